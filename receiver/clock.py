@@ -1,0 +1,94 @@
+"""Time, randomness and ids: the only place that knows them, so that a test can own all three.
+
+Moments are timezone-aware UTC datetimes; stores keep them as integer microseconds since the epoch.
+"""
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Protocol
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta(microseconds=1)
+
+_ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_ENTROPY_BYTES = 8
+_TOKEN_BYTES = 32
+
+
+class Clock(Protocol):
+    """What the time is, and how to wait for a moment or an event."""
+
+    def now(self) -> datetime:
+        """Tell the present moment, in UTC."""
+        ...
+
+    async def wait(self, event: asyncio.Event, *, until: datetime | None = None) -> bool:
+        """Wait for *event*, at the longest *until* a moment; tell whether the event came."""
+        ...
+
+
+class SystemClock:
+    """The machine's clock and the running loop's timers."""
+
+    def now(self) -> datetime:
+        """Tell the present moment, in UTC."""
+        return datetime.now(UTC)
+
+    async def wait(self, event: asyncio.Event, *, until: datetime | None = None) -> bool:
+        """Wait for *event*, at the longest *until* a moment; tell whether the event came."""
+        if until is None:
+            return await event.wait()
+        try:
+            async with asyncio.timeout(max(0.0, (until - self.now()).total_seconds())):
+                return await event.wait()
+        except TimeoutError:
+            return event.is_set()
+
+
+class Ids:
+    """Makes ids that sort by age, and tokens that nobody guesses."""
+
+    def __init__(self, clock: Clock, entropy: Callable[[int], bytes] = os.urandom) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._last = 0
+
+    def new(self, prefix: str) -> str:
+        """Make the next id, such as ``tsk_0kq3...``: 12 characters of time, 13 of chance.
+
+        Ids of one process rise strictly, also when the clock stands still or steps back a little.
+        """
+        self._last = max(self._last + 1, micros(self._clock.now()))
+        chance = int.from_bytes(self._entropy(_ENTROPY_BYTES))
+        return f"{prefix}_{_base32(self._last, 12)}{_base32(chance, 13)}"
+
+    @staticmethod
+    def token() -> str:
+        """Make a secret of 256 bits that is safe in a URL's path."""
+        return secrets.token_urlsafe(_TOKEN_BYTES)
+
+
+def micros(moment: datetime) -> int:
+    """Turn a moment into whole microseconds since the epoch."""
+    return (moment - EPOCH) // MICROSECOND
+
+
+def moment(micros: int) -> datetime:
+    """Turn microseconds since the epoch into a moment."""
+    return EPOCH + timedelta(microseconds=micros)
+
+
+def iso(at: datetime) -> str:
+    """Write a moment as RFC 3339 with milliseconds: ``2026-11-22T10:00:00.123Z``."""
+    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+
+
+def _base32(number: int, width: int) -> str:
+    digits = []
+    for _ in range(width):
+        number, rest = divmod(number, 32)
+        digits.append(_ALPHABET[rest])
+    return "".join(reversed(digits))

@@ -1,0 +1,251 @@
+"""What the service asks of a store, split by who asks. The conformance suite in tests/store defines it.
+
+A store keeps what it acknowledged through a crash of the process and a cut of the power. Every call that
+writes returns only after its commit; writes that wait at the same time share one transaction.
+Time, ids and claims are arguments: a store knows no clock and no chance.
+
+    Intake    tasks and what happens to them       inbox, submit, reconcile
+    Queue     deliveries that want to go out       dispatch
+    Catalog   everything, to be looked at          web, replay
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Generic, Protocol, TypeVar
+
+from receiver.model import (
+    Attempt,
+    Delivery,
+    DeliveryStatus,
+    Event,
+    Push,
+    PushOutcome,
+    RouteState,
+    Task,
+    TaskState,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByToken:
+    """Finds a task by its callback token's SHA-256."""
+
+    token_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ById:
+    """Finds a task by our own id."""
+
+    id: str
+
+
+TaskRef = ByToken | ById
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """What one piece of news writes, all of it or nothing.
+
+    ``task`` replaces the row (None: unchanged), ``push`` is kept as it came, ``settles`` gives earlier pushes
+    their outcome, ``intent`` replaces the stored body of the submit.
+    """
+
+    task: Task | None = None
+    push: Push | None = None
+    events: Sequence[Event] = ()
+    deliveries: Sequence[Delivery] = ()
+    settles: Mapping[str, PushOutcome] = field(default_factory=dict)
+    intent: bytes | None = None
+
+
+Judge = Callable[[Task, Sequence[Push]], Change]
+"""Decides, inside the transaction, what follows for a task. Gets its pushes still ``pending`` where asked for.
+Pure: it may be called again with a newer row if the transaction has to be repeated."""
+
+
+class Intake(Protocol):
+    """Tasks, and the one door through which anything happens to them."""
+
+    async def add(self, task: Task, intent: bytes, *, events: Sequence[Event] = ()) -> Task:
+        """Store a new task and the body it was asked for with; give the first one where its
+        idempotency key was seen before (compare the ids to tell)."""
+        ...
+
+    async def apply(self, ref: TaskRef, judge: Judge, *, with_pending: bool = False) -> Change | None:
+        """Let *judge* see the task as it is and write what it decides, in one transaction.
+
+        None when there is no such task. Calls for one task are judged one after the other, each seeing what
+        the one before it wrote. *with_pending* also reads the task's pushes that await confirmation.
+        """
+        ...
+
+    async def intent(self, task_id: str) -> bytes:
+        """Give the body the task was asked for with; empty when it is no longer kept."""
+        ...
+
+    async def claim_tasks(
+        self, states: Sequence[TaskState], *, now: datetime, until: datetime, limit: int
+    ) -> Sequence[Task]:
+        """Take up to *limit* tasks in *states* that are due, longest due first, and make them due again *until*."""
+        ...
+
+    async def next_task_due(self, states: Sequence[TaskState]) -> datetime | None:
+        """Tell when the next task in *states* falls due."""
+        ...
+
+    async def occupancy(self) -> Mapping[str, int]:
+        """Count the slots that running tasks take (submitting, submitted, processing), by pack."""
+        ...
+
+    async def record(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
+        """Store events that belong to no task, such as alerts, with their deliveries."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claimed:
+    """A delivery under our claim, with all its sender needs. ``reply_to`` is the task's own callback URL."""
+
+    delivery: Delivery
+    event: Event
+    reply_to: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What follows an attempt, as the store writes it: pending again at ``due_at``, or final."""
+
+    status: DeliveryStatus
+    due_at: datetime
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What waits in one route."""
+
+    route: str
+    pending: int
+    oldest: datetime
+
+
+class Queue(Protocol):
+    """Deliveries that want to go out. A claim makes a delivery due again at its lease's end."""
+
+    async def due_routes(self) -> Mapping[str, datetime]:
+        """Tell, for each route with anything pending, when its next delivery falls due."""
+        ...
+
+    async def claim(self, route: str, *, now: datetime, until: datetime, limit: int, claim: str) -> Sequence[Claimed]:
+        """Take up to *limit* due deliveries of *route*, oldest due first, under *claim* and a lease *until*.
+
+        Counts one more ``unfinished`` on each.
+        """
+        ...
+
+    async def finish(self, attempt: Attempt, verdict: Verdict, *, claim: str, route: RouteState | None = None) -> bool:
+        """Record an attempt and its verdict, and the route's new state if given; False, and nothing
+        written, when the claim is no longer ours. Sets ``attempts`` to the attempt's number, ``unfinished`` to 0."""
+        ...
+
+    async def release(self, delivery_id: str, *, claim: str, now: datetime) -> bool:
+        """Give a claimed delivery back untried: due *now*, one ``unfinished`` fewer."""
+        ...
+
+    async def release_all(self, *, now: datetime) -> int:
+        """At start, when no other process can be at work: make everything claimed due *now*; give the count."""
+        ...
+
+    async def route_states(self) -> Mapping[str, RouteState]:
+        """Give what is remembered about each route."""
+        ...
+
+    async def save_route(self, state: RouteState) -> None:
+        """Remember a route's state."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[T]):
+    """One page of a list, newest first. ``next`` is the cursor of the page after it."""
+
+    items: Sequence[T]
+    next: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryView:
+    """A delivery with its event's type and task, as lists show it."""
+
+    delivery: Delivery
+    event_type: str
+    task_id: str | None
+
+
+class Catalog(Protocol):
+    """Everything, to be looked at. Reads never wait for writers."""
+
+    async def task(self, ref: str) -> Task | None:
+        """Find a task by our id, Kling's or the external one, in this order."""
+        ...
+
+    async def tasks(
+        self,
+        *,
+        states: Sequence[TaskState] = (),
+        endpoint: str | None = None,
+        label: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Task]:
+        """List tasks, newest first."""
+        ...
+
+    async def pushes(self, task_id: str) -> Sequence[Push]:
+        """Give all that arrived about a task, oldest first."""
+        ...
+
+    async def event(self, event_id: str) -> Event | None:
+        """Find an event."""
+        ...
+
+    async def events(
+        self,
+        *,
+        types: Sequence[str] = (),
+        task_id: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Event]:
+        """List events, newest first; with *after*, an event id, only newer ones and oldest first."""
+        ...
+
+    async def delivery(self, delivery_id: str) -> DeliveryView | None:
+        """Find a delivery."""
+        ...
+
+    async def deliveries(
+        self,
+        *,
+        statuses: Sequence[DeliveryStatus] = (),
+        route: str | None = None,
+        task_id: str | None = None,
+        event_id: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[DeliveryView]:
+        """List deliveries, newest first."""
+        ...
+
+    async def attempts(self, delivery_id: str) -> Sequence[Attempt]:
+        """Give a delivery's attempts, oldest first."""
+        ...
+
+    async def backlog(self) -> Sequence[Backlog]:
+        """Tell what waits in each route."""
+        ...

@@ -1,0 +1,55 @@
+"""What tests share: a clock they move by hand, free ports, waiting for a fact instead of for time."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
+from inspect import isawaitable
+
+START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
+
+
+class FakeClock:
+    """A clock that stands still until it is told to move; those who wait on it wake as it passes their moment."""
+
+    def __init__(self, at: datetime = START) -> None:
+        self._now = at
+        self._moved = asyncio.Event()
+
+    def now(self) -> datetime:
+        return self._now
+
+    def advance(self, by: timedelta) -> None:
+        """Move the time on and wake whoever waited for a moment that has now come."""
+        self._now += by
+        self._moved.set()
+        self._moved = asyncio.Event()
+
+    async def wait(self, event: asyncio.Event, *, until: datetime | None = None) -> bool:
+        while not event.is_set() and (until is None or self._now < until):
+            waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._moved.wait())]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for wait in waits:
+                    wait.cancel()
+        return event.is_set()
+
+
+def free_port() -> int:
+    """Find a port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def until(fact: Callable[[], bool | Awaitable[bool]], *, within: float = 10.0) -> None:
+    """Wait until *fact* holds; fail when it does not within so many seconds."""
+    async with asyncio.timeout(within):
+        while True:
+            holds = fact()
+            if isawaitable(holds):
+                holds = await holds
+            if holds:
+                return
+            await asyncio.sleep(0.005)
