@@ -1,0 +1,177 @@
+"""Rules of what the service says, each held by a process of its own: logging is set up once per process."""
+
+import io
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from receiver.errors import ConfigurationError
+from receiver.logs import configure, redact
+from receiver.model import Json
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_line_is_one_json_object_with_what_matters_first() -> None:
+    line = only_line(said("log.info('delivery.attempted', route='publish', code=200)"))
+
+    assert list(line) == ["timestamp", "level", "event", "route", "code"]
+    assert (line["level"], line["event"], line["route"], line["code"]) == ("info", "delivery.attempted", "publish", 200)
+    assert line["timestamp"].endswith("Z")
+
+
+def test_an_exception_keeps_its_traceback_in_the_same_line() -> None:
+    line = only_line(said("try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('attempt.broken')"))
+
+    assert line["level"] == "error"
+    assert "ZeroDivisionError" in line["exception"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "argument", "heard"),
+    [
+        ({}, None, ["info", "warning"]),
+        ({"KLING_RECEIVER_LOG": "warning"}, None, ["warning"]),
+        ({"KLING_RECEIVER_LOG": "DEBUG"}, None, ["debug", "info", "warning"]),
+        ({"KLING_RECEIVER_LOG": "error"}, "info", ["info", "warning"]),
+    ],
+)
+def test_the_argument_decides_before_the_environment(
+    variable: dict[str, str], argument: str | None, heard: list[str]
+) -> None:
+    output = said("log.debug('a.said'); log.info('a.said'); log.warning('a.said')", level=argument, **variable)
+
+    assert [json.loads(line)["level"] for line in output.splitlines()] == heard
+
+
+def test_an_unknown_level_says_where_it_stands_and_what_to_write() -> None:
+    with pytest.raises(ConfigurationError, match=r"KLING_RECEIVER_LOG: 'loud' is no level; use one of debug, info"):
+        configure(stream=io.StringIO(), environ={"KLING_RECEIVER_LOG": "loud"})
+
+
+def test_what_libraries_say_joins_from_a_warning_on_even_when_we_are_at_debug() -> None:
+    output = said(
+        "for name in ('uvicorn.error', 'uvicorn.access', 'httpx2', 'httpcore2.http11', 'asyncio', 'any'):\n"
+        "    logging.getLogger(name).info('GET /callbacks/abc')\n"
+        "logging.getLogger('uvicorn.access').error('GET /callbacks/abc')\n"
+        "logging.getLogger('uvicorn.error').warning('Invalid HTTP %s', 'request')\n"
+        "warnings.warn('old', stacklevel=1)",
+        level="debug",
+    )
+
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert [(line["logger"], line["level"]) for line in lines] == [
+        ("uvicorn.error", "warning"),
+        ("py.warnings", "warning"),
+    ]
+    assert lines[0]["event"] == "Invalid HTTP request"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("POST /callbacks/dG9rZW4-_x1 HTTP/1.1", "POST /callbacks/*** HTTP/1.1"),
+        ("https://hooks.example.com/callbacks/dG9rZW4?x=1", "https://hooks.example.com/callbacks/***?***"),
+        ("('authorization', 'Bearer abc.def-123')", "('authorization', 'Bearer ***')"),
+        ("secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw failed", "secret whsec_*** failed"),
+        ("jwt eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJhIn0.c2ln", "jwt eyJ***"),
+        ("https://user:pass@example.com/a?sig=1", "https://***@example.com/a?***"),
+        ("https://cdn.example.com/a.png?Expires=1&Signature=x", "https://cdn.example.com/a.png?***"),
+        ("https://cdn.example.com/a.png", "https://cdn.example.com/a.png"),
+        ("the bearer of bad news", "the bearer of bad news"),
+    ],
+)
+def test_what_looks_like_a_secret_is_cut(text: str, shown: str) -> None:
+    assert redact(text) == shown
+
+
+def test_no_secret_gets_out_however_deep_it_lies() -> None:
+    output = said(
+        "log = log.bind(url='https://h/callbacks/CANARY')\n"
+        "log.info('a.said', nested={'deep': ['Bearer CANARY-CANARY']}, raw=b'whsec_CANARY')\n"
+        "logging.getLogger('any').error('at %s', 'https://h/callbacks/CANARY')\n"
+        "try:\n    raise ValueError('POST /callbacks/CANARY')\nexcept ValueError:\n    log.exception('a.failed')"
+    )
+
+    assert "CANARY" not in output
+    assert output.count("***") == 6
+
+
+def test_a_terminal_gets_lines_for_people_and_no_stranger_steers_it() -> None:
+    shown = on_terminal("log.info('callback.accepted', message='a\\x1b]0;owned\\x07b')")
+
+    assert "callback.accepted" in shown
+    assert "\x1b[" in shown, "coloured"
+    assert "\x1b]0;owned" not in shown
+    assert "\\x1b]0;owned\\x07b" in shown
+
+
+def test_no_color_is_obeyed() -> None:
+    assert "\x1b" not in on_terminal("log.info('callback.accepted')", NO_COLOR="1")
+
+
+def test_a_stream_that_takes_nothing_more_stops_no_work() -> None:
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            program("log.info('a.said'); log.info('a.said'); print('worked')"),
+            stdout=subprocess.PIPE,
+            stderr=full,
+            text=True,
+            cwd=ROOT,
+            check=False,
+            timeout=30,
+        )
+
+    assert ended.stdout == "worked\n"
+
+
+def test_start_up_does_not_load_rich_and_leaves_it_to_those_who_want_it() -> None:
+    output = said(
+        "loaded = 'rich' in sys.modules\nimport rich\nlog.info('a.said', early=loaded, late='rich' in sys.modules)"
+    )
+
+    line = only_line(output)
+    assert (line["early"], line["late"]) == (False, True)
+
+
+def program(code: str, level: str | None = None) -> list[str]:
+    setup = f"from receiver import logs\nimport logging, sys, warnings, structlog\nlogs.configure({level!r})\n"
+    return [sys.executable, "-c", f"{setup}log = structlog.get_logger()\n{code}"]
+
+
+def environment(variables: dict[str, str]) -> dict[str, str]:
+    return {"PATH": os.environ["PATH"], "TERM": "xterm", **variables}
+
+
+def said(code: str, *, level: str | None = None, **variables: str) -> str:
+    ended = subprocess.run(
+        program(code, level),
+        env=environment(variables),
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=True,
+        timeout=30,
+    )
+    return ended.stderr
+
+
+def only_line(output: str) -> Json:
+    (line,) = output.splitlines()
+    found: Json = json.loads(line)
+    return found
+
+
+def on_terminal(code: str, **variables: str) -> str:
+    ours, its = pty.openpty()
+    try:
+        subprocess.run(program(code), env=environment(variables), stderr=its, cwd=ROOT, check=True, timeout=30)
+        return os.read(ours, 10_000).decode()
+    finally:
+        os.close(ours)
+        os.close(its)
