@@ -1,0 +1,69 @@
+# What a developer does here. Needs make, and Python 3.11 or newer with venv; all else comes from the hashed locks.
+# Another interpreter:  make setup PYTHON=python3.12
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup demo test check bench soak lock fmt
+
+help: ## show this
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while read -r name what; do printf '  make %-7s %s\n' "$$name" "$$what"; done
+
+setup: $(VENV)/.runtime ## build .venv, so that .venv/bin/kling-receiver works
+
+demo: setup ## watch one job go all the way, with no account (ARGS=--keep leaves it running)
+	$(BIN)/kling-receiver demo $(ARGS)
+
+test: $(VENV)/.dev ## run the tests (ARGS="-k name")
+	$(PYTEST) -n 2 $(ARGS)
+
+check: $(VENV)/.dev ## all that must hold: format, lint, types, import contracts, tests
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(PYTEST) -n 2
+
+bench: $(VENV)/.dev ## measure against the ways it is usually done (ARGS=--help)
+	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(VENV)/.dev ## the tests that kill, cancel and guess, for as long as it takes
+	KILLS=1000 CANCELLATIONS=2000 EXAMPLES=5000 $(PYTEST) --timeout=0 $(ARGS)
+
+fmt: $(VENV)/.dev ## format, and mend what can be mended by machine
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format .
+
+# A fresh uv resolves for every platform and Python; pins stay unless a range in pyproject.toml forbids them (ARGS=--upgrade).
+# The locks hold names, versions and hashes, never an address: where packages come from is each machine's own affair.
+lock: ## pin the dependencies anew, with hashes
+	@work=$$(mktemp -d) && trap 'rm -rf "$$work"' EXIT && set -e && \
+	$(PYTHON) -m venv "$$work" && "$$work/bin/python" -m pip --disable-pip-version-check --quiet install uv && \
+	compile="$$work/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(ARGS) pyproject.toml" && \
+	$$compile --group install --output-file requirements.lock && \
+	$$compile --group dev --output-file requirements-dev.lock
+	@! grep -nE 'https?:' requirements.lock requirements-dev.lock
+
+# The stamps make a second run instant. A stamp is set last, so what was interrupted is done again.
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "make: $(PYTHON) is missing or older than 3.11; name another one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo "make: $(PYTHON) comes without venv and pip; install them (Debian, Ubuntu: apt install python3-venv) or name another one: make PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/.made
+	$(PIP) install --require-hashes -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/.made
+	$(PIP) install --require-hashes -r requirements-dev.lock
+	$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $(VENV)/.runtime $@
