@@ -1,0 +1,85 @@
+"""The units are what they promise, as far as systemd's own tools can tell without being in charge of the machine."""
+
+import configparser
+import re
+import shutil
+import subprocess
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+class Unit:
+    """A unit file: the last value of each key, and all of the keys that may be given many times."""
+
+    def __init__(self, name: str) -> None:
+        self.text = (ROOT / "systemd" / name).read_text()
+        parser = configparser.ConfigParser(strict=False, interpolation=None, delimiters="=", comment_prefixes="#")
+        parser.optionxform = str  # type: ignore[assignment,method-assign]  # the documented way to keep the case
+        parser.read_string(self.text)
+        self.last = {key: value for section in parser.sections() for key, value in parser[section].items()}
+
+    def all(self, key: str) -> list[str]:
+        return re.findall(rf"^{key}=(.*)$", self.text, re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def service() -> Unit:
+    return Unit("kling-receiver.service")
+
+
+@pytest.fixture(scope="module")
+def public() -> Unit:
+    return Unit("kling-receiver.socket")
+
+
+def test_systemd_finds_no_fault_and_little_exposure() -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("there is no systemd-analyze here; .ci/run brings it along")
+
+    looked = subprocess.run([ROOT / ".ci/run", "units"], capture_output=True, text=True, check=False, timeout=60)
+
+    assert looked.returncode == 0, looked.stdout + looked.stderr
+    assert "Overall exposure level" in looked.stdout
+
+
+def test_node_scripts_can_run_in_the_sandbox(service: Unit) -> None:
+    assert "MemoryDenyWriteExecute" not in service.last
+    assert service.last["SystemCallErrorNumber"] == "EPERM"
+
+
+def test_stopping_reaches_the_service_alone_and_leaves_it_time(service: Unit) -> None:
+    assert service.last["KillMode"] == "mixed"
+    assert seconds(service.last["TimeoutStopSec"]) > timedelta(seconds=30)
+
+
+def test_a_broken_configuration_is_not_tried_again_and_a_crash_always_is(service: Unit) -> None:
+    assert service.last["Restart"] == "on-failure"
+    assert service.last["RestartPreventExitStatus"] == "78"
+    assert seconds(service.last["RestartSec"]) * 5 > timedelta(seconds=10), "else systemd gives up after five"
+
+
+def test_the_store_lies_where_the_sandbox_lets_it_write(service: Unit) -> None:
+    assert service.last["StateDirectory"] == "kling-receiver"
+    assert "KLING_RECEIVER__STORE__URL=sqlite:/var/lib/kling-receiver/receiver.db" in service.all("Environment")
+
+
+def test_no_secret_travels_by_environment(service: Unit) -> None:
+    given = dict(value.split("=", 1) for value in service.all("Environment"))
+    credentials = [value.split(":")[0] for value in service.all("LoadCredential")]
+
+    secret = given["KLING_RECEIVER__KLING__API_KEY"]
+    assert secret.removeprefix("credential:") in credentials
+
+
+def test_the_socket_is_called_what_the_service_looks_for(public: Unit) -> None:
+    assert public.last["FileDescriptorName"] == "public"
+    assert public.last["ListenStream"] == "127.0.0.1:8700"
+
+
+def seconds(span: str) -> timedelta:
+    number, unit = re.fullmatch(r"(\d+)(s|min)", span).groups()  # type: ignore[union-attr]  # a failed match fails the test
+    return timedelta(seconds=int(number) * (60 if unit == "min" else 1))
