@@ -1,0 +1,79 @@
+"""What the simulator is told before it starts: its keys, its slots, its pace."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from datetime import timedelta
+from typing import Any
+
+from receiver.kling.simulator.faults import QUIET, Faults, duration
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """An account as it is simulated.
+
+    Without ``api_key`` and ``access_key`` any key is taken, but there must be one. ``dialect`` "gateway" also takes
+    subject images as plain strings. ``video_slots``, ``image_slots`` and ``rate`` (creates in a second): 0 is no limit.
+    ``submitted_for`` and ``processing_for`` are how long a task stays in each status; ``push_submitted`` also sends
+    a callback for the first. ``keep`` bounds what is remembered: tasks, creates, and four times as many callbacks.
+    """
+
+    listen: str = "127.0.0.1:0"
+    public_url: str = ""
+    api_key: str = field(default="", repr=False)
+    access_key: str = ""
+    secret_key: str = field(default="", repr=False)
+    signing_secrets: tuple[str, ...] = field(default=(), repr=False)
+    dialect: str = "official"
+    video_slots: int = 0
+    image_slots: int = 0
+    rate: int = 0
+    submitted_for: timedelta = timedelta(milliseconds=300)
+    processing_for: timedelta = timedelta(seconds=1)
+    slow_for: timedelta = timedelta(seconds=30)
+    push_submitted: bool = False
+    push_timeout: timedelta = timedelta(seconds=10)
+    results_for: timedelta = timedelta(days=30)
+    check_images: bool = True
+    keep: int = 10_000
+    seed: int | None = None
+    faults: Faults = QUIET
+
+    @classmethod
+    def read(cls, given: Mapping[str, object]) -> "Options":
+        """Read options and faults by name, as a command line or a test gives them; None leaves the default."""
+        stated = {name: value for name, value in given.items() if value is not None}
+        mine: dict[str, Any] = {name: _READERS[name](stated[name]) for name in stated if name in _READERS}
+        faults = Faults.read({name: value for name, value in stated.items() if name not in _READERS})
+        return cls(**{"faults": faults} | mine)
+
+    @property
+    def slots(self) -> Mapping[str, int]:
+        """How many parallel tasks each pack allows; 0 is without limit."""
+        return {"video": self.video_slots, "image": self.image_slots}
+
+
+def _texts(given: object) -> tuple[str, ...]:
+    return (
+        (given,)
+        if isinstance(given, str)
+        else tuple(str(part) for part in given)
+        if isinstance(given, list | tuple)
+        else ()
+    )
+
+
+def _same(given: object) -> object:
+    return given
+
+
+_BY_TYPE: dict[type, Callable[[object], object]] = {
+    str: str,
+    bool: bool,
+    int: lambda given: int(str(given)),
+    type(None): lambda given: int(str(given)),
+    tuple: _texts,
+    timedelta: duration,
+    Faults: _same,
+}
+_READERS = {each.name: _BY_TYPE[type(each.default)] for each in fields(Options)}

@@ -1,0 +1,108 @@
+"""What the tasks make: real pictures, sounds and (empty) films, made when they are fetched, behind URLs that expire."""
+
+import hashlib
+import hmac
+import math
+import re
+import struct
+import zlib
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from functools import lru_cache
+from urllib.parse import quote
+
+from receiver.clock import EPOCH
+
+SIDE = 320
+SECONDS = 1
+
+_CELLS = 8
+_RATE = 8000
+_NAME = re.compile(r"(?:image|video|audio)-\d{1,3}\.(png|mp4|mp3|wav)")
+_TYPES = {"png": "image/png", "mp4": "video/mp4", "mp3": "audio/mpeg", "wav": "audio/wav"}
+
+
+class Results:
+    """Signs and serves results. The signature is over path and expiry: a URL can be neither guessed nor prolonged."""
+
+    def __init__(self, *, base_url: str, key: bytes, lifetime: timedelta) -> None:
+        self._base_url = base_url.rstrip("/")
+        self._key = key
+        self._lifetime = lifetime
+
+    def url(self, task_id: str, name: str, *, at: datetime) -> str:
+        """Make the address of one result, good from *at* for as long as results are kept."""
+        expires = str(int((at + self._lifetime - EPOCH).total_seconds()))
+        path = f"/results/{quote(task_id)}/{name}"
+        return f"{self._base_url}{path}?x-expires={expires}&x-signature={self._sign(path, expires)}"
+
+    def fetch(self, task_id: str, name: str, query: Mapping[str, str], *, at: datetime) -> tuple[bytes, str] | None:
+        """Give a result and its content type; None for a URL that is wrong or has expired."""
+        named = _NAME.fullmatch(name)
+        expires, signature = query.get("x-expires", ""), query.get("x-signature", "")
+        signed = self._sign(f"/results/{quote(task_id)}/{name}", expires)
+        if named is None or not hmac.compare_digest(signed.encode(), signature.encode()):
+            return None
+        if at >= EPOCH + timedelta(seconds=int(expires)):
+            return None
+        return content(task_id, name), _TYPES[named[1]]
+
+    def _sign(self, path: str, expires: str) -> str:
+        return hmac.new(self._key, f"{path}?{expires}".encode(), hashlib.sha256).hexdigest()
+
+
+@lru_cache(maxsize=256)
+def content(task_id: str, name: str) -> bytes:
+    """Make the bytes of one result: the same for the same task and name, different for any other."""
+    return _MAKERS[name.rpartition(".")[2]](hashlib.sha256(f"{task_id}/{name}".encode()).digest())
+
+
+def png(seed: bytes) -> bytes:
+    """Draw a picture of coloured squares, the same on its left as on its right, out of 32 bytes of *seed*."""
+    palette = bytes(seed[:3]) + bytes(255 - part for part in seed[:3]) + bytes(seed[3:6]) + bytes(seed[6:9])
+    cell = SIDE // _CELLS
+    rows = []
+    for row in range(_CELLS):
+        half = [seed[9 + row] >> (2 * column) & 3 for column in range(_CELLS // 2)]
+        line = b"".join(bytes([colour]) * cell for colour in [*half, *reversed(half)])
+        rows.append((b"\x00" + line) * cell)
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 3, 0, 0, 0)  # eight bits a pixel, into a palette
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
+
+
+def _chunk(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+def mp4(seed: bytes) -> bytes:
+    """Make a film without tracks that says how long it would be: every box is whole, and there is nothing to see."""
+    matrix = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    times = struct.pack(">IIIII", 0, 0, 0, 1000, SECONDS * 1000)
+    movie = times + struct.pack(">IH10x", 0x10000, 0x100) + matrix + bytes(24) + struct.pack(">I", 1)
+    brand = b"isom" + struct.pack(">I", 512) + b"isomiso2mp41"
+    return _box(b"ftyp", brand) + _box(b"moov", _box(b"mvhd", movie)) + _box(b"free", seed)
+
+
+def _box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", 8 + len(body)) + kind + body
+
+
+def wav(seed: bytes) -> bytes:
+    """Make one second of a plain tone, its pitch out of *seed*."""
+    pitch = 220 + seed[0] * 2
+    samples = bytes(int(128 + 60 * math.sin(2 * math.pi * pitch * n / _RATE)) for n in range(_RATE * SECONDS))
+    form = struct.pack("<HHIIHH", 1, 1, _RATE, _RATE, 1, 8)
+    body = b"WAVEfmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(samples)) + samples
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+def mp3(seed: bytes) -> bytes:
+    """Make one second of silence: a tag with *seed*, then MPEG-1 layer III frames of 128 kbit/s that hold nothing."""
+    text = b"\x00" + seed.hex().encode()
+    frame = b"TIT2" + struct.pack(">I", len(text)) + bytes(2) + text
+    tag = b"ID3\x03\x00\x00" + bytes([0, 0, 0, len(frame)]) + frame
+    return tag + (b"\xff\xfb\x90\xc0" + bytes(413)) * (39 * SECONDS)
+
+
+_MAKERS: Mapping[str, Callable[[bytes], bytes]] = {"png": png, "mp4": mp4, "mp3": mp3, "wav": wav}

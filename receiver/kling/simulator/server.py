@@ -1,0 +1,127 @@
+"""The simulator as a server of its own: bound to an address, stopped with grace."""
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from random import Random
+
+import structlog
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from receiver.clock import Clock, SystemClock
+from receiver.kling.simulator.api import HANG_UP, Api
+from receiver.kling.simulator.options import Options
+from receiver.kling.simulator.watch import Watch, unwatched
+from receiver.kling.simulator.world import Simulator
+
+_BACKLOG = 1024
+_GRACE_SECONDS = 2
+
+log = structlog.get_logger()
+
+
+def make_app(simulator: Simulator) -> Starlette:
+    """Make the ASGI app of a simulator that others enter, run and stop."""
+    return Api(simulator).app()
+
+
+@asynccontextmanager
+async def serve(
+    options: Options, *, clock: Clock | None = None, rng: Random | None = None, watch: Watch = unwatched
+) -> AsyncIterator[Simulator]:
+    """Serve a simulator while inside the block; its ``url`` tells where, also when the port was left open."""
+    with _listening(options.listen) as listener:
+        chance = rng or Random(options.seed)  # noqa: S311 - repeatable from a seed, on purpose
+        simulator = Simulator(options, clock=clock or SystemClock(), rng=chance, base_url=_url(listener), watch=watch)
+        server = _Server(make_app(simulator))
+        async with simulator:
+            running = [asyncio.create_task(simulator.run()), asyncio.create_task(server.serve(sockets=[listener]))]
+            for each in running:
+                each.add_done_callback(lambda _: simulator.stop())  # one down, all down
+            try:
+                await asyncio.wait(
+                    [*running, opened := asyncio.ensure_future(server.opened.wait())],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                opened.cancel()
+                yield simulator
+            finally:
+                simulator.stop()
+                server.should_exit = True
+                await asyncio.gather(*running)
+
+
+def run(listen: str, *, watch: Watch | None = None, **options: object) -> None:
+    """Serve a simulator until SIGINT or SIGTERM, one log line for each thing that happens.
+
+    *options* are the names of :class:`Options` and :class:`Faults`, as values or as text: ``processing_for="5s"``,
+    ``drop="30%"``, ``refuse="1303:3,502"``. One that means nothing is a ValueError, before anything is bound.
+    """
+    asyncio.run(_run(Options.read({**options, "listen": listen}), watch or log.info))
+
+
+async def _run(options: Options, watch: Watch) -> None:
+    async with serve(options, watch=watch) as simulator:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, simulator.stop)
+        watch("simulator.started", url=simulator.url)
+        await simulator.stopping.wait()
+    watch("simulator.stopped", url=simulator.url)
+
+
+class _Protocol(HttpToolsProtocol):
+    """Lets a request close its own connection, which ASGI has no word for."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn narrows it so, too
+        super().connection_made(transport)
+        self.app_state = {**self.app_state, HANG_UP: transport.close}
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, as one of several things that run: it leaves signals alone and tells when it has opened."""
+
+    def __init__(self, app: Starlette) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=_Protocol,
+                ws="none",
+                proxy_headers=False,
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=_BACKLOG,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+            )
+        )
+        self.opened = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.opened.set()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+@contextmanager
+def _listening(listen: str) -> Iterator[socket.socket]:
+    host, _, port = listen.rpartition(":")
+    if not host or not port.isdigit():
+        raise ValueError(f'the address to listen on is such as "127.0.0.1:8790", not {listen!r}')
+    host = host.strip("[]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, int(port)), family=family, backlog=_BACKLOG) as listener:
+        yield listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,204 @@
+"""A task as the simulator keeps it, and how each generation of the API tells of it."""
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from random import Random
+
+from receiver.clock import micros
+from receiver.kling.simulator.catalogue import Endpoint, image_count
+from receiver.kling.simulator.results import SECONDS
+from receiver.model import Json
+
+SUBMITTED, PROCESSING, SUCCEED, FAILED = "submitted", "processing", "succeed", "failed"
+
+_NEW_WORDS = {SUCCEED: "succeeded"}
+_OUTPUT_TYPES = {
+    "videos": "video",
+    "images": "image",
+    "series_images": "image",
+    "audios": "audio",
+    "elements": "element",
+    "voices": "voice",
+}
+
+Result = Mapping[str, list[Json]]
+UrlOf = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """What is to be told of a task at a moment. ``result`` is None where there is none to tell."""
+
+    status: str
+    at: datetime
+    message: str = ""
+    result: Result | None = None
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Task:
+    """One simulated task.
+
+    ``shown_id`` is what the create answered, a gateway's own id if it is behind one; callbacks carry ``id``.
+    ``pending`` are the callbacks that go one after the other, ``held`` those waiting to be overtaken, ``told`` is set
+    after the last.
+    """
+
+    id: str
+    shown_id: str
+    endpoint: Endpoint
+    body: Json
+    external_task_id: str
+    callback_url: str | None
+    rng: Random
+    created_at: datetime
+    news: News
+    weight: int = 1
+    queries: int = 0
+    result_at: datetime | None = None
+    held: list[tuple[str, bytes]] = field(default_factory=list)
+    pending: asyncio.Task[None] | None = None
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the task has come to its end."""
+        return self.news.status in (SUCCEED, FAILED)
+
+
+def render(task: Task, news: News, *, shown_id: str) -> Json:
+    """Tell *news* of a task as its generation of the API does, the same in a callback and in an answer."""
+    return _new(task, news, shown_id) if task.endpoint.is_new else _legacy(task, news, shown_id)
+
+
+def summary(task: Task) -> Json:
+    """Tell what the answer to a create tells."""
+    at = millis(task.created_at)
+    if task.endpoint.is_new:
+        own = {"external_id": task.external_task_id} if task.external_task_id else {}
+        return {"id": task.shown_id, "status": SUBMITTED, "message": "", "create_time": at, "update_time": at} | own
+    own = {"external_task_id": task.external_task_id} if task.external_task_id else {}
+    return {
+        "task_id": task.shown_id,
+        "task_status": SUBMITTED,
+        "task_info": own,
+        "created_at": at,
+        "updated_at": at,
+    }
+
+
+def _legacy(task: Task, news: News, shown_id: str) -> Json:
+    info: Json = {"external_task_id": task.external_task_id} if task.external_task_id else {}
+    if task.endpoint.path == "videos/video-extend":
+        info["parent_video"] = {"id": task.body.get("video_id", ""), "url": "", "duration": "5.1"}
+    told: Json = {
+        "task_id": shown_id,
+        "task_status": news.status,
+        "task_status_msg": news.message,
+        "task_info": info,
+        "created_at": millis(task.created_at),
+        "updated_at": millis(news.at),
+    }
+    if news.result is not None:
+        told["task_result"] = dict(news.result)
+    # Before the end the result has been seen as missing, as null and as empty; which of them is the task's own.
+    elif (blank := millis(task.created_at) % 3) > 0:
+        told["task_result"] = None if blank == 1 else {}
+    if isinstance(mark := task.body.get("watermark_info"), dict):
+        told["watermark_info"] = mark
+    if news.status == SUCCEED:
+        told["final_unit_deduction"] = str(task.weight)
+        told["final_balance_deduction"] = {"quota": "0", "list_price": "0"}
+    return told
+
+
+def _new(task: Task, news: News, shown_id: str) -> Json:
+    outputs = [
+        {"type": _OUTPUT_TYPES.get(kind, "video")} | entry
+        for kind, some in (news.result or {}).items()
+        for entry in some
+    ]
+    bill = {"charge_type": "unit", "package_type": task.endpoint.pack or "audio", "amount": f"{task.weight:.2f}"}
+    return {
+        "id": shown_id,
+        "status": _NEW_WORDS.get(news.status, news.status),
+        "message": news.message,
+        "create_time": millis(task.created_at),
+        "update_time": millis(news.at),
+        "outputs": outputs,
+        "billing": [bill] if news.status == SUCCEED else [],
+    } | ({"external_id": task.external_task_id} if task.external_task_id else {})
+
+
+def result_of(endpoint: Endpoint, body: Json, task_id: str, url_of: UrlOf) -> Result:
+    """Make the result of a success, its files addressed by *url_of* their names."""
+    made = {}
+    for kind in endpoint.makes:
+        named = "series_images" if kind == "images" and body.get("result_type") == "series" else kind
+        made[named if named != "multi_shots" else "images"] = _ENTRIES[kind](body, task_id, url_of)
+    return made
+
+
+def _images(body: Json, _task_id: str, url_of: UrlOf) -> list[Json]:
+    return [
+        {"index": n, "url": url_of(f"image-{n}.png")} | _marked(body, url_of, f"image-{n + 100}.png")
+        for n in range(image_count(body))
+    ]
+
+
+def _videos(body: Json, task_id: str, url_of: UrlOf) -> list[Json]:
+    made = {"id": f"{task_id}-0", "url": url_of("video-0.mp4"), "duration": f"{SECONDS}.0"}
+    return [made | _marked(body, url_of, "video-100.mp4")]
+
+
+def _marked(body: Json, url_of: UrlOf, name: str) -> Json:
+    where = body.get("watermark_info")
+    return {"watermark_url": url_of(name)} if isinstance(where, dict) and where.get("enabled") is True else {}
+
+
+def _audios(_body: Json, task_id: str, url_of: UrlOf) -> list[Json]:
+    urls = {"url_mp3": url_of("audio-0.mp3"), "url_wav": url_of("audio-0.wav")}
+    return [{"id": f"{task_id}-0"} | urls | {"duration_mp3": f"{SECONDS}.0", "duration_wav": f"{SECONDS}.0"}]
+
+
+def _elements(body: Json, task_id: str, url_of: UrlOf) -> list[Json]:
+    name = str(body.get("element_name", ""))
+    return [{"element_id": task_id, "element_name": name, "element_frontal_image": url_of("image-0.png")}]
+
+
+def _voices(body: Json, task_id: str, url_of: UrlOf) -> list[Json]:
+    name = str(body.get("voice_name", ""))
+    return [{"voice_id": task_id, "voice_name": name, "trial_url": url_of("audio-0.mp3"), "owned_by": "user"}]
+
+
+def _multi_shots(_body: Json, _task_id: str, url_of: UrlOf) -> list[Json]:
+    return [{"index": 0} | {f"url_{n}": url_of(f"image-{n}.png") for n in (1, 2, 3)}]
+
+
+_ENTRIES: Mapping[str, Callable[[Json, str, UrlOf], list[Json]]] = {
+    "images": _images,
+    "videos": _videos,
+    "audios": _audios,
+    "elements": _elements,
+    "voices": _voices,
+    "multi_shots": _multi_shots,
+}
+
+
+def envelope(request_id: str, data: object = None, *, code: int | str = 0, message: str = "SUCCEED") -> Json:
+    """Put an answer into what Kling puts around each; an error has no ``data`` at all."""
+    around: Json = {"code": code, "message": message, "request_id": request_id}
+    return around if data is None else around | {"data": data}
+
+
+def encode(told: object) -> bytes:
+    """Write JSON as it goes over the wire."""
+    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def millis(at: datetime) -> int:
+    """Turn a moment into Kling's milliseconds."""
+    return micros(at) // 1000
