@@ -1,6 +1,6 @@
 """Every HTTP request that leaves: guarded at the dial, bounded in time and size, and honest about how it ended.
 
-The one module that knows the HTTP client library. It uses that library's connections and not its client:
+The one place that knows the HTTP client library. It uses that library's connections and not its client:
 cookies, redirects, proxies from the environment and decoding are all things that must not happen here, and
 without them the same protocol code does several times as many requests a second.
 """
@@ -8,6 +8,7 @@ without them the same protocol code does several times as many requests a second
 import asyncio
 import base64
 import contextlib
+import re
 import ssl
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass
@@ -17,15 +18,12 @@ from functools import lru_cache
 import httpcore2
 import httpx2 as httpx
 
-from receiver.dial import Dialer, Guard, Resolve
 from receiver.errors import NoAnswer, NotSent
+from receiver.outbound.dial import Dialer, Guard, IPAddress, Resolve, is_literal
+from receiver.outbound.wire import IDLE_SECONDS, PIECE, Line, Lines, Wire
 
-__all__ = ["Guard", "Outbound", "Reply"]
+__all__ = ["Guard", "IPAddress", "Outbound", "Reply", "Resolve", "names_an_address"]
 
-IDLE_SECONDS = 4.0  # under the 5 s after which uvicorn and node hang up: a request must not meet a closing connection
-_CLOSING_SECONDS = 1.0
-_PIECE = 64 * 1024  # what is written before the peer is looked at, so that an early 413 is seen
-_MAX_UNREAD = 256 * 1024
 _OURS = frozenset(
     {
         "host",
@@ -40,6 +38,9 @@ _OURS = frozenset(
         "accept-encoding",
     }
 )
+_DEFAULT_PORTS = {"http": 80, "https": 443}
+_LAST_PORT = 65535
+_HOST = re.compile(r"[0-9A-Za-z_.:-]+")  # a name after IDNA, or an address
 _BROKEN = (
     httpcore2.NetworkError,
     httpcore2.ProtocolError,
@@ -75,7 +76,7 @@ class Outbound:
         make_tls: Callable[[], ssl.SSLContext] = httpcore2.default_ssl_context,
     ) -> None:
         self._dialer = Dialer(guard=guard, resolve=resolve, make_tls=make_tls)
-        self._lines = _Lines(most_idle=max_connections)
+        self._lines = Lines(most_idle=max_connections)
         self._turns = asyncio.Semaphore(max_connections)
         self._user_agent = user_agent
 
@@ -123,13 +124,13 @@ class Outbound:
 
     async def _make(self, request: httpcore2.Request, exchange: "_Exchange", limit: int) -> Reply:
         target = exchange.target
-        line = self._lines.take(target)
+        line = self._lines.take(target.origin)
         if line is None:
             exchange.dialling = True
             wire = await self._dialer.dial(
                 target.host, target.port, secure=target.url.scheme == b"https", wire=self._lines.wire
             )
-            line = _Line(wire, httpcore2.AsyncHTTP11Connection(target.url.origin, wire, keepalive_expiry=IDLE_SECONDS))
+            line = Line(wire, httpcore2.AsyncHTTP11Connection(target.url.origin, wire, keepalive_expiry=IDLE_SECONDS))
         exchange.wire = line.wire
         line.wire.begin()
         try:
@@ -139,7 +140,7 @@ class Outbound:
         except _BROKEN as exc:
             raise exchange.broken(exc) from exc
         finally:
-            self._lines.give_back(target, line)
+            self._lines.give_back(target.origin, line)
 
 
 def _bytes(text: str) -> bytes:
@@ -147,8 +148,16 @@ def _bytes(text: str) -> bytes:
 
 
 async def _pieces(content: bytes) -> AsyncGenerator[bytes]:
-    for start in range(0, len(content), _PIECE):
-        yield content[start : start + _PIECE]
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE]
+
+
+def names_an_address(url: str) -> bool:
+    """Whether the host in *url* is an address as it stands, so that no change of the DNS can lead it elsewhere."""
+    try:
+        return is_literal(_target(url).host)
+    except NotSent:
+        return False
 
 
 async def _read(response: httpcore2.Response, limit: int) -> Reply:
@@ -187,22 +196,26 @@ class _Target:
 def _target(url: str) -> _Target:
     try:
         parsed = httpx.URL(url)
+        host = parsed.raw_host.decode("ascii")
     except (httpx.InvalidURL, ValueError, TypeError) as exc:
         raise NotSent("The URL cannot be read: write it as https://host/path.") from exc
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    default_port = _DEFAULT_PORTS.get(parsed.scheme)
+    if default_port is None or not _HOST.fullmatch(host):
         raise NotSent("The URL is not one of http or https with a host: write it as https://host/path.")
+    port = default_port if parsed.port is None else parsed.port
+    if not 0 < port <= _LAST_PORT:
+        raise NotSent(f"There is no port {port}: correct the URL.")
     authorization = {}
     if parsed.userinfo:
         word = base64.b64encode(f"{parsed.username}:{parsed.password}".encode()).decode("ascii")
         authorization["authorization"] = f"Basic {word}"
-    port = parsed.port or (443 if parsed.scheme == "https" else 80)
     return _Target(
         url=httpcore2.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=port, target=parsed.raw_path),
-        host=parsed.raw_host.decode("ascii"),
+        host=host,
         port=port,
         host_header=parsed.netloc,
         authorization=authorization,
-        origin=f"{parsed.scheme}://{parsed.host}:{port}",
+        origin=f"{parsed.scheme}://{host}:{port}",
     )
 
 
@@ -212,7 +225,7 @@ class _Exchange:
 
     target: _Target
     dialling: bool = False
-    wire: "_Wire | None" = None
+    wire: Wire | None = None
     answering: bool = False
 
     def timed_out(self, seconds: float) -> NotSent | NoAnswer:
@@ -239,182 +252,3 @@ class _Exchange:
             how = "closed" if self.wire.trouble is None else "reset"
             return NoAnswer(f"{name} took the request and {how} the connection without an answer.")
         return NoAnswer(f"{name} did not answer in HTTP that can be understood.")
-
-
-class _Wire(asyncio.Protocol, httpcore2.AsyncNetworkStream):
-    """One connection's bytes, without a task or a time-out per read: the deadline around the request is enough.
-
-    What is written is kept until a piece is full or an answer is wanted, so that headers and body leave together.
-    """
-
-    def __init__(self, open_wires: set["_Wire"]) -> None:
-        self.wrote = False
-        self.heard = False
-        self.trouble: Exception | None = None
-        self._open_wires = open_wires
-        self._transport: asyncio.Transport | None = None
-        self._outbox: list[bytes] = []
-        self._inbox = bytearray()
-        self._ended = False
-        self._paused = False
-        self._choked = False
-        self._change: asyncio.Future[None] | None = None
-
-    def begin(self) -> None:
-        """Forget the exchange before."""
-        self.wrote = self.heard = False
-
-    def abort(self) -> None:
-        """Close at once; what is still unsent is not wanted any more."""
-        if self._transport is not None:
-            self._transport.abort()
-
-    # What the loop calls.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport  # type: ignore[assignment]  # of a stream socket it is a full transport
-        self._open_wires.add(self)
-
-    def data_received(self, data: bytes) -> None:
-        self.heard = True
-        self._inbox += data
-        if len(self._inbox) > _MAX_UNREAD and self._transport is not None and not self._paused:
-            self._paused = True
-            self._transport.pause_reading()
-        self._tell()
-
-    def eof_received(self) -> None:
-        self._ended = True
-        self._tell()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._ended = True
-        self.trouble = exc
-        self._open_wires.discard(self)
-        self._tell()
-
-    def pause_writing(self) -> None:
-        self._choked = True
-
-    def resume_writing(self) -> None:
-        self._choked = False
-        self._tell()
-
-    # What the HTTP connection calls.
-
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109  # httpcore's
-        """Send, or keep until there is more to send."""
-        self._outbox.append(buffer)
-        if len(self._outbox) > 1 and sum(map(len, self._outbox)) > _PIECE:
-            await self._flush()
-
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109  # httpcore's
-        """Give what has come in, nothing at all once the peer has ended; *max_bytes* is the loop's to keep."""
-        if self._outbox:
-            with contextlib.suppress(httpcore2.WriteError):  # the peer may have answered before it hung up
-                await self._flush()
-        while not self._inbox and not self._ended:
-            await self._wait()
-        if not self._inbox and (self.trouble is not None or not self.heard):
-            raise httpcore2.ReadError("closed")
-        data = bytes(self._inbox)
-        self._inbox.clear()
-        if self._paused and self._transport is not None and not self._ended:
-            self._paused = False
-            self._transport.resume_reading()
-        return data
-
-    async def aclose(self) -> None:
-        """Close at once."""
-        self.abort()
-
-    def get_extra_info(self, info: str) -> bool | None:
-        """Tell whether an idle connection has something to say, which can only be its end."""
-        return bool(self._ended or self._inbox) if info == "is_readable" else None
-
-    async def _flush(self) -> None:
-        data, self._outbox = b"".join(self._outbox), []
-        if self._transport is None or self._transport.is_closing():
-            raise httpcore2.WriteError("closed")
-        self.wrote = True
-        self._transport.write(data)
-        while self._choked and not self._ended:
-            await self._wait()
-
-    async def _wait(self) -> None:
-        self._change = asyncio.get_running_loop().create_future()
-        try:
-            await self._change
-        finally:
-            self._change = None
-
-    def _tell(self) -> None:
-        if self._change is not None and not self._change.done():
-            self._change.set_result(None)
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """A wire and the HTTP that is spoken over it."""
-
-    wire: _Wire
-    connection: httpcore2.AsyncHTTP11Connection
-
-
-class _Lines:
-    """Every open connection, and which of them are idle. Nothing here awaits, so that no cancellation can lose one."""
-
-    def __init__(self, *, most_idle: int) -> None:
-        self._most_idle = most_idle
-        self._open: set[_Wire] = set()
-        self._idle: dict[str, list[_Line]] = {}
-        self._sweeping: asyncio.TimerHandle | None = None
-
-    def wire(self) -> _Wire:
-        """Make the wire of a new connection."""
-        return _Wire(self._open)
-
-    def take(self, target: _Target) -> _Line | None:
-        """Take the idle connection to *target* that was used last, if it still stands."""
-        idle = self._idle.get(target.origin, [])
-        while idle:
-            line = idle.pop()
-            if not line.connection.has_expired():
-                return line
-            line.wire.abort()
-        return None
-
-    def give_back(self, target: _Target, line: _Line) -> None:
-        """Keep a connection whose exchange ended in order, drop any other."""
-        if not line.connection.is_idle() or sum(map(len, self._idle.values())) >= self._most_idle:
-            line.wire.abort()
-            return
-        self._idle.setdefault(target.origin, []).append(line)
-        if self._sweeping is None:
-            self._sweeping = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
-
-    def _sweep(self) -> None:
-        """Close what nobody used for a while."""
-        self._sweeping = None
-        for origin, lines in list(self._idle.items()):
-            for line in lines:
-                if line.connection.has_expired():
-                    line.wire.abort()
-            self._idle[origin] = [line for line in lines if not line.connection.has_expired()]
-            if not self._idle[origin]:
-                del self._idle[origin]
-        if self._idle:
-            self._sweeping = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
-
-    async def aclose(self) -> None:
-        """Close all and wait a moment until the system has them back."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
-        self._idle.clear()
-        for wire in tuple(self._open):
-            wire.abort()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSING_SECONDS):
-                while self._open:  # noqa: ASYNC110  # an event for this would outweigh the wait
-                    await asyncio.sleep(0)
