@@ -17,6 +17,7 @@
     │   ├── StoreLocked             another process has it
     │   └── StoreBroken             stop at once: what it acknowledges may not last
     ├── ServiceUnreachable          the CLI found no service at the admin address
+    ├── CannotListen                an address that the service cannot take
     └── KlingError                  Kling, or the way to it
         ├── KlingUnreachable        nothing was sent
         ├── KlingUncertain          sent, and no clear answer: the task may exist
@@ -142,6 +143,12 @@ class ServiceUnreachable(ReceiverError):
     code = "service_unreachable"
 
 
+class CannotListen(ReceiverError):
+    """An address that the service is to listen at, and cannot."""
+
+    code = "cannot_listen"
+
+
 class Retry(StrEnum):
     """What a failed call to Kling allows."""
 
@@ -168,10 +175,17 @@ class KlingUnreachable(KlingError):
 
 
 class KlingUncertain(KlingError):
-    """The request went out and no clear answer came back: a task may exist."""
+    """The request went out and no clear answer came back: a task may exist.
+
+    ``external_task_id`` is what it would be found by, where a task was to be made.
+    """
 
     code = "kling_uncertain"
     retry = Retry.LOOK_UP_FIRST
+
+    def __init__(self, message: str, *, remedy: str = "", external_task_id: str | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.external_task_id = external_task_id
 
 
 class KlingRefusal(KlingError):

@@ -277,3 +277,12 @@ class Refused:
 
 
 Outcome: TypeAlias = Accepted | Failed | Refused
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What follows an attempt: pending again at ``due_at``, or final."""
+
+    status: DeliveryStatus
+    due_at: datetime
+    finished_at: datetime | None = None

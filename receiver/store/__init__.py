@@ -24,6 +24,7 @@ from receiver.model import (
     RouteState,
     Task,
     TaskState,
+    Verdict,
 )
 
 
@@ -115,15 +116,6 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """What follows an attempt, as the store writes it: pending again at ``due_at``, or final."""
-
-    status: DeliveryStatus
-    due_at: datetime
-    finished_at: datetime | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
     """What waits in one route."""
 
@@ -157,6 +149,10 @@ class Queue(Protocol):
 
     async def release_all(self, *, now: datetime) -> int:
         """At start, when no other process can be at work: make everything claimed due *now*; give the count."""
+        ...
+
+    async def hasten(self, route: str, *, now: datetime) -> int:
+        """Make everything pending and unclaimed in *route* due, in the order of its age; give the count."""
         ...
 
     async def route_states(self) -> Mapping[str, RouteState]:

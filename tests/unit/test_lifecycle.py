@@ -1,0 +1,250 @@
+"""The state machine: what callbacks may do, what answers decide, and that a state never falls."""
+
+from datetime import timedelta
+
+import pytest
+from factories import POLL, a_push, a_reading, a_task, at
+from hypothesis import given
+from hypothesis import strategies as st
+from support import START
+
+from receiver import lifecycle
+from receiver.lifecycle import Ruling
+from receiver.model import Origin, PushOutcome, Reading, Task, TaskState, Verified
+from receiver.settings import Verify
+
+
+def hear(task: Task, reading: Reading, *, verified: Verified = Verified.NONE, verify: Verify = Verify.NEVER) -> Ruling:
+    return lifecycle.hear(task, reading, verified=verified, verify=verify, now=START, poll=POLL)
+
+
+def test_each_new_state_is_announced_once_in_order() -> None:
+    task, announced = a_task(), []
+
+    for word in ("submitted", "processing", "processing", "succeed", "succeed"):
+        ruling = hear(task, a_reading(word))
+        task = ruling.task
+        announced += [word] if ruling.announce else []
+
+    assert announced == ["submitted", "processing", "succeed"]
+    assert task.state is TaskState.SUCCEED
+    assert task.due_at is None
+
+
+def test_a_push_that_was_overtaken_is_stale() -> None:
+    done = hear(a_task(), a_reading("succeed")).task
+
+    ruling = hear(done, a_reading("processing"))
+
+    assert ruling.outcome is PushOutcome.STALE
+    assert ruling.task.state is TaskState.SUCCEED
+
+
+def test_an_unsigned_end_waits_for_the_api_and_changes_nothing() -> None:
+    ruling = hear(a_task(), a_reading("succeed"), verify=Verify.TERMINAL)
+
+    assert ruling.outcome is PushOutcome.PENDING
+    assert not ruling.announce
+    assert ruling.task.state is TaskState.SUBMITTED
+    assert ruling.task.due_at == START
+
+
+def test_a_signed_end_counts_at_once() -> None:
+    ruling = hear(a_task(), a_reading("succeed"), verify=Verify.ALWAYS, verified=Verified.SIGNATURE)
+
+    assert ruling.announce
+    assert ruling.trusted
+    assert ruling.task.state is TaskState.SUCCEED
+
+
+@pytest.mark.parametrize(("verify", "outcome"), [(Verify.TERMINAL, PushOutcome.SETTLED), (Verify.ALWAYS, PushOutcome.PENDING)])
+def test_a_step_on_the_way_wants_confirming_only_under_always(verify: Verify, outcome: PushOutcome) -> None:
+    assert hear(a_task(), a_reading("processing"), verify=verify).outcome is outcome
+
+
+def test_what_nobody_can_confirm_is_announced_as_untrusted() -> None:
+    task = a_task(origin=Origin.MINTED, state=TaskState.AWAITING, endpoint=None, kling_id=None, external_task_id=None)
+
+    ruling = hear(task, a_reading("succeed"), verify=Verify.TERMINAL)
+
+    assert ruling.announce
+    assert not ruling.trusted
+    assert ruling.task.kling_id == "k1"
+
+
+@pytest.mark.parametrize(
+    ("task", "reading"),
+    [
+        (a_task(), a_reading("succeed", external_task_id="another's")),
+        (a_task(), a_reading("succeed", external_task_id=None, kling_id="another")),
+    ],
+)
+def test_a_body_about_another_task_changes_nothing_but_has_the_api_asked(task: Task, reading: Reading) -> None:
+    ruling = hear(task, reading)
+
+    assert ruling.outcome is PushOutcome.MISMATCH
+    assert ruling.task.state is task.state
+    assert ruling.task.due_at == START
+
+
+def test_our_own_id_outweighs_a_kling_id_that_a_gateway_changed() -> None:
+    assert hear(a_task(), a_reading("succeed", kling_id="another")).announce
+
+
+def test_questions_about_one_task_keep_their_distance() -> None:
+    task = a_task(asked_at=START - timedelta(seconds=2))
+
+    assert hear(task, a_reading("succeed"), verify=Verify.TERMINAL).task.due_at == at(3)
+
+
+@pytest.mark.parametrize("reading", [a_reading("simmering"), a_reading("succeed", ambiguous=True)])
+def test_what_cannot_be_read_has_the_api_asked(reading: Reading) -> None:
+    ruling = hear(a_task(), reading)
+
+    assert ruling.outcome is PushOutcome.UNREADABLE
+    assert ruling.task.due_at == START
+
+
+def test_the_push_that_the_api_confirms_goes_out_as_it_came() -> None:
+    first, again, forged, early = (a_push(f"psh_{n}") for n in range(4))
+    pending = [
+        (first, a_reading("succeed")),
+        (again, a_reading("succeed")),
+        (forged, a_reading("succeed", result={"images": ({"url": "https://evil.example.com"},)})),
+        (early, a_reading("processing")),
+    ]
+
+    lesson = lifecycle.learn(a_task(), a_reading("succeed"), pending, now=at(1), poll=POLL)
+
+    assert lesson.announce
+    assert lesson.confirmed is first
+    assert lesson.settles == {
+        "psh_0": PushOutcome.SETTLED,
+        "psh_1": PushOutcome.DUPLICATE,
+        "psh_2": PushOutcome.FORGED,
+        "psh_3": PushOutcome.STALE,
+    }
+
+
+def test_the_apis_word_stands_against_a_forged_end() -> None:
+    pending = [(a_push(), a_reading("succeed"))]
+
+    lesson = lifecycle.learn(a_task(), a_reading("failed", message="too dark"), pending, now=at(1), poll=POLL)
+
+    assert lesson.task.state is TaskState.FAILED
+    assert lesson.task.message == "too dark"
+    assert lesson.confirmed is None
+    assert lesson.settles == {"psh_1": PushOutcome.FORGED}
+
+
+def test_an_end_the_api_does_not_know_of_yet_is_asked_about_again_soon() -> None:
+    pending = [(a_push(), a_reading("succeed"))]
+
+    lesson = lifecycle.learn(a_task(), a_reading("processing"), pending, now=at(1), poll=POLL)
+
+    assert lesson.settles == {}
+    assert lesson.task.state is TaskState.PROCESSING
+    assert lesson.task.due_at == at(1) + lifecycle.ASK_APART
+
+
+def test_an_end_that_nobody_confirms_falls_back_to_the_ordinary_interval() -> None:
+    pending = [(a_push(), a_reading("succeed"))]
+
+    lesson = lifecycle.learn(a_task(), a_reading("processing"), pending, now=at(120), poll=POLL)
+
+    assert lesson.task.due_at == at(120) + 2 * POLL.after
+
+
+def test_the_interval_grows_up_to_its_ceiling() -> None:
+    task, waits = a_task(heard=TaskState.PROCESSING, state=TaskState.PROCESSING), []
+
+    for _ in range(6):
+        task = lifecycle.learn(task, a_reading("processing"), [], now=START, poll=POLL).task
+        assert task.due_at is not None
+        waits.append((task.due_at - START).total_seconds())
+
+    assert waits == [60, 120, 240, 300, 300, 300]
+
+
+def test_a_succeed_without_a_result_is_asked_about_again_and_then_taken() -> None:
+    task, announced = a_task(), 0
+    hollow = a_reading("succeed", result={})
+
+    for _ in range(lifecycle.HOLLOW_ASKS + 1):
+        assert not announced
+        lesson = lifecycle.learn(task, hollow, [], now=START, poll=POLL)
+        task, announced = lesson.task, announced + lesson.announce
+
+    assert task.state is TaskState.SUCCEED
+
+
+def test_a_late_end_undoes_giving_up_but_a_late_step_does_not() -> None:
+    given_up = lifecycle.expire(a_task(), now=START)
+
+    assert hear(given_up, a_reading("processing")).outcome is PushOutcome.STALE
+    assert hear(given_up, a_reading("succeed")).task.state is TaskState.SUCCEED
+
+
+def test_a_callback_before_the_creates_answer_stands_when_the_answer_comes() -> None:
+    sending = a_task(state=TaskState.SUBMITTING, kling_id=None, due_at=at(35))
+
+    early = hear(sending, a_reading("processing")).task
+    bound = lifecycle.bind(early, a_reading("submitted"), awaited=False, now=at(1), poll=POLL)
+
+    assert early.state is TaskState.SUBMITTING
+    assert bound.state is TaskState.PROCESSING
+    assert bound.kling_id == "k1"
+
+
+def test_an_early_end_that_waits_for_confirmation_is_asked_about_as_soon_as_the_task_is_bound() -> None:
+    sending = a_task(state=TaskState.SUBMITTING, kling_id=None, due_at=at(35))
+
+    early = hear(sending, a_reading("succeed"), verify=Verify.TERMINAL)
+    bound = lifecycle.bind(early.task, a_reading("submitted"), awaited=True, now=at(1), poll=POLL)
+
+    assert early.outcome is PushOutcome.PENDING
+    assert early.task.due_at == at(35)
+    assert bound.due_at == at(1)
+
+
+def test_a_contradiction_of_the_end_is_asked_about_and_never_taken() -> None:
+    done = hear(a_task(), a_reading("succeed")).task
+
+    ruling = hear(done, a_reading("failed"), verify=Verify.TERMINAL)
+    lesson = lifecycle.learn(ruling.task, a_reading("failed"), [(a_push(), a_reading("failed"))], now=at(1), poll=POLL)
+
+    assert ruling.outcome is PushOutcome.PENDING
+    assert lesson.contradicts
+    assert lesson.task.state is TaskState.SUCCEED
+    assert lesson.settles == {"psh_1": PushOutcome.MISMATCH}
+
+
+WORDS = st.sampled_from(["submitted", "processing", "succeed", "failed", "simmering"])
+RANK = {TaskState.SUBMITTED: 1, TaskState.PROCESSING: 2, TaskState.SUCCEED: 3, TaskState.FAILED: 3}
+
+
+@given(st.lists(st.tuples(WORDS, st.booleans()), max_size=12), st.sampled_from(Verify))
+def test_no_order_or_repetition_of_news_makes_a_state_fall_or_an_event_come_twice(
+    news: list[tuple[str, bool]], verify: Verify
+) -> None:
+    task, announced = a_task(), []
+    pending: list[tuple[str, str]] = []
+
+    for number, (word, by_poll) in enumerate(news):
+        before = task
+        if by_poll:
+            waiting = [(a_push(id), a_reading(said)) for id, said in pending]
+            lesson = lifecycle.learn(task, a_reading(word), waiting, now=START, poll=POLL)
+            pending = [(id, said) for id, said in pending if id not in lesson.settles]
+            task, announce = lesson.task, lesson.announce
+        else:
+            ruling = hear(task, a_reading(word), verify=verify)
+            pending += [(f"psh_{number}", word)] if ruling.outcome is PushOutcome.PENDING else []
+            task, announce = ruling.task, ruling.announce
+        announced += [word] if announce else []
+        assert RANK[task.state] >= RANK[before.state]
+        assert not before.state.is_final or task.state is before.state
+
+    assert len(set(announced)) == len(announced)
+    assert len({"succeed", "failed"} & set(announced)) <= 1
+    assert task.state.is_final == bool({"succeed", "failed"} & set(announced))

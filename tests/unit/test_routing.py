@@ -1,0 +1,76 @@
+"""Which routes want an event; a condition that cannot be judged means no."""
+
+from typing import Any
+
+import pytest
+
+from receiver.routing import Candidate, Decision, compile_routes, reply_route
+from receiver.settings import RouteSettings, ScriptSettings
+
+
+def decide(candidate: Candidate, **route: Any) -> Decision:
+    settings = RouteSettings(name="publish", script=ScriptSettings(command=("/bin/true",)), **route)
+    (decision,) = compile_routes([settings]).decide(candidate)
+    return decision
+
+
+def a_candidate(type_: str = "task.succeed", *, endpoint: str | None = "images/generations", trusted: bool = True,
+                data: dict[str, Any] | None = None) -> Candidate:  # fmt: skip
+    return Candidate(type=type_, endpoint=endpoint, trusted=trusted, data=lambda: data or {})
+
+
+@pytest.mark.parametrize(
+    ("type_", "on", "wanted"),
+    [
+        ("task.succeed", None, True),
+        ("task.failed", None, False),
+        ("task.failed", ["failed"], True),
+        ("task.processing", ["*"], True),
+        ("alert.route_held", ["alert"], True),
+        ("alert.route_held", ["succeed"], False),
+    ],
+)
+def test_a_route_asks_for_events_by_their_word(type_: str, on: list[str] | None, wanted: bool) -> None:
+    route = {} if on is None else {"on": frozenset(on)}
+
+    assert decide(a_candidate(type_), **route).wanted is wanted
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "wanted"), [("images/generations", True), ("videos/text2video", False), (None, False)]
+)
+def test_a_route_may_ask_for_endpoints_by_globs(endpoint: str | None, wanted: bool) -> None:
+    assert decide(a_candidate(endpoint=endpoint), endpoints=("images/*",)).wanted is wanted
+
+
+@pytest.mark.parametrize(
+    ("where", "wanted"),
+    [
+        ("task.tags.project == 'ads'", True),
+        ("task.tags.project == 'film'", False),
+        ("task.tags.project", False),
+        ("task.nothing.here", False),
+        ("length(task.nothing) > `3`", False),
+        ("kling.task_status == 'succeed'", True),
+    ],
+)
+def test_a_condition_must_be_true_and_nothing_less(where: str, wanted: bool) -> None:
+    data = {"task": {"tags": {"project": "ads"}}, "kling": {"task_status": "succeed"}}
+
+    decision = decide(a_candidate(data=data), where=where)
+
+    assert decision.wanted is wanted
+    assert decision.wanted or "where" in decision.reason
+
+
+@pytest.mark.parametrize(("unverified", "wanted"), [(False, False), (True, True)])
+def test_what_nobody_can_confirm_goes_only_where_it_is_asked_for(unverified: bool, wanted: bool) -> None:
+    assert decide(a_candidate(trusted=False), unverified=unverified).wanted is wanted
+
+
+def test_every_no_has_its_reason() -> None:
+    assert "does not name 'failed'" in decide(a_candidate("task.failed")).reason
+
+
+def test_clients_urls_share_a_lane_per_host() -> None:
+    assert reply_route("https://user:pw@App.example.com:8443/hook?x=1") == "reply:app.example.com:8443"
