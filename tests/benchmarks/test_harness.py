@@ -1,0 +1,77 @@
+"""The harness measures what it says: small runs against the servers that are ours to compare with."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from benchmarks.__main__ import main
+from benchmarks.load import post_all, request
+from benchmarks.measures import ALL, CALLBACK, Measured, at, compared, delivery_rate, forwarded, forwarder
+from benchmarks.processes import load, serving
+from benchmarks.sink import Sink
+
+
+def test_the_generator_posts_each_request_once_and_counts_its_answers(tmp_path: Path) -> None:
+    posts = [(f"/callbacks/{number}", "{}") for number in range(200)]
+
+    with serving("empty", folder=tmp_path) as port:
+        ran = load(port, posts, tmp_path)
+
+    assert ran.statuses == {200: 200}
+    assert ran.rate > 0
+
+
+def test_a_run_with_refused_requests_is_no_measurement(tmp_path: Path) -> None:
+    with serving("empty", folder=tmp_path) as port, pytest.raises(RuntimeError, match=r"\{200: 1, 404: 1\}"):
+        load(port, [("/callbacks/one", "{}"), ("/elsewhere", "{}")], tmp_path)
+
+
+async def test_answers_are_kept_for_those_who_want_them(tmp_path: Path) -> None:
+    with serving("empty", folder=tmp_path) as port:
+        ran = await post_all(port, [request("/callbacks/one", b"{}")] * 3, connections=2)
+
+    assert ran.bodies == [b'{"ok":true}'] * 3
+
+
+async def test_the_sink_takes_every_webhook_of_a_connection() -> None:
+    arrived: list[None] = []
+    server = await asyncio.get_running_loop().create_server(lambda: Sink(lambda: arrived.append(None)), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+
+    ran = await post_all(port, [request("/hook", b"{}")] * 5, connections=1)
+    server.close()
+
+    assert (ran.statuses, len(arrived)) == ({200: 5}, 5)
+
+
+def test_the_forwarder_made_by_hand_delivers_and_writes_down(tmp_path: Path) -> None:
+    posts = [(f"/callbacks/{number}", CALLBACK.format(id=number, status="succeed")) for number in range(100)]
+
+    with serving("sink", folder=tmp_path) as sink, forwarder(sink, tmp_path) as port:
+        rate = delivery_rate(port, posts, tmp_path, done=forwarded(tmp_path))
+
+    assert rate > 0
+    assert forwarded(tmp_path)() == 100
+
+
+def test_rates_are_compared_by_their_medians() -> None:
+    found = compared("a", [90, 1, 80], [100, 160, 100], aim=0.7)
+
+    assert (found.value, found.met) == (0.8, True)
+
+
+def test_a_cost_meets_its_aim_from_below() -> None:
+    assert Measured(name="a", value=9.9, unit="ms", aim=10, more_is_better=False, detail="").met
+    assert not Measured(name="a", value=10, unit="ms", aim=10, more_is_better=False, detail="").met
+
+
+def test_a_percentile_is_one_of_the_times() -> None:
+    assert [at([3, 1, 2, 4], percent) for percent in (0, 50, 99)] == [1, 3, 4]
+
+
+def test_what_cannot_be_measured_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["--only", "nothing"])
+
+    complaint = capsys.readouterr().err
+    assert [name for name in ALL if name not in complaint] == []
