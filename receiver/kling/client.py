@@ -1,0 +1,209 @@
+"""Kling's API as the service uses it: make a task, ask about it, pass a client's call on.
+
+Whether a create may be made again hangs on what is known of the first, so three ends are kept apart: an answer,
+nothing sent (KlingUnreachable), and sent without a clear answer (KlingUncertain).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import quote, urlencode
+
+import structlog
+
+from receiver.clock import Clock
+from receiver.errors import (
+    DialRefused,
+    InvalidRequest,
+    KlingError,
+    KlingUncertain,
+    KlingUnreachable,
+    NoAnswer,
+    NotSent,
+    TokenRejected,
+    UnknownResource,
+    Unreadable,
+)
+from receiver.kling import protocol
+from receiver.kling.auth import Authorization
+from receiver.kling.endpoints import resolve
+from receiver.kling.refusals import Said, error_of
+from receiver.model import Generation, Json, Reading
+from receiver.outbound import Outbound, Reply
+from receiver.settings import KlingSettings
+
+MAX_ANSWER = 16 * 1024 * 1024  # a page of 500 tasks with room to spare
+_JSON = {"content-type": "application/json", "accept": "application/json"}
+_PASSED_ON = frozenset({"content-type", "accept", "accept-language"})
+_PASSED_BACK = frozenset(
+    {"content-type", "content-encoding", "content-language", "retry-after", "request-id", "x-request-id", "x-trace-id"}
+)
+_PASSED_BACK_FAMILIES = ("ratelimit", "x-ratelimit", "x-kling")
+_IN_PATH = "/%:@!$&'()*+,;=~"
+_IN_QUERY = _IN_PATH + "?[]"
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What Kling answered, as it came; ``reading`` is what it says of a task, ``error`` what is wrong with it."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    reading: Reading | None = None
+    error: KlingError | None = None
+
+
+class Kling:
+    """Calls Kling at the configured address with the configured key.
+
+    An answer that is an error is an Answer with its ``error``. Raised are KlingUnreachable and KlingUncertain alone.
+    """
+
+    def __init__(self, settings: KlingSettings, *, outbound: Outbound, clock: Clock) -> None:
+        self._base_url: str = settings.base_url.rstrip("/")
+        self._timeout = settings.timeout
+        self._authorization = Authorization(settings, clock)
+        self._outbound = outbound
+        self._clock = clock
+
+    async def create(self, endpoint: str, content: bytes) -> Answer:
+        """Ask for a task. Once only: what may follow an error, the error's ``retry`` says."""
+        return await self._task_call("POST", _path(endpoint), content, creates=True)
+
+    async def query(self, endpoint: str, task_id: str) -> Answer:
+        """Ask about a task, by Kling's id or the client's own; UnknownResource when Kling does not know it."""
+        if not _is_new(endpoint):
+            return await self._task_call("GET", f"{_path(endpoint)}/{_segment(task_id)}", task_id=task_id)
+        answer = await self._task_call("GET", _tasks("task_ids", task_id), task_id=task_id)
+        if isinstance(answer.error, UnknownResource):
+            return await self._task_call("GET", _tasks("external_task_ids", task_id), task_id=task_id)
+        return answer
+
+    async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
+        """Look a task up by the id we or the client gave it; None when Kling says there is none.
+
+        Raises the error of any answer that leaves it open, and KlingUncertain for one about another task.
+        """
+        if _is_new(endpoint):
+            path = _tasks("external_task_ids", external_task_id)
+        else:
+            path = f"{_path(endpoint)}/{_segment(external_task_id)}"
+        reply = await self._call("GET", path, headers=_JSON)
+        answer = self._judged(reply, task_id=external_task_id)
+        if answer.error is None:
+            named = answer.reading.external_task_id if answer.reading is not None else None
+            if named not in (None, external_task_id):
+                raise KlingUncertain("Kling was asked for one task and answered with another.")
+            return answer
+        if isinstance(answer.error, UnknownResource) or _said(reply).says_there_is_none():
+            return None
+        raise answer.error
+
+    async def forward(self, method: str, path: str, query: str, content: bytes, headers: Mapping[str, str]) -> Answer:
+        """Pass a client's call on as it is, under our key. *path* is what follows ``/kling/``, as it was quoted."""
+        if any(segment in (".", "..") for segment in path.replace("%2e", ".").replace("%2E", ".").split("/")):
+            raise InvalidRequest("The path has `.` or `..` for a segment.", remedy="Give Kling's path as documented.")
+        passed = {name.lower(): value for name, value in headers.items() if name.lower() in _PASSED_ON}
+        target = "/" + quote(path.lstrip("/"), safe=_IN_PATH)
+        if query:
+            target += "?" + quote(query, safe=_IN_QUERY)
+        reply = await self._call(method, target, content, headers=passed)
+        said = _said(reply)
+        if said.is_success and said.document is None:
+            return _answer(reply, error=None)
+        return _answer(reply, error=self._error(said))
+
+    async def _task_call(
+        self, method: str, path: str, content: bytes = b"", *, creates: bool = False, task_id: str | None = None
+    ) -> Answer:
+        reply = await self._call(method, path, content, headers=_JSON)
+        return self._judged(reply, creates=creates, task_id=task_id)
+
+    def _judged(self, reply: Reply, *, creates: bool = False, task_id: str | None = None) -> Answer:
+        said = _said(reply)
+        error = self._error(said, creates=creates)
+        if error is not None:
+            log.info("kling.refused", status=reply.status, kling_code=said.code, code=error.code)
+            return _answer(reply, error=error)
+        reading = protocol.read(reply.body, task_id=task_id)
+        if task_id is not None and not reading.kling_id and not reading.word:
+            none = UnknownResource("Kling's answer has no such task in it.", status=reply.status, kling_code=said.code)
+            return _answer(reply, error=none)
+        return _answer(reply, error=None, reading=reading)
+
+    def _error(self, said: Said, *, creates: bool = False) -> KlingError | None:
+        return error_of(said, creates=creates, now=self._clock.now(), hide=self._authorization.hide)
+
+    async def _call(self, method: str, path: str, content: bytes = b"", *, headers: Mapping[str, str]) -> Reply:
+        """Make one call, and one more under a fresh token where Kling did not take the old: then it did nothing yet."""
+        reply = await self._request(method, path, content, headers)
+        if self._authorization.signs and isinstance(self._error(_said(reply)), TokenRejected):
+            self._authorization.forget()
+            reply = await self._request(method, path, content, headers)
+        return reply
+
+    async def _request(self, method: str, path: str, content: bytes, headers: Mapping[str, str]) -> Reply:
+        try:
+            return await self._outbound.request(
+                method,
+                self._url(path),
+                headers={**headers, **self._authorization.headers()},
+                content=content,
+                total=self._timeout,
+                limit=MAX_ANSWER,
+            )
+        except (NotSent, DialRefused) as exc:
+            raise KlingUnreachable(
+                f"Kling cannot be reached: {exc.message}", remedy="Check [kling] base_url and the way out."
+            ) from exc
+        except NoAnswer as exc:
+            raise KlingUncertain(f"Kling did not answer: {exc.message}") from exc
+
+    def _url(self, path: str) -> str:
+        """Join a path to the base, which may end in a prefix of a gateway's, or in the version already."""
+        if self._base_url.endswith("/v1") and path.startswith("/v1/"):
+            path = path.removeprefix("/v1")
+        return self._base_url + path
+
+
+def _said(reply: Reply) -> Said:
+    document: Json | None = None
+    if not reply.truncated:
+        try:
+            document = protocol.parse_object(reply.body)
+        except Unreadable:
+            document = None
+    return Said(status=reply.status, headers=reply.headers, document=document)
+
+
+def _answer(reply: Reply, *, error: KlingError | None, reading: Reading | None = None) -> Answer:
+    headers = {
+        name: value
+        for name, value in reply.headers.items()
+        if name in _PASSED_BACK or name.startswith(_PASSED_BACK_FAMILIES)
+    }
+    return Answer(status=reply.status, headers=headers, body=reply.body, reading=reading, error=error)
+
+
+def _is_new(endpoint: str) -> bool:
+    found = resolve(endpoint)
+    return found is not None and found.generation is Generation.NEW
+
+
+def _path(endpoint: str) -> str:
+    found = resolve(endpoint)
+    if found is not None:
+        return found.url_path
+    return "/v1/" + quote(endpoint.strip("/").removeprefix("v1/"), safe="/")
+
+
+def _segment(name: str) -> str:
+    """Write an id, which may be anything a client chose, as one segment of a path."""
+    quoted = quote(name, safe="")
+    return quoted.replace(".", "%2E") if quoted.strip(".") == "" else quoted
+
+
+def _tasks(key: str, name: str) -> str:
+    return "/tasks?" + urlencode({key: name})

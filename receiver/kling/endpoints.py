@@ -1,0 +1,269 @@
+"""Kling's endpoints: which of them call back, whose slots they take, and where their bodies hold images.
+
+An endpoint that is not listed works as well: only its slots and its images are not known.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Literal, TypeAlias
+
+from receiver.errors import InvalidRequest
+from receiver.kling.images import base64_image
+from receiver.model import Generation, Json
+from receiver.settings import Dialect
+
+__all__ = ["CATALOGUE", "Endpoint", "base64_image", "fill_images", "resolve", "weight"]
+
+Pack: TypeAlias = Literal["video", "image"]
+MAX_IMAGES: Final = 9
+
+_LEGACY = re.compile(r"(?:images|videos|audio|general)(?:/[a-z][a-z0-9-]*){1,3}")
+_NEW = re.compile(r"(?:[a-z0-9]+-)+to-(image|video|audio)/[A-Za-z0-9][A-Za-z0-9._-]*")
+_NEW_OTHERS = re.compile(r"(?:[a-z0-9]+-)*(image|video|audio|control|sync|extend|effects|avatar)/kling-[A-Za-z0-9._-]+")
+_HOUSEKEEPING = re.compile(r"/(?:delete|presets)-[a-z0-9-]+$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fields:
+    """Images go one by one into members of these names."""
+
+    names: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listed:
+    """Images go into a list, each as an object with one member, or as a plain string where *key* is None."""
+
+    name: str
+    key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Frames:
+    """Images go into the new generation's ``contents``, each marked with its part; the last part may repeat."""
+
+    parts: Sequence[str]
+    may_repeat: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Within:
+    """One image goes into a member of the object *name*; several, where that is possible, into another."""
+
+    name: str
+    one: str
+    several: str | None = None
+
+
+Images: TypeAlias = Fields | Listed | Frames | Within
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One of Kling's endpoints: its path without the version, whose slots a task takes, what kind of result it has."""
+
+    path: str
+    generation: Generation = Generation.LEGACY
+    pack: Pack | None = None
+    result: str = "outputs"
+    asynchronous: bool = True
+    images: Images | None = field(default=None, repr=False)
+
+    @property
+    def url_path(self) -> str:
+        """The path as Kling's host knows it."""
+        return f"/v1/{self.path}" if self.generation is Generation.LEGACY else f"/{self.path}"
+
+
+def _catalogue(*endpoints: Endpoint) -> Mapping[str, Endpoint]:
+    return {endpoint.path: endpoint for endpoint in endpoints}
+
+
+def _video(path: str, images: Images | None = None) -> Endpoint:
+    return Endpoint(path=f"videos/{path}", pack="video", result="videos", images=images)
+
+
+def _image(path: str, images: Images | None = None) -> Endpoint:
+    return Endpoint(path=f"images/{path}", pack="image", result="images", images=images)
+
+
+def _other(path: str, result: str, images: Images | None = None) -> Endpoint:
+    return Endpoint(path=path, result=result, images=images)
+
+
+def _synchronous(path: str) -> Endpoint:
+    return Endpoint(path=path, asynchronous=False)
+
+
+CATALOGUE: Final[Mapping[str, Endpoint]] = _catalogue(
+    _image("generations", Fields(names=("image",))),
+    _image("multi-image2image", Listed(name="subject_image_list", key="subject_image")),
+    _image("editing/expand", Fields(names=("image",))),
+    _image("omni-image", Listed(name="image_list", key="image")),
+    _image("kolors-virtual-try-on", Fields(names=("human_image", "cloth_image"))),
+    _video("text2video"),
+    _video("image2video", Fields(names=("image", "image_tail"))),
+    _video("multi-image2video", Listed(name="image_list", key="image")),
+    _video("omni-video", Listed(name="image_list", key="image_url")),
+    _video("motion-control", Fields(names=("image_url",))),
+    _video("multi-elements"),
+    _video("video-extend"),
+    _video("lip-sync"),
+    _video("advanced-lip-sync"),
+    _video("avatar/image2video", Fields(names=("image",))),
+    _video("effects", Within(name="input", one="image", several="images")),
+    _other("audio/text-to-audio", "audios"),
+    _other("audio/video-to-audio", "audios"),
+    _other("general/advanced-custom-elements", "elements", Within(name="element_image_list", one="frontal_image")),
+    _other("general/custom-voices", "voices"),
+    _other("general/ai-multi-shot", "images", Fields(names=("element_frontal_image",))),
+    _synchronous("audio/tts"),
+    _synchronous("videos/image-recognize"),
+    _synchronous("videos/identify-face"),
+    _synchronous("general/custom-elements"),
+)
+"""Endpoints known by name. Of the new generation none is: the model stands in the path, and each month has another."""
+
+
+def resolve(path: str) -> Endpoint | None:
+    """Find the endpoint a path means, with or without ``/v1/`` before it; None for one that does not call back.
+
+    Knows nothing of models, and takes endpoints it has never heard of where their form is Kling's.
+    """
+    trimmed = path.strip("/")
+    name = trimmed.removeprefix("v1/")
+    endpoint = CATALOGUE.get(name) or _legacy(name)
+    if endpoint is None and trimmed == name:
+        endpoint = _new_generation(name)
+    return endpoint if endpoint is not None and endpoint.asynchronous else None
+
+
+def _legacy(name: str) -> Endpoint | None:
+    """Take an endpoint that is not listed by its form; what lies beneath a listed one is a task, or a step of it."""
+    if not _LEGACY.fullmatch(name) or _HOUSEKEEPING.search(name) or name.rpartition("/")[0] in CATALOGUE:
+        return None
+    match name.partition("/")[0]:
+        case "images":
+            return Endpoint(path=name, pack="image", result="images")
+        case "videos":
+            return Endpoint(path=name, pack="video", result="videos")
+        case "audio":
+            return Endpoint(path=name, result="audios")
+        case _:
+            return Endpoint(path=name)
+
+
+def _new_generation(name: str) -> Endpoint | None:
+    """Read ``/text-to-video/kling-3.0-turbo`` and its like."""
+    match = _NEW.fullmatch(name) or _NEW_OTHERS.fullmatch(name)
+    if match is None:
+        return None
+    images = _FRAMES.get(name.partition("/")[0])
+    match match[1]:
+        case "image":
+            return Endpoint(path=name, generation=Generation.NEW, pack="image", result="images", images=images)
+        case "audio":
+            return Endpoint(path=name, generation=Generation.NEW, result="audios", images=images)
+        case _:
+            return Endpoint(path=name, generation=Generation.NEW, pack="video", result="videos", images=images)
+
+
+_FRAMES: Mapping[str, Images] = {
+    "image-to-video": Frames(parts=("first_frame", "last_frame")),
+    "image-to-image": Frames(parts=("refer_image",), may_repeat=True),
+    "omni-video": Frames(parts=("refer_image",), may_repeat=True),
+    "omni-image": Frames(parts=("refer_image",), may_repeat=True),
+}
+
+
+def weight(endpoint: Endpoint, body: Json) -> int:
+    """Tell how many of the account's slots a task takes: as many as it makes images, one for anything else."""
+    if endpoint.pack != "image":
+        return 1
+    settings = body.get("settings") if endpoint.generation is Generation.NEW else None
+    asked = (settings if isinstance(settings, dict) else body).get("n")
+    try:
+        number = int(asked) if isinstance(asked, int | float | str) else 1
+    except (ValueError, OverflowError):
+        return 1
+    return number if 1 <= number <= MAX_IMAGES else 1
+
+
+def fill_images(endpoint: Endpoint, body: Json, images: Sequence[str], dialect: Dialect) -> Json:
+    """Give the body with *images*, URLs or base64, put where this endpoint and dialect want them.
+
+    What the body holds already stays and comes first. Raises InvalidRequest when there is no place for them.
+    """
+    where = endpoint.images
+    if endpoint.path == "images/multi-image2image":
+        body = _scene_in(body, dialect)
+        if dialect is Dialect.GATEWAY:
+            where = Listed(name="subject_image_list")
+    if not images:
+        return body
+    match where:
+        case Fields(names=names):
+            return _into_fields(endpoint, body, images, names)
+        case Listed(name=name, key=key):
+            return body | {name: _list(body, name) + [image if key is None else {key: image} for image in images]}
+        case Frames():
+            return _into_contents(endpoint, body, images, where)
+        case Within():
+            return _into_object(endpoint, body, images, where)
+    reason = "takes no images" if endpoint.path in CATALOGUE else "is not known, nor where its images go"
+    raise InvalidRequest(f"{endpoint.path} {reason}.", remedy="Put what it needs into the body.")
+
+
+def _scene_in(body: Json, dialect: Dialect) -> Json:
+    """Spell the scene image's key as the dialect does: Kling has ``scene_image``, gateways copied a slip of the pen."""
+    right, wrong = ("scence_image", "scene_image") if dialect is Dialect.GATEWAY else ("scene_image", "scence_image")
+    if wrong not in body or right in body:
+        return body
+    return {right if key == wrong else key: value for key, value in body.items()}
+
+
+def _into_fields(endpoint: Endpoint, body: Json, images: Sequence[str], names: Sequence[str]) -> Json:
+    free = [name for name in names if not body.get(name)]
+    if len(images) > len(free):
+        raise _too_many(endpoint, f"{len(free)}, as {_listing(free)}" if free else f"none: {_listing(names)} is set")
+    return body | dict(zip(free, images, strict=False))
+
+
+def _into_contents(endpoint: Endpoint, body: Json, images: Sequence[str], where: Frames) -> Json:
+    contents = _list(body, "contents")
+    taken = [part.get("type") for part in contents if isinstance(part, dict)]
+    free = [part for part in where.parts if where.may_repeat or part not in taken]
+    if where.may_repeat:
+        free = [where.parts[-1]] * len(images)
+    if len(images) > len(free):
+        raise _too_many(endpoint, f"{len(free)} more in `contents`")
+    return body | {
+        "contents": contents + [{"type": part, "url": image} for part, image in zip(free, images, strict=False)]
+    }
+
+
+def _into_object(endpoint: Endpoint, body: Json, images: Sequence[str], where: Within) -> Json:
+    inner = body.get(where.name) or {}
+    if not isinstance(inner, dict):
+        raise InvalidRequest(f"`{where.name}` is not an object.", remedy=f"{endpoint.path} wants its images inside it.")
+    if len(images) == 1 and not inner.get(where.one) and not (where.several and inner.get(where.several)):
+        return body | {where.name: inner | {where.one: images[0]}}
+    if where.several is None or inner.get(where.one):
+        raise _too_many(endpoint, f"one, as `{where.name}.{where.one}`")
+    return body | {where.name: inner | {where.several: [*_list(inner, where.several), *images]}}
+
+
+def _list(body: Json, name: str) -> list[object]:
+    held = body.get(name) or []
+    if not isinstance(held, list):
+        raise InvalidRequest(f"`{name}` is not a list.", remedy="Write it as a list, or leave it out.")
+    return held
+
+
+def _too_many(endpoint: Endpoint, room: str) -> InvalidRequest:
+    return InvalidRequest(f"These are too many images: {endpoint.path} takes {room}.", remedy="Leave some out.")
+
+
+def _listing(names: Sequence[str]) -> str:
+    return " and ".join(f"`{name}`" for name in names)

@@ -1,0 +1,318 @@
+import contextlib
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.errors import InvalidRequest, Unreadable
+from receiver.kling import protocol
+from receiver.model import Generation, Json, TaskState
+
+BODIES = json.loads((Path(__file__).parent / "data" / "kling_bodies.json").read_text(encoding="utf-8"))
+OURS = "https://hooks.example.com/callbacks/tok"
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=20,
+)
+names = st.sampled_from(
+    [
+        "task_id",
+        "task_status",
+        "task_status_msg",
+        "task_info",
+        "task_result",
+        "external_task_id",
+        "id",
+        "status",
+        "message",
+        "outputs",
+        "data",
+        "code",
+        "external_id",
+        "request_id",
+        "error",
+        "url",
+        "type",
+        "images",
+        "callback_url",
+        "options",
+    ]
+)
+words = st.sampled_from(["succeed", "succeeded", "FAILED", "processing", "image", "", "https://a.example/x"])
+like_kling = st.recursive(
+    words | st.none() | st.integers() | st.booleans(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(names, inner, max_size=6),
+    max_leaves=25,
+)
+objects = st.dictionaries(st.text(), anything) | st.dictionaries(names, like_kling | anything)
+
+
+def dumped(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+@pytest.mark.parametrize("case", BODIES, ids=[case["rule"] for case in BODIES])
+def test_a_body_is_read_as_the_table_says(case: dict[str, Any]) -> None:
+    body = case["text"].encode() if "text" in case else json.dumps(case["body"], ensure_ascii=False).encode()
+
+    reading = protocol.read(body, task_id=case.get("asked_for"))
+
+    made = {name: getattr(reading, name) for name in case if name not in ("rule", "body", "text", "asked_for")}
+    if "result" in made:
+        made["result"] = {kind: list(entries) for kind, entries in made["result"].items()}
+    assert made == {name: case[name] for name in made}
+
+
+@pytest.mark.parametrize(
+    ("words_for_it", "state"),
+    [
+        ("submitted pending queued waiting", TaskState.SUBMITTED),
+        ("processing in_progress running generating", TaskState.PROCESSING),
+        ("succeed succeeded success completed", TaskState.SUCCEED),
+        ("failed fail failure error timeout cancelled canceled", TaskState.FAILED),
+    ],
+)
+@pytest.mark.parametrize("spelt", [str.lower, str.upper, str.title])
+@pytest.mark.parametrize("key", ["task_status", "status"])
+def test_every_word_for_a_state_is_known_in_any_case(
+    words_for_it: str, state: TaskState, spelt: Callable[[str], str], key: str
+) -> None:
+    for word in words_for_it.split():
+        assert protocol.read(dumped({"task_id": "1", key: spelt(word)})).state is state
+
+
+@given(objects)
+def test_any_json_object_can_be_read_and_laid_bare(document: Json) -> None:
+    body = dumped(document)
+
+    reading = protocol.read(body)
+    inner = protocol.bare(body)
+
+    assert reading.word.isprintable() or reading.word.encode()
+    assert protocol.read(inner).kling_id == reading.kling_id
+
+
+@given(objects)
+def test_what_is_read_can_be_kept_by_any_database(document: Json) -> None:
+    reading = protocol.read(dumped(document))
+
+    for text in (reading.word, reading.message, reading.kling_id or "", reading.external_task_id or ""):
+        assert "\0" not in text
+        assert text.encode().decode() == text
+
+
+@given(st.binary())
+def test_any_bytes_at_all_are_read_or_unreadable(body: bytes) -> None:
+    with contextlib.suppress(Unreadable):
+        protocol.read(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"1",
+        b"{",
+        b'{"a": 1} x',
+        b'{"a": NaN}',
+        b'{"a": Infinity}',
+        b'{"a": -Infinity}',
+        b'{"a": 1e999}',
+        b"{'a': 1}",
+        b'{"a": 1,}',
+        b'{"a": "\n"}',
+        b'\xef\xbb\xbf{"a": 1}',
+        '{"a": 1}'.encode("utf-16"),
+        '{"a": 1}'.encode("utf-32-le"),
+        b'{"a": "\xff"}',
+        b'{"a": "\xed\xa0\x80"}',
+        b'{"a": "\xc0\x80"}',
+        b'{"a": ' + b"9" * 5000 + b"}",
+        b'{"a":' * 100_000,
+        b'{"a":' + b"[" * 100_000,
+        b'{"a":' * 300 + b"1" + b"}" * 300,
+        b'{"a":' + b"[" * 300 + b"]" * 300 + b"}",
+    ],
+    ids=lambda body: repr(body[:24]),
+)
+def test_what_is_no_proper_json_object_is_unreadable(body: bytes) -> None:
+    with pytest.raises(Unreadable):
+        protocol.parse_object(body)
+    with pytest.raises(Unreadable):
+        protocol.read(body)
+
+
+def test_the_complaint_about_a_body_repeats_nothing_of_it() -> None:
+    with pytest.raises(Unreadable) as caught:
+        protocol.parse_object(b'{"key": "hush-hush", oops}')
+
+    assert "hush" not in str(caught.value)
+    assert "line 1 column 22" in caught.value.message
+
+
+def test_many_brackets_are_fine_as_long_as_they_are_not_deep() -> None:
+    body = dumped({"a": [{"b": []} for _ in range(1000)]})
+
+    assert len(protocol.parse_object(body)["a"]) == 1000
+
+
+def test_a_body_that_is_bare_already_comes_back_byte_for_byte() -> None:
+    body = b'{ "task_id" : "1" ,\n "task_status":"succeed", "x": 1.50, "y": "\\u00e9" }\n'
+
+    assert protocol.bare(body) is body
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"code":1303,"message":"full"}', b'{"code":0,"data":null}', b'{"code":0,"data":[]}']
+)
+def test_an_answer_with_no_task_in_it_comes_back_as_it_is(body: bytes) -> None:
+    assert protocol.bare(body) is body
+
+
+def test_the_task_in_an_answer_is_laid_bare_without_being_written_anew() -> None:
+    inner = (
+        '{"task_id": "1", "task_status":"succeed", "x": 1.50e3, "big": 123456789012345678901234567890, "y":"\\ud800é"}'
+    )
+    body = f'{{"code":0, "data": {{"task_id": "0"}}, "message": "}}]", "data" : {inner} , "z": [1]}}'.encode()
+
+    assert protocol.bare(body) == inner.encode()
+
+
+def test_the_task_in_a_list_is_laid_bare() -> None:
+    body = b'{"data": [ {"id": "1", "status": "failed"} , {"id": "2", "status": "succeeded"} ]}'
+
+    assert protocol.bare(body, task_id="2") == b'{"id": "2", "status": "succeeded"}'
+    assert protocol.bare(body) is body
+
+
+SEEDS = (
+    b'{"model_name": "kling-v2", "prompt": "\xe4\xbd\xa0\xe5\xa5\xbd \\ud83d\\ude42", "subject_image_list": '
+    b'["http://dummyimage.com/400x400"], "scence_image": "", "n": 4, "aspect_ratio": " 2:3", '
+    b'"seed": 123456789012345678901234567890, "cfg": 0.10, "callback_url": "http://gxdf.an/mgjptue"}'
+)
+
+
+def test_our_callback_url_takes_the_place_of_the_clients_and_all_else_stays_as_written() -> None:
+    composed = protocol.compose(SEEDS, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
+
+    assert composed.reply_to == "http://gxdf.an/mgjptue"
+    assert composed.external_task_id == "tsk_1"
+    kept = SEEDS[1 : SEEDS.index(b', "callback_url"')].replace(b', "', b',"')
+    ours = f',"callback_url":"{OURS}","external_task_id":"tsk_1"}}'.encode()
+    assert composed.content == b"{" + kept + ours
+
+
+def test_a_clients_own_id_is_kept() -> None:
+    composed = protocol.compose(
+        b'{"external_task_id": "mine"}', generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1"
+    )
+
+    assert composed.external_task_id == "mine"
+    assert json.loads(composed.content) == {"callback_url": OURS, "external_task_id": "mine"}
+
+
+@pytest.mark.parametrize("empty", ['""', "null"])
+def test_an_empty_callback_url_or_id_is_none(empty: str) -> None:
+    body = f'{{"callback_url": {empty}, "external_task_id": {empty}}}'.encode()
+
+    composed = protocol.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
+
+    assert composed.reply_to is None
+    assert json.loads(composed.content) == {"callback_url": OURS, "external_task_id": "tsk_1"}
+
+
+def test_without_a_public_url_no_callback_is_asked_for_and_the_clients_is_still_taken_out() -> None:
+    composed = protocol.compose(SEEDS, generation=Generation.LEGACY, callback_url=None, external_task_id=None)
+
+    assert composed.reply_to == "http://gxdf.an/mgjptue"
+    assert composed.external_task_id == ""
+    assert not {"callback_url", "external_task_id"} & json.loads(composed.content).keys()
+
+
+def test_the_new_generation_has_both_under_options_beside_what_else_is_there() -> None:
+    body = b'{"options": {"watermark": {"enabled": true}, "callback_url": "https://me.example/cb"}, "callback_url": 1}'
+
+    composed = protocol.compose(body, generation=Generation.NEW, callback_url=OURS, external_task_id="tsk_1")
+
+    assert composed.reply_to == "https://me.example/cb"
+    assert json.loads(composed.content) == {
+        "callback_url": 1,
+        "options": {"watermark": {"enabled": True}, "callback_url": OURS, "external_task_id": "tsk_1"},
+    }
+
+
+@pytest.mark.parametrize("body", [b"{}", b'{"options": null}', b'{ "options" : { } }'])
+def test_the_new_generation_gets_options_where_it_has_none(body: bytes) -> None:
+    composed = protocol.compose(body, generation=Generation.NEW, callback_url=OURS, external_task_id="tsk_1")
+
+    assert json.loads(composed.content) == {"options": {"callback_url": OURS, "external_task_id": "tsk_1"}}
+
+
+def test_a_callback_url_that_stands_twice_is_taken_out_twice() -> None:
+    body = b'{"callback_url": "https://a.example/", "call\\u0062ack_url": "https://b.example/", "n": 1}'
+
+    composed = protocol.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="t")
+
+    assert composed.reply_to == "https://b.example/"
+    assert composed.content.count(b"callback_url") == 1
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        1,
+        True,
+        {},
+        ["https://a.example"],
+        "ftp://a.example",
+        "a.example/cb",
+        "https://",
+        "http:///x",
+        "https://a b/c",
+        "https://a.example:99999/",
+        "https://[::1",
+        "https://a.example/\n",
+        " ",
+        "javascript:alert(1)",
+        "https://\ud800",
+    ],
+)
+def test_a_callback_url_that_leads_nowhere_is_refused(value: object) -> None:
+    with pytest.raises(InvalidRequest, match="callback_url"):
+        protocol.compose(
+            dumped({"callback_url": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
+        )
+
+
+@pytest.mark.parametrize("value", [1, True, {}, ["a"], "a\0b", "\ud800", "x" * 513])
+def test_an_external_task_id_that_is_no_string_to_keep_is_refused(value: object) -> None:
+    with pytest.raises(InvalidRequest, match="external_task_id"):
+        protocol.compose(
+            dumped({"external_task_id": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
+        )
+
+
+def test_options_that_are_no_object_are_refused() -> None:
+    with pytest.raises(InvalidRequest, match="options"):
+        protocol.compose(b'{"options": []}', generation=Generation.NEW, callback_url=OURS, external_task_id="t")
+
+
+@given(st.dictionaries(st.text(), anything), st.sampled_from(Generation))
+def test_all_other_members_go_through_whatever_they_are(document: Json, generation: Generation) -> None:
+    for ours in ("callback_url", "external_task_id", "options"):
+        document.pop(ours, None)
+
+    composed = protocol.compose(dumped(document), generation=generation, callback_url=OURS, external_task_id="tsk_1")
+
+    put_in = {"callback_url": OURS, "external_task_id": "tsk_1"}
+    expected = document | (put_in if generation is Generation.LEGACY else {"options": put_in})
+    assert json.loads(composed.content) == expected
