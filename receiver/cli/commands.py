@@ -1,0 +1,49 @@
+"""The tree of commands. Only names and paths: a command's file is loaded when the command is called."""
+
+from importlib.metadata import PackageNotFoundError, version
+
+from cyclopts import App, Group, Parameter
+
+SERVICE = Group("Service", sort_key=1)
+WORK = Group("Tasks", sort_key=2)
+LOOK = Group("What happened", sort_key=3)
+UPKEEP = Group("Upkeep", sort_key=4)
+
+
+def show_version() -> str:
+    """Tell which version this is."""
+    try:
+        return f"kling-receiver {version('kling-receiver')}"
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "kling-receiver (not installed)"
+
+
+app = App(
+    name="kling-receiver",
+    help="Receives Kling AI's callbacks and leads each result to where it is wanted. First: `kling-receiver demo`.",
+    version=show_version,
+    default_parameter=Parameter(negative=(), show_default=False),
+    result_action="return_value",
+    print_error=False,
+    exit_on_error=False,
+)
+app["--help"].group = UPKEEP
+app["--version"].group = UPKEEP
+
+_COMMANDS = (
+    ("receiver.cli.serve:serve", "serve", SERVICE, "Run the service until it is told to stop."),
+    ("receiver.cli.demo:demo", "demo", SERVICE, "Show a whole round trip on this machine, with no account."),
+    ("receiver.cli.simulate:simulate", "simulate", SERVICE, "Be Kling's API on this machine, with faults on demand."),
+    ("receiver.cli.submit:submit", "submit", WORK, "Submit a task to Kling."),
+    ("receiver.cli.callback_url:callback_url", "callback-url", WORK, "Make a callback URL for a job sent elsewhere."),
+    ("receiver.cli.tasks:tasks", "tasks", WORK, "List, show, wait for and watch tasks."),
+    ("receiver.cli.events:events", "events", LOOK, "List and show events."),
+    ("receiver.cli.deliveries:deliveries", "deliveries", LOOK, "List and show deliveries and their attempts."),
+    ("receiver.cli.routes:routes", "routes", LOOK, "List and test routes."),
+    ("receiver.cli.config:config", "config", UPKEEP, "Check and show the configuration."),
+    ("receiver.cli.db:db", "db", UPKEEP, "Look after the store."),
+    ("receiver.cli.completion:completion", "completion", UPKEEP, "Print a shell's completion script."),
+)
+
+for _path, _name, _group, _help in _COMMANDS:
+    app.command(_path, name=_name, group=_group, help=_help)

@@ -1,0 +1,82 @@
+"""`kling-receiver deliveries`: what went where, and what came back."""
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from receiver.cli import OK, render
+from receiver.cli.connection import connect
+from receiver.cli.options import PAGING, READING, Paging, Reading
+from receiver.model import Json
+
+deliveries = App(name="deliveries", help="List and show deliveries and their attempts.")
+
+COLUMNS = (
+    render.key("id"),
+    render.state("status"),
+    render.key("route"),
+    render.key("event_type", "event"),
+    render.key("task_id", "task"),
+    render.key("attempts"),
+    render.moment("created_at", "created"),
+    render.moment("due_at", "due"),
+    render.moment("finished_at", "finished"),
+)
+
+_ATTEMPTS = (
+    render.key("number", "#"),
+    render.moment("started_at", "started"),
+    render.Column(title="took", of=lambda attempt: f"{attempt.get('duration_ms')} ms"),
+    render.state("outcome"),
+    render.key("code"),
+    render.key("reason"),
+    render.key("excerpt", "answer or output"),
+)
+
+
+@deliveries.command(name="list")
+def list_(
+    *,
+    status: Annotated[
+        list[str] | None, Parameter(help="pending, delivered, dead or cancelled; many times for several.")
+    ] = None,
+    route: Annotated[str | None, Parameter(help="Only deliveries to this route.")] = None,
+    task: Annotated[str | None, Parameter(help="Only deliveries of this task.")] = None,
+    event: Annotated[str | None, Parameter(help="Only deliveries of this event.")] = None,
+    paging: Paging = PAGING,
+    reading: Reading = READING,
+) -> int:
+    """List deliveries, newest first."""
+    query: dict[str, str | list[str]] = dict(paging.query())
+    query |= {name: value for name, value in (("route", route), ("task", task), ("event", event)) if value}
+    query |= {"status": status} if status else {}
+    with connect(reading.config) as connection:
+        answer = connection.get("/api/deliveries", query)
+    render.page(COLUMNS, answer, as_json_too=reading.json, empty="No deliveries.")
+    return OK
+
+
+@deliveries.command
+def show(delivery: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
+    """Show one delivery, with each attempt and its answer or output."""
+    with connect(reading.config) as connection:
+        found = connection.get(f"/api/deliveries/{delivery}")
+    if reading.json:
+        render.as_json(found)
+        return OK
+    render.fields(_facts(found))
+    attempts = found.get("attempts_made") or []
+    if attempts and render.is_terminal():
+        render.console().print()
+        render.table(_ATTEMPTS, attempts, empty="")
+    else:
+        for attempt in attempts:
+            render.line("attempt", *(column.of(attempt) for column in _ATTEMPTS))
+    return OK
+
+
+def _facts(delivery: Json) -> list[tuple[str, object]]:
+    names = ("id", "status", "route", "event_type", "event_id", "task_id", "replay_of")
+    moments = ("created_at", "due_at", "finished_at")
+    facts: list[tuple[str, object]] = [(name.replace("_", " "), delivery.get(name)) for name in (*names, *moments)]
+    return facts + ([("in flight", "yes")] if delivery.get("in_flight") else [])

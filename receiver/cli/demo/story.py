@@ -1,0 +1,188 @@
+"""What happens in the demo, in order. Everything told was seen: by the simulator, the sink, or the service's API."""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from queue import Empty, Queue
+from threading import Event, Thread
+from time import perf_counter, sleep
+from typing import IO, TypeAlias
+
+from receiver.cli.connection import Connection, reach
+from receiver.cli.demo.plot import Plot
+from receiver.cli.demo.sink import CLIENT_PATH, Arrival, Sink
+from receiver.cli.demo.stage import DemoFailed, Stage, environment
+from receiver.cli.demo.telling import Teller
+from receiver.clock import SystemClock
+from receiver.errors import ReceiverError, ServiceUnreachable
+from receiver.model import Json
+from receiver.settings import load
+
+ENDPOINT = "images/multi-image2image"
+
+_SIMULATOR = ("--json", "--push-submitted", "--submitted-for", "400ms", "--processing-for", "800ms")
+_PATIENCE_SECONDS = 30.0
+_GLANCE_SECONDS = 0.03
+
+_JOB: Json = {
+    "model_name": "kling-v2-1",
+    "prompt": "the two of them in a paper boat, watercolour",
+    "subject_image_list": [
+        {"subject_image": "https://example.com/cat.png"},
+        {"subject_image": "https://example.com/dog.png"},
+    ],
+    "n": 1,
+    "aspect_ratio": "16:9",
+}
+
+_News: TypeAlias = "Queue[Callable[[Plot], None]]"
+
+
+@contextmanager
+def play(stage: Stage, teller: Teller) -> Iterator[Connection]:
+    """Play the whole story; while the caller stays inside, everything is still running."""
+    deadline = perf_counter() + _PATIENCE_SECONDS
+    news: _News = Queue()
+    teller.open("One job's round trip on this machine: a simulated Kling, the receiver, a webhook, a script.")
+    with ExitStack() as running:
+        sink = running.enter_context(_sink(stage, news))
+        kling = stage.start_telling("simulator", "simulate", *_SIMULATOR, "--listen", f"127.0.0.1:{stage.ports.kling}")
+        stage.start("receiver", "serve", "--config", str(stage.config))
+        started = _hear_simulator(kling, news)
+        connection = running.enter_context(_reach_receiver(stage, deadline))
+        _wait_for(started, stage, deadline, "the simulator to start")
+        _wait_for(_hear_receiver(connection, news), stage, deadline, "the receiver's stream of events")
+        _tell_ready(stage, teller)
+        simulator = running.enter_context(Connection(f"http://127.0.0.1:{stage.ports.kling}", "any"))
+        plot = Plot(connection=connection, kling=simulator, teller=teller)
+        _submit(plot, callback_url=sink.url + CLIENT_PATH)
+        _follow(plot, news, stage, deadline)
+        teller.close("Done. Webhook and script both have the succeed.", kling_id=plot.kling_id, event=plot.event_id)
+        yield connection
+
+
+def keep_running(stage: Stage, teller: Teller, admin_url: str) -> None:
+    """Say what is running where and what to try, and leave it alone until Ctrl-C."""
+    here = f"--config {stage.config}"
+    teller.hints(
+        [
+            ("console", f"{admin_url}/console"),
+            ("api", f"{admin_url}/api/tasks"),
+            ("gateway", f"{admin_url}/kling"),
+            ("admin token", str(stage.folder / "admin-token")),
+            ("simulator", f"http://127.0.0.1:{stage.ports.kling}"),
+            ("script's output", str(stage.output)),
+            ("log", str(stage.log("receiver"))),
+            ("try", f"kling-receiver tasks list {here}"),
+            ("or", f"kling-receiver deliveries list {here}"),
+            ("or", f"kling-receiver submit {ENDPOINT} --image https://example.com/a.png --wait {here}"),
+            ("stop", "Ctrl-C, which also removes the folder"),
+        ]
+    )
+    while True:
+        stage.check()
+        sleep(0.5)
+
+
+@contextmanager
+def _sink(stage: Stage, news: _News) -> Iterator[Sink]:
+    def tell(arrival: Arrival) -> None:
+        news.put(partial(Plot.sink_got, arrival=arrival))
+
+    with Sink(port=stage.ports.sink, secret=stage.secret, clock=SystemClock(), tell=tell) as sink:
+        yield sink
+
+
+def _hear_simulator(lines: IO[bytes], news: _News) -> Callable[[], bool]:
+    """Read what the simulator tells, on a thread; give what says whether it has started."""
+    started = Event()
+
+    def listen() -> None:
+        for line in lines:
+            what: Json = json.loads(line)
+            started.set()
+            news.put(partial(Plot.simulator_did, what=what))
+
+    Thread(target=listen, name="simulator's lines", daemon=True).start()
+    return started.is_set
+
+
+def _hear_receiver(connection: Connection, news: _News) -> Callable[[], bool]:
+    """Read the service's stream of events, on a thread; give what says whether it has begun."""
+    begun = Event()
+
+    def listen() -> None:
+        try:
+            with connection.another() as own, own.stream() as events:
+                begun.set()
+                for _, event in events:
+                    news.put(partial(Plot.receiver_told, event=event))
+        except ReceiverError:
+            return  # the service stops before we do
+
+    Thread(target=listen, name="stream of events", daemon=True).start()
+    return begun.is_set
+
+
+@contextmanager
+def _reach_receiver(stage: Stage, deadline: float) -> Iterator[Connection]:
+    """Reach the receiver as soon as it is ready."""
+    loaded = load(stage.config, environment())
+    token = loaded.settings.data_dir / "admin-token"
+    _wait_for(token.exists, stage, deadline, "the receiver to make its admin token")
+    with reach(loaded) as connection:
+
+        def ready() -> bool:
+            try:
+                connection.get("/api/routes")
+            except ServiceUnreachable:
+                return False
+            return True
+
+        _wait_for(ready, stage, deadline, "the receiver to be ready")
+        yield connection
+
+
+def _tell_ready(stage: Stage, teller: Teller) -> None:
+    ports = stage.ports
+    teller.step(
+        "ready",
+        "Ready",
+        f"Kling (simulated) on port {ports.kling}, the receiver on {ports.public} (public) and {ports.admin} (admin)",
+        ports={"kling": ports.kling, "public": ports.public, "admin": ports.admin, "sink": ports.sink},
+    )
+
+
+def _submit(plot: Plot, *, callback_url: str) -> None:
+    """Submit as a client does that changed nothing but its base URL and its key."""
+    answer = plot.connection.post(f"/kling/v1/{ENDPOINT}", _JOB | {"callback_url": callback_url})
+    plot.kling_id = str(answer["data"]["task_id"])
+    plot.teller.step(
+        "submitted",
+        "Job submitted",
+        f"POST /kling/v1/{ENDPOINT}, Kling's id {plot.kling_id}",
+        endpoint=ENDPOINT,
+        kling_id=plot.kling_id,
+    )
+
+
+def _follow(plot: Plot, news: _News, stage: Stage, deadline: float) -> None:
+    while plot.missing:
+        stage.check()
+        if perf_counter() > deadline:
+            waits = ", ".join(plot.missing)
+            raise DemoFailed(f"After {_PATIENCE_SECONDS:.0f} s still missing: {waits}.{stage.last_words('receiver')}")
+        try:
+            news.get(timeout=_GLANCE_SECONDS)(plot)
+        except Empty:
+            if plot.event_id:
+                plot.look_at_deliveries()
+
+
+def _wait_for(fact: Callable[[], bool], stage: Stage, deadline: float, what: str) -> None:
+    while not fact():
+        stage.check()
+        if perf_counter() > deadline:
+            raise DemoFailed(f"Waited {_PATIENCE_SECONDS:.0f} s for {what}.{stage.last_words('receiver')}")
+        sleep(_GLANCE_SECONDS)

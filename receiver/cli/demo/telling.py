@@ -1,0 +1,79 @@
+"""How the demo tells its story: numbered lines with times for a person, JSON lines for a program."""
+
+from time import perf_counter
+
+from receiver.cli import render
+
+
+class Teller:
+    """Prints each step as it happens."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+        self._rich = render.is_terminal() and not as_json
+        self._started = perf_counter()
+        self._steps = 0
+
+    @property
+    def seconds(self) -> float:
+        """How long the story has been going on."""
+        return perf_counter() - self._started
+
+    def step(self, what: str, title: str, detail: str, **facts: object) -> None:
+        """Tell the next step: *what* names it for programs, *title* and *detail* say it."""
+        self._steps += 1
+        if self._as_json:
+            self._line(what, step=self._steps, title=title, detail=detail, **facts)
+        elif self._rich:
+            from rich.text import Text
+
+            head = Text.assemble(
+                (f"{self._steps:>3} ", "bold cyan"),
+                (f"{self.seconds:5.2f} s  ", "dim"),
+                (f"{title:<19} ", "bold"),
+            )
+            render.console().print(head + Text(render.clean(detail)), soft_wrap=True)
+        else:
+            render.line(self._steps, f"{self.seconds:.2f} s", title, detail)
+
+    def open(self, sentence: str) -> None:
+        """Say what this is going to be."""
+        self._say(sentence, style="bold", blank_after=True)
+
+    def close(self, sentence: str, *, style: str = "bold green", **facts: object) -> None:
+        """Say how it ended."""
+        if self._as_json:
+            self._line("done", ok=True, detail=sentence, **facts)
+        else:
+            self._say(sentence, style=style, blank_before=True)
+
+    def fail(self, sentence: str) -> None:
+        """Say why it did not end well; programs read it here, people on stderr."""
+        if self._as_json:
+            self._line("done", ok=False, detail=sentence)
+
+    def hints(self, rows: list[tuple[str, str]], **facts: object) -> None:
+        """List what a person may look at or try now."""
+        if self._as_json:
+            self._line("kept", **{name.replace(" ", "_"): value for name, value in rows}, **facts)
+            return
+        self._say("", style="")
+        render.fields(rows)
+
+    def _say(self, sentence: str, *, style: str, blank_before: bool = False, blank_after: bool = False) -> None:
+        if self._as_json:
+            return
+        if not self._rich:
+            render.line(sentence)
+            return
+        from rich.text import Text
+
+        console = render.console()
+        if blank_before:
+            console.print()
+        console.print(Text(sentence, style=style))
+        if blank_after:
+            console.print()
+
+    def _line(self, what: str, **facts: object) -> None:
+        render.as_json_line({"what": what, "seconds": round(self.seconds, 3), **facts})

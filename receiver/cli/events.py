@@ -1,0 +1,69 @@
+"""`kling-receiver events`: what was accepted as having happened."""
+
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from receiver.cli import OK, render
+from receiver.cli.connection import connect
+from receiver.cli.options import PAGING, READING, Paging, Reading
+from receiver.model import Json
+
+events = App(name="events", help="List and show events.")
+
+
+def _data(event: Json) -> Json:
+    data: Json = event.get("data") or {}
+    return data
+
+
+def _task(event: Json) -> Json:
+    task: Json = _data(event).get("task") or {}
+    return task
+
+
+COLUMNS = (
+    render.Column(title="id", of=lambda event: _data(event).get("event_id")),
+    render.key("type"),
+    render.moment("timestamp", "at"),
+    render.Column(title="task", of=lambda event: _task(event).get("id")),
+    render.Column(title="endpoint", of=lambda event: _task(event).get("endpoint")),
+    render.Column(title="source", of=lambda event: _data(event).get("source")),
+    render.Column(title="verified", of=lambda event: _data(event).get("verified")),
+    render.Column(title="message", of=lambda event: _data(event).get("message")),
+)
+
+
+@events.command(name="list")
+def list_(
+    *,
+    type_: Annotated[
+        list[str] | None, Parameter(name="--type", help="Only events of this type, such as task.succeed.")
+    ] = None,
+    task: Annotated[str | None, Parameter(help="Only events of this task.")] = None,
+    after: Annotated[str | None, Parameter(help="Only events newer than this one, oldest first.")] = None,
+    paging: Paging = PAGING,
+    reading: Reading = READING,
+) -> int:
+    """List events, newest first."""
+    query: dict[str, str | list[str]] = dict(paging.query())
+    query |= {name: value for name, value in (("task", task), ("after", after)) if value}
+    query |= {"type": type_} if type_ else {}
+    with connect(reading.config) as connection:
+        answer = connection.get("/api/events", query)
+    render.page(COLUMNS, answer, as_json_too=reading.json, empty="No events.")
+    return OK
+
+
+@events.command
+def show(event: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
+    """Show one event as destinations receive it."""
+    with connect(reading.config) as connection:
+        found = connection.get(f"/api/events/{event}")
+    if reading.json or not render.is_terminal():
+        render.as_json(found)
+        return OK
+    from rich.json import JSON
+
+    render.console().print(JSON.from_data(found))
+    return OK

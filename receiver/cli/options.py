@@ -1,0 +1,82 @@
+"""Options that many commands share, and how their values are read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Group, Parameter
+
+from receiver.errors import ReceiverError
+from receiver.settings.words import read_duration
+
+MOST = 500  # the longest page the API gives
+
+_EVERYWHERE = Group("Everywhere", sort_key=9)
+
+
+class UsageError(ReceiverError):
+    """An argument that cannot be understood."""
+
+    code = "usage"
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Common:
+    """What every command takes."""
+
+    config: Annotated[
+        Path | None,
+        Parameter(
+            group=_EVERYWHERE, help="The configuration file, instead of the first one found in the usual places."
+        ),
+    ] = None
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading(Common):
+    """What every command takes that has something to tell."""
+
+    json: Annotated[bool, Parameter(group=_EVERYWHERE, help="Print JSON instead of a table.")] = False
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paging:
+    """Which part of a list is wanted."""
+
+    limit: Annotated[int, Parameter(help="How many at most, 1 to 500 (default 50).")] = 50
+    cursor: Annotated[str | None, Parameter(help="Go on where an earlier list ended.")] = None
+
+    def query(self) -> dict[str, str]:
+        """Give the options as the API's query."""
+        if not 1 <= self.limit <= MOST:
+            raise UsageError(f"--limit {self.limit} is out of range.", remedy=f"Give a number from 1 to {MOST}.")
+        return {"limit": str(self.limit)} | ({"cursor": self.cursor} if self.cursor else {})
+
+
+COMMON = Common()
+READING = Reading()
+PAGING = Paging()
+
+
+def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+    """Read ``key=value`` arguments; the last one of a key counts."""
+    read = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"{option} {text!r} is not of the form key=value.", remedy=f"Write {option} key=value.")
+        read[key] = value
+    return read
+
+
+def duration(option: str, text: str) -> timedelta:
+    """Read a duration such as ``250ms``, ``5s``, ``10m``, ``24h`` or ``30d``."""
+    try:
+        return read_duration(text.strip())
+    except ValueError as exc:
+        raise UsageError(f"{option}: {exc}.") from exc

@@ -1,0 +1,143 @@
+"""`kling-receiver submit`: a job for Kling from the command line."""
+
+import json
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from receiver.cli import OK, render
+from receiver.cli.connection import reach
+from receiver.cli.options import READING, Reading, UsageError, duration, pairs
+from receiver.errors import InvalidRequest, Unreadable
+from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
+from receiver.kling.images import base64_image
+from receiver.kling.protocol import parse_object
+from receiver.model import Json
+from receiver.settings import Dialect, load
+
+_URLS = ("http://", "https://")
+
+
+def submit(
+    endpoint: Annotated[str, Parameter(help="Kling's, such as images/multi-image2image.")],
+    /,
+    *,
+    set_: Annotated[
+        list[str] | None,
+        Parameter(name="--set", help="A member of the body, key=value: JSON if it parses, else text; a.b=1 nests."),
+    ] = None,
+    image: Annotated[list[str] | None, Parameter(help="An image: a file, or a URL; many times for several.")] = None,
+    body: Annotated[
+        str | None,
+        Parameter(allow_leading_hyphen=True, help="JSON, @FILE, or - for stdin; --set and --image add to it."),
+    ] = None,
+    label: Annotated[str | None, Parameter(help="A name for the task, for yourself.")] = None,
+    tag: Annotated[list[str] | None, Parameter(help="A tag, key=value, that routes can look at; many times.")] = None,
+    idempotency_key: Annotated[
+        str | None, Parameter(help="The same key again gives the first task instead of a second one.")
+    ] = None,
+    wait: Annotated[bool, Parameter(help="Wait until the task is over, and print where its results are.")] = False,
+    timeout: Annotated[str | None, Parameter(help="With --wait: stop waiting after so long, such as 10m.")] = None,
+    reading: Reading = READING,
+) -> int:
+    """Submit a task to Kling, through the running service."""
+    from receiver.cli.waiting import wait as wait_for
+
+    limit = duration("--timeout", timeout) if timeout else None
+    if limit and not wait:
+        raise UsageError("--timeout is for waiting.", remedy="Add --wait.")
+    loaded = load(reading.config)
+    known = find_endpoint(endpoint)
+    content = _fill(known, _set(read_body(body), set_ or []), image or [], loaded.settings.kling.dialect)
+    request = {
+        "endpoint": known.path,
+        "body": content,
+        "label": label,
+        "tags": pairs("--tag", tag or []),
+        "idempotency_key": idempotency_key,
+    }
+    with reach(loaded) as connection:
+        task = connection.post("/api/tasks", {name: value for name, value in request.items() if value is not None})
+        if wait:
+            return wait_for(connection, task["id"], timeout=limit, as_json=reading.json)
+    _tell(task, as_json=reading.json)
+    return OK
+
+
+def find_endpoint(path: str) -> Endpoint:
+    """Find an endpoint by its path, known to us or new."""
+    endpoint = resolve(path)
+    if endpoint is None:
+        close = get_close_matches(path.strip("/").removeprefix("v1/"), CATALOGUE, n=1, cutoff=0.5)
+        raise UsageError(
+            f"{path!r} is not an endpoint of Kling's that calls back.",
+            remedy=f"Did you mean {close[0]}?" if close else "One that does is images/multi-image2image.",
+        )
+    return endpoint
+
+
+def read_body(argument: str | None) -> Json:
+    """Read the body from the argument itself, a file (``@FILE``) or stdin (``-``)."""
+    if argument is None:
+        return {}
+    try:
+        if argument in ("-", "@-"):
+            content = sys.stdin.buffer.read()
+        elif argument.startswith("@"):
+            content = Path(argument[1:]).read_bytes()
+        else:
+            content = argument.encode()
+        return parse_object(content)
+    except OSError as exc:
+        raise UsageError(f"--body {argument} cannot be read ({exc.strerror}).", remedy="Check its name.") from exc
+    except Unreadable as exc:
+        hint = "Write {...}, @FILE or -."
+        raise UsageError(f"--body is no JSON object: {exc.message}", remedy=hint) from exc
+
+
+def _set(body: Json, settings: list[str]) -> Json:
+    """Set members of the body, one after the other."""
+    for text in settings:
+        path, equals, value = text.partition("=")
+        *parents, last = path.split(".")
+        if not equals or not all((*parents, last)):
+            raise UsageError(f"--set {text!r} is not of the form key=value.", remedy="Write --set prompt='a cat'.")
+        place: Any = body
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise UsageError(f"--set {path} leads through {parent}, which is no object.", remedy="Set that first.")
+        place[last] = _value(value)
+    return body
+
+
+def _value(text: str) -> object:
+    try:
+        value: object = json.loads(text, parse_constant=_not_json)
+    except ValueError:
+        return text
+    return value
+
+
+def _not_json(word: str) -> None:
+    raise ValueError(word)  # NaN and Infinity are text, not numbers
+
+
+def _fill(endpoint: Endpoint, body: Json, images: list[str], dialect: Dialect) -> Json:
+    """Put images, files as base64, where the endpoint wants them."""
+    try:
+        return fill_images(endpoint, body, [i if i.startswith(_URLS) else base64_image(i) for i in images], dialect)
+    except InvalidRequest as exc:
+        raise UsageError(f"--image: {exc.message}", remedy=exc.remedy) from exc
+
+
+def _tell(task: Json, *, as_json: bool) -> None:
+    if as_json:
+        render.as_json(task)
+        return
+    render.line(task["id"])
+    if render.is_terminal():
+        render.note(f"Now {task['state']}. See the end of it with: kling-receiver tasks wait {task['id']}")

@@ -1,0 +1,118 @@
+"""`kling-receiver tasks`: what was submitted, and how it stands."""
+
+from contextlib import closing
+from typing import Annotated, TypeAlias
+
+from cyclopts import App, Parameter
+
+from receiver.cli import OK, render
+from receiver.cli.connection import connect
+from receiver.cli.options import PAGING, READING, Paging, Reading, duration, pairs
+from receiver.cli.waiting import places
+from receiver.model import Json
+
+TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the external one.")]
+
+tasks = App(name="tasks", help="List, show, wait for and watch tasks.")
+
+COLUMNS = (
+    render.key("id"),
+    render.state("state"),
+    render.key("endpoint"),
+    render.key("label"),
+    render.Column(title="tags", of=lambda task: ",".join(f"{k}={v}" for k, v in (task.get("tags") or {}).items())),
+    render.key("kling_id"),
+    render.moment("created_at", "created"),
+    render.key("message"),
+)
+
+
+@tasks.command(name="list")
+def list_(
+    *,
+    state: Annotated[list[str] | None, Parameter(help="Only tasks in this state; many times for several.")] = None,
+    endpoint: Annotated[str | None, Parameter(help="Only tasks of this endpoint.")] = None,
+    label: Annotated[str | None, Parameter(help="Only tasks of this label.")] = None,
+    tag: Annotated[list[str] | None, Parameter(help="Only tasks with this tag, key=value.")] = None,
+    paging: Paging = PAGING,
+    reading: Reading = READING,
+) -> int:
+    """List tasks, newest first."""
+    query: dict[str, str | list[str]] = dict(paging.query())
+    query |= {name: value for name, value in (("endpoint", endpoint), ("label", label)) if value}
+    query |= {"state": state} if state else {}
+    query |= {"tag": [f"{key}:{value}" for key, value in pairs("--tag", tag).items()]} if tag else {}
+    with connect(reading.config) as connection:
+        answer = connection.get("/api/tasks", query)
+    render.page(COLUMNS, answer, as_json_too=reading.json, empty="No tasks.")
+    return OK
+
+
+@tasks.command
+def show(task: TaskRef, /, *, reading: Reading = READING) -> int:
+    """Show one task and its results."""
+    with connect(reading.config) as connection:
+        found = connection.get(f"/api/tasks/{task}")
+    if reading.json:
+        render.as_json(found)
+    else:
+        render.fields(_facts(found))
+    return OK
+
+
+@tasks.command
+def wait(
+    task: TaskRef,
+    /,
+    *,
+    timeout: Annotated[str | None, Parameter(help="Stop waiting after so long: 90s, 10m, 2h.")] = None,
+    reading: Reading = READING,
+) -> int:
+    """Wait until a task is over, and print where its results are."""
+    from receiver.cli.waiting import wait as wait_for
+
+    limit = duration("--timeout", timeout) if timeout else None
+    with connect(reading.config) as connection:
+        return wait_for(connection, task, timeout=limit, as_json=reading.json)
+
+
+@tasks.command
+def watch(
+    *,
+    limit: Annotated[int, Parameter(help="How many of the newest tasks to keep in sight.")] = 20,
+    reading: Reading = READING,
+) -> int:
+    """Watch tasks as they change, until Ctrl-C. In a pipe or with --json: a line for each change."""
+    from receiver.cli.watching import changes, live
+
+    with connect(reading.config) as connection, closing(changes(connection, limit=limit)) as sightings:
+        if render.is_terminal() and not reading.json:
+            live(sightings, COLUMNS)
+        for page in sightings:
+            for task in page.changed:
+                if reading.json:
+                    render.as_json_line(task)
+                else:
+                    render.line(task["updated_at"], *(column.of(task) for column in COLUMNS))
+    return OK
+
+
+def _facts(task: Json) -> list[tuple[str, object]]:
+    facts: list[tuple[str, object]] = [
+        (name.replace("_", " "), task.get(name))
+        for name in (
+            "id",
+            "state",
+            "message",
+            "verified",
+            "endpoint",
+            "label",
+            "kling_id",
+            "external_task_id",
+            "origin",
+        )
+    ]
+    facts += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
+    facts += [(name.replace("_", " "), task.get(name)) for name in ("created_at", "updated_at", "expires_at")]
+    facts += [("result", place) for place in places(task)]
+    return facts

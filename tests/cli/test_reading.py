@@ -1,0 +1,184 @@
+"""Lists and single things: tables for people, lines for pipes, the API's own JSON for programs."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli.answering import TASK_ID, Service, make_delivery, make_event, make_task
+from cli.commandline import environment
+
+from receiver.cli import main
+
+
+def test_a_list_in_a_pipe_is_tab_separated_lines_without_a_head(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", {"items": [make_task(tags={"project": "ads"}, message="ran\naway")], "next": "more"})
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert out.split("\t") == [
+        TASK_ID,
+        "processing",
+        "images/multi-image2image",
+        "",
+        "project=ads",
+        "8672",
+        "2026-11-22T10:00:00.000Z",
+        "ran away\n",
+    ]
+    assert err == ""
+
+
+def test_json_is_what_the_api_said(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {"items": [make_task(label="猫")], "next": "more"}
+    service.answer("/api/tasks", answer)
+
+    code = main(["tasks", "list", "--config", str(config), "--json"])
+
+    assert code == 0
+    assert json.loads(capsys.readouterr().out) == answer
+
+
+@pytest.mark.parametrize(
+    ("argv", "asked"),
+    [
+        (["tasks", "list"], "/api/tasks?limit=50"),
+        (
+            ["tasks", "list", "--state", "failed", "--state", "expired", "--tag", "project=ads", "--limit", "7"],
+            "/api/tasks?limit=7&state=failed&state=expired&tag=project%3Aads",
+        ),
+        (
+            ["tasks", "list", "--endpoint", "images/x", "--label", "a b"],
+            "/api/tasks?limit=50&endpoint=images%2Fx&label=a+b",
+        ),
+        (
+            ["events", "list", "--type", "task.succeed", "--after", "evt_1"],
+            "/api/events?limit=50&after=evt_1&type=task.succeed",
+        ),
+        (["events", "list", "--task", "tsk_1", "--cursor", "c"], "/api/events?limit=50&cursor=c&task=tsk_1"),
+        (["deliveries", "list", "--status", "dead", "--route", "r"], "/api/deliveries?limit=50&route=r&status=dead"),
+        (["deliveries", "list", "--event", "evt_1"], "/api/deliveries?limit=50&event=evt_1"),
+        (["routes", "list"], "/api/routes"),
+    ],
+)
+def test_filters_go_to_the_api(service: Service, config: Path, argv: list[str], asked: str) -> None:
+    for path in ("/api/tasks", "/api/events", "/api/deliveries", "/api/routes"):
+        service.answer(path, {"items": [], "next": None})
+
+    code = main([*argv, "--config", str(config)])
+
+    assert code == 0
+    assert service.asked == [("GET", asked, None)]
+
+
+def test_a_task_shows_its_results(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"images": [{"index": 0, "url": "https://cdn.example/0.png"}]}
+    service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=result, assets=[]))
+
+    code = main(["tasks", "show", TASK_ID, "--config", str(config)])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert "state\tsucceed" in lines
+    assert "result\thttps://cdn.example/0.png" in lines
+
+
+def test_a_delivery_shows_each_attempt(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attempt = {
+        "number": 1,
+        "started_at": "2026-11-22T10:00:00.000Z",
+        "duration_ms": 12,
+        "outcome": "failed",
+        "code": 500,
+        "reason": "The destination answered 500.",
+        "excerpt": "oh no",
+    }
+    service.answer("/api/deliveries/dlv_one", make_delivery(attempts_made=[attempt]))
+
+    code = main(["deliveries", "show", "dlv_one", "--config", str(config)])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert "status\tdead" in lines
+    assert lines[-1] == (
+        "attempt\t1\t2026-11-22T10:00:00.000Z\t12 ms\tfailed\t500\tThe destination answered 500.\toh no"
+    )
+
+
+def test_an_event_shows_as_destinations_receive_it(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/events/evt_one", make_event())
+
+    code = main(["events", "show", "evt_one", "--config", str(config)])
+
+    assert code == 0
+    assert json.loads(capsys.readouterr().out) == make_event()
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("accepted", 0), ("failed", 1), ("refused", 1)])
+def test_a_routes_test_ends_as_the_attempt_did(service: Service, config: Path, outcome: str, code: int) -> None:
+    answer = {"outcome": outcome, "code": 200, "reason": "", "excerpt": "ok", "duration_ms": 3}
+    service.answer("/api/routes/publish/test", answer)
+
+    assert main(["routes", "test", "publish", "--config", str(config)]) == code
+    assert service.asked[0][:2] == ("POST", "/api/routes/publish/test")
+
+
+def test_a_callback_url_is_printed_alone(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = "https://hooks.example/callbacks/secret"
+    service.answer("/api/callback-urls", {"task": make_task(state="awaiting"), "callback_url": url}, status=201)
+
+    code = main(["callback-url", "--endpoint", "images/generations", "--label", "mine", "--config", str(config)])
+
+    assert code == 0
+    assert capsys.readouterr().out == url + "\n"
+    assert service.asked[0][2] == {"endpoint": "images/generations", "label": "mine"}
+
+
+def test_a_terminal_gets_a_table_in_colour_and_no_command_of_a_strangers(service: Service, config: Path) -> None:
+    service.answer("/api/tasks", {"items": [make_task(state="failed", message="\x1b]0;gotcha\x07")], "next": "more"})
+
+    shown = on_a_terminal(["tasks", "list", "--config", str(config)])
+
+    assert "MESSAGE" in shown
+    assert "\x1b[31mfailed" in shown
+    assert "\x1b]0" not in shown
+    assert "--cursor more" in shown
+
+
+def test_no_color_is_obeyed(service: Service, config: Path) -> None:
+    service.answer("/api/tasks", {"items": [make_task(state="failed")], "next": None})
+
+    shown = on_a_terminal(["tasks", "list", "--config", str(config)], NO_COLOR="1")
+
+    assert "failed" in shown
+    assert "\x1b[31m" not in shown
+
+
+def on_a_terminal(argv: list[str], **env: str) -> str:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "receiver", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(TERM="xterm-256color", COLUMNS="200", **env),
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:
+        pass  # how Linux says that the other side has closed
+    os.close(ours)
+    assert process.wait(30) == 0
+    return shown.decode()

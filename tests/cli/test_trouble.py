@@ -1,0 +1,179 @@
+"""Expected trouble: one sentence and its remedy on stderr, an exit code, never a traceback."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli.answering import Service, make_task
+from cli.commandline import environment, run
+from cli.conftest import write_config
+from support import free_port
+
+from receiver.cli import main
+
+
+def test_nobody_at_the_admin_address_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, port := free_port())
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    assert code == 1
+    assert capsys.readouterr().err == (
+        f"kling-receiver: No service answers at http://127.0.0.1:{port}. "
+        "Start it with `kling-receiver serve`, or name the configuration it runs on with --config.\n"
+    )
+
+
+def test_a_service_that_never_ran_here_has_no_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, free_port())
+    (tmp_path / "admin-token").unlink()
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    assert code == 1
+    assert "No service has run here yet" in capsys.readouterr().err
+
+
+def test_another_services_token_is_told_apart(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "admin-token").write_text("another")
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    err = capsys.readouterr().err
+    assert code == 1
+    assert "does not take our admin token" in err
+    assert "another" not in err
+    assert service.asked == []
+
+
+def test_what_the_api_refuses_is_told_in_its_own_words(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["tasks", "show", "tsk_none", "--config", str(config)])
+
+    assert code == 1
+    assert capsys.readouterr().err == "kling-receiver: There is no such thing.\n"
+
+
+def test_another_program_on_the_port_is_told_apart(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", ["not", "an", "object"])
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    assert code == 1
+    assert "does not speak our API" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["tusks"], 'Did you mean "tasks"?'),
+        (["tasks", "lists"], 'Did you mean "list"?'),
+        (["tasks", "show"], "requires an argument"),
+        (["tasks", "list", "--jsno"], "Did you mean --json?"),
+        (["tasks", "list", "--limit", "many"], "many"),
+        (["tasks", "list", "--limit", "501"], "from 1 to 500"),
+        (["tasks", "list", "--tag", "novalue"], "--tag key=value"),
+        (["tasks", "wait", "tsk_one", "--timeout", "soon"], "--timeout"),
+        (["submit", "images/multi-image2image", "--set", "novalue"], "--set"),
+        (["submit", "images/multi-image2image", "--body", "[]"], "--body"),
+        (["submit", "images/multi-image2image", "--body", "@/does/not/exist"], "cannot be read"),
+        (["submit", "images/multi-image2image", "--image", "/does/not/exist.png"], "no file"),
+        (["submit", "images/multi-image2image", "--timeout", "5s"], "Add --wait"),
+        (["submit", "stories/multi"], "calls back"),
+        (["simulate", "--drop", "often"], "drop"),
+    ],
+)
+def test_what_cannot_be_understood_is_usage(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str], words: str
+) -> None:
+    monkeypatch.setenv("KLING_RECEIVER_CONFIG", str(config))
+
+    code = main(argv)
+
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert err.startswith("kling-receiver: ")
+    assert words in err
+    assert out == ""
+
+
+def test_a_faulty_configuration_is_78_and_every_fault_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[public]\nlisten = "nowhere"\n[poll]\nafter = "soon"\n')
+
+    ended = run("config", "check", "--config", config)
+
+    assert ended.returncode == 78
+    assert "config.toml:2" in ended.stderr
+    assert "config.toml:4" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_the_configuration_may_be_named_before_the_command(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", {"items": [make_task()], "next": None})
+
+    assert main(["--config", str(config), "tasks", "list"]) == 0
+    assert main([f"--config={config}", "tasks", "list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_reader_that_leaves_early_is_no_trouble(service: Service, config: Path) -> None:
+    service.answer("/api/tasks", {"items": [make_task(label="x" * 400)] * 500, "next": None})
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "receiver", "tasks", "list", "--config", config],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
+
+
+def test_ctrl_c_is_130_and_silent(service: Service, config: Path) -> None:
+    service.answer("/api/tasks", {"items": [make_task()], "next": None})
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "receiver", "tasks", "watch", "--config", config],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(30) == 130
+        assert process.stderr.read() == ""
+
+
+def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["tasks"], ["submit"], ["simulate"], ["demo"], ["db"], ["config"], ["tasks", "watch"]):
+        assert main([*argv, "--help"]) == 0
+        assert "Usage: kling-receiver" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("kling-receiver ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_get_a_completion_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "callback-url" in capsys.readouterr().out
