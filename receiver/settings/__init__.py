@@ -1,0 +1,58 @@
+"""config.toml, the environment and secrets, as frozen values; every fault named by file, line and key.
+
+Read on in the order of the work: ``loading`` finds and loads, ``document`` knows the lines of the file,
+``overrides`` the environment, ``sections`` and ``routes`` what may stand where; ``words``, ``addresses``,
+``references`` and ``conditions`` read single values; ``faults`` and ``doubts`` say what is wrong and what
+seems so; ``showing`` shows what holds.
+"""
+
+from receiver.settings.addresses import Address
+from receiver.settings.loading import Loaded, find, load, shown
+from receiver.settings.routes import RouteSettings, ScriptSettings, WebhookSettings
+from receiver.settings.sections import (
+    AdminSettings,
+    ArchiveSettings,
+    CallbackSettings,
+    Dialect,
+    GatewaySettings,
+    KlingSettings,
+    NetworkSettings,
+    PollSettings,
+    PublicSettings,
+    RetentionSettings,
+    Settings,
+    SlotSettings,
+    StoreSettings,
+    Verify,
+)
+from receiver.settings.showing import Shown, schema
+from receiver.settings.words import Rate, Size
+
+__all__ = [
+    "Address",
+    "AdminSettings",
+    "ArchiveSettings",
+    "CallbackSettings",
+    "Dialect",
+    "GatewaySettings",
+    "KlingSettings",
+    "Loaded",
+    "NetworkSettings",
+    "PollSettings",
+    "PublicSettings",
+    "Rate",
+    "RetentionSettings",
+    "RouteSettings",
+    "ScriptSettings",
+    "Settings",
+    "Shown",
+    "Size",
+    "SlotSettings",
+    "StoreSettings",
+    "Verify",
+    "WebhookSettings",
+    "find",
+    "load",
+    "schema",
+    "shown",
+]

@@ -1,0 +1,174 @@
+"""Addresses, networks and URLs of the configuration: read, and kept away from where nothing may be sent.
+
+The readers follow :mod:`receiver.settings.words`. A URL may hold a secret, so no sentence quotes one.
+"""
+
+import re
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from urllib.parse import SplitResult, urlsplit
+
+from receiver.settings.words import Unfit, quoted, read_text
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
+_PORT = re.compile(r"[0-9]{1,5}")
+_LAST_PORT = 65535
+
+# Where machines ask who they are and for their keys. Nothing of ours is ever sent there, whoever names it.
+_NEVER_DIALLED = tuple(
+    ip_network(text)
+    for text in (
+        "169.254.0.0/16",
+        "fe80::/10",
+        "fd00:ec2::/32",
+        "100.100.100.200/32",
+        "168.63.129.16/32",
+        "192.0.0.192/32",
+    )
+)
+_NEVER_NAMED = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def clashes_with(self, other: "Address") -> bool:
+        """Whether both cannot be listened on at once; port 0 is any free port and never clashes."""
+        everywhere = {"0.0.0.0", "::"}  # noqa: S104 -- compared, not bound
+        same_host = self.host == other.host or bool({self.host, other.host} & everywhere)
+        return self.port == other.port != 0 and same_host
+
+
+def read_address(raw: object) -> Address:
+    """Read ``127.0.0.1:8700``, ``[::1]:8700`` or ``localhost:8700``; port 0 is any free one."""
+    if isinstance(raw, Address):
+        return raw
+    text = read_text(raw)
+    host, colon, port = text.rpartition(":")
+    if not colon or not host:
+        raise Unfit(f'{quoted(text)} must be an address and a port, such as "127.0.0.1:8700"')
+    if not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
+        raise Unfit(f"{quoted(text)} must end in a port, 1 to 65535, or 0 for any free one")
+    return Address(_listening_host(host), int(port))
+
+
+def _listening_host(host: str) -> str:
+    if host.startswith("[") and host.endswith("]"):
+        try:
+            return str(IPv6Address(host[1:-1]))
+        except ValueError:
+            raise Unfit(f"{quoted(host)} is no IPv6 address") from None
+    if ":" in host:
+        raise Unfit(f'an IPv6 address stands in brackets: "[{host}]:PORT"')
+    if re.fullmatch(r"[0-9.]+", host):
+        try:
+            return str(IPv4Address(host))
+        except ValueError:
+            raise Unfit(f"{quoted(host)} is no IPv4 address") from None
+    if not _HOST_NAME.fullmatch(host):
+        raise Unfit(f"{quoted(host)} is no address and no host name")
+    return host.lower()
+
+
+def read_network(raw: object) -> IPv4Network | IPv6Network:
+    """Read ``"10.0.0.0/8"``; one address is a network of one."""
+    if isinstance(raw, IPv4Network | IPv6Network):
+        return raw
+    text = read_text(raw)
+    try:
+        network = ip_network(text, strict=False)
+    except ValueError:
+        raise Unfit(f'{quoted(text)} is no network; write it like "10.0.0.0/8" or "fd00::/8"') from None
+    if "/" in text and str(network.network_address) != str(ip_address(text.partition("/")[0])):
+        raise Unfit(f'{quoted(text)} has bits beyond its mask; did you mean "{network}"?')
+    if network.prefixlen == 0:
+        raise Unfit("would open every address to strangers; name the networks that are meant")
+    if any(_lies_within(network, never) for never in _NEVER_DIALLED):
+        raise Unfit(f"{network} is link-local or cloud metadata, which is never dialled; leave it out")
+    return network
+
+
+def _lies_within(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+    if isinstance(network, IPv4Network):
+        return isinstance(other, IPv4Network) and network.subnet_of(other)
+    return isinstance(other, IPv6Network) and network.subnet_of(other)
+
+
+def read_public_url(raw: object) -> str:
+    """Read the address under which Kling reaches us; empty where it does not."""
+    return "" if raw == "" else _read_base_url(raw)
+
+
+def read_kling_url(raw: object) -> str:
+    """Read the address under which Kling's paths lie."""
+    url = _read_base_url(raw)
+    if url.endswith("/v1"):
+        raise Unfit("must not end in /v1: Kling's paths begin with it already")
+    return url
+
+
+def _read_base_url(raw: object) -> str:
+    text = read_text(raw)
+    check_url(text)
+    if "?" in text:
+        raise Unfit("must not have a query (?...)")
+    return text.rstrip("/")
+
+
+def check_url(text: str) -> None:
+    """Refuse what is no plain http(s) URL, and hosts that are never dialled. Never quotes the URL."""
+    parts = _split(text)
+    if parts.scheme not in ("http", "https"):
+        raise Unfit('must begin with "https://" or "http://"')
+    if not text.isprintable() or " " in text:
+        raise Unfit("must not hold blanks or control characters")
+    if "@" in parts.netloc:
+        raise Unfit("must not hold a user and a password; put them into a header by reference")
+    if "#" in text:
+        raise Unfit("must not have a fragment (#...)")
+    if not parts.hostname:
+        raise Unfit('names no host; write it like "https://app.example.com/path"')
+    if _is_never_dialled(parts.hostname):
+        raise Unfit("leads to a link-local or cloud-metadata address, which is never dialled")
+
+
+def _split(text: str) -> SplitResult:
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise Unfit("is no URL: its host or port cannot be read") from None
+    if port == 0:
+        raise Unfit("is no URL one can call: port 0")
+    return parts
+
+
+def _is_never_dialled(host: str) -> bool:
+    if host.lower().rstrip(".") in _NEVER_NAMED:
+        return True
+    address = _as_address(host)
+    if isinstance(address, IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    if address is None:
+        return False
+    return address.is_multicast or any(address in network for network in _NEVER_DIALLED)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether *host*, as it is written, is this machine alone."""
+    address = _as_address(host)
+    return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
+
+
+def _as_address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host.partition("%")[0])
+    except ValueError:
+        return None

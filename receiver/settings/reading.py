@@ -1,0 +1,89 @@
+"""What sections of the configuration are made of: keys tied to their readers, and to what JSON schema says of them."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
+from pydantic_core import CoreSchema, core_schema
+
+from receiver.model import Secret
+from receiver.settings import references, words
+from receiver.settings.words import Size, Unfit
+
+
+class Section(BaseModel):
+    """What all sections have in common: frozen, no unknown keys, and no value shown in a fault."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True, defer_build=True
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Stands beside a type: *by* reads the value wholly, *schema* describes what the file may hold."""
+
+    by: Callable[[object], object]
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_plain_validator_function(self.by)
+
+    def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return dict(self.schema)
+
+
+@dataclass(frozen=True, slots=True)
+class Resolve:
+    """As :class:`Read`, for values that may refer to the environment or to files."""
+
+    by: Callable[[object, Any], object]
+    schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(self.by)
+
+    def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return dict(self.schema)
+
+
+def lasting(*, least: timedelta = timedelta(milliseconds=1), most: timedelta = words.LONGEST) -> Read:
+    """Read a duration within bounds."""
+    return Read(partial(words.read_duration, least=least, most=most), {"type": "string", "examples": ["30s", "24h"]})
+
+
+def counted(least: int, most: int) -> Read:
+    """Read a whole number within bounds."""
+    read = partial(words.read_count, least=least, most=most)
+    return Read(read, {"type": "integer", "minimum": least, "maximum": most})
+
+
+def sized(least: Size, most: Size) -> Read:
+    """Read a number of bytes within bounds."""
+    return Read(partial(words.read_size, least=least, most=most), {"type": ["string", "integer"]})
+
+
+def chosen(*choices: str) -> Read:
+    """Read one of a few words."""
+    read = partial(words.read_choice, words={str(each): each for each in choices})
+    return Read(read, {"type": "string", "enum": [str(each) for each in choices]})
+
+
+List = BeforeValidator(words.listed)
+SigningSecret = Annotated[Secret, Resolve(references.read_signing_secret)]
+
+
+def read_folder(raw: object, info: ValidationInfo) -> Path | None:
+    """Read a folder's path, or nothing from an empty string."""
+    if isinstance(raw, Path):
+        return raw
+    if raw is None or raw == "":
+        return None
+    path = references.resolve_path(words.read_text(raw), references.surroundings(info))
+    if path.exists() and not path.is_dir():
+        raise Unfit(f"{path} is a file; name a folder")
+    return path

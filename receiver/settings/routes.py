@@ -1,0 +1,234 @@
+"""A route of the configuration: which events, where to, and how hard to try."""
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+
+from receiver.model import Secret
+from receiver.settings import references, words
+from receiver.settings.addresses import check_url
+from receiver.settings.conditions import read_condition
+from receiver.settings.reading import (
+    List,
+    Read,
+    Resolve,
+    Section,
+    SigningSecret,
+    chosen,
+    counted,
+    lasting,
+    read_folder,
+    sized,
+)
+from receiver.settings.words import Rate, Size, Unfit
+
+ON_WORDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "alert", "*")
+
+_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_OUR_HEADERS = re.compile(
+    r"webhook-.*|kling-receiver-.*|content-type|content-length|transfer-encoding|connection|host|user-agent"
+    r"|accept-encoding|te|trailer|upgrade|expect",
+    re.IGNORECASE,
+)
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OUR_VARIABLES = frozenset(
+    f"KLING_{name}"
+    for name in (
+        "EVENT_ID",
+        "EVENT_TYPE",
+        "STATUS",
+        "TASK_ID",
+        "EXTERNAL_TASK_ID",
+        "RECEIVER_TASK",
+        "ENDPOINT",
+        "ATTEMPT",
+        "ASSET_DIR",
+    )
+)
+
+
+def _read_on(raw: object) -> str:
+    text = words.read_text(raw)
+    if text not in ON_WORDS:
+        raise Unfit(f"{words.quoted(text)} is no word for events; {words.did_you_mean(text, ON_WORDS)}")
+    return text
+
+
+def _read_glob(raw: object) -> str:
+    text = words.read_text(raw)
+    bare = text.removeprefix("/").removeprefix("v1/")
+    if not text.isprintable() or " " in text or not bare:
+        raise Unfit('must be an endpoint or a glob, such as "images/*"')
+    if bare != text:
+        raise Unfit(f"endpoints are written without /v1/; write {words.quoted(bare)}")
+    if "/" not in text and not set(text) & set("*?["):
+        raise Unfit(f'{words.quoted(text)} matches no endpoint; write "{text[:40]}/*" for all of a kind')
+    return text
+
+
+def _read_url(raw: object, info: ValidationInfo) -> str:
+    # A chat's webhook URL is a secret as a whole, so it may be kept elsewhere.
+    text = references.resolve(words.read_text(raw), references.surroundings(info))
+    check_url(text)
+    return text
+
+
+def _read_argument(raw: object) -> str:
+    text = words.read_text(raw)
+    if "\0" in text:
+        raise Unfit("holds a NUL, which no argument can carry")
+    return text
+
+
+def _read_name(raw: object, info: ValidationInfo) -> str:
+    text = words.read_text(raw)
+    if not _NAME.fullmatch(text):
+        raise Unfit(f"{words.quoted(text)} is no route's name; use a-z, 0-9, _ and - (64 at most)")
+    taken = references.surroundings(info).names
+    if text in taken:
+        raise Unfit(f"{words.quoted(text)} is taken by a route above; each needs a name of its own")
+    taken.add(text)
+    return text
+
+
+def _filled(values: tuple[Any, ...] | frozenset[str]) -> tuple[Any, ...] | frozenset[str]:
+    if not values:
+        raise Unfit("must not be empty; leave the key out for the default")
+    return values
+
+
+Filled = AfterValidator(_filled)
+
+
+def _command(raw: object) -> object:
+    if isinstance(raw, str):
+        raise Unfit('is a list, for there is no shell: command = ["/usr/local/bin/publish", "--fast"]')
+    return words.listed(raw)
+
+
+class WebhookSettings(Section):
+    """A destination that is sent a signed POST."""
+
+    url: Annotated[str, Resolve(_read_url)] = Field(description="Where to; may be a reference, for it may be a secret.")
+    secret: Annotated[tuple[SigningSecret, ...], List] = Field(
+        default=(),
+        description="Signs each request; during a rotation a list, newest first. Left out: unsigned.",
+        json_schema_extra={"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+    )
+    headers: Mapping[str, Annotated[Secret | str, Resolve(references.read_header_value)]] = Field(
+        default_factory=dict, description="Further headers; values may be references."
+    )
+    timeout: Annotated[timedelta, lasting(most=timedelta(minutes=15))] = Field(
+        default=timedelta(seconds=15), description="The longest one attempt may take, all in all."
+    )
+    payload: Annotated[Literal["event", "kling"], chosen("event", "kling")] = Field(
+        default="event", description="event: the receiver's JSON object; kling: Kling's body as it came."
+    )
+
+    @field_validator("secret", mode="before")
+    @classmethod
+    def _signs(cls, raw: object) -> object:
+        if raw in ("", []):
+            raise Unfit("is empty; leave the key out to send unsigned")
+        return raw
+
+    @field_validator("headers")
+    @classmethod
+    def _names_are_free(cls, value: Mapping[str, Secret | str]) -> Mapping[str, Secret | str]:
+        seen: set[str] = set()
+        for name in value:
+            if not _HEADER_NAME.fullmatch(name):
+                raise Unfit(f"{words.quoted(name)} is no header's name", at=(name,))
+            if _OUR_HEADERS.fullmatch(name):
+                raise Unfit(f"{name.lower()} is set by the receiver itself; leave it out", at=(name,))
+            if name.lower() in seen:
+                raise Unfit(f"{name.lower()} stands here twice; headers do not know capitals", at=(name,))
+            seen.add(name.lower())
+        return value
+
+
+class ScriptSettings(Section):
+    """A destination that is a program, run once per attempt with the event on its standard input."""
+
+    command: Annotated[
+        tuple[Annotated[str, Read(_read_argument)], ...], BeforeValidator(_command), AfterValidator(_filled)
+    ] = Field(description="The program and its arguments, exactly so; no shell. With a slash: relative to this file.")
+    timeout: Annotated[timedelta, lasting(most=timedelta(hours=24))] = Field(
+        default=timedelta(minutes=5), description="Then the program and all it started are ended."
+    )
+    cwd: Annotated[Path | None, Resolve(read_folder)] = Field(
+        default=None, description="The folder it runs in, relative to this file."
+    )
+    env: Mapping[str, Annotated[Secret | str, Resolve(references.read_variable_value)]] = Field(
+        default_factory=dict, description="Variables beside PATH, LANG, HOME and KLING_*; values may be references."
+    )
+    output_limit: Annotated[Size, sized(Size(0), Size(16 << 20))] = Field(
+        default=Size(64 << 10), description="How much of the end of its output is kept with the attempt."
+    )
+
+    @field_validator("command")
+    @classmethod
+    def _finds_the_program(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        program = value[0]
+        if not program:
+            raise Unfit("names no program; the first entry is its path", at=(0,))
+        if "/" in program or program.startswith("~"):
+            program = str(references.resolve_path(program, references.surroundings(info)))
+        return (program, *value[1:])
+
+    @field_validator("env")
+    @classmethod
+    def _names_are_free(cls, value: Mapping[str, Secret | str]) -> Mapping[str, Secret | str]:
+        for name in value:
+            if not _VARIABLE.fullmatch(name):
+                raise Unfit(f"{words.quoted(name)} is no variable's name", at=(name,))
+            if name in _OUR_VARIABLES:
+                raise Unfit(f"{name} is set by the receiver itself; leave it out", at=(name,))
+        return value
+
+
+class RouteSettings(Section):
+    """A rule: such events go there."""
+
+    name: Annotated[str, Resolve(_read_name)] = Field(description="What the route is called, in lists and logs.")
+    on: Annotated[frozenset[Annotated[str, Read(_read_on, {"enum": ON_WORDS})]], List, Filled] = Field(
+        default=frozenset({"succeed"}), description="Which events: task states, alert, or * for all."
+    )
+    endpoints: Annotated[tuple[Annotated[str, Read(_read_glob)], ...], List] = Field(
+        default=(), description="Which endpoints, as globs. Empty: all."
+    )
+    where: Annotated[str | None, Read(read_condition)] = Field(
+        default=None, description="A JMESPath expression over the event's data that must be true. Empty: always."
+    )
+    webhook: WebhookSettings | None = Field(default=None, description="Send there by HTTP; or have a script.")
+    script: ScriptSettings | None = Field(default=None, description="Run a program; or have a webhook.")
+    unverified: Annotated[bool, Read(words.read_flag, {"type": "boolean"})] = Field(
+        default=False, description="Also events that should be confirmed and that nobody can confirm."
+    )
+    concurrency: Annotated[int, counted(1, 1000)] = Field(default=8, description="Attempts at once.")
+    rate: Annotated[Rate | None, Read(words.read_rate)] = Field(
+        default=None, description="Attempts in a time, such as 10/s. Empty: no limit."
+    )
+    retry: Annotated[tuple[Annotated[timedelta, lasting(most=timedelta(days=30))], ...], List, Filled] = Field(
+        default=tuple(timedelta(seconds=each) for each in (5, 30, 120, 600, 1800, 3600)),
+        description="Waits after failed attempts, give or take a fifth; the last repeats until give_up_after.",
+    )
+    give_up_after: Annotated[timedelta, lasting()] = Field(
+        default=timedelta(hours=96), description="The age at which a delivery that keeps failing is dead."
+    )
+
+    @field_validator("script")
+    @classmethod
+    def _one_destination(cls, value: ScriptSettings | None, info: ValidationInfo) -> ScriptSettings | None:
+        if "webhook" not in info.data:
+            return value
+        if value and info.data["webhook"]:
+            raise Unfit("stands beside webhook; a route has one of them, so make two routes")
+        if not value and not info.data["webhook"]:
+            raise Unfit('is missing, and so is webhook; say where to: webhook = { url = "https://..." }', at=())
+        return value

@@ -1,0 +1,197 @@
+"""What single values of the configuration look like: text in, values out, and back again.
+
+Every reader takes what a TOML file can hold, lets a value that is already read pass, and raises Unfit with
+a sentence that says what to write instead. None repeats what might be a secret, so URLs are never quoted.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypeVar
+
+Word = TypeVar("Word")
+
+LONGEST = timedelta(days=3650)
+
+_UNITS = {
+    "d": timedelta(days=1),
+    "h": timedelta(hours=1),
+    "m": timedelta(minutes=1),
+    "s": timedelta(seconds=1),
+    "ms": timedelta(milliseconds=1),
+}
+_DURATION = re.compile(r"(?:[0-9]{1,15}(?:ms|s|m|h|d))+")
+_DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
+_SIZES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
+_SIZE = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)")
+_SIZE_NEARLY = re.compile(r"([0-9]{1,12}) ?([kmg])i?b?", re.IGNORECASE)
+_RATE = re.compile(r"([0-9]{1,6})/((?:[0-9]{1,6})?(?:ms|s|m|h|d))")
+_DAYS_ARE_PLAIN_FROM = timedelta(days=7)
+_PLAUSIBLE_SECONDS = 10**9
+_LINE = 60
+
+
+class Unfit(ValueError):
+    """A value that does not fit. ``at`` leads on from the value to the part that is meant, if it is only a part."""
+
+    def __init__(self, message: str, *, at: tuple[str | int, ...] = ()) -> None:
+        super().__init__(message)
+        self.at = at
+
+
+class Size(int):
+    """A number of bytes that is written the way people do: ``64KiB``."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        for unit, weight in _SIZES.items():
+            if self and self % weight == 0:
+                return f"{int(self) // weight}{unit}"
+        return f"{int(self)}B"
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """At most so many in so much time."""
+
+    count: int
+    per: timedelta
+
+    def __str__(self) -> str:
+        per = write_duration(self.per)
+        return f"{self.count}/{per[1:] if re.fullmatch('1[a-z]+', per) else per}"
+
+
+def closest(word: str, words: Iterable[str]) -> str | None:
+    """Find the word that was probably meant."""
+    from difflib import get_close_matches  # noqa: PLC0415 -- only a fault needs it
+
+    known = {each.lower(): each for each in words}
+    found = get_close_matches(word.lower(), known, n=1, cutoff=0.6)
+    return known[found[0]] if found else None
+
+
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """Write the end of a sentence about an unknown *word*: a suggestion, else all there are."""
+    known = list(words)
+    near = closest(word, known)
+    return f'did you mean "{near}"?' if near else "there are " + ", ".join(f'"{each}"' for each in known)
+
+
+def read_text(raw: object) -> str:
+    """Read any text."""
+    if not isinstance(raw, str):
+        raise Unfit(f"must be text in quotes, not {kind_of(raw)}")
+    return raw
+
+
+def read_flag(raw: object) -> bool:
+    """Read true or false."""
+    if not isinstance(raw, bool):
+        raise Unfit(f"must be true or false, without quotes, not {kind_of(raw)}")
+    return raw
+
+
+def read_count(raw: object, *, least: int, most: int) -> int:
+    """Read a whole number within bounds."""
+    if not isinstance(raw, int) or isinstance(raw, bool):
+        raise Unfit(f"must be a whole number without quotes, not {kind_of(raw)}")
+    if not least <= raw <= most:
+        raise Unfit(f"must be {least} to {most}")
+    return raw
+
+
+def read_duration(raw: object, *, least: timedelta = _UNITS["ms"], most: timedelta = LONGEST) -> timedelta:
+    """Read ``"250ms" "5s" "10m" "24h" "30d"``, or several together, ``"1h30m"``."""
+    if isinstance(raw, timedelta):
+        length = raw
+    elif isinstance(raw, int) and not isinstance(raw, bool):
+        raise Unfit("has no unit; write it like " + (f'"{raw}s"' if 0 <= raw <= _PLAUSIBLE_SECONDS else '"30s"'))
+    elif not isinstance(raw, str):
+        raise Unfit(f'must be a duration in quotes, such as "30s", not {kind_of(raw)}')
+    elif not _DURATION.fullmatch(raw):
+        raise Unfit(f'{quoted(raw)} is no duration; write it like "250ms", "5s", "10m", "24h" or "30d"')
+    else:
+        length = _add_up(raw, most)
+    if not least <= length <= most:
+        raise Unfit(f'must be "{write_duration(least)}" to "{write_duration(most)}"')
+    return length
+
+
+def _add_up(text: str, most: timedelta) -> timedelta:
+    try:
+        return sum((int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text)), timedelta())
+    except OverflowError:
+        raise Unfit(f'must be "{write_duration(most)}" at most') from None
+
+
+def write_duration(length: timedelta) -> str:
+    """Write a duration as the file would: ``30s``; days only from a week on, so ``48h`` stays ``48h``."""
+    for unit, weight in _UNITS.items():
+        if unit == "d" and length < _DAYS_ARE_PLAIN_FROM:
+            continue
+        if length and length % weight == timedelta():
+            return f"{length // weight}{unit}"
+    return f"{length / _UNITS['ms']:g}ms" if length else "0s"
+
+
+def read_size(raw: object, *, least: int, most: int) -> Size:
+    """Read ``"64KiB" "1MiB"``, or a plain number of bytes."""
+    if isinstance(raw, int) and not isinstance(raw, bool):
+        size = Size(raw)
+    elif not isinstance(raw, str):
+        raise Unfit(f'must be a size in quotes, such as "1MiB", not {kind_of(raw)}')
+    elif match := _SIZE.fullmatch(raw):
+        size = Size(int(match[1]) * _SIZES[match[2]])
+    elif match := _SIZE_NEARLY.fullmatch(raw):
+        raise Unfit(f'{quoted(raw)} is no size; write "{match[1]}{match[2].upper()}iB"')
+    else:
+        raise Unfit(f'{quoted(raw)} is no size; write it like "512B", "64KiB" or "1MiB"')
+    if not least <= size <= most:
+        raise Unfit(f'must be "{Size(least)}" to "{Size(most)}"')
+    return size
+
+
+def read_rate(raw: object) -> Rate | None:
+    """Read ``"10/s"``, ``"100/m"``, ``"5/10s"``; empty for no limit."""
+    if isinstance(raw, Rate):
+        return raw
+    if raw is None or raw == "":
+        return None
+    match = _RATE.fullmatch(raw) if isinstance(raw, str) else None
+    if not match:
+        raise Unfit('must be a rate such as "10/s", "100/m" or "5/10s"; empty for no limit')
+    span = match[2] if match[2][0].isdigit() else f"1{match[2]}"
+    count = read_count(int(match[1]), least=1, most=100_000)
+    return Rate(count, read_duration(span, most=_UNITS["d"]))
+
+
+def read_choice(raw: object, *, words: Mapping[str, Word]) -> Word:
+    """Read one of a few words, and give what it stands for."""
+    text = read_text(raw)
+    if text not in words:
+        raise Unfit(f"{quoted(text)} is not known; {did_you_mean(text, words)}")
+    return words[text]
+
+
+def listed(raw: object) -> object:
+    """Let one text stand for a list of one."""
+    if isinstance(raw, str):
+        return [raw]
+    if not isinstance(raw, list | tuple | set | frozenset):
+        raise Unfit(f'must be a list, such as ["..."], not {kind_of(raw)}')
+    return list(raw)
+
+
+def quoted(text: str) -> str:
+    """Quote a value in a sentence: on one line, cut to its length."""
+    plain = "".join(each if each.isprintable() else "?" for each in text[:_LINE])
+    return f'"{plain}..."' if len(text) > _LINE else f'"{plain}"'
+
+
+def kind_of(raw: object) -> str:
+    """Name what stands where something else is wanted."""
+    names = {bool: "true or false", int: "a number", float: "a number", str: "text", dict: "a table", list: "a list"}
+    return names.get(type(raw), "a date or a time" if hasattr(raw, "isoformat") else "nothing")
