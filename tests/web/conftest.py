@@ -1,0 +1,63 @@
+"""What tests of the web edge share: listeners on real sockets, and a way to speak raw bytes to them."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from datetime import timedelta
+from socket import socket
+
+import pytest
+from starlette.types import ASGIApp
+
+from receiver.settings import Address
+from receiver.web.connection import ConnectionMaker, HttptoolsConnection, Limits
+from receiver.web.listener import Listener
+
+
+@pytest.fixture
+async def serve() -> AsyncIterator[Callable[..., Awaitable[Address]]]:
+    """Serve an app until the test is over, and tell where."""
+    stop = asyncio.Event()
+    running: list[asyncio.Task[None]] = []
+
+    async def start(
+        app: ASGIApp,
+        *,
+        host: str = "127.0.0.1",
+        sockets: Sequence[socket] = (),
+        limits: Limits | None = None,
+        connection: ConnectionMaker = HttptoolsConnection,
+    ) -> Address:
+        listener = Listener(
+            app,
+            key="[public] listen",
+            address=Address(host, 0),
+            sockets=sockets,
+            limits=limits,
+            grace=timedelta(seconds=1),
+            connection=connection,
+        )
+        running.append(asyncio.create_task(listener.serve(stop)))
+        await listener.started.wait()
+        return listener.addresses[0]
+
+    yield start
+
+    stop.set()
+    await asyncio.gather(*running)
+
+
+@pytest.fixture
+def say() -> Callable[[Address, bytes], Awaitable[bytes]]:
+    """Send bytes, and give all that comes back until the other side closes."""
+
+    async def say(address: Address, sent: bytes) -> bytes:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(sent)
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+    return say

@@ -1,0 +1,373 @@
+"""What a connection may do to us, with both parsers, on real sockets."""
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
+from time import perf_counter
+from typing import Any
+
+import pytest
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
+from support import until
+
+from receiver.errors import CannotListen
+from receiver.settings import Address
+from receiver.web.connection import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
+from receiver.web.listener import Listener
+
+Say = Callable[[Address, bytes], Awaitable[bytes]]
+Serve = Callable[..., Awaitable[Address]]
+
+QUICK = Limits(
+    head=timedelta(seconds=0.2),
+    request=timedelta(seconds=0.4),
+    idle=timedelta(seconds=0.3),
+    stall=timedelta(seconds=0.3),
+)
+GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n"
+
+pytestmark = pytest.mark.parametrize("connection", [HttptoolsConnection, H11Connection])
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await Request(scope, receive).body()
+    await PlainTextResponse(b"heard " + body)(scope, receive, send)
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="nothing at all"),
+        pytest.param(b"GET / HT", id="half a request line"),
+        pytest.param(GET + b"x: y", id="half a head"),
+        pytest.param(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nhalf", id="half a body"),
+        pytest.param(b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n5\r\nab", id="half a chunk"),
+        pytest.param(GET + b"\r\n", id="a request, then nothing"),
+        pytest.param(GET + b"\r\n" + GET, id="a request, then half of one"),
+    ],
+)
+async def test_who_falls_silent_is_cut_off(serve: Serve, say: Say, connection: ConnectionMaker, sent: bytes) -> None:
+    address = await serve(echo, limits=QUICK, connection=connection)
+
+    async with asyncio.timeout(3):
+        answer = await say(address, sent)
+
+    assert b" 500 " not in answer
+
+
+@pytest.mark.parametrize(
+    ("start", "drop"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nhost: h\r\n", b"a: b\r\n", id="head"),
+        pytest.param(b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n", id="body"),
+    ],
+)
+async def test_who_drips_for_ever_is_cut_off(
+    serve: Serve, connection: ConnectionMaker, start: bytes, drop: bytes
+) -> None:
+    address = await serve(echo, limits=QUICK, connection=connection)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(start)
+    answer = asyncio.ensure_future(reader.read())
+
+    async with asyncio.timeout(3):
+        while not answer.done():
+            writer.write(drop)
+            await asyncio.wait([answer], timeout=0.02)
+
+    # Still sending when it is cut off, it may get a reset instead of the answer.
+    assert isinstance(answer.exception(), ConnectionResetError) or b" 408 " in answer.result()
+    writer.close()
+
+
+async def test_who_does_not_read_the_answer_is_cut_off(serve: Serve, connection: ConnectionMaker) -> None:
+    ended = asyncio.Event()
+
+    async def pour(scope: Scope, receive: Receive, send: Send) -> None:
+        async def water() -> AsyncIterator[bytes]:
+            while True:
+                await asyncio.sleep(0)
+                yield b"x" * 65536
+
+        try:
+            await StreamingResponse(water())(scope, receive, send)
+        finally:
+            ended.set()
+
+    address = await serve(pour, limits=QUICK, connection=connection)
+    _, writer = await asyncio.open_connection(address.host, address.port, limit=1)
+    writer.write(GET + b"\r\n")
+
+    async with asyncio.timeout(5):
+        await ended.wait()
+
+    writer.close()
+
+
+async def test_a_slow_answer_is_not_cut_off(serve: Serve, say: Say, connection: ConnectionMaker) -> None:
+    async def ponder(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.8)
+        await echo(scope, receive, send)
+
+    address = await serve(ponder, limits=QUICK, connection=connection)
+
+    answer = await say(address, b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi")
+
+    assert b" 200 " in answer
+    assert answer.endswith(b"heard hi")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        pytest.param(GET + b"x: " + b"a" * 20_000 + b"\r\n\r\n", 431, id="one large field"),
+        pytest.param(GET + b"x: y\r\n" * 150 + b"\r\n", 431, id="many fields"),
+        pytest.param(b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: h\r\n\r\n", 431, id="a long path"),
+        pytest.param(GET + b"x: " + b"a" * 2_000_000, 431, id="a field without an end"),
+        pytest.param(GET + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400, id="two framings"),
+        pytest.param(GET + b"content-length: 1\r\ncontent-length: 2\r\n\r\nab", 400, id="two lengths"),
+        pytest.param(GET + b"content-length: -1\r\n\r\n", 400, id="a negative length"),
+        pytest.param(GET + b"content-length: " + b"9" * 5000 + b"\r\n\r\n", 400, id="a length of 5000 digits"),
+        pytest.param(b"CONNECT a.example:443 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n", None, id="connect"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400, id="TLS"),
+        pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", None, id="HTTP/2"),
+    ],
+)
+async def test_a_bad_head_is_refused(
+    serve: Serve, say: Say, connection: ConnectionMaker, head: bytes, status: int | None
+) -> None:
+    address = await serve(echo, connection=connection)
+
+    async with asyncio.timeout(5):
+        answer = await say(address, head)
+
+    # Who is still sending when we close may get a reset instead of the answer.
+    assert b" 500 " not in answer
+    if status is not None and len(head) < 1_000_000:
+        assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+        assert b"application/problem+json" in answer
+
+
+async def test_a_request_before_garbage_is_answered(serve: Serve, say: Say, connection: ConnectionMaker) -> None:
+    address = await serve(echo, connection=connection)
+
+    answer = await say(address, GET + b"\r\n\x00\x01garbage\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"heard " in answer
+
+
+async def test_who_offers_another_protocol_is_answered_and_let_go(
+    serve: Serve, say: Say, connection: ConnectionMaker
+) -> None:
+    address = await serve(echo, connection=connection, limits=Limits(idle=timedelta(seconds=0.3)))
+    offer = GET + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n"
+
+    async with asyncio.timeout(3):
+        answer = await say(address, offer)
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_connections_are_counted_by_peer_and_in_all(serve: Serve, connection: ConnectionMaker) -> None:
+    address = await serve(echo, connection=connection, limits=Limits(connections=3, per_peer=2))
+
+    async def call(source: str) -> tuple[bytes, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_connection(address.host, address.port, local_addr=(source, 0))
+        writer.write(GET + b"\r\n")
+        return await reader.readline(), writer
+
+    answers = [await call(source) for source in ["127.0.0.1", "127.0.0.1", "127.0.0.1"]]
+    for _, writer in answers[2:]:
+        writer.close()
+    answers += [await call("127.0.0.2")]
+
+    statuses = [line.split()[1] for line, _ in answers]
+    assert statuses == [b"200", b"200", b"503", b"200"]
+    refused, writer = await call("127.0.0.3")
+    assert b" 503 " in refused
+    for _, each in [*answers, (b"", writer)]:
+        each.close()
+
+    async def has_room() -> bool:
+        line, writer = await call("127.0.0.1")
+        writer.close()
+        return b" 200 " in line
+
+    await until(has_room)
+
+
+async def test_a_stop_is_not_held_up_by_the_silent(connection: ConnectionMaker) -> None:
+    stop = asyncio.Event()
+    address = Address("127.0.0.1", 0)
+    listener = Listener(echo, key="[public] listen", address=address, grace=timedelta(seconds=1), connection=connection)
+    serving = asyncio.create_task(listener.serve(stop))
+    await listener.started.wait()
+    address = listener.addresses[0]
+    writers = []
+    for sent in (b"", b"GET / HT", GET + b"\r\n", b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nhalf"):
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(sent)
+        writers.append(writer)
+    started = perf_counter()
+
+    stop.set()
+    await serving
+
+    assert perf_counter() - started < 3
+    for writer in writers:
+        writer.close()
+
+
+async def test_a_request_under_way_ends_before_the_stop(connection: ConnectionMaker) -> None:
+    stop, arrived, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        arrived.set()
+        await go_on.wait()
+        await echo(scope, receive, send)
+
+    listener = Listener(wait, key="[public] listen", address=Address("127.0.0.1", 0), connection=connection)
+    serving = asyncio.create_task(listener.serve(stop))
+    await listener.started.wait()
+    reader, writer = await asyncio.open_connection("127.0.0.1", listener.addresses[0].port)
+    writer.write(GET + b"\r\n")
+    await arrived.wait()
+
+    stop.set()
+    asyncio.get_running_loop().call_later(0.05, go_on.set)
+    answer = await reader.read()
+    await serving
+
+    assert b" 200 " in answer
+    writer.close()
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+def test_sigterm_is_the_owners_and_ends_the_process_in_order(connection: ConnectionMaker, loop: str) -> None:
+    program = f"""
+import asyncio, signal, sys, uvloop
+from datetime import timedelta
+from receiver.settings import Address
+from receiver.web.connection import *
+from receiver.web.listener import Listener
+async def app(scope, receive, send):
+    while (await receive()).get("more_body"): pass
+async def main():
+    stop = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
+    listener = Listener(app, key="k", address=Address("127.0.0.1", 0), grace=timedelta(seconds=1),
+                        connection={connection.__name__})  # type: ignore[attr-defined]
+    serving = asyncio.create_task(listener.serve(stop))
+    await listener.started.wait()
+    print(listener.addresses[0].port, flush=True)
+    await serving
+    print("drained", flush=True)
+{loop}.run(main())
+"""
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    while not (line := process.stdout.readline()).strip().isdigit():
+        assert line, "the process ended early"
+    silent = socket.create_connection(("127.0.0.1", int(line)))
+    half = socket.create_connection(("127.0.0.1", int(line)))
+    half.sendall(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nhalf")
+
+    process.send_signal(signal.SIGTERM)
+    rest, _ = process.communicate(timeout=10)
+
+    assert process.returncode == 0
+    assert rest.endswith("drained\n")
+    silent.close()
+    half.close()
+
+
+async def test_a_socket_handed_over_answers_without_delay(serve: Serve, connection: ConnectionMaker) -> None:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        opened.listen()
+        handed_over = socket.socket(fileno=os.dup(opened.fileno()))
+    address = await serve(echo, sockets=[handed_over], connection=connection)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    started = perf_counter()
+
+    for _ in range(25):
+        writer.write(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi")
+        await reader.readuntil(b"heard hi")
+
+    assert (perf_counter() - started) / 25 < 0.02
+    writer.close()
+
+
+async def test_an_address_in_use_is_named_with_its_key(connection: ConnectionMaker) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        listener = Listener(echo, key="[public] listen", address=Address("127.0.0.1", port), connection=connection)
+
+        with pytest.raises(CannotListen) as refusal:
+            await listener.serve(asyncio.Event())
+
+    assert f"127.0.0.1:{port}" in str(refusal.value)
+    assert "[public] listen" in str(refusal.value)
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
+async def test_ipv6_is_served(serve: Serve, say: Say, connection: ConnectionMaker) -> None:
+    address = await serve(echo, host="::1", connection=connection)
+
+    answer = await say(address, GET + b"connection: close\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+
+
+async def test_ten_thousand_broken_requests_cost_nothing_but_their_connection(
+    serve: Serve, say: Say, connection: ConnectionMaker
+) -> None:
+    address = await serve(echo, connection=connection, limits=QUICK)
+    chance = random.Random(20261122)
+    rounds = 10_000 if connection is HttptoolsConnection else 2_000
+    whole = b"POST /a?b=c HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\nx-y: z\r\nconnection: close\r\n\r\nbody"
+    loop = asyncio.get_running_loop()
+    faults: list[Any] = []
+    loop.set_exception_handler(lambda _, context: faults.append(context))
+
+    def broken() -> bytes:
+        bytes_ = bytearray(whole)
+        for _ in range(chance.randint(1, 4)):
+            at = chance.randrange(len(bytes_))
+            match chance.randrange(3):
+                case 0:
+                    bytes_[at] = chance.randrange(256)
+                case 1:
+                    del bytes_[at : at + chance.randint(1, 5)]
+                case _:
+                    bytes_[at:at] = chance.randbytes(chance.randint(1, 5))
+        return bytes(bytes_)
+
+    async def ask() -> bytes:
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(broken())
+        writer.write_eof()
+        try:
+            return await reader.read()
+        except ConnectionResetError:
+            return b""
+        finally:
+            writer.close()
+
+    for _ in range(rounds // 100):
+        answers = await asyncio.gather(*(ask() for _ in range(100)))
+        assert not [answer for answer in answers if answer.startswith(b"HTTP/1.1 5")]
+
+    assert not faults
+    assert b"heard body" in await say(address, whole)
