@@ -10,9 +10,7 @@ from receiver.store import Intake
 class Alerts:
     """Stores alerts as events and lets the routes that want them have them."""
 
-    def __init__(
-        self, intake: Intake, announcer: Announcer, *, bells: Bells, clock: Clock
-    ) -> None:
+    def __init__(self, intake: Intake, announcer: Announcer, *, bells: Bells, clock: Clock) -> None:
         self._intake = intake
         self._announcer = announcer
         self._bells = bells

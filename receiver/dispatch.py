@@ -204,8 +204,8 @@ class Dispatcher:
         )
         try:
             return await lane.sender.send(parcel)
-        except Exception as exc:  # noqa: BLE001 -- one attempt must not end the others; the fault is recorded with it
-            log.error("sender.broken", delivery=one.delivery.id, exc_info=exc)
+        except Exception as exc:  # one attempt must not end the others; the fault is recorded with it
+            log.exception("sender.broken", delivery=one.delivery.id)
             return Failed(reason=f"A fault of the receiver's own: {type(exc).__name__}. See its log.")
 
     async def _tell(self, before: RouteState, after: RouteState) -> None:

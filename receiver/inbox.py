@@ -105,7 +105,7 @@ class Inbox:
     async def learn(self, task_id: str, reading: Reading, answer: bytes) -> None:
         """Take in what the API answered about a task; *answer* is the raw body, *reading* what it says."""
         now = self._clock.now()
-        bare = protocol.bare(answer)
+        bare = protocol.bare(answer, task_id=reading.kling_id)
         digest = hashlib.sha256(answer).digest()
 
         def judge(task: Task, pending: Sequence[Push]) -> Change:

@@ -240,7 +240,8 @@ def _ask_soon(task: Task, now: datetime) -> Task:
 
 
 def _interval(task: Task, poll: PollSettings) -> timedelta:
-    return min(poll.after * (2 ** min(task.asks, 20)), poll.every)
+    grown: timedelta = poll.after * 2 ** min(task.asks, 20)
+    return min(grown, poll.every)
 
 
 def _bind_minted(task: Task, reading: Reading) -> Task:

@@ -137,7 +137,10 @@ class Service:
     async def _tell_ready(self, notifier: Notifier) -> None:
         for listener in self._listeners.values():
             await listener.started.wait()
-        log.info("service.ready", addresses={name: [str(a) for a in each.addresses] for name, each in self._listeners.items()})
+        log.info(
+            "service.ready",
+            addresses={name: [str(a) for a in each.addresses] for name, each in self._listeners.items()},
+        )
         notifier.ready()
         while True:
             if notifier.alive_every is None:
@@ -190,9 +193,7 @@ async def _assemble(
     stack.push_async_callback(outside.aclose)
 
     kling = Kling(settings.kling, outbound=inside, clock=clock)
-    inbox = Inbox(
-        store, announcer, callbacks=settings.callbacks, poll=settings.poll, bells=bells, clock=clock, ids=ids
-    )
+    inbox = Inbox(store, announcer, callbacks=settings.callbacks, poll=settings.poll, bells=bells, clock=clock, ids=ids)
     submitter = Submitter(
         store,
         kling,
@@ -202,9 +203,7 @@ async def _assemble(
         clock=clock,
         ids=ids,
     )
-    reconciler = Reconciler(
-        store, kling, inbox, timeout=settings.kling.timeout, tasks_bell=bells.tasks, clock=clock
-    )
+    reconciler = Reconciler(store, kling, inbox, timeout=settings.kling.timeout, tasks_bell=bells.tasks, clock=clock)
     alerts = Alerts(store, announcer, bells=bells, clock=clock)
     lanes = _Lanes(settings, inside, outside)
     dispatcher = Dispatcher(

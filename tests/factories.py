@@ -49,10 +49,10 @@ def a_reading(word: str, **changes: Any) -> Reading:
     return replace(Reading(state=state, word=word, kling_id="k1", external_task_id="tsk_1", result=result), **changes)
 
 
-def a_push(id: str = "psh_1", **changes: Any) -> Push:
+def a_push(id_: str = "psh_1", **changes: Any) -> Push:
     """A callback that waits for confirmation."""
     push = Push(
-        id=id,
+        id=id_,
         task_id="tsk_1",
         source=Source.CALLBACK,
         headers=(),
@@ -64,10 +64,10 @@ def a_push(id: str = "psh_1", **changes: Any) -> Push:
     return replace(push, **changes)
 
 
-def an_event(id: str = "evt_1", **changes: Any) -> Event:
+def an_event(id_: str = "evt_1", **changes: Any) -> Event:
     """A succeed, as it is stored."""
     event = Event(
-        id=id,
+        id=id_,
         type="task.succeed",
         envelope=b'{"type":"task.succeed","timestamp":"2026-11-22T10:00:00.000Z","data":{"event_id":"evt_1"}}',
         body=b'{"task_id":"k1","task_status":"succeed"}',
@@ -78,10 +78,10 @@ def an_event(id: str = "evt_1", **changes: Any) -> Event:
     return replace(event, **changes)
 
 
-def a_delivery(id: str = "dlv_1", **changes: Any) -> Delivery:
+def a_delivery(id_: str = "dlv_1", **changes: Any) -> Delivery:
     """A delivery that is due."""
     delivery = Delivery(
-        id=id,
+        id=id_,
         event_id="evt_1",
         route="publish",
         status=DeliveryStatus.PENDING,

@@ -57,7 +57,9 @@ def test_a_signed_end_counts_at_once() -> None:
     assert ruling.task.state is TaskState.SUCCEED
 
 
-@pytest.mark.parametrize(("verify", "outcome"), [(Verify.TERMINAL, PushOutcome.SETTLED), (Verify.ALWAYS, PushOutcome.PENDING)])
+@pytest.mark.parametrize(
+    ("verify", "outcome"), [(Verify.TERMINAL, PushOutcome.SETTLED), (Verify.ALWAYS, PushOutcome.PENDING)]
+)
 def test_a_step_on_the_way_wants_confirming_only_under_always(verify: Verify, outcome: PushOutcome) -> None:
     assert hear(a_task(), a_reading("processing"), verify=verify).outcome is outcome
 
@@ -170,7 +172,7 @@ def test_a_succeed_without_a_result_is_asked_about_again_and_then_taken() -> Non
     task, announced = a_task(), 0
     hollow = a_reading("succeed", result={})
 
-    for _ in range(lifecycle.HOLLOW_ASKS + 1):
+    for _ in range(lifecycle.HOLLOW_ASKS):
         assert not announced
         lesson = lifecycle.learn(task, hollow, [], now=START, poll=POLL)
         task, announced = lesson.task, announced + lesson.announce
@@ -233,9 +235,9 @@ def test_no_order_or_repetition_of_news_makes_a_state_fall_or_an_event_come_twic
     for number, (word, by_poll) in enumerate(news):
         before = task
         if by_poll:
-            waiting = [(a_push(id), a_reading(said)) for id, said in pending]
+            waiting = [(a_push(name), a_reading(said)) for name, said in pending]
             lesson = lifecycle.learn(task, a_reading(word), waiting, now=START, poll=POLL)
-            pending = [(id, said) for id, said in pending if id not in lesson.settles]
+            pending = [(name, said) for name, said in pending if name not in lesson.settles]
             task, announce = lesson.task, lesson.announce
         else:
             ruling = hear(task, a_reading(word), verify=verify)
