@@ -32,7 +32,7 @@ from receiver.kling.simulator.tasks import (
 from receiver.kling.simulator.watch import Watch
 from receiver.model import Json
 
-_PARALLEL = 64
+_PARALLEL = 32
 _PER_TASK = 4
 _WHSEC = "whsec_"
 _LIE = "https://forged.invalid/"

@@ -254,6 +254,6 @@ _BY_TYPE: dict[type, Callable[[object], object]] = {
     tuple: _denials,
     timedelta: duration,
     str: str,
-    int: lambda given: given if isinstance(given, int) else str(given),
+    int: lambda given: int(str(given)) if str(given).isdigit() else str(given),
 }
 _READERS = {field.name: _BY_TYPE[type(field.default)] for field in fields(Faults)}

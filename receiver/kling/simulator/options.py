@@ -39,6 +39,14 @@ class Options:
     seed: int | None = None
     faults: Faults = QUIET
 
+    def __post_init__(self) -> None:
+        if self.dialect not in ("official", "gateway"):
+            raise ValueError(f"the dialect is official or gateway, not {self.dialect!r}")
+        if bool(self.access_key) != bool(self.secret_key):
+            raise ValueError("access_key and secret_key go together")
+        if self.keep < 1:
+            raise ValueError("keep is at least 1")
+
     @classmethod
     def read(cls, given: Mapping[str, object]) -> "Options":
         """Read options and faults by name, as a command line or a test gives them; None leaves the default."""
@@ -69,7 +77,7 @@ def _same(given: object) -> object:
 
 _BY_TYPE: dict[type, Callable[[object], object]] = {
     str: str,
-    bool: bool,
+    bool: lambda given: str(given).lower() not in ("", "0", "false", "no", "off"),
     int: lambda given: int(str(given)),
     type(None): lambda given: int(str(given)),
     tuple: _texts,
