@@ -156,13 +156,12 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
         for name, value in shown:
             line(name, value)
         return
-    from rich.table import Table
     from rich.text import Text
 
-    laid = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    width = max((len(name) for name, _ in shown), default=0) + 2
     for name, value in shown:
-        laid.add_row(Text(name, style="bold"), coloured(clean(value)))
-    console().print(laid)
+        # Not a table: a path or a URL that was folded could not be copied.
+        console().print(Text(name.ljust(width), style="bold") + coloured(clean(value)), soft_wrap=True)
 
 
 def coloured(text: str) -> "Text":

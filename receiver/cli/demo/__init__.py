@@ -1,6 +1,7 @@
 """`kling-receiver demo`: a whole round trip on this machine, with no account: the first thing a new user sees."""
 
 import signal
+from contextlib import suppress
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -33,7 +34,8 @@ def demo(
         try:
             with play(stage, teller) as connection:
                 if keep:
-                    keep_running(stage, teller, connection.url)
+                    with suppress(KeyboardInterrupt):
+                        keep_running(stage, teller, connection.url)
         except ReceiverError as error:
             stage.keeps_folder = True
             teller.fail(str(error))

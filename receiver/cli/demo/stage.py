@@ -2,7 +2,6 @@
 
 import os
 import secrets
-import signal
 import socket
 import subprocess
 import sys
@@ -113,8 +112,7 @@ class Stage:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        for _, process in reversed(self._started):
-            _stop(process)
+        _stop([process for _, process in reversed(self._started)])
         if not self.keeps_folder:
             rmtree(self.folder, ignore_errors=True)
 
@@ -180,16 +178,19 @@ class Stage:
         )
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        try:
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Stop processes one after the other; when one takes too long, or a person does not want to wait, kill."""
+    try:
+        for process in processes:
+            process.terminate()
             process.wait(_STOP_SECONDS)
-        except subprocess.TimeoutExpired:
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        for process in processes:
             process.kill()
             process.wait()
-    if process.stdout is not None:
-        process.stdout.close()
+    for process in processes:
+        if process.stdout is not None:
+            process.stdout.close()
 
 
 def environment() -> dict[str, str]:

@@ -64,22 +64,24 @@ def play(stage: Stage, teller: Teller) -> Iterator[Connection]:
 
 def keep_running(stage: Stage, teller: Teller, admin_url: str) -> None:
     """Say what is running where and what to try, and leave it alone until Ctrl-C."""
-    here = f"--config {stage.config}"
-    teller.hints(
-        [
-            ("console", f"{admin_url}/console"),
-            ("api", f"{admin_url}/api/tasks"),
-            ("gateway", f"{admin_url}/kling"),
-            ("admin token", str(stage.folder / "admin-token")),
-            ("simulator", f"http://127.0.0.1:{stage.ports.kling}"),
-            ("script's output", str(stage.output)),
-            ("log", str(stage.log("receiver"))),
-            ("try", f"kling-receiver tasks list {here}"),
-            ("or", f"kling-receiver deliveries list {here}"),
-            ("or", f"kling-receiver submit {ENDPOINT} --image https://example.com/a.png --wait {here}"),
-            ("stop", "Ctrl-C, which also removes the folder"),
-        ]
-    )
+    places = {
+        "console": f"{admin_url}/console",
+        "gateway": f"{admin_url}/kling",
+        "api": f"{admin_url}/api/tasks",
+        "simulator": f"http://127.0.0.1:{stage.ports.kling}",
+        "token": str(stage.folder / "admin-token"),
+        "config": str(stage.config),
+        "output": str(stage.output),
+        "log": str(stage.log("receiver")),
+    }
+    commands = [
+        f"export KLING_RECEIVER_CONFIG={stage.config}",
+        "kling-receiver tasks list",
+        "kling-receiver deliveries list",
+        f"kling-receiver submit {ENDPOINT} --set prompt='a boat' --image https://example.com/cat.png --wait",
+        f"tail -f {stage.output}",
+    ]
+    teller.leave(places, commands)
     while True:
         stage.check()
         sleep(0.5)
@@ -90,7 +92,13 @@ def _sink(stage: Stage, news: _News) -> Iterator[Sink]:
     def tell(arrival: Arrival) -> None:
         news.put(partial(Plot.sink_got, arrival=arrival))
 
-    with Sink(port=stage.ports.sink, secret=stage.secret, clock=SystemClock(), tell=tell) as sink:
+    try:
+        sink = Sink(port=stage.ports.sink, secret=stage.secret, clock=SystemClock(), tell=tell)
+    except OSError as exc:
+        raise DemoFailed(
+            f"Port {stage.ports.sink} cannot be used: {exc.strerror}.", remedy="Use another --port."
+        ) from exc
+    with sink:
         yield sink
 
 

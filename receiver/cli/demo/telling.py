@@ -1,5 +1,6 @@
 """How the demo tells its story: numbered lines with times for a person, JSON lines for a program."""
 
+from collections.abc import Mapping, Sequence
 from time import perf_counter
 
 from receiver.cli import render
@@ -52,13 +53,16 @@ class Teller:
         if self._as_json:
             self._line("done", ok=False, detail=sentence)
 
-    def hints(self, rows: list[tuple[str, str]], **facts: object) -> None:
-        """List what a person may look at or try now."""
+    def leave(self, places: Mapping[str, str], commands: Sequence[str]) -> None:
+        """Say what goes on running where, and what a person may try."""
         if self._as_json:
-            self._line("kept", **{name.replace(" ", "_"): value for name, value in rows}, **facts)
+            self._line("kept", **places, commands=commands)
             return
-        self._say("", style="")
-        render.fields(rows)
+        self._say("Everything keeps running until Ctrl-C.", style="", blank_after=True)
+        render.fields(places.items())
+        self._say("Try, in another terminal:", style="bold", blank_before=True, blank_after=True)
+        for command in commands:
+            self._say(f"  {command}", style="cyan")
 
     def _say(self, sentence: str, *, style: str, blank_before: bool = False, blank_after: bool = False) -> None:
         if self._as_json:
@@ -71,7 +75,7 @@ class Teller:
         console = render.console()
         if blank_before:
             console.print()
-        console.print(Text(sentence, style=style))
+        console.print(Text(sentence, style=style), soft_wrap=True)
         if blank_after:
             console.print()
 

@@ -1,0 +1,121 @@
+"""The demo's parts: a sink that believes nothing, a stage that leaves nothing behind, a teller for both readers."""
+
+import json
+import os
+from base64 import b64encode
+from datetime import timedelta
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+from support import START, FakeClock, free_port
+
+from receiver.cli.demo.sink import HOOK_PATH, Arrival, Sink
+from receiver.cli.demo.stage import DemoFailed, Ports, Stage
+from receiver.cli.demo.telling import Teller
+from receiver.model import Secret
+from receiver.settings import load
+from receiver.signing import Signature, sign
+
+SECRET = Secret("whsec_" + b64encode(b"0123456789abcdef01234567").decode())
+BODY = b'{"type": "task.succeed"}'
+
+
+@pytest.mark.parametrize(
+    ("secret", "age", "signature"),
+    [
+        (SECRET, timedelta(0), Signature.GOOD),
+        (Secret("whsec_" + b64encode(b"another").decode()), timedelta(0), Signature.BAD),
+        (SECRET, timedelta(hours=1), Signature.BAD),
+    ],
+)
+def test_the_sink_takes_only_what_is_signed_with_its_secret_just_now(
+    secret: Secret, age: timedelta, signature: Signature
+) -> None:
+    arrivals: list[Arrival] = []
+    at = START - age
+    headers = {
+        "webhook-id": "evt_one",
+        "webhook-timestamp": str(int(at.timestamp())),
+        "webhook-signature": sign([secret], message_id="evt_one", at=at, body=BODY),
+    }
+
+    with (
+        Sink(port=free_port(), secret=SECRET, clock=FakeClock(), tell=arrivals.append) as sink,
+        httpx.Client(trust_env=False) as client,
+    ):
+        answer = client.post(sink.url + HOOK_PATH, content=BODY, headers=headers)
+
+    assert answer.status_code == (200 if signature is Signature.GOOD else 401)
+    assert [(each.signature, each.event_id, each.content) for each in arrivals] == [
+        (signature, "evt_one", {"type": "task.succeed"})
+    ]
+
+
+def test_the_stage_sets_up_a_configuration_that_holds() -> None:
+    with Stage(Ports.choose(None)) as stage:
+        settings = load(stage.config, {}).settings
+
+        assert settings.public.url == f"http://127.0.0.1:{stage.ports.public}"
+        assert [route.name for route in settings.routes] == ["webhook", "script"]
+        assert (stage.folder / "webhook-secret").stat().st_mode & 0o077 == 0
+
+
+def test_the_stage_stops_what_it_started_and_removes_its_folder() -> None:
+    with Stage(Ports.choose(None)) as stage:
+        lines = stage.start_telling("simulator", "simulate", "--json", "--listen", f"127.0.0.1:{stage.ports.kling}")
+        assert json.loads(lines.readline())["event"] == "simulator.started"
+        (_, process) = stage._started[0]
+
+    assert process.returncode == 0
+    assert not stage.folder.exists()
+
+
+def test_the_stage_says_who_ended_before_its_time() -> None:
+    with Stage(Ports.choose(None)) as stage:
+        stage.start("simulator", "simulate", "--drop", "often")
+        stage._started[0][1].wait(30)
+
+        with pytest.raises(DemoFailed, match=r"The simulator ended with exit code 2\.\n.*kling-receiver: "):
+            stage.check()
+
+
+def test_settings_of_a_real_installation_do_not_reach_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KLING_RECEIVER__PUBLIC__URL", "https://real.example")
+    monkeypatch.setenv("KLING_API_KEY", "a-real-key")
+    monkeypatch.chdir(tmp_path)
+
+    with Stage(Ports.choose(None)) as stage:
+        stage.start("environment", "--version")
+        process = stage._started[0][1]
+        seen = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        process.wait(30)
+
+    assert not [each for each in seen if each.startswith(b"KLING_")]
+    assert "KLING_API_KEY" in os.environ
+
+
+def test_steps_are_numbered_lines_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    teller = Teller(as_json=False)
+
+    teller.open("Here we go.")
+    teller.step("ready", "Ready", "on port 1")
+    teller.close("Done.")
+
+    first, second, third = capsys.readouterr().out.splitlines()
+    assert first == "Here we go."
+    assert second.startswith("1\t0.")
+    assert second.endswith(" s\tReady\ton port 1")
+    assert third == "Done."
+
+
+def test_steps_are_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+    teller = Teller(as_json=True)
+
+    teller.open("Here we go.")
+    teller.step("ready", "Ready", "on port 1", port=1)
+    teller.close("Done.", event="evt_one")
+
+    ready, done = (json.loads(line) for line in capsys.readouterr().out.splitlines())
+    assert (ready["what"], ready["step"], ready["port"]) == ("ready", 1, 1)
+    assert (done["what"], done["ok"], done["event"]) == ("done", True, "evt_one")
