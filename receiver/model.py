@@ -163,8 +163,25 @@ class Reading:
     ambiguous: bool = False
 
     def says_the_same_as(self, other: "Reading") -> bool:
-        """Whether both tell of the same end: state, reason and result."""
-        return (self.state, self.message, self.result) == (other.state, other.message, other.result)
+        """Whether both tell of the same end: state, reason and result.
+
+        A URL's query does not count: it is its signature, which may be made anew for every answer.
+        """
+        mine, theirs = (_without_queries(reading.result) for reading in (self, other))
+        return (self.state, self.message, mine) == (other.state, other.message, theirs)
+
+
+def _without_queries(result: Mapping[str, tuple[Json, ...]]) -> Json:
+    return {
+        kind: [{name: _without_query(value) for name, value in entry.items()} for entry in entries]
+        for kind, entries in result.items()
+    }
+
+
+def _without_query(value: object) -> object:
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        return value.partition("?")[0]
+    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

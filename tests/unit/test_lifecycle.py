@@ -250,3 +250,12 @@ def test_no_order_or_repetition_of_news_makes_a_state_fall_or_an_event_come_twic
     assert len(set(announced)) == len(announced)
     assert len({"succeed", "failed"} & set(announced)) <= 1
     assert task.state.is_final == bool({"succeed", "failed"} & set(announced))
+
+
+def test_a_url_signed_anew_is_still_the_same_result() -> None:
+    pushed = a_reading("succeed", result={"images": ({"index": 0, "url": "https://cdn.example.com/0.png?sig=a"},)})
+    answered = a_reading("succeed", result={"images": ({"index": 0, "url": "https://cdn.example.com/0.png?sig=b"},)})
+
+    lesson = lifecycle.learn(a_task(), answered, [(a_push(), pushed)], now=at(1), poll=POLL)
+
+    assert lesson.settles == {"psh_1": PushOutcome.SETTLED}
