@@ -1,0 +1,83 @@
+"""The service as systemd runs it: sockets handed over, readiness told, the watchdog fed, a stop announced."""
+
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from support import free_port
+
+# What systemd does between fork and exec: the socket goes to descriptor 3, the process is told that it is meant.
+LAUNCH = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3, inheritable=True)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1", LISTEN_FDNAMES="public")
+os.execv(sys.executable, [sys.executable, "-m", "receiver", "serve"])
+"""
+
+
+def test_the_service_speaks_with_systemd_from_start_to_stop(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as public, systemd(tmp_path / "notify") as heard:
+        with launched(tmp_path, public) as service:
+            assert heard.recv(4096) == b"READY=1"
+            with urllib.request.urlopen(f"http://127.0.0.1:{public.getsockname()[1]}/healthz", timeout=5) as answer:
+                assert answer.status == 200
+            assert heard.recv(4096) == b"WATCHDOG=1"
+            assert heard.recv(4096) == b"WATCHDOG=1"
+
+            service.send_signal(signal.SIGTERM)
+
+            assert service.wait(20) == 0, (tmp_path / "log").read_text()
+        assert b"STOPPING=1" in rest(heard)
+
+
+@contextmanager
+def systemd(address: Path) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(address))
+        heard.settimeout(20)
+        yield heard
+
+
+@contextmanager
+def launched(folder: Path, public: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+    (folder / "config.toml").write_text("")
+    given = fcntl.fcntl(public.fileno(), fcntl.F_DUPFD, 100)  # out of the way of descriptor 3
+    environ = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(folder),
+        "NOTIFY_SOCKET": str(folder / "notify"),
+        "WATCHDOG_USEC": "200000",
+        "KLING_RECEIVER_CONFIG": str(folder / "config.toml"),
+        "KLING_RECEIVER__PUBLIC__LISTEN": "127.0.0.1:1",  # would fail if it were bound
+        "KLING_RECEIVER__ADMIN__LISTEN": f"127.0.0.1:{free_port()}",
+        "KLING_RECEIVER__STORE__URL": f"sqlite:{folder / 'receiver.db'}",
+        "KLING_RECEIVER__KLING__API_KEY": "never used",
+    }
+    with (folder / "log").open("wb") as log:
+        service = subprocess.Popen(
+            [sys.executable, "-c", LAUNCH, str(given)], pass_fds=[given], env=environ, stdout=log, stderr=log
+        )
+    os.close(given)
+    try:
+        yield service
+    finally:
+        service.kill()
+        service.wait()
+
+
+def rest(heard: socket.socket) -> list[bytes]:
+    """Give all that was said by a process that has ended."""
+    heard.setblocking(False)
+    said = []
+    while True:
+        try:
+            said.append(heard.recv(4096))
+        except BlockingIOError:
+            return said
