@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import select
 from dataclasses import dataclass
 
 import httpcore2
@@ -65,6 +66,7 @@ class Wire(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         """Note the end, and the trouble that brought it, if any."""
         self._ended = True
         self.trouble = exc
+        self._transport = None  # what is gone must not be called again
         self._open_wires.discard(self)
         self._tell()
 
@@ -107,7 +109,16 @@ class Wire(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> bool | None:
         """Tell whether an idle connection has something to say, which can only be its end."""
-        return bool(self._ended or self._inbox) if info == "is_readable" else None
+        return (self._ended or bool(self._inbox) or self._is_readable()) if info == "is_readable" else None
+
+    def _is_readable(self) -> bool:
+        """Ask the system itself: the loop may not have looked since the peer hung up."""
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if sock is None or sock.fileno() < 0:
+            return True
+        poll = select.poll()
+        poll.register(sock.fileno(), select.POLLIN)
+        return bool(poll.poll(0))
 
     async def _flush(self) -> None:
         data, self._outbox = b"".join(self._outbox), []

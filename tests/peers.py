@@ -1,0 +1,115 @@
+"""HTTP destinations that behave as real ones do: some well, most not. Real sockets on loopback."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What a peer was sent, headers by their lower-case names."""
+
+    line: str
+    headers: dict[str, str]
+    body: bytes
+
+
+Answer: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class Peer:
+    """A server that writes down what it is sent and answers as it is told."""
+
+    answer: Answer
+    scheme: str = "http"
+    port: int = 0
+    connections: int = 0
+    open_connections: int = 0
+    requests: list[Request] = field(default_factory=list)
+    reads: bool = True
+
+    @property
+    def url(self) -> str:
+        return f"{self.scheme}://127.0.0.1:{self.port}"
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        self.open_connections += 1
+        try:
+            while True:
+                if self.reads:
+                    self.requests.append(await _read(reader))
+                await self.answer(reader, writer)
+                await writer.drain()
+                if not self.reads:
+                    break
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass
+        finally:
+            self.open_connections -= 1
+            writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    answer: Answer | bytes, *, tls: ssl.SSLContext | None = None, reads: bool = True
+) -> AsyncIterator[Peer]:
+    """Serve on a free port of loopback; bytes are sent as they are, a function does as it likes."""
+    peer = Peer(
+        sending(answer) if isinstance(answer, bytes) else answer, scheme="https" if tls else "http", reads=reads
+    )
+    tasks: set[asyncio.Task[None]] = set()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(peer.serve(reader, writer))
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    peer.port = server.sockets[0].getsockname()[1]
+    try:
+        yield peer
+    finally:
+        server.close()
+        for task in tuple(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)
+
+
+def response(status: int = 200, body: bytes = b"", **headers: str) -> bytes:
+    """Write an orderly answer; ``content_type`` names ``content-type``."""
+    lines = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(body)}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+def sending(data: bytes, *, then_close: bool = False) -> Answer:
+    """Answer with these bytes, whatever they are."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(data)
+        await writer.drain()
+        if then_close:
+            writer.close()
+            raise ConnectionError
+
+    return answer
+
+
+async def hanging(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+    """Never answer, and stay until the other side leaves."""
+    while await reader.read(65536):
+        pass
+
+
+async def _read(reader: asyncio.StreamReader) -> Request:
+    head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+    line, *rest = head.strip().split("\r\n")
+    headers = {name.lower(): value.strip() for name, _, value in (entry.partition(":") for entry in rest)}
+    body = await reader.readexactly(int(headers.get("content-length", "0")))
+    return Request(line=line, headers=headers, body=body)

@@ -1,0 +1,160 @@
+"""Signatures are those of Standard Webhooks, and nothing that arrives can make their check raise."""
+
+import base64
+import json
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from standardwebhooks import Webhook
+from support import START
+
+from receiver import signing
+from receiver.clock import SystemClock, moment
+from receiver.model import Secret
+from receiver.signing import Signature
+
+PLAIN = Secret("not base64 at all")
+PREFIXED = Secret("whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode())
+BODY = b'{"task_id":"1"}'
+
+VENDOR_SECRET = Secret("whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI=")
+VENDOR_BODY = (
+    b'{"id":"1234567890","status":"succeeded","message":"","create_time":1781080778802,"update_time":1781080794151}'
+)
+VENDOR_HEADERS = {
+    "webhook-id": "9876543210",
+    "webhook-timestamp": "1781080794",
+    "webhook-signature": "v1,UsKlJP00XoQyOn410NM9xv34sP+Gl0jnOO9Lcpr7NJ4=",
+}
+VENDOR_TIME = moment(1781080794 * 1_000_000)
+
+
+def signed(*secrets: Secret, body: bytes = BODY) -> dict[str, str]:
+    return {
+        "webhook-id": "evt_1",
+        "webhook-timestamp": signing.timestamp(START),
+        "webhook-signature": signing.sign(secrets, message_id="evt_1", at=START, body=body),
+    }
+
+
+def test_the_vendors_example_holds() -> None:
+    assert signing.check([VENDOR_SECRET], VENDOR_HEADERS, VENDOR_BODY, now=VENDOR_TIME) is Signature.GOOD
+
+
+def test_the_vendors_example_is_what_we_would_sign() -> None:
+    ours = signing.sign([VENDOR_SECRET], message_id="9876543210", at=VENDOR_TIME, body=VENDOR_BODY)
+
+    assert ours == VENDOR_HEADERS["webhook-signature"]
+
+
+@pytest.mark.parametrize("secret", [PREFIXED, VENDOR_SECRET])
+def test_what_we_sign_is_what_the_reference_signs(secret: Secret) -> None:
+    reference = Webhook(secret.reveal()).sign("evt_1", START, BODY.decode())
+
+    assert signing.sign([secret], message_id="evt_1", at=START, body=BODY) == reference
+
+
+def test_the_reference_accepts_one_of_two_signatures_during_a_rotation() -> None:
+    now = SystemClock().now()  # the reference knows no other time
+    headers = {
+        "webhook-id": "evt_1",
+        "webhook-timestamp": signing.timestamp(now),
+        "webhook-signature": signing.sign([PREFIXED, VENDOR_SECRET], message_id="evt_1", at=now, body=BODY),
+    }
+
+    for secret in (PREFIXED, VENDOR_SECRET):
+        assert Webhook(secret.reveal()).verify(BODY, headers) == json.loads(BODY)
+
+
+def test_each_secret_of_a_rotation_signs_and_each_is_taken() -> None:
+    headers = signed(PREFIXED, PLAIN)
+
+    assert len(headers["webhook-signature"].split(" ")) == 2
+    assert signing.check([PLAIN], headers, BODY, now=START) is Signature.GOOD
+    assert signing.check([VENDOR_SECRET, PREFIXED], headers, BODY, now=START) is Signature.GOOD
+
+
+def test_a_secret_without_the_prefix_is_its_own_bytes() -> None:
+    assert signing.key(PLAIN) == b"not base64 at all"
+
+
+@pytest.mark.parametrize("text", ["whsec_AAECAwQ=", "whsec_AAECAwQ", " whsec_AAECAwQ= "])
+def test_padding_of_a_secret_may_be_missing(text: str) -> None:
+    assert signing.key(Secret(text)) == bytes([0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize(
+    ("drift", "verdict"),
+    [
+        (timedelta(minutes=5), Signature.GOOD),
+        (timedelta(minutes=-5), Signature.GOOD),
+        (timedelta(minutes=5, seconds=1), Signature.BAD),
+        (timedelta(minutes=-5, seconds=-1), Signature.BAD),
+    ],
+)
+def test_a_signature_holds_for_five_minutes_either_way(drift: timedelta, verdict: Signature) -> None:
+    assert signing.check([PLAIN], signed(PLAIN), BODY, now=START + drift) is verdict
+
+
+def test_without_any_of_the_headers_a_signature_is_absent() -> None:
+    assert signing.check([PLAIN], {"content-type": "application/json"}, BODY, now=START) is Signature.ABSENT
+
+
+@pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
+def test_a_signature_in_part_is_bad(missing: str) -> None:
+    headers = signed(PLAIN)
+    del headers[missing]
+
+    assert signing.check([PLAIN], headers, BODY, now=START) is Signature.BAD
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"webhook-id": "evt_2"},
+        {"webhook-id": ""},
+        {"webhook-timestamp": str(int(signing.timestamp(START)) + 1)},
+        {"webhook-timestamp": "now"},
+        {"webhook-timestamp": "-1"},
+        {"webhook-timestamp": "1e9"},
+        {"webhook-timestamp": "9" * 5000},
+        {"webhook-timestamp": "٤٢"},
+        {"webhook-signature": ""},
+        {"webhook-signature": "v1"},
+        {"webhook-signature": "v1,"},
+        {"webhook-signature": "v1,not base64"},
+        {"webhook-signature": "v1,ü"},
+        {"webhook-signature": "v1," + "A" * 1_000_000},
+        {"webhook-signature": ","},
+        {"webhook-signature": "v2," + signed(PLAIN)["webhook-signature"].partition(",")[2]},
+        {"webhook-signature": "\ud800"},
+    ],
+)
+def test_malformed_and_altered_headers_are_bad(change: dict[str, str]) -> None:
+    assert signing.check([PLAIN], signed(PLAIN) | change, BODY, now=START) is Signature.BAD
+
+
+def test_an_altered_body_is_bad() -> None:
+    assert signing.check([PLAIN], signed(PLAIN), BODY + b" ", now=START) is Signature.BAD
+
+
+def test_no_secret_and_an_empty_secret_vouch_for_nothing() -> None:
+    assert signing.check([], signed(PLAIN), BODY, now=START) is Signature.BAD
+    assert signing.check([Secret("")], signed(Secret("")), BODY, now=START) is Signature.BAD
+    assert signing.check([Secret("whsec_")], signed(Secret("whsec_")), BODY, now=START) is Signature.BAD
+
+
+def test_unreadable_signatures_beside_a_good_one_do_no_harm() -> None:
+    headers = signed(PLAIN)
+    headers["webhook-signature"] = f"v1a,xxx v1,%%% v1,AAAA {headers['webhook-signature']}"
+
+    assert signing.check([PLAIN], headers, BODY, now=START) is Signature.GOOD
+
+
+@given(message_id=st.text(), sent_at=st.text(), offered=st.text(), body=st.binary())
+def test_no_header_makes_the_check_raise(message_id: str, sent_at: str, offered: str, body: bytes) -> None:
+    headers = {"webhook-id": message_id, "webhook-timestamp": sent_at, "webhook-signature": offered}
+
+    assert signing.check([PLAIN, PREFIXED], headers, body, now=START) is Signature.BAD
