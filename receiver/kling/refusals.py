@@ -51,7 +51,6 @@ _BY_STATUS: Final[Mapping[int, type[KlingRefusal]]] = {
     402: AccountTrouble,
     403: Forbidden,
     404: UnknownResource,
-    405: UnknownResource,
     408: ServerTrouble,
     410: UnknownResource,
     413: InvalidParameters,
@@ -138,7 +137,7 @@ def error_of(
     code = said.code
     if said.is_success and (code == 0 or (code is None and said.document is not None)):
         return None
-    words = hide(said.words)
+    words = hide(said.words) or _guess(said)
     if creates and _may_have_made_it(said):
         return KlingUncertain(
             f"Kling answered {_name(said)}{_colon(words)} The task may exist all the same.",
@@ -175,8 +174,6 @@ def _kind(said: Said) -> type[KlingRefusal]:
         status, code = code, None
     if status in _TROUBLES:
         return ServerTrouble
-    if status in _REDIRECTS:
-        return UnknownResource  # nothing is redirected: base_url is not quite right
     if status in _TELLING or not isinstance(code, int):
         return _BY_STATUS.get(status, ServerTrouble if said.document is None and said.is_success else UnknownRefusal)
     return UnknownRefusal
@@ -191,6 +188,13 @@ def _may_have_made_it(said: Said) -> bool:
         return True
     status = code if code in _TROUBLES else said.status
     return status in _TROUBLES and status not in _MADE_NOTHING
+
+
+def _guess(said: Said) -> str:
+    """Say what is probably wrong where the answer has no words for it."""
+    if said.status in _REDIRECTS:
+        return "it leads elsewhere, and is not followed with a key; [kling] base_url is not quite right"
+    return ""
 
 
 def _name(said: Said) -> str:

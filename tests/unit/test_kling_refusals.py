@@ -64,14 +64,14 @@ def test_a_200_with_any_other_code_is_an_error(code: object) -> None:
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (301, errors.UnknownResource),
-        (302, errors.UnknownResource),
+        (301, errors.UnknownRefusal),
+        (302, errors.UnknownRefusal),
         (400, errors.InvalidParameters),
         (401, errors.AuthenticationFailed),
         (402, errors.AccountTrouble),
         (403, errors.Forbidden),
         (404, errors.UnknownResource),
-        (405, errors.UnknownResource),
+        (405, errors.UnknownRefusal),
         (413, errors.InvalidParameters),
         (418, errors.UnknownRefusal),
         (422, errors.InvalidParameters),
@@ -164,6 +164,13 @@ def test_klings_words_are_passed_on_in_one_line_of_some_length(document: Json, w
     assert error is not None
     assert words in error.message
     assert error.message.isprintable()
+
+
+def test_a_redirect_points_at_the_address_configured() -> None:
+    error = judged(302)
+
+    assert error is not None
+    assert "base_url" in error.message
 
 
 def test_a_remedy_for_people_comes_with_the_error() -> None:
