@@ -145,7 +145,7 @@ def _take_in_libraries() -> None:
     root = logging.getLogger()
     root.handlers = [_Joined()]
     root.setLevel(logging.WARNING)
-    for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi", "httpx2", "httpcore2", "asyncio", "aiosqlite"):
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi", "httpx2", "httpcore2", "asyncio"):
         library = logging.getLogger(name)
         library.handlers.clear()
         library.propagate = True
