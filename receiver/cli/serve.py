@@ -1,11 +1,24 @@
 """`kling-receiver serve`: the service itself."""
 
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
 from receiver.cli.options import COMMON, Common
 
 
-def serve(*, common: Common = COMMON) -> int:
+def serve(
+    *,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"] | None,
+        Parameter(help="How much to log: debug, info, warning or error (default: info)."),
+    ] = None,
+    common: Common = COMMON,
+) -> int:
     """Run the service until it is told to stop (SIGTERM or Ctrl-C)."""
+    from receiver import logs
     from receiver.service import run
     from receiver.settings import load
 
+    logs.configure(log_level)
     return run(load(common.config))
