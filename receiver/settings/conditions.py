@@ -1,6 +1,7 @@
 """A route's ``where``: checked when the configuration is loaded, so that a slip does not wait for the first event."""
 
 import re
+import warnings
 from collections.abc import Iterator
 
 from receiver.settings.words import Unfit, did_you_mean, read_text
@@ -13,13 +14,16 @@ def read_condition(raw: object) -> str | None:
     if raw is None or raw == "":
         return None
     text = read_text(raw)
-    # Imported here: only a configuration that has conditions should pay for it at start.
-    import jmespath  # noqa: PLC0415
-    from jmespath.exceptions import JMESPathError  # noqa: PLC0415
-    from jmespath.functions import Functions  # noqa: PLC0415
+    import jmespath  # noqa: PLC0415 -- only a configuration with conditions pays for it at start
+    from jmespath.exceptions import JMESPathError  # noqa: PLC0415 -- as above
+    from jmespath.functions import Functions  # noqa: PLC0415 -- as above
 
     try:
-        tree = jmespath.compile(text).parsed
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", PendingDeprecationWarning)
+            tree = jmespath.compile(text).parsed
+    except PendingDeprecationWarning:
+        raise Unfit("holds text between backticks, where JSON stands; text stands in 'single quotes'") from None
     except RecursionError:
         raise Unfit("is nested too deeply to be read") from None
     except (JMESPathError, ValueError, LookupError, TypeError, AttributeError) as exc:

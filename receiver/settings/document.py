@@ -17,8 +17,10 @@ from receiver.errors import ConfigurationError
 Location: TypeAlias = tuple[str | int, ...]
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_QUOTES = 'text stands in quotes: key = "text"'
 _HINTS = {
-    "Invalid value": 'text stands in quotes: key = "value"',
+    "Invalid value": _QUOTES,
+    "Expected newline or end of document after a statement": _QUOTES,
     "Cannot overwrite a value": "the key stands twice; keep one",
     "Expected '=' after a key in a key/value pair": "a line is a [section], or key = value",
     "Illegal character": "text stands on one line between quotes",

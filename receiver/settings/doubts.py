@@ -1,6 +1,5 @@
 """What the configuration allows and its author has probably not meant: warnings, not faults."""
 
-import base64
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
+from receiver import signing
 from receiver.model import Secret
 from receiver.settings.addresses import is_loopback
 from receiver.settings.conditions import compares_with_a_key
@@ -61,11 +61,8 @@ def _is_open(url: str) -> bool:
 
 
 def _weak(secret: Secret, at: Location) -> Iterator[Doubt]:
-    text = secret.reveal()
-    if text.startswith(STANDARD_PREFIX):
-        key = base64.b64decode(text.removeprefix(STANDARD_PREFIX))
-        if len(key) < _SHORTEST_STANDARD_KEY:
-            yield at, f"is a short key; Standard Webhooks wants {_SHORTEST_STANDARD_KEY} bytes and more after whsec_"
+    if secret.reveal().startswith(STANDARD_PREFIX) and len(signing.key(secret)) < _SHORTEST_STANDARD_KEY:
+        yield at, f"is a short key; Standard Webhooks wants {_SHORTEST_STANDARD_KEY} bytes and more after whsec_"
 
 
 def _about_route(route: RouteSettings, at: Location, environ: Mapping[str, str]) -> Iterator[Doubt]:

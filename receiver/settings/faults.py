@@ -84,23 +84,24 @@ def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _unknown_key(location: Location, model: type[BaseModel]) -> str:
-    key, here = str(location[-1]), section_at(model, location[:-1])
+    key, around = str(location[-1]), location[:-1]
+    here = section_at(model, around)
     if here is None:
         return "unknown key"
-    if below := _sections_with(key, here):
+    if below := _sections_with(key, here, around):
         return f"unknown key; it belongs in {below}"
     if near := closest(key, here.model_fields):
         return f'unknown key; did you mean "{near}"?'
-    if elsewhere := _sections_with(key, model):
+    if elsewhere := _sections_with(key, model, ()):
         return f"unknown key; it belongs in {elsewhere}"
     return "unknown key; there are " + ", ".join(f'"{each}"' for each in here.model_fields)
 
 
-def _sections_with(key: str, model: type[BaseModel]) -> str:
-    """Name the sections right below *model* that have such a key."""
+def _sections_with(key: str, model: type[BaseModel], around: Location) -> str:
+    """Name the sections right below *model*, which stands at *around*, that have such a key."""
     names = [
-        f"[{name}]"
+        f"[{dotted((*(step for step in around if isinstance(step, str)), name))}]"
         for name, field in model.model_fields.items()
         if (section := section_of(field)) and key in section.model_fields
     ]
-    return " or ".join(names)
+    return " or ".join(names).replace("[routes]", "[[routes]]")

@@ -1,7 +1,7 @@
 """Finding config.toml, reading it, and naming every fault at once by file, line and key."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from receiver.settings.overrides import override
 from receiver.settings.references import Surroundings
 from receiver.settings.sections import Settings
 from receiver.settings.showing import Shown, leaves, show
+from receiver.settings.words import printable
 
 CONFIG_VARIABLE = "KLING_RECEIVER_CONFIG"
 FILE_NAME = "config.toml"
@@ -65,9 +66,9 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     try:
         settings = Settings.model_validate(values, context=around)
     except ValidationError as exc:
-        raise ConfigurationError([*explain_all(exc, Settings, sources), *said.faults]) from None
+        raise _refusal([*explain_all(exc, Settings, sources), *said.faults]) from None
     if said.faults:
-        raise ConfigurationError(said.faults)
+        raise _refusal(said.faults)
     return Loaded(
         settings=settings,
         path=found,
@@ -79,6 +80,10 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
 def shown(loaded: Loaded) -> list[Shown]:
     """List every key with its value, secrets hidden, and who said so."""
     return show(loaded.settings, loaded.origins)
+
+
+def _refusal(faults: Sequence[str]) -> ConfigurationError:
+    return ConfigurationError([printable(fault) for fault in faults])
 
 
 def _label(path: Path, cwd: Path) -> str:

@@ -10,6 +10,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from pydantic import BaseModel
@@ -85,12 +86,12 @@ def _unknown(variable: str, before: list[str], part: str, model: type[BaseModel]
 
 
 def _put(values: dict[str, Any], location: Location, value: object) -> None:
-    *way, last = location
     place: Any = values
-    for step, below in zip(way, [*way[1:], last], strict=True):
+    for step, below in pairwise(location):
         place = _enter(place, step, [] if isinstance(below, int) else {})
         if not isinstance(place, list if isinstance(below, int) else dict):
             return  # The file has something else there, which is its own fault.
+    last = location[-1]
     if isinstance(last, int):
         _enter(place, last, value)
     place[last] = value

@@ -6,7 +6,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
 from receiver.model import Secret
 from receiver.settings import references, words
@@ -28,6 +28,7 @@ from receiver.settings.words import Rate, Size, Unfit
 
 ON_WORDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "alert", "*")
 
+_TEXT_OR_TEXTS = {"type": ["string", "array"], "items": {"type": "string"}}
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OUR_HEADERS = re.compile(
@@ -114,14 +115,14 @@ def _command(raw: object) -> object:
 class WebhookSettings(Section):
     """A destination that is sent a signed POST."""
 
-    url: Annotated[str, Resolve(_read_url)] = Field(description="Where to; may be a reference, for it may be a secret.")
-    secret: Annotated[tuple[SigningSecret, ...], List] = Field(
-        default=(),
-        description="Signs each request; during a rotation a list, newest first. Left out: unsigned.",
-        json_schema_extra={"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+    url: Annotated[str, Resolve(_read_url)] = Field(
+        repr=False, description="Where to; may be a reference, for it may be a secret."
+    )
+    secret: Annotated[tuple[SigningSecret, ...], List, WithJsonSchema(_TEXT_OR_TEXTS)] = Field(
+        default=(), description="Signs each request; during a rotation a list, newest first. Left out: unsigned."
     )
     headers: Mapping[str, Annotated[Secret | str, Resolve(references.read_header_value)]] = Field(
-        default_factory=dict, description="Further headers; values may be references."
+        default_factory=dict, repr=False, description="Further headers; values may be references."
     )
     timeout: Annotated[timedelta, lasting(most=timedelta(minutes=15))] = Field(
         default=timedelta(seconds=15), description="The longest one attempt may take, all in all."
@@ -165,7 +166,9 @@ class ScriptSettings(Section):
         default=None, description="The folder it runs in, relative to this file."
     )
     env: Mapping[str, Annotated[Secret | str, Resolve(references.read_variable_value)]] = Field(
-        default_factory=dict, description="Variables beside PATH, LANG, HOME and KLING_*; values may be references."
+        default_factory=dict,
+        repr=False,
+        description="Variables beside PATH, LANG, HOME and KLING_*; values may be references.",
     )
     output_limit: Annotated[Size, sized(Size(0), Size(16 << 20))] = Field(
         default=Size(64 << 10), description="How much of the end of its output is kept with the attempt."

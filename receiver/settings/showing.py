@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
+from pydantic_core import core_schema
 
 from receiver.model import Json, Secret
 from receiver.settings.document import Location, dotted
@@ -90,7 +91,16 @@ def _seen(location: Location, value: object) -> object:
 
 
 class _Schema(GenerateJsonSchema):
-    """Writes defaults as the file would."""
+    """Writes defaults as the file would, and knows that TOML has no null."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> Json:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> Json:
+        described = super().default_schema(schema)
+        if described.get("default") == "" and "$ref" in described:  # a section that is left out has no default
+            del described["default"]
+        return described
 
     def encode_default(self, dft: Any) -> Any:  # noqa: ANN401 -- the signature is the library's
         return written(dft)

@@ -24,8 +24,8 @@ _UNITS = {
 _DURATION = re.compile(r"(?:[0-9]{1,15}(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _SIZES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
-_SIZE = re.compile(r"([0-9]{1,12})(B|KiB|MiB|GiB)")
-_SIZE_NEARLY = re.compile(r"([0-9]{1,12}) ?([kmg])i?b?", re.IGNORECASE)
+_SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)")
+_SIZE_NEARLY = re.compile(r"([0-9]{1,15}) ?([kmg])i?b?", re.IGNORECASE)
 _RATE = re.compile(r"([0-9]{1,6})/((?:[0-9]{1,6})?(?:ms|s|m|h|d))")
 _DAYS_ARE_PLAIN_FROM = timedelta(days=7)
 _PLAUSIBLE_SECONDS = 10**9
@@ -186,9 +186,13 @@ def listed(raw: object) -> object:
 
 
 def quoted(text: str) -> str:
-    """Quote a value in a sentence: on one line, cut to its length."""
-    plain = "".join(each if each.isprintable() else "?" for each in text[:_LINE])
-    return f'"{plain}..."' if len(text) > _LINE else f'"{plain}"'
+    """Quote a value in a sentence, cut to its length."""
+    return f'"{printable(text[:_LINE])}..."' if len(text) > _LINE else f'"{printable(text)}"'
+
+
+def printable(text: str) -> str:
+    """Keep a text on one line, whatever it holds."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def kind_of(raw: object) -> str:

@@ -1,0 +1,77 @@
+"""What is written for people keeps up with the code."""
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from receiver.settings import Loaded, Settings, load, shown
+from receiver.settings.kinds import section_of
+
+ROOT = Path(__file__).parents[1]
+CONFIG = ROOT / "config.toml"
+
+NAMED_IN_CONFIG = {
+    "KLING_API_KEY": "sk-made-up",
+    "PUBLISH_SECRET": "whsec_bWFkZS11cC1tYWRlLXVwLW1hZGUtdXAtbWFkZS11cA==",
+    "PUBLISH_AUTHORIZATION": "Bearer made-up",
+    "BUCKET_KEY": "made-up",
+    "CHAT_WEBHOOK_URL": "https://chat.example.com/hooks/made-up",
+}
+
+
+def test_every_setting_is_in_config_toml(tmp_path: Path) -> None:
+    written = {
+        re.sub(r"\.\d+", "", key) for key, origin in with_examples(tmp_path).origins.items() if origin != "default"
+    }
+
+    assert sorted(set(keys(Settings)) - {key for each in written for key in (each, each.rpartition(".")[0])}) == []
+
+
+def test_config_toml_says_the_defaults(tmp_path: Path) -> None:
+    empty = tmp_path / "config.toml"
+    empty.touch()
+
+    said = {each.key: each.value for each in shown(load(CONFIG, NAMED_IN_CONFIG)) if each.key != "store.url"}
+    defaults = {each.key: each.value for each in shown(load(empty, NAMED_IN_CONFIG)) if each.key != "store.url"}
+
+    assert said == defaults
+    assert load(CONFIG, NAMED_IN_CONFIG).settings.store.path == ROOT / "var" / "receiver.db"
+
+
+def test_the_examples_in_config_toml_hold_and_say_the_defaults_of_routes(tmp_path: Path) -> None:
+    bare = tmp_path / "config.toml"
+    bare.write_text(
+        '[[routes]]\nname = "a"\nwebhook = { url = "https://a.example.com/" }\n'
+        '[[routes]]\nname = "b"\nscript = { command = ["/bin/true"] }\n'
+    )
+    by_hand = re.compile(
+        r"routes\.\d+\.(name|on|endpoints|where|webhook\.(url|secret)|script\.(command|env)|.*\.headers.*)"
+    )
+
+    said = {each.key: each.value for each in shown(with_examples(tmp_path))}
+    defaults = {each.key: each.value for each in shown(load(bare, {})) if not by_hand.match(each.key)}
+
+    assert {key: said[key] for key in defaults if key.startswith("routes.")} == {
+        key: value for key, value in defaults.items() if key.startswith("routes.")
+    }
+
+
+def with_examples(folder: Path) -> Loaded:
+    """Load config.toml with the # taken off its example routes."""
+    text = CONFIG.read_text()
+    before, mark, examples = text.partition("\n# [[routes]]")
+    assert mark
+    taken_off = re.sub(r"^# ?", "", mark.lstrip("\n") + examples, flags=re.MULTILINE)
+    path = folder / "with-examples.toml"
+    path.write_text(f"{before}\n{taken_off}")
+    return load(path, NAMED_IN_CONFIG)
+
+
+def keys(section: type[BaseModel], above: str = "") -> list[str]:
+    """List every key there may be, without the numbers of routes."""
+    found = []
+    for name, field in section.model_fields.items():
+        below = section_of(field)
+        found += keys(below, f"{above}{name}.") if below else [f"{above}{name}"]
+    return found

@@ -1,0 +1,210 @@
+"""Routes: a name, a condition, exactly one destination, and how hard to try."""
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from configuring import SINK, fault_of, load_text, route_of, route_text
+
+from receiver.settings import Rate
+
+
+def test_a_route_needs_a_name_and_a_destination_and_has_defaults_for_the_rest(tmp_path: Path) -> None:
+    route = route_of(tmp_path, "")
+
+    assert route.name == "a"
+    assert route.on == {"succeed"}
+    assert route.endpoints == ()
+    assert route.where is None
+    assert route.script is None
+    assert route.unverified is False
+    assert route.concurrency == 8
+    assert route.rate is None
+    assert [wait.total_seconds() for wait in route.retry] == [5, 30, 120, 600, 1800, 3600]
+    assert route.give_up_after == timedelta(hours=96)
+    assert route.webhook is not None
+    assert route.webhook.secret == ()
+    assert route.webhook.headers == {}
+    assert route.webhook.timeout == timedelta(seconds=15)
+    assert route.webhook.payload == "event"
+
+
+def test_a_script_has_defaults_for_all_but_its_command(tmp_path: Path) -> None:
+    (route,) = load_text(tmp_path, '[[routes]]\nname = "a"\nscript = { command = ["true"] }').settings.routes
+
+    assert route.script is not None
+    assert route.script.command == ("true",)
+    assert route.script.timeout == timedelta(minutes=5)
+    assert route.script.cwd is None
+    assert route.script.env == {}
+    assert route.script.output_limit == 64 * 1024
+
+
+def test_a_route_says_all_it_wants(tmp_path: Path) -> None:
+    route = route_of(
+        tmp_path,
+        """
+on = ["failed", "alert", "*"]
+endpoints = ["images/*", "videos/text2video"]
+where = "task.tags.project == 'ads'"
+unverified = true
+concurrency = 1000
+rate = "10/s"
+retry = ["1s"]
+give_up_after = "1h"
+""",
+    )
+
+    assert route.on == {"failed", "alert", "*"}
+    assert route.endpoints == ("images/*", "videos/text2video")
+    assert route.where == "task.tags.project == 'ads'"
+    assert route.unverified is True
+    assert route.concurrency == 1000
+    assert route.rate == Rate(10, timedelta(seconds=1))
+    assert route.retry == (timedelta(seconds=1),)
+    assert route.give_up_after == timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('on = ["succeeded"]', 'routes.0.on.0: "succeeded" is no word for events; did you mean "succeed"?'),
+        ('on = ["zzz"]', 'routes.0.on.0: "zzz" is no word for events; there are "submitted", "processing", '),
+        ("on = []", "routes.0.on: must not be empty"),
+        ("on = [1]", "routes.0.on.0: must be text in quotes"),
+        ("on = 1", "routes.0.on: must be a list"),
+        ('endpoints = ["/v1/images/*"]', 'routes.0.endpoints.0: endpoints are written without /v1/; write "images/*"'),
+        ('endpoints = ["v1/images/*"]', 'routes.0.endpoints.0: endpoints are written without /v1/; write "images/*"'),
+        ('endpoints = ["images"]', 'routes.0.endpoints.0: "images" matches no endpoint; write "images/*"'),
+        ('endpoints = [""]', "routes.0.endpoints.0: must be an endpoint or a glob"),
+        ("where = \"a = 'b'\"", "routes.0.where: is no JMESPath expression: equality is written =="),
+        ("where = 1", "routes.0.where: must be text in quotes"),
+        ("unverified = 1", "routes.0.unverified: must be true or false"),
+        ("concurrency = 0", "routes.0.concurrency: must be 1 to 1000"),
+        ("concurrency = 1001", "routes.0.concurrency: must be 1 to 1000"),
+        ('concurrency = "8"', "routes.0.concurrency: must be a whole number without quotes"),
+        ("concurrency = true", "routes.0.concurrency: must be a whole number without quotes"),
+        ('rate = "often"', "routes.0.rate: must be a rate such as"),
+        ("retry = []", "routes.0.retry: must not be empty; leave the key out for the default"),
+        ('retry = ["5s", "x"]', 'routes.0.retry.1: "x" is no duration'),
+        ('retry = ["0s"]', "routes.0.retry.0: must be"),
+        ("give_up_after = 96", 'routes.0.give_up_after: has no unit; write it like "96s"'),
+        ('conditions = ""', 'routes.0.conditions: unknown key; there are "name", "on"'),
+        ('script = { command = ["true"] }', "routes.0.script: stands beside webhook; a route has one of them"),
+    ],
+)
+def test_a_route_that_cannot_be_is_named_by_line_and_key(text: str, fault: str, tmp_path: Path) -> None:
+    assert fault_of(tmp_path, route_text(text)).startswith(f"config.toml:4: {fault}")
+
+
+@pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "reply:host", "ä", "a" * 65])
+def test_a_name_is_short_and_plain(name: str, tmp_path: Path) -> None:
+    said = fault_of(tmp_path, f'[[routes]]\nname = "{name}"\n{SINK}')
+
+    assert said.startswith("config.toml:2: routes.0.name: ")
+    assert "use a-z, 0-9, _ and -" in said
+
+
+def test_each_route_has_a_name_of_its_own_also_where_another_is_at_fault(tmp_path: Path) -> None:
+    text = f'[[routes]]\nname = "a"\n{SINK}[[routes]]\nname = "a"\n{SINK}'
+
+    assert fault_of(tmp_path, text) == (
+        'config.toml:5: routes.1.name: "a" is taken by a route above; each needs a name of its own'
+    )
+
+
+def test_the_same_names_are_free_again_for_the_next_load(tmp_path: Path) -> None:
+    assert load_text(tmp_path, route_text("")).settings == load_text(tmp_path, route_text("")).settings
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ('name = "a"\n', "config.toml:1: routes.0.script: is missing, and so is webhook; say where to"),
+        (SINK, "config.toml:1: routes.0.name: is missing: What the route is called"),
+        ('name = "a"\nwebhook = {}\n', "config.toml:3: routes.0.webhook.url: is missing: Where to"),
+        ('name = "a"\nwebhook = "https://h"\n', "config.toml:3: routes.0.webhook: must be a table, such as"),
+        (
+            'name = "a"\nwebhook = { url = "https://h", urll = 1 }\n',
+            "config.toml:3: routes.0.webhook.urll: unknown key; ",
+        ),
+        ('name = "a"\nwebhook = { url = "https://h", payload = "raw" }\n', "config.toml:3: routes.0.webhook.payload: "),
+        (
+            'name = "a"\nwebhook = { url = "https://h", timeout = "1h" }\n',
+            "config.toml:3: routes.0.webhook.timeout: must",
+        ),
+        (
+            'name = "a"\nwebhook = { url = "https://h", headers = 1 }\n',
+            "config.toml:3: routes.0.webhook.headers: must be",
+        ),
+        (
+            'name = "a"\nwebhook = { url = "http://169.254.169.254/" }\n',
+            "config.toml:3: routes.0.webhook.url: leads to",
+        ),
+        ('name = "a"\nscript = {}\n', "config.toml:3: routes.0.script.command: is missing: The program"),
+        (
+            'name = "a"\nscript = { command = "a | b" }\n',
+            "config.toml:3: routes.0.script.command: is a list, for there",
+        ),
+        ('name = "a"\nscript = { command = [] }\n', "config.toml:3: routes.0.script.command: must not be empty"),
+        ('name = "a"\nscript = { command = [""] }\n', "config.toml:3: routes.0.script.command.0: names no program"),
+        ('name = "a"\nscript = { command = ["a", 1] }\n', "config.toml:3: routes.0.script.command.1: must be text in"),
+        ('name = "a"\nscript = { command = ["a\\u0000"] }\n', "config.toml:3: routes.0.script.command.0: holds a NUL"),
+        (
+            'name = "a"\nscript = { command = ["a"], output_limit = "1GB" }\n',
+            "config.toml:3: routes.0.script.output_limit",
+        ),
+        ("name = 1\n" + SINK, "config.toml:2: routes.0.name: must be text in quotes"),
+    ],
+)
+def test_a_destination_that_cannot_be_is_named_by_line_and_key(text: str, fault: str, tmp_path: Path) -> None:
+    assert fault_of(tmp_path, f"[[routes]]\n{text}").startswith(fault)
+
+
+def test_a_program_with_a_slash_is_found_from_the_configurations_folder_and_others_on_the_path(tmp_path: Path) -> None:
+    def command(name: str) -> tuple[str, ...]:
+        text = f'[[routes]]\nname = "a"\nscript = {{ command = ["{name}", "./x", "~"], cwd = "in" }}'
+        (route,) = load_text(tmp_path, text, {"HOME": "/home/one"}).settings.routes
+        assert route.script is not None
+        assert route.script.cwd == tmp_path / "in"
+        return route.script.command
+
+    assert command("bin/publish") == (f"{tmp_path}/bin/publish", "./x", "~")
+    assert command("~/publish") == ("/home/one/publish", "./x", "~")
+    assert command("/usr/bin/env") == ("/usr/bin/env", "./x", "~")
+    assert command("env") == ("env", "./x", "~")
+
+
+@pytest.mark.parametrize(
+    ("script", "warning"),
+    [
+        ('command = ["./none"]', "none is no file; every attempt would fail"),
+        ('command = ["./plain"]', "plain cannot be run; make it executable (chmod +x)"),
+        ('command = ["no-such-program-anywhere"]', "no-such-program-anywhere cannot be run; give its whole path"),
+        ('command = ["/bin/sh"], cwd = "none"', "none is no folder; every attempt would fail"),
+    ],
+)
+def test_a_script_that_would_never_run_is_a_warning(script: str, warning: str, tmp_path: Path) -> None:
+    (tmp_path / "plain").touch()
+    text = f'[[routes]]\nname = "a"\nscript = {{ {script} }}'
+
+    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+
+    assert said.startswith(f"{tmp_path}/config.toml:3: routes.0.script.")
+    assert said.endswith(warning)
+
+
+def test_a_condition_that_compares_with_a_key_is_a_warning(tmp_path: Path) -> None:
+    text = route_text("where = 'task.label == \"ads\"'")
+
+    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+
+    assert 'config.toml:4: routes.0.where: compares with a "word" in double quotes' in said
+
+
+def test_headers_that_travel_in_the_clear_are_a_warning(tmp_path: Path) -> None:
+    text = '[[routes]]\nname = "a"\nwebhook = { url = "http://app.example.com", headers = { a = "b" } }'
+
+    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+
+    assert "routes.0.webhook.url: is plain http beyond this machine" in said

@@ -1,0 +1,221 @@
+"""Secrets: as they stand, or by reference; fit for what they are for; never repeated."""
+
+from pathlib import Path
+
+import pytest
+from configuring import fault_of, load_text, route_of, route_text
+
+from receiver.model import Secret
+from receiver.signing import key
+
+LONG = "a-secret-of-26-characters"
+STANDARD = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
+
+
+def token(folder: Path, reference: str, **environ: str) -> Secret | None:
+    """Load a configuration whose admin token is *reference*."""
+    return load_text(folder, f'[admin]\ntoken = "{reference}"', environ).settings.admin.token
+
+
+def fault(folder: Path, reference: str, **environ: str) -> str:
+    """Give what is wrong with an admin token that is *reference*."""
+    said = fault_of(folder, f'[admin]\ntoken = "{reference}"', environ)
+    assert said.startswith("config.toml:2: admin.token: ")
+    return said
+
+
+def test_a_secret_may_stand_in_the_file_or_in_a_variable_or_in_a_file_or_in_a_credential(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text(f"{LONG}\n")
+
+    assert token(tmp_path, LONG) == Secret(LONG)
+    assert token(tmp_path, "env:TOKEN", TOKEN=LONG) == Secret(LONG)
+    assert token(tmp_path, "file:kept") == Secret(LONG)
+    assert token(tmp_path, f"file:{tmp_path}/kept") == Secret(LONG)
+    assert token(tmp_path, "file:~/kept", HOME=str(tmp_path)) == Secret(LONG)
+    assert token(tmp_path, "credential:kept", CREDENTIALS_DIRECTORY=str(tmp_path)) == Secret(LONG)
+    assert token(tmp_path, "") is None
+
+
+def test_a_reference_that_leads_nowhere_says_where_and_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "empty").write_text("\n")
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    (tmp_path / "large").write_bytes(b"x" * 70_000)
+
+    assert "the environment variable TOKEN is not set; set it" in fault(tmp_path, "env:TOKEN")
+    assert "the environment variable TOKEN is empty; set it" in fault(tmp_path, "env:TOKEN", TOKEN="")
+    assert "after env: stands the name" in fault(tmp_path, "env:")
+    assert "after env: stands the name" in fault(tmp_path, "env:$TOKEN")
+    assert f"the file {tmp_path}/none does not exist; write the secret there" in fault(tmp_path, "file:none")
+    assert "cannot be read: Is a directory" in fault(tmp_path, "file:.")
+    assert "is empty; write the secret there" in fault(tmp_path, "file:empty")
+    assert "is no UTF-8 text" in fault(tmp_path, "file:bytes")
+    assert "is too large for a secret" in fault(tmp_path, "file:large")
+    assert "must be a path" in fault(tmp_path, "file:")
+    assert "there is no $CREDENTIALS_DIRECTORY; start with systemd and LoadCr" in fault(tmp_path, "credential:kept")
+    assert "after credential: stands the name" in fault(tmp_path, "credential:../kept")
+    assert "the credential" in fault(tmp_path, "credential:kept", CREDENTIALS_DIRECTORY=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "value", ["two\nlines of it", " with-a-blank-at-its-start", "with-ümläuts-in-it", "tab\tin it"]
+)
+def test_a_secret_that_no_header_can_carry_is_refused_and_not_repeated(value: str, tmp_path: Path) -> None:
+    said = fault(tmp_path, "env:TOKEN", TOKEN=value)
+
+    assert "give the secret alone" in said
+    assert value not in said
+
+
+def test_klings_key_alone_may_be_missing(tmp_path: Path) -> None:
+    unset = load_text(tmp_path, '[kling]\napi_key = "env:OTHER_KEY"')
+    found = load_text(tmp_path, '[kling]\napi_key = "env:OTHER_KEY"', {"OTHER_KEY": LONG})
+
+    assert unset.settings.kling.api_key is None
+    assert "the environment variable OTHER_KEY is not set" in "".join(unset.warnings)
+    assert found.settings.kling.api_key == Secret(LONG)
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("reference", ["file:none", "credential:none", "env:not a name"])
+def test_klings_key_by_a_reference_that_is_broken_is_a_fault(reference: str, tmp_path: Path) -> None:
+    assert fault_of(tmp_path, f'[kling]\napi_key = "{reference}"').startswith("config.toml:2: kling.api_key: ")
+
+
+@pytest.mark.parametrize(
+    ("secret", "signs_with"),
+    [(STANDARD, b"testsecrettestsecrettestsecret12"), ("sixteen-letters-", b"sixteen-letters-")],
+)
+def test_a_signing_secret_is_standard_or_long_enough_to_count_as_it_is(
+    secret: str, signs_with: bytes, tmp_path: Path
+) -> None:
+    (found,) = load_text(tmp_path, f'[callbacks]\nsigning_secrets = ["{secret}"]').settings.callbacks.signing_secrets
+
+    assert key(found) == signs_with
+
+
+@pytest.mark.parametrize(
+    ("secret", "reason"),
+    [
+        ("fifteen-letters", "is too short to sign with"),
+        ("whsec_", "no base64 follows"),
+        ("whsec_not base64", "no base64 follows"),
+        ("whsec_dGVzd$", "no base64 follows"),
+        ("", "is empty; give the secret"),
+    ],
+)
+@pytest.mark.parametrize("place", ["callbacks", "webhook"])
+def test_a_signing_secret_that_cannot_sign_is_refused(place: str, secret: str, reason: str, tmp_path: Path) -> None:
+    webhook = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", secret = ["{secret}"] }}'
+    callbacks = f'[callbacks]\nsigning_secrets = [\n"{secret}"]'
+
+    said = fault_of(tmp_path, callbacks if place == "callbacks" else webhook)
+
+    assert said.startswith("config.toml:3: ")
+    assert reason in said
+
+
+@pytest.mark.parametrize("secret", ['""', "[]"])
+def test_an_empty_secret_is_not_taken_for_unsigned(secret: str, tmp_path: Path) -> None:
+    text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", secret = {secret} }}'
+
+    assert "routes.0.webhook.secret: is empty; leave the key out to send unsigned" in fault_of(tmp_path, text)
+
+
+def test_a_rotation_is_a_list_of_references_newest_first(tmp_path: Path) -> None:
+    text = route_text("").replace('hook"', 'hook", secret = ["env:NEW", "env:OLD"]')
+
+    (route,) = load_text(tmp_path, text, {"NEW": STANDARD, "OLD": LONG}).settings.routes
+
+    assert route.webhook is not None
+    assert route.webhook.secret == (Secret(STANDARD), Secret(LONG))
+
+
+def test_one_text_stands_for_a_list_of_one_secret(tmp_path: Path) -> None:
+    (route,) = load_text(tmp_path, route_text("").replace('hook"', f'hook", secret = "{STANDARD}"')).settings.routes
+
+    assert route.webhook is not None
+    assert route.webhook.secret == (Secret(STANDARD),)
+
+
+def test_the_gateways_secret_is_a_signing_secret_or_none(tmp_path: Path) -> None:
+    assert load_text(tmp_path, f'[gateway]\nsecret = "{LONG}"').settings.gateway.secret == Secret(LONG)
+    assert load_text(tmp_path, '[gateway]\nsecret = ""').settings.gateway.secret is None
+    assert "is too short to sign with" in fault_of(tmp_path, '[gateway]\nsecret = "short"')
+
+
+def test_a_webhooks_url_may_be_a_reference(tmp_path: Path) -> None:
+    text = '[[routes]]\nname = "a"\nwebhook = { url = "env:CHAT" }'
+
+    (route,) = load_text(tmp_path, text, {"CHAT": "https://chat.example.com/hooks/abc"}).settings.routes
+
+    assert route.webhook is not None
+    assert route.webhook.url == "https://chat.example.com/hooks/abc"
+    assert "the environment variable CHAT is not set" in fault_of(tmp_path, text)
+
+
+def test_headers_hold_text_or_references(tmp_path: Path) -> None:
+    headers = '{ x-tenant = "7", authorization = "env:AUTH" }'
+    text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", headers = {headers} }}'
+
+    (route,) = load_text(tmp_path, text, {"AUTH": "Bearer abc"}).settings.routes
+
+    assert route.webhook is not None
+    assert route.webhook.headers == {"x-tenant": "7", "authorization": Secret("Bearer abc")}
+
+
+@pytest.mark.parametrize(
+    ("headers", "reason"),
+    [
+        ('authorization = "Bearer env:AUTH"', "put the whole value"),
+        ('x = "a\\nb"', "which no header can carry"),
+        ('x = "é"', "which no header can carry"),
+        ("x = 1", "must be text in quotes"),
+        ('"a b" = "1"', '"a b" is no header\'s name'),
+        ('Webhook-Id = "1"', "webhook-id is set by the receiver itself"),
+        ('Content-Length = "1"', "content-length is set by the receiver itself"),
+        ('kling-receiver-attempt = "1"', "kling-receiver-attempt is set by the receiver itself"),
+        ('a = "1", A = "2"', "a stands here twice"),
+        ('x = "env:NONE"', "the environment variable NONE is not set"),
+    ],
+)
+def test_a_header_that_cannot_be_sent_is_refused(headers: str, reason: str, tmp_path: Path) -> None:
+    text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", headers = {{ {headers} }} }}'
+
+    said = fault_of(tmp_path, text)
+
+    assert said.startswith("config.toml:3: routes.0.webhook.headers.")
+    assert reason in said
+
+
+def test_a_scripts_variables_hold_any_text_or_references(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text("-----BEGIN\nabc\n-----END\n")
+    env = '{ BUCKET = "results é", KEY = "file:key.pem" }'
+    text = f'[[routes]]\nname = "a"\nscript = {{ command = ["/bin/true"], env = {env} }}'
+
+    (route,) = load_text(tmp_path, text).settings.routes
+
+    assert route.script is not None
+    assert route.script.env == {"BUCKET": "results é", "KEY": Secret("-----BEGIN\nabc\n-----END")}
+
+
+@pytest.mark.parametrize(
+    ("env", "reason"),
+    [
+        ('"A B" = "x"', '"A B" is no variable\'s name'),
+        ('KLING_EVENT_ID = "x"', "KLING_EVENT_ID is set by the receiver itself"),
+        ('A = "x\\u0000"', "holds a NUL"),
+        ("A = 1", "must be text in quotes"),
+        ('A = "env:NONE"', "the environment variable NONE is not set"),
+    ],
+)
+def test_a_variable_that_no_script_can_be_given_is_refused(env: str, reason: str, tmp_path: Path) -> None:
+    text = f'[[routes]]\nname = "a"\nscript = {{ command = ["/bin/true"], env = {{ {env} }} }}'
+
+    assert reason in fault_of(tmp_path, text)
+
+
+def test_a_secret_shows_itself_to_nobody(tmp_path: Path) -> None:
+    route = route_of(tmp_path, "")
+
+    assert "app.example.com" not in repr(route)
+    assert LONG not in repr(load_text(tmp_path, f'[admin]\ntoken = "{LONG}"'))
