@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 
 import structlog
 
@@ -48,112 +50,96 @@ class Inbox:
 
         Raises Unreadable for a body that is no JSON object, StoreUnavailable when it could not be kept.
         """
-        reading = protocol.read(body)
-        now = self._clock.now()
-        signature = self._check(dict(headers), body)
-        verified = Verified.SIGNATURE if signature is Signature.GOOD else Verified.NONE
-        kept = tuple((name, value) for name, value in headers if name not in _NOT_KEPT)
-        digest = hashlib.sha256(body).digest()
-
-        def judge(task: Task, _: Sequence[Push]) -> Change:
-            if task.expires_at is not None and task.expires_at <= now:
-                return Change()
-            if signature is Signature.BAD:
-                ruling = lifecycle.suspect(task, now=now)
-            else:
-                ruling = lifecycle.hear(
-                    task, reading, verified=verified, verify=self._callbacks.verify, now=now, poll=self._poll
-                )
-            push = Push(
-                id=self._ids.new("psh"),
-                task_id=task.id,
-                source=Source.CALLBACK,
-                headers=kept,
-                body=body,
-                digest=digest,
-                received_at=now,
-                outcome=ruling.outcome,
-            )
-            if not ruling.announce:
-                return Change(task=ruling.task, push=push)
-            said = self._announcer.task_event(
-                ruling.task,
-                reading,
-                body,
-                source=Source.CALLBACK,
-                verified=verified,
-                trusted=ruling.trusted,
-                push_id=push.id,
-                at=now,
-            )
-            return Change(task=ruling.task, push=push, events=(said.event,), deliveries=said.deliveries)
-
-        change = await self._intake.apply(ByToken(token_hash=token_hash(token)), judge)
-        if change is None or change.push is None or change.task is None:
-            return False
-        self._ring(change)
-        log.info(
-            "callback.accepted",
-            task=change.task.id,
-            push=change.push.id,
-            status=reading.word,
-            outcome=change.push.outcome,
-            signature=signature,
+        arrival = _Arrival(
+            source=Source.CALLBACK,
+            reading=protocol.read(body),
+            body=body,
+            headers=tuple((name, value) for name, value in headers if name not in _NOT_KEPT),
+            signature=self._check(dict(headers), body),
+            at=self._clock.now(),
         )
+        change = await self._intake.apply(
+            ByToken(token_hash=token_hash(token)), lambda task, _: self._judge_callback(arrival, task)
+        )
+        if change is None or change.push is None:
+            return False
+        self._tell("callback.accepted", change, arrival)
         return True
 
     async def learn(self, task_id: str, reading: Reading, answer: bytes) -> None:
         """Take in what the API answered about a task; *answer* is the raw body, *reading* what it says."""
-        now = self._clock.now()
-        bare = protocol.bare(answer, task_id=reading.kling_id)
-        digest = hashlib.sha256(answer).digest()
+        arrival = _Arrival(source=Source.POLL, reading=reading, body=answer, at=self._clock.now())
+        change = await self._intake.apply(
+            ById(id=task_id), lambda task, pending: self._judge_answer(arrival, task, pending), with_pending=True
+        )
+        if change is not None:
+            self._tell("answer.accepted", change, arrival)
 
-        def judge(task: Task, pending: Sequence[Push]) -> Change:
-            read = [(push, protocol.read(push.body)) for push in pending]
-            lesson = lifecycle.learn(task, reading, read, now=now, poll=self._poll)
-            push = Push(
-                id=self._ids.new("psh"),
-                task_id=task.id,
-                source=Source.POLL,
-                headers=(),
-                body=answer,
-                digest=digest,
-                received_at=now,
-                outcome=lesson.outcome,
+    def _judge_callback(self, arrival: "_Arrival", task: Task) -> Change:
+        now = arrival.at
+        if task.expires_at is not None and task.expires_at <= now:
+            return Change()
+        verified = Verified.SIGNATURE if arrival.signature is Signature.GOOD else Verified.NONE
+        if arrival.signature is Signature.BAD:
+            ruling = lifecycle.suspect(task, now=now)
+        else:
+            ruling = lifecycle.hear(
+                task, arrival.reading, verified=verified, verify=self._callbacks.verify, now=now, poll=self._poll
             )
-            if lesson.contradicts:
-                log.warning("task.contradicted", task=task.id, state=task.state, answered=reading.word)
-            if not lesson.announce:
-                return self._unless_given_up(Change(task=lesson.task, push=push, settles=lesson.settles))
-            confirmed = lesson.confirmed
-            said = self._announcer.task_event(
-                lesson.task,
-                reading,
-                bare if confirmed is None else confirmed.body,
-                source=Source.POLL if confirmed is None else Source.CALLBACK,
-                verified=Verified.API,
-                push_id=push.id if confirmed is None else confirmed.id,
-                at=now,
-            )
-            change = Change(
+        push = self._push(arrival, task, ruling.outcome)
+        if not ruling.announce:
+            return Change(task=ruling.task, push=push)
+        said = self._announcer.task_event(
+            ruling.task,
+            arrival.reading,
+            arrival.body,
+            source=Source.CALLBACK,
+            verified=verified,
+            trusted=ruling.trusted,
+            push_id=push.id,
+            at=now,
+        )
+        return Change(task=ruling.task, push=push, events=(said.event,), deliveries=said.deliveries)
+
+    def _judge_answer(self, arrival: "_Arrival", task: Task, pending: Sequence[Push]) -> Change:
+        reading, now = arrival.reading, arrival.at
+        read = [(push, protocol.read(push.body)) for push in pending]
+        lesson = lifecycle.learn(task, reading, read, now=now, poll=self._poll)
+        push = self._push(arrival, task, lesson.outcome)
+        if lesson.contradicts:
+            log.warning("task.contradicted", task=task.id, state=task.state, answered=reading.word)
+        if not lesson.announce:
+            return self._unless_given_up(Change(task=lesson.task, push=push, settles=lesson.settles))
+        confirmed = lesson.confirmed
+        said = self._announcer.task_event(
+            lesson.task,
+            reading,
+            protocol.bare(arrival.body, task_id=reading.kling_id) if confirmed is None else confirmed.body,
+            source=Source.POLL if confirmed is None else Source.CALLBACK,
+            verified=Verified.API,
+            push_id=push.id if confirmed is None else confirmed.id,
+            at=now,
+        )
+        return self._unless_given_up(
+            Change(
                 task=lesson.task,
                 push=push,
                 events=(said.event,),
                 deliveries=said.deliveries,
                 settles=lesson.settles,
             )
-            return self._unless_given_up(change)
+        )
 
-        change = await self._intake.apply(ById(id=task_id), judge, with_pending=True)
-        if change is None or change.task is None or change.push is None:
-            return
-        self._ring(change)
-        log.info(
-            "answer.accepted",
-            task=change.task.id,
-            push=change.push.id,
-            status=reading.word,
-            outcome=change.push.outcome,
+    def _push(self, arrival: "_Arrival", task: Task, outcome: PushOutcome) -> Push:
+        return Push(
+            id=self._ids.new("psh"),
+            task_id=task.id,
+            source=arrival.source,
+            headers=arrival.headers,
+            body=arrival.body,
+            digest=hashlib.sha256(arrival.body).digest(),
+            received_at=arrival.at,
+            outcome=outcome,
         )
 
     async def learn_nothing(self, task_id: str, *, unknown_to_kling: bool) -> None:
@@ -194,6 +180,18 @@ class Inbox:
             return Signature.ABSENT
         return signing.check(self._callbacks.signing_secrets, headers, body, now=self._clock.now())
 
+    def _tell(self, what: str, change: Change, arrival: "_Arrival") -> None:
+        self._ring(change)
+        if change.push is not None:
+            log.info(
+                what,
+                task=change.push.task_id,
+                push=change.push.id,
+                status=arrival.reading.word,
+                outcome=change.push.outcome,
+                signature=arrival.signature,
+            )
+
     def _ring(self, change: Change) -> None:
         if change.deliveries:
             self._bells.deliveries.ring()
@@ -201,6 +199,18 @@ class Inbox:
             self._bells.events.ring()
         if change.task is not None and (change.task.due_at is not None or change.task.state.is_final):
             self._bells.tasks.ring()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Arrival:
+    """What came in, read but not yet judged."""
+
+    source: Source
+    reading: Reading
+    body: bytes
+    at: datetime
+    headers: tuple[tuple[str, str], ...] = ()
+    signature: Signature = Signature.ABSENT
 
 
 def token_hash(token: str) -> bytes:

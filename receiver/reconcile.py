@@ -100,6 +100,11 @@ class Reconciler:
         if answer.error is not None or answer.reading is None:
             reason = "" if answer.error is None else str(answer.error)
             log.warning("query.refused", task=task.id, status=answer.status, reason=reason)
-            await self._answers.learn_nothing(task.id, unknown_to_kling=isinstance(answer.error, UnknownResource))
+            await self._answers.learn_nothing(task.id, unknown_to_kling=_is_unknown(answer))
         else:
             await self._answers.learn(task.id, answer.reading, answer.body)
+
+
+def _is_unknown(answer: Answer) -> bool:
+    """Tell whether Kling itself denies the task: a bare 404 may be a gateway that cannot be asked about tasks."""
+    return isinstance(answer.error, UnknownResource) and answer.error.kling_code is not None

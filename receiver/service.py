@@ -9,18 +9,16 @@ started anew.
 import asyncio
 import contextlib
 import os
-import secrets
 import signal
 import socket
-import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from random import SystemRandom
 
 import structlog
+from starlette.types import ASGIApp
 
 from receiver import __version__
 from receiver.alerts import Alerts
@@ -31,7 +29,7 @@ from receiver.dispatch import Dispatcher, Lane
 from receiver.errors import ReceiverError
 from receiver.inbox import Inbox
 from receiver.kling.client import Kling
-from receiver.model import RouteState, Secret
+from receiver.model import Secret
 from receiver.outbound import Outbound
 from receiver.reconcile import Reconciler
 from receiver.retry import Pace, RetryPolicy
@@ -40,12 +38,13 @@ from receiver.senders import Sender
 from receiver.senders.address import OperatorGuard, PublicGuard
 from receiver.senders.script import ScriptSender
 from receiver.senders.webhook import ReplySender, WebhookSender
-from receiver.settings import Loaded, RouteSettings, Settings
+from receiver.settings import Address, Loaded, RouteSettings, Settings
 from receiver.store.sqlite import SqliteStore
 from receiver.submit import Submitter
 from receiver.systemd import Notifier, listen_fds
 from receiver.web.api import admin_app
 from receiver.web.callbacks import public_app
+from receiver.web.health import Check
 from receiver.web.listener import Listener
 
 log = structlog.get_logger()
@@ -56,6 +55,11 @@ GRACE = timedelta(seconds=20)
 _LISTENER_GRACE = timedelta(seconds=5)
 _REPLY_TIMEOUT = timedelta(seconds=15)
 _REPLY_CONCURRENCY = 8
+_REPLY_POLICY = RetryPolicy(
+    schedule=[timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600)],
+    give_up_after=timedelta(hours=96),
+)
+_CONNECTIONS = 1000
 
 Work = Callable[[asyncio.Event], Coroutine[object, object, None]]
 """A service: runs until the event it is given, ends what it has under way, and returns."""
@@ -91,14 +95,26 @@ class _Running:
 class Service:
     """All parts of a running receiver, put together."""
 
-    def __init__(
-        self, *, store: SqliteStore, listeners: Mapping[str, Listener], work: Mapping[str, Work], bells: Bells
-    ) -> None:
+    def __init__(self, *, store: SqliteStore, work: Mapping[str, Work], bells: Bells) -> None:
         self._store = store
-        self._listeners = listeners
+        self._listeners: Mapping[str, Listener] = {}
         self._work = work
         self._bells = bells
         self._running: dict[str, _Running] = {}
+
+    def listen(self, **listeners: Listener) -> None:
+        """Say which listeners the service is to have."""
+        self._listeners = listeners
+
+    async def checks(self) -> Sequence[Check]:
+        """Tell whether every part does its work."""
+        store = "" if not self._store.broken.is_set() else "It broke; see the log, and run: kling-receiver db check"
+        parts = {name: running.task.done() for name, running in self._running.items() if name in self._work}
+        return [
+            Check(name="store", ok=not store, reason=store),
+            *(Check(name=name, ok=each.started.is_set()) for name, each in self._listeners.items()),
+            *(Check(name=name, ok=not ended, reason="It has ended." if ended else "") for name, ended in parts.items()),
+        ]
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -180,32 +196,19 @@ class Service:
 async def _assemble(
     settings: Settings, sockets: Mapping[str, Sequence[socket.socket]], stack: AsyncExitStack
 ) -> Service:
-    clock = SystemClock()
+    """Put the parts together, from the store up."""
+    clock, bells = SystemClock(), Bells()
     ids = Ids(clock)
-    bells = Bells()
     announcer = Announcer(compile_routes(settings.routes), ids)
     store = await SqliteStore.open(settings.store.path)
     stack.push_async_callback(store.aclose)
-    agent = f"kling-receiver/{__version__}"
-    inside = Outbound(guard=OperatorGuard(), user_agent=agent, max_connections=1000)
-    outside = Outbound(guard=PublicGuard(settings.network.allow), user_agent=agent)
-    stack.push_async_callback(inside.aclose)
-    stack.push_async_callback(outside.aclose)
-
+    inside, outside = _ways_out(settings, stack)
+    lanes = _Lanes(settings, inside, outside)
     kling = Kling(settings.kling, outbound=inside, clock=clock)
     inbox = Inbox(store, announcer, callbacks=settings.callbacks, poll=settings.poll, bells=bells, clock=clock, ids=ids)
-    submitter = Submitter(
-        store,
-        kling,
-        announcer,
-        settings=settings,
-        bells=bells,
-        clock=clock,
-        ids=ids,
-    )
-    reconciler = Reconciler(store, kling, inbox, timeout=settings.kling.timeout, tasks_bell=bells.tasks, clock=clock)
     alerts = Alerts(store, announcer, bells=bells, clock=clock)
-    lanes = _Lanes(settings, inside, outside)
+    submitter = Submitter(store, kling, announcer, settings=settings, bells=bells, clock=clock, ids=ids)
+    reconciler = Reconciler(store, kling, inbox, timeout=settings.kling.timeout, tasks_bell=bells.tasks, clock=clock)
     dispatcher = Dispatcher(
         store,
         lanes,
@@ -216,27 +219,49 @@ async def _assemble(
         rng=SystemRandom(),
         grace=GRACE,
     )
-    token = admin_token(settings)
-    listeners = {
-        "public": Listener(
-            public_app(inbox, max_body=settings.callbacks.max_body),
-            key="[public] listen",
-            address=settings.public.listen,
-            sockets=sockets.get("public", ()),
-            grace=_LISTENER_GRACE,
+    service = Service(
+        store=store,
+        work={"dispatch": dispatcher.run, "reconcile": reconciler.run, "submit": submitter.run},
+        bells=bells,
+    )
+    admin = admin_app(
+        submitter=submitter,
+        kling=kling,
+        catalog=store,
+        routes=settings.routes,
+        states=store,
+        senders=lanes.sender,
+        events=bells.events,
+        ready=service.checks,
+        token=admin_token(settings),
+        listen=settings.admin.listen,
+        clock=clock,
+        ids=ids,
+    )
+    service.listen(
+        public=_listener(
+            "public", public_app(inbox, max_body=settings.callbacks.max_body), settings.public.listen, sockets
         ),
-        "admin": Listener(
-            admin_app(),
-            key="[admin] listen",
-            address=settings.admin.listen,
-            sockets=sockets.get("admin", ()),
-            grace=_LISTENER_GRACE,
-        ),
-    }
-    for listener in listeners.values():
-        listener.bind()
-    work = {"dispatch": dispatcher.run, "reconcile": reconciler.run, "submit": submitter.run}
-    return Service(store=store, listeners=listeners, work=work, bells=bells)
+        admin=_listener("admin", admin, settings.admin.listen, sockets),
+    )
+    return service
+
+
+def _listener(name: str, app: ASGIApp, address: Address, sockets: Mapping[str, Sequence[socket.socket]]) -> Listener:
+    given = sockets.get(name, ())
+    listener = Listener(app, key=f"[{name}] listen", address=address, sockets=given, grace=_LISTENER_GRACE)
+    listener.bind()
+    return listener
+
+
+def _ways_out(settings: Settings, stack: AsyncExitStack) -> tuple[Outbound, Outbound]:
+    """Make the way to what the operator named, and the one to what strangers named."""
+    agent = f"kling-receiver/{__version__}"
+    inside = Outbound(guard=OperatorGuard(), user_agent=agent, max_connections=_CONNECTIONS)
+    outside = Outbound(guard=PublicGuard(settings.network.allow), user_agent=agent, max_connections=_CONNECTIONS)
+    stack.push_async_callback(inside.aclose)
+    stack.push_async_callback(outside.aclose)
+    return inside, outside
 
 
 class _Lanes:
@@ -244,12 +269,17 @@ class _Lanes:
 
     def __init__(self, settings: Settings, inside: Outbound, outside: Outbound) -> None:
         self._lanes = {route.name: _lane(route, inside) for route in settings.routes}
-        self._reply = ReplySender(settings.gateway.secret, outbound=outside, timeout=_REPLY_TIMEOUT)
+        self._reply = ReplySender(outbound=outside, timeout=_REPLY_TIMEOUT, secret=settings.gateway.secret)
 
     def __call__(self, route: str) -> Lane | None:
         if route.startswith(REPLY) and route not in self._lanes:
-            self._lanes[route] = Lane(sender=self._reply, policy=_DEFAULT_POLICY, concurrency=_REPLY_CONCURRENCY)
+            self._lanes[route] = Lane(sender=self._reply, policy=_REPLY_POLICY, concurrency=_REPLY_CONCURRENCY)
         return self._lanes.get(route)
+
+    def sender(self, route: str) -> Sender | None:
+        """Find the sender of a route."""
+        lane = self(route)
+        return None if lane is None else lane.sender
 
 
 def _lane(route: RouteSettings, outbound: Outbound) -> Lane:
@@ -280,8 +310,8 @@ def admin_token(settings: Settings) -> Secret:
     except FileNotFoundError:
         token = Ids.token()
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(token + "\n")
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{token}\n")
         return Secret(token)
 
 

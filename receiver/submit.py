@@ -31,6 +31,7 @@ from receiver.errors import (
 from receiver.kling import endpoints, protocol
 from receiver.kling.client import Answer
 from receiver.kling.endpoints import Endpoint
+from receiver.kling.shortened import shortened
 from receiver.model import Json, Origin, Push, Reading, Source, Task, TaskState, Verified
 from receiver.settings import Settings
 from receiver.store import ById, Change, Intake
@@ -44,7 +45,6 @@ MARGIN = timedelta(seconds=5)
 _WAITING = (TaskState.QUEUED, TaskState.SUBMITTING)
 _PASSING = (Retry.SOON, Retry.WHEN_FREE, Retry.AFTER_REMEDY, Retry.ANEW)
 _BATCH = 32
-_KEPT_STRING = 1024
 _FIRST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=1)
 
@@ -250,7 +250,7 @@ class Submitter:
 
     async def _bound(self, task: Task, reading: Reading, intent: bytes) -> None:
         now = self._clock.now()
-        slim = _slim(intent)
+        slim = shortened(intent)
 
         def judge(held: Task, pending: Sequence[Push]) -> Change:
             bound = lifecycle.bind(held, reading, awaited=bool(pending), now=now, poll=self._settings.poll)
@@ -393,25 +393,6 @@ def _wait(task: Task, error: KlingError) -> timedelta:
     asked = error.retry_after if isinstance(error, KlingRefusal) else None
     grown: timedelta = _FIRST_WAIT * 2 ** min(max(task.attempts - 1, 0), 10)
     return min(max(grown, asked or timedelta()), _LONGEST_WAIT)
-
-
-def _slim(intent: bytes) -> bytes:
-    """Give what is kept of a body once Kling has it: long strings, pictures above all, by size and digest."""
-    if len(intent) <= _KEPT_STRING:
-        return intent
-    return json.dumps(_slim_value(json.loads(intent)), separators=(",", ":")).encode()
-
-
-def _slim_value(value: object) -> object:
-    match value:
-        case dict():
-            return {key: _slim_value(inner) for key, inner in value.items()}
-        case list():
-            return [_slim_value(inner) for inner in value]
-        case str() if len(value) > _KEPT_STRING:
-            digest = hashlib.sha256(value.encode("utf-8", "surrogatepass")).hexdigest()
-            return f"({len(value)} characters, sha256 {digest[:16]})"
-    return value
 
 
 def _is_object(body: bytes) -> bool:

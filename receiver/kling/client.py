@@ -6,6 +6,7 @@ nothing sent (KlingUnreachable), and sent without a clear answer (KlingUncertain
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from urllib.parse import quote, urlencode
 
 import structlog
@@ -97,7 +98,9 @@ class Kling:
             if named not in (None, external_task_id):
                 raise KlingUncertain("Kling was asked for one task and answered with another.")
             return answer
-        if isinstance(answer.error, UnknownResource) or _said(reply).says_there_is_none():
+        if answer.reading is None and reply.status < HTTPStatus.BAD_REQUEST and isinstance(answer.error, UnknownResource):
+            return None
+        if _said(reply).says_there_is_none():
             return None
         raise answer.error
 

@@ -120,7 +120,12 @@ class Said:
         return found[:100] if isinstance(found, str) and found.isprintable() else ""
 
     def says_there_is_none(self) -> bool:
-        """Whether the answer, an error, means that there is no such task."""
+        """Whether the answer, an error, means that there is no such task.
+
+        A 404 without Kling's code does not: a gateway that cannot be asked about tasks answers so, too.
+        """
+        if self.code is None:
+            return False
         if self.code in (1202, 1203) or self.status == HTTPStatus.NOT_FOUND:
             return True
         return self.code in (1200, 1201) and bool(_ABSENT.search(self.words.lower().replace("_", " ")))
