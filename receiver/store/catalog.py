@@ -1,0 +1,127 @@
+"""What is read, each in one go on a read-only connection: the lists of the catalog and the look-ups of the rest."""
+
+import base64
+import binascii
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from receiver.clock import moment
+from receiver.errors import InvalidRequest
+from receiver.model import Attempt, Event, Push, RouteState, Task, TaskState
+from receiver.store import Backlog, DeliveryView, Page, records
+from receiver.store.queries import queries, sql
+
+T = TypeVar("T")
+
+
+def find_task(connection: sqlite3.Connection, ref: str) -> Task | None:
+    """Find a task by our id, Kling's or the external one."""
+    for name in ("task_by_id", "task_by_kling_id", "task_by_external_id"):
+        row = connection.execute(sql(name), {"ref": ref}).fetchone()
+        if row is not None:
+            return records.task(row)
+    return None
+
+
+def intent(connection: sqlite3.Connection, task_id: str) -> bytes:
+    """Give the body a task was asked for with; empty when there is none."""
+    row = connection.execute(sql("intent"), {"task_id": task_id}).fetchone()
+    return b"" if row is None else row["body"]
+
+
+def pushes(connection: sqlite3.Connection, task_id: str) -> Sequence[Push]:
+    """Give all that arrived about a task."""
+    return [records.push(row) for row in connection.execute(sql("pushes_of_task"), {"task_id": task_id})]
+
+
+def find_event(connection: sqlite3.Connection, event_id: str) -> Event | None:
+    """Find an event."""
+    row = connection.execute(sql("event"), {"id": event_id}).fetchone()
+    return None if row is None else records.event(row)
+
+
+def find_delivery(connection: sqlite3.Connection, delivery_id: str) -> DeliveryView | None:
+    """Find a delivery."""
+    row = connection.execute(sql("delivery"), {"id": delivery_id}).fetchone()
+    return None if row is None else delivery_view(row)
+
+
+def delivery_view(row: sqlite3.Row) -> DeliveryView:
+    """Read a delivery with what its event tells."""
+    return DeliveryView(delivery=records.delivery(row), event_type=row["event_type"], task_id=row["event_task_id"])
+
+
+def attempts(connection: sqlite3.Connection, delivery_id: str) -> Sequence[Attempt]:
+    """Give a delivery's attempts."""
+    rows = connection.execute(sql("attempts_of_delivery"), {"delivery_id": delivery_id})
+    return [records.attempt(row) for row in rows]
+
+
+def backlog(connection: sqlite3.Connection) -> Sequence[Backlog]:
+    """Tell what waits in each route."""
+    return [
+        Backlog(route=row["route"], pending=row["pending"], oldest=moment(row["oldest"]))
+        for row in connection.execute(sql("backlog"))
+    ]
+
+
+def due_routes(connection: sqlite3.Connection) -> Mapping[str, datetime]:
+    """Tell when each route's next delivery falls due."""
+    return {row["route"]: moment(row["due_at"]) for row in connection.execute(sql("due_routes"))}
+
+
+def route_states(connection: sqlite3.Connection) -> Mapping[str, RouteState]:
+    """Give what is remembered about each route."""
+    return {row["name"]: records.route_state(row) for row in connection.execute(sql("route_states"))}
+
+
+def next_task_due(connection: sqlite3.Connection, states: Sequence[TaskState]) -> datetime | None:
+    """Tell when the next task in *states* falls due."""
+    row = connection.execute(sql("next_task_due"), {"states": json_list(states)}).fetchone()
+    return None if row["due_at"] is None else moment(row["due_at"])
+
+
+def occupancy(connection: sqlite3.Connection) -> Mapping[str, int]:
+    """Count the slots that running tasks take, by pack."""
+    return {row["pack"]: row["slots"] for row in connection.execute(sql("occupancy"))}
+
+
+def page(
+    connection: sqlite3.Connection,
+    name: str,
+    arguments: Mapping[str, object],
+    *,
+    limit: int,
+    read: Callable[[sqlite3.Row], T],
+) -> Page[T]:
+    """Read one page of the list *name*; one row more than asked for tells whether there is another page."""
+    statement = queries()[name].given(arguments)
+    rows = connection.execute(statement, {**arguments, "limit": limit + 1}).fetchall()
+    items = [read(row) for row in rows[:limit]]
+    return Page(items=items, next=write_cursor(rows[limit - 1]["id"]) if len(rows) > limit else None)
+
+
+def json_list(values: Sequence[str]) -> str | None:
+    """Write a filter's values for json_each; None, which leaves the filter out, when there are none."""
+    return json.dumps(values) if values else None
+
+
+def write_cursor(last_id: str) -> str:
+    """Hide the last id of a page, so that nobody builds on what a cursor looks like."""
+    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, *, prefix: str) -> str | None:
+    """Give the id a cursor holds; it must be one of this list's."""
+    if cursor is None:
+        return None
+    try:
+        last_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (ValueError, binascii.Error) as exc:
+        raise InvalidRequest("The cursor is not one of ours.", remedy="Start again without a cursor.") from exc
+    if not last_id.startswith(f"{prefix}_"):
+        raise InvalidRequest("The cursor is of another list.", remedy="Start again without a cursor.")
+    return last_id

@@ -1,0 +1,221 @@
+"""One SQLite file: who may have it, how it is opened, which thread touches it, and what its errors mean."""
+
+import asyncio
+import fcntl
+import os
+import sqlite3
+from collections.abc import Awaitable, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import structlog
+
+from receiver.errors import Conflict, ReceiverError, StoreBroken, StoreError, StoreLocked, StoreUnavailable
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+APPLICATION_ID = 0x4B6C5265
+"""Written into the file's header, so that another program's database is not taken for a store."""
+
+_FULL = 2
+_BUSY_MS = 5_000
+_STATEMENTS = 256
+_WAL_LIMIT = 64 * 1024 * 1024
+
+# What a later try may mend. A wal-index that cannot grow is a full disk too, under an I/O error's name.
+_UNAVAILABLE = frozenset({
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY,
+})  # fmt: skip
+_UNAVAILABLE_IO = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_NOMEM})
+# After one of these nothing that was acknowledged can be vouched for.
+_BROKEN = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+log = structlog.get_logger()
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Have the store at *path* alone, by a lock on a file beside it that names our process.
+
+    The file stays when the lock goes: to remove it would let two processes lock two files of one name.
+    """
+    beside = path.with_name(f"{path.name}.lock")
+    descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
+            raise StoreLocked(
+                f"The store {path} is in use by process {holder}.",
+                remedy="One process works on a SQLite store at a time: stop the other one first.",
+            ) from exc
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def make_private(path: Path, *, create: bool) -> None:
+    """See to it that the file exists and is ours alone; a folder made for it is ours alone too."""
+    if not path.exists():
+        if not create:
+            raise StoreError(f"There is no store at {path}.", remedy="Check [store] url; `serve` makes a new one.")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    path.chmod(0o600)
+
+
+def connect_writer(path: Path) -> sqlite3.Connection:
+    """Open the one connection that writes and checkpoints."""
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=_STATEMENTS)
+    with _closed_on_failure(connection):
+        _prepare(connection)
+        if is_foreign(connection):
+            raise StoreError(f"{path} is a database of another program.", remedy="Check [store] url.")
+        if _pragma(connection, "journal_mode = WAL") != "wal":
+            raise StoreError(f"The file system under {path} cannot hold a write-ahead log.", remedy="Use a local disk.")
+        connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+    return connection
+
+
+def connect_reader(path: Path) -> sqlite3.Connection:
+    """Open a connection that cannot write, so that it never checkpoints beside the writer."""
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=_STATEMENTS)
+    with _closed_on_failure(connection):
+        _prepare(connection)
+        connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+@contextmanager
+def _closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        connection.close()
+        raise
+
+
+def is_foreign(connection: sqlite3.Connection) -> bool:
+    """Tell whether the file is a database, and not one of ours."""
+    tables = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]
+    return bool(tables) and _pragma(connection, "application_id") != APPLICATION_ID
+
+
+def _prepare(connection: sqlite3.Connection) -> None:
+    connection.row_factory = sqlite3.Row
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+    connection.execute("PRAGMA foreign_keys = ON")
+    connection.execute("PRAGMA synchronous = FULL")
+    # A build of SQLite may ignore a pragma in silence; with less than FULL a power cut loses what was acknowledged.
+    if _pragma(connection, "synchronous") != _FULL or _pragma(connection, "foreign_keys") != 1:
+        raise StoreError("This SQLite does not keep what it acknowledges: it refuses synchronous=FULL or foreign keys.")
+
+
+def _pragma(connection: sqlite3.Connection, pragma: str) -> object:
+    return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
+
+
+def translated(exc: Exception) -> ReceiverError | None:
+    """Say in our words what a SQLite error means; None for what is a fault of the program."""
+    if isinstance(exc, ReceiverError):
+        return exc
+    code = getattr(exc, "sqlite_errorcode", None)
+    if not isinstance(exc, sqlite3.Error) or code is None:
+        return None
+    primary = code & 0xFF
+    if primary in _UNAVAILABLE or code in _UNAVAILABLE_IO:
+        return StoreUnavailable(f"The store cannot do it just now: {exc}.")
+    if primary in _BROKEN:
+        return StoreBroken(
+            f"The store is broken: {exc}.", remedy="Look after the disk, then run `kling-receiver db check`."
+        )
+    if primary == sqlite3.SQLITE_CONSTRAINT:
+        return Conflict(f"The store refuses it: {exc}.")
+    return None
+
+
+class Health:
+    """Remembers that a store broke: from then on every call ends the same way, and nothing is acknowledged.
+
+    A mark beside the file tells the next start to look through the whole store before it goes on.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.broken = asyncio.Event()
+        self._mark = mark_of(path)
+        self._why: StoreBroken | None = None
+
+    def check(self) -> None:
+        """Raise where the store is broken."""
+        if self._why is not None:
+            raise StoreBroken(self._why.message, remedy=self._why.remedy)
+
+    async def vouch(self, doing: Awaitable[R]) -> R:
+        """Wait for something done to the file, and tell its errors in our words."""
+        try:
+            return await doing
+        except Exception as exc:
+            meant = self.diagnose(exc)
+            if meant is exc:
+                raise
+            raise meant from exc
+
+    def diagnose(self, exc: Exception) -> Exception:
+        """Translate what a connection raised; the first sign of a broken store is remembered."""
+        meant = translated(exc)
+        if isinstance(meant, StoreBroken) and self._why is None:
+            self._why = meant
+            log.error("store.damaged", reason=meant.message)
+            try:
+                self._mark.touch(mode=0o600)
+            except OSError:  # the disk that broke the store may well refuse the mark
+                log.warning("store.mark_refused", path=str(self._mark))
+            self.broken.set()
+        return meant or exc
+
+
+def mark_of(path: Path) -> Path:
+    """Name the file whose being there says that the store broke when it was last open."""
+    return path.with_name(f"{path.name}.suspect")
+
+
+class Lane:
+    """A connection and the one thread that ever touches it; what is run on it runs in order."""
+
+    def __init__(self, connection: sqlite3.Connection, thread: ThreadPoolExecutor) -> None:
+        self._connection = connection
+        self._thread = thread
+
+    @classmethod
+    async def open(cls, connect: Callable[[], sqlite3.Connection], *, name: str) -> "Lane":
+        """Start the thread and let it open its connection."""
+        thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        try:
+            return cls(await asyncio.get_running_loop().run_in_executor(thread, connect), thread)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
+
+    async def run(
+        self, work: Callable[Concatenate[sqlite3.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Do *work* with the connection in its thread. A caller that gives up does not stop it."""
+        return await asyncio.get_running_loop().run_in_executor(
+            self._thread, lambda: work(self._connection, *args, **kwargs)
+        )
+
+    async def aclose(self) -> None:
+        """Finish what was begun, close the connection, end the thread."""
+        try:
+            await self.run(sqlite3.Connection.close)
+        finally:
+            self._thread.shutdown(wait=False)

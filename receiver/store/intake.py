@@ -1,0 +1,206 @@
+"""What is written about tasks, for a whole group of callers at once: new tasks, judged news, claims, alerts."""
+
+import json
+import sqlite3
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+
+from receiver.clock import micros
+from receiver.model import Delivery, Event, Push, PushOutcome, Task, TaskState
+from receiver.store import ByToken, Change, Judge, TaskRef, records
+from receiver.store.queries import queries, sql
+from receiver.store.writer import JudgedWork, Raised, Work
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class News:
+    """One call of ``apply``."""
+
+    ref: TaskRef
+    judge: Judge
+    with_pending: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """One call of ``add``."""
+
+    task: Task
+    intent: bytes
+    events: Sequence[Event]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskClaim:
+    """One call of ``claim_tasks``."""
+
+    states: Sequence[TaskState]
+    now: datetime
+    until: datetime
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One call of ``record``."""
+
+    events: Sequence[Event]
+    deliveries: Sequence[Delivery]
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The tasks a group is about as they stand after each judgement, and all that is to be written."""
+
+    tasks: dict[str, Task]
+    pending: dict[str, list[Push]]
+    ids_by_token: dict[bytes, str] = field(default_factory=dict)
+    changed: dict[str, Task] = field(default_factory=dict)
+    pushes: list[Push] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    deliveries: list[Delivery] = field(default_factory=list)
+    outcomes: dict[str, PushOutcome] = field(default_factory=dict)
+    intents: dict[str, bytes] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.ids_by_token = {task.token_hash: task.id for task in self.tasks.values() if task.token_hash is not None}
+
+    def judge(self, news: News) -> Change | None:
+        """Let one caller judge its task as the ones before it left it, and take down what it decides."""
+        task = self._find(news.ref)
+        if task is None:
+            return None
+        change = news.judge(task, tuple(self.pending.get(task.id, ())) if news.with_pending else ())
+        if change.task is not None and change.task.id != task.id:
+            raise ValueError(f"the judge of {task.id} changed {change.task.id}")
+        self._take_down(task, change)
+        return change
+
+    def _find(self, ref: TaskRef) -> Task | None:
+        task_id = self.ids_by_token.get(ref.token_hash) if isinstance(ref, ByToken) else ref.id
+        return None if task_id is None else self.tasks.get(task_id)
+
+    def _take_down(self, task: Task, change: Change) -> None:
+        if change.task is not None:
+            self.tasks[task.id] = self.changed[task.id] = change.task
+            if change.task.token_hash != task.token_hash:
+                self._rename(task, change.task)
+        if change.push is not None:
+            self.pushes.append(change.push)
+            if change.push.outcome is PushOutcome.PENDING:
+                self.pending.setdefault(task.id, []).append(change.push)
+        if change.settles:
+            self.outcomes.update(change.settles)
+            left = [push for push in self.pending.get(task.id, ()) if push.id not in change.settles]
+            self.pending[task.id] = left
+        if change.intent is not None:
+            self.intents[task.id] = change.intent
+        self.events += change.events
+        self.deliveries += change.deliveries
+
+    def _rename(self, before: Task, after: Task) -> None:
+        if before.token_hash is not None:
+            self.ids_by_token.pop(before.token_hash, None)
+        if after.token_hash is not None:
+            self.ids_by_token[after.token_hash] = after.id
+
+
+def _look(connection: sqlite3.Connection, group: Sequence[News]) -> Ledger:
+    tokens = [news.ref.token_hash for news in group if isinstance(news.ref, ByToken)]
+    ids = [news.ref.id for news in group if not isinstance(news.ref, ByToken)]
+    rows: list[sqlite3.Row] = []
+    if tokens:
+        rows += connection.execute(*_of_many("tasks_by_token", tokens))
+    if ids:
+        rows += connection.execute(sql("tasks_by_id"), {"ids": json.dumps(ids)})
+    tasks = {row["id"]: records.task(row) for row in rows}
+    pending: dict[str, list[Push]] = {}
+    if any(news.with_pending for news in group):
+        for row in connection.execute(sql("pending_pushes"), {"ids": json.dumps(list(tasks))}):
+            pending.setdefault(row["task_id"], []).append(records.push(row))
+    return Ledger(tasks=tasks, pending=pending)
+
+
+def _of_many(name: str, values: Sequence[bytes]) -> tuple[str, Sequence[bytes]]:
+    """Fill a ``:many`` up to a power of two by repeating, so that few statements serve groups of every size."""
+    size = 1 << (len(values) - 1).bit_length()
+    return queries()[name].of_many(size), [*values, *[values[0]] * (size - len(values))]
+
+
+def _judge(group: Sequence[News], ledger: Ledger) -> tuple[Sequence[Change | Raised | None], Ledger]:
+    results: list[Change | Raised | None] = []
+    for news in group:
+        try:
+            results.append(ledger.judge(news))
+        except Exception as exc:  # noqa: BLE001 -- whatever a caller's judge raises is its caller's alone
+            results.append(Raised(exc))
+    return results, ledger
+
+
+def _write(connection: sqlite3.Connection, ledger: Ledger) -> None:
+    if ledger.changed:
+        connection.executemany(sql("save_task"), map(records.task_row, ledger.changed.values()))
+    if ledger.intents:
+        connection.executemany(sql("save_intent"), ledger.intents.items())
+    if ledger.pushes:
+        connection.executemany(sql("insert_push"), map(records.push_row, ledger.pushes))
+    if ledger.outcomes:
+        settled = [(outcome.value, push_id) for push_id, outcome in ledger.outcomes.items()]
+        connection.executemany(sql("settle_push"), settled)
+    _write_events(connection, ledger.events, ledger.deliveries)
+
+
+def _write_events(connection: sqlite3.Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
+    connection.executemany(sql("insert_event"), map(records.event_row, events))
+    connection.executemany(sql("insert_delivery"), map(records.delivery_row, deliveries))
+
+
+def _add(connection: sqlite3.Connection, group: Sequence[NewTask]) -> Sequence[Task]:
+    keys = [new.task.idempotency_key for new in group if new.task.idempotency_key is not None]
+    first: dict[str | None, Task] = {}
+    if keys:
+        for row in connection.execute(sql("tasks_by_key"), {"keys": json.dumps(keys)}):
+            first[row["idempotency_key"]] = records.task(row)
+    kept: list[NewTask] = []
+    results: list[Task] = []
+    for new in group:
+        key = new.task.idempotency_key
+        seen = first.get(key) if key is not None else None
+        if seen is None:
+            first[key] = new.task
+            kept.append(new)
+        results.append(seen or new.task)
+    connection.executemany(sql("insert_task"), [records.new_task_row(new.task) for new in kept])
+    connection.executemany(sql("save_intent"), [(new.task.id, new.intent) for new in kept if new.intent])
+    _write_events(connection, [event for new in kept for event in new.events], ())
+    return results
+
+
+def _claim(connection: sqlite3.Connection, group: Sequence[TaskClaim]) -> Sequence[Sequence[Task]]:
+    return [_claim_one(connection, claim) for claim in group]
+
+
+def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
+    due: list[Task] = []
+    for state in dict.fromkeys(claim.states):
+        wanted = {"state": state.value, "now": micros(claim.now), "limit": claim.limit}
+        due += map(records.task, connection.execute(sql("due_tasks"), wanted))
+    due.sort(key=lambda task: (task.due_at, task.id))
+    taken = [replace(task, due_at=claim.until) for task in due[: claim.limit]]
+    if taken:
+        ids = json.dumps([task.id for task in taken])
+        connection.execute(sql("postpone_tasks"), {"until": micros(claim.until), "ids": ids})
+    return taken
+
+
+def _record(connection: sqlite3.Connection, group: Sequence[Record]) -> Sequence[None]:
+    events = [event for record in group for event in record.events]
+    _write_events(connection, events, [delivery for record in group for delivery in record.deliveries])
+    return [None] * len(group)
+
+
+APPLY: JudgedWork[News, Ledger, Ledger, Change | None] = JudgedWork(look=_look, judge=_judge, write=_write)
+ADD: Work[NewTask, Task] = Work(write=_add)
+CLAIM_TASKS: Work[TaskClaim, Sequence[Task]] = Work(write=_claim, grows=False)
+RECORD: Work[Record, None] = Work(write=_record)

@@ -1,0 +1,62 @@
+"""Gives the statements of ``sql/queries.sql`` by their names, so that SQL is read and reviewed as SQL."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+_NAME = re.compile(r"^-- name: (?P<name>\w+)$", re.MULTILINE)
+_OPTIONAL = re.compile(r"^(?P<line>.*?) -- if (?P<argument>\w+)$")
+_MANY = ":many"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One named statement and the sentence that says what it is for."""
+
+    name: str
+    purpose: str
+    sql: str
+
+    def given(self, arguments: Mapping[str, object]) -> str:
+        """Write the statement without the optional lines whose argument is None or absent."""
+        lines = (_chosen(line, arguments) for line in self.sql.splitlines())
+        return "\n".join(line for line in lines if line is not None)
+
+    def of_many(self, count: int) -> str:
+        """Write the statement with *count* places where it says ``:many``."""
+        return self.sql.replace(_MANY, ", ".join("?" * count))
+
+
+@cache
+def queries() -> Mapping[str, Query]:
+    """Read all statements, once."""
+    return parse(files("receiver.store").joinpath("sql/queries.sql").read_text(encoding="utf-8"))
+
+
+def sql(name: str) -> str:
+    """Give the statement *name* as it stands."""
+    return queries()[name].sql
+
+
+def parse(text: str) -> Mapping[str, Query]:
+    """Read named statements: a line ``-- name: it``, comment lines that say what for, the SQL."""
+    _, *parts = _NAME.split(text)
+    found: dict[str, Query] = {}
+    for name, block in zip(parts[::2], parts[1::2], strict=True):
+        if name in found:
+            raise ValueError(f"two queries are called {name}")
+        lines = block.strip().splitlines()
+        told = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
+        body = [line for line in lines if not line.startswith("--")]
+        found[name] = Query(name=name, purpose=" ".join(told), sql="\n".join(body).strip().rstrip(";"))
+    return found
+
+
+def _chosen(line: str, arguments: Mapping[str, object]) -> str | None:
+    """Keep a line, keep it without its mark, or drop it."""
+    optional = _OPTIONAL.match(line)
+    if optional is None:
+        return line
+    return optional["line"] if arguments.get(optional["argument"]) is not None else None

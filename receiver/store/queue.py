@@ -1,0 +1,140 @@
+"""What is written about deliveries, for a whole group of callers at once: claims, verdicts, releases, routes."""
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from receiver.clock import micros
+from receiver.model import Attempt, RouteState, Verdict
+from receiver.store import Claimed, records
+from receiver.store.queries import sql
+from receiver.store.writer import Work
+
+ATTEMPTS_KEPT = 200
+"""How many of a delivery's attempts are kept, the newest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """One call of ``claim``."""
+
+    route: str
+    now: datetime
+    until: datetime
+    limit: int
+    claim: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finish:
+    """One call of ``finish``."""
+
+    attempt: Attempt
+    verdict: Verdict
+    claim: str
+    route: RouteState | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Release:
+    """One call of ``release``."""
+
+    delivery_id: str
+    claim: str
+    now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hasten:
+    """One call of ``hasten``."""
+
+    route: str
+    now: datetime
+
+
+def _claim(connection: sqlite3.Connection, group: Sequence[Claim]) -> Sequence[Sequence[Claimed]]:
+    # One after the other: each must see what the one before it took.
+    return [_claim_one(connection, claim) for claim in group]
+
+
+def _claim_one(connection: sqlite3.Connection, claim: Claim) -> Sequence[Claimed]:
+    wanted = {"route": claim.route, "now": micros(claim.now), "limit": claim.limit}
+    rows = connection.execute(sql("due_deliveries"), wanted).fetchall()
+    if rows:
+        ids = json.dumps([row["id"] for row in rows])
+        taken = {"claim": claim.claim, "until": micros(claim.until), "ids": ids}
+        connection.execute(sql("claim_deliveries"), taken)
+    return [_claimed(row, claim) for row in rows]
+
+
+def _claimed(row: sqlite3.Row, claim: Claim) -> Claimed:
+    found = records.delivery(row)
+    ours = replace(found, claim=claim.claim, due_at=claim.until, unfinished=found.unfinished + 1)
+    return Claimed(delivery=ours, event=records.event_of_delivery(row), reply_to=row["reply_to"])
+
+
+def _finish(connection: sqlite3.Connection, group: Sequence[Finish]) -> Sequence[bool]:
+    held = _claims(connection, [finish.attempt.delivery_id for finish in group])
+    # Popped, so that a second verdict on the same delivery finds the claim gone.
+    results = [_give_up(held, finish.attempt.delivery_id, finish.claim) for finish in group]
+    ours = [finish for finish, is_ours in zip(group, results, strict=True) if is_ours]
+    connection.executemany(sql("finish_delivery"), map(_verdict_row, ours))
+    connection.executemany(sql("insert_attempt"), [records.attempt_row(finish.attempt) for finish in ours])
+    old = [(finish.attempt.delivery_id, finish.attempt.number - ATTEMPTS_KEPT) for finish in ours]
+    connection.executemany(sql("forget_attempts"), [(delivery, number) for delivery, number in old if number > 0])
+    routes = [records.route_state_row(finish.route) for finish in ours if finish.route is not None]
+    connection.executemany(sql("save_route"), routes)
+    return results
+
+
+def _claims(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, str]:
+    """Tell under whose claim deliveries are, as far as they are under any."""
+    return {row["id"]: row["claim"] for row in connection.execute(sql("claims"), {"ids": json.dumps(ids)})}
+
+
+def _give_up(held: dict[str, str], delivery_id: str, claim: str) -> bool:
+    if held.get(delivery_id) != claim:
+        return False
+    del held[delivery_id]
+    return True
+
+
+def _verdict_row(finish: Finish) -> records.Values:
+    verdict, attempt = finish.verdict, finish.attempt
+    finished_at = None if verdict.finished_at is None else micros(verdict.finished_at)
+    due_at = micros(verdict.due_at)
+    return (verdict.status.value, due_at, finished_at, attempt.number, attempt.delivery_id, finish.claim)
+
+
+def _release(connection: sqlite3.Connection, group: Sequence[Release]) -> Sequence[bool]:
+    held = _claims(connection, [release.delivery_id for release in group])
+    results = [_give_up(held, release.delivery_id, release.claim) for release in group]
+    ours = [release for release, is_ours in zip(group, results, strict=True) if is_ours]
+    rows = [(micros(release.now), release.delivery_id, release.claim) for release in ours]
+    connection.executemany(sql("release_delivery"), rows)
+    return results
+
+
+def _release_all(connection: sqlite3.Connection, group: Sequence[datetime]) -> Sequence[int]:
+    return [connection.execute(sql("release_all"), {"now": micros(now)}).rowcount for now in group]
+
+
+def _hasten(connection: sqlite3.Connection, group: Sequence[Hasten]) -> Sequence[int]:
+    wanted = [{"route": hasten.route, "now": micros(hasten.now)} for hasten in group]
+    return [connection.execute(sql("hasten"), one).rowcount for one in wanted]
+
+
+def _save_routes(connection: sqlite3.Connection, group: Sequence[RouteState]) -> Sequence[None]:
+    connection.executemany(sql("save_route"), map(records.route_state_row, group))
+    return [None] * len(group)
+
+
+# What drains the queue is let through to the last byte: it is how room is made again.
+CLAIM: Work[Claim, Sequence[Claimed]] = Work(write=_claim, grows=False)
+FINISH: Work[Finish, bool] = Work(write=_finish, grows=False)
+RELEASE: Work[Release, bool] = Work(write=_release, grows=False)
+RELEASE_ALL: Work[datetime, int] = Work(write=_release_all, grows=False)
+HASTEN: Work[Hasten, int] = Work(write=_hasten, grows=False)
+SAVE_ROUTE: Work[RouteState, None] = Work(write=_save_routes, grows=False)

@@ -1,0 +1,278 @@
+"""Rows to values and back. The order of each ``*_row`` is the order of its INSERT in ``sql/queries.sql``."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any, Protocol, TypeAlias
+
+from receiver.clock import MICROSECOND, micros, moment
+from receiver.model import (
+    Attempt,
+    Delivery,
+    DeliveryStatus,
+    Event,
+    Origin,
+    Push,
+    PushOutcome,
+    RouteState,
+    Source,
+    Task,
+    TaskState,
+    Verified,
+)
+
+Values: TypeAlias = tuple[object, ...]
+
+
+class Row(Protocol):
+    """A row as any driver gives it: values by the column's name."""
+
+    def __getitem__(self, column: str, /) -> Any:  # noqa: ANN401 -- what a column holds is the schema's word
+        ...
+
+
+def task(row: Row) -> Task:
+    """Read a task."""
+    return Task(
+        id=row["id"],
+        origin=Origin(row["origin"]),
+        state=TaskState(row["state"]),
+        created_at=moment(row["created_at"]),
+        updated_at=moment(row["updated_at"]),
+        token_hash=row["token_hash"],
+        endpoint=row["endpoint"],
+        label=row["label"],
+        tags=json.loads(row["tags"]),
+        idempotency_key=row["idempotency_key"],
+        kling_id=row["kling_id"],
+        external_task_id=row["external_task_id"],
+        reply_to=row["reply_to"],
+        message=row["message"],
+        heard=None if row["heard"] is None else TaskState(row["heard"]),
+        pack=row["pack"],
+        weight=row["weight"],
+        attempts=row["attempts"],
+        asks=row["asks"],
+        asked_at=_moment(row["asked_at"]),
+        due_at=_moment(row["due_at"]),
+        expires_at=_moment(row["expires_at"]),
+    )
+
+
+def new_task_row(task: Task) -> Values:
+    """Write a task for ``insert_task``."""
+    return (
+        task.id,
+        task.origin.value,
+        task.state.value,
+        micros(task.created_at),
+        micros(task.updated_at),
+        task.token_hash,
+        _text(task.endpoint),
+        _text(task.label),
+        _tags(task.tags),
+        task.idempotency_key,
+        _text(task.kling_id),
+        _text(task.external_task_id),
+        task.reply_to,
+        _text(task.message),
+        None if task.heard is None else task.heard.value,
+        task.pack,
+        task.weight,
+        task.attempts,
+        task.asks,
+        _micros(task.asked_at),
+        _micros(task.due_at),
+        _micros(task.expires_at),
+    )
+
+
+def task_row(task: Task) -> Values:
+    """Write a task for ``save_task``."""
+    return (
+        task.state.value,
+        micros(task.updated_at),
+        task.token_hash,
+        _text(task.endpoint),
+        _text(task.label),
+        _tags(task.tags),
+        _text(task.kling_id),
+        _text(task.external_task_id),
+        task.reply_to,
+        _text(task.message),
+        None if task.heard is None else task.heard.value,
+        task.pack,
+        task.weight,
+        task.attempts,
+        task.asks,
+        _micros(task.asked_at),
+        _micros(task.due_at),
+        _micros(task.expires_at),
+        task.id,
+    )
+
+
+def push(row: Row) -> Push:
+    """Read a push."""
+    return Push(
+        id=row["id"],
+        task_id=row["task_id"],
+        source=Source(row["source"]),
+        headers=tuple((name, value) for name, value in json.loads(row["headers"])),
+        body=row["body"],
+        digest=row["digest"],
+        received_at=moment(row["received_at"]),
+        outcome=PushOutcome(row["outcome"]),
+    )
+
+
+def push_row(push: Push) -> Values:
+    """Write a push for ``insert_push``."""
+    return (
+        push.id,
+        push.task_id,
+        push.source.value,
+        json.dumps(push.headers, separators=(",", ":")),
+        push.body,
+        push.digest,
+        micros(push.received_at),
+        push.outcome.value,
+    )
+
+
+def event(row: Row) -> Event:
+    """Read an event."""
+    return Event(
+        id=row["id"],
+        type=row["type"],
+        envelope=row["envelope"],
+        body=row["body"],
+        verified=Verified(row["verified"]),
+        created_at=moment(row["created_at"]),
+        task_id=row["task_id"],
+        push_id=row["push_id"],
+    )
+
+
+def event_of_delivery(row: Row) -> Event:
+    """Read the event that ``due_deliveries`` gives beside a delivery."""
+    return Event(
+        id=row["event_id"],
+        type=row["event_type"],
+        envelope=row["event_envelope"],
+        body=row["event_body"],
+        verified=Verified(row["event_verified"]),
+        created_at=moment(row["event_created_at"]),
+        task_id=row["event_task_id"],
+        push_id=row["event_push_id"],
+    )
+
+
+def event_row(event: Event) -> Values:
+    """Write an event for ``insert_event``."""
+    return (
+        event.id,
+        event.task_id,
+        event.push_id,
+        event.type,
+        event.envelope,
+        event.body,
+        event.verified.value,
+        micros(event.created_at),
+    )
+
+
+def delivery(row: Row) -> Delivery:
+    """Read a delivery."""
+    return Delivery(
+        id=row["id"],
+        event_id=row["event_id"],
+        route=row["route"],
+        status=DeliveryStatus(row["status"]),
+        created_at=moment(row["created_at"]),
+        due_at=moment(row["due_at"]),
+        attempts=row["attempts"],
+        unfinished=row["unfinished"],
+        claim=row["claim"],
+        replay_of=row["replay_of"],
+        finished_at=_moment(row["finished_at"]),
+    )
+
+
+def delivery_row(delivery: Delivery) -> Values:
+    """Write a delivery for ``insert_delivery``."""
+    return (
+        delivery.id,
+        delivery.event_id,
+        delivery.route,
+        delivery.status.value,
+        micros(delivery.created_at),
+        micros(delivery.due_at),
+        delivery.attempts,
+        delivery.unfinished,
+        delivery.claim,
+        delivery.replay_of,
+        _micros(delivery.finished_at),
+    )
+
+
+def attempt(row: Row) -> Attempt:
+    """Read an attempt."""
+    return Attempt(
+        delivery_id=row["delivery_id"],
+        number=row["number"],
+        started_at=moment(row["started_at"]),
+        duration=timedelta(microseconds=row["duration"]),
+        outcome=row["outcome"],
+        code=row["code"],
+        reason=row["reason"],
+        excerpt=row["excerpt"],
+    )
+
+
+def attempt_row(attempt: Attempt) -> Values:
+    """Write an attempt for ``insert_attempt``."""
+    return (
+        attempt.delivery_id,
+        attempt.number,
+        micros(attempt.started_at),
+        attempt.duration // MICROSECOND,
+        attempt.outcome,
+        attempt.code,
+        _text(attempt.reason),
+        attempt.excerpt,
+    )
+
+
+def route_state(row: Row) -> RouteState:
+    """Read a route's state."""
+    return RouteState(
+        name=row["name"],
+        failures=row["failures"],
+        held_at=_moment(row["held_at"]),
+        held_why=row["held_why"],
+    )
+
+
+def route_state_row(state: RouteState) -> Values:
+    """Write a route's state for ``save_route``."""
+    return (state.name, state.failures, _micros(state.held_at), _text(state.held_why))
+
+
+def _tags(tags: Mapping[str, str]) -> str:
+    return json.dumps(dict(tags), separators=(",", ":")) if tags else "{}"
+
+
+def _micros(at: datetime | None) -> int | None:
+    return None if at is None else micros(at)
+
+
+def _moment(at: int | None) -> datetime | None:
+    return None if at is None else moment(at)
+
+
+def _text(text: str | None) -> str | None:
+    """Replace what not every database holds as text: a stranger's NUL or lone surrogate must not lose a push."""
+    if text is None or (text.isascii() and "\x00" not in text):
+        return text
+    return text.replace("\x00", "\ufffd").encode("utf-16", "surrogatepass").decode("utf-16", "replace")

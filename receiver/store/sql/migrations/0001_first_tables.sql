@@ -1,0 +1,149 @@
+-- The first tables. Times are microseconds since the epoch in UTC, bodies are bytes, ids sort by age.
+
+CREATE TABLE tasks (
+    id TEXT PRIMARY KEY NOT NULL,
+    origin TEXT NOT NULL CHECK (origin IN ('gateway', 'api', 'minted')),
+    state TEXT NOT NULL CHECK (state IN (
+        'awaiting', 'queued', 'submitting', 'submitted', 'processing', 'succeed', 'failed', 'rejected', 'expired'
+    )),
+    created_at INTEGER NOT NULL,
+    updated_at INTEGER NOT NULL,
+    token_hash BLOB UNIQUE CHECK (length(token_hash) = 32),
+    endpoint TEXT,
+    label TEXT,
+    tags TEXT NOT NULL CHECK (json_valid(tags)),
+    idempotency_key TEXT UNIQUE,
+    kling_id TEXT,
+    external_task_id TEXT,
+    reply_to TEXT,
+    message TEXT NOT NULL,
+    heard TEXT CHECK (heard IN (
+        'awaiting', 'queued', 'submitting', 'submitted', 'processing', 'succeed', 'failed', 'rejected', 'expired'
+    )),
+    pack TEXT,
+    weight INTEGER NOT NULL CHECK (weight >= 0),
+    attempts INTEGER NOT NULL CHECK (attempts >= 0),
+    asks INTEGER NOT NULL CHECK (asks >= 0),
+    asked_at INTEGER,
+    due_at INTEGER,
+    expires_at INTEGER
+) STRICT;
+
+CREATE INDEX tasks_due ON tasks (state, due_at, id) WHERE due_at IS NOT NULL;
+CREATE INDEX tasks_running ON tasks (pack, weight) WHERE state IN ('submitting', 'submitted', 'processing');
+CREATE INDEX tasks_by_kling_id ON tasks (kling_id, id) WHERE kling_id IS NOT NULL;
+CREATE INDEX tasks_by_external_id ON tasks (external_task_id, id) WHERE external_task_id IS NOT NULL;
+
+-- Whatever a client of the store believes: Kling's last word on a task stands.
+CREATE TRIGGER tasks_end_is_final BEFORE UPDATE OF state ON tasks
+WHEN OLD.state IN ('succeed', 'failed') AND NEW.state <> OLD.state
+BEGIN
+    SELECT RAISE(ABORT, 'a task never leaves succeed or failed');
+END;
+
+-- What a task was asked for with, apart from it so that task rows stay small.
+CREATE TABLE intents (
+    task_id TEXT PRIMARY KEY NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    body BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE pushes (
+    id TEXT PRIMARY KEY NOT NULL,
+    task_id TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    source TEXT NOT NULL CHECK (source IN ('callback', 'poll', 'submit', 'receiver')),
+    headers TEXT NOT NULL CHECK (json_valid(headers)),
+    body BLOB NOT NULL,
+    digest BLOB NOT NULL CHECK (length(digest) = 32),
+    received_at INTEGER NOT NULL,
+    outcome TEXT NOT NULL CHECK (outcome IN (
+        'pending', 'settled', 'duplicate', 'stale', 'mismatch', 'unreadable', 'forged'
+    ))
+) STRICT;
+
+CREATE INDEX pushes_of_task ON pushes (task_id, id);
+CREATE INDEX pushes_pending ON pushes (task_id, id) WHERE outcome = 'pending';
+
+-- `seq` is the order of commits: an id is made before its commit and may be overtaken by a younger one.
+CREATE TABLE events (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    task_id TEXT REFERENCES tasks (id) ON DELETE CASCADE,
+    push_id TEXT,
+    type TEXT NOT NULL,
+    envelope BLOB NOT NULL,
+    body BLOB NOT NULL,
+    verified TEXT NOT NULL CHECK (verified IN ('signature', 'api', 'none')),
+    created_at INTEGER NOT NULL,
+    CHECK (type NOT IN ('task.succeed', 'task.failed') OR task_id IS NOT NULL)
+) STRICT;
+
+CREATE UNIQUE INDEX events_one_end ON events (task_id) WHERE type IN ('task.succeed', 'task.failed');
+CREATE INDEX events_of_task ON events (task_id, id) WHERE task_id IS NOT NULL;
+
+CREATE TABLE deliveries (
+    id TEXT PRIMARY KEY NOT NULL,
+    event_id TEXT NOT NULL REFERENCES events (id) ON DELETE CASCADE,
+    route TEXT NOT NULL,
+    status TEXT NOT NULL CHECK (status IN ('pending', 'delivered', 'dead', 'cancelled')),
+    created_at INTEGER NOT NULL,
+    due_at INTEGER NOT NULL,
+    attempts INTEGER NOT NULL CHECK (attempts >= 0),
+    unfinished INTEGER NOT NULL CHECK (unfinished >= 0),
+    claim TEXT,
+    replay_of TEXT,
+    finished_at INTEGER,
+    CHECK ((status = 'pending') = (finished_at IS NULL)),
+    CHECK (claim IS NULL OR status = 'pending')
+) STRICT;
+
+CREATE UNIQUE INDEX deliveries_once ON deliveries (event_id, route) WHERE replay_of IS NULL;
+CREATE INDEX deliveries_due ON deliveries (route, due_at, id) WHERE status = 'pending';
+CREATE INDEX deliveries_of_event ON deliveries (event_id);
+
+-- A verdict once given stands; trying again is a new delivery that points at the old one.
+CREATE TRIGGER deliveries_end_is_final BEFORE UPDATE ON deliveries
+WHEN OLD.status <> 'pending'
+BEGIN
+    SELECT RAISE(ABORT, 'a final delivery never changes');
+END;
+
+CREATE TABLE attempts (
+    delivery_id TEXT NOT NULL REFERENCES deliveries (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL CHECK (number >= 1),
+    started_at INTEGER NOT NULL,
+    duration INTEGER NOT NULL CHECK (duration >= 0),
+    outcome TEXT NOT NULL,
+    code INTEGER,
+    reason TEXT NOT NULL,
+    excerpt BLOB NOT NULL,
+    PRIMARY KEY (delivery_id, number)
+) STRICT;
+
+CREATE TABLE routes (
+    name TEXT PRIMARY KEY NOT NULL,
+    failures INTEGER NOT NULL CHECK (failures >= 0),
+    held_at INTEGER,
+    held_why TEXT NOT NULL
+) STRICT, WITHOUT ROWID;
+
+-- The results that were brought home, as an event lists them.
+CREATE TABLE assets (
+    event_id TEXT NOT NULL REFERENCES events (id) ON DELETE CASCADE,
+    number INTEGER NOT NULL CHECK (number >= 0),
+    url TEXT NOT NULL,
+    path TEXT NOT NULL,
+    sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+    bytes INTEGER NOT NULL CHECK (bytes >= 0),
+    content_type TEXT NOT NULL,
+    PRIMARY KEY (event_id, number)
+) STRICT;
+
+-- What people did, such as holding a route or replaying a delivery.
+CREATE TABLE actions (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    at INTEGER NOT NULL,
+    actor TEXT NOT NULL,
+    verb TEXT NOT NULL,
+    subject TEXT NOT NULL,
+    note TEXT NOT NULL
+) STRICT;

@@ -1,0 +1,300 @@
+"""A store in one SQLite file: one connection writes in groups, two read beside it and never wait for it."""
+
+import asyncio
+import json
+import os
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+from receiver.clock import Clock, SystemClock
+from receiver.errors import StoreUnavailable
+from receiver.model import (
+    Attempt,
+    Delivery,
+    DeliveryStatus,
+    Event,
+    Push,
+    RouteState,
+    Task,
+    TaskState,
+    Verdict,
+)
+from receiver.store import (
+    Backlog,
+    Change,
+    Claimed,
+    DeliveryView,
+    Judge,
+    Page,
+    TaskRef,
+    catalog,
+    intake,
+    queue,
+    records,
+    upkeep,
+)
+from receiver.store.catalog import json_list, read_cursor
+from receiver.store.database import Health, Lane, connect_reader, connect_writer, locked, make_private
+from receiver.store.migrate import bring_up, known
+from receiver.store.writer import Writer
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+_CLOCK = SystemClock()
+_RESERVE = 64 * 1024 * 1024
+
+
+def free_bytes(folder: Path) -> int:
+    """Tell how much room the disk under *folder* has for us."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+class SqliteStore:
+    """Intake, Queue and Catalog on one SQLite file that this process has alone.
+
+    ``broken`` is set when the file can no longer be trusted; whoever runs the service then stops it.
+    """
+
+    def __init__(self, path: Path, *, health: Health, writer: Writer, glance: Lane, browse: Lane) -> None:
+        self._path = path
+        self._health = health
+        self._writer = writer
+        self._glance = glance  # the look-ups that work waits for
+        self._browse = browse  # lists, which may take their time
+        self._resources = AsyncExitStack()
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls,
+        path: Path,
+        *,
+        create: bool = True,
+        clock: Clock = _CLOCK,
+        reserve: int = _RESERVE,
+        free: Callable[[Path], int] = free_bytes,
+    ) -> Self:
+        """Have the store at *path* alone, brought up to date, until ``aclose``.
+
+        When less than *reserve* bytes are *free* it takes nothing new, so that there is room left to finish in.
+        Raises StoreLocked where another process has it, StoreError where it is no store for this program.
+        """
+        make_private(path, create=create)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(locked(path))
+            health = Health(path)
+            # Opened first, so closed last: the last one to close empties the log into the file.
+            lane = await _opened(stack, health, partial(connect_writer, path), "store-writer")
+            await health.vouch(lane.run(bring_up, known(), clock=clock))
+            await health.vouch(lane.run(partial(upkeep.clear_suspicion, path)))
+            glance = await _opened(stack, health, partial(connect_reader, path), "store-glance")
+            browse = await _opened(stack, health, partial(connect_reader, path), "store-browse")
+            writer = Writer(lane, health, has_room=lambda: free(path.parent) >= reserve)
+            stack.push_async_callback(writer.aclose)
+            store = cls(path, health=health, writer=writer, glance=glance, browse=browse)
+            store._resources = stack.pop_all()
+            return store
+
+    async def aclose(self) -> None:
+        """Write what still waits, close the file, give the store free."""
+        self._closed = True
+        await self._resources.aclose()
+
+    @property
+    def broken(self) -> asyncio.Event:
+        """The event that is set when the file can no longer be trusted."""
+        return self._health.broken
+
+    # Intake
+
+    async def add(self, task: Task, intent: bytes, *, events: Sequence[Event] = ()) -> Task:
+        """Store a new task, or give the first one with its idempotency key."""
+        return await self._writer.do(intake.ADD, intake.NewTask(task=task, intent=intent, events=events))
+
+    async def apply(self, ref: TaskRef, judge: Judge, *, with_pending: bool = False) -> Change | None:
+        """Let *judge* see the task as it is and write what it decides."""
+        return await self._writer.do(intake.APPLY, intake.News(ref=ref, judge=judge, with_pending=with_pending))
+
+    async def intent(self, task_id: str) -> bytes:
+        """Give the body a task was asked for with."""
+        return await self._read(self._glance, catalog.intent, task_id)
+
+    async def claim_tasks(
+        self, states: Sequence[TaskState], *, now: datetime, until: datetime, limit: int
+    ) -> Sequence[Task]:
+        """Take up to *limit* tasks that are due."""
+        claim = intake.TaskClaim(states=states, now=now, until=until, limit=limit)
+        return await self._writer.do(intake.CLAIM_TASKS, claim)
+
+    async def next_task_due(self, states: Sequence[TaskState]) -> datetime | None:
+        """Tell when the next task in *states* falls due."""
+        return await self._read(self._glance, catalog.next_task_due, states)
+
+    async def occupancy(self) -> Mapping[str, int]:
+        """Count the slots that running tasks take, by pack."""
+        return await self._read(self._glance, catalog.occupancy)
+
+    async def record(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
+        """Store events that belong to no task, and deliveries of events that are stored."""
+        await self._writer.do(intake.RECORD, intake.Record(events=events, deliveries=deliveries))
+
+    # Queue
+
+    async def due_routes(self) -> Mapping[str, datetime]:
+        """Tell for each route with anything pending when its next delivery falls due."""
+        return await self._read(self._glance, catalog.due_routes)
+
+    async def claim(self, route: str, *, now: datetime, until: datetime, limit: int, claim: str) -> Sequence[Claimed]:
+        """Take up to *limit* due deliveries of *route*."""
+        wanted = queue.Claim(route=route, now=now, until=until, limit=limit, claim=claim)
+        return await self._writer.do(queue.CLAIM, wanted)
+
+    async def finish(self, attempt: Attempt, verdict: Verdict, *, claim: str, route: RouteState | None = None) -> bool:
+        """Record an attempt and its verdict, if the claim is still ours."""
+        finish = queue.Finish(attempt=attempt, verdict=verdict, claim=claim, route=route)
+        return await self._writer.do(queue.FINISH, finish)
+
+    async def release(self, delivery_id: str, *, claim: str, now: datetime) -> bool:
+        """Give a claimed delivery back untried."""
+        return await self._writer.do(queue.RELEASE, queue.Release(delivery_id=delivery_id, claim=claim, now=now))
+
+    async def release_all(self, *, now: datetime) -> int:
+        """Make everything claimed due now."""
+        return await self._writer.do(queue.RELEASE_ALL, now)
+
+    async def hasten(self, route: str, *, now: datetime) -> int:
+        """Make everything in *route* that nobody has claimed due now."""
+        return await self._writer.do(queue.HASTEN, queue.Hasten(route=route, now=now))
+
+    async def route_states(self) -> Mapping[str, RouteState]:
+        """Give what is remembered about each route."""
+        return await self._read(self._glance, catalog.route_states)
+
+    async def save_route(self, state: RouteState) -> None:
+        """Remember a route's state."""
+        await self._writer.do(queue.SAVE_ROUTE, state)
+
+    # Catalog
+
+    async def task(self, ref: str) -> Task | None:
+        """Find a task by our id, Kling's or the external one."""
+        return await self._read(self._browse, catalog.find_task, ref)
+
+    async def tasks(
+        self,
+        *,
+        states: Sequence[TaskState] = (),
+        endpoint: str | None = None,
+        label: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Task]:
+        """List tasks, newest first."""
+        wanted = {
+            "states": json_list(states),
+            "endpoint": endpoint,
+            "label": label,
+            "tags": json.dumps(dict(tags)) if tags else None,
+            "cursor": read_cursor(cursor, prefix="tsk"),
+        }
+        return await self._page("list_tasks", wanted, limit=limit, read=records.task)
+
+    async def pushes(self, task_id: str) -> Sequence[Push]:
+        """Give all that arrived about a task, oldest first."""
+        return await self._read(self._browse, catalog.pushes, task_id)
+
+    async def event(self, event_id: str) -> Event | None:
+        """Find an event."""
+        return await self._read(self._browse, catalog.find_event, event_id)
+
+    async def events(
+        self,
+        *,
+        types: Sequence[str] = (),
+        task_id: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Event]:
+        """List events, newest first, or those committed after *after*, in that order."""
+        seen = read_cursor(cursor, prefix="evt")
+        wanted = {"types": json_list(types), "task_id": task_id}
+        if after is not None:
+            wanted["after"] = seen or after
+            return await self._page("events_after", wanted, limit=limit, read=records.event)
+        return await self._page("list_events", {**wanted, "cursor": seen}, limit=limit, read=records.event)
+
+    async def delivery(self, delivery_id: str) -> DeliveryView | None:
+        """Find a delivery."""
+        return await self._read(self._browse, catalog.find_delivery, delivery_id)
+
+    async def deliveries(
+        self,
+        *,
+        statuses: Sequence[DeliveryStatus] = (),
+        route: str | None = None,
+        task_id: str | None = None,
+        event_id: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[DeliveryView]:
+        """List deliveries, newest first."""
+        wanted = {
+            "statuses": json_list(statuses),
+            "route": route,
+            "task_id": task_id,
+            "event_id": event_id,
+            "cursor": read_cursor(cursor, prefix="dlv"),
+        }
+        return await self._page("list_deliveries", wanted, limit=limit, read=catalog.delivery_view)
+
+    async def attempts(self, delivery_id: str) -> Sequence[Attempt]:
+        """Give a delivery's attempts, oldest first."""
+        return await self._read(self._browse, catalog.attempts, delivery_id)
+
+    async def backlog(self) -> Sequence[Backlog]:
+        """Tell what waits in each route."""
+        return await self._read(self._browse, catalog.backlog)
+
+    # Looking after it
+
+    async def stats(self) -> Mapping[str, int]:
+        """Count the rows of every kind and the bytes they take."""
+        return await self._read(self._browse, upkeep.stats)
+
+    async def backup(self, target: Path) -> None:
+        """Copy the store to the new file *target*, checked, while work goes on."""
+        self._health.check()
+        await asyncio.to_thread(upkeep.backup, self._path, target)
+
+    async def _page(
+        self, name: str, wanted: Mapping[str, object], *, limit: int, read: Callable[[sqlite3.Row], T]
+    ) -> Page[T]:
+        return await self._read(self._browse, catalog.page, name, wanted, limit=limit, read=read)
+
+    async def _read(
+        self,
+        lane: Lane,
+        work: Callable[Concatenate[sqlite3.Connection, P], T],
+        /,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        self._health.check()
+        if self._closed:
+            raise StoreUnavailable("The store is closed.")
+        return await self._health.vouch(lane.run(work, *args, **kwargs))
+
+
+async def _opened(stack: AsyncExitStack, health: Health, connect: Callable[[], sqlite3.Connection], name: str) -> Lane:
+    lane = await health.vouch(Lane.open(connect, name=name))
+    stack.push_async_callback(lane.aclose)
+    return lane

@@ -1,0 +1,112 @@
+"""Looks after a store as a whole: a check from end to end, a backup that is known to be good, counts."""
+
+import os
+import sqlite3
+from collections.abc import Mapping
+from contextlib import closing, suppress
+from pathlib import Path
+
+from receiver.errors import InvalidRequest, StoreError, StoreUnavailable
+from receiver.store.database import connect_reader, is_foreign, mark_of, translated
+from receiver.store.migrate import compare, known
+from receiver.store.queries import sql
+
+
+def check(path: Path) -> list[str]:
+    """Look through the store at *path*, also while a service works on it; give the faults, one sentence each."""
+    if not path.is_file():
+        return [f"There is no store at {path}."]
+    try:
+        with closing(connect_reader(path)) as connection:
+            return faults(connection)
+    except sqlite3.Error as exc:
+        return [f"The store cannot be read: {exc}."]
+
+
+def faults(connection: sqlite3.Connection) -> list[str]:
+    """Look through every page, index, reference and migration of an open store."""
+    if is_foreign(connection):
+        return ["The file is a database of another program."]
+    found = [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
+        found.append(f"Row {rowid} of {table} points at something missing in {parent}.")
+    return found + compare(connection, known())
+
+
+def backup(path: Path, target: Path) -> None:
+    """Copy the store at *path* to the new file *target* while it is worked on.
+
+    The copy appears under its name only when it is whole, checked and on the disk.
+    """
+    if target.exists():
+        raise InvalidRequest(f"{target} exists already.", remedy="Name a file that does not exist yet.")
+    if not path.is_file():
+        raise StoreError(f"There is no store at {path}.")
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        _copy(path, draft)
+        _sync(draft)
+        # A hard link, unlike a rename, refuses to replace what somebody put there in the meantime.
+        os.link(draft, target)
+        _sync(target.parent)
+    except OSError as exc:
+        raise StoreUnavailable(f"The backup could not be written: {exc.strerror or exc}.") from exc
+    except sqlite3.Error as exc:
+        raise (translated(exc) or exc) from exc
+    finally:
+        for leftover in (draft, draft.with_name(f"{draft.name}-wal"), draft.with_name(f"{draft.name}-shm")):
+            with suppress(FileNotFoundError):
+                leftover.unlink()
+
+
+def _copy(path: Path, draft: Path) -> None:
+    with closing(connect_reader(path)) as source, closing(sqlite3.connect(draft, isolation_level=None)) as copy:
+        source.backup(copy)
+        # A single file that can be carried away; the log comes back when it is opened as a store.
+        copy.execute("PRAGMA journal_mode = DELETE")
+        found = faults(copy)
+    if found:
+        raise StoreError(f"The copy is not sound, so it was not kept: {found[0]}")
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def clear_suspicion(path: Path, connection: sqlite3.Connection) -> None:
+    """Where the store broke when it was last open, look through it before anything relies on it again."""
+    mark = mark_of(path)
+    if not mark.exists():
+        return
+    found = faults(connection)
+    if found:
+        raise StoreError(
+            f"The store broke when it was last open, and it is damaged: {found[0]}",
+            remedy="Restore a backup; `kling-receiver db check` lists all the damage.",
+        )
+    mark.unlink()
+
+
+def stats(connection: sqlite3.Connection) -> Mapping[str, int]:
+    """Count the rows of every kind and the bytes they take: ``tasks.succeed``, ``events``, ``bytes.file``, ..."""
+    counts = {row["name"]: row["number"] for row in connection.execute(sql("stats"))}
+    pages, size, free = (
+        connection.execute(f"PRAGMA {pragma}").fetchone()[0] for pragma in ("page_count", "page_size", "freelist_count")
+    )
+    return {**counts, "bytes.file": pages * size, "bytes.free": free * size}
+
+
+def stats_of(path: Path) -> Mapping[str, int]:
+    """Give the counts of the store at *path*, also while a service works on it."""
+    if not path.is_file():
+        raise StoreError(f"There is no store at {path}.")
+    try:
+        with closing(connect_reader(path)) as connection:
+            return stats(connection)
+    except sqlite3.Error as exc:
+        raise (translated(exc) or exc) from exc
