@@ -69,7 +69,9 @@ class Dialer:
         except TimeoutError as exc:
             raise NotSent(f"The name {host} was not resolved within {RESOLVE_SECONDS:g} s: check the DNS.") from exc
         except (OSError, UnicodeError) as exc:
-            raise NotSent(f"The name {host} could not be resolved ({_words(exc)}): check its spelling.") from exc
+            later = isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN
+            what = "this machine's DNS" if later else "its spelling"
+            raise NotSent(f"The name {host} could not be resolved ({_words(exc)}): check {what}.") from exc
         if not addresses:
             raise NotSent(f"The name {host} has no address: check its spelling.")
         return addresses

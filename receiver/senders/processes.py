@@ -23,7 +23,7 @@ LINGER = timedelta(seconds=1)
 LONGEST_END = KILL_AFTER + 3 * LINGER
 """What ending a program may take beyond its own time."""
 
-_LOOK_EVERY = 0.02
+_LOOK_EVERY = 0.03
 _SWEEPS = 3  # a program may fork while it is being killed
 _LAST_LOOK = 0.5
 
@@ -145,6 +145,7 @@ class _Program:
         """Ask those whom *find* finds, and the *group*, to end; kill who is still there after *grace*."""
         found = find()
         self._signal(found, signal.SIGTERM, group=group)
+        self._signal(found, signal.SIGCONT, group=group)  # one that is stopped could not heed the first
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace.total_seconds()):
                 while (group and self._group_lives()) or any(process.lives() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
@@ -172,7 +173,7 @@ class _Program:
             os.killpg(self._process.pid, 0)
         except (ProcessLookupError, PermissionError):
             return False
-        return True
+        return self._traces.has_members()  # the call above also counts those that nobody has buried yet
 
 
 class _Tail(asyncio.Protocol):
@@ -244,6 +245,11 @@ class _Traces:
         while more := {stat.id for stat in living if stat.parent in found} - found:
             found |= more
         return frozenset(_Process(stat.id, stat.started) for stat in living if stat.id in found)
+
+    def has_members(self) -> bool:
+        """Whether somebody lives in the program's group, as far as can be told."""
+        living = _living()
+        return not living or any(stat.group == self.group for stat in living)
 
     def holders(self) -> frozenset[_Process]:
         """Find who still has the program's output open."""

@@ -1,5 +1,6 @@
 """Delivers by running a program: the event on its standard input, the verdict in its exit code."""
 
+import contextlib
 import errno
 import json
 import os
@@ -135,10 +136,10 @@ def _find(name: str, path: str, cwd: Path | None) -> Path | None:
 
 
 def _interpreter(file: Path | None) -> str:
-    try:
-        first = file.open("rb").readline(256) if file else b""
-    except OSError:
-        first = b""
+    first = b""
+    if file is not None:
+        with contextlib.suppress(OSError), file.open("rb") as content:
+            first = content.readline(256)
     words = first.removeprefix(b"#!").strip().decode(errors="replace")
     if first.endswith(b"\r\n"):
         words += " (with the carriage return at the line's end)"
