@@ -57,7 +57,7 @@ class _PublicApp:
             # The address holds the token, so the reason alone is told.
             log.warning("callback.refused", code=error.code, reason=error.message)
             await _send_problem(send, problems.of(error))
-        except Exception:
+        except Exception:  # noqa: BLE001 -- the boundary of a request
             # The text alone: a renderer that shows the frames' variables would show the token among them.
             log.error("callback.failed", exception=traceback.format_exc())  # noqa: TRY400 -- see above
             await _send_problem(send, problems.internal())

@@ -14,13 +14,16 @@ from typing import Any
 
 import structlog
 import uvicorn
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.errors import CannotListen
 from receiver.settings import Address
 from receiver.web.connection import CarefulHead, ConnectionMaker, Crowd, HttptoolsConnection, Limits
 
 log = structlog.get_logger()
+
+STOPPING = "receiver.stopping"
+"""Where a request's scope has the event that is set when its listener stops, for answers that would never end."""
 
 _BACKLOG = 1024
 _LONGEST_BETWEEN_SWEEPS = 1.0  # seconds; uvicorn also writes its Date header anew this often
@@ -73,7 +76,7 @@ class Listener:
         if not self._sockets:
             self.bind()
         crowd = Crowd(self._limits)
-        server = _Server(self._config(), crowd, stop=stop, started=self.started)
+        server = _Server(self._config(stop), crowd, stop=stop, started=self.started)
         addresses = [str(address) for address in self.addresses]
         log.info("listener.opened", listener=self._key, addresses=addresses)
         try:
@@ -86,9 +89,13 @@ class Listener:
             self._sockets = []
         log.info("listener.closed", listener=self._key, requests=crowd.total_requests)
 
-    def _config(self) -> uvicorn.Config:
+    def _config(self, stop: asyncio.Event) -> uvicorn.Config:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[STOPPING] = stop
+            await self._app(scope, receive, send)
+
         return uvicorn.Config(
-            CarefulHead(self._app, self._limits),
+            CarefulHead(app, self._limits),
             http=self._connection,  # type: ignore[arg-type]  # it is only ever called
             ws="none",
             lifespan="off",

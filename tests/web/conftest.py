@@ -1,11 +1,13 @@
 """What tests of the web edge share: listeners on real sockets, and a way to speak raw bytes to them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from datetime import timedelta
+from pathlib import Path
 from socket import socket
 
 import pytest
+from edge import House, Say, Serve, open_house
 from starlette.types import ASGIApp
 
 from receiver.settings import Address
@@ -14,9 +16,14 @@ from receiver.web.listener import Listener
 
 
 @pytest.fixture
-async def serve() -> AsyncIterator[Callable[..., Awaitable[Address]]]:
+def stop() -> asyncio.Event:
+    """Stop all listeners of the test."""
+    return asyncio.Event()
+
+
+@pytest.fixture
+async def serve(stop: asyncio.Event) -> AsyncIterator[Serve]:
     """Serve an app until the test is over, and tell where."""
-    stop = asyncio.Event()
     running: list[asyncio.Task[None]] = []
 
     async def start(
@@ -47,7 +54,7 @@ async def serve() -> AsyncIterator[Callable[..., Awaitable[Address]]]:
 
 
 @pytest.fixture
-def say() -> Callable[[Address, bytes], Awaitable[bytes]]:
+def say() -> Say:
     """Send bytes, and give all that comes back until the other side closes."""
 
     async def say(address: Address, sent: bytes) -> bytes:
@@ -61,3 +68,10 @@ def say() -> Callable[[Address, bytes], Awaitable[bytes]]:
             writer.close()
 
     return say
+
+
+@pytest.fixture
+async def house(serve: Serve, tmp_path: Path) -> AsyncIterator[House]:
+    """Open a receiver's web edge."""
+    async with open_house(serve, tmp_path) as house:
+        yield house

@@ -2,19 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 import httpx2 as httpx
 import pytest
 import structlog
+from edge import Serve
 from support import until
 
 from receiver.errors import StoreBroken, StoreUnavailable, Unreadable
 from receiver.settings import Address
 from receiver.web.callbacks import public_app
-
-Say = Callable[[Address, bytes], Awaitable[bytes]]
-Serve = Callable[..., Awaitable[Address]]
 
 TOKEN = "kept-to-ourselves-5f2a"
 MAX_BODY = 1000

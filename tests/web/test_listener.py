@@ -7,12 +7,13 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from time import perf_counter
 from typing import Any
 
 import pytest
+from edge import Say, Serve
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -22,9 +23,6 @@ from receiver.errors import CannotListen
 from receiver.settings import Address
 from receiver.web.connection import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
 from receiver.web.listener import Listener
-
-Say = Callable[[Address, bytes], Awaitable[bytes]]
-Serve = Callable[..., Awaitable[Address]]
 
 QUICK = Limits(
     head=timedelta(seconds=0.2),

@@ -1,0 +1,141 @@
+"""The admin face: everything people and programs of the operator's may do, behind one token."""
+
+import traceback
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from typing import Protocol
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from receiver.bells import Bell
+from receiver.clock import Clock, Ids
+from receiver.errors import ReceiverError
+from receiver.model import Secret
+from receiver.settings import Address, RouteSettings
+from receiver.store import Catalog
+from receiver.web import gateway, problems, shown, tasks
+from receiver.web.access import Access
+from receiver.web.body import ClientGone
+from receiver.web.gateway import Gateway, Kling
+from receiver.web.health import Health, Ready
+from receiver.web.history import DeliveryApi, EventApi
+from receiver.web.openapi import DESCRIPTION
+from receiver.web.problems import Problem
+from receiver.web.routes import FindSender, RouteApi, RouteStates
+from receiver.web.stream import Stream
+from receiver.web.tasks import TaskApi
+
+log = structlog.get_logger()
+
+Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class Submitter(tasks.Submitter, gateway.Submitter, Protocol):
+    """Makes tasks, whichever way they are asked for."""
+
+
+def admin_app(
+    *,
+    submitter: Submitter,
+    kling: Kling,
+    catalog: Catalog,
+    routes: Sequence[RouteSettings],
+    states: RouteStates,
+    senders: FindSender,
+    events: Bell,
+    ready: Ready,
+    token: Secret,
+    listen: Address,
+    clock: Clock,
+    ids: Ids,
+    hosts: Collection[str] = (),
+    more: Sequence[BaseRoute] = (),
+) -> Starlette:
+    """Make the app of the admin listener.
+
+    *events* rings when events were committed; *hosts* are names that the listener answers to beside its own
+    and this machine's; *more* are further pages, which want the token as well.
+    """
+    task_api = TaskApi(submitter, catalog)
+    event_api = EventApi(catalog)
+    delivery_api = DeliveryApi(catalog, clock=clock)
+    route_api = RouteApi(routes, states=states, senders=senders, catalog=catalog, clock=clock, ids=ids)
+    stream = Stream(catalog, bell=events, clock=clock)
+    health = Health(ready)
+    pages = [
+        _page("/api/tasks", GET=task_api.list, POST=task_api.create),
+        _page("/api/tasks/{ref:path}", GET=task_api.show),
+        _page("/api/callback-urls", POST=task_api.mint),
+        _page("/api/events", GET=event_api.list),
+        _page("/api/events/{id}", GET=event_api.show),
+        _page("/api/deliveries", GET=delivery_api.list),
+        _page("/api/deliveries/{id}", GET=delivery_api.show),
+        _page("/api/routes", GET=route_api.list),
+        _page("/api/routes/{name}/test", POST=route_api.test),
+        _page("/api/stream", GET=stream.listen),
+        _page("/openapi.json", GET=_describe),
+        _page("/healthz", GET=health.alive),
+        _page("/readyz", GET=health.ready),
+        Route("/kling/{path:path}", Gateway(submitter, kling)),
+    ]
+    app = Starlette(
+        routes=[*pages, *more],
+        middleware=[Middleware(_Boundary), Middleware(Access, token=token, listen=listen, hosts=hosts)],
+        exception_handlers=dict.fromkeys((Problem, ReceiverError, HTTPException), problems.answer_problem),
+    )
+    # A redirect to the address without a slash at its end would be built from the Host header.
+    app.router.redirect_slashes = False
+    return app
+
+
+def _page(path: str, **by_method: Endpoint) -> Route:
+    """Put all methods of an address into one route, so that a wrong one is told all the right ones."""
+
+    async def answer(request: Request) -> Response:
+        method = "GET" if request.method == "HEAD" else request.method
+        return await by_method[method](request)
+
+    return Route(path, answer, methods=list(by_method))
+
+
+async def _describe(_request: Request) -> Response:
+    return shown.answer(DESCRIPTION)
+
+
+class _Boundary:
+    """Ends what no one else has ended: a client that left, and faults of our own, which are logged and owned up to."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Hand a request on, and answer it if nobody could."""
+        started = False
+
+        async def watched(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watched)
+        except ClientGone:
+            log.info("request.abandoned", method=scope["method"], path=scope["path"])
+        except Exception:
+            # The text alone: a renderer that shows the frames' variables would show the token among them.
+            fault = traceback.format_exc()
+            log.error("request.failed", method=scope["method"], path=scope["path"], exception=fault)  # noqa: TRY400
+            if started:
+                raise
+            await _own_up(scope)(scope, receive, send)
+
+
+def _own_up(scope: Scope) -> Response:
+    problem = problems.internal()
+    return gateway.as_kling_says(problem) if gateway.is_for_kling(scope["path"]) else problem.response()

@@ -1,0 +1,150 @@
+"""Reads what a client asks for: a query or a JSON object of which every name is known and every value fits."""
+
+import re
+from collections.abc import Collection, Mapping
+from enum import StrEnum
+from typing import TypeVar
+
+from starlette.requests import Request
+
+from receiver.kling.protocol import parse_object
+from receiver.model import Json
+from receiver.web.body import read_body
+from receiver.web.problems import bad_request
+
+DEFAULT_LIMIT = 50
+MOST = 500
+SMALL_BODY = 1024 * 1024
+
+_PAGING = frozenset({"limit", "cursor"})
+_EVENT_ID = re.compile(r"evt_[0-9a-z]{25}")
+_LONGEST_TEXT = 256
+_MOST_TAGS = 32
+_LONGEST_TAG = 64
+
+Word = TypeVar("Word", bound=StrEnum)
+
+
+class Query:
+    """A request's query. A name that is not known is refused, so that no filter is ever silently ignored."""
+
+    def __init__(self, request: Request, *, filters: Collection[str] = (), paged: bool = True) -> None:
+        known = {*filters, *(_PAGING if paged else ())}
+        self._values: dict[str, list[str]] = {}
+        for name, value in request.query_params.multi_items():
+            if name not in known:
+                raise bad_request(f"There is no {name!r} to ask for here; there is {_list(known)}.")
+            self._values.setdefault(name, []).append(value)
+
+    def one(self, name: str) -> str | None:
+        """Give a name's only value, None where it was not given."""
+        values = self._values.get(name, [])
+        if len(values) > 1:
+            raise bad_request(f"{name!r} may be given once.")
+        return values[0] if values else None
+
+    def many(self, name: str) -> list[str]:
+        """Give all values of a name, whether it was repeated or they stand behind one another, with commas."""
+        return [each for value in self._values.get(name, []) for each in value.split(",") if each]
+
+    def words(self, name: str, among: type[Word]) -> list[Word]:
+        """Give a name's values, each one of a few words."""
+        try:
+            return [among(word) for word in self.many(name)]
+        except ValueError:
+            raise bad_request(f"{name!r} is one of {_list([str(word) for word in among])}.") from None
+
+    def pairs(self, name: str) -> Mapping[str, str]:
+        """Give a name's values, each ``key:value``."""
+        split = [value.partition(":") for value in self._values.get(name, [])]
+        if any(not key or not colon for key, colon, _ in split):
+            raise bad_request(f"{name!r} is written as key:value.")
+        if len({key for key, _, _ in split}) != len(split):
+            raise bad_request(f"{name!r} may be given once for each key.")
+        return {key: value for key, _, value in split}
+
+    def event_id(self, name: str) -> str | None:
+        """Give a name's only value, which is an event's id."""
+        value = self.one(name)
+        return None if value is None else an_event_id(value, name)
+
+    @property
+    def limit(self) -> int:
+        """How many items one page may have."""
+        text = self.one("limit")
+        if text is None:
+            return DEFAULT_LIMIT
+        if not (text.isascii() and text.isdigit() and len(text) <= len(str(MOST)) and 1 <= int(text) <= MOST):
+            raise bad_request(f"'limit' is a number from 1 to {MOST}.")
+        return int(text)
+
+    @property
+    def cursor(self) -> str | None:
+        """Where the page begins: the former page's ``next``."""
+        return self.one("cursor")
+
+
+def an_event_id(value: str, name: str) -> str:
+    """Check that a value is an event's id."""
+    if not _EVENT_ID.fullmatch(value):
+        raise bad_request(f"{name!r} is an event's id, such as evt_ and 25 letters and digits.")
+    return value
+
+
+async def read_fields(request: Request, *, known: Collection[str], limit: int = SMALL_BODY) -> "Fields":
+    """Read a request's body, a JSON object with no other members than *known*. An empty body is an empty object."""
+    body = await read_body(request.scope, request.receive, limit=limit)
+    return Fields(parse_object(body) if body.strip() else {}, known=known)
+
+
+class Fields:
+    """The members of a JSON object that a client sent."""
+
+    def __init__(self, body: Json, *, known: Collection[str]) -> None:
+        self._body = body
+        for name in body:
+            if name not in known:
+                raise bad_request(f"There is no member {name[:_LONGEST_TEXT]!r} here; there is {_list(known)}.")
+
+    def text(self, name: str) -> str | None:
+        """Give a member that is a line of text; None where it is missing, null or empty."""
+        value = self._body.get(name)
+        if value is None or value == "":
+            return None
+        return _line(value, name, _LONGEST_TEXT)
+
+    def required_text(self, name: str) -> str:
+        """Give a member that is a line of text and must be there."""
+        value = self.text(name)
+        if value is None:
+            raise bad_request(f"The member {name!r} is missing.")
+        return value
+
+    def required_object(self, name: str) -> Json:
+        """Give a member that is an object and must be there."""
+        value = self._body.get(name)
+        if not isinstance(value, dict):
+            raise bad_request(f"The member {name!r} is missing, or is no object.")
+        return value
+
+    def tags(self, name: str) -> Mapping[str, str]:
+        """Give a member that is an object of short texts; the names in it hold no colon, so as to be asked for."""
+        value = self._body.get(name)
+        if value is None:
+            return {}
+        if not isinstance(value, dict) or len(value) > _MOST_TAGS:
+            raise bad_request(f"{name!r} is an object of at most {_MOST_TAGS} texts.")
+        for key in value:
+            if not key or ":" in _line(key, f"a name in {name}", _LONGEST_TAG):
+                raise bad_request(f"A name in {name!r} is not empty and holds no colon.")
+        return {key: _line(each, f"{name}.{key}", _LONGEST_TEXT) for key, each in value.items()}
+
+
+def _line(value: object, name: str, longest: int) -> str:
+    if not isinstance(value, str) or len(value) > longest or not value.isprintable():
+        raise bad_request(f"{name!r} is one line of text, of at most {longest} characters.")
+    return value
+
+
+def _list(words: Collection[str]) -> str:
+    return ", ".join(sorted(words)) or "nothing"

@@ -1,0 +1,76 @@
+"""What happened, over HTTP: events, and the deliveries that came of them."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from receiver.clock import Clock
+from receiver.errors import NotFound
+from receiver.model import DeliveryStatus
+from receiver.payload import joined
+from receiver.store import Catalog
+from receiver.web import shown
+from receiver.web.asked import Query
+from receiver.web.stream import task_id
+
+
+class EventApi:
+    """Answers ``/api/events``."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def list(self, request: Request) -> Response:
+        """List events, newest first; after an event, oldest first."""
+        query = Query(request, filters=("type", "task", "after"))
+        found = await self._catalog.events(
+            types=query.many("type"),
+            task_id=await task_id(self._catalog, query.one("task")),
+            after=query.event_id("after"),
+            limit=query.limit,
+            cursor=query.cursor,
+        )
+        return shown.event_page(found)
+
+    async def show(self, request: Request) -> Response:
+        """Show one event, in the bytes that destinations receive."""
+        Query(request, paged=False)
+        event = await self._catalog.event(request.path_params["id"])
+        if event is None:
+            raise NotFound("There is no such event.")
+        return shown.raw_answer(joined(event))
+
+
+class DeliveryApi:
+    """Answers ``/api/deliveries``."""
+
+    def __init__(self, catalog: Catalog, *, clock: Clock) -> None:
+        self._catalog = catalog
+        self._clock = clock
+
+    async def list(self, request: Request) -> Response:
+        """List deliveries, newest first."""
+        query = Query(request, filters=("status", "route", "task", "event"))
+        found = await self._catalog.deliveries(
+            statuses=query.words("status", DeliveryStatus),
+            route=query.one("route"),
+            task_id=await task_id(self._catalog, query.one("task")),
+            event_id=query.one("event"),
+            limit=query.limit,
+            cursor=query.cursor,
+        )
+        now = self._clock.now()
+        return shown.page(found, lambda view: shown.delivery(view, now=now))
+
+    async def show(self, request: Request) -> Response:
+        """Show one delivery and each attempt at it."""
+        Query(request, paged=False)
+        view = await self._catalog.delivery(request.path_params["id"])
+        if view is None:
+            raise NotFound("There is no such delivery.")
+        attempts = await self._catalog.attempts(view.delivery.id)
+        return shown.answer(
+            {
+                **shown.delivery(view, now=self._clock.now()),
+                "attempts_made": [shown.attempt(attempt) for attempt in attempts],
+            }
+        )

@@ -1,0 +1,83 @@
+"""Tasks over HTTP: hand one in, find one, or get a callback URL for one that is submitted elsewhere."""
+
+from http import HTTPStatus
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from receiver.errors import NotFound
+from receiver.model import Task, TaskState
+from receiver.store import Catalog
+from receiver.submit import SubmitRequest
+from receiver.web import gateway, shown
+from receiver.web.asked import Query, read_fields
+
+_ENDS = ("task.succeed", "task.failed")
+
+
+class Submitter(Protocol):
+    """Takes jobs for Kling."""
+
+    async def submit(self, request: SubmitRequest) -> Task:
+        """Store a job, and send it when a slot is free."""
+        ...
+
+    async def mint(self, *, label: str | None, endpoint: str | None) -> tuple[Task, str]:
+        """Make a callback URL for a job submitted elsewhere."""
+        ...
+
+
+class TaskApi:
+    """Answers ``/api/tasks`` and ``/api/callback-urls``."""
+
+    def __init__(self, submitter: Submitter, catalog: Catalog) -> None:
+        self._submitter = submitter
+        self._catalog = catalog
+
+    async def create(self, request: Request) -> Response:
+        """Take a job; it is stored when the answer is given, and may not have been sent yet."""
+        Query(request, paged=False)
+        fields = await read_fields(
+            request, known=("endpoint", "body", "label", "tags", "idempotency_key"), limit=gateway.MAX_BODY
+        )
+        task = await self._submitter.submit(
+            SubmitRequest(
+                endpoint=fields.required_text("endpoint"),
+                body=fields.required_object("body"),
+                label=fields.text("label"),
+                tags=fields.tags("tags"),
+                idempotency_key=fields.text("idempotency_key"),
+            )
+        )
+        return shown.answer(shown.task(task), HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{task.id}"})
+
+    async def list(self, request: Request) -> Response:
+        """List tasks, newest first."""
+        query = Query(request, filters=("state", "endpoint", "label", "tag"))
+        found = await self._catalog.tasks(
+            states=query.words("state", TaskState),
+            endpoint=query.one("endpoint"),
+            label=query.one("label"),
+            tags=query.pairs("tag"),
+            limit=query.limit,
+            cursor=query.cursor,
+        )
+        return shown.page(found, shown.task)
+
+    async def show(self, request: Request) -> Response:
+        """Show one task, found by our id, Kling's or the external one, and what came of it."""
+        Query(request, paged=False)
+        ref = request.path_params["ref"]
+        task = await self._catalog.task(ref)
+        if task is None:
+            raise NotFound(f"No task goes by {ref[:64]!r}.", remedy="Ask by our id, Kling's, or the external one.")
+        ends = await self._catalog.events(types=_ENDS, task_id=task.id, limit=1)
+        return shown.answer(shown.task_with_end(task, ends.items[0] if ends.items else None))
+
+    async def mint(self, request: Request) -> Response:
+        """Make a callback URL. It is told in this answer alone: only its hash is kept."""
+        Query(request, paged=False)
+        fields = await read_fields(request, known=("label", "endpoint"))
+        task, url = await self._submitter.mint(label=fields.text("label"), endpoint=fields.text("endpoint"))
+        return shown.answer({"task": shown.task(task), "callback_url": url}, HTTPStatus.CREATED)

@@ -1,0 +1,169 @@
+"""Kling's own API through us: a client notices no difference, and understands what goes wrong."""
+
+import json
+
+import httpx2 as httpx
+import pytest
+from edge import TOKEN, House, Say, Serve
+from starlette.responses import Response
+
+from receiver.errors import InvalidRequest, KlingUncertain, KlingUnreachable, ReceiverError, StoreUnavailable
+from receiver.kling.client import Answer
+from receiver.web.gateway import Gateway
+
+CREATE = "/kling/v1/images/multi-image2image"
+
+
+async def test_a_create_goes_through_with_our_callback_url(house: House) -> None:
+    body = {"prompt": "a cat", "callback_url": "https://client.example/cb", "external_task_id": "mine"}
+
+    answer = await house.client.post(CREATE, json=body)
+
+    assert (answer.status_code, answer.json()["data"]["task_id"]) == (200, "8672")
+    sent = json.loads(house.upstream.bodies[0])
+    assert sent["callback_url"].startswith("https://hooks.example.com/callbacks/")
+    assert (sent["prompt"], sent["external_task_id"]) == ("a cat", "mine")
+    assert house.upstream.requests[0].headers["authorization"] == "Bearer kling-key"
+    task = (await house.client.get("/api/tasks/mine")).json()
+    assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
+
+
+async def test_klings_answer_comes_back_as_it_is(house: House) -> None:
+    said = b'{ "code": 1303,\n "message": "too many", "request_id": "r9" }'
+    house.upstream.answer = lambda _: Response(
+        said, 429, headers={"retry-after": "7", "set-cookie": "a=b"}, media_type="application/json"
+    )
+
+    answer = await house.client.post(CREATE, json={})
+
+    assert (answer.status_code, answer.content) == (429, said)
+    assert answer.headers["retry-after"] == "7"
+    assert answer.headers["content-type"] == "application/json"
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/v1/images/multi-image2image/8672"),
+        ("GET", "/v1/images/multi-image2image?pageNum=1&pageSize=30"),
+        ("GET", "/v1/videos/text2video/a%2Fb%20c"),
+        ("DELETE", "/v1/general/custom-voices/1"),
+        ("POST", "/v1/audio/tts"),
+        ("GET", "/tasks?task_ids=a,b"),
+    ],
+)
+async def test_everything_else_passes_through(house: House, method: str, path: str) -> None:
+    content = b'{"text": "hi"}' if method == "POST" else b""
+
+    answer = await house.client.request(method, "/kling" + path, content=content)
+
+    assert answer.status_code == 200
+    (request,) = house.upstream.requests
+    assert request.method == method
+    target = request.scope["raw_path"].decode()
+    query = request.scope["query_string"].decode()
+    assert target + ("?" + query if query else "") == path
+    assert house.upstream.bodies == [content]
+    assert request.headers["authorization"] == "Bearer kling-key"
+    assert (await house.client.get("/api/tasks")).json()["items"] == []
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_an_answer_that_broke_off_leaves_it_open_and_says_so(house: House, method: str) -> None:
+    house.upstream.answer = lambda _: None
+
+    answer = await house.client.request(method, CREATE if method == "POST" else CREATE + "/1", content=b"{}")
+
+    assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (504, 5002, "")
+    assert answer.json()["message"]
+
+
+class Unreachable:
+    """What is before Kling when nothing is there."""
+
+    def __init__(self, error: ReceiverError) -> None:
+        self._error = error
+
+    async def relay(self, *_: object, **__: object) -> Answer:
+        raise self._error
+
+    async def forward(self, *_: object, **__: object) -> Answer:
+        raise self._error
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize(
+    ("error", "status", "code", "data"),
+    [
+        (KlingUnreachable("Kling cannot be reached: refused."), 502, 5001, None),
+        (KlingUncertain("No answer."), 504, 5002, None),
+        (KlingUncertain("No answer.", external_task_id="tsk_1"), 504, 5002, {"external_task_id": "tsk_1"}),
+        (StoreUnavailable("The disk is nearly full."), 503, 5001, None),
+        (InvalidRequest("No."), 400, 1201, None),
+        (ReceiverError("A fault of ours."), 500, 5000, None),
+    ],
+)
+async def test_what_goes_wrong_is_said_in_klings_shape(
+    serve: Serve, *, method: str, error: ReceiverError, status: int, code: int, data: object
+) -> None:
+    nobody = Unreachable(error)
+    address = await serve(Gateway(nobody, nobody))
+
+    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+        answer = await client.request(method, CREATE, content=b"{}")
+
+    assert answer.status_code == status
+    body = answer.json()
+    assert (body["code"], body["request_id"], body.get("data")) == (code, "", data)
+
+
+@pytest.mark.parametrize(
+    ("content", "status", "code"),
+    [
+        (b"", 400, 1201),
+        (b"[1]", 400, 1201),
+        (b'{"callback_url": "ftp://x"}', 400, 1201),
+        (b'{"external_task_id": 5}', 400, 1201),
+    ],
+)
+async def test_a_body_we_cannot_send_is_refused_in_its_own_shape(
+    house: House, content: bytes, status: int, code: int
+) -> None:
+    answer = await house.client.post(CREATE, content=content)
+
+    assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (status, code, "")
+    assert answer.json()["message"]
+    assert not house.upstream.requests
+
+
+async def test_a_store_that_cannot_take_it_is_a_server_error(house: House) -> None:
+    await house.store.aclose()
+
+    answer = await house.client.post(CREATE, json={})
+
+    assert (answer.status_code, answer.json()["code"]) == (503, 5001)
+    assert answer.headers["retry-after"] == "5"
+    assert not house.upstream.requests
+
+
+async def test_large_pictures_pass_and_larger_ones_do_not(house: House, say: Say) -> None:
+    passed = await house.client.post(CREATE, json={"image": "A" * 5_000_000})
+    head = f"POST {CREATE} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n"
+    refused = await say(house.admin, f"{head}content-length: {65 * 1024 * 1024}\r\n\r\n".encode())
+
+    assert passed.status_code == 200
+    assert refused.startswith(b"HTTP/1.1 413 ")
+    assert b'"code":1201' in refused
+
+
+@pytest.mark.parametrize("path", ["/kling/v1/../../secrets", "/kling/%2e%2e/secrets", "/%6bling/v1/images/generations"])
+async def test_no_path_leads_out_of_klings(house: House, path: str, say: Say) -> None:
+    head = (
+        f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer the-admin-token\r\nconnection: close\r\n\r\n"
+    )
+
+    answer = await say(house.admin, head.encode())
+
+    assert answer.split()[1] in (b"400", b"404")
+    assert not house.upstream.requests
