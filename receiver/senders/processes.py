@@ -23,6 +23,7 @@ LINGER = timedelta(seconds=1)
 LONGEST_END = KILL_AFTER + 3 * LINGER
 """What ending a program may take beyond its own time."""
 
+_MARK = "KLING_RUN"  # in the environment of one run and no other, so that what strayed from it is known
 _LOOK_EVERY = 0.03
 _SWEEPS = 3  # a program may fork while it is being killed
 _LAST_LOOK = 0.5
@@ -43,33 +44,39 @@ async def run(
     content: bytes,
     env: Mapping[str, str],
     cwd: Path | None,
-    marks: frozenset[bytes],
     within: timedelta,
     keep: int,
 ) -> Ended:
     """Run *command* with *content* at its standard input and keep the last *keep* bytes of both its outputs.
 
-    *marks* are entries of *env* (``NAME=value``) that no other program has: what went astray is found by them.
     Raises OSError or ValueError when it cannot be started. Cancelled, it ends the program before it gives way.
     """
     tail = _Tail(keep)
-    read_end, write_end = os.pipe()
-    with os.fdopen(write_end, "wb", buffering=0) as output, _holding(content) as event:
-        reader = os.fdopen(read_end, "rb", buffering=0)
-        pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: tail, reader)
-        inode = os.fstat(write_end).st_ino
-        try:
-            process = subprocess.Popen(  # noqa: S603, ASYNC220  # the operator's own command; a fork takes about 1 ms
-                command, stdin=event, stdout=output, stderr=output, cwd=cwd, env=dict(env), start_new_session=True
-            )
-        except BaseException:
-            pipe.close()
-            raise
-    program = _Program(process, pipe, tail, traces=_Traces(group=process.pid, marks=marks, pipe=f"pipe:[{inode}]"))
+    with _holding(content) as event:
+        read_end, write_end = os.pipe()
+        with os.fdopen(write_end, "wb", buffering=0) as output:
+            pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: tail, os.fdopen(read_end, "rb", 0))
+            inode = os.fstat(write_end).st_ino
+            mark = f"{os.getpid()}-{inode}"
+            try:
+                process = _start(command, event, output, cwd=cwd, env={**env, _MARK: mark})
+            except BaseException:
+                pipe.close()
+                raise
+    traces = _Traces(group=process.pid, mark=f"{_MARK}={mark}".encode(), pipe=f"pipe:[{inode}]")
+    program = _Program(process, pipe, tail, traces=traces)
     try:
         return await program.finish(within)
     finally:
         program.close()
+
+
+def _start(
+    command: Sequence[str], event: IO[bytes], output: IO[bytes], *, cwd: Path | None, env: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(  # noqa: S603  # the operator's own command
+        command, stdin=event, stdout=output, stderr=output, cwd=cwd, env=env, start_new_session=True
+    )
 
 
 class _Program:
@@ -231,7 +238,7 @@ class _Traces:
     """
 
     group: int
-    marks: frozenset[bytes]
+    mark: bytes
     pipe: str
 
     def kin(self) -> frozenset[_Process]:
@@ -260,7 +267,7 @@ class _Traces:
             environ = Path(f"/proc/{process_id}/environ").read_bytes()
         except OSError:  # gone, or somebody else's
             return False
-        return self.marks <= set(environ.split(b"\0"))
+        return self.mark in environ.split(b"\0")
 
     def _holds(self, process_id: int) -> bool:
         with contextlib.suppress(OSError):

@@ -48,16 +48,12 @@ class ScriptSender:
 
     async def send(self, parcel: Parcel) -> Outcome:
         """Run the program once."""
-        variables = _variables(parcel)
         try:
             ended = await run(
                 self._settings.command,
                 content=payload.joined(parcel.event),
-                env=self._clean() | variables,
+                env=self._clean() | _variables(parcel),
                 cwd=self._settings.cwd,
-                marks=frozenset(
-                    f"{name}={variables[name]}".encode() for name in ("KLING_DELIVERY_ID", "KLING_ATTEMPT")
-                ),
                 within=self._settings.timeout,
                 keep=self._settings.output_limit,
             )
