@@ -98,9 +98,8 @@ class Kling:
             if named not in (None, external_task_id):
                 raise KlingUncertain("Kling was asked for one task and answered with another.")
             return answer
-        if answer.reading is None and reply.status < HTTPStatus.BAD_REQUEST and isinstance(answer.error, UnknownResource):
-            return None
-        if _said(reply).says_there_is_none():
+        answered_with_none = reply.status < HTTPStatus.BAD_REQUEST and isinstance(answer.error, UnknownResource)
+        if answered_with_none or _said(reply).says_there_is_none():
             return None
         raise answer.error
 

@@ -234,7 +234,6 @@ async def test_a_task_of_the_new_generation_is_asked_for_in_a_list_by_either_id(
     "says",
     [
         Says(document={"code": 1203, "message": "no such task"}, status=404),
-        Says(document=b"<html>", status=404),
         Says(document={"code": 0, "message": "SUCCEED", "data": None}),
         Says(document={"code": 0, "data": {}}),
         Says(document={"code": 0, "data": []}),
@@ -247,6 +246,13 @@ async def test_a_task_that_kling_does_not_know_is_an_unknown_resource_and_is_not
 
     assert isinstance(answer.error, UnknownResource)
     assert found is None
+
+
+@pytest.mark.parametrize("document", [b"<html>", {"detail": "Not Found"}])
+async def test_a_404_that_is_not_klings_own_leaves_it_open_whether_there_is_a_task(document: bytes | dict[str, object]) -> None:
+    async with serving(Says(document=document, status=404)) as server, calling(server.url) as kling:
+        with pytest.raises(UnknownResource):
+            await kling.find(ENDPOINT, "tsk_1")
 
 
 async def test_a_bad_parameter_that_speaks_of_a_task_not_found_is_not_found() -> None:
