@@ -1,18 +1,30 @@
 """What tests of the web edge share: listeners on real sockets, and a way to speak raw bytes to them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from socket import socket
 
 import pytest
+import uvloop
 from edge import House, Say, Serve, open_house
 from starlette.types import ASGIApp
 
 from receiver.settings import Address
 from receiver.web.connection import ConnectionMaker, HttptoolsConnection, Limits
 from receiver.web.listener import Listener
+
+
+def pytest_asyncio_loop_factories(
+    config: pytest.Config,  # noqa: ARG001 -- the hook's own name
+    item: pytest.Item,
+) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """Run every test on the service's loop, and what hangs on a loop's own ways on the standard one too."""
+    loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
+    if item.path.name in ("test_listener.py", "test_stream.py"):
+        loops["asyncio"] = asyncio.SelectorEventLoop
+    return loops
 
 
 @pytest.fixture
