@@ -49,6 +49,8 @@ class Peer:
                     break
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
+        except RuntimeError:  # uvloop's way to say that the other side has left
+            pass
         finally:
             self.open_connections -= 1
             writer.transport.abort()

@@ -20,7 +20,7 @@ import httpx2 as httpx
 
 from receiver.errors import NoAnswer, NotSent
 from receiver.outbound.dial import Dialer, Guard, IPAddress, Resolve, is_literal
-from receiver.outbound.wire import IDLE_SECONDS, PIECE, Line, Lines, Wire
+from receiver.outbound.wire import PIECE, Lines, Wire
 
 __all__ = ["Guard", "IPAddress", "Outbound", "Reply", "Resolve", "names_an_address"]
 
@@ -130,7 +130,7 @@ class Outbound:
             wire = await self._dialer.dial(
                 target.host, target.port, secure=target.url.scheme == b"https", wire=self._lines.wire
             )
-            line = Line(wire, httpcore2.AsyncHTTP11Connection(target.url.origin, wire, keepalive_expiry=IDLE_SECONDS))
+            line = self._lines.add(wire, target.url.origin)
         exchange.wire = line.wire
         line.wire.begin()
         try:

@@ -36,6 +36,11 @@ class Wire(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         """Forget the exchange before."""
         self.wrote = self.heard = False
 
+    @property
+    def stands(self) -> bool:
+        """Whether there is a connection to close."""
+        return self._transport is not None
+
     def abort(self) -> None:
         """Close at once; what is still unsent is not wanted any more."""
         if self._transport is not None:
@@ -46,7 +51,6 @@ class Wire(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Note that the connection stands."""
         self._transport = transport  # type: ignore[assignment]  # of a stream socket it is a full transport
-        self._open_wires.add(self)
 
     def data_received(self, data: bytes) -> None:
         """Keep what came until it is asked for, and ask the peer to wait when that grows large."""
@@ -161,6 +165,12 @@ class Lines:
     def wire(self) -> Wire:
         """Make the wire of a new connection."""
         return Wire(self._open)
+
+    def add(self, wire: Wire, origin: httpcore2.Origin) -> Line:
+        """Take in a connection that has just been made, unless it has already ended."""
+        if wire.stands:
+            self._open.add(wire)
+        return Line(wire, httpcore2.AsyncHTTP11Connection(origin, wire, keepalive_expiry=IDLE_SECONDS))
 
     def take(self, origin: str) -> Line | None:
         """Take the idle connection to *origin* that was used last, if it still stands."""

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import timedelta
 from ipaddress import ip_address
 from pathlib import Path
+from random import Random
 
 import pytest
 from peers import Peer, Request, hanging, response, sending, serving
@@ -502,3 +503,34 @@ async def test_many_requests_at_once_go_over_few_connections(outbound: Outbound)
 async def many(outbound: Outbound, peer: Peer, count: int) -> None:
     for _ in range(count):
         assert (await post(outbound, peer.url)).status == 200
+
+
+def spoiled(rng: Random) -> bytes:
+    """An answer that went through bad hands."""
+    answer = bytearray(rng.choice([response(200, b"hello" * 10), response(304), CHUNKED, CONTINUED, UPGRADED]))
+    for _ in range(rng.randint(0, 6)):
+        at = rng.randrange(len(answer) + 1)
+        answer[at : at + rng.randint(0, 12)] = rng.randbytes(rng.randint(0, 5))
+    return bytes(answer)
+
+
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
+CONTINUED = b"HTTP/1.1 100 Continue\r\n\r\n" + response(204)
+UPGRADED = b"HTTP/1.1 101 Up\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
+
+
+async def test_whatever_a_peer_sends_ends_in_an_answer_or_one_of_our_errors() -> None:
+    rng = Random(23)
+    outbound = Outbound(user_agent="x", max_connections=8)
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(spoiled(rng))
+        await writer.drain()
+        raise ConnectionError
+
+    async with serving(answer) as peer:
+        ends = await asyncio.gather(*(post(outbound, peer.url) for _ in range(300)), return_exceptions=True)
+        await outbound.aclose()
+
+    assert {type(end) for end in ends} <= {Reply, NoAnswer, NotSent}
+    assert not outbound._lines._open
