@@ -249,7 +249,9 @@ async def test_a_task_that_kling_does_not_know_is_an_unknown_resource_and_is_not
 
 
 @pytest.mark.parametrize("document", [b"<html>", {"detail": "Not Found"}])
-async def test_a_404_that_is_not_klings_own_leaves_it_open_whether_there_is_a_task(document: bytes | dict[str, object]) -> None:
+async def test_a_404_that_is_not_klings_own_leaves_it_open_whether_there_is_a_task(
+    document: bytes | dict[str, object],
+) -> None:
     async with serving(Says(document=document, status=404)) as server, calling(server.url) as kling:
         with pytest.raises(UnknownResource):
             await kling.find(ENDPOINT, "tsk_1")
