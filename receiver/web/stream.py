@@ -32,6 +32,7 @@ _PAGE = 200
 _LOOK_BACK = 64
 _HELLO = b"retry: 2000\n: listening\n\n"
 _STILL_HERE = b": still here\n\n"
+_MEDIA_TYPE = "text/event-stream"
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -67,6 +68,8 @@ class Stream:
             types=query.many("type"),
             task_id=await task_id(self.catalog, query.one("task")),
         )
+        if request.method == "HEAD":
+            return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
         return _Feed(self, wish, request.scope.get(STOPPING) or asyncio.Event())
 
     async def _newest(self) -> str:
@@ -84,7 +87,7 @@ class _Feed(StreamingResponse):
     """One listener's stream; Starlette ends it when the client goes away."""
 
     def __init__(self, stream: Stream, wish: Wish, stopping: asyncio.Event) -> None:
-        super().__init__((), headers=_HEADERS, media_type="text/event-stream")
+        super().__init__((), headers=_HEADERS, media_type=_MEDIA_TYPE)
         self._stream = stream
         self._wish = wish
         self._stopping = stopping

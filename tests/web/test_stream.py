@@ -165,3 +165,10 @@ async def test_streams_end_when_we_stop(house: House, stop: asyncio.Event) -> No
             rest = await reader.read()
 
     assert rest.endswith(b"0\r\n\r\n")
+
+
+async def test_whether_there_is_a_stream_can_be_asked_without_listening(house: House) -> None:
+    answer = await house.client.head("/api/stream")
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
