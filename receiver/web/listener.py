@@ -182,6 +182,8 @@ def _open(family: int, kind: int, protocol: int, name: tuple[Any, ...]) -> socke
             # "::" means every address, IPv4's too; any other IPv6 address means itself.
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, name[0] != "::")
         opened.bind(name)
+        # Two may bind to one address as long as none listens, so only this tells whether it is ours.
+        opened.listen(_BACKLOG)
     except OSError:
         opened.close()
         raise

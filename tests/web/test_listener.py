@@ -319,6 +319,19 @@ async def test_an_address_in_use_is_named_with_its_key(connection: ConnectionMak
     assert "[public] listen" in str(refusal.value)
 
 
+async def test_an_address_is_taken_as_soon_as_it_is_bound(connection: ConnectionMaker) -> None:
+    first = Listener(echo, key="[public] listen", address=Address("127.0.0.1", 0), connection=connection)
+    first.bind()
+    second = Listener(echo, key="[admin] listen", address=first.addresses[0], connection=connection)
+
+    with pytest.raises(CannotListen, match=r"\[admin\] listen"):
+        second.bind()
+
+    stop = asyncio.Event()
+    stop.set()
+    await first.serve(stop)
+
+
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
 async def test_ipv6_is_served(serve: Serve, say: Say, connection: ConnectionMaker) -> None:
     address = await serve(echo, host="::1", connection=connection)
