@@ -202,7 +202,12 @@ class Lane(aiosqlite.Connection):
         """Start the thread and let it open its connection."""
         lane = cls(connect, _ROWS_AT_ONCE)
         lane._thread.name = name
-        await lane
+        try:
+            await lane
+        except BaseException:
+            # It ends by itself, but only now is the loop sure to be there for its last word.
+            await asyncio.to_thread(lane._thread.join)
+            raise
         return lane
 
     async def run(

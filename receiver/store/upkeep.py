@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import closing, suppress
 from pathlib import Path
 
-from receiver.errors import InvalidRequest, StoreError, StoreUnavailable
+from receiver.errors import InvalidRequest, StoreBroken, StoreError, StoreUnavailable
 from receiver.store.database import connect_reader, is_foreign, mark_of, translated
 from receiver.store.migrate import compare, known
 from receiver.store.queries import sql
@@ -27,10 +27,22 @@ def faults(connection: sqlite3.Connection) -> list[str]:
     """Look through every page, index, reference and migration of an open store."""
     if is_foreign(connection):
         return ["The file is a database of another program."]
-    found = [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    found = _damage(connection)
+    if found:
+        return found  # what is damaged cannot be asked about the rest
     for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
         found.append(f"Row {rowid} of {table} points at something missing in {parent}.")
     return found + compare(connection, known())
+
+
+def _damage(connection: sqlite3.Connection) -> list[str]:
+    try:
+        return [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
+    except sqlite3.DatabaseError as exc:
+        # Some damage is such that even the search for damage stops at it.
+        if not isinstance(translated(exc), StoreBroken):
+            raise
+        return [f"The file cannot be read to its end: {exc}."]
 
 
 def backup(path: Path, target: Path) -> None:

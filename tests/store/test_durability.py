@@ -1,0 +1,147 @@
+"""What a store promises about keeping: through a reopening, callers that give up, and a kill in the middle."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+from factories import a_delivery, a_push, a_task, an_event, at
+from store.conftest import Opener, Store, always, with_route
+from store.hammer import TASKS, news
+
+from receiver.errors import StoreUnavailable
+from receiver.model import Push, RouteState, Task, TaskState
+from receiver.store import ById, Change
+
+TESTS = Path(__file__).parents[1]
+
+
+async def test_all_of_it_is_there_after_a_reopening(opener: Opener) -> None:
+    state = RouteState(name="publish", failures=5, held_at=at(1), held_why="why")
+    async with opener() as store:
+        await store.add(a_task(), b"intent", events=[an_event()])
+        await store.apply(ById(id="tsk_1"), always(Change(push=a_push(), deliveries=[a_delivery()])))
+        await store.save_route(state)
+
+    async with opener() as store:
+        assert await store.task("tsk_1") == a_task()
+        assert await store.intent("tsk_1") == b"intent"
+        assert await store.pushes("tsk_1") == [a_push()]
+        assert await store.event("evt_1") == an_event()
+        assert [view.delivery for view in (await store.deliveries()).items] == [a_delivery()]
+        assert await store.route_states() == {"publish": state}
+
+
+async def test_a_closed_store_takes_nothing_and_says_so(opener: Opener) -> None:
+    async with opener() as store:
+        pass
+
+    with pytest.raises(StoreUnavailable):
+        await store.add(a_task(), b"")
+    with pytest.raises(StoreUnavailable):
+        await store.tasks()
+
+
+async def test_what_was_handed_in_before_the_closing_is_written(opener: Opener) -> None:
+    async with opener() as store:
+        adding = [asyncio.ensure_future(store.add(a_task(id=f"tsk_{n}"), b"")) for n in range(20)]
+        await asyncio.sleep(0)
+
+    assert len(await asyncio.gather(*adding)) == 20
+    async with opener() as store:
+        assert len((await store.tasks()).items) == 20
+
+
+async def whole(store: Store) -> int:
+    """See that every news item is there whole or not at all; count them."""
+    total = 0
+    for n in range(TASKS):
+        task = await store.task(f"tsk_{n}")
+        assert task is not None
+        pushes = await store.pushes(task.id)
+        events = (await store.events(task_id=task.id, limit=100_000)).items
+        deliveries = (await store.deliveries(task_id=task.id, limit=100_000)).items
+        assert {task.asks} == {len(pushes), len(events), len(deliveries)}
+        total += task.asks
+    return total
+
+
+async def test_callers_that_give_up_at_any_moment_break_no_transaction_and_lose_nothing_acknowledged(
+    store: Store,
+) -> None:
+    rng = Random(20)
+    for n in range(TASKS):
+        await store.add(a_task(id=f"tsk_{n}"), b"")
+    acknowledged: list[int] = []
+
+    async def call(n: int) -> None:
+        await store.apply(ById(id=f"tsk_{n % TASKS}"), news(n))
+        acknowledged.append(n)
+
+    calls = []
+    for n in range(400):
+        calls.append(asyncio.ensure_future(call(n)))
+        for _ in range(rng.randrange(4)):
+            await asyncio.sleep(0)
+        if n % 2:
+            rng.choice(calls[-8:]).cancel()
+        if rng.random() < 0.1:
+            await asyncio.sleep(0.001)
+    done = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert {type(result) for result in done} == {type(None), asyncio.CancelledError}
+    assert await whole(store) >= len(acknowledged)
+    for n in acknowledged:
+        assert await store.event(f"evt_{n}") is not None
+    assert await store.apply(ById(id="tsk_0"), news(1000)) is not None
+
+
+async def test_a_caller_cancelled_while_it_is_judged_does_not_stop_the_others(store: Store) -> None:
+    await store.add(a_task(), b"")
+    calls: list[asyncio.Future[Change | None]] = []
+
+    def cancel_the_first(_task: Task, _pending: Sequence[Push]) -> Change:
+        calls[0].cancel()
+        return Change(push=a_push("psh_first"))
+
+    calls.append(asyncio.ensure_future(store.apply(ById(id="tsk_1"), cancel_the_first)))
+    calls.append(asyncio.ensure_future(store.apply(ById(id="tsk_1"), always(Change(push=a_push("psh_second"))))))
+    first, second = await asyncio.gather(*calls, return_exceptions=True)
+
+    assert isinstance(first, asyncio.CancelledError)
+    assert isinstance(second, Change)
+    assert len(await store.pushes("tsk_1")) == 2
+
+
+async def test_a_kill_in_the_middle_loses_nothing_acknowledged(opener: Opener, path: Path) -> None:
+    hammering = subprocess.Popen(
+        [sys.executable, str(TESTS / "store" / "hammer.py"), str(path)],
+        stdout=subprocess.PIPE,
+        env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
+    )
+    assert hammering.stdout is not None
+    with hammering:
+        said = [await asyncio.to_thread(hammering.stdout.readline) for _ in range(500)]
+        hammering.kill()
+        said += hammering.stdout.readlines()
+
+    async with opener() as store:
+        assert await whole(store) >= len(said) >= 500
+        for n in map(int, said):
+            assert await store.event(f"evt_{n}") is not None
+
+
+async def test_readers_see_what_was_acknowledged_while_writers_write(store: Store) -> None:
+    await with_route(store, 50)
+    seen: list[bool] = []
+
+    async def write(n: int) -> None:
+        await store.add(a_task(id=f"tsk_w{n}", state=TaskState.QUEUED), b"")
+        seen.append(await store.task(f"tsk_w{n}") is not None)
+
+    await asyncio.gather(*(write(n) for n in range(100)), *(store.due_routes() for _ in range(20)))
+
+    assert seen == [True] * 100

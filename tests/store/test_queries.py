@@ -1,0 +1,50 @@
+"""How named queries are read."""
+
+import pytest
+
+from receiver.store.queries import parse, queries
+
+TEXT = """-- About the file.
+
+-- name: one
+-- Finds things.
+-- In two lines.
+SELECT *
+FROM things
+WHERE TRUE
+  AND id = :id -- if id
+  AND kind IN (:many);
+
+-- name: two
+-- Says two.
+SELECT 2;
+"""
+
+
+def test_a_query_has_its_name_its_purpose_and_its_statement() -> None:
+    found = parse(TEXT)
+
+    assert list(found) == ["one", "two"]
+    assert found["one"].purpose == "Finds things. In two lines."
+    assert found["two"].sql == "SELECT 2"
+
+
+def test_an_optional_line_is_there_when_its_argument_is() -> None:
+    one = parse(TEXT)["one"]
+
+    assert "  AND id = :id\n" in one.given({"id": "x"})
+    assert "id = :id" not in one.given({"id": None})
+    assert "id = :id" not in one.given({})
+
+
+def test_many_is_as_many_places_as_wanted() -> None:
+    assert parse(TEXT)["one"].of_many(3).endswith("kind IN (?, ?, ?)")
+
+
+def test_two_queries_of_one_name_are_an_error() -> None:
+    with pytest.raises(ValueError, match="two"):
+        parse(TEXT + "-- name: two\nSELECT 3;\n")
+
+
+def test_every_query_says_what_it_is_for() -> None:
+    assert [query.name for query in queries().values() if not query.purpose.endswith(".")] == []
