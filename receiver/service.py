@@ -44,6 +44,7 @@ from receiver.submit import Submitter
 from receiver.systemd import Notifier, listen_fds
 from receiver.web.api import admin_app
 from receiver.web.callbacks import public_app
+from receiver.web.connection import Limits
 from receiver.web.health import Check
 from receiver.web.listener import Listener
 
@@ -60,6 +61,7 @@ _REPLY_POLICY = RetryPolicy(
     give_up_after=timedelta(hours=96),
 )
 _CONNECTIONS = 1000
+_ADMIN_LIMITS = Limits(request=timedelta(minutes=5))  # pictures come in by base64
 
 Work = Callable[[asyncio.Event], Coroutine[object, object, None]]
 """A service: runs until the event it is given, ends what it has under way, and returns."""
@@ -242,7 +244,7 @@ async def _assemble(
         public=_listener(
             "public", public_app(inbox, max_body=settings.callbacks.max_body), settings.public.listen, sockets
         ),
-        admin=_listener("admin", admin, settings.admin.listen, sockets),
+        admin=_listener("admin", admin, settings.admin.listen, sockets, _ADMIN_LIMITS),
     )
     return service
 

@@ -26,6 +26,7 @@ from receiver.errors import (
     KlingUncertain,
     KlingUnreachable,
     Retry,
+    StoreError,
     Unreadable,
 )
 from receiver.kling import endpoints, protocol
@@ -127,6 +128,10 @@ class Submitter:
         task = lifecycle.begin(task, _hash(token), now=task.created_at, until=self._lease_end())
         await self._intake.add(task, body)
         answer = await self._owned(self._send(task, endpoint, body, token))
+        if isinstance(answer, KlingUncertain):
+            raise KlingUncertain(
+                answer.message, remedy=answer.remedy, external_task_id=task.external_task_id
+            ) from answer
         if isinstance(answer, KlingError):
             raise answer
         return answer
@@ -244,8 +249,12 @@ class Submitter:
             return exc
         if answer.error is not None:
             await self._failed(task, answer.error, answer.body)
-        else:
+            return answer
+        try:
             await self._bound(task, answer.reading or Reading(state=None), intent)
+        except StoreError as exc:
+            # Kling has made it, so whoever asked must hear that; the task is looked up and bound at its lease's end.
+            log.error("task.unbound", task=task.id, reason=exc.message)  # noqa: TRY400  # the reason is all there is to tell
         return answer
 
     async def _bound(self, task: Task, reading: Reading, intent: bytes) -> None:

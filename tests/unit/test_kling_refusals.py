@@ -230,7 +230,8 @@ def test_whatever_comes_is_a_success_or_one_error(status: int, document: Json | 
 @pytest.mark.parametrize(
     ("status", "document", "none"),
     [
-        (404, None, True),
+        (404, None, False),
+        (404, {"code": 1200, "message": "gone"}, True),
         (200, {"code": 1203}, True),
         (400, {"code": 1201, "message": "task not found"}, True),
         (400, {"code": 1201, "message": "The task does not exist."}, True),
