@@ -59,8 +59,7 @@ def backup(path: Path, target: Path) -> None:
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         _copy(path, draft)
         _sync(draft)
-        # A hard link, unlike a rename, refuses to replace what somebody put there in the meantime.
-        os.link(draft, target)
+        draft.rename(target)
         _sync(target.parent)
     except OSError as exc:
         raise StoreUnavailable(f"The backup could not be written: {exc.strerror or exc}.") from exc
