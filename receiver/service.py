@@ -201,9 +201,9 @@ async def _assemble(
     """Put the parts together, from the store up."""
     clock, bells = SystemClock(), Bells()
     ids = Ids(clock)
-    announcer = Announcer(compile_routes(settings.routes), ids)
     store = await SqliteStore.open(settings.store.path)
     stack.push_async_callback(store.aclose)
+    announcer = Announcer(compile_routes(settings.routes), ids)
     inside, outside = _ways_out(settings, stack)
     lanes = _Lanes(settings, inside, outside)
     kling = Kling(settings.kling, outbound=inside, clock=clock)
@@ -221,11 +221,8 @@ async def _assemble(
         rng=SystemRandom(),
         grace=GRACE,
     )
-    service = Service(
-        store=store,
-        work={"dispatch": dispatcher.run, "reconcile": reconciler.run, "submit": submitter.run},
-        bells=bells,
-    )
+    work = {"dispatch": dispatcher.run, "reconcile": reconciler.run, "submit": submitter.run}
+    service = Service(store=store, work=work, bells=bells)
     admin = admin_app(
         submitter=submitter,
         kling=kling,
@@ -240,18 +237,25 @@ async def _assemble(
         clock=clock,
         ids=ids,
     )
+    public = public_app(inbox, max_body=settings.callbacks.max_body)
     service.listen(
-        public=_listener(
-            "public", public_app(inbox, max_body=settings.callbacks.max_body), settings.public.listen, sockets
-        ),
+        public=_listener("public", public, settings.public.listen, sockets, Limits()),
         admin=_listener("admin", admin, settings.admin.listen, sockets, _ADMIN_LIMITS),
     )
     return service
 
 
-def _listener(name: str, app: ASGIApp, address: Address, sockets: Mapping[str, Sequence[socket.socket]]) -> Listener:
-    given = sockets.get(name, ())
-    listener = Listener(app, key=f"[{name}] listen", address=address, sockets=given, grace=_LISTENER_GRACE)
+def _listener(
+    name: str, app: ASGIApp, address: Address, sockets: Mapping[str, Sequence[socket.socket]], limits: Limits
+) -> Listener:
+    listener = Listener(
+        app,
+        key=f"[{name}] listen",
+        address=address,
+        sockets=sockets.get(name, ()),
+        limits=limits,
+        grace=_LISTENER_GRACE,
+    )
     listener.bind()
     return listener
 
