@@ -5,21 +5,27 @@ import contextlib
 import json
 import os
 import signal
+import socket
+import sqlite3
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from inspect import isawaitable
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import uvicorn
+from edge import Upstream
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 from support import free_port, until
+from wire import ask
 
 from receiver.kling.simulator import Options, Simulator, serve
 
@@ -35,32 +41,36 @@ class Receiver:
         self.public = f"http://127.0.0.1:{free_port()}"
         self.admin = f"http://127.0.0.1:{free_port()}"
         self.log_path = folder / "receiver.log"
-        self._config = folder / "config.toml"
-        self._environ = {**os.environ, "KLING_RECEIVER_LOG": "debug", **(environ or {})}
-        text = config.replace("@PUBLIC@", self.public).replace("@PUBLIC_LISTEN@", self.public.removeprefix("http://"))
-        self._config.write_text(text.replace("@ADMIN_LISTEN@", self.admin.removeprefix("http://")))
+        self.config_path = folder / "config.toml"
+        self.environ = {**_clean_environment(), "KLING_RECEIVER_LOG": "debug", **(environ or {})}
         self.process: subprocess.Popen[bytes] | None = None
+        self.configure(config)
+
+    def configure(self, config: str) -> None:
+        """Write the configuration that the next start finds."""
+        text = config.replace("@PUBLIC@", self.public).replace("@PUBLIC_LISTEN@", self.public.removeprefix("http://"))
+        self.config_path.write_text(text.replace("@ADMIN_LISTEN@", self.admin.removeprefix("http://")))
 
     async def start(self) -> None:
         """Start the process and wait until it is ready."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "receiver", "serve", "--config", str(self._config)],
+                [sys.executable, "-m", "receiver", "serve", "--config", str(self.config_path)],
+                stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=self._environ,
+                env=self.environ,
                 cwd=self.folder,
             )
-        await until(self._is_ready, within=20)
+        await until(self._is_ready, within=30)
 
     async def _is_ready(self) -> bool:
         assert self.process is not None
         if self.process.poll() is not None:
-            raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.log_path.read_text()[-4000:]}")
+            raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.log()[-4000:]}")
         try:
-            async with httpx2.AsyncClient(trust_env=False) as client:
-                return (await client.get(f"{self.admin}/readyz")).status_code == 200
-        except httpx2.TransportError:
+            return (await ask("GET", f"{self.admin}/readyz")).status == 200
+        except (OSError, asyncio.IncompleteReadError):
             return False
 
     def kill(self) -> None:
@@ -69,12 +79,32 @@ class Receiver:
         self.process.kill()
         self.process.wait()
 
-    async def stop(self, *, within: float = 40) -> int:
-        """Ask it to stop and give its exit code."""
+    def terminate(self) -> None:
+        """Ask it to stop."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(within):
-            return await asyncio.to_thread(self.process.wait)
+
+    async def exit_code(self, *, within: float = 40) -> int:
+        """Wait for its end and give its exit code."""
+        assert self.process is not None
+        await until(self._has_ended, within=within)
+        return self.process.returncode
+
+    async def stop(self, *, within: float = 40) -> int:
+        """Ask it to stop and give its exit code."""
+        self.terminate()
+        return await self.exit_code(within=within)
+
+    def _has_ended(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None
+
+    async def restart(self, config: str | None = None) -> None:
+        """Stop it in order and start it again, on another configuration if one is given."""
+        assert await self.stop() == 0, self.log()[-4000:]
+        if config is not None:
+            self.configure(config)
+        await self.start()
 
     @property
     def token(self) -> str:
@@ -88,47 +118,82 @@ class Receiver:
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of the CLI against it."""
-        command = [sys.executable, "-m", "receiver", *arguments, "--config", str(self._config)]
+        command = [sys.executable, "-m", "receiver", *arguments, "--config", str(self.config_path)]
         return subprocess.run(
-            command, capture_output=True, text=True, env=self._environ, cwd=self.folder, check=False, timeout=60
+            command,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=self.environ,
+            cwd=self.folder,
+            check=False,
+            timeout=60,
         )
 
     def log(self) -> str:
         """All it has said so far."""
         return self.log_path.read_text()
 
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Give the lines of its log that tell of *event*; what is no JSON is not one of them."""
+        lines = (line for line in self.log().splitlines() if f'"{event}"' in line)
+        return [said for line in lines if (said := json.loads(line))["event"] == event]
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Read what is in its store, without a way to change it."""
+        path = self.folder / "var" / "receiver.db"
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+            return connection.execute(query, values).fetchall()
+
+
+def _clean_environment() -> dict[str, str]:
+    """Our environment without the settings of a real installation."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KLING_")}
+
 
 @dataclass(slots=True)
 class Sink:
-    """A webhook consumer. ``received`` maps an event's id to every body that came for it; a bad signature is fatal."""
+    """A webhook consumer. ``received`` maps an event's id to every body that came for it; a bad signature is fatal.
+
+    ``answer`` gives the status of an answer or the whole of it, and may take its time.
+    """
 
     url: str = ""
     received: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
-    answer: Callable[[], int] = lambda: 204
+    answer: Callable[[], "int | Response | Awaitable[int | Response]"] = lambda: 204
     check: bool = True
+    refused: list[str] = field(default_factory=list)
 
     async def take(self, request: Request) -> Response:
-        body = await request.body()
+        body, headers = await request.body(), dict(request.headers)
         if self.check:
-            Webhook(SECRET).verify(body, dict(request.headers))
+            try:
+                Webhook(SECRET).verify(body, headers)
+            except Exception as exc:
+                self.refused.append(repr(exc))
+                raise
         self.bodies.append(body)
-        self.headers.append(dict(request.headers))
-        self.received.setdefault(request.headers.get("webhook-id", ""), []).append(json.loads(body))
-        return Response(status_code=self.answer())
+        self.headers.append(headers)
+        self.received.setdefault(headers.get("webhook-id", ""), []).append(json.loads(body))
+        answer = self.answer()
+        if isawaitable(answer):
+            answer = await answer
+        return answer if isinstance(answer, Response) else Response(status_code=answer)
+
+    @property
+    def types(self) -> list[str]:
+        """The types of all events that came, in their order."""
+        return [json.loads(body)["type"] for body in self.bodies]
 
 
 @contextlib.asynccontextmanager
-async def a_sink(*, check: bool = True) -> AsyncIterator[Sink]:
-    """Run a webhook consumer in this process."""
-    port = free_port()
-    sink = Sink(url=f"http://127.0.0.1:{port}/hook", check=check)
-    app = Starlette(routes=[Route("/{path:path}", sink.take, methods=["POST"])])
+async def a_server(app: ASGIApp) -> AsyncIterator[str]:
+    """Serve an app in this process, and give its URL."""
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
-        port=port,
         log_config=None,
         access_log=False,
         ws="none",
@@ -136,22 +201,41 @@ async def a_sink(*, check: bool = True) -> AsyncIterator[Sink]:
         timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]
-    serving = asyncio.create_task(server.serve())
-    await until(lambda: server.started)
-    try:
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # pytest's are its own
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await until(lambda: server.started)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@contextlib.asynccontextmanager
+async def a_sink(*, check: bool = True) -> AsyncIterator[Sink]:
+    """Run a webhook consumer in this process."""
+    sink = Sink(check=check)
+    async with a_server(Starlette(routes=[Route("/{path:path}", sink.take, methods=["POST"])])) as url:
+        sink.url = f"{url}/hook"
         yield sink
-    finally:
-        server.should_exit = True
-        await serving
+    assert sink.refused == []
+
+
+@contextlib.asynccontextmanager
+async def an_upstream() -> AsyncIterator[tuple[Upstream, str]]:
+    """Run what stands for Kling where its answers' very bytes matter."""
+    upstream = Upstream()
+    async with a_server(upstream) as url:
+        yield upstream, url
 
 
 @contextlib.asynccontextmanager
 async def a_receiver(folder: Path, config: str, **more: Any) -> AsyncIterator[Receiver]:
     """Run a receiver; whatever state the test leaves it in, its process is gone afterwards."""
     receiver = Receiver(folder, config, **more)
-    await receiver.start()
     try:
+        await receiver.start()
         yield receiver
     finally:
         if receiver.process is not None and receiver.process.poll() is None:

@@ -130,7 +130,7 @@ class _Boundary:
         except Exception:
             # The text alone: a renderer that shows the frames' variables would show the token among them.
             fault = traceback.format_exc()
-            log.error("request.failed", method=scope["method"], path=scope["path"], exception=fault)  # noqa: TRY400
+            log.error("request.failed", method=scope["method"], path=scope["path"], exception=fault)  # noqa: TRY400 - as said above
             if started:
                 raise
             await _own_up(scope)(scope, receive, send)

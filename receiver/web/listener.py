@@ -124,7 +124,7 @@ class _Server(uvicorn.Server):
         self._stop = stop
         self._on_started = started
 
-    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override]
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # uvicorn declares a generator
         """Leave signals to the owner: uvicorn would raise them again before the others have drained."""
         return nullcontext()
 

@@ -263,7 +263,7 @@ async def main():
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     listener = Listener(app, key="k", address=Address("127.0.0.1", 0), grace=timedelta(seconds=1),
-                        connection={connection.__name__})  # type: ignore[attr-defined]
+                        connection={connection.__name__})  # type: ignore[attr-defined] # text of a program
     serving = asyncio.create_task(listener.serve(stop))
     await listener.started.wait()
     print(listener.addresses[0].port, flush=True)
