@@ -5,11 +5,13 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from receiver.settings import Loaded, Settings, load, shown
+from receiver.cli.commands import app
+from receiver.settings import Loaded, ScriptSettings, Settings, WebhookSettings, load, shown
 from receiver.settings.kinds import section_of
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config.toml"
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 NAMED_IN_CONFIG = {
     "KLING_API_KEY": "sk-made-up",
@@ -55,6 +57,35 @@ def test_the_examples_in_config_toml_hold_and_say_the_defaults_of_routes(tmp_pat
     assert {key: said[key] for key in defaults if key.startswith("routes.")} == {
         key: value for key, value in defaults.items() if key.startswith("routes.")
     }
+
+
+def test_every_setting_is_in_the_readmes_table() -> None:
+    table = "\n".join(line for line in README.splitlines() if line.startswith("| `"))
+    named = {re.sub(r"(routes\.\w+)\..*", r"\1", key) for key in keys(Settings)}
+
+    assert sorted(key for key in named if f"`{key}`" not in table) == []
+
+
+def test_every_part_of_a_routes_destination_is_in_the_readmes_table() -> None:
+    for kind in (WebhookSettings, ScriptSettings):
+        row = next(line for line in README.splitlines() if line.startswith(f"| `routes.{kind.__name__[:-8].lower()}`"))
+
+        assert [name for name in kind.model_fields if f"`{name}`" not in row] == []
+
+
+def test_every_command_is_in_the_readme() -> None:
+    assert sorted(command for command in commands() if f"`{command}" not in README) == []
+
+
+def commands() -> list[str]:
+    """List every command, with the group it stands in."""
+    found = []
+    for name in app:
+        if name.startswith("-"):
+            continue
+        below = [each for each in app[name] if not each.startswith("-")]
+        found += [f"{name} {each}" for each in below] or [name]
+    return found
 
 
 def with_examples(folder: Path) -> Loaded:

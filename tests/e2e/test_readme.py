@@ -1,0 +1,79 @@
+"""The README's script and webhook consumer do what they say, as they stand there."""
+
+import asyncio
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from processes import SECRET, a_config, a_kling, a_receiver
+from support import free_port, until
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}], "n": 2}
+
+
+def written(language: str, first: str) -> str:
+    """Give the README's block in *language* whose text has *first* in it."""
+    (block,) = [text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if first in text]
+    return str(block)
+
+
+@asynccontextmanager
+async def the_consumer(folder: Path) -> AsyncIterator[tuple[int, Path]]:
+    """Run the README's consumer; give its port and where its output goes."""
+    (folder / "consumer.py").write_text(written("python", "# consumer.py"))
+    port, output = free_port(), folder / "consumer.out"
+    with output.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "uvicorn", "consumer:app", "--port", str(port)],
+            cwd=folder,
+            env={"HOOK_SECRET": SECRET, "PATH": "/usr/bin:/bin"},
+            stdout=out,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        await until(lambda: "running on" in output.read_text())
+        yield port, output
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+
+
+async def test_the_consumer_takes_what_is_signed_and_nothing_else(tmp_path: Path) -> None:
+    async with the_consumer(tmp_path) as (port, output), a_kling() as kling:
+        url = f"http://127.0.0.1:{port}/hooks/kling"
+        route = f'[[routes]]\nname = "app"\non = ["succeed"]\nwebhook = {{ url = "{url}", secret = "{SECRET}" }}'
+        async with a_receiver(tmp_path, a_config(kling.url, more=route)) as receiver, receiver.client() as client:
+            created = await client.post("/api/tasks", json={"endpoint": "images/multi-image2image", "body": JOB})
+            await until(lambda: "task.succeed" in output.read_text())
+
+        async with httpx2.AsyncClient(trust_env=False) as stranger:
+            forged = await stranger.post(url, json={"type": "task.succeed"}, headers={"webhook-signature": "v1,AAAA"})
+
+    assert created.json()["kling_id"] in output.read_text()
+    assert forged.status_code == 401
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's script fetches with curl, which is not here")
+async def test_the_script_fetches_every_result(tmp_path: Path) -> None:
+    script = tmp_path / "publish"
+    script.write_text(written("sh", "/usr/local/bin/publish"))
+    script.chmod(0o755)
+    route = f'[[routes]]\nname = "publish"\nscript = {{ command = ["{script}"], env = {{ HOME = "{tmp_path}" }} }}'
+    async with (
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=route)) as receiver,
+        receiver.client() as client,
+    ):
+        created = (await client.post("/api/tasks", json={"endpoint": "images/multi-image2image", "body": JOB})).json()
+        folder = tmp_path / "results" / created["id"]
+        await until((folder / "images-1").exists)
+
+    assert {path.name for path in folder.iterdir()} == {"images-0", "images-1"}
+    assert (folder / "images-0").read_bytes().startswith(b"\x89PNG")
