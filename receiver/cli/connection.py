@@ -61,18 +61,18 @@ class Connection:
         return self._answer("POST", path, body=body)
 
     @contextmanager
-    def stream(self, *, after: str | None = None) -> Iterator[Iterator[tuple[str, Json]]]:
-        """Follow events as they happen, each as its id and its object; entered once the service listens to us."""
+    def stream(self, *, after: str | None = None, task_id: str | None = None) -> Iterator[Iterator[tuple[str, Json]]]:
+        """Follow events as they happen, all or one task's, each as its id and its object; entered once it has begun."""
         try:
             with self._client.sse(
                 "/api/stream",
-                params={"after": after} if after else None,
+                params={name: value for name, value in (("after", after), ("task", task_id)) if value},
                 timeout=httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
             ) as source:
                 if source.response.status_code != httpx.codes.OK:
                     source.response.read()
                     raise _refusal(source.response)
-                yield ((event.id, _object(event.data)) for event in source)
+                yield ((event.id, _object(event.data)) for event in source if event.data)
         except (httpx.HTTPError, httpx.StreamError) as exc:
             raise self._unreachable(exc) from exc
 

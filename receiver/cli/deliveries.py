@@ -11,17 +11,24 @@ from receiver.model import Json
 
 deliveries = App(name="deliveries", help="List and show deliveries and their attempts.")
 
+
+def _due(delivery: Json) -> str:
+    """Say when a delivery is tried next, which is of interest while it is not over."""
+    return "" if delivery.get("finished_at") else render.local(delivery.get("due_at"))
+
+
 COLUMNS = (
-    render.key("id"),
+    render.identity("id", "id"),
     render.state("status"),
     render.key("route"),
     render.key("event_type", "event"),
-    render.key("task_id", "task"),
+    render.identity("task_id", "task"),
     render.key("attempts"),
-    render.moment("created_at", "created"),
-    render.moment("due_at", "due"),
+    render.Column(title="created", of=lambda delivery: delivery.get("created_at"), short=lambda _: ""),
+    render.Column(title="due", of=lambda delivery: delivery.get("due_at"), short=_due),
     render.moment("finished_at", "finished"),
 )
+
 
 _ATTEMPTS = (
     render.key("number", "#"),
@@ -78,5 +85,6 @@ def show(delivery: Annotated[str, Parameter(help="Its id.")], /, *, reading: Rea
 def _facts(delivery: Json) -> list[tuple[str, object]]:
     names = ("id", "status", "route", "event_type", "event_id", "task_id", "replay_of")
     moments = ("created_at", "due_at", "finished_at")
-    facts: list[tuple[str, object]] = [(name.replace("_", " "), delivery.get(name)) for name in (*names, *moments)]
+    facts: list[tuple[str, object]] = [(name.replace("_", " "), delivery.get(name)) for name in names]
+    facts += [(name.replace("_", " "), render.when(delivery.get(name))) for name in moments]
     return facts + ([("in flight", "yes")] if delivery.get("in_flight") else [])

@@ -23,10 +23,10 @@ def _task(event: Json) -> Json:
 
 
 COLUMNS = (
-    render.Column(title="id", of=lambda event: _data(event).get("event_id")),
+    render.Column(title="id", of=lambda event: _data(event).get("event_id"), whole=True),
     render.key("type"),
     render.moment("timestamp", "at"),
-    render.Column(title="task", of=lambda event: _task(event).get("id")),
+    render.Column(title="task", of=lambda event: _task(event).get("id"), whole=True),
     render.Column(title="endpoint", of=lambda event: _task(event).get("endpoint")),
     render.Column(title="source", of=lambda event: _data(event).get("source")),
     render.Column(title="verified", of=lambda event: _data(event).get("verified")),

@@ -51,7 +51,7 @@ class Listener:
         with self._connection.another() as own:
             while not self._stopped.is_set():
                 try:
-                    with own.stream(after=seen) as events:
+                    with own.stream(after=seen, task_id=self._task_id) as events:
                         seen = self._hear(events, seen)
                 except ReceiverError:
                     pass  # asking by the clock goes on meanwhile
@@ -61,17 +61,12 @@ class Listener:
     def _hear(self, events: Iterator[tuple[str, Json]], seen: str | None) -> str | None:
         self._connected = True
         self._rung.set()  # for what happened before we listened
-        for event_id, event in events:
+        for event_id, _ in events:
             seen = event_id or seen
-            if self._concerns(event):
-                self._rung.set()
+            self._rung.set()
             if self._stopped.is_set():
                 break
         return seen
-
-    def _concerns(self, event: Json) -> bool:
-        task = (event.get("data") or {}).get("task") or {}
-        return self._task_id is None or task.get("id") == self._task_id
 
 
 def follow(connection: Connection, ref: str, *, timeout: timedelta | None = None) -> Iterator[Json]:

@@ -33,6 +33,8 @@ _STYLES = {
     "queued": "cyan",
 }
 
+_UNLIMITED = 10_000  # columns; no terminal has as many
+
 Cell: TypeAlias = Callable[[Json], object]
 
 
@@ -44,11 +46,17 @@ class Column:
     of: Cell
     short: Cell | None = None  # what a terminal shows instead, where space is dear
     stateful: bool = False  # coloured by what it says
+    whole: bool = False  # never folded, so that it can be copied
 
 
 def key(name: str, title: str | None = None) -> Column:
     """Make a column of a plain member."""
     return Column(title=title or name.replace("_", " "), of=lambda item: item.get(name))
+
+
+def identity(name: str, title: str) -> Column:
+    """Make a column of an id."""
+    return Column(title=title, of=lambda item: item.get(name), whole=True)
 
 
 def state(name: str) -> Column:
@@ -58,7 +66,7 @@ def state(name: str) -> Column:
 
 def moment(name: str, title: str) -> Column:
     """Make a column of a moment: local time on a terminal, as the API writes it in a pipe."""
-    return Column(title=title, of=lambda item: item.get(name), short=lambda item: local(item.get(name)))
+    return Column(title=title, of=lambda item: item.get(name), short=lambda item: local(item.get(name)), whole=True)
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
@@ -76,6 +84,7 @@ def console(stream: TextIO | None = None) -> "Console":
 def clean(value: object) -> str:
     """Write a value on one line, with control characters shown instead of obeyed."""
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = text.rstrip("\r\n")
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else " " if c in "\t\r\n" else f"\\x{ord(c):02x}" for c in text)
@@ -86,7 +95,7 @@ def local(moment: object) -> str:
     if not isinstance(moment, str):
         return ""
     try:
-        return datetime.fromisoformat(moment).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+        return datetime.fromisoformat(moment).astimezone().strftime("%m-%d %H:%M:%S")
     except ValueError:
         return clean(moment)
 
@@ -122,20 +131,23 @@ def table(columns: Sequence[Column], items: Iterable[Json], *, empty: str) -> No
         return
     rows = list(items)
     if rows:
-        console().print(grid(columns, rows))
+        _print_whole(grid(columns, rows))
     else:
         note(empty)
 
 
-def grid(columns: Sequence[Column], items: Iterable[Json]) -> "RenderableType":
-    """Lay items out for a terminal."""
+def grid(columns: Sequence[Column], items: Sequence[Json]) -> "RenderableType":
+    """Lay items out for a terminal; a column with nothing in it is left out."""
     from rich.table import Table
 
     laid = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
-    for column in columns:
-        laid.add_column(column.title.upper(), overflow="fold")
-    for item in items:
-        laid.add_row(*(_cell(column, item) for column in columns))
+    cells = {column: [_cell(column, item) for item in items] for column in columns}
+    told = [column for column in columns if any(cell.plain for cell in cells[column])]
+    for column in told:
+        narrowest = max(cell.cell_len for cell in cells[column]) if column.whole else None
+        laid.add_column(column.title.upper(), overflow="fold", no_wrap=column.whole, min_width=narrowest)
+    for row in zip(*(cells[column] for column in told), strict=True):
+        laid.add_row(*row)
     return laid
 
 
@@ -161,7 +173,12 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
     width = max((len(name) for name, _ in shown), default=0) + 2
     for name, value in shown:
         # Not a table: a path or a URL that was folded could not be copied.
-        console().print(Text(name.ljust(width), style="bold") + coloured(clean(value)), soft_wrap=True)
+        console().print(Text.assemble((name.ljust(width), "bold"), coloured(clean(value))), soft_wrap=True)
+
+
+def when(moment: object) -> object:
+    """Give a moment the way its reader wants it: local time on a terminal, as the API wrote it in a pipe."""
+    return local(moment) if is_terminal() else moment
 
 
 def coloured(text: str) -> "Text":
@@ -176,3 +193,13 @@ def _cell(column: Column, item: Json) -> "Text":
 
     text = clean((column.short or column.of)(item))
     return coloured(text) if column.stateful else Text(text)
+
+
+def _print_whole(laid: "RenderableType") -> None:
+    """Print a table; where the terminal is too narrow for ids, let it wrap lines rather than cut ids."""
+    from rich.measure import Measurement
+
+    terminal = console()
+    unlimited = terminal.options.update(max_width=_UNLIMITED)
+    terminal.width = max(terminal.width, Measurement.get(terminal, unlimited, laid).minimum)
+    terminal.print(laid, crop=False)

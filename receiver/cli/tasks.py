@@ -16,12 +16,12 @@ TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the exte
 tasks = App(name="tasks", help="List, show, wait for and watch tasks.")
 
 COLUMNS = (
-    render.key("id"),
+    render.identity("id", "id"),
     render.state("state"),
     render.key("endpoint"),
     render.key("label"),
     render.Column(title="tags", of=lambda task: ",".join(f"{k}={v}" for k, v in (task.get("tags") or {}).items())),
-    render.key("kling_id"),
+    render.identity("kling_id", "kling id"),
     render.moment("created_at", "created"),
     render.key("message"),
 )
@@ -113,6 +113,8 @@ def _facts(task: Json) -> list[tuple[str, object]]:
         )
     ]
     facts += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
-    facts += [(name.replace("_", " "), task.get(name)) for name in ("created_at", "updated_at", "expires_at")]
+    facts += [
+        (name.replace("_", " "), render.when(task.get(name))) for name in ("created_at", "updated_at", "expires_at")
+    ]
     facts += [("result", place) for place in places(task)]
     return facts

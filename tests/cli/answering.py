@@ -118,7 +118,7 @@ class Service:
 
         async def lines() -> AsyncIterator[str]:
             assert self._news is not None
-            yield ": beat\n\n"
+            yield "retry: 2000\n: listening\n\n"
             while (event := await self._news.get()) is not None:
                 yield f"id: {event['data']['event_id']}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n"
 

@@ -154,6 +154,16 @@ def test_a_terminal_gets_a_table_in_colour_and_no_command_of_a_strangers(service
     assert "--cursor more" in shown
 
 
+def test_an_id_is_never_folded_however_narrow_the_terminal(service: Service, config: Path) -> None:
+    delivery = make_delivery(id="dlv_01k0xa70k6d2ba4a7q2n4ps7v", task_id="tsk_01k0xa6ze8cp20c1d6m5qppfm")
+    service.answer("/api/deliveries", {"items": [delivery], "next": None})
+
+    shown = on_a_terminal(["deliveries", "list", "--config", str(config)], COLUMNS="60")
+
+    assert delivery["id"] in shown
+    assert delivery["task_id"] in shown
+
+
 def test_no_color_is_obeyed(service: Service, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task(state="failed")], "next": None})
 
@@ -170,7 +180,7 @@ def on_a_terminal(argv: list[str], **env: str) -> str:
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         stderr=theirs,
-        env=environment(TERM="xterm-256color", COLUMNS="200", **env),
+        env=environment(**{"TERM": "xterm-256color", "COLUMNS": "200"} | env),
     )
     os.close(theirs)
     shown = b""

@@ -63,10 +63,7 @@ class Plot:
             "Kling's API says so too" if confirmed else f"verified: {data['verified']}",
             verified=data["verified"],
         )
-        images = ", ".join(entry["url"] for entry in (data.get("result") or {}).get("images", ()))
-        self.teller.step(
-            "event_stored", "Event stored", f"task.succeed {self.event_id}", event=self.event_id, images=images
-        )
+        self.teller.step("event_stored", "Event stored", f"task.succeed {self.event_id}", event=self.event_id)
 
     def sink_got(self, arrival: Arrival) -> None:
         """Take in a request that arrived at the webhook, or at the client's own callback URL."""
