@@ -31,6 +31,8 @@ from receiver.kling.simulator import Options, Simulator, serve
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = "the-key-of-a-test"
+ENDPOINT = "images/multi-image2image"
+JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 
 
 class Receiver:
@@ -250,8 +252,9 @@ async def a_kling(**options: Any) -> AsyncIterator[Simulator]:
         yield simulator
 
 
-def a_config(kling: str, *, more: str = "", public_url: str = "@PUBLIC@") -> str:
-    """A configuration on free ports; *more* is appended, such as routes."""
+def a_config(kling: str, *, more: str = "", public_url: str = "@PUBLIC@", kling_more: str = "") -> str:
+    """A configuration on free ports; *more* is appended, such as routes, and *kling_more* to its section."""
+    key = "" if "_key" in kling_more else f'api_key = "{KEY}"'
     return f"""
 [public]
 listen = "@PUBLIC_LISTEN@"
@@ -260,16 +263,80 @@ url = "{public_url}"
 listen = "@ADMIN_LISTEN@"
 [kling]
 base_url = "{kling}"
-api_key = "{KEY}"
+{key}
+{kling_more}
 {more}
 """
 
 
-def a_webhook_route(sink: Sink, *, name: str = "hook", extra: str = "") -> str:
-    """A route to *sink*, signed."""
+def a_webhook_route(sink: Sink, *, name: str = "hook", extra: str = "", webhook: str = "") -> str:
+    """A route to *sink*, signed; *extra* are more of its keys, *webhook* more of its destination's."""
     return f"""
 [[routes]]
 name = "{name}"
-webhook = {{ url = "{sink.url}", secret = "{SECRET}" }}
+webhook = {{ url = "{sink.url}", secret = "{SECRET}"{webhook and ", " + webhook} }}
 {extra}
 """
+
+
+def a_script_route(folder: Path, *, name: str = "script", extra: str = "") -> str:
+    """A route to a script that appends what it gets to ``published.jsonl``, one line for each run."""
+    script = folder / "publish.sh"
+    script.write_text('#!/bin/sh\ncat >> "$OUT"; echo >> "$OUT"; echo "published $KLING_TASK_ID"\n')
+    script.chmod(0o755)
+    return f"""
+[[routes]]
+name = "{name}"
+script = {{ command = ["{script}"], env = {{ OUT = "{published(folder)}" }} }}
+{extra}
+"""
+
+
+def published(folder: Path) -> Path:
+    """Where the script route's runs are written down."""
+    return folder / "published.jsonl"
+
+
+async def submitted(client: httpx2.AsyncClient, **fields: Any) -> dict[str, Any]:
+    """Hand a job in by the API and give its task."""
+    created = await client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB} | fields)
+    assert created.status_code == 202, created.text
+    task: dict[str, Any] = created.json()
+    return task
+
+
+async def minted(client: httpx2.AsyncClient, **fields: Any) -> tuple[dict[str, Any], str]:
+    """Have a callback URL made; give its task and the URL."""
+    made = await client.post("/api/callback-urls", json=fields)
+    assert made.status_code == 201, made.text
+    return made.json()["task"], made.json()["callback_url"]
+
+
+async def task_in(client: httpx2.AsyncClient, task_id: str, state: str, *, within: float = 15) -> dict[str, Any]:
+    """Wait until a task has come to a state, and give it."""
+    seen: dict[str, Any] = {}
+
+    async def is_there() -> bool:
+        seen.update((await client.get(f"/api/tasks/{task_id}")).json())
+        return bool(seen["state"] == state)
+
+    try:
+        await until(is_there, within=within)
+    except TimeoutError:
+        raise AssertionError(f"not {state} but {seen}") from None
+    return seen
+
+
+def a_push(word: str, *, task_id: str = "867283741759111202", **more: Any) -> bytes:
+    """A callback's body in the legacy shape; a succeed has a picture."""
+    body: dict[str, Any] = {
+        "task_id": task_id,
+        "task_status": word,
+        "task_status_msg": "",
+        "created_at": 1785901861504,
+        "updated_at": 1785901861504,
+        "task_result": {"images": [{"index": 0, "url": f"https://cdn.example.com/{task_id}.png"}]}
+        if word == "succeed"
+        else {},
+    }
+    return json.dumps(body | more).encode()

@@ -1,0 +1,81 @@
+"""HTTP by hand, for tests: keep-alive connections that send any bytes at all, and cost next to nothing."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """What came back, headers by their lower-case names."""
+
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+@dataclass(slots=True)
+class Wire:
+    """One connection to a server."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    async def open(cls, url: str, *, headers: Mapping[str, str] | None = None) -> Self:
+        """Connect to *url*'s host; *headers* go with each request."""
+        parts = urlsplit(url)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+        return cls(reader, writer, {"host": parts.netloc, **(headers or {})})
+
+    async def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+        """Send a request and read its answer."""
+        self.write(method, path, body, headers)
+        return await self.read()
+
+    def write(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
+        """Send a request."""
+        fields = {**self.headers, "content-length": str(len(body)), **(headers or {})}
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        self.writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
+
+    async def read(self) -> Answer:
+        """Read an answer; EOF before its end is an IncompleteReadError."""
+        head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
+        body = await self.reader.readexactly(int(headers.get("content-length", "0")))
+        return Answer(status=int(head[0].split()[1]), headers=headers, body=body)
+
+    def cut(self) -> None:
+        """Break off."""
+        self.writer.transport.abort()
+
+    async def close(self) -> None:
+        self.writer.close()
+        with contextlib.suppress(OSError):
+            await self.writer.wait_closed()
+
+
+@contextlib.asynccontextmanager
+async def a_wire(url: str, *, headers: Mapping[str, str] | None = None) -> AsyncIterator[Wire]:
+    """Connect, and leave in the end."""
+    wire = await Wire.open(url, headers=headers)
+    try:
+        yield wire
+    finally:
+        await wire.close()
+
+
+async def ask(method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+    """Ask once, on a connection of its own."""
+    parts = urlsplit(url)
+    async with a_wire(url) as wire:
+        return await wire.ask(method, parts.path, body, headers)
