@@ -125,6 +125,8 @@ class Task:
     state: TaskState
     created_at: datetime
     updated_at: datetime
+    ``started_at`` is since when Kling may be at work on it, None before. ``hollow`` counts answers that told of a
+    success without a result, ``surplus`` all pushes that changed nothing at once: the newest of them are kept.
     token_hash: bytes | None = None
     endpoint: str | None = None
     label: str | None = None
@@ -146,6 +148,9 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
+    hollow: int = 0
+    surplus: int = 0
+    started_at: datetime | None = None
     """What a body says about a task, in either generation's words, as far as it could be read.
 
     ``state`` is None for a status word never seen before (``word`` keeps it) or none at all.

@@ -51,7 +51,8 @@ class Change:
     """What one piece of news writes, all of it or nothing.
 
     ``task`` replaces the row (None: unchanged), ``push`` is kept as it came, ``settles`` gives earlier pushes
-    their outcome, ``intent`` replaces the stored body of the submit.
+    their outcome, ``intent`` replaces the stored body of the submit. ``keep`` is how many of the task's pushes that
+    changed nothing are kept from now on, the newest ones (None: all).
     """
 
     task: Task | None = None
@@ -62,6 +63,7 @@ class Change:
     intent: bytes | None = None
 
 
+    keep: int | None = None
 Judge = Callable[[Task, Sequence[Push]], Change]
 """Decides, inside the transaction, what follows for a task. Gets its pushes still ``pending`` where asked for.
 Pure: it may be called again with a newer row if the transaction has to be repeated."""
@@ -88,13 +90,16 @@ class Intake(Protocol):
         ...
 
     async def claim_tasks(
-        self, states: Sequence[TaskState], *, now: datetime, until: datetime, limit: int
+        self, states: Sequence[TaskState], *, now: datetime, until: datetime, limit: int, without: Sequence[str] = ()
     ) -> Sequence[Task]:
-        """Take up to *limit* tasks in *states* that are due, longest due first, and make them due again *until*."""
+        """Take up to *limit* tasks in *states* that are due, longest due first, and make them due again *until*.
+
+        Tasks of the packs *without* are left alone.
+        """
         ...
 
-    async def next_task_due(self, states: Sequence[TaskState]) -> datetime | None:
-        """Tell when the next task in *states* falls due."""
+    async def next_task_due(self, states: Sequence[TaskState], *, without: Sequence[str] = ()) -> datetime | None:
+        """Tell when the next task in *states* falls due, those of the packs *without* left out."""
         ...
 
     async def occupancy(self) -> Mapping[str, int]:

@@ -78,9 +78,12 @@ def route_states(connection: sqlite3.Connection) -> Mapping[str, RouteState]:
     return {row["name"]: records.route_state(row) for row in connection.execute(sql("route_states"))}
 
 
-def next_task_due(connection: sqlite3.Connection, states: Sequence[TaskState]) -> datetime | None:
-    """Tell when the next task in *states* falls due."""
-    row = connection.execute(sql("next_task_due"), {"states": json_list(states)}).fetchone()
+def next_task_due(
+    connection: sqlite3.Connection, states: Sequence[TaskState], without: Sequence[str] = ()
+) -> datetime | None:
+    """Tell when the next task in *states* falls due, those of the packs *without* left out."""
+    wanted = {"states": json_list(states), "without": json_list(without)}
+    row = connection.execute(queries()["next_task_due"].given(wanted), wanted).fetchone()
     return None if row["due_at"] is None else moment(row["due_at"])
 
 

@@ -39,6 +39,7 @@ class TaskClaim:
     now: datetime
     until: datetime
     limit: int
+    without: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,7 @@ class Ledger:
     deliveries: list[Delivery] = field(default_factory=list)
     outcomes: dict[str, PushOutcome] = field(default_factory=dict)
     intents: dict[str, bytes] = field(default_factory=dict)
+    kept: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.ids_by_token = {task.token_hash: task.id for task in self.tasks.values() if task.token_hash is not None}
@@ -96,6 +98,8 @@ class Ledger:
             self.pending[task.id] = left
         if change.intent is not None:
             self.intents[task.id] = change.intent
+        if change.keep is not None:
+            self.kept[task.id] = change.keep
         self.events += change.events
         self.deliveries += change.deliveries
 
@@ -148,6 +152,8 @@ def _write(connection: sqlite3.Connection, ledger: Ledger) -> None:
     if ledger.outcomes:
         settled = [(outcome.value, push_id) for push_id, outcome in ledger.outcomes.items()]
         connection.executemany(sql("settle_push"), settled)
+    if ledger.kept:
+        connection.executemany(sql("forget_pushes"), ledger.kept.items())
     _write_events(connection, ledger.events, ledger.deliveries)
 
 
@@ -184,8 +190,10 @@ def _claim(connection: sqlite3.Connection, group: Sequence[TaskClaim]) -> Sequen
 def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
     due: list[Task] = []
     for state in dict.fromkeys(claim.states):
-        wanted = {"state": state.value, "now": micros(claim.now), "limit": claim.limit}
-        due += map(records.task, connection.execute(sql("due_tasks"), wanted))
+    without = json.dumps(claim.without) if claim.without else None
+    statement = queries()["due_tasks"].given({"without": without})
+        wanted = {"state": state.value, "now": micros(claim.now), "limit": claim.limit, "without": without}
+        due += map(records.task, connection.execute(statement, wanted))
     due.sort(key=lambda task: (task.due_at, task.id))
     taken = [replace(task, due_at=claim.until) for task in due[: claim.limit]]
     if taken:

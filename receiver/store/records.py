@@ -55,6 +55,9 @@ def task(row: Row) -> Task:
         asks=row["asks"],
         asked_at=_moment(row["asked_at"]),
         due_at=_moment(row["due_at"]),
+        hollow=row["hollow"],
+        surplus=row["surplus"],
+        started_at=_moment(row["started_at"]),
         expires_at=_moment(row["expires_at"]),
     )
 
@@ -83,6 +86,9 @@ def new_task_row(task: Task) -> Values:
         task.asks,
         _micros(task.asked_at),
         _micros(task.due_at),
+        task.hollow,
+        task.surplus,
+        _micros(task.started_at),
         _micros(task.expires_at),
     )
 
@@ -107,6 +113,9 @@ def task_row(task: Task) -> Values:
         task.asks,
         _micros(task.asked_at),
         _micros(task.due_at),
+        task.hollow,
+        task.surplus,
+        _micros(task.started_at),
         _micros(task.expires_at),
         task.id,
     )

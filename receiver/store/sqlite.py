@@ -127,15 +127,15 @@ class SqliteStore:
         return await self._read(self._glance, catalog.intent, task_id)
 
     async def claim_tasks(
-        self, states: Sequence[TaskState], *, now: datetime, until: datetime, limit: int
+        self, states: Sequence[TaskState], *, now: datetime, until: datetime, limit: int, without: Sequence[str] = ()
     ) -> Sequence[Task]:
         """Take up to *limit* tasks that are due."""
-        claim = intake.TaskClaim(states=states, now=now, until=until, limit=limit)
+        claim = intake.TaskClaim(states=states, now=now, until=until, limit=limit, without=without)
         return await self._writer.do(intake.CLAIM_TASKS, claim)
 
-    async def next_task_due(self, states: Sequence[TaskState]) -> datetime | None:
+    async def next_task_due(self, states: Sequence[TaskState], *, without: Sequence[str] = ()) -> datetime | None:
         """Tell when the next task in *states* falls due."""
-        return await self._read(self._glance, catalog.next_task_due, states)
+        return await self._read(self._glance, catalog.next_task_due, states, without)
 
     async def occupancy(self) -> Mapping[str, int]:
         """Count the slots that running tasks take, by pack."""

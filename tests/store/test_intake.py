@@ -30,6 +30,9 @@ async def test_a_task_comes_back_as_it_was_stored(store: Store) -> None:
         weight=3,
         attempts=2,
         asks=5,
+        hollow=2,
+        surplus=7,
+        started_at=at(0.5),
         asked_at=at(1.000001),
         due_at=at(2),
         expires_at=at(3),
@@ -350,3 +353,32 @@ async def test_slots_are_counted_by_pack_over_running_tasks(store: Store) -> Non
         await store.add(a_task(id=f"tsk_{n}", pack=pack, weight=weight, state=state), b"")
 
     assert await store.occupancy() == {"image": 5, "video": 1}
+
+
+async def test_of_pushes_that_changed_nothing_the_newest_are_kept_and_those_that_did_are_never_forgotten(
+    store: Store,
+) -> None:
+    await store.add(a_task(), b"")
+    await store.add(a_task(id="tsk_2"), b"")
+    settled = a_push("psh_00", outcome=PushOutcome.SETTLED)
+    await store.apply(FIRST, always(Change(push=settled)))
+    await store.apply(ById(id="tsk_2"), always(Change(push=a_push("psh_other", task_id="tsk_2"))))
+
+    for number in range(1, 9):
+        await store.apply(FIRST, always(Change(push=a_push(f"psh_{number:02}"), keep=3)))
+
+    assert [push.id for push in await store.pushes("tsk_1")] == ["psh_00", "psh_06", "psh_07", "psh_08"]
+    assert [push.id for push in await store.pushes("tsk_2")] == ["psh_other"]
+
+
+async def test_tasks_of_a_pack_can_be_left_out(store: Store) -> None:
+    tasks = {"tsk_1": "video", "tsk_2": "image", "tsk_3": None}
+    for second, (name, pack) in enumerate(tasks.items()):
+        await store.add(a_task(id=name, pack=pack, state=TaskState.QUEUED, due_at=at(second)), b"")
+    queued = (TaskState.QUEUED,)
+
+    assert await store.next_task_due(queued, without=["video"]) == at(1)
+    assert await store.next_task_due(queued, without=["video", "image"]) == at(2)
+    claimed = await store.claim_tasks(queued, now=at(9), until=at(60), limit=9, without=["video"])
+    assert [task.id for task in claimed] == ["tsk_2", "tsk_3"]
+    assert await store.next_task_due(queued) == at(0)

@@ -6,16 +6,17 @@
 -- Stores a new task.
 INSERT INTO tasks (
     id, origin, state, created_at, updated_at, token_hash, endpoint, label, tags, idempotency_key, kling_id,
-    external_task_id, reply_to, message, heard, pack, weight, attempts, asks, asked_at, due_at, expires_at
+    external_task_id, reply_to, message, heard, pack, weight, attempts, asks, hollow, surplus, started_at, asked_at,
+    due_at, expires_at
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: save_task
 -- Replaces a task's row after it was judged; what never changes in a task's life is not written again.
 UPDATE tasks
 SET state = ?, updated_at = ?, token_hash = ?, endpoint = ?, label = ?, tags = ?, kling_id = ?,
     external_task_id = ?, reply_to = ?, message = ?, heard = ?, pack = ?, weight = ?, attempts = ?, asks = ?,
-    asked_at = ?, due_at = ?, expires_at = ?
+    hollow = ?, surplus = ?, started_at = ?, asked_at = ?, due_at = ?, expires_at = ?
 WHERE id = ?;
 
 -- name: tasks_by_id
@@ -49,11 +50,12 @@ FROM intents
 WHERE task_id = :task_id;
 
 -- name: due_tasks
--- Finds the tasks in one state that have been due the longest.
+-- Finds the tasks in one state that have been due the longest, leaving out some packs.
 SELECT *
 FROM tasks
 WHERE state = :state
   AND due_at <= :now
+  AND COALESCE(pack, '') NOT IN (SELECT value FROM json_each(:without)) -- if without
 ORDER BY due_at, id
 LIMIT :limit;
 
@@ -67,7 +69,13 @@ WHERE id IN (SELECT value FROM json_each(:ids));
 -- Tells the next moment for the tasks in some states: one step into the index for each state.
 SELECT MIN(due_at) AS due_at
 FROM (
-    SELECT (SELECT MIN(due_at) FROM tasks WHERE state = wanted.value AND due_at IS NOT NULL) AS due_at
+    SELECT (
+        SELECT MIN(due_at)
+        FROM tasks
+        WHERE state = wanted.value
+          AND due_at IS NOT NULL
+          AND COALESCE(pack, '') NOT IN (SELECT value FROM json_each(:without)) -- if without
+    ) AS due_at
     FROM json_each(:states) AS wanted
 );
 
@@ -89,6 +97,18 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 UPDATE pushes
 SET outcome = ?
 WHERE id = ?;
+
+-- name: forget_pushes
+-- Bounds what is kept of the pushes that changed nothing, so that a flood of them does not fill the disk.
+DELETE FROM pushes
+WHERE id IN (
+    SELECT id
+    FROM pushes
+    WHERE task_id = ?
+      AND outcome <> 'settled'
+    ORDER BY id DESC
+    LIMIT -1 OFFSET ?
+);
 
 -- name: pending_pushes
 -- Reads the pushes of some tasks that await confirmation.

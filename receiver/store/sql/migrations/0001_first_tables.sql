@@ -24,6 +24,9 @@ CREATE TABLE tasks (
     weight INTEGER NOT NULL CHECK (weight >= 0),
     attempts INTEGER NOT NULL CHECK (attempts >= 0),
     asks INTEGER NOT NULL CHECK (asks >= 0),
+    hollow INTEGER NOT NULL CHECK (hollow >= 0),
+    surplus INTEGER NOT NULL CHECK (surplus >= 0),
+    started_at INTEGER,
     asked_at INTEGER,
     due_at INTEGER,
     expires_at INTEGER
