@@ -118,6 +118,8 @@ class Task:
     ``due_at`` is when the task is next to be submitted or asked about, None when neither is wanted.
     ``heard`` is the last state Kling itself told us of after the create, None before any.
     ``weight`` is the number of Kling's slots it takes out of ``pack``; ``asks`` counts the polls so far.
+    ``started_at`` is since when Kling may be at work on it, None before. ``hollow`` counts answers that told of a
+    success without a result, ``surplus`` all pushes that changed nothing at once: the newest of them are kept.
     """
 
     id: str
@@ -125,8 +127,6 @@ class Task:
     state: TaskState
     created_at: datetime
     updated_at: datetime
-    ``started_at`` is since when Kling may be at work on it, None before. ``hollow`` counts answers that told of a
-    success without a result, ``surplus`` all pushes that changed nothing at once: the newest of them are kept.
     token_hash: bytes | None = None
     endpoint: str | None = None
     label: str | None = None
@@ -141,6 +141,9 @@ class Task:
     weight: int = 1
     attempts: int = 0
     asks: int = 0
+    hollow: int = 0
+    surplus: int = 0
+    started_at: datetime | None = None
     asked_at: datetime | None = None
     due_at: datetime | None = None
     expires_at: datetime | None = None
@@ -148,9 +151,6 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    hollow: int = 0
-    surplus: int = 0
-    started_at: datetime | None = None
     """What a body says about a task, in either generation's words, as far as it could be read.
 
     ``state`` is None for a status word never seen before (``word`` keeps it) or none at all.

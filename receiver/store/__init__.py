@@ -61,9 +61,9 @@ class Change:
     deliveries: Sequence[Delivery] = ()
     settles: Mapping[str, PushOutcome] = field(default_factory=dict)
     intent: bytes | None = None
-
-
     keep: int | None = None
+
+
 Judge = Callable[[Task, Sequence[Push]], Change]
 """Decides, inside the transaction, what follows for a task. Gets its pushes still ``pending`` where asked for.
 Pure: it may be called again with a newer row if the transaction has to be repeated."""

@@ -189,9 +189,9 @@ def _claim(connection: sqlite3.Connection, group: Sequence[TaskClaim]) -> Sequen
 
 def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
     due: list[Task] = []
-    for state in dict.fromkeys(claim.states):
     without = json.dumps(claim.without) if claim.without else None
     statement = queries()["due_tasks"].given({"without": without})
+    for state in dict.fromkeys(claim.states):
         wanted = {"state": state.value, "now": micros(claim.now), "limit": claim.limit, "without": without}
         due += map(records.task, connection.execute(statement, wanted))
     due.sort(key=lambda task: (task.due_at, task.id))

@@ -53,11 +53,11 @@ def task(row: Row) -> Task:
         weight=row["weight"],
         attempts=row["attempts"],
         asks=row["asks"],
-        asked_at=_moment(row["asked_at"]),
-        due_at=_moment(row["due_at"]),
         hollow=row["hollow"],
         surplus=row["surplus"],
         started_at=_moment(row["started_at"]),
+        asked_at=_moment(row["asked_at"]),
+        due_at=_moment(row["due_at"]),
         expires_at=_moment(row["expires_at"]),
     )
 
@@ -84,11 +84,11 @@ def new_task_row(task: Task) -> Values:
         task.weight,
         task.attempts,
         task.asks,
-        _micros(task.asked_at),
-        _micros(task.due_at),
         task.hollow,
         task.surplus,
         _micros(task.started_at),
+        _micros(task.asked_at),
+        _micros(task.due_at),
         _micros(task.expires_at),
     )
 
@@ -111,11 +111,11 @@ def task_row(task: Task) -> Values:
         task.weight,
         task.attempts,
         task.asks,
-        _micros(task.asked_at),
-        _micros(task.due_at),
         task.hollow,
         task.surplus,
         _micros(task.started_at),
+        _micros(task.asked_at),
+        _micros(task.due_at),
         _micros(task.expires_at),
         task.id,
     )
