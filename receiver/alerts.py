@@ -1,28 +1,37 @@
 """Says what is wrong, and that it is right again. Alerts are events and go through routes like any other."""
 
-from receiver.announce import Announcer
-from receiver.bells import Bells
-from receiver.clock import Clock
-from receiver.model import Json, RouteState
-from receiver.store import Intake
+from receiver.announce import Announcement, Announcer
+from receiver.clock import Clock, iso
+from receiver.model import HeldBy, Json, RouteState
 
 
 class Alerts:
-    """Stores alerts as events and lets the routes that want them have them."""
+    """Puts alerts into words. Whoever finds the cause stores the alert with it, in one transaction."""
 
-    def __init__(self, intake: Intake, announcer: Announcer, *, bells: Bells, clock: Clock) -> None:
-        self._intake = intake
+    def __init__(self, announcer: Announcer, *, clock: Clock) -> None:
         self._announcer = announcer
-        self._bells = bells
         self._clock = clock
 
-    async def route(self, what: str, state: RouteState) -> None:
-        """Tell that a route is held, or goes on."""
-        await self._raise(what, {"route": state.name, "failures": state.failures, "reason": state.held_why})
+    def route_held(self, state: RouteState) -> Announcement:
+        """Tell that a route is held, by what and why."""
+        if state.held_by is HeldBy.OPERATOR:
+            message = f"Route {state.name} is held by hand until it is released: {state.held_why or 'no reason given'}"
+        else:
+            message = f"Route {state.name} is held after {state.failures} failures in a row: {state.held_why}"
+        return self._about_route("route_held", state, message)
 
-    async def _raise(self, what: str, data: Json) -> None:
-        said = self._announcer.alert(what, data, at=self._clock.now())
-        await self._intake.record([said.event], said.deliveries)
-        self._bells.events.ring()
-        if said.deliveries:
-            self._bells.deliveries.ring()
+    def route_recovered(self, before: RouteState, after: RouteState) -> Announcement:
+        """Tell that a route goes on; *before* says what it was held for."""
+        since = "" if before.held_at is None else f" It was held since {iso(before.held_at)}."
+        return self._about_route("route_recovered", before, f"Route {after.name} goes on.{since}")
+
+    def _about_route(self, what: str, state: RouteState, message: str) -> Announcement:
+        data: Json = {
+            "message": message,
+            "route": state.name,
+            "failures": state.failures,
+            "reason": state.held_why,
+            "held_by": None if state.held_by is None else state.held_by.value,
+            "held_at": None if state.held_at is None else iso(state.held_at),
+        }
+        return self._announcer.alert(what, data, at=self._clock.now())

@@ -79,6 +79,13 @@ class DeliveryStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+class HeldBy(StrEnum):
+    """What holds a route, and so what releases it."""
+
+    FAILURES = "failures"  # failures in a row: probes go out, and the first success releases it
+    OPERATOR = "operator"  # a person: nothing goes out until a person releases it
+
+
 class Generation(StrEnum):
     """Which of Kling's two API generations a body or an endpoint belongs to."""
 
@@ -262,12 +269,35 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteState:
-    """What is remembered about a route between runs; its definition lives in the configuration."""
+    """What is remembered about a route between runs; its definition lives in the configuration.
+
+    ``failures`` counts those in a row. ``probe_at`` is when a route held by failures is tried next;
+    ``released_at`` is when the last hold ended.
+    """
 
     name: str
     failures: int = 0
     held_at: datetime | None = None
+    held_by: HeldBy | None = None
     held_why: str = ""
+    probe_at: datetime | None = None
+    released_at: datetime | None = None
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the route's events wait."""
+        return self.held_by is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Action:
+    """What a person did: ``verb`` says what (``route.held``), ``subject`` to which thing, ``note`` why."""
+
+    at: datetime
+    actor: str
+    verb: str
+    subject: str
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,12 @@
 """What happens to a delivery after an attempt, and to the route it travels in. Pure: no clock, no I/O."""
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from random import Random
 
-from receiver.model import Accepted, DeliveryStatus, Failed, Outcome, Refused, RouteState, Verdict
+from receiver.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
 
 JITTER = 0.2
 HOLD_AFTER = 5
@@ -27,15 +28,15 @@ class RetryPolicy:
     ) -> Verdict:
         """Decide what follows attempt number *attempt*, counted from one, of a delivery of that *age*.
 
-        In a held route nothing dies: it is the route that fails, not the event.
+        In a held route nothing dies unless for its own sake: it is the route that fails, not the event.
         """
         match outcome:
             case Accepted():
                 return Verdict(status=DeliveryStatus.DELIVERED, due_at=now, finished_at=now)
+            case Failed() | Refused(hold=True) if held:
+                return Verdict(status=DeliveryStatus.PENDING, due_at=now + PROBE_EVERY)
             case Refused():
                 return Verdict(status=DeliveryStatus.DEAD, due_at=now, finished_at=now)
-            case Failed() if held:
-                return Verdict(status=DeliveryStatus.PENDING, due_at=now + PROBE_EVERY)
             case Failed() if age >= self.give_up_after:
                 return Verdict(status=DeliveryStatus.DEAD, due_at=now, finished_at=now)
             case Failed(retry_after=asked):
@@ -49,47 +50,82 @@ class RetryPolicy:
         return max(planned, min(asked, LONGEST_RETRY_AFTER))
 
 
-def after_attempt(route: RouteState, outcome: Outcome, *, now: datetime) -> RouteState:
+def age_of(created_at: datetime, route: RouteState, *, now: datetime) -> timedelta:
+    """Tell for how long a delivery has had its chance: while its route was held it had none."""
+    return now - max(created_at, route.released_at or created_at)
+
+
+def after_attempt(route: RouteState, outcome: Outcome, *, started_at: datetime, now: datetime) -> RouteState:
     """Tell what is remembered of a route after an attempt: failures in a row, and whether it is held.
 
     A delivery that is refused for good says nothing about the others, unless the destination is gone.
+    What an operator holds is released by an operator alone.
     """
     match outcome:
+        case Accepted() if route.held_by is HeldBy.FAILURES:
+            return release(route, now=now)
         case Accepted():
-            return RouteState(name=route.name)
+            return replace(route, failures=0)
         case Refused(hold=False):
-            return route
+            return _probed(route, None, started_at=started_at, now=now)
         case Refused(reason=reason):
-            return replace(route, failures=route.failures + 1, held_at=route.held_at or now, held_why=reason)
-        case Failed(reason=reason):
-            failures = route.failures + 1
-            if route.held_at is not None or failures < HOLD_AFTER:
-                return replace(route, failures=failures)
-            return replace(route, failures=failures, held_at=now, held_why=reason)
+            route = _hold(replace(route, failures=route.failures + 1), reason, now=now)
+            return _probed(route, None, started_at=started_at, now=now)
+        case Failed(reason=reason, retry_after=asked):
+            route = replace(route, failures=route.failures + 1)
+            if route.failures >= HOLD_AFTER:
+                route = _hold(route, reason, now=now)
+            return _probed(route, asked, started_at=started_at, now=now)
+
+
+def hold(route: RouteState, why: str, *, now: datetime) -> RouteState:
+    """Hold a route on an operator's word, also one that failures hold already."""
+    return replace(route, held_at=route.held_at or now, held_by=HeldBy.OPERATOR, held_why=why, probe_at=None)
+
+
+def release(route: RouteState, *, now: datetime) -> RouteState:
+    """Let a route go on."""
+    return RouteState(name=route.name, released_at=now)
+
+
+def _hold(route: RouteState, why: str, *, now: datetime) -> RouteState:
+    if route.is_held:
+        return route
+    return replace(route, held_at=now, held_by=HeldBy.FAILURES, held_why=why)
+
+
+def _probed(route: RouteState, asked: timedelta | None, *, started_at: datetime, now: datetime) -> RouteState:
+    """Say when a route that failures hold is tried next: a minute after the last try began, or as it asked for."""
+    if route.held_by is not HeldBy.FAILURES:
+        return route
+    planned = [started_at + PROBE_EVERY]
+    if asked is not None:
+        planned.append(now + min(asked, LONGEST_RETRY_AFTER))
+    if route.probe_at is not None:
+        planned.append(route.probe_at)
+    return replace(route, probe_at=max(planned))
 
 
 @dataclass(slots=True)
 class Pace:
-    """A route's ``rate``: how many attempts may start now, and when the next may. A full second may burst."""
+    """A rate: at most ``count`` starts within any ``per``. It may be a burst, and then nothing until it is over."""
 
     count: int
     per: timedelta
-    tokens: float = 0.0
-    filled_at: datetime | None = None
+    _started: deque[datetime] = field(default_factory=deque)
 
     def allowance(self, now: datetime) -> int:
-        """Tell how many attempts may start at this moment."""
-        if self.filled_at is None:
-            self.tokens = float(self.count)
-        else:
-            self.tokens = min(float(self.count), self.tokens + self.count * ((now - self.filled_at) / self.per))
-        self.filled_at = now
-        return int(self.tokens)
+        """Tell how many may start at this moment."""
+        if self._started and self._started[-1] > now:
+            self._started.clear()  # the clock was set back; what lies ahead of it would stop everything until then
+        while self._started and self._started[0] + self.per <= now:
+            self._started.popleft()
+        return self.count - len(self._started)
 
-    def take(self, started: int) -> None:
-        """Count attempts that started."""
-        self.tokens -= started
+    def take(self, started: int, now: datetime) -> None:
+        """Count what started."""
+        self._started.extend([now] * started)
 
     def next_at(self, now: datetime) -> datetime:
-        """Tell when the next attempt may start."""
-        return now + self.per * (max(0.0, 1.0 - self.tokens) / self.count)
+        """Tell when the next may start."""
+        return now if self.allowance(now) > 0 else self._started[0] + self.per

@@ -20,6 +20,7 @@ from receiver.announce import Announcer
 from receiver.bells import Bells
 from receiver.clock import Ids, SystemClock
 from receiver.dispatch import Dispatcher, Lane
+from receiver.dispatch.holds import Holds
 from receiver.errors import ReceiverError
 from receiver.inbox import Inbox
 from receiver.kling.client import Kling
@@ -91,18 +92,11 @@ async def _assemble(
     lanes = _Lanes(settings, inside, outside)
     kling = Kling(settings.kling, outbound=inside, clock=clock)
     inbox = Inbox(store, announcer, callbacks=settings.callbacks, poll=settings.poll, bells=bells, clock=clock, ids=ids)
-    alerts = Alerts(store, announcer, bells=bells, clock=clock)
+    holds = Holds(store, Alerts(announcer, clock=clock), bells=bells, clock=clock)
     submitter = Submitter(store, kling, announcer, settings=settings, bells=bells, clock=clock, ids=ids)
     reconciler = Reconciler(store, kling, inbox, timeout=settings.kling.timeout, tasks_bell=bells.tasks, clock=clock)
     dispatcher = Dispatcher(
-        store,
-        lanes,
-        announce=alerts.route,
-        bell=bells.deliveries,
-        clock=clock,
-        ids=ids,
-        rng=SystemRandom(),
-        grace=GRACE,
+        store, lanes, holds, bell=bells.deliveries, clock=clock, ids=ids, rng=SystemRandom(), grace=GRACE
     )
     work = {"dispatch": dispatcher.run, "reconcile": reconciler.run, "submit": submitter.run}
     supervisor = Supervisor(broken=store.broken, work=work, bells=bells)

@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, Protocol, TypeVar
 
+from receiver.announce import Announcement
 from receiver.model import (
+    Action,
     Attempt,
     Delivery,
     DeliveryStatus,
@@ -136,16 +138,29 @@ class Queue(Protocol):
         """Tell, for each route with anything pending, when its next delivery falls due."""
         ...
 
-    async def claim(self, route: str, *, now: datetime, until: datetime, limit: int, claim: str) -> Sequence[Claimed]:
+    async def claim(
+        self, route: str, *, now: datetime, until: datetime, limit: int, claim: str, early: bool = False
+    ) -> Sequence[Claimed]:
         """Take up to *limit* due deliveries of *route*, oldest due first, under *claim* and a lease *until*.
 
-        Counts one more ``unfinished`` on each.
+        Counts one more ``unfinished`` on each. *early* takes those not yet due as well, as a probe does.
         """
         ...
 
-    async def finish(self, attempt: Attempt, verdict: Verdict, *, claim: str, route: RouteState | None = None) -> bool:
-        """Record an attempt and its verdict, and the route's new state if given; False, and nothing
-        written, when the claim is no longer ours. Sets ``attempts`` to the attempt's number, ``unfinished`` to 0."""
+    async def finish(
+        self,
+        attempt: Attempt,
+        verdict: Verdict,
+        *,
+        claim: str,
+        route: RouteState | None = None,
+        alert: Announcement | None = None,
+    ) -> bool:
+        """Record an attempt and its verdict, the route's new state and the alert that tells of it, if given.
+
+        False, and nothing written, when the claim is no longer ours. Sets ``attempts`` to the attempt's number,
+        ``unfinished`` to 0.
+        """
         ...
 
     async def release(self, delivery_id: str, *, claim: str, now: datetime) -> bool:
@@ -157,15 +172,17 @@ class Queue(Protocol):
         ...
 
     async def hasten(self, route: str, *, now: datetime) -> int:
-        """Make everything pending and unclaimed in *route* due, in the order of its age; give the count."""
+        """Make all in *route* that was tried, is pending and unclaimed due, in the order of its age; give the count."""
         ...
 
     async def route_states(self) -> Mapping[str, RouteState]:
         """Give what is remembered about each route."""
         ...
 
-    async def save_route(self, state: RouteState) -> None:
-        """Remember a route's state."""
+    async def save_route(
+        self, state: RouteState, *, alert: Announcement | None = None, action: Action | None = None
+    ) -> None:
+        """Remember a route's state, the alert that tells of it, and who changed it."""
         ...
 
 

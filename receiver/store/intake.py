@@ -154,10 +154,11 @@ def _write(connection: sqlite3.Connection, ledger: Ledger) -> None:
         connection.executemany(sql("settle_push"), settled)
     if ledger.kept:
         connection.executemany(sql("forget_pushes"), ledger.kept.items())
-    _write_events(connection, ledger.events, ledger.deliveries)
+    write_events(connection, ledger.events, ledger.deliveries)
 
 
-def _write_events(connection: sqlite3.Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
+def write_events(connection: sqlite3.Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
+    """Keep events and their deliveries."""
     connection.executemany(sql("insert_event"), map(records.event_row, events))
     connection.executemany(sql("insert_delivery"), map(records.delivery_row, deliveries))
 
@@ -179,7 +180,7 @@ def _add(connection: sqlite3.Connection, group: Sequence[NewTask]) -> Sequence[T
         results.append(seen or new.task)
     connection.executemany(sql("insert_task"), [records.new_task_row(new.task) for new in kept])
     connection.executemany(sql("save_intent"), [(new.task.id, new.intent) for new in kept if new.intent])
-    _write_events(connection, [event for new in kept for event in new.events], ())
+    write_events(connection, [event for new in kept for event in new.events], ())
     return results
 
 
@@ -204,7 +205,7 @@ def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Tas
 
 def _record(connection: sqlite3.Connection, group: Sequence[Record]) -> Sequence[None]:
     events = [event for record in group for event in record.events]
-    _write_events(connection, events, [delivery for record in group for delivery in record.deliveries])
+    write_events(connection, events, [delivery for record in group for delivery in record.deliveries])
     return [None] * len(group)
 
 

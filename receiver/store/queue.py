@@ -2,14 +2,16 @@
 
 import json
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
+from receiver.announce import Announcement
 from receiver.clock import micros
-from receiver.model import Attempt, RouteState, Verdict
+from receiver.model import Action, Attempt, RouteState, Verdict
 from receiver.store import Claimed, records
-from receiver.store.queries import sql
+from receiver.store.intake import write_events
+from receiver.store.queries import queries, sql
 from receiver.store.writer import Work
 
 ATTEMPTS_KEPT = 200
@@ -25,6 +27,7 @@ class Claim:
     until: datetime
     limit: int
     claim: str
+    early: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +38,7 @@ class Finish:
     verdict: Verdict
     claim: str
     route: RouteState | None
+    alert: Announcement | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,14 +58,24 @@ class Hasten:
     now: datetime
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveRoute:
+    """One call of ``save_route``."""
+
+    state: RouteState
+    alert: Announcement | None
+    action: Action | None
+
+
 def _claim(connection: sqlite3.Connection, group: Sequence[Claim]) -> Sequence[Sequence[Claimed]]:
     # One after the other: each must see what the one before it took.
     return [_claim_one(connection, claim) for claim in group]
 
 
 def _claim_one(connection: sqlite3.Connection, claim: Claim) -> Sequence[Claimed]:
-    wanted = {"route": claim.route, "now": micros(claim.now), "limit": claim.limit}
-    rows = connection.execute(sql("due_deliveries"), wanted).fetchall()
+    moment = {"early" if claim.early else "now": micros(claim.now)}
+    wanted = {"route": claim.route, "limit": claim.limit, **moment}
+    rows = connection.execute(queries()["due_deliveries"].given(wanted), wanted).fetchall()
     if rows:
         ids = json.dumps([row["id"] for row in rows])
         taken = {"claim": claim.claim, "until": micros(claim.until), "ids": ids}
@@ -86,7 +100,16 @@ def _finish(connection: sqlite3.Connection, group: Sequence[Finish]) -> Sequence
     connection.executemany(sql("forget_attempts"), [(delivery, number) for delivery, number in old if number > 0])
     routes = [records.route_state_row(finish.route) for finish in ours if finish.route is not None]
     connection.executemany(sql("save_route"), routes)
+    _write_alerts(connection, [finish.alert for finish in ours])
     return results
+
+
+def _write_alerts(connection: sqlite3.Connection, alerts: Iterable[Announcement | None]) -> None:
+    said = [alert for alert in alerts if alert is not None]
+    if said:
+        write_events(
+            connection, [alert.event for alert in said], [each for alert in said for each in alert.deliveries]
+        )
 
 
 def _claims(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, str]:
@@ -126,8 +149,11 @@ def _hasten(connection: sqlite3.Connection, group: Sequence[Hasten]) -> Sequence
     return [connection.execute(sql("hasten"), one).rowcount for one in wanted]
 
 
-def _save_routes(connection: sqlite3.Connection, group: Sequence[RouteState]) -> Sequence[None]:
-    connection.executemany(sql("save_route"), map(records.route_state_row, group))
+def _save_routes(connection: sqlite3.Connection, group: Sequence[SaveRoute]) -> Sequence[None]:
+    connection.executemany(sql("save_route"), [records.route_state_row(save.state) for save in group])
+    actions = [records.action_row(save.action) for save in group if save.action is not None]
+    connection.executemany(sql("insert_action"), actions)
+    _write_alerts(connection, [save.alert for save in group])
     return [None] * len(group)
 
 
@@ -137,4 +163,4 @@ FINISH: Work[Finish, bool] = Work(write=_finish, grows=False)
 RELEASE: Work[Release, bool] = Work(write=_release, grows=False)
 RELEASE_ALL: Work[datetime, int] = Work(write=_release_all, grows=False)
 HASTEN: Work[Hasten, int] = Work(write=_hasten, grows=False)
-SAVE_ROUTE: Work[RouteState, None] = Work(write=_save_routes, grows=False)
+SAVE_ROUTE: Work[SaveRoute, None] = Work(write=_save_routes, grows=False)

@@ -7,10 +7,12 @@ from typing import Any, Protocol, TypeAlias
 
 from receiver.clock import MICROSECOND, micros, moment
 from receiver.model import (
+    Action,
     Attempt,
     Delivery,
     DeliveryStatus,
     Event,
+    HeldBy,
     Origin,
     Push,
     PushOutcome,
@@ -259,13 +261,36 @@ def route_state(row: Row) -> RouteState:
         name=row["name"],
         failures=row["failures"],
         held_at=_moment(row["held_at"]),
+        held_by=None if row["held_by"] is None else HeldBy(row["held_by"]),
         held_why=row["held_why"],
+        probe_at=_moment(row["probe_at"]),
+        released_at=_moment(row["released_at"]),
     )
 
 
 def route_state_row(state: RouteState) -> Values:
     """Write a route's state for ``save_route``."""
-    return (state.name, state.failures, _micros(state.held_at), _text(state.held_why))
+    return (
+        state.name,
+        state.failures,
+        _micros(state.held_at),
+        None if state.held_by is None else state.held_by.value,
+        _text(state.held_why),
+        _micros(state.probe_at),
+        _micros(state.released_at),
+    )
+
+
+def action(row: Row) -> Action:
+    """Read what a person did."""
+    return Action(
+        at=moment(row["at"]), actor=row["actor"], verb=row["verb"], subject=row["subject"], note=row["note"]
+    )
+
+
+def action_row(action: Action) -> Values:
+    """Write what a person did for ``insert_action``."""
+    return (micros(action.at), _text(action.actor), action.verb, _text(action.subject), _text(action.note))
 
 
 def _tags(tags: Mapping[str, str]) -> str:

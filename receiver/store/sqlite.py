@@ -11,9 +11,11 @@ from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
+from receiver.announce import Announcement
 from receiver.clock import Clock, SystemClock
 from receiver.errors import StoreUnavailable
 from receiver.model import (
+    Action,
     Attempt,
     Delivery,
     DeliveryStatus,
@@ -151,14 +153,24 @@ class SqliteStore:
         """Tell for each route with anything pending when its next delivery falls due."""
         return await self._read(self._glance, catalog.due_routes)
 
-    async def claim(self, route: str, *, now: datetime, until: datetime, limit: int, claim: str) -> Sequence[Claimed]:
-        """Take up to *limit* due deliveries of *route*."""
-        wanted = queue.Claim(route=route, now=now, until=until, limit=limit, claim=claim)
+    async def claim(
+        self, route: str, *, now: datetime, until: datetime, limit: int, claim: str, early: bool = False
+    ) -> Sequence[Claimed]:
+        """Take up to *limit* deliveries of *route* that are due, or *early*."""
+        wanted = queue.Claim(route=route, now=now, until=until, limit=limit, claim=claim, early=early)
         return await self._writer.do(queue.CLAIM, wanted)
 
-    async def finish(self, attempt: Attempt, verdict: Verdict, *, claim: str, route: RouteState | None = None) -> bool:
-        """Record an attempt and its verdict, if the claim is still ours."""
-        finish = queue.Finish(attempt=attempt, verdict=verdict, claim=claim, route=route)
+    async def finish(
+        self,
+        attempt: Attempt,
+        verdict: Verdict,
+        *,
+        claim: str,
+        route: RouteState | None = None,
+        alert: Announcement | None = None,
+    ) -> bool:
+        """Record an attempt, its verdict and what follows for the route, if the claim is still ours."""
+        finish = queue.Finish(attempt=attempt, verdict=verdict, claim=claim, route=route, alert=alert)
         return await self._writer.do(queue.FINISH, finish)
 
     async def release(self, delivery_id: str, *, claim: str, now: datetime) -> bool:
@@ -170,16 +182,18 @@ class SqliteStore:
         return await self._writer.do(queue.RELEASE_ALL, now)
 
     async def hasten(self, route: str, *, now: datetime) -> int:
-        """Make everything in *route* that nobody has claimed due now."""
+        """Make all in *route* that was tried and that nobody has claimed due, by age."""
         return await self._writer.do(queue.HASTEN, queue.Hasten(route=route, now=now))
 
     async def route_states(self) -> Mapping[str, RouteState]:
         """Give what is remembered about each route."""
         return await self._read(self._glance, catalog.route_states)
 
-    async def save_route(self, state: RouteState) -> None:
-        """Remember a route's state."""
-        await self._writer.do(queue.SAVE_ROUTE, state)
+    async def save_route(
+        self, state: RouteState, *, alert: Announcement | None = None, action: Action | None = None
+    ) -> None:
+        """Remember a route's state, the alert that tells of it, and who changed it."""
+        await self._writer.do(queue.SAVE_ROUTE, queue.SaveRoute(state=state, alert=alert, action=action))
 
     # Catalog
 

@@ -13,14 +13,14 @@ from store.conftest import Opener, Store, always, with_route
 from store.hammer import TASKS, news
 
 from receiver.errors import StoreUnavailable
-from receiver.model import Push, RouteState, Task, TaskState
+from receiver.model import HeldBy, Push, RouteState, Task, TaskState
 from receiver.store import ById, Change
 
 TESTS = Path(__file__).parents[1]
 
 
 async def test_all_of_it_is_there_after_a_reopening(opener: Opener) -> None:
-    state = RouteState(name="publish", failures=5, held_at=at(1), held_why="why")
+    state = RouteState(name="publish", failures=5, held_at=at(1), held_by=HeldBy.FAILURES, held_why="why")
     async with opener() as store:
         await store.add(a_task(), b"intent", events=[an_event()])
         await store.apply(ById(id="tsk_1"), always(Change(push=a_push(), deliveries=[a_delivery()])))

@@ -8,8 +8,9 @@ import pytest
 from factories import a_delivery, a_task, an_event, at
 from store.conftest import Store, with_deliveries, with_route
 
+from receiver.announce import Announcement
 from receiver.errors import Conflict
-from receiver.model import Attempt, Delivery, DeliveryStatus, RouteState, Verdict
+from receiver.model import Attempt, Delivery, DeliveryStatus, HeldBy, RouteState, Verdict
 
 DELIVERED = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(5), finished_at=at(5))
 AGAIN = Verdict(status=DeliveryStatus.PENDING, due_at=at(30))
@@ -198,7 +199,7 @@ async def test_a_final_delivery_is_neither_claimed_nor_finished_nor_released(sto
 async def test_the_route_state_is_saved_with_the_verdict(store: Store) -> None:
     await with_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
-    state = RouteState(name="publish", failures=5, held_at=at(5), held_why="5 failures in a row")
+    state = RouteState(name="publish", failures=5, held_at=at(5), held_by=HeldBy.FAILURES, held_why="500")
 
     await store.finish(an_attempt(), AGAIN, claim="mine", route=state)
 
@@ -206,7 +207,7 @@ async def test_the_route_state_is_saved_with_the_verdict(store: Store) -> None:
 
 
 async def test_a_route_state_replaces_the_one_before(store: Store) -> None:
-    await store.save_route(RouteState(name="publish", failures=5, held_at=at(5), held_why="why"))
+    await store.save_route(RouteState(name="publish", failures=5, held_at=at(5), held_by=HeldBy.OPERATOR, held_why="x"))
     await store.save_route(RouteState(name="other"))
     await store.save_route(RouteState(name="publish"))
 
@@ -237,19 +238,53 @@ async def test_all_claims_are_released_at_once_and_stay_counted(store: Store) ->
 async def test_a_hastened_route_goes_out_by_age_but_for_what_is_claimed(store: Store) -> None:
     await with_deliveries(
         store,
-        a_delivery("dlv_1", event_id="evt_1", due_at=at(500)),
-        a_delivery("dlv_2", event_id="evt_2", due_at=at(1)),
-        a_delivery("dlv_3", event_id="evt_3", due_at=at(50)),
-        a_delivery("dlv_4", event_id="evt_4", due_at=at(900)),
-        a_delivery("dlv_5", event_id="evt_5", due_at=at(900), route="other"),
+        a_delivery("dlv_1", event_id="evt_1", created_at=at(1), due_at=at(500), attempts=2),
+        a_delivery("dlv_2", event_id="evt_2", created_at=at(2), due_at=at(2), attempts=1),
+        a_delivery("dlv_3", event_id="evt_3", created_at=at(3), due_at=at(50), attempts=1),
+        a_delivery("dlv_4", event_id="evt_4", created_at=at(4), due_at=at(4)),
+        a_delivery("dlv_5", event_id="evt_5", created_at=at(5), due_at=at(900), attempts=1),
+        a_delivery("dlv_6", event_id="evt_6", created_at=at(6), due_at=at(900), attempts=1, route="other"),
+        a_delivery("dlv_7", event_id="evt_7", created_at=at(700), due_at=at(900), attempts=1),
     )
-    await store.claim("publish", now=at(1), until=at(600), limit=1, claim="mine")
+    await store.claim("publish", now=at(2), until=at(600), limit=1, claim="mine")
 
-    assert await store.hasten("publish", now=at(10)) == 3
+    assert await store.hasten("publish", now=at(10)) == 4
 
     claimed = await store.claim("publish", now=at(10), until=at(600), limit=9, claim="new")
-    assert [one.delivery.id for one in claimed] == ["dlv_1", "dlv_3", "dlv_4"]
-    assert (await found(store, "dlv_5")).due_at == at(900)
+    assert [one.delivery.id for one in claimed] == ["dlv_1", "dlv_3", "dlv_4", "dlv_5", "dlv_7"]
+    assert (await found(store, "dlv_6")).due_at == at(900)
+
+
+async def test_a_probe_takes_what_is_due_next_but_nothing_that_is_claimed(store: Store) -> None:
+    await with_deliveries(
+        store,
+        a_delivery("dlv_1", event_id="evt_1", due_at=at(1)),
+        a_delivery("dlv_2", event_id="evt_2", due_at=at(2)),
+        a_delivery("dlv_3", event_id="evt_3", due_at=at(900)),
+    )
+    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    await store.claim("publish", now=at(2), until=at(600), limit=1, claim="mine")
+
+    probes = [
+        await store.claim("publish", now=at(now), until=at(700), limit=1, claim="probe", early=True)
+        for now in (30, 30, 60, 60)
+    ]
+
+    assert [[one.delivery.id for one in probe] for probe in probes] == [["dlv_3"], [], ["dlv_1"], []]
+
+
+async def test_an_alert_is_stored_with_the_verdict_that_brought_it_about(store: Store) -> None:
+    await with_deliveries(store, a_delivery())
+    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    event = an_event("evt_alert", type="alert.route_held", task_id=None)
+    alert = Announcement(event=event, deliveries=[a_delivery("dlv_alert", event_id="evt_alert", route="mail")])
+
+    assert await store.finish(an_attempt(), AGAIN, claim="other", alert=alert) is False
+    assert await store.event("evt_alert") is None
+    assert await store.finish(an_attempt(), AGAIN, claim="mine", alert=alert) is True
+
+    assert await store.event("evt_alert") == event
+    assert (await found(store, "dlv_alert")).route == "mail"
 
 
 async def test_the_newest_two_hundred_attempts_are_kept(store: Store) -> None:

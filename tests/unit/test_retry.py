@@ -4,10 +4,22 @@ from datetime import timedelta
 from random import Random
 
 import pytest
+from factories import at
 from support import START
 
-from receiver.model import Accepted, DeliveryStatus, Failed, Outcome, Refused, RouteState, Verdict
-from receiver.retry import HOLD_AFTER, JITTER, LONGEST_RETRY_AFTER, PROBE_EVERY, Pace, RetryPolicy, after_attempt
+from receiver.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
+from receiver.retry import (
+    HOLD_AFTER,
+    JITTER,
+    LONGEST_RETRY_AFTER,
+    PROBE_EVERY,
+    Pace,
+    RetryPolicy,
+    after_attempt,
+    age_of,
+    hold,
+    release,
+)
 
 POLICY = RetryPolicy(
     schedule=(timedelta(seconds=5), timedelta(seconds=30), timedelta(hours=1)), give_up_after=timedelta(hours=96)
@@ -57,49 +69,141 @@ def test_nothing_dies_of_age_in_a_held_route() -> None:
     assert verdict.due_at == START + PROBE_EVERY
 
 
+def test_a_destination_that_stays_gone_does_not_eat_what_waits_for_it() -> None:
+    gone = Refused(reason="410", hold=True)
+
+    assert judge(gone, held=False).status is DeliveryStatus.DEAD
+    assert judge(gone, held=True).status is DeliveryStatus.PENDING
+    assert judge(Refused(reason="exit 65"), held=True).status is DeliveryStatus.DEAD
+
+
+def test_the_time_in_a_held_route_does_not_count() -> None:
+    released = RouteState(name="publish", released_at=at(100))
+
+    assert age_of(at(0), RouteState(name="publish"), now=at(300)) == timedelta(seconds=300)
+    assert age_of(at(0), released, now=at(300)) == timedelta(seconds=200)
+    assert age_of(at(200), released, now=at(300)) == timedelta(seconds=100)
+
+
 def test_a_refused_event_is_dead_at_once() -> None:
     assert judge(Refused(reason="410 Gone", hold=True)).status is DeliveryStatus.DEAD
 
 
-def test_a_route_is_held_after_failures_in_a_row_and_the_first_success_releases_it() -> None:
+def after(route: RouteState, outcome: Outcome, *, seconds: float = 0, took: float = 0) -> RouteState:
+    return after_attempt(route, outcome, started_at=at(seconds), now=at(seconds + took))
+
+
+def failing(times: int = HOLD_AFTER, *, reason: str = "500") -> RouteState:
     state = RouteState(name="publish")
-    for _ in range(HOLD_AFTER - 1):
-        state = after_attempt(state, Failed(reason="500"), now=START)
-    assert state.held_at is None
+    for _ in range(times):
+        state = after(state, Failed(reason=reason))
+    return state
 
-    held = after_attempt(state, Failed(reason="no answer"), now=START)
-    released = after_attempt(held, Accepted(), now=START)
 
-    assert held.held_at == START
-    assert held.held_why == "no answer"
-    assert released == RouteState(name="publish")
+def test_a_route_is_held_after_failures_in_a_row_and_the_first_success_releases_it() -> None:
+    state = failing(HOLD_AFTER - 1)
+    assert not state.is_held
+
+    held = after(state, Failed(reason="no answer"))
+    released = after(held, Accepted(), seconds=60)
+
+    assert (held.held_at, held.held_by, held.held_why) == (START, HeldBy.FAILURES, "no answer")
+    assert released == RouteState(name="publish", released_at=at(60))
 
 
 def test_a_success_between_failures_starts_the_count_anew() -> None:
-    state = RouteState(name="publish", failures=HOLD_AFTER - 1)
-
-    state = after_attempt(state, Accepted(), now=START)
-    state = after_attempt(state, Failed(reason="500"), now=START)
+    state = after(after(failing(HOLD_AFTER - 1), Accepted()), Failed(reason="500"))
 
     assert state.failures == 1
+    assert not state.is_held
+
+
+def test_a_success_of_a_healthy_route_changes_nothing() -> None:
+    before = RouteState(name="publish", released_at=START)
+
+    assert after(before, Accepted(), seconds=60) == before
+
+
+def test_probes_begin_a_minute_apart_however_long_each_takes() -> None:
+    held = failing()
+
+    assert held.probe_at == at(60)
+    assert after(held, Failed(reason="500"), seconds=60, took=15).probe_at == at(120)
+    assert after(held, Refused(reason="exit 65"), seconds=60).probe_at == at(120)
+
+
+def test_a_probe_keeps_to_what_the_destination_asks_for() -> None:
+    held = failing()
+
+    patient = after(held, Failed(reason="503", retry_after=timedelta(minutes=10)), seconds=60, took=1)
+    too_long = after(held, Failed(reason="503", retry_after=timedelta(days=3)), seconds=60)
+
+    assert patient.probe_at == at(661)
+    assert too_long.probe_at == at(60) + LONGEST_RETRY_AFTER
+
+
+def test_attempts_that_were_under_way_at_the_hold_do_not_hurry_the_probe() -> None:
+    held = after(failing(), Failed(reason="503", retry_after=timedelta(minutes=10)))
+
+    assert after(held, Failed(reason="500"), seconds=-5, took=6).probe_at == held.probe_at
+    assert after(held, Failed(reason="500"), seconds=-5, took=6).held_at == START
 
 
 def test_an_event_refused_for_itself_says_nothing_about_its_route() -> None:
     before = RouteState(name="publish", failures=2)
 
-    assert after_attempt(before, Refused(reason="exit 65"), now=START) == before
+    assert after(before, Refused(reason="exit 65")) == before
 
 
 def test_a_destination_that_is_gone_holds_its_route_at_once() -> None:
-    assert after_attempt(RouteState(name="publish"), Refused(reason="410", hold=True), now=START).held_at == START
+    held = after(RouteState(name="publish"), Refused(reason="410", hold=True))
+
+    assert (held.held_by, held.failures, held.probe_at) == (HeldBy.FAILURES, 1, at(60))
 
 
-def test_a_pace_lets_a_full_burst_through_and_then_its_rate() -> None:
-    pace = Pace(count=10, per=timedelta(seconds=1))
+def test_what_an_operator_holds_only_an_operator_releases() -> None:
+    held = hold(failing(2), "maintenance", now=at(1))
 
-    pace.take(pace.allowance(START))
-    later = START + timedelta(milliseconds=350)
+    delivered, failed = after(held, Accepted(), seconds=2), after(held, Failed(reason="500"), seconds=2)
 
-    assert pace.allowance(START) == 0
-    assert pace.next_at(START) == START + timedelta(milliseconds=100)
-    assert pace.allowance(later) == 3
+    assert (held.held_by, held.held_why, held.held_at) == (HeldBy.OPERATOR, "maintenance", at(1))
+    assert delivered.held_by is failed.held_by is HeldBy.OPERATOR
+    assert delivered.probe_at is failed.probe_at is None
+    assert release(held, now=at(9)) == RouteState(name="publish", released_at=at(9))
+
+
+def test_an_operator_takes_over_what_failures_hold() -> None:
+    held = hold(failing(), "they are moving house", now=at(30))
+
+    assert (held.held_by, held.held_at, held.probe_at) == (HeldBy.OPERATOR, START, None)
+
+
+def test_no_span_of_a_rates_length_sees_more_starts_than_it_allows() -> None:
+    pace, starts = Pace(count=10, per=timedelta(seconds=1)), []
+    for step in range(400):
+        now = START + timedelta(milliseconds=step * 7)
+        started = min(pace.allowance(now), 1 + step % 4)
+        pace.take(started, now)
+        starts += [now] * started
+
+    spans = [sum(begin <= start < begin + pace.per for start in starts) for begin in starts]
+
+    assert max(spans) == 10
+    assert len(starts) == 30
+
+
+def test_a_rate_tells_when_the_next_may_start() -> None:
+    pace = Pace(count=2, per=timedelta(seconds=10))
+    pace.take(1, at(0))
+
+    assert pace.next_at(at(1)) == at(1)
+    pace.take(1, at(3))
+    assert (pace.allowance(at(4)), pace.next_at(at(4))) == (0, at(10))
+    assert (pace.allowance(at(10)), pace.allowance(at(13))) == (1, 2)
+
+
+def test_a_clock_that_is_set_back_stops_no_rate() -> None:
+    pace = Pace(count=1, per=timedelta(seconds=1))
+    pace.take(1, at(3600))
+
+    assert pace.allowance(at(0)) == 1

@@ -176,7 +176,8 @@ JOIN events ON events.id = deliveries.event_id
 LEFT JOIN tasks ON tasks.id = events.task_id
 WHERE deliveries.status = 'pending'
   AND deliveries.route = :route
-  AND deliveries.due_at <= :now
+  AND deliveries.due_at <= :now -- if now
+  AND (deliveries.claim IS NULL OR deliveries.due_at <= :early) -- if early
 ORDER BY deliveries.due_at, deliveries.id
 LIMIT :limit;
 
@@ -219,10 +220,12 @@ WHERE status = 'pending'
   AND claim IS NOT NULL;
 
 -- name: hasten
--- Makes all that waits in a route due at one moment, so that it goes out by age, which is what ids sort by.
+-- Makes what was tried before in a route due as of its creation, which is what the untried are due by: all go out by
+-- age. The untried, which may be a million, are not touched.
 UPDATE deliveries
-SET due_at = :now
+SET due_at = MIN(created_at, :now)
 WHERE status = 'pending'
+  AND attempts > 0
   AND claim IS NULL
   AND route = :route;
 
@@ -244,10 +247,16 @@ FROM routes;
 
 -- name: save_route
 -- Remembers a route's state.
-INSERT INTO routes (name, failures, held_at, held_why)
-VALUES (?, ?, ?, ?)
+INSERT INTO routes (name, failures, held_at, held_by, held_why, probe_at, released_at)
+VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE
-SET failures = excluded.failures, held_at = excluded.held_at, held_why = excluded.held_why;
+SET failures = excluded.failures, held_at = excluded.held_at, held_by = excluded.held_by,
+    held_why = excluded.held_why, probe_at = excluded.probe_at, released_at = excluded.released_at;
+
+-- name: insert_action
+-- Writes down what a person did.
+INSERT INTO actions (at, actor, verb, subject, note)
+VALUES (?, ?, ?, ?, ?);
 
 -- name: task_by_id
 -- Finds a task by our id.

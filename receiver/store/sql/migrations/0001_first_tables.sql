@@ -101,6 +101,7 @@ CREATE TABLE deliveries (
 
 CREATE UNIQUE INDEX deliveries_once ON deliveries (event_id, route) WHERE replay_of IS NULL;
 CREATE INDEX deliveries_due ON deliveries (route, due_at, id) WHERE status = 'pending';
+CREATE INDEX deliveries_tried ON deliveries (route, id) WHERE status = 'pending' AND attempts > 0;
 CREATE INDEX deliveries_of_event ON deliveries (event_id);
 
 -- A verdict once given stands; trying again is a new delivery that points at the old one.
@@ -126,7 +127,11 @@ CREATE TABLE routes (
     name TEXT PRIMARY KEY NOT NULL,
     failures INTEGER NOT NULL CHECK (failures >= 0),
     held_at INTEGER,
-    held_why TEXT NOT NULL
+    held_by TEXT CHECK (held_by IN ('failures', 'operator')),
+    held_why TEXT NOT NULL,
+    probe_at INTEGER,
+    released_at INTEGER,
+    CHECK ((held_at IS NULL) = (held_by IS NULL))
 ) STRICT, WITHOUT ROWID;
 
 -- The results that were brought home, as an event lists them.

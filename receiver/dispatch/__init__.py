@@ -1,30 +1,26 @@
 """Claims due deliveries, has each attempted by the sender of its kind, and records what came of it.
 
-Each route has its own lane with its own number of attempts at once, so that a slow one delays no other.
+Each route has its own lane with its own number of attempts at once, so that a slow one delays no other. A lane
+that is held by failures sends one probe a minute; one that is held by a person sends nothing.
 """
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 
 import structlog
 
 from receiver.bells import Bell
 from receiver.clock import Clock, Ids
-from receiver.model import (
-    Accepted,
-    Attempt,
-    Failed,
-    Outcome,
-    Refused,
-    RouteState,
-    Verdict,
-)
-from receiver.retry import BURY_AFTER, PROBE_EVERY, Pace, RetryPolicy, after_attempt
+from receiver.dispatch.holds import Holds
+from receiver.errors import StoreUnavailable
+from receiver.model import Accepted, Attempt, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
+from receiver.retry import BURY_AFTER, Pace, RetryPolicy, age_of
 from receiver.senders import Parcel, Sender
 from receiver.store import Claimed, Queue
 
@@ -47,9 +43,6 @@ class Lane:
 Lanes = Callable[[str], Lane | None]
 """Finds a route's lane by its name; None for a route that the configuration no longer has."""
 
-Announce = Callable[[str, RouteState], Awaitable[None]]
-"""Is told that a route was held (``route_held``) or goes on (``route_recovered``)."""
-
 
 class Dispatcher:
     """Brings deliveries out, as many at a time as each lane allows."""
@@ -58,8 +51,8 @@ class Dispatcher:
         self,
         queue: Queue,
         lanes: Lanes,
+        holds: Holds,
         *,
-        announce: Announce,
         bell: Bell,
         clock: Clock,
         ids: Ids,
@@ -68,78 +61,81 @@ class Dispatcher:
     ) -> None:
         self._queue = queue
         self._lanes = lanes
-        self._announce = announce
+        self._holds = holds
         self._wake = bell.listen()
         self._clock = clock
         self._ids = ids
         self._rng = rng
         self._grace = grace
-        self._states: dict[str, RouteState] = {}
-        self._probed_at: dict[str, datetime] = {}
         self._under_way: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Bring out what falls due until *stop*; then finish what is under way, or give it back when grace is over."""
         released = await self._queue.release_all(now=self._clock.now())
-        self._states = dict(await self._queue.route_states())
+        await self._holds.load()
         log.info("dispatch.started", released=released)
-        while not stop.is_set():
-            self._wake.clear()
-            until = await self._round()
-            await self._clock.wait(self._wake, until=until)
-        await self._finish()
+        try:
+            while not stop.is_set():
+                self._wake.clear()
+                until = await self._round()
+                await self._clock.wait(self._wake, until=until)
+            await self._finish()
+        finally:
+            for attempt in self._attempts:  # none, unless we are ended otherwise than by *stop*
+                attempt.cancel()
 
     async def _round(self) -> datetime | None:
-        """Start every attempt that is due and has room; tell when the next falls due."""
+        """Start every attempt that is due and has room; tell when to look again."""
         soonest: datetime | None = None
-        for route, due_at in (await self._queue.due_routes()).items():
-            lane = self._lanes(route)
-            if lane is None:
-                continue
-            at = await self._serve(route, lane, due_at)
-            if at is not None and (soonest is None or at < soonest):
-                soonest = at
+        try:
+            for route, due_at in (await self._queue.due_routes()).items():
+                lane = self._lanes(route)
+                at = None if lane is None else await self._serve(route, lane, due_at)
+                if at is not None and (soonest is None or at < soonest):
+                    soonest = at
+        except StoreUnavailable as exc:  # a full disk, say; what is due stays due
+            log.warning("dispatch.delayed", reason=exc.message)
+            return self._clock.now() + _LOOK_AGAIN
         return soonest
 
     async def _serve(self, route: str, lane: Lane, due_at: datetime) -> datetime | None:
         """Start what one lane has due and room for; tell when to look again, None when some attempt's end will."""
-        now = self._clock.now()
+        state, now = self._holds.of(route), self._clock.now()
+        if state.is_held:
+            return await self._probe(lane, state, now)
         if due_at > now:
             return due_at
-        limit, again = self._room(route, lane, now)
-        if limit <= 0:
-            return again
+        free = lane.concurrency - self._under_way[route]
+        if free <= 0:
+            return None
+        allowed = free if lane.pace is None else lane.pace.allowance(now)
+        if lane.pace is not None and allowed <= 0:
+            return lane.pace.next_at(now)
+        return await self._claim(route, lane, now, limit=min(free, allowed))
+
+    async def _probe(self, lane: Lane, state: RouteState, now: datetime) -> datetime | None:
+        """Try one delivery of a held route, whether it is due or not; tell when the next may be tried."""
+        if state.held_by is HeldBy.OPERATOR or self._under_way[state.name]:
+            return None
+        if state.probe_at is not None and state.probe_at > now:
+            return state.probe_at
+        return await self._claim(state.name, lane, now, limit=1, early=True)
+
+    async def _claim(
+        self, route: str, lane: Lane, now: datetime, *, limit: int, early: bool = False
+    ) -> datetime | None:
         claim = self._ids.new("clm")
         until = now + lane.sender.timeout + LEASE_MARGIN
-        claimed = await self._queue.claim(route, now=now, until=until, limit=limit, claim=claim)
+        claimed = await self._queue.claim(route, now=now, until=until, limit=limit, claim=claim, early=early)
         if not claimed:
             return now + _LOOK_AGAIN
         if lane.pace is not None:
-            lane.pace.take(len(claimed))
-        if self._is_held(route):
-            self._probed_at[route] = now
+            lane.pace.take(len(claimed), now)
         for one in claimed:
             self._start(route, lane, one, claim)
         self._wake.set()
         return None
-
-    def _room(self, route: str, lane: Lane, now: datetime) -> tuple[int, datetime | None]:
-        """Tell how many attempts may start now; if none for a reason of time, when to look again."""
-        free = lane.concurrency - self._under_way[route]
-        if self._is_held(route):
-            probed_at = self._probed_at.get(route)
-            if self._under_way[route] or (probed_at is not None and now < probed_at + PROBE_EVERY):
-                return 0, None if probed_at is None else probed_at + PROBE_EVERY
-            return 1, None
-        if lane.pace is None or free <= 0:
-            return free, None
-        allowed = lane.pace.allowance(now)
-        return min(free, allowed), lane.pace.next_at(now) if allowed <= 0 else None
-
-    def _is_held(self, route: str) -> bool:
-        state = self._states.get(route)
-        return state is not None and state.held_at is not None
 
     def _start(self, route: str, lane: Lane, one: Claimed, claim: str) -> None:
         self._under_way[route] += 1
@@ -164,18 +160,6 @@ class Dispatcher:
         except asyncio.CancelledError:
             await self._queue.release(one.delivery.id, claim=claim, now=self._clock.now())
             raise
-        now = self._clock.now()
-        before = self._states.get(route, RouteState(name=route))
-        verdict = lane.policy.judge(
-            outcome,
-            attempt=number,
-            age=now - one.delivery.created_at,
-            held=before.held_at is not None,
-            now=now,
-            rng=self._rng,
-        )
-        after = after_attempt(before, outcome, now=now)
-        self._states[route] = after
         attempt = Attempt(
             delivery_id=one.delivery.id,
             number=number,
@@ -186,9 +170,16 @@ class Dispatcher:
             reason=_reason(outcome),
             excerpt=outcome.excerpt,
         )
-        ours = await self._queue.finish(attempt, verdict, claim=claim, route=None if after == before else after)
+        verdict, ours = await self._holds.settle(
+            route, attempt, outcome, claim=claim, judge=partial(self._judge, lane, one, outcome)
+        )
         _log_attempt(one, attempt, verdict, ours=ours)
-        await self._tell(before, after)
+
+    def _judge(self, lane: Lane, one: Claimed, outcome: Outcome, route: RouteState, now: datetime) -> Verdict:
+        age = age_of(one.delivery.created_at, route, now=now)
+        return lane.policy.judge(
+            outcome, attempt=one.delivery.attempts + 1, age=age, held=route.is_held, now=now, rng=self._rng
+        )
 
     async def _outcome(self, lane: Lane, one: Claimed, number: int, at: datetime) -> Outcome:
         if one.delivery.unfinished > BURY_AFTER:
@@ -207,17 +198,6 @@ class Dispatcher:
         except Exception as exc:  # one attempt must not end the others; the fault is recorded with it
             log.exception("sender.broken", delivery=one.delivery.id)
             return Failed(reason=f"A fault of the receiver's own: {type(exc).__name__}. See its log.")
-
-    async def _tell(self, before: RouteState, after: RouteState) -> None:
-        if before.held_at is None and after.held_at is not None:
-            log.warning("route.held", route=after.name, failures=after.failures, why=after.held_why)
-            self._probed_at[after.name] = after.held_at
-            await self._announce("route_held", after)
-        elif before.held_at is not None and after.held_at is None:
-            waiting = await self._queue.hasten(after.name, now=self._clock.now())
-            log.warning("route.released", route=after.name, waiting=waiting)
-            self._wake.set()
-            await self._announce("route_recovered", after)
 
     async def _finish(self) -> None:
         """Wait for what is under way; when grace is over, stop it and give it back."""
