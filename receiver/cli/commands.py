@@ -1,8 +1,8 @@
 """The tree of commands. Only names and paths: a command's file is loaded when the command is called."""
 
-from importlib.metadata import PackageNotFoundError, version
-
 from cyclopts import App, Group, Parameter
+
+from receiver import __version__
 
 SERVICE = Group("Service", sort_key=1)
 WORK = Group("Tasks", sort_key=2)
@@ -12,10 +12,7 @@ UPKEEP = Group("Upkeep", sort_key=4)
 
 def show_version() -> str:
     """Tell which version this is."""
-    try:
-        return f"kling-receiver {version('kling-receiver')}"
-    except PackageNotFoundError:  # run from a source tree that was never installed
-        return "kling-receiver (not installed)"
+    return f"kling-receiver {__version__}"
 
 
 app = App(
