@@ -1,0 +1,83 @@
+"""Polling is the guarantee: with no callback at all every task still comes to its end."""
+
+import json
+from pathlib import Path
+
+from processes import (
+    JOB,
+    a_config,
+    a_kling,
+    a_receiver,
+    a_sink,
+    a_webhook_route,
+    submitted,
+    task_in,
+)
+from support import until
+
+OFTEN = '[poll]\nafter = "50ms"\nevery = "100ms"\n'
+
+
+async def test_without_a_public_url_tasks_are_followed_by_polling_alone(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_kling() as kling:
+        config = a_config(
+            kling.url, public_url="", more=OFTEN + a_webhook_route(sink, extra='on = ["succeed", "failed"]')
+        )
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            good, bad = await submitted(client), await submitted(client, body=JOB | {"prompt": "[fail: no cats]"})
+
+            assert (await task_in(client, good["id"], "succeed"))["verified"] == "api"
+            assert (await task_in(client, bad["id"], "failed"))["message"] == "no cats"
+
+            await until(lambda: len(sink.bodies) == 2)
+            said = {data["status"]: data for data in (json.loads(body)["data"] for body in sink.bodies)}
+            assert {data["source"] for data in said.values()} == {"poll"}
+            assert said["succeed"]["kling"]["task_id"] == said["succeed"]["task"]["kling_id"]
+            assert "callback_url" not in json.dumps([create["body"] for create in kling.state()["creates"]])
+            assert kling.state()["counts"]["callbacks"] == 0
+
+
+async def test_lost_callbacks_are_made_good_by_polling(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling(drop="always") as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=OFTEN + a_webhook_route(sink))) as receiver,
+        receiver.client() as client,
+    ):
+        task = await submitted(client)
+
+        await task_in(client, task["id"], "succeed")
+
+        await until(lambda: len(sink.bodies) == 1)
+        assert kling.state()["counts"]["callbacks_dropped"] == 2
+
+
+async def test_polling_goes_on_through_errors_of_kling_and_a_restart(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_kling(processing_for="700ms") as kling:
+        config = a_config(kling.url, public_url="", more=OFTEN + a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver:
+            async with receiver.client() as client:
+                kling.change({"refuse_queries": "502:2,5001:1,1302:1"})
+                task = await submitted(client)
+                await until(lambda: kling.state()["counts"]["queries"] >= 2)
+
+            receiver.kill()
+            await receiver.start()
+
+            async with receiver.client() as client:
+                await task_in(client, task["id"], "succeed")
+            await until(lambda: len(sink.bodies) == 1)
+
+
+async def test_a_task_that_never_ends_is_expired_and_a_late_end_still_counts(tmp_path: Path) -> None:
+    soon = '[poll]\nafter = "50ms"\nevery = "50ms"\ngive_up_after = "500ms"\n'
+    async with a_sink() as sink, a_kling(processing_for="1500ms") as kling:
+        config = a_config(kling.url, more=soon + a_webhook_route(sink, extra='on = ["*"]'))
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            task = await submitted(client)
+
+            await task_in(client, task["id"], "expired")
+            await task_in(client, task["id"], "succeed")
+
+            await until(lambda: len(sink.bodies) == 3)
+            assert sorted(sink.types) == ["task.expired", "task.processing", "task.succeed"]

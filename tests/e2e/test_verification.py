@@ -1,0 +1,204 @@
+"""Whom a callback is believed: a forged success is never acted on, a true one always is."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from processes import (
+    ENDPOINT,
+    JOB,
+    KEY,
+    Sink,
+    a_config,
+    a_kling,
+    a_push,
+    a_receiver,
+    a_sink,
+    a_webhook_route,
+    minted,
+    submitted,
+    task_in,
+)
+from support import until
+from wire import ask
+
+from receiver.kling.simulator import Simulator
+
+SIGNING = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
+OLD_SIGNING = "whsec_b2xkc2VjcmV0b2xkc2VjcmV0b2xkc2VjcmV0b2xkc2VjcmV0"
+
+
+def data_of(sink: Sink) -> list[dict[str, Any]]:
+    return [json.loads(body)["data"] for body in sink.bodies]
+
+
+def answers(kling: Simulator, kind: str) -> list[int]:
+    return [push["answer"] for push in kling.state()["pushes"] if push["kind"] == kind]
+
+
+async def create_elsewhere(kling: Simulator, callback_url: str, **more: object) -> str:
+    """Submit a job past the receiver, and give Kling's id of it."""
+    body = json.dumps(JOB | {"callback_url": callback_url} | more).encode()
+    answer = await ask("POST", f"{kling.url}/v1/{ENDPOINT}", body, {"authorization": f"Bearer {KEY}"})
+    task_id: str = answer.json()["data"]["task_id"]
+    return task_id
+
+
+async def test_a_forged_success_is_answered_and_never_routed_and_the_true_one_is_confirmed(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling(forge="always", processing_for="300ms") as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
+        receiver.client() as client,
+    ):
+        task = await submitted(client)
+
+        ended = await task_in(client, task["id"], "succeed")
+
+        assert answers(kling, "forged") == [200]
+        assert ended["verified"] == "api"
+        await until(lambda: len(sink.bodies) == 1)
+        (data,) = data_of(sink)
+        assert (data["verified"], data["source"]) == ("api", "callback")
+        (true,) = [push for push in kling.state()["pushes"] if (push["kind"], push["status"]) == ("true", "succeed")]
+        assert data["kling"] == json.loads(true["body"])
+        assert b"forged.invalid" not in sink.bodies[0]
+        outcomes = receiver.rows("SELECT outcome FROM pushes WHERE source = 'callback' ORDER BY id")
+        assert outcomes == [("settled",), ("forged",), ("settled",)]
+
+
+async def test_a_forged_success_of_a_task_that_fails_is_never_routed(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling(forge="always", processing_for="300ms") as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink, extra='on = ["*"]'))) as receiver,
+        receiver.client() as client,
+    ):
+        task = await submitted(client, body=JOB | {"prompt": "[fail: too many cats]"})
+
+        ended = await task_in(client, task["id"], "failed")
+
+        assert ended["message"] == "too many cats"
+        await until(lambda: len(sink.bodies) == 2)
+        assert sorted(data["status"] for data in data_of(sink)) == ["failed", "processing"]
+
+
+async def test_a_minted_urls_task_whose_endpoint_is_not_known_goes_to_routes_that_take_it_unverified(
+    tmp_path: Path,
+) -> None:
+    async with a_sink() as careful, a_sink() as trusting, a_kling() as kling:
+        routes = a_webhook_route(careful, name="careful") + a_webhook_route(
+            trusting, name="trusting", extra="unverified = true"
+        )
+        async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver, receiver.client() as client:
+            task, url = await minted(client, label="elsewhere")
+
+            kling_id = await create_elsewhere(kling, url)
+
+            ended = await task_in(client, task["id"], "succeed")
+            assert (ended["kling_id"], ended["verified"]) == (kling_id, "none")
+            await until(lambda: len(trusting.bodies) == 1)
+            assert [(data["verified"], data["source"]) for data in data_of(trusting)] == [("none", "callback")]
+            assert receiver.rows("SELECT DISTINCT route FROM deliveries") == [("trusting",)]
+            assert careful.bodies == []
+            assert kling.state()["counts"]["queries"] == 0
+
+
+async def test_a_minted_urls_task_whose_endpoint_is_known_is_confirmed(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
+        receiver.client() as client,
+    ):
+        task, url = await minted(client, endpoint=ENDPOINT)
+        assert task["state"] == "awaiting"
+
+        kling_id = await create_elsewhere(kling, url, external_task_id="theirs-1")
+
+        ended = await task_in(client, task["id"], "succeed")
+        assert (ended["kling_id"], ended["external_task_id"]) == (kling_id, "theirs-1")
+        await until(lambda: len(sink.bodies) == 1)
+        assert [(data["verified"], data["source"]) for data in data_of(sink)] == [("api", "callback")]
+
+
+async def test_a_minted_urls_task_whose_end_is_never_pushed_is_polled(tmp_path: Path) -> None:
+    polling = '[poll]\nafter = "50ms"\nevery = "50ms"\n'
+    async with (
+        a_sink() as sink,
+        a_kling(drop={"share": 1.0, "on": ["succeed"]}) as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=polling + a_webhook_route(sink))) as receiver,
+        receiver.client() as client,
+    ):
+        task, url = await minted(client, endpoint=ENDPOINT)
+
+        await create_elsewhere(kling, url)
+
+        await task_in(client, task["id"], "succeed")
+        await until(lambda: len(sink.bodies) == 1)
+        assert [(data["verified"], data["source"]) for data in data_of(sink)] == [("api", "poll")]
+
+
+async def test_a_forged_end_of_a_task_kling_denies_is_never_routed(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
+        receiver.client() as client,
+    ):
+        task, url = await minted(client, endpoint=ENDPOINT)
+
+        answer = await ask("POST", url, a_push("succeed"))
+
+        assert answer.status == 200
+        await until(lambda: receiver.rows("SELECT outcome FROM pushes") == [("forged",)])
+        assert (await client.get(f"/api/tasks/{task['id']}")).json()["state"] == "submitted"
+        assert receiver.rows("SELECT * FROM events") == []
+
+
+async def test_a_push_about_another_task_is_kept_and_not_routed(tmp_path: Path) -> None:
+    more = '[callbacks]\nverify = "never"\n'
+    async with a_sink() as sink, a_kling() as kling:
+        config = a_config(kling.url, more=more + a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            task, url = await minted(client)
+            assert (await ask("POST", url, a_push("processing", task_id="867283741759111202"))).status == 200
+
+            answer = await ask("POST", url, a_push("succeed", task_id="867283741759111203"))
+
+            assert (answer.status, answer.body) == (200, b'{"ok":true}')
+            outcomes = receiver.rows("SELECT outcome FROM pushes ORDER BY id")
+            assert outcomes == [("settled",), ("mismatch",)]
+            assert (await client.get(f"/api/tasks/{task['id']}")).json()["state"] == "processing"
+            assert receiver.rows("SELECT count(*) FROM deliveries") == [(0,)]
+
+
+async def test_a_signed_push_is_believed_without_a_question(tmp_path: Path) -> None:
+    secrets = f'[callbacks]\nverify = "always"\nsigning_secrets = ["{SIGNING}", "{OLD_SIGNING}"]\n'
+    async with a_sink() as sink, a_kling(signing_secrets=OLD_SIGNING) as kling:
+        config = a_config(kling.url, more=secrets + a_webhook_route(sink, extra='on = ["*"]'))
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            task = await submitted(client)
+
+            ended = await task_in(client, task["id"], "succeed")
+
+            await until(lambda: len(sink.bodies) == 2)
+            assert ended["verified"] == "signature"
+            assert {data["verified"] for data in data_of(sink)} == {"signature"}
+            assert kling.state()["counts"]["queries"] == 0
+
+
+async def test_a_push_with_a_wrong_signature_is_asked_about_and_never_routed_itself(tmp_path: Path) -> None:
+    secrets = f'[callbacks]\nverify = "never"\nsigning_secrets = ["{SIGNING}"]\n'
+    async with a_sink() as sink, a_kling(signing_secrets=OLD_SIGNING, processing_for="20ms") as kling:
+        config = a_config(kling.url, more=secrets + a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            task = await submitted(client)
+
+            ended = await task_in(client, task["id"], "succeed")
+
+            await until(lambda: len(sink.bodies) == 1)
+            assert ended["verified"] == "api"
+            assert [data["source"] for data in data_of(sink)] == ["poll"]
+            outcomes = receiver.rows("SELECT DISTINCT outcome FROM pushes WHERE source = 'callback'")
+            assert outcomes == [("forged",)]
