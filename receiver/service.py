@@ -9,6 +9,7 @@ import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
+from pathlib import Path
 from random import SystemRandom
 
 import structlog
@@ -189,10 +190,21 @@ def admin_token(settings: Settings) -> Secret:
         return settings.admin.token
     path = settings.data_dir / "admin-token"
     try:
-        return Secret(path.read_text(encoding="utf-8").strip())
+        kept = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
-        token = Ids.token()
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{token}\n")
-        return Secret(token)
+        kept = ""
+    return Secret(kept or _keep_new_token(path))
+
+
+def _keep_new_token(path: Path) -> str:
+    """Make a token; its file is there whole or not at all, for whoever took an empty one for it would let all in."""
+    token = Ids.token()
+    draft = path.with_name(f"{path.name}.part")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(f"{token}\n")
+        file.flush()
+        os.fsync(descriptor)
+    draft.rename(path)
+    return token
