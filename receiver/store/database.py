@@ -69,9 +69,28 @@ def make_private(path: Path, *, create: bool) -> None:
     if not path.exists():
         if not create:
             raise StoreError(f"There is no store at {path}.", remedy="Check [store] url; `serve` makes a new one.")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+        sync(path.parent)
     path.chmod(0o600)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that outlasts a power cut: a name is sure only once the folder it stands in is on the disk."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    sync(folder.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def connect_writer(path: Path) -> sqlite3.Connection:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from receiver.clock import Clock, SystemClock, micros
 from receiver.errors import StoreError
-from receiver.store.database import APPLICATION_ID, connect_writer, locked, make_private, translated
+from receiver.store.database import APPLICATION_ID, connect_writer, locked, make_folder, make_private, translated
 
 _FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.sql")
 _CLOCK = SystemClock()
@@ -65,7 +65,7 @@ def known() -> tuple[Migration, ...]:
 
 def migrate(path: Path, *, clock: Clock = _CLOCK) -> list[str]:
     """Bring the store at *path* up to date while nobody else has it; name the steps taken."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_folder(path.parent)
     with locked(path):
         make_private(path, create=True)
         try:

@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from receiver.errors import InvalidRequest, StoreBroken, StoreError, StoreUnavailable
-from receiver.store.database import connect_reader, is_foreign, mark_of, translated
+from receiver.store.database import connect_reader, is_foreign, mark_of, sync, translated
 from receiver.store.migrate import compare, known
 from receiver.store.queries import sql
 
@@ -58,9 +58,9 @@ def backup(path: Path, target: Path) -> None:
     try:
         os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
         _copy(path, draft)
-        _sync(draft)
+        sync(draft)
         draft.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     except OSError as exc:
         raise StoreUnavailable(f"The backup could not be written: {exc.strerror or exc}.") from exc
     except sqlite3.Error as exc:
@@ -79,14 +79,6 @@ def _copy(path: Path, draft: Path) -> None:
         found = faults(copy)
     if found:
         raise StoreError(f"The copy is not sound, so it was not kept: {found[0]}")
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def clear_suspicion(path: Path, connection: sqlite3.Connection) -> None:
