@@ -55,6 +55,11 @@ class Receiver:
 
     async def start(self) -> None:
         """Start the process and wait until it is ready."""
+        self.spawn()
+        await self.ready()
+
+    def spawn(self) -> None:
+        """Start the process."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "receiver", "serve", "--config", str(self.config_path)],
@@ -64,6 +69,9 @@ class Receiver:
                 env=self.environ,
                 cwd=self.folder,
             )
+
+    async def ready(self) -> None:
+        """Wait until it takes callbacks."""
         await until(self._is_ready, within=30)
 
     async def _is_ready(self) -> bool:
