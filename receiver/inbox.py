@@ -1,26 +1,36 @@
 """A push becomes state, event and deliveries: the one road for callbacks and for what the API answers."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 import structlog
 
-from receiver import lifecycle, signing
-from receiver.announce import Announcer
+from receiver import asking, lifecycle, signing
+from receiver.announce import Announcement, Announcer
+from receiver.attendance import Attendance, Turn
 from receiver.bells import Bells
 from receiver.clock import Clock, Ids
 from receiver.kling import protocol
-from receiver.model import Push, PushOutcome, Reading, Source, Task, TaskState, Verified
+from receiver.model import Push, PushOutcome, Reading, Source, Task, Verified
 from receiver.settings import CallbackSettings, PollSettings
 from receiver.signing import Signature
-from receiver.store import ById, ByToken, Change, Intake
+from receiver.store import ById, ByToken, Change, Intake, Judge
 
 log = structlog.get_logger()
 
+KEPT_PUSHES = 50
+"""How many of a task's pushes that changed nothing are kept, the newest; ``Task.surplus`` counts them all."""
+
 _NOT_KEPT = frozenset({"authorization", "proxy-authorization", "cookie"})
 _NOTHING_READ = Reading(state=None)
+_TRIM_EVERY = 10
+_CONTRADICTIONS = 1000
+
+AttendanceAlert = Callable[[Turn], Awaitable[None]]
+"""Is told that callbacks stay away, or come again."""
 
 
 class Inbox:
@@ -36,7 +46,9 @@ class Inbox:
         bells: Bells,
         clock: Clock,
         ids: Ids,
+        attendance: AttendanceAlert | None = None,
     ) -> None:
+        """*attendance* is told when callbacks stay away; without it nobody expects any."""
         self._intake = intake
         self._announcer = announcer
         self._callbacks = callbacks
@@ -44,6 +56,10 @@ class Inbox:
         self._bells = bells
         self._clock = clock
         self._ids = ids
+        self._since = clock.now()
+        self._attendance = Attendance()
+        self._tell_attendance = attendance
+        self._contradicted: OrderedDict[str, None] = OrderedDict()
 
     async def receive(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
         """Take a callback in; True once it is committed, False when *token* is none of ours.
@@ -63,17 +79,59 @@ class Inbox:
         )
         if change is None or change.push is None:
             return False
+        if arrival.reading.state is not None and arrival.reading.state.is_final:
+            self._attendance.called(change.push.task_id)
         self._tell("callback.accepted", change, arrival)
         return True
 
     async def learn(self, task_id: str, reading: Reading, answer: bytes) -> None:
         """Take in what the API answered about a task; *answer* is the raw body, *reading* what it says."""
         arrival = _Arrival(source=Source.POLL, reading=reading, body=answer, at=self._clock.now())
-        change = await self._intake.apply(
-            ById(id=task_id), lambda task, pending: self._judge_answer(arrival, task, pending), with_pending=True
+        before: list[Task] = []
+
+        def judge(task: Task, pending: Sequence[Push]) -> Change:
+            before[:] = [task]
+            return self._judge_answer(arrival, task, pending)
+
+        change = await self._intake.apply(ById(id=task_id), judge, with_pending=True)
+        if change is None or change.task is None:
+            return
+        self._tell("answer.accepted", change, arrival)
+        if change.task.state.is_final and not before[0].state.is_final:
+            await self._attend(before[0])
+
+    async def learn_nothing(self, task_id: str, *, denied: str | None = None) -> None:
+        """Note a question that got no answer about the task, or that Kling knows of none by the id *denied*.
+
+        Pushes that Kling itself denies are forged. A task silent for too long is given up.
+        """
+        now = self._clock.now()
+
+        def judge(task: Task, pending: Sequence[Push]) -> Change:
+            lesson = lifecycle.learn_nothing(task, _read(pending), denied=denied, now=now, poll=self._poll)
+            return self._unless_given_up(Change(task=lesson.task, settles=lesson.settles))
+
+        await self._change(task_id, judge)
+
+    async def put_off(self, task_id: str, until: datetime) -> None:
+        """Leave a question for later: Kling cannot be asked just now. A task silent for too long is given up."""
+        await self._change(
+            task_id, lambda task, _: self._unless_given_up(Change(task=asking.put_off(task, until=until)))
         )
+
+    async def _change(self, task_id: str, judge: Judge) -> None:
+        change = await self._intake.apply(ById(id=task_id), judge, with_pending=True)
         if change is not None:
-            self._tell("answer.accepted", change, arrival)
+            self._ring(change)
+
+    async def _attend(self, before: Task) -> None:
+        """Note whether a task that has ended was called back about, if it was to be and we were there."""
+        last_heard_of = before.asked_at or before.started_at or before.created_at
+        if self._tell_attendance is None or before.token_hash is None or last_heard_of < self._since:
+            return
+        turn = self._attendance.ended(before.id)
+        if turn is not None:
+            await self._tell_attendance(turn)
 
     def _judge_callback(self, arrival: "_Arrival", task: Task) -> Change:
         now = arrival.at
@@ -88,7 +146,7 @@ class Inbox:
             )
         push = self._push(arrival, task, ruling.outcome)
         if not ruling.announce:
-            return Change(task=ruling.task, push=push)
+            return self._with_alert(_kept(Change(task=ruling.task, push=push)), contradicts=ruling.contradicts)
         said = self._announcer.task_event(
             ruling.task,
             arrival.reading,
@@ -103,13 +161,11 @@ class Inbox:
 
     def _judge_answer(self, arrival: "_Arrival", task: Task, pending: Sequence[Push]) -> Change:
         reading, now = arrival.reading, arrival.at
-        read = [(push, protocol.read(push.body)) for push in pending]
-        lesson = lifecycle.learn(task, reading, read, now=now, poll=self._poll)
+        lesson = lifecycle.learn(task, reading, _read(pending), now=now, poll=self._poll)
         push = self._push(arrival, task, lesson.outcome)
-        if lesson.contradicts:
-            log.warning("task.contradicted", task=task.id, state=task.state, answered=reading.word)
+        change = _kept(Change(task=lesson.task, push=push, settles=lesson.settles))
         if not lesson.announce:
-            return self._unless_given_up(Change(task=lesson.task, push=push, settles=lesson.settles))
+            return self._with_alert(self._unless_given_up(change), contradicts=lesson.contradicts)
         confirmed = lesson.confirmed
         said = self._announcer.task_event(
             lesson.task,
@@ -120,15 +176,20 @@ class Inbox:
             push_id=push.id if confirmed is None else confirmed.id,
             at=now,
         )
-        return self._unless_given_up(
-            Change(
-                task=lesson.task,
-                push=push,
-                events=(said.event,),
-                deliveries=said.deliveries,
-                settles=lesson.settles,
-            )
-        )
+        return self._unless_given_up(_with(change, said))
+
+    def _with_alert(self, change: Change, *, contradicts: bool) -> Change:
+        """Raise an alert, once, where a task's end was spoken against."""
+        task = change.task
+        if not contradicts or task is None or task.id in self._contradicted:
+            return change
+        data = {
+            "message": f"Kling now tells of another end than {task.state}, which stands: look at the task's pushes.",
+            "task": task.id,
+            "kling_id": task.kling_id,
+            "state": task.state.value,
+        }
+        return _with(change, self._announcer.alert("task_contradicted", data, at=self._clock.now(), task=task))
 
     def _push(self, arrival: "_Arrival", task: Task, outcome: PushOutcome) -> Push:
         return Push(
@@ -142,38 +203,16 @@ class Inbox:
             outcome=outcome,
         )
 
-    async def learn_nothing(self, task_id: str, *, unknown_to_kling: bool) -> None:
-        """Note a question that got no answer about the task, or the answer that Kling knows no such task.
-
-        Pushes that Kling itself denies are forged. A task silent for too long is given up.
-        """
-        now = self._clock.now()
-
-        def judge(task: Task, pending: Sequence[Push]) -> Change:
-            asked = lifecycle.ask_again(task, now=now, poll=self._poll)
-            settles = {push.id: PushOutcome.FORGED for push in pending} if unknown_to_kling else {}
-            return self._unless_given_up(Change(task=asked, settles=settles))
-
-        change = await self._intake.apply(ById(id=task_id), judge, with_pending=True)
-        if change is not None:
-            self._ring(change)
-
     def _unless_given_up(self, change: Change) -> Change:
         """Give the task up instead of planning another question, where its time is over."""
         task, now = change.task, self._clock.now()
-        if task is None or task.state is TaskState.EXPIRED or not lifecycle.is_given_up(task, now=now, poll=self._poll):
+        if task is None or not asking.is_given_up(task, now=now, poll=self._poll):
             return change
         task = lifecycle.expire(task, now=now)
         said = self._announcer.task_event(
             task, _NOTHING_READ, b"", source=Source.RECEIVER, verified=Verified.NONE, at=now
         )
-        return Change(
-            task=task,
-            push=change.push,
-            events=(*change.events, said.event),
-            deliveries=(*change.deliveries, *said.deliveries),
-            settles=change.settles,
-        )
+        return _with(replace(change, task=task), said)
 
     def _check(self, headers: Mapping[str, str], body: bytes) -> Signature:
         if not self._callbacks.signing_secrets:
@@ -182,6 +221,12 @@ class Inbox:
 
     def _tell(self, what: str, change: Change, arrival: "_Arrival") -> None:
         self._ring(change)
+        for event in change.events:
+            if event.type == "alert.task_contradicted" and event.task_id is not None:
+                log.warning("task.contradicted", task=event.task_id, status=arrival.reading.word)
+                self._contradicted[event.task_id] = None
+                if len(self._contradicted) > _CONTRADICTIONS:
+                    self._contradicted.popitem(last=False)
         if change.push is not None:
             log.info(
                 what,
@@ -211,6 +256,24 @@ class _Arrival:
     at: datetime
     headers: tuple[tuple[str, str], ...] = ()
     signature: Signature = Signature.ABSENT
+
+
+def _read(pending: Sequence[Push]) -> asking.Waiting:
+    return [(push, protocol.read(push.body)) for push in pending]
+
+
+def _with(change: Change, said: Announcement) -> Change:
+    return replace(change, events=(*change.events, said.event), deliveries=(*change.deliveries, *said.deliveries))
+
+
+def _kept(change: Change) -> Change:
+    """Count a push that changed nothing, and now and then forget the oldest of its kind."""
+    task, push = change.task, change.push
+    if task is None or push is None or push.outcome is PushOutcome.SETTLED:
+        return change
+    surplus = task.surplus + 1
+    trims = surplus > KEPT_PUSHES and surplus % _TRIM_EVERY == 0
+    return replace(change, task=replace(task, surplus=surplus), keep=KEPT_PUSHES if trims else None)
 
 
 def token_hash(token: str) -> bytes:

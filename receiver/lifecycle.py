@@ -6,33 +6,46 @@ is the truth. States rise submitted → processing → succeed | failed and neve
 and ``awaiting`` come before them, ``rejected`` and ``expired`` are our own endings, which Kling's word undoes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from receiver.model import Origin, Push, PushOutcome, Reading, Task, TaskState, Verified
+from receiver.asking import (
+    HOLLOW_ASKS,
+    Waiting,
+    ask_later,
+    ask_soon,
+    can_ask,
+    interval,
+    is_unbound,
+    names_in,
+    next_look,
+    sooner,
+)
+from receiver.model import Push, PushOutcome, Reading, Task, TaskState, Verified
 from receiver.settings import PollSettings, Verify
 
-ASK_APART = timedelta(seconds=5)
-"""The least time between two questions about one task, so that a flood of forged pushes costs next to nothing."""
+GRACE = timedelta(days=7)
+"""How long a callback URL outlives its task's end: long enough for any push that comes again."""
 
-FRESH = timedelta(minutes=1)
-"""How long a push that waits for confirmation keeps the questions close together: the API may lag behind."""
-
-HOLLOW_ASKS = 5
-"""How often a succeed without any result is asked about again before it is taken as it is."""
+UNKNOWN = "unknown"
+"""What the message of a task begins with that Kling may or may not have made, and nobody can tell."""
 
 _RANK = {TaskState.SUBMITTED: 1, TaskState.PROCESSING: 2, TaskState.SUCCEED: 3, TaskState.FAILED: 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ruling:
-    """What a callback changes. ``announce`` asks for an event; ``trusted`` says that verify's demand is met."""
+    """What a callback changes. ``announce`` asks for an event; ``trusted`` says that verify's demand is met.
+
+    ``contradicts`` says that a final state was spoken against by a voice that counts, and nobody can be asked.
+    """
 
     task: Task
     outcome: PushOutcome
     announce: bool = False
     trusted: bool = True
+    contradicts: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,18 +70,22 @@ def hear(
     """Rule on a callback for the *task* whose token it came by."""
     task = replace(task, updated_at=now)
     if not _belongs(task, reading):
-        return Ruling(task=_ask_soon(task, now), outcome=PushOutcome.MISMATCH)
-    task = _bind_minted(task, reading)
+        return Ruling(task=ask_soon(task, now=now), outcome=PushOutcome.MISMATCH)
+    if is_unbound(task):
+        if task.endpoint is not None and verified is Verified.NONE and verify is not Verify.NEVER:
+            return _hear_a_claim(task, reading, now=now)
+        task = _bind_minted(task, reading, now=now)
     if reading.state is None or reading.ambiguous:
-        return Ruling(task=_ask_soon(task, now), outcome=PushOutcome.UNREADABLE)
+        return Ruling(task=ask_soon(task, now=now), outcome=PushOutcome.UNREADABLE)
 
     trusted = _is_trusted(reading.state, verified, verify)
-    if task.state.is_final or _rank(reading.state) <= _rank(task.heard):
+    is_step_of_lost_task = task.state is TaskState.EXPIRED and not reading.state.is_final
+    if task.state.is_final or is_step_of_lost_task or _rank(reading.state) <= _rank(task.heard):
         return _hear_nothing_new(task, reading.state, trusted=trusted, now=now)
-    if task.state is TaskState.EXPIRED and not reading.state.is_final:
-        return Ruling(task=task, outcome=PushOutcome.STALE)
-    if not trusted and can_ask(task):
-        return Ruling(task=_ask_soon(task, now), outcome=PushOutcome.PENDING)
+    task = _made_after_all(task, reading, now=now)
+    doubtful = not trusted or (verify is not Verify.NEVER and _is_hollow(reading))
+    if doubtful and can_ask(task):
+        return Ruling(task=ask_soon(task, now=now), outcome=PushOutcome.PENDING)
     return Ruling(
         task=_advance(task, reading, now=now, poll=poll), outcome=PushOutcome.SETTLED, announce=True, trusted=trusted
     )
@@ -77,29 +94,32 @@ def hear(
 def suspect(task: Task, *, now: datetime) -> Ruling:
     """Rule on a callback whose signature is wrong: it changes nothing, but Kling is asked, should it be our secret
     that is wrong."""
-    return Ruling(task=_ask_soon(task, now), outcome=PushOutcome.FORGED)
+    return Ruling(task=ask_soon(task, now=now), outcome=PushOutcome.FORGED)
 
 
-def learn(
-    task: Task, reading: Reading, pending: Sequence[tuple[Push, Reading]], *, now: datetime, poll: PollSettings
-) -> Lesson:
+def learn(task: Task, reading: Reading, pending: Waiting, *, now: datetime, poll: PollSettings) -> Lesson:
     """Take in what the API answered about *task*; *pending* are its pushes that wait for confirmation."""
     task = replace(task, updated_at=now, asked_at=now, asks=task.asks + 1)
-    state = reading.state
-    if state is None:
-        return Lesson(task=_later(task, pending, now=now, poll=poll), outcome=PushOutcome.UNREADABLE)
-    if task.state.is_final:
-        agrees = state == task.state
-        fate = PushOutcome.FORGED if agrees else PushOutcome.MISMATCH
-        return Lesson(
-            task=replace(task, due_at=None),
-            outcome=PushOutcome.DUPLICATE if agrees else PushOutcome.MISMATCH,
-            settles={push.id: fate for push, _ in pending},
-            contradicts=not agrees,
-        )
-    if state.is_final and not (_is_hollow(reading) and task.asks < HOLLOW_ASKS):
-        return _learn_the_end(task, reading, pending, now=now, poll=poll)
-    return _learn_on_the_way(task, reading, pending, now=now, poll=poll)
+    if not _is_about(task, reading):
+        return _learn_of_another(task, reading, pending, now=now, poll=poll)
+    task = _bind_minted(task, reading, now=now)
+    hollow = task.hollow + 1 if _is_hollow(reading) else task.hollow
+    task = replace(task, kling_id=task.kling_id or reading.kling_id, hollow=hollow)
+    strangers = {push.id: PushOutcome.MISMATCH for push, said in pending if not _belongs(task, said)}
+    lesson = _learn_state(task, reading, [each for each in pending if each[0].id not in strangers], now=now, poll=poll)
+    return replace(lesson, settles={**strangers, **lesson.settles})
+
+
+def learn_nothing(task: Task, pending: Waiting, *, denied: str | None, now: datetime, poll: PollSettings) -> Lesson:
+    """Take in that the API said nothing about *task*, or that it knows of none that goes by the id *denied*."""
+    task = replace(task, asked_at=now, asks=task.asks + 1)
+    forged = [push.id for push, said in pending if denied is not None and (task.kling_id or denied in names_in(said))]
+    left = [(push, said) for push, said in pending if push.id not in forged]
+    return Lesson(
+        task=ask_later(task, left, now=now, poll=poll),
+        outcome=PushOutcome.UNREADABLE,
+        settles=dict.fromkeys(forged, PushOutcome.FORGED),
+    )
 
 
 def begin(task: Task, token_hash: bytes | None, *, now: datetime, until: datetime) -> Task:
@@ -109,6 +129,8 @@ def begin(task: Task, token_hash: bytes | None, *, now: datetime, until: datetim
         state=TaskState.SUBMITTING,
         token_hash=token_hash,
         attempts=task.attempts + 1,
+        asks=0,
+        started_at=now,
         updated_at=now,
         due_at=until,
         message="",
@@ -118,18 +140,24 @@ def begin(task: Task, token_hash: bytes | None, *, now: datetime, until: datetim
 def bind(task: Task, reading: Reading, *, awaited: bool, now: datetime, poll: PollSettings) -> Task:
     """Bind Kling's id, from its answer to the create or from looking the task up.
 
-    Callbacks may have come before; what they said stands. *awaited* says that one of them waits for confirmation.
+    Callbacks may have come before; what they said stands. *awaited* says that news is waiting to be asked for.
     """
     task = replace(
         task,
         kling_id=reading.kling_id or task.kling_id,
         external_task_id=task.external_task_id or reading.external_task_id,
+        asks=0,
         updated_at=now,
     )
     if task.state.is_final:
         return task
     state = TaskState.PROCESSING if task.heard is TaskState.PROCESSING else TaskState.SUBMITTED
-    return replace(task, state=state, message="", due_at=now if awaited else now + _interval(task, poll))
+    return replace(task, state=state, message="", due_at=now if awaited else now + interval(task, poll))
+
+
+def look_again(task: Task, message: str, *, now: datetime, until: datetime) -> Task:
+    """Plan to look a task up whose submit has no clear answer."""
+    return replace(task, message=message, asks=task.asks + 1, updated_at=now, due_at=until)
 
 
 def reject(task: Task, message: str, *, now: datetime) -> Task:
@@ -142,35 +170,68 @@ def queue_again(task: Task, message: str, *, now: datetime, until: datetime) -> 
     return replace(task, state=TaskState.QUEUED, message=message, updated_at=now, due_at=until)
 
 
-def expire(task: Task, *, now: datetime) -> Task:
-    """Give a task up that Kling says nothing final about."""
-    return replace(task, state=TaskState.EXPIRED, updated_at=now, due_at=None)
+def expire(task: Task, *, now: datetime, message: str | None = None) -> Task:
+    """Give a task up that Kling says nothing final about; *message* replaces what was said of it last."""
+    message = task.message if message is None else message
+    return replace(task, state=TaskState.EXPIRED, message=message, updated_at=now, due_at=None)
 
 
-def ask_again(task: Task, *, now: datetime, poll: PollSettings) -> Task:
-    """Plan the next question after one that got no answer about the task."""
-    task = replace(task, asked_at=now, asks=task.asks + 1)
-    return replace(task, due_at=now + _interval(task, poll))
+def _hear_a_claim(task: Task, reading: Reading, *, now: datetime) -> Ruling:
+    """Let the first push of a minted URL wait until Kling confirms the id it names.
+
+    Whoever found the URL could else bind an id of their own to it, and then no true push would belong.
+    """
+    if not names_in(reading) or reading.state is None or reading.ambiguous:
+        return Ruling(task=task, outcome=PushOutcome.UNREADABLE)
+    task = ask_soon(replace(task, started_at=task.started_at or now), now=now)
+    return Ruling(task=task, outcome=PushOutcome.PENDING)
 
 
-def is_given_up(task: Task, *, now: datetime, poll: PollSettings) -> bool:
-    """Tell whether a task has been silent for so long that it is given up."""
-    return not task.state.is_final and now - task.created_at >= poll.give_up_after
+def _learn_state(task: Task, reading: Reading, pending: Waiting, *, now: datetime, poll: PollSettings) -> Lesson:
+    state = reading.state
+    if state is None:
+        return Lesson(task=ask_later(task, pending, now=now, poll=poll), outcome=PushOutcome.UNREADABLE)
+    if task.state.is_final:
+        return _learn_what_is_past(task, state, pending, now=now, poll=poll)
+    if state.is_final and not (_is_hollow(reading) and task.hollow < HOLLOW_ASKS):
+        return _learn_the_end(task, reading, pending, now=now, poll=poll)
+    return _learn_on_the_way(task, reading, pending, now=now, poll=poll)
 
 
-def can_ask(task: Task) -> bool:
-    """Tell whether Kling's API can be asked about a task: its endpoint and one of its ids are known."""
-    return task.endpoint is not None and bool(task.kling_id or task.external_task_id)
+def _learn_of_another(task: Task, reading: Reading, pending: Waiting, *, now: datetime, poll: PollSettings) -> Lesson:
+    """Take in an answer about a task that is not this one: the pushes that named it were not of this task either."""
+    forged = [push.id for push, said in pending if reading.kling_id in names_in(said)]
+    left = [(push, said) for push, said in pending if push.id not in forged]
+    return Lesson(
+        task=ask_later(task, left, now=now, poll=poll),
+        outcome=PushOutcome.MISMATCH,
+        settles=dict.fromkeys(forged, PushOutcome.FORGED),
+    )
 
 
-def _learn_the_end(
-    task: Task, reading: Reading, pending: Sequence[tuple[Push, Reading]], *, now: datetime, poll: PollSettings
-) -> Lesson:
+def _learn_what_is_past(task: Task, state: TaskState, pending: Waiting, *, now: datetime, poll: PollSettings) -> Lesson:
+    """Compare an answer with an end that stands whatever is said."""
+    task = ask_later(task, () if state.is_final else pending, now=now, poll=poll)
+    if task.due_at is not None:
+        return Lesson(task=task, outcome=PushOutcome.STALE)
+    agrees = state == task.state
+    otherwise = PushOutcome.FORGED if agrees else PushOutcome.MISMATCH
+    return Lesson(
+        task=task,
+        outcome=PushOutcome.DUPLICATE if agrees else PushOutcome.MISMATCH,
+        settles={push.id: PushOutcome.DUPLICATE if said.state == task.state else otherwise for push, said in pending},
+        contradicts=state.is_final and not agrees,
+    )
+
+
+def _learn_the_end(task: Task, reading: Reading, pending: Waiting, *, now: datetime, poll: PollSettings) -> Lesson:
     confirmed: Push | None = None
     settles: dict[str, PushOutcome] = {}
     for push, said in pending:
         if said.state is not None and _rank(said.state) < _rank(reading.state):
             settles[push.id] = PushOutcome.STALE
+        elif _is_hollow(said) and reading.state is TaskState.SUCCEED and not _is_hollow(reading):
+            settles[push.id] = PushOutcome.DUPLICATE
         elif not said.says_the_same_as(reading):
             settles[push.id] = PushOutcome.FORGED
         elif confirmed is None:
@@ -187,20 +248,18 @@ def _learn_the_end(
     )
 
 
-def _learn_on_the_way(
-    task: Task, reading: Reading, pending: Sequence[tuple[Push, Reading]], *, now: datetime, poll: PollSettings
-) -> Lesson:
+def _learn_on_the_way(task: Task, reading: Reading, pending: Waiting, *, now: datetime, poll: PollSettings) -> Lesson:
     state = TaskState.PROCESSING if reading.state is None or reading.state.is_final else reading.state
-    confirmed = next((push for push, said in pending if said.state == state), None)
+    confirmed = next((push for push, said in pending if said.state == state and said.says_the_same_as(reading)), None)
     passed = {push.id: PushOutcome.STALE for push, said in pending if _rank(said.state) <= _rank(state)}
     if confirmed is not None:
         passed[confirmed.id] = PushOutcome.SETTLED
     waiting = [(push, said) for push, said in pending if push.id not in passed]
     news = _rank(state) > _rank(task.heard) and task.state is not TaskState.EXPIRED and not _is_hollow(reading)
-    task = _later(_advance(task, replace(reading, state=state), now=now, poll=poll) if news else task, waiting,
-                  now=now, poll=poll)  # fmt: skip
+    if news:
+        task = _advance(task, replace(reading, state=state), now=now, poll=poll)
     return Lesson(
-        task=task,
+        task=ask_later(task, waiting, now=now, poll=poll),
         outcome=PushOutcome.SETTLED if news and confirmed is None else PushOutcome.DUPLICATE,
         announce=news,
         settles=passed,
@@ -211,47 +270,45 @@ def _learn_on_the_way(
 def _hear_nothing_new(task: Task, said: TaskState, *, trusted: bool, now: datetime) -> Ruling:
     if said == task.heard:
         return Ruling(task=task, outcome=PushOutcome.DUPLICATE)
-    if task.state.is_final and said.is_final and not trusted and can_ask(task):
-        return Ruling(task=_ask_soon(task, now), outcome=PushOutcome.PENDING)
+    if task.state.is_final and said.is_final:
+        if can_ask(task):
+            return Ruling(task=ask_soon(task, now=now), outcome=PushOutcome.PENDING)
+        return Ruling(task=task, outcome=PushOutcome.STALE, contradicts=trusted)
     return Ruling(task=task, outcome=PushOutcome.STALE)
+
+
+def _made_after_all(task: Task, reading: Reading, *, now: datetime) -> Task:
+    """Hold on to a sign that Kling has made a task whose submit is not answered yet.
+
+    The id it names serves until the answer comes. One that was about to be sent again is looked up instead.
+    """
+    if task.state not in (TaskState.SUBMITTING, TaskState.QUEUED):
+        return task
+    task = replace(task, kling_id=task.kling_id or reading.kling_id)
+    return task if task.state is TaskState.SUBMITTING else replace(task, state=TaskState.SUBMITTING, due_at=now)
 
 
 def _advance(task: Task, reading: Reading, *, now: datetime, poll: PollSettings) -> Task:
     """Take the state that *reading* tells of, and what else it knows."""
     state = reading.state or task.state
-    due_at = None if state.is_final or not can_ask(task) else now + _interval(task, poll)
-    if task.state is TaskState.SUBMITTING and not state.is_final:
-        state, due_at = task.state, task.due_at  # the create's answer binds it first
-    return replace(task, state=state, heard=reading.state, message=reading.message, updated_at=now, due_at=due_at)
+    task = replace(task, heard=reading.state, message=reading.message, updated_at=now)
+    if state.is_final:
+        return replace(task, state=state, due_at=None, expires_at=sooner(task.expires_at, now + GRACE))
+    if task.state is TaskState.SUBMITTING:
+        return task  # the create's answer binds it first
+    return replace(task, state=state, due_at=next_look(task, interval(task, poll), now=now, poll=poll))
 
 
-def _later(task: Task, pending: Sequence[tuple[Push, Reading]], *, now: datetime, poll: PollSettings) -> Task:
-    """Plan the next question: soon while a fresh push waits for it, else after a growing interval."""
-    fresh = any(now - push.received_at < FRESH for push, _ in pending)
-    return replace(task, due_at=now + (ASK_APART if fresh else _interval(task, poll)))
-
-
-def _ask_soon(task: Task, now: datetime) -> Task:
-    """Have the API asked now, or as soon as the last question is long enough ago."""
-    if not can_ask(task) or task.state in (TaskState.SUBMITTING, TaskState.QUEUED):
-        return task
-    soon = now if task.asked_at is None else max(now, task.asked_at + ASK_APART)
-    return replace(task, due_at=soon if task.due_at is None else min(soon, task.due_at))
-
-
-def _interval(task: Task, poll: PollSettings) -> timedelta:
-    grown: timedelta = poll.after * 2 ** min(task.asks, 20)
-    return min(grown, poll.every)
-
-
-def _bind_minted(task: Task, reading: Reading) -> Task:
-    if task.origin is not Origin.MINTED or task.kling_id is not None:
+def _bind_minted(task: Task, reading: Reading, *, now: datetime) -> Task:
+    if not is_unbound(task):
         return task
     return replace(
         task,
         kling_id=reading.kling_id,
         external_task_id=task.external_task_id or reading.external_task_id,
         state=TaskState.SUBMITTED if task.state is TaskState.AWAITING else task.state,
+        asks=0,
+        started_at=task.started_at or now,
     )
 
 
@@ -261,6 +318,13 @@ def _belongs(task: Task, reading: Reading) -> bool:
         return reading.external_task_id == task.external_task_id
     if reading.kling_id and task.kling_id:
         return reading.kling_id == task.kling_id
+    return True
+
+
+def _is_about(task: Task, reading: Reading) -> bool:
+    """Tell whether an answer is about the task. Kling's id is what was asked by, and a gateway may show another."""
+    if reading.external_task_id and task.external_task_id:
+        return reading.external_task_id == task.external_task_id
     return True
 
 

@@ -35,8 +35,12 @@ class Answers(Protocol):
         """Take in what the API said."""
         ...
 
-    async def learn_nothing(self, task_id: str, *, unknown_to_kling: bool) -> None:
-        """Note that the API said nothing about the task."""
+    async def question(self, task: Task) -> str | None:
+        """Give the id to ask about the task by."""
+        ...
+
+    async def learn_nothing(self, task_id: str, *, denied: str | None = None) -> None:
+        """Note that the API said nothing about the task, or that it knows none by the id *denied*."""
         ...
 
 
@@ -88,19 +92,20 @@ class Reconciler:
             log.error("query.failed", exc_info=asking.exception())
 
     async def _ask(self, task: Task) -> None:
-        asked_for = task.kling_id or task.external_task_id
+        asked_for = await self._answers.question(task)
         if task.endpoint is None or asked_for is None:
+            await self._answers.learn_nothing(task.id)
             return
         try:
             answer = await self._kling.query(task.endpoint, asked_for)
         except KlingError as exc:
             log.warning("query.failed", task=task.id, code=exc.code, reason=exc.message)
-            await self._answers.learn_nothing(task.id, unknown_to_kling=False)
+            await self._answers.learn_nothing(task.id)
             return
         if answer.error is not None or answer.reading is None:
             reason = "" if answer.error is None else str(answer.error)
             log.warning("query.refused", task=task.id, status=answer.status, reason=reason)
-            await self._answers.learn_nothing(task.id, unknown_to_kling=_is_unknown(answer))
+            await self._answers.learn_nothing(task.id, denied=asked_for if _is_unknown(answer) else None)
         else:
             await self._answers.learn(task.id, answer.reading, answer.body)
 

@@ -152,7 +152,7 @@ async def test_a_forged_end_of_a_task_kling_denies_is_never_routed(tmp_path: Pat
 
         assert answer.status == 200
         await until(lambda: receiver.rows("SELECT outcome FROM pushes") == [("forged",)])
-        assert (await client.get(f"/api/tasks/{task['id']}")).json()["state"] == "submitted"
+        assert (await client.get(f"/api/tasks/{task['id']}")).json()["state"] == "awaiting"
         assert receiver.rows("SELECT * FROM events") == []
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import START
 
-from receiver import lifecycle
+from receiver import asking, lifecycle
 from receiver.lifecycle import Ruling
 from receiver.model import Origin, PushOutcome, Reading, Task, TaskState, Verified
 from receiver.settings import Verify
@@ -146,7 +146,7 @@ def test_an_end_the_api_does_not_know_of_yet_is_asked_about_again_soon() -> None
 
     assert lesson.settles == {}
     assert lesson.task.state is TaskState.PROCESSING
-    assert lesson.task.due_at == at(1) + lifecycle.ASK_APART
+    assert lesson.task.due_at == at(1) + asking.ASK_APART
 
 
 def test_an_end_that_nobody_confirms_falls_back_to_the_ordinary_interval() -> None:
@@ -172,7 +172,7 @@ def test_a_succeed_without_a_result_is_asked_about_again_and_then_taken() -> Non
     task, announced = a_task(), 0
     hollow = a_reading("succeed", result={})
 
-    for _ in range(lifecycle.HOLLOW_ASKS):
+    for _ in range(asking.HOLLOW_ASKS):
         assert not announced
         lesson = lifecycle.learn(task, hollow, [], now=START, poll=POLL)
         task, announced = lesson.task, announced + lesson.announce
