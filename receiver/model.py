@@ -233,7 +233,8 @@ class Delivery:
     """The promise of one event to one route.
 
     ``route`` is a route's name, or ``reply:HOST`` for a client's own callback URL on that host.
-    ``attempts`` counts recorded attempts; ``unfinished`` counts claims since then that came to no verdict.
+    ``attempts`` counts recorded attempts, ``probes`` those among them that were made for a held route's sake;
+    ``unfinished`` counts claims since then that came to no verdict.
     """
 
     id: str
@@ -243,6 +244,7 @@ class Delivery:
     created_at: datetime
     due_at: datetime
     attempts: int = 0
+    probes: int = 0
     unfinished: int = 0
     claim: str | None = None
     replay_of: str | None = None
@@ -333,8 +335,9 @@ Outcome: TypeAlias = Accepted | Failed | Refused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What follows an attempt: pending again at ``due_at``, or final."""
+    """What follows an attempt: pending again at ``due_at``, or final. A ``probe`` spends none of the schedule."""
 
     status: DeliveryStatus
     due_at: datetime
     finished_at: datetime | None = None
+    probe: bool = False

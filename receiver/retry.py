@@ -26,7 +26,7 @@ class RetryPolicy:
     def judge(
         self, outcome: Outcome, *, attempt: int, age: timedelta, held: bool, now: datetime, rng: Random
     ) -> Verdict:
-        """Decide what follows attempt number *attempt*, counted from one, of a delivery of that *age*.
+        """Decide what follows attempt number *attempt*, counted from one without probes, of a delivery of that *age*.
 
         In a held route nothing dies unless for its own sake: it is the route that fails, not the event.
         """
@@ -34,7 +34,7 @@ class RetryPolicy:
             case Accepted():
                 return Verdict(status=DeliveryStatus.DELIVERED, due_at=now, finished_at=now)
             case Failed() | Refused(hold=True) if held:
-                return Verdict(status=DeliveryStatus.PENDING, due_at=now + PROBE_EVERY)
+                return Verdict(status=DeliveryStatus.PENDING, due_at=now + PROBE_EVERY, probe=True)
             case Refused():
                 return Verdict(status=DeliveryStatus.DEAD, due_at=now, finished_at=now)
             case Failed() if age >= self.give_up_after:

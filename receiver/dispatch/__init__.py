@@ -176,9 +176,13 @@ class Dispatcher:
         _log_attempt(one, attempt, verdict, ours=ours)
 
     def _judge(self, lane: Lane, one: Claimed, outcome: Outcome, route: RouteState, now: datetime) -> Verdict:
-        age = age_of(one.delivery.created_at, route, now=now)
         return lane.policy.judge(
-            outcome, attempt=one.delivery.attempts + 1, age=age, held=route.is_held, now=now, rng=self._rng
+            outcome,
+            attempt=one.delivery.attempts - one.delivery.probes + 1,
+            age=age_of(one.delivery.created_at, route, now=now),
+            held=route.is_held,
+            now=now,
+            rng=self._rng,
         )
 
     async def _outcome(self, lane: Lane, one: Claimed, number: int, at: datetime) -> Outcome:

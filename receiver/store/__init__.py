@@ -87,6 +87,10 @@ class Intake(Protocol):
         """
         ...
 
+    async def knows(self, token_hash: bytes, *, now: datetime) -> bool:
+        """Tell whether a task has this token and has not expired, without waiting for whoever writes."""
+        ...
+
     async def intent(self, task_id: str) -> bytes:
         """Give the body the task was asked for with; empty when it is no longer kept."""
         ...
@@ -266,4 +270,8 @@ class Catalog(Protocol):
 
     async def backlog(self) -> Sequence[Backlog]:
         """Tell what waits in each route."""
+        ...
+
+    async def actions(self, *, subjects: Sequence[str] = (), limit: int = 50) -> Sequence[Action]:
+        """Tell what people did, newest first; with *subjects*, to these alone."""
         ...

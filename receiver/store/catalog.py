@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from receiver.clock import moment
+from receiver.clock import micros, moment
 from receiver.errors import InvalidRequest
-from receiver.model import Attempt, Event, Push, RouteState, Task, TaskState
+from receiver.model import Action, Attempt, Event, Push, RouteState, Task, TaskState
 from receiver.store import Backlog, DeliveryView, Page, records
 from receiver.store.queries import queries, sql
 
@@ -30,6 +30,12 @@ def intent(connection: sqlite3.Connection, task_id: str) -> bytes:
     """Give the body a task was asked for with; empty when there is none."""
     row = connection.execute(sql("intent"), {"task_id": task_id}).fetchone()
     return b"" if row is None else row["body"]
+
+
+def knows(connection: sqlite3.Connection, token_hash: bytes, now: datetime) -> bool:
+    """Tell whether a live task has the token."""
+    row = connection.execute(sql("token_is_live"), {"token_hash": token_hash, "now": micros(now)}).fetchone()
+    return bool(row["is_live"])
 
 
 def pushes(connection: sqlite3.Connection, task_id: str) -> Sequence[Push]:
@@ -66,6 +72,13 @@ def backlog(connection: sqlite3.Connection) -> Sequence[Backlog]:
         Backlog(route=row["route"], pending=row["pending"], oldest=moment(row["oldest"]))
         for row in connection.execute(sql("backlog"))
     ]
+
+
+def actions(connection: sqlite3.Connection, subjects: Sequence[str], *, limit: int) -> Sequence[Action]:
+    """Tell what people did."""
+    wanted = {"subjects": json_list(subjects), "limit": limit}
+    rows = connection.execute(queries()["list_actions"].given(wanted), wanted)
+    return [records.action(row) for row in rows]
 
 
 def due_routes(connection: sqlite3.Connection) -> Mapping[str, datetime]:

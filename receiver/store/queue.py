@@ -107,9 +107,7 @@ def _finish(connection: sqlite3.Connection, group: Sequence[Finish]) -> Sequence
 def _write_alerts(connection: sqlite3.Connection, alerts: Iterable[Announcement | None]) -> None:
     said = [alert for alert in alerts if alert is not None]
     if said:
-        write_events(
-            connection, [alert.event for alert in said], [each for alert in said for each in alert.deliveries]
-        )
+        write_events(connection, [alert.event for alert in said], [each for alert in said for each in alert.deliveries])
 
 
 def _claims(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, str]:
@@ -128,7 +126,15 @@ def _verdict_row(finish: Finish) -> records.Values:
     verdict, attempt = finish.verdict, finish.attempt
     finished_at = None if verdict.finished_at is None else micros(verdict.finished_at)
     due_at = micros(verdict.due_at)
-    return (verdict.status.value, due_at, finished_at, attempt.number, attempt.delivery_id, finish.claim)
+    return (
+        verdict.status.value,
+        due_at,
+        finished_at,
+        attempt.number,
+        int(verdict.probe),
+        attempt.delivery_id,
+        finish.claim,
+    )
 
 
 def _release(connection: sqlite3.Connection, group: Sequence[Release]) -> Sequence[bool]:

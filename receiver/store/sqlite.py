@@ -124,6 +124,10 @@ class SqliteStore:
         """Let *judge* see the task as it is and write what it decides."""
         return await self._writer.do(intake.APPLY, intake.News(ref=ref, judge=judge, with_pending=with_pending))
 
+    async def knows(self, token_hash: bytes, *, now: datetime) -> bool:
+        """Tell whether a live task has the token."""
+        return await self._read(self._glance, catalog.knows, token_hash, now)
+
     async def intent(self, task_id: str) -> bytes:
         """Give the body a task was asked for with."""
         return await self._read(self._glance, catalog.intent, task_id)
@@ -277,6 +281,10 @@ class SqliteStore:
     async def backlog(self) -> Sequence[Backlog]:
         """Tell what waits in each route."""
         return await self._read(self._browse, catalog.backlog)
+
+    async def actions(self, *, subjects: Sequence[str] = (), limit: int = 50) -> Sequence[Action]:
+        """Tell what people did, newest first."""
+        return await self._read(self._browse, catalog.actions, subjects, limit=limit)
 
     # Looking after it
 

@@ -31,6 +31,15 @@ SELECT *
 FROM tasks
 WHERE token_hash IN (:many);
 
+-- name: token_is_live
+-- Tells whether a callback that came in by a token would find a task.
+SELECT EXISTS (
+    SELECT 1
+    FROM tasks
+    WHERE token_hash = :token_hash
+      AND (expires_at IS NULL OR expires_at > :now)
+) AS is_live;
+
 -- name: tasks_by_key
 -- Reads the tasks that were asked for before under the same idempotency keys.
 SELECT *
@@ -126,9 +135,9 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 -- name: insert_delivery
 -- Promises an event to a route, once; a replay is a promise of its own.
 INSERT INTO deliveries (
-    id, event_id, route, status, created_at, due_at, attempts, unfinished, claim, replay_of, finished_at
+    id, event_id, route, status, created_at, due_at, attempts, probes, unfinished, claim, replay_of, finished_at
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id, route) WHERE replay_of IS NULL DO NOTHING;
 
 -- name: due_routes
@@ -199,7 +208,7 @@ WHERE status = 'pending'
 -- name: finish_delivery
 -- Writes the verdict on a delivery that is still under the claim.
 UPDATE deliveries
-SET status = ?, due_at = ?, finished_at = ?, attempts = ?, unfinished = 0, claim = NULL
+SET status = ?, due_at = ?, finished_at = ?, attempts = ?, probes = probes + ?, unfinished = 0, claim = NULL
 WHERE id = ?
   AND claim = ?
   AND status = 'pending';
@@ -366,6 +375,15 @@ FROM (
 ) AS waiting
 JOIN deliveries ON deliveries.id = waiting.oldest_id
 ORDER BY waiting.route;
+
+-- name: list_actions
+-- Tells what people did, newest first.
+SELECT *
+FROM actions
+WHERE TRUE
+  AND subject IN (SELECT value FROM json_each(:subjects)) -- if subjects
+ORDER BY seq DESC
+LIMIT :limit;
 
 -- name: stats
 -- Counts the rows of every kind, for a person who looks after the store.

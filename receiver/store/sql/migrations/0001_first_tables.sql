@@ -91,6 +91,7 @@ CREATE TABLE deliveries (
     created_at INTEGER NOT NULL,
     due_at INTEGER NOT NULL,
     attempts INTEGER NOT NULL CHECK (attempts >= 0),
+    probes INTEGER NOT NULL CHECK (probes BETWEEN 0 AND attempts),
     unfinished INTEGER NOT NULL CHECK (unfinished >= 0),
     claim TEXT,
     replay_of TEXT,
@@ -155,3 +156,5 @@ CREATE TABLE actions (
     subject TEXT NOT NULL,
     note TEXT NOT NULL
 ) STRICT;
+
+CREATE INDEX actions_of ON actions (subject, seq);
