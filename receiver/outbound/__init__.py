@@ -10,10 +10,11 @@ import base64
 import contextlib
 import re
 import ssl
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
+from typing import TypeVar
 
 import httpcore2
 import httpx2 as httpx
@@ -22,7 +23,9 @@ from receiver.errors import NoAnswer, NotSent
 from receiver.outbound.dial import Dialer, Guard, IPAddress, Resolve, is_literal
 from receiver.outbound.wire import PIECE, Lines, Wire
 
-__all__ = ["Guard", "IPAddress", "Outbound", "Reply", "Resolve", "names_an_address"]
+__all__ = ["Guard", "IPAddress", "Incoming", "Outbound", "Reply", "Resolve", "names_an_address"]
+
+T = TypeVar("T")
 
 _OURS = frozenset(
     {
@@ -59,6 +62,16 @@ class Reply:
     truncated: bool = False
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """An answer whose body is still on the wire. ``peer`` names who gives it, as far as it may be shown."""
+
+    peer: str
+    status: int
+    headers: Mapping[str, str]
+    pieces: AsyncIterator[bytes]
+
+
 class Outbound:
     """Makes HTTP requests over kept-alive connections of its own.
 
@@ -91,18 +104,45 @@ class Outbound:
         limit: int,
     ) -> Reply:
         """Make one request within *total*, all in all, and keep at most *limit* bytes of the answer's body."""
+        read = partial(_read, limit=limit)
+        return await self._exchange(method, url, headers=headers or {}, content=content, total=total, read=read)
+
+    async def stream(
+        self,
+        url: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        total: timedelta,
+        read: Callable[[Incoming], Awaitable[T]],
+    ) -> T:
+        """Get *url* within *total*, all in all, and let *read* take the answer as it comes; give what it gives.
+
+        What *read* leaves on the wire is dropped. What it raises is raised, beside what ``request`` raises.
+        """
+        return await self._exchange("GET", url, headers=headers or {}, content=b"", total=total, read=read)
+
+    async def _exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        headers: Mapping[str, str],
+        content: bytes,
+        total: timedelta,
+        read: Callable[[Incoming], Awaitable[T]],
+    ) -> T:
         target = _target(url)
         request = httpcore2.Request(
             method,
             target.url,
-            headers=self._headers(method, target, headers or {}, content),
+            headers=self._headers(method, target, headers, content),
             content=_pieces(content),
         )
         exchange = _Exchange(target=target)
         seconds = total.total_seconds()
         try:
             async with asyncio.timeout(seconds), self._turns:
-                return await self._make(request, exchange, limit)
+                return await self._make(request, exchange, read)
         except TimeoutError as exc:
             raise exchange.timed_out(seconds) from exc
 
@@ -122,7 +162,9 @@ class Outbound:
             lines.append((b"content-length", b"%d" % len(content)))
         return lines
 
-    async def _make(self, request: httpcore2.Request, exchange: "_Exchange", limit: int) -> Reply:
+    async def _make(
+        self, request: httpcore2.Request, exchange: "_Exchange", read: Callable[[Incoming], Awaitable[T]]
+    ) -> T:
         target = exchange.target
         line = self._lines.take(target.origin)
         if line is None:
@@ -136,7 +178,8 @@ class Outbound:
         try:
             response = await line.connection.handle_async_request(request)
             exchange.answering = True
-            return await _read(response, limit)
+            async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as pieces:
+                return await read(_incoming(response, target, pieces))
         except _BROKEN as exc:
             raise exchange.broken(exc) from exc
         finally:
@@ -160,19 +203,24 @@ def names_an_address(url: str) -> bool:
         return False
 
 
-async def _read(response: httpcore2.Response, limit: int) -> Reply:
-    """Read the body raw; past *limit* the rest, however long it is, is left on the wire."""
-    body = bytearray()
-    async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as pieces:
-        async for piece in pieces:
-            body += piece
-            if len(body) > limit:
-                break
+def _incoming(response: httpcore2.Response, target: "_Target", pieces: AsyncIterator[bytes]) -> Incoming:
     headers: dict[str, str] = {}
     for raw_name, raw_value in response.headers:
         name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
         headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return Reply(status=response.status, headers=headers, body=bytes(body[:limit]), truncated=len(body) > limit)
+    return Incoming(peer=target.name, status=response.status, headers=headers, pieces=pieces)
+
+
+async def _read(incoming: Incoming, *, limit: int) -> Reply:
+    """Read the body raw; past *limit* the rest, however long it is, is left on the wire."""
+    body = bytearray()
+    async for piece in incoming.pieces:
+        body += piece
+        if len(body) > limit:
+            break
+    return Reply(
+        status=incoming.status, headers=incoming.headers, body=bytes(body[:limit]), truncated=len(body) > limit
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
