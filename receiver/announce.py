@@ -2,11 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from receiver.clock import Ids
-from receiver.model import Delivery, DeliveryStatus, Event, Json, Reading, Source, Task, Verified
+from receiver.model import Decision, Delivery, DeliveryStatus, Event, Json, Reading, Source, Task, Verified
 from receiver.payload import envelope, task_data
 from receiver.routing import Candidate, Routing, reply_route
 
@@ -60,10 +60,10 @@ class Announcer:
             task_id=task.id,
             push_id=push_id,
         )
-        routes = self._wanting(event, task.endpoint, data, trusted=trusted)
-        if task.reply_to is not None and trusted and source in (Source.CALLBACK, Source.POLL):
-            routes = [*routes, reply_route(task.reply_to)]
-        return Announcement(event=event, deliveries=[self._delivery(event, route) for route in routes])
+        decisions = self._decide(event, task.endpoint, data, trusted=trusted)
+        if task.reply_to is not None:
+            decisions.append(_decide_reply(task.reply_to, source, trusted=trusted))
+        return self._promised(event, decisions)
 
     def alert(self, what: str, data: Json, *, at: datetime, task: Task | None = None) -> Announcement:
         """Announce that something is wrong, or right again; *data* holds what a person needs to mend it."""
@@ -78,15 +78,21 @@ class Announcer:
             created_at=at,
             task_id=None if task is None else task.id,
         )
-        routes = self._wanting(event, None if task is None else task.endpoint, data, trusted=True)
-        return Announcement(event=event, deliveries=[self._delivery(event, route) for route in routes])
+        return self._promised(event, self._decide(event, None if task is None else task.endpoint, data, trusted=True))
 
-    def _wanting(self, event: Event, endpoint: str | None, data: Json, *, trusted: bool) -> Sequence[str]:
+    def _decide(self, event: Event, endpoint: str | None, data: Json, *, trusted: bool) -> list[Decision]:
         def whole() -> Json:
             return {**data, "kling": json.loads(event.body)} if event.body else data
 
         candidate = Candidate(type=event.type, endpoint=endpoint, trusted=trusted, data=whole)
-        return [decision.route for decision in self._routing.decide(candidate) if decision.wanted]
+        return list(self._routing.decide(candidate))
+
+    def _promised(self, event: Event, decisions: Sequence[Decision]) -> Announcement:
+        """Promise the event to each route that wants it, and keep why the others do not."""
+        return Announcement(
+            event=replace(event, decisions=tuple(decisions)),
+            deliveries=[self._delivery(event, decision.route) for decision in decisions if decision.wanted],
+        )
 
     def _delivery(self, event: Event, route: str) -> Delivery:
         return Delivery(
@@ -97,3 +103,14 @@ class Announcer:
             created_at=event.created_at,
             due_at=event.created_at,
         )
+
+
+def _decide_reply(url: str, source: Source, *, trusted: bool) -> Decision:
+    """Decide whether the client's own callback URL gets an event: what Kling said, as far as it is believed."""
+    if source not in (Source.CALLBACK, Source.POLL):
+        reason = "the client had it as the answer to its own call"
+    elif not trusted:
+        reason = "nobody can confirm the event"
+    else:
+        return Decision(route=reply_route(url), wanted=True, reason="the client asked for it with its callback_url")
+    return Decision(route=reply_route(url), wanted=False, reason=reason)

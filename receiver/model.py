@@ -211,11 +211,21 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Whether a route wanted an event, and why (not)."""
+
+    route: str
+    wanted: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """An accepted change of a task's state, or an alert. Immutable.
 
     ``envelope`` is the JSON object destinations receive, without ``data.kling``; ``body`` is that
     missing member exactly as Kling wrote it (empty for alerts). :mod:`receiver.payload` joins them.
+    ``decisions`` are the routes' answers as they were given when it happened; a claim does not bring them along.
     """
 
     id: str
@@ -226,6 +236,7 @@ class Event:
     created_at: datetime
     task_id: str | None = None
     push_id: str | None = None
+    decisions: tuple[Decision, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -289,17 +300,6 @@ class RouteState:
     def is_held(self) -> bool:
         """Whether the route's events wait."""
         return self.held_by is not None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
-    """What a person did: ``verb`` says what (``route.held``), ``subject`` to which thing, ``note`` why."""
-
-    at: datetime
-    actor: str
-    verb: str
-    subject: str
-    note: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from receiver.model import Json
+from receiver.model import Decision, Json
 from receiver.settings import RouteSettings
 
 EVERYTHING = "*"
@@ -39,15 +39,6 @@ class Candidate:
         """The word by which a route's ``on`` asks for it: a task's state, or ``alert``."""
         family, _, what = self.type.partition(".")
         return what if family == "task" else family
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
-    """Whether a route wants an event, and why (not)."""
-
-    route: str
-    wanted: bool
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

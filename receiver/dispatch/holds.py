@@ -16,7 +16,8 @@ import structlog
 from receiver.announce import Announcement
 from receiver.bells import Bells
 from receiver.clock import Clock
-from receiver.model import Action, Attempt, Outcome, RouteState, Verdict
+from receiver.model import Attempt, Outcome, RouteState, Verdict
+from receiver.orders import Action
 from receiver.retry import after_attempt, hold, release
 from receiver.store import Queue
 

@@ -16,7 +16,6 @@ from typing import Generic, Protocol, TypeVar
 
 from receiver.announce import Announcement
 from receiver.model import (
-    Action,
     Attempt,
     Delivery,
     DeliveryStatus,
@@ -28,6 +27,7 @@ from receiver.model import (
     TaskState,
     Verdict,
 )
+from receiver.orders import Action
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,8 @@ from typing import TypeVar
 
 from receiver.clock import micros, moment
 from receiver.errors import InvalidRequest
-from receiver.model import Action, Attempt, Event, Push, RouteState, Task, TaskState
+from receiver.model import Attempt, Event, Push, RouteState, Task, TaskState
+from receiver.orders import Action
 from receiver.store import Backlog, DeliveryView, Page, records
 from receiver.store.queries import queries, sql
 

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from receiver.announce import Announcement
 from receiver.clock import micros
-from receiver.model import Action, Attempt, RouteState, Verdict
+from receiver.model import Attempt, RouteState, Verdict
+from receiver.orders import Action
 from receiver.store import Claimed, records
 from receiver.store.intake import write_events
 from receiver.store.queries import queries, sql

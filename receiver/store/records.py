@@ -1,14 +1,14 @@
 """Rows to values and back. The order of each ``*_row`` is the order of its INSERT in ``sql/queries.sql``."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
 from receiver.clock import MICROSECOND, micros, moment
 from receiver.model import (
-    Action,
     Attempt,
+    Decision,
     Delivery,
     DeliveryStatus,
     Event,
@@ -22,6 +22,7 @@ from receiver.model import (
     TaskState,
     Verified,
 )
+from receiver.orders import Action
 
 Values: TypeAlias = tuple[object, ...]
 
@@ -162,6 +163,10 @@ def event(row: Row) -> Event:
         created_at=moment(row["created_at"]),
         task_id=row["task_id"],
         push_id=row["push_id"],
+        decisions=tuple(
+            Decision(route=route, wanted=bool(wanted), reason=reason)
+            for route, wanted, reason in json.loads(row["decisions"])
+        ),
     )
 
 
@@ -190,6 +195,7 @@ def event_row(event: Event) -> Values:
         event.body,
         event.verified.value,
         micros(event.created_at),
+        _decisions(event.decisions),
     )
 
 
@@ -293,6 +299,13 @@ def action(row: Row) -> Action:
 def action_row(action: Action) -> Values:
     """Write what a person did for ``insert_action``."""
     return (micros(action.at), _text(action.actor), action.verb, _text(action.subject), _text(action.note))
+
+
+def _decisions(decisions: Sequence[Decision]) -> str:
+    if not decisions:
+        return "[]"
+    rows = [(decision.route, int(decision.wanted), decision.reason) for decision in decisions]
+    return json.dumps(rows, separators=(",", ":"))
 
 
 def _tags(tags: Mapping[str, str]) -> str:

@@ -15,7 +15,6 @@ from receiver.announce import Announcement
 from receiver.clock import Clock, SystemClock
 from receiver.errors import StoreUnavailable
 from receiver.model import (
-    Action,
     Attempt,
     Delivery,
     DeliveryStatus,
@@ -26,6 +25,7 @@ from receiver.model import (
     TaskState,
     Verdict,
 )
+from receiver.orders import Action
 from receiver.store import (
     Backlog,
     Change,

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from receiver.routing import Candidate, Decision, compile_routes, reply_route
+from receiver.model import Decision
+from receiver.routing import Candidate, compile_routes, reply_route
 from receiver.settings import RouteSettings, ScriptSettings
 
 

@@ -129,8 +129,8 @@ ORDER BY id;
 
 -- name: insert_event
 -- Stores an event.
-INSERT INTO events (id, task_id, push_id, type, envelope, body, verified, created_at)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO events (id, task_id, push_id, type, envelope, body, verified, created_at, decisions)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_delivery
 -- Promises an event to a route, once; a replay is a promise of its own.

@@ -77,6 +77,7 @@ CREATE TABLE events (
     body BLOB NOT NULL,
     verified TEXT NOT NULL CHECK (verified IN ('signature', 'api', 'none')),
     created_at INTEGER NOT NULL,
+    decisions TEXT NOT NULL CHECK (json_valid(decisions)),
     CHECK (type NOT IN ('task.succeed', 'task.failed') OR task_id IS NOT NULL)
 ) STRICT;
 
@@ -146,6 +147,27 @@ CREATE TABLE assets (
     content_type TEXT NOT NULL,
     PRIMARY KEY (event_id, number)
 ) STRICT;
+
+-- What people want to go out again, and how far that has come: the place in the order of ids.
+CREATE TABLE replays (
+    id TEXT PRIMARY KEY NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
+    selection TEXT NOT NULL CHECK (json_valid(selection)),
+    actor TEXT NOT NULL,
+    why TEXT NOT NULL,
+    last TEXT NOT NULL,
+    total INTEGER NOT NULL CHECK (total >= 0),
+    created_at INTEGER NOT NULL,
+    rate_count INTEGER CHECK (rate_count >= 1),
+    rate_per INTEGER CHECK (rate_per >= 1),
+    cursor TEXT NOT NULL,
+    created INTEGER NOT NULL CHECK (created >= 0),
+    finished_at INTEGER,
+    CHECK ((state = 'running') = (finished_at IS NULL)),
+    CHECK ((rate_count IS NULL) = (rate_per IS NULL))
+) STRICT;
+
+CREATE INDEX replays_running ON replays (id) WHERE state = 'running';
 
 -- What people did, such as holding a route or replaying a delivery.
 CREATE TABLE actions (
