@@ -84,6 +84,10 @@ class Inbox:
         self._tell("callback.accepted", change, arrival)
         return True
 
+    async def knows(self, token: str) -> bool:
+        """Tell whether a live task has *token*, at no cost to those who write."""
+        return await self._intake.knows(token_hash(token), now=self._clock.now())
+
     async def learn(self, task_id: str, reading: Reading, answer: bytes) -> None:
         """Take in what the API answered about a task; *answer* is the raw body, *reading* what it says."""
         arrival = _Arrival(source=Source.POLL, reading=reading, body=answer, at=self._clock.now())

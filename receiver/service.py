@@ -11,6 +11,7 @@ from contextlib import AsyncExitStack
 from datetime import timedelta
 from pathlib import Path
 from random import SystemRandom
+from urllib.parse import urlsplit
 
 import structlog
 from starlette.types import ASGIApp
@@ -41,8 +42,10 @@ from receiver.supervisor import Supervisor
 from receiver.systemd import Notifier, listen_fds
 from receiver.web.api import admin_app
 from receiver.web.callbacks import public_app
+from receiver.web.callers import Proxies
 from receiver.web.connection import Limits
 from receiver.web.listener import Listener
+from receiver.web.names import Names
 
 log = structlog.get_logger()
 
@@ -115,12 +118,19 @@ async def _assemble(
         clock=clock,
         ids=ids,
     )
-    public = public_app(inbox, max_body=settings.callbacks.max_body)
+    proxies = Proxies(settings.public.proxies)
+    public = public_app(inbox, max_body=settings.callbacks.max_body, names=_public_names(settings), proxies=proxies)
     supervisor.listen(
-        public=_listener("public", public, settings.public.listen, sockets, Limits()),
+        public=_listener("public", public, settings.public.listen, sockets, Limits(proxies=proxies)),
         admin=_listener("admin", admin, settings.admin.listen, sockets, _ADMIN_LIMITS),
     )
     return supervisor
+
+
+def _public_names(settings: Settings) -> Names | None:
+    """Give the names that callbacks may come by; None where nobody has said how Kling reaches us."""
+    host = urlsplit(settings.public.url).hostname
+    return None if host is None else Names(settings.public.listen, {host})
 
 
 def _listener(

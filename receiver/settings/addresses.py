@@ -79,7 +79,24 @@ def _listening_host(host: str) -> str:
 
 
 def read_network(raw: object) -> IPv4Network | IPv6Network:
-    """Read ``"10.0.0.0/8"``; one address is a network of one."""
+    """Read ``"10.0.0.0/8"``, where strangers' URLs may lead; one address is a network of one."""
+    network = _read_network(raw)
+    if network.prefixlen == 0:
+        raise Unfit("would open every address to strangers; name the networks that are meant")
+    if any(_lies_within(network, never) for never in _NEVER_DIALLED):
+        raise Unfit(f"{network} is link-local or cloud metadata, which is never dialled; leave it out")
+    return network
+
+
+def read_proxies(raw: object) -> IPv4Network | IPv6Network:
+    """Read ``"10.0.0.0/8"``, where our own proxies are; one address is a network of one."""
+    network = _read_network(raw)
+    if network.prefixlen == 0:
+        raise Unfit("would believe everybody about who called; name the proxies that are yours")
+    return network
+
+
+def _read_network(raw: object) -> IPv4Network | IPv6Network:
     if isinstance(raw, IPv4Network | IPv6Network):
         return raw
     text = read_text(raw)
@@ -89,10 +106,6 @@ def read_network(raw: object) -> IPv4Network | IPv6Network:
         raise Unfit(f'{quoted(text)} is no network; write it like "10.0.0.0/8" or "fd00::/8"') from None
     if "/" in text and str(network.network_address) != str(ip_address(text.partition("/")[0])):
         raise Unfit(f'{quoted(text)} has bits beyond its mask; did you mean "{network}"?')
-    if network.prefixlen == 0:
-        raise Unfit("would open every address to strangers; name the networks that are meant")
-    if any(_lies_within(network, never) for never in _NEVER_DIALLED):
-        raise Unfit(f"{network} is link-local or cloud metadata, which is never dialled; leave it out")
     return network
 
 

@@ -13,7 +13,14 @@ from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
 from receiver.model import Secret
 from receiver.settings import references, words
-from receiver.settings.addresses import Address, read_address, read_kling_url, read_network, read_public_url
+from receiver.settings.addresses import (
+    Address,
+    read_address,
+    read_kling_url,
+    read_network,
+    read_proxies,
+    read_public_url,
+)
 from receiver.settings.reading import (
     List,
     Read,
@@ -79,6 +86,9 @@ class PublicSettings(Section):
     url: Annotated[str, Read(read_public_url)] = Field(
         default="",
         description="How Kling reaches this listener. Empty: no callbacks are asked for, tasks are polled alone.",
+    )
+    proxies: Annotated[tuple[Annotated[IPv4Network | IPv6Network, Read(read_proxies)], ...], List] = Field(
+        default=(), description="Where your reverse proxies are; their X-Forwarded-For says who called, nobody else's."
     )
 
 

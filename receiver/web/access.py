@@ -3,7 +3,6 @@
 import hmac
 from collections.abc import Collection
 from http import HTTPStatus
-from ipaddress import ip_address
 
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -11,26 +10,21 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from receiver.model import Secret
 from receiver.settings import Address
 from receiver.web import gateway
+from receiver.web.names import Names, misdirected
 from receiver.web.problems import Problem
 
 OPEN_TO_ALL = frozenset({"/healthz", "/readyz"})
 
-_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _REALM = 'Bearer realm="kling-receiver"'
 
 
 class Access:
-    """Lets requests through that name us rightly and carry the admin token.
-
-    The name matters because a web page may point a name of its own at a loopback address, and have its reader's
-    browser ask there; such a request carries the page's name, not ours.
-    """
+    """Lets requests through that name us rightly and carry the admin token."""
 
     def __init__(self, app: ASGIApp, *, token: Secret, listen: Address, hosts: Collection[str] = ()) -> None:
         self._app = app
         self._token = token.reveal().encode()
-        self._names = _LOOPBACK | {listen.host.lower()} | {host.lower() for host in hosts}
-        self._any_address = listen.host in ("0.0.0.0", "::")  # noqa: S104 -- compared, not bound
+        self._names = Names(listen, hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer strangers, hand the others on."""
@@ -44,9 +38,8 @@ class Access:
 
     def _look_at(self, headers: Headers) -> Problem | None:
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self._is_ours(hosts[0]):
-            detail = "This is not the host you asked for."
-            return Problem(HTTPStatus.MISDIRECTED_REQUEST, "misdirected", detail)
+        if len(hosts) != 1 or not self._names.include(hosts[0]):
+            return misdirected()
         shown = headers.getlist("authorization")
         if not shown:
             detail = "Send the admin token: Authorization: Bearer TOKEN."
@@ -57,24 +50,6 @@ class Access:
             return _unauthorized("This is not the admin token.", f'{_REALM}, error="invalid_token"')
         return None
 
-    def _is_ours(self, host: str) -> bool:
-        name = _without_port(host).rstrip(".").lower()
-        return name in self._names or name.endswith(".localhost") or (self._any_address and _is_address(name))
-
 
 def _unauthorized(detail: str, challenge: str) -> Problem:
     return Problem(HTTPStatus.UNAUTHORIZED, "unauthorized", detail, headers={"www-authenticate": challenge})
-
-
-def _without_port(host: str) -> str:
-    if host.startswith("["):
-        return host[1:].partition("]")[0]
-    return host.partition(":")[0]
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True

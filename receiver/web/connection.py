@@ -2,7 +2,8 @@
 
 A peer that says nothing, half a head or half a body is cut off after a while, and so is one that does not read
 its answer; until then it costs a little memory and no worker. One sweep over all connections does it, so that
-a request costs no timers.
+a request costs no timers. Where all places are taken, whoever has kept one for longest without asking for anything
+gives it up to the next, so that slow clients keep out nobody but each other.
 """
 
 import asyncio
@@ -12,18 +13,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
 from http import HTTPStatus
-from ipaddress import IPv6Address, ip_address
 from typing import Any, TypeAlias
 
 import h11
+import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http import h11_impl, httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
+from receiver.web.callers import Proxies, peer
 from receiver.web.problems import MEDIA_TYPE, Problem
 
-_IPV6_HOST_BITS = 64
+log = structlog.get_logger()
+
+_NO_PROXIES = Proxies()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,7 @@ class Limits:
     head_fields: int = 100
     connections: int = 400
     per_peer: int = 200
+    proxies: Proxies = _NO_PROXIES  # of whom one connection is as good as another, however many they have
 
 
 class Part(Enum):
@@ -57,18 +62,31 @@ class Crowd(ServerState):
         self._present = 0
         self._by_peer: Counter[str] = Counter()
 
-    def enter(self, peer: str) -> bool:
-        """Count a connection in; tell whether there is room for it."""
+    def enter(self, connection: "Bounded") -> bool:
+        """Count a connection in; tell whether there is room for it, or somebody who can make room."""
         self._present += 1
-        self._by_peer[peer] += 1
-        return self._present <= self.limits.connections and self._by_peer[peer] <= self.limits.per_peer
+        self._by_peer[connection.peer] += 1
+        if self.count(connection) > self.limits.per_peer:
+            return False
+        return self._present <= self.limits.connections or self._make_room(connection)
 
-    def leave(self, peer: str) -> None:
+    def count(self, connection: "Bounded") -> int:
+        """Tell how many connections a connection's peer has; those of a proxy are nobody's in particular."""
+        return 0 if self.limits.proxies.include(connection.client) else self._by_peer[connection.peer]
+
+    def _make_room(self, newcomer: "Bounded") -> bool:
+        idle = [each for each in self.connections if isinstance(each, Bounded) and each.is_dispensable()]
+        least = min((each for each in idle if each is not newcomer), key=Bounded.worth, default=None)
+        if least is not None:
+            least.turn_away(*_TOO_MANY)
+        return least is not None
+
+    def leave(self, connection: "Bounded") -> None:
         """Count a connection out."""
         self._present -= 1
-        self._by_peer[peer] -= 1
-        if not self._by_peer[peer]:
-            del self._by_peer[peer]
+        self._by_peer[connection.peer] -= 1
+        if not self._by_peer[connection.peer]:
+            del self._by_peer[connection.peer]
 
     def sweep(self, now: float) -> None:
         """Cut off whoever has overstayed."""
@@ -91,12 +109,12 @@ class Bounded(asyncio.Protocol):
     client: tuple[str, int] | None
     server_state: Any  # a Crowd, which uvicorn knows as its ServerState
     cycle: Any  # uvicorn's RequestResponseCycle, a class for each parser
+    peer: str
 
     # Since when the connection is in the middle of what it is in the middle of, in the loop's seconds.
     _since: float
     _unread: tuple[int, float]
     _head_bytes: int = 0
-    _peer: str
 
     @property
     def crowd(self) -> Crowd:
@@ -113,13 +131,13 @@ class Bounded(asyncio.Protocol):
         super().connection_made(transport)
         self._since = self.loop.time()
         self._unread = (0, self._since)
-        self._peer = _peer(self.client)
-        if not self.crowd.enter(self._peer):
-            self.turn_away(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections.")
+        self.peer = peer(self.client)
+        if not self.crowd.enter(self):
+            self.turn_away(*_TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Make room for another."""
-        self.crowd.leave(self._peer)
+        self.crowd.leave(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -166,10 +184,21 @@ class Bounded(asyncio.Protocol):
             case Part.NONE if not self._is_answering() and waited > (limits.idle if self.cycle else limits.head):
                 self.transport.close()
 
+    def is_dispensable(self) -> bool:
+        """Whether the connection can be ended without a request being lost that is here already."""
+        return not self._is_answering() and not self.transport.is_closing()
+
+    def worth(self) -> tuple[bool, int, float]:
+        """Say which of the dispensable should stay, the greatest first: who was served and waits to ask again,
+        then who has few connections, then who has come last."""
+        served = self.cycle is not None and self.part() is Part.NONE
+        return served, -self.crowd.count(self), self._since
+
     def turn_away(self, status: HTTPStatus, code: str, detail: str) -> None:
         """Say why, and close. A request that is whole already is answered first."""
         if self.transport.is_closing():
             return
+        log.debug("connection.refused", peer=self.peer, code=code)
         if self._is_answering():
             self.cycle.keep_alive = False
             self.flow.pause_reading()
@@ -235,7 +264,7 @@ ConnectionMaker: TypeAlias = Callable[..., asyncio.Protocol]
 
 
 class CarefulHead:
-    """Refuses what the parsers let pass: heads too large, and two readings of where a body ends."""
+    """Refuses what the parsers let pass: heads too large, no host or two, and two readings of where a body ends."""
 
     def __init__(self, app: ASGIApp, limits: Limits) -> None:
         self._app = app
@@ -247,21 +276,25 @@ class CarefulHead:
         if problem is None:
             await self._app(scope, receive, send)
             return
+        log.debug("request.refused", peer=peer(scope.get("client")), code=problem.code)
         problem.headers["connection"] = "close"
         await problem.response()(scope, receive, send)
 
     def _look_at(self, scope: Scope) -> Problem | None:
         size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
-        framings = set()
+        framings, hosts = set(), 0
         for name, value in scope["headers"]:
             size += len(name) + len(value) + len(b": \r\n")
             if name in (b"content-length", b"transfer-encoding"):
                 framings.add(name)
+            hosts += name == b"host"
         if size > self._limits.head_bytes or len(scope["headers"]) > self._limits.head_fields:
             return Problem(*_HEAD_TOO_LARGE)
         if len(framings) > 1 or (b"transfer-encoding" in framings and scope["http_version"] == "1.0"):
             # A proxy before us and we could differ on where this request ends and a smuggled one begins.
             return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "Content-Length and Transfer-Encoding disagree.")
+        if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
+            return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "A request names one host.")
         return None
 
 
@@ -270,6 +303,7 @@ _HEAD_TOO_LARGE = (
     "head_too_large",
     "The request's head is too large, or has too many fields.",
 )
+_TOO_MANY = (HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections.")
 _TOO_SLOW = (HTTPStatus.REQUEST_TIMEOUT, "too_slow", "The request took too long to arrive.")
 
 
@@ -280,15 +314,3 @@ def _last_words(problem: Problem) -> bytes:
         f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
     )
     return head.encode() + body
-
-
-def _peer(client: tuple[str, int] | None) -> str:
-    """Name whom a connection counts for: one IPv4 address, or one customer's worth of IPv6."""
-    if client is None:
-        return ""
-    address = ip_address(client[0].partition("%")[0])
-    if not isinstance(address, IPv6Address):
-        return str(address)
-    if address.ipv4_mapped is not None:
-        return str(address.ipv4_mapped)
-    return f"{int(address) >> _IPV6_HOST_BITS:x}"

@@ -53,6 +53,16 @@ async def test_a_task_of_nulls_comes_back_as_it_was_stored(store: Store) -> None
     assert await store.intent("tsk_1") == b""
 
 
+async def test_a_token_is_known_until_its_task_expires(store: Store) -> None:
+    await store.add(a_task(token_hash=TOKEN, expires_at=at(10)), b"")
+    await store.add(a_task(id="tsk_2", token_hash=sha256(b"other").digest(), external_task_id="e2", kling_id="k2"), b"")
+
+    assert await store.knows(TOKEN, now=at(9))
+    assert not await store.knows(TOKEN, now=at(10))
+    assert await store.knows(sha256(b"other").digest(), now=at(1_000_000))
+    assert not await store.knows(sha256(b"guess").digest(), now=at(0))
+
+
 async def test_the_intent_of_an_unknown_task_is_empty(store: Store) -> None:
     assert await store.intent("tsk_none") == b""
 

@@ -15,6 +15,7 @@ from receiver.settings.addresses import (
     read_address,
     read_kling_url,
     read_network,
+    read_proxies,
     read_public_url,
 )
 from receiver.settings.conditions import compares_with_a_key, read_condition
@@ -199,6 +200,21 @@ def test_a_network_is_a_range_or_one_address(text: str) -> None:
 def test_a_network_that_may_not_be_opened_is_refused(raw: object, reason: str) -> None:
     with pytest.raises(Unfit) as caught:
         read_network(raw)
+
+    assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["10.0.0.0/8", "127.0.0.1", "fe80::/10"])
+def test_a_proxy_may_be_anywhere(text: str) -> None:
+    assert read_proxies(text) == ip_network(text)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"), [("::/0", "would believe everybody"), ("nginx", "is no network"), ("10.0.0.1/8", "did you mean")]
+)
+def test_proxies_are_named(raw: object, reason: str) -> None:
+    with pytest.raises(Unfit) as caught:
+        read_proxies(raw)
 
     assert reason in str(caught.value)
 

@@ -1,14 +1,16 @@
 """What a connection may do to us, with both parsers, on real sockets."""
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from datetime import timedelta
+from ipaddress import ip_network
 from time import perf_counter
 from typing import Any
 
@@ -21,6 +23,7 @@ from support import until
 
 from receiver.errors import CannotListen
 from receiver.settings import Address
+from receiver.web.callers import Proxies
 from receiver.web.connection import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
 from receiver.web.listener import Listener
 
@@ -31,6 +34,8 @@ QUICK = Limits(
     stall=timedelta(seconds=0.3),
 )
 GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n"
+
+Call = Callable[..., Awaitable[asyncio.StreamReader]]
 
 pytestmark = pytest.mark.parametrize("connection", [HttptoolsConnection, H11Connection])
 
@@ -132,6 +137,8 @@ async def test_a_slow_answer_is_not_cut_off(serve: Serve, say: Say, connection: 
         pytest.param(GET + b"x: " + b"a" * 2_000_000, 431, id="a field without an end"),
         pytest.param(GET + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400, id="two framings"),
         pytest.param(GET + b"content-length: 1\r\ncontent-length: 2\r\n\r\nab", 400, id="two lengths"),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no host"),
+        pytest.param(GET + b"host: other.example\r\n\r\n", 400, id="two hosts"),
         pytest.param(GET + b"content-length: -1\r\n\r\n", 400, id="a negative length"),
         pytest.param(GET + b"content-length: " + b"9" * 5000 + b"\r\n\r\n", 400, id="a length of 5000 digits"),
         pytest.param(b"CONNECT a.example:443 HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n", None, id="connect"),
@@ -175,32 +182,120 @@ async def test_who_offers_another_protocol_is_answered_and_let_go(
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_connections_are_counted_by_peer_and_in_all(serve: Serve, connection: ConnectionMaker) -> None:
-    address = await serve(echo, connection=connection, limits=Limits(connections=3, per_peer=2))
+@contextlib.asynccontextmanager
+async def calling(address: Address) -> AsyncIterator[Call]:
+    """Give a way to open connections, from any address of loopback, that last as long as the test does."""
+    writers = []
 
-    async def call(source: str) -> tuple[bytes, asyncio.StreamWriter]:
+    async def call(source: str, sent: bytes = GET + b"\r\n") -> asyncio.StreamReader:
         reader, writer = await asyncio.open_connection(address.host, address.port, local_addr=(source, 0))
-        writer.write(GET + b"\r\n")
-        return await reader.readline(), writer
+        writers.append(writer)
+        writer.write(sent)
+        return reader
 
-    answers = [await call(source) for source in ["127.0.0.1", "127.0.0.1", "127.0.0.1"]]
-    for _, writer in answers[2:]:
-        writer.close()
-    answers += [await call("127.0.0.2")]
+    try:
+        yield call
+    finally:
+        for writer in writers:
+            writer.transport.abort()
+        await asyncio.sleep(0)
 
-    statuses = [line.split()[1] for line, _ in answers]
-    assert statuses == [b"200", b"200", b"503", b"200"]
-    refused, writer = await call("127.0.0.3")
-    assert b" 503 " in refused
-    for _, each in [*answers, (b"", writer)]:
-        each.close()
+
+async def status(reader: asyncio.StreamReader) -> int:
+    """Read the status of an answer; 0 when there is none."""
+    try:
+        return int(((await reader.readline()).split() or [b"", b"0"])[1])
+    except ConnectionResetError:
+        return 0
+
+
+async def test_a_peer_has_so_many_connections_and_no_more(serve: Serve, connection: ConnectionMaker) -> None:
+    address = await serve(echo, connection=connection, limits=Limits(per_peer=2))
+
+    async with calling(address) as call:
+        peers = ["127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.2"]
+        statuses = [await status(await call(peer)) for peer in peers]
+
+    assert statuses == [200, 200, 503, 200]
 
     async def has_room() -> bool:
-        line, writer = await call("127.0.0.1")
-        writer.close()
-        return b" 200 " in line
+        async with calling(address) as call:
+            return await status(await call("127.0.0.1")) == 200
 
     await until(has_room)
+
+
+async def test_a_trusted_proxy_has_as_many_connections_as_there_are(serve: Serve, connection: ConnectionMaker) -> None:
+    limits = Limits(per_peer=2, proxies=Proxies([ip_network("127.0.0.8/32")]))
+    address = await serve(echo, connection=connection, limits=limits)
+
+    async with calling(address) as call:
+        statuses = [await status(await call("127.0.0.8")) for _ in range(10)]
+
+    assert statuses == [200] * 10
+
+
+async def test_only_so_many_requests_are_worked_on_at_once(serve: Serve, connection: ConnectionMaker) -> None:
+    go_on = asyncio.Event()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        await go_on.wait()
+        await echo(scope, receive, send)
+
+    address = await serve(wait, connection=connection, limits=Limits(connections=3))
+    async with calling(address) as call:
+        first = [await call("127.0.0.1") for _ in range(3)]
+        refused = await status(await call("127.0.0.2"))
+        go_on.set()
+
+        assert refused == 503
+        assert [await status(reader) for reader in first] == [200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"POST / HTTP/1.1\r\nhost: h\r\nx-drip: ", id="half a head"),
+        pytest.param(b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nhalf", id="half a body"),
+        pytest.param(GET + b"\r\n", id="a request and then nothing"),
+    ],
+)
+async def test_a_flood_of_slow_clients_keeps_nobody_else_out(
+    serve: Serve, connection: ConnectionMaker, sent: bytes
+) -> None:
+    address = await serve(echo, connection=connection, limits=Limits(connections=40, per_peer=20))
+    flood = [f"127.0.1.{number}" for number in range(1, 9)]
+
+    async with calling(address) as call:
+        for peer in flood * 20:
+            await call(peer, sent)
+        statuses = []
+        for number in range(20):
+            statuses.append(await status(await call(f"127.0.2.{number + 1}")))
+            await call(flood[number % len(flood)], sent)
+
+    assert statuses == [200] * 20
+
+
+async def test_who_takes_all_places_gives_up_one_of_its_own(serve: Serve, connection: ConnectionMaker) -> None:
+    address = await serve(echo, connection=connection, limits=Limits(connections=6))
+
+    async with calling(address) as call:
+        quiet = await call("127.0.0.2", b"POST / HTTP/1.1\r\nhost: h\r\nx-drip: ")
+        kept_alive = await call("127.0.0.3")
+        served = await status(kept_alive)
+        many = [await call("127.0.0.4", GET) for _ in range(4)]
+        one_more = await status(await call("127.0.0.5"))
+
+        ends = [asyncio.ensure_future(status(reader)) for reader in many]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        assert (served, one_more) == (200, 200)
+        assert [end.result() for end in ends if end.done()] == [503]
+        assert not quiet.at_eof()
+        assert not kept_alive.at_eof()
+        for end in ends:
+            end.cancel()
 
 
 async def test_a_stop_is_not_held_up_by_the_silent(connection: ConnectionMaker) -> None:

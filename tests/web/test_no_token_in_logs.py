@@ -1,0 +1,158 @@
+"""A callback's token is in no line of the log, whatever becomes of the request, even before secrets are cut out."""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Iterator
+from datetime import timedelta
+
+import pytest
+import structlog
+from edge import Serve
+from support import until
+
+from receiver.errors import StoreBroken, StoreUnavailable, Unreadable
+from receiver.settings import Address
+from receiver.web.callbacks import public_app
+from receiver.web.connection import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
+from receiver.web.names import Names
+
+TOKEN = "the-canary-Zz8-token"
+POST = f"POST /callbacks/{TOKEN} HTTP/1.1\r\nhost: hooks.example.com\r\n".encode()
+QUICK = Limits(head=timedelta(seconds=0.2), request=timedelta(seconds=0.4), idle=timedelta(seconds=0.3))
+NAMES = Names(Address("127.0.0.1", 8700), {"hooks.example.com"})
+
+pytestmark = pytest.mark.parametrize("connection", [HttptoolsConnection, H11Connection])
+
+
+class Inbox:
+    """Does with every callback what it is told."""
+
+    def __init__(self, does: Callable[[], Awaitable[bool]] | Exception | bool = False) -> None:
+        self.does = does
+        self.is_reached = asyncio.Event()
+
+    async def receive(self, *_: object, **__: object) -> bool:
+        self.is_reached.set()
+        match self.does:
+            case bool():
+                return self.does
+            case Exception():
+                raise self.does
+            case _:
+                return await self.does()
+
+    async def knows(self, *_: object, **__: object) -> bool:
+        return False
+
+
+class Heard:
+    """All that is logged while a test runs: our own lines as they are handed in, and what libraries say."""
+
+    def __init__(self, lines: list[structlog.typing.EventDict], caplog: pytest.LogCaptureFixture) -> None:
+        self.lines = lines
+        self._caplog = caplog
+
+    @property
+    def events(self) -> list[str]:
+        return [line["event"] for line in self.lines]
+
+    def text(self) -> str:
+        return repr(self.lines) + "".join(f"{each.getMessage()} {each.exc_text}" for each in self._caplog.records)
+
+
+@contextlib.contextmanager
+def hearing(caplog: pytest.LogCaptureFixture) -> Iterator[Heard]:
+    """Hear everything, at the level where most is said."""
+    asyncio.get_running_loop().set_debug(True)
+    with caplog.at_level(logging.DEBUG), structlog.testing.capture_logs() as lines:
+        yield Heard(lines, caplog)
+
+
+REFUSALS = [
+    pytest.param(POST + b"content-length: 2\r\n\r\n{}", False, 404, id="unknown"),
+    pytest.param(POST.replace(b" HTTP", b"/ HTTP") + b"content-length: 0\r\n\r\n", False, 404, id="another path"),
+    pytest.param(POST + b"content-length: 2\r\n\r\n{}", Unreadable("It is no JSON."), 400, id="unreadable"),
+    pytest.param(POST + b"content-length: 2\r\n\r\n{}", StoreUnavailable("It is full."), 503, id="no room"),
+    pytest.param(POST + b"content-length: 2\r\n\r\n{}", StoreBroken("It broke."), 503, id="a broken store"),
+    pytest.param(POST + b"content-length: 2\r\n\r\n{}", KeyError(TOKEN), 500, id="a fault that quotes it"),
+    pytest.param(POST + b"content-length: 2000\r\n\r\n{}", True, 413, id="too large"),
+    pytest.param(
+        POST + b"transfer-encoding: chunked\r\n\r\n" + (b"258\r\n" + b"x" * 600 + b"\r\n") * 3, True, 413, id="a stream"
+    ),
+    pytest.param(POST + b"content-length: 2\r\ncontent-encoding: gzip\r\n\r\n{}", True, 415, id="compressed"),
+    pytest.param(POST.replace(b"POST", b"GET") + b"\r\n", True, 405, id="another method"),
+    pytest.param(POST.replace(b"hooks", b"other") + b"content-length: 2\r\n\r\n{}", True, 421, id="another host"),
+    pytest.param(POST + b"x: " + b"y" * 20_000 + b"\r\n\r\n", True, 431, id="a large head"),
+    pytest.param(POST + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n{}", True, 400, id="two framings"),
+    pytest.param(POST + b"\x00\x01: x\r\n\r\n", True, 400, id="no HTTP"),
+    pytest.param(POST + b"transfer-encoding: chunked\r\n\r\nzz\r\n", True, 400, id="no chunk"),
+    pytest.param(POST + b"content-length: 9\r\n\r\nhalf", True, 408, id="half a body"),
+    pytest.param(POST + b"x-half: ", True, 408, id="half a head"),
+]
+
+
+@pytest.mark.parametrize(("sent", "does", "status"), REFUSALS)
+async def test_a_refused_request_leaves_no_token_in_the_log(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    *,
+    connection: ConnectionMaker,
+    sent: bytes,
+    does: Exception | bool,
+    status: int,
+) -> None:
+    with hearing(caplog) as said:
+        address = await serve(public_app(Inbox(does), max_body=1000, names=NAMES), limits=QUICK, connection=connection)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(sent)
+        line = await reader.readline()
+        writer.transport.abort()
+
+    assert line.startswith(b"HTTP/1.1 %d " % status)
+    assert {"callback.refused", "callback.failed", "connection.refused", "request.refused"} & set(said.events)
+    assert TOKEN not in said.text()
+
+
+async def test_a_caller_that_leaves_in_the_middle_leaves_no_token_in_the_log(
+    serve: Serve, caplog: pytest.LogCaptureFixture, connection: ConnectionMaker
+) -> None:
+    with hearing(caplog) as said:
+        address = await serve(public_app(Inbox(), max_body=1000), connection=connection)
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(POST + b"content-length: 9\r\n\r\nhalf")
+        await writer.drain()
+        writer.transport.abort()
+        await until(lambda: "callback.abandoned" in said.events)
+
+    assert TOKEN not in said.text()
+
+
+@pytest.mark.parametrize("ending", [True, RuntimeError("a bug")], ids=["taken", "failed"])
+async def test_a_caller_that_leaves_before_the_answer_leaves_no_token_in_the_log(
+    serve: Serve,
+    caplog: pytest.LogCaptureFixture,
+    connection: ConnectionMaker,
+    ending: Exception | bool,
+) -> None:
+    go_on, ended = asyncio.Event(), asyncio.Event()
+
+    async def wait() -> bool:
+        await go_on.wait()
+        ended.set()
+        if isinstance(ending, Exception):
+            raise ending
+        return True
+
+    with hearing(caplog) as said:
+        inbox = Inbox(wait)
+        address = await serve(public_app(inbox, max_body=1000), connection=connection)
+        _, writer = await asyncio.open_connection(address.host, address.port)
+        writer.write(POST + b"content-length: 2\r\n\r\n{}")
+        await inbox.is_reached.wait()
+        writer.transport.abort()
+        go_on.set()
+        await ended.wait()
+        await asyncio.sleep(0.05)
+
+    assert TOKEN not in said.text()
