@@ -86,6 +86,14 @@ class HeldBy(StrEnum):
     OPERATOR = "operator"  # a person: nothing goes out until a person releases it
 
 
+class Archiving(StrEnum):
+    """How it stands with a succeed whose results are to be brought home, and are not all there yet."""
+
+    AWAITED = "awaited"  # its routes are told when the files are there
+    LATE = "late"  # they were told without some of the files, which are still tried for
+    EXPIRING = "expiring"  # and an alert has said that the rest may be lost
+
+
 class Generation(StrEnum):
     """Which of Kling's two API generations a body or an endpoint belongs to."""
 
@@ -198,7 +206,10 @@ def _without_query(value: object) -> object:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """What arrived about a task: a callback, or a poll's answer. ``body`` is raw, as it came."""
+    """What arrived about a task: a callback, or a poll's answer.
+
+    ``body`` is raw, as it came, and empty once it is no longer kept.
+    """
 
     id: str
     task_id: str
@@ -221,11 +232,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """An accepted change of a task's state, or an alert. Immutable.
+    """An accepted change of a task's state, or an alert. Immutable, but for files that come home.
 
     ``envelope`` is the JSON object destinations receive, without ``data.kling``; ``body`` is that
     missing member exactly as Kling wrote it (empty for alerts). :mod:`receiver.payload` joins them.
     ``decisions`` are the routes' answers as they were given when it happened; a claim does not bring them along.
+    ``archiving`` is None where there is nothing, or nothing more, to bring home.
     """
 
     id: str
@@ -237,6 +249,19 @@ class Event:
     task_id: str | None = None
     push_id: str | None = None
     decisions: tuple[Decision, ...] = ()
+    archiving: Archiving | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asset:
+    """A result that was brought home. ``number`` is its place among those of its event, from zero."""
+
+    number: int
+    url: str
+    path: str
+    sha256: bytes
+    size: int
+    content_type: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

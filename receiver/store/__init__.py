@@ -7,15 +7,20 @@ Time, ids and claims are arguments: a store knows no clock and no chance.
     Intake    tasks and what happens to them       inbox, submit, reconcile
     Queue     deliveries that want to go out       dispatch
     Catalog   everything, to be looked at          web, replay
+    Home      results on their way home            archive
+    Attic     what is old                          retention
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from receiver.announce import Announcement
 from receiver.model import (
+    Archiving,
+    Asset,
     Attempt,
     Delivery,
     DeliveryStatus,
@@ -274,4 +279,75 @@ class Catalog(Protocol):
 
     async def actions(self, *, subjects: Sequence[str] = (), limit: int = 50) -> Sequence[Action]:
         """Tell what people did, newest first; with *subjects*, to these alone."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Homecoming:
+    """Files of an event that have come home, and how it goes on with the rest, all of it written or nothing.
+
+    ``envelope`` is the event's with all its files in it. ``archiving`` None says that no more are to come, else the
+    event is looked after again at ``archive_at``. ``deliver_at`` makes due what was held back for the files.
+    """
+
+    event_id: str
+    envelope: bytes
+    assets: Sequence[Asset] = ()
+    archiving: Archiving | None = None
+    archive_at: datetime | None = None
+    deliver_at: datetime | None = None
+    alerts: Sequence[Announcement] = ()
+
+
+class Home(Protocol):
+    """Events whose results are on their way home."""
+
+    async def archiving(self, *, now: datetime, without: Sequence[str], limit: int) -> Sequence[Event]:
+        """Give up to *limit* events whose results are to be looked after *now*, longest due first, but for *without*.
+
+        Nothing is claimed: whoever looks after an event names it in *without*, and after a crash it is due as it was.
+        """
+        ...
+
+    async def next_archiving(self, *, without: Sequence[str]) -> datetime | None:
+        """Tell when the next event but *without* is to be looked after."""
+        ...
+
+    async def bring_home(self, homecoming: Homecoming) -> bool:
+        """Write what came home; False, and nothing written, where nothing more is to come for the event."""
+        ...
+
+    async def leave_archiving(self, *, now: datetime) -> int:
+        """Bring nothing home any more: what was held back falls due *now*. Give the count of events."""
+        ...
+
+
+class Litter(StrEnum):
+    """What is taken away when it is old, each kind by itself and in this order."""
+
+    BODIES = "bodies"  # out of pushes: their rows, digests and outcomes stay
+    INTENTS = "intents"  # what tasks were asked for with
+    EVENTS = "events"  # with deliveries, attempts and assets
+    TASKS = "tasks"  # that are over and have no event left, with their pushes
+    ACTIONS = "actions"
+    REPLAYS = "replays"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Swept:
+    """What one step took away, by kind. The next step goes on after ``next``; None: nothing old is left."""
+
+    gone: Mapping[str, int]
+    next: str | None
+
+
+class Attic(Protocol):
+    """What is old."""
+
+    async def sweep(self, litter: Litter, *, before: datetime, now: datetime, after: str = "") -> Swept:
+        """Take away a little of what is from *before*; nothing that waits, and nothing of a task that goes on."""
+        ...
+
+    async def empty_log(self) -> None:
+        """Bring the file up to date and the log beside it down in size, without making anybody wait."""
         ...

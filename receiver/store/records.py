@@ -2,11 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
 from receiver.clock import MICROSECOND, micros, moment
 from receiver.model import (
+    Archiving,
+    Asset,
     Attempt,
     Decision,
     Delivery,
@@ -22,7 +25,7 @@ from receiver.model import (
     TaskState,
     Verified,
 )
-from receiver.orders import Action
+from receiver.orders import Action, Replay, ReplayState, Selection
 
 Values: TypeAlias = tuple[object, ...]
 
@@ -131,7 +134,7 @@ def push(row: Row) -> Push:
         task_id=row["task_id"],
         source=Source(row["source"]),
         headers=tuple((name, value) for name, value in json.loads(row["headers"])),
-        body=row["body"],
+        body=row["body"] or b"",
         digest=row["digest"],
         received_at=moment(row["received_at"]),
         outcome=PushOutcome(row["outcome"]),
@@ -167,6 +170,7 @@ def event(row: Row) -> Event:
             Decision(route=route, wanted=bool(wanted), reason=reason)
             for route, wanted, reason in json.loads(row["decisions"])
         ),
+        archiving=None if row["archiving"] is None else Archiving(row["archiving"]),
     )
 
 
@@ -196,7 +200,14 @@ def event_row(event: Event) -> Values:
         event.verified.value,
         micros(event.created_at),
         _decisions(event.decisions),
+        None if event.archiving is None else event.archiving.value,
+        None if event.archiving is None else micros(event.created_at),
     )
+
+
+def asset_row(event_id: str, asset: Asset) -> Values:
+    """Write an asset for ``insert_asset``."""
+    return (event_id, asset.number, asset.url, asset.path, asset.sha256, asset.size, asset.content_type)
 
 
 def delivery(row: Row) -> Delivery:
@@ -289,11 +300,65 @@ def route_state_row(state: RouteState) -> Values:
     )
 
 
+def replay(row: Row) -> Replay:
+    """Read a replay."""
+    rate = None if row["rate_count"] is None else (row["rate_count"], timedelta(microseconds=row["rate_per"]))
+    return Replay(
+        id=row["id"],
+        state=ReplayState(row["state"]),
+        selection=_selection(json.loads(row["selection"])),
+        actor=row["actor"],
+        why=row["why"],
+        last=row["last"],
+        total=row["total"],
+        created_at=moment(row["created_at"]),
+        rate=rate,
+        cursor=row["cursor"],
+        created=row["created"],
+        finished_at=_moment(row["finished_at"]),
+    )
+
+
+def _selection(members: dict[str, Any]) -> Selection:
+    return Selection(
+        deliveries=tuple(members["deliveries"]),
+        events=tuple(members["events"]),
+        task_id=members["task_id"],
+        route=members["route"],
+        statuses=tuple(DeliveryStatus(status) for status in members["statuses"]),
+        since=_moment(members["since"]),
+        until=_moment(members["until"]),
+        to_route=members["to_route"],
+        words=tuple(members["words"]),
+        among=tuple(members["among"]),
+    )
+
+
+def replay_row(replay: Replay) -> Values:
+    """Write a replay for ``insert_replay``."""
+    selection = replay.selection
+    members = asdict(selection) | {"since": _micros(selection.since), "until": _micros(selection.until)}
+    count, per = (None, None) if replay.rate is None else replay.rate
+    return (
+        replay.id,
+        replay.state.value,
+        json.dumps(members, separators=(",", ":")),
+        _text(replay.actor),
+        _text(replay.why),
+        replay.last,
+        replay.total,
+        micros(replay.created_at),
+        count,
+        None if per is None else per // MICROSECOND,
+        replay.cursor,
+        replay.created,
+        _micros(replay.finished_at),
+    )
+
+
 def action(row: Row) -> Action:
     """Read what a person did."""
-    return Action(
-        at=moment(row["at"]), actor=row["actor"], verb=row["verb"], subject=row["subject"], note=row["note"]
-    )
+    return Action(at=moment(row["at"]), actor=row["actor"], verb=row["verb"], subject=row["subject"], note=row["note"])
 
 
 def action_row(action: Action) -> Values:

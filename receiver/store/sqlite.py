@@ -31,18 +31,24 @@ from receiver.store import (
     Change,
     Claimed,
     DeliveryView,
+    Homecoming,
     Judge,
+    Litter,
     Page,
+    Swept,
     TaskRef,
     catalog,
+    home,
     intake,
     queue,
     records,
+    sweep,
     upkeep,
 )
 from receiver.store.catalog import json_list, read_cursor
 from receiver.store.database import Health, Lane, connect_reader, connect_writer, locked, make_private
 from receiver.store.migrate import bring_up, known
+from receiver.store.replays import ReplayStore
 from receiver.store.writer import Writer
 
 P = ParamSpec("P")
@@ -59,7 +65,7 @@ def free_bytes(folder: Path) -> int:
 
 
 class SqliteStore:
-    """Intake, Queue and Catalog on one SQLite file that this process has alone.
+    """Intake, Queue, Catalog, Home and Attic on one SQLite file that this process has alone.
 
     ``broken`` is set when the file can no longer be trusted; whoever runs the service then stops it.
     """
@@ -72,6 +78,7 @@ class SqliteStore:
         self._browse = browse  # lists, which may take their time
         self._resources = AsyncExitStack()
         self._closed = False
+        self.replays = ReplayStore(writer, partial(self._read, self._browse))
 
     @classmethod
     async def open(
@@ -286,7 +293,33 @@ class SqliteStore:
         """Tell what people did, newest first."""
         return await self._read(self._browse, catalog.actions, subjects, limit=limit)
 
-    # Looking after it
+    # Home
+
+    async def archiving(self, *, now: datetime, without: Sequence[str], limit: int) -> Sequence[Event]:
+        """Give up to *limit* events whose results are to be looked after *now*."""
+        return await self._read(self._glance, home.awaiting, now, without, limit)
+
+    async def next_archiving(self, *, without: Sequence[str]) -> datetime | None:
+        """Tell when results are next to be looked after."""
+        return await self._read(self._glance, home.next_at, without)
+
+    async def bring_home(self, homecoming: Homecoming) -> bool:
+        """Write what came home, if anything was still to come."""
+        return await self._writer.do(home.BRING, homecoming)
+
+    async def leave_archiving(self, *, now: datetime) -> int:
+        """Bring nothing home any more."""
+        return await self._writer.do(home.LEAVE, now)
+
+    # Attic, and looking after it all
+
+    async def sweep(self, litter: Litter, *, before: datetime, now: datetime, after: str = "") -> Swept:
+        """Take away a little of what is from *before*."""
+        return await self._writer.do(sweep.SWEEP, sweep.Sweep(litter=litter, before=before, now=now, after=after))
+
+    async def empty_log(self) -> None:
+        """Bring the file up to date, and the log down in size."""
+        await self._health.vouch(self._writer.between(sweep.empty_log))
 
     async def stats(self) -> Mapping[str, int]:
         """Count the rows of every kind and the bytes they take."""

@@ -21,6 +21,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Seen = TypeVar("Seen")
 Plan = TypeVar("Plan")
+Done = TypeVar("Done")
 
 _GROUP = 256
 
@@ -91,6 +92,7 @@ class Writer:
         self._has_room = has_room
         self._waiting: deque[_Call] = deque()
         self._wake = asyncio.Event()
+        self._turn = asyncio.Lock()
         self._closing = False
         self._task = asyncio.get_running_loop().create_task(self._run(), name="store-writer")
 
@@ -109,6 +111,14 @@ class Writer:
         self._wake.set()
         return await answer
 
+    async def between(self, chore: Callable[[sqlite3.Connection], Done]) -> Done:
+        """Do something with the connection that cannot be part of a transaction, between two of them."""
+        self._health.check()
+        async with self._turn:
+            if self._closing or self._task.done():
+                raise StoreUnavailable("The store is closed.")
+            return await self._lane.run(chore)
+
     async def aclose(self) -> None:
         """Write what still waits, then stop."""
         self._closing = True
@@ -124,7 +134,8 @@ class Writer:
                 while self._waiting:
                     group = self._next_group()
                     if group:
-                        await self._settle(group)
+                        async with self._turn:
+                            await self._settle(group)
                     # Whoever was just woken gets to hand in what it wants next, so that it is in the next group.
                     await asyncio.sleep(0)
         except Exception as exc:

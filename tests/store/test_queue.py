@@ -260,7 +260,8 @@ async def test_a_probe_takes_what_is_due_next_but_nothing_that_is_claimed(store:
         store,
         a_delivery("dlv_1", event_id="evt_1", due_at=at(1)),
         a_delivery("dlv_2", event_id="evt_2", due_at=at(2)),
-        a_delivery("dlv_3", event_id="evt_3", due_at=at(900)),
+        a_delivery("dlv_3", event_id="evt_3", due_at=at(900), attempts=1),
+        a_delivery("dlv_4", event_id="evt_4", due_at=at(500)),  # held back: it waits for files
     )
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
     await store.claim("publish", now=at(2), until=at(600), limit=1, claim="mine")

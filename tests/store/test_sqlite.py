@@ -440,7 +440,7 @@ def test_no_page_sorts_more_than_it_gives(raw: sqlite3.Connection, name: str) ->
 
 
 def test_a_large_backlog_costs_the_look_at_routes_nothing(raw: sqlite3.Connection) -> None:
-    raw.execute("INSERT INTO events VALUES (1, 'evt_1', NULL, NULL, 'alert.x', x'', x'', 'none', 0, '[]')")
+    raw.execute("INSERT INTO events VALUES (1, 'evt_1', NULL, NULL, 'alert.x', x'', x'', 'none', 0, '[]', NULL, NULL)")
     raw.execute(
         "WITH RECURSIVE n (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < 50000) "
         "INSERT INTO deliveries "
@@ -461,7 +461,7 @@ def test_a_large_backlog_costs_the_look_at_routes_nothing(raw: sqlite3.Connectio
 
 
 def test_a_final_delivery_is_final_to_whoever_has_the_file(raw: sqlite3.Connection) -> None:
-    raw.execute("INSERT INTO events VALUES (1, 'evt_1', NULL, NULL, 'alert.x', x'', x'', 'none', 0, '[]')")
+    raw.execute("INSERT INTO events VALUES (1, 'evt_1', NULL, NULL, 'alert.x', x'', x'', 'none', 0, '[]', NULL, NULL)")
     raw.execute("INSERT INTO deliveries VALUES ('d', 'evt_1', 'r', 'dead', 0, 0, 0, 0, 0, NULL, NULL, 1)")
 
     with pytest.raises(sqlite3.IntegrityError, match="a final delivery never changes"):

@@ -129,8 +129,10 @@ ORDER BY id;
 
 -- name: insert_event
 -- Stores an event.
-INSERT INTO events (id, task_id, push_id, type, envelope, body, verified, created_at, decisions)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?);
+INSERT INTO events (
+    id, task_id, push_id, type, envelope, body, verified, created_at, decisions, archiving, archive_at
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_delivery
 -- Promises an event to a route, once; a replay is a promise of its own.
@@ -187,6 +189,7 @@ WHERE deliveries.status = 'pending'
   AND deliveries.route = :route
   AND deliveries.due_at <= :now -- if now
   AND (deliveries.claim IS NULL OR deliveries.due_at <= :early) -- if early
+  AND (deliveries.attempts > 0 OR deliveries.due_at <= :early) -- if early
 ORDER BY deliveries.due_at, deliveries.id
 LIMIT :limit;
 
@@ -261,6 +264,137 @@ VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE
 SET failures = excluded.failures, held_at = excluded.held_at, held_by = excluded.held_by,
     held_why = excluded.held_why, probe_at = excluded.probe_at, released_at = excluded.released_at;
+
+-- name: hurry_delivery
+-- Makes a waiting delivery due, unless it is being tried.
+UPDATE deliveries
+SET due_at = MIN(due_at, :now)
+WHERE id = :id
+  AND status = 'pending'
+  AND (claim IS NULL OR due_at <= :now);
+
+-- name: newest_ids
+-- Tells where the present ends.
+SELECT
+    (SELECT MAX(id) FROM deliveries) AS delivery,
+    (SELECT MAX(id) FROM events) AS event;
+
+-- name: replayed_deliveries
+-- Chooses deliveries that were over when a replay was asked for, oldest first: of each event the newest in each
+-- route, or the newest of all where they go to another route, so that no event goes anywhere twice.
+SELECT
+    deliveries.id AS place,
+    deliveries.event_id,
+    COALESCE(:to_route, deliveries.route) AS route,
+    deliveries.id AS replay_of,
+    deliveries.status,
+    deliveries.created_at,
+    events.type AS event_type,
+    events.task_id AS event_task_id
+FROM deliveries
+JOIN events ON events.id = deliveries.event_id
+WHERE deliveries.status <> 'pending'
+  AND deliveries.finished_at <= :asked_at
+  AND deliveries.id > :cursor
+  AND deliveries.id <= :last
+  AND deliveries.id IN (SELECT value FROM json_each(:deliveries)) -- if deliveries
+  AND deliveries.event_id IN (SELECT value FROM json_each(:events)) -- if events
+  AND events.task_id = :task_id -- if task_id
+  AND deliveries.route = :route -- if route
+  AND deliveries.status IN (SELECT value FROM json_each(:statuses)) -- if statuses
+  AND deliveries.created_at >= :since -- if since
+  AND deliveries.created_at < :until -- if until
+  AND (deliveries.route LIKE 'reply:%' OR deliveries.route IN (SELECT value FROM json_each(:among))) -- if among
+  AND NOT EXISTS (
+      SELECT 1
+      FROM deliveries AS newer
+      WHERE newer.event_id = deliveries.event_id
+        AND newer.id > deliveries.id
+        AND newer.id <= :last
+        AND newer.status <> 'pending'
+        AND newer.finished_at <= :asked_at
+        AND newer.route = deliveries.route -- if own
+        AND newer.route = :route -- if route
+        AND newer.id IN (SELECT value FROM json_each(:deliveries)) -- if deliveries
+        AND newer.status IN (SELECT value FROM json_each(:statuses)) -- if statuses
+        AND newer.created_at >= :since -- if since
+        AND newer.created_at < :until -- if until
+  )
+ORDER BY deliveries.id
+LIMIT :limit;
+
+-- name: replayed_events
+-- Chooses events for a route, oldest first, with the newest delivery that each already had there.
+SELECT
+    events.id AS place,
+    events.id AS event_id,
+    :to_route AS route,
+    (SELECT MAX(id) FROM deliveries WHERE event_id = events.id AND route = :to_route) AS replay_of,
+    NULL AS status,
+    events.created_at,
+    events.type AS event_type,
+    events.task_id AS event_task_id
+FROM events
+WHERE events.id > :cursor
+  AND events.id <= :last
+  AND events.id IN (SELECT value FROM json_each(:events)) -- if events
+  AND events.task_id = :task_id -- if task_id
+  AND events.created_at >= :since -- if since
+  AND events.created_at < :until -- if until
+  AND IIF(type LIKE 'task.%', substr(type, 6), 'alert') IN (SELECT value FROM json_each(:words)) -- if words
+ORDER BY events.id
+LIMIT :limit;
+
+-- name: tally
+-- Counts what a replay has chosen.
+SELECT route, status, COUNT(*) AS count, MIN(created_at) AS oldest, MAX(created_at) AS newest
+FROM :chosen
+GROUP BY route, status
+ORDER BY route, status;
+
+-- name: insert_replay
+-- Stores a replay.
+INSERT INTO replays (
+    id, state, selection, actor, why, last, total, created_at, rate_count, rate_per, cursor, created, finished_at
+)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+
+-- name: advance_replay
+-- Moves a replay on, if it stands where it was read and nobody has cancelled it.
+UPDATE replays
+SET cursor = :after, created = created + :made, state = :state, finished_at = :finished_at
+WHERE id = :id
+  AND state = 'running'
+  AND cursor = :before;
+
+-- name: cancel_replay
+-- Ends a replay that is under way.
+UPDATE replays
+SET state = 'cancelled', finished_at = :now
+WHERE id = :id
+  AND state = 'running';
+
+-- name: replay
+-- Finds a replay.
+SELECT *
+FROM replays
+WHERE id = :id;
+
+-- name: running_replays
+-- Gives the replays that are under way, oldest first.
+SELECT *
+FROM replays
+WHERE state = 'running'
+ORDER BY id;
+
+-- name: list_replays
+-- Lists replays, newest first.
+SELECT *
+FROM replays
+WHERE TRUE
+  AND id < :cursor -- if cursor
+ORDER BY id DESC
+LIMIT :limit;
 
 -- name: insert_action
 -- Writes down what a person did.
@@ -398,3 +532,176 @@ UNION ALL
 SELECT 'attempts', COUNT(*) FROM attempts
 UNION ALL
 SELECT 'assets', COUNT(*) FROM assets;
+
+-- name: bodies_to_take
+-- Finds the oldest bodies of pushes; of those that await confirmation none is ever taken.
+SELECT id, TRUE AS is_old, TRUE AS is_free, LENGTH(body) AS weight
+FROM pushes
+WHERE body IS NOT NULL
+  AND outcome <> 'pending'
+  AND received_at < :before
+ORDER BY received_at
+LIMIT :limit;
+
+-- name: take_bodies
+-- Takes the bodies out of pushes; what they were and what came of them stays.
+UPDATE pushes
+SET body = NULL
+WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: old_intents
+-- Reads a page of intents by age, and tells which are old and not wanted for a submit any more.
+SELECT
+    intents.task_id AS id,
+    tasks.created_at < :before AS is_old,
+    tasks.state NOT IN ('queued', 'submitting') AS is_free,
+    LENGTH(intents.body) AS weight
+FROM intents
+JOIN tasks ON tasks.id = intents.task_id
+WHERE intents.task_id > :after
+ORDER BY intents.task_id
+LIMIT :limit;
+
+-- name: delete_intents
+-- Takes away what tasks were asked for with.
+DELETE FROM intents
+WHERE task_id IN (SELECT value FROM json_each(:ids));
+
+-- name: old_events
+-- Reads a page of events by age, and tells which are old, with nothing on its way out or home, of no task that goes on.
+SELECT
+    events.id,
+    events.created_at < :before AS is_old,
+    events.archiving IS NULL
+    AND NOT EXISTS (SELECT 1 FROM deliveries WHERE deliveries.event_id = events.id AND deliveries.status = 'pending')
+    AND (
+        tasks.id IS NULL
+        OR tasks.state IN ('succeed', 'failed', 'rejected', 'expired')
+        OR tasks.state IN ('awaiting', 'submitted', 'processing') AND tasks.due_at IS NULL AND tasks.expires_at <= :now
+    ) AS is_free,
+    (
+        SELECT COUNT(*)
+        FROM deliveries
+        JOIN attempts ON attempts.delivery_id = deliveries.id
+        WHERE deliveries.event_id = events.id
+    ) AS weight
+FROM events
+LEFT JOIN tasks ON tasks.id = events.task_id
+WHERE events.id > :after
+ORDER BY events.id
+LIMIT :limit;
+
+-- name: count_deliveries
+-- Counts what goes with some events.
+SELECT COUNT(DISTINCT deliveries.id), COUNT(attempts.number)
+FROM deliveries
+LEFT JOIN attempts ON attempts.delivery_id = deliveries.id
+WHERE deliveries.event_id IN (SELECT value FROM json_each(:ids));
+
+-- name: delete_events
+-- Takes events away, and with them their deliveries, attempts and assets.
+DELETE FROM events
+WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: old_tasks
+-- Reads a page of tasks by age, and tells which have been over for long, with no event left. A task is over too when
+-- nobody can speak of it any more: its URL has expired, and Kling is not to be asked.
+SELECT
+    id,
+    created_at < :before AS is_old,
+    updated_at < :before
+    AND due_at IS NULL
+    AND (
+        state IN ('succeed', 'failed', 'rejected', 'expired')
+        OR state IN ('awaiting', 'submitted', 'processing') AND expires_at <= :now
+    )
+    AND NOT EXISTS (SELECT 1 FROM events WHERE events.task_id = tasks.id) AS is_free,
+    (SELECT COUNT(*) FROM pushes WHERE pushes.task_id = tasks.id) AS weight
+FROM tasks
+WHERE id > :after
+ORDER BY id
+LIMIT :limit;
+
+-- name: count_pushes
+-- Counts what goes with some tasks.
+SELECT COUNT(*)
+FROM pushes
+WHERE task_id IN (SELECT value FROM json_each(:ids));
+
+-- name: delete_tasks
+-- Takes tasks away, and with them their intents and pushes.
+DELETE FROM tasks
+WHERE id IN (SELECT value FROM json_each(:ids));
+
+-- name: delete_actions
+-- Takes away what people did long ago.
+DELETE FROM actions
+WHERE seq IN (SELECT seq FROM actions WHERE at < :before ORDER BY seq LIMIT :limit);
+
+-- name: delete_replays
+-- Takes away replays that were over long ago.
+DELETE FROM replays
+WHERE id IN (SELECT id FROM replays WHERE finished_at < :before ORDER BY id LIMIT :limit);
+
+-- name: archiving_events
+-- Finds the events whose results are to be looked after now, leaving out those that somebody is at.
+SELECT *
+FROM events
+WHERE archive_at <= :now
+  AND id NOT IN (SELECT value FROM json_each(:without))
+ORDER BY archive_at, seq
+LIMIT :limit;
+
+-- name: next_archiving
+-- Tells when results are next to be looked after, leaving out the events that somebody is at.
+SELECT archive_at
+FROM events
+WHERE archive_at IS NOT NULL
+  AND id NOT IN (SELECT value FROM json_each(:without))
+ORDER BY archive_at
+LIMIT 1;
+
+-- name: archiving_ids
+-- Tells which of some events have results to be brought home.
+SELECT id
+FROM events
+WHERE archiving IS NOT NULL
+  AND id IN (SELECT value FROM json_each(:ids));
+
+-- name: insert_asset
+-- Writes down a result that was brought home.
+INSERT INTO assets (event_id, number, url, path, sha256, bytes, content_type)
+VALUES (?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (event_id, number) DO NOTHING;
+
+-- name: save_archiving
+-- Gives an event the files it now has, and says how it goes on with the rest.
+UPDATE events
+SET envelope = ?, archiving = ?, archive_at = ?
+WHERE id = ?;
+
+-- name: let_go
+-- Makes due what was held back for the sake of an event's files.
+UPDATE deliveries
+SET due_at = ?
+WHERE event_id = ?
+  AND status = 'pending'
+  AND claim IS NULL
+  AND attempts = 0
+  AND due_at > ?;
+
+-- name: let_all_go
+-- Makes due all that was held back for the sake of files, for when nobody brings them home any more.
+UPDATE deliveries
+SET due_at = :now
+WHERE event_id IN (SELECT id FROM events WHERE archiving = 'awaited' AND archive_at IS NOT NULL)
+  AND status = 'pending'
+  AND claim IS NULL
+  AND attempts = 0
+  AND due_at > :now;
+
+-- name: leave_archiving
+-- Notes that results are not brought home any more.
+UPDATE events
+SET archiving = NULL, archive_at = NULL
+WHERE archive_at IS NOT NULL;

@@ -50,23 +50,27 @@ CREATE TABLE intents (
     body BLOB NOT NULL
 ) STRICT;
 
+-- A body that has been kept for long enough is NULL; that it was there, and its digest, stay.
 CREATE TABLE pushes (
     id TEXT PRIMARY KEY NOT NULL,
     task_id TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
     source TEXT NOT NULL CHECK (source IN ('callback', 'poll', 'submit', 'receiver')),
     headers TEXT NOT NULL CHECK (json_valid(headers)),
-    body BLOB NOT NULL,
+    body BLOB,
     digest BLOB NOT NULL CHECK (length(digest) = 32),
     received_at INTEGER NOT NULL,
     outcome TEXT NOT NULL CHECK (outcome IN (
         'pending', 'settled', 'duplicate', 'stale', 'mismatch', 'unreadable', 'forged'
-    ))
+    )),
+    CHECK (body IS NOT NULL OR outcome <> 'pending')
 ) STRICT;
 
 CREATE INDEX pushes_of_task ON pushes (task_id, id);
 CREATE INDEX pushes_pending ON pushes (task_id, id) WHERE outcome = 'pending';
+CREATE INDEX pushes_with_body ON pushes (received_at) WHERE body IS NOT NULL AND outcome <> 'pending';
 
 -- `seq` is the order of commits: an id is made before its commit and may be overtaken by a younger one.
+-- `archiving` says how it stands with results that are to be brought home, `archive_at` when that is next looked after.
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -78,11 +82,15 @@ CREATE TABLE events (
     verified TEXT NOT NULL CHECK (verified IN ('signature', 'api', 'none')),
     created_at INTEGER NOT NULL,
     decisions TEXT NOT NULL CHECK (json_valid(decisions)),
-    CHECK (type NOT IN ('task.succeed', 'task.failed') OR task_id IS NOT NULL)
+    archiving TEXT CHECK (archiving IN ('awaited', 'late', 'expiring')),
+    archive_at INTEGER,
+    CHECK (type NOT IN ('task.succeed', 'task.failed') OR task_id IS NOT NULL),
+    CHECK ((archiving IS NULL) = (archive_at IS NULL))
 ) STRICT;
 
 CREATE UNIQUE INDEX events_one_end ON events (task_id) WHERE type IN ('task.succeed', 'task.failed');
 CREATE INDEX events_of_task ON events (task_id, id) WHERE task_id IS NOT NULL;
+CREATE INDEX events_archiving ON events (archive_at, seq) WHERE archive_at IS NOT NULL;
 
 CREATE TABLE deliveries (
     id TEXT PRIMARY KEY NOT NULL,
