@@ -1,0 +1,162 @@
+"""The public listener of the real service under whoever finds it: floods, guesses, false names, broken requests."""
+
+import asyncio
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from processes import Receiver, a_config, a_push, a_receiver, minted
+from support import until
+from wire import Answer, Wire, a_wire, ask
+
+NO_KLING = "http://127.0.0.1:9"
+HALF_A_HEAD = b"POST /callbacks/%s HTTP/1.1\r\nhost: localhost\r\nx-drip: "
+FLOOD = [f"127.0.1.{number}" for number in range(1, 11)]
+GUESS = "/callbacks/a-guess-of-somebody-who-scans-the-net"
+
+
+@contextlib.asynccontextmanager
+async def a_listener(folder: Path, *, more: str = "", public_url: str = "@PUBLIC@") -> AsyncIterator[Receiver]:
+    """Run a receiver that asks nobody about anything."""
+    config = a_config(NO_KLING, more='[callbacks]\nverify = "never"\nmax_body = "4KiB"\n' + more, public_url=public_url)
+    async with a_receiver(folder, config) as receiver:
+        yield receiver
+
+
+async def a_path(receiver: Receiver) -> str:
+    """Have a callback URL made; give its path."""
+    async with receiver.client() as client:
+        _, url = await minted(client)
+    return urlsplit(url).path
+
+
+async def answered(receiver: Receiver, sent: bytes) -> int:
+    """Send bytes to the public listener; give the status of its answer, 0 for none."""
+    parts = urlsplit(receiver.public)
+    reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+    writer.write(sent)
+    try:
+        return int(((await reader.readline()).split() or [b"", b"0"])[1])
+    except ConnectionResetError:
+        return 0
+    finally:
+        writer.transport.abort()
+
+
+async def test_a_flood_of_slow_clients_does_not_stop_a_good_callback(tmp_path: Path) -> None:
+    async with a_listener(tmp_path) as receiver:
+        path = await a_path(receiver)
+        parts = urlsplit(receiver.public)
+        dripping = []
+
+        async def drip(source: str) -> None:
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port, local_addr=(source, 0))
+            dripping.append(writer)
+            writer.write(HALF_A_HEAD % b"x")
+
+        await asyncio.gather(*(drip(source) for source in FLOOD * 60))
+        answers = []
+        for number in range(25):
+            answers.append(await ask("POST", receiver.public + path, a_push("processing", n=number)))
+            await asyncio.gather(*(drip(source) for source in FLOOD))
+        for writer in dripping:
+            writer.transport.abort()
+
+        assert [answer.status for answer in answers] == [200] * 25
+        assert receiver.rows("SELECT count(*) FROM pushes") == [(25,)]
+
+
+async def test_whoever_guesses_waits_for_no_writer_and_keeps_nobody_out(tmp_path: Path) -> None:
+    async with a_listener(tmp_path) as receiver:
+        path = await a_path(receiver)
+        async with a_wire(receiver.public) as wire:
+            guesses = [await wire.ask("POST", f"{GUESS}-{number}", b"{}") for number in range(120)]
+
+        with contextlib.closing(sqlite3.connect(tmp_path / "var" / "receiver.db", isolation_level=None)) as busy:
+            busy.execute("BEGIN IMMEDIATE")
+            good = asyncio.ensure_future(ask("POST", receiver.public + path, a_push("processing")))
+            during = [await ask("POST", receiver.public + GUESS, b"{}") for _ in range(10)]
+            assert not good.done()
+            busy.execute("ROLLBACK")
+
+        assert (await good).status == 200
+        assert {(answer.status, answer.body) for answer in [*guesses, *during]} == {(404, guesses[0].body)}
+        assert {tuple(answer.headers) for answer in [*guesses, *during]} == {tuple(guesses[0].headers)}
+        assert len(receiver.said("caller.muted")) == 1
+        assert len(receiver.said("callback.refused")) < 100
+
+
+async def test_only_the_public_host_and_this_machine_are_answered(tmp_path: Path) -> None:
+    async with a_listener(tmp_path, public_url="https://hooks.example.com/kling") as receiver:
+        path = await a_path(receiver)
+
+        async def by(host: str, method: str = "POST", to: str = path.removeprefix("/kling")) -> int:
+            body = a_push("processing") if method == "POST" else b""
+            return (await ask(method, receiver.public + to, body, {"host": host})).status
+
+        assert [await by(host) for host in ("hooks.example.com", "127.0.0.1:8700", "localhost")] == [200, 200, 200]
+        assert [await by(host) for host in ("attacker.example", "10.0.0.1")] == [421, 421]
+        assert [await by(host, "GET", "/healthz") for host in ("attacker.example", "127.0.0.1")] == [421, 200]
+        (first, *_) = receiver.said("callback.refused")
+        assert "[public] proxies" in first["reason"]
+
+
+async def test_a_named_proxy_says_who_called_and_nobody_else_does(tmp_path: Path) -> None:
+    config = a_config(NO_KLING, public_url='https://hooks.example.com"\nproxies = ["127.0.0.8"]\n#"')
+    async with a_receiver(tmp_path, config) as receiver:
+        parts = urlsplit(receiver.public)
+
+        async def guess_from(source: str, forwarded: str, host: str) -> Answer:
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port, local_addr=(source, 0))
+            wire = Wire(reader, writer, {"host": host, "x-forwarded-for": forwarded})
+            try:
+                return await wire.ask("POST", GUESS, b"{}")
+            finally:
+                await wire.close()
+
+        proxied = await guess_from("127.0.0.8", "203.0.113.9, 198.51.100.7", "any-name-of-an-upstream")
+        direct = await guess_from("127.0.0.9", "203.0.113.9, 198.51.100.7", "hooks.example.com")
+
+        assert (proxied.status, direct.status) == (404, 404)
+        assert [said["peer"] for said in receiver.said("callback.refused")] == ["198.51.100.7", "127.0.0.9"]
+
+
+async def test_no_refused_request_leaves_its_token_in_the_log(tmp_path: Path) -> None:
+    async with a_listener(tmp_path) as receiver:
+        path = await a_path(receiver)
+        token = path.rpartition("/")[2]
+        head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\n".encode()
+        whole = head + b"content-length: 2\r\n\r\n{}"
+        refused = {
+            400: head + b"content-length: 3\r\n\r\n[1]",
+            404: whole.replace(b" HTTP", b"/ HTTP"),
+            405: whole.replace(b"POST", b"GET"),
+            413: head + b"content-length: 9999\r\n\r\n{}",
+            415: head + b"content-encoding: br\r\n" + b"content-length: 2\r\n\r\n{}",
+            421: whole.replace(b"localhost", b"other.example"),
+            431: head + b"x: " + b"y" * 20_000 + b"\r\n\r\n",
+        }
+        streamed = head + b"transfer-encoding: chunked\r\n\r\n" + (b"800\r\n" + b"x" * 2048 + b"\r\n") * 4
+        broken = [head + b"\x00: x\r\n\r\n", head + b"transfer-encoding: chunked\r\n\r\nzz\r\n", b"\x16\x03\x01" + head]
+        both = head + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
+
+        too_slow = asyncio.ensure_future(answered(receiver, HALF_A_HEAD % token.encode()))
+        assert {status: await answered(receiver, sent) for status, sent in refused.items()} == {
+            status: status for status in refused
+        }
+        assert [await answered(receiver, sent) for sent in (streamed, *broken, both)] == [413, 400, 400, 400, 400]
+        for sent in (head + b"content-length: 9\r\n\r\nhalf", whole):
+            parts = urlsplit(receiver.public)
+            _, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            writer.write(sent)
+            await writer.drain()
+            writer.transport.abort()
+        await until(lambda: bool(receiver.said("callback.abandoned")))
+        assert await too_slow == 408
+
+        assert await answered(receiver, whole) == 200
+        assert await receiver.stop() == 0
+        assert token not in receiver.log()
+        assert "connection.refused" in receiver.log()
