@@ -33,8 +33,9 @@ class Bells:
     deliveries: Bell = field(default_factory=Bell)  # something may go out
     tasks: Bell = field(default_factory=Bell)  # something may be submitted, or asked about
     events: Bell = field(default_factory=Bell)  # something may be shown
+    replays: Bell = field(default_factory=Bell)  # something is to go out again
 
     def ring(self) -> None:
         """Wake everybody."""
-        for bell in (self.deliveries, self.tasks, self.events):
+        for bell in (self.deliveries, self.tasks, self.events, self.replays):
             bell.ring()

@@ -1,10 +1,11 @@
 """What people ask of the service, as frozen values: an action that is done, a replay that takes its time."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from receiver.model import DeliveryStatus
+from receiver.model import Delivery, DeliveryStatus
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,4 +71,38 @@ class Replay:
     rate: tuple[int, timedelta] | None = None
     cursor: str = ""
     created: int = 0
+    finished_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """An event that a replay is to bring to a route again; ``place`` is where that stands in the replay's order."""
+
+    place: str
+    event_id: str
+    event_type: str
+    task_id: str | None
+    route: str
+    replay_of: str | None
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How much of what a replay is about had one status in one route; None where events are chosen themselves."""
+
+    route: str
+    status: DeliveryStatus | None
+    count: int
+    oldest: datetime
+    newest: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A step of a replay from where *replay* stands to ``cursor``, the last one if it has a ``finished_at``."""
+
+    replay: Replay
+    deliveries: Sequence[Delivery]
+    cursor: str
     finished_at: datetime | None = None

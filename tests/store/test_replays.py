@@ -1,0 +1,232 @@
+"""What a store promises about what is to go out again."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any, cast
+
+import pytest
+from factories import a_delivery, a_task, an_event, at
+from store.conftest import Opener, Store, with_deliveries
+
+from receiver.model import DeliveryStatus
+from receiver.orders import Action, Batch, Replay, ReplayState, Selection
+from receiver.replay import Replays
+
+ALICE = Action(at=at(100), actor="alice", verb="replay.started", subject="rpl_1", note="why not")
+DEAD = DeliveryStatus.DEAD
+
+
+@pytest.fixture
+def replays(store: Store) -> Replays:
+    """Give the part of the store that looks after replays."""
+    return cast("Replays", cast("Any", store).replays)
+
+
+def a_replay(id_: str = "rpl_1", *, among: Sequence[str] = ("publish", "other"), **changes: Any) -> Replay:
+    """A replay of all that was over by the hundredth second."""
+    names = set(Selection.__dataclass_fields__)
+    selection = Selection(among=tuple(among), **{name: changes.pop(name) for name in names & set(changes)})
+    replay = Replay(
+        id=id_,
+        state=ReplayState.RUNNING,
+        selection=selection,
+        actor="alice",
+        why="why not",
+        last="z",
+        total=3,
+        created_at=at(100),
+    )
+    return replace(replay, **changes)
+
+
+def over(id_: str, event_id: str, *, status: DeliveryStatus = DEAD, **changes: Any) -> Any:
+    given = {"finished_at": at(50)} | changes
+    return a_delivery(id_, event_id=event_id, status=status, **given)
+
+
+async def chosen(replays: Replays, replay: Replay, *, limit: int = 99) -> list[tuple[str, str, str | None]]:
+    return [(each.event_id, each.route, each.replay_of) for each in await replays.chosen(replay, limit=limit)]
+
+
+async def test_what_is_over_is_chosen_oldest_first_and_what_waits_is_not(store: Store, replays: Replays) -> None:
+    await with_deliveries(
+        store,
+        over("dlv_1", "evt_1"),
+        over("dlv_2", "evt_2", status=DeliveryStatus.DELIVERED),
+        over("dlv_3", "evt_3", status=DeliveryStatus.CANCELLED, route="other"),
+        a_delivery("dlv_4", event_id="evt_4"),
+        over("dlv_5", "evt_5", finished_at=at(101)),
+    )
+
+    assert await chosen(replays, a_replay()) == [
+        ("evt_1", "publish", "dlv_1"),
+        ("evt_2", "publish", "dlv_2"),
+        ("evt_3", "other", "dlv_3"),
+    ]
+    assert await chosen(replays, a_replay(cursor="dlv_1", last="2")) == [("evt_2", "publish", "dlv_2")]
+    assert len(await chosen(replays, a_replay(), limit=2)) == 2
+
+
+@pytest.mark.parametrize(
+    ("wanted", "ids"),
+    [
+        ({"statuses": (DEAD,)}, ["dlv_1", "dlv_3", "dlv_4"]),
+        ({"route": "other"}, ["dlv_3"]),
+        ({"events": ("evt_2", "evt_4")}, ["dlv_2", "dlv_4"]),
+        ({"deliveries": ("dlv_1", "dlv_2")}, ["dlv_1", "dlv_2"]),
+        ({"task_id": "tsk_1"}, ["dlv_1", "dlv_2", "dlv_3", "dlv_4"]),
+        ({"task_id": "tsk_2"}, []),
+        ({"since": at(2), "until": at(4)}, ["dlv_2", "dlv_3"]),
+        ({"route": "publish", "statuses": (DEAD,), "since": at(2)}, ["dlv_4"]),
+        ({"among": ("other",)}, ["dlv_3"]),
+        ({"among": ()}, []),
+    ],
+)
+async def test_each_filter_holds(store: Store, replays: Replays, wanted: dict[str, Any], ids: list[str]) -> None:
+    await with_deliveries(
+        store,
+        over("dlv_1", "evt_1", created_at=at(1)),
+        over("dlv_2", "evt_2", created_at=at(2), status=DeliveryStatus.DELIVERED),
+        over("dlv_3", "evt_3", created_at=at(3), route="other"),
+        over("dlv_4", "evt_4", created_at=at(4)),
+    )
+
+    assert [replay_of for _, _, replay_of in await chosen(replays, a_replay(**wanted))] == ids
+
+
+async def test_an_event_goes_once_to_each_route_however_often_it_went_there(store: Store, replays: Replays) -> None:
+    await with_deliveries(
+        store,
+        over("dlv_1", "evt_1"),
+        over("dlv_2", "evt_1", route="other"),
+        over("dlv_3", "evt_1", replay_of="dlv_1"),
+        over("dlv_4", "evt_1", replay_of="dlv_3", status=DeliveryStatus.DELIVERED),
+    )
+
+    assert await chosen(replays, a_replay()) == [("evt_1", "other", "dlv_2"), ("evt_1", "publish", "dlv_4")]
+    assert await chosen(replays, a_replay(statuses=(DEAD,))) == [
+        ("evt_1", "other", "dlv_2"),
+        ("evt_1", "publish", "dlv_3"),
+    ]
+    assert await chosen(replays, a_replay(statuses=(DEAD,), to_route="third")) == [("evt_1", "third", "dlv_3")]
+
+
+async def test_events_are_chosen_for_a_route_by_its_words(store: Store, replays: Replays) -> None:
+    await store.add(a_task(), b"")
+    types = ["task.processing", "task.succeed", "alert.route_held"]
+    await store.record([an_event(f"evt_{n}", type=type_) for n, type_ in enumerate(types, start=1)], [])
+    await store.record([], [a_delivery("dlv_1", event_id="evt_2", route="other")])
+
+    async def words(*words: str) -> list[tuple[str, str, str | None]]:
+        return await chosen(replays, a_replay(to_route="other", words=words, since=at(0)))
+
+    assert await words("succeed", "alert") == [("evt_2", "other", "dlv_1"), ("evt_3", "other", None)]
+    assert len(await words()) == 3
+
+
+async def test_a_tally_counts_all_that_is_chosen(store: Store, replays: Replays) -> None:
+    await with_deliveries(
+        store,
+        over("dlv_1", "evt_1", created_at=at(1)),
+        over("dlv_2", "evt_2", created_at=at(2)),
+        over("dlv_3", "evt_3", created_at=at(3), status=DeliveryStatus.DELIVERED),
+    )
+
+    counted = await replays.tally(a_replay())
+
+    assert [(each.route, each.status, each.count, each.oldest, each.newest) for each in counted] == [
+        ("publish", DEAD, 2, at(1), at(2)),
+        ("publish", DeliveryStatus.DELIVERED, 1, at(3), at(3)),
+    ]
+
+
+async def test_a_replay_is_kept_with_whoever_asked_for_it(opener: Opener) -> None:
+    replay = a_replay(
+        events=("evt_1",),
+        statuses=(DEAD,),
+        since=at(1),
+        until=at(2),
+        to_route="other",
+        words=("succeed",),
+        task_id="tsk_1",
+        rate=(5, timedelta(seconds=1)),
+    )
+    async with opener() as store:
+        await cast("Any", store).replays.add(replay, action=ALICE)
+
+    async with opener() as store:
+        replays: Replays = cast("Any", store).replays
+        assert await replays.find("rpl_1") == replay
+        assert await replays.running() == [replay]
+        assert (await replays.list()).items == [replay]
+        assert await replays.find("rpl_2") is None
+        assert await store.actions(subjects=["rpl_1"]) == [ALICE]
+
+
+async def test_a_step_writes_its_deliveries_and_its_place_or_nothing(store: Store, replays: Replays) -> None:
+    await with_deliveries(store, over("dlv_1", "evt_1"))
+    replay = a_replay()
+    await replays.add(replay, action=ALICE)
+    again = a_delivery("dlv_9", event_id="evt_1", replay_of="dlv_1")
+    batch = Batch(replay=replay, deliveries=[again], cursor="dlv_1")
+
+    results = [await replays.advance(batch), await replays.advance(batch)]
+
+    assert results == [True, False]
+    moved = replace(replay, cursor="dlv_1", created=1)
+    assert await replays.find("rpl_1") == moved
+    view = await store.delivery("dlv_9")
+    assert view is not None
+    assert view.delivery == again
+    assert await replays.advance(Batch(replay=moved, deliveries=[], cursor="dlv_1", finished_at=at(200)))
+    assert await replays.running() == []
+
+
+async def test_a_cancelled_replay_goes_no_further(store: Store, replays: Replays) -> None:
+    await with_deliveries(store, over("dlv_1", "evt_1"))
+    await replays.add(a_replay(), action=ALICE)
+    cancelling = replace(ALICE, verb="replay.cancelled")
+
+    assert await replays.cancel("rpl_1", now=at(150), action=cancelling) is True
+    assert await replays.cancel("rpl_1", now=at(160), action=cancelling) is False
+    assert await replays.advance(Batch(replay=a_replay(), deliveries=[], cursor="dlv_1")) is False
+
+    assert await replays.find("rpl_1") == a_replay(state=ReplayState.CANCELLED, finished_at=at(150))
+    assert await store.actions() == [cancelling, ALICE]
+
+
+async def test_a_waiting_delivery_is_hurried_unless_it_is_being_tried(store: Store, replays: Replays) -> None:
+    await with_deliveries(
+        store,
+        a_delivery("dlv_1", event_id="evt_1", due_at=at(900)),
+        a_delivery("dlv_2", event_id="evt_2", due_at=at(1)),
+        over("dlv_3", "evt_3"),
+    )
+    await store.claim("publish", now=at(1), until=at(200), limit=1, claim="mine")
+
+    hurried = [await replays.hurry(id_, now=at(100), action=ALICE) for id_ in ("dlv_1", "dlv_2", "dlv_3", "dlv_4")]
+
+    assert hurried == [True, False, False, False]
+    assert await store.due_routes() == {"publish": at(100)}
+    assert await store.actions() == [ALICE]
+
+
+async def test_a_final_delivery_is_repeated_as_often_as_is_asked(store: Store, replays: Replays) -> None:
+    old = over("dlv_1", "evt_1")
+    await with_deliveries(store, old)
+
+    for id_ in ("dlv_2", "dlv_3"):
+        await replays.repeat(a_delivery(id_, replay_of="dlv_1"), action=ALICE)
+
+    kept = [view.delivery for view in (await store.deliveries(event_id="evt_1")).items]
+    assert [(each.id, each.replay_of) for each in kept] == [("dlv_3", "dlv_1"), ("dlv_2", "dlv_1"), ("dlv_1", None)]
+    assert kept[-1] == old
+
+
+async def test_the_present_ends_with_the_newest_of_all(store: Store, replays: Replays) -> None:
+    assert await replays.newest() == ""
+
+    await with_deliveries(store, a_delivery("dlv_3", event_id="evt_7"))
+
+    assert await replays.newest() == "7"
