@@ -166,8 +166,10 @@ def reject(task: Task, message: str, *, now: datetime) -> Task:
 
 
 def queue_again(task: Task, message: str, *, now: datetime, until: datetime) -> Task:
-    """Put a task back that Kling could not take just now; *message* tells people why it waits."""
-    return replace(task, state=TaskState.QUEUED, message=message, updated_at=now, due_at=until)
+    """Put a task back that Kling did not take; *message* tells people why it waits."""
+    return replace(
+        task, state=TaskState.QUEUED, kling_id=None, heard=None, message=message, updated_at=now, due_at=until
+    )
 
 
 def expire(task: Task, *, now: datetime, message: str | None = None) -> Task:

@@ -1,23 +1,41 @@
-"""Asks Kling's API about tasks that have gone quiet, or whose news wants confirming. The guarantee behind callbacks."""
+"""Asks Kling's API about tasks that have gone quiet, or whose news wants confirming. The guarantee behind callbacks.
+
+However many tasks fall due at once, after a start or an outage, Kling is asked no more than so often, so much at a
+time, and about each task by one at a time. While it cannot answer there is one question now and then, of another task
+each time, and no task's own interval grows, so that all are caught up with as soon as it is back.
+"""
 
 import asyncio
-from datetime import timedelta
+from collections import OrderedDict
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
 
 from receiver.bells import Bell
 from receiver.clock import Clock
-from receiver.errors import KlingError, UnknownResource
+from receiver.errors import KlingError, KlingRefusal, Retry, UnknownResource
 from receiver.kling.client import Answer
 from receiver.model import Reading, Task, TaskState
+from receiver.patience import Patience
+from receiver.retry import Pace
 from receiver.store import Intake
 
 log = structlog.get_logger()
 
+PER_SECOND = 50
+"""The most questions in a second."""
+
+AT_ONCE = 8
+"""The most questions under way at a time."""
+
+LONGEST_PAUSE = timedelta(seconds=20)
+"""The longest Kling is left alone after it could not answer: with a call's own time-out still within a minute."""
+
 _ASKABLE = tuple(state for state in TaskState if state not in (TaskState.QUEUED, TaskState.SUBMITTING))
-_AT_ONCE = 8
 _MARGIN = timedelta(seconds=5)
+_SECOND = timedelta(seconds=1)
+_REMEMBERED = 10_000
 
 
 class Questions(Protocol):
@@ -43,6 +61,18 @@ class Answers(Protocol):
         """Note that the API said nothing about the task, or that it knows none by the id *denied*."""
         ...
 
+    async def put_off(self, task_id: str, until: datetime) -> None:
+        """Leave the question for later; it does not count as asked."""
+        ...
+
+
+class Listener(Protocol):
+    """Hears how calls to Kling end."""
+
+    async def called(self, error: KlingError | None, *, by: str) -> None:
+        """Take in how a call ended, None for well."""
+        ...
+
 
 class Reconciler:
     """Claims tasks as they fall due and asks about each; a task is asked about by one at a time."""
@@ -52,6 +82,7 @@ class Reconciler:
         intake: Intake,
         kling: Questions,
         answers: Answers,
+        listener: Listener,
         *,
         timeout: timedelta,
         tasks_bell: Bell,
@@ -60,56 +91,98 @@ class Reconciler:
         self._intake = intake
         self._kling = kling
         self._answers = answers
-        self._lease = timeout + _MARGIN
+        self._listener = listener
+        self._lease = 2 * timeout + _MARGIN  # a call may be signed anew and made once more
         self._bell = tasks_bell
         self._clock = clock
-        self._asking: set[asyncio.Task[None]] = set()
+        self._pace = Pace(count=PER_SECOND, per=_SECOND)
+        self._patience = Patience(longest=LONGEST_PAUSE, tolerates=1)
+        self._in_vain: OrderedDict[str, int] = OrderedDict()
+        self._asking: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ask about tasks as they fall due, until *stop*; what is under way then is waited for."""
         bell = self._bell.listen()
-        while not stop.is_set():
-            bell.clear()
-            free = _AT_ONCE - len(self._asking)
-            now = self._clock.now()
-            tasks = (
-                await self._intake.claim_tasks(_ASKABLE, now=now, until=now + self._lease, limit=free) if free else ()
-            )
-            for task in tasks:
-                asking = asyncio.create_task(self._ask(task))
-                self._asking.add(asking)
-                asking.add_done_callback(lambda done: self._done(done, bell))
-            due = await self._intake.next_task_due(_ASKABLE) if len(self._asking) < _AT_ONCE else None
-            await self._clock.wait(bell, until=due)
-        self._bell.leave(bell)
+        try:
+            while not stop.is_set():
+                bell.clear()
+                await self._clock.wait(bell, until=await self._round(bell))
+        finally:
+            self._bell.leave(bell)
         if self._asking:
-            await asyncio.wait(self._asking)
+            await asyncio.wait(self._asking.values())
 
-    def _done(self, asking: "asyncio.Task[None]", bell: asyncio.Event) -> None:
-        self._asking.discard(asking)
-        bell.set()
-        if not asking.cancelled() and asking.exception() is not None:
-            log.error("query.failed", exc_info=asking.exception())
+    async def _round(self, bell: asyncio.Event) -> datetime | None:
+        """Ask about what is due; tell when to look again, None when a bell will say."""
+        now = self._clock.now()
+        if not self._patience.admits(now):
+            return self._patience.opens_at
+        free = (AT_ONCE if self._patience.opens_at is None else 1) - len(self._asking)
+        if free <= 0:
+            return None
+        allowed = self._pace.allowance(now)
+        if allowed <= 0:
+            return self._pace.next_at(now)
+        due = await self._intake.next_task_due(_ASKABLE)
+        if due is None or due > now:
+            return due
+        limit = min(free, allowed)
+        for task in await self._intake.claim_tasks(_ASKABLE, now=now, until=now + self._lease, limit=limit):
+            if task.id not in self._asking:  # else the answer under way plans the next question
+                self._start(task, bell, now)
+        return now
+
+    def _start(self, task: Task, bell: asyncio.Event, now: datetime) -> None:
+        self._pace.take(1, now)
+        self._patience.call(now, lasts=self._lease)
+        asking = asyncio.create_task(self._ask(task))
+        self._asking[task.id] = asking
+
+        def done(ended: "asyncio.Task[None]") -> None:
+            self._asking.pop(task.id, None)
+            bell.set()
+            if not ended.cancelled() and ended.exception() is not None:
+                log.error("query.failed", task=task.id, exc_info=ended.exception())
+
+        asking.add_done_callback(done)
 
     async def _ask(self, task: Task) -> None:
         asked_for = await self._answers.question(task)
         if task.endpoint is None or asked_for is None:
+            self._patience.forgo(self._clock.now())
             await self._answers.learn_nothing(task.id)
             return
+        begun = self._clock.now()
+        answer: Answer | KlingError
         try:
             answer = await self._kling.query(task.endpoint, asked_for)
         except KlingError as exc:
-            log.warning("query.failed", task=task.id, code=exc.code, reason=exc.message)
-            await self._answers.learn_nothing(task.id)
+            answer = exc
+        error = answer if isinstance(answer, KlingError) else answer.error
+        await self._listener.called(error, by="query")
+        if error is not None and error.retry is not Retry.NO:
+            await self._put_off(task, error, begun)
             return
-        if answer.error is not None or answer.reading is None:
-            reason = "" if answer.error is None else str(answer.error)
-            log.warning("query.refused", task=task.id, status=answer.status, reason=reason)
-            await self._answers.learn_nothing(task.id, denied=asked_for if _is_unknown(answer) else None)
-        else:
+        self._patience.succeed()
+        self._in_vain.pop(task.id, None)
+        if isinstance(answer, Answer) and error is None and answer.reading is not None:
             await self._answers.learn(task.id, answer.reading, answer.body)
+            return
+        log.warning("query.refused", task=task.id, reason="" if error is None else str(error))
+        await self._answers.learn_nothing(task.id, denied=asked_for if _is_unknown(error) else None)
+
+    async def _put_off(self, task: Task, error: KlingError, begun: datetime) -> None:
+        """Leave a task for later that Kling could not answer about; others may be answered about all the same."""
+        now = self._clock.now()
+        log.warning("query.failed", task=task.id, code=error.code, reason=error.message)
+        asked = error.retry_after if isinstance(error, KlingRefusal) else None
+        self._patience.fail(error.message, begun=begun, now=now, asked=asked)
+        times = self._in_vain[task.id] = self._in_vain.pop(task.id, 0) + 1
+        if len(self._in_vain) > _REMEMBERED:
+            self._in_vain.popitem(last=False)
+        await self._answers.put_off(task.id, now + min(_SECOND * 2 ** min(times - 1, 10), LONGEST_PAUSE))
 
 
-def _is_unknown(answer: Answer) -> bool:
+def _is_unknown(error: KlingError | None) -> bool:
     """Tell whether Kling itself denies the task: a bare 404 may be a gateway that cannot be asked about tasks."""
-    return isinstance(answer.error, UnknownResource) and answer.error.kling_code is not None
+    return isinstance(error, UnknownResource) and error.kling_code is not None

@@ -17,10 +17,11 @@ import structlog
 from starlette.types import ASGIApp
 
 from receiver import __version__
+from receiver.alarm import Alarm
 from receiver.alerts import Alerts
 from receiver.announce import Announcer
 from receiver.bells import Bells
-from receiver.clock import Ids, SystemClock
+from receiver.clock import Clock, Ids, SystemClock
 from receiver.dispatch import Dispatcher, Lane
 from receiver.dispatch.holds import Holds
 from receiver.errors import ReceiverError
@@ -28,7 +29,9 @@ from receiver.inbox import Inbox
 from receiver.kling.client import Kling
 from receiver.model import Secret
 from receiver.outbound import Outbound
+from receiver.outcomes import Outcomes
 from receiver.reconcile import Reconciler
+from receiver.recover import Recovery
 from receiver.retry import Pace, RetryPolicy
 from receiver.routing import REPLY, compile_routes
 from receiver.senders import Sender
@@ -38,7 +41,7 @@ from receiver.senders.webhook import ReplySender, WebhookSender
 from receiver.settings import Address, Loaded, RouteSettings, Settings
 from receiver.store.sqlite import SqliteStore
 from receiver.submit import Submitter
-from receiver.supervisor import Supervisor
+from receiver.supervisor import Supervisor, Work
 from receiver.systemd import Notifier, listen_fds
 from receiver.web.api import admin_app
 from receiver.web.callbacks import public_app
@@ -95,15 +98,12 @@ async def _assemble(
     inside, outside = _ways_out(settings, stack)
     lanes = _Lanes(settings, inside, outside)
     kling = Kling(settings.kling, outbound=inside, clock=clock)
-    inbox = Inbox(store, announcer, callbacks=settings.callbacks, poll=settings.poll, bells=bells, clock=clock, ids=ids)
+    inbox, submitter, work = _with_kling(settings, store, kling, announcer, bells=bells, clock=clock, ids=ids)
     holds = Holds(store, Alerts(announcer, clock=clock), bells=bells, clock=clock)
-    submitter = Submitter(store, kling, announcer, settings=settings, bells=bells, clock=clock, ids=ids)
-    reconciler = Reconciler(store, kling, inbox, timeout=settings.kling.timeout, tasks_bell=bells.tasks, clock=clock)
     dispatcher = Dispatcher(
         store, lanes, holds, bell=bells.deliveries, clock=clock, ids=ids, rng=SystemRandom(), grace=GRACE
     )
-    work = {"dispatch": dispatcher.run, "reconcile": reconciler.run, "submit": submitter.run}
-    supervisor = Supervisor(broken=store.broken, work=work, bells=bells)
+    supervisor = Supervisor(broken=store.broken, work={"dispatch": dispatcher.run, **work}, bells=bells)
     admin = admin_app(
         submitter=submitter,
         kling=kling,
@@ -125,6 +125,30 @@ async def _assemble(
         admin=_listener("admin", admin, settings.admin.listen, sockets, _ADMIN_LIMITS),
     )
     return supervisor
+
+
+def _with_kling(
+    settings: Settings, store: SqliteStore, kling: Kling, announcer: Announcer, *, bells: Bells, clock: Clock, ids: Ids
+) -> tuple[Inbox, Submitter, Mapping[str, Work]]:
+    """Put together what submits to Kling, hears from it and asks it; the last of the three is what runs by itself."""
+    alarm = Alarm(store, announcer, public_url=settings.public.url, bells=bells, clock=clock)
+    inbox = Inbox(
+        store,
+        announcer,
+        callbacks=settings.callbacks,
+        poll=settings.poll,
+        bells=bells,
+        clock=clock,
+        ids=ids,
+        attendance=alarm.attended if settings.public.url else None,
+    )
+    outcomes = Outcomes(store, announcer, poll=settings.poll, bells=bells, clock=clock)
+    recovery = Recovery(store, kling, outcomes, store, settings=settings, bells=bells, clock=clock)
+    submitter = Submitter(store, kling, outcomes, recovery, alarm, settings=settings, bells=bells, clock=clock, ids=ids)
+    reconciler = Reconciler(
+        store, kling, inbox, alarm, timeout=settings.kling.timeout, tasks_bell=bells.tasks, clock=clock
+    )
+    return inbox, submitter, {"reconcile": reconciler.run, "recover": recovery.run, "submit": submitter.run}
 
 
 def _public_names(settings: Settings) -> Names | None:

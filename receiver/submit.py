@@ -1,13 +1,14 @@
 """Intent → Kling → bound task. The intent and its token are stored before Kling is called.
 
-Whatever happens after that, the task's external id tells whether Kling made it: a submit without a clear answer
-is looked up, and sent again only when Kling has had its time and does not know it.
+Whatever happens after that, the task's external id tells whether Kling made it: a submit without a clear answer is
+left to :mod:`receiver.recover`, which looks it up. Nothing here sends a task again that Kling may have.
 """
 
 import asyncio
+import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
@@ -15,11 +16,11 @@ from typing import Protocol, TypeVar
 import structlog
 
 from receiver import lifecycle
-from receiver.announce import Announcer
 from receiver.bells import Bells
 from receiver.clock import Clock, Ids
 from receiver.errors import (
     Conflict,
+    InvalidParameters,
     InvalidRequest,
     KlingError,
     KlingRefusal,
@@ -27,27 +28,32 @@ from receiver.errors import (
     KlingUnreachable,
     Retry,
     StoreError,
-    Unreadable,
 )
 from receiver.kling import endpoints, protocol
 from receiver.kling.client import Answer
 from receiver.kling.endpoints import Endpoint
-from receiver.kling.shortened import shortened
-from receiver.model import Json, Origin, Push, Reading, Source, Task, TaskState, Verified
+from receiver.model import Json, Origin, Push, Reading, Task, TaskState
+from receiver.outcomes import Outcomes
+from receiver.patience import Patience
 from receiver.settings import Settings
+from receiver.slots import Slots
 from receiver.store import ById, Change, Intake
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-MARGIN = timedelta(seconds=5)
-"""How much later than the call's own time-out a submit without an answer is looked up."""
+AT_ONCE = 32
+"""How many queued tasks are being sent at the same time at most."""
 
-_WAITING = (TaskState.QUEUED, TaskState.SUBMITTING)
-_PASSING = (Retry.SOON, Retry.WHEN_FREE, Retry.AFTER_REMEDY, Retry.ANEW)
-_BATCH = 32
+FIRST_LOOK = timedelta(seconds=1)
+"""How long after a create without a clear answer the task is looked up."""
+
+_QUEUED = (TaskState.QUEUED,)
+_MARGIN = timedelta(seconds=5)
 _FIRST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=1)
+_GRACE = timedelta(seconds=20)
+_WAITS_FOR_SLOT = "waits for a slot"
 
 
 class Calls(Protocol):
@@ -57,8 +63,20 @@ class Calls(Protocol):
         """Create a task."""
         ...
 
-    async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
-        """Look a task up by the id we gave it."""
+
+class Lookup(Protocol):
+    """Finds out about tasks that Kling may have made."""
+
+    async def adopt(self, task: Task) -> bool:
+        """Bind a task that Kling says it has already; False when it has not, after all."""
+        ...
+
+
+class Listener(Protocol):
+    """Hears how calls to Kling end."""
+
+    async def called(self, error: KlingError | None, *, by: str) -> None:
+        """Take in how a call ended, None for well."""
         ...
 
 
@@ -80,7 +98,9 @@ class Submitter:
         self,
         intake: Intake,
         kling: Calls,
-        announcer: Announcer,
+        outcomes: Outcomes,
+        lookup: Lookup,
+        listener: Listener,
         *,
         settings: Settings,
         bells: Bells,
@@ -89,13 +109,18 @@ class Submitter:
     ) -> None:
         self._intake = intake
         self._kling = kling
-        self._announcer = announcer
+        self._outcomes = outcomes
+        self._lookup = lookup
+        self._listener = listener
         self._settings = settings
         self._clock = clock
         self._ids = ids
         self._bells = bells
         self._starting = asyncio.Lock()
-        self._short_of_slots = False
+        slots = settings.kling.slots
+        self._slots = Slots({"video": slots.video, "image": slots.image})
+        self._patience = Patience(longest=_LONGEST_WAIT)
+        self._call_lasts = 2 * settings.kling.timeout + _MARGIN  # a call may be signed anew and made once more
         self._sending: set[asyncio.Task[object]] = set()
 
     async def submit(self, request: SubmitRequest) -> Task:
@@ -125,7 +150,7 @@ class Submitter:
         """
         token = self._ids.token()
         task = self._intend(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING)
-        task = lifecycle.begin(task, _hash(token), now=task.created_at, until=self._lease_end())
+        task = lifecycle.begin(task, _hash(token), now=task.created_at, until=task.created_at + self._call_lasts)
         await self._intake.add(task, body)
         answer = await self._owned(self._send(task, endpoint, body, token))
         if isinstance(answer, KlingUncertain):
@@ -163,176 +188,154 @@ class Submitter:
         return task, self._callback_url(token)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send queued tasks as slots get free, and look up those whose answer was lost, until *stop*."""
+        """Send queued tasks as slots get free, until *stop*; calls under way then are waited for, within bounds."""
         bell = self._bells.tasks.listen()
-        await self._look_up_interrupted()
-        while not stop.is_set():
-            bell.clear()
-            now = self._clock.now()
-            horizon = now + _LONGEST_WAIT if self._short_of_slots else now
-            self._short_of_slots = False
-            tasks = await self._intake.claim_tasks(
-                (TaskState.QUEUED,), now=horizon, until=horizon + MARGIN, limit=_BATCH
-            )
-            tasks = [
-                *tasks,
-                *await self._intake.claim_tasks(
-                    (TaskState.SUBMITTING,), now=now, until=self._lease_end(), limit=_BATCH
-                ),
-            ]
-            for task in tasks:
-                await self._take_up(task)
-            due = await self._intake.next_task_due(_WAITING)
-            await self._clock.wait(bell, until=due)
-        self._bells.tasks.leave(bell)
+        try:
+            while not stop.is_set():
+                bell.clear()
+                await self._clock.wait(bell, until=await self._round())
+        finally:
+            self._bells.tasks.leave(bell)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_GRACE.total_seconds()):
+                await self.drain()
 
     async def drain(self) -> None:
         """Wait for calls to Kling that are under way, so that their answers are bound."""
         while self._sending:
             await asyncio.wait(self._sending)
 
-    async def _look_up_interrupted(self) -> None:
-        """At start: what a former process was sending is looked up now, not at its lease's end."""
-        horizon = self._lease_end()
-        while tasks := await self._intake.claim_tasks(
-            (TaskState.SUBMITTING,), now=horizon, until=horizon + MARGIN, limit=_BATCH
-        ):
-            for task in tasks:
-                await self._take_up(task)
+    async def _round(self) -> datetime | None:
+        """Send what may be sent now; tell when there may be more, None when a bell will."""
+        now = self._clock.now()
+        if not self._patience.admits(now):
+            return self._patience.opens_at
+        free = AT_ONCE - len(self._sending) if self._patience.opens_at is None else 1
+        if free <= 0:
+            return None
+        full = self._slots.full(await self._intake.occupancy(), now)
+        due = await self._intake.next_task_due(_QUEUED, without=full)
+        if due is None or due > now:
+            moments = [moment for moment in (due, self._slots.opens_at() if full else None) if moment is not None]
+            return min(moments, default=None)
+        until = now + self._call_lasts
+        tasks = await self._intake.claim_tasks(_QUEUED, now=now, until=until, limit=free, without=full)
+        await asyncio.gather(*(self._take_up(task) for task in tasks))
+        return self._clock.now()
 
     async def _take_up(self, task: Task) -> None:
+        """Have a claimed task sent; returns when it is on its way, or back in the queue."""
         endpoint = endpoints.resolve(task.endpoint or "")
         if endpoint is None:
             return
-        if task.state is TaskState.QUEUED:
-            self._own(self._start(task, endpoint))
-        else:
-            self._own(self._recover(task, endpoint))
+        decided = asyncio.Event()
+        owned = self._own(self._start(task, endpoint, decided=decided))
+        owned.add_done_callback(lambda _: decided.set())
+        await decided.wait()
 
-    async def _start(self, task: Task, endpoint: Endpoint) -> Task:
-        """Send a queued task if a slot is free; else leave it queued until one may be."""
+    async def _start(self, task: Task, endpoint: Endpoint, *, decided: asyncio.Event | None = None) -> Task:
+        """Send a queued task if that may be now; else leave it queued until it may."""
         token = self._ids.token()
         async with self._starting:
             now = self._clock.now()
-            if not await self._has_room(task):
-                self._short_of_slots = True
-                return await self._change(
-                    task.id,
-                    lambda held: lifecycle.queue_again(held, "waits for a slot", now=now, until=now + _LONGEST_WAIT),
-                )
-            begun = await self._intake.apply(
-                ById(id=task.id),
-                lambda held, _: (
-                    Change()
-                    if held.state is not TaskState.QUEUED
-                    else Change(task=lifecycle.begin(held, _hash(token), now=now, until=self._lease_end()))
-                ),
-            )
-        if begun is None or begun.task is None:
+            why = await self._why_not_now(task, now)
+            if why:
+                return await self._outcomes.queued(task, why, until=task.created_at)
+            begun = await self._begin(task, token, now)
+        if decided is not None:
+            decided.set()
+        if begun is None:
             return task
-        await self._send(begun.task, endpoint, await self._intake.intent(task.id), token)
+        await self._send(begun, endpoint, await self._intake.intent(task.id), token)
         return await self._as_it_stands(task)
+
+    async def _why_not_now(self, task: Task, now: datetime) -> str:
+        """Tell why a task cannot be sent just now; "" when it can, and then its place is taken."""
+        if not self._patience.admits(now):
+            return self._patience.why
+        if not self._slots.take(task, await self._intake.occupancy(), now, lasts=self._call_lasts):
+            return _WAITS_FOR_SLOT
+        self._patience.call(now, lasts=self._call_lasts)
+        return ""
+
+    async def _begin(self, task: Task, token: str, now: datetime) -> Task | None:
+        def judge(held: Task, _: Sequence[Push]) -> Change:
+            if held.state is not TaskState.QUEUED:
+                return Change()
+            return Change(task=lifecycle.begin(held, _hash(token), now=now, until=now + self._call_lasts))
+
+        begun = await self._intake.apply(ById(id=task.id), judge)
+        return None if begun is None else begun.task
 
     async def _send(self, task: Task, endpoint: Endpoint, intent: bytes, token: str) -> Answer | KlingError:
         """Call Kling for a task whose submit has begun, and write down what came of it."""
-        callback_url = self._callback_url(token) if self._settings.public.url else None
         composed = protocol.compose(
             intent,
             generation=endpoint.generation,
-            callback_url=callback_url,
+            callback_url=self._callback_url(token) if self._settings.public.url else None,
             external_task_id=task.external_task_id,
         )
+        begun = self._clock.now()
+        answer: Answer | KlingError
         try:
             answer = await self._kling.create(endpoint.path, composed.content)
         except (KlingUnreachable, KlingUncertain) as exc:
-            await self._failed(task, exc, b"")
-            return exc
-        if answer.error is not None:
-            await self._failed(task, answer.error, answer.body)
-            return answer
+            answer = exc
+        error = answer if isinstance(answer, KlingError) else answer.error
         try:
-            await self._bound(task, answer.reading or Reading(state=None), intent)
+            self._heed(task, error, begun, taken=await self._taken_besides(task))
+            await self._write_down(task, answer, error, intent)
+            await self._listener.called(error, by="submit")
         except StoreError as exc:
-            # Kling has made it, so whoever asked must hear that; the task is looked up and bound at its lease's end.
-            log.error("task.unbound", task=task.id, reason=exc.message)  # noqa: TRY400  # the reason is all there is to tell
+            # Whoever asked must hear what Kling said; the task is looked up and bound when its lease is over.
+            log.error("task.unrecorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
         return answer
 
-    async def _bound(self, task: Task, reading: Reading, intent: bytes) -> None:
+    def _heed(self, task: Task, error: KlingError | None, begun: datetime, *, taken: Mapping[str, int]) -> None:
+        """Learn from how a create ended when the next may be made."""
         now = self._clock.now()
-        slim = shortened(intent)
+        if error is None:
+            self._slots.accepted(task, taken)
+        if error is None or error.retry in (Retry.NO, Retry.WHEN_FREE):
+            self._patience.succeed()
+        else:
+            asked = error.retry_after if isinstance(error, KlingRefusal) else None
+            self._patience.fail(str(error), begun=begun, now=now, asked=asked)
+        if error is not None and error.retry is Retry.WHEN_FREE:
+            self._slots.refused(task, taken, begun=begun, now=now)
 
-        def judge(held: Task, pending: Sequence[Push]) -> Change:
-            bound = lifecycle.bind(held, reading, awaited=bool(pending), now=now, poll=self._settings.poll)
-            return Change(task=bound, intent=slim)
+    async def _taken_besides(self, task: Task) -> Mapping[str, int]:
+        """Count the slots that other tasks take while this one is being sent."""
+        taken = dict(await self._intake.occupancy())
+        if task.pack is not None:
+            taken[task.pack] = max(0, taken.get(task.pack, 0) - task.weight)
+        return taken
 
-        await self._intake.apply(ById(id=task.id), judge, with_pending=True)
-        self._bells.tasks.ring()
-        log.info("task.submitted", task=task.id, kling_id=reading.kling_id, endpoint=task.endpoint)
+    async def _write_down(
+        self, task: Task, answer: Answer | KlingError, error: KlingError | None, intent: bytes
+    ) -> None:
+        if error is None and isinstance(answer, Answer):
+            reading = answer.reading or Reading(state=None)
+            if reading.kling_id:
+                await self._outcomes.bound(task, reading, intent=intent)
+                return
+            error = KlingUncertain("Kling answered that it made the task, and did not name it.")
+        if error is not None:
+            await self._failed(task, error, answer.body if isinstance(answer, Answer) else b"")
 
     async def _failed(self, task: Task, error: KlingError, body: bytes) -> None:
         """Write down a create that did not succeed: queued again, to be looked up, or rejected."""
-        now = self._clock.now()
         log.warning("task.refused", task=task.id, code=error.code, retry=error.retry, reason=error.message)
         if error.retry is Retry.LOOK_UP_FIRST:
-            await self._change(task.id, lambda held: replace(held, message=error.message, due_at=now + MARGIN))
-        elif task.origin is Origin.API and error.retry in _PASSING:
-            wait = _wait(task, error)
-            self._short_of_slots |= error.retry is Retry.WHEN_FREE
-            await self._change(task.id, lambda held: lifecycle.queue_again(held, str(error), now=now, until=now + wait))
+            await self._outcomes.open(task, error.message, wait=FIRST_LOOK)
+        elif task.origin is Origin.API and error.retry is Retry.WHEN_FREE:
+            await self._outcomes.queued(task, str(error), until=task.created_at)
+        elif task.origin is Origin.API and error.retry is not Retry.NO:
+            await self._outcomes.queued(task, str(error), until=self._clock.now() + _wait(task, error))
+        elif isinstance(error, InvalidParameters) and task.attempts > 1 and await self._lookup.adopt(task):
+            log.info("task.adopted", task=task.id)  # its external id was taken by an attempt before this one
         else:
-            await self._reject(task, error.message, body, now=now)
-
-    async def _reject(self, task: Task, message: str, body: bytes, *, now: datetime) -> None:
-        def judge(held: Task, _: Sequence[Push]) -> Change:
-            if held.state is not TaskState.SUBMITTING:
-                return Change()
-            rejected = lifecycle.reject(held, message, now=now)
-            said = self._announcer.task_event(
-                rejected,
-                Reading(state=None),
-                body if _is_object(body) else b"",
-                source=Source.SUBMIT,
-                verified=Verified.API,
-                at=now,
-            )
-            return Change(task=rejected, events=(said.event,), deliveries=said.deliveries)
-
-        await self._intake.apply(ById(id=task.id), judge)
-        self._bells.ring()
-
-    async def _recover(self, task: Task, endpoint: Endpoint) -> None:
-        """Find out what became of a submit whose answer was lost; send it again only if Kling made nothing."""
-        now = self._clock.now()
-        try:
-            answer = await self._kling.find(endpoint.path, task.external_task_id or task.id)
-        except KlingError as exc:
-            log.warning("task.lookup_failed", task=task.id, code=exc.code, reason=exc.message)
-            wait = _wait(task, exc)
-            await self._change(task.id, lambda held: replace(held, due_at=now + wait))
-            return
-        if answer is not None and answer.reading is not None:
-            log.info("task.found", task=task.id)
-            await self._bound(task, answer.reading, await self._intake.intent(task.id))
-            return
-        certain_at = task.updated_at + self._settings.kling.timeout
-        if now < certain_at:
-            await self._change(task.id, lambda held: replace(held, due_at=certain_at))
-        elif task.origin is Origin.API:
-            await self._change(
-                task.id, lambda held: lifecycle.queue_again(held, "Kling never got it", now=now, until=now)
-            )
-            self._bells.tasks.ring()
-        else:
-            reason = "The answer was lost, and Kling knows no such task: nothing was made."
-            await self._reject(task, reason, b"", now=now)
-
-    async def _has_room(self, task: Task) -> bool:
-        slots = self._settings.kling.slots
-        limit = {"video": slots.video, "image": slots.image}.get(task.pack or "", 0)
-        if not limit:
-            return True
-        taken = (await self._intake.occupancy()).get(task.pack or "", 0)
-        return taken == 0 or taken + task.weight <= limit
+            await self._outcomes.rejected(task, error.message, body)
 
     def _intend(self, endpoint: Endpoint, body: bytes, origin: Origin, state: TaskState) -> Task:
         """Make the task for a job; checks its body as far as we put something into it."""
@@ -349,20 +352,9 @@ class Submitter:
             weight=endpoints.weight(endpoint, protocol.parse_object(body)),
             created_at=now,
             updated_at=now,
-            due_at=now + MARGIN,
+            due_at=now + _MARGIN,
             expires_at=now + self._settings.callbacks.expire_after,
         )
-
-    async def _change(self, task_id: str, become: Callable[[Task], Task]) -> Task:
-        """Change a task that is still waiting or being sent; one that callbacks moved on is left alone."""
-
-        def judge(held: Task, _: Sequence[Push]) -> Change:
-            return Change(task=become(held) if held.state in _WAITING else held)
-
-        change = await self._intake.apply(ById(id=task_id), judge)
-        if change is None or change.task is None:
-            raise Conflict(f"Task {task_id} is gone.")
-        return change.task
 
     async def _as_it_stands(self, task: Task) -> Task:
         seen = task
@@ -387,29 +379,19 @@ class Submitter:
 
     def _done(self, owned: "asyncio.Task[object]") -> None:
         self._sending.discard(owned)
+        self._bells.tasks.ring()
         if not owned.cancelled() and owned.exception() is not None:
             log.error("submit.failed", exc_info=owned.exception())
 
     def _callback_url(self, token: str) -> str:
         return f"{self._settings.public.url.rstrip('/')}/callbacks/{token}"
 
-    def _lease_end(self) -> datetime:
-        return self._clock.now() + self._settings.kling.timeout + MARGIN
-
 
 def _wait(task: Task, error: KlingError) -> timedelta:
-    """Tell how long to leave Kling alone: what it asks for, else a doubling wait."""
+    """Tell how long to leave Kling alone with a task: what it asks for, else a doubling wait."""
     asked = error.retry_after if isinstance(error, KlingRefusal) else None
     grown: timedelta = _FIRST_WAIT * 2 ** min(max(task.attempts - 1, 0), 10)
     return min(max(grown, asked or timedelta()), _LONGEST_WAIT)
-
-
-def _is_object(body: bytes) -> bool:
-    try:
-        protocol.parse_object(body)
-    except Unreadable:
-        return False
-    return True
 
 
 def _hash(token: str) -> bytes:

@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 from support import FakeClock
 
+from receiver.alarm import Alarm
 from receiver.announce import Announcer
 from receiver.bells import Bells
 from receiver.clock import Ids
@@ -19,6 +20,8 @@ from receiver.inbox import Inbox
 from receiver.kling.client import Kling
 from receiver.model import Secret
 from receiver.outbound import Outbound
+from receiver.outcomes import Outcomes
+from receiver.recover import Recovery
 from receiver.routing import compile_routes
 from receiver.senders.webhook import WebhookSender
 from receiver.settings import Address, KlingSettings, PublicSettings, RouteSettings, Settings, WebhookSettings
@@ -102,7 +105,12 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
         inbox = Inbox(
             store, announcer, callbacks=settings.callbacks, poll=settings.poll, bells=bells, clock=clock, ids=ids
         )
-        submitter = Submitter(store, kling, announcer, settings=settings, bells=bells, clock=clock, ids=ids)
+        alarm = Alarm(store, announcer, public_url=settings.public.url, bells=bells, clock=clock)
+        outcomes = Outcomes(store, announcer, poll=settings.poll, bells=bells, clock=clock)
+        recovery = Recovery(store, kling, outcomes, store, settings=settings, bells=bells, clock=clock)
+        submitter = Submitter(
+            store, kling, outcomes, recovery, alarm, settings=settings, bells=bells, clock=clock, ids=ids
+        )
         webhook = settings.routes[0].webhook
         assert webhook is not None
         sender = WebhookSender(webhook, outbound=outbound)

@@ -1,0 +1,147 @@
+"""Writes down what came of a create: bound to Kling's id, queued again, rejected, to be looked up, or unknown."""
+
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+
+import structlog
+
+from receiver import lifecycle
+from receiver.announce import Announcer
+from receiver.bells import Bells
+from receiver.clock import Clock, iso
+from receiver.errors import Unreadable
+from receiver.kling import protocol
+from receiver.kling.shortened import shortened
+from receiver.model import Json, Push, Reading, Source, Task, TaskState, Verified
+from receiver.settings import PollSettings
+from receiver.store import ById, Change, Intake
+
+log = structlog.get_logger()
+
+_UNDECIDED = (TaskState.QUEUED, TaskState.SUBMITTING)
+_NOTHING_READ = Reading(state=None)
+
+
+class Outcomes:
+    """Changes tasks whose create has ended. One that callbacks have moved on in the meantime is left where it is."""
+
+    def __init__(self, intake: Intake, announcer: Announcer, *, poll: PollSettings, bells: Bells, clock: Clock) -> None:
+        self._intake = intake
+        self._announcer = announcer
+        self._poll = poll
+        self._bells = bells
+        self._clock = clock
+
+    async def bound(self, task: Task, reading: Reading, *, intent: bytes, news: bool = False) -> Task:
+        """Bind Kling's id; *news* says that there may be more to hear, so that it is asked for at once.
+
+        Of the *intent* no more is kept than people want to see.
+        """
+        now = self._clock.now()
+        slim = shortened(intent)
+
+        def judge(held: Task, pending: Sequence[Push]) -> Change:
+            bound = lifecycle.bind(held, reading, awaited=news or bool(pending), now=now, poll=self._poll)
+            return Change(task=bound, intent=slim)
+
+        kept = await self._apply(task, judge, with_pending=True)
+        self._bells.tasks.ring()
+        log.info("task.submitted", task=task.id, kling_id=reading.kling_id, endpoint=task.endpoint)
+        return kept
+
+    async def queued(self, task: Task, message: str, *, until: datetime) -> Task:
+        """Put a task back, to be sent *until* then at the earliest; *message* tells people why it waits."""
+        now = self._clock.now()
+        return await self._undecided(
+            task, lambda held: Change(task=lifecycle.queue_again(held, message, now=now, until=until))
+        )
+
+    async def open(self, task: Task, message: str, *, wait: timedelta) -> Task:
+        """Have a task looked up (again) that Kling may have made."""
+        now = self._clock.now()
+        until = now + wait
+        kept = await self._undecided(
+            task, lambda held: Change(task=lifecycle.look_again(held, message, now=now, until=until))
+        )
+        self._bells.tasks.ring()
+        return kept
+
+    async def rejected(self, task: Task, message: str, body: bytes = b"") -> Task:
+        """End a task that Kling did not make; *body* is what it answered."""
+        now = self._clock.now()
+        log.warning("task.rejected", task=task.id, reason=message)
+
+        def change(held: Task) -> Change:
+            rejected = lifecycle.reject(held, message, now=now)
+            said = self._announcer.task_event(
+                rejected,
+                _NOTHING_READ,
+                body if _is_object(body) else b"",
+                source=Source.SUBMIT,
+                verified=Verified.API,
+                at=now,
+            )
+            return Change(task=rejected, events=(said.event,), deliveries=said.deliveries)
+
+        kept = await self._undecided(task, change)
+        self._bells.ring()
+        return kept
+
+    async def unknown(self, task: Task, why: str) -> Task:
+        """Give up on a task that nobody can tell whether Kling made it, and raise the alarm: it may have been paid.
+
+        Sent again it might be paid twice, so that is left to a person. Should a callback come yet, it counts.
+        """
+        now = self._clock.now()
+        log.error("task.unknown", task=task.id, reason=why)
+
+        def change(held: Task) -> Change:
+            message = f"{lifecycle.UNKNOWN}: Kling may have made this task or not. {why}"
+            lost = lifecycle.expire(held, now=now, message=message)
+            said = self._announcer.task_event(
+                lost, _NOTHING_READ, b"", source=Source.RECEIVER, verified=Verified.NONE, at=now
+            )
+            alert = self._announcer.alert("submit_unknown", _doubts(lost, why), at=now, task=lost)
+            return Change(task=lost, events=(said.event, alert.event), deliveries=(*said.deliveries, *alert.deliveries))
+
+        kept = await self._undecided(task, change)
+        self._bells.ring()
+        return kept
+
+    async def _undecided(self, task: Task, change: Callable[[Task], Change]) -> Task:
+        def judge(held: Task, _: Sequence[Push]) -> Change:
+            return change(held) if held.state in _UNDECIDED else Change(task=held)
+
+        return await self._apply(task, judge)
+
+    async def _apply(
+        self, task: Task, judge: Callable[[Task, Sequence[Push]], Change], *, with_pending: bool = False
+    ) -> Task:
+        change = await self._intake.apply(ById(id=task.id), judge, with_pending=with_pending)
+        return task if change is None or change.task is None else change.task
+
+
+def _doubts(task: Task, why: str) -> Json:
+    sent_at = iso(task.started_at or task.created_at)
+    return {
+        "message": f"Task {task.id} was sent at {sent_at} and nobody can tell whether Kling made it. {why}",
+        "remedy": (
+            f"Look at Kling's console, or your gateway's, for a task on {task.endpoint} made at about {sent_at}. "
+            "If there is none, submit it again, under another idempotency key if it has one. "
+            "If there is one, its result still counts here should its callback come."
+        ),
+        "task": task.id,
+        "endpoint": task.endpoint,
+        "external_task_id": task.external_task_id,
+        "label": task.label,
+        "tags": dict(task.tags),
+        "sent_at": sent_at,
+    }
+
+
+def _is_object(body: bytes) -> bool:
+    try:
+        protocol.parse_object(body)
+    except Unreadable:
+        return False
+    return True
