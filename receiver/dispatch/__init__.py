@@ -103,7 +103,7 @@ class Dispatcher:
         """Start what one lane has due and room for; tell when to look again, None when some attempt's end will."""
         state, now = self._holds.of(route), self._clock.now()
         if state.is_held:
-            return await self._probe(lane, state, now)
+            return await self._probe(lane, state, due_at, now)
         if due_at > now:
             return due_at
         free = lane.concurrency - self._under_way[route]
@@ -114,13 +114,14 @@ class Dispatcher:
             return lane.pace.next_at(now)
         return await self._claim(route, lane, now, limit=min(free, allowed))
 
-    async def _probe(self, lane: Lane, state: RouteState, now: datetime) -> datetime | None:
-        """Try one delivery of a held route, whether it is due or not; tell when the next may be tried."""
+    async def _probe(self, lane: Lane, state: RouteState, due_at: datetime, now: datetime) -> datetime | None:
+        """Try one delivery of a held route, due or waiting to be tried again; tell when the next may be tried."""
         if state.held_by is HeldBy.OPERATOR or self._under_way[state.name]:
             return None
         if state.probe_at is not None and state.probe_at > now:
             return state.probe_at
-        return await self._claim(state.name, lane, now, limit=1, early=True)
+        again = await self._claim(state.name, lane, now, limit=1, early=True)
+        return again if again is None or due_at <= now else due_at
 
     async def _claim(
         self, route: str, lane: Lane, now: datetime, *, limit: int, early: bool = False

@@ -152,7 +152,7 @@ class Queue(Protocol):
     ) -> Sequence[Claimed]:
         """Take up to *limit* due deliveries of *route*, oldest due first, under *claim* and a lease *until*.
 
-        Counts one more ``unfinished`` on each. *early* takes those not yet due as well, as a probe does.
+        Counts one more ``unfinished`` on each. *early* takes those as well that wait for their next attempt.
         """
         ...
 

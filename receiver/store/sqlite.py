@@ -167,7 +167,7 @@ class SqliteStore:
     async def claim(
         self, route: str, *, now: datetime, until: datetime, limit: int, claim: str, early: bool = False
     ) -> Sequence[Claimed]:
-        """Take up to *limit* deliveries of *route* that are due, or *early*."""
+        """Take up to *limit* deliveries of *route* that are due, or *early* to be tried again."""
         wanted = queue.Claim(route=route, now=now, until=until, limit=limit, claim=claim, early=early)
         return await self._writer.do(queue.CLAIM, wanted)
 

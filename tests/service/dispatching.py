@@ -191,7 +191,9 @@ class Lab:
         self.clock.advance(end - self.clock.now())
         await self.settle()
 
-    async def add(self, count: int = 1, *, route: str = "publish", settle: bool = True) -> list[str]:
+    async def add(
+        self, count: int = 1, *, route: str = "publish", settle: bool = True, due_in: timedelta = timedelta(0)
+    ) -> list[str]:
         """Bring events in for a route, and give their ids, oldest first."""
         if await self.store.task("tsk_1") is None:
             await self.store.add(a_task(), b"{}")
@@ -208,7 +210,7 @@ class Lab:
                     route=route,
                     status=DeliveryStatus.PENDING,
                     created_at=now,
-                    due_at=now,
+                    due_at=now + due_in,
                 )
             )
         await self.store.apply(ById(id="tsk_1"), lambda *_: Change(events=events, deliveries=deliveries))

@@ -216,6 +216,37 @@ async def test_a_probe_that_hangs_until_its_timeout_does_not_stretch_the_minute(
     assert there.moments[-2:] == [START + MINUTE, START + 2 * MINUTE]
 
 
+async def test_what_is_held_back_for_its_files_goes_out_neither_as_a_probe_nor_at_a_release(lab: Lab) -> None:
+    there = lab.a_route()
+    await lab.start()
+    waiting = await hold(lab)
+    [held_back] = await lab.add(1, due_in=HOUR)
+
+    await lab.go_on(30 * MINUTE)
+    there.answer = lambda _: Accepted(code=204)
+    await lab.go_on(20 * MINUTE)
+    assert held_back not in there.events
+    assert set(waiting) <= set(there.events)
+    await lab.go_on(10 * MINUTE)
+
+    assert there.events[-1] == held_back
+
+
+async def test_a_held_route_in_which_all_is_held_back_costs_nothing(lab: Lab) -> None:
+    there = lab.a_route()
+    there.answer = lambda _: Refused(reason="410", code=410, hold=True)
+    await lab.start()
+    await lab.add(1)
+    await lab.add(1, due_in=HOUR)
+    assert lab.holds.of("publish").is_held
+
+    await lab.go_on(HOUR - MINUTE)
+
+    assert len(there.tries) == 1
+    assert lab.clock.waits_for is not None
+    assert lab.clock.waits_for[1] == START + HOUR
+
+
 async def test_nothing_dies_of_age_in_a_held_route(lab: Lab) -> None:
     lab.a_route(give_up_after=HOUR)
     await lab.start()

@@ -188,8 +188,7 @@ LEFT JOIN tasks ON tasks.id = events.task_id
 WHERE deliveries.status = 'pending'
   AND deliveries.route = :route
   AND deliveries.due_at <= :now -- if now
-  AND (deliveries.claim IS NULL OR deliveries.due_at <= :early) -- if early
-  AND (deliveries.attempts > 0 OR deliveries.due_at <= :early) -- if early
+  AND (deliveries.due_at <= :early OR deliveries.attempts > 0 AND deliveries.claim IS NULL) -- if early
 ORDER BY deliveries.due_at, deliveries.id
 LIMIT :limit;
 
