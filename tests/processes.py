@@ -140,6 +140,10 @@ class Receiver:
             timeout=60,
         )
 
+    async def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the CLI while what the test itself serves goes on."""
+        return await asyncio.to_thread(self.run, *arguments)
+
     def log(self) -> str:
         """All it has said so far."""
         return self.log_path.read_text()
