@@ -32,6 +32,7 @@ from receiver.outbound import Outbound
 from receiver.outcomes import Outcomes
 from receiver.reconcile import Reconciler
 from receiver.recover import Recovery
+from receiver.replay import Replayer
 from receiver.retry import Pace, RetryPolicy
 from receiver.routing import REPLY, compile_routes
 from receiver.senders import Sender
@@ -103,13 +104,17 @@ async def _assemble(
     dispatcher = Dispatcher(
         store, lanes, holds, bell=bells.deliveries, clock=clock, ids=ids, rng=SystemRandom(), grace=GRACE
     )
-    supervisor = Supervisor(broken=store.broken, work={"dispatch": dispatcher.run, **work}, bells=bells)
+    replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
+    work = {"dispatch": dispatcher.run, "replay": replayer.run, **work}
+    supervisor = Supervisor(broken=store.broken, work=work, bells=bells)
     admin = admin_app(
         submitter=submitter,
         kling=kling,
         catalog=store,
         routes=settings.routes,
         states=store,
+        holds=holds,
+        replayer=replayer,
         senders=lanes.sender,
         events=bells.events,
         ready=supervisor.checks,

@@ -13,15 +13,18 @@ from starlette.types import Receive, Scope, Send
 from support import FakeClock
 
 from receiver.alarm import Alarm
+from receiver.alerts import Alerts
 from receiver.announce import Announcer
 from receiver.bells import Bells
 from receiver.clock import Ids
+from receiver.dispatch.holds import Holds
 from receiver.inbox import Inbox
 from receiver.kling.client import Kling
 from receiver.model import Secret
 from receiver.outbound import Outbound
 from receiver.outcomes import Outcomes
 from receiver.recover import Recovery
+from receiver.replay import Replayer
 from receiver.routing import compile_routes
 from receiver.senders.webhook import WebhookSender
 from receiver.settings import Address, KlingSettings, PublicSettings, RouteSettings, Settings, WebhookSettings
@@ -111,6 +114,7 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
         submitter = Submitter(
             store, kling, outcomes, recovery, alarm, settings=settings, bells=bells, clock=clock, ids=ids
         )
+        replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
         webhook = settings.routes[0].webhook
         assert webhook is not None
         sender = WebhookSender(webhook, outbound=outbound)
@@ -121,6 +125,8 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
             catalog=store,
             routes=settings.routes,
             states=store,
+            holds=Holds(store, Alerts(announcer, clock=clock), bells=bells, clock=clock),
+            replayer=replayer,
             senders={"publish": sender}.get,
             events=bells.events,
             ready=ready,

@@ -27,7 +27,8 @@ from receiver.web.health import Health, Ready
 from receiver.web.history import DeliveryApi, EventApi
 from receiver.web.openapi import DESCRIPTION
 from receiver.web.problems import Problem
-from receiver.web.routes import FindSender, RouteApi, RouteStates
+from receiver.web.replays import ReplayApi, Replayer
+from receiver.web.routes import FindSender, Holds, RouteApi, RouteStates
 from receiver.web.stream import Stream
 from receiver.web.tasks import TaskApi
 
@@ -47,6 +48,8 @@ def admin_app(
     catalog: Catalog,
     routes: Sequence[RouteSettings],
     states: RouteStates,
+    holds: Holds,
+    replayer: Replayer,
     senders: FindSender,
     events: Bell,
     ready: Ready,
@@ -64,8 +67,9 @@ def admin_app(
     """
     task_api = TaskApi(submitter, catalog)
     event_api = EventApi(catalog)
-    delivery_api = DeliveryApi(catalog, clock=clock)
-    route_api = RouteApi(routes, states=states, senders=senders, catalog=catalog, clock=clock, ids=ids)
+    delivery_api = DeliveryApi(catalog, replayer, clock=clock)
+    route_api = RouteApi(routes, states=states, holds=holds, senders=senders, catalog=catalog, clock=clock, ids=ids)
+    replay_api = ReplayApi(replayer, catalog)
     stream = Stream(catalog, bell=events, clock=clock)
     health = Health(ready)
     pages = [
@@ -76,7 +80,13 @@ def admin_app(
         _page("/api/events/{id}", GET=event_api.show),
         _page("/api/deliveries", GET=delivery_api.list),
         _page("/api/deliveries/{id}", GET=delivery_api.show),
+        _page("/api/deliveries/{id}/retry", POST=delivery_api.retry),
+        _page("/api/replays", GET=replay_api.list, POST=replay_api.create),
+        _page("/api/replays/{id}", GET=replay_api.show),
+        _page("/api/replays/{id}/cancel", POST=replay_api.cancel),
         _page("/api/routes", GET=route_api.list),
+        _page("/api/routes/{name}/hold", POST=route_api.hold),
+        _page("/api/routes/{name}/release", POST=route_api.release),
         _page("/api/routes/{name}/test", POST=route_api.test),
         _page("/api/stream", GET=stream.listen),
         _page("/openapi.json", GET=_describe),

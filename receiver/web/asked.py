@@ -1,7 +1,8 @@
 """Reads what a client asks for: a query or a JSON object of which every name is known and every value fits."""
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TypeVar
 
@@ -15,12 +16,16 @@ from receiver.web.problems import bad_request
 DEFAULT_LIMIT = 50
 MOST = 500
 SMALL_BODY = 1024 * 1024
+ACTOR = "kling-receiver-actor"
+"""Names the header in which a command says which of this machine's users gave it."""
 
 _PAGING = frozenset({"limit", "cursor"})
 _EVENT_ID = re.compile(r"evt_[0-9a-z]{25}")
 _LONGEST_TEXT = 256
 _MOST_TAGS = 32
 _LONGEST_TAG = 64
+_LONGEST_NAME = 64
+_MOST_TEXTS = 500
 
 Word = TypeVar("Word", bound=StrEnum)
 
@@ -84,6 +89,12 @@ class Query:
         return self.one("cursor")
 
 
+def actor(request: Request) -> str:
+    """Tell on whose word a request acts, for the record: the token is one, the people behind it may be many."""
+    name = request.headers.get(ACTOR, "")
+    return name[:_LONGEST_NAME] if name.isprintable() and name else "api"
+
+
 def an_event_id(value: str, name: str) -> str:
     """Check that a value is an event's id."""
     if not _EVENT_ID.fullmatch(value):
@@ -126,6 +137,40 @@ class Fields:
         if not isinstance(value, dict):
             raise bad_request(f"The member {name!r} is missing, or is no object.")
         return value
+
+    def texts(self, name: str) -> Sequence[str]:
+        """Give a member that is a list of lines of text."""
+        value = self._body.get(name)
+        if value is None:
+            return ()
+        if not isinstance(value, list) or len(value) > _MOST_TEXTS:
+            raise bad_request(f"{name!r} is a list of at most {_MOST_TEXTS} texts.")
+        return [_line(each, name, _LONGEST_TEXT) for each in value]
+
+    def words(self, name: str, among: type[Word]) -> Sequence[Word]:
+        """Give a member that is a list of words, each one of a few."""
+        try:
+            return [among(word) for word in self.texts(name)]
+        except ValueError:
+            raise bad_request(f"{name!r} is a list of some of {_list([str(word) for word in among])}.") from None
+
+    def flag(self, name: str) -> bool:
+        """Give a member that is true or false; missing is false."""
+        value = self._body.get(name, False)
+        if not isinstance(value, bool):
+            raise bad_request(f"{name!r} is true or false.")
+        return value
+
+    def moment(self, name: str) -> datetime | None:
+        """Give a member that is a moment, such as ``2026-11-22T10:00:00Z``; it says how far it is from UTC."""
+        text = self.text(name)
+        try:
+            at = None if text is None else datetime.fromisoformat(text)
+        except ValueError:
+            at = datetime.min  # noqa: DTZ901 -- without a zone, so refused below like any other
+        if at is not None and at.tzinfo is None:
+            raise bad_request(f"{name!r} is a moment with its zone, such as 2026-11-22T10:00:00Z.")
+        return None if at is None else at.astimezone(UTC)
 
     def tags(self, name: str) -> Mapping[str, str]:
         """Give a member that is an object of short texts; the names in it hold no colon, so as to be asked for."""

@@ -1,5 +1,7 @@
 """What happened, over HTTP: events, and the deliveries that came of them."""
 
+from http import HTTPStatus
+
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -9,7 +11,8 @@ from receiver.model import DeliveryStatus
 from receiver.payload import joined
 from receiver.store import Catalog
 from receiver.web import shown
-from receiver.web.asked import Query
+from receiver.web.asked import Query, actor, read_fields
+from receiver.web.replays import Replayer
 from receiver.web.stream import task_id
 
 
@@ -43,8 +46,9 @@ class EventApi:
 class DeliveryApi:
     """Answers ``/api/deliveries``."""
 
-    def __init__(self, catalog: Catalog, *, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, replayer: Replayer, *, clock: Clock) -> None:
         self._catalog = catalog
+        self._replayer = replayer
         self._clock = clock
 
     async def list(self, request: Request) -> Response:
@@ -74,3 +78,10 @@ class DeliveryApi:
                 "attempts_made": [shown.attempt(attempt) for attempt in attempts],
             }
         )
+
+    async def retry(self, request: Request) -> Response:
+        """Have a delivery tried now: itself while it waits, else anew. Answers with the one that goes out."""
+        Query(request, paged=False)
+        fields = await read_fields(request, known=("why",))
+        view = await self._replayer.retry(request.path_params["id"], why=fields.text("why") or "", actor=actor(request))
+        return shown.answer(shown.delivery(view, now=self._clock.now()), HTTPStatus.ACCEPTED)

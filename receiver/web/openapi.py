@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 
 from receiver import __version__
-from receiver.model import DeliveryStatus, Json, Origin, TaskState, Verified
+from receiver.model import DeliveryStatus, HeldBy, Json, Origin, TaskState, Verified
+from receiver.orders import ReplayState
 from receiver.web.asked import DEFAULT_LIMIT, MOST
 
 _TEXT: Json = {"type": "string"}
@@ -143,19 +144,70 @@ _SCHEMAS: Json = {
     "Route": _object(
         ("name", "kind"),
         name=_TEXT,
-        kind=_words(["webhook", "script"]),
+        kind=_words(["webhook", "script", "reply", "gone"]),
         destination=_TEXT,
         on=_TEXTS,
         endpoints=_TEXTS,
         where=_MAYBE_TEXT,
         concurrency=_COUNT,
         held_at=_MAYBE_MOMENT,
+        held_by={"enum": [*(word.value for word in HeldBy), None]},
         held_why=_TEXT,
+        probe_at=_MAYBE_MOMENT,
         failures=_COUNT,
         pending=_COUNT,
         oldest_pending_at=_MAYBE_MOMENT,
     ),
+    "Wish": _object(
+        (),
+        deliveries={**_TEXTS, "description": "These deliveries, by their ids."},
+        events={**_TEXTS, "description": "These events, by their ids."},
+        task={**_MAYBE_TEXT, "description": "Of this task, by any of its ids."},
+        route={**_MAYBE_TEXT, "description": "What went to this route."},
+        status={"type": "array", "items": _words([each for each in DeliveryStatus if each != "pending"])},
+        **{"from": {**_MAYBE_MOMENT, "description": "Made at this moment or later."}},
+        to={**_MAYBE_MOMENT, "description": "Made before this moment."},
+        to_route={**_MAYBE_TEXT, "description": "Where it goes, instead of where it went."},
+        pace={**_TEXT, "examples": ["5/s", "100/m"]},
+        why=_TEXT,
+        dry_run={**_FLAG, "description": "Only say what would go out."},
+    ),
+    "Replay": _object(
+        ("id", "state", "total", "created"),
+        id=_TEXT,
+        state=_words(list(ReplayState)),
+        total=_COUNT,
+        created={**_COUNT, "description": "How many of the total have gone out, or wait in their routes."},
+        selection=_ANYTHING,
+        pace=_MAYBE_TEXT,
+        actor=_TEXT,
+        why=_TEXT,
+        created_at=_MOMENT,
+        finished_at=_MAYBE_MOMENT,
+    ),
+    "Outline": _object(
+        ("dry_run", "total", "by", "sample"),
+        dry_run=_FLAG,
+        total=_COUNT,
+        by={"type": "array", "items": _ANYTHING},
+        sample={"type": "array", "items": _ANYTHING},
+    ),
 }
+
+_WHY: Json = _object((), why={**_TEXT, "description": "For the record."})
+
+
+def _doing(summary: str, schema: Json, *parameters: Json, status: int = 200) -> Json:
+    return {
+        "summary": summary,
+        "parameters": list(parameters),
+        "requestBody": _content(_WHY),
+        "responses": _answers(schema, status=status),
+    }
+
+
+_ROUTE_NAME = _in_path("name", "The route's name.")
+_REPLAY_ID = _in_path("id", "The replay's id.")
 
 _PATHS: Json = {
     "/api/tasks": {
@@ -208,13 +260,39 @@ _PATHS: Json = {
     "/api/deliveries/{id}": {
         "get": _showing("Show a delivery and its attempts", _named("Delivery"), _in_path("id", "The delivery's id.")),
     },
+    "/api/deliveries/{id}/retry": {
+        "post": _doing(
+            "Try a delivery now: itself while it waits, else anew as a delivery that points at it",
+            _named("Delivery"),
+            _in_path("id", "The delivery's id."),
+            status=202,
+        ),
+    },
+    "/api/replays": {
+        "get": _listing("List replays, newest first", "Replay"),
+        "post": {
+            "summary": "Bring out again what is over; with dry_run only say what that would be",
+            "requestBody": {"required": True, **_content(_named("Wish"))},
+            "responses": {**_answers(_named("Outline")), **_answers(_named("Replay"), status=202)},
+        },
+    },
+    "/api/replays/{id}": {"get": _showing("Show a replay and how far it has come", _named("Replay"), _REPLAY_ID)},
+    "/api/replays/{id}/cancel": {
+        "post": _doing("Stop a replay; what it has brought out goes on", _named("Replay"), _REPLAY_ID),
+    },
     "/api/routes": {
         "get": {"summary": "List routes, and how each fares", "responses": _answers(_list_of("Route"))},
+    },
+    "/api/routes/{name}/hold": {
+        "post": _doing("Hold a route until it is released; its events wait", _named("Route"), _ROUTE_NAME),
+    },
+    "/api/routes/{name}/release": {
+        "post": _doing("Let a route go on, whatever held it", _named("Route"), _ROUTE_NAME),
     },
     "/api/routes/{name}/test": {
         "post": {
             "summary": "Send a made-up success through a route, once; nothing is stored",
-            "parameters": [_in_path("name", "The route's name.")],
+            "parameters": [_ROUTE_NAME],
             "responses": _answers(_named("Attempt")),
         },
     },

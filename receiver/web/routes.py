@@ -1,7 +1,7 @@
 """Routes over HTTP: how each fares, and whether it gets through."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import timedelta
 from time import perf_counter
 from typing import Protocol
@@ -11,13 +11,13 @@ from starlette.responses import Response
 
 from receiver.clock import Clock, Ids
 from receiver.errors import NotFound
-from receiver.model import Event, Origin, RouteState, Source, Task, TaskState, Verified
+from receiver.model import Event, Json, Origin, RouteState, Source, Task, TaskState, Verified
 from receiver.payload import envelope, task_data
 from receiver.senders import Parcel, Sender
 from receiver.settings import RouteSettings
 from receiver.store import Catalog
 from receiver.web import shown
-from receiver.web.asked import Query, read_fields
+from receiver.web.asked import Query, actor, read_fields
 
 FindSender = Callable[[str], Sender | None]
 """Finds the sender of a route by the route's name."""
@@ -35,6 +35,18 @@ class RouteStates(Protocol):
         ...
 
 
+class Holds(Protocol):
+    """Holds routes and lets them go on."""
+
+    async def hold(self, route: str, *, why: str, actor: str) -> RouteState:
+        """Hold a route until a person releases it."""
+        ...
+
+    async def release(self, route: str, *, why: str, actor: str) -> RouteState:
+        """Let a route go on."""
+        ...
+
+
 class RouteApi:
     """Answers ``/api/routes``."""
 
@@ -43,6 +55,7 @@ class RouteApi:
         routes: Sequence[RouteSettings],
         *,
         states: RouteStates,
+        holds: Holds,
         senders: FindSender,
         catalog: Catalog,
         clock: Clock,
@@ -50,19 +63,45 @@ class RouteApi:
     ) -> None:
         self._routes = routes
         self._states = states
+        self._holds = holds
         self._senders = senders
         self._catalog = catalog
         self._clock = clock
         self._ids = ids
 
     async def list(self, request: Request) -> Response:
-        """List all routes, in the configuration's order."""
+        """List all routes, in the configuration's order, then what else events wait for."""
         Query(request, paged=False)
+        return shown.routes(await self._all())
+
+    async def hold(self, request: Request) -> Response:
+        """Hold a route until it is released: its events wait."""
+        return await self._change(request, self._holds.hold)
+
+    async def release(self, request: Request) -> Response:
+        """Let a route go on, whatever held it."""
+        return await self._change(request, self._holds.release)
+
+    async def _change(self, request: Request, change: Callable[..., Awaitable[RouteState]]) -> Response:
+        Query(request, paged=False)
+        fields = await read_fields(request, known=("why",))
+        name = request.path_params["name"]
+        if not any(route["name"] == name for route in await self._all()):
+            raise _no_route(name)
+        await change(name, why=fields.text("why") or "", actor=actor(request))
+        (route,) = [route for route in await self._all(always=name) if route["name"] == name]
+        return shown.answer(route)
+
+    async def _all(self, *, always: str | None = None) -> Sequence[Json]:
         states = await self._states.route_states()
         backlog = {each.route: each for each in await self._catalog.backlog()}
-        return shown.routes(
-            [shown.route(route, states.get(route.name), backlog.get(route.name)) for route in self._routes]
-        )
+        configured = [route.name for route in self._routes]
+        held = {name for name, state in states.items() if state.is_held}
+        others = ({*backlog, *held} | ({always} if always is not None else set())) - {*configured}
+        return [
+            *(shown.route(route, states.get(route.name), backlog.get(route.name)) for route in self._routes),
+            *(shown.lane(name, states.get(name), backlog.get(name)) for name in sorted(others)),
+        ]
 
     async def test(self, request: Request) -> Response:
         """Send a made-up success through a route, once, and tell what came of it. Nothing is stored."""
@@ -71,7 +110,7 @@ class RouteApi:
         name = request.path_params["name"]
         sender = self._senders(name) if name in {route.name for route in self._routes} else None
         if sender is None:
-            raise NotFound(f"There is no route {name[:64]!r}.")
+            raise _no_route(name)
         parcel = Parcel(delivery_id=self._ids.new("dlv"), event=self._made_up(), attempt=1, at=self._clock.now())
         began = perf_counter()
         outcome = await sender.send(parcel)
@@ -116,3 +155,7 @@ class RouteApi:
             created_at=now,
             task_id=task.id,
         )
+
+
+def _no_route(name: str) -> NotFound:
+    return NotFound(f"There is no route {name[:64]!r}.")

@@ -11,8 +11,11 @@ from starlette.responses import Response
 
 from receiver.clock import iso
 from receiver.model import Accepted, Attempt, DeliveryStatus, Event, Failed, Json, Outcome, Refused, RouteState, Task
+from receiver.orders import Replay
 from receiver.payload import joined
-from receiver.settings import RouteSettings
+from receiver.replay import Outline
+from receiver.routing import REPLY
+from receiver.settings import Rate, RouteSettings
 from receiver.store import Backlog, DeliveryView, Page
 
 T = TypeVar("T")
@@ -134,16 +137,94 @@ def route(shown: RouteSettings, state: RouteState | None, waiting: Backlog | Non
         "endpoints": list(shown.endpoints),
         "where": shown.where,
         "concurrency": shown.concurrency,
-        "held_at": _moment(state.held_at) if state is not None else None,
-        "held_why": state.held_why if state is not None else "",
-        "failures": state.failures if state is not None else 0,
+        **_fares(state or RouteState(name=shown.name), waiting),
+    }
+
+
+def lane(name: str, state: RouteState | None, waiting: Backlog | None) -> Json:
+    """Show where events wait beside the configured routes: for a client's own host, or for a route that is gone."""
+    is_reply = name.startswith(REPLY)
+    return {
+        "name": name,
+        "kind": "reply" if is_reply else "gone",
+        "destination": name.removeprefix(REPLY) if is_reply else "",
+        "on": [],
+        "endpoints": [],
+        "where": None,
+        "concurrency": 0,
+        **_fares(state or RouteState(name=name), waiting),
+    }
+
+
+def _fares(state: RouteState, waiting: Backlog | None) -> Json:
+    return {
+        "held_at": _moment(state.held_at),
+        "held_by": None if state.held_by is None else state.held_by.value,
+        "held_why": state.held_why,
+        "probe_at": _moment(state.probe_at),
+        "failures": state.failures,
         "pending": waiting.pending if waiting is not None else 0,
         "oldest_pending_at": iso(waiting.oldest) if waiting is not None else None,
     }
 
 
+def outline(shown: Outline) -> Json:
+    """Show what a replay would bring out."""
+    return {
+        "dry_run": True,
+        "total": shown.total,
+        "by": [
+            {
+                "route": tally.route,
+                "status": None if tally.status is None else tally.status.value,
+                "count": tally.count,
+                "oldest_at": iso(tally.oldest),
+                "newest_at": iso(tally.newest),
+            }
+            for tally in shown.tallies
+        ],
+        "sample": [
+            {
+                "event_id": again.event_id,
+                "event_type": again.event_type,
+                "task_id": again.task_id,
+                "route": again.route,
+                "replay_of": again.replay_of,
+                "created_at": iso(again.created_at),
+            }
+            for again in shown.sample
+        ],
+    }
+
+
+def replay(shown: Replay) -> Json:
+    """Show a replay and how far it has come."""
+    chosen = shown.selection
+    return {
+        "id": shown.id,
+        "state": shown.state.value,
+        "total": shown.total,
+        "created": shown.created,
+        "selection": {
+            "deliveries": list(chosen.deliveries),
+            "events": list(chosen.events),
+            "task": chosen.task_id,
+            "route": chosen.route,
+            "status": [status.value for status in chosen.statuses],
+            "from": _moment(chosen.since),
+            "to": _moment(chosen.until),
+            "to_route": chosen.to_route,
+        },
+        "pace": None if shown.rate is None else str(Rate(*shown.rate)),
+        "actor": shown.actor,
+        "why": shown.why,
+        "created_at": iso(shown.created_at),
+        "finished_at": _moment(shown.finished_at),
+    }
+
+
 def routes(shown: Sequence[Json]) -> Response:
-    """Answer with all routes; they are as many as the configuration has."""
+    """Answer with all routes; they are about as many as the configuration has."""
     return answer({"items": list(shown), "next": None})
 
 
