@@ -37,6 +37,7 @@ from receiver.retry import Pace, RetryPolicy
 from receiver.routing import REPLY, compile_routes
 from receiver.senders import Sender
 from receiver.senders.address import OperatorGuard, PublicGuard
+from receiver.senders.processes import end_left_behind
 from receiver.senders.script import ScriptSender
 from receiver.senders.webhook import ReplySender, WebhookSender
 from receiver.settings import Address, Loaded, RouteSettings, Settings
@@ -84,6 +85,8 @@ async def _run(loaded: Loaded) -> int:
     notifier = Notifier.from_environment()
     async with AsyncExitStack() as stack:
         supervisor = await _assemble(loaded.settings, listen_fds(), stack)
+        if ended := await end_left_behind():
+            log.warning("scripts.ended", processes=ended, reason="The receiver that ran them was killed.")
         return await supervisor.run(notifier)
 
 

@@ -12,20 +12,21 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import IO
+
+from receiver.senders.traces import Process, Traces, left_behind, marked
 
 KILL_AFTER = timedelta(seconds=5)
 LINGER = timedelta(seconds=1)
 LONGEST_END = KILL_AFTER + 3 * LINGER
 """What ending a program may take beyond its own time."""
 
-_MARK = "KLING_RUN"  # in the environment of one run and no other, so that what strayed from it is known
 _LOOK_EVERY = 0.03
-_SWEEPS = 3  # a program may fork while it is being killed
+_SWEEPS = 10  # a program may fork while it is being killed
 _LAST_LOOK = 0.5
 
 
@@ -57,18 +58,41 @@ async def run(
         with os.fdopen(write_end, "wb", buffering=0) as output:
             pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: tail, os.fdopen(read_end, "rb", 0))
             inode = os.fstat(write_end).st_ino
-            mark = f"{os.getpid()}-{inode}"
             try:
-                process = _start(command, event, output, cwd=cwd, env={**env, _MARK: mark})
+                process = _start(command, event, output, cwd=cwd, env={**env, **marked(inode)})
             except BaseException:
                 pipe.close()
                 raise
-    traces = _Traces(group=process.pid, mark=f"{_MARK}={mark}".encode(), pipe=f"pipe:[{inode}]")
-    program = _Program(process, pipe, tail, traces=traces)
+    program = _Program(process, pipe, tail, traces=Traces(process.pid, inode))
     try:
         return await program.finish(within)
     finally:
         program.close()
+
+
+async def end_left_behind() -> int:
+    """End what a runner that died in the middle of its work, as by ``kill -9``, left running; tell how many.
+
+    What it ran is run again, and must not meet itself.
+    """
+    found = left_behind()
+    if not found:
+        return 0
+    _signal(found, signal.SIGTERM)
+    _signal(found, signal.SIGCONT)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KILL_AFTER.total_seconds()):
+            while any(process.lives() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
+                await asyncio.sleep(_LOOK_EVERY)
+    _signal(found | left_behind(), signal.SIGKILL)
+    return len(found)
+
+
+def _signal(found: Iterable[Process], number: signal.Signals) -> None:
+    for process in found:
+        if process.lives():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process.id, number)
 
 
 def _start(
@@ -83,7 +107,7 @@ class _Program:
     """A program that was started, in a session and a group of its own."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", pipe: asyncio.ReadTransport, tail: "_Tail", *, traces: "_Traces"
+        self, process: "subprocess.Popen[bytes]", pipe: asyncio.ReadTransport, tail: "_Tail", *, traces: Traces
     ) -> None:
         self._process = process
         self._pipe = pipe
@@ -148,7 +172,7 @@ class _Program:
                 await self._tail.ended.wait()
         return self._tail.ended.is_set()
 
-    async def _end(self, find: "Callable[[], frozenset[_Process]]", *, group: bool, grace: timedelta) -> None:
+    async def _end(self, find: Callable[[], frozenset[Process]], *, group: bool, grace: timedelta) -> None:
         """Ask those whom *find* finds, and the *group*, to end; kill who is still there after *grace*."""
         found = find()
         self._signal(found, signal.SIGTERM, group=group)
@@ -165,14 +189,11 @@ class _Program:
             found = frozenset(process for process in found if process.lives())
         self._process.poll()
 
-    def _signal(self, found: "frozenset[_Process]", number: signal.Signals, *, group: bool) -> None:
+    def _signal(self, found: frozenset[Process], number: signal.Signals, *, group: bool) -> None:
         if group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
-        for process in found:
-            if process.lives():
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(process.id, number)
+        _signal(found, number)
 
     def _group_lives(self) -> bool:
         self._process.poll()  # buries it, so that it does not count itself
@@ -204,103 +225,6 @@ class _Tail(asyncio.Protocol):
     def excerpt(self) -> bytes:
         """Give the last bytes."""
         return bytes(self._kept[-self._keep :]) if self._keep else b""
-
-
-@dataclass(frozen=True, slots=True)
-class _Process:
-    """A process of this machine, told by its start from a later one of the same number."""
-
-    id: int
-    started: str
-
-    def lives(self) -> bool:
-        """Whether it is still there, and not merely unburied."""
-        stat = _stat(self.id)
-        return stat is not None and stat.started == self.started
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Stat:
-    """What ``/proc/ID/stat`` says of a live process."""
-
-    id: int
-    parent: int
-    group: int
-    session: int
-    started: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Traces:
-    """What a program's descendants can be known by, also those that left its group and session.
-
-    Only where there is a ``/proc``; elsewhere the group has to do.
-    """
-
-    group: int
-    mark: bytes
-    pipe: str
-
-    def kin(self) -> frozenset[_Process]:
-        """Find everything that the program started: by group, session, parent, environment or output."""
-        living = _living()
-        found = {
-            stat.id
-            for stat in living
-            if self.group in (stat.id, stat.group, stat.session) or self._is_marked(stat.id) or self._holds(stat.id)
-        }
-        while more := {stat.id for stat in living if stat.parent in found} - found:
-            found |= more
-        return frozenset(_Process(stat.id, stat.started) for stat in living if stat.id in found)
-
-    def has_members(self) -> bool:
-        """Whether somebody lives in the program's group, as far as can be told."""
-        living = _living()
-        return not living or any(stat.group == self.group for stat in living)
-
-    def holders(self) -> frozenset[_Process]:
-        """Find who still has the program's output open."""
-        return frozenset(_Process(stat.id, stat.started) for stat in _living() if self._holds(stat.id))
-
-    def _is_marked(self, process_id: int) -> bool:
-        try:
-            environ = Path(f"/proc/{process_id}/environ").read_bytes()
-        except OSError:  # gone, or somebody else's
-            return False
-        return self.mark in environ.split(b"\0")
-
-    def _holds(self, process_id: int) -> bool:
-        with contextlib.suppress(OSError):
-            return any(_leads_to(descriptor) == self.pipe for descriptor in Path(f"/proc/{process_id}/fd").iterdir())
-        return False
-
-
-def _leads_to(descriptor: Path) -> str:
-    try:
-        return str(descriptor.readlink())
-    except OSError:
-        return ""
-
-
-def _living() -> Sequence[_Stat]:
-    """List the live processes other than this one."""
-    try:
-        names = [entry.name for entry in Path("/proc").iterdir()]
-    except OSError:
-        return ()
-    stats = (_stat(int(name)) for name in names if name.isdecimal() and int(name) != os.getpid())
-    return tuple(stat for stat in stats if stat is not None)
-
-
-def _stat(process_id: int) -> _Stat | None:
-    try:
-        text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return None
-    state, parent, group, session, *more = text.rpartition(") ")[2].split()
-    if state in "ZX":
-        return None
-    return _Stat(id=process_id, parent=int(parent), group=int(group), session=int(session), started=more[15])
 
 
 def _watch(process_id: int) -> int:

@@ -1,0 +1,174 @@
+"""Finds processes that a program started, wherever they strayed to, by what they carry along.
+
+Each run of a program has a mark in its environment, which its children inherit: who runs it, and the pipe that its
+output goes to. All of this only where there is a ``/proc``; elsewhere nothing is found.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+_MARK = "KLING_RUN"
+
+
+def marked(pipe: int) -> Mapping[str, str]:
+    """Give the variable that marks a run of ours whose output goes to the pipe with this inode, and no other run."""
+    return {_MARK: f"{_ourselves()}-{pipe}"}
+
+
+def left_behind() -> "frozenset[Process]":
+    """Find what goes on of runs whose runner is dead: their processes, where one of them still holds their output.
+
+    What has let go of its output may have been meant to stay, so it does.
+    """
+    living = _living()
+    runs: dict[str, set[int]] = {}
+    for stat in living:
+        mark = _mark_of(stat.id)
+        if mark is not None and _is_dead(mark.rpartition("-")[0]):
+            runs.setdefault(mark, set()).add(stat.id)
+    found: set[int] = set()
+    for mark, ids in runs.items():
+        pipe = f"pipe:[{mark.rpartition('-')[2]}]"
+        if any(_holds(each, pipe) for each in ids):
+            found |= ids
+    return _with_children(found, living)
+
+
+@cache
+def _ourselves() -> str:
+    """Name this process so that it is taken for no other: its namespace, its number, its start."""
+    own = _stat(os.getpid())
+    return f"{_namespace()}-{os.getpid()}-{own.started if own else 0}"
+
+
+def _is_dead(runner: str) -> bool:
+    """Whether a runner is gone. One of another namespace has numbers that mean nothing here, so it counts as alive."""
+    namespace, _, rest = runner.partition("-")
+    number, _, started = rest.partition("-")
+    if namespace != str(_namespace()) or not number.isdecimal():
+        return False
+    return not Process(int(number), started).lives()
+
+
+def _namespace() -> int:
+    try:
+        return Path("/proc/self/ns/pid").stat().st_ino
+    except OSError:
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process of this machine, told by its start from a later one of the same number."""
+
+    id: int
+    started: str
+
+    def lives(self) -> bool:
+        """Whether it is still there, and not merely unburied."""
+        stat = _stat(self.id)
+        return stat is not None and stat.started == self.started
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Stat:
+    """What ``/proc/ID/stat`` says of a live process."""
+
+    id: int
+    parent: int
+    group: int
+    session: int
+    started: str
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """What the descendants of one run can be known by, also those that left its group and session."""
+
+    group: int
+    pipe: int
+
+    def kin(self) -> frozenset[Process]:
+        """Find everything that the program started: by group, session, parent, environment or output."""
+        living = _living()
+        return _with_children({stat.id for stat in living if self._leads_here(stat)}, living)
+
+    def has_members(self) -> bool:
+        """Whether somebody lives in the program's group, as far as can be told."""
+        living = _living()
+        return not living or any(stat.group == self.group for stat in living)
+
+    def holders(self) -> frozenset[Process]:
+        """Find who still has the program's output open."""
+        return _processes(stat for stat in _living() if _holds(stat.id, self._output))
+
+    @property
+    def _output(self) -> str:
+        return f"pipe:[{self.pipe}]"
+
+    def _leads_here(self, stat: _Stat) -> bool:
+        return (
+            self.group in (stat.id, stat.group, stat.session)
+            or _mark_of(stat.id) == marked(self.pipe)[_MARK]
+            or _holds(stat.id, self._output)
+        )
+
+
+def _with_children(found: set[int], living: Sequence[_Stat]) -> frozenset[Process]:
+    while more := {stat.id for stat in living if stat.parent in found} - found:
+        found |= more
+    return _processes(stat for stat in living if stat.id in found)
+
+
+def _processes(stats: Iterable[_Stat]) -> frozenset[Process]:
+    return frozenset(Process(stat.id, stat.started) for stat in stats)
+
+
+def _mark_of(process_id: int) -> str | None:
+    try:
+        environ = Path(f"/proc/{process_id}/environ").read_bytes()
+    except OSError:  # gone, or somebody else's
+        return None
+    prefix = f"{_MARK}=".encode()
+    return next(
+        (entry[len(prefix) :].decode("ascii", "replace") for entry in environ.split(b"\0") if entry.startswith(prefix)),
+        None,
+    )
+
+
+def _holds(process_id: int, pipe: str) -> bool:
+    with contextlib.suppress(OSError):
+        return any(_leads_to(descriptor) == pipe for descriptor in Path(f"/proc/{process_id}/fd").iterdir())
+    return False
+
+
+def _leads_to(descriptor: Path) -> str:
+    try:
+        return str(descriptor.readlink())
+    except OSError:
+        return ""
+
+
+def _living() -> Sequence[_Stat]:
+    """List the live processes other than this one."""
+    try:
+        names = [entry.name for entry in Path("/proc").iterdir()]
+    except OSError:
+        return ()
+    stats = (_stat(int(name)) for name in names if name.isdecimal() and int(name) != os.getpid())
+    return tuple(stat for stat in stats if stat is not None)
+
+
+def _stat(process_id: int) -> _Stat | None:
+    try:
+        text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    state, parent, group, session, *more = text.rpartition(") ")[2].split()
+    if state in "ZX":
+        return None
+    return _Stat(id=process_id, parent=int(parent), group=int(group), session=int(session), started=more[15])
