@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,30 +18,38 @@ from receiver.clock import Ids
 from receiver.dispatch import Dispatcher, Lane
 from receiver.dispatch.holds import Holds
 from receiver.model import Accepted, Attempt, Delivery, DeliveryStatus, Event, Failed, Outcome
+from receiver.replay import Replayer
 from receiver.retry import Pace, RetryPolicy
 from receiver.routing import Route, Routing
 from receiver.senders import Parcel
+from receiver.settings import RouteSettings
 from receiver.store import ById, Change, DeliveryView, Queue
 from receiver.store.sqlite import SqliteStore
 
 SCHEDULE = [timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600)]
 FAILED = Failed(reason="500: it has trouble.", code=500)
 TIMEOUT = timedelta(seconds=15)
+SECOND = timedelta(seconds=1)
 
 
 class SteppedClock(FakeClock):
-    """A clock that knows what the dispatcher waits for, so that a test can go straight there."""
+    """A clock that knows what is waited for, and by how many, so that a test can go straight there."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.waits_for: tuple[asyncio.Event, datetime | None] | None = None
+        self.waits: dict[asyncio.Event, datetime | None] = {}
 
     async def wait(self, event: asyncio.Event, *, until: datetime | None = None) -> bool:
-        self.waits_for = (event, until)
+        self.waits[event] = until
         try:
             return await super().wait(event, until=until)
         finally:
-            self.waits_for = None
+            del self.waits[event]
+
+    @property
+    def next_moment(self) -> datetime | None:
+        """The first moment that anybody waits for."""
+        return min((moment for moment in self.waits.values() if moment is not None), default=None)
 
 
 @dataclass
@@ -89,7 +97,9 @@ class Destination:
 
 
 class Lab:
-    """A dispatcher, and all that a test wants to know of it."""
+    """A dispatcher, a replayer beside it, and all that a test wants to know of them."""
+
+    routes: Sequence[RouteSettings] = ()
 
     def __init__(self, path: Path) -> None:
         self.clock = SteppedClock()
@@ -102,7 +112,8 @@ class Lab:
         self.store: SqliteStore
         self.holds: Holds
         self.dispatcher: Dispatcher
-        self.running: asyncio.Task[None]
+        self.replayer: Replayer
+        self.running: list[asyncio.Task[None]] = []
 
     def a_route(
         self,
@@ -143,48 +154,48 @@ class Lab:
             grace=grace,
         )
         self._stop = asyncio.Event()
-        self.running = asyncio.create_task(self.dispatcher.run(self._stop))
+        self.replayer = Replayer(
+            self.store.replays, self.store, routes=self.routes, bells=self.bells, clock=self.clock, ids=self.ids
+        )
+        self.running = [asyncio.create_task(each.run(self._stop)) for each in (self.dispatcher, self.replayer)]
         await self.settle()
 
     async def stop(self) -> None:
         """Stop in good order."""
         self._stop.set()
-        self.bells.deliveries.ring()
-        await self.running
+        self.bells.ring()
+        await asyncio.gather(*self.running)
         await self.store.aclose()
 
     async def crash(self) -> None:
         """End without order: whatever is under way comes to no verdict."""
-        self.running.cancel()
-        under_way = list(self.dispatcher._attempts)
+        ends = [*self.running, *self.dispatcher._attempts]
+        self.bells = Bells()  # those of the next process
         await self.store.aclose()
-        for attempt in under_way:
-            attempt.cancel()
-        with suppress(asyncio.CancelledError):
-            await self.running
-        await asyncio.gather(*under_way, return_exceptions=True)
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
 
     async def settle(self) -> None:
         """Wait until nothing more happens at this moment."""
         await until(self._is_quiet)
 
     def _is_quiet(self) -> bool:
-        if self.running.done():
-            self.running.result()
-            raise AssertionError("the dispatcher has ended")
+        for each in self.running:
+            if each.done():
+                raise AssertionError(f"a part has ended: {each.exception()!r}")
         stuck = sum(there.stuck for there in self.destinations.values())
-        if self.clock.waits_for is None or len(self.dispatcher._attempts) != stuck:
+        if len(self.clock.waits) != len(self.running) or len(self.dispatcher._attempts) != stuck:
             return False
-        wake, moment = self.clock.waits_for
-        return not wake.is_set() and (moment is None or moment > self.clock.now())
+        now = self.clock.now()
+        return not any(wake.is_set() or (moment or now + SECOND) <= now for wake, moment in self.clock.waits.items())
 
     async def go_on(self, by: timedelta) -> None:
         """Let time pass, stopping wherever the dispatcher has something to do."""
         end = self.clock.now() + by
         while True:
             await self.settle()
-            assert self.clock.waits_for is not None
-            moment = self.clock.waits_for[1]
+            moment = self.clock.next_moment
             if moment is None or moment > end:
                 break
             self.clock.advance(moment - self.clock.now())
@@ -243,5 +254,5 @@ async def a_lab(folder: Path) -> AsyncIterator[Lab]:
     for there in lab.destinations.values():
         for gate in (there.open, *there.gates.values()):
             gate.set()
-    if not lab.running.done():
+    if not all(each.done() for each in lab.running):
         await lab.stop()

@@ -243,8 +243,7 @@ async def test_a_held_route_in_which_all_is_held_back_costs_nothing(lab: Lab) ->
     await lab.go_on(HOUR - MINUTE)
 
     assert len(there.tries) == 1
-    assert lab.clock.waits_for is not None
-    assert lab.clock.waits_for[1] == START + HOUR
+    assert lab.clock.next_moment == START + HOUR
 
 
 async def test_nothing_dies_of_age_in_a_held_route(lab: Lab) -> None:
