@@ -132,7 +132,7 @@ class Recovery:
         while tasks := await self._intake.claim_tasks(_SUBMITTING, now=horizon, until=horizon + _MARGIN, limit=_BATCH):
             left += tasks
         for task in left:
-            if task.started_at is None or task.started_at < started:
+            if task.started_at is None or task.started_at <= started:
                 await self._outcomes.open(task, task.message, wait=timedelta())
 
     async def _round(self, bell: asyncio.Event) -> datetime | None:

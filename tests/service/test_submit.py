@@ -1,0 +1,255 @@
+"""A task is sent once, in its turn, and not into a wall: slots, limits, and an account in trouble."""
+
+import asyncio
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from support import until
+from workshop import JOB, FakeKling, IdleClock, a_workshop, no_answer, refusal
+
+from receiver.errors import InvalidRequest, KlingError, KlingUncertain, KlingUnreachable
+from receiver.kling import endpoints
+from receiver.kling.client import Answer
+from receiver.kling.endpoints import Endpoint
+from receiver.model import Reading, TaskState
+from receiver.settings import KlingSettings, SlotSettings
+
+
+def known(path: str) -> Endpoint:
+    found = endpoints.resolve(path)
+    assert found is not None
+    return found
+
+
+IMAGES = known("images/multi-image2image")
+
+
+async def test_the_intent_is_stored_before_kling_is_called(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        shop.kling.holds = asyncio.Event()
+        sending = asyncio.create_task(shop.submit())
+        await until(lambda: shop.kling.creates != [])
+
+        (task,) = (await shop.store.tasks()).items
+
+        assert task.state is TaskState.SUBMITTING
+        assert task.token_hash is not None
+        assert json.loads(await shop.store.intent(task.id)) == JOB
+        shop.kling.holds.set()
+        await sending
+
+
+async def test_a_task_goes_on_when_whoever_asked_for_it_goes_away(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        shop.kling.holds = asyncio.Event()
+        asking = asyncio.create_task(shop.submitter.relay(IMAGES, json.dumps(JOB).encode()))
+        await until(lambda: shop.kling.creates != [])
+
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        shop.kling.holds.set()
+        await shop.submitter.drain()
+
+        (task,) = (await shop.store.tasks()).items
+        assert (task.state, task.kling_id) == (TaskState.SUBMITTED, "k1")
+
+
+async def test_the_oldest_of_a_pack_goes_first_and_a_small_one_does_not_overtake(tmp_path: Path) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=3))
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        first = await shop.submit(body=JOB | {"n": 2})
+        large = await shop.submit(body=JOB | {"n": 3})
+        small = await shop.submit(body=JOB | {"n": 1})
+        other_pack = await shop.submit(endpoint="videos/text2video", body={"prompt": "a cat"})
+
+        assert [task.state for task in (first, large, small)] == ["submitted", "queued", "queued"]
+        assert small.message == "waits for a slot"
+        assert other_pack.state is TaskState.SUBMITTED
+        await shop.passes(10)
+        assert len(shop.kling.creates) == 2
+
+        await shop.push(shop.kling.made["k1"].token, shop.kling.end(shop.kling.made["k1"]))
+        await shop.passes(6)
+
+        assert (await shop.task(large.id)).state is TaskState.SUBMITTED
+        assert (await shop.task(small.id)).state is TaskState.QUEUED
+
+
+async def test_packs_that_wait_hold_up_no_other(tmp_path: Path) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=1))
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        for _ in range(40):
+            await shop.submit()
+        shop.kling.create_faults = [refusal(429, 1302)]
+        video = await shop.submit(endpoint="videos/text2video", body={"prompt": "a cat"})
+        assert video.state is TaskState.QUEUED
+
+        await shop.passes(5)
+
+        assert (await shop.task(video.id)).state is TaskState.SUBMITTED
+        assert len(shop.kling.made) == 2
+
+
+async def test_a_1303_teaches_the_window_and_tasks_go_as_others_end(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.limit = 2
+        tasks = [await shop.submit() for _ in range(8)]
+        await shop.settles()
+        assert [task.state for task in tasks[:2]] == ["submitted", "submitted"]
+        assert len(shop.kling.made) == 2
+
+        for number in range(1, 9):
+            made = shop.kling.made[f"k{number}"]
+            await shop.push(made.token, shop.kling.end(made))
+            await shop.passes(10)
+
+        assert [(await shop.task(task.id)).state for task in tasks] == ["succeed"] * 8
+        assert [shop.kling.made[f"k{n + 1}"].external_task_id for n in range(8)] == [task.id for task in tasks]
+        refused = len(shop.kling.creates) - 8
+        assert refused <= 8
+
+
+async def test_when_others_fill_the_account_tasks_try_further_and_further_apart(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = refusal(429, 1303)
+        for _ in range(5):
+            await shop.submit()
+
+        await shop.passes(600, step=5)
+        assert len(shop.kling.creates) <= 17
+
+        shop.kling.create_fault = None
+        await shop.passes(61)
+        assert len(shop.kling.made) == 5
+
+
+@pytest.mark.parametrize(
+    "error", [refusal(429, 1302), refusal(503, 5001), KlingUnreachable("Kling cannot be reached.")], ids=str
+)
+async def test_a_kling_that_cannot_serve_just_now_is_tried_by_one_task_at_a_time(
+    tmp_path: Path, error: KlingError
+) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = error
+        tasks = [await shop.submit() for _ in range(50)]
+        assert {task.state for task in tasks} == {TaskState.QUEUED}
+        assert all(task.message for task in tasks)
+
+        await shop.passes(300, step=5)
+        tried = len(shop.kling.creates)
+        shop.kling.create_fault = None
+        await shop.passes(125, step=5)
+
+        assert tried <= 12
+        assert len(shop.kling.made) == 50
+        assert len(shop.kling.creates) == tried + 50
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1100, 1101, 1102, 1304])
+async def test_an_account_in_trouble_keeps_tasks_queued_says_so_once_and_is_probed_by_one(
+    tmp_path: Path, code: int
+) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = refusal(401 if code < 1100 else 429, code, "balance is not enough")
+        tasks = [await shop.submit() for _ in range(20)]
+        await shop.passes(600, step=5)
+
+        assert len(shop.kling.creates) <= 17
+        kept = [await shop.task(task.id) for task in tasks]
+        assert {task.state for task in kept} == {TaskState.QUEUED}
+        assert all("balance is not enough" in task.message for task in kept)
+        (alert,) = await shop.alerts("account")
+        assert "balance is not enough" in alert["message"]
+        assert alert["remedy"]
+        assert alert["kling_code"] == code
+
+        shop.kling.create_fault = None
+        await shop.passes(125, step=5)
+        assert len(shop.kling.made) == 20
+        assert len(await shop.alerts("account_recovered")) == 1
+
+        shop.kling.create_fault = refusal(429, 1102)
+        await shop.submit()
+        assert len(await shop.alerts("account")) == 2
+
+
+async def test_a_right_that_is_missing_rejects_the_task_for_others_may_do_without_it(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_faults = [refusal(403, 1103, "no right to this model")]
+
+        refused, taken = await shop.submit(), await shop.submit()
+
+        assert (refused.state, taken.state) == (TaskState.REJECTED, TaskState.SUBMITTED)
+        assert "no right to this model" in refused.message
+        assert await shop.alerts("account") == []
+
+
+async def test_the_gateway_gives_trouble_back_as_it_is_and_the_operator_hears_of_it(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = refusal(429, 1102)
+
+        answers = [await shop.submitter.relay(IMAGES, json.dumps(JOB).encode()) for _ in range(3)]
+
+        assert all(answer.error is not None for answer in answers)
+        assert len(await shop.alerts("account")) == 1
+        assert {task.state for task in (await shop.store.tasks()).items} == {TaskState.REJECTED}
+
+
+async def test_a_task_that_is_always_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = refusal(503, 5001)
+        bad = await shop.submit()
+
+        class Picky(list[KlingError | None]):
+            """Refuses one task and no other."""
+
+            def __bool__(self) -> bool:
+                return True
+
+            def pop(self, _: object = 0) -> KlingError | None:
+                return refusal(503, 5001) if shop.kling.creates[-1] == bad.id else None
+
+        shop.kling.create_faults, shop.kling.create_fault = Picky(), None
+        others = [await shop.submit() for _ in range(10)]
+        await shop.passes(60)
+
+        assert {(await shop.task(task.id)).state for task in others} == {TaskState.SUBMITTED}
+        assert (await shop.task(bad.id)).state is TaskState.QUEUED
+        assert shop.kling.creates.count(bad.id) <= 8
+
+
+async def test_an_answer_without_an_id_is_no_answer(tmp_path: Path) -> None:
+    clock = IdleClock()
+
+    class Nameless(FakeKling):
+        async def create(self, endpoint: str, content: bytes) -> Answer:
+            return replace(await super().create(endpoint, content), reading=Reading(state=None))
+
+    async with a_workshop(tmp_path, kling=Nameless(clock), clock=clock) as shop, shop.working():
+        task = await shop.submit()
+        assert task.state is TaskState.SUBMITTING
+
+        await shop.passes(2)
+
+        assert (await shop.task(task.id)).kling_id == "k1"
+        assert len(shop.kling.creates) == 1
+
+
+async def test_the_lost_answer_tells_a_gateways_client_what_to_look_its_task_up_by(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        shop.kling.create_faults = [no_answer()]
+
+        with pytest.raises(KlingUncertain) as raised:
+            await shop.submitter.relay(IMAGES, json.dumps(JOB | {"external_task_id": "mine"}).encode())
+
+        assert raised.value.external_task_id == "mine"
+
+
+async def test_an_endpoint_that_is_none_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        with pytest.raises(InvalidRequest):
+            await shop.submit(endpoint="no/such")
+
+        assert (await shop.store.tasks()).items == []
