@@ -1,0 +1,235 @@
+"""Scripts that go wrong in every way, run by the real service: none survives, none holds a slot, each says why."""
+
+import contextlib
+import json
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from processes import Receiver, a_config, a_push, a_receiver, minted
+from support import until
+from wire import ask
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
+
+NO_KLING = "http://127.0.0.1:9"
+BOMB = """
+bomb() { if [ "$1" = 0 ]; then exec sleep 1000; fi; bomb $(($1 - 1)) & bomb $(($1 - 1)) & wait; }
+bomb 6
+"""
+BOMB_OF_SESSIONS = """
+[ "$1" = 0 ] && exec sleep 1000
+setsid "$0" $(($1 - 1)) >/dev/null 2>&1 & setsid "$0" $(($1 - 1)) & wait
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A script, what is to become of its attempt, and what a person is to be told."""
+
+    text: str
+    outcome: str = "failed"
+    reason: str
+    timeout: str = "1s"
+    arguments: Sequence[str] = ()
+    mode: int = 0o755
+    first_line: str = "#!/bin/sh"
+
+
+LATE = "ran longer than 1 s and was ended. Raise the route's timeout"
+CASES: Mapping[str, Case] = {
+    "runaway": Case(text="exec sleep 1000", reason=LATE),
+    "busy": Case(text="while :; do :; done", reason=LATE),
+    "bomb": Case(text=BOMB, reason=LATE),
+    "bomb-of-sessions": Case(text=BOMB_OF_SESSIONS, arguments=["4"], reason=LATE),
+    "escaped": Case(text="setsid sleep 1000 >/dev/null 2>&1 </dev/null & sleep 1000", reason=LATE),
+    "stubborn": Case(text="trap '' TERM HUP INT; while :; do sleep 1; done", reason=LATE),
+    "stopped": Case(text="kill -STOP $$", reason=LATE),
+    "endless": Case(text="exec cat /dev/zero", reason=LATE),
+    "held": Case(text="setsid sleep 1000 & exit 0", outcome="accepted", reason=""),
+    "held-and-failed": Case(text="setsid sleep 1000 & echo no room >&2; exit 7", reason="exited with 7; its output"),
+    "deaf": Case(text="exec <&-; exit 0", outcome="accepted", reason=""),
+    "flood": Case(text="exec head -c 1000000000 /dev/zero", outcome="accepted", reason="", timeout="60s"),
+    "unset": Case(text="exit 78", outcome="refused", reason="is not set up (exit 78)"),
+    "never": Case(text="exit 65", outcome="refused", reason="can never be taken (exit 65)"),
+    "killed": Case(text="kill -9 $$", reason="was killed by SIGKILL (perhaps for want of memory)"),
+    "no-bit": Case(text="exit 0", mode=0o644, reason="may not be executed. Try chmod +x"),
+    "no-interpreter": Case(
+        text="", first_line="#!/opt/none/python", reason="its interpreter /opt/none/python does not exist"
+    ),
+    "no-first-line": Case(text="exit 0", first_line="", reason="Begin it with a line such as #!/bin/sh"),
+    "no-file": Case(text="", mode=0, reason="there is no such program. Correct the route's command"),
+}
+
+
+def a_route(folder: Path, name: str, case: Case) -> str:
+    """Write the script, and the route that runs it one at a time and waits long after a failure."""
+    script = folder / name
+    script.write_text(f"{case.first_line}\n{case.text}\n")
+    script.chmod(case.mode)
+    if not case.mode:
+        script.unlink()
+    command = json.dumps([str(script), *case.arguments])
+    return f"""
+[[routes]]
+name = "{name}"
+on = ["processing", "succeed"]
+unverified = true
+concurrency = 1
+retry = ["1h"]
+script = {{ command = {command}, timeout = "{case.timeout}" }}
+"""
+
+
+@contextlib.asynccontextmanager
+async def running(folder: Path, routes: str) -> AsyncIterator[tuple[Receiver, httpx2.AsyncClient]]:
+    """Run a receiver with these routes that asks Kling nothing."""
+    config = a_config(NO_KLING, more='[callbacks]\nverify = "never"\n' + routes)
+    async with a_receiver(folder, config) as receiver, receiver.client() as client:
+        yield receiver, client
+
+
+async def pushed(url: str, word: str) -> None:
+    """Be Kling, with a body no script could take in by its pipe alone."""
+    answer = await ask("POST", url, a_push(word, padding="x" * 500_000))
+    assert answer.status == 200
+
+
+ATTEMPTS = """
+    SELECT route, outcome, reason, code, length(excerpt), status, claim
+    FROM attempts JOIN deliveries ON deliveries.id = delivery_id
+"""
+
+
+def marked_by(service: int) -> list[str]:
+    """Tell what still runs of what a service ran, by the mark each run of a script has, or because it is its child."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (folder / "stat").read_text().rpartition(") ")[2].split()
+            marks = [each for each in (folder / "environ").read_bytes().split(b"\0") if each.startswith(b"KLING_RUN=")]
+            if fields[1] == str(service) or any(f"-{service}-".encode() in mark for mark in marks):
+                found.append(f"{folder.name} {fields[0]} {(folder / 'cmdline').read_bytes()!r}")
+    return found
+
+
+async def test_whatever_a_script_does_it_ends_with_a_reason_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    routes = "".join(a_route(tmp_path, name, case) for name, case in CASES.items())
+    async with running(tmp_path, routes) as (receiver, client):
+        assert receiver.process is not None
+        service = receiver.process.pid
+        _, url = await minted(client)
+
+        await pushed(url, "processing")
+        await until(lambda: len(receiver.rows(ATTEMPTS)) == len(CASES), within=60)
+
+        for route, outcome, reason, _, excerpt, status, claim in receiver.rows(ATTEMPTS):
+            case = CASES[route]
+            assert (route, outcome) == (route, case.outcome), reason
+            assert case.reason in reason
+            assert status == {"accepted": "delivered", "failed": "pending", "refused": "dead"}[outcome], route
+            assert claim is None
+            assert excerpt <= 65536
+        await until(lambda: marked_by(service) == [])
+        assert (await ask("GET", f"{receiver.public}/healthz")).status == 200
+
+        await pushed(url, "succeed")
+        await until(lambda: len(receiver.rows(ATTEMPTS)) == 2 * len(CASES), within=60)
+
+        assert await receiver.stop() == 0
+        assert marked_by(service) == []
+        assert receiver.said("sender.broken") == []
+
+
+def a_waiting_script(folder: Path, *, more: str = "") -> str:
+    """A route to a script that says that it has begun, and goes on until a file says that it may end."""
+    script = folder / "waits"
+    script.write_text(
+        f"""#!/bin/sh
+echo "$KLING_ATTEMPT $$" >>{folder}/begun
+{more}
+while ! test -e {folder}/go; do sleep 0.05; done
+echo "$KLING_ATTEMPT" >>{folder}/ended
+"""
+    )
+    script.chmod(0o755)
+    return (
+        '[[routes]]\nname = "waits"\non = ["*"]\nunverified = true\nretry = ["1s"]\n'
+        f'script = {{ command = ["{script}"], timeout = "5m" }}\n'
+    )
+
+
+def begun(folder: Path) -> list[str]:
+    """The process of each run that has begun."""
+    path = folder / "begun"
+    return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def lives(process: str) -> bool:
+    try:
+        stat = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return not stat.rpartition(") ")[2].startswith("Z")
+
+
+def the_delivery(receiver: Receiver) -> tuple[Any, ...]:
+    (delivery,) = receiver.rows("SELECT status, attempts FROM deliveries")
+    return delivery
+
+
+async def test_a_stop_lets_a_script_end_that_soon_does(tmp_path: Path) -> None:
+    async with running(tmp_path, a_waiting_script(tmp_path)) as (receiver, client):
+        _, url = await minted(client)
+        await pushed(url, "processing")
+        await until(lambda: len(begun(tmp_path)) == 1)
+
+        receiver.terminate()
+        await until(lambda: bool(receiver.said("dispatch.draining")))
+        (tmp_path / "go").touch()
+
+        assert await receiver.exit_code() == 0
+        assert the_delivery(receiver) == ("delivered", 1)
+        assert (tmp_path / "ended").read_text() == "1\n"
+
+
+async def test_a_stop_ends_a_script_that_does_not_and_the_next_start_tries_again(tmp_path: Path) -> None:
+    strayed = f"setsid sh -c 'echo $$ >{tmp_path}/strayed; exec sleep 1000' >/dev/null 2>&1 &"
+    async with running(tmp_path, a_waiting_script(tmp_path, more=strayed)) as (receiver, client):
+        assert receiver.process is not None
+        service = receiver.process.pid
+        _, url = await minted(client)
+        await pushed(url, "processing")
+        await until(lambda: len(begun(tmp_path)) == 1 and (tmp_path / "strayed").exists())
+
+        assert await receiver.stop(within=60) == 0
+
+        assert marked_by(service) == []
+        assert not lives(begun(tmp_path)[0])
+        assert the_delivery(receiver) == ("pending", 0)
+        (tmp_path / "go").touch()
+        await receiver.start()
+        await until(lambda: the_delivery(receiver)[0] == "delivered")
+        assert (tmp_path / "ended").read_text() == "1\n"
+
+
+async def test_a_script_of_a_killed_service_is_ended_before_it_is_run_again(tmp_path: Path) -> None:
+    async with running(tmp_path, a_waiting_script(tmp_path)) as (receiver, client):
+        _, url = await minted(client)
+        await pushed(url, "processing")
+        await until(lambda: len(begun(tmp_path)) == 1)
+
+        receiver.kill()
+        await receiver.start()
+        await until(lambda: len(begun(tmp_path)) == 2)
+
+        first, second = begun(tmp_path)
+        assert not lives(first)
+        assert lives(second)
+        (tmp_path / "go").touch()
+        await until(lambda: the_delivery(receiver)[0] == "delivered")
+        assert (tmp_path / "ended").read_text() == "1\n"
