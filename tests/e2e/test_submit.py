@@ -1,0 +1,220 @@
+"""A job handed in is made once by Kling, no more at a time than there are slots, whatever becomes of the answer."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from processes import (
+    ENDPOINT,
+    JOB,
+    a_config,
+    a_kling,
+    a_receiver,
+    a_sink,
+    a_webhook_route,
+    submitted,
+    task_in,
+)
+from support import until
+
+OFTEN = '[poll]\nafter = "50ms"\nevery = "1s"\n'
+BRIEFLY = 'timeout = "1s"'
+"""How long a call to Kling may take; a lost answer is looked up soon after."""
+
+
+async def test_jobs_beyond_the_slots_wait_and_are_sent_as_slots_get_free(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_kling(image_slots=2) as kling:
+        slots = "slots = { image = 2 }"
+        config = a_config(kling.url, kling_more=slots, more=a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            tasks = [await submitted(client, body=JOB | {"n": 2}) for _ in range(3)]
+            assert [task["state"] for task in tasks] == ["submitted", "queued", "queued"]
+
+            await asyncio.gather(*(task_in(client, task["id"], "succeed") for task in tasks))
+
+            await until(lambda: len(sink.bodies) == 3)
+            assert [create["code"] for create in kling.state()["creates"]] == [0, 0, 0]
+
+
+async def test_klings_1303_teaches_how_many_slots_there_are(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling(image_slots=1) as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
+        receiver.client() as client,
+    ):
+        tasks = [await submitted(client) for _ in range(3)]
+        assert {task["state"] for task in tasks} <= {"submitted", "processing", "queued"}
+        assert tasks[2]["state"] == "queued"
+
+        await asyncio.gather(*(task_in(client, task["id"], "succeed") for task in tasks))
+
+        await until(lambda: len(sink.bodies) == 3)
+        codes = [create["code"] for create in kling.state()["creates"]]
+        assert codes.count(0) == 3
+        assert 1303 in codes
+
+
+async def test_a_1302_is_waited_out(tmp_path: Path) -> None:
+    async with (
+        a_kling(refuse="1302:2") as kling,
+        a_receiver(tmp_path, a_config(kling.url)) as receiver,
+        receiver.client() as client,
+    ):
+        task = await submitted(client)
+        assert task["state"] == "queued"
+
+        await task_in(client, task["id"], "succeed")
+
+        assert [create["code"] for create in kling.state()["creates"]] == [1302, 1302, 0]
+
+
+async def test_a_job_that_kling_refuses_is_rejected_and_said_so(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_kling() as kling:
+        config = a_config(kling.url, more=a_webhook_route(sink, extra='on = ["rejected"]'))
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            task = await submitted(client, body=JOB | {"prompt": "[unsafe]"})
+
+            assert task["state"] == "rejected"
+            await until(lambda: len(sink.bodies) == 1)
+            data = json.loads(sink.bodies[0])["data"]
+            assert data["status"] == "rejected"
+            assert data["message"]
+            assert len(kling.state()["creates"]) == 1
+
+
+async def test_an_idempotency_key_makes_one_task_at_kling_however_often_it_is_sent(tmp_path: Path) -> None:
+    async with a_kling(late="always", late_by="200ms") as kling, a_receiver(tmp_path, a_config(kling.url)) as receiver:
+        async with receiver.client() as client:
+            at_once = [submitted(client, idempotency_key="order-7") for _ in range(5)]
+            tasks = await asyncio.gather(*at_once)
+            await task_in(client, tasks[0]["id"], "succeed")
+
+        await receiver.restart()
+        async with receiver.client() as client:
+            tasks.append(await submitted(client, idempotency_key="order-7"))
+
+        assert len({task["id"] for task in tasks}) == 1
+        assert tasks[-1]["state"] == "succeed"
+        assert len(kling.state()["creates"]) == 1
+
+
+async def test_callbacks_that_come_before_the_creates_answer_count(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling(after_callback="always") as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink, extra='on = ["*"]'))) as receiver,
+        receiver.client() as client,
+    ):
+        task = await submitted(client)
+
+        ended = await task_in(client, task["id"], "succeed")
+
+        assert kling.state()["creates"][0]["answered_after_told"]
+        assert ended["kling_id"] == kling.state()["tasks"][0]["id"]
+        await until(lambda: sorted(sink.types) == ["task.processing", "task.succeed"])
+
+
+async def test_through_a_gateway_with_ids_of_its_own_callbacks_find_their_task(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling(gateway_ids="always", wrap="always", wrap_code="success") as kling,
+        a_receiver(tmp_path, a_config(f"{kling.url}/kling", more=a_webhook_route(sink))) as receiver,
+        receiver.client() as client,
+    ):
+        task = await submitted(client)
+
+        ended = await task_in(client, task["id"], "succeed")
+
+        assert ended["kling_id"].startswith("task_01")
+        assert ended["verified"] == "api"
+        await until(lambda: len(sink.bodies) == 1)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"refuse": [{"code": 5000, "created": True}]},
+        {"refuse": [{"code": 5002, "created": True}]},
+        {"hang_up": "next:1"},
+    ],
+    ids=["5000", "5002", "hung up"],
+)
+async def test_a_task_that_was_made_though_the_create_failed_is_not_paid_twice(
+    tmp_path: Path, fault: dict[str, object]
+) -> None:
+    async with a_sink() as sink, a_kling(**fault) as kling:
+        config = a_config(kling.url, kling_more=BRIEFLY, more=a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            task = await submitted(client)
+
+            ended = await task_in(client, task["id"], "succeed")
+
+            assert ended["kling_id"] == kling.state()["tasks"][0]["id"]
+            assert len(kling.state()["creates"]) == 1
+            await until(lambda: len(sink.bodies) == 1)
+
+
+async def test_a_create_that_was_lost_on_the_way_is_sent_again_once_kling_denies_it(tmp_path: Path) -> None:
+    async with a_kling(lose="next:1") as kling:
+        config = a_config(kling.url, kling_more=BRIEFLY)
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            task = await submitted(client)
+
+            await task_in(client, task["id"], "succeed")
+
+            assert [create["code"] for create in kling.state()["creates"]] == [None, 0]
+
+
+async def test_a_create_cut_short_by_a_crash_is_looked_up_at_the_next_start_and_not_paid_twice(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling(late="next:1", late_by="5s") as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=OFTEN + a_webhook_route(sink))) as receiver,
+    ):
+        async with receiver.client() as client:
+            asking = asyncio.create_task(client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB}))
+            await until(lambda: kling.state()["counts"].get("created") == 1)
+            receiver.kill()
+            (answer,) = await asyncio.gather(asking, return_exceptions=True)
+            assert isinstance(answer, Exception)
+
+        await receiver.start()
+
+        async with receiver.client() as client:
+            (task,) = (await client.get("/api/tasks")).json()["items"]
+            await task_in(client, task["id"], "succeed")
+        await until(lambda: len(sink.bodies) == 1)
+        assert len(kling.state()["creates"]) == 1
+
+
+async def test_a_create_under_way_when_the_service_stops_is_bound_before_it_ends(tmp_path: Path) -> None:
+    async with (
+        a_kling(late="always", late_by="1s") as kling,
+        a_receiver(tmp_path, a_config(kling.url)) as receiver,
+        receiver.client() as client,
+    ):
+        asking = asyncio.create_task(submitted(client))
+        await until(lambda: kling.state()["counts"].get("created") == 1)
+
+        receiver.terminate()
+
+        task = await asking
+        assert await receiver.exit_code() == 0
+        assert task["kling_id"] == kling.state()["tasks"][0]["id"]
+        assert receiver.rows("SELECT state <> 'submitting' FROM tasks") == [(1,)]
+
+
+async def test_kling_is_asked_under_a_signed_token_of_access_key_and_secret_key(tmp_path: Path) -> None:
+    keys = 'access_key = "an-access-key"\nsecret_key = "a-secret-key-of-32-characters-ok"'
+    given = {"api_key": "", "access_key": "an-access-key", "secret_key": "a-secret-key-of-32-characters-ok"}
+    async with a_sink() as sink, a_kling(**given) as kling:
+        config = a_config(kling.url, kling_more=keys, more=a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            task = await submitted(client)
+
+            ended = await task_in(client, task["id"], "succeed")
+
+            assert ended["verified"] == "api"
+            await until(lambda: len(sink.bodies) == 1)
