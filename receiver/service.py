@@ -25,6 +25,7 @@ from receiver.clock import Clock, Ids, SystemClock
 from receiver.dispatch import Dispatcher, Lane
 from receiver.dispatch.holds import Holds
 from receiver.errors import ReceiverError
+from receiver.explain import Explainer
 from receiver.inbox import Inbox
 from receiver.kling.client import Kling
 from receiver.model import Secret
@@ -118,6 +119,7 @@ async def _assemble(
         states=store,
         holds=holds,
         replayer=replayer,
+        explainer=Explainer(store, store, routes=[route.name for route in settings.routes], clock=clock),
         senders=lanes.sender,
         events=bells.events,
         ready=supervisor.checks,

@@ -18,6 +18,7 @@ from receiver.announce import Announcer
 from receiver.bells import Bells
 from receiver.clock import Ids
 from receiver.dispatch.holds import Holds
+from receiver.explain import Explainer
 from receiver.inbox import Inbox
 from receiver.kling.client import Kling
 from receiver.model import Secret
@@ -127,6 +128,7 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
             states=store,
             holds=Holds(store, Alerts(announcer, clock=clock), bells=bells, clock=clock),
             replayer=replayer,
+            explainer=Explainer(store, store, routes=["publish"], clock=clock),
             senders={"publish": sender}.get,
             events=bells.events,
             ready=ready,

@@ -16,12 +16,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from receiver.bells import Bell
 from receiver.clock import Clock, Ids
 from receiver.errors import ReceiverError
+from receiver.explain import Explainer
 from receiver.model import Secret
 from receiver.settings import Address, RouteSettings
 from receiver.store import Catalog
 from receiver.web import gateway, problems, shown, tasks
 from receiver.web.access import Access
 from receiver.web.body import ClientGone
+from receiver.web.explain import ExplainApi
 from receiver.web.gateway import Gateway, Kling
 from receiver.web.health import Health, Ready
 from receiver.web.history import DeliveryApi, EventApi
@@ -50,6 +52,7 @@ def admin_app(
     states: RouteStates,
     holds: Holds,
     replayer: Replayer,
+    explainer: Explainer,
     senders: FindSender,
     events: Bell,
     ready: Ready,
@@ -70,10 +73,12 @@ def admin_app(
     delivery_api = DeliveryApi(catalog, replayer, clock=clock)
     route_api = RouteApi(routes, states=states, holds=holds, senders=senders, catalog=catalog, clock=clock, ids=ids)
     replay_api = ReplayApi(replayer, catalog)
+    explain_api = ExplainApi(explainer, clock=clock)
     stream = Stream(catalog, bell=events, clock=clock)
     health = Health(ready)
     pages = [
         _page("/api/tasks", GET=task_api.list, POST=task_api.create),
+        _page("/api/tasks/{ref:path}/explain", GET=explain_api.show),
         _page("/api/tasks/{ref:path}", GET=task_api.show),
         _page("/api/callback-urls", POST=task_api.mint),
         _page("/api/events", GET=event_api.list),

@@ -185,6 +185,15 @@ _SCHEMAS: Json = {
         created_at=_MOMENT,
         finished_at=_MAYBE_MOMENT,
     ),
+    "Story": _object(
+        ("task", "intent", "pushes", "events", "actions", "next"),
+        task=_named("Task"),
+        intent={"type": ["object", "null"], "description": "What was asked for, shortened; null when not kept."},
+        pushes={"type": "array", "items": _ANYTHING, "description": "What arrived, as it came, and what came of it."},
+        events={"type": "array", "items": _ANYTHING, "description": "With each route's decision and its deliveries."},
+        actions={"type": "array", "items": _ANYTHING, "description": "What people did about it."},
+        next={**_TEXT, "description": "What comes next, or what a person is to do."},
+    ),
     "Outline": _object(
         ("dry_run", "total", "by", "sample"),
         dry_run=_FLAG,
@@ -227,6 +236,13 @@ _PATHS: Json = {
     },
     "/api/tasks/{ref}": {
         "get": _showing("Show a task", _named("Task"), _in_path("ref", "Our id, Kling's, or the external one.")),
+    },
+    "/api/tasks/{ref}/explain": {
+        "get": _showing(
+            "Tell a task's whole story: what was wanted, arrived, was decided and tried, and what comes next",
+            _named("Story"),
+            _in_path("ref", "Our id, Kling's, or the external one."),
+        ),
     },
     "/api/callback-urls": {
         "post": {
