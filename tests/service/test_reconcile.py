@@ -1,0 +1,286 @@
+"""Polling is the guarantee: every task comes to its end without a callback, and Kling is not run over for it."""
+
+from collections import Counter
+from datetime import timedelta
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from factories import a_task
+from workshop import FakeKling, Made, Workshop, a_workshop, refusal
+
+from receiver.attendance import FEWEST, LATEST
+from receiver.errors import KlingError, KlingUnreachable
+from receiver.model import Task, TaskState
+from receiver.reconcile import AT_ONCE, PER_SECOND
+from receiver.settings import PollSettings, PublicSettings
+
+QUICK = PollSettings(after=timedelta(seconds=10), every=timedelta(seconds=40))
+DOWN = KlingUnreachable("Kling cannot be reached.")
+
+
+async def with_tasks(shop: Workshop, count: int, **changes: object) -> list[Task]:
+    """Keep tasks that Kling has taken, all due now, as an outage or a night without us leaves them."""
+    tasks = []
+    for number in range(count):
+        name = f"tsk_{number:05}"
+        made = Made(id=f"k{number}", external_task_id=name, callback_url=None)
+        shop.kling.made[made.id] = made
+        given = {"id": name, "kling_id": made.id, "external_task_id": name, "due_at": shop.clock.now()} | changes
+        tasks.append(await shop.store.add(a_task(**given), b"{}"))
+    return tasks
+
+
+def gaps(kling: FakeKling, task_id: str) -> list[float]:
+    moments = [moment for asked, moment in kling.queries if asked == task_id]
+    return [(later - earlier).total_seconds() for earlier, later in pairwise(moments)]
+
+
+async def test_without_any_callback_each_task_reaches_its_end_one_step_late_at_most(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, poll=QUICK) as shop, shop.working():
+        tasks = [await shop.submit() for _ in range(20)]
+        ended_at = {}
+        for number, made in enumerate(list(shop.kling.made.values())):
+            await shop.passes(7)
+            shop.kling.end(made, "succeed" if number % 3 else "failed")
+            ended_at[made.id] = shop.clock.now()
+
+        await shop.passes(60)
+
+        for task in tasks:
+            ended = await shop.task(task.id)
+            assert ended.state.is_final
+            learnt_at = max(moment for asked, moment in shop.kling.queries if asked == ended.kling_id)
+            assert learnt_at - ended_at[ended.kling_id or ""] <= QUICK.every + timedelta(seconds=1)
+        ends = [name for name in await shop.types() if name in ("task.succeed", "task.failed")]
+        assert Counter(ends) == {"task.succeed": 13, "task.failed": 7}
+
+
+async def test_the_interval_grows_from_after_to_every(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, poll=QUICK) as shop, shop.working():
+        await shop.submit()
+
+        await shop.passes(300)
+
+        assert gaps(shop.kling, "k1")[:2] == [20, 40]
+        assert set(gaps(shop.kling, "k1")[2:]) == {40}
+
+
+async def test_a_task_is_asked_about_by_one_at_a_time(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        await shop.submit()
+        made = shop.kling.made["k1"]
+        made.status = "processing"
+        for _ in range(50):
+            await shop.push(made.token, made.told(task_status="succeed"))
+
+        await shop.settles()
+
+        assert len(shop.kling.queries) == 1
+
+
+async def test_thousands_that_fall_due_at_once_are_asked_about_within_bounds(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        await with_tasks(shop, 1000)
+        for made in shop.kling.made.values():
+            shop.kling.end(made)
+
+        async with shop.working():
+            await shop.passes(25, step=0.5)
+
+        assert len(shop.kling.queries) == 1000
+        assert shop.kling.most_under_way <= AT_ONCE
+        moments = sorted(moment for _, moment in shop.kling.queries)
+        for place, moment in enumerate(moments[PER_SECOND:]):
+            assert moment - moments[place] >= timedelta(seconds=1)
+        assert Counter(await shop.types()) == {"task.succeed": 1000}
+
+
+@pytest.mark.parametrize(
+    "fault", [DOWN, refusal(503, 5001), refusal(429, 1302), refusal(401, 1002)], ids=lambda error: error.code
+)
+async def test_while_kling_cannot_answer_it_is_left_alone_and_all_is_caught_up_with_within_a_minute(
+    tmp_path: Path, fault: KlingError
+) -> None:
+    async with a_workshop(tmp_path) as shop:
+        tasks = await with_tasks(shop, 300)
+        shop.kling.query_fault = fault
+        async with shop.working():
+            await shop.passes(3600, step=20)
+            assert len(shop.kling.queries) <= 3600 / 20 + 20
+            assert (await shop.task(tasks[0].id)).asks == 0
+
+            for made in shop.kling.made.values():
+                shop.kling.end(made)
+            shop.kling.query_fault = None
+            await shop.passes(60)
+
+        assert Counter(await shop.types()).get("task.succeed") == 300
+
+
+async def test_while_kling_is_down_callbacks_are_taken_and_nothing_unconfirmed_is_routed(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        tasks = [await shop.submit() for _ in range(30)]
+        shop.kling.query_fault = DOWN
+        for made in shop.kling.made.values():
+            assert await shop.push(made.token, shop.kling.end(made))
+
+        await shop.passes(3600, step=20)
+        assert await shop.types() == []
+
+        shop.kling.query_fault = None
+        await shop.passes(60)
+        assert Counter(await shop.types()) == {"task.succeed": 30}
+        for task in tasks:
+            assert (await shop.outcomes_of(task.id))[0] == "settled"
+
+
+async def test_one_task_that_kling_chokes_on_does_not_keep_it_from_the_others(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, poll=QUICK) as shop:
+        tasks = await with_tasks(shop, 20)
+        shop.kling.query_fault = lambda asked: refusal(500, 5000) if asked == "k0" else None
+        async with shop.working():
+            await shop.passes(100)
+
+        asked = Counter(asked for asked, _ in shop.kling.queries)
+        assert all(asked[f"k{number}"] >= 3 for number in range(1, 20))
+        assert asked["k0"] <= 12
+        assert (await shop.task(tasks[0].id)).state is TaskState.SUBMITTED
+
+
+async def test_trouble_with_the_account_that_questions_meet_is_told_once(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        await with_tasks(shop, 20)
+        shop.kling.query_fault = refusal(401, 1002)
+        async with shop.working():
+            await shop.passes(300, step=10)
+            assert len(await shop.alerts("account")) == 1
+            shop.kling.query_fault = None
+            await shop.passes(60)
+
+        assert len(await shop.alerts("account_recovered")) == 1
+
+
+async def test_a_task_that_kling_does_not_know_is_asked_about_until_it_is_given_up(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        task = await shop.submit()
+        shop.kling.made.clear()
+
+        await shop.passes(48 * 3600 + 300, step=900)
+
+        assert (await shop.task(task.id)).state is TaskState.EXPIRED
+        assert await shop.types() == ["task.expired"]
+        asked = len(shop.kling.queries)
+        await shop.passes(3600, step=300)
+        assert len(shop.kling.queries) == asked
+
+
+async def test_time_in_the_queue_does_not_count_against_a_task(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = refusal(429, 1102)
+        task = await shop.submit()
+        await shop.passes(47 * 3600 + 1800, step=900)
+        shop.kling.create_fault = None
+        await shop.passes(3600, step=60)
+
+        assert (await shop.task(task.id)).state is TaskState.SUBMITTED
+
+
+async def test_a_minted_urls_task_that_nobody_can_be_asked_about_is_given_up_in_time(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        task, url = await shop.submitter.mint(label=None, endpoint=None)
+        await shop.passes(24 * 3600, step=3600)
+        made = Made(id="k9", external_task_id=None, callback_url=url, status="processing")
+        await shop.push(made.token, made.told())
+
+        await shop.passes(47 * 3600, step=3600)
+        assert (await shop.task(task.id)).state is TaskState.PROCESSING
+        await shop.passes(2 * 3600, step=3600)
+
+        assert (await shop.task(task.id)).state is TaskState.EXPIRED
+        assert shop.kling.queries == []
+
+
+# -- callbacks that stay away
+
+
+async def ends_unheard(shop: Workshop, count: int) -> None:
+    for _ in range(count):
+        task = await shop.submit()
+        kling_id = (await shop.task(task.id)).kling_id
+        shop.kling.end(shop.kling.made[kling_id])
+        await shop.passes(60, step=10)
+
+
+async def ends_heard(shop: Workshop, count: int) -> None:
+    for _ in range(count):
+        task = await shop.submit()
+        made = shop.kling.made[(await shop.task(task.id)).kling_id]
+        await shop.push(made.token, shop.kling.end(made))
+        await shop.passes(10, step=10)
+
+
+async def test_callbacks_that_stay_away_are_told_of_once_with_what_to_check_and_so_is_their_return(
+    tmp_path: Path,
+) -> None:
+    async with a_workshop(tmp_path, poll=QUICK) as shop, shop.working():
+        await ends_unheard(shop, FEWEST - 1)
+        assert await shop.alerts("callbacks_missed") == []
+
+        await ends_unheard(shop, 10)
+        (alert,) = await shop.alerts("callbacks_missed")
+        assert alert["missed"] == alert["of"] == FEWEST
+        for word in ("https://hooks.example.com", "tunnel", "proxy", "413"):
+            assert word in alert["remedy"]
+        assert shop.inbox.missed == FEWEST + 9
+
+        await ends_heard(shop, FEWEST)
+        assert len(await shop.alerts("callbacks_recovered")) == 1
+        await ends_unheard(shop, FEWEST)
+        assert len(await shop.alerts("callbacks_missed")) == 2
+
+
+async def test_a_few_callbacks_lost_among_many_are_no_alarm(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, poll=QUICK) as shop, shop.working():
+        for _ in range(LATEST // 10):
+            await ends_heard(shop, 9)
+            await ends_unheard(shop, 1)
+
+        assert await shop.alerts("callbacks_missed") == []
+        assert shop.inbox.missed == LATEST // 10
+
+
+async def test_without_a_public_address_no_callback_is_missed(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, poll=QUICK, public=PublicSettings()) as shop, shop.working():
+        await ends_unheard(shop, FEWEST + 1)
+
+        assert await shop.alerts("callbacks_missed") == []
+        assert Counter(await shop.types())["task.succeed"] == FEWEST + 1
+
+
+async def test_what_ended_while_we_were_away_is_not_held_against_the_callbacks(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, poll=QUICK) as shop, shop.working():
+        kling = shop.kling
+        tasks = [await shop.submit() for _ in range(FEWEST + 1)]
+    for made in kling.made.values():
+        kling.end(made)
+    shop.clock.advance(timedelta(hours=1))
+
+    async with a_workshop(tmp_path, poll=QUICK, kling=kling, clock=shop.clock) as shop, shop.working():
+        await shop.passes(10)
+
+        assert {(await shop.task(task.id)).state for task in tasks} == {TaskState.SUCCEED}
+        assert await shop.alerts("callbacks_missed") == []
+
+
+async def test_a_callback_that_is_only_slower_than_the_question_is_not_missed(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, poll=QUICK) as shop, shop.working():
+        for _ in range(2 * FEWEST):
+            task = await shop.submit()
+            made = shop.kling.made[(await shop.task(task.id)).kling_id]
+            body = shop.kling.end(made)
+            await shop.passes(60, step=10)
+            await shop.push(made.token, body)
+
+        assert await shop.alerts("callbacks_missed") == []
+        assert shop.inbox.missed == 0
