@@ -61,6 +61,11 @@ class Inbox:
         self._tell_attendance = attendance
         self._contradicted: OrderedDict[str, None] = OrderedDict()
 
+    @property
+    def missed(self) -> int:
+        """How many tasks have ended without the callback that was to say so."""
+        return self._attendance.missed
+
     async def receive(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
         """Take a callback in; True once it is committed, False when *token* is none of ours.
 
@@ -87,6 +92,19 @@ class Inbox:
     async def knows(self, token: str) -> bool:
         """Tell whether a live task has *token*, at no cost to those who write."""
         return await self._intake.knows(token_hash(token), now=self._clock.now())
+
+    async def question(self, task: Task) -> str | None:
+        """Give the id to ask Kling about *task* by; where its own is not known, one that its pushes name."""
+        if task.kling_id is not None:
+            return task.kling_id
+        asked: list[str | None] = [None]
+
+        def look(held: Task, pending: Sequence[Push]) -> Change:
+            asked[0] = asking.question(held, _read(pending))
+            return Change()
+
+        await self._intake.apply(ById(id=task.id), look, with_pending=True)
+        return asked[0]
 
     async def learn(self, task_id: str, reading: Reading, answer: bytes) -> None:
         """Take in what the API answered about a task; *answer* is the raw body, *reading* what it says."""
