@@ -8,14 +8,14 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from receiver.cli import OK, render
+from receiver.cli import FAILED, OK, render
 from receiver.cli.connection import reach
 from receiver.cli.options import READING, Reading, UsageError, duration, pairs
 from receiver.errors import InvalidRequest, Unreadable
 from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
 from receiver.kling.images import base64_image
 from receiver.kling.protocol import parse_object
-from receiver.model import Json
+from receiver.model import Json, TaskState
 from receiver.settings import Dialect, load
 
 _URLS = ("http://", "https://")
@@ -44,6 +44,7 @@ def submit(
     reading: Reading = READING,
 ) -> int:
     """Submit a task to Kling, through the running service."""
+    from receiver.cli.waiting import disappointment
     from receiver.cli.waiting import wait as wait_for
 
     limit = duration("--timeout", timeout) if timeout else None
@@ -64,7 +65,11 @@ def submit(
         if wait:
             return wait_for(connection, task["id"], timeout=limit, as_json=reading.json)
     _tell(task, as_json=reading.json)
-    return OK
+    if task["state"] != TaskState.REJECTED:
+        return OK
+    if reading.json:
+        return FAILED
+    raise disappointment(task, 0)
 
 
 def find_endpoint(path: str) -> Endpoint:

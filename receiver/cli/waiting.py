@@ -31,7 +31,7 @@ def wait(connection: Connection, ref: str, *, timeout: timedelta | None, as_json
         render.as_json(task)
         return OK if task["state"] == TaskState.SUCCEED else FAILED
     if task["state"] != TaskState.SUCCEED:
-        raise _disappointment(task, perf_counter() - started)
+        raise disappointment(task, perf_counter() - started)
     for place in places(task):
         render.line(place)
     return OK
@@ -67,7 +67,8 @@ def _word(task: Json) -> str:
     return render.clean(task["state"]) + (f" ({render.clean(task['message'])})" if task.get("message") else "")
 
 
-def _disappointment(task: Json, seconds: float) -> TaskNotSucceeded:
+def disappointment(task: Json, seconds: float) -> TaskNotSucceeded:
+    """Say how a task is that has not succeeded after so many seconds, and what can be done."""
     if task["state"] not in OVER:
         return TaskNotSucceeded(
             f"Task {task['id']} is still {task['state']} after {seconds:.0f} s.",

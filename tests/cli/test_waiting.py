@@ -167,6 +167,19 @@ def test_a_body_may_come_from_stdin(service: Service, config: Path) -> None:
     assert service.asked[0][2]["body"] == {"prompt": "猫"}
 
 
+def test_a_submit_that_kling_refuses_at_once_has_failed(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", make_task(state="rejected", message="prompt is invalid"), status=202)
+
+    code = main(["submit", "images/generations", "--set", "prompt=a cat", "--config", str(config)])
+
+    said = capsys.readouterr()
+    assert code == 1
+    assert said.out == f"{TASK_ID}\n"
+    assert "was rejected: prompt is invalid." in said.err
+
+
 def test_submit_and_wait_is_one_command(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/tasks", make_task(state="queued"), status=202)
     service.answer(f"/api/tasks/{TASK_ID}", Course(make_task(), make_task(state="succeed", result=RESULT)))
