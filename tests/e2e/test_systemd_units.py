@@ -80,6 +80,17 @@ def test_the_socket_is_called_what_the_service_looks_for(public: Unit) -> None:
     assert public.last["ListenStream"] == "127.0.0.1:8700"
 
 
+def test_a_script_in_a_unit_of_its_own_is_started_by_its_socket_and_bounded() -> None:
+    listening, script = Unit("kling-receiver-script.socket"), Unit("kling-receiver-script@.service")
+
+    assert listening.last["Accept"] == "yes"
+    assert f'receiver.relay", "ask", "{listening.last["ListenStream"]}"' in listening.text
+    assert " -Im receiver.relay run " in script.last["ExecStart"]
+    assert script.last["StandardInput"] == "socket"
+    assert script.last["User"] == listening.last["SocketGroup"]
+    assert {"TasksMax", "RuntimeMaxSec"} <= script.last.keys()
+
+
 def seconds(span: str) -> timedelta:
     number, unit = re.fullmatch(r"(\d+)(s|min)", span).groups()  # type: ignore[union-attr]  # a failed match fails the test
     return timedelta(seconds=int(number) * (60 if unit == "min" else 1))
