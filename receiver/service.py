@@ -34,6 +34,7 @@ from receiver.outcomes import Outcomes
 from receiver.reconcile import Reconciler
 from receiver.recover import Recovery
 from receiver.replay import Replayer
+from receiver.retention import Retention
 from receiver.retry import Pace, RetryPolicy
 from receiver.routing import REPLY, compile_routes
 from receiver.senders import Sender
@@ -109,7 +110,8 @@ async def _assemble(
         store, lanes, holds, bell=bells.deliveries, clock=clock, ids=ids, rng=SystemRandom(), grace=GRACE
     )
     replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
-    work = {"dispatch": dispatcher.run, "replay": replayer.run, **work}
+    retention = Retention(store, settings.retention, clock=clock)
+    work = {"dispatch": dispatcher.run, "replay": replayer.run, "retention": retention.run, **work}
     supervisor = Supervisor(broken=store.broken, work=work, bells=bells)
     admin = admin_app(
         submitter=submitter,
