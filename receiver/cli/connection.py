@@ -1,6 +1,8 @@
 """The way to the running service: its admin listener, spoken to over HTTP. No command touches the store itself."""
 
+import getpass
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,7 @@ _CONNECT_SECONDS = 3.0
 _ANSWER_SECONDS = 60.0  # a submit may first wait for Kling
 _SILENCE_SECONDS = 40.0  # the stream has a heartbeat every 15 s
 _KEPT_AS = "admin-token"
+_ACTOR = "kling-receiver-actor"  # whose word it is, for the record of what people did
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what others bind; we call loopback
 
 _KNOWN: Mapping[str, type[ReceiverError]] = {e.code: e for e in (InvalidRequest, NotFound, Conflict)}
@@ -36,7 +39,7 @@ class Connection:
         self._token = token
         self._client = httpx.Client(
             base_url=url,
-            headers={"authorization": f"Bearer {token}"},
+            headers={"authorization": f"Bearer {token}", _ACTOR: _who()},
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
             trust_env=False,
             follow_redirects=False,
@@ -97,6 +100,15 @@ class Connection:
             f"The service at {self.url} did not answer in full ({type(exc).__name__}).",
             remedy="Look at its log, and at `kling-receiver tasks list` before you submit again.",
         )
+
+
+def _who() -> str:
+    """Name the user of this machine who gives the command."""
+    try:
+        name = getpass.getuser()
+    except (KeyError, OSError):  # a container that runs as a number nobody has a name for
+        name = f"uid {os.getuid()}"
+    return name.encode("ascii", "backslashreplace").decode()
 
 
 def connect(config: Path | None) -> Connection:

@@ -9,7 +9,7 @@ from receiver.cli.connection import connect
 from receiver.cli.options import PAGING, READING, Paging, Reading
 from receiver.model import Json
 
-deliveries = App(name="deliveries", help="List and show deliveries and their attempts.")
+deliveries = App(name="deliveries", help="List, show and retry deliveries.")
 
 
 def _due(delivery: Json) -> str:
@@ -79,6 +79,24 @@ def show(delivery: Annotated[str, Parameter(help="Its id.")], /, *, reading: Rea
     else:
         for attempt in attempts:
             render.line("attempt", *(column.of(attempt) for column in _ATTEMPTS))
+    return OK
+
+
+@deliveries.command
+def retry(
+    delivery: Annotated[str, Parameter(help="Its id.")],
+    /,
+    *,
+    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    reading: Reading = READING,
+) -> int:
+    """Try a delivery now: itself while it waits, else anew, as a delivery that points at it."""
+    with connect(reading.config) as connection:
+        again = connection.post(f"/api/deliveries/{delivery}/retry", {"why": why} if why else {})
+    if reading.json:
+        render.as_json(again)
+    else:
+        render.fields(_facts(again))
     return OK
 
 

@@ -2,12 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Group, Parameter
 
+from receiver.clock import SystemClock
 from receiver.errors import ReceiverError
 from receiver.settings.words import read_duration
 
@@ -72,6 +73,21 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
             raise UsageError(f"{option} {text!r} is not of the form key=value.", remedy=f"Write {option} key=value.")
         read[key] = value
     return read
+
+
+def moment(option: str, text: str) -> str:
+    """Read a moment: ``2026-11-22 10:00``, in this machine's zone if it names none, or ``2h`` for so long ago."""
+    try:
+        at = SystemClock().now() - read_duration(text.strip())
+    except ValueError:
+        try:
+            at = datetime.fromisoformat(text.strip())
+        except ValueError:
+            raise UsageError(
+                f"{option} {text!r} is no moment.",
+                remedy='Write "2026-11-22 10:00", "2026-11-22T10:00:00Z", or "2h" for two hours ago.',
+            ) from None
+    return at.astimezone(UTC).isoformat()
 
 
 def duration(option: str, text: str) -> timedelta:

@@ -1,6 +1,7 @@
 """`kling-receiver routes`: where events go, and whether they get there."""
 
 from typing import Annotated
+from urllib.parse import quote
 
 from cyclopts import App, Parameter
 
@@ -8,7 +9,7 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.connection import connect
 from receiver.cli.options import READING, Reading
 
-routes = App(name="routes", help="List and test routes.")
+routes = App(name="routes", help="List, test, hold and release routes.")
 
 _COLUMNS = (
     render.key("name"),
@@ -21,6 +22,7 @@ _COLUMNS = (
     render.moment("oldest_pending_at", "oldest"),
     render.key("failures"),
     render.Column(title="state", of=lambda route: "held" if route.get("held_at") else "open", stateful=True),
+    render.key("held_by", "by"),
     render.key("held_why", "why"),
 )
 
@@ -31,6 +33,40 @@ def list_(*, reading: Reading = READING) -> int:
     with connect(reading.config) as connection:
         answer = connection.get("/api/routes")
     render.page(_COLUMNS, answer, as_json_too=reading.json, empty="No routes. Add a [[routes]] table to config.toml.")
+    return OK
+
+
+@routes.command
+def hold(
+    name: Annotated[str, Parameter(help="Its name.")],
+    /,
+    *,
+    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    reading: Reading = READING,
+) -> int:
+    """Hold a route: its events wait, and nothing goes out, until it is released."""
+    return _change(name, "hold", why=why, reading=reading)
+
+
+@routes.command
+def release(
+    name: Annotated[str, Parameter(help="Its name.")],
+    /,
+    *,
+    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    reading: Reading = READING,
+) -> int:
+    """Let a route go on, whatever held it; what waits goes out oldest first."""
+    return _change(name, "release", why=why, reading=reading)
+
+
+def _change(name: str, verb: str, *, why: str | None, reading: Reading) -> int:
+    with connect(reading.config) as connection:
+        answer = connection.post(f"/api/routes/{quote(name, safe=':')}/{verb}", {"why": why} if why else {})
+    if reading.json:
+        render.as_json(answer)
+    else:
+        render.table(_COLUMNS, [answer], empty="")
     return OK
 
 

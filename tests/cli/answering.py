@@ -73,6 +73,7 @@ class Service:
     port: int
     answers: dict[str, Any] = field(default_factory=dict)
     asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    actors: list[str | None] = field(default_factory=list)
     streams: int = 0
     has_stream: bool = True
     _news: "asyncio.Queue[Json | None] | None" = None
@@ -103,6 +104,7 @@ class Service:
         if request.headers.get("authorization") != f"Bearer {TOKEN}":
             return problem(401, "unauthorized", "A token is needed.")
         body = json.loads(await request.body() or b"null")
+        self.actors.append(request.headers.get("kling-receiver-actor"))
         self.asked.append((request.method, str(request.url).removeprefix(self.url), body))
         if request.url.path not in self.answers:
             return problem(404, "not_found", "There is no such thing.")

@@ -1,0 +1,231 @@
+"""`kling-receiver replay`: has events go out again, and shows how far that has come.
+
+The service does it, from what it has stored: the command only asks for it and watches, and may go away.
+"""
+
+import sys
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+from cyclopts import App, Parameter
+
+from receiver.cli import OK, render
+from receiver.cli.connection import Connection, connect
+from receiver.cli.options import PAGING, READING, Paging, Reading, moment
+from receiver.errors import ServiceUnreachable
+from receiver.model import Json
+
+replay = App(name="replay", help="Bring out again what died, or what a new route is to have.")
+
+_ASK_SECONDS = 0.5
+_FEW = 3
+_PATIENCE_SECONDS = 60.0  # for a service that is being started anew
+
+COLUMNS = (
+    render.key("id"),
+    render.state("state"),
+    render.Column(title="out", of=lambda each: f"{each['created']} of {each['total']}"),
+    render.key("pace"),
+    render.Column(title="what", of=lambda each: _words(each["selection"])),
+    render.moment("created_at", "asked"),
+    render.key("actor", "by"),
+    render.key("why"),
+)
+_TALLIES = (
+    render.key("route"),
+    render.state("status"),
+    render.key("count"),
+    render.moment("oldest_at", "oldest"),
+    render.moment("newest_at", "newest"),
+)
+_SAMPLE = (
+    render.key("event_id", "event"),
+    render.key("event_type", "type"),
+    render.key("task_id", "task"),
+    render.key("route", "to"),
+    render.key("replay_of", "again after"),
+    render.moment("created_at", "created"),
+)
+
+
+@replay.default
+def start(
+    *,
+    route: Annotated[str | None, Parameter(help="What went to this route.")] = None,
+    status: Annotated[list[str] | None, Parameter(help="dead, delivered or cancelled; many times for several.")] = None,
+    task: Annotated[str | None, Parameter(help="Of this task, by any of its ids.")] = None,
+    event: Annotated[list[str] | None, Parameter(help="This event; many times for several.")] = None,
+    delivery: Annotated[list[str] | None, Parameter(help="This delivery; many times for several.")] = None,
+    from_: Annotated[
+        str | None, Parameter(name="--from", help='Made since then: "2026-11-22 10:00", or "2h" for two hours ago.')
+    ] = None,
+    to: Annotated[str | None, Parameter(help="Made before then.")] = None,
+    to_route: Annotated[
+        str | None,
+        Parameter(help="Bring it to this route instead. Alone with a time, task or event: all that this route wants."),
+    ] = None,
+    pace: Annotated[str | None, Parameter(help='No quicker than this: "5/s", "100/m".')] = None,
+    dry_run: Annotated[bool, Parameter(help="Only say what would go out.")] = False,
+    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    reading: Reading = READING,
+) -> int:
+    """Say what would go out again, and do it. Each event goes once to each route; what was stays as it was.
+
+    It goes on in the service if this command is ended, and after a crash: see `replay list` and `replay cancel`.
+    """
+    wish = {
+        "route": route,
+        "status": status,
+        "task": task,
+        "events": event,
+        "deliveries": delivery,
+        "from": moment("--from", from_) if from_ else None,
+        "to": moment("--to", to) if to else None,
+        "to_route": to_route,
+        "pace": pace,
+        "why": why,
+    }
+    wish = {name: value for name, value in wish.items() if value}
+    with connect(reading.config) as connection:
+        outline = connection.post("/api/replays", wish | {"dry_run": True})
+        if dry_run or not outline["total"]:
+            _show_outline(outline, as_json=reading.json)
+            return OK
+        _foretell(outline)
+        started = connection.post("/api/replays", wish)
+        done = _follow(connection, started)
+    if reading.json:
+        render.as_json(done)
+    else:
+        render.fields(_facts(done))
+    return OK
+
+
+@replay.command(name="list")
+def list_(*, paging: Paging = PAGING, reading: Reading = READING) -> int:
+    """List replays, newest first."""
+    with connect(reading.config) as connection:
+        answer = connection.get("/api/replays", dict(paging.query()))
+    render.page(COLUMNS, answer, as_json_too=reading.json, empty="No replays.")
+    return OK
+
+
+@replay.command
+def show(id_: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
+    """Show one replay, and how far it has come."""
+    with connect(reading.config) as connection:
+        found = connection.get(f"/api/replays/{id_}")
+    if reading.json:
+        render.as_json(found)
+    else:
+        render.fields(_facts(found))
+    return OK
+
+
+@replay.command
+def cancel(
+    id_: Annotated[str, Parameter(help="Its id.")],
+    /,
+    *,
+    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    reading: Reading = READING,
+) -> int:
+    """Stop a replay; what it has brought out already goes on."""
+    with connect(reading.config) as connection:
+        cancelled = connection.post(f"/api/replays/{id_}/cancel", {"why": why} if why else {})
+    if reading.json:
+        render.as_json(cancelled)
+    else:
+        render.fields(_facts(cancelled))
+    return OK
+
+
+def _show_outline(outline: Json, *, as_json: bool) -> None:
+    if as_json:
+        render.as_json(outline)
+        return
+    render.table(_TALLIES, outline["by"], empty="Nothing matches: there is nothing to bring out again.")
+    if outline["total"] and render.is_terminal():
+        render.console().print()
+        render.table(_SAMPLE, outline["sample"], empty="")
+        if outline["total"] > len(outline["sample"]):
+            render.note(f"... and {outline['total'] - len(outline['sample'])} more. Nothing was done.")
+
+
+def _foretell(outline: Json) -> None:
+    parts = [f"{each['count']} {each['status'] or 'events'} to {each['route']}" for each in outline["by"]]
+    render.note(f"{outline['total']} go out again: {', '.join(parts)}")
+
+
+def _follow(connection: Connection, started: Json) -> Json:
+    """Show how far a replay has come until it is over."""
+    sightings = _sightings(connection, started)
+    try:
+        return _watch(sightings, started) if render.is_terminal(sys.stderr) else _report(sightings, started)
+    except KeyboardInterrupt:
+        render.note(f"It goes on in the service. To stop it: kling-receiver replay cancel {started['id']}")
+        raise
+
+
+def _sightings(connection: Connection, started: Json) -> Iterator[Json]:
+    """Give the replay again and again until it is over, through a restart of the service too."""
+    seen_at = time.perf_counter()
+    found = started
+    while found["state"] == "running":
+        time.sleep(_ASK_SECONDS)
+        try:
+            found = connection.get(f"/api/replays/{started['id']}")
+        except ServiceUnreachable as exc:
+            if time.perf_counter() - seen_at > _PATIENCE_SECONDS:
+                remedy = f"The replay goes on when it runs again: kling-receiver replay show {started['id']}"
+                raise ServiceUnreachable(exc.message, remedy=remedy) from exc
+            continue
+        seen_at = time.perf_counter()
+        yield found
+
+
+def _watch(sightings: Iterator[Json], started: Json) -> Json:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    found = started
+    with Progress(*columns, console=render.console(sys.stderr), transient=True) as progress:
+        shown = progress.add_task(started["id"], total=started["total"])
+        for found in sightings:
+            progress.update(shown, completed=found["created"])
+    return found
+
+
+def _report(sightings: Iterator[Json], started: Json) -> Json:
+    before = found = started
+    for found in sightings:
+        if found["created"] != before["created"]:
+            render.note(f"{found['id']}  {found['created']} of {found['total']}")
+        before = found
+    return found
+
+
+def _words(selection: Json) -> str:
+    """Put a selection into a few words, as the options that ask for it."""
+    words = []
+    for name, value in selection.items():
+        if value and isinstance(value, list):
+            words.append(f"{name}={','.join(value) if len(value) <= _FEW else len(value)}")
+        elif value:
+            words.append(f"{name}={value}")
+    return " ".join(words)
+
+
+def _facts(found: Json) -> list[tuple[str, object]]:
+    return [
+        ("id", found["id"]),
+        ("state", found["state"]),
+        ("out", f"{found['created']} of {found['total']}"),
+        ("what", _words(found["selection"])),
+        ("pace", found.get("pace")),
+        ("by", found.get("actor")),
+        ("why", found.get("why")),
+        ("created at", found.get("created_at")),
+        ("finished at", found.get("finished_at")),
+    ]
