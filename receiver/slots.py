@@ -57,10 +57,10 @@ class Slots:
                 names.append(name)
         return names
 
-    def opens_at(self) -> datetime | None:
-        """Tell when a pack may be tried beyond what it was taught."""
+    def opens_at(self, now: datetime) -> datetime | None:
+        """Tell when a pack may be tried beyond what it was taught; what a limit of ours keeps shut no moment opens."""
         moments = [pack.beyond.opens_at for pack in self._packs.values() if pack.beyond.opens_at is not None]
-        return min(moments, default=None)
+        return min((moment for moment in moments if moment > now), default=None)
 
     def take(self, task: Task, taken: Mapping[str, int], now: datetime, *, lasts: timedelta) -> bool:
         """Let a task go if there is room and nobody before it; the call it makes *lasts* no longer than that."""

@@ -216,7 +216,7 @@ class Submitter:
         full = self._slots.full(await self._intake.occupancy(), now)
         due = await self._intake.next_task_due(_QUEUED, without=full)
         if due is None or due > now:
-            moments = [moment for moment in (due, self._slots.opens_at() if full else None) if moment is not None]
+            moments = [moment for moment in (due, self._slots.opens_at(now) if full else None) if moment is not None]
             return min(moments, default=None)
         until = now + self._call_lasts
         tasks = await self._intake.claim_tasks(_QUEUED, now=now, until=until, limit=free, without=full)
