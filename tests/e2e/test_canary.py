@@ -129,7 +129,8 @@ script = {{ command = ["./not-there"], env = {{ KEY = "env:SCRIPT" }} }}
 READING = [
     "tasks list", "tasks show TASK", "events list", "events show EVENT", "deliveries list", "deliveries show DELIVERY",
     "routes list", "routes test good", "routes test refuses", "routes test nowhere", "routes test script",
-    "config check", "config show", "doctor", "explain TASK", "db stats", "db check",
+    "config check", "config show", "doctor", "explain TASK", "db stats", "db check", "replay --route nowhere --dry-run",
+    "routes hold nowhere", "routes release nowhere", "deliveries retry DELIVERY",
 ]  # fmt: skip
 FAILING = [
     "tasks show nonsense", "events show nonsense", "routes test nonsense", "submit images/nonsense --set prompt=x",
@@ -262,6 +263,8 @@ async def look_at_everything(receiver: Receiver, said: Said) -> None:
             for name, value in names.items():
                 page = page.replace(name, value)  # noqa: PLW2901 - the page as it is asked for
             said.texts[f"GET {page}"] = (await client.get(page)).text
+        replay = await client.post("/api/replays", json={"route": "nowhere", "dry_run": True})
+        said.texts["a replay"] = replay.text
         for route in ("good", "refuses", "nowhere", "script", "no-script"):
             said.texts[f"test of {route}"] = (await client.post(f"/api/routes/{route}/test")).text
 
