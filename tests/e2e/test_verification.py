@@ -83,6 +83,27 @@ async def test_a_forged_success_of_a_task_that_fails_is_never_routed(tmp_path: P
         assert sorted(data["status"] for data in data_of(sink)) == ["failed", "processing"]
 
 
+async def test_a_push_that_waits_to_be_confirmed_outlives_a_crash(tmp_path: Path) -> None:
+    briefly = 'timeout = "500ms"'
+    async with a_sink() as sink, a_kling() as kling:
+        kling.change({"refuse_queries": [{"code": 503, "share": 1}]})
+        config = a_config(kling.url, kling_more=briefly, more=a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver:
+            async with receiver.client() as client:
+                task = await submitted(client)
+                await until(lambda: receiver.rows("SELECT outcome FROM pushes WHERE outcome = 'pending'") != [])
+            receiver.kill()
+            kling.change({"refuse_queries": []})
+
+            await receiver.start()
+
+            async with receiver.client() as client:
+                ended = await task_in(client, task["id"], "succeed")
+            assert ended["verified"] == "api"
+            await until(lambda: len(sink.bodies) == 1)
+            assert [data["source"] for data in data_of(sink)] == ["callback"]
+
+
 async def test_a_minted_urls_task_whose_endpoint_is_not_known_goes_to_routes_that_take_it_unverified(
     tmp_path: Path,
 ) -> None:
