@@ -1,8 +1,11 @@
 """Says what is wrong, and that it is right again. Alerts are events and go through routes like any other."""
 
+from collections.abc import Sequence
+
 from receiver.announce import Announcement, Announcer
 from receiver.clock import Clock, iso
-from receiver.model import HeldBy, Json, RouteState
+from receiver.model import Event, HeldBy, Json, RouteState, Task
+from receiver.payload import describe_task
 
 
 class Alerts:
@@ -24,6 +27,18 @@ class Alerts:
         """Tell that a route goes on; *before* says what it was held for."""
         since = "" if before.held_at is None else f" It was held since {iso(before.held_at)}."
         return self._about_route("route_recovered", before, f"Route {after.name} goes on.{since}")
+
+    def results(
+        self, what: str, message: str, event: Event, task: Task | None, results: Sequence[Json]
+    ) -> Announcement:
+        """Tell how it stands with results that were to be brought home: which of *event*'s, and why."""
+        data: Json = {
+            "message": message,
+            "event": event.id,
+            "task": None if task is None else describe_task(task),
+            "results": list(results),
+        }
+        return self._announcer.alert(what, data, at=self._clock.now(), task=task)
 
     def _about_route(self, what: str, state: RouteState, message: str) -> Announcement:
         data: Json = {

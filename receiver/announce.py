@@ -3,12 +3,27 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from receiver.clock import Ids
-from receiver.model import Decision, Delivery, DeliveryStatus, Event, Json, Reading, Source, Task, Verified
-from receiver.payload import envelope, task_data
-from receiver.routing import Candidate, Routing, reply_route
+from receiver.model import (
+    Archiving,
+    Decision,
+    Delivery,
+    DeliveryStatus,
+    Event,
+    Json,
+    Reading,
+    Source,
+    Task,
+    TaskState,
+    Verified,
+)
+from receiver.payload import envelope, result_urls, task_data
+from receiver.routing import REPLY, Candidate, Routing, reply_route
+
+HELD_BACK = timedelta(hours=1)
+"""How long a route waits for files at the longest: then it is told of a success without those that are missing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,11 +35,15 @@ class Announcement:
 
 
 class Announcer:
-    """Makes events and asks the routes about them."""
+    """Makes events and asks the routes about them.
 
-    def __init__(self, routing: Routing, ids: Ids) -> None:
+    With *archive* the routes that want a success are to be told when its results have been brought home.
+    """
+
+    def __init__(self, routing: Routing, ids: Ids, *, archive: bool = False) -> None:
         self._routing = routing
         self._ids = ids
+        self._archive = archive
 
     def task_event(
         self,
@@ -61,6 +80,10 @@ class Announcer:
             push_id=push_id,
         )
         decisions = self._decide(event, task.endpoint, data, trusted=trusted)
+        # What nobody vouches for is fetched only if somebody wants it all the same.
+        worth_it = trusted or any(decision.wanted for decision in decisions)
+        if self._archive and state is TaskState.SUCCEED and worth_it and result_urls(reading.result):
+            event = replace(event, archiving=Archiving.AWAITED)
         if task.reply_to is not None:
             decisions.append(_decide_reply(task.reply_to, source, trusted=trusted))
         return self._promised(event, decisions)
@@ -95,20 +118,24 @@ class Announcer:
         )
 
     def _delivery(self, event: Event, route: str) -> Delivery:
+        """Promise the event to a route: at once, or when its files are there. A client's own URL never waits."""
+        waits = event.archiving is Archiving.AWAITED and not route.startswith(REPLY)
         return Delivery(
             id=self._ids.new("dlv"),
             event_id=event.id,
             route=route,
             status=DeliveryStatus.PENDING,
             created_at=event.created_at,
-            due_at=event.created_at,
+            due_at=event.created_at + HELD_BACK if waits else event.created_at,
         )
 
 
 def _decide_reply(url: str, source: Source, *, trusted: bool) -> Decision:
     """Decide whether the client's own callback URL gets an event: what Kling said, as far as it is believed."""
-    if source not in (Source.CALLBACK, Source.POLL):
+    if source is Source.SUBMIT:
         reason = "the client had it as the answer to its own call"
+    elif source is Source.RECEIVER:
+        reason = "it is a finding of ours, and the client expects Kling's own words"
     elif not trusted:
         reason = "nobody can confirm the event"
     else:

@@ -10,6 +10,7 @@
     ├── DialRefused                 an address that must not be dialled
     ├── NotSent                     an HTTP request that never reached the peer
     ├── NoAnswer                    an HTTP request that went out and was not answered
+    ├── NotKept                     a file that could not be put on the disk
     ├── Unverifiable                a signature that does not hold
     ├── Unreadable                  a body that is no JSON object
     ├── StoreError
@@ -99,6 +100,12 @@ class NoAnswer(ReceiverError):
     """An HTTP request that went out, wholly or in part, and was not answered in time or in order."""
 
     code = "no_answer"
+
+
+class NotKept(ReceiverError):
+    """A file that could not be put on the disk, or is not worth it."""
+
+    code = "not_kept"
 
 
 class Unverifiable(ReceiverError):

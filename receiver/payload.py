@@ -5,11 +5,14 @@ a destination: the *envelope* is the object without ``data.kling``, the *body* i
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from receiver.clock import iso
-from receiver.model import Event, Json, Source, Task, TaskState, Verified
+from receiver.model import Asset, Event, Json, Source, Task, TaskState, Verified
+
+MOST_RESULTS = 100
+"""How many results of one event are brought home at the most; Kling makes nine pictures in one task."""
 
 _END = b"}}"
 
@@ -49,9 +52,43 @@ def task_data(
     }
 
 
+def result_urls(result: Mapping[str, Sequence[Json]]) -> Sequence[str]:
+    """Give the URLs in a task's result, each once, in the order they stand in: what the task has made."""
+    found = [url for entries in result.values() for entry in entries for url in _urls(entry)]
+    return tuple(dict.fromkeys(found))[:MOST_RESULTS]
+
+
+def _urls(value: object) -> Iterator[str]:
+    match value:
+        case str() if value.startswith(("http://", "https://")):
+            yield value
+        case dict():
+            for inner in value.values():
+                yield from _urls(inner)
+        case list():
+            for inner in value:
+                yield from _urls(inner)
+
+
+def with_assets(envelope: bytes, assets: Sequence[Asset]) -> bytes:
+    """Write into an event's object where its results are kept."""
+    told: Json = json.loads(envelope)
+    told["data"]["assets"] = [
+        {
+            "url": asset.url,
+            "path": asset.path,
+            "sha256": asset.sha256.hex(),
+            "bytes": asset.size,
+            "content_type": asset.content_type,
+        }
+        for asset in assets
+    ]
+    return _written(told)
+
+
 def envelope(type_: str, at: datetime, data: Json) -> bytes:
     """Write the event object around its *data*; what Kling wrote is spliced in by :func:`joined`."""
-    return json.dumps({"type": type_, "timestamp": iso(at), "data": data}, separators=(",", ":")).encode()
+    return _written({"type": type_, "timestamp": iso(at), "data": data})
 
 
 def joined(event: Event) -> bytes:
@@ -59,3 +96,7 @@ def joined(event: Event) -> bytes:
     if not event.body:
         return event.envelope
     return event.envelope.removesuffix(_END) + b',"kling":' + event.body + _END
+
+
+def _written(told: Json) -> bytes:
+    return json.dumps(told, separators=(",", ":")).encode()
