@@ -14,7 +14,7 @@ import structlog
 
 from receiver.bells import Bell
 from receiver.clock import Clock
-from receiver.errors import KlingError, KlingRefusal, Retry, UnknownResource
+from receiver.errors import KlingError, KlingRefusal, Retry, StoreUnavailable, UnknownResource
 from receiver.kling.client import Answer
 from receiver.model import Reading, Task, TaskState
 from receiver.patience import Patience
@@ -34,6 +34,7 @@ LONGEST_PAUSE = timedelta(seconds=20)
 
 _ASKABLE = tuple(state for state in TaskState if state not in (TaskState.QUEUED, TaskState.SUBMITTING))
 _MARGIN = timedelta(seconds=5)
+_LOOK_AGAIN = timedelta(seconds=1)
 _SECOND = timedelta(seconds=1)
 _REMEMBERED = 10_000
 
@@ -106,7 +107,12 @@ class Reconciler:
         try:
             while not stop.is_set():
                 bell.clear()
-                await self._clock.wait(bell, until=await self._round(bell))
+                try:
+                    until = await self._round(bell)
+                except StoreUnavailable as exc:  # a full disk, say; what is due stays due
+                    log.warning("queries.delayed", reason=exc.message)
+                    until = self._clock.now() + _LOOK_AGAIN
+                await self._clock.wait(bell, until=until)
         finally:
             self._bell.leave(bell)
         if self._asking:

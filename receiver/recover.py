@@ -14,7 +14,7 @@ import structlog
 
 from receiver.bells import Bells
 from receiver.clock import Clock
-from receiver.errors import KlingError, KlingUncertain, NoAnswer, Retry, UnknownResource
+from receiver.errors import KlingError, KlingUncertain, NoAnswer, Retry, StoreUnavailable, UnknownResource
 from receiver.kling.client import Answer
 from receiver.model import Origin, Reading, Task, TaskState
 from receiver.outcomes import Outcomes
@@ -29,6 +29,7 @@ _BOUND = (TaskState.SUBMITTED, TaskState.PROCESSING, TaskState.SUCCEED, TaskStat
 _AT_ONCE = 4
 _BATCH = 64
 _MARGIN = timedelta(seconds=5)
+_LOOK_AGAIN = timedelta(seconds=1)
 _FIRST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=1)
 _WITNESS_AGE = timedelta(days=1)
@@ -103,10 +104,18 @@ class Recovery:
         """Look tasks up as they fall due, until *stop*; first those that a former process was sending."""
         bell = self._bells.tasks.listen()
         try:
-            await self._hasten(self._clock.now())
+            started: datetime | None = self._clock.now()
             while not stop.is_set():
                 bell.clear()
-                await self._clock.wait(bell, until=await self._round(bell))
+                try:
+                    if started is not None:
+                        await self._hasten(started)
+                        started = None
+                    until = await self._round(bell)
+                except StoreUnavailable as exc:  # a full disk, say; what is due stays due
+                    log.warning("lookups.delayed", reason=exc.message)
+                    until = self._clock.now() + _LOOK_AGAIN
+                await self._clock.wait(bell, until=until)
         finally:
             self._bells.tasks.leave(bell)
         if self._looking:

@@ -28,6 +28,7 @@ from receiver.errors import (
     KlingUnreachable,
     Retry,
     StoreError,
+    StoreUnavailable,
 )
 from receiver.kling import endpoints, protocol
 from receiver.kling.client import Answer
@@ -50,6 +51,7 @@ FIRST_LOOK = timedelta(seconds=1)
 
 _QUEUED = (TaskState.QUEUED,)
 _MARGIN = timedelta(seconds=5)
+_LOOK_AGAIN = timedelta(seconds=1)
 _FIRST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=1)
 _GRACE = timedelta(seconds=20)
@@ -193,7 +195,12 @@ class Submitter:
         try:
             while not stop.is_set():
                 bell.clear()
-                await self._clock.wait(bell, until=await self._round())
+                try:
+                    until = await self._round()
+                except StoreUnavailable as exc:  # a full disk, say; what is due stays due
+                    log.warning("submits.delayed", reason=exc.message)
+                    until = self._clock.now() + _LOOK_AGAIN
+                await self._clock.wait(bell, until=until)
         finally:
             self._bells.tasks.leave(bell)
         with contextlib.suppress(TimeoutError):

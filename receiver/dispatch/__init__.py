@@ -72,9 +72,7 @@ class Dispatcher:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Bring out what falls due until *stop*; then finish what is under way, or give it back when grace is over."""
-        released = await self._queue.release_all(now=self._clock.now())
-        await self._holds.load()
-        log.info("dispatch.started", released=released)
+        await self._take_over(stop)
         try:
             while not stop.is_set():
                 self._wake.clear()
@@ -84,6 +82,19 @@ class Dispatcher:
         finally:
             for attempt in self._attempts:  # none, unless we are ended otherwise than by *stop*
                 attempt.cancel()
+
+    async def _take_over(self, stop: asyncio.Event) -> None:
+        """Make due again what a former process had under way, and learn which routes it held."""
+        while not stop.is_set():
+            try:
+                released = await self._queue.release_all(now=self._clock.now())
+                await self._holds.load()
+            except StoreUnavailable as exc:
+                log.warning("dispatch.delayed", reason=exc.message)
+                await self._clock.wait(stop, until=self._clock.now() + _LOOK_AGAIN)
+            else:
+                log.info("dispatch.started", released=released)
+                return
 
     async def _round(self) -> datetime | None:
         """Start every attempt that is due and has room; tell when to look again."""
