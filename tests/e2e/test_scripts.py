@@ -198,13 +198,14 @@ async def test_a_stop_lets_a_script_end_that_soon_does(tmp_path: Path) -> None:
 
 
 async def test_a_stop_ends_a_script_that_does_not_and_the_next_start_tries_again(tmp_path: Path) -> None:
-    strayed = f"setsid sh -c 'echo $$ >{tmp_path}/strayed; exec sleep 1000' >/dev/null 2>&1 &"
+    pid = tmp_path / "strayed"
+    strayed = f"test -e {pid} || setsid sh -c 'echo $$ >{pid}; exec sleep 1000' >/dev/null 2>&1 &"
     async with running(tmp_path, a_waiting_script(tmp_path, more=strayed)) as (receiver, client):
         assert receiver.process is not None
         service = receiver.process.pid
         _, url = await minted(client)
         await pushed(url, "processing")
-        await until(lambda: len(begun(tmp_path)) == 1 and (tmp_path / "strayed").exists())
+        await until(lambda: len(begun(tmp_path)) == 1 and pid.exists())
 
         assert await receiver.stop(within=60) == 0
 
