@@ -1,0 +1,99 @@
+"""The process is killed at random moments while jobs are handed in and Kling answers late, wrongly or never.
+
+Each job that was taken is made at Kling once, whatever the client was told; what a gateway's client was told to send
+again was not made.
+"""
+
+import asyncio
+import os
+import secrets
+from collections import Counter
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx2
+from processes import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver
+from support import until
+
+from receiver.kling.simulator import Simulator
+
+KILLS = int(os.environ.get("KILLS", "") or 6)
+SEED = int(os.environ.get("SEED", "") or secrets.randbits(32))
+CONFIG = '[poll]\nafter = "200ms"\nevery = "1s"\n'
+OPEN = "SELECT count(*) FROM tasks WHERE state IN ('queued', 'submitting', 'submitted', 'processing')"
+FAULTS: dict[str, object] = {
+    "late": 0.5,
+    "late_by": "300ms",
+    "hang_up": 0.1,
+    "lose": 0.1,
+    "drop": 0.3,
+    "refuse": [
+        {"code": 5000, "share": 0.05, "created": True},
+        {"code": 5002, "share": 0.05},
+        {"code": 1302, "share": 0.1},
+    ],
+    "processing_for": "200ms",
+}
+
+
+async def hand_in(client: httpx2.AsyncClient, key: str) -> None:
+    """Hand a job in as a careful client does; what happens to the connection is no concern of the test's."""
+    job = {"endpoint": ENDPOINT, "body": JOB, "idempotency_key": key}
+    try:
+        await client.post("/api/tasks", json=job)
+    except httpx2.TransportError:
+        return
+
+
+async def pass_through(client: httpx2.AsyncClient) -> None:
+    """Hand a job in as a client of the gateway does, which has no second chance."""
+    try:
+        await client.post(f"/kling/v1/{ENDPOINT}", json=JOB)
+    except httpx2.TransportError:
+        return
+
+
+async def killed_in_the_middle(receiver: Receiver, rng: Random, keys: list[str]) -> None:
+    """Hand jobs in on both ways, and kill the process while they are under way."""
+    async with receiver.client() as client:
+        calls = [asyncio.create_task(hand_in(client, key)) for key in keys]
+        calls += [asyncio.create_task(pass_through(client)) for _ in range(2)]
+        await asyncio.sleep(rng.uniform(0, 0.6))
+        receiver.kill()
+        await asyncio.gather(*calls)
+
+
+def made_at(kling: Simulator) -> Counter[str]:
+    tasks: list[dict[str, Any]] = kling.state()["tasks"]
+    return Counter(task["external_task_id"] for task in tasks)
+
+
+async def test_killed_at_any_moment_each_job_is_made_once_and_none_twice(tmp_path: Path) -> None:
+    rng = Random(SEED)
+    print(f"SEED={SEED}")  # noqa: T201  # pytest shows it with a failure
+    async with a_kling(**FAULTS, seed=SEED) as kling:
+        config = a_config(kling.url, kling_more='timeout = "1s"', more=CONFIG)
+        async with a_receiver(tmp_path, config) as receiver:
+            for round_ in range(KILLS):
+                await killed_in_the_middle(receiver, rng, [f"{round_}-{number}" for number in range(4)])
+                await receiver.start()
+            kling.change({"lose": 0, "hang_up": 0, "refuse": [], "drop": 0})
+            async with receiver.client() as client:
+                for round_ in range(KILLS):
+                    await asyncio.gather(*(hand_in(client, f"{round_}-{number}") for number in range(4)))
+            await until(lambda: receiver.rows(OPEN) == [(0,)], within=60)
+
+            tasks = receiver.rows("SELECT external_task_id, kling_id, state, origin, message FROM tasks")
+            assert await receiver.stop() == 0
+
+        made = made_at(kling)
+        assert set(made.values()) <= {1}
+        by_key = [task for task in tasks if task[3] == "api"]
+        assert len(by_key) == 4 * KILLS
+        assert {task[2] for task in by_key} == {"succeed"}
+        refused = {task[0] for task in tasks if task[2] == "rejected"}
+        assert refused.isdisjoint(made)
+        assert {task[0] for task in tasks} - refused == set(made)
+        known = {task["external_task_id"]: task["id"] for task in kling.state()["tasks"]}
+        assert {task[0]: task[1] for task in tasks if task[0] not in refused} == known
