@@ -37,7 +37,7 @@ _CALLBACK_URL = "callback_url"
 MEANINGS: Mapping[PushOutcome, str] = {
     PushOutcome.PENDING: "waits to be confirmed by Kling's API",
     PushOutcome.SETTLED: "changed the task",
-    PushOutcome.DUPLICATE: "said what was known",
+    PushOutcome.DUPLICATE: "said what was known already",
     PushOutcome.STALE: "came after something newer",
     PushOutcome.MISMATCH: "speaks of another task, or against what is settled",
     PushOutcome.UNREADABLE: "has a shape or a status never seen before",

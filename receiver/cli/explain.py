@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Annotated
 from urllib.parse import quote
 
@@ -15,6 +16,7 @@ from receiver.model import Json
 
 _FIRST, _LAST = 2, 3  # of the attempts at one delivery, where there were many
 _BODY = 500
+_STATE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +96,7 @@ def _errand(delivery: Json) -> Iterator[Line]:
         at=delivery["created_at"],
         kind="delivery",
         state=delivery["status"],
-        text=f"{delivery['route']} {delivery['id']}{again}",
+        text=f"{delivery['route']} {delivery['event_type']} {delivery['id']}{again}",
     )
     attempts: Sequence[Json] = delivery["attempts_made"]
     skipped = attempts[_FIRST:-_LAST] if len(attempts) > _FIRST + _LAST else ()
@@ -104,13 +106,13 @@ def _errand(delivery: Json) -> Iterator[Line]:
                 text = f"{delivery['route']}: and {len(skipped)} more attempts until {skipped[-1]['started_at']}"
                 yield Line(at=attempt["started_at"], kind="attempt", state="...", text=text)
             continue
+        took, why = f"{attempt['duration_ms']} ms", f": {attempt['reason']}" if attempt["reason"] else ""
         code = "" if attempt.get("code") is None else f" ({attempt['code']})"
         yield Line(
             at=attempt["started_at"],
             kind="attempt",
             state=attempt["outcome"],
-            text=f"{delivery['route']} #{attempt['number']}{code}, {attempt['duration_ms']} ms"
-            + (f": {attempt['reason']}" if attempt["reason"] else ""),
+            text=f"{delivery['route']} #{attempt['number']} of {delivery['event_type']}{code}, {took}{why}",
             detail=_cut(attempt["excerpt"], _BODY),
         )
 
@@ -123,14 +125,20 @@ def _screen(facts: Iterable[tuple[str, object]], lines: Iterable[Line], outlook:
     render.fields(facts)
     console.print()
     for line in lines:
-        head = Text(f"{render.local(line.at)}  {line.kind:<9}", style="dim")
+        head = f"{_local(line.at)}  {line.kind:<10}"
         state = render.coloured(render.clean(line.state))
-        console.print(head + state + Text(f"  {render.clean(line.text)}"), soft_wrap=True)
+        state.pad_right(max(0, _STATE - len(state)))
+        console.print(Text.assemble((head, "dim"), state, f"  {render.clean(line.text)}"), soft_wrap=True)
         if line.detail:
-            below = Text(" " * 21 + render.clean(line.detail), style="dim")
+            below = Text(" " * len(head) + render.clean(line.detail), style="dim")
             console.print(below, no_wrap=True, overflow="ellipsis", crop=True)
     console.print()
-    console.print(Text("next  ", style="bold") + Text(render.clean(outlook)), soft_wrap=True)
+    console.print(Text.assemble(("next  ", "bold"), render.clean(outlook)), soft_wrap=True)
+
+
+def _local(moment: str) -> str:
+    """Write a moment in this machine's own time, to the millisecond: much happens in one second."""
+    return f"{datetime.fromisoformat(moment).astimezone():%m-%d %H:%M:%S.%f}"[:-3]
 
 
 def _quoted(message: object) -> str:

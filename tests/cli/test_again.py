@@ -262,7 +262,7 @@ def test_a_task_is_explained_in_the_order_things_happened(
     assert "5 more attempts until 2026-11-22T10:07" in text
     assert '{"task_status":"succeed"}' in text
     assert "(body no longer kept)" in text
-    assert "publish #10 (500), 3.5 ms: 500: it has trouble.\toh no" in text
+    assert "publish #10 of task.succeed (500), 3.5 ms: 500: it has trouble.\toh no" in text
     assert lines[-1] == ["next", a_story()["next"]]
 
 

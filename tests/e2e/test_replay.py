@@ -1,0 +1,185 @@
+"""Holding, replaying and explaining in real processes: what a person asks for is done, whatever happens to them."""
+
+import asyncio
+import getpass
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from processes import Receiver, Sink, a_config, a_kling, a_receiver, a_sink, a_webhook_route
+from support import until
+
+BODY = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
+
+
+def a_script_route(folder: Path) -> str:
+    """A route to a script that refuses all as long as a file says that it is broken, and else writes down events."""
+    script = folder / "publish.sh"
+    script.write_text(
+        '#!/bin/sh\n[ -e "$0.broken" ] && echo "I am broken" && exit 65\necho "$KLING_EVENT_ID" >> "$OUT"\n'
+    )
+    script.chmod(0o755)
+    return f"""
+[[routes]]
+name = "publish"
+script = {{ command = ["{script}"], env = {{ OUT = "{folder / "published"}" }} }}
+"""
+
+
+async def submit(client: httpx2.AsyncClient, count: int) -> list[str]:
+    ids = []
+    for _ in range(count):
+        created = await client.post("/api/tasks", json={"endpoint": "images/multi-image2image", "body": BODY})
+        assert created.status_code == 202, created.text
+        ids.append(created.json()["id"])
+    return ids
+
+
+async def deliveries(receiver: Receiver, **query: str) -> list[dict[str, Any]]:
+    async with receiver.client() as client:
+        found: list[dict[str, Any]] = (await client.get("/api/deliveries", params=query | {"limit": "500"})).json()[
+            "items"
+        ]
+        return list(reversed(found))
+
+
+async def test_a_replay_goes_on_after_a_kill_and_the_command_that_asked_for_it_sees_its_end(tmp_path: Path) -> None:
+    broken = tmp_path / "publish.sh.broken"
+    broken.touch()
+    async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url, more=a_script_route(tmp_path))) as receiver:
+        async with receiver.client() as client:
+            await submit(client, 12)
+
+        async def all_are_dead() -> bool:
+            return len(await deliveries(receiver, status="dead")) == 12
+
+        await until(all_are_dead, within=30)
+        before = await deliveries(receiver, status="dead")
+        broken.unlink()
+        dry = receiver.run("replay", "--route", "publish", "--status", "dead", "--dry-run")
+        assert dry.stdout.startswith("publish\tdead\t12\t")
+        assert not (tmp_path / "published").exists()
+
+        argv = ("replay", "--route", "publish", "--status", "dead", "--pace", "4/s", "--why", "mended", "--json")
+        asked = asyncio.create_task(asyncio.to_thread(receiver.run, *argv))
+        await until(lambda: len(published(tmp_path)) >= 3, within=20)
+        receiver.kill()
+        assert len(set(published(tmp_path))) < 12
+        await receiver.start()
+        command = await asked
+
+        assert command.returncode == 0, command.stderr
+        replay = json.loads(command.stdout)
+        assert (replay["state"], replay["created"], replay["total"]) == ("done", 12, 12)
+        assert (replay["actor"], replay["why"]) == (getpass.getuser(), "mended")
+        await until(lambda: len(set(published(tmp_path))) == 12, within=20)
+        again = [each for each in await deliveries(receiver) if each["replay_of"]]
+        assert [each["replay_of"] for each in again] == [each["id"] for each in before]
+        assert [each["event_id"] for each in again] == [each["event_id"] for each in before]
+        assert await deliveries(receiver, status="dead") == before
+        assert await receiver.stop() == 0
+
+
+def published(folder: Path) -> Sequence[str]:
+    file = folder / "published"
+    return file.read_text().split() if file.exists() else []
+
+
+async def test_a_held_route_outlives_a_kill_and_is_released_by_hand(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_sink() as mail, a_kling() as kling:
+        sink.answer = lambda: 500
+        routes = a_webhook_route(sink, extra='retry = ["50ms"]') + a_webhook_route(
+            mail, name="mail", extra='on = ["alert"]'
+        )
+        async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver:
+            async with receiver.client() as client:
+                tasks = await submit(client, 3)
+                await until(lambda: len(mail.received) == 1, within=30)
+                held = (await client.get("/api/routes")).json()["items"][0]
+            assert (held["held_by"], held["failures"] >= 5) == ("failures", True)
+            story = receiver.run("explain", tasks[0]).stdout
+            assert "held since" in story.splitlines()[-1]
+
+            receiver.kill()
+            sent = len(sink.bodies)
+            await receiver.start()
+            assert receiver.run("routes", "list").stdout.startswith("hook\twebhook\t")
+            sink.answer = lambda: 204
+            released = receiver.run("routes", "release", "hook", "--why", "mended", "--json")
+            assert json.loads(released.stdout)["held_by"] is None
+            await until(lambda: len(answered_well(sink, sent)) == 3, within=20)
+            await until(lambda: len(mail.received) == 2, within=20)
+
+            kinds = [json.loads(body)["type"] for body in mail.bodies]
+            assert kinds == ["alert.route_held", "alert.route_recovered"]
+            last = receiver.run("explain", tasks[0]).stdout.splitlines()[-1]
+            assert last == "next\tNothing more: it is over, and everybody who wanted to know has been told."
+            assert await receiver.stop() == 0
+
+
+def answered_well(sink: Sink, since: int) -> set[str]:
+    """Give the events that came after the first so many."""
+    return {headers["webhook-id"] for headers in sink.headers[since:]}
+
+
+async def test_a_route_held_by_hand_lets_nothing_out_and_its_deliveries_can_be_retried_after(tmp_path: Path) -> None:
+    async with (
+        a_sink() as sink,
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
+    ):
+        assert receiver.run("routes", "hold", "hook", "--why", "moving").returncode == 0
+        async with receiver.client() as client:
+            [task] = await submit(client, 1)
+
+            async def is_over() -> bool:
+                return bool((await client.get(f"/api/tasks/{task}")).json()["state"] == "succeed")
+
+            await until(is_over, within=30)
+        outlook = receiver.run("explain", task).stdout.splitlines()[-1]
+        assert "held by hand (moving) until: kling-receiver routes release hook" in outlook
+        assert sink.bodies == []
+
+        receiver.run("routes", "release", "hook")
+        await until(lambda: len(sink.bodies) == 1, within=20)
+
+        async def is_delivered() -> bool:
+            return len(await deliveries(receiver, status="delivered")) == 1
+
+        await until(is_delivered, within=20)
+        [first] = await deliveries(receiver)
+        again = receiver.run("deliveries", "retry", first["id"], "--json")
+        await until(lambda: len(sink.bodies) == 2, within=20)
+
+        assert json.loads(again.stdout)["replay_of"] == first["id"]
+        assert sink.headers[0]["webhook-id"] == sink.headers[1]["webhook-id"]
+        assert sink.headers[0]["kling-receiver-delivery"] != sink.headers[1]["kling-receiver-delivery"]
+
+
+async def test_a_tasks_whole_story_is_told(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_kling() as kling:
+        routes = a_webhook_route(sink) + a_webhook_route(sink, name="failures", extra='on = ["failed"]')
+        async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver, receiver.client() as client:
+            [task] = await submit(client, 1)
+            await until(lambda: len(sink.bodies) == 1, within=30)
+
+            async def is_delivered() -> bool:
+                return len(await deliveries(receiver, status="delivered")) == 1
+
+            await until(is_delivered, within=20)
+
+            story = json.loads(receiver.run("explain", task, "--json").stdout)
+
+            assert story["intent"]["prompt"] == "a cat"
+            sources = {push["source"] for push in story["pushes"]}
+            assert sources == {"callback", "poll"}
+            assert all(json.loads(push["body"]) for push in story["pushes"])
+            [end] = [event for event in story["events"] if event["type"] == "task.succeed"]
+            decisions = {decision["route"]: decision for decision in end["decisions"]}
+            assert decisions["hook"]["wanted"] is True
+            assert decisions["failures"]["reason"] == "on = ['failed'] does not name 'succeed'"
+            [delivery] = end["deliveries"]
+            assert [attempt["code"] for attempt in delivery["attempts_made"]] == [204]
+            assert story["next"].startswith("Nothing more")

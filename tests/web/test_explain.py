@@ -1,0 +1,133 @@
+"""A task's whole story over HTTP, from a real store."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from edge import House
+from factories import a_delivery, a_push, a_task, an_event, at
+from support import START
+
+from receiver.model import Attempt, Decision, DeliveryStatus, PushOutcome, Source, TaskState, Verdict
+from receiver.orders import Action
+from receiver.store import ById, Change, Litter
+
+CALLBACK = b'{"task_id":"k1","task_status":"succeed","task_result":{"images":[{"url":"https://cdn.example/0.png"}]}}'
+POLL = b'{"code":0,"data":{"task_id":"k1","task_status":"processing"}}'
+WANTED = Decision(route="publish", wanted=True, reason="all conditions hold")
+
+
+async def a_story(house: House) -> None:
+    """Keep a task that succeeded, with one delivery that failed once and waits."""
+    task = a_task(state=TaskState.SUCCEED, due_at=None, expires_at=at(60))
+    intent = b'{"prompt":"a cat","image":"' + b"A" * 5000 + b'","callback_url":"https://u:p@client.example/h?key=s"}'
+    await house.store.add(task, intent)
+    pushes = [
+        a_push("psh_1", body=POLL, source=Source.POLL, outcome=PushOutcome.DUPLICATE),
+        a_push("psh_2", body=CALLBACK, outcome=PushOutcome.SETTLED, received_at=at(1)),
+        a_push("psh_3", body=b'{"huh":[]}', outcome=PushOutcome.UNREADABLE, received_at=at(2)),
+    ]
+    for push in pushes:
+        await house.store.apply(ById(id="tsk_1"), lambda *_, push=push: Change(push=push))
+    envelope = b'{"type":"task.succeed","data":{"event_id":"evt_1","source":"callback","message":"well"}}'
+    event = an_event(push_id="psh_2", created_at=at(1), envelope=envelope, decisions=(WANTED,))
+    await house.store.record([event], [a_delivery(created_at=at(1))])
+    await house.store.claim("publish", now=at(2), until=at(60), limit=1, claim="c")
+    attempt = Attempt(
+        delivery_id="dlv_1",
+        number=1,
+        started_at=at(2),
+        duration=timedelta(milliseconds=7),
+        outcome="failed",
+        code=500,
+        reason="500: look at its log.",
+        excerpt=b"oh no",
+    )
+    await house.store.finish(attempt, Verdict(status=DeliveryStatus.PENDING, due_at=at(90)), claim="c")
+    action = Action(at=at(3), actor="alice", verb="delivery.retried", subject="dlv_1", note="hurry")
+    await house.store.replays.hurry("dlv_1", now=at(80), action=action)
+
+
+async def explain(house: House, ref: str) -> Any:
+    answer = await house.client.get(f"/api/tasks/{ref}/explain")
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+async def test_all_that_is_kept_is_told_in_order(house: House) -> None:
+    await a_story(house)
+
+    story = await explain(house, "k1")
+
+    assert story["task"]["id"] == "tsk_1"
+    assert [(push["source"], push["outcome"], push["status"]) for push in story["pushes"]] == [
+        ("poll", "duplicate", "processing"),
+        ("callback", "settled", "succeed"),
+        ("callback", "unreadable", ""),
+    ]
+    assert story["pushes"][1]["body"] == CALLBACK.decode()
+    assert story["pushes"][1]["meaning"] == "changed the task"
+    (event,) = story["events"]
+    assert (event["type"], event["verified"], event["message"], event["push_id"]) == (
+        "task.succeed",
+        "api",
+        "well",
+        "psh_2",
+    )
+    assert event["decisions"] == [{"route": "publish", "wanted": True, "reason": "all conditions hold"}]
+    (delivery,) = event["deliveries"]
+    assert (delivery["id"], delivery["status"]) == ("dlv_1", "pending")
+    assert [(attempt["code"], attempt["excerpt"]) for attempt in delivery["attempts_made"]] == [(500, "oh no")]
+    assert story["actions"] == [
+        {
+            "at": "2026-11-22T10:00:03.000Z",
+            "actor": "alice",
+            "verb": "delivery.retried",
+            "subject": "dlv_1",
+            "why": "hurry",
+        }
+    ]
+    assert story["next"] == (
+        "publish: attempt 1 failed (500: look at its log); the next is at 2026-11-22 10:01:20 UTC."
+    )
+
+
+async def test_what_was_asked_for_is_shortened_and_shows_no_secret_of_the_clients(house: House) -> None:
+    await a_story(house)
+
+    intent = (await explain(house, "tsk_1"))["intent"]
+
+    assert intent["prompt"] == "a cat"
+    assert intent["image"].startswith("(5000 characters, sha256 ")
+    assert intent["callback_url"] == "https://client.example/..."
+
+
+async def test_a_story_is_told_without_the_bodies_that_are_no_longer_kept(house: House) -> None:
+    await a_story(house)
+    for litter in (Litter.BODIES, Litter.INTENTS):
+        await house.store.sweep(litter, before=START + timedelta(days=30), now=START + timedelta(days=30))
+
+    story = await explain(house, "tsk_1")
+
+    assert story["intent"] is None
+    assert [(push["body"], push["bytes"], push["status"]) for push in story["pushes"]] == [(None, 0, None)] * 3
+    assert [push["outcome"] for push in story["pushes"]] == ["duplicate", "settled", "unreadable"]
+    assert story["events"][0]["deliveries"]
+
+
+async def test_a_task_of_which_only_the_row_is_left_is_still_explained(house: House) -> None:
+    await house.store.add(replace(a_task(), state=TaskState.FAILED, due_at=None), b"")
+
+    story = await explain(house, "tsk_1")
+
+    assert (story["intent"], story["pushes"], story["events"], story["actions"]) == (None, [], [], [])
+    assert "no longer kept" in story["next"]
+
+
+async def test_an_id_with_a_slash_is_explained_and_a_stranger_is_not_found(house: House) -> None:
+    await house.store.add(a_task(external_task_id="shop/42"), b"")
+
+    assert (await explain(house, "shop/42"))["task"]["id"] == "tsk_1"
+    assert (await explain(house, "shop%2F42"))["task"]["id"] == "tsk_1"
+    missing = await house.client.get("/api/tasks/nobody/explain")
+    assert (missing.status_code, missing.json()["code"]) == (404, "not_found")
