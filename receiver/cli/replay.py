@@ -6,6 +6,7 @@ The service does it, from what it has stored: the command only asks for it and w
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from cyclopts import App, Parameter
@@ -49,22 +50,50 @@ _SAMPLE = (
 )
 
 
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What is to go out again; all that is given must hold."""
+
+    route: Annotated[str | None, Parameter(help="What went to this route.")] = None
+    status: Annotated[list[str] | None, Parameter(help="dead, delivered or cancelled; many times for several.")] = None
+    task: Annotated[str | None, Parameter(help="Of this task, by any of its ids.")] = None
+    event: Annotated[list[str] | None, Parameter(help="This event; many times for several.")] = None
+    delivery: Annotated[list[str] | None, Parameter(help="This delivery; many times for several.")] = None
+    from_: Annotated[
+        str | None, Parameter(name="--from", help='Made since then: "2026-11-22 10:00", or "2h" for two hours ago.')
+    ] = None
+    to: Annotated[str | None, Parameter(help="Made before then.")] = None
+    to_route: Annotated[
+        str | None,
+        Parameter(
+            name="--to-route",
+            help="Bring it to this route instead. Alone with a time, task or event: all that this route asks for.",
+        ),
+    ] = None
+
+    def body(self) -> Json:
+        """Give the options as the API's members."""
+        members = {
+            "route": self.route,
+            "status": self.status,
+            "task": self.task,
+            "events": self.event,
+            "deliveries": self.delivery,
+            "from": moment("--from", self.from_) if self.from_ else None,
+            "to": moment("--to", self.to) if self.to else None,
+            "to_route": self.to_route,
+        }
+        return {name: value for name, value in members.items() if value}
+
+
+_WISH = Wish()
+
+
 @replay.default
 def start(
     *,
-    route: Annotated[str | None, Parameter(help="What went to this route.")] = None,
-    status: Annotated[list[str] | None, Parameter(help="dead, delivered or cancelled; many times for several.")] = None,
-    task: Annotated[str | None, Parameter(help="Of this task, by any of its ids.")] = None,
-    event: Annotated[list[str] | None, Parameter(help="This event; many times for several.")] = None,
-    delivery: Annotated[list[str] | None, Parameter(help="This delivery; many times for several.")] = None,
-    from_: Annotated[
-        str | None, Parameter(name="--from", help='Made since then: "2026-11-22 10:00", or "2h" for two hours ago.')
-    ] = None,
-    to: Annotated[str | None, Parameter(help="Made before then.")] = None,
-    to_route: Annotated[
-        str | None,
-        Parameter(help="Bring it to this route instead. Alone with a time, task or event: all that this route wants."),
-    ] = None,
+    wish: Wish = _WISH,
     pace: Annotated[str | None, Parameter(help='No quicker than this: "5/s", "100/m".')] = None,
     dry_run: Annotated[bool, Parameter(help="Only say what would go out.")] = False,
     why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
@@ -74,27 +103,14 @@ def start(
 
     It goes on in the service if this command is ended, and after a crash: see `replay list` and `replay cancel`.
     """
-    wish = {
-        "route": route,
-        "status": status,
-        "task": task,
-        "events": event,
-        "deliveries": delivery,
-        "from": moment("--from", from_) if from_ else None,
-        "to": moment("--to", to) if to else None,
-        "to_route": to_route,
-        "pace": pace,
-        "why": why,
-    }
-    wish = {name: value for name, value in wish.items() if value}
+    body = wish.body() | {name: value for name, value in (("pace", pace), ("why", why)) if value}
     with connect(reading.config) as connection:
-        outline = connection.post("/api/replays", wish | {"dry_run": True})
+        outline = connection.post("/api/replays", body | {"dry_run": True})
         if dry_run or not outline["total"]:
             _show_outline(outline, as_json=reading.json)
             return OK
         _foretell(outline)
-        started = connection.post("/api/replays", wish)
-        done = _follow(connection, started)
+        done = _follow(connection, connection.post("/api/replays", body))
     if reading.json:
         render.as_json(done)
     else:
