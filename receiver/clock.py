@@ -14,6 +14,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+_PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]  # two digits for the time of one
 _ENTROPY_BYTES = 8
 _TOKEN_BYTES = 32
 
@@ -83,12 +84,12 @@ def moment(micros: int) -> datetime:
 
 def iso(at: datetime) -> str:
     """Write a moment as RFC 3339 with milliseconds: ``2026-11-22T10:00:00.123Z``."""
-    return at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{at.microsecond // 1000:03d}Z"
+    return at.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
 
 
 def _base32(number: int, width: int) -> str:
     digits = []
-    for _ in range(width):
-        number, rest = divmod(number, 32)
-        digits.append(_ALPHABET[rest])
-    return "".join(reversed(digits))
+    for _ in range(0, width, 2):
+        digits.append(_PAIRS[number & 1023])
+        number >>= 10
+    return "".join(reversed(digits))[-width:]

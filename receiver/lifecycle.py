@@ -68,7 +68,15 @@ def hear(
     task: Task, reading: Reading, *, verified: Verified, verify: Verify, now: datetime, poll: PollSettings
 ) -> Ruling:
     """Rule on a callback for the *task* whose token it came by."""
-    task = replace(task, updated_at=now)
+    ruling = _hear(task, reading, verified=verified, verify=verify, now=now, poll=poll)
+    if ruling.task.updated_at == now:
+        return ruling
+    return replace(ruling, task=replace(ruling.task, updated_at=now))
+
+
+def _hear(
+    task: Task, reading: Reading, *, verified: Verified, verify: Verify, now: datetime, poll: PollSettings
+) -> Ruling:
     if not _belongs(task, reading):
         return Ruling(task=ask_soon(task, now=now), outcome=PushOutcome.MISMATCH)
     if is_unbound(task):
@@ -292,13 +300,22 @@ def _made_after_all(task: Task, reading: Reading, *, now: datetime) -> Task:
 
 def _advance(task: Task, reading: Reading, *, now: datetime, poll: PollSettings) -> Task:
     """Take the state that *reading* tells of, and what else it knows."""
-    state = reading.state or task.state
-    task = replace(task, heard=reading.state, message=reading.message, updated_at=now)
+    state, due_at, expires_at = reading.state or task.state, task.due_at, task.expires_at
     if state.is_final:
-        return replace(task, state=state, due_at=None, expires_at=sooner(task.expires_at, now + GRACE))
-    if task.state is TaskState.SUBMITTING:
-        return task  # the create's answer binds it first
-    return replace(task, state=state, due_at=next_look(task, interval(task, poll), now=now, poll=poll))
+        due_at, expires_at = None, sooner(expires_at, now + GRACE)
+    elif task.state is TaskState.SUBMITTING:
+        state = task.state  # the create's answer binds it first
+    else:
+        due_at = next_look(task, interval(task, poll), now=now, poll=poll)
+    return replace(
+        task,
+        state=state,
+        heard=reading.state,
+        message=reading.message,
+        updated_at=now,
+        due_at=due_at,
+        expires_at=expires_at,
+    )
 
 
 def _bind_minted(task: Task, reading: Reading, *, now: datetime) -> Task:

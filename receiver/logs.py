@@ -4,6 +4,7 @@ Every module logs through ``structlog.get_logger()``; what libraries say through
 Import this module before any other that imports structlog: it keeps start-up quick.
 """
 
+import json
 import logging
 import os
 import re
@@ -56,7 +57,6 @@ def configure(
     on_terminal = stream.isatty()
     structlog.configure(
         processors=[
-            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             *(_for_people(colors="NO_COLOR" not in environ) if on_terminal else _for_machines()),
@@ -88,7 +88,8 @@ def _threshold(level: str | None, environ: Mapping[str, str]) -> int:
 
 
 def _for_machines() -> list[structlog.typing.Processor]:
-    return [structlog.processors.format_exc_info, _head_first, structlog.processors.JSONRenderer()]
+    write = json.JSONEncoder(default=repr).encode  # made once: json.dumps would make one for each line
+    return [structlog.processors.format_exc_info, _head_first, lambda _logger, _method, line: write(line)]
 
 
 def _for_people(*, colors: bool) -> list[structlog.typing.Processor]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from receiver.clock import micros
 from receiver.model import Delivery, Event, Push, PushOutcome, Task, TaskState
 from receiver.store import ByToken, Change, Judge, TaskRef, records
-from receiver.store.queries import queries, sql
+from receiver.store.queries import queries, sql, write_rows
 from receiver.store.writer import JudgedWork, Raised, Work
 
 
@@ -113,11 +113,11 @@ class Ledger:
 def _look(connection: sqlite3.Connection, group: Sequence[News]) -> Ledger:
     tokens = [news.ref.token_hash for news in group if isinstance(news.ref, ByToken)]
     ids = [news.ref.id for news in group if not isinstance(news.ref, ByToken)]
-    rows: list[sqlite3.Row] = []
+    rows: list[records.Row] = []
     if tokens:
-        rows += connection.execute(*_of_many("tasks_by_token", tokens))
+        rows += records.named(connection.execute(*_of_many("tasks_by_token", tokens)))
     if ids:
-        rows += connection.execute(sql("tasks_by_id"), {"ids": json.dumps(ids)})
+        rows += records.named(connection.execute(sql("tasks_by_id"), {"ids": json.dumps(ids)}))
     tasks = {row["id"]: records.task(row) for row in rows}
     pending: dict[str, list[Push]] = {}
     if any(news.with_pending for news in group):
@@ -144,11 +144,11 @@ def _judge(group: Sequence[News], ledger: Ledger) -> tuple[Sequence[Change | Rai
 
 def _write(connection: sqlite3.Connection, ledger: Ledger) -> None:
     if ledger.changed:
-        connection.executemany(sql("save_task"), map(records.task_row, ledger.changed.values()))
+        write_rows(connection, "save_task", map(records.task_row, ledger.changed.values()))
     if ledger.intents:
-        connection.executemany(sql("save_intent"), ledger.intents.items())
+        write_rows(connection, "save_intent", ledger.intents.items())
     if ledger.pushes:
-        connection.executemany(sql("insert_push"), map(records.push_row, ledger.pushes))
+        write_rows(connection, "insert_push", map(records.push_row, ledger.pushes))
     if ledger.outcomes:
         settled = [(outcome.value, push_id) for push_id, outcome in ledger.outcomes.items()]
         connection.executemany(sql("settle_push"), settled)
@@ -159,8 +159,8 @@ def _write(connection: sqlite3.Connection, ledger: Ledger) -> None:
 
 def write_events(connection: sqlite3.Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
     """Keep events and their deliveries."""
-    connection.executemany(sql("insert_event"), map(records.event_row, events))
-    connection.executemany(sql("insert_delivery"), map(records.delivery_row, deliveries))
+    write_rows(connection, "insert_event", map(records.event_row, events))
+    write_rows(connection, "insert_delivery", map(records.delivery_row, deliveries))
 
 
 def _add(connection: sqlite3.Connection, group: Sequence[NewTask]) -> Sequence[Task]:
@@ -178,8 +178,8 @@ def _add(connection: sqlite3.Connection, group: Sequence[NewTask]) -> Sequence[T
             first[key] = new.task
             kept.append(new)
         results.append(seen or new.task)
-    connection.executemany(sql("insert_task"), [records.new_task_row(new.task) for new in kept])
-    connection.executemany(sql("save_intent"), [(new.task.id, new.intent) for new in kept if new.intent])
+    write_rows(connection, "insert_task", [records.new_task_row(new.task) for new in kept])
+    write_rows(connection, "save_intent", [(new.task.id, new.intent) for new in kept if new.intent])
     write_events(connection, [event for new in kept for event in new.events], ())
     return results
 

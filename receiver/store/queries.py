@@ -1,7 +1,8 @@
 """Gives the statements of ``sql/queries.sql`` by their names, so that SQL is read and reviewed as SQL."""
 
 import re
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -9,6 +10,8 @@ from importlib.resources import files
 _NAME = re.compile(r"^-- name: (?P<name>\w+)$", re.MULTILINE)
 _OPTIONAL = re.compile(r"^(?P<line>.*?) -- if (?P<argument>\w+)$")
 _MANY = ":many"
+_ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
+_ROWS_AT_ONCE = 64  # a power of two; times the widest row it stays within the arguments SQLite takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +31,10 @@ class Query:
         """Write the statement with *count* places where it says ``:many``."""
         return self.sql.replace(_MANY, ", ".join("?" * count))
 
+    def of_rows(self, count: int) -> str:
+        """Write the statement with *count* rows after its ``VALUES``."""
+        return _ROW.sub(lambda row: ", ".join([row[0]] * count), self.sql)
+
 
 @cache
 def queries() -> Mapping[str, Query]:
@@ -38,6 +45,25 @@ def queries() -> Mapping[str, Query]:
 def sql(name: str) -> str:
     """Give the statement *name* as it stands."""
     return queries()[name].sql
+
+
+def write_rows(connection: sqlite3.Connection, name: str, rows: Iterable[tuple[object, ...]]) -> None:
+    """Run a statement on many rows: on 64 at once, then on 32, and so on, so that few statements serve all counts.
+
+    Before and after each statement Python's lock changes hands, which costs more than a row.
+    """
+    left = list(rows)
+    size = _ROWS_AT_ONCE
+    while left:
+        while size > len(left):
+            size //= 2
+        connection.execute(_of_rows(name, size), [value for row in left[:size] for value in row])
+        del left[:size]
+
+
+@cache
+def _of_rows(name: str, count: int) -> str:
+    return queries()[name].of_rows(count)
 
 
 def parse(text: str) -> Mapping[str, Query]:

@@ -3,8 +3,9 @@
 import json
 import sqlite3
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 from receiver.announce import Announcement
 from receiver.clock import micros
@@ -12,7 +13,7 @@ from receiver.model import Attempt, RouteState, Verdict
 from receiver.orders import Action
 from receiver.store import Claimed, records
 from receiver.store.intake import write_events
-from receiver.store.queries import queries, sql
+from receiver.store.queries import queries, sql, write_rows
 from receiver.store.writer import Work
 
 ATTEMPTS_KEPT = 200
@@ -76,7 +77,7 @@ def _claim(connection: sqlite3.Connection, group: Sequence[Claim]) -> Sequence[S
 def _claim_one(connection: sqlite3.Connection, claim: Claim) -> Sequence[Claimed]:
     moment = {"early" if claim.early else "now": micros(claim.now)}
     wanted = {"route": claim.route, "limit": claim.limit, **moment}
-    rows = connection.execute(queries()["due_deliveries"].given(wanted), wanted).fetchall()
+    rows = list(records.named(connection.execute(queries()["due_deliveries"].given(wanted), wanted)))
     if rows:
         ids = json.dumps([row["id"] for row in rows])
         taken = {"claim": claim.claim, "until": micros(claim.until), "ids": ids}
@@ -84,9 +85,9 @@ def _claim_one(connection: sqlite3.Connection, claim: Claim) -> Sequence[Claimed
     return [_claimed(row, claim) for row in rows]
 
 
-def _claimed(row: sqlite3.Row, claim: Claim) -> Claimed:
-    found = records.delivery(row)
-    ours = replace(found, claim=claim.claim, due_at=claim.until, unfinished=found.unfinished + 1)
+def _claimed(row: dict[str, Any], claim: Claim) -> Claimed:
+    taken = {"claim": claim.claim, "due_at": micros(claim.until), "unfinished": row["unfinished"] + 1}
+    ours = records.delivery({**row, **taken})
     return Claimed(delivery=ours, event=records.event_of_delivery(row), reply_to=row["reply_to"])
 
 
@@ -95,8 +96,8 @@ def _finish(connection: sqlite3.Connection, group: Sequence[Finish]) -> Sequence
     # Popped, so that a second verdict on the same delivery finds the claim gone.
     results = [_give_up(held, finish.attempt.delivery_id, finish.claim) for finish in group]
     ours = [finish for finish, is_ours in zip(group, results, strict=True) if is_ours]
-    connection.executemany(sql("finish_delivery"), map(_verdict_row, ours))
-    connection.executemany(sql("insert_attempt"), [records.attempt_row(finish.attempt) for finish in ours])
+    write_rows(connection, "finish_delivery", map(_verdict_row, ours))
+    write_rows(connection, "insert_attempt", [records.attempt_row(finish.attempt) for finish in ours])
     old = [(finish.attempt.delivery_id, finish.attempt.number - ATTEMPTS_KEPT) for finish in ours]
     connection.executemany(sql("forget_attempts"), [(delivery, number) for delivery, number in old if number > 0])
     routes = [records.route_state_row(finish.route) for finish in ours if finish.route is not None]
@@ -128,13 +129,13 @@ def _verdict_row(finish: Finish) -> records.Values:
     finished_at = None if verdict.finished_at is None else micros(verdict.finished_at)
     due_at = micros(verdict.due_at)
     return (
+        attempt.delivery_id,
+        finish.claim,
         verdict.status.value,
         due_at,
         finished_at,
         attempt.number,
         int(verdict.probe),
-        attempt.delivery_id,
-        finish.claim,
     )
 
 

@@ -1,7 +1,8 @@
 """Rows to values and back. The order of each ``*_row`` is the order of its INSERT in ``sql/queries.sql``."""
 
 import json
-from collections.abc import Mapping, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
@@ -35,6 +36,12 @@ class Row(Protocol):
 
     def __getitem__(self, column: str, /) -> Any:  # noqa: ANN401 -- what a column holds is the schema's word
         ...
+
+
+def named(found: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
+    """Give rows as dictionaries: to find a column, SQLite's own compare its name with those of all before it."""
+    columns = [column[0] for column in found.description]
+    return (dict(zip(columns, row, strict=True)) for row in found)
 
 
 def task(row: Row) -> Task:
@@ -102,6 +109,7 @@ def new_task_row(task: Task) -> Values:
 def task_row(task: Task) -> Values:
     """Write a task for ``save_task``."""
     return (
+        task.id,
         task.state.value,
         micros(task.updated_at),
         task.token_hash,
@@ -123,7 +131,6 @@ def task_row(task: Task) -> Values:
         _micros(task.asked_at),
         _micros(task.due_at),
         _micros(task.expires_at),
-        task.id,
     )
 
 

@@ -104,8 +104,6 @@ class Writer:
         self._health.check()
         if self._closing or self._task.done():
             raise StoreUnavailable("The store is closed.")
-        if work.grows and not self._has_room():
-            raise StoreUnavailable("The disk is almost full.", remedy="Make room: writes resume by themselves.")
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Call(work, item, answer))
         self._wake.set()
@@ -147,6 +145,10 @@ class Writer:
     def _next_group(self) -> list[_Call]:
         count = min(len(self._waiting), _GROUP)
         calls = [self._waiting.popleft() for _ in range(count)]
+        if any(call.work.grows for call in calls) and not self._has_room():
+            for call in calls:
+                if call.work.grows:
+                    call.resolve(Raised(_almost_full()))
         return [call for call in calls if not call.answer.done()]
 
     async def _settle(self, group: list[_Call]) -> None:
@@ -194,6 +196,10 @@ class Writer:
     def _abandon(self, calls: Iterable[_Call]) -> None:
         for call in calls:
             call.resolve(Raised(StoreUnavailable("The store was closed before it could do it.")))
+
+
+def _almost_full() -> StoreUnavailable:
+    return StoreUnavailable("The disk is almost full.", remedy="Make room: writes resume by themselves.")
 
 
 @dataclass(slots=True, eq=False)

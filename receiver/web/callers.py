@@ -5,6 +5,7 @@ one address of a /64 has them all.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import TypeAlias
 
@@ -34,6 +35,8 @@ class Proxies:
         stranger may be made up.
         """
         client = scope.get("client")
+        if not self._networks:
+            return peer(client)
         address = _read(client[0]) if client else None
         if self._trusts(address):
             for entry in reversed(_forwarded_for(scope)):
@@ -53,7 +56,12 @@ class Proxies:
 
 def peer(client: tuple[str, int] | None) -> str:
     """Name the other end of a connection."""
-    return named(_read(client[0]) if client else None)
+    return _name(client[0]) if client else ""
+
+
+@lru_cache(maxsize=1024)  # asked anew for each request of a connection
+def _name(host: str) -> str:
+    return named(_read(host))
 
 
 def named(address: IPAddress | None) -> str:

@@ -27,7 +27,7 @@ from receiver.model import TaskState
 from receiver.store import ById, Change, upkeep
 from receiver.store.database import connect_reader, connect_writer
 from receiver.store.migrate import Migration, bring_up, known, migrate
-from receiver.store.queries import queries
+from receiver.store.queries import queries, write_rows
 from receiver.store.sqlite import SqliteStore
 
 
@@ -428,6 +428,17 @@ def test_no_query_reads_a_whole_table(raw: sqlite3.Connection, name: str) -> Non
 
     whole = [step for step in plan if step.startswith("SCAN") and "INDEX" not in step]
     assert [step for step in whole if step.split()[1] in {"tasks", "pushes", "events", "deliveries", "attempts"}] == []
+
+
+@pytest.mark.parametrize("count", [0, 1, 63, 64, 65, 200])
+def test_rows_are_written_once_each_and_in_their_order_however_many_there_are(
+    raw: sqlite3.Connection, count: int
+) -> None:
+    rows = [(number, "somebody", "noted", "a subject", "") for number in range(count)]
+
+    write_rows(raw, "insert_action", rows)
+
+    assert [tuple(row)[1:] for row in raw.execute("SELECT * FROM actions ORDER BY seq")] == rows
 
 
 @pytest.mark.parametrize("name", ["due_tasks", "due_deliveries", "list_tasks", "list_events", "events_after"])

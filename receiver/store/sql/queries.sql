@@ -13,11 +13,21 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 
 
 -- name: save_task
 -- Replaces a task's row after it was judged; what never changes in a task's life is not written again.
+WITH judged (
+    id, state, updated_at, token_hash, endpoint, label, tags, kling_id, external_task_id, reply_to, message, heard,
+    pack, weight, attempts, asks, hollow, surplus, started_at, asked_at, due_at, expires_at
+) AS (
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+)
 UPDATE tasks
-SET state = ?, updated_at = ?, token_hash = ?, endpoint = ?, label = ?, tags = ?, kling_id = ?,
-    external_task_id = ?, reply_to = ?, message = ?, heard = ?, pack = ?, weight = ?, attempts = ?, asks = ?,
-    hollow = ?, surplus = ?, started_at = ?, asked_at = ?, due_at = ?, expires_at = ?
-WHERE id = ?;
+SET state = judged.state, updated_at = judged.updated_at, token_hash = judged.token_hash,
+    endpoint = judged.endpoint, label = judged.label, tags = judged.tags, kling_id = judged.kling_id,
+    external_task_id = judged.external_task_id, reply_to = judged.reply_to, message = judged.message,
+    heard = judged.heard, pack = judged.pack, weight = judged.weight, attempts = judged.attempts,
+    asks = judged.asks, hollow = judged.hollow, surplus = judged.surplus, started_at = judged.started_at,
+    asked_at = judged.asked_at, due_at = judged.due_at, expires_at = judged.expires_at
+FROM judged
+WHERE tasks.id = judged.id;
 
 -- name: tasks_by_id
 -- Reads the tasks a group of changes is about.
@@ -209,11 +219,16 @@ WHERE status = 'pending'
 
 -- name: finish_delivery
 -- Writes the verdict on a delivery that is still under the claim.
+WITH verdicts (id, claim, status, due_at, finished_at, attempts, probes) AS (
+    VALUES (?, ?, ?, ?, ?, ?, ?)
+)
 UPDATE deliveries
-SET status = ?, due_at = ?, finished_at = ?, attempts = ?, probes = probes + ?, unfinished = 0, claim = NULL
-WHERE id = ?
-  AND claim = ?
-  AND status = 'pending';
+SET status = verdicts.status, due_at = verdicts.due_at, finished_at = verdicts.finished_at,
+    attempts = verdicts.attempts, probes = deliveries.probes + verdicts.probes, unfinished = 0, claim = NULL
+FROM verdicts
+WHERE deliveries.id = verdicts.id
+  AND deliveries.claim = verdicts.claim
+  AND deliveries.status = 'pending';
 
 -- name: release_delivery
 -- Gives a claimed delivery back untried.
