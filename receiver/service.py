@@ -47,7 +47,7 @@ from receiver.store.sqlite import SqliteStore
 from receiver.submit import Submitter
 from receiver.supervisor import Supervisor, Work
 from receiver.systemd import Notifier, listen_fds
-from receiver.web.api import admin_app
+from receiver.web.api import Parts, admin_app
 from receiver.web.callbacks import public_app
 from receiver.web.callers import Proxies
 from receiver.web.connection import Limits
@@ -113,7 +113,7 @@ async def _assemble(
     retention = Retention(store, settings.retention, clock=clock)
     work = {"dispatch": dispatcher.run, "replay": replayer.run, "retention": retention.run, **work}
     supervisor = Supervisor(broken=store.broken, work=work, bells=bells)
-    admin = admin_app(
+    parts = Parts(
         submitter=submitter,
         kling=kling,
         catalog=store,
@@ -125,18 +125,23 @@ async def _assemble(
         senders=lanes.sender,
         events=bells.events,
         ready=supervisor.checks,
-        token=admin_token(settings),
-        listen=settings.admin.listen,
         clock=clock,
         ids=ids,
     )
+    supervisor.listen(**_listeners(settings, inbox, parts, sockets))
+    return supervisor
+
+
+def _listeners(
+    settings: Settings, inbox: Inbox, parts: Parts, sockets: Mapping[str, Sequence[socket.socket]]
+) -> Mapping[str, Listener]:
+    admin = admin_app(parts, token=admin_token(settings), listen=settings.admin.listen)
     proxies = Proxies(settings.public.proxies)
     public = public_app(inbox, max_body=settings.callbacks.max_body, names=_public_names(settings), proxies=proxies)
-    supervisor.listen(
-        public=_listener("public", public, settings.public.listen, sockets, Limits(proxies=proxies)),
-        admin=_listener("admin", admin, settings.admin.listen, sockets, _ADMIN_LIMITS),
-    )
-    return supervisor
+    return {
+        "public": _listener("public", public, settings.public.listen, sockets, Limits(proxies=proxies)),
+        "admin": _listener("admin", admin, settings.admin.listen, sockets, _ADMIN_LIMITS),
+    }
 
 
 def _with_kling(

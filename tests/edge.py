@@ -31,7 +31,7 @@ from receiver.senders.webhook import WebhookSender
 from receiver.settings import Address, KlingSettings, PublicSettings, RouteSettings, Settings, WebhookSettings
 from receiver.store.sqlite import SqliteStore
 from receiver.submit import Submitter
-from receiver.web.api import admin_app
+from receiver.web.api import Parts, admin_app
 from receiver.web.callbacks import public_app
 from receiver.web.health import Check
 
@@ -120,7 +120,7 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
         assert webhook is not None
         sender = WebhookSender(webhook, outbound=outbound)
         public = await serve(public_app(inbox, max_body=settings.callbacks.max_body))
-        app = admin_app(
+        parts = Parts(
             submitter=submitter,
             kling=kling,
             catalog=store,
@@ -132,11 +132,10 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
             senders={"publish": sender}.get,
             events=bells.events,
             ready=ready,
-            token=Secret(TOKEN),
-            listen=settings.admin.listen,
             clock=clock,
             ids=ids,
         )
+        app = admin_app(parts, token=Secret(TOKEN), listen=settings.admin.listen)
         admin = await serve(app)
         client = await stack.enter_async_context(
             httpx.AsyncClient(

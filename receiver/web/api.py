@@ -2,6 +2,7 @@
 
 import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import structlog
@@ -43,70 +44,82 @@ class Submitter(tasks.Submitter, gateway.Submitter, Protocol):
     """Makes tasks, whichever way they are asked for."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the admin listener shows and sets going. ``events`` rings when events were committed."""
+
+    submitter: Submitter
+    kling: Kling
+    catalog: Catalog
+    routes: Sequence[RouteSettings]
+    states: RouteStates
+    holds: Holds
+    replayer: Replayer
+    explainer: Explainer
+    senders: FindSender
+    events: Bell
+    ready: Ready
+    clock: Clock
+    ids: Ids
+
+
 def admin_app(
-    *,
-    submitter: Submitter,
-    kling: Kling,
-    catalog: Catalog,
-    routes: Sequence[RouteSettings],
-    states: RouteStates,
-    holds: Holds,
-    replayer: Replayer,
-    explainer: Explainer,
-    senders: FindSender,
-    events: Bell,
-    ready: Ready,
-    token: Secret,
-    listen: Address,
-    clock: Clock,
-    ids: Ids,
-    hosts: Collection[str] = (),
-    more: Sequence[BaseRoute] = (),
+    parts: Parts, *, token: Secret, listen: Address, hosts: Collection[str] = (), more: Sequence[BaseRoute] = ()
 ) -> Starlette:
     """Make the app of the admin listener.
 
-    *events* rings when events were committed; *hosts* are names that the listener answers to beside its own
-    and this machine's; *more* are further pages, which want the token as well.
+    *hosts* are names that it answers to beside its own and this machine's; *more* are further pages, which want the
+    token as well.
     """
-    task_api = TaskApi(submitter, catalog)
-    event_api = EventApi(catalog)
-    delivery_api = DeliveryApi(catalog, replayer, clock=clock)
-    route_api = RouteApi(routes, states=states, holds=holds, senders=senders, catalog=catalog, clock=clock, ids=ids)
-    replay_api = ReplayApi(replayer, catalog)
-    explain_api = ExplainApi(explainer, clock=clock)
-    stream = Stream(catalog, bell=events, clock=clock)
-    health = Health(ready)
-    pages = [
-        _page("/api/tasks", GET=task_api.list, POST=task_api.create),
-        _page("/api/tasks/{ref:path}/explain", GET=explain_api.show),
-        _page("/api/tasks/{ref:path}", GET=task_api.show),
-        _page("/api/callback-urls", POST=task_api.mint),
-        _page("/api/events", GET=event_api.list),
-        _page("/api/events/{id}", GET=event_api.show),
-        _page("/api/deliveries", GET=delivery_api.list),
-        _page("/api/deliveries/{id}", GET=delivery_api.show),
-        _page("/api/deliveries/{id}/retry", POST=delivery_api.retry),
-        _page("/api/replays", GET=replay_api.list, POST=replay_api.create),
-        _page("/api/replays/{id}", GET=replay_api.show),
-        _page("/api/replays/{id}/cancel", POST=replay_api.cancel),
-        _page("/api/routes", GET=route_api.list),
-        _page("/api/routes/{name}/hold", POST=route_api.hold),
-        _page("/api/routes/{name}/release", POST=route_api.release),
-        _page("/api/routes/{name}/test", POST=route_api.test),
-        _page("/api/stream", GET=stream.listen),
-        _page("/openapi.json", GET=_describe),
-        _page("/healthz", GET=health.alive),
-        _page("/readyz", GET=health.ready),
-        Route("/kling/{path:path}", Gateway(submitter, kling)),
-    ]
     app = Starlette(
-        routes=[*pages, *more],
+        routes=[*_pages(parts), *more],
         middleware=[Middleware(_Boundary), Middleware(Access, token=token, listen=listen, hosts=hosts)],
         exception_handlers=dict.fromkeys((Problem, ReceiverError, HTTPException), problems.answer_problem),
     )
     # A redirect to the address without a slash at its end would be built from the Host header.
     app.router.redirect_slashes = False
     return app
+
+
+def _pages(parts: Parts) -> Sequence[Route]:
+    catalog, clock, ids = parts.catalog, parts.clock, parts.ids
+    task = TaskApi(parts.submitter, catalog)
+    event = EventApi(catalog)
+    delivery = DeliveryApi(catalog, parts.replayer, clock=clock)
+    route = RouteApi(
+        parts.routes,
+        states=parts.states,
+        holds=parts.holds,
+        senders=parts.senders,
+        catalog=catalog,
+        clock=clock,
+        ids=ids,
+    )
+    replay = ReplayApi(parts.replayer, catalog)
+    health = Health(parts.ready)
+    return [
+        _page("/api/tasks", GET=task.list, POST=task.create),
+        _page("/api/tasks/{ref:path}/explain", GET=ExplainApi(parts.explainer, clock=clock).show),
+        _page("/api/tasks/{ref:path}", GET=task.show),
+        _page("/api/callback-urls", POST=task.mint),
+        _page("/api/events", GET=event.list),
+        _page("/api/events/{id}", GET=event.show),
+        _page("/api/deliveries", GET=delivery.list),
+        _page("/api/deliveries/{id}", GET=delivery.show),
+        _page("/api/deliveries/{id}/retry", POST=delivery.retry),
+        _page("/api/replays", GET=replay.list, POST=replay.create),
+        _page("/api/replays/{id}", GET=replay.show),
+        _page("/api/replays/{id}/cancel", POST=replay.cancel),
+        _page("/api/routes", GET=route.list),
+        _page("/api/routes/{name}/hold", POST=route.hold),
+        _page("/api/routes/{name}/release", POST=route.release),
+        _page("/api/routes/{name}/test", POST=route.test),
+        _page("/api/stream", GET=Stream(catalog, bell=parts.events, clock=clock).listen),
+        _page("/openapi.json", GET=_describe),
+        _page("/healthz", GET=health.alive),
+        _page("/readyz", GET=health.ready),
+        Route("/kling/{path:path}", Gateway(parts.submitter, parts.kling)),
+    ]
 
 
 def _page(path: str, **by_method: Endpoint) -> Route:
