@@ -44,9 +44,6 @@ def submit(
     reading: Reading = READING,
 ) -> int:
     """Submit a task to Kling, through the running service."""
-    from receiver.cli.waiting import disappointment
-    from receiver.cli.waiting import wait as wait_for
-
     limit = duration("--timeout", timeout) if timeout else None
     if limit and not wait:
         raise UsageError("--timeout is for waiting.", remedy="Add --wait.")
@@ -63,11 +60,20 @@ def submit(
     with reach(loaded) as connection:
         task = connection.post("/api/tasks", {name: value for name, value in request.items() if value is not None})
         if wait:
+            from receiver.cli.waiting import wait as wait_for
+
             return wait_for(connection, task["id"], timeout=limit, as_json=reading.json)
-    _tell(task, as_json=reading.json)
+    return _told(task, as_json=reading.json)
+
+
+def _told(task: Json, *, as_json: bool) -> int:
+    """Show the task as it was taken, and say so where it was not."""
+    from receiver.cli.waiting import disappointment
+
+    _tell(task, as_json=as_json)
     if task["state"] != TaskState.REJECTED:
         return OK
-    if reading.json:
+    if as_json:
         return FAILED
     raise disappointment(task, 0)
 
