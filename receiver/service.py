@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import structlog
 from starlette.types import ASGIApp
 
-from receiver import __version__
+from receiver import __version__, archive
 from receiver.alarm import Alarm
 from receiver.alerts import Alerts
 from receiver.announce import Announcer
@@ -100,18 +100,19 @@ async def _assemble(
     ids = Ids(clock)
     store = await SqliteStore.open(settings.store.path)
     stack.push_async_callback(store.aclose)
-    announcer = Announcer(compile_routes(settings.routes), ids)
+    announcer = Announcer(compile_routes(settings.routes), ids, archive=settings.archive.dir is not None)
+    alerts = Alerts(announcer, clock=clock)
     inside, outside = _ways_out(settings, stack)
     lanes = _Lanes(settings, inside, outside)
     kling = Kling(settings.kling, outbound=inside, clock=clock)
     inbox, submitter, work = _with_kling(settings, store, kling, announcer, bells=bells, clock=clock, ids=ids)
-    holds = Holds(store, Alerts(announcer, clock=clock), bells=bells, clock=clock)
+    holds = Holds(store, alerts, bells=bells, clock=clock)
     dispatcher = Dispatcher(
         store, lanes, holds, bell=bells.deliveries, clock=clock, ids=ids, rng=SystemRandom(), grace=GRACE
     )
     replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
-    retention = Retention(store, settings.retention, clock=clock)
-    work = {"dispatch": dispatcher.run, "replay": replayer.run, "retention": retention.run, **work}
+    kept = await _keeping(settings, store, outside, alerts, bells=bells, clock=clock)
+    work = {"dispatch": dispatcher.run, "replay": replayer.run, **kept, **work}
     supervisor = Supervisor(broken=store.broken, work=work, bells=bells)
     parts = Parts(
         submitter=submitter,
@@ -130,6 +131,20 @@ async def _assemble(
     )
     supervisor.listen(**_listeners(settings, inbox, parts, sockets))
     return supervisor
+
+
+async def _keeping(
+    settings: Settings, store: SqliteStore, outside: Outbound, alerts: Alerts, *, bells: Bells, clock: Clock
+) -> Mapping[str, Work]:
+    """Put together what brings results home, and what takes away what is old."""
+    work: dict[str, Work] = {"retention": Retention(store, settings.retention, clock=clock).run}
+    folder = settings.archive.dir
+    if folder is None:
+        await archive.leave(store, clock=clock)
+    else:
+        archiver = archive.Archiver(store, outside, folder, voice=alerts, bells=bells, clock=clock, rng=SystemRandom())
+        work["archive"] = archiver.run
+    return work
 
 
 def _listeners(

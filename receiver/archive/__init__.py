@@ -1,0 +1,342 @@
+"""Brings results home before the routes are told: Kling's URLs expire, files do not.
+
+An event whose results are wanted says so in the store, and its deliveries wait there. Each round tries what is
+missing of it; every file that comes home is written down at once, in one transaction with the event's new object, so
+that a crash costs no more than what was on its way. When all is there, or nothing more can come, or the routes have
+waited long enough, they are told, and what is still missing is tried for in the background.
+"""
+
+import asyncio
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from http import HTTPStatus
+from pathlib import Path
+from random import Random
+from typing import Protocol
+
+import structlog
+
+from receiver.announce import Announcement
+from receiver.archive.landing import Berth, free_bytes, leave_no_empty_folder
+from receiver.archive.turns import Turns
+from receiver.archive.verdict import Alert, Missing, Verdict, judge
+from receiver.bells import Bells
+from receiver.clock import Clock
+from receiver.errors import DialRefused, NoAnswer, NotKept, NotSent, ReceiverError, StoreUnavailable
+from receiver.model import Asset, Event, Json, Task
+from receiver.outbound import Outbound
+from receiver.outbound.download import Answered, Arrived, Pace, TooLarge, download
+from receiver.payload import result_urls, with_assets
+from receiver.store import Home, Homecoming
+
+log = structlog.get_logger()
+
+AT_ONCE = 4
+"""How many downloads go on at once, of all events together."""
+
+LARGEST = 2 * 1024**3
+
+_EVENTS_AT_ONCE = 256
+_LOOK_AGAIN = timedelta(seconds=5)
+_AFTER_A_FAULT = timedelta(minutes=1)
+_TRY_AGAIN = frozenset({408, 416, 425, 429})
+
+
+class Shelf(Home, Protocol):
+    """What the archiver asks of the store."""
+
+    async def task(self, ref: str) -> Task | None:
+        """Find a task."""
+        ...
+
+
+class Voice(Protocol):
+    """Puts alerts into words."""
+
+    def results(
+        self, what: str, message: str, event: Event, task: Task | None, results: Sequence[Json]
+    ) -> Announcement:
+        """Tell how it stands with results that were to be brought home."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """What one download may take: bytes, time all in all, and how little may come of it."""
+
+    largest: int = LARGEST
+    total: timedelta = timedelta(minutes=30)
+    pace: Pace = field(default_factory=Pace)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Errand:
+    """One event under way: what of it is home. ``event`` is as it stands in the store."""
+
+    event: Event
+    folder: Path
+    urls: Sequence[str]
+    assets: dict[int, Asset]
+    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def missing(self) -> Sequence[tuple[int, str]]:
+        """Number and URL of each result that is not home."""
+        return [(number, url) for number, url in enumerate(self.urls) if number not in self.assets]
+
+
+class Archiver:
+    """Downloads results, a few at a time, and lets the routes be told."""
+
+    def __init__(
+        self,
+        shelf: Shelf,
+        outbound: Outbound,
+        folder: Path,
+        *,
+        voice: Voice,
+        bells: Bells,
+        clock: Clock,
+        rng: Random,
+        bounds: Bounds | None = None,
+        free: Callable[[Path], int] = free_bytes,
+    ) -> None:
+        self._shelf = shelf
+        self._outbound = outbound
+        self._folder = folder
+        self._voice = voice
+        self._bells = bells
+        self._clock = clock
+        self._rng = rng
+        self._bounds = bounds or Bounds()
+        self._free = free
+        self._turns = Turns(AT_ONCE)
+        self._visits: dict[str, asyncio.Task[None]] = {}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Look after events as they come and as they fall due, until *stop*; a download under way is broken off."""
+        wake = self._bells.events.listen()
+        try:
+            while not stop.is_set():
+                wake.clear()
+                until = await self._round(wake)
+                await self._clock.wait(wake, until=until)
+        finally:
+            self._bells.events.leave(wake)
+            visits = list(self._visits.values())
+            for visit in visits:
+                visit.cancel()
+            await asyncio.gather(*visits, return_exceptions=True)
+
+    async def _round(self, wake: asyncio.Event) -> datetime | None:
+        """Begin with every event that is due, as far as there is room; tell when the next is."""
+        now = self._clock.now()
+        try:
+            room = _EVENTS_AT_ONCE - len(self._visits)
+            for event in await self._shelf.archiving(now=now, without=[*self._visits], limit=room) if room else ():
+                self._begin(event, wake)
+            if len(self._visits) >= _EVENTS_AT_ONCE:
+                return None
+            return await self._shelf.next_archiving(without=[*self._visits])
+        except StoreUnavailable as exc:
+            log.warning("archive.delayed", reason=exc.message)
+            return now + _LOOK_AGAIN
+
+    def _begin(self, event: Event, wake: asyncio.Event) -> None:
+        visit = asyncio.create_task(self._visit(event))
+        self._visits[event.id] = visit
+
+        def done(_: "asyncio.Task[None]") -> None:
+            del self._visits[event.id]
+            wake.set()
+
+        visit.add_done_callback(done)
+
+    async def _visit(self, event: Event) -> None:
+        """Look after one event; whatever goes wrong, it is looked after again, and not at once."""
+        try:
+            await self._look_after(event)
+        except StoreUnavailable as exc:
+            log.warning("archive.delayed", event_id=event.id, reason=exc.message)
+            await self._clock.wait(asyncio.Event(), until=self._clock.now() + _LOOK_AGAIN)
+        except Exception:  # one event must not end the others
+            log.exception("archive.broken", event_id=event.id)
+            await self._clock.wait(asyncio.Event(), until=self._clock.now() + _AFTER_A_FAULT)
+
+    async def _look_after(self, event: Event) -> None:
+        """Try what is missing of an event, and decide what follows."""
+        if event.archiving is None:
+            return
+        errand = self._errand(event)
+        tries = (self._try(errand, number, url) for number, url in errand.missing)
+        tried = await asyncio.gather(*tries, return_exceptions=True)  # none is left behind when another one breaks
+        for fault in tried:
+            if isinstance(fault, BaseException):
+                raise fault
+        missing = [result for result in tried if isinstance(result, Missing)]
+        age = self._clock.now() - event.created_at
+        await self._follow(errand, judge(event.archiving, missing, age=age, rng=self._rng), missing)
+
+    def _errand(self, event: Event) -> _Errand:
+        data = json.loads(event.envelope)["data"]
+        urls = result_urls(data["result"])
+        home = [_told(urls.index(asset["url"]), asset) for asset in data.get("assets", ()) if asset["url"] in urls]
+        return _Errand(
+            event=event,
+            folder=self._folder / str(event.task_id) / event.id,
+            urls=urls,
+            assets={asset.number: asset for asset in home},
+        )
+
+    async def _try(self, errand: _Errand, number: int, url: str) -> Missing | None:
+        """Bring one result home and write it down, or say why it is missing."""
+        async with self._turns.of(errand.event.id):
+            began = time.perf_counter()
+            fetched = await self._fetch(Berth(errand.folder, number, free=self._free), number, url)
+        seconds = round(time.perf_counter() - began, 3)
+        about = {"event_id": errand.event.id, "task": errand.event.task_id, "number": number, "seconds": seconds}
+        if isinstance(fetched, Missing):
+            log.warning("asset.missed", **about, reason=fetched.reason, is_dead=fetched.is_dead)
+            return fetched
+        await self._write_down(errand, fetched)
+        log.info("asset.brought_home", **about, bytes=fetched.size, content_type=fetched.content_type)
+        return None
+
+    async def _fetch(self, berth: Berth, number: int, url: str) -> Asset | Missing:
+        try:
+            return await self._land(berth, number, url)
+        except (NotSent, NoAnswer, NotKept) as exc:
+            return Missing(number=number, url=url, reason=str(exc))
+        except DialRefused as exc:
+            return Missing(number=number, url=url, reason=str(exc), is_dead=True)
+        finally:
+            berth.leave()
+
+    async def _land(self, berth: Berth, number: int, url: str) -> Asset | Missing:
+        whole = await berth.open()
+        if whole is not None:
+            return await berth.adopt(whole, url)
+        bounds = self._bounds
+        try:
+            ending = await download(
+                self._outbound, url, to=berth, total=bounds.total, limit=bounds.largest, pace=bounds.pace
+            )
+        except (NotSent, NoAnswer):
+            await berth.keep()
+            raise
+        match ending:
+            case Arrived():
+                return await berth.finish(url)
+            case Answered(peer=peer, status=status):
+                if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
+                    await berth.clear()  # it is a part of something else
+                is_dead = status // 100 == 4 and status not in _TRY_AGAIN  # noqa: PLR2004  # 4xx is a client's fault
+                return Missing(number=number, url=url, reason=f"{peer} answered {status}.", is_dead=is_dead)
+            case TooLarge(peer=peer):
+                await berth.clear()
+                reason = f"{peer} has a file of more than {bounds.largest} bytes there."
+                return Missing(number=number, url=url, reason=reason, is_dead=True)
+
+    async def _write_down(self, errand: _Errand, asset: Asset) -> None:
+        """Keep what is home by now, whatever may become of the rest: after a crash the event is due at once."""
+        event = errand.event
+        async with errand.writing:
+            errand.assets[asset.number] = asset
+            await self._shelf.bring_home(
+                Homecoming(
+                    event_id=event.id,
+                    envelope=_envelope(errand),
+                    assets=[asset],
+                    archiving=event.archiving,
+                    archive_at=self._clock.now(),
+                )
+            )
+
+    async def _follow(self, errand: _Errand, verdict: Verdict, missing: Sequence[Missing]) -> None:
+        event, now = errand.event, self._clock.now()
+        ours = await self._shelf.bring_home(
+            Homecoming(
+                event_id=event.id,
+                envelope=_envelope(errand),
+                archiving=verdict.archiving,
+                archive_at=None if verdict.wait is None else now + verdict.wait,
+                deliver_at=now if verdict.deliver else None,
+                alerts=await self._alerts(errand, verdict, missing),
+            )
+        )
+        if verdict.archiving is None:
+            await self._put_away(errand, missing)
+        log.info(
+            "event.archived" if verdict.archiving is None else "event.awaited",
+            event_id=event.id,
+            task=event.task_id,
+            home=len(errand.assets),
+            missing=len(missing),
+            wait_s=None if verdict.wait is None else round(verdict.wait.total_seconds()),
+            recorded=ours,
+        )
+        if verdict.deliver or verdict.alert is not None:
+            self._bells.deliveries.ring()
+        if verdict.alert is not None:
+            self._bells.events.ring()
+
+    async def _alerts(self, errand: _Errand, verdict: Verdict, missing: Sequence[Missing]) -> Sequence[Announcement]:
+        if verdict.alert is None:
+            return ()
+        event = errand.event
+        task = None if event.task_id is None else await self._shelf.task(event.task_id)
+        goes_on = verdict.archiving is not None
+        told: list[Json] = [
+            {"number": result.number, "url": result.url, "reason": result.reason, "still_tried": goes_on}
+            for result in missing
+        ]
+        message = _message(verdict.alert, f"{len(missing)} of {len(errand.urls)} results", goes_on=goes_on)
+        return [self._voice.results(verdict.alert.value, message, event, task, told)]
+
+    async def _put_away(self, errand: _Errand, missing: Sequence[Missing]) -> None:
+        """Leave nothing of what did not come whole."""
+        try:
+            for result in missing:
+                await Berth(errand.folder, result.number).clear()
+        except ReceiverError as exc:
+            log.warning("asset.left", event_id=errand.event.id, reason=exc.message)
+        leave_no_empty_folder(errand.folder)
+
+
+def _message(alert: Alert, what: str, *, goes_on: bool) -> str:
+    match alert:
+        case Alert.LOST if goes_on:
+            return f"Routes are told without {what}, which did not come home in time and are still tried for."
+        case Alert.LOST:
+            return f"{what} cannot be brought home and are not tried for any more."
+        case Alert.EXPIRING:
+            return f"{what} have not come home for long, and their URLs may expire: fetch them by hand."
+        case Alert.RECOVERED:
+            return "All results came home after routes were told without some; replay the event where they are wanted."
+
+
+def _envelope(errand: _Errand) -> bytes:
+    if not errand.assets:
+        return errand.event.envelope
+    return with_assets(errand.event.envelope, [errand.assets[number] for number in sorted(errand.assets)])
+
+
+def _told(number: int, asset: Json) -> Asset:
+    """Read a file back from the event that tells of it."""
+    return Asset(
+        number=number,
+        url=asset["url"],
+        path=asset["path"],
+        sha256=bytes.fromhex(asset["sha256"]),
+        size=asset["bytes"],
+        content_type=asset["content_type"],
+    )
+
+
+async def leave(shelf: Home, *, clock: Clock) -> None:
+    """Where results are not to be brought home any more, tell the routes that still waited for some."""
+    if count := await shelf.leave_archiving(now=clock.now()):
+        log.warning("archive.left", events=count)
