@@ -48,11 +48,16 @@ class Holds:
         self._bells = bells
         self._clock = clock
         self._states: dict[str, RouteState] = {}
+        self._is_loaded = False
+        self._loading = asyncio.Lock()
         self._turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def load(self) -> None:
-        """Read what is remembered from former runs."""
-        self._states = dict(await self._queue.route_states())
+        """Read what is remembered from former runs, once: a person may ask for a change before anything went out."""
+        async with self._loading:
+            if not self._is_loaded:
+                self._states = dict(await self._queue.route_states())
+                self._is_loaded = True
 
     def of(self, route: str) -> RouteState:
         """Give a route's state."""
@@ -77,12 +82,14 @@ class Holds:
 
     async def hold(self, route: str, *, why: str, actor: str) -> RouteState:
         """Hold a route until a person releases it."""
+        await self.load()
         now = self._clock.now()
         async with self._turns[route]:
             return await self._say(hold(self.of(route), why, now=now), "route.held", why=why, actor=actor, now=now)
 
     async def release(self, route: str, *, why: str, actor: str) -> RouteState:
         """Let a route go on, whatever held it; one that is not held stays as it is."""
+        await self.load()
         now = self._clock.now()
         async with self._turns[route]:
             before = self.of(route)

@@ -141,8 +141,8 @@ class Lab:
         routes = [
             Route(name="alerts", on=frozenset({"alert"}), endpoints=(), unverified=False, where=None, condition=None)
         ]
-        alerts = Alerts(Announcer(Routing(routes), self.ids), clock=self.clock)
-        self.holds = Holds(queue, alerts, bells=self.bells, clock=self.clock)
+        self.alerting = Alerts(Announcer(Routing(routes), self.ids), clock=self.clock)
+        self.holds = Holds(queue, self.alerting, bells=self.bells, clock=self.clock)
         self.dispatcher = Dispatcher(
             queue,
             self.lanes.get,

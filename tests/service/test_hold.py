@@ -11,6 +11,7 @@ import pytest
 from service.dispatching import FAILED, Lab, a_lab
 from support import START
 
+from receiver.dispatch.holds import Holds
 from receiver.model import Accepted, Failed, HeldBy, Outcome, Refused, RouteState
 from receiver.retry import HOLD_AFTER, PROBE_EVERY, Pace
 from receiver.senders import Parcel
@@ -412,6 +413,18 @@ async def test_an_operator_releases_what_failures_hold_and_it_starts_anew(lab: L
     assert len(there.tries) == HOLD_AFTER
     assert lab.holds.of("publish").held_by is HeldBy.FAILURES
     assert await lab.alerts() == ["alert.route_held", "alert.route_recovered", "alert.route_held"]
+
+
+async def test_a_release_before_anything_else_knows_what_was_held_before(lab: Lab) -> None:
+    lab.a_route()
+    await lab.start()
+    await lab.holds.hold("publish", why="", actor="alice")
+    await lab.stop()
+    await lab.start()
+
+    fresh = Holds(lab.store, lab.alerting, bells=lab.bells, clock=lab.clock)
+
+    assert (await fresh.release("publish", why="", actor="alice")).released_at == START
 
 
 async def test_to_release_what_is_not_held_changes_nothing(lab: Lab) -> None:
