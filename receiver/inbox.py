@@ -264,7 +264,7 @@ class Inbox:
             self._bells.deliveries.ring()
         if change.events:
             self._bells.events.ring()
-        if change.task is not None and (change.task.due_at is not None or change.task.state.is_final):
+        if change.task is not None and (change.task.due_at is not None or asking.is_over(change.task)):
             self._bells.tasks.ring()
 
 

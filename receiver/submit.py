@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol, TypeVar
 
@@ -26,14 +26,16 @@ from receiver.errors import (
     KlingRefusal,
     KlingUncertain,
     KlingUnreachable,
+    NotFound,
     Retry,
     StoreError,
     StoreUnavailable,
 )
+from receiver.intent import SubmitRequest, make_task
 from receiver.kling import endpoints, protocol
 from receiver.kling.client import Answer
 from receiver.kling.endpoints import Endpoint
-from receiver.model import Json, Origin, Push, Reading, Task, TaskState
+from receiver.model import Origin, Push, Reading, Task, TaskState
 from receiver.outcomes import Outcomes
 from receiver.patience import Patience
 from receiver.settings import Settings
@@ -80,17 +82,6 @@ class Listener(Protocol):
     async def called(self, error: KlingError | None, *, by: str) -> None:
         """Take in how a call ended, None for well."""
         ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitRequest:
-    """A job for Kling. ``body`` goes to Kling with the callback URL and the external id put in."""
-
-    endpoint: str
-    body: Json
-    label: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    idempotency_key: str | None = None
 
 
 class Submitter:
@@ -188,6 +179,21 @@ class Submitter:
         await self._intake.add(task, b"")
         log.info("callback_url.minted", task=task.id, endpoint=task.endpoint)
         return task, self._callback_url(token)
+
+    async def revoke(self, task_id: str) -> Task:
+        """Let a task's callback URL lead nowhere from now on; the task is followed by polling alone.
+
+        Raises NotFound.
+        """
+
+        def judge(held: Task, _: Sequence[Push]) -> Change:
+            return Change(task=replace(held, token_hash=None, updated_at=self._clock.now()))
+
+        change = await self._intake.apply(ById(id=task_id), judge)
+        if change is None or change.task is None:
+            raise NotFound(f"No task goes by {task_id[:64]!r}.")
+        log.info("callback_url.revoked", task=task_id)
+        return change.task
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send queued tasks as slots get free, until *stop*; calls under way then are waited for, within bounds."""
@@ -345,20 +351,14 @@ class Submitter:
             await self._outcomes.rejected(task, error.message, body)
 
     def _intend(self, endpoint: Endpoint, body: bytes, origin: Origin, state: TaskState) -> Task:
-        """Make the task for a job; checks its body as far as we put something into it."""
-        task_id, now = self._ids.new("tsk"), self._clock.now()
-        composed = protocol.compose(body, generation=endpoint.generation, callback_url=None, external_task_id=task_id)
-        return Task(
-            id=task_id,
+        now = self._clock.now()
+        return make_task(
+            endpoint,
+            body,
+            task_id=self._ids.new("tsk"),
             origin=origin,
             state=state,
-            endpoint=endpoint.path,
-            external_task_id=composed.external_task_id,
-            reply_to=composed.reply_to,
-            pack=endpoint.pack,
-            weight=endpoints.weight(endpoint, protocol.parse_object(body)),
-            created_at=now,
-            updated_at=now,
+            now=now,
             due_at=now + _MARGIN,
             expires_at=now + self._settings.callbacks.expire_after,
         )

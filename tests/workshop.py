@@ -20,6 +20,7 @@ from receiver.bells import Bells
 from receiver.clock import Ids
 from receiver.errors import KlingError, KlingUncertain, NoAnswer
 from receiver.inbox import Inbox
+from receiver.intent import SubmitRequest
 from receiver.kling import protocol
 from receiver.kling.client import Answer
 from receiver.kling.refusals import Said, error_of
@@ -38,7 +39,7 @@ from receiver.settings import (
     WebhookSettings,
 )
 from receiver.store.sqlite import SqliteStore
-from receiver.submit import SubmitRequest, Submitter
+from receiver.submit import Submitter
 
 ENDPOINT = "images/multi-image2image"
 JOB: Json = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}

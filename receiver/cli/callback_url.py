@@ -1,15 +1,19 @@
 """`kling-receiver callback-url`: a callback URL for a job that is submitted elsewhere."""
 
 from typing import Annotated
+from urllib.parse import quote
 
-from cyclopts import Parameter
+from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.connection import connect
 from receiver.cli.options import READING, Reading
 
+callback_url = App(name="callback-url", help="Make a callback URL for a job sent elsewhere, or revoke one.")
 
-def callback_url(
+
+@callback_url.default
+def make(
     *,
     endpoint: Annotated[
         str | None, Parameter(help="Where the job is submitted, such as images/generations; its end is then confirmed.")
@@ -27,4 +31,21 @@ def callback_url(
     render.line(made["callback_url"])
     if render.is_terminal():
         render.note(f"Shown once. Its task is {made['task']['id']}.")
+    return OK
+
+
+@callback_url.command
+def revoke(
+    task: Annotated[str, Parameter(help="The task's id: ours, Kling's, or the external one.")],
+    /,
+    *,
+    reading: Reading = READING,
+) -> int:
+    """Let a task's callback URL lead nowhere from now on, if it leaked; the task is followed by polling alone."""
+    with connect(reading.config) as connection:
+        answer = connection.post(f"/api/callback-urls/{quote(task, safe='')}/revoke", {})
+    if reading.json:
+        render.as_json(answer)
+    else:
+        render.line(f"The callback URL of {answer['id']} leads nowhere now.")
     return OK

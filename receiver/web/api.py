@@ -102,6 +102,7 @@ def _pages(parts: Parts) -> Sequence[Route]:
         _page("/api/tasks/{ref:path}/explain", GET=ExplainApi(parts.explainer, clock=clock).show),
         _page("/api/tasks/{ref:path}", GET=task.show),
         _page("/api/callback-urls", POST=task.mint),
+        _page("/api/callback-urls/{ref:path}/revoke", POST=task.revoke),
         _page("/api/events", GET=event.list),
         _page("/api/events/{id}", GET=event.show),
         _page("/api/deliveries", GET=delivery.list),

@@ -253,6 +253,13 @@ _PATHS: Json = {
             ),
         },
     },
+    "/api/callback-urls/{ref}/revoke": {
+        "post": {
+            "summary": "Let a task's callback URL lead nowhere from now on; the task is followed by polling",
+            "parameters": [_in_path("ref", "Our id, Kling's, or the external one.")],
+            "responses": _answers(_named("Task")),
+        },
+    },
     "/api/events": {
         "get": _listing(
             "List events, newest first; after an event, oldest first",

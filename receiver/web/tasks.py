@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.errors import NotFound
+from receiver.intent import SubmitRequest
 from receiver.model import Task, TaskState
 from receiver.store import Catalog
-from receiver.submit import SubmitRequest
 from receiver.web import gateway, shown
 from receiver.web.asked import Query, read_fields
 
@@ -25,6 +25,10 @@ class Submitter(Protocol):
 
     async def mint(self, *, label: str | None, endpoint: str | None) -> tuple[Task, str]:
         """Make a callback URL for a job submitted elsewhere."""
+        ...
+
+    async def revoke(self, task_id: str) -> Task:
+        """Let a task's callback URL lead nowhere from now on."""
         ...
 
 
@@ -68,10 +72,7 @@ class TaskApi:
     async def show(self, request: Request) -> Response:
         """Show one task, found by our id, Kling's or the external one, and what came of it."""
         Query(request, paged=False)
-        ref = request.path_params["ref"]
-        task = await self._catalog.task(ref)
-        if task is None:
-            raise NotFound(f"No task goes by {ref[:64]!r}.", remedy="Ask by our id, Kling's, or the external one.")
+        task = await self._found(request.path_params["ref"])
         ends = await self._catalog.events(types=_ENDS, task_id=task.id, limit=1)
         return shown.answer(shown.task_with_end(task, ends.items[0] if ends.items else None))
 
@@ -81,3 +82,15 @@ class TaskApi:
         fields = await read_fields(request, known=("label", "endpoint"))
         task, url = await self._submitter.mint(label=fields.text("label"), endpoint=fields.text("endpoint"))
         return shown.answer({"task": shown.task(task), "callback_url": url}, HTTPStatus.CREATED)
+
+    async def revoke(self, request: Request) -> Response:
+        """Revoke a task's callback URL. The task itself is followed on by polling."""
+        Query(request, paged=False)
+        task = await self._found(request.path_params["ref"])
+        return shown.answer(shown.task(await self._submitter.revoke(task.id)))
+
+    async def _found(self, ref: str) -> Task:
+        task = await self._catalog.task(ref)
+        if task is None:
+            raise NotFound(f"No task goes by {ref[:64]!r}.", remedy="Ask by our id, Kling's, or the external one.")
+        return task

@@ -143,6 +143,18 @@ def test_a_callback_url_is_printed_alone(service: Service, config: Path, capsys:
     assert service.asked[0][2] == {"endpoint": "images/generations", "label": "mine"}
 
 
+def test_a_callback_url_that_leaked_is_revoked(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/callback-urls/tsk_1/revoke", make_task(id="tsk_1"))
+
+    code = main(["callback-url", "revoke", "tsk_1", "--config", str(config)])
+
+    assert code == 0
+    assert "tsk_1" in capsys.readouterr().out
+    assert service.asked[0][:2] == ("POST", "/api/callback-urls/tsk_1/revoke")
+
+
 def test_a_terminal_gets_a_table_in_colour_and_no_command_of_a_strangers(service: Service, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task(state="failed", message="\x1b]0;gotcha\x07")], "next": "more"})
 

@@ -77,6 +77,17 @@ async def test_the_oldest_of_a_pack_goes_first_and_a_small_one_does_not_overtake
         assert (await shop.task(small.id)).state is TaskState.QUEUED
 
 
+async def test_a_task_that_is_given_up_frees_its_slot(tmp_path: Path) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=1))
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        first, second = await shop.submit(), await shop.submit()
+
+        await shop.passes(48 * 3600 + 301, step=900)
+
+        assert (await shop.task(first.id)).state is TaskState.EXPIRED
+        assert (await shop.task(second.id)).state is TaskState.SUBMITTED
+
+
 async def test_packs_that_wait_hold_up_no_other(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=1))
     async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():

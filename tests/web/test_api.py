@@ -69,6 +69,20 @@ async def test_a_task_that_is_over_shows_its_result(house: House) -> None:
     assert task["result"] == {"images": [{"index": 0, "url": "https://cdn.example/0.png"}]}
 
 
+async def test_a_revoked_callback_url_is_refused_like_one_that_never_was(house: House) -> None:
+    minted = (await house.client.post("/api/callback-urls", json={})).json()
+    made_up = minted["callback_url"].rpartition("/")[0] + "/never-was"
+
+    revoked = await house.client.post(f"/api/callback-urls/{minted['task']['id']}/revoke")
+    refused = await call_back(house, minted["callback_url"], {"task_id": "99", **SUCCEED})
+    unknown = await call_back(house, made_up, {"task_id": "99", **SUCCEED})
+    of_nobody = await house.client.post("/api/callback-urls/tsk_none/revoke")
+
+    assert (revoked.status_code, revoked.json()["state"]) == (200, "awaiting")
+    assert (refused.status_code, refused.content) == (unknown.status_code, unknown.content) == (404, unknown.content)
+    assert of_nobody.status_code == 404
+
+
 async def test_a_callback_url_is_minted_for_an_endpoint_we_know(house: House) -> None:
     minted = await house.client.post("/api/callback-urls", json={"endpoint": ENDPOINT})
     refused = await house.client.post("/api/callback-urls", json={"endpoint": "no/such"})

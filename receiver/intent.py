@@ -1,0 +1,52 @@
+"""What is asked of Kling, as it is stored before Kling hears of it. Pure: no clock, no I/O."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from receiver.kling import endpoints, protocol
+from receiver.kling.endpoints import Endpoint
+from receiver.model import Json, Origin, Task, TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitRequest:
+    """A job for Kling. ``body`` goes to Kling with the callback URL and the external id put in."""
+
+    endpoint: str
+    body: Json
+    label: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    idempotency_key: str | None = None
+
+
+def make_task(
+    endpoint: Endpoint,
+    body: bytes,
+    *,
+    task_id: str,
+    origin: Origin,
+    state: TaskState,
+    now: datetime,
+    due_at: datetime,
+    expires_at: datetime,
+) -> Task:
+    """Make the task for a job; checks its *body* as far as we put something into it.
+
+    Its external id is the client's own, or else *task_id*. Raises Unreadable and InvalidRequest.
+    """
+    composed = protocol.compose(body, generation=endpoint.generation, callback_url=None, external_task_id=task_id)
+    return Task(
+        id=task_id,
+        origin=origin,
+        state=state,
+        endpoint=endpoint.path,
+        external_task_id=composed.external_task_id,
+        reply_to=composed.reply_to,
+        pack=endpoint.pack,
+        weight=endpoints.weight(endpoint, protocol.parse_object(body)),
+        created_at=now,
+        updated_at=now,
+        due_at=due_at,
+        expires_at=expires_at,
+    )
