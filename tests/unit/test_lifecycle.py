@@ -259,3 +259,51 @@ def test_a_url_signed_anew_is_still_the_same_result() -> None:
     lesson = lifecycle.learn(a_task(), answered, [(a_push(), pushed)], now=at(1), poll=POLL)
 
     assert lesson.settles == {"psh_1": PushOutcome.SETTLED}
+
+
+def test_the_end_of_a_task_brings_its_callback_urls_end() -> None:
+    ended = hear(a_task(expires_at=START + timedelta(days=30)), a_reading("succeed")).task
+    long_made = hear(a_task(expires_at=START + timedelta(days=2)), a_reading("failed")).task
+
+    assert ended.expires_at == START + lifecycle.GRACE
+    assert long_made.expires_at == START + timedelta(days=2)
+
+
+def test_a_hollow_push_is_no_forgery_when_the_result_comes_after_it() -> None:
+    lesson = lifecycle.learn(
+        a_task(), a_reading("succeed"), [(a_push(), a_reading("succeed", result={}))], now=at(1), poll=POLL
+    )
+
+    assert lesson.settles == {"psh_1": PushOutcome.DUPLICATE}
+    assert lesson.confirmed is None
+
+
+def test_a_push_before_the_answer_lends_its_id_until_the_answer_comes() -> None:
+    sending = a_task(state=TaskState.SUBMITTING, kling_id=None, due_at=at(35))
+
+    early = hear(sending, a_reading("processing", kling_id="klings")).task
+    bound = lifecycle.bind(early, a_reading("submitted", kling_id="gateways"), awaited=False, now=at(1), poll=POLL)
+
+    assert early.kling_id == "klings"
+    assert bound.kling_id == "gateways"
+
+
+def test_a_push_for_a_task_that_waits_to_be_sent_again_says_that_it_was_made() -> None:
+    waiting = a_task(state=TaskState.QUEUED, kling_id=None, attempts=1, due_at=at(9))
+
+    ruling = hear(waiting, a_reading("succeed"), verify=Verify.TERMINAL)
+
+    assert ruling.outcome is PushOutcome.PENDING
+    assert (ruling.task.state, ruling.task.due_at) == (TaskState.SUBMITTING, START)
+
+
+def test_what_kling_denies_under_a_known_id_was_forged_and_under_a_named_one_that_push_alone() -> None:
+    pending = [(a_push("psh_1"), a_reading("succeed", kling_id="a", external_task_id=None)),
+               (a_push("psh_2"), a_reading("succeed", kling_id="b", external_task_id=None))]  # fmt: skip
+    unbound = a_task(origin=Origin.MINTED, kling_id=None, external_task_id=None, state=TaskState.AWAITING)
+
+    of_known = lifecycle.learn_nothing(a_task(), pending, denied="k1", now=at(1), poll=POLL)
+    of_named = lifecycle.learn_nothing(unbound, pending, denied="a", now=at(1), poll=POLL)
+
+    assert set(of_known.settles) == {"psh_1", "psh_2"}
+    assert of_named.settles == {"psh_1": PushOutcome.FORGED}

@@ -1,0 +1,105 @@
+"""The same promises through the real client, against a Kling that hangs up, forgets ids and has its own."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from workshop import IdleClock, Workshop, a_workshop
+
+from receiver.kling.client import Kling
+from receiver.kling.simulator import Options, Simulator, serve
+from receiver.model import Secret, TaskState
+from receiver.outbound import Outbound
+from receiver.settings import Dialect, KlingSettings, PublicSettings
+
+KEY = "the-key-of-a-test"
+WAIT = 65.0
+
+
+@contextlib.asynccontextmanager
+async def a_shop_with_simulator(
+    folder: Path, *, dialect: Dialect = Dialect.OFFICIAL, **options: Any
+) -> AsyncIterator[tuple[Workshop, Simulator]]:
+    given = {"api_key": KEY, "check_images": False, "submitted_for": "1h"} | options
+    async with serve(Options.read(given)) as simulator:
+        settings = KlingSettings(base_url=simulator.url, api_key=Secret(KEY), dialect=dialect)
+        clock, outbound = IdleClock(), Outbound(user_agent="kling-receiver/test")
+        async with contextlib.aclosing(outbound):
+            kling = Kling(settings, outbound=outbound, clock=clock)
+            async with (
+                a_workshop(folder, kling=kling, clock=clock, kling_settings=settings, public=PublicSettings()) as shop,
+                shop.working(),
+            ):
+                yield shop, simulator
+
+
+def created(simulator: Simulator) -> int:
+    counts: dict[str, int] = simulator.state()["counts"]
+    return counts["created"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        {"hang_up": "next:1"},
+        {"refuse": [{"code": 5000, "created": True}]},
+        {"refuse": [{"code": 502, "created": True}]},
+    ],
+    ids=["hung up", "5000", "502"],
+)
+@pytest.mark.parametrize("dialect", Dialect)
+async def test_what_was_made_without_an_answer_is_found_by_the_id_we_gave_it(
+    tmp_path: Path, fault: dict[str, object], dialect: Dialect
+) -> None:
+    async with a_shop_with_simulator(tmp_path, dialect=dialect, **fault) as (shop, simulator):
+        task = await shop.submit()
+
+        await shop.passes(3)
+
+        assert (await shop.task(task.id)).kling_id == simulator.state()["tasks"][0]["id"]
+        assert created(simulator) == 1
+
+
+async def test_a_gateway_that_forgets_our_id_is_not_sent_the_task_again(tmp_path: Path) -> None:
+    async with a_shop_with_simulator(
+        tmp_path, dialect=Dialect.GATEWAY, drop_external="always", gateway_ids="always"
+    ) as (shop, simulator):
+        known = await shop.submit()
+        simulator.change({"hang_up": "next:1"})
+        lost = await shop.submit()
+
+        await shop.passes(WAIT)
+
+        assert (await shop.task(known.id)).state is TaskState.SUBMITTED
+        ended = await shop.task(lost.id)
+        assert (ended.state, ended.message.partition(":")[0]) == (TaskState.EXPIRED, "unknown")
+        assert created(simulator) == 2
+        assert [alert["task"] for alert in await shop.alerts("submit_unknown")] == [lost.id]
+
+
+async def test_a_create_that_never_arrived_is_sent_once_more(tmp_path: Path) -> None:
+    async with a_shop_with_simulator(tmp_path, lose="next:1") as (shop, simulator):
+        task = await shop.submit()
+
+        await shop.passes(WAIT)
+
+        assert (await shop.task(task.id)).state is TaskState.SUBMITTED
+        assert created(simulator) == 1
+
+
+async def test_tasks_of_the_new_generation_are_looked_up_and_polled_as_well(tmp_path: Path) -> None:
+    new = {"endpoint": "text-to-video/kling-3.0-turbo", "body": {"prompt": "a cat"}}
+    async with a_shop_with_simulator(tmp_path, hang_up="next:1", submitted_for="0s", processing_for="0s") as (
+        shop,
+        simulator,
+    ):
+        task = await shop.submit(**new)
+        await shop.passes(3)
+        for _ in range(20):
+            await shop.passes(30)
+
+        ended = await shop.task(task.id)
+        assert (ended.state, ended.kling_id) == (TaskState.SUCCEED, simulator.state()["tasks"][0]["id"])
+        assert created(simulator) == 1

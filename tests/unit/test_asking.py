@@ -1,0 +1,81 @@
+"""When Kling is asked about a task, and by which id."""
+
+from datetime import timedelta
+
+import pytest
+from factories import POLL, a_push, a_reading, a_task, at
+
+from receiver import asking
+from receiver.model import Origin, Push, Reading, Task, TaskState
+
+
+def waiting(*names: str | None) -> list[tuple[Push, Reading]]:
+    return [
+        (a_push(f"psh_{number}"), a_reading("succeed", kling_id=name, external_task_id=None))
+        for number, name in enumerate(names)
+    ]
+
+
+def minted(**changes: object) -> Task:
+    return a_task(
+        **{"origin": Origin.MINTED, "state": TaskState.AWAITING, "kling_id": None, "external_task_id": None, **changes}
+    )
+
+
+def test_klings_id_is_asked_by_once_it_is_known() -> None:
+    assert asking.question(a_task(), waiting("another")) == "k1"
+
+
+def test_until_then_each_id_a_push_names_has_its_turn() -> None:
+    pushes = waiting("a", "b", "a", None)
+
+    asked = [asking.question(minted(asks=asks), pushes) for asks in range(4)]
+
+    assert asked == ["a", "b", "a", "b"]
+
+
+def test_our_own_id_has_its_turn_after_those_that_pushes_name() -> None:
+    lost = a_task(kling_id=None, state=TaskState.EXPIRED)
+
+    assert asking.question(lost, waiting("a")) == "a"
+    assert asking.question(lost, []) == "tsk_1"
+    assert asking.question(minted(), []) is None
+
+
+@pytest.mark.parametrize("state", [TaskState.QUEUED, TaskState.SUBMITTING])
+def test_nobody_asks_about_a_task_that_is_not_known_to_be_made(state: TaskState) -> None:
+    task = a_task(state=state, due_at=at(35))
+
+    assert asking.ask_soon(task, now=at(1)).due_at == at(35)
+
+
+def test_a_hint_brings_the_next_question_forward_and_never_back() -> None:
+    assert asking.ask_soon(a_task(due_at=at(100)), now=at(7)).due_at == at(7)
+    assert asking.ask_soon(a_task(due_at=at(3)), now=at(7)).due_at == at(3)
+    assert asking.ask_soon(a_task(due_at=at(100), asked_at=at(6)), now=at(7)).due_at == at(11)
+
+
+def test_a_minted_url_whose_claims_were_all_false_waits_for_the_next() -> None:
+    later = asking.ask_later(minted(started_at=at(0), due_at=at(0)), [], now=at(9), poll=POLL)
+
+    assert (later.due_at, later.started_at) == (None, None)
+
+
+@pytest.mark.parametrize("state", [TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED])
+def test_a_task_that_is_over_is_not_asked_about_without_a_reason(state: TaskState) -> None:
+    assert asking.ask_later(a_task(state=state), [], now=at(9), poll=POLL).due_at is None
+
+
+def test_a_given_up_task_is_asked_about_while_a_push_waits_and_its_url_is_good() -> None:
+    task, pushes = a_task(state=TaskState.EXPIRED, asks=3, expires_at=at(1000)), waiting("k1")
+
+    assert asking.ask_later(task, pushes, now=at(300), poll=POLL).due_at == at(300) + timedelta(seconds=240)
+    assert asking.ask_later(task, pushes, now=at(1000), poll=POLL).due_at is None
+
+
+def test_time_counts_from_when_kling_may_have_begun() -> None:
+    long_ago = a_task(created_at=at(-200_000), started_at=at(0))
+
+    assert not asking.is_given_up(long_ago, now=at(0) + POLL.give_up_after - timedelta(seconds=1), poll=POLL)
+    assert asking.is_given_up(long_ago, now=at(0) + POLL.give_up_after, poll=POLL)
+    assert not asking.is_given_up(a_task(state=TaskState.REJECTED), now=at(10**6), poll=POLL)
