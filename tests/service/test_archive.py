@@ -83,7 +83,7 @@ class Workshop:
 
     def start(self, *, guard: PublicGuard = LOOPBACK, bounds: Bounds | None = None, shelf: Any = None) -> None:
         self.outbound = Outbound(user_agent="kling-receiver/test", guard=guard)
-        archiver = Archiver(
+        self.archiver = Archiver(
             shelf or self.store,
             self.outbound,
             self.folder,
@@ -94,7 +94,7 @@ class Workshop:
             bounds=bounds,
             free=lambda _: self.free,
         )
-        self.running = asyncio.create_task(archiver.run(self.stop))
+        self.running = asyncio.create_task(self.archiver.run(self.stop))
 
     async def end(self) -> None:
         self.stop.set()
@@ -517,6 +517,7 @@ async def test_no_more_than_a_few_downloads_go_on_at_once_and_each_task_has_its_
         shop.start()
         await until(lambda: len(cdn.requests) == AT_ONCE)
         few = await shop.succeeds(f"{cdn.url}/few")
+        await until(lambda: few.id in shop.archiver._visits)
         go.set()
         await shop.settled(many)
         await shop.settled(few)
