@@ -76,18 +76,24 @@ async def test_an_unknown_a_revoked_and_an_expired_token_get_one_and_the_same_40
     brief = '[callbacks]\nexpire_after = "1s"\n'
     async with a_receiver(tmp_path, a_config("http://127.0.0.1:9", more=brief)) as receiver:
         async with receiver.client() as client:
-            _, url = await minted(client)
+            _, expired = await minted(client)
+        await receiver.restart(a_config("http://127.0.0.1:9"))
+        async with receiver.client() as client:
+            task, revoked = await minted(client)
+            assert (await ask("POST", revoked, a_push("processing"))).status == 200
+            assert (await client.post(f"/api/callback-urls/{task['id']}/revoke")).status_code == 200
+        unknown = f"{receiver.public}/callbacks/{'x' * 43}"
 
         async def is_expired() -> bool:
-            return (await ask("POST", url, a_push("processing"))).status == 404
+            return (await ask("POST", expired, a_push("processing"))).status == 404
 
         await until(is_expired)
-        expired = await ask("POST", url, a_push("succeed"))
-        unknown = await ask("POST", f"{receiver.public}/callbacks/{'x' * 43}", a_push("succeed"))
+        answers = [await ask("POST", url, a_push("succeed")) for url in (unknown, revoked, expired)]
 
-        del expired.headers["date"], unknown.headers["date"]
-        assert expired == unknown
-        assert expired.status == 404
+        for answer in answers:
+            del answer.headers["date"]
+        assert answers[0].status == 404
+        assert answers == [answers[0]] * 3
 
 
 async def test_thousands_of_malformed_bodies_do_no_harm(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 from urllib.parse import urlsplit
 
+import pytest
 from processes import ENDPOINT, JOB, Receiver, a_kling, a_push, a_receiver, a_sink, an_upstream, minted, submitted
 from starlette.requests import Request
 from starlette.responses import Response
@@ -142,6 +143,7 @@ PAGES = [
 ]  # fmt: skip
 
 
+@pytest.mark.timeout(300)  # a process for each command; a busy machine starts them slowly
 async def test_no_secret_is_ever_put_out(tmp_path: Path) -> None:
     said = Said()
     async with (
