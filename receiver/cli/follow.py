@@ -13,10 +13,11 @@ from typing import Self
 
 from receiver.cli.connection import Connection
 from receiver.errors import ReceiverError
-from receiver.model import Json, TaskState
+from receiver.model import Archiving, Json, TaskState
 
 _ASK_ANYWAY_SECONDS = 15.0  # with the stream there: a bell may be missed
 _ASK_SECONDS = 2.0  # without it
+_ASK_FOR_FILES_SECONDS = 1.0  # of which the stream says nothing
 _RECONNECT_SECONDS = 1.0
 
 OVER = frozenset((TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED))
@@ -70,16 +71,26 @@ class Listener:
 
 
 def follow(connection: Connection, ref: str, *, timeout: timedelta | None = None) -> Iterator[Json]:
-    """Give the task now and each time its state changes, until it is over or *timeout* has passed."""
+    """Give the task now and each time its state changes, until it is over or *timeout* has passed.
+
+    A task whose results are still on their way home is not over.
+    """
     task = connection.get(f"/api/tasks/{ref}")
     yield task
     started = perf_counter()
     with Listener(connection, task_id=task["id"]) as listener:
-        while task["state"] not in OVER:
+        while task["state"] not in OVER or awaits_files(task):
             left = None if timeout is None else timeout.total_seconds() - (perf_counter() - started)
             if left is not None and left <= 0:
                 return
+            if awaits_files(task):
+                left = _ASK_FOR_FILES_SECONDS if left is None else min(left, _ASK_FOR_FILES_SECONDS)
             listener.wait(at_most=left)
             before, task = task, connection.get(f"/api/tasks/{task['id']}")
-            if task["state"] != before["state"]:
+            if (task["state"], awaits_files(task)) != (before["state"], awaits_files(before)):
                 yield task
+
+
+def awaits_files(task: Json) -> bool:
+    """Whether a task's results are on their way home, and its routes are told when they are there."""
+    return bool(task.get("archiving") == Archiving.AWAITED)

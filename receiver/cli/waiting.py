@@ -7,7 +7,7 @@ from time import perf_counter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.connection import Connection
-from receiver.cli.follow import OVER, follow
+from receiver.cli.follow import OVER, awaits_files, follow
 from receiver.errors import ReceiverError
 from receiver.model import Json, TaskState
 
@@ -38,11 +38,11 @@ def wait(connection: Connection, ref: str, *, timeout: timedelta | None, as_json
 
 
 def places(task: Json) -> list[str]:
-    """Tell where a task's results are: the files brought home, else Kling's URLs."""
-    if assets := task.get("assets"):
-        return [str(asset.get("path") or asset.get("url")) for asset in assets]
+    """Tell where a task's results are: the files brought home, and Kling's URLs of what was not."""
+    home = {asset.get("url"): asset.get("path") for asset in task.get("assets") or ()}
     result = task.get("result") or {}
-    return [str(entry["url"]) for entries in result.values() for entry in entries if entry.get("url")]
+    urls = [entry["url"] for entries in result.values() for entry in entries if entry.get("url")]
+    return list(dict.fromkeys(str(home.get(url) or url) for url in [*urls, *home]))
 
 
 def _watch(sightings: Iterator[Json]) -> Json:
@@ -64,6 +64,8 @@ def _report(sightings: Iterator[Json], started: float) -> Json:
 
 
 def _word(task: Json) -> str:
+    if awaits_files(task):
+        return f"{task['state']}, bringing its results home"
     return render.clean(task["state"]) + (f" ({render.clean(task['message'])})" if task.get("message") else "")
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from receiver import __version__
-from receiver.model import DeliveryStatus, HeldBy, Json, Origin, TaskState, Verified
+from receiver.model import Archiving, DeliveryStatus, HeldBy, Json, Origin, TaskState, Verified
 from receiver.orders import ReplayState
 from receiver.web.asked import DEFAULT_LIMIT, MOST
 
@@ -108,6 +108,10 @@ _SCHEMAS: Json = {
         verified={"enum": [*(word.value for word in Verified), None], "description": "Of one task alone."},
         result={**_ANYTHING, "description": "Of one task alone: a kind, such as images, to its entries."},
         assets={"type": "array", "items": _ANYTHING, "description": "Of one task alone: files brought home."},
+        archiving={
+            "enum": [*(word.value for word in Archiving), None],
+            "description": "Of one task alone: how it stands with files that are not home yet.",
+        },
     ),
     "Event": _object(
         ("type", "timestamp", "data"),

@@ -81,6 +81,7 @@ def task_with_end(shown: Task, end: Event | None) -> Json:
         "verified": None if end is None else end.verified.value,
         "result": data.get("result") or {},
         "assets": data.get("assets") or [],
+        "archiving": None if end is None or end.archiving is None else end.archiving.value,
     }
 
 

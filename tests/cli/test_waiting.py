@@ -45,7 +45,45 @@ def test_files_brought_home_stand_for_the_results(
     service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=RESULT, assets=assets))
 
     assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
-    assert capsys.readouterr().out == "/var/lib/kling/0.png\n"
+    assert capsys.readouterr().out == "/var/lib/kling/0.png\nhttps://cdn.example/1.png\n"
+
+
+def test_what_was_not_brought_home_is_told_by_its_url(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    urls = [f"https://cdn.example/{number}.png" for number in range(2)]
+    result = {"images": [{"index": number, "url": url} for number, url in enumerate(urls)]}
+    assets = [{"url": urls[1], "path": "/var/lib/kling/1.png"}, {"url": "https://cdn.example/w.png", "path": "/w.png"}]
+    service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=result, assets=assets))
+
+    assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
+    assert capsys.readouterr().out == f"{urls[0]}\n/var/lib/kling/1.png\n/w.png\n"
+
+
+def test_results_on_their_way_home_are_waited_for(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assets = [{"url": "https://cdn.example/0.png", "path": "/var/lib/kling/0.png"}]
+    under_way = make_task(state="succeed", result=RESULT, archiving="awaited")
+    course = Course(make_task(), under_way, under_way, make_task(state="succeed", result=RESULT, assets=assets))
+    service.answer(f"/api/tasks/{TASK_ID}", course)
+
+    assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
+
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == "/var/lib/kling/0.png"
+    assert [line.split("  ")[-1] for line in err.splitlines()] == [
+        "processing", "succeed, bringing its results home", "succeed",
+    ]  # fmt: skip
+
+
+def test_results_that_come_late_are_not_waited_for(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=RESULT, archiving="late"))
+
+    assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
+    assert capsys.readouterr().out == URLS
 
 
 @pytest.mark.parametrize(
