@@ -226,10 +226,13 @@ class Submitter:
         free = AT_ONCE - len(self._sending) if self._patience.opens_at is None else 1
         if free <= 0:
             return None
-        full = self._slots.full(await self._intake.occupancy(), now)
-        due = await self._intake.next_task_due(_QUEUED, without=full)
+        due = await self._intake.next_task_due(_QUEUED)
         if due is None or due > now:
-            moments = [moment for moment in (due, self._slots.opens_at(now) if full else None) if moment is not None]
+            return due
+        full = self._slots.full(await self._intake.occupancy(), now)
+        due = await self._intake.next_task_due(_QUEUED, without=full) if full else due
+        if due is None or due > now:
+            moments = [moment for moment in (due, self._slots.opens_at(now)) if moment is not None]
             return min(moments, default=None)
         until = now + self._call_lasts
         tasks = await self._intake.claim_tasks(_QUEUED, now=now, until=until, limit=free, without=full)
