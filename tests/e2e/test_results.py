@@ -1,0 +1,179 @@
+"""Results are brought home before anybody is told, in the product as its users run it, whatever ends it on the way."""
+
+import asyncio
+import contextlib
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx2
+from peers import Peer, response, serving
+from processes import (
+    ENDPOINT,
+    Receiver,
+    a_config,
+    a_kling,
+    a_receiver,
+    a_script_route,
+    a_sink,
+    a_webhook_route,
+    submitted,
+    task_in,
+)
+from support import until
+
+from receiver.kling.simulator.results import content
+
+ARCHIVE = '[archive]\ndir = "results"\n[network]\nallow = ["127.0.0.0/8"]\n'
+
+
+async def test_routes_are_told_when_the_files_are_there(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_kling() as kling:
+        config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink) + a_script_route(tmp_path))
+        async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
+            (tmp_path / "publish.sh").write_text('#!/bin/sh\nls "$KLING_ASSET_DIR" > "$OUT"\n')
+            created = await submitted(client, body={"prompt": "a cat", "n": 3, "subject_image_list": IMAGES})
+            await until(lambda: len(sink.received) == 1)
+
+            [[event]] = sink.received.values()
+            assert [Path(asset["path"]).name for asset in event["data"]["assets"]] == ["0.png", "1.png", "2.png"]
+            for asset, entry in zip(event["data"]["assets"], event["data"]["result"]["images"], strict=True):
+                await is_home(asset, entry["url"])
+            shown = await task_in(client, created["id"], "succeed")
+            assert shown["assets"] == event["data"]["assets"]
+            assert shown["archiving"] is None
+            await until(lambda: seen_by_the_script(tmp_path) == ["0.png", "1.png", "2.png"])
+            assert kling.counts["results"] == 6, "each once by us and once by the test"
+            assert await receiver.stop() == 0
+
+
+async def test_a_submit_that_waits_ends_with_the_files(tmp_path: Path) -> None:
+    async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url, more=ARCHIVE)) as receiver:
+        image = "https://example.com/a.png"
+        done = await asyncio.to_thread(
+            receiver.run, "submit", ENDPOINT, "--set", "prompt=a cat", "--image", image, "--wait"
+        )
+
+        assert done.returncode == 0, done.stderr
+        [place] = done.stdout.splitlines()
+        assert Path(place).is_relative_to(tmp_path / "results")
+        assert content_of(place).startswith(b"\x89PNG")
+
+
+async def test_a_kill_in_the_middle_of_a_download_costs_a_second_download_and_nothing_else(tmp_path: Path) -> None:
+    async with a_cdn() as cdn, a_sink() as sink, a_kling(public_url=cdn.peer.url) as kling:
+        config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver:
+            cdn.breaks_off = True
+            async with receiver.client() as client:
+                task = await submitted(client)
+            await until(lambda: parts(tmp_path) != [], within=20)
+            receiver.kill()
+            assert sink.received == {}
+            assert home(tmp_path) == []
+
+            cdn.breaks_off = False
+            await receiver.start()
+            await until(lambda: len(sink.received) == 1, within=20)
+
+            [[event]] = sink.received.values()
+            [asset] = event["data"]["assets"]
+            kling_id = event["data"]["task"]["kling_id"]
+            assert content_of(asset["path"]) == content(kling_id, "image-0.png")
+            assert asset["sha256"] == hashlib.sha256(content(kling_id, "image-0.png")).hexdigest()
+            assert home(tmp_path) == [f"{task['id']}/{event['data']['event_id']}/0.png"]
+            assert parts(tmp_path) == []
+            await until(lambda: one_delivery(receiver) == [("delivered", 1)])
+
+
+async def test_a_stop_does_not_wait_for_a_download_and_the_next_start_goes_on(tmp_path: Path) -> None:
+    async with a_cdn() as cdn, a_sink() as sink, a_kling(public_url=cdn.peer.url) as kling:
+        cdn.breaks_off = True
+        config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver:
+            async with receiver.client() as client:
+                await submitted(client)
+            await until(lambda: parts(tmp_path) != [], within=20)
+            assert await receiver.stop(within=15) == 0
+
+            cdn.breaks_off = False
+            await receiver.start()
+            await until(lambda: len(sink.received) == 1, within=20)
+            await until(lambda: one_delivery(receiver) == [("delivered", 1)])
+
+
+async def test_without_a_folder_what_waited_for_files_goes_out(tmp_path: Path) -> None:
+    async with a_cdn() as cdn, a_sink() as sink, a_kling(public_url=cdn.peer.url) as kling:
+        cdn.breaks_off = True
+        config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink))
+        async with a_receiver(tmp_path, config) as receiver:
+            async with receiver.client() as client:
+                await submitted(client)
+            await until(lambda: parts(tmp_path) != [], within=20)
+
+            await receiver.restart(a_config(kling.url, more=a_webhook_route(sink)))
+            await until(lambda: len(sink.received) == 1, within=20)
+
+            [[event]] = sink.received.values()
+            assert "assets" not in event["data"]
+
+
+IMAGES = [{"subject_image": "https://example.com/a.png"}]
+
+
+class Cdn:
+    """Serves what the simulator makes; as long as it is told to, it breaks off in the middle and says nothing more."""
+
+    def __init__(self) -> None:
+        self.breaks_off = False
+        self.peer: Peer
+
+    async def answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        _, _results, task_id, name = self.peer.requests[-1].line.split()[1].partition("?")[0].split("/")
+        body = response(200, content(task_id, name), content_type="image/png", etag='"v1"')
+        if self.breaks_off:
+            writer.write(body[: len(body) - 200])
+            await asyncio.sleep(600)
+        writer.write(body)
+
+
+@contextlib.asynccontextmanager
+async def a_cdn() -> AsyncIterator[Cdn]:
+    cdn = Cdn()
+    async with serving(cdn.answer) as cdn.peer:
+        yield cdn
+
+
+async def is_home(asset: dict[str, Any], url: str) -> None:
+    """See that a file is what its URL gives."""
+    async with httpx2.AsyncClient(trust_env=False) as client:
+        there = (await client.get(url)).content
+    assert asset["url"] == url
+    assert content_of(asset["path"]) == there
+    assert (asset["bytes"], asset["sha256"]) == (len(there), hashlib.sha256(there).hexdigest())
+
+
+def content_of(path: str) -> bytes:
+    return Path(path).read_bytes()
+
+
+def seen_by_the_script(folder: Path) -> list[str]:
+    file = folder / "published.jsonl"
+    return file.read_text().split() if file.exists() else []
+
+
+def home(folder: Path) -> list[str]:
+    files = (path for path in (folder / "results").rglob("*.png") if path.is_file())
+    return sorted(str(path.relative_to(folder / "results")) for path in files)
+
+
+def parts(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "results").rglob("*.part")]
+
+
+def one_delivery(receiver: Receiver) -> list[tuple[Any, ...]]:
+    """Give status and attempts of the deliveries of the succeed."""
+    return receiver.rows(
+        "SELECT status, attempts FROM deliveries JOIN events ON events.id = event_id WHERE type = 'task.succeed'"
+    )
