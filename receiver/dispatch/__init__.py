@@ -69,6 +69,7 @@ class Dispatcher:
         self._grace = grace
         self._under_way: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
+        self._claims: dict[str, str] = {}  # of the deliveries under way
 
     async def run(self, stop: asyncio.Event) -> None:
         """Bring out what falls due until *stop*; then finish what is under way, or give it back when grace is over."""
@@ -145,17 +146,20 @@ class Dispatcher:
         if lane.pace is not None:
             lane.pace.take(len(claimed), now)
         for one in claimed:
-            self._start(route, lane, one, claim)
+            if one.delivery.id not in self._claims:
+                self._start(route, lane, one)
+            self._claims[one.delivery.id] = claim  # a lease ends before its attempt only when the clock was set
         self._wake.set()
         return None
 
-    def _start(self, route: str, lane: Lane, one: Claimed, claim: str) -> None:
+    def _start(self, route: str, lane: Lane, one: Claimed) -> None:
         self._under_way[route] += 1
-        attempt = asyncio.create_task(self._attempt(route, lane, one, claim))
+        attempt = asyncio.create_task(self._attempt(route, lane, one))
         self._attempts.add(attempt)
 
         def done(ended: "asyncio.Task[None]") -> None:
             self._attempts.discard(ended)
+            self._claims.pop(one.delivery.id, None)
             self._under_way[route] -= 1
             self._wake.set()
             if not ended.cancelled() and ended.exception() is not None:
@@ -163,14 +167,14 @@ class Dispatcher:
 
         attempt.add_done_callback(done)
 
-    async def _attempt(self, route: str, lane: Lane, one: Claimed, claim: str) -> None:
+    async def _attempt(self, route: str, lane: Lane, one: Claimed) -> None:
         """Try one delivery and record what came of it; give it back untried when we are cancelled."""
         number = one.delivery.attempts + 1
         started_at, began = self._clock.now(), time.perf_counter()
         try:
             outcome = await self._outcome(lane, one, number, started_at)
         except asyncio.CancelledError:
-            await self._queue.release(one.delivery.id, claim=claim, now=self._clock.now())
+            await self._queue.release(one.delivery.id, claim=self._claims[one.delivery.id], now=self._clock.now())
             raise
         attempt = Attempt(
             delivery_id=one.delivery.id,
@@ -183,7 +187,11 @@ class Dispatcher:
             excerpt=outcome.excerpt,
         )
         verdict, ours = await self._holds.settle(
-            route, attempt, outcome, claim=claim, judge=partial(self._judge, lane, one, outcome)
+            route,
+            attempt,
+            outcome,
+            claim=self._claims[one.delivery.id],
+            judge=partial(self._judge, lane, one, outcome),
         )
         _log_attempt(one, attempt, verdict, ours=ours)
 
