@@ -5,24 +5,30 @@ import json
 import platform
 import sqlite3
 import sys
+import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from benchmarks.measures import ALL, Measured, Size
+
+_HEAD = f"{'figure':<36} {'ours':>11} {'baseline':>11} {'ratio':>6} {'aim':>7}  {'':<6}  notes"
 
 
 def main(argv: list[str] | None = None) -> int:
     """Measure what was asked for; 1 with ``--strict`` when an aim was missed."""
     asked = _parser().parse_args(argv)
     size = Size(**{each.name: getattr(asked, each.name) for each in fields(Size)})
-    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.machine()}", flush=True)
+    print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.machine()}\n\n{_HEAD}")
+    began = time.perf_counter()
     measured = []
     for name in asked.only or ALL:
         for finding in ALL[name](size):
             print(_row(finding), flush=True)
             measured.append(finding)
+    print(f"\nMedians of rounds taken in turns; {time.perf_counter() - began:.0f} s in all.")
     if asked.json:
-        asked.json.write_text(json.dumps([asdict(each) | {"met": each.met} for each in measured], indent=2) + "\n")
+        findings = [asdict(each) | {"value": each.value, "met": each.met} for each in measured]
+        asked.json.write_text(json.dumps(findings, indent=2) + "\n")
     return 1 if asked.strict and not all(each.met for each in measured) else 0
 
 
@@ -32,14 +38,23 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
     parser.add_argument("--strict", action="store_true", help="end with 1 when an aim is missed")
     for each in fields(Size):
-        parser.add_argument(f"--{each.name}", type=int, default=each.default, help=f"default {each.default}")
+        flag = f"--{each.name.replace('_', '-')}"
+        parser.add_argument(flag, type=int, default=each.default, help=f"default {each.default}")
     return parser
 
 
 def _row(found: Measured) -> str:
+    ratio = "" if found.baseline is None else f"{found.value:.2f}"
     wanted = f"{'>=' if found.more_is_better else '<'} {found.aim:g}"
     verdict = "met" if found.met else "MISSED"
-    return f"{found.name:<40} {found.value:>8.2f} {found.unit:<4} {wanted:>7}  {verdict:<7} {found.detail}"
+    ours, baseline = (_shown(number, found.unit) for number in (found.ours, found.baseline))
+    return f"{found.name:<36} {ours:>11} {baseline:>11} {ratio:>6} {wanted:>7}  {verdict:<6}  {found.detail}"
+
+
+def _shown(number: float | None, unit: str) -> str:
+    if number is None:
+        return ""
+    return f"{number:,.0f} {unit}" if number >= 100 else f"{number:.2f} {unit}"
 
 
 if __name__ == "__main__":

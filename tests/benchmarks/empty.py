@@ -21,21 +21,28 @@ async def callback(request: Request) -> Response:
 app = Starlette(routes=[Route("/callbacks/{token}", callback, methods=["POST"])])
 
 
-def serve(app: object, port: int) -> None:
-    """Serve an app the way the receiver's listener is served."""
-    uvicorn.run(
-        app,  # type: ignore[arg-type]  # any ASGI app
-        port=port,
-        http="httptools",
-        loop="uvloop",
-        ws="none",
-        access_log=False,
-        log_level="critical",
-        proxy_headers=False,
-        server_header=False,
-        backlog=1024,
-        timeout_keep_alive=60,
+def server(app: object, port: int) -> uvicorn.Server:
+    """Make a server for an app like the one of the receiver's listener."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,  # type: ignore[arg-type]  # any ASGI app
+            port=port,
+            http="httptools",
+            loop="uvloop",
+            ws="none",
+            access_log=False,
+            log_level="critical",
+            proxy_headers=False,
+            server_header=False,
+            backlog=1024,
+            timeout_keep_alive=60,
+        )
     )
+
+
+def serve(app: object, port: int) -> None:
+    """Serve an app until the process is told to end."""
+    server(app, port).run()
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,11 +19,15 @@ import uvloop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """How a run of requests went. ``began`` and ``ended`` are moments of the machine's monotonic clock."""
+    """How a run of requests went.
+
+    ``began`` and ``ended`` are moments of the machine's monotonic clock, ``times`` the seconds each answer took.
+    """
 
     began: float
     ended: float
     statuses: Mapping[int, int]
+    times: Sequence[float] = field(repr=False)
     bodies: Sequence[bytes] = field(repr=False)
 
     @property
@@ -46,29 +50,33 @@ def request(path: str, body: bytes, headers: Mapping[str, str] | None = None) ->
 
 async def post_all(port: int, requests: Iterable[bytes], *, connections: int) -> Load:
     """Post them all, in order, each as soon as a connection is free."""
-    waiting = iter(requests)
-    statuses: Counter[int] = Counter()
-    bodies: list[bytes] = []
+    run = _Run(waiting=iter(requests))
     loop = asyncio.get_running_loop()
-    busy = [
-        (await loop.create_connection(lambda: _Connection(waiting, statuses, bodies), "127.0.0.1", port))[1]
-        for _ in range(connections)
-    ]
+    busy = [(await loop.create_connection(lambda: _Connection(run), "127.0.0.1", port))[1] for _ in range(connections)]
     began = time.perf_counter()
     for connection in busy:
         connection.post_next()
     await asyncio.gather(*(connection.done for connection in busy))
-    return Load(began=began, ended=time.perf_counter(), statuses=statuses, bodies=bodies)
+    return Load(began=began, ended=time.perf_counter(), statuses=run.statuses, times=run.times, bodies=run.bodies)
+
+
+@dataclass(slots=True, kw_only=True)
+class _Run:
+    """What the connections of one run share: the requests that are left, and what came of the others."""
+
+    waiting: Iterator[bytes]
+    statuses: Counter[int] = field(default_factory=Counter)
+    times: list[float] = field(default_factory=list)
+    bodies: list[bytes] = field(default_factory=list)
 
 
 class _Connection(asyncio.Protocol):
     """One connection: posts the next request when the last one is answered, until none is left."""
 
-    def __init__(self, waiting: Iterable[bytes], statuses: Counter[int], bodies: list[bytes]) -> None:
-        self._waiting = iter(waiting)
-        self._statuses = statuses
-        self._bodies = bodies
+    def __init__(self, run: _Run) -> None:
+        self._run = run
         self._body = b""
+        self._posted_at = 0.0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's always is one
@@ -81,18 +89,20 @@ class _Connection(asyncio.Protocol):
         self._body += data
 
     def on_message_complete(self) -> None:
-        self._statuses[self._parser.get_status_code()] += 1
-        self._bodies.append(self._body)
+        self._run.times.append(time.perf_counter() - self._posted_at)
+        self._run.statuses[self._parser.get_status_code()] += 1
+        self._run.bodies.append(self._body)
         self.post_next()
 
     def post_next(self) -> None:
-        following = next(self._waiting, None)
+        following = next(self._run.waiting, None)
         if following is None:
             self.done.set_result(None)
             self._transport.close()
             return
         self._body = b""
         self._parser = httptools.HttpResponseParser(self)
+        self._posted_at = time.perf_counter()
         self._transport.write(following)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -100,12 +110,21 @@ class _Connection(asyncio.Protocol):
             self.done.set_exception(exc or ConnectionError("the server hung up in the middle"))
 
 
+def written(posts: Iterable[tuple[str, str]]) -> list[bytes]:
+    """Write the requests for these paths and bodies."""
+    return [request(path, body.encode()) for path, body in posts]
+
+
+def tell(load: Load) -> None:
+    """Print how a run went, for the process that started this one."""
+    said = {"began": load.began, "ended": load.ended, "statuses": load.statuses, "times": load.times}
+    print(json.dumps(said), flush=True)
+
+
 def main(port: int, connections: int, file: Path) -> None:
     """Run the requests of *file* and print how it went."""
-    lines = [json.loads(line) for line in file.read_text().splitlines()]
-    requests = [request(path, body.encode()) for path, body in lines]
-    load = uvloop.run(post_all(port, requests, connections=connections))
-    json.dump({"began": load.began, "ended": load.ended, "statuses": load.statuses}, sys.stdout)
+    requests = written(json.loads(line) for line in file.read_text().splitlines())
+    tell(uvloop.run(post_all(port, requests, connections=connections)))
 
 
 if __name__ == "__main__":

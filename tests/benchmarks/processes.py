@@ -11,15 +11,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from benchmarks.load import Load, post_all, request
 from support import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0
+LONGEST_RUN = 60.0
 TOKEN = "an-admin-token-of-these-measurements"
 SECRET = "whsec_dGhlIHNlY3JldCBvZiB0aGVzZSBtZWFzdXJlbWVudHM="
 CONNECTIONS = 64
+
+Post: TypeAlias = tuple[str, str]
+"""The path and the body of a request."""
 
 CONFIG = """
 [public]
@@ -41,7 +46,7 @@ every = "24h"
 """
 ROUTE = """
 [[routes]]
-name = "measured"
+name = "to-{sink}"
 webhook = {{ url = "http://127.0.0.1:{sink}/hook", secret = "{secret}" }}
 concurrency = 32
 """
@@ -69,7 +74,8 @@ def running(*argv: str, log: Path, env: dict[str, str] | None = None) -> Iterato
 @contextmanager
 def serving(module: str, *argv: str, folder: Path) -> Iterator[int]:
     """Run one of our own servers on a free port."""
-    port, log = free_port(), folder / f"{module}.log"
+    port = free_port()
+    log = folder / f"{module}-{port}.log"
     with running(f"benchmarks.{module}", str(port), *argv, log=log) as process:
         _wait_for_port(process, port, log)
         yield port
@@ -81,7 +87,7 @@ class Receiver:
 
     public: int
     admin: int
-    folder: Path
+    config: Path
     ready_after: float
     pid: int
 
@@ -102,42 +108,55 @@ class Receiver:
 
 
 @contextmanager
-def receiver(folder: Path, *, sink: int | None = None) -> Iterator[Receiver]:
-    """Run the receiver with a store in *folder*, and a route to *sink* if there is one; go on when it says READY."""
-    public, admin, log = free_port(), free_port(), folder / "receiver.log"
-    config = CONFIG.format(public=public, admin=admin, token=TOKEN)
-    route = "" if sink is None else ROUTE.format(sink=sink, secret=SECRET)
-    (folder / "config.toml").write_text(config + route)
+def receiver(folder: Path, *sinks: int) -> Iterator[Receiver]:
+    """Run the receiver with a store in *folder* and a route to each of *sinks*; go on when it says READY."""
+    public, admin, log, config = free_port(), free_port(), folder / "receiver.log", folder / "config.toml"
+    routes = "".join(ROUTE.format(sink=sink, secret=SECRET) for sink in sinks)
+    config.write_text(CONFIG.format(public=public, admin=admin, token=TOKEN) + routes)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         address = folder / "notify"
         address.unlink(missing_ok=True)
         notified.bind(str(address))
-        env = {"NOTIFY_SOCKET": str(address), "KLING_RECEIVER_CONFIG": str(folder / "config.toml")}
+        env = {"NOTIFY_SOCKET": str(address), "KLING_RECEIVER_CONFIG": str(config)}
         began = time.perf_counter()
         with running("receiver", "serve", log=log, env=env) as process:
             _wait_for_ready(process, notified, log)
             ready_after = time.perf_counter() - began
-            yield Receiver(public=public, admin=admin, folder=folder, ready_after=ready_after, pid=process.pid)
+            yield Receiver(public=public, admin=admin, config=config, ready_after=ready_after, pid=process.pid)
 
 
-def load(port: int, posts: Sequence[tuple[str, str]], folder: Path) -> Load:
+def load(port: int, posts: Sequence[Post], folder: Path, *, connections: int = CONNECTIONS) -> Load:
     """Let the load generator, as a process of its own, post these paths and bodies."""
+    return _run("benchmarks.load", port, connections, _written(posts, folder))
+
+
+def load_on_one_loop(port: int, posts: Sequence[Post], folder: Path, *, config: Path | None = None) -> Load:
+    """Post to a server on the generator's own event loop: the receiver of *config*, or else the empty handler."""
+    return _run("benchmarks.one_loop", port, CONNECTIONS, _written(posts, folder), *([config] if config else []))
+
+
+def _written(posts: Sequence[Post], folder: Path) -> Path:
     file = folder / "posts"
     file.write_text("".join(json.dumps(post) + "\n" for post in posts))
+    return file
+
+
+def _run(module: str, *argv: object) -> Load:
     ran = subprocess.run(
-        [sys.executable, "-m", "benchmarks.load", str(port), str(CONNECTIONS), file],
-        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT / "tests")},
+        [sys.executable, "-m", module, *map(str, argv)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         check=False,
+        timeout=LONGEST_RUN,
     )
-    if ran.returncode != 0:
+    if ran.returncode not in (0, -signal.SIGTERM):  # the second is how uvicorn ends, told to
         raise RuntimeError(ran.stderr)
     said = json.loads(ran.stdout)
     statuses = {int(status): count for status, count in said["statuses"].items()}
     if set(statuses) != {200}:
         raise RuntimeError(f"not every request was answered 200: {statuses}")
-    return Load(began=said["began"], ended=said["ended"], statuses=statuses, bodies=())
+    return Load(began=said["began"], ended=said["ended"], statuses=statuses, times=said["times"], bodies=())
 
 
 def _wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:

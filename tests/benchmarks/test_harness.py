@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from benchmarks.__main__ import main
 from benchmarks.load import post_all, request
-from benchmarks.measures import ALL, CALLBACK, Measured, at, compared, delivery_rate, forwarded, forwarder
-from benchmarks.processes import load, serving
+from benchmarks.measures import ALL, CALLBACK, at, cost, delivery_rate, faster, forwarded, forwarder, no_slower
+from benchmarks.processes import load, load_on_one_loop, serving
 from benchmarks.sink import Sink
+from support import free_port
 
 
 def test_the_generator_posts_each_request_once_and_counts_its_answers(tmp_path: Path) -> None:
@@ -33,6 +34,13 @@ async def test_answers_are_kept_for_those_who_want_them(tmp_path: Path) -> None:
     assert ran.bodies == [b'{"ok":true}'] * 3
 
 
+def test_the_generator_can_share_the_loop_of_the_server(tmp_path: Path) -> None:
+    ran = load_on_one_loop(free_port(), [(f"/callbacks/{number}", "{}") for number in range(200)], tmp_path)
+
+    assert ran.statuses == {200: 200}
+    assert len(ran.times) == 200
+
+
 async def test_the_sink_takes_every_webhook_of_a_connection() -> None:
     arrived: list[None] = []
     server = await asyncio.get_running_loop().create_server(lambda: Sink(lambda: arrived.append(None)), "127.0.0.1", 0)
@@ -55,14 +63,19 @@ def test_the_forwarder_made_by_hand_delivers_and_writes_down(tmp_path: Path) -> 
 
 
 def test_rates_are_compared_by_their_medians() -> None:
-    found = compared("a", [90, 1, 80], [100, 160, 100], aim=0.7)
+    found = faster("a", [90, 1, 80], [100, 160, 100], aim=0.7, detail="")
 
-    assert (found.value, found.met) == (0.8, True)
+    assert (found.ours, found.baseline, found.value, found.met) == (80, 100, 0.8, True)
+
+
+def test_times_may_be_longer_than_the_baseline_only_as_far_as_the_aim_says() -> None:
+    assert no_slower("a", [11.9], [10], aim=1.2, detail="").met
+    assert not no_slower("a", [12.1], [10], aim=1.2, detail="").met
 
 
 def test_a_cost_meets_its_aim_from_below() -> None:
-    assert Measured(name="a", value=9.9, unit="ms", aim=10, more_is_better=False, detail="").met
-    assert not Measured(name="a", value=10, unit="ms", aim=10, more_is_better=False, detail="").met
+    assert cost("a", 9.9, "ms", aim=10, detail="").met
+    assert not cost("a", 10, "ms", aim=10, detail="").met
 
 
 def test_a_percentile_is_one_of_the_times() -> None:

@@ -1,0 +1,57 @@
+"""A server and its load generator on one event loop: neither has a core of its own, and no wake-up goes between them.
+
+``python -m benchmarks.one_loop PORT CONNECTIONS FILE`` posts FILE to the empty handler; with ``CONFIG`` behind it,
+to the receiver which that file is of, and which listens at PORT. Prints how it went.
+"""
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from pathlib import Path
+
+import uvloop
+from benchmarks import empty
+from benchmarks.load import post_all, tell, written
+
+from receiver import logs, service
+from receiver.settings import load
+
+
+async def beside(
+    server: Coroutine[object, object, object], port: int, connections: int, requests: Sequence[bytes]
+) -> None:
+    """Run *server*, post to it, print how that went, and tell it to end."""
+    serving = asyncio.create_task(server)
+    while not await _listens(port):
+        if serving.done():
+            raise RuntimeError("the server has ended") from serving.exception()
+        await asyncio.sleep(0.01)
+    tell(await post_all(port, requests, connections=connections))
+    signal.raise_signal(signal.SIGTERM)
+    await serving
+
+
+async def _listens(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+def main(port: int, connections: int, file: Path, config: Path | None = None) -> None:
+    """Measure the receiver that *config* is of, or else the empty handler."""
+    requests = written(json.loads(line) for line in file.read_text().splitlines())
+    if config is None:
+        server: Coroutine[object, object, object] = empty.server(empty.app, port).serve()
+    else:
+        logs.configure()
+        server = service._run(load(config))
+    uvloop.run(beside(server, port, connections, requests))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *map(Path, sys.argv[3:]))
