@@ -51,7 +51,7 @@ def _keyless(kling: KlingSettings, named: object, environ: Mapping[str, str]) ->
     why = f"the environment variable {variable} is not set" if variable else "there is no key"
     yield (
         ("kling", "api_key"),
-        f"{why}, so nothing can be submitted, confirmed or polled with a key of ours; callbacks and the console work",
+        f"{why}, so nothing can be submitted, confirmed or polled with a key of ours; callbacks are taken all the same",
     )
 
 

@@ -143,7 +143,7 @@ def read_optional_secret(raw: object, info: ValidationInfo) -> Secret | None:
 
 
 def read_api_key(raw: object, info: ValidationInfo) -> Secret | None:
-    """Read Kling's key. A variable that is not set is no fault: callbacks and the console go without a key."""
+    """Read Kling's key. A variable that is not set is no fault: callbacks are taken without a key."""
     if unset_variable(raw, surroundings(info).environ):
         return None
     return read_optional_secret(raw, info)

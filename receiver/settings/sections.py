@@ -96,7 +96,7 @@ class AdminSettings(Section):
     """What you and your programs reach."""
 
     listen: Annotated[Address, Read(read_address)] = Field(
-        default=Address("127.0.0.1", 8701), description="Where the gateway, the API, the console and metrics are."
+        default=Address("127.0.0.1", 8701), description="Where the gateway and the API are."
     )
     token: Annotated[Secret | None, Resolve(references.read_optional_secret)] = Field(
         default=None, description="The bearer token it asks for. Empty: made at first start, kept beside the store."
