@@ -184,6 +184,10 @@ def _data(event: Event) -> Json:
 
 
 def _asset_dir(data: Json) -> str:
-    """Give the folder that the event's downloaded results lie in, empty when none were downloaded."""
+    """Give the folder that the event's downloaded results lie in, empty when none were downloaded.
+
+    It is empty too where its name has other letters than may be given: half a name leads elsewhere.
+    """
     paths = [asset.get("path") for asset in data.get("assets") or ()]
-    return next((str(PurePosixPath(path).parent) for path in paths if path), "")
+    folder = next((str(PurePosixPath(path).parent) for path in paths if path), "")
+    return "" if _UNSAFE.search(folder) else folder

@@ -1,6 +1,7 @@
 """What the configuration allows and its author has probably not meant: warnings, not faults."""
 
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from receiver.settings.sections import KlingSettings, Settings
 
 Doubt: TypeAlias = tuple[Location, str]
 
+_STRANGE = re.compile(r"[^A-Za-z0-9_./:-]")
 _SHORTEST_TOKEN = 16
 _SHORTEST_STANDARD_KEY = 24
 
@@ -38,10 +40,17 @@ def doubts(settings: Settings, values: Mapping[str, Any], environ: Mapping[str, 
         yield ("admin", "token"), f"is easy to guess; give {_SHORTEST_TOKEN} characters or more, or leave it empty"
     for number, secret in enumerate(settings.callbacks.signing_secrets):
         yield from _weak(secret, ("callbacks", "signing_secrets", number))
+    if settings.archive.dir and _strange_letters(str(settings.archive.dir)):
+        yield ("archive", "dir"), f"has {_strange_letters(str(settings.archive.dir))!r}, so KLING_ASSET_DIR stays empty"
     if settings.gateway.secret:
         yield from _weak(settings.gateway.secret, ("gateway", "secret"))
     for number, route in enumerate(settings.routes):
         yield from _about_route(route, ("routes", number), environ)
+
+
+def _strange_letters(path: str) -> str:
+    """Give the letters of a path that no variable of a script carries."""
+    return "".join(dict.fromkeys(_STRANGE.findall(path)))
 
 
 def _keyless(kling: KlingSettings, named: object, environ: Mapping[str, str]) -> Iterator[Doubt]:

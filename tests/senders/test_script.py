@@ -158,6 +158,15 @@ async def test_what_is_not_known_is_empty() -> None:
     assert outcome.excerpt == b"[]\n"
 
 
+async def test_a_folder_whose_name_would_have_to_be_cut_is_not_given() -> None:
+    data = {**ENVELOPE, "data": {"assets": [{"path": "/srv/my results/evt_1/0.png"}]}}
+    event = an_event(envelope=json.dumps(data).encode())
+
+    outcome = await shell('echo "[$KLING_ASSET_DIR]"', parcel=a_parcel(event=event))
+
+    assert outcome.excerpt == b"[]\n"
+
+
 async def test_it_runs_where_it_is_told_to(tmp_path: Path) -> None:
     assert (await run("/bin/pwd", cwd=tmp_path)).excerpt.decode().strip() == str(tmp_path)
 

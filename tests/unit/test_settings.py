@@ -400,6 +400,7 @@ def test_the_schema_describes_every_key_with_its_default_as_the_file_writes_it()
         ('[gateway]\nsecret = "whsec_dGVzdA=="', "config.toml:2: gateway.secret: is a short key"),
         ('[callbacks]\nsigning_secrets = ["whsec_dGVzdA=="]', "config.toml:2: callbacks.signing_secrets.0: is a short"),
         ('[kling]\napi_key = ""', "config.toml:2: kling.api_key: there is no key"),
+        ('[archive]\ndir = "/srv/my résults"', "config.toml:2: archive.dir: has ' é', so KLING_ASSET_DIR stays empty"),
     ],
 )
 def test_what_is_allowed_and_hardly_meant_is_a_warning(text: str, warning: str, tmp_path: Path) -> None:
