@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from receiver.clock import Ids
@@ -69,53 +69,55 @@ class Announcer:
             verified=verified,
             result=reading.result,
         )
+        type_ = f"task.{state}"
+        decisions = self._decide(type_, body, task.endpoint, data, trusted=trusted)
+        # What nobody vouches for is fetched only if somebody wants it all the same.
+        worth_it = trusted or any(decision.wanted for decision in decisions)
+        awaited = self._archive and state is TaskState.SUCCEED and worth_it and bool(result_urls(reading.result))
+        if task.reply_to is not None:
+            decisions.append(_decide_reply(task.reply_to, source, trusted=trusted))
         event = Event(
             id=event_id,
-            type=f"task.{state}",
-            envelope=envelope(f"task.{state}", at, data),
+            type=type_,
+            envelope=envelope(type_, at, data),
             body=body,
             verified=verified,
             created_at=at,
             task_id=task.id,
             push_id=push_id,
+            decisions=tuple(decisions),
+            archiving=Archiving.AWAITED if awaited else None,
         )
-        decisions = self._decide(event, task.endpoint, data, trusted=trusted)
-        # What nobody vouches for is fetched only if somebody wants it all the same.
-        worth_it = trusted or any(decision.wanted for decision in decisions)
-        if self._archive and state is TaskState.SUCCEED and worth_it and result_urls(reading.result):
-            event = replace(event, archiving=Archiving.AWAITED)
-        if task.reply_to is not None:
-            decisions.append(_decide_reply(task.reply_to, source, trusted=trusted))
-        return self._promised(event, decisions)
+        return self._promised(event)
 
     def alert(self, what: str, data: Json, *, at: datetime, task: Task | None = None) -> Announcement:
         """Announce that something is wrong, or right again; *data* holds what a person needs to mend it."""
         event_id = self._ids.new("evt")
         data = {"event_id": event_id, **data}
+        type_ = f"alert.{what}"
+        endpoint = None if task is None else task.endpoint
         event = Event(
             id=event_id,
-            type=f"alert.{what}",
-            envelope=envelope(f"alert.{what}", at, data),
+            type=type_,
+            envelope=envelope(type_, at, data),
             body=b"",
             verified=Verified.NONE,
             created_at=at,
             task_id=None if task is None else task.id,
+            decisions=tuple(self._decide(type_, b"", endpoint, data, trusted=True)),
         )
-        return self._promised(event, self._decide(event, None if task is None else task.endpoint, data, trusted=True))
+        return self._promised(event)
 
-    def _decide(self, event: Event, endpoint: str | None, data: Json, *, trusted: bool) -> list[Decision]:
+    def _decide(self, type_: str, body: bytes, endpoint: str | None, data: Json, *, trusted: bool) -> list[Decision]:
         def whole() -> Json:
-            return {**data, "kling": json.loads(event.body)} if event.body else data
+            return {**data, "kling": json.loads(body)} if body else data
 
-        candidate = Candidate(type=event.type, endpoint=endpoint, trusted=trusted, data=whole)
-        return list(self._routing.decide(candidate))
+        return list(self._routing.decide(Candidate(type=type_, endpoint=endpoint, trusted=trusted, data=whole)))
 
-    def _promised(self, event: Event, decisions: Sequence[Decision]) -> Announcement:
-        """Promise the event to each route that wants it, and keep why the others do not."""
-        return Announcement(
-            event=replace(event, decisions=tuple(decisions)),
-            deliveries=[self._delivery(event, decision.route) for decision in decisions if decision.wanted],
-        )
+    def _promised(self, event: Event) -> Announcement:
+        """Promise the event to each route that wants it."""
+        wanted = [decision.route for decision in event.decisions if decision.wanted]
+        return Announcement(event=event, deliveries=[self._delivery(event, route) for route in wanted])
 
     def _delivery(self, event: Event, route: str) -> Delivery:
         """Promise the event to a route: at once, or when its files are there. A client's own URL never waits."""

@@ -15,6 +15,7 @@ MOST_RESULTS = 100
 """How many results of one event are brought home at the most; Kling makes nine pictures in one task."""
 
 _END = b"}}"
+_compact = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one for each call
 
 
 def describe_task(task: Task) -> Json:
@@ -99,4 +100,4 @@ def joined(event: Event) -> bytes:
 
 
 def _written(told: Json) -> bytes:
-    return json.dumps(told, separators=(",", ":")).encode()
+    return _compact(told).encode()

@@ -4,6 +4,7 @@ What is opened is closed in reverse: the store first and last.
 """
 
 import asyncio
+import gc
 import os
 import socket
 from collections.abc import Mapping, Sequence
@@ -87,6 +88,7 @@ async def _run(loaded: Loaded) -> int:
     notifier = Notifier.from_environment()
     async with AsyncExitStack() as stack:
         supervisor = await _assemble(loaded.settings, listen_fds(), stack)
+        gc.freeze()  # all this stays, and looking through it for garbage would stop the loop for some 30 ms each time
         if ended := await end_left_behind():
             log.warning("scripts.ended", processes=ended, reason="The receiver that ran them was killed.")
         return await supervisor.run(notifier)
@@ -97,9 +99,9 @@ async def _assemble(
 ) -> Supervisor:
     """Put the parts together, from the store up."""
     clock, bells = SystemClock(), Bells()
-    ids = Ids(clock)
     store = await SqliteStore.open(settings.store.path)
     stack.push_async_callback(store.aclose)
+    ids = Ids(clock, above=await store.newest_id())
     announcer = Announcer(compile_routes(settings.routes), ids, archive=settings.archive.dir is not None)
     alerts = Alerts(announcer, clock=clock)
     inside, outside = _ways_out(settings, stack)

@@ -11,6 +11,7 @@ import hmac
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from enum import StrEnum
+from functools import lru_cache
 
 from receiver.clock import EPOCH
 from receiver.model import Secret
@@ -69,6 +70,7 @@ def check(
     return Signature.GOOD if any(matches) else Signature.BAD
 
 
+@lru_cache(maxsize=64)
 def key(secret: Secret) -> bytes:
     """Give the bytes of the key: what follows ``whsec_`` decoded from base64, padded or not; else the text itself."""
     text = secret.reveal().strip()

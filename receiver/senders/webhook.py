@@ -44,6 +44,7 @@ class WebhookSender:
     def __init__(self, settings: WebhookSettings, *, outbound: Outbound) -> None:
         self._settings = settings
         self._outbound = outbound
+        self._headers = _extra_headers(settings) | _JSON
 
     @property
     def timeout(self) -> timedelta:
@@ -54,7 +55,7 @@ class WebhookSender:
         """Post the event once."""
         as_it_came = self._settings.payload == "kling" and parcel.event.body
         content = parcel.event.body if as_it_came else payload.joined(parcel.event)
-        headers = self._extra_headers() | _JSON | _tracking(parcel) | _identity(parcel)
+        headers = self._headers | _tracking(parcel) | _identity(parcel)
         if self._settings.secret:
             headers |= _signature(self._settings.secret, parcel, content)
         return await _post(
@@ -64,14 +65,6 @@ class WebhookSender:
     async def aclose(self) -> None:
         """Close the connections."""
         await self._outbound.aclose()
-
-    def _extra_headers(self) -> dict[str, str]:
-        named = {name.lower(): value for name, value in self._settings.headers.items()}
-        return {
-            name: value.reveal() if isinstance(value, Secret) else value
-            for name, value in named.items()
-            if not _OURS.fullmatch(name)
-        }
 
 
 class ReplySender:
@@ -157,6 +150,15 @@ async def _post(
     except (NotSent, NoAnswer) as exc:
         return Failed(reason=str(exc))
     return judge(reply, url=url, sent=len(content), at=at)
+
+
+def _extra_headers(settings: WebhookSettings) -> dict[str, str]:
+    named = {name.lower(): value for name, value in settings.headers.items()}
+    return {
+        name: value.reveal() if isinstance(value, Secret) else value
+        for name, value in named.items()
+        if not _OURS.fullmatch(name)
+    }
 
 
 def _tracking(parcel: Parcel) -> dict[str, str]:
