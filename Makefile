@@ -33,7 +33,7 @@ bench: $(VENV)/.dev ## measure against the ways it is usually done (ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
 soak: $(VENV)/.dev ## the tests that kill, cancel and guess, for as long as it takes
-	KILLS=1000 CANCELLATIONS=2000 EXAMPLES=5000 $(PYTEST) --timeout=0 $(ARGS)
+	KILLS=1000 CUTS=10000 CANCELLATIONS=2000 EXAMPLES=5000 BODIES=100000 $(PYTEST) --timeout=0 -rP $(ARGS)
 
 fmt: $(VENV)/.dev ## format, and mend what can be mended by machine
 	$(BIN)/ruff check --fix-only --quiet .

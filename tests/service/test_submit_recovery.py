@@ -122,7 +122,7 @@ async def test_wherever_the_process_dies_each_intent_is_made_once_and_none_twice
         }, length
         assert all(task.origin == "gateway" for task in tasks if task not in sent)
         length += 1
-    assert length > 20
+    assert length > 12  # every call to the store and to Kling is a place to die in
 
 
 # -- answers that got lost

@@ -1,0 +1,100 @@
+"""Runs a process under strace, to write down what it does to its files or to interfere with it."""
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+STRACE = shutil.which("strace") or ""
+TESTS = Path(__file__).parents[1]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": f"{TESTS}:{TESTS.parent}"}
+
+_LINE = re.compile(r"(?P<pid>\d+) +(?P<rest>.*)")
+_CALL = re.compile(r"(?P<name>\w+)\((?P<arguments>.*?)(?:\) += (?P<result>-?\d+|\?).*| <unfinished \.\.\.>)$")
+_RESUMED = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<arguments>.*)\) += (?P<result>-?\d+|\?).*$")
+
+
+@functools.cache
+def why_not() -> str:
+    """Say why strace cannot be used here; nothing when it can."""
+    if not STRACE:
+        return "there is no strace here (Debian, Ubuntu: apt install strace)"
+    tried = subprocess.run(
+        [STRACE, "-f", "--seccomp-bpf", "-o", os.devnull, sys.executable, "-c", ""],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return "" if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.strip()[:200]}"
+
+
+needs_strace = pytest.mark.skipif(bool(why_not()), reason=f"NOT TESTED: {why_not()}")
+
+
+def recording(script: Path, *arguments: str, options: Sequence[str], log: Path) -> list[str]:
+    """Give the command that runs a Python *script* and writes what *options* ask for to *log*."""
+    return [STRACE, "-f", "--seccomp-bpf", "-qq", "-o", str(log), *options, sys.executable, str(script), *arguments]
+
+
+def meddling(script: Path, *arguments: str, options: Sequence[str]) -> list[str]:
+    """Give the command that runs a Python *script* and interferes as *options* say; the quick way cannot count."""
+    return [STRACE, "-f", "-qq", "-o", os.devnull, *options, sys.executable, str(script), *arguments]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """One system call's beginning or end, or both at once. ``result`` is None where it has not come back."""
+
+    pid: str
+    name: str
+    arguments: str
+    begins: bool
+    ends: bool
+    result: int | None = None
+
+
+def calls(log: Path) -> Iterator[Call]:
+    """Read what strace wrote, in the order in which it happened."""
+    begun: dict[str, str] = {}
+    with log.open(encoding="ascii") as lines:
+        for line in lines:
+            split = _LINE.match(line)
+            assert split is not None, line[:200]
+            pid, rest = split["pid"], split["rest"]
+            if found := _CALL.match(rest):
+                result = found["result"]
+                if result is None:
+                    begun[pid] = found["arguments"]
+                yield Call(
+                    pid=pid,
+                    name=found["name"],
+                    arguments=found["arguments"],
+                    begins=True,
+                    ends=result is not None,
+                    result=None if result in (None, "?") else int(result),
+                )
+            elif found := _RESUMED.match(rest):
+                result = found["result"]
+                arguments = begun.pop(pid, "") + found["arguments"]
+                yield Call(
+                    pid=pid,
+                    name=found["name"],
+                    arguments=arguments,
+                    begins=False,
+                    ends=True,
+                    result=None if result == "?" else int(result),
+                )
+
+
+def string(argument: str) -> bytes:
+    r"""Read a string as `strace -xx` writes it: ``"\x2f\x74..."``."""
+    assert argument.startswith('"'), argument[:80]
+    assert argument.endswith('"'), "strace cut it short"
+    return bytes.fromhex(argument[1:-1].replace("\\x", ""))

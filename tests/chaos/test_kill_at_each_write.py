@@ -1,0 +1,161 @@
+"""Killed at its first write, at its second, at its third, ...: each thing a store does is done whole or not at all.
+
+strace kills the process as it enters the chosen call. A short run tries some of the points, a long one (POINTS=0) all.
+"""
+
+import asyncio
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from pathlib import Path
+from random import Random
+from typing import TypeAlias
+
+import pytest
+from chaos import keeper
+from chaos.conftest import Tell
+from chaos.dials import fresh_seed, number
+from chaos.kept import compare, words
+from chaos.straced import ENVIRONMENT, TESTS, calls, meddling, needs_strace, recording
+
+from receiver.store import upkeep
+from receiver.store.database import connect_writer
+from receiver.store.migrate import bring_up, known, migrate
+
+POINTS = number("POINTS", 5)
+KEEPER = TESTS / "chaos" / "keeper.py"
+KILLABLE = "pwrite64,fsync,fdatasync,ftruncate,rename,unlink"
+MADE_BEFORE = 12
+
+Point: TypeAlias = tuple[str, int]
+"""A system call's name, and the how many-th of a thread's."""
+
+pytestmark = [needs_strace, pytest.mark.timeout(0)]
+
+
+def points(path: Path, what: str, *more: str) -> list[Point]:
+    """Find out at which writes a keeper can be killed that does one thing."""
+    log, options = path.with_name("log"), ["-s", "0", "-e", f"trace={KILLABLE}"]
+    subprocess.run(
+        recording(KEEPER, what, str(path), *more, options=options, log=log),
+        env=ENVIRONMENT,
+        capture_output=True,
+        check=True,
+    )
+    counts = Counter((call.pid, call.name) for call in calls(log) if call.begins)
+    most: Counter[str] = Counter()
+    for (_, name), count in counts.items():
+        most[name] = max(most[name], count)
+    return [(name, nth) for name, count in sorted(most.items()) for nth in range(1, count + 1)]
+
+
+def kill_at(point: Point, path: Path, what: str, *more: str) -> tuple[bool, list[str]]:
+    """Let a keeper do one thing and kill it on the way; tell whether it was, and what it said before."""
+    name, nth = point
+    options = ["-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={nth}"]
+    command = meddling(KEEPER, what, str(path), *more, options=options)
+    ran = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False)
+    assert ran.returncode in (0, -signal.SIGKILL), ran.stderr.decode()
+    return ran.returncode != 0, words(ran.stdout)
+
+
+Check: TypeAlias = Callable[[Path, list[str]], Awaitable[list[str]]]
+"""Looks at what a killed process left, given what was acknowledged; gives the faults."""
+
+
+async def at_each_write(folder: Path, tell: Tell, what: str, *more: str, base: Path | None, check: Check) -> None:
+    """Do one thing again and again on copies of *base*, each time killed at another write."""
+    seed = fresh_seed()
+
+    def prepared(name: str) -> Path:
+        place = folder / name
+        place.mkdir() if base is None else shutil.copytree(base, place)
+        return place / "receiver.db"
+
+    all_points = points(prepared("counted"), what, *more)
+    chosen = Random(seed).sample(all_points, POINTS) if 0 < POINTS < len(all_points) else all_points
+    killed = 0
+    for n, point in enumerate(chosen):
+        path = prepared(str(n))
+        was_killed, said = await asyncio.to_thread(kill_at, point, path, what, *more)
+        killed += was_killed
+        faults = await check(path, said)
+        assert faults == [], f"SEED={seed}, killed at {point}: {faults}"
+        await asyncio.to_thread(shutil.rmtree, path.parent)
+    tell(seed=seed, points=len(all_points), tried=len(chosen), killed=killed)
+    assert killed > len(chosen) // 2
+
+
+@pytest.fixture
+async def base(memory: Path) -> Path:
+    """A store with news that nobody has heard of yet."""
+    folder = memory / "base"
+    folder.mkdir()
+    await keeper.accept_some(folder / "receiver.db", 0, MADE_BEFORE, say=lambda _: None)
+    return folder
+
+
+BEFORE = [f"accepted {n}" for n in range(MADE_BEFORE)]
+
+
+async def all_there(path: Path, said: list[str]) -> list[str]:
+    findings = await compare(path, BEFORE + said)
+    return [f"lost: {line}" for line in findings.lost] + findings.faults
+
+
+async def test_while_it_accepts(base: Path, memory: Path, tell: Tell) -> None:
+    await at_each_write(memory, tell, "accept", str(MADE_BEFORE), "12", base=base, check=all_there)
+
+
+async def test_while_it_delivers(base: Path, memory: Path, tell: Tell) -> None:
+    await at_each_write(memory, tell, "deliver", base=base, check=all_there)
+
+
+async def test_while_it_makes_a_new_store(memory: Path, tell: Tell) -> None:
+    async def check(path: Path, said: list[str]) -> list[str]:
+        made = tables(path)
+        faults = [f"made by halves: {made}"] if made and "actions" not in made else []
+        if said and not made:
+            faults.append("said to be made, and gone")
+        migrate(path)
+        return faults + upkeep.check(path)
+
+    await at_each_write(memory, tell, "make", base=None, check=check)
+
+
+async def test_while_it_migrates(base: Path, memory: Path, tell: Tell) -> None:
+    async def check(path: Path, said: list[str]) -> list[str]:
+        if not said and "next_one" not in tables(path):
+            return await all_there(path, [])
+        with closing(connect_writer(path)) as connection:
+            assert bring_up(connection, [*known(), keeper.NEXT]) == []
+            told = [row[0] for row in connection.execute("SELECT DISTINCT label FROM tasks")]
+            pushes = connection.execute("SELECT COUNT(next IS NULL) FROM pushes").fetchone()[0]
+        whole = "next_two" in tables(path) and told == ["migrated"] and pushes == MADE_BEFORE
+        return [] if whole else ["migrated by halves"]
+
+    await at_each_write(memory, tell, "migrate", base=base, check=check)
+
+
+async def test_while_it_makes_a_backup(base: Path, memory: Path, tell: Tell) -> None:
+    async def check(path: Path, said: list[str]) -> list[str]:
+        copy = path.with_name("copy.db")
+        faults = await all_there(path, [])
+        if copy.exists():
+            return faults + await all_there(copy, [])
+        upkeep.backup(path, copy)  # what the killed one left is in nobody's way
+        return faults + (["said to be there, and gone"] if said else [])
+
+    await at_each_write(memory, tell, "backup", base=base, check=check)
+
+
+def tables(path: Path) -> set[str]:
+    """Name the tables of a store, as another program would find them."""
+    if not path.exists():
+        return set()
+    with closing(sqlite3.connect(path)) as connection:
+        return {row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}

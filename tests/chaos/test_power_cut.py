@@ -1,0 +1,81 @@
+"""The power goes at any moment of real work: nothing that was acknowledged is gone, and the store is sound.
+
+strace writes down what SQLite does to its files; from that record a disk is built for each cut, on which what was
+not synced is missing, torn or there in the wrong order. The real store must open what is left and know it all.
+"""
+
+import asyncio
+import shutil
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+
+import pytest
+from chaos.conftest import Tell
+from chaos.dials import fresh_seed, number
+from chaos.disk import FORBIDDEN, WRITING, Cut, Disk, Said, Step, steps
+from chaos.kept import Findings, compare, words
+from chaos.straced import ENVIRONMENT, TESTS, calls, needs_strace, recording
+
+CUTS = number("CUTS", 300)
+ROUNDS, PER_ROUND = 4, 50
+
+pytestmark = [needs_strace, pytest.mark.timeout(0)]
+
+
+def record(root: Path, log: Path, work: str) -> list[Step]:
+    """Let a process work on a new store under *root* and give all it did and said."""
+    options = ["-xx", "-s", "100000000", "-e", f"trace={WRITING},{FORBIDDEN}"]
+    arguments = (work, str(root / "var" / "receiver.db"), str(ROUNDS), str(PER_ROUND))
+    recorded = subprocess.run(
+        recording(TESTS / "chaos" / "keeper.py", *arguments, options=options, log=log),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert recorded.returncode == 0, recorded.stderr
+    done = steps(calls(log), root)
+    log.unlink()
+    return done
+
+
+async def cuts(
+    done: list[Step], root: Path, memory: Path, *, count: int, seed: int
+) -> AsyncIterator[tuple[str, Findings]]:
+    """Cut the power so many times, each time in another run of the same; tell where, and what was found after it."""
+    planned = ((Random(f"{seed}/{n}"), n) for n in range(count))
+    places = sorted(((Cut.at_random(rng, len(done)), n, rng) for rng, n in planned), key=lambda place: place[0].after)
+    disk = Disk()
+    for place, n, rng in places:
+        disk.run(done, place.after)
+        disk.write_remains(memory / str(n), root, place, rng)
+        yield f"SEED={seed}, {place}", await compare(memory / str(n) / "var" / "receiver.db", words(bytes(disk.said)))
+        await asyncio.to_thread(shutil.rmtree, memory / str(n))
+
+
+async def test_a_power_cut_loses_nothing_acknowledged_and_breaks_nothing(
+    tmp_path: Path, memory: Path, tell: Tell
+) -> None:
+    seed = fresh_seed()
+    done = record(tmp_path / "disk", tmp_path / "log", "work")
+    tell(seed=seed, cuts=CUTS, steps_recorded=len(done), acknowledged=sum(isinstance(each, Said) for each in done))
+
+    async for where, findings in cuts(done, tmp_path / "disk", memory, count=CUTS, seed=seed):
+        assert not findings, f"{where}: {findings}"
+
+
+async def test_the_same_power_cuts_find_out_a_store_that_does_not_sync(
+    tmp_path: Path, memory: Path, tell: Tell
+) -> None:
+    seed, count = fresh_seed(), min(40, CUTS)
+    done = record(tmp_path / "disk", tmp_path / "log", "work-weakly")
+
+    losing = 0
+    async for where, findings in cuts(done, tmp_path / "disk", memory, count=count, seed=seed):
+        assert findings.faults == [], f"{where}: {findings}"
+        losing += bool(findings.lost)
+
+    tell(seed=seed, cuts=count, cuts_that_lost=losing)
+    assert losing > count // 4, "the cuts are too gentle to find anything"
