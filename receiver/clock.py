@@ -15,6 +15,7 @@ MICROSECOND = timedelta(microseconds=1)
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]  # two digits for the time of one
+_TIME_WIDTH = 12
 _ENTROPY_BYTES = 8
 _TOKEN_BYTES = 32
 
@@ -52,19 +53,20 @@ class SystemClock:
 class Ids:
     """Makes ids that sort by age, and tokens that nobody guesses."""
 
-    def __init__(self, clock: Clock, entropy: Callable[[int], bytes] = os.urandom) -> None:
+    def __init__(self, clock: Clock, entropy: Callable[[int], bytes] = os.urandom, *, above: str = "") -> None:
+        """*above* is the newest id of former runs, for a clock that was set back in between."""
         self._clock = clock
         self._entropy = entropy
-        self._last = 0
+        self._last = _read_base32(above.rpartition("_")[2], _TIME_WIDTH)
 
     def new(self, prefix: str) -> str:
         """Make the next id, such as ``tsk_0kq3...``: 12 characters of time, 13 of chance.
 
-        Ids of one process rise strictly, also when the clock stands still or steps back a little.
+        They rise strictly, also when the clock stands still or is set back.
         """
         self._last = max(self._last + 1, micros(self._clock.now()))
         chance = int.from_bytes(self._entropy(_ENTROPY_BYTES))
-        return f"{prefix}_{_base32(self._last, 12)}{_base32(chance, 13)}"
+        return f"{prefix}_{_base32(self._last, _TIME_WIDTH)}{_base32(chance, 13)}"
 
     @staticmethod
     def token() -> str:
@@ -93,3 +95,14 @@ def _base32(number: int, width: int) -> str:
         digits.append(_PAIRS[number & 1023])
         number >>= 10
     return "".join(reversed(digits))[-width:]
+
+
+def _read_base32(digits: str, width: int) -> int:
+    """Read the number that *digits* begin with; 0 where they are not of our making."""
+    digits = digits[:width]
+    if len(digits) < width or set(digits) - set(_ALPHABET):
+        return 0
+    number = 0
+    for digit in digits:
+        number = number * 32 + _ALPHABET.index(digit)
+    return number

@@ -33,6 +33,11 @@ def intent(connection: sqlite3.Connection, task_id: str) -> bytes:
     return b"" if row is None else row["body"]
 
 
+def newest_id(connection: sqlite3.Connection) -> str:
+    """Give the newest id that anything has, without its prefix; empty in an empty store."""
+    return connection.execute(sql("newest_id")).fetchone()["newest"] or ""
+
+
 def knows(connection: sqlite3.Connection, token_hash: bytes, now: datetime) -> bool:
     """Tell whether a live task has the token."""
     row = connection.execute(sql("token_is_live"), {"token_hash": token_hash, "now": micros(now)}).fetchone()

@@ -321,6 +321,10 @@ class SqliteStore:
         """Bring the file up to date, and the log down in size."""
         await self._health.vouch(self._writer.between(sweep.empty_log))
 
+    async def newest_id(self) -> str:
+        """Give the newest id that anything has, without its prefix; empty in an empty store."""
+        return await self._read(self._glance, catalog.newest_id)
+
     async def stats(self) -> Mapping[str, int]:
         """Count the rows of every kind and the bytes they take."""
         return await self._read(self._browse, upkeep.stats)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import a_delivery, a_push, a_task, at
+from factories import a_delivery, a_push, a_task, an_event, at
 from store.conftest import a_sqlite_store, always, with_deliveries, with_route
 
 from receiver.errors import (
@@ -415,6 +415,13 @@ HOT: dict[str, dict[str, Any]] = {
     "list_deliveries": {"task_id": "x", "limit": 1},
     "attempts_of_delivery": {"delivery_id": "x"},
     "backlog": {},
+    "bodies_to_take": {"before": 1, "limit": 1},
+    "old_intents": {"before": 1, "after": "x", "limit": 1},
+    "old_events": {"before": 1, "now": 1, "after": "x", "limit": 1},
+    "old_tasks": {"before": 1, "now": 1, "after": "x", "limit": 1},
+    "archiving_events": {"now": 1, "without": "[]", "limit": 1},
+    "next_archiving": {"without": "[]"},
+    "let_all_go": {"now": 1},
 }
 
 
@@ -441,7 +448,20 @@ def test_rows_are_written_once_each_and_in_their_order_however_many_there_are(
     assert [tuple(row)[1:] for row in raw.execute("SELECT * FROM actions ORDER BY seq")] == rows
 
 
-@pytest.mark.parametrize("name", ["due_tasks", "due_deliveries", "list_tasks", "list_events", "events_after"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "due_tasks",
+        "due_deliveries",
+        "list_tasks",
+        "list_events",
+        "events_after",
+        "bodies_to_take",
+        "old_events",
+        "old_tasks",
+        "archiving_events",
+    ],
+)
 def test_no_page_sorts_more_than_it_gives(raw: sqlite3.Connection, name: str) -> None:
     sql = queries()[name].given(HOT[name])
 
@@ -477,3 +497,12 @@ def test_a_final_delivery_is_final_to_whoever_has_the_file(raw: sqlite3.Connecti
 
     with pytest.raises(sqlite3.IntegrityError, match="a final delivery never changes"):
         raw.execute("UPDATE deliveries SET status = 'pending', finished_at = NULL")
+
+
+async def test_the_newest_id_is_that_of_anything(path: Path) -> None:
+    async with a_sqlite_store(path) as store:
+        assert await store.newest_id() == ""
+        await store.add(a_task(id="tsk_1"), b"")
+        assert await store.newest_id() == "1"
+        await store.apply(ById(id="tsk_1"), always(Change(push=a_push("psh_3"), events=[an_event("evt_2")])))
+        assert await store.newest_id() == "3"

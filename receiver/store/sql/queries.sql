@@ -533,6 +533,19 @@ WHERE TRUE
 ORDER BY seq DESC
 LIMIT :limit;
 
+-- name: newest_id
+-- Gives the newest id, so that the next ones are newer whatever the clock says; what follows a prefix sorts by age.
+SELECT MAX(SUBSTR(id, INSTR(id, '_') + 1)) AS newest
+FROM (
+    SELECT MAX(id) AS id FROM tasks
+    UNION ALL
+    SELECT MAX(id) FROM pushes
+    UNION ALL
+    SELECT MAX(id) FROM events
+    UNION ALL
+    SELECT MAX(id) FROM deliveries
+);
+
 -- name: stats
 -- Counts the rows of every kind, for a person who looks after the store.
 SELECT 'tasks.' || state AS name, COUNT(*) AS number FROM tasks GROUP BY state
