@@ -9,11 +9,11 @@ import pytest
 from factories import a_delivery, a_task, an_event
 
 from receiver.model import Delivery, Push, Task
-from receiver.store import ById, Catalog, Change, Intake, Judge, Queue
+from receiver.store import Attic, ById, Catalog, Change, Home, Intake, Judge, Queue
 from receiver.store.sqlite import SqliteStore
 
 
-class Store(Intake, Queue, Catalog, Protocol):
+class Store(Intake, Queue, Catalog, Home, Attic, Protocol):
     """All that a store is."""
 
 
