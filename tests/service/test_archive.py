@@ -597,6 +597,31 @@ async def test_what_was_under_way_is_found_again_after_a_restart(shop: Workshop)
     assert asked == ["/b"], "what is home is not fetched again"
 
 
+async def test_of_a_large_file_a_restart_asks_for_the_rest_alone(shop: Workshop) -> None:
+    film = b"\0\0\0\x20ftypisom" + bytes(20 * 1024 * 1024)
+    headers = {"content_type": "video/mp4", "etag": '"v1"'}
+
+    async def film_of_two_parts(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = cdn.requests[-1].headers.get("range")
+        if asked is None:
+            writer.write(response(200, film, **headers)[:-1000])
+            await asyncio.sleep(60)
+        start = int(str(asked).removeprefix("bytes=").removesuffix("-"))
+        part = f"bytes {start}-{len(film) - 1}/{len(film)}"
+        writer.write(response(206, film[start:], content_range=part, **headers))
+
+    async with serving(film_of_two_parts) as cdn:
+        event = await shop.succeeds(f"{cdn.url}/a")
+        shop.start()
+        await until(lambda: any(name.endswith("/.0.part") for name in shop.files()))
+        await shop.end()
+        shop.start()
+        [asset] = await shop.settled(event)
+
+    assert int(cdn.requests[-1].headers["range"][6:-1]) >= 16 * 1024 * 1024
+    assert asset["sha256"] == hashlib.sha256(film).hexdigest()
+
+
 async def test_a_file_that_came_home_and_was_not_written_down_is_not_fetched_again(shop: Workshop) -> None:
     async with a_cdn(a=A_PNG) as cdn:
         event = await shop.succeeds(f"{cdn.url}/a")
