@@ -89,6 +89,7 @@ async def _run(loaded: Loaded) -> int:
     async with AsyncExitStack() as stack:
         supervisor = await _assemble(loaded.settings, listen_fds(), stack)
         gc.freeze()  # all this stays, and looking through it for garbage would stop the loop for some 30 ms each time
+        gc.enable()
         if ended := await end_left_behind():
             log.warning("scripts.ended", processes=ended, reason="The receiver that ran them was killed.")
         return await supervisor.run(notifier)
