@@ -23,7 +23,10 @@ _NOTHING_READ = Reading(state=None)
 
 
 class Outcomes:
-    """Changes tasks whose create has ended. One that callbacks have moved on in the meantime is left where it is."""
+    """Changes tasks whose create has ended. One that callbacks have moved on in the meantime is left where it is.
+
+    ``awaited`` are those whose create this process is making: whatever the clock says, its answer is yet to come.
+    """
 
     def __init__(self, intake: Intake, announcer: Announcer, *, poll: PollSettings, bells: Bells, clock: Clock) -> None:
         self._intake = intake
@@ -31,6 +34,7 @@ class Outcomes:
         self._poll = poll
         self._bells = bells
         self._clock = clock
+        self.awaited: set[str] = set()
 
     async def bound(self, task: Task, reading: Reading, *, intent: bytes, news: bool = False) -> Task:
         """Bind Kling's id; *news* says that there may be more to hear, so that it is asked for at once.

@@ -156,8 +156,9 @@ class Recovery:
             return due
         tasks = await self._intake.claim_tasks(_SUBMITTING, now=now, until=now + self._lease, limit=free)
         for task in tasks:
-            self._own(self._look_up(task), bell)
-        self._patience.call(now, lasts=self._lease)
+            if task.id not in self._outcomes.awaited:  # else its lease is over only because the clock was set
+                self._patience.call(now, lasts=self._lease)
+                self._own(self._look_up(task), bell)
         return now
 
     async def _look_up(self, task: Task) -> None:

@@ -293,10 +293,13 @@ class Submitter:
         )
         begun = self._clock.now()
         answer: Answer | KlingError
+        self._outcomes.awaited.add(task.id)
         try:
             answer = await self._kling.create(endpoint.path, composed.content)
         except (KlingUnreachable, KlingUncertain) as exc:
             answer = exc
+        finally:
+            self._outcomes.awaited.discard(task.id)
         error = answer if isinstance(answer, KlingError) else answer.error
         try:
             self._heed(task, error, begun, taken=await self._taken_besides(task))
