@@ -7,7 +7,7 @@ nothing sent (KlingUnreachable), and sent without a clear answer (KlingUncertain
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
-from urllib.parse import quote, urlencode
+from urllib.parse import quote
 
 import structlog
 
@@ -26,9 +26,9 @@ from receiver.errors import (
 )
 from receiver.kling import protocol
 from receiver.kling.auth import Authorization
-from receiver.kling.endpoints import resolve
+from receiver.kling.endpoints import Endpoint, resolve
 from receiver.kling.refusals import Said, error_of
-from receiver.model import Generation, Json, Reading
+from receiver.model import Json, Reading
 from receiver.outbound import Outbound, Reply
 from receiver.settings import KlingSettings
 
@@ -71,15 +71,15 @@ class Kling:
 
     async def create(self, endpoint: str, content: bytes) -> Answer:
         """Ask for a task. Once only: what may follow an error, the error's ``retry`` says."""
-        return await self._task_call("POST", _path(endpoint), content, creates=True)
+        return await self._task_call("POST", _endpoint(endpoint).url_path, content, creates=True)
 
     async def query(self, endpoint: str, task_id: str) -> Answer:
         """Ask about a task, by Kling's id or the client's own; UnknownResource when Kling does not know it."""
-        if not _is_new(endpoint):
-            return await self._task_call("GET", f"{_path(endpoint)}/{_segment(task_id)}", task_id=task_id)
-        answer = await self._task_call("GET", _tasks("task_ids", task_id), task_id=task_id)
-        if isinstance(answer.error, UnknownResource):
-            return await self._task_call("GET", _tasks("external_task_ids", task_id), task_id=task_id)
+        asked = _endpoint(endpoint)
+        by_id, by_external_id = asked.query(task_id), asked.query(task_id, external=True)
+        answer = await self._task_call("GET", by_id, task_id=task_id)
+        if isinstance(answer.error, UnknownResource) and by_external_id != by_id:
+            return await self._task_call("GET", by_external_id, task_id=task_id)
         return answer
 
     async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
@@ -87,10 +87,7 @@ class Kling:
 
         Raises the error of any answer that leaves it open, and KlingUncertain for one about another task.
         """
-        if _is_new(endpoint):
-            path = _tasks("external_task_ids", external_task_id)
-        else:
-            path = f"{_path(endpoint)}/{_segment(external_task_id)}"
+        path = _endpoint(endpoint).query(external_task_id, external=True)
         reply = await self._call("GET", path, headers=_JSON)
         answer = self._judged(reply, task_id=external_task_id)
         if answer.error is None:
@@ -189,23 +186,6 @@ def _answer(reply: Reply, *, error: KlingError | None, reading: Reading | None =
     return Answer(status=reply.status, headers=headers, body=reply.body, reading=reading, error=error)
 
 
-def _is_new(endpoint: str) -> bool:
-    found = resolve(endpoint)
-    return found is not None and found.generation is Generation.NEW
-
-
-def _path(endpoint: str) -> str:
-    found = resolve(endpoint)
-    if found is not None:
-        return found.url_path
-    return "/v1/" + quote(endpoint.strip("/").removeprefix("v1/"), safe="/")
-
-
-def _segment(name: str) -> str:
-    """Write an id, which may be anything a client chose, as one segment of a path."""
-    quoted = quote(name, safe="")
-    return quoted.replace(".", "%2E") if quoted.strip(".") == "" else quoted
-
-
-def _tasks(key: str, name: str) -> str:
-    return "/tasks?" + urlencode({key: name})
+def _endpoint(path: str) -> Endpoint:
+    """Find an endpoint again that a task was kept with, should its form be Kling's no more."""
+    return resolve(path) or Endpoint(path=quote(path.strip("/"), safe="/"))

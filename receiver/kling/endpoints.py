@@ -1,27 +1,62 @@
-"""Kling's endpoints: which of them call back, whose slots they take, and where their bodies hold images.
+"""Kling's endpoints: which of them call back, whose slots they take, how their tasks are asked about, and where their
+bodies hold images.
 
-An endpoint that is not listed works as well: only its slots and its images are not known.
+An endpoint that is not listed works as well, by the form of its path: only its slots and its images are guesses.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
+from urllib.parse import quote
 
 from receiver.errors import InvalidRequest
 from receiver.kling.images import base64_image
 from receiver.model import Generation, Json
 from receiver.settings import Dialect
 
-__all__ = ["CATALOGUE", "Endpoint", "base64_image", "fill_images", "resolve", "weight"]
+__all__ = ["CATALOGUE", "Endpoint", "Ways", "base64_image", "fill_images", "resolve", "weight"]
 
 Pack: TypeAlias = Literal["video", "image"]
 MAX_IMAGES: Final = 9
 
 _LEGACY = re.compile(r"(?:images|videos|audio|general)(?:/[a-z][a-z0-9-]*){1,3}")
-_NEW = re.compile(r"(?:[a-z0-9]+-)+to-(image|video|audio)/[A-Za-z0-9][A-Za-z0-9._-]*")
-_NEW_OTHERS = re.compile(r"(?:[a-z0-9]+-)*(image|video|audio|control|sync|extend|effects|avatar)/kling-[A-Za-z0-9._-]+")
-_HOUSEKEEPING = re.compile(r"/(?:delete|presets)-[a-z0-9-]+$")
+_LEGACY_OTHERS = re.compile(r"v1/[a-z][a-z0-9-]*(?:/[a-z][a-z0-9-]*){1,3}")
+_NEW = re.compile(r"(?P<kind>[a-z0-9]+(?:-[a-z0-9]+)*)/(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)")
+_HOUSEKEEPING = re.compile(
+    r"(?:^|[/-])(?:accounts?|balance|billing|cancel|clear|costs?|delete|files?|list|presets?|query|remove|status|tasks?"
+    r"|tokens?|update|uploads?|users?|webhooks?)(?=$|[/-])"
+)
+_MODEL = "{model}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """How the tasks of a generation are asked about: some by their ids, at most *at_once* in one call, or all of them.
+
+    ``by_id`` and ``by_external_id`` are paths, ``listing`` a method and a path, all with names in braces to fill in.
+    """
+
+    by_id: str
+    by_external_id: str
+    at_once: int
+    listing: str
+
+
+WAYS: Final[Mapping[Generation, Ways]] = {
+    Generation.LEGACY: Ways(
+        by_id="{path}/{ids}",
+        by_external_id="{path}/{ids}",
+        at_once=1,
+        listing="GET {path}?pageNum={page}&pageSize={size}",
+    ),
+    Generation.NEW: Ways(
+        by_id="/tasks?task_ids={ids}",
+        by_external_id="/tasks?external_task_ids={ids}",
+        at_once=20,
+        listing="POST /tasks",
+    ),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +96,10 @@ Images: TypeAlias = Fields | Listed | Frames | Within
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One of Kling's endpoints: its path without the version, whose slots a task takes, what kind of result it has."""
+    """One of Kling's endpoints: its path without the version, whose slots a task takes, what kind of result it has.
+
+    ``is_listed`` tells the catalogue's own from those that are taken by the form of their path.
+    """
 
     path: str
     generation: Generation = Generation.LEGACY
@@ -69,15 +107,49 @@ class Endpoint:
     result: str = "outputs"
     asynchronous: bool = True
     images: Images | None = field(default=None, repr=False)
+    is_listed: bool = field(default=False, repr=False)
 
     @property
     def url_path(self) -> str:
         """The path as Kling's host knows it."""
-        return f"/v1/{self.path}" if self.generation is Generation.LEGACY else f"/{self.path}"
+        return f"/v1/{self.path.removeprefix('v1/')}" if self.generation is Generation.LEGACY else f"/{self.path}"
+
+    @property
+    def ways(self) -> Ways:
+        """How its tasks are asked about."""
+        return WAYS[self.generation]
+
+    def query(self, *ids: str, external: bool = False) -> str:
+        """Write the path that tells of tasks by their ids, Kling's or the *external* ones."""
+        way = self.ways.by_external_id if external else self.ways.by_id
+        return way.format(path=self.url_path, ids=",".join(_quoted(name) for name in ids))
+
+    def facts(self) -> Json:
+        """Tell what is known of it, for a table or a program. Braces are where something is to be filled in."""
+        slots = "n" if self.pack == "image" else 1 if self.pack else None
+        ids = "{ids}" if self.ways.at_once > 1 else "{id}"
+        filled = {"path": self.url_path, "ids": ids, "page": "{page}", "size": "{size}"}
+        return {
+            "path": self.path,
+            "generation": self.generation.value,
+            "pack": self.pack,
+            "slots": slots,
+            "result": self.result,
+            "asynchronous": self.asynchronous,
+            "create": f"POST {self.url_path}",
+            "query": f"GET {self.ways.by_id.format(**filled)}" if self.asynchronous else None,
+            "list": self.ways.listing.format(**filled) if self.asynchronous else None,
+        }
+
+
+def _quoted(name: str) -> str:
+    """Write an id, which may be anything a client chose, so that it is one segment of a path, or one of a list."""
+    quoted = quote(name, safe="")
+    return quoted.replace(".", "%2E") if quoted.strip(".") == "" else quoted
 
 
 def _catalogue(*endpoints: Endpoint) -> Mapping[str, Endpoint]:
-    return {endpoint.path: endpoint for endpoint in endpoints}
+    return {endpoint.path: replace(endpoint, is_listed=True) for endpoint in endpoints}
 
 
 def _video(path: str, images: Images | None = None) -> Endpoint:
@@ -92,9 +164,15 @@ def _other(path: str, result: str, images: Images | None = None) -> Endpoint:
     return Endpoint(path=path, result=result, images=images)
 
 
-def _synchronous(path: str) -> Endpoint:
-    return Endpoint(path=path, asynchronous=False)
+def _new(kind: str, pack: Pack | None, result: str, images: Images | None = None) -> Endpoint:
+    return Endpoint(path=f"{kind}/{_MODEL}", generation=Generation.NEW, pack=pack, result=result, images=images)
 
+
+def _synchronous(path: str, result: str = "") -> Endpoint:
+    return Endpoint(path=path, result=result, asynchronous=False)
+
+
+_REFERENCES: Final = Frames(parts=("refer_image",), may_repeat=True)
 
 CATALOGUE: Final[Mapping[str, Endpoint]] = _catalogue(
     _image("generations", Fields(names=("image",))),
@@ -118,12 +196,26 @@ CATALOGUE: Final[Mapping[str, Endpoint]] = _catalogue(
     _other("general/advanced-custom-elements", "elements", Within(name="element_image_list", one="frontal_image")),
     _other("general/custom-voices", "voices"),
     _other("general/ai-multi-shot", "images", Fields(names=("element_frontal_image",))),
-    _synchronous("audio/tts"),
+    _new("text-to-video", "video", "videos"),
+    _new("image-to-video", "video", "videos", Frames(parts=("first_frame", "last_frame"))),
+    _new("omni-video", "video", "videos", _REFERENCES),
+    _new("motion-control", "video", "videos"),
+    _new("video-extend", "video", "videos"),
+    _new("lip-sync", "video", "videos"),
+    _new("avatar", "video", "videos"),
+    _new("video-effects", "video", "videos"),
+    _new("text-to-image", "image", "images"),
+    _new("image-to-image", "image", "images", _REFERENCES),
+    _new("omni-image", "image", "images", _REFERENCES),
+    _new("text-to-audio", None, "audios"),
+    _new("video-to-audio", None, "audios"),
+    _synchronous("audio/tts", "audios"),
     _synchronous("videos/image-recognize"),
     _synchronous("videos/identify-face"),
     _synchronous("general/custom-elements"),
 )
-"""Endpoints known by name. Of the new generation none is: the model stands in the path, and each month has another."""
+"""Endpoints known by name. Of the new generation the kinds are: the model stands in the path, and each month has
+another."""
 
 
 def resolve(path: str) -> Endpoint | None:
@@ -133,16 +225,21 @@ def resolve(path: str) -> Endpoint | None:
     """
     trimmed = path.strip("/")
     name = trimmed.removeprefix("v1/")
-    endpoint = CATALOGUE.get(name) or _legacy(name)
+    endpoint = CATALOGUE.get(name) or _legacy(name, trimmed)
     if endpoint is None and trimmed == name:
         endpoint = _new_generation(name)
-    return endpoint if endpoint is not None and endpoint.asynchronous else None
+    return endpoint if endpoint is not None and endpoint.asynchronous and _MODEL not in endpoint.path else None
 
 
-def _legacy(name: str) -> Endpoint | None:
-    """Take an endpoint that is not listed by its form; what lies beneath a listed one is a task, or a step of it."""
-    if not _LEGACY.fullmatch(name) or _HOUSEKEEPING.search(name) or name.rpartition("/")[0] in CATALOGUE:
+def _legacy(name: str, trimmed: str) -> Endpoint | None:
+    """Take an endpoint that is not listed by its form; what lies beneath a listed one is a task, or a step of it.
+
+    One of a family never heard of keeps its version, which alone tells the generation.
+    """
+    if _HOUSEKEEPING.search(name) or any(name.startswith(f"{listed}/") for listed in CATALOGUE):
         return None
+    if not _LEGACY.fullmatch(name):
+        return Endpoint(path=trimmed) if _LEGACY_OTHERS.fullmatch(trimmed) else None
     match name.partition("/")[0]:
         case "images":
             return Endpoint(path=name, pack="image", result="images")
@@ -155,39 +252,51 @@ def _legacy(name: str) -> Endpoint | None:
 
 
 def _new_generation(name: str) -> Endpoint | None:
-    """Read ``/text-to-video/kling-3.0-turbo`` and its like."""
-    match = _NEW.fullmatch(name) or _NEW_OTHERS.fullmatch(name)
-    if match is None:
+    """Read ``/text-to-video/kling-3.0-turbo`` and its like: a way from one thing to another, or a model of Kling's."""
+    match = _NEW.fullmatch(name)
+    if match is None or _HOUSEKEEPING.search(name):
         return None
-    images = _FRAMES.get(name.partition("/")[0])
-    match match[1]:
-        case "image":
-            return Endpoint(path=name, generation=Generation.NEW, pack="image", result="images", images=images)
-        case "audio":
-            return Endpoint(path=name, generation=Generation.NEW, result="audios", images=images)
-        case _:
-            return Endpoint(path=name, generation=Generation.NEW, pack="video", result="videos", images=images)
+    kind = match["kind"]
+    if "-to-" not in kind and not match["model"].startswith("kling"):
+        return None
+    if (listed := CATALOGUE.get(f"{kind}/{_MODEL}")) is not None:
+        return replace(listed, path=name)
+    words = kind.rpartition("-to-")[2].split("-")
+    pack, result = next((_MADE[word] for word in reversed(words) if word in _MADE), _MADE["video"])
+    return Endpoint(path=name, generation=Generation.NEW, pack=pack, result=result)
 
 
-_FRAMES: Mapping[str, Images] = {
-    "image-to-video": Frames(parts=("first_frame", "last_frame")),
-    "image-to-image": Frames(parts=("refer_image",), may_repeat=True),
-    "omni-video": Frames(parts=("refer_image",), may_repeat=True),
-    "omni-image": Frames(parts=("refer_image",), may_repeat=True),
+_MADE: Final[Mapping[str, tuple[Pack | None, str]]] = {
+    "image": ("image", "images"),
+    "video": ("video", "videos"),
+    "audio": (None, "audios"),
+    "speech": (None, "audios"),
+    "voice": (None, "voices"),
+    "element": (None, "elements"),
 }
+"""What the last word of a kind says that it makes; without such a word it is most likely a video."""
 
 
 def weight(endpoint: Endpoint, body: Json) -> int:
-    """Tell how many of the account's slots a task takes: as many as it makes images, one for anything else."""
+    """Tell how many of the account's slots a task takes: as many as it makes images, one for anything else.
+
+    A series whose length Kling is to choose takes as many as it may turn out to be.
+    """
     if endpoint.pack != "image":
         return 1
     settings = body.get("settings") if endpoint.generation is Generation.NEW else None
-    asked = (settings if isinstance(settings, dict) else body).get("n")
+    asked = settings if isinstance(settings, dict) else body
+    if asked.get("result_type") == "series":
+        return _number(asked.get("series_amount"), otherwise=MAX_IMAGES)
+    return _number(asked.get("n"), otherwise=1)
+
+
+def _number(asked: object, *, otherwise: int) -> int:
     try:
-        number = int(asked) if isinstance(asked, int | float | str) else 1
+        number = int(asked) if isinstance(asked, int | float | str) else otherwise
     except (ValueError, OverflowError):
-        return 1
-    return number if 1 <= number <= MAX_IMAGES else 1
+        return otherwise
+    return number if 1 <= number <= MAX_IMAGES else otherwise
 
 
 def fill_images(endpoint: Endpoint, body: Json, images: Sequence[str], dialect: Dialect) -> Json:

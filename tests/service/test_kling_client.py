@@ -213,16 +213,16 @@ async def test_a_query_names_the_task_as_one_segment_of_the_path(task_id: str, s
 async def test_a_task_of_the_new_generation_is_asked_for_in_a_list_by_either_id() -> None:
     def script(request: Request) -> Says:
         found = [{"id": "8", "external_id": "m 1", "status": "processing"}, {"id": "9", "status": "failed"}]
-        return Says(document={"code": 0, "data": found if "external_task_ids=m+1" in request.target else []})
+        return Says(document={"code": 0, "data": found if "external_task_ids=m%201" in request.target else []})
 
     async with serving(script) as server, calling(server.url) as kling:
         answer = await kling.query(NEW, "m 1")
         found = await kling.find(NEW, "m 1")
 
     assert [request.target for request in server.requests] == [
-        "/tasks?task_ids=m+1",
-        "/tasks?external_task_ids=m+1",
-        "/tasks?external_task_ids=m+1",
+        "/tasks?task_ids=m%201",
+        "/tasks?external_task_ids=m%201",
+        "/tasks?external_task_ids=m%201",
     ]
     for said in (answer, found):
         assert said is not None

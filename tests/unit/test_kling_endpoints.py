@@ -1,6 +1,7 @@
 import base64
 import struct
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,105 @@ from receiver.settings import Dialect
 A, B, C = "https://pics.example/a.png", "https://pics.example/b.png", "aGk="
 
 
-@pytest.mark.parametrize("path", [path for path, endpoint in CATALOGUE.items() if endpoint.asynchronous])
+LEGACY = [path for path, each in CATALOGUE.items() if each.asynchronous and each.generation is Generation.LEGACY]
+KINDS = [path.partition("/")[0] for path, each in CATALOGUE.items() if each.generation is Generation.NEW]
+
+
+@pytest.mark.parametrize("path", LEGACY)
 def test_every_listed_endpoint_that_calls_back_is_found_however_it_is_written(path: str) -> None:
     assert resolve(path) == resolve(f"/v1/{path}") == resolve(f"v1/{path}/") == CATALOGUE[path]
     assert CATALOGUE[path].url_path == f"/v1/{path}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_listed_kind_of_the_new_generation_is_found_by_any_model_of_klings(kind: str) -> None:
+    listed = CATALOGUE[f"{kind}/{{model}}"]
+
+    assert resolve(f"{kind}/kling-9.9-omni") == replace(listed, path=f"{kind}/kling-9.9-omni")
+    assert resolve(listed.path) is None
+
+
+def test_what_klings_documentation_lists_is_listed() -> None:
+    documented = """
+        videos/text2video videos/image2video videos/multi-image2video videos/omni-video videos/motion-control
+        videos/multi-elements videos/video-extend videos/lip-sync videos/advanced-lip-sync videos/avatar/image2video
+        videos/effects images/generations images/multi-image2image images/editing/expand images/omni-image
+        images/kolors-virtual-try-on audio/text-to-audio audio/video-to-audio general/advanced-custom-elements
+        general/custom-voices general/ai-multi-shot text-to-video/{model}
+    """
+    synchronous = "audio/tts videos/image-recognize videos/identify-face"
+
+    assert [path for path in documented.split() if not CATALOGUE[path].asynchronous] == []
+    assert [path for path in synchronous.split() if CATALOGUE[path].asynchronous] == []
+
+
+def test_tasks_of_the_legacy_generation_are_asked_about_one_by_one_at_the_endpoint() -> None:
+    endpoint = CATALOGUE["videos/avatar/image2video"]
+
+    assert endpoint.ways.at_once == 1
+    assert endpoint.query("8672") == endpoint.query("8672", external=True) == "/v1/videos/avatar/image2video/8672"
+    assert endpoint.query("..") == "/v1/videos/avatar/image2video/%2E%2E"
+    assert endpoint.query("a/b?c=d e,é") == "/v1/videos/avatar/image2video/a%2Fb%3Fc%3Dd%20e%2C%C3%A9"
+
+
+def test_tasks_of_the_new_generation_are_asked_about_many_at_a_time_at_one_place() -> None:
+    endpoint = resolve("text-to-video/kling-3.0-turbo")
+
+    assert endpoint is not None
+    assert endpoint.ways.at_once == 20
+    assert endpoint.query("a", "b&c") == "/tasks?task_ids=a,b%26c"
+    assert endpoint.query("mine", external=True) == "/tasks?external_task_ids=mine"
+
+
+@pytest.mark.parametrize(
+    ("path", "facts"),
+    [
+        (
+            "images/generations",
+            {
+                "path": "images/generations",
+                "generation": "legacy",
+                "pack": "image",
+                "slots": "n",
+                "result": "images",
+                "asynchronous": True,
+                "create": "POST /v1/images/generations",
+                "query": "GET /v1/images/generations/{id}",
+                "list": "GET /v1/images/generations?pageNum={page}&pageSize={size}",
+            },
+        ),
+        (
+            "text-to-video/{model}",
+            {
+                "path": "text-to-video/{model}",
+                "generation": "new",
+                "pack": "video",
+                "slots": 1,
+                "result": "videos",
+                "asynchronous": True,
+                "create": "POST /text-to-video/{model}",
+                "query": "GET /tasks?task_ids={ids}",
+                "list": "POST /tasks",
+            },
+        ),
+        (
+            "audio/tts",
+            {
+                "path": "audio/tts",
+                "generation": "legacy",
+                "pack": None,
+                "slots": None,
+                "result": "audios",
+                "asynchronous": False,
+                "create": "POST /v1/audio/tts",
+                "query": None,
+                "list": None,
+            },
+        ),
+    ],
+)
+def test_the_catalogue_tells_of_each_endpoint_what_it_knows(path: str, facts: Json) -> None:
+    assert CATALOGUE[path].facts() == facts
 
 
 @pytest.mark.parametrize(
@@ -30,6 +126,7 @@ def test_every_listed_endpoint_that_calls_back_is_found_however_it_is_written(pa
         ("videos/something/newer-still", "video", "videos"),
         ("audio/hum", None, "audios"),
         ("general/thing", None, "outputs"),
+        ("general/listing-of-cats", None, "outputs"),
     ],
 )
 def test_an_endpoint_never_heard_of_is_taken_by_its_form(path: str, pack: str | None, result: str) -> None:
@@ -46,6 +143,11 @@ def test_an_endpoint_never_heard_of_is_taken_by_its_form(path: str, pack: str | 
         ("/image-to-video/kling-4.0", "video"),
         ("text-to-image/kling-image-4.0", "image"),
         ("text-to-audio/some-model", None),
+        ("text-to-speech/kling-voice-2.0", None),
+        ("image-to-element/some-model", None),
+        ("image-element-to-video/some-model", "video"),
+        ("try-on/kling-5", "video"),
+        ("poster-image/kling-5", "image"),
         ("omni-video/kling-3.0-omni", "video"),
         ("motion-control/kling-3.0", "video"),
     ],
@@ -56,6 +158,16 @@ def test_the_new_generation_has_its_model_in_the_path(path: str, pack: str | Non
     assert endpoint is not None
     assert (endpoint.generation, endpoint.pack) == (Generation.NEW, pack)
     assert endpoint.url_path == "/" + path.strip("/")
+
+
+def test_a_family_never_heard_of_is_legacy_where_the_version_says_so() -> None:
+    endpoint = resolve("/v1/worlds/text2world")
+
+    assert endpoint is not None
+    assert (endpoint.path, endpoint.url_path) == ("v1/worlds/text2world", "/v1/worlds/text2world")
+    assert resolve(endpoint.path) == endpoint
+    assert endpoint.query("8") == "/v1/worlds/text2world/8"
+    assert resolve("worlds/text2world") is None
 
 
 @pytest.mark.parametrize(
@@ -74,6 +186,18 @@ def test_the_new_generation_has_its_model_in_the_path(path: str, pack: str | Non
         "general/delete-voices",
         "general/presets-elements",
         "videos/multi-elements/init-selection",
+        "videos/multi-elements/selection/of/things",
+        "general/advanced-presets-elements",
+        "images/something-new/delete",
+        "v1/account/costs",
+        "v1/tasks/cancel",
+        "v1/files/upload",
+        "v1/worlds",
+        "text-to-video/{model}",
+        "text-to-video/cancel",
+        "avatar/list",
+        "delete-element/kling-5",
+        "avatar/somebody",
         "images/generations/867283741759111202",
         "images/multi-image2image/CjMT7WdSwWcAAAAAALvB3g",
         "tasks",
@@ -108,6 +232,10 @@ def test_what_does_not_call_back_is_no_endpoint(path: str) -> None:
         ("images/multi-image2image", {"n": True}, 1),
         ("images/multi-image2image", {"n": 1e300}, 1),
         ("videos/text2video", {"n": 4}, 1),
+        ("images/omni-image", {"result_type": "series", "series_amount": 4, "n": 2}, 4),
+        ("images/omni-image", {"result_type": "series", "series_amount": "auto"}, 9),
+        ("images/omni-image", {"result_type": "series"}, 9),
+        ("images/omni-image", {"result_type": "single", "series_amount": 4, "n": 2}, 2),
         ("text-to-image/kling-image-4.0", {"settings": {"n": 3}}, 3),
         ("text-to-image/kling-image-4.0", {"settings": "x", "n": 2}, 2),
     ],
