@@ -28,9 +28,7 @@ IMAGE = "https://images.example.com/a.png"
 NAME = "tsk_1"
 MULTI = "images/multi-image2image"
 WANTS_TOO: dict[str, Json] = {"videos/video-extend": {"video_id": "v"}}
-TAKES_IMAGES = {path for path, endpoint in endpoints.CATALOGUE.items() if endpoint.images is not None}
-NEW = ["text-to-video/kling-3.0-turbo", "image-to-video/kling-4.0", "text-to-image/kling-image-4.0"]
-PATHS = [path for path, endpoint in endpoints.CATALOGUE.items() if endpoint.asynchronous] + NEW
+PATHS = [path.replace("{model}", "kling-3.0-turbo") for path, each in endpoints.CATALOGUE.items() if each.asynchronous]
 
 
 @asynccontextmanager
@@ -54,10 +52,16 @@ def body_for(path: str, *, name: str = NAME, **more: object) -> bytes:
     endpoint = endpoints.resolve(path)
     assert endpoint is not None
     body = {"prompt": "a cat", **WANTS_TOO.get(path, {}), **more}
-    images = [IMAGE] if path in TAKES_IMAGES or path.startswith("image-to") else []
+    images = [IMAGE] if endpoint.images is not None else []
     filled = endpoints.fill_images(endpoint, body, images, Dialect.OFFICIAL)
     content = json.dumps(filled).encode()
     return protocol.compose(content, generation=endpoint.generation, callback_url=None, external_task_id=name).content
+
+
+def generation_of(path: str) -> Generation:
+    endpoint = endpoints.resolve(path)
+    assert endpoint is not None
+    return endpoint.generation
 
 
 async def test_a_task_of_every_endpoint_is_made_and_found_again_by_both_its_ids() -> None:
@@ -80,12 +84,12 @@ async def test_a_task_of_every_endpoint_is_made_and_found_again_by_both_its_ids(
                 assert answer.reading.state is TaskState.SUCCEED
                 assert answer.reading.kling_id == made.reading.kling_id
                 assert answer.reading.external_task_id == name
-                assert answer.reading.generation is (Generation.NEW if path in NEW else Generation.LEGACY)
+                assert answer.reading.generation is generation_of(path)
                 assert answer.reading.result
                 assert protocol.read(protocol.bare(answer.body)) == answer.reading
 
 
-@pytest.mark.parametrize("path", [MULTI, *NEW[:1]])
+@pytest.mark.parametrize("path", [MULTI, "text-to-video/kling-3.0-turbo"])
 async def test_a_task_never_made_is_not_known(path: str) -> None:
     async with meeting() as (kling, _):
         answer = await kling.query(path, "1")

@@ -119,6 +119,7 @@ _CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "video-to-audio": ("audios",),
     "text-to-image": ("images",),
     "image-to-image": ("images",),
+    "omni-image": ("images",),
 }
 
 # Lightly, as far as the documentation is plain: of these at least one must be there.
