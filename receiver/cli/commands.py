@@ -32,6 +32,12 @@ _COMMANDS = (
     ("receiver.cli.demo:demo", "demo", SERVICE, "Show a whole round trip on this machine, with no account."),
     ("receiver.cli.simulate:simulate", "simulate", SERVICE, "Be Kling's API on this machine, with faults on demand."),
     ("receiver.cli.submit:submit", "submit", WORK, "Submit a task to Kling."),
+    (
+        "receiver.cli.endpoints:endpoints",
+        "endpoints",
+        WORK,
+        "List what Kling can be asked for, and what is known of it.",
+    ),
     ("receiver.cli.callback_url:callback_url", "callback-url", WORK, "Make a callback URL for a job sent elsewhere."),
     ("receiver.cli.tasks:tasks", "tasks", WORK, "List, show, wait for and watch tasks."),
     ("receiver.cli.events:events", "events", LOOK, "List and show events."),

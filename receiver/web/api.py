@@ -101,6 +101,7 @@ def _pages(parts: Parts) -> Sequence[Route]:
         _page("/api/tasks", GET=task.list, POST=task.create),
         _page("/api/tasks/{ref:path}/explain", GET=ExplainApi(parts.explainer, clock=clock).show),
         _page("/api/tasks/{ref:path}", GET=task.show),
+        _page("/api/endpoints", GET=task.endpoints),
         _page("/api/callback-urls", POST=task.mint),
         _page("/api/callback-urls/{ref:path}/revoke", POST=task.revoke),
         _page("/api/events", GET=event.list),

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from receiver import __version__
-from receiver.model import Archiving, DeliveryStatus, HeldBy, Json, Origin, TaskState, Verified
+from receiver.model import Archiving, DeliveryStatus, Generation, HeldBy, Json, Origin, TaskState, Verified
 from receiver.orders import ReplayState
 from receiver.web.asked import DEFAULT_LIMIT, MOST
 
@@ -112,6 +112,18 @@ _SCHEMAS: Json = {
             "enum": [*(word.value for word in Archiving), None],
             "description": "Of one task alone: how it stands with files that are not home yet.",
         },
+    ),
+    "Endpoint": _object(
+        ("path", "generation", "asynchronous"),
+        path=_TEXT,
+        generation=_words(list(Generation)),
+        pack=_MAYBE_TEXT,
+        slots={"type": ["integer", "string", "null"], "description": "How many a task takes, or the member that says."},
+        result=_TEXT,
+        asynchronous=_FLAG,
+        create=_TEXT,
+        query=_MAYBE_TEXT,
+        list=_MAYBE_TEXT,
     ),
     "Event": _object(
         ("type", "timestamp", "data"),
@@ -247,6 +259,9 @@ _PATHS: Json = {
             _named("Story"),
             _in_path("ref", "Our id, Kling's, or the external one."),
         ),
+    },
+    "/api/endpoints": {
+        "get": {"summary": "List what Kling can be asked for", "responses": _answers(_list_of("Endpoint"))},
     },
     "/api/callback-urls": {
         "post": {

@@ -8,6 +8,7 @@ from starlette.responses import Response
 
 from receiver.errors import NotFound
 from receiver.intent import SubmitRequest
+from receiver.kling.endpoints import CATALOGUE
 from receiver.model import Task, TaskState
 from receiver.store import Catalog
 from receiver.web import gateway, shown
@@ -33,7 +34,7 @@ class Submitter(Protocol):
 
 
 class TaskApi:
-    """Answers ``/api/tasks`` and ``/api/callback-urls``."""
+    """Answers ``/api/tasks``, ``/api/endpoints`` and ``/api/callback-urls``."""
 
     def __init__(self, submitter: Submitter, catalog: Catalog) -> None:
         self._submitter = submitter
@@ -55,6 +56,11 @@ class TaskApi:
             )
         )
         return shown.answer(shown.task(task), HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{task.id}"})
+
+    async def endpoints(self, request: Request) -> Response:
+        """List the endpoints that are known; the list is short and has one page."""
+        Query(request, paged=False)
+        return shown.answer({"items": [endpoint.facts() for endpoint in CATALOGUE.values()], "next": None})
 
     async def list(self, request: Request) -> Response:
         """List tasks, newest first."""

@@ -362,3 +362,12 @@ async def test_a_route_is_tried_out_with_a_signed_success(house: House) -> None:
     assert event["data"]["result"]["images"][0]["url"]
     assert event["data"]["kling"]["task_status"] == "succeed"
     assert (await house.client.get("/api/events")).json()["items"] == []
+
+
+async def test_what_kling_can_be_asked_for_is_listed(house: House) -> None:
+    answer = await house.client.get("/api/endpoints")
+
+    assert answer.status_code == 200
+    assert {item["path"] for item in answer.json()["items"]} >= {"images/generations", "text-to-video/{model}"}
+    assert answer.json()["next"] is None
+    assert (await house.client.get("/api/endpoints?limit=5")).status_code == 400
