@@ -32,8 +32,18 @@ check: $(VENV)/.dev ## all that must hold: format, lint, types, import contracts
 bench: $(VENV)/.dev ## measure against the ways it is usually done (ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
 
-soak: $(VENV)/.dev ## the tests that kill, cancel and guess, for as long as it takes
-	KILLS=1000 CUTS=10000 CANCELLATIONS=2000 EXAMPLES=5000 BODIES=100000 $(PYTEST) --timeout=0 -rP $(ARGS)
+# Each worker gets one test after the other, the longest first; a run's numbers may be set by hand: make soak KILLS=50
+soak: export KILLS ?= 1000
+soak: export CUTS ?= 10000
+soak: export POINTS ?= 0
+soak: export CRASHES ?= 300
+soak: export STOPS ?= 100
+soak: export CANCELLATIONS ?= 20000
+soak: export EXAMPLES ?= 5000
+soak: export FORGED ?= 20000
+soak: export BODIES ?= 100000
+soak: $(VENV)/.dev ## the tests that kill, cut the power and guess, for as long as it takes; ends with a report in var/soak
+	$(PYTEST) -v -n 2 --maxschedchunk 1 -m soak --timeout 0 --report var/soak $(ARGS)
 
 fmt: $(VENV)/.dev ## format, and mend what can be mended by machine
 	$(BIN)/ruff check --fix-only --quiet .

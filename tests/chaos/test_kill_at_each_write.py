@@ -17,10 +17,10 @@ from typing import TypeAlias
 
 import pytest
 from chaos import keeper
-from chaos.conftest import Tell
 from chaos.dials import fresh_seed, number
 from chaos.kept import compare, words
 from chaos.straced import ENVIRONMENT, TESTS, calls, meddling, needs_strace, recording
+from ledger import Tell
 
 from receiver.store import upkeep
 from receiver.store.database import connect_writer
@@ -107,14 +107,17 @@ async def all_there(path: Path, said: list[str]) -> list[str]:
     return [f"lost: {line}" for line in findings.lost] + findings.faults
 
 
+@pytest.mark.soak("killed at each write while it accepts callbacks", minutes=3)
 async def test_while_it_accepts(base: Path, memory: Path, tell: Tell) -> None:
     await at_each_write(memory, tell, "accept", str(MADE_BEFORE), "12", base=base, check=all_there)
 
 
+@pytest.mark.soak("killed at each write while it delivers", minutes=3)
 async def test_while_it_delivers(base: Path, memory: Path, tell: Tell) -> None:
     await at_each_write(memory, tell, "deliver", base=base, check=all_there)
 
 
+@pytest.mark.soak("killed at each write while it makes a new store", minutes=3)
 async def test_while_it_makes_a_new_store(memory: Path, tell: Tell) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         made = tables(path)
@@ -127,6 +130,7 @@ async def test_while_it_makes_a_new_store(memory: Path, tell: Tell) -> None:
     await at_each_write(memory, tell, "make", base=None, check=check)
 
 
+@pytest.mark.soak("killed at each write while it migrates", minutes=3)
 async def test_while_it_migrates(base: Path, memory: Path, tell: Tell) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         if not said and "next_one" not in tables(path):
@@ -141,6 +145,7 @@ async def test_while_it_migrates(base: Path, memory: Path, tell: Tell) -> None:
     await at_each_write(memory, tell, "migrate", base=base, check=check)
 
 
+@pytest.mark.soak("killed at each write while it makes a backup", minutes=3)
 async def test_while_it_makes_a_backup(base: Path, memory: Path, tell: Tell) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         copy = path.with_name("copy.db")

@@ -12,11 +12,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.conftest import Tell
 from chaos.dials import fresh_seed, number
 from chaos.disk import FORBIDDEN, WRITING, Cut, Disk, Said, Step, steps
 from chaos.kept import Findings, compare, words
 from chaos.straced import ENVIRONMENT, TESTS, calls, needs_strace, recording
+from ledger import Tell
 
 CUTS = number("CUTS", 300)
 ROUNDS, PER_ROUND = 4, 50
@@ -55,6 +55,7 @@ async def cuts(
         await asyncio.to_thread(shutil.rmtree, memory / str(n))
 
 
+@pytest.mark.soak("power cut, `synchronous=FULL`", minutes=30)
 async def test_a_power_cut_loses_nothing_acknowledged_and_breaks_nothing(
     tmp_path: Path, memory: Path, tell: Tell
 ) -> None:
@@ -65,7 +66,10 @@ async def test_a_power_cut_loses_nothing_acknowledged_and_breaks_nothing(
     async for where, findings in cuts(done, tmp_path / "disk", memory, count=CUTS, seed=seed):
         assert not findings, f"{where}: {findings}"
 
+    tell(acknowledged_and_lost=0, stores_damaged=0)
 
+
+@pytest.mark.soak("control: the same cuts, `synchronous=NORMAL`, must lose something")
 async def test_the_same_power_cuts_find_out_a_store_that_does_not_sync(
     tmp_path: Path, memory: Path, tell: Tell
 ) -> None:

@@ -4,25 +4,28 @@
 """
 
 import asyncio
-import os
 from pathlib import Path
 from random import Random
 
 import pytest
+from chaos.dials import fresh_seed, number
+from ledger import Tell
 from processes import Receiver, a_receiver, a_sink
 from support import until
 from traffic import CONCURRENCY, LIFE, Audit, Traffic, a_config_for_traffic
 
-KILLS = int(os.environ.get("KILLS", "30"))
-SEED = int(os.environ.get("SEED", "0")) or int.from_bytes(os.urandom(4))
+KILLS = number("KILLS", 30)
 
 EARLY = 0.2
 """The share of kills that do not wait until the receiver is ready."""
 
 
+@pytest.mark.soak("kill -9 under load", minutes=31)
 @pytest.mark.timeout(120 + 10 * KILLS)
-async def test_nothing_acknowledged_is_lost_however_often_the_process_is_killed(tmp_path: Path) -> None:
-    rng, up = Random(SEED), 0.0
+async def test_nothing_acknowledged_is_lost_however_often_the_process_is_killed(tmp_path: Path, tell: Tell) -> None:
+    seed = fresh_seed()
+    rng, up = Random(seed), 0.0
+    tell(seed=seed, kills=KILLS)
     async with (
         a_sink() as sink,
         a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver,
@@ -42,11 +45,16 @@ async def test_nothing_acknowledged_is_lost_however_often_the_process_is_killed(
         await until(lambda: _is_all_delivered(receiver), within=60)
         audit = Audit.of(traffic, sink)
 
-        print(  # noqa: T201 - the counts are the proof; pytest shows them with -rP
-            f"{KILLS} kills, seed {SEED}: {audit.promised} callbacks acknowledged at {audit.promised / up:.0f}/s, "
-            f"{traffic.broken} cut off unanswered, answers {dict(traffic.statuses)}; {audit.kept} kept, "
-            f"{audit.lost} lost; {audit.events} events, {audit.undelivered} undelivered, "
-            f"{audit.again.total()} sent again after a kill, {audit.twice_in_one_life} twice without one"
+        tell(
+            callbacks_acknowledged=audit.promised,
+            of_them_lost=audit.lost,
+            a_second=round(audit.promised / up),
+            cut_off_unanswered=traffic.broken,
+            events_undelivered=audit.undelivered,
+            sent_again_after_a_kill_under_the_same_id=audit.again.total(),
+            most_of_them_after_one_kill=max(audit.again.values(), default=0),
+            sent_twice_without_a_kill=audit.twice_in_one_life,
+            answers=traffic.statuses,
         )
         assert (audit.lost, audit.undelivered, audit.unknown, audit.twice_in_one_life) == (0, 0, 0, 0)
         assert max(audit.again.values(), default=0) <= CONCURRENCY

@@ -6,6 +6,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from chaos.dials import fresh_seed, number
+from ledger import Tell
 from processes import a_config, a_push, a_receiver, a_sink, a_webhook_route, minted
 from support import until
 from traffic import LIFE, Audit, Traffic, a_config_for_traffic
@@ -13,11 +15,17 @@ from wire import Wire, a_wire, ask
 
 NOWHERE = "http://127.0.0.1:9"
 TRUSTING = '[callbacks]\nverify = "never"\n'
-STOPS = 4
+STOPS = number("STOPS", 4)
 
 
-async def test_stops_under_load_lose_nothing_deliver_nothing_twice_and_answer_no_error(tmp_path: Path) -> None:
-    rng = Random(7)
+@pytest.mark.soak("stopped under load", minutes=8)
+@pytest.mark.timeout(120 + 10 * STOPS)
+async def test_stops_under_load_lose_nothing_deliver_nothing_twice_and_answer_no_error(
+    tmp_path: Path, tell: Tell
+) -> None:
+    seed = fresh_seed()
+    rng = Random(seed)
+    tell(seed=seed, stops=STOPS)
     async with (
         a_sink() as sink,
         a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver,
@@ -38,6 +46,13 @@ async def test_stops_under_load_lose_nothing_deliver_nothing_twice_and_answer_no
         assert await receiver.stop() == 0
 
         audit = Audit.of(traffic, sink)
+        tell(
+            callbacks_acknowledged=audit.promised,
+            of_them_lost=audit.lost,
+            events_undelivered=audit.undelivered,
+            sent_twice=audit.twice_in_one_life + audit.again.total(),
+            answers=traffic.statuses,
+        )
         assert audit.promised >= STOPS * 200
         assert (audit.lost, audit.undelivered, audit.unknown) == (0, 0, 0)
         assert (audit.twice_in_one_life, audit.again.total()) == (0, 0)

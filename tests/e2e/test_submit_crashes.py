@@ -5,21 +5,21 @@ again was not made.
 """
 
 import asyncio
-import os
-import secrets
 from collections import Counter
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import httpx2
+import pytest
+from chaos.dials import fresh_seed, number
+from ledger import Tell
 from processes import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver
 from support import until
 
 from receiver.kling.simulator import Simulator
 
-KILLS = int(os.environ.get("KILLS", "") or 6)
-SEED = int(os.environ.get("SEED", "") or secrets.randbits(32))
+CRASHES = number("CRASHES", 6)
 CONFIG = '[poll]\nafter = "200ms"\nevery = "1s"\n'
 OPEN = "SELECT count(*) FROM tasks WHERE state IN ('queued', 'submitting', 'submitted', 'processing')"
 FAULTS: dict[str, object] = {
@@ -69,18 +69,21 @@ def made_at(kling: Simulator) -> Counter[str]:
     return Counter(task["external_task_id"] for task in tasks)
 
 
-async def test_killed_at_any_moment_each_job_is_made_once_and_none_twice(tmp_path: Path) -> None:
-    rng = Random(SEED)
-    print(f"SEED={SEED}")  # noqa: T201  # pytest shows it with a failure
-    async with a_kling(**FAULTS, seed=SEED) as kling:
+@pytest.mark.soak("killed while jobs are submitted", minutes=10)
+@pytest.mark.timeout(120 + 10 * CRASHES)
+async def test_killed_at_any_moment_each_job_is_made_once_and_none_twice(tmp_path: Path, tell: Tell) -> None:
+    seed = fresh_seed()
+    rng = Random(seed)
+    tell(seed=seed, kills=CRASHES)
+    async with a_kling(**FAULTS, seed=seed) as kling:
         config = a_config(kling.url, kling_more='timeout = "1s"', more=CONFIG)
         async with a_receiver(tmp_path, config) as receiver:
-            for round_ in range(KILLS):
+            for round_ in range(CRASHES):
                 await killed_in_the_middle(receiver, rng, [f"{round_}-{number}" for number in range(4)])
                 await receiver.start()
             kling.change({"lose": 0, "hang_up": 0, "refuse": [], "drop": 0})
             async with receiver.client() as client:
-                for round_ in range(KILLS):
+                for round_ in range(CRASHES):
                     await asyncio.gather(*(hand_in(client, f"{round_}-{number}") for number in range(4)))
             await until(lambda: receiver.rows(OPEN) == [(0,)], within=60)
 
@@ -88,9 +91,10 @@ async def test_killed_at_any_moment_each_job_is_made_once_and_none_twice(tmp_pat
             assert await receiver.stop() == 0
 
         made = made_at(kling)
+        tell(jobs_taken=len(tasks), made_at_kling=len(made), made_twice=sum(count > 1 for count in made.values()))
         assert set(made.values()) <= {1}
         by_key = [task for task in tasks if task[3] == "api"]
-        assert len(by_key) == 4 * KILLS
+        assert len(by_key) == 4 * CRASHES
         assert {task[2] for task in by_key} == {"succeed"}
         refused = {task[0] for task in tasks if task[2] == "rejected"}
         assert refused.isdisjoint(made)

@@ -1,7 +1,6 @@
 """Whoever knows a callback URL can make us ask, and nothing else: no forged word is acted on, none starves another."""
 
 import json
-import os
 from collections import Counter
 from datetime import timedelta
 from itertools import pairwise
@@ -9,6 +8,8 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from chaos.dials import fresh_seed, number
+from ledger import Tell
 from workshop import ENDPOINT, IMAGES, Made, Workshop, a_workshop, refusal
 
 from receiver import asking
@@ -17,7 +18,7 @@ from receiver.lifecycle import GRACE
 from receiver.model import Task, TaskState
 from receiver.settings import CallbackSettings, Verify
 
-FORGED = int(os.environ.get("FORGED", "1000"))
+FORGED = number("FORGED", 1000)
 NEVER = CallbackSettings(verify=Verify.NEVER)
 
 
@@ -45,8 +46,14 @@ def forgery(rng: Random, made: Made) -> bytes:
     return json.dumps(body).encode()
 
 
-async def test_a_thousand_forged_pushes_start_no_route_and_cost_a_question_every_five_seconds(tmp_path: Path) -> None:
-    rng = Random(7)
+@pytest.mark.soak("forged callbacks with a leaked URL", minutes=2)
+@pytest.mark.timeout(120 + FORGED // 10)
+async def test_a_thousand_forged_pushes_start_no_route_and_cost_a_question_every_five_seconds(
+    tmp_path: Path, tell: Tell
+) -> None:
+    seed = fresh_seed()
+    rng = Random(seed)
+    tell(seed=seed, forged=FORGED)
     async with a_workshop(tmp_path) as shop, shop.working():
         task, made = await a_running_task(shop)
         begun = shop.clock.now()
@@ -56,6 +63,7 @@ async def test_a_thousand_forged_pushes_start_no_route_and_cost_a_question_every
                 await shop.passes(1)
 
         moments = [moment for asked, moment in shop.kling.queries if asked == made.id]
+        tell(questions_asked=len(moments), events_started=len(await shop.types()) - 1)
         took = shop.clock.now() - begun
         assert len(moments) <= took / asking.ASK_APART + 1
         assert all(later - earlier >= asking.ASK_APART for earlier, later in pairwise(moments))

@@ -4,7 +4,6 @@ import asyncio
 import base64
 import contextlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,8 +11,10 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from chaos.dials import number
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from ledger import Tell
 from workshop import ENDPOINT, IMAGES, IdleClock, Workshop, a_workshop
 
 from receiver import signing
@@ -22,7 +23,7 @@ from receiver.kling import protocol
 from receiver.model import Json, Origin, Secret, Task, TaskState
 from receiver.settings import CallbackSettings, Verify
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "100"))
+EXAMPLES = number("EXAMPLES", 100)
 KEY = Secret("whsec_" + base64.b64encode(b"the-key-of-these-tests").decode())
 RANK = {"awaiting": 0, "submitted": 1, "processing": 2, "succeed": 3, "failed": 3}
 
@@ -112,8 +113,12 @@ def a_bench(folder: Path, verify: Verify, *secrets: Secret) -> Iterator[Bench]:
             runner.run(opening.__aexit__(None, None, None))
 
 
+@pytest.mark.soak("orders and repetitions of news", minutes=5)
 @pytest.mark.parametrize("verify", Verify)
-def test_no_order_and_no_repetition_makes_two_ends_or_an_event_twice(tmp_path: Path, verify: Verify) -> None:
+def test_no_order_and_no_repetition_makes_two_ends_or_an_event_twice(
+    tmp_path: Path, verify: Verify, tell: Tell
+) -> None:
+    tell(orders=EXAMPLES)
     with a_bench(tmp_path, verify, KEY) as bench:
 
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -145,8 +150,10 @@ async def play(bench: Bench, order: list[News]) -> None:
     assert sorted(each.delivery.event_id for each in promised) == sorted(event.id for event in events)
 
 
+@pytest.mark.soak("pushes against the API's answers", minutes=5)
 @pytest.mark.parametrize("verify", [Verify.TERMINAL, Verify.ALWAYS])
-def test_no_push_moves_the_end_that_the_api_tells_of(tmp_path: Path, verify: Verify) -> None:
+def test_no_push_moves_the_end_that_the_api_tells_of(tmp_path: Path, verify: Verify, tell: Tell) -> None:
+    tell(orders=EXAMPLES)
     with a_bench(tmp_path, verify) as bench:
 
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,13 +8,18 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from chaos.dials import fresh_seed, number
 from factories import a_delivery, a_push, a_task, an_event, at
+from ledger import Tell
 from store.conftest import Opener, Store, always, with_route
 from store.hammer import TASKS, news
 
 from receiver.errors import StoreUnavailable
 from receiver.model import HeldBy, Push, RouteState, Task, TaskState
 from receiver.store import ById, Change
+
+CALLS = number("CANCELLATIONS", 200) * 2
+"""Every second call is followed by a cancellation."""
 
 TESTS = Path(__file__).parents[1]
 
@@ -69,10 +74,12 @@ async def whole(store: Store) -> int:
     return total
 
 
+@pytest.mark.soak("callers that give up at any moment")
 async def test_callers_that_give_up_at_any_moment_break_no_transaction_and_lose_nothing_acknowledged(
-    store: Store,
+    store: Store, tell: Tell
 ) -> None:
-    rng = Random(20)
+    seed = fresh_seed()
+    rng = Random(seed)
     for n in range(TASKS):
         await store.add(a_task(id=f"tsk_{n}"), b"")
     acknowledged: list[int] = []
@@ -82,7 +89,7 @@ async def test_callers_that_give_up_at_any_moment_break_no_transaction_and_lose_
         acknowledged.append(n)
 
     calls = []
-    for n in range(400):
+    for n in range(CALLS):
         calls.append(asyncio.ensure_future(call(n)))
         for _ in range(rng.randrange(4)):
             await asyncio.sleep(0)
@@ -92,11 +99,12 @@ async def test_callers_that_give_up_at_any_moment_break_no_transaction_and_lose_
             await asyncio.sleep(0.001)
     done = await asyncio.gather(*calls, return_exceptions=True)
 
+    tell(seed=seed, calls=CALLS, given_up=sum(result is not None for result in done), acknowledged=len(acknowledged))
     assert {type(result) for result in done} == {type(None), asyncio.CancelledError}
     assert await whole(store) >= len(acknowledged)
     for n in acknowledged:
         assert await store.event(f"evt_{n}") is not None
-    assert await store.apply(ById(id="tsk_0"), news(1000)) is not None
+    assert await store.apply(ById(id="tsk_0"), news(CALLS)) is not None
 
 
 async def test_a_caller_cancelled_while_it_is_judged_does_not_stop_the_others(store: Store) -> None:
