@@ -173,6 +173,11 @@ def reject(task: Task, message: str, *, now: datetime) -> Task:
     return replace(task, state=TaskState.REJECTED, message=message, updated_at=now, due_at=None)
 
 
+def leave_open(task: Task, message: str, *, now: datetime) -> Task:
+    """Leave a call be that made nothing with a name. Should it be called back about all the same, that counts."""
+    return replace(task, state=TaskState.AWAITING, message=message, updated_at=now, due_at=None)
+
+
 def queue_again(task: Task, message: str, *, now: datetime, until: datetime) -> Task:
     """Put a task back that Kling did not take; *message* tells people why it waits."""
     return replace(

@@ -12,7 +12,7 @@ from receiver.clock import Clock, iso
 from receiver.errors import Unreadable
 from receiver.kling import protocol
 from receiver.kling.shortened import shortened
-from receiver.model import Json, Push, Reading, Source, Task, TaskState, Verified
+from receiver.model import Json, Origin, Push, Reading, Source, Task, TaskState, Verified
 from receiver.settings import PollSettings
 from receiver.store import ById, Change, Intake
 
@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 _UNDECIDED = (TaskState.QUEUED, TaskState.SUBMITTING)
 _NOTHING_READ = Reading(state=None)
+_NAMELESS = "Kling's answer names no task, so there is none to follow; should it call back all the same, that counts."
 
 
 class Outcomes:
@@ -74,18 +75,37 @@ class Outcomes:
         """End a task that Kling did not make; *body* is what it answered."""
         now = self._clock.now()
         log.warning("task.rejected", task=task.id, reason=message)
+        kept = await self._undecided(task, lambda held: self._rejection(held, message, body, now))
+        self._bells.ring()
+        return kept
+
+    def _rejection(self, held: Task, message: str, body: bytes, now: datetime) -> Change:
+        rejected = lifecycle.reject(held, message, now=now)
+        said = self._announcer.task_event(
+            rejected,
+            _NOTHING_READ,
+            body if _is_object(body) else b"",
+            source=Source.SUBMIT,
+            verified=Verified.API,
+            at=now,
+        )
+        return Change(task=rejected, events=(said.event,), deliveries=said.deliveries)
+
+    async def nameless(self, task: Task, body: bytes, *, intent: bytes) -> Task:
+        """Take in that Kling took a call at an endpoint we do not know, and that its answer, *body*, names no task.
+
+        It has probably made none. A client of the gateway has its answer; whoever else waits for a result is told.
+        """
+        now, slim = self._clock.now(), shortened(intent)
+        log.info("task.unnamed", task=task.id, endpoint=task.endpoint)
 
         def change(held: Task) -> Change:
-            rejected = lifecycle.reject(held, message, now=now)
-            said = self._announcer.task_event(
-                rejected,
-                _NOTHING_READ,
-                body if _is_object(body) else b"",
-                source=Source.SUBMIT,
-                verified=Verified.API,
-                at=now,
-            )
-            return Change(task=rejected, events=(said.event,), deliveries=said.deliveries)
+            if held.kling_id is not None:  # named by a callback, which was quicker
+                bound = lifecycle.bind(held, _NOTHING_READ, awaited=True, now=now, poll=self._poll)
+                return Change(task=bound, intent=slim)
+            if held.origin is Origin.API:
+                return self._rejection(held, _NAMELESS, body, now)
+            return Change(task=lifecycle.leave_open(held, _NAMELESS, now=now), intent=slim)
 
         kept = await self._undecided(task, change)
         self._bells.ring()

@@ -1,8 +1,9 @@
 """Finds out about tasks whose create has no clear answer: a crash, a time-out, a 5000. Kling may have made them, and
 billed them, so each is looked up by its external id, and sent again only when Kling, having had its time, denies it.
 
-Not every denial counts. Gateways that drop the external id know no task by it, whatever was made. There the word of
-one is believed only after it has found another task of ours by such an id; else the task ends as unknown, aloud.
+Not every denial counts. Gateways that drop the external id know no task by it, whatever was made, and at an endpoint
+that the catalogue does not list nobody knows whether tasks can be looked up. There the word of one is believed only
+after it has found another task of ours by such an id; else the task ends as unknown, aloud.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ import structlog
 from receiver.bells import Bells
 from receiver.clock import Clock
 from receiver.errors import KlingError, KlingUncertain, NoAnswer, Retry, StoreUnavailable, UnknownResource
+from receiver.kling import endpoints
 from receiver.kling.client import Answer
 from receiver.model import Origin, Reading, Task, TaskState
 from receiver.outcomes import Outcomes
@@ -236,7 +238,9 @@ class Recovery:
                     if _is_passing(exc):
                         raise _CannotAsk(exc) from exc
                     return False
-        return self._settings.kling.dialect is Dialect.OFFICIAL
+        endpoint = endpoints.resolve(task.endpoint or "")
+        is_known = endpoint is not None and endpoint.is_listed  # else nobody knows that tasks can be looked up there
+        return is_known and self._settings.kling.dialect is Dialect.OFFICIAL
 
     async def _settle(self, task: Task, *, denied: bool, why: str) -> None:
         """Draw the conclusion, once Kling has had its time: what is under way there may not be seen yet."""

@@ -339,6 +339,11 @@ class Submitter:
                 await self._outcomes.bound(task, reading, intent=intent)
                 return
             error = KlingUncertain("Kling answered that it made the task, and did not name it.")
+        if isinstance(answer, Answer) and answer.is_success and isinstance(error, KlingUncertain):
+            endpoint = endpoints.resolve(task.endpoint or "")
+            if endpoint is not None and not endpoint.is_listed:
+                await self._outcomes.nameless(task, answer.body, intent=intent)
+                return
         if error is not None:
             await self._failed(task, error, answer.body if isinstance(answer, Answer) else b"")
 

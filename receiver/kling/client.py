@@ -55,6 +55,11 @@ class Answer:
     reading: Reading | None = None
     error: KlingError | None = None
 
+    @property
+    def is_success(self) -> bool:
+        """Whether the HTTP call succeeded, whatever the body says."""
+        return self.status in range(200, 300)
+
 
 class Kling:
     """Calls Kling at the configured address with the configured key.

@@ -14,7 +14,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from receiver import errors
-from receiver.kling import endpoints
+from receiver.kling import endpoints, protocol
 from receiver.kling.client import Answer
 from receiver.kling.endpoints import Endpoint
 from receiver.web import problems, shown
@@ -81,7 +81,7 @@ class Gateway:
         path = path.removeprefix(PREFIX)
         body = await read_body(scope, receive, limit=MAX_BODY)
         endpoint = endpoints.resolve(path) if scope["method"] == "POST" else None
-        if endpoint is not None:
+        if endpoint is not None and (endpoint.is_listed or _is_object(body)):
             return _as_it_came(await self._submitter.relay(endpoint, body))
         query = scope["query_string"].decode("latin-1")
         headers = dict(Headers(scope=scope))
@@ -113,6 +113,15 @@ def _as_it_came(answer: Answer) -> Response:
     for name, value in answer.headers.items():
         response.headers[name] = value
     return response
+
+
+def _is_object(body: bytes) -> bool:
+    """Tell whether a body can have a callback URL put in: what can not is not meant to make a task."""
+    try:
+        protocol.parse_object(body)
+    except errors.Unreadable:
+        return False
+    return True
 
 
 def _may_exist_as(error: errors.ReceiverError) -> str | None:

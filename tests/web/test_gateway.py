@@ -167,3 +167,15 @@ async def test_no_path_leads_out_of_klings(house: House, path: str, say: Say) ->
 
     assert answer.split()[1] in (b"400", b"404")
     assert not house.upstream.requests
+
+
+async def test_what_can_take_no_callback_url_passes_untouched_where_the_endpoint_is_unknown(house: House) -> None:
+    content = b"--x\r\ncontent-disposition: form-data\r\n\r\n1\r\n--x--"
+    headers = {"content-type": "multipart/form-data; boundary=x"}
+
+    answer = await house.client.post("/kling/v1/videos/something-new", content=content, headers=headers)
+
+    assert answer.status_code == 200
+    assert house.upstream.bodies == [content]
+    assert house.upstream.requests[0].headers["content-type"] == headers["content-type"]
+    assert (await house.client.get("/api/tasks")).json()["items"] == []
