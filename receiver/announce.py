@@ -92,9 +92,16 @@ class Announcer:
 
     def alert(self, what: str, data: Json, *, at: datetime, task: Task | None = None) -> Announcement:
         """Announce that something is wrong, or right again; *data* holds what a person needs to mend it."""
+        return self._finding(f"alert.{what}", data, at=at, task=task)
+
+    def batch_finished(self, data: Json, *, at: datetime) -> Announcement:
+        """Announce that all tasks of a batch are over; *data* tells of them."""
+        return self._finding("batch.finished", data, at=at)
+
+    def _finding(self, type_: str, data: Json, *, at: datetime, task: Task | None = None) -> Announcement:
+        """Announce what nobody told us in one body: we found it ourselves."""
         event_id = self._ids.new("evt")
         data = {"event_id": event_id, **data}
-        type_ = f"alert.{what}"
         endpoint = None if task is None else task.endpoint
         event = Event(
             id=event_id,

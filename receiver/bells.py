@@ -34,8 +34,9 @@ class Bells:
     tasks: Bell = field(default_factory=Bell)  # something may be submitted, or asked about
     events: Bell = field(default_factory=Bell)  # something may be shown
     replays: Bell = field(default_factory=Bell)  # something is to go out again
+    batches: Bell = field(default_factory=Bell)  # some batch may be complete
 
     def ring(self) -> None:
         """Wake everybody."""
-        for bell in (self.deliveries, self.tasks, self.events, self.replays):
+        for bell in (self.deliveries, self.tasks, self.events, self.replays, self.batches):
             bell.ring()

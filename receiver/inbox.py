@@ -264,8 +264,14 @@ class Inbox:
             self._bells.deliveries.ring()
         if change.events:
             self._bells.events.ring()
-        if change.task is not None and (change.task.due_at is not None or asking.is_over(change.task)):
+        task = change.task
+        if task is None:
+            return
+        is_over = asking.is_over(task)
+        if is_over or task.due_at is not None:
             self._bells.tasks.ring()
+        if is_over and task.batch is not None:
+            self._bells.batches.ring()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

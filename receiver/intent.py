@@ -11,12 +11,17 @@ from receiver.model import Json, Origin, Task, TaskState
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitRequest:
-    """A job for Kling. ``body`` goes to Kling with the callback URL and the external id put in."""
+    """A job for Kling. ``body`` goes to Kling with the callback URL and the external id put in.
+
+    ``batch_size`` says of how many tasks its batch is to be.
+    """
 
     endpoint: str
     body: Json
     label: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    batch: str | None = None
+    batch_size: int | None = None
     idempotency_key: str | None = None
 
 

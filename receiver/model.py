@@ -135,6 +135,7 @@ class Task:
     ``weight`` is the number of Kling's slots it takes out of ``pack``; ``asks`` counts the polls so far.
     ``started_at`` is since when Kling may be at work on it, None before. ``hollow`` counts answers that told of a
     success without a result, ``surplus`` all pushes that changed nothing at once: the newest of them are kept.
+    ``batch`` names the tasks it is to be told of together with.
     """
 
     id: str
@@ -146,6 +147,7 @@ class Task:
     endpoint: str | None = None
     label: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    batch: str | None = None
     idempotency_key: str | None = None
     kling_id: str | None = None
     external_task_id: str | None = None

@@ -1,4 +1,4 @@
-"""What people ask of the service, as frozen values: an action that is done, a replay that takes its time."""
+"""What people ask of the service, as frozen values: an action that is done, a replay or a batch that takes its time."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -99,10 +99,42 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+class Step:
     """A step of a replay from where *replay* stands to ``cursor``, the last one if it has a ``finished_at``."""
 
     replay: Replay
     deliveries: Sequence[Delivery]
     cursor: str
     finished_at: datetime | None = None
+
+
+class BatchState(StrEnum):
+    """Where a batch stands."""
+
+    OPEN = "open"  # takes tasks in
+    CLOSED = "closed"  # waits for its tasks
+    FINISHED = "finished"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Tasks that somebody wants to hear of together: ``event_id`` names the event that tells of their end.
+
+    It takes tasks in, ``taken`` of them so far, until it is closed: by a word, or by having its declared ``size``.
+    """
+
+    name: str
+    id: str
+    created_at: datetime
+    size: int | None = None
+    taken: int = 0
+    closed_at: datetime | None = None
+    finished_at: datetime | None = None
+    event_id: str | None = None
+
+    @property
+    def state(self) -> BatchState:
+        """Where it stands."""
+        if self.closed_at is None:
+            return BatchState.OPEN
+        return BatchState.CLOSED if self.finished_at is None else BatchState.FINISHED

@@ -10,11 +10,20 @@ from datetime import datetime
 
 from receiver.clock import iso
 from receiver.model import Asset, Event, Json, Source, Task, TaskState, Verified
+from receiver.orders import Batch, BatchState
 
 MOST_RESULTS = 100
 """How many results of one event are brought home at the most; Kling makes nine pictures in one task."""
 
+MOST_TOLD = 500
+"""How many tasks of a batch its event tells of at the most."""
+
+MOST_BYTES_TOLD = 640 * 1024
+"""And how much: many a web server takes no body of more than 1 MB."""
+
 _END = b"}}"
+_ENDS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
+_BYTES_OF_A_TASK = 512
 _compact = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one for each call
 
 
@@ -27,6 +36,7 @@ def describe_task(task: Task) -> Json:
         "endpoint": task.endpoint,
         "label": task.label,
         "tags": dict(task.tags),
+        "batch": task.batch,
         "created_at": iso(task.created_at),
     }
 
@@ -50,6 +60,62 @@ def task_data(
         "verified": verified.value,
         "task": describe_task(task),
         "result": {kind: list(entries) for kind, entries in result.items()},
+    }
+
+
+def batch_data(
+    batch: Batch, counts: Mapping[TaskState, int], tasks: Sequence[tuple[Task, bytes]], *, at: datetime
+) -> Json:
+    """Give the ``data`` of the event that tells of a batch's end.
+
+    *tasks* are the first of its tasks, in the order they came in, each with the object that told of its own end.
+    Those that would make the event too large are left out.
+    """
+    told = _as_many_as_fit(tasks)
+    left_out = sum(counts.values()) - len(told)
+    ends = [f"{counts[state]} {state}" for state in TaskState if state in counts]
+    return {
+        "status": "finished",
+        "message": f"Batch {batch.name} is finished: {', '.join(ends)}.",
+        "batch": {**describe_batch(batch, counts), "state": BatchState.FINISHED.value, "finished_at": iso(at)},
+        "tasks": [_end_of_task(task, object_) for task, object_ in told],
+        "left_out": left_out,
+        "rest": f"/api/events?batch={batch.name}&type={','.join(_ENDS)}" if left_out else None,
+    }
+
+
+def describe_batch(batch: Batch, counts: Mapping[TaskState, int]) -> Json:
+    """Tell how a batch stands, and how many of its tasks are in each state."""
+    return {
+        "name": batch.name,
+        "state": batch.state.value,
+        "size": batch.size,
+        "tasks": batch.taken,
+        "counts": {state.value: counts[state] for state in TaskState if state in counts},
+        "created_at": iso(batch.created_at),
+        "closed_at": None if batch.closed_at is None else iso(batch.closed_at),
+        "finished_at": None if batch.finished_at is None else iso(batch.finished_at),
+    }
+
+
+def _as_many_as_fit(tasks: Sequence[tuple[Task, bytes]]) -> Sequence[tuple[Task, bytes]]:
+    """Take the first that are not too much together, going by what told of each: about as much is told again."""
+    room = MOST_BYTES_TOLD
+    for number, (_, object_) in enumerate(tasks[:MOST_TOLD]):
+        room -= max(len(object_), _BYTES_OF_A_TASK)
+        if room < 0:
+            return tasks[:number]
+    return tasks[:MOST_TOLD]
+
+
+def _end_of_task(task: Task, object_: bytes) -> Json:
+    data = json.loads(object_)["data"] if object_ else {}
+    return {
+        **describe_task(task),
+        "state": task.state.value,
+        "message": task.message,
+        "result": data.get("result", {}),
+        "assets": data.get("assets", []),
     }
 
 

@@ -17,7 +17,7 @@ from receiver.bells import Bells
 from receiver.clock import Clock, Ids
 from receiver.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from receiver.model import Delivery, DeliveryStatus
-from receiver.orders import Action, Again, Batch, Replay, ReplayState, Selection, Tally
+from receiver.orders import Action, Again, Replay, ReplayState, Selection, Step, Tally
 from receiver.retry import Pace
 from receiver.routing import EVERYTHING, REPLY
 from receiver.settings import Rate, RouteSettings
@@ -57,7 +57,7 @@ class Replays(Protocol):
         """Store a replay."""
         ...
 
-    async def advance(self, batch: Batch) -> bool:
+    async def advance(self, step: Step) -> bool:
         """Store a step's deliveries and how far it went, all or nothing; False where the replay moved meanwhile."""
         ...
 
@@ -198,13 +198,13 @@ class Replayer:
             self._repeated(again.event_id, again.route, replay_of=again.replay_of, now=now) for again in found
         ]
         is_over = len(found) < limit
-        batch = Batch(
+        step = Step(
             replay=replay,
             deliveries=deliveries,
             cursor=found[-1].place if found else replay.cursor,
             finished_at=now if is_over else None,
         )
-        if not await self._replays.advance(batch):
+        if not await self._replays.advance(step):
             return now
         if pace is not None:
             pace.take(len(found), now)

@@ -36,7 +36,7 @@ class Candidate:
 
     @property
     def word(self) -> str:
-        """The word by which a route's ``on`` asks for it: a task's state, or ``alert``."""
+        """The word by which a route's ``on`` asks for it: a task's state, ``batch`` or ``alert``."""
         family, _, what = self.type.partition(".")
         return what if family == "task" else family
 

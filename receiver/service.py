@@ -21,6 +21,7 @@ from receiver import __version__, archive
 from receiver.alarm import Alarm
 from receiver.alerts import Alerts
 from receiver.announce import Announcer
+from receiver.batches import Gatherer
 from receiver.bells import Bells
 from receiver.clock import Clock, Ids, SystemClock
 from receiver.dispatch import Dispatcher, Lane
@@ -113,9 +114,10 @@ async def _assemble(
     dispatcher = Dispatcher(
         store, lanes, holds, bell=bells.deliveries, clock=clock, ids=ids, rng=SystemRandom(), grace=GRACE
     )
+    gatherer = Gatherer(store.batches, announcer, bells=bells, clock=clock)
     replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
     kept = await _keeping(settings, store, outside, alerts, bells=bells, clock=clock)
-    work = {"dispatch": dispatcher.run, "replay": replayer.run, **kept, **work}
+    work = {"dispatch": dispatcher.run, "replay": replayer.run, "batches": gatherer.run, **kept, **work}
     supervisor = Supervisor(broken=store.broken, work=work, bells=bells)
     parts = Parts(
         submitter=submitter,
@@ -125,6 +127,7 @@ async def _assemble(
         states=store,
         holds=holds,
         replayer=replayer,
+        batches=gatherer,
         explainer=Explainer(store, store, routes=[route.name for route in settings.routes], clock=clock),
         senders=lanes.sender,
         events=bells.events,

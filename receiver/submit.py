@@ -119,7 +119,8 @@ class Submitter:
     async def submit(self, request: SubmitRequest) -> Task:
         """Store a job and send it if a slot is free; give the task as it then stands.
 
-        A request whose idempotency key was seen before gives the first one's task. Raises InvalidRequest.
+        A request whose idempotency key was seen before gives the first one's task. Raises InvalidRequest, and
+        Conflict where its batch is closed.
         """
         endpoint = endpoints.resolve(request.endpoint)
         if endpoint is None:
@@ -129,8 +130,14 @@ class Submitter:
             )
         intent = json.dumps(request.body, separators=(",", ":")).encode()
         task = self._intend(endpoint, intent, Origin.API, TaskState.QUEUED)
-        task = replace(task, label=request.label, tags=dict(request.tags), idempotency_key=request.idempotency_key)
-        stored = await self._intake.add(task, intent)
+        task = replace(
+            task,
+            label=request.label,
+            tags=dict(request.tags),
+            batch=request.batch,
+            idempotency_key=request.idempotency_key,
+        )
+        stored = await self._intake.add(task, intent, batch_size=request.batch_size)
         if stored.id != task.id:
             return stored
         log.info("task.queued", task=task.id, endpoint=task.endpoint)

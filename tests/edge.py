@@ -15,6 +15,7 @@ from support import FakeClock
 from receiver.alarm import Alarm
 from receiver.alerts import Alerts
 from receiver.announce import Announcer
+from receiver.batches import Gatherer
 from receiver.bells import Bells
 from receiver.clock import Ids
 from receiver.dispatch.holds import Holds
@@ -128,6 +129,7 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
             states=store,
             holds=Holds(store, Alerts(announcer, clock=clock), bells=bells, clock=clock),
             replayer=replayer,
+            batches=Gatherer(store.batches, announcer, bells=bells, clock=clock),
             explainer=Explainer(store, store, routes=["publish"], clock=clock),
             senders={"publish": sender}.get,
             events=bells.events,

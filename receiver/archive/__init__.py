@@ -282,6 +282,8 @@ class Archiver:
             self._bells.deliveries.ring()
         if verdict.alert is not None:
             self._bells.events.ring()
+        if verdict.deliver:
+            self._bells.batches.ring()
 
     async def _alerts(self, errand: _Errand, verdict: Verdict, missing: Sequence[Missing]) -> Sequence[Announcement]:
         if verdict.alert is None:

@@ -26,7 +26,7 @@ from receiver.settings.reading import (
 )
 from receiver.settings.words import Rate, Size, Unfit
 
-ON_WORDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "alert", "*")
+ON_WORDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "batch", "alert", "*")
 
 _TEXT_OR_TEXTS = {"type": ["string", "array"], "items": {"type": "string"}}
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")

@@ -32,7 +32,7 @@ from receiver.model import (
     TaskState,
     Verdict,
 )
-from receiver.orders import Action
+from receiver.orders import Action, Batch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,9 +79,15 @@ Pure: it may be called again with a newer row if the transaction has to be repea
 class Intake(Protocol):
     """Tasks, and the one door through which anything happens to them."""
 
-    async def add(self, task: Task, intent: bytes, *, events: Sequence[Event] = ()) -> Task:
+    async def add(
+        self, task: Task, intent: bytes, *, events: Sequence[Event] = (), batch_size: int | None = None
+    ) -> Task:
         """Store a new task and the body it was asked for with; give the first one where its
-        idempotency key was seen before (compare the ids to tell)."""
+        idempotency key was seen before (compare the ids to tell).
+
+        Its batch is made where there is none, and closed when it has *batch_size* tasks. Raises Conflict where
+        the batch is closed, or was to have another size.
+        """
         ...
 
     async def apply(self, ref: TaskRef, judge: Judge, *, with_pending: bool = False) -> Change | None:
@@ -226,6 +232,7 @@ class Catalog(Protocol):
         endpoint: str | None = None,
         label: str | None = None,
         tags: Mapping[str, str] | None = None,
+        batch: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Task]:
@@ -245,11 +252,15 @@ class Catalog(Protocol):
         *,
         types: Sequence[str] = (),
         task_id: str | None = None,
+        batch: str | None = None,
         after: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Event]:
-        """List events, newest first; with *after*, an event id, only newer ones and oldest first."""
+        """List events, newest first; with *after*, an event id, only newer ones and oldest first.
+
+        With *batch* those of its tasks.
+        """
         ...
 
     async def delivery(self, delivery_id: str) -> DeliveryView | None:
@@ -280,6 +291,31 @@ class Catalog(Protocol):
     async def actions(self, *, subjects: Sequence[str] = (), limit: int = 50) -> Sequence[Action]:
         """Tell what people did, newest first; with *subjects*, to these alone."""
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchView:
+    """A batch and how many of its tasks are in each state."""
+
+    batch: Batch
+    counts: Mapping[TaskState, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedTask:
+    """A task that is over, and the object that told of it; empty where that is no longer kept."""
+
+    task: Task
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEnd:
+    """A batch whose tasks are all over, and the first of them."""
+
+    batch: Batch
+    counts: Mapping[TaskState, int]
+    tasks: Sequence[EndedTask]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,6 +365,7 @@ class Litter(StrEnum):
     INTENTS = "intents"  # what tasks were asked for with
     EVENTS = "events"  # with deliveries, attempts and assets
     TASKS = "tasks"  # that are over and have no event left, with their pushes
+    BATCHES = "batches"  # that have no task left
     ACTIONS = "actions"
     REPLAYS = "replays"
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from receiver.clock import micros
+from receiver.errors import Conflict
 from receiver.model import Delivery, Event, Push, PushOutcome, Task, TaskState
 from receiver.store import ByToken, Change, Judge, TaskRef, records
 from receiver.store.queries import queries, sql, write_rows
+from receiver.store.roll import Roll
 from receiver.store.writer import JudgedWork, Raised, Work
 
 
@@ -29,6 +31,7 @@ class NewTask:
     task: Task
     intent: bytes
     events: Sequence[Event]
+    batch_size: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,25 +166,37 @@ def write_events(connection: sqlite3.Connection, events: Iterable[Event], delive
     write_rows(connection, "insert_delivery", map(records.delivery_row, deliveries))
 
 
-def _add(connection: sqlite3.Connection, group: Sequence[NewTask]) -> Sequence[Task]:
-    keys = [new.task.idempotency_key for new in group if new.task.idempotency_key is not None]
-    first: dict[str | None, Task] = {}
-    if keys:
-        for row in connection.execute(sql("tasks_by_key"), {"keys": json.dumps(keys)}):
-            first[row["idempotency_key"]] = records.task(row)
+def _add(connection: sqlite3.Connection, group: Sequence[NewTask]) -> Sequence[Task | Raised]:
+    first = _seen_before(connection, group)
+    roll = Roll(connection, {new.task.batch for new in group if new.task.batch is not None})
     kept: list[NewTask] = []
-    results: list[Task] = []
+    results: list[Task | Raised] = []
     for new in group:
         key = new.task.idempotency_key
-        seen = first.get(key) if key is not None else None
-        if seen is None:
+        if key is not None and key in first:
+            results.append(first[key])
+            continue
+        try:
+            roll.enter(new.task, new.batch_size)
+        except Conflict as exc:
+            results.append(Raised(exc))
+            continue
+        if key is not None:
             first[key] = new.task
-            kept.append(new)
-        results.append(seen or new.task)
+        kept.append(new)
+        results.append(new.task)
+    roll.write(connection)
     write_rows(connection, "insert_task", [records.new_task_row(new.task) for new in kept])
     write_rows(connection, "save_intent", [(new.task.id, new.intent) for new in kept if new.intent])
     write_events(connection, [event for new in kept for event in new.events], ())
     return results
+
+
+def _seen_before(connection: sqlite3.Connection, group: Sequence[NewTask]) -> dict[str, Task]:
+    """Give the tasks that were asked for before, by their idempotency keys."""
+    keys = [new.task.idempotency_key for new in group if new.task.idempotency_key is not None]
+    rows = connection.execute(sql("tasks_by_key"), {"keys": json.dumps(keys)}) if keys else ()
+    return {row["idempotency_key"]: records.task(row) for row in rows}
 
 
 def _claim(connection: sqlite3.Connection, group: Sequence[TaskClaim]) -> Sequence[Sequence[Task]]:

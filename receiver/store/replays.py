@@ -9,7 +9,7 @@ from typing import Any
 
 from receiver.clock import micros, moment
 from receiver.model import Delivery, DeliveryStatus
-from receiver.orders import Action, Again, Batch, Replay, ReplayState, Tally
+from receiver.orders import Action, Again, Replay, ReplayState, Step, Tally
 from receiver.store import Page, catalog, records
 from receiver.store.catalog import json_list, read_cursor
 from receiver.store.queries import queries, sql
@@ -50,9 +50,9 @@ class ReplayStore:
         """Store a replay."""
         await self._writer.do(_ADD_REPLAY, NewReplay(replay=replay, action=action))
 
-    async def advance(self, batch: Batch) -> bool:
+    async def advance(self, step: Step) -> bool:
         """Store a step's deliveries and how far it went, all or nothing; False where the replay moved meanwhile."""
-        return await self._writer.do(_ADVANCE, batch)
+        return await self._writer.do(_ADVANCE, step)
 
     async def cancel(self, replay_id: str, *, now: datetime, action: Action) -> bool:
         """End a replay before its end; False where it is not under way."""
@@ -210,23 +210,23 @@ def _add(connection: sqlite3.Connection, group: Sequence[NewReplay]) -> Sequence
     return [None] * len(group)
 
 
-def _advance(connection: sqlite3.Connection, group: Sequence[Batch]) -> Sequence[bool]:
-    return [_advance_one(connection, batch) for batch in group]
+def _advance(connection: sqlite3.Connection, group: Sequence[Step]) -> Sequence[bool]:
+    return [_advance_one(connection, step) for step in group]
 
 
-def _advance_one(connection: sqlite3.Connection, batch: Batch) -> bool:
-    state = ReplayState.RUNNING if batch.finished_at is None else ReplayState.DONE
+def _advance_one(connection: sqlite3.Connection, step: Step) -> bool:
+    state = ReplayState.RUNNING if step.finished_at is None else ReplayState.DONE
     wanted = {
-        "id": batch.replay.id,
-        "before": batch.replay.cursor,
-        "after": batch.cursor,
-        "made": len(batch.deliveries),
+        "id": step.replay.id,
+        "before": step.replay.cursor,
+        "after": step.cursor,
+        "made": len(step.deliveries),
         "state": state.value,
-        "finished_at": None if batch.finished_at is None else micros(batch.finished_at),
+        "finished_at": None if step.finished_at is None else micros(step.finished_at),
     }
     if connection.execute(sql("advance_replay"), wanted).rowcount != 1:
         return False
-    connection.executemany(sql("insert_delivery"), map(records.delivery_row, batch.deliveries))
+    connection.executemany(sql("insert_delivery"), map(records.delivery_row, step.deliveries))
     return True
 
 
@@ -244,5 +244,5 @@ def _cancel(connection: sqlite3.Connection, group: Sequence[Cancel]) -> Sequence
 _HURRY: Work[Hurry, bool] = Work(write=_hurry, grows=False)
 _REPEAT: Work[Repeat, None] = Work(write=_repeat)
 _ADD_REPLAY: Work[NewReplay, None] = Work(write=_add)
-_ADVANCE: Work[Batch, bool] = Work(write=_advance)
+_ADVANCE: Work[Step, bool] = Work(write=_advance)
 _CANCEL: Work[Cancel, bool] = Work(write=_cancel, grows=False)

@@ -45,6 +45,7 @@ from receiver.store import (
     sweep,
     upkeep,
 )
+from receiver.store.batches import BatchStore
 from receiver.store.catalog import json_list, read_cursor
 from receiver.store.database import Health, Lane, connect_reader, connect_writer, locked, make_private
 from receiver.store.migrate import bring_up, known
@@ -79,6 +80,7 @@ class SqliteStore:
         self._resources = AsyncExitStack()
         self._closed = False
         self.replays = ReplayStore(writer, partial(self._read, self._browse))
+        self.batches = BatchStore(writer, partial(self._read, self._glance), partial(self._read, self._browse))
 
     @classmethod
     async def open(
@@ -123,9 +125,12 @@ class SqliteStore:
 
     # Intake
 
-    async def add(self, task: Task, intent: bytes, *, events: Sequence[Event] = ()) -> Task:
+    async def add(
+        self, task: Task, intent: bytes, *, events: Sequence[Event] = (), batch_size: int | None = None
+    ) -> Task:
         """Store a new task, or give the first one with its idempotency key."""
-        return await self._writer.do(intake.ADD, intake.NewTask(task=task, intent=intent, events=events))
+        new = intake.NewTask(task=task, intent=intent, events=events, batch_size=batch_size)
+        return await self._writer.do(intake.ADD, new)
 
     async def apply(self, ref: TaskRef, judge: Judge, *, with_pending: bool = False) -> Change | None:
         """Let *judge* see the task as it is and write what it decides."""
@@ -219,6 +224,7 @@ class SqliteStore:
         endpoint: str | None = None,
         label: str | None = None,
         tags: Mapping[str, str] | None = None,
+        batch: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Task]:
@@ -227,6 +233,7 @@ class SqliteStore:
             "states": json_list(states),
             "endpoint": endpoint,
             "label": label,
+            "batch": batch,
             "tags": json.dumps(dict(tags)) if tags else None,
             "cursor": read_cursor(cursor, prefix="tsk"),
         }
@@ -245,13 +252,14 @@ class SqliteStore:
         *,
         types: Sequence[str] = (),
         task_id: str | None = None,
+        batch: str | None = None,
         after: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Event]:
         """List events, newest first, or those committed after *after*, in that order."""
         seen = read_cursor(cursor, prefix="evt")
-        wanted = {"types": json_list(types), "task_id": task_id}
+        wanted = {"types": json_list(types), "task_id": task_id, "batch": batch}
         if after is not None:
             wanted["after"] = seen or after
             return await self._page("events_after", wanted, limit=limit, read=records.event)

@@ -67,6 +67,11 @@ def _tasks(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
     )
 
 
+def _batches(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
+    count = connection.execute(sql("delete_batches"), sweep.arguments).rowcount
+    return Swept(gone={"batches": count}, next="" if count else None)
+
+
 def _actions(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
     count = connection.execute(sql("delete_actions"), sweep.arguments).rowcount
     return Swept(gone={"actions": count}, next="" if count else None)
@@ -82,6 +87,7 @@ _BROOMS: Mapping[Litter, Callable[[sqlite3.Connection, Sweep], Swept]] = {
     Litter.INTENTS: _intents,
     Litter.EVENTS: _events,
     Litter.TASKS: _tasks,
+    Litter.BATCHES: _batches,
     Litter.ACTIONS: _actions,
     Litter.REPLAYS: _replays,
 }

@@ -39,11 +39,11 @@ class Raised:
 class Work(Generic[Item, Result]):
     """One kind of write, done for all items of a group by the same few statements.
 
-    ``write`` runs in the writer's thread, inside the transaction, and gives one result per item.
+    ``write`` runs in the writer's thread, inside the transaction, and gives one result per item, or why it got none.
     ``grows`` says that it takes room on the disk, so that it is refused first when room is short.
     """
 
-    write: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[Result]]
+    write: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[Result | Raised]]
     grows: bool = True
 
 

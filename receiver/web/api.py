@@ -23,6 +23,7 @@ from receiver.settings import Address, RouteSettings
 from receiver.store import Catalog
 from receiver.web import gateway, problems, shown, tasks
 from receiver.web.access import Access
+from receiver.web.batches import BatchApi, Gatherer
 from receiver.web.body import ClientGone
 from receiver.web.explain import ExplainApi
 from receiver.web.gateway import Gateway, Kling
@@ -55,6 +56,7 @@ class Parts:
     states: RouteStates
     holds: Holds
     replayer: Replayer
+    batches: Gatherer
     explainer: Explainer
     senders: FindSender
     events: Bell
@@ -96,6 +98,7 @@ def _pages(parts: Parts) -> Sequence[Route]:
         ids=ids,
     )
     replay = ReplayApi(parts.replayer, catalog)
+    batch = BatchApi(parts.batches)
     health = Health(parts.ready)
     return [
         _page("/api/tasks", GET=task.list, POST=task.create),
@@ -104,6 +107,9 @@ def _pages(parts: Parts) -> Sequence[Route]:
         _page("/api/endpoints", GET=task.endpoints),
         _page("/api/callback-urls", POST=task.mint),
         _page("/api/callback-urls/{ref:path}/revoke", POST=task.revoke),
+        _page("/api/batches", GET=batch.list),
+        _page("/api/batches/{name}", GET=batch.show),
+        _page("/api/batches/{name}/close", POST=batch.close),
         _page("/api/events", GET=event.list),
         _page("/api/events/{id}", GET=event.show),
         _page("/api/deliveries", GET=delivery.list),

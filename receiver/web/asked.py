@@ -21,6 +21,8 @@ ACTOR = "kling-receiver-actor"
 
 _PAGING = frozenset({"limit", "cursor"})
 _EVENT_ID = re.compile(r"evt_[0-9a-z]{25}")
+_BATCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")  # so that it can stand in a path as it is
+_LARGEST_BATCH = 1_000_000
 _LONGEST_TEXT = 256
 _MOST_TAGS = 32
 _LONGEST_TAG = 64
@@ -171,6 +173,22 @@ class Fields:
         if at is not None and at.tzinfo is None:
             raise bad_request(f"{name!r} is a moment with its zone, such as 2026-11-22T10:00:00Z.")
         return None if at is None else at.astimezone(UTC)
+
+    def batch(self, name: str) -> tuple[str | None, int | None]:
+        """Give a member that names a batch, as text or as ``{"name": ..., "size": ...}``: its name and size."""
+        value = self._body.get(name)
+        size = None
+        if isinstance(value, dict):
+            if unknown := value.keys() - {"name", "size"}:
+                raise bad_request(f"There is no {min(unknown)[:_LONGEST_TEXT]!r} in {name!r}; there is name, size.")
+            size, value = value.get("size"), value.get("name", "")
+        if value is None and size is None:
+            return None, None
+        if not isinstance(value, str) or not _BATCH.fullmatch(value):
+            raise bad_request(f"{name!r} has a name of letters, digits, and any of . _ : - between, 100 at most.")
+        if size is not None and (type(size) is not int or not 1 <= size <= _LARGEST_BATCH):  # true is an int as well
+            raise bad_request(f"The size of {name!r} is a number of tasks, from 1 to {_LARGEST_BATCH}.")
+        return value, size
 
     def tags(self, name: str) -> Mapping[str, str]:
         """Give a member that is an object of short texts; the names in it hold no colon, so as to be asked for."""

@@ -24,10 +24,11 @@ class EventApi:
 
     async def list(self, request: Request) -> Response:
         """List events, newest first; after an event, oldest first."""
-        query = Query(request, filters=("type", "task", "after"))
+        query = Query(request, filters=("type", "task", "batch", "after"))
         found = await self._catalog.events(
             types=query.many("type"),
             task_id=await task_id(self._catalog, query.one("task")),
+            batch=query.one("batch"),
             after=query.event_id("after"),
             limit=query.limit,
             cursor=query.cursor,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from receiver import __version__
 from receiver.model import Archiving, DeliveryStatus, Generation, HeldBy, Json, Origin, TaskState, Verified
-from receiver.orders import ReplayState
+from receiver.orders import BatchState, ReplayState
 from receiver.web.asked import DEFAULT_LIMIT, MOST
 
 _TEXT: Json = {"type": "string"}
@@ -89,6 +89,10 @@ _SCHEMAS: Json = {
         body={**_ANYTHING, "description": "What Kling's documentation says; goes through unchanged."},
         label=_MAYBE_TEXT,
         tags=_TAGS,
+        batch={
+            "description": "The batch it belongs to: a name, or the name and of how many tasks it is.",
+            "oneOf": [_MAYBE_TEXT, _object(("name",), name=_TEXT, size=_COUNT)],
+        },
         idempotency_key=_MAYBE_TEXT,
     ),
     "Task": _object(
@@ -98,6 +102,7 @@ _SCHEMAS: Json = {
         endpoint=_MAYBE_TEXT,
         label=_MAYBE_TEXT,
         tags=_TAGS,
+        batch=_MAYBE_TEXT,
         kling_id=_MAYBE_TEXT,
         external_task_id=_MAYBE_TEXT,
         message=_TEXT,
@@ -124,6 +129,18 @@ _SCHEMAS: Json = {
         create=_TEXT,
         query=_MAYBE_TEXT,
         list=_MAYBE_TEXT,
+    ),
+    "Batch": _object(
+        ("name", "state", "tasks", "counts"),
+        name=_TEXT,
+        state=_words(list(BatchState)),
+        size={"type": ["integer", "null"], "description": "Of how many tasks it was said to be."},
+        tasks={**_COUNT, "description": "How many it has taken in."},
+        counts={"type": "object", "description": "How many are in each state.", "additionalProperties": _COUNT},
+        created_at=_MOMENT,
+        closed_at=_MAYBE_MOMENT,
+        finished_at=_MAYBE_MOMENT,
+        event_id={**_MAYBE_TEXT, "description": "The event that told of its end."},
     ),
     "Event": _object(
         ("type", "timestamp", "data"),
@@ -231,6 +248,7 @@ def _doing(summary: str, schema: Json, *parameters: Json, status: int = 200) -> 
     }
 
 
+_BATCH_NAME = _in_path("name", "The batch's name.")
 _ROUTE_NAME = _in_path("name", "The route's name.")
 _REPLAY_ID = _in_path("id", "The replay's id.")
 
@@ -243,6 +261,7 @@ _PATHS: Json = {
             _asked("endpoint", "Of this endpoint."),
             _asked("label", "Of this label."),
             _asked_many("tag", "With this tag, written key:value."),
+            _asked("batch", "Of this batch."),
         ),
         "post": {
             "summary": "Hand a job in; it is sent to Kling when a slot is free",
@@ -279,12 +298,28 @@ _PATHS: Json = {
             "responses": _answers(_named("Task")),
         },
     },
+    "/api/batches": {
+        "get": _listing(
+            "List batches, newest first",
+            "Batch",
+            _asked_many("state", "In one of these states.", _words(list(BatchState))),
+        ),
+    },
+    "/api/batches/{name}": {"get": _showing("Show a batch", _named("Batch"), _BATCH_NAME)},
+    "/api/batches/{name}/close": {
+        "post": _doing(
+            "Close a batch: it takes no more tasks, and is finished when those it has are over",
+            _named("Batch"),
+            _BATCH_NAME,
+        ),
+    },
     "/api/events": {
         "get": _listing(
             "List events, newest first; after an event, oldest first",
             "Event",
             _asked_many("type", "Of one of these types."),
             _asked("task", "Of this task, by any of its ids."),
+            _asked("batch", "Of the tasks of this batch."),
             _asked("after", "Newer than the event of this id."),
         ),
     },

@@ -63,6 +63,7 @@ def task(shown: Task) -> Json:
         "endpoint": shown.endpoint,
         "label": shown.label,
         "tags": dict(shown.tags),
+        "batch": shown.batch,
         "kling_id": shown.kling_id,
         "external_task_id": shown.external_task_id,
         "message": shown.message,

@@ -44,14 +44,17 @@ class TaskApi:
         """Take a job; it is stored when the answer is given, and may not have been sent yet."""
         Query(request, paged=False)
         fields = await read_fields(
-            request, known=("endpoint", "body", "label", "tags", "idempotency_key"), limit=gateway.MAX_BODY
+            request, known=("endpoint", "body", "label", "tags", "batch", "idempotency_key"), limit=gateway.MAX_BODY
         )
+        batch, batch_size = fields.batch("batch")
         task = await self._submitter.submit(
             SubmitRequest(
                 endpoint=fields.required_text("endpoint"),
                 body=fields.required_object("body"),
                 label=fields.text("label"),
                 tags=fields.tags("tags"),
+                batch=batch,
+                batch_size=batch_size,
                 idempotency_key=fields.text("idempotency_key"),
             )
         )
@@ -64,12 +67,13 @@ class TaskApi:
 
     async def list(self, request: Request) -> Response:
         """List tasks, newest first."""
-        query = Query(request, filters=("state", "endpoint", "label", "tag"))
+        query = Query(request, filters=("state", "endpoint", "label", "tag", "batch"))
         found = await self._catalog.tasks(
             states=query.words("state", TaskState),
             endpoint=query.one("endpoint"),
             label=query.one("label"),
             tags=query.pairs("tag"),
+            batch=query.one("batch"),
             limit=query.limit,
             cursor=query.cursor,
         )

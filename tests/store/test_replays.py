@@ -10,7 +10,7 @@ from factories import a_delivery, a_task, an_event, at
 from store.conftest import Opener, Store, with_deliveries
 
 from receiver.model import DeliveryStatus
-from receiver.orders import Action, Batch, Replay, ReplayState, Selection
+from receiver.orders import Action, Replay, ReplayState, Selection, Step
 from receiver.replay import Replays
 
 ALICE = Action(at=at(100), actor="alice", verb="replay.started", subject="rpl_1", note="why not")
@@ -169,9 +169,9 @@ async def test_a_step_writes_its_deliveries_and_its_place_or_nothing(store: Stor
     replay = a_replay()
     await replays.add(replay, action=ALICE)
     again = a_delivery("dlv_9", event_id="evt_1", replay_of="dlv_1")
-    batch = Batch(replay=replay, deliveries=[again], cursor="dlv_1")
+    step = Step(replay=replay, deliveries=[again], cursor="dlv_1")
 
-    results = [await replays.advance(batch), await replays.advance(batch)]
+    results = [await replays.advance(step), await replays.advance(step)]
 
     assert results == [True, False]
     moved = replace(replay, cursor="dlv_1", created=1)
@@ -179,7 +179,7 @@ async def test_a_step_writes_its_deliveries_and_its_place_or_nothing(store: Stor
     view = await store.delivery("dlv_9")
     assert view is not None
     assert view.delivery == again
-    assert await replays.advance(Batch(replay=moved, deliveries=[], cursor="dlv_1", finished_at=at(200)))
+    assert await replays.advance(Step(replay=moved, deliveries=[], cursor="dlv_1", finished_at=at(200)))
     assert await replays.running() == []
 
 
@@ -190,7 +190,7 @@ async def test_a_cancelled_replay_goes_no_further(store: Store, replays: Replays
 
     assert await replays.cancel("rpl_1", now=at(150), action=cancelling) is True
     assert await replays.cancel("rpl_1", now=at(160), action=cancelling) is False
-    assert await replays.advance(Batch(replay=a_replay(), deliveries=[], cursor="dlv_1")) is False
+    assert await replays.advance(Step(replay=a_replay(), deliveries=[], cursor="dlv_1")) is False
 
     assert await replays.find("rpl_1") == a_replay(state=ReplayState.CANCELLED, finished_at=at(150))
     assert await store.actions() == [cancelling, ALICE]

@@ -329,6 +329,7 @@ async def test_counts_are_told_by_kind(path: Path) -> None:
     assert counts == {
         "tasks.queued": 1,
         "tasks.submitted": 1,
+        "batches": 0,
         "pushes.pending": 1,
         "events": 1,
         "deliveries.pending": 1,

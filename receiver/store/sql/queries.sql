@@ -5,11 +5,11 @@
 -- name: insert_task
 -- Stores a new task.
 INSERT INTO tasks (
-    id, origin, state, created_at, updated_at, token_hash, endpoint, label, tags, idempotency_key, kling_id,
+    id, origin, state, created_at, updated_at, token_hash, endpoint, label, tags, batch, idempotency_key, kling_id,
     external_task_id, reply_to, message, heard, pack, weight, attempts, asks, hollow, surplus, started_at, asked_at,
     due_at, expires_at
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: save_task
 -- Replaces a task's row after it was judged; what never changes in a task's life is not written again.
@@ -105,6 +105,95 @@ FROM tasks
 WHERE state IN ('submitting', 'submitted', 'processing')
   AND pack IS NOT NULL
 GROUP BY pack;
+
+-- name: batches_by_name
+-- Reads the batches that new tasks go into.
+SELECT *
+FROM batches
+WHERE name IN (SELECT value FROM json_each(:names));
+
+-- name: save_batch
+-- Makes a batch, or notes what it has taken in.
+INSERT INTO batches (name, id, size, taken, created_at, closed_at)
+VALUES (?, ?, ?, ?, ?, ?)
+ON CONFLICT (name) DO UPDATE
+SET size = excluded.size, taken = excluded.taken, closed_at = excluded.closed_at;
+
+-- name: close_batch
+-- Closes a batch that is open.
+UPDATE batches
+SET closed_at = :now
+WHERE name = :name
+  AND closed_at IS NULL;
+
+-- name: complete_batches
+-- Finds the batches that are closed, whose tasks are all over and their results home or given up, and nobody was told.
+SELECT *
+FROM batches
+WHERE closed_at IS NOT NULL
+  AND finished_at IS NULL
+  AND name = :name -- if name
+  AND NOT EXISTS (
+      SELECT 1
+      FROM tasks
+      WHERE tasks.batch = batches.name
+        AND tasks.state IN ('awaiting', 'queued', 'submitting', 'submitted', 'processing')
+  )
+  AND NOT EXISTS (
+      SELECT 1
+      FROM events
+      JOIN tasks ON tasks.id = events.task_id
+      WHERE events.archive_at IS NOT NULL
+        AND events.archiving = 'awaited'
+        AND tasks.batch = batches.name
+  )
+ORDER BY name
+LIMIT :limit;
+
+-- name: finish_batch
+-- Notes that a batch is finished, and which event says so, if none has said it before.
+UPDATE batches
+SET finished_at = :now, event_id = :event_id
+WHERE name = :name
+  AND closed_at IS NOT NULL
+  AND finished_at IS NULL;
+
+-- name: batch_states
+-- Counts the tasks of some batches by state.
+SELECT batch, state, COUNT(*) AS tasks
+FROM tasks
+WHERE batch IN (SELECT value FROM json_each(:names))
+GROUP BY batch, state;
+
+-- name: batch_ends
+-- Reads the first tasks of a batch, each with the event that tells of the state it is in.
+SELECT
+    tasks.*,
+    (
+        SELECT events.envelope
+        FROM events
+        WHERE events.task_id = tasks.id
+          AND events.type = 'task.' || tasks.state
+        ORDER BY events.id DESC
+        LIMIT 1
+    ) AS envelope
+FROM tasks
+WHERE batch = :name
+ORDER BY id
+LIMIT :limit;
+
+-- name: list_batches
+-- Lists batches, newest first.
+SELECT *
+FROM batches
+WHERE TRUE
+  AND name = :name -- if name
+  AND id < :cursor -- if cursor
+  AND IIF(closed_at IS NULL, 'open', IIF(finished_at IS NULL, 'closed', 'finished')) IN ( -- if states
+      SELECT value FROM json_each(:states) -- if states
+  ) -- if states
+ORDER BY id DESC
+LIMIT :limit;
 
 -- name: insert_push
 -- Keeps a push as it came.
@@ -355,7 +444,9 @@ WHERE events.id > :cursor
   AND events.task_id = :task_id -- if task_id
   AND events.created_at >= :since -- if since
   AND events.created_at < :until -- if until
-  AND IIF(type LIKE 'task.%', substr(type, 6), 'alert') IN (SELECT value FROM json_each(:words)) -- if words
+  AND IIF(type LIKE 'task.%', substr(type, 6), substr(type, 1, instr(type, '.') - 1)) IN ( -- if words
+      SELECT value FROM json_each(:words) -- if words
+  ) -- if words
 ORDER BY events.id
 LIMIT :limit;
 
@@ -446,6 +537,7 @@ WHERE TRUE
   AND state IN (SELECT value FROM json_each(:states)) -- if states
   AND endpoint = :endpoint -- if endpoint
   AND label = :label -- if label
+  AND batch = :batch -- if batch
   AND NOT EXISTS (SELECT key, value FROM json_each(:tags) EXCEPT SELECT key, value FROM json_each(tasks.tags)) -- if tags
 ORDER BY id DESC
 LIMIT :limit;
@@ -470,6 +562,7 @@ FROM events
 WHERE TRUE
   AND id < :cursor -- if cursor
   AND task_id = :task_id -- if task_id
+  AND task_id IN (SELECT tasks.id FROM tasks WHERE tasks.batch = :batch) -- if batch
   AND type IN (SELECT value FROM json_each(:types)) -- if types
 ORDER BY id DESC
 LIMIT :limit;
@@ -480,6 +573,7 @@ SELECT *
 FROM events
 WHERE seq > COALESCE((SELECT known.seq FROM events AS known WHERE known.id <= :after ORDER BY known.id DESC LIMIT 1), 0)
   AND task_id = :task_id -- if task_id
+  AND task_id IN (SELECT tasks.id FROM tasks WHERE tasks.batch = :batch) -- if batch
   AND type IN (SELECT value FROM json_each(:types)) -- if types
 ORDER BY seq
 LIMIT :limit;
@@ -550,6 +644,8 @@ FROM (
 -- Counts the rows of every kind, for a person who looks after the store.
 SELECT 'tasks.' || state AS name, COUNT(*) AS number FROM tasks GROUP BY state
 UNION ALL
+SELECT 'batches', COUNT(*) FROM batches
+UNION ALL
 SELECT 'pushes.' || outcome, COUNT(*) FROM pushes GROUP BY outcome
 UNION ALL
 SELECT 'events', COUNT(*) FROM events
@@ -595,7 +691,8 @@ DELETE FROM intents
 WHERE task_id IN (SELECT value FROM json_each(:ids));
 
 -- name: old_events
--- Reads a page of events by age, and tells which are old, with nothing on its way out or home, of no task that goes on.
+-- Reads a page of events by age, and tells which are old, with nothing on its way out or home, of no task that goes on
+-- and of no closed batch, whose end is to tell of them.
 SELECT
     events.id,
     events.created_at < :before AS is_old,
@@ -605,6 +702,13 @@ SELECT
         tasks.id IS NULL
         OR tasks.state IN ('succeed', 'failed', 'rejected', 'expired')
         OR tasks.state IN ('awaiting', 'submitted', 'processing') AND tasks.due_at IS NULL AND tasks.expires_at <= :now
+    )
+    AND NOT EXISTS (
+        SELECT 1
+        FROM batches
+        WHERE batches.name = tasks.batch
+          AND batches.closed_at IS NOT NULL
+          AND batches.finished_at IS NULL
     ) AS is_free,
     (
         SELECT COUNT(*)
@@ -669,6 +773,18 @@ WHERE seq IN (SELECT seq FROM actions WHERE at < :before ORDER BY seq LIMIT :lim
 -- Takes away replays that were over long ago.
 DELETE FROM replays
 WHERE id IN (SELECT id FROM replays WHERE finished_at < :before ORDER BY id LIMIT :limit);
+
+-- name: delete_batches
+-- Takes away batches of long ago that have no task left.
+DELETE FROM batches
+WHERE id IN (
+    SELECT batches.id
+    FROM batches
+    WHERE COALESCE(batches.finished_at, batches.created_at) < :before
+      AND NOT EXISTS (SELECT 1 FROM tasks WHERE tasks.batch = batches.name)
+    ORDER BY batches.id
+    LIMIT :limit
+);
 
 -- name: archiving_events
 -- Finds the events whose results are to be looked after now, leaving out those that somebody is at.

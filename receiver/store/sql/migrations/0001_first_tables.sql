@@ -1,5 +1,30 @@
 -- The first tables. Times are microseconds since the epoch in UTC, bodies are bytes, ids sort by age.
 
+-- Tasks that somebody wants to hear of together. An open batch takes tasks in; `taken` counts them. The id is that of
+-- its first task, under its own prefix.
+CREATE TABLE batches (
+    name TEXT PRIMARY KEY NOT NULL,
+    id TEXT NOT NULL UNIQUE,
+    size INTEGER CHECK (size >= 1),
+    taken INTEGER NOT NULL CHECK (taken >= 1),
+    created_at INTEGER NOT NULL,
+    closed_at INTEGER,
+    finished_at INTEGER,
+    event_id TEXT,
+    CHECK (size IS NULL OR taken <= size),
+    CHECK (finished_at IS NULL OR closed_at IS NOT NULL),
+    CHECK ((finished_at IS NULL) = (event_id IS NULL))
+) STRICT;
+
+CREATE INDEX batches_running ON batches (name) WHERE closed_at IS NOT NULL AND finished_at IS NULL;
+
+-- That a batch is finished is said once.
+CREATE TRIGGER batches_end_is_final BEFORE UPDATE ON batches
+WHEN OLD.finished_at IS NOT NULL
+BEGIN
+    SELECT RAISE(ABORT, 'a finished batch never changes');
+END;
+
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY NOT NULL,
     origin TEXT NOT NULL CHECK (origin IN ('gateway', 'api', 'minted')),
@@ -12,6 +37,7 @@ CREATE TABLE tasks (
     endpoint TEXT,
     label TEXT,
     tags TEXT NOT NULL CHECK (json_valid(tags)),
+    batch TEXT REFERENCES batches (name),
     idempotency_key TEXT UNIQUE,
     kling_id TEXT,
     external_task_id TEXT,
@@ -36,6 +62,9 @@ CREATE INDEX tasks_due ON tasks (state, due_at, id) WHERE due_at IS NOT NULL;
 CREATE INDEX tasks_running ON tasks (pack, weight) WHERE state IN ('submitting', 'submitted', 'processing');
 CREATE INDEX tasks_by_kling_id ON tasks (kling_id, id) WHERE kling_id IS NOT NULL;
 CREATE INDEX tasks_by_external_id ON tasks (external_task_id, id) WHERE external_task_id IS NOT NULL;
+CREATE INDEX tasks_of_batch ON tasks (batch, id, state) WHERE batch IS NOT NULL;
+CREATE INDEX tasks_batch_waits_for ON tasks (batch)
+WHERE batch IS NOT NULL AND state IN ('awaiting', 'queued', 'submitting', 'submitted', 'processing');
 
 -- Whatever a client of the store believes: Kling's last word on a task stands.
 CREATE TRIGGER tasks_end_is_final BEFORE UPDATE OF state ON tasks
