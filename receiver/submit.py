@@ -130,13 +130,8 @@ class Submitter:
             )
         intent = json.dumps(request.body, separators=(",", ":")).encode()
         task = self._intend(endpoint, intent, Origin.API, TaskState.QUEUED)
-        task = replace(
-            task,
-            label=request.label,
-            tags=dict(request.tags),
-            batch=request.batch,
-            idempotency_key=request.idempotency_key,
-        )
+        task = replace(task, label=request.label, tags=dict(request.tags), batch=request.batch)
+        task = replace(task, idempotency_key=request.idempotency_key)
         stored = await self._intake.add(task, intent, batch_size=request.batch_size)
         if stored.id != task.id:
             return stored
