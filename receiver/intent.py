@@ -49,7 +49,7 @@ def make_task(
         external_task_id=composed.external_task_id,
         reply_to=composed.reply_to,
         pack=endpoint.pack,
-        weight=endpoints.weight(endpoint, protocol.parse_object(body)),
+        weight=endpoints.weight(endpoint, composed.asked),
         created_at=now,
         updated_at=now,
         due_at=due_at,

@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
 from receiver.errors import InvalidRequest, Unreadable
-from receiver.kling import verbatim
+from receiver.kling import ballast, verbatim
 from receiver.model import Generation, Json, Reading, TaskState
 
 MAX_DEPTH = 200  # well within what Python reads and writes without running out of stack
@@ -84,10 +84,12 @@ def bare(body: bytes, *, task_id: str | None = None) -> bytes:
 class Composed:
     """A create's body made ours: ``content`` to send, and what the client had asked for itself.
 
-    ``reply_to`` is the client's own callback URL, ``external_task_id`` the id the task will carry ("" for none).
+    ``reply_to`` is the client's own callback URL, ``external_task_id`` the id the task will carry ("" for none),
+    ``asked`` the body as it was read, in which something else stands for each picture.
     """
 
     content: bytes
+    asked: Json
     reply_to: str | None
     external_task_id: str
 
@@ -97,13 +99,22 @@ def compose(body: bytes, *, generation: Generation, callback_url: str | None, ex
 
     All other members go through as the client wrote them. Without *callback_url* none is asked for.
     """
-    document = parse_object(body)
+    light = ballast.lighten(body)
+    document = _read_light(light, body)
     place = "options" if generation is Generation.NEW else None
     asked = document if place is None else _options(document)
     reply_to = _callback_url(asked.get("callback_url"))
     own_id = _external_task_id(asked.get("external_task_id")) or external_task_id or ""
     ours = {"callback_url": callback_url, "external_task_id": own_id}
-    return Composed(content=_with(body.decode(), place, ours).encode(), reply_to=reply_to, external_task_id=own_id)
+    content = light.restored(_with(light.text.decode(), place, ours).encode())
+    return Composed(content=content, asked=document, reply_to=reply_to, external_task_id=own_id)
+
+
+def _read_light(light: ballast.Lightened, body: bytes) -> Json:
+    try:
+        return parse_object(light.text)
+    except Unreadable:
+        return parse_object(body)  # whose complaint names the right place
 
 
 def _with(text: str, place: str | None, ours: Mapping[str, str | None]) -> str:
