@@ -3,10 +3,16 @@
 However many tasks fall due at once, after a start or an outage, Kling is asked no more than so often, so much at a
 time, and about each task by one at a time. While it cannot answer there is one question now and then, of another task
 each time, and no task's own interval grows, so that all are caught up with as soon as it is back.
+
+Tasks of the new generation that are due at the same moment share a question. Nobody waits for company, and whoever a
+shared question does not serve is asked about alone. The older endpoints have no such question, only lists by pages,
+in no order that Kling promises and moving on with every task that anybody makes: what is missing from a page would
+prove nothing, so that each is asked about by itself.
 """
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -14,8 +20,16 @@ import structlog
 
 from receiver.bells import Bell
 from receiver.clock import Clock
-from receiver.errors import KlingError, KlingRefusal, Retry, StoreUnavailable, UnknownResource
-from receiver.kling.client import Answer
+from receiver.errors import (
+    KlingError,
+    KlingRefusal,
+    KlingUncertain,
+    Retry,
+    ServerTrouble,
+    StoreUnavailable,
+    UnknownResource,
+)
+from receiver.kling.client import TOGETHER, Answer, may_be_asked_together
 from receiver.model import Reading, Task, TaskState
 from receiver.patience import Patience
 from receiver.retry import Pace
@@ -44,6 +58,10 @@ class Questions(Protocol):
 
     async def query(self, endpoint: str, task_id: str) -> Answer:
         """Ask about one task."""
+        ...
+
+    async def query_together(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, Answer]:
+        """Ask about several; those that nothing was said of are left out. Raises where nothing was said of any."""
         ...
 
 
@@ -99,6 +117,8 @@ class Reconciler:
         self._pace = Pace(count=PER_SECOND, per=_SECOND)
         self._patience = Patience(longest=LONGEST_PAUSE, tolerates=1)
         self._in_vain: OrderedDict[str, int] = OrderedDict()
+        self._unsociable: OrderedDict[str, int] = OrderedDict()
+        self._sociable: set[str] = set()
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -116,14 +136,14 @@ class Reconciler:
         finally:
             self._bell.leave(bell)
         if self._asking:
-            await asyncio.wait(self._asking.values())
+            await asyncio.wait(set(self._asking.values()))
 
     async def _round(self, bell: asyncio.Event) -> datetime | None:
         """Ask about what is due; tell when to look again, None when a bell will say."""
         now = self._clock.now()
         if not self._patience.admits(now):
             return self._patience.opens_at
-        free = (AT_ONCE if self._patience.opens_at is None else 1) - len(self._asking)
+        free = (AT_ONCE if self._patience.opens_at is None else 1) - len(set(self._asking.values()))
         if free <= 0:
             return None
         allowed = self._pace.allowance(now)
@@ -132,23 +152,51 @@ class Reconciler:
         due = await self._intake.next_task_due(_ASKABLE)
         if due is None or due > now:
             return due
-        limit = min(free, allowed)
-        for task in await self._intake.claim_tasks(_ASKABLE, now=now, until=now + self._lease, limit=limit):
-            if task.id not in self._asking:  # else the answer under way plans the next question
-                self._start(task, bell, now)
+        for tasks in await self._claim(now, limit=min(free, allowed)):
+            self._start(tasks, bell, now)
         return now
 
-    def _start(self, task: Task, bell: asyncio.Event, now: datetime) -> None:
+    async def _claim(self, now: datetime, *, limit: int) -> Sequence[Sequence[Task]]:
+        """Claim what is due, sorted into *limit* questions at the most; a probe is about one task alone."""
+        until = now + self._lease
+        alone, together = self._sorted(await self._intake.claim_tasks(_ASKABLE, now=now, until=until, limit=limit))
+        if together and self._patience.opens_at is None:
+            self._sociable.update(task.endpoint or "" for task in together)
+            room, endpoints = TOGETHER - len(together), sorted(self._sociable)
+            more = await self._intake.claim_tasks(_ASKABLE, now=now, until=until, limit=room, endpoints=endpoints)
+            others, company = self._sorted(more)
+            together += company
+            for task in others:
+                await self._answers.put_off(task.id, now)
+        return [[task] for task in alone] + ([together] if together else [])
+
+    def _sorted(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
+        """Tell those to be asked about one by one from those that share a question, leaving out who is asked about."""
+        alone: list[Task] = []
+        together: list[Task] = []
+        for task in tasks:
+            if task.id not in self._asking:  # else the answer under way plans the next question
+                (together if self._is_sociable(task) else alone).append(task)
+        return alone, together
+
+    def _is_sociable(self, task: Task) -> bool:
+        if task.id in self._in_vain or task.id in self._unsociable:
+            return False
+        return bool(task.endpoint and task.kling_id) and may_be_asked_together(task.endpoint or "", task.kling_id or "")
+
+    def _start(self, tasks: Sequence[Task], bell: asyncio.Event, now: datetime) -> None:
         self._pace.take(1, now)
         self._patience.call(now, lasts=self._lease)
-        asking = asyncio.create_task(self._ask(task))
-        self._asking[task.id] = asking
+        asking = asyncio.create_task(self._ask(tasks[0]) if len(tasks) == 1 else self._ask_together(tasks))
+        self._asking.update(dict.fromkeys((task.id for task in tasks), asking))
 
         def done(ended: "asyncio.Task[None]") -> None:
-            self._asking.pop(task.id, None)
+            for task in tasks:
+                if self._asking.get(task.id) is ended:
+                    del self._asking[task.id]
             bell.set()
             if not ended.cancelled() and ended.exception() is not None:
-                log.error("query.failed", task=task.id, exc_info=ended.exception())
+                log.error("query.failed", task=tasks[0].id, exc_info=ended.exception())
 
         asking.add_done_callback(done)
 
@@ -167,7 +215,7 @@ class Reconciler:
         error = answer if isinstance(answer, KlingError) else answer.error
         await self._listener.called(error, by="query")
         if error is not None and error.retry is not Retry.NO:
-            await self._put_off(task, error, begun)
+            await self._put_off([task], error, begun)
             return
         self._patience.succeed()
         self._in_vain.pop(task.id, None)
@@ -177,16 +225,53 @@ class Reconciler:
         log.warning("query.refused", task=task.id, reason="" if error is None else str(error))
         await self._answers.learn_nothing(task.id, denied=asked_for if _is_unknown(error) else None)
 
-    async def _put_off(self, task: Task, error: KlingError, begun: datetime) -> None:
-        """Leave a task for later that Kling could not answer about; others may be answered about all the same."""
+    async def _ask_together(self, tasks: Sequence[Task]) -> None:
+        begun = self._clock.now()
+        told: Mapping[str, Answer] = {}
+        error: KlingError | None = None
+        try:
+            told = await self._kling.query_together(tasks[0].endpoint or "", [task.kling_id or "" for task in tasks])
+        except KlingError as exc:
+            error = exc
+        await self._listener.called(error, by="query")
+        if error is not None and error.retry is not Retry.NO:
+            await self._put_off(tasks, error, begun)
+            return
+        self._patience.succeed()
+        if len(told) < len(tasks):
+            log.warning("query.incomplete", told=len(told), of=len(tasks), reason="" if error is None else str(error))
+        taking = (self._take(task, told.get(task.kling_id or "")) for task in tasks)
+        for task, ended in zip(tasks, await asyncio.gather(*taking, return_exceptions=True), strict=True):
+            if isinstance(ended, BaseException):
+                log.error("query.failed", task=task.id, exc_info=ended)
+
+    async def _take(self, task: Task, answer: Answer | None) -> None:
+        """Take in what an answer about several says of one; whom it leaves out is asked about alone, from now on."""
+        if answer is None or answer.reading is None:
+            _remember(self._unsociable, task.id)
+            del self._asking[task.id]
+            await self._answers.put_off(task.id, self._clock.now())
+        else:
+            await self._answers.learn(task.id, answer.reading, answer.body)
+
+    async def _put_off(self, tasks: Sequence[Task], error: KlingError, begun: datetime) -> None:
+        """Leave tasks for later that Kling could not answer about; others may be answered about all the same."""
         now = self._clock.now()
-        log.warning("query.failed", task=task.id, code=error.code, reason=error.message)
+        log.warning("query.failed", task=tasks[0].id, of=len(tasks), code=error.code, reason=error.message)
         asked = error.retry_after if isinstance(error, KlingRefusal) else None
         self._patience.fail(error.message, begun=begun, now=now, asked=asked)
-        times = self._in_vain[task.id] = self._in_vain.pop(task.id, 0) + 1
-        if len(self._in_vain) > _REMEMBERED:
-            self._in_vain.popitem(last=False)
-        await self._answers.put_off(task.id, now + min(_SECOND * 2 ** min(times - 1, 10), LONGEST_PAUSE))
+        for task in tasks:
+            times = self._in_vain.get(task.id, 0)
+            if isinstance(error, ServerTrouble | KlingUncertain):  # it may be the task that Kling chokes on
+                _remember(self._in_vain, task.id)
+            await self._answers.put_off(task.id, now + min(_SECOND * 2 ** min(times, 10), LONGEST_PAUSE))
+
+
+def _remember(times: OrderedDict[str, int], task_id: str) -> None:
+    """Count one more time for a task, and forget whom nothing was counted for the longest."""
+    times[task_id] = times.pop(task_id, 0) + 1
+    if len(times) > _REMEMBERED:
+        times.popitem(last=False)
 
 
 def _is_unknown(error: KlingError | None) -> bool:

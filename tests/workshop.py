@@ -6,7 +6,7 @@ Time is a test's own: :meth:`Workshop.passes` moves it in steps, and after each 
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -90,7 +90,8 @@ class FakeKling:
 
     ``create_faults`` are used up one by one, an error each, or None for well; with ``makes_anyway`` the task is made
     although the create fails. ``query_fault`` and ``find_fault`` hold for every call while they are set.
-    ``drops_ids`` is a gateway that forgets clients' own ids. ``holds`` keeps creates unanswered until it is set.
+    ``questions`` are the ids that each question named, ``queries`` each id with its moment. ``drops_ids`` is a gateway
+    that forgets clients' own ids. ``holds`` keeps creates unanswered until it is set.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -99,6 +100,7 @@ class FakeKling:
         self.creates: list[str] = []
         self.created_at: list[datetime] = []
         self.queries: list[tuple[str, datetime]] = []
+        self.questions: list[list[str]] = []
         self.finds: list[str] = []
         self.create_faults: list[KlingError | None] = []
         self.create_fault: KlingError | None = None
@@ -106,6 +108,7 @@ class FakeKling:
         self.query_fault: KlingError | Callable[[str], KlingError | None] | None = None
         self.find_fault: KlingError | None = None
         self.drops_ids = False
+        self.hides: set[str] = set()
         self.limit = 0
         self.holds: asyncio.Event | None = None
         self.under_way = 0
@@ -114,6 +117,7 @@ class FakeKling:
     def make(self, body: bytes) -> Made:
         """Make a task."""
         asked = json.loads(body)
+        asked = asked.get("options", asked)
         own_id = None if self.drops_ids else asked.get("external_task_id")
         task = Made(id=f"k{len(self.made) + 1}", external_task_id=own_id, callback_url=asked.get("callback_url"))
         self.made[task.id] = task
@@ -132,7 +136,8 @@ class FakeKling:
     async def create(self, endpoint: str, content: bytes) -> Answer:
         """Create a task."""
         del endpoint
-        self.creates.append(json.loads(content).get("external_task_id", ""))
+        asked = json.loads(content)
+        self.creates.append(asked.get("options", asked).get("external_task_id", ""))
         self.created_at.append(self.clock.now())
         fault = self.create_faults.pop(0) if self.create_faults else self.create_fault
         if fault is None and self.limit and self._running() >= self.limit:
@@ -153,22 +158,39 @@ class FakeKling:
     async def query(self, endpoint: str, task_id: str) -> Answer:
         """Tell of a task by Kling's id or the client's."""
         del endpoint
-        self.queries.append((task_id, self.clock.now()))
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
-        try:
-            await asyncio.sleep(0)
-        finally:
-            self.under_way -= 1
-        fault = self.query_fault(task_id) if callable(self.query_fault) else self.query_fault
-        if isinstance(fault, KlingUncertain) or (fault is not None and fault.code == "kling_unreachable"):
-            raise fault
+        fault = await self._asked([task_id])
         if fault is not None:
             return Answer(status=500, headers={}, body=b"{}", error=fault)
         found = self.made.get(task_id) or next(iter(self.of(task_id)), None)
         if found is None:
             return Answer(status=404, headers={}, body=b"{}", error=refusal(404, 1203, "task not found"))
         return _answer(found.told())
+
+    async def query_together(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, Answer]:
+        """Tell of several tasks by Kling's ids, leaving out those that are not known or that ``hides`` names."""
+        del endpoint
+        fault = await self._asked(task_ids)
+        if fault is not None:
+            raise fault
+        known = [self.made[task_id] for task_id in task_ids if task_id in self.made and task_id not in self.hides]
+        return {task.id: _answer(task.told()) for task in known}
+
+    async def _asked(self, task_ids: Sequence[str]) -> KlingError | None:
+        """Count a question, and give the first fault that is set for any of its tasks; raise it as the client does."""
+        self.questions.append(list(task_ids))
+        self.queries += [(task_id, self.clock.now()) for task_id in task_ids]
+        self.under_way += 1
+        self.most_under_way = max(self.most_under_way, self.under_way)
+        try:
+            await asyncio.sleep(0)
+        finally:
+            self.under_way -= 1
+        set_for = self.query_fault
+        faults = [set_for(task_id) if callable(set_for) else set_for for task_id in task_ids]
+        fault = next((fault for fault in faults if fault is not None), None)
+        if isinstance(fault, KlingUncertain) or (fault is not None and fault.code == "kling_unreachable"):
+            raise fault
+        return fault
 
     async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
         """Look a task up by the client's id."""

@@ -4,7 +4,7 @@ Whether a create may be made again hangs on what is known of the first, so three
 nothing sent (KlingUnreachable), and sent without a clear answer (KlingUncertain).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from urllib.parse import quote
@@ -26,13 +26,17 @@ from receiver.errors import (
 )
 from receiver.kling import protocol
 from receiver.kling.auth import Authorization
-from receiver.kling.endpoints import Endpoint, resolve
+from receiver.kling.endpoints import WAYS, Endpoint, resolve
 from receiver.kling.refusals import Said, error_of
-from receiver.model import Json, Reading
+from receiver.model import Generation, Json, Reading
 from receiver.outbound import Outbound, Reply
 from receiver.settings import KlingSettings
 
+TOGETHER = WAYS[Generation.NEW].at_once
+"""How many tasks of the new generation Kling tells of in one answer."""
+
 MAX_ANSWER = 16 * 1024 * 1024  # a page of 500 tasks with room to spare
+_LONGEST_ID = 64  # of those asked about together, so that the address stays one that every server takes
 _JSON = {"content-type": "application/json", "accept": "application/json"}
 _PASSED_ON = frozenset({"content-type", "accept", "accept-language"})
 _PASSED_BACK = frozenset(
@@ -86,6 +90,25 @@ class Kling:
         if isinstance(answer.error, UnknownResource) and by_external_id != by_id:
             return await self._task_call("GET", by_external_id, task_id=task_id)
         return answer
+
+    async def query_together(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, Answer]:
+        """Ask about several tasks in one call, by Kling's ids. The new generation's may be of any of its endpoints.
+
+        An answer holds what was said of one task alone; those that Kling did not tell of are left out. Raises the
+        error of an answer that tells of none of them.
+        """
+        reply = await self._call("GET", _endpoint(endpoint).query(*task_ids), headers=_JSON)
+        error = self._error(_said(reply))
+        if error is not None:
+            log.info("kling.refused", status=reply.status, kling_code=_said(reply).code, code=error.code)
+            raise error
+        told: dict[str, Answer] = {}
+        for task in protocol.several(reply.body):
+            reading = protocol.read(task)
+            kling_id = reading.kling_id or ""
+            if kling_id in task_ids and kling_id not in told:
+                told[kling_id] = Answer(status=reply.status, headers={}, body=task, reading=reading)
+        return told
 
     async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
         """Look a task up by the id we or the client gave it; None when Kling says there is none.
@@ -170,6 +193,11 @@ class Kling:
         if self._base_url.endswith("/v1") and path.startswith("/v1/"):
             path = path.removeprefix("/v1")
         return self._base_url + path
+
+
+def may_be_asked_together(endpoint: str, task_id: str) -> bool:
+    """Tell whether a task can be asked about in one call with others: only the new generation's, by a plain id."""
+    return _endpoint(endpoint).ways.at_once > 1 and "," not in task_id and len(task_id) <= _LONGEST_ID
 
 
 def _said(reply: Reply) -> Said:

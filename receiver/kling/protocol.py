@@ -80,6 +80,18 @@ def bare(body: bytes, *, task_id: str | None = None) -> bytes:
     return verbatim.at_path(body.decode(), path).encode()
 
 
+def several(body: bytes) -> Sequence[bytes]:
+    """Give the tasks that an answer lists, each in the callback's own shape; none where it lists no tasks.
+
+    Raises Unreadable as :func:`read` does.
+    """
+    if not isinstance(_parse(body)[0].get("data"), list):
+        return ()
+    listed = verbatim.at_path(body.decode(), ("data",))
+    tasks = (verbatim.at_path(listed[at:], ()) for at in verbatim.elements(listed))
+    return [task.encode() for task in tasks if task.startswith("{")]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Composed:
     """A create's body made ours: ``content`` to send, and what the client had asked for itself.

@@ -107,11 +107,18 @@ class Intake(Protocol):
         ...
 
     async def claim_tasks(
-        self, states: Sequence[TaskState], *, now: datetime, until: datetime, limit: int, without: Sequence[str] = ()
+        self,
+        states: Sequence[TaskState],
+        *,
+        now: datetime,
+        until: datetime,
+        limit: int,
+        without: Sequence[str] = (),
+        endpoints: Sequence[str] | None = None,
     ) -> Sequence[Task]:
         """Take up to *limit* tasks in *states* that are due, longest due first, and make them due again *until*.
 
-        Tasks of the packs *without* are left alone.
+        Tasks of the packs *without* are left alone, and with *endpoints* those of all others.
         """
         ...
 

@@ -43,6 +43,7 @@ class TaskClaim:
     until: datetime
     limit: int
     without: Sequence[str] = ()
+    endpoints: Sequence[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,9 +207,11 @@ def _claim(connection: sqlite3.Connection, group: Sequence[TaskClaim]) -> Sequen
 def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
     due: list[Task] = []
     without = json.dumps(claim.without) if claim.without else None
-    statement = queries()["due_tasks"].given({"without": without})
+    endpoints = None if claim.endpoints is None else json.dumps(claim.endpoints)
+    given = {"without": without, "endpoints": endpoints}
+    statement = queries()["due_tasks"].given(given)
     for state in dict.fromkeys(claim.states):
-        wanted = {"state": state.value, "now": micros(claim.now), "limit": claim.limit, "without": without}
+        wanted = {"state": state.value, "now": micros(claim.now), "limit": claim.limit, **given}
         due += map(records.task, connection.execute(statement, wanted))
     due.sort(key=lambda task: (task.due_at, task.id))
     taken = [replace(task, due_at=claim.until) for task in due[: claim.limit]]

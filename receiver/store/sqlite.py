@@ -145,10 +145,17 @@ class SqliteStore:
         return await self._read(self._glance, catalog.intent, task_id)
 
     async def claim_tasks(
-        self, states: Sequence[TaskState], *, now: datetime, until: datetime, limit: int, without: Sequence[str] = ()
+        self,
+        states: Sequence[TaskState],
+        *,
+        now: datetime,
+        until: datetime,
+        limit: int,
+        without: Sequence[str] = (),
+        endpoints: Sequence[str] | None = None,
     ) -> Sequence[Task]:
         """Take up to *limit* tasks that are due."""
-        claim = intake.TaskClaim(states=states, now=now, until=until, limit=limit, without=without)
+        claim = intake.TaskClaim(states=states, now=now, until=until, limit=limit, without=without, endpoints=endpoints)
         return await self._writer.do(intake.CLAIM_TASKS, claim)
 
     async def next_task_due(self, states: Sequence[TaskState], *, without: Sequence[str] = ()) -> datetime | None:

@@ -14,6 +14,7 @@ from support import FakeClock, free_port
 
 from receiver.errors import (
     AuthenticationFailed,
+    InvalidParameters,
     InvalidRequest,
     KlingError,
     KlingRefusal,
@@ -228,6 +229,46 @@ async def test_a_task_of_the_new_generation_is_asked_for_in_a_list_by_either_id(
         assert said is not None
         assert said.reading is not None
         assert (said.reading.kling_id, said.reading.state) == ("8", TaskState.PROCESSING)
+
+
+async def test_several_tasks_are_asked_for_in_one_call_and_each_is_told_of_in_kling_s_own_bytes() -> None:
+    one = '{"id": "8",  "status":"processing", "n": 1E3}'
+    other = '{"status": "succeeded", "id": "9", "outputs": [{"type": "video", "url": "https://a.example/9.mp4"}]}'
+    listed = f'{{"code": 0, "data": [ {one}, {other} , null, {{"id": "of another", "status": "failed"}}], "x": []}}'
+    raw = f"HTTP/1.1 200 OK\r\ncontent-length: {len(listed)}\r\n\r\n{listed}".encode()
+
+    async with serving(Says(raw=raw)) as server, calling(server.url) as kling:
+        told = await kling.query_together(NEW, ["8", "9", "10"])
+
+    assert [request.target for request in server.requests] == ["/tasks?task_ids=8,9,10"]
+    assert {kling_id: answer.body.decode() for kling_id, answer in told.items()} == {"8": one, "9": other}
+    states = {kling_id: answer.reading and answer.reading.state for kling_id, answer in told.items()}
+    assert states == {"8": TaskState.PROCESSING, "9": TaskState.SUCCEED}
+
+
+@pytest.mark.parametrize(
+    "document", [{"code": 0, "data": {}}, {"code": 0, "data": []}, {"code": 0}, {"data": [1, "a"]}]
+)
+async def test_an_answer_about_several_that_tells_of_none_leaves_all_out(document: Json) -> None:
+    async with serving(Says(document=document)) as server, calling(server.url) as kling:
+        assert await kling.query_together(NEW, ["8", "9"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("says", "error"),
+    [
+        (Says(document={"code": 1201, "message": "bad id"}, status=400), InvalidParameters),
+        (Says(document={"code": 5001}, status=503), ServerTrouble),
+        (Says(status=404), UnknownResource),
+        (Says(raw=b""), KlingUncertain),
+    ],
+)
+async def test_a_question_about_several_that_is_not_answered_raises(says: Says, error: type[KlingError]) -> None:
+    async with serving(says) as server, calling(server.url) as kling:
+        with pytest.raises(error):
+            await kling.query_together(NEW, ["8", "9"])
+
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize(

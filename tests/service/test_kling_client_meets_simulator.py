@@ -11,6 +11,7 @@ from support import FakeClock, until
 from receiver.errors import (
     AccountTrouble,
     AuthenticationFailed,
+    InvalidParameters,
     KlingUncertain,
     ServerTrouble,
     SlotsFull,
@@ -29,6 +30,7 @@ NAME = "tsk_1"
 MULTI = "images/multi-image2image"
 WANTS_TOO: dict[str, Json] = {"videos/video-extend": {"video_id": "v"}}
 PATHS = [path.replace("{model}", "kling-3.0-turbo") for path, each in endpoints.CATALOGUE.items() if each.asynchronous]
+VIDEOS = ["text-to-video/kling-3.0-turbo", "image-to-video/kling-4.0"]
 
 
 @asynccontextmanager
@@ -97,6 +99,20 @@ async def test_a_task_never_made_is_not_known(path: str) -> None:
 
     assert isinstance(answer.error, UnknownResource)
     assert found is None
+
+
+async def test_twenty_tasks_are_told_of_in_one_answer_by_klings_ids_and_not_one_more() -> None:
+    async with meeting(submitted_for="1h") as (kling, _):
+        paths = [(VIDEOS[number % 2], f"n{number}") for number in range(21)]
+        made = [await kling.create(path, body_for(path, name=name)) for path, name in paths]
+        ids = [answer.reading.kling_id or "" for answer in made if answer.reading is not None]
+
+        told = await kling.query_together(VIDEOS[0], [*ids[:18], "n20", "unknown"])
+        with pytest.raises(InvalidParameters):
+            await kling.query_together(VIDEOS[0], ids)
+
+    assert list(told) == ids[:18]
+    assert {protocol.read(answer.body).kling_id for answer in told.values()} == set(told)
 
 
 async def test_a_failure_tells_why() -> None:

@@ -6,29 +6,14 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from factories import a_task
+from silent import DOWN, QUICK, with_tasks
 from workshop import FakeKling, Made, Workshop, a_workshop, refusal
 
 from receiver.attendance import FEWEST, LATEST
-from receiver.errors import KlingError, KlingUnreachable
-from receiver.model import Task, TaskState
+from receiver.errors import KlingError
+from receiver.model import TaskState
 from receiver.reconcile import AT_ONCE, PER_SECOND
-from receiver.settings import PollSettings, PublicSettings
-
-QUICK = PollSettings(after=timedelta(seconds=10), every=timedelta(seconds=40))
-DOWN = KlingUnreachable("Kling cannot be reached.")
-
-
-async def with_tasks(shop: Workshop, count: int, **changes: object) -> list[Task]:
-    """Keep tasks that Kling has taken, all due now, as an outage or a night without us leaves them."""
-    tasks = []
-    for number in range(count):
-        name = f"tsk_{number:05}"
-        made = Made(id=f"k{number}", external_task_id=name, callback_url=None)
-        shop.kling.made[made.id] = made
-        given = {"id": name, "kling_id": made.id, "external_task_id": name, "due_at": shop.clock.now()} | changes
-        tasks.append(await shop.store.add(a_task(**given), b"{}"))
-    return tasks
+from receiver.settings import PublicSettings
 
 
 def gaps(kling: FakeKling, task_id: str) -> list[float]:

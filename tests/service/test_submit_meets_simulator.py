@@ -1,38 +1,15 @@
 """The same promises through the real client, against a Kling that hangs up, forgets ids and has its own."""
 
-import contextlib
-from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from workshop import IdleClock, Workshop, a_workshop
+from silent import a_shop_with_simulator
 
-from receiver.kling.client import Kling
-from receiver.kling.simulator import Options, Simulator, serve
-from receiver.model import Secret, TaskState
-from receiver.outbound import Outbound
-from receiver.settings import Dialect, KlingSettings, PublicSettings
+from receiver.kling.simulator import Simulator
+from receiver.model import TaskState
+from receiver.settings import Dialect
 
-KEY = "the-key-of-a-test"
 WAIT = 65.0
-
-
-@contextlib.asynccontextmanager
-async def a_shop_with_simulator(
-    folder: Path, *, dialect: Dialect = Dialect.OFFICIAL, **options: Any
-) -> AsyncIterator[tuple[Workshop, Simulator]]:
-    given = {"api_key": KEY, "check_images": False, "submitted_for": "1h"} | options
-    async with serve(Options.read(given)) as simulator:
-        settings = KlingSettings(base_url=simulator.url, api_key=Secret(KEY), dialect=dialect)
-        clock, outbound = IdleClock(), Outbound(user_agent="kling-receiver/test")
-        async with contextlib.aclosing(outbound):
-            kling = Kling(settings, outbound=outbound, clock=clock)
-            async with (
-                a_workshop(folder, kling=kling, clock=clock, kling_settings=settings, public=PublicSettings()) as shop,
-                shop.working(),
-            ):
-                yield shop, simulator
 
 
 def created(simulator: Simulator) -> int:

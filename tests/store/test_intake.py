@@ -337,6 +337,19 @@ async def test_many_who_claim_at_once_share_the_tasks(store: Store) -> None:
     assert sorted(claimed) == [f"tsk_{n:03}" for n in range(100)]
 
 
+async def test_tasks_of_some_endpoints_are_claimed_and_all_others_left_due(store: Store) -> None:
+    for number, endpoint in enumerate(["a/b", "c/d", None, "a/b", "e/f"]):
+        await store.add(a_task(id=f"tsk_{number}", endpoint=endpoint, due_at=at(number)), b"")
+    running = [TaskState.SUBMITTED]
+
+    some = await store.claim_tasks(running, now=at(10), until=at(70), limit=3, endpoints=["a/b", "e/f"])
+    none = await store.claim_tasks(running, now=at(10), until=at(70), limit=3, endpoints=[])
+
+    assert [task.id for task in some] == ["tsk_0", "tsk_3", "tsk_4"]
+    assert none == []
+    assert await store.next_task_due(running) == at(1)
+
+
 async def test_the_next_due_task_is_told(store: Store) -> None:
     states = [TaskState.QUEUED, TaskState.SUBMITTED]
     assert await store.next_task_due(states) is None

@@ -92,12 +92,14 @@ class Api:
 
     async def query_new(self, request: Request) -> Response:
         """Tell of up to twenty tasks of the new generation; one that is not known is left out."""
-        asked = request.query_params.get("task_ids") or request.query_params.get("external_task_ids") or ""
+        by_id, by_own = (request.query_params.get(name, "") for name in ("task_ids", "external_task_ids"))
+        asked = by_id or by_own
         references = [part for part in asked.split(",") if part]
         if not 1 <= len(references) <= _MAX_ASKED:
             raise Refusal(1201, f"task_ids or external_task_ids must name 1 to {_MAX_ASKED} tasks")
         self._count_query(asked)
-        found = (self._simulator.find(reference) for reference in references)
+        look = self._simulator.known if by_id else self._simulator.called
+        found = (look(reference) for reference in dict.fromkeys(references))
         return self._answer([self._simulator.tell(task) for task in found if task is not None and task.endpoint.is_new])
 
     async def list_new(self, request: Request) -> Response:

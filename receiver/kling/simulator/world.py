@@ -123,10 +123,18 @@ class Simulator:
         self._start(task)
         return task
 
-    def find(self, reference: str, endpoint: Endpoint | None = None) -> Task | None:
-        """Find a task by Kling's id, a gateway's, or the client's own; of *endpoint* alone, if one is named."""
-        task = self._known.get(reference) or self._external.get(reference)
-        return task if task is None or endpoint is None or task.endpoint == endpoint else None
+    def find(self, reference: str, endpoint: Endpoint) -> Task | None:
+        """Find a task of *endpoint* by Kling's id, a gateway's, or the client's own."""
+        task = self.known(reference) or self.called(reference)
+        return task if task is not None and task.endpoint == endpoint else None
+
+    def known(self, task_id: str) -> Task | None:
+        """Find a task by Kling's id, or a gateway's."""
+        return self._known.get(task_id)
+
+    def called(self, external_task_id: str) -> Task | None:
+        """Find a task by the client's own id."""
+        return self._external.get(external_task_id)
 
     def newest(self, endpoint: Endpoint | None = None) -> Iterator[Task]:
         """Go through the tasks of an endpoint, or those of the new generation, newest first."""

@@ -69,12 +69,13 @@ FROM intents
 WHERE task_id = :task_id;
 
 -- name: due_tasks
--- Finds the tasks in one state that have been due the longest, leaving out some packs.
+-- Finds the tasks in one state that have been due the longest, leaving out some packs, or all but some endpoints.
 SELECT *
 FROM tasks
 WHERE state = :state
   AND due_at <= :now
   AND COALESCE(pack, '') NOT IN (SELECT value FROM json_each(:without)) -- if without
+  AND endpoint IN (SELECT value FROM json_each(:endpoints)) -- if endpoints
 ORDER BY due_at, id
 LIMIT :limit;
 
