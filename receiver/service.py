@@ -21,6 +21,7 @@ from receiver import __version__, archive
 from receiver.alarm import Alarm
 from receiver.alerts import Alerts
 from receiver.announce import Announcer
+from receiver.archive.fetch import Fetcher
 from receiver.batches import Gatherer
 from receiver.bells import Bells
 from receiver.clock import Clock, Ids, SystemClock
@@ -35,6 +36,7 @@ from receiver.outbound import Outbound
 from receiver.outcomes import Outcomes
 from receiver.reconcile import Reconciler
 from receiver.recover import Recovery
+from receiver.renew import Renewer
 from receiver.replay import Replayer
 from receiver.retention import Retention
 from receiver.retry import Pace, RetryPolicy
@@ -116,7 +118,7 @@ async def _assemble(
     )
     gatherer = Gatherer(store.batches, announcer, bells=bells, clock=clock)
     replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
-    kept = await _keeping(settings, store, outside, alerts, bells=bells, clock=clock)
+    kept = await _keeping(settings, store, kling, outside, alerts, bells=bells, clock=clock)
     work = {"dispatch": dispatcher.run, "replay": replayer.run, "batches": gatherer.run, **kept, **work}
     supervisor = Supervisor(broken=store.broken, work=work, bells=bells)
     parts = Parts(
@@ -140,7 +142,14 @@ async def _assemble(
 
 
 async def _keeping(
-    settings: Settings, store: SqliteStore, outside: Outbound, alerts: Alerts, *, bells: Bells, clock: Clock
+    settings: Settings,
+    store: SqliteStore,
+    kling: Kling,
+    outside: Outbound,
+    alerts: Alerts,
+    *,
+    bells: Bells,
+    clock: Clock,
 ) -> Mapping[str, Work]:
     """Put together what brings results home, and what takes away what is old."""
     work: dict[str, Work] = {"retention": Retention(store, settings.retention, clock=clock).run}
@@ -148,7 +157,17 @@ async def _keeping(
     if folder is None:
         await archive.leave(store, clock=clock)
     else:
-        archiver = archive.Archiver(store, outside, folder, voice=alerts, bells=bells, clock=clock, rng=SystemRandom())
+        has_key = bool(settings.kling.api_key or settings.kling.access_key)
+        archiver = archive.Archiver(
+            store,
+            Fetcher(outside),
+            folder,
+            renewal=Renewer(kling) if has_key else None,
+            voice=alerts,
+            bells=bells,
+            clock=clock,
+            rng=SystemRandom(),
+        )
         work["archive"] = archiver.run
     return work
 

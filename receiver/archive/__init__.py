@@ -4,15 +4,17 @@ An event whose results are wanted says so in the store, and its deliveries wait 
 missing of it; every file that comes home is written down at once, in one transaction with the event's new object, so
 that a crash costs no more than what was on its way. When all is there, or nothing more can come, or the routes have
 waited long enough, they are told, and what is still missing is tried for in the background.
+
+A URL that is refused is not given up before Kling was asked for a fresh one: what it carries is a signature, and
+that may end before its file does.
 """
 
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from http import HTTPStatus
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -20,15 +22,14 @@ from typing import Protocol
 import structlog
 
 from receiver.announce import Announcement
-from receiver.archive.landing import Berth, free_bytes, leave_no_empty_folder
+from receiver.archive.fetch import Fetcher, Result
+from receiver.archive.landing import Berth, leave_no_empty_folder
 from receiver.archive.turns import Turns
-from receiver.archive.verdict import Alert, Missing, Verdict, judge
+from receiver.archive.verdict import SURELY_DEAD, Alert, Missing, Verdict, judge
 from receiver.bells import Bells
 from receiver.clock import Clock
-from receiver.errors import DialRefused, NoAnswer, NotKept, NotSent, ReceiverError, StoreUnavailable
+from receiver.errors import NoAnswer, ReceiverError, StoreUnavailable
 from receiver.model import Asset, Event, Json, Task
-from receiver.outbound import Outbound
-from receiver.outbound.download import Answered, Arrived, Pace, TooLarge, download
 from receiver.payload import result_urls, with_assets
 from receiver.store import Home, Homecoming
 
@@ -37,12 +38,9 @@ log = structlog.get_logger()
 AT_ONCE = 4
 """How many downloads go on at once, of all events together."""
 
-LARGEST = 2 * 1024**3
-
 _EVENTS_AT_ONCE = 256
 _LOOK_AGAIN = timedelta(seconds=5)
 _AFTER_A_FAULT = timedelta(minutes=1)
-_TRY_AGAIN = frozenset({408, 416, 425, 429})
 
 
 class Shelf(Home, Protocol):
@@ -63,13 +61,12 @@ class Voice(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
-    """What one download may take: bytes, time all in all, and how little may come of it."""
+class Renewal(Protocol):
+    """Asks for URLs anew."""
 
-    largest: int = LARGEST
-    total: timedelta = timedelta(minutes=30)
-    pace: Pace = field(default_factory=Pace)
+    async def renew(self, task: Task) -> Sequence[str]:
+        """Give the URLs of a task's results in their order; none where nobody has any. Raises NoAnswer: later."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,9 +80,10 @@ class _Errand:
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
-    def missing(self) -> Sequence[tuple[int, str]]:
-        """Number and URL of each result that is not home."""
-        return [(number, url) for number, url in enumerate(self.urls) if number not in self.assets]
+    def missing(self) -> Sequence[Result]:
+        """Each result that is not home."""
+        urls = enumerate(self.urls)
+        return [Result(number=number, url=url, at=url) for number, url in urls if number not in self.assets]
 
 
 class Archiver:
@@ -94,25 +92,23 @@ class Archiver:
     def __init__(
         self,
         shelf: Shelf,
-        outbound: Outbound,
+        fetcher: Fetcher,
         folder: Path,
         *,
+        renewal: Renewal | None,
         voice: Voice,
         bells: Bells,
         clock: Clock,
         rng: Random,
-        bounds: Bounds | None = None,
-        free: Callable[[Path], int] = free_bytes,
     ) -> None:
         self._shelf = shelf
-        self._outbound = outbound
+        self._fetcher = fetcher
         self._folder = folder
+        self._renewal = renewal
         self._voice = voice
         self._bells = bells
         self._clock = clock
         self._rng = rng
-        self._bounds = bounds or Bounds()
-        self._free = free
         self._turns = Turns(AT_ONCE)
         self._visits: dict[str, asyncio.Task[None]] = {}
 
@@ -171,14 +167,43 @@ class Archiver:
         if event.archiving is None:
             return
         errand = self._errand(event)
-        tries = (self._try(errand, number, url) for number, url in errand.missing)
+        missing = await self._try_all(errand, errand.missing)
+        if self._clock.now() - event.created_at >= SURELY_DEAD:
+            missing = await self._try_anew(errand, missing)
+        age = self._clock.now() - event.created_at
+        await self._follow(errand, judge(event.archiving, missing, age=age, rng=self._rng), missing)
+
+    async def _try_all(self, errand: _Errand, results: Sequence[Result]) -> Sequence[Missing]:
+        """Try results, and give those that are missing all the same."""
+        tries = (self._try(errand, result) for result in results)
         tried = await asyncio.gather(*tries, return_exceptions=True)  # none is left behind when another one breaks
         for fault in tried:
             if isinstance(fault, BaseException):
                 raise fault
-        missing = [result for result in tried if isinstance(result, Missing)]
-        age = self._clock.now() - event.created_at
-        await self._follow(errand, judge(event.archiving, missing, age=age, rng=self._rng), missing)
+        return [result for result in tried if isinstance(result, Missing)]
+
+    async def _try_anew(self, errand: _Errand, missing: Sequence[Missing]) -> Sequence[Missing]:
+        """Try what was refused by the URLs that Kling tells of today; while it cannot say, nothing of that is lost."""
+        refused = {result.number for result in missing if result.is_refused}
+        try:
+            fresh = await self._fresh(errand.event) if refused else ()
+        except NoAnswer as exc:
+            log.warning("urls.awaited", event_id=errand.event.id, task=errand.event.task_id, reason=exc.message)
+            return [replace(result, is_dead=result.is_dead and not result.is_refused) for result in missing]
+        if len(fresh) != len(errand.urls):
+            return missing
+        again = [
+            Result(number=number, url=url, at=fresh[number])
+            for number, url in enumerate(errand.urls)
+            if number in refused and fresh[number] != url
+        ]
+        numbers = {result.number for result in again}
+        others = [result for result in missing if result.number not in numbers]
+        return sorted([*others, *await self._try_all(errand, again)], key=lambda result: result.number)
+
+    async def _fresh(self, event: Event) -> Sequence[str]:
+        task = None if event.task_id is None else await self._shelf.task(event.task_id)
+        return () if task is None or self._renewal is None else await self._renewal.renew(task)
 
     def _errand(self, event: Event) -> _Errand:
         data = json.loads(event.envelope)["data"]
@@ -191,54 +216,19 @@ class Archiver:
             assets={asset.number: asset for asset in home},
         )
 
-    async def _try(self, errand: _Errand, number: int, url: str) -> Missing | None:
+    async def _try(self, errand: _Errand, result: Result) -> Missing | None:
         """Bring one result home and write it down, or say why it is missing."""
         async with self._turns.of(errand.event.id):
             began = time.perf_counter()
-            fetched = await self._fetch(Berth(errand.folder, number, free=self._free), number, url)
+            fetched = await self._fetcher.fetch(errand.folder, result)
         seconds = round(time.perf_counter() - began, 3)
-        about = {"event_id": errand.event.id, "task": errand.event.task_id, "number": number, "seconds": seconds}
+        about = {"event_id": errand.event.id, "task": errand.event.task_id, "number": result.number, "seconds": seconds}
         if isinstance(fetched, Missing):
             log.warning("asset.missed", **about, reason=fetched.reason, is_dead=fetched.is_dead)
             return fetched
         await self._write_down(errand, fetched)
         log.info("asset.brought_home", **about, bytes=fetched.size, content_type=fetched.content_type)
         return None
-
-    async def _fetch(self, berth: Berth, number: int, url: str) -> Asset | Missing:
-        try:
-            return await self._land(berth, number, url)
-        except (NotSent, NoAnswer, NotKept) as exc:
-            return Missing(number=number, url=url, reason=str(exc))
-        except DialRefused as exc:
-            return Missing(number=number, url=url, reason=str(exc), is_dead=True)
-        finally:
-            berth.leave()
-
-    async def _land(self, berth: Berth, number: int, url: str) -> Asset | Missing:
-        whole = await berth.open()
-        if whole is not None:
-            return await berth.adopt(whole, url)
-        bounds = self._bounds
-        try:
-            ending = await download(
-                self._outbound, url, to=berth, total=bounds.total, limit=bounds.largest, pace=bounds.pace
-            )
-        except (NotSent, NoAnswer):
-            await berth.keep()
-            raise
-        match ending:
-            case Arrived():
-                return await berth.finish(url)
-            case Answered(peer=peer, status=status):
-                if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    await berth.clear()  # it is a part of something else
-                is_dead = status // 100 == 4 and status not in _TRY_AGAIN  # noqa: PLR2004  # 4xx is a client's fault
-                return Missing(number=number, url=url, reason=f"{peer} answered {status}.", is_dead=is_dead)
-            case TooLarge(peer=peer):
-                await berth.clear()
-                reason = f"{peer} has a file of more than {bounds.largest} bytes there."
-                return Missing(number=number, url=url, reason=reason, is_dead=True)
 
     async def _write_down(self, errand: _Errand, asset: Asset) -> None:
         """Keep what is home by now, whatever may become of the rest: after a crash the event is due at once."""

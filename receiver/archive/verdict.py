@@ -32,12 +32,16 @@ class Alert(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Missing:
-    """A result that did not come home this time; ``is_dead`` when trying again would be of no use."""
+    """A result that did not come home this time; ``is_dead`` when trying again would be of no use.
+
+    ``is_refused`` says that it was for its URL: there may be a fresh one.
+    """
 
     number: int
     url: str
     reason: str
     is_dead: bool = False
+    is_refused: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

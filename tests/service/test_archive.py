@@ -1,184 +1,38 @@
 """Results come home whole or not at all, routes are told when they are there, and no server keeps them from it."""
 
 import asyncio
-import contextlib
 import hashlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
-from random import Random
 from typing import Any
 
 import pytest
-from factories import a_reading, a_task
-from peers import Answer, Peer, response, sending, serving
-from support import FakeClock, until
+from peers import Answer, response, sending, serving
+from service.archiving import A_PNG, JPG, PNG, Workshop, a_cdn, a_workshop, cut_short
+from support import until
 
-from receiver.alerts import Alerts
-from receiver.announce import HELD_BACK, Announcer
-from receiver.archive import AT_ONCE, Archiver, Bounds, leave
-from receiver.archive.landing import RESERVE
+from receiver.announce import HELD_BACK
+from receiver.archive import AT_ONCE, leave
+from receiver.archive.fetch import Bounds
 from receiver.archive.verdict import GIVE_UP_AFTER, SURELY_DEAD, WARN_AFTER
-from receiver.bells import Bells
-from receiver.clock import Ids
 from receiver.errors import StoreUnavailable
-from receiver.model import Archiving, Event, Json, Source, Task, TaskState, Verified
-from receiver.outbound import Outbound
+from receiver.model import Archiving, Attempt, DeliveryStatus, Event, Verdict
 from receiver.outbound.download import Pace
-from receiver.routing import compile_routes
+from receiver.replay import Replayer
+from receiver.retention import Retention
 from receiver.senders.address import PublicGuard
-from receiver.settings import RouteSettings, WebhookSettings
-from receiver.store import ById, Change, Homecoming
+from receiver.settings import RetentionSettings, RouteSettings, WebhookSettings
+from receiver.store import Homecoming
 from receiver.store.sqlite import SqliteStore
-
-PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
-JPG = b"\xff\xd8\xff" + bytes(5000)
-A_PNG = response(200, PNG, content_type="image/png")
-LOOPBACK = PublicGuard([ip_network("127.0.0.0/8")])
-
-
-class Workshop:
-    """A store, an archiver and a clock that stands still."""
-
-    def __init__(self, store: SqliteStore, folder: Path) -> None:
-        self.store = store
-        self.folder = folder / "results"
-        self.clock = FakeClock()
-        self.ids = Ids(self.clock)
-        self.bells = Bells()
-        routes = [
-            RouteSettings(name="publish", webhook=WebhookSettings(url="https://app.example.com/")),
-            RouteSettings(name="on-call", on=frozenset({"alert"}), webhook=WebhookSettings(url="https://a.example/")),
-        ]
-        self.announcer = Announcer(compile_routes(routes), self.ids, archive=True)
-        self.free = 10 * RESERVE
-        self.stop = asyncio.Event()
-        self.running: asyncio.Task[None] | None = None
-        self.outbound: Outbound | None = None
-
-    async def succeeds(self, *urls: str, trusted: bool = True, **changes: Any) -> Event:
-        """Let a task succeed with results at *urls*."""
-        task = await self.task(**changes)
-        images = tuple({"index": number, "url": url} for number, url in enumerate(urls))
-        said = self.announcer.task_event(
-            task,
-            a_reading("succeed", result={"images": images}),
-            b'{"task_status": "succeed"}',
-            source=Source.CALLBACK,
-            verified=Verified.API,
-            at=self.clock.now(),
-            trusted=trusted,
-        )
-        change = Change(events=[said.event], deliveries=said.deliveries)
-        await self.store.apply(ById(id=task.id), lambda _task, _pending: change)
-        self.bells.events.ring()
-        return said.event
-
-    async def task(self, **changes: Any) -> Task:
-        task_id = self.ids.new("tsk")
-        return await self.store.add(a_task(id=task_id, external_task_id=task_id, kling_id=None,
-                                           state=TaskState.SUCCEED, due_at=None, **changes), b"")  # fmt: skip
-
-    def start(self, *, guard: PublicGuard = LOOPBACK, bounds: Bounds | None = None, shelf: Any = None) -> None:
-        self.outbound = Outbound(user_agent="kling-receiver/test", guard=guard)
-        self.archiver = Archiver(
-            shelf or self.store,
-            self.outbound,
-            self.folder,
-            voice=Alerts(self.announcer, clock=self.clock),
-            bells=self.bells,
-            clock=self.clock,
-            rng=Random(1),
-            bounds=bounds,
-            free=lambda _: self.free,
-        )
-        self.running = asyncio.create_task(self.archiver.run(self.stop))
-
-    async def end(self) -> None:
-        self.stop.set()
-        self.bells.ring()
-        if self.running is not None:
-            await self.running
-        if self.outbound is not None:
-            await self.outbound.aclose()
-        self.stop = asyncio.Event()
-
-    async def data(self, event: Event) -> Json:
-        found = await self.store.event(event.id)
-        assert found is not None
-        data: Json = json.loads(found.envelope)["data"]
-        return data
-
-    async def stage(self, event: Event) -> Archiving | None:
-        found = await self.store.event(event.id)
-        assert found is not None
-        return found.archiving
-
-    async def settled(self, event: Event, stage: Archiving | None = None) -> Sequence[Json]:
-        """Wait until an event has come to a stage; give its files."""
-
-        async def is_there() -> bool:
-            return await self.stage(event) is stage
-
-        await until(is_there)
-        assets: Sequence[Json] = (await self.data(event)).get("assets", [])
-        return assets
-
-    async def passes(self, event: Event, time: timedelta, fact: Callable[[], bool]) -> None:
-        """Let the time pass until an event is so old, stopping wherever somebody waits for a moment."""
-        end = event.created_at + time
-        while self.clock.now() < end:
-            step = await self.store.next_archiving(without=()) or end
-            if step > self.clock.now():
-                self.clock.advance(min(step, end) - self.clock.now())
-            await asyncio.sleep(0.01)
-        await until(fact)
-
-    async def due(self, event: Event) -> dict[str, bool]:
-        """Tell for each delivery of an event whether it may go out."""
-        found = await self.store.deliveries(event_id=event.id)
-        return {view.delivery.route: view.delivery.due_at <= self.clock.now() for view in found.items}
-
-    async def alerts(self) -> list[tuple[str, Json]]:
-        found = await self.store.events(limit=100)
-        alerts = [event for event in reversed(found.items) if event.type.startswith("alert.")]
-        return [(event.type.removeprefix("alert."), json.loads(event.envelope)["data"]) for event in alerts]
-
-    def content(self, asset: Json) -> bytes:
-        return Path(asset["path"]).read_bytes()
-
-    def files(self) -> list[str]:
-        return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
 
 @pytest.fixture
 async def shop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    store = await SqliteStore.open(tmp_path / "receiver.db")
-    shop = Workshop(store, tmp_path)
-    yield shop
-    await shop.end()
-    await store.aclose()
-
-
-@contextlib.asynccontextmanager
-async def a_cdn(**answers: bytes | Answer) -> AsyncIterator[Peer]:
-    """Serve files by the first part of their path; what is not there is 404."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        name = peer.requests[-1].line.split()[1].split("/")[1].partition("?")[0]
-        given = answers.get(name, response(404))
-        await (sending(given) if isinstance(given, bytes) else given)(reader, writer)
-
-    async with serving(answer) as peer:
-        yield peer
-
-
-def cut_short(body: bytes, *, after: int, **headers: str) -> Answer:
-    """Promise a body and break off in the middle of it."""
-    whole = response(200, body, **headers)
-    return sending(whole[: len(whole) - len(body) + after], then_close=True)
+    async with a_workshop(tmp_path) as shop:
+        yield shop
 
 
 # What comes home
@@ -524,55 +378,6 @@ async def test_no_more_than_a_few_downloads_go_on_at_once_and_each_task_has_its_
         await shop.settled(few)
 
 
-# The disk
-
-
-async def test_on_a_full_disk_nothing_is_begun_and_it_goes_on_when_there_is_room(shop: Workshop) -> None:
-    shop.free = RESERVE + len(PNG) - 1
-    async with a_cdn(a=A_PNG) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/a")
-        shop.start()
-        await until(lambda: len(cdn.requests) == 1)
-        await shop.passes(event, timedelta(seconds=10), lambda: True)
-        assert shop.files() == []
-        shop.free = RESERVE + len(PNG)
-        await shop.passes(event, timedelta(seconds=40), lambda: True)
-        assert len(await shop.settled(event)) == 1
-
-
-async def test_a_disk_that_fills_meanwhile_ends_the_download_and_keeps_what_came(shop: Workshop) -> None:
-    film = bytes(40 * 1024 * 1024)
-
-    async def filling(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(response(200, film, content_type="video/mp4", etag='"v1"')[: -len(film)])
-        writer.write(film[: 20 * 1024 * 1024])
-        await writer.drain()
-        shop.free = RESERVE - 1
-        writer.write(film[20 * 1024 * 1024 :])
-
-    async with a_cdn(a=filling) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/a")
-        shop.start()
-        await shop.passes(event, HELD_BACK, lambda: True)
-        assert await shop.settled(event, Archiving.LATE) == []
-
-    [(_, told)] = await shop.alerts()
-    assert told["results"][0]["reason"].startswith("The disk is almost full.")
-
-
-async def test_a_folder_that_cannot_be_made_is_said(shop: Workshop) -> None:
-    shop.folder.write_text("a file in its place")
-    async with a_cdn(a=A_PNG) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/a")
-        shop.start()
-        await shop.passes(event, HELD_BACK, lambda: True)
-        await shop.settled(event, Archiving.LATE)
-
-    [(_, told)] = await shop.alerts()
-    assert "Not a directory" in told["results"][0]["reason"] or "File exists" in told["results"][0]["reason"]
-    assert cdn.connections == 0
-
-
 # Crashes and faults
 
 
@@ -689,6 +494,37 @@ async def test_a_fault_of_the_store_or_of_ours_costs_a_wait_and_no_download(shop
 
         assert len((await shop.data(event))["assets"]) == 2
         assert len(cdn.requests) == 2
+
+
+async def test_a_replay_weeks_later_still_has_its_files(shop: Workshop) -> None:
+    routes = [RouteSettings(name="publish", webhook=WebhookSettings(url="https://app.example.com/"))]
+    replayer = Replayer(shop.store.replays, shop.store, routes=routes, bells=shop.bells, clock=shop.clock, ids=shop.ids)
+    async with a_cdn(a=A_PNG) as cdn:
+        event = await shop.succeeds(f"{cdn.url}/a")
+        shop.start()
+        assets = await shop.settled(event)
+    await delivered(shop)
+
+    shop.clock.advance(timedelta(weeks=8))
+    await Retention(shop.store, RetentionSettings(), clock=shop.clock).sweep(asyncio.Event())
+    [old] = (await shop.store.deliveries(event_id=event.id)).items
+    await replayer.retry(old.delivery.id, why="", actor="alice")
+    again = await delivered(shop)
+
+    assert json.loads(again.envelope)["data"]["assets"] == assets
+    assert [shop.content(asset) for asset in assets] == [PNG]
+
+
+async def delivered(shop: Workshop) -> Event:
+    """Have the one delivery that is due delivered; give its event as it went out."""
+    now = shop.clock.now()
+    [claimed] = await shop.store.claim("publish", now=now, until=now + timedelta(minutes=1), limit=9, claim="c")
+    attempt = Attempt(
+        delivery_id=claimed.delivery.id, number=1, started_at=now, duration=timedelta(), outcome="delivered"
+    )
+    verdict = Verdict(status=DeliveryStatus.DELIVERED, due_at=now, finished_at=now)
+    assert await shop.store.finish(attempt, verdict, claim="c")
+    return claimed.event
 
 
 async def test_where_results_are_left_where_they_are_routes_wait_no_more(shop: Workshop) -> None:

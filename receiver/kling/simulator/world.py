@@ -148,7 +148,8 @@ class Simulator:
         if task.result_at is not None and now < task.result_at:
             news = replace(news, result={})
         elif news.result and self.board.strikes("fresh_urls", self.chance):
-            news = replace(news, result=self._result(task, at=news.at + _SECOND * (task.queries + 1)))
+            signed_at = max(now, news.at + _SECOND * (task.queries + 1))  # never the same twice
+            news = replace(news, result=self._result(task, at=signed_at))
         task.queries += 1
         return render(task, news, shown_id=task.shown_id)
 
