@@ -168,11 +168,14 @@ class Berth:
 
     def _begin(self, beginning: Beginning) -> None:
         try:
+            notes = self._notes if beginning.offset else None
+            if notes is None:
+                self._clear()  # what is worth nothing must not take the room of what comes
             self._check_room(0 if beginning.size is None else beginning.size - beginning.offset)
-            if beginning.offset and self._notes is not None:
-                self._go_on(self._notes, beginning)
-            else:
+            if notes is None:
                 self._begin_anew(beginning)
+            else:
+                self._go_on(notes, beginning)
         except OSError as exc:
             raise _translated(exc) from exc
 
@@ -183,7 +186,6 @@ class Berth:
         self._size = self._synced = beginning.offset
 
     def _begin_anew(self, beginning: Beginning) -> None:
-        self._clear()
         content_type = _known(beginning.content_type)
         name = f"{self._number}.{_ENDINGS[content_type]}.part"
         self._notes = Notes(name=name, size=0, content_type=content_type, validator=beginning.validator)
