@@ -78,6 +78,7 @@ class _Reader:
         self._numbers = itertools.count()
         self._names: dict[str, int] = {}
         self._open: dict[int, int | str] = {}
+        self._at: dict[int, int] = {}  # where a descriptor's next write goes that names no place; nobody seeks here
         self._syncing: dict[str, int] = {}
         self._steps: list[Step] = []
 
@@ -107,11 +108,15 @@ class _Reader:
         file = self._open.get(descriptor)
         if not isinstance(file, int):
             return
-        assert name != "write", "a write without an offset is one that the disk does not know"
-        if name == "ftruncate":
-            self._steps.append(Truncate(file, int(arguments[1])))
-        else:
-            self._steps.append(Write(file, int(arguments[3]), string(arguments[1])))
+        match name:
+            case "ftruncate":
+                self._steps.append(Truncate(file, int(arguments[1])))
+            case "write":
+                data = string(arguments[1])
+                self._steps.append(Write(file, self._at[descriptor], data))
+                self._at[descriptor] += len(data)
+            case _:
+                self._steps.append(Write(file, int(arguments[3]), string(arguments[1])))
 
     def _sync(self, call: Call, descriptor: int) -> None:
         if call.begins:
@@ -134,6 +139,7 @@ class _Reader:
         if path not in self._names:
             self._name(path, next(self._numbers))
         self._open[descriptor] = self._names[path]
+        self._at[descriptor] = 0
 
     def _named(self, how: str, arguments: Sequence[str]) -> None:
         path = string(arguments[0]).decode()
