@@ -16,6 +16,7 @@ from support import START, FakeClock
 
 from receiver.alarm import Alarm
 from receiver.announce import Announcer
+from receiver.batches import Gatherer
 from receiver.bells import Bells
 from receiver.clock import Ids
 from receiver.errors import KlingError, KlingUncertain, NoAnswer
@@ -272,13 +273,14 @@ class Workshop:
             tasks_bell=self.bells.tasks,
             clock=clock,
         )
+        self.gatherer = Gatherer(store.batches, announcer, bells=self.bells, clock=clock)
         self._works: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
     async def working(self) -> AsyncIterator[None]:
         """Let all parts work inside the block, as while the service runs."""
         stop = asyncio.Event()
-        parts = (self.reconciler, self.recovery, self.submitter)
+        parts = (self.reconciler, self.recovery, self.submitter, self.gatherer)
         self._works = [asyncio.create_task(part.run(stop)) for part in parts]
         try:
             await self.settles()

@@ -61,6 +61,19 @@ async def test_results_come_home_before_routes_are_told(shop: Workshop) -> None:
     assert await shop.alerts() == []
 
 
+async def test_whoever_waits_for_a_batch_is_woken_when_routes_may_be_told_and_not_before(shop: Workshop) -> None:
+    async with a_cdn(a=A_PNG) as cdn:
+        event = await shop.succeeds(f"{cdn.url}/a")
+        woken = shop.bells.batches.listen()
+        assert not woken.is_set()
+        shop.start()
+        await shop.settled(event)
+        async with asyncio.timeout(10):
+            await woken.wait()
+
+    assert await shop.due(event) == {"publish": True}
+
+
 async def test_one_result_that_stands_twice_is_one_file(shop: Workshop) -> None:
     async with a_cdn(a=A_PNG) as cdn:
         event = await shop.succeeds(f"{cdn.url}/a", f"{cdn.url}/a")

@@ -114,7 +114,7 @@ async def test_an_event_goes_once_to_each_route_however_often_it_went_there(stor
 
 async def test_events_are_chosen_for_a_route_by_its_words(store: Store, replays: Replays) -> None:
     await store.add(a_task(), b"")
-    types = ["task.processing", "task.succeed", "alert.route_held"]
+    types = ["task.processing", "task.succeed", "alert.route_held", "batch.finished"]
     await store.record([an_event(f"evt_{n}", type=type_) for n, type_ in enumerate(types, start=1)], [])
     await store.record([], [a_delivery("dlv_1", event_id="evt_2", route="other")])
 
@@ -122,7 +122,8 @@ async def test_events_are_chosen_for_a_route_by_its_words(store: Store, replays:
         return await chosen(replays, a_replay(to_route="other", words=words, since=at(0)))
 
     assert await words("succeed", "alert") == [("evt_2", "other", "dlv_1"), ("evt_3", "other", None)]
-    assert len(await words()) == 3
+    assert await words("batch") == [("evt_4", "other", None)]
+    assert len(await words()) == 4
 
 
 async def test_a_tally_counts_all_that_is_chosen(store: Store, replays: Replays) -> None:

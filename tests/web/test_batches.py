@@ -1,0 +1,119 @@
+"""Batches over HTTP, over a real store."""
+
+from typing import Any
+
+import pytest
+from edge import House
+from factories import a_task, an_event
+
+from receiver.model import TaskState
+from receiver.store import ById, Change
+
+JOB = {"endpoint": "images/multi-image2image", "body": {"prompt": "a cat"}}
+
+
+async def create(house: House, batch: object, *, status: int = 202, **members: object) -> Any:
+    answer = await house.client.post("/api/tasks", json={**JOB, "batch": batch, **members})
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+async def got(house: House, path: str, *, status: int = 200) -> Any:
+    answer = await house.client.get(path)
+    assert answer.status_code == status, answer.text
+    return answer.json()
+
+
+async def test_a_batch_is_shown_with_how_its_tasks_stand(house: House) -> None:
+    first = await create(house, "spring")
+    await create(house, {"name": "spring", "size": 3})
+    await create(house, None)
+
+    shown = await got(house, "/api/batches/spring")
+
+    assert first["batch"] == "spring"
+    assert shown == {
+        "name": "spring",
+        "state": "open",
+        "size": 3,
+        "tasks": 2,
+        "counts": {"submitted": 2},
+        "created_at": "2026-11-22T10:00:00.000Z",
+        "closed_at": None,
+        "finished_at": None,
+        "event_id": None,
+    }
+    assert await got(house, "/api/batches") == {"items": [shown], "next": None}
+    assert await got(house, "/api/batches?state=closed") == {"items": [], "next": None}
+    assert [task["batch"] for task in (await got(house, "/api/tasks?batch=spring"))["items"]] == ["spring", "spring"]
+    assert [task["batch"] for task in (await got(house, "/api/tasks"))["items"]] == [None, "spring", "spring"]
+
+
+async def test_a_closed_batch_takes_no_task_and_nothing_of_it_is_kept(house: House) -> None:
+    await create(house, "spring", idempotency_key="k1")
+    closed = await house.client.post(
+        "/api/batches/spring/close", json={"why": "all in"}, headers={"kling-receiver-actor": "alice"}
+    )
+    again = await house.client.post("/api/batches/spring/close")
+
+    refused = await create(house, "spring", status=409)
+    known = await create(house, "spring", idempotency_key="k1")
+
+    assert (closed.json()["state"], again.json()) == ("closed", closed.json())
+    assert (refused["code"], refused["detail"].startswith("Batch spring is closed: it has its 1 tasks.")) == (
+        "conflict",
+        True,
+    )
+    assert "Give the task another batch" in refused["detail"]
+    assert known["batch"] == "spring"
+    assert len(house.upstream.bodies) == 1, "what is refused is not sent"
+    assert [(each.actor, each.verb, each.subject, each.note) for each in await house.store.actions()] == [
+        ("alice", "batch.closed", "spring", "all in")
+    ]
+
+
+async def test_a_batch_that_is_not_there_is_said(house: House) -> None:
+    assert (await got(house, "/api/batches/none", status=404))["code"] == "not_found"
+    assert (await house.client.post("/api/batches/none/close")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("batch", "says"),
+    [
+        (7, "'batch' has a name"),
+        ({"size": 3}, "'batch' has a name"),
+        ("a/b", "'batch' has a name"),
+        ("..", "'batch' has a name"),
+        ("x" * 101, "100 at most"),
+        ({"name": "b", "size": 0}, "from 1 to"),
+        ({"name": "b", "size": True}, "from 1 to"),
+        ({"name": "b", "size": "50"}, "from 1 to"),
+        ({"name": "b", "count": 3}, "'count'"),
+    ],
+)
+async def test_what_names_no_batch_is_refused(house: House, batch: object, says: str) -> None:
+    refused = await create(house, batch, status=400)
+
+    assert says in refused["detail"]
+    assert (await got(house, "/api/tasks"))["items"] == []
+
+
+async def test_the_rest_of_a_large_batch_is_found_by_its_events(house: House) -> None:
+    for number, name in enumerate(["spring", "spring", "other"]):
+        task = await house.store.add(
+            a_task(
+                id=f"tsk_{number}",
+                kling_id=None,
+                external_task_id=None,
+                state=TaskState.FAILED,
+                batch=name,
+                due_at=None,
+            ),
+            b"",
+        )
+        ends = [an_event(f"evt_{number}", task_id=task.id, type="task.failed", envelope=b'{"data":{}}', body=b"")]
+        await house.store.apply(ById(id=task.id), lambda *_, ends=ends: Change(events=ends))
+
+    answer = await got(house, "/api/events?batch=spring&type=task.succeed,task.failed,task.rejected,task.expired")
+
+    assert len(answer["items"]) == 2
