@@ -79,12 +79,15 @@ class Inbox:
             signature=self._check(dict(headers), body),
             at=self._clock.now(),
         )
+        may_end = arrival.signature is Signature.GOOD and arrival.is_final
         change = await self._intake.apply(
-            ByToken(token_hash=token_hash(token)), lambda task, _: self._judge_callback(arrival, task)
+            ByToken(token_hash=token_hash(token)),
+            lambda task, pending: self._judge_callback(arrival, task, pending),
+            with_pending=may_end,  # it may spare others the question they wait for
         )
         if change is None or change.push is None:
             return False
-        if arrival.reading.state is not None and arrival.reading.state.is_final:
+        if arrival.is_final:
             self._attendance.called(change.push.task_id)
         self._tell("callback.accepted", change, arrival)
         return True
@@ -155,7 +158,7 @@ class Inbox:
         if turn is not None:
             await self._tell_attendance(turn)
 
-    def _judge_callback(self, arrival: "_Arrival", task: Task) -> Change:
+    def _judge_callback(self, arrival: "_Arrival", task: Task, pending: Sequence[Push]) -> Change:
         now = arrival.at
         if task.expires_at is not None and task.expires_at <= now:
             return Change()
@@ -164,7 +167,13 @@ class Inbox:
             ruling = lifecycle.suspect(task, now=now)
         else:
             ruling = lifecycle.hear(
-                task, arrival.reading, verified=verified, verify=self._callbacks.verify, now=now, poll=self._poll
+                task,
+                arrival.reading,
+                _read(pending),
+                verified=verified,
+                verify=self._callbacks.verify,
+                now=now,
+                poll=self._poll,
             )
         push = self._push(arrival, task, ruling.outcome)
         if not ruling.announce:
@@ -179,7 +188,7 @@ class Inbox:
             push_id=push.id,
             at=now,
         )
-        return Change(task=ruling.task, push=push, events=(said.event,), deliveries=said.deliveries)
+        return _with(Change(task=ruling.task, push=push, settles=ruling.settles), said)
 
     def _judge_answer(self, arrival: "_Arrival", task: Task, pending: Sequence[Push]) -> Change:
         reading, now = arrival.reading, arrival.at
@@ -284,6 +293,11 @@ class _Arrival:
     at: datetime
     headers: tuple[tuple[str, str], ...] = ()
     signature: Signature = Signature.ABSENT
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it tells of an end."""
+        return self.reading.state is not None and self.reading.state.is_final
 
 
 def _read(pending: Sequence[Push]) -> asking.Waiting:

@@ -38,6 +38,7 @@ _RANK = {TaskState.SUBMITTED: 1, TaskState.PROCESSING: 2, TaskState.SUCCEED: 3, 
 class Ruling:
     """What a callback changes. ``announce`` asks for an event; ``trusted`` says that verify's demand is met.
 
+    ``settles`` gives the pushes their outcome that waited for a word of Kling's, where this callback is one.
     ``contradicts`` says that a final state was spoken against by a voice that counts, and nobody can be asked.
     """
 
@@ -45,6 +46,7 @@ class Ruling:
     outcome: PushOutcome
     announce: bool = False
     trusted: bool = True
+    settles: Mapping[str, PushOutcome] = field(default_factory=dict)
     contradicts: bool = False
 
 
@@ -65,10 +67,20 @@ class Lesson:
 
 
 def hear(
-    task: Task, reading: Reading, *, verified: Verified, verify: Verify, now: datetime, poll: PollSettings
+    task: Task,
+    reading: Reading,
+    pending: Waiting = (),
+    *,
+    verified: Verified,
+    verify: Verify,
+    now: datetime,
+    poll: PollSettings,
 ) -> Ruling:
-    """Rule on a callback for the *task* whose token it came by."""
+    """Rule on a callback for the *task* whose token it came by; *pending* are its pushes that wait for confirmation."""
     ruling = _hear(task, reading, verified=verified, verify=verify, now=now, poll=poll)
+    if ruling.announce and ruling.task.state.is_final and pending:
+        strangers, ours = _sorted(ruling.task, pending)
+        ruling = replace(ruling, settles={**strangers, **_settled_by_the_end(reading, ours)})
     if ruling.task.updated_at == now:
         return ruling
     return replace(ruling, task=replace(ruling.task, updated_at=now))
@@ -113,9 +125,15 @@ def learn(task: Task, reading: Reading, pending: Waiting, *, now: datetime, poll
     task = _bind_minted(task, reading, now=now)
     hollow = task.hollow + 1 if _is_hollow(reading) else task.hollow
     task = replace(task, kling_id=task.kling_id or reading.kling_id, hollow=hollow)
-    strangers = {push.id: PushOutcome.MISMATCH for push, said in pending if not _belongs(task, said)}
-    lesson = _learn_state(task, reading, [each for each in pending if each[0].id not in strangers], now=now, poll=poll)
+    strangers, ours = _sorted(task, pending)
+    lesson = _learn_state(task, reading, ours, now=now, poll=poll)
     return replace(lesson, settles={**strangers, **lesson.settles})
+
+
+def _sorted(task: Task, pending: Waiting) -> tuple[dict[str, PushOutcome], Waiting]:
+    """Tell the pushes that are of another task from those of this one."""
+    strangers = {push.id: PushOutcome.MISMATCH for push, said in pending if not _belongs(task, said)}
+    return strangers, [each for each in pending if each[0].id not in strangers]
 
 
 def learn_nothing(task: Task, pending: Waiting, *, denied: str | None, now: datetime, poll: PollSettings) -> Lesson:
@@ -240,20 +258,10 @@ def _learn_what_is_past(task: Task, state: TaskState, pending: Waiting, *, now: 
 
 
 def _learn_the_end(task: Task, reading: Reading, pending: Waiting, *, now: datetime, poll: PollSettings) -> Lesson:
-    confirmed: Push | None = None
-    settles: dict[str, PushOutcome] = {}
-    for push, said in pending:
-        if said.state is not None and _rank(said.state) < _rank(reading.state):
-            settles[push.id] = PushOutcome.STALE
-        elif _is_hollow(said) and reading.state is TaskState.SUCCEED and not _is_hollow(reading):
-            settles[push.id] = PushOutcome.DUPLICATE
-        elif not said.says_the_same_as(reading):
-            settles[push.id] = PushOutcome.FORGED
-        elif confirmed is None:
-            confirmed = push
-            settles[push.id] = PushOutcome.SETTLED
-        else:
-            settles[push.id] = PushOutcome.DUPLICATE
+    settles = _settled_by_the_end(reading, pending)
+    confirmed = next((push for push, said in pending if said.says_the_same_as(reading)), None)
+    if confirmed is not None:
+        settles[confirmed.id] = PushOutcome.SETTLED
     return Lesson(
         task=_advance(task, reading, now=now, poll=poll),
         outcome=PushOutcome.SETTLED if confirmed is None else PushOutcome.DUPLICATE,
@@ -261,6 +269,19 @@ def _learn_the_end(task: Task, reading: Reading, pending: Waiting, *, now: datet
         settles=settles,
         confirmed=confirmed,
     )
+
+
+def _settled_by_the_end(reading: Reading, pending: Waiting) -> dict[str, PushOutcome]:
+    """Give each push that waited its outcome, now that Kling has told of the end."""
+    settles: dict[str, PushOutcome] = {}
+    for push, said in pending:
+        if said.state is not None and _rank(said.state) < _rank(reading.state):
+            settles[push.id] = PushOutcome.STALE
+        elif _is_hollow(said) and reading.state is TaskState.SUCCEED and not _is_hollow(reading):
+            settles[push.id] = PushOutcome.DUPLICATE
+        else:
+            settles[push.id] = PushOutcome.DUPLICATE if said.says_the_same_as(reading) else PushOutcome.FORGED
+    return settles
 
 
 def _learn_on_the_way(task: Task, reading: Reading, pending: Waiting, *, now: datetime, poll: PollSettings) -> Lesson:

@@ -20,7 +20,7 @@ from workshop import ENDPOINT, IMAGES, IdleClock, Workshop, a_workshop
 from receiver import signing
 from receiver.inbox import token_hash
 from receiver.kling import protocol
-from receiver.model import Json, Origin, Secret, Task, TaskState
+from receiver.model import Json, Origin, PushOutcome, Secret, Task, TaskState
 from receiver.settings import CallbackSettings, Verify
 
 EXAMPLES = number("EXAMPLES", 100)
@@ -145,7 +145,10 @@ async def play(bench: Bench, order: list[News]) -> None:
     assert max(types.values(), default=0) <= 1
     ends = [name for name in ("task.succeed", "task.failed") if name in types]
     assert ends == ([f"task.{states[-1]}"] if states[-1].is_final else [])
-    assert len(await shop.store.pushes(task.id)) == len(order)
+    pushes = await shop.store.pushes(task.id)
+    assert len(pushes) == len(order)
+    if (await shop.task(task.id)).due_at is None:
+        assert PushOutcome.PENDING not in {push.outcome for push in pushes}, "nobody is asked any more"
     promised = (await shop.store.deliveries(task_id=task.id, limit=100)).items
     assert sorted(each.delivery.event_id for each in promised) == sorted(event.id for event in events)
 
@@ -183,3 +186,18 @@ async def play_truly(bench: Bench, order: list[News], truth: str, verify: Verify
         if verify is Verify.ALWAYS or said["status"] in ("succeed", "failed"):
             assert said["verified"] == "api"
             assert said.get("result", {}) == (IMAGES if said["status"] == "succeed" else {})
+
+
+def test_a_signed_end_settles_the_pushes_that_waited_for_an_answer(tmp_path: Path) -> None:
+    with a_bench(tmp_path, Verify.ALWAYS, KEY) as bench:
+        order = [News(word=word) for word in ("processing", "succeed", "failed")]
+
+        async def plays() -> list[PushOutcome]:
+            task, token = await bench.new_task()
+            for news in (*order, News(word="succeed", signature="good")):
+                await bench.comes(task, token, news)
+            return [push.outcome for push in await bench.shop.store.pushes(task.id)]
+
+        outcomes = bench.runner.run(plays())
+
+        assert outcomes == [PushOutcome.STALE, PushOutcome.DUPLICATE, PushOutcome.FORGED, PushOutcome.SETTLED]
