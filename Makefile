@@ -35,6 +35,7 @@ bench: $(VENV)/.dev ## measure against the ways it is usually done (ARGS=--help)
 # Each worker gets one test after the other, the longest first; a run's numbers may be set by hand: make soak KILLS=50
 soak: export KILLS ?= 1000
 soak: export CUTS ?= 10000
+soak: export HOURS ?= 20000
 soak: export POINTS ?= 0
 soak: export CRASHES ?= 300
 soak: export STOPS ?= 100

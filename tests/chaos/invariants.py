@@ -1,0 +1,167 @@
+"""What must hold when all is over: looked up in the store's file, with no help from the code that wrote it."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from chaos.vendor import FINAL
+from chaos.world import GIVE_UP_HOURS, WANTED, World
+
+_HOUR = 3_600_000_000
+_STILL_GOING = ("queued", "submitting", "submitted", "processing")
+_SURELY_ENDED_HOURS = 40
+
+
+def broken(world: World) -> list[str]:
+    """Name everything that does not hold."""
+    return [
+        *world.witness.wrong,
+        *_pushes(world),
+        *_tasks(world),
+        *_promises(world),
+        *_ends(world),
+        *_deliveries(world),
+        *_attempts(world),
+    ]
+
+
+class _Task(NamedTuple):
+    id: str
+    origin: str
+    state: str
+    kling_id: str | None
+    external_id: str | None
+    endpoint: str | None
+
+
+class _Event(NamedTuple):
+    id: str
+    type: str
+    verified: str
+    envelope: str
+    endpoint: str | None
+    reply_to: str | None
+
+
+class _Delivery(NamedTuple):
+    id: str
+    route: str
+    status: str
+    created_at: int
+    finished_at: int | None
+    attempts: int
+    accepted: int
+    last: str | None
+
+
+def _pushes(world: World) -> Iterator[str]:
+    """Every push that was accepted has been settled."""
+    for row in world.witness.rows("SELECT id, task_id FROM pushes WHERE outcome = 'pending'"):
+        yield f"{row} is accepted and never settled"
+
+
+def _tasks(world: World) -> Iterator[str]:
+    """Every task has ended, as Kling has it; each intent made one task there, and none that was refused."""
+    made = Counter(task.external_id for task in world.vendor.tasks.values())
+    for row in world.witness.rows("SELECT id, origin, state, kling_id, external_task_id, endpoint FROM tasks"):
+        task = _Task(*row)
+        wanted = {"rejected": {0}, "expired": {0, 1}}.get(task.state, {1})
+        if task.origin != "minted" and made[task.external_id] not in wanted:
+            yield f"{task} was made {made[task.external_id]} times"
+        if task.state in _STILL_GOING:
+            yield f"{task} never ends"
+        yield from _compared(world, task)
+
+
+def _compared(world: World, task: _Task) -> Iterator[str]:
+    """See that a task that could be asked about is as Kling has it."""
+    truth = world.vendor.tasks.get(task.kling_id or "")
+    if task.endpoint is None:
+        return
+    if task.state in FINAL and (truth is None or truth.state != task.state):
+        yield f"{task} is not as Kling has it: {truth}"
+    ended_at = None if truth is None else truth.ended_at
+    had_ended = truth is not None and ended_at is not None and ended_at - truth.made_at < _SURELY_ENDED_HOURS * 3600
+    if task.state == "expired" and had_ended and not world.jumps:
+        yield f"{task} was given up, and had ended: {truth}"
+
+
+def _promises(world: World) -> Iterator[str]:
+    """What was promised is there, and a minted URL that Kling was heard by has led to an end."""
+    rows = world.witness.rows("SELECT id, kling_id, state, token_hash FROM tasks")
+    kept = {name: (state, token) for task_id, kling_id, state, token in rows for name in (task_id, kling_id)}
+    for name, how in world.witness.promised.items():
+        state, token = kept.get(name, (None, None))
+        if state is None:
+            yield f"{how} {name} was promised and is not there"
+        elif how == "minted" and state not in (*FINAL, "expired") and token in world.witness.heard:
+            yield f"{how} {name} never ends: {state}"  # where nobody was heard, nobody said which task it is
+
+
+def _ends(world: World) -> Iterator[str]:
+    """One terminal event for each task that has ended, telling of that end."""
+    rows = world.witness.rows(
+        "SELECT tasks.id, tasks.state, COUNT(events.id), MIN(events.type) FROM tasks LEFT JOIN events "
+        "ON events.task_id = tasks.id AND events.type IN ('task.succeed', 'task.failed') GROUP BY tasks.id"
+    )
+    for task_id, state, count, type_ in rows:
+        if count != (state in FINAL) or (count and type_ != f"task.{state}"):
+            yield f"{task_id} is {state} and has {count} ends, {type_}"
+
+
+def _deliveries(world: World) -> Iterator[str]:
+    """Each event has one delivery for each route that wants it, and no other; each of them has ended."""
+    found: dict[str, Counter[str]] = {}
+    for event_id, route, status in world.witness.rows("SELECT event_id, route, status FROM deliveries"):
+        found.setdefault(event_id, Counter())[route] += 1
+        if status not in ("delivered", "dead"):
+            yield f"the delivery of {event_id} to {route} never ends"
+    rows = world.witness.rows(
+        "SELECT events.id, events.type, events.verified, events.envelope, tasks.endpoint, tasks.reply_to FROM events "
+        "LEFT JOIN tasks ON tasks.id = events.task_id"
+    )
+    for row in rows:
+        event = _Event(*row)
+        wanted = Counter(_wanting(world, event, json.loads(event.envelope)["data"]))
+        if found.get(event.id, Counter()) != wanted:
+            yield f"{event.id} {event.type} {event.verified} went to {found.get(event.id)}, wanted by {wanted}"
+
+
+def _wanting(world: World, event: _Event, data: Any) -> Iterator[str]:
+    family, _, word = event.type.partition(".")
+    word = word if family == "task" else family
+    unconfirmed = event.verified == "none" and data.get("source") == "callback"
+    doubtful = unconfirmed and (word in FINAL or world.verify == "always")
+    for route, words in WANTED.items():
+        if "*" not in words and word not in words:
+            continue
+        if route == "images" and not fnmatchcase(event.endpoint or "", "images/*"):
+            continue
+        if not doubtful or route == "all":
+            yield route
+    if event.reply_to and data.get("source") in ("callback", "poll") and not doubtful:
+        yield "reply:client.test"
+
+
+def _attempts(world: World) -> Iterator[str]:
+    """What is delivered was taken, at its last attempt and no other; what is dead was refused or grew too old."""
+    rows = world.witness.rows(
+        "SELECT deliveries.id, route, status, deliveries.created_at, finished_at, deliveries.attempts, "
+        "(SELECT COUNT(*) FROM attempts WHERE delivery_id = deliveries.id AND outcome = 'accepted'), "
+        "(SELECT outcome FROM attempts WHERE delivery_id = deliveries.id ORDER BY number DESC LIMIT 1) FROM deliveries"
+    )
+    for row in rows:
+        delivery = _Delivery(*row)
+        world.witness.counts[f"deliveries {delivery.status}"] += 1
+        is_delivered = delivery.status == "delivered"
+        if delivery.accepted != is_delivered or (is_delivered and delivery.last != "accepted"):
+            yield f"{delivery} does not agree with its attempts"
+        name = "client" if delivery.route.startswith("reply:") else delivery.route
+        if is_delivered and delivery.id not in world.destinations[name].took:
+            yield f"{delivery} is delivered and was never taken"
+        age = (delivery.finished_at or delivery.created_at) - delivery.created_at
+        too_old = age >= GIVE_UP_HOURS.get(delivery.route, 96) * _HOUR
+        if delivery.status == "dead" and delivery.last != "refused" and not too_old and not world.jumps:
+            yield f"{delivery} died after {age / _HOUR:.1f} h"
