@@ -17,7 +17,9 @@
     │   ├── StoreUnavailable        cannot store just now; try again
     │   ├── StoreLocked             another process has it
     │   └── StoreBroken             stop at once: what it acknowledges may not last
-    ├── ServiceUnreachable          the CLI found no service at the admin address
+    ├── ServiceUnreachable          no service at the admin address
+    ├── RequestFailed               the service answered, and not with what was asked for
+    ├── TaskNotOver                 a task that was waited for, and goes on; client.told has it
     ├── CannotListen                an address that the service cannot take
     └── KlingError                  Kling, or the way to it
         ├── KlingUnreachable        nothing was sent
@@ -148,6 +150,16 @@ class ServiceUnreachable(ReceiverError):
     """No service answers at the admin address."""
 
     code = "service_unreachable"
+
+
+class RequestFailed(ReceiverError):
+    """The service answered with its HTTP ``status``, or not in our words, and not with what was asked for."""
+
+    code = "request_failed"
+
+    def __init__(self, message: str, *, remedy: str = "", status: int | None = None) -> None:
+        super().__init__(message, remedy=remedy)
+        self.status = status
 
 
 class CannotListen(ReceiverError):

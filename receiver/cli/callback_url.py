@@ -6,8 +6,8 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.connection import connect
 from receiver.cli.options import READING, Reading
+from receiver.client import SyncClient
 
 callback_url = App(name="callback-url", help="Make a callback URL for a job sent elsewhere, or revoke one.")
 
@@ -23,8 +23,8 @@ def make(
 ) -> int:
     """Make a callback URL for one job that is submitted elsewhere. It is shown this once."""
     wanted = {name: value for name, value in (("endpoint", endpoint), ("label", label)) if value}
-    with connect(reading.config) as connection:
-        made = connection.post("/api/callback-urls", wanted)
+    with SyncClient(config=reading.config) as client:
+        made = client.post("/api/callback-urls", wanted)
     if reading.json:
         render.as_json(made)
         return OK
@@ -42,8 +42,8 @@ def revoke(
     reading: Reading = READING,
 ) -> int:
     """Let a task's callback URL lead nowhere from now on, if it leaked; the task is followed by polling alone."""
-    with connect(reading.config) as connection:
-        answer = connection.post(f"/api/callback-urls/{quote(task, safe='')}/revoke", {})
+    with SyncClient(config=reading.config) as client:
+        answer = client.post(f"/api/callback-urls/{quote(task, safe='')}/revoke", {})
     if reading.json:
         render.as_json(answer)
     else:

@@ -1,12 +1,13 @@
 """`kling-receiver deliveries`: what went where, and what came back."""
 
 from typing import Annotated
+from urllib.parse import quote
 
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.connection import connect
 from receiver.cli.options import PAGING, READING, Paging, Reading
+from receiver.client import SyncClient
 from receiver.model import Json
 
 deliveries = App(name="deliveries", help="List, show and retry deliveries.")
@@ -54,20 +55,18 @@ def list_(
     reading: Reading = READING,
 ) -> int:
     """List deliveries, newest first."""
-    query: dict[str, str | list[str]] = dict(paging.query())
-    query |= {name: value for name, value in (("route", route), ("task", task), ("event", event)) if value}
-    query |= {"status": status} if status else {}
-    with connect(reading.config) as connection:
-        answer = connection.get("/api/deliveries", query)
-    render.page(COLUMNS, answer, as_json_too=reading.json, empty="No deliveries.")
+    limit, cursor = paging.size, paging.cursor
+    with SyncClient(config=reading.config) as client:
+        found = client.deliveries(status=status or (), route=route, task=task, event=event, limit=limit, cursor=cursor)
+    render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No deliveries.")
     return OK
 
 
 @deliveries.command
 def show(delivery: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
     """Show one delivery, with each attempt and its answer or output."""
-    with connect(reading.config) as connection:
-        found = connection.get(f"/api/deliveries/{delivery}")
+    with SyncClient(config=reading.config) as client:
+        found = client.delivery(delivery)
     if reading.json:
         render.as_json(found)
         return OK
@@ -91,8 +90,8 @@ def retry(
     reading: Reading = READING,
 ) -> int:
     """Try a delivery now: itself while it waits, else anew, as a delivery that points at it."""
-    with connect(reading.config) as connection:
-        again = connection.post(f"/api/deliveries/{delivery}/retry", {"why": why} if why else {})
+    with SyncClient(config=reading.config) as client:
+        again = client.post(f"/api/deliveries/{quote(delivery, safe='')}/retry", {"why": why} if why else {})
     if reading.json:
         render.as_json(again)
     else:

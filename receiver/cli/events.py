@@ -5,8 +5,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.connection import connect
 from receiver.cli.options import PAGING, READING, Paging, Reading
+from receiver.client import SyncClient
 from receiver.model import Json
 
 events = App(name="events", help="List and show events.")
@@ -46,20 +46,18 @@ def list_(
     reading: Reading = READING,
 ) -> int:
     """List events, newest first."""
-    query: dict[str, str | list[str]] = dict(paging.query())
-    query |= {name: value for name, value in (("task", task), ("after", after)) if value}
-    query |= {"type": type_} if type_ else {}
-    with connect(reading.config) as connection:
-        answer = connection.get("/api/events", query)
-    render.page(COLUMNS, answer, as_json_too=reading.json, empty="No events.")
+    limit, cursor = paging.size, paging.cursor
+    with SyncClient(config=reading.config) as client:
+        found = client.history(types=type_ or (), task=task, after=after, limit=limit, cursor=cursor)
+    render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No events.")
     return OK
 
 
 @events.command
 def show(event: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
     """Show one event as destinations receive it."""
-    with connect(reading.config) as connection:
-        found = connection.get(f"/api/events/{event}")
+    with SyncClient(config=reading.config) as client:
+        found = client.event(event).raw
     if reading.json or not render.is_terminal():
         render.as_json(found)
         return OK

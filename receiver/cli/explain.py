@@ -10,8 +10,8 @@ from urllib.parse import quote
 from cyclopts import Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.connection import connect
 from receiver.cli.options import READING, Reading
+from receiver.client import SyncClient
 from receiver.model import Json
 
 _FIRST, _LAST = 2, 3  # of the attempts at one delivery, where there were many
@@ -34,8 +34,8 @@ def explain(
     task: Annotated[str, Parameter(help="Our id, Kling's, or the external one.")], /, *, reading: Reading = READING
 ) -> int:
     """Tell a task's whole story: what was wanted, what arrived, what each route decided, each attempt, what is next."""
-    with connect(reading.config) as connection:
-        story = connection.get(f"/api/tasks/{quote(task, safe='')}/explain")
+    with SyncClient(config=reading.config) as client:
+        story = client.get(f"/api/tasks/{quote(task, safe='')}/explain")
     if reading.json:
         render.as_json(story)
         return OK

@@ -52,11 +52,16 @@ class Paging:
     limit: Annotated[int, Parameter(help="How many at most, 1 to 500 (default 50).")] = 50
     cursor: Annotated[str | None, Parameter(help="Go on where an earlier list ended.")] = None
 
-    def query(self) -> dict[str, str]:
-        """Give the options as the API's query."""
+    @property
+    def size(self) -> int:
+        """How many at most, as the API takes it."""
         if not 1 <= self.limit <= MOST:
             raise UsageError(f"--limit {self.limit} is out of range.", remedy=f"Give a number from 1 to {MOST}.")
-        return {"limit": str(self.limit)} | ({"cursor": self.cursor} if self.cursor else {})
+        return self.limit
+
+    def query(self) -> dict[str, str]:
+        """Give the options as the API's query."""
+        return {"limit": str(self.size)} | ({"cursor": self.cursor} if self.cursor else {})
 
 
 COMMON = Common()

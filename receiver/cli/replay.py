@@ -12,8 +12,8 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.connection import Connection, connect
 from receiver.cli.options import PAGING, READING, Paging, Reading, moment
+from receiver.client import SyncClient
 from receiver.errors import ServiceUnreachable
 from receiver.model import Json
 
@@ -104,13 +104,13 @@ def start(
     It goes on in the service if this command is ended, and after a crash: see `replay list` and `replay cancel`.
     """
     body = wish.body() | {name: value for name, value in (("pace", pace), ("why", why)) if value}
-    with connect(reading.config) as connection:
-        outline = connection.post("/api/replays", body | {"dry_run": True})
+    with SyncClient(config=reading.config) as client:
+        outline = client.post("/api/replays", body | {"dry_run": True})
         if dry_run or not outline["total"]:
             _show_outline(outline, as_json=reading.json)
             return OK
         _foretell(outline)
-        done = _follow(connection, connection.post("/api/replays", body))
+        done = _follow(client, client.post("/api/replays", body))
     if reading.json:
         render.as_json(done)
     else:
@@ -121,8 +121,8 @@ def start(
 @replay.command(name="list")
 def list_(*, paging: Paging = PAGING, reading: Reading = READING) -> int:
     """List replays, newest first."""
-    with connect(reading.config) as connection:
-        answer = connection.get("/api/replays", dict(paging.query()))
+    with SyncClient(config=reading.config) as client:
+        answer = client.get("/api/replays", dict(paging.query()))
     render.page(COLUMNS, answer, as_json_too=reading.json, empty="No replays.")
     return OK
 
@@ -130,8 +130,8 @@ def list_(*, paging: Paging = PAGING, reading: Reading = READING) -> int:
 @replay.command
 def show(id_: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
     """Show one replay, and how far it has come."""
-    with connect(reading.config) as connection:
-        found = connection.get(f"/api/replays/{id_}")
+    with SyncClient(config=reading.config) as client:
+        found = client.get(f"/api/replays/{id_}")
     if reading.json:
         render.as_json(found)
     else:
@@ -148,8 +148,8 @@ def cancel(
     reading: Reading = READING,
 ) -> int:
     """Stop a replay; what it has brought out already goes on."""
-    with connect(reading.config) as connection:
-        cancelled = connection.post(f"/api/replays/{id_}/cancel", {"why": why} if why else {})
+    with SyncClient(config=reading.config) as client:
+        cancelled = client.post(f"/api/replays/{id_}/cancel", {"why": why} if why else {})
     if reading.json:
         render.as_json(cancelled)
     else:
@@ -174,9 +174,9 @@ def _foretell(outline: Json) -> None:
     render.note(f"{outline['total']} go out again: {', '.join(parts)}")
 
 
-def _follow(connection: Connection, started: Json) -> Json:
+def _follow(client: SyncClient, started: Json) -> Json:
     """Show how far a replay has come until it is over."""
-    sightings = _sightings(connection, started)
+    sightings = _sightings(client, started)
     try:
         return _watch(sightings, started) if render.is_terminal(sys.stderr) else _report(sightings, started)
     except KeyboardInterrupt:
@@ -184,14 +184,14 @@ def _follow(connection: Connection, started: Json) -> Json:
         raise
 
 
-def _sightings(connection: Connection, started: Json) -> Iterator[Json]:
+def _sightings(client: SyncClient, started: Json) -> Iterator[Json]:
     """Give the replay again and again until it is over, through a restart of the service too."""
     seen_at = time.perf_counter()
     found = started
     while found["state"] == "running":
         time.sleep(_ASK_SECONDS)
         try:
-            found = connection.get(f"/api/replays/{started['id']}")
+            found = client.get(f"/api/replays/{started['id']}")
         except ServiceUnreachable as exc:
             if time.perf_counter() - seen_at > _PATIENCE_SECONDS:
                 remedy = f"The replay goes on when it runs again: kling-receiver replay show {started['id']}"

@@ -6,8 +6,8 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.connection import connect
 from receiver.cli.options import READING, Reading
+from receiver.client import SyncClient
 
 routes = App(name="routes", help="List, test, hold and release routes.")
 
@@ -30,8 +30,8 @@ _COLUMNS = (
 @routes.command(name="list")
 def list_(*, reading: Reading = READING) -> int:
     """List routes, and what waits in each."""
-    with connect(reading.config) as connection:
-        answer = connection.get("/api/routes")
+    with SyncClient(config=reading.config) as client:
+        answer = client.get("/api/routes")
     render.page(_COLUMNS, answer, as_json_too=reading.json, empty="No routes. Add a [[routes]] table to config.toml.")
     return OK
 
@@ -61,8 +61,8 @@ def release(
 
 
 def _change(name: str, verb: str, *, why: str | None, reading: Reading) -> int:
-    with connect(reading.config) as connection:
-        answer = connection.post(f"/api/routes/{quote(name, safe=':')}/{verb}", {"why": why} if why else {})
+    with SyncClient(config=reading.config) as client:
+        answer = client.post(f"/api/routes/{quote(name, safe=':')}/{verb}", {"why": why} if why else {})
     if reading.json:
         render.as_json(answer)
     else:
@@ -73,8 +73,8 @@ def _change(name: str, verb: str, *, why: str | None, reading: Reading) -> int:
 @routes.command(name="test")
 def try_out(name: Annotated[str, Parameter(help="Its name.")], /, *, reading: Reading = READING) -> int:
     """Send a made-up succeed through a route, once; nothing is stored."""
-    with connect(reading.config) as connection:
-        answer = connection.post(f"/api/routes/{name}/test", {})
+    with SyncClient(config=reading.config) as client:
+        answer = client.post(f"/api/routes/{name}/test", {})
     if reading.json:
         render.as_json(answer)
     else:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.connection import reach
 from receiver.cli.options import READING, Reading, UsageError, duration, pairs
+from receiver.client import SyncClient, Task
 from receiver.errors import InvalidRequest, Unreadable
 from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
 from receiver.kling.images import base64_image
@@ -50,28 +50,22 @@ def submit(
     loaded = load(reading.config)
     known = find_endpoint(endpoint)
     content = _fill(known, _set(read_body(body), set_ or []), image or [], loaded.settings.kling.dialect)
-    request = {
-        "endpoint": known.path,
-        "body": content,
-        "label": label,
-        "tags": pairs("--tag", tag or []),
-        "idempotency_key": idempotency_key,
-    }
-    with reach(loaded) as connection:
-        task = connection.post("/api/tasks", {name: value for name, value in request.items() if value is not None})
+    tags = pairs("--tag", tag or [])
+    with SyncClient(config=reading.config) as client:
+        task = client.submit(known.path, content, label=label, tags=tags, idempotency_key=idempotency_key)
         if wait:
             from receiver.cli.waiting import wait as wait_for
 
-            return wait_for(connection, task["id"], timeout=limit, as_json=reading.json)
+            return wait_for(client, task.id, timeout=limit, as_json=reading.json)
     return _told(task, as_json=reading.json)
 
 
-def _told(task: Json, *, as_json: bool) -> int:
+def _told(task: Task, *, as_json: bool) -> int:
     """Show the task as it was taken, and say so where it was not."""
     from receiver.cli.waiting import disappointment
 
     _tell(task, as_json=as_json)
-    if task["state"] != TaskState.REJECTED:
+    if task.state != TaskState.REJECTED:
         return OK
     if as_json:
         return FAILED
@@ -145,10 +139,10 @@ def _fill(endpoint: Endpoint, body: Json, images: list[str], dialect: Dialect) -
         raise UsageError(f"--image: {exc.message}", remedy=exc.remedy) from exc
 
 
-def _tell(task: Json, *, as_json: bool) -> None:
+def _tell(task: Task, *, as_json: bool) -> None:
     if as_json:
-        render.as_json(task)
+        render.as_json(task.raw)
         return
-    render.line(task["id"])
+    render.line(task.id)
     if render.is_terminal():
-        render.note(f"Now {task['state']}. See the end of it with: kling-receiver tasks wait {task['id']}")
+        render.note(f"Now {task.state}. See the end of it with: kling-receiver tasks wait {task.id}")

@@ -6,10 +6,8 @@ from typing import Annotated, TypeAlias
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.connection import connect
 from receiver.cli.options import PAGING, READING, Paging, Reading, duration, pairs
-from receiver.cli.waiting import places
-from receiver.model import Json
+from receiver.client import SyncClient, Task
 
 TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the external one.")]
 
@@ -38,23 +36,20 @@ def list_(
     reading: Reading = READING,
 ) -> int:
     """List tasks, newest first."""
-    query: dict[str, str | list[str]] = dict(paging.query())
-    query |= {name: value for name, value in (("endpoint", endpoint), ("label", label)) if value}
-    query |= {"state": state} if state else {}
-    query |= {"tag": [f"{key}:{value}" for key, value in pairs("--tag", tag).items()]} if tag else {}
-    with connect(reading.config) as connection:
-        answer = connection.get("/api/tasks", query)
-    render.page(COLUMNS, answer, as_json_too=reading.json, empty="No tasks.")
+    tags, limit, cursor = pairs("--tag", tag or ()), paging.size, paging.cursor
+    with SyncClient(config=reading.config) as client:
+        found = client.tasks(state=state or (), endpoint=endpoint, label=label, tags=tags, limit=limit, cursor=cursor)
+    render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No tasks.")
     return OK
 
 
 @tasks.command
 def show(task: TaskRef, /, *, reading: Reading = READING) -> int:
     """Show one task and its results."""
-    with connect(reading.config) as connection:
-        found = connection.get(f"/api/tasks/{task}")
+    with SyncClient(config=reading.config) as client:
+        found = client.task(task)
     if reading.json:
-        render.as_json(found)
+        render.as_json(found.raw)
     else:
         render.fields(_facts(found))
     return OK
@@ -72,8 +67,8 @@ def wait(
     from receiver.cli.waiting import wait as wait_for
 
     limit = duration("--timeout", timeout) if timeout else None
-    with connect(reading.config) as connection:
-        return wait_for(connection, task, timeout=limit, as_json=reading.json)
+    with SyncClient(config=reading.config) as client:
+        return wait_for(client, task, timeout=limit, as_json=reading.json)
 
 
 @tasks.command
@@ -85,19 +80,20 @@ def watch(
     """Watch tasks as they change, until Ctrl-C. In a pipe or with --json: a line for each change."""
     from receiver.cli.watching import changes, live
 
-    with connect(reading.config) as connection, closing(changes(connection, limit=limit)) as sightings:
+    with SyncClient(config=reading.config) as client, closing(changes(client, limit=limit)) as sightings:
         if render.is_terminal() and not reading.json:
             live(sightings, COLUMNS)
         for page in sightings:
             for task in page.changed:
                 if reading.json:
-                    render.as_json_line(task)
+                    render.as_json_line(task.raw)
                 else:
-                    render.line(task["updated_at"], *(column.of(task) for column in COLUMNS))
+                    render.line(task.raw["updated_at"], *(column.of(task.raw) for column in COLUMNS))
     return OK
 
 
-def _facts(task: Json) -> list[tuple[str, object]]:
+def _facts(found: Task) -> list[tuple[str, object]]:
+    task = found.raw
     facts: list[tuple[str, object]] = [
         (name.replace("_", " "), task.get(name))
         for name in (
@@ -116,5 +112,5 @@ def _facts(task: Json) -> list[tuple[str, object]]:
     facts += [
         (name.replace("_", " "), render.when(task.get(name))) for name in ("created_at", "updated_at", "expires_at")
     ]
-    facts += [("result", place) for place in places(task)]
+    facts += [("result", place) for place in found.places]
     return facts

@@ -6,10 +6,9 @@ from datetime import timedelta
 from time import perf_counter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.connection import Connection
-from receiver.cli.follow import OVER, awaits_files, follow
+from receiver.client import SyncClient, Task
 from receiver.errors import ReceiverError
-from receiver.model import Json, TaskState
+from receiver.model import TaskState
 
 
 class TaskNotSucceeded(ReceiverError):
@@ -18,66 +17,58 @@ class TaskNotSucceeded(ReceiverError):
     code = "task_not_succeeded"
 
 
-def wait(connection: Connection, ref: str, *, timeout: timedelta | None, as_json: bool) -> int:
+def wait(client: SyncClient, ref: str, *, timeout: timedelta | None, as_json: bool) -> int:
     """Wait until a task is over, and print its results.
 
     Progress goes to stderr, so that stdout holds the results alone: a moving line for a person, plain lines
     for a log.
     """
     started = perf_counter()
-    sightings = follow(connection, ref, timeout=timeout)
+    sightings = client.follow(ref, timeout=timeout)
     task = _watch(sightings) if render.is_terminal(sys.stderr) else _report(sightings, started)
     if as_json:
-        render.as_json(task)
-        return OK if task["state"] == TaskState.SUCCEED else FAILED
-    if task["state"] != TaskState.SUCCEED:
+        render.as_json(task.raw)
+        return OK if task.succeeded else FAILED
+    if not task.succeeded:
         raise disappointment(task, perf_counter() - started)
-    for place in places(task):
+    for place in task.places:
         render.line(place)
     return OK
 
 
-def places(task: Json) -> list[str]:
-    """Tell where a task's results are: the files brought home, and Kling's URLs of what was not."""
-    home = {asset.get("url"): asset.get("path") for asset in task.get("assets") or ()}
-    result = task.get("result") or {}
-    urls = [entry["url"] for entries in result.values() for entry in entries if entry.get("url")]
-    return list(dict.fromkeys(str(home.get(url) or url) for url in [*urls, *home]))
-
-
-def _watch(sightings: Iterator[Json]) -> Json:
+def _watch(sightings: Iterator[Task]) -> Task:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.fields[id]}"), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=render.console(sys.stderr), transient=True) as progress:
         task = next(sightings)
-        shown = progress.add_task(_word(task), id=task["id"], total=None)
+        shown = progress.add_task(_word(task), id=task.id, total=None)
         for task in sightings:
             progress.update(shown, description=_word(task))
     return task
 
 
-def _report(sightings: Iterator[Json], started: float) -> Json:
+def _report(sightings: Iterator[Task], started: float) -> Task:
     for task in sightings:
-        render.note(f"{task['id']}  {perf_counter() - started:.1f} s  {_word(task)}")
+        render.note(f"{task.id}  {perf_counter() - started:.1f} s  {_word(task)}")
     return task
 
 
-def _word(task: Json) -> str:
-    if awaits_files(task):
-        return f"{task['state']}, bringing its results home"
-    return render.clean(task["state"]) + (f" ({render.clean(task['message'])})" if task.get("message") else "")
+def _word(task: Task) -> str:
+    if task.awaits_files:
+        return f"{task.state}, bringing its results home"
+    return render.clean(task.state) + (f" ({render.clean(task.message)})" if task.message else "")
 
 
-def disappointment(task: Json, seconds: float) -> TaskNotSucceeded:
+def disappointment(task: Task, seconds: float) -> TaskNotSucceeded:
     """Say how a task is that has not succeeded after so many seconds, and what can be done."""
-    if task["state"] not in OVER:
+    if not task.is_over:
         return TaskNotSucceeded(
-            f"Task {task['id']} is still {task['state']} after {seconds:.0f} s.",
-            remedy=f"It goes on by itself; wait again with `kling-receiver tasks wait {task['id']}`.",
+            f"Task {task.id} is still {task.state} after {seconds:.0f} s.",
+            remedy=f"It goes on by itself; wait again with `kling-receiver tasks wait {task.id}`.",
         )
-    reason = render.clean(task.get("message") or "Kling gave no reason").rstrip(".")
-    return TaskNotSucceeded(f"Task {task['id']} {_ENDINGS[task['state']]}: {reason}.")
+    reason = render.clean(task.message or "Kling gave no reason").rstrip(".")
+    return TaskNotSucceeded(f"Task {task.id} {_ENDINGS[TaskState(task.state)]}: {reason}.")
 
 
 _ENDINGS = {

@@ -1,13 +1,13 @@
 """The live table of `tasks watch`."""
 
 from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from receiver.cli import render
-from receiver.cli.connection import Connection
-from receiver.cli.follow import OVER, Listener
 from receiver.cli.options import MOST
-from receiver.model import Json
+from receiver.client import SyncClient, Task
+from receiver.client.told import OVER
 
 _RUNNING = ("submitting", "submitted", "processing")
 
@@ -16,21 +16,20 @@ _RUNNING = ("submitting", "submitted", "processing")
 class Sighting:
     """The newest tasks at a moment, and those among them that changed since the one before."""
 
-    tasks: Sequence[Json]
-    changed: Sequence[Json]
+    tasks: Sequence[Task]
+    changed: Sequence[Task]
 
 
-def changes(connection: Connection, *, limit: int) -> Generator[Sighting, None, None]:
+def changes(client: SyncClient, *, limit: int) -> Generator[Sighting, None, None]:
     """Give the newest tasks now and each time one of them changes, without end."""
     known: dict[str, str] = {}
-    with Listener(connection) as listener:
-        while True:
-            tasks = connection.get("/api/tasks", {"limit": str(max(1, min(limit, MOST)))})["items"]
-            changed = [task for task in reversed(tasks) if known.get(task["id"]) != task["state"]]
+    with closing(client.rings()) as rings:
+        for _ in rings:
+            tasks = client.tasks(limit=max(1, min(limit, MOST))).items
+            changed = [task for task in reversed(tasks) if known.get(task.id) != task.state]
             if changed or not known:
                 yield Sighting(tasks=tasks, changed=changed)
-            known = {task["id"]: task["state"] for task in tasks}
-            listener.wait()
+            known = {task.id: task.state for task in tasks}
 
 
 def live(sightings: Iterator[Sighting], columns: Sequence[render.Column]) -> None:
@@ -44,10 +43,10 @@ def live(sightings: Iterator[Sighting], columns: Sequence[render.Column]) -> Non
             ranked = sorted(sighting.tasks, key=_rank)
             counts = [sum(_rank(task) == rank for task in ranked) for rank in range(3)]
             head = Text("{} running, {} waiting, {} done".format(*counts), style="dim")
-            screen.update(Group(head, render.grid(columns, ranked)), refresh=True)
+            screen.update(Group(head, render.grid(columns, [task.raw for task in ranked])), refresh=True)
 
 
-def _rank(task: Json) -> int:
-    if task["state"] in _RUNNING:
+def _rank(task: Task) -> int:
+    if task.state in _RUNNING:
         return 0
-    return 2 if task["state"] in OVER else 1
+    return 2 if task.state in OVER else 1

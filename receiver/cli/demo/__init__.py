@@ -32,10 +32,10 @@ def demo(
     teller = Teller(as_json=json)
     with Stage(Ports.choose(port)) as stage:
         try:
-            with play(stage, teller) as connection:
+            with play(stage, teller) as client:
                 if keep:
                     with suppress(KeyboardInterrupt):
-                        keep_running(stage, teller, connection.url)
+                        keep_running(stage, teller, client.url)
         except ReceiverError as error:
             stage.keeps_folder = True
             teller.fail(str(error))

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
-from receiver.cli.connection import Connection
 from receiver.cli.demo.sink import CLIENT_PATH, HOOK_PATH, Arrival
 from receiver.cli.demo.stage import SCRIPT_ROUTE, WEBHOOK_ROUTE, DemoFailed
 from receiver.cli.demo.telling import Teller
+from receiver.client import Event, SyncClient
 from receiver.model import Json
 from receiver.signing import Signature
 
@@ -14,19 +14,14 @@ from receiver.signing import Signature
 class Plot:
     """Collects what is seen, and tells it."""
 
-    connection: Connection
-    kling: Connection
+    client: SyncClient
+    kling: SyncClient
     teller: Teller
     kling_id: str = ""
-    event: Json = field(default_factory=dict)
+    event_id: str = ""  # the succeed's, empty while there is none
     hooked: Arrival | None = None
     client_told: bool = False
     delivered: set[str] = field(default_factory=set)
-
-    @property
-    def event_id(self) -> str:
-        """The succeed's event, empty while there is none."""
-        return str((self.event.get("data") or {}).get("event_id") or "")
 
     @property
     def missing(self) -> list[str]:
@@ -50,12 +45,11 @@ class Plot:
         url = str(create["body"]["callback_url"]).rpartition("/")[0] + "/***"
         self.teller.step("kling_asked", "Kling was asked", f"to call back at {url}", callback_url=url)
 
-    def receiver_told(self, event: Json) -> None:
+    def receiver_told(self, event: Event) -> None:
         """Take in an event of the service's stream."""
-        if event.get("type") != "task.succeed":
+        if event.type != "task.succeed":
             return
-        self.event = event
-        data = event["data"]
+        self.event_id, data = event.id, event.data
         confirmed = data["verified"] == "api"
         self.teller.step(
             "confirmed",
@@ -82,13 +76,13 @@ class Plot:
 
     def look_at_deliveries(self) -> None:
         """Ask the service how the deliveries of the succeed stand."""
-        for item in self.connection.get("/api/deliveries", {"event": self.event_id})["items"]:
+        for item in self.client.deliveries(event=self.event_id).items:
             route, status = item["route"], item["status"]
             if route in self.delivered or status == "pending":
                 continue
             if route == WEBHOOK_ROUTE and self.hooked is None:
                 continue
-            delivery = self.connection.get(f"/api/deliveries/{item['id']}")
+            delivery = self.client.delivery(item["id"])
             attempt = delivery["attempts_made"][-1]
             if status != "delivered":
                 raise DemoFailed(f"The delivery to {route} is {status}: {attempt['reason']}")

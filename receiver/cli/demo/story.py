@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 from queue import Empty, Queue
 from threading import Event, Thread
 from time import perf_counter, sleep
 from typing import IO, TypeAlias
 
-from receiver.cli.connection import Connection, reach
 from receiver.cli.demo.plot import Plot
 from receiver.cli.demo.sink import CLIENT_PATH, Arrival, Sink
 from receiver.cli.demo.stage import DemoFailed, Stage, environment
 from receiver.cli.demo.telling import Teller
+from receiver.client import SyncClient
+from receiver.client.following import BEFORE_ALL
 from receiver.clock import SystemClock
-from receiver.errors import ReceiverError, ServiceUnreachable
+from receiver.errors import ServiceUnreachable
 from receiver.model import Json
 from receiver.settings import load
 
@@ -40,7 +41,7 @@ _News: TypeAlias = "Queue[Callable[[Plot], None]]"
 
 
 @contextmanager
-def play(stage: Stage, teller: Teller) -> Iterator[Connection]:
+def play(stage: Stage, teller: Teller) -> Iterator[SyncClient]:
     """Play the whole story; while the caller stays inside, everything is still running."""
     deadline = perf_counter() + _PATIENCE_SECONDS
     news: _News = Queue()
@@ -50,16 +51,16 @@ def play(stage: Stage, teller: Teller) -> Iterator[Connection]:
         kling = stage.start_telling("simulator", "simulate", *_SIMULATOR, "--listen", f"127.0.0.1:{stage.ports.kling}")
         stage.start("receiver", "serve", "--config", str(stage.config))
         started = _hear_simulator(kling, news)
-        connection = running.enter_context(_reach_receiver(stage, deadline))
+        client = running.enter_context(_reach_receiver(stage, deadline))
         _wait_for(started, stage, deadline, "the simulator to start")
-        _wait_for(_hear_receiver(connection, news), stage, deadline, "the receiver's stream of events")
+        _hear_receiver(client, news)
         _tell_ready(stage, teller)
-        simulator = running.enter_context(Connection(f"http://127.0.0.1:{stage.ports.kling}", "any"))
-        plot = Plot(connection=connection, kling=simulator, teller=teller)
+        simulator = running.enter_context(SyncClient(f"http://127.0.0.1:{stage.ports.kling}", "any"))
+        plot = Plot(client=client, kling=simulator, teller=teller)
         _submit(plot, callback_url=sink.url + CLIENT_PATH)
         _follow(plot, news, stage, deadline)
         teller.close("Done. Webhook and script both have the succeed.", kling_id=plot.kling_id, event=plot.event_id)
-        yield connection
+        yield client
 
 
 def keep_running(stage: Stage, teller: Teller, admin_url: str) -> None:
@@ -116,40 +117,34 @@ def _hear_simulator(lines: IO[bytes], news: _News) -> Callable[[], bool]:
     return started.is_set
 
 
-def _hear_receiver(connection: Connection, news: _News) -> Callable[[], bool]:
-    """Read the service's stream of events, on a thread; give what says whether it has begun."""
-    begun = Event()
+def _hear_receiver(client: SyncClient, news: _News) -> None:
+    """Read the service's events, from the first one on, on a thread."""
 
     def listen() -> None:
-        try:
-            with connection.another() as own, own.stream() as events:
-                begun.set()
-                for _, event in events:
-                    news.put(partial(Plot.receiver_told, event=event))
-        except ReceiverError:
-            return  # the service stops before we do
+        with suppress(ServiceUnreachable):  # the story is over
+            for event in client.events(after=BEFORE_ALL):
+                news.put(partial(Plot.receiver_told, event=event))
 
-    Thread(target=listen, name="stream of events", daemon=True).start()
-    return begun.is_set
+    Thread(target=listen, name="events", daemon=True).start()
 
 
 @contextmanager
-def _reach_receiver(stage: Stage, deadline: float) -> Iterator[Connection]:
+def _reach_receiver(stage: Stage, deadline: float) -> Iterator[SyncClient]:
     """Reach the receiver as soon as it is ready."""
-    loaded = load(stage.config, environment())
-    token = loaded.settings.data_dir / "admin-token"
-    _wait_for(token.exists, stage, deadline, "the receiver to make its admin token")
-    with reach(loaded) as connection:
+    settings = load(stage.config, environment()).settings
+    token_file = settings.data_dir / "admin-token"
+    _wait_for(token_file.exists, stage, deadline, "the receiver to make its admin token")
+    with SyncClient(f"http://{settings.admin.listen}", token_file.read_text("utf-8").strip()) as client:
 
         def ready() -> bool:
             try:
-                connection.get("/api/routes")
+                client.get("/api/routes")
             except ServiceUnreachable:
                 return False
             return True
 
         _wait_for(ready, stage, deadline, "the receiver to be ready")
-        yield connection
+        yield client
 
 
 def _tell_ready(stage: Stage, teller: Teller) -> None:
@@ -164,7 +159,7 @@ def _tell_ready(stage: Stage, teller: Teller) -> None:
 
 def _submit(plot: Plot, *, callback_url: str) -> None:
     """Submit as a client does that changed nothing but its base URL and its key."""
-    answer = plot.connection.post(f"/kling/v1/{ENDPOINT}", _JOB | {"callback_url": callback_url})
+    answer = plot.client.post(f"/kling/v1/{ENDPOINT}", _JOB | {"callback_url": callback_url})
     plot.kling_id = str(answer["data"]["task_id"])
     plot.teller.step(
         "submitted",

@@ -1,0 +1,17 @@
+"""The service for programs: hand a task in, wait for its end, follow events. The commands use nothing else.
+
+::
+
+    async with Client() as client:
+        task = await client.submit("images/multi-image2image", {"prompt": "two friends", ...})
+        task = await client.wait(task.id)
+
+:class:`Client` is for programs with an event loop, :class:`SyncClient` for those without. What goes wrong is told by
+the errors of :mod:`receiver.errors`.
+"""
+
+from receiver.client.asking import Client
+from receiver.client.blocking import SyncClient
+from receiver.client.told import Event, Page, Task, TaskNotOver
+
+__all__ = ["Client", "Event", "Page", "SyncClient", "Task", "TaskNotOver"]

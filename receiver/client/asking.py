@@ -1,0 +1,342 @@
+"""What is asked of the service, and how its answers are read."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager, suppress
+from datetime import timedelta
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeAlias, TypeVar
+from urllib.parse import quote
+
+import httpx2 as httpx
+
+from receiver.client.finding import find, who_asks
+from receiver.client.following import BEFORE_ALL, LOOK_BACK, Heard, Outage
+from receiver.client.told import Event, Page, Task, TaskNotOver, read_object, read_refusal
+from receiver.errors import ReceiverError, ServiceUnreachable
+from receiver.model import Json
+
+PATIENCE = timedelta(minutes=1)
+
+_CONNECT_SECONDS = 3.0
+_ANSWER_SECONDS = 60.0  # a submit may first wait for Kling
+_SILENCE_SECONDS = 40.0  # the stream has a heartbeat every 15 s
+_RECONNECT_SECONDS = 1.0
+_ASK_ANYWAY_SECONDS = 15.0  # with the stream there: a bell may be missed
+_ASK_SECONDS = 2.0  # without it
+_ASK_FOR_FILES_SECONDS = 1.0  # of which the stream says nothing
+_ACTOR = "kling-receiver-actor"  # whose word it is, for the record of what people did
+
+T = TypeVar("T")
+Query: TypeAlias = Mapping[str, str | Sequence[str]]
+
+
+class Client:
+    """The service's admin listener, found as the commands find it unless *url* and *token* say where.
+
+    *config* is the configuration the service runs on, for a place it is not found in by itself. A service that has
+    answered once may be away for *patience* while something is waited for or followed, and nothing is lost.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        *,
+        config: Path | str | None = None,
+        patience: timedelta = PATIENCE,
+    ) -> None:
+        url, token = find(url, token, None if config is None else Path(config))
+        self.url = url.rstrip("/")
+        self._patience = patience
+        self._has_answered = False
+        self._http = httpx.AsyncClient(
+            base_url=self.url,
+            headers={"authorization": f"Bearer {token}", _ACTOR: who_asks()},
+            timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+            trust_env=False,
+            follow_redirects=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._http.aclose()
+
+    async def submit(
+        self,
+        endpoint: str,
+        body: Mapping[str, Any],
+        *,
+        label: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        batch: str | Mapping[str, Any] | None = None,
+        idempotency_key: str | None = None,
+    ) -> Task:
+        """Hand a job in; it is stored when this returns, and sent when Kling has a slot for it.
+
+        *batch* is the name of the batch it belongs to, or ``{"name": ..., "size": ...}``.
+
+        The same *idempotency_key* again gives the first task, so a submit that was not answered can be made again.
+        """
+        asked = {"endpoint": endpoint, "body": dict(body)}
+        more = {"label": label, "tags": dict(tags or {}), "batch": batch, "idempotency_key": idempotency_key}
+        return Task.read(await self.post("/api/tasks", asked | {name: value for name, value in more.items() if value}))
+
+    async def task(self, ref: str) -> Task:
+        """Give a task by our id, Kling's or the external one, with its results."""
+        return Task.read(await self.get(f"/api/tasks/{quote(ref, safe='')}"))
+
+    async def tasks(
+        self,
+        *,
+        state: str | Sequence[str] = (),
+        endpoint: str | None = None,
+        label: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        batch: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Task]:
+        """List tasks, newest first, without their results."""
+        asked = _query(state=state, endpoint=endpoint, label=label, batch=batch, limit=str(limit), cursor=cursor)
+        asked |= _query(tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
+        return Page.read(await self.get("/api/tasks", asked), Task.read)
+
+    async def wait(self, ref: str, *, timeout: timedelta | float | None = None) -> Task:  # noqa: ASYNC109 -- it may end between two answers, which a cancellation could not
+        """Wait until a task is over, however it ends, and its results are where they are to be; give it as it is then.
+
+        Raises :class:`TaskNotOver`, a ``TimeoutError``, after *timeout* (seconds, if a number); the task goes on.
+        """
+        async with aclosing(self.follow(ref, timeout=timeout)) as sightings:
+            task = [task async for task in sightings][-1]
+        if not task.is_over:
+            raise TaskNotOver(task)
+        return task
+
+    async def follow(
+        self,
+        ref: str,
+        *,
+        timeout: timedelta | float | None = None,  # noqa: ASYNC109 -- the same as of wait
+    ) -> AsyncGenerator[Task, None]:
+        """Give the task now and each time its state changes, until it is over or *timeout* has passed.
+
+        The stream of events only says when to look; what is true is asked of the service. Where the stream cannot
+        be had, the same question is asked by the clock.
+        """
+        time = asyncio.get_running_loop().time
+        ends_at = None if (length := _seconds(timeout)) is None else time() + length
+        outage = self._outage()
+        task = await self._at_last(lambda: self.task(ref), self._outage(length))
+        yield task
+        async with _Bell(self, task_id=task.id) as bell:
+            while not task.is_over:
+                left = None if ends_at is None else ends_at - time()
+                if left is not None and left <= 0:
+                    return
+                await bell.wait(_shorter(left, _ASK_FOR_FILES_SECONDS) if task.awaits_files else left)
+                before = task
+                try:
+                    task = await self.task(task.id)
+                except ReceiverError as exc:
+                    outage.goes_on(exc)
+                    continue
+                outage.is_over()
+                if (task.state, task.awaits_files) != (before.state, before.awaits_files):
+                    yield task
+
+    async def events(
+        self, *, types: str | Sequence[str] = (), task: str | None = None, after: str | None = None
+    ) -> AsyncGenerator[Event, None]:
+        """Give events as they happen, from now on or from those *after* an event, without end.
+
+        A broken connection is taken up where it broke off: each event is given once. Raises ServiceUnreachable when
+        the service is away for longer than the client's patience; go on with *after* the last event you had.
+        """
+        wanted = _query(type=types, task=task)
+        heard = Heard(after) if after else await self._at_last(lambda: self._now(wanted), self._outage())
+        outage = self._outage()
+        while True:
+            try:
+                async with self._stream({**wanted, "after": heard.floor}) as source:
+                    outage.is_over()
+                    async for each in source:
+                        if heard.is_new(each.id):
+                            yield Event.read(read_object(each.data))
+            except ReceiverError as exc:
+                outage.goes_on(exc)
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def rings(self) -> AsyncGenerator[None, None]:
+        """Give a sign now and whenever it is worth asking the service again, without end."""
+        async with _Bell(self) as bell:
+            while True:
+                yield
+                await bell.wait()
+
+    async def event(self, event_id: str) -> Event:
+        """Give one event."""
+        return Event.read(read_object(await self.event_body(event_id)))
+
+    async def event_body(self, event_id: str) -> bytes:
+        """Give one event in the very bytes that destinations receive."""
+        return (await self._answer("GET", f"/api/events/{quote(event_id, safe='')}")).content
+
+    async def history(
+        self,
+        *,
+        types: str | Sequence[str] = (),
+        task: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Event]:
+        """List events that have happened, newest first; with *after*, those after an event, oldest first."""
+        asked = _query(type=types, task=task, after=after, limit=str(limit), cursor=cursor)
+        return Page.read(await self.get("/api/events", asked), Event.read)
+
+    async def deliveries(
+        self,
+        *,
+        status: str | Sequence[str] = (),
+        route: str | None = None,
+        task: str | None = None,
+        event: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Json]:
+        """List deliveries, newest first."""
+        asked = _query(status=status, route=route, task=task, event=event, limit=str(limit), cursor=cursor)
+        return Page.read(await self.get("/api/deliveries", asked), dict)
+
+    async def delivery(self, delivery_id: str) -> Json:
+        """Give one delivery and each attempt at it."""
+        return await self.get(f"/api/deliveries/{quote(delivery_id, safe='')}")
+
+    async def get(self, path: str, query: Query | None = None) -> Json:
+        """Ask the API for an object; ``/openapi.json`` says which there are."""
+        return read_object((await self._answer("GET", path, query=query)).content)
+
+    async def post(self, path: str, body: Mapping[str, Any]) -> Json:
+        """Hand the API an object, and get the answer's object."""
+        return read_object((await self._answer("POST", path, body=body)).content)
+
+    async def _answer(
+        self, method: str, path: str, *, query: Query | None = None, body: Mapping[str, Any] | None = None
+    ) -> httpx.Response:
+        try:
+            response = await self._http.request(method, path, params=query, json=body)
+        except (httpx.HTTPError, httpx.StreamError) as exc:
+            raise self._unreachable(exc) from exc
+        self._has_answered = True
+        if not response.is_success:
+            raise read_refusal(response.status_code, response.content)
+        return response
+
+    async def _at_last(self, ask: Callable[[], Awaitable[T]], outage: Outage) -> T:
+        """Ask until there is an answer, or the *outage* lasts for too long."""
+        while True:
+            try:
+                return await ask()
+            except ReceiverError as exc:
+                outage.goes_on(exc)
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    def _outage(self, at_most: float | None = None) -> Outage:
+        """Begin to count how long the service is away; where none has answered yet, there may be none."""
+        return Outage(lambda: _shorter(at_most, self._patience.total_seconds() if self._has_answered else 0))
+
+    @asynccontextmanager
+    async def _stream(self, query: Query) -> AsyncIterator[AsyncIterator[httpx.ServerSentEvent]]:
+        """Follow the stream of events, each in its frame; entered once it has begun."""
+        try:
+            async with self._http.sse(
+                "/api/stream",
+                params=query,
+                timeout=httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
+                max_event_size=None,  # what the service has taken, we take
+            ) as source:
+                if source.response.status_code != httpx.codes.OK:
+                    raise read_refusal(source.response.status_code, await source.response.aread())
+                self._has_answered = True
+                yield (event async for event in source if event.data)
+        except (httpx.HTTPError, httpx.StreamError) as exc:
+            raise self._unreachable(exc) from exc
+
+    async def _now(self, wanted: Query) -> Heard:
+        """Tell what is new from here on: all but the newest events there are."""
+        page = Page.read(await self.get("/api/events", {**wanted, "limit": str(LOOK_BACK)}), Event.read)
+        known = [event.id for event in reversed(page.items)]
+        return Heard(known[0] if len(known) == LOOK_BACK else BEFORE_ALL, known)
+
+    def _unreachable(self, exc: Exception) -> ServiceUnreachable:
+        if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+            return ServiceUnreachable(
+                f"No service answers at {self.url}.",
+                remedy="Start it with `kling-receiver serve`, or name the configuration it runs on with --config.",
+            )
+        return ServiceUnreachable(
+            f"The service at {self.url} did not answer in full ({type(exc).__name__}).",
+            remedy="Look at its log, and at `kling-receiver tasks list` before you submit again.",
+        )
+
+
+class _Bell:
+    """Listens to the stream of events, across reconnects, and tells when it is worth asking again."""
+
+    def __init__(self, client: Client, *, task_id: str | None = None) -> None:
+        self._client = client
+        # All of a task's few events ring, the old ones too: so none is missed that is just being committed.
+        self._query = _query(task=task_id, after=BEFORE_ALL if task_id else None)
+        self._rung = asyncio.Event()
+        self._connected = False
+
+    async def __aenter__(self) -> Self:
+        self._listening = asyncio.create_task(self._listen())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        self._listening.cancel()
+        await asyncio.gather(self._listening, return_exceptions=True)
+
+    async def wait(self, at_most: float | None = None) -> None:
+        """Wait until it is worth asking again, at the longest *at_most* seconds."""
+        patience = _ASK_ANYWAY_SECONDS if self._connected else _ASK_SECONDS
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_shorter(at_most, patience)):
+                await self._rung.wait()
+        self._rung.clear()
+
+    async def _listen(self) -> None:
+        while True:
+            with suppress(ReceiverError):  # asking by the clock goes on meanwhile
+                async with self._client._stream(self._query) as events:  # noqa: SLF001 -- one half of the same
+                    self._connected = True
+                    self._rung.set()  # for what happened before we listened
+                    async for _ in events:
+                        self._rung.set()
+            self._connected = False
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+
+def _query(**values: str | Sequence[str] | None) -> dict[str, str | Sequence[str]]:
+    return {name: value for name, value in values.items() if value}
+
+
+def _seconds(length: timedelta | float | None) -> float | None:
+    return length.total_seconds() if isinstance(length, timedelta) else length
+
+
+def _shorter(one: float | None, other: float) -> float:
+    return other if one is None else max(0.0, min(one, other))

@@ -1,0 +1,72 @@
+"""A program that submits, waits and follows goes on through whatever happens to the service."""
+
+import asyncio
+from pathlib import Path
+
+from processes import ENDPOINT, JOB, a_config, a_kling, a_receiver
+from support import until
+
+from receiver import Client, SyncClient, Task
+
+POLL = '[poll]\nafter = "1s"\nevery = "1s"'  # for callbacks that come while nobody is there
+KLING = 'timeout = "1s"'  # as long a question that a kill cut off is not asked again
+
+
+async def test_waiting_survives_a_kill_and_a_restart(tmp_path: Path) -> None:
+    async with (
+        a_kling(processing_for="2s") as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=POLL, kling_more=KLING)) as receiver,
+        Client(config=receiver.config_path) as client,
+    ):
+        task = await client.submit(ENDPOINT, JOB, label="one")
+        waiting = asyncio.create_task(client.wait(task.id, timeout=60))
+        receiver.kill()
+        await receiver.start()
+        done = await waiting
+
+    assert done.succeeded
+    assert done.places == tuple(entry["url"] for entry in done.result["images"])
+    assert done.label == "one"
+
+
+async def test_no_event_is_lost_or_told_twice_through_kills(tmp_path: Path) -> None:
+    heard: list[str] = []
+    async with (
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=POLL, kling_more=KLING)) as receiver,
+        Client(config=receiver.config_path) as client,
+    ):
+
+        async def listen() -> None:
+            async for event in client.events():
+                heard.append(event.id)  # noqa: PERF401 -- it is looked at in between
+
+        listening = asyncio.create_task(listen())
+        for _ in range(2):
+            tasks = [await client.submit(ENDPOINT, JOB) for _ in range(5)]
+            receiver.kill()
+            await receiver.start()
+            for task in tasks:
+                assert (await client.wait(task.id, timeout=60)).succeeded
+        happened = {event.id for event in (await client.history(limit=500)).items}
+        await until(lambda: len(heard) >= len(happened), within=20)
+        listening.cancel()
+
+    assert sorted(heard) == sorted(happened)
+    assert len(happened) >= 10
+
+
+async def test_a_failed_task_is_an_answer_for_a_plain_program_too(tmp_path: Path) -> None:
+    def plain(config: Path) -> list[Task]:
+        with SyncClient(config=config) as client:
+            task = client.submit(ENDPOINT, JOB)
+            return [*client.follow(task.id), client.wait(task.id)]
+
+    async with (
+        a_kling(fail=1, fail_reason="too dark") as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=POLL, kling_more=KLING)) as receiver,
+    ):
+        *_, last, done = await asyncio.to_thread(plain, receiver.config_path)
+
+    assert (done.state, done.succeeded, done.is_over, done.message) == ("failed", False, True, "too dark")
+    assert done == last
