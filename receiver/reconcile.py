@@ -18,6 +18,7 @@ from typing import Protocol
 
 import structlog
 
+from receiver.asking import ASK_APART
 from receiver.bells import Bell
 from receiver.clock import Clock
 from receiver.errors import (
@@ -122,12 +123,19 @@ class Reconciler:
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Ask about tasks as they fall due, until *stop*; what is under way then is waited for."""
+        """Ask about tasks as they fall due, until *stop*, first about those that a former process was asking about.
+
+        What is under way at the end is waited for.
+        """
         bell = self._bell.listen()
         try:
+            started: datetime | None = self._clock.now()
             while not stop.is_set():
                 bell.clear()
                 try:
+                    if started is not None:
+                        await self._hasten(started)
+                        started = None
                     until = await self._round(bell)
                 except StoreUnavailable as exc:  # a full disk, say; what is due stays due
                     log.warning("queries.delayed", reason=exc.message)
@@ -137,6 +145,13 @@ class Reconciler:
             self._bell.leave(bell)
         if self._asking:
             await asyncio.wait(set(self._asking.values()))
+
+    async def _hasten(self, started: datetime) -> None:
+        """At start: have what a former process was asking about asked again now, not when its lease is over.
+
+        Nothing tells that from what is planned for the same moments, which is asked about a little early.
+        """
+        await self._intake.hasten_tasks(_ASKABLE, now=started, before=started + self._lease, apart=ASK_APART)
 
     async def _round(self, bell: asyncio.Event) -> datetime | None:
         """Ask about what is due; tell when to look again, None when a bell will say."""

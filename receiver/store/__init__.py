@@ -13,7 +13,7 @@ Time, ids and claims are arguments: a store knows no clock and no chance.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
@@ -120,6 +120,13 @@ class Intake(Protocol):
 
         Tasks of the packs *without* are left alone, and with *endpoints* those of all others.
         """
+        ...
+
+    async def hasten_tasks(
+        self, states: Sequence[TaskState], *, now: datetime, before: datetime, apart: timedelta
+    ) -> int:
+        """At start, when no other process can be at work: make tasks that fall due *before* then due *now*, or *apart*
+        from when they were last asked about, as those that were claimed; give the count."""
         ...
 
     async def next_task_due(self, states: Sequence[TaskState], *, without: Sequence[str] = ()) -> datetime | None:

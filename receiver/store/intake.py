@@ -4,7 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from receiver.clock import micros
 from receiver.errors import Conflict
@@ -44,6 +44,16 @@ class TaskClaim:
     limit: int
     without: Sequence[str] = ()
     endpoints: Sequence[str] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hastened:
+    """One call of ``hasten_tasks``."""
+
+    states: Sequence[TaskState]
+    now: datetime
+    before: datetime
+    apart: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,6 +231,21 @@ def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Tas
     return taken
 
 
+def _hasten(connection: sqlite3.Connection, group: Sequence[Hastened]) -> Sequence[int]:
+    return [
+        connection.execute(
+            sql("hasten_tasks"),
+            {
+                "states": json.dumps(each.states),
+                "now": micros(each.now),
+                "before": micros(each.before),
+                "apart": each.apart // timedelta(microseconds=1),
+            },
+        ).rowcount
+        for each in group
+    ]
+
+
 def _record(connection: sqlite3.Connection, group: Sequence[Record]) -> Sequence[None]:
     events = [event for record in group for event in record.events]
     write_events(connection, events, [delivery for record in group for delivery in record.deliveries])
@@ -230,4 +255,5 @@ def _record(connection: sqlite3.Connection, group: Sequence[Record]) -> Sequence
 APPLY: JudgedWork[News, Ledger, Ledger, Change | None] = JudgedWork(look=_look, judge=_judge, write=_write)
 ADD: Work[NewTask, Task] = Work(write=_add)
 CLAIM_TASKS: Work[TaskClaim, Sequence[Task]] = Work(write=_claim, grows=False)
+HASTEN_TASKS: Work[Hastened, int] = Work(write=_hasten, grows=False)
 RECORD: Work[Record, None] = Work(write=_record)

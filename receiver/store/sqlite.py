@@ -6,7 +6,7 @@ import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
@@ -157,6 +157,13 @@ class SqliteStore:
         """Take up to *limit* tasks that are due."""
         claim = intake.TaskClaim(states=states, now=now, until=until, limit=limit, without=without, endpoints=endpoints)
         return await self._writer.do(intake.CLAIM_TASKS, claim)
+
+    async def hasten_tasks(
+        self, states: Sequence[TaskState], *, now: datetime, before: datetime, apart: timedelta
+    ) -> int:
+        """Make tasks that fall due *before* then due now."""
+        hastened = intake.Hastened(states=states, now=now, before=before, apart=apart)
+        return await self._writer.do(intake.HASTEN_TASKS, hastened)
 
     async def next_task_due(self, states: Sequence[TaskState], *, without: Sequence[str] = ()) -> datetime | None:
         """Tell when the next task in *states* falls due."""

@@ -54,9 +54,7 @@ async def test_lost_callbacks_are_made_good_by_polling(tmp_path: Path) -> None:
 
 async def test_polling_goes_on_through_errors_of_kling_and_a_restart(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling(processing_for="700ms") as kling:
-        # What was being asked when the process was killed is asked again when that call's time is over.
-        briefly = 'timeout = "1s"'
-        config = a_config(kling.url, public_url="", kling_more=briefly, more=OFTEN + a_webhook_route(sink))
+        config = a_config(kling.url, public_url="", more=OFTEN + a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
                 kling.change({"refuse_queries": "502:2,5001:1,1302:1"})

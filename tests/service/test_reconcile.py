@@ -9,6 +9,7 @@ import pytest
 from silent import DOWN, QUICK, with_tasks
 from workshop import FakeKling, Made, Workshop, a_workshop, refusal
 
+from receiver.asking import ASK_APART
 from receiver.attendance import FEWEST, LATEST
 from receiver.errors import KlingError
 from receiver.model import TaskState
@@ -19,6 +20,33 @@ from receiver.settings import PublicSettings
 def gaps(kling: FakeKling, task_id: str) -> list[float]:
     moments = [moment for asked, moment in kling.queries if asked == task_id]
     return [(later - earlier).total_seconds() for earlier, later in pairwise(moments)]
+
+
+async def test_what_was_being_asked_about_at_a_kill_is_asked_about_again_at_the_start(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        await with_tasks(shop, 30)
+        lease = shop.clock.now() + timedelta(seconds=65)
+        claimed = await shop.store.claim_tasks(list(TaskState), now=shop.clock.now(), until=lease, limit=8)
+        kling = shop.kling
+    for made in kling.made.values():
+        kling.end(made)
+
+    async with a_workshop(tmp_path, kling=kling, clock=shop.clock) as shop, shop.working():
+        await shop.settles()
+
+        assert {(await shop.task(task.id)).state for task in claimed} == {TaskState.SUCCEED}
+        assert Counter(asked for asked, _ in kling.queries) == {f"k{number}": 1 for number in range(30)}
+
+
+async def test_starts_one_after_the_other_ask_about_no_task_more_often_than_may_be(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        await with_tasks(shop, 5)
+    for _ in range(12):
+        async with a_workshop(tmp_path, kling=shop.kling, clock=shop.clock) as shop, shop.working():
+            await shop.passes(1)
+
+    for number in range(5):
+        assert min(gaps(shop.kling, f"k{number}")) >= ASK_APART.total_seconds()
 
 
 async def test_without_any_callback_each_task_reaches_its_end_one_step_late_at_most(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from hashlib import sha256
 
 import pytest
@@ -348,6 +349,28 @@ async def test_tasks_of_some_endpoints_are_claimed_and_all_others_left_due(store
     assert [task.id for task in some] == ["tsk_0", "tsk_3", "tsk_4"]
     assert none == []
     assert await store.next_task_due(running) == at(1)
+
+
+async def test_hastened_tasks_are_due_at_once_or_as_soon_as_they_may_be_asked_about_again(store: Store) -> None:
+    moments = {"over": 5, "claimed": 60, "just asked": 60, "soon": 11, "far": 400}
+    for name, due in moments.items():
+        asked_at = {"just asked": at(9), "claimed": at(1), "soon": at(9)}.get(name)
+        await store.add(a_task(id=name, due_at=at(due), asked_at=asked_at), b"")
+    await store.add(a_task(id="queued", state=TaskState.QUEUED, due_at=at(60)), b"")
+    await store.add(a_task(id="never", due_at=None), b"")
+
+    count = await store.hasten_tasks([TaskState.SUBMITTED], now=at(10), before=at(75), apart=timedelta(seconds=5))
+
+    assert count == 3
+    assert {task.id: task.due_at for task in (await store.tasks()).items} == {
+        "over": at(5),
+        "claimed": at(10),
+        "just asked": at(14),
+        "soon": at(11),
+        "far": at(400),
+        "queued": at(60),
+        "never": None,
+    }
 
 
 async def test_the_next_due_task_is_told(store: Store) -> None:

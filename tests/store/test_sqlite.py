@@ -400,6 +400,7 @@ HOT: dict[str, dict[str, Any]] = {
     "tasks_by_id": {"ids": "[]"},
     "tasks_by_key": {"keys": "[]"},
     "due_tasks": {"state": "queued", "now": 1, "limit": 1},
+    "hasten_tasks": {"states": "[]", "now": 1, "before": 2, "apart": 1},
     "next_task_due": {"states": "[]"},
     "occupancy": {},
     "pending_pushes": {"ids": "[]"},

@@ -85,6 +85,14 @@ UPDATE tasks
 SET due_at = :until
 WHERE id IN (SELECT value FROM json_each(:ids));
 
+-- name: hasten_tasks
+-- Makes tasks due at once, or as soon as they were last asked about long enough ago, that would be due before long.
+UPDATE tasks
+SET due_at = MIN(due_at, MAX(:now, COALESCE(asked_at + :apart, 0)))
+WHERE state IN (SELECT value FROM json_each(:states))
+  AND due_at > :now
+  AND due_at <= :before;
+
 -- name: next_task_due
 -- Tells the next moment for the tasks in some states: one step into the index for each state.
 SELECT MIN(due_at) AS due_at
