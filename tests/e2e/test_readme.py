@@ -14,6 +14,8 @@ import pytest
 from processes import SECRET, a_config, a_kling, a_receiver
 from support import free_port, until
 
+from receiver import Client
+
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}], "n": 2}
 
@@ -58,6 +60,51 @@ async def test_the_consumer_takes_what_is_signed_and_nothing_else(tmp_path: Path
 
     assert created.json()["kling_id"] in output.read_text()
     assert forged.status_code == 401
+
+
+async def test_a_program_submits_and_waits(tmp_path: Path) -> None:
+    async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url)) as receiver:
+        ended = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", written("python", "import Client")],
+            cwd=tmp_path,
+            env=receiver.environ,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert ended.stderr == ""
+    state, *places = ended.stdout.split()
+    assert state == "succeed"
+    assert [place.startswith(kling.url) for place in places] == [True]
+
+
+async def test_a_plain_program_is_told_of_each_success(tmp_path: Path) -> None:
+    async with (
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url)) as receiver,
+        Client(config=receiver.config_path) as client,
+    ):
+        submitted: list[str] = []
+        written_to = tmp_path / "plain.out"
+        with written_to.open("wb") as out:
+            process = subprocess.Popen(
+                [sys.executable, "-c", written("python", "import SyncClient")],
+                cwd=tmp_path,
+                env=receiver.environ,
+                stdout=out,
+                stderr=out,
+            )
+        try:
+            while not written_to.read_text():  # it hears what happens once it listens
+                submitted.append((await client.submit("images/multi-image2image", JOB)).id)
+                await client.wait(submitted[-1])
+        finally:
+            process.terminate()
+            await asyncio.to_thread(process.wait)
+
+    assert written_to.read_text().split()[1] in submitted
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the README's script fetches with curl, which is not here")
