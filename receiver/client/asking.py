@@ -1,12 +1,12 @@
 """What is asked of the service, and how its answers are read."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias
 from urllib.parse import quote
 
 import httpx2 as httpx
@@ -28,7 +28,8 @@ _ASK_SECONDS = 2.0  # without it
 _ASK_FOR_FILES_SECONDS = 1.0  # of which the stream says nothing
 _ACTOR = "kling-receiver-actor"  # whose word it is, for the record of what people did
 
-T = TypeVar("T")
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
+
 Query: TypeAlias = Mapping[str, str | Sequence[str]]
 
 
@@ -36,7 +37,8 @@ class Client:
     """The service's admin listener, found as the commands find it unless *url* and *token* say where.
 
     *config* is the configuration the service runs on, for a place it is not found in by itself. A service that has
-    answered once may be away for *patience* while something is waited for or followed, and nothing is lost.
+    answered once may be away for *patience*, such as for a restart: whatever may be asked again is, and what is waited
+    for or followed goes on with nothing lost.
     """
 
     def __init__(
@@ -93,7 +95,7 @@ class Client:
 
     async def task(self, ref: str) -> Task:
         """Give a task by our id, Kling's or the external one, with its results."""
-        return Task.read(await self.get(f"/api/tasks/{quote(ref, safe='')}"))
+        return await self._task(ref)
 
     async def tasks(
         self,
@@ -135,8 +137,7 @@ class Client:
         """
         time = asyncio.get_running_loop().time
         ends_at = None if (length := _seconds(timeout)) is None else time() + length
-        outage = self._outage()
-        task = await self._at_last(lambda: self.task(ref), self._outage(length))
+        task = await self._task(ref, within=length)
         yield task
         async with _Bell(self, task_id=task.id) as bell:
             while not task.is_over:
@@ -146,11 +147,11 @@ class Client:
                 await bell.wait(_shorter(left, _ASK_FOR_FILES_SECONDS) if task.awaits_files else left)
                 before = task
                 try:
-                    task = await self.task(task.id)
-                except ReceiverError as exc:
-                    outage.goes_on(exc)
-                    continue
-                outage.is_over()
+                    task = await self._task(task.id, within=left)
+                except ServiceUnreachable:
+                    if ends_at is None or time() < ends_at:
+                        raise
+                    return
                 if (task.state, task.awaits_files) != (before.state, before.awaits_files):
                     yield task
 
@@ -163,7 +164,7 @@ class Client:
         the service is away for longer than the client's patience; go on with *after* the last event you had.
         """
         wanted = _query(type=types, task=task)
-        heard = Heard(after) if after else await self._at_last(lambda: self._now(wanted), self._outage())
+        heard = Heard(after) if after else await self._now(wanted)
         outage = self._outage()
         while True:
             try:
@@ -189,7 +190,7 @@ class Client:
 
     async def event_body(self, event_id: str) -> bytes:
         """Give one event in the very bytes that destinations receive."""
-        return (await self._answer("GET", f"/api/events/{quote(event_id, safe='')}")).content
+        return (await self._answer("GET", f"/api/events/{_quoted(event_id)}")).content
 
     async def history(
         self,
@@ -220,7 +221,7 @@ class Client:
 
     async def delivery(self, delivery_id: str) -> Json:
         """Give one delivery and each attempt at it."""
-        return await self.get(f"/api/deliveries/{quote(delivery_id, safe='')}")
+        return await self.get(f"/api/deliveries/{_quoted(delivery_id)}")
 
     async def get(self, path: str, query: Query | None = None) -> Json:
         """Ask the API for an object; ``/openapi.json`` says which there are."""
@@ -230,8 +231,31 @@ class Client:
         """Hand the API an object, and get the answer's object."""
         return read_object((await self._answer("POST", path, body=body)).content)
 
+    async def _task(self, ref: str, *, within: float | None = None) -> Task:
+        return Task.read(read_object((await self._answer("GET", f"/api/tasks/{_quoted(ref)}", within=within)).content))
+
     async def _answer(
-        self, method: str, path: str, *, query: Query | None = None, body: Mapping[str, Any] | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None = None,
+        body: Mapping[str, Any] | None = None,
+        within: float | None = None,
+    ) -> httpx.Response:
+        """Ask until there is an answer, or the service is away for too long; what may have been done is asked once."""
+        outage = self._outage(within)
+        while True:
+            try:
+                return await self._ask(method, path, query=query, body=body)
+            except ReceiverError as exc:
+                if method != "GET" and not isinstance(exc.__cause__, _NOT_SENT):
+                    raise
+                outage.goes_on(exc)
+            await asyncio.sleep(_RECONNECT_SECONDS)
+
+    async def _ask(
+        self, method: str, path: str, *, query: Query | None, body: Mapping[str, Any] | None
     ) -> httpx.Response:
         try:
             response = await self._http.request(method, path, params=query, json=body)
@@ -241,15 +265,6 @@ class Client:
         if not response.is_success:
             raise read_refusal(response.status_code, response.content)
         return response
-
-    async def _at_last(self, ask: Callable[[], Awaitable[T]], outage: Outage) -> T:
-        """Ask until there is an answer, or the *outage* lasts for too long."""
-        while True:
-            try:
-                return await ask()
-            except ReceiverError as exc:
-                outage.goes_on(exc)
-            await asyncio.sleep(_RECONNECT_SECONDS)
 
     def _outage(self, at_most: float | None = None) -> Outage:
         """Begin to count how long the service is away; where none has answered yet, there may be none."""
@@ -279,7 +294,7 @@ class Client:
         return Heard(known[0] if len(known) == LOOK_BACK else BEFORE_ALL, known)
 
     def _unreachable(self, exc: Exception) -> ServiceUnreachable:
-        if isinstance(exc, httpx.ConnectError | httpx.ConnectTimeout):
+        if isinstance(exc, _NOT_SENT):
             return ServiceUnreachable(
                 f"No service answers at {self.url}.",
                 remedy="Start it with `kling-receiver serve`, or name the configuration it runs on with --config.",
@@ -332,6 +347,10 @@ class _Bell:
 
 def _query(**values: str | Sequence[str] | None) -> dict[str, str | Sequence[str]]:
     return {name: value for name, value in values.items() if value}
+
+
+def _quoted(ref: str) -> str:
+    return quote(ref, safe="")
 
 
 def _seconds(length: timedelta | float | None) -> float | None:

@@ -10,6 +10,8 @@ from receiver.errors import ReceiverError, RequestFailed, ServiceUnreachable
 BEFORE_ALL = "evt_" + "0" * 25
 LOOK_BACK = 64
 
+_OF_THE_MOMENT = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
+
 
 class Heard:
     """Which events were heard. Ids are made a little before they are committed, so one may turn up behind others:
@@ -52,5 +54,5 @@ class Outage:
 
 def _is_away(error: ReceiverError) -> bool:
     """Whether an error is one of the moment, such as a service that is being started anew."""
-    trouble = isinstance(error, RequestFailed) and (error.status or 0) >= HTTPStatus.INTERNAL_SERVER_ERROR
+    trouble = isinstance(error, RequestFailed) and error.status in _OF_THE_MOMENT
     return trouble or isinstance(error, ServiceUnreachable)

@@ -29,6 +29,21 @@ async def test_waiting_survives_a_kill_and_a_restart(tmp_path: Path) -> None:
     assert done.label == "one"
 
 
+async def test_a_submit_waits_for_a_service_that_is_being_started(tmp_path: Path) -> None:
+    async with (
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url)) as receiver,
+        Client(config=receiver.config_path) as client,
+    ):
+        first = await client.submit(ENDPOINT, JOB, idempotency_key="one")
+        assert await receiver.stop() == 0
+        submitting = asyncio.create_task(client.submit(ENDPOINT, JOB, idempotency_key="one"))
+        await receiver.start()
+        again = await submitting
+
+    assert again.id == first.id
+
+
 async def test_no_event_is_lost_or_told_twice_through_kills(tmp_path: Path) -> None:
     heard: list[str] = []
     async with (
