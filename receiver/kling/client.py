@@ -4,9 +4,13 @@ Whether a create may be made again hangs on what is known of the first, so three
 nothing sent (KlingUnreachable), and sent without a clear answer (KlingUncertain).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
 from http import HTTPStatus
+from typing import TypeAlias
 from urllib.parse import quote
 
 import structlog
@@ -29,7 +33,7 @@ from receiver.kling.auth import Authorization
 from receiver.kling.endpoints import WAYS, Endpoint, resolve
 from receiver.kling.refusals import Said, error_of
 from receiver.model import Generation, Json, Reading
-from receiver.outbound import Outbound, Reply
+from receiver.outbound import Incoming, Outbound, Outgoing, Reply, whole
 from receiver.settings import KlingSettings
 
 TOGETHER = WAYS[Generation.NEW].at_once
@@ -38,13 +42,16 @@ TOGETHER = WAYS[Generation.NEW].at_once
 MAX_ANSWER = 16 * 1024 * 1024  # a page of 500 tasks with room to spare
 _LONGEST_ID = 64  # of those asked about together, so that the address stays one that every server takes
 _JSON = {"content-type": "application/json", "accept": "application/json"}
-_PASSED_ON = frozenset({"content-type", "accept", "accept-language"})
-_PASSED_BACK = frozenset(
-    {"content-type", "content-encoding", "content-language", "retry-after", "request-id", "x-request-id", "x-trace-id"}
-)
-_PASSED_BACK_FAMILIES = ("ratelimit", "x-ratelimit", "x-kling")
+_LONG_ANSWER = timedelta(minutes=10)
+_IDS = frozenset({"request-id", "x-request-id", "x-trace-id", "traceparent", "idempotency-key"})
+_PASSED_ON = _IDS | {"content-type", "accept", "accept-language"}
+_PASSED_BACK = _IDS | {"content-type", "content-encoding", "content-language", "content-disposition", "retry-after"}
+_FAMILIES = ("ratelimit", "x-ratelimit", "x-kling")
 _IN_PATH = "/%:@!$&'()*+,;=~"
 _IN_QUERY = _IN_PATH + "?[]"
+
+Give: TypeAlias = Callable[[int, Mapping[str, str], AsyncIterator[bytes]], Awaitable[None]]
+"""Takes an answer's status, headers and body, which is still on its way."""
 
 log = structlog.get_logger()
 
@@ -128,19 +135,36 @@ class Kling:
             return None
         raise answer.error
 
-    async def forward(self, method: str, path: str, query: str, content: bytes, headers: Mapping[str, str]) -> Answer:
-        """Pass a client's call on as it is, under our key. *path* is what follows ``/kling/``, as it was quoted."""
+    async def forward(
+        self, method: str, path: str, query: str, content: bytes | Outgoing, headers: Mapping[str, str], *, give: Give
+    ) -> None:
+        """Pass a client's call on as it is, under our key, and its answer to *give* as it comes.
+
+        *path* is what follows ``/kling/``, as it was quoted.
+        """
         if any(segment in (".", "..") for segment in path.replace("%2e", ".").replace("%2E", ".").split("/")):
             raise InvalidRequest("The path has `.` or `..` for a segment.", remedy="Give Kling's path as documented.")
-        passed = {name.lower(): value for name, value in headers.items() if name.lower() in _PASSED_ON}
+        passed = {name: value for name, value in _lower(headers).items() if _may_pass(name, _PASSED_ON)}
         target = "/" + quote(path.lstrip("/"), safe=_IN_PATH)
         if query:
             target += "?" + quote(query, safe=_IN_QUERY)
-        reply = await self._call(method, target, content, headers=passed)
-        said = _said(reply)
-        if said.is_success and said.document is None:
-            return _answer(reply, error=None)
-        return _answer(reply, error=self._error(said))
+
+        async def take(incoming: Incoming, *, is_last: bool) -> bool:
+            pieces = incoming.pieces
+            if incoming.status == HTTPStatus.UNAUTHORIZED and not is_last:
+                reply = await whole(incoming, limit=MAX_ANSWER)
+                if isinstance(self._error(_said(reply)), TokenRejected):
+                    return False
+                pieces = _piece(reply.body)
+            await give(incoming.status, _passed_back(incoming.headers, {"content-length"}), pieces)
+            return True
+
+        # What comes in while it goes out cannot be sent a second time.
+        if isinstance(content, Outgoing) or not self._authorization.signs:
+            await self._stream(method, target, content, passed, partial(take, is_last=True))
+        elif not await self._stream(method, target, content, passed, partial(take, is_last=False)):
+            self._authorization.forget()
+            await self._stream(method, target, content, passed, partial(take, is_last=True))
 
     async def _task_call(
         self, method: str, path: str, content: bytes = b"", *, creates: bool = False, task_id: str | None = None
@@ -172,7 +196,7 @@ class Kling:
         return reply
 
     async def _request(self, method: str, path: str, content: bytes, headers: Mapping[str, str]) -> Reply:
-        try:
+        with _told_as_klings():
             return await self._outbound.request(
                 method,
                 self._url(path),
@@ -181,12 +205,25 @@ class Kling:
                 total=self._timeout,
                 limit=MAX_ANSWER,
             )
-        except (NotSent, DialRefused) as exc:
-            raise KlingUnreachable(
-                f"Kling cannot be reached: {exc.message}", remedy="Check [kling] base_url and the way out."
-            ) from exc
-        except NoAnswer as exc:
-            raise KlingUncertain(f"Kling did not answer: {exc.message}") from exc
+
+    async def _stream(
+        self,
+        method: str,
+        path: str,
+        content: bytes | Outgoing,
+        headers: Mapping[str, str],
+        read: Callable[[Incoming], Awaitable[bool]],
+    ) -> bool:
+        with _told_as_klings():
+            return await self._outbound.stream(
+                self._url(path),
+                method=method,
+                headers={**headers, **self._authorization.headers()},
+                content=content,
+                total=self._timeout,
+                rest=_LONG_ANSWER,
+                read=read,
+            )
 
     def _url(self, path: str) -> str:
         """Join a path to the base, which may end in a prefix of a gateway's, or in the version already."""
@@ -211,12 +248,37 @@ def _said(reply: Reply) -> Said:
 
 
 def _answer(reply: Reply, *, error: KlingError | None, reading: Reading | None = None) -> Answer:
-    headers = {
-        name: value
-        for name, value in reply.headers.items()
-        if name in _PASSED_BACK or name.startswith(_PASSED_BACK_FAMILIES)
-    }
+    headers = _passed_back(reply.headers)
     return Answer(status=reply.status, headers=headers, body=reply.body, reading=reading, error=error)
+
+
+def _passed_back(headers: Mapping[str, str], more: Collection[str] = ()) -> Mapping[str, str]:
+    return {name: value for name, value in headers.items() if _may_pass(name, _PASSED_BACK) or name in more}
+
+
+def _may_pass(name: str, named: Collection[str]) -> bool:
+    return name in named or name.startswith(_FAMILIES)
+
+
+def _lower(headers: Mapping[str, str]) -> Mapping[str, str]:
+    return {name.lower(): value for name, value in headers.items()}
+
+
+async def _piece(content: bytes) -> AsyncIterator[bytes]:
+    yield content
+
+
+@contextmanager
+def _told_as_klings() -> Iterator[None]:
+    """Tell of trouble on the way as of Kling's: whether something was sent is what counts."""
+    try:
+        yield
+    except (NotSent, DialRefused) as exc:
+        raise KlingUnreachable(
+            f"Kling cannot be reached: {exc.message}", remedy="Check [kling] base_url and the way out."
+        ) from exc
+    except NoAnswer as exc:
+        raise KlingUncertain(f"Kling did not answer: {exc.message}") from exc
 
 
 def _endpoint(path: str) -> Endpoint:

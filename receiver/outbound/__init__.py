@@ -23,7 +23,7 @@ from receiver.errors import NoAnswer, NotSent
 from receiver.outbound.dial import Dialer, Guard, IPAddress, Resolve, is_literal
 from receiver.outbound.wire import PIECE, Lines, Wire
 
-__all__ = ["Guard", "IPAddress", "Incoming", "Outbound", "Reply", "Resolve", "names_an_address"]
+__all__ = ["Guard", "IPAddress", "Incoming", "Outbound", "Outgoing", "Reply", "Resolve", "names_an_address", "whole"]
 
 T = TypeVar("T")
 
@@ -72,6 +72,14 @@ class Incoming:
     pieces: AsyncIterator[bytes]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outgoing:
+    """A body to send that is itself still on its way to us; its pieces can be had once. ``size``: None if unknown."""
+
+    size: int | None
+    pieces: AsyncIterator[bytes]
+
+
 class Outbound:
     """Makes HTTP requests over kept-alive connections of its own.
 
@@ -104,22 +112,28 @@ class Outbound:
         limit: int,
     ) -> Reply:
         """Make one request within *total*, all in all, and keep at most *limit* bytes of the answer's body."""
-        read = partial(_read, limit=limit)
+        read = partial(whole, limit=limit)
         return await self._exchange(method, url, headers=headers or {}, content=content, total=total, read=read)
 
     async def stream(
         self,
         url: str,
         *,
+        method: str = "GET",
         headers: Mapping[str, str] | None = None,
+        content: bytes | Outgoing = b"",
         total: timedelta,
+        rest: timedelta = timedelta(),
         read: Callable[[Incoming], Awaitable[T]],
     ) -> T:
-        """Get *url* within *total*, all in all, and let *read* take the answer as it comes; give what it gives.
+        """Get *url* and let *read* take the answer as it comes; give what it gives.
 
-        What *read* leaves on the wire is dropped. What it raises is raised, beside what ``request`` raises.
+        It may take *total*, all in all, and once the answer has begun the *rest* on top of that. What *read* leaves on
+        the wire is dropped. What it or *content* raises is raised, beside what ``request`` raises.
         """
-        return await self._exchange("GET", url, headers=headers or {}, content=b"", total=total, read=read)
+        return await self._exchange(
+            method, url, headers=headers or {}, content=content, total=total, rest=rest, read=read
+        )
 
     async def _exchange(
         self,
@@ -127,8 +141,9 @@ class Outbound:
         url: str,
         *,
         headers: Mapping[str, str],
-        content: bytes,
+        content: bytes | Outgoing,
         total: timedelta,
+        rest: timedelta = timedelta(),
         read: Callable[[Incoming], Awaitable[T]],
     ) -> T:
         target = _target(url)
@@ -138,32 +153,39 @@ class Outbound:
             headers=self._headers(method, target, headers, content),
             content=_pieces(content),
         )
-        exchange = _Exchange(target=target)
-        seconds = total.total_seconds()
+        exchange = _Exchange(target=target, seconds=total.total_seconds())
         try:
-            async with asyncio.timeout(seconds), self._turns:
-                return await self._make(request, exchange, read)
+            async with asyncio.timeout(exchange.seconds) as deadline, self._turns:
+                begun = partial(exchange.begun, deadline, rest)
+                return await self._make(request, exchange, read, begun)
         except TimeoutError as exc:
-            raise exchange.timed_out(seconds) from exc
+            raise exchange.timed_out() from exc
 
     async def aclose(self) -> None:
         """Close every connection and wait until the system has them back."""
         await self._lines.aclose()
 
     def _headers(
-        self, method: str, target: "_Target", headers: Mapping[str, str], content: bytes
+        self, method: str, target: "_Target", headers: Mapping[str, str], content: bytes | Outgoing
     ) -> list[tuple[bytes, bytes]]:
         """Put the headers together; what frames the message is ours to say, whatever the caller hands on."""
         asked = {name.lower(): value for name, value in headers.items()}
         wanted = {"accept": "*/*", "user-agent": self._user_agent, **target.authorization, **asked}
         lines = [(b"host", target.host_header), (b"accept-encoding", b"identity")]
         lines += [(_bytes(name), _bytes(value)) for name, value in wanted.items() if name not in _OURS]
-        if content or method in ("POST", "PUT", "PATCH"):
-            lines.append((b"content-length", b"%d" % len(content)))
+        size = content.size if isinstance(content, Outgoing) else len(content)
+        if size is None:
+            lines.append((b"transfer-encoding", b"chunked"))
+        elif size or method in ("POST", "PUT", "PATCH"):
+            lines.append((b"content-length", b"%d" % size))
         return lines
 
     async def _make(
-        self, request: httpcore2.Request, exchange: "_Exchange", read: Callable[[Incoming], Awaitable[T]]
+        self,
+        request: httpcore2.Request,
+        exchange: "_Exchange",
+        read: Callable[[Incoming], Awaitable[T]],
+        begun: Callable[[], None],
     ) -> T:
         target = exchange.target
         line = self._lines.take(target.origin)
@@ -177,7 +199,7 @@ class Outbound:
         line.wire.begin()
         try:
             response = await line.connection.handle_async_request(request)
-            exchange.answering = True
+            begun()
             async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as pieces:
                 return await read(_incoming(response, target, pieces))
         except _BROKEN as exc:
@@ -190,7 +212,11 @@ def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "replace")
 
 
-async def _pieces(content: bytes) -> AsyncGenerator[bytes]:
+async def _pieces(content: bytes | Outgoing) -> AsyncGenerator[bytes]:
+    if isinstance(content, Outgoing):
+        async for piece in content.pieces:
+            yield piece
+        return
     for start in range(0, len(content), PIECE):
         yield content[start : start + PIECE]
 
@@ -211,7 +237,7 @@ def _incoming(response: httpcore2.Response, target: "_Target", pieces: AsyncIter
     return Incoming(peer=target.name, status=response.status, headers=headers, pieces=pieces)
 
 
-async def _read(incoming: Incoming, *, limit: int) -> Reply:
+async def whole(incoming: Incoming, *, limit: int) -> Reply:
     """Read the body raw; past *limit* the rest, however long it is, is left on the wire."""
     body = bytearray()
     async for piece in incoming.pieces:
@@ -272,13 +298,22 @@ class _Exchange:
     """How far one request has come, so that its end can be told truthfully."""
 
     target: _Target
+    seconds: float
     dialling: bool = False
     wire: Wire | None = None
     answering: bool = False
 
-    def timed_out(self, seconds: float) -> NotSent | NoAnswer:
+    def begun(self, deadline: asyncio.Timeout, rest: timedelta) -> None:
+        """Note that the answer has begun, and give it time to end."""
+        self.answering = True
+        due = deadline.when()
+        if rest and due is not None:
+            self.seconds += rest.total_seconds()
+            deadline.reschedule(due + rest.total_seconds())
+
+    def timed_out(self) -> NotSent | NoAnswer:
         """Say what the time ran out on."""
-        name = self.target.name
+        name, seconds = self.target.name, self.seconds
         if self.answering:
             return NoAnswer(f"{name} began an answer and did not finish it within {seconds:g} s.")
         if self.wire is not None and self.wire.wrote:

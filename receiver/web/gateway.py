@@ -4,21 +4,23 @@ What makes a task goes through the submitter, all else straight to Kling. Our ow
 Kling gives its own, so that a client's code for errors understands it.
 """
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
 import structlog
 from starlette.datastructures import Headers
-from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Message, Receive, Scope, Send
 
 from receiver import errors
 from receiver.kling import endpoints, protocol
-from receiver.kling.client import Answer
+from receiver.kling.client import Answer, Give
 from receiver.kling.endpoints import Endpoint
+from receiver.outbound import Outgoing
 from receiver.web import problems, shown
-from receiver.web.body import read_body
+from receiver.web.body import Room, read_body, stream_body
 from receiver.web.problems import Problem
 
 log = structlog.get_logger()
@@ -26,6 +28,12 @@ log = structlog.get_logger()
 PREFIX = "/kling/"
 MAX_BODY = 64 * 1024 * 1024
 """Several images of 10 MB each, in base64."""
+
+_AT_ONCE = 256 * 1024
+"""How much of an answer is held until it is whole; should it break off by then, that can still be said."""
+
+_ROOM = 4 * MAX_BODY
+"""How much of all creates under way is held in memory at most. Everything else passes through as it comes."""
 
 _CODES: Mapping[HTTPStatus, int] = {
     HTTPStatus.UNAUTHORIZED: 1000,
@@ -51,8 +59,13 @@ class Submitter(Protocol):
 class Kling(Protocol):
     """Passes calls on to Kling."""
 
-    async def forward(self, method: str, path: str, query: str, content: bytes, headers: Mapping[str, str]) -> Answer:
-        """Call Kling as the client would; *path* as it was quoted, without the slash before it."""
+    async def forward(
+        self, method: str, path: str, query: str, content: bytes | Outgoing, headers: Mapping[str, str], *, give: Give
+    ) -> None:
+        """Call Kling as the client would, and hand on what it answers.
+
+        *path* is as it was quoted, without the slash before it.
+        """
         ...
 
 
@@ -62,30 +75,63 @@ class Gateway:
     def __init__(self, submitter: Submitter, kling: Kling) -> None:
         self._submitter = submitter
         self._kling = kling
+        self._room = Room(_ROOM)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as Kling does."""
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
-            response = await self._answer(scope, receive)
+            await self._answer(scope, receive, watched)
         except Problem as problem:
             response = as_kling_says(problem)
         except errors.ReceiverError as error:
             log.warning("gateway.failed", method=scope["method"], code=error.code, reason=error.message)
+            if begun:
+                return  # the server then breaks the connection off, as Kling's was
             response = as_kling_says(problems.of(error), task=_may_exist_as(error))
+        else:
+            return
         await response(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["raw_path"].decode("latin-1")
         if not path.startswith(PREFIX):
             raise problems.no_such_page()
         path = path.removeprefix(PREFIX)
-        body = await read_body(scope, receive, limit=MAX_BODY)
         endpoint = endpoints.resolve(path) if scope["method"] == "POST" else None
-        if endpoint is not None and (endpoint.is_listed or _is_object(body)):
-            return _as_it_came(await self._submitter.relay(endpoint, body))
+        if endpoint is None:
+            await self._pass_on(path, await stream_body(scope, receive, limit=MAX_BODY), scope, receive, send)
+            return
+        async with self._room.of(scope, limit=MAX_BODY):
+            body = await read_body(scope, receive, limit=MAX_BODY)
+            if endpoint.is_listed or _is_object(body):
+                answer = await self._submitter.relay(endpoint, body)
+                await _as_it_came(answer.status, answer.headers, answer.body)(scope, receive, send)
+            else:
+                await self._pass_on(path, body, scope, receive, send)
+
+    async def _pass_on(self, path: str, content: bytes | Outgoing, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send a call straight on to Kling, and its answer back as it comes."""
+
+        async def give(status: int, headers: Mapping[str, str], pieces: AsyncIterator[bytes]) -> None:
+            begin = bytearray()
+            async for piece in pieces:
+                begin += piece
+                if len(begin) > _AT_ONCE:
+                    chain = _chained(bytes(begin), pieces)
+                    await StreamingResponse(chain, status, headers=headers)(scope, receive, send)
+                    return
+            await _as_it_came(status, headers, bytes(begin))(scope, receive, send)
+
         query = scope["query_string"].decode("latin-1")
         headers = dict(Headers(scope=scope))
-        return _as_it_came(await self._kling.forward(scope["method"], path, query, body, headers))
+        await self._kling.forward(scope["method"], path, query, content, headers, give=give)
 
 
 def is_for_kling(path: str) -> bool:
@@ -105,14 +151,21 @@ def as_kling_says(problem: Problem, *, task: str | None = None) -> Response:
     return shown.answer(body, problem.status, problem.headers)
 
 
-def _as_it_came(answer: Answer) -> Response:
-    if answer.status not in _STATUSES:
-        detail = f"Kling answered with the status {answer.status}, which is none."
+def _as_it_came(status: int, headers: Mapping[str, str], body: bytes) -> Response:
+    if status not in _STATUSES:
+        detail = f"Kling answered with the status {status}, which is none."
         return as_kling_says(Problem(HTTPStatus.BAD_GATEWAY, "kling", detail))
-    response = Response(answer.body, answer.status)
-    for name, value in answer.headers.items():
+    response = Response(body, status)
+    for name, value in headers.items():
         response.headers[name] = value
     return response
+
+
+async def _chained(begin: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield begin
+    async for piece in pieces:
+        yield piece
+        await asyncio.sleep(0)  # else a peer that always has more would keep us from seeing that nobody listens
 
 
 def _is_object(body: bytes) -> bool:

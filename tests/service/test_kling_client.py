@@ -27,7 +27,7 @@ from receiver.errors import (
 )
 from receiver.kling.client import Kling
 from receiver.model import Json, Secret, TaskState
-from receiver.outbound import Outbound
+from receiver.outbound import Outbound, Outgoing
 from receiver.settings import KlingSettings
 
 ENDPOINT = "images/multi-image2image"
@@ -85,7 +85,7 @@ class Server:
                 method, target, _ = line.split(" ")
                 pairs = (entry.split(": ", 1) for entry in lines if entry)
                 headers = {name.lower(): value for name, value in pairs}
-                body = await reader.readexactly(int(headers.get("content-length", 0)))
+                body = await _body(reader, headers)
                 request = Request(method=method, target=target, headers=headers, body=body)
                 self.requests.append(request)
                 says = self.script(request)
@@ -109,6 +109,17 @@ async def _head(reader: asyncio.StreamReader) -> bytes:
         return await reader.readuntil(b"\r\n\r\n")
     except (asyncio.IncompleteReadError, ConnectionError):
         return b""
+
+
+async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> bytes:
+    if "transfer-encoding" not in headers:
+        return await reader.readexactly(int(headers.get("content-length", 0)))
+    body = b""
+    while size := int(await reader.readline(), 16):
+        body += await reader.readexactly(size)
+        await reader.readline()
+    await reader.readline()
+    return body
 
 
 def _written(says: Says) -> bytes:
@@ -390,7 +401,7 @@ async def test_a_server_that_is_not_there_is_unreachable() -> None:
         with pytest.raises(KlingUnreachable):
             await kling.query(ENDPOINT, "1")
         with pytest.raises(KlingUnreachable):
-            await kling.forward("GET", "v1/images/generations", "", b"", {})
+            await forwarded(kling, "GET", "v1/images/generations")
 
 
 def _token(request: Request) -> Json:
@@ -486,6 +497,25 @@ async def test_no_key_is_shown_though_the_server_quotes_it(pair: bool) -> None:
     assert "***" in shown
 
 
+async def forwarded(
+    kling: Kling,
+    method: str,
+    path: str,
+    *,
+    query: str = "",
+    content: bytes | Outgoing = b"",
+    headers: Mapping[str, str] | None = None,
+) -> tuple[int, Mapping[str, str], bytes]:
+    given: list[tuple[int, Mapping[str, str], bytes]] = []
+
+    async def give(status: int, answered: Mapping[str, str], pieces: AsyncIterator[bytes]) -> None:
+        given.append((status, answered, b"".join([piece async for piece in pieces])))
+
+    await kling.forward(method, path, query, content, headers or {}, give=give)
+    (only,) = given
+    return only
+
+
 async def test_a_forwarded_call_comes_and_goes_as_it_is_but_for_the_key() -> None:
     says = Says(
         document=b'{"code":0, "data":[ ]}',
@@ -508,7 +538,10 @@ async def test_a_forwarded_call_comes_and_goes_as_it_is_but_for_the_key() -> Non
         "Content-Length": "999",
     }
     async with serving(says) as server, calling(server.url + "/kling") as kling:
-        answer = await kling.forward("DELETE", "v1/general/custom-voices/1", "a=1&b=%20x", b'{"x":1}', headers)
+        path = "v1/general/custom-voices/1"
+        status, passed, body = await forwarded(
+            kling, "DELETE", path, query="a=1&b=%20x", content=b'{"x":1}', headers=headers
+        )
 
     (request,) = server.requests
     assert (request.method, request.target) == ("DELETE", "/kling/v1/general/custom-voices/1?a=1&b=%20x")
@@ -516,8 +549,9 @@ async def test_a_forwarded_call_comes_and_goes_as_it_is_but_for_the_key() -> Non
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert request.headers["content-type"] == request.headers["accept"] == "application/json"
     assert not {"cookie", "x-forwarded-for"} & request.headers.keys()
-    assert (answer.status, answer.body, answer.error) == (203, b'{"code":0, "data":[ ]}', None)
-    assert answer.headers == {
+    assert (status, body) == (203, b'{"code":0, "data":[ ]}')
+    assert passed == {
+        "content-length": "22",
         "content-type": "application/json; charset=utf-8",
         "x-request-id": "r-9",
         "x-ratelimit-remaining": "4",
@@ -538,7 +572,7 @@ async def test_a_forwarded_call_comes_and_goes_as_it_is_but_for_the_key() -> Non
 )
 async def test_a_forwarded_path_stays_on_klings_host_and_is_always_a_path(path: str, query: str, target: str) -> None:
     async with serving(Says(document={"code": 0})) as server, calling(server.url) as kling:
-        await kling.forward("GET", path, query, b"", {})
+        await forwarded(kling, "GET", path, query=query)
 
     assert [request.target for request in server.requests] == [target]
 
@@ -547,23 +581,59 @@ async def test_a_forwarded_path_stays_on_klings_host_and_is_always_a_path(path: 
 async def test_a_forwarded_path_may_not_climb(path: str) -> None:
     async with serving(Says(document={})) as server, calling(server.url) as kling:
         with pytest.raises(InvalidRequest):
-            await kling.forward("GET", path, "", b"", {})
+            await forwarded(kling, "GET", path)
 
     assert not server.requests
 
 
-async def test_a_forwarded_call_that_fails_has_kling_s_body_and_the_error() -> None:
+async def test_a_forwarded_call_that_fails_has_kling_s_own_status_and_body() -> None:
     says = Says(document={"code": 5000, "message": "x"}, status=500)
     async with serving(says) as server, calling(server.url) as kling:
-        answer = await kling.forward("POST", "v1/audio/tts", "", b"{}", {})
+        status, _, body = await forwarded(kling, "POST", "v1/audio/tts", content=b"{}")
 
-    assert isinstance(answer.error, ServerTrouble)
-    assert answer.body == b'{"code": 5000, "message": "x"}'
+    assert (status, body) == (500, b'{"code": 5000, "message": "x"}')
 
 
 async def test_a_forwarded_answer_need_not_be_json() -> None:
     says = Says(document=b"\x89PNG", headers={"Content-Type": "image/png"})
     async with serving(says) as server, calling(server.url) as kling:
-        answer = await kling.forward("GET", "v1/x", "", b"", {})
+        status, headers, body = await forwarded(kling, "GET", "v1/x")
 
-    assert (answer.error, answer.body, answer.headers["content-type"]) == (None, b"\x89PNG", "image/png")
+    assert (status, body, headers["content-type"]) == (200, b"\x89PNG", "image/png")
+
+
+EXPIRED = {"code": 1004, "message": "authorization has expired"}
+
+
+async def test_a_forwarded_call_is_made_again_under_a_new_token_and_answered_once() -> None:
+    says = iter([Says(document=EXPIRED, status=401), Says(document={"code": 0})])
+    async with serving(lambda _: next(says)) as server, calling(server.url, pair=True) as kling:
+        status, _, body = await forwarded(kling, "POST", "v1/audio/tts", content=b'{"text":"a"}')
+
+    assert (status, body) == (200, b'{"code": 0}')
+    assert [request.body for request in server.requests] == [b'{"text":"a"}'] * 2
+
+
+async def test_another_401_comes_back_as_it_is() -> None:
+    says = Says(document=b'{ "code":1000 }', status=401)
+    async with serving(says) as server, calling(server.url, pair=True) as kling:
+        status, _, body = await forwarded(kling, "GET", "v1/x")
+
+    assert (status, body) == (401, b'{ "code":1000 }')
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("size", [None, 6])
+async def test_a_body_that_is_still_coming_in_goes_out_as_it_comes_and_once(size: int | None) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for piece in (b"one", b"two"):
+            yield piece
+
+    says = Says(document=EXPIRED, status=401)
+    async with serving(says) as server, calling(server.url, pair=True) as kling:
+        status, _, _ = await forwarded(kling, "POST", "v1/x", content=Outgoing(size=size, pieces=pieces()))
+
+    assert status == 401
+    (request,) = server.requests
+    assert request.body == b"onetwo"
+    assert request.headers.get("content-length") == (None if size is None else "6")

@@ -88,7 +88,7 @@ class Unreachable:
     async def relay(self, *_: object, **__: object) -> Answer:
         raise self._error
 
-    async def forward(self, *_: object, **__: object) -> Answer:
+    async def forward(self, *_: object, **__: object) -> None:
         raise self._error
 
 

@@ -1,0 +1,226 @@
+"""What passes through the gateway does so as it comes: large bodies cost neither memory nor time, in either way."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from datetime import timedelta
+
+import httpx2 as httpx
+import pytest
+from edge import House, Serve
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+from support import FakeClock
+
+from receiver.kling.client import Kling
+from receiver.model import Secret
+from receiver.outbound import Outbound
+from receiver.settings import KlingSettings
+from receiver.web.body import SMALL, Room
+from receiver.web.gateway import MAX_BODY, Gateway
+from receiver.web.problems import Problem
+
+PASSES = "/kling/v1/audio/tts"
+CREATE = "/kling/v1/images/generations"
+PIECE = b"x" * 65536
+
+Upstream = Callable[[Request], Awaitable[Response]]
+
+
+@asynccontextmanager
+async def a_gateway(serve: Serve, upstream: Upstream) -> AsyncIterator[httpx.AsyncClient]:
+    """A gateway before *upstream*; whoever makes a task through it finds nobody."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await (await upstream(Request(scope, receive)))(scope, receive, send)
+
+    settings = KlingSettings(base_url=f"http://{await serve(app)}", api_key=Secret("key"))
+    outbound = Outbound(user_agent="kling-receiver/test")
+    kling = Kling(settings, outbound=outbound, clock=FakeClock())
+    address = await serve(Gateway(kling, kling))  # type: ignore[arg-type]  # no test here makes a task
+    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=30) as client:
+        yield client
+    await outbound.aclose()
+
+
+async def test_a_large_body_reaches_kling_while_it_is_still_being_sent(serve: Serve) -> None:
+    arrived, sent, digest = asyncio.Event(), 0, hashlib.sha256()
+
+    async def upstream(request: Request) -> Response:
+        async for piece in request.stream():
+            digest.update(piece)
+            arrived.set()
+        return Response(b'{"code":0}', headers={"x-length": request.headers.get("content-length", "")})
+
+    async def content() -> AsyncIterator[bytes]:
+        nonlocal sent
+        for _ in range(16):
+            sent += len(PIECE)
+            yield PIECE
+        async with asyncio.timeout(20):
+            await arrived.wait()  # while most of it is still here
+        for _ in range(100):
+            sent += len(PIECE)
+            yield PIECE
+
+    async with a_gateway(serve, upstream) as client:
+        answer = await client.post(PASSES, content=content())
+
+    assert (answer.status_code, answer.content) == (200, b'{"code":0}')
+    assert digest.hexdigest() == hashlib.sha256(b"x" * sent).hexdigest()
+
+
+@pytest.mark.parametrize("declared", [True, False])
+async def test_a_large_answer_comes_back_as_it_comes_and_no_faster_than_it_is_read(
+    serve: Serve, *, declared: bool
+) -> None:
+    pieces, made, read_first = 800, 0, asyncio.Event()
+
+    async def upstream(_: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            nonlocal made
+            for number in range(pieces):
+                made += 1
+                yield number.to_bytes(2, "big") * (len(PIECE) // 2)
+                if number == 10:
+                    async with asyncio.timeout(20):
+                        await read_first.wait()
+
+        headers = {"content-length": str(pieces * len(PIECE))} if declared else {}
+        return StreamingResponse(body(), headers=headers, media_type="video/mp4")
+
+    async with a_gateway(serve, upstream) as client, client.stream("GET", PASSES) as answer:
+        coming = answer.aiter_raw()
+        digest = hashlib.sha256(await anext(coming))
+        read_first.set()
+        await asyncio.sleep(0.3)
+        assert made < pieces / 2  # it waits for us, and holds but what sockets hold
+        async for piece in coming:
+            digest.update(piece)
+
+    assert answer.headers["content-type"] == "video/mp4"
+    assert ("content-length" in answer.headers) is declared
+    whole = b"".join(number.to_bytes(2, "big") * (len(PIECE) // 2) for number in range(pieces))
+    assert digest.hexdigest() == hashlib.sha256(whole).hexdigest()
+
+
+async def test_a_large_answer_that_breaks_off_is_seen_to_break_off(serve: Serve) -> None:
+    async def upstream(_: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            for _ in range(20):
+                yield PIECE
+            raise ConnectionError
+
+        return StreamingResponse(body())
+
+    async with a_gateway(serve, upstream) as client:
+        with pytest.raises(httpx.RemoteProtocolError):
+            await client.get(PASSES)
+
+
+async def test_who_leaves_in_the_middle_of_an_answer_stops_it(serve: Serve) -> None:
+    stopped = asyncio.Event()
+
+    async def upstream(_: Request) -> Response:
+        async def body() -> AsyncIterator[bytes]:
+            try:
+                while True:
+                    yield PIECE
+                    await asyncio.sleep(0)
+            finally:
+                stopped.set()
+
+        return StreamingResponse(body())
+
+    async with a_gateway(serve, upstream) as client:
+        async with client.stream("GET", PASSES) as answer:
+            await anext(answer.aiter_raw())
+
+        async with asyncio.timeout(20):
+            await stopped.wait()
+
+
+@pytest.mark.parametrize("path", [PASSES, CREATE])
+async def test_a_body_beyond_the_limit_is_refused_in_klings_own_shape(house: House, path: str) -> None:
+    async def content() -> AsyncIterator[bytes]:
+        for _ in range(MAX_BODY // len(PIECE) + 1):
+            yield PIECE
+
+    answer = await house.client.post(path, content=content(), timeout=60)
+
+    assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (413, 1201, "")
+    assert str(MAX_BODY) in answer.json()["message"]
+    assert (await house.client.get("/api/tasks")).json()["items"] == []
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
+async def test_every_method_passes_with_what_it_answers(serve: Serve, method: str) -> None:
+    seen: list[tuple[str, bytes]] = []
+
+    async def upstream(request: Request) -> Response:
+        seen.append((request.method, await request.body()))
+        return Response(b"12345", 299, headers={"x-kling-trace": "t", "retry-after": "7", "set-cookie": "a=b"})
+
+    async with a_gateway(serve, upstream) as client:
+        content = b"{}" if method in ("PUT", "PATCH") else b""
+        answer = await client.request(method, CREATE + "/8672", content=content)
+
+    assert seen == [(method, content)]
+    assert (answer.status_code, answer.content) == (299, b"" if method == "HEAD" else b"12345")
+    assert answer.headers["content-length"] == "5"
+    assert (answer.headers["x-kling-trace"], answer.headers["retry-after"]) == ("t", "7")
+    assert "set-cookie" not in answer.headers
+
+
+@pytest.mark.parametrize("status", [204, 304])
+async def test_an_answer_without_a_body_has_none(serve: Serve, status: int) -> None:
+    async def upstream(_: Request) -> Response:
+        return Response(status_code=status)
+
+    async with a_gateway(serve, upstream) as client:
+        answer = await client.delete(CREATE + "/8672")
+
+    assert (answer.status_code, answer.content) == (status, b"")
+
+
+def _sized(size: int | None) -> Scope:
+    return {"headers": [] if size is None else [(b"content-length", b"%d" % size)]}
+
+
+async def test_large_bodies_share_the_room_there_is_and_small_ones_need_none() -> None:
+    room, held, let_go = Room(4 * SMALL), asyncio.Event(), asyncio.Event()
+    told: list[str] = []
+
+    async def hold(name: str, size: int | None) -> None:
+        async with room.of(_sized(size), limit=4 * SMALL):
+            told.append(name)
+            held.set()
+            await let_go.wait()
+
+    first = asyncio.create_task(hold("first", 3 * SMALL))
+    await held.wait()
+    others = [asyncio.create_task(hold(name, size)) for name, size in (("large", 2 * SMALL), ("unsaid", None))]
+    async with room.of(_sized(SMALL), limit=4 * SMALL):
+        assert told == ["first"]
+
+    let_go.set()
+    await asyncio.gather(first, *others)
+
+    assert sorted(told) == ["first", "large", "unsaid"]
+    async with room.of(_sized(None), limit=4 * SMALL):
+        pass
+
+
+async def test_who_finds_no_room_for_a_while_is_told_to_come_again() -> None:
+    room = Room(4 * SMALL, patience=timedelta(milliseconds=20))
+
+    async with room.of(_sized(4 * SMALL), limit=4 * SMALL):
+        with pytest.raises(Problem) as caught:
+            async with room.of(_sized(2 * SMALL), limit=4 * SMALL):
+                pass
+
+    assert (caught.value.status, caught.value.headers["retry-after"]) == (503, "5")
+    async with room.of(_sized(4 * SMALL), limit=4 * SMALL):
+        pass
