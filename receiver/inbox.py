@@ -188,13 +188,16 @@ class Inbox:
             push_id=push.id,
             at=now,
         )
-        return _with(Change(task=ruling.task, push=push, settles=ruling.settles), said)
+        cost = arrival.reading.cost if ruling.trusted and ruling.task.state.is_final else None
+        return _with(Change(task=ruling.task, push=push, settles=ruling.settles, cost=cost), said)
 
     def _judge_answer(self, arrival: "_Arrival", task: Task, pending: Sequence[Push]) -> Change:
         reading, now = arrival.reading, arrival.at
         lesson = lifecycle.learn(task, reading, _read(pending), now=now, poll=self._poll)
         push = self._push(arrival, task, lesson.outcome)
-        change = _kept(Change(task=lesson.task, push=push, settles=lesson.settles))
+        agrees = lesson.outcome is not PushOutcome.MISMATCH and reading.state == lesson.task.state
+        cost = reading.cost if agrees and lesson.task.state.is_final else None
+        change = _kept(Change(task=lesson.task, push=push, settles=lesson.settles, cost=cost))
         if not lesson.announce:
             return self._with_alert(self._unless_given_up(change), contradicts=lesson.contradicts)
         confirmed = lesson.confirmed

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from decimal import Context, Decimal
 from enum import StrEnum
 from typing import Any, TypeAlias
 
@@ -166,6 +167,18 @@ class Task:
     expires_at: datetime | None = None
 
 
+EXACT = Context(prec=200)
+"""In which amounts are added: no sum of what Kling writes is ever rounded."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What Kling took for a task: amounts by their unit, and as JSON the words it said so in."""
+
+    charges: Mapping[str, Decimal]
+    said: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
     """What a body says about a task, in either generation's words, as far as it could be read.
@@ -182,6 +195,7 @@ class Reading:
     external_task_id: str | None = None
     generation: Generation = Generation.LEGACY
     result: Mapping[str, tuple[Json, ...]] = field(default_factory=dict)
+    cost: Cost | None = None
     ambiguous: bool = False
 
     def says_the_same_as(self, other: "Reading") -> bool:

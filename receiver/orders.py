@@ -1,8 +1,9 @@
 """What people ask of the service, as frozen values: an action that is done, a replay or a batch that takes its time."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from enum import StrEnum
 
 from receiver.model import Delivery, DeliveryStatus
@@ -138,3 +139,22 @@ class Batch:
         if self.closed_at is None:
             return BatchState.OPEN
         return BatchState.CLOSED if self.finished_at is None else BatchState.FINISHED
+
+
+class CostBy(StrEnum):
+    """By what costs are summed."""
+
+    TAG = "tag"
+    ENDPOINT = "endpoint"
+    DAY = "day"  # on which the task ended, UTC
+    LABEL = "label"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """What tasks that share a ``name`` have cost, by unit; ``tasks`` counts those whose cost is known."""
+
+    name: str | None
+    tasks: int
+    charges: Mapping[str, Decimal]

@@ -72,12 +72,13 @@ class Made:
     status: str = "submitted"
     message: str = ""
     result: Json = field(default_factory=dict)
+    cost: Json = field(default_factory=dict)
 
     def told(self, **more: object) -> bytes:
         """The task as callbacks and answers tell of it."""
         told: Json = {"task_id": self.id, "task_status": self.status, "task_status_msg": self.message}
         told["task_info"] = {"external_task_id": self.external_task_id} if self.external_task_id else {}
-        return json.dumps(told | {"task_result": self.result} | more).encode()
+        return json.dumps(told | {"task_result": self.result} | self.cost | more).encode()
 
     @property
     def token(self) -> str:

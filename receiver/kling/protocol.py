@@ -12,7 +12,7 @@ from typing import Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
 from receiver.errors import InvalidRequest, Unreadable
-from receiver.kling import ballast, verbatim
+from receiver.kling import ballast, costs, verbatim
 from receiver.model import Generation, Json, Reading, TaskState
 
 MAX_DEPTH = 200  # well within what Python reads and writes without running out of stack
@@ -60,8 +60,14 @@ def read(body: bytes, *, task_id: str | None = None) -> Reading:
         external_task_id=_id(own_id) or _id(task.get("external_task_id")) or _id(task.get("external_id")),
         generation=_generation(task),
         result=_result(task),
+        cost=costs.read(task, lambda: _exactly(body, task_id)),
         ambiguous=ambiguous,
     )
+
+
+def _exactly(body: bytes, task_id: str | None) -> Json:
+    """Read the task in a body once more, with its fractions as they are written."""
+    return _locate(json.loads(body, parse_float=costs.exact), task_id)[0] or {}
 
 
 def parse_object(body: bytes) -> Json:

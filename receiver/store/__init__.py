@@ -22,6 +22,7 @@ from receiver.model import (
     Archiving,
     Asset,
     Attempt,
+    Cost,
     Delivery,
     DeliveryStatus,
     Event,
@@ -58,8 +59,8 @@ class Change:
     """What one piece of news writes, all of it or nothing.
 
     ``task`` replaces the row (None: unchanged), ``push`` is kept as it came, ``settles`` gives earlier pushes
-    their outcome, ``intent`` replaces the stored body of the submit. ``keep`` is how many of the task's pushes that
-    changed nothing are kept from now on, the newest ones (None: all).
+    their outcome, ``intent`` replaces the stored body of the submit, ``cost`` is kept unless a fuller one is known.
+    ``keep`` is how many of the task's pushes that changed nothing are kept from now on, the newest ones (None: all).
     """
 
     task: Task | None = None
@@ -68,6 +69,7 @@ class Change:
     deliveries: Sequence[Delivery] = ()
     settles: Mapping[str, PushOutcome] = field(default_factory=dict)
     intent: bytes | None = None
+    cost: Cost | None = None
     keep: int | None = None
 
 

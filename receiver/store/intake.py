@@ -10,6 +10,7 @@ from receiver.clock import micros
 from receiver.errors import Conflict
 from receiver.model import Delivery, Event, Push, PushOutcome, Task, TaskState
 from receiver.store import ByToken, Change, Judge, TaskRef, records
+from receiver.store.costs import cost_row
 from receiver.store.queries import queries, sql, write_rows
 from receiver.store.roll import Roll
 from receiver.store.writer import JudgedWork, Raised, Work
@@ -77,6 +78,7 @@ class Ledger:
     deliveries: list[Delivery] = field(default_factory=list)
     outcomes: dict[str, PushOutcome] = field(default_factory=dict)
     intents: dict[str, bytes] = field(default_factory=dict)
+    costs: list[records.Values] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -112,6 +114,8 @@ class Ledger:
             self.pending[task.id] = left
         if change.intent is not None:
             self.intents[task.id] = change.intent
+        if change.cost is not None:
+            self.costs.append(cost_row(self.tasks[task.id], change.cost))
         if change.keep is not None:
             self.kept[task.id] = change.keep
         self.events += change.events
@@ -166,6 +170,8 @@ def _write(connection: sqlite3.Connection, ledger: Ledger) -> None:
     if ledger.outcomes:
         settled = [(outcome.value, push_id) for push_id, outcome in ledger.outcomes.items()]
         connection.executemany(sql("settle_push"), settled)
+    if ledger.costs:
+        connection.executemany(sql("save_cost"), ledger.costs)
     if ledger.kept:
         connection.executemany(sql("forget_pushes"), ledger.kept.items())
     write_events(connection, ledger.events, ledger.deliveries)

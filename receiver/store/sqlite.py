@@ -47,6 +47,7 @@ from receiver.store import (
 )
 from receiver.store.batches import BatchStore
 from receiver.store.catalog import json_list, read_cursor
+from receiver.store.costs import CostStore
 from receiver.store.database import Health, Lane, connect_reader, connect_writer, locked, make_private
 from receiver.store.migrate import bring_up, known
 from receiver.store.replays import ReplayStore
@@ -80,6 +81,7 @@ class SqliteStore:
         self._resources = AsyncExitStack()
         self._closed = False
         self.replays = ReplayStore(writer, partial(self._read, self._browse))
+        self.costs = CostStore(partial(self._read, self._browse))
         self.batches = BatchStore(writer, partial(self._read, self._glance), partial(self._read, self._browse))
 
     @classmethod

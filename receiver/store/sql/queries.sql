@@ -215,6 +215,47 @@ UPDATE pushes
 SET outcome = ?
 WHERE id = ?;
 
+-- name: save_cost
+-- Keeps what a task has cost; of two words the fuller one stands, and the later one of two as full.
+INSERT INTO costs (task_id, at, charges, said)
+VALUES (?, ?, ?, ?)
+ON CONFLICT (task_id) DO UPDATE
+SET charges = excluded.charges, said = excluded.said
+WHERE (SELECT COUNT(*) FROM json_each(excluded.charges)) >= (SELECT COUNT(*) FROM json_each(costs.charges));
+
+-- name: cost
+-- Tells what a task has cost.
+SELECT charges, said
+FROM costs
+WHERE task_id = :task_id;
+
+-- name: sum_costs
+-- Counts tasks by a name, and for each name how often each amount of each unit was taken: to multiply and to add is
+-- left to exact numbers, which are not the database's.
+WITH told AS (
+    SELECT
+        costs.charges,
+        (SELECT tag.value FROM json_each(tasks.tags) AS tag WHERE tag.key = :tag) AS name -- if tag
+        tasks.endpoint AS name -- if endpoint
+        tasks.label AS name -- if label
+        tasks.batch AS name -- if batch
+        strftime('%Y-%m-%d', costs.at / 1000000, 'unixepoch') AS name -- if day
+    FROM costs
+    JOIN tasks ON tasks.id = costs.task_id
+    WHERE TRUE
+      AND costs.at >= :since -- if since
+      AND costs.at < :until -- if until
+)
+SELECT name, NULL AS unit, NULL AS amount, COUNT(*) AS times
+FROM told
+GROUP BY name
+UNION ALL
+SELECT told.name, charge.key, charge.value, COUNT(*)
+FROM told
+JOIN json_each(told.charges) AS charge
+GROUP BY told.name, charge.key, charge.value
+ORDER BY name;
+
 -- name: forget_pushes
 -- Bounds what is kept of the pushes that changed nothing, so that a flood of them does not fill the disk.
 DELETE FROM pushes

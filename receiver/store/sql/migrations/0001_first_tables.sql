@@ -79,6 +79,16 @@ CREATE TABLE intents (
     body BLOB NOT NULL
 ) STRICT;
 
+-- What Kling took for a task: exact amounts as text by their unit, and the words it said so in.
+CREATE TABLE costs (
+    task_id TEXT PRIMARY KEY NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
+    at INTEGER NOT NULL,
+    charges TEXT NOT NULL CHECK (json_valid(charges)),
+    said TEXT NOT NULL CHECK (json_valid(said))
+) STRICT;
+
+CREATE INDEX costs_at ON costs (at);
+
 -- A body that has been kept for long enough is NULL; that it was there, and its digest, stay.
 CREATE TABLE pushes (
     id TEXT PRIMARY KEY NOT NULL,

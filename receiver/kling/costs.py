@@ -1,0 +1,97 @@
+"""What Kling says a task has cost, in either generation's words. Pure, and exact: no amount is ever a float.
+
+Documented are ``final_unit_deduction``, ``final_balance_deduction`` with its ``quota`` and ``list_price``, and the new
+generation's ``billing``, a list of amounts. What else is in them is kept as it was said, and summed where it is a
+number with a name.
+"""
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from decimal import Decimal, InvalidOperation
+
+from receiver.model import EXACT, Cost, Json
+
+UNITS = "units"
+
+_TOLD_IN = ("final_unit_deduction", "final_balance_deduction", "billing")
+_MOST_DIGITS = 30  # before the point and after it
+_AMOUNT = re.compile(rf"[+-]?[0-9]{{1,{_MOST_DIGITS}}}(?:\.[0-9]{{1,{_MOST_DIGITS}}})?")
+_MOST_CHARGES = 16
+_LONGEST_WORDS = 4096
+_LONGEST_UNIT = 32
+
+
+def read(task: Json, exactly: Callable[[], Json]) -> Cost | None:
+    """Tell what a task has cost, None where nothing is said of it.
+
+    *exactly* gives the same task with its fractions as decimals; it is called only where some amount is one.
+    """
+    said = _said(task)
+    if not said:
+        return None
+    if any(isinstance(value, float) for value in _leaves(said)):
+        said = _said(exactly())
+    charges: dict[str, Decimal] = {}
+    for unit, value in _amounts(said):
+        amount = _amount(value)
+        if amount is not None and (unit in charges or len(charges) < _MOST_CHARGES):
+            charges[unit] = EXACT.add(charges.get(unit, Decimal()), amount)
+    words = json.dumps(said, default=str, separators=(",", ":"))
+    return Cost(charges=charges, said=words if len(words) <= _LONGEST_WORDS else "{}")
+
+
+def exact(digits: str) -> Decimal | None:
+    """Read a fraction as it is written; None for one that is too small for anybody."""
+    try:
+        return Decimal(digits)
+    except InvalidOperation:
+        return None
+
+
+def _said(task: Json) -> Json:
+    return {name: task[name] for name in _TOLD_IN if task.get(name) not in (None, "", {}, [])}
+
+
+def _leaves(value: object) -> Iterator[object]:
+    match value:
+        case dict():
+            for inner in value.values():
+                yield from _leaves(inner)
+        case list():
+            for inner in value:
+                yield from _leaves(inner)
+        case _:
+            yield value
+
+
+def _amounts(said: Json) -> Iterator[tuple[str, object]]:
+    """Give what was taken, each amount with its unit; the units of both generations go by one name."""
+    yield UNITS, said.get("final_unit_deduction")
+    match said.get("final_balance_deduction"):
+        case dict() as parts:
+            yield from ((_unit(name), value) for name, value in parts.items())
+        case value:
+            yield "balance", value
+    bills = said.get("billing")
+    for bill in bills if isinstance(bills, list) else [bills]:
+        if isinstance(bill, dict):
+            yield _unit(bill.get("charge_type")), bill.get("amount")
+
+
+def _unit(word: object) -> str:
+    name = re.sub(r"[^a-z0-9_.:-]+", "_", word.strip().lower())[:_LONGEST_UNIT] if isinstance(word, str) else ""
+    return UNITS if name in ("unit", UNITS) else name or "amount"
+
+
+def _amount(value: object) -> Decimal | None:
+    match value:
+        case bool():
+            return None
+        case Decimal():  # spelled out only where that is no million of zeros
+            text = format(value, "f") if abs(value.adjusted()) <= _MOST_DIGITS else ""
+        case int() | str():
+            text = str(value).strip()
+        case _:
+            return None
+    return Decimal(text) if _AMOUNT.fullmatch(text) else None
