@@ -130,6 +130,7 @@ async def _assemble(
         holds=holds,
         replayer=replayer,
         batches=gatherer,
+        costs=store.costs,
         explainer=Explainer(store, store, routes=[route.name for route in settings.routes], clock=clock),
         senders=lanes.sender,
         events=bells.events,

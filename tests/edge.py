@@ -129,6 +129,7 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
             states=store,
             holds=Holds(store, Alerts(announcer, clock=clock), bells=bells, clock=clock),
             replayer=replayer,
+            costs=store.costs,
             batches=Gatherer(store.batches, announcer, bells=bells, clock=clock),
             explainer=Explainer(store, store, routes=["publish"], clock=clock),
             senders={"publish": sender}.get,

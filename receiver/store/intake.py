@@ -171,7 +171,7 @@ def _write(connection: sqlite3.Connection, ledger: Ledger) -> None:
         settled = [(outcome.value, push_id) for push_id, outcome in ledger.outcomes.items()]
         connection.executemany(sql("settle_push"), settled)
     if ledger.costs:
-        connection.executemany(sql("save_cost"), ledger.costs)
+        write_rows(connection, "save_cost", ledger.costs)
     if ledger.kept:
         connection.executemany(sql("forget_pushes"), ledger.kept.items())
     write_events(connection, ledger.events, ledger.deliveries)

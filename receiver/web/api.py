@@ -25,6 +25,7 @@ from receiver.web import gateway, problems, shown, tasks
 from receiver.web.access import Access
 from receiver.web.batches import BatchApi, Gatherer
 from receiver.web.body import ClientGone
+from receiver.web.costs import CostApi, Costs
 from receiver.web.explain import ExplainApi
 from receiver.web.gateway import Gateway, Kling
 from receiver.web.health import Health, Ready
@@ -57,6 +58,7 @@ class Parts:
     holds: Holds
     replayer: Replayer
     batches: Gatherer
+    costs: Costs
     explainer: Explainer
     senders: FindSender
     events: Bell
@@ -85,7 +87,7 @@ def admin_app(
 
 def _pages(parts: Parts) -> Sequence[Route]:
     catalog, clock, ids = parts.catalog, parts.clock, parts.ids
-    task = TaskApi(parts.submitter, catalog)
+    task = TaskApi(parts.submitter, catalog, parts.costs)
     event = EventApi(catalog)
     delivery = DeliveryApi(catalog, parts.replayer, clock=clock)
     route = RouteApi(
@@ -110,6 +112,7 @@ def _pages(parts: Parts) -> Sequence[Route]:
         _page("/api/batches", GET=batch.list),
         _page("/api/batches/{name}", GET=batch.show),
         _page("/api/batches/{name}/close", POST=batch.close),
+        _page("/api/costs", GET=CostApi(parts.costs).sums),
         _page("/api/events", GET=event.list),
         _page("/api/events/{id}", GET=event.show),
         _page("/api/deliveries", GET=delivery.list),

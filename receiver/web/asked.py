@@ -75,6 +75,10 @@ class Query:
         value = self.one(name)
         return None if value is None else an_event_id(value, name)
 
+    def moment(self, name: str) -> datetime | None:
+        """Give a name's only value, which is a moment and says how far it is from UTC."""
+        return _moment(self.one(name), name)
+
     @property
     def limit(self) -> int:
         """How many items one page may have."""
@@ -165,14 +169,7 @@ class Fields:
 
     def moment(self, name: str) -> datetime | None:
         """Give a member that is a moment, such as ``2026-11-22T10:00:00Z``; it says how far it is from UTC."""
-        text = self.text(name)
-        try:
-            at = None if text is None else datetime.fromisoformat(text)
-        except ValueError:
-            at = datetime.min  # noqa: DTZ901 -- without a zone, so refused below like any other
-        if at is not None and at.tzinfo is None:
-            raise bad_request(f"{name!r} is a moment with its zone, such as 2026-11-22T10:00:00Z.")
-        return None if at is None else at.astimezone(UTC)
+        return _moment(self.text(name), name)
 
     def batch(self, name: str) -> tuple[str | None, int | None]:
         """Give a member that names a batch, as text or as ``{"name": ..., "size": ...}``: its name and size."""
@@ -201,6 +198,18 @@ class Fields:
             if not key or ":" in _line(key, f"a name in {name}", _LONGEST_TAG):
                 raise bad_request(f"A name in {name!r} is not empty and holds no colon.")
         return {key: _line(each, f"{name}.{key}", _LONGEST_TEXT) for key, each in value.items()}
+
+
+def _moment(text: str | None, name: str) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        at = datetime.fromisoformat(text)
+        if at.tzinfo is not None:
+            return at.astimezone(UTC)
+    except (ValueError, OverflowError):  # the last hours of the year 9999 may have no UTC
+        pass
+    raise bad_request(f"{name!r} is a moment with its zone, such as 2026-11-22T10:00:00Z.")
 
 
 def _line(value: object, name: str, longest: int) -> str:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
+from decimal import Decimal
 from http import HTTPStatus
 from typing import TypeVar
 from urllib.parse import urlsplit
@@ -10,7 +11,19 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from receiver.clock import iso
-from receiver.model import Accepted, Attempt, DeliveryStatus, Event, Failed, Json, Outcome, Refused, RouteState, Task
+from receiver.model import (
+    Accepted,
+    Attempt,
+    Cost,
+    DeliveryStatus,
+    Event,
+    Failed,
+    Json,
+    Outcome,
+    Refused,
+    RouteState,
+    Task,
+)
 from receiver.orders import Replay
 from receiver.payload import joined
 from receiver.replay import Outline
@@ -74,8 +87,8 @@ def task(shown: Task) -> Json:
     }
 
 
-def task_with_end(shown: Task, end: Event | None) -> Json:
-    """Show a task with what came of it: its last event's result, files and how far it was verified."""
+def task_with_end(shown: Task, end: Event | None, cost: Cost | None) -> Json:
+    """Show a task with what came of it: its last event's result, files, how far it was verified, and what it cost."""
     data: Json = json.loads(end.envelope)["data"] if end is not None else {}
     return {
         **task(shown),
@@ -83,7 +96,13 @@ def task_with_end(shown: Task, end: Event | None) -> Json:
         "result": data.get("result") or {},
         "assets": data.get("assets") or [],
         "archiving": None if end is None or end.archiving is None else end.archiving.value,
+        "cost": None if cost is None else {"charges": charges(cost.charges), "said": json.loads(cost.said)},
     }
+
+
+def charges(shown: Mapping[str, Decimal]) -> Json:
+    """Show amounts by their units, as texts: a reader's float would round them."""
+    return {unit: format(shown[unit], "f") for unit in sorted(shown)}
 
 
 def delivery(view: DeliveryView, *, now: datetime) -> Json:

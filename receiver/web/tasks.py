@@ -13,6 +13,7 @@ from receiver.model import Task, TaskState
 from receiver.store import Catalog
 from receiver.web import gateway, shown
 from receiver.web.asked import Query, read_fields
+from receiver.web.costs import Costs
 
 _ENDS = ("task.succeed", "task.failed")
 
@@ -36,9 +37,10 @@ class Submitter(Protocol):
 class TaskApi:
     """Answers ``/api/tasks``, ``/api/endpoints`` and ``/api/callback-urls``."""
 
-    def __init__(self, submitter: Submitter, catalog: Catalog) -> None:
+    def __init__(self, submitter: Submitter, catalog: Catalog, costs: Costs) -> None:
         self._submitter = submitter
         self._catalog = catalog
+        self._costs = costs
 
     async def create(self, request: Request) -> Response:
         """Take a job; it is stored when the answer is given, and may not have been sent yet."""
@@ -84,7 +86,8 @@ class TaskApi:
         Query(request, paged=False)
         task = await self._found(request.path_params["ref"])
         ends = await self._catalog.events(types=_ENDS, task_id=task.id, limit=1)
-        return shown.answer(shown.task_with_end(task, ends.items[0] if ends.items else None))
+        cost = await self._costs.find(task.id)
+        return shown.answer(shown.task_with_end(task, ends.items[0] if ends.items else None, cost))
 
     async def mint(self, request: Request) -> Response:
         """Make a callback URL. It is told in this answer alone: only its hash is kept."""

@@ -45,7 +45,7 @@ async def test_a_job_is_taken_sent_and_shown(house: House) -> None:
     assert json.loads(house.upstream.bodies[0])["prompt"] == "a cat"
     for ref in (task["id"], "8672", task["external_task_id"]):
         found = (await house.client.get(f"/api/tasks/{ref}")).json()
-        assert found == {**task, "verified": None, "result": {}, "assets": [], "archiving": None}
+        assert found == {**task, "verified": None, "result": {}, "assets": [], "archiving": None, "cost": None}
 
 
 async def test_the_same_idempotency_key_is_the_same_task(house: House) -> None:
