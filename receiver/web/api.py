@@ -86,25 +86,24 @@ def admin_app(
 
 
 def _pages(parts: Parts) -> Sequence[Route]:
-    catalog, clock, ids = parts.catalog, parts.clock, parts.ids
-    task = TaskApi(parts.submitter, catalog, parts.costs)
-    event = EventApi(catalog)
-    delivery = DeliveryApi(catalog, parts.replayer, clock=clock)
-    route = RouteApi(
-        parts.routes,
-        states=parts.states,
-        holds=parts.holds,
-        senders=parts.senders,
-        catalog=catalog,
-        clock=clock,
-        ids=ids,
-    )
-    replay = ReplayApi(parts.replayer, catalog)
-    batch = BatchApi(parts.batches)
     health = Health(parts.ready)
     return [
+        *_about_tasks(parts),
+        *_about_what_happened(parts),
+        *_about_routes(parts),
+        _page("/openapi.json", GET=_describe),
+        _page("/healthz", GET=health.alive),
+        _page("/readyz", GET=health.ready),
+        Route("/kling/{path:path}", Gateway(parts.submitter, parts.kling)),
+    ]
+
+
+def _about_tasks(parts: Parts) -> Sequence[Route]:
+    task = TaskApi(parts.submitter, parts.catalog, parts.costs)
+    batch = BatchApi(parts.batches)
+    return [
         _page("/api/tasks", GET=task.list, POST=task.create),
-        _page("/api/tasks/{ref:path}/explain", GET=ExplainApi(parts.explainer, clock=clock).show),
+        _page("/api/tasks/{ref:path}/explain", GET=ExplainApi(parts.explainer, clock=parts.clock).show),
         _page("/api/tasks/{ref:path}", GET=task.show),
         _page("/api/endpoints", GET=task.endpoints),
         _page("/api/callback-urls", POST=task.mint),
@@ -113,23 +112,41 @@ def _pages(parts: Parts) -> Sequence[Route]:
         _page("/api/batches/{name}", GET=batch.show),
         _page("/api/batches/{name}/close", POST=batch.close),
         _page("/api/costs", GET=CostApi(parts.costs).sums),
+    ]
+
+
+def _about_what_happened(parts: Parts) -> Sequence[Route]:
+    event = EventApi(parts.catalog)
+    delivery = DeliveryApi(parts.catalog, parts.replayer, clock=parts.clock)
+    replay = ReplayApi(parts.replayer, parts.catalog)
+    return [
         _page("/api/events", GET=event.list),
         _page("/api/events/{id}", GET=event.show),
+        _page("/api/stream", GET=Stream(parts.catalog, bell=parts.events, clock=parts.clock).listen),
         _page("/api/deliveries", GET=delivery.list),
         _page("/api/deliveries/{id}", GET=delivery.show),
         _page("/api/deliveries/{id}/retry", POST=delivery.retry),
         _page("/api/replays", GET=replay.list, POST=replay.create),
         _page("/api/replays/{id}", GET=replay.show),
         _page("/api/replays/{id}/cancel", POST=replay.cancel),
+    ]
+
+
+def _about_routes(parts: Parts) -> Sequence[Route]:
+    route = RouteApi(
+        parts.routes,
+        states=parts.states,
+        holds=parts.holds,
+        senders=parts.senders,
+        catalog=parts.catalog,
+        clock=parts.clock,
+        ids=parts.ids,
+    )
+    return [
         _page("/api/routes", GET=route.list),
         _page("/api/routes/{name}/hold", POST=route.hold),
         _page("/api/routes/{name}/release", POST=route.release),
         _page("/api/routes/{name}/test", POST=route.test),
-        _page("/api/stream", GET=Stream(catalog, bell=parts.events, clock=clock).listen),
-        _page("/openapi.json", GET=_describe),
-        _page("/healthz", GET=health.alive),
-        _page("/readyz", GET=health.ready),
-        Route("/kling/{path:path}", Gateway(parts.submitter, parts.kling)),
     ]
 
 
