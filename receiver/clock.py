@@ -74,6 +74,11 @@ class Ids:
         return secrets.token_urlsafe(_TOKEN_BYTES)
 
 
+def first_id(prefix: str, at: datetime) -> str:
+    """Give what stands before every id made from *at* on, to begin there with what has happened since."""
+    return f"{prefix}_{_base32(micros(at), _TIME_WIDTH)}{'0' * 13}"
+
+
 def micros(moment: datetime) -> int:
     """Turn a moment into whole microseconds since the epoch."""
     return (moment - EPOCH) // MICROSECOND

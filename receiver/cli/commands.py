@@ -44,6 +44,7 @@ _COMMANDS = (
     ("receiver.cli.deliveries:deliveries", "deliveries", LOOK, "List, show and retry deliveries."),
     ("receiver.cli.replay:replay", "replay", LOOK, "Bring out again what died, or what a new route is to have."),
     ("receiver.cli.routes:routes", "routes", LOOK, "List, test, hold and release routes."),
+    ("receiver.cli.listen:listen", "listen", LOOK, "Bring events to a program under development."),
     ("receiver.cli.explain:explain", "explain", LOOK, "Tell a task's whole story, and what comes next."),
     ("receiver.cli.config:config", "config", UPKEEP, "Check and show the configuration."),
     ("receiver.cli.db:db", "db", UPKEEP, "Look after the store."),

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 from support import FakeClock
 
-from receiver.clock import Ids
+from receiver.clock import Ids, first_id
 
 
 def test_ids_rise_while_the_clock_stands_or_is_set_back() -> None:
@@ -37,3 +37,13 @@ def test_what_is_no_id_of_ours_is_no_hindrance() -> None:
     for strange in ("", "tsk_1", "tsk_" + "u" * 25, "zzz"):
         assert len(Ids(clock, above=strange).new("tsk")) == 29
         assert Ids(clock, above=strange).new("tsk")[:16] == Ids(clock).new("tsk")[:16]
+
+
+def test_what_was_made_since_a_moment_stands_behind_its_first_id() -> None:
+    clock = FakeClock()
+    before = Ids(clock).new("evt")
+    clock.advance(timedelta(milliseconds=1))
+
+    since = first_id("evt", clock.now())
+
+    assert before < since < Ids(clock).new("evt")
