@@ -45,6 +45,10 @@ class Account:
     image_slots: Annotated[int | None, Parameter(group=_ACCOUNT, help="Parallel images (default: no limit).")] = None
     rate: Annotated[int | None, Parameter(group=_ACCOUNT, help="Creates in a second (default: no limit).")] = None
     public_url: Annotated[Text, Parameter(group=_ACCOUNT, help="How results' URLs begin.")] = None
+    endpoints: Annotated[
+        list[str] | None,
+        Parameter(name="--endpoint", group=_ACCOUNT, help="One more, v1/videos/new=videos or dance-to-video=videos."),
+    ] = None
     seed: Annotated[int | None, Parameter(group=_ACCOUNT, help="Repeat the chances of an earlier run.")] = None
     submitted_for: Annotated[Text, Parameter(group=_PACE, help="How long a task stays submitted (300ms).")] = None
     processing_for: Annotated[Text, Parameter(group=_PACE, help="How long it stays processing (1s).")] = None

@@ -196,6 +196,23 @@ class TestProtocol:
         listed = (await caller.client.get(path, params={"pageNum": 1, "pageSize": 500})).json()
         assert listed["data"] == [end]
 
+    @pytest.mark.parametrize(
+        ("path", "made"),
+        [("/v1/videos/text2dance", "videos"), ("/v1/worlds/text2world", "elements"), ("/posters/kling-9", "image")],
+    )
+    async def test_endpoints_that_are_not_documented_yet_can_be_had_on_request(
+        self, start: Start, inbox: Inbox, path: str, made: str
+    ) -> None:
+        more = ("v1/videos/text2dance=videos", "v1/worlds/text2world=elements", "posters=images")
+        caller = await start(endpoints=more)
+        ours = {"callback_url": inbox.url}
+
+        await caller.create(path, **ours, options=ours)
+        await caller.told()
+
+        end = inbox.bodies[-1]
+        assert end["task_result"][made] if "task_id" in end else end["outputs"][0]["type"] == made
+
     @pytest.mark.parametrize("capability", ["text-to-video", "image-to-video", "omni-video", "text-to-image"])
     async def test_the_new_generation_speaks_its_own_words(self, start: Start, inbox: Inbox, capability: str) -> None:
         caller = await start()
@@ -917,7 +934,15 @@ class TestControl:
             await broken()
 
     @pytest.mark.parametrize(
-        "given", [{"dialect": "klingon"}, {"access_key": "ak"}, {"dropp": 1}, {"processing_for": "soon"}, {"keep": 0}]
+        "given",
+        [
+            {"dialect": "klingon"},
+            {"access_key": "ak"},
+            {"dropp": 1},
+            {"processing_for": "soon"},
+            {"keep": 0},
+            {"endpoints": "x"},
+        ],
     )
     async def test_options_that_mean_nothing_are_refused_before_anything_is_bound(self, given: Json) -> None:
         with pytest.raises(ValueError, match=r"."):

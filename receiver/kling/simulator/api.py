@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from receiver.kling.simulator.catalogue import LEGACY, Endpoint, Refusal, new_endpoint
+from receiver.kling.simulator.catalogue import Endpoint, Refusal
 from receiver.kling.simulator.faults import Denial
 from receiver.kling.simulator.keys import check_key
 from receiver.kling.simulator.tasks import Task, encode, envelope, millis, summary
@@ -70,10 +70,10 @@ class Api:
     async def legacy(self, request: Request) -> Response:
         """Create, query or list at one of the legacy endpoints."""
         path = request.path_params["path"]
-        if (endpoint := LEGACY.get(path)) is not None:
+        if (endpoint := self._simulator.endpoints.legacy(path)) is not None:
             return await self._create(request, endpoint) if request.method == "POST" else self._list(request, endpoint)
         path, _, reference = path.rpartition("/")
-        endpoint = LEGACY.get(path)
+        endpoint = self._simulator.endpoints.legacy(path)
         if endpoint is None or request.method != "GET":
             raise Refusal(1202)
         self._count_query(reference)
@@ -85,7 +85,7 @@ class Api:
 
     async def create_new(self, request: Request) -> Response:
         """Create at one of the new generation's paths, the model in it."""
-        endpoint = new_endpoint(request.path_params["capability"], request.path_params["model"])
+        endpoint = self._simulator.endpoints.new(request.path_params["capability"], request.path_params["model"])
         if endpoint is None:
             raise Refusal(1202)
         return await self._create(request, endpoint)

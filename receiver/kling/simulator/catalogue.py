@@ -3,7 +3,7 @@
 import base64
 import binascii
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.model import Json
@@ -14,6 +14,8 @@ _MAX_SUBJECTS = 4
 _MIN_SIDE = 300
 _MAX_IMAGE_BYTES = 10 * 1024 * 1024
 _RATIOS = frozenset(["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto"])
+_KINDS = frozenset(["videos", "images", "audios", "voices", "elements"])
+_PACKS: Mapping[str, str] = {"videos": "video", "images": "image"}
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
 
@@ -106,7 +108,7 @@ LEGACY: Mapping[str, Endpoint] = {
     **_legacy(None, "videos/image-recognize", "videos/identify-face", makes=(), at_once=True),
 }
 
-_CAPABILITIES: Mapping[str, tuple[str, ...]] = {
+CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "text-to-video": ("videos",),
     "image-to-video": ("videos",),
     "omni-video": ("videos",),
@@ -133,13 +135,35 @@ _WANTED: Mapping[str, tuple[str, ...]] = {
 }
 
 
-def new_endpoint(capability: str, model: str) -> Endpoint | None:
-    """Find an endpoint of the new generation; its model is never refused by name."""
-    makes = _CAPABILITIES.get(capability)
-    if makes is None:
-        return None
-    pack = {"videos": "video", "images": "image"}.get(makes[0])
-    return Endpoint(path=f"{capability}/{model}", makes=makes, pack=pack, is_new=True)
+class Endpoints:
+    """The endpoints of an account: those that are documented, and *more*, as Kling may have tomorrow.
+
+    One of those is written ``v1/videos/text2dance=videos`` or, of the new generation, ``dance-to-video=videos``.
+    """
+
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        self._legacy = dict(LEGACY)
+        self._capabilities = dict(CAPABILITIES)
+        for entry in more:
+            path, _, kind = entry.partition("=")
+            if kind not in _KINDS or not path:
+                raise ValueError(f"an endpoint is such as v1/videos/text2dance=videos, not {entry!r}")
+            name = path.removeprefix("v1/")
+            if path == name:
+                self._capabilities[name] = (kind,)
+            else:
+                self._legacy[name] = Endpoint(path=name, makes=(kind,), pack=_PACKS.get(kind))
+
+    def legacy(self, path: str) -> Endpoint | None:
+        """Find an endpoint of the legacy generation, by its path after the version."""
+        return self._legacy.get(path)
+
+    def new(self, capability: str, model: str) -> Endpoint | None:
+        """Find an endpoint of the new generation; its model is never refused by name."""
+        makes = self._capabilities.get(capability)
+        if makes is None:
+            return None
+        return Endpoint(path=f"{capability}/{model}", makes=makes, pack=_PACKS.get(makes[0]), is_new=True)
 
 
 def image_count(body: Json) -> int:

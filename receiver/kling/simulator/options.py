@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any
 
+from receiver.kling.simulator.catalogue import Endpoints
 from receiver.kling.simulator.faults import QUIET, Faults, duration
 
 
@@ -15,7 +16,8 @@ class Options:
     Without ``api_key`` and ``access_key`` any key is taken, but there must be one. ``dialect`` "gateway" also takes
     subject images as plain strings. ``video_slots``, ``image_slots`` and ``rate`` (creates in a second): 0 is no limit.
     ``submitted_for`` and ``processing_for`` are how long a task stays in each status; ``push_submitted`` also sends
-    a callback for the first. ``keep`` bounds what is remembered: tasks, creates, and four times as many callbacks.
+    a callback for the first. ``endpoints`` are more than are documented, as :class:`Endpoints` reads them. ``keep``
+    bounds what is remembered: tasks, creates, and four times as many callbacks.
     """
 
     listen: str = "127.0.0.1:0"
@@ -35,6 +37,7 @@ class Options:
     push_timeout: timedelta = timedelta(seconds=10)
     results_for: timedelta = timedelta(days=30)
     check_images: bool = True
+    endpoints: tuple[str, ...] = ()
     keep: int = 10_000
     seed: int | None = None
     faults: Faults = QUIET
@@ -44,6 +47,7 @@ class Options:
             raise ValueError(f"the dialect is official or gateway, not {self.dialect!r}")
         if bool(self.access_key) != bool(self.secret_key):
             raise ValueError("access_key and secret_key go together")
+        Endpoints(self.endpoints)
         if self.keep < 1:
             raise ValueError("keep is at least 1")
 

@@ -15,7 +15,7 @@ from typing import Any, Self
 from receiver.clock import Clock
 from receiver.kling.simulator.agenda import Agenda
 from receiver.kling.simulator.callbacks import Courier
-from receiver.kling.simulator.catalogue import Endpoint, Refusal, addressing, check, prompt_of
+from receiver.kling.simulator.catalogue import Endpoint, Endpoints, Refusal, addressing, check, prompt_of
 from receiver.kling.simulator.faults import FaultBoard, Faults, duration, plain
 from receiver.kling.simulator.options import Options
 from receiver.kling.simulator.results import Results
@@ -53,6 +53,7 @@ class Simulator:
         self.clock = clock
         self.url = base_url
         self.watch = watch
+        self.endpoints = Endpoints(options.endpoints)
         self.board = FaultBoard(options.faults)
         self.stopping = asyncio.Event()
         self.creates: deque[Json] = deque(maxlen=options.keep)
