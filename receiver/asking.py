@@ -9,7 +9,8 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
-from receiver.model import Origin, Push, Reading, Task, TaskState
+from receiver.clock import iso
+from receiver.model import Json, Origin, Push, Reading, Task, TaskState
 from receiver.settings import PollSettings
 
 ASK_APART = timedelta(seconds=5)
@@ -46,7 +47,7 @@ def ask_later(task: Task, pending: Waiting, *, now: datetime, poll: PollSettings
     if is_unbound(task) and not pending:
         return replace(task, started_at=None, due_at=None)  # nobody names an id any more
     if is_over(task) and not fresh and not (pending and task.state in _OUR_ENDS and _is_heard(task, now)):
-        return replace(task, due_at=None)
+        return replace(task, due_at=look_back(task, now=now))
     if task.hollow:
         wait = ASK_APART * 2 ** min(task.hollow, HOLLOW_ASKS)
     elif fresh or (is_unbound(task) and task.asks <= 2 * len(pending)):
@@ -73,7 +74,62 @@ def is_given_up(task: Task, *, now: datetime, poll: PollSettings) -> bool:
     """Tell whether Kling has had a task for so long without an end that it is given up."""
     if is_over(task):
         return False
-    return now - (task.started_at or task.created_at) >= poll.give_up_after
+    return now - began_at(task) >= poll.give_up_after
+
+
+def look_back(task: Task, *, now: datetime) -> datetime | None:
+    """Tell when to ask again about a task that was given up, for a late end counts; None when no more.
+
+    It is asked about each time that it has become a quarter older, as long as callbacks of it are taken.
+    """
+    if task.state is not TaskState.EXPIRED or not task.kling_id or not can_ask(task) or not _is_heard(task, now):
+        return None
+    return now + (now - began_at(task)) / 4
+
+
+def is_stuck(task: Task, *, now: datetime, poll: PollSettings) -> bool:
+    """Tell whether Kling has had a task for longer than tasks should take, which nobody has been told yet."""
+    if poll.stuck_after is None or task.stuck_at is not None or not task.state.is_running:
+        return False
+    return now - began_at(task) >= poll.stuck_after
+
+
+def mark_stuck(task: Task, *, now: datetime, poll: PollSettings) -> Task:
+    """Note that it was told of a task that it is stuck."""
+    task = replace(task, stuck_at=now)
+    return task if can_ask(task) else replace(task, due_at=next_look(task, timedelta(), now=now, poll=poll))
+
+
+def tell_stuck(task: Task, *, poll: PollSettings) -> Json:
+    """Say what is known of a task that does not come to its end, and what to do."""
+    began = began_at(task)
+    if not can_ask(task):
+        asked = "it cannot be asked about, as nobody said at which endpoint it is"
+    elif task.asked_at is None:
+        asked = "nothing came of asking yet"
+    else:
+        asked = f"it was last asked about at {iso(task.asked_at)}"
+    return {
+        "message": f"Kling has had this task since {iso(began)} and has not ended it: it is {task.state}, and {asked}.",
+        "remedy": (
+            "Look the task up in Kling's console, and ask Kling's support if it says the same. Sending it again may "
+            f"be paid for twice. It is followed until {iso(began + poll.give_up_after)}, then it expires, and an end "
+            "that comes later still counts."
+        ),
+        "task": task.id,
+        "kling_id": task.kling_id,
+        "external_task_id": task.external_task_id,
+        "endpoint": task.endpoint,
+        "state": task.state.value,
+        "reason": task.message,
+        "asks": task.asks,
+        "since": iso(began),
+    }
+
+
+def began_at(task: Task) -> datetime:
+    """Tell since when Kling may be at work on a task."""
+    return task.started_at or task.created_at
 
 
 def can_ask(task: Task) -> bool:
@@ -92,10 +148,13 @@ def is_over(task: Task) -> bool:
 
 
 def next_look(task: Task, wait: timedelta, *, now: datetime, poll: PollSettings) -> datetime:
-    """Tell when to look at a task next: to ask about it, or where that cannot be, to give it up."""
+    """Tell when to look at a task next: to ask about it, or where that cannot be, to tell of it or give it up."""
     if can_ask(task):
         return now + wait
-    return max(now, (task.started_at or task.created_at) + poll.give_up_after)
+    until = [poll.give_up_after]
+    if poll.stuck_after is not None and task.stuck_at is None and task.state.is_running:
+        until.append(poll.stuck_after)
+    return max(now, began_at(task) + min(until))
 
 
 def interval(task: Task, poll: PollSettings) -> timedelta:

@@ -134,15 +134,13 @@ class Inbox:
 
         def judge(task: Task, pending: Sequence[Push]) -> Change:
             lesson = lifecycle.learn_nothing(task, _read(pending), denied=denied, now=now, poll=self._poll)
-            return self._unless_given_up(Change(task=lesson.task, settles=lesson.settles))
+            return self._in_time(Change(task=lesson.task, settles=lesson.settles))
 
         await self._change(task_id, judge)
 
     async def put_off(self, task_id: str, until: datetime) -> None:
         """Leave a question for later: Kling cannot be asked just now. A task silent for too long is given up."""
-        await self._change(
-            task_id, lambda task, _: self._unless_given_up(Change(task=asking.put_off(task, until=until)))
-        )
+        await self._change(task_id, lambda task, _: self._in_time(Change(task=asking.put_off(task, until=until))))
 
     async def _change(self, task_id: str, judge: Judge) -> None:
         change = await self._intake.apply(ById(id=task_id), judge, with_pending=True)
@@ -199,7 +197,7 @@ class Inbox:
         cost = reading.cost if agrees and lesson.task.state.is_final else None
         change = _kept(Change(task=lesson.task, push=push, settles=lesson.settles, cost=cost))
         if not lesson.announce:
-            return self._with_alert(self._unless_given_up(change), contradicts=lesson.contradicts)
+            return self._with_alert(self._in_time(change), contradicts=lesson.contradicts)
         confirmed = lesson.confirmed
         said = self._announcer.task_event(
             lesson.task,
@@ -210,7 +208,7 @@ class Inbox:
             push_id=push.id if confirmed is None else confirmed.id,
             at=now,
         )
-        return self._unless_given_up(_with(change, said))
+        return self._in_time(_with(change, said))
 
     def _with_alert(self, change: Change, *, contradicts: bool) -> Change:
         """Raise an alert, once, where a task's end was spoken against."""
@@ -237,15 +235,21 @@ class Inbox:
             outcome=outcome,
         )
 
-    def _unless_given_up(self, change: Change) -> Change:
-        """Give the task up instead of planning another question, where its time is over."""
+    def _in_time(self, change: Change) -> Change:
+        """Give the task up instead of asking again where its time is over; tell, once, where it takes long."""
         task, now = change.task, self._clock.now()
-        if task is None or not asking.is_given_up(task, now=now, poll=self._poll):
+        if task is None:
             return change
-        task = lifecycle.expire(task, now=now)
-        said = self._announcer.task_event(
-            task, _NOTHING_READ, b"", source=Source.RECEIVER, verified=Verified.NONE, at=now
-        )
+        if asking.is_given_up(task, now=now, poll=self._poll):
+            task = lifecycle.expire(task, now=now)
+            said = self._announcer.task_event(
+                task, _NOTHING_READ, b"", source=Source.RECEIVER, verified=Verified.NONE, at=now
+            )
+        elif asking.is_stuck(task, now=now, poll=self._poll):
+            task = asking.mark_stuck(task, now=now, poll=self._poll)
+            said = self._announcer.alert("task_stuck", asking.tell_stuck(task, poll=self._poll), at=now, task=task)
+        else:
+            return change
         return _with(replace(change, task=task), said)
 
     def _check(self, headers: Mapping[str, str], body: bytes) -> Signature:

@@ -18,6 +18,7 @@ from receiver.asking import (
     can_ask,
     interval,
     is_unbound,
+    look_back,
     names_in,
     next_look,
     sooner,
@@ -206,7 +207,8 @@ def queue_again(task: Task, message: str, *, now: datetime, until: datetime) -> 
 def expire(task: Task, *, now: datetime, message: str | None = None) -> Task:
     """Give a task up that Kling says nothing final about; *message* replaces what was said of it last."""
     message = task.message if message is None else message
-    return replace(task, state=TaskState.EXPIRED, message=message, updated_at=now, due_at=None)
+    task = replace(task, state=TaskState.EXPIRED, message=message, updated_at=now)
+    return replace(task, due_at=look_back(task, now=now))
 
 
 def _hear_a_claim(task: Task, reading: Reading, *, now: datetime) -> Ruling:

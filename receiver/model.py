@@ -136,6 +136,7 @@ class Task:
     ``weight`` is the number of Kling's slots it takes out of ``pack``; ``asks`` counts the polls so far.
     ``started_at`` is since when Kling may be at work on it, None before. ``hollow`` counts answers that told of a
     success without a result, ``surplus`` all pushes that changed nothing at once: the newest of them are kept.
+    ``stuck_at`` is when it was told that the task does not come to its end.
     ``batch`` names the tasks it is to be told of together with.
     """
 
@@ -163,6 +164,7 @@ class Task:
     surplus: int = 0
     started_at: datetime | None = None
     asked_at: datetime | None = None
+    stuck_at: datetime | None = None
     due_at: datetime | None = None
     expires_at: datetime | None = None
 

@@ -56,6 +56,11 @@ def lasting(*, least: timedelta = timedelta(milliseconds=1), most: timedelta = w
     return Read(partial(words.read_duration, least=least, most=most), {"type": "string", "examples": ["30s", "24h"]})
 
 
+def lasting_if_any() -> Read:
+    """Read a duration, or none from an empty string or from zero."""
+    return Read(words.read_duration_if_any, {"type": "string", "examples": ["30s", "24h", ""]})
+
+
 def counted(least: int, most: int) -> Read:
     """Read a whole number within bounds."""
     read = partial(words.read_count, least=least, most=most)

@@ -30,6 +30,7 @@ from receiver.settings.reading import (
     chosen,
     counted,
     lasting,
+    lasting_if_any,
     read_folder,
     sized,
 )
@@ -191,6 +192,9 @@ class PollSettings(Section):
     )
     every: Annotated[timedelta, lasting()] = Field(
         default=timedelta(minutes=5), description="The ceiling of the growing interval between questions."
+    )
+    stuck_after: Annotated[timedelta | None, lasting_if_any()] = Field(
+        default=timedelta(hours=1), description="A task without an end by then is told of, once. Empty: never."
     )
     give_up_after: Annotated[timedelta, lasting()] = Field(
         default=timedelta(hours=48), description="A task without an end by then is expired."

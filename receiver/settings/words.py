@@ -120,6 +120,13 @@ def read_duration(raw: object, *, least: timedelta = _UNITS["ms"], most: timedel
     return length
 
 
+def read_duration_if_any(raw: object) -> timedelta | None:
+    """Read a duration as :func:`read_duration` does; ``""`` and zero are none at all."""
+    if raw is None or (isinstance(raw, str) and re.fullmatch(r"(?:0+(?:ms|[smhd])?)?", raw)):
+        return None
+    return read_duration(raw)
+
+
 def _add_up(text: str, most: timedelta) -> timedelta:
     try:
         return sum((int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text)), timedelta())

@@ -71,6 +71,7 @@ def task(row: Row) -> Task:
         surplus=row["surplus"],
         started_at=_moment(row["started_at"]),
         asked_at=_moment(row["asked_at"]),
+        stuck_at=_moment(row["stuck_at"]),
         due_at=_moment(row["due_at"]),
         expires_at=_moment(row["expires_at"]),
     )
@@ -103,6 +104,7 @@ def new_task_row(task: Task) -> Values:
         task.surplus,
         _micros(task.started_at),
         _micros(task.asked_at),
+        _micros(task.stuck_at),
         _micros(task.due_at),
         _micros(task.expires_at),
     )
@@ -131,6 +133,7 @@ def task_row(task: Task) -> Values:
         task.surplus,
         _micros(task.started_at),
         _micros(task.asked_at),
+        _micros(task.stuck_at),
         _micros(task.due_at),
         _micros(task.expires_at),
     )

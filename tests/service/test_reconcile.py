@@ -14,7 +14,7 @@ from receiver.attendance import FEWEST, LATEST
 from receiver.errors import KlingError
 from receiver.model import TaskState
 from receiver.reconcile import AT_ONCE, PER_SECOND
-from receiver.settings import PublicSettings
+from receiver.settings import PollSettings, PublicSettings, RouteSettings, WebhookSettings
 
 
 def gaps(kling: FakeKling, task_id: str) -> list[float]:
@@ -138,12 +138,12 @@ async def test_while_kling_is_down_callbacks_are_taken_and_nothing_unconfirmed_i
         for made in shop.kling.made.values():
             assert await shop.push(made.token, shop.kling.end(made))
 
-        await shop.passes(3600, step=20)
-        assert await shop.types() == []
+        await shop.passes(3 * 3600, step=20)
+        assert set(await shop.types()) == {"alert.task_stuck"}
 
         shop.kling.query_fault = None
         await shop.passes(60)
-        assert Counter(await shop.types()) == {"task.succeed": 30}
+        assert Counter(await shop.types())["task.succeed"] == 30
         for task in tasks:
             assert (await shop.outcomes_of(task.id))[0] == "settled"
 
@@ -182,7 +182,7 @@ async def test_a_task_that_kling_does_not_know_is_asked_about_until_it_is_given_
         await shop.passes(48 * 3600 + 300, step=900)
 
         assert (await shop.task(task.id)).state is TaskState.EXPIRED
-        assert await shop.types() == ["task.expired"]
+        assert await shop.types() == ["alert.task_stuck", "task.expired"]
         asked = len(shop.kling.queries)
         await shop.passes(3600, step=300)
         assert len(shop.kling.queries) == asked
@@ -212,6 +212,122 @@ async def test_a_minted_urls_task_that_nobody_can_be_asked_about_is_given_up_in_
 
         assert (await shop.task(task.id)).state is TaskState.EXPIRED
         assert shop.kling.queries == []
+
+
+# -- tasks that do not end
+
+
+async def test_a_task_without_an_end_is_told_of_once_through_restarts_and_then_expires(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        task = await shop.submit()
+        shop.kling.made["k1"].status = "processing"
+        await shop.passes(3500, step=100)
+        assert await shop.alerts("task_stuck") == []
+        await shop.passes(500, step=100)
+        (told,) = await shop.alerts("task_stuck")
+        assert (told["task"], told["kling_id"], told["state"]) == (task.id, "k1", "processing")
+
+    for _ in range(3):
+        async with a_workshop(tmp_path, kling=shop.kling, clock=shop.clock) as shop, shop.working():
+            await shop.passes(3600, step=300)
+
+    async with a_workshop(tmp_path, kling=shop.kling, clock=shop.clock) as shop, shop.working():
+        await shop.passes(48 * 3600, step=900)
+        assert await shop.types() == ["task.processing", "alert.task_stuck", "task.expired"]
+
+
+async def test_a_task_that_kling_always_chokes_on_is_told_of_too(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        await shop.submit()
+        shop.kling.query_fault = refusal(500, 5000)
+
+        await shop.passes(4000, step=50)
+
+        assert len(await shop.alerts("task_stuck")) == 1
+
+
+async def test_an_alert_of_a_task_goes_to_the_routes_of_its_endpoint(tmp_path: Path) -> None:
+    here, elsewhere = (
+        RouteSettings(name=name, on=frozenset(["alert"]), endpoints=globs, webhook=WebhookSettings(url="http://a/"))
+        for name, globs in (("here", ("images/*",)), ("elsewhere", ("videos/*",)))
+    )
+    async with a_workshop(tmp_path, routes=(here, elsewhere)) as shop, shop.working():
+        await shop.submit()
+        await shop.passes(4000, step=100)
+
+        promised = (await shop.store.deliveries()).items
+        assert [(each.delivery.route, each.event_type) for each in promised] == [("here", "alert.task_stuck")]
+
+
+async def test_nobody_is_told_of_stuck_tasks_who_does_not_want_to_be(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, poll=PollSettings(stuck_after=None)) as shop, shop.working():
+        await shop.submit()
+        await shop.passes(49 * 3600, step=900)
+
+        assert await shop.types() == ["task.submitted", "task.expired"]
+
+
+async def test_a_minted_urls_task_that_nobody_can_be_asked_about_is_told_of_when_it_is_stuck(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        _, url = await shop.submitter.mint(label=None, endpoint=None)
+        made = Made(id="k9", external_task_id=None, callback_url=url, status="processing")
+        await shop.push(made.token, made.told())
+
+        await shop.passes(3500, step=100)
+        assert await shop.alerts("task_stuck") == []
+        await shop.passes(200, step=100)
+
+        (told,) = await shop.alerts("task_stuck")
+        assert told["kling_id"] == "k9"
+
+
+async def expired(shop: Workshop) -> Made:
+    await shop.submit()
+    made: Made = shop.kling.made["k1"]
+    made.status = "processing"
+    await shop.passes(49 * 3600, step=900)
+    assert (await shop.task(made.id)).state is TaskState.EXPIRED
+    return made
+
+
+async def test_a_success_that_is_called_back_after_the_task_expired_arrives_as_such(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        made = await expired(shop)
+        asked = len(shop.kling.queries)
+
+        await shop.push(made.token, shop.kling.end(made))
+        await shop.settles()
+
+        assert (await shop.types())[-2:] == ["task.expired", "task.succeed"]
+        assert len(shop.kling.queries) == asked + 1
+        assert (await shop.task(made.id)).state is TaskState.SUCCEED
+
+
+@pytest.mark.parametrize("how", ["succeed", "failed"])
+async def test_an_end_after_the_task_expired_is_found_by_asking_though_no_callback_comes(
+    tmp_path: Path, how: str
+) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        made = await expired(shop)
+        asked = len(shop.kling.queries)
+        shop.kling.end(made, how)
+
+        await shop.passes(20 * 86400, step=7200)
+
+        assert (await shop.types())[-2:] == ["task.expired", f"task.{how}"]
+        assert len(shop.kling.queries) == asked + 1
+
+
+async def test_a_task_that_expired_and_never_ends_is_asked_about_a_few_more_times(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        made = await expired(shop)
+        asked = len(shop.kling.queries)
+
+        await shop.passes(60 * 86400, step=6 * 3600)
+
+        assert 5 <= len(shop.kling.queries) - asked <= 15
+        assert (await shop.task(made.id)).due_at is None
+        assert await shop.types() == ["task.processing", "alert.task_stuck", "task.expired"]
 
 
 # -- callbacks that stay away

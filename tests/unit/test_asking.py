@@ -7,6 +7,7 @@ from factories import POLL, a_push, a_reading, a_task, at
 
 from receiver import asking
 from receiver.model import Origin, Push, Reading, Task, TaskState
+from receiver.settings import PollSettings
 
 
 def waiting(*names: str | None) -> list[tuple[Push, Reading]]:
@@ -61,7 +62,7 @@ def test_a_minted_url_whose_claims_were_all_false_waits_for_the_next() -> None:
     assert (later.due_at, later.started_at) == (None, None)
 
 
-@pytest.mark.parametrize("state", [TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED])
+@pytest.mark.parametrize("state", [TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED])
 def test_a_task_that_is_over_is_not_asked_about_without_a_reason(state: TaskState) -> None:
     assert asking.ask_later(a_task(state=state), [], now=at(9), poll=POLL).due_at is None
 
@@ -79,3 +80,66 @@ def test_time_counts_from_when_kling_may_have_begun() -> None:
     assert not asking.is_given_up(long_ago, now=at(0) + POLL.give_up_after - timedelta(seconds=1), poll=POLL)
     assert asking.is_given_up(long_ago, now=at(0) + POLL.give_up_after, poll=POLL)
     assert not asking.is_given_up(a_task(state=TaskState.REJECTED), now=at(10**6), poll=POLL)
+
+
+def test_a_given_up_task_is_asked_about_whenever_it_is_a_quarter_older_until_its_url_expires() -> None:
+    month, task = timedelta(days=30), a_task(state=TaskState.EXPIRED, expires_at=at(30 * 86_400))
+    now, asked = at(0) + POLL.give_up_after, 0
+
+    while (due := asking.ask_later(task, [], now=now, poll=POLL).due_at) is not None:
+        assert due - now == (now - at(0)) / 4
+        now, asked = due, asked + 1
+
+    assert now >= at(0) + month
+    assert asked <= 15
+
+
+def test_a_given_up_task_that_kling_may_never_have_had_is_not_asked_about() -> None:
+    lost = a_task(state=TaskState.EXPIRED, kling_id=None)
+
+    assert asking.ask_later(lost, [], now=at(9), poll=POLL).due_at is None
+
+
+def test_a_task_is_stuck_once_when_kling_has_had_it_for_too_long() -> None:
+    task, late = a_task(created_at=at(-9999), started_at=at(0)), at(3600)
+
+    assert not asking.is_stuck(task, now=at(3599), poll=POLL)
+    assert asking.is_stuck(task, now=late, poll=POLL)
+    assert not asking.is_stuck(asking.mark_stuck(task, now=late, poll=POLL), now=at(9999), poll=POLL)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [TaskState.QUEUED, TaskState.AWAITING, TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED],
+)
+def test_a_task_that_is_not_with_kling_is_not_stuck(state: TaskState) -> None:
+    assert not asking.is_stuck(a_task(state=state), now=at(10**6), poll=POLL)
+
+
+def test_nothing_is_stuck_where_nobody_wants_to_hear_of_it() -> None:
+    assert not asking.is_stuck(a_task(), now=at(10**6), poll=PollSettings(stuck_after=None))
+
+
+def test_a_task_that_nobody_can_be_asked_about_is_looked_at_when_it_is_stuck_and_when_it_is_given_up() -> None:
+    task = a_task(endpoint=None, state=TaskState.PROCESSING)
+    first = asking.next_look(task, POLL.after, now=at(0), poll=POLL)
+
+    told = asking.mark_stuck(task, now=first, poll=POLL)
+
+    assert first == at(3600)
+    assert told.due_at == at(0) + POLL.give_up_after
+
+
+def test_what_is_told_of_a_stuck_task_says_what_is_known_and_what_to_do() -> None:
+    task = a_task(state=TaskState.PROCESSING, asks=15, asked_at=at(3590))
+
+    told = asking.tell_stuck(task, poll=POLL)
+
+    assert told["message"] == (
+        "Kling has had this task since 2026-11-22T10:00:00.000Z and has not ended it: it is processing, "
+        "and it was last asked about at 2026-11-22T10:59:50.000Z."
+    )
+    assert "console" in told["remedy"]
+    assert "2026-11-24T10:00:00.000Z" in told["remedy"]
+    assert (told["task"], told["kling_id"], told["asks"]) == ("tsk_1", "k1", 15)
+    assert "nobody said at which endpoint" in asking.tell_stuck(a_task(endpoint=None), poll=POLL)["message"]

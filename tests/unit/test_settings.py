@@ -220,6 +220,13 @@ def test_a_pair_of_keys_goes_before_the_usual_variable(
     assert loaded.warnings == ()
 
 
+@pytest.mark.parametrize("never", ["", "0", "0s", "0h"])
+def test_that_a_task_takes_long_need_not_be_told(never: str, tmp_path: Path) -> None:
+    assert load_text(tmp_path, f'[poll]\nstuck_after = "{never}"').settings.poll.stuck_after is None
+    assert load_text(tmp_path, '[poll]\nstuck_after = "20m"').settings.poll.stuck_after == timedelta(minutes=20)
+    assert "is no duration" in fault_of(tmp_path, '[poll]\nstuck_after = "never"')
+
+
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
