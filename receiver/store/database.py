@@ -157,7 +157,8 @@ def translated(exc: Exception) -> ReceiverError | None:
         return StoreUnavailable(f"The store cannot do it just now: {exc}.")
     if primary in _BROKEN:
         return StoreBroken(
-            f"The store is broken: {exc}.", remedy="Look after the disk, then run `kling-receiver db check`."
+            f"The store is broken: {exc}.",
+            remedy="Look after the disk, then run `kling-receiver db check`; where it finds damage, restore a backup.",
         )
     if primary == sqlite3.SQLITE_CONSTRAINT:
         return Conflict(f"The store refuses it: {exc}.")

@@ -48,6 +48,16 @@ def meddling(script: Path, *arguments: str, options: Sequence[str]) -> list[str]
     return [STRACE, "-f", "-qq", "-o", os.devnull, *options, sys.executable, str(script), *arguments]
 
 
+def attaching(pid: int, *, options: Sequence[str], log: Path) -> "subprocess.Popen[str]":
+    """Begin to trace a process that runs, all its threads; give strace once it does. It ends with the process."""
+    command = [STRACE, "-f", "-o", str(log), *options, "-p", str(pid)]
+    strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert strace.stderr is not None
+    said = strace.stderr.readline()
+    assert "attached" in said, said
+    return strace
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Call:
     """One system call's beginning or end, or both at once. ``result`` is None where it has not come back."""
