@@ -136,11 +136,12 @@ def damage(path: Path, *, head: bool) -> None:
                 os.pwrite(log.fileno(), rubbish, offset + FRAME_HEAD)
 
 
+@pytest.mark.soak("damaged under load")
 @pytest.mark.parametrize(
     ("head", "reason"), [(False, "malformed"), (True, "not a database")], ids=["CORRUPT", "NOTADB"]
 )
 async def test_on_damage_nothing_more_is_acknowledged_and_no_start_goes_on_with_it(
-    tmp_path: Path, head: bool, reason: str
+    tmp_path: Path, head: bool, reason: str, tell: Tell
 ) -> None:
     path = tmp_path / "var" / "receiver.db"
     async with a_sink() as sink, a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
@@ -153,6 +154,7 @@ async def test_on_damage_nothing_more_is_acknowledged_and_no_start_goes_on_with_
         receiver.spawn()
         again = await receiver.exit_code()
 
+        tell(callbacks_acknowledged=len(traffic.promised), acknowledged_after_it_was_known=order.since_it_was_known)
         assert order.since_it_was_known == 0
         assert [reason in said["reason"] for said in receiver.said("store.damaged")[:1]] == [True]
         assert again == 1
