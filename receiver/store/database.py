@@ -103,6 +103,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
         if _pragma(connection, "journal_mode = WAL") != "wal":
             raise StoreError(f"The file system under {path} cannot hold a write-ahead log.", remedy="Use a local disk.")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoint.py
     return connection
 
 

@@ -38,6 +38,7 @@ from receiver.store import (
     Swept,
     TaskRef,
     catalog,
+    checkpoint,
     home,
     intake,
     queue,
@@ -109,7 +110,8 @@ class SqliteStore:
             await health.vouch(lane.run(partial(upkeep.clear_suspicion, path)))
             glance = await _opened(stack, health, partial(connect_reader, path), "store-glance")
             browse = await _opened(stack, health, partial(connect_reader, path), "store-browse")
-            writer = Writer(lane, health, has_room=lambda: free(path.parent) >= reserve)
+            after_commit = checkpoint.Checkpoints(path).after_commit
+            writer = Writer(lane, health, has_room=lambda: free(path.parent) >= reserve, after_commit=after_commit)
             stack.push_async_callback(writer.aclose)
             store = cls(path, health=health, writer=writer, glance=glance, browse=browse)
             store._resources = stack.pop_all()
@@ -343,7 +345,7 @@ class SqliteStore:
 
     async def empty_log(self) -> None:
         """Bring the file up to date, and the log down in size."""
-        await self._health.vouch(self._writer.between(sweep.empty_log))
+        await self._health.vouch(self._writer.between(checkpoint.empty_log))
 
     async def newest_id(self) -> str:
         """Give the newest id that anything has, without its prefix; empty in an empty store."""

@@ -113,15 +113,5 @@ def _chosen(connection: sqlite3.Connection, name: str, sweep: Sweep, *, most: in
     return json.dumps(taken), last if len(page) == PAGE else None
 
 
-def empty_log(connection: sqlite3.Connection) -> None:
-    """Move the log into the file and cut it short, as far as that can be done without waiting for a reader."""
-    patience = connection.execute("PRAGMA busy_timeout").fetchone()[0]
-    connection.execute("PRAGMA busy_timeout = 0")
-    try:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    finally:
-        connection.execute(f"PRAGMA busy_timeout = {patience}")
-
-
 # What makes room is let through to the last byte.
 SWEEP: Work[Sweep, Swept] = Work(write=_sweep, grows=False)

@@ -84,12 +84,23 @@ class _Call:
 
 
 class Writer:
-    """Groups the writes of many callers into transactions on one connection."""
+    """Groups the writes of many callers into transactions on one connection.
 
-    def __init__(self, lane: Lane, health: Health, *, has_room: Callable[[], bool]) -> None:
+    ``after_commit`` may raise StoreBroken and nothing else: by then the group is written.
+    """
+
+    def __init__(
+        self,
+        lane: Lane,
+        health: Health,
+        *,
+        has_room: Callable[[], bool],
+        after_commit: Callable[[sqlite3.Connection], None],
+    ) -> None:
         self._lane = lane
         self._health = health
         self._has_room = has_room
+        self._after_commit = after_commit
         self._waiting: deque[_Call] = deque()
         self._wake = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -187,7 +198,7 @@ class Writer:
                 await self._lane.run(_begin_and_look, batches)
                 for batch in batches:
                     batch.judge(results)
-            await self._lane.run(_write_and_commit, batches, results, begun=begun)
+            await self._lane.run(_write_and_commit, batches, results, self._after_commit, begun=begun)
         except BaseException:
             await self._lane.run(_roll_back)
             raise
@@ -253,13 +264,19 @@ def _begin_and_look(connection: sqlite3.Connection, batches: Sequence[_Batch]) -
 
 
 def _write_and_commit(
-    connection: sqlite3.Connection, batches: Sequence[_Batch], results: list[object], *, begun: bool
+    connection: sqlite3.Connection,
+    batches: Sequence[_Batch],
+    results: list[object],
+    after_commit: Callable[[sqlite3.Connection], None],
+    *,
+    begun: bool,
 ) -> None:
     if not begun:
         connection.execute("BEGIN IMMEDIATE")
     for batch in batches:
         batch.write(connection, results)
     connection.execute("COMMIT")
+    after_commit(connection)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
