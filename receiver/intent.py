@@ -8,12 +8,15 @@ from receiver.kling import endpoints, protocol
 from receiver.kling.endpoints import Endpoint
 from receiver.model import Json, Origin, Task, TaskState
 
+MOST_PRIORITY = 1000
+"""How far from 0 a priority may be, either way."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitRequest:
     """A job for Kling. ``body`` goes to Kling with the callback URL and the external id put in.
 
-    ``batch_size`` says of how many tasks its batch is to be.
+    Of what waits the higher ``priority`` goes first. ``batch_size`` says of how many tasks its batch is to be.
     """
 
     endpoint: str
@@ -23,6 +26,7 @@ class SubmitRequest:
     batch: str | None = None
     batch_size: int | None = None
     idempotency_key: str | None = None
+    priority: int = 0
 
 
 def make_task(
@@ -33,7 +37,6 @@ def make_task(
     origin: Origin,
     state: TaskState,
     now: datetime,
-    due_at: datetime,
     expires_at: datetime,
 ) -> Task:
     """Make the task for a job; checks its *body* as far as we put something into it.
@@ -52,6 +55,6 @@ def make_task(
         weight=endpoints.weight(endpoint, composed.asked),
         created_at=now,
         updated_at=now,
-        due_at=due_at,
+        due_at=now,
         expires_at=expires_at,
     )

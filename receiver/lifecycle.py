@@ -200,7 +200,14 @@ def leave_open(task: Task, message: str, *, now: datetime) -> Task:
 def queue_again(task: Task, message: str, *, now: datetime, until: datetime) -> Task:
     """Put a task back that Kling did not take; *message* tells people why it waits."""
     return replace(
-        task, state=TaskState.QUEUED, kling_id=None, heard=None, message=message, updated_at=now, due_at=until
+        task,
+        state=TaskState.QUEUED,
+        kling_id=None,
+        heard=None,
+        message=message,
+        started_at=None,
+        updated_at=now,
+        due_at=until,
     )
 
 

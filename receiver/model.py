@@ -134,6 +134,7 @@ class Task:
     ``due_at`` is when the task is next to be submitted or asked about, None when neither is wanted.
     ``heard`` is the last state Kling itself told us of after the create, None before any.
     ``weight`` is the number of Kling's slots it takes out of ``pack``; ``asks`` counts the polls so far.
+    Of what is queued the higher ``priority`` goes first, and among equal ones the shares take turns.
     ``started_at`` is since when Kling may be at work on it, None before. ``hollow`` counts answers that told of a
     success without a result, ``surplus`` all pushes that changed nothing at once: the newest of them are kept.
     ``stuck_at`` is when it was told that the task does not come to its end.
@@ -158,6 +159,8 @@ class Task:
     heard: TaskState | None = None
     pack: str | None = None
     weight: int = 1
+    priority: int = 0
+    share: str = ""
     attempts: int = 0
     asks: int = 0
     hollow: int = 0

@@ -25,6 +25,7 @@ from receiver.archive.fetch import Fetcher
 from receiver.batches import Gatherer
 from receiver.bells import Bells
 from receiver.clock import Clock, Ids, SystemClock
+from receiver.creates import Creates
 from receiver.dispatch import Dispatcher, Lane
 from receiver.dispatch.holds import Holds
 from receiver.errors import ReceiverError
@@ -202,7 +203,8 @@ def _with_kling(
     )
     outcomes = Outcomes(store, announcer, poll=settings.poll, bells=bells, clock=clock)
     recovery = Recovery(store, kling, outcomes, store, settings=settings, bells=bells, clock=clock)
-    submitter = Submitter(store, kling, outcomes, recovery, alarm, settings=settings, bells=bells, clock=clock, ids=ids)
+    creates = Creates(store, kling, outcomes, recovery, alarm, settings=settings, clock=clock)
+    submitter = Submitter(store, creates, outcomes, settings=settings, bells=bells, clock=clock, ids=ids)
     reconciler = Reconciler(
         store, kling, inbox, alarm, timeout=settings.kling.timeout, tasks_bell=bells.tasks, clock=clock
     )

@@ -17,14 +17,15 @@ LONGEST_WAIT = timedelta(minutes=1)
 
 @dataclass(slots=True)
 class _Pack:
-    """What is known of a pack: the ``limit`` configured (0: none) or ``taught``, and who waits first.
+    """What is known of a pack: the ``limit`` configured (0: none) or ``taught``, and who waits for room.
 
-    ``taken`` is always what runs besides the task in question.
+    ``first`` is who stays at the head. ``taken`` is always what runs besides the task in question.
     """
 
     limit: int = 0
     taught: int | None = None
     first: Task | None = None
+    waits: bool = False
     beyond: Patience = field(default_factory=lambda: Patience(longest=LONGEST_WAIT))
 
     def fits(self, weight: int, taken: int) -> bool:
@@ -42,53 +43,77 @@ class _Pack:
 
 
 class Slots:
-    """Lets queued tasks go, the oldest of each pack first, as long as their pack has room."""
+    """Lets tasks go, each in its turn, as long as their pack has room.
+
+    A task that needs several slots stays at the head once it is its turn, so that it is not overtaken for ever by
+    small ones that need less room. Tasks without a pack take no slots.
+    """
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._packs = {pack: _Pack(limit=limit) for pack, limit in limits.items()}
 
-    def full(self, taken: Mapping[str, int], now: datetime) -> Sequence[str]:
-        """Name the packs with no room for the task that waits first; in the others the line forms anew."""
-        names = []
-        for name, pack in self._packs.items():
-            if pack.has_room(1 if pack.first is None else pack.first.weight, taken.get(name, 0), now):
-                pack.first = None
-            else:
-                names.append(name)
-        return names
+    @property
+    def kept(self) -> Sequence[str]:
+        """The ids of the tasks that stay at the head of their packs."""
+        return [pack.first.id for pack in self._packs.values() if pack.first is not None]
+
+    def waits(self, task: Task) -> bool:
+        """Tell whether somebody waits for room in a task's pack."""
+        pack = self._packs.get(task.pack or "")
+        return pack is not None and pack.waits
+
+    def admits(self, task: Task, taken: Mapping[str, int], now: datetime) -> bool:
+        """Tell whether there is room for a task whose turn it is; if not, it waits."""
+        pack = self._packs.get(task.pack or "")
+        if pack is None or pack.has_room(task.weight, taken.get(task.pack or "", 0), now):
+            return True
+        pack.waits = True
+        if task.weight > 1:
+            pack.first = task
+        return False
+
+    def went(self, task: Task, taken: Mapping[str, int], now: datetime, *, lasts: timedelta) -> None:
+        """Note that a task is being sent; the call it makes *lasts* no longer than that."""
+        pack = self._packs.get(task.pack or "")
+        if pack is None:
+            return
+        if not pack.fits(task.weight, taken.get(task.pack or "", 0)):
+            pack.beyond.call(now, lasts=lasts)
+        pack.first, pack.waits = None, False
+
+    def keep(self, task: Task) -> None:
+        """Put a large task that Kling could not take just now back at the head; of several the oldest."""
+        pack = self._packs.get(task.pack or "")
+        if pack is not None and task.weight > 1 and (pack.first is None or _order(task) < _order(pack.first)):
+            pack.first = task
 
     def opens_at(self, now: datetime) -> datetime | None:
         """Tell when a pack may be tried beyond what it was taught; what a limit of ours keeps shut no moment opens."""
         moments = [pack.beyond.opens_at for pack in self._packs.values() if pack.beyond.opens_at is not None]
         return min((moment for moment in moments if moment > now), default=None)
 
-    def take(self, task: Task, taken: Mapping[str, int], now: datetime, *, lasts: timedelta) -> bool:
-        """Let a task go if there is room and nobody before it; the call it makes *lasts* no longer than that."""
+    def refused(self, task: Task, taken: int, *, begun: datetime, now: datetime) -> None:
+        """Learn from a 1303: what runs and the task it refused are too much together.
+
+        A window that has become smaller is tried again from a second on; one that has not, further and further apart.
+        """
         pack = self._packs.get(task.pack or "")
         if pack is None:
-            return True
-        held = taken.get(task.pack or "", 0)
-        if pack.first is not None and pack.first.id != task.id:
-            return False
-        if not pack.has_room(task.weight, held, now):
-            pack.first = task
-            return False
-        if not pack.fits(task.weight, held):
-            pack.beyond.call(now, lasts=lasts)
-        pack.first = None
-        return True
+            return
+        if pack.fits(task.weight, taken):
+            pack.beyond.succeed()
+        too_much = max(taken + task.weight - 1, 0)
+        pack.taught = too_much if pack.taught is None else min(pack.taught, too_much)
+        pack.beyond.fail("", begun=begun, now=now)
 
-    def refused(self, task: Task, taken: Mapping[str, int], *, begun: datetime, now: datetime) -> None:
-        """Learn from a 1303: what runs and the task it refused are too much together."""
-        pack = self._packs.get(task.pack or "")
-        if pack is not None:
-            pack.taught = max(taken.get(task.pack or "", 0) + task.weight - 1, 0)
-            pack.beyond.fail("", begun=begun, now=now)
-
-    def accepted(self, task: Task, taken: Mapping[str, int]) -> None:
+    def accepted(self, task: Task, taken: int) -> None:
         """Learn from a task that Kling took."""
         pack = self._packs.get(task.pack or "")
-        now_held = taken.get(task.pack or "", 0) + task.weight
+        now_held = taken + task.weight
         if pack is not None and pack.taught is not None and now_held > pack.taught:
             pack.taught = now_held
             pack.beyond.succeed()
+
+
+def _order(task: Task) -> tuple[int, str]:
+    return -task.priority, task.id

@@ -18,6 +18,7 @@ from receiver.announce import Announcer
 from receiver.batches import Gatherer
 from receiver.bells import Bells
 from receiver.clock import Ids
+from receiver.creates import Creates
 from receiver.dispatch.holds import Holds
 from receiver.explain import Explainer
 from receiver.inbox import Inbox
@@ -113,9 +114,8 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
         alarm = Alarm(store, announcer, public_url=settings.public.url, bells=bells, clock=clock)
         outcomes = Outcomes(store, announcer, poll=settings.poll, bells=bells, clock=clock)
         recovery = Recovery(store, kling, outcomes, store, settings=settings, bells=bells, clock=clock)
-        submitter = Submitter(
-            store, kling, outcomes, recovery, alarm, settings=settings, bells=bells, clock=clock, ids=ids
-        )
+        creates = Creates(store, kling, outcomes, recovery, alarm, settings=settings, clock=clock)
+        submitter = Submitter(store, creates, outcomes, settings=settings, bells=bells, clock=clock, ids=ids)
         replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
         webhook = settings.routes[0].webhook
         assert webhook is not None

@@ -19,6 +19,7 @@ from receiver.announce import Announcer
 from receiver.batches import Gatherer
 from receiver.bells import Bells
 from receiver.clock import Ids
+from receiver.creates import Creates
 from receiver.errors import KlingError, KlingUncertain, NoAnswer
 from receiver.inbox import Inbox
 from receiver.intent import SubmitRequest
@@ -92,6 +93,7 @@ class FakeKling:
 
     ``create_faults`` are used up one by one, an error each, or None for well; with ``makes_anyway`` the task is made
     although the create fails. ``query_fault`` and ``find_fault`` hold for every call while they are set.
+    ``limit`` is how many slots there are (0: any number), of which a body takes ``n`` if it ``counts_images``.
     ``questions`` are the ids that each question named, ``queries`` each id with its moment. ``drops_ids`` is a gateway
     that forgets clients' own ids. ``holds`` keeps creates unanswered until it is set.
     """
@@ -112,6 +114,7 @@ class FakeKling:
         self.drops_ids = False
         self.hides: set[str] = set()
         self.limit = 0
+        self.counts_images = False
         self.holds: asyncio.Event | None = None
         self.under_way = 0
         self.most_under_way = 0
@@ -142,7 +145,8 @@ class FakeKling:
         self.creates.append(asked.get("options", asked).get("external_task_id", ""))
         self.created_at.append(self.clock.now())
         fault = self.create_faults.pop(0) if self.create_faults else self.create_fault
-        if fault is None and self.limit and self._running() >= self.limit:
+        wanted = json.loads(content).get("n", 1) if self.counts_images else 1
+        if fault is None and self.limit and self._running() + wanted > self.limit:
             fault = refusal(429, 1303)
         if fault is None and self.of(self.creates[-1]):
             fault = refusal(400, 1201, "external_task_id already exists")
@@ -254,16 +258,9 @@ class Workshop:
         )
         self.outcomes = Outcomes(store, announcer, poll=settings.poll, bells=self.bells, clock=clock)
         self.recovery = Recovery(store, kling, self.outcomes, store, settings=settings, bells=self.bells, clock=clock)
+        self.creates = Creates(store, kling, self.outcomes, self.recovery, self.alarm, settings=settings, clock=clock)
         self.submitter = Submitter(
-            store,
-            kling,
-            self.outcomes,
-            self.recovery,
-            self.alarm,
-            settings=settings,
-            bells=self.bells,
-            clock=clock,
-            ids=self.ids,
+            store, self.creates, self.outcomes, settings=settings, bells=self.bells, clock=clock, ids=self.ids
         )
         self.reconciler = Reconciler(
             store,
@@ -307,7 +304,7 @@ class Workshop:
     def _is_idle(self) -> bool:
         under_way = len(self.reconciler._asking) + len(self.recovery._looking)
         if not (isinstance(self.kling, FakeKling) and self.kling.holds is not None):
-            under_way += len(self.submitter._sending)
+            under_way += len(self.submitter._owned)
         return under_way == 0 and self.clock.idle == len(self._works)
 
     async def passes(self, seconds: float, *, step: float = 1.0) -> None:

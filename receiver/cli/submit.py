@@ -36,6 +36,7 @@ def submit(
     ] = None,
     label: Annotated[str | None, Parameter(help="A name for the task, for yourself.")] = None,
     tag: Annotated[list[str] | None, Parameter(help="A tag, key=value, that routes can look at; many times.")] = None,
+    priority: Annotated[int, Parameter(help="Of what waits for a slot the higher goes first; 0 if not given.")] = 0,
     idempotency_key: Annotated[
         str | None, Parameter(help="The same key again gives the first task instead of a second one.")
     ] = None,
@@ -52,7 +53,9 @@ def submit(
     content = _fill(known, _set(read_body(body), set_ or []), image or [], loaded.settings.kling.dialect)
     tags = pairs("--tag", tag or [])
     with SyncClient(config=reading.config) as client:
-        task = client.submit(known.path, content, label=label, tags=tags, idempotency_key=idempotency_key)
+        task = client.submit(
+            known.path, content, label=label, tags=tags, priority=priority, idempotency_key=idempotency_key
+        )
         if wait:
             from receiver.cli.waiting import wait as wait_for
 

@@ -81,16 +81,19 @@ class Client:
         label: str | None = None,
         tags: Mapping[str, str] | None = None,
         batch: str | Mapping[str, Any] | None = None,
+        priority: int = 0,
         idempotency_key: str | None = None,
     ) -> Task:
         """Hand a job in; it is stored when this returns, and sent when Kling has a slot for it.
 
-        *batch* is the name of the batch it belongs to, or ``{"name": ..., "size": ...}``.
+        *batch* is the name of the batch it belongs to, or ``{"name": ..., "size": ...}``. Of what waits the higher
+        *priority* goes first.
 
         The same *idempotency_key* again gives the first task, so a submit that was not answered can be made again.
         """
         asked = {"endpoint": endpoint, "body": dict(body)}
-        more = {"label": label, "tags": dict(tags or {}), "batch": batch, "idempotency_key": idempotency_key}
+        more = {"label": label, "tags": dict(tags or {}), "batch": batch, "priority": priority}
+        more["idempotency_key"] = idempotency_key
         return Task.read(await self.post("/api/tasks", asked | {name: value for name, value in more.items() if value}))
 
     async def task(self, ref: str) -> Task:

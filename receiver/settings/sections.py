@@ -150,6 +150,9 @@ class KlingSettings(Section):
     slots: SlotSettings = Field(
         default_factory=SlotSettings, description="Parallel tasks the account allows; 1303 teaches where it is 0."
     )
+    fair_by: Annotated[str, Read(words.read_text)] = Field(
+        default="", description="The tag whose values share the slots fairly. Empty: the oldest goes first."
+    )
 
     @field_validator("access_key")
     @classmethod

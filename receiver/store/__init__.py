@@ -115,12 +115,11 @@ class Intake(Protocol):
         now: datetime,
         until: datetime,
         limit: int,
-        without: Sequence[str] = (),
         endpoints: Sequence[str] | None = None,
     ) -> Sequence[Task]:
         """Take up to *limit* tasks in *states* that are due, longest due first, and make them due again *until*.
 
-        Tasks of the packs *without* are left alone, and with *endpoints* those of all others.
+        With *endpoints* the tasks of all others are left alone.
         """
         ...
 
@@ -131,8 +130,21 @@ class Intake(Protocol):
         from when they were last asked about, as those that were claimed; give the count."""
         ...
 
-    async def next_task_due(self, states: Sequence[TaskState], *, without: Sequence[str] = ()) -> datetime | None:
-        """Tell when the next task in *states* falls due, those of the packs *without* left out."""
+    async def next_task_due(self, states: Sequence[TaskState], *, after: datetime | None = None) -> datetime | None:
+        """Tell when the next task in *states* falls due, of those that do so *after* a moment."""
+        ...
+
+    async def line(self, *, now: datetime, kept: Sequence[str] = ()) -> Sequence[Task]:
+        """Give for each pack the due queued task that goes next, the highest priority first.
+
+        Of a pack's highest priority it is one of *kept*, task ids; else the longest due of the share whose running
+        tasks take the fewest of the pack's slots, and among such shares of the one that was served the longest ago.
+        Nothing is claimed: whoever sends a task changes it only if it is still queued.
+        """
+        ...
+
+    async def share_out(self, tag: str) -> None:
+        """Make the value of *tag* the share of each task that waits or runs; without a value it is ""."""
         ...
 
     async def occupancy(self) -> Mapping[str, int]:

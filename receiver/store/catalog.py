@@ -98,12 +98,17 @@ def route_states(connection: sqlite3.Connection) -> Mapping[str, RouteState]:
 
 
 def next_task_due(
-    connection: sqlite3.Connection, states: Sequence[TaskState], without: Sequence[str] = ()
+    connection: sqlite3.Connection, states: Sequence[TaskState], after: datetime | None
 ) -> datetime | None:
-    """Tell when the next task in *states* falls due, those of the packs *without* left out."""
-    wanted = {"states": json_list(states), "without": json_list(without)}
+    """Tell when the next task in *states* falls due, of those that do so *after* a moment."""
+    wanted = {"states": json_list(states), "after": None if after is None else micros(after)}
     row = connection.execute(queries()["next_task_due"].given(wanted), wanted).fetchone()
     return None if row["due_at"] is None else moment(row["due_at"])
+
+
+def line(connection: sqlite3.Connection, now: datetime, kept: Sequence[str]) -> Sequence[Task]:
+    """Give for each pack the queued task that goes next."""
+    return list(map(records.task, connection.execute(sql("line"), {"now": micros(now), "kept": json.dumps(kept)})))
 
 
 def occupancy(connection: sqlite3.Connection) -> Mapping[str, int]:

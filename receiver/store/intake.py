@@ -43,7 +43,6 @@ class TaskClaim:
     now: datetime
     until: datetime
     limit: int
-    without: Sequence[str] = ()
     endpoints: Sequence[str] | None = None
 
 
@@ -222,9 +221,8 @@ def _claim(connection: sqlite3.Connection, group: Sequence[TaskClaim]) -> Sequen
 
 def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
     due: list[Task] = []
-    without = json.dumps(claim.without) if claim.without else None
     endpoints = None if claim.endpoints is None else json.dumps(claim.endpoints)
-    given = {"without": without, "endpoints": endpoints}
+    given = {"endpoints": endpoints}
     statement = queries()["due_tasks"].given(given)
     for state in dict.fromkeys(claim.states):
         wanted = {"state": state.value, "now": micros(claim.now), "limit": claim.limit, **given}
@@ -252,6 +250,12 @@ def _hasten(connection: sqlite3.Connection, group: Sequence[Hastened]) -> Sequen
     ]
 
 
+def _share_out(connection: sqlite3.Connection, group: Sequence[str]) -> Sequence[None]:
+    for tag in group:
+        connection.execute(sql("share_out"), {"tag": tag})
+    return [None] * len(group)
+
+
 def _record(connection: sqlite3.Connection, group: Sequence[Record]) -> Sequence[None]:
     events = [event for record in group for event in record.events]
     write_events(connection, events, [delivery for record in group for delivery in record.deliveries])
@@ -262,4 +266,5 @@ APPLY: JudgedWork[News, Ledger, Ledger, Change | None] = JudgedWork(look=_look, 
 ADD: Work[NewTask, Task] = Work(write=_add)
 CLAIM_TASKS: Work[TaskClaim, Sequence[Task]] = Work(write=_claim, grows=False)
 HASTEN_TASKS: Work[Hastened, int] = Work(write=_hasten, grows=False)
+SHARE_OUT: Work[str, None] = Work(write=_share_out)
 RECORD: Work[Record, None] = Work(write=_record)

@@ -155,11 +155,10 @@ class SqliteStore:
         now: datetime,
         until: datetime,
         limit: int,
-        without: Sequence[str] = (),
         endpoints: Sequence[str] | None = None,
     ) -> Sequence[Task]:
         """Take up to *limit* tasks that are due."""
-        claim = intake.TaskClaim(states=states, now=now, until=until, limit=limit, without=without, endpoints=endpoints)
+        claim = intake.TaskClaim(states=states, now=now, until=until, limit=limit, endpoints=endpoints)
         return await self._writer.do(intake.CLAIM_TASKS, claim)
 
     async def hasten_tasks(
@@ -169,9 +168,17 @@ class SqliteStore:
         hastened = intake.Hastened(states=states, now=now, before=before, apart=apart)
         return await self._writer.do(intake.HASTEN_TASKS, hastened)
 
-    async def next_task_due(self, states: Sequence[TaskState], *, without: Sequence[str] = ()) -> datetime | None:
+    async def next_task_due(self, states: Sequence[TaskState], *, after: datetime | None = None) -> datetime | None:
         """Tell when the next task in *states* falls due."""
-        return await self._read(self._glance, catalog.next_task_due, states, without)
+        return await self._read(self._glance, catalog.next_task_due, states, after)
+
+    async def line(self, *, now: datetime, kept: Sequence[str] = ()) -> Sequence[Task]:
+        """Give for each pack the queued task that goes next."""
+        return await self._read(self._glance, catalog.line, now, kept)
+
+    async def share_out(self, tag: str) -> None:
+        """Make the value of *tag* the share of each task that waits or runs."""
+        await self._writer.do(intake.SHARE_OUT, tag)
 
     async def occupancy(self) -> Mapping[str, int]:
         """Count the slots that running tasks take, by pack."""

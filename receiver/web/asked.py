@@ -137,6 +137,15 @@ class Fields:
             raise bad_request(f"The member {name!r} is missing.")
         return value
 
+    def number(self, name: str, *, least: int, most: int) -> int:
+        """Give a member that is a whole number; 0 where it is missing or null."""
+        value = self._body.get(name)
+        if value is None:
+            return 0
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise bad_request(f"{name!r} is a whole number from {least} to {most}.")
+        return value
+
     def required_object(self, name: str) -> Json:
         """Give a member that is an object and must be there."""
         value = self._body.get(name)

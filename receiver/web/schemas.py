@@ -56,6 +56,7 @@ SCHEMAS: Json = {
             "description": "The batch it belongs to: a name, or the name and of how many tasks it is.",
             "oneOf": [MAYBE_TEXT, an_object(("name",), name=TEXT, size=COUNT)],
         },
+        priority={**COUNT, "default": 0, "description": "Of what waits the higher goes first."},
         idempotency_key=MAYBE_TEXT,
     ),
     "Task": an_object(
@@ -66,6 +67,7 @@ SCHEMAS: Json = {
         label=MAYBE_TEXT,
         tags=TAGS,
         batch=MAYBE_TEXT,
+        priority=COUNT,
         kling_id=MAYBE_TEXT,
         external_task_id=MAYBE_TEXT,
         message=TEXT,

@@ -77,6 +77,7 @@ def task(shown: Task) -> Json:
         "label": shown.label,
         "tags": dict(shown.tags),
         "batch": shown.batch,
+        "priority": shown.priority,
         "kling_id": shown.kling_id,
         "external_task_id": shown.external_task_id,
         "message": shown.message,

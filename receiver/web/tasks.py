@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.errors import NotFound
-from receiver.intent import SubmitRequest
+from receiver.intent import MOST_PRIORITY, SubmitRequest
 from receiver.kling.endpoints import CATALOGUE
 from receiver.model import Task, TaskState
 from receiver.store import Catalog
@@ -21,8 +21,8 @@ _ENDS = ("task.succeed", "task.failed")
 class Submitter(Protocol):
     """Takes jobs for Kling."""
 
-    async def submit(self, request: SubmitRequest) -> Task:
-        """Store a job, and send it when a slot is free."""
+    async def submit(self, request: SubmitRequest, *, wait: bool = True) -> Task:
+        """Store a job, and send it when it is its turn; without *wait* give it as stored."""
         ...
 
     async def mint(self, *, label: str | None, endpoint: str | None) -> tuple[Task, str]:
@@ -43,10 +43,15 @@ class TaskApi:
         self._costs = costs
 
     async def create(self, request: Request) -> Response:
-        """Take a job; it is stored when the answer is given, and may not have been sent yet."""
+        """Take a job; it is stored when the answer is given, and may not have been sent yet.
+
+        One whose turn it is gets Kling's answer first, unless the client would rather not wait for that.
+        """
         Query(request, paged=False)
         fields = await read_fields(
-            request, known=("endpoint", "body", "label", "tags", "batch", "idempotency_key"), limit=gateway.MAX_BODY
+            request,
+            known=("endpoint", "body", "label", "tags", "batch", "priority", "idempotency_key"),
+            limit=gateway.MAX_BODY,
         )
         batch, batch_size = fields.batch("batch")
         task = await self._submitter.submit(
@@ -57,8 +62,10 @@ class TaskApi:
                 tags=fields.tags("tags"),
                 batch=batch,
                 batch_size=batch_size,
+                priority=fields.number("priority", least=-MOST_PRIORITY, most=MOST_PRIORITY),
                 idempotency_key=fields.text("idempotency_key"),
-            )
+            ),
+            wait=not _only_queues(request),
         )
         return shown.answer(shown.task(task), HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{task.id}"})
 
@@ -107,3 +114,9 @@ class TaskApi:
         if task is None:
             raise NotFound(f"No task goes by {ref[:64]!r}.", remedy="Ask by our id, Kling's, or the external one.")
         return task
+
+
+def _only_queues(request: Request) -> bool:
+    """Tell whether a client wants its answer as soon as its job is stored (RFC 7240)."""
+    wishes = ",".join(request.headers.getlist("prefer"))
+    return "respond-async" in [wish.strip().lower() for wish in wishes.split(",")]

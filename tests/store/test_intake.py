@@ -383,6 +383,8 @@ async def test_the_next_due_task_is_told(store: Store) -> None:
 
     assert await store.next_task_due(states) == at(5)
     assert await store.next_task_due([TaskState.QUEUED]) == at(9)
+    assert await store.next_task_due(states, after=at(5)) == at(9)
+    assert await store.next_task_due(states, after=at(9)) is None
     assert await store.next_task_due([]) is None
 
 
@@ -415,16 +417,3 @@ async def test_of_pushes_that_changed_nothing_the_newest_are_kept_and_those_that
 
     assert [push.id for push in await store.pushes("tsk_1")] == ["psh_00", "psh_06", "psh_07", "psh_08"]
     assert [push.id for push in await store.pushes("tsk_2")] == ["psh_other"]
-
-
-async def test_tasks_of_a_pack_can_be_left_out(store: Store) -> None:
-    tasks = {"tsk_1": "video", "tsk_2": "image", "tsk_3": None}
-    for second, (name, pack) in enumerate(tasks.items()):
-        await store.add(a_task(id=name, pack=pack, state=TaskState.QUEUED, due_at=at(second)), b"")
-    queued = (TaskState.QUEUED,)
-
-    assert await store.next_task_due(queued, without=["video"]) == at(1)
-    assert await store.next_task_due(queued, without=["video", "image"]) == at(2)
-    claimed = await store.claim_tasks(queued, now=at(9), until=at(60), limit=9, without=["video"])
-    assert [task.id for task in claimed] == ["tsk_2", "tsk_3"]
-    assert await store.next_task_due(queued) == at(0)

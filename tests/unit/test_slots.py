@@ -10,52 +10,108 @@ CALL = timedelta(seconds=30)
 
 
 def test_a_pack_that_is_full_by_its_own_limit_is_not_waited_for_by_a_lesson_that_is_over() -> None:
-    slots = Slots({"image": 2})
-    slots.refused(a_task(weight=1), {"image": 1}, begun=at(0), now=at(1))
+    slots, task = Slots({"image": 2}), a_task(weight=1)
+    slots.refused(task, 1, begun=at(0), now=at(1))
 
-    assert slots.full({"image": 1}, at(1)) == ["image"]
+    assert not slots.admits(task, {"image": 1}, at(1))
     assert slots.opens_at(at(1)) == at(2)
-    assert slots.full({"image": 2}, at(5)) == ["image"]
+    assert not slots.admits(task, {"image": 2}, at(5))
     assert slots.opens_at(at(5)) is None
 
 
 def test_what_was_taught_is_tried_again_after_a_while() -> None:
+    slots, task = Slots({"image": 0}), a_task(weight=1)
+    slots.refused(task, 3, begun=at(0), now=at(1))
+
+    assert not slots.admits(task, {"image": 3}, at(1))
+    assert slots.admits(task, {"image": 3}, at(2))
+    slots.went(task, {"image": 3}, at(2), lasts=CALL)
+    assert not slots.admits(task, {"image": 3}, at(3))
+
+
+def test_trials_that_teach_nothing_new_come_further_and_further_apart() -> None:
+    slots, task, now = Slots({"image": 0}), a_task(weight=1), 0.0
+    waits = []
+
+    for _ in range(9):
+        slots.refused(task, 3, begun=at(now), now=at(now))
+        opens = slots.opens_at(at(now))
+        assert opens is not None
+        waits.append((opens - at(now)).total_seconds())
+        now += waits[-1]
+
+    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+
+def test_a_window_that_becomes_smaller_is_tried_again_from_a_second_on() -> None:
+    slots, task = Slots({"image": 0}), a_task(weight=1)
+    for second in (0, 10, 20, 30):
+        slots.refused(task, 3, begun=at(second), now=at(second))
+
+    slots.refused(task, 2, begun=at(40), now=at(40))
+
+    assert slots.opens_at(at(40)) == at(41)
+
+
+def test_a_refusal_makes_no_window_larger() -> None:
+    slots, small, large = Slots({"image": 0}), a_task(weight=1), a_task(weight=9)
+    slots.refused(small, 5, begun=at(0), now=at(0))
+
+    slots.refused(large, 0, begun=at(1), now=at(1))
+
+    assert not slots.admits(small, {"image": 5}, at(1))
+    assert slots.admits(small, {"image": 4}, at(1))
+
+
+def test_a_large_task_stays_at_the_head_until_there_is_room() -> None:
+    slots, large = Slots({"image": 3}), a_task(id="tsk_1", weight=3)
+
+    assert not slots.admits(large, {"image": 1}, at(0))
+    assert slots.kept == ["tsk_1"]
+    assert slots.waits(a_task())
+    assert slots.admits(large, {"image": 0}, at(0))
+    slots.went(large, {"image": 0}, at(0), lasts=CALL)
+    assert slots.kept == []
+
+
+def test_a_small_task_waits_for_room_and_may_be_overtaken() -> None:
+    slots, small = Slots({"image": 1}), a_task(weight=1)
+
+    assert not slots.admits(small, {"image": 1}, at(0))
+
+    assert slots.waits(small)
+    assert slots.kept == []
+
+
+def test_of_large_tasks_that_kling_had_no_room_for_the_oldest_is_kept() -> None:
     slots = Slots({"image": 0})
-    slots.refused(a_task(weight=1), {"image": 3}, begun=at(0), now=at(1))
 
-    assert slots.full({"image": 3}, at(1)) == ["image"]
-    assert slots.full({"image": 3}, at(2)) == []
-    assert slots.take(a_task(weight=1), {"image": 3}, at(2), lasts=CALL)
-    assert slots.full({"image": 3}, at(3)) == ["image"]
+    for name in ("tsk_2", "tsk_1", "tsk_3"):
+        slots.keep(a_task(id=name, weight=2))
 
-
-def test_a_small_task_does_not_overtake_a_large_one_that_waits() -> None:
-    slots, large, small = Slots({"image": 3}), a_task(id="tsk_1", weight=3), a_task(id="tsk_2", weight=1)
-
-    assert not slots.take(large, {"image": 1}, at(0), lasts=CALL)
-    assert not slots.take(small, {"image": 1}, at(0), lasts=CALL)
-    assert slots.full({"image": 1}, at(0)) == ["image"]
-    assert slots.full({"image": 0}, at(0)) == []
-    assert slots.take(large, {"image": 0}, at(0), lasts=CALL)
+    assert slots.kept == ["tsk_1"]
 
 
 def test_a_task_larger_than_the_limit_goes_when_nothing_else_runs() -> None:
     slots, huge = Slots({"image": 2}), a_task(weight=9)
 
-    assert not slots.take(huge, {"image": 1}, at(0), lasts=CALL)
-    assert slots.take(huge, {}, at(0), lasts=CALL)
+    assert not slots.admits(huge, {"image": 1}, at(0))
+    assert slots.admits(huge, {}, at(0))
 
 
 def test_a_pack_without_slots_is_never_full() -> None:
-    assert Slots({"image": 1}).take(a_task(pack=None), {"image": 5}, at(0), lasts=CALL)
+    slots, task = Slots({"image": 1}), a_task(pack=None)
+
+    assert slots.admits(task, {"image": 5}, at(0))
+    slots.keep(task)
+    assert slots.kept == []
 
 
 def test_what_kling_takes_beyond_the_lesson_widens_it() -> None:
     slots, task = Slots({"video": 0}), a_task(pack="video")
-    slots.refused(task, {"video": 2}, begun=at(0), now=at(0))
+    slots.refused(task, 2, begun=at(0), now=at(0))
 
-    assert slots.take(task, {"video": 2}, at(1), lasts=CALL)
-    slots.accepted(task, {"video": 2})
+    slots.went(task, {"video": 2}, at(1), lasts=CALL)
+    slots.accepted(task, 2)
 
-    assert slots.full({"video": 2}, at(1)) == []
-    assert slots.take(task, {"video": 2}, at(1), lasts=CALL)
+    assert slots.admits(task, {"video": 2}, at(1))

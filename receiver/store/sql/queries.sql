@@ -6,10 +6,10 @@
 -- Stores a new task.
 INSERT INTO tasks (
     id, origin, state, created_at, updated_at, token_hash, endpoint, label, tags, batch, idempotency_key, kling_id,
-    external_task_id, reply_to, message, heard, pack, weight, attempts, asks, hollow, surplus, started_at, asked_at,
-    stuck_at, due_at, expires_at
+    external_task_id, reply_to, message, heard, pack, weight, priority, share, attempts, asks, hollow, surplus,
+    started_at, asked_at, stuck_at, due_at, expires_at
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: save_task
 -- Replaces a task's row after it was judged; what never changes in a task's life is not written again.
@@ -69,12 +69,11 @@ FROM intents
 WHERE task_id = :task_id;
 
 -- name: due_tasks
--- Finds the tasks in one state that have been due the longest, leaving out some packs, or all but some endpoints.
+-- Finds the tasks in one state that have been due the longest, leaving out all but some endpoints.
 SELECT *
 FROM tasks
 WHERE state = :state
   AND due_at <= :now
-  AND COALESCE(pack, '') NOT IN (SELECT value FROM json_each(:without)) -- if without
   AND endpoint IN (SELECT value FROM json_each(:endpoints)) -- if endpoints
 ORDER BY due_at, id
 LIMIT :limit;
@@ -102,7 +101,7 @@ FROM (
         FROM tasks
         WHERE state = wanted.value
           AND due_at IS NOT NULL
-          AND COALESCE(pack, '') NOT IN (SELECT value FROM json_each(:without)) -- if without
+          AND due_at > :after -- if after
     ) AS due_at
     FROM json_each(:states) AS wanted
 );
@@ -112,7 +111,7 @@ FROM (
 SELECT pack, SUM(weight) AS slots
 FROM tasks
 WHERE state IN ('submitting', 'submitted', 'processing')
-  AND pack IS NOT NULL
+  AND pack <> ''
 GROUP BY pack;
 
 -- name: batches_by_name
@@ -203,6 +202,139 @@ WHERE TRUE
   ) -- if states
 ORDER BY id DESC
 LIMIT :limit;
+-- name: line
+-- Finds for each pack the queued task that goes next: of the highest priority one that is *kept* at the head, else the
+-- longest due of the share that takes the fewest slots, among equal ones of that served the longest ago. Skips from pack to
+-- pack and from share to share in the index: how many wait in a share does not matter.
+WITH RECURSIVE packs (pack) AS (
+    SELECT MIN(pack)
+    FROM tasks
+    WHERE state = 'queued'
+    UNION ALL
+    SELECT (
+        SELECT MIN(tasks.pack)
+        FROM tasks
+        WHERE tasks.state = 'queued'
+          AND tasks.pack > packs.pack
+    )
+    FROM packs
+    WHERE packs.pack IS NOT NULL
+),
+lines (pack, priority) AS MATERIALIZED (
+    SELECT
+        packs.pack,
+        (
+            SELECT tasks.priority
+            FROM tasks
+            WHERE tasks.state = 'queued'
+              AND tasks.pack = packs.pack
+              AND tasks.due_at <= :now
+            ORDER BY tasks.priority DESC
+            LIMIT 1
+        )
+    FROM packs
+    WHERE packs.pack IS NOT NULL
+),
+shares (pack, priority, share) AS (
+    SELECT
+        lines.pack,
+        lines.priority,
+        (
+            SELECT MIN(tasks.share)
+            FROM tasks
+            WHERE tasks.state = 'queued'
+              AND tasks.pack = lines.pack
+              AND tasks.priority = lines.priority
+        )
+    FROM lines
+    WHERE lines.priority IS NOT NULL
+    UNION ALL
+    SELECT
+        shares.pack,
+        shares.priority,
+        (
+            SELECT MIN(tasks.share)
+            FROM tasks
+            WHERE tasks.state = 'queued'
+              AND tasks.pack = shares.pack
+              AND tasks.priority = shares.priority
+              AND tasks.share > shares.share
+        )
+    FROM shares
+    WHERE shares.share IS NOT NULL
+),
+heads (pack, id, kept, taken, served_at) AS MATERIALIZED (
+    SELECT
+        shares.pack,
+        (
+            SELECT tasks.id
+            FROM tasks
+            WHERE tasks.state = 'queued'
+              AND tasks.pack = shares.pack
+              AND tasks.priority = shares.priority
+              AND tasks.share = shares.share
+              AND tasks.due_at <= :now
+            ORDER BY tasks.due_at, tasks.id
+            LIMIT 1
+        ),
+        0,
+        (
+            SELECT COALESCE(SUM(tasks.weight), 0)
+            FROM tasks
+            WHERE tasks.state IN ('submitting', 'submitted', 'processing')
+              AND tasks.pack = shares.pack
+              AND tasks.share = shares.share
+        ),
+        (
+            SELECT COALESCE(MAX(tasks.started_at), 0)
+            FROM tasks
+            WHERE tasks.started_at IS NOT NULL
+              AND tasks.pack = shares.pack
+              AND tasks.share = shares.share
+        )
+    FROM shares
+    WHERE shares.share IS NOT NULL
+    UNION ALL
+    SELECT tasks.pack, tasks.id, 1, 0, 0
+    FROM json_each(:kept) AS wanted
+    CROSS JOIN tasks
+    CROSS JOIN lines
+    WHERE tasks.id = wanted.value
+      AND lines.pack = tasks.pack
+      AND lines.priority = tasks.priority
+      AND tasks.state = 'queued'
+      AND tasks.due_at <= :now
+),
+placed (id, place) AS (
+    SELECT id, ROW_NUMBER() OVER (PARTITION BY pack ORDER BY kept DESC, taken, served_at, id)
+    FROM heads
+    WHERE id IS NOT NULL
+)
+SELECT *
+FROM tasks
+WHERE id IN (SELECT id FROM placed WHERE place = 1)
+ORDER BY priority DESC, id;
+
+-- name: share_out
+-- Sorts what waits and runs into shares anew, by the value of a tag.
+WITH unfinished (id, tags) AS (
+    SELECT id, tags
+    FROM tasks
+    WHERE state = 'queued'
+    UNION ALL
+    SELECT id, tags
+    FROM tasks
+    WHERE state IN ('submitting', 'submitted', 'processing')
+),
+sorted (id, share) AS (
+    SELECT id, COALESCE((SELECT value FROM json_each(unfinished.tags) WHERE key = :tag), '')
+    FROM unfinished
+)
+UPDATE tasks
+SET share = sorted.share
+FROM sorted
+WHERE tasks.id = sorted.id
+  AND tasks.share <> sorted.share;
 
 -- name: insert_push
 -- Keeps a push as it came.

@@ -46,8 +46,10 @@ CREATE TABLE tasks (
     heard TEXT CHECK (heard IN (
         'awaiting', 'queued', 'submitting', 'submitted', 'processing', 'succeed', 'failed', 'rejected', 'expired'
     )),
-    pack TEXT,
+    pack TEXT NOT NULL,
     weight INTEGER NOT NULL CHECK (weight >= 0),
+    priority INTEGER NOT NULL,
+    share TEXT NOT NULL,
     attempts INTEGER NOT NULL CHECK (attempts >= 0),
     asks INTEGER NOT NULL CHECK (asks >= 0),
     hollow INTEGER NOT NULL CHECK (hollow >= 0),
@@ -60,7 +62,9 @@ CREATE TABLE tasks (
 ) STRICT;
 
 CREATE INDEX tasks_due ON tasks (state, due_at, id) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_running ON tasks (pack, weight) WHERE state IN ('submitting', 'submitted', 'processing');
+CREATE INDEX tasks_waiting ON tasks (pack, priority, share, due_at, id) WHERE state = 'queued';
+CREATE INDEX tasks_running ON tasks (pack, share, weight) WHERE state IN ('submitting', 'submitted', 'processing');
+CREATE INDEX tasks_served ON tasks (pack, share, started_at) WHERE started_at IS NOT NULL;
 CREATE INDEX tasks_by_kling_id ON tasks (kling_id, id) WHERE kling_id IS NOT NULL;
 CREATE INDEX tasks_by_external_id ON tasks (external_task_id, id) WHERE external_task_id IS NOT NULL;
 CREATE INDEX tasks_of_batch ON tasks (batch, id, state) WHERE batch IS NOT NULL;

@@ -1,0 +1,229 @@
+"""The create itself: Kling is called for a task whose submit has begun, and what came of it is written down.
+
+What an answer teaches stays here: when Kling may be called again, and how many tasks it takes at once.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Protocol
+
+import structlog
+
+from receiver.clock import Clock
+from receiver.errors import (
+    InvalidParameters,
+    KlingError,
+    KlingRefusal,
+    KlingUncertain,
+    KlingUnreachable,
+    Retry,
+    StoreError,
+    TooFast,
+)
+from receiver.kling import endpoints, protocol
+from receiver.kling.client import Answer
+from receiver.kling.endpoints import Endpoint
+from receiver.model import Origin, Reading, Task
+from receiver.outcomes import Outcomes
+from receiver.patience import Patience
+from receiver.settings import Settings
+from receiver.slots import Slots
+from receiver.store import Intake
+
+log = structlog.get_logger()
+
+FIRST_LOOK = timedelta(seconds=1)
+"""How long after a create without a clear answer the task is looked up."""
+
+_MARGIN = timedelta(seconds=5)
+_FIRST_WAIT = timedelta(seconds=1)
+_LONGEST_WAIT = timedelta(minutes=1)
+_LONGEST_WAIT_OF_A_LARGE_ONE = timedelta(hours=1)
+
+
+class Calls(Protocol):
+    """What a submit asks of Kling."""
+
+    async def create(self, endpoint: str, content: bytes) -> Answer:
+        """Create a task."""
+        ...
+
+
+class Lookup(Protocol):
+    """Finds out about tasks that Kling may have made."""
+
+    async def adopt(self, task: Task) -> bool:
+        """Bind a task that Kling says it has already; False when it has not, after all."""
+        ...
+
+
+class Listener(Protocol):
+    """Hears how calls to Kling end."""
+
+    async def called(self, error: KlingError | None, *, by: str) -> None:
+        """Take in how a call ended, None for well."""
+        ...
+
+
+class Creates:
+    """Calls Kling, and learns from how it goes. ``lasts`` is the longest that one call may take.
+
+    Whoever chooses who goes next does it while ``serving`` is theirs, so that the line does not change meanwhile.
+    """
+
+    def __init__(
+        self,
+        intake: Intake,
+        kling: Calls,
+        outcomes: Outcomes,
+        lookup: Lookup,
+        listener: Listener,
+        *,
+        settings: Settings,
+        clock: Clock,
+    ) -> None:
+        self._intake = intake
+        self._kling = kling
+        self._outcomes = outcomes
+        self._lookup = lookup
+        self._listener = listener
+        self._public_url = settings.public.url.rstrip("/")
+        self._clock = clock
+        self.serving = asyncio.Lock()
+        slots = settings.kling.slots
+        self.slots = Slots({"video": slots.video, "image": slots.image})
+        self.patience = Patience(longest=_LONGEST_WAIT)
+        self.lasts = 2 * settings.kling.timeout + _MARGIN  # a call may be signed anew and made once more
+
+    async def send(
+        self, task: Task, endpoint: Endpoint, intent: bytes, token: str, *, taken: Mapping[str, int]
+    ) -> Answer | KlingError:
+        """Call Kling for a task whose submit has begun, and write down what came of it.
+
+        *taken* counts by pack the slots that other tasks took when it was sent.
+        """
+        composed = protocol.compose(
+            intent,
+            generation=endpoint.generation,
+            callback_url=self.callback_url(token) if self._public_url else None,
+            external_task_id=task.external_task_id,
+        )
+        begun = self._clock.now()
+        answer: Answer | KlingError
+        self._outcomes.awaited.add(task.id)
+        try:
+            answer = await self._kling.create(endpoint.path, composed.content)
+        except (KlingUnreachable, KlingUncertain) as exc:
+            answer = exc
+        finally:
+            self._outcomes.awaited.discard(task.id)
+        error = answer if isinstance(answer, KlingError) else answer.error
+        try:
+            counts = (taken, await self._taken_besides(task))
+            self._heed(task, error, begun, taken=counts)
+            await self._write_down(task, answer, error, intent, alone=not _held(max, task, counts))
+            await self._listener.called(error, by="submit")
+        except StoreError as exc:
+            # Whoever asked must hear what Kling said; the task is looked up and bound when its lease is over.
+            log.error("task.unrecorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
+        return answer
+
+    def callback_url(self, token: str) -> str:
+        """Give the address that Kling calls a task's news in by."""
+        return f"{self._public_url}/callbacks/{token}"
+
+    def _heed(
+        self, task: Task, error: KlingError | None, begun: datetime, *, taken: Sequence[Mapping[str, int]]
+    ) -> None:
+        """Learn from how a create ended when the next may be made.
+
+        What was taken besides is known from before the call and after it. What ended or began meanwhile may have
+        counted at Kling or not, so that a lesson is only what holds either way.
+        """
+        now = self._clock.now()
+        if error is None:
+            self.slots.accepted(task, _held(min, task, taken))
+        if error is None or error.retry in (Retry.NO, Retry.WHEN_FREE):
+            self.patience.succeed()
+        else:
+            asked = error.retry_after if isinstance(error, KlingRefusal) else None
+            self.patience.fail(str(error), begun=begun, now=now, asked=asked)
+        if error is not None and error.retry is Retry.WHEN_FREE:
+            self.slots.refused(task, _held(max, task, taken), begun=begun, now=now)
+
+    async def _taken_besides(self, task: Task) -> Mapping[str, int]:
+        """Count the slots that other tasks take by now."""
+        taken = dict(await self._intake.occupancy())
+        if task.pack is not None:
+            taken[task.pack] = max(0, taken.get(task.pack, 0) - task.weight)
+        return taken
+
+    async def _write_down(
+        self,
+        task: Task,
+        answer: Answer | KlingError,
+        error: KlingError | None,
+        intent: bytes,
+        *,
+        alone: bool,
+    ) -> None:
+        if error is None and isinstance(answer, Answer):
+            reading = answer.reading or Reading(state=None)
+            if reading.kling_id:
+                await self._outcomes.bound(task, reading, intent=intent)
+                return
+            error = KlingUncertain("Kling answered that it made the task, and did not name it.")
+        if isinstance(answer, Answer) and answer.is_success and isinstance(error, KlingUncertain):
+            endpoint = endpoints.resolve(task.endpoint or "")
+            if endpoint is not None and not endpoint.is_listed:
+                await self._outcomes.nameless(task, answer.body, intent=intent)
+                return
+        if error is not None:
+            await self._failed(task, error, answer.body if isinstance(answer, Answer) else b"", alone=alone)
+
+    async def _failed(self, task: Task, error: KlingError, body: bytes, *, alone: bool) -> None:
+        """Write down a create that did not succeed: queued again, to be looked up, or rejected."""
+        log.warning("task.refused", task=task.id, code=error.code, retry=error.retry, reason=error.message)
+        if error.retry is Retry.LOOK_UP_FIRST:
+            await self._outcomes.open(task, error.message, wait=FIRST_LOOK)
+        elif task.origin is Origin.API and error.retry is not Retry.NO:
+            await self._queue_again(task, error, alone=alone)
+        elif isinstance(error, InvalidParameters) and task.attempts > 1 and await self._lookup.adopt(task):
+            log.info("task.adopted", task=task.id)  # its external id was taken by an attempt before this one
+        else:
+            await self._outcomes.rejected(task, error.message, body)
+
+    async def _queue_again(self, task: Task, error: KlingError, *, alone: bool) -> None:
+        """Put a task back: to its place where others would fare no better, else aside for a while.
+
+        A large one that Kling has no room for, though nothing else of ours runs, would keep all others from going.
+        """
+        asked = error.retry_after if isinstance(error, KlingRefusal) else None
+        if error.retry is Retry.WHEN_FREE and alone and task.weight > 1:
+            wait = _grown(task, longest=_LONGEST_WAIT_OF_A_LARGE_ONE)
+            await self._outcomes.queued(task, str(error), until=self._clock.now() + wait)
+        elif error.retry is Retry.WHEN_FREE or isinstance(error, TooFast):
+            async with self.serving:
+                await self._outcomes.queued(task, str(error), until=task.created_at)
+                self.slots.keep(task)
+        else:
+            wait = min(max(_grown(task, longest=_LONGEST_WAIT), asked or timedelta()), _LONGEST_WAIT)
+            await self._outcomes.queued(task, str(error), until=self._clock.now() + wait)
+
+
+def token_hash(token: str) -> bytes:
+    """Give what of a callback's token is stored."""
+    return hashlib.sha256(token.encode()).digest()
+
+
+def _held(choose: Callable[[Iterable[int]], int], task: Task, taken: Sequence[Mapping[str, int]]) -> int:
+    """Tell how many slots of a task's pack were taken besides, as counted at one time or another."""
+    return choose(counts.get(task.pack or "", 0) for counts in taken)
+
+
+def _grown(task: Task, *, longest: timedelta) -> timedelta:
+    """Tell how long a task is left alone: twice as long after each attempt."""
+    grown: timedelta = _FIRST_WAIT * 2 ** min(max(task.attempts - 1, 0), 20)
+    return min(grown, longest)
