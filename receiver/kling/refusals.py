@@ -92,7 +92,7 @@ class Said:
         if isinstance(code, float) and code.is_integer():
             code = int(code)
         if isinstance(code, str):
-            code = code.strip()
+            code = _line(code)
             if re.fullmatch(r"-?[0-9]{1,9}", code):
                 code = int(code)
             elif code.lower() in ("success", "succeed", "ok"):
@@ -109,8 +109,7 @@ class Said:
         nested = error.get("message") if isinstance(error, dict) else error
         for words in (document.get("message"), document.get("msg"), nested, document.get("detail")):
             if isinstance(words, str) and words.strip():
-                line = " ".join("".join(c if c.isprintable() else " " for c in words).split())
-                return line[:_MAX_WORDS]
+                return _line(words)[:_MAX_WORDS]
         return ""
 
     @property
@@ -169,6 +168,11 @@ def retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
     except (ValueError, TypeError, OverflowError, IndexError):
         return None
     return min(max(wait, timedelta()), _LONGEST_WAIT)
+
+
+def _line(text: str) -> str:
+    """Write what a stranger wrote as one line that every terminal and every store takes."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _kind(said: Said) -> type[KlingRefusal]:

@@ -244,3 +244,13 @@ def test_whatever_comes_is_a_success_or_one_error(status: int, document: Json | 
 )
 def test_that_there_is_no_such_task_can_be_said_in_many_ways(status: int, document: Json | None, none: bool) -> None:
     assert said(status, document).says_there_is_none() is none
+
+
+def test_a_code_that_no_store_and_no_terminal_takes_is_told_without_what_they_do_not_take() -> None:
+    said = Said(status=400, headers={}, document={"code": "\ud800bad\0\x1b[2J code", "message": "no"})
+
+    error = error_of(said, creates=False, now=START)
+
+    assert said.code == "bad [2J code"
+    assert str(error).isprintable()
+    assert Said(status=400, headers={}, document={"code": "\0"}).code is None
