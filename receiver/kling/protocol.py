@@ -344,12 +344,10 @@ def _result(task: Json) -> Mapping[str, tuple[Json, ...]]:
         for kind, entries in made.items():
             if some := _entries(entries):
                 found[kind] = some
-    outputs = task.get("outputs")
-    if isinstance(outputs, list):
-        for output in _entries(outputs):
-            kind = _text(output.get("type")).lower()
-            kind = _OUTPUT_KINDS.get(kind, kind or "outputs")
-            found[kind] = (*found.get(kind, ()), output)
+    for output in _entries(task.get("outputs")):
+        kind = _text(output.get("type")).lower()
+        kind = _OUTPUT_KINDS.get(kind, kind or "outputs")
+        found[kind] = (*found.get(kind, ()), output)
     url = task.get("url")
     if not found and isinstance(url, str) and url:
         found["outputs"] = ({"url": url},)

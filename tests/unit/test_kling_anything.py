@@ -1,0 +1,168 @@
+"""Whatever comes instead of a body of Kling's: it is read as far as it goes, or is unreadable, and nothing else."""
+
+import contextlib
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos.dials import number
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from ledger import Tell
+from support import START
+
+from receiver.errors import InvalidRequest, Unreadable
+from receiver.kling import endpoints, protocol
+from receiver.kling.refusals import Said, error_of
+from receiver.kling.shortened import shortened
+from receiver.model import Generation, Json
+
+EXAMPLES = number("EXAMPLES", 100)
+BODIES = [
+    case["body"]
+    for case in json.loads((Path(__file__).parent / "data" / "kling_bodies.json").read_text(encoding="utf-8"))
+    if "body" in case
+]
+KEYS = sorted({key for body in BODIES for key in body} | {"task_result", "task_info", "outputs", "billing", "n", "url"})
+JUNK: list[object] = [
+    *(
+        None,
+        True,
+        False,
+        0,
+        -1,
+        10**30,
+        1.5,
+        -0.0,
+        1e308,
+        "",
+        " ",
+        "0",
+        "succeed",
+        "\ud800",
+        "\0",
+        "é",
+        "https://a",
+        "1e999",
+    ),
+    *([], {}, [None], [[]], [{}], [{"url": 1}], {"url": None}, {"data": {"data": {"data": {}}}}, [1, "https://a", {}]),
+    json.loads("[" * 150 + "]" * 150),
+]
+junk = st.sampled_from(JUNK)
+anything = st.recursive(
+    junk, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
+)
+
+
+@st.composite
+def spoilt(draw: st.DrawFn) -> Json:
+    """A body out of the table in which a few things are not what they were."""
+    body: Json = copy.deepcopy(draw(st.sampled_from(BODIES)))
+    for _ in range(draw(st.integers(1, 4))):
+        at: Any = body
+        while True:
+            places = list(at) if isinstance(at, dict) else list(range(len(at)))
+            if not places:
+                break
+            place = draw(st.sampled_from(places))
+            if isinstance(at[place], dict | list) and draw(st.booleans()):
+                at = at[place]
+                continue
+            match draw(st.sampled_from(["replace", "remove", "wrap", "list", "rename"])):
+                case "remove":
+                    del at[place]
+                case "wrap":
+                    at[place] = {"data": at[place]}
+                case "list":
+                    at[place] = [at[place], at[place]]
+                case "rename" if isinstance(at, dict):
+                    at[draw(st.sampled_from(KEYS))] = at.pop(place)
+                case _:
+                    at[place] = draw(anything)
+            break
+    return body
+
+
+@st.composite
+def torn(draw: st.DrawFn) -> bytes:
+    """The bytes of a body after something has happened to them."""
+    body = json.dumps(draw(st.sampled_from(BODIES)), ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
+    start, end = sorted(draw(st.tuples(st.integers(0, len(body)), st.integers(0, len(body)))))
+    return body[:start] + draw(st.binary(max_size=4) | st.just(body[start:end] * 2)) + body[end:]
+
+
+objects = spoilt() | st.dictionaries(st.sampled_from(KEYS), anything, max_size=6)
+
+
+def examine(body: bytes) -> None:
+    """Read a body in every way there is."""
+    reading = protocol.read(body)
+    assert protocol.read(body) == reading
+    assert reading.says_the_same_as(reading)
+    assert isinstance(protocol.read(body, task_id="8"), type(reading))
+    assert protocol.read(protocol.bare(body)).kling_id == reading.kling_id
+    for task in protocol.several(body):
+        protocol.read(task)
+    assert len(json.dumps([reading.word, reading.message, reading.kling_id, reading.external_task_id]).encode()) > 0
+    for text in (reading.word, reading.message, reading.kling_id or "", reading.external_task_id or ""):
+        assert "\0" not in text
+        text.encode()
+
+
+def examine_as_create(body: bytes) -> None:
+    """Take a body for what a client asks for."""
+    for generation, path in ((Generation.LEGACY, "images/omni-image"), (Generation.NEW, "text-to-image/kling-9")):
+        endpoint = endpoints.resolve(path)
+        assert endpoint is not None
+        with contextlib.suppress(InvalidRequest):
+            made = protocol.compose(body, generation=generation, callback_url="https://a.example", external_task_id="t")
+            assert 1 <= endpoints.weight(endpoint, made.asked) <= 9
+            protocol.parse_object(made.content)
+            json.loads(shortened(made.content))
+
+
+def examine_as_answer(document: Json) -> None:
+    """Take a body for what Kling answers to a call."""
+    for status in (200, 201, 302, 400, 401, 404, 418, 429, 500, 503, 599):
+        for creates in (True, False):
+            said = Said(status=status, headers={}, document=document)
+            error = error_of(said, creates=creates, now=START)
+            assert error is None or str(error).isprintable()
+            said.says_there_is_none()
+
+
+@pytest.mark.soak("spoilt bodies of Kling's", minutes=2)
+def test_no_json_object_whatever_makes_the_reader_raise(tell: Tell) -> None:
+    tell(bodies=EXAMPLES)
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(objects)
+    def holds(document: Json) -> None:
+        body = json.dumps(document).encode()
+        examine(body)
+        examine_as_create(body)
+        examine_as_answer(document)
+
+    holds()
+
+
+@pytest.mark.soak("torn bodies of Kling's", minutes=1)
+def test_no_bytes_whatever_make_the_reader_raise_anything_but_unreadable(tell: Tell) -> None:
+    tell(bodies=EXAMPLES)
+
+    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(torn() | st.binary(max_size=200))
+    def holds(body: bytes) -> None:
+        try:
+            protocol.parse_object(body)
+        except Unreadable:
+            for read in (protocol.read, protocol.bare, protocol.several):
+                with pytest.raises(Unreadable):
+                    read(body)
+            return
+        examine(body)
+        examine_as_create(body)
+
+    holds()
