@@ -9,12 +9,15 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup demo test check bench soak lock fmt
+.PHONY: help setup storage demo test check bench soak lock fmt
 
 help: ## show this
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while read -r name what; do printf '  make %-7s %s\n' "$$name" "$$what"; done
 
 setup: $(VENV)/.runtime ## build .venv, so that .venv/bin/kling-receiver works
+
+storage: setup ## add to .venv what copying results to an S3-compatible store needs
+	$(PIP) install --require-hashes -r requirements-storage.lock
 
 demo: setup ## watch one job go all the way, with no account (ARGS=--keep leaves it running)
 	$(BIN)/kling-receiver demo $(ARGS)
@@ -58,8 +61,9 @@ lock: ## pin the dependencies anew, with hashes
 	$(PYTHON) -m venv "$$work" && "$$work/bin/python" -m pip --disable-pip-version-check --quiet install uv && \
 	compile="$$work/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(ARGS) pyproject.toml" && \
 	$$compile --group install --output-file requirements.lock && \
-	$$compile --group dev --output-file requirements-dev.lock
-	@! grep -nE 'https?:' requirements.lock requirements-dev.lock
+	$$compile --extra storage --group install --output-file requirements-storage.lock && \
+	$$compile --extra storage --group dev --output-file requirements-dev.lock
+	@! grep -nE 'https?:' requirements*.lock
 
 # The stamps make a second run instant. A stamp is set last, so what was interrupted is done again.
 $(VENV)/.made:

@@ -275,14 +275,18 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """A result that was brought home. ``number`` is its place among those of its event, from zero."""
+    """A result that was brought home. ``number`` is its place among those of its event, from zero.
+
+    It is kept at ``path`` on this machine, at ``storage`` in a store elsewhere, or at both.
+    """
 
     number: int
     url: str
-    path: str
     sha256: bytes
     size: int
     content_type: str
+    path: str | None = None
+    storage: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

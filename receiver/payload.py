@@ -140,17 +140,19 @@ def _urls(value: object) -> Iterator[str]:
 def with_assets(envelope: bytes, assets: Sequence[Asset]) -> bytes:
     """Write into an event's object where its results are kept."""
     told: Json = json.loads(envelope)
-    told["data"]["assets"] = [
-        {
-            "url": asset.url,
-            "path": asset.path,
-            "sha256": asset.sha256.hex(),
-            "bytes": asset.size,
-            "content_type": asset.content_type,
-        }
-        for asset in assets
-    ]
+    told["data"]["assets"] = [_asset(asset) for asset in assets]
     return _written(told)
+
+
+def _asset(asset: Asset) -> Json:
+    where = {"path": asset.path, "storage": asset.storage}
+    return {
+        "url": asset.url,
+        **{name: place for name, place in where.items() if place is not None},
+        "sha256": asset.sha256.hex(),
+        "bytes": asset.size,
+        "content_type": asset.content_type,
+    }
 
 
 def envelope(type_: str, at: datetime, data: Json) -> bytes:

@@ -48,6 +48,7 @@ from receiver.senders.processes import end_left_behind
 from receiver.senders.script import ScriptSender
 from receiver.senders.webhook import ReplySender, WebhookSender
 from receiver.settings import Address, Loaded, RouteSettings, Settings
+from receiver.storage import opened
 from receiver.store.sqlite import SqliteStore
 from receiver.submit import Submitter
 from receiver.supervisor import Supervisor, Work
@@ -107,7 +108,7 @@ async def _assemble(
     store = await SqliteStore.open(settings.store.path)
     stack.push_async_callback(store.aclose)
     ids = Ids(clock, above=await store.newest_id())
-    announcer = Announcer(compile_routes(settings.routes), ids, archive=settings.archive.dir is not None)
+    announcer = Announcer(compile_routes(settings.routes), ids, archive=settings.archive.is_on)
     alerts = Alerts(announcer, clock=clock)
     inside, outside = _ways_out(settings, stack)
     lanes = _Lanes(settings, inside, outside)
@@ -119,7 +120,7 @@ async def _assemble(
     )
     gatherer = Gatherer(store.batches, announcer, bells=bells, clock=clock)
     replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
-    kept = await _keeping(settings, store, kling, outside, alerts, bells=bells, clock=clock)
+    kept = await _keeping(settings, store, kling, outside, alerts, stack=stack, bells=bells, clock=clock)
     work = {"dispatch": dispatcher.run, "replay": replayer.run, "batches": gatherer.run, **kept, **work}
     supervisor = Supervisor(broken=store.broken, work=work, bells=bells)
     parts = Parts(
@@ -150,21 +151,27 @@ async def _keeping(
     outside: Outbound,
     alerts: Alerts,
     *,
+    stack: AsyncExitStack,
     bells: Bells,
     clock: Clock,
 ) -> Mapping[str, Work]:
     """Put together what brings results home, and what takes away what is old."""
     work: dict[str, Work] = {"retention": Retention(store, settings.retention, clock=clock).run}
-    folder = settings.archive.dir
-    if folder is None:
+    folder, storage = settings.archive.dir, settings.archive.storage
+    if not settings.archive.is_on:
         await archive.leave(store, clock=clock)
     else:
+        copies = None
+        if storage.url:
+            kept = await stack.enter_async_context(opened(storage, guard=OperatorGuard()))
+            copies = archive.Copies(storage=kept, alone=folder is None)
         has_key = bool(settings.kling.api_key or settings.kling.access_key)
         archiver = archive.Archiver(
             store,
             Fetcher(outside),
-            folder,
+            folder or settings.data_dir / "arriving",
             renewal=Renewer(kling) if has_key else None,
+            copies=copies,
             voice=alerts,
             bells=bells,
             clock=clock,

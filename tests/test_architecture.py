@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROOMS = sorted((ROOT / "receiver").rglob("*.py"))
 SOURCES = [*ROOMS, *sorted((ROOT / "tests").rglob("*.py"))]
-LOCKS = ["requirements.lock", "requirements-dev.lock"]
+LOCKS = ["requirements.lock", "requirements-storage.lock", "requirements-dev.lock"]
 
 LINES_OF_A_ROOM = 420
 LINES_OF_A_FUNCTION = 45

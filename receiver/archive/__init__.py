@@ -5,15 +5,16 @@ missing of it; every file that comes home is written down at once, in one transa
 that a crash costs no more than what was on its way. When all is there, or nothing more can come, or the routes have
 waited long enough, they are told, and what is still missing is tried for in the background.
 
+With a storage each file is copied there from here, and counts as home when the storage has it.
+
 A URL that is refused is not given up before Kling was asked for a fresh one: what it carries is a signature, and
 that may end before its file does.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
@@ -22,15 +23,15 @@ from typing import Protocol
 import structlog
 
 from receiver.announce import Announcement
+from receiver.archive.errand import Errand, tell
 from receiver.archive.fetch import Fetcher, Result
 from receiver.archive.landing import Berth, leave_no_empty_folder
 from receiver.archive.turns import Turns
-from receiver.archive.verdict import SURELY_DEAD, Alert, Missing, Verdict, judge
+from receiver.archive.verdict import SURELY_DEAD, Missing, Verdict, judge
 from receiver.bells import Bells
 from receiver.clock import Clock
-from receiver.errors import NoAnswer, ReceiverError, StoreUnavailable
+from receiver.errors import NoAnswer, NotKept, ReceiverError, StoreUnavailable
 from receiver.model import Asset, Event, Json, Task
-from receiver.payload import result_urls, with_assets
 from receiver.store import Home, Homecoming
 
 log = structlog.get_logger()
@@ -39,6 +40,7 @@ AT_ONCE = 4
 """How many downloads go on at once, of all events together."""
 
 _EVENTS_AT_ONCE = 256
+_NAMED_BY = 3  # the last parts of a file's path: its task, its event, its own name
 _LOOK_AGAIN = timedelta(seconds=5)
 _AFTER_A_FAULT = timedelta(minutes=1)
 
@@ -69,21 +71,20 @@ class Renewal(Protocol):
         ...
 
 
-@dataclass(slots=True, kw_only=True)
-class _Errand:
-    """One event under way: what of it is home. ``event`` is as it stands in the store."""
+class Storage(Protocol):
+    """Keeps copies of files elsewhere."""
 
-    event: Event
-    folder: Path
-    urls: Sequence[str]
-    assets: dict[int, Asset]
-    writing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    async def put(self, file: Path, name: str, asset: Asset) -> str:
+        """Copy *file*, which *asset* tells of, to *name*; give its URL there. Raises NotKept."""
+        ...
 
-    @property
-    def missing(self) -> Sequence[Result]:
-        """Each result that is not home."""
-        urls = enumerate(self.urls)
-        return [Result(number=number, url=url, at=url) for number, url in urls if number not in self.assets]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copies:
+    """Where results are copied to as well; with *alone* they do not stay on this machine then."""
+
+    storage: Storage
+    alone: bool = False
 
 
 class Archiver:
@@ -96,6 +97,7 @@ class Archiver:
         folder: Path,
         *,
         renewal: Renewal | None,
+        copies: Copies | None = None,
         voice: Voice,
         bells: Bells,
         clock: Clock,
@@ -105,6 +107,7 @@ class Archiver:
         self._fetcher = fetcher
         self._folder = folder
         self._renewal = renewal
+        self._copies = copies
         self._voice = voice
         self._bells = bells
         self._clock = clock
@@ -166,14 +169,14 @@ class Archiver:
         """Try what is missing of an event, and decide what follows."""
         if event.archiving is None:
             return
-        errand = self._errand(event)
-        missing = await self._try_all(errand, errand.missing)
+        errand = Errand.of(event, self._folder)
+        missing = await self._try_all(errand, errand.missing(copied=self._copies is not None))
         if self._clock.now() - event.created_at >= SURELY_DEAD:
             missing = await self._try_anew(errand, missing)
         age = self._clock.now() - event.created_at
         await self._follow(errand, judge(event.archiving, missing, age=age, rng=self._rng), missing)
 
-    async def _try_all(self, errand: _Errand, results: Sequence[Result]) -> Sequence[Missing]:
+    async def _try_all(self, errand: Errand, results: Sequence[Result]) -> Sequence[Missing]:
         """Try results, and give those that are missing all the same."""
         tries = (self._try(errand, result) for result in results)
         tried = await asyncio.gather(*tries, return_exceptions=True)  # none is left behind when another one breaks
@@ -182,7 +185,7 @@ class Archiver:
                 raise fault
         return [result for result in tried if isinstance(result, Missing)]
 
-    async def _try_anew(self, errand: _Errand, missing: Sequence[Missing]) -> Sequence[Missing]:
+    async def _try_anew(self, errand: Errand, missing: Sequence[Missing]) -> Sequence[Missing]:
         """Try what was refused by the URLs that Kling tells of today; while it cannot say, nothing of that is lost."""
         refused = {result.number for result in missing if result.is_refused}
         try:
@@ -205,32 +208,36 @@ class Archiver:
         task = None if event.task_id is None else await self._shelf.task(event.task_id)
         return () if task is None or self._renewal is None else await self._renewal.renew(task)
 
-    def _errand(self, event: Event) -> _Errand:
-        data = json.loads(event.envelope)["data"]
-        urls = result_urls(data["result"])
-        home = [_told(urls.index(asset["url"]), asset) for asset in data.get("assets", ()) if asset["url"] in urls]
-        return _Errand(
-            event=event,
-            folder=self._folder / str(event.task_id) / event.id,
-            urls=urls,
-            assets={asset.number: asset for asset in home},
-        )
-
-    async def _try(self, errand: _Errand, result: Result) -> Missing | None:
+    async def _try(self, errand: Errand, result: Result) -> Missing | None:
         """Bring one result home and write it down, or say why it is missing."""
         async with self._turns.of(errand.event.id):
             began = time.perf_counter()
-            fetched = await self._fetcher.fetch(errand.folder, result)
+            brought = await self._bring(errand, result)
         seconds = round(time.perf_counter() - began, 3)
         about = {"event_id": errand.event.id, "task": errand.event.task_id, "number": result.number, "seconds": seconds}
-        if isinstance(fetched, Missing):
-            log.warning("asset.missed", **about, reason=fetched.reason, is_dead=fetched.is_dead)
-            return fetched
-        await self._write_down(errand, fetched)
-        log.info("asset.brought_home", **about, bytes=fetched.size, content_type=fetched.content_type)
+        if isinstance(brought, Missing):
+            log.warning("asset.missed", **about, reason=brought.reason, is_dead=brought.is_dead)
+            return brought
+        await self._write_down(errand, brought)
+        what = {"bytes": brought.size, "content_type": brought.content_type, "storage": brought.storage}
+        log.info("asset.brought_home", **about, **what)
         return None
 
-    async def _write_down(self, errand: _Errand, asset: Asset) -> None:
+    async def _bring(self, errand: Errand, result: Result) -> Asset | Missing:
+        """Bring one result here, and from here to the storage, if there is one."""
+        landed = await self._fetcher.fetch(errand.folder, result)
+        if isinstance(landed, Missing) or landed.path is None or self._copies is None:
+            return landed
+        if not self._copies.alone and result.number not in errand.assets:
+            await self._write_down(errand, landed)  # should the copy take too long, routes are told of the file
+        file = Path(landed.path)
+        try:
+            storage = await self._copies.storage.put(file, "/".join(file.parts[-_NAMED_BY:]), landed)
+        except NotKept as exc:
+            return Missing(number=result.number, url=result.url, reason=str(exc), path=landed.path)
+        return replace(landed, storage=storage, path=None if self._copies.alone else landed.path)
+
+    async def _write_down(self, errand: Errand, asset: Asset) -> None:
         """Keep what is home by now, whatever may become of the rest: after a crash the event is due at once."""
         event = errand.event
         async with errand.writing:
@@ -238,27 +245,26 @@ class Archiver:
             await self._shelf.bring_home(
                 Homecoming(
                     event_id=event.id,
-                    envelope=_envelope(errand),
+                    envelope=errand.envelope(),
                     assets=[asset],
                     archiving=event.archiving,
                     archive_at=self._clock.now(),
                 )
             )
 
-    async def _follow(self, errand: _Errand, verdict: Verdict, missing: Sequence[Missing]) -> None:
+    async def _follow(self, errand: Errand, verdict: Verdict, missing: Sequence[Missing]) -> None:
         event, now = errand.event, self._clock.now()
+        await self._put_away(errand, missing if verdict.archiving is None else ())
         ours = await self._shelf.bring_home(
             Homecoming(
                 event_id=event.id,
-                envelope=_envelope(errand),
+                envelope=errand.envelope(),
                 archiving=verdict.archiving,
                 archive_at=None if verdict.wait is None else now + verdict.wait,
                 deliver_at=now if verdict.deliver else None,
                 alerts=await self._alerts(errand, verdict, missing),
             )
         )
-        if verdict.archiving is None:
-            await self._put_away(errand, missing)
         log.info(
             "event.archived" if verdict.archiving is None else "event.awaited",
             event_id=event.id,
@@ -275,7 +281,7 @@ class Archiver:
         if verdict.deliver:
             self._bells.batches.ring()
 
-    async def _alerts(self, errand: _Errand, verdict: Verdict, missing: Sequence[Missing]) -> Sequence[Announcement]:
+    async def _alerts(self, errand: Errand, verdict: Verdict, missing: Sequence[Missing]) -> Sequence[Announcement]:
         if verdict.alert is None:
             return ()
         event = errand.event
@@ -283,49 +289,23 @@ class Archiver:
         goes_on = verdict.archiving is not None
         told: list[Json] = [
             {"number": result.number, "url": result.url, "reason": result.reason, "still_tried": goes_on}
+            | ({} if result.path is None else {"path": result.path})
             for result in missing
         ]
-        message = _message(verdict.alert, f"{len(missing)} of {len(errand.urls)} results", goes_on=goes_on)
+        message = tell(verdict.alert, missing, of=len(errand.urls), goes_on=goes_on)
         return [self._voice.results(verdict.alert.value, message, event, task, told)]
 
-    async def _put_away(self, errand: _Errand, missing: Sequence[Missing]) -> None:
-        """Leave nothing of what did not come whole."""
+    async def _put_away(self, errand: Errand, missing: Sequence[Missing]) -> None:
+        """Leave nothing of what did not come whole, nor of what has left for the storage."""
         try:
             for result in missing:
                 await Berth(errand.folder, result.number).clear()
+            for number, asset in errand.assets.items():
+                if asset.path is None:
+                    await Berth(errand.folder, number).remove()
         except ReceiverError as exc:
             log.warning("asset.left", event_id=errand.event.id, reason=exc.message)
         leave_no_empty_folder(errand.folder)
-
-
-def _message(alert: Alert, what: str, *, goes_on: bool) -> str:
-    match alert:
-        case Alert.LOST if goes_on:
-            return f"Routes are told without {what}, which did not come home in time and are still tried for."
-        case Alert.LOST:
-            return f"{what} cannot be brought home and are not tried for any more."
-        case Alert.EXPIRING:
-            return f"{what} have not come home for long, and their URLs may expire: fetch them by hand."
-        case Alert.RECOVERED:
-            return "All results came home after routes were told without some; replay the event where they are wanted."
-
-
-def _envelope(errand: _Errand) -> bytes:
-    if not errand.assets:
-        return errand.event.envelope
-    return with_assets(errand.event.envelope, [errand.assets[number] for number in sorted(errand.assets)])
-
-
-def _told(number: int, asset: Json) -> Asset:
-    """Read a file back from the event that tells of it."""
-    return Asset(
-        number=number,
-        url=asset["url"],
-        path=asset["path"],
-        sha256=bytes.fromhex(asset["sha256"]),
-        size=asset["bytes"],
-        content_type=asset["content_type"],
-    )
 
 
 async def leave(shelf: Home, *, clock: Clock) -> None:

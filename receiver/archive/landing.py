@@ -136,6 +136,11 @@ class Berth:
         self.leave()
         await _at_the_disk(self._clear)
 
+    async def remove(self) -> None:
+        """Throw away the file itself as well: it is kept elsewhere."""
+        await self.clear()
+        await _at_the_disk(self._remove)
+
     async def finish(self, url: str) -> Asset:
         """Give the whole file its name, and tell all there is to know about it."""
         return await _at_the_disk(self._finish, url)
@@ -255,6 +260,13 @@ class Berth:
         except OSError as exc:
             raise _translated(exc) from exc
         self._notes, self._size, self._synced = None, 0, 0
+
+    def _remove(self) -> None:
+        try:
+            for ending in _TYPES:
+                (self._folder / f"{self._number}.{ending}").unlink(missing_ok=True)
+        except OSError as exc:
+            raise _translated(exc) from exc
 
     def _parts(self) -> list[str]:
         return [f"{self._number}.{ending}.part" for ending in _TYPES]

@@ -34,7 +34,7 @@ class Alert(StrEnum):
 class Missing:
     """A result that did not come home this time; ``is_dead`` when trying again would be of no use.
 
-    ``is_refused`` says that it was for its URL: there may be a fresh one.
+    ``is_refused`` says that it was for its URL: there may be a fresh one. ``path`` is where the file lies all the same.
     """
 
     number: int
@@ -42,6 +42,7 @@ class Missing:
     reason: str
     is_dead: bool = False
     is_refused: bool = False
+    path: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

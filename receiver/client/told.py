@@ -68,8 +68,8 @@ class Task:
 
     @property
     def places(self) -> Sequence[str]:
-        """Where its results are: the files brought home, and Kling's URLs of what was not."""
-        home = {asset.get("url"): asset.get("path") for asset in self.assets}
+        """Where its results are: what was brought home, as near as it is kept, and Kling's URLs of what was not."""
+        home = {asset.get("url"): asset.get("path") or asset.get("storage") for asset in self.assets}
         urls = [entry["url"] for entries in self.result.values() for entry in entries if entry.get("url")]
         return tuple(dict.fromkeys(str(home.get(url) or url) for url in [*urls, *home]))
 

@@ -115,8 +115,8 @@ def _lies_within(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Ne
     return isinstance(other, IPv6Network) and network.subnet_of(other)
 
 
-def read_public_url(raw: object) -> str:
-    """Read the address under which Kling reaches us; empty where it does not."""
+def read_optional_url(raw: object) -> str:
+    """Read the address under which Kling reaches us, or a store does, or nothing from an empty string."""
     return "" if raw == "" else _read_base_url(raw)
 
 

@@ -42,6 +42,8 @@ def doubts(settings: Settings, values: Mapping[str, Any], environ: Mapping[str, 
         yield from _weak(secret, ("callbacks", "signing_secrets", number))
     if settings.archive.dir and _strange_letters(str(settings.archive.dir)):
         yield ("archive", "dir"), f"has {_strange_letters(str(settings.archive.dir))!r}, so KLING_ASSET_DIR stays empty"
+    if _is_open(settings.archive.storage.endpoint):
+        yield ("archive", "storage", "endpoint"), "is plain http beyond this machine; results travel in the clear"
     if settings.gateway.secret:
         yield from _weak(settings.gateway.secret, ("gateway", "secret"))
     for number, route in enumerate(settings.routes):

@@ -18,8 +18,8 @@ from receiver.settings.addresses import (
     read_address,
     read_kling_url,
     read_network,
+    read_optional_url,
     read_proxies,
-    read_public_url,
 )
 from receiver.settings.reading import (
     List,
@@ -35,6 +35,7 @@ from receiver.settings.reading import (
     sized,
 )
 from receiver.settings.routes import RouteSettings
+from receiver.settings.storage import StorageSettings
 from receiver.settings.words import Size, Unfit
 
 SQLITE = "sqlite:"
@@ -84,7 +85,7 @@ class PublicSettings(Section):
     listen: Annotated[Address, Read(read_address)] = Field(
         default=Address("127.0.0.1", 8700), description="Where callbacks arrive; all that a proxy or tunnel exposes."
     )
-    url: Annotated[str, Read(read_public_url)] = Field(
+    url: Annotated[str, Read(read_optional_url)] = Field(
         default="",
         description="How Kling reaches this listener. Empty: no callbacks are asked for, tasks are polled alone.",
     )
@@ -221,6 +222,14 @@ class ArchiveSettings(Section):
     dir: Annotated[Path | None, Resolve(read_folder)] = Field(
         default=None, description="Where results are downloaded to before anybody is told. Empty: they are not."
     )
+    storage: StorageSettings = Field(
+        default_factory=StorageSettings, description="The S3-compatible store that results are copied to."
+    )
+
+    @property
+    def is_on(self) -> bool:
+        """Whether results are brought home at all: into the folder, into the store, or both."""
+        return self.dir is not None or bool(self.storage.url)
 
 
 class GatewaySettings(Section):

@@ -223,7 +223,8 @@ def event_row(event: Event) -> Values:
 
 def asset_row(event_id: str, asset: Asset) -> Values:
     """Write an asset for ``insert_asset``."""
-    return (event_id, asset.number, asset.url, asset.path, asset.sha256, asset.size, asset.content_type)
+    where = (asset.path, asset.storage)
+    return (event_id, asset.number, asset.url, *where, asset.sha256, asset.size, asset.content_type)
 
 
 def delivery(row: Row) -> Delivery:

@@ -28,7 +28,7 @@ async def land(folder: Path, number: int) -> None:
     for start in range(0, len(data), PIECE):
         await berth.write(data[start : start + PIECE])
     asset = await berth.finish("https://cdn.example.com/")
-    sys.stdout.write(f"home {Path(asset.path).name} {asset.sha256.hex()}\n")
+    sys.stdout.write(f"home {Path(str(asset.path)).name} {asset.sha256.hex()}\n")
     sys.stdout.flush()
 
 

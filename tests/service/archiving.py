@@ -16,7 +16,7 @@ from support import FakeClock, until
 
 from receiver.alerts import Alerts
 from receiver.announce import Announcer
-from receiver.archive import Archiver
+from receiver.archive import Archiver, Copies
 from receiver.archive.fetch import Bounds, Fetcher
 from receiver.archive.landing import RESERVE
 from receiver.bells import Bells
@@ -54,6 +54,7 @@ class Workshop:
         self.stop = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
         self.renewal: Kling | None = None
+        self.copies: Copies | None = None
         self.outbound: Outbound | None = None
 
     async def succeeds(self, *urls: str, trusted: bool = True, **changes: Any) -> Event:
@@ -93,6 +94,7 @@ class Workshop:
             Fetcher(self.outbound, bounds=bounds, free=free or (lambda _: self.free)),
             self.folder,
             renewal=self.renewal,
+            copies=self.copies,
             voice=Alerts(self.announcer, clock=self.clock),
             bells=self.bells,
             clock=self.clock,

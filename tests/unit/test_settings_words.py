@@ -15,8 +15,8 @@ from receiver.settings.addresses import (
     read_address,
     read_kling_url,
     read_network,
+    read_optional_url,
     read_proxies,
-    read_public_url,
 )
 from receiver.settings.conditions import compares_with_a_key, read_condition
 from receiver.settings.words import (
@@ -266,11 +266,11 @@ def test_a_url_that_leads_nowhere_good_is_refused_without_being_repeated(url: st
 
 
 def test_an_address_under_which_paths_lie_ends_without_a_slash_and_has_no_query() -> None:
-    assert read_public_url("https://hooks.example.com/kling/") == "https://hooks.example.com/kling"
-    assert read_public_url("") == ""
+    assert read_optional_url("https://hooks.example.com/kling/") == "https://hooks.example.com/kling"
+    assert read_optional_url("") == ""
     assert read_kling_url("https://gateway.example/kling/") == "https://gateway.example/kling"
     with pytest.raises(Unfit, match="must not have a query"):
-        read_public_url("https://hooks.example.com/?a=1")
+        read_optional_url("https://hooks.example.com/?a=1")
     with pytest.raises(Unfit, match="must not end in /v1"):
         read_kling_url("https://api-singapore.klingai.com/v1/")
 

@@ -994,10 +994,11 @@ WHERE archiving IS NOT NULL
   AND id IN (SELECT value FROM json_each(:ids));
 
 -- name: insert_asset
--- Writes down a result that was brought home.
-INSERT INTO assets (event_id, number, url, path, sha256, bytes, content_type)
-VALUES (?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (event_id, number) DO NOTHING;
+-- Writes down where a result is that was brought home; it may come to be at a second place.
+INSERT INTO assets (event_id, number, url, path, storage, sha256, bytes, content_type)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT (event_id, number) DO UPDATE
+SET path = excluded.path, storage = excluded.storage;
 
 -- name: save_archiving
 -- Gives an event the files it now has, and says how it goes on with the rest.

@@ -193,11 +193,13 @@ CREATE TABLE assets (
     event_id TEXT NOT NULL REFERENCES events (id) ON DELETE CASCADE,
     number INTEGER NOT NULL CHECK (number >= 0),
     url TEXT NOT NULL,
-    path TEXT NOT NULL,
+    path TEXT,
+    storage TEXT,
     sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
     bytes INTEGER NOT NULL CHECK (bytes >= 0),
     content_type TEXT NOT NULL,
-    PRIMARY KEY (event_id, number)
+    PRIMARY KEY (event_id, number),
+    CHECK (path IS NOT NULL OR storage IS NOT NULL)
 ) STRICT;
 
 -- What people want to go out again, and how far that has come: the place in the order of ids.

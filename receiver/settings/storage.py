@@ -1,0 +1,88 @@
+"""The S3-compatible store that results are copied to: where it is, and who we are there."""
+
+import re
+from importlib.util import find_spec
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from receiver.model import Secret
+from receiver.settings import references
+from receiver.settings.addresses import read_optional_url
+from receiver.settings.reading import Read, Resolve, Section
+from receiver.settings.words import Unfit, read_text
+
+_SCHEME = "s3://"
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
+_SEGMENT = re.compile(r"[A-Za-z0-9!_.*'()-]{1,200}")  # what every store and every tool writes alike
+_REGION = re.compile(r"[a-z0-9-]{1,64}")
+_EXAMPLE = 'write it like "s3://bucket/prefix"'
+
+
+def _read_place(raw: object) -> str:
+    if raw == "":
+        return ""
+    text = read_text(raw).rstrip("/")
+    if not text.startswith(_SCHEME):
+        raise Unfit(f'must begin with "s3://"; {_EXAMPLE}, and what speaks S3 elsewhere goes into endpoint')
+    bucket, *prefix = text.removeprefix(_SCHEME).split("/")
+    if not _BUCKET.fullmatch(bucket):
+        raise Unfit("names no bucket: 3 to 63 small letters, digits, dots and hyphens; " + _EXAMPLE)
+    if any(not _SEGMENT.fullmatch(segment) or segment.strip(".") == "" for segment in prefix):
+        raise Unfit("has a prefix with more than letters, digits and !_.*'()- between single slashes; " + _EXAMPLE)
+    return text
+
+
+def _read_region(raw: object) -> str:
+    text = read_text(raw)
+    if not _REGION.fullmatch(text):
+        raise Unfit('must be the name of a region, like "eu-central-1"; some stores want "auto"')
+    return text
+
+
+class StorageSettings(Section):
+    """Where results are copied to, beyond this machine."""
+
+    url: Annotated[str, Read(_read_place)] = Field(
+        default="", description="The bucket, and what keys begin with: s3://bucket/prefix. Empty: nothing is copied."
+    )
+    endpoint: Annotated[str, Read(read_optional_url)] = Field(
+        default="", description="Where the store answers, if it is not Amazon's."
+    )
+    region: Annotated[str, Read(_read_region)] = Field(default="us-east-1", description="The bucket's region.")
+    access_key: Annotated[Secret | None, Resolve(references.read_optional_secret)] = Field(
+        default=None, description="Who we are there."
+    )
+    secret_key: Annotated[Secret | None, Resolve(references.read_optional_secret)] = Field(
+        default=None, description="The other half of access_key; signs and is never sent."
+    )
+
+    @property
+    def bucket(self) -> str:
+        """The bucket's name."""
+        return self.url.removeprefix(_SCHEME).partition("/")[0]
+
+    @property
+    def prefix(self) -> str:
+        """What every key begins with, without slashes around it."""
+        return self.url.removeprefix(_SCHEME).partition("/")[2]
+
+    @field_validator("url")
+    @classmethod
+    def _has_a_client(cls, value: str) -> str:
+        if value and find_spec("aiobotocore") is None:
+            raise Unfit(
+                "needs the extra `storage`, which is not installed; in a checkout: make storage, "
+                "else: pip install 'kling-receiver[storage]'"
+            )
+        return value
+
+    @field_validator("access_key", "secret_key")
+    @classmethod
+    def _has_both_halves(cls, value: Secret | None, info: ValidationInfo) -> Secret | None:
+        url = info.data.get("url")
+        if url and not value:
+            raise Unfit(f"is missing; {url} is written to under access_key and secret_key")
+        if value and url == "":
+            raise Unfit(f"is there without url; {_EXAMPLE}, or leave it out")
+        return value

@@ -1,0 +1,153 @@
+"""Results are copied to a store that speaks S3, in the product as its users run it, whatever ends either of them."""
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+from buckets import ACCESS_KEY, BUCKET, SECRET_KEY, Buckets, a_relay, a_store_of_buckets
+from processes import (
+    ENDPOINT,
+    Receiver,
+    a_config,
+    a_kling,
+    a_receiver,
+    a_script_route,
+    a_sink,
+    a_webhook_route,
+    published,
+    submitted,
+)
+from support import until
+
+from receiver.kling.simulator.results import content
+
+WITHOUT_EXTRA = 'import sys\nsys.modules["aiobotocore"] = None\n'
+
+
+@pytest.fixture
+async def buckets(tmp_path: Path) -> AsyncIterator[Buckets]:
+    async with a_store_of_buckets(tmp_path) as buckets:
+        yield buckets
+
+
+def an_archive(endpoint: str, *, folder: str = "") -> str:
+    return f"""
+[archive]
+dir = "{folder}"
+[archive.storage]
+url = "s3://{BUCKET}/kling"
+endpoint = "{endpoint}"
+access_key = "env:S3_KEY"
+secret_key = "env:S3_SECRET"
+[network]
+allow = ["127.0.0.0/8"]
+"""
+
+
+KEYS = {"S3_KEY": ACCESS_KEY, "S3_SECRET": SECRET_KEY}
+
+
+def arriving(folder: Path) -> list[str]:
+    return [path.name for path in (folder / "var" / "arriving").rglob("*") if path.is_file()]
+
+
+async def test_routes_are_told_when_the_storage_has_it_and_where(tmp_path: Path, buckets: Buckets) -> None:
+    async with a_sink() as sink, a_kling() as kling:
+        routes = a_webhook_route(sink) + a_script_route(tmp_path)
+        config = a_config(kling.url, more=an_archive(buckets.url, folder="results") + routes)
+        async with a_receiver(tmp_path, config, environ=KEYS) as receiver:
+            (tmp_path / "publish.sh").write_text('#!/bin/sh\nls "$KLING_ASSET_DIR" > "$OUT"\n')
+            async with receiver.client() as client:
+                task = await submitted(client)
+            await until(lambda: len(sink.received) == 1, within=30)
+            await until(lambda: published(tmp_path).exists() and published(tmp_path).read_text() == "0.png\n")
+
+            [[event]] = sink.received.values()
+            [asset] = event["data"]["assets"]
+            key = f"kling/{task['id']}/{event['data']['event_id']}/0.png"
+            made = content(event["data"]["task"]["kling_id"], "image-0.png")
+            assert asset["storage"] == f"s3://{BUCKET}/{key}"
+            assert asset["sha256"] == hashlib.sha256(made).hexdigest()
+            assert buckets.objects() == {key: made}
+            assert await asyncio.to_thread(Path(asset["path"]).read_bytes) == made
+            assert await receiver.stop() == 0
+            assert not any(secret in receiver.log() for secret in (SECRET_KEY, ACCESS_KEY))
+
+
+async def test_in_the_storage_alone_a_submit_that_waits_ends_with_its_place_there(
+    tmp_path: Path, buckets: Buckets
+) -> None:
+    archive, image = an_archive(buckets.url), ("--image", "https://example.com/a.png")
+    async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url, more=archive), environ=KEYS) as receiver:
+        done = await receiver.command("submit", ENDPOINT, "--set", "prompt=a cat", *image, "--wait")
+
+        assert done.returncode == 0, done.stderr
+        [key] = buckets.objects()
+        assert done.stdout.split() == [f"s3://{BUCKET}/{key}"]
+        assert arriving(tmp_path) == []
+
+
+async def test_a_storage_that_is_down_holds_back_what_is_told_until_it_is_up(tmp_path: Path, buckets: Buckets) -> None:
+    buckets.stop()
+    async with a_sink() as sink, a_kling() as kling:
+        config = a_config(kling.url, more=an_archive(buckets.url) + a_webhook_route(sink))
+        async with a_receiver(tmp_path, config, environ=KEYS) as receiver:
+            async with receiver.client() as client:
+                await submitted(client)
+            await until(lambda: bool(receiver.said("asset.missed")), within=30)
+            assert "cannot be reached: Connection refused." in receiver.said("asset.missed")[0]["reason"]
+            assert sink.received == {}
+
+            await buckets.start()
+            await until(lambda: len(sink.received) == 1, within=60)
+            assert len(buckets.objects()) == 1
+
+
+async def test_a_kill_between_the_copy_and_its_record_costs_a_second_copy_of_the_same_name(
+    tmp_path: Path, buckets: Buckets
+) -> None:
+    async with a_sink() as sink, a_kling() as kling:
+        receivers: list[Receiver] = []
+        copies: list[bytes] = []
+
+        async def killing(head: bytes) -> None:
+            copies.append(head.split(b" ")[1])
+            if len(copies) == 1:
+                receivers[0].kill()  # the store has it, and nobody here has heard of that
+
+        async with a_relay(buckets.port, answered=killing) as url:
+            config = a_config(kling.url, more=an_archive(url) + a_webhook_route(sink))
+            async with a_receiver(tmp_path, config, environ=KEYS) as receiver:
+                receivers.append(receiver)
+                async with receiver.client() as client:
+                    await submitted(client)
+                await until(lambda: bool(copies), within=30)
+                await until(lambda: receiver.process is not None and receiver.process.poll() is not None)
+                assert (sink.received, len(buckets.objects()), len(arriving(tmp_path))) == ({}, 1, 1)
+
+                await receiver.start()
+                await until(lambda: len(sink.received) == 1, within=60)
+
+                [[event]] = sink.received.values()
+                assert [asset["storage"] for asset in event["data"]["assets"]] == [
+                    f"s3://{BUCKET}/{key}" for key in buckets.objects()
+                ]
+                assert len(set(copies)) == 1
+                assert kling.counts["results"] == 1, "the file was here already"
+                assert arriving(tmp_path) == []
+
+
+async def test_without_the_extra_all_else_works_and_a_storage_is_refused_with_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_EXTRA)
+    environ = {**KEYS, "PYTHONPATH": str(tmp_path)}
+    async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url), environ=environ) as receiver:
+        assert await receiver.stop() == 0
+
+        receiver.configure(a_config(kling.url, more=an_archive("http://127.0.0.1:1")))
+        for command in (["serve"], ["config", "check"]):
+            done = await receiver.command(*command)
+            assert done.returncode == 78
+            assert "archive.storage.url: needs the extra `storage`, which is not installed" in done.stderr
+            assert "pip install 'kling-receiver[storage]'" in done.stderr
