@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from chaos.machine import Answer, GoneError, Machine
 from chaos.vendor import Vendor
 from chaos.witness import SECRET, Witness
+from places import NEVER, NOT_PUBLIC
 from standardwebhooks import Webhook
 
 TOKEN = "the-admin-token-of-a-simulation"
@@ -52,7 +53,9 @@ class Callers:
         """Ask for a task as if it were Kling itself, once, come what may."""
         endpoint, body = self._job()
         if self._rng.random() < 0.6:
-            body["callback_url"] = f"http://client.test/{self._jobs}"
+            trap = self._rng.choice([*NEVER, *NOT_PUBLIC])
+            host = "client.test" if self._rng.random() < 0.9 else f"[{trap}]" if ":" in trap else trap
+            body["callback_url"] = f"http://{host}/{self._jobs}"
         if self._rng.random() < 0.5:
             body["external_task_id"] = f"mine-{self._jobs}"
         answer = await self._call("admin", f"/kling/v1/{endpoint}", body)

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from chaos.vendor import FINAL
 from chaos.world import GIVE_UP_HOURS, WANTED, World
@@ -142,7 +143,7 @@ def _wanting(world: World, event: _Event, data: Any) -> Iterator[str]:
         if not doubtful or route == "all":
             yield route
     if event.reply_to and data.get("source") in ("callback", "poll") and not doubtful:
-        yield "reply:client.test"
+        yield f"reply:{urlsplit(event.reply_to).netloc}"
 
 
 def _attempts(world: World) -> Iterator[str]:

@@ -10,6 +10,7 @@ import contextlib
 import sqlite3
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from contextvars import Context, ContextVar, copy_context
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,10 +20,12 @@ from typing import Any, Self
 import pytest
 import structlog
 from chaos.virtual import VirtualClock
+from httpcore2._async import http11
 
 from receiver import service, supervisor
 from receiver.clock import Clock, Ids
 from receiver.model import Task
+from receiver.outbound import Outbound, Reply, Resolve
 from receiver.settings import Settings
 from receiver.store import Change, Judge, TaskRef, sqlite, writer
 from receiver.store.sqlite import SqliteStore
@@ -53,7 +56,8 @@ class Machine:
     settings: Settings
     clock: VirtualClock
     rng: Random
-    ways_out: tuple[Any, Any]
+    resolve: Resolve
+    watch: Callable[[Mapping[str, str]], AbstractContextManager[None]]
     wrong: Callable[[str], None]
     saw_task: Callable[[Task], None]
     newest_kept: Callable[[], str]
@@ -106,11 +110,24 @@ class Machine:
                     machine.saw_task(change.task)
                 return change
 
+        class WayOut(Outbound):
+            """The real way out, to the addresses of this world; each request is watched for as long as it lasts."""
+
+            def __init__(self, **known: Any) -> None:
+                super().__init__(**known, resolve=machine.resolve)
+
+            async def request(
+                self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **known: Any
+            ) -> Reply:
+                with machine.watch(headers or {}):
+                    return await super().request(method, url, headers=headers, **known)
+
         patch.setattr(service, "SystemClock", lambda: machine.clock)
         patch.setattr(service, "SystemRandom", lambda: Random(entropy.random()))
         patch.setattr(service, "Ids", RisingIds)
         patch.setattr(service, "SqliteStore", Store)
-        patch.setattr(service, "_ways_out", lambda *_: machine.ways_out)
+        patch.setattr(service, "Outbound", WayOut)
+        patch.setattr(http11, "time", machine.clock)  # by which a connection is too old to be used again
         patch.setattr(service, "_listener", lambda name, app, *_: _Listener(machine, name, app))
         patch.setattr(supervisor, "_stop_signals", lambda: machine._asked_to_stop)
         patch.setattr(sqlite, "Lane", _Lanes(machine))

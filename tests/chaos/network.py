@@ -1,22 +1,20 @@
 """A bad network, and weather: every side's troubles come in spells, so that nothing is ever broken for good."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+import socket
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass
-from datetime import timedelta
+from ipaddress import ip_address
 from random import Random
-from typing import Any, TypeAlias
-from urllib.parse import urlsplit
+from typing import Any
 
-from receiver.errors import NoAnswer, NotSent
-from receiver.outbound import Reply
+from chaos.line import Line, Serve
+from places import NEVER, NOT_PUBLIC
 
-Serve: TypeAlias = Callable[[str, str, dict[str, str], bytes], Reply]
-"""What a peer does with a request that has arrived: method, path, headers, body."""
+from receiver.outbound import IPAddress
 
-Watch: TypeAlias = Callable[[dict[str, str]], AbstractContextManager[None]]
+_MISLED = 0.1
 
 
 def outside(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
@@ -49,59 +47,74 @@ class Weather:
         self.down, self.latency, self.losing = False, 0.01, 0.0
 
 
-class WayOut:
-    """What stands in for the service's connections: peers by their host's name, each with its weather."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Peer:
+    serve: Serve
+    weather: Weather
+    traps: Sequence[IPAddress]
 
-    def __init__(self, rng: Random) -> None:
+
+class Internet:
+    """Names, addresses and who is there. It stands where the system's resolver and its sockets are in the world.
+
+    Now and then a name leads where its owner has no right to be: *dialled* is told of every address that is tried
+    and that nobody was given.
+    """
+
+    def __init__(self, rng: Random, dialled: Callable[[str], None]) -> None:
         self._rng = rng
-        self._peers: dict[str, tuple[Serve, Weather, Watch]] = {}
+        self._dialled = dialled
+        self._peers: dict[IPAddress, _Peer] = {}
+        self._names: dict[str, IPAddress] = {}
+        self._quiet, self._end = socket.socketpair()
         self.on_the_way: Callable[[], None] = lambda: None
+        self.misled = _MISLED
 
-    def connect(self, host: str, serve: Serve, weather: Weather, watch: Watch = lambda _: nullcontext()) -> None:
-        """Have a peer; *watch* goes along with each request of it for as long as somebody waits for its answer."""
-        self._peers[host] = (serve, weather, watch)
+    def connect(self, host: str, address: str, serve: Serve, weather: Weather, *, is_strangers: bool = False) -> None:
+        """Have a peer; where strangers named it, its name may also be made to lead into private networks."""
+        traps = [ip_address(trap) for trap in (*NEVER, *(NOT_PUBLIC if is_strangers else ()))]
+        self._names[host] = ip_address(address)
+        self._peers[self._names[host]] = _Peer(serve=serve, weather=weather, traps=traps)
 
-    async def request(
-        self,
-        method: str,
-        url: str,
-        *,
-        headers: dict[str, str] | None = None,
-        content: bytes = b"",
-        total: timedelta,
-        limit: int,  # noqa: ARG002  # no peer here says more than a little
-    ) -> Reply:
-        """Carry a request over, or lose it, or lose its answer."""
-        host, path = urlsplit(url).netloc, urlsplit(url)._replace(scheme="", netloc="").geturl()
-        serve, weather, watch = self._peers[host]
-        with watch(dict(headers or {})):
-            return await self._carry(
-                lambda: serve(method, path, dict(headers or {}), content), weather, total.total_seconds()
-            )
+    async def resolve(self, host: str) -> Sequence[IPAddress]:
+        """Give a name's addresses, as they are just now."""
+        address = self._names[host]
+        peer = self._peers[address]
+        await asyncio.sleep(self._rng.expovariate(1 / peer.weather.latency))
+        if peer.weather.down and self._rng.random() < 0.2:
+            raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+        if self._rng.random() >= self.misled:
+            return [address]
+        trap = self._rng.choice(peer.traps)
+        return self._rng.choice([[trap], [trap, address], [address, trap]])
 
-    async def _carry(self, serve: Callable[[], Reply], weather: Weather, patience: float) -> Reply:
-        if weather.down:
-            await asyncio.sleep(self._rng.uniform(0.0, 2.0))
-            raise NotSent("refused the connection.")
-        there, back = (self._rng.expovariate(1 / weather.latency) for _ in range(2))
-        if there >= patience:  # what arrives only when nobody waits any more is what a bad peer makes of it, not we
-            await asyncio.sleep(patience)
-            raise NoAnswer("did not take the request in time.")
-        arriving = outside(_later(there, serve))
-        lost = self._rng.random() < weather.losing
-        self.on_the_way()
-        await asyncio.sleep(min(patience, there + back))
-        if lost or there + back >= patience:
-            raise NoAnswer("took the request and did not answer.")
-        return await asyncio.shield(arriving)
+    async def dial(self, address: str) -> None:
+        """Have a connection made to an address, or not."""
+        peer = self._peers.get(ip_address(address))
+        if peer is None:
+            self._dialled(address)
+            raise ConnectionRefusedError
+        if peer.weather.down:
+            await asyncio.sleep(self._rng.choice([0.0, 2.0, 3600.0]) * self._rng.random())
+            raise ConnectionRefusedError
 
-    async def aclose(self) -> None:
-        """Nothing is ever open."""
+    def line(self, sock: socket.socket, address: str, protocol: asyncio.Protocol) -> Line:
+        """Give the connection that was made."""
+        peer = self._peers[ip_address(address)]
+        return Line(
+            protocol,
+            peer.serve,
+            rng=self._rng,
+            sock=sock,
+            quiet=self._quiet,
+            way=peer.weather,
+            on_the_way=self.on_the_way,
+        )
 
-
-async def _later(seconds: float, do: Callable[[], Reply]) -> Reply:
-    await asyncio.sleep(seconds)
-    return do()
+    def close(self) -> None:
+        """Give the system back what it lent."""
+        self._quiet.close()
+        self._end.close()
 
 
 async def sometimes(rng: Random, hours: float, do: Callable[[], Awaitable[None]]) -> None:

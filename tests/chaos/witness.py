@@ -107,7 +107,10 @@ class Witness:
     @contextmanager
     def watch(self, headers: Mapping[str, str]) -> Iterator[None]:
         """Look at an attempt for as long as somebody waits for its answer."""
-        delivery, under_way = headers["kling-receiver-delivery"], self._under_way
+        delivery, under_way = headers.get("kling-receiver-delivery"), self._under_way
+        if delivery is None:  # a question to Kling
+            yield
+            return
         rows = self.rows("SELECT status, claim FROM deliveries WHERE id = ?", delivery)
         if not rows or rows[0][0] != "pending" or rows[0][1] is None:
             self.tell(f"{delivery} goes out as {rows}")
@@ -118,6 +121,12 @@ class Witness:
             yield
         finally:
             under_way[delivery] -= 1
+
+    # No denied address is dialled.
+
+    def dialled(self, address: str) -> None:
+        """An address was dialled that belongs to nobody who may be reached."""
+        self.tell(f"{address} was dialled")
 
     # Nothing unverified leaves.
 

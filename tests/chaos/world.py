@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 from chaos.callers import TOKEN, Callers
+from chaos.line import Serve
 from chaos.machine import Machine
-from chaos.network import Serve, WayOut, Weather, outside, sometimes
+from chaos.network import Internet, Weather, outside, sometimes
 from chaos.vendor import Made, Vendor
 from chaos.virtual import VirtualClock, VirtualLoop
 from chaos.witness import CLIENT, SECRET, Witness
@@ -62,12 +63,14 @@ concurrency = 3
 WANTED = {"all": ["*"], "ends": ["succeed", "failed", "rejected", "expired"], "images": ["succeed"]}
 GIVE_UP_HOURS = {"all": 96, "ends": 12, "images": 96}
 
+_ADDRESSES = ("10.77.0.2", "127.0.0.77", "192.168.77.4", "9.9.9.9")
+_HEADERS = {429: {"retry-after": "120"}, 503: {"retry-after": "120"}, 301: {"location": "http://169.254.169.254/"}}
 _HOUR = 3600.0
 _MUCH = 1 << 40
 _DAYS_AFTER = 8
 _DAYS_AFTER_JUMPS = 20
 _FARTHEST_DAYS = 3
-_JUMPS_ON_THE_WAY = 0.02
+_STRIKES_ON_THE_WAY = 0.02
 
 
 @dataclass(slots=True)
@@ -94,12 +97,13 @@ class World:
         truth: dict[str, Made] = {}
         signs = self.rng.random() < 0.5
         self.witness = Witness(folder / "receiver.db", truth)
-        self._way = WayOut(self._chance())
+        self.internet = loop.network = Internet(self._chance(), self.witness.dialled)
         self.machine = Machine(
             settings=_settings(folder, verify=self.verify, signs=signs),
             clock=self.clock,
             rng=self._chance(),
-            ways_out=(self._way, self._way),
+            resolve=self.internet.resolve,
+            watch=self.witness.watch,
             wrong=self.witness.tell,
             saw_task=self.witness.saw_task,
             newest_kept=self.witness.newest_id,
@@ -107,10 +111,12 @@ class World:
         self.machine.install(patch)
         self.callers = Callers(self._chance(), self.machine, self.witness, signs=signs)
         self.vendor = Vendor(self._chance(), self.callers.push, truth, slots=SLOTS)
-        self._way.connect("kling.test", self.vendor.serve, self.weather)
-        for name, each in self.destinations.items():
-            self._way.connect(f"{name}.test", self._answers_of(name, each), each.weather, self.witness.watch)
-        self._over = asyncio.Event()
+        self.internet.connect("kling.test", "10.77.0.1", self.vendor.serve, self.weather)
+        for (name, each), address in zip(self.destinations.items(), _ADDRESSES, strict=True):
+            serve = self._answers_of(name, each)
+            self.internet.connect(f"{name}.test", address, serve, each.weather, is_strangers=name == CLIENT)
+        self._over, self._strike = asyncio.Event(), asyncio.Event()
+        self._chances_on_the_way = self._chance()
 
     def _chance(self) -> Random:
         return Random(self.rng.random())
@@ -122,28 +128,29 @@ class World:
             self.witness.look_at(name, headers, body)
             if destination.mood // 100 == 2:
                 destination.took.add(headers["kling-receiver-delivery"])
-            asks_to_wait = {"retry-after": "120"} if destination.mood in (429, 503) else {}
-            return Reply(status=destination.mood, headers=asks_to_wait, body=b"")
+            return Reply(status=destination.mood, headers=_HEADERS.get(destination.mood, {}), body=b"")
 
         return serve
 
-    async def live(self, hours: float) -> None:
-        """Let everybody be at their worst for so long, then be kind for as long as it takes, and stop."""
+    async def live(self, hours: float, *, to_the_end: bool = True) -> None:
+        """Let everybody be at their worst for so long, then be kind for as long as all ends take, and stop."""
         await self.machine.start()
         restarting = outside(self._restart_now_and_then(self._chance()))
         goings_on = [outside(each) for each in self._goings_on()]
         await asyncio.sleep(hours * _HOUR)
         self._over.set()
+        self._strike.set()
         await restarting
         for each in goings_on:
             each.cancel()
         await asyncio.gather(*goings_on, return_exceptions=True)
         self._calm_down()
-        await asyncio.sleep(24 * _HOUR * (_DAYS_AFTER_JUMPS if self.jumps else _DAYS_AFTER))
+        if to_the_end:
+            await asyncio.sleep(24 * _HOUR * (_DAYS_AFTER_JUMPS if self.jumps else _DAYS_AFTER))
         self.machine.check_alive()
         await self.machine.stop()
         self.witness.counts.update(
-            hours=round(self.clock.passed / _HOUR), crashes=self.machine.crashes, stops=self.machine.stops
+            hours=round(self.clock.monotonic() / _HOUR), crashes=self.machine.crashes, stops=self.machine.stops
         )
 
     def _goings_on(self) -> Iterator[Coroutine[Any, Any, None]]:
@@ -162,10 +169,11 @@ class World:
         yield self._fill_the_disk_now_and_then(self._chance())
         if self.jumps:
             yield sometimes(self._chance(), 30, self._jump)
-            self._way.on_the_way = self._jump_perhaps
+        self.internet.on_the_way = self._on_the_way
 
     def _calm_down(self) -> None:
-        self._way.on_the_way = lambda: None
+        self.internet.on_the_way = lambda: None
+        self.internet.misled = 0.0
         self.vendor.trouble = 0.0
         self.weather.be_fine()
         for each in self.destinations.values():
@@ -184,7 +192,8 @@ class World:
             destination.mood = 204
 
     async def _restart_now_and_then(self, rng: Random) -> None:
-        while not await self._is_over_within(_HOUR * rng.expovariate(1 / 10)):
+        while not self._over.is_set():
+            await self._is_struck_within(_HOUR * rng.expovariate(1 / 10))
             self.machine.check_alive()
             if rng.random() < 0.7:
                 await self.machine.crash()
@@ -194,11 +203,11 @@ class World:
             await asyncio.sleep(rng.choice([0.0, 1.0, 60.0, _HOUR]) * rng.random())
             await self.machine.start()
 
-    async def _is_over_within(self, seconds: float) -> bool:
+    async def _is_struck_within(self, seconds: float) -> None:
+        self._strike.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._over.wait()
-        return self._over.is_set()
+                await self._strike.wait()
 
     async def _fill_the_disk_now_and_then(self, rng: Random) -> None:
         while True:
@@ -211,9 +220,11 @@ class World:
     def _make_room(self) -> None:
         self.machine.free, self.machine.disk_is_full = _MUCH, False
 
-    def _jump_perhaps(self) -> None:
-        """Set the clock wrong while a request is under way, where it hurts most."""
-        if self.rng.random() < _JUMPS_ON_THE_WAY:
+    def _on_the_way(self) -> None:
+        """Strike while a request is under way, where it hurts most: kill or stop the service, set the clock."""
+        if self._chances_on_the_way.random() < _STRIKES_ON_THE_WAY:
+            self._strike.set()
+        if self.jumps and self._chances_on_the_way.random() < _STRIKES_ON_THE_WAY:
             self._set_clock()
 
     async def _jump(self) -> None:

@@ -1,0 +1,116 @@
+"""The simulation is worth something only if it finds things out: each promise is broken once, and must be missed."""
+
+import sqlite3
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from chaos.invariants import broken
+from chaos.test_simulation import live
+
+from receiver import dispatch, lifecycle
+from receiver.dispatch import Dispatcher
+from receiver.model import TaskState
+from receiver.recover import Recovery
+from receiver.senders.address import OperatorGuard, PublicGuard
+from receiver.store import writer
+from receiver.store.sqlite import SqliteStore
+
+LIVES, HOURS = 20, 60
+AT_THE_END = ("never ends", "was made 2 times")
+"""What can only be said when all is over."""
+
+Patch = pytest.MonkeyPatch
+
+
+def forgets_commits(patch: Patch) -> None:
+    turns, write = count(1), writer._write_and_commit
+
+    def unsafe(connection: sqlite3.Connection, batches: Sequence[Any], results: list[object], *, begun: bool) -> None:
+        if next(turns) % 10:
+            write(connection, batches, results, begun=begun)
+            return
+        connection.execute("SAVEPOINT lost") if begun else connection.execute("BEGIN")
+        for batch in batches:
+            batch.write(connection, results)
+        connection.execute("ROLLBACK")
+
+    patch.setattr(writer, "_write_and_commit", unsafe)
+
+
+def forgets_who_died(patch: Patch) -> None:
+    async def none(_: SqliteStore, **__: Any) -> int:
+        return 0
+
+    patch.setattr(SqliteStore, "release_all", none)
+    patch.setattr(dispatch, "LEASE_MARGIN", timedelta(days=3650))
+
+
+def lets_a_state_fall(patch: Patch) -> None:
+    patch.setitem(lifecycle._RANK, TaskState.SUBMITTED, 9)
+
+
+def claims_twice(patch: Patch) -> None:
+    class Forgetful(dict[str, str]):
+        def __contains__(self, _: object) -> bool:
+            return False
+
+    make = Dispatcher.__init__
+
+    def forgetful(self: Dispatcher, *args: Any, **kwargs: Any) -> None:
+        make(self, *args, **kwargs)
+        self._claims = Forgetful()
+
+    patch.setattr(Dispatcher, "__init__", forgetful)
+    patch.setattr(dispatch, "LEASE_MARGIN", timedelta(seconds=-15))
+
+
+def believes_everybody(patch: Patch) -> None:
+    patch.setattr(lifecycle, "_is_trusted", lambda *_: True)
+
+
+def dials_for_strangers(patch: Patch) -> None:
+    patch.setattr(PublicGuard, "check", lambda *_: None)
+
+
+def dials_for_the_operator(patch: Patch) -> None:
+    patch.setattr(OperatorGuard, "check", lambda *_: None)
+
+
+def asks_nobody_before_it_sends_again(patch: Patch) -> None:
+    async def denied(*_: Any) -> bool:
+        return False
+
+    async def believed(*_: Any) -> bool:
+        return True
+
+    patch.setattr(Recovery, "_found", denied)
+    patch.setattr(Recovery, "_is_believed", believed)
+
+
+@pytest.mark.timeout(0)
+@pytest.mark.parametrize(
+    ("breaks", "finding"),
+    [
+        (forgets_commits, "not kept"),
+        (forgets_who_died, "never ends"),
+        (lets_a_state_fall, "falls from"),
+        (claims_twice, "goes out"),
+        (believes_everybody, "unverified to"),
+        (dials_for_strangers, "was dialled"),
+        (dials_for_the_operator, "was dialled"),
+        (asks_nobody_before_it_sends_again, "was made 2 times"),
+    ],
+)
+def test_a_service_that_breaks_its_promise_is_found_out(
+    memory: Path, breaks: Callable[[Patch], None], finding: str
+) -> None:
+    for seed in range(1, LIVES + 1):
+        world = live(memory / str(seed), seed, HOURS, to_the_end=finding in AT_THE_END, breaks=breaks)
+        if any(finding in fault for fault in broken(world)):
+            return
+
+    pytest.fail(f"nothing was found in {LIVES} lives of {HOURS} hours")
