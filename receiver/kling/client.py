@@ -4,6 +4,7 @@ Whether a create may be made again hangs on what is known of the first, so three
 nothing sent (KlingUnreachable), and sent without a clear answer (KlingUncertain).
 """
 
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -47,6 +48,7 @@ _IDS = frozenset({"request-id", "x-request-id", "x-trace-id", "traceparent", "id
 _PASSED_ON = _IDS | {"content-type", "accept", "accept-language"}
 _PASSED_BACK = _IDS | {"content-type", "content-encoding", "content-language", "content-disposition", "retry-after"}
 _FAMILIES = ("ratelimit", "x-ratelimit", "x-kling")
+_READ_OTHERWISE = re.compile(r"[/\\%;,]|^\.+$")
 _IN_PATH = "/%:@!$&'()*+,;=~"
 _IN_QUERY = _IN_PATH + "?[]"
 
@@ -120,7 +122,8 @@ class Kling:
     async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
         """Look a task up by the id we or the client gave it; None when Kling says there is none.
 
-        Raises the error of any answer that leaves it open, and KlingUncertain for one about another task.
+        Raises the error of any answer that leaves it open, and KlingUncertain for one about another task. That there
+        is none by an id which a server may read otherwise, even quoted, is not believed.
         """
         path = _endpoint(endpoint).query(external_task_id, external=True)
         reply = await self._call("GET", path, headers=_JSON)
@@ -131,7 +134,8 @@ class Kling:
                 raise KlingUncertain("Kling was asked for one task and answered with another.")
             return answer
         answered_with_none = reply.status < HTTPStatus.BAD_REQUEST and isinstance(answer.error, UnknownResource)
-        if answered_with_none or _said(reply).says_there_is_none():
+        is_plain = not _READ_OTHERWISE.search(external_task_id)
+        if is_plain and (answered_with_none or _said(reply).says_there_is_none()):
             return None
         raise answer.error
 

@@ -312,9 +312,22 @@ async def test_a_404_that_is_not_klings_own_leaves_it_open_whether_there_is_a_ta
 async def test_a_bad_parameter_that_speaks_of_a_task_not_found_is_not_found() -> None:
     says = Says(document={"code": 1201, "message": "Task not found"}, status=400)
     async with serving(says) as server, calling(server.url) as kling:
-        assert await kling.find(ENDPOINT, "a/b") is None
+        assert await kling.find(ENDPOINT, "a b:c") is None
 
-    assert server.requests[0].target == "/v1/images/multi-image2image/a%2Fb"
+    assert server.requests[0].target == "/v1/images/multi-image2image/a%20b%3Ac"
+
+
+@pytest.mark.parametrize("name", ["a/b", "a\\b", "50%2F", "a;b", ".."])
+async def test_that_there_is_none_is_not_believed_of_an_id_that_may_have_been_read_as_another(name: str) -> None:
+    says = Says(document={"code": 1203, "message": "not found"}, status=404)
+    async with serving(says) as server, calling(server.url) as kling:
+        with pytest.raises(UnknownResource):
+            await kling.find(ENDPOINT, name)
+
+    says = Says(document={"code": 0, "data": []})
+    async with serving(says) as server, calling(server.url) as kling:
+        with pytest.raises(UnknownResource):
+            await kling.find(NEW, "a,b")
 
 
 @pytest.mark.parametrize(
