@@ -1,15 +1,13 @@
 """Whatever comes instead of a body of Kling's: it is read as far as it goes, or is unreadable, and nothing else."""
 
 import contextlib
-import copy
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 from chaos.dials import number
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from kling_bodies import KEYS, anything, spoilt, torn
 from ledger import Tell
 from support import START
 
@@ -20,79 +18,6 @@ from receiver.kling.shortened import shortened
 from receiver.model import Generation, Json
 
 EXAMPLES = number("EXAMPLES", 100)
-BODIES = [
-    case["body"]
-    for case in json.loads((Path(__file__).parent / "data" / "kling_bodies.json").read_text(encoding="utf-8"))
-    if "body" in case
-]
-KEYS = sorted({key for body in BODIES for key in body} | {"task_result", "task_info", "outputs", "billing", "n", "url"})
-JUNK: list[object] = [
-    *(
-        None,
-        True,
-        False,
-        0,
-        -1,
-        10**30,
-        1.5,
-        -0.0,
-        1e308,
-        "",
-        " ",
-        "0",
-        "succeed",
-        "\ud800",
-        "\0",
-        "é",
-        "https://a",
-        "1e999",
-    ),
-    *([], {}, [None], [[]], [{}], [{"url": 1}], {"url": None}, {"data": {"data": {"data": {}}}}, [1, "https://a", {}]),
-    json.loads("[" * 150 + "]" * 150),
-]
-junk = st.sampled_from(JUNK)
-anything = st.recursive(
-    junk, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
-)
-
-
-@st.composite
-def spoilt(draw: st.DrawFn) -> Json:
-    """A body out of the table in which a few things are not what they were."""
-    body: Json = copy.deepcopy(draw(st.sampled_from(BODIES)))
-    for _ in range(draw(st.integers(1, 4))):
-        at: Any = body
-        while True:
-            places = list(at) if isinstance(at, dict) else list(range(len(at)))
-            if not places:
-                break
-            place = draw(st.sampled_from(places))
-            if isinstance(at[place], dict | list) and draw(st.booleans()):
-                at = at[place]
-                continue
-            match draw(st.sampled_from(["replace", "remove", "wrap", "list", "rename"])):
-                case "remove":
-                    del at[place]
-                case "wrap":
-                    at[place] = {"data": at[place]}
-                case "list":
-                    at[place] = [at[place], at[place]]
-                case "rename" if isinstance(at, dict):
-                    at[draw(st.sampled_from(KEYS))] = at.pop(place)
-                case _:
-                    at[place] = draw(anything)
-            break
-    return body
-
-
-@st.composite
-def torn(draw: st.DrawFn) -> bytes:
-    """The bytes of a body after something has happened to them."""
-    body = json.dumps(draw(st.sampled_from(BODIES)), ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
-    start, end = sorted(draw(st.tuples(st.integers(0, len(body)), st.integers(0, len(body)))))
-    return body[:start] + draw(st.binary(max_size=4) | st.just(body[start:end] * 2)) + body[end:]
-
-
 objects = spoilt() | st.dictionaries(st.sampled_from(KEYS), anything, max_size=6)
 
 

@@ -1,18 +1,17 @@
 import contextlib
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from kling_bodies import CASES, written
 
 from receiver.errors import InvalidRequest, Unreadable
 from receiver.kling import protocol
 from receiver.model import Generation, Json, TaskState
 
-BODIES = json.loads((Path(__file__).parent / "data" / "kling_bodies.json").read_text(encoding="utf-8"))
 OURS = "https://hooks.example.com/callbacks/tok"
 
 anything = st.recursive(
@@ -57,11 +56,9 @@ def dumped(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
-@pytest.mark.parametrize("case", BODIES, ids=[case["rule"] for case in BODIES])
+@pytest.mark.parametrize("case", CASES, ids=[case["rule"] for case in CASES])
 def test_a_body_is_read_as_the_table_says(case: dict[str, Any]) -> None:
-    body = case["text"].encode() if "text" in case else json.dumps(case["body"], ensure_ascii=False).encode()
-
-    reading = protocol.read(body, task_id=case.get("asked_for"))
+    reading = protocol.read(written(case), task_id=case.get("asked_for"))
 
     made = {name: getattr(reading, name) for name in case if name not in ("rule", "body", "text", "asked_for")}
     if "result" in made:
