@@ -46,6 +46,7 @@ _COMMANDS = (
     ("receiver.cli.routes:routes", "routes", LOOK, "List, test, hold and release routes."),
     ("receiver.cli.listen:listen", "listen", LOOK, "Bring events to a program under development."),
     ("receiver.cli.explain:explain", "explain", LOOK, "Tell a task's whole story, and what comes next."),
+    ("receiver.cli.expose:expose", "expose", UPKEEP, "Print a proxy's settings for the public listener."),
     ("receiver.cli.config:config", "config", UPKEEP, "Check and show the configuration."),
     ("receiver.cli.db:db", "db", UPKEEP, "Look after the store."),
     ("receiver.cli.completion:completion", "completion", UPKEEP, "Print a shell's completion script."),

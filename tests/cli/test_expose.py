@@ -1,0 +1,89 @@
+"""What `expose` says beside the settings themselves, and what it refuses."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from receiver.cli import main
+from receiver.clock import Ids
+
+CLOUDFLARED = """\
+tunnel: kling-receiver
+credentials-file: /etc/cloudflared/kling-receiver.json
+loglevel: fatal
+transport-loglevel: fatal
+
+ingress:
+  - hostname: "hooks.example.com"
+    path: "^/callbacks/[A-Za-z0-9_-]+$"
+    service: "http://127.0.0.1:9700"
+    originRequest:
+      connectTimeout: 5s
+  - hostname: "hooks.example.com"
+    path: "^/healthz$"
+    service: "http://127.0.0.1:9700"
+    originRequest:
+      connectTimeout: 5s
+  - service: http_status:404
+"""
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    path = tmp_path / "config.toml"
+    path.write_text('[public]\nlisten = "0.0.0.0:9700"\n[callbacks]\nmax_body = "2MiB"\n')
+    return path
+
+
+def test_a_tunnel_leads_to_callbacks_and_health_alone(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["expose", "cloudflared", "--host", "hooks.example.com", "--config", str(config_file)]) == 0
+
+    said = capsys.readouterr()
+    assert said.out.endswith(CLOUDFLARED)
+    (callback, health) = re.findall(r'path: "(.+)"', said.out)
+    assert re.search(callback, f"/callbacks/{Ids.token()}")
+    assert re.search(health, "/healthz")
+    assert "route dns kling-receiver hooks.example.com" in said.err
+
+
+def test_only_what_the_configuration_does_not_say_yet_is_asked_for(
+    config_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["expose", "nginx", "--host", "hooks.example.com", "--config", str(config_file)]) == 0
+    said = capsys.readouterr()
+    assert 'url = "https://hooks.example.com"' in said.err
+    assert 'proxies = ["127.0.0.1"]' in said.err
+    assert "proxy_pass http://127.0.0.1:9700;" in said.out
+    assert "client_max_body_size 2101248;" in said.out
+
+    config_file.write_text(
+        '[public]\nlisten = "127.0.0.1:9700"\nurl = "https://hooks.example.com"\nproxies = ["127.0.0.1"]\n'
+    )
+    assert main(["expose", "caddy", "--config", str(config_file)]) == 0
+    said = capsys.readouterr()
+    assert "[public]" not in said.err
+    assert "https://hooks.example.com {\n" in said.out
+
+
+@pytest.mark.parametrize(
+    ("argv", "public", "code", "words"),
+    [
+        ([], 'listen = "127.0.0.1:9700"', 2, "--host"),
+        (["--host", "hooks.example.com; include x"], 'listen = "127.0.0.1:9700"', 2, "--host"),
+        (["--host", "hooks.example.com;x"], 'listen = "127.0.0.1:9700"', 2, "characters"),
+        (["--host", "hooks.example.com"], 'listen = "127.0.0.1:0"', 1, "any free port"),
+        (["traefik"], 'url = "https://hooks.example.com"', 2, "traefik"),
+        (["cloudflared"], 'url = "https://hooks.example.com:8443"', 2, "without a port"),
+    ],
+)
+def test_what_cannot_be_exposed_is_told_with_what_to_do(
+    config_file: Path, capsys: pytest.CaptureFixture[str], argv: list[str], public: str, *, code: int, words: str
+) -> None:
+    config_file.write_text(f"[public]\n{public}\n")
+
+    assert main(["expose", *argv, "--config", str(config_file)]) == code
+
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert words in said.err

@@ -1,0 +1,166 @@
+"""What `expose` prints is taken by a real proxy, which passes callbacks on, nothing else, and logs no token."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import httpx2
+import pytest
+from processes import Receiver, a_config, a_kling, a_push, a_receiver, minted, submitted, task_in
+from support import free_port, until
+from wire import ask
+
+PROXIES = [
+    pytest.param(kind, marks=pytest.mark.skipif(shutil.which(kind) is None, reason=f"{kind} is not installed here"))
+    for kind in ("nginx", "caddy")
+]
+
+# As most machines have it: logs that show paths, for whatever does not ask for less.
+NGINX = """
+daemon off;
+pid @FOLDER@/nginx.pid;
+error_log @FOLDER@/error.log info;
+events {}
+http {
+    access_log @FOLDER@/access.log;
+    client_body_temp_path @FOLDER@/body;
+    proxy_temp_path @FOLDER@/proxy;
+    fastcgi_temp_path @FOLDER@/fastcgi;
+    uwsgi_temp_path @FOLDER@/uwsgi;
+    scgi_temp_path @FOLDER@/scgi;
+    include @FOLDER@/exposed.conf;
+}
+"""
+
+
+def an_nginx(folder: Path, exposed: str, port: int) -> list[str]:
+    """Write nginx's files, and give the command that runs on them."""
+    (folder / "exposed.conf").write_text(exposed.replace(f"listen {port}", f"listen 127.0.0.1:{port}"))
+    user = "user root;" if os.geteuid() == 0 else ""
+    (folder / "nginx.conf").write_text(user + NGINX.replace("@FOLDER@", str(folder)))
+    return ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
+
+
+def a_caddy(folder: Path, exposed: str, port: int) -> list[str]:  # noqa: ARG001 -- it knows its port
+    """Write Caddy's file, and give the command that runs on it."""
+    (folder / "Caddyfile").write_text(exposed.replace("{\n", "{\n\tadmin off\n\tdefault_bind 127.0.0.1\n", 1))
+    return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
+
+
+COMMANDS: dict[str, Callable[[Path, str, int], list[str]]] = {"nginx": an_nginx, "caddy": a_caddy}
+
+
+@asynccontextmanager
+async def a_proxy(kind: str, folder: Path, receiver: Receiver, port: int) -> AsyncIterator[Path]:
+    """Run what `expose` says of it, and give the folder of its logs."""
+    said = await receiver.command("expose", kind)
+    assert said.returncode == 0, said.stderr
+    with (folder / "output.log").open("wb") as log:
+        process = subprocess.Popen(
+            COMMANDS[kind](folder, said.stdout, port),
+            env={"PATH": os.environ["PATH"] + ":/usr/sbin", "HOME": str(folder), "XDG_DATA_HOME": str(folder)},
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+
+    async def is_there() -> bool:
+        assert process.poll() is None, (folder / "output.log").read_text()
+        try:
+            return (await ask("GET", f"http://127.0.0.1:{port}/healthz")).status == 200
+        except (OSError, asyncio.IncompleteReadError):
+            return False
+
+    try:
+        await until(is_there, within=30)
+        yield folder
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.wait)
+
+
+def all_logs(folder: Path) -> str:
+    return "\n".join(path.read_text(errors="replace") for path in folder.iterdir() if path.suffix == ".log")
+
+
+@pytest.mark.parametrize("kind", PROXIES)
+async def test_a_proxy_passes_callbacks_and_nothing_else_and_logs_no_token(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "proxy").mkdir()
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    more = '[callbacks]\nmax_body = "64KiB"\n[poll]\nafter = "1h"\nevery = "1h"'
+    config = a_config("@KLING@", more=more, public_url=url).replace("[public]", '[public]\nproxies = ["127.0.0.1"]')
+    async with (
+        a_kling() as kling,
+        a_receiver(tmp_path, config.replace("@KLING@", kling.url)) as receiver,
+        receiver.client() as admin,
+        a_proxy(kind, tmp_path / "proxy", receiver, port) as folder,
+        httpx2.AsyncClient(trust_env=False, timeout=20, headers={"x-forwarded-for": "198.51.100.7"}) as caller,
+    ):
+        task = await submitted(admin)
+        await task_in(admin, task["id"], "succeed")
+        made, callback = await minted(admin)
+        token = callback.rpartition("/")[2]
+
+        answers = {
+            "callback": await caller.post(callback, content=a_push("processing")),
+            "get": await caller.get(callback),
+            "large": await caller.post(callback, content=b" " * 66_000 + a_push("succeed")),
+            "unknown": await caller.post(f"{url}/callbacks/{token[:-1]}", content=a_push("succeed")),
+            "health": await caller.get(f"{url}/healthz"),
+            "api": await caller.get(f"{url}/api/tasks"),
+            "root": await caller.get(f"{url}/"),
+            "around": await caller.get(f"{url}/callbacks/../readyz"),
+        }
+        async with caller.stream("POST", callback, content=b"[" * 80_000) as huge:
+            answers["huge"] = huge  # its body may be cut short: whoever refused it has hung up
+        seen = [line for line in receiver.log().splitlines() if '"peer"' in line]
+        receiver.kill()
+        without = await caller.post(callback, content=a_push("succeed"))
+
+    assert callback.startswith(f"{url}/callbacks/")
+    assert {name: answer.status_code for name, answer in answers.items()} == {
+        "callback": 200,
+        "get": 403 if kind == "nginx" else 404,
+        "large": 413,
+        "huge": 413,
+        "unknown": 404,
+        "health": 200,
+        "api": 404,
+        "root": 404,
+        "around": 404,
+    }
+    assert without.status_code == 502
+    assert made["id"]
+    assert seen
+    assert not [line for line in seen if "198.51.100.7" in line]
+    logs = all_logs(folder)
+    assert token[:-1] not in logs
+    assert "/callbacks/" not in logs.replace("/callbacks/***", "")
+
+
+@pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed here")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not here")
+def test_nginx_takes_the_settings_for_https(tmp_path: Path) -> None:
+    receiver = Receiver(tmp_path, a_config("http://127.0.0.1:9", public_url=""))
+    files = [str(tmp_path / "chain.pem"), str(tmp_path / "key.pem")]
+    made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=hooks.example.com"]
+    subprocess.run([*made, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
+
+    said = receiver.run(
+        "expose", "--host", "hooks.example.com/kling", "--certificate", files[0], "--certificate-key", files[1]
+    )
+    command = an_nginx(tmp_path, said.stdout.replace("listen 443", f"listen 127.0.0.1:{free_port()}"), 443)
+    tested = subprocess.run([*command, "-t"], capture_output=True, text=True, check=False)
+
+    assert tested.returncode == 0, tested.stderr
+    assert "warn" not in tested.stderr
+    assert 'url = "https://hooks.example.com/kling"' in said.stderr
+    assert 'proxies = ["127.0.0.1"]' in said.stderr
+    assert "location ^~ /kling/callbacks/" in said.stdout
+    assert f"proxy_pass {receiver.public}/callbacks/;" in said.stdout
