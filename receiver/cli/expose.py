@@ -18,7 +18,7 @@ from receiver.cli import OK, render
 from receiver.cli.options import COMMON, Common, UsageError
 from receiver.errors import ReceiverError
 from receiver.settings import Address, PublicSettings, load
-from receiver.settings.addresses import read_public_url
+from receiver.settings.addresses import read_optional_url
 
 _PLAIN = re.compile(r"[A-Za-z0-9:/._~\[\]-]+")
 _PORTS = {"https": 443, "http": 80}
@@ -120,7 +120,7 @@ def _url(public: PublicSettings, host: str | None) -> str:
         raise UsageError("Nothing says under which name Kling is to call.", remedy="Add --host hooks.example.com.")
     url = public.url if host is None else host if "://" in host else f"https://{host}"
     try:
-        url = read_public_url(url)
+        url = read_optional_url(url)
     except ValueError as exc:
         raise UsageError(f"--host: {exc}.") from exc
     if not _PLAIN.fullmatch(url):
