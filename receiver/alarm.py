@@ -1,43 +1,78 @@
 """Says what is wrong with the way to Kling and back, once, and that it is right again."""
 
-from receiver.account import Account
+import json
+from collections.abc import Mapping, Sequence
+from typing import Final, Protocol
+
+from receiver.account import Account, Call, Concern, Reach, remedy
 from receiver.announce import Announcer
 from receiver.attendance import Turn
 from receiver.bells import Bells
 from receiver.clock import Clock
 from receiver.errors import KlingError, KlingRefusal
-from receiver.model import Json
-from receiver.store import Intake
+from receiver.model import Event, Json
+from receiver.store import Intake, Page
+
+_TOLD: Final = ("alert.account", "alert.account_recovered")
+_MOST_TOLD: Final = 200
+
+
+class History(Protocol):
+    """What was told before."""
+
+    async def events(self, *, types: Sequence[str] = (), limit: int = 50) -> Page[Event]:
+        """List events, newest first."""
+        ...
 
 
 class Alarm:
     """Stores alerts that belong to no task and lets the routes that want them have them."""
 
-    def __init__(self, intake: Intake, announcer: Announcer, *, public_url: str, bells: Bells, clock: Clock) -> None:
+    def __init__(
+        self, intake: Intake, history: History, announcer: Announcer, *, public_url: str, bells: Bells, clock: Clock
+    ) -> None:
         self._intake = intake
+        self._history = history
         self._announcer = announcer
         self._public_url = public_url
         self._account = Account()
         self._bells = bells
         self._clock = clock
 
-    async def called(self, error: KlingError | None, *, by: str) -> None:
+    async def recall(self) -> Mapping[Concern, str]:
+        """At start: take up the trouble that was told of and is not over, so that it is not told again.
+
+        Gives what stops creates, and what was said of it.
+        """
+        told = await self._history.events(types=_TOLD, limit=_MOST_TOLD)
+        open_: dict[Concern, Json] = {}
+        for event in reversed(told.items):
+            data: Json = json.loads(event.envelope)["data"]
+            concern = Concern(reach=Reach(data["concerns"]["reach"]), name=data["concerns"]["name"])
+            open_.pop(concern, None)
+            if event.type == "alert.account":
+                open_[concern] = data
+        for concern, data in open_.items():
+            self._account.recall(concern, data["kling_code"], creates=data["stops_submits"])
+        return {concern: data["message"] for concern, data in open_.items() if data["stops_submits"]}
+
+    async def called(self, error: KlingError | None, call: Call) -> None:
         """Take in how a call to Kling ended: the account may be in trouble, or out of it."""
-        match self._account.saw(error, by=by):
-            case True if error is not None:
-                code = error.kling_code if isinstance(error, KlingRefusal) else None
-                request_id = error.request_id if isinstance(error, KlingRefusal) else ""
-                await self._raise(
-                    "account",
-                    {
-                        "message": f"Kling takes nothing from this account: {error.message}",
-                        "remedy": f"{error.remedy} Queued tasks wait, and go by themselves when it is mended.",
-                        "kling_code": code,
-                        "request_id": request_id,
-                    },
-                )
-            case False:
-                await self._raise("account_recovered", {"message": "Kling takes tasks from this account again."})
+        begun, over = self._account.saw(error, call)
+        if begun is not None and error is not None:
+            await self._raise(
+                "account",
+                {
+                    "message": f"{_is_stopped(begun)}: {error.message}",
+                    "remedy": f"{remedy(error)} {_what_waits(begun)}",
+                    "kling_code": error.kling_code if isinstance(error, KlingRefusal) else None,
+                    "request_id": error.request_id if isinstance(error, KlingRefusal) else "",
+                    "stops_submits": call.creates,
+                    **_told(begun),
+                },
+            )
+        for concern in over:
+            await self._raise("account_recovered", {"message": _goes_on(concern), **_told(concern)})
 
     async def attended(self, turn: Turn) -> None:
         """Tell that callbacks stay away, or come again."""
@@ -67,3 +102,33 @@ class Alarm:
         self._bells.events.ring()
         if said.deliveries:
             self._bells.deliveries.ring()
+
+
+def _told(concern: Concern) -> Json:
+    return {"concerns": {"reach": concern.reach.value, "name": concern.name}}
+
+
+def _is_stopped(concern: Concern) -> str:
+    match concern.reach:
+        case Reach.ACCOUNT:
+            return "Kling takes nothing from this account"
+        case Reach.PACK:
+            return f"Kling takes no tasks that are paid from the account's {concern.name} pack"
+        case Reach.RESOURCE:
+            return f"Kling lets this account not use {concern.name}"
+
+
+def _what_waits(concern: Concern) -> str:
+    which = {Reach.ACCOUNT: "Queued tasks wait", Reach.PACK: "Queued tasks of that pack wait, others go on"}
+    waits = which.get(concern.reach, "Queued tasks for it wait, others go on")
+    return f"{waits}, and they go by themselves when it is mended."
+
+
+def _goes_on(concern: Concern) -> str:
+    match concern.reach:
+        case Reach.ACCOUNT:
+            return "Kling takes tasks from this account again."
+        case Reach.PACK:
+            return f"Kling takes tasks that are paid from the account's {concern.name} pack again."
+        case Reach.RESOURCE:
+            return f"Kling lets this account use {concern.name} again."

@@ -11,6 +11,7 @@ from typing import Protocol
 
 import structlog
 
+from receiver.account import Bars, Call, Concern, Reach
 from receiver.clock import Clock
 from receiver.errors import (
     InvalidParameters,
@@ -22,10 +23,11 @@ from receiver.errors import (
     StoreError,
     TooFast,
 )
+from receiver.intent import resource
 from receiver.kling import endpoints, protocol
 from receiver.kling.client import Answer
 from receiver.kling.endpoints import Endpoint
-from receiver.model import Origin, Reading, Task
+from receiver.model import Origin, Reading, Task, TaskState
 from receiver.outcomes import Outcomes
 from receiver.patience import Patience
 from receiver.settings import Settings
@@ -62,8 +64,12 @@ class Lookup(Protocol):
 class Listener(Protocol):
     """Hears how calls to Kling end."""
 
-    async def called(self, error: KlingError | None, *, by: str) -> None:
+    async def called(self, error: KlingError | None, call: Call) -> None:
         """Take in how a call ended, None for well."""
+        ...
+
+    async def recall(self) -> Mapping[Concern, str]:
+        """Give what was in trouble before a restart, and what was said of it."""
         ...
 
 
@@ -95,7 +101,23 @@ class Creates:
         slots = settings.kling.slots
         self.slots = Slots({"video": slots.video, "image": slots.image})
         self.patience = Patience(longest=_LONGEST_WAIT)
+        self.bars = Bars()
         self.lasts = 2 * settings.kling.timeout + _MARGIN  # a call may be signed anew and made once more
+
+    async def recall(self) -> None:
+        """At start: begin with one trial where there was trouble before, not with all that wait."""
+        now = self._clock.now()
+        for concern, why in (await self._listener.recall()).items():
+            if concern.reach is Reach.ACCOUNT:
+                self.patience.fail(why, begun=now, now=now)
+            else:
+                self.bars.refused(concern, why, begun=now, now=now)
+
+    async def call_for(self, task: Task, endpoint: Endpoint) -> Call:
+        """Tell what a task asks of the account; the model it names is looked up only where that matters."""
+        is_right_missing = self.bars.knows_of(endpoint.path)
+        intent = await self._intake.intent(task.id) if is_right_missing else b"{}"
+        return Call(creates=True, pack=task.pack, resource=resource(endpoint, protocol.parse_object(intent)))
 
     async def send(
         self, task: Task, endpoint: Endpoint, intent: bytes, token: str, *, taken: Mapping[str, int]
@@ -110,6 +132,7 @@ class Creates:
             callback_url=self.callback_url(token) if self._public_url else None,
             external_task_id=task.external_task_id,
         )
+        call = Call(creates=True, pack=task.pack, resource=resource(endpoint, composed.asked))
         begun = self._clock.now()
         answer: Answer | KlingError
         self._outcomes.awaited.add(task.id)
@@ -122,9 +145,11 @@ class Creates:
         error = answer if isinstance(answer, KlingError) else answer.error
         try:
             counts = (taken, await self._taken_besides(task))
-            self._heed(task, error, begun, taken=counts)
-            await self._write_down(task, answer, error, intent, alone=not _held(max, task, counts))
-            await self._listener.called(error, by="submit")
+            self._heed(task, call, error, begun, taken=counts)
+            await self._write_down(task, call, answer, error, intent, alone=not _held(max, task, counts))
+            await self._listener.called(error, call)
+            if error is None and self.bars.served(call):
+                await self._take_up_again()
         except StoreError as exc:
             # Whoever asked must hear what Kling said; the task is looked up and bound when its lease is over.
             log.error("task.unrecorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
@@ -135,7 +160,7 @@ class Creates:
         return f"{self._public_url}/callbacks/{token}"
 
     def _heed(
-        self, task: Task, error: KlingError | None, begun: datetime, *, taken: Sequence[Mapping[str, int]]
+        self, task: Task, call: Call, error: KlingError | None, begun: datetime, *, taken: Sequence[Mapping[str, int]]
     ) -> None:
         """Learn from how a create ended when the next may be made.
 
@@ -143,15 +168,25 @@ class Creates:
         counted at Kling or not, so that a lesson is only what holds either way.
         """
         now = self._clock.now()
+        concern = None if error is None else call.concern(error)
+        is_barred = concern is not None and concern.reach is not Reach.ACCOUNT
         if error is None:
             self.slots.accepted(task, _held(min, task, taken))
-        if error is None or error.retry in (Retry.NO, Retry.WHEN_FREE):
+        if concern is not None and is_barred:
+            self.bars.refused(concern, str(error), begun=begun, now=now)
+        if error is None or is_barred or error.retry in (Retry.NO, Retry.WHEN_FREE):
             self.patience.succeed()
         else:
             asked = error.retry_after if isinstance(error, KlingRefusal) else None
             self.patience.fail(str(error), begun=begun, now=now, asked=asked)
         if error is not None and error.retry is Retry.WHEN_FREE:
             self.slots.refused(task, _held(max, task, taken), begun=begun, now=now)
+
+    async def _take_up_again(self) -> None:
+        """Let those that were put aside for what is mended now go at once."""
+        now = self._clock.now()
+        before = now + self.lasts + _LONGEST_WAIT
+        await self._intake.hasten_tasks((TaskState.QUEUED,), now=now, before=before, apart=timedelta())
 
     async def _taken_besides(self, task: Task) -> Mapping[str, int]:
         """Count the slots that other tasks take by now."""
@@ -163,6 +198,7 @@ class Creates:
     async def _write_down(
         self,
         task: Task,
+        call: Call,
         answer: Answer | KlingError,
         error: KlingError | None,
         intent: bytes,
@@ -181,30 +217,35 @@ class Creates:
                 await self._outcomes.nameless(task, answer.body, intent=intent)
                 return
         if error is not None:
-            await self._failed(task, error, answer.body if isinstance(answer, Answer) else b"", alone=alone)
+            await self._failed(task, call, error, answer.body if isinstance(answer, Answer) else b"", alone=alone)
 
-    async def _failed(self, task: Task, error: KlingError, body: bytes, *, alone: bool) -> None:
+    async def _failed(self, task: Task, call: Call, error: KlingError, body: bytes, *, alone: bool) -> None:
         """Write down a create that did not succeed: queued again, to be looked up, or rejected."""
         log.warning("task.refused", task=task.id, code=error.code, retry=error.retry, reason=error.message)
         if error.retry is Retry.LOOK_UP_FIRST:
             await self._outcomes.open(task, error.message, wait=FIRST_LOOK)
-        elif task.origin is Origin.API and error.retry is not Retry.NO:
-            await self._queue_again(task, error, alone=alone)
+        elif task.origin is Origin.API and (error.retry is not Retry.NO or call.concern(error) is not None):
+            await self._queue_again(task, call, error, alone=alone)
         elif isinstance(error, InvalidParameters) and task.attempts > 1 and await self._lookup.adopt(task):
             log.info("task.adopted", task=task.id)  # its external id was taken by an attempt before this one
         else:
             await self._outcomes.rejected(task, error.message, body)
 
-    async def _queue_again(self, task: Task, error: KlingError, *, alone: bool) -> None:
+    async def _queue_again(self, task: Task, call: Call, error: KlingError, *, alone: bool) -> None:
         """Put a task back: to its place where others would fare no better, else aside for a while.
 
         A large one that Kling has no room for, though nothing else of ours runs, would keep all others from going.
         """
         asked = error.retry_after if isinstance(error, KlingRefusal) else None
+        concern = call.concern(error)
         if error.retry is Retry.WHEN_FREE and alone and task.weight > 1:
             wait = _grown(task, longest=_LONGEST_WAIT_OF_A_LARGE_ONE)
             await self._outcomes.queued(task, str(error), until=self._clock.now() + wait)
-        elif error.retry is Retry.WHEN_FREE or isinstance(error, TooFast):
+        elif (
+            error.retry is Retry.WHEN_FREE
+            or isinstance(error, TooFast)
+            or (concern is not None and concern.reach is Reach.PACK)
+        ):
             async with self.serving:
                 await self._outcomes.queued(task, str(error), until=task.created_at)
                 self.slots.keep(task)

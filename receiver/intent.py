@@ -8,6 +8,7 @@ from receiver.kling import endpoints, protocol
 from receiver.kling.endpoints import Endpoint
 from receiver.model import Json, Origin, Task, TaskState
 
+_LONGEST_MODEL = 100
 MOST_PRIORITY = 1000
 """How far from 0 a priority may be, either way."""
 
@@ -58,3 +59,10 @@ def make_task(
         due_at=now,
         expires_at=expires_at,
     )
+
+
+def resource(endpoint: Endpoint, body: Json) -> str:
+    """Name what a job asks for, as far as a right to it may be missing: the endpoint, and the model that it names."""
+    model = body.get("model_name")
+    is_named = isinstance(model, str) and model.isprintable() and 0 < len(model) <= _LONGEST_MODEL
+    return f"{endpoint.path} {model}" if is_named else endpoint.path

@@ -18,6 +18,7 @@ from typing import Protocol
 
 import structlog
 
+from receiver.account import QUERY, Call
 from receiver.asking import ASK_APART
 from receiver.bells import Bell
 from receiver.clock import Clock
@@ -89,7 +90,7 @@ class Answers(Protocol):
 class Listener(Protocol):
     """Hears how calls to Kling end."""
 
-    async def called(self, error: KlingError | None, *, by: str) -> None:
+    async def called(self, error: KlingError | None, call: Call) -> None:
         """Take in how a call ended, None for well."""
         ...
 
@@ -228,7 +229,7 @@ class Reconciler:
         except KlingError as exc:
             answer = exc
         error = answer if isinstance(answer, KlingError) else answer.error
-        await self._listener.called(error, by="query")
+        await self._listener.called(error, QUERY)
         if error is not None and error.retry is not Retry.NO:
             await self._put_off([task], error, begun)
             return
@@ -248,7 +249,7 @@ class Reconciler:
             told = await self._kling.query_together(tasks[0].endpoint or "", [task.kling_id or "" for task in tasks])
         except KlingError as exc:
             error = exc
-        await self._listener.called(error, by="query")
+        await self._listener.called(error, QUERY)
         if error is not None and error.retry is not Retry.NO:
             await self._put_off(tasks, error, begun)
             return

@@ -197,7 +197,7 @@ def _with_kling(
     settings: Settings, store: SqliteStore, kling: Kling, announcer: Announcer, *, bells: Bells, clock: Clock, ids: Ids
 ) -> tuple[Inbox, Submitter, Mapping[str, Work]]:
     """Put together what submits to Kling, hears from it and asks it; the last of the three is what runs by itself."""
-    alarm = Alarm(store, announcer, public_url=settings.public.url, bells=bells, clock=clock)
+    alarm = Alarm(store, store, announcer, public_url=settings.public.url, bells=bells, clock=clock)
     inbox = Inbox(
         store,
         announcer,

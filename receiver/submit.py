@@ -17,6 +17,7 @@ from typing import TypeVar
 import structlog
 
 from receiver import lifecycle
+from receiver.account import Reach
 from receiver.bells import Bells
 from receiver.clock import Clock, Ids
 from receiver.creates import Creates, token_hash
@@ -171,6 +172,7 @@ class Submitter:
                 bell.clear()
                 try:
                     if not is_shared_out:  # by the tag that the configuration names now
+                        await self._creates.recall()
                         await self._intake.share_out(self._settings.kling.fair_by)
                         is_shared_out = True
                     until = await self._serve()
@@ -200,7 +202,8 @@ class Submitter:
                     return None
                 if not await self._send_next(now):
                     due = await self._intake.next_task_due(_QUEUED, after=now)
-                    moments = [moment for moment in (due, self._creates.slots.opens_at(now)) if moment is not None]
+                    opening = (self._creates.slots.opens_at(now), self._creates.bars.packs_open_at(now))
+                    moments = [moment for moment in (due, *opening) if moment is not None]
                     return min(moments, default=None)
 
     async def _send_next(self, now: datetime) -> bool:
@@ -211,13 +214,19 @@ class Submitter:
             if endpoint is None:
                 await self._outcomes.rejected(task, f"This version knows no endpoint {task.endpoint!r}.")
                 return True
-            if not self._creates.slots.admits(task, taken, now):
+            call = await self._creates.call_for(task, endpoint)
+            barred = self._creates.bars.bar(call, now)
+            if barred is not None and barred.concern.reach is Reach.RESOURCE:
+                await self._outcomes.queued(task, barred.why, until=barred.until)
+                return True  # whoever comes after it may ask for something else
+            if barred is not None or not self._creates.slots.admits(task, taken, now):
                 continue
             token = self._ids.token()
             begun = await self._begin(task, token, now)
             if begun is not None:
                 self._creates.slots.went(task, taken, now, lasts=self._creates.lasts)
                 self._creates.patience.call(now, lasts=self._creates.lasts)
+                self._creates.bars.went(call, now, lasts=self._creates.lasts)
                 self._under_way[task.id] = self._own(self._send(begun, endpoint, token, taken))
             return True
         return False
@@ -251,7 +260,8 @@ class Submitter:
         def look(held: Task, _: Sequence[Push]) -> Change:
             nonlocal seen
             is_untold = held.state is TaskState.QUEUED and not held.message
-            seen = replace(held, message=self._creates.patience.why or _WAITS) if is_untold else held
+            why = self._creates.patience.why or self._creates.bars.why(task.pack) or _WAITS
+            seen = replace(held, message=why) if is_untold else held
             return Change(task=seen) if is_untold else Change()
 
         await self._intake.apply(ById(id=task.id), look)
@@ -261,7 +271,7 @@ class Submitter:
         """Tell people why a new task is not sent at once, as far as that can be foreseen; "" where it may be."""
         if not self._creates.patience.admits(self._clock.now()):
             return self._creates.patience.why
-        return _WAITS if self._creates.slots.waits(task) else ""
+        return self._creates.bars.why(task.pack) or (_WAITS if self._creates.slots.waits(task) else "")
 
     def _intend(self, endpoint: Endpoint, body: bytes, origin: Origin, state: TaskState) -> Task:
         now = self._clock.now()

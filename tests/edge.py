@@ -111,7 +111,7 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
         inbox = Inbox(
             store, announcer, callbacks=settings.callbacks, poll=settings.poll, bells=bells, clock=clock, ids=ids
         )
-        alarm = Alarm(store, announcer, public_url=settings.public.url, bells=bells, clock=clock)
+        alarm = Alarm(store, store, announcer, public_url=settings.public.url, bells=bells, clock=clock)
         outcomes = Outcomes(store, announcer, poll=settings.poll, bells=bells, clock=clock)
         recovery = Recovery(store, kling, outcomes, store, settings=settings, bells=bells, clock=clock)
         creates = Creates(store, kling, outcomes, recovery, alarm, settings=settings, clock=clock)

@@ -245,7 +245,7 @@ class Workshop:
         self.bells = Bells()
         self.ids = Ids(clock)
         announcer = Announcer(compile_routes(settings.routes), self.ids)
-        self.alarm = Alarm(store, announcer, public_url=settings.public.url, bells=self.bells, clock=clock)
+        self.alarm = Alarm(store, store, announcer, public_url=settings.public.url, bells=self.bells, clock=clock)
         self.inbox = Inbox(
             store,
             announcer,

@@ -160,56 +160,6 @@ async def test_a_kling_that_cannot_serve_just_now_is_tried_by_one_task_at_a_time
         assert len(shop.kling.creates) == tried + 50
 
 
-@pytest.mark.parametrize("code", [1000, 1001, 1002, 1100, 1101, 1102, 1304])
-async def test_an_account_in_trouble_keeps_tasks_queued_says_so_once_and_is_probed_by_one(
-    tmp_path: Path, code: int
-) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.create_fault = refusal(401 if code < 1100 else 429, code, "balance is not enough")
-        tasks = [await shop.submit() for _ in range(20)]
-        await shop.passes(600, step=5)
-
-        assert len(shop.kling.creates) <= 17
-        kept = [await shop.task(task.id) for task in tasks]
-        assert {task.state for task in kept} == {TaskState.QUEUED}
-        assert all("balance is not enough" in task.message for task in kept)
-        (alert,) = await shop.alerts("account")
-        assert "balance is not enough" in alert["message"]
-        assert alert["remedy"]
-        assert alert["kling_code"] == code
-
-        shop.kling.create_fault = None
-        await shop.passes(125, step=5)
-        assert len(shop.kling.made) == 20
-        assert len(await shop.alerts("account_recovered")) == 1
-
-        shop.kling.create_fault = refusal(429, 1102)
-        await shop.submit()
-        assert len(await shop.alerts("account")) == 2
-
-
-async def test_a_right_that_is_missing_rejects_the_task_for_others_may_do_without_it(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.create_faults = [refusal(403, 1103, "no right to this model")]
-
-        refused, taken = await shop.submit(), await shop.submit()
-
-        assert (refused.state, taken.state) == (TaskState.REJECTED, TaskState.SUBMITTED)
-        assert "no right to this model" in refused.message
-        assert await shop.alerts("account") == []
-
-
-async def test_the_gateway_gives_trouble_back_as_it_is_and_the_operator_hears_of_it(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.create_fault = refusal(429, 1102)
-
-        answers = [await shop.submitter.relay(IMAGES, json.dumps(JOB).encode()) for _ in range(3)]
-
-        assert all(answer.error is not None for answer in answers)
-        assert len(await shop.alerts("account")) == 1
-        assert {task.state for task in (await shop.store.tasks()).items} == {TaskState.REJECTED}
-
-
 async def test_a_task_that_is_always_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop, shop.working():
         shop.kling.create_fault = refusal(503, 5001)

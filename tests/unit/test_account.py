@@ -1,50 +1,174 @@
-"""Trouble that only a person can mend is told of once, and so is its end."""
+"""Trouble that only a person can mend is told of once for each reason, and so is its end; it stops what it concerns."""
 
-from datetime import UTC, datetime
+import pytest
+from factories import at
+from workshop import refusal
 
-from receiver.account import Account
+from receiver.account import LONGEST_WAIT, QUERY, Account, Bars, Call, Concern, Reach, remedy
 from receiver.errors import KlingError, KlingUnreachable
-from receiver.kling.refusals import Said, error_of
+
+FILM = Call(creates=True, pack="video", resource="videos/text2video kling-v3")
+PICTURE = Call(creates=True, pack="image", resource="images/generations kling-v2")
+ALL = Concern(reach=Reach.ACCOUNT)
+FILMS = Concern(reach=Reach.PACK, name="video")
+NO_V3 = Concern(reach=Reach.RESOURCE, name="videos/text2video kling-v3")
+ARREARS, KEY, USED_UP, NO_RIGHT = refusal(429, 1101), refusal(401, 1002), refusal(429, 1102), refusal(403, 1103)
 
 
-def refused(status: int, code: int) -> KlingError:
-    error = error_of(
-        Said(status=status, headers={}, document={"code": code}), creates=False, now=datetime(2026, 1, 1, tzinfo=UTC)
-    )
-    assert error is not None
-    return error
+def told(account: Account, error: KlingError | None, call: Call) -> Concern | None:
+    begun, over = account.saw(error, call)
+    assert not (begun and over)
+    return begun or next(iter(over), None)
+
+
+@pytest.mark.parametrize(
+    ("error", "concern"),
+    [
+        *((refusal(401, code), ALL) for code in (1000, 1001, 1002, 1003, 1004)),
+        *((refusal(429, code), ALL) for code in (1100, 1101, 1304)),
+        (refusal(402, None), ALL),
+        (USED_UP, FILMS),
+        (NO_RIGHT, NO_V3),
+        *((refusal(status, None), None) for status in (403, 404, 429, 503)),
+        *((refusal(400, code), None) for code in (1200, 1201, 1300, 1301)),
+        *((refusal(429, code), None) for code in (1302, 1303)),
+        (KlingUnreachable("no"), None),
+    ],
+    ids=str,
+)
+def test_trouble_reaches_as_far_as_its_code_says(error: KlingError, concern: Concern | None) -> None:
+    assert FILM.concern(error) == concern
+
+
+def test_where_no_pack_is_known_a_used_up_one_stops_the_resource() -> None:
+    sound = Call(creates=True, resource="audio/text-to-audio")
+
+    assert sound.concern(USED_UP) == Concern(reach=Reach.RESOURCE, name="audio/text-to-audio")
+
+
+def test_a_question_needs_no_pack_and_no_right() -> None:
+    assert QUERY.concern(NO_RIGHT) is None
+    assert QUERY.concern(USED_UP) == QUERY.concern(KEY) == ALL
 
 
 def test_trouble_is_told_once_until_it_is_over() -> None:
-    account, arrears = Account(), refused(429, 1101)
+    account = Account()
 
-    assert [account.saw(error, by="submit") for error in (None, arrears, arrears, None, None, arrears)] == [
-        None, True, None, False, None, True,
-    ]  # fmt: skip
+    said = [told(account, error, FILM) for error in (None, ARREARS, ARREARS, None, None, ARREARS)]
+
+    assert said == [None, ALL, None, ALL, None, ALL]
+
+
+def test_another_reason_is_told_as_well_and_each_once_however_they_alternate() -> None:
+    account = Account()
+
+    assert [told(account, error, FILM) for error in (ARREARS, KEY, ARREARS, KEY, ARREARS)] == [
+        ALL,
+        ALL,
+        None,
+        None,
+        None,
+    ]
+    assert account.saw(None, FILM) == (None, [ALL])
 
 
 def test_what_says_nothing_about_the_account_changes_nothing() -> None:
     account = Account()
-    account.saw(refused(401, 1002), by="submit")
+    account.saw(KEY, FILM)
 
-    others = [KlingUnreachable("no"), refused(503, 5001), refused(429, 1302), refused(400, 1201)]
+    for error in (KlingUnreachable("no"), refusal(503, 5001), refusal(429, 1302), refusal(400, 1201)):
+        assert account.saw(error, FILM) == (None, ())
 
-    assert [account.saw(error, by="submit") for error in others] == [None] * 4
 
-
-def test_a_question_that_is_answered_does_not_say_that_a_used_up_pack_is_filled() -> None:
+def test_a_question_that_is_answered_does_not_say_that_the_account_is_in_order() -> None:
     account = Account()
-    account.saw(refused(429, 1102), by="submit")
+    account.saw(ARREARS, FILM)
 
-    assert account.saw(None, by="query") is None
-    assert account.saw(refused(429, 1102), by="submit") is None
-    assert account.saw(None, by="submit") is False
+    assert told(account, None, QUERY) is None
+    assert told(account, ARREARS, FILM) is None
+    assert told(account, None, FILM) == ALL
 
 
-def test_two_kinds_of_trouble_are_one_alert_and_over_when_both_are() -> None:
-    account, key = Account(), refused(401, 1000)
+def test_a_create_that_succeeds_says_that_questions_are_answered_too() -> None:
+    account = Account()
+    account.saw(KEY, QUERY)
 
-    said = [account.saw(key, by="query"), account.saw(key, by="submit"), account.saw(None, by="query")]
+    assert told(account, None, FILM) == ALL
 
-    assert said == [True, None, None]
-    assert account.saw(None, by="submit") is False
+
+def test_a_used_up_pack_and_a_missing_right_are_over_when_such_a_task_is_taken_and_not_when_another_is() -> None:
+    account = Account()
+    assert told(account, USED_UP, FILM) == FILMS
+    assert told(account, NO_RIGHT, FILM) == NO_V3
+
+    assert account.saw(None, PICTURE) == (None, [])
+    assert account.saw(None, Call(creates=True, pack="video", resource="videos/text2video kling-v2")) == (None, [FILMS])
+    assert account.saw(None, FILM) == (None, [NO_V3])
+
+
+def test_trouble_that_was_told_of_before_is_not_told_again_and_its_end_is() -> None:
+    account = Account()
+    account.recall(FILMS, 1102, creates=True)
+
+    assert told(account, USED_UP, FILM) is None
+    assert told(account, None, FILM) == FILMS
+
+
+def test_what_is_remembered_is_bounded() -> None:
+    account, bars = Account(), Bars()
+
+    for number in range(3000):
+        call = Call(creates=True, resource=f"images/x{number}")
+        account.saw(NO_RIGHT, call)
+        bars.refused(call.concerns()[2], "", begun=at(0), now=at(0))
+
+    assert len(account._troubles) <= 1000
+    assert len(bars._patiences) <= 1000
+
+
+def test_each_reason_has_a_remedy_of_its_own() -> None:
+    codes = (1000, 1001, 1002, 1100, 1101, 1102, 1103, 1304)
+
+    remedies = {code: remedy(refusal(429, code)) for code in codes}
+
+    assert len(set(remedies.values())) == len(codes)
+    for code, word in {1101: "arrears", 1102: "used up", 1103: "right", 1304: "list", 1002: "region"}.items():
+        assert word in remedies[code]
+    assert "Kling's console" in remedy(refusal(402, None))
+
+
+def test_what_is_barred_is_tried_by_one_at_a_time_further_and_further_apart_until_one_succeeds() -> None:
+    bars, now = Bars(), at(0)
+    assert bars.bar(FILM, now) is None
+    gaps = []
+    for _ in range(9):
+        bars.went(FILM, now, lasts=LONGEST_WAIT)
+        bars.refused(FILMS, "used up", begun=now, now=now)
+        barred = bars.bar(FILM, now)
+        assert barred is not None
+        assert (barred.concern, barred.why, bars.why("video")) == (FILMS, "used up", "used up")
+        assert bars.bar(PICTURE, now) is None
+        gaps.append((barred.until - now).total_seconds())
+        now = barred.until
+        assert bars.bar(FILM, now) is None
+
+    bars.went(FILM, now, lasts=LONGEST_WAIT)
+    assert bars.packs_open_at(now) == now + LONGEST_WAIT
+    assert bars.bar(FILM, now) is not None
+    assert gaps == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert bars.served(FILM)
+    assert bars.bar(FILM, now) is None
+    assert not bars.served(FILM)
+
+
+def test_which_model_a_task_names_matters_only_where_a_right_is_missing() -> None:
+    bars = Bars()
+    assert not bars.knows_of("videos/text2video")
+
+    bars.refused(NO_V3, "no", begun=at(0), now=at(0))
+
+    assert bars.knows_of("videos/text2video")
+    assert not bars.knows_of("videos/text2video-x")
+    assert bars.bar(FILM, at(0)) is not None
+    assert bars.bar(Call(creates=True, pack="video", resource="videos/text2video kling-v2"), at(0)) is None
+    assert bars.packs_open_at(at(0)) is None
