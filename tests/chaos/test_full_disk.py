@@ -1,0 +1,151 @@
+"""A disk that fills up under the whole process, to the low-water mark and to the last byte: nothing is lost.
+
+The disk is a small one in memory, which somebody else fills.
+"""
+
+import asyncio
+import os
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from functools import cache
+from pathlib import Path
+
+import pytest
+from ledger import Tell
+from processes import Receiver, a_push, a_receiver, a_sink, minted
+from support import until
+from traffic import LIFE, Audit, Traffic, a_config_for_traffic
+from wire import ask
+
+MIB = 1024 * 1024
+SIZE, LOW_WATER = 96 * MIB, 64 * MIB
+PENDING = "SELECT count(*) FROM deliveries WHERE status <> 'delivered'"
+
+
+@cache
+def why_not() -> str:
+    """Say why no disk can be mounted here; nothing when one can."""
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            mount(Path(folder))
+        except (OSError, subprocess.CalledProcessError) as exc:
+            said = exc.stderr.decode() if isinstance(exc, subprocess.CalledProcessError) else str(exc)
+            return f"no disk may be mounted here: {said.strip()}"
+        unmount(Path(folder))
+    return ""
+
+
+def mount(folder: Path) -> None:
+    made = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=0700", "tmpfs", str(folder)]
+    subprocess.run(made, check=True, capture_output=True)
+
+
+def unmount(folder: Path) -> None:
+    subprocess.run(["umount", str(folder)], check=True, capture_output=True)  # noqa: S607  # wherever it is
+
+
+pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"NOT TESTED: {why_not()}")
+
+
+class Disk:
+    """A small disk, and somebody who fills it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def free(self) -> int:
+        disk = os.statvfs(self.folder)
+        return disk.f_bavail * disk.f_frsize
+
+    def leave(self, left: int) -> None:
+        """Fill the disk, or give room back, until so many bytes are left."""
+        with self._ballast.open("ab") as ballast:
+            have = ballast.tell()
+            os.truncate(ballast.fileno(), max(0, have - max(0, left - self.free())))
+            if self.free() > left:
+                os.posix_fallocate(ballast.fileno(), have, self.free() - left)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Disk]:
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount(folder)
+    try:
+        yield Disk(folder)
+    finally:
+        unmount(folder)
+
+
+@asynccontextmanager
+async def calling(receiver: Receiver) -> AsyncIterator[Traffic]:
+    """Post callbacks until the end, whatever the answers."""
+    traffic, stop = Traffic(receiver, per_second=100), asyncio.Event()
+    task = asyncio.create_task(traffic.run(stop))
+    try:
+        yield traffic
+    finally:
+        stop.set()
+        await task
+
+
+async def more_is_acknowledged(traffic: Traffic, count: int) -> None:
+    enough = len(traffic.promised) + count
+    await until(lambda: len(traffic.promised) >= enough, within=60)
+
+
+async def refused(traffic: Traffic, count: int) -> None:
+    """Wait until so many more were refused, and nothing was taken in between the last two looks."""
+    enough = traffic.statuses[503] + count
+    await until(lambda: traffic.statuses[503] >= enough, within=60)
+
+
+@pytest.mark.soak("disk full")
+async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_room(disk: Disk, tell: Tell) -> None:
+    gate = asyncio.Event()
+
+    async def answer() -> int:
+        await gate.wait()
+        return 204
+
+    async with a_sink() as sink, a_receiver(disk.folder, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
+        sink.answer = answer
+        async with receiver.client() as client:
+            _, url = await minted(client)
+        async with calling(receiver) as traffic:
+            await more_is_acknowledged(traffic, 100)
+
+            disk.leave(LOW_WATER - MIB)
+            await refused(traffic, 20)
+            answered = await ask("POST", url, a_push("processing"))
+            taken = len(traffic.promised)
+            waiting = receiver.rows(PENDING)[0][0]
+            gate.set()
+            await until(lambda: receiver.rows(PENDING) == [(0,)], within=60)
+
+            assert (answered.status, answered.headers["retry-after"]) == (503, "5")
+            assert waiting > 0
+            assert len(traffic.promised) == taken
+            assert disk.free() > LOW_WATER // 2
+
+            disk.leave(0)
+            await refused(traffic, 20)
+            assert len(traffic.promised) == taken
+            disk.leave(LOW_WATER + 8 * MIB)
+            await more_is_acknowledged(traffic, 100)
+        await until(lambda: receiver.rows(PENDING) == [(0,)], within=60)
+
+        audit = Audit.of(traffic, sink)
+        tell(
+            callbacks_acknowledged=audit.promised,
+            of_them_lost=audit.lost,
+            delivered_below_the_low_water_mark=waiting,
+            events_undelivered=audit.undelivered,
+            answers=traffic.statuses,
+        )
+        assert (audit.lost, audit.undelivered, audit.unknown, audit.twice_in_one_life) == (0, 0, 0, 0)
+        assert set(traffic.statuses) == {200, 201, 503}
+        assert await receiver.stop() == 0
