@@ -21,6 +21,7 @@ from receiver import __version__, archive
 from receiver.alarm import Alarm
 from receiver.alerts import Alerts
 from receiver.announce import Announcer
+from receiver.anteroom import Anteroom
 from receiver.archive.fetch import Fetcher
 from receiver.batches import Gatherer
 from receiver.bells import Bells
@@ -28,7 +29,7 @@ from receiver.clock import Clock, Ids, SystemClock
 from receiver.creates import Creates
 from receiver.dispatch import Dispatcher, Lane
 from receiver.dispatch.holds import Holds
-from receiver.errors import ReceiverError
+from receiver.errors import ReceiverError, StoreUnavailable
 from receiver.explain import Explainer
 from receiver.inbox import Inbox
 from receiver.kling.client import Kling
@@ -92,12 +93,33 @@ async def _run(loaded: Loaded) -> int:
         log.warning("configuration.doubtful", warning=warning)
     notifier = Notifier.from_environment()
     async with AsyncExitStack() as stack:
-        supervisor = await _assemble(loaded.settings, listen_fds(), stack)
+        supervisor = await _assemble_where_there_is_room(loaded.settings, stack, notifier)
+        if supervisor is None:
+            return 0
         gc.freeze()  # all this stays, and looking through it for garbage would stop the loop for some 30 ms each time
         gc.enable()
         if ended := await end_left_behind():
             log.warning("scripts.ended", processes=ended, reason="The receiver that ran them was killed.")
         return await supervisor.run(notifier)
+
+
+async def _assemble_where_there_is_room(
+    settings: Settings, stack: AsyncExitStack, notifier: Notifier
+) -> Supervisor | None:
+    """Put the parts together, however long that takes on a full disk; None when told to stop before."""
+    addresses = {"public": settings.public.listen, "admin": settings.admin.listen}
+    anteroom = Anteroom(settings.data_dir, addresses, listen_fds(), notifier=notifier, clock=SystemClock())
+    while True:
+        try:
+            async with AsyncExitStack() as attempt:
+                supervisor = await _assemble(settings, anteroom.sockets, attempt)
+                stack.push_async_exit(attempt.pop_all())
+                return supervisor
+        except (StoreUnavailable, OSError):
+            if not anteroom.lacks_room():
+                raise
+        if not await anteroom.wait():
+            return None
 
 
 async def _assemble(

@@ -57,7 +57,7 @@ class Supervisor:
 
     async def run(self, notifier: Notifier) -> int:
         """Run until SIGTERM or SIGINT (0), or until a part fails (1)."""
-        asked_to_stop = _stop_signals()
+        asked_to_stop = stop_signals()
         for name, work in self._work.items():
             self._start(name, work)
         for name, listener in self._listeners.items():
@@ -123,7 +123,7 @@ class Supervisor:
         await asyncio.gather(*left, return_exceptions=True)
 
 
-def _stop_signals() -> asyncio.Event:
+def stop_signals() -> asyncio.Event:
     """Turn SIGTERM and SIGINT into an event."""
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

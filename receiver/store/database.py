@@ -5,7 +5,7 @@ import fcntl
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -37,6 +37,21 @@ _UNAVAILABLE_IO = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_
 _BROKEN = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 log = structlog.get_logger()
+
+
+@contextmanager
+def had_alone(path: Path, *, create: bool) -> Iterator[None]:
+    """See to it that the file exists, is ours alone and is locked by us. Raises StoreError."""
+    with ExitStack() as stack:
+        try:
+            make_private(path, create=create)
+            stack.enter_context(locked(path))
+        except OSError as exc:
+            raise StoreUnavailable(
+                f"The store {path} cannot be worked on: {exc.strerror or exc}.",
+                remedy=f"The account that runs this needs to write in {path.parent}, and room to do so.",
+            ) from exc
+        yield
 
 
 @contextmanager

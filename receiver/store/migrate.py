@@ -11,7 +11,7 @@ from pathlib import Path
 
 from receiver.clock import Clock, SystemClock, micros
 from receiver.errors import StoreError
-from receiver.store.database import APPLICATION_ID, connect_writer, locked, make_folder, make_private, translated
+from receiver.store.database import APPLICATION_ID, connect_writer, had_alone, translated
 
 _FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.sql")
 _CLOCK = SystemClock()
@@ -65,9 +65,7 @@ def known() -> tuple[Migration, ...]:
 
 def migrate(path: Path, *, clock: Clock = _CLOCK) -> list[str]:
     """Bring the store at *path* up to date while nobody else has it; name the steps taken."""
-    make_folder(path.parent)
-    with locked(path):
-        make_private(path, create=True)
+    with had_alone(path, create=True):
         try:
             connection = connect_writer(path)
             try:

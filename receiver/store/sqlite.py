@@ -49,7 +49,7 @@ from receiver.store import (
 from receiver.store.batches import BatchStore
 from receiver.store.catalog import json_list, read_cursor
 from receiver.store.costs import CostStore
-from receiver.store.database import Health, Lane, connect_reader, connect_writer, locked, make_private
+from receiver.store.database import Health, Lane, connect_reader, connect_writer, had_alone
 from receiver.store.migrate import bring_up, known
 from receiver.store.replays import ReplayStore
 from receiver.store.writer import Writer
@@ -100,9 +100,8 @@ class SqliteStore:
         When less than *reserve* bytes are *free* it takes nothing new, so that there is room left to finish in.
         Raises StoreLocked where another process has it, StoreError where it is no store for this program.
         """
-        make_private(path, create=create)
         async with AsyncExitStack() as stack:
-            stack.enter_context(locked(path))
+            stack.enter_context(had_alone(path, create=create))
             health = Health(path)
             # Opened first, so closed last: the last one to close empties the log into the file.
             lane = await _opened(stack, health, partial(connect_writer, path), "store-writer")

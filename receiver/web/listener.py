@@ -60,7 +60,7 @@ class Listener:
     def bind(self) -> None:
         """Take the address, so that a failure is known before anything else is started. Raises CannotListen."""
         if not self._sockets and self._address is not None:
-            self._sockets = _bind(self._address, self._key)
+            self._sockets = bound(self._address, self._key)
         for each in self._sockets:
             # Accepted sockets inherit both. Without the first an answer waits 40 ms for the peer's ACK.
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -156,7 +156,8 @@ class _Server(uvicorn.Server):
             log.warning("requests.cut", requests=len(self._crowd.tasks))
 
 
-def _bind(address: Address, key: str) -> list[socket.socket]:
+def bound(address: Address, key: str) -> list[socket.socket]:
+    """Open the sockets that listen at an address, which is configured at *key*. Raises CannotListen."""
     opened: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(

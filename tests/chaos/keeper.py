@@ -20,7 +20,7 @@ from factories import a_delivery, a_push, a_task, an_event, at
 
 from receiver.model import Attempt, DeliveryStatus, Push, Task, Verdict
 from receiver.store import ById, Change, Judge, sqlite, upkeep
-from receiver.store.database import connect_writer, locked, make_private
+from receiver.store.database import connect_writer, had_alone
 from receiver.store.migrate import Migration, bring_up, known, migrate
 from receiver.store.sqlite import SqliteStore
 
@@ -129,8 +129,7 @@ async def deliver_all(path: Path) -> None:
 
 
 def migrate_further(path: Path) -> None:
-    with locked(path):
-        make_private(path, create=True)
+    with had_alone(path, create=True):
         connection = connect_writer(path)
         bring_up(connection, [*known(), NEXT])
         connection.close()

@@ -129,7 +129,7 @@ class Machine:
         patch.setattr(service, "Outbound", WayOut)
         patch.setattr(http11, "time", machine.clock)  # by which a connection is too old to be used again
         patch.setattr(service, "_listener", lambda name, app, *_: _Listener(machine, name, app))
-        patch.setattr(supervisor, "_stop_signals", lambda: machine._asked_to_stop)
+        patch.setattr(supervisor, "stop_signals", lambda: machine._asked_to_stop)
         patch.setattr(sqlite, "Lane", _Lanes(machine))
         structlog.configure(
             processors=[machine._log],

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 from ledger import Tell
-from processes import Receiver, a_push, a_receiver, a_sink, minted
+from processes import Receiver, a_config, a_push, a_receiver, a_sink, minted
 from support import until
 from traffic import LIFE, Audit, Traffic, a_config_for_traffic
-from wire import ask
+from wire import Answer, ask
 
 MIB = 1024 * 1024
 SIZE, LOW_WATER = 96 * MIB, 64 * MIB
@@ -149,3 +149,76 @@ async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_
         assert (audit.lost, audit.undelivered, audit.unknown, audit.twice_in_one_life) == (0, 0, 0, 0)
         assert set(traffic.statuses) == {200, 201, 503}
         assert await receiver.stop() == 0
+
+
+@pytest.mark.parametrize("ending", ["killed", "stopped"])
+async def test_a_start_on_a_full_disk_refuses_what_comes_and_goes_on_by_itself(disk: Disk, ending: str) -> None:
+    gate = asyncio.Event()
+
+    async def answer() -> int:
+        await gate.wait()
+        return 204
+
+    async with a_sink() as sink, a_receiver(disk.folder, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
+        sink.answer = answer
+        async with receiver.client() as client:
+            _, url = await minted(client)
+        async with calling(receiver) as traffic:
+            await more_is_acknowledged(traffic, 50)
+        if ending == "killed":
+            disk.leave(0)
+            receiver.kill()
+        else:
+            gate.set()
+            assert await receiver.stop() == 0
+            disk.leave(0)
+        gate.set()
+
+        receiver.environ[LIFE] = "1"
+        receiver.spawn()
+        answered = await until_answered(url)
+        assert (answered.status, answered.headers["retry-after"]) == (503, "5")
+        assert (await ask("GET", f"{receiver.public}/healthz")).status == 200
+        disk.leave(LOW_WATER + 8 * MIB)
+        await receiver.ready()
+        assert (await ask("POST", url, a_push("processing"))).status == 200
+        await until(lambda: receiver.rows(PENDING) == [(0,)], within=60)
+
+        assert Audit.of(traffic, sink).lost == 0
+        assert await receiver.stop() == 0
+
+
+async def test_a_start_that_waits_for_room_says_so_and_can_be_stopped(disk: Disk, tmp_path: Path) -> None:
+    receiver = Receiver(disk.folder, a_config("http://127.0.0.1:9"))
+    receiver.log_path = tmp_path / "receiver.log"
+    disk.leave(0)
+    try:
+        receiver.spawn()
+        answered = await until_answered(f"{receiver.public}/callbacks/{'x' * 43}")
+        ready = await ask("GET", f"{receiver.admin}/readyz")
+        code = await receiver.stop()
+    finally:
+        if receiver.process is not None and receiver.process.poll() is None:
+            receiver.kill()
+
+    assert answered.status == 503
+    assert (ready.status, ready.json()["checks"][0]["reason"]) == (503, "The disk is full; the log says where.")
+    (said,) = receiver.said("service.waiting_for_room")
+    assert f"{disk.folder}/var has 0 KiB left, and to start takes 8192 KiB more" in said["reason"]
+    assert "Make room" in said["remedy"]
+    assert code == 0
+
+
+async def until_answered(url: str) -> Answer:
+    """Wait until anybody answers."""
+    answers: list[Answer] = []
+
+    async def is_answered() -> bool:
+        try:
+            answers.append(await ask("POST", url, a_push("processing")))
+        except (OSError, asyncio.IncompleteReadError):
+            return False
+        return True
+
+    await until(is_answered, within=30)
+    return answers[0]
