@@ -41,6 +41,7 @@ def list_(
         list[str] | None, Parameter(name="--type", help="Only events of this type, such as task.succeed.")
     ] = None,
     task: Annotated[str | None, Parameter(help="Only events of this task.")] = None,
+    batch: Annotated[str | None, Parameter(help="Only events of the tasks of this batch.")] = None,
     after: Annotated[str | None, Parameter(help="Only events newer than this one, oldest first.")] = None,
     paging: Paging = PAGING,
     reading: Reading = READING,
@@ -48,7 +49,7 @@ def list_(
     """List events, newest first."""
     limit, cursor = paging.size, paging.cursor
     with SyncClient(config=reading.config) as client:
-        found = client.history(types=type_ or (), task=task, after=after, limit=limit, cursor=cursor)
+        found = client.history(types=type_ or (), task=task, batch=batch, after=after, limit=limit, cursor=cursor)
     render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No events.")
     return OK
 

@@ -17,6 +17,9 @@ from receiver.model import Json
 _FIRST, _LAST = 2, 3  # of the attempts at one delivery, where there were many
 _BODY = 500
 _STATE = 10
+_HEAD = (
+    "id", "state", "message", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin", "created_at",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,8 +56,7 @@ def explain(
 
 def _head(story: Json) -> list[tuple[str, object]]:
     task = story["task"]
-    names = ("id", "state", "message", "endpoint", "label", "kling_id", "external_task_id", "origin", "created_at")
-    facts: list[tuple[str, object]] = [(name.replace("_", " "), task.get(name)) for name in names]
+    facts: list[tuple[str, object]] = [(name.replace("_", " "), task.get(name)) for name in _HEAD]
     facts += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
     intent = story.get("intent")
     told = "(no longer kept)" if intent is None else _cut(json.dumps(intent, ensure_ascii=False), _BODY)

@@ -31,6 +31,9 @@ _STYLES = {
     "submitted": "cyan",
     "submitting": "cyan",
     "queued": "cyan",
+    "open": "cyan",
+    "closed": "yellow",
+    "finished": "green",
 }
 
 _UNLIMITED = 10_000  # columns; no terminal has as many

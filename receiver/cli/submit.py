@@ -37,6 +37,10 @@ def submit(
     label: Annotated[str | None, Parameter(help="A name for the task, for yourself.")] = None,
     tag: Annotated[list[str] | None, Parameter(help="A tag, key=value, that routes can look at; many times.")] = None,
     priority: Annotated[int, Parameter(help="Of what waits for a slot the higher goes first; 0 if not given.")] = 0,
+    batch: Annotated[str | None, Parameter(help="The batch it belongs to: tasks that are told of together.")] = None,
+    batch_size: Annotated[
+        int | None, Parameter(help="With --batch: of how many tasks it is; else it is closed by `batches close`.")
+    ] = None,
     idempotency_key: Annotated[
         str | None, Parameter(help="The same key again gives the first task instead of a second one.")
     ] = None,
@@ -51,16 +55,21 @@ def submit(
     loaded = load(reading.config)
     known = find_endpoint(endpoint)
     content = _fill(known, _set(read_body(body), set_ or []), image or [], loaded.settings.kling.dialect)
-    tags = pairs("--tag", tag or [])
+    told: dict[str, Any] = {"label": label, "tags": pairs("--tag", tag or []), "batch": _batch(batch, batch_size)}
+    told |= {"priority": priority, "idempotency_key": idempotency_key}
     with SyncClient(config=reading.config) as client:
-        task = client.submit(
-            known.path, content, label=label, tags=tags, priority=priority, idempotency_key=idempotency_key
-        )
+        task = client.submit(known.path, content, **told)
         if wait:
             from receiver.cli.waiting import wait as wait_for
 
             return wait_for(client, task.id, timeout=limit, as_json=reading.json)
     return _told(task, as_json=reading.json)
+
+
+def _batch(name: str | None, size: int | None) -> Json | None:
+    if name is None and size is not None:
+        raise UsageError("--batch-size is the size of a batch.", remedy="Name it with --batch.")
+    return None if name is None else {"name": name, "size": size}
 
 
 def _told(task: Task, *, as_json: bool) -> int:

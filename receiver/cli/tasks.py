@@ -11,7 +11,7 @@ from receiver.client import SyncClient, Task
 
 TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the external one.")]
 
-tasks = App(name="tasks", help="List, show, wait for and watch tasks.")
+tasks = App(name="tasks", help="List, show, wait for and watch tasks, and sum what they cost.")
 
 COLUMNS = (
     render.identity("id", "id"),
@@ -32,13 +32,22 @@ def list_(
     endpoint: Annotated[str | None, Parameter(help="Only tasks of this endpoint.")] = None,
     label: Annotated[str | None, Parameter(help="Only tasks of this label.")] = None,
     tag: Annotated[list[str] | None, Parameter(help="Only tasks with this tag, key=value.")] = None,
+    batch: Annotated[str | None, Parameter(help="Only tasks of this batch.")] = None,
     paging: Paging = PAGING,
     reading: Reading = READING,
 ) -> int:
     """List tasks, newest first."""
     tags, limit, cursor = pairs("--tag", tag or ()), paging.size, paging.cursor
     with SyncClient(config=reading.config) as client:
-        found = client.tasks(state=state or (), endpoint=endpoint, label=label, tags=tags, limit=limit, cursor=cursor)
+        found = client.tasks(
+            state=state or (),
+            endpoint=endpoint,
+            label=label,
+            tags=tags,
+            batch=batch,
+            limit=limit,
+            cursor=cursor,
+        )
     render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No tasks.")
     return OK
 
@@ -92,6 +101,22 @@ def watch(
     return OK
 
 
+@tasks.command
+def cost(
+    *,
+    by: Annotated[str, Parameter(help="tag:NAME, endpoint, day (UTC), label or batch.")] = "endpoint",
+    from_: Annotated[
+        str | None, Parameter(name="--from", help="Only tasks that ended then or later: 2026-11-01, or 30d ago.")
+    ] = None,
+    to: Annotated[str | None, Parameter(help="Only tasks that ended before.")] = None,
+    reading: Reading = READING,
+) -> int:
+    """Sum what Kling took for tasks, as far as it said so, exactly."""
+    from receiver.cli.cost import cost as tell
+
+    return tell(by, since=from_, until=to, reading=reading)
+
+
 def _facts(found: Task) -> list[tuple[str, object]]:
     task = found.raw
     facts: list[tuple[str, object]] = [
@@ -103,6 +128,7 @@ def _facts(found: Task) -> list[tuple[str, object]]:
             "verified",
             "endpoint",
             "label",
+            "batch",
             "kling_id",
             "external_task_id",
             "origin",
@@ -112,5 +138,6 @@ def _facts(found: Task) -> list[tuple[str, object]]:
     facts += [
         (name.replace("_", " "), render.when(task.get(name))) for name in ("created_at", "updated_at", "expires_at")
     ]
+    facts += [("cost", f"{amount} {unit}") for unit, amount in ((task.get("cost") or {}).get("charges") or {}).items()]
     facts += [("result", place) for place in found.places]
     return facts

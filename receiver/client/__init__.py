@@ -12,6 +12,6 @@ the errors of :mod:`receiver.errors`.
 
 from receiver.client.asking import Client
 from receiver.client.blocking import SyncClient
-from receiver.client.told import Event, Page, Task, TaskNotOver
+from receiver.client.told import Batch, BatchNotOver, Event, Page, Task, TaskNotOver
 
-__all__ = ["Client", "Event", "Page", "SyncClient", "Task", "TaskNotOver"]
+__all__ = ["Batch", "BatchNotOver", "Client", "Event", "Page", "SyncClient", "Task", "TaskNotOver"]

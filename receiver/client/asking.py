@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager, suppress
-from datetime import timedelta
+from contextlib import aclosing, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -13,7 +14,8 @@ import httpx2 as httpx
 
 from receiver.client.finding import find, who_asks
 from receiver.client.following import BEFORE_ALL, LOOK_BACK, Heard, Outage
-from receiver.client.told import Event, Page, Task, TaskNotOver, read_object, read_refusal
+from receiver.client.looking import RECONNECT_SECONDS, Bell, looks, shorter
+from receiver.client.told import Batch, BatchNotOver, Event, Page, Task, TaskNotOver, read_object, read_refusal
 from receiver.errors import ReceiverError, ServiceUnreachable
 from receiver.model import Json
 
@@ -22,10 +24,6 @@ PATIENCE = timedelta(minutes=1)
 _CONNECT_SECONDS = 3.0
 _ANSWER_SECONDS = 60.0  # a submit may first wait for Kling
 _SILENCE_SECONDS = 40.0  # the stream has a heartbeat every 15 s
-_RECONNECT_SECONDS = 1.0
-_ASK_ANYWAY_SECONDS = 15.0  # with the stream there: a bell may be missed
-_ASK_SECONDS = 2.0  # without it
-_ASK_FOR_FILES_SECONDS = 1.0  # of which the stream says nothing
 _ACTOR = "kling-receiver-actor"  # whose word it is, for the record of what people did
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
@@ -98,7 +96,7 @@ class Client:
 
     async def task(self, ref: str) -> Task:
         """Give a task by our id, Kling's or the external one, with its results."""
-        return await self._task(ref)
+        return Task.read(await self.get(f"/api/tasks/{_quoted(ref)}"))
 
     async def tasks(
         self,
@@ -138,25 +136,74 @@ class Client:
         The stream of events only says when to look; what is true is asked of the service. Where the stream cannot
         be had, the same question is asked by the clock.
         """
-        time = asyncio.get_running_loop().time
-        ends_at = None if (length := _seconds(timeout)) is None else time() + length
-        task = await self._task(ref, within=length)
-        yield task
-        async with _Bell(self, task_id=task.id) as bell:
-            while not task.is_over:
-                left = None if ends_at is None else ends_at - time()
-                if left is not None and left <= 0:
-                    return
-                await bell.wait(_shorter(left, _ASK_FOR_FILES_SECONDS) if task.awaits_files else left)
-                before = task
-                try:
-                    task = await self._task(task.id, within=left)
-                except ServiceUnreachable:
-                    if ends_at is None or time() < ends_at:
-                        raise
-                    return
-                if (task.state, task.awaits_files) != (before.state, before.awaits_files):
-                    yield task
+        known = ref
+
+        async def look(within: float | None) -> Task:
+            nonlocal known
+            task = Task.read(await self._got(f"/api/tasks/{_quoted(known)}", within))
+            known = task.id  # another task may come to go by the same external id
+            return task
+
+        def bell(task: Task) -> Bell:
+            # All of a task's few events ring, the old ones too: so none is missed that is just being committed.
+            return Bell(partial(self._stream, _query(task=task.id, after=BEFORE_ALL)))
+
+        async with aclosing(looks(look, bell, _seconds(timeout))) as sightings:
+            async for task in sightings:
+                yield task
+
+    async def batch(self, name: str) -> Batch:
+        """Give a batch by its name."""
+        return Batch.read(await self.get(f"/api/batches/{_quoted(name)}"))
+
+    async def batches(
+        self, *, state: str | Sequence[str] = (), limit: int = 50, cursor: str | None = None
+    ) -> Page[Batch]:
+        """List batches, newest first."""
+        asked = _query(state=state, limit=str(limit), cursor=cursor)
+        return Page.read(await self.get("/api/batches", asked), Batch.read)
+
+    async def close_batch(self, name: str, *, why: str = "") -> Batch:
+        """Let a batch take no more tasks in: it is finished when those it has are over. Twice is as good as once."""
+        return Batch.read(await self.post(f"/api/batches/{_quoted(name)}/close", {"why": why}))
+
+    async def wait_for_batch(self, name: str, *, timeout: timedelta | float | None = None) -> Batch:  # noqa: ASYNC109 -- the same as of wait
+        """Wait until a batch is finished and its event is stored; give it as it is then.
+
+        Raises :class:`BatchNotOver`, a ``TimeoutError``, after *timeout* (seconds, if a number).
+        """
+        async with aclosing(self.follow_batch(name, timeout=timeout)) as sightings:
+            batch = [batch async for batch in sightings][-1]
+        if not batch.is_over:
+            raise BatchNotOver(batch)
+        return batch
+
+    async def follow_batch(
+        self,
+        name: str,
+        *,
+        timeout: timedelta | float | None = None,  # noqa: ASYNC109 -- the same as of wait
+    ) -> AsyncGenerator[Batch, None]:
+        """Give the batch now and each time its counts change, until it is finished or *timeout* has passed."""
+
+        async def look(within: float | None) -> Batch:
+            return Batch.read(await self._got(f"/api/batches/{_quoted(name)}", within))
+
+        bell = Bell(partial(self._stream, _query(type="batch.finished")))
+        async with aclosing(looks(look, lambda _: bell, _seconds(timeout))) as sightings:
+            async for batch in sightings:
+                yield batch
+
+    async def costs(
+        self, by: str = "endpoint", *, since: datetime | None = None, until: datetime | None = None
+    ) -> Json:
+        """Sum what tasks have cost, by ``tag:NAME``, ``endpoint``, ``day``, ``label`` or ``batch``.
+
+        Amounts are texts, to be read by :class:`decimal.Decimal`.
+        """
+        moments = {"from": since, "to": until}
+        asked = {name: at.astimezone(UTC).isoformat() for name, at in moments.items() if at is not None}
+        return await self.get("/api/costs", {"by": by, **asked})
 
     async def events(
         self, *, types: str | Sequence[str] = (), task: str | None = None, after: str | None = None
@@ -178,11 +225,11 @@ class Client:
                             yield Event.read(read_object(each.data))
             except ReceiverError as exc:
                 outage.goes_on(exc)
-            await asyncio.sleep(_RECONNECT_SECONDS)
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def rings(self) -> AsyncGenerator[None, None]:
         """Give a sign now and whenever it is worth asking the service again, without end."""
-        async with _Bell(self) as bell:
+        async with Bell(partial(self._stream, {})) as bell:
             while True:
                 yield
                 await bell.wait()
@@ -200,12 +247,13 @@ class Client:
         *,
         types: str | Sequence[str] = (),
         task: str | None = None,
+        batch: str | None = None,
         after: str | None = None,
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Event]:
         """List events that have happened, newest first; with *after*, those after an event, oldest first."""
-        asked = _query(type=types, task=task, after=after, limit=str(limit), cursor=cursor)
+        asked = _query(type=types, task=task, batch=batch, after=after, limit=str(limit), cursor=cursor)
         return Page.read(await self.get("/api/events", asked), Event.read)
 
     async def deliveries(
@@ -234,8 +282,8 @@ class Client:
         """Hand the API an object, and get the answer's object."""
         return read_object((await self._answer("POST", path, body=body)).content)
 
-    async def _task(self, ref: str, *, within: float | None = None) -> Task:
-        return Task.read(read_object((await self._answer("GET", f"/api/tasks/{_quoted(ref)}", within=within)).content))
+    async def _got(self, path: str, within: float | None) -> Json:
+        return read_object((await self._answer("GET", path, within=within)).content)
 
     async def _answer(
         self,
@@ -255,7 +303,7 @@ class Client:
                 if method != "GET" and not isinstance(exc.__cause__, _NOT_SENT):
                     raise
                 outage.goes_on(exc)
-            await asyncio.sleep(_RECONNECT_SECONDS)
+            await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _ask(
         self, method: str, path: str, *, query: Query | None, body: Mapping[str, Any] | None
@@ -271,7 +319,7 @@ class Client:
 
     def _outage(self, at_most: float | None = None) -> Outage:
         """Begin to count how long the service is away; where none has answered yet, there may be none."""
-        return Outage(lambda: _shorter(at_most, self._patience.total_seconds() if self._has_answered else 0))
+        return Outage(lambda: shorter(at_most, self._patience.total_seconds() if self._has_answered else 0))
 
     @asynccontextmanager
     async def _stream(self, query: Query) -> AsyncIterator[AsyncIterator[httpx.ServerSentEvent]]:
@@ -308,46 +356,6 @@ class Client:
         )
 
 
-class _Bell:
-    """Listens to the stream of events, across reconnects, and tells when it is worth asking again."""
-
-    def __init__(self, client: Client, *, task_id: str | None = None) -> None:
-        self._client = client
-        # All of a task's few events ring, the old ones too: so none is missed that is just being committed.
-        self._query = _query(task=task_id, after=BEFORE_ALL if task_id else None)
-        self._rung = asyncio.Event()
-        self._connected = False
-
-    async def __aenter__(self) -> Self:
-        self._listening = asyncio.create_task(self._listen())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._listening.cancel()
-        await asyncio.gather(self._listening, return_exceptions=True)
-
-    async def wait(self, at_most: float | None = None) -> None:
-        """Wait until it is worth asking again, at the longest *at_most* seconds."""
-        patience = _ASK_ANYWAY_SECONDS if self._connected else _ASK_SECONDS
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_shorter(at_most, patience)):
-                await self._rung.wait()
-        self._rung.clear()
-
-    async def _listen(self) -> None:
-        while True:
-            with suppress(ReceiverError):  # asking by the clock goes on meanwhile
-                async with self._client._stream(self._query) as events:  # noqa: SLF001 -- one half of the same
-                    self._connected = True
-                    self._rung.set()  # for what happened before we listened
-                    async for _ in events:
-                        self._rung.set()
-            self._connected = False
-            await asyncio.sleep(_RECONNECT_SECONDS)
-
-
 def _query(**values: str | Sequence[str] | None) -> dict[str, str | Sequence[str]]:
     return {name: value for name, value in values.items() if value}
 
@@ -358,7 +366,3 @@ def _quoted(ref: str) -> str:
 
 def _seconds(length: timedelta | float | None) -> float | None:
     return length.total_seconds() if isinstance(length, timedelta) else length
-
-
-def _shorter(one: float | None, other: float) -> float:
-    return other if one is None else max(0.0, min(one, other))

@@ -8,6 +8,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from receiver.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed
 from receiver.model import Archiving, Json, TaskState
+from receiver.orders import BatchState
 
 OVER = frozenset((TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED))
 
@@ -67,11 +68,77 @@ class Task:
         return self.state in OVER and not self.awaits_files
 
     @property
+    def sight(self) -> object:
+        """What has changed where two looks differ."""
+        return self.state, self.awaits_files
+
+    @property
+    def look_every(self) -> float | None:
+        """How many seconds apart to look: of files on their way home no event tells."""
+        return 1.0 if self.awaits_files else None
+
+    @property
     def places(self) -> Sequence[str]:
         """Where its results are: what was brought home, as near as it is kept, and Kling's URLs of what was not."""
         home = {asset.get("url"): asset.get("path") or asset.get("storage") for asset in self.assets}
         urls = [entry["url"] for entries in self.result.values() for entry in entries if entry.get("url")]
         return tuple(dict.fromkeys(str(home.get(url) or url) for url in [*urls, *home]))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Tasks that are told of together: ``tasks`` is how many it has taken in, ``counts`` how many are in each state."""
+
+    name: str
+    state: str
+    tasks: int
+    size: int | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    event_id: str | None = None
+    raw: Json = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def read(cls, raw: Json) -> Self:
+        """Read a batch from the API's object."""
+        return cls(
+            name=raw["name"],
+            state=raw["state"],
+            tasks=raw["tasks"],
+            size=raw.get("size"),
+            counts=raw.get("counts") or {},
+            event_id=raw.get("event_id"),
+            raw=raw,
+        )
+
+    @property
+    def told(self) -> str:
+        """How its tasks stand, in words."""
+        return ", ".join(f"{number} {state}" for state, number in self.counts.items()) or "no task is kept any more"
+
+    @property
+    def over(self) -> int:
+        """How many of its tasks are over."""
+        return sum(number for state, number in self.counts.items() if state in OVER)
+
+    @property
+    def is_over(self) -> bool:
+        """Whether all its tasks are over, and that was told by an event."""
+        return self.state == BatchState.FINISHED
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether Kling has made all that was asked for."""
+        return self.is_over and set(self.counts) <= {TaskState.SUCCEED}
+
+    @property
+    def sight(self) -> object:
+        """What has changed where two looks differ."""
+        return self.state, self.tasks, self.counts
+
+    @property
+    def look_every(self) -> float | None:
+        """How many seconds apart to look; no event tells of all that can be seen."""
+        return 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +195,21 @@ class TaskNotOver(ReceiverError, TimeoutError):
             remedy=f"It goes on by itself; wait again with `kling-receiver tasks wait {task.id}`.",
         )
         self.task = task
+
+
+class BatchNotOver(ReceiverError, TimeoutError):
+    """A batch was not finished in the time it was waited for; ``batch`` is how it stood last."""
+
+    code = "batch_not_over"
+
+    def __init__(self, batch: Batch) -> None:
+        is_open = batch.state == BatchState.OPEN
+        close = f"nobody has closed it: kling-receiver batches close {batch.name}"
+        super().__init__(
+            f"Batch {batch.name} is still {batch.state}: {batch.told}.",
+            remedy=f"It is not finished while {close}" if is_open else "It goes on by itself; wait for it again.",
+        )
+        self.batch = batch
 
 
 def read_object(content: str | bytes) -> Json:

@@ -63,6 +63,9 @@ def test_json_is_what_the_api_said(service: Service, config: Path, capsys: pytes
             ["events", "list", "--type", "task.succeed", "--after", "evt_1"],
             "/api/events?limit=50&after=evt_1&type=task.succeed",
         ),
+        (["tasks", "list", "--batch", "spring"], "/api/tasks?limit=50&batch=spring"),
+        (["batches", "list", "--state", "open"], "/api/batches?limit=50&state=open"),
+        (["events", "list", "--batch", "spring"], "/api/events?limit=50&batch=spring"),
         (["events", "list", "--task", "tsk_1", "--cursor", "c"], "/api/events?limit=50&cursor=c&task=tsk_1"),
         (["deliveries", "list", "--status", "dead", "--route", "r"], "/api/deliveries?limit=50&route=r&status=dead"),
         (["deliveries", "list", "--event", "evt_1"], "/api/deliveries?limit=50&event=evt_1"),
@@ -70,7 +73,7 @@ def test_json_is_what_the_api_said(service: Service, config: Path, capsys: pytes
     ],
 )
 def test_filters_go_to_the_api(service: Service, config: Path, argv: list[str], asked: str) -> None:
-    for path in ("/api/tasks", "/api/events", "/api/deliveries", "/api/routes"):
+    for path in ("/api/tasks", "/api/batches", "/api/events", "/api/deliveries", "/api/routes"):
         service.answer(path, {"items": [], "next": None})
 
     code = main([*argv, "--config", str(config)])

@@ -6,8 +6,9 @@ import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
+from decimal import Decimal
 
 import pytest
 from edge import TOKEN, House
@@ -15,10 +16,14 @@ from support import free_port, until
 
 import receiver
 from receiver import Client, SyncClient
-from receiver.client import TaskNotOver, asking
+from receiver.announce import Announcer
+from receiver.batches import Gatherer
+from receiver.client import BatchNotOver, TaskNotOver, asking, looking
 from receiver.errors import InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
-from receiver.model import Event, Verified
+from receiver.model import Cost, Event, Task, TaskState, Verified
+from receiver.routing import compile_routes
 from receiver.settings import Address
+from receiver.store import ById, Change
 
 BEFORE_ALL = "evt_" + "0" * 25
 JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
@@ -27,7 +32,8 @@ JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://exam
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connect again at once."""
-    monkeypatch.setattr(asking, "_RECONNECT_SECONDS", 0.01)
+    for module in (asking, looking):
+        monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.01)
 
 
 @dataclass(slots=True)
@@ -281,3 +287,36 @@ def test_the_package_alone_loads_no_client() -> None:
 def test_there_is_nothing_else_in_the_package() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Server'"):
         receiver.Server  # type: ignore[attr-defined]  # noqa: B018 -- that is the point
+
+
+async def test_a_batch_is_filled_closed_and_waited_for(house: House) -> None:
+    async with a_client(house) as client:
+        task = await client.submit("images/multi-image2image", JOB, batch={"name": "spring", "size": 9})
+        with pytest.raises(BatchNotOver, match="still open: 1 submitted"):
+            await client.wait_for_batch("spring", timeout=0.1)
+        closed = await client.close_batch("spring", why="that is all")
+        waiting = asyncio.create_task(client.wait_for_batch("spring"))
+        await end(house, task.id)
+        finished = await waiting
+
+        assert (closed.state, closed.tasks, closed.size, closed.is_over) == ("closed", 1, 9, False)
+        assert (finished.is_over, finished.succeeded, finished.counts) == (True, True, {"succeed": 1})
+        assert [batch.name for batch in (await client.batches(state="finished")).items] == ["spring"]
+        assert (await client.event(finished.event_id or "")).data["batch"]["name"] == "spring"
+        assert [each.id for each in (await client.tasks(batch="spring")).items] == [task.id]
+        assert (await client.costs("batch"))["total"]["charges"] == {"units": "1.50"}
+        with pytest.raises(NotFound):
+            await client.batch("autumn")
+
+
+async def end(house: House, task_id: str) -> None:
+    """Let a task succeed, and its batch be told of, as the service's workers do."""
+
+    def judge(task: Task, _: object) -> Change:
+        over = replace(task, state=TaskState.SUCCEED)
+        return Change(task=over, cost=Cost(charges={"units": Decimal("1.50")}, said="{}"))
+
+    await house.store.apply(ById(id=task_id), judge)
+    announcer = Announcer(compile_routes(()), house.ids)
+    gatherer = Gatherer(house.store.batches, announcer, bells=house.bells, clock=house.clock)
+    await gatherer._round()

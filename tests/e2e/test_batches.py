@@ -1,0 +1,96 @@
+"""A batch of 50 is told of once, with all its results, whatever dies in between."""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import httpx2
+import pytest
+from processes import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver, a_sink, a_webhook_route
+from support import until
+
+SIZE = 50
+KILLS = 4
+POLL = '[poll]\nafter = "1s"\nevery = "2s"\n'
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_a_batch_of_50_finishes_once_through_kills(tmp_path: Path, seed: int) -> None:
+    chance = Random(seed)
+    async with a_sink() as sink, a_kling(drop={"share": 0.2}, duplicate={"share": 0.2}, seed=seed) as kling:
+        route = a_webhook_route(sink, extra='on = ["batch"]\nretry = ["200ms", "1s"]')
+        config = a_config(kling.url, more=POLL + route, kling_more='timeout = "2s"')
+        async with a_receiver(tmp_path, config) as receiver:
+            submitting = asyncio.gather(*(submit(receiver, range(start, SIZE, 5)) for start in range(5)))
+            for _ in range(KILLS):
+                await asyncio.sleep(chance.uniform(0.1, 1.0))
+                receiver.kill()
+                receiver.spawn()
+                if chance.random() < 0.7:
+                    await receiver.ready()
+            ids = {task_id for some in await submitting for task_id in some}
+            await receiver.ready()
+            await until(lambda: bool(sink.bodies), within=180)
+            first = len(sink.bodies)
+            receiver.kill()
+            await receiver.start()
+
+            told = [json.loads(body)["data"] for body in sink.bodies]
+            assert len(sink.received) == 1, "one event, under one webhook-id"
+            assert len(ids) == SIZE
+            assert told[0]["batch"]["counts"] == {"succeed": SIZE}
+            assert {task["id"] for task in told[0]["tasks"]} == ids
+            assert all(task["result"]["images"] for task in told[0]["tasks"])
+            assert {json.dumps(each) for each in told} == {json.dumps(told[0])}
+            assert receiver.rows("SELECT count(*) FROM events WHERE type = 'batch.finished'") == [(1,)]
+            await until(lambda: receiver.rows("SELECT status FROM deliveries") == [("delivered",)])
+            assert len(sink.bodies) <= first + 1
+            assert len(kling.state()["tasks"]) == SIZE, "each job was made at Kling once"
+            assert await receiver.stop() == 0
+
+
+async def submit(receiver: Receiver, numbers: Sequence[int]) -> list[str]:
+    """Hand jobs in, each until it was taken; an idempotency key makes it one, however often it was said."""
+    return [await taken(receiver, {"idempotency_key": f"job-{number}", "label": str(number)}) for number in numbers]
+
+
+async def taken(receiver: Receiver, job: dict[str, Any]) -> str:
+    asked = {"endpoint": ENDPOINT, "body": JOB, "batch": {"name": "spring", "size": SIZE}, **job}
+    while True:
+        with contextlib.suppress(httpx2.HTTPError):
+            async with receiver.client() as client:
+                answer = await client.post("/api/tasks", json=asked)
+            assert answer.status_code in (202, 503), answer.text
+            if answer.status_code == 202:
+                return str(answer.json()["id"])
+        await asyncio.sleep(0.1)
+
+
+async def test_a_batch_is_filled_closed_and_waited_for_by_commands(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_kling() as kling:
+        route = a_webhook_route(sink, extra='on = ["batch"]')
+        async with a_receiver(tmp_path, a_config(kling.url, more=route)) as receiver:
+            job = ["submit", ENDPOINT, "--body", json.dumps(JOB), "--tag", "project=ads", "--batch", "spring"]
+            for _ in range(2):
+                assert (await receiver.command(*job)).returncode == 0
+            open_ = await receiver.command("batches", "wait", "spring", "--timeout", "1s")
+            closed = await receiver.command("batches", "close", "spring", "--why", "all in", "--json")
+            waited = await receiver.command("batches", "wait", "spring")
+            refused = await receiver.command(*job)
+            listed = await receiver.command("batches", "list")
+            cost = await receiver.command("tasks", "cost", "--by", "tag:project")
+
+            assert (open_.returncode, "nobody has closed it" in open_.stderr) == (1, True)
+            assert json.loads(closed.stdout)["state"] in ("closed", "finished")
+            assert (waited.returncode, waited.stdout) == (0, "Batch spring is finished: 2 succeed.\n")
+            assert (refused.returncode, "Batch spring is closed" in refused.stderr) == (1, True)
+            assert listed.stdout.split("\t")[:4] == ["spring", "finished", "2 of ?", "2 succeed"]
+            assert cost.stdout.splitlines()[0].split("\t")[:2] == ["ads", "2"]
+            assert cost.stdout.splitlines()[-1].split("\t")[:2] == ["total", "2"]
+            await until(lambda: sink.types == ["batch.finished"])
+            assert await receiver.stop() == 0
