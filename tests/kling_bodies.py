@@ -69,7 +69,7 @@ def spoilt(draw: st.DrawFn) -> Json:
                 case "rename" if isinstance(at, dict):
                     at[draw(st.sampled_from(KEYS))] = at.pop(place)
                 case _:
-                    at[place] = draw(anything)
+                    at[place] = copy.deepcopy(draw(anything))  # what is drawn may be spoilt in its turn
             break
     return body
 

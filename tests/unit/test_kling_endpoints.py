@@ -1,10 +1,13 @@
 import base64
+import re
 import struct
 import zlib
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from receiver.errors import InvalidRequest
 from receiver.kling.endpoints import CATALOGUE, base64_image, fill_images, resolve, weight
@@ -389,3 +392,35 @@ def test_an_image_that_kling_would_refuse_is_named_with_its_limit(tmp_path: Path
 def test_an_image_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidRequest):
         base64_image(tmp_path / name)
+
+
+segments = st.sampled_from(
+    [
+        *("v1", "images", "videos", "audio", "general", "worlds", "generations", "lip-sync", "text-to-video", "avatar"),
+        *(
+            "kling-3.0",
+            "delete",
+            "tasks",
+            "{model}",
+            "..",
+            ".",
+            "",
+            "a%2Fb",
+            "867283741759111202",
+            "A",
+            "é",
+            "a b",
+            "a?b",
+        ),
+    ]
+)
+
+
+@given(st.text() | st.lists(segments, max_size=5).map("/".join))
+def test_whatever_is_taken_for_an_endpoint_is_a_plain_path_that_is_found_again(path: str) -> None:
+    endpoint = resolve(path)
+
+    if endpoint is not None:
+        assert re.fullmatch(r"(/(?!\.+/)[A-Za-z0-9._-]+){2,6}", endpoint.url_path)
+        assert resolve(endpoint.path) == resolve(endpoint.url_path) == endpoint
+        assert endpoint.asynchronous
