@@ -110,8 +110,8 @@ class S3Storage:
         about = {"Key": key, "ContentType": asset.content_type}
         with _translated(self._peer):
             if asset.size <= PART:
-                content = await asyncio.to_thread(file.read_bytes)
-                await self._call("put_object", **about, Body=content, **_digests(content, asset.sha256))
+                content, digests = await asyncio.to_thread(_read_whole, file, asset.sha256)
+                await self._call("put_object", **about, Body=content, **digests)
             else:
                 await self._put_parts(file, about, asset)
         return f"s3://{self._bucket}/{key}"
@@ -131,13 +131,13 @@ class S3Storage:
         whole = hashlib.sha256()
         parts: list[dict[str, Any]] = []
         with await asyncio.to_thread(file.open, "rb") as content:
-            while piece := await asyncio.to_thread(_next_piece, content, whole):
-                number, digests = len(parts) + 1, _digests(piece, hashlib.sha256(piece).digest())
+            while read := await asyncio.to_thread(_read_piece, content, whole):
+                (piece, digests), number = read, len(parts) + 1
                 kept = await self._call("upload_part", **upload, PartNumber=number, Body=piece, **digests)
                 checksum = {"ChecksumSHA256": digests["ChecksumSHA256"]}
                 parts.append({"PartNumber": number, "ETag": kept["ETag"], **checksum})
         if whole.digest() != asset.sha256:
-            raise NotKept("The file is not what it was.", remedy="See who writes into the folder of results.")
+            raise _changed()
         return parts
 
     async def _abort(self, upload: dict[str, str]) -> None:
@@ -154,10 +154,21 @@ class S3Storage:
             return answer
 
 
-def _next_piece(content: BinaryIO, whole: "hashlib._Hash") -> bytes:
+def _read_whole(file: Path, sha256: bytes) -> tuple[bytes, dict[str, str]]:
+    content = file.read_bytes()
+    if hashlib.sha256(content).digest() != sha256:
+        raise _changed()
+    return content, _digests(content, sha256)
+
+
+def _read_piece(content: BinaryIO, whole: "hashlib._Hash") -> tuple[bytes, dict[str, str]] | None:
     piece = content.read(PART)
     whole.update(piece)
-    return piece
+    return (piece, _digests(piece, hashlib.sha256(piece).digest())) if piece else None
+
+
+def _changed() -> NotKept:
+    return NotKept("The file is not what it was.", remedy="See who writes into the folder of results.")
 
 
 def _digests(content: bytes, sha256: bytes) -> dict[str, str]:
@@ -180,7 +191,10 @@ def _translated(peer: str) -> Iterator[None]:
         raise NotKept(
             f"{peer} answered {status}{word} to {exc.operation_name}.", remedy=_REMEDIES.get(code, "")
         ) from exc
-    except (foreign.EndpointConnectionError, foreign.ConnectTimeoutError, foreign.SSLError) as exc:
+    except foreign.SSLError as exc:
+        remedy = "Check its certificate and [archive.storage] endpoint; AWS_CA_BUNDLE may name a private authority."
+        raise NotKept(f"TLS with {peer} failed.", remedy=remedy) from exc
+    except (foreign.EndpointConnectionError, foreign.ConnectTimeoutError) as exc:
         remedy = "Check [archive.storage] endpoint, and that the store is up."
         raise NotKept(f"{peer} cannot be reached{_cause(exc.kwargs.get('error'))}.", remedy=remedy) from exc
     except foreign.HTTPClientError as exc:

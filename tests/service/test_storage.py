@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import ssl
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from ipaddress import ip_address
@@ -94,10 +95,9 @@ async def test_what_is_not_on_the_disk_as_it_was_told_of_is_not_kept(
     file, asset = a_file(tmp_path, size)
     file.write_bytes(b"\0" * size)
     async with a_storage(buckets.url) as storage:
-        if size > PART:
-            with pytest.raises(NotKept, match="is not what it was"):
-                await storage.put(file, NAME, asset)
-            assert buckets.objects() == {}
+        with pytest.raises(NotKept, match="is not what it was"):
+            await storage.put(file, NAME, asset)
+        assert buckets.objects() == {}
         file.unlink()
         with pytest.raises(NotKept, match="could not be read: No such file"):
             await storage.put(file, NAME, asset)
@@ -136,7 +136,12 @@ async def test_a_server_that_is_not_there_or_does_not_speak_s3_is_told(tmp_path:
             with pytest.raises(NotKept, match=said):
                 await storage.put(file, NAME, asset)
 
-    await fails("http://127.0.0.1:1", "127.0.0.1:1 cannot be reached")
+    await fails("http://127.0.0.1:1", "127.0.0.1:1 cannot be reached: Connection refused.")
+    await fails("http://no-such-host.invalid", "no-such-host.invalid cannot be reached")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parents[1] / "senders" / "data" / "host.example.pem")
+    async with serving(response(200), tls=context) as peer:
+        await fails(peer.url, f"TLS with 127.0.0.1:{peer.port} failed. Check its certificate")
     async with serving(b"not http\r\n\r\n") as peer:
         await fails(peer.url, f"127.0.0.1:{peer.port}")
     async with serving(response(500, b"<html>")) as peer:
