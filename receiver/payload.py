@@ -21,6 +21,7 @@ MOST_TOLD = 500
 MOST_BYTES_TOLD = 640 * 1024
 """And how much: many a web server takes no body of more than 1 MB."""
 
+_FETCHED = ("http://", "https://")
 _END = b"}}"
 _ENDS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
 _BYTES_OF_A_TASK = 512
@@ -125,9 +126,26 @@ def result_urls(result: Mapping[str, Sequence[Json]]) -> Sequence[str]:
     return tuple(dict.fromkeys(found))[:MOST_RESULTS]
 
 
+def fresh_urls(old: object, new: object) -> Mapping[str, str]:
+    """Tell for each URL in a task's result which one stands in its place in a newer telling, which may tell of more."""
+    return dict(_paired(old, new))
+
+
+def _paired(old: object, new: object) -> Iterator[tuple[str, str]]:
+    match old, new:
+        case str(), str() if old.startswith(_FETCHED) and new.startswith(_FETCHED):
+            yield old, new
+        case dict(), dict():
+            for name in old.keys() & new.keys():
+                yield from _paired(old[name], new[name])
+        case ((list() | tuple()), (list() | tuple())):
+            for one, other in zip(old, new, strict=False):
+                yield from _paired(one, other)
+
+
 def _urls(value: object) -> Iterator[str]:
     match value:
-        case str() if value.startswith(("http://", "https://")):
+        case str() if value.startswith(_FETCHED):
             yield value
         case dict():
             for inner in value.values():

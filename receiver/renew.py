@@ -1,6 +1,6 @@
-"""Asks Kling for the URLs of a task's results anew: a URL is signed for a time, and its file may live on after that."""
+"""Asks Kling for a task's result anew: its URLs are signed for a time, and their files may live on after that."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -8,8 +8,7 @@ import structlog
 from receiver.asking import question
 from receiver.errors import KlingError, NoAnswer, Retry
 from receiver.kling.client import Answer
-from receiver.model import Task, TaskState
-from receiver.payload import result_urls
+from receiver.model import Json, Task, TaskState
 
 log = structlog.get_logger()
 
@@ -23,19 +22,19 @@ class Questions(Protocol):
 
 
 class Renewer:
-    """Gives the URLs that Kling tells of today."""
+    """Gives the result that Kling tells of today."""
 
     def __init__(self, kling: Questions) -> None:
         self._kling = kling
 
-    async def renew(self, task: Task) -> Sequence[str]:
-        """Give the URLs of a task's results in their order; none where Kling cannot be asked, or has none.
+    async def renew(self, task: Task) -> Mapping[str, Sequence[Json]]:
+        """Give a task's result, kind by kind; nothing where Kling cannot be asked, or has none.
 
         Raises NoAnswer when Kling could not say, and may yet.
         """
         asked_for = question(task, ())
         if task.endpoint is None or asked_for is None:
-            return ()
+            return {}
         try:
             answer = await self._kling.query(task.endpoint, asked_for)
         except KlingError as exc:
@@ -44,6 +43,5 @@ class Renewer:
         if error is not None and error.retry is not Retry.NO:
             raise NoAnswer(error.message) from error
         is_there = error is None and reading is not None and reading.state is TaskState.SUCCEED
-        urls = result_urls(reading.result) if is_there and reading is not None else ()
-        log.info("urls.renewed", task=task.id, urls=len(urls), reason="" if error is None else error.message)
-        return urls
+        log.info("result.renewed", task=task.id, found=is_there, reason="" if error is None else error.message)
+        return reading.result if is_there and reading is not None else {}

@@ -13,7 +13,7 @@ that may end before its file does.
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -32,6 +32,7 @@ from receiver.bells import Bells
 from receiver.clock import Clock
 from receiver.errors import NoAnswer, NotKept, ReceiverError, StoreUnavailable
 from receiver.model import Asset, Event, Json, Task
+from receiver.payload import fresh_urls
 from receiver.store import Home, Homecoming
 
 log = structlog.get_logger()
@@ -64,10 +65,10 @@ class Voice(Protocol):
 
 
 class Renewal(Protocol):
-    """Asks for URLs anew."""
+    """Asks for results anew, for their URLs."""
 
-    async def renew(self, task: Task) -> Sequence[str]:
-        """Give the URLs of a task's results in their order; none where nobody has any. Raises NoAnswer: later."""
+    async def renew(self, task: Task) -> Mapping[str, Sequence[Json]]:
+        """Give a task's result as it is told of today; nothing where nobody has it. Raises NoAnswer: later."""
         ...
 
 
@@ -189,24 +190,24 @@ class Archiver:
         """Try what was refused by the URLs that Kling tells of today; while it cannot say, nothing of that is lost."""
         refused = {result.number for result in missing if result.is_refused}
         try:
-            fresh = await self._fresh(errand.event) if refused else ()
+            fresh = await self._fresh(errand) if refused else {}
         except NoAnswer as exc:
             log.warning("urls.awaited", event_id=errand.event.id, task=errand.event.task_id, reason=exc.message)
             return [replace(result, is_dead=result.is_dead and not result.is_refused) for result in missing]
-        if len(fresh) != len(errand.urls):
-            return missing
         again = [
-            Result(number=number, url=url, at=fresh[number])
+            Result(number=number, url=url, at=fresh[url])
             for number, url in enumerate(errand.urls)
-            if number in refused and fresh[number] != url
+            if number in refused and fresh.get(url, url) != url
         ]
         numbers = {result.number for result in again}
         others = [result for result in missing if result.number not in numbers]
         return sorted([*others, *await self._try_all(errand, again)], key=lambda result: result.number)
 
-    async def _fresh(self, event: Event) -> Sequence[str]:
-        task = None if event.task_id is None else await self._shelf.task(event.task_id)
-        return () if task is None or self._renewal is None else await self._renewal.renew(task)
+    async def _fresh(self, errand: Errand) -> Mapping[str, str]:
+        task_id = errand.event.task_id
+        task = None if task_id is None else await self._shelf.task(task_id)
+        result = {} if task is None or self._renewal is None else await self._renewal.renew(task)
+        return fresh_urls(errand.result, result)
 
     async def _try(self, errand: Errand, result: Result) -> Missing | None:
         """Bring one result home and write it down, or say why it is missing."""

@@ -19,6 +19,7 @@ class Errand:
 
     event: Event
     folder: Path
+    result: Json
     urls: Sequence[str]
     assets: dict[int, Asset]
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -32,6 +33,7 @@ class Errand:
         return cls(
             event=event,
             folder=folder / str(event.task_id) / event.id,
+            result=data["result"],
             urls=urls,
             assets={asset.number: asset for asset in home},
         )

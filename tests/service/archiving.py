@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
@@ -160,18 +160,18 @@ class Workshop:
 
 
 class Kling:
-    """Tells of the URLs it is given, and of none while it is told that it cannot say."""
+    """Tells of pictures at the URLs it is given, and of none while it is told that it cannot say."""
 
     def __init__(self, *urls: str, silent: bool = False) -> None:
         self.urls = urls
         self.silent = silent
         self.asked: list[str] = []
 
-    async def renew(self, task: Task) -> Sequence[str]:
+    async def renew(self, task: Task) -> Mapping[str, Sequence[Json]]:
         self.asked.append(task.id)
         if self.silent:
             raise NoAnswer("Kling did not answer.")
-        return self.urls
+        return {"images": [{"index": n, "url": url, "watermark_url": f"{url}&mark"} for n, url in enumerate(self.urls)]}
 
 
 @contextlib.asynccontextmanager

@@ -76,7 +76,7 @@ async def test_when_urls_have_ended_kling_gives_others_in_the_same_order(meeting
     task, old = await meeting.succeeded()
     meeting.clock.advance(2 * LIFETIME)
 
-    fresh = list(await meeting.renewer.renew(task))
+    fresh = list(result_urls(await meeting.renewer.renew(task)))
 
     assert await statuses(old) == [403, 403]
     assert await statuses(fresh) == [200, 200]
@@ -84,7 +84,7 @@ async def test_when_urls_have_ended_kling_gives_others_in_the_same_order(meeting
 
 
 async def test_a_task_that_kling_denies_has_none(meeting: Meeting) -> None:
-    assert await meeting.renewer.renew(a_task(kling_id="867283741759111202", endpoint=ENDPOINT)) == ()
+    assert await meeting.renewer.renew(a_task(kling_id="867283741759111202", endpoint=ENDPOINT)) == {}
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ async def test_a_task_that_kling_denies_has_none(meeting: Meeting) -> None:
     [{"endpoint": None, "kling_id": "1"}, {"kling_id": None, "external_task_id": None, "origin": Origin.MINTED}],
 )
 async def test_a_task_that_cannot_be_asked_about_has_none(meeting: Meeting, unaskable: dict[str, Any]) -> None:
-    assert await meeting.renewer.renew(a_task(**{"endpoint": ENDPOINT} | unaskable)) == ()
+    assert await meeting.renewer.renew(a_task(**{"endpoint": ENDPOINT} | unaskable)) == {}
     assert meeting.simulator.counts["queries"] == 0
 
 

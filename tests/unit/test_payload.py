@@ -1,0 +1,29 @@
+"""What is told of a result anew is put in the place of what was told before, whatever else is told."""
+
+import pytest
+
+from receiver.model import Json
+from receiver.payload import fresh_urls
+
+OLD = "https://a.example/0?s=1"
+NEW = "https://b.example/0?s=2"
+OTHER = "https://b.example/1"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ({"images": [{"index": 0, "url": OLD}]}, {"images": ({"index": 0, "url": NEW},)}, {OLD: NEW}),
+        ({"videos": [{"url": OLD}]}, {"videos": [{"url": NEW, "watermark_url": OTHER}]}, {OLD: NEW}),
+        ({"videos": [{"url": OLD}]}, {"videos": [{"url": NEW}], "audios": [{"url": OTHER}]}, {OLD: NEW}),
+        ({"videos": [{"url": OLD, "cover": {"url": OTHER}}]}, {"videos": [{"url": NEW}]}, {OLD: NEW}),
+        ({"images": [{"url": OTHER}, {"url": OLD}]}, {"images": [{"url": "gone"}, {"url": NEW}]}, {OLD: NEW}),
+        ({"images": [{"url": OLD}]}, {"images": []}, {}),
+        ({"images": [{"url": OLD}]}, {"videos": [{"url": NEW}]}, {}),
+        ({"images": [{"url": OLD}]}, {"images": [{"url": "file:///etc/passwd"}]}, {}),
+        ({"images": [{"url": OLD}]}, {"images": [{"url": [NEW]}]}, {}),
+        ({"images": [{"url": OLD}]}, {}, {}),
+    ],
+)
+def test_a_fresh_url_is_the_one_in_the_same_place(old: Json, new: Json, told: Json) -> None:
+    assert fresh_urls(old, new) == told
