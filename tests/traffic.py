@@ -3,13 +3,15 @@
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
 from urllib.parse import urlsplit
 
 from processes import Receiver, Sink, a_config, a_push, a_webhook_route
+from support import until
 from wire import Answer, Wire
 
 WORDS = ("submitted", "processing", "succeed")
@@ -52,6 +54,11 @@ class Traffic:
             for _ in range(self.callers):
                 callers.create_task(self._call(stop))
 
+    async def goes_on(self, count: int) -> None:
+        """Wait until so many more callbacks are acknowledged."""
+        enough = len(self.promised) + count
+        await until(lambda: len(self.promised) >= enough, within=60)
+
     async def _call(self, stop: asyncio.Event) -> None:
         pace, loop = self.callers / self.per_second, asyncio.get_running_loop()
         token = {"authorization": f"Bearer {self.receiver.token}"}
@@ -72,6 +79,18 @@ class Traffic:
                 await asyncio.sleep(max(0.0, next_at - loop.time()))
         public.hang_up()
         admin.hang_up()
+
+
+@asynccontextmanager
+async def calling(receiver: Receiver, *, per_second: int = 250) -> AsyncIterator[Traffic]:
+    """Post callbacks until the end, whatever the answers."""
+    traffic, stop = Traffic(receiver, per_second=per_second), asyncio.Event()
+    task = asyncio.create_task(traffic.run(stop))
+    try:
+        yield traffic
+    finally:
+        stop.set()
+        await task
 
 
 @dataclass(slots=True)

@@ -1,15 +1,18 @@
 """Looks after a store as a whole: a check from end to end, a backup that is known to be good, counts."""
 
+import fcntl
 import os
 import sqlite3
-from collections.abc import Mapping
-from contextlib import closing, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from receiver.errors import InvalidRequest, StoreBroken, StoreError, StoreUnavailable
 from receiver.store.database import connect_reader, is_foreign, mark_of, sync, translated
 from receiver.store.migrate import compare, known
 from receiver.store.queries import sql
+
+_DRAFT = ".kling-receiver-backup"
 
 
 def check(path: Path) -> list[str]:
@@ -54,21 +57,43 @@ def backup(path: Path, target: Path) -> None:
         raise InvalidRequest(f"{target} exists already.", remedy="Name a file that does not exist yet.")
     if not path.is_file():
         raise StoreError(f"There is no store at {path}.")
-    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-        _copy(path, draft)
-        sync(draft)
-        draft.rename(target)
-        sync(target.parent)
+        _clear_away_what_was_killed(target.parent)
+        with _drafted(target) as draft:
+            _copy(path, draft)
+            sync(draft)
+            draft.rename(target)
+            sync(target.parent)
     except OSError as exc:
         raise StoreUnavailable(f"The backup could not be written: {exc.strerror or exc}.") from exc
     except sqlite3.Error as exc:
         raise (translated(exc) or exc) from exc
+
+
+@contextmanager
+def _drafted(target: Path) -> Iterator[Path]:
+    """Make the hidden file that becomes *target*, locked for as long as it is worked on; whatever happens, it goes."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}{_DRAFT}")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield draft
     finally:
-        for leftover in (draft, draft.with_name(f"{draft.name}-wal"), draft.with_name(f"{draft.name}-shm")):
-            with suppress(FileNotFoundError):
-                leftover.unlink()
+        _remove(draft)
+        os.close(descriptor)
+
+
+def _clear_away_what_was_killed(folder: Path) -> None:
+    """Remove the drafts in *folder* that nobody works on any more: a backup that is killed cannot do so itself."""
+    for draft in folder.glob(f".*{_DRAFT}"):
+        with suppress(FileNotFoundError, BlockingIOError), draft.open("rb") as left:
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _remove(draft)
+
+
+def _remove(draft: Path) -> None:
+    for beside in ("-journal", "-wal", "-shm", ""):
+        draft.with_name(f"{draft.name}{beside}").unlink(missing_ok=True)
 
 
 def _copy(path: Path, draft: Path) -> None:

@@ -7,8 +7,7 @@ import asyncio
 import os
 import subprocess
 import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
@@ -16,7 +15,7 @@ import pytest
 from ledger import Tell
 from processes import Receiver, a_config, a_push, a_receiver, a_sink, minted
 from support import until
-from traffic import LIFE, Audit, Traffic, a_config_for_traffic
+from traffic import LIFE, Audit, Traffic, a_config_for_traffic, calling
 from wire import Answer, ask
 
 MIB = 1024 * 1024
@@ -80,23 +79,6 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
         unmount(folder)
 
 
-@asynccontextmanager
-async def calling(receiver: Receiver) -> AsyncIterator[Traffic]:
-    """Post callbacks until the end, whatever the answers."""
-    traffic, stop = Traffic(receiver, per_second=100), asyncio.Event()
-    task = asyncio.create_task(traffic.run(stop))
-    try:
-        yield traffic
-    finally:
-        stop.set()
-        await task
-
-
-async def more_is_acknowledged(traffic: Traffic, count: int) -> None:
-    enough = len(traffic.promised) + count
-    await until(lambda: len(traffic.promised) >= enough, within=60)
-
-
 async def refused(traffic: Traffic, count: int) -> None:
     """Wait until so many more were refused, and nothing was taken in between the last two looks."""
     enough = traffic.statuses[503] + count
@@ -115,8 +97,8 @@ async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_
         sink.answer = answer
         async with receiver.client() as client:
             _, url = await minted(client)
-        async with calling(receiver) as traffic:
-            await more_is_acknowledged(traffic, 100)
+        async with calling(receiver, per_second=100) as traffic:
+            await traffic.goes_on(100)
 
             disk.leave(LOW_WATER - MIB)
             await refused(traffic, 20)
@@ -135,7 +117,7 @@ async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_
             await refused(traffic, 20)
             assert len(traffic.promised) == taken
             disk.leave(LOW_WATER + 8 * MIB)
-            await more_is_acknowledged(traffic, 100)
+            await traffic.goes_on(100)
         await until(lambda: receiver.rows(PENDING) == [(0,)], within=60)
 
         audit = Audit.of(traffic, sink)
@@ -163,8 +145,8 @@ async def test_a_start_on_a_full_disk_refuses_what_comes_and_goes_on_by_itself(d
         sink.answer = answer
         async with receiver.client() as client:
             _, url = await minted(client)
-        async with calling(receiver) as traffic:
-            await more_is_acknowledged(traffic, 50)
+        async with calling(receiver, per_second=100) as traffic:
+            await traffic.goes_on(50)
         if ending == "killed":
             disk.leave(0)
             receiver.kill()

@@ -152,8 +152,9 @@ async def test_while_it_makes_a_backup(base: Path, memory: Path, tell: Tell) -> 
         faults = await all_there(path, [])
         if copy.exists():
             return faults + await all_there(copy, [])
-        upkeep.backup(path, copy)  # what the killed one left is in nobody's way
-        return faults + (["said to be there, and gone"] if said else [])
+        upkeep.backup(path, copy)
+        left = sorted(file.name for file in path.parent.iterdir() if file.name.startswith("."))
+        return faults + left + (["said to be there, and gone"] if said else [])
 
     await at_each_write(memory, tell, "backup", base=base, check=check)
 

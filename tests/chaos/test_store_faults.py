@@ -6,8 +6,7 @@ go on. The same record shows in which order the process did things: its answers,
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -18,7 +17,7 @@ from chaos.straced import attaching, needs_strace
 from ledger import Tell
 from processes import Receiver, a_receiver, a_sink
 from support import until
-from traffic import LIFE, Audit, Traffic, a_config_for_traffic
+from traffic import LIFE, Audit, a_config_for_traffic, calling
 
 FAILING = ("fdatasync", "pwrite64", "pread64")
 FAULTS = number("FAULTS", 1) * len(FAILING)
@@ -52,23 +51,6 @@ class Order:
         return cls(faults=faults, since_the_fault=since_the_fault, since_it_was_known=since_it_was_known)
 
 
-@asynccontextmanager
-async def calling(receiver: Receiver) -> AsyncIterator[Traffic]:
-    """Post callbacks for as long as the test lasts."""
-    traffic, stop = Traffic(receiver), asyncio.Event()
-    task = asyncio.create_task(traffic.run(stop))
-    try:
-        yield traffic
-    finally:
-        stop.set()
-        await task
-
-
-async def more_is_acknowledged(traffic: Traffic, count: int) -> None:
-    enough = len(traffic.promised) + count
-    await until(lambda: len(traffic.promised) >= enough, within=60)
-
-
 async def ends_at(receiver: Receiver, log: Path, *options: str) -> Order:
     """Trace a process until it ends of itself, which must be with 1; tell what it did last."""
     assert receiver.process is not None
@@ -94,7 +76,7 @@ async def test_on_an_io_error_nothing_more_is_acknowledged_the_process_ends_with
         async with calling(receiver) as traffic:
             for life in range(1, FAULTS + 1):
                 call = FAILING[life % len(FAILING)]
-                await more_is_acknowledged(traffic, rng.randrange(20, 150))
+                await traffic.goes_on(rng.randrange(20, 150))
                 inject = ["-e", f"trace={call},{ANSWERS}", "-e", f"inject={call}:error=EIO:when=1"]
                 order = await ends_at(receiver, tmp_path / "strace", *inject)
 
@@ -106,7 +88,7 @@ async def test_on_an_io_error_nothing_more_is_acknowledged_the_process_ends_with
                 receiver.environ[LIFE] = str(life)
                 await receiver.start()
                 assert not mark.exists()
-            await more_is_acknowledged(traffic, 20)
+            await traffic.goes_on(20)
         await until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
         audit = Audit.of(traffic, sink)
 
@@ -163,9 +145,9 @@ async def test_on_damage_nothing_more_is_acknowledged_and_no_start_goes_on_with_
     path = tmp_path / "var" / "receiver.db"
     async with a_sink() as sink, a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
         async with calling(receiver) as traffic:
-            await more_is_acknowledged(traffic, 50)
+            await traffic.goes_on(50)
             ending = asyncio.create_task(ends_at(receiver, tmp_path / "strace", "-e", f"trace={ANSWERS}"))
-            await more_is_acknowledged(traffic, 20)
+            await traffic.goes_on(20)
             while not ending.done():  # what is much in use is soon written anew, and the rubbish under it never met
                 damage(path, head=head)
                 await asyncio.sleep(0.02)

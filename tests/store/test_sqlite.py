@@ -1,6 +1,7 @@
 """What is SQLite's own: who may have the file, what its errors mean, how it is checked, copied, brought up to date."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import sqlite3
@@ -314,6 +315,22 @@ async def test_a_backup_replaces_nothing_and_keeps_nothing_unsound(path: Path, r
         upkeep.backup(path, path.parent / "no such folder" / "backup.db")
 
     assert not [file for file in path.parent.iterdir() if "backup" in file.name]
+
+
+async def test_a_backup_clears_away_what_a_killed_one_left_and_nothing_else(path: Path) -> None:
+    migrate(path)
+    folder = path.parent / "backups"
+    folder.mkdir()
+    killed = folder / ".monday.db.123.kling-receiver-backup"
+    under_way = folder / ".tuesday.db.124.kling-receiver-backup"
+    for left in (killed, killed.with_name(f"{killed.name}-journal"), under_way, folder / ".film.mp4.part"):
+        left.write_text("half of it")
+
+    with under_way.open() as locked:
+        fcntl.flock(locked, fcntl.LOCK_EX)
+        upkeep.backup(path, folder / "wednesday.db")
+
+    assert sorted(file.name for file in folder.iterdir()) == [".film.mp4.part", under_way.name, "wednesday.db"]
 
 
 async def test_counts_are_told_by_kind(path: Path) -> None:

@@ -1,0 +1,78 @@
+"""A backup made under load is restored by the README's own words, after a kill that left a log behind."""
+
+import asyncio
+import re
+from contextlib import closing
+from pathlib import Path
+from sqlite3 import connect
+
+from processes import a_config, a_push, a_receiver, a_sink, minted
+from support import until
+from traffic import LIFE, a_config_for_traffic, calling
+from wire import ask
+
+README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+
+
+def steps(backup: Path) -> str:
+    """Give what the README says to do in the store's folder, for another backup than its example's."""
+    (block,) = re.findall(r"To\nrestore it, stop the service.*?```console\n(.*?)```", README, re.DOTALL)
+    commands = [line.removeprefix("$ ") for line in block.splitlines()]
+    assert len(commands) == 3
+    return "\n".join(commands).replace("/backups/monday.db", str(backup))
+
+
+async def test_a_backup_is_restored_as_the_readme_says_and_work_goes_on_from_there(tmp_path: Path) -> None:
+    store, copy, gate = tmp_path / "var" / "receiver.db", tmp_path / "monday.db", asyncio.Event()
+
+    async def answer() -> int:
+        await gate.wait()
+        return 204
+
+    async with a_sink() as sink, a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
+        sink.answer = answer
+        async with receiver.client() as client:
+            _, url = await minted(client)
+        async with calling(receiver) as traffic:
+            await traffic.goes_on(60)
+            before = set(traffic.promised)
+            made = await receiver.command("db", "backup", str(copy))
+            await traffic.goes_on(60)
+            receiver.kill()
+        assert made.returncode == 0, made.stderr
+        assert store.with_name("receiver.db-wal").stat().st_size > 0
+
+        restoring = await asyncio.create_subprocess_exec("sh", "-euc", steps(copy), cwd=store.parent)
+        assert await restoring.wait() == 0
+        gate.set()
+        await receiver.start()
+
+        kept = set(receiver.rows("SELECT task_id, body FROM pushes WHERE source = 'callback'"))
+        assert before <= kept
+        assert traffic.promised - kept, "the old log was played into the copy"
+        assert (await receiver.command("db", "check")).returncode == 0
+        assert (await ask("POST", url, a_push("succeed"))).status == 200
+        events = receiver.rows("SELECT id FROM events")
+        await until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        assert {id_ for (id_,) in events} <= sink.received.keys()
+        assert await receiver.stop() == 0
+
+
+async def test_a_store_that_a_newer_version_worked_on_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    store = tmp_path / "var" / "receiver.db"
+    async with a_receiver(tmp_path, a_config("http://127.0.0.1:9")) as receiver:
+        assert await receiver.stop() == 0
+        with closing(connect(store, isolation_level=None)) as connection:
+            connection.execute("INSERT INTO migrations VALUES (9999, 'from_the_future', 'x', 0)")
+        before = store.read_bytes()
+
+        receiver.spawn()
+        code = await receiver.exit_code()
+        migrated = await receiver.command("db", "migrate")
+        checked = await receiver.command("db", "check")
+
+        sentence = r"The store has schema 9999, newer than this program's \d+\. Install the version that made it, or"
+        for said in (receiver.log().splitlines()[-1], migrated.stderr, checked.stdout):
+            assert re.search(sentence, said)
+        assert (code, migrated.returncode, checked.returncode) == (1, 1, 1)
+        assert store.read_bytes() == before
