@@ -115,6 +115,7 @@ class Bounded(asyncio.Protocol):
     _since: float
     _unread: tuple[int, float]
     _head_bytes: int = 0
+    _is_leaving: bool = False
 
     @property
     def crowd(self) -> Crowd:
@@ -149,6 +150,8 @@ class Bounded(asyncio.Protocol):
             super().data_received(data)
         except h11.ProtocolError:
             self.send_400_response("")
+        if self._is_leaving and self.cycle is not None:
+            self.cycle.keep_alive = False
         after = self.part()
         if before is Part.NONE and after is not Part.NONE:
             self._since = self.loop.time()
@@ -158,6 +161,20 @@ class Bounded(asyncio.Protocol):
                 self.turn_away(*_HEAD_TOO_LARGE)
         else:
             self._head_bytes = 0
+
+    def shutdown(self) -> None:
+        """End the connection, since the listener stops. Whoever has only just come, or begun to ask, is heard first:
+        who calls once, as Kling may, must not meet an end between the connection and the request."""
+        self._is_leaving = True
+        is_busy = self.cycle is not None and not self.cycle.response_complete
+        if is_busy or (self.cycle is not None and self.part() is Part.NONE):
+            super().shutdown()  # type: ignore[misc]  # uvicorn's, beside us in each class below
+        else:
+            self.loop.call_later(_LAST_HEARING, self._end_hearing)
+
+    def _end_hearing(self) -> None:
+        if not self.transport.is_closing():
+            super().shutdown()  # type: ignore[misc]  # as above
 
     def on_response_complete(self) -> None:
         """Begin to wait for the next request."""
@@ -304,6 +321,7 @@ _HEAD_TOO_LARGE = (
     "The request's head is too large, or has too many fields.",
 )
 _TOO_MANY = (HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections.")
+_LAST_HEARING = 2.0
 _TOO_SLOW = (HTTPStatus.REQUEST_TIMEOUT, "too_slow", "The request took too long to arrive.")
 
 

@@ -4,6 +4,7 @@ import asyncio
 import os
 from pathlib import Path
 from random import Random
+from urllib.parse import urlsplit
 
 import pytest
 from chaos.dials import fresh_seed, number
@@ -90,6 +91,38 @@ async def test_a_stop_lets_the_attempt_under_way_end_while_new_connections_are_r
             await receiver.start()
             assert await receiver.stop() == 0
             assert len(sink.bodies) == 1
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST "], ids=["connected", "begun to ask"])
+async def test_who_has_only_just_come_is_heard_before_the_stop(tmp_path: Path, begun: bytes) -> None:
+    async with a_sink() as sink, a_receiver(tmp_path, a_config(NOWHERE, more=a_webhook_route(sink))) as receiver:
+        async with receiver.client() as client:
+            _, url = await minted(client)
+        async with a_wire(receiver.public) as early:
+            early.writer.write(begun)
+            assert (await ask("GET", f"{receiver.public}/healthz")).status == 200  # so the one before has come in
+
+            receiver.terminate()
+            await until(lambda: _is_closed(receiver.public))
+            body = a_push("processing")
+            head = (
+                f"{urlsplit(url).path} HTTP/1.1\r\nhost: {urlsplit(url).netloc}\r\ncontent-length: {len(body)}\r\n\r\n"
+            )
+            early.writer.write(b"POST "[len(begun) :] + head.encode() + body)
+            answer = await early.read()
+
+        assert (answer.status, answer.headers["connection"]) == (200, "close")
+        assert await receiver.exit_code() == 0
+        assert receiver.rows("SELECT body FROM pushes") == [(body,)]
+
+
+async def _is_closed(address: str) -> bool:
+    try:
+        wire = await Wire.open(address)
+    except ConnectionRefusedError:
+        return True
+    wire.cut()
+    return False
 
 
 async def _after(gate: asyncio.Event) -> int:
