@@ -42,6 +42,7 @@ soak: export HOURS ?= 20000
 soak: export POINTS ?= 0
 soak: export CRASHES ?= 300
 soak: export STOPS ?= 100
+soak: export RESTARTS ?= 100
 soak: export FAULTS ?= 20
 soak: export CANCELLATIONS ?= 20000
 soak: export EXAMPLES ?= 5000

@@ -246,8 +246,14 @@ async def an_upstream() -> AsyncIterator[tuple[Upstream, str]]:
 
 @contextlib.asynccontextmanager
 async def a_receiver(folder: Path, config: str, **more: Any) -> AsyncIterator[Receiver]:
+    """Run a receiver in a folder of its own."""
+    async with receiving(Receiver(folder, config, **more)) as receiver:
+        yield receiver
+
+
+@contextlib.asynccontextmanager
+async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
     """Run a receiver; whatever state the test leaves it in, its process is gone afterwards."""
-    receiver = Receiver(folder, config, **more)
     try:
         await receiver.start()
         yield receiver

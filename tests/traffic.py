@@ -36,12 +36,13 @@ class Traffic:
     """What callers have sent so far, and what was said to it.
 
     ``promised`` are the bodies answered with 200; ``broken`` counts requests that got no answer, ``refused`` the
-    connections that could not be made.
+    connections that could not be made. Callers keep their connections, or make one for each callback.
     """
 
     receiver: Receiver
     per_second: int = 250
     callers: int = 8
+    keeps: bool = True
     promised: set[tuple[str, bytes]] = field(default_factory=set)
     statuses: Counter[int] = field(default_factory=Counter)
     broken: int = 0
@@ -120,6 +121,8 @@ class _Line:
                 await asyncio.sleep(_AGAIN)
                 continue
             self.traffic.statuses[answer.status] += 1
+            if not self.traffic.keeps:
+                self.hang_up()
             if answer.status == good:
                 return answer
             await asyncio.sleep(_AGAIN)
