@@ -27,7 +27,7 @@ from receiver.settings.storage import StorageSettings
 PART = 8 * 1024 * 1024
 """What is sent at once; a larger file goes in parts."""
 
-PATIENCE = timedelta(minutes=5)
+PATIENCE = timedelta(minutes=2)
 """How long one part may take."""
 
 _CONNECT, _READ = 10, 60

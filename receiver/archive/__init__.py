@@ -38,7 +38,7 @@ from receiver.store import Home, Homecoming
 log = structlog.get_logger()
 
 AT_ONCE = 4
-"""How many downloads go on at once, of all events together."""
+"""How many downloads go on at once, of all events together, and how many copies."""
 
 _EVENTS_AT_ONCE = 256
 _NAMED_BY = 3  # the last parts of a file's path: its task, its event, its own name
@@ -114,6 +114,7 @@ class Archiver:
         self._clock = clock
         self._rng = rng
         self._turns = Turns(AT_ONCE)
+        self._copy_turns = Turns(AT_ONCE)
         self._visits: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -213,7 +214,9 @@ class Archiver:
         """Bring one result home and write it down, or say why it is missing."""
         async with self._turns.of(errand.event.id):
             began = time.perf_counter()
-            brought = await self._bring(errand, result)
+            brought = await self._fetcher.fetch(errand.folder, result)
+        if isinstance(brought, Asset) and self._copies is not None:
+            brought = await self._copy(errand, brought, self._copies)
         seconds = round(time.perf_counter() - began, 3)
         about = {"event_id": errand.event.id, "task": errand.event.task_id, "number": result.number, "seconds": seconds}
         if isinstance(brought, Missing):
@@ -224,19 +227,17 @@ class Archiver:
         log.info("asset.brought_home", **about, **what)
         return None
 
-    async def _bring(self, errand: Errand, result: Result) -> Asset | Missing:
-        """Bring one result here, and from here to the storage, if there is one."""
-        landed = await self._fetcher.fetch(errand.folder, result)
-        if isinstance(landed, Missing) or landed.path is None or self._copies is None:
-            return landed
-        if not self._copies.alone and result.number not in errand.assets:
+    async def _copy(self, errand: Errand, landed: Asset, copies: Copies) -> Asset | Missing:
+        """Copy what is here to the storage, in a turn of its own: one that hangs must not keep others from coming here."""
+        if not copies.alone and landed.number not in errand.assets:
             await self._write_down(errand, landed)  # should the copy take too long, routes are told of the file
-        file = Path(landed.path)
+        file = Path(str(landed.path))
         try:
-            storage = await self._copies.storage.put(file, "/".join(file.parts[-_NAMED_BY:]), landed)
+            async with self._copy_turns.of(errand.event.id):
+                storage = await copies.storage.put(file, "/".join(file.parts[-_NAMED_BY:]), landed)
         except NotKept as exc:
-            return Missing(number=result.number, url=result.url, reason=str(exc), path=landed.path)
-        return replace(landed, storage=storage, path=None if self._copies.alone else landed.path)
+            return Missing(number=landed.number, url=landed.url, reason=str(exc), path=landed.path)
+        return replace(landed, storage=storage, path=None if copies.alone else landed.path)
 
     async def _write_down(self, errand: Errand, asset: Asset) -> None:
         """Keep what is home by now, whatever may become of the rest: after a crash the event is due at once."""

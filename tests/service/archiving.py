@@ -16,7 +16,7 @@ from support import FakeClock, until
 
 from receiver.alerts import Alerts
 from receiver.announce import Announcer
-from receiver.archive import Archiver, Copies
+from receiver.archive import Archiver, Copies, Renewal
 from receiver.archive.fetch import Bounds, Fetcher
 from receiver.archive.landing import RESERVE
 from receiver.bells import Bells
@@ -53,7 +53,7 @@ class Workshop:
         self.free = 10 * RESERVE
         self.stop = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
-        self.renewal: Kling | None = None
+        self.renewal: Renewal | None = None
         self.copies: Copies | None = None
         self.outbound: Outbound | None = None
 
@@ -77,8 +77,14 @@ class Workshop:
 
     async def task(self, **changes: Any) -> Task:
         task_id = self.ids.new("tsk")
-        return await self.store.add(a_task(id=task_id, external_task_id=task_id, kling_id=None,
-                                           state=TaskState.SUCCEED, due_at=None, **changes), b"")  # fmt: skip
+        given = {
+            "id": task_id,
+            "external_task_id": task_id,
+            "kling_id": None,
+            "state": TaskState.SUCCEED,
+            "due_at": None,
+        }
+        return await self.store.add(a_task(**given | {"state": TaskState.SUCCEED} | changes), b"")
 
     def start(
         self,

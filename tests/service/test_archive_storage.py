@@ -1,5 +1,6 @@
 """A result is home when the storage has it: routes wait for that as for a file, and no trouble there loses one."""
 
+import asyncio
 import json
 import shutil
 from collections.abc import AsyncIterator
@@ -10,11 +11,12 @@ import pytest
 from buckets import ACCESS_KEY, BUCKET, SECRET_KEY, Buckets, a_store_of_buckets
 from peers import response
 from service.archiving import A_PNG, JPG, PNG, Workshop, a_cdn, a_workshop
+from support import until
 
 from receiver.announce import HELD_BACK
-from receiver.archive import Copies
+from receiver.archive import AT_ONCE, Copies
 from receiver.archive.verdict import GIVE_UP_AFTER, WARN_AFTER
-from receiver.model import Archiving, Secret
+from receiver.model import Archiving, Asset, Secret
 from receiver.senders.address import OperatorGuard
 from receiver.settings.storage import StorageSettings
 from receiver.storage import S3Storage, opened
@@ -101,6 +103,20 @@ async def test_while_the_storage_is_down_routes_wait_and_then_have_the_file_alon
     assert "which did not come to the storage in time" in alerts[0][1]["message"]
     assert "cannot be reached" in alerts[0][1]["results"][0]["reason"]
     assert alerts[0][1]["results"][0]["path"] == asset["path"]
+
+
+async def test_a_storage_that_hangs_keeps_nothing_from_coming_here(shop: Workshop) -> None:
+    class Hanging:
+        async def put(self, file: Path, name: str, asset: Asset) -> str:
+            await asyncio.Event().wait()
+            return f"{file} {name} {asset}"
+
+    shop.copies = Copies(storage=Hanging())
+    async with a_cdn(a=A_PNG) as cdn:
+        for number in range(2 * AT_ONCE):
+            await shop.succeeds(f"{cdn.url}/a?{number}")
+        shop.start()
+        await until(lambda: len([name for name in shop.files() if name.endswith("/0.png")]) == 2 * AT_ONCE)
 
 
 @pytest.mark.parametrize("alone", [True, False])

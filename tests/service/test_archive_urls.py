@@ -14,8 +14,18 @@ from support import until
 from receiver.announce import HELD_BACK
 from receiver.archive.fetch import Bounds
 from receiver.archive.verdict import SURELY_DEAD
-from receiver.model import Archiving
+from receiver.kling.client import Kling as KlingClient
+from receiver.kling.simulator import Options, serve
+from receiver.kling.simulator.results import content
+from receiver.model import Archiving, Secret
+from receiver.outbound import Outbound
+from receiver.payload import result_urls
+from receiver.renew import Renewer
 from receiver.senders.address import PublicGuard
+from receiver.settings import KlingSettings
+
+ENDPOINT = "images/multi-image2image"
+BODY = b'{"prompt": "a cat", "subject_image_list": [{"subject_image": "https://images.example.com/a.png"}]}'
 
 
 @pytest.fixture
@@ -111,3 +121,31 @@ async def test_no_url_is_asked_for_where_the_address_or_the_size_is_what_is_wron
         await shop.settled(event)
 
     assert shop.renewal.asked == []
+
+
+async def test_a_url_of_a_simulated_kling_that_ended_while_nobody_was_here_is_replaced(shop: Workshop) -> None:
+    given = {"api_key": "key", "submitted_for": 0, "processing_for": 0, "results_for": "10m", "fresh_urls": 1}
+    outbound = Outbound(user_agent="kling-receiver/test")
+    async with serve(Options.read(given), clock=shop.clock) as simulator:
+        settings = KlingSettings(base_url=simulator.url, api_key=Secret("key"))
+        kling = KlingClient(settings, outbound=outbound, clock=shop.clock)
+        created = await kling.create(ENDPOINT, BODY)
+        assert created.reading is not None
+        kling_id = str(created.reading.kling_id)
+        old: list[str] = []
+
+        async def has_ended() -> bool:
+            answer = await kling.query(ENDPOINT, kling_id)
+            old[:] = result_urls(answer.reading.result) if answer.reading is not None else ()
+            return bool(old)
+
+        await until(has_ended)
+        event = await shop.succeeds(*old, kling_id=kling_id, endpoint=ENDPOINT)
+        shop.clock.advance(timedelta(days=2))
+        shop.renewal = Renewer(kling)
+        shop.start()
+        [asset] = await shop.settled(event)
+
+    assert asset["url"] == old[0]
+    assert shop.content(asset) == content(kling_id, "image-0.png")
+    await outbound.aclose()
