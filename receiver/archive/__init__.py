@@ -228,7 +228,7 @@ class Archiver:
         return None
 
     async def _copy(self, errand: Errand, landed: Asset, copies: Copies) -> Asset | Missing:
-        """Copy what is here to the storage, in a turn of its own: one that hangs must not keep others from coming here."""
+        """Copy what is here to the storage, in a turn of its own: what hangs must not keep others from coming here."""
         if not copies.alone and landed.number not in errand.assets:
             await self._write_down(errand, landed)  # should the copy take too long, routes are told of the file
         file = Path(str(landed.path))
