@@ -14,7 +14,7 @@ from processes import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver, a_
 from support import until
 
 SIZE = 50
-KILLS = 4
+KILLS = 3
 POLL = '[poll]\nafter = "1s"\nevery = "2s"\n'
 
 

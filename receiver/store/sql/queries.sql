@@ -136,6 +136,7 @@ WHERE name = :name
 
 -- name: complete_batches
 -- Finds the batches that are closed, whose tasks are all over and their results home or given up, and nobody was told.
+-- It is asked at each end of a task, so it goes by what is not over, and by what is on its way home, which are few.
 SELECT *
 FROM batches
 WHERE closed_at IS NOT NULL
@@ -143,14 +144,14 @@ WHERE closed_at IS NOT NULL
   AND name = :name -- if name
   AND NOT EXISTS (
       SELECT 1
-      FROM tasks
+      FROM tasks INDEXED BY tasks_batch_waits_for
       WHERE tasks.batch = batches.name
         AND tasks.state IN ('awaiting', 'queued', 'submitting', 'submitted', 'processing')
   )
   AND NOT EXISTS (
       SELECT 1
       FROM events
-      JOIN tasks ON tasks.id = events.task_id
+      CROSS JOIN tasks ON tasks.id = events.task_id
       WHERE events.archive_at IS NOT NULL
         AND events.archiving = 'awaited'
         AND tasks.batch = batches.name
