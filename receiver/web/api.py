@@ -24,7 +24,7 @@ from receiver.store import Catalog
 from receiver.web import gateway, problems, shown, tasks
 from receiver.web.access import Access
 from receiver.web.batches import BatchApi, Gatherer
-from receiver.web.body import ClientGone
+from receiver.web.body import ClientGone, Room
 from receiver.web.costs import CostApi, Costs
 from receiver.web.explain import ExplainApi
 from receiver.web.gateway import Gateway, Kling
@@ -86,20 +86,20 @@ def admin_app(
 
 
 def _pages(parts: Parts) -> Sequence[Route]:
-    health = Health(parts.ready)
+    health, room = Health(parts.ready), Room()
     return [
-        *_about_tasks(parts),
+        *_about_tasks(parts, room),
         *_about_what_happened(parts),
         *_about_routes(parts),
         _page("/openapi.json", GET=_describe),
         _page("/healthz", GET=health.alive),
         _page("/readyz", GET=health.ready),
-        Route("/kling/{path:path}", Gateway(parts.submitter, parts.kling)),
+        Route("/kling/{path:path}", Gateway(parts.submitter, parts.kling, room)),
     ]
 
 
-def _about_tasks(parts: Parts) -> Sequence[Route]:
-    task = TaskApi(parts.submitter, parts.catalog, parts.costs)
+def _about_tasks(parts: Parts, room: Room) -> Sequence[Route]:
+    task = TaskApi(parts.submitter, parts.catalog, parts.costs, room)
     batch = BatchApi(parts.batches)
     return [
         _page("/api/tasks", GET=task.list, POST=task.create),

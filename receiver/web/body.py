@@ -17,6 +17,9 @@ T = TypeVar("T")
 SMALL = 1024 * 1024
 """What any request may hold in memory."""
 
+MAX_JOB = 64 * 1024 * 1024
+"""What may be asked of Kling: several images of 10 MB each, in base64."""
+
 
 class ClientGone(Exception):
     """The client went away before its request was whole; nobody is left to answer."""
@@ -25,7 +28,7 @@ class ClientGone(Exception):
 class Room:
     """Memory for large bodies that must be held whole, shared by all requests at once."""
 
-    def __init__(self, size: int, *, patience: timedelta = timedelta(seconds=20)) -> None:
+    def __init__(self, size: int = 4 * MAX_JOB, *, patience: timedelta = timedelta(seconds=20)) -> None:
         self._free = size
         self._patience = patience  # less than what a listener gives a request to arrive
         self._changed = asyncio.Condition()

@@ -20,20 +20,14 @@ from receiver.kling.client import Answer, Give
 from receiver.kling.endpoints import Endpoint
 from receiver.outbound import Outgoing
 from receiver.web import problems, shown
-from receiver.web.body import Room, read_body, stream_body
+from receiver.web.body import MAX_JOB, Room, read_body, stream_body
 from receiver.web.problems import Problem
 
 log = structlog.get_logger()
 
 PREFIX = "/kling/"
-MAX_BODY = 64 * 1024 * 1024
-"""Several images of 10 MB each, in base64."""
-
 _AT_ONCE = 256 * 1024
 """How much of an answer is held until it is whole; should it break off by then, that can still be said."""
-
-_ROOM = 4 * MAX_BODY
-"""How much of all creates under way is held in memory at most. Everything else passes through as it comes."""
 
 _CODES: Mapping[HTTPStatus, int] = {
     HTTPStatus.UNAUTHORIZED: 1000,
@@ -72,10 +66,10 @@ class Kling(Protocol):
 class Gateway:
     """The app at ``/kling/``."""
 
-    def __init__(self, submitter: Submitter, kling: Kling) -> None:
+    def __init__(self, submitter: Submitter, kling: Kling, room: Room) -> None:
         self._submitter = submitter
         self._kling = kling
-        self._room = Room(_ROOM)
+        self._room = room
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as Kling does."""
@@ -106,10 +100,10 @@ class Gateway:
         path = path.removeprefix(PREFIX)
         endpoint = endpoints.resolve(path) if scope["method"] == "POST" else None
         if endpoint is None:
-            await self._pass_on(path, await stream_body(scope, receive, limit=MAX_BODY), scope, receive, send)
+            await self._pass_on(path, await stream_body(scope, receive, limit=MAX_JOB), scope, receive, send)
             return
-        async with self._room.of(scope, limit=MAX_BODY):
-            body = await read_body(scope, receive, limit=MAX_BODY)
+        async with self._room.of(scope, limit=MAX_JOB):
+            body = await read_body(scope, receive, limit=MAX_JOB)
             if endpoint.is_listed or _is_object(body):
                 answer = await self._submitter.relay(endpoint, body)
                 await _as_it_came(answer.status, answer.headers, answer.body)(scope, receive, send)

@@ -11,8 +11,9 @@ from receiver.intent import MOST_PRIORITY, SubmitRequest
 from receiver.kling.endpoints import CATALOGUE
 from receiver.model import Task, TaskState
 from receiver.store import Catalog
-from receiver.web import gateway, shown
+from receiver.web import shown
 from receiver.web.asked import Query, read_fields
+from receiver.web.body import MAX_JOB, Room
 from receiver.web.costs import Costs
 
 _ENDS = ("task.succeed", "task.failed")
@@ -37,8 +38,9 @@ class Submitter(Protocol):
 class TaskApi:
     """Answers ``/api/tasks``, ``/api/endpoints`` and ``/api/callback-urls``."""
 
-    def __init__(self, submitter: Submitter, catalog: Catalog, costs: Costs) -> None:
+    def __init__(self, submitter: Submitter, catalog: Catalog, costs: Costs, room: Room) -> None:
         self._submitter = submitter
+        self._room = room
         self._catalog = catalog
         self._costs = costs
 
@@ -48,13 +50,18 @@ class TaskApi:
         One whose turn it is gets Kling's answer first, unless the client would rather not wait for that.
         """
         Query(request, paged=False)
+        async with self._room.of(request.scope, limit=MAX_JOB):
+            task = await self._take(request)
+        return shown.answer(shown.task(task), HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{task.id}"})
+
+    async def _take(self, request: Request) -> Task:
         fields = await read_fields(
             request,
             known=("endpoint", "body", "label", "tags", "batch", "priority", "idempotency_key"),
-            limit=gateway.MAX_BODY,
+            limit=MAX_JOB,
         )
         batch, batch_size = fields.batch("batch")
-        task = await self._submitter.submit(
+        return await self._submitter.submit(
             SubmitRequest(
                 endpoint=fields.required_text("endpoint"),
                 body=fields.required_object("body"),
@@ -67,7 +74,6 @@ class TaskApi:
             ),
             wait=not _only_queues(request),
         )
-        return shown.answer(shown.task(task), HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{task.id}"})
 
     async def endpoints(self, request: Request) -> Response:
         """List the endpoints that are known; the list is short and has one page."""

@@ -9,6 +9,7 @@ from starlette.responses import Response
 
 from receiver.errors import InvalidRequest, KlingUncertain, KlingUnreachable, ReceiverError, StoreUnavailable
 from receiver.kling.client import Answer
+from receiver.web.body import Room
 from receiver.web.gateway import Gateway
 
 CREATE = "/kling/v1/images/multi-image2image"
@@ -108,7 +109,7 @@ async def test_what_goes_wrong_is_said_in_klings_shape(
     serve: Serve, *, method: str, error: ReceiverError, status: int, code: int, data: object
 ) -> None:
     nobody = Unreachable(error)
-    address = await serve(Gateway(nobody, nobody))
+    address = await serve(Gateway(nobody, nobody, Room()))
 
     async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
         answer = await client.request(method, CREATE, content=b"{}")

@@ -5,12 +5,15 @@ import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from typing import Any
 
 import httpx2 as httpx
 import pytest
 from edge import House, Serve
+from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 from support import FakeClock
 
@@ -18,9 +21,10 @@ from receiver.kling.client import Kling
 from receiver.model import Secret
 from receiver.outbound import Outbound
 from receiver.settings import KlingSettings
-from receiver.web.body import SMALL, Room
-from receiver.web.gateway import MAX_BODY, Gateway
-from receiver.web.problems import Problem
+from receiver.web.body import MAX_JOB, SMALL, Room
+from receiver.web.gateway import Gateway
+from receiver.web.problems import Problem, answer_problem
+from receiver.web.tasks import TaskApi
 
 PASSES = "/kling/v1/audio/tts"
 CREATE = "/kling/v1/images/generations"
@@ -39,7 +43,7 @@ async def a_gateway(serve: Serve, upstream: Upstream) -> AsyncIterator[httpx.Asy
     settings = KlingSettings(base_url=f"http://{await serve(app)}", api_key=Secret("key"))
     outbound = Outbound(user_agent="kling-receiver/test")
     kling = Kling(settings, outbound=outbound, clock=FakeClock())
-    address = await serve(Gateway(kling, kling))  # type: ignore[arg-type]  # no test here makes a task
+    address = await serve(Gateway(kling, kling, Room()))  # type: ignore[arg-type]  # no test here makes a task
     async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=30) as client:
         yield client
     await outbound.aclose()
@@ -145,13 +149,13 @@ async def test_who_leaves_in_the_middle_of_an_answer_stops_it(serve: Serve) -> N
 @pytest.mark.parametrize("path", [PASSES, CREATE])
 async def test_a_body_beyond_the_limit_is_refused_in_klings_own_shape(house: House, path: str) -> None:
     async def content() -> AsyncIterator[bytes]:
-        for _ in range(MAX_BODY // len(PIECE) + 1):
+        for _ in range(MAX_JOB // len(PIECE) + 1):
             yield PIECE
 
     answer = await house.client.post(path, content=content(), timeout=60)
 
     assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (413, 1201, "")
-    assert str(MAX_BODY) in answer.json()["message"]
+    assert str(MAX_JOB) in answer.json()["message"]
     assert (await house.client.get("/api/tasks")).json()["items"] == []
 
 
@@ -211,6 +215,20 @@ async def test_large_bodies_share_the_room_there_is_and_small_ones_need_none() -
     assert sorted(told) == ["first", "large", "unsaid"]
     async with room.of(_sized(None), limit=4 * SMALL):
         pass
+
+
+async def test_a_large_job_for_the_api_needs_room_as_one_through_the_gateway_does(serve: Serve) -> None:
+    nothing: Any = None  # is asked of what stands behind
+    tasks = TaskApi(nothing, nothing, nothing, Room(SMALL, patience=timedelta(milliseconds=20)))
+    routes = [Route("/api/tasks", tasks.create, methods=["POST"])]
+    address = await serve(Starlette(routes=routes, exception_handlers={Problem: answer_problem}))
+
+    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=30) as client:
+        answer = await client.post(
+            "/api/tasks", json={"endpoint": "images/generations", "body": {"image": "A" * SMALL}}
+        )
+
+    assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "crowded", "5")
 
 
 async def test_who_finds_no_room_for_a_while_is_told_to_come_again() -> None:
