@@ -106,3 +106,17 @@ def keys(section: type[BaseModel], above: str = "") -> list[str]:
         below = section_of(field)
         found += keys(below, f"{above}{name}.") if below else [f"{above}{name}"]
     return found
+
+
+def test_the_tests_that_promises_name_are_there() -> None:
+    (promises,) = re.findall(r"## What is promised.*?`make test` runs all", README, re.DOTALL)
+    beside = [line.rpartition(" | ")[2] for line in promises.splitlines() if line.startswith("| ")][1:]
+    files = [
+        (file, names) for each in beside for file, names in re.findall(r"`([a-z0-9]+/test_\w+\.py)`([^;|]*)", each)
+    ]
+
+    assert files
+    assert len(files) >= len(beside)
+    for file, names in files:
+        text = (ROOT / "tests" / file).read_text(encoding="utf-8")
+        assert [name for name in re.findall(r"`(test_\w+)`", names) if f"def {name}(" not in text] == [], file

@@ -18,6 +18,7 @@ CUTS = min(number("CUTS", 50), 1000)
 pytestmark = [needs_strace, pytest.mark.timeout(0)]
 
 
+@pytest.mark.soak("power cut while results come home", minutes=5)
 def test_a_power_cut_leaves_whole_files_under_their_names_or_none(tmp_path: Path, memory: Path, tell: Tell) -> None:
     seed, root, log = fresh_seed(), tmp_path / "disk", tmp_path / "log"
     root.mkdir()

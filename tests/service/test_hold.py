@@ -202,6 +202,21 @@ async def test_six_hours_of_silence_cost_a_probe_a_minute_and_end_within_a_minut
     assert set(await lab.statuses()) == {"delivered"}
 
 
+async def test_a_held_route_keeps_however_much_comes_and_all_of_it_goes_out(lab: Lab) -> None:
+    there = lab.a_route(concurrency=100)
+    there.answer = lambda _: FAILED
+    await lab.start()
+    await lab.add(HOLD_AFTER)
+    waiting = [id_ for _ in range(4) for id_ in await lab.add(1000)]
+
+    there.tries.clear()
+    there.answer = lambda _: Accepted(code=204)
+    await lab.go_on(2 * MINUTE)
+
+    assert set(waiting) <= set(there.events)
+    assert set(await lab.statuses()) == {"delivered"}
+
+
 async def test_a_probe_that_hangs_until_its_timeout_does_not_stretch_the_minute(lab: Lab) -> None:
     there = lab.a_route()
     await lab.start()

@@ -1,6 +1,8 @@
 """The state machine: what callbacks may do, what answers decide, and that a state never falls."""
 
+from collections.abc import Sequence
 from datetime import timedelta
+from itertools import product
 
 import pytest
 from factories import POLL, a_push, a_reading, a_task, at
@@ -229,6 +231,19 @@ RANK = {TaskState.SUBMITTED: 1, TaskState.PROCESSING: 2, TaskState.SUCCEED: 3, T
 def test_no_order_or_repetition_of_news_makes_a_state_fall_or_an_event_come_twice(
     news: list[tuple[str, bool]], verify: Verify
 ) -> None:
+    play(news, verify)
+
+
+@pytest.mark.parametrize("verify", Verify)
+def test_every_permutation_and_repetition_of_four_pushes_and_answers_has_one_end(verify: Verify) -> None:
+    each = [(word, by_poll) for word in ("submitted", "processing", "succeed", "failed") for by_poll in (False, True)]
+
+    for news in product(each, repeat=4):
+        play(news, verify)
+
+
+def play(news: Sequence[tuple[str, bool]], verify: Verify) -> None:
+    """Let a task hear all of this, and see at each step that it never falls back and that nothing is told twice."""
     task, announced = a_task(), []
     pending: list[tuple[str, str]] = []
 
