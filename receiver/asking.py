@@ -61,7 +61,9 @@ def ask_soon(task: Task, *, now: datetime) -> Task:
     """Have the API asked now, or as soon as the last question is long enough ago."""
     if not can_ask(task) or task.state in (TaskState.SUBMITTING, TaskState.QUEUED):
         return task
-    soon = now if task.asked_at is None else max(now, task.asked_at + ASK_APART)
+    soon = now
+    if task.asked_at is not None and task.asked_at <= now:  # else the clock was set back
+        soon = max(now, task.asked_at + ASK_APART)
     return replace(task, due_at=sooner(task.due_at, soon))
 
 

@@ -20,6 +20,7 @@ class Patience:
         self._failures = 0
         self._closed_at: datetime | None = None
         self._until: datetime | None = None
+        self._set_at: datetime | None = None
 
     @property
     def opens_at(self) -> datetime | None:
@@ -28,32 +29,34 @@ class Patience:
 
     def admits(self, now: datetime) -> bool:
         """Tell whether a call may be made now."""
+        if self._set_at is not None and now < self._set_at:
+            return True  # the clock was set back; what lies ahead of it would stop everything until then
         return self._until is None or now >= self._until
 
     def call(self, now: datetime, *, lasts: timedelta) -> None:
         """Note that a call is made; as a probe it is alone for as long as it may last."""
         if self._until is not None:
-            self._until = now + lasts
+            self._until, self._set_at = now + lasts, now
 
     def forgo(self, now: datetime) -> None:
         """Note that a call was not made after all."""
         if self._until is not None:
-            self._until = now
+            self._until = self._set_at = now
 
     def fail(self, why: str, *, begun: datetime, now: datetime, asked: timedelta | None = None) -> None:
         """Note that a call, *begun* then, could not be served; *asked* is how long the other side wants to be left."""
-        if self._closed_at is not None and begun < self._closed_at:
+        if self._closed_at is not None and begun < self._closed_at <= now:
             return
         self._failures += 1
         if self._failures <= self._tolerates:
             return
         grown = self._first * 2 ** min(self._failures - self._tolerates - 1, 20)
         self.why = why
-        self._closed_at = now
+        self._closed_at = self._set_at = now
         self._until = now + min(max(grown, asked or timedelta()), self._longest)
 
     def succeed(self) -> None:
         """Note that a call was served."""
         self._failures = 0
-        self._closed_at = self._until = None
+        self._closed_at = self._until = self._set_at = None
         self.why = ""

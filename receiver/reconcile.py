@@ -13,7 +13,7 @@ prove nothing, so that each is asked about by itself.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -49,6 +49,8 @@ LONGEST_PAUSE = timedelta(seconds=20)
 """The longest Kling is left alone after it could not answer: with a call's own time-out still within a minute."""
 
 _ASKABLE = tuple(state for state in TaskState if state not in (TaskState.QUEUED, TaskState.SUBMITTING))
+_RUNNING = (TaskState.SUBMITTED, TaskState.PROCESSING)
+_FAR = datetime.max.replace(tzinfo=UTC)
 _MARGIN = timedelta(seconds=5)
 _LOOK_AGAIN = timedelta(seconds=1)
 _SECOND = timedelta(seconds=1)
@@ -121,22 +123,17 @@ class Reconciler:
         self._in_vain: OrderedDict[str, int] = OrderedDict()
         self._unsociable: OrderedDict[str, int] = OrderedDict()
         self._sociable: set[str] = set()
+        self._seen_at: datetime | None = None
         self._asking: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Ask about tasks as they fall due, until *stop*, first about those that a former process was asking about.
-
-        What is under way at the end is waited for.
-        """
+        """Ask about tasks as they fall due, until *stop*; what is under way then is waited for."""
         bell = self._bell.listen()
         try:
-            started: datetime | None = self._clock.now()
             while not stop.is_set():
                 bell.clear()
                 try:
-                    if started is not None:
-                        await self._hasten(started)
-                        started = None
+                    await self._catch_up()
                     until = await self._round(bell)
                 except StoreUnavailable as exc:  # a full disk, say; what is due stays due
                     log.warning("queries.delayed", reason=exc.message)
@@ -147,12 +144,17 @@ class Reconciler:
         if self._asking:
             await asyncio.wait(set(self._asking.values()))
 
-    async def _hasten(self, started: datetime) -> None:
-        """At start: have what a former process was asking about asked again now, not when its lease is over.
+    async def _catch_up(self) -> None:
+        """At start: have all running tasks asked about now, for nobody was there to be called back.
 
-        Nothing tells that from what is planned for the same moments, which is asked about a little early.
+        Nor does what a former process was asking about wait for its lease's end. The same holds when the clock was set
+        back: what was planned by it lies too far ahead.
         """
-        await self._intake.hasten_tasks(_ASKABLE, now=started, before=started + self._lease, apart=ASK_APART)
+        now = self._clock.now()
+        if self._seen_at is None or now < self._seen_at - _MARGIN:
+            await self._intake.hasten_tasks(_ASKABLE, now=now, before=now + self._lease, apart=ASK_APART)
+            await self._intake.hasten_tasks(_RUNNING, now=now, before=_FAR, apart=ASK_APART)
+        self._seen_at = now
 
     async def _round(self, bell: asyncio.Event) -> datetime | None:
         """Ask about what is due; tell when to look again, None when a bell will say."""

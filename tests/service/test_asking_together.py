@@ -125,7 +125,7 @@ async def test_while_kling_is_down_a_probe_is_one_task_and_all_share_again_once_
         await with_new_tasks(shop, 400)
         shop.kling.query_fault = DOWN
         async with shop.working():
-            await shop.passes(3600, step=20)
+            await shop.passes(3500, step=20)
             assert sum(size > 1 for size in map(len, shop.kling.questions)) <= AT_ONCE
             assert sum(sizes(shop).values()) <= 3600 / 20 + 20
 

@@ -49,6 +49,42 @@ async def test_starts_one_after_the_other_ask_about_no_task_more_often_than_may_
         assert min(gaps(shop.kling, f"k{number}")) >= ASK_APART.total_seconds()
 
 
+async def test_what_ended_while_nobody_was_there_to_be_called_back_is_known_at_once_after_the_start(
+    tmp_path: Path,
+) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        tasks = [await shop.submit() for _ in range(20)]
+        for made in shop.kling.made.values():
+            made.status = "processing"
+        await shop.passes(3000, step=50)
+        kling = shop.kling
+    for made in kling.made.values():
+        kling.end(made)
+    shop.clock.advance(timedelta(seconds=10))
+
+    async with a_workshop(tmp_path, kling=kling, clock=shop.clock) as shop, shop.working():
+        await shop.settles()
+
+        assert {(await shop.task(task.id)).state for task in tasks} == {TaskState.SUCCEED}
+
+
+@pytest.mark.parametrize("fault", [None, DOWN], ids=["well", "down"])
+async def test_a_clock_that_is_set_back_keeps_nobody_from_asking(tmp_path: Path, fault: KlingError | None) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        tasks = [await shop.submit() for _ in range(20)]
+        shop.kling.query_fault = fault
+        await shop.passes(600, step=10)
+        for made in shop.kling.made.values():
+            shop.kling.end(made)
+        shop.kling.query_fault = None
+
+        shop.clock.advance(timedelta(days=-1))
+        shop.bells.tasks.ring()  # a clock of the system's wakes who waits when the time is over, whatever it says then
+        await shop.passes(30)
+
+        assert {(await shop.task(task.id)).state for task in tasks} == {TaskState.SUCCEED}
+
+
 async def test_without_any_callback_each_task_reaches_its_end_one_step_late_at_most(tmp_path: Path) -> None:
     async with a_workshop(tmp_path, poll=QUICK) as shop, shop.working():
         tasks = [await shop.submit() for _ in range(20)]

@@ -352,20 +352,21 @@ async def test_tasks_of_some_endpoints_are_claimed_and_all_others_left_due(store
 
 
 async def test_hastened_tasks_are_due_at_once_or_as_soon_as_they_may_be_asked_about_again(store: Store) -> None:
-    moments = {"over": 5, "claimed": 60, "just asked": 60, "soon": 11, "far": 400}
+    moments = {"over": 5, "claimed": 60, "just asked": 60, "soon": 11, "far": 400, "asked in time to come": 60}
     for name, due in moments.items():
-        asked_at = {"just asked": at(9), "claimed": at(1), "soon": at(9)}.get(name)
+        asked_at = {"just asked": at(9), "claimed": at(1), "soon": at(9), "asked in time to come": at(50)}.get(name)
         await store.add(a_task(id=name, due_at=at(due), asked_at=asked_at), b"")
     await store.add(a_task(id="queued", state=TaskState.QUEUED, due_at=at(60)), b"")
     await store.add(a_task(id="never", due_at=None), b"")
 
     count = await store.hasten_tasks([TaskState.SUBMITTED], now=at(10), before=at(75), apart=timedelta(seconds=5))
 
-    assert count == 3
+    assert count == 4
     assert {task.id: task.due_at for task in (await store.tasks()).items} == {
         "over": at(5),
         "claimed": at(10),
         "just asked": at(14),
+        "asked in time to come": at(10),
         "soon": at(11),
         "far": at(400),
         "queued": at(60),

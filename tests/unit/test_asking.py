@@ -56,6 +56,10 @@ def test_a_hint_brings_the_next_question_forward_and_never_back() -> None:
     assert asking.ask_soon(a_task(due_at=at(100), asked_at=at(6)), now=at(7)).due_at == at(11)
 
 
+def test_a_question_that_lies_ahead_because_the_clock_was_set_back_does_not_count() -> None:
+    assert asking.ask_soon(a_task(due_at=at(9999), asked_at=at(9990)), now=at(7)).due_at == at(7)
+
+
 def test_a_minted_url_whose_claims_were_all_false_waits_for_the_next() -> None:
     later = asking.ask_later(minted(started_at=at(0), due_at=at(0)), [], now=at(9), poll=POLL)
 

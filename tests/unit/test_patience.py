@@ -98,3 +98,17 @@ def test_whatever_happens_the_way_is_tried_again_within_the_longest_wait(ends: l
             patience.succeed()
         assert patience.admits(now + MINUTE)
         now += MINUTE
+
+
+def test_a_clock_that_is_set_back_does_not_keep_it_closed_until_then() -> None:
+    patience = Patience(longest=MINUTE)
+    for _ in range(8):
+        patience.fail("busy", begun=at(0), now=at(9000))
+    assert not patience.admits(at(9000))
+
+    assert patience.admits(at(10))
+    patience.call(at(10), lasts=CALL)
+    assert not patience.admits(at(11))
+    patience.fail("busy", begun=at(10), now=at(12))
+    assert patience.opens_at is not None
+    assert at(12) < patience.opens_at <= at(12) + MINUTE

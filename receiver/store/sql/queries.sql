@@ -87,7 +87,7 @@ WHERE id IN (SELECT value FROM json_each(:ids));
 -- name: hasten_tasks
 -- Makes tasks due at once, or as soon as they were last asked about long enough ago, that would be due before long.
 UPDATE tasks
-SET due_at = MIN(due_at, MAX(:now, COALESCE(asked_at + :apart, 0)))
+SET due_at = MIN(due_at, CASE WHEN asked_at <= :now THEN MAX(:now, asked_at + :apart) ELSE :now END)
 WHERE state IN (SELECT value FROM json_each(:states))
   AND due_at > :now
   AND due_at <= :before;
