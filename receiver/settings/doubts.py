@@ -79,6 +79,8 @@ def _weak(secret: Secret, at: Location) -> Iterator[Doubt]:
 def _about_route(route: RouteSettings, at: Location, environ: Mapping[str, str]) -> Iterator[Doubt]:
     if route.where and compares_with_a_key(route.where):
         yield (*at, "where"), "compares with a \"word\" in double quotes, which is a key to JMESPath; text is 'so'"
+    if "batch" in route.on and route.endpoints:
+        yield (*at, "endpoints"), "keeps batches out, which are of no one endpoint; give them a route without endpoints"
     if route.webhook:
         for number, secret in enumerate(route.webhook.secret):
             yield from _weak(secret, (*at, "webhook", "secret", number))

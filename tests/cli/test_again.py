@@ -235,13 +235,15 @@ def a_story() -> dict[str, Any]:
 def test_a_task_is_explained_in_the_order_things_happened(
     service: Service, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service.answer(f"/api/tasks/{TASK_ID}/explain", a_story())
+    story = a_story()
+    service.answer(f"/api/tasks/{TASK_ID}/explain", {**story, "task": {**story["task"], "batch": "spring"}})
 
     code = main(["explain", TASK_ID, "--config", str(config)])
 
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert code == 0
     assert ["intent", '{"prompt": "a cat"}'] in lines
+    assert ["batch", "spring"] in lines
     told = [line[1:3] for line in lines if line[0].startswith("2026-11-22T10:")]
     assert told == [
         ["callback", "settled"],

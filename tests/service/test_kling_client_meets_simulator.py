@@ -88,6 +88,8 @@ async def test_a_task_of_every_endpoint_is_made_and_found_again_by_both_its_ids(
                 assert answer.reading.external_task_id == name
                 assert answer.reading.generation is generation_of(path)
                 assert answer.reading.result
+                assert answer.reading.cost is not None
+                assert set(answer.reading.cost.charges) >= {"units"}
                 assert protocol.read(protocol.bare(answer.body)) == answer.reading
 
 

@@ -202,6 +202,14 @@ def test_a_condition_that_compares_with_a_key_is_a_warning(tmp_path: Path) -> No
     assert 'config.toml:4: routes.0.where: compares with a "word" in double quotes' in said
 
 
+def test_a_route_that_asks_for_batches_and_can_have_none_is_a_warning(tmp_path: Path) -> None:
+    text = route_text('on = ["batch"]\nendpoints = ["images/*"]')
+
+    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+
+    assert "config.toml:5: routes.0.endpoints: keeps batches out" in said
+
+
 def test_headers_that_travel_in_the_clear_are_a_warning(tmp_path: Path) -> None:
     text = '[[routes]]\nname = "a"\nwebhook = { url = "http://app.example.com", headers = { a = "b" } }'
 
