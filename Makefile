@@ -43,6 +43,7 @@ soak: export POINTS ?= 0
 soak: export CRASHES ?= 300
 soak: export STOPS ?= 100
 soak: export RESTARTS ?= 100
+soak: export DELIVERIES ?= 5000
 soak: export FAULTS ?= 20
 soak: export CANCELLATIONS ?= 20000
 soak: export EXAMPLES ?= 5000

@@ -42,7 +42,7 @@ class Peer:
         try:
             while True:
                 if self.reads:
-                    self.requests.append(await _read(reader))
+                    self.requests.append(await read_request(reader))
                 await self.answer(reader, writer)
                 await writer.drain()
                 if not self.reads:
@@ -109,7 +109,8 @@ async def hanging(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None
         pass
 
 
-async def _read(reader: asyncio.StreamReader) -> Request:
+async def read_request(reader: asyncio.StreamReader) -> Request:
+    """Read one request; EOF before its end is an IncompleteReadError."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
     line, *rest = head.strip().split("\r\n")
     headers = {name.lower(): value.strip() for name, _, value in (entry.partition(":") for entry in rest)}

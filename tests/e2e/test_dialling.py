@@ -2,39 +2,19 @@
 
 import asyncio
 import contextlib
-import json
-import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
+from names import resolving
 from peers import response, sending, serving
 from places import NEVER, NOT_PUBLIC, SPELLINGS
 from processes import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver, a_sink, a_webhook_route, submitted
 from support import until
 
 ROUTED_AT_ONCE = '[callbacks]\nverify = "never"\n'
-
-# The machine's resolver, with a few names more. Each time it is asked for one it gives the next address, then the last.
-RESOLVER = """
-import json, os, socket
-
-answers = json.loads(os.environ["ANSWERS"])
-ask = socket.getaddrinfo
-
-def getaddrinfo(host, port, *args, **kwargs):
-    if host not in answers:
-        return ask(host, port, *args, **kwargs)
-    if kwargs.get("flags", 0) & socket.AI_NUMERICHOST:
-        raise socket.gaierror(socket.EAI_NONAME, "it is a name")
-    given = answers[host]
-    address = given.pop(0) if len(given) > 1 else given[0]
-    return [entry for each in address.split() for entry in ask(each, port, type=socket.SOCK_STREAM)]
-
-socket.getaddrinfo = getaddrinfo
-"""
 
 
 @dataclass(slots=True)
@@ -62,13 +42,6 @@ async def a_trap() -> AsyncIterator[Trap]:
     finally:
         server.close()
         await asyncio.sleep(0)
-
-
-def resolving(folder: Path, answers: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Make the environment of a process that finds these names at these addresses."""
-    (folder / "sitecustomize.py").write_text(RESOLVER)
-    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {"PYTHONPATH": path, "ANSWERS": json.dumps({name: list(given) for name, given in answers.items()})}
 
 
 async def called_back_at(client: httpx2.AsyncClient, urls: Sequence[str]) -> None:

@@ -1,0 +1,37 @@
+"""A machine's resolver for a process under test: names that lead where a test wants them to, or nowhere."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+DEAD = "dead"
+"""In the place of an address: the resolver has no answer this time."""
+
+# The machine's resolver, with a few names more. Each time it is asked for one it gives the next address, then the last.
+_RESOLVER = """
+import json, os, socket
+
+answers = json.loads(os.environ["ANSWERS"])
+ask = socket.getaddrinfo
+
+def getaddrinfo(host, port, *args, **kwargs):
+    if host not in answers:
+        return ask(host, port, *args, **kwargs)
+    if kwargs.get("flags", 0) & socket.AI_NUMERICHOST:
+        raise socket.gaierror(socket.EAI_NONAME, "it is a name")
+    given = answers[host]
+    address = given.pop(0) if len(given) > 1 else given[0]
+    if address == "dead":
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+    return [entry for each in address.split() for entry in ask(each, port, type=socket.SOCK_STREAM)]
+
+socket.getaddrinfo = getaddrinfo
+"""
+
+
+def resolving(folder: Path, answers: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """Make the environment of a process that finds these names at these addresses."""
+    (folder / "sitecustomize.py").write_text(_RESOLVER)
+    path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {"PYTHONPATH": path, "ANSWERS": json.dumps({name: list(given) for name, given in answers.items()})}
