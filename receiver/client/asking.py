@@ -2,9 +2,8 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -12,9 +11,11 @@ from urllib.parse import quote
 
 import httpx2 as httpx
 
+from receiver.client import bells
+from receiver.client.bells import Bell, Bells
 from receiver.client.finding import find, who_asks
 from receiver.client.following import BEFORE_ALL, LOOK_BACK, Heard, Outage
-from receiver.client.looking import RECONNECT_SECONDS, Bell, looks, shorter
+from receiver.client.looking import looks, shorter
 from receiver.client.told import Batch, BatchNotOver, Event, Page, Task, TaskNotOver, read_object, read_refusal
 from receiver.errors import ReceiverError, ServiceUnreachable
 from receiver.model import Json
@@ -51,6 +52,7 @@ class Client:
         self.url = url.rstrip("/")
         self._patience = patience
         self._has_answered = False
+        self._bells = Bells(self._stream)
         self._http = httpx.AsyncClient(
             base_url=self.url,
             headers={"authorization": f"Bearer {token}", _ACTOR: who_asks()},
@@ -144,9 +146,8 @@ class Client:
             known = task.id  # another task may come to go by the same external id
             return task
 
-        def bell(task: Task) -> Bell:
-            # All of a task's few events ring, the old ones too: so none is missed that is just being committed.
-            return Bell(partial(self._stream, _query(task=task.id, after=BEFORE_ALL)))
+        def bell(task: Task) -> AbstractAsyncContextManager[Bell]:
+            return self._bells.bell(lambda event: Event.read(event).task_id == task.id)
 
         async with aclosing(looks(look, bell, _seconds(timeout))) as sightings:
             async for task in sightings:
@@ -189,8 +190,10 @@ class Client:
         async def look(within: float | None) -> Batch:
             return Batch.read(await self._got(f"/api/batches/{_quoted(name)}", within))
 
-        bell = Bell(partial(self._stream, _query(type="batch.finished")))
-        async with aclosing(looks(look, lambda _: bell, _seconds(timeout))) as sightings:
+        def bell(_: Batch) -> AbstractAsyncContextManager[Bell]:
+            return self._bells.bell(lambda event: event["type"] == "batch.finished")
+
+        async with aclosing(looks(look, bell, _seconds(timeout))) as sightings:
             async for batch in sightings:
                 yield batch
 
@@ -225,11 +228,11 @@ class Client:
                             yield Event.read(read_object(each.data))
             except ReceiverError as exc:
                 outage.goes_on(exc)
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await asyncio.sleep(bells.RECONNECT_SECONDS)
 
     async def rings(self) -> AsyncGenerator[None, None]:
         """Give a sign now and whenever it is worth asking the service again, without end."""
-        async with Bell(partial(self._stream, {})) as bell:
+        async with self._bells.bell(lambda _: True) as bell:
             while True:
                 yield
                 await bell.wait()
@@ -303,7 +306,7 @@ class Client:
                 if method != "GET" and not isinstance(exc.__cause__, _NOT_SENT):
                     raise
                 outage.goes_on(exc)
-            await asyncio.sleep(RECONNECT_SECONDS)
+            await asyncio.sleep(bells.RECONNECT_SECONDS)
 
     async def _ask(
         self, method: str, path: str, *, query: Query | None, body: Mapping[str, Any] | None
@@ -322,7 +325,7 @@ class Client:
         return Outage(lambda: shorter(at_most, self._patience.total_seconds() if self._has_answered else 0))
 
     @asynccontextmanager
-    async def _stream(self, query: Query) -> AsyncIterator[AsyncIterator[httpx.ServerSentEvent]]:
+    async def _stream(self, query: Query | None = None) -> AsyncIterator[AsyncIterator[httpx.ServerSentEvent]]:
         """Follow the stream of events, each in its frame; entered once it has begun."""
         try:
             async with self._http.sse(

@@ -1,20 +1,12 @@
 """Looking at something again and again until it is over: the stream of events says when it is worth it."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, suppress
-from types import TracebackType
-from typing import Protocol, Self, TypeAlias, TypeVar
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, TypeAlias, TypeVar
 
-from receiver.errors import ReceiverError, ServiceUnreachable
-
-RECONNECT_SECONDS = 1.0
-
-_ASK_ANYWAY_SECONDS = 15.0  # with the stream there: a bell may be missed
-_ASK_SECONDS = 2.0  # without it
-
-Listen: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncIterator[object]]]
-"""Opens the stream of events; entered once it has begun."""
+from receiver.client.bells import Bell
+from receiver.errors import ServiceUnreachable
 
 
 class Sight(Protocol):
@@ -41,45 +33,9 @@ Look: TypeAlias = Callable[[float | None], Awaitable[S]]
 """Looks once, and bears an outage for so many seconds at the most."""
 
 
-class Bell:
-    """Listens to the stream of events, across reconnects, and tells when it is worth asking again."""
-
-    def __init__(self, listen: Listen) -> None:
-        self._open = listen
-        self._rung = asyncio.Event()
-        self._connected = False
-
-    async def __aenter__(self) -> Self:
-        self._listening = asyncio.create_task(self._listen())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
-    ) -> None:
-        self._listening.cancel()
-        await asyncio.gather(self._listening, return_exceptions=True)
-
-    async def wait(self, at_most: float | None = None) -> None:
-        """Wait until it is worth asking again, at the longest *at_most* seconds."""
-        patience = _ASK_ANYWAY_SECONDS if self._connected else _ASK_SECONDS
-        with suppress(TimeoutError):
-            async with asyncio.timeout(shorter(at_most, patience)):
-                await self._rung.wait()
-        self._rung.clear()
-
-    async def _listen(self) -> None:
-        while True:
-            with suppress(ReceiverError):  # asking by the clock goes on meanwhile
-                async with self._open() as events:
-                    self._connected = True
-                    self._rung.set()  # for what happened before we listened
-                    async for _ in events:
-                        self._rung.set()
-            self._connected = False
-            await asyncio.sleep(RECONNECT_SECONDS)
-
-
-async def looks(look: Look[S], bell_of: Callable[[S], Bell], length: float | None) -> AsyncGenerator[S, None]:
+async def looks(
+    look: Look[S], bell_of: Callable[[S], AbstractAsyncContextManager[Bell]], length: float | None
+) -> AsyncGenerator[S, None]:
     """Give what is seen now and each time it looks different, until it is over or *length* seconds have passed."""
     time = asyncio.get_running_loop().time
     ends_at = None if length is None else time() + length

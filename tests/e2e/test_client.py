@@ -9,13 +9,12 @@ from support import until
 from receiver import Client, SyncClient, Task
 
 POLL = '[poll]\nafter = "1s"\nevery = "1s"'  # for callbacks that come while nobody is there
-KLING = 'timeout = "1s"'  # as long a question that a kill cut off is not asked again
 
 
 async def test_waiting_survives_a_kill_and_a_restart(tmp_path: Path) -> None:
     async with (
         a_kling(processing_for="2s") as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=POLL, kling_more=KLING)) as receiver,
+        a_receiver(tmp_path, a_config(kling.url, more=POLL)) as receiver,
         Client(config=receiver.config_path) as client,
     ):
         task = await client.submit(ENDPOINT, JOB, label="one")
@@ -48,7 +47,7 @@ async def test_no_event_is_lost_or_told_twice_through_kills(tmp_path: Path) -> N
     heard: list[str] = []
     async with (
         a_kling() as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=POLL, kling_more=KLING)) as receiver,
+        a_receiver(tmp_path, a_config(kling.url, more=POLL)) as receiver,
         Client(config=receiver.config_path) as client,
     ):
 
@@ -79,7 +78,7 @@ async def test_a_failed_task_is_an_answer_for_a_plain_program_too(tmp_path: Path
 
     async with (
         a_kling(fail=1, fail_reason="too dark") as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=POLL, kling_more=KLING)) as receiver,
+        a_receiver(tmp_path, a_config(kling.url, more=POLL)) as receiver,
     ):
         *_, last, done = await asyncio.to_thread(plain, receiver.config_path)
 

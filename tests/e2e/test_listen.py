@@ -17,7 +17,7 @@ from support import until
 
 from receiver import Client
 
-QUICK = {"more": '[poll]\nafter = "1s"\nevery = "1s"', "kling_more": 'timeout = "1s"'}
+POLL = '[poll]\nafter = "1s"\nevery = "1s"'  # for callbacks that come while nobody is there
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ async def test_a_url_gets_what_a_route_would_send_it_through_a_restart(tmp_path:
     async with (
         a_kling() as kling,
         a_sink() as sink,
-        a_receiver(tmp_path, a_config(kling.url, **QUICK)) as receiver,
+        a_receiver(tmp_path, a_config(kling.url, more=POLL)) as receiver,
         Client(config=receiver.config_path) as client,
         listening(receiver, "--forward-to", sink.url, "--secret", SECRET) as listen,
     ):

@@ -1,6 +1,7 @@
 """The client for programs, against the real admin listener: what it asks, what it gives, and how it goes on."""
 
 import asyncio
+import json
 import subprocess
 import sys
 import threading
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 
+import httpx2
 import pytest
 from edge import TOKEN, House
 from support import free_port, until
@@ -18,7 +20,7 @@ import receiver
 from receiver import Client, SyncClient
 from receiver.announce import Announcer
 from receiver.batches import Gatherer
-from receiver.client import BatchNotOver, TaskNotOver, asking, looking
+from receiver.client import BatchNotOver, TaskNotOver, asking, bells
 from receiver.errors import InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
 from receiver.model import Cost, Event, Task, TaskState, Verified
 from receiver.routing import compile_routes
@@ -32,8 +34,7 @@ JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://exam
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connect again at once."""
-    for module in (asking, looking):
-        monkeypatch.setattr(module, "RECONNECT_SECONDS", 0.01)
+    monkeypatch.setattr(bells, "RECONNECT_SECONDS", 0.01)
 
 
 @dataclass(slots=True)
@@ -233,6 +234,28 @@ async def test_waiting_ends_at_its_time_with_the_task_as_it_is(house: House) -> 
     assert isinstance(caught.value, ReceiverError)
     assert caught.value.task.id == task.id
     assert "still" in str(caught.value)
+
+
+async def test_many_who_wait_share_one_stream(house: House) -> None:
+    async with a_client(house) as client:
+        task = await client.submit("images/multi-image2image", JOB)
+        url = json.loads(house.upstream.bodies[-1])["callback_url"]
+        first: list[str] = []
+
+        async def second_state() -> str:
+            async with aclosing(client.follow(task.id)) as sightings:
+                first.append((await anext(sightings)).state)
+                return (await anext(sightings)).state
+
+        waiting = [asyncio.create_task(second_state()) for _ in range(80)]
+        await until(lambda: len(first) == 80 and listeners(house) == 1, within=60)
+        async with httpx2.AsyncClient(trust_env=False) as kling:
+            pushed = {"task_id": "8672", "task_status": "processing"}
+            await kling.post(f"http://{house.public}/callbacks/{url.rpartition('/')[2]}", json=pushed)
+        states = await asyncio.gather(*waiting)
+
+        assert set(states) == {"processing"}
+        await until(lambda: listeners(house) == 0)
 
 
 async def test_a_plain_program_needs_no_loop_and_minds_none(house: House) -> None:
