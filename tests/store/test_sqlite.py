@@ -117,6 +117,16 @@ async def test_a_store_that_must_exist_is_not_made(path: Path) -> None:
     assert contents(path) is None
 
 
+async def test_a_folder_that_cannot_be_written_in_is_a_sentence(tmp_path: Path) -> None:
+    (tmp_path / "var").write_text("no folder at all")
+
+    with pytest.raises(StoreUnavailable, match="cannot be worked on: ") as opened:
+        await SqliteStore.open(tmp_path / "var" / "receiver.db")
+    with pytest.raises(StoreUnavailable):
+        migrate(tmp_path / "var" / "receiver.db")
+    assert str(tmp_path / "var") in opened.value.remedy
+
+
 async def test_another_programs_database_is_left_alone(path: Path) -> None:
     make(path, b"")
     with closing(sqlite3.connect(path)) as connection:
