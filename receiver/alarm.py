@@ -14,6 +14,7 @@ from receiver.model import Event, Json
 from receiver.store import Intake, Page
 
 _TOLD: Final = ("alert.account", "alert.account_recovered")
+_ATTENDANCE_TOLD: Final = ("alert.callbacks_missed", "alert.callbacks_recovered")
 _MOST_TOLD: Final = 200
 
 
@@ -73,6 +74,11 @@ class Alarm:
             )
         for concern in over:
             await self._raise("account_recovered", {"message": _goes_on(concern), **_told(concern)})
+
+    async def are_missed(self) -> bool:
+        """Tell whether it was told that callbacks stay away, and not yet that they come again."""
+        told = await self._history.events(types=_ATTENDANCE_TOLD, limit=1)
+        return bool(told.items) and told.items[0].type == _ATTENDANCE_TOLD[0]
 
     async def attended(self, turn: Turn) -> None:
         """Tell that callbacks stay away, or come again."""

@@ -36,6 +36,10 @@ class Attendance:
         self._ended: OrderedDict[str, bool] = OrderedDict()
         self._called: OrderedDict[str, None] = OrderedDict()
 
+    def recall(self) -> None:
+        """Take up that callbacks stay away, as was told before a restart."""
+        self._is_missing = True
+
     def called(self, task_id: str) -> None:
         """Note that a callback told of a task's end, whatever it was worth."""
         self._called[task_id] = None
@@ -70,4 +74,4 @@ class Attendance:
 
     @staticmethod
     def _comes_again(latest: list[bool]) -> bool:
-        return not any(latest[-FEWEST:])
+        return len(latest) >= FEWEST and not any(latest[-FEWEST:])

@@ -2,9 +2,10 @@
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import Protocol
 
 import structlog
 
@@ -29,8 +30,17 @@ _NOTHING_READ = Reading(state=None)
 _TRIM_EVERY = 10
 _CONTRADICTIONS = 1000
 
-AttendanceAlert = Callable[[Turn], Awaitable[None]]
-"""Is told that callbacks stay away, or come again."""
+
+class Attention(Protocol):
+    """Hears how callbacks attend."""
+
+    async def attended(self, turn: Turn) -> None:
+        """Take in that callbacks stay away, or come again."""
+        ...
+
+    async def are_missed(self) -> bool:
+        """Tell whether it was told that callbacks stay away, and not yet that they come again."""
+        ...
 
 
 class Inbox:
@@ -46,9 +56,9 @@ class Inbox:
         bells: Bells,
         clock: Clock,
         ids: Ids,
-        attendance: AttendanceAlert | None = None,
+        attention: Attention | None = None,
     ) -> None:
-        """*attendance* is told when callbacks stay away; without it nobody expects any."""
+        """*attention* is told when callbacks stay away; without it nobody expects any."""
         self._intake = intake
         self._announcer = announcer
         self._callbacks = callbacks
@@ -58,7 +68,8 @@ class Inbox:
         self._ids = ids
         self._since = clock.now()
         self._attendance = Attendance()
-        self._tell_attendance = attendance
+        self._attention = attention
+        self._is_recalled = False
         self._contradicted: OrderedDict[str, None] = OrderedDict()
 
     @property
@@ -150,11 +161,15 @@ class Inbox:
     async def _attend(self, before: Task) -> None:
         """Note whether a task that has ended was called back about, if it was to be and we were there."""
         last_heard_of = before.asked_at or before.started_at or before.created_at
-        if self._tell_attendance is None or before.token_hash is None or last_heard_of < self._since:
+        if self._attention is None or before.token_hash is None or last_heard_of < self._since:
             return
+        if not self._is_recalled:
+            self._is_recalled = True
+            if await self._attention.are_missed():
+                self._attendance.recall()
         turn = self._attendance.ended(before.id)
         if turn is not None:
-            await self._tell_attendance(turn)
+            await self._attention.attended(turn)
 
     def _judge_callback(self, arrival: "_Arrival", task: Task, pending: Sequence[Push]) -> Change:
         now = arrival.at

@@ -228,7 +228,7 @@ def _with_kling(
         bells=bells,
         clock=clock,
         ids=ids,
-        attendance=alarm.attended if settings.public.url else None,
+        attention=alarm if settings.public.url else None,
     )
     outcomes = Outcomes(store, announcer, poll=settings.poll, bells=bells, clock=clock)
     recovery = Recovery(store, kling, outcomes, store, settings=settings, bells=bells, clock=clock)

@@ -254,7 +254,7 @@ class Workshop:
             bells=self.bells,
             clock=clock,
             ids=self.ids,
-            attendance=self.alarm.attended if settings.public.url else None,
+            attention=self.alarm if settings.public.url else None,
         )
         self.outcomes = Outcomes(store, announcer, poll=settings.poll, bells=self.bells, clock=clock)
         self.recovery = Recovery(store, kling, self.outcomes, store, settings=settings, bells=self.bells, clock=clock)

@@ -174,7 +174,7 @@ async def test_while_kling_is_down_callbacks_are_taken_and_nothing_unconfirmed_i
         for made in shop.kling.made.values():
             assert await shop.push(made.token, shop.kling.end(made))
 
-        await shop.passes(3 * 3600, step=20)
+        await shop.passes(3 * 3600, step=60)
         assert set(await shop.types()) == {"alert.task_stuck"}
 
         shop.kling.query_fault = None
@@ -268,7 +268,7 @@ async def test_a_task_without_an_end_is_told_of_once_through_restarts_and_then_e
             await shop.passes(3600, step=300)
 
     async with a_workshop(tmp_path, kling=shop.kling, clock=shop.clock) as shop, shop.working():
-        await shop.passes(48 * 3600, step=900)
+        await shop.passes(48 * 3600, step=1800)
         assert await shop.types() == ["task.processing", "alert.task_stuck", "task.expired"]
 
 
@@ -298,7 +298,7 @@ async def test_an_alert_of_a_task_goes_to_the_routes_of_its_endpoint(tmp_path: P
 async def test_nobody_is_told_of_stuck_tasks_who_does_not_want_to_be(tmp_path: Path) -> None:
     async with a_workshop(tmp_path, poll=PollSettings(stuck_after=None)) as shop, shop.working():
         await shop.submit()
-        await shop.passes(49 * 3600, step=900)
+        await shop.passes(49 * 3600, step=1800)
 
         assert await shop.types() == ["task.submitted", "task.expired"]
 
@@ -321,7 +321,7 @@ async def expired(shop: Workshop) -> Made:
     await shop.submit()
     made: Made = shop.kling.made["k1"]
     made.status = "processing"
-    await shop.passes(49 * 3600, step=900)
+    await shop.passes(49 * 3600, step=1800)
     assert (await shop.task(made.id)).state is TaskState.EXPIRED
     return made
 
@@ -348,7 +348,7 @@ async def test_an_end_after_the_task_expired_is_found_by_asking_though_no_callba
         asked = len(shop.kling.queries)
         shop.kling.end(made, how)
 
-        await shop.passes(20 * 86400, step=7200)
+        await shop.passes(20 * 86400, step=6 * 3600)
 
         assert (await shop.types())[-2:] == ["task.expired", f"task.{how}"]
         assert len(shop.kling.queries) == asked + 1
@@ -359,7 +359,7 @@ async def test_a_task_that_expired_and_never_ends_is_asked_about_a_few_more_time
         made = await expired(shop)
         asked = len(shop.kling.queries)
 
-        await shop.passes(60 * 86400, step=6 * 3600)
+        await shop.passes(60 * 86400, step=12 * 3600)
 
         assert 5 <= len(shop.kling.queries) - asked <= 15
         assert (await shop.task(made.id)).due_at is None
@@ -401,6 +401,24 @@ async def test_callbacks_that_stay_away_are_told_of_once_with_what_to_check_and_
 
         await ends_heard(shop, FEWEST)
         assert len(await shop.alerts("callbacks_recovered")) == 1
+        await ends_unheard(shop, FEWEST)
+        assert len(await shop.alerts("callbacks_missed")) == 2
+
+
+async def test_callbacks_that_stay_away_through_restarts_are_told_of_once_and_so_is_their_return(
+    tmp_path: Path,
+) -> None:
+    async with a_workshop(tmp_path, poll=QUICK) as shop, shop.working():
+        await ends_unheard(shop, FEWEST)
+    for _ in range(2):
+        async with a_workshop(tmp_path, poll=QUICK, kling=shop.kling, clock=shop.clock) as shop, shop.working():
+            await ends_unheard(shop, FEWEST)
+            assert len(await shop.alerts("callbacks_missed")) == 1
+
+    async with a_workshop(tmp_path, poll=QUICK, kling=shop.kling, clock=shop.clock) as shop, shop.working():
+        await ends_heard(shop, FEWEST)
+        assert len(await shop.alerts("callbacks_recovered")) == 1
+    async with a_workshop(tmp_path, poll=QUICK, kling=shop.kling, clock=shop.clock) as shop, shop.working():
         await ends_unheard(shop, FEWEST)
         assert len(await shop.alerts("callbacks_missed")) == 2
 

@@ -58,3 +58,15 @@ def test_what_is_remembered_is_bounded() -> None:
 
     assert len(attendance._called) <= 1000
     assert len(attendance._ended) <= LATEST
+
+
+def test_an_alarm_of_before_is_not_raised_again_and_ends_with_a_row_of_callbacks() -> None:
+    attendance = Attendance()
+    attendance.recall()
+
+    turns = [ends(attendance, f"bad{n}", called=False) for n in range(2 * FEWEST)]
+    turns += [ends(attendance, f"good{n}", called=True) for n in range(FEWEST)]
+
+    assert turns[:-1] == [None] * (3 * FEWEST - 1)
+    assert turns[-1] is not None
+    assert not turns[-1].is_missing

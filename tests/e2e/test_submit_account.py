@@ -1,0 +1,41 @@
+"""An account in trouble, from the process's outside: told once through a kill, nothing lost, and over by itself."""
+
+import json
+from pathlib import Path
+
+from processes import a_config, a_kling, a_receiver, a_sink, a_webhook_route, submitted, task_in
+from support import until
+
+
+async def test_an_account_in_trouble_is_told_of_once_through_a_kill_and_the_queue_drains_when_it_is_mended(
+    tmp_path: Path,
+) -> None:
+    async with a_sink() as sink, a_kling(refuse=[{"code": 1101, "next": 10_000}]) as kling:
+        config = a_config(kling.url, more=a_webhook_route(sink, extra='on = ["succeed", "alert"]'))
+        async with a_receiver(tmp_path, config) as receiver:
+            async with receiver.client() as client:
+                waiting = [await submitted(client) for _ in range(20)]
+                await until(lambda: "alert.account" in sink.types)
+
+            receiver.kill()
+            tried = kling.state()["counts"]["creates"]
+            await receiver.start()
+
+            async with receiver.client() as client:
+                await until(lambda: kling.state()["counts"]["creates"] > tried)
+                assert kling.state()["counts"]["creates"] <= tried + 3
+                kling.change({"refuse": []})
+                for task in waiting:
+                    await task_in(client, task["id"], "succeed")
+
+            await until(lambda: "alert.account_recovered" in sink.types)
+            await until(lambda: sink.types.count("task.succeed") == len(waiting))
+            assert sink.types.count("alert.account") == 1
+            [alert] = [data for data in map(_data, sink.bodies) if data.get("kling_code")]
+            assert "arrears" in str(alert["remedy"])
+            assert kling.state()["counts"]["created"] == len(waiting)
+
+
+def _data(body: bytes) -> dict[str, object]:
+    data: dict[str, object] = json.loads(body)["data"]
+    return data
