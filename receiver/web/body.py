@@ -35,12 +35,13 @@ class Room:
 
     @asynccontextmanager
     async def of(self, scope: Scope, *, limit: int) -> AsyncIterator[None]:
-        """Hold room for a request's body, of *limit* bytes where it does not say; small ones always find some.
+        """Hold room for a request's body, of *limit* bytes where it does not say.
 
-        Raises ``Problem`` (503) when none gets free for a while.
+        Small ones always find some, and those that are too large to be read need none. Raises ``Problem`` (503) when
+        none gets free for a while.
         """
-        size = min(_declared(scope, otherwise=limit), limit)
-        if size <= SMALL:
+        size = _declared(scope, otherwise=limit)
+        if not SMALL < size <= limit:
             yield
             return
         async with self._changed:

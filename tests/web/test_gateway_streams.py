@@ -235,6 +235,8 @@ async def test_who_finds_no_room_for_a_while_is_told_to_come_again() -> None:
     room = Room(4 * SMALL, patience=timedelta(milliseconds=20))
 
     async with room.of(_sized(4 * SMALL), limit=4 * SMALL):
+        async with room.of(_sized(5 * SMALL), limit=4 * SMALL):
+            pass  # is refused for its size
         with pytest.raises(Problem) as caught:
             async with room.of(_sized(2 * SMALL), limit=4 * SMALL):
                 pass
