@@ -37,6 +37,9 @@ T = TypeVar("T")
 AT_ONCE = 32
 """How many queued tasks are being sent at the same time at most."""
 
+MOST_HELD = 128 * 1024 * 1024
+"""How many bytes of them: one with pictures in it may have tens of megabytes."""
+
 _QUEUED = (TaskState.QUEUED,)
 _LOOK_AGAIN = timedelta(seconds=1)
 _GRACE = timedelta(seconds=20)
@@ -65,6 +68,7 @@ class Submitter:
         self._ids = ids
         self._bells = bells
         self._under_way: dict[str, asyncio.Task[Answer | KlingError]] = {}
+        self._held: dict[str, int] = {}
         self._owned: set[asyncio.Task[object]] = set()
 
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> Task:
@@ -198,7 +202,7 @@ class Submitter:
                 now = self._clock.now()
                 if not self._creates.patience.admits(now):
                     return self._creates.patience.opens_at
-                if len(self._under_way) >= AT_ONCE:
+                if len(self._under_way) >= AT_ONCE or sum(self._held.values()) >= MOST_HELD:
                     return None
                 if not await self._send_next(now):
                     due = await self._intake.next_task_due(_QUEUED, after=now)
@@ -227,7 +231,9 @@ class Submitter:
                 self._creates.slots.went(task, taken, now, lasts=self._creates.lasts)
                 self._creates.patience.call(now, lasts=self._creates.lasts)
                 self._creates.bars.went(call, now, lasts=self._creates.lasts)
-                self._under_way[task.id] = self._own(self._send(begun, endpoint, token, taken))
+                loaded = asyncio.Event()
+                self._under_way[task.id] = self._own(self._send(begun, endpoint, token, taken, loaded))
+                await loaded.wait()  # so that what it holds is known before the next one goes
             return True
         return False
 
@@ -242,11 +248,17 @@ class Submitter:
         begun = await self._intake.apply(ById(id=task.id), judge)
         return None if begun is None else begun.task
 
-    async def _send(self, task: Task, endpoint: Endpoint, token: str, taken: Mapping[str, int]) -> Answer | KlingError:
+    async def _send(
+        self, task: Task, endpoint: Endpoint, token: str, taken: Mapping[str, int], loaded: asyncio.Event
+    ) -> Answer | KlingError:
         try:
             intent = await self._intake.intent(task.id)
+            self._held[task.id] = len(intent)
+            loaded.set()
             return await self._creates.send(task, endpoint, intent, token, taken=taken)
         finally:
+            loaded.set()
+            self._held.pop(task.id, None)
             del self._under_way[task.id]
 
     async def _see_off(self, task: Task) -> Task:

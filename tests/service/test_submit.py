@@ -10,6 +10,7 @@ from factories import a_task
 from support import until
 from workshop import JOB, FakeKling, IdleClock, Workshop, a_workshop, no_answer, refusal
 
+from receiver import submit
 from receiver.errors import InvalidRequest, KlingError, KlingUncertain, KlingUnreachable
 from receiver.intent import SubmitRequest
 from receiver.kling import endpoints
@@ -305,6 +306,24 @@ async def test_who_does_not_want_to_wait_is_answered_when_the_job_is_stored(tmp_
 
         assert task.state is TaskState.QUEUED
         await until(lambda: shop.kling.creates == [task.id])
+
+
+async def test_no_more_is_held_of_what_is_being_sent_than_there_is_memory_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submit, "MOST_HELD", 2 * len(json.dumps(JOB)))
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.holds = asyncio.Event()
+        for _ in range(8):
+            await shop.submitter.submit(SubmitRequest(endpoint=IMAGES.path, body=JOB), wait=False)
+
+        await until(lambda: len(shop.kling.creates) == 3)  # the third is what makes it enough
+        await shop.settles()
+        assert len(shop.kling.creates) == 3
+        shop.kling.holds.set()
+
+        await until(lambda: len(shop.kling.made) == 8)
+        assert len(set(shop.kling.creates)) == 8
 
 
 async def test_what_waits_is_shared_out_by_the_tag_that_is_configured_now(tmp_path: Path) -> None:
