@@ -24,6 +24,7 @@ from receiver.store import BatchEnd, BatchView, Page
 log = structlog.get_logger()
 
 _LOOK_AGAIN = timedelta(seconds=5)
+_AFTER_A_FAULT = timedelta(minutes=1)
 
 
 class Batches(Protocol):
@@ -100,22 +101,29 @@ class Gatherer:
 
     async def _round(self) -> datetime | None:
         """Tell of every batch that is complete; give when to look again without a bell."""
+        now, again = self._clock.now(), None
         try:
-            while names := await self._batches.complete():
-                for name in names:
-                    await self._finish(name)
+            for name in await self._batches.complete():
+                again = now if await self._told(name) else again or now + _AFTER_A_FAULT
         except StoreUnavailable as exc:  # a full disk, say; what is complete stays so
             log.warning("batch.delayed", reason=exc.message)
-            return self._clock.now() + _LOOK_AGAIN
-        return None
+            return now + _LOOK_AGAIN
+        return again
 
-    async def _finish(self, name: str) -> None:
-        said = await self._batches.finish(name, self._announce, limit=MOST_TOLD)
-        if said is None:
-            return
-        self._bells.events.ring()
-        self._bells.deliveries.ring()
-        log.info("batch.finished", batch=name, event_id=said.event.id, deliveries=len(said.deliveries))
+    async def _told(self, name: str) -> bool:
+        """Tell of a batch; False where that went wrong, which must not end the others."""
+        try:
+            said = await self._batches.finish(name, self._announce, limit=MOST_TOLD)
+        except StoreUnavailable:
+            raise
+        except Exception:
+            log.exception("batch.broken", batch=name)
+            return False
+        if said is not None:
+            self._bells.events.ring()
+            self._bells.deliveries.ring()
+            log.info("batch.finished", batch=name, event_id=said.event.id, deliveries=len(said.deliveries))
+        return True
 
     def _announce(self, end: BatchEnd) -> Announcement:
         now = self._clock.now()

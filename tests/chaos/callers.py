@@ -30,10 +30,10 @@ class Callers:
         self._signs = signs
         self._jobs = 0
 
-    async def ask_by_api(self) -> None:
+    async def ask_by_api(self, batch: Mapping[str, Any] | None = None) -> None:
         """Ask for a task until it is accepted, perhaps twice, as clients with an idempotency key do."""
         endpoint, body = self._job()
-        wanted = {"endpoint": endpoint, "body": body, "idempotency_key": f"key-{self._jobs}"}
+        wanted = {"endpoint": endpoint, "body": body, "batch": batch, "idempotency_key": f"key-{self._jobs}"}
         told: set[str] = set()
         for _ in range(self._rng.choice([1, 1, 1, 2])):
             answer = await self._call("admin", "/api/tasks", wanted)
@@ -46,8 +46,10 @@ class Callers:
         self._witness.accepted(told.pop(), "api")
 
     async def burst(self) -> None:
-        """Ask for more than the account's slots at once."""
-        await asyncio.gather(*(self.ask_by_api() for _ in range(self._rng.randrange(5, 20))))
+        """Ask for more than the account's slots at once, all of it one batch."""
+        size = self._rng.randrange(5, 20)
+        batch = {"name": f"burst-{self._jobs}", "size": size}
+        await asyncio.gather(*(self.ask_by_api(batch) for _ in range(size)))
 
     async def ask_by_gateway(self) -> None:
         """Ask for a task as if it were Kling itself, once, come what may."""

@@ -23,6 +23,7 @@ def broken(world: World) -> list[str]:
         *_tasks(world),
         *_promises(world),
         *_ends(world),
+        *_batches(world),
         *_deliveries(world),
         *_attempts(world),
     ]
@@ -110,6 +111,23 @@ def _ends(world: World) -> Iterator[str]:
     for task_id, state, count, type_ in rows:
         if count != (state in FINAL) or (count and type_ != f"task.{state}"):
             yield f"{task_id} is {state} and has {count} ends, {type_}"
+
+
+def _batches(world: World) -> Iterator[str]:
+    """Of each batch that has all its tasks one event tells, of each of them, and of no other batch any."""
+    told: dict[str, list[list[str]]] = {}
+    for (envelope,) in world.witness.rows("SELECT envelope FROM events WHERE type = 'batch.finished'"):
+        data = json.loads(envelope)["data"]
+        told.setdefault(data["batch"]["name"], []).append([task["id"] for task in data["tasks"]])
+    taken: dict[str, list[str]] = {}
+    for name, task_id in world.witness.rows("SELECT batch, id FROM tasks WHERE batch IS NOT NULL ORDER BY id"):
+        taken.setdefault(name, []).append(task_id)
+    for name, size in world.witness.rows("SELECT name, size FROM batches"):
+        world.witness.counts["batches"] += 1
+        wanted = [taken[name]] if len(taken[name]) == size else []
+        if told.pop(name, []) != wanted:
+            yield f"batch {name} of {size} took {len(taken[name])} tasks, and was told of otherwise"
+    yield from (f"batch {name} was told of, and is not there" for name in told)
 
 
 def _deliveries(world: World) -> Iterator[str]:

@@ -12,6 +12,7 @@ from chaos.invariants import broken
 from chaos.test_simulation import live
 
 from receiver import dispatch, lifecycle
+from receiver.batches import Gatherer
 from receiver.dispatch import Dispatcher
 from receiver.model import TaskState
 from receiver.recover import Recovery
@@ -20,7 +21,7 @@ from receiver.store import writer
 from receiver.store.sqlite import SqliteStore
 
 LIVES, HOURS = 20, 60
-AT_THE_END = ("never ends", "was made 2 times")
+AT_THE_END = ("never ends", "was made 2 times", "was told of otherwise")
 """What can only be said when all is over."""
 
 Patch = pytest.MonkeyPatch
@@ -98,6 +99,13 @@ def asks_nobody_before_it_sends_again(patch: Patch) -> None:
     patch.setattr(Recovery, "_is_believed", believed)
 
 
+def forgets_batches(patch: Patch) -> None:
+    async def nothing(_: Gatherer) -> None:
+        return None
+
+    patch.setattr(Gatherer, "_round", nothing)
+
+
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(
     ("breaks", "finding"),
@@ -110,6 +118,7 @@ def asks_nobody_before_it_sends_again(patch: Patch) -> None:
         (dials_for_strangers, "was dialled"),
         (dials_for_the_operator, "was dialled"),
         (asks_nobody_before_it_sends_again, "was made 2 times"),
+        (forgets_batches, "was told of otherwise"),
     ],
 )
 def test_a_service_that_breaks_its_promise_is_found_out(

@@ -180,11 +180,12 @@ async def test_routes_are_told_that_ask_for_it_and_no_others(tmp_path: Path, on:
 
 
 class Watched:
-    """The store's batches, on a disk that is full a few times; counts how often anybody looks."""
+    """The store's batches, of which the first fails a few times; counts how often anybody looks."""
 
-    def __init__(self, batches: Batches, *, refusals: int = 0) -> None:
+    def __init__(self, batches: Batches, *, refusals: int = 0, error: Exception | None = None) -> None:
         self._batches = batches
         self.refusals = refusals
+        self.error = error or StoreUnavailable("The disk is full.")
         self.looks = 0
 
     def __getattr__(self, name: str) -> Any:
@@ -194,14 +195,14 @@ class Watched:
         self.looks += 1
         return await self._batches.complete()
 
-    async def finish(self, *args: Any, **more: Any) -> Any:
-        if self.refusals:
+    async def finish(self, name: str, *args: Any, **more: Any) -> Any:
+        if self.refusals and name == "b1":
             self.refusals -= 1
-            raise StoreUnavailable("The disk is full.")
-        return await self._batches.finish(*args, **more)
+            raise self.error
+        return await self._batches.finish(name, *args, **more)
 
 
-def watch(shop: Workshop, **how: int) -> Watched:
+def watch(shop: Workshop, **how: Any) -> Watched:
     """Put a watched store under the workshop's gatherer."""
     watched: Any = Watched(shop.store.batches, **how)
     shop.gatherer = Gatherer(watched, shop.gatherer._announcer, bells=shop.bells, clock=shop.clock)
@@ -219,6 +220,21 @@ async def test_on_a_full_disk_it_is_told_later(tmp_path: Path) -> None:
             await shop.passes(11)
 
             assert len(await the_ends(shop)) == 1
+
+
+async def test_a_batch_that_cannot_be_told_of_ends_neither_the_others_nor_the_service(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, callbacks=BELIEVED) as shop:
+        for name in ("b1", "b2"):
+            await shop.submit(batch=name, batch_size=1)
+        for made in shop.kling.made.values():
+            await shop.push(made.token, shop.kling.end(made))
+        watch(shop, refusals=2, error=ZeroDivisionError("a fault of ours"))
+
+        async with shop.working():
+            assert [data["batch"]["name"] for data in await the_ends(shop)] == ["b2"]
+            await shop.passes(61)
+
+            assert [data["batch"]["name"] for data in await the_ends(shop)] == ["b2", "b1"]
 
 
 async def test_where_no_task_has_a_batch_nobody_looks_for_one_after_the_start(tmp_path: Path) -> None:
