@@ -20,6 +20,10 @@ _ENTROPY_BYTES = 8
 _TOKEN_BYTES = 32
 
 
+FAR = datetime.max.replace(tzinfo=UTC)
+"""A moment after all others."""
+
+
 class Clock(Protocol):
     """What the time is, and how to wait for a moment or an event."""
 

@@ -13,7 +13,7 @@ prove nothing, so that each is asked about by itself.
 import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
@@ -21,7 +21,7 @@ import structlog
 from receiver.account import QUERY, Call
 from receiver.asking import ASK_APART
 from receiver.bells import Bell
-from receiver.clock import Clock
+from receiver.clock import FAR, Clock
 from receiver.errors import (
     KlingError,
     KlingRefusal,
@@ -50,7 +50,6 @@ LONGEST_PAUSE = timedelta(seconds=20)
 
 _ASKABLE = tuple(state for state in TaskState if state not in (TaskState.QUEUED, TaskState.SUBMITTING))
 _RUNNING = (TaskState.SUBMITTED, TaskState.PROCESSING)
-_FAR = datetime.max.replace(tzinfo=UTC)
 _MARGIN = timedelta(seconds=5)
 _LOOK_AGAIN = timedelta(seconds=1)
 _SECOND = timedelta(seconds=1)
@@ -153,7 +152,7 @@ class Reconciler:
         now = self._clock.now()
         if self._seen_at is None or now < self._seen_at - _MARGIN:
             await self._intake.hasten_tasks(_ASKABLE, now=now, before=now + self._lease, apart=ASK_APART)
-            await self._intake.hasten_tasks(_RUNNING, now=now, before=_FAR, apart=ASK_APART)
+            await self._intake.hasten_tasks(_RUNNING, now=now, before=FAR, apart=ASK_APART)
         self._seen_at = now
 
     async def _round(self, bell: asyncio.Event) -> datetime | None:

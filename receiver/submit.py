@@ -19,7 +19,7 @@ import structlog
 from receiver import lifecycle
 from receiver.account import Reach
 from receiver.bells import Bells
-from receiver.clock import Clock, Ids
+from receiver.clock import FAR, Clock, Ids
 from receiver.creates import Creates, token_hash
 from receiver.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound, StoreUnavailable
 from receiver.intent import SubmitRequest, make_task
@@ -43,6 +43,7 @@ MOST_HELD = 128 * 1024 * 1024
 _QUEUED = (TaskState.QUEUED,)
 _LOOK_AGAIN = timedelta(seconds=1)
 _GRACE = timedelta(seconds=20)
+_SET_BACK = timedelta(seconds=5)  # less is a clock being adjusted
 _WAITS = "waits for a slot"
 
 
@@ -67,6 +68,7 @@ class Submitter:
         self._clock = clock
         self._ids = ids
         self._bells = bells
+        self._seen_at: datetime | None = None
         self._under_way: dict[str, asyncio.Task[Answer | KlingError]] = {}
         self._held: dict[str, int] = {}
         self._owned: set[asyncio.Task[object]] = set()
@@ -179,6 +181,7 @@ class Submitter:
                         await self._creates.recall()
                         await self._intake.share_out(self._settings.kling.fair_by)
                         is_shared_out = True
+                    await self._catch_up()
                     until = await self._serve()
                 except StoreUnavailable as exc:  # a full disk, say; what is due stays due
                     log.warning("submits.delayed", reason=exc.message)
@@ -194,6 +197,13 @@ class Submitter:
         """Wait for calls to Kling that are under way, so that their answers are bound."""
         while self._owned:
             await asyncio.wait(self._owned)
+
+    async def _catch_up(self) -> None:
+        """Let nothing wait for a moment that was planned by a clock which has been set back since."""
+        now = self._clock.now()
+        if self._seen_at is None or now < self._seen_at - _SET_BACK:
+            await self._intake.hasten_tasks(_QUEUED, now=now, before=FAR, apart=timedelta())
+        self._seen_at = now
 
     async def _serve(self) -> datetime | None:
         """Send all that may be sent now; tell when there may be more, None when a bell will."""

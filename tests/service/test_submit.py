@@ -3,6 +3,7 @@
 import asyncio
 import json
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -341,3 +342,17 @@ async def test_what_waits_is_shared_out_by_the_tag_that_is_configured_now(tmp_pa
                 await shop.passes(6)  # the first question after a start may have been asked just before
                 last = (await shop.store.tasks()).items[0]
                 assert (last.tags, last.state) == ({"project": "few"}, TaskState.SUBMITTED)
+
+
+async def test_a_clock_that_is_set_back_keeps_no_task_in_the_queue(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = refusal(503, 5001)
+        waiting = [await shop.submit() for _ in range(10)]
+        await shop.passes(300, step=10)
+        shop.kling.create_fault = None
+
+        shop.clock.advance(timedelta(days=-1))
+        shop.bells.tasks.ring()
+        await shop.passes(65, step=5)
+
+        assert {(await shop.task(task.id)).state for task in waiting} == {TaskState.SUBMITTED}
