@@ -14,7 +14,7 @@ from typing import Protocol
 import structlog
 
 from receiver.bells import Bells
-from receiver.clock import Clock
+from receiver.clock import FAR, Clock
 from receiver.errors import KlingError, KlingUncertain, NoAnswer, Retry, StoreUnavailable, UnknownResource
 from receiver.kling import endpoints
 from receiver.kling.client import Answer
@@ -100,19 +100,17 @@ class Recovery:
         self._clock = clock
         self._lease = 4 * settings.kling.timeout + _MARGIN  # a look-up may take four calls
         self._patience = Patience(longest=_LONGEST_WAIT)
+        self._seen_at: datetime | None = None
         self._looking: set[asyncio.Task[None]] = set()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look tasks up as they fall due, until *stop*; first those that a former process was sending."""
         bell = self._bells.tasks.listen()
         try:
-            started: datetime | None = self._clock.now()
             while not stop.is_set():
                 bell.clear()
                 try:
-                    if started is not None:
-                        await self._hasten(started)
-                        started = None
+                    await self._catch_up()
                     until = await self._round(bell)
                 except StoreUnavailable as exc:  # a full disk, say; what is due stays due
                     log.warning("lookups.delayed", reason=exc.message)
@@ -135,6 +133,15 @@ class Recovery:
             return True
         except _CannotTell:
             return False
+
+    async def _catch_up(self) -> None:
+        """Let nothing wait for a process that is gone, nor for a moment planned by a clock that was set back since."""
+        now = self._clock.now()
+        if self._seen_at is None:
+            await self._hasten(now)
+        elif now < self._seen_at - _MARGIN:
+            await self._intake.hasten_tasks(_SUBMITTING, now=now, before=FAR, apart=timedelta())
+        self._seen_at = now
 
     async def _hasten(self, started: datetime) -> None:
         """At start: have what a former process was sending looked up now, not when its lease is over."""

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -369,3 +370,19 @@ async def test_a_task_about_to_be_sent_again_is_looked_up_instead_when_its_callb
 
         assert (await shop.task(task.id)).state is TaskState.SUCCEED
         assert len(shop.kling.creates) == 1
+
+
+async def test_a_clock_that_is_set_back_keeps_nobody_from_looking_a_task_up(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_faults, shop.kling.makes_anyway = [no_answer()], True
+        shop.kling.find_fault = KlingUnreachable("Kling cannot be reached.")
+        task = await shop.submit()
+        await shop.passes(600, step=10)
+        shop.kling.find_fault = None
+
+        shop.clock.advance(timedelta(days=-1))
+        shop.bells.tasks.ring()
+        await shop.passes(65, step=5)
+
+        assert (await shop.task(task.id)).state is TaskState.SUBMITTED
+        assert len(shop.kling.made) == 1
