@@ -228,7 +228,7 @@ class Machine:
         """Make a request of one of its listeners. Raises GoneError where no answer comes."""
         if not self._up.is_set() or listener not in self._apps:
             raise GoneError
-        work = _ask(self._apps[listener], method, path, headers, body)
+        work = ask(self._apps[listener], method, path, headers, body)
         request = asyncio.get_running_loop().create_task(work, context=self._context.copy())
         self._requests.add(request)
         request.add_done_callback(self._requests.discard)
@@ -308,7 +308,7 @@ def _disk_full() -> sqlite3.Error:
     return error
 
 
-async def _ask(app: Any, method: str, path: str, headers: Mapping[str, str], body: bytes) -> Answer:
+async def ask(app: Any, method: str, path: str, headers: Mapping[str, str], body: bytes, *, query: str = "") -> Answer:
     """Make one request of an ASGI app."""
     sent = [{"type": "http.request", "body": body, "more_body": False}]
     said: list[Any] = []
@@ -329,7 +329,7 @@ async def _ask(app: Any, method: str, path: str, headers: Mapping[str, str], bod
         "scheme": "http",
         "path": path,
         "raw_path": path.encode(),
-        "query_string": b"",
+        "query_string": query.encode(),
         "root_path": "",
         "headers": [(name.encode(), value.encode()) for name, value in headers.items()],
         "client": ("203.0.113.9", 50000),

@@ -1,0 +1,148 @@
+"""Two hundred jobs and five slots: never a sixth at Kling, hardly ever four, each once, whoever is killed meanwhile.
+
+The real service and the simulator itself, in virtual time. Kling counts.
+"""
+
+import asyncio
+import json
+from contextlib import suppress
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import structlog
+from chaos.account import HOST, Account, Way, an_account
+from chaos.machine import GoneError, Machine
+from chaos.virtual import VirtualClock, VirtualLoop
+
+from receiver.settings import load
+
+JOBS = 200
+SLOTS = 5
+LONGEST_IDLE = 2.0
+TOKEN = "the-admin-token-of-a-simulation"
+CONFIG = f"""
+[public]
+url = "https://hooks.test"
+[admin]
+token = "{TOKEN}"
+[store]
+url = "sqlite:receiver.db"
+[kling]
+base_url = "{HOST}"
+api_key = "a key"
+fair_by = "project"
+"""
+
+
+def many_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> Account:
+    """Live until all jobs are over; give the account as it is then."""
+
+    async def run() -> Account:
+        (folder / "config.toml").write_text(f"{CONFIG}slots = {{ image = {limit} }}\n")
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, VirtualLoop)
+        way, wrong = Way(), list[str]()
+        machine = Machine(
+            settings=load(folder / "config.toml", {}).settings,
+            clock=VirtualClock(loop),
+            rng=Random(3),
+            ways_out=(way, way),
+            wrong=wrong.append,
+            saw_task=lambda _: None,
+            newest_kept=lambda: "",
+        )
+        machine.install(patch)
+        pace = {"submitted_for": "1s", "processing_for": "9s", "slow": "30%", "slow_for": "25s"}
+        async with an_account(machine, way, jobs=JOBS, image_slots=SLOTS, **pace, **faults) as account:
+            await machine.start()
+            account.open_for_business()
+            asked = [asyncio.create_task(hand_in(machine, number)) for number in range(JOBS)]
+            await kill_now_and_then(machine, Random(5), restarts)
+            ids = set(await asyncio.gather(*asked))
+            await until_all_are_over(machine)
+            made = {task["external_task_id"] for task in account.state()["tasks"]}
+            await machine.stop()
+        assert wrong == []
+        assert len(ids) == JOBS
+        assert made == ids
+        return account
+
+    with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=VirtualLoop) as runner:
+        try:
+            return runner.run(run())
+        finally:
+            structlog.reset_defaults()
+
+
+async def hand_in(machine: Machine, number: int) -> str:
+    """Hand a job in until it is accepted, as a client with an idempotency key does."""
+    job = {
+        "endpoint": "images/multi-image2image",
+        "body": {"prompt": f"job {number}", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]},
+        "tags": {"project": f"p{number % 3}"},
+        "idempotency_key": f"job-{number}",
+    }
+    while True:
+        with suppress(GoneError):
+            answer = await call(machine, "POST", "/api/tasks", json.dumps(job).encode())
+            if answer.status == 202:
+                return str(json.loads(answer.body)["id"])
+        await asyncio.sleep(0.1)
+
+
+async def call(machine: Machine, method: str, path: str, body: bytes = b"") -> Any:
+    headers = {"host": "localhost", "authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
+    return await machine.call("admin", method, path, headers=headers, body=body)
+
+
+async def kill_now_and_then(machine: Machine, rng: Random, times: int) -> None:
+    for _ in range(times):
+        await asyncio.sleep(rng.uniform(0.0, 60.0))
+        await machine.crash()
+        await machine.start()
+
+
+async def until_all_are_over(machine: Machine) -> None:
+    async with asyncio.timeout(7200):
+        while True:
+            newest = await call(machine, "GET", "/api/tasks")
+            states = {task["state"] for task in json.loads(newest.body)["items"]}
+            if states == {"succeed"}:
+                return
+            await asyncio.sleep(10)
+
+
+def assert_no_slot_was_idle(account: Account) -> None:
+    """Besides what 1302 demands: to leave Kling alone, from a second on and for twice as long each time."""
+    assert account.most == SLOTS
+    assert account.counts["created"] == JOBS
+    too_long = [gap for gap in account.gaps if gap.seconds > LONGEST_IDLE + 2**gap.too_fast - 1]
+    assert too_long == []
+
+
+@pytest.mark.parametrize("restarts", [0, 12])
+def test_a_configured_limit_is_kept_and_used(memory: Path, restarts: int) -> None:
+    account = many_jobs(memory, limit=SLOTS, restarts=restarts)
+
+    assert_no_slot_was_idle(account)
+    assert account.refusals == []
+
+
+@pytest.mark.parametrize("restarts", [0, 12])
+def test_a_limit_that_kling_teaches_is_kept_and_used(memory: Path, restarts: int) -> None:
+    account = many_jobs(memory, limit=0, restarts=restarts)
+
+    assert_no_slot_was_idle(account)
+    assert len(account.refusals) < 2 * JOBS
+
+
+@pytest.mark.parametrize("limit", [0, SLOTS])
+def test_where_kling_says_too_fast_now_and_then_it_is_left_alone_for_no_longer_than_that(
+    memory: Path, limit: int
+) -> None:
+    account = many_jobs(memory, limit=limit, restarts=6, refuse="1302:15%")
+
+    assert account.refusals.count(1302) > JOBS // 20
+    assert_no_slot_was_idle(account)
