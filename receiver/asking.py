@@ -13,8 +13,12 @@ from receiver.clock import iso
 from receiver.model import Json, Origin, Push, Reading, Task, TaskState
 from receiver.settings import PollSettings
 
-ASK_APART = timedelta(seconds=5)
-"""The least time between two questions about one task, so that a flood of forged pushes costs next to nothing."""
+ASK_APART = timedelta(seconds=1.5)
+"""The least time between two questions about one task, so that a flood of forged pushes costs next to nothing, and an
+end that is pushed just after a question frees its slot within 2 s all the same."""
+
+ASK_AGAIN = timedelta(seconds=5)
+"""How soon the same is asked again where the last answer left a push unconfirmed, or a success without a result."""
 
 FRESH = timedelta(minutes=1)
 """How long a push that waits for confirmation keeps the questions close together: the API may lag behind."""
@@ -49,9 +53,9 @@ def ask_later(task: Task, pending: Waiting, *, now: datetime, poll: PollSettings
     if is_over(task) and not fresh and not (pending and task.state in _OUR_ENDS and _is_heard(task, now)):
         return replace(task, due_at=look_back(task, now=now))
     if task.hollow:
-        wait = ASK_APART * 2 ** min(task.hollow, HOLLOW_ASKS)
+        wait = ASK_AGAIN * 2 ** min(task.hollow, HOLLOW_ASKS)
     elif fresh or (is_unbound(task) and task.asks <= 2 * len(pending)):
-        wait = ASK_APART
+        wait = ASK_AGAIN
     else:
         wait = interval(task, poll)
     return replace(task, due_at=next_look(task, wait, now=now, poll=poll))

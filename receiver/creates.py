@@ -5,7 +5,7 @@ What an answer teaches stays here: when Kling may be called again, and how many 
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -105,8 +105,12 @@ class Creates:
         self.lasts = 2 * settings.kling.timeout + _MARGIN  # a call may be signed anew and made once more
 
     async def recall(self) -> None:
-        """At start: begin with one trial where there was trouble before, not with all that wait."""
+        """At start: begin with one trial where there was trouble before, not with all that wait.
+
+        Where Kling teaches how many there may be, what runs is taken for as many until it is known better.
+        """
         now = self._clock.now()
+        self.slots.begin(await self._intake.occupancy(bound=True), now)
         for concern, why in (await self._listener.recall()).items():
             if concern.reach is Reach.ACCOUNT:
                 self.patience.fail(why, begun=now, now=now)
@@ -124,7 +128,7 @@ class Creates:
     ) -> Answer | KlingError:
         """Call Kling for a task whose submit has begun, and write down what came of it.
 
-        *taken* counts by pack the slots that other tasks took when it was sent.
+        *taken* counts by pack the slots that other tasks were known to take when it was sent.
         """
         composed = protocol.compose(
             intent,
@@ -144,9 +148,12 @@ class Creates:
             self._outcomes.awaited.discard(task.id)
         error = answer if isinstance(answer, KlingError) else answer.error
         try:
-            counts = (taken, await self._taken_besides(task))
-            self._heed(task, call, error, begun, taken=counts)
-            await self._write_down(task, call, answer, error, intent, alone=not _held(max, task, counts))
+            before, after = (held.get(task.pack or "", 0) for held in (taken, await self._intake.occupancy(bound=True)))
+            self._heed(task, call, error, begun, before=before, after=after)
+            await self._write_down(task, call, answer, error, intent, alone=not before and not after)
+            if error is None:  # with those made at the same time, as far as they are written down
+                held = (await self._intake.occupancy(bound=True)).get(task.pack or "", 0)
+                self.slots.accepted(task, before, held, self._clock.now())
             await self._listener.called(error, call)
             if error is None and self.bars.served(call):
                 await self._take_up_again()
@@ -160,18 +167,12 @@ class Creates:
         return f"{self._public_url}/callbacks/{token}"
 
     def _heed(
-        self, task: Task, call: Call, error: KlingError | None, begun: datetime, *, taken: Sequence[Mapping[str, int]]
+        self, task: Task, call: Call, error: KlingError | None, begun: datetime, *, before: int, after: int
     ) -> None:
-        """Learn from how a create ended when the next may be made.
-
-        What was taken besides is known from before the call and after it. What ended or began meanwhile may have
-        counted at Kling or not, so that a lesson is only what holds either way.
-        """
+        """Learn from how a create ended when the next may be made: so many slots were taken *before* and *after* it."""
         now = self._clock.now()
         concern = None if error is None else call.concern(error)
         is_barred = concern is not None and concern.reach is not Reach.ACCOUNT
-        if error is None:
-            self.slots.accepted(task, _held(min, task, taken))
         if concern is not None and is_barred:
             self.bars.refused(concern, str(error), begun=begun, now=now)
         if error is None or is_barred or error.retry in (Retry.NO, Retry.WHEN_FREE):
@@ -180,20 +181,15 @@ class Creates:
             asked = error.retry_after if isinstance(error, KlingRefusal) else None
             self.patience.fail(str(error), begun=begun, now=now, asked=asked)
         if error is not None and error.retry is Retry.WHEN_FREE:
-            self.slots.refused(task, _held(max, task, taken), begun=begun, now=now)
+            self.slots.refused(task, max(before, after), begun=begun, now=now)
+        elif error is not None:
+            self.slots.ended(task, now)
 
     async def _take_up_again(self) -> None:
         """Let those that were put aside for what is mended now go at once."""
         now = self._clock.now()
         before = now + self.lasts + _LONGEST_WAIT
         await self._intake.hasten_tasks((TaskState.QUEUED,), now=now, before=before, apart=timedelta())
-
-    async def _taken_besides(self, task: Task) -> Mapping[str, int]:
-        """Count the slots that other tasks take by now."""
-        taken = dict(await self._intake.occupancy())
-        if task.pack is not None:
-            taken[task.pack] = max(0, taken.get(task.pack, 0) - task.weight)
-        return taken
 
     async def _write_down(
         self,
@@ -257,11 +253,6 @@ class Creates:
 def token_hash(token: str) -> bytes:
     """Give what of a callback's token is stored."""
     return hashlib.sha256(token.encode()).digest()
-
-
-def _held(choose: Callable[[Iterable[int]], int], task: Task, taken: Sequence[Mapping[str, int]]) -> int:
-    """Tell how many slots of a task's pack were taken besides, as counted at one time or another."""
-    return choose(counts.get(task.pack or "", 0) for counts in taken)
 
 
 def _grown(task: Task, *, longest: timedelta) -> timedelta:

@@ -30,6 +30,14 @@ class SubmitRequest:
     priority: int = 0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A job's task; ``existing`` says that it was there already, from a request with the same idempotency key."""
+
+    task: Task
+    existing: bool = False
+
+
 def make_task(
     endpoint: Endpoint,
     body: bytes,

@@ -26,6 +26,7 @@ class _Pack:
     taught: int | None = None
     first: Task | None = None
     waits: bool = False
+    trial: str | None = None
     beyond: Patience = field(default_factory=lambda: Patience(longest=LONGEST_WAIT))
 
     def fits(self, weight: int, taken: int) -> bool:
@@ -51,6 +52,13 @@ class Slots:
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._packs = {pack: _Pack(limit=limit) for pack, limit in limits.items()}
+
+    def begin(self, taken: Mapping[str, int], now: datetime) -> None:
+        """At start: take what runs in a pack without a limit for what it was taught, to be tried beyond at once."""
+        for name, pack in self._packs.items():
+            if not pack.limit and taken.get(name, 0):
+                pack.taught = taken[name]
+                pack.beyond.reopen(now)
 
     @property
     def kept(self) -> Sequence[str]:
@@ -79,6 +87,7 @@ class Slots:
             return
         if not pack.fits(task.weight, taken.get(task.pack or "", 0)):
             pack.beyond.call(now, lasts=lasts)
+            pack.trial = task.id
         pack.first, pack.waits = None, False
 
     def keep(self, task: Task) -> None:
@@ -95,24 +104,42 @@ class Slots:
     def refused(self, task: Task, taken: int, *, begun: datetime, now: datetime) -> None:
         """Learn from a 1303: what runs and the task it refused are too much together.
 
-        A window that has become smaller is tried again from a second on; one that has not, further and further apart.
+        *taken* is the most that may have counted: what ended during the call may have done so after the refusal.
+
+        A window that becomes smaller is tried again in a second, for Kling may only be late in freeing a slot that we
+        know to be free; one that does not, further and further apart.
         """
         pack = self._packs.get(task.pack or "")
         if pack is None:
             return
         if pack.fits(task.weight, taken):
-            pack.beyond.succeed()
+            pack.beyond.pause(begun=begun, now=now)
+        else:
+            pack.beyond.fail("", begun=begun, now=now)
         too_much = max(taken + task.weight - 1, 0)
         pack.taught = too_much if pack.taught is None else min(pack.taught, too_much)
-        pack.beyond.fail("", begun=begun, now=now)
 
-    def accepted(self, task: Task, taken: int) -> None:
-        """Learn from a task that Kling took."""
+    def accepted(self, task: Task, before: int, held: int, now: datetime) -> None:
+        """Learn from a task that Kling took: so many slots were taken *before* it, and are *held* with it.
+
+        A trial teaches no more than holds either way: it may have gone where one had ended that we believed to run.
+        """
         pack = self._packs.get(task.pack or "")
-        now_held = taken + task.weight
-        if pack is not None and pack.taught is not None and now_held > pack.taught:
-            pack.taught = now_held
-            pack.beyond.succeed()
+        if pack is None or pack.taught is None:
+            return
+        if pack.trial == task.id:
+            held = min(before + task.weight, held)
+        if held > pack.taught:
+            pack.taught = held
+            pack.beyond.reopen(now)
+        elif pack.trial == task.id:
+            pack.beyond.pause(begun=now, now=now)
+
+    def ended(self, task: Task, now: datetime) -> None:
+        """Note that a task's call ended without a lesson."""
+        pack = self._packs.get(task.pack or "")
+        if pack is not None and pack.trial == task.id:
+            pack.beyond.pause(begun=now, now=now)
 
 
 def _order(task: Task) -> tuple[int, str]:

@@ -22,7 +22,7 @@ from receiver.bells import Bells
 from receiver.clock import FAR, Clock, Ids
 from receiver.creates import Creates, token_hash
 from receiver.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound, StoreUnavailable
-from receiver.intent import SubmitRequest, make_task
+from receiver.intent import SubmitRequest, Taken, make_task
 from receiver.kling import endpoints
 from receiver.kling.client import Answer
 from receiver.kling.endpoints import Endpoint
@@ -73,7 +73,7 @@ class Submitter:
         self._held: dict[str, int] = {}
         self._owned: set[asyncio.Task[object]] = set()
 
-    async def submit(self, request: SubmitRequest, *, wait: bool = True) -> Task:
+    async def submit(self, request: SubmitRequest, *, wait: bool = True) -> Taken:
         """Store a job and send it if it is its turn; give the task as it then stands, or without *wait* as stored.
 
         A request whose idempotency key was seen before gives the first one's task. Raises InvalidRequest, and
@@ -99,12 +99,12 @@ class Submitter:
         )
         stored = await self._intake.add(task, intent, batch_size=request.batch_size)
         if stored.id != task.id:
-            return stored
+            return Taken(task=stored, existing=True)
         log.info("task.queued", task=task.id, endpoint=task.endpoint)
         if stored.message or not wait:  # whoever serves the line hears of it; most of many at once have to wait
             self._bells.tasks.ring()
-            return stored
-        return await asyncio.shield(self._own(self._see_off(stored)))
+            return Taken(task=stored)
+        return Taken(task=await asyncio.shield(self._own(self._see_off(stored))))
 
     async def relay(self, endpoint: Endpoint, body: bytes) -> Answer:
         """Send a gateway client's create on, and give Kling's answer back. It is never queued.
@@ -116,7 +116,7 @@ class Submitter:
         task = lifecycle.begin(
             task, token_hash(token), now=task.created_at, until=task.created_at + self._creates.lasts
         )
-        taken = await self._intake.occupancy()
+        taken = await self._intake.occupancy(bound=True)
         await self._intake.add(task, body)
         sending = self._own(self._creates.send(task, endpoint, body, token, taken=taken))
         answer = await asyncio.shield(sending)
@@ -222,7 +222,7 @@ class Submitter:
 
     async def _send_next(self, now: datetime) -> bool:
         """Send the next task in the line that there is room for; False where there is none."""
-        taken = await self._intake.occupancy()
+        taken, bound = await self._intake.occupancy(), await self._intake.occupancy(bound=True)
         for task in await self._intake.line(now=now, kept=self._creates.slots.kept):
             endpoint = endpoints.resolve(task.endpoint or "")
             if endpoint is None:
@@ -242,7 +242,7 @@ class Submitter:
                 self._creates.patience.call(now, lasts=self._creates.lasts)
                 self._creates.bars.went(call, now, lasts=self._creates.lasts)
                 loaded = asyncio.Event()
-                self._under_way[task.id] = self._own(self._send(begun, endpoint, token, taken, loaded))
+                self._under_way[task.id] = self._own(self._send(begun, endpoint, token, bound, loaded))
                 await loaded.wait()  # so that what it holds is known before the next one goes
             return True
         return False

@@ -318,7 +318,7 @@ class Workshop:
     async def submit(self, **fields: Any) -> Task:
         """Hand a job in."""
         request = {"endpoint": ENDPOINT, "body": JOB} | fields
-        return await self.submitter.submit(SubmitRequest(**request))
+        return (await self.submitter.submit(SubmitRequest(**request))).task
 
     async def task(self, ref: str) -> Task:
         """Give a task as it is stored."""

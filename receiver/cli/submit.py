@@ -2,13 +2,15 @@
 
 import json
 import sys
+from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
+from receiver.cli.jobs import Given, is_many, read_jobs
 from receiver.cli.options import READING, Reading, UsageError, duration, pairs
 from receiver.client import SyncClient, Task
 from receiver.errors import InvalidRequest, Unreadable
@@ -21,29 +23,42 @@ from receiver.settings import Dialect, load
 _URLS = ("http://", "https://")
 
 
+Members: TypeAlias = Annotated[
+    list[str] | None,
+    Parameter(name="--set", help="A member of the body, key=value: JSON if it parses, else text; a.b=1 nests."),
+]
+Images: TypeAlias = Annotated[list[str] | None, Parameter(help="An image: a file, or a URL; many times for several.")]
+Body: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        allow_leading_hyphen=True,
+        help="JSON, @FILE, or - for stdin; --set and --image add to it. @FILE.jsonl: many jobs, one on each line.",
+    ),
+]
+Size: TypeAlias = Annotated[
+    int | None, Parameter(help="With --batch: of how many tasks it is; else it is closed by `batches close`.")
+]
+Key: TypeAlias = Annotated[
+    str | None,
+    Parameter(
+        help="The same key again gives the first task, no second one. With many jobs: another key runs all anew."
+    ),
+]
+
+
 def submit(
-    endpoint: Annotated[str, Parameter(help="Kling's, such as images/multi-image2image.")],
+    endpoint: Annotated[str | None, Parameter(help="Kling's, such as images/multi-image2image.")] = None,
     /,
     *,
-    set_: Annotated[
-        list[str] | None,
-        Parameter(name="--set", help="A member of the body, key=value: JSON if it parses, else text; a.b=1 nests."),
-    ] = None,
-    image: Annotated[list[str] | None, Parameter(help="An image: a file, or a URL; many times for several.")] = None,
-    body: Annotated[
-        str | None,
-        Parameter(allow_leading_hyphen=True, help="JSON, @FILE, or - for stdin; --set and --image add to it."),
-    ] = None,
+    set_: Members = None,
+    image: Images = None,
+    body: Body = None,
     label: Annotated[str | None, Parameter(help="A name for the task, for yourself.")] = None,
     tag: Annotated[list[str] | None, Parameter(help="A tag, key=value, that routes can look at; many times.")] = None,
     priority: Annotated[int, Parameter(help="Of what waits for a slot the higher goes first; 0 if not given.")] = 0,
     batch: Annotated[str | None, Parameter(help="The batch it belongs to: tasks that are told of together.")] = None,
-    batch_size: Annotated[
-        int | None, Parameter(help="With --batch: of how many tasks it is; else it is closed by `batches close`.")
-    ] = None,
-    idempotency_key: Annotated[
-        str | None, Parameter(help="The same key again gives the first task instead of a second one.")
-    ] = None,
+    batch_size: Size = None,
+    idempotency_key: Key = None,
     wait: Annotated[bool, Parameter(help="Wait until the task is over, and print where its results are.")] = False,
     timeout: Annotated[str | None, Parameter(help="With --wait: stop waiting after so long, such as 10m.")] = None,
     reading: Reading = READING,
@@ -53,6 +68,16 @@ def submit(
     if limit and not wait:
         raise UsageError("--timeout is for waiting.", remedy="Add --wait.")
     loaded = load(reading.config)
+    if body is not None and is_many(body):
+        if set_ or image or limit:
+            raise UsageError("--set, --image and --timeout are for one job.", remedy="Say it on each line of the file.")
+        many = None if endpoint is None else find_endpoint(endpoint)
+        given = Given(endpoint=many, dialect=loaded.settings.kling.dialect, label=label, priority=priority)
+        given = replace(given, batch=_batch(batch, batch_size))
+        given = replace(given, tags=pairs("--tag", tag or []), run=idempotency_key or "")
+        return _submit_many(Path(body[1:]), given, wait=wait, reading=reading)
+    if endpoint is None:
+        raise UsageError("Which endpoint?", remedy="Name it: kling-receiver submit images/multi-image2image ...")
     known = find_endpoint(endpoint)
     content = _fill(known, _set(read_body(body), set_ or []), image or [], loaded.settings.kling.dialect)
     told: dict[str, Any] = {"label": label, "tags": pairs("--tag", tag or []), "batch": _batch(batch, batch_size)}
@@ -70,6 +95,12 @@ def _batch(name: str | None, size: int | None) -> Json | None:
     if name is None and size is not None:
         raise UsageError("--batch-size is the size of a batch.", remedy="Name it with --batch.")
     return None if name is None else {"name": name, "size": size}
+
+
+def _submit_many(path: Path, given: Given, *, wait: bool, reading: Reading) -> int:
+    from receiver.cli.many import hand_in
+
+    return hand_in(read_jobs(path, given), config=reading.config, wait=wait, as_json=reading.json)
 
 
 def _told(task: Task, *, as_json: bool) -> int:

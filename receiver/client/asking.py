@@ -83,8 +83,11 @@ class Client:
         batch: str | Mapping[str, Any] | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
+        wait: bool = True,
     ) -> Task:
         """Hand a job in; it is stored when this returns, and sent when Kling has a slot for it.
+
+        One whose turn it is comes back with Kling's answer, or without *wait* as it was stored.
 
         *batch* is the name of the batch it belongs to, or ``{"name": ..., "size": ...}``. Of what waits the higher
         *priority* goes first.
@@ -92,9 +95,13 @@ class Client:
         The same *idempotency_key* again gives the first task, so a submit that was not answered can be made again.
         """
         asked = {"endpoint": endpoint, "body": dict(body)}
-        more = {"label": label, "tags": dict(tags or {}), "batch": batch, "priority": priority}
+        more: Json = {"label": label, "tags": dict(tags or {}), "batch": batch, "priority": priority}
         more["idempotency_key"] = idempotency_key
-        return Task.read(await self.post("/api/tasks", asked | {name: value for name, value in more.items() if value}))
+        asked |= {name: value for name, value in more.items() if value}
+        headers = None if wait else {"prefer": "respond-async"}
+        again = idempotency_key is not None
+        answer = await self._answer("POST", "/api/tasks", body=asked, headers=headers, repeatable=again)
+        return Task.read(read_object(answer.content))
 
     async def task(self, ref: str) -> Task:
         """Give a task by our id, Kling's or the external one, with its results."""
@@ -295,24 +302,35 @@ class Client:
         *,
         query: Query | None = None,
         body: Mapping[str, Any] | None = None,
+        headers: Mapping[str, str] | None = None,
+        repeatable: bool = False,
         within: float | None = None,
     ) -> httpx.Response:
-        """Ask until there is an answer, or the service is away for too long; what may have been done is asked once."""
+        """Ask until there is an answer, or the service is away for too long.
+
+        What may have been done is asked once, unless to ask twice is to ask once.
+        """
         outage = self._outage(within)
         while True:
             try:
-                return await self._ask(method, path, query=query, body=body)
+                return await self._ask(method, path, query=query, body=body, headers=headers)
             except ReceiverError as exc:
-                if method != "GET" and not isinstance(exc.__cause__, _NOT_SENT):
+                if method != "GET" and not repeatable and not isinstance(exc.__cause__, _NOT_SENT):
                     raise
                 outage.goes_on(exc)
             await asyncio.sleep(bells.RECONNECT_SECONDS)
 
     async def _ask(
-        self, method: str, path: str, *, query: Query | None, body: Mapping[str, Any] | None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Query | None,
+        body: Mapping[str, Any] | None,
+        headers: Mapping[str, str] | None,
     ) -> httpx.Response:
         try:
-            response = await self._http.request(method, path, params=query, json=body)
+            response = await self._http.request(method, path, params=query, json=body, headers=headers)
         except (httpx.HTTPError, httpx.StreamError) as exc:
             raise self._unreachable(exc) from exc
         self._has_answered = True

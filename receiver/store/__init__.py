@@ -147,8 +147,9 @@ class Intake(Protocol):
         """Make the value of *tag* the share of each task that waits or runs; without a value it is ""."""
         ...
 
-    async def occupancy(self) -> Mapping[str, int]:
-        """Count the slots that running tasks take (submitting, submitted, processing), by pack."""
+    async def occupancy(self, *, bound: bool = False) -> Mapping[str, int]:
+        """Count the slots that running tasks take (submitting, submitted, processing), by pack; of those alone that are
+        known to be made where *bound*."""
         ...
 
     async def record(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:

@@ -111,9 +111,10 @@ def line(connection: sqlite3.Connection, now: datetime, kept: Sequence[str]) -> 
     return list(map(records.task, connection.execute(sql("line"), {"now": micros(now), "kept": json.dumps(kept)})))
 
 
-def occupancy(connection: sqlite3.Connection) -> Mapping[str, int]:
-    """Count the slots that running tasks take, by pack."""
-    return {row["pack"]: row["slots"] for row in connection.execute(sql("occupancy"))}
+def occupancy(connection: sqlite3.Connection, *, bound: bool) -> Mapping[str, int]:
+    """Count the slots that running tasks take, by pack; of those alone that are known to be made where *bound*."""
+    statement = queries()["occupancy"].given({"bound": bound or None})
+    return {row["pack"]: row["slots"] for row in connection.execute(statement)}
 
 
 def page(

@@ -179,9 +179,9 @@ class SqliteStore:
         """Make the value of *tag* the share of each task that waits or runs."""
         await self._writer.do(intake.SHARE_OUT, tag)
 
-    async def occupancy(self) -> Mapping[str, int]:
+    async def occupancy(self, *, bound: bool = False) -> Mapping[str, int]:
         """Count the slots that running tasks take, by pack."""
-        return await self._read(self._glance, catalog.occupancy)
+        return await self._read(self._glance, catalog.occupancy, bound=bound)
 
     async def record(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
         """Store events that belong to no task, and deliveries of events that are stored."""

@@ -75,6 +75,7 @@ SCHEMAS: Json = {
         created_at=MOMENT,
         updated_at=MOMENT,
         expires_at=MAYBE_MOMENT,
+        existing={**FLAG, "description": "Of a job handed in: it was there already, by its idempotency key."},
         verified={"enum": [*(word.value for word in Verified), None], "description": "Of one task alone."},
         result={**ANYTHING, "description": "Of one task alone: a kind, such as images, to its entries."},
         assets={"type": "array", "items": ANYTHING, "description": "Of one task alone: files brought home."},

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.errors import NotFound
-from receiver.intent import MOST_PRIORITY, SubmitRequest
+from receiver.intent import MOST_PRIORITY, SubmitRequest, Taken
 from receiver.kling.endpoints import CATALOGUE
 from receiver.model import Task, TaskState
 from receiver.store import Catalog
@@ -22,7 +22,7 @@ _ENDS = ("task.succeed", "task.failed")
 class Submitter(Protocol):
     """Takes jobs for Kling."""
 
-    async def submit(self, request: SubmitRequest, *, wait: bool = True) -> Task:
+    async def submit(self, request: SubmitRequest, *, wait: bool = True) -> Taken:
         """Store a job, and send it when it is its turn; without *wait* give it as stored."""
         ...
 
@@ -51,10 +51,11 @@ class TaskApi:
         """
         Query(request, paged=False)
         async with self._room.of(request.scope, limit=MAX_JOB):
-            task = await self._take(request)
-        return shown.answer(shown.task(task), HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{task.id}"})
+            taken = await self._take(request)
+        told = {**shown.task(taken.task), "existing": taken.existing}
+        return shown.answer(told, HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{taken.task.id}"})
 
-    async def _take(self, request: Request) -> Task:
+    async def _take(self, request: Request) -> Taken:
         fields = await read_fields(
             request,
             known=("endpoint", "body", "label", "tags", "batch", "priority", "idempotency_key"),

@@ -147,7 +147,7 @@ class Machine:
 
     def _make_task(self, loop: asyncio.AbstractEventLoop, work: Any, context: Context | None = None) -> Any:
         task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
-        life = (context or copy_context()).get(_LIFE, 0)
+        life = (copy_context() if context is None else context).get(_LIFE, 0)  # one that is empty is false, and outside
         if life:
             mine = self._tasks.setdefault(life, {})
             mine[task] = None

@@ -5,7 +5,8 @@ The real service and the simulator itself, in virtual time. Kling counts.
 
 import asyncio
 import json
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -16,6 +17,8 @@ from chaos.account import HOST, Account, Way, an_account
 from chaos.machine import GoneError, Machine
 from chaos.virtual import VirtualClock, VirtualLoop
 
+from receiver import service
+from receiver.outbound import IPAddress
 from receiver.settings import load
 
 JOBS = 200
@@ -48,12 +51,14 @@ def many_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> 
             settings=load(folder / "config.toml", {}).settings,
             clock=VirtualClock(loop),
             rng=Random(3),
-            ways_out=(way, way),
+            resolve=nowhere,
+            watch=lambda _: nullcontext(),
             wrong=wrong.append,
             saw_task=lambda _: None,
             newest_kept=lambda: "",
         )
         machine.install(patch)
+        patch.setattr(service, "Outbound", lambda **_: way)
         pace = {"submitted_for": "1s", "processing_for": "9s", "slow": "30%", "slow_for": "25s"}
         async with an_account(machine, way, jobs=JOBS, image_slots=SLOTS, **pace, **faults) as account:
             await machine.start()
@@ -74,6 +79,10 @@ def many_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> 
             return runner.run(run())
         finally:
             structlog.reset_defaults()
+
+
+async def nowhere(host: str) -> Sequence[IPAddress]:
+    raise AssertionError(host)
 
 
 async def hand_in(machine: Machine, number: int) -> str:

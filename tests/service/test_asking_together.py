@@ -154,7 +154,7 @@ async def test_a_push_that_waits_for_its_confirmation_waits_for_no_company(tmp_p
         assert (await shop.task(task.id)).state is TaskState.SUCCEED
 
 
-async def test_forged_pushes_for_many_cost_a_question_each_five_seconds_at_the_most(tmp_path: Path) -> None:
+async def test_forged_pushes_for_many_cost_a_question_each_now_and_then_at_the_most(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop, shop.working():
         for _ in range(10):
             await shop.submit(**JOB)

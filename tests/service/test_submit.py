@@ -303,7 +303,7 @@ async def test_who_does_not_want_to_wait_is_answered_when_the_job_is_stored(tmp_
     async with a_workshop(tmp_path) as shop, shop.working():
         shop.kling.holds = asyncio.Event()
 
-        task = await shop.submitter.submit(SubmitRequest(endpoint=IMAGES.path, body=JOB), wait=False)
+        task = (await shop.submitter.submit(SubmitRequest(endpoint=IMAGES.path, body=JOB), wait=False)).task
 
         assert task.state is TaskState.QUEUED
         await until(lambda: shop.kling.creates == [task.id])

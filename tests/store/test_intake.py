@@ -402,6 +402,7 @@ async def test_slots_are_counted_by_pack_over_running_tasks(store: Store) -> Non
         await store.add(a_task(id=f"tsk_{n}", pack=pack, weight=weight, state=state), b"")
 
     assert await store.occupancy() == {"image": 5, "video": 1}
+    assert await store.occupancy(bound=True) == {"image": 4, "video": 1}
 
 
 async def test_of_pushes_that_changed_nothing_the_newest_are_kept_and_those_that_did_are_never_forgotten(

@@ -96,9 +96,9 @@ def test_our_own_id_outweighs_a_kling_id_that_a_gateway_changed() -> None:
 
 
 def test_questions_about_one_task_keep_their_distance() -> None:
-    task = a_task(asked_at=START - timedelta(seconds=2))
+    task = a_task(asked_at=START - timedelta(seconds=1))
 
-    assert hear(task, a_reading("succeed"), verify=Verify.TERMINAL).task.due_at == at(3)
+    assert hear(task, a_reading("succeed"), verify=Verify.TERMINAL).task.due_at == at(0.5)
 
 
 @pytest.mark.parametrize("reading", [a_reading("simmering"), a_reading("succeed", ambiguous=True)])
@@ -148,7 +148,7 @@ def test_an_end_the_api_does_not_know_of_yet_is_asked_about_again_soon() -> None
 
     assert lesson.settles == {}
     assert lesson.task.state is TaskState.PROCESSING
-    assert lesson.task.due_at == at(1) + asking.ASK_APART
+    assert lesson.task.due_at == at(1) + asking.ASK_AGAIN
 
 
 def test_an_end_that_nobody_confirms_falls_back_to_the_ordinary_interval() -> None:

@@ -40,10 +40,10 @@ def test_trials_that_teach_nothing_new_come_further_and_further_apart() -> None:
         waits.append((opens - at(now)).total_seconds())
         now += waits[-1]
 
-    assert waits == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+    assert waits == [1, 1, 2, 4, 8, 16, 32, 60, 60]
 
 
-def test_a_window_that_becomes_smaller_is_tried_again_from_a_second_on() -> None:
+def test_a_window_that_becomes_smaller_is_tried_again_in_a_second() -> None:
     slots, task = Slots({"image": 0}), a_task(weight=1)
     for second in (0, 10, 20, 30):
         slots.refused(task, 3, begun=at(second), now=at(second))
@@ -99,6 +99,46 @@ def test_a_task_larger_than_the_limit_goes_when_nothing_else_runs() -> None:
     assert slots.admits(huge, {}, at(0))
 
 
+def test_after_a_start_what_runs_is_a_lesson_and_one_at_a_time_is_tried_beyond_it() -> None:
+    slots, task = Slots({"image": 0, "video": 5}), a_task(weight=1)
+
+    slots.begin({"image": 3, "video": 2}, at(1))
+
+    assert slots.admits(a_task(pack="video"), {"video": 4}, at(1))
+    assert slots.admits(task, {"image": 3}, at(1))
+    slots.went(task, {"image": 3}, at(1), lasts=CALL)
+    assert not slots.admits(task, {"image": 4}, at(1))
+    slots.accepted(task, 3, 4, at(1))
+    assert slots.admits(task, {"image": 4}, at(1))
+    slots.went(task, {"image": 4}, at(1), lasts=CALL)
+    assert not slots.admits(task, {"image": 5}, at(1))
+
+
+def test_those_that_kling_takes_of_many_at_once_are_the_lesson_whatever_it_said_of_the_others_before() -> None:
+    slots, task = Slots({"image": 0}), a_task(weight=1)
+    for _ in range(3):
+        slots.went(task, {}, at(0), lasts=CALL)
+
+    slots.refused(task, 0, begun=at(0), now=at(1))
+    slots.accepted(task, 0, 1, at(1))
+    slots.accepted(task, 0, 2, at(1))
+
+    assert slots.admits(task, {"image": 1}, at(1))
+    slots.refused(task, 2, begun=at(0), now=at(1))
+    assert slots.admits(task, {"image": 1}, at(1))
+
+
+def test_a_trial_that_teaches_nothing_is_made_again() -> None:
+    slots, task = Slots({"image": 0}), a_task(weight=1)
+    for learn in (slots.ended, lambda task, now: slots.accepted(task, 3, 2, now)):
+        slots.begin({"image": 3}, at(1))
+        slots.went(task, {"image": 3}, at(1), lasts=CALL)
+
+        learn(task, at(2))
+
+        assert slots.admits(task, {"image": 3}, at(3))
+
+
 def test_a_pack_without_slots_is_never_full() -> None:
     slots, task = Slots({"image": 1}), a_task(pack=None)
 
@@ -112,6 +152,6 @@ def test_what_kling_takes_beyond_the_lesson_widens_it() -> None:
     slots.refused(task, 2, begun=at(0), now=at(0))
 
     slots.went(task, {"video": 2}, at(1), lasts=CALL)
-    slots.accepted(task, 2)
+    slots.accepted(task, 2, 3, at(1))
 
     assert slots.admits(task, {"video": 2}, at(1))

@@ -112,6 +112,7 @@ SELECT pack, SUM(weight) AS slots
 FROM tasks
 WHERE state IN ('submitting', 'submitted', 'processing')
   AND pack <> ''
+  AND state <> 'submitting' -- if bound
 GROUP BY pack;
 
 -- name: batches_by_name

@@ -1,0 +1,69 @@
+"""Many jobs by one command, more than there are slots: each is made once, through kill -9 and when asked for again."""
+
+import asyncio
+import json
+import sys
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+from cli.commandline import environment, run
+from processes import ENDPOINT, JOB, KEY, a_config, a_kling, a_receiver
+from support import until
+
+from receiver.kling.simulator import Simulator
+
+JOBS = 24
+SLOTS = 3
+
+
+def write_jobs(folder: Path, *, failing: int = -1) -> Path:
+    path = folder / "jobs.jsonl"
+    jobs = [JOB | {"prompt": "[fail]" if n == failing else f"job {n}"} for n in range(JOBS)]
+    path.write_text("".join(json.dumps(job) + "\n" for job in jobs))
+    return path
+
+
+async def submit(*argv: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "receiver",
+        "submit",
+        *argv,
+        env=environment(KLING_API_KEY=KEY),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+
+
+def has_made(simulator: Simulator, count: int) -> bool:
+    return simulator.counts["created"] >= count
+
+
+async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> None:
+    path = write_jobs(tmp_path, failing=7)
+    async with a_kling(image_slots=SLOTS) as simulator:
+        config = a_config(simulator.url, kling_more=f"slots = {{ image = {SLOTS} }}")
+        async with a_receiver(tmp_path, config) as receiver:
+            argv = [ENDPOINT, "--body", f"@{path}", "--wait", "--json", "--config", str(receiver.config_path)]
+            command = await submit(*argv)
+            for count in (JOBS // 4, JOBS // 2):
+                await until(partial(has_made, simulator, count), within=60)
+                receiver.kill()
+                await receiver.start()
+            told, noted = await asyncio.wait_for(command.communicate(), 90)
+
+            assert command.returncode == 1, noted.decode()
+            tasks = [json.loads(line) for line in told.splitlines() if line.startswith(b"{")]
+            assert len({task["id"] for task in tasks}) == JOBS
+            made = Counter(task["external_task_id"] for task in simulator.state()["tasks"])
+            assert made == Counter(task["id"] for task in tasks)
+            assert f"{JOBS - 1} succeeded, 1 did not" in noted.decode()
+
+            again = await asyncio.to_thread(run, "submit", *argv)
+            assert f"{JOBS} of them were there already" in again.stderr
+            anew = await asyncio.to_thread(run, "submit", *argv[:3], "--idempotency-key", "2", "--config", argv[-1])
+            assert anew.returncode == 0
+            assert "already" not in anew.stderr
+            await until(partial(has_made, simulator, 2 * JOBS), within=60)
