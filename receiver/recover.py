@@ -7,7 +7,7 @@ after it has found another task of ours by such an id; else the task ends as unk
 """
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -101,7 +101,7 @@ class Recovery:
         self._lease = 4 * settings.kling.timeout + _MARGIN  # a look-up may take four calls
         self._patience = Patience(longest=_LONGEST_WAIT)
         self._seen_at: datetime | None = None
-        self._looking: set[asyncio.Task[None]] = set()
+        self._looking: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look tasks up as they fall due, until *stop*; first those that a former process was sending."""
@@ -119,7 +119,7 @@ class Recovery:
         finally:
             self._bells.tasks.leave(bell)
         if self._looking:
-            await asyncio.wait(self._looking)
+            await asyncio.wait(self._looking.values())
 
     async def adopt(self, task: Task) -> bool:
         """Bind a task that Kling says it has already; False when it has not, after all.
@@ -165,9 +165,10 @@ class Recovery:
             return due
         tasks = await self._intake.claim_tasks(_SUBMITTING, now=now, until=now + self._lease, limit=free)
         for task in tasks:
-            if task.id not in self._outcomes.awaited:  # else its lease is over only because the clock was set
+            # Of what is under way the lease is over only because the clock was set.
+            if task.id not in self._outcomes.awaited and task.id not in self._looking:
                 self._patience.call(now, lasts=self._lease)
-                self._own(self._look_up(task), bell)
+                self._own(task, bell)
         return now
 
     async def _look_up(self, task: Task) -> None:
@@ -272,13 +273,12 @@ class Recovery:
         else:
             await self._outcomes.open(task, task.message, wait=_grown(task))
 
-    def _own(self, work: Coroutine[object, object, None], bell: asyncio.Event) -> None:
-        looking = asyncio.create_task(work)
-        self._looking.add(looking)
-        looking.add_done_callback(lambda done: self._done(done, bell))
+    def _own(self, task: Task, bell: asyncio.Event) -> None:
+        looking = self._looking[task.id] = asyncio.create_task(self._look_up(task))
+        looking.add_done_callback(lambda done: self._done(task.id, done, bell))
 
-    def _done(self, looking: "asyncio.Task[None]", bell: asyncio.Event) -> None:
-        self._looking.discard(looking)
+    def _done(self, task_id: str, looking: "asyncio.Task[None]", bell: asyncio.Event) -> None:
+        del self._looking[task_id]
         bell.set()
         if not looking.cancelled() and looking.exception() is not None:
             log.error("lookup.failed", exc_info=looking.exception())

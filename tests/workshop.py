@@ -95,7 +95,8 @@ class FakeKling:
     although the create fails. ``query_fault`` and ``find_fault`` hold for every call while they are set.
     ``limit`` is how many slots there are (0: any number), of which a body takes ``n`` if it ``counts_images``.
     ``questions`` are the ids that each question named, ``queries`` each id with its moment. ``drops_ids`` is a gateway
-    that forgets clients' own ids. ``holds`` keeps creates unanswered until it is set.
+    that forgets clients' own ids. ``holds`` keeps creates unanswered until it is set; ``stuck`` is how many questions
+    and look-ups a test's own kind of it keeps waiting.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -116,6 +117,7 @@ class FakeKling:
         self.limit = 0
         self.counts_images = False
         self.holds: asyncio.Event | None = None
+        self.stuck = 0
         self.under_way = 0
         self.most_under_way = 0
 
@@ -303,6 +305,7 @@ class Workshop:
 
     def _is_idle(self) -> bool:
         under_way = len(self.reconciler._asking) + len(self.recovery._looking)
+        under_way -= self.kling.stuck if isinstance(self.kling, FakeKling) else 0
         if not (isinstance(self.kling, FakeKling) and self.kling.holds is not None):
             under_way += len(self.submitter._owned)
         return under_way == 0 and self.clock.idle == len(self._works)

@@ -8,31 +8,52 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from service.dispatching import a_lab
 from support import until
-from workshop import FakeKling, IdleClock, a_workshop
+from workshop import FakeKling, IdleClock, a_workshop, no_answer
 
 from receiver.kling.client import Answer
+from receiver.model import TaskState
 
 DAY = timedelta(days=1)
 
 
+JUMPS = pytest.mark.parametrize("jump", [DAY, -DAY], ids=["on", "back"])
+
+
 class SlowKling(FakeKling):
-    """Makes a task only when the gate opens, and knows nothing of it before."""
+    """Answers each kind of call only when its gate opens; before that it knows nothing of a task it is to make."""
 
     def __init__(self, clock: IdleClock) -> None:
         super().__init__(clock)
         self.calls = 0
-        self.gate = asyncio.Event()
-        self.holds = asyncio.Event()
-        self.holds.set()
+        self.holds = self.making = asyncio.Event()
+        self.asking, self.finding = asyncio.Event(), asyncio.Event()
+        self.asking.set()
+        self.finding.set()
+        self.most_stuck = 0
 
     async def create(self, endpoint: str, content: bytes) -> Answer:
         self.calls += 1
-        await self.gate.wait()
+        await self.making.wait()
         return await super().create(endpoint, content)
 
+    async def query(self, endpoint: str, task_id: str) -> Answer:
+        await self._waits_for(self.asking)
+        return await super().query(endpoint, task_id)
 
-@pytest.mark.parametrize("jump", [DAY, -DAY], ids=["on", "back"])
+    async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
+        await self._waits_for(self.finding)
+        return await super().find(endpoint, external_task_id)
+
+    async def _waits_for(self, gate: asyncio.Event) -> None:
+        self.stuck += 1
+        self.most_stuck = max(self.most_stuck, self.stuck)
+        await gate.wait()
+        self.stuck -= 1
+
+
+@JUMPS
 async def test_a_create_that_is_under_way_is_not_made_again(tmp_path: Path, jump: timedelta) -> None:
     clock = IdleClock()
     kling = SlowKling(clock)
@@ -44,9 +65,75 @@ async def test_a_create_that_is_under_way_is_not_made_again(tmp_path: Path, jump
         shop.bells.ring()  # as by any other task
         await shop.settles()
         await shop.passes(120, step=10)
-        kling.gate.set()
+        kling.making.set()
         task = await submitting
         await shop.passes(120, step=10)
 
         assert kling.calls == len(kling.made) == 1
         assert (await shop.task(task.id)).kling_id in kling.made
+
+
+@JUMPS
+async def test_a_question_that_is_under_way_is_not_asked_again(tmp_path: Path, jump: timedelta) -> None:
+    clock = IdleClock()
+    kling = SlowKling(clock)
+    kling.making.set()
+    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
+        task = await shop.submit()
+        [made] = kling.made.values()
+        kling.asking.clear()
+        await shop.passes(60, step=5)
+        assert kling.stuck == 1
+
+        clock.advance(jump)
+        shop.bells.ring()
+        await shop.passes(600, step=10)
+        kling.end(made)
+        kling.asking.set()
+        await shop.passes(10)
+
+        assert kling.most_stuck == 1
+        assert (await shop.task(task.id)).state is TaskState.SUCCEED
+
+
+@JUMPS
+async def test_a_look_up_that_is_under_way_is_not_made_again_and_nothing_is_sent_twice(
+    tmp_path: Path, jump: timedelta
+) -> None:
+    clock = IdleClock()
+    kling = SlowKling(clock)
+    kling.making.set()
+    kling.finding.clear()
+    kling.create_faults, kling.makes_anyway = [no_answer()], True
+    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
+        task = await shop.submit()
+        await shop.passes(60, step=5)
+        assert kling.stuck == 1
+
+        clock.advance(jump)
+        shop.bells.ring()
+        await shop.passes(120, step=10)
+        kling.finding.set()
+        await shop.passes(120, step=10)
+
+        assert kling.most_stuck == 1
+        assert kling.calls == len(kling.made) == 1
+        assert (await shop.task(task.id)).kling_id in kling.made
+
+
+@JUMPS
+async def test_an_attempt_that_is_under_way_is_not_made_again(tmp_path: Path, jump: timedelta) -> None:
+    async with a_lab(tmp_path) as lab:
+        there = lab.a_route(concurrency=2)
+        there.open.clear()
+        await lab.start()
+        [event] = await lab.add(1)
+
+        lab.clock.advance(jump)
+        lab.bells.ring()
+        await lab.go_on(timedelta(hours=1))
+        there.open.set()
+        await lab.settle()
+
+        assert there.events == [event]
+        assert await lab.statuses() == ["delivered"]

@@ -93,7 +93,7 @@ async def work_until_it_dies(shop: Workshop, fuse: Fuse) -> None:
         await asyncio.sleep(0.001)
         if fuse.left < 0:
             break
-    left = [*works, *shop.submitter._owned, *shop.recovery._looking, *shop.reconciler._asking.values()]
+    left = [*works, *shop.submitter._owned, *shop.recovery._looking.values(), *shop.reconciler._asking.values()]
     for work in left:
         work.cancel()
     await asyncio.gather(*left, return_exceptions=True)
