@@ -123,15 +123,16 @@ async def test_an_io_error_while_the_log_is_moved_into_the_file_is_one_as_well(t
 
 
 def damage(path: Path, *, head: bool) -> None:
-    """Write rubbish over the file and the log of a store that is worked on, with or without its first page."""
+    """Write rubbish over the first page of a store that is worked on, or over all others, in its file and its log."""
     rubbish = b"\xa5" * PAGE
     with path.open("r+b") as file:
-        for offset in range(0 if head else PAGE, os.fstat(file.fileno()).st_size, PAGE):
+        size = os.fstat(file.fileno()).st_size
+        for offset in [0] if head else range(PAGE, size, PAGE):
             os.pwrite(file.fileno(), rubbish, offset)
     with suppress(FileNotFoundError), path.with_name(f"{path.name}-wal").open("r+b") as log:
         for offset in range(WAL_HEAD, os.fstat(log.fileno()).st_size, FRAME_HEAD + PAGE):
             is_first = int.from_bytes(os.pread(log.fileno(), 4, offset)) == 1
-            if head or not is_first:
+            if is_first is head:
                 os.pwrite(log.fileno(), rubbish, offset + FRAME_HEAD)
 
 
@@ -152,6 +153,7 @@ async def test_on_damage_nothing_more_is_acknowledged_and_no_start_goes_on_with_
                 damage(path, head=head)
                 await asyncio.sleep(0.02)
             order = await ending
+        damage(path, head=head)
         receiver.spawn()
         again = await receiver.exit_code()
 
