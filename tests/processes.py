@@ -72,7 +72,7 @@ class Receiver:
 
     async def ready(self) -> None:
         """Wait until it takes callbacks."""
-        await until(self._is_ready, within=30)
+        await until(self._is_ready, within=60)
 
     async def _is_ready(self) -> bool:
         assert self.process is not None

@@ -202,5 +202,5 @@ async def until_answered(url: str) -> Answer:
             return False
         return True
 
-    await until(is_answered, within=30)
+    await until(is_answered, within=60)
     return answers[0]
