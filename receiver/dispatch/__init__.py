@@ -27,6 +27,10 @@ from receiver.store import Claimed, Queue
 log = structlog.get_logger()
 
 LEASE_MARGIN = timedelta(seconds=30)
+_SET_BACK = timedelta(seconds=5)
+_FARTHEST_PROBE = timedelta(
+    hours=2
+)  # no answer may ask for more than an hour; what is planned later, another clock planned
 _LOOK_AGAIN = timedelta(seconds=1)
 
 
@@ -70,6 +74,7 @@ class Dispatcher:
         self._under_way: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
         self._claims: dict[str, str] = {}  # of the deliveries under way
+        self._seen_at: datetime | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Bring out what falls due until *stop*; then finish what is under way, or give it back when grace is over."""
@@ -101,6 +106,7 @@ class Dispatcher:
         """Start every attempt that is due and has room; tell when to look again."""
         soonest: datetime | None = None
         try:
+            await self._follow_the_clock()
             for route, due_at in (await self._queue.due_routes()).items():
                 lane = self._lanes(route)
                 at = None if lane is None else await self._serve(route, lane, due_at)
@@ -110,6 +116,15 @@ class Dispatcher:
             log.warning("dispatch.delayed", reason=exc.message)
             return self._clock.now() + _LOOK_AGAIN
         return soonest
+
+    async def _follow_the_clock(self) -> None:
+        """Let no retry wait for a moment planned by a clock that was set back since."""
+        now = self._clock.now()
+        if self._seen_at is not None and now < self._seen_at - _SET_BACK:
+            log.warning("clock.set_back", by_seconds=(self._seen_at - now).total_seconds())
+            for route in await self._queue.due_routes():
+                await self._queue.hasten(route, now=now)
+        self._seen_at = now
 
     async def _serve(self, route: str, lane: Lane, due_at: datetime) -> datetime | None:
         """Start what one lane has due and room for; tell when to look again, None when some attempt's end will."""
@@ -130,7 +145,7 @@ class Dispatcher:
         """Try one delivery of a held route, due or waiting to be tried again; tell when the next may be tried."""
         if state.held_by is HeldBy.OPERATOR or self._under_way[state.name]:
             return None
-        if state.probe_at is not None and state.probe_at > now:
+        if state.probe_at is not None and now < state.probe_at <= now + _FARTHEST_PROBE:
             return state.probe_at
         again = await self._claim(state.name, lane, now, limit=1, early=True)
         return again if again is None or due_at <= now else due_at

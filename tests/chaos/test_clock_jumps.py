@@ -8,12 +8,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from service.dispatching import a_lab
+from service.dispatching import FAILED, a_lab
 from support import until
 from workshop import FakeKling, IdleClock, a_workshop, no_answer
 
 from receiver.kling.client import Answer
-from receiver.model import TaskState
+from receiver.model import Accepted, TaskState
+from receiver.retry import HOLD_AFTER
 
 DAY = timedelta(days=1)
 
@@ -137,3 +138,36 @@ async def test_an_attempt_that_is_under_way_is_not_made_again(tmp_path: Path, ju
 
         assert there.events == [event]
         assert await lab.statuses() == ["delivered"]
+
+
+async def test_no_retry_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    async with a_lab(tmp_path) as lab:
+        there = lab.a_route()
+        there.answer = lambda _: FAILED
+        await lab.start()
+        await lab.add(1)
+
+        lab.clock.advance(-DAY)
+        lab.bells.ring()
+        await lab.go_on(timedelta(seconds=10))
+
+        assert len(there.tries) == 2
+
+
+async def test_no_probe_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    async with a_lab(tmp_path) as lab:
+        there = lab.a_route()
+        there.answer = lambda _: FAILED
+        await lab.start()
+        await lab.add(HOLD_AFTER)
+        await lab.go_on(timedelta(minutes=10))
+        assert lab.holds.of("publish").is_held
+        tried = len(there.tries)
+        there.answer = lambda _: Accepted(code=204)
+
+        lab.clock.advance(-DAY)
+        lab.bells.ring()
+        await lab.go_on(timedelta(minutes=2))
+
+        assert len(there.tries) > tried
+        assert await lab.statuses() == ["delivered"] * HOLD_AFTER
