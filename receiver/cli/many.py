@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.jobs import Job
+from receiver.cli.watching import duration
 from receiver.client import Client, Event, Task
 from receiver.client.told import OVER
 from receiver.errors import ReceiverError
@@ -158,7 +159,7 @@ async def _until_over(client: Client, handed: Handed, listening: "asyncio.Task[N
             listening.result()
         seconds, left = perf_counter() - began, len(handed.tasks) - done.total()
         rate = (done.total() - had) / seconds if seconds else 0.0
-        time_left = f", {_duration(left / rate)} left" if rate else ""
+        time_left = f", {duration(left / rate)} left" if rate else ""
         show(done.total(), f"{done[TaskState.SUCCEED]} succeed, {_others(done)} failed, {left} to come{time_left}")
         await asyncio.sleep(0.5)
     show(done.total(), "")
@@ -183,12 +184,6 @@ def _judged(handed: Handed) -> int:
 
 def _others(done: Counter[str]) -> int:
     return done.total() - done[TaskState.SUCCEED]
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
 
 
 @contextmanager

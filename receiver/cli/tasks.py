@@ -84,15 +84,18 @@ def wait(
 def watch(
     *,
     limit: Annotated[int, Parameter(help="How many of the newest tasks to keep in sight.")] = 20,
+    tag: Annotated[list[str] | None, Parameter(help="Only tasks with this tag, key=value.")] = None,
+    batch: Annotated[str | None, Parameter(help="Only tasks of this batch.")] = None,
     reading: Reading = READING,
 ) -> int:
     """Watch tasks as they change, until Ctrl-C. In a pipe or with --json: a line for each change."""
-    from receiver.cli.watching import changes, live
+    from receiver.cli.watching import Wanted, changes, live, note
 
-    with SyncClient(config=reading.config) as client, closing(changes(client, limit=limit)) as sightings:
+    wanted = Wanted(tags=pairs("--tag", tag or []), batch=batch, limit=limit)
+    with SyncClient(config=reading.config) as client, closing(changes(client, wanted)) as sightings:
         if render.is_terminal() and not reading.json:
             live(sightings, COLUMNS)
-        for page in sightings:
+        for page in note(sightings):
             for task in page.changed:
                 if reading.json:
                     render.as_json_line(task.raw)

@@ -123,6 +123,12 @@ class Client:
         asked |= _query(tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
         return Page.read(await self.get("/api/tasks", asked), Task.read)
 
+    async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
+        """Count tasks by state."""
+        asked = _query(batch=batch, tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
+        found: Mapping[str, int] = (await self.get("/api/tasks/counts", asked))["counts"]
+        return found
+
     async def wait(self, ref: str, *, timeout: timedelta | float | None = None) -> Task:  # noqa: ASYNC109 -- it may end between two answers, which a cancellation could not
         """Wait until a task is over, however it ends, and its results are where they are to be; give it as it is then.
 

@@ -139,6 +139,7 @@ class SyncClient:
     submit = _blocking(Client.submit)
     task = _blocking(Client.task)
     tasks = _blocking(Client.tasks)
+    counts = _blocking(Client.counts)
     wait = _blocking(Client.wait)
     follow = _iterating(Client.follow)
     batch = _blocking(Client.batch)

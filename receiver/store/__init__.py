@@ -135,12 +135,9 @@ class Intake(Protocol):
         ...
 
     async def line(self, *, now: datetime, kept: Sequence[str] = ()) -> Sequence[Task]:
-        """Give for each pack the due queued task that goes next, the highest priority first.
-
-        Of a pack's highest priority it is one of *kept*, task ids; else the longest due of the share whose running
-        tasks take the fewest of the pack's slots, and among such shares of the one that was served the longest ago.
-        Nothing is claimed: whoever sends a task changes it only if it is still queued.
-        """
+        """Give for each pack the due queued task that goes next, the highest priority first; nothing is claimed.
+        Of a pack's highest priority it is one of *kept*, task ids; else the longest due of the share that takes the
+        fewest of its slots, and among such of that served the longest ago."""
         ...
 
     async def share_out(self, tag: str) -> None:
@@ -148,8 +145,7 @@ class Intake(Protocol):
         ...
 
     async def occupancy(self, *, bound: bool = False) -> Mapping[str, int]:
-        """Count the slots that running tasks take (submitting, submitted, processing), by pack; of those alone that are
-        known to be made where *bound*."""
+        """Count the slots that running tasks take, by pack; where *bound*, of those alone that are known to be made."""
         ...
 
     async def record(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
@@ -266,6 +262,10 @@ class Catalog(Protocol):
         cursor: str | None = None,
     ) -> Page[Task]:
         """List tasks, newest first."""
+        ...
+
+    async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
+        """Count tasks by state."""
         ...
 
     async def pushes(self, task_id: str) -> Sequence[Push]:

@@ -106,6 +106,13 @@ def next_task_due(
     return None if row["due_at"] is None else moment(row["due_at"])
 
 
+def counts(connection: sqlite3.Connection, tags: Mapping[str, str] | None, batch: str | None) -> Mapping[str, int]:
+    """Count tasks by state."""
+    wanted = {"tags": json.dumps(dict(tags)) if tags else None, "batch": batch}
+    rows = connection.execute(queries()["count_tasks"].given(wanted), wanted)
+    return {row["state"]: row["tasks"] for row in rows}
+
+
 def line(connection: sqlite3.Connection, now: datetime, kept: Sequence[str]) -> Sequence[Task]:
     """Give for each pack the queued task that goes next."""
     return list(map(records.task, connection.execute(sql("line"), {"now": micros(now), "kept": json.dumps(kept)})))

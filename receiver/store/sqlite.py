@@ -263,6 +263,10 @@ class SqliteStore:
         }
         return await self._page("list_tasks", wanted, limit=limit, read=records.task)
 
+    async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
+        """Count tasks by state."""
+        return await self._read(self._browse, catalog.counts, tags, batch)
+
     async def pushes(self, task_id: str) -> Sequence[Push]:
         """Give all that arrived about a task, oldest first."""
         return await self._read(self._browse, catalog.pushes, task_id)

@@ -79,6 +79,14 @@ _PATHS: Json = {
             "responses": _answers(named("Task"), status=202),
         },
     },
+    "/api/tasks/counts": {
+        "get": _showing(
+            "Count tasks by state",
+            an_object(("counts",), counts={"type": "object", "additionalProperties": COUNT}),
+            _asked_many("tag", "With this tag, written key:value."),
+            _asked("batch", "Of this batch."),
+        ),
+    },
     "/api/tasks/{ref}": {
         "get": _showing("Show a task", named("Task"), _in_path("ref", "Our id, Kling's, or the external one.")),
     },

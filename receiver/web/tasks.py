@@ -95,6 +95,12 @@ class TaskApi:
         )
         return shown.page(found, shown.task)
 
+    async def counts(self, request: Request) -> Response:
+        """Count tasks by state."""
+        query = Query(request, filters=("tag", "batch"), paged=False)
+        found = await self._catalog.counts(tags=query.pairs("tag"), batch=query.one("batch"))
+        return shown.answer({"counts": {state.value: found.get(state, 0) for state in TaskState}})
+
     async def show(self, request: Request) -> Response:
         """Show one task, found by our id, Kling's or the external one, and what came of it."""
         Query(request, paged=False)

@@ -145,6 +145,7 @@ def test_a_reader_that_leaves_early_is_no_trouble(service: Service, config: Path
 
 def test_ctrl_c_is_130_and_silent(service: Service, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task()], "next": None})
+    service.answer("/api/tasks/counts", {"counts": {"processing": 1}})
 
     with subprocess.Popen(
         [sys.executable, "-m", "receiver", "tasks", "watch", "--config", config],
@@ -159,7 +160,7 @@ def test_ctrl_c_is_130_and_silent(service: Service, config: Path) -> None:
         process.send_signal(signal.SIGINT)
 
         assert process.wait(30) == 130
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == "1 running, 0 waiting, 0 done\n"
 
 
 def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:

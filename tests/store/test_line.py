@@ -131,3 +131,15 @@ async def test_what_waits_and_runs_is_shared_out_anew_by_a_tag(store: Store) -> 
 
     await store.share_out("")
     assert set((await shares()).values()) == {""}
+
+
+async def test_tasks_are_counted_by_state_all_or_those_of_a_batch_or_with_tags(store: Store) -> None:
+    await with_task(store, "tsk_1", batch="b", tags={"project": "ads"})
+    await with_task(store, "tsk_2", batch="b", tags={"project": "film"})
+    await with_running(store, "tsk_3", started=1, tags={"project": "ads", "more": "x"})
+
+    assert await store.counts() == {"queued": 2, "processing": 1}
+    assert await store.counts(batch="b") == {"queued": 2}
+    assert await store.counts(tags={"project": "ads"}) == {"queued": 1, "processing": 1}
+    assert await store.counts(tags={"project": "ads"}, batch="b") == {"queued": 1}
+    assert await store.counts(batch="none") == {}

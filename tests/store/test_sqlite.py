@@ -440,6 +440,7 @@ HOT: dict[str, dict[str, Any]] = {
     "task_by_kling_id": {"ref": "x"},
     "task_by_external_id": {"ref": "x"},
     "pushes_of_task": {"task_id": "x"},
+    "count_tasks": {},
     "list_tasks": {"cursor": "x", "limit": 1},
     "list_events": {"task_id": "x", "limit": 1},
     "events_after": {"after": "x", "limit": 1},

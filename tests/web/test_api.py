@@ -43,6 +43,7 @@ async def test_a_job_is_taken_sent_and_shown(house: House) -> None:
     assert (task["state"], task["endpoint"], task["label"]) == ("submitted", ENDPOINT, "spring")
     assert (task["tags"], task["kling_id"], task["origin"]) == ({"project": "ads"}, "8672", "api")
     assert json.loads(house.upstream.bodies[0])["prompt"] == "a cat"
+    assert not task.pop("existing")
     for ref in (task["id"], "8672", task["external_task_id"]):
         found = (await house.client.get(f"/api/tasks/{ref}")).json()
         assert found == {**task, "verified": None, "result": {}, "assets": [], "archiving": None, "cost": None}
@@ -371,3 +372,27 @@ async def test_what_kling_can_be_asked_for_is_listed(house: House) -> None:
     assert {item["path"] for item in answer.json()["items"]} >= {"images/generations", "text-to-video/{model}"}
     assert answer.json()["next"] is None
     assert (await house.client.get("/api/endpoints?limit=5")).status_code == 400
+
+
+async def test_tasks_are_counted_by_state(house: House) -> None:
+    await create(house, tags={"project": "ads"}, priority=7)
+    await create(house, idempotency_key="one")
+
+    every = (await house.client.get("/api/tasks/counts")).json()["counts"]
+    tagged = (await house.client.get("/api/tasks/counts", params={"tag": "project:ads"})).json()["counts"]
+
+    assert (every["submitted"], every["succeed"], sum(every.values())) == (2, 0, 2)
+    assert sum(tagged.values()) == 1
+    assert (await house.client.get("/api/tasks/counts", params={"state": "queued"})).status_code == 400
+
+
+async def test_a_job_says_whether_it_was_there_already_and_how_urgent_it_is(house: House) -> None:
+    first = await create(house, idempotency_key="one", priority=7)
+    again = await create(house, idempotency_key="one", priority=7)
+    refused = await house.client.post(
+        "/api/tasks", json={"endpoint": "images/generations", "body": {}, "priority": 1.5}
+    )
+
+    assert (first["existing"], again["existing"]) == (False, True)
+    assert (first["priority"], again["id"]) == (7, first["id"])
+    assert refused.status_code == 400

@@ -726,6 +726,15 @@ WHERE TRUE
 ORDER BY id DESC
 LIMIT :limit;
 
+-- name: count_tasks
+-- Counts tasks by state, out of an index alone where no tag is asked for.
+SELECT state, COUNT(*) AS tasks
+FROM tasks
+WHERE TRUE
+  AND batch = :batch -- if batch
+  AND NOT EXISTS (SELECT key, value FROM json_each(:tags) EXCEPT SELECT key, value FROM json_each(tasks.tags)) -- if tags
+GROUP BY state;
+
 -- name: pushes_of_task
 -- Gives all that arrived about a task, oldest first.
 SELECT *
