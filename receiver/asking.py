@@ -13,12 +13,13 @@ from receiver.clock import iso
 from receiver.model import Json, Origin, Push, Reading, Task, TaskState
 from receiver.settings import PollSettings
 
-ASK_APART = timedelta(seconds=1.5)
-"""The least time between two questions about one task, so that a flood of forged pushes costs next to nothing, and an
-end that is pushed just after a question frees its slot within 2 s all the same."""
+ASK_APART = timedelta(seconds=5)
+"""The least time between two questions that pushes about one task bring about, so that a flood of forged ones costs
+next to nothing."""
 
-ASK_AGAIN = timedelta(seconds=5)
-"""How soon the same is asked again where the last answer left a push unconfirmed, or a success without a result."""
+END_APART = timedelta(seconds=1.5)
+"""How soon after an ordinary question an end that is pushed is asked about, or anything at a start: an end holds a slot
+that others wait for."""
 
 FRESH = timedelta(minutes=1)
 """How long a push that waits for confirmation keeps the questions close together: the API may lag behind."""
@@ -53,22 +54,32 @@ def ask_later(task: Task, pending: Waiting, *, now: datetime, poll: PollSettings
     if is_over(task) and not fresh and not (pending and task.state in _OUR_ENDS and _is_heard(task, now)):
         return replace(task, due_at=look_back(task, now=now))
     if task.hollow:
-        wait = ASK_AGAIN * 2 ** min(task.hollow, HOLLOW_ASKS)
+        wait = ASK_APART * 2 ** min(task.hollow, HOLLOW_ASKS)
     elif fresh or (is_unbound(task) and task.asks <= 2 * len(pending)):
-        wait = ASK_AGAIN
+        wait = ASK_APART
     else:
         wait = interval(task, poll)
     return replace(task, due_at=next_look(task, wait, now=now, poll=poll))
 
 
-def ask_soon(task: Task, *, now: datetime) -> Task:
-    """Have the API asked now, or as soon as the last question is long enough ago."""
+def ask_soon(task: Task, *, now: datetime, apart: timedelta = ASK_APART) -> Task:
+    """Have the API asked now, or when the last question is *apart* ago."""
     if not can_ask(task) or task.state in (TaskState.SUBMITTING, TaskState.QUEUED):
         return task
     soon = now
     if task.asked_at is not None and task.asked_at <= now:  # else the clock was set back
-        soon = max(now, task.asked_at + ASK_APART)
+        soon = max(now, task.asked_at + apart)
     return replace(task, due_at=sooner(task.due_at, soon))
+
+
+def ask_about_end(task: Task, *, now: datetime) -> Task:
+    """Have the API asked whether a task has come to its end: at once, as far as that cannot be had again and again.
+
+    Where the last answer left a push unconfirmed the next question is planned already, and no push makes it earlier.
+    """
+    due_at, asked_at = task.due_at, task.asked_at
+    is_planned = due_at is not None and asked_at is not None and due_at <= asked_at + ASK_APART
+    return ask_soon(task, now=now, apart=ASK_APART if is_planned or is_over(task) else END_APART)
 
 
 def put_off(task: Task, *, until: datetime) -> Task:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 from receiver.asking import (
     HOLLOW_ASKS,
     Waiting,
+    ask_about_end,
     ask_later,
     ask_soon,
     can_ask,
@@ -106,7 +107,7 @@ def _hear(
     task = _made_after_all(task, reading, now=now)
     doubtful = not trusted or (verify is not Verify.NEVER and _is_hollow(reading))
     if doubtful and can_ask(task):
-        return Ruling(task=ask_soon(task, now=now), outcome=PushOutcome.PENDING)
+        return Ruling(task=ask_about_end(task, now=now), outcome=PushOutcome.PENDING)
     return Ruling(
         task=_advance(task, reading, now=now, poll=poll), outcome=PushOutcome.SETTLED, announce=True, trusted=trusted
     )

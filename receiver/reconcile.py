@@ -19,7 +19,7 @@ from typing import Protocol
 import structlog
 
 from receiver.account import QUERY, Call
-from receiver.asking import ASK_APART
+from receiver.asking import END_APART
 from receiver.bells import Bell
 from receiver.clock import FAR, Clock
 from receiver.errors import (
@@ -151,8 +151,8 @@ class Reconciler:
         """
         now = self._clock.now()
         if self._seen_at is None or now < self._seen_at - _MARGIN:
-            await self._intake.hasten_tasks(_ASKABLE, now=now, before=now + self._lease, apart=ASK_APART)
-            await self._intake.hasten_tasks(_RUNNING, now=now, before=FAR, apart=ASK_APART)
+            await self._intake.hasten_tasks(_ASKABLE, now=now, before=now + self._lease, apart=END_APART)
+            await self._intake.hasten_tasks(_RUNNING, now=now, before=FAR, apart=END_APART)
         self._seen_at = now
 
     async def _round(self, bell: asyncio.Event) -> datetime | None:

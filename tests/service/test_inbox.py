@@ -48,7 +48,7 @@ def forgery(rng: Random, made: Made) -> bytes:
 
 @pytest.mark.soak("forged callbacks with a leaked URL", minutes=2)
 @pytest.mark.timeout(120 + FORGED // 10)
-async def test_a_thousand_forged_pushes_start_no_route_and_cost_a_question_now_and_then(
+async def test_a_thousand_forged_pushes_start_no_route_and_cost_a_question_every_five_seconds(
     tmp_path: Path, tell: Tell
 ) -> None:
     seed = fresh_seed()

@@ -9,7 +9,7 @@ import pytest
 from silent import DOWN, QUICK, with_tasks
 from workshop import FakeKling, Made, Workshop, a_workshop, refusal
 
-from receiver.asking import ASK_APART
+from receiver.asking import END_APART
 from receiver.attendance import FEWEST, LATEST
 from receiver.errors import KlingError
 from receiver.model import TaskState
@@ -46,7 +46,7 @@ async def test_starts_one_after_the_other_ask_about_no_task_more_often_than_may_
             await shop.passes(1)
 
     for number in range(5):
-        assert min(gaps(shop.kling, f"k{number}")) >= ASK_APART.total_seconds()
+        assert min(gaps(shop.kling, f"k{number}")) >= END_APART.total_seconds()
 
 
 async def test_what_ended_while_nobody_was_there_to_be_called_back_is_known_at_once_after_the_start(

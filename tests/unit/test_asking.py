@@ -56,6 +56,20 @@ def test_a_hint_brings_the_next_question_forward_and_never_back() -> None:
     assert asking.ask_soon(a_task(due_at=at(100), asked_at=at(6)), now=at(7)).due_at == at(11)
 
 
+def test_an_end_that_is_pushed_is_asked_about_soon_after_an_ordinary_question() -> None:
+    asked = a_task(state=TaskState.PROCESSING, due_at=at(100), asked_at=at(6))
+
+    assert asking.ask_about_end(asked, now=at(6.2)).due_at == at(7.5)
+
+
+def test_an_end_that_is_pushed_again_and_again_brings_no_planned_question_forward() -> None:
+    doubted = a_task(state=TaskState.PROCESSING, due_at=at(11), asked_at=at(6))
+    over = a_task(state=TaskState.SUCCEED, asked_at=at(6))
+
+    assert asking.ask_about_end(doubted, now=at(7)).due_at == at(11)
+    assert asking.ask_about_end(over, now=at(7)).due_at == at(11)
+
+
 def test_a_question_that_lies_ahead_because_the_clock_was_set_back_does_not_count() -> None:
     assert asking.ask_soon(a_task(due_at=at(9999), asked_at=at(9990)), now=at(7)).due_at == at(7)
 

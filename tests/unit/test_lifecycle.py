@@ -148,7 +148,7 @@ def test_an_end_the_api_does_not_know_of_yet_is_asked_about_again_soon() -> None
 
     assert lesson.settles == {}
     assert lesson.task.state is TaskState.PROCESSING
-    assert lesson.task.due_at == at(1) + asking.ASK_AGAIN
+    assert lesson.task.due_at == at(1) + asking.ASK_APART
 
 
 def test_an_end_that_nobody_confirms_falls_back_to_the_ordinary_interval() -> None:
