@@ -4,6 +4,7 @@ import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator
 from concurrent.futures import CancelledError
+from contextlib import suppress
 from datetime import timedelta
 from functools import wraps
 from pathlib import Path
@@ -97,16 +98,22 @@ def _iterating(
     @wraps(ask)
     def answers(self: "SyncClient", /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
         source = ask(self.client, *args, **kwargs)
+        turn = asyncio.Lock()
 
         async def following() -> T | _End:
-            return await anext(source, _END)
+            async with turn:
+                return await anext(source, _END)
+
+        async def leave() -> None:
+            async with turn:  # whoever was interrupted while it asked may still be on its way out
+                await source.aclose()
 
         try:
             while not isinstance(answer := self.loop.run(following()), _End):
                 yield answer
-        except GeneratorExit:
-            self.loop.run(source.aclose())
-            raise
+        finally:
+            with suppress(ServiceUnreachable):  # a closed client has left it already
+                self.loop.run(leave())
 
     return answers
 
