@@ -6,6 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 PYTEST := $(BIN)/python -m pytest
+WORKERS ?= 3 # of which one at a time waits for something, on two cores
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
@@ -23,14 +24,14 @@ demo: setup ## watch one job go all the way, with no account (ARGS=--keep leaves
 	$(BIN)/kling-receiver demo $(ARGS)
 
 test: $(VENV)/.dev ## run the tests (ARGS="-k name")
-	$(PYTEST) -n 2 $(ARGS)
+	$(PYTEST) -n $(WORKERS) $(ARGS)
 
 check: $(VENV)/.dev ## all that must hold: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -n 2
+	$(PYTEST) -n $(WORKERS)
 
 bench: $(VENV)/.dev ## measure against the ways it is usually done (ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
@@ -41,6 +42,7 @@ soak: export CUTS ?= 10000
 soak: export HOURS ?= 20000
 soak: export POINTS ?= 0
 soak: export CRASHES ?= 300
+soak: export BATCHES ?= 10
 soak: export STOPS ?= 100
 soak: export RESTARTS ?= 100
 soak: export DELIVERIES ?= 5000

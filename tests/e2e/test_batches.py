@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx2
 import pytest
+from chaos.dials import number
+from ledger import Tell
 from processes import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver, a_sink, a_webhook_route
 from support import until
 
@@ -18,10 +20,12 @@ KILLS = 3
 POLL = '[poll]\nafter = "1s"\nevery = "2s"\n'
 
 
+@pytest.mark.soak("a batch of 50 through kills", minutes=1)
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", [1, 2, 3])
-async def test_a_batch_of_50_finishes_once_through_kills(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(1, 1 + number("BATCHES", 1)))
+async def test_a_batch_of_50_finishes_once_through_kills(tmp_path: Path, seed: int, tell: Tell) -> None:
     chance = Random(seed)
+    tell(seed=seed, tasks=SIZE, kills=KILLS + 1)
     async with a_sink() as sink, a_kling(drop={"share": 0.2}, duplicate={"share": 0.2}, seed=seed) as kling:
         route = a_webhook_route(sink, extra='on = ["batch"]\nretry = ["200ms", "1s"]')
         config = a_config(kling.url, more=POLL + route, kling_more='timeout = "2s"')
@@ -41,6 +45,7 @@ async def test_a_batch_of_50_finishes_once_through_kills(tmp_path: Path, seed: i
             await receiver.start()
 
             told = [json.loads(body)["data"] for body in sink.bodies]
+            tell(events_under_an_id_of_their_own=len(sink.received), results=len(told[0]["tasks"]))
             assert len(sink.received) == 1, "one event, under one webhook-id"
             assert len(ids) == SIZE
             assert told[0]["batch"]["counts"] == {"succeed": SIZE}
