@@ -611,7 +611,7 @@ class TestFaults:
         caller = await start(reorder=True)
 
         await caller.create(callback_url=inbox.url)
-        await caller.told()
+        await until(lambda: len(inbox.received) == 2)
 
         assert inbox.words == ["succeed", "processing"]
 
