@@ -131,15 +131,17 @@ def assert_no_slot_was_idle(account: Account) -> None:
     assert too_long == []
 
 
-def test_a_configured_limit_is_kept_and_used(memory: Path) -> None:
-    account = many_jobs(memory, limit=SLOTS, restarts=12)
+@pytest.mark.parametrize("restarts", [0, 12])
+def test_a_configured_limit_is_kept_and_used(memory: Path, restarts: int) -> None:
+    account = many_jobs(memory, limit=SLOTS, restarts=restarts)
 
     assert_no_slot_was_idle(account)
     assert account.refusals == []
 
 
-def test_a_limit_that_kling_teaches_is_kept_and_used(memory: Path) -> None:
-    account = many_jobs(memory, limit=0, restarts=12)
+@pytest.mark.parametrize("restarts", [0, 12])
+def test_a_limit_that_kling_teaches_is_kept_and_used(memory: Path, restarts: int) -> None:
+    account = many_jobs(memory, limit=0, restarts=restarts)
 
     assert_no_slot_was_idle(account)
     assert len(account.refusals) < 2 * JOBS

@@ -20,7 +20,7 @@ from chaos.virtual import VirtualLoop
 from chaos.world import World
 from ledger import Tell
 
-HOURS = number("HOURS", 150)
+HOURS = number("HOURS", 400)
 PER_RUN = 1000
 
 pytestmark = pytest.mark.timeout(0)

@@ -22,7 +22,7 @@ POLL = '[poll]\nafter = "1s"\nevery = "2s"\n'
 
 @pytest.mark.soak("a batch of 50 through kills", minutes=1)
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", range(1, 1 + number("BATCHES", 1)))
+@pytest.mark.parametrize("seed", range(1, 1 + number("BATCHES", 3)))
 async def test_a_batch_of_50_finishes_once_through_kills(tmp_path: Path, seed: int, tell: Tell) -> None:
     chance = Random(seed)
     tell(seed=seed, tasks=SIZE, kills=KILLS + 1)

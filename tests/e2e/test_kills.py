@@ -42,9 +42,7 @@ async def test_nothing_acknowledged_is_lost_however_often_the_process_is_killed(
                 await receiver.ready()
         stop.set()
         await calling
-        await until(
-            lambda: _is_all_delivered(receiver), within=60 + KILLS
-        )  # short lives take in more than they bring out
+        await until(lambda: _is_all_delivered(receiver), within=60)
         audit = Audit.of(traffic, sink)
 
         tell(
