@@ -110,7 +110,8 @@ class Writer:
     async def do(self, work: Work[Item, Result] | JudgedWork[Item, Seen, Plan, Result], item: Item) -> Result:
         """Have *item* written and give its result, once it is committed.
 
-        Raises StoreUnavailable or StoreBroken, or what the item itself brought about; then nothing of it is written.
+        Raises StoreUnavailable or StoreBroken, or what the item itself brought about; then nothing of it is written,
+        or the store broke meanwhile, and nothing of it may be acknowledged.
         """
         self._health.check()
         if self._closing or self._task.done():
@@ -118,7 +119,9 @@ class Writer:
         answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Call(work, item, answer))
         self._wake.set()
-        return await answer
+        written = await answer
+        self._health.check()  # a reader may have met the damage since the commit
+        return written
 
     async def between(self, chore: Callable[[sqlite3.Connection], Done]) -> Done:
         """Do something with the connection that cannot be part of a transaction, between two of them."""
