@@ -10,7 +10,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
-from support import FakeClock
+from support import FakeClock, plain_http
 
 from receiver.alarm import Alarm
 from receiver.alerts import Alerts
@@ -141,9 +141,7 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
         app = admin_app(parts, token=Secret(TOKEN), listen=settings.admin.listen)
         admin = await serve(app)
         client = await stack.enter_async_context(
-            httpx.AsyncClient(
-                base_url=f"http://{admin}", headers={"authorization": f"Bearer {TOKEN}"}, trust_env=False, timeout=10
-            )
+            plain_http(base_url=f"http://{admin}", headers={"authorization": f"Bearer {TOKEN}"}, timeout=10)
         )
         yield House(
             app=app,

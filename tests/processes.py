@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
-from support import free_port, until
+from support import free_port, plain_http, until
 from wire import ask
 
 from receiver.kling.simulator import Options, Simulator, serve
@@ -124,7 +124,7 @@ class Receiver:
     def client(self) -> httpx2.AsyncClient:
         """A client of the admin listener."""
         headers = {"authorization": f"Bearer {self.token}"}
-        return httpx2.AsyncClient(base_url=self.admin, headers=headers, trust_env=False, timeout=30)
+        return plain_http(base_url=self.admin, headers=headers, timeout=30)
 
     def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of the CLI against it."""

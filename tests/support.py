@@ -2,9 +2,13 @@
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
+from typing import Any
+
+from httpx2 import AsyncClient
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 
@@ -41,6 +45,14 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def plain_http(**arguments: Any) -> AsyncClient:
+    """A client of what runs here, without TLS: to read the machine's certificates takes longer than most tests."""
+    return AsyncClient(verify=_NO_CERTIFICATES, trust_env=False, **arguments)
+
+
+_NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 async def until(fact: Callable[[], bool | Awaitable[bool]], *, within: float = 10.0) -> None:

@@ -1,6 +1,7 @@
 """What is asked of the service, and how its answers are read."""
 
 import asyncio
+import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -57,6 +58,7 @@ class Client:
             base_url=self.url,
             headers={"authorization": f"Bearer {token}", _ACTOR: who_asks()},
             timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+            verify=_tls_for(self.url),
             trust_env=False,
             follow_redirects=False,
         )
@@ -381,6 +383,11 @@ class Client:
             f"The service at {self.url} did not answer in full ({type(exc).__name__}).",
             remedy="Look at its log, and at `kling-receiver tasks list` before you submit again.",
         )
+
+
+def _tls_for(url: str) -> ssl.SSLContext | bool:
+    """Read the machine's certificates only where TLS is spoken: it takes a command longer than to ask."""
+    return True if url.lower().startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 def _query(**values: str | Sequence[str] | None) -> dict[str, str | Sequence[str]]:

@@ -8,10 +8,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 from processes import Receiver, a_config, a_kling, a_push, a_receiver, minted, submitted, task_in
-from support import free_port, until
+from support import free_port, plain_http, until
 from wire import ask
 
 PROXIES = [
@@ -100,7 +99,7 @@ async def test_a_proxy_passes_callbacks_and_nothing_else_and_logs_no_token(kind:
         a_receiver(tmp_path, config.replace("@KLING@", kling.url)) as receiver,
         receiver.client() as admin,
         a_proxy(kind, tmp_path / "proxy", receiver, port) as folder,
-        httpx2.AsyncClient(trust_env=False, timeout=20, headers={"x-forwarded-for": "198.51.100.7"}) as caller,
+        plain_http(timeout=20, headers={"x-forwarded-for": "198.51.100.7"}) as caller,
     ):
         task = await submitted(admin)
         await task_in(admin, task["id"], "succeed")

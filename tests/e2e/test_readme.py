@@ -9,10 +9,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-import httpx2
 import pytest
 from processes import SECRET, a_config, a_kling, a_receiver
-from support import free_port, until
+from support import free_port, plain_http, until
 
 from receiver import Client
 
@@ -55,7 +54,7 @@ async def test_the_consumer_takes_what_is_signed_and_nothing_else(tmp_path: Path
             created = await client.post("/api/tasks", json={"endpoint": "images/multi-image2image", "body": JOB})
             await until(lambda: "task.succeed" in output.read_text())
 
-        async with httpx2.AsyncClient(trust_env=False) as stranger:
+        async with plain_http() as stranger:
             forged = await stranger.post(url, json={"type": "task.succeed"}, headers={"webhook-signature": "v1,AAAA"})
 
     assert created.json()["kling_id"] in output.read_text()

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 from peers import Peer, response, serving
 from processes import (
     ENDPOINT,
@@ -21,7 +20,7 @@ from processes import (
     submitted,
     task_in,
 )
-from support import until
+from support import plain_http, until
 
 from receiver.kling.simulator.results import content
 
@@ -147,7 +146,7 @@ async def a_cdn() -> AsyncIterator[Cdn]:
 
 async def is_home(asset: dict[str, Any], url: str) -> None:
     """See that a file is what its URL gives."""
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with plain_http() as client:
         there = (await client.get(url)).content
     assert asset["url"] == url
     assert content_of(asset["path"]) == there

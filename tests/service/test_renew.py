@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import httpx2
 import pytest
 from factories import a_task
-from support import FakeClock, until
+from support import FakeClock, plain_http, until
 
 from receiver.errors import NoAnswer
 from receiver.kling.client import Kling
@@ -68,7 +67,7 @@ def a_client(url: str, outbound: Outbound, clock: FakeClock, *, key: str = "key"
 
 
 async def statuses(urls: list[str]) -> list[int]:
-    async with httpx2.AsyncClient(trust_env=False) as client:
+    async with plain_http() as client:
         return [(await client.get(url)).status_code for url in urls]
 
 

@@ -21,7 +21,7 @@ import httpx2 as httpx
 import jwt
 import pytest
 from standardwebhooks import Webhook, WebhookVerificationError
-from support import START, FakeClock, until
+from support import START, FakeClock, plain_http, until
 
 from receiver.clock import SystemClock
 from receiver.kling.simulator import Options, Simulator, serve
@@ -148,7 +148,7 @@ async def start() -> AsyncIterator[Start]:
             clock = FakeClock()
             simulator = await stack.enter_async_context(serve(Options.read(quick | given), clock=clock))
             headers = {"authorization": "Bearer key"}
-            client = httpx.AsyncClient(base_url=simulator.url, headers=headers, trust_env=False)
+            client = plain_http(base_url=simulator.url, headers=headers)
             return Caller(simulator, clock, await stack.enter_async_context(client))
 
         yield start
@@ -906,7 +906,7 @@ class TestControl:
         options = Options.read({"late": True, "late_by": "1h"})
         async with AsyncExitStack() as stack:
             simulator = await stack.enter_async_context(serve(options, clock=FakeClock(), rng=Random(1)))
-            client = await stack.enter_async_context(httpx.AsyncClient(trust_env=False))
+            client = await stack.enter_async_context(plain_http())
             headers = {"authorization": "Bearer key"}
             url = f"{simulator.url}/v1/videos/text2video"
             creating = asyncio.create_task(client.post(url, json={"prompt": "a cat"}, headers=headers))
@@ -924,7 +924,7 @@ class TestControl:
         async def broken() -> None:
             async with serve(Options.read({"submitted_for": 0}), watch=watch) as simulator:
                 body, headers = {"prompt": "a cat"}, {"authorization": "Bearer key"}
-                async with httpx.AsyncClient(base_url=simulator.url, trust_env=False) as client:
+                async with plain_http(base_url=simulator.url) as client:
                     await client.post("/v1/videos/text2video", json=body, headers=headers)
                 await asyncio.wait_for(simulator.stopping.wait(), 10)
 
@@ -954,7 +954,7 @@ class TestControl:
             line = (await process.stdout.readline()).decode()
             found = re.search(r"http://127\.0\.0\.1:\d+", line)
             assert found, line
-            async with httpx.AsyncClient(base_url=found[0], trust_env=False) as client:
+            async with plain_http(base_url=found[0]) as client:
                 faults = (await client.get("/_simulator/faults")).json()
             process.send_signal(signal.SIGTERM)
 

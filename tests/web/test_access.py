@@ -5,6 +5,7 @@ import asyncio
 import httpx2 as httpx
 import pytest
 from edge import TOKEN, House
+from support import plain_http
 
 from receiver.settings import Address
 
@@ -12,7 +13,7 @@ PAGES = ["/api/tasks", "/api/stream", "/openapi.json", "/console", "/metrics", "
 
 
 async def ask(address: Address, path: str, **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+    async with plain_http(base_url=f"http://{address}") as client:
         return await client.get(path, headers=headers)
 
 

@@ -7,7 +7,7 @@ from typing import Any, cast
 import httpx2 as httpx
 import pytest
 from edge import House
-from support import START
+from support import START, plain_http
 
 from receiver import signing
 from receiver.model import Attempt, Delivery, DeliveryStatus, Event, Secret, Verdict, Verified
@@ -27,7 +27,7 @@ async def create(house: House, **members: object) -> Any:
 async def call_back(house: House, url: str, body: object) -> httpx.Response:
     """Post to a callback URL as Kling would, at the address where this test listens."""
     path = "/callbacks/" + url.rpartition("/")[2]
-    async with httpx.AsyncClient(base_url=f"http://{house.public}", trust_env=False) as client:
+    async with plain_http(base_url=f"http://{house.public}") as client:
         return await client.post(path, json=body)
 
 

@@ -9,7 +9,7 @@ import httpx2 as httpx
 import pytest
 import structlog
 from edge import Say, Serve
-from support import until
+from support import plain_http, until
 
 from receiver.errors import StoreBroken, StoreUnavailable, Unreadable
 from receiver.settings import Address
@@ -50,7 +50,7 @@ def inbox() -> Recorder:
 
 
 async def post(address: Address, path: str, content: bytes | None = b"{}", **headers: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+    async with plain_http(base_url=f"http://{address}") as client:
         return await client.post(path, content=content, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
 
@@ -89,7 +89,7 @@ async def test_only_post_is_taken_and_says_nothing_of_the_token(serve: Serve, in
 
 
 async def _get(address: Address, path: str) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+    async with plain_http(base_url=f"http://{address}") as client:
         return await client.get(path)
 
 

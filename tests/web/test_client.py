@@ -11,10 +11,9 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from decimal import Decimal
 
-import httpx2
 import pytest
 from edge import TOKEN, House
-from support import free_port, until
+from support import free_port, plain_http, until
 
 import receiver
 from receiver import Client, SyncClient
@@ -249,7 +248,7 @@ async def test_many_who_wait_share_one_stream(house: House) -> None:
 
         waiting = [asyncio.create_task(second_state()) for _ in range(80)]
         await until(lambda: len(first) == 80 and listeners(house) == 1, within=60)
-        async with httpx2.AsyncClient(trust_env=False) as kling:
+        async with plain_http() as kling:
             pushed = {"task_id": "8672", "task_status": "processing"}
             await kling.post(f"http://{house.public}/callbacks/{url.rpartition('/')[2]}", json=pushed)
         states = await asyncio.gather(*waiting)

@@ -2,10 +2,10 @@
 
 import json
 
-import httpx2 as httpx
 import pytest
 from edge import TOKEN, House, Say, Serve
 from starlette.responses import Response
+from support import plain_http
 
 from receiver.errors import InvalidRequest, KlingUncertain, KlingUnreachable, ReceiverError, StoreUnavailable
 from receiver.kling.client import Answer
@@ -111,7 +111,7 @@ async def test_what_goes_wrong_is_said_in_klings_shape(
     nobody = Unreachable(error)
     address = await serve(Gateway(nobody, nobody, Room()))
 
-    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+    async with plain_http(base_url=f"http://{address}") as client:
         answer = await client.request(method, CREATE, content=b"{}")
 
     assert answer.status_code == status

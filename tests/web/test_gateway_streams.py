@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
-from support import FakeClock
+from support import FakeClock, plain_http
 
 from receiver.kling.client import Kling
 from receiver.model import Secret
@@ -44,7 +44,7 @@ async def a_gateway(serve: Serve, upstream: Upstream) -> AsyncIterator[httpx.Asy
     outbound = Outbound(user_agent="kling-receiver/test")
     kling = Kling(settings, outbound=outbound, clock=FakeClock())
     address = await serve(Gateway(kling, kling, Room()))  # type: ignore[arg-type]  # no test here makes a task
-    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=30) as client:
+    async with plain_http(base_url=f"http://{address}", timeout=30) as client:
         yield client
     await outbound.aclose()
 
@@ -223,7 +223,7 @@ async def test_a_large_job_for_the_api_needs_room_as_one_through_the_gateway_doe
     routes = [Route("/api/tasks", tasks.create, methods=["POST"])]
     address = await serve(Starlette(routes=routes, exception_handlers={Problem: answer_problem}))
 
-    async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=30) as client:
+    async with plain_http(base_url=f"http://{address}", timeout=30) as client:
         answer = await client.post(
             "/api/tasks", json={"endpoint": "images/generations", "body": {"image": "A" * SMALL}}
         )

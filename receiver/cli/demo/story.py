@@ -66,7 +66,6 @@ def play(stage: Stage, teller: Teller) -> Iterator[SyncClient]:
 def keep_running(stage: Stage, teller: Teller, admin_url: str) -> None:
     """Say what is running where and what to try, and leave it alone until Ctrl-C."""
     places = {
-        "console": f"{admin_url}/console",
         "gateway": f"{admin_url}/kling",
         "api": f"{admin_url}/api/tasks",
         "simulator": f"http://127.0.0.1:{stage.ports.kling}",

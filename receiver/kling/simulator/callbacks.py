@@ -4,6 +4,7 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import ssl
 from collections import deque
 from dataclasses import dataclass, replace
 from random import Random
@@ -63,15 +64,13 @@ class Courier:
         self._watch = watch
         self._slots = asyncio.Semaphore(_PARALLEL)
         self._sending: set[asyncio.Task[None]] = set()
-        self._client: httpx.AsyncClient | None = None
+        self._clients: dict[bool, httpx.AsyncClient] = {}  # with and without TLS
         self.sent: deque[Json] = deque(maxlen=options.keep * _PER_TASK)
         self.count = 0
         self.answered = 0
         self.dropped = 0
 
     async def __aenter__(self) -> Self:
-        limits = httpx.Limits(max_connections=_PARALLEL, max_keepalive_connections=_PARALLEL)
-        self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=limits, timeout=None)
         return self
 
     async def __aexit__(
@@ -80,8 +79,8 @@ class Courier:
         for sending in self._sending:
             sending.cancel()
         await asyncio.gather(*self._sending, return_exceptions=True)
-        if self._client is not None:
-            await self._client.aclose()
+        for client in self._clients.values():
+            await client.aclose()
 
     def tell(self, task: Task, news: News) -> None:
         """Tell a task's news to whoever asked for it, with the faults that are on."""
@@ -180,8 +179,8 @@ class Courier:
             begun = perf_counter()
             try:
                 async with asyncio.timeout(self._options.push_timeout.total_seconds()):
-                    assert self._client is not None, "callbacks are sent while the simulator runs"  # noqa: S101 - a mistake in this package
-                    answer = await self._client.post(letter.url, content=letter.body, headers=self._headers(letter))
+                    client = self._client_for(letter.url)
+                    answer = await client.post(letter.url, content=letter.body, headers=self._headers(letter))
                     entry["answer"] = answer.status_code
                     self.answered += 1
             except TimeoutError:
@@ -191,6 +190,19 @@ class Courier:
             entry["ms"] = round((perf_counter() - begun) * 1000, 1)
         told = {name: entry[name] for name in ("task_id", "status", "kind", "answer", "error", "ms")}
         self._watch("callback.sent", **told)
+
+    def _client_for(self, url: str) -> httpx.AsyncClient:
+        """Give the client to call *url* with; the machine's certificates are read when TLS is first spoken."""
+        secure = url.lower().startswith("https:")
+        if secure not in self._clients:
+            self._clients[secure] = httpx.AsyncClient(
+                verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
+                trust_env=False,
+                follow_redirects=False,
+                limits=httpx.Limits(max_connections=_PARALLEL, max_keepalive_connections=_PARALLEL),
+                timeout=None,
+            )
+        return self._clients[secure]
 
     def _headers(self, letter: Letter) -> dict[str, str]:
         headers = {"content-type": "application/json; charset=utf-8", "user-agent": "kling-simulator"}
