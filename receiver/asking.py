@@ -46,6 +46,14 @@ def question(task: Task, pending: Waiting) -> str | None:
     return ids[task.asks % len(ids)] if ids else None
 
 
+def note_asked(task: Task, *, now: datetime) -> Task:
+    """Note that Kling has been asked about a task."""
+    asked_at, prompted_at = task.asked_at, task.prompted_at
+    if prompted_at is not None and (asked_at is None or asked_at < prompted_at):
+        prompted_at = now  # it was this question that a push brought about
+    return replace(task, asked_at=now, asks=task.asks + 1, prompted_at=prompted_at)
+
+
 def ask_later(task: Task, pending: Waiting, *, now: datetime, poll: PollSettings) -> Task:
     """Plan the next question after an answer: soon while a fresh push waits for it, else after a growing interval."""
     fresh = any(now - push.received_at < FRESH for push, _ in pending)
@@ -56,30 +64,28 @@ def ask_later(task: Task, pending: Waiting, *, now: datetime, poll: PollSettings
     if task.hollow:
         wait = ASK_APART * 2 ** min(task.hollow, HOLLOW_ASKS)
     elif fresh or (is_unbound(task) and task.asks <= 2 * len(pending)):
-        wait = ASK_APART
+        wait, task = ASK_APART, replace(task, prompted_at=now + ASK_APART)
     else:
         wait = interval(task, poll)
     return replace(task, due_at=next_look(task, wait, now=now, poll=poll))
 
 
 def ask_soon(task: Task, *, now: datetime, apart: timedelta = ASK_APART) -> Task:
-    """Have the API asked now, or when the last question is *apart* ago."""
+    """Have the API asked because of a push: now, or *apart* from the last question, and from the last such one 5 s."""
     if not can_ask(task) or task.state in (TaskState.SUBMITTING, TaskState.QUEUED):
         return task
     soon = now
     if task.asked_at is not None and task.asked_at <= now:  # else the clock was set back
-        soon = max(now, task.asked_at + apart)
-    return replace(task, due_at=sooner(task.due_at, soon))
+        soon = max(soon, task.asked_at + apart)
+    if task.prompted_at is not None and task.prompted_at <= now + ASK_APART:
+        soon = max(soon, task.prompted_at + ASK_APART)
+    due_at = sooner(task.due_at, soon)
+    return replace(task, due_at=due_at, prompted_at=due_at)
 
 
 def ask_about_end(task: Task, *, now: datetime) -> Task:
-    """Have the API asked whether a task has come to its end: at once, as far as that cannot be had again and again.
-
-    Where the last answer left a push unconfirmed the next question is planned already, and no push makes it earlier.
-    """
-    due_at, asked_at = task.due_at, task.asked_at
-    is_planned = due_at is not None and asked_at is not None and due_at <= asked_at + ASK_APART
-    return ask_soon(task, now=now, apart=ASK_APART if is_planned or is_over(task) else END_APART)
+    """Have the API asked whether a task has come to its end, soon also after an ordinary question."""
+    return ask_soon(task, now=now, apart=ASK_APART if is_over(task) else END_APART)
 
 
 def put_off(task: Task, *, until: datetime) -> Task:

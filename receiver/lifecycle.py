@@ -22,6 +22,7 @@ from receiver.asking import (
     look_back,
     names_in,
     next_look,
+    note_asked,
     sooner,
 )
 from receiver.model import Push, PushOutcome, Reading, Task, TaskState, Verified
@@ -121,7 +122,7 @@ def suspect(task: Task, *, now: datetime) -> Ruling:
 
 def learn(task: Task, reading: Reading, pending: Waiting, *, now: datetime, poll: PollSettings) -> Lesson:
     """Take in what the API answered about *task*; *pending* are its pushes that wait for confirmation."""
-    task = replace(task, updated_at=now, asked_at=now, asks=task.asks + 1)
+    task = note_asked(replace(task, updated_at=now), now=now)
     if not _is_about(task, reading):
         return _learn_of_another(task, reading, pending, now=now, poll=poll)
     task = _bind_minted(task, reading, now=now)
@@ -140,7 +141,7 @@ def _sorted(task: Task, pending: Waiting) -> tuple[dict[str, PushOutcome], Waiti
 
 def learn_nothing(task: Task, pending: Waiting, *, denied: str | None, now: datetime, poll: PollSettings) -> Lesson:
     """Take in that the API said nothing about *task*, or that it knows of none that goes by the id *denied*."""
-    task = replace(task, asked_at=now, asks=task.asks + 1)
+    task = note_asked(task, now=now)
     forged = [push.id for push, said in pending if denied is not None and (task.kling_id or denied in names_in(said))]
     left = [(push, said) for push, said in pending if push.id not in forged]
     return Lesson(
@@ -180,7 +181,8 @@ def bind(task: Task, reading: Reading, *, awaited: bool, now: datetime, poll: Po
     if task.state.is_final:
         return task
     state = TaskState.PROCESSING if task.heard is TaskState.PROCESSING else TaskState.SUBMITTED
-    return replace(task, state=state, message="", due_at=now if awaited else now + interval(task, poll))
+    due_at, prompted_at = (now, now) if awaited else (now + interval(task, poll), task.prompted_at)
+    return replace(task, state=state, message="", due_at=due_at, prompted_at=prompted_at)
 
 
 def look_again(task: Task, message: str, *, now: datetime, until: datetime) -> Task:

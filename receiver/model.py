@@ -137,7 +137,8 @@ class Task:
     Of what is queued the higher ``priority`` goes first, and among equal ones the shares take turns.
     ``started_at`` is since when Kling may be at work on it, None before. ``hollow`` counts answers that told of a
     success without a result, ``surplus`` all pushes that changed nothing at once: the newest of them are kept.
-    ``stuck_at`` is when it was told that the task does not come to its end.
+    ``prompted_at`` is of the last question that a push brought about, asked or planned. ``stuck_at`` is when it was
+    told that the task does not come to its end.
     ``batch`` names the tasks it is to be told of together with.
     """
 
@@ -167,6 +168,7 @@ class Task:
     surplus: int = 0
     started_at: datetime | None = None
     asked_at: datetime | None = None
+    prompted_at: datetime | None = None
     stuck_at: datetime | None = None
     due_at: datetime | None = None
     expires_at: datetime | None = None

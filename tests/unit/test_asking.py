@@ -1,5 +1,6 @@
 """When Kling is asked about a task, and by which id."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -63,11 +64,25 @@ def test_an_end_that_is_pushed_is_asked_about_soon_after_an_ordinary_question() 
 
 
 def test_an_end_that_is_pushed_again_and_again_brings_no_planned_question_forward() -> None:
-    doubted = a_task(state=TaskState.PROCESSING, due_at=at(11), asked_at=at(6))
+    asked = a_task(state=TaskState.PROCESSING, asked_at=at(6))
+    doubted = asking.ask_later(asked, [(a_push(received_at=at(5)), a_reading("succeed"))], now=at(6), poll=POLL)
     over = a_task(state=TaskState.SUCCEED, asked_at=at(6))
 
+    assert doubted.due_at == at(11)
     assert asking.ask_about_end(doubted, now=at(7)).due_at == at(11)
+    assert asking.ask_about_end(doubted, now=at(11)).due_at == at(11)
     assert asking.ask_about_end(over, now=at(7)).due_at == at(11)
+
+
+def test_what_pushes_bring_about_is_five_seconds_apart_whatever_each_of_them_says() -> None:
+    stranger = asking.ask_soon(a_task(state=TaskState.PROCESSING, due_at=at(30)), now=at(6))
+    answered = asking.ask_later(asking.note_asked(stranger, now=at(7)), [], now=at(7), poll=POLL)
+    of_itself = asking.ask_later(asking.note_asked(answered, now=at(11)), [], now=at(11), poll=POLL)
+
+    assert stranger.due_at == at(6)
+    assert asking.ask_about_end(answered, now=at(7.2)).due_at == at(12)
+    assert asking.ask_about_end(of_itself, now=at(11)).due_at == at(12.5)
+    assert asking.ask_about_end(replace(answered, prompted_at=at(9990)), now=at(7.2)).due_at == at(8.5)
 
 
 def test_a_question_that_lies_ahead_because_the_clock_was_set_back_does_not_count() -> None:

@@ -7,17 +7,17 @@
 INSERT INTO tasks (
     id, origin, state, created_at, updated_at, token_hash, endpoint, label, tags, batch, idempotency_key, kling_id,
     external_task_id, reply_to, message, heard, pack, weight, priority, share, attempts, asks, hollow, surplus,
-    started_at, asked_at, stuck_at, due_at, expires_at
+    started_at, asked_at, prompted_at, stuck_at, due_at, expires_at
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: save_task
 -- Replaces a task's row after it was judged; what never changes in a task's life is not written again.
 WITH judged (
     id, state, updated_at, token_hash, endpoint, label, tags, kling_id, external_task_id, reply_to, message, heard,
-    pack, weight, attempts, asks, hollow, surplus, started_at, asked_at, stuck_at, due_at, expires_at
+    pack, weight, attempts, asks, hollow, surplus, started_at, asked_at, prompted_at, stuck_at, due_at, expires_at
 ) AS (
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 )
 UPDATE tasks
 SET state = judged.state, updated_at = judged.updated_at, token_hash = judged.token_hash,
@@ -25,7 +25,8 @@ SET state = judged.state, updated_at = judged.updated_at, token_hash = judged.to
     external_task_id = judged.external_task_id, reply_to = judged.reply_to, message = judged.message,
     heard = judged.heard, pack = judged.pack, weight = judged.weight, attempts = judged.attempts,
     asks = judged.asks, hollow = judged.hollow, surplus = judged.surplus, started_at = judged.started_at,
-    asked_at = judged.asked_at, stuck_at = judged.stuck_at, due_at = judged.due_at, expires_at = judged.expires_at
+    asked_at = judged.asked_at, prompted_at = judged.prompted_at, stuck_at = judged.stuck_at,
+    due_at = judged.due_at, expires_at = judged.expires_at
 FROM judged
 WHERE tasks.id = judged.id;
 

@@ -56,6 +56,7 @@ CREATE TABLE tasks (
     surplus INTEGER NOT NULL CHECK (surplus >= 0),
     started_at INTEGER,
     asked_at INTEGER,
+    prompted_at INTEGER,
     stuck_at INTEGER,
     due_at INTEGER,
     expires_at INTEGER
