@@ -17,6 +17,9 @@ from receiver.kling.protocol import compose, parse_object
 from receiver.model import Json
 from receiver.settings import Dialect
 
+ALL_IN = "all that was to be handed in is"
+"""Why a batch is closed by the command that filled it, for the record."""
+
 _MEMBERS = ("endpoint", "body", "label", "tags", "batch", "priority", "idempotency_key", "image")
 _URLS = ("http://", "https://")
 _MOST_FAULTS = 50
@@ -39,6 +42,12 @@ class Job:
     tags: Mapping[str, str] = field(default_factory=dict)
     batch: Any = None
     priority: int = 0
+
+    @property
+    def batch_name(self) -> str | None:
+        """Name the batch it belongs to, if any."""
+        name: str | None = self.batch["name"] if isinstance(self.batch, dict) else self.batch
+        return name
 
     def filled(self) -> Json:
         """Give the body with its images in it."""

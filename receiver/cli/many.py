@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import TypeAlias
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.jobs import Job
+from receiver.cli.jobs import ALL_IN, Job
 from receiver.cli.watching import duration
 from receiver.client import Client, Event, Task
 from receiver.client.told import OVER
@@ -67,14 +67,14 @@ class Handed:
         return f"{self.taken} of {self.total} jobs handed in{there}."
 
 
-def hand_in(jobs: Sequence[Job], *, config: Path | None, wait: bool, as_json: bool) -> int:
-    """Hand jobs in, and wait for their ends if asked to; give the exit code.
+def hand_in(jobs: Sequence[Job], *, config: Path | None, close: Sequence[str] = (), wait: bool, as_json: bool) -> int:
+    """Hand jobs in, *close* these batches then, and wait for the jobs' ends if asked to; give the exit code.
 
     Raises NotAllHandedIn where it came to a stop.
     """
     handed = Handed(total=len(jobs))
     try:
-        asyncio.run(_all(jobs, handed, config=config, wait=wait, as_json=as_json))
+        asyncio.run(_all(jobs, handed, config=config, close=close, wait=wait, as_json=as_json))
     except KeyboardInterrupt:
         render.note(f"{handed.told()} {_GO_ON}")
         return INTERRUPTED
@@ -89,7 +89,9 @@ def hand_in(jobs: Sequence[Job], *, config: Path | None, wait: bool, as_json: bo
 _GO_ON = "The same command again goes on where this ended."
 
 
-async def _all(jobs: Sequence[Job], handed: Handed, *, config: Path | None, wait: bool, as_json: bool) -> None:
+async def _all(
+    jobs: Sequence[Job], handed: Handed, *, config: Path | None, close: Sequence[str], wait: bool, as_json: bool
+) -> None:
     async with Client(config=config) as client:
         listening = asyncio.create_task(_listen(client, handed)) if wait else None
         try:
@@ -98,6 +100,8 @@ async def _all(jobs: Sequence[Job], handed: Handed, *, config: Path | None, wait
             with _progress("handed in", len(jobs)) as show:
                 await _hand_in(client, jobs, handed, show, as_json=as_json)
             render.note(handed.told())
+            for name in close:
+                await client.close_batch(name, why=ALL_IN)
             if listening is not None:
                 with _progress("over", len(handed.tasks)) as show:
                     await _until_over(client, handed, listening, show)

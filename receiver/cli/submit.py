@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeAlias
 from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.jobs import Given, is_many, read_jobs
+from receiver.cli.jobs import ALL_IN, Given, is_many, read_jobs
 from receiver.cli.options import READING, Reading, UsageError, duration, pairs
 from receiver.client import SyncClient, Task
 from receiver.errors import InvalidRequest, Unreadable
@@ -38,6 +38,13 @@ Body: TypeAlias = Annotated[
 Size: TypeAlias = Annotated[
     int | None, Parameter(help="With --batch: of how many tasks it is; else it is closed by `batches close`.")
 ]
+Close: TypeAlias = Annotated[
+    bool,
+    Parameter(
+        negative=(),
+        help="Close the batch once all is handed in: batch.finished follows when all of its tasks are over.",
+    ),
+]
 Key: TypeAlias = Annotated[
     str | None,
     Parameter(
@@ -58,6 +65,7 @@ def submit(
     priority: Annotated[int, Parameter(help="Of what waits for a slot the higher goes first; 0 if not given.")] = 0,
     batch: Annotated[str | None, Parameter(help="The batch it belongs to: tasks that are told of together.")] = None,
     batch_size: Size = None,
+    close_batch: Close = False,
     idempotency_key: Key = None,
     wait: Annotated[bool, Parameter(help="Wait until the task is over, and print where its results are.")] = False,
     timeout: Annotated[str | None, Parameter(help="With --wait: stop waiting after so long, such as 10m.")] = None,
@@ -75,15 +83,19 @@ def submit(
         given = Given(endpoint=many, dialect=loaded.settings.kling.dialect, label=label, priority=priority)
         given = replace(given, batch=_batch(batch, batch_size))
         given = replace(given, tags=pairs("--tag", tag or []), run=idempotency_key or "")
-        return _submit_many(Path(body[1:]), given, wait=wait, reading=reading)
+        return _submit_many(Path(body[1:]), given, wait=wait, close=close_batch, reading=reading)
     if endpoint is None:
         raise UsageError("Which endpoint?", remedy="Name it: kling-receiver submit images/multi-image2image ...")
     known = find_endpoint(endpoint)
     content = _fill(known, _set(read_body(body), set_ or []), image or [], loaded.settings.kling.dialect)
+    if close_batch and batch is None:
+        raise _nothing_to_close()
     told: dict[str, Any] = {"label": label, "tags": pairs("--tag", tag or []), "batch": _batch(batch, batch_size)}
     told |= {"priority": priority, "idempotency_key": idempotency_key}
     with SyncClient(config=reading.config) as client:
         task = client.submit(known.path, content, **told)
+        if close_batch and batch is not None:
+            client.close_batch(batch, why=ALL_IN)
         if wait:
             from receiver.cli.waiting import wait as wait_for
 
@@ -97,10 +109,18 @@ def _batch(name: str | None, size: int | None) -> Json | None:
     return None if name is None else {"name": name, "size": size}
 
 
-def _submit_many(path: Path, given: Given, *, wait: bool, reading: Reading) -> int:
+def _nothing_to_close() -> UsageError:
+    return UsageError("--close-batch closes a batch.", remedy="Name it with --batch, or on the lines of the file.")
+
+
+def _submit_many(path: Path, given: Given, *, wait: bool, close: bool, reading: Reading) -> int:
     from receiver.cli.many import hand_in
 
-    return hand_in(read_jobs(path, given), config=reading.config, wait=wait, as_json=reading.json)
+    jobs = read_jobs(path, given)
+    batches = sorted({job.batch_name for job in jobs if job.batch_name is not None}) if close else []
+    if close and not batches:
+        raise _nothing_to_close()
+    return hand_in(jobs, config=reading.config, close=batches, wait=wait, as_json=reading.json)
 
 
 def _told(task: Task, *, as_json: bool) -> int:

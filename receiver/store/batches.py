@@ -14,7 +14,7 @@ from receiver.orders import Action, Batch, BatchState
 from receiver.store import BatchEnd, BatchView, EndedTask, Page, catalog, records
 from receiver.store.catalog import json_list, read_cursor
 from receiver.store.intake import write_events
-from receiver.store.queries import queries, sql
+from receiver.store.queries import change, queries, sql
 from receiver.store.roll import read_batch
 from receiver.store.writer import JudgedWork, Raised, Work, Writer
 
@@ -100,14 +100,15 @@ def _counts(connection: sqlite3.Connection, names: Sequence[str]) -> Mapping[str
 
 
 def _close(connection: sqlite3.Connection, group: Sequence[Close]) -> Sequence[bool]:
-    results = []
-    for close in group:
-        wanted = {"name": close.name, "now": micros(close.now)}
-        closed = connection.execute(sql("close_batch"), wanted).rowcount == 1
-        if closed:
-            connection.execute(sql("insert_action"), records.action_row(close.action))
-        results.append(closed)
-    return results
+    return [
+        change(
+            connection,
+            "close_batch",
+            {"name": close.name, "now": micros(close.now)},
+            action=records.action_row(close.action),
+        )
+        for close in group
+    ]
 
 
 def _look(connection: sqlite3.Connection, group: Sequence[Finish]) -> dict[str, BatchEnd]:

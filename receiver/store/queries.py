@@ -61,6 +61,16 @@ def write_rows(connection: sqlite3.Connection, name: str, rows: Iterable[tuple[o
         del left[:size]
 
 
+def change(
+    connection: sqlite3.Connection, name: str, wanted: Mapping[str, object], *, action: tuple[object, ...]
+) -> bool:
+    """Change one row on a person's word, and write down whose word it was where there was something to change."""
+    if connection.execute(sql(name), wanted).rowcount != 1:
+        return False
+    connection.execute(sql("insert_action"), action)
+    return True
+
+
 @cache
 def _of_rows(name: str, count: int) -> str:
     return queries()[name].of_rows(count)

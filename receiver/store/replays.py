@@ -12,7 +12,7 @@ from receiver.model import Delivery, DeliveryStatus
 from receiver.orders import Action, Again, Replay, ReplayState, Step, Tally
 from receiver.store import Page, catalog, records
 from receiver.store.catalog import json_list, read_cursor
-from receiver.store.queries import queries, sql
+from receiver.store.queries import change, queries, sql
 from receiver.store.writer import Work, Writer
 
 
@@ -188,14 +188,15 @@ def _running(connection: sqlite3.Connection) -> Sequence[Replay]:
 
 
 def _hurry(connection: sqlite3.Connection, group: Sequence[Hurry]) -> Sequence[bool]:
-    results = []
-    for hurry in group:
-        wanted = {"id": hurry.delivery_id, "now": micros(hurry.now)}
-        hurried = connection.execute(sql("hurry_delivery"), wanted).rowcount == 1
-        if hurried:
-            connection.execute(sql("insert_action"), records.action_row(hurry.action))
-        results.append(hurried)
-    return results
+    return [
+        change(
+            connection,
+            "hurry_delivery",
+            {"id": hurry.delivery_id, "now": micros(hurry.now)},
+            action=records.action_row(hurry.action),
+        )
+        for hurry in group
+    ]
 
 
 def _repeat(connection: sqlite3.Connection, group: Sequence[Repeat]) -> Sequence[None]:
@@ -231,14 +232,15 @@ def _advance_one(connection: sqlite3.Connection, step: Step) -> bool:
 
 
 def _cancel(connection: sqlite3.Connection, group: Sequence[Cancel]) -> Sequence[bool]:
-    results = []
-    for cancel in group:
-        wanted = {"id": cancel.replay_id, "now": micros(cancel.now)}
-        cancelled = connection.execute(sql("cancel_replay"), wanted).rowcount == 1
-        if cancelled:
-            connection.execute(sql("insert_action"), records.action_row(cancel.action))
-        results.append(cancelled)
-    return results
+    return [
+        change(
+            connection,
+            "cancel_replay",
+            {"id": cancel.replay_id, "now": micros(cancel.now)},
+            action=records.action_row(cancel.action),
+        )
+        for cancel in group
+    ]
 
 
 _HURRY: Work[Hurry, bool] = Work(write=_hurry, grows=False)

@@ -128,7 +128,7 @@ async def an_account(machine: Machine, way: Way, *, jobs: int, **options: Any) -
     account = Account(read, clock=machine.clock, jobs=jobs)
     way.app, account.refusals = Api(account).app(), way.refusals
     async with account, httpx.AsyncClient(transport=_Courier(machine)) as client:
-        account._courier._clients |= {secure: client for secure in (False, True)}
+        account._courier._clients |= dict.fromkeys((False, True), client)
         running = asyncio.create_task(account.run())
         try:
             yield account

@@ -123,6 +123,41 @@ def test_a_submit_names_its_batch(service: Service, config: Path, capsys: pytest
     ]
 
 
+def test_the_last_submit_closes_its_batch(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service.answer("/api/tasks", make_task(), status=202)
+    service.answer("/api/batches/spring/close", make_batch(state="closed"))
+    job = ["submit", "images/generations", "--set", "prompt=x", "--close-batch", "--config", str(config)]
+
+    assert main([*job, "--batch", "spring"]) == 0
+    assert main(job) == 2
+
+    assert "Name it with --batch" in capsys.readouterr().err
+    assert [path for _, path, _ in service.asked] == ["/api/tasks", "/api/batches/spring/close"]
+
+
+def test_a_file_of_jobs_closes_each_batch_that_it_names_when_all_are_in(
+    tmp_path: Path, service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", make_task(), status=202)
+    for name in ("autumn", "spring"):
+        service.answer(f"/api/batches/{name}/close", make_batch(name=name, state="closed"))
+    jobs, loose = tmp_path / "jobs.jsonl", tmp_path / "loose.jsonl"
+    lines = [{"body": {"prompt": "a"}, "batch": {"name": "autumn", "size": 9}}, {"prompt": "b"}, {"prompt": "c"}]
+    jobs.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    loose.write_text('{"prompt": "a"}\n')
+    command = ["submit", "images/generations", "--close-batch", "--config", str(config)]
+
+    assert main([*command, "--body", f"@{jobs}", "--batch", "spring"]) == 0
+    assert main([*command, "--body", f"@{loose}"]) == 2
+
+    assert "on the lines of the file" in capsys.readouterr().err
+    assert [path for _, path, _ in service.asked] == [
+        *["/api/tasks"] * 3,
+        "/api/batches/autumn/close",
+        "/api/batches/spring/close",
+    ]
+
+
 COSTS = {
     "by": "tag:project",
     "from": None,

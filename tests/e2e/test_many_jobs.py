@@ -46,7 +46,8 @@ async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> 
     async with a_kling(image_slots=SLOTS) as simulator:
         config = a_config(simulator.url, kling_more=f"slots = {{ image = {SLOTS} }}")
         async with a_receiver(tmp_path, config) as receiver:
-            argv = [ENDPOINT, "--body", f"@{path}", "--wait", "--json", "--config", str(receiver.config_path)]
+            argv = [ENDPOINT, "--body", f"@{path}", "--wait", "--json", "--batch", "all", "--close-batch"]
+            argv += ["--config", str(receiver.config_path)]
             command = await submit(*argv)
             for count in (JOBS // 4, JOBS // 2):
                 await until(partial(has_made, simulator, count), within=60)
@@ -60,6 +61,9 @@ async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> 
             made = Counter(task["external_task_id"] for task in simulator.state()["tasks"])
             assert made == Counter(task["id"] for task in tasks)
             assert f"{JOBS - 1} succeeded, 1 did not" in noted.decode()
+
+            finished = "SELECT name, taken FROM batches WHERE finished_at IS NOT NULL"
+            await until(lambda: receiver.rows(finished) == [("all", JOBS)], within=60)
 
             again = await asyncio.to_thread(run, "submit", *argv)
             assert f"{JOBS} of them were there already" in again.stderr
