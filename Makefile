@@ -8,6 +8,9 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 3 # of which one at a time waits for something, on two cores
 
+# Compiled files are kept, whatever the machine is set to: without them every command reads all sources anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup storage demo test check bench soak lock fmt
@@ -81,9 +84,11 @@ $(VENV)/.made:
 $(VENV)/.runtime: requirements.lock pyproject.toml | $(VENV)/.made
 	$(PIP) install --require-hashes -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q receiver
 	@touch $@
 
 $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/.made
 	$(PIP) install --require-hashes -r requirements-dev.lock
 	$(PIP) install --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q receiver
 	@touch $(VENV)/.runtime $@

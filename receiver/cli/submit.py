@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -84,18 +85,24 @@ def submit(
         given = replace(given, batch=_batch(batch, batch_size))
         given = replace(given, tags=pairs("--tag", tag or []), run=idempotency_key or "")
         return _submit_many(Path(body[1:]), given, wait=wait, close=close_batch, reading=reading)
+    if close_batch and batch is None:
+        raise _nothing_to_close()
     if endpoint is None:
         raise UsageError("Which endpoint?", remedy="Name it: kling-receiver submit images/multi-image2image ...")
     known = find_endpoint(endpoint)
     content = _fill(known, _set(read_body(body), set_ or []), image or [], loaded.settings.kling.dialect)
-    if close_batch and batch is None:
-        raise _nothing_to_close()
     told: dict[str, Any] = {"label": label, "tags": pairs("--tag", tag or []), "batch": _batch(batch, batch_size)}
     told |= {"priority": priority, "idempotency_key": idempotency_key}
+    return _submit_one(known.path, content, told, close=close_batch, wait=wait, limit=limit, reading=reading)
+
+
+def _submit_one(
+    path: str, body: Json, told: dict[str, Any], *, close: bool, wait: bool, limit: timedelta | None, reading: Reading
+) -> int:
     with SyncClient(config=reading.config) as client:
-        task = client.submit(known.path, content, **told)
-        if close_batch and batch is not None:
-            client.close_batch(batch, why=ALL_IN)
+        task = client.submit(path, body, **told)
+        if close:
+            client.close_batch(told["batch"]["name"], why=ALL_IN)
         if wait:
             from receiver.cli.waiting import wait as wait_for
 
