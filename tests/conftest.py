@@ -21,7 +21,7 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)  # when all that is not to run is gone
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     label(items)
-    if config.getoption("report") is not None:
+    if hasattr(config, "workerinput") or config.getoption("report") is not None:
         heaviest_first(items)
 
 

@@ -153,9 +153,9 @@ def label(items: Iterable[pytest.Item]) -> None:
 
 
 def heaviest_first(items: list[pytest.Item]) -> None:
-    """Order what is to be shared between workers: each worker begins with a long test, and a short one beside it.
+    """Order what is to be shared between workers, so that none is left with a long test when the others are through.
 
-    A worker is given two tests to begin with, and then one at a time.
+    Long and short ones take turns, since a worker is always given a test before it has ended the one before.
     """
 
     def minutes(item: pytest.Item) -> float:

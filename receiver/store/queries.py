@@ -24,8 +24,7 @@ class Query:
 
     def given(self, arguments: Mapping[str, object]) -> str:
         """Write the statement without the optional lines whose argument is None or absent."""
-        lines = (_chosen(line, arguments) for line in self.sql.splitlines())
-        return "\n".join(line for line in lines if line is not None)
+        return _given(self.sql, frozenset(name for name, value in arguments.items() if value is not None))
 
     def of_many(self, count: int) -> str:
         """Write the statement with *count* places where it says ``:many``."""
@@ -90,9 +89,15 @@ def parse(text: str) -> Mapping[str, Query]:
     return found
 
 
-def _chosen(line: str, arguments: Mapping[str, object]) -> str | None:
+@cache
+def _given(statement: str, arguments: frozenset[str]) -> str:
+    lines = (_chosen(line, arguments) for line in statement.splitlines())
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _chosen(line: str, arguments: frozenset[str]) -> str | None:
     """Keep a line, keep it without its mark, or drop it."""
     optional = _OPTIONAL.match(line)
     if optional is None:
         return line
-    return optional["line"] if arguments.get(optional["argument"]) is not None else None
+    return optional["line"] if optional["argument"] in arguments else None
