@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
-PYTEST := $(BIN)/python -m pytest --dist loadgroup
+PYTEST := $(BIN)/python -m pytest
 WORKERS ?= 3 # of which one at a time waits for something, on two cores
 
 # Compiled files are kept, whatever the machine is set to: without them every command reads all sources anew.
@@ -55,7 +55,7 @@ soak: export EXAMPLES ?= 5000
 soak: export FORGED ?= 20000
 soak: export BODIES ?= 100000
 soak: $(VENV)/.dev ## the tests that kill, cut the power and guess, for as long as it takes; ends with a report in var/soak
-	$(PYTEST) -v -n 2 -m soak --timeout 0 --report var/soak $(ARGS)
+	$(PYTEST) -v -n 2 --maxschedchunk 1 -m soak --timeout 0 --report var/soak $(ARGS)
 
 fmt: $(VENV)/.dev ## format, and mend what can be mended by machine
 	$(BIN)/ruff check --fix-only --quiet .

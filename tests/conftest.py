@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ledger import Recorder, Tell, countable, heaviest_first, label
+from ledger import Recorder, Tell, countable, heaviest_first, label, long_ones_first
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -21,8 +21,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.hookimpl(trylast=True)  # when all that is not to run is gone
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     label(items)
-    if hasattr(config, "workerinput") or config.getoption("report") is not None:
+    if config.getoption("report") is not None:
         heaviest_first(items)
+    elif hasattr(config, "workerinput"):
+        long_ones_first(items)
 
 
 @pytest.fixture

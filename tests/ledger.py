@@ -153,19 +153,24 @@ def label(items: Iterable[pytest.Item]) -> None:
 
 
 def heaviest_first(items: list[pytest.Item]) -> None:
-    """Order what is to be shared between workers, so that none is left with a long test when the others are through.
+    """Order what is to be shared between workers: each worker begins with a long test, and a short one beside it.
 
-    Long and short ones take turns, since a worker is always given a test before it has ended the one before.
+    A worker is given two tests to begin with, and then one at a time.
     """
-
-    def minutes(item: pytest.Item) -> float:
-        mark = item.get_closest_marker(_MARK)
-        return float(mark.kwargs.get("minutes", 0)) if mark is not None else 0.0
-
-    by_weight = sorted(items, key=minutes, reverse=True)
+    by_weight = sorted(items, key=_minutes, reverse=True)
     half = (len(by_weight) + 1) // 2
     long, short = by_weight[:half], by_weight[half:][::-1]
     items[::2], items[1::2] = long, short
+
+
+def long_ones_first(items: list[pytest.Item]) -> None:
+    """Move to the front what would keep the others waiting if it came last; leave all else as it is."""
+    items.sort(key=_minutes, reverse=True)
+
+
+def _minutes(item: pytest.Item) -> float:
+    mark = item.get_closest_marker(_MARK)
+    return float(mark.kwargs.get("minutes", 0)) if mark is not None else 0.0
 
 
 class Recorder:

@@ -42,8 +42,6 @@ BY_GATEWAY = [
     "omni-image/kling-3.0-turbo",
     *UNHEARD_OF,
 ]
-pytestmark = pytest.mark.xdist_group("every endpoint")  # so that all of it is done by one worker
-
 CASES = [(way, path) for way in ("pushed", "polled") for path in MAKES] + [("gateway", path) for path in BY_GATEWAY]
 
 

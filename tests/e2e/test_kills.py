@@ -1,4 +1,5 @@
-"""kill -9 at any moment, again and again: nothing that was acknowledged is lost, and all of it is delivered.
+"""kill -9 at any moment, again and again, under load and with three webhooks and a script: nothing that was
+acknowledged is lost, and all of it is delivered.
 
 ``KILLS`` is how many, ``SEED`` which moments; `make soak` asks for a thousand.
 """
@@ -12,9 +13,11 @@ from chaos.dials import fresh_seed, number
 from ledger import Tell
 from processes import Receiver, a_receiver, a_sink
 from support import until
-from traffic import CONCURRENCY, LIFE, Audit, Traffic, a_config_for_traffic
+from traffic import CONCURRENCY, LIFE, THREE_AND_A_SCRIPT, Audit, Traffic, a_config_for_traffic
 
 KILLS = number("KILLS", 30)
+
+PER_SECOND = 150
 
 EARLY = 0.2
 """The share of kills that do not wait until the receiver is ready."""
@@ -28,9 +31,9 @@ async def test_nothing_acknowledged_is_lost_however_often_the_process_is_killed(
     tell(seed=seed, kills=KILLS)
     async with (
         a_sink() as sink,
-        a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver,
+        a_receiver(tmp_path, a_config_for_traffic(sink, THREE_AND_A_SCRIPT, tmp_path), environ={LIFE: "0"}) as receiver,
     ):
-        traffic, stop = Traffic(receiver), asyncio.Event()
+        traffic, stop = Traffic(receiver, per_second=PER_SECOND), asyncio.Event()
         calling = asyncio.create_task(traffic.run(stop))
 
         for life in range(1, KILLS + 1):
@@ -42,15 +45,18 @@ async def test_nothing_acknowledged_is_lost_however_often_the_process_is_killed(
                 await receiver.ready()
         stop.set()
         await calling
-        await until(lambda: _is_all_delivered(receiver), within=60)
-        audit = Audit.of(traffic, sink)
+        waiting = _waiting(receiver)
+        await until(lambda: _waiting(receiver) == 0, within=60)
+        audit = Audit.of(traffic, sink, THREE_AND_A_SCRIPT, tmp_path)
 
         tell(
             callbacks_acknowledged=audit.promised,
             of_them_lost=audit.lost,
             a_second=round(audit.promised / up),
             cut_off_unanswered=traffic.broken,
-            events_undelivered=audit.undelivered,
+            deliveries_of_three_webhooks_and_a_script=audit.deliveries,
+            of_them_waiting_after_the_last_kill=waiting,
+            of_them_undelivered=audit.undelivered,
             sent_again_after_a_kill_under_the_same_id=audit.again.total(),
             most_of_them_after_one_kill=max(audit.again.values(), default=0),
             sent_twice_without_a_kill=audit.twice_in_one_life,
@@ -69,5 +75,6 @@ async def _live_a_while(rng: Random) -> float:
     return lasts
 
 
-def _is_all_delivered(receiver: Receiver) -> bool:
-    return receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)]
+def _waiting(receiver: Receiver) -> int:
+    [(count,)] = receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'")
+    return int(count)
