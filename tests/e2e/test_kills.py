@@ -17,7 +17,7 @@ from traffic import CONCURRENCY, LIFE, THREE_AND_A_SCRIPT, Audit, Traffic, a_con
 
 KILLS = number("KILLS", 30)
 
-PER_SECOND = 150
+PER_SECOND = 100
 
 EARLY = 0.2
 """The share of kills that do not wait until the receiver is ready."""
