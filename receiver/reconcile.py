@@ -4,6 +4,9 @@ However many tasks fall due at once, after a start or an outage, Kling is asked 
 time, and about each task by one at a time. While it cannot answer there is one question now and then, of another task
 each time, and no task's own interval grows, so that all are caught up with as soon as it is back.
 
+What a push waits for does not wait behind thousands of others that are due: every other claim takes such tasks first,
+and only every other one, so that no flood of pushes keeps the rest waiting.
+
 Tasks of the new generation that are due at the same moment share a question. Nobody waits for company, and whoever a
 shared question does not serve is asked about alone. The older endpoints have no such question, only lists by pages,
 in no order that Kling promises and moving on with every task that anybody makes: what is missing from a page would
@@ -122,6 +125,7 @@ class Reconciler:
         self._in_vain: OrderedDict[str, int] = OrderedDict()
         self._unsociable: OrderedDict[str, int] = OrderedDict()
         self._sociable: set[str] = set()
+        self._pushes_first = True
         self._seen_at: datetime | None = None
         self._asking: dict[str, asyncio.Task[None]] = {}
 
@@ -175,8 +179,10 @@ class Reconciler:
 
     async def _claim(self, now: datetime, *, limit: int) -> Sequence[Sequence[Task]]:
         """Claim what is due, sorted into *limit* questions at the most; a probe is about one task alone."""
-        until = now + self._lease
-        alone, together = self._sorted(await self._intake.claim_tasks(_ASKABLE, now=now, until=until, limit=limit))
+        until, pushes_first = now + self._lease, self._pushes_first
+        self._pushes_first = not pushes_first
+        claimed = await self._intake.claim_tasks(_ASKABLE, now=now, until=until, limit=limit, pushes_first=pushes_first)
+        alone, together = self._sorted(claimed)
         if together and self._patience.opens_at is None:
             self._sociable.update(task.endpoint or "" for task in together)
             room, endpoints = TOGETHER - len(together), sorted(self._sociable)

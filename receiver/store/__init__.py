@@ -116,10 +116,11 @@ class Intake(Protocol):
         until: datetime,
         limit: int,
         endpoints: Sequence[str] | None = None,
+        pushes_first: bool = False,
     ) -> Sequence[Task]:
         """Take up to *limit* tasks in *states* that are due, longest due first, and make them due again *until*.
 
-        With *endpoints* the tasks of all others are left alone.
+        With *endpoints* the tasks of all others are left alone; *pushes_first* lets those go before that pushes await.
         """
         ...
 

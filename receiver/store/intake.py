@@ -5,6 +5,7 @@ import sqlite3
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import islice
 
 from receiver.clock import micros
 from receiver.errors import Conflict
@@ -44,6 +45,7 @@ class TaskClaim:
     until: datetime
     limit: int
     endpoints: Sequence[str] | None = None
+    pushes_first: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -220,6 +222,23 @@ def _claim(connection: sqlite3.Connection, group: Sequence[TaskClaim]) -> Sequen
 
 
 def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
+    due = {task.id: task for task in (*_prompted(connection, claim), *_longest_due(connection, claim))}
+    taken = [replace(task, due_at=claim.until) for task in islice(due.values(), claim.limit)]
+    if taken:
+        ids = json.dumps([task.id for task in taken])
+        connection.execute(sql("postpone_tasks"), {"until": micros(claim.until), "ids": ids})
+    return taken
+
+
+def _prompted(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
+    """Read those whose next question a push brought about, if they are to go first."""
+    if not claim.pushes_first:
+        return []
+    wanted = {"states": json.dumps(claim.states), "now": micros(claim.now), "limit": claim.limit}
+    return [records.task(row) for row in connection.execute(sql("prompted_tasks"), wanted)]
+
+
+def _longest_due(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
     due: list[Task] = []
     endpoints = None if claim.endpoints is None else json.dumps(claim.endpoints)
     given = {"endpoints": endpoints}
@@ -227,12 +246,7 @@ def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Tas
     for state in dict.fromkeys(claim.states):
         wanted = {"state": state.value, "now": micros(claim.now), "limit": claim.limit, **given}
         due += map(records.task, connection.execute(statement, wanted))
-    due.sort(key=lambda task: (task.due_at, task.id))
-    taken = [replace(task, due_at=claim.until) for task in due[: claim.limit]]
-    if taken:
-        ids = json.dumps([task.id for task in taken])
-        connection.execute(sql("postpone_tasks"), {"until": micros(claim.until), "ids": ids})
-    return taken
+    return sorted(due, key=lambda task: (task.due_at, task.id))
 
 
 def _hasten(connection: sqlite3.Connection, group: Sequence[Hastened]) -> Sequence[int]:

@@ -155,9 +155,12 @@ class SqliteStore:
         until: datetime,
         limit: int,
         endpoints: Sequence[str] | None = None,
+        pushes_first: bool = False,
     ) -> Sequence[Task]:
         """Take up to *limit* tasks that are due."""
-        claim = intake.TaskClaim(states=states, now=now, until=until, limit=limit, endpoints=endpoints)
+        claim = intake.TaskClaim(
+            states=states, now=now, until=until, limit=limit, endpoints=endpoints, pushes_first=pushes_first
+        )
         return await self._writer.do(intake.CLAIM_TASKS, claim)
 
     async def hasten_tasks(

@@ -145,6 +145,35 @@ async def test_thousands_that_fall_due_at_once_are_asked_about_within_bounds(tmp
         assert Counter(await shop.types()) == {"task.succeed": 1000}
 
 
+async def test_an_end_that_is_pushed_does_not_wait_behind_hundreds_that_are_due(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        await with_tasks(shop, 600)
+        async with shop.working():
+            task = await shop.submit()
+            made = shop.kling.made[(await shop.task(task.id)).kling_id or ""]
+
+            await shop.push(made.token, shop.kling.end(made))
+            await shop.passes(2, step=0.5)
+
+            assert (await shop.task(task.id)).state is TaskState.SUCCEED
+            assert len(shop.kling.queries) <= 3 * PER_SECOND
+            await shop.passes(12, step=0.5)
+            assert {asked for asked, _ in shop.kling.queries} == set(shop.kling.made)
+
+
+async def test_however_many_pushes_wait_every_other_turn_is_of_those_that_are_due_the_longest(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        now = shop.clock.now()
+        quiet = {task.kling_id for task in await with_tasks(shop, 100, due_at=now - timedelta(seconds=1))}
+        await with_tasks(shop, 400, start=100, prompted_at=now)
+        async with shop.working():
+            await shop.passes(4, step=0.5)
+
+            asked = {asked for asked, _ in shop.kling.queries}
+            assert len(asked) >= 4 * PER_SECOND
+            assert len(asked & quiet) >= 80
+
+
 @pytest.mark.parametrize(
     "fault", [DOWN, refusal(503, 5001), refusal(429, 1302), refusal(401, 1002)], ids=lambda error: error.code
 )

@@ -329,6 +329,24 @@ async def test_due_tasks_are_claimed_longest_due_first_and_once(store: Store) ->
     assert len(await store.claim_tasks(running, now=at(70), until=at(99), limit=9)) == 5
 
 
+async def test_tasks_that_a_push_has_asked_about_can_go_first_until_they_are(store: Store) -> None:
+    for n in range(4):
+        await store.add(a_task(id=f"tsk_{n}", due_at=at(n)), b"")
+    pushed = {"due_at": at(9), "prompted_at": at(9)}
+    await store.add(a_task(id="tsk_pushed", asked_at=at(8), **pushed), b"")
+    await store.add(a_task(id="tsk_never_asked", **pushed), b"")
+    await store.add(a_task(id="tsk_asked_since", **pushed | {"asked_at": at(9), "due_at": at(8)}), b"")
+    await store.add(a_task(id="tsk_over", state=TaskState.SUCCEED, **pushed), b"")
+    await store.add(a_task(id="tsk_later", **pushed | {"due_at": at(11)}), b"")
+    running = [TaskState.SUBMITTED, TaskState.PROCESSING]
+
+    first = await store.claim_tasks(running, now=at(10), until=at(70), limit=3, pushes_first=True)
+    rest = await store.claim_tasks(running, now=at(10), until=at(70), limit=9, pushes_first=True)
+
+    assert [task.id for task in first] == ["tsk_never_asked", "tsk_pushed", "tsk_0"]
+    assert [task.id for task in rest] == ["tsk_1", "tsk_2", "tsk_3", "tsk_asked_since"]
+
+
 async def test_many_who_claim_at_once_share_the_tasks(store: Store) -> None:
     await asyncio.gather(*(store.add(a_task(id=f"tsk_{n:03}"), b"") for n in range(100)))
 

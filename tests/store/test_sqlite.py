@@ -427,6 +427,7 @@ HOT: dict[str, dict[str, Any]] = {
     "tasks_by_id": {"ids": "[]"},
     "tasks_by_key": {"keys": "[]"},
     "due_tasks": {"state": "queued", "now": 1, "limit": 1},
+    "prompted_tasks": {"states": "[]", "now": 1, "limit": 1},
     "hasten_tasks": {"states": "[]", "now": 1, "before": 2, "apart": 1},
     "next_task_due": {"states": "[]", "after": 1},
     "line": {"now": 1, "kept": "[]"},
@@ -484,6 +485,7 @@ def test_rows_are_written_once_each_and_in_their_order_however_many_there_are(
     "name",
     [
         "due_tasks",
+        "prompted_tasks",
         "due_deliveries",
         "list_tasks",
         "list_events",

@@ -79,6 +79,17 @@ WHERE state = :state
 ORDER BY due_at, id
 LIMIT :limit;
 
+-- name: prompted_tasks
+-- Finds the tasks that have been due the longest of those whose next question a push brought about.
+SELECT *
+FROM tasks INDEXED BY tasks_prompted
+WHERE prompted_at IS NOT NULL
+  AND (asked_at IS NULL OR asked_at < prompted_at)
+  AND due_at <= :now
+  AND state IN (SELECT value FROM json_each(:states))
+ORDER BY due_at, id
+LIMIT :limit;
+
 -- name: postpone_tasks
 -- Keeps claimed tasks from being claimed again before *until*.
 UPDATE tasks

@@ -63,6 +63,8 @@ CREATE TABLE tasks (
 ) STRICT;
 
 CREATE INDEX tasks_due ON tasks (state, due_at, id) WHERE due_at IS NOT NULL;
+CREATE INDEX tasks_prompted ON tasks (due_at, id)
+WHERE prompted_at IS NOT NULL AND (asked_at IS NULL OR asked_at < prompted_at);
 CREATE INDEX tasks_by_state ON tasks (state);
 CREATE INDEX tasks_waiting ON tasks (pack, priority, share, due_at, id) WHERE state = 'queued';
 CREATE INDEX tasks_running ON tasks (pack, share, weight) WHERE state IN ('submitting', 'submitted', 'processing');
