@@ -3,9 +3,9 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,17 +64,28 @@ async def serving(
     peer = Peer(
         sending(answer) if isinstance(answer, bytes) else answer, scheme="https" if tls else "http", reads=reads
     )
+    async with listening(peer.serve, tls=tls) as peer.port:
+        yield peer
+
+
+@contextlib.asynccontextmanager
+async def listening(
+    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
+    *,
+    tls: ssl.SSLContext | None = None,
+    backlog: int = 100,
+) -> AsyncIterator[int]:
+    """Give a free port of loopback, each connection to which is handed to *serve*; what is left at the end is ended."""
     tasks: set[asyncio.Task[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(peer.serve(reader, writer))
+        task = asyncio.ensure_future(serve(reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
-    peer.port = server.sockets[0].getsockname()[1]
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls, backlog=backlog)
     try:
-        yield peer
+        yield int(server.sockets[0].getsockname()[1])
     finally:
         server.close()
         for task in tuple(tasks):

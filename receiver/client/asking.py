@@ -181,7 +181,8 @@ class Client:
 
     async def close_batch(self, name: str, *, why: str = "") -> Batch:
         """Let a batch take no more tasks in: it is finished when those it has are over. Twice is as good as once."""
-        return Batch.read(await self.post(f"/api/batches/{_quoted(name)}/close", {"why": why}))
+        path = f"/api/batches/{_quoted(name)}/close"
+        return Batch.read(read_object((await self._answer("POST", path, body={"why": why}, repeatable=True)).content))
 
     async def wait_for_batch(self, name: str, *, timeout: timedelta | float | None = None) -> Batch:  # noqa: ASYNC109 -- the same as of wait
         """Wait until a batch is finished and its event is stored; give it as it is then.

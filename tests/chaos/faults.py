@@ -8,7 +8,7 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from peers import Request, read_request, response
+from peers import Request, listening, read_request, response
 from wire import Wire
 
 FAIR = "fair"
@@ -126,7 +126,6 @@ class Proxy:
 async def a_proxy(upstream: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
     """Run a proxy before *upstream* on a free port of loopback."""
     proxy = Proxy(upstream=upstream, tls=tls)
-    connections: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -134,18 +133,5 @@ async def a_proxy(upstream: str, *, tls: ssl.SSLContext | None = None) -> AsyncI
         finally:
             writer.close() if writer.transport.get_write_buffer_size() else writer.transport.abort()
 
-    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(serve(reader, writer))
-        connections.add(task)
-        task.add_done_callback(connections.discard)
-
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, backlog=512)
-    proxy.port = server.sockets[0].getsockname()[1]
-    try:
+    async with listening(serve, backlog=512) as proxy.port:
         yield proxy
-    finally:
-        server.close()
-        for task in tuple(connections):
-            task.cancel()
-        await asyncio.gather(*connections, return_exceptions=True)
-        await asyncio.sleep(0)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from ledger import Tell
-from processes import Receiver, a_config, a_push, a_receiver, a_sink, minted
+from processes import Receiver, Sink, a_config, a_push, a_receiver, a_sink, minted
 from support import until
 from traffic import LIFE, Audit, Traffic, a_config_for_traffic, calling
 from wire import Answer, ask
@@ -85,16 +85,22 @@ async def refused(traffic: Traffic, count: int) -> None:
     await until(lambda: traffic.statuses[503] >= enough, within=60)
 
 
-@pytest.mark.soak("disk full")
-async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_room(disk: Disk, tell: Tell) -> None:
+def hold_back(sink: Sink) -> asyncio.Event:
+    """Have a sink answer nobody until the gate that this gives is opened."""
     gate = asyncio.Event()
 
     async def answer() -> int:
         await gate.wait()
         return 204
 
+    sink.answer = answer
+    return gate
+
+
+@pytest.mark.soak("disk full")
+async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_room(disk: Disk, tell: Tell) -> None:
     async with a_sink() as sink, a_receiver(disk.folder, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
-        sink.answer = answer
+        gate = hold_back(sink)
         async with receiver.client() as client:
             _, url = await minted(client)
         async with calling(receiver, per_second=100) as traffic:
@@ -135,14 +141,8 @@ async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_
 
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
 async def test_a_start_on_a_full_disk_refuses_what_comes_and_goes_on_by_itself(disk: Disk, ending: str) -> None:
-    gate = asyncio.Event()
-
-    async def answer() -> int:
-        await gate.wait()
-        return 204
-
     async with a_sink() as sink, a_receiver(disk.folder, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
-        sink.answer = answer
+        gate = hold_back(sink)
         async with receiver.client() as client:
             _, url = await minted(client)
         async with calling(receiver, per_second=100) as traffic:

@@ -13,6 +13,7 @@ from decimal import Decimal
 
 import pytest
 from edge import TOKEN, House
+from peers import response, serving
 from support import free_port, plain_http, until
 
 import receiver
@@ -220,6 +221,22 @@ async def test_what_is_refused_is_told_by_its_kind(house: House) -> None:
             await client.submit("nowhere", {}, tags={":": "x"})
         with pytest.raises(NotFound):
             await client.delivery("dlv_none")
+
+
+async def test_a_batch_is_closed_though_the_answer_to_that_was_lost() -> None:
+    told = json.dumps({"name": "b1", "state": "closed", "tasks": 1, "counts": {}}).encode()
+    answers = iter([response(200, told), None, response(200, told)])
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = next(answers)
+        writer.transport.abort() if said is None else writer.write(said)
+
+    async with serving(answer) as peer, Client(peer.url, "token") as client:
+        await client.batch("b1")
+
+        assert (await client.close_batch("b1")).state == "closed"
+
+    assert [request.line.split()[0] for request in peer.requests] == ["GET", "POST", "POST"]
 
 
 async def test_waiting_ends_at_its_time_with_the_task_as_it_is(house: House) -> None:
