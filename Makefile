@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 PYTEST := $(BIN)/python -m pytest
-WORKERS ?= 3 # of which one at a time waits for something, on two cores
+WORKERS ?= 4 # for two cores: there is always one that waits for something
 
 # Compiled files are kept, whatever the machine is set to: without them every command reads all sources anew.
 unexport PYTHONDONTWRITEBYTECODE
