@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from ledger import Recorder, Tell, countable, heaviest_first, label, long_ones_first
+from support import log_plainly
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -12,6 +13,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    log_plainly()
     config.addinivalue_line("markers", "soak(title, minutes=0): worth running long; so called in the report of a soak")
     folder = config.getoption("report")
     if folder is not None and not hasattr(config, "workerinput"):

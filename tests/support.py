@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
 from typing import Any
 
+import structlog
 from httpx2 import AsyncClient
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
@@ -50,6 +51,18 @@ def free_port() -> int:
 def plain_http(**arguments: Any) -> AsyncClient:
     """A client of what runs here, without TLS: to read the machine's certificates takes longer than most tests."""
     return AsyncClient(verify=_NO_CERTIFICATES, trust_env=False, **arguments)
+
+
+def log_plainly() -> None:
+    """Have what is logged in a test printed plainly: structlog's own way, in colours, takes longer than the tests."""
+    structlog.reset_defaults()
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.format_exc_info,
+            structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
+        ]
+    )
 
 
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -12,10 +12,10 @@ from random import Random
 from typing import Any
 
 import pytest
-import structlog
 from chaos.account import HOST, Account, Way, an_account
 from chaos.machine import GoneError, Machine
 from chaos.virtual import VirtualClock, VirtualLoop
+from support import log_plainly
 
 from receiver import service
 from receiver.outbound import IPAddress
@@ -78,7 +78,7 @@ def many_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> 
         try:
             return runner.run(run())
         finally:
-            structlog.reset_defaults()
+            log_plainly()
 
 
 async def nowhere(host: str) -> Sequence[IPAddress]:

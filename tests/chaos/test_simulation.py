@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import structlog
 from chaos.dials import fresh_seed, number
 from chaos.invariants import broken
 from chaos.virtual import VirtualLoop
 from chaos.world import World
 from ledger import Tell
+from support import log_plainly
 
 HOURS = number("HOURS", 400)
 PER_RUN = 1000
@@ -49,7 +49,7 @@ def live(
         try:
             return runner.run(run())
         finally:
-            structlog.reset_defaults()
+            log_plainly()
 
 
 @pytest.mark.soak("simulation in virtual time", minutes=15)
