@@ -6,7 +6,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 PYTEST := $(BIN)/python -m pytest
-WORKERS ?= 4 # for two cores: there is always one that waits for something
+WORKERS ?= 3 # of which one at a time waits for something, on two cores
+SHARED := -n $(WORKERS) --dist worksteal # so that nobody is left with what was meant for a worker whose tests are long
 
 # Compiled files are kept, whatever the machine is set to: without them every command reads all sources anew.
 unexport PYTHONDONTWRITEBYTECODE
@@ -27,14 +28,14 @@ demo: setup ## watch one job go all the way, with no account (ARGS=--keep leaves
 	$(BIN)/kling-receiver demo $(ARGS)
 
 test: $(VENV)/.dev ## run the tests (ARGS="-k name")
-	$(PYTEST) -n $(WORKERS) $(ARGS)
+	$(PYTEST) $(SHARED) $(ARGS)
 
 check: $(VENV)/.dev ## all that must hold: format, lint, types, import contracts, tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(PYTEST) -n $(WORKERS)
+	$(PYTEST) $(SHARED)
 
 bench: $(VENV)/.dev ## measure against the ways it is usually done (ARGS=--help)
 	PYTHONPATH=tests $(BIN)/python -m benchmarks $(ARGS)
