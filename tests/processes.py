@@ -32,6 +32,9 @@ from receiver.kling.simulator import Options, Simulator, serve
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = "the-key-of-a-test"
 ENDPOINT = "images/multi-image2image"
+SELDOM = 0.02
+"""How often to look where each look takes from what is waited for: by a request to the process that is to get on."""
+
 JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 
 
@@ -72,7 +75,7 @@ class Receiver:
 
     async def ready(self) -> None:
         """Wait until it takes callbacks."""
-        await until(self._is_ready, within=60)
+        await until(self._is_ready, within=60, every=SELDOM)
 
     async def _is_ready(self) -> bool:
         assert self.process is not None
@@ -339,7 +342,7 @@ async def task_in(client: httpx2.AsyncClient, task_id: str, state: str, *, withi
         return bool(seen["state"] == state)
 
     try:
-        await until(is_there, within=within)
+        await until(is_there, within=within, every=SELDOM)
     except TimeoutError:
         raise AssertionError(f"not {state} but {seen}") from None
     return seen

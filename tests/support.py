@@ -68,8 +68,8 @@ def log_plainly() -> None:
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-async def until(fact: Callable[[], bool | Awaitable[bool]], *, within: float = 10.0) -> None:
-    """Wait until *fact* holds; fail when it does not within so many seconds."""
+async def until(fact: Callable[[], bool | Awaitable[bool]], *, within: float = 10.0, every: float = 0.005) -> None:
+    """Wait until *fact* holds, looking *every* so many seconds; fail when it does not within so many."""
     async with asyncio.timeout(within):
         while True:
             holds = fact()
@@ -77,4 +77,4 @@ async def until(fact: Callable[[], bool | Awaitable[bool]], *, within: float = 1
                 holds = await holds
             if holds:
                 return
-            await asyncio.sleep(0.005)
+            await asyncio.sleep(every)

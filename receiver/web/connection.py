@@ -7,6 +7,7 @@ gives it up to the next, so that slow clients keep out nobody but each other.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -100,7 +101,7 @@ class Crowd(ServerState):
             connection.transport.abort()
 
 
-class Bounded(asyncio.Protocol):
+class Bounded(asyncio.Protocol, ABC):
     """What both parsers' connections add to uvicorn's: deadlines and caps."""
 
     loop: asyncio.AbstractEventLoop
@@ -123,9 +124,9 @@ class Bounded(asyncio.Protocol):
         crowd: Crowd = self.server_state
         return crowd
 
+    @abstractmethod
     def part(self) -> Part:
         """Tell what the peer is in the middle of sending."""
-        raise NotImplementedError
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, if there is room for it."""
