@@ -173,12 +173,10 @@ def outlook(
         if errand.delivery.status is not DeliveryStatus.DELIVERED and errand.delivery.id not in repeated
     ]
     open_errands.sort(key=lambda errand: errand.delivery.status is DeliveryStatus.PENDING)
-    sentences = [
-        _about_errand(errand, states.get(errand.delivery.route), routes=routes, now=now) for errand in open_errands
-    ]
-    if len(sentences) > _MOST_SENTENCES:
-        left = len(sentences) - _MOST_SENTENCES
-        sentences = [*sentences[:_MOST_SENTENCES], f"{left} more deliveries are not through: see above."]
+    said = [_about_errand(errand, states.get(errand.delivery.route), routes=routes, now=now) for errand in open_errands]
+    sentences = list(dict.fromkeys(said))[:_MOST_SENTENCES]  # what holds a route up, holds up all of it
+    if left := sum(sentence not in sentences for sentence in said):
+        sentences.append(f"{left} more deliveries are not through: see above.")
     first = _about_end(task, events, errands) if task.state.is_final else _about_way(task, arrivals, now=now)
     if task.state.is_final and sentences and not _is_awaited(events):
         return " ".join(sentences)

@@ -118,12 +118,20 @@ def test_a_held_route_says_by_what_and_how_it_is_released() -> None:
 
 
 def test_what_a_person_must_do_comes_first_and_not_too_much_at_once() -> None:
-    errands = [an_errand(id_=f"dlv_{n}") for n in range(5)] + [dead(id_="dlv_9")]
+    errands = [an_errand(id_=f"dlv_{n}", due_at=at(60 + n)) for n in range(5)] + [dead(id_="dlv_9")]
 
     sentences = said(OVER, *errands)
 
     assert sentences.startswith("publish: dead")
     assert sentences.endswith("3 more deliveries are not through: see above.")
+
+
+def test_what_holds_for_several_deliveries_is_said_once() -> None:
+    held = RouteState(name="publish", held_at=at(0), held_by=HeldBy.OPERATOR, held_why="")
+
+    assert said(OVER, *(an_errand(id_=f"dlv_{n}") for n in range(5)), state=held) == (
+        "publish: held by hand until: kling-receiver routes release publish"
+    )
 
 
 def test_files_on_their_way_home_are_spoken_of() -> None:
