@@ -226,7 +226,8 @@ class Disk:
         self.renamings = left
 
     def write_remains(self, target: Path, root: Path, cut: Cut, rng: Random) -> None:
-        """Write to *target* what is left of *root* when the power goes."""
+        """Write to *target* what is left of *root* when the power goes: an empty folder, where that is nothing."""
+        target.mkdir()
         names = dict(self.names)
         for _, step in self.renamings:
             if rng.random() < cut.kept:
