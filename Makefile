@@ -55,6 +55,7 @@ soak: export CANCELLATIONS ?= 20000
 soak: export EXAMPLES ?= 5000
 soak: export FORGED ?= 20000
 soak: export BODIES ?= 100000
+soak: export GIGABYTES ?= 10
 soak: $(VENV)/.dev ## the tests that kill, cut the power and guess, for as long as it takes; ends with a report in var/soak
 	$(PYTEST) -v -n 2 --maxschedchunk 1 -m soak --timeout 0 --report var/soak $(ARGS)
 

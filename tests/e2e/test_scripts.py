@@ -1,4 +1,7 @@
-"""Scripts that go wrong in every way, run by the real service: none survives, none holds a slot, each says why."""
+"""Scripts that go wrong in every way, run by the real service: none survives, none holds a slot, each says why.
+
+``GIGABYTES`` is how much one of them puts out; `make soak` asks for ten.
+"""
 
 import contextlib
 import json
@@ -10,12 +13,15 @@ from typing import Any
 
 import httpx2
 import pytest
+from chaos.dials import number
+from ledger import Tell
 from processes import Receiver, a_config, a_push, a_receiver, minted
 from support import until
 from wire import ask
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
 
+GIGABYTES = number("GIGABYTES", 1)
 NO_KLING = "http://127.0.0.1:9"
 BOMB = """
 bomb() { if [ "$1" = 0 ]; then exec sleep 1000; fi; bomb $(($1 - 1)) & bomb $(($1 - 1)) & wait; }
@@ -53,7 +59,9 @@ CASES: Mapping[str, Case] = {
     "held": Case(text="setsid sleep 1000 & exit 0", outcome="accepted", reason=""),
     "held-and-failed": Case(text="setsid sleep 1000 & echo no room >&2; exit 7", reason="exited with 7; its output"),
     "deaf": Case(text="exec <&-; exit 0", outcome="accepted", reason=""),
-    "flood": Case(text="exec head -c 1000000000 /dev/zero", outcome="accepted", reason="", timeout="60s"),
+    "flood": Case(
+        text=f"exec head -c {GIGABYTES}000000000 /dev/zero", outcome="accepted", reason="", timeout=f"{GIGABYTES}m"
+    ),
     "unset": Case(text="exit 78", outcome="refused", reason="is not set up (exit 78)"),
     "never": Case(text="exit 65", outcome="refused", reason="can never be taken (exit 65)"),
     "killed": Case(text="kill -9 $$", reason="was killed by SIGKILL (perhaps for want of memory)"),
@@ -117,7 +125,10 @@ def marked_by(service: int) -> list[str]:
     return found
 
 
-async def test_whatever_a_script_does_it_ends_with_a_reason_and_leaves_nothing_behind(tmp_path: Path) -> None:
+@pytest.mark.soak("scripts that go wrong in every way", minutes=1)
+async def test_whatever_a_script_does_it_ends_with_a_reason_and_leaves_nothing_behind(
+    tmp_path: Path, tell: Tell
+) -> None:
     routes = "".join(a_route(tmp_path, name, case) for name, case in CASES.items())
     async with running(tmp_path, routes) as (receiver, client):
         assert receiver.process is not None
@@ -125,7 +136,7 @@ async def test_whatever_a_script_does_it_ends_with_a_reason_and_leaves_nothing_b
         _, url = await minted(client)
 
         await pushed(url, "processing")
-        await until(lambda: len(receiver.rows(ATTEMPTS)) == len(CASES), within=60)
+        await until(lambda: len(receiver.rows(ATTEMPTS)) == len(CASES), within=60 * GIGABYTES)
 
         for route, outcome, reason, _, excerpt, status, claim in receiver.rows(ATTEMPTS):
             case = CASES[route]
@@ -138,11 +149,12 @@ async def test_whatever_a_script_does_it_ends_with_a_reason_and_leaves_nothing_b
         assert (await ask("GET", f"{receiver.public}/healthz")).status == 200
 
         await pushed(url, "succeed")
-        await until(lambda: len(receiver.rows(ATTEMPTS)) == 2 * len(CASES), within=60)
+        await until(lambda: len(receiver.rows(ATTEMPTS)) == 2 * len(CASES), within=60 * GIGABYTES)
 
         assert await receiver.stop() == 0
         assert marked_by(service) == []
         assert receiver.said("sender.broken") == []
+        tell(scripts=2 * len(CASES), gigabytes_put_out_by_one=GIGABYTES, processes_left=0)
 
 
 def a_waiting_script(folder: Path, *, more: str = "") -> str:
