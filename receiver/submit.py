@@ -222,8 +222,11 @@ class Submitter:
 
     async def _send_next(self, now: datetime) -> bool:
         """Send the next task in the line that there is room for; False where there is none."""
+        line = await self._intake.line(now=now, kept=self._creates.slots.kept)
+        if not line:
+            return False
         taken, bound = await self._intake.occupancy(), await self._intake.occupancy(bound=True)
-        for task in await self._intake.line(now=now, kept=self._creates.slots.kept):
+        for task in line:
             endpoint = endpoints.resolve(task.endpoint or "")
             if endpoint is None:
                 await self._outcomes.rejected(task, f"This version knows no endpoint {task.endpoint!r}.")
