@@ -1,5 +1,6 @@
 """What all tests may use: a place to tell what was counted; and how the long ones are chosen, ordered and reported."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     log_plainly()
+    # What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "soak(title, minutes=0): worth running long; so called in the report of a soak")
     folder = config.getoption("report")
     if folder is not None and not hasattr(config, "workerinput"):
