@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input --quiet
 PYTEST := $(BIN)/python -m pytest
-WORKERS ?= 3 # of which one at a time waits for something, on two cores
+WORKERS ?= 4 # of which two at a time wait for something, on two cores
 SHARED := -n $(WORKERS) --dist worksteal # so that nobody is left with what was meant for a worker whose tests are long
 
 # Compiled files are kept, whatever the machine is set to: without them every command reads all sources anew.

@@ -19,7 +19,7 @@ class FakeClock:
 
     def __init__(self, at: datetime = START) -> None:
         self._now = at
-        self._moved = asyncio.Event()
+        self._sleepers: dict[asyncio.Timeout, datetime] = {}
 
     def now(self) -> datetime:
         return self._now
@@ -27,18 +27,24 @@ class FakeClock:
     def advance(self, by: timedelta) -> None:
         """Move the time on and wake whoever waited for a moment that has now come."""
         self._now += by
-        self._moved.set()
-        self._moved = asyncio.Event()
+        for sleeper in [sleeper for sleeper, until in self._sleepers.items() if until <= self._now]:
+            del self._sleepers[sleeper]
+            sleeper.reschedule(0)
 
     async def wait(self, event: asyncio.Event, *, until: datetime | None = None) -> bool:
-        while not event.is_set() and (until is None or self._now < until):
-            waits = [asyncio.ensure_future(event.wait()), asyncio.ensure_future(self._moved.wait())]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
-        return event.is_set()
+        if until is None:
+            return await event.wait()
+        if event.is_set() or until <= self._now:
+            return event.is_set()
+        sleeper = asyncio.timeout(None)
+        try:
+            async with sleeper:
+                self._sleepers[sleeper] = until
+                return await event.wait()
+        except TimeoutError:
+            return event.is_set()
+        finally:
+            self._sleepers.pop(sleeper, None)
 
 
 def free_port() -> int:
