@@ -39,7 +39,7 @@ class Buckets:
                 [
                     *(str(_RCLONE), "serve", "s3", str(self.root), "--addr", f"127.0.0.1:{self.port}"),
                     *("--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", os.devnull),
-                    *("--no-cleanup", "--dir-cache-time", "0s", "--log-level", "DEBUG"),
+                    *("--no-cleanup", "--dir-cache-time", "20ms", "--log-level", "DEBUG"),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
