@@ -17,9 +17,9 @@ from receiver.announce import Announcement, Announcer
 from receiver.bells import Bells
 from receiver.clock import Clock
 from receiver.errors import NotFound, StoreUnavailable
-from receiver.orders import Action, BatchState
+from receiver.orders import Action, BatchEnd, BatchState, BatchView
 from receiver.payload import MOST_TOLD, batch_data
-from receiver.store import BatchEnd, BatchView, Page
+from receiver.store import Page
 
 log = structlog.get_logger()
 

@@ -72,6 +72,11 @@ class Ids:
         chance = int.from_bytes(self._entropy(_ENTROPY_BYTES))
         return f"{prefix}_{_base32(self._last, _TIME_WIDTH)}{_base32(chance, 13)}"
 
+    @property
+    def latest(self) -> datetime:
+        """The latest moment that an id was made at; ahead of the clock where that was set back since."""
+        return moment(self._last)
+
     @staticmethod
     def token() -> str:
         """Make a secret of 256 bits that is safe in a URL's path."""

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from enum import StrEnum
 
-from receiver.model import Delivery, DeliveryStatus
+from receiver.model import Delivery, DeliveryStatus, Task, TaskState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +139,31 @@ class Batch:
         if self.closed_at is None:
             return BatchState.OPEN
         return BatchState.CLOSED if self.finished_at is None else BatchState.FINISHED
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchView:
+    """A batch and how many of its tasks are in each state."""
+
+    batch: Batch
+    counts: Mapping[TaskState, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndedTask:
+    """A task that is over, and the object that told of it; empty where that is no longer kept."""
+
+    task: Task
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchEnd:
+    """A batch whose tasks are all over, and the first of them."""
+
+    batch: Batch
+    counts: Mapping[TaskState, int]
+    tasks: Sequence[EndedTask]
 
 
 class CostBy(StrEnum):

@@ -42,6 +42,7 @@ AT_ONCE = 4
 
 _EVENTS_AT_ONCE = 256
 _NAMED_BY = 3  # the last parts of a file's path: its task, its event, its own name
+_SET_BACK = timedelta(seconds=5)
 _LOOK_AGAIN = timedelta(seconds=5)
 _AFTER_A_FAULT = timedelta(minutes=1)
 
@@ -116,6 +117,7 @@ class Archiver:
         self._turns = Turns(AT_ONCE)
         self._copy_turns = Turns(AT_ONCE)
         self._visits: dict[str, asyncio.Task[None]] = {}
+        self._seen_at: datetime | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look after events as they come and as they fall due, until *stop*; a download under way is broken off."""
@@ -136,6 +138,7 @@ class Archiver:
         """Begin with every event that is due, as far as there is room; tell when the next is."""
         now = self._clock.now()
         try:
+            await self._catch_up(now)
             room = _EVENTS_AT_ONCE - len(self._visits)
             for event in await self._shelf.archiving(now=now, without=[*self._visits], limit=room) if room else ():
                 self._begin(event, wake)
@@ -145,6 +148,12 @@ class Archiver:
         except StoreUnavailable as exc:
             log.warning("archive.delayed", reason=exc.message)
             return now + _LOOK_AGAIN
+
+    async def _catch_up(self, now: datetime) -> None:
+        """Let nothing wait for a former process, nor for a moment planned by a clock that was set back since."""
+        if self._seen_at is None or now < self._seen_at - _SET_BACK:
+            await self._shelf.hasten_archiving(now=now)
+        self._seen_at = now
 
     def _begin(self, event: Event, wake: asyncio.Event) -> None:
         visit = asyncio.create_task(self._visit(event))
@@ -173,10 +182,13 @@ class Archiver:
             return
         errand = Errand.of(event, self._folder)
         missing = await self._try_all(errand, errand.missing(copied=self._copies is not None))
-        if self._clock.now() - event.created_at >= SURELY_DEAD:
+        if self._age(event) >= SURELY_DEAD:
             missing = await self._try_anew(errand, missing)
-        age = self._clock.now() - event.created_at
-        await self._follow(errand, judge(event.archiving, missing, age=age, rng=self._rng), missing)
+        await self._follow(errand, judge(event.archiving, missing, age=self._age(event), rng=self._rng), missing)
+
+    def _age(self, event: Event) -> timedelta:
+        """Tell how old an event is; one that lies ahead, for the clock was set back since, counts as old as that is."""
+        return abs(self._clock.now() - event.created_at)
 
     async def _try_all(self, errand: Errand, results: Sequence[Result]) -> Sequence[Missing]:
         """Try results, and give those that are missing all the same."""

@@ -15,6 +15,7 @@ from random import Random
 
 import structlog
 
+from receiver.announce import HELD_BACK
 from receiver.bells import Bell
 from receiver.clock import Clock, Ids
 from receiver.dispatch.holds import Holds
@@ -28,6 +29,7 @@ log = structlog.get_logger()
 
 LEASE_MARGIN = timedelta(seconds=30)
 _SET_BACK = timedelta(seconds=5)
+_AT_A_TIME = 1000  # deliveries brought forward in one transaction: a backlog may be a million
 _FARTHEST_PROBE = timedelta(
     hours=2
 )  # no answer may ask for more than an hour; what is planned later, another clock planned
@@ -74,7 +76,7 @@ class Dispatcher:
         self._under_way: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
         self._claims: dict[str, str] = {}  # of the deliveries under way
-        self._seen_at: datetime | None = None
+        self._seen_at = ids.latest
 
     async def run(self, stop: asyncio.Event) -> None:
         """Bring out what falls due until *stop*; then finish what is under way, or give it back when grace is over."""
@@ -118,12 +120,15 @@ class Dispatcher:
         return soonest
 
     async def _follow_the_clock(self) -> None:
-        """Let no retry wait for a moment planned by a clock that was set back since."""
+        """Let nothing wait for a moment planned by a clock that was set back since, in this run or before it."""
         now = self._clock.now()
-        if self._seen_at is not None and now < self._seen_at - _SET_BACK:
+        if now < self._seen_at - _SET_BACK:
             log.warning("clock.set_back", by_seconds=(self._seen_at - now).total_seconds())
             for route in await self._queue.due_routes():
                 await self._queue.hasten(route, now=now)
+                ahead = partial(self._queue.bring_forward, route, now=now, held_until=now + HELD_BACK)
+                while await ahead(limit=_AT_A_TIME):
+                    pass
         self._seen_at = now
 
     async def _serve(self, route: str, lane: Lane, due_at: datetime) -> datetime | None:

@@ -33,7 +33,7 @@ from receiver.model import (
     TaskState,
     Verdict,
 )
-from receiver.orders import Action, Batch
+from receiver.orders import Action
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,6 +216,13 @@ class Queue(Protocol):
         """Make all in *route* that was tried, is pending and unclaimed due, in the order of its age; give the count."""
         ...
 
+    async def bring_forward(self, route: str, *, now: datetime, held_until: datetime, limit: int) -> int:
+        """Where the clock was set back to *now*: make up to *limit* in *route* due that lie ahead untried.
+
+        What waits for files is due by *held_until*. Gives the count; 0 when nothing is left.
+        """
+        ...
+
     async def route_states(self) -> Mapping[str, RouteState]:
         """Give what is remembered about each route."""
         ...
@@ -324,31 +331,6 @@ class Catalog(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchView:
-    """A batch and how many of its tasks are in each state."""
-
-    batch: Batch
-    counts: Mapping[TaskState, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EndedTask:
-    """A task that is over, and the object that told of it; empty where that is no longer kept."""
-
-    task: Task
-    envelope: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchEnd:
-    """A batch whose tasks are all over, and the first of them."""
-
-    batch: Batch
-    counts: Mapping[TaskState, int]
-    tasks: Sequence[EndedTask]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Homecoming:
     """Files of an event that have come home, and how it goes on with the rest, all of it written or nothing.
 
@@ -377,6 +359,10 @@ class Home(Protocol):
 
     async def next_archiving(self, *, without: Sequence[str]) -> datetime | None:
         """Tell when the next event but *without* is to be looked after."""
+        ...
+
+    async def hasten_archiving(self, *, now: datetime) -> int:
+        """Have all events looked after *now* that were to be later; give the count."""
         ...
 
     async def bring_home(self, homecoming: Homecoming) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, TypeAlias
 from receiver.announce import Announcement
 from receiver.clock import micros
 from receiver.model import TaskState
-from receiver.orders import Action, Batch, BatchState
-from receiver.store import BatchEnd, BatchView, EndedTask, Page, catalog, records
+from receiver.orders import Action, Batch, BatchEnd, BatchState, BatchView, EndedTask
+from receiver.store import Page, catalog, records
 from receiver.store.catalog import json_list, read_cursor
 from receiver.store.intake import write_events
 from receiver.store.queries import change, queries, sql

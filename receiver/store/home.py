@@ -55,5 +55,10 @@ def _leave(connection: sqlite3.Connection, group: Sequence[datetime]) -> Sequenc
     return counts
 
 
+def _hasten(connection: sqlite3.Connection, group: Sequence[datetime]) -> Sequence[int]:
+    return [connection.execute(sql("hasten_archiving"), {"now": micros(now)}).rowcount for now in group]
+
+
 BRING: Work[Homecoming, bool] = Work(write=_bring)
 LEAVE: Work[datetime, int] = Work(write=_leave, grows=False)
+HASTEN: Work[datetime, int] = Work(write=_hasten, grows=False)

@@ -61,6 +61,16 @@ class Hasten:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Ahead:
+    """One call of ``bring_forward``."""
+
+    route: str
+    now: datetime
+    held_until: datetime
+    limit: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaveRoute:
     """One call of ``save_route``."""
 
@@ -157,6 +167,14 @@ def _hasten(connection: sqlite3.Connection, group: Sequence[Hasten]) -> Sequence
     return [connection.execute(sql("hasten"), one).rowcount for one in wanted]
 
 
+def _bring_forward(connection: sqlite3.Connection, group: Sequence[Ahead]) -> Sequence[int]:
+    wanted = [
+        {"route": each.route, "now": micros(each.now), "held_until": micros(each.held_until), "limit": each.limit}
+        for each in group
+    ]
+    return [connection.execute(sql("bring_forward"), one).rowcount for one in wanted]
+
+
 def _save_routes(connection: sqlite3.Connection, group: Sequence[SaveRoute]) -> Sequence[None]:
     connection.executemany(sql("save_route"), [records.route_state_row(save.state) for save in group])
     actions = [records.action_row(save.action) for save in group if save.action is not None]
@@ -171,4 +189,5 @@ FINISH: Work[Finish, bool] = Work(write=_finish, grows=False)
 RELEASE: Work[Release, bool] = Work(write=_release, grows=False)
 RELEASE_ALL: Work[datetime, int] = Work(write=_release_all, grows=False)
 HASTEN: Work[Hasten, int] = Work(write=_hasten, grows=False)
+BRING_FORWARD: Work[Ahead, int] = Work(write=_bring_forward, grows=False)
 SAVE_ROUTE: Work[SaveRoute, None] = Work(write=_save_routes, grows=False)

@@ -228,6 +228,11 @@ class SqliteStore:
         """Make all in *route* that was tried and that nobody has claimed due, by age."""
         return await self._writer.do(queue.HASTEN, queue.Hasten(route=route, now=now))
 
+    async def bring_forward(self, route: str, *, now: datetime, held_until: datetime, limit: int) -> int:
+        """Make due what lies ahead untried, for a clock that was set back."""
+        ahead = queue.Ahead(route=route, now=now, held_until=held_until, limit=limit)
+        return await self._writer.do(queue.BRING_FORWARD, ahead)
+
     async def route_states(self) -> Mapping[str, RouteState]:
         """Give what is remembered about each route."""
         return await self._read(self._glance, catalog.route_states)
@@ -341,6 +346,10 @@ class SqliteStore:
     async def next_archiving(self, *, without: Sequence[str]) -> datetime | None:
         """Tell when results are next to be looked after."""
         return await self._read(self._glance, home.next_at, without)
+
+    async def hasten_archiving(self, *, now: datetime) -> int:
+        """Have all events looked after now."""
+        return await self._writer.do(home.HASTEN, now)
 
     async def bring_home(self, homecoming: Homecoming) -> bool:
         """Write what came home, if anything was still to come."""

@@ -7,9 +7,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.model import Json
-from receiver.orders import BatchState
+from receiver.orders import BatchState, BatchView
 from receiver.payload import describe_batch
-from receiver.store import BatchView, Page
+from receiver.store import Page
 from receiver.web import shown
 from receiver.web.asked import Query, actor, read_fields
 

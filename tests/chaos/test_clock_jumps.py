@@ -8,12 +8,15 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from peers import response
+from service import archiving
+from service.archiving import A_PNG, PNG, a_cdn
 from service.dispatching import FAILED, a_lab
 from support import until
 from workshop import FakeKling, IdleClock, a_workshop, no_answer
 
 from receiver.kling.client import Answer
-from receiver.model import Accepted, TaskState
+from receiver.model import Accepted, Archiving, TaskState
 from receiver.retry import HOLD_AFTER
 
 DAY = timedelta(days=1)
@@ -152,6 +155,73 @@ async def test_no_retry_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path
         await lab.go_on(timedelta(seconds=10))
 
         assert len(there.tries) == 2
+
+
+@pytest.mark.parametrize("new_process", [False, True], ids=["", "by_a_new_process"])
+async def test_nothing_untried_waits_for_a_moment_of_a_clock_that_was_set_back(
+    tmp_path: Path, *, new_process: bool
+) -> None:
+    async with a_lab(tmp_path) as lab:
+        there = lab.a_route()
+        there.open.clear()
+        await lab.start()
+        events = await lab.add(5)
+        assert len(there.tries) == 1, "the others wait for their turn"
+
+        if new_process:
+            await lab.crash()
+            lab.clock.advance(-DAY)
+            await lab.start()
+        else:
+            lab.clock.advance(-DAY)
+        there.open.set()
+        await lab.go_on(timedelta(seconds=10))
+
+        assert there.events[-5:] == events
+        assert await lab.statuses() == ["delivered"] * 5
+
+
+async def test_after_a_start_retries_keep_their_pauses_where_the_clock_went_on(tmp_path: Path) -> None:
+    async with a_lab(tmp_path) as lab:
+        there = lab.a_route()
+        there.answer = lambda _: FAILED
+        await lab.start()
+        await lab.add(1)
+        await lab.go_on(timedelta(seconds=10))
+        assert len(there.tries) == 2
+
+        await lab.stop()
+        await lab.start()
+        await lab.go_on(timedelta(seconds=10))
+
+        assert len(there.tries) == 2, "half a minute has not passed"
+
+
+async def test_at_a_start_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    async with archiving.a_workshop(tmp_path) as shop, a_cdn(a=A_PNG) as cdn:
+        event = await shop.succeeds(f"{cdn.url}/a")
+
+        shop.clock.advance(-DAY)
+        shop.start()
+
+        [asset] = await shop.settled(event)
+        assert shop.content(asset) == PNG
+        assert await shop.due(event) == {"publish": True}
+
+
+async def test_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
+    async with archiving.a_workshop(tmp_path) as shop, a_cdn(broken=response(500)) as cdn:
+        event = await shop.succeeds(f"{cdn.url}/broken")
+        shop.start()
+        await until(lambda: len(cdn.requests) == 1)
+        await until(lambda: not shop.archiver._visits)
+
+        shop.clock.advance(-DAY)
+        shop.bells.events.ring()  # as by any other task
+
+        await shop.settled(event, Archiving.LATE)
+        assert len(cdn.requests) == 2
+        assert await shop.due(event) == {"publish": True}, "nobody knows for how long they have waited"
 
 
 async def test_no_probe_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from workshop import FakeKling, IdleClock, Workshop, a_workshop, refusal
 from receiver.batches import Batches, Gatherer
 from receiver.errors import Conflict, NotFound, StoreUnavailable
 from receiver.model import Archiving, Json, TaskState
-from receiver.orders import Batch, BatchState
+from receiver.orders import Batch, BatchState, BatchView
 from receiver.payload import MOST_BYTES_TOLD, MOST_TOLD, batch_data
 from receiver.settings import CallbackSettings, RouteSettings, Verify, WebhookSettings
-from receiver.store import BatchView, ById, Change, Homecoming
+from receiver.store import ById, Change, Homecoming
 
 BELIEVED = CallbackSettings(verify=Verify.NEVER)
 

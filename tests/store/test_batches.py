@@ -11,8 +11,8 @@ from receiver.announce import Announcement
 from receiver.batches import Batches
 from receiver.errors import Conflict
 from receiver.model import Archiving, Task, TaskState
-from receiver.orders import Action, BatchState
-from receiver.store import BatchEnd, BatchView, ById, Change, Homecoming, Litter
+from receiver.orders import Action, BatchEnd, BatchState, BatchView
+from receiver.store import ById, Change, Homecoming, Litter
 
 ALICE = Action(at=at(100), actor="alice", verb="batch.closed", subject="b1", note="all are there")
 

@@ -104,6 +104,17 @@ async def test_the_same_file_twice_is_one(opener: Opener) -> None:
         assert (found.id, found.archiving) == ("evt_1", Archiving.LATE)
 
 
+async def test_what_is_to_be_looked_after_later_can_be_looked_after_now(store: Store) -> None:
+    await an_awaited(store, "evt_1", created_at=at(1))
+    await an_awaited(store, "evt_2", created_at=at(9000))
+    await an_awaited(store, "evt_3", archiving=None)
+
+    assert await store.hasten_archiving(now=at(5)) == 1
+    assert await store.hasten_archiving(now=at(5)) == 0
+
+    assert [event.id for event in await store.archiving(now=at(5), without=(), limit=9)] == ["evt_1", "evt_2"]
+
+
 async def test_where_nothing_is_brought_home_nothing_waits(store: Store) -> None:
     event = await an_awaited(store, "evt_1", a_delivery(event_id="evt_1", due_at=at(3600)))
     late = await an_awaited(store, "evt_2", archiving=Archiving.LATE)

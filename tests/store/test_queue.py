@@ -10,7 +10,7 @@ from store.conftest import Store, with_deliveries, with_route
 
 from receiver.announce import Announcement
 from receiver.errors import Conflict
-from receiver.model import Attempt, Delivery, DeliveryStatus, HeldBy, RouteState, Verdict
+from receiver.model import Archiving, Attempt, Delivery, DeliveryStatus, HeldBy, RouteState, Verdict
 
 DELIVERED = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(5), finished_at=at(5))
 AGAIN = Verdict(status=DeliveryStatus.PENDING, due_at=at(30))
@@ -253,6 +253,52 @@ async def test_a_hastened_route_goes_out_by_age_but_for_what_is_claimed(store: S
     claimed = await store.claim("publish", now=at(10), until=at(600), limit=9, claim="new")
     assert [one.delivery.id for one in claimed] == ["dlv_1", "dlv_3", "dlv_4", "dlv_5", "dlv_7"]
     assert (await found(store, "dlv_6")).due_at == at(900)
+
+
+async def test_what_lies_ahead_untried_is_brought_forward_a_little_at_once_and_files_are_waited_for(
+    store: Store,
+) -> None:
+    awaited = [
+        an_event(f"evt_{n}", task_id=None, type="alert.x", archiving=Archiving.AWAITED, created_at=at(9000))
+        for n in (5, 6)
+    ]
+    told = an_event("evt_7", task_id=None, type="alert.x", archiving=Archiving.LATE, created_at=at(9000))
+    await with_deliveries(
+        store,
+        a_delivery("dlv_1", event_id="evt_1", due_at=at(1)),
+        a_delivery("dlv_2", event_id="evt_2", due_at=at(8000)),
+        a_delivery("dlv_3", event_id="evt_3", due_at=at(8000), attempts=1),
+        a_delivery("dlv_4", event_id="evt_4", due_at=at(8000), route="other"),
+    )
+    await store.record(
+        [*awaited, told],
+        [
+            a_delivery("dlv_5", event_id="evt_5", due_at=at(9900)),
+            a_delivery("dlv_6", event_id="evt_6", due_at=at(800)),
+            a_delivery("dlv_7", event_id="evt_7", due_at=at(9000)),
+        ],
+    )
+
+    ahead = {"now": at(10), "held_until": at(910), "limit": 2}
+    assert [await store.bring_forward("publish", **ahead) for _ in range(3)] == [2, 1, 0]
+
+    due = {f"dlv_{n}": (await found(store, f"dlv_{n}")).due_at for n in range(1, 8)}
+    assert due == {
+        "dlv_1": at(1),
+        "dlv_2": at(10),
+        "dlv_3": at(8000),
+        "dlv_4": at(8000),
+        "dlv_5": at(910),
+        "dlv_6": at(800),
+        "dlv_7": at(10),
+    }
+
+
+async def test_what_is_claimed_is_not_brought_forward(store: Store) -> None:
+    await with_deliveries(store, a_delivery("dlv_1", event_id="evt_1", due_at=at(1)))
+    await store.claim("publish", now=at(1), until=at(8000), limit=1, claim="mine")
+
+    assert await store.bring_forward("publish", now=at(10), held_until=at(910), limit=9) == 0
 
 
 async def test_a_probe_takes_what_is_due_next_but_nothing_that_is_claimed(store: Store) -> None:

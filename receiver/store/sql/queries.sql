@@ -540,6 +540,31 @@ WHERE status = 'pending'
   AND claim IS NULL
   AND route = :route;
 
+-- name: bring_forward
+-- Makes due what lies ahead and was never tried, a little at once, for when the clock was set back. What waits for
+-- files goes on waiting, but no longer than it may.
+UPDATE deliveries
+SET due_at = CASE
+        WHEN EXISTS (SELECT 1 FROM events WHERE events.id = deliveries.event_id AND events.archiving = 'awaited')
+        THEN :held_until
+        ELSE :now
+    END
+WHERE id IN (
+    SELECT ahead.id
+    FROM deliveries AS ahead
+    WHERE ahead.status = 'pending'
+      AND ahead.route = :route
+      AND ahead.due_at > :now
+      AND ahead.attempts = 0
+      AND ahead.claim IS NULL
+      AND (
+          ahead.due_at > :held_until
+          OR NOT EXISTS (SELECT 1 FROM events WHERE events.id = ahead.event_id AND events.archiving = 'awaited')
+      )
+    ORDER BY ahead.due_at, ahead.id
+    LIMIT :limit
+);
+
 -- name: insert_attempt
 -- Records one try at a delivery.
 INSERT INTO attempts (delivery_id, number, started_at, duration, outcome, code, reason, excerpt)
@@ -1008,6 +1033,12 @@ WHERE archive_at IS NOT NULL
   AND id NOT IN (SELECT value FROM json_each(:without))
 ORDER BY archive_at
 LIMIT 1;
+
+-- name: hasten_archiving
+-- Has results looked after now that were to be later.
+UPDATE events
+SET archive_at = :now
+WHERE archive_at > :now;
 
 -- name: archiving_ids
 -- Tells which of some events have results to be brought home.
