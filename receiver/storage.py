@@ -117,6 +117,7 @@ class S3Storage:
         return f"s3://{self._bucket}/{key}"
 
     async def _put_parts(self, file: Path, about: dict[str, str], asset: Asset) -> None:
+        await self._clear(about["Key"])
         begun = await self._call("create_multipart_upload", **about, ChecksumAlgorithm="SHA256")
         upload = {"Key": about["Key"], "UploadId": begun["UploadId"]}
         try:
@@ -140,11 +141,21 @@ class S3Storage:
             raise _changed()
         return parts
 
+    async def _clear(self, key: str) -> None:
+        """Let the store forget the parts that an earlier try left when it was killed: they would be paid for unseen.
+
+        Nobody else copies to our names. Where the keys may not list uploads, nothing is done.
+        """
+        with _if_it_can_be():
+            async with asyncio.timeout(_LAST_WORD):
+                begun = await self._s3.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
+                for upload in begun.get("Uploads", ()):
+                    if upload["Key"] == key:
+                        await self._abort({"Key": key, "UploadId": upload["UploadId"]})
+
     async def _abort(self, upload: dict[str, str]) -> None:
         """Let the store forget the parts of a copy that did not come to its end, if it can still be told."""
-        from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 -- an extra
-
-        with contextlib.suppress(BotoCoreError, ClientError, TimeoutError):
+        with _if_it_can_be():
             async with asyncio.timeout(_LAST_WORD):
                 await self._s3.abort_multipart_upload(Bucket=self._bucket, **upload)
 
@@ -152,6 +163,15 @@ class S3Storage:
         async with asyncio.timeout(PATIENCE.total_seconds()):
             answer: dict[str, Any] = await getattr(self._s3, operation)(Bucket=self._bucket, **arguments)
             return answer
+
+
+@contextlib.contextmanager
+def _if_it_can_be() -> Iterator[None]:
+    """Do without what the store refuses or is too slow for."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 -- an extra
+
+    with contextlib.suppress(BotoCoreError, ClientError, TimeoutError):
+        yield
 
 
 def _read_whole(file: Path, sha256: bytes) -> tuple[bytes, dict[str, str]]:

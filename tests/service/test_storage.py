@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 from buckets import ACCESS_KEY, BUCKET, SECRET_KEY, Buckets, a_relay, a_store_of_buckets
 from peers import hanging, response, serving
 from support import until
@@ -217,3 +218,49 @@ async def test_a_copy_that_is_broken_off_leaves_no_parts(buckets: Buckets, tmp_p
 
     assert buckets.objects() == {}
     assert "abort multipart upload" in buckets.log()
+
+
+async def test_the_parts_that_a_killed_copy_left_are_forgotten_by_the_next_one(
+    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, asset = a_file(tmp_path, 3 * PART)
+    async with a_storage(buckets.url) as storage:
+        await storage._s3.create_multipart_upload(Bucket=BUCKET, Key=f"kling/{NAME}.of-another")
+        with monkeypatch.context() as killed:
+            killed.setattr(storage, "_abort", no_last_word)
+            copying = asyncio.create_task(storage.put(file, NAME, asset))
+            await until(lambda: "put multipart upload" in buckets.log())
+            copying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await copying
+        assert await begun(storage) == [f"kling/{NAME}", f"kling/{NAME}.of-another"]
+
+        await storage.put(file, NAME, asset)
+
+        assert await begun(storage) == [f"kling/{NAME}.of-another"]
+    assert list(buckets.objects()) == [f"kling/{NAME}"]
+
+
+async def test_a_store_that_lists_no_uploads_is_copied_to_all_the_same(
+    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, asset = a_file(tmp_path, 2 * PART)
+    async with a_storage(buckets.url) as storage:
+
+        async def refused(**_: str) -> None:
+            raise ClientError({"Error": {"Code": "AccessDenied"}}, "ListMultipartUploads")
+
+        monkeypatch.setattr(storage._s3, "list_multipart_uploads", refused)
+        await storage.put(file, NAME, asset)
+
+    assert list(buckets.objects()) == [f"kling/{NAME}"]
+
+
+async def no_last_word(_: dict[str, str]) -> None:
+    """As if killed."""
+
+
+async def begun(storage: S3Storage) -> list[str]:
+    """Give the keys of the uploads that have not come to an end."""
+    listed = await storage._s3.list_multipart_uploads(Bucket=BUCKET)
+    return sorted(upload["Key"] for upload in listed.get("Uploads", ()))
