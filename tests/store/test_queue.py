@@ -279,7 +279,7 @@ async def test_what_lies_ahead_untried_is_brought_forward_a_little_at_once_and_f
         ],
     )
 
-    ahead = {"now": at(10), "held_until": at(910), "limit": 2}
+    ahead: dict[str, Any] = {"now": at(10), "held_until": at(910), "limit": 2}
     assert [await store.bring_forward("publish", **ahead) for _ in range(3)] == [2, 1, 0]
 
     due = {f"dlv_{n}": (await found(store, f"dlv_{n}")).due_at for n in range(1, 8)}
