@@ -14,18 +14,24 @@ MOST_PRIORITY = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitRequest:
-    """A job for Kling. ``body`` goes to Kling with the callback URL and the external id put in.
+class Marks:
+    """What a task is to be known by, to us alone. ``batch_size`` says of how many tasks its batch is to be."""
 
-    Of what waits the higher ``priority`` goes first. ``batch_size`` says of how many tasks its batch is to be.
-    """
-
-    endpoint: str
-    body: Json
     label: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     batch: str | None = None
     batch_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubmitRequest(Marks):
+    """A job for Kling. ``body`` goes to Kling with the callback URL and the external id put in.
+
+    Of what waits the higher ``priority`` goes first.
+    """
+
+    endpoint: str
+    body: Json
     idempotency_key: str | None = None
     priority: int = 0
 

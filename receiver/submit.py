@@ -22,7 +22,7 @@ from receiver.bells import Bells
 from receiver.clock import FAR, Clock, Ids
 from receiver.creates import Creates, token_hash
 from receiver.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound, StoreUnavailable
-from receiver.intent import SubmitRequest, Taken, make_task
+from receiver.intent import Marks, SubmitRequest, Taken, make_task
 from receiver.kling import endpoints
 from receiver.kling.client import Answer
 from receiver.kling.endpoints import Endpoint
@@ -45,6 +45,7 @@ _LOOK_AGAIN = timedelta(seconds=1)
 _GRACE = timedelta(seconds=20)
 _SET_BACK = timedelta(seconds=5)  # less is a clock being adjusted
 _WAITS = "waits for a slot"
+_UNMARKED = Marks()
 
 
 class Submitter:
@@ -86,15 +87,11 @@ class Submitter:
                 remedy='Name it without "/v1/", such as "images/multi-image2image".',
             )
         intent = json.dumps(request.body, separators=(",", ":")).encode()
-        task = self._intend(endpoint, intent, Origin.API, TaskState.QUEUED)
+        task = self._intend(endpoint, intent, Origin.API, TaskState.QUEUED, request)
         task = replace(
             task,
-            label=request.label,
-            tags=dict(request.tags),
-            batch=request.batch,
             idempotency_key=request.idempotency_key,
             priority=request.priority,
-            share=request.tags.get(self._settings.kling.fair_by, ""),
             message=self._why_it_waits(task),
         )
         stored = await self._intake.add(task, intent, batch_size=request.batch_size)
@@ -106,18 +103,19 @@ class Submitter:
             return Taken(task=stored)
         return Taken(task=await asyncio.shield(self._own(self._see_off(stored))))
 
-    async def relay(self, endpoint: Endpoint, body: bytes) -> Answer:
+    async def relay(self, endpoint: Endpoint, body: bytes, marks: Marks = _UNMARKED) -> Answer:
         """Send a gateway client's create on, and give Kling's answer back. It is never queued.
 
-        Raises Unreadable and InvalidRequest for the body, KlingUnreachable, KlingUncertain.
+        Raises Unreadable and InvalidRequest for the body, Conflict where its batch is closed, KlingUnreachable,
+        KlingUncertain.
         """
         token = self._ids.token()
-        task = self._intend(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING)
+        task = self._intend(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING, marks)
         task = lifecycle.begin(
             task, token_hash(token), now=task.created_at, until=task.created_at + self._creates.lasts
         )
         taken = await self._intake.occupancy(bound=True)
-        await self._intake.add(task, body)
+        await self._intake.add(task, body, batch_size=marks.batch_size)
         sending = self._own(self._creates.send(task, endpoint, body, token, taken=taken))
         answer = await asyncio.shield(sending)
         if isinstance(answer, KlingUncertain):
@@ -128,8 +126,11 @@ class Submitter:
             raise answer
         return answer
 
-    async def mint(self, *, label: str | None, endpoint: str | None) -> tuple[Task, str]:
-        """Make a callback URL for a job submitted elsewhere. The URL is told here and never again."""
+    async def mint(self, *, endpoint: str | None, marks: Marks = _UNMARKED) -> tuple[Task, str]:
+        """Make a callback URL for a job submitted elsewhere. The URL is told here and never again.
+
+        Nobody may ever submit that job: it belongs to no batch, which would wait for it.
+        """
         if not self._settings.public.url:
             raise Conflict(
                 "There is no public address that Kling could call.", remedy="Set [public] url in config.toml."
@@ -144,7 +145,8 @@ class Submitter:
             state=TaskState.AWAITING,
             endpoint=None if known is None else known.path,
             pack=None if known is None else known.pack,
-            label=label,
+            label=marks.label,
+            tags=dict(marks.tags),
             token_hash=token_hash(token),
             created_at=now,
             updated_at=now,
@@ -298,9 +300,9 @@ class Submitter:
             return self._creates.patience.why
         return self._creates.bars.why(task.pack) or (_WAITS if self._creates.slots.waits(task) else "")
 
-    def _intend(self, endpoint: Endpoint, body: bytes, origin: Origin, state: TaskState) -> Task:
+    def _intend(self, endpoint: Endpoint, body: bytes, origin: Origin, state: TaskState, marks: Marks) -> Task:
         now = self._clock.now()
-        return make_task(
+        task = make_task(
             endpoint,
             body,
             task_id=self._ids.new("tsk"),
@@ -309,6 +311,8 @@ class Submitter:
             now=now,
             expires_at=now + self._settings.callbacks.expire_after,
         )
+        share = marks.tags.get(self._settings.kling.fair_by, "")
+        return replace(task, label=marks.label, tags=dict(marks.tags), batch=marks.batch, share=share)
 
     def _own(self, work: Coroutine[object, object, T]) -> "asyncio.Task[T]":
         """Run *work* as a task of ours: it goes on when whoever asked for it goes away."""

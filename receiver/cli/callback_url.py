@@ -6,7 +6,7 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import READING, Reading
+from receiver.cli.options import READING, Reading, pairs
 from receiver.client import SyncClient
 
 callback_url = App(name="callback-url", help="Make a callback URL for a job sent elsewhere, or revoke one.")
@@ -19,10 +19,12 @@ def make(
         str | None, Parameter(help="Where the job is submitted, such as images/generations; its end is then confirmed.")
     ] = None,
     label: Annotated[str | None, Parameter(help="A name for the task, for yourself.")] = None,
+    tag: Annotated[list[str] | None, Parameter(help="A tag, key=value, that routes can look at; many times.")] = None,
     reading: Reading = READING,
 ) -> int:
     """Make a callback URL for one job that is submitted elsewhere. It is shown this once."""
-    wanted = {name: value for name, value in (("endpoint", endpoint), ("label", label)) if value}
+    told = {"endpoint": endpoint, "label": label, "tags": pairs("--tag", tag or [])}
+    wanted = {name: value for name, value in told.items() if value}
     with SyncClient(config=reading.config) as client:
         made = client.post("/api/callback-urls", wanted)
     if reading.json:

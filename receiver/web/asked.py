@@ -6,8 +6,10 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TypeVar
 
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
+from receiver.intent import Marks
 from receiver.kling.protocol import parse_object
 from receiver.model import Json
 from receiver.web.body import read_body
@@ -23,6 +25,7 @@ _PAGING = frozenset({"limit", "cursor"})
 _EVENT_ID = re.compile(r"evt_[0-9a-z]{25}")
 _BATCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")  # so that it can stand in a path as it is
 _LARGEST_BATCH = 1_000_000
+_SIZE = re.compile(r" *size *= *([0-9]{1,9}) *")
 _LONGEST_TEXT = 256
 _MOST_TAGS = 32
 _LONGEST_TAG = 64
@@ -106,6 +109,36 @@ def an_event_id(value: str, name: str) -> str:
     if not _EVENT_ID.fullmatch(value):
         raise bad_request(f"{name!r} is an event's id, such as evt_ and 25 letters and digits.")
     return value
+
+
+def marks(headers: Headers) -> Marks:
+    """Read what a client wants its task to be known by where the body is not for us; each header may be left out.
+
+    ``kling-receiver-label: spring``, ``kling-receiver-tags: project=ads, team=a``, and
+    ``kling-receiver-batch: spring; size=50``, the size again optional.
+    """
+    said = {name: _header(headers, name) for name in ("label", "tags", "batch")}
+    pairs = [pair.partition("=") for pair in said["tags"].split(",") if pair.strip()]
+    if not all(equals for _, equals, _ in pairs):
+        raise bad_request("The header kling-receiver-tags is written as name=value, name=value.")
+    name, is_sized, rest = said["batch"].partition(";")
+    size = _SIZE.fullmatch(rest)
+    if is_sized and size is None:
+        raise bad_request("The header kling-receiver-batch is written as name, or as name; size=50.")
+    tags = {key.strip(): value.strip() for key, _, value in pairs}
+    batch = {"name": name.strip(), "size": size and int(size[1])} if said["batch"] else None
+    fields = Fields({"label": said["label"], "tags": tags, "batch": batch}, known=said)
+    batch_name, batch_size = fields.batch("batch")
+    return Marks(label=fields.text("label"), tags=fields.tags("tags"), batch=batch_name, batch_size=batch_size)
+
+
+def _header(headers: Headers, name: str) -> str:
+    """Give a header of ours, in UTF-8; those of one name stand behind one another."""
+    text = ",".join(headers.getlist(f"kling-receiver-{name}"))
+    try:
+        return text.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise bad_request(f"The header kling-receiver-{name} is text in UTF-8.") from None
 
 
 async def read_fields(request: Request, *, known: Collection[str], limit: int = SMALL_BODY) -> "Fields":

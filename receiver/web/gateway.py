@@ -1,6 +1,7 @@
 """Kling's own API, at ``/kling/``: a client that speaks to us as if to Kling notices no difference.
 
-What makes a task goes through the submitter, all else straight to Kling. Our own trouble is told in the shape that
+What makes a task goes through the submitter, all else straight to Kling. What the client tells us alone, a label say,
+stands in headers, for the body is Kling's. Our own trouble is told in the shape that
 Kling gives its own, so that a client's code for errors understands it.
 """
 
@@ -15,11 +16,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
 from receiver import errors
+from receiver.intent import Marks
 from receiver.kling import endpoints, protocol
 from receiver.kling.client import Answer, Give
 from receiver.kling.endpoints import Endpoint
 from receiver.outbound import Outgoing
 from receiver.web import problems, shown
+from receiver.web.asked import marks
 from receiver.web.body import MAX_JOB, Room, read_body, stream_body
 from receiver.web.problems import Problem
 
@@ -45,7 +48,7 @@ _STATUSES = range(200, 600)
 class Submitter(Protocol):
     """Makes tasks for the gateway's clients."""
 
-    async def relay(self, endpoint: Endpoint, body: bytes) -> Answer:
+    async def relay(self, endpoint: Endpoint, body: bytes, marks: Marks) -> Answer:
         """Send a client's create to Kling with our callback URL in it."""
         ...
 
@@ -105,7 +108,7 @@ class Gateway:
         async with self._room.of(scope, limit=MAX_JOB):
             body = await read_body(scope, receive, limit=MAX_JOB)
             if endpoint.is_listed or _is_object(body):
-                answer = await self._submitter.relay(endpoint, body)
+                answer = await self._submitter.relay(endpoint, body, marks(Headers(scope=scope)))
                 await _as_it_came(answer.status, answer.headers, answer.body)(scope, receive, send)
             else:
                 await self._pass_on(path, body, scope, receive, send)

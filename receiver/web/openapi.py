@@ -4,7 +4,19 @@ from receiver import __version__
 from receiver.model import DeliveryStatus, Json, TaskState
 from receiver.orders import BatchState
 from receiver.web.asked import DEFAULT_LIMIT, MOST
-from receiver.web.schemas import ANYTHING, COUNT, FLAG, MAYBE_TEXT, SCHEMAS, TEXT, a_list_of, an_object, named, one_of
+from receiver.web.schemas import (
+    ANYTHING,
+    COUNT,
+    FLAG,
+    MAYBE_TEXT,
+    SCHEMAS,
+    TAGS,
+    TEXT,
+    a_list_of,
+    an_object,
+    named,
+    one_of,
+)
 
 
 def _content(schema: Json, media_type: str = "application/json") -> Json:
@@ -103,7 +115,7 @@ _PATHS: Json = {
     "/api/callback-urls": {
         "post": {
             "summary": "Make a callback URL for a job that is submitted elsewhere; it is told once",
-            "requestBody": _content(an_object((), label=MAYBE_TEXT, endpoint=MAYBE_TEXT)),
+            "requestBody": _content(an_object((), label=MAYBE_TEXT, tags=TAGS, endpoint=MAYBE_TEXT)),
             "responses": _answers(
                 an_object(("task", "callback_url"), task=named("Task"), callback_url=TEXT), status=201
             ),
@@ -226,7 +238,9 @@ DESCRIPTION: Json = {
     "info": {
         "title": "Kling Receiver",
         "version": __version__,
-        "description": "The admin listener. Kling's own API is passed through at /kling/, as Kling documents it.",
+        "description": "The admin listener. Kling's own API is passed through at /kling/, as Kling documents it."
+        " What a task made there is to be known by can be said in headers: kling-receiver-label,"
+        " kling-receiver-tags (project=ads, team=a), kling-receiver-batch (spring; size=50).",
     },
     "security": [{"token": []}],
     "paths": _PATHS,

@@ -7,7 +7,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.errors import NotFound
-from receiver.intent import MOST_PRIORITY, SubmitRequest, Taken
+from receiver.intent import MOST_PRIORITY, Marks, SubmitRequest, Taken
 from receiver.kling.endpoints import CATALOGUE
 from receiver.model import Task, TaskState
 from receiver.store import Catalog
@@ -26,7 +26,7 @@ class Submitter(Protocol):
         """Store a job, and send it when it is its turn; without *wait* give it as stored."""
         ...
 
-    async def mint(self, *, label: str | None, endpoint: str | None) -> tuple[Task, str]:
+    async def mint(self, *, endpoint: str | None, marks: Marks) -> tuple[Task, str]:
         """Make a callback URL for a job submitted elsewhere."""
         ...
 
@@ -112,8 +112,9 @@ class TaskApi:
     async def mint(self, request: Request) -> Response:
         """Make a callback URL. It is told in this answer alone: only its hash is kept."""
         Query(request, paged=False)
-        fields = await read_fields(request, known=("label", "endpoint"))
-        task, url = await self._submitter.mint(label=fields.text("label"), endpoint=fields.text("endpoint"))
+        fields = await read_fields(request, known=("label", "tags", "endpoint"))
+        marks = Marks(label=fields.text("label"), tags=fields.tags("tags"))
+        task, url = await self._submitter.mint(endpoint=fields.text("endpoint"), marks=marks)
         return shown.answer({"task": shown.task(task), "callback_url": url}, HTTPStatus.CREATED)
 
     async def revoke(self, request: Request) -> Response:

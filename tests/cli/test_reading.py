@@ -141,11 +141,13 @@ def test_a_callback_url_is_printed_alone(service: Service, config: Path, capsys:
     url = "https://hooks.example/callbacks/secret"
     service.answer("/api/callback-urls", {"task": make_task(state="awaiting"), "callback_url": url}, status=201)
 
-    code = main(["callback-url", "--endpoint", "images/generations", "--label", "mine", "--config", str(config)])
+    code = main(
+        ["callback-url", "--endpoint", "images/generations", "--label", "mine", "--tag", "a=b", "--config", str(config)]
+    )
 
     assert code == 0
     assert capsys.readouterr().out == url + "\n"
-    assert service.asked[0][2] == {"endpoint": "images/generations", "label": "mine"}
+    assert service.asked[0][2] == {"endpoint": "images/generations", "label": "mine", "tags": {"a": "b"}}
 
 
 def test_a_callback_url_that_leaked_is_revoked(

@@ -56,7 +56,7 @@ async def test_an_unsigned_push_is_not_believed_on_cost_either_but_the_api_is(tm
 
 async def test_a_minted_url_that_nobody_vouches_for_costs_nothing(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop:
-        task, url = await shop.submitter.mint(label=None, endpoint=None)
+        task, url = await shop.submitter.mint(endpoint=None)
         body = b'{"task_id": "k9", "task_status": "failed", "final_unit_deduction": "5"}'
         await shop.push(url.rpartition("/")[2], body)
 

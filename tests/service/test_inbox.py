@@ -148,7 +148,7 @@ async def test_a_callback_url_lasts_no_longer_than_it_was_made_for(tmp_path: Pat
 
 async def a_minted(shop: Workshop, endpoint: str | None = ENDPOINT, **more: str | None) -> tuple[Task, Made]:
     """A minted URL, and the task at Kling that was made with it elsewhere."""
-    task, url = await shop.submitter.mint(label=None, endpoint=endpoint)
+    task, url = await shop.submitter.mint(endpoint=endpoint)
     made = Made(id="true", external_task_id=more.get("external_task_id"), callback_url=url, status="processing")
     shop.kling.made[made.id] = made
     return task, made

@@ -22,7 +22,7 @@ EXAMPLES = number("EXAMPLES", 100)
 
 async def pushed(shop: Workshop, body: bytes) -> str:
     """Push a body to a URL of its own; give its task."""
-    task, url = await shop.submitter.mint(label=None, endpoint=None)
+    task, url = await shop.submitter.mint(endpoint=None)
     assert await shop.push(url.rpartition("/")[2], body)
     return task.id
 

@@ -266,7 +266,7 @@ async def test_time_in_the_queue_does_not_count_against_a_task(tmp_path: Path) -
 
 async def test_a_minted_urls_task_that_nobody_can_be_asked_about_is_given_up_in_time(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop, shop.working():
-        task, url = await shop.submitter.mint(label=None, endpoint=None)
+        task, url = await shop.submitter.mint(endpoint=None)
         await shop.passes(24 * 3600, step=3600)
         made = Made(id="k9", external_task_id=None, callback_url=url, status="processing")
         await shop.push(made.token, made.told())
@@ -334,7 +334,7 @@ async def test_nobody_is_told_of_stuck_tasks_who_does_not_want_to_be(tmp_path: P
 
 async def test_a_minted_urls_task_that_nobody_can_be_asked_about_is_told_of_when_it_is_stuck(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop, shop.working():
-        _, url = await shop.submitter.mint(label=None, endpoint=None)
+        _, url = await shop.submitter.mint(endpoint=None)
         made = Made(id="k9", external_task_id=None, callback_url=url, status="processing")
         await shop.push(made.token, made.told())
 

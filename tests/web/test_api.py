@@ -58,7 +58,7 @@ async def test_the_same_idempotency_key_is_the_same_task(house: House) -> None:
 
 
 async def test_a_task_that_is_over_shows_its_result(house: House) -> None:
-    minted = (await house.client.post("/api/callback-urls", json={"label": "by hand"})).json()
+    minted = (await house.client.post("/api/callback-urls", json={"label": "by hand", "tags": {"a": "b"}})).json()
     assert minted["task"]["state"] == "awaiting"
 
     taken = await call_back(house, minted["callback_url"], {"task_id": "99", **SUCCEED})
@@ -66,6 +66,7 @@ async def test_a_task_that_is_over_shows_its_result(house: House) -> None:
 
     assert taken.json() == {"ok": True}
     assert (task["id"], task["state"], task["label"]) == (minted["task"]["id"], "succeed", "by hand")
+    assert task["tags"] == {"a": "b"}
     assert task["verified"] == "none"
     assert task["result"] == {"images": [{"index": 0, "url": "https://cdn.example/0.png"}]}
 

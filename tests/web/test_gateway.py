@@ -29,6 +29,59 @@ async def test_a_create_goes_through_with_our_callback_url(house: House) -> None
     assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
 
 
+async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_not_see(house: House) -> None:
+    headers = [
+        (b"kling-receiver-label", "für Anna".encode()),
+        (b"kling-receiver-tags", b"project=ads, team = a=b ,"),
+        (b"kling-receiver-tags", b"day=1"),
+        (b"kling-receiver-batch", b"spring; size=1"),
+    ]
+
+    answer = await house.client.post(CREATE, json={"external_task_id": "mine"}, headers=headers)
+
+    assert answer.status_code == 200
+    assert not [name for name in house.upstream.requests[0].headers if name.startswith("kling-receiver")]
+    task = (await house.client.get("/api/tasks/mine")).json()
+    assert (task["label"], task["batch"]) == ("für Anna", "spring")
+    assert task["tags"] == {"project": "ads", "team": "a=b", "day": "1"}
+    batch = (await house.client.get("/api/batches/spring")).json()
+    assert (batch["state"], batch["size"]) == ("closed", 1)
+
+    late = await house.client.post(CREATE, json={}, headers={"kling-receiver-batch": "spring"})
+
+    assert (late.status_code, late.json()["code"]) == (409, 1201)
+    assert "spring" in late.json()["message"]
+    assert len(house.upstream.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("tags", b"project", "written as name=value"),
+        ("tags", b"=ads", "not empty"),
+        ("tags", b"a:b=1", "no colon"),
+        ("label", b"x" * 300, "256 characters"),
+        ("label", b"\xff", "UTF-8"),
+        ("batch", b"a b", "letters, digits"),
+        ("batch", b"spring; size=0", "from 1"),
+        ("batch", b"spring; size=9999999", "from 1"),
+        ("batch", b"spring; size=9999999999", "name; size=50"),
+        ("batch", b"spring; of=5", "name; size=50"),
+        ("batch", b"spring; size=many", "name; size=50"),
+        ("batch", b"; size=5", "letters, digits"),
+    ],
+)
+async def test_a_header_that_is_wrong_is_told_and_nothing_is_sent(
+    house: House, name: str, value: bytes, says: str
+) -> None:
+    answer = await house.client.post(CREATE, json={}, headers=[(f"kling-receiver-{name}".encode(), value)])
+
+    assert (answer.status_code, answer.json()["code"]) == (400, 1201)
+    assert says in answer.json()["message"]
+    assert house.upstream.requests == []
+    assert (await house.client.get("/api/tasks")).json()["items"] == []
+
+
 async def test_klings_answer_comes_back_as_it_is(house: House) -> None:
     said = b'{ "code": 1303,\n "message": "too many", "request_id": "r9" }'
     house.upstream.answer = lambda _: Response(
