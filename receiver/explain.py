@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from receiver import lifecycle
 from receiver.clock import Clock
 from receiver.errors import NotFound, Unreadable
 from receiver.kling import protocol
@@ -213,6 +214,8 @@ def _about_way(task: Task, arrivals: Sequence[Arrival], *, now: datetime) -> str
             says = f"It waits to be sent{why}; at the latest it is looked at again at {due}."
         case TaskState.SUBMITTING:
             says = f"It is being sent to Kling{why}. Without a clear answer it is looked up at {due}."
+        case TaskState.REJECTED if task.message.startswith(lifecycle.CANCELLED):
+            says = f"Nothing more: it was {task.message.rstrip('.')}. Kling did not make it."
         case TaskState.REJECTED:
             says = f"Nothing more: Kling did not take it{why}. Correct it and submit it again."
         case TaskState.EXPIRED:

@@ -34,6 +34,9 @@ GRACE = timedelta(days=7)
 UNKNOWN = "unknown"
 """What the message of a task begins with that Kling may or may not have made, and nobody can tell."""
 
+CANCELLED = "cancelled"
+"""What the message of a task begins with that a person took out of the line before Kling heard of it."""
+
 _RANK = {TaskState.SUBMITTED: 1, TaskState.PROCESSING: 2, TaskState.SUCCEED: 3, TaskState.FAILED: 3}
 
 

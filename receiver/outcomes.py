@@ -1,6 +1,10 @@
-"""Writes down what came of a create: bound to Kling's id, queued again, rejected, to be looked up, or unknown."""
+"""Writes down what came of a create: bound to Kling's id, queued again, rejected, to be looked up, or unknown.
+
+And where a person would rather that there be none, that it was cancelled.
+"""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
@@ -13,6 +17,7 @@ from receiver.errors import Unreadable
 from receiver.kling import protocol
 from receiver.kling.shortened import shortened
 from receiver.model import Json, Origin, Push, Reading, Source, Task, TaskState, Verified
+from receiver.orders import Action
 from receiver.settings import PollSettings
 from receiver.store import ById, Change, Intake
 
@@ -79,14 +84,44 @@ class Outcomes:
         self._bells.ring()
         return kept
 
-    def _rejection(self, held: Task, message: str, body: bytes, now: datetime) -> Change:
+    async def cancelled(self, task_id: str, action: Action) -> Task | None:
+        """End a task that waits to be sent, on a person's word; give it as it is then, None where there is none.
+
+        One that waits no more is left as it is: Kling may have it.
+        """
+        message = f"{lifecycle.CANCELLED} by {action.actor}{f': {action.note}' if action.note else '.'}"
+
+        def judge(held: Task, _: Sequence[Push]) -> Change:
+            if held.state is not TaskState.QUEUED:
+                return Change(task=held)
+            ended = self._rejection(held, message, b"", action.at, source=Source.RECEIVER, verified=Verified.NONE)
+            return replace(ended, action=action)
+
+        change = await self._intake.apply(ById(id=task_id), judge)
+        if change is None:
+            return None
+        if change.action is not None:
+            log.warning("task.cancelled", task=task_id, actor=action.actor, why=action.note)
+            self._bells.ring()
+        return change.task
+
+    def _rejection(
+        self,
+        held: Task,
+        message: str,
+        body: bytes,
+        now: datetime,
+        *,
+        source: Source = Source.SUBMIT,
+        verified: Verified = Verified.API,
+    ) -> Change:
         rejected = lifecycle.reject(held, message, now=now)
         said = self._announcer.task_event(
             rejected,
             _NOTHING_READ,
             body if _is_object(body) else b"",
-            source=Source.SUBMIT,
-            verified=Verified.API,
+            source=source,
+            verified=verified,
             at=now,
         )
         return Change(task=rejected, events=(said.event,), deliveries=said.deliveries)

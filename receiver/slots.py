@@ -96,6 +96,12 @@ class Slots:
         if pack is not None and task.weight > 1 and (pack.first is None or _order(task) < _order(pack.first)):
             pack.first = task
 
+    def left(self, task: Task) -> None:
+        """Note that a task has left the line unsent."""
+        pack = self._packs.get(task.pack or "")
+        if pack is not None and pack.first is not None and pack.first.id == task.id:
+            pack.first = None
+
     def opens_at(self, now: datetime) -> datetime | None:
         """Tell when a pack may be tried beyond what it was taught; what a limit of ours keeps shut no moment opens."""
         moments = [pack.beyond.opens_at for pack in self._packs.values() if pack.beyond.opens_at is not None]

@@ -27,6 +27,7 @@ from receiver.kling import endpoints
 from receiver.kling.client import Answer
 from receiver.kling.endpoints import Endpoint
 from receiver.model import Origin, Push, Task, TaskState
+from receiver.orders import Action
 from receiver.outcomes import Outcomes
 from receiver.settings import Settings
 from receiver.store import ById, Change, Intake
@@ -126,6 +127,20 @@ class Submitter:
             raise answer
         return answer
 
+    async def cancel(self, task_id: str, *, why: str, actor: str) -> Task:
+        """Take a task that waits to be sent out of the line: it counts as rejected. Twice is as good as once.
+
+        Raises NotFound, and Conflict where Kling may have it already, which takes nothing back.
+        """
+        action = Action(at=self._clock.now(), actor=actor, verb="task.cancelled", subject=task_id, note=why)
+        task = await self._outcomes.cancelled(task_id, action)
+        if task is None:
+            raise _nobody(task_id)
+        if task.state is not TaskState.REJECTED or not task.message.startswith(lifecycle.CANCELLED):
+            raise Conflict(f"It does not wait to be sent any more: {task.state}.", remedy="Kling takes no task back.")
+        self._creates.slots.left(task)
+        return task
+
     async def mint(self, *, endpoint: str | None, marks: Marks = _UNMARKED) -> tuple[Task, str]:
         """Make a callback URL for a job submitted elsewhere. The URL is told here and never again.
 
@@ -167,7 +182,7 @@ class Submitter:
 
         change = await self._intake.apply(ById(id=task_id), judge)
         if change is None or change.task is None:
-            raise NotFound(f"No task goes by {task_id[:64]!r}.")
+            raise _nobody(task_id)
         log.info("callback_url.revoked", task=task_id)
         return change.task
 
@@ -326,3 +341,7 @@ class Submitter:
         self._bells.tasks.ring()
         if not owned.cancelled() and owned.exception() is not None:
             log.error("submit.failed", exc_info=owned.exception())
+
+
+def _nobody(task_id: str) -> NotFound:
+    return NotFound(f"No task goes by {task_id[:64]!r}.")

@@ -11,7 +11,7 @@ from receiver.client import SyncClient, Task
 
 TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the external one.")]
 
-tasks = App(name="tasks", help="List, show, wait for and watch tasks, and sum what they cost.")
+tasks = App(name="tasks", help="List, show, wait for, watch and cancel tasks, and sum what they cost.")
 
 COLUMNS = (
     render.identity("id", "id"),
@@ -102,6 +102,27 @@ def watch(
                 else:
                     render.line(task.raw["updated_at"], *(column.of(task.raw) for column in COLUMNS))
     return OK
+
+
+@tasks.command
+def cancel(
+    task: Annotated[list[str] | None, Parameter(help="Our ids, Kling's, or the external ones.")] = None,
+    /,
+    *,
+    endpoint: Annotated[str | None, Parameter(help="All that wait for this endpoint.")] = None,
+    label: Annotated[str | None, Parameter(help="All that wait with this label.")] = None,
+    tag: Annotated[list[str] | None, Parameter(help="All that wait with this tag, key=value.")] = None,
+    batch: Annotated[str | None, Parameter(help="All that wait of this batch.")] = None,
+    why: Annotated[str, Parameter(help="Why, for the record.")] = "",
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be cancelled.")] = False,
+    reading: Reading = READING,
+) -> int:
+    """Cancel tasks that wait to be sent, for good. What Kling has already goes on: Kling takes nothing back."""
+    from receiver.cli.cancel import Chosen
+    from receiver.cli.cancel import cancel as cancel_them
+
+    chosen = Chosen(endpoint=endpoint, label=label, tags=pairs("--tag", tag or ()), batch=batch)
+    return cancel_them(task or (), chosen, why=why, dry_run=dry_run, reading=reading)
 
 
 @tasks.command

@@ -125,6 +125,14 @@ class Client:
         asked |= _query(tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
         return Page.read(await self.get("/api/tasks", asked), Task.read)
 
+    async def cancel(self, ref: str, *, why: str = "") -> Task:
+        """Cancel a task that waits to be sent, for good; twice is as good as once.
+
+        Raises :class:`~receiver.errors.Conflict` where Kling may have it already, which takes nothing back.
+        """
+        path = f"/api/tasks/{_quoted(ref)}/cancel"
+        return Task.read(read_object((await self._answer("POST", path, body={"why": why}, repeatable=True)).content))
+
     async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
         """Count tasks by state."""
         asked = _query(batch=batch, tag=[f"{key}:{value}" for key, value in (tags or {}).items()])

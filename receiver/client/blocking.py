@@ -146,6 +146,7 @@ class SyncClient:
     submit = _blocking(Client.submit)
     task = _blocking(Client.task)
     tasks = _blocking(Client.tasks)
+    cancel = _blocking(Client.cancel)
     counts = _blocking(Client.counts)
     wait = _blocking(Client.wait)
     follow = _iterating(Client.follow)

@@ -61,6 +61,7 @@ class Change:
     ``task`` replaces the row (None: unchanged), ``push`` is kept as it came, ``settles`` gives earlier pushes
     their outcome, ``intent`` replaces the stored body of the submit, ``cost`` is kept unless a fuller one is known.
     ``keep`` is how many of the task's pushes that changed nothing are kept from now on, the newest ones (None: all).
+    ``action`` says on whose word it is changed, where it is a person's.
     """
 
     task: Task | None = None
@@ -71,6 +72,7 @@ class Change:
     intent: bytes | None = None
     cost: Cost | None = None
     keep: int | None = None
+    action: Action | None = None
 
 
 Judge = Callable[[Task, Sequence[Push]], Change]

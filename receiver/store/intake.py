@@ -81,6 +81,7 @@ class Ledger:
     intents: dict[str, bytes] = field(default_factory=dict)
     costs: list[records.Values] = field(default_factory=list)
     kept: dict[str, int] = field(default_factory=dict)
+    actions: list[records.Values] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ids_by_token = {task.token_hash: task.id for task in self.tasks.values() if task.token_hash is not None}
@@ -119,6 +120,8 @@ class Ledger:
             self.costs.append(cost_row(self.tasks[task.id], change.cost))
         if change.keep is not None:
             self.kept[task.id] = change.keep
+        if change.action is not None:
+            self.actions.append(records.action_row(change.action))
         self.events += change.events
         self.deliveries += change.deliveries
 
@@ -175,6 +178,8 @@ def _write(connection: sqlite3.Connection, ledger: Ledger) -> None:
         write_rows(connection, "save_cost", ledger.costs)
     if ledger.kept:
         connection.executemany(sql("forget_pushes"), ledger.kept.items())
+    if ledger.actions:
+        connection.executemany(sql("insert_action"), ledger.actions)
     write_events(connection, ledger.events, ledger.deliveries)
 
 

@@ -105,6 +105,7 @@ def _about_tasks(parts: Parts, room: Room) -> Sequence[Route]:
         _page("/api/tasks", GET=task.list, POST=task.create),
         _page("/api/tasks/counts", GET=task.counts),
         _page("/api/tasks/{ref:path}/explain", GET=ExplainApi(parts.explainer, clock=parts.clock).show),
+        _page("/api/tasks/{ref:path}/cancel", POST=task.cancel),
         _page("/api/tasks/{ref:path}", GET=task.show),
         _page("/api/endpoints", GET=task.endpoints),
         _page("/api/callback-urls", POST=task.mint),

@@ -109,6 +109,13 @@ _PATHS: Json = {
             _in_path("ref", "Our id, Kling's, or the external one."),
         ),
     },
+    "/api/tasks/{ref}/cancel": {
+        "post": _doing(
+            "Cancel a task that waits to be sent; 409 where Kling may have it already",
+            named("Task"),
+            _in_path("ref", "Our id, Kling's, or the external one."),
+        ),
+    },
     "/api/endpoints": {
         "get": {"summary": "List what Kling can be asked for", "responses": _answers(a_list_of("Endpoint"))},
     },

@@ -1,4 +1,4 @@
-"""Tasks over HTTP: hand one in, find one, or get a callback URL for one that is submitted elsewhere."""
+"""Tasks over HTTP: hand one in, find one, cancel one, or get a callback URL for one that is submitted elsewhere."""
 
 from http import HTTPStatus
 from typing import Protocol
@@ -12,7 +12,7 @@ from receiver.kling.endpoints import CATALOGUE
 from receiver.model import Task, TaskState
 from receiver.store import Catalog
 from receiver.web import shown
-from receiver.web.asked import Query, read_fields
+from receiver.web.asked import Query, actor, read_fields
 from receiver.web.body import MAX_JOB, Room
 from receiver.web.costs import Costs
 
@@ -24,6 +24,10 @@ class Submitter(Protocol):
 
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> Taken:
         """Store a job, and send it when it is its turn; without *wait* give it as stored."""
+        ...
+
+    async def cancel(self, task_id: str, *, why: str, actor: str) -> Task:
+        """Take a task that waits to be sent out of the line."""
         ...
 
     async def mint(self, *, endpoint: str | None, marks: Marks) -> tuple[Task, str]:
@@ -108,6 +112,14 @@ class TaskApi:
         ends = await self._catalog.events(types=_ENDS, task_id=task.id, limit=1)
         cost = await self._costs.find(task.id)
         return shown.answer(shown.task_with_end(task, ends.items[0] if ends.items else None, cost))
+
+    async def cancel(self, request: Request) -> Response:
+        """Cancel a task that waits to be sent."""
+        Query(request, paged=False)
+        fields = await read_fields(request, known=("why",))
+        task = await self._found(request.path_params["ref"])
+        cancelled = await self._submitter.cancel(task.id, why=fields.text("why") or "", actor=actor(request))
+        return shown.answer(shown.task(cancelled))
 
     async def mint(self, request: Request) -> Response:
         """Make a callback URL. It is told in this answer alone: only its hash is kept."""

@@ -71,3 +71,29 @@ async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> 
             assert anew.returncode == 0
             assert "already" not in anew.stderr
             await until(partial(has_made, simulator, 2 * JOBS), within=60)
+
+
+async def test_what_waits_of_a_file_of_jobs_is_cancelled_and_stays_so_through_a_kill(tmp_path: Path) -> None:
+    path = write_jobs(tmp_path)
+    async with a_kling(image_slots=SLOTS, processing_for="10m") as simulator:
+        config = a_config(simulator.url, kling_more=f"slots = {{ image = {SLOTS} }}")
+        async with a_receiver(tmp_path, config) as receiver:
+            where = ["--config", str(receiver.config_path)]
+            argv = ["submit", ENDPOINT, "--body", f"@{path}", "--batch", "all", "--close-batch", *where]
+            assert (await asyncio.to_thread(run, *argv)).returncode == 0
+            await until(partial(has_made, simulator, SLOTS), within=60)
+
+            done = await asyncio.to_thread(
+                run, "tasks", "cancel", "--batch", "all", "--why", "a typo", "--json", *where
+            )
+
+            assert done.returncode == 0, done.stderr
+            assert f"{JOBS - SLOTS} tasks cancelled." in done.stderr
+            assert {task["state"] for task in json.loads(done.stdout)["items"]} == {"rejected"}
+            receiver.kill()
+            await receiver.start()
+            told = "SELECT count(*), min(note) FROM actions WHERE verb = 'task.cancelled'"
+            assert receiver.rows(told) == [(JOBS - SLOTS, "a typo")]
+            counts = "SELECT state = 'rejected', count(*) FROM tasks GROUP BY 1 ORDER BY 1"
+            assert receiver.rows(counts) == [(0, SLOTS), (1, JOBS - SLOTS)]
+            assert simulator.counts["created"] == SLOTS

@@ -147,6 +147,18 @@ def test_a_pack_without_slots_is_never_full() -> None:
     assert slots.kept == []
 
 
+def test_whoever_leaves_the_line_gives_up_the_head_of_it_and_nobody_elses() -> None:
+    slots, large = Slots({"image": 2}), a_task(weight=2)
+    assert not slots.admits(large, {"image": 1}, at(0))
+
+    slots.left(a_task(id="tsk_2"))
+    slots.left(a_task(pack=None))
+    assert slots.kept == [large.id]
+
+    slots.left(large)
+    assert slots.kept == []
+
+
 def test_what_kling_takes_beyond_the_lesson_widens_it() -> None:
     slots, task = Slots({"video": 0}), a_task(pack="video")
     slots.refused(task, 2, begun=at(0), now=at(0))

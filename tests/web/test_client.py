@@ -14,6 +14,7 @@ from decimal import Decimal
 import pytest
 from edge import TOKEN, House
 from peers import response, serving
+from starlette.responses import JSONResponse
 from support import free_port, plain_http, until
 
 import receiver
@@ -21,7 +22,7 @@ from receiver import Client, SyncClient
 from receiver.announce import Announcer
 from receiver.batches import Gatherer
 from receiver.client import BatchNotOver, TaskNotOver, asking, bells
-from receiver.errors import InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
+from receiver.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
 from receiver.model import Cost, Event, Task, TaskState, Verified
 from receiver.routing import compile_routes
 from receiver.settings import Address
@@ -221,6 +222,31 @@ async def test_what_is_refused_is_told_by_its_kind(house: House) -> None:
             await client.submit("nowhere", {}, tags={":": "x"})
         with pytest.raises(NotFound):
             await client.delivery("dlv_none")
+
+
+async def test_what_waits_is_cancelled_and_what_kling_has_is_not(house: House) -> None:
+    async with a_client(house) as client:
+        made = house.upstream.answer
+        house.upstream.answer = lambda _: JSONResponse({"code": 1303, "message": "Too many."}, 429)
+        waiting = await client.submit("images/multi-image2image", JOB)
+        assert waiting.state == "queued"
+
+        cancelled = await client.cancel(waiting.id, why="a typo")
+        again = await client.cancel(waiting.id)
+
+        assert (cancelled.state, cancelled.is_over) == ("rejected", True)
+        assert (again.state, again.message) == (cancelled.state, cancelled.message)
+        story = await client.get(f"/api/tasks/{waiting.id}/explain")
+        assert [(action["verb"], action["why"]) for action in story["actions"]] == [("task.cancelled", "a typo")]
+        assert "cancelled" in story["next"]
+        with pytest.raises(NotFound):
+            await client.cancel("tsk_none")
+
+        house.upstream.answer = made
+        house.clock.advance(timedelta(hours=1))
+        sent = await client.submit("images/multi-image2image", JOB)
+        with pytest.raises(Conflict, match="submitted"):
+            await client.cancel(sent.id)
 
 
 async def test_a_batch_is_closed_though_the_answer_to_that_was_lost() -> None:
