@@ -20,7 +20,7 @@ from chaos.world import World
 from ledger import Tell
 from support import log_plainly
 
-HOURS = number("HOURS", 400)
+HOURS = number("HOURS", 1000)
 PER_RUN = 1000
 
 pytestmark = pytest.mark.timeout(0)
