@@ -36,10 +36,10 @@ class Callers:
         wanted = {"endpoint": endpoint, "body": body, "batch": batch, "idempotency_key": f"key-{self._jobs}"}
         told: set[str] = set()
         for _ in range(self._rng.choice([1, 1, 1, 2])):
-            answer = await self._call("admin", "/api/tasks", wanted)
+            answer = await self.call("admin", "/api/tasks", wanted)
             while answer is None or answer.status != 202:
                 await asyncio.sleep(60)
-                answer = await self._call("admin", "/api/tasks", wanted)
+                answer = await self.call("admin", "/api/tasks", wanted)
             told.add(json.loads(answer.body)["id"])
         if len(told) != 1:
             self._witness.tell(f"one idempotency key gave {told}")
@@ -60,7 +60,7 @@ class Callers:
             body["callback_url"] = f"http://{host}/{self._jobs}"
         if self._rng.random() < 0.5:
             body["external_task_id"] = f"mine-{self._jobs}"
-        answer = await self._call("admin", f"/kling/v1/{endpoint}", body)
+        answer = await self.call("admin", f"/kling/v1/{endpoint}", body)
         if answer is not None and answer.status == 200:
             self._witness.accepted(json.loads(answer.body)["data"]["task_id"], "gateway")
 
@@ -68,7 +68,7 @@ class Callers:
         """Have a URL made, and a task elsewhere that is told of it."""
         endpoint, body = self._job()
         known = {"endpoint": endpoint} if self._rng.random() < 0.7 else {}
-        answer = await self._call("admin", "/api/callback-urls", {"label": f"job {self._jobs}", **known})
+        answer = await self.call("admin", "/api/callback-urls", {"label": f"job {self._jobs}", **known})
         if answer is None or answer.status != 201:
             return
         minted = json.loads(answer.body)
@@ -85,7 +85,7 @@ class Callers:
         """Push about a task; whatever is acknowledged must be kept."""
         headers = {} if forged or not self._signs or self._rng.random() < 0.3 else self._signed(body)
         self._witness.counts["forged pushes" if forged else "pushes"] += 1
-        answer = await self._call("public", urlsplit(url).path, body, **headers)
+        answer = await self.call("public", urlsplit(url).path, body, **headers)
         if answer is not None:
             self._witness.counts[f"pushes answered {answer.status}"] += 1
             if answer.status == 200:
@@ -100,7 +100,7 @@ class Callers:
         """Push as somebody who has found a callback URL, or guesses one."""
         leaked = [task for task in vendor.tasks.values() if task.callback_url]
         if not leaked or self._rng.random() < 0.2:
-            answer = await self._call("public", f"/callbacks/{self._rng.randbytes(16).hex()}", {"task_id": "1"})
+            answer = await self.call("public", f"/callbacks/{self._rng.randbytes(16).hex()}", {"task_id": "1"})
             if answer is not None and answer.status not in (404, 503):
                 self._witness.tell(f"a guessed token was answered {answer.status}")
             return
@@ -112,7 +112,8 @@ class Callers:
         for _ in range(self._rng.choice([1, 1, 3, 30])):
             await self.push(task.callback_url or "", json.dumps(document).encode(), forged=True)
 
-    async def _call(self, listener: str, path: str, body: Mapping[str, Any] | bytes, **headers: str) -> Answer | None:
+    async def call(self, listener: str, path: str, body: Mapping[str, Any] | bytes, **headers: str) -> Answer | None:
+        """Make a request, if anybody listens; see that no answer is one that must not be."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"host": _HOSTS[listener], "content-type": "application/json", "content-length": str(len(content))}
         if listener == "admin":

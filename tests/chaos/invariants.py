@@ -26,6 +26,7 @@ def broken(world: World) -> list[str]:
         *_batches(world),
         *_deliveries(world),
         *_attempts(world),
+        *_deeds(world),
     ]
 
 
@@ -131,10 +132,12 @@ def _batches(world: World) -> Iterator[str]:
 
 
 def _deliveries(world: World) -> Iterator[str]:
-    """Each event has one delivery for each route that wants it, and no other; each of them has ended."""
+    """Each event has one delivery for each route that wants it, and no other but at a person's wish; each has ended."""
     found: dict[str, Counter[str]] = {}
-    for event_id, route, status in world.witness.rows("SELECT event_id, route, status FROM deliveries"):
-        found.setdefault(event_id, Counter())[route] += 1
+    rows = world.witness.rows("SELECT event_id, route, status, replay_of FROM deliveries")
+    for event_id, route, status, replay_of in rows:
+        if replay_of is None:
+            found.setdefault(event_id, Counter())[route] += 1
         if status not in ("delivered", "dead"):
             yield f"the delivery of {event_id} to {route} never ends"
     rows = world.witness.rows(
@@ -184,3 +187,25 @@ def _attempts(world: World) -> Iterator[str]:
         too_old = age >= GIVE_UP_HOURS.get(delivery.route, 96) * _HOUR
         if delivery.status == "dead" and delivery.last != "refused" and not too_old and not world.jumps:
             yield f"{delivery} died after {age / _HOUR:.1f} h"
+
+
+def _deeds(world: World) -> Iterator[str]:
+    """What a person was told to be done was done, and written down; what was cancelled was never made."""
+    kept = dict(world.witness.rows("SELECT id, state FROM replays"))
+    for replay in world.witness.replays:
+        if kept.get(replay) != "done":
+            yield f"replay {replay} is {kept.get(replay)}"
+    deliveries = {delivery_id for (delivery_id,) in world.witness.rows("SELECT id FROM deliveries")}
+    for delivery in world.witness.deliveries:
+        if delivery not in deliveries:
+            yield f"{delivery} was to be tried again, and is not there"
+    states = dict(world.witness.rows("SELECT id, state FROM tasks"))
+    for task_id in world.witness.cancelled:
+        if states.get(task_id) != "rejected":
+            yield f"{task_id} was cancelled, and is {states.get(task_id)}"
+    for route, held_by in world.witness.rows("SELECT name, held_by FROM routes WHERE held_by IS NOT NULL"):
+        yield f"route {route} is held by {held_by} at the end"
+    deeds = dict(world.witness.rows("SELECT verb, COUNT(*) FROM actions GROUP BY verb"))
+    for verb, count in (("task.cancelled", len(set(world.witness.cancelled))), ("replay.started", len(kept))):
+        if deeds.get(verb, 0) < count:
+            yield f"{count} times {verb}, and {deeds.get(verb, 0)} of them are written down"

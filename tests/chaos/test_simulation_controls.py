@@ -1,7 +1,8 @@
 """The simulation is worth something only if it finds things out: each promise is broken once, and must be missed."""
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -14,14 +15,18 @@ from chaos.test_simulation import live
 from receiver import dispatch, lifecycle
 from receiver.batches import Gatherer
 from receiver.dispatch import Dispatcher
-from receiver.model import TaskState
+from receiver.dispatch.holds import Holds
+from receiver.model import HeldBy, Push, RouteState, Task, TaskState
+from receiver.orders import Action, Replay
+from receiver.outcomes import Outcomes
 from receiver.recover import Recovery
 from receiver.senders.address import OperatorGuard, PublicGuard
-from receiver.store import writer
+from receiver.store import ById, Change, writer
+from receiver.store.replays import ReplayStore
 from receiver.store.sqlite import SqliteStore
 
 LIVES, HOURS = 20, 60
-AT_THE_END = ("never ends", "was made 2 times", "was told of otherwise")
+AT_THE_END = ("never ends", "was made 2 times", "was told of otherwise", "was cancelled, and is", "replay")
 """What can only be said when all is over."""
 
 Patch = pytest.MonkeyPatch
@@ -106,19 +111,49 @@ def forgets_batches(patch: Patch) -> None:
     patch.setattr(Gatherer, "_round", nothing)
 
 
+def does_not_heed_a_persons_hold(patch: Patch) -> None:
+    def of(self: Holds, route: str) -> RouteState:
+        state = self._states.get(route) or RouteState(name=route)
+        return replace(state, held_by=None, held_at=None) if state.held_by is HeldBy.OPERATOR else state
+
+    patch.setattr(Holds, "of", of)
+
+
+def cancels_what_is_under_way(patch: Patch) -> None:
+    async def cancelled(self: Outcomes, task_id: str, action: Action) -> Task | None:
+        def judge(held: Task, _: Sequence[Push]) -> Change:
+            rejected = lifecycle.reject(held, f"{lifecycle.CANCELLED}.", now=action.at)
+            return Change(task=held if held.state.is_final else rejected)
+
+        change = await self._intake.apply(ById(id=task_id), judge)
+        return None if change is None else change.task
+
+    patch.setattr(Outcomes, "cancelled", cancelled)
+
+
+def forgets_replays(patch: Patch) -> None:
+    async def none(_: ReplayStore) -> Sequence[Replay]:
+        return ()
+
+    patch.setattr(ReplayStore, "running", none)
+
+
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(
     ("breaks", "finding", "first"),
     [
         (forgets_commits, "not kept", 1),
-        (forgets_who_died, "never ends", 6),
-        (lets_a_state_fall, "falls from", 6),
+        (forgets_who_died, "never ends", 1),
+        (lets_a_state_fall, "falls from", 15),
         (claims_twice, "goes out", 1),
         (believes_everybody, "unverified to", 1),
-        (dials_for_strangers, "was dialled", 1),
+        (dials_for_strangers, "was dialled", 2),
         (dials_for_the_operator, "was dialled", 1),
-        (asks_nobody_before_it_sends_again, "was made 2 times", 5),
-        (forgets_batches, "was told of otherwise", 4),
+        (asks_nobody_before_it_sends_again, "was made 2 times", 1),
+        (forgets_batches, "was told of otherwise", 1),
+        (does_not_heed_a_persons_hold, "which a person holds", 6),
+        (cancels_what_is_under_way, "was cancelled, and is", 3),
+        (forgets_replays, "replay", 1),
     ],
 )
 def test_a_service_that_breaks_its_promise_is_found_out(

@@ -23,6 +23,7 @@ CREDULOUS = "all"
 """The route that takes what nobody has confirmed."""
 
 _ENOUGH = 20
+_ON_ITS_WAY = 60.0
 _RANK = {"submitted": 1, "processing": 2, "rejected": 3, "expired": 3, "succeed": 4, "failed": 4}
 
 
@@ -34,6 +35,10 @@ class Witness:
         self.counts: Counter[str] = Counter()
         self.promised: dict[str, str] = {}
         self.heard: set[bytes] = set()
+        self.held: dict[str, float] = {}  # routes, since when a person was told so
+        self.deliveries: list[str] = []  # that a person was told to be tried
+        self.replays: list[str] = []
+        self.cancelled: list[str] = []
         self._truth = truth
         self._store = store
         self._states: dict[str, str] = {}
@@ -111,9 +116,11 @@ class Witness:
         if delivery is None:  # a question to Kling
             yield
             return
-        rows = self.rows("SELECT status, claim FROM deliveries WHERE id = ?", delivery)
+        rows = self.rows("SELECT status, claim, route FROM deliveries WHERE id = ?", delivery)
         if not rows or rows[0][0] != "pending" or rows[0][1] is None:
             self.tell(f"{delivery} goes out as {rows}")
+        elif self._is_held(rows[0][2]):
+            self.tell(f"{delivery} goes out by {rows[0][2]}, which a person holds")
         if under_way[delivery]:
             self.tell(f"{delivery} goes out twice at once")
         under_way[delivery] += 1
@@ -121,6 +128,11 @@ class Witness:
             yield
         finally:
             under_way[delivery] -= 1
+
+    def _is_held(self, route: str) -> bool:
+        """Tell whether a person has held a route for so long that nothing goes out any more that had begun before."""
+        now = asyncio.get_running_loop().time()
+        return now - self.held.get(route, now) > _ON_ITS_WAY
 
     # No denied address is dialled.
 

@@ -1,7 +1,7 @@
 """Everybody the service has to do with, at their worst, for as many hours as wanted.
 
-Clients, Kling, destinations, forgers, the disk and whoever restarts the machine each follow their own chances, all
-out of one seed. The witness looks on.
+Clients, Kling, destinations, forgers, the disk, whoever works on it and whoever restarts the machine each follow their
+own chances, all out of one seed. The witness looks on.
 """
 
 import asyncio
@@ -19,6 +19,7 @@ from chaos.callers import TOKEN, Callers
 from chaos.line import Serve
 from chaos.machine import Machine
 from chaos.network import Internet, Weather, outside, sometimes
+from chaos.person import Person
 from chaos.vendor import Made, Vendor
 from chaos.virtual import VirtualClock, VirtualLoop
 from chaos.witness import CLIENT, SECRET, Witness
@@ -117,6 +118,7 @@ class World:
             self.internet.connect(f"{name}.test", address, serve, each.weather, is_strangers=name == CLIENT)
         self._over, self._strike = asyncio.Event(), asyncio.Event()
         self._chances_on_the_way = self._chance()
+        self.person = Person(self._chance(), self.callers, self.witness, routes=list(WANTED))
 
     def _chance(self) -> Random:
         return Random(self.rng.random())
@@ -169,6 +171,13 @@ class World:
         yield self._fill_the_disk_now_and_then(self._chance())
         if self.jumps:
             yield sometimes(self._chance(), 30, self._jump)
+        for hours, do in (
+            (60, self.person.hold_a_route),
+            (25, self.person.try_again),
+            (60, self.person.replay),
+            (6, self.person.cancel),
+        ):
+            yield sometimes(self._chance(), hours, do)
         self.internet.on_the_way = self._on_the_way
 
     def _calm_down(self) -> None:
