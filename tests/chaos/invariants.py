@@ -203,8 +203,8 @@ def _deeds(world: World) -> Iterator[str]:
     for task_id in world.witness.cancelled:
         if states.get(task_id) != "rejected":
             yield f"{task_id} was cancelled, and is {states.get(task_id)}"
-    for route, held_by in world.witness.rows("SELECT name, held_by FROM routes WHERE held_by IS NOT NULL"):
-        yield f"route {route} is held by {held_by} at the end"
+    for (route,) in world.witness.rows("SELECT name FROM routes WHERE held_by = 'operator'"):
+        yield f"route {route} was released, and is held"
     deeds = dict(world.witness.rows("SELECT verb, COUNT(*) FROM actions GROUP BY verb"))
     for verb, count in (("task.cancelled", len(set(world.witness.cancelled))), ("replay.started", len(kept))):
         if deeds.get(verb, 0) < count:
