@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from receiver.announce import Announcement, Announcer
 from receiver.clock import Clock, iso
 from receiver.model import Event, HeldBy, Json, RouteState, Task
-from receiver.payload import describe_task
 
 
 class Alerts:
@@ -32,12 +31,7 @@ class Alerts:
         self, what: str, message: str, event: Event, task: Task | None, results: Sequence[Json]
     ) -> Announcement:
         """Tell how it stands with results that were to be brought home: which of *event*'s, and why."""
-        data: Json = {
-            "message": message,
-            "event": event.id,
-            "task": None if task is None else describe_task(task),
-            "results": list(results),
-        }
+        data: Json = {"message": message, "event": event.id, "results": list(results)}
         return self._announcer.alert(what, data, at=self._clock.now(), task=task)
 
     def _about_route(self, what: str, state: RouteState, message: str) -> Announcement:

@@ -19,7 +19,7 @@ from receiver.model import (
     TaskState,
     Verified,
 )
-from receiver.payload import envelope, result_urls, task_data
+from receiver.payload import describe_task, envelope, result_urls, task_data
 from receiver.routing import REPLY, Candidate, Routing, reply_route
 
 HELD_BACK = timedelta(hours=1)
@@ -91,7 +91,10 @@ class Announcer:
         return self._promised(event)
 
     def alert(self, what: str, data: Json, *, at: datetime, task: Task | None = None) -> Announcement:
-        """Announce that something is wrong, or right again; *data* holds what a person needs to mend it."""
+        """Announce that something is wrong, or right again; *data* holds what a person needs to mend it.
+
+        Which *task* it is about is told as every event tells it.
+        """
         return self._finding(f"alert.{what}", data, at=at, task=task)
 
     def batch_finished(self, data: Json, *, at: datetime) -> Announcement:
@@ -101,7 +104,7 @@ class Announcer:
     def _finding(self, type_: str, data: Json, *, at: datetime, task: Task | None = None) -> Announcement:
         """Announce what nobody told us in one body: we found it ourselves."""
         event_id = self._ids.new("evt")
-        data = {"event_id": event_id, **data}
+        data = {"event_id": event_id, **data} | ({} if task is None else {"task": describe_task(task)})
         endpoint = None if task is None else task.endpoint
         event = Event(
             id=event_id,

@@ -139,10 +139,6 @@ def tell_stuck(task: Task, *, poll: PollSettings) -> Json:
             f"be paid for twice. It is followed until {iso(began + poll.give_up_after)}, then it expires, and an end "
             "that comes later still counts."
         ),
-        "task": task.id,
-        "kling_id": task.kling_id,
-        "external_task_id": task.external_task_id,
-        "endpoint": task.endpoint,
         "state": task.state.value,
         "reason": task.message,
         "asks": task.asks,

@@ -232,8 +232,6 @@ class Inbox:
             return change
         data = {
             "message": f"Kling now tells of another end than {task.state}, which stands: look at the task's pushes.",
-            "task": task.id,
-            "kling_id": task.kling_id,
             "state": task.state.value,
         }
         return _with(change, self._announcer.alert("task_contradicted", data, at=self._clock.now(), task=task))

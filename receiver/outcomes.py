@@ -189,11 +189,6 @@ def _doubts(task: Task, why: str) -> Json:
             "If there is none, submit it again, under another idempotency key if it has one. "
             "If there is one, its result still counts here should its callback come."
         ),
-        "task": task.id,
-        "endpoint": task.endpoint,
-        "external_task_id": task.external_task_id,
-        "label": task.label,
-        "tags": dict(task.tags),
         "sent_at": sent_at,
     }
 

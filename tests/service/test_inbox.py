@@ -295,7 +295,7 @@ async def test_a_contradiction_of_the_end_is_asked_about_and_flagged_once(tmp_pa
 
         assert len(shop.kling.queries) > asked
         (alert,) = await shop.alerts("task_contradicted")
-        assert (alert["task"], alert["state"]) == (task.id, "succeed")
+        assert (alert["task"]["id"], alert["state"]) == (task.id, "succeed")
         assert (await shop.task(task.id)).state is TaskState.SUCCEED
         assert Counter(await shop.types())["task.failed"] == 0
 

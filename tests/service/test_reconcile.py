@@ -290,7 +290,7 @@ async def test_a_task_without_an_end_is_told_of_once_through_restarts_and_then_e
         assert await shop.alerts("task_stuck") == []
         await shop.passes(500, step=100)
         (told,) = await shop.alerts("task_stuck")
-        assert (told["task"], told["kling_id"], told["state"]) == (task.id, "k1", "processing")
+        assert (told["task"]["id"], told["task"]["kling_id"], told["state"]) == (task.id, "k1", "processing")
 
     for _ in range(3):
         async with a_workshop(tmp_path, kling=shop.kling, clock=shop.clock) as shop, shop.working():
@@ -343,7 +343,7 @@ async def test_a_minted_urls_task_that_nobody_can_be_asked_about_is_told_of_when
         await shop.passes(200, step=100)
 
         (told,) = await shop.alerts("task_stuck")
-        assert told["kling_id"] == "k9"
+        assert told["task"]["kling_id"] == "k9"
 
 
 async def expired(shop: Workshop) -> Made:

@@ -53,7 +53,7 @@ async def test_a_gateway_that_forgets_our_id_is_not_sent_the_task_again(tmp_path
         ended = await shop.task(lost.id)
         assert (ended.state, ended.message.partition(":")[0]) == (TaskState.EXPIRED, "unknown")
         assert created(simulator) == 2
-        assert [alert["task"] for alert in await shop.alerts("submit_unknown")] == [lost.id]
+        assert [alert["task"]["id"] for alert in await shop.alerts("submit_unknown")] == [lost.id]
 
 
 async def test_a_create_that_never_arrived_is_sent_once_more(tmp_path: Path) -> None:

@@ -266,8 +266,8 @@ async def test_a_gateway_that_cannot_look_up_leaves_the_task_unknown_and_says_so
         assert ended.message.startswith("unknown: ")
         assert len(shop.kling.creates) == 1
         (alert,) = await shop.alerts("submit_unknown")
-        assert alert["task"] == task.id
-        assert alert["label"] == "the cat"
+        assert alert["task"]["id"] == task.id
+        assert alert["task"]["label"] == "the cat"
         assert "console" in alert["remedy"]
         assert await shop.types() == ["task.expired", "alert.submit_unknown"]
 

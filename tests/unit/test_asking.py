@@ -174,5 +174,5 @@ def test_what_is_told_of_a_stuck_task_says_what_is_known_and_what_to_do() -> Non
     )
     assert "console" in told["remedy"]
     assert "2026-11-24T10:00:00.000Z" in told["remedy"]
-    assert (told["task"], told["kling_id"], told["asks"]) == ("tsk_1", "k1", 15)
+    assert told["asks"] == 15
     assert "nobody said at which endpoint" in asking.tell_stuck(a_task(endpoint=None), poll=POLL)["message"]
