@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support import until
 from workshop import ENDPOINT, JOB, FakeKling, IdleClock, Workshop, a_configuration, a_workshop, no_answer, refusal
 
 from receiver.errors import KlingError, KlingUnreachable
@@ -88,12 +89,18 @@ async def work_until_it_dies(shop: Workshop, fuse: Fuse) -> None:
     """Hand jobs in on both ways while all parts work."""
     stop = asyncio.Event()
     parts = [part.run(stop) for part in (shop.recovery, shop.reconciler, shop.submitter)]
-    works = [asyncio.create_task(part) for part in (*parts, relay(shop), shop.submit(), shop.submit())]
-    for _ in range(40):
-        await asyncio.sleep(0.001)
-        if fuse.left < 0:
-            break
-    left = [*works, *shop.submitter._owned, *shop.recovery._looking.values(), *shop.reconciler._asking.values()]
+    works = [asyncio.create_task(part) for part in parts]
+    jobs = [asyncio.create_task(job) for job in (relay(shop), shop.submit(), shop.submit())]
+
+    def under_way() -> list[asyncio.Task[Any]]:
+        return [*shop.submitter._owned, *shop.recovery._looking.values(), *shop.reconciler._asking.values()]
+
+    def is_over() -> bool:
+        is_idle = shop.clock.idle == len(works) and not under_way() and all(job.done() for job in jobs)
+        return fuse.left < 0 or is_idle
+
+    await until(is_over, within=30, every=0.001)
+    left = [*works, *jobs, *under_way()]
     for work in left:
         work.cancel()
     await asyncio.gather(*left, return_exceptions=True)
