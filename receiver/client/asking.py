@@ -101,7 +101,7 @@ class Client:
         more["idempotency_key"] = idempotency_key
         asked |= {name: value for name, value in more.items() if value}
         headers = None if wait else {"prefer": "respond-async"}
-        again = idempotency_key is not None
+        again = bool(idempotency_key)  # an empty one is none
         answer = await self._answer("POST", "/api/tasks", body=asked, headers=headers, repeatable=again)
         return Task.read(read_object(answer.content))
 

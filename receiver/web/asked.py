@@ -25,7 +25,6 @@ _PAGING = frozenset({"limit", "cursor"})
 _EVENT_ID = re.compile(r"evt_[0-9a-z]{25}")
 _BATCH = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")  # so that it can stand in a path as it is
 _LARGEST_BATCH = 1_000_000
-_SIZE = re.compile(r" *size *= *([0-9]{1,9}) *")
 _LONGEST_TEXT = 256
 _MOST_TAGS = 32
 _LONGEST_TAG = 64
@@ -114,22 +113,17 @@ def an_event_id(value: str, name: str) -> str:
 def marks(headers: Headers) -> Marks:
     """Read what a client wants its task to be known by where the body is not for us; each header may be left out.
 
-    ``kling-receiver-label: spring``, ``kling-receiver-tags: project=ads, team=a``, and
-    ``kling-receiver-batch: spring; size=50``, the size again optional.
+    ``kling-receiver-label: spring``, ``kling-receiver-tags: project=ads, team=a``, ``kling-receiver-batch: spring``.
+    A batch has no size here: what Kling refuses and the client sends again is a task each time.
     """
     said = {name: _header(headers, name) for name in ("label", "tags", "batch")}
     pairs = [pair.partition("=") for pair in said["tags"].split(",") if pair.strip()]
     if not all(equals for _, equals, _ in pairs):
         raise bad_request("The header kling-receiver-tags is written as name=value, name=value.")
-    name, is_sized, rest = said["batch"].partition(";")
-    size = _SIZE.fullmatch(rest)
-    if is_sized and size is None:
-        raise bad_request("The header kling-receiver-batch is written as name, or as name; size=50.")
     tags = {key.strip(): value.strip() for key, _, value in pairs}
-    batch = {"name": name.strip(), "size": size and int(size[1])} if said["batch"] else None
-    fields = Fields({"label": said["label"], "tags": tags, "batch": batch}, known=said)
-    batch_name, batch_size = fields.batch("batch")
-    return Marks(label=fields.text("label"), tags=fields.tags("tags"), batch=batch_name, batch_size=batch_size)
+    fields = Fields({"label": said["label"], "tags": tags, "batch": said["batch"] or None}, known=said)
+    batch, _ = fields.batch("batch")
+    return Marks(label=fields.text("label"), tags=fields.tags("tags"), batch=batch)
 
 
 def _header(headers: Headers, name: str) -> str:

@@ -247,7 +247,7 @@ DESCRIPTION: Json = {
         "version": __version__,
         "description": "The admin listener. Kling's own API is passed through at /kling/, as Kling documents it."
         " What a task made there is to be known by can be said in headers: kling-receiver-label,"
-        " kling-receiver-tags (project=ads, team=a), kling-receiver-batch (spring; size=50).",
+        " kling-receiver-tags (project=ads, team=a), kling-receiver-batch (spring).",
     },
     "security": [{"token": []}],
     "paths": _PATHS,

@@ -1,6 +1,7 @@
 """The client for programs, against the real admin listener: what it asks, what it gives, and how it goes on."""
 
 import asyncio
+import contextlib
 import json
 import subprocess
 import sys
@@ -263,6 +264,23 @@ async def test_a_batch_is_closed_though_the_answer_to_that_was_lost() -> None:
         assert (await client.close_batch("b1")).state == "closed"
 
     assert [request.line.split()[0] for request in peer.requests] == ["GET", "POST", "POST"]
+
+
+@pytest.mark.parametrize(("key", "posts"), [("k", 2), ("", 1), (None, 1)])
+async def test_a_job_is_handed_in_again_only_under_a_key(key: str | None, posts: int) -> None:
+    told = json.dumps({"id": "tsk_1", "state": "queued"}).encode()
+    answers = iter([response(200, told), None, response(202, told)])
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = next(answers)
+        writer.transport.abort() if said is None else writer.write(said)
+
+    async with serving(answer) as peer, Client(peer.url, "token") as client:
+        await client.task("tsk_1")
+        with contextlib.suppress(ServiceUnreachable):
+            await client.submit("images/generations", JOB, idempotency_key=key)
+
+    assert [request.line.split()[0] for request in peer.requests] == ["GET", *["POST"] * posts]
 
 
 async def test_waiting_ends_at_its_time_with_the_task_as_it_is(house: House) -> None:
