@@ -58,13 +58,13 @@ class Patience:
     def pause(self, *, begun: datetime, now: datetime) -> None:
         """Note a failure that tells of a passing trouble: the next probe is the first one's wait away, no further."""
         if self._closed_at is None or begun >= self._closed_at:
-            self._closed_at = now
+            self._closed_at = self._set_at = now
             self._until = now + self._first
 
     def reopen(self, now: datetime) -> None:
         """Note that a probe was served, perhaps by luck: the next may go at once, and is still alone."""
         self._failures //= 2
-        self._until = now
+        self._until = self._set_at = now
 
     def succeed(self) -> None:
         """Note that a call was served."""

@@ -14,6 +14,8 @@ from receiver.patience import Patience
 LONGEST_WAIT = timedelta(minutes=1)
 """How far apart the trials of a taught limit get."""
 
+_STANDS_ASIDE = timedelta(seconds=10)
+
 
 @dataclass(slots=True)
 class _Pack:
@@ -28,6 +30,10 @@ class _Pack:
     waits: bool = False
     trial: str | None = None
     beyond: Patience = field(default_factory=lambda: Patience(longest=LONGEST_WAIT))
+
+    def is_hopeless(self, weight: int) -> bool:
+        """Tell whether a task is beyond what was taught by itself: no slot of ours that gets free makes room for it."""
+        return not self.fits(weight, 0)
 
     def fits(self, weight: int, taken: int) -> bool:
         """Tell whether a task is within what was taught."""
@@ -47,7 +53,8 @@ class Slots:
     """Lets tasks go, each in its turn, as long as their pack has room.
 
     A task that needs several slots stays at the head once it is its turn, so that it is not overtaken for ever by
-    small ones that need less room. Tasks without a pack take no slots.
+    small ones that need less room, but not where it needs more than Kling was seen to take: then it stands aside until
+    it may be tried, and the small ones go. Tasks without a pack take no slots.
     """
 
     def __init__(self, limits: Mapping[str, int]) -> None:
@@ -76,9 +83,17 @@ class Slots:
         if pack is None or pack.has_room(task.weight, taken.get(task.pack or "", 0), now):
             return True
         pack.waits = True
-        if task.weight > 1:
+        if task.weight > 1 and not pack.is_hopeless(task.weight):
             pack.first = task
         return False
+
+    def stands_aside_until(self, task: Task, now: datetime) -> datetime | None:
+        """Tell until when a task that was not admitted lets others by; None where it keeps its place."""
+        pack = self._packs.get(task.pack or "")
+        if pack is None or not pack.is_hopeless(task.weight):
+            return None
+        opens_at = pack.beyond.opens_at
+        return now + _STANDS_ASIDE if opens_at is None or opens_at <= now else opens_at
 
     def went(self, task: Task, taken: Mapping[str, int], now: datetime, *, lasts: timedelta) -> None:
         """Note that a task is being sent; the call it makes *lasts* no longer than that."""
@@ -93,7 +108,9 @@ class Slots:
     def keep(self, task: Task) -> None:
         """Put a large task that Kling could not take just now back at the head; of several the oldest."""
         pack = self._packs.get(task.pack or "")
-        if pack is not None and task.weight > 1 and (pack.first is None or _order(task) < _order(pack.first)):
+        if pack is None or task.weight == 1 or pack.is_hopeless(task.weight):
+            return
+        if pack.first is None or _order(task) < _order(pack.first):
             pack.first = task
 
     def left(self, task: Task) -> None:
@@ -101,6 +118,12 @@ class Slots:
         pack = self._packs.get(task.pack or "")
         if pack is not None and pack.first is not None and pack.first.id == task.id:
             pack.first = None
+
+    def see(self, line: Sequence[Task]) -> None:
+        """Note who stands at the head of each pack: where nobody does, nobody waits."""
+        heads = {task.pack for task in line}
+        for name, pack in self._packs.items():
+            pack.waits = pack.waits and name in heads
 
     def opens_at(self, now: datetime) -> datetime | None:
         """Tell when a pack may be tried beyond what it was taught; what a limit of ours keeps shut no moment opens."""

@@ -46,6 +46,7 @@ _LOOK_AGAIN = timedelta(seconds=1)
 _GRACE = timedelta(seconds=20)
 _SET_BACK = timedelta(seconds=5)  # less is a clock being adjusted
 _WAITS = "waits for a slot"
+_TOO_LARGE = "waits for more slots than Kling was seen to have free"
 _UNMARKED = Marks()
 
 
@@ -240,6 +241,7 @@ class Submitter:
     async def _send_next(self, now: datetime) -> bool:
         """Send the next task in the line that there is room for; False where there is none."""
         line = await self._intake.line(now=now, kept=self._creates.slots.kept)
+        self._creates.slots.see(line)
         if not line:
             return False
         taken, bound = await self._intake.occupancy(), await self._intake.occupancy(bound=True)
@@ -253,8 +255,14 @@ class Submitter:
             if barred is not None and barred.concern.reach is Reach.RESOURCE:
                 await self._outcomes.queued(task, barred.why, until=barred.until)
                 return True  # whoever comes after it may ask for something else
-            if barred is not None or not self._creates.slots.admits(task, taken, now):
+            if barred is not None:
                 continue
+            if not self._creates.slots.admits(task, taken, now):
+                aside = self._creates.slots.stands_aside_until(task, now)
+                if aside is None:
+                    continue
+                await self._outcomes.queued(task, _TOO_LARGE, until=aside)
+                return True
             token = self._ids.token()
             begun = await self._begin(task, token, now)
             if begun is not None:

@@ -113,6 +113,18 @@ async def test_a_large_task_that_kept_the_head_of_the_line_lets_the_others_by(tm
         assert (await shop.task(small.id)).state is TaskState.SUBMITTED
 
 
+async def test_after_a_cancel_who_comes_next_waits_for_nobody(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, kling_settings=ONE_SLOT) as shop, shop.working():
+        await shop.submit()
+        await cancel(shop, await shop.submit())
+        [made] = shop.kling.made.values()
+        await shop.push(made.token, shop.kling.end(made))
+        await shop.passes(5)
+
+        third = await shop.submit()
+        assert (third.state, third.message) == (TaskState.SUBMITTED, "")
+
+
 async def test_of_two_that_come_at_once_one_sends_or_the_other_cancels(tmp_path: Path) -> None:
     async with a_workshop(tmp_path, kling_settings=ONE_SLOT) as shop, shop.working():
         await shop.submit()

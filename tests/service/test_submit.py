@@ -286,6 +286,34 @@ async def test_a_task_that_no_slots_are_ever_enough_for_does_not_block_the_other
         assert [(await shop.task(task.id)).state for task in small] == ["succeed"] * 3
 
 
+@pytest.mark.parametrize("configured", [5, 0])
+async def test_large_tasks_that_there_is_no_room_for_keep_no_small_one_from_a_free_slot(
+    tmp_path: Path, configured: int
+) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=configured))
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        shop.kling.limit, shop.kling.counts_images = 3, True  # somebody else has the others
+        large = [await shop.submit(body=JOB | {"n": 4}) for _ in range(8)]
+        small = [await shop.submit() for _ in range(9)]
+
+        for number in range(1, 10):
+            await shop.passes(1)
+            assert len(shop.kling.made) >= min(number + 2, 9), "none of the three is idle"
+            await ends(shop, number)
+
+        assert [(await shop.task(task.id)).state for task in small] == ["succeed"] * 9
+        fits = await shop.submit(body=JOB | {"n": 3})
+        await shop.passes(2)
+        assert (await shop.task(fits.id)).state is TaskState.SUBMITTED
+        await ends(shop, 10)
+
+        shop.kling.limit = 5
+        for number in range(11, 19):
+            await shop.passes(120)
+            await ends(shop, number)
+        assert [(await shop.task(task.id)).state for task in large] == ["succeed"] * 8
+
+
 async def test_a_task_whose_endpoint_is_not_known_any_more_is_rejected_and_holds_nobody_up(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop:
         old = a_task(
