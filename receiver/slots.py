@@ -90,7 +90,7 @@ class Slots:
     def stands_aside_until(self, task: Task, now: datetime) -> datetime | None:
         """Tell until when a task that was not admitted lets others by; None where it keeps its place."""
         pack = self._packs.get(task.pack or "")
-        if pack is None or not pack.is_hopeless(task.weight):
+        if pack is None or task.weight == 1 or not pack.is_hopeless(task.weight):
             return None
         opens_at = pack.beyond.opens_at
         return now + _STANDS_ASIDE if opens_at is None or opens_at <= now else opens_at
