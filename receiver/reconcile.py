@@ -112,7 +112,10 @@ class Reconciler:
         timeout: timedelta,
         tasks_bell: Bell,
         clock: Clock,
+        latest: datetime,
     ) -> None:
+        """*latest* is the latest moment that former runs knew of."""
+        self._latest = latest
         self._intake = intake
         self._kling = kling
         self._answers = answers
@@ -154,8 +157,10 @@ class Reconciler:
         back: what was planned by it lies too far ahead.
         """
         now = self._clock.now()
-        if self._seen_at is None or now < self._seen_at - _MARGIN:
-            await self._intake.hasten_tasks(_ASKABLE, now=now, before=now + self._lease, apart=END_APART)
+        was_set_back = now < (self._seen_at or self._latest) - _MARGIN
+        if self._seen_at is None or was_set_back:
+            before = FAR if was_set_back else now + self._lease
+            await self._intake.hasten_tasks(_ASKABLE, now=now, before=before, apart=END_APART)
             await self._intake.hasten_tasks(_RUNNING, now=now, before=FAR, apart=END_APART)
         self._seen_at = now
 

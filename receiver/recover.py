@@ -101,6 +101,7 @@ class Recovery:
         self._lease = 4 * settings.kling.timeout + _MARGIN  # a look-up may take four calls
         self._patience = Patience(longest=_LONGEST_WAIT)
         self._seen_at: datetime | None = None
+        self._noticed_at = clock.now()  # that this process runs, or that the clock was set back
         self._looking: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -138,19 +139,25 @@ class Recovery:
         """Let nothing wait for a process that is gone, nor for a moment planned by a clock that was set back since."""
         now = self._clock.now()
         if self._seen_at is None:
+            self._noticed_at = now
             await self._hasten(now)
         elif now < self._seen_at - _MARGIN:
+            self._noticed_at = now
             await self._intake.hasten_tasks(_SUBMITTING, now=now, before=FAR, apart=timedelta())
         self._seen_at = now
 
     async def _hasten(self, started: datetime) -> None:
-        """At start: have what a former process was sending looked up now, not when its lease is over."""
+        """At start: have what a former process was sending looked up now, not when its lease is over.
+
+        What was begun ahead of the clock was begun before that was set back.
+        """
         horizon = started + 2 * self._lease
+        await self._intake.hasten_tasks(_SUBMITTING, now=horizon, before=FAR, apart=timedelta())
         left: list[Task] = []
         while tasks := await self._intake.claim_tasks(_SUBMITTING, now=horizon, until=horizon + _MARGIN, limit=_BATCH):
             left += tasks
         for task in left:
-            if task.started_at is None or task.started_at <= started:
+            if task.started_at is None or task.started_at <= started or task.started_at > self._clock.now():
                 await self._outcomes.open(task, task.message, wait=timedelta())
 
     async def _round(self, bell: asyncio.Event) -> datetime | None:
@@ -253,7 +260,10 @@ class Recovery:
     async def _settle(self, task: Task, *, denied: bool, why: str) -> None:
         """Draw the conclusion, once Kling has had its time: what is under way there may not be seen yet."""
         now = self._clock.now()
-        certain_at = (task.started_at or task.updated_at) + 2 * self._settings.kling.timeout
+        begun = task.started_at or task.updated_at
+        if begun > now:  # by a clock that was set back since, at the latest when that was noticed
+            begun = self._noticed_at
+        certain_at = begun + 2 * self._settings.kling.timeout
         if now < certain_at:
             await self._outcomes.open(task, task.message, wait=min(_grown(task), certain_at - now))
         elif not denied:

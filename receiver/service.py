@@ -235,7 +235,14 @@ def _with_kling(
     creates = Creates(store, kling, outcomes, recovery, alarm, settings=settings, clock=clock)
     submitter = Submitter(store, creates, outcomes, settings=settings, bells=bells, clock=clock, ids=ids)
     reconciler = Reconciler(
-        store, kling, inbox, alarm, timeout=settings.kling.timeout, tasks_bell=bells.tasks, clock=clock
+        store,
+        kling,
+        inbox,
+        alarm,
+        timeout=settings.kling.timeout,
+        tasks_bell=bells.tasks,
+        clock=clock,
+        latest=ids.latest,
     )
     return inbox, submitter, {"reconcile": reconciler.run, "recover": recovery.run, "submit": submitter.run}
 

@@ -239,13 +239,15 @@ class IdleClock(FakeClock):
 class Workshop:
     """All the parts, put together as the service does."""
 
-    def __init__(self, store: SqliteStore, kling: Any, settings: Settings, clock: IdleClock) -> None:
+    def __init__(
+        self, store: SqliteStore, kling: Any, settings: Settings, clock: IdleClock, *, newest: str = ""
+    ) -> None:
         self.store = store
         self.kling = kling
         self.settings = settings
         self.clock = clock
         self.bells = Bells()
-        self.ids = Ids(clock)
+        self.ids = Ids(clock, above=newest)
         announcer = Announcer(compile_routes(settings.routes), self.ids)
         self.alarm = Alarm(store, store, announcer, public_url=settings.public.url, bells=self.bells, clock=clock)
         self.inbox = Inbox(
@@ -272,6 +274,7 @@ class Workshop:
             timeout=settings.kling.timeout,
             tasks_bell=self.bells.tasks,
             clock=clock,
+            latest=self.ids.latest,
         )
         self.gatherer = Gatherer(store.batches, announcer, bells=self.bells, clock=clock)
         self._works: list[asyncio.Task[None]] = []
@@ -383,4 +386,5 @@ async def a_workshop(
     clock = clock or IdleClock()
     store = await SqliteStore.open(folder / "receiver.db")
     async with contextlib.aclosing(store):
-        yield Workshop(store, kling or FakeKling(clock), a_configuration(**changes), clock)
+        newest = await store.newest_id()
+        yield Workshop(store, kling or FakeKling(clock), a_configuration(**changes), clock, newest=newest)

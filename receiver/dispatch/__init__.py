@@ -124,6 +124,7 @@ class Dispatcher:
         now = self._clock.now()
         if now < self._seen_at - _SET_BACK:
             log.warning("clock.set_back", by_seconds=(self._seen_at - now).total_seconds())
+            self._holds.hasten()
             for route in await self._queue.due_routes():
                 await self._queue.hasten(route, now=now)
                 ahead = partial(self._queue.bring_forward, route, now=now, held_until=now + HELD_BACK)

@@ -4,6 +4,7 @@ The long runs with a clock that jumps are in test_simulation.
 """
 
 import asyncio
+import json
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,10 +14,10 @@ from service import archiving
 from service.archiving import A_PNG, PNG, a_cdn
 from service.dispatching import FAILED, a_lab
 from support import until
-from workshop import FakeKling, IdleClock, a_workshop, no_answer
+from workshop import ENDPOINT, FakeKling, IdleClock, Made, Workshop, a_workshop, no_answer, refusal
 
 from receiver.kling.client import Answer
-from receiver.model import Accepted, Archiving, TaskState
+from receiver.model import Accepted, Archiving, Task, TaskState
 from receiver.retry import HOLD_AFTER
 
 DAY = timedelta(days=1)
@@ -224,7 +225,8 @@ async def test_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_pat
         assert await shop.due(event) == {"publish": True}, "nobody knows for how long they have waited"
 
 
-async def test_no_probe_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
+@pytest.mark.parametrize("back", [DAY, timedelta(hours=1)], ids=["a day", "an hour"])
+async def test_no_probe_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path, back: timedelta) -> None:
     async with a_lab(tmp_path) as lab:
         there = lab.a_route()
         there.answer = lambda _: FAILED
@@ -235,9 +237,68 @@ async def test_no_probe_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path
         tried = len(there.tries)
         there.answer = lambda _: Accepted(code=204)
 
-        lab.clock.advance(-DAY)
+        lab.clock.advance(-back)
         lab.bells.ring()
         await lab.go_on(timedelta(minutes=2))
 
         assert len(there.tries) > tried
         assert await lab.statuses() == ["delivered"] * HOLD_AFTER
+
+
+@pytest.mark.parametrize("back", [DAY, timedelta(minutes=1)], ids=["a day", "a minute"])
+async def test_what_a_dead_process_was_sending_is_looked_up_at_once_though_the_clock_was_set_back(
+    tmp_path: Path, back: timedelta
+) -> None:
+    clock = IdleClock()
+    kling = SlowKling(clock)
+    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop:
+        sending = asyncio.ensure_future(shop.submit())
+        await until(lambda: kling.calls == 1)
+        for work in (sending, *shop.submitter._owned):
+            work.cancel()  # as a kill does
+        await asyncio.gather(sending, *shop.submitter._owned, return_exceptions=True)
+    kling.making.set()
+    clock.advance(-back)
+
+    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
+        await shop.passes(180, step=5)
+
+        [task] = (await shop.store.tasks()).items
+        assert task.state is TaskState.SUBMITTED
+        assert list(kling.made) == [task.kling_id]
+
+
+@pytest.mark.parametrize("new_process", [False, True], ids=["", "by_a_new_process"])
+async def test_a_claim_that_waits_is_asked_about_though_the_clock_was_set_back(
+    tmp_path: Path, *, new_process: bool
+) -> None:
+    clock = IdleClock()
+    kling = FakeKling(clock)
+    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
+        made, minted = await _claimed(shop, kling)
+        if not new_process:
+            clock.advance(-timedelta(hours=1))
+            shop.bells.ring()
+            kling.query_fault = None
+            await shop.passes(75, step=5)
+            assert (await shop.task(minted.id)).state is TaskState.SUCCEED
+            return
+    clock.advance(-timedelta(hours=1))
+    kling.query_fault = None
+    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
+        await shop.passes(75, step=5)
+        assert ((await shop.task(minted.id)).state, made.id) == (
+            TaskState.SUCCEED,
+            (await shop.task(minted.id)).kling_id,
+        )
+
+
+async def _claimed(shop: Workshop, kling: FakeKling) -> tuple[Made, Task]:
+    """Have a minted URL called while Kling cannot be asked."""
+    minted, url = await shop.submitter.mint(endpoint=ENDPOINT)
+    kling.query_fault = refusal(503, 5001)
+    made = kling.make(json.dumps({"callback_url": url}).encode())
+    await shop.push(made.token, kling.end(made))
+    await shop.passes(30, step=5)
+    assert (await shop.task(minted.id)).state is TaskState.AWAITING
+    return made, minted
