@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from receiver.model import Secret
 from receiver.settings import references, words
+from receiver.settings.places import look
 from receiver.settings.words import Size, Unfit
 
 
@@ -83,12 +84,13 @@ SigningSecret = Annotated[Secret, Resolve(references.read_signing_secret)]
 
 
 def read_folder(raw: object, info: ValidationInfo) -> Path | None:
-    """Read a folder's path, or nothing from an empty string."""
+    """Read a folder's path, or nothing from an empty string. One that nobody can look at is a doubt, no fault."""
     if isinstance(raw, Path):
         return raw
     if raw is None or raw == "":
         return None
     path = references.resolve_path(words.read_text(raw), references.surroundings(info))
-    if path.exists() and not path.is_dir():
+    place = look(path)
+    if place.is_there and not place.is_folder:
         raise Unfit(f"{path} is a file; name a folder")
     return path
