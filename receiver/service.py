@@ -29,7 +29,7 @@ from receiver.clock import Clock, Ids, SystemClock
 from receiver.creates import Creates
 from receiver.dispatch import Dispatcher, Lane
 from receiver.dispatch.holds import Holds
-from receiver.errors import ReceiverError, StoreUnavailable
+from receiver.errors import ConfigurationError, ReceiverError, StoreUnavailable
 from receiver.explain import Explainer
 from receiver.inbox import Inbox
 from receiver.kling.client import Kling
@@ -315,7 +315,10 @@ def make_sender(route: RouteSettings, outbound: Outbound) -> Sender:
 
 
 def admin_token(settings: Settings) -> Secret:
-    """Give the admin listener's token; at first start it is made and kept beside the store, for its owner alone."""
+    """Give the admin listener's token; at first start it is made and kept beside the store, for its owner alone.
+
+    Raises ConfigurationError where something lies there that is no token, and StoreUnavailable where none can be kept.
+    """
     if settings.admin.token:
         return settings.admin.token
     path = settings.data_dir / "admin-token"
@@ -323,6 +326,10 @@ def admin_token(settings: Settings) -> Secret:
         kept = path.read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         kept = ""
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        remedy = "let the service's user read it, or move it away and a new one is made, or set [admin] token"
+        raise ConfigurationError([f"admin.token: the token kept in {path} cannot be read: {reason}; {remedy}"]) from exc
     return Secret(kept or _keep_new_token(path))
 
 
@@ -330,11 +337,17 @@ def _keep_new_token(path: Path) -> str:
     """Make a token; its file is there whole or not at all, for whoever took an empty one for it would let all in."""
     token = Ids.token()
     draft = path.with_name(f"{path.name}.part")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"{token}\n")
-        file.flush()
-        os.fsync(descriptor)
-    draft.rename(path)
+    try:
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(f"{token}\n")
+            file.flush()
+            os.fsync(descriptor)
+        draft.rename(path)
+    except OSError as exc:
+        raise StoreUnavailable(
+            f"The admin token cannot be kept: {draft} cannot be written: {exc.strerror}.",
+            remedy="Let the service's user write there, move away what is in its way, or set [admin] token.",
+        ) from exc
     return token

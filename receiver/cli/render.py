@@ -4,6 +4,7 @@ What is shown comes from strangers in part, so nothing that could command a term
 """
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _STYLES = {
     "finished": "green",
 }
 
+_UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # those that json.dumps lets through
 _UNLIMITED = 10_000  # columns; no terminal has as many
 
 Cell: TypeAlias = Callable[[Json], object]
@@ -105,12 +107,12 @@ def local(moment: object) -> str:
 
 def as_json(value: object) -> None:
     """Print a value as JSON."""
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json(value, indent=2) + "\n")
 
 
 def as_json_line(value: object) -> None:
     """Print a value as one line of JSON, at once."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+    sys.stdout.write(_json(value) + "\n")
     sys.stdout.flush()
 
 
@@ -189,6 +191,12 @@ def coloured(text: str) -> "Text":
     from rich.text import Text
 
     return Text(text, style=_STYLES.get(text, ""))
+
+
+def _json(value: object, *, indent: int | None = None) -> str:
+    """Write JSON as people read it; what would command a terminal, or is no character at all, stays an escape."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _cell(column: Column, item: Json) -> "Text":

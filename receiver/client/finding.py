@@ -36,9 +36,10 @@ def _find_token(settings: Settings) -> str:
             f"No service has run here yet: {path} does not exist.",
             remedy="Start it with `kling-receiver serve`, or name the configuration it runs on with --config.",
         ) from exc
-    except OSError as exc:
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
         raise ServiceUnreachable(
-            f"The admin token in {path} cannot be read ({exc.strerror}).",
+            f"The admin token in {path} cannot be read ({reason}).",
             remedy="Run the command as the service's own user, or set KLING_RECEIVER__ADMIN__TOKEN.",
         ) from exc
 

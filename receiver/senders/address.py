@@ -26,6 +26,8 @@ _NEVER = _table(
         "100.100.100.200/32": "Alibaba Cloud's metadata service",
         "192.0.0.192/32": "Oracle Cloud's metadata service",
         "fd00:ec2::254/128": "the metadata service of AWS",
+        "fd00:ec2::23/128": "where AWS gives pods their credentials",
+        "fd00:42::42/128": "the metadata service of Scaleway",
         "fd20:ce::254/128": "the metadata service of Google Cloud",
         "169.254.0.0/16": "link-local",
         "fe80::/10": "link-local",
@@ -68,7 +70,11 @@ _NOT_PUBLIC = _table(
         "8000::/1": "reserved",
     }
 )
-_NAT64 = (ip_network("64:ff9b::/96"), ip_network("64:ff9b:1::/48"), ip_network("::ffff:0:0:0/96"), ip_network("::/96"))
+_LOCAL_NAT64 = ip_network("64:ff9b:1::/48")
+_NAT64 = (ip_network("64:ff9b::/96"), _LOCAL_NAT64, ip_network("::ffff:0:0:0/96"), ip_network("::/96"))
+# The bytes that RFC 6052 puts an IPv4 address into behind a prefix of 48, 56 and 64 bits; behind 96 they are the last.
+_SPLIT = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12))
+_NOWHERE = ip_network("0.0.0.0/8")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 _V4_BITS = 0xFFFF_FFFF
 
@@ -127,12 +133,22 @@ def _carried(address: IPv6Address) -> Iterator[IPv4Address]:
     last = int(address) & _V4_BITS
     if any(address in network for network in _NAT64) and last > 1:
         yield IPv4Address(last)
+    if address in _LOCAL_NAT64:
+        yield from _split(address)
     if address.sixtofour:
         yield address.sixtofour
     if address.teredo:
         yield from address.teredo
     if (int(address) >> 32) & _V4_BITS in _ISATAP:
         yield IPv4Address(last)
+
+
+def _split(address: IPv6Address) -> Iterator[IPv4Address]:
+    """Give what a local translator may read out of *address*: its network alone knows the length of its prefix."""
+    for places in _SPLIT:
+        carried = IPv4Address(bytes(address.packed[place] for place in places))
+        if carried not in _NOWHERE:  # else these are the zeros of a longer prefix
+            yield carried
 
 
 def _found(table: Sequence[tuple[Network, str]], address: IPAddress) -> str:

@@ -2,8 +2,8 @@
 
 Read on in the order of the work: ``loading`` finds and loads, ``document`` knows the lines of the file,
 ``overrides`` the environment, ``sections`` and ``routes`` what may stand where; ``words``, ``addresses``,
-``references`` and ``conditions`` read single values; ``faults`` and ``doubts`` say what is wrong and what
-seems so; ``showing`` shows what holds.
+``references`` and ``conditions`` read single values, ``places`` looks where a path leads; ``faults`` and ``doubts``
+say what is wrong and what seems so; ``showing`` shows what holds.
 """
 
 from receiver.settings.addresses import Address

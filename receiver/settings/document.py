@@ -56,7 +56,8 @@ def read(path: Path, *, label: str) -> Document:
         raise ConfigurationError([f"{label}: there is no such file; name the one that is meant"]) from None
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "this is no path"
-        raise ConfigurationError([f"{label}: cannot be read: {reason}; let the service's user read it"]) from None
+        remedy = "let the service's user read it, or name another file"
+        raise ConfigurationError([f"{label}: cannot be read: {reason}; {remedy}"]) from None
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as exc:

@@ -13,6 +13,7 @@ from receiver.model import Secret
 from receiver.settings.addresses import is_loopback
 from receiver.settings.conditions import compares_with_a_key
 from receiver.settings.document import Location
+from receiver.settings.places import look
 from receiver.settings.references import STANDARD_PREFIX, unset_variable
 from receiver.settings.routes import RouteSettings, ScriptSettings
 from receiver.settings.sections import KlingSettings, Settings
@@ -40,19 +41,14 @@ def doubts(settings: Settings, values: Mapping[str, Any], environ: Mapping[str, 
         yield ("admin", "token"), f"is easy to guess; give {_SHORTEST_TOKEN} characters or more, or leave it empty"
     for number, secret in enumerate(settings.callbacks.signing_secrets):
         yield from _weak(secret, ("callbacks", "signing_secrets", number))
-    if settings.archive.dir and _strange_letters(str(settings.archive.dir)):
-        yield ("archive", "dir"), f"has {_strange_letters(str(settings.archive.dir))!r}, so KLING_ASSET_DIR stays empty"
+    if settings.archive.dir:
+        yield from _about_folder(settings.archive.dir)
     if _is_open(settings.archive.storage.endpoint):
         yield ("archive", "storage", "endpoint"), "is plain http beyond this machine; results travel in the clear"
     if settings.gateway.secret:
         yield from _weak(settings.gateway.secret, ("gateway", "secret"))
     for number, route in enumerate(settings.routes):
         yield from _about_route(route, ("routes", number), environ)
-
-
-def _strange_letters(path: str) -> str:
-    """Give the letters of a path that no variable of a script carries."""
-    return "".join(dict.fromkeys(_STRANGE.findall(path)))
 
 
 def _keyless(kling: KlingSettings, named: object, environ: Mapping[str, str]) -> Iterator[Doubt]:
@@ -76,6 +72,13 @@ def _weak(secret: Secret, at: Location) -> Iterator[Doubt]:
         yield at, f"is a short key; Standard Webhooks wants {_SHORTEST_STANDARD_KEY} bytes and more after whsec_"
 
 
+def _about_folder(folder: Path) -> Iterator[Doubt]:
+    if strange := "".join(dict.fromkeys(_STRANGE.findall(str(folder)))):  # what no variable of a script carries
+        yield ("archive", "dir"), f"has {strange!r}, so KLING_ASSET_DIR stays empty"
+    if hidden := look(folder).hidden:
+        yield ("archive", "dir"), hidden
+
+
 def _about_route(route: RouteSettings, at: Location, environ: Mapping[str, str]) -> Iterator[Doubt]:
     if route.where and compares_with_a_key(route.where):
         yield (*at, "where"), "compares with a \"word\" in double quotes, which is a key to JMESPath; text is 'so'"
@@ -93,10 +96,10 @@ def _about_route(route: RouteSettings, at: Location, environ: Mapping[str, str])
 def _about_script(script: ScriptSettings, at: Location, environ: Mapping[str, str]) -> Iterator[Doubt]:
     program = script.command[0]
     path = script.env.get("PATH", environ.get("PATH", os.defpath))
-    if "/" in program and not Path(program).is_file():
-        yield (*at, "command"), f"{program} is no file; every attempt would fail"
+    if "/" in program and not (place := look(Path(program))).is_file:
+        yield (*at, "command"), place.hidden or f"{program} is no file; every attempt would fail"
     elif not shutil.which(program, path=path.reveal() if isinstance(path, Secret) else path):
         remedy = "make it executable (chmod +x)" if "/" in program else "give its whole path"
         yield (*at, "command"), f"{program} cannot be run; {remedy}"
-    if script.cwd and not script.cwd.is_dir():
-        yield (*at, "cwd"), f"{script.cwd} is no folder; every attempt would fail"
+    if script.cwd and not (place := look(script.cwd)).is_folder:
+        yield (*at, "cwd"), place.hidden or f"{script.cwd} is no folder; every attempt would fail"

@@ -1,6 +1,6 @@
 """What is wrong with the configuration, as sentences that name file, line, key and the way out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
@@ -8,7 +8,7 @@ from pydantic_core import ErrorDetails
 
 from receiver.settings.document import Document, Location, dotted
 from receiver.settings.kinds import field_at, section_at, section_of
-from receiver.settings.words import Unfit, closest
+from receiver.settings.words import Unfit, Unfits, closest
 
 _DEFAULTS = "the defaults"
 
@@ -57,12 +57,21 @@ def explain_all(exc: ValidationError, model: type[BaseModel], sources: Sources) 
     """Turn every error that *model* found into a sentence, in the order of the file."""
     faults = []
     for error in exc.errors(include_url=False, include_input=False):
-        location = error["loc"]
-        reason = error.get("ctx", {}).get("error")
-        if isinstance(reason, Unfit):
-            location = (*location, *reason.at)
-        faults.append((sources.order(location), sources.prefix(location) + _explain(error, model)))
+        for at, text in _parts(error, model):
+            location = (*error["loc"], *at)
+            faults.append((sources.order(location), sources.prefix(location) + text))
     return [text for _, text in sorted(faults, key=lambda fault: fault[0])]
+
+
+def _parts(error: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[Location, str]]:
+    """Give a sentence for each part of a value that an error is about, and where in the value it stands."""
+    match error.get("ctx", {}).get("error"):
+        case Unfits(parts=parts):
+            yield from ((part.at, str(part)) for part in parts)
+        case Unfit(at=at):
+            yield at, _explain(error, model)
+        case _:
+            yield (), _explain(error, model)
 
 
 def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:

@@ -14,6 +14,7 @@ from receiver.settings.document import Document, dotted
 from receiver.settings.doubts import doubts
 from receiver.settings.faults import Sources, explain_all
 from receiver.settings.overrides import override
+from receiver.settings.places import look
 from receiver.settings.references import Surroundings
 from receiver.settings.sections import Settings
 from receiver.settings.showing import Shown, leaves, show
@@ -41,7 +42,10 @@ class Loaded:
 
 
 def find(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path | None:
-    """Find the configuration file: the one named, else the first of the usual places that has one."""
+    """Find the configuration file: the one named, else the first of the usual places that has one.
+
+    Where none has, one that nobody can look at is given: to run on defaults beside a file would be a surprise.
+    """
     if explicit is not None:
         return cwd / explicit
     if named := environ.get(CONFIG_VARIABLE):
@@ -50,7 +54,10 @@ def find(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path |
     usual = [cwd / FILE_NAME, SYSTEM_FILE]
     if home.startswith("/"):
         usual.insert(1, Path(home) / "kling-receiver" / FILE_NAME)
-    return next((each for each in usual if each.is_file()), None)
+    seen = {each: look(each) for each in usual}
+    there = (path for path, place in seen.items() if place.is_file)
+    hidden = (path for path, place in seen.items() if place.hidden)
+    return next(there, None) or next(hidden, None)
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:

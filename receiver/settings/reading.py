@@ -1,6 +1,6 @@
 """What sections of the configuration are made of: keys tied to their readers, and to what JSON schema says of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -12,7 +12,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from receiver.model import Secret
 from receiver.settings import references, words
-from receiver.settings.words import Size, Unfit
+from receiver.settings.places import look
+from receiver.settings.words import Size, Unfit, Unfits
 
 
 class Section(BaseModel):
@@ -51,6 +52,41 @@ class Resolve:
         return dict(self.schema)
 
 
+@dataclass(frozen=True, slots=True)
+class Named:
+    """Stands beside a table whose names are free, and names every fault in it at once.
+
+    *judge* is given a name and those above it, and says what is wrong with it, or nothing; *by* reads a value.
+    """
+
+    judge: Callable[[str, Sequence[str]], str]
+    by: Callable[[object, Any], object]
+
+    def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.with_info_plain_validator_function(self._read)
+
+    def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"type": "object", "additionalProperties": {"type": "string"}}
+
+    def _read(self, raw: object, info: ValidationInfo) -> Mapping[str, object]:
+        if not isinstance(raw, Mapping):
+            raise Unfit("must be a table, such as { key = ... }")
+        read: dict[str, object] = {}
+        faults = []
+        above: list[str] = []
+        for name, value in raw.items():
+            if fault := self.judge(name, above):
+                faults.append(Unfit(fault, at=(name,)))
+            try:
+                read[name] = self.by(value, info)
+            except ValueError as exc:
+                faults.append(Unfit(str(exc), at=(name,)))
+            above.append(name)
+        if faults:
+            raise Unfits(faults)
+        return read
+
+
 def lasting(*, least: timedelta = timedelta(milliseconds=1), most: timedelta = words.LONGEST) -> Read:
     """Read a duration within bounds."""
     return Read(partial(words.read_duration, least=least, most=most), {"type": "string", "examples": ["30s", "24h"]})
@@ -83,12 +119,13 @@ SigningSecret = Annotated[Secret, Resolve(references.read_signing_secret)]
 
 
 def read_folder(raw: object, info: ValidationInfo) -> Path | None:
-    """Read a folder's path, or nothing from an empty string."""
+    """Read a folder's path, or nothing from an empty string. One that nobody can look at is a doubt, no fault."""
     if isinstance(raw, Path):
         return raw
     if raw is None or raw == "":
         return None
     path = references.resolve_path(words.read_text(raw), references.surroundings(info))
-    if path.exists() and not path.is_dir():
+    place = look(path)
+    if place.is_there and not place.is_folder:
         raise Unfit(f"{path} is a file; name a folder")
     return path

@@ -1,7 +1,7 @@
 """A route of the configuration: which events, where to, and how hard to try."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +14,7 @@ from receiver.settings.addresses import check_url
 from receiver.settings.conditions import read_condition
 from receiver.settings.reading import (
     List,
+    Named,
     Read,
     Resolve,
     Section,
@@ -79,6 +80,24 @@ def _read_url(raw: object, info: ValidationInfo) -> str:
     return text
 
 
+def _fault_of_header(name: str, above: Sequence[str]) -> str:
+    if not _HEADER_NAME.fullmatch(name):
+        return f"{words.quoted(name)} is no header's name"
+    if _OUR_HEADERS.fullmatch(name):
+        return f"{name.lower()} is set by the receiver itself; leave it out"
+    if name.lower() in (each.lower() for each in above):
+        return f"{name.lower()} stands here twice; headers do not know capitals"
+    return ""
+
+
+def _fault_of_variable(name: str, _above: Sequence[str]) -> str:
+    if not _VARIABLE.fullmatch(name):
+        return f"{words.quoted(name)} is no variable's name"
+    if name in _OUR_VARIABLES:
+        return f"{name} is set by the receiver itself; leave it out"
+    return ""
+
+
 def _read_argument(raw: object) -> str:
     text = words.read_text(raw)
     if "\0" in text:
@@ -121,7 +140,7 @@ class WebhookSettings(Section):
     secret: Annotated[tuple[SigningSecret, ...], List, WithJsonSchema(_TEXT_OR_TEXTS)] = Field(
         default=(), description="Signs each request; during a rotation a list, newest first. Left out: unsigned."
     )
-    headers: Mapping[str, Annotated[Secret | str, Resolve(references.read_header_value)]] = Field(
+    headers: Annotated[Mapping[str, Secret | str], Named(_fault_of_header, references.read_header_value)] = Field(
         default_factory=dict, repr=False, description="Further headers; values may be references."
     )
     timeout: Annotated[timedelta, lasting(most=timedelta(minutes=15))] = Field(
@@ -138,20 +157,6 @@ class WebhookSettings(Section):
             raise Unfit("is empty; leave the key out to send unsigned")
         return raw
 
-    @field_validator("headers")
-    @classmethod
-    def _names_are_free(cls, value: Mapping[str, Secret | str]) -> Mapping[str, Secret | str]:
-        seen: set[str] = set()
-        for name in value:
-            if not _HEADER_NAME.fullmatch(name):
-                raise Unfit(f"{words.quoted(name)} is no header's name", at=(name,))
-            if _OUR_HEADERS.fullmatch(name):
-                raise Unfit(f"{name.lower()} is set by the receiver itself; leave it out", at=(name,))
-            if name.lower() in seen:
-                raise Unfit(f"{name.lower()} stands here twice; headers do not know capitals", at=(name,))
-            seen.add(name.lower())
-        return value
-
 
 class ScriptSettings(Section):
     """A destination that is a program, run once per attempt with the event on its standard input."""
@@ -165,7 +170,7 @@ class ScriptSettings(Section):
     cwd: Annotated[Path | None, Resolve(read_folder)] = Field(
         default=None, description="The folder it runs in, relative to this file."
     )
-    env: Mapping[str, Annotated[Secret | str, Resolve(references.read_variable_value)]] = Field(
+    env: Annotated[Mapping[str, Secret | str], Named(_fault_of_variable, references.read_variable_value)] = Field(
         default_factory=dict,
         repr=False,
         description="Variables beside PATH, LANG, HOME and KLING_*; values may be references.",
@@ -183,16 +188,6 @@ class ScriptSettings(Section):
         if "/" in program or program.startswith("~"):
             program = str(references.resolve_path(program, references.surroundings(info)))
         return (program, *value[1:])
-
-    @field_validator("env")
-    @classmethod
-    def _names_are_free(cls, value: Mapping[str, Secret | str]) -> Mapping[str, Secret | str]:
-        for name in value:
-            if not _VARIABLE.fullmatch(name):
-                raise Unfit(f"{words.quoted(name)} is no variable's name", at=(name,))
-            if name in _OUR_VARIABLES:
-                raise Unfit(f"{name} is set by the receiver itself; leave it out", at=(name,))
-        return value
 
 
 class RouteSettings(Section):

@@ -21,6 +21,7 @@ from receiver.settings.addresses import (
     read_optional_url,
     read_proxies,
 )
+from receiver.settings.places import look
 from receiver.settings.reading import (
     List,
     Read,
@@ -66,8 +67,11 @@ def _read_store(raw: object, info: ValidationInfo) -> str:
     if not text.startswith(SQLITE) or not name or name.startswith(("//", ":")) or "?" in name:
         raise Unfit('must be "sqlite:" and the path of a file: "sqlite:var/receiver.db", "sqlite:/var/lib/receiver.db"')
     path = references.resolve_path(name, references.surroundings(info))
-    if name.endswith("/") or path.is_dir():
+    place = look(path)
+    if name.endswith("/") or place.is_folder:
         raise Unfit(f"{path} is a folder; name the file in it")
+    if place.hidden:
+        raise Unfit(place.hidden)
     return f"{SQLITE}{path}"
 
 

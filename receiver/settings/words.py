@@ -5,7 +5,7 @@ a sentence that says what to write instead. None repeats what might be a secret,
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
@@ -38,6 +38,14 @@ class Unfit(ValueError):
     def __init__(self, message: str, *, at: tuple[str | int, ...] = ()) -> None:
         super().__init__(message)
         self.at = at
+
+
+class Unfits(ValueError):
+    """Several parts of one value that do not fit, each with its ``at``, so that all of them are named at once."""
+
+    def __init__(self, parts: Sequence[Unfit]) -> None:
+        super().__init__("; ".join(str(part) for part in parts))
+        self.parts = tuple(parts)
 
 
 class Size(int):

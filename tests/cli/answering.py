@@ -110,7 +110,8 @@ class Service:
             return problem(404, "not_found", "There is no such thing.")
         status, answer = self.answers[request.url.path]
         answer = answer() if callable(answer) else answer
-        return JSONResponse(answer, status)
+        # By escapes, so that anything a text of JSON may hold gets across, as it does from the service.
+        return Response(json.dumps(answer), status, media_type="application/json")
 
     async def stream(self, _request: Request) -> Response:
         if not self.has_stream:

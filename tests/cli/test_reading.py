@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from cli.answering import TASK_ID, Service, make_delivery, make_event, make_task
-from cli.commandline import environment
+from cli.commandline import environment, run
 
 from receiver.cli import main
+from receiver.cli.render import as_json_line
 
 
 def test_a_list_in_a_pipe_is_tab_separated_lines_without_a_head(
@@ -45,6 +46,28 @@ def test_json_is_what_the_api_said(service: Service, config: Path, capsys: pytes
 
     assert code == 0
     assert json.loads(capsys.readouterr().out) == answer
+
+
+@pytest.mark.parametrize("argv", [("events", "list"), ("events", "show", "evt_one")])
+def test_json_holds_nothing_that_commands_a_terminal_or_cannot_be_written(
+    service: Service, config: Path, argv: tuple[str, ...]
+) -> None:
+    event = make_event(message="\ud800 \\\u009b31m \x7f\x85\x9f\x1b[1m 猫 \xa0é🐈", kling={"\udfff": "\x80"})
+    service.answer("/api/events", {"items": [event], "next": None})
+    service.answer("/api/events/evt_one", event)
+
+    ended = run(*argv, "--json", "--config", config, env={"PYTHONUTF8": "1"})
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout) in (event, {"items": [event], "next": None})
+    assert '"\\ud800 \\\\\\u009b31m \\u007f\\u0085\\u009f\\u001b[1m 猫 \xa0é🐈"' in ended.stdout
+    assert r'"\udfff": "\u0080"' in ended.stdout
+
+
+def test_a_line_of_json_holds_no_more_than_a_page_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    as_json_line({"message": "\ud800 \u009b31m 猫"})
+
+    assert capsys.readouterr().out == '{"message": "\\ud800 \\u009b31m 猫"}\n'
 
 
 @pytest.mark.parametrize(

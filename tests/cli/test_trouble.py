@@ -36,6 +36,38 @@ def test_a_service_that_never_ran_here_has_no_token(tmp_path: Path, capsys: pyte
     assert "No service has run here yet" in capsys.readouterr().err
 
 
+def test_a_folder_in_the_tokens_place_keeps_the_service_from_starting_until_somebody_has_mended_it(
+    tmp_path: Path,
+) -> None:
+    config = write_config(tmp_path, free_port())
+    (tmp_path / "admin-token").unlink()
+    (tmp_path / "admin-token").mkdir()
+
+    ended = run("serve", "--config", config, env={"KLING_RECEIVER__PUBLIC__LISTEN": "127.0.0.1:0"})
+
+    assert ended.returncode == 78
+    assert f"admin.token: the token kept in {tmp_path}/admin-token cannot be read: Is a directory" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "Is a directory"), (b"\xff", "it is no UTF-8 text")])
+def test_what_is_no_token_is_not_taken_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, reason: str
+) -> None:
+    config = write_config(tmp_path, free_port())
+    kept = tmp_path / "admin-token"
+    kept.unlink()
+    if content is None:
+        kept.mkdir()
+    else:
+        kept.write_bytes(content)
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    assert code == 1
+    assert f"The admin token in {kept} cannot be read ({reason})." in capsys.readouterr().err
+
+
 def test_another_services_token_is_told_apart(
     service: Service, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -166,6 +166,8 @@ def test_a_zone_does_not_hide_link_local() -> None:
         ("127.0.0.1/32", "127.0.0.1"),
         ("fd00::/8", "fd12::1"),
         ("64:ff9b::/96", "64:ff9b::8.8.8.8"),
+        ("64:ff9b:1::/48", "64:ff9b:1::8.8.8.8"),
+        ("64:ff9b:1::/48", "64:ff9b:1:808:8:800::"),
     ],
 )
 def test_allow_opens_a_network_to_strangers(allowed: str, address: str) -> None:
@@ -174,7 +176,15 @@ def test_allow_opens_a_network_to_strangers(allowed: str, address: str) -> None:
 
 @pytest.mark.parametrize(
     ("allowed", "address"),
-    [("10.0.0.0/8", "192.168.0.1"), ("64:ff9b::/96", "64:ff9b::10.0.0.1"), ("2002::/16", "2002:7f00:1::1")],
+    [
+        ("10.0.0.0/8", "192.168.0.1"),
+        ("64:ff9b::/96", "64:ff9b::10.0.0.1"),
+        ("64:ff9b:1::/48", "64:ff9b:1::10.0.0.1"),
+        ("64:ff9b:1::/48", "64:ff9b:1:a00:0:100::"),
+        ("64:ff9b:1::/48", "64:ff9b:1:a:0:1::"),
+        ("64:ff9b:1::/48", "64:ff9b:1:0:a:0:100:0"),
+        ("2002::/16", "2002:7f00:1::1"),
+    ],
 )
 def test_allow_opens_no_more_than_it_names(allowed: str, address: str) -> None:
     with pytest.raises(DialRefused):

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 from configuring import load_text
 
+from receiver.errors import ConfigurationError, StoreUnavailable
+from receiver.model import Secret
 from receiver.service import admin_token
 from receiver.settings import Settings
 
@@ -33,6 +35,48 @@ def test_an_empty_file_is_no_token(settings: Settings, left: str) -> None:
 
     assert made
     assert admin_token(settings) == made
+
+
+@pytest.mark.parametrize("content", [None, b"\xff\xfe"])
+def test_what_lies_in_the_tokens_place_and_is_none_is_a_fault_of_the_configuration(
+    settings: Settings, content: bytes | None
+) -> None:
+    lay(kept := settings.data_dir / "admin-token", content)
+
+    with pytest.raises(ConfigurationError) as caught:
+        admin_token(settings)
+
+    (fault,) = caught.value.faults
+    reason = "it is no UTF-8 text" if content else "Is a directory"
+    assert fault == (
+        f"admin.token: the token kept in {kept} cannot be read: {reason}; let the service's user read it, "
+        "or move it away and a new one is made, or set [admin] token"
+    )
+
+
+def test_a_token_of_the_configuration_needs_no_place(tmp_path: Path) -> None:
+    text = '[store]\nurl = "sqlite:receiver.db"\n[admin]\ntoken = "a-token-of-the-configuration"'
+    (tmp_path / "admin-token").mkdir()
+
+    assert admin_token(load_text(tmp_path, text).settings) == Secret("a-token-of-the-configuration")
+
+
+def test_a_token_that_cannot_be_kept_is_told_with_what_is_in_its_way(settings: Settings) -> None:
+    (draft := settings.data_dir / "admin-token.part").mkdir()
+
+    with pytest.raises(StoreUnavailable) as caught:
+        admin_token(settings)
+
+    assert f"{draft} cannot be written: Is a directory. Let the service's user write there" in str(caught.value)
+    assert not (settings.data_dir / "admin-token").exists()
+
+
+def lay(path: Path, content: bytes | None) -> None:
+    """Put a file there, or a folder where there is no content."""
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
 
 
 def test_what_a_start_that_was_killed_left_is_in_nobodys_way(settings: Settings) -> None:

@@ -287,6 +287,27 @@ def test_the_archive_is_a_folder_from_the_configurations_or_none(tmp_path: Path)
     assert "is a file; name a folder" in fault_of(tmp_path, '[archive]\ndir = "file"')
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        '[store]\nurl = "sqlite:@"',
+        '[archive]\ndir = "@"',
+        '[[routes]]\nscript = { command = ["./@"] }\nname = "a"',
+        '[[routes]]\nscript = { command = ["/bin/true"], cwd = "@" }\nname = "a"',
+    ],
+)
+def test_a_path_that_nobody_can_look_at_is_named_wherever_it_stands(text: str, tmp_path: Path) -> None:
+    text = text.replace("@", "x" * 300)
+
+    if "[store]" in text:
+        said = fault_of(tmp_path, text, KEYED)
+    else:
+        (said,) = load_text(tmp_path, text, KEYED).warnings
+
+    assert said.removeprefix(f"{tmp_path}/").startswith("config.toml:2: ")
+    assert said.endswith("x cannot be looked at: File name too long; name another path")
+
+
 @pytest.mark.parametrize("length", ["10m", "0s", "11y", "4000d", "999999999999999d"])
 def test_lengths_of_time_keep_within_reason(length: str, tmp_path: Path) -> None:
     text = f'[retention]\nevents = "{length}"'

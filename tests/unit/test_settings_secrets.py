@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from configuring import fault_of, load_text, route_of, route_text
+from configuring import fault_of, faults_of, load_text, route_of, route_text
 
 from receiver.model import Secret
 from receiver.signing import key
@@ -212,6 +212,45 @@ def test_a_variable_that_no_script_can_be_given_is_refused(env: str, reason: str
     text = f'[[routes]]\nname = "a"\nscript = {{ command = ["/bin/true"], env = {{ {env} }} }}'
 
     assert reason in fault_of(tmp_path, text)
+
+
+def test_all_that_is_wrong_in_a_table_is_named_at_once(tmp_path: Path) -> None:
+    headers = '{ "bad name" = "x", Host = "é", authorization = "Bearer env:X", good = "1", Good = "2" }'
+    env = '{ KLING_STATUS = "1", "a-b" = "c", GOOD = "1", "c d" = "e", KEY = "env:NONE" }'
+    text = f"""
+[[routes]]
+name = "a"
+webhook.url = "https://a.example.com"
+webhook.headers = {headers}
+[[routes]]
+name = "b"
+script.command = ["/bin/true"]
+script.env = {env}
+"""
+
+    faults = faults_of(tmp_path, text)
+
+    headers, env = "config.toml:5: routes.0.webhook.headers", "config.toml:9: routes.1.script.env"
+    expected = [
+        f'{headers}.bad name: "bad name" is no header\'s name',
+        f"{headers}.Host: host is set by the receiver itself",
+        f"{headers}.Host: holds line breaks or characters other than plain ASCII",
+        f"{headers}.authorization: holds a reference beside other text",
+        f"{headers}.Good: good stands here twice",
+        f"{env}.KLING_STATUS: KLING_STATUS is set by the receiver itself",
+        f'{env}.a-b: "a-b" is no variable\'s name',
+        f'{env}.c d: "c d" is no variable\'s name',
+        f"{env}.KEY: the environment variable NONE is not set",
+    ]
+    assert len(faults) == len(expected)
+    assert [fault[: len(start)] for fault, start in zip(faults, expected, strict=True)] == expected
+
+
+@pytest.mark.parametrize("table", ["1", "[]", '"a=b"'])
+def test_headers_and_variables_are_tables(table: str, tmp_path: Path) -> None:
+    text = f'[[routes]]\nname = "a"\nscript = {{ command = ["/bin/true"], env = {table} }}'
+
+    assert fault_of(tmp_path, text) == "config.toml:3: routes.0.script.env: must be a table, such as { key = ... }"
 
 
 def test_a_secret_shows_itself_to_nobody(tmp_path: Path) -> None:

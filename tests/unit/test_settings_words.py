@@ -195,6 +195,8 @@ def test_a_network_is_a_range_or_one_address(text: str) -> None:
         ("169.254.169.254", "never dialled"),
         ("fe80::/64", "never dialled"),
         ("168.63.129.16", "never dialled"),
+        ("fd00:ec2::23", "never dialled"),
+        ("fd00:42::42", "never dialled"),
     ],
 )
 def test_a_network_that_may_not_be_opened_is_refused(raw: object, reason: str) -> None:
@@ -252,6 +254,8 @@ def test_a_url_of_the_operators_may_lead_to_this_machine_and_its_networks(url: s
         ("http://[fe80::1]/x", "never dialled"),
         ("http://[::ffff:169.254.169.254]/x", "never dialled"),
         ("http://[fd00:ec2::254]/x", "never dialled"),
+        ("http://[fd00:ec2::23]/x", "never dialled"),
+        ("http://[fd00:42::42]/x", "never dialled"),
         ("http://100.100.100.200/x", "never dialled"),
         ("http://metadata.google.internal./x", "never dialled"),
         ("http://224.0.0.1/x", "never dialled"),
