@@ -205,11 +205,12 @@ def _about_end(task: Task, events: Sequence[Event], errands: Sequence[Errand]) -
 def _about_way(task: Task, arrivals: Sequence[Arrival], *, now: datetime) -> str:
     """Say what comes next for a task that Kling has not ended."""
     why, due = _because(task.message), _moment(task.due_at)
+    is_doubtful = any(arrival.push.outcome is PushOutcome.PENDING for arrival in arrivals)
     match task.state:
-        case TaskState.AWAITING if task.expires_at is not None and task.expires_at <= now:
-            says = "Its callback URL has expired unused; make another with: kling-receiver callback-url"
-        case TaskState.AWAITING:
-            says = f"Nobody has called its URL yet. It is good until {_moment(task.expires_at)}."
+        case TaskState.AWAITING if not is_doubtful:
+            says = _about_unused(task, arrivals, now=now)
+        case TaskState.QUEUED if task.due_at is None or task.due_at <= now:
+            says = f"It waits to be sent{why}, and goes as soon as it is its turn."
         case TaskState.QUEUED:
             says = f"It waits to be sent{why}; at the latest it is looked at again at {due}."
         case TaskState.SUBMITTING:
@@ -220,13 +221,25 @@ def _about_way(task: Task, arrivals: Sequence[Arrival], *, now: datetime) -> str
             says = f"Nothing more: Kling did not take it{why}. Correct it and submit it again."
         case TaskState.EXPIRED:
             says = f"It was given up{why}. Should Kling's word still come, it counts."
-        case _ if any(arrival.push.outcome is PushOutcome.PENDING for arrival in arrivals):
+        case _ if is_doubtful:
             says = f"A callback waits to be confirmed: Kling is asked about it at {due}."
         case _ if task.due_at is None:
             says = "Kling is at work on it, and cannot be asked about it: the next word is a callback."
         case _:
             says = f"Kling is at work on it. It tells by a callback, or else is asked at {due}."
     return says
+
+
+def _about_unused(task: Task, arrivals: Sequence[Arrival], *, now: datetime) -> str:
+    """Say how it stands with a callback URL by which no task of Kling's has become known."""
+    if task.token_hash is None:
+        return "Its callback URL was revoked: what comes there is refused."
+    if task.expires_at is not None and task.expires_at <= now:
+        return "Its callback URL has expired unused; make another with: kling-receiver callback-url"
+    good = f"It is good until {_moment(task.expires_at)}."
+    if arrivals:
+        return f"Its URL was called, and nothing that came there told of its task: see above. {good}"
+    return f"Nobody has called its URL yet. {good}"
 
 
 def _about_errand(errand: Errand, state: RouteState | None, *, routes: Collection[str], now: datetime) -> str:

@@ -23,6 +23,7 @@ from receiver.store import DeliveryView
 
 OVER = a_task(state=TaskState.SUCCEED, due_at=None)
 END = an_event()
+UNUSED = {"state": TaskState.AWAITING, "token_hash": b"t" * 32, "expires_at": at(9)}
 
 
 def an_errand(*, failed: int = 0, id_: str = "dlv_1", **changes: Any) -> Errand:
@@ -143,9 +144,18 @@ def test_files_on_their_way_home_are_spoken_of() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"state": TaskState.AWAITING, "expires_at": at(9)}, "Nobody has called its URL yet"),
-        ({"state": TaskState.AWAITING, "expires_at": at(-1)}, "expired unused"),
-        ({"state": TaskState.QUEUED, "message": "waits for a slot"}, "waits to be sent (waits for a slot)"),
+        (UNUSED | {"expires_at": at(9)}, "Nobody has called its URL yet"),
+        (UNUSED | {"expires_at": at(-1)}, "expired unused"),
+        (UNUSED | {"token_hash": None}, "was revoked"),
+        (
+            {"state": TaskState.QUEUED, "message": "waits for a slot"},
+            "waits to be sent (waits for a slot); at the latest",
+        ),
+        ({"state": TaskState.QUEUED, "due_at": at(-9)}, "goes as soon as it is its turn"),
+        (
+            {"state": TaskState.REJECTED, "message": "cancelled by alice: a typo"},
+            "it was cancelled by alice: a typo. Kling did not make it",
+        ),
         ({"state": TaskState.SUBMITTING}, "looked up at 2026-11-22 10:00:30 UTC"),
         ({"state": TaskState.SUBMITTED}, "asked at 2026-11-22 10:00:30 UTC"),
         ({"state": TaskState.PROCESSING, "due_at": None}, "the next word is a callback"),
@@ -160,7 +170,14 @@ def test_a_task_on_its_way_says_where_it_stands(changes: dict[str, Any], words: 
 def test_a_callback_that_waits_to_be_confirmed_is_spoken_of() -> None:
     waiting = Arrival(push=a_push(outcome=PushOutcome.PENDING), reading=None)
 
-    assert "waits to be confirmed" in said(a_task(), events=(), arrivals=(waiting,))
+    for task in (a_task(), a_task(**UNUSED)):
+        assert "waits to be confirmed" in said(task, events=(), arrivals=(waiting,))
+
+
+def test_a_url_that_was_called_in_vain_was_called() -> None:
+    forged = Arrival(push=a_push(outcome=PushOutcome.FORGED), reading=None)
+
+    assert "Its URL was called" in said(a_task(**UNUSED), events=(), arrivals=(forged,))
 
 
 def test_an_expired_task_still_speaks_of_who_was_not_told() -> None:
