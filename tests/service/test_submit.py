@@ -215,7 +215,7 @@ async def test_the_lost_answer_tells_a_gateways_client_what_to_look_its_task_up_
 async def test_an_endpoint_that_is_none_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop:
         with pytest.raises(InvalidRequest):
-            await shop.submit(endpoint="no/such")
+            await shop.submit(endpoint="no/such/thing")
 
         assert (await shop.store.tasks()).items == []
 
@@ -289,7 +289,7 @@ async def test_a_task_that_no_slots_are_ever_enough_for_does_not_block_the_other
 async def test_a_task_whose_endpoint_is_not_known_any_more_is_rejected_and_holds_nobody_up(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop:
         old = a_task(
-            state=TaskState.QUEUED, origin=Origin.API, endpoint="no/such", kling_id=None, due_at=shop.clock.now()
+            state=TaskState.QUEUED, origin=Origin.API, endpoint="no/such/thing", kling_id=None, due_at=shop.clock.now()
         )
         await shop.store.add(old, b"{}")
 

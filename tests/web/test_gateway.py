@@ -29,6 +29,34 @@ async def test_a_create_goes_through_with_our_callback_url(house: House) -> None
     assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
 
 
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/omni-video/o3", "options"),
+        ("/avatar/somebody", "options"),
+        ("/dance/hailuo-2", "options"),
+        ("/v1/videos/3d-effects", None),
+        ("/v1/3d/generations", None),
+        ("/v1/videos/text_to_video", None),
+        ("/v1/videos/user-avatar", None),
+        ("/v1/videos/a/b/c/d", None),
+    ],
+)
+async def test_a_create_of_any_form_calls_us_back_and_has_a_task(house: House, path: str, place: str | None) -> None:
+    own = {"callback_url": "https://client.example/cb", "external_task_id": "mine"}
+
+    answer = await house.client.post(f"/kling{path}", json=own if place is None else {place: own})
+
+    assert answer.status_code == 200
+    (request,), (body,) = house.upstream.requests, house.upstream.bodies
+    assert request.url.path == path
+    sent = json.loads(body)
+    asked = sent if place is None else sent[place]
+    assert asked["callback_url"].startswith("https://hooks.example.com/callbacks/")
+    task = (await house.client.get("/api/tasks/mine")).json()
+    assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
+
+
 async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_not_see(house: House) -> None:
     headers = [
         (b"kling-receiver-label", "für Anna".encode()),
@@ -104,7 +132,13 @@ async def test_klings_answer_comes_back_as_it_is(house: House) -> None:
         ("GET", "/v1/videos/text2video/a%2Fb%20c"),
         ("DELETE", "/v1/general/custom-voices/1"),
         ("POST", "/v1/audio/tts"),
+        ("POST", "/v1/videos/identify-face"),
+        ("POST", "/v1/general/delete-voices"),
+        ("POST", "/v1/images/upload"),
+        ("POST", "/account/costs"),
+        ("POST", "/tasks"),
         ("GET", "/tasks?task_ids=a,b"),
+        ("GET", "/omni-video/o3"),
     ],
 )
 async def test_everything_else_passes_through(house: House, method: str, path: str) -> None:
