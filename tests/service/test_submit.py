@@ -15,7 +15,7 @@ from receiver import submit
 from receiver.errors import InvalidRequest, KlingError, KlingUncertain, KlingUnreachable
 from receiver.intent import SubmitRequest
 from receiver.kling import endpoints
-from receiver.kling.client import Answer
+from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.kling.endpoints import Endpoint
 from receiver.model import Origin, Reading, TaskState
 from receiver.settings import KlingSettings, SlotSettings
@@ -189,8 +189,8 @@ async def test_an_answer_without_an_id_is_no_answer(tmp_path: Path) -> None:
     clock = IdleClock()
 
     class Nameless(FakeKling):
-        async def create(self, endpoint: str, content: bytes) -> Answer:
-            return replace(await super().create(endpoint, content), reading=Reading(state=None))
+        async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
+            return replace(await super().create(endpoint, content, beside=beside), reading=Reading(state=None))
 
     async with a_workshop(tmp_path, kling=Nameless(clock), clock=clock) as shop, shop.working():
         task = await shop.submit()

@@ -57,6 +57,53 @@ async def test_a_create_of_any_form_calls_us_back_and_has_a_task(house: House, p
     assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
 
 
+BESIDE = {
+    "idempotency-key": "order-17",
+    "x-request-id": "r-77",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "x-kling-project": "ads",
+    "accept": "application/json;q=0.9",
+    "accept-language": "de",
+}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/images/generations", "/omni-video/o3", "/v1/videos/something-new", "/v1/audio/tts"]
+)
+async def test_query_and_headers_go_to_kling_with_a_create_as_with_any_other_call(house: House, path: str) -> None:
+    ours = {"kling-receiver-label": "spring", "cookie": "a=b", "x-forwarded-for": "10.0.0.1", "x-other": "1"}
+
+    answer = await house.client.post(f"/kling{path}?region=eu&x=%201,2", json={}, headers=BESIDE | ours)
+
+    assert answer.status_code == 200
+    (request,) = house.upstream.requests
+    assert f"{request.url.path}?{request.scope['query_string'].decode()}" == f"{path}?region=eu&x=%201,2"
+    assert {name: request.headers.get(name) for name in BESIDE} == BESIDE
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["authorization"] == "Bearer kling-key"
+    assert not ours.keys() & request.headers.keys()
+
+
+async def test_a_create_that_its_client_calls_a_form_goes_out_as_the_json_it_is(house: House) -> None:
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+
+    answer = await house.client.post(CREATE, content=b'{"prompt": "a cat"}', headers=headers)
+
+    assert answer.status_code == 200
+    assert house.upstream.requests[0].headers["content-type"] == "application/json"
+
+
+async def test_a_create_of_the_api_has_nothing_beside_its_body(house: House) -> None:
+    wanted = {"endpoint": "images/generations", "body": {}}
+
+    answer = await house.client.post("/api/tasks", json=wanted, headers=BESIDE)
+
+    assert answer.status_code == 202
+    (request,) = house.upstream.requests
+    assert request.headers["accept"] == "application/json"
+    assert not (BESIDE.keys() - {"accept"}) & set(request.headers)
+
+
 async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_not_see(house: House) -> None:
     headers = [
         (b"kling-receiver-label", "für Anna".encode()),
