@@ -25,7 +25,7 @@ from receiver.errors import (
 )
 from receiver.intent import resource
 from receiver.kling import endpoints, protocol
-from receiver.kling.client import Answer
+from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.kling.endpoints import Endpoint
 from receiver.model import Origin, Reading, Task, TaskState
 from receiver.outcomes import Outcomes
@@ -48,8 +48,8 @@ _LONGEST_WAIT_OF_A_LARGE_ONE = timedelta(hours=1)
 class Calls(Protocol):
     """What a submit asks of Kling."""
 
-    async def create(self, endpoint: str, content: bytes) -> Answer:
-        """Create a task."""
+    async def create(self, endpoint: str, content: bytes, *, beside: Beside) -> Answer:
+        """Create a task; what is *beside* the body goes along, as far as it may."""
         ...
 
 
@@ -124,24 +124,27 @@ class Creates:
         return Call(creates=True, pack=task.pack, resource=resource(endpoint, protocol.parse_object(intent)))
 
     async def send(
-        self, task: Task, endpoint: Endpoint, intent: bytes, token: str, *, taken: Mapping[str, int]
+        self,
+        task: Task,
+        endpoint: Endpoint,
+        intent: bytes,
+        token: str,
+        *,
+        taken: Mapping[str, int],
+        beside: Beside = NOTHING_BESIDE,
     ) -> Answer | KlingError:
         """Call Kling for a task whose submit has begun, and write down what came of it.
 
-        *taken* counts by pack the slots that other tasks were known to take when it was sent.
+        *taken* counts by pack the slots that other tasks were known to take when it was sent, *beside* is what a
+        client of the gateway sent with the body.
         """
-        composed = protocol.compose(
-            intent,
-            generation=endpoint.generation,
-            callback_url=self.callback_url(token) if self._public_url else None,
-            external_task_id=task.external_task_id,
-        )
+        composed = self._composed(task, endpoint, intent, token)
         call = Call(creates=True, pack=task.pack, resource=resource(endpoint, composed.asked))
         begun = self._clock.now()
         answer: Answer | KlingError
         self._outcomes.awaited.add(task.id)
         try:
-            answer = await self._kling.create(endpoint.path, composed.content)
+            answer = await self._kling.create(endpoint.path, composed.content, beside=beside)
         except (KlingUnreachable, KlingUncertain) as exc:
             answer = exc
         finally:
@@ -161,6 +164,14 @@ class Creates:
             # Whoever asked must hear what Kling said; the task is looked up and bound when its lease is over.
             log.error("task.unrecorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
         return answer
+
+    def _composed(self, task: Task, endpoint: Endpoint, intent: bytes, token: str) -> protocol.Composed:
+        return protocol.compose(
+            intent,
+            generation=endpoint.generation,
+            callback_url=self.callback_url(token) if self._public_url else None,
+            external_task_id=task.external_task_id,
+        )
 
     def callback_url(self, token: str) -> str:
         """Give the address that Kling calls a task's news in by."""

@@ -24,7 +24,7 @@ from receiver.creates import Creates, token_hash
 from receiver.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound, StoreUnavailable
 from receiver.intent import Marks, SubmitRequest, Taken, make_task
 from receiver.kling import endpoints
-from receiver.kling.client import Answer
+from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.kling.endpoints import Endpoint
 from receiver.model import Origin, Push, Task, TaskState
 from receiver.orders import Action
@@ -105,9 +105,12 @@ class Submitter:
             return Taken(task=stored)
         return Taken(task=await asyncio.shield(self._own(self._see_off(stored))))
 
-    async def relay(self, endpoint: Endpoint, body: bytes, marks: Marks = _UNMARKED) -> Answer:
+    async def relay(
+        self, endpoint: Endpoint, body: bytes, marks: Marks = _UNMARKED, beside: Beside = NOTHING_BESIDE
+    ) -> Answer:
         """Send a gateway client's create on, and give Kling's answer back. It is never queued.
 
+        What the client sent *beside* the body goes along, and is not kept.
         Raises Unreadable and InvalidRequest for the body, Conflict where its batch is closed, KlingUnreachable,
         KlingUncertain.
         """
@@ -118,7 +121,7 @@ class Submitter:
         )
         taken = await self._intake.occupancy(bound=True)
         await self._intake.add(task, body, batch_size=marks.batch_size)
-        sending = self._own(self._creates.send(task, endpoint, body, token, taken=taken))
+        sending = self._own(self._creates.send(task, endpoint, body, token, taken=taken, beside=beside))
         answer = await asyncio.shield(sending)
         if isinstance(answer, KlingUncertain):
             raise KlingUncertain(

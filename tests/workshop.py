@@ -24,7 +24,7 @@ from receiver.errors import KlingError, KlingUncertain, NoAnswer
 from receiver.inbox import Inbox
 from receiver.intent import SubmitRequest
 from receiver.kling import protocol
-from receiver.kling.client import Answer
+from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.kling.refusals import Said, error_of
 from receiver.model import Event, Json, Secret, Task
 from receiver.outcomes import Outcomes
@@ -140,9 +140,9 @@ class FakeKling:
         task.result = (IMAGES if result is None else result) if status == "succeed" else {}
         return task.told()
 
-    async def create(self, endpoint: str, content: bytes) -> Answer:
+    async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
         """Create a task."""
-        del endpoint
+        del endpoint, beside
         asked = json.loads(content)
         self.creates.append(asked.get("options", asked).get("external_task_id", ""))
         self.created_at.append(self.clock.now())

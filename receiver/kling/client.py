@@ -74,6 +74,26 @@ class Answer:
         return self.status in range(200, 300)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Beside:
+    """What a client's call has beside its body: its query, and all its headers, of which no more pass than may."""
+
+    query: str = ""
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def target(self, path: str) -> str:
+        """Write the path with the query after it."""
+        return f"{path}?{quote(self.query, safe=_IN_QUERY)}" if self.query else path
+
+    def passed(self) -> Mapping[str, str]:
+        """Give the headers that Kling is to see: never a key, a cookie, or what is meant for us."""
+        lower = {name.lower(): value for name, value in self.headers.items()}
+        return {name: value for name, value in lower.items() if _may_pass(name, _PASSED_ON)}
+
+
+NOTHING_BESIDE = Beside()
+
+
 class Kling:
     """Calls Kling at the configured address with the configured key.
 
@@ -87,17 +107,22 @@ class Kling:
         self._outbound = outbound
         self._clock = clock
 
-    async def create(self, endpoint: str, content: bytes) -> Answer:
-        """Ask for a task. Once only: what may follow an error, the error's ``retry`` says."""
-        return await self._task_call("POST", _endpoint(endpoint).url_path, content, creates=True)
+    async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
+        """Ask for a task. Once only: what may follow an error, the error's ``retry`` says.
+
+        What a client sent *beside* its body goes along, but for what it called the body, which is JSON by now.
+        """
+        target = beside.target(_endpoint(endpoint).url_path)
+        headers = {**_JSON, **beside.passed(), "content-type": _JSON["content-type"]}
+        return self._judged(await self._call("POST", target, content, headers=headers), creates=True)
 
     async def query(self, endpoint: str, task_id: str) -> Answer:
         """Ask about a task, by Kling's id or the client's own; UnknownResource when Kling does not know it."""
         asked = _endpoint(endpoint)
         by_id, by_external_id = asked.query(task_id), asked.query(task_id, external=True)
-        answer = await self._task_call("GET", by_id, task_id=task_id)
+        answer = self._judged(await self._call("GET", by_id, headers=_JSON), task_id=task_id)
         if isinstance(answer.error, UnknownResource) and by_external_id != by_id:
-            return await self._task_call("GET", by_external_id, task_id=task_id)
+            return self._judged(await self._call("GET", by_external_id, headers=_JSON), task_id=task_id)
         return answer
 
     async def query_together(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, Answer]:
@@ -139,19 +164,15 @@ class Kling:
             return None
         raise answer.error
 
-    async def forward(
-        self, method: str, path: str, query: str, content: bytes | Outgoing, headers: Mapping[str, str], *, give: Give
-    ) -> None:
+    async def forward(self, method: str, path: str, content: bytes | Outgoing, beside: Beside, *, give: Give) -> None:
         """Pass a client's call on as it is, under our key, and its answer to *give* as it comes.
 
         *path* is what follows ``/kling/``, as it was quoted.
         """
         if any(segment in (".", "..") for segment in path.replace("%2e", ".").replace("%2E", ".").split("/")):
             raise InvalidRequest("The path has `.` or `..` for a segment.", remedy="Give Kling's path as documented.")
-        passed = {name: value for name, value in _lower(headers).items() if _may_pass(name, _PASSED_ON)}
-        target = "/" + quote(path.lstrip("/"), safe=_IN_PATH)
-        if query:
-            target += "?" + quote(query, safe=_IN_QUERY)
+        passed = beside.passed()
+        target = beside.target("/" + quote(path.lstrip("/"), safe=_IN_PATH))
 
         async def take(incoming: Incoming, *, is_last: bool) -> bool:
             pieces = incoming.pieces
@@ -169,12 +190,6 @@ class Kling:
         elif not await self._stream(method, target, content, passed, partial(take, is_last=False)):
             self._authorization.forget()
             await self._stream(method, target, content, passed, partial(take, is_last=True))
-
-    async def _task_call(
-        self, method: str, path: str, content: bytes = b"", *, creates: bool = False, task_id: str | None = None
-    ) -> Answer:
-        reply = await self._call(method, path, content, headers=_JSON)
-        return self._judged(reply, creates=creates, task_id=task_id)
 
     def _judged(self, reply: Reply, *, creates: bool = False, task_id: str | None = None) -> Answer:
         said = _said(reply)
@@ -262,10 +277,6 @@ def _passed_back(headers: Mapping[str, str], more: Collection[str] = ()) -> Mapp
 
 def _may_pass(name: str, named: Collection[str]) -> bool:
     return name in named or name.startswith(_FAMILIES)
-
-
-def _lower(headers: Mapping[str, str]) -> Mapping[str, str]:
-    return {name.lower(): value for name, value in headers.items()}
 
 
 async def _piece(content: bytes) -> AsyncIterator[bytes]:

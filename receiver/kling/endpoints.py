@@ -20,13 +20,22 @@ __all__ = ["CATALOGUE", "Endpoint", "Ways", "base64_image", "fill_images", "reso
 Pack: TypeAlias = Literal["video", "image"]
 MAX_IMAGES: Final = 9
 
-_LEGACY = re.compile(r"(?:images|videos|audio|general)(?:/[a-z][a-z0-9-]*){1,3}")
-_LEGACY_OTHERS = re.compile(r"v1/[a-z][a-z0-9-]*(?:/[a-z][a-z0-9-]*){1,3}")
-_NEW = re.compile(r"(?P<kind>[a-z0-9]+(?:-[a-z0-9]+)*)/(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)")
-_HOUSEKEEPING = re.compile(
-    r"(?:^|[/-])(?:accounts?|balance|billing|cancel|clear|costs?|delete|files?|list|presets?|query|remove|status|tasks?"
-    r"|tokens?|update|uploads?|users?|webhooks?)(?=$|[/-])"
+_FAMILIES = "images|videos|audio|general"
+_WORD = r"(?=[0-9_-]*[a-z])[a-z0-9_-]+"  # what is all digits, or has capitals, is an id
+_LEGACY = re.compile(rf"(?:{_FAMILIES})(?:/(?=[0-9._-]*[a-z])[a-z0-9_-][a-z0-9._-]*)+")
+_LEGACY_OTHERS = re.compile(rf"v1/(?!(?:{_FAMILIES})(?:/|$)){_WORD}(?:/{_WORD})*")
+_NEW = re.compile(
+    rf"(?!(?:{_FAMILIES}|v[0-9]+)/)(?P<kind>(?=[0-9_-]*[a-z])[a-z0-9]+(?:[-_][a-z0-9]+)*)"
+    r"/(?P<model>[A-Za-z0-9][A-Za-z0-9._-]*)"
 )
+_HOUSEKEEPING = re.compile(
+    r"accounts?|balance|billing|cancel|clear|costs?|delete|files?|list|presets?|query|remove|status|tasks?|tokens?"
+    r"|update|uploads?|users?|webhooks?"
+    r"|(?:cancel|delete|list|query|update|upload)[-_].*|.*[-_](?:cancel|delete|list|query|upload)"
+    r"|(?:.*[-_])?presets(?:[-_].*)?"
+)
+"""Segments that make nothing, by one such word alone or by an order: ``delete-voices``, but not ``user-avatar``."""
+
 _MODEL = "{model}"
 
 
@@ -221,7 +230,13 @@ another."""
 def resolve(path: str) -> Endpoint | None:
     """Find the endpoint a path means, with or without ``/v1/`` before it; None for one that does not call back.
 
-    Knows nothing of models, and takes endpoints it has never heard of where their form is Kling's.
+    The catalogue is looked at first, with any model. What it does not know is taken for a create by its form: words
+    in small letters under ``/v1/`` or one of the families known, and ``{kind}/{model}`` without a version. No create
+    are what the catalogue has as synchronous, what lies beneath one of its endpoints (a task, or a step of it), what
+    has an id in it, and housekeeping such as ``/tasks``, ``account/costs``, uploads, presets and what is deleted.
+
+    In doubt it is a create. A call that is wrongly taken for one has Kling's answer all the same, be it that a key is
+    unknown, and its client sees it; a create that is passed over is a task paid for that nobody follows or misses.
     """
     trimmed = path.strip("/")
     name = trimmed.removeprefix("v1/")
@@ -236,7 +251,7 @@ def _legacy(name: str, trimmed: str) -> Endpoint | None:
 
     One of a family never heard of keeps its version, which alone tells the generation.
     """
-    if _HOUSEKEEPING.search(name) or any(name.startswith(f"{listed}/") for listed in CATALOGUE):
+    if _is_housekeeping(name) or any(name.startswith(f"{listed}/") for listed in CATALOGUE):
         return None
     if not _LEGACY.fullmatch(name):
         return Endpoint(path=trimmed) if _LEGACY_OTHERS.fullmatch(trimmed) else None
@@ -252,18 +267,22 @@ def _legacy(name: str, trimmed: str) -> Endpoint | None:
 
 
 def _new_generation(name: str) -> Endpoint | None:
-    """Read ``/text-to-video/kling-3.0-turbo`` and its like: a way from one thing to another, or a model of Kling's."""
+    """Read ``/text-to-video/kling-3.0-turbo`` and its like: a kind that is listed, or else one by its form."""
     match = _NEW.fullmatch(name)
-    if match is None or _HOUSEKEEPING.search(name):
+    if match is None or _is_housekeeping(name):
         return None
-    kind = match["kind"]
-    if "-to-" not in kind and not match["model"].startswith("kling"):
-        return None
+    kind, model = match["kind"], match["model"]
     if (listed := CATALOGUE.get(f"{kind}/{_MODEL}")) is not None:
         return replace(listed, path=name)
-    words = kind.rpartition("-to-")[2].split("-")
+    if model.isdigit():
+        return None
+    words = re.split("[-_]", kind.rpartition("-to-")[2])
     pack, result = next((_MADE[word] for word in reversed(words) if word in _MADE), _MADE["video"])
     return Endpoint(path=name, generation=Generation.NEW, pack=pack, result=result)
+
+
+def _is_housekeeping(name: str) -> bool:
+    return any(_HOUSEKEEPING.fullmatch(segment) for segment in name.split("/"))
 
 
 _MADE: Final[Mapping[str, tuple[Pack | None, str]]] = {

@@ -18,7 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 from receiver import errors
 from receiver.intent import Marks
 from receiver.kling import endpoints, protocol
-from receiver.kling.client import Answer, Give
+from receiver.kling.client import Answer, Beside, Give
 from receiver.kling.endpoints import Endpoint
 from receiver.outbound import Outgoing
 from receiver.web import problems, shown
@@ -48,17 +48,15 @@ _STATUSES = range(200, 600)
 class Submitter(Protocol):
     """Makes tasks for the gateway's clients."""
 
-    async def relay(self, endpoint: Endpoint, body: bytes, marks: Marks) -> Answer:
-        """Send a client's create to Kling with our callback URL in it."""
+    async def relay(self, endpoint: Endpoint, body: bytes, marks: Marks, beside: Beside) -> Answer:
+        """Send a client's create to Kling with our callback URL in it, and with what it has beside its body."""
         ...
 
 
 class Kling(Protocol):
     """Passes calls on to Kling."""
 
-    async def forward(
-        self, method: str, path: str, query: str, content: bytes | Outgoing, headers: Mapping[str, str], *, give: Give
-    ) -> None:
+    async def forward(self, method: str, path: str, content: bytes | Outgoing, beside: Beside, *, give: Give) -> None:
         """Call Kling as the client would, and hand on what it answers.
 
         *path* is as it was quoted, without the slash before it.
@@ -108,7 +106,7 @@ class Gateway:
         async with self._room.of(scope, limit=MAX_JOB):
             body = await read_body(scope, receive, limit=MAX_JOB)
             if endpoint.is_listed or _is_object(body):
-                answer = await self._submitter.relay(endpoint, body, marks(Headers(scope=scope)))
+                answer = await self._submitter.relay(endpoint, body, marks(Headers(scope=scope)), _beside(scope))
                 await _as_it_came(answer.status, answer.headers, answer.body)(scope, receive, send)
             else:
                 await self._pass_on(path, body, scope, receive, send)
@@ -126,9 +124,7 @@ class Gateway:
                     return
             await _as_it_came(status, headers, bytes(begin))(scope, receive, send)
 
-        query = scope["query_string"].decode("latin-1")
-        headers = dict(Headers(scope=scope))
-        await self._kling.forward(scope["method"], path, query, content, headers, give=give)
+        await self._kling.forward(scope["method"], path, content, _beside(scope), give=give)
 
 
 def is_for_kling(path: str) -> bool:
@@ -163,6 +159,10 @@ async def _chained(begin: bytes, pieces: AsyncIterator[bytes]) -> AsyncIterator[
     async for piece in pieces:
         yield piece
         await asyncio.sleep(0)  # else a peer that always has more would keep us from seeing that nobody listens
+
+
+def _beside(scope: Scope) -> Beside:
+    return Beside(query=scope["query_string"].decode("latin-1"), headers=dict(Headers(scope=scope)))
 
 
 def _is_object(body: bytes) -> bool:

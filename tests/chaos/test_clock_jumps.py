@@ -16,7 +16,7 @@ from service.dispatching import FAILED, a_lab
 from support import until
 from workshop import ENDPOINT, FakeKling, IdleClock, Made, Workshop, a_workshop, no_answer, refusal
 
-from receiver.kling.client import Answer
+from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.model import Accepted, Archiving, Task, TaskState
 from receiver.retry import HOLD_AFTER
 
@@ -38,10 +38,10 @@ class SlowKling(FakeKling):
         self.finding.set()
         self.most_stuck = 0
 
-    async def create(self, endpoint: str, content: bytes) -> Answer:
+    async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
         self.calls += 1
         await self.making.wait()
-        return await super().create(endpoint, content)
+        return await super().create(endpoint, content, beside=beside)
 
     async def query(self, endpoint: str, task_id: str) -> Answer:
         await self._waits_for(self.asking)

@@ -36,7 +36,9 @@ def test_programs_get_the_catalogue_as_a_list_like_any_other(capsys: Out) -> Non
     assert told == {"items": [endpoint.facts() for endpoint in CATALOGUE.values()], "next": None}
 
 
-@pytest.mark.parametrize("path", ["text-to-video/kling-9", "/v1/videos/something-new", "videos/identify-face"])
+@pytest.mark.parametrize(
+    "path", ["text-to-video/kling-9", "omni-video/o3", "/v1/videos/something-new", "videos/identify-face"]
+)
 def test_one_that_is_listed_or_not_can_be_looked_at(capsys: Out, path: str) -> None:
     assert main(["endpoints", path, "--json"]) == 0
 

@@ -45,7 +45,7 @@ def test_every_bad_line_is_named_at_once_with_its_reason(tmp_path: Path) -> None
         good,
         "{",
         "[1]",
-        good | {"endpoint": "no/such"},
+        good | {"endpoint": "no/such/thing"},
         good | {"tagz": {}},
         good | {"priority": "high"},
         good | {"image": "none.png"},

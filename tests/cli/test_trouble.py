@@ -116,7 +116,7 @@ def test_another_program_on_the_port_is_told_apart(
         (["submit", "images/multi-image2image", "--body", "@/does/not/exist"], "cannot be read"),
         (["submit", "images/multi-image2image", "--image", "/does/not/exist.png"], "no file"),
         (["submit", "images/multi-image2image", "--timeout", "5s"], "Add --wait"),
-        (["submit", "stories/multi"], "calls back"),
+        (["submit", "stories/multi/many"], "calls back"),
         (["simulate", "--drop", "often"], "drop"),
     ],
 )

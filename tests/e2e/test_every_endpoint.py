@@ -23,15 +23,30 @@ IMAGE = "https://images.example.com/a.png"
 WANTS_TOO: Mapping[str, Json] = {"videos/video-extend": {"video_id": "v"}}
 
 # What Kling may have tomorrow, one of each form. The receiver has never heard of them.
-TOMORROW = ("v1/videos/text2dance=videos", "v1/worlds/text2world=elements", "text-to-dance=videos", "posters=images")
 UNHEARD_OF = {
     "videos/text2dance": "videos",
+    "videos/3d-effects": "videos",
+    "videos/text_to_video": "videos",
+    "videos/user-avatar": "videos",
+    "videos/a/b/c/d": "videos",
     "v1/worlds/text2world": "elements",
+    "v1/3d/generations": "elements",
     "text-to-dance/kling-5": "videos",
     "posters/kling-image-9": "images",
+    "dance/hailuo-2": "videos",
 }
+TOMORROW = [
+    f"v1/{path.removeprefix('v1/')}={kind}"
+    if path.startswith(("v1/", "videos/"))
+    else f"{path.partition('/')[0]}={kind}"
+    for path, kind in UNHEARD_OF.items()
+]
+MODELS = ("kling-3.0-turbo", "o3")
 MAKES = {
-    path.replace("{model}", "kling-3.0-turbo"): each.result for path, each in CATALOGUE.items() if each.asynchronous
+    path.replace("{model}", model): each.result
+    for path, each in CATALOGUE.items()
+    for model in MODELS
+    if each.asynchronous
 } | UNHEARD_OF
 BY_GATEWAY = [
     "images/multi-image2image",
@@ -40,6 +55,7 @@ BY_GATEWAY = [
     "general/custom-voices",
     "text-to-video/kling-3.0-turbo",
     "omni-image/kling-3.0-turbo",
+    *(path for path in MAKES if path.endswith("/o3")),
     *UNHEARD_OF,
 ]
 CASES = [(way, path) for way in ("pushed", "polled") for path in MAKES] + [("gateway", path) for path in BY_GATEWAY]

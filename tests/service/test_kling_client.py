@@ -25,7 +25,7 @@ from receiver.errors import (
     TokenRejected,
     UnknownResource,
 )
-from receiver.kling.client import Kling
+from receiver.kling.client import Beside, Kling
 from receiver.model import Json, Secret, TaskState
 from receiver.outbound import Outbound, Outgoing
 from receiver.settings import KlingSettings
@@ -461,6 +461,27 @@ async def test_a_token_that_is_not_taken_is_signed_anew_once(code: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
+async def test_a_create_that_is_signed_anew_keeps_what_its_client_sent_with_it() -> None:
+    clock = FakeClock()
+
+    def script(_: Request) -> Says:
+        clock.advance(timedelta(seconds=1))
+        return Says(document=CREATED) if len(server.requests) > 1 else Says(document={"code": 1004}, status=401)
+
+    beside = Beside(query="region=eu&x=%20 y", headers={"Idempotency-Key": "order-17", "X-Kling-Project": "ads"})
+    async with serving(script) as server, calling(server.url, clock=clock, pair=True) as kling:
+        answer = await kling.create(ENDPOINT, b"{}", beside=beside)
+
+    assert answer.error is None
+    first, second = server.requests
+    assert first.headers["authorization"] != second.headers["authorization"]
+    for request in (first, second):
+        assert request.target == "/v1/images/multi-image2image?region=eu&x=%20%20y"
+        assert request.headers["idempotency-key"] == "order-17"
+        assert request.headers["x-kling-project"] == "ads"
+
+
+@pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 async def test_a_token_signed_anew_is_used_from_then_on() -> None:
     clock = FakeClock()
 
@@ -524,7 +545,7 @@ async def forwarded(
     async def give(status: int, answered: Mapping[str, str], pieces: AsyncIterator[bytes]) -> None:
         given.append((status, answered, b"".join([piece async for piece in pieces])))
 
-    await kling.forward(method, path, query, content, headers or {}, give=give)
+    await kling.forward(method, path, content, Beside(query=query, headers=headers or {}), give=give)
     (only,) = given
     return only
 

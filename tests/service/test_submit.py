@@ -15,7 +15,7 @@ from receiver import submit
 from receiver.errors import InvalidRequest, KlingError, KlingUncertain, KlingUnreachable
 from receiver.intent import SubmitRequest
 from receiver.kling import endpoints
-from receiver.kling.client import Answer
+from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.kling.endpoints import Endpoint
 from receiver.model import Origin, Reading, TaskState
 from receiver.settings import KlingSettings, SlotSettings
@@ -189,8 +189,8 @@ async def test_an_answer_without_an_id_is_no_answer(tmp_path: Path) -> None:
     clock = IdleClock()
 
     class Nameless(FakeKling):
-        async def create(self, endpoint: str, content: bytes) -> Answer:
-            return replace(await super().create(endpoint, content), reading=Reading(state=None))
+        async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
+            return replace(await super().create(endpoint, content, beside=beside), reading=Reading(state=None))
 
     async with a_workshop(tmp_path, kling=Nameless(clock), clock=clock) as shop, shop.working():
         task = await shop.submit()
@@ -215,7 +215,7 @@ async def test_the_lost_answer_tells_a_gateways_client_what_to_look_its_task_up_
 async def test_an_endpoint_that_is_none_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop:
         with pytest.raises(InvalidRequest):
-            await shop.submit(endpoint="no/such")
+            await shop.submit(endpoint="no/such/thing")
 
         assert (await shop.store.tasks()).items == []
 
@@ -317,7 +317,7 @@ async def test_large_tasks_that_there_is_no_room_for_keep_no_small_one_from_a_fr
 async def test_a_task_whose_endpoint_is_not_known_any_more_is_rejected_and_holds_nobody_up(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop:
         old = a_task(
-            state=TaskState.QUEUED, origin=Origin.API, endpoint="no/such", kling_id=None, due_at=shop.clock.now()
+            state=TaskState.QUEUED, origin=Origin.API, endpoint="no/such/thing", kling_id=None, due_at=shop.clock.now()
         )
         await shop.store.add(old, b"{}")
 

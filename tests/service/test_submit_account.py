@@ -12,7 +12,7 @@ from workshop import JOB, FakeKling, IdleClock, Workshop, a_workshop, refusal
 
 from receiver.errors import KlingError
 from receiver.kling import endpoints
-from receiver.kling.client import Answer
+from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.model import Json, Task, TaskState
 
 IMAGE, FILM, SOUND = "images/multi-image2image", "videos/text2video", "audio/text-to-audio"
@@ -27,9 +27,9 @@ class Fussy(FakeKling):
         self.error = error
         self.refuses = refuses
 
-    async def create(self, endpoint: str, content: bytes) -> Answer:
+    async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
         self.create_fault = self.error if self.refuses(endpoint, json.loads(content)) else None
-        return await super().create(endpoint, content)
+        return await super().create(endpoint, content, beside=beside)
 
 
 @contextlib.asynccontextmanager

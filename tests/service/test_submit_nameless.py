@@ -8,7 +8,7 @@ from workshop import FakeKling, IdleClock, Made, Workshop, a_workshop, no_answer
 
 from receiver.errors import KlingError, KlingUncertain
 from receiver.kling import endpoints, protocol
-from receiver.kling.client import Answer
+from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.model import Reading, Task, TaskState
 
 UNHEARD_OF = "general/something-new"
@@ -24,8 +24,8 @@ class Synchronous(FakeKling):
         super().__init__(clock)
         self.body = body
 
-    async def create(self, endpoint: str, content: bytes) -> Answer:
-        del endpoint
+    async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
+        del endpoint, beside
         self.creates.append(json.loads(content)["external_task_id"])
         self.last = content
         if self.create_fault is not None:
@@ -90,10 +90,10 @@ async def test_a_callback_that_comes_all_the_same_counts(tmp_path: Path) -> None
 
 async def test_a_callback_that_came_before_the_nameless_answer_names_the_task(tmp_path: Path) -> None:
     class Hasty(Synchronous):
-        async def create(self, endpoint: str, content: bytes) -> Answer:
+        async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
             made = self.make(content)
             await shop.push(made.token, self.tell(made))
-            return await super().create(endpoint, content)
+            return await super().create(endpoint, content, beside=beside)
 
         def tell(self, made: Made) -> bytes:
             made.status = "processing"

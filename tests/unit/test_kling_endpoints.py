@@ -28,11 +28,13 @@ def test_every_listed_endpoint_that_calls_back_is_found_however_it_is_written(pa
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_listed_kind_of_the_new_generation_is_found_by_any_model_of_klings(kind: str) -> None:
+@pytest.mark.parametrize("model", ["kling-9.9-omni", "o3", "V3-Master", "3", "o3-update", "user-avatar-1"])
+def test_every_listed_kind_of_the_new_generation_is_found_by_any_model(kind: str, model: str) -> None:
     listed = CATALOGUE[f"{kind}/{{model}}"]
 
-    assert resolve(f"{kind}/kling-9.9-omni") == replace(listed, path=f"{kind}/kling-9.9-omni")
+    assert resolve(f"{kind}/{model}") == replace(listed, path=f"{kind}/{model}")
     assert resolve(listed.path) is None
+    assert resolve(f"{kind}/delete") is resolve(f"{kind}/list") is None
 
 
 def test_what_klings_documentation_lists_is_listed() -> None:
@@ -130,6 +132,17 @@ def test_the_catalogue_tells_of_each_endpoint_what_it_knows(path: str, facts: Js
         ("audio/hum", None, "audios"),
         ("general/thing", None, "outputs"),
         ("general/listing-of-cats", None, "outputs"),
+        ("v1/videos/3d-effects", "video", "videos"),
+        ("v1/videos/text_to_video", "video", "videos"),
+        ("v1/videos/effects-2.0", "video", "videos"),
+        ("v1/videos/user-avatar", "video", "videos"),
+        ("v1/videos/task-status-board", "video", "videos"),
+        ("v1/images/remove-background", "image", "images"),
+        ("v1/images/clear_skies", "image", "images"),
+        ("v1/videos/a/b/c/d", "video", "videos"),
+        ("v1/3d/generations", None, "outputs"),
+        ("v1/worlds/a/b/c/d", None, "outputs"),
+        ("v1/worlds", None, "outputs"),
     ],
 )
 def test_an_endpoint_never_heard_of_is_taken_by_its_form(path: str, pack: str | None, result: str) -> None:
@@ -153,6 +166,12 @@ def test_an_endpoint_never_heard_of_is_taken_by_its_form(path: str, pack: str | 
         ("poster-image/kling-5", "image"),
         ("omni-video/kling-3.0-omni", "video"),
         ("motion-control/kling-3.0", "video"),
+        ("avatar/somebody", "video"),
+        ("dance/hailuo-2", "video"),
+        ("3d/o3", "video"),
+        ("poster_image/o3", "image"),
+        ("text_to_speech/o3", None),
+        ("user-avatar/o3", "video"),
     ],
 )
 def test_the_new_generation_has_its_model_in_the_path(path: str, pack: str | None) -> None:
@@ -170,7 +189,6 @@ def test_a_family_never_heard_of_is_legacy_where_the_version_says_so() -> None:
     assert (endpoint.path, endpoint.url_path) == ("v1/worlds/text2world", "/v1/worlds/text2world")
     assert resolve(endpoint.path) == endpoint
     assert endpoint.query("8") == "/v1/worlds/text2world/8"
-    assert resolve("worlds/text2world") is None
 
 
 @pytest.mark.parametrize(
@@ -195,12 +213,28 @@ def test_a_family_never_heard_of_is_legacy_where_the_version_says_so() -> None:
         "v1/account/costs",
         "v1/tasks/cancel",
         "v1/files/upload",
-        "v1/worlds",
+        "v1/tasks",
+        "v1/images",
+        "v1/user/files",
+        "v1/webhooks",
+        "general/voice_presets",
+        "general/voices-delete",
+        "images/image-upload",
+        "images/upload_image",
+        "videos/query-task",
+        "videos/something-new/8672",
+        "v1/worlds/8672",
+        "v1/worlds/CjMT7WdSwWcAAAAAALvB3g",
+        "videos/something-new/CjMT7WdSwWcAAAAAALvB3g",
         "text-to-video/{model}",
         "text-to-video/cancel",
         "avatar/list",
         "delete-element/kling-5",
-        "avatar/somebody",
+        "tasks/o3",
+        "elements/8672",
+        "images/8672",
+        "images/CjMT7WdSwWcAAAAAALvB3g",
+        "v2/videos",
         "images/generations/867283741759111202",
         "images/multi-image2image/CjMT7WdSwWcAAAAAALvB3g",
         "tasks",

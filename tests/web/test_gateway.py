@@ -29,6 +29,81 @@ async def test_a_create_goes_through_with_our_callback_url(house: House) -> None
     assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
 
 
+@pytest.mark.parametrize(
+    ("path", "place"),
+    [
+        ("/omni-video/o3", "options"),
+        ("/avatar/somebody", "options"),
+        ("/dance/hailuo-2", "options"),
+        ("/v1/videos/3d-effects", None),
+        ("/v1/3d/generations", None),
+        ("/v1/videos/text_to_video", None),
+        ("/v1/videos/user-avatar", None),
+        ("/v1/videos/a/b/c/d", None),
+    ],
+)
+async def test_a_create_of_any_form_calls_us_back_and_has_a_task(house: House, path: str, place: str | None) -> None:
+    own = {"callback_url": "https://client.example/cb", "external_task_id": "mine"}
+
+    answer = await house.client.post(f"/kling{path}", json=own if place is None else {place: own})
+
+    assert answer.status_code == 200
+    (request,), (body,) = house.upstream.requests, house.upstream.bodies
+    assert request.url.path == path
+    sent = json.loads(body)
+    asked = sent if place is None else sent[place]
+    assert asked["callback_url"].startswith("https://hooks.example.com/callbacks/")
+    task = (await house.client.get("/api/tasks/mine")).json()
+    assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
+
+
+BESIDE = {
+    "idempotency-key": "order-17",
+    "x-request-id": "r-77",
+    "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+    "x-kling-project": "ads",
+    "accept": "application/json;q=0.9",
+    "accept-language": "de",
+}
+
+
+@pytest.mark.parametrize(
+    "path", ["/v1/images/generations", "/omni-video/o3", "/v1/videos/something-new", "/v1/audio/tts"]
+)
+async def test_query_and_headers_go_to_kling_with_a_create_as_with_any_other_call(house: House, path: str) -> None:
+    ours = {"kling-receiver-label": "spring", "cookie": "a=b", "x-forwarded-for": "10.0.0.1", "x-other": "1"}
+
+    answer = await house.client.post(f"/kling{path}?region=eu&x=%201,2", json={}, headers=BESIDE | ours)
+
+    assert answer.status_code == 200
+    (request,) = house.upstream.requests
+    assert f"{request.url.path}?{request.scope['query_string'].decode()}" == f"{path}?region=eu&x=%201,2"
+    assert {name: request.headers.get(name) for name in BESIDE} == BESIDE
+    assert request.headers["content-type"] == "application/json"
+    assert request.headers["authorization"] == "Bearer kling-key"
+    assert not ours.keys() & request.headers.keys()
+
+
+async def test_a_create_that_its_client_calls_a_form_goes_out_as_the_json_it_is(house: House) -> None:
+    headers = {"content-type": "application/x-www-form-urlencoded"}
+
+    answer = await house.client.post(CREATE, content=b'{"prompt": "a cat"}', headers=headers)
+
+    assert answer.status_code == 200
+    assert house.upstream.requests[0].headers["content-type"] == "application/json"
+
+
+async def test_a_create_of_the_api_has_nothing_beside_its_body(house: House) -> None:
+    wanted = {"endpoint": "images/generations", "body": {}}
+
+    answer = await house.client.post("/api/tasks", json=wanted, headers=BESIDE)
+
+    assert answer.status_code == 202
+    (request,) = house.upstream.requests
+    assert request.headers["accept"] == "application/json"
+    assert not (BESIDE.keys() - {"accept"}) & set(request.headers)
+
+
 async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_not_see(house: House) -> None:
     headers = [
         (b"kling-receiver-label", "für Anna".encode()),
@@ -99,7 +174,13 @@ async def test_klings_answer_comes_back_as_it_is(house: House) -> None:
         ("GET", "/v1/videos/text2video/a%2Fb%20c"),
         ("DELETE", "/v1/general/custom-voices/1"),
         ("POST", "/v1/audio/tts"),
+        ("POST", "/v1/videos/identify-face"),
+        ("POST", "/v1/general/delete-voices"),
+        ("POST", "/v1/images/upload"),
+        ("POST", "/account/costs"),
+        ("POST", "/tasks"),
         ("GET", "/tasks?task_ids=a,b"),
+        ("GET", "/omni-video/o3"),
     ],
 )
 async def test_everything_else_passes_through(house: House, method: str, path: str) -> None:
