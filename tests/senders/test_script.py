@@ -432,6 +432,30 @@ async def test_after_a_failure_nothing_of_the_group_goes_on(tmp_path: Path) -> N
     await until(is_gone(pid))
 
 
+@pytest.mark.parametrize(
+    "end", ["exit 7", "exit 75", "exit 65", "kill -9 $$"], ids=["failed", "asked for another try", "refused", "killed"]
+)
+async def test_after_a_failure_nothing_goes_on_that_left_group_and_output(tmp_path: Path, end: str) -> None:
+    pid, loop = tmp_path / "pid", "while :; do sleep 0.2; done"
+
+    await shell(
+        f"setsid sh -c 'echo $$ >{pid}; {loop}' >/dev/null 2>&1 </dev/null & "
+        f"while ! test -s {pid}; do sleep 0.01; done; {end}"
+    )
+
+    assert is_gone(pid)()
+
+
+async def test_a_failure_ends_nothing_of_an_earlier_success(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    await shell(f"setsid sleep 60 >/dev/null 2>&1 </dev/null & echo $! >{pid}")
+
+    await shell("exit 7")
+
+    assert not is_gone(pid)()
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
 async def test_a_stopped_script_is_ended_all_the_same(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
@@ -483,6 +507,26 @@ async def test_cancelling_twice_kills_at_once(tmp_path: Path) -> None:
 
     assert time.perf_counter() - started < 3
     await until(is_gone(pid))
+
+
+async def test_cancelling_twice_kills_also_what_outlived_the_script(tmp_path: Path) -> None:
+    own, strayed = tmp_path / "own", tmp_path / "strayed"
+    stubborn = f"trap \"\" TERM; echo $$ >{strayed}; while :; do sleep 0.2; done"
+    text = (
+        f"setsid sh -c '{stubborn}' >/dev/null 2>&1 </dev/null & "
+        f"while ! test -s {strayed}; do sleep 0.01; done; echo $$ >{own}; exec sleep 60"
+    )
+    task = asyncio.ensure_future(shell(text))
+    await until(lambda: own.exists() and bool(own.read_text()))
+
+    task.cancel()
+    await until(is_gone(own))
+    assert not is_gone(strayed)()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    await until(is_gone(strayed))
 
 
 async def test_the_sender_states_its_time_with_that_of_ending() -> None:
