@@ -178,9 +178,7 @@ def _stat(process_id: int) -> _Stat | None:
     if not fields or fields[0] in "ZX":
         return None
     _, parent, group, session, *_ = fields
-    return _Stat(
-        id=process_id, parent=int(parent), group=int(group), session=int(session), started=fields[_STARTED]
-    )
+    return _Stat(id=process_id, parent=int(parent), group=int(group), session=int(session), started=fields[_STARTED])
 
 
 def _fields(process_id: int) -> Sequence[str]:

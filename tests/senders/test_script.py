@@ -511,7 +511,7 @@ async def test_cancelling_twice_kills_at_once(tmp_path: Path) -> None:
 
 async def test_cancelling_twice_kills_also_what_outlived_the_script(tmp_path: Path) -> None:
     own, strayed = tmp_path / "own", tmp_path / "strayed"
-    stubborn = f"trap \"\" TERM; echo $$ >{strayed}; while :; do sleep 0.2; done"
+    stubborn = f'trap "" TERM; echo $$ >{strayed}; while :; do sleep 0.2; done'
     text = (
         f"setsid sh -c '{stubborn}' >/dev/null 2>&1 </dev/null & "
         f"while ! test -s {strayed}; do sleep 0.01; done; echo $$ >{own}; exec sleep 60"
