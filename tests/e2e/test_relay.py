@@ -73,7 +73,7 @@ def a_head(*, length: int) -> bytes:
 
 
 def a_route(path: str, *, retry: str = "1h") -> str:
-    """A route to the unit whose script may take a second, and the trust that it needs."""
+    """A route to the unit whose script may take two seconds, and the trust that it needs."""
     command = json.dumps([*RELAY, "ask", path])
     return f"""
 [callbacks]
@@ -84,7 +84,7 @@ name = "unit"
 unverified = true
 concurrency = 1
 retry = ["{retry}"]
-script = {{ command = {command}, timeout = "1s" }}
+script = {{ command = {command}, timeout = "2s" }}
 """
 
 
@@ -165,11 +165,11 @@ async def test_a_unit_that_is_not_there_is_named(tmp_path: Path) -> None:
 async def test_an_attempt_that_took_too_long_is_over_when_its_script_is(tmp_path: Path, text: str) -> None:
     pid = tmp_path / "pid"
     async with a_unit(tmp_path, text.format(pid=pid)) as path:
-        outcome = await attempted(path, within=1)
+        outcome = await attempted(path, within=3)
 
         assert isinstance(outcome, Failed)
         assert not lives(pid)
-        assert "ran longer than 1 s" in outcome.reason
+        assert "ran longer than 3 s" in outcome.reason
         assert outcome.excerpt == b"begun\n"
 
 
@@ -249,7 +249,7 @@ while :; do sleep 0.1; done
             _, url = await minted(client)
             await ask("POST", url, a_push("succeed"))
             begun = tmp_path / "begun"
-            await until(lambda: begun.exists() and begun.read_text() == "1\n2\n", within=30)
+            await until(lambda: begun.exists() and begun.read_text().count("\n") > 1, within=60)
 
             assert not (tmp_path / "overlap").exists()
             assert await receiver.stop(within=60) == 0
