@@ -3,24 +3,26 @@
     the route's command     python -Im receiver.relay ask /run/kling-receiver-script.sock
     the unit's ExecStart    python -Im receiver.relay run /usr/local/bin/publish --fast
 
-Over the socket go one line of JSON, the KLING_ variables and a word, and then the event; back come the output of the
-script and in the end a line of that word and the exit code. Who hangs up ends the script; a script without an end is
-a failed attempt. It imports nothing of ours, so that it starts as quickly as can be.
+Over the socket go one line of JSON, the KLING_ variables, a word and the event's length, and then the event; back come
+the output of the script and in the end a line of that word and the exit code. Who hangs up ends the script; a script
+without an end is a failed attempt. Told to end, `ask` hangs up with its own half alone and waits for the other: systemd
+keeps it until the unit is gone with all that was in it, so no other attempt begins before. It imports nothing of ours,
+so that it starts as quickly as can be.
 """
 
+import contextlib
 import json
 import os
 import re
 import secrets
 import select
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from typing import IO
+from typing import IO, Any
 
 TRY_AGAIN = 75
 NOT_FOUND = 127
@@ -30,7 +32,7 @@ _VARIABLE = re.compile(r"KLING_[A-Z_]+")
 _OF_THE_SERVICE = frozenset({"KLING_RUN"})  # by this the service would take the unit's processes for its own
 _PIECE = 65536
 _PIECES_AFTER_THE_END = 64  # what a script leaves behind may go on writing for ever
-_PATIENCE_SECONDS = 5
+_PATIENCE_SECONDS = 3  # of the five that `ask` has; the unit's strays need some too
 _SIGNAL_BASE = 128
 
 
@@ -38,27 +40,39 @@ def ask(path: str) -> int:
     """Have the unit behind the socket at *path* run its script; pass its output on and give its exit code."""
     word = secrets.token_hex(16)
     variables = {name: value for name, value in os.environ.items() if _is_told(name)}
-    head = json.dumps({"word": word, "variables": variables}).encode()
+    event = sys.stdin.buffer.read()
+    head = json.dumps({"word": word, "variables": variables, "length": len(event)}).encode()
     with socket.socket(socket.AF_UNIX) as unit:
+        signal.signal(signal.SIGTERM, lambda *_: _hang_up(unit))
         try:
             unit.connect(path)
-            unit.sendall(head + b"\n" + sys.stdin.buffer.read())
-            unit.shutdown(socket.SHUT_WR)
+            unit.sendall(head + b"\n" + event)
             return _pass_on(unit, f"\n{word} ".encode())
         except OSError as exc:
             _say(f"{path}: {exc.strerror}. Is its socket unit started, and may the service use it?")
             return TRY_AGAIN
 
 
+def _hang_up(unit: socket.socket) -> None:
+    with contextlib.suppress(OSError):  # over already
+        unit.shutdown(socket.SHUT_WR)
+
+
 def _pass_on(unit: socket.socket, mark: bytes) -> int:
-    """Write out what comes until *mark*, whoever still holds the other end; what follows the mark is the exit code."""
+    """Write out what comes until *mark*; what follows the mark is the exit code.
+
+    After a success it matters to nobody who still holds the other end; after a failure all of the unit must be gone.
+    """
     held = b""
     while data := unit.recv(_PIECE):
         held += data
         output, found, end = held.partition(mark)
         if found and b"\n" in end:
             _write(output)
-            return int(end.partition(b"\n")[0])
+            code = int(end.partition(b"\n")[0])
+            while code and unit.recv(_PIECE):
+                pass
+            return code
         if not found:
             _write(held[: -len(mark)])
             held = held[-len(mark) :]
@@ -75,22 +89,36 @@ def _write(output: bytes) -> None:
 def run(command: Sequence[str]) -> int:
     """Run *command* for whoever is at the other end of standard input, a socket."""
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as asker, tempfile.TemporaryFile() as event:
-        with asker.makefile("rb") as asked:
-            head = json.loads(asked.readline())
-            shutil.copyfileobj(asked, event)
-        event.seek(0)
-        variables = {name: str(value) for name, value in head["variables"].items() if _is_told(name)}
         try:
+            head = _taken_in(asker, event)
+            variables = {name: str(value) for name, value in head["variables"].items() if _is_told(name)}
             code = _run(command, asker, event, {**os.environ, **variables})
             asker.sendall(f"\n{head['word']} {code}\n".encode())
         except ConnectionError:
-            _say("Whoever asked has hung up; the script was ended.")
+            _say("Whoever asked has hung up.")
             return 1
     return 0
 
 
+def _taken_in(asker: socket.socket, event: IO[bytes]) -> dict[str, Any]:
+    """Give the asker's line of JSON and write the event. Raises ConnectionError when no more than a part of it came."""
+    with asker.makefile("rb") as asked:
+        line = asked.readline()
+        if line.endswith(b"\n"):
+            head: dict[str, Any] = json.loads(line)
+            if event.write(asked.read(head["length"])) == head["length"]:
+                event.seek(0)
+                return head
+    raise ConnectionResetError
+
+
 def _run(command: Sequence[str], asker: socket.socket, event: IO[bytes], environ: Mapping[str, str]) -> int:
-    """Give the exit code as a shell would. Raises ConnectionError when the asker hung up; then the script has ended."""
+    """Give the exit code as a shell would, TRY_AGAIN when the asker hung up; then the script has ended.
+
+    Raises ConnectionError when the asker does not listen either.
+    """
+    if select.select([asker], [], [], 0)[0]:  # it has said all that it had to: this is its end
+        return TRY_AGAIN
     try:
         script = subprocess.Popen(  # noqa: S603 -- the unit's own command
             command, stdin=event, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ, start_new_session=True
@@ -101,41 +129,49 @@ def _run(command: Sequence[str], asker: socket.socket, event: IO[bytes], environ
     assert script.stdout is not None  # noqa: S101 -- for the type checker
     with script.stdout as output:
         try:
-            _pass_back(output.fileno(), asker, os.pidfd_open(script.pid))
+            is_waited_for = _pass_back(output.fileno(), asker, os.pidfd_open(script.pid))
         finally:
             if script.poll() is None:
                 _end(script)
+    if not is_waited_for:
+        _say("Whoever asked has hung up; the script was ended.")
+        return TRY_AGAIN
     return script.returncode if script.returncode >= 0 else _SIGNAL_BASE - script.returncode
 
 
-def _pass_back(output: int, asker: socket.socket, exited: int) -> None:
-    """Send what the script writes until it has exited, whoever still holds its output."""
+def _pass_back(output: int, asker: socket.socket, exited: int) -> bool:
+    """Send what the script writes until it has exited, whoever still holds its output; False when the asker hung up."""
     ends = select.poll()
-    for end, what in ((output, select.POLLIN), (exited, select.POLLIN), (asker.fileno(), 0)):
-        ends.register(end, what)  # of a hang-up it tells unasked
+    for end in (output, exited, asker.fileno()):
+        ends.register(end, select.POLLIN)
     pieces_left = _PIECES_AFTER_THE_END
     while pieces_left:
         ready = dict(ends.poll())
         if asker.fileno() in ready:
-            raise ConnectionResetError
+            return False
         if output in ready:
             data = os.read(output, _PIECE)
             asker.sendall(data)
             if not data:
                 ends.unregister(output)
         elif exited in ready:
-            return
+            return True
         pieces_left -= exited in ready
+    return True
 
 
 def _end(script: "subprocess.Popen[bytes]") -> None:
-    """Ask a script to end, kill it when it does not; systemd then ends whatever else is in the unit."""
-    os.killpg(script.pid, signal.SIGTERM)
-    try:
-        script.wait(_PATIENCE_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(script.pid, signal.SIGKILL)
-        script.wait()
+    """Ask a script to end, kill it when it does not; systemd then ends whatever else is in the unit.
+
+    One that has become another account's, as by sudo, is left to systemd altogether.
+    """
+    with contextlib.suppress(PermissionError):
+        os.killpg(script.pid, signal.SIGTERM)
+        try:
+            script.wait(_PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(script.pid, signal.SIGKILL)
+            script.wait()
 
 
 def _say(line: str) -> None:

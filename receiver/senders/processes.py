@@ -63,7 +63,7 @@ async def run(
             except BaseException:
                 pipe.close()
                 raise
-    program = _Program(process, pipe, tail, traces=Traces(process.pid, inode))
+    program = _Program(process, pipe, tail, traces=Traces.of(process.pid, pipe=inode))
     try:
         return await program.finish(within)
     finally:
@@ -113,6 +113,7 @@ class _Program:
         self._pipe = pipe
         self._tail = tail
         self._traces = traces
+        self._is_over = False
 
     async def finish(self, within: timedelta) -> Ended:
         """Let it run for so long, then end it; settle what it left behind."""
@@ -127,13 +128,15 @@ class _Program:
             await self._settle()
         except asyncio.CancelledError:
             await self._end(self._traces.kin, group=True, grace=KILL_AFTER)
+            self._is_over = True
             raise
+        self._is_over = True
         code = self._process.poll()
         return Ended(code=-signal.SIGKILL if code is None else code, timed_out=timed_out, output=self._tail.excerpt())
 
     def close(self) -> None:
         """Leave nothing of it behind, whatever cut the ending short."""
-        if self._process.poll() is None:
+        if not self._is_over:
             self._signal(self._traces.kin(), signal.SIGKILL, group=True)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_LAST_LOOK)
@@ -157,11 +160,11 @@ class _Program:
         self._process.wait()
 
     async def _settle(self) -> None:
-        """End who still holds its output, and after a failure everybody else in its group."""
+        """End who still holds its output, and after a failure all else that it started."""
         quiet = await self._output_ended()
         if self._process.returncode == 0 and not quiet:
             await self._end(self._traces.holders, group=False, grace=LINGER)
-        elif self._process.returncode != 0 and (self._group_lives() or not quiet):
+        elif self._process.returncode != 0:
             await self._end(self._traces.kin, group=True, grace=LINGER)
         if not quiet:
             await self._output_ended()

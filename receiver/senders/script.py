@@ -34,6 +34,11 @@ _SIGNAL_HINTS = {
 }
 
 
+_FORBIDDEN = (
+    "the system forbids it, though its permissions do not. See to its interpreter, and to the service's sandbox."
+)
+
+
 class ScriptSender:
     """Runs a route's program once per attempt: no shell, a clean environment, a group of processes of its own."""
 
@@ -97,49 +102,82 @@ def judge(ended: Ended, *, name: str, timeout: timedelta) -> Outcome:
             return Failed(reason=f"{name} {_exit_words(code)}.", code=code, excerpt=excerpt)
 
 
-def why_not_started(settings: ScriptSettings, exc: OSError | ValueError, *, path: str) -> str:  # noqa: PLR0911  # one sentence per cause
+def why_not_started(settings: ScriptSettings, exc: OSError | ValueError, *, path: str) -> str:
     """Say what keeps the program from being started, and how to mend it."""
+    return f"{settings.command[0]} was not started: {_obstacle(settings, exc, path=path)}"
+
+
+def _obstacle(settings: ScriptSettings, exc: OSError | ValueError, *, path: str) -> str:  # noqa: PLR0911  # one sentence per cause
     name, cwd = settings.command[0], settings.cwd
+    if isinstance(exc, ValueError):
+        return "its command or environment holds a character that cannot be passed on."
+    if cwd is not None and (shut := _shut(cwd)):
+        return f"its folder {cwd} cannot be reached: {_opened(shut)}"
     if cwd is not None and not cwd.is_dir():
-        return f"{name} was not started: its folder {cwd} does not exist. Make it, or correct the route's cwd."
-    if cwd is not None and not os.access(cwd, os.X_OK):
-        return f"{name} was not started: its folder {cwd} may not be entered. See to its permissions."
-    file = _find(name, path, cwd)
-    match exc:
-        case FileNotFoundError() if file is None:
-            place = "" if "/" in name else f" in {path}"
-            return f"{name} was not started: there is no such program{place}. Correct the route's command."
-        case FileNotFoundError():
-            interpreter = _interpreter(file)
-            return f"{name} was not started: its interpreter {interpreter} does not exist. Correct its first line."
-        case PermissionError() if file is not None and file.is_dir():
-            return f"{name} was not started: it is a folder. Correct the route's command."
-        case PermissionError():
-            where = str(file or name)
-            return f"{name} was not started: it may not be executed. Try chmod +x {where}; see its user and its mount."
-        case OSError(errno=errno.ENOEXEC):
-            return f"{name} was not started: it is no program for this machine. Begin it with a line such as #!/bin/sh."
-        case OSError():
-            return f"{name} was not started: {exc.strerror}."
-        case _:
-            return f"{name} was not started: its command or environment holds a character that cannot be passed on."
-
-
-def _find(name: str, path: str, cwd: Path | None) -> Path | None:
-    """Find the file that *name* means, whether or not it can be run."""
+        return f"its folder {cwd} does not exist. Make it, or correct the route's cwd."
     folders = [cwd or Path()] if "/" in name else [Path(folder) for folder in path.split(os.pathsep)]
-    return next((folder / name for folder in folders if (folder / name).exists()), None)
+    file = next((folder / name for folder in folders if os.access(folder / name, os.F_OK)), None)
+    match exc:
+        case FileNotFoundError() if file:
+            return f"its interpreter {_interpreter(file)} does not exist. Correct its first line."
+        case FileNotFoundError():
+            place = "" if "/" in name else f" in {path}"
+            return f"there is no such program{place}. Correct the route's command."
+        case PermissionError() if file:
+            return _barred(file)
+        case PermissionError():
+            shut = next(filter(None, (_shut(folder / name) for folder in folders)), None)
+            return _opened(shut) if shut else _FORBIDDEN
+        case OSError(errno=errno.ENOEXEC):
+            return "it is no program for this machine. Begin it with a line such as #!/bin/sh."
+        case _:
+            return f"{exc.strerror}."
 
 
-def _interpreter(file: Path | None) -> str:
-    first = b""
-    if file is not None:
-        with contextlib.suppress(OSError), file.open("rb") as content:
-            first = content.readline(256)
+def _barred(file: Path) -> str:
+    """Say why a file that is there may not be executed: for its own sake, or for its interpreter's."""
+    if not file.is_file():
+        return f"it is {'a folder' if file.is_dir() else 'no file'}. Correct the route's command."
+    if not os.access(file, os.X_OK):
+        return f"it may not be executed. Try chmod +x {file}; see its user and its mount."
+    words = _first_line(file).removeprefix(b"#!").split(maxsplit=1)
+    if not words:
+        return _FORBIDDEN
+    interpreter = Path(os.fsdecode(words[0]))
+    if shut := _shut(interpreter):
+        return f"its interpreter {interpreter} cannot be reached: {_opened(shut)}"
+    if not os.access(interpreter, os.X_OK):
+        return f"its interpreter may not be executed. Try chmod +x {interpreter}, or correct its first line."
+    return _FORBIDDEN
+
+
+def _shut(path: Path) -> Path | None:
+    """Find the first folder that may not be entered, of those that lead to *path* and that itself."""
+    way = Path(os.path.realpath(path))
+    return next(
+        (each for each in (*reversed(way.parents), way) if each.is_dir() and not os.access(each, os.X_OK)), None
+    )
+
+
+def _opened(folder: Path) -> str:
+    return f"the folder {folder} may not be entered. Let the service's user in, as by chmod a+x {folder}."
+
+
+def _interpreter(file: Path) -> str:
+    """Name what a file that is there needs, and is not."""
+    first = _first_line(file)
     words = first.removeprefix(b"#!").strip().decode(errors="replace")
     if first.endswith(b"\r\n"):
         words += " (with the carriage return at the line's end)"
-    return words if first.startswith(b"#!") else "or a library it needs"
+    return words or "or a library it needs"
+
+
+def _first_line(file: Path) -> bytes:
+    """Give the line that names a file's interpreter, nothing where it names none or may not be read."""
+    first = b""
+    with contextlib.suppress(OSError), file.open("rb") as content:
+        first = content.readline(256)
+    return first if first.startswith(b"#!") else b""
 
 
 def _exit_words(code: int) -> str:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 
 _MARK = "KLING_RUN"
+_STARTED = 19  # where among the fields of /proc/ID/stat, counted from the state, the start stands
 
 
 def marked(pipe: int) -> Mapping[str, str]:
@@ -91,6 +92,13 @@ class Traces:
 
     group: int
     pipe: int
+    since: int
+
+    @classmethod
+    def of(cls, program: int, *, pipe: int) -> "Traces":
+        """Take the traces of a program that was just started and is not buried, whose output goes to *pipe*."""
+        fields = _fields(program)
+        return cls(program, pipe, int(fields[_STARTED]) if fields else 0)
 
     def kin(self) -> frozenset[Process]:
         """Find everything that the program started: by group, session, parent, environment or output."""
@@ -111,6 +119,8 @@ class Traces:
         return f"pipe:[{self.pipe}]"
 
     def _leads_here(self, stat: _Stat) -> bool:
+        if int(stat.started) < self.since:
+            return False  # known at once, without a look at what a stranger has open
         return (
             self.group in (stat.id, stat.group, stat.session)
             or _mark_of(stat.id) == marked(self.pipe)[_MARK]
@@ -164,11 +174,17 @@ def _living() -> Sequence[_Stat]:
 
 
 def _stat(process_id: int) -> _Stat | None:
+    fields = _fields(process_id)
+    if not fields or fields[0] in "ZX":
+        return None
+    _, parent, group, session, *_ = fields
+    return _Stat(id=process_id, parent=int(parent), group=int(group), session=int(session), started=fields[_STARTED])
+
+
+def _fields(process_id: int) -> Sequence[str]:
+    """Give what ``/proc/ID/stat`` says from the state on, nothing when there is no such process."""
     try:
         text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return None
-    state, parent, group, session, *more = text.rpartition(") ")[2].split()
-    if state in "ZX":
-        return None
-    return _Stat(id=process_id, parent=int(parent), group=int(group), session=int(session), started=more[15])
+        return ()
+    return text.rpartition(") ")[2].split()

@@ -58,6 +58,10 @@ CASES: Mapping[str, Case] = {
     "endless": Case(text="exec cat /dev/zero", reason=LATE),
     "held": Case(text="setsid sleep 1000 & exit 0", outcome="accepted", reason=""),
     "held-and-failed": Case(text="setsid sleep 1000 & echo no room >&2; exit 7", reason="exited with 7; its output"),
+    "escaped-and-failed": Case(
+        text="setsid sh -c 'while :; do sleep 0.5; done' >/dev/null 2>&1 </dev/null & exit 7",
+        reason="exited with 7; its output",
+    ),
     "deaf": Case(text="exec <&-; exit 0", outcome="accepted", reason=""),
     "flood": Case(
         text=f"exec head -c {GIGABYTES}000000000 /dev/zero", outcome="accepted", reason="", timeout=f"{GIGABYTES}m"

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from receiver import relay
+from receiver.senders.processes import KILL_AFTER
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -89,6 +92,15 @@ def test_a_script_in_a_unit_of_its_own_is_started_by_its_socket_and_bounded() ->
     assert script.last["StandardInput"] == "socket"
     assert script.last["User"] == listening.last["SocketGroup"]
     assert {"TasksMax", "RuntimeMaxSec"} <= script.last.keys()
+
+
+def test_a_script_in_a_unit_of_its_own_is_gone_before_it_may_be_started_again(service: Unit) -> None:
+    grace = timedelta(seconds=relay._PATIENCE_SECONDS) + seconds(
+        Unit("kling-receiver-script@.service").last["TimeoutStopSec"]
+    )
+
+    assert grace < KILL_AFTER, "when a time-out ends the attempt"
+    assert grace < seconds(service.last["RestartSec"]), "when the service was killed"
 
 
 def seconds(span: str) -> timedelta:

@@ -4,9 +4,11 @@ import asyncio
 import json
 import os
 import signal
+import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -257,6 +259,85 @@ async def test_a_bad_interpreter_is_named(tmp_path: Path) -> None:
     assert "its interpreter /no/such/python does not exist" in outcome.reason
 
 
+async def test_an_interpreter_without_its_execute_bit_is_named_instead_of_the_script(tmp_path: Path) -> None:
+    interpreter = a_script(tmp_path / "interpreter", "#!/bin/sh\n", mode=0o644)
+
+    outcome = failed(await run(a_script(tmp_path / "publish", f"#!{interpreter} -e\n")))
+
+    assert outcome.reason == (
+        f"{tmp_path}/publish was not started: its interpreter may not be executed. "
+        f"Try chmod +x {interpreter}, or correct its first line."
+    )
+
+
+AS_NOBODY = """
+import asyncio, os, sys
+from pathlib import Path
+from factories import an_event
+from support import START
+from receiver.senders import Parcel
+from receiver.senders.script import ScriptSender
+from receiver.settings import ScriptSettings
+
+if os.geteuid() == 0:
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+settings = ScriptSettings.model_construct(
+    command=(sys.argv[1],), cwd=Path(sys.argv[2]) if sys.argv[2:] else None, env={}, timeout=START - START,
+    output_limit=10,
+)
+sender = ScriptSender(settings, environ={"PATH": os.environ["PATH"]})
+print(asyncio.run(sender.send(Parcel(delivery_id="dlv_1", event=an_event(), attempt=1, at=START))).reason)
+"""
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody may enter, unlike those of pytest."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def reason_for_nobody(*arguments: Path | str, path: str = "/usr/bin:/bin") -> str:
+    """Why a script is not started by one who is not root, to whom no folder is shut."""
+    environ = {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.check_output(
+        [sys.executable, "-c", AS_NOBODY, *map(str, arguments)], env=environ, text=True
+    ).removesuffix("\n")
+
+
+def test_a_folder_that_may_not_be_entered_is_named(open_folder: Path) -> None:
+    shut = open_folder / "shut"
+    (shut / "in").mkdir(parents=True)
+    script = a_script(shut / "in" / "publish", "#!/bin/sh\n")
+    below = a_script(open_folder / "publish", f"#!{script}\n")
+    (open_folder / "link").symlink_to(script)
+    shut.chmod(0)
+    try:
+        why = f"he folder {shut} may not be entered. Let the service's user in, as by chmod a+x {shut}."
+
+        assert reason_for_nobody(script) == f"{script} was not started: t{why}"
+        assert reason_for_nobody(open_folder / "link") == f"{open_folder}/link was not started: t{why}"
+        assert reason_for_nobody("publish", path=f"{shut}/in:/bin") == f"publish was not started: t{why}"
+        assert (
+            reason_for_nobody(below) == f"{below} was not started: its interpreter {script} cannot be reached: t{why}"
+        )
+        assert (
+            reason_for_nobody("/bin/true", shut / "in")
+            == f"/bin/true was not started: its folder {shut}/in cannot be reached: t{why}"
+        )
+    finally:
+        shut.chmod(0o755)
+
+
+async def test_a_pipe_is_no_program_and_holds_nothing_up(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "publish", 0o755)
+
+    assert "it is no file. Correct the route's command." in failed(await run(str(tmp_path / "publish"))).reason
+
+
 async def test_a_carriage_return_behind_the_interpreter_is_seen(tmp_path: Path) -> None:
     outcome = failed(await run(a_script(tmp_path / "publish", "#!/bin/sh\r\nexit 0\r\n")))
 
@@ -432,6 +513,30 @@ async def test_after_a_failure_nothing_of_the_group_goes_on(tmp_path: Path) -> N
     await until(is_gone(pid))
 
 
+@pytest.mark.parametrize(
+    "end", ["exit 7", "exit 75", "exit 65", "kill -9 $$"], ids=["failed", "asked for another try", "refused", "killed"]
+)
+async def test_after_a_failure_nothing_goes_on_that_left_group_and_output(tmp_path: Path, end: str) -> None:
+    pid, loop = tmp_path / "pid", "while :; do sleep 0.2; done"
+
+    await shell(
+        f"setsid sh -c 'echo $$ >{pid}; {loop}' >/dev/null 2>&1 </dev/null & "
+        f"while ! test -s {pid}; do sleep 0.01; done; {end}"
+    )
+
+    assert is_gone(pid)()
+
+
+async def test_a_failure_ends_nothing_of_an_earlier_success(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    await shell(f"setsid sleep 60 >/dev/null 2>&1 </dev/null & echo $! >{pid}")
+
+    await shell("exit 7")
+
+    assert not is_gone(pid)()
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
 async def test_a_stopped_script_is_ended_all_the_same(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
@@ -483,6 +588,26 @@ async def test_cancelling_twice_kills_at_once(tmp_path: Path) -> None:
 
     assert time.perf_counter() - started < 3
     await until(is_gone(pid))
+
+
+async def test_cancelling_twice_kills_also_what_outlived_the_script(tmp_path: Path) -> None:
+    own, strayed = tmp_path / "own", tmp_path / "strayed"
+    stubborn = f'trap "" TERM; echo $$ >{strayed}; while :; do sleep 0.2; done'
+    text = (
+        f"setsid sh -c '{stubborn}' >/dev/null 2>&1 </dev/null & "
+        f"while ! test -s {strayed}; do sleep 0.01; done; echo $$ >{own}; exec sleep 60"
+    )
+    task = asyncio.ensure_future(shell(text))
+    await until(lambda: own.exists() and bool(own.read_text()))
+
+    task.cancel()
+    await until(is_gone(own))
+    assert not is_gone(strayed)()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    await until(is_gone(strayed))
 
 
 async def test_the_sender_states_its_time_with_that_of_ending() -> None:
