@@ -89,7 +89,10 @@ def retry(
     why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
     reading: Reading = READING,
 ) -> int:
-    """Try a delivery now: itself while it waits, else anew, as a delivery that points at it."""
+    """Try a delivery now: itself while it waits, else anew, as a delivery that points at it.
+
+    In a route that failures hold it goes out with the next probe, within a minute.
+    """
     with SyncClient(config=reading.config) as client:
         again = client.post(f"/api/deliveries/{quote(delivery, safe='')}/retry", {"why": why} if why else {})
     if reading.json:

@@ -80,7 +80,9 @@ def listen(
 ) -> int:
     """Bring events to a URL or a program while you develop it, or just show them, until Ctrl-C.
 
-    Body, headers, signature and variables are those of a real delivery. Nothing is marked as delivered.
+    Body, headers, signature and variables are those of a real delivery, but for results that are brought home: an
+    event comes when it happens, before its files are there (no assets, KLING_ASSET_DIR empty). Nothing is marked as
+    delivered.
     """
     program = [*command, *(shlex.split(exec_) if exec_ else ())]
     if command and exec_:
