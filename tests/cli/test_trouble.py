@@ -1,5 +1,6 @@
 """Expected trouble: one sentence and its remedy on stderr, an exit code, never a traceback."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -112,6 +113,48 @@ def test_a_faulty_configuration_is_78_and_every_fault_is_named(tmp_path: Path) -
     assert "config.toml:2" in ended.stderr
     assert "config.toml:4" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_program_gets_every_fault_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[kling]\ntimeuot = "30s"\n[poll]\nafter = "a; b"\n')
+    monkeypatch.setenv("KLING_RECEIVER__POLL__EVERY", "soon")
+    monkeypatch.chdir(tmp_path)
+
+    code = main(["config", "check", "--json", "--config", "config.toml"])
+
+    told = json.loads(capsys.readouterr().out)
+    fix = 'write it like "250ms", "5s", "10m", "24h" or "30d"'
+    file = {"file": "config.toml", "variable": None}
+    assert code == 78
+    assert told["ok"] is False
+    assert [fault for fault in told["faults"] if fault["key"] != "kling.api_key"] == [
+        file | {"line": 2, "key": "kling.timeuot", "message": "unknown key", "fix": 'did you mean "timeout"?'},
+        file | {"line": 4, "key": "poll.after", "message": '"a; b" is no duration', "fix": fix},
+        {"file": None, "line": None, "variable": "KLING_RECEIVER__POLL__EVERY"}
+        | {"key": "poll.every", "message": '"soon" is no duration', "fix": fix},
+    ]
+
+
+def test_a_file_that_is_no_toml_or_is_not_there_is_a_fault_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.toml").write_text("\n[kling\n")
+    monkeypatch.chdir(tmp_path)
+
+    codes = [main(["config", "check", "--json", "--config", name]) for name in ("broken.toml", "none.toml")]
+
+    broken, none = capsys.readouterr().out.split("}\n{")
+    (said,) = json.loads(broken + "}")["faults"]
+    assert codes == [78, 78]
+    assert (said["file"], said["line"], said["key"]) == ("broken.toml", 2, None)
+    assert said["message"].startswith("is not TOML: ")
+    assert json.loads("{" + none)["faults"] == [
+        {"file": "none.toml", "line": None, "variable": None, "key": None}
+        | {"message": "there is no such file", "fix": "name the one that is meant"}
+    ]
 
 
 def test_the_configuration_may_be_named_before_the_command(
