@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from receiver.cli import OK, render
-from receiver.cli.options import Reading, moment
+from receiver.cli.options import Reading, moment, typed
 from receiver.client import SyncClient
 from receiver.model import Json
 
@@ -14,7 +14,7 @@ def cost(by: str, *, since: str | None, until: str | None, reading: Reading) -> 
     """Ask for the sums, and show them."""
     began = None if since is None else datetime.fromisoformat(moment("--from", since))
     ended = None if until is None else datetime.fromisoformat(moment("--to", until))
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         answer = client.costs(by, since=began, until=ended)
     if reading.json:
         render.as_json(answer)

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading
+from receiver.cli.options import PAGING, READING, Paging, Reading, typed
 from receiver.client import SyncClient
 from receiver.model import Json
 
@@ -56,7 +56,7 @@ def list_(
 ) -> int:
     """List deliveries, newest first."""
     limit, cursor = paging.size, paging.cursor
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         found = client.deliveries(status=status or (), route=route, task=task, event=event, limit=limit, cursor=cursor)
     render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No deliveries.")
     return OK

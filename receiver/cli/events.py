@@ -5,7 +5,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading
+from receiver.cli.options import PAGING, READING, Paging, Reading, typed
 from receiver.client import SyncClient
 from receiver.model import Json
 
@@ -48,7 +48,7 @@ def list_(
 ) -> int:
     """List events, newest first."""
     limit, cursor = paging.size, paging.cursor
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         found = client.history(types=type_ or (), task=task, batch=batch, after=after, limit=limit, cursor=cursor)
     render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No events.")
     return OK

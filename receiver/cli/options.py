@@ -1,6 +1,8 @@
 """Options that many commands share, and how their values are read."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,10 +11,14 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from receiver.clock import SystemClock
-from receiver.errors import ReceiverError
+from receiver.errors import InvalidRequest, ReceiverError
 from receiver.settings.words import read_duration
 
 MOST = 500  # the longest page the API gives
+
+_OPTIONS = {"events": "event", "deliveries": "delivery", "tags": "tag"}
+_NAMES = "after|batch|by|cursor|deliveries|endpoint|events?|from|idempotency_key|label|limit|pace|priority|route"
+_MEMBER = re.compile(rf"'({_NAMES}|state|status|tags?|task|to|to_route|type|why)'")
 
 _EVERYWHERE = Group("Everywhere", sort_key=9)
 
@@ -67,6 +73,19 @@ class Paging:
 COMMON = Common()
 READING = Reading()
 PAGING = Paging()
+
+
+@contextmanager
+def typed() -> Iterator[None]:
+    """Tell what the service refuses of a request as wrong usage, by the options that asked for it."""
+    try:
+        yield
+    except InvalidRequest as exc:
+        raise UsageError(_MEMBER.sub(lambda found: _option(found[1]), exc.message), remedy=exc.remedy) from exc
+
+
+def _option(member: str) -> str:
+    return f"--{_OPTIONS.get(member, member).replace('_', '-')}"
 
 
 def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:

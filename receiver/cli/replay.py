@@ -12,9 +12,9 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, moment
+from receiver.cli.options import PAGING, READING, Paging, Reading, UsageError, moment, typed
 from receiver.client import SyncClient
-from receiver.errors import ServiceUnreachable
+from receiver.errors import InvalidRequest, ServiceUnreachable
 from receiver.model import Json
 
 replay = App(name="replay", help="Bring out again what died, or what a new route is to have.")
@@ -102,9 +102,11 @@ def start(
 
     It goes on in the service if this command is ended, and after a crash: see `replay list` and `replay cancel`.
     """
+    if wish == Wish(to_route=wish.to_route):
+        raise UsageError("Replay what?", remedy="Say it with --route, --status, --task, --event, --delivery or --from.")
     body = wish.body() | {name: value for name, value in (("pace", pace), ("why", why)) if value}
-    with SyncClient(config=reading.config) as client:
-        outline = client.post("/api/replays", body | {"dry_run": True})
+    with typed(), SyncClient(config=reading.config) as client:
+        outline = _outline(client, wish, body)
         if dry_run or not outline["total"]:
             _show_outline(outline, as_json=reading.json)
             return OK
@@ -117,10 +119,25 @@ def start(
     return OK
 
 
+def _outline(client: SyncClient, wish: Wish, body: Json) -> Json:
+    """Ask what would go out. Raises UsageError where what is asked for leads nowhere."""
+    try:
+        return client.post("/api/replays", body | {"dry_run": True})
+    except InvalidRequest as exc:
+        for option, name in (("--route", wish.route), ("--to-route", wish.to_route)):
+            if name and f"There is no route {name!r}" in exc.message:
+                other = "" if wish.to_route else ", or say with --to-route where its events go"
+                raise UsageError(
+                    f"{option} {name}: the configuration has no such route.",
+                    remedy=f"Name one that `kling-receiver routes list` shows{other}.",
+                ) from exc
+        raise
+
+
 @replay.command(name="list")
 def list_(*, paging: Paging = PAGING, reading: Reading = READING) -> int:
     """List replays, newest first."""
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         answer = client.get("/api/replays", dict(paging.query()))
     render.page(COLUMNS, answer, as_json_too=reading.json, empty="No replays.")
     return OK

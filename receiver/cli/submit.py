@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.jobs import ALL_IN, Given, is_many, read_jobs
-from receiver.cli.options import READING, Reading, UsageError, duration, pairs
+from receiver.cli.options import READING, Reading, UsageError, duration, pairs, typed
 from receiver.client import SyncClient, Task
 from receiver.errors import InvalidRequest, Unreadable
 from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
@@ -99,7 +99,7 @@ def submit(
 def _submit_one(
     path: str, body: Json, told: dict[str, Any], *, close: bool, wait: bool, limit: timedelta | None, reading: Reading
 ) -> int:
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         task = client.submit(path, body, **told)
         if close:
             client.close_batch(told["batch"]["name"], why=ALL_IN)

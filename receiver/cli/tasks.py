@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, duration, pairs
+from receiver.cli.options import PAGING, READING, Paging, Reading, duration, pairs, typed
 from receiver.client import SyncClient, Task
 
 TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the external one.")]
@@ -38,7 +38,7 @@ def list_(
 ) -> int:
     """List tasks, newest first."""
     tags, limit, cursor = pairs("--tag", tag or ()), paging.size, paging.cursor
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         found = client.tasks(
             state=state or (),
             endpoint=endpoint,
@@ -92,7 +92,7 @@ def watch(
     from receiver.cli.watching import Wanted, changes, live, note
 
     wanted = Wanted(tags=pairs("--tag", tag or []), batch=batch, limit=limit)
-    with SyncClient(config=reading.config) as client, closing(changes(client, wanted)) as sightings:
+    with typed(), SyncClient(config=reading.config) as client, closing(changes(client, wanted)) as sightings:
         if render.is_terminal() and not reading.json:
             live(sightings, COLUMNS)
         for page in note(sightings):

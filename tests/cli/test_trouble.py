@@ -103,6 +103,53 @@ def test_what_cannot_be_understood_is_usage(
     assert out == ""
 
 
+NO_SUCH_ROUTE = "the configuration has no such route. Name one that `kling-receiver routes list` shows"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("tasks list --state x", "'state' is one of queued.", "--state is one of queued."),
+        ("deliveries list --status x", "'status' is one of dead.", "--status is one of dead."),
+        ("events list --after x", "'after' is an event's id.", "--after is an event's id."),
+        ("replay --status dead --pace x", "'pace': is no rate.", "--pace: is no rate."),
+        (
+            "replay --from 1h --to 2h",
+            "'from' is not before 'to'.",
+            "--from is not before --to.",
+        ),
+        (
+            "replay --route x",
+            "There is no route 'x' any more. Say where its events go with to_route.",
+            f"--route x: {NO_SUCH_ROUTE}, or say with --to-route where its events go.",
+        ),
+        (
+            "replay --status dead --to-route x",
+            "There is no route 'x' to go to.",
+            f"--to-route x: {NO_SUCH_ROUTE}.",
+        ),
+    ],
+)
+def test_what_the_service_refuses_of_what_was_typed_is_usage_and_names_the_option(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str], case: tuple[str, str, str]
+) -> None:
+    typed, refusal, said = case
+    argv = typed.split()
+    path = "replays" if argv[0] == "replay" else argv[0]
+    service.answer(f"/api/{path}", {"code": "invalid_request", "detail": refusal}, status=400)
+
+    code = main([*argv, "--config", str(config)])
+
+    assert code == 2
+    assert capsys.readouterr().err == f"kling-receiver: {said}\n"
+
+
+def test_a_replay_of_nothing_named_is_usage(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", "--config", str(config)]) == 2
+    assert "--route, --status, --task" in capsys.readouterr().err
+    assert service.asked == []
+
+
 def test_a_faulty_configuration_is_78_and_every_fault_is_named(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[public]\nlisten = "nowhere"\n[poll]\nafter = "soon"\n')
