@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -99,8 +99,11 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     return read
 
 
-def moment(option: str, text: str) -> str:
-    """Read a moment: ``2026-11-22 10:00``, in this machine's zone if it names none, or ``2h`` for so long ago."""
+def moment(option: str, text: str, *, days_are_utc: bool = False) -> str:
+    """Read a moment: ``2026-11-22 10:00``, in this machine's zone if it names none, or ``2h`` for so long ago.
+
+    A date alone is the beginning of that day: here, or with *days_are_utc* in UTC.
+    """
     try:
         at = SystemClock().now() - read_duration(text.strip())
     except ValueError:
@@ -111,7 +114,17 @@ def moment(option: str, text: str) -> str:
                 f"{option} {text!r} is no moment.",
                 remedy='Write "2026-11-22 10:00", "2026-11-22T10:00:00Z", or "2h" for two hours ago.',
             ) from None
+        if days_are_utc and _is_date(text.strip()):
+            at = at.replace(tzinfo=UTC)
     return at.astimezone(UTC).isoformat()
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def duration(option: str, text: str) -> timedelta:

@@ -130,9 +130,10 @@ def cost(
     *,
     by: Annotated[str, Parameter(help="tag:NAME, endpoint, day (UTC), label or batch.")] = "endpoint",
     from_: Annotated[
-        str | None, Parameter(name="--from", help="Only tasks that ended then or later: 2026-11-01, or 30d ago.")
+        str | None,
+        Parameter(name="--from", help="Only tasks that ended then or later: 2026-11-01 (that day in UTC), or 30d ago."),
     ] = None,
-    to: Annotated[str | None, Parameter(help="Only tasks that ended before.")] = None,
+    to: Annotated[str | None, Parameter(help="Only tasks that ended before then: 2026-12-01 (UTC), or 1d ago.")] = None,
     reading: Reading = READING,
 ) -> int:
     """Sum what Kling took for tasks, as far as it said so, exactly."""
