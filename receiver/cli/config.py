@@ -53,7 +53,7 @@ def show(*, reading: Reading = READING) -> int:
     if reading.json:
         render.as_json(found)
         return OK
-    columns = (render.key("key"), render.key("value"), render.key("origin", "from"))
+    columns = (render.identity("key", "key"), render.key("value"), render.key("origin", "from", rank=2))
     render.table(columns, found, empty="Nothing is set.")
     return OK
 

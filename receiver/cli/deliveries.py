@@ -22,19 +22,19 @@ COLUMNS = (
     render.identity("id", "id"),
     render.state("status"),
     render.key("route"),
-    render.key("event_type", "event"),
-    render.identity("task_id", "task"),
-    render.key("attempts"),
+    render.key("event_type", "event", rank=3),
+    render.identity("task_id", "task", rank=2),
+    render.key("attempts", rank=5),
     render.Column(title="created", of=lambda delivery: delivery.get("created_at"), short=lambda _: ""),
-    render.Column(title="due", of=lambda delivery: delivery.get("due_at"), short=_due),
-    render.moment("finished_at", "finished"),
+    render.Column(title="due", of=lambda delivery: delivery.get("due_at"), short=_due, whole=True, rank=4),
+    render.moment("finished_at", "finished", rank=6),
 )
 
 
 _ATTEMPTS = (
-    render.key("number", "#"),
-    render.moment("started_at", "started"),
-    render.Column(title="took", of=lambda attempt: f"{attempt.get('duration_ms')} ms"),
+    render.key("number", "#", rank=0),
+    render.moment("started_at", "started", rank=2),
+    render.Column(title="took", of=lambda attempt: f"{attempt.get('duration_ms')} ms", rank=3),
     render.state("outcome"),
     render.key("code"),
     render.key("reason"),

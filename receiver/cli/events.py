@@ -23,14 +23,14 @@ def _task(event: Json) -> Json:
 
 
 COLUMNS = (
-    render.Column(title="id", of=lambda event: _data(event).get("event_id"), whole=True),
-    render.key("type"),
-    render.moment("timestamp", "at"),
-    render.Column(title="task", of=lambda event: _task(event).get("id"), whole=True),
-    render.Column(title="endpoint", of=lambda event: _task(event).get("endpoint")),
-    render.Column(title="source", of=lambda event: _data(event).get("source")),
-    render.Column(title="verified", of=lambda event: _data(event).get("verified")),
-    render.Column(title="message", of=lambda event: _data(event).get("message")),
+    render.Column(title="id", of=lambda event: _data(event).get("event_id"), whole=True, rank=0),
+    render.Column(title="type", of=lambda event: event.get("type"), whole=True, rank=0),
+    render.moment("timestamp", "at", rank=2),
+    render.Column(title="task", of=lambda event: _task(event).get("id"), whole=True, rank=1),
+    render.Column(title="endpoint", of=lambda event: _task(event).get("endpoint"), rank=4),
+    render.Column(title="source", of=lambda event: _data(event).get("source"), rank=6),
+    render.Column(title="verified", of=lambda event: _data(event).get("verified"), rank=5),
+    render.Column(title="message", of=lambda event: _data(event).get("message"), rank=3),
 )
 
 

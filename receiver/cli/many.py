@@ -28,7 +28,7 @@ _ENDS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
 Progress: TypeAlias = Callable[[int, str], None]
 """Shows that so many are done, and a few words about it."""
 
-COLUMNS = (render.identity("id", "id"), render.state("state"), render.key("label"), render.key("message"))
+COLUMNS = (render.identity("id", "id"), render.state("state"), render.key("label", rank=2), render.key("message"))
 
 
 class NotAllHandedIn(ReceiverError):

@@ -23,29 +23,29 @@ _ASK_SECONDS = 0.5
 _FEW = 3
 
 COLUMNS = (
-    render.key("id"),
+    render.identity("id", "id"),
     render.state("state"),
     render.Column(title="out", of=lambda each: f"{each['created']} of {each['total']}"),
-    render.key("pace"),
-    render.Column(title="what", of=lambda each: _words(each["selection"])),
-    render.moment("created_at", "asked"),
-    render.key("actor", "by"),
-    render.key("why"),
+    render.key("pace", rank=4),
+    render.Column(title="what", of=lambda each: _words(each["selection"]), rank=2),
+    render.moment("created_at", "asked", rank=3),
+    render.key("actor", "by", rank=5),
+    render.key("why", rank=5),
 )
 _TALLIES = (
-    render.key("route"),
+    render.identity("route", "route"),
     render.state("status"),
     render.key("count"),
-    render.moment("oldest_at", "oldest"),
-    render.moment("newest_at", "newest"),
+    render.moment("oldest_at", "oldest", rank=2),
+    render.moment("newest_at", "newest", rank=2),
 )
 _SAMPLE = (
-    render.key("event_id", "event"),
+    render.identity("event_id", "event"),
     render.key("event_type", "type"),
-    render.key("task_id", "task"),
+    render.identity("task_id", "task", rank=2),
     render.key("route", "to"),
-    render.key("replay_of", "again after"),
-    render.moment("created_at", "created"),
+    render.identity("replay_of", "again after", rank=4),
+    render.moment("created_at", "created", rank=3),
 )
 
 

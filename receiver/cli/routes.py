@@ -12,17 +12,23 @@ from receiver.client import SyncClient
 routes = App(name="routes", help="List, test, hold and release routes.")
 
 _COLUMNS = (
-    render.key("name"),
-    render.key("kind"),
-    render.key("destination"),
-    render.Column(title="on", of=lambda route: ",".join(route.get("on") or ())),
-    render.Column(title="endpoints", of=lambda route: ",".join(route.get("endpoints") or ())),
-    render.key("where"),
+    render.identity("name", "name"),
+    render.key("kind", rank=4),
+    render.key("destination", rank=2),
+    render.Column(title="on", of=lambda route: ",".join(route.get("on") or ()), rank=3),
+    render.Column(title="endpoints", of=lambda route: ",".join(route.get("endpoints") or ()), rank=6),
+    render.key("where", rank=6),
     render.key("pending"),
-    render.moment("oldest_pending_at", "oldest"),
-    render.key("failures"),
-    render.Column(title="state", of=lambda route: "held" if route.get("held_at") else "open", stateful=True),
-    render.key("held_by", "by"),
+    render.moment("oldest_pending_at", "oldest", rank=4),
+    render.key("failures", rank=4),
+    render.Column(
+        title="state",
+        of=lambda route: "held" if route.get("held_at") else "open",
+        stateful=True,
+        whole=True,
+        rank=0,
+    ),
+    render.key("held_by", "by", rank=5),
     render.key("held_why", "why"),
 )
 

@@ -16,12 +16,14 @@ tasks = App(name="tasks", help="List, show, wait for, watch and cancel tasks, an
 COLUMNS = (
     render.identity("id", "id"),
     render.state("state"),
-    render.key("endpoint"),
-    render.key("label"),
-    render.Column(title="tags", of=lambda task: ",".join(f"{k}={v}" for k, v in (task.get("tags") or {}).items())),
-    render.identity("kling_id", "kling id"),
-    render.moment("created_at", "created"),
-    render.key("message"),
+    render.key("endpoint", rank=2),
+    render.key("label", rank=3),
+    render.Column(
+        title="tags", of=lambda task: ",".join(f"{k}={v}" for k, v in (task.get("tags") or {}).items()), rank=5
+    ),
+    render.identity("kling_id", "kling id", rank=6),
+    render.moment("created_at", "created", rank=4),
+    render.key("message", rank=1),
 )
 
 

@@ -84,11 +84,13 @@ def live(sightings: Iterator[Sighting], columns: Sequence[render.Column]) -> Non
     from rich.live import Live
     from rich.text import Text
 
-    with Live(console=render.console(), auto_refresh=False, vertical_overflow="crop") as screen:
+    terminal = render.console()
+    with Live(console=terminal, auto_refresh=False, vertical_overflow="crop") as screen:
         for sighting in sightings:
             ranked = sorted(sighting.tasks, key=_rank)
             head = Text(sighting.summary, style="dim")
-            screen.update(Group(head, render.grid(columns, [task.raw for task in ranked])), refresh=True)
+            laid = render.lay(columns, [task.raw for task in ranked], terminal.width)
+            screen.update(Group(head, laid.grid), refresh=True)
 
 
 def _done(counts: Mapping[str, int]) -> int:
