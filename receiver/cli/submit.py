@@ -146,7 +146,14 @@ def find_endpoint(path: str) -> Endpoint:
     """Find an endpoint by its path, known to us or new."""
     endpoint = resolve(path)
     if endpoint is None:
-        close = get_close_matches(path.strip("/").removeprefix("v1/"), CATALOGUE, n=1, cutoff=0.5)
+        name = path.strip("/").removeprefix("v1/")
+        if name in CATALOGUE:
+            raise UsageError(
+                f"{name} answers at once and calls nobody back: there is no task to wait for.",
+                remedy=f"Call it through the gateway, POST /kling/v1/{name} at the admin listener.",
+            )
+        callers = [each.path for each in CATALOGUE.values() if each.asynchronous]
+        close = get_close_matches(name, callers, n=1, cutoff=0.5)
         raise UsageError(
             f"{path!r} is not an endpoint of Kling's that calls back.",
             remedy=f"Did you mean {close[0]}?" if close else "One that does is images/multi-image2image.",

@@ -86,6 +86,13 @@ def test_another_program_on_the_port_is_told_apart(
         (["submit", "images/multi-image2image", "--image", "/does/not/exist.png"], "no file"),
         (["submit", "images/multi-image2image", "--timeout", "5s"], "Add --wait"),
         (["submit", "stories/multi"], "calls back"),
+        (["submit", "audio/tts"], "audio/tts answers at once and calls nobody back"),
+        (["submit", "audio/tts"], "POST /kling/v1/audio/tts"),
+        (["callback-url", "--endpoint", "v1/audio/tts"], "POST /kling/v1/audio/tts"),
+        (["callback-url", "--endpoint", "stories/multi"], "calls back"),
+        (["listen", "--forward-to", "no-such-host.invalid"], "no machine called no-such-host.invalid"),
+        (["listen", "--", "./nosuch"], "/nosuch is no program"),
+        (["listen", "--exec", "nosuch --fast"], "nosuch is no program"),
         (["simulate", "--drop", "often"], "drop"),
     ],
 )
@@ -231,6 +238,40 @@ def test_a_reader_that_leaves_early_is_no_trouble(service: Service, config: Path
 
         assert process.wait(30) == 0
         assert process.stderr.read() == ""
+
+
+def test_a_reader_of_help_that_leaves_early_is_no_trouble() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "receiver", "--help"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("count", [1, 500])  # written at the end, and on the way
+def test_output_that_cannot_be_written_is_one_sentence(service: Service, config: Path, count: int) -> None:
+    service.answer("/api/tasks", {"items": [make_task(label="x" * 400)] * count, "next": None})
+
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "receiver", "tasks", "list", "--config", config],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert ended.returncode == 1
+    assert ended.stderr == "kling-receiver: the output cannot be written: No space left on device.\n"
 
 
 def test_ctrl_c_is_130_and_silent(service: Service, config: Path) -> None:
