@@ -6,7 +6,7 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, typed
+from receiver.cli.options import PAGING, READING, Paging, Reading, listed_by, typed
 from receiver.client import SyncClient
 from receiver.model import Json
 
@@ -65,7 +65,7 @@ def list_(
 @deliveries.command
 def show(delivery: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
     """Show one delivery, with each attempt and its answer or output."""
-    with SyncClient(config=reading.config) as client:
+    with listed_by("deliveries list"), SyncClient(config=reading.config) as client:
         found = client.delivery(delivery)
     if reading.json:
         render.as_json(found)
@@ -93,7 +93,7 @@ def retry(
 
     In a route that failures hold it goes out with the next probe, within a minute.
     """
-    with SyncClient(config=reading.config) as client:
+    with listed_by("deliveries list"), SyncClient(config=reading.config) as client:
         again = client.post(f"/api/deliveries/{quote(delivery, safe='')}/retry", {"why": why} if why else {})
     if reading.json:
         render.as_json(again)

@@ -11,7 +11,7 @@ from typing import Annotated
 from cyclopts import Group, Parameter
 
 from receiver.clock import SystemClock
-from receiver.errors import InvalidRequest, ReceiverError
+from receiver.errors import InvalidRequest, NotFound, ReceiverError
 from receiver.settings.words import read_duration
 
 MOST = 500  # the longest page the API gives
@@ -61,9 +61,7 @@ class Paging:
     @property
     def size(self) -> int:
         """How many at most, as the API takes it."""
-        if not 1 <= self.limit <= MOST:
-            raise UsageError(f"--limit {self.limit} is out of range.", remedy=f"Give a number from 1 to {MOST}.")
-        return self.limit
+        return within("--limit", self.limit)
 
     def query(self) -> dict[str, str]:
         """Give the options as the API's query."""
@@ -82,6 +80,22 @@ def typed() -> Iterator[None]:
         yield
     except InvalidRequest as exc:
         raise UsageError(_MEMBER.sub(lambda found: _option(found[1]), exc.message), remedy=exc.remedy) from exc
+
+
+@contextmanager
+def listed_by(command: str) -> Iterator[None]:
+    """Say of what is not there which command shows what is."""
+    try:
+        yield
+    except NotFound as exc:
+        raise NotFound(exc.message, remedy=exc.remedy or f"Those there are: kling-receiver {command}.") from exc
+
+
+def within(option: str, number: int) -> int:
+    """Check that a list may have so many items."""
+    if not 1 <= number <= MOST:
+        raise UsageError(f"{option} {number} is out of range.", remedy=f"Give a number from 1 to {MOST}.")
+    return number
 
 
 def _option(member: str) -> str:

@@ -12,7 +12,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, UsageError, moment, typed
+from receiver.cli.options import PAGING, READING, Paging, Reading, UsageError, listed_by, moment, typed
 from receiver.client import SyncClient
 from receiver.errors import InvalidRequest, ServiceUnreachable
 from receiver.model import Json
@@ -146,7 +146,7 @@ def list_(*, paging: Paging = PAGING, reading: Reading = READING) -> int:
 @replay.command
 def show(id_: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
     """Show one replay, and how far it has come."""
-    with SyncClient(config=reading.config) as client:
+    with listed_by("replay list"), SyncClient(config=reading.config) as client:
         found = client.get(f"/api/replays/{id_}")
     if reading.json:
         render.as_json(found)
@@ -164,7 +164,7 @@ def cancel(
     reading: Reading = READING,
 ) -> int:
     """Stop a replay; what it has brought out already goes on."""
-    with SyncClient(config=reading.config) as client:
+    with listed_by("replay list"), SyncClient(config=reading.config) as client:
         cancelled = client.post(f"/api/replays/{id_}/cancel", {"why": why} if why else {})
     if reading.json:
         render.as_json(cancelled)

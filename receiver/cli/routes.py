@@ -6,7 +6,7 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import READING, Reading
+from receiver.cli.options import READING, Reading, listed_by
 from receiver.client import SyncClient
 
 routes = App(name="routes", help="List, test, hold and release routes.")
@@ -67,7 +67,7 @@ def release(
 
 
 def _change(name: str, verb: str, *, why: str | None, reading: Reading) -> int:
-    with SyncClient(config=reading.config) as client:
+    with listed_by("routes list"), SyncClient(config=reading.config) as client:
         answer = client.post(f"/api/routes/{quote(name, safe=':')}/{verb}", {"why": why} if why else {})
     if reading.json:
         render.as_json(answer)
@@ -79,8 +79,8 @@ def _change(name: str, verb: str, *, why: str | None, reading: Reading) -> int:
 @routes.command(name="test")
 def try_out(name: Annotated[str, Parameter(help="Its name.")], /, *, reading: Reading = READING) -> int:
     """Send a made-up succeed through a route, once; nothing is stored."""
-    with SyncClient(config=reading.config) as client:
-        answer = client.post(f"/api/routes/{name}/test", {})
+    with listed_by("routes list"), SyncClient(config=reading.config) as client:
+        answer = client.post(f"/api/routes/{quote(name, safe=':')}/test", {})
     if reading.json:
         render.as_json(answer)
     else:

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, duration, pairs, typed
+from receiver.cli.options import PAGING, READING, Paging, Reading, duration, listed_by, pairs, typed, within
 from receiver.client import SyncClient, Task
 
 TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the external one.")]
@@ -57,7 +57,7 @@ def list_(
 @tasks.command
 def show(task: TaskRef, /, *, reading: Reading = READING) -> int:
     """Show one task and its results."""
-    with SyncClient(config=reading.config) as client:
+    with listed_by("tasks list"), SyncClient(config=reading.config) as client:
         found = client.task(task)
     if reading.json:
         render.as_json(found.raw)
@@ -93,7 +93,7 @@ def watch(
     """Watch tasks as they change, until Ctrl-C. In a pipe or with --json: a line for each change."""
     from receiver.cli.watching import Wanted, changes, live, note
 
-    wanted = Wanted(tags=pairs("--tag", tag or []), batch=batch, limit=limit)
+    wanted = Wanted(tags=pairs("--tag", tag or []), batch=batch, limit=within("--limit", limit))
     with typed(), SyncClient(config=reading.config) as client, closing(changes(client, wanted)) as sightings:
         if render.is_terminal() and not reading.json:
             live(sightings, COLUMNS)

@@ -66,6 +66,10 @@ def test_json_is_what_the_api_said(service: Service, config: Path, capsys: pytes
             ["events", "list", "--type", "task.succeed", "--after", "evt_1"],
             "/api/events?limit=50&after=evt_1&type=task.succeed",
         ),
+        (
+            ["events", "list", "--type", "batch.finished", "--type", "alert.account_recovered"],
+            "/api/events?limit=50&type=batch.finished&type=alert.account_recovered",
+        ),
         (["tasks", "list", "--batch", "spring"], "/api/tasks?limit=50&batch=spring"),
         (["batches", "list", "--state", "open"], "/api/batches?limit=50&state=open"),
         (["events", "list", "--batch", "spring"], "/api/events?limit=50&batch=spring"),

@@ -55,7 +55,30 @@ def test_what_the_api_refuses_is_told_in_its_own_words(config: Path, capsys: pyt
     code = main(["tasks", "show", "tsk_none", "--config", str(config)])
 
     assert code == 1
-    assert capsys.readouterr().err == "kling-receiver: There is no such thing.\n"
+    assert capsys.readouterr().err == (
+        "kling-receiver: There is no such thing. Those there are: kling-receiver tasks list.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "lists"),
+    [
+        ("events show evt_none", "events list"),
+        ("deliveries show dlv_none", "deliveries list"),
+        ("deliveries retry dlv_none", "deliveries list"),
+        ("replay show rpl_none", "replay list"),
+        ("replay cancel rpl_none", "replay list"),
+        ("routes hold none", "routes list"),
+        ("routes test none", "routes list"),
+    ],
+)
+def test_of_what_is_not_there_it_says_where_to_look(
+    config: Path, capsys: pytest.CaptureFixture[str], argv: str, lists: str
+) -> None:
+    code = main([*argv.split(), "--config", str(config)])
+
+    assert code == 1
+    assert capsys.readouterr().err.endswith(f" Those there are: kling-receiver {lists}.\n")
 
 
 def test_another_program_on_the_port_is_told_apart(
@@ -86,6 +109,9 @@ def test_another_program_on_the_port_is_told_apart(
         (["submit", "images/multi-image2image", "--image", "/does/not/exist.png"], "no file"),
         (["submit", "images/multi-image2image", "--timeout", "5s"], "Add --wait"),
         (["submit", "stories/multi"], "calls back"),
+        (["events", "list", "--type", "succeed"], "There are task.submitted, task.processing, task.succeed"),
+        (["events", "list", "--type", "task.succeed,batch"], "--type batch: no event is of this type"),
+        (["tasks", "watch", "--limit", "0"], "from 1 to 500"),
         (["submit", "audio/tts"], "audio/tts answers at once and calls nobody back"),
         (["submit", "audio/tts"], "POST /kling/v1/audio/tts"),
         (["callback-url", "--endpoint", "v1/audio/tts"], "POST /kling/v1/audio/tts"),
