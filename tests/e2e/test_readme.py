@@ -72,6 +72,7 @@ def signed(event_id: str, body: str) -> dict[str, str]:
         "webhook-id": event_id,
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": Webhook(SECRET).sign(event_id, now, body),
+        "connection": "close",  # the server closes it after an error, which the next request would run into
     }
 
 
