@@ -4,6 +4,7 @@ Nothing heavy is imported here. Each command lives in a file of its own that is 
 the service starts quickly and carries no terminal library around.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ USAGE = 2
 CONFIGURATION = 78
 INTERRUPTED = 130
 
+_CANNOT_BE_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _OURS = "kling-receiver"
 
 
@@ -33,9 +35,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has seen enough. Python would complain once more while it shuts down.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _let_go_of_output()  # whoever read it has seen enough
         return OK
+    except OSError as error:
+        if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:
+            raise
+        _complain(f"the output cannot be written: {error.strerror}.")
+        _let_go_of_output()
+        return FAILED
     return code
 
 
@@ -50,6 +57,8 @@ def _run(argv: list[str]) -> int:
         _complain(f"{error}\nSee: {' '.join([_OURS, *(error.command_chain or ())])} --help")
         return USAGE
     except SystemExit as leaving:
+        if isinstance(leaving.__context__, BrokenPipeError):
+            return OK  # how a table or a help text says that its reader has seen enough
         # The parser's own way of saying that Ctrl-C came.
         return leaving.code if isinstance(leaving.code, int) else FAILED
     return result if isinstance(result, int) else OK
@@ -63,6 +72,11 @@ def _lead_in_last(argv: list[str]) -> list[str]:
     lead, rest = argv[:width], argv[width:]
     end = rest.index("--") if "--" in rest else len(rest)
     return [*rest[:end], *lead, *rest[end:]]
+
+
+def _let_go_of_output() -> None:
+    """Write to nowhere what is left: Python would complain once more while it shuts down."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _complain(sentence: str) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, duration
+from receiver.cli.options import PAGING, READING, Paging, Reading, duration, typed
 from receiver.client import Batch, BatchNotOver, SyncClient
 from receiver.errors import ReceiverError
 from receiver.model import Json
@@ -49,7 +49,7 @@ def list_(
     reading: Reading = READING,
 ) -> int:
     """List batches, newest first."""
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         found = client.batches(state=state or (), limit=paging.size, cursor=paging.cursor)
     render.page(_COLUMNS, found.raw, as_json_too=reading.json, empty="No batches.")
     return OK

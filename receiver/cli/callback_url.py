@@ -6,7 +6,8 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import READING, Reading, pairs
+from receiver.cli.options import READING, Reading, pairs, typed
+from receiver.cli.submit import find_endpoint
 from receiver.client import SyncClient
 
 callback_url = App(name="callback-url", help="Make a callback URL for a job sent elsewhere, or revoke one.")
@@ -23,9 +24,11 @@ def make(
     reading: Reading = READING,
 ) -> int:
     """Make a callback URL for one job that is submitted elsewhere. It is shown this once."""
+    if endpoint is not None:
+        find_endpoint(endpoint)  # which says what to do where there is no such, or it calls nobody back
     told = {"endpoint": endpoint, "label": label, "tags": pairs("--tag", tag or [])}
     wanted = {name: value for name, value in told.items() if value}
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         made = client.post("/api/callback-urls", wanted)
     if reading.json:
         render.as_json(made)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import Reading, UsageError
+from receiver.cli.options import Reading, UsageError, typed
 from receiver.client import SyncClient, Task
 from receiver.errors import Conflict
 from receiver.model import TaskState
@@ -33,7 +33,7 @@ def cancel(refs: Sequence[str], chosen: Chosen, *, why: str, dry_run: bool, read
             "Say which tasks, in one of two ways.",
             remedy="Name them, or choose among those that wait by --batch, --tag, --label or --endpoint.",
         )
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         found = [client.task(ref) for ref in refs] if refs else _waiting(client, chosen)
         if dry_run:
             waiting = [task for task in found if task.state == TaskState.QUEUED]

@@ -1,11 +1,23 @@
 """`kling-receiver config`: whether the configuration holds, and what it comes to."""
 
+import re
+
 from cyclopts import App
 
-from receiver.cli import OK, render
+from receiver.cli import CONFIGURATION, OK, render
 from receiver.cli.options import READING, Reading
+from receiver.errors import ConfigurationError
+from receiver.model import Json
 
 config = App(name="config", help="Check and show the configuration.")
+
+_FAULT = re.compile(
+    r"(?:(?P<file>.+?):(?P<line>[0-9]+): |(?P<variable>[A-Z_]\w*): |(?P<whole_file>[^\"]+?): )?"
+    r"(?:(?P<key>[a-z]\w*(?:\.[\w-]+)*): )?"
+    r'(?P<message>(?:"[^"]*"|.)+?)(?:; (?P<fix>.+))?',
+    re.DOTALL,
+)
+"""How a fault is written: where it is, which key, what is wrong, and after a semicolon how to mend it."""
 
 
 @config.command
@@ -13,7 +25,13 @@ def check(*, reading: Reading = READING) -> int:
     """Check the configuration; every fault is named at once, by file, line and key."""
     from receiver.settings import load
 
-    loaded = load(reading.config)
+    try:
+        loaded = load(reading.config)
+    except ConfigurationError as error:
+        if not reading.json:
+            raise
+        render.as_json({"ok": False, "faults": [_fault(text) for text in error.faults]})
+        return CONFIGURATION
     where = str(loaded.path) if loaded.path else "the defaults"
     if reading.json:
         render.as_json({"ok": True, "path": where, "warnings": list(loaded.warnings)})
@@ -35,7 +53,7 @@ def show(*, reading: Reading = READING) -> int:
     if reading.json:
         render.as_json(found)
         return OK
-    columns = (render.key("key"), render.key("value"), render.key("origin", "from"))
+    columns = (render.identity("key", "key"), render.key("value"), render.key("origin", "from", rank=2))
     render.table(columns, found, empty="Nothing is set.")
     return OK
 
@@ -47,3 +65,18 @@ def schema() -> int:
 
     render.as_json(settings_schema())
     return OK
+
+
+def _fault(text: str) -> Json:
+    """Take a fault apart for a program, as far as it is told."""
+    found = _FAULT.fullmatch(text)
+    told = {} if found is None else found.groupdict()
+    line = told.get("line")
+    return {
+        "file": told.get("file") or told.get("whole_file"),
+        "line": None if line is None else int(line),
+        "variable": told.get("variable"),
+        "key": told.get("key"),
+        "message": told.get("message") or text,
+        "fix": told.get("fix"),
+    }

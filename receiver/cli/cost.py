@@ -3,7 +3,7 @@
 from datetime import datetime
 
 from receiver.cli import OK, render
-from receiver.cli.options import Reading, moment
+from receiver.cli.options import Reading, UsageError, moment, typed
 from receiver.client import SyncClient
 from receiver.model import Json
 
@@ -12,15 +12,20 @@ _NOTHING = "(none)"
 
 def cost(by: str, *, since: str | None, until: str | None, reading: Reading) -> int:
     """Ask for the sums, and show them."""
-    began = None if since is None else datetime.fromisoformat(moment("--from", since))
-    ended = None if until is None else datetime.fromisoformat(moment("--to", until))
-    with SyncClient(config=reading.config) as client:
+    began, ended = _read("--from", since), _read("--to", until)
+    if began is not None and ended is not None and began >= ended:
+        raise UsageError("--from is not before --to.", remedy="2h is two hours ago, and so before 1h.")
+    with typed(), SyncClient(config=reading.config) as client:
         answer = client.costs(by, since=began, until=ended)
     if reading.json:
         render.as_json(answer)
         return OK
     _show(answer)
     return OK
+
+
+def _read(option: str, text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(moment(option, text, days_are_utc=True))
 
 
 def _show(answer: Json) -> None:

@@ -6,7 +6,7 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading
+from receiver.cli.options import PAGING, READING, Paging, Reading, listed_by, typed
 from receiver.client import SyncClient
 from receiver.model import Json
 
@@ -22,19 +22,19 @@ COLUMNS = (
     render.identity("id", "id"),
     render.state("status"),
     render.key("route"),
-    render.key("event_type", "event"),
-    render.identity("task_id", "task"),
-    render.key("attempts"),
+    render.key("event_type", "event", rank=3),
+    render.identity("task_id", "task", rank=2),
+    render.key("attempts", rank=5),
     render.Column(title="created", of=lambda delivery: delivery.get("created_at"), short=lambda _: ""),
-    render.Column(title="due", of=lambda delivery: delivery.get("due_at"), short=_due),
-    render.moment("finished_at", "finished"),
+    render.Column(title="due", of=lambda delivery: delivery.get("due_at"), short=_due, whole=True, rank=4),
+    render.moment("finished_at", "finished", rank=6),
 )
 
 
 _ATTEMPTS = (
-    render.key("number", "#"),
-    render.moment("started_at", "started"),
-    render.Column(title="took", of=lambda attempt: f"{attempt.get('duration_ms')} ms"),
+    render.key("number", "#", rank=0),
+    render.moment("started_at", "started", rank=2),
+    render.Column(title="took", of=lambda attempt: f"{attempt.get('duration_ms')} ms", rank=3),
     render.state("outcome"),
     render.key("code"),
     render.key("reason"),
@@ -56,7 +56,7 @@ def list_(
 ) -> int:
     """List deliveries, newest first."""
     limit, cursor = paging.size, paging.cursor
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         found = client.deliveries(status=status or (), route=route, task=task, event=event, limit=limit, cursor=cursor)
     render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No deliveries.")
     return OK
@@ -65,7 +65,7 @@ def list_(
 @deliveries.command
 def show(delivery: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
     """Show one delivery, with each attempt and its answer or output."""
-    with SyncClient(config=reading.config) as client:
+    with listed_by("deliveries list"), SyncClient(config=reading.config) as client:
         found = client.delivery(delivery)
     if reading.json:
         render.as_json(found)
@@ -89,8 +89,11 @@ def retry(
     why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
     reading: Reading = READING,
 ) -> int:
-    """Try a delivery now: itself while it waits, else anew, as a delivery that points at it."""
-    with SyncClient(config=reading.config) as client:
+    """Try a delivery now: itself while it waits, else anew, as a delivery that points at it.
+
+    In a route that failures hold it goes out with the next probe, within a minute.
+    """
+    with listed_by("deliveries list"), SyncClient(config=reading.config) as client:
         again = client.post(f"/api/deliveries/{quote(delivery, safe='')}/retry", {"why": why} if why else {})
     if reading.json:
         render.as_json(again)

@@ -82,7 +82,8 @@ def read_jobs(path: Path, given: Given) -> Sequence[Job]:
         try:
             jobs.append(_read(number, line, path.parent, given, seen))
         except ReceiverError as exc:
-            faults.append(f"  line {number}: {exc.message}")
+            # What is told of the body has a line of its own in it, always the first: it is this line of the file.
+            faults.append(f"  line {number}: {exc.message.replace('line 1 column', 'column')}")
         except Problem as exc:
             faults.append(f"  line {number}: {exc.detail}")
     if faults:
@@ -103,7 +104,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield number, line
+                    yield number, line.strip()
     except OSError as exc:
         raise UsageError(f"--body @{path} cannot be read ({exc.strerror}).", remedy="Check its name.") from exc
 

@@ -7,7 +7,9 @@ import asyncio
 import os
 import secrets
 import shlex
+import shutil
 import signal
+import socket
 from base64 import b64encode
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,6 +18,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from time import perf_counter
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from cyclopts import Parameter
 from pydantic import ValidationError
@@ -80,13 +83,16 @@ def listen(
 ) -> int:
     """Bring events to a URL or a program while you develop it, or just show them, until Ctrl-C.
 
-    Body, headers, signature and variables are those of a real delivery. Nothing is marked as delivered.
+    Body, headers, signature and variables are those of a real delivery, but for results that are brought home: an
+    event comes when it happens, before its files are there (no assets, KLING_ASSET_DIR empty). Nothing is marked as
+    delivered.
     """
     program = [*command, *(shlex.split(exec_) if exec_ else ())]
     if command and exec_:
         raise UsageError("The program is named twice.", remedy="Give --exec, or the program behind --.")
     signed_with = secret or f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
     routes = _routes(choice.rule(), forward_to, signed_with, program)
+    _see_that_it_can_work(routes)
     token = _secret("--token", choice.token) if choice.token else None
     client = Client(choice.url, token, config=reading.config, patience=_PATIENCE)
     if forward_to and not secret:
@@ -103,12 +109,20 @@ class _Tally:
     events: int = 0
     taken: int = 0
     failed: int = 0
-    last: str = ""
+    newest: str = ""
+    last: str = ""  # that all got who were to have it
+
+    def count(self, event: Event, outcome: Outcome | None = None) -> None:
+        """Count an event that was handed on, once for all who got it, and how one of them took it."""
+        self.events += event.id != self.newest
+        self.newest = event.id
+        self.taken += isinstance(outcome, Accepted)
+        self.failed += outcome is not None and not isinstance(outcome, Accepted)
 
     def __str__(self) -> str:
         went = f", {self.taken} taken, {self.failed} not" if self.taken or self.failed else ""
         more = f" Go on from here with --since {self.last}" if self.last else ""
-        return f"{self.events} events{went}.{more}"
+        return f"{self.events} {'event' if self.events == 1 else 'events'}{went}.{more}"
 
 
 class _Relay:
@@ -152,13 +166,14 @@ class _Relay:
             return
         for name in wanted:
             if (sender := senders.get(name)) is None:
+                self._tally.count(event)
                 self._show(event)
                 continue
             parcel = await self._parcel(event)
             started = perf_counter()
             outcome = await sender.send(parcel)
+            self._tally.count(event, outcome)
             self._tell(event, name, outcome, timedelta(seconds=perf_counter() - started))
-        self._tally.events += 1
         self._tally.last = event.id
 
     async def _parcel(self, event: Event) -> Parcel:
@@ -183,9 +198,6 @@ class _Relay:
     def _tell(self, event: Event, name: str, outcome: Outcome, duration: timedelta) -> None:
         from receiver.web import shown
 
-        is_taken = isinstance(outcome, Accepted)
-        self._tally.taken += is_taken
-        self._tally.failed += not is_taken
         told = shown.outcome(outcome, duration=duration)
         if self._as_json:
             ids = {"event_id": event.id, "type": event.type, "task_id": event.task_id, "to": name}
@@ -235,6 +247,25 @@ def _routes(rule: Json, forward_to: str | None, secret: str, program: Sequence[s
         error = exc.errors(include_url=False, include_input=False)[0]
         option = next((_OPTIONS[step] for step in error["loc"] if step in _OPTIONS), "")
         raise UsageError(f"{option}: {error.get('ctx', {}).get('error') or error['msg']}.") from exc
+
+
+def _see_that_it_can_work(routes: Sequence[RouteSettings]) -> None:
+    """Refuse at once what no event could be brought to. Raises UsageError."""
+    for route in routes:
+        if route.webhook is not None:
+            host = urlsplit(route.webhook.url).hostname or ""
+            try:
+                socket.getaddrinfo(host, None)
+            except OSError as exc:
+                raise UsageError(
+                    f"--forward-to: there is no machine called {host}.",
+                    remedy="Write it like http://127.0.0.1:3000/hook.",
+                ) from exc
+        if route.script is not None and shutil.which(route.script.command[0]) is None:
+            raise UsageError(
+                f"{route.script.command[0]} is no program that can be run here.",
+                remedy="Check its name, and that it may be executed (chmod +x).",
+            )
 
 
 def _secret(option: str, text: str) -> str:

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.jobs import ALL_IN, Job
+from receiver.cli.waiting import NO_REASON
 from receiver.cli.watching import duration
 from receiver.client import Client, Event, Task
 from receiver.client.told import OVER
@@ -27,13 +28,21 @@ _ENDS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
 Progress: TypeAlias = Callable[[int, str], None]
 """Shows that so many are done, and a few words about it."""
 
-COLUMNS = (render.identity("id", "id"), render.state("state"), render.key("label"), render.key("message"))
+COLUMNS = (render.identity("id", "id"), render.state("state"), render.key("label", rank=2), render.key("message"))
 
 
 class NotAllHandedIn(ReceiverError):
     """Many jobs that were not all taken."""
 
     code = "not_all_handed_in"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class End:
+    """How a task ended, and why."""
+
+    state: str
+    message: str
 
 
 @dataclass(slots=True)
@@ -44,7 +53,7 @@ class Handed:
     taken: int = 0
     known: int = 0
     tasks: dict[str, Task] = field(default_factory=dict)
-    ends: dict[str, str] = field(default_factory=dict)  # by the task's id, also of those not heard of yet
+    ends: dict[str, End] = field(default_factory=dict)  # by the task's id, also of those not heard of yet
 
     def take(self, task: Task) -> None:
         """Note a job that was taken."""
@@ -54,7 +63,12 @@ class Handed:
 
     def state(self, task_id: str) -> str:
         """Tell how a task stands by the last that was heard of it."""
-        return self.ends.get(task_id, self.tasks[task_id].state)
+        return self.end(task_id).state
+
+    def end(self, task_id: str) -> End:
+        """Tell the last that was heard of a task, and why it is so."""
+        task = self.tasks[task_id]
+        return self.ends.get(task_id) or End(state=task.state, message=task.message)
 
     @property
     def over(self) -> Counter[str]:
@@ -149,7 +163,8 @@ async def _listen(client: Client, handed: Handed) -> None:
     def hear(event: Event) -> None:
         task = event.data.get("task") or {}
         if event.type in _ENDS and "id" in task:
-            handed.ends[task["id"]] = event.type.removeprefix("task.")
+            end = End(state=event.type.removeprefix("task."), message=event.data.get("message") or "")
+            handed.ends[task["id"]] = end
 
     async for event in client.events(types=_ENDS):
         hear(event)
@@ -179,8 +194,12 @@ async def _look(client: Client, handed: Handed) -> None:
 def _judged(handed: Handed) -> int:
     done = handed.over
     render.note(f"{done[TaskState.SUCCEED]} succeeded, {_others(done)} did not.")
-    bad = [task.raw | {"state": handed.state(task.id)} for task in handed.tasks.values()]
-    bad = [raw for raw in bad if raw["state"] != TaskState.SUCCEED]
+    ends = ((task, handed.end(task.id)) for task in handed.tasks.values())
+    bad = [
+        task.raw | {"state": end.state, "message": end.message or NO_REASON}
+        for task, end in ends
+        if end.state != TaskState.SUCCEED
+    ]
     if bad:
         render.table(COLUMNS, bad, empty="")
     return FAILED if bad else OK

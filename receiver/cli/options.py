@@ -1,18 +1,24 @@
 """Options that many commands share, and how their values are read."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Group, Parameter
 
 from receiver.clock import SystemClock
-from receiver.errors import ReceiverError
+from receiver.errors import InvalidRequest, NotFound, ReceiverError
 from receiver.settings.words import read_duration
 
 MOST = 500  # the longest page the API gives
+
+_OPTIONS = {"events": "event", "deliveries": "delivery", "tags": "tag"}
+_NAMES = "after|batch|by|cursor|deliveries|endpoint|events?|from|idempotency_key|label|limit|pace|priority|route"
+_MEMBER = re.compile(rf"'({_NAMES}|state|status|tags?|task|to|to_route|type|why)'")
 
 _EVERYWHERE = Group("Everywhere", sort_key=9)
 
@@ -55,9 +61,7 @@ class Paging:
     @property
     def size(self) -> int:
         """How many at most, as the API takes it."""
-        if not 1 <= self.limit <= MOST:
-            raise UsageError(f"--limit {self.limit} is out of range.", remedy=f"Give a number from 1 to {MOST}.")
-        return self.limit
+        return within("--limit", self.limit)
 
     def query(self) -> dict[str, str]:
         """Give the options as the API's query."""
@@ -67,6 +71,35 @@ class Paging:
 COMMON = Common()
 READING = Reading()
 PAGING = Paging()
+
+
+@contextmanager
+def typed() -> Iterator[None]:
+    """Tell what the service refuses of a request as wrong usage, by the options that asked for it."""
+    try:
+        yield
+    except InvalidRequest as exc:
+        raise UsageError(_MEMBER.sub(lambda found: _option(found[1]), exc.message), remedy=exc.remedy) from exc
+
+
+@contextmanager
+def listed_by(command: str) -> Iterator[None]:
+    """Say of what is not there which command shows what is."""
+    try:
+        yield
+    except NotFound as exc:
+        raise NotFound(exc.message, remedy=exc.remedy or f"Those there are: kling-receiver {command}.") from exc
+
+
+def within(option: str, number: int) -> int:
+    """Check that a list may have so many items."""
+    if not 1 <= number <= MOST:
+        raise UsageError(f"{option} {number} is out of range.", remedy=f"Give a number from 1 to {MOST}.")
+    return number
+
+
+def _option(member: str) -> str:
+    return f"--{_OPTIONS.get(member, member).replace('_', '-')}"
 
 
 def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
@@ -80,8 +113,11 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     return read
 
 
-def moment(option: str, text: str) -> str:
-    """Read a moment: ``2026-11-22 10:00``, in this machine's zone if it names none, or ``2h`` for so long ago."""
+def moment(option: str, text: str, *, days_are_utc: bool = False) -> str:
+    """Read a moment: ``2026-11-22 10:00``, in this machine's zone if it names none, or ``2h`` for so long ago.
+
+    A date alone is the beginning of that day: here, or with *days_are_utc* in UTC.
+    """
     try:
         at = SystemClock().now() - read_duration(text.strip())
     except ValueError:
@@ -92,7 +128,17 @@ def moment(option: str, text: str) -> str:
                 f"{option} {text!r} is no moment.",
                 remedy='Write "2026-11-22 10:00", "2026-11-22T10:00:00Z", or "2h" for two hours ago.',
             ) from None
+        if days_are_utc and _is_date(text.strip()):
+            at = at.replace(tzinfo=UTC)
     return at.astimezone(UTC).isoformat()
+
+
+def _is_date(text: str) -> bool:
+    try:
+        date.fromisoformat(text)
+    except ValueError:
+        return False
+    return True
 
 
 def duration(option: str, text: str) -> timedelta:

@@ -6,7 +6,7 @@ What is shown comes from strangers in part, so nothing that could command a term
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO, TypeAlias
@@ -38,7 +38,9 @@ _STYLES = {
 }
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # those that json.dumps lets through
-_UNLIMITED = 10_000  # columns; no terminal has as many
+_BETWEEN = 2  # columns of the terminal between two of a table's
+_READABLE = 16  # text is folded into no less, where it has as much
+_LONGEST_WORD = 24  # longer ones are broken where text is folded
 
 Cell: TypeAlias = Callable[[Json], object]
 
@@ -52,26 +54,29 @@ class Column:
     short: Cell | None = None  # what a terminal shows instead, where space is dear
     stateful: bool = False  # coloured by what it says
     whole: bool = False  # never folded, so that it can be copied
+    rank: int = 1  # on a narrow terminal those of the lowest rank come first; 0 is never left out
 
 
-def key(name: str, title: str | None = None) -> Column:
+def key(name: str, title: str | None = None, *, rank: int = 1) -> Column:
     """Make a column of a plain member."""
-    return Column(title=title or name.replace("_", " "), of=lambda item: item.get(name))
+    return Column(title=title or name.replace("_", " "), of=lambda item: item.get(name), rank=rank)
 
 
-def identity(name: str, title: str) -> Column:
+def identity(name: str, title: str, *, rank: int = 0) -> Column:
     """Make a column of an id."""
-    return Column(title=title, of=lambda item: item.get(name), whole=True)
+    return Column(title=title, of=lambda item: item.get(name), whole=True, rank=rank)
 
 
 def state(name: str) -> Column:
     """Make a column of a state or status, coloured by what it says."""
-    return Column(title=name, of=lambda item: item.get(name), stateful=True)
+    return Column(title=name, of=lambda item: item.get(name), stateful=True, whole=True, rank=0)
 
 
-def moment(name: str, title: str) -> Column:
+def moment(name: str, title: str, *, rank: int = 1) -> Column:
     """Make a column of a moment: local time on a terminal, as the API writes it in a pipe."""
-    return Column(title=title, of=lambda item: item.get(name), short=lambda item: local(item.get(name)), whole=True)
+    return Column(
+        title=title, of=lambda item: item.get(name), short=lambda item: local(item.get(name)), whole=True, rank=rank
+    )
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
@@ -135,25 +140,71 @@ def table(columns: Sequence[Column], items: Iterable[Json], *, empty: str) -> No
             line(*(column.of(item) for column in columns))
         return
     rows = list(items)
-    if rows:
-        _print_whole(grid(columns, rows))
-    else:
+    if not rows:
         note(empty)
+        return
+    terminal = console()
+    laid = lay(columns, rows, terminal.width)
+    # Where not even what must stay has room, the terminal wraps the lines, and no id is cut.
+    terminal.width = max(terminal.width, laid.width)
+    terminal.print(laid.grid, crop=False)
+    if laid.left_out:
+        note(f"There was no room for: {', '.join(laid.left_out)}. --json has all.")
 
 
-def grid(columns: Sequence[Column], items: Sequence[Json]) -> "RenderableType":
-    """Lay items out for a terminal; a column with nothing in it is left out."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Laid:
+    """A table for a terminal: how wide it is, and the titles of the columns there was no room for."""
+
+    grid: "RenderableType"
+    width: int
+    left_out: Sequence[str]
+
+
+def lay(columns: Sequence[Column], items: Sequence[Json], room: int) -> Laid:
+    """Lay items out for a terminal so wide; a column with nothing in it is left out."""
     from rich.table import Table
 
-    laid = Table(box=None, header_style="bold", padding=(0, 2, 0, 0), pad_edge=False)
     cells = {column: [_cell(column, item) for item in items] for column in columns}
     told = [column for column in columns if any(cell.plain for cell in cells[column])]
-    for column in told:
-        narrowest = max(cell.cell_len for cell in cells[column]) if column.whole else None
-        laid.add_column(column.title.upper(), overflow="fold", no_wrap=column.whole, min_width=narrowest)
-    for row in zip(*(cells[column] for column in told), strict=True):
-        laid.add_row(*row)
-    return laid
+    widths = _widths({column: _span(column, cells[column]) for column in told}, room)
+    grid = Table(box=None, header_style="bold", padding=(0, _BETWEEN, 0, 0), pad_edge=False)
+    for column, width in widths.items():
+        grid.add_column(column.title.upper(), overflow="fold", width=width)
+    for row in zip(*(cells[column] for column in widths), strict=True):
+        grid.add_row(*row)
+    left_out = [column.title for column in told if column not in widths]
+    return Laid(grid=grid, width=_sum(widths.values()), left_out=left_out)
+
+
+def _span(column: Column, cells: Sequence["Text"]) -> tuple[int, int]:
+    """Tell how narrow a column may be, and how wide it is at its best."""
+    title = len(column.title)
+    best = max(title, *(cell.cell_len for cell in cells))
+    if column.whole:
+        return best, best
+    word = max(len(word) for cell in cells for word in cell.plain.split(" "))
+    return max(title, min(best, _READABLE), min(word, _LONGEST_WORD)), best
+
+
+def _widths(spans: Mapping[Column, tuple[int, int]], room: int) -> Mapping[Column, int]:
+    """Choose the columns there is room for, those of the lowest rank first, and share what is left among them."""
+    chosen: dict[Column, int] = {}
+    ranked = sorted(spans, key=lambda column: column.rank)
+    for column in ranked:
+        least, _ = spans[column]
+        if column.rank == 0 or _sum([*chosen.values(), least]) <= room:
+            chosen[column] = least
+    left = max(0, room - _sum(chosen.values()))
+    for column, least in chosen.items():
+        more = min(left, spans[column][1] - least)
+        chosen[column] += more
+        left -= more
+    return {column: chosen[column] for column in spans if column in chosen}
+
+
+def _sum(widths: Collection[int]) -> int:
+    return sum(widths) + _BETWEEN * (len(widths) - 1)
 
 
 def page(columns: Sequence[Column], answer: Json, *, as_json_too: bool, empty: str) -> None:
@@ -204,13 +255,3 @@ def _cell(column: Column, item: Json) -> "Text":
 
     text = clean((column.short or column.of)(item))
     return coloured(text) if column.stateful else Text(text)
-
-
-def _print_whole(laid: "RenderableType") -> None:
-    """Print a table; where the terminal is too narrow for ids, let it wrap lines rather than cut ids."""
-    from rich.measure import Measurement
-
-    terminal = console()
-    unlimited = terminal.options.update(max_width=_UNLIMITED)
-    terminal.width = max(terminal.width, Measurement.get(terminal, unlimited, laid).minimum)
-    terminal.print(laid, crop=False)

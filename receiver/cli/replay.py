@@ -12,9 +12,9 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, moment
+from receiver.cli.options import PAGING, READING, Paging, Reading, UsageError, listed_by, moment, typed
 from receiver.client import SyncClient
-from receiver.errors import ServiceUnreachable
+from receiver.errors import InvalidRequest, ServiceUnreachable
 from receiver.model import Json
 
 replay = App(name="replay", help="Bring out again what died, or what a new route is to have.")
@@ -23,29 +23,29 @@ _ASK_SECONDS = 0.5
 _FEW = 3
 
 COLUMNS = (
-    render.key("id"),
+    render.identity("id", "id"),
     render.state("state"),
     render.Column(title="out", of=lambda each: f"{each['created']} of {each['total']}"),
-    render.key("pace"),
-    render.Column(title="what", of=lambda each: _words(each["selection"])),
-    render.moment("created_at", "asked"),
-    render.key("actor", "by"),
-    render.key("why"),
+    render.key("pace", rank=4),
+    render.Column(title="what", of=lambda each: _words(each["selection"]), rank=2),
+    render.moment("created_at", "asked", rank=3),
+    render.key("actor", "by", rank=5),
+    render.key("why", rank=5),
 )
 _TALLIES = (
-    render.key("route"),
+    render.identity("route", "route"),
     render.state("status"),
     render.key("count"),
-    render.moment("oldest_at", "oldest"),
-    render.moment("newest_at", "newest"),
+    render.moment("oldest_at", "oldest", rank=2),
+    render.moment("newest_at", "newest", rank=2),
 )
 _SAMPLE = (
-    render.key("event_id", "event"),
+    render.identity("event_id", "event"),
     render.key("event_type", "type"),
-    render.key("task_id", "task"),
+    render.identity("task_id", "task", rank=2),
     render.key("route", "to"),
-    render.key("replay_of", "again after"),
-    render.moment("created_at", "created"),
+    render.identity("replay_of", "again after", rank=4),
+    render.moment("created_at", "created", rank=3),
 )
 
 
@@ -102,9 +102,11 @@ def start(
 
     It goes on in the service if this command is ended, and after a crash: see `replay list` and `replay cancel`.
     """
+    if wish == Wish(to_route=wish.to_route):
+        raise UsageError("Replay what?", remedy="Say it with --route, --status, --task, --event, --delivery or --from.")
     body = wish.body() | {name: value for name, value in (("pace", pace), ("why", why)) if value}
-    with SyncClient(config=reading.config) as client:
-        outline = client.post("/api/replays", body | {"dry_run": True})
+    with typed(), SyncClient(config=reading.config) as client:
+        outline = _outline(client, wish, body)
         if dry_run or not outline["total"]:
             _show_outline(outline, as_json=reading.json)
             return OK
@@ -117,10 +119,25 @@ def start(
     return OK
 
 
+def _outline(client: SyncClient, wish: Wish, body: Json) -> Json:
+    """Ask what would go out. Raises UsageError where what is asked for leads nowhere."""
+    try:
+        return client.post("/api/replays", body | {"dry_run": True})
+    except InvalidRequest as exc:
+        for option, name in (("--route", wish.route), ("--to-route", wish.to_route)):
+            if name and f"There is no route {name!r}" in exc.message:
+                other = "" if wish.to_route else ", or say with --to-route where its events go"
+                raise UsageError(
+                    f"{option} {name}: the configuration has no such route.",
+                    remedy=f"Name one that `kling-receiver routes list` shows{other}.",
+                ) from exc
+        raise
+
+
 @replay.command(name="list")
 def list_(*, paging: Paging = PAGING, reading: Reading = READING) -> int:
     """List replays, newest first."""
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         answer = client.get("/api/replays", dict(paging.query()))
     render.page(COLUMNS, answer, as_json_too=reading.json, empty="No replays.")
     return OK
@@ -129,7 +146,7 @@ def list_(*, paging: Paging = PAGING, reading: Reading = READING) -> int:
 @replay.command
 def show(id_: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
     """Show one replay, and how far it has come."""
-    with SyncClient(config=reading.config) as client:
+    with listed_by("replay list"), SyncClient(config=reading.config) as client:
         found = client.get(f"/api/replays/{id_}")
     if reading.json:
         render.as_json(found)
@@ -147,7 +164,7 @@ def cancel(
     reading: Reading = READING,
 ) -> int:
     """Stop a replay; what it has brought out already goes on."""
-    with SyncClient(config=reading.config) as client:
+    with listed_by("replay list"), SyncClient(config=reading.config) as client:
         cancelled = client.post(f"/api/replays/{id_}/cancel", {"why": why} if why else {})
     if reading.json:
         render.as_json(cancelled)

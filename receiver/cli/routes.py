@@ -6,23 +6,29 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import READING, Reading
+from receiver.cli.options import READING, Reading, listed_by
 from receiver.client import SyncClient
 
 routes = App(name="routes", help="List, test, hold and release routes.")
 
 _COLUMNS = (
-    render.key("name"),
-    render.key("kind"),
-    render.key("destination"),
-    render.Column(title="on", of=lambda route: ",".join(route.get("on") or ())),
-    render.Column(title="endpoints", of=lambda route: ",".join(route.get("endpoints") or ())),
-    render.key("where"),
+    render.identity("name", "name"),
+    render.key("kind", rank=4),
+    render.key("destination", rank=2),
+    render.Column(title="on", of=lambda route: ",".join(route.get("on") or ()), rank=3),
+    render.Column(title="endpoints", of=lambda route: ",".join(route.get("endpoints") or ()), rank=6),
+    render.key("where", rank=6),
     render.key("pending"),
-    render.moment("oldest_pending_at", "oldest"),
-    render.key("failures"),
-    render.Column(title="state", of=lambda route: "held" if route.get("held_at") else "open", stateful=True),
-    render.key("held_by", "by"),
+    render.moment("oldest_pending_at", "oldest", rank=4),
+    render.key("failures", rank=4),
+    render.Column(
+        title="state",
+        of=lambda route: "held" if route.get("held_at") else "open",
+        stateful=True,
+        whole=True,
+        rank=0,
+    ),
+    render.key("held_by", "by", rank=5),
     render.key("held_why", "why"),
 )
 
@@ -61,7 +67,7 @@ def release(
 
 
 def _change(name: str, verb: str, *, why: str | None, reading: Reading) -> int:
-    with SyncClient(config=reading.config) as client:
+    with listed_by("routes list"), SyncClient(config=reading.config) as client:
         answer = client.post(f"/api/routes/{quote(name, safe=':')}/{verb}", {"why": why} if why else {})
     if reading.json:
         render.as_json(answer)
@@ -73,8 +79,8 @@ def _change(name: str, verb: str, *, why: str | None, reading: Reading) -> int:
 @routes.command(name="test")
 def try_out(name: Annotated[str, Parameter(help="Its name.")], /, *, reading: Reading = READING) -> int:
     """Send a made-up succeed through a route, once; nothing is stored."""
-    with SyncClient(config=reading.config) as client:
-        answer = client.post(f"/api/routes/{name}/test", {})
+    with listed_by("routes list"), SyncClient(config=reading.config) as client:
+        answer = client.post(f"/api/routes/{quote(name, safe=':')}/test", {})
     if reading.json:
         render.as_json(answer)
     else:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.jobs import ALL_IN, Given, is_many, read_jobs
-from receiver.cli.options import READING, Reading, UsageError, duration, pairs
+from receiver.cli.options import READING, Reading, UsageError, duration, pairs, typed
 from receiver.client import SyncClient, Task
 from receiver.errors import InvalidRequest, Unreadable
 from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
@@ -99,7 +99,7 @@ def submit(
 def _submit_one(
     path: str, body: Json, told: dict[str, Any], *, close: bool, wait: bool, limit: timedelta | None, reading: Reading
 ) -> int:
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         task = client.submit(path, body, **told)
         if close:
             client.close_batch(told["batch"]["name"], why=ALL_IN)
@@ -146,7 +146,14 @@ def find_endpoint(path: str) -> Endpoint:
     """Find an endpoint by its path, known to us or new."""
     endpoint = resolve(path)
     if endpoint is None:
-        close = get_close_matches(path.strip("/").removeprefix("v1/"), CATALOGUE, n=1, cutoff=0.5)
+        name = path.strip("/").removeprefix("v1/")
+        if name in CATALOGUE:
+            raise UsageError(
+                f"{name} answers at once and calls nobody back: there is no task to wait for.",
+                remedy=f"Call it through the gateway, POST /kling/v1/{name} at the admin listener.",
+            )
+        callers = [each.path for each in CATALOGUE.values() if each.asynchronous]
+        close = get_close_matches(name, callers, n=1, cutoff=0.5)
         raise UsageError(
             f"{path!r} is not an endpoint of Kling's that calls back.",
             remedy=f"Did you mean {close[0]}?" if close else "One that does is images/multi-image2image.",

@@ -6,7 +6,7 @@ from typing import Annotated, TypeAlias
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, duration, pairs
+from receiver.cli.options import PAGING, READING, Paging, Reading, duration, listed_by, pairs, typed, within
 from receiver.client import SyncClient, Task
 
 TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the external one.")]
@@ -16,12 +16,14 @@ tasks = App(name="tasks", help="List, show, wait for, watch and cancel tasks, an
 COLUMNS = (
     render.identity("id", "id"),
     render.state("state"),
-    render.key("endpoint"),
-    render.key("label"),
-    render.Column(title="tags", of=lambda task: ",".join(f"{k}={v}" for k, v in (task.get("tags") or {}).items())),
-    render.identity("kling_id", "kling id"),
-    render.moment("created_at", "created"),
-    render.key("message"),
+    render.key("endpoint", rank=2),
+    render.key("label", rank=3),
+    render.Column(
+        title="tags", of=lambda task: ",".join(f"{k}={v}" for k, v in (task.get("tags") or {}).items()), rank=5
+    ),
+    render.identity("kling_id", "kling id", rank=6),
+    render.moment("created_at", "created", rank=4),
+    render.key("message", rank=1),
 )
 
 
@@ -38,7 +40,7 @@ def list_(
 ) -> int:
     """List tasks, newest first."""
     tags, limit, cursor = pairs("--tag", tag or ()), paging.size, paging.cursor
-    with SyncClient(config=reading.config) as client:
+    with typed(), SyncClient(config=reading.config) as client:
         found = client.tasks(
             state=state or (),
             endpoint=endpoint,
@@ -55,7 +57,7 @@ def list_(
 @tasks.command
 def show(task: TaskRef, /, *, reading: Reading = READING) -> int:
     """Show one task and its results."""
-    with SyncClient(config=reading.config) as client:
+    with listed_by("tasks list"), SyncClient(config=reading.config) as client:
         found = client.task(task)
     if reading.json:
         render.as_json(found.raw)
@@ -91,8 +93,8 @@ def watch(
     """Watch tasks as they change, until Ctrl-C. In a pipe or with --json: a line for each change."""
     from receiver.cli.watching import Wanted, changes, live, note
 
-    wanted = Wanted(tags=pairs("--tag", tag or []), batch=batch, limit=limit)
-    with SyncClient(config=reading.config) as client, closing(changes(client, wanted)) as sightings:
+    wanted = Wanted(tags=pairs("--tag", tag or []), batch=batch, limit=within("--limit", limit))
+    with typed(), SyncClient(config=reading.config) as client, closing(changes(client, wanted)) as sightings:
         if render.is_terminal() and not reading.json:
             live(sightings, COLUMNS)
         for page in note(sightings):
@@ -130,9 +132,10 @@ def cost(
     *,
     by: Annotated[str, Parameter(help="tag:NAME, endpoint, day (UTC), label or batch.")] = "endpoint",
     from_: Annotated[
-        str | None, Parameter(name="--from", help="Only tasks that ended then or later: 2026-11-01, or 30d ago.")
+        str | None,
+        Parameter(name="--from", help="Only tasks that ended then or later: 2026-11-01 (that day in UTC), or 30d ago."),
     ] = None,
-    to: Annotated[str | None, Parameter(help="Only tasks that ended before.")] = None,
+    to: Annotated[str | None, Parameter(help="Only tasks that ended before then: 2026-12-01 (UTC), or 1d ago.")] = None,
     reading: Reading = READING,
 ) -> int:
     """Sum what Kling took for tasks, as far as it said so, exactly."""

@@ -10,6 +10,8 @@ from receiver.client import SyncClient, Task
 from receiver.errors import ReceiverError
 from receiver.model import TaskState
 
+NO_REASON = "Kling gave no reason"
+
 
 class TaskNotSucceeded(ReceiverError):
     """A task that was waited for, and ended otherwise or not yet."""
@@ -67,7 +69,7 @@ def disappointment(task: Task, seconds: float) -> TaskNotSucceeded:
             f"Task {task.id} is still {task.state} after {seconds:.0f} s.",
             remedy=f"It goes on by itself; wait again with `kling-receiver tasks wait {task.id}`.",
         )
-    reason = render.clean(task.message or "Kling gave no reason").rstrip(".")
+    reason = render.clean(task.message or NO_REASON).rstrip(".")
     return TaskNotSucceeded(f"Task {task.id} {_ENDINGS[TaskState(task.state)]}: {reason}.")
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from receiver.cli import render
-from receiver.cli.options import MOST
 from receiver.client import SyncClient, Task
 from receiver.client.told import OVER
 
@@ -37,10 +36,9 @@ def changes(client: SyncClient, wanted: Wanted) -> Generator[Sighting, None, Non
     """Give the newest tasks now and each time one of them changes, without end."""
     known: dict[str, str] = {}
     began, had = perf_counter(), None
-    limit = max(1, min(wanted.limit, MOST))
     with closing(client.rings()) as rings:
         for _ in rings:
-            tasks = client.tasks(limit=limit, tags=wanted.tags, batch=wanted.batch).items
+            tasks = client.tasks(limit=wanted.limit, tags=wanted.tags, batch=wanted.batch).items
             counts = client.counts(tags=wanted.tags, batch=wanted.batch)
             had = _done(counts) if had is None else had
             changed = [task for task in reversed(tasks) if known.get(task.id) != task.state]
@@ -84,11 +82,13 @@ def live(sightings: Iterator[Sighting], columns: Sequence[render.Column]) -> Non
     from rich.live import Live
     from rich.text import Text
 
-    with Live(console=render.console(), auto_refresh=False, vertical_overflow="crop") as screen:
+    terminal = render.console()
+    with Live(console=terminal, auto_refresh=False, vertical_overflow="crop") as screen:
         for sighting in sightings:
             ranked = sorted(sighting.tasks, key=_rank)
             head = Text(sighting.summary, style="dim")
-            screen.update(Group(head, render.grid(columns, [task.raw for task in ranked])), refresh=True)
+            laid = render.lay(columns, [task.raw for task in ranked], terminal.width)
+            screen.update(Group(head, laid.grid), refresh=True)
 
 
 def _done(counts: Mapping[str, int]) -> int:

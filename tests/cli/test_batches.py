@@ -193,6 +193,27 @@ def test_costs_are_a_table_with_a_total(service: Service, config: Path, capsys: 
     ]
 
 
+def test_a_day_of_costs_is_one_of_utc_wherever_it_is_asked_for(service: Service, config: Path) -> None:
+    service.answer("/api/costs", COSTS)
+
+    for since in ("2026-11-27", "2026-11-27 00:00"):
+        asked = run("tasks", "cost", "--from", since, "--config", config, env={"TZ": "JST-9"})
+        assert asked.returncode == 0
+
+    assert [address.rpartition("from=")[2] for _, address, _ in service.asked] == [
+        "2026-11-27T00%3A00%3A00%2B00%3A00",
+        "2026-11-26T15%3A00%3A00%2B00%3A00",
+    ]
+
+
+def test_costs_of_a_time_that_ends_before_it_begins_are_not_asked_for(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tasks", "cost", "--from", "1h", "--to", "2h", "--config", str(config)]) == 2
+    assert "--from is not before --to" in capsys.readouterr().err
+    assert service.asked == []
+
+
 def test_costs_as_json_are_what_the_api_said(
     service: Service, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

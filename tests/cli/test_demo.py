@@ -5,9 +5,17 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from random import Random
 
+import pytest
 from cli.commandline import environment, run
+
+from receiver.cli import main
+
+BELOW_THE_MACHINES_OWN = range(20_000, 32_000, 4)
+"""Ports that no connection gets by itself, so that the neighbours of a free one stay free."""
 
 STEPS = [
     "ready",
@@ -63,14 +71,26 @@ def test_kept_running_it_says_what_to_try_until_ctrl_c(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_port_that_is_taken_is_a_reason(tmp_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        first = taken.getsockname()[1] - 3  # of the demo's four ports the last is the first to be bound
+@pytest.mark.parametrize("which", range(4))
+def test_a_port_that_is_taken_is_a_reason(which: int, capsys: pytest.CaptureFixture[str]) -> None:
+    first = next(first for first in Random().sample(BELOW_THE_MACHINES_OWN, 1000) if four_are_free(first))
+    with socket.create_server(("127.0.0.1", first + which)):
+        code = main(["demo", "--port", str(first)])
 
-        ended = run("demo", "--port", str(first), env={"TMPDIR": str(tmp_path)})
+    out, err = capsys.readouterr()
+    assert (code, out) == (1, "")
+    assert f"Port {first + which} cannot be used: Address already in use. Name another with --port" in err
 
-    assert ended.returncode == 1
-    assert f"Port {first + 3} cannot be used" in ended.stderr
-    assert "Traceback" not in ended.stderr
+
+def four_are_free(first: int) -> bool:
+    with ExitStack() as held, suppress(OSError):
+        for port in range(first, first + 4):
+            held.enter_context(socket.create_server(("127.0.0.1", port)))
+        return True
+    return False
+
+
+@pytest.mark.parametrize("port", ["0", "-5", "65533", "65534", "70000"])
+def test_a_port_that_cannot_be_is_usage(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", f"--port={port}"]) == 2
+    assert "from 1 to 65532" in capsys.readouterr().err

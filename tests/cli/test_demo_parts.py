@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from base64 import b64encode
 from datetime import timedelta
 from pathlib import Path
@@ -12,6 +13,7 @@ from support import START, FakeClock, free_port
 
 from receiver.cli.demo.sink import HOOK_PATH, Arrival, Sink
 from receiver.cli.demo.stage import DemoFailed, Ports, Stage
+from receiver.cli.demo.story import called_as
 from receiver.cli.demo.telling import Teller
 from receiver.model import Secret
 from receiver.settings import load
@@ -119,3 +121,21 @@ def test_steps_are_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None
     ready, done = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (ready["what"], ready["step"], ready["port"]) == ("ready", 1, 1)
     assert (done["what"], done["ok"], done["event"]) == ("done", True, "evt_one")
+
+
+def test_what_to_try_names_the_command_as_it_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command = tmp_path / ".venv" / "bin" / "kling-receiver"
+    command.parent.mkdir(parents=True)
+    command.touch(0o755)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", "/nowhere")
+
+    monkeypatch.setattr(sys, "argv", [".venv/bin/kling-receiver", "demo"])
+    assert called_as() == ".venv/bin/kling-receiver"
+
+    monkeypatch.setenv("PATH", str(command.parent))
+    monkeypatch.setattr(sys, "argv", [str(command), "demo"])
+    assert called_as() == "kling-receiver"
+
+    monkeypatch.setattr(sys, "argv", ["/src/receiver/__main__.py", "demo"])
+    assert called_as() == f"{sys.executable} -m receiver"

@@ -61,6 +61,17 @@ def test_every_bad_line_is_named_at_once_with_its_reason(tmp_path: Path) -> None
     assert "'tagz'" in raised.value.message
 
 
+def test_a_line_that_is_cut_is_told_by_its_number_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, {"prompt": "a"}, '{"prompt": "b",', {"prompt": "c"})
+
+    with pytest.raises(UsageError) as raised:
+        read_jobs(path, GIVEN)
+
+    _, said = raised.value.message.splitlines()
+    assert said.startswith("  line 2: The body is not JSON: ")
+    assert said.endswith(", column 16.")
+
+
 def test_a_key_is_made_of_what_is_asked_for_and_the_same_line_again_is_another_job(tmp_path: Path) -> None:
     first = keys(tmp_path, {"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"})
 

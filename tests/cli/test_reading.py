@@ -1,5 +1,6 @@
 """Lists and single things: tables for people, lines for pipes, the API's own JSON for programs."""
 
+import io
 import json
 import os
 import pty
@@ -11,9 +12,11 @@ from pathlib import Path
 import pytest
 from cli.answering import TASK_ID, Service, make_delivery, make_event, make_task
 from cli.commandline import environment, run
+from rich.console import Console
 
-from receiver.cli import main
+from receiver.cli import main, render
 from receiver.cli.render import as_json_line
+from receiver.cli.tasks import COLUMNS as TASK_COLUMNS
 
 
 def test_a_list_in_a_pipe_is_tab_separated_lines_without_a_head(
@@ -85,6 +88,10 @@ def test_a_line_of_json_holds_no_more_than_a_page_of_it(capsys: pytest.CaptureFi
         (
             ["events", "list", "--type", "task.succeed", "--after", "evt_1"],
             "/api/events?limit=50&after=evt_1&type=task.succeed",
+        ),
+        (
+            ["events", "list", "--type", "batch.finished", "--type", "alert.account_recovered"],
+            "/api/events?limit=50&type=batch.finished&type=alert.account_recovered",
         ),
         (["tasks", "list", "--batch", "spring"], "/api/tasks?limit=50&batch=spring"),
         (["batches", "list", "--state", "open"], "/api/batches?limit=50&state=open"),
@@ -196,14 +203,66 @@ def test_a_terminal_gets_a_table_in_colour_and_no_command_of_a_strangers(service
     assert "--cursor more" in shown
 
 
-def test_an_id_is_never_folded_however_narrow_the_terminal(service: Service, config: Path) -> None:
-    delivery = make_delivery(id="dlv_01k0xa70k6d2ba4a7q2n4ps7v", task_id="tsk_01k0xa6ze8cp20c1d6m5qppfm")
-    service.answer("/api/deliveries", {"items": [delivery], "next": None})
+TASK = "tsk_01k0xa6ze8cp20c1d6m5qppfm"
+LISTS = {
+    "tasks": make_task(id=TASK, kling_id="867283741759111202", message="Image pixel is invalid", state="submitting"),
+    "events": make_event(event_id="evt_01k0xa70k6d2ba4a7q2n4ps7v", task={"id": TASK, "endpoint": "images/generations"}),
+    "deliveries": make_delivery(id="dlv_01k0xa70k6d2ba4a7q2n4ps7v", task_id=TASK, status="delivered"),
+}
 
-    shown = on_a_terminal(["deliveries", "list", "--config", str(config)], COLUMNS="60")
 
-    assert delivery["id"] in shown
-    assert delivery["task_id"] in shown
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("what", LISTS)
+def test_a_list_fits_the_terminal_and_cuts_neither_ids_nor_states(
+    service: Service, config: Path, what: str, width: int
+) -> None:
+    service.answer(f"/api/{what}", {"items": [LISTS[what]], "next": None})
+
+    shown = on_a_terminal([what, "list", "--config", str(config)], COLUMNS=str(width), NO_COLOR="1")
+
+    head, first, *_, last = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert max(map(len, (head, first))) <= width
+    assert (
+        first.split()[:2]
+        == {
+            "tasks": [TASK, "submitting"],
+            "events": ["evt_01k0xa70k6d2ba4a7q2n4ps7v", "task.succeed"],
+            "deliveries": ["dlv_01k0xa70k6d2ba4a7q2n4ps7v", "delivered"],
+        }[what]
+    )
+    assert last.startswith("There was no room for: ")
+    assert ("TASK" in head.split()) == (TASK in first if what != "tasks" else False)
+
+
+@pytest.mark.parametrize("width", range(41, 120))
+def test_however_narrow_a_terminal_is_the_most_needed_columns_are_whole(width: int) -> None:
+    tasks = [LISTS["tasks"], make_task(id=TASK, state="processing", label="spring", tags={"project": "ads"})]
+    out = io.StringIO()
+
+    laid = render.lay(TASK_COLUMNS, tasks, width)
+    Console(file=out, width=width, color_system=None).print(laid.grid)
+
+    head, *lines = out.getvalue().splitlines()
+    titles = re.split(r" {2,}", head.strip())
+    assert titles[:2] == ["ID", "STATE"]
+    assert laid.width <= width
+    assert [line.split()[:2] for line in lines if line.startswith("tsk_")] == [
+        [TASK, "submitting"],
+        [TASK, "processing"],
+    ]
+    for title, text in {"ENDPOINT": "images/multi-image2image", "KLING ID": "867283741759111202"}.items():
+        assert (title in titles) == (text in out.getvalue())
+    assert len(titles) + len(laid.left_out) == 8
+
+
+def test_where_not_even_an_id_has_room_it_is_wrapped_by_the_terminal_and_not_cut(
+    service: Service, config: Path
+) -> None:
+    service.answer("/api/deliveries", {"items": [LISTS["deliveries"]], "next": None})
+
+    shown = on_a_terminal(["deliveries", "list", "--config", str(config)], COLUMNS="20")
+
+    assert "dlv_01k0xa70k6d2ba4a7q2n4ps7v" in shown
 
 
 def test_no_color_is_obeyed(service: Service, config: Path) -> None:

@@ -109,12 +109,37 @@ async def test_a_program_gets_argv_variables_and_the_event(tmp_path: Path) -> No
 
     environ = dict(line.split("=", 1) for line in (tmp_path / "got.env").read_text().splitlines() if "=" in line)
     assert (told["type"], told["to"], told["outcome"], told["code"]) == ("task.succeed", "script", "accepted", 0)
-    assert "1 events, 1 taken, 0 not." in listen.err.read_text()
+    assert "1 event, 1 taken, 0 not." in listen.err.read_text()
     assert told["excerpt"] == "took --not-ours a b\n"
     assert (tmp_path / "got.json").read_bytes() == body
     assert environ["KLING_RECEIVER_TASK"] == task.id
     assert environ["KLING_TASK_ID"] == task.kling_id
     assert "THE_TOKEN" not in environ
+
+
+async def test_when_its_reader_leaves_what_was_handed_on_is_counted_alike(tmp_path: Path) -> None:
+    async with (
+        a_kling() as kling,
+        a_sink(check=False) as sink,
+        a_receiver(tmp_path, a_config(kling.url)) as receiver,
+        Client(config=receiver.config_path) as client,
+    ):
+        for _ in range(2):
+            await client.wait((await client.submit(ENDPOINT, JOB)).id)
+        argv = ["listen", "--config", str(receiver.config_path), "--forward-to", sink.url, "--on", "succeed"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "receiver", *argv, "--since", "1h"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=receiver.environ,
+        )
+        assert process.stdout is not None
+        process.stdout.close()
+        process.stdout = None
+        _, said = await asyncio.to_thread(process.communicate, timeout=30)
+
+    assert process.returncode == 0
+    assert b"\n1 event, 1 taken, 0 not." in said
 
 
 async def test_a_receiver_elsewhere_is_listened_to_with_a_secret_made_for_the_run(tmp_path: Path) -> None:
@@ -141,7 +166,7 @@ async def test_a_receiver_elsewhere_is_listened_to_with_a_secret_made_for_the_ru
     assert json.loads(sink.bodies[0])["data"]["task"]["id"] == ads.id
     Webhook(made).verify(sink.bodies[0], sink.headers[0])
     assert "webhook\tfailed (500)" in listen.lines[0]
-    assert "1 events, 0 taken, 1 not. Go on from here with --since evt_" in said
+    assert "1 event, 0 taken, 1 not. Go on from here with --since evt_" in said
     assert receiver.token not in said + listen.lines[0]
 
 

@@ -61,6 +61,8 @@ async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> 
             made = Counter(task["external_task_id"] for task in simulator.state()["tasks"])
             assert made == Counter(task["id"] for task in tasks)
             assert f"{JOBS - 1} succeeded, 1 did not" in noted.decode()
+            (failed,) = [line.split("\t") for line in told.decode().splitlines() if "\t" in line]
+            assert failed[1:] == ["failed", "", "Image pixel is invalid"]
 
             finished = "SELECT name, taken FROM batches WHERE finished_at IS NOT NULL"
             await until(lambda: receiver.rows(finished) == [("all", JOBS)], within=60)

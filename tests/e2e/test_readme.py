@@ -1,16 +1,20 @@
 """The README's script and webhook consumer do what they say, as they stand there."""
 
 import asyncio
+import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from processes import SECRET, a_config, a_kling, a_receiver
+from processes import SECRET, a_config, a_kling, a_receiver, task_in
+from standardwebhooks import Webhook
 from support import free_port, plain_http, until
 
 from receiver import Client
@@ -59,6 +63,51 @@ async def test_the_consumer_takes_what_is_signed_and_nothing_else(tmp_path: Path
 
     assert created.json()["kling_id"] in output.read_text()
     assert forged.status_code == 401
+
+
+def signed(event_id: str, body: str) -> dict[str, str]:
+    """Give the headers the receiver would send *body* with just now."""
+    now = datetime.now(UTC)  # noqa: TID251 -- the consumer looks at the machine's own clock
+    return {
+        "webhook-id": event_id,
+        "webhook-timestamp": str(int(now.timestamp())),
+        "webhook-signature": Webhook(SECRET).sign(event_id, now, body),
+        "connection": "close",  # the server closes it after an error, which the next request would run into
+    }
+
+
+async def test_the_consumer_takes_events_of_no_task_and_remembers_what_it_has_handled(tmp_path: Path) -> None:
+    told = [
+        {"type": "batch.finished", "data": {"event_id": "evt_batch", "message": "Batch spring is finished."}},
+        {"type": "alert.route_held", "data": {"event_id": "evt_alert", "message": "Route app is held."}},
+    ]
+    batch, alert = (json.dumps(event) for event in told)
+    sent = [("evt_batch", batch), ("evt_alert", "{}"), ("evt_alert", alert), ("evt_alert", alert)]
+    async with the_consumer(tmp_path) as (port, output), plain_http() as http:
+        url = f"http://127.0.0.1:{port}/hooks/kling"
+        answers = [(await http.post(url, content=body, headers=signed(id_, body))).status_code for id_, body in sent]
+
+    assert answers == [204, 500, 204, 204]
+    assert "batch.finished evt_batch Batch spring is finished." in output.read_text()
+    assert output.read_text().count("alert.route_held evt_alert Route app is held.") == 1
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's requests are curl's, which is not here")
+@pytest.mark.parametrize("path", ["/kling/v1/images/multi-image2image", "/api/tasks"])
+async def test_the_requests_are_taken_by_an_official_kling(tmp_path: Path, path: str) -> None:
+    request = written("console", f"curl -X POST http://127.0.0.1:8701{path}").removeprefix("$ ")
+    async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url)) as receiver:
+        words = request.replace("http://127.0.0.1:8701", receiver.admin).replace(
+            "$(cat var/admin-token)", receiver.token
+        )
+        ended = await asyncio.to_thread(
+            subprocess.run, [*shlex.split(words.replace("\\\n", " ")), "--silent"], capture_output=True, check=True
+        )
+        async with receiver.client() as client:
+            (task,) = (await client.get("/api/tasks")).json()["items"]
+            await task_in(client, task["id"], "succeed")
+
+    assert task["kling_id"] in ended.stdout.decode()
 
 
 async def test_a_program_submits_and_waits(tmp_path: Path) -> None:

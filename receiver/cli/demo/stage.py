@@ -8,6 +8,7 @@ import sys
 import tempfile
 from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import rmtree
@@ -16,6 +17,7 @@ from typing import IO, Self, cast
 
 import receiver
 from receiver.cli.demo.sink import HOOK_PATH
+from receiver.cli.options import UsageError
 from receiver.errors import ReceiverError
 from receiver.model import Secret
 
@@ -24,6 +26,7 @@ SCRIPT_ROUTE = "script"
 
 _STOP_SECONDS = 8.0
 _LAST_LINES = 5
+_LAST_PORT = 65535
 
 _SCRIPT = """\
 #!/bin/sh
@@ -83,16 +86,31 @@ class Ports:
 
     @classmethod
     def choose(cls, first: int | None) -> "Ports":
-        """Take four ports in a row from *first* on, or any four that are free."""
-        if first is not None:
-            return cls(public=first, admin=first + 1, kling=first + 2, sink=first + 3)
-        probes = [socket.create_server(("127.0.0.1", 0)) for _ in range(4)]
-        try:
+        """Take four ports in a row from *first* on, or any four that are free.
+
+        Raises UsageError where there are no such ports, DemoFailed where one of them is taken: what is there already
+        would be spoken to instead of what the demo starts.
+        """
+        if first is not None and not 1 <= first <= _LAST_PORT - 3:
+            raise UsageError(
+                f"--port {first}: there is no such port, or no three after it.",
+                remedy=f"Give a number from 1 to {_LAST_PORT - 3}.",
+            )
+        wanted = [0] * 4 if first is None else [first + n for n in range(4)]
+        with ExitStack() as held:
+            probes = [held.enter_context(_probe(port)) for port in wanted]
             public, admin, kling, sink = (int(probe.getsockname()[1]) for probe in probes)
-        finally:
-            for probe in probes:
-                probe.close()
         return cls(public=public, admin=admin, kling=kling, sink=sink)
+
+
+def _probe(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as exc:
+        raise DemoFailed(
+            f"Port {port} cannot be used: {os.strerror(exc.errno or 0)}.",
+            remedy="Name another with --port, or leave it out: any four that are free are taken then.",
+        ) from exc
 
 
 class Stage:

@@ -1,9 +1,13 @@
 """What happens in the demo, in order. Everything told was seen: by the simulator, the sink, or the service's API."""
 
 import json
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
+from pathlib import Path
 from queue import Empty, Queue
 from threading import Event, Thread
 from time import perf_counter, sleep
@@ -74,17 +78,28 @@ def keep_running(stage: Stage, teller: Teller, admin_url: str) -> None:
         "output": str(stage.output),
         "log": str(stage.log("receiver")),
     }
+    ours = called_as()
     commands = [
         f"export KLING_RECEIVER_CONFIG={stage.config}",
-        "kling-receiver tasks list",
-        "kling-receiver deliveries list",
-        f"kling-receiver submit {ENDPOINT} --set prompt='a boat' --image https://example.com/cat.png --wait",
+        f"{ours} tasks list",
+        f"{ours} deliveries list",
+        f"{ours} submit {ENDPOINT} --set prompt='a boat' --image https://example.com/cat.png --wait",
         f"tail -f {stage.output}",
     ]
     teller.leave(places, commands)
     while True:
         stage.check()
         sleep(0.5)
+
+
+def called_as() -> str:
+    """Write the command as a person calls it here: by its name alone only where a shell would find it by that."""
+    called = Path(sys.argv[0])
+    if called.name == "__main__.py":
+        return f"{shlex.quote(sys.executable)} -m receiver"
+    found = shutil.which(called.name)
+    by_name = found is not None and Path(found).absolute() == called.absolute()
+    return shlex.quote(called.name if by_name else sys.argv[0])
 
 
 @contextmanager
