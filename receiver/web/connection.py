@@ -2,8 +2,9 @@
 
 A peer that says nothing, half a head or half a body is cut off after a while, and so is one that does not read
 its answer; until then it costs a little memory and no worker. One sweep over all connections does it, so that
-a request costs no timers. Where all places are taken, whoever has kept one for longest without asking for anything
-gives it up to the next, so that slow clients keep out nobody but each other.
+a request costs no timers. Few requests may come ahead of the answers to those before them, and no trailers, which
+would pass for fields of a head. Where all places are taken, whoever has kept one for longest without asking for
+anything gives it up to the next, so that slow clients keep out nobody but each other.
 """
 
 import asyncio
@@ -13,22 +14,23 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
-from http import HTTPStatus
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import h11
 import structlog
-from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http import h11_impl, httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
 from receiver.web.callers import Proxies, peer
-from receiver.web.problems import MEDIA_TYPE, Problem
+from receiver.web.refusals import BAD_HTTP, HEAD_TOO_LARGE, TOO_FAR_AHEAD, TOO_MANY, TOO_SLOW, Refusal
 
 log = structlog.get_logger()
 
+ConnectionMaker: TypeAlias = Callable[..., asyncio.Protocol]
+
 _NO_PROXIES = Proxies()
+_LAST_HEARING = 2.0  # seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,7 @@ class Limits:
     stall: timedelta = timedelta(seconds=30)  # an answer of which the peer takes nothing
     head_bytes: int = 16 * 1024
     head_fields: int = 100
+    ahead: int = 8  # requests that came before the one ahead of them was answered
     connections: int = 400
     per_peer: int = 200
     proxies: Proxies = _NO_PROXIES  # of whom one connection is as good as another, however many they have
@@ -79,7 +82,7 @@ class Crowd(ServerState):
         idle = [each for each in self.connections if isinstance(each, Bounded) and each.is_dispensable()]
         least = min((each for each in idle if each is not newcomer), key=Bounded.worth, default=None)
         if least is not None:
-            least.turn_away(*_TOO_MANY)
+            least.turn_away(TOO_MANY)
         return least is not None
 
     def leave(self, connection: "Bounded") -> None:
@@ -101,13 +104,30 @@ class Crowd(ServerState):
             connection.transport.abort()
 
 
+class _Flow(FlowControl):
+    """uvicorn's control of reading, which can be held: an app that asks for its body would go on reading what is
+    behind it."""
+
+    is_held = False
+
+    def hold(self) -> None:
+        """Read nothing more."""
+        self.is_held = True
+        self.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Read on, unless held."""
+        if not self.is_held:
+            super().resume_reading()
+
+
 class Bounded(asyncio.Protocol, ABC):
     """What both parsers' connections add to uvicorn's: deadlines and caps."""
 
     loop: asyncio.AbstractEventLoop
     transport: asyncio.Transport
-    flow: FlowControl
     client: tuple[str, int] | None
+    flow: Any  # a _Flow, which uvicorn knows as its FlowControl
     server_state: Any  # a Crowd, which uvicorn knows as its ServerState
     cycle: Any  # uvicorn's RequestResponseCycle, a class for each parser
     peer: str
@@ -115,7 +135,10 @@ class Bounded(asyncio.Protocol, ABC):
     # Since when the connection is in the middle of what it is in the middle of, in the loop's seconds.
     _since: float
     _unread: tuple[int, float]
-    _head_bytes: int = 0
+    _bytes_in_vain: int = 0  # since the peer last got on: to the end of a head, or with a body
+    _is_all_framing: bool = False  # whether the last piece of a body held nothing of it
+    _objection: Refusal  # to what the parser was given, should it fail
+    _refusal: Refusal | None = None  # for after the answers that come first; nothing more is heard
     _is_leaving: bool = False
 
     @property
@@ -128,14 +151,20 @@ class Bounded(asyncio.Protocol, ABC):
     def part(self) -> Part:
         """Tell what the peer is in the middle of sending."""
 
+    @abstractmethod
+    def is_queueing(self) -> bool:
+        """Whether a request waits for the answer to the one before it."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take a connection, if there is room for it."""
         super().connection_made(transport)
+        self.flow = _Flow(self.transport)
+        self._objection = BAD_HTTP
         self._since = self.loop.time()
         self._unread = (0, self._since)
         self.peer = peer(self.client)
         if not self.crowd.enter(self):
-            self.turn_away(*_TOO_MANY)
+            self.turn_away(TOO_MANY)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Make room for another."""
@@ -144,7 +173,7 @@ class Bounded(asyncio.Protocol, ABC):
 
     def data_received(self, data: bytes) -> None:
         """Take in a piece of a request."""
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self._refusal is not None:
             return
         before = self.part()
         try:
@@ -156,12 +185,13 @@ class Bounded(asyncio.Protocol, ABC):
         after = self.part()
         if before is Part.NONE and after is not Part.NONE:
             self._since = self.loop.time()
-        if before is after is Part.HEAD:
-            self._head_bytes += len(data)
-            if self._head_bytes > self.crowd.limits.head_bytes:
-                self.turn_away(*_HEAD_TOO_LARGE)
+        if before is after is Part.HEAD or (before is after is Part.BODY and self._is_all_framing):
+            self._bytes_in_vain += len(data)
+            if self._bytes_in_vain > self.crowd.limits.head_bytes:
+                self.turn_away(HEAD_TOO_LARGE if after is Part.HEAD else BAD_HTTP)
         else:
-            self._head_bytes = 0
+            self._bytes_in_vain = 0
+        self._hold_the_queue()
 
     def shutdown(self) -> None:
         """End the connection, since the listener stops. Whoever has only just come, or begun to ask, is heard first:
@@ -181,24 +211,30 @@ class Bounded(asyncio.Protocol, ABC):
         """Begin to wait for the next request."""
         self._since = self.loop.time()
         super().on_response_complete()  # type: ignore[misc]  # uvicorn's, beside us in each class below
+        if self.transport.is_closing():
+            return
+        self._hold_the_queue()
+        self.flow.resume_reading()
+        if self._refusal is not None and not self._is_answering():
+            self.turn_away(self._refusal)
 
     def send_400_response(self, _msg: str) -> None:
         """Say that this is no HTTP; uvicorn's own words would break off in a half-sent answer."""
-        self.turn_away(HTTPStatus.BAD_REQUEST, "bad_http", "This is not HTTP.")
+        self.turn_away(self._objection)
 
     def enforce(self, now: float) -> None:
         """Cut the connection off if it has overstayed."""
         limits = self.crowd.limits
         if self._is_stalled(now):
             self.transport.abort()
-        if self.transport.is_closing():
+        if self.transport.is_closing() or self.flow.is_held:
             return
         waited = timedelta(seconds=now - self._since)
         match self.part():
             case Part.HEAD if waited > limits.head:
-                self.turn_away(*_TOO_SLOW)
+                self.turn_away(TOO_SLOW)
             case Part.BODY if waited > limits.request:
-                self.turn_away(*_TOO_SLOW)
+                self.turn_away(TOO_SLOW)
             case Part.NONE if not self._is_answering() and waited > (limits.idle if self.cycle else limits.head):
                 self.transport.close()
 
@@ -212,22 +248,27 @@ class Bounded(asyncio.Protocol, ABC):
         served = self.cycle is not None and self.part() is Part.NONE
         return served, -self.crowd.count(self), self._since
 
-    def turn_away(self, status: HTTPStatus, code: str, detail: str) -> None:
-        """Say why, and close. A request that is whole already is answered first."""
-        if self.transport.is_closing():
+    def turn_away(self, refusal: Refusal) -> None:
+        """Say why, and close. Requests that are whole already are answered first."""
+        if self.transport.is_closing() or (self._refusal is not None and self._is_answering()):
             return
-        log.debug("connection.refused", peer=self.peer, code=code)
+        log.debug("connection.refused", peer=self.peer, code=refusal.code)
         if self._is_answering():
             self.cycle.keep_alive = False
-            self.flow.pause_reading()
+            self._refusal = refusal
+            self.flow.hold()
         elif self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()
         else:
-            self.transport.write(_last_words(Problem(status, code, detail)))
+            self.transport.write(refusal.last_words())
             self.transport.close()
 
+    def _hold_the_queue(self) -> None:
+        self.flow.is_held = self._refusal is not None or self.is_queueing()
+
     def _is_answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+        is_whole = self.cycle is not None and not self.cycle.more_body
+        return self.is_queueing() or (is_whole and not self.cycle.response_complete)
 
     def _is_stalled(self, now: float) -> bool:
         unread, since = self.transport.get_write_buffer_size(), self._unread[1]
@@ -241,25 +282,70 @@ class HttptoolsConnection(Bounded, httptools_impl.HttpToolsProtocol):
     """A connection read by httptools, which is quick and has no limits at all."""
 
     _part = Part.NONE
+    _current: Any = None  # the cycle that came first of those without an answer
 
     def part(self) -> Part:
         """Tell what the peer is in the middle of sending."""
         return self._part
 
+    def is_queueing(self) -> bool:
+        """Whether a request waits for the answer to the one before it."""
+        return bool(self.pipeline)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in a piece of a request."""
+        self._is_all_framing = True
+        super().data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Make room for another, and let the app know. uvicorn tells only the last of the requests that came."""
+        super().connection_lost(exc)
+        if self._current is not None and not self._current.response_complete:
+            self._current.disconnected = True
+            self._current.message_event.set()
+
     def on_message_begin(self) -> None:
         """Notice the first byte of a request."""
+        is_ahead = self.cycle is not None and not self.cycle.response_complete
+        if is_ahead and len(self.pipeline) >= self.crowd.limits.ahead:
+            self._stop_parsing(TOO_FAR_AHEAD)
         self._part = Part.HEAD
         super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take in a field of the head."""
+        if self._part is Part.BODY:
+            self._stop_parsing(BAD_HTTP)
+        if len(self.headers) >= self.crowd.limits.head_fields:
+            self._stop_parsing(HEAD_TOO_LARGE)
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         """Notice the end of the head."""
         super().on_headers_complete()
         self._part = Part.BODY
+        if not self.pipeline:
+            self._current = self.cycle
+
+    def on_body(self, body: bytes) -> None:
+        """Take in a piece of the body."""
+        self._is_all_framing = False
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Notice the end of the request."""
         self._part = Part.NONE
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request, or go on to the one that waits."""
+        if self.pipeline:
+            self._current = self.pipeline[-1][0]
+        super().on_response_complete()
+
+    def _stop_parsing(self, objection: Refusal) -> NoReturn:
+        self._objection = objection
+        raise ValueError(objection.code)  # out of a callback, which is the one way to stop this parser
 
     def _unsupported_upgrade_warning(self) -> None:
         # The parser reads nothing after a request for another protocol, so a client that goes on speaking
@@ -267,8 +353,21 @@ class HttptoolsConnection(Bounded, httptools_impl.HttpToolsProtocol):
         self.cycle.keep_alive = False
 
 
+class _PlainH11(h11.Connection):
+    """h11's parser, which takes no trailers."""
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        """Parse on."""
+        event = super().next_event()
+        if isinstance(event, h11.EndOfMessage) and event.headers:
+            raise h11.RemoteProtocolError("trailers")
+        return event
+
+
 class H11Connection(Bounded, h11_impl.H11Protocol):
     """A connection read by h11, which is slow and careful."""
+
+    _came_ahead = 0
 
     def part(self) -> Part:
         """Tell what the peer is in the middle of sending."""
@@ -277,59 +376,27 @@ class H11Connection(Bounded, h11_impl.H11Protocol):
             return Part.BODY
         return Part.HEAD if state is h11.IDLE and self.conn.trailing_data[0] else Part.NONE
 
+    def is_queueing(self) -> bool:
+        """Whether a request waits for the answer to the one before it."""
+        return self.conn.their_state is h11.DONE and bool(self.conn.trailing_data[0])
 
-ConnectionMaker: TypeAlias = Callable[..., asyncio.Protocol]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a connection, if there is room for it."""
+        self.conn = _PlainH11(h11.SERVER, self.crowd.limits.head_bytes)
+        super().connection_made(transport)
 
+    def data_received(self, data: bytes) -> None:
+        """Take in a piece of a request."""
+        self._came_ahead = 0  # nothing is read while anything waits
+        super().data_received(data)
 
-class CarefulHead:
-    """Refuses what the parsers let pass: heads too large, no host or two, and two readings of where a body ends."""
+    def on_response_complete(self) -> None:
+        """Begin to wait for the next request, or go on to the one that waits."""
+        self._came_ahead += 1
+        super().on_response_complete()
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
-        self._app = app
-        self._limits = limits
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a bad head at once, hand a good one on."""
-        problem = self._look_at(scope)
-        if problem is None:
-            await self._app(scope, receive, send)
-            return
-        log.debug("request.refused", peer=peer(scope.get("client")), code=problem.code)
-        problem.headers["connection"] = "close"
-        await problem.response()(scope, receive, send)
-
-    def _look_at(self, scope: Scope) -> Problem | None:
-        size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
-        framings, hosts = set(), 0
-        for name, value in scope["headers"]:
-            size += len(name) + len(value) + len(b": \r\n")
-            if name in (b"content-length", b"transfer-encoding"):
-                framings.add(name)
-            hosts += name == b"host"
-        if size > self._limits.head_bytes or len(scope["headers"]) > self._limits.head_fields:
-            return Problem(*_HEAD_TOO_LARGE)
-        if len(framings) > 1 or (b"transfer-encoding" in framings and scope["http_version"] == "1.0"):
-            # A proxy before us and we could differ on where this request ends and a smuggled one begins.
-            return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "Content-Length and Transfer-Encoding disagree.")
-        if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
-            return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "A request names one host.")
-        return None
-
-
-_HEAD_TOO_LARGE = (
-    HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "head_too_large",
-    "The request's head is too large, or has too many fields.",
-)
-_TOO_MANY = (HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections.")
-_LAST_HEARING = 2.0
-_TOO_SLOW = (HTTPStatus.REQUEST_TIMEOUT, "too_slow", "The request took too long to arrive.")
-
-
-def _last_words(problem: Problem) -> bytes:
-    body = problem.body()
-    head = (
-        f"HTTP/1.1 {problem.status.value} {problem.status.phrase}\r\n"
-        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-    )
-    return head.encode() + body
+    def handle_events(self) -> None:
+        """Take out of the buffer what may be worked on now."""
+        super().handle_events()
+        if self._came_ahead >= self.crowd.limits.ahead and self.is_queueing():
+            self.turn_away(TOO_FAR_AHEAD)

@@ -10,6 +10,7 @@ import socket
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any
 
 import structlog
@@ -18,7 +19,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.errors import CannotListen
 from receiver.settings import Address
-from receiver.web.connection import CarefulHead, ConnectionMaker, Crowd, HttptoolsConnection, Limits
+from receiver.web.callers import peer
+from receiver.web.connection import ConnectionMaker, Crowd, HttptoolsConnection, Limits
+from receiver.web.problems import Problem
+from receiver.web.refusals import HEAD_TOO_LARGE
 
 log = structlog.get_logger()
 
@@ -95,7 +99,7 @@ class Listener:
             await self._app(scope, receive, send)
 
         return uvicorn.Config(
-            CarefulHead(app, self._limits),
+            _CarefulHead(app, self._limits),
             http=self._connection,  # type: ignore[arg-type]  # it is only ever called
             ws="none",
             lifespan="off",
@@ -112,6 +116,41 @@ class Listener:
             timeout_graceful_shutdown=math.ceil(self._grace.total_seconds()),
             h11_max_incomplete_event_size=self._limits.head_bytes,
         )
+
+
+class _CarefulHead:
+    """Refuses what the parsers let pass: heads too large, no host or two, and two readings of where a body ends."""
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a bad head at once, hand a good one on."""
+        problem = self._look_at(scope)
+        if problem is None:
+            await self._app(scope, receive, send)
+            return
+        log.debug("request.refused", peer=peer(scope.get("client")), code=problem.code)
+        problem.headers["connection"] = "close"
+        await problem.response()(scope, receive, send)
+
+    def _look_at(self, scope: Scope) -> Problem | None:
+        size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
+        framings, hosts = set(), 0
+        for name, value in scope["headers"]:
+            size += len(name) + len(value) + len(b": \r\n")
+            if name in (b"content-length", b"transfer-encoding"):
+                framings.add(name)
+            hosts += name == b"host"
+        if size > self._limits.head_bytes or len(scope["headers"]) > self._limits.head_fields:
+            return HEAD_TOO_LARGE.problem()
+        if len(framings) > 1 or (b"transfer-encoding" in framings and scope["http_version"] == "1.0"):
+            # A proxy before us and we could differ on where this request ends and a smuggled one begins.
+            return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "Content-Length and Transfer-Encoding disagree.")
+        if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
+            return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "A request names one host.")
+        return None
 
 
 class _Server(uvicorn.Server):

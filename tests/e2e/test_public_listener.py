@@ -32,9 +32,9 @@ async def a_path(receiver: Receiver) -> str:
     return urlsplit(url).path
 
 
-async def answered(receiver: Receiver, sent: bytes) -> int:
-    """Send bytes to the public listener; give the status of its answer, 0 for none."""
-    parts = urlsplit(receiver.public)
+async def answered(listener: str, sent: bytes) -> int:
+    """Send bytes to a listener; give the status of its answer, 0 for none."""
+    parts = urlsplit(listener)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(sent)
     try:
@@ -66,6 +66,42 @@ async def test_a_flood_of_slow_clients_does_not_stop_a_good_callback(tmp_path: P
 
         assert [answer.status for answer in answers] == [200] * 25
         assert receiver.rows("SELECT count(*) FROM pushes") == [(25,)]
+
+
+async def test_a_flood_of_requests_that_wait_for_no_answer_does_not_stop_a_good_callback(tmp_path: Path) -> None:
+    flood = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n" * 7_000
+    async with a_listener(tmp_path) as receiver:
+        path = await a_path(receiver)
+
+        async def pour(listener: str) -> None:
+            parts = urlsplit(listener)
+            reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
+            writer.write(flood)
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.transport.abort()
+
+        floods = [asyncio.ensure_future(pour(listener)) for listener in [receiver.public, receiver.admin] * 10]
+        answers = [await ask("POST", receiver.public + path, a_push("processing", n=number)) for number in range(5)]
+        await asyncio.gather(*floods)
+
+        assert [answer.status for answer in answers] == [200] * 5
+        assert await receiver.stop() == 0
+        assert sum(said["requests"] for said in receiver.said("listener.closed")) < 500
+
+
+async def test_trailers_are_refused_and_reach_neither_the_inbox_nor_the_api(tmp_path: Path) -> None:
+    async with a_listener(tmp_path) as receiver:
+        path = await a_path(receiver)
+        head = "POST {} HTTP/1.1\r\n{}: localhost\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n"
+
+        async def trailed(listener: str, to: str, *, host: str = "host", trailer: str = "x-sig: evil") -> int:
+            return await answered(listener, (head.format(to, host) + trailer + "\r\n\r\n").encode())
+
+        assert await trailed(receiver.public, path) == 400
+        assert await trailed(receiver.public, path, host="x", trailer="host: localhost") == 400
+        assert await trailed(receiver.admin, "/api/tasks", trailer=f"authorization: Bearer {receiver.token}") == 400
+        assert receiver.rows("SELECT count(*) FROM pushes") == [(0,)]
 
 
 async def test_whoever_guesses_waits_for_no_writer_and_keeps_nobody_out(tmp_path: Path) -> None:
@@ -142,11 +178,17 @@ async def test_no_refused_request_leaves_its_token_in_the_log(tmp_path: Path) ->
         broken = [head + b"\x00: x\r\n\r\n", head + b"transfer-encoding: chunked\r\n\r\nzz\r\n", b"\x16\x03\x01" + head]
         both = head + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
 
-        too_slow = asyncio.ensure_future(answered(receiver, HALF_A_HEAD % token.encode()))
-        assert {status: await answered(receiver, sent) for status, sent in refused.items()} == {
+        too_slow = asyncio.ensure_future(answered(receiver.public, HALF_A_HEAD % token.encode()))
+        assert {status: await answered(receiver.public, sent) for status, sent in refused.items()} == {
             status: status for status in refused
         }
-        assert [await answered(receiver, sent) for sent in (streamed, *broken, both)] == [413, 400, 400, 400, 400]
+        assert [await answered(receiver.public, sent) for sent in (streamed, *broken, both)] == [
+            413,
+            400,
+            400,
+            400,
+            400,
+        ]
         for sent in (head + b"content-length: 9\r\n\r\nhalf", whole):
             parts = urlsplit(receiver.public)
             _, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -156,7 +198,7 @@ async def test_no_refused_request_leaves_its_token_in_the_log(tmp_path: Path) ->
         await until(lambda: bool(receiver.said("callback.abandoned")))
         assert await too_slow == 408
 
-        assert await answered(receiver, whole) == 200
+        assert await answered(receiver.public, whole) == 200
         assert await receiver.stop() == 0
         assert token not in receiver.log()
         assert "connection.refused" in receiver.log()

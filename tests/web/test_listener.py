@@ -34,6 +34,7 @@ QUICK = Limits(
     stall=timedelta(seconds=0.3),
 )
 GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n"
+CHUNKED = b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
 
 Call = Callable[..., Awaitable[asyncio.StreamReader]]
 
@@ -135,6 +136,7 @@ async def test_a_slow_answer_is_not_cut_off(serve: Serve, say: Say, connection: 
         pytest.param(GET + b"x: y\r\n" * 150 + b"\r\n", 431, id="many fields"),
         pytest.param(b"GET /" + b"a" * 20_000 + b" HTTP/1.1\r\nhost: h\r\n\r\n", 431, id="a long path"),
         pytest.param(GET + b"x: " + b"a" * 2_000_000, 431, id="a field without an end"),
+        pytest.param(GET + b"a:\r\n" * 20_000, None, id="fields without an end"),
         pytest.param(GET + b"content-length: 1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n", 400, id="two framings"),
         pytest.param(GET + b"content-length: 1\r\ncontent-length: 2\r\n\r\nab", 400, id="two lengths"),
         pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no host"),
@@ -159,6 +161,219 @@ async def test_a_bad_head_is_refused(
     if status is not None and len(head) < 1_000_000:
         assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
         assert b"application/problem+json" in answer
+
+
+@pytest.mark.parametrize(
+    "trailers",
+    [
+        pytest.param(b"webhook-signature: v1,forged\r\n\r\n", id="one"),
+        pytest.param(b"x-forwarded-for: 127.0.0.1\r\na: b\r\n\r\n", id="two"),
+        pytest.param(b"a:\r\n" * 3_000 + b"\r\n", id="many"),
+    ],
+)
+async def test_a_trailer_is_refused_and_never_a_field_of_the_head(
+    serve: Serve, say: Say, connection: ConnectionMaker, trailers: bytes
+) -> None:
+    whole = []
+
+    async def hear(scope: Scope, receive: Receive, send: Send) -> None:
+        await echo(scope, receive, send)
+        whole.append(scope["headers"])
+
+    address = await serve(hear, connection=connection)
+
+    async with asyncio.timeout(5):
+        answer = await say(address, CHUNKED + b"2\r\nhi\r\n0\r\n" + trailers)
+        hostless = await say(address, CHUNKED.replace(b"host", b"x") + b"0\r\nhost: localhost\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"trailers" in answer
+    assert hostless.startswith(b"HTTP/1.1 400 ")
+    assert whole == []
+
+
+@pytest.mark.parametrize(
+    ("start", "drop"),
+    [
+        pytest.param(b"0\r\n", b"a:\r\n" * 250, id="trailers"),
+        pytest.param(b"0\r\na: ", b"b" * 1000, id="a trailer"),
+        pytest.param(b"5;a=", b"b" * 1000, id="a chunk's extension"),
+    ],
+)
+@pytest.mark.parametrize("is_answered", [True, False])
+async def test_what_is_around_a_body_has_an_end(
+    serve: Serve, connection: ConnectionMaker, start: bytes, drop: bytes, *, is_answered: bool
+) -> None:
+    arrived = asyncio.Event()
+
+    async def hear(scope: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        arrived.set()
+        await (PlainTextResponse("no") if is_answered else echo)(scope, receive, send)
+
+    address = await serve(hear, connection=connection)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(CHUNKED + b"2\r\nhi\r\n" + start)
+    await arrived.wait()
+    answer, sent = asyncio.ensure_future(reader.read()), 0
+
+    async with asyncio.timeout(5):
+        while not answer.done():
+            writer.write(drop)
+            sent += len(drop)
+            await asyncio.wait([answer], timeout=0.01)
+
+    assert sent < 100_000
+    # Still sending when it is cut off, it may get a reset instead of the answer.
+    assert isinstance(answer.exception(), ConnectionResetError) or b" 400 " in answer.result()
+    writer.close()
+
+
+async def test_a_body_that_nobody_reads_after_the_answer_is_let_by(serve: Serve, connection: ConnectionMaker) -> None:
+    address = await serve(PlainTextResponse("no"), connection=connection)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+
+    writer.write(CHUNKED)
+    await reader.readuntil(b"no")
+    for _ in range(30):
+        writer.write(b"400\r\n" + b"x" * 1024 + b"\r\n")
+        await writer.drain()
+    writer.write(b"0\r\n\r\n" + GET + b"\r\n")
+
+    async with asyncio.timeout(5):
+        await reader.readuntil(b"no")
+    writer.close()
+
+
+async def test_a_few_requests_may_come_ahead_of_the_answers(serve: Serve, connection: ConnectionMaker) -> None:
+    address = await serve(echo, connection=connection, limits=Limits(ahead=3))
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    bodies = [b"a" * 150_000, b"b", b"c" * 300_000, b"d"]
+    requests = [
+        CHUNKED + b"1\r\n0\r\n%x\r\n" % len(bodies[0]) + bodies[0] + b"\r\n0\r\n\r\n",
+        *(GET + b"content-length: %d\r\n\r\n" % len(body) + body for body in bodies[1:]),
+    ]
+
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            writer.write(b"".join(requests))
+            for body in bodies:
+                await reader.readuntil(b"\r\n\r\nheard ")
+                assert (await reader.readexactly(len(body) + (body == bodies[0]))).endswith(body)
+    writer.close()
+
+
+async def test_a_connection_ends_after_so_many_requests_that_came_ahead(
+    serve: Serve, say: Say, connection: ConnectionMaker
+) -> None:
+    heard = []
+
+    async def count(scope: Scope, receive: Receive, send: Send) -> None:
+        heard.append(scope["path"])
+        await echo(scope, receive, send)
+
+    address = await serve(count, connection=connection, limits=Limits(ahead=3))
+
+    async with asyncio.timeout(5):
+        few = await say(address, (GET + b"\r\n") * 20)
+        await say(address, (GET + b"\r\n") * 7_000)
+
+    assert few.count(b"HTTP/1.1 200 OK\r\n") == few.count(b"HTTP/1.1 ") == 4
+    assert len(heard) == 8
+
+
+async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
+    serve: Serve, say: Say, connection: ConnectionMaker
+) -> None:
+    arrived = asyncio.Event()
+
+    async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/":
+            await arrived.wait()
+        await echo(scope, receive, send)
+
+    address = await serve(wait, connection=connection)
+    asyncio.get_running_loop().call_later(0.05, arrived.set)
+
+    async with asyncio.timeout(5):
+        answer = await say(address, GET + b"\r\n" + CHUNKED.replace(b"/ ", b"/next ") + b"2\r\nhi\r\nzz\r\n")
+
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400"]
+    assert answer.index(b"heard ") < answer.index(b"HTTP/1.1 400 ")
+
+
+async def test_who_waits_for_an_answer_is_not_blamed_for_what_is_not_read_meanwhile(
+    serve: Serve, connection: ConnectionMaker
+) -> None:
+    async def ponder(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] == "GET":
+            await asyncio.sleep(0.8)
+        await echo(scope, receive, send)
+
+    address = await serve(ponder, limits=QUICK, connection=connection)
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    body = b"b" * 1_000_000
+
+    writer.write(GET + b"\r\n" + GET.replace(b"GET", b"PUT") + b"content-length: %d\r\n\r\n" % len(body) + body)
+
+    async with asyncio.timeout(5):
+        await reader.readuntil(b"\r\n\r\nheard ")
+        await reader.readuntil(b"\r\n\r\nheard ")
+        assert await reader.readexactly(len(body)) == body
+    writer.close()
+
+
+async def test_who_sends_ahead_without_an_end_is_not_read(serve: Serve, connection: ConnectionMaker) -> None:
+    done, ended = asyncio.Event(), asyncio.Event()
+
+    async def look_out(scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        while not done.is_set() and not await request.is_disconnected():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(done.wait(), 0.001)
+        await PlainTextResponse("done")(scope, receive, send)
+        ended.set()
+
+    address = await serve(look_out, connection=connection)
+    _, writer = await asyncio.open_connection(address.host, address.port)
+    flood = (GET + b"\r\n") * 1_000_000
+
+    writer.write(flood)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(writer.drain(), 1)
+
+    assert writer.transport.get_write_buffer_size() > len(flood) // 2
+    done.set()
+    await ended.wait()
+    writer.transport.abort()
+
+
+async def test_who_goes_away_is_missed_also_where_another_request_waits(
+    serve: Serve, connection: ConnectionMaker
+) -> None:
+    begun, ended = asyncio.Event(), asyncio.Event()
+
+    async def pour(scope: Scope, receive: Receive, send: Send) -> None:
+        async def water() -> AsyncIterator[bytes]:
+            while True:
+                begun.set()
+                await asyncio.sleep(0.01)
+                yield b"x"
+
+        try:
+            await StreamingResponse(water())(scope, receive, send)
+        finally:
+            ended.set()
+
+    address = await serve(pour, connection=connection)
+    _, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write((GET + b"\r\n") * 2)
+    await begun.wait()
+
+    writer.transport.abort()
+
+    async with asyncio.timeout(5):
+        await ended.wait()
 
 
 async def test_a_request_before_garbage_is_answered(serve: Serve, say: Say, connection: ConnectionMaker) -> None:
