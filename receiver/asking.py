@@ -137,7 +137,7 @@ def tell_stuck(task: Task, *, poll: PollSettings) -> Json:
         "remedy": (
             "Look the task up in Kling's console, and ask Kling's support if it says the same. Sending it again may "
             f"be paid for twice. It is followed until {iso(began + poll.give_up_after)}, then it expires, and an end "
-            "that comes later still counts."
+            "that comes in the 7 days after that still counts."
         ),
         "state": task.state.value,
         "reason": task.message,

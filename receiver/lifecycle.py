@@ -109,8 +109,7 @@ def _hear(
     if task.state.is_final or is_step_of_lost_task or _rank(reading.state) <= _rank(task.heard):
         return _hear_nothing_new(task, reading.state, trusted=trusted, now=now)
     task = _made_after_all(task, reading, now=now)
-    doubtful = not trusted or (verify is not Verify.NEVER and _is_hollow(reading))
-    if doubtful and can_ask(task):
+    if (not trusted or _is_doubtful(task, reading, verified, verify)) and can_ask(task):
         return Ruling(task=ask_about_end(task, now=now), outcome=PushOutcome.PENDING)
     return Ruling(
         task=_advance(task, reading, now=now, poll=poll), outcome=PushOutcome.SETTLED, announce=True, trusted=trusted
@@ -145,7 +144,8 @@ def _sorted(task: Task, pending: Waiting) -> tuple[dict[str, PushOutcome], Waiti
 def learn_nothing(task: Task, pending: Waiting, *, denied: str | None, now: datetime, poll: PollSettings) -> Lesson:
     """Take in that the API said nothing about *task*, or that it knows of none that goes by the id *denied*."""
     task = note_asked(task, now=now)
-    forged = [push.id for push, said in pending if denied is not None and (task.kling_id or denied in names_in(said))]
+    own = [task.external_task_id]  # what a push goes by that names nothing
+    forged = [push.id for push, said in pending if denied and (task.kling_id or denied in (names_in(said) or own))]
     left = [(push, said) for push, said in pending if push.id not in forged]
     return Lesson(
         task=ask_later(task, left, now=now, poll=poll),
@@ -195,7 +195,8 @@ def look_again(task: Task, message: str, *, now: datetime, until: datetime) -> T
 
 def reject(task: Task, message: str, *, now: datetime) -> Task:
     """End a task that Kling refused to create."""
-    return replace(task, state=TaskState.REJECTED, message=message, updated_at=now, due_at=None)
+    task = replace(task, state=TaskState.REJECTED, message=message, updated_at=now, due_at=None)
+    return replace(task, expires_at=sooner(task.expires_at, now + GRACE))
 
 
 def leave_open(task: Task, message: str, *, now: datetime) -> Task:
@@ -218,9 +219,12 @@ def queue_again(task: Task, message: str, *, now: datetime, until: datetime) -> 
 
 
 def expire(task: Task, *, now: datetime, message: str | None = None) -> Task:
-    """Give a task up that Kling says nothing final about; *message* replaces what was said of it last."""
-    message = task.message if message is None else message
-    task = replace(task, state=TaskState.EXPIRED, message=message, updated_at=now)
+    """Give a task up that Kling says nothing final about; *message* replaces what was said of it last.
+
+    While its callback URL lasts it is asked about now and then, and a late end counts.
+    """
+    message, expires_at = task.message if message is None else message, sooner(task.expires_at, now + GRACE)
+    task = replace(task, state=TaskState.EXPIRED, message=message, updated_at=now, expires_at=expires_at)
     return replace(task, due_at=look_back(task, now=now))
 
 
@@ -392,6 +396,12 @@ def _is_trusted(state: TaskState, verified: Verified, verify: Verify) -> bool:
     if verified is not Verified.NONE or verify is Verify.NEVER:
         return True
     return verify is Verify.TERMINAL and not state.is_final
+
+
+def _is_doubtful(task: Task, reading: Reading, verified: Verified, verify: Verify) -> bool:
+    """Tell whether a body is not to be taken as it is though its state is: no result, or of a task that was refused."""
+    is_revived = task.state is TaskState.REJECTED and verified is Verified.NONE
+    return verify is not Verify.NEVER and (is_revived or _is_hollow(reading))
 
 
 def _is_hollow(reading: Reading) -> bool:

@@ -133,6 +133,41 @@ async def test_a_callback_url_outlives_its_tasks_end_by_its_grace(tmp_path: Path
         assert not await shop.push(made.token, body)
 
 
+async def a_refused_task(shop: Workshop) -> tuple[Task, Made]:
+    """A task that Kling refused for good, and what would be said of it had it been made."""
+    shop.kling.create_faults, shop.kling.makes_anyway = [refusal(400, 1201)], True
+    task = await shop.submit()
+    return task, shop.kling.made.popitem()[1]
+
+
+async def test_a_refused_tasks_callback_url_outlives_it_by_its_grace(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        _, made = await a_refused_task(shop)
+
+        shop.clock.advance(GRACE - timedelta(seconds=1))
+        assert await shop.push(made.token, made.told())
+        shop.clock.advance(timedelta(seconds=1))
+        assert not await shop.push(made.token, made.told())
+
+
+@pytest.mark.parametrize("body", [b'{"task_status":"processing"}', None], ids=["nameless", "named"])
+async def test_an_unsigned_push_revives_no_task_that_kling_refused_and_takes_no_slot(
+    tmp_path: Path, body: bytes | None
+) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        task, made = await a_refused_task(shop)
+
+        assert await shop.push(made.token, body or made.told(task_status="processing"))
+        assert await shop.store.occupancy() == {}
+        await shop.passes(24 * 3600, step=900)
+
+        refused = await shop.task(task.id)
+        assert (refused.state, refused.due_at) == (TaskState.REJECTED, None)
+        assert await shop.outcomes_of(task.id) == ["forged"]
+        assert await shop.types() == ["task.rejected"]
+        assert len(shop.kling.queries) <= 2
+
+
 async def test_a_callback_url_lasts_no_longer_than_it_was_made_for(tmp_path: Path) -> None:
     async with a_workshop(tmp_path, callbacks=CallbackSettings(expire_after=timedelta(hours=1))) as shop:
         _, made = await a_running_task(shop)
