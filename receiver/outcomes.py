@@ -129,7 +129,8 @@ class Outcomes:
     async def nameless(self, task: Task, body: bytes, *, intent: bytes) -> Task:
         """Take in that Kling took a call at an endpoint we do not know, and that its answer, *body*, names no task.
 
-        It has probably made none. A client of the gateway has its answer; whoever else waits for a result is told.
+        It has probably made none. A client of the gateway has its answer; whoever else waits for a result, or a batch
+        does, is told.
         """
         now, slim = self._clock.now(), shortened(intent)
         log.info("task.unnamed", task=task.id, endpoint=task.endpoint)
@@ -138,7 +139,7 @@ class Outcomes:
             if held.kling_id is not None:  # named by a callback, which was quicker
                 bound = lifecycle.bind(held, _NOTHING_READ, awaited=True, now=now, poll=self._poll)
                 return Change(task=bound, intent=slim)
-            if held.origin is Origin.API:
+            if held.origin is Origin.API or held.batch is not None:
                 return self._rejection(held, _NAMELESS, body, now)
             return Change(task=lifecycle.leave_open(held, _NAMELESS, now=now), intent=slim)
 
