@@ -16,6 +16,7 @@ from receiver.asking import (
     ask_about_end,
     ask_later,
     ask_soon,
+    began_at,
     can_ask,
     interval,
     is_unbound,
@@ -155,7 +156,7 @@ def learn_nothing(task: Task, pending: Waiting, *, denied: str | None, now: date
 
 
 def begin(task: Task, token_hash: bytes | None, *, now: datetime, until: datetime) -> Task:
-    """Send a task to Kling; should nothing more be heard of the attempt, it is looked up *until* then."""
+    """Send a task to Kling, with a callback URL made now; hearing no more of it, it is looked up *until* then."""
     return replace(
         task,
         state=TaskState.SUBMITTING,
@@ -165,6 +166,7 @@ def begin(task: Task, token_hash: bytes | None, *, now: datetime, until: datetim
         started_at=now,
         updated_at=now,
         due_at=until,
+        expires_at=_expiry(task, made_at=now),
         message="",
     )
 
@@ -215,17 +217,20 @@ def queue_again(task: Task, message: str, *, now: datetime, until: datetime) -> 
         started_at=None,
         updated_at=now,
         due_at=until,
+        expires_at=_expiry(task, made_at=task.created_at),
     )
 
 
 def expire(task: Task, *, now: datetime, message: str | None = None) -> Task:
-    """Give a task up that Kling says nothing final about; *message* replaces what was said of it last.
-
-    While its callback URL lasts it is asked about now and then, and a late end counts.
-    """
+    """Give a task up that Kling says nothing final about; *message* replaces what was said of it last."""
     message, expires_at = task.message if message is None else message, sooner(task.expires_at, now + GRACE)
     task = replace(task, state=TaskState.EXPIRED, message=message, updated_at=now, expires_at=expires_at)
     return replace(task, due_at=look_back(task, now=now))
+
+
+def _expiry(task: Task, *, made_at: datetime) -> datetime | None:
+    """Tell until when a callback URL is good that is made then: as long as one made when the task began."""
+    return None if task.expires_at is None else made_at + (task.expires_at - began_at(task))
 
 
 def _hear_a_claim(task: Task, reading: Reading, *, now: datetime) -> Ruling:

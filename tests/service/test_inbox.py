@@ -16,7 +16,7 @@ from receiver import asking
 from receiver.inbox import KEPT_PUSHES
 from receiver.lifecycle import GRACE
 from receiver.model import Task, TaskState
-from receiver.settings import CallbackSettings, Verify
+from receiver.settings import CallbackSettings, KlingSettings, SlotSettings, Verify
 
 FORGED = number("FORGED", 1000)
 NEVER = CallbackSettings(verify=Verify.NEVER)
@@ -175,6 +175,22 @@ async def test_a_callback_url_lasts_no_longer_than_it_was_made_for(tmp_path: Pat
         shop.clock.advance(timedelta(minutes=59))
         assert await shop.push(made.token, made.told())
         shop.clock.advance(timedelta(minutes=1))
+        assert not await shop.push(made.token, made.told())
+
+
+async def test_a_callback_url_lasts_from_when_its_job_is_sent_not_from_when_it_was_handed_in(tmp_path: Path) -> None:
+    hour = CallbackSettings(expire_after=timedelta(hours=1))
+    one_slot = KlingSettings(slots=SlotSettings(image=1))
+    async with a_workshop(tmp_path, callbacks=hour, kling_settings=one_slot) as shop, shop.working():
+        _, first = await a_running_task(shop)
+        waiting = await shop.submit()
+        await shop.passes(2 * 3600, step=600)
+        shop.kling.end(first)
+        await shop.passes(600, step=60)
+        made = shop.kling.made[(await shop.task(waiting.id)).kling_id or ""]
+
+        assert await shop.push(made.token, made.told())
+        shop.clock.advance(timedelta(hours=1))
         assert not await shop.push(made.token, made.told())
 
 

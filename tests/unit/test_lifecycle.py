@@ -293,6 +293,20 @@ def test_an_end_of_ours_brings_it_too(end: Callable[..., Task]) -> None:
     assert long_made.expires_at == START + timedelta(days=2)
 
 
+def test_a_callback_url_is_good_from_when_it_is_made_however_long_and_often_the_task_waited() -> None:
+    month = timedelta(days=30)
+    task = a_task(state=TaskState.QUEUED, kling_id=None, expires_at=START + month)
+
+    for waited in (1, 5, 9):
+        now = START + timedelta(days=waited)
+        sent = lifecycle.begin(task, b"hash", now=now, until=now)
+        assert sent.expires_at == now + month
+        task = lifecycle.queue_again(sent, "full", now=now + timedelta(hours=3), until=now)
+
+    assert task.expires_at == START + month
+    assert lifecycle.begin(a_task(expires_at=None), None, now=START, until=START).expires_at is None
+
+
 REFUSED = a_task(state=TaskState.REJECTED, kling_id=None, due_at=None)
 
 
