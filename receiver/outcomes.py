@@ -13,7 +13,6 @@ from receiver import lifecycle
 from receiver.announce import Announcer
 from receiver.bells import Bells
 from receiver.clock import Clock, iso
-from receiver.errors import Unreadable
 from receiver.kling import protocol
 from receiver.kling.shortened import shortened
 from receiver.model import Json, Origin, Push, Reading, Source, Task, TaskState, Verified
@@ -119,7 +118,7 @@ class Outcomes:
         said = self._announcer.task_event(
             rejected,
             _NOTHING_READ,
-            body if _is_object(body) else b"",
+            body if protocol.is_object(body) else b"",
             source=source,
             verified=verified,
             at=now,
@@ -192,11 +191,3 @@ def _doubts(task: Task, why: str) -> Json:
         ),
         "sent_at": sent_at,
     }
-
-
-def _is_object(body: bytes) -> bool:
-    try:
-        protocol.parse_object(body)
-    except Unreadable:
-        return False
-    return True

@@ -320,9 +320,7 @@ def test_an_unsigned_word_of_a_task_that_was_refused_counts_only_once_the_api_co
     assert (confirmed.announce, confirmed.task.state.value) == (True, word)
 
 
-@pytest.mark.parametrize(
-    ("verify", "verified"), [(Verify.NEVER, Verified.NONE), (Verify.TERMINAL, Verified.SIGNATURE)]
-)
+@pytest.mark.parametrize(("verify", "verified"), [(Verify.NEVER, Verified.NONE), (Verify.TERMINAL, Verified.SIGNATURE)])
 def test_a_signed_word_or_a_trusted_token_undoes_a_refusal_at_once(verify: Verify, verified: Verified) -> None:
     ruling = hear(REFUSED, a_reading("processing"), verify=verify, verified=verified)
 
