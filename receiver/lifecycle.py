@@ -148,6 +148,8 @@ def learn_nothing(task: Task, pending: Waiting, *, denied: str | None, now: date
     own = [task.external_task_id]  # what a push goes by that names nothing
     forged = [push.id for push, said in pending if denied and (task.kling_id or denied in (names_in(said) or own))]
     left = [(push, said) for push, said in pending if push.id not in forged]
+    if forged and is_unbound(task):
+        task = replace(task, asks=0)  # one fewer; those that are left are not to wait for longer because of it
     return Lesson(
         task=ask_later(task, left, now=now, poll=poll),
         outcome=PushOutcome.UNREADABLE,
