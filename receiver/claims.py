@@ -5,7 +5,7 @@ that ever says which of Kling's it is. So what anybody who found the URL could c
 """
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 
 from receiver.asking import Waiting, ids_of, names_in
 from receiver.errors import Crowded
@@ -21,18 +21,30 @@ _REMEMBERED = 1000
 
 
 def admit(task: Task, pending: Waiting, said: Reading, body: bytes) -> Mapping[str, PushOutcome]:
-    """Let one more push wait; give their outcome to those whose place it takes, for they claim the same.
+    """Let one more push wait; give their outcome to those whose place it takes.
 
-    Raises Crowded where there are too many others.
+    These are the ones that say the same, and where there is no room all but the newest of those that make one claim in
+    other words: it is enough to ask by. Raises Crowded where there are too many different claims.
     """
-    same = [(push, before) for push, before in pending if _claim(task, before) == _claim(task, said)]
-    weight = sum(len(push.body) for push, _ in pending) - sum(len(push.body) for push, _ in same)
-    others = len(pending) - len(same)
-    if others >= MOST or (others and weight + len(body) > MOST_BYTES):
-        raise Crowded("Too many claims about this task wait for Kling's word. Send this one again later.")
-    return {
-        push.id: PushOutcome.DUPLICATE if before.says_the_same_as(said) else PushOutcome.STALE for push, before in same
+    mine = _claim(task, said)
+    settles = {
+        push.id: PushOutcome.DUPLICATE
+        for push, before in pending
+        if _claim(task, before) == mine and before.says_the_same_as(said)
     }
+    if not _has_room(pending, settles, body):
+        newest = {_claim(task, before): push.id for push, before in pending} | {mine: ""}
+        older = [push.id for push, before in pending if newest[_claim(task, before)] != push.id]
+        settles = dict.fromkeys(older, PushOutcome.STALE) | settles
+    if not _has_room(pending, settles, body):
+        raise Crowded("Too many claims about this task wait for Kling's word. Send this one again later.")
+    return settles
+
+
+def _has_room(pending: Waiting, settled: Container[str], body: bytes) -> bool:
+    """Tell whether one more may wait with those that are not settled; the first may be as large as it likes."""
+    sizes = [len(push.body) for push, _ in pending if push.id not in settled]
+    return len(sizes) < MOST and (not sizes or sum(sizes) + len(body) <= MOST_BYTES)
 
 
 class Turns:

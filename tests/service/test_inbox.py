@@ -297,7 +297,7 @@ async def test_a_claim_that_nothing_is_said_of_keeps_no_other_from_its_turn(tmp_
         assert (await shop.task(task.id)).kling_id == "true"
 
 
-async def test_of_many_pushes_that_claim_the_same_the_newest_waits(tmp_path: Path) -> None:
+async def test_of_many_pushes_that_say_the_same_the_newest_waits(tmp_path: Path) -> None:
     async with a_workshop(tmp_path) as shop:
         task, made = await a_running_task(shop)
 
@@ -305,7 +305,18 @@ async def test_of_many_pushes_that_claim_the_same_the_newest_waits(tmp_path: Pat
             result = {"images": [{"index": 0, "url": f"https://cdn.example.com/{url}"}]}
             await shop.push(made.token, made.told(task_status="succeed", task_result=result))
 
-        assert await shop.outcomes_of(task.id) == ["stale", "duplicate", "pending"]
+        assert await shop.outcomes_of(task.id) == ["pending", "duplicate", "pending"]
+
+
+async def test_however_many_lies_wait_about_a_task_that_is_known_the_true_push_is_taken(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        task, made = await a_running_task(shop)
+
+        for lie in range(2 * claims.MOST):
+            await shop.push(made.token, made.told(task_status="succeed", task_status_msg=f"lie {lie}"))
+        await shop.push(made.token, shop.kling.end(made))
+
+        assert 0 < Counter(await shop.outcomes_of(task.id))["pending"] <= claims.MOST
 
 
 async def test_what_goes_out_is_never_the_body_of_a_push_that_names_another_id(tmp_path: Path) -> None:

@@ -23,11 +23,11 @@ def admit(task: Task, pending: list[tuple[Push, Reading]], said: Reading) -> dic
     return dict(claims.admit(task, pending, said, b"{}"))
 
 
-def test_a_push_takes_the_place_of_one_that_claims_the_same_and_of_no_other() -> None:
+def test_a_push_takes_the_place_of_one_that_says_the_same_and_of_no_other() -> None:
     pending = waiting("a", "b")
 
     assert admit(UNBOUND, pending, claim("a")) == {"psh_a": PushOutcome.DUPLICATE}
-    assert admit(UNBOUND, pending, claim("a", result={})) == {"psh_a": PushOutcome.STALE}
+    assert admit(UNBOUND, pending, claim("a", result={})) == {}
     assert admit(UNBOUND, pending, claim("a", "failed")) == {}
     assert admit(UNBOUND, pending, claim("c")) == {}
 
@@ -43,6 +43,15 @@ def test_beyond_the_most_another_claim_is_refused_and_one_that_waits_already_is_
     with pytest.raises(Crowded):
         admit(UNBOUND, full, claim("true"))
     assert admit(UNBOUND, full, claim("f7")) == {"psh_f7": PushOutcome.DUPLICATE}
+    assert admit(UNBOUND, full, claim("f7", result={})) == {"psh_f7": PushOutcome.STALE}
+
+
+def test_many_versions_of_one_claim_leave_room_for_another() -> None:
+    versions = [(a_push(f"psh_{number}"), claim("a", message=f"lie {number}")) for number in range(claims.MOST)]
+
+    settles = admit(UNBOUND, versions, claim("true"))
+
+    assert settles == dict.fromkeys((push.id for push, _ in versions[:-1]), PushOutcome.STALE)
 
 
 def test_a_few_large_claims_are_as_many_as_may_wait_and_the_first_may_be_as_large_as_it_likes() -> None:
