@@ -34,16 +34,22 @@ _OUR_ENDS = (TaskState.REJECTED, TaskState.EXPIRED)
 
 
 def question(task: Task, pending: Waiting) -> str | None:
-    """Give the id to ask Kling about the task by; None when there is none.
+    """Give the id to ask Kling about the task by; None when there is none."""
+    return next(iter(ids_of(task, pending)), None)
+
+
+def ids_of(task: Task, pending: Waiting) -> Sequence[str]:
+    """Give the ids that Kling can be asked about the task by, beginning with another one after each question.
 
     A task whose Kling's id is not known yet is asked about by those its pushes name, each in its turn: the answer
     tells which of them speaks the truth.
     """
     if task.kling_id is not None:
-        return task.kling_id
+        return [task.kling_id]
     named = [name for _, said in pending for name in names_in(said)]
     ids = list(dict.fromkeys(name for name in (*named, task.external_task_id) if name))
-    return ids[task.asks % len(ids)] if ids else None
+    turn = task.asks % len(ids) if ids else 0
+    return ids[turn:] + ids[:turn]
 
 
 def note_asked(task: Task, *, now: datetime) -> Task:
@@ -137,7 +143,7 @@ def tell_stuck(task: Task, *, poll: PollSettings) -> Json:
         "remedy": (
             "Look the task up in Kling's console, and ask Kling's support if it says the same. Sending it again may "
             f"be paid for twice. It is followed until {iso(began + poll.give_up_after)}, then it expires, and an end "
-            "that comes later still counts."
+            "that comes in the 7 days after that still counts."
         ),
         "state": task.state.value,
         "reason": task.message,

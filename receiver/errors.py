@@ -15,6 +15,7 @@
     ├── Unreadable                  a body that is no JSON object
     ├── StoreError
     │   ├── StoreUnavailable        cannot store just now; try again
+    │   │   └── Crowded             there is room, but not for more of this kind before some of it is settled
     │   ├── StoreLocked             another process has it
     │   └── StoreBroken             stop at once: what it acknowledges may not last
     ├── ServiceUnreachable          no service at the admin address
@@ -132,6 +133,12 @@ class StoreUnavailable(StoreError):
     """The store cannot take anything just now; what was to be stored is not stored."""
 
     code = "store_unavailable"
+
+
+class Crowded(StoreUnavailable):
+    """So much waits already of what is to be settled first that no more is stored."""
+
+    code = "crowded"
 
 
 class StoreLocked(StoreError):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 import structlog
 
-from receiver import asking, lifecycle, signing
+from receiver import asking, claims, lifecycle, signing
 from receiver.announce import Announcement, Announcer
 from receiver.attendance import Attendance, Turn
 from receiver.bells import Bells
@@ -70,6 +70,7 @@ class Inbox:
         self._attendance = Attendance()
         self._attention = attention
         self._is_recalled = False
+        self._turns = claims.Turns()
         self._contradicted: OrderedDict[str, None] = OrderedDict()
 
     @property
@@ -80,7 +81,8 @@ class Inbox:
     async def receive(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
         """Take a callback in; True once it is committed, False when *token* is none of ours.
 
-        Raises Unreadable for a body that is no JSON object, StoreUnavailable when it could not be kept.
+        Raises Unreadable for a body that is no JSON object, StoreUnavailable when it could not be kept, Crowded among
+        these where too many others of its task wait for confirmation.
         """
         arrival = _Arrival(
             source=Source.CALLBACK,
@@ -90,11 +92,12 @@ class Inbox:
             signature=self._check(dict(headers), body),
             at=self._clock.now(),
         )
-        may_end = arrival.signature is Signature.GOOD and arrival.is_final
+        is_unsigned, is_good = arrival.signature is Signature.ABSENT, arrival.signature is Signature.GOOD
         change = await self._intake.apply(
             ByToken(token_hash=token_hash(token)),
             lambda task, pending: self._judge_callback(arrival, task, pending),
-            with_pending=may_end,  # it may spare others the question they wait for
+            # it may have to wait with others, or spare them the question they wait for
+            with_pending=is_unsigned or (is_good and arrival.is_final),
         )
         if change is None or change.push is None:
             return False
@@ -114,7 +117,7 @@ class Inbox:
         asked: list[str | None] = [None]
 
         def look(held: Task, pending: Sequence[Push]) -> Change:
-            asked[0] = asking.question(held, _read(pending))
+            asked[0] = self._turns.next(held, _read(pending))
             return Change()
 
         await self._intake.apply(ById(id=task.id), look, with_pending=True)
@@ -175,6 +178,7 @@ class Inbox:
         now = arrival.at
         if task.expires_at is not None and task.expires_at <= now:
             return Change()
+        waiting = _read(pending)
         verified = Verified.SIGNATURE if arrival.signature is Signature.GOOD else Verified.NONE
         if arrival.signature is Signature.BAD:
             ruling = lifecycle.suspect(task, now=now)
@@ -182,13 +186,17 @@ class Inbox:
             ruling = lifecycle.hear(
                 task,
                 arrival.reading,
-                _read(pending),
+                waiting,
                 verified=verified,
                 verify=self._callbacks.verify,
                 now=now,
                 poll=self._poll,
             )
         push = self._push(arrival, task, ruling.outcome)
+        if push.outcome is PushOutcome.PENDING:
+            return _kept(
+                Change(task=ruling.task, push=push, settles=claims.admit(task, waiting, arrival.reading, arrival.body))
+            )
         if not ruling.announce:
             return self._with_alert(_kept(Change(task=ruling.task, push=push)), contradicts=ruling.contradicts)
         said = self._announcer.task_event(

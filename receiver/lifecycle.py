@@ -16,6 +16,7 @@ from receiver.asking import (
     ask_about_end,
     ask_later,
     ask_soon,
+    began_at,
     can_ask,
     interval,
     is_unbound,
@@ -109,8 +110,7 @@ def _hear(
     if task.state.is_final or is_step_of_lost_task or _rank(reading.state) <= _rank(task.heard):
         return _hear_nothing_new(task, reading.state, trusted=trusted, now=now)
     task = _made_after_all(task, reading, now=now)
-    doubtful = not trusted or (verify is not Verify.NEVER and _is_hollow(reading))
-    if doubtful and can_ask(task):
+    if (not trusted or _is_doubtful(task, reading, verified, verify)) and can_ask(task):
         return Ruling(task=ask_about_end(task, now=now), outcome=PushOutcome.PENDING)
     return Ruling(
         task=_advance(task, reading, now=now, poll=poll), outcome=PushOutcome.SETTLED, announce=True, trusted=trusted
@@ -145,8 +145,11 @@ def _sorted(task: Task, pending: Waiting) -> tuple[dict[str, PushOutcome], Waiti
 def learn_nothing(task: Task, pending: Waiting, *, denied: str | None, now: datetime, poll: PollSettings) -> Lesson:
     """Take in that the API said nothing about *task*, or that it knows of none that goes by the id *denied*."""
     task = note_asked(task, now=now)
-    forged = [push.id for push, said in pending if denied is not None and (task.kling_id or denied in names_in(said))]
+    own = [task.external_task_id]  # what a push goes by that names nothing
+    forged = [push.id for push, said in pending if denied and (task.kling_id or denied in (names_in(said) or own))]
     left = [(push, said) for push, said in pending if push.id not in forged]
+    if forged and is_unbound(task):
+        task = replace(task, asks=0)  # one fewer; those that are left are not to wait for longer because of it
     return Lesson(
         task=ask_later(task, left, now=now, poll=poll),
         outcome=PushOutcome.UNREADABLE,
@@ -155,7 +158,7 @@ def learn_nothing(task: Task, pending: Waiting, *, denied: str | None, now: date
 
 
 def begin(task: Task, token_hash: bytes | None, *, now: datetime, until: datetime) -> Task:
-    """Send a task to Kling; should nothing more be heard of the attempt, it is looked up *until* then."""
+    """Send a task to Kling, with a callback URL made now; hearing no more of it, it is looked up *until* then."""
     return replace(
         task,
         state=TaskState.SUBMITTING,
@@ -165,6 +168,7 @@ def begin(task: Task, token_hash: bytes | None, *, now: datetime, until: datetim
         started_at=now,
         updated_at=now,
         due_at=until,
+        expires_at=_expiry(task, made_at=now),
         message="",
     )
 
@@ -195,7 +199,8 @@ def look_again(task: Task, message: str, *, now: datetime, until: datetime) -> T
 
 def reject(task: Task, message: str, *, now: datetime) -> Task:
     """End a task that Kling refused to create."""
-    return replace(task, state=TaskState.REJECTED, message=message, updated_at=now, due_at=None)
+    task = replace(task, state=TaskState.REJECTED, message=message, updated_at=now, due_at=None)
+    return replace(task, expires_at=sooner(task.expires_at, now + GRACE))
 
 
 def leave_open(task: Task, message: str, *, now: datetime) -> Task:
@@ -214,14 +219,20 @@ def queue_again(task: Task, message: str, *, now: datetime, until: datetime) -> 
         started_at=None,
         updated_at=now,
         due_at=until,
+        expires_at=_expiry(task, made_at=task.created_at),
     )
 
 
 def expire(task: Task, *, now: datetime, message: str | None = None) -> Task:
     """Give a task up that Kling says nothing final about; *message* replaces what was said of it last."""
-    message = task.message if message is None else message
-    task = replace(task, state=TaskState.EXPIRED, message=message, updated_at=now)
+    message, expires_at = task.message if message is None else message, sooner(task.expires_at, now + GRACE)
+    task = replace(task, state=TaskState.EXPIRED, message=message, updated_at=now, expires_at=expires_at)
     return replace(task, due_at=look_back(task, now=now))
+
+
+def _expiry(task: Task, *, made_at: datetime) -> datetime | None:
+    """Tell until when a callback URL is good that is made then: as long as one made when the task began."""
+    return None if task.expires_at is None else made_at + (task.expires_at - began_at(task))
 
 
 def _hear_a_claim(task: Task, reading: Reading, *, now: datetime) -> Ruling:
@@ -392,6 +403,12 @@ def _is_trusted(state: TaskState, verified: Verified, verify: Verify) -> bool:
     if verified is not Verified.NONE or verify is Verify.NEVER:
         return True
     return verify is Verify.TERMINAL and not state.is_final
+
+
+def _is_doubtful(task: Task, reading: Reading, verified: Verified, verify: Verify) -> bool:
+    """Tell whether a body is not to be taken as it is though its state is: no result, or of a task that was refused."""
+    is_revived = task.state is TaskState.REJECTED and verified is Verified.NONE
+    return verify is not Verify.NEVER and (is_revived or _is_hollow(reading))
 
 
 def _is_hollow(reading: Reading) -> bool:

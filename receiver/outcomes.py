@@ -13,7 +13,6 @@ from receiver import lifecycle
 from receiver.announce import Announcer
 from receiver.bells import Bells
 from receiver.clock import Clock, iso
-from receiver.errors import Unreadable
 from receiver.kling import protocol
 from receiver.kling.shortened import shortened
 from receiver.model import Json, Origin, Push, Reading, Source, Task, TaskState, Verified
@@ -119,7 +118,7 @@ class Outcomes:
         said = self._announcer.task_event(
             rejected,
             _NOTHING_READ,
-            body if _is_object(body) else b"",
+            body if protocol.is_object(body) else b"",
             source=source,
             verified=verified,
             at=now,
@@ -129,7 +128,8 @@ class Outcomes:
     async def nameless(self, task: Task, body: bytes, *, intent: bytes) -> Task:
         """Take in that Kling took a call at an endpoint we do not know, and that its answer, *body*, names no task.
 
-        It has probably made none. A client of the gateway has its answer; whoever else waits for a result is told.
+        It has probably made none. A client of the gateway has its answer; whoever else waits for a result, or a batch
+        does, is told.
         """
         now, slim = self._clock.now(), shortened(intent)
         log.info("task.unnamed", task=task.id, endpoint=task.endpoint)
@@ -138,7 +138,7 @@ class Outcomes:
             if held.kling_id is not None:  # named by a callback, which was quicker
                 bound = lifecycle.bind(held, _NOTHING_READ, awaited=True, now=now, poll=self._poll)
                 return Change(task=bound, intent=slim)
-            if held.origin is Origin.API:
+            if held.origin is Origin.API or held.batch is not None:
                 return self._rejection(held, _NAMELESS, body, now)
             return Change(task=lifecycle.leave_open(held, _NAMELESS, now=now), intent=slim)
 
@@ -191,11 +191,3 @@ def _doubts(task: Task, why: str) -> Json:
         ),
         "sent_at": sent_at,
     }
-
-
-def _is_object(body: bytes) -> bool:
-    try:
-        protocol.parse_object(body)
-    except Unreadable:
-        return False
-    return True

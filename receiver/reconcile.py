@@ -26,6 +26,7 @@ from receiver.asking import END_APART
 from receiver.bells import Bell
 from receiver.clock import FAR, Clock
 from receiver.errors import (
+    Forbidden,
     KlingError,
     KlingRefusal,
     KlingUncertain,
@@ -34,6 +35,7 @@ from receiver.errors import (
     StoreUnavailable,
     UnknownResource,
 )
+from receiver.kling import protocol
 from receiver.kling.client import TOGETHER, Answer, may_be_asked_together
 from receiver.model import Reading, Task, TaskState
 from receiver.patience import Patience
@@ -242,7 +244,8 @@ class Reconciler:
             answer = exc
         error = answer if isinstance(answer, KlingError) else answer.error
         await self._listener.called(error, QUERY)
-        if error is not None and error.retry is not Retry.NO:
+        is_no_word = isinstance(answer, Answer) and _is_no_word_of_klings(answer)
+        if error is not None and (error.retry is not Retry.NO or is_no_word):
             await self._put_off([task], error, begun)
             return
         self._patience.succeed()
@@ -290,7 +293,8 @@ class Reconciler:
         self._patience.fail(error.message, begun=begun, now=now, asked=asked)
         for task in tasks:
             times = self._in_vain.get(task.id, 0)
-            if isinstance(error, ServerTrouble | KlingUncertain):  # it may be the task that Kling chokes on
+            if isinstance(error, ServerTrouble | KlingUncertain) or error.retry is Retry.NO:
+                # it may be the task that Kling, or what stands before it, chokes on
                 _remember(self._in_vain, task.id)
             await self._answers.put_off(task.id, now + min(_SECOND * 2 ** min(times, 10), LONGEST_PAUSE))
 
@@ -300,6 +304,17 @@ def _remember(times: OrderedDict[str, int], task_id: str) -> None:
     times[task_id] = times.pop(task_id, 0) + 1
     if len(times) > _REMEMBERED:
         times.popitem(last=False)
+
+
+def _is_no_word_of_klings(answer: Answer) -> bool:
+    """Tell whether an error says nothing of the task: a page, or a 403, that some proxy or firewall put in between.
+
+    A gateway may say in JSON, without a code, that it knows no such task, or cannot be asked about any.
+    """
+    error = answer.error
+    if not isinstance(error, KlingRefusal) or error.kling_code not in (None, answer.status):
+        return False
+    return isinstance(error, Forbidden) or not protocol.is_object(answer.body)
 
 
 def _is_unknown(error: KlingError | None) -> bool:

@@ -2,14 +2,16 @@
 billed them, so each is looked up by its external id, and sent again only when Kling, having had its time, denies it.
 
 Not every denial counts. Gateways that drop the external id know no task by it, whatever was made, and at an endpoint
-that the catalogue does not list nobody knows whether tasks can be looked up. There the word of one is believed only
-after it has found another task of ours by such an id; else the task ends as unknown, aloud.
+that the catalogue does not list nobody knows whether tasks can be looked up. There a denial is believed only after
+another task of ours at the same endpoint was found by such an id; else the task ends as unknown, aloud. Who may be
+believed without that goes by the host alone, for whatever stands between has a host of its own, if only on loopback.
 """
 
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Protocol
+from urllib.parse import urlsplit
 
 import structlog
 
@@ -21,7 +23,7 @@ from receiver.kling.client import Answer
 from receiver.model import Origin, Reading, Task, TaskState
 from receiver.outcomes import Outcomes
 from receiver.patience import Patience
-from receiver.settings import Dialect, Settings
+from receiver.settings import Settings
 from receiver.store import Intake, Page
 
 log = structlog.get_logger()
@@ -35,6 +37,7 @@ _LOOK_AGAIN = timedelta(seconds=1)
 _FIRST_WAIT = timedelta(seconds=1)
 _LONGEST_WAIT = timedelta(minutes=1)
 _WITNESS_AGE = timedelta(days=1)
+_KLINGS_OWN = ("klingai.com", "kling.ai")  # its domains: no host in them is a gateway's
 _NOT_MADE = "Kling never got it"
 _LOST = "The answer to the create was lost, and Kling knows no such task: nothing was made. Send it again."
 
@@ -255,7 +258,7 @@ class Recovery:
                     return False
         endpoint = endpoints.resolve(task.endpoint or "")
         is_known = endpoint is not None and endpoint.is_listed  # else nobody knows that tasks can be looked up there
-        return is_known and self._settings.kling.dialect is Dialect.OFFICIAL
+        return is_known and _is_klings_own(self._settings.kling.base_url)
 
     async def _settle(self, task: Task, *, denied: bool, why: str) -> None:
         """Draw the conclusion, once Kling has had its time: what is under way there may not be seen yet."""
@@ -292,6 +295,11 @@ class Recovery:
         bell.set()
         if not looking.cancelled() and looking.exception() is not None:
             log.error("lookup.failed", exc_info=looking.exception())
+
+
+def _is_klings_own(base_url: str) -> bool:
+    host = (urlsplit(base_url).hostname or "").rstrip(".")
+    return any(host == domain or host.endswith(f".{domain}") for domain in _KLINGS_OWN)
 
 
 def _is_passing(error: KlingError) -> bool:

@@ -75,6 +75,15 @@ def parse_object(body: bytes) -> Json:
     return _parse(body)[0]
 
 
+def is_object(body: bytes) -> bool:
+    """Tell whether a body is a JSON object, as all that Kling says is."""
+    try:
+        parse_object(body)
+    except Unreadable:
+        return False
+    return True
+
+
 def bare(body: bytes, *, task_id: str | None = None) -> bytes:
     """Give the task object of an answer in the callback's own shape, each byte of it as Kling wrote it.
 

@@ -19,7 +19,7 @@ from receiver.kling.simulator.api import Api
 from receiver.kling.simulator.tasks import Task
 from receiver.outbound import Reply
 
-HOST = "http://kling.test"
+HOST = "http://api.klingai.com"
 _ONE_WAY = 0.05
 _TOO_FAST = 1302
 

@@ -36,7 +36,7 @@ token = "@TOKEN@"
 [store]
 url = "sqlite:@STORE@"
 [kling]
-base_url = "http://kling.test"
+base_url = "http://api.klingai.com"
 api_key = "a key"
 slots = { image = @SLOTS@ }
 [callbacks]
@@ -112,7 +112,7 @@ class World:
         self.machine.install(patch)
         self.callers = Callers(self._chance(), self.machine, self.witness, signs=signs)
         self.vendor = Vendor(self._chance(), self.callers.push, truth, slots=SLOTS)
-        self.internet.connect("kling.test", "10.77.0.1", self.vendor.serve, self.weather)
+        self.internet.connect("api.klingai.com", "10.77.0.1", self.vendor.serve, self.weather)
         for (name, each), address in zip(self.destinations.items(), _ADDRESSES, strict=True):
             serve = self._answers_of(name, each)
             self.internet.connect(f"{name}.test", address, serve, each.weather, is_strangers=name == CLIENT)

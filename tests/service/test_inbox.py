@@ -12,11 +12,12 @@ from chaos.dials import fresh_seed, number
 from ledger import Tell
 from workshop import ENDPOINT, IMAGES, Made, Workshop, a_workshop, refusal
 
-from receiver import asking
+from receiver import asking, claims
+from receiver.errors import Crowded
 from receiver.inbox import KEPT_PUSHES
 from receiver.lifecycle import GRACE
 from receiver.model import Task, TaskState
-from receiver.settings import CallbackSettings, Verify
+from receiver.settings import CallbackSettings, KlingSettings, SlotSettings, Verify
 
 FORGED = number("FORGED", 1000)
 NEVER = CallbackSettings(verify=Verify.NEVER)
@@ -133,6 +134,41 @@ async def test_a_callback_url_outlives_its_tasks_end_by_its_grace(tmp_path: Path
         assert not await shop.push(made.token, body)
 
 
+async def a_refused_task(shop: Workshop) -> tuple[Task, Made]:
+    """A task that Kling refused for good, and what would be said of it had it been made."""
+    shop.kling.create_faults, shop.kling.makes_anyway = [refusal(400, 1201)], True
+    task = await shop.submit()
+    return task, shop.kling.made.popitem()[1]
+
+
+async def test_a_refused_tasks_callback_url_outlives_it_by_its_grace(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        _, made = await a_refused_task(shop)
+
+        shop.clock.advance(GRACE - timedelta(seconds=1))
+        assert await shop.push(made.token, made.told())
+        shop.clock.advance(timedelta(seconds=1))
+        assert not await shop.push(made.token, made.told())
+
+
+@pytest.mark.parametrize("body", [b'{"task_status":"processing"}', None], ids=["nameless", "named"])
+async def test_an_unsigned_push_revives_no_task_that_kling_refused_and_takes_no_slot(
+    tmp_path: Path, body: bytes | None
+) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        task, made = await a_refused_task(shop)
+
+        assert await shop.push(made.token, body or made.told(task_status="processing"))
+        assert await shop.store.occupancy() == {}
+        await shop.passes(24 * 3600, step=900)
+
+        refused = await shop.task(task.id)
+        assert (refused.state, refused.due_at) == (TaskState.REJECTED, None)
+        assert await shop.outcomes_of(task.id) == ["forged"]
+        assert await shop.types() == ["task.rejected"]
+        assert len(shop.kling.queries) <= 2
+
+
 async def test_a_callback_url_lasts_no_longer_than_it_was_made_for(tmp_path: Path) -> None:
     async with a_workshop(tmp_path, callbacks=CallbackSettings(expire_after=timedelta(hours=1))) as shop:
         _, made = await a_running_task(shop)
@@ -140,6 +176,22 @@ async def test_a_callback_url_lasts_no_longer_than_it_was_made_for(tmp_path: Pat
         shop.clock.advance(timedelta(minutes=59))
         assert await shop.push(made.token, made.told())
         shop.clock.advance(timedelta(minutes=1))
+        assert not await shop.push(made.token, made.told())
+
+
+async def test_a_callback_url_lasts_from_when_its_job_is_sent_not_from_when_it_was_handed_in(tmp_path: Path) -> None:
+    hour = CallbackSettings(expire_after=timedelta(hours=1))
+    one_slot = KlingSettings(slots=SlotSettings(image=1))
+    async with a_workshop(tmp_path, callbacks=hour, kling_settings=one_slot) as shop, shop.working():
+        _, first = await a_running_task(shop)
+        waiting = await shop.submit()
+        await shop.passes(2 * 3600, step=600)
+        shop.kling.end(first)
+        await shop.passes(600, step=60)
+        made = shop.kling.made[(await shop.task(waiting.id)).kling_id or ""]
+
+        assert await shop.push(made.token, made.told())
+        shop.clock.advance(timedelta(hours=1))
         assert not await shop.push(made.token, made.told())
 
 
@@ -188,6 +240,83 @@ async def test_among_many_that_name_an_id_the_one_that_kling_confirms_is_found(t
         assert (ended.state, ended.kling_id) == (TaskState.SUCCEED, "true")
         assert Counter(await shop.outcomes_of(task.id))["settled"] == 1
         assert await shop.types() == ["task.succeed"]
+
+
+async def push_many(shop: Workshop, made: Made, count: int, *, start: int = 0) -> int:
+    """Have many claims come that name ids of nobody; tell how many were refused."""
+    refused = 0
+    for name in range(start, start + count):
+        try:
+            assert await shop.push(made.token, made.told(task_id=f"forged{name}", task_status="succeed"))
+        except Crowded:
+            refused += 1
+    return refused
+
+
+async def test_no_flood_makes_a_claim_forgotten_that_was_acknowledged_or_keeps_it_from_its_turn(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        task, made = await a_minted(shop)
+        assert await push_many(shop, made, 30) == 0
+        body = shop.kling.end(made)
+        assert await shop.push(made.token, body)
+        refused = await push_many(shop, made, 200, start=30)
+        for second in range(40):
+            await shop.passes(5, step=5)
+            refused += await push_many(shop, made, 3, start=300 + 3 * second)
+
+        ended = await shop.task(task.id)
+        assert (ended.state, ended.kling_id) == (TaskState.SUCCEED, "true")
+        assert refused >= 150
+        page = await shop.store.events(task_id=task.id)
+        assert [event.body for event in page.items] == [body]
+        assert Counter(Counter(asked for asked, _ in shop.kling.queries if asked != "true").values()).keys() == {1}
+
+
+async def test_a_claim_that_is_refused_has_a_place_again_when_another_was_asked_about(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        _, made = await a_minted(shop)
+        await push_many(shop, made, claims.MOST + 1)  # of the first Kling is asked at once
+        body = shop.kling.end(made)
+        with pytest.raises(Crowded):
+            await shop.push(made.token, body)
+
+        await shop.passes(6)
+
+        assert await shop.push(made.token, body)
+
+
+async def test_a_claim_that_nothing_is_said_of_keeps_no_other_from_its_turn(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        task, made = await a_minted(shop)
+        shop.kling.query_fault = lambda asked: refusal(500, 5000) if asked.startswith("forged") else None
+        await push_many(shop, made, 3)
+        await shop.push(made.token, shop.kling.end(made))
+
+        await shop.passes(300, step=5)
+
+        assert (await shop.task(task.id)).kling_id == "true"
+
+
+async def test_of_many_pushes_that_say_the_same_the_newest_waits(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        task, made = await a_running_task(shop)
+
+        for url in ("a", "b", "b"):
+            result = {"images": [{"index": 0, "url": f"https://cdn.example.com/{url}"}]}
+            await shop.push(made.token, made.told(task_status="succeed", task_result=result))
+
+        assert await shop.outcomes_of(task.id) == ["pending", "duplicate", "pending"]
+
+
+async def test_however_many_lies_wait_about_a_task_that_is_known_the_true_push_is_taken(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        task, made = await a_running_task(shop)
+
+        for lie in range(2 * claims.MOST):
+            await shop.push(made.token, made.told(task_status="succeed", task_status_msg=f"lie {lie}"))
+        await shop.push(made.token, shop.kling.end(made))
+
+        assert 0 < Counter(await shop.outcomes_of(task.id))["pending"] <= claims.MOST
 
 
 async def test_what_goes_out_is_never_the_body_of_a_push_that_names_another_id(tmp_path: Path) -> None:

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 from silent import DOWN, QUICK, with_tasks
-from workshop import FakeKling, Made, Workshop, a_workshop, refusal
+from support import START
+from workshop import FakeKling, IdleClock, Made, Workshop, a_workshop, refusal
 
 from receiver.asking import END_APART
 from receiver.attendance import FEWEST, LATEST
 from receiver.errors import KlingError
+from receiver.kling.client import Answer
+from receiver.kling.refusals import Said, error_of
 from receiver.model import TaskState
 from receiver.reconcile import AT_ONCE, PER_SECOND
 from receiver.settings import PollSettings, PublicSettings, RouteSettings, WebhookSettings
@@ -194,6 +197,66 @@ async def test_while_kling_cannot_answer_it_is_left_alone_and_all_is_caught_up_w
             await shop.passes(60)
 
         assert Counter(await shop.types()).get("task.succeed") == 300
+
+
+def page(status: int) -> KlingError:
+    """The error that the client makes of a page of HTML."""
+    error = error_of(Said(status=status, headers={}, document=None), creates=False, now=START)
+    assert error is not None
+    return error
+
+
+class BehindAWall(FakeKling):
+    """A Kling that a firewall stands before: it answers every question itself, with a page of its own."""
+
+    wall: Answer | None = None
+
+    async def query(self, endpoint: str, task_id: str) -> Answer:
+        answer = await super().query(endpoint, task_id)
+        return answer if self.wall is None else self.wall
+
+
+@pytest.mark.parametrize(
+    "wall",
+    [
+        *(Answer(status=n, headers={}, body=b"<h1>no</h1>", error=page(n)) for n in (403, 404, 302)),
+        Answer(status=403, headers={}, body=b'{"message":"Forbidden"}', error=refusal(403, None, "Forbidden")),
+        Answer(status=403, headers={}, body=b'{"code":403}', error=refusal(403, 403, "Forbidden")),
+    ],
+    ids=["403", "404", "302", "403 in JSON", "403 as a code"],
+)
+async def test_a_page_that_something_before_kling_answers_with_is_an_outage_and_no_word_about_a_task(
+    tmp_path: Path, wall: Answer
+) -> None:
+    clock = IdleClock()
+    async with a_workshop(tmp_path, kling=(kling := BehindAWall(clock)), clock=clock) as shop:
+        tasks = await with_tasks(shop, 20)
+        kling.wall = wall
+        async with shop.working():
+            await shop.passes(3600, step=20)
+            assert len(kling.queries) <= 3600 / 20 + 20
+            assert {(await shop.task(task.id)).asks for task in tasks} == {0}
+
+            for made in kling.made.values():
+                kling.end(made)
+            kling.wall = None
+            await shop.passes(60)
+
+        assert Counter(await shop.types()).get("task.succeed") == 20
+
+
+@pytest.mark.parametrize("status", [400, 404])
+async def test_a_gateway_that_says_in_json_that_it_cannot_tell_of_a_task_is_asked_less_and_less(
+    tmp_path: Path, status: int
+) -> None:
+    clock = IdleClock()
+    async with a_workshop(tmp_path, kling=(kling := BehindAWall(clock)), clock=clock) as shop:
+        (task,) = await with_tasks(shop, 1)
+        kling.wall = Answer(status=status, headers={}, body=b'{"error":"no"}', error=refusal(status, None))
+        async with shop.working():
+            await shop.passes(3600, step=20)
+
+        assert 5 < (await shop.task(task.id)).asks == len(kling.queries) <= 20
 
 
 async def test_while_kling_is_down_callbacks_are_taken_and_nothing_unconfirmed_is_routed(tmp_path: Path) -> None:

@@ -56,14 +56,27 @@ async def test_a_gateway_that_forgets_our_id_is_not_sent_the_task_again(tmp_path
         assert [alert["task"]["id"] for alert in await shop.alerts("submit_unknown")] == [lost.id]
 
 
+async def test_one_that_has_yet_to_show_that_it_keeps_our_id_is_not_sent_a_task_again(tmp_path: Path) -> None:
+    async with a_shop_with_simulator(tmp_path, drop_external="always", hang_up="next:1") as (shop, simulator):
+        lost = await shop.submit()
+
+        await shop.passes(WAIT)
+
+        assert (await shop.task(lost.id)).state is TaskState.EXPIRED
+        assert created(simulator) == 1
+        assert [alert["task"]["id"] for alert in await shop.alerts("submit_unknown")] == [lost.id]
+
+
 async def test_a_create_that_never_arrived_is_sent_once_more(tmp_path: Path) -> None:
-    async with a_shop_with_simulator(tmp_path, lose="next:1") as (shop, simulator):
+    async with a_shop_with_simulator(tmp_path) as (shop, simulator):
+        await shop.submit()
+        simulator.change({"lose": "next:1"})
         task = await shop.submit()
 
         await shop.passes(WAIT)
 
         assert (await shop.task(task.id)).state is TaskState.SUBMITTED
-        assert created(simulator) == 1
+        assert created(simulator) == 2
 
 
 async def test_tasks_of_the_new_generation_are_looked_up_and_polled_as_well(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from workshop import FakeKling, IdleClock, Made, Workshop, a_workshop, no_answer
 
 from receiver.errors import KlingError, KlingUncertain
+from receiver.intent import Marks
 from receiver.kling import endpoints, protocol
 from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.model import Reading, Task, TaskState
@@ -36,10 +38,10 @@ class Synchronous(FakeKling):
         return Answer(status=200, headers={}, body=self.body, reading=protocol.read(self.body))
 
 
-async def relayed(shop: Workshop, path: str = UNHEARD_OF) -> tuple[Answer, Task]:
+async def relayed(shop: Workshop, path: str = UNHEARD_OF, **marks: Any) -> tuple[Answer, Task]:
     endpoint = endpoints.resolve(path)
     assert endpoint is not None
-    answer = await shop.submitter.relay(endpoint, b'{"prompt": "a cat"}')
+    answer = await shop.submitter.relay(endpoint, b'{"prompt": "a cat"}', Marks(**marks))
     (task,) = (await shop.store.tasks()).items
     return answer, task
 
@@ -59,6 +61,17 @@ async def test_a_client_of_the_gateway_has_its_answer_and_nobody_waits(tmp_path:
         assert await shop.types() == []
         assert await shop.store.occupancy() == {}
         assert task.expires_at is not None
+
+
+async def test_a_batch_that_a_client_of_the_gateway_put_it_into_does_not_wait_for_it(tmp_path: Path) -> None:
+    clock = IdleClock()
+    async with a_workshop(tmp_path, kling=Synchronous(clock), clock=clock) as shop, shop.working():
+        answer, task = await relayed(shop, batch="spring", batch_size=1)
+        await shop.settles()
+
+        assert answer.body == SPOKEN
+        assert (await shop.task(task.id)).state is TaskState.REJECTED
+        assert await shop.types() == ["task.rejected", "batch.finished"]
 
 
 async def test_whoever_waits_for_a_result_is_told_that_there_is_none_with_what_kling_said(tmp_path: Path) -> None:

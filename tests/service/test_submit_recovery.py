@@ -18,7 +18,7 @@ from receiver.model import Task, TaskState
 from receiver.settings import Dialect, KlingSettings
 from receiver.store.sqlite import SqliteStore
 
-GATEWAY = KlingSettings(dialect=Dialect.GATEWAY)
+GATEWAY = KlingSettings(base_url="https://gateway.example/kling")
 WAIT = 65.0
 """Longer than Kling is given to finish what may be under way there: twice a call's time-out."""
 
@@ -318,7 +318,29 @@ async def test_the_denial_of_a_gateway_that_keeps_ids_is_believed(tmp_path: Path
         assert await shop.alerts("submit_unknown") == []
 
 
-async def test_the_first_denial_ever_of_a_gateway_is_not_believed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize(
+    "base_url",
+    ["https://gateway.example/kling", "http://127.0.0.1:8790", "https://klingai.com.example", "https://notklingai.com"],
+)
+async def test_the_first_denial_ever_of_anybody_but_kling_is_not_believed_however_it_is_spoken_to(
+    tmp_path: Path, base_url: str, dialect: Dialect
+) -> None:
+    gateway = KlingSettings(base_url=base_url, dialect=dialect)
+    async with a_workshop(tmp_path, kling_settings=gateway) as shop, shop.working():
+        shop.kling.create_faults, shop.kling.makes_anyway, shop.kling.drops_ids = [no_answer()], True, True
+        task = await shop.submit()
+
+        await shop.passes(WAIT)
+
+        assert (await shop.task(task.id)).state is TaskState.EXPIRED
+        assert len(shop.kling.made) == 1
+        assert len(await shop.alerts("submit_unknown")) == 1
+
+
+async def test_a_gateways_client_is_not_told_to_send_again_what_a_gateway_denies_for_the_first_time(
+    tmp_path: Path,
+) -> None:
     async with a_workshop(tmp_path, kling_settings=GATEWAY) as shop, shop.working():
         shop.kling.create_faults = [no_answer()]
         await relay(shop)
@@ -327,6 +349,32 @@ async def test_the_first_denial_ever_of_a_gateway_is_not_believed(tmp_path: Path
 
         assert (await only_task(shop)).state is TaskState.EXPIRED
         assert len(await shop.alerts("submit_unknown")) == 1
+
+
+@pytest.mark.parametrize("dialect", Dialect)
+@pytest.mark.parametrize("host", ["api-singapore.klingai.com", "api-beijing.klingai.com"])
+async def test_klings_own_first_denial_ever_is_believed(tmp_path: Path, host: str, dialect: Dialect) -> None:
+    kling = KlingSettings(base_url=f"https://{host}", dialect=dialect)
+    async with a_workshop(tmp_path, kling_settings=kling) as shop, shop.working():
+        shop.kling.create_faults = [no_answer()]
+        task = await shop.submit()
+
+        await shop.passes(WAIT)
+
+        assert shop.kling.creates == [task.id, task.id]
+        assert (await shop.task(task.id)).state is TaskState.SUBMITTED
+
+
+async def test_that_ids_are_kept_at_another_endpoint_proves_nothing(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path, kling_settings=GATEWAY) as shop, shop.working():
+        await shop.submit(endpoint="images/generations", body={"prompt": "a cat"})
+        shop.kling.create_faults, shop.kling.makes_anyway, shop.kling.drops_ids = [no_answer()], True, True
+        lost = await shop.submit()
+
+        await shop.passes(WAIT)
+
+        assert (await shop.task(lost.id)).state is TaskState.EXPIRED
+        assert len(shop.kling.made) == 2
 
 
 async def test_a_callback_while_the_answer_is_lost_tells_which_task_it_is(tmp_path: Path) -> None:

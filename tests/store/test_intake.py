@@ -423,7 +423,7 @@ async def test_slots_are_counted_by_pack_over_running_tasks(store: Store) -> Non
     assert await store.occupancy(bound=True) == {"image": 4, "video": 1}
 
 
-async def test_of_pushes_that_changed_nothing_the_newest_are_kept_and_those_that_did_are_never_forgotten(
+async def test_of_pushes_that_changed_nothing_the_newest_are_kept_and_what_did_or_may_yet_is_never_forgotten(
     store: Store,
 ) -> None:
     await store.add(a_task(), b"")
@@ -431,9 +431,12 @@ async def test_of_pushes_that_changed_nothing_the_newest_are_kept_and_those_that
     settled = a_push("psh_00", outcome=PushOutcome.SETTLED)
     await store.apply(FIRST, always(Change(push=settled)))
     await store.apply(ById(id="tsk_2"), always(Change(push=a_push("psh_other", task_id="tsk_2"))))
+    await store.apply(FIRST, always(Change(push=a_push("psh_01"))))
 
-    for number in range(1, 9):
-        await store.apply(FIRST, always(Change(push=a_push(f"psh_{number:02}"), keep=3)))
+    for number in range(2, 9):
+        stale = a_push(f"psh_{number:02}", outcome=PushOutcome.STALE)
+        await store.apply(FIRST, always(Change(push=stale, keep=3)))
 
-    assert [push.id for push in await store.pushes("tsk_1")] == ["psh_00", "psh_06", "psh_07", "psh_08"]
+    kept = [push.id for push in await store.pushes("tsk_1")]
+    assert kept == ["psh_00", "psh_01", "psh_06", "psh_07", "psh_08"]  # the second waits for confirmation
     assert [push.id for push in await store.pushes("tsk_2")] == ["psh_other"]

@@ -1,6 +1,6 @@
 """The state machine: what callbacks may do, what answers decide, and that a state never falls."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from itertools import product
 
@@ -282,6 +282,61 @@ def test_the_end_of_a_task_brings_its_callback_urls_end() -> None:
 
     assert ended.expires_at == START + lifecycle.GRACE
     assert long_made.expires_at == START + timedelta(days=2)
+
+
+@pytest.mark.parametrize("end", [lifecycle.reject, lifecycle.expire], ids=["rejected", "expired"])
+def test_an_end_of_ours_brings_it_too(end: Callable[..., Task]) -> None:
+    ended = end(a_task(expires_at=START + timedelta(days=30)), message="no", now=START)
+    long_made = end(a_task(expires_at=START + timedelta(days=2)), message="no", now=START)
+
+    assert ended.expires_at == START + lifecycle.GRACE
+    assert long_made.expires_at == START + timedelta(days=2)
+
+
+def test_a_callback_url_is_good_from_when_it_is_made_however_long_and_often_the_task_waited() -> None:
+    month = timedelta(days=30)
+    task = a_task(state=TaskState.QUEUED, kling_id=None, expires_at=START + month)
+
+    for waited in (1, 5, 9):
+        now = START + timedelta(days=waited)
+        sent = lifecycle.begin(task, b"hash", now=now, until=now)
+        assert sent.expires_at == now + month
+        task = lifecycle.queue_again(sent, "full", now=now + timedelta(hours=3), until=now)
+
+    assert task.expires_at == START + month
+    assert lifecycle.begin(a_task(expires_at=None), None, now=START, until=START).expires_at is None
+
+
+REFUSED = a_task(state=TaskState.REJECTED, kling_id=None, due_at=None)
+
+
+@pytest.mark.parametrize("word", ["submitted", "processing", "succeed", "failed"])
+def test_an_unsigned_word_of_a_task_that_was_refused_counts_only_once_the_api_confirms_it(word: str) -> None:
+    ruling = hear(REFUSED, a_reading(word), verify=Verify.TERMINAL)
+    confirmed = lifecycle.learn(ruling.task, a_reading(word), [(a_push(), a_reading(word))], now=at(1), poll=POLL)
+
+    assert (ruling.outcome, ruling.announce) == (PushOutcome.PENDING, False)
+    assert (ruling.task.state, ruling.task.due_at) == (TaskState.REJECTED, START)
+    assert (confirmed.announce, confirmed.task.state.value) == (True, word)
+
+
+@pytest.mark.parametrize(("verify", "verified"), [(Verify.NEVER, Verified.NONE), (Verify.TERMINAL, Verified.SIGNATURE)])
+def test_a_signed_word_or_a_trusted_token_undoes_a_refusal_at_once(verify: Verify, verified: Verified) -> None:
+    ruling = hear(REFUSED, a_reading("processing"), verify=verify, verified=verified)
+
+    assert ruling.announce
+    assert ruling.task.state is TaskState.PROCESSING
+
+
+def test_a_push_that_names_nothing_is_forged_once_kling_denies_the_id_it_must_go_by() -> None:
+    nameless = [(a_push(), a_reading("processing", kling_id=None, external_task_id=None))]
+
+    of_another = lifecycle.learn_nothing(REFUSED, nameless, denied="another", now=at(1), poll=POLL)
+    of_its_own = lifecycle.learn_nothing(REFUSED, nameless, denied="tsk_1", now=at(1), poll=POLL)
+
+    assert of_another.settles == {}
+    assert of_its_own.settles == {"psh_1": PushOutcome.FORGED}
+    assert of_its_own.task.due_at is None
 
 
 def test_a_hollow_push_is_no_forgery_when_the_result_comes_after_it() -> None:

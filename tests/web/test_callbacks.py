@@ -11,7 +11,7 @@ import structlog
 from edge import Say, Serve
 from support import plain_http, until
 
-from receiver.errors import StoreBroken, StoreUnavailable, Unreadable
+from receiver.errors import Crowded, StoreBroken, StoreUnavailable, Unreadable
 from receiver.settings import Address
 from receiver.web.callbacks import public_app
 from receiver.web.callers import Proxies
@@ -105,6 +105,7 @@ async def test_health_is_told_to_anybody(serve: Serve, inbox: Recorder) -> None:
     [
         (Unreadable("The body is no JSON."), 400, "unreadable"),
         (StoreUnavailable("The disk is nearly full."), 503, "store_unavailable"),
+        (Crowded("Too many claims wait."), 503, "crowded"),
         (StoreBroken("The disk is broken."), 503, "store_broken"),
         (RuntimeError("a bug"), 500, "internal"),
     ],

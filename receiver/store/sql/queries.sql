@@ -403,13 +403,14 @@ GROUP BY told.name, charge.key, charge.value
 ORDER BY name;
 
 -- name: forget_pushes
--- Bounds what is kept of the pushes that changed nothing, so that a flood of them does not fill the disk.
+-- Bounds what is kept of the pushes that changed nothing, so that a flood of them does not fill the disk. What awaits
+-- confirmation is not among them: it may be all that says which of Kling's tasks this is.
 DELETE FROM pushes
 WHERE id IN (
     SELECT id
     FROM pushes
     WHERE task_id = ?
-      AND outcome <> 'settled'
+      AND outcome NOT IN ('settled', 'pending')
     ORDER BY id DESC
     LIMIT -1 OFFSET ?
 );
