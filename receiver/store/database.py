@@ -44,6 +44,7 @@ def had_alone(path: Path, *, create: bool) -> Iterator[None]:
     """See to it that the file exists, is ours alone and is locked by us. Raises StoreError."""
     with ExitStack() as stack:
         try:
+            refuse_log_alone(path)
             make_private(path, create=create)
             stack.enter_context(locked(path))
         except OSError as exc:
@@ -77,6 +78,30 @@ def locked(path: Path) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def refuse_log_alone(path: Path) -> None:
+    """Stop before SQLite sees a log whose file is empty or gone: it would remove the log. Raises StoreError."""
+    log_beside = log_of(path)
+    if _size(path) or not _size(log_beside):
+        return
+    what = f"{path} is empty" if path.exists() else f"There is no store at {path}"
+    raise StoreError(
+        f"{what}, but the log beside it is not empty: {log_beside} holds what was acknowledged last.",
+        remedy="Put the file back that the log belongs to; if it is lost, move the log away and restore a backup.",
+    )
+
+
+def log_of(path: Path) -> Path:
+    """Name the write-ahead log of the store at *path*."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def make_private(path: Path, *, create: bool) -> None:
