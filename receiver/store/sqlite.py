@@ -102,14 +102,13 @@ class SqliteStore:
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(had_alone(path, create=create))
-            health = Health(path)
+            health, after_commit = Health(path), checkpoint.Checkpoints(path).after_commit
             # Opened first, so closed last: the last one to close empties the log into the file.
             lane = await _opened(stack, health, partial(connect_writer, path), "store-writer")
             await health.vouch(lane.run(bring_up, known(), clock=clock))
             await health.vouch(lane.run(partial(upkeep.clear_suspicion, path)))
             glance = await _opened(stack, health, partial(connect_reader, path), "store-glance")
             browse = await _opened(stack, health, partial(connect_reader, path), "store-browse")
-            after_commit = checkpoint.Checkpoints(path).after_commit
             writer = Writer(lane, health, has_room=lambda: free(path.parent) >= reserve, after_commit=after_commit)
             stack.push_async_callback(writer.aclose)
             store = cls(path, health=health, writer=writer, glance=glance, browse=browse)

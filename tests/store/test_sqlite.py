@@ -53,6 +53,10 @@ def make(path: Path, content: bytes, *, folder: int = 0o700, file: int = 0o600) 
     path.write_bytes(content)
 
 
+def rename(path: Path, to: Path) -> None:
+    path.rename(to)
+
+
 def lose(path: Path, *, but_for_its_name: bool = False) -> None:
     """Remove a file, or all that is in it."""
     path.unlink()
@@ -294,6 +298,45 @@ async def test_a_broken_store_says_so_once_and_for_all(path: Path) -> None:
 
     with pytest.raises(StoreError):
         await SqliteStore.open(path)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced by another file"])
+async def test_a_store_whose_file_is_taken_away_acknowledges_nothing_more(path: Path, how: str) -> None:
+    moved, log, copy = path.with_name("moved.db"), path.with_name("receiver.db-wal"), path.with_name("backup.db")
+    async with a_sqlite_store(path) as store:
+        await store.add(a_task(), b"")
+        await store.backup(copy)
+        rename(path, moved)
+        if how != "removed":
+            rename(copy, path)
+        with pytest.raises(StoreBroken, match=f"was {how} while it was worked on. Put the file"):
+            await store.add(a_task(id="tsk_2"), b"")
+        assert store.broken.is_set()
+    left, kept = contents(path), contents(log)
+    assert kept
+
+    with pytest.raises(StoreError, match="the log beside it is"):
+        async with a_sqlite_store(path):
+            pass
+
+    assert (contents(path), contents(log)) == (left, kept)
+    rename(moved, path)
+    async with a_sqlite_store(path) as store:
+        assert [task.id for task in (await store.tasks()).items] == ["tsk_2", "tsk_1"]
+
+
+async def test_a_file_that_replaced_a_store_is_used_once_the_others_log_is_away(path: Path) -> None:
+    async with a_sqlite_store(path) as store:
+        await store.add(a_task(), b"")
+        await store.backup(path.with_name("backup.db"))
+        rename(path.with_name("backup.db"), path)
+        with pytest.raises(StoreBroken):
+            await store.add(a_task(id="tsk_2"), b"")
+
+    lose(path.with_name("receiver.db-wal"))
+    async with a_sqlite_store(path) as store:
+        assert [task.id for task in (await store.tasks()).items] == ["tsk_1"]
+    assert not path.with_name("receiver.db.suspect").exists()
 
 
 async def test_all_who_wait_learn_that_the_store_broke(path: Path) -> None:
