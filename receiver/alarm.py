@@ -1,21 +1,34 @@
-"""Says what is wrong with the way to Kling and back, once, and that it is right again."""
+"""Says what is wrong with the way to Kling and back, or with the disk, once, and that it is right again."""
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
 from typing import Final, Protocol
+
+import structlog
 
 from receiver.account import Account, Call, Concern, Reach, remedy
 from receiver.announce import Announcer
 from receiver.attendance import Turn
 from receiver.bells import Bells
 from receiver.clock import Clock
-from receiver.errors import KlingError, KlingRefusal
+from receiver.errors import KlingError, KlingRefusal, StoreUnavailable
 from receiver.model import Event, Json
 from receiver.store import Intake, Page
 
 _TOLD: Final = ("alert.account", "alert.account_recovered")
 _ATTENDANCE_TOLD: Final = ("alert.callbacks_missed", "alert.callbacks_recovered")
+_ROOM_TOLD: Final = ("alert.disk_full", "alert.disk_recovered")
 _MOST_TOLD: Final = 200
+
+_MARGIN = 4 * 1024 * 1024
+"""Bytes beyond what is needed that must be there for a shortage to be over, lest it come and go with the log."""
+
+_SELDOM, _OFTEN = timedelta(minutes=1), timedelta(seconds=5)
+
+log = structlog.get_logger()
 
 
 class History(Protocol):
@@ -102,12 +115,73 @@ class Alarm:
             },
         )
 
+    async def is_short_of_room(self) -> bool:
+        """Tell whether it was told that the disk is full, and not yet that there is room again."""
+        told = await self._history.events(types=_ROOM_TOLD, limit=1)
+        return bool(told.items) and told.items[0].type == _ROOM_TOLD[0]
+
+    async def room_changed(self, room: "Room", *, why: str) -> None:
+        """Tell *why* nothing new is taken, or, where there is nothing to say, that it is again."""
+        data: Json = {"folder": str(room.folder), "free": room.free(), "needed": room.reserve}
+        if why:
+            await self._raise("disk_full", {"message": why, **data})
+        else:
+            await self._raise("disk_recovered", {"message": "The store's disk has room again.", **data})
+
     async def _raise(self, what: str, data: Json) -> None:
         said = self._announcer.alert(what, data, at=self._clock.now())
         await self._intake.record([said.event], said.deliveries)
         self._bells.events.ring()
         if said.deliveries:
             self._bells.deliveries.ring()
+
+
+class Room(Protocol):
+    """The room for the store in *folder*: below *reserve* bytes nothing new is taken."""
+
+    folder: Path
+    reserve: int
+
+    def free(self) -> int:
+        """Tell how many bytes are left."""
+        ...
+
+    def shortage(self) -> str:
+        """Say why nothing new is taken, and what to do; nothing where there is enough."""
+        ...
+
+
+class RoomWatch:
+    """Looks after the room on the store's disk, the oftener the less there is."""
+
+    def __init__(self, room: Room, alarm: Alarm, *, clock: Clock) -> None:
+        self._room = room
+        self._alarm = alarm
+        self._clock = clock
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Have it told when room runs short, and when there is enough again, until *stop*."""
+        is_short = await self._alarm.is_short_of_room()
+        while not stop.is_set():
+            try:
+                is_short = await self.look(is_short=is_short)
+            except StoreUnavailable as exc:  # not even an alert finds room: it is told when there is some
+                log.warning("alarm.delayed", reason=exc.message)
+            is_near = is_short or self._room.free() < 2 * self._room.reserve
+            await self._clock.wait(stop, until=self._clock.now() + (_OFTEN if is_near else _SELDOM))
+
+    async def look(self, *, is_short: bool) -> bool:
+        """Have a change told, and tell how it is now."""
+        why = self._room.shortage()
+        if not is_short and why:
+            await self._alarm.room_changed(self._room, why=why)
+            log.warning("disk.filled", reason=why)
+            return True
+        if is_short and not why and self._room.free() >= self._room.reserve + _MARGIN:
+            await self._alarm.room_changed(self._room, why="")
+            log.info("disk.recovered", free=self._room.free())
+            return False
+        return is_short
 
 
 def _told(concern: Concern) -> Json:

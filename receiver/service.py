@@ -18,7 +18,7 @@ import structlog
 from starlette.types import ASGIApp
 
 from receiver import __version__, archive
-from receiver.alarm import Alarm
+from receiver.alarm import Alarm, RoomWatch
 from receiver.alerts import Alerts
 from receiver.announce import Announcer
 from receiver.anteroom import Anteroom
@@ -58,6 +58,7 @@ from receiver.web.api import Parts, admin_app
 from receiver.web.callbacks import public_app
 from receiver.web.callers import Proxies
 from receiver.web.connection import Limits
+from receiver.web.health import with_room
 from receiver.web.listener import Listener
 from receiver.web.names import Names
 
@@ -158,7 +159,7 @@ async def _assemble(
         explainer=Explainer(store, store, routes=[route.name for route in settings.routes], clock=clock),
         senders=lanes.sender,
         events=bells.events,
-        ready=supervisor.checks,
+        ready=with_room(supervisor.checks, store.room.shortage),
         clock=clock,
         ids=ids,
     )
@@ -244,7 +245,9 @@ def _with_kling(
         clock=clock,
         latest=ids.latest,
     )
-    return inbox, submitter, {"reconcile": reconciler.run, "recover": recovery.run, "submit": submitter.run}
+    room = RoomWatch(store.room, alarm, clock=clock)
+    work = {"reconcile": reconciler.run, "recover": recovery.run, "submit": submitter.run, "room": room.run}
+    return inbox, submitter, work
 
 
 def _public_names(settings: Settings) -> Names | None:

@@ -250,7 +250,7 @@ def _written(folder: Path) -> Path:
 def _tells_otherwise(sink: Sink, events: dict[str, tuple[Any, ...]]) -> Sequence[bool]:
     """Tell of each body whether it is about another event than its webhook-id names."""
     return [
-        (body["data"]["task"]["id"], body["type"]) != events.get(id_)
+        (body["data"].get("task", {}).get("id"), body["type"]) != events.get(id_)
         for id_, bodies in sink.received.items()
         for body in bodies
     ]

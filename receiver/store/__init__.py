@@ -152,7 +152,7 @@ class Intake(Protocol):
         ...
 
     async def record(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
-        """Store events that belong to no task, such as alerts, with their deliveries."""
+        """Store events that belong to no task, such as alerts, with their deliveries; also where room is short."""
         ...
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import structlog
 
 from receiver.errors import StoreBroken, StoreUnavailable
-from receiver.store.database import translated
+from receiver.store.database import Moved, identity, log_of, translated
 
 _EVERY = 100
 """Commits: under little load these make as long a log as SQLite would let grow."""
@@ -22,10 +22,15 @@ log = structlog.get_logger()
 
 
 class Checkpoints:
-    """Sees to it that the log of the store at *path* stays short."""
+    """Sees to it that the log of the store at *path* stays short, and that file and log are still there.
+
+    To be made before the file is opened: a file that takes its place later is another one.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._log = path.with_name(f"{path.name}-wal")
+        self._path = path
+        self._file = identity(path)
+        self._log = log_of(path)
         self._size = 0
         self._commits = 0
 
@@ -36,7 +41,7 @@ class Checkpoints:
         """
         self._commits += 1
         try:
-            size = self._log.stat().st_size  # of the room it takes: from time to time it begins anew at its beginning
+            size = self._look()
             if self._commits < _EVERY and size < self._size + _GROWN:
                 return
             self._commits, self._size = 0, size
@@ -49,6 +54,16 @@ class Checkpoints:
                     raise broken from exc
                 case _:
                     raise StoreBroken(f"The store's log cannot be emptied: {exc}.") from exc
+
+    def _look(self) -> int:
+        """Give the room the log takes: from time to time it begins anew at its beginning.
+
+        What is written to a file that has lost its name is gone with the process. Raises Moved, OSError.
+        """
+        file = identity(self._path)
+        if file is None or file != self._file:
+            raise Moved(self._path, was=self._file, is_gone=file is None)
+        return self._log.stat().st_size
 
 
 def empty_log(connection: sqlite3.Connection) -> None:

@@ -44,8 +44,10 @@ def had_alone(path: Path, *, create: bool) -> Iterator[None]:
     """See to it that the file exists, is ours alone and is locked by us. Raises StoreError."""
     with ExitStack() as stack:
         try:
+            refuse_log_alone(path)
             make_private(path, create=create)
             stack.enter_context(locked(path))
+            _refuse_log_of_another(path)
         except OSError as exc:
             raise StoreUnavailable(
                 f"The store {path} cannot be worked on: {exc.strerror or exc}.",
@@ -77,6 +79,51 @@ def locked(path: Path) -> Iterator[None]:
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def refuse_log_alone(path: Path) -> None:
+    """Stop before SQLite sees a log whose file is empty or gone: it would remove the log. Raises StoreError."""
+    log_beside = log_of(path)
+    if _size(path) or not _size(log_beside):
+        return
+    what = f"{path} is empty" if path.exists() else f"There is no store at {path}"
+    raise StoreError(
+        f"{what}, but the log beside it is not empty: {log_beside} holds what was acknowledged last.",
+        remedy="Put the file back that the log belongs to; if it is lost, move the log away and restore a backup.",
+    )
+
+
+def _refuse_log_of_another(path: Path) -> None:
+    """Stop before SQLite plays the log of a store that was replaced into the file that took its place."""
+    mark, log_beside = mark_of(path), log_of(path)
+    was = mark.read_text().strip() if mark.exists() else ""
+    if not was or was == str(path.stat().st_ino) or not _size(log_beside):
+        return
+    raise StoreError(
+        f"{path} took the place of another file while that was worked on, and the log beside it is the other's.",
+        remedy=f"Put the other back by `mv`; where this one is to be used as it is, move {log_beside} away.",
+    )
+
+
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tell one file from another that has its name, by device and inode; None where there is none."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def log_of(path: Path) -> Path:
+    """Name the write-ahead log of the store at *path*."""
+    return path.with_name(f"{path.name}-wal")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def make_private(path: Path, *, create: bool) -> None:
@@ -181,6 +228,18 @@ def translated(exc: Exception) -> ReceiverError | None:
     return None
 
 
+class Moved(StoreBroken):
+    """The store's file is no longer where it was opened; *was* tells which one that was."""
+
+    def __init__(self, path: Path, *, was: tuple[int, int] | None, is_gone: bool) -> None:
+        how = "removed" if is_gone else "replaced by another file"
+        super().__init__(
+            f"{path} was {how} while it was worked on.",
+            remedy="Put the file that was there back by `mv`; if it is lost, restore a backup.",
+        )
+        self.was = was
+
+
 class Health:
     """Remembers that a store broke: from then on every call ends the same way, and nothing is acknowledged.
 
@@ -212,9 +271,11 @@ class Health:
         meant = translated(exc)
         if isinstance(meant, StoreBroken) and self._why is None:
             self._why = meant
-            log.error("store.damaged", reason=meant.message)
+            log.error("store.damaged", reason=meant.message, remedy=meant.remedy)
             try:
                 self._mark.touch(mode=0o600)
+                if isinstance(meant, Moved) and meant.was is not None:
+                    self._mark.write_text(f"{meant.was[1]}\n")
             except OSError:  # the disk that broke the store may well refuse the mark
                 log.warning("store.mark_refused", path=str(self._mark))
             self.broken.set()
@@ -222,7 +283,10 @@ class Health:
 
 
 def mark_of(path: Path) -> Path:
-    """Name the file whose being there says that the store broke when it was last open."""
+    """Name the file whose being there says that the store broke when it was last open.
+
+    Where the store was taken away meanwhile, its inode stands in it; devices may have other numbers after a restart.
+    """
     return path.with_name(f"{path.name}.suspect")
 
 

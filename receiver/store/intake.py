@@ -286,4 +286,5 @@ ADD: Work[NewTask, Task] = Work(write=_add)
 CLAIM_TASKS: Work[TaskClaim, Sequence[Task]] = Work(write=_claim, grows=False)
 HASTEN_TASKS: Work[Hastened, int] = Work(write=_hasten, grows=False)
 SHARE_OUT: Work[str, None] = Work(write=_share_out)
-RECORD: Work[Record, None] = Work(write=_record)
+# Alerts are small and few, and that the disk is full is one of them.
+RECORD: Work[Record, None] = Work(write=_record, grows=False)

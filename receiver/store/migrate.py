@@ -106,6 +106,11 @@ def compare(connection: sqlite3.Connection, steps: Sequence[Migration]) -> list[
     return faults
 
 
+def is_made(connection: sqlite3.Connection) -> bool:
+    """Tell whether there was ever a store in the file: SQLite takes an empty one for a sound database."""
+    return bool(_applied(connection))
+
+
 def _applied(connection: sqlite3.Connection) -> dict[int, str]:
     if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'migrations'").fetchone():
         return {}

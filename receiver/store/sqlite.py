@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -52,19 +51,13 @@ from receiver.store.costs import CostStore
 from receiver.store.database import Health, Lane, connect_reader, connect_writer, had_alone
 from receiver.store.migrate import bring_up, known
 from receiver.store.replays import ReplayStore
+from receiver.store.room import RESERVE, Room, free_bytes
 from receiver.store.writer import Writer
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 _CLOCK = SystemClock()
-_RESERVE = 64 * 1024 * 1024
-
-
-def free_bytes(folder: Path) -> int:
-    """Tell how much room the disk under *folder* has for us."""
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
 
 
 class SqliteStore:
@@ -73,7 +66,8 @@ class SqliteStore:
     ``broken`` is set when the file can no longer be trusted; whoever runs the service then stops it.
     """
 
-    def __init__(self, path: Path, *, health: Health, writer: Writer, glance: Lane, browse: Lane) -> None:
+    def __init__(self, path: Path, *, room: Room, health: Health, writer: Writer, glance: Lane, browse: Lane) -> None:
+        self.room = room
         self._path = path
         self._health = health
         self._writer = writer
@@ -92,7 +86,7 @@ class SqliteStore:
         *,
         create: bool = True,
         clock: Clock = _CLOCK,
-        reserve: int = _RESERVE,
+        reserve: int = RESERVE,
         free: Callable[[Path], int] = free_bytes,
     ) -> Self:
         """Have the store at *path* alone, brought up to date, until ``aclose``.
@@ -102,17 +96,17 @@ class SqliteStore:
         """
         async with AsyncExitStack() as stack:
             stack.enter_context(had_alone(path, create=create))
-            health = Health(path)
+            health, after_commit = Health(path), checkpoint.Checkpoints(path).after_commit
             # Opened first, so closed last: the last one to close empties the log into the file.
             lane = await _opened(stack, health, partial(connect_writer, path), "store-writer")
             await health.vouch(lane.run(bring_up, known(), clock=clock))
             await health.vouch(lane.run(partial(upkeep.clear_suspicion, path)))
             glance = await _opened(stack, health, partial(connect_reader, path), "store-glance")
             browse = await _opened(stack, health, partial(connect_reader, path), "store-browse")
-            after_commit = checkpoint.Checkpoints(path).after_commit
-            writer = Writer(lane, health, has_room=lambda: free(path.parent) >= reserve, after_commit=after_commit)
+            room = Room(path.parent, reserve=reserve, free=free)
+            writer = Writer(lane, health, has_room=room.suffices, after_commit=after_commit)
             stack.push_async_callback(writer.aclose)
-            store = cls(path, health=health, writer=writer, glance=glance, browse=browse)
+            store = cls(path, room=room, health=health, writer=writer, glance=glance, browse=browse)
             store._resources = stack.pop_all()
             return store
 

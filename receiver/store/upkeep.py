@@ -8,20 +8,24 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from receiver.errors import InvalidRequest, StoreBroken, StoreError, StoreUnavailable
-from receiver.store.database import connect_reader, is_foreign, mark_of, sync, translated
-from receiver.store.migrate import compare, known
+from receiver.store.database import connect_reader, is_foreign, mark_of, refuse_log_alone, sync, translated
+from receiver.store.migrate import compare, is_made, known
 from receiver.store.queries import sql
 
 _DRAFT = ".kling-receiver-backup"
 
+_FOREIGN = "is a database of another program. Check [store] url."
+_NO_STORE = "holds no store. Restore a backup; where there never was one, `serve` makes it."
+
 
 def check(path: Path) -> list[str]:
     """Look through the store at *path*, also while a service works on it; give the faults, one sentence each."""
-    if not path.is_file():
-        return [f"There is no store at {path}."]
     try:
+        _find(path)
         with closing(connect_reader(path)) as connection:
             return faults(connection)
+    except StoreError as exc:
+        return [str(exc)]
     except sqlite3.Error as exc:
         return [f"The store cannot be read: {exc}."]
 
@@ -29,13 +33,30 @@ def check(path: Path) -> list[str]:
 def faults(connection: sqlite3.Connection) -> list[str]:
     """Look through every page, index, reference and migration of an open store."""
     if is_foreign(connection):
-        return ["The file is a database of another program."]
+        return [f"The file {_FOREIGN}"]
     found = _damage(connection)
     if found:
         return found  # what is damaged cannot be asked about the rest
+    if not is_made(connection):
+        return [f"The file {_NO_STORE}"]
     for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
         found.append(f"Row {rowid} of {table} points at something missing in {parent}.")
     return found + compare(connection, known())
+
+
+def _find(path: Path) -> None:
+    """See whether there is anything to be opened at *path*. Raises StoreError."""
+    refuse_log_alone(path)
+    if not path.is_file():
+        raise StoreError(f"There is no store at {path}.")
+
+
+def _recognize(path: Path, connection: sqlite3.Connection) -> None:
+    """See whether what was opened at *path* is a store at all. Raises StoreError."""
+    if is_foreign(connection):
+        raise StoreError(f"{path} {_FOREIGN}")
+    if not is_made(connection):
+        raise StoreError(f"{path} {_NO_STORE}")
 
 
 def _damage(connection: sqlite3.Connection) -> list[str]:
@@ -55,8 +76,7 @@ def backup(path: Path, target: Path) -> None:
     """
     if target.exists():
         raise InvalidRequest(f"{target} exists already.", remedy="Name a file that does not exist yet.")
-    if not path.is_file():
-        raise StoreError(f"There is no store at {path}.")
+    _find(path)
     try:
         _clear_away_what_was_killed(target.parent)
         with _drafted(target) as draft:
@@ -98,6 +118,7 @@ def _remove(draft: Path) -> None:
 
 def _copy(path: Path, draft: Path) -> None:
     with closing(connect_reader(path)) as source, closing(sqlite3.connect(draft, isolation_level=None)) as copy:
+        _recognize(path, source)
         source.backup(copy)
         # A single file that can be carried away; the log comes back when it is opened as a store.
         copy.execute("PRAGMA journal_mode = DELETE")
@@ -131,10 +152,10 @@ def stats(connection: sqlite3.Connection) -> Mapping[str, int]:
 
 def stats_of(path: Path) -> Mapping[str, int]:
     """Give the counts of the store at *path*, also while a service works on it."""
-    if not path.is_file():
-        raise StoreError(f"There is no store at {path}.")
+    _find(path)
     try:
         with closing(connect_reader(path)) as connection:
+            _recognize(path, connection)
             return stats(connection)
     except sqlite3.Error as exc:
         raise (translated(exc) or exc) from exc

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http import HTTPStatus
 
 from starlette.requests import Request
@@ -24,6 +24,19 @@ class Check:
 
 Ready = Callable[[], Awaitable[Sequence[Check]]]
 """Looks at the store, the listeners and the workers."""
+
+
+def with_room(ready: Ready, shortage: Callable[[], str]) -> Ready:
+    """Have the store's check fail as well while *shortage* says why nothing new can be stored."""
+
+    async def checks() -> Sequence[Check]:
+        why, looked_at = shortage(), await ready()
+        return [
+            replace(check, ok=False, reason=why) if why and check.ok and check.name == "store" else check
+            for check in looked_at
+        ]
+
+    return checks
 
 
 class Health:

@@ -6,6 +6,7 @@ The disk is a small one in memory, which somebody else fills.
 import asyncio
 import errno
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from ledger import Tell
-from processes import Receiver, Sink, a_config, a_push, a_receiver, a_sink, minted
+from processes import Receiver, Sink, a_config, a_push, a_receiver, a_sink, a_webhook_route, minted
 from support import until
 from traffic import LIFE, Audit, Traffic, a_config_for_traffic, calling
 from wire import Answer, ask
@@ -113,12 +114,17 @@ async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_
             disk.leave(LOW_WATER - MIB)
             await refused(traffic, 20)
             answered = await ask("POST", url, a_push("processing"))
+            ready = await ask("GET", f"{receiver.admin}/readyz")
             taken = len(traffic.promised)
             waiting = receiver.rows(PENDING)[0][0]
             gate.set()
             await until(lambda: receiver.rows(PENDING) == [(0,)], within=60)
 
             assert (answered.status, answered.headers["retry-after"]) == (503, "5")
+            assert (ready.status, [check["name"] for check in ready.json()["checks"] if not check["ok"]]) == (
+                503,
+                ["store"],
+            )
             assert waiting > 0
             assert len(traffic.promised) == taken
             assert disk.free() > LOW_WATER // 2
@@ -141,6 +147,34 @@ async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_
         assert (audit.lost, audit.undelivered, audit.unknown, audit.twice_in_one_life) == (0, 0, 0, 0)
         assert set(traffic.statuses) == {200, 201, 503}
         assert await receiver.stop() == 0
+
+
+async def test_a_shortage_of_room_is_told_of_once_and_so_is_its_end_through_a_kill(disk: Disk) -> None:
+    async with a_sink() as sink:
+        route = a_webhook_route(sink, extra='on = ["alert"]')
+        async with a_receiver(disk.folder, a_config("http://127.0.0.1:9", more=route)) as receiver:
+            async with receiver.client() as client:
+                _, url = await minted(client)
+            disk.leave(LOW_WATER - MIB)
+            await until(lambda: "alert.disk_full" in sink.types, within=60)
+            receiver.kill()
+            receiver.spawn()
+            assert (await until_answered(url)).status == 503
+            ready = await ask("GET", f"{receiver.admin}/readyz")
+            disk.leave(LOW_WATER + 16 * MIB)
+            await receiver.ready()
+            await until(lambda: "alert.disk_recovered" in sink.types, within=60)
+
+            (check,) = [check for check in ready.json()["checks"] if not check["ok"]]
+            assert (ready.status, check["name"]) == (503, "store")
+            said = r"The store's disk is almost full: 6[0-3] MiB are left, .* below 64 MiB. Make room"
+            alert = next(iter(sink.received.values()))[0]["data"]
+            assert re.match(said, check["reason"])
+            assert re.match(said, alert["message"])
+            assert (alert["folder"], alert["needed"]) == (f"{disk.folder}/var", LOW_WATER)
+            events = receiver.rows("SELECT type FROM events ORDER BY seq")
+            assert events == [("alert.disk_full",), ("alert.disk_recovered",)]
+            assert await receiver.stop() == 0
 
 
 @pytest.mark.parametrize("ending", ["killed", "stopped"])

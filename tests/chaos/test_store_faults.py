@@ -122,6 +122,36 @@ async def test_an_io_error_while_the_log_is_moved_into_the_file_is_one_as_well(t
         assert (audit.lost, audit.undelivered, audit.unknown, audit.twice_in_one_life) == (0, 0, 0, 0)
 
 
+@pytest.mark.parametrize("how", ["removed", "replaced"])
+async def test_a_store_taken_away_under_load_is_noticed_before_anything_more_is_acknowledged(
+    tmp_path: Path, how: str
+) -> None:
+    path, moved = tmp_path / "var" / "receiver.db", tmp_path / "moved.db"
+    async with a_sink() as sink, a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
+        assert (await receiver.command("db", "backup", str(tmp_path / "other.db"))).returncode == 0
+        async with calling(receiver) as traffic:
+            await traffic.goes_on(50)
+            path.rename(moved)
+            if how == "replaced":
+                (tmp_path / "other.db").rename(path)
+            code = await receiver.exit_code()
+            receiver.spawn()
+            again = await receiver.exit_code()
+
+            assert (code, again) == (1, 1)
+            (said,) = receiver.said("store.damaged")
+            assert f"was {how}" in said["reason"]
+            assert "Put the file that was there back" in said["remedy"]
+            moved.rename(path)
+            receiver.environ[LIFE] = "1"
+            await receiver.start()
+        await until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+
+        audit = Audit.of(traffic, sink)
+        assert (audit.lost, audit.undelivered, audit.unknown) == (0, 0, 0)
+        assert await receiver.stop() == 0
+
+
 def damage(path: Path, *, head: bool) -> None:
     """Write rubbish over the first page of a store that is worked on, or over all others, in its file and its log."""
     rubbish = b"\xa5" * PAGE

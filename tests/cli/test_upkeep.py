@@ -1,7 +1,9 @@
 """The store and the configuration, looked after from the command line without a service."""
 
 import json
+from contextlib import closing
 from pathlib import Path
+from sqlite3 import connect
 
 import pytest
 from cli.conftest import write_config
@@ -61,6 +63,33 @@ def test_counts_are_told_as_json_too(config: Path, capsys: pytest.CaptureFixture
 def test_no_store_is_a_sentence(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["db", "stats", "--config", str(config)]) == 1
     assert capsys.readouterr().err == f"kling-receiver: There is no store at {config.parent / 'receiver.db'}.\n"
+
+
+@pytest.mark.parametrize("command", [["check"], ["backup", "COPY"], ["stats"]], ids=lambda command: command[0])
+def test_a_file_with_no_store_in_it_is_a_failure_and_a_sentence(
+    config: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "receiver.db").touch()
+    copy = config.parent / "copy.db"
+
+    assert main(["db", *(str(copy) if word == "COPY" else word for word in command), "--config", str(config)]) == 1
+
+    said = capsys.readouterr()
+    assert (said.out + said.err).endswith(
+        "holds no store. Restore a backup; where there never was one, `serve` makes it.\n"
+    )
+    assert not copy.exists()
+
+
+def test_another_programs_database_is_not_counted(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config.parent / "receiver.db"
+    with closing(connect(path)) as theirs:
+        theirs.execute("CREATE TABLE theirs (x)")
+
+    assert main(["db", "stats", "--config", str(config)]) == 1
+
+    said = f"kling-receiver: {path} is a database of another program. Check [store] url.\n"
+    assert capsys.readouterr().err == said
 
 
 def test_a_good_configuration_says_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

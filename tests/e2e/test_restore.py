@@ -58,6 +58,34 @@ async def test_a_backup_is_restored_as_the_readme_says_and_work_goes_on_from_the
         assert await receiver.stop() == 0
 
 
+async def test_a_store_that_was_emptied_is_neither_vouched_for_nor_begun_anew(tmp_path: Path) -> None:
+    store = tmp_path / "var" / "receiver.db"
+    log = store.with_name("receiver.db-wal")
+    config = a_config("http://127.0.0.1:9", more='[callbacks]\nverify = "never"\n')
+    async with a_receiver(tmp_path, config) as receiver:
+        async with receiver.client() as client:
+            _, url = await minted(client)
+        assert (await ask("POST", url, a_push("succeed"))).status == 200
+        receiver.kill()
+        whole, before = store.read_bytes(), log.read_bytes()
+        store.write_bytes(b"")
+
+        receiver.spawn()
+        code = await receiver.exit_code()
+        done = [await receiver.command("db", *rest) for rest in (["check"], ["backup", "b.db"], ["migrate"], ["stats"])]
+
+        assert (code, [each.returncode for each in done]) == (1, [1, 1, 1, 1])
+        for said in (receiver.log().splitlines()[-1], *(each.stdout + each.stderr for each in done)):
+            assert re.search("is empty, but the log beside it is not empty: .* restore a backup", said)
+        assert (store.read_bytes(), log.read_bytes()) == (b"", before)
+        assert not (tmp_path / "b.db").exists()
+        store.write_bytes(whole)
+        await receiver.start()
+        assert receiver.rows("SELECT count(*) FROM pushes") == [(1,)]
+        assert (await receiver.command("db", "check")).returncode == 0
+        assert await receiver.stop() == 0
+
+
 async def test_a_store_that_a_newer_version_worked_on_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
     store = tmp_path / "var" / "receiver.db"
     async with a_receiver(tmp_path, a_config("http://127.0.0.1:9")) as receiver:

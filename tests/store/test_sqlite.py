@@ -31,6 +31,13 @@ from receiver.store.migrate import Migration, bring_up, known, migrate
 from receiver.store.queries import queries, write_rows
 from receiver.store.sqlite import SqliteStore
 
+_OPEN_AND_DIE = (
+    "import asyncio, os, sys, pathlib\n"
+    "from receiver.store.sqlite import SqliteStore\n"
+    "asyncio.run(SqliteStore.open(pathlib.Path(sys.argv[1])))\n"
+    "os.kill(os.getpid(), 9)\n"
+)
+
 
 @pytest.fixture
 def raw(path: Path) -> Iterator[sqlite3.Connection]:
@@ -44,6 +51,17 @@ def make(path: Path, content: bytes, *, folder: int = 0o700, file: int = 0o600) 
     path.parent.mkdir(mode=folder)
     path.touch(mode=file)
     path.write_bytes(content)
+
+
+def rename(path: Path, to: Path) -> None:
+    path.rename(to)
+
+
+def lose(path: Path, *, but_for_its_name: bool = False) -> None:
+    """Remove a file, or all that is in it."""
+    path.unlink()
+    if but_for_its_name:
+        path.touch()
 
 
 def contents(path: Path) -> bytes | None:
@@ -80,13 +98,7 @@ async def test_one_process_has_the_store(path: Path) -> None:
 
 
 async def test_the_lock_goes_with_the_process_that_had_it(path: Path) -> None:
-    code = (
-        "import asyncio, os, sys, pathlib\n"
-        "from receiver.store.sqlite import SqliteStore\n"
-        "asyncio.run(SqliteStore.open(pathlib.Path(sys.argv[1])))\n"
-        "os.kill(os.getpid(), 9)\n"
-    )
-    assert run(code, path) == -signal.SIGKILL
+    assert run(_OPEN_AND_DIE, path) == -signal.SIGKILL
 
     async with a_sqlite_store(path):
         pass
@@ -137,7 +149,52 @@ async def test_another_programs_database_is_left_alone(path: Path) -> None:
         await SqliteStore.open(path)
 
     assert contents(path) == before
-    assert upkeep.check(path) == ["The file is a database of another program."]
+    assert upkeep.check(path) == ["The file is a database of another program. Check [store] url."]
+    with pytest.raises(StoreError, match=r"another program\. Check"):
+        upkeep.backup(path, path.with_name("backup.db"))
+    with pytest.raises(StoreError, match=r"another program\. Check"):
+        upkeep.stats_of(path)
+
+
+def test_what_holds_no_store_is_not_vouched_for(path: Path) -> None:
+    make(path, b"")
+    with closing(connect_writer(path)):
+        assert path.stat().st_size > 0, "an empty database is not an empty file"
+
+    for _ in range(2):
+        (fault,) = upkeep.check(path)
+        with pytest.raises(StoreError) as backed_up:
+            upkeep.backup(path, path.with_name("backup.db"))
+        with pytest.raises(StoreError) as counted:
+            upkeep.stats_of(path)
+        for said in (fault, str(backed_up.value), str(counted.value)):
+            assert said.endswith("holds no store. Restore a backup; where there never was one, `serve` makes it.")
+        path.write_bytes(b"")
+    assert not path.with_name("backup.db").exists()
+
+
+@pytest.mark.parametrize("is_there", [True, False], ids=["empty", "gone"])
+async def test_a_log_whose_file_is_empty_or_gone_is_kept_and_nothing_begins_anew(path: Path, is_there: bool) -> None:
+    log = path.with_name("receiver.db-wal")
+    assert run(_OPEN_AND_DIE, path) == -signal.SIGKILL
+    lose(path, but_for_its_name=is_there)
+    before = contents(log)
+    assert before
+
+    for create in (True, False):
+        with pytest.raises(StoreError, match=r"the log beside it is not empty: .* restore a backup"):
+            async with a_sqlite_store(path, create=create):
+                pass
+    for refused in (migrate, upkeep.stats_of, lambda path: upkeep.backup(path, path.with_name("backup.db"))):
+        with pytest.raises(StoreError, match="the log beside it is not empty"):
+            refused(path)
+    assert ["the log beside it is not empty" in fault for fault in upkeep.check(path)] == [True]
+
+    assert contents(path) == (b"" if is_there else None)
+    assert contents(log) == before
+    lose(log, but_for_its_name=True)
+    async with a_sqlite_store(path):
+        assert upkeep.check(path) == []
 
 
 async def test_what_is_no_database_is_told_as_broken(path: Path) -> None:
@@ -241,6 +298,45 @@ async def test_a_broken_store_says_so_once_and_for_all(path: Path) -> None:
 
     with pytest.raises(StoreError):
         await SqliteStore.open(path)
+
+
+@pytest.mark.parametrize("how", ["removed", "replaced by another file"])
+async def test_a_store_whose_file_is_taken_away_acknowledges_nothing_more(path: Path, how: str) -> None:
+    moved, log, copy = path.with_name("moved.db"), path.with_name("receiver.db-wal"), path.with_name("backup.db")
+    async with a_sqlite_store(path) as store:
+        await store.add(a_task(), b"")
+        await store.backup(copy)
+        rename(path, moved)
+        if how != "removed":
+            rename(copy, path)
+        with pytest.raises(StoreBroken, match=f"was {how} while it was worked on. Put the file"):
+            await store.add(a_task(id="tsk_2"), b"")
+        assert store.broken.is_set()
+    left, kept = contents(path), contents(log)
+    assert kept
+
+    with pytest.raises(StoreError, match="the log beside it is"):
+        async with a_sqlite_store(path):
+            pass
+
+    assert (contents(path), contents(log)) == (left, kept)
+    rename(moved, path)
+    async with a_sqlite_store(path) as store:
+        assert [task.id for task in (await store.tasks()).items] == ["tsk_2", "tsk_1"]
+
+
+async def test_a_file_that_replaced_a_store_is_used_once_the_others_log_is_away(path: Path) -> None:
+    async with a_sqlite_store(path) as store:
+        await store.add(a_task(), b"")
+        await store.backup(path.with_name("backup.db"))
+        rename(path.with_name("backup.db"), path)
+        with pytest.raises(StoreBroken):
+            await store.add(a_task(id="tsk_2"), b"")
+
+    lose(path.with_name("receiver.db-wal"))
+    async with a_sqlite_store(path) as store:
+        assert [task.id for task in (await store.tasks()).items] == ["tsk_1"]
+    assert not path.with_name("receiver.db.suspect").exists()
 
 
 async def test_all_who_wait_learn_that_the_store_broke(path: Path) -> None:

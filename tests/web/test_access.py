@@ -1,6 +1,7 @@
 """Who may use the admin listener."""
 
 import asyncio
+from collections.abc import Sequence
 
 import httpx2 as httpx
 import pytest
@@ -8,6 +9,7 @@ from edge import TOKEN, House
 from support import plain_http
 
 from receiver.settings import Address
+from receiver.web.health import Check, with_room
 
 PAGES = ["/api/tasks", "/api/stream", "/openapi.json", "/console", "/metrics", "/nowhere", "/"]
 
@@ -41,6 +43,21 @@ async def test_the_scheme_is_written_in_any_case(house: House) -> None:
     answer = await ask(house.admin, "/api/tasks", authorization=f"bearer {TOKEN}")
 
     assert answer.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("why", "reasons"),
+    [("", ["", "It has ended."]), ("No room.", ["No room.", "It has ended."])],
+    ids=["room", "none"],
+)
+async def test_a_store_that_takes_nothing_new_is_not_ready_and_says_why(why: str, reasons: list[str]) -> None:
+    async def looked_at() -> Sequence[Check]:
+        return [Check(name="store", ok=True), Check(name="dispatch", ok=False, reason="It has ended.")]
+
+    checks = await with_room(looked_at, lambda: why)()
+
+    assert [check.reason for check in checks] == reasons
+    assert [check.ok for check in checks] == [not why, False]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
