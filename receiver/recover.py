@@ -24,6 +24,7 @@ from receiver.model import Origin, Reading, Task, TaskState
 from receiver.outcomes import Outcomes
 from receiver.patience import Patience
 from receiver.settings import Settings
+from receiver.settings.addresses import is_loopback
 from receiver.store import Intake, Page
 
 log = structlog.get_logger()
@@ -51,6 +52,10 @@ class Questions(Protocol):
 
     async def query(self, endpoint: str, task_id: str) -> Answer:
         """Ask about one task."""
+        ...
+
+    async def newest(self, endpoint: str) -> Sequence[Reading] | None:
+        """List the newest tasks of an endpoint; None where not all that may be new can be seen."""
         ...
 
 
@@ -258,7 +263,28 @@ class Recovery:
                     return False
         endpoint = endpoints.resolve(task.endpoint or "")
         is_known = endpoint is not None and endpoint.is_listed  # else nobody knows that tasks can be looked up there
-        return is_known and _is_klings_own(self._settings.kling.base_url)
+        if not is_known or _is_klings_own(self._settings.kling.base_url):
+            return is_known
+        return await self._is_nothing_else_there(task.endpoint or "")
+
+    async def _is_nothing_else_there(self, endpoint: str) -> bool:
+        """Tell whether all that is listed at an endpoint is ours and bound, so that nothing there can be the lost task.
+
+        An empty list proves it on this machine alone, where a simulator answers: a gateway may have none for anybody.
+        """
+        try:
+            listed = await self._kling.newest(endpoint)
+        except KlingError as exc:
+            if _is_passing(exc):
+                raise _CannotAsk(exc) from exc
+            return False
+        if listed is None:
+            return False
+        for reading in listed:
+            refs = [ref for ref in (reading.kling_id, reading.external_task_id) if ref]
+            if not any([await self._history.task(ref) for ref in refs]):
+                return False
+        return bool(listed) or is_loopback(urlsplit(self._settings.kling.base_url).hostname or "")
 
     async def _settle(self, task: Task, *, denied: bool, why: str) -> None:
         """Draw the conclusion, once Kling has had its time: what is under way there may not be seen yet."""

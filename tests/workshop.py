@@ -26,7 +26,7 @@ from receiver.intent import SubmitRequest
 from receiver.kling import protocol
 from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
 from receiver.kling.refusals import Said, error_of
-from receiver.model import Event, Json, Secret, Task
+from receiver.model import Event, Json, Reading, Secret, Task
 from receiver.outcomes import Outcomes
 from receiver.reconcile import Reconciler
 from receiver.recover import Recovery
@@ -129,6 +129,13 @@ class FakeKling:
         task = Made(id=f"k{len(self.made) + 1}", external_task_id=own_id, callback_url=asked.get("callback_url"))
         self.made[task.id] = task
         return task
+
+    async def newest(self, endpoint: str) -> Sequence[Reading] | None:
+        """List all tasks."""
+        del endpoint
+        if self.find_fault is not None:
+            raise self.find_fault
+        return [protocol.read(made.told()) for made in self.made.values()]
 
     def of(self, external_task_id: str) -> list[Made]:
         """Find all tasks made under an id of the client's."""

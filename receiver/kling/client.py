@@ -41,6 +41,7 @@ TOGETHER = WAYS[Generation.NEW].at_once
 """How many tasks of the new generation Kling tells of in one answer."""
 
 MAX_ANSWER = 16 * 1024 * 1024  # a page of 500 tasks with room to spare
+_NEWEST = 100
 _LONGEST_ID = 64  # of those asked about together, so that the address stays one that every server takes
 _JSON = {"content-type": "application/json", "accept": "application/json"}
 _LONG_ANSWER = timedelta(minutes=10)
@@ -163,6 +164,21 @@ class Kling:
         if is_plain and (answered_with_none or _said(reply).says_there_is_none()):
             return None
         raise answer.error
+
+    async def newest(self, endpoint: str) -> Sequence[Reading] | None:
+        """List the newest tasks of an endpoint, whoever made them; None where not all that may be new can be seen.
+
+        Raises the error of any other answer than a list.
+        """
+        path = _endpoint(endpoint).newest(_NEWEST)
+        if path is None:
+            return None
+        reply = await self._call("GET", path, headers=_JSON)
+        error = self._error(_said(reply))
+        if error is not None:
+            raise error
+        listed = [protocol.read(task) for task in protocol.several(reply.body)]
+        return None if len(listed) >= _NEWEST else listed
 
     async def forward(self, method: str, path: str, content: bytes | Outgoing, beside: Beside, *, give: Give) -> None:
         """Pass a client's call on as it is, under our key, and its answer to *give* as it comes.

@@ -133,6 +133,11 @@ class Endpoint:
         way = self.ways.by_external_id if external else self.ways.by_id
         return way.format(path=self.url_path, ids=",".join(_quoted(name) for name in ids))
 
+    def newest(self, size: int) -> str | None:
+        """Write the path that lists its newest tasks; None where they are listed otherwise than by a GET."""
+        method, _, path = self.ways.listing.partition(" ")
+        return path.format(path=self.url_path, page=1, size=size) if method == "GET" else None
+
     def facts(self) -> Json:
         """Tell what is known of it, for a table or a program. Braces are where something is to be filled in."""
         slots = "n" if self.pack == "image" else 1 if self.pack else None

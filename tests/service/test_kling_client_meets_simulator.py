@@ -165,3 +165,16 @@ async def test_a_wrong_key_is_said_to_be_wrong_and_a_pair_of_keys_is_taken() -> 
 
     assert isinstance(refused.error, AuthenticationFailed)
     assert taken.error is None
+
+
+async def test_the_newest_tasks_are_listed_where_a_get_lists_them() -> None:
+    async with meeting() as (kling, simulator):
+        assert await kling.newest(MULTI) == []
+        for name in ("tsk_1", "tsk_2"):
+            await kling.create(MULTI, body_for(MULTI, name=name))
+
+        listed = await kling.newest(MULTI)
+
+        assert listed is not None
+        assert {reading.external_task_id for reading in listed} == {"tsk_1", "tsk_2"}
+        assert await kling.newest(VIDEOS[0]) is None

@@ -365,6 +365,20 @@ async def test_klings_own_first_denial_ever_is_believed(tmp_path: Path, host: st
         assert (await shop.task(task.id)).state is TaskState.SUBMITTED
 
 
+@pytest.mark.parametrize("is_made", [False, True], ids=["not made", "made without our id"])
+async def test_where_all_that_is_listed_is_known_a_denial_is_believed(tmp_path: Path, *, is_made: bool) -> None:
+    local = KlingSettings(base_url="http://127.0.0.1:8790")
+    async with a_workshop(tmp_path, kling_settings=local) as shop, shop.working():
+        shop.kling.create_faults, shop.kling.makes_anyway, shop.kling.drops_ids = [no_answer()], is_made, True
+        task = await shop.submit()
+
+        await shop.passes(WAIT)
+
+        assert shop.kling.creates == [task.id] * (1 if is_made else 2)
+        assert len(shop.kling.made) == 1
+        assert (await shop.task(task.id)).state is (TaskState.EXPIRED if is_made else TaskState.SUBMITTED)
+
+
 async def test_that_ids_are_kept_at_another_endpoint_proves_nothing(tmp_path: Path) -> None:
     async with a_workshop(tmp_path, kling_settings=GATEWAY) as shop, shop.working():
         await shop.submit(endpoint="images/generations", body={"prompt": "a cat"})
