@@ -168,7 +168,7 @@ async def test_a_wrong_key_is_said_to_be_wrong_and_a_pair_of_keys_is_taken() -> 
 
 
 async def test_the_newest_tasks_are_listed_where_a_get_lists_them() -> None:
-    async with meeting() as (kling, simulator):
+    async with meeting() as (kling, _):
         assert await kling.newest(MULTI) == []
         for name in ("tsk_1", "tsk_2"):
             await kling.create(MULTI, body_for(MULTI, name=name))
