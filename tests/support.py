@@ -1,15 +1,20 @@
 """What tests share: a clock they move by hand, free ports, waiting for a fact instead of for time."""
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from inspect import isawaitable
+from random import SystemRandom
 from typing import Any
 
 import structlog
 from httpx2 import AsyncClient
+
+_NEVER_LENT = 10_000, 32_000
+_chance = SystemRandom()
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 
@@ -48,10 +53,15 @@ class FakeClock:
 
 
 def free_port() -> int:
-    """Find a port of loopback that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Find a port of loopback that nobody listens on.
+
+    It is none of those that the system lends to connections: what is started anew there would find it taken.
+    """
+    while True:
+        port = _chance.randrange(*_NEVER_LENT)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def plain_http(**arguments: Any) -> AsyncClient:
