@@ -26,7 +26,10 @@ _TOO_FAST = 1302
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """A time in which a slot was idle though jobs waited: how long, and how often Kling said that it was too much."""
+    """A time in which a slot was idle though jobs waited: how long, and how often Kling had said that it is too much.
+
+    It counts from the last job that Kling took: what it says before a slot gets free still keeps others away from it.
+    """
 
     seconds: float
     too_fast: int
@@ -43,7 +46,7 @@ class Account(Simulator):
         self._jobs = jobs
         self._jobs_wait = False
         self._idle_since: datetime | None = None
-        self._refused_before = 0
+        self._refused_before = self._refused_until_taken = 0
 
     def open_for_business(self) -> None:
         """Have all jobs handed in from now on: a slot that is idle is one too many."""
@@ -52,6 +55,7 @@ class Account(Simulator):
 
     def _remember(self, task: Task) -> None:
         super()._remember(task)
+        self._refused_until_taken = len(self.refusals)
         self._look()
 
     def _end(self, task: Task) -> None:
@@ -63,7 +67,7 @@ class Account(Simulator):
         self.most = max(self.most, used)
         is_idle = self._jobs_wait and used < self.options.image_slots and self.counts["created"] < self._jobs
         if is_idle and self._idle_since is None:
-            self._idle_since, self._refused_before = self.clock.now(), len(self.refusals)
+            self._idle_since, self._refused_before = self.clock.now(), self._refused_until_taken
         elif not is_idle and self._idle_since is not None:
             too_fast = self.refusals[self._refused_before :].count(_TOO_FAST)
             self.gaps.append(Gap((self.clock.now() - self._idle_since).total_seconds(), too_fast))
