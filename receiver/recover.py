@@ -3,8 +3,9 @@ billed them, so each is looked up by its external id, and sent again only when K
 
 Not every denial counts. Gateways that drop the external id know no task by it, whatever was made, and at an endpoint
 that the catalogue does not list nobody knows whether tasks can be looked up. There a denial is believed only after
-another task of ours at the same endpoint was found by such an id; else the task ends as unknown, aloud. Who may be
-believed without that goes by the host alone, for whatever stands between has a host of its own, if only on loopback.
+another task of ours at the same endpoint was found by such an id, or where every task that is listed there is known to
+us; else the task ends as unknown, aloud. Kling's own hosts are believed without that: whatever stands between has
+another. The list of a host on this machine may be empty for that, any other's may not.
 """
 
 import asyncio
