@@ -5,8 +5,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from ledger import Recorder, Tell, countable, heaviest_first, label, long_ones_first
-from support import log_plainly
+from harness.soak_report import Recorder, Tell, countable, heaviest_first, label, long_ones_first
+from harness.support import log_plainly
+
+pytest_plugins = ["harness.listeners"]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

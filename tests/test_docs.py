@@ -7,7 +7,7 @@ from pydantic import BaseModel
 
 from receiver.cli.commands import app
 from receiver.settings import Loaded, ScriptSettings, Settings, WebhookSettings, load, shown
-from receiver.settings.kinds import section_of
+from receiver.settings.introspection import section_of
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config.toml"

@@ -21,7 +21,7 @@ _OURS = "kling-receiver"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and give its exit code: 0 ok, 1 failed, 2 usage, 78 configuration, 130 interrupted."""
-    from receiver.errors import ConfigurationError, ReceiverError
+    from receiver.domain.errors import ConfigurationError, ReceiverError
 
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))

@@ -10,8 +10,8 @@ from cyclopts import App, Parameter
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import PAGING, READING, Paging, Reading, duration, typed
 from receiver.client import Batch, BatchNotOver, SyncClient
-from receiver.errors import ReceiverError
-from receiver.model import Json
+from receiver.domain.errors import ReceiverError
+from receiver.domain.model import Json
 
 BatchName: TypeAlias = Annotated[str, Parameter(help="The batch's name.")]
 

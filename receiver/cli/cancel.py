@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import Reading, UsageError, typed
 from receiver.client import SyncClient, Task
-from receiver.errors import Conflict
-from receiver.model import TaskState
+from receiver.domain.errors import Conflict
+from receiver.domain.model import TaskState
 
 _AT_ONCE = 500
 

@@ -6,8 +6,8 @@ from cyclopts import App
 
 from receiver.cli import CONFIGURATION, OK, render
 from receiver.cli.options import READING, Reading
-from receiver.errors import ConfigurationError
-from receiver.model import Json
+from receiver.domain.errors import ConfigurationError
+from receiver.domain.model import Json
 
 config = App(name="config", help="Check and show the configuration.")
 

@@ -5,7 +5,7 @@ from datetime import datetime
 from receiver.cli import OK, render
 from receiver.cli.options import Reading, UsageError, moment, typed
 from receiver.client import SyncClient
-from receiver.model import Json
+from receiver.domain.model import Json
 
 _NOTHING = "(none)"
 

@@ -8,8 +8,8 @@ from cyclopts import App, Parameter
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import COMMON, READING, Common, Reading
 from receiver.settings import load
-from receiver.store import upkeep
-from receiver.store.migrate import migrate as bring_up_to_date
+from receiver.store.sqlite import maintenance
+from receiver.store.sqlite.migrate import migrate as bring_up_to_date
 
 db = App(name="db", help="Look after the store.")
 
@@ -33,7 +33,7 @@ def migrate(*, common: Common = COMMON) -> int:
 def check(*, reading: Reading = READING) -> int:
     """Look through every page, index and reference of the store; exit 1 when anything is wrong."""
     path = load(reading.config).settings.store.path
-    faults = upkeep.check(path)
+    faults = maintenance.check(path)
     if reading.json:
         render.as_json({"ok": not faults, "path": str(path), "faults": faults})
     elif faults:
@@ -47,7 +47,7 @@ def check(*, reading: Reading = READING) -> int:
 @db.command
 def backup(target: Annotated[Path, Parameter(help="The file to write.")], /, *, common: Common = COMMON) -> int:
     """Copy the store to a new file while it is worked on; the copy is checked before it gets its name."""
-    upkeep.backup(load(common.config).settings.store.path, target)
+    maintenance.backup(load(common.config).settings.store.path, target)
     render.line(f"{target}: written and checked, {_size(target.stat().st_size)}")
     return OK
 
@@ -55,7 +55,7 @@ def backup(target: Annotated[Path, Parameter(help="The file to write.")], /, *, 
 @db.command
 def stats(*, reading: Reading = READING) -> int:
     """Count what is in the store, and the room it takes."""
-    counts = upkeep.stats_of(load(reading.config).settings.store.path)
+    counts = maintenance.stats_of(load(reading.config).settings.store.path)
     if reading.json:
         render.as_json(dict(counts))
         return OK

@@ -8,7 +8,7 @@ from cyclopts import App, Parameter
 from receiver.cli import OK, render
 from receiver.cli.options import PAGING, READING, Paging, Reading, listed_by, typed
 from receiver.client import SyncClient
-from receiver.model import Json
+from receiver.domain.model import Json
 
 deliveries = App(name="deliveries", help="List, show and retry deliveries.")
 

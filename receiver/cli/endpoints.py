@@ -7,8 +7,8 @@ from cyclopts import Parameter
 from receiver.cli import OK, render
 from receiver.cli.options import READING, Reading
 from receiver.cli.submit import find_endpoint
+from receiver.domain.model import Json
 from receiver.kling.endpoints import CATALOGUE
-from receiver.model import Json
 
 _COLUMNS = (
     render.identity("path", "path"),

@@ -9,7 +9,7 @@ from cyclopts import App, Parameter
 from receiver.cli import OK, render
 from receiver.cli.options import PAGING, READING, Paging, Reading, UsageError, listed_by, typed
 from receiver.client import SyncClient
-from receiver.model import Json
+from receiver.domain.model import Json
 
 events = App(name="events", help="List and show events.")
 

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from receiver.cli import OK, render
 from receiver.cli.options import READING, Reading
 from receiver.client import SyncClient
-from receiver.model import Json
+from receiver.domain.model import Json
 
 _FIRST, _LAST = 2, 3  # of the attempts at one delivery, where there were many
 _BODY = 500

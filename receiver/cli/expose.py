@@ -16,7 +16,7 @@ from cyclopts import Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import COMMON, Common, UsageError
-from receiver.errors import ReceiverError
+from receiver.domain.errors import ReceiverError
 from receiver.settings import Address, PublicSettings, load
 from receiver.settings.addresses import read_optional_url
 

@@ -26,14 +26,14 @@ from pydantic import ValidationError
 from receiver.cli import INTERRUPTED, render
 from receiver.cli.options import READING, Reading, UsageError, moment
 from receiver.client import Client, Event
-from receiver.client.following import BEFORE_ALL
-from receiver.clock import Ids, SystemClock, first_id
-from receiver.model import Accepted, Json, Outcome, Verified
-from receiver.model import Event as StoredEvent
-from receiver.routing import Candidate, compile_routes
-from receiver.senders import Parcel, Sender
+from receiver.client.event_cursor import BEFORE_ALL
+from receiver.delivery.senders.sender import Parcel, Sender
+from receiver.domain.clock import Ids, SystemClock, first_id
+from receiver.domain.model import Accepted, Json, Outcome, Verified
+from receiver.domain.model import Event as StoredEvent
+from receiver.events.routing import Candidate, compile_routes
 from receiver.settings import RouteSettings
-from receiver.settings.references import Surroundings, is_reference, resolve
+from receiver.settings.secrets import Surroundings, is_reference, resolve
 
 _PATIENCE = timedelta(hours=1)  # a person is there, who may end it
 _WEBHOOK, _SCRIPT, _SHOWN = "webhook", "script", "shown"
@@ -196,9 +196,9 @@ class _Relay:
             render.line(*_facts(event), event.data.get("message"))
 
     def _tell(self, event: Event, name: str, outcome: Outcome, duration: timedelta) -> None:
-        from receiver.web import shown
+        from receiver.web import serializers
 
-        told = shown.outcome(outcome, duration=duration)
+        told = serializers.outcome(outcome, duration=duration)
         if self._as_json:
             ids = {"event_id": event.id, "type": event.type, "task_id": event.task_id, "to": name}
             render.as_json_line(ids | told)
@@ -222,8 +222,8 @@ def _candidate(event: Event) -> Candidate:
 async def _senders(routes: Sequence[RouteSettings]) -> AsyncIterator[Mapping[str, Sender]]:
     """Open the senders that the service would have for such routes."""
     from receiver import __version__
-    from receiver.outbound import Outbound
-    from receiver.service import make_sender
+    from receiver.net.http_client import Outbound
+    from receiver.service.bootstrap import make_sender
 
     async with AsyncExitStack() as stack:
         outbound = Outbound(user_agent=f"kling-receiver/{__version__}")

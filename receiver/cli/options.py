@@ -10,9 +10,9 @@ from typing import Annotated
 
 from cyclopts import Group, Parameter
 
-from receiver.clock import SystemClock
-from receiver.errors import InvalidRequest, NotFound, ReceiverError
-from receiver.settings.words import read_duration
+from receiver.domain.clock import SystemClock
+from receiver.domain.errors import InvalidRequest, NotFound, ReceiverError
+from receiver.settings.values import read_duration
 
 MOST = 500  # the longest page the API gives
 

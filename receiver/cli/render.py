@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
-from receiver.model import Json
+from receiver.domain.model import Json
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

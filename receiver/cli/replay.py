@@ -14,8 +14,8 @@ from cyclopts import App, Parameter
 from receiver.cli import OK, render
 from receiver.cli.options import PAGING, READING, Paging, Reading, UsageError, listed_by, moment, typed
 from receiver.client import SyncClient
-from receiver.errors import InvalidRequest, ServiceUnreachable
-from receiver.model import Json
+from receiver.domain.errors import InvalidRequest, ServiceUnreachable
+from receiver.domain.model import Json
 
 replay = App(name="replay", help="Bring out again what died, or what a new route is to have.")
 

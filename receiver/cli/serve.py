@@ -18,8 +18,8 @@ def serve(
 ) -> int:
     """Run the service until it is told to stop (SIGTERM or Ctrl-C)."""
     gc.disable()  # until the service stands: what is loaded stays, and looking through it is a fifth of the start
-    from receiver import logs
-    from receiver.service import run
+    from receiver.service import logs
+    from receiver.service.bootstrap import run
     from receiver.settings import load
 
     logs.configure(log_level)

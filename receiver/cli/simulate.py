@@ -8,7 +8,7 @@ from cyclopts import Group, Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import UsageError
-from receiver.errors import ReceiverError
+from receiver.domain.errors import ReceiverError
 
 _ACCOUNT = Group("The account", sort_key=2)
 _PACE = Group("The pace", sort_key=3, help="Durations: 250ms, 5s, 10m.")

@@ -11,14 +11,14 @@ from typing import Annotated, Any, TypeAlias
 from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.jobs import ALL_IN, Given, is_many, read_jobs
+from receiver.cli.job_file import ALL_IN, Given, is_many, read_jobs
 from receiver.cli.options import READING, Reading, UsageError, duration, pairs, typed
 from receiver.client import SyncClient, Task
-from receiver.errors import InvalidRequest, Unreadable
+from receiver.domain.errors import InvalidRequest, Unreadable
+from receiver.domain.model import Json, TaskState
 from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
 from receiver.kling.images import base64_image
 from receiver.kling.protocol import parse_object
-from receiver.model import Json, TaskState
 from receiver.settings import Dialect, load
 
 _URLS = ("http://", "https://")
@@ -104,7 +104,7 @@ def _submit_one(
         if close:
             client.close_batch(told["batch"]["name"], why=ALL_IN)
         if wait:
-            from receiver.cli.waiting import wait as wait_for
+            from receiver.cli.task_wait import wait as wait_for
 
             return wait_for(client, task.id, timeout=limit, as_json=reading.json)
     return _told(task, as_json=reading.json)
@@ -121,7 +121,7 @@ def _nothing_to_close() -> UsageError:
 
 
 def _submit_many(path: Path, given: Given, *, wait: bool, close: bool, reading: Reading) -> int:
-    from receiver.cli.many import hand_in
+    from receiver.cli.bulk_submit import hand_in
 
     jobs = read_jobs(path, given)
     batches = sorted({job.batch_name for job in jobs if job.batch_name is not None}) if close else []
@@ -132,7 +132,7 @@ def _submit_many(path: Path, given: Given, *, wait: bool, close: bool, reading: 
 
 def _told(task: Task, *, as_json: bool) -> int:
     """Show the task as it was taken, and say so where it was not."""
-    from receiver.cli.waiting import disappointment
+    from receiver.cli.task_wait import disappointment
 
     _tell(task, as_json=as_json)
     if task.state != TaskState.REJECTED:

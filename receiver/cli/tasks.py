@@ -75,7 +75,7 @@ def wait(
     reading: Reading = READING,
 ) -> int:
     """Wait until a task is over, and print where its results are."""
-    from receiver.cli.waiting import wait as wait_for
+    from receiver.cli.task_wait import wait as wait_for
 
     limit = duration("--timeout", timeout) if timeout else None
     with SyncClient(config=reading.config) as client:
@@ -91,7 +91,7 @@ def watch(
     reading: Reading = READING,
 ) -> int:
     """Watch tasks as they change, until Ctrl-C. In a pipe or with --json: a line for each change."""
-    from receiver.cli.watching import Wanted, changes, live, note
+    from receiver.cli.task_table import Wanted, changes, live, note
 
     wanted = Wanted(tags=pairs("--tag", tag or []), batch=batch, limit=within("--limit", limit))
     with typed(), SyncClient(config=reading.config) as client, closing(changes(client, wanted)) as sightings:

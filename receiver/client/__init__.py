@@ -7,11 +7,11 @@
         task = await client.wait(task.id)
 
 :class:`Client` is for programs with an event loop, :class:`SyncClient` for those without. What goes wrong is told by
-the errors of :mod:`receiver.errors`.
+the errors of :mod:`receiver.domain.errors`.
 """
 
-from receiver.client.asking import Client
-from receiver.client.blocking import SyncClient
-from receiver.client.told import Batch, BatchNotOver, Event, Page, Task, TaskNotOver
+from receiver.client.client import Client
+from receiver.client.models import Batch, BatchNotOver, Event, Page, Task, TaskNotOver
+from receiver.client.sync_client import SyncClient
 
 __all__ = ["Batch", "BatchNotOver", "Client", "Event", "Page", "SyncClient", "Task", "TaskNotOver"]

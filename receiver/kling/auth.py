@@ -6,8 +6,8 @@ from datetime import datetime, timedelta
 import jwt
 from jwt.warnings import InsecureKeyLengthWarning
 
-from receiver.clock import Clock
-from receiver.model import Secret
+from receiver.domain.clock import Clock
+from receiver.domain.model import Secret
 from receiver.settings import KlingSettings
 
 LIFETIME = timedelta(seconds=1800)

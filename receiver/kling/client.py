@@ -16,8 +16,8 @@ from urllib.parse import quote
 
 import structlog
 
-from receiver.clock import Clock
-from receiver.errors import (
+from receiver.domain.clock import Clock
+from receiver.domain.errors import (
     DialRefused,
     InvalidRequest,
     KlingError,
@@ -29,12 +29,12 @@ from receiver.errors import (
     UnknownResource,
     Unreadable,
 )
+from receiver.domain.model import Generation, Json, Reading
 from receiver.kling import protocol
 from receiver.kling.auth import Authorization
 from receiver.kling.endpoints import WAYS, Endpoint, resolve
-from receiver.kling.refusals import Said, error_of
-from receiver.model import Generation, Json, Reading
-from receiver.outbound import Incoming, Outbound, Outgoing, Reply, whole
+from receiver.kling.error_codes import Said, error_of
+from receiver.net.http_client import Incoming, Outbound, Outgoing, Reply, whole
 from receiver.settings import KlingSettings
 
 TOGETHER = WAYS[Generation.NEW].at_once

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
 
-from receiver.model import EXACT, Cost, Json
+from receiver.domain.model import EXACT, Cost, Json
 
 UNITS = "units"
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 from urllib.parse import quote
 
-from receiver.errors import InvalidRequest
+from receiver.domain.errors import InvalidRequest
+from receiver.domain.model import Generation, Json
 from receiver.kling.images import base64_image
-from receiver.model import Generation, Json
 from receiver.settings import Dialect
 
 __all__ = ["CATALOGUE", "Endpoint", "Ways", "base64_image", "fill_images", "resolve", "weight"]

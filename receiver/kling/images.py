@@ -5,7 +5,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
-from receiver.errors import InvalidRequest
+from receiver.domain.errors import InvalidRequest
 
 MAX_BYTES = 10 * 1024 * 1024
 MIN_SIDE = 300

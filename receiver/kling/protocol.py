@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
-from receiver.errors import InvalidRequest, Unreadable
-from receiver.kling import ballast, costs, verbatim
-from receiver.model import Generation, Json, Reading, TaskState
+from receiver.domain.errors import InvalidRequest, Unreadable
+from receiver.domain.model import Generation, Json, Reading, TaskState
+from receiver.kling import ballast, costs, raw_json
 
 MAX_DEPTH = 200  # well within what Python reads and writes without running out of stack
 MAX_ID = 512  # longer than any id seen, shorter than what an index may hold
@@ -92,7 +92,7 @@ def bare(body: bytes, *, task_id: str | None = None) -> bytes:
     task, path = _locate(_parse(body)[0], task_id)
     if not task or not path:
         return body
-    return verbatim.at_path(body.decode(), path).encode()
+    return raw_json.at_path(body.decode(), path).encode()
 
 
 def several(body: bytes) -> Sequence[bytes]:
@@ -102,8 +102,8 @@ def several(body: bytes) -> Sequence[bytes]:
     """
     if not isinstance(_parse(body)[0].get("data"), list):
         return ()
-    listed = verbatim.at_path(body.decode(), ("data",))
-    tasks = (verbatim.at_path(listed[at:], ()) for at in verbatim.elements(listed))
+    listed = raw_json.at_path(body.decode(), ("data",))
+    tasks = (raw_json.at_path(listed[at:], ()) for at in raw_json.elements(listed))
     return [task.encode() for task in tasks if task.startswith("{")]
 
 
@@ -146,18 +146,18 @@ def _read_light(light: ballast.Lightened, body: bytes) -> Json:
 
 def _with(text: str, place: str | None, ours: Mapping[str, str | None]) -> str:
     """Write *ours* into the object, or into its member *place*, and leave out what stood there by these names."""
-    whole = list(verbatim.members(text))
+    whole = list(raw_json.members(text))
     if place is None:
         kept = [member.text for member in whole if member.key not in ours]
-        return verbatim.written(kept + _members(ours))
+        return raw_json.written(kept + _members(ours))
     held = [member.value_at for member in whole if member.key == place]
     inner: list[str] = []
     if held and text[held[-1]] == "{":
-        inner = [member.text for member in verbatim.members(text, held[-1]) if member.key not in ours]
+        inner = [member.text for member in raw_json.members(text, held[-1]) if member.key not in ours]
     kept = [member.text for member in whole if member.key != place]
     if inner := inner + _members(ours):
-        kept.append(f"{json.dumps(place)}:{verbatim.written(inner)}")
-    return verbatim.written(kept)
+        kept.append(f"{json.dumps(place)}:{raw_json.written(inner)}")
+    return raw_json.written(kept)
 
 
 def _members(values: Mapping[str, str | None]) -> list[str]:

@@ -7,7 +7,8 @@ say what is wrong and what seems so; ``showing`` shows what holds.
 """
 
 from receiver.settings.addresses import Address
-from receiver.settings.loading import Loaded, find, load, shown
+from receiver.settings.export import Shown, schema
+from receiver.settings.loader import Loaded, find, load, shown
 from receiver.settings.routes import RouteSettings, ScriptSettings, WebhookSettings
 from receiver.settings.sections import (
     AdminSettings,
@@ -25,8 +26,7 @@ from receiver.settings.sections import (
     StoreSettings,
     Verify,
 )
-from receiver.settings.showing import Shown, schema
-from receiver.settings.words import Rate, Size
+from receiver.settings.values import Rate, Size
 
 __all__ = [
     "Address",

@@ -1,6 +1,6 @@
 """Addresses, networks and URLs of the configuration: read, and kept away from where nothing may be sent.
 
-The readers follow :mod:`receiver.settings.words`. A URL may hold a secret, so no sentence quotes one.
+The readers follow :mod:`receiver.settings.values`. A URL may hold a secret, so no sentence quotes one.
 """
 
 import re
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from receiver.settings.words import Unfit, quoted, read_text
+from receiver.settings.values import Unfit, quoted, read_text
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _PORT = re.compile(r"[0-9]{1,5}")

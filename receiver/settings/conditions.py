@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Iterator
 
-from receiver.settings.words import Unfit, did_you_mean, read_text
+from receiver.settings.values import Unfit, did_you_mean, read_text
 
 _DOUBLE_QUOTED_OPERAND = re.compile(r"""[=!<>]=?\s*"[^"]*"|"[^"]*"\s*[=!<>]=""")
 

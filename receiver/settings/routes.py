@@ -8,11 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
-from receiver.model import Secret
-from receiver.settings import references, words
+from receiver.domain.model import Secret
+from receiver.settings import secrets, values
 from receiver.settings.addresses import check_url
 from receiver.settings.conditions import read_condition
-from receiver.settings.reading import (
+from receiver.settings.fields import (
     List,
     Named,
     Read,
@@ -25,7 +25,7 @@ from receiver.settings.reading import (
     read_folder,
     sized,
 )
-from receiver.settings.words import Rate, Size, Unfit
+from receiver.settings.values import Rate, Size, Unfit
 
 ON_WORDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "batch", "alert", "*")
 
@@ -55,34 +55,34 @@ _OUR_VARIABLES = frozenset(
 
 
 def _read_on(raw: object) -> str:
-    text = words.read_text(raw)
+    text = values.read_text(raw)
     if text not in ON_WORDS:
-        raise Unfit(f"{words.quoted(text)} is no word for events; {words.did_you_mean(text, ON_WORDS)}")
+        raise Unfit(f"{values.quoted(text)} is no word for events; {values.did_you_mean(text, ON_WORDS)}")
     return text
 
 
 def _read_glob(raw: object) -> str:
-    text = words.read_text(raw)
+    text = values.read_text(raw)
     bare = text.removeprefix("/").removeprefix("v1/")
     if not text.isprintable() or " " in text or not bare:
         raise Unfit('must be an endpoint or a glob, such as "images/*"')
     if bare != text:
-        raise Unfit(f"endpoints are written without /v1/; write {words.quoted(bare)}")
+        raise Unfit(f"endpoints are written without /v1/; write {values.quoted(bare)}")
     if "/" not in text and not set(text) & set("*?["):
-        raise Unfit(f'{words.quoted(text)} matches no endpoint; write "{text[:40]}/*" for all of a kind')
+        raise Unfit(f'{values.quoted(text)} matches no endpoint; write "{text[:40]}/*" for all of a kind')
     return text
 
 
 def _read_url(raw: object, info: ValidationInfo) -> str:
     # A chat's webhook URL is a secret as a whole, so it may be kept elsewhere.
-    text = references.resolve(words.read_text(raw), references.surroundings(info))
+    text = secrets.resolve(values.read_text(raw), secrets.surroundings(info))
     check_url(text)
     return text
 
 
 def _fault_of_header(name: str, above: Sequence[str]) -> str:
     if not _HEADER_NAME.fullmatch(name):
-        return f"{words.quoted(name)} is no header's name"
+        return f"{values.quoted(name)} is no header's name"
     if _OUR_HEADERS.fullmatch(name):
         return f"{name.lower()} is set by the receiver itself; leave it out"
     if name.lower() in (each.lower() for each in above):
@@ -92,26 +92,26 @@ def _fault_of_header(name: str, above: Sequence[str]) -> str:
 
 def _fault_of_variable(name: str, _above: Sequence[str]) -> str:
     if not _VARIABLE.fullmatch(name):
-        return f"{words.quoted(name)} is no variable's name"
+        return f"{values.quoted(name)} is no variable's name"
     if name in _OUR_VARIABLES:
         return f"{name} is set by the receiver itself; leave it out"
     return ""
 
 
 def _read_argument(raw: object) -> str:
-    text = words.read_text(raw)
+    text = values.read_text(raw)
     if "\0" in text:
         raise Unfit("holds a NUL, which no argument can carry")
     return text
 
 
 def _read_name(raw: object, info: ValidationInfo) -> str:
-    text = words.read_text(raw)
+    text = values.read_text(raw)
     if not _NAME.fullmatch(text):
-        raise Unfit(f"{words.quoted(text)} is no route's name; use a-z, 0-9, _ and - (64 at most)")
-    taken = references.surroundings(info).names
+        raise Unfit(f"{values.quoted(text)} is no route's name; use a-z, 0-9, _ and - (64 at most)")
+    taken = secrets.surroundings(info).names
     if text in taken:
-        raise Unfit(f"{words.quoted(text)} is taken by a route above; each needs a name of its own")
+        raise Unfit(f"{values.quoted(text)} is taken by a route above; each needs a name of its own")
     taken.add(text)
     return text
 
@@ -128,7 +128,7 @@ Filled = AfterValidator(_filled)
 def _command(raw: object) -> object:
     if isinstance(raw, str):
         raise Unfit('is a list, for there is no shell: command = ["/usr/local/bin/publish", "--fast"]')
-    return words.listed(raw)
+    return values.listed(raw)
 
 
 class WebhookSettings(Section):
@@ -140,7 +140,7 @@ class WebhookSettings(Section):
     secret: Annotated[tuple[SigningSecret, ...], List, WithJsonSchema(_TEXT_OR_TEXTS)] = Field(
         default=(), description="Signs each request; during a rotation a list, newest first. Left out: unsigned."
     )
-    headers: Annotated[Mapping[str, Secret | str], Named(_fault_of_header, references.read_header_value)] = Field(
+    headers: Annotated[Mapping[str, Secret | str], Named(_fault_of_header, secrets.read_header_value)] = Field(
         default_factory=dict, repr=False, description="Further headers; values may be references."
     )
     timeout: Annotated[timedelta, lasting(most=timedelta(minutes=15))] = Field(
@@ -170,7 +170,7 @@ class ScriptSettings(Section):
     cwd: Annotated[Path | None, Resolve(read_folder)] = Field(
         default=None, description="The folder it runs in, relative to this file."
     )
-    env: Annotated[Mapping[str, Secret | str], Named(_fault_of_variable, references.read_variable_value)] = Field(
+    env: Annotated[Mapping[str, Secret | str], Named(_fault_of_variable, secrets.read_variable_value)] = Field(
         default_factory=dict,
         repr=False,
         description="Variables beside PATH, LANG, HOME and KLING_*; values may be references.",
@@ -186,7 +186,7 @@ class ScriptSettings(Section):
         if not program:
             raise Unfit("names no program; the first entry is its path", at=(0,))
         if "/" in program or program.startswith("~"):
-            program = str(references.resolve_path(program, references.surroundings(info)))
+            program = str(secrets.resolve_path(program, secrets.surroundings(info)))
         return (program, *value[1:])
 
 
@@ -205,11 +205,11 @@ class RouteSettings(Section):
     )
     webhook: WebhookSettings | None = Field(default=None, description="Send there by HTTP; or have a script.")
     script: ScriptSettings | None = Field(default=None, description="Run a program; or have a webhook.")
-    unverified: Annotated[bool, Read(words.read_flag, {"type": "boolean"})] = Field(
+    unverified: Annotated[bool, Read(values.read_flag, {"type": "boolean"})] = Field(
         default=False, description="Also events that should be confirmed and that nobody can confirm."
     )
     concurrency: Annotated[int, counted(1, 1000)] = Field(default=8, description="Attempts at once.")
-    rate: Annotated[Rate | None, Read(words.read_rate)] = Field(
+    rate: Annotated[Rate | None, Read(values.read_rate)] = Field(
         default=None, description="Attempts in a time, such as 10/s. Empty: no limit."
     )
     retry: Annotated[tuple[Annotated[timedelta, lasting(most=timedelta(days=30))], ...], List, Filled] = Field(

@@ -11,8 +11,8 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from receiver.model import Secret
-from receiver.settings import references, words
+from receiver.domain.model import Secret
+from receiver.settings import secrets, values
 from receiver.settings.addresses import (
     Address,
     read_address,
@@ -21,8 +21,7 @@ from receiver.settings.addresses import (
     read_optional_url,
     read_proxies,
 )
-from receiver.settings.places import look
-from receiver.settings.reading import (
+from receiver.settings.fields import (
     List,
     Read,
     Resolve,
@@ -35,9 +34,10 @@ from receiver.settings.reading import (
     read_folder,
     sized,
 )
+from receiver.settings.paths import look
 from receiver.settings.routes import RouteSettings
 from receiver.settings.storage import StorageSettings
-from receiver.settings.words import Size, Unfit
+from receiver.settings.values import Size, Unfit
 
 SQLITE = "sqlite:"
 
@@ -58,7 +58,7 @@ class Verify(StrEnum):
 
 
 def _read_store(raw: object, info: ValidationInfo) -> str:
-    text = words.read_text(raw)
+    text = values.read_text(raw)
     if text.startswith(("postgresql:", "postgres:")):
         raise Unfit('this version stores on SQLite only; write "sqlite:var/receiver.db"')
     if text.startswith("sqlite:////"):
@@ -66,7 +66,7 @@ def _read_store(raw: object, info: ValidationInfo) -> str:
     name = text.removeprefix(SQLITE)
     if not text.startswith(SQLITE) or not name or name.startswith(("//", ":")) or "?" in name:
         raise Unfit('must be "sqlite:" and the path of a file: "sqlite:var/receiver.db", "sqlite:/var/lib/receiver.db"')
-    path = references.resolve_path(name, references.surroundings(info))
+    path = secrets.resolve_path(name, secrets.surroundings(info))
     place = look(path)
     if name.endswith("/") or place.is_folder:
         raise Unfit(f"{path} is a folder; name the file in it")
@@ -104,7 +104,7 @@ class AdminSettings(Section):
     listen: Annotated[Address, Read(read_address)] = Field(
         default=Address("127.0.0.1", 8701), description="Where the gateway and the API are."
     )
-    token: Annotated[Secret | None, Resolve(references.read_optional_secret)] = Field(
+    token: Annotated[Secret | None, Resolve(secrets.read_optional_secret)] = Field(
         default=None, description="The bearer token it asks for. Empty: made at first start, kept beside the store."
     )
 
@@ -137,13 +137,13 @@ class KlingSettings(Section):
     base_url: Annotated[str, Read(read_kling_url)] = Field(
         default="https://api-singapore.klingai.com", description="Where Kling is; paths begin with /v1 after it."
     )
-    api_key: Annotated[Secret | None, Resolve(references.read_api_key)] = Field(
+    api_key: Annotated[Secret | None, Resolve(secrets.read_api_key)] = Field(
         default=None, description="The key, sent as Bearer; env:KLING_API_KEY when neither kind of key is given."
     )
-    access_key: Annotated[Secret | None, Resolve(references.read_optional_secret)] = Field(
+    access_key: Annotated[Secret | None, Resolve(secrets.read_optional_secret)] = Field(
         default=None, description="With secret_key instead of api_key: signs short-lived tokens."
     )
-    secret_key: Annotated[Secret | None, Resolve(references.read_optional_secret)] = Field(
+    secret_key: Annotated[Secret | None, Resolve(secrets.read_optional_secret)] = Field(
         default=None, description="The other half of access_key."
     )
     dialect: Annotated[Dialect, chosen(*Dialect)] = Field(
@@ -155,7 +155,7 @@ class KlingSettings(Section):
     slots: SlotSettings = Field(
         default_factory=SlotSettings, description="Parallel tasks the account allows; 1303 teaches where it is 0."
     )
-    fair_by: Annotated[str, Read(words.read_text)] = Field(
+    fair_by: Annotated[str, Read(values.read_text)] = Field(
         default="", description="The tag whose values share the slots fairly. Empty: the oldest goes first."
     )
 
@@ -213,10 +213,8 @@ class PollSettings(Section):
     def _grows(cls, value: timedelta, info: ValidationInfo) -> timedelta:
         before = {"every": "after", "give_up_after": "every"}[info.field_name or ""]
         if before in info.data and value < info.data[before]:
-            lengths = (
-                f"({words.write_duration(value)}) is shorter than {before} ({words.write_duration(info.data[before])})"
-            )
-            raise Unfit(f"{lengths}; it wants after <= every <= give_up_after")
+            length, least = values.write_duration(value), values.write_duration(info.data[before])
+            raise Unfit(f"({length}) is shorter than {before} ({least}); it wants after <= every <= give_up_after")
         return value
 
 
@@ -239,7 +237,7 @@ class ArchiveSettings(Section):
 class GatewaySettings(Section):
     """The drop-in for Kling's API."""
 
-    secret: Annotated[Secret | None, Resolve(references.read_optional_signing_secret)] = Field(
+    secret: Annotated[Secret | None, Resolve(secrets.read_optional_signing_secret)] = Field(
         default=None, description="Signs what goes to a client's own callback_url. Empty: unsigned."
     )
 

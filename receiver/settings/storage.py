@@ -6,11 +6,11 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from receiver.model import Secret
-from receiver.settings import references
+from receiver.domain.model import Secret
+from receiver.settings import secrets
 from receiver.settings.addresses import read_optional_url
-from receiver.settings.reading import Read, Resolve, Section
-from receiver.settings.words import Unfit, read_text
+from receiver.settings.fields import Read, Resolve, Section
+from receiver.settings.values import Unfit, read_text
 
 _SCHEME = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -50,10 +50,10 @@ class StorageSettings(Section):
         default="", description="Where the store answers, if it is not Amazon's."
     )
     region: Annotated[str, Read(_read_region)] = Field(default="us-east-1", description="The bucket's region.")
-    access_key: Annotated[Secret | None, Resolve(references.read_optional_secret)] = Field(
+    access_key: Annotated[Secret | None, Resolve(secrets.read_optional_secret)] = Field(
         default=None, description="Who we are there."
     )
-    secret_key: Annotated[Secret | None, Resolve(references.read_optional_secret)] = Field(
+    secret_key: Annotated[Secret | None, Resolve(secrets.read_optional_secret)] = Field(
         default=None, description="The other half of access_key; signs and is never sent."
     )
 

@@ -16,12 +16,12 @@ from typing import Protocol
 import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from receiver import errors
-from receiver.web import problems
-from receiver.web.body import ClientGone, read_body
-from receiver.web.callers import Patience, Proxies
-from receiver.web.names import Names, misdirected
-from receiver.web.problems import Problem
+from receiver.domain import errors
+from receiver.web.server import problems
+from receiver.web.server.allowed_hosts import Names, misdirected
+from receiver.web.server.body import ClientGone, read_body
+from receiver.web.server.client_address import Patience, Proxies
+from receiver.web.server.problems import Problem
 
 log = structlog.get_logger()
 

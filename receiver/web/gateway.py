@@ -15,16 +15,17 @@ from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
-from receiver import errors
-from receiver.intent import Marks
+from receiver.domain import errors
 from receiver.kling import endpoints, protocol
 from receiver.kling.client import Answer, Beside, Give
 from receiver.kling.endpoints import Endpoint
-from receiver.outbound import Outgoing
-from receiver.web import problems, shown
-from receiver.web.asked import marks
-from receiver.web.body import MAX_JOB, Room, read_body, stream_body
-from receiver.web.problems import Problem
+from receiver.net.http_client import Outgoing
+from receiver.submission.request import Marks
+from receiver.web import serializers
+from receiver.web.params import marks
+from receiver.web.server import problems
+from receiver.web.server.body import MAX_JOB, Room, read_body, stream_body
+from receiver.web.server.problems import Problem
 
 log = structlog.get_logger()
 
@@ -141,7 +142,7 @@ def as_kling_says(problem: Problem, *, task: str | None = None) -> Response:
     }
     if task is not None:
         body["data"] = {"external_task_id": task}
-    return shown.answer(body, problem.status, problem.headers)
+    return serializers.answer(body, problem.status, problem.headers)
 
 
 def _as_it_came(status: int, headers: Mapping[str, str], body: bytes) -> Response:

@@ -15,7 +15,7 @@ import uvloop
 from benchmarks import empty
 from benchmarks.load import post_all, tell, written
 
-from receiver import logs, service
+from receiver.service import bootstrap, logs
 from receiver.settings import load
 
 
@@ -49,7 +49,7 @@ def main(port: int, connections: int, file: Path, config: Path | None = None) ->
         server: Coroutine[object, object, object] = empty.server(empty.app, port).serve()
     else:
         logs.configure()
-        server = service._run(load(config))
+        server = bootstrap._run(load(config))
     uvloop.run(beside(server, port, connections, requests))
 
 

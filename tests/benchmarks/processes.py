@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from benchmarks.load import Load, post_all, request
-from support import free_port
+from harness.support import free_port
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 30.0

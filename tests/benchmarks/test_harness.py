@@ -9,7 +9,7 @@ from benchmarks.load import post_all, request
 from benchmarks.measures import ALL, CALLBACK, at, cost, delivery_rate, faster, forwarded, forwarder, no_slower
 from benchmarks.processes import load, load_on_one_loop, serving
 from benchmarks.sink import Sink
-from support import free_port
+from harness.support import free_port
 
 
 def test_the_generator_posts_each_request_once_and_counts_its_answers(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-from chaos.vendor import FINAL
-from chaos.world import GIVE_UP_HOURS, WANTED, World
+from chaos.simulated_kling import FINAL
+from chaos.simulation import GIVE_UP_HOURS, WANTED, World
 
 _HOUR = 3_600_000_000
 _STILL_GOING = ("queued", "submitting", "submitted", "processing")

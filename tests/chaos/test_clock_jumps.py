@@ -9,16 +9,16 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from peers import response
-from service import archiving
-from service.archiving import A_PNG, PNG, a_cdn
-from service.dispatching import FAILED, a_lab
-from support import until
-from workshop import ENDPOINT, FakeKling, IdleClock, Made, Workshop, a_workshop, no_answer, refusal
+from harness import archive_system
+from harness.archive_system import A_PNG, PNG, a_cdn
+from harness.delivery_system import FAILED, a_lab
+from harness.http_peers import response
+from harness.support import until
+from harness.task_system import ENDPOINT, FakeKling, IdleClock, Made, Workshop, a_workshop, no_answer, refusal
 
+from receiver.delivery.retry import HOLD_AFTER
+from receiver.domain.model import Accepted, Archiving, Task, TaskState
 from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
-from receiver.model import Accepted, Archiving, Task, TaskState
-from receiver.retry import HOLD_AFTER
 
 DAY = timedelta(days=1)
 
@@ -199,7 +199,7 @@ async def test_after_a_start_retries_keep_their_pauses_where_the_clock_went_on(t
 
 
 async def test_at_a_start_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
-    async with archiving.a_workshop(tmp_path) as shop, a_cdn(a=A_PNG) as cdn:
+    async with archive_system.a_workshop(tmp_path) as shop, a_cdn(a=A_PNG) as cdn:
         event = await shop.succeeds(f"{cdn.url}/a")
 
         shop.clock.advance(-DAY)
@@ -211,7 +211,7 @@ async def test_at_a_start_no_result_waits_for_a_moment_of_a_clock_that_was_set_b
 
 
 async def test_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
-    async with archiving.a_workshop(tmp_path) as shop, a_cdn(broken=response(500)) as cdn:
+    async with archive_system.a_workshop(tmp_path) as shop, a_cdn(broken=response(500)) as cdn:
         event = await shop.succeeds(f"{cdn.url}/broken")
         shop.start()
         await until(lambda: len(cdn.requests) == 1)

@@ -11,18 +11,28 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.dials import fresh_seed, number
-from chaos.faults import FAIR, FAULTS, NOT_TLS, Proxy, a_proxy
-from ledger import Tell
-from names import DEAD, resolving
-from processes import SECRET, Receiver, Sink, a_config, a_push, a_receiver, a_sink, a_webhook_route, minted
+from chaos.fault_proxy import FAIR, FAULTS, NOT_TLS, Proxy, a_proxy
+from chaos.parameters import fresh_seed, number
+from harness.fake_dns import DEAD, resolving
+from harness.raw_http import ask
+from harness.running_service import (
+    SECRET,
+    Receiver,
+    Sink,
+    a_config,
+    a_push,
+    a_receiver,
+    a_sink,
+    a_webhook_route,
+    minted,
+)
+from harness.soak_report import Tell
+from harness.support import until
 from starlette.responses import Response
-from support import until
-from wire import ask
 
 DELIVERIES = number("DELIVERIES", 100)
 TRUSTING = '[callbacks]\nverify = "never"\n'
-CERTIFICATE = Path(__file__).parents[1] / "senders" / "data" / "host.example.pem"
+CERTIFICATE = Path(__file__).parents[1] / "data" / "host.example.pem"
 WORDS = b"thank you, it is written down and will be seen to"
 SHARE_OF_FAULTS = 0.4
 TIMED_OUT = r"within 1 s"

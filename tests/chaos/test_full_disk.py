@@ -14,11 +14,11 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from ledger import Tell
-from processes import Receiver, Sink, a_config, a_push, a_receiver, a_sink, a_webhook_route, minted
-from support import until
-from traffic import LIFE, Audit, Traffic, a_config_for_traffic, calling
-from wire import Answer, ask
+from harness.load import LIFE, Audit, Traffic, a_config_for_traffic, calling
+from harness.raw_http import Answer, ask
+from harness.running_service import Receiver, Sink, a_config, a_push, a_receiver, a_sink, a_webhook_route, minted
+from harness.soak_report import Tell
+from harness.support import until
 
 MIB = 1024 * 1024
 SIZE, LOW_WATER = 96 * MIB, 64 * MIB

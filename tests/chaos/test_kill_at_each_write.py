@@ -16,18 +16,18 @@ from random import Random
 from typing import TypeAlias
 
 import pytest
-from chaos import keeper
-from chaos.dials import fresh_seed, number
-from chaos.kept import compare, words
-from chaos.straced import ENVIRONMENT, TESTS, calls, meddling, needs_strace, recording
-from ledger import Tell
+from chaos import store_process
+from chaos.durability_check import compare, words
+from chaos.parameters import fresh_seed, number
+from chaos.strace import ENVIRONMENT, TESTS, calls, meddling, needs_strace, recording
+from harness.soak_report import Tell
 
-from receiver.store import upkeep
-from receiver.store.database import connect_writer
-from receiver.store.migrate import bring_up, known, migrate
+from receiver.store.sqlite import maintenance
+from receiver.store.sqlite.database import connect_writer
+from receiver.store.sqlite.migrate import bring_up, known, migrate
 
 POINTS = number("POINTS", 5)
-KEEPER = TESTS / "chaos" / "keeper.py"
+KEEPER = TESTS / "chaos" / "store_process.py"
 KILLABLE = "pwrite64,fsync,fdatasync,ftruncate,rename,unlink"
 MADE_BEFORE = 12
 
@@ -95,7 +95,7 @@ async def base(memory: Path) -> Path:
     """A store with news that nobody has heard of yet."""
     folder = memory / "base"
     folder.mkdir()
-    await keeper.accept_some(folder / "receiver.db", 0, MADE_BEFORE, say=lambda _: None)
+    await store_process.accept_some(folder / "receiver.db", 0, MADE_BEFORE, say=lambda _: None)
     return folder
 
 
@@ -125,7 +125,7 @@ async def test_while_it_makes_a_new_store(memory: Path, tell: Tell) -> None:
         if said and not made:
             faults.append("said to be made, and gone")
         migrate(path)
-        return faults + upkeep.check(path)
+        return faults + maintenance.check(path)
 
     await at_each_write(memory, tell, "make", base=None, check=check)
 
@@ -136,7 +136,7 @@ async def test_while_it_migrates(base: Path, memory: Path, tell: Tell) -> None:
         if not said and "next_one" not in tables(path):
             return await all_there(path, [])
         with closing(connect_writer(path)) as connection:
-            assert bring_up(connection, [*known(), keeper.NEXT]) == []
+            assert bring_up(connection, [*known(), store_process.NEXT]) == []
             told = [row[0] for row in connection.execute("SELECT DISTINCT label FROM tasks")]
             pushes = connection.execute("SELECT COUNT(next IS NULL) FROM pushes").fetchone()[0]
         whole = "next_two" in tables(path) and told == ["migrated"] and pushes == MADE_BEFORE
@@ -152,7 +152,7 @@ async def test_while_it_makes_a_backup(base: Path, memory: Path, tell: Tell) -> 
         faults = await all_there(path, [])
         if copy.exists():
             return faults + await all_there(copy, [])
-        upkeep.backup(path, copy)
+        maintenance.backup(path, copy)
         left = sorted(file.name for file in path.parent.iterdir() if file.name.startswith("."))
         return faults + left + (["said to be there, and gone"] if said else [])
 

@@ -12,13 +12,13 @@ from random import Random
 from typing import Any
 
 import pytest
-from chaos.account import HOST, Account, Way, an_account
-from chaos.machine import GoneError, Machine
-from chaos.virtual import VirtualClock, VirtualLoop
-from support import log_plainly
+from chaos.simulated_account import HOST, Account, Way, an_account
+from chaos.simulated_host import GoneError, Machine
+from chaos.virtual_time import VirtualClock, VirtualLoop
+from harness.support import log_plainly
 
-from receiver import service
-from receiver.outbound import IPAddress
+from receiver.net.http_client import IPAddress
+from receiver.service import bootstrap
 from receiver.settings import load
 
 JOBS = 200
@@ -58,7 +58,7 @@ def many_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> 
             newest_kept=lambda: "",
         )
         machine.install(patch)
-        patch.setattr(service, "Outbound", lambda **_: way)
+        patch.setattr(bootstrap, "Outbound", lambda **_: way)
         pace = {"submitted_for": "1s", "processing_for": "9s", "slow": "30%", "slow_for": "25s"}
         async with an_account(machine, way, jobs=JOBS, image_slots=SLOTS, **pace, **faults) as account:
             await machine.start()

@@ -12,11 +12,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.dials import fresh_seed, number
-from chaos.disk import FORBIDDEN, WRITING, Cut, Disk, Said, Step, steps
-from chaos.kept import Findings, compare, words
-from chaos.straced import ENVIRONMENT, TESTS, calls, needs_strace, recording
-from ledger import Tell
+from chaos.disk_model import FORBIDDEN, WRITING, Cut, Disk, Said, Step, steps
+from chaos.durability_check import Findings, compare, words
+from chaos.parameters import fresh_seed, number
+from chaos.strace import ENVIRONMENT, TESTS, calls, needs_strace, recording
+from harness.soak_report import Tell
 
 CUTS = number("CUTS", 300)
 ROUNDS, PER_ROUND = 4, 50
@@ -29,7 +29,7 @@ def record(root: Path, log: Path, work: str) -> list[Step]:
     options = ["-xx", "-s", "100000000", "-e", f"trace={WRITING},{FORBIDDEN}"]
     arguments = (work, str(root / "var" / "receiver.db"), str(ROUNDS), str(PER_ROUND))
     recorded = subprocess.run(
-        recording(TESTS / "chaos" / "keeper.py", *arguments, options=options, log=log),
+        recording(TESTS / "chaos" / "store_process.py", *arguments, options=options, log=log),
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

@@ -7,11 +7,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.dials import fresh_seed, number
-from chaos.disk import FORBIDDEN, WRITING, Cut, Disk, Said, steps
-from chaos.lander import SIZES, content
-from chaos.straced import ENVIRONMENT, TESTS, calls, needs_strace, recording
-from ledger import Tell
+from chaos.disk_model import FORBIDDEN, WRITING, Cut, Disk, Said, steps
+from chaos.download_process import SIZES, content
+from chaos.parameters import fresh_seed, number
+from chaos.strace import ENVIRONMENT, TESTS, calls, needs_strace, recording
+from harness.soak_report import Tell
 
 CUTS = min(number("CUTS", 50), 1000)
 
@@ -24,7 +24,9 @@ def test_a_power_cut_leaves_whole_files_under_their_names_or_none(tmp_path: Path
     root.mkdir()
     options = ["-xx", "-s", "100000000", "-e", f"trace={WRITING},{FORBIDDEN}"]
     recorded = subprocess.run(
-        recording(TESTS / "chaos" / "lander.py", str(root / "results" / "tsk_1" / "evt_1"), options=options, log=log),
+        recording(
+            TESTS / "chaos" / "download_process.py", str(root / "results" / "tsk_1" / "evt_1"), options=options, log=log
+        ),
         env=ENVIRONMENT,
         capture_output=True,
         text=True,

@@ -13,12 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos.dials import fresh_seed, number
 from chaos.invariants import broken
-from chaos.virtual import VirtualLoop
-from chaos.world import World
-from ledger import Tell
-from support import log_plainly
+from chaos.parameters import fresh_seed, number
+from chaos.simulation import World
+from chaos.virtual_time import VirtualLoop
+from harness.soak_report import Tell
+from harness.support import log_plainly
 
 HOURS = number("HOURS", 1000)
 PER_RUN = 1000

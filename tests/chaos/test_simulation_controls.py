@@ -12,18 +12,20 @@ import pytest
 from chaos.invariants import broken
 from chaos.test_simulation import live
 
-from receiver import dispatch, lifecycle
-from receiver.batches import Gatherer
-from receiver.dispatch import Dispatcher
-from receiver.dispatch.holds import Holds
-from receiver.model import HeldBy, Push, RouteState, Task, TaskState
-from receiver.orders import Action, Replay
-from receiver.outcomes import Outcomes
-from receiver.recover import Recovery
-from receiver.senders.address import OperatorGuard, PublicGuard
-from receiver.store import ById, Change, writer
-from receiver.store.replays import ReplayStore
-from receiver.store.sqlite import SqliteStore
+from receiver.delivery import dispatcher
+from receiver.delivery.dispatcher import Dispatcher
+from receiver.delivery.route_states import Holds
+from receiver.domain.model import HeldBy, Push, RouteState, Task, TaskState
+from receiver.domain.replays import Action, Replay
+from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
+from receiver.store.interfaces import ById, Change
+from receiver.store.sqlite import writer
+from receiver.store.sqlite.replays import ReplayStore
+from receiver.store.sqlite.store import SqliteStore
+from receiver.submission.recorder import Outcomes
+from receiver.submission.recovery import Recovery
+from receiver.tasks import lifecycle
+from receiver.tasks.batches import Gatherer
 
 LIVES, HOURS = 20, 60
 AT_THE_END = ("never ends", "was made 2 times", "was told of otherwise", "was cancelled, and is", "replay")
@@ -59,7 +61,7 @@ def forgets_who_died(patch: Patch) -> None:
         return 0
 
     patch.setattr(SqliteStore, "release_all", none)
-    patch.setattr(dispatch, "LEASE_MARGIN", timedelta(days=3650))
+    patch.setattr(dispatcher, "LEASE_MARGIN", timedelta(days=3650))
 
 
 def lets_a_state_fall(patch: Patch) -> None:
@@ -78,7 +80,7 @@ def claims_twice(patch: Patch) -> None:
         self._claims = Forgetful()
 
     patch.setattr(Dispatcher, "__init__", forgetful)
-    patch.setattr(dispatch, "LEASE_MARGIN", timedelta(seconds=-15))
+    patch.setattr(dispatcher, "LEASE_MARGIN", timedelta(seconds=-15))
 
 
 def believes_everybody(patch: Patch) -> None:

@@ -12,12 +12,12 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.dials import fresh_seed, number
-from chaos.straced import attaching, needs_strace
-from ledger import Tell
-from processes import Receiver, a_receiver, a_sink
-from support import until
-from traffic import LIFE, Audit, a_config_for_traffic, calling
+from chaos.parameters import fresh_seed, number
+from chaos.strace import attaching, needs_strace
+from harness.load import LIFE, Audit, a_config_for_traffic, calling
+from harness.running_service import Receiver, a_receiver, a_sink
+from harness.soak_report import Tell
+from harness.support import until
 
 FAILING = ("fdatasync", "pwrite64", "pread64")
 FAULTS = number("FAULTS", 1) * len(FAILING)

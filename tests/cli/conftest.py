@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from cli.answering import TOKEN, Service
-from support import free_port, until
+from harness.fake_api import TOKEN, Service
+from harness.support import free_port, until
 
 
 @pytest.fixture

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cli.answering import Json, Service, make_task
-from cli.commandline import run
+from harness.fake_api import Json, Service, make_task
+from harness.run_cli import run
 
 from receiver.cli import main
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli.answering import Service, make_task
+from harness.fake_api import Service, make_task
 
 from receiver.cli import main
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from cli.commandline import environment, run
+from harness.run_cli import environment, run
 
 from receiver.cli import main
 

@@ -9,15 +9,15 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
-from support import START, FakeClock, free_port
+from harness.support import START, FakeClock, free_port
 
-from receiver.cli.demo.sink import HOOK_PATH, Arrival, Sink
-from receiver.cli.demo.stage import DemoFailed, Ports, Stage
-from receiver.cli.demo.story import called_as
-from receiver.cli.demo.telling import Teller
-from receiver.model import Secret
+from receiver.cli.demo.output import Teller
+from receiver.cli.demo.sandbox import DemoFailed, Ports, Stage
+from receiver.cli.demo.scenario import called_as
+from receiver.cli.demo.webhook_sink import HOOK_PATH, Arrival, Sink
+from receiver.domain.model import Secret
+from receiver.domain.signing import Signature, sign
 from receiver.settings import load
-from receiver.signing import Signature, sign
 
 SECRET = Secret("whsec_" + b64encode(b"0123456789abcdef01234567").decode())
 BODY = b'{"type": "task.succeed"}'

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from receiver.cli import main
-from receiver.clock import Ids
+from receiver.domain.clock import Ids
 
 CLOUDFLARED = """\
 tunnel: kling-receiver

@@ -6,10 +6,10 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.dials import fresh_seed, number
-from ledger import Tell
-from malformed import BOMB, a_bad_body
-from processes import (
+from chaos.parameters import fresh_seed, number
+from data.malformed_bodies import BOMB, a_bad_body
+from harness.raw_http import a_wire, ask
+from harness.running_service import (
     ENDPOINT,
     Receiver,
     a_config,
@@ -22,8 +22,8 @@ from processes import (
     submitted,
     task_in,
 )
-from support import until
-from wire import a_wire, ask
+from harness.soak_report import Tell
+from harness.support import until
 
 BODIES = number("BODIES", 10_000)
 CALLERS, TASKS = 8, 100

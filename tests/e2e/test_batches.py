@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from chaos.dials import number
-from ledger import Tell
-from processes import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver, a_sink, a_webhook_route
-from support import until
+from chaos.parameters import number
+from harness.running_service import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver, a_sink, a_webhook_route
+from harness.soak_report import Tell
+from harness.support import until
 
 SIZE = 50
 KILLS = 3

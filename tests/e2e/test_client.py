@@ -3,8 +3,8 @@
 import asyncio
 from pathlib import Path
 
-from processes import ENDPOINT, JOB, a_config, a_kling, a_receiver
-from support import until
+from harness.running_service import ENDPOINT, JOB, a_config, a_kling, a_receiver
+from harness.support import until
 
 from receiver import Client, SyncClient, Task
 

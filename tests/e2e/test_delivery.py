@@ -6,7 +6,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from processes import (
+from harness.raw_http import ask
+from harness.running_service import (
     Receiver,
     a_config,
     a_kling,
@@ -18,9 +19,8 @@ from processes import (
     submitted,
     task_in,
 )
+from harness.support import until
 from starlette.responses import Response
-from support import until
-from wire import ask
 
 NOWHERE = "http://127.0.0.1:9"
 TRUSTING = '[callbacks]\nverify = "never"\n'

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.running_service import Sink, a_config, a_kling, a_receiver, a_sink, a_webhook_route
+from harness.support import until
 from httpx2 import AsyncClient
-from processes import Sink, a_config, a_kling, a_receiver, a_sink, a_webhook_route
-from support import until
 
+from receiver.domain.model import Generation, Json
 from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
-from receiver.model import Generation, Json
 from receiver.settings import Dialect
 
 IMAGE = "https://images.example.com/a.png"

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from processes import Receiver, a_config, a_kling, a_push, a_receiver, minted, submitted, task_in
-from support import free_port, plain_http, until
-from wire import ask
+from harness.raw_http import ask
+from harness.running_service import Receiver, a_config, a_kling, a_push, a_receiver, minted, submitted, task_in
+from harness.support import free_port, plain_http, until
 
 PROXIES = [
     pytest.param(kind, marks=pytest.mark.skipif(shutil.which(kind) is None, reason=f"{kind} is not installed here"))

@@ -4,10 +4,10 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from processes import KEY, a_config, a_kling, a_receiver, a_sink, a_webhook_route, an_upstream
+from harness.running_service import KEY, a_config, a_kling, a_receiver, a_sink, a_webhook_route, an_upstream
+from harness.support import until
 from starlette.requests import Request
 from starlette.responses import Response
-from support import until
 
 CREATE = "/kling/v1/images/multi-image2image"
 SEED = """\

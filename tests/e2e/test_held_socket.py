@@ -15,11 +15,11 @@ from random import Random
 from urllib.parse import urlsplit
 
 import pytest
-from chaos.dials import fresh_seed, number
-from ledger import Tell
-from processes import Receiver, a_sink, receiving
-from support import until
-from traffic import LIFE, Audit, Traffic, a_config_for_traffic
+from chaos.parameters import fresh_seed, number
+from harness.load import LIFE, Audit, Traffic, a_config_for_traffic
+from harness.running_service import Receiver, a_sink, receiving
+from harness.soak_report import Tell
+from harness.support import until
 
 RESTARTS = number("RESTARTS", 4)
 

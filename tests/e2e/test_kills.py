@@ -9,11 +9,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.dials import fresh_seed, number
-from ledger import Tell
-from processes import Receiver, a_receiver, a_sink
-from support import until
-from traffic import CONCURRENCY, LIFE, THREE_AND_A_SCRIPT, Audit, Traffic, a_config_for_traffic
+from chaos.parameters import fresh_seed, number
+from harness.load import CONCURRENCY, LIFE, THREE_AND_A_SCRIPT, Audit, Traffic, a_config_for_traffic
+from harness.running_service import Receiver, a_receiver, a_sink
+from harness.soak_report import Tell
+from harness.support import until
 
 KILLS = number("KILLS", 30)
 

@@ -11,9 +11,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from processes import ENDPOINT, JOB, SECRET, Receiver, a_config, a_kling, a_receiver, a_sink
+from harness.running_service import ENDPOINT, JOB, SECRET, Receiver, a_config, a_kling, a_receiver, a_sink
+from harness.support import until
 from standardwebhooks import Webhook
-from support import until
 
 from receiver import Client
 

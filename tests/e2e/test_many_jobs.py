@@ -7,9 +7,9 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from cli.commandline import environment, run
-from processes import ENDPOINT, JOB, KEY, a_config, a_kling, a_receiver
-from support import until
+from harness.run_cli import environment, run
+from harness.running_service import ENDPOINT, JOB, KEY, a_config, a_kling, a_receiver
+from harness.support import until
 
 from receiver.kling.simulator import Simulator
 

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from processes import (
+from harness.running_service import (
     JOB,
     a_config,
     a_kling,
@@ -13,7 +13,7 @@ from processes import (
     submitted,
     task_in,
 )
-from support import until
+from harness.support import until
 
 OFTEN = '[poll]\nafter = "50ms"\nevery = "100ms"\n'
 

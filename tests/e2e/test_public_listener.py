@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from processes import Receiver, a_config, a_push, a_receiver, minted
-from support import until
-from wire import Answer, Wire, a_wire, ask
+from harness.raw_http import Answer, Wire, a_wire, ask
+from harness.running_service import Receiver, a_config, a_push, a_receiver, minted
+from harness.support import until
 
 NO_KLING = "http://127.0.0.1:9"
 HALF_A_HEAD = b"POST /callbacks/%s HTTP/1.1\r\nhost: localhost\r\nx-drip: "

@@ -13,9 +13,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from processes import SECRET, a_config, a_kling, a_receiver, task_in
+from harness.running_service import SECRET, a_config, a_kling, a_receiver, task_in
 from standardwebhooks import Webhook
-from support import free_port, plain_http, until
+from harness.support import free_port, plain_http, until
 
 from receiver import Client
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx2
-from processes import Receiver, Sink, a_config, a_kling, a_receiver, a_sink, a_webhook_route
-from support import until
+from harness.running_service import Receiver, Sink, a_config, a_kling, a_receiver, a_sink, a_webhook_route
+from harness.support import until
 
 BODY = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 

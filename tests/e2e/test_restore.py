@@ -6,10 +6,10 @@ from contextlib import closing
 from pathlib import Path
 from sqlite3 import connect
 
-from processes import a_config, a_push, a_receiver, a_sink, minted
-from support import until
-from traffic import LIFE, a_config_for_traffic, calling
-from wire import ask
+from harness.running_service import a_config, a_push, a_receiver, a_sink, minted
+from harness.support import until
+from harness.load import LIFE, a_config_for_traffic, calling
+from harness.raw_http import ask
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from peers import Peer, response, serving
-from processes import (
+from harness.http_peers import Peer, response, serving
+from harness.running_service import (
     ENDPOINT,
     Receiver,
     a_config,
@@ -20,7 +20,7 @@ from processes import (
     submitted,
     task_in,
 )
-from support import plain_http, until
+from harness.support import plain_http, until
 
 from receiver.kling.simulator.results import content
 

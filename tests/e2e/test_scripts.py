@@ -13,11 +13,11 @@ from typing import Any
 
 import httpx2
 import pytest
-from chaos.dials import number
-from ledger import Tell
-from processes import Receiver, a_config, a_push, a_receiver, minted
-from support import until
-from wire import ask
+from chaos.parameters import number
+from harness.raw_http import ask
+from harness.running_service import Receiver, a_config, a_push, a_receiver, minted
+from harness.soak_report import Tell
+from harness.support import until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
 

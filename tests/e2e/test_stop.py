@@ -7,12 +7,12 @@ from random import Random
 from urllib.parse import urlsplit
 
 import pytest
-from chaos.dials import fresh_seed, number
-from ledger import Tell
-from processes import a_config, a_push, a_receiver, a_sink, a_webhook_route, minted
-from support import until
-from traffic import LIFE, Audit, Traffic, a_config_for_traffic
-from wire import Wire, a_wire, ask
+from chaos.parameters import fresh_seed, number
+from harness.load import LIFE, Audit, Traffic, a_config_for_traffic
+from harness.raw_http import Wire, a_wire, ask
+from harness.running_service import a_config, a_push, a_receiver, a_sink, a_webhook_route, minted
+from harness.soak_report import Tell
+from harness.support import until
 
 NOWHERE = "http://127.0.0.1:9"
 TRUSTING = '[callbacks]\nverify = "never"\n'

@@ -6,8 +6,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from buckets import ACCESS_KEY, BUCKET, SECRET_KEY, Buckets, a_relay, a_store_of_buckets
-from processes import (
+from harness.running_service import (
     ENDPOINT,
     Receiver,
     a_config,
@@ -19,7 +18,8 @@ from processes import (
     published,
     submitted,
 )
-from support import until
+from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, Buckets, a_relay, a_store_of_buckets
+from harness.support import until
 
 from receiver.kling.simulator.results import content
 

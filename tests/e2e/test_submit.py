@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from processes import (
+from harness.running_service import (
     ENDPOINT,
     JOB,
     a_config,
@@ -16,7 +16,7 @@ from processes import (
     submitted,
     task_in,
 )
-from support import until
+from harness.support import until
 
 OFTEN = '[poll]\nafter = "50ms"\nevery = "1s"\n'
 BRIEFLY = 'timeout = "1s"'

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from processes import a_config, a_kling, a_receiver, a_sink, a_webhook_route, submitted, task_in
-from support import until
+from harness.running_service import a_config, a_kling, a_receiver, a_sink, a_webhook_route, submitted, task_in
+from harness.support import until
 
 
 async def test_an_account_in_trouble_is_told_of_once_through_a_kill_and_the_queue_drains_when_it_is_mended(

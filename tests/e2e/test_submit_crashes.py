@@ -12,10 +12,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from chaos.dials import fresh_seed, number
-from ledger import Tell
-from processes import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver
-from support import until
+from chaos.parameters import fresh_seed, number
+from harness.running_service import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver
+from harness.soak_report import Tell
+from harness.support import until
 
 from receiver.kling.simulator import Simulator
 

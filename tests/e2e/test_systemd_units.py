@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from receiver import relay
-from receiver.senders.processes import KILL_AFTER
+from receiver.delivery.senders import script_relay
+from receiver.delivery.senders.process import KILL_AFTER
 
 ROOT = Path(__file__).parents[2]
 
@@ -87,15 +87,15 @@ def test_a_script_in_a_unit_of_its_own_is_started_by_its_socket_and_bounded() ->
     listening, script = Unit("kling-receiver-script.socket"), Unit("kling-receiver-script@.service")
 
     assert listening.last["Accept"] == "yes"
-    assert f'receiver.relay", "ask", "{listening.last["ListenStream"]}"' in listening.text
-    assert " -Im receiver.relay run " in script.last["ExecStart"]
+    assert f'receiver.delivery.senders.script_relay", "ask", "{listening.last["ListenStream"]}"' in listening.text
+    assert " -Im receiver.delivery.senders.script_relay run " in script.last["ExecStart"]
     assert script.last["StandardInput"] == "socket"
     assert script.last["User"] == listening.last["SocketGroup"]
     assert {"TasksMax", "RuntimeMaxSec"} <= script.last.keys()
 
 
 def test_a_script_in_a_unit_of_its_own_is_gone_before_it_may_be_started_again(service: Unit) -> None:
-    grace = timedelta(seconds=relay._PATIENCE_SECONDS) + seconds(
+    grace = timedelta(seconds=script_relay._PATIENCE_SECONDS) + seconds(
         Unit("kling-receiver-script@.service").last["TimeoutStopSec"]
     )
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from support import free_port
+from harness.support import free_port
 
 # What systemd does between fork and exec: the socket goes to descriptor 3, the process is told that it is meant.
 LAUNCH = """

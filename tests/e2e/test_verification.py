@@ -4,7 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from processes import (
+from harness.raw_http import ask
+from harness.running_service import (
     ENDPOINT,
     JOB,
     KEY,
@@ -19,8 +20,7 @@ from processes import (
     submitted,
     task_in,
 )
-from support import until
-from wire import ask
+from harness.support import until
 
 from receiver.kling.simulator import Simulator
 

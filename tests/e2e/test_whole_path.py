@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from processes import (
+from harness.running_service import (
     a_config,
     a_kling,
     a_receiver,
@@ -13,7 +13,7 @@ from processes import (
     submitted,
     task_in,
 )
-from support import until
+from harness.support import until
 
 
 async def test_a_submitted_job_reaches_webhook_and_script(tmp_path: Path) -> None:

@@ -4,11 +4,11 @@ import stat
 from pathlib import Path
 
 import pytest
-from configuring import load_text
+from harness.settings_files import load_text
 
-from receiver.errors import ConfigurationError, StoreUnavailable
-from receiver.model import Secret
-from receiver.service import admin_token
+from receiver.domain.errors import ConfigurationError, StoreUnavailable
+from receiver.domain.model import Secret
+from receiver.service.bootstrap import admin_token
 from receiver.settings import Settings
 
 

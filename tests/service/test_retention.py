@@ -9,19 +9,29 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import a_delivery, a_push, a_task, an_event
+from harness.factories import a_delivery, a_push, a_task, an_event
+from harness.support import START, FakeClock
 from structlog.testing import capture_logs
-from support import START, FakeClock
 
-from receiver.clock import Ids
-from receiver.errors import StoreUnavailable
-from receiver.model import Archiving, Attempt, DeliveryStatus, Push, PushOutcome, RouteState, Task, TaskState, Verdict
-from receiver.orders import Action
-from receiver.retention import EVERY, Retention
+from receiver.domain.clock import Ids
+from receiver.domain.errors import StoreUnavailable
+from receiver.domain.model import (
+    Archiving,
+    Attempt,
+    DeliveryStatus,
+    Push,
+    PushOutcome,
+    RouteState,
+    Task,
+    TaskState,
+    Verdict,
+)
+from receiver.domain.replays import Action
+from receiver.service.retention import EVERY, Retention
 from receiver.settings import RetentionSettings
-from receiver.store import ById, Change, Litter, Swept
-from receiver.store.sqlite import SqliteStore
-from receiver.store.sweep import PAGE
+from receiver.store.interfaces import ById, Change, Litter, Swept
+from receiver.store.sqlite.retention import PAGE
+from receiver.store.sqlite.store import SqliteStore
 
 DAY = timedelta(days=1)
 SETTINGS = RetentionSettings(events=90 * DAY, bodies=30 * DAY)

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
-from factories import a_delivery, a_task, an_event
+from harness.factories import a_delivery, a_task, an_event
 
-from receiver.model import Delivery, Push, Task
-from receiver.store import Attic, ById, Catalog, Change, Home, Intake, Judge, Queue
-from receiver.store.sqlite import SqliteStore
+from receiver.domain.model import Delivery, Push, Task
+from receiver.store.interfaces import Attic, ById, Catalog, Change, Home, Intake, Judge, Queue
+from receiver.store.sqlite.store import SqliteStore
 
 
 class Store(Intake, Queue, Catalog, Home, Attic, Protocol):

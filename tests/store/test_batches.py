@@ -4,15 +4,15 @@ import asyncio
 from typing import Any, cast
 
 import pytest
-from factories import a_delivery, a_task, an_event, at
+from harness.factories import a_delivery, a_task, an_event, at
 from store.conftest import Opener, Store, always
 
-from receiver.announce import Announcement
-from receiver.batches import Batches
-from receiver.errors import Conflict
-from receiver.model import Archiving, Task, TaskState
-from receiver.orders import Action, BatchEnd, BatchState, BatchView
-from receiver.store import ById, Change, Homecoming, Litter
+from receiver.domain.errors import Conflict
+from receiver.domain.model import Archiving, Task, TaskState
+from receiver.domain.replays import Action, BatchEnd, BatchState, BatchView
+from receiver.events.factory import Announcement
+from receiver.store.interfaces import ById, Change, Homecoming, Litter
+from receiver.tasks.batches import Batches
 
 ALICE = Action(at=at(100), actor="alice", verb="batch.closed", subject="b1", note="all are there")
 

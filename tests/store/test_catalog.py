@@ -4,12 +4,12 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
-from factories import a_delivery, a_push, a_task, an_event, at
+from harness.factories import a_delivery, a_push, a_task, an_event, at
 from store.conftest import Store, always, with_deliveries
 
-from receiver.errors import InvalidRequest
-from receiver.model import DeliveryStatus, TaskState
-from receiver.store import ById, Change, Page
+from receiver.domain.errors import InvalidRequest
+from receiver.domain.model import DeliveryStatus, TaskState
+from receiver.store.interfaces import ById, Change, Page
 
 
 async def walk(page: Callable[[str | None], Awaitable[Page[str]]]) -> list[list[str]]:

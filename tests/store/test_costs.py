@@ -5,13 +5,13 @@ from decimal import Decimal
 from typing import Any, cast
 
 import pytest
-from factories import a_task, at
+from harness.factories import a_task, at
 from store.conftest import Opener, Store, always
 
-from receiver.model import Cost, TaskState
-from receiver.orders import CostBy
-from receiver.store import ById, Change, Litter
-from receiver.store.costs import CostStore
+from receiver.domain.model import Cost, TaskState
+from receiver.domain.replays import CostBy
+from receiver.store.interfaces import ById, Change, Litter
+from receiver.store.sqlite.costs import CostStore
 
 
 @pytest.fixture

@@ -8,15 +8,15 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.dials import fresh_seed, number
-from factories import a_delivery, a_push, a_task, an_event, at
-from ledger import Tell
+from chaos.parameters import fresh_seed, number
+from harness.factories import a_delivery, a_push, a_task, an_event, at
+from harness.soak_report import Tell
 from store.conftest import Opener, Store, always, with_route
-from store.hammer import TASKS, news
+from store.write_until_killed import TASKS, news
 
-from receiver.errors import StoreUnavailable
-from receiver.model import HeldBy, Push, RouteState, Task, TaskState
-from receiver.store import ById, Change
+from receiver.domain.errors import StoreUnavailable
+from receiver.domain.model import HeldBy, Push, RouteState, Task, TaskState
+from receiver.store.interfaces import ById, Change
 
 CALLS = number("CANCELLATIONS", 200) * 2
 """Every second call is followed by a cancellation."""
@@ -126,7 +126,7 @@ async def test_a_caller_cancelled_while_it_is_judged_does_not_stop_the_others(st
 
 async def test_a_kill_in_the_middle_loses_nothing_acknowledged(opener: Opener, path: Path) -> None:
     hammering = subprocess.Popen(
-        [sys.executable, str(TESTS / "store" / "hammer.py"), str(path)],
+        [sys.executable, str(TESTS / "store" / "write_until_killed.py"), str(path)],
         stdout=subprocess.PIPE,
         env={"PYTHONPATH": f"{TESTS}:{TESTS.parent}"},
     )

@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.store.queries import parse, queries
+from receiver.store.sqlite.queries import parse, queries
 
 TEXT = """-- About the file.
 

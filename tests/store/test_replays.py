@@ -6,12 +6,12 @@ from datetime import timedelta
 from typing import Any, cast
 
 import pytest
-from factories import a_delivery, a_task, an_event, at
+from harness.factories import a_delivery, a_task, an_event, at
 from store.conftest import Opener, Store, with_deliveries
 
-from receiver.model import DeliveryStatus
-from receiver.orders import Action, Replay, ReplayState, Selection, Step
-from receiver.replay import Replays
+from receiver.delivery.replay import Replays
+from receiver.domain.model import DeliveryStatus
+from receiver.domain.replays import Action, Replay, ReplayState, Selection, Step
 
 ALICE = Action(at=at(100), actor="alice", verb="replay.started", subject="rpl_1", note="why not")
 DEAD = DeliveryStatus.DEAD

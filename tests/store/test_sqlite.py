@@ -14,26 +14,27 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import a_delivery, a_push, a_task, an_event, at
+from harness.factories import a_delivery, a_push, a_task, an_event, at
 from store.conftest import a_sqlite_store, always, with_deliveries, with_route
 
-from receiver.errors import (
+from receiver.domain.errors import (
     InvalidRequest,
     StoreBroken,
     StoreError,
     StoreLocked,
     StoreUnavailable,
 )
-from receiver.model import TaskState
-from receiver.store import ById, Change, upkeep
-from receiver.store.database import connect_reader, connect_writer
-from receiver.store.migrate import Migration, bring_up, known, migrate
-from receiver.store.queries import queries, write_rows
-from receiver.store.sqlite import SqliteStore
+from receiver.domain.model import TaskState
+from receiver.store.interfaces import ById, Change
+from receiver.store.sqlite import maintenance
+from receiver.store.sqlite.database import connect_reader, connect_writer
+from receiver.store.sqlite.migrate import Migration, bring_up, known, migrate
+from receiver.store.sqlite.queries import queries, write_rows
+from receiver.store.sqlite.store import SqliteStore
 
 _OPEN_AND_DIE = (
     "import asyncio, os, sys, pathlib\n"
-    "from receiver.store.sqlite import SqliteStore\n"
+    "from receiver.store.sqlite.store import SqliteStore\n"
     "asyncio.run(SqliteStore.open(pathlib.Path(sys.argv[1])))\n"
     "os.kill(os.getpid(), 9)\n"
 )
@@ -149,11 +150,11 @@ async def test_another_programs_database_is_left_alone(path: Path) -> None:
         await SqliteStore.open(path)
 
     assert contents(path) == before
-    assert upkeep.check(path) == ["The file is a database of another program. Check [store] url."]
+    assert maintenance.check(path) == ["The file is a database of another program. Check [store] url."]
     with pytest.raises(StoreError, match=r"another program\. Check"):
-        upkeep.backup(path, path.with_name("backup.db"))
+        maintenance.backup(path, path.with_name("backup.db"))
     with pytest.raises(StoreError, match=r"another program\. Check"):
-        upkeep.stats_of(path)
+        maintenance.stats_of(path)
 
 
 def test_what_holds_no_store_is_not_vouched_for(path: Path) -> None:
@@ -162,11 +163,11 @@ def test_what_holds_no_store_is_not_vouched_for(path: Path) -> None:
         assert path.stat().st_size > 0, "an empty database is not an empty file"
 
     for _ in range(2):
-        (fault,) = upkeep.check(path)
+        (fault,) = maintenance.check(path)
         with pytest.raises(StoreError) as backed_up:
-            upkeep.backup(path, path.with_name("backup.db"))
+            maintenance.backup(path, path.with_name("backup.db"))
         with pytest.raises(StoreError) as counted:
-            upkeep.stats_of(path)
+            maintenance.stats_of(path)
         for said in (fault, str(backed_up.value), str(counted.value)):
             assert said.endswith("holds no store. Restore a backup; where there never was one, `serve` makes it.")
         path.write_bytes(b"")
@@ -185,16 +186,16 @@ async def test_a_log_whose_file_is_empty_or_gone_is_kept_and_nothing_begins_anew
         with pytest.raises(StoreError, match=r"the log beside it is not empty: .* restore a backup"):
             async with a_sqlite_store(path, create=create):
                 pass
-    for refused in (migrate, upkeep.stats_of, lambda path: upkeep.backup(path, path.with_name("backup.db"))):
+    for refused in (migrate, maintenance.stats_of, lambda path: maintenance.backup(path, path.with_name("backup.db"))):
         with pytest.raises(StoreError, match="the log beside it is not empty"):
             refused(path)
-    assert ["the log beside it is not empty" in fault for fault in upkeep.check(path)] == [True]
+    assert ["the log beside it is not empty" in fault for fault in maintenance.check(path)] == [True]
 
     assert contents(path) == (b"" if is_there else None)
     assert contents(log) == before
     lose(log, but_for_its_name=True)
     async with a_sqlite_store(path):
-        assert upkeep.check(path) == []
+        assert maintenance.check(path) == []
 
 
 async def test_what_is_no_database_is_told_as_broken(path: Path) -> None:
@@ -370,19 +371,19 @@ async def test_a_store_that_broke_is_looked_through_before_it_is_trusted_again(p
 async def test_a_sound_store_has_no_faults_also_while_it_is_worked_on(path: Path) -> None:
     async with a_sqlite_store(path) as store:
         await with_route(store, 10)
-        assert upkeep.check(path) == []
+        assert maintenance.check(path) == []
 
-    assert upkeep.check(path) == []
+    assert maintenance.check(path) == []
 
 
 async def test_a_check_names_what_is_wrong(path: Path, raw: sqlite3.Connection) -> None:
-    assert upkeep.check(path.with_name("none.db")) == [f"There is no store at {path.with_name('none.db')}."]
+    assert maintenance.check(path.with_name("none.db")) == [f"There is no store at {path.with_name('none.db')}."]
 
     raw.execute("PRAGMA foreign_keys = OFF")
     raw.execute("INSERT INTO intents VALUES ('tsk_none', x'00')")
     raw.execute("UPDATE migrations SET checksum = 'changed'")
 
-    faults = upkeep.check(path)
+    faults = maintenance.check(path)
     assert len(faults) == 2
     assert "points at something missing in tasks" in faults[0]
     assert "0001_first_tables is not the one" in faults[1]
@@ -400,7 +401,7 @@ async def test_a_backup_is_a_whole_store_made_while_work_goes_on(path: Path) -> 
 
     assert mode(target) == 0o600
     assert sorted(file.name for file in path.parent.iterdir() if "backup" in file.name) == ["backup.db"]
-    assert upkeep.check(target) == []
+    assert maintenance.check(target) == []
     async with a_sqlite_store(target) as copy:
         assert (await copy.backlog())[0].pending == 100
         assert await copy.task("tsk_after") is None
@@ -410,15 +411,15 @@ async def test_a_backup_replaces_nothing_and_keeps_nothing_unsound(path: Path, r
     target = path.with_name("backup.db")
     target.write_text("precious")
     with pytest.raises(InvalidRequest, match="exists already"):
-        upkeep.backup(path, target)
+        maintenance.backup(path, target)
     target.unlink()
 
     raw.execute("PRAGMA foreign_keys = OFF")
     raw.execute("INSERT INTO intents VALUES ('tsk_none', x'00')")
     with pytest.raises(StoreError, match="not sound"):
-        upkeep.backup(path, target)
+        maintenance.backup(path, target)
     with pytest.raises(StoreUnavailable):
-        upkeep.backup(path, path.parent / "no such folder" / "backup.db")
+        maintenance.backup(path, path.parent / "no such folder" / "backup.db")
 
     assert not [file for file in path.parent.iterdir() if "backup" in file.name]
 
@@ -434,7 +435,7 @@ async def test_a_backup_clears_away_what_a_killed_one_left_and_nothing_else(path
 
     with under_way.open() as locked:
         fcntl.flock(locked, fcntl.LOCK_EX)
-        upkeep.backup(path, folder / "wednesday.db")
+        maintenance.backup(path, folder / "wednesday.db")
 
     assert sorted(file.name for file in folder.iterdir()) == [".film.mp4.part", under_way.name, "wednesday.db"]
 
@@ -447,7 +448,7 @@ async def test_counts_are_told_by_kind(path: Path) -> None:
 
         stats = await store.stats()
 
-        assert stats == upkeep.stats_of(path)
+        assert stats == maintenance.stats_of(path)
     counts = {name: number for name, number in stats.items() if not name.startswith("bytes.")}
     assert counts == {
         "tasks.queued": 1,
@@ -485,8 +486,8 @@ def test_a_migration_killed_midway_leaves_the_old_schema(path: Path) -> None:
     migrate(path)
     code = (
         "import os, pathlib, sys\n"
-        "from receiver.store.database import connect_writer\n"
-        "from receiver.store.migrate import Migration, bring_up, known\n"
+        "from receiver.store.sqlite.database import connect_writer\n"
+        "from receiver.store.sqlite.migrate import Migration, bring_up, known\n"
         "sql = 'CREATE TABLE half (x);\\nINSERT INTO half SELECT killed();\\n'\n"
         "connection = connect_writer(pathlib.Path(sys.argv[1]))\n"
         "connection.create_function('killed', 0, lambda: os.kill(os.getpid(), 9))\n"
@@ -494,7 +495,7 @@ def test_a_migration_killed_midway_leaves_the_old_schema(path: Path) -> None:
     )
 
     assert run(code, path) == -signal.SIGKILL
-    assert upkeep.check(path) == []
+    assert maintenance.check(path) == []
     with closing(connect_reader(path)) as connection:
         assert connection.execute("SELECT * FROM sqlite_schema WHERE name = 'half'").fetchall() == []
 

@@ -1,11 +1,11 @@
 """Trouble that only a person can mend is told of once for each reason, and so is its end; it stops what it concerns."""
 
 import pytest
-from factories import at
-from workshop import refusal
+from harness.factories import at
+from harness.task_system import refusal
 
-from receiver.account import LONGEST_WAIT, QUERY, Account, Bars, Call, Concern, Reach, remedy
-from receiver.errors import KlingError, KlingUnreachable
+from receiver.domain.errors import KlingError, KlingUnreachable
+from receiver.tasks.account import LONGEST_WAIT, QUERY, Account, Bars, Call, Concern, Reach, remedy
 
 FILM = Call(creates=True, pack="video", resource="videos/text2video kling-v3")
 PICTURE = Call(creates=True, pack="image", resource="images/generations kling-v2")

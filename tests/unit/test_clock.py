@@ -3,9 +3,9 @@
 from datetime import timedelta
 from itertools import pairwise
 
-from support import FakeClock
+from harness.support import FakeClock
 
-from receiver.clock import Ids, first_id
+from receiver.domain.clock import Ids, first_id
 
 
 def test_ids_rise_while_the_clock_stands_or_is_set_back() -> None:

@@ -4,18 +4,18 @@ import contextlib
 import json
 
 import pytest
-from chaos.dials import number
+from chaos.parameters import number
+from data.kling_bodies import KEYS, anything, spoilt, torn
+from harness.soak_report import Tell
+from harness.support import START
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kling_bodies import KEYS, anything, spoilt, torn
-from ledger import Tell
-from support import START
 
-from receiver.errors import InvalidRequest, Unreadable
+from receiver.domain.errors import InvalidRequest, Unreadable
+from receiver.domain.model import Generation, Json
 from receiver.kling import endpoints, protocol
-from receiver.kling.refusals import Said, error_of
+from receiver.kling.error_codes import Said, error_of
 from receiver.kling.shortened import shortened
-from receiver.model import Generation, Json
 
 EXAMPLES = number("EXAMPLES", 100)
 objects = spoilt() | st.dictionaries(st.sampled_from(KEYS), anything, max_size=6)

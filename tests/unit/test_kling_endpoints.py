@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.errors import InvalidRequest
+from receiver.domain.errors import InvalidRequest
+from receiver.domain.model import Generation, Json
 from receiver.kling.endpoints import CATALOGUE, base64_image, fill_images, resolve, weight
-from receiver.model import Generation, Json
 from receiver.settings import Dialect
 
 A, B, C = "https://pics.example/a.png", "https://pics.example/b.png", "aGk="

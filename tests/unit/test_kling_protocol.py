@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from data.kling_bodies import CASES, written
 from hypothesis import given
 from hypothesis import strategies as st
-from kling_bodies import CASES, written
 
-from receiver.errors import InvalidRequest, Unreadable
+from receiver.domain.errors import InvalidRequest, Unreadable
+from receiver.domain.model import Generation, Json, TaskState
 from receiver.kling import protocol
-from receiver.model import Generation, Json, TaskState
 
 OURS = "https://hooks.example.com/callbacks/tok"
 

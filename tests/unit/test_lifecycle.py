@@ -5,15 +5,15 @@ from datetime import timedelta
 from itertools import product
 
 import pytest
-from factories import POLL, a_push, a_reading, a_task, at
+from harness.factories import POLL, a_push, a_reading, a_task, at
+from harness.support import START
 from hypothesis import given
 from hypothesis import strategies as st
-from support import START
 
-from receiver import asking, lifecycle
-from receiver.lifecycle import Ruling
-from receiver.model import Origin, PushOutcome, Reading, Task, TaskState, Verified
+from receiver.domain.model import Origin, PushOutcome, Reading, Task, TaskState, Verified
 from receiver.settings import Verify
+from receiver.tasks import lifecycle, poll_schedule
+from receiver.tasks.lifecycle import Ruling
 
 
 def hear(task: Task, reading: Reading, *, verified: Verified = Verified.NONE, verify: Verify = Verify.NEVER) -> Ruling:
@@ -148,7 +148,7 @@ def test_an_end_the_api_does_not_know_of_yet_is_asked_about_again_soon() -> None
 
     assert lesson.settles == {}
     assert lesson.task.state is TaskState.PROCESSING
-    assert lesson.task.due_at == at(1) + asking.ASK_APART
+    assert lesson.task.due_at == at(1) + poll_schedule.ASK_APART
 
 
 def test_an_end_that_nobody_confirms_falls_back_to_the_ordinary_interval() -> None:
@@ -174,7 +174,7 @@ def test_a_succeed_without_a_result_is_asked_about_again_and_then_taken() -> Non
     task, announced = a_task(), 0
     hollow = a_reading("succeed", result={})
 
-    for _ in range(asking.HOLLOW_ASKS):
+    for _ in range(poll_schedule.HOLLOW_ASKS):
         assert not announced
         lesson = lifecycle.learn(task, hollow, [], now=START, poll=POLL)
         task, announced = lesson.task, announced + lesson.announce

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from receiver.errors import ConfigurationError
-from receiver.logs import configure, redact
-from receiver.model import Json
+from receiver.domain.errors import ConfigurationError
+from receiver.domain.model import Json
+from receiver.service.logs import configure, redact
 
 ROOT = Path(__file__).parents[2]
 
@@ -140,7 +140,7 @@ def test_start_up_does_not_load_rich_and_leaves_it_to_those_who_want_it() -> Non
 
 
 def program(code: str, level: str | None = None) -> list[str]:
-    setup = f"from receiver import logs\nimport logging, sys, warnings, structlog\nlogs.configure({level!r})\n"
+    setup = f"from receiver.service import logs\nimport logging, sys, warnings, structlog\nlogs.configure({level!r})\n"
     return [sys.executable, "-c", f"{setup}log = structlog.get_logger()\n{code}"]
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from receiver.model import Json
-from receiver.payload import fresh_urls
+from receiver.domain.model import Json
+from receiver.events.payload import fresh_urls
 
 OLD = "https://a.example/0?s=1"
 NEW = "https://b.example/0?s=2"

@@ -4,11 +4,10 @@ from datetime import timedelta
 from random import Random
 
 import pytest
-from factories import at
-from support import START
+from harness.factories import at
+from harness.support import START
 
-from receiver.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
-from receiver.retry import (
+from receiver.delivery.retry import (
     HOLD_AFTER,
     JITTER,
     LONGEST_RETRY_AFTER,
@@ -20,6 +19,7 @@ from receiver.retry import (
     hold,
     release,
 )
+from receiver.domain.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
 
 POLICY = RetryPolicy(
     schedule=(timedelta(seconds=5), timedelta(seconds=30), timedelta(hours=1)), give_up_after=timedelta(hours=96)

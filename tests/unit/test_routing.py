@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from receiver.model import Decision
-from receiver.routing import Candidate, compile_routes, reply_route
+from receiver.domain.model import Decision
+from receiver.events.routing import Candidate, compile_routes, reply_route
 from receiver.settings import RouteSettings, ScriptSettings
 
 

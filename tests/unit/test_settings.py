@@ -5,12 +5,12 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from configuring import fault_of, faults_of, load_text
+from harness.settings_files import fault_of, faults_of, load_text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from receiver.errors import ConfigurationError
-from receiver.model import Secret
+from receiver.domain.errors import ConfigurationError
+from receiver.domain.model import Secret
 from receiver.settings import Address, Dialect, Settings, Verify, find, load, schema, shown
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"

@@ -4,13 +4,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from configuring import fault_of, faults_of, load_text, route_text
+from harness.settings_files import fault_of, faults_of, load_text, route_text
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.model import Secret
+from receiver.domain.model import Secret
 from receiver.settings import Address, Loaded, Settings, Verify
-from receiver.settings.overrides import override
+from receiver.settings.environment import override
 
 PREFIX = "KLING_RECEIVER__"
 

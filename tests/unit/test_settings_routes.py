@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from configuring import SINK, fault_of, load_text, route_of, route_text
+from harness.settings_files import SINK, fault_of, load_text, route_of, route_text
 
 from receiver.settings import Rate
 

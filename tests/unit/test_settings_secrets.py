@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from configuring import fault_of, faults_of, load_text, route_of, route_text
+from harness.settings_files import fault_of, faults_of, load_text, route_of, route_text
 
-from receiver.model import Secret
-from receiver.signing import key
+from receiver.domain.model import Secret
+from receiver.domain.signing import key
 
 LONG = "a-secret-of-26-characters"
 STANDARD = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from configuring import fault_of, load_text
+from harness.settings_files import fault_of, load_text
 
 from receiver.settings import shown
 

@@ -5,15 +5,15 @@ import json
 from datetime import timedelta
 
 import pytest
+from harness.support import START
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook
-from support import START
 
-from receiver import signing
-from receiver.clock import SystemClock, moment
-from receiver.model import Secret
-from receiver.signing import Signature
+from receiver.domain import signing
+from receiver.domain.clock import SystemClock, moment
+from receiver.domain.model import Secret
+from receiver.domain.signing import Signature
 
 PLAIN = Secret("not base64 at all")
 PREFIXED = Secret("whsec_" + base64.b64encode(b"0123456789abcdef0123456789abcdef").decode())

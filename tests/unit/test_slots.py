@@ -2,9 +2,9 @@
 
 from datetime import timedelta
 
-from factories import a_task, at
+from harness.factories import a_task, at
 
-from receiver.slots import Slots
+from receiver.submission.slots import Slots
 
 CALL = timedelta(seconds=30)
 

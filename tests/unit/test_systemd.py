@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from receiver.systemd import Notifier, listen_fds
+from receiver.service.systemd import Notifier, listen_fds
 
 # Puts the descriptors named on the command line where systemd would, and says what became of them.
 CHILD = """
 import json, os, sys
-from receiver.errors import ConfigurationError
-from receiver.systemd import listen_fds
+from receiver.domain.errors import ConfigurationError
+from receiver.service.systemd import listen_fds
 
 for place, given in enumerate(map(int, sys.argv[1:]), start=3):
     os.dup2(given, place, inheritable=True)

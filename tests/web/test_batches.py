@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from edge import House
-from factories import a_task, an_event
+from harness.factories import a_task, an_event
+from harness.web_app import House
 
-from receiver.model import TaskState
-from receiver.store import ById, Change
+from receiver.domain.model import TaskState
+from receiver.store.interfaces import ById, Change
 
 JOB = {"endpoint": "images/multi-image2image", "body": {"prompt": "a cat"}}
 

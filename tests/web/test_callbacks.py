@@ -8,14 +8,14 @@ from ipaddress import ip_network
 import httpx2 as httpx
 import pytest
 import structlog
-from edge import Say, Serve
-from support import plain_http, until
+from harness.support import plain_http, until
+from harness.web_app import Say, Serve
 
-from receiver.errors import Crowded, StoreBroken, StoreUnavailable, Unreadable
+from receiver.domain.errors import Crowded, StoreBroken, StoreUnavailable, Unreadable
 from receiver.settings import Address
 from receiver.web.callbacks import public_app
-from receiver.web.callers import Proxies
-from receiver.web.names import Names
+from receiver.web.server.allowed_hosts import Names
+from receiver.web.server.client_address import Proxies
 
 TOKEN = "kept-to-ourselves-5f2a"
 MAX_BODY = 1000

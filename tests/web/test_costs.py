@@ -4,12 +4,12 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from edge import House
-from factories import a_task, at
+from harness.factories import a_task, at
+from harness.web_app import House
 
-from receiver.model import Cost, TaskState
-from receiver.store import ById, Change
-from receiver.web.costs import MOST_SUMS
+from receiver.domain.model import Cost, TaskState
+from receiver.store.interfaces import ById, Change
+from receiver.web.resources.costs import MOST_SUMS
 
 
 async def spent(house: House, number: int, *, ended: float = 0, said: str = "{}", **charges: str) -> None:

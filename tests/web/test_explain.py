@@ -4,13 +4,13 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
-from edge import House
-from factories import a_delivery, a_push, a_task, an_event, at
-from support import START
+from harness.factories import a_delivery, a_push, a_task, an_event, at
+from harness.support import START
+from harness.web_app import House
 
-from receiver.model import Attempt, Decision, DeliveryStatus, PushOutcome, Source, TaskState, Verdict
-from receiver.orders import Action
-from receiver.store import ById, Change, Litter
+from receiver.domain.model import Attempt, Decision, DeliveryStatus, PushOutcome, Source, TaskState, Verdict
+from receiver.domain.replays import Action
+from receiver.store.interfaces import ById, Change, Litter
 
 CALLBACK = b'{"task_id":"k1","task_status":"succeed","task_result":{"images":[{"url":"https://cdn.example/0.png"}]}}'
 POLL = b'{"code":0,"data":{"task_id":"k1","task_status":"processing"}}'

@@ -3,14 +3,14 @@
 import json
 
 import pytest
-from edge import TOKEN, House, Say, Serve
+from harness.support import plain_http
+from harness.web_app import TOKEN, House, Say, Serve
 from starlette.responses import Response
-from support import plain_http
 
-from receiver.errors import InvalidRequest, KlingUncertain, KlingUnreachable, ReceiverError, StoreUnavailable
+from receiver.domain.errors import InvalidRequest, KlingUncertain, KlingUnreachable, ReceiverError, StoreUnavailable
 from receiver.kling.client import Answer
-from receiver.web.body import Room
 from receiver.web.gateway import Gateway
+from receiver.web.server.body import Room
 
 CREATE = "/kling/v1/images/multi-image2image"
 

@@ -9,22 +9,22 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from edge import House, Serve
+from harness.support import FakeClock, plain_http
+from harness.web_app import House, Serve
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
-from support import FakeClock, plain_http
 
+from receiver.domain.model import Secret
 from receiver.kling.client import Kling
-from receiver.model import Secret
-from receiver.outbound import Outbound
+from receiver.net.http_client import Outbound
 from receiver.settings import KlingSettings
-from receiver.web.body import MAX_JOB, SMALL, Room
 from receiver.web.gateway import Gateway
-from receiver.web.problems import Problem, answer_problem
-from receiver.web.tasks import TaskApi
+from receiver.web.resources.tasks import TaskApi
+from receiver.web.server.body import MAX_JOB, SMALL, Room
+from receiver.web.server.problems import Problem, answer_problem
 
 PASSES = "/kling/v1/audio/tts"
 CREATE = "/kling/v1/images/generations"

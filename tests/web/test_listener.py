@@ -15,17 +15,17 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from edge import Say, Serve
+from harness.support import until
+from harness.web_app import Say, Serve
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
-from support import until
 
-from receiver.errors import CannotListen
+from receiver.domain.errors import CannotListen
 from receiver.settings import Address
-from receiver.web.callers import Proxies
-from receiver.web.connection import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
-from receiver.web.listener import Listener
+from receiver.web.server.client_address import Proxies
+from receiver.web.server.connections import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
+from receiver.web.server.listener import Listener
 
 QUICK = Limits(
     head=timedelta(seconds=0.2),
@@ -565,8 +565,8 @@ def test_sigterm_is_the_owners_and_ends_the_process_in_order(connection: Connect
 import asyncio, signal, sys, uvloop
 from datetime import timedelta
 from receiver.settings import Address
-from receiver.web.connection import *
-from receiver.web.listener import Listener
+from receiver.web.server.connections import *
+from receiver.web.server.listener import Listener
 async def app(scope, receive, send):
     while (await receive()).get("more_body"): pass
 async def main():

@@ -8,14 +8,14 @@ from datetime import timedelta
 
 import pytest
 import structlog
-from edge import Serve
-from support import until
+from harness.support import until
+from harness.web_app import Serve
 
-from receiver.errors import StoreBroken, StoreUnavailable, Unreadable
+from receiver.domain.errors import StoreBroken, StoreUnavailable, Unreadable
 from receiver.settings import Address
 from receiver.web.callbacks import public_app
-from receiver.web.connection import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
-from receiver.web.names import Names
+from receiver.web.server.allowed_hosts import Names
+from receiver.web.server.connections import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
 
 TOKEN = "the-canary-Zz8-token"
 POST = f"POST /callbacks/{TOKEN} HTTP/1.1\r\nhost: hooks.example.com\r\n".encode()

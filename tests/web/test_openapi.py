@@ -1,9 +1,9 @@
 """The description for machines says what is there, and nothing else."""
 
-from edge import House
+from harness.web_app import House
 from starlette.routing import Route
 
-from receiver.web.openapi import DESCRIPTION
+from receiver.web.openapi.document import DESCRIPTION
 
 
 async def test_every_address_and_method_is_described(house: House) -> None:

@@ -3,11 +3,11 @@
 from typing import Any
 
 import pytest
-from edge import House
-from factories import a_delivery, a_task, an_event, at
+from harness.factories import a_delivery, a_task, an_event, at
+from harness.web_app import House
 
-from receiver.model import DeliveryStatus, RouteState
-from receiver.orders import Action
+from receiver.domain.model import DeliveryStatus, RouteState
+from receiver.domain.replays import Action
 
 ALICE = {"kling-receiver-actor": "alice"}
 

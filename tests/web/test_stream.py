@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from edge import TOKEN, House
-from support import until
+from harness.support import until
+from harness.web_app import TOKEN, House
 
-from receiver.model import Event, Verified
-from receiver.web.stream import HEARTBEAT
+from receiver.domain.model import Event, Verified
+from receiver.web.resources.stream import HEARTBEAT
 
 
 async def happen(

@@ -22,10 +22,10 @@ def demo(
     Starts a simulated Kling, the receiver, a webhook that verifies signatures and a script; submits one
     multi-image2image job and shows each step as it happens. Ends 0 when both have the result.
     """
-    from receiver.cli.demo.stage import DemoFailed, Ports, Stage
-    from receiver.cli.demo.story import keep_running, play
-    from receiver.cli.demo.telling import Teller
-    from receiver.errors import ReceiverError
+    from receiver.cli.demo.output import Teller
+    from receiver.cli.demo.sandbox import DemoFailed, Ports, Stage
+    from receiver.cli.demo.scenario import keep_running, play
+    from receiver.domain.errors import ReceiverError
 
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)

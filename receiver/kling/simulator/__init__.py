@@ -26,10 +26,10 @@ Faults come with the options, and while it runs by ``POST /_simulator/faults`` w
 ``POST /_simulator/test-push {"url": ...}`` sends what the vendor's console sends to try a callback URL.
 """
 
+from receiver.kling.simulator.account import Simulator
 from receiver.kling.simulator.faults import Denial, Dial, Faults
+from receiver.kling.simulator.observer import Watch
 from receiver.kling.simulator.options import Options
 from receiver.kling.simulator.server import make_app, run, serve
-from receiver.kling.simulator.watch import Watch
-from receiver.kling.simulator.world import Simulator
 
 __all__ = ["Denial", "Dial", "Faults", "Options", "Simulator", "Watch", "make_app", "run", "serve"]

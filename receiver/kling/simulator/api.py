@@ -11,12 +11,12 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
-from receiver.kling.simulator.catalogue import Endpoint, Refusal
+from receiver.domain.model import Json
+from receiver.kling.simulator.account import Simulator, abridged
+from receiver.kling.simulator.auth import check_key
+from receiver.kling.simulator.endpoints import Endpoint, Refusal
 from receiver.kling.simulator.faults import Denial
-from receiver.kling.simulator.keys import check_key
 from receiver.kling.simulator.tasks import Task, encode, envelope, millis, summary
-from receiver.kling.simulator.world import Simulator, abridged
-from receiver.model import Json
 
 HANG_UP = "hang_up"
 

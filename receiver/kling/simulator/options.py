@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Any
 
-from receiver.kling.simulator.catalogue import Endpoints
+from receiver.kling.simulator.endpoints import Endpoints
 from receiver.kling.simulator.faults import QUIET, Faults, duration
 
 

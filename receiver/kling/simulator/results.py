@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from functools import lru_cache
 from urllib.parse import quote
 
-from receiver.clock import EPOCH
+from receiver.domain.clock import EPOCH
 
 SIDE = 320
 SECONDS = 1

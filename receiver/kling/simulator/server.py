@@ -12,11 +12,11 @@ import uvicorn
 from starlette.applications import Starlette
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from receiver.clock import Clock, SystemClock
+from receiver.domain.clock import Clock, SystemClock
+from receiver.kling.simulator.account import Simulator
 from receiver.kling.simulator.api import HANG_UP, Api
+from receiver.kling.simulator.observer import Watch, unwatched
 from receiver.kling.simulator.options import Options
-from receiver.kling.simulator.watch import Watch, unwatched
-from receiver.kling.simulator.world import Simulator
 
 _BACKLOG = 1024
 _GRACE_SECONDS = 2

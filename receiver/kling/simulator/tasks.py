@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from random import Random
 
-from receiver.clock import micros
-from receiver.kling.simulator.catalogue import Endpoint, image_count
+from receiver.domain.clock import micros
+from receiver.domain.model import Json
+from receiver.kling.simulator.endpoints import Endpoint, image_count
 from receiver.kling.simulator.results import SECONDS
-from receiver.model import Json
 
 SUBMITTED, PROCESSING, SUCCEED, FAILED = "submitted", "processing", "succeed", "failed"
 

@@ -1,0 +1,348 @@
+"""Where one result lies: beside its name while it comes, under it only when it is whole and on the disk.
+
+``0.png.part`` grows as the bytes come; ``.0.part`` notes how much of it is sure to outlast a power cut and what it is
+a part of, so that it can be taken up again. Names are made of our own ids and a short list of endings, never of
+anything a stranger wrote.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO, ParamSpec, TypeVar
+
+from receiver.domain.errors import NotKept
+from receiver.domain.model import Asset
+from receiver.net.download import Beginning
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+RESERVE = 256 * 1024 * 1024
+"""How much of the disk is left to others, the store before all."""
+
+UNKNOWN = "application/octet-stream"
+
+_ENDINGS: Mapping[str, str] = {
+    "image/png": "png",
+    "image/jpeg": "jpg",
+    "image/webp": "webp",
+    "image/gif": "gif",
+    "video/mp4": "mp4",
+    "video/quicktime": "mov",
+    "video/webm": "webm",
+    "audio/mpeg": "mp3",
+    "audio/wav": "wav",
+    "audio/mp4": "m4a",
+    UNKNOWN: "bin",
+}
+_OTHER_NAMES: Mapping[str, str] = {
+    "image/jpg": "image/jpeg",
+    "audio/mp3": "audio/mpeg",
+    "audio/x-wav": "audio/wav",
+    "audio/wave": "audio/wav",
+    "audio/vnd.wave": "audio/wav",
+    "audio/x-m4a": "audio/mp4",
+}
+_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+_TYPES: Mapping[str, str] = {ending: type_ for type_, ending in _ENDINGS.items()}
+
+_BLOCK = 1024 * 1024  # written at once, in a thread
+_SYNC_EVERY = 16 * _BLOCK
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notes:
+    """What is known of a part: how much of it is on the disk for sure, and what it is a part of."""
+
+    name: str
+    size: int
+    content_type: str
+    validator: str | None
+
+
+def free_bytes(folder: Path) -> int:
+    """Tell how much room the disk under *folder* has for us."""
+    disk = os.statvfs(folder)
+    return disk.f_bavail * disk.f_frsize
+
+
+class Berth:
+    """The place of one result in its event's folder."""
+
+    def __init__(self, folder: Path, number: int, *, free: Callable[[Path], int] = free_bytes) -> None:
+        self._folder = folder
+        self._number = number
+        self._free = free
+        self._notes_path = folder / f".{number}.part"
+        self._draft_name = f".{number}.part.new"
+        self._notes: Notes | None = None
+        self._file: BinaryIO | None = None
+        self._waiting = bytearray()
+        self._size = 0
+        self._synced = 0
+
+    # What a download asks of it.
+
+    @property
+    def offset(self) -> int:
+        """How much of the file is there already."""
+        return self._size
+
+    @property
+    def validator(self) -> str | None:
+        """What the part was told from other files by."""
+        return None if self._notes is None else self._notes.validator
+
+    async def begin(self, beginning: Beginning) -> None:
+        """Open the part to go on with it, or a new one."""
+        if beginning.content_type in _PAGES:
+            raise NotKept("A web page came instead of a file.")
+        self.leave()
+        await _at_the_disk(self._begin, beginning)
+
+    async def write(self, piece: bytes) -> None:
+        """Take what follows; it goes to the disk a block at a time."""
+        self._waiting += piece
+        self._size += len(piece)
+        if len(self._waiting) >= _BLOCK:
+            await _at_the_disk(self._write)
+
+    # What the archiver asks of it.
+
+    async def open(self) -> Path | None:
+        """Make the folder and see what is there of the file: give it if it is whole, else take up the part."""
+        return await _at_the_disk(self._open)
+
+    async def keep(self) -> None:
+        """After a download that broke off: make what came of it outlast everything."""
+        if self._file is not None:
+            await _at_the_disk(self._sync)
+            self.leave()
+
+    def leave(self) -> None:
+        """Let go of the part as it is; what is not on the disk for sure does not count."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+        self._waiting.clear()
+
+    async def clear(self) -> None:
+        """Throw away what there is of the file."""
+        self.leave()
+        await _at_the_disk(self._clear)
+
+    async def remove(self) -> None:
+        """Throw away the file itself as well: it is kept elsewhere."""
+        await self.clear()
+        await _at_the_disk(self._remove)
+
+    async def finish(self, url: str) -> Asset:
+        """Give the whole file its name, and tell all there is to know about it."""
+        return await _at_the_disk(self._finish, url)
+
+    async def adopt(self, path: Path, url: str) -> Asset:
+        """Tell all there is to know about a file that was there, whole, before anybody wrote down that it is."""
+        return await _at_the_disk(_asset, self._number, url, path, _TYPES[path.suffix[1:]])
+
+    # On the disk; each in a thread.
+
+    def _open(self) -> Path | None:
+        try:
+            make_folder(self._folder)
+            for ending in _TYPES:
+                if (path := self._folder / f"{self._number}.{ending}").is_file():
+                    return path
+            self._take_up()
+        except OSError as exc:
+            raise _translated(exc) from exc
+        return None
+
+    def _take_up(self) -> None:
+        try:
+            notes = Notes(**json.loads(self._notes_path.read_text(encoding="utf-8")))
+            size = (self._folder / notes.name).stat().st_size
+        except (FileNotFoundError, ValueError, TypeError):
+            return
+        if notes.name in self._parts() and size >= notes.size:
+            self._notes, self._size = notes, notes.size
+
+    def _begin(self, beginning: Beginning) -> None:
+        try:
+            notes = self._notes if beginning.offset else None
+            if notes is None:
+                self._clear()  # what is worth nothing must not take the room of what comes
+            self._check_room(0 if beginning.size is None else beginning.size - beginning.offset)
+            if notes is None:
+                self._begin_anew(beginning)
+            else:
+                self._go_on(notes, beginning)
+        except OSError as exc:
+            raise _translated(exc) from exc
+
+    def _go_on(self, notes: Notes, beginning: Beginning) -> None:
+        self._file = (self._folder / notes.name).open("r+b")
+        self._file.truncate(beginning.offset)
+        self._file.seek(beginning.offset)
+        self._size = self._synced = beginning.offset
+
+    def _begin_anew(self, beginning: Beginning) -> None:
+        content_type = _known(beginning.content_type)
+        name = f"{self._number}.{_ENDINGS[content_type]}.part"
+        self._notes = Notes(name=name, size=0, content_type=content_type, validator=beginning.validator)
+        self._file = (self._folder / name).open("xb")
+
+    def _write(self) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(self._waiting)
+            self._waiting.clear()
+            if self._size - self._synced >= _SYNC_EVERY:
+                self._check_room(0)
+                self._sync()
+        except OSError as exc:
+            raise _translated(exc) from exc
+
+    def _sync(self) -> None:
+        """See to it that what has come is on the disk, and only then note that it is."""
+        if self._file is None or self._notes is None:
+            return
+        try:
+            self._file.write(self._waiting)
+            self._waiting.clear()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._synced = self._file.tell()
+            notes = Notes(**asdict(self._notes) | {"size": self._synced})
+            draft = self._folder / self._draft_name
+            draft.write_text(json.dumps(asdict(notes)), encoding="utf-8")
+            draft.rename(self._notes_path)
+        except OSError as exc:
+            raise _translated(exc) from exc
+        self._notes, self._size = notes, self._synced
+
+    def _finish(self, url: str) -> Asset:
+        try:
+            return self._named(url)
+        except OSError as exc:
+            raise _translated(exc) from exc
+
+    def _named(self, url: str) -> Asset:
+        if self._notes is None or not self._size:
+            raise NotKept("The file is empty.")
+        part = self._folder / self._notes.name
+        if self._file is None:
+            self._file = part.open("r+b")  # it was whole before this download began
+        self._file.write(self._waiting)
+        self._waiting.clear()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self.leave()
+        content_type = self._notes.content_type
+        if content_type == UNKNOWN:
+            content_type = _sniffed(part)
+        path = self._folder / f"{self._number}.{_ENDINGS[content_type]}"
+        asset = _asset(self._number, url, part, content_type, named=path)
+        part.rename(path)
+        sync(self._folder)
+        self._notes_path.unlink(missing_ok=True)
+        return asset
+
+    def _clear(self) -> None:
+        try:
+            for leftover in (*self._parts(), self._notes_path.name, self._draft_name):
+                (self._folder / leftover).unlink(missing_ok=True)
+        except OSError as exc:
+            raise _translated(exc) from exc
+        self._notes, self._size, self._synced = None, 0, 0
+
+    def _remove(self) -> None:
+        try:
+            for ending in _TYPES:
+                (self._folder / f"{self._number}.{ending}").unlink(missing_ok=True)
+        except OSError as exc:
+            raise _translated(exc) from exc
+
+    def _parts(self) -> list[str]:
+        return [f"{self._number}.{ending}.part" for ending in _TYPES]
+
+    def _check_room(self, wanted: int) -> None:
+        if self._free(self._folder) < wanted + RESERVE:
+            raise NotKept("The disk is almost full.", remedy="Make room under [archive] dir: it is tried again.")
+
+
+async def _at_the_disk(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    """Do *work* in a thread and wait for its end, also when cancelled: two threads must not be at one file."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    try:
+        return await asyncio.shield(doing)
+    except asyncio.CancelledError:
+        while not doing.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([doing])
+        doing.exception()  # is nobody's any more
+        raise
+
+
+def _asset(number: int, url: str, file: Path, content_type: str, *, named: Path | None = None) -> Asset:
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256")
+        size = content.tell()
+    path = str(named or file)
+    return Asset(number=number, url=url, path=path, sha256=digest.digest(), size=size, content_type=content_type)
+
+
+def _known(content_type: str) -> str:
+    content_type = _OTHER_NAMES.get(content_type, content_type)
+    return content_type if content_type in _ENDINGS else UNKNOWN
+
+
+def _sniffed(file: Path) -> str:
+    """Tell a file by how it begins, where the server did not say what it is."""
+    with file.open("rb") as content:
+        head = content.read(12)
+    for start, content_type in (
+        (b"\x89PNG\r\n\x1a\n", "image/png"),
+        (b"\xff\xd8\xff", "image/jpeg"),
+        (b"GIF8", "image/gif"),
+        (b"ID3", "audio/mpeg"),
+        (b"\x1aE\xdf\xa3", "video/webm"),
+    ):
+        if head.startswith(start):
+            return content_type
+    inner = {b"WEBP": "image/webp", b"WAVE": "audio/wav"} if head.startswith(b"RIFF") else {}
+    return "video/mp4" if head[4:8] == b"ftyp" else inner.get(head[8:12], UNKNOWN)
+
+
+def leave_no_empty_folder(folder: Path) -> None:
+    """Take an event's folder away again, and its task's, if nothing came to lie in them."""
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+        folder.parent.rmdir()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder that outlasts a power cut: a name is sure only once the folder it stands in is on the disk."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync(folder.parent)
+
+
+def sync(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _translated(exc: OSError) -> NotKept:
+    return NotKept(f"The file could not be put on the disk: {exc.strerror or exc}.", remedy="See to [archive] dir.")

@@ -1,0 +1,235 @@
+"""Copies results to a store that speaks S3, and takes nobody's word for it that they arrived: each part is sent with
+its digests, which the store compares before it keeps it.
+
+The one place that knows the S3 client, which is an extra. The client dials through the guard, reads no files and no
+variables of the AWS tools, and takes no proxy from the environment.
+"""
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import socket
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+from receiver.domain.errors import DialRefused, NotKept
+from receiver.domain.model import Asset
+from receiver.net.http_client import Guard
+from receiver.settings.storage import StorageSettings
+
+PART = 8 * 1024 * 1024
+"""What is sent at once; a larger file goes in parts."""
+
+PATIENCE = timedelta(minutes=2)
+"""How long one part may take."""
+
+_CONNECT, _READ = 10, 60
+_TRIES = 2  # of one part, one soon after the other; the archiver comes again after longer waits
+_LAST_WORD = 5
+_KEYS = "Check [archive.storage] access_key and secret_key, and that they may write there."
+_REMEDIES = {
+    "NoSuchBucket": "Make the bucket, or correct [archive.storage] url.",
+    "InvalidAccessKeyId": _KEYS,
+    "SignatureDoesNotMatch": _KEYS,
+    "AccessDenied": _KEYS,
+    "RequestTimeTooSkewed": "Check this machine's clock.",
+    "AuthorizationHeaderMalformed": "Check [archive.storage] region.",
+    "PermanentRedirect": "Check [archive.storage] region and endpoint.",
+}
+
+
+@contextlib.asynccontextmanager
+async def opened(settings: StorageSettings, *, guard: Guard) -> AsyncIterator["S3Storage"]:
+    """Have the store at hand. Nothing is sent before the first file."""
+    from aiobotocore.config import AioConfig  # noqa: PLC0415 -- an extra, and slow to load
+    from aiobotocore.session import AioSession  # noqa: PLC0415 -- as above
+    from botocore.handlers import add_expect_header  # noqa: PLC0415 -- as above
+
+    endpoint = settings.endpoint or f"https://s3.{settings.region}.amazonaws.com"
+    unread = {"profile": None, "config_file": os.devnull, "credentials_file": os.devnull}
+    session = AioSession(session_vars={name: (None, None, value, None) for name, value in unread.items()})
+    client = session.create_client(
+        "s3",
+        endpoint_url=endpoint,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key and settings.access_key.reveal(),
+        aws_secret_access_key=settings.secret_key and settings.secret_key.reveal(),
+        config=AioConfig(
+            signature_version="s3v4",
+            s3={"addressing_style": "path"},
+            proxies={},
+            connect_timeout=_CONNECT,
+            read_timeout=_READ,
+            retries={"mode": "standard", "total_max_attempts": _TRIES},
+            request_checksum_calculation="when_required",  # the digests are ours
+            response_checksum_validation="when_required",
+            connector_args={"socket_factory": _Sockets(guard, urlsplit(endpoint).hostname or "")},
+        ),
+    )
+    async with client as s3:
+        # Who waits to be told to go on with so little waits in vain where something between does not know the question.
+        s3.meta.events.unregister("before-call.s3", add_expect_header)
+        yield S3Storage(s3, settings, peer=urlsplit(endpoint).netloc)
+
+
+@dataclass(frozen=True, slots=True)
+class _Sockets:
+    """Makes the sockets that connections are made by, once the guard has seen where they lead."""
+
+    guard: Guard
+    host: str
+
+    def __call__(self, found: tuple[Any, ...]) -> socket.socket:
+        family, kind, protocol, _, address = found
+        self.guard.check(self.host, [ip_address(address[0])])
+        return socket.socket(family, kind, protocol)
+
+
+class S3Storage:
+    """Keeps files in a bucket, under names that its caller gives."""
+
+    def __init__(self, s3: Any, settings: StorageSettings, *, peer: str) -> None:  # noqa: ANN401 -- it has no types
+        self._s3 = s3
+        self._bucket = settings.bucket
+        self._prefix = f"{settings.prefix}/" if settings.prefix else ""
+        self._peer = peer
+
+    async def put(self, file: Path, name: str, asset: Asset) -> str:
+        """Copy *file*, which *asset* tells of, to *name*; give its URL there. What was there by that name is replaced.
+
+        Raises NotKept.
+        """
+        key = self._prefix + name
+        about = {"Key": key, "ContentType": asset.content_type}
+        with _translated(self._peer):
+            if asset.size <= PART:
+                content, digests = await asyncio.to_thread(_read_whole, file, asset.sha256)
+                await self._call("put_object", **about, Body=content, **digests)
+            else:
+                await self._put_parts(file, about, asset)
+        return f"s3://{self._bucket}/{key}"
+
+    async def _put_parts(self, file: Path, about: dict[str, str], asset: Asset) -> None:
+        await self._clear(about["Key"])
+        begun = await self._call("create_multipart_upload", **about, ChecksumAlgorithm="SHA256")
+        upload = {"Key": about["Key"], "UploadId": begun["UploadId"]}
+        try:
+            parts = await self._send_parts(file, upload, asset)
+            await self._call("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
+        except BaseException:
+            await self._abort(upload)
+            raise
+
+    async def _send_parts(self, file: Path, upload: dict[str, str], asset: Asset) -> list[dict[str, Any]]:
+        """Send a file piece by piece, and give what the store is to put together."""
+        whole = hashlib.sha256()
+        parts: list[dict[str, Any]] = []
+        with await asyncio.to_thread(file.open, "rb") as content:
+            while read := await asyncio.to_thread(_read_piece, content, whole):
+                (piece, digests), number = read, len(parts) + 1
+                kept = await self._call("upload_part", **upload, PartNumber=number, Body=piece, **digests)
+                checksum = {"ChecksumSHA256": digests["ChecksumSHA256"]}
+                parts.append({"PartNumber": number, "ETag": kept["ETag"], **checksum})
+        if whole.digest() != asset.sha256:
+            raise _changed()
+        return parts
+
+    async def _clear(self, key: str) -> None:
+        """Let the store forget the parts that an earlier try left when it was killed: they would be paid for unseen.
+
+        Nobody else copies to our names. Where the keys may not list uploads, nothing is done.
+        """
+        with _if_it_can_be():
+            async with asyncio.timeout(_LAST_WORD):
+                begun = await self._s3.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
+                for upload in begun.get("Uploads", ()):
+                    if upload["Key"] == key:
+                        await self._abort({"Key": key, "UploadId": upload["UploadId"]})
+
+    async def _abort(self, upload: dict[str, str]) -> None:
+        """Let the store forget the parts of a copy that did not come to its end, if it can still be told."""
+        with _if_it_can_be():
+            async with asyncio.timeout(_LAST_WORD):
+                await self._s3.abort_multipart_upload(Bucket=self._bucket, **upload)
+
+    async def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 -- it has no types
+        async with asyncio.timeout(PATIENCE.total_seconds()):
+            answer: dict[str, Any] = await getattr(self._s3, operation)(Bucket=self._bucket, **arguments)
+            return answer
+
+
+@contextlib.contextmanager
+def _if_it_can_be() -> Iterator[None]:
+    """Do without what the store refuses or is too slow for."""
+    from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 -- an extra
+
+    with contextlib.suppress(BotoCoreError, ClientError, TimeoutError):
+        yield
+
+
+def _read_whole(file: Path, sha256: bytes) -> tuple[bytes, dict[str, str]]:
+    content = file.read_bytes()
+    if hashlib.sha256(content).digest() != sha256:
+        raise _changed()
+    return content, _digests(content, sha256)
+
+
+def _read_piece(content: BinaryIO, whole: "hashlib._Hash") -> tuple[bytes, dict[str, str]] | None:
+    piece = content.read(PART)
+    whole.update(piece)
+    return (piece, _digests(piece, hashlib.sha256(piece).digest())) if piece else None
+
+
+def _changed() -> NotKept:
+    return NotKept("The file is not what it was.", remedy="See who writes into the folder of results.")
+
+
+def _digests(content: bytes, sha256: bytes) -> dict[str, str]:
+    """Give what the store is to check by: the digest that it keeps, and for stores that know no other the old one."""
+    old = hashlib.md5(content, usedforsecurity=False).digest()
+    return {"ChecksumSHA256": b64encode(sha256).decode(), "ContentMD5": b64encode(old).decode()}
+
+
+@contextlib.contextmanager
+def _translated(peer: str) -> Iterator[None]:
+    """Say in our words what went wrong: a server's words may hold what is not to be shown."""
+    from botocore import exceptions as foreign  # noqa: PLC0415 -- an extra
+
+    try:
+        yield
+    except foreign.ClientError as exc:
+        code = str(exc.response.get("Error", {}).get("Code", ""))
+        status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "an error")
+        word = f" ({code})" if code.isascii() and code.isalnum() and code != str(status) else ""
+        raise NotKept(
+            f"{peer} answered {status}{word} to {exc.operation_name}.", remedy=_REMEDIES.get(code, "")
+        ) from exc
+    except foreign.SSLError as exc:
+        remedy = "Check its certificate and [archive.storage] endpoint; AWS_CA_BUNDLE may name a private authority."
+        raise NotKept(f"TLS with {peer} failed.", remedy=remedy) from exc
+    except (foreign.EndpointConnectionError, foreign.ConnectTimeoutError) as exc:
+        remedy = "Check [archive.storage] endpoint, and that the store is up."
+        raise NotKept(f"{peer} cannot be reached{_cause(exc.kwargs.get('error'))}.", remedy=remedy) from exc
+    except foreign.HTTPClientError as exc:
+        refused = exc.kwargs.get("error")
+        raise NotKept(str(refused) if isinstance(refused, DialRefused) else f"{peer} did not answer in order.") from exc
+    except foreign.BotoCoreError as exc:
+        raise NotKept(f"The copy to {peer} failed: {type(exc).__name__}.") from exc
+    except TimeoutError as exc:
+        raise NotKept(f"{peer} did not take {PART} bytes in {PATIENCE.total_seconds():g} s.") from exc
+    except OSError as exc:
+        raise NotKept(f"The file could not be read: {exc.strerror or exc}.", remedy="See to [archive] dir.") from exc
+
+
+def _cause(error: object) -> str:
+    """Say what the system says, where it says something."""
+    if not isinstance(error, OSError) or error.errno is None:
+        return ""
+    return f": {os.strerror(error.errno) if error.errno > 0 else error.strerror}"  # below are the resolver's

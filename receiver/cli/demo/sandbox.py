@@ -1,0 +1,223 @@
+"""The demo's stage: a temporary folder, free ports, a configuration, and the processes that live on them."""
+
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+from base64 import b64encode
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from shutil import rmtree
+from types import TracebackType
+from typing import IO, Self, cast
+
+import receiver
+from receiver.cli.demo.webhook_sink import HOOK_PATH
+from receiver.cli.options import UsageError
+from receiver.domain.errors import ReceiverError
+from receiver.domain.model import Secret
+
+WEBHOOK_ROUTE = "webhook"
+SCRIPT_ROUTE = "script"
+
+_STOP_SECONDS = 8.0
+_LAST_LINES = 5
+_LAST_PORT = 65535
+
+_SCRIPT = """\
+#!/bin/sh
+# A route's script: the event is on stdin, its essentials are in the environment. Exit 0 means delivered.
+cat >> "{output}"
+echo >> "{output}"
+echo "published task $KLING_TASK_ID: $KLING_STATUS"
+"""
+
+_CONFIG = """\
+[public]
+listen = "127.0.0.1:{public}"
+url = "http://127.0.0.1:{public}"
+
+[admin]
+listen = "127.0.0.1:{admin}"
+
+[store]
+url = "sqlite:receiver.db"
+
+[kling]
+base_url = "http://127.0.0.1:{kling}"  # the simulator
+api_key = "any-key-will-do"
+
+[gateway]
+secret = "file:{secret_file}"
+
+[network]
+allow = ["127.0.0.1/32"]  # the demo's client listens here; real ones are on public addresses
+
+[[routes]]
+name = "{webhook_route}"
+on = ["succeed"]
+webhook = {{ url = "http://127.0.0.1:{sink}{hook_path}", secret = "file:{secret_file}" }}
+
+[[routes]]
+name = "{script_route}"
+on = ["succeed"]
+script = {{ command = ["/bin/sh", "{script_file}"], timeout = "10s" }}
+"""
+
+
+class DemoFailed(ReceiverError):
+    """The demo did not come to its good end."""
+
+    code = "demo_failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ports:
+    """Where everybody of the demo listens, on loopback."""
+
+    public: int
+    admin: int
+    kling: int
+    sink: int
+
+    @classmethod
+    def choose(cls, first: int | None) -> "Ports":
+        """Take four ports in a row from *first* on, or any four that are free.
+
+        Raises UsageError where there are no such ports, DemoFailed where one of them is taken: what is there already
+        would be spoken to instead of what the demo starts.
+        """
+        if first is not None and not 1 <= first <= _LAST_PORT - 3:
+            raise UsageError(
+                f"--port {first}: there is no such port, or no three after it.",
+                remedy=f"Give a number from 1 to {_LAST_PORT - 3}.",
+            )
+        wanted = [0] * 4 if first is None else [first + n for n in range(4)]
+        with ExitStack() as held:
+            probes = [held.enter_context(_probe(port)) for port in wanted]
+            public, admin, kling, sink = (int(probe.getsockname()[1]) for probe in probes)
+        return cls(public=public, admin=admin, kling=kling, sink=sink)
+
+
+def _probe(port: int) -> socket.socket:
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as exc:
+        raise DemoFailed(
+            f"Port {port} cannot be used: {os.strerror(exc.errno or 0)}.",
+            remedy="Name another with --port, or leave it out: any four that are free are taken then.",
+        ) from exc
+
+
+class Stage:
+    """Sets the demo up in a folder of its own, starts processes, and stops every one of them at the end."""
+
+    def __init__(self, ports: Ports) -> None:
+        self.ports = ports
+        self.folder = Path(tempfile.mkdtemp(prefix="kling-receiver-demo-")).resolve()
+        self.config = self.folder / "config.toml"
+        self.output = self.folder / "published.jsonl"
+        self.secret = Secret("whsec_" + b64encode(secrets.token_bytes(24)).decode())
+        self.keeps_folder = False
+        self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self._write()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        _stop([process for _, process in reversed(self._started)])
+        if not self.keeps_folder:
+            rmtree(self.folder, ignore_errors=True)
+
+    def start(self, name: str, *argv: str) -> None:
+        """Start one of our own commands as a process; all it writes goes to a file."""
+        with self.log(name).open("wb") as log:
+            self._start(name, argv, stdout=log, stderr=log)
+
+    def start_telling(self, name: str, *argv: str) -> IO[bytes]:
+        """Start one of our own commands as a process; what it prints comes to us."""
+        with self.log(name).open("wb") as log:
+            process = self._start(name, argv, stdout=subprocess.PIPE, stderr=log)
+        return cast("IO[bytes]", process.stdout)  # a pipe, as asked for
+
+    def _start(
+        self, name: str, argv: Sequence[str], *, stdout: IO[bytes] | int, stderr: IO[bytes]
+    ) -> subprocess.Popen[bytes]:
+        process = subprocess.Popen(  # noqa: S603 -- our own interpreter and package
+            [sys.executable, "-P", "-m", "receiver", *argv],
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=stderr,
+            env=_process_environment(),
+            start_new_session=True,  # Ctrl-C is ours alone; we stop them in order
+        )
+        self._started.append((name, process))
+        return process
+
+    def log(self, name: str) -> Path:
+        """Tell where a process writes."""
+        return self.folder / f"{name}.log"
+
+    def check(self) -> None:
+        """Raise when one of the processes has ended before its time."""
+        for name, process in self._started:
+            if process.poll() is not None:
+                raise DemoFailed(f"The {name} ended with exit code {process.returncode}.{self.last_words(name)}")
+
+    def last_words(self, name: str) -> str:
+        """Quote the end of a process' log."""
+        lines = self.log(name).read_text("utf-8", "replace").strip().splitlines()[-_LAST_LINES:]
+        return "".join(f"\n  {line}" for line in lines)
+
+    def _write(self) -> None:
+        secret_file = self.folder / "webhook-secret"
+        secret_file.touch(0o600)
+        secret_file.write_text(self.secret.reveal(), "utf-8")
+        script_file = self.folder / "publish.sh"
+        script_file.write_text(_SCRIPT.format(output=self.output), "utf-8")
+        self.config.write_text(
+            _CONFIG.format(
+                public=self.ports.public,
+                admin=self.ports.admin,
+                kling=self.ports.kling,
+                sink=self.ports.sink,
+                hook_path=HOOK_PATH,
+                secret_file=secret_file,
+                script_file=script_file,
+                webhook_route=WEBHOOK_ROUTE,
+                script_route=SCRIPT_ROUTE,
+            ),
+            "utf-8",
+        )
+
+
+def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """Stop processes one after the other; when one takes too long, or a person does not want to wait, kill."""
+    try:
+        for process in processes:
+            process.terminate()
+            process.wait(_STOP_SECONDS)
+    except (subprocess.TimeoutExpired, KeyboardInterrupt):
+        for process in processes:
+            process.kill()
+            process.wait()
+    for process in processes:
+        if process.stdout is not None:
+            process.stdout.close()
+
+
+def environment() -> dict[str, str]:
+    """Our environment without the settings of a real installation, which must not leak into the demo."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KLING_")}
+
+
+def _process_environment() -> dict[str, str]:
+    """Let a process find this very package, and nothing that happens to lie in the current folder."""
+    found_in = str(Path(receiver.__file__).parent.parent)
+    inherited = [path] if (path := os.environ.get("PYTHONPATH")) else []
+    return environment() | {"PYTHONPATH": os.pathsep.join([found_in, *inherited]), "PYTHONUNBUFFERED": "1"}

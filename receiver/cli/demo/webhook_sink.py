@@ -1,0 +1,79 @@
+"""The demo's destination: a small web server that believes nothing it cannot verify."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from types import TracebackType
+from typing import Self
+
+from receiver.domain.clock import Clock
+from receiver.domain.model import Json, Secret
+from receiver.domain.signing import Signature, check
+
+HOOK_PATH = "/hooks/kling"
+CLIENT_PATH = "/my-own-callback"
+
+_LARGEST_BODY = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arrival:
+    """One request that arrived, and whether its signature holds."""
+
+    path: str
+    event_id: str
+    signature: Signature
+    content: Json
+
+
+class Sink:
+    """Takes POSTs, checks each by Standard Webhooks, and tells of it."""
+
+    def __init__(self, *, port: int, secret: Secret, clock: Clock, tell: Callable[[Arrival], None]) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(secret, clock, tell))
+        self._server.daemon_threads = True
+        self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_port}"
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def _handler(secret: Secret, clock: Clock, tell: Callable[[Arrival], None]) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self) -> None:
+            body = self.rfile.read(min(int(self.headers.get("content-length") or 0), _LARGEST_BODY))
+            headers = {name.lower(): value for name, value in self.headers.items()}
+            signature = check([secret], headers, body, now=clock.now())
+            arrival = Arrival(
+                path=self.path,
+                event_id=headers.get("webhook-id", ""),
+                signature=signature,
+                content=json.loads(body),
+            )
+            self._answer(200 if signature is Signature.GOOD else 401)
+            tell(arrival)
+
+        def _answer(self, status: int) -> None:
+            self.send_response(status)
+            self.send_header("content-length", "0")
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing: the demo tells the story itself."""
+
+    return Handler

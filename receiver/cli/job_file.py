@@ -1,0 +1,173 @@
+"""Many jobs out of one file, a line each: read and checked whole before any is sent."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from receiver.cli.options import UsageError
+from receiver.domain.errors import ReceiverError
+from receiver.domain.model import Json
+from receiver.kling.endpoints import Endpoint, fill_images, resolve
+from receiver.kling.images import base64_image
+from receiver.kling.protocol import compose, parse_object
+from receiver.settings import Dialect
+from receiver.submission.request import MOST_PRIORITY
+
+ALL_IN = "all that was to be handed in is"
+"""Why a batch is closed by the command that filled it, for the record."""
+
+_MEMBERS = ("endpoint", "body", "label", "tags", "batch", "priority", "idempotency_key", "image")
+_URLS = ("http://", "https://")
+_MOST_FAULTS = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One line: what is asked of which endpoint, and under which key, so that it is never asked twice.
+
+    Images of this machine are read when it is sent.
+    """
+
+    line: int
+    endpoint: Endpoint
+    body: Json
+    images: Sequence[str]
+    key: str
+    dialect: Dialect
+    label: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    batch: Any = None
+    priority: int = 0
+
+    @property
+    def batch_name(self) -> str | None:
+        """Name the batch it belongs to, if any."""
+        name: str | None = self.batch["name"] if isinstance(self.batch, dict) else self.batch
+        return name
+
+    def filled(self) -> Json:
+        """Give the body with its images in it."""
+        return fill_images(self.endpoint, self.body, [_content(image) for image in self.images], self.dialect)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What the command line says about every line that does not say it itself; ``run`` makes the keys others."""
+
+    endpoint: Endpoint | None
+    dialect: Dialect
+    label: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    batch: Json | None = None
+    priority: int = 0
+    run: str = ""
+
+
+def is_many(argument: str | None) -> bool:
+    """Tell whether ``--body`` names a file of many jobs."""
+    return argument is not None and argument.startswith("@") and argument.endswith((".jsonl", ".ndjson"))
+
+
+def read_jobs(path: Path, given: Given) -> Sequence[Job]:
+    """Read all jobs of a file. Raises UsageError with every line that is none, and why."""
+    from receiver.web.server.problems import Problem  # with the web, which a single job never pays for
+
+    jobs, faults = list[Job](), list[str]()
+    seen: Counter[str] = Counter()
+    for number, line in _lines(path):
+        try:
+            jobs.append(_read(number, line, path.parent, given, seen))
+        except ReceiverError as exc:
+            # What is told of the body has a line of its own in it, always the first: it is this line of the file.
+            faults.append(f"  line {number}: {exc.message.replace('line 1 column', 'column')}")
+        except Problem as exc:
+            faults.append(f"  line {number}: {exc.detail}")
+    if faults:
+        left = len(faults) - _MOST_FAULTS
+        more = [f"  and {left} more"] if left > 0 else []
+        count = f"{len(faults)} lines of {path} are no jobs" if len(faults) > 1 else f"A line of {path} is no job"
+        raise UsageError(
+            "\n".join([f"{count}; nothing was sent:", *faults[:_MOST_FAULTS], *more]),
+            remedy='A line is an object with a "body", or Kling\'s body for the endpoint that the command names.',
+        )
+    if not jobs:
+        raise UsageError(f"{path} has no line in it.", remedy="Write one JSON object on each line.")
+    return jobs
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield number, line.strip()
+    except OSError as exc:
+        raise UsageError(f"--body @{path} cannot be read ({exc.strerror}).", remedy="Check its name.") from exc
+
+
+def _read(number: int, line: bytes, folder: Path, given: Given, seen: Counter[str]) -> Job:
+    from receiver.web.params import Fields  # which checks what the API will be asked
+
+    content = parse_object(line)
+    if "body" not in content:
+        content = {"body": content}
+    fields = Fields(content, known=_MEMBERS)
+    endpoint = _endpoint(fields.text("endpoint"), given)
+    fields.batch("batch")
+    job = Job(
+        line=number,
+        endpoint=endpoint,
+        body=fields.required_object("body"),
+        images=[_found(image, folder) for image in _listed(content.get("image"))],
+        key=fields.text("idempotency_key") or "",
+        dialect=given.dialect,
+        label=fields.text("label") or given.label,
+        tags={**given.tags, **fields.tags("tags")},
+        batch=content.get("batch") or given.batch,
+        priority=fields.number("priority", least=-MOST_PRIORITY, most=MOST_PRIORITY)
+        if content.get("priority") is not None
+        else given.priority,
+    )
+    filled = json.dumps(job.filled(), sort_keys=True).encode()
+    compose(filled, generation=endpoint.generation, callback_url=None, external_task_id="tsk")
+    return job if job.key else _with_key(job, filled, given.run, seen)
+
+
+def _with_key(job: Job, filled: bytes, run: str, seen: Counter[str]) -> Job:
+    """Give a job a key made of what it asks for; the same line again is another job."""
+    said = [run, job.endpoint.path, job.label, dict(job.tags), job.batch]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode() + filled).hexdigest()[:40]
+    seen[digest] += 1
+    return replace(job, key=f"line-{digest}-{seen[digest]}")
+
+
+def _endpoint(name: str | None, given: Given) -> Endpoint:
+    if name is None:
+        if given.endpoint is None:
+            raise UsageError("it names no endpoint, and neither does the command.")
+        return given.endpoint
+    found = resolve(name)
+    if found is None:
+        raise UsageError(f"{name!r} is not an endpoint of Kling's that calls back.")
+    return found
+
+
+def _listed(value: object) -> list[str]:
+    texts = [value] if isinstance(value, str) else value
+    if texts is None:
+        return []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise UsageError("'image' is a file, a URL, or a list of those.")
+    return texts
+
+
+def _found(image: str, folder: Path) -> str:
+    return image if image.startswith(_URLS) else str(folder / image)
+
+
+def _content(image: str) -> str:
+    return image if image.startswith(_URLS) else base64_image(image)

@@ -1,0 +1,1 @@
+"""Deliver events to destinations: claim, send, decide what follows."""

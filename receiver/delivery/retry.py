@@ -1,0 +1,131 @@
+"""What happens to a delivery after an attempt, and to the route it travels in. Pure: no clock, no I/O."""
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from random import Random
+
+from receiver.domain.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
+
+JITTER = 0.2
+HOLD_AFTER = 5
+PROBE_EVERY = timedelta(minutes=1)
+LONGEST_RETRY_AFTER = timedelta(hours=1)
+BURY_AFTER = 10
+"""Claims in a row that came to no verdict, after which a delivery is taken to be what ends the process."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """How long to wait after each failed attempt, and when to stop."""
+
+    schedule: Sequence[timedelta]
+    give_up_after: timedelta
+
+    def judge(
+        self, outcome: Outcome, *, attempt: int, age: timedelta, held: bool, now: datetime, rng: Random
+    ) -> Verdict:
+        """Decide what follows attempt number *attempt*, counted from one without probes, of a delivery of that *age*.
+
+        In a held route nothing dies unless for its own sake: it is the route that fails, not the event.
+        """
+        match outcome:
+            case Accepted():
+                return Verdict(status=DeliveryStatus.DELIVERED, due_at=now, finished_at=now)
+            case Failed() | Refused(hold=True) if held:
+                return Verdict(status=DeliveryStatus.PENDING, due_at=now + PROBE_EVERY, probe=True)
+            case Refused():
+                return Verdict(status=DeliveryStatus.DEAD, due_at=now, finished_at=now)
+            case Failed() if age >= self.give_up_after:
+                return Verdict(status=DeliveryStatus.DEAD, due_at=now, finished_at=now)
+            case Failed(retry_after=asked):
+                return Verdict(status=DeliveryStatus.PENDING, due_at=now + self._wait(attempt, asked, rng))
+
+    def _wait(self, attempt: int, asked: timedelta | None, rng: Random) -> timedelta:
+        planned = self.schedule[min(attempt, len(self.schedule)) - 1]
+        planned *= 1 + rng.uniform(-JITTER, JITTER)
+        if asked is None:
+            return planned
+        return max(planned, min(asked, LONGEST_RETRY_AFTER))
+
+
+def age_of(created_at: datetime, route: RouteState, *, now: datetime) -> timedelta:
+    """Tell for how long a delivery has had its chance: while its route was held it had none."""
+    return now - max(created_at, route.released_at or created_at)
+
+
+def after_attempt(route: RouteState, outcome: Outcome, *, started_at: datetime, now: datetime) -> RouteState:
+    """Tell what is remembered of a route after an attempt: failures in a row, and whether it is held.
+
+    A delivery that is refused for good says nothing about the others, unless the destination is gone.
+    What an operator holds is released by an operator alone.
+    """
+    match outcome:
+        case Accepted() if route.held_by is HeldBy.FAILURES:
+            return release(route, now=now)
+        case Accepted():
+            return replace(route, failures=0)
+        case Refused(hold=False):
+            return _probed(route, None, started_at=started_at, now=now)
+        case Refused(reason=reason):
+            route = _hold(replace(route, failures=route.failures + 1), reason, now=now)
+            return _probed(route, None, started_at=started_at, now=now)
+        case Failed(reason=reason, retry_after=asked):
+            route = replace(route, failures=route.failures + 1)
+            if route.failures >= HOLD_AFTER:
+                route = _hold(route, reason, now=now)
+            return _probed(route, asked, started_at=started_at, now=now)
+
+
+def hold(route: RouteState, why: str, *, now: datetime) -> RouteState:
+    """Hold a route on an operator's word, also one that failures hold already."""
+    return replace(route, held_at=route.held_at or now, held_by=HeldBy.OPERATOR, held_why=why, probe_at=None)
+
+
+def release(route: RouteState, *, now: datetime) -> RouteState:
+    """Let a route go on."""
+    return RouteState(name=route.name, released_at=now)
+
+
+def _hold(route: RouteState, why: str, *, now: datetime) -> RouteState:
+    if route.is_held:
+        return route
+    return replace(route, held_at=now, held_by=HeldBy.FAILURES, held_why=why)
+
+
+def _probed(route: RouteState, asked: timedelta | None, *, started_at: datetime, now: datetime) -> RouteState:
+    """Say when a route that failures hold is tried next: a minute after the last try began, or as it asked for."""
+    if route.held_by is not HeldBy.FAILURES:
+        return route
+    planned = [started_at + PROBE_EVERY]
+    if asked is not None:
+        planned.append(now + min(asked, LONGEST_RETRY_AFTER))
+    if route.probe_at is not None:
+        planned.append(route.probe_at)
+    return replace(route, probe_at=max(planned))
+
+
+@dataclass(slots=True)
+class Pace:
+    """A rate: at most ``count`` starts within any ``per``. It may be a burst, and then nothing until it is over."""
+
+    count: int
+    per: timedelta
+    _started: deque[datetime] = field(default_factory=deque)
+
+    def allowance(self, now: datetime) -> int:
+        """Tell how many may start at this moment."""
+        if self._started and self._started[-1] > now:
+            self._started.clear()  # the clock was set back; what lies ahead of it would stop everything until then
+        while self._started and self._started[0] + self.per <= now:
+            self._started.popleft()
+        return self.count - len(self._started)
+
+    def take(self, started: int, now: datetime) -> None:
+        """Count what started."""
+        self._started.extend([now] * started)
+
+    def next_at(self, now: datetime) -> datetime:
+        """Tell when the next may start."""
+        return now if self.allowance(now) > 0 else self._started[0] + self.per

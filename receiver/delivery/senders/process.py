@@ -1,0 +1,252 @@
+"""Runs a program to its end, with everything it started: its time, its output and its leftovers are bounded.
+
+Standard input is a file that is already complete, not a pipe to be fed: a program may read it when it likes,
+open ``/dev/stdin``, or never look at it. What it starts does not outlive it, unless it succeeded and the rest
+let go of its output; before another try nothing of the one before may go on.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import IO
+
+from receiver.delivery.senders.process_tree import Process, Traces, left_behind, marked
+
+KILL_AFTER = timedelta(seconds=5)
+LINGER = timedelta(seconds=1)
+LONGEST_END = KILL_AFTER + 3 * LINGER
+"""What ending a program may take beyond its own time."""
+
+_LOOK_EVERY = 0.03
+_SWEEPS = 10  # a program may fork while it is being killed
+_LAST_LOOK = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """How a program ended: its exit code or minus a signal's number, and the end of its output."""
+
+    code: int
+    timed_out: bool
+    output: bytes
+
+
+async def run(
+    command: Sequence[str],
+    *,
+    content: bytes,
+    env: Mapping[str, str],
+    cwd: Path | None,
+    within: timedelta,
+    keep: int,
+) -> Ended:
+    """Run *command* with *content* at its standard input and keep the last *keep* bytes of both its outputs.
+
+    Raises OSError or ValueError when it cannot be started. Cancelled, it ends the program before it gives way.
+    """
+    tail = _Tail(keep)
+    with _holding(content) as event:
+        read_end, write_end = os.pipe()
+        with os.fdopen(write_end, "wb", buffering=0) as output:
+            pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: tail, os.fdopen(read_end, "rb", 0))
+            inode = os.fstat(write_end).st_ino
+            try:
+                process = _start(command, event, output, cwd=cwd, env={**env, **marked(inode)})
+            except BaseException:
+                pipe.close()
+                raise
+    program = _Program(process, pipe, tail, traces=Traces.of(process.pid, pipe=inode))
+    try:
+        return await program.finish(within)
+    finally:
+        program.close()
+
+
+async def end_left_behind() -> int:
+    """End what a runner that died in the middle of its work, as by ``kill -9``, left running; tell how many.
+
+    What it ran is run again, and must not meet itself.
+    """
+    found = left_behind()
+    if not found:
+        return 0
+    _signal(found, signal.SIGTERM)
+    _signal(found, signal.SIGCONT)
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(KILL_AFTER.total_seconds()):
+            while any(process.lives() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
+                await asyncio.sleep(_LOOK_EVERY)
+    _signal(found | left_behind(), signal.SIGKILL)
+    return len(found)
+
+
+def _signal(found: Iterable[Process], number: signal.Signals) -> None:
+    for process in found:
+        if process.lives():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(process.id, number)
+
+
+def _start(
+    command: Sequence[str], event: IO[bytes], output: IO[bytes], *, cwd: Path | None, env: Mapping[str, str]
+) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen(  # noqa: S603  # the operator's own command
+        command, stdin=event, stdout=output, stderr=output, cwd=cwd, env=env, start_new_session=True
+    )
+
+
+class _Program:
+    """A program that was started, in a session and a group of its own."""
+
+    def __init__(
+        self, process: "subprocess.Popen[bytes]", pipe: asyncio.ReadTransport, tail: "_Tail", *, traces: Traces
+    ) -> None:
+        self._process = process
+        self._pipe = pipe
+        self._tail = tail
+        self._traces = traces
+        self._is_over = False
+
+    async def finish(self, within: timedelta) -> Ended:
+        """Let it run for so long, then end it; settle what it left behind."""
+        timed_out = False
+        try:
+            try:
+                async with asyncio.timeout(within.total_seconds()):
+                    await self._exited()
+            except TimeoutError:
+                timed_out = True
+                await self._end(self._traces.kin, group=True, grace=KILL_AFTER)
+            await self._settle()
+        except asyncio.CancelledError:
+            await self._end(self._traces.kin, group=True, grace=KILL_AFTER)
+            self._is_over = True
+            raise
+        self._is_over = True
+        code = self._process.poll()
+        return Ended(code=-signal.SIGKILL if code is None else code, timed_out=timed_out, output=self._tail.excerpt())
+
+    def close(self) -> None:
+        """Leave nothing of it behind, whatever cut the ending short."""
+        if not self._is_over:
+            self._signal(self._traces.kin(), signal.SIGKILL, group=True)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(_LAST_LOOK)
+        self._pipe.close()
+
+    async def _exited(self) -> None:
+        """Wait until the program itself is gone, whoever still holds its pipe."""
+        try:
+            watch = _watch(self._process.pid)
+        except OSError:  # no such call on this system, or none allowed
+            await asyncio.to_thread(self._process.wait)
+            return
+        loop = asyncio.get_running_loop()
+        gone = asyncio.Event()
+        loop.add_reader(watch, gone.set)
+        try:
+            await gone.wait()
+        finally:
+            loop.remove_reader(watch)
+            os.close(watch)
+        self._process.wait()
+
+    async def _settle(self) -> None:
+        """End who still holds its output, and after a failure all else that it started."""
+        quiet = await self._output_ended()
+        if self._process.returncode == 0 and not quiet:
+            await self._end(self._traces.holders, group=False, grace=LINGER)
+        elif self._process.returncode != 0:
+            await self._end(self._traces.kin, group=True, grace=LINGER)
+        if not quiet:
+            await self._output_ended()
+
+    async def _output_ended(self) -> bool:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LINGER.total_seconds()):
+                await self._tail.ended.wait()
+        return self._tail.ended.is_set()
+
+    async def _end(self, find: Callable[[], frozenset[Process]], *, group: bool, grace: timedelta) -> None:
+        """Ask those whom *find* finds, and the *group*, to end; kill who is still there after *grace*."""
+        found = find()
+        self._signal(found, signal.SIGTERM, group=group)
+        self._signal(found, signal.SIGCONT, group=group)  # one that is stopped could not heed the first
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(grace.total_seconds()):
+                while (group and self._group_lives()) or any(process.lives() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
+                    await asyncio.sleep(_LOOK_EVERY)
+        for _ in range(_SWEEPS):
+            if not (found := found | find()) and not (group and self._group_lives()):
+                break
+            self._signal(found, signal.SIGKILL, group=group)
+            await asyncio.sleep(_LOOK_EVERY)
+            found = frozenset(process for process in found if process.lives())
+        self._process.poll()
+
+    def _signal(self, found: frozenset[Process], number: signal.Signals, *, group: bool) -> None:
+        if group:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, number)
+        _signal(found, number)
+
+    def _group_lives(self) -> bool:
+        self._process.poll()  # buries it, so that it does not count itself
+        try:
+            os.killpg(self._process.pid, 0)
+        except (ProcessLookupError, PermissionError):
+            return False
+        return self._traces.has_members()  # the call above also counts those that nobody has buried yet
+
+
+class _Tail(asyncio.Protocol):
+    """Keeps the last bytes of an output, however long it is."""
+
+    def __init__(self, keep: int) -> None:
+        self.ended = asyncio.Event()
+        self._keep = keep
+        self._kept = bytearray()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what came; what lies too far back is let go in large steps."""
+        self._kept += data
+        if len(self._kept) > 2 * self._keep + len(data):
+            del self._kept[: -self._keep or None]
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's; an end is an end
+        """Note that nobody writes any more."""
+        self.ended.set()
+
+    def excerpt(self) -> bytes:
+        """Give the last bytes."""
+        return bytes(self._kept[-self._keep :]) if self._keep else b""
+
+
+def _watch(process_id: int) -> int:
+    """Open a descriptor that becomes readable when the process exits, without burying it."""
+    if sys.platform != "linux":
+        raise OSError("no such call here")
+    return os.pidfd_open(process_id)
+
+
+def _holding(content: bytes) -> IO[bytes]:
+    """Make a nameless file that holds *content*, to be read from its start."""
+    if sys.platform == "linux":
+        file: IO[bytes] = os.fdopen(os.memfd_create("event", os.MFD_CLOEXEC), "w+b", buffering=0)
+    else:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller's to close
+    try:
+        file.write(content)
+        file.seek(0)
+    except BaseException:
+        file.close()
+        raise
+    return file

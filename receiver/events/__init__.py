@@ -1,0 +1,1 @@
+"""A task's change becomes an event for the routes that want it. Pure."""

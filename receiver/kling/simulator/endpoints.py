@@ -1,0 +1,267 @@
+"""Which endpoints there are, what each wants in its body, and how each refusal is worded."""
+
+import base64
+import binascii
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from receiver.domain.model import Json
+
+_MAX_PROMPT = 2500
+_MAX_IMAGES = 9
+_MAX_SUBJECTS = 4
+_MIN_SIDE = 300
+_MAX_IMAGE_BYTES = 10 * 1024 * 1024
+_RATIOS = frozenset(["16:9", "9:16", "1:1", "4:3", "3:4", "3:2", "2:3", "21:9", "auto"])
+_KINDS = frozenset(["videos", "images", "audios", "voices", "elements"])
+_PACKS: Mapping[str, str] = {"videos": "video", "images": "image"}
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8\xff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One thing Kling can be asked to make. ``makes`` lists the kinds of its result, ``pack`` whose slots it takes."""
+
+    path: str
+    makes: tuple[str, ...]
+    pack: str | None
+    is_new: bool = False
+    answers_at_once: bool = False
+
+    def weight(self, body: Json) -> int:
+        """Tell how many slots a task takes: as many as it makes images, one for a video."""
+        return image_count(body) if self.pack == "image" else 1
+
+
+class Refusal(Exception):
+    """What Kling answers when it will not: a code of its own, the HTTP status that goes with it, a sentence."""
+
+    def __init__(self, code: int, message: str = "") -> None:
+        self.code = code
+        self.status, usual = REFUSALS.get(code, (500, "server internal error"))
+        self.message = message or usual
+        super().__init__(self.message)
+
+
+REFUSALS: Mapping[int, tuple[int, str]] = {
+    1000: (401, "authentication failed"),
+    1001: (401, "authorization is empty"),
+    1002: (401, "authorization is invalid"),
+    1003: (401, "authorization is not yet valid"),
+    1004: (401, "authorization has expired"),
+    1100: (429, "account exception"),
+    1101: (429, "account in arrears"),
+    1102: (429, "resource pack depleted or expired"),
+    1103: (403, "no permission for the requested resource"),
+    1200: (400, "request parameters are invalid"),
+    1201: (400, "a parameter is invalid"),
+    1202: (404, "the requested method does not exist"),
+    1203: (404, "the requested resource does not exist"),
+    1300: (400, "the platform's policy was triggered"),
+    1301: (400, "the content safety policy was triggered"),
+    1302: (429, "requests are too fast"),
+    1303: (429, "parallel tasks over resource pack limit"),
+    1304: (429, "the address is not on the allow list"),
+    5000: (500, "server internal error"),
+    5001: (503, "the server is temporarily unavailable"),
+    5002: (504, "server internal timeout"),
+}
+
+
+def _legacy(pack: str | None, *paths: str, makes: tuple[str, ...], at_once: bool = False) -> dict[str, Endpoint]:
+    return {path: Endpoint(path=path, makes=makes, pack=pack, answers_at_once=at_once) for path in paths}
+
+
+LEGACY: Mapping[str, Endpoint] = {
+    **_legacy(
+        "video",
+        "videos/text2video",
+        "videos/image2video",
+        "videos/multi-image2video",
+        "videos/omni-video",
+        "videos/motion-control",
+        "videos/multi-elements",
+        "videos/video-extend",
+        "videos/lip-sync",
+        "videos/advanced-lip-sync",
+        "videos/avatar/image2video",
+        "videos/effects",
+        makes=("videos",),
+    ),
+    **_legacy(
+        "image",
+        "images/generations",
+        "images/multi-image2image",
+        "images/editing/expand",
+        "images/omni-image",
+        "images/kolors-virtual-try-on",
+        makes=("images",),
+    ),
+    **_legacy(None, "audio/text-to-audio", makes=("audios",)),
+    **_legacy(None, "audio/video-to-audio", makes=("videos", "audios")),
+    **_legacy(None, "general/advanced-custom-elements", makes=("elements",)),
+    **_legacy(None, "general/custom-voices", makes=("voices",)),
+    **_legacy(None, "general/ai-multi-shot", makes=("multi_shots",)),
+    **_legacy(None, "audio/tts", makes=("audios",), at_once=True),
+    **_legacy(None, "videos/image-recognize", "videos/identify-face", makes=(), at_once=True),
+}
+
+CAPABILITIES: Mapping[str, tuple[str, ...]] = {
+    "text-to-video": ("videos",),
+    "image-to-video": ("videos",),
+    "omni-video": ("videos",),
+    "motion-control": ("videos",),
+    "video-extend": ("videos",),
+    "lip-sync": ("videos",),
+    "avatar": ("videos",),
+    "video-effects": ("videos",),
+    "text-to-audio": ("audios",),
+    "video-to-audio": ("audios",),
+    "text-to-image": ("images",),
+    "image-to-image": ("images",),
+    "omni-image": ("images",),
+}
+
+# Lightly, as far as the documentation is plain: of these at least one must be there.
+_WANTED: Mapping[str, tuple[str, ...]] = {
+    "videos/text2video": ("prompt", "multi_prompt"),
+    "videos/image2video": ("image", "image_tail"),
+    "videos/video-extend": ("video_id",),
+    "images/generations": ("prompt",),
+    "images/editing/expand": ("image",),
+    "images/kolors-virtual-try-on": ("human_image",),
+}
+
+
+class Endpoints:
+    """The endpoints of an account: those that are documented, and *more*, as Kling may have tomorrow.
+
+    One of those is written ``v1/videos/text2dance=videos`` or, of the new generation, ``dance-to-video=videos``.
+    """
+
+    def __init__(self, more: Sequence[str] = ()) -> None:
+        self._legacy = dict(LEGACY)
+        self._capabilities = dict(CAPABILITIES)
+        for entry in more:
+            path, _, kind = entry.partition("=")
+            if kind not in _KINDS or not path:
+                raise ValueError(f"an endpoint is such as v1/videos/text2dance=videos, not {entry!r}")
+            name = path.removeprefix("v1/")
+            if path == name:
+                self._capabilities[name] = (kind,)
+            else:
+                self._legacy[name] = Endpoint(path=name, makes=(kind,), pack=_PACKS.get(kind))
+
+    def legacy(self, path: str) -> Endpoint | None:
+        """Find an endpoint of the legacy generation, by its path after the version."""
+        return self._legacy.get(path)
+
+    def new(self, capability: str, model: str) -> Endpoint | None:
+        """Find an endpoint of the new generation; its model is never refused by name."""
+        makes = self._capabilities.get(capability)
+        if makes is None:
+            return None
+        return Endpoint(path=f"{capability}/{model}", makes=makes, pack=_PACKS.get(makes[0]), is_new=True)
+
+
+def image_count(body: Json) -> int:
+    """Tell how many images a body asks for; an omni-image series counts its own way."""
+    if body.get("result_type") == "series" and isinstance(body.get("series_amount"), int):
+        return max(1, int(body["series_amount"]))
+    number = body.get("n", 1)
+    return number if isinstance(number, int) and not isinstance(number, bool) and number > 0 else 1
+
+
+def prompt_of(body: Json) -> str:
+    """Find the prompt in a body of either generation."""
+    parts = [body.get("prompt")]
+    contents = body.get("contents")
+    parts += [part.get("text") for part in contents if isinstance(part, dict)] if isinstance(contents, list) else []
+    nested = body.get("input")
+    parts += [nested.get("prompt")] if isinstance(nested, dict) else []
+    return "\n".join(part for part in parts if isinstance(part, str))
+
+
+def addressing(endpoint: Endpoint, body: Json) -> Json:
+    """Find where ``callback_url`` and ``external_task_id`` stand: at the top, or in a new body's ``options``."""
+    if not endpoint.is_new:
+        return body
+    options = body.get("options") or {}
+    if not isinstance(options, dict):
+        raise Refusal(1201, "options must be an object")
+    return options
+
+
+def check(endpoint: Endpoint, body: Json, *, strings_too: bool, images_too: bool) -> None:
+    """Refuse a body that Kling would refuse, as far as that is documented.
+
+    *strings_too* takes subject images as a gateway's plain strings, *images_too* looks into base64.
+    """
+    where = addressing(endpoint, body)
+    for name in ("callback_url", "external_task_id"):
+        if not isinstance(where.get(name, ""), str | None):
+            raise Refusal(1201, f"{name} must be a string")
+    url = where.get("callback_url") or "http://"
+    if not url.startswith(("http://", "https://")):
+        raise Refusal(1201, "callback_url must be an http or https URL")
+    if len(prompt_of(body)) > _MAX_PROMPT and not endpoint.is_new:
+        raise Refusal(1201, f"prompt must not exceed {_MAX_PROMPT} characters")
+    wanted = _WANTED.get(endpoint.path, ())
+    if wanted and not any(body.get(name) for name in wanted):
+        raise Refusal(1201, f"{' or '.join(wanted)} is required")
+    if endpoint.pack == "image":
+        _check_images(body)
+    if endpoint.path == "images/multi-image2image":
+        _check_subjects(body, strings_too=strings_too, images_too=images_too)
+
+
+def _check_images(body: Json) -> None:
+    number = body.get("n")
+    if number is not None and (
+        not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= _MAX_IMAGES
+    ):
+        raise Refusal(1201, f"n must be an integer from 1 to {_MAX_IMAGES}")
+    ratio = body.get("aspect_ratio")
+    # Stripped, since an example in circulation has a blank before it.
+    if ratio is not None and (not isinstance(ratio, str) or ratio.strip() not in _RATIOS):
+        raise Refusal(1201, "aspect_ratio is invalid")
+
+
+def _check_subjects(body: Json, *, strings_too: bool, images_too: bool) -> None:
+    subjects = body.get("subject_image_list")
+    if not isinstance(subjects, list) or not 1 <= len(subjects) <= _MAX_SUBJECTS:
+        raise Refusal(1201, f"subject_image_list must have 1 to {_MAX_SUBJECTS} images")
+    images = [_subject(subject, strings_too=strings_too) for subject in subjects]
+    scene = "scence_image" if strings_too else "scene_image"
+    images += [body[name] for name in (scene, "style_image") if body.get(name)]
+    for image in images:
+        if images_too:
+            _check_image(image)
+
+
+def _subject(subject: object, *, strings_too: bool) -> str:
+    if isinstance(subject, dict) and isinstance(subject.get("subject_image"), str) and subject["subject_image"]:
+        return str(subject["subject_image"])
+    if strings_too and isinstance(subject, str) and subject:
+        return subject
+    raise Refusal(1201, "subject_image_list must hold objects with subject_image")
+
+
+def _check_image(image: object) -> None:
+    """Refuse what is neither a URL nor raw base64 of a jpg or png that is small enough and large enough."""
+    if not isinstance(image, str):
+        raise Refusal(1201, "an image must be a string")
+    if image.startswith(("http://", "https://")):
+        return
+    try:
+        content = base64.b64decode(image, validate=True)
+    except (binascii.Error, ValueError):
+        raise Refusal(1201, "an image must be a URL or raw base64 without a data: prefix") from None
+    if not content.startswith((_PNG, _JPEG)):
+        raise Refusal(1201, "image format must be jpg or png")
+    if len(content) > _MAX_IMAGE_BYTES:
+        raise Refusal(1201, "image size must not exceed 10MB")
+    if content.startswith(_PNG) and (len(content) < 24 or min(struct.unpack(">II", content[16:24])) < _MIN_SIDE):  # noqa: PLR2004 - where IHDR ends its sides
+        raise Refusal(1201, "Image pixel is invalid")

@@ -1,0 +1,52 @@
+"""What is to happen when: one heap and one loop, so that thousands of tasks need no thousands of timers."""
+
+import asyncio
+from collections.abc import Callable
+from datetime import datetime
+from heapq import heappop, heappush
+from itertools import count
+
+from receiver.domain.clock import Clock
+
+_AT_ONCE = 200
+
+
+class Agenda:
+    """Performs short synchronous actions, each at its moment, in order."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._due: list[tuple[datetime, int, Callable[[], None]]] = []
+        self._number = count()
+        self._changed = asyncio.Event()
+
+    def __len__(self) -> int:
+        return len(self._due)
+
+    def at(self, moment: datetime, action: Callable[[], None]) -> None:
+        """Have *action* performed at a moment, or right away when that has passed."""
+        heappush(self._due, (moment, next(self._number), action))
+        if self._due[0][0] == moment:
+            self._changed.set()
+
+    async def run(self, stopping: asyncio.Event) -> None:
+        """Perform what falls due until *stopping*; an action that raises ends it."""
+        stop = asyncio.ensure_future(stopping.wait())
+        stop.add_done_callback(lambda _: self._changed.set())
+        try:
+            while not stopping.is_set():
+                self._changed.clear()
+                self._perform()
+                if self._due and self._due[0][0] <= self._clock.now():
+                    await asyncio.sleep(0)  # lets answers and callbacks out between two heaps of work
+                else:
+                    await self._clock.wait(self._changed, until=self._due[0][0] if self._due else None)
+        finally:
+            stop.cancel()
+
+    def _perform(self) -> None:
+        now = self._clock.now()
+        for _ in range(_AT_ONCE):
+            if not self._due or self._due[0][0] > now:
+                return
+            heappop(self._due)[2]()

@@ -1,0 +1,1 @@
+"""Every outgoing HTTP request: client, connection pool, dialer, SSRF guard, downloads."""

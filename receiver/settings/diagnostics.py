@@ -1,0 +1,116 @@
+"""What is wrong with the configuration, as sentences that name file, line, key and the way out."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from receiver.settings.introspection import field_at, section_at, section_of
+from receiver.settings.toml_document import Document, Location, dotted
+from receiver.settings.values import Unfit, Unfits, closest
+
+_DEFAULTS = "the defaults"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """Who said what: the file by its lines, the environment by its variables."""
+
+    file: Document
+    variables: Mapping[Location, str]
+
+    def origin(self, location: Location) -> str:
+        """Tell where the value at *location* came from."""
+        if self._variable(location):
+            return "environment"
+        line = self.file.lines.get(location)
+        return f"{self.file.label}:{line}" if line else "default"
+
+    def order(self, location: Location) -> int:
+        """Tell the line to sort a fault at *location* by: the file's first, then the environment's."""
+        return 1 << 30 if self._variable(location) else self._line(location)
+
+    def prefix(self, location: Location) -> str:
+        """Begin a sentence about *location*: with its line, else the nearest one around it."""
+        key = dotted(location)
+        if variable := self._variable(location):
+            return f"{variable}: {key}: "
+        line = self._line(location)
+        place = f"{self.file.label}:{line}" if line else self.file.label or _DEFAULTS
+        return f"{place}: {key}: " if key else f"{place}: "
+
+    def _variable(self, location: Location) -> str | None:
+        for depth in range(len(location), 0, -1):
+            if variable := self.variables.get(location[:depth]):
+                return variable
+        return None
+
+    def _line(self, location: Location) -> int:
+        for depth in range(len(location), 0, -1):
+            if line := self.file.lines.get(location[:depth]):
+                return line
+        return 0
+
+
+def explain_all(exc: ValidationError, model: type[BaseModel], sources: Sources) -> Sequence[str]:
+    """Turn every error that *model* found into a sentence, in the order of the file."""
+    faults = []
+    for error in exc.errors(include_url=False, include_input=False):
+        for at, text in _parts(error, model):
+            location = (*error["loc"], *at)
+            faults.append((sources.order(location), sources.prefix(location) + text))
+    return [text for _, text in sorted(faults, key=lambda fault: fault[0])]
+
+
+def _parts(error: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[Location, str]]:
+    """Give a sentence for each part of a value that an error is about, and where in the value it stands."""
+    match error.get("ctx", {}).get("error"):
+        case Unfits(parts=parts):
+            yield from ((part.at, str(part)) for part in parts)
+        case Unfit(at=at):
+            yield at, _explain(error, model)
+        case _:
+            yield (), _explain(error, model)
+
+
+def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
+    location = error["loc"]
+    match error["type"]:
+        case "extra_forbidden":
+            return _unknown_key(location, model)
+        case "missing":
+            field = field_at(model, location)
+            return f"is missing: {field.description}" if field and field.description else "is missing"
+        case "model_type" | "model_attributes_type" if len(location) == 1:
+            return f"must be one section; begin it with [{location[0]}]"
+        case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
+            return "must be a table, such as { key = ... }"
+        case "value_error":
+            return str(error["ctx"]["error"])
+        case _:
+            return error["msg"]
+
+
+def _unknown_key(location: Location, model: type[BaseModel]) -> str:
+    key, around = str(location[-1]), location[:-1]
+    here = section_at(model, around)
+    if here is None:
+        return "unknown key"
+    if below := _sections_with(key, here, around):
+        return f"unknown key; it belongs in {below}"
+    if near := closest(key, here.model_fields):
+        return f'unknown key; did you mean "{near}"?'
+    if elsewhere := _sections_with(key, model, ()):
+        return f"unknown key; it belongs in {elsewhere}"
+    return "unknown key; there are " + ", ".join(f'"{each}"' for each in here.model_fields)
+
+
+def _sections_with(key: str, model: type[BaseModel], around: Location) -> str:
+    """Name the sections right below *model*, which stands at *around*, that have such a key."""
+    names = [
+        f"[{dotted((*(step for step in around if isinstance(step, str)), name))}]"
+        for name, field in model.model_fields.items()
+        if (section := section_of(field)) and key in section.model_fields
+    ]
+    return " or ".join(names).replace("[routes]", "[[routes]]")

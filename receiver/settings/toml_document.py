@@ -1,0 +1,205 @@
+"""config.toml as values, and the line each of them stands on, so that a fault can name it.
+
+The standard library reads the file and keeps no positions. :class:`_Scanner` walks over the same text once more,
+and may rely on it being valid TOML.
+"""
+
+import re
+import tomllib
+from bisect import bisect
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from receiver.domain.errors import ConfigurationError
+
+Location: TypeAlias = tuple[str | int, ...]
+
+_POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
+_QUOTES = 'text stands in quotes: key = "text"'
+_HINTS = {
+    "Invalid value": _QUOTES,
+    "Expected newline or end of document after a statement": _QUOTES,
+    "Cannot overwrite a value": "the key stands twice; keep one",
+    "Expected '=' after a key in a key/value pair": "a line is a [section], or key = value",
+    "Illegal character": "text stands on one line between quotes",
+}
+_BLANKS = re.compile(r"[ \t]*")
+_BETWEEN = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_KEY_PART = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")
+_STRING = re.compile(
+    r'''"""(?:[^\\]|\\.)*?"""(?:"{0,2})|\'\'\'.*?\'\'\'(?:'{0,2})|"(?:[^"\\]|\\.)*"|'[^']*\'''', re.DOTALL
+)
+_BARE_VALUE = re.compile(r"[^,\]}#\n]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """The file's values, the lines they stand on (from one), and what to call the file in a sentence."""
+
+    label: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+    lines: Mapping[Location, int] = field(default_factory=dict)
+
+
+def dotted(location: Location) -> str:
+    """Write a location as people do: ``routes.0.webhook.url``."""
+    return ".".join(str(part) for part in location)
+
+
+def read(path: Path, *, label: str) -> Document:
+    """Read a configuration file."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise ConfigurationError([f"{label}: there is no such file; name the one that is meant"]) from None
+    except (OSError, ValueError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "this is no path"
+        remedy = "let the service's user read it, or name another file"
+        raise ConfigurationError([f"{label}: cannot be read: {reason}; {remedy}"]) from None
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = content[: exc.start].count(b"\n") + 1
+        raise ConfigurationError([f"{label}:{line}: is not UTF-8 text; save the file as UTF-8"]) from None
+    return parse(text, label=label)
+
+
+def parse(text: str, *, label: str) -> Document:
+    """Turn a file's text into values with lines."""
+    text = text.replace("\r\n", "\n")
+    try:
+        values = tomllib.loads(text)
+        lines = _Scanner(text).scan()
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigurationError([_explain(exc, text, label)]) from None
+    except RecursionError:
+        raise ConfigurationError([f"{label}: is nested too deeply to be read; nothing here needs that"]) from None
+    except ValueError:
+        # What the TOML reader lets through from int() and date(): numbers of thousands of digits.
+        raise ConfigurationError([f"{label}: holds a number or a date that cannot be; put text in quotes"]) from None
+    return Document(label=label, values=values, lines=lines)
+
+
+def _explain(exc: tomllib.TOMLDecodeError, text: str, label: str) -> str:
+    said = str(exc)
+    position = _POSITION.search(said)
+    what = _POSITION.sub("", said)
+    hint = next((f"; {each}" for start, each in _HINTS.items() if what.startswith(start)), "")
+    if position and position[1]:
+        return f"{label}:{position[1]}: is not TOML: {what} at column {position[2]}{hint}"
+    return f"{label}:{text.count(chr(10)) + 1}: is not TOML: {what} at the file's end{hint}"
+
+
+class _Scanner:
+    """Finds the line of each key and each entry of a list."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+        self._breaks = [match.start() for match in re.finditer("\n", text)]
+        self._tables: dict[Location, int] = {}
+        self._lines: dict[Location, int] = {}
+
+    def scan(self) -> Mapping[Location, int]:
+        """Walk over the whole file."""
+        table: Location = ()
+        self._skip(_BETWEEN)
+        while self._at < len(self._text):
+            if self._text.startswith("[", self._at):
+                table = self._header()
+            else:
+                self._pair(table)
+            self._skip(_BETWEEN)
+        return self._lines
+
+    def _header(self) -> Location:
+        line = self._line()
+        repeats = self._text.startswith("[[", self._at)
+        self._at += 2 if repeats else 1
+        table: Location = ()
+        keys = self._keys()
+        for depth, key in enumerate(keys, start=1):
+            table = (*table, key)
+            self._lines.setdefault(table, line)
+            if repeats and depth == len(keys):
+                self._tables[table] = self._tables.get(table, -1) + 1
+            if table in self._tables:
+                table = (*table, self._tables[table])
+                self._lines.setdefault(table, line)
+        self._at += 2 if repeats else 1
+        return table
+
+    def _pair(self, table: Location) -> None:
+        line = self._line()
+        for key in self._keys():
+            table = (*table, key)
+            self._lines.setdefault(table, line)
+        self._at += 1  # the equals sign
+        self._skip(_BLANKS)
+        self._value(table)
+
+    def _keys(self) -> list[str]:
+        keys = []
+        while True:
+            self._skip(_BLANKS)
+            key = self._skip(_KEY_PART)
+            keys.append(tomllib.loads(f"key = {key}")["key"] if key[:1] in ('"', "'") else key)
+            self._skip(_BLANKS)
+            if not self._text.startswith(".", self._at):
+                return keys
+            self._at += 1
+
+    def _value(self, location: Location) -> None:
+        opening = self._text[self._at : self._at + 1]
+        if opening in ('"', "'"):
+            self._skip(_STRING)
+        elif opening == "[":
+            self._list(location)
+        elif opening == "{":
+            self._inline_table(location)
+        else:
+            self._skip(_BARE_VALUE)
+
+    def _list(self, location: Location) -> None:
+        self._at += 1
+        number = 0
+        self._skip(_BETWEEN)
+        while not self._closes("]"):
+            self._lines[(*location, number)] = self._line()
+            self._value((*location, number))
+            self._separator()
+            number += 1
+
+    def _inline_table(self, location: Location) -> None:
+        self._at += 1
+        self._skip(_BETWEEN)
+        while not self._closes("}"):
+            self._pair(location)
+            self._separator()
+
+    def _separator(self) -> None:
+        self._skip(_BETWEEN)
+        if self._text.startswith(",", self._at):
+            self._at += 1
+            self._skip(_BETWEEN)
+
+    def _closes(self, bracket: str) -> bool:
+        if self._at >= len(self._text):
+            return True
+        found = self._text.startswith(bracket, self._at)
+        self._at += found
+        return found
+
+    def _skip(self, pattern: re.Pattern[str]) -> str:
+        match = pattern.match(self._text, self._at)
+        if not match:
+            # Never on valid TOML. Were it a newer kind of it, lines would be lost, and not the reader in a circle.
+            self._at = len(self._text)
+            return ""
+        self._at = match.end()
+        return match[0]
+
+    def _line(self) -> int:
+        return bisect(self._breaks, self._at - 1) + 1

@@ -1,0 +1,163 @@
+"""What is read, each in one go on a read-only connection: the lists of the catalog and the look-ups of the rest."""
+
+import base64
+import binascii
+import json
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from receiver.domain.clock import micros, moment
+from receiver.domain.errors import InvalidRequest
+from receiver.domain.model import Attempt, Event, Push, RouteState, Task, TaskState
+from receiver.domain.replays import Action
+from receiver.store.interfaces import Backlog, DeliveryView, Page
+from receiver.store.sqlite import rows
+from receiver.store.sqlite.queries import queries, sql
+
+T = TypeVar("T")
+
+
+def find_task(connection: sqlite3.Connection, ref: str) -> Task | None:
+    """Find a task by our id, Kling's or the external one."""
+    for name in ("task_by_id", "task_by_kling_id", "task_by_external_id"):
+        row = connection.execute(sql(name), {"ref": ref}).fetchone()
+        if row is not None:
+            return rows.task(row)
+    return None
+
+
+def intent(connection: sqlite3.Connection, task_id: str) -> bytes:
+    """Give the body a task was asked for with; empty when there is none."""
+    row = connection.execute(sql("intent"), {"task_id": task_id}).fetchone()
+    return b"" if row is None else row["body"]
+
+
+def newest_id(connection: sqlite3.Connection) -> str:
+    """Give the newest id that anything has, without its prefix; empty in an empty store."""
+    return connection.execute(sql("newest_id")).fetchone()["newest"] or ""
+
+
+def knows(connection: sqlite3.Connection, token_hash: bytes, now: datetime) -> bool:
+    """Tell whether a live task has the token."""
+    row = connection.execute(sql("token_is_live"), {"token_hash": token_hash, "now": micros(now)}).fetchone()
+    return bool(row["is_live"])
+
+
+def pushes(connection: sqlite3.Connection, task_id: str) -> Sequence[Push]:
+    """Give all that arrived about a task."""
+    return [rows.push(row) for row in connection.execute(sql("pushes_of_task"), {"task_id": task_id})]
+
+
+def find_event(connection: sqlite3.Connection, event_id: str) -> Event | None:
+    """Find an event."""
+    row = connection.execute(sql("event"), {"id": event_id}).fetchone()
+    return None if row is None else rows.event(row)
+
+
+def find_delivery(connection: sqlite3.Connection, delivery_id: str) -> DeliveryView | None:
+    """Find a delivery."""
+    row = connection.execute(sql("delivery"), {"id": delivery_id}).fetchone()
+    return None if row is None else delivery_view(row)
+
+
+def delivery_view(row: sqlite3.Row) -> DeliveryView:
+    """Read a delivery with what its event tells."""
+    return DeliveryView(delivery=rows.delivery(row), event_type=row["event_type"], task_id=row["event_task_id"])
+
+
+def attempts(connection: sqlite3.Connection, delivery_id: str) -> Sequence[Attempt]:
+    """Give a delivery's attempts."""
+    found = connection.execute(sql("attempts_of_delivery"), {"delivery_id": delivery_id})
+    return [rows.attempt(row) for row in found]
+
+
+def backlog(connection: sqlite3.Connection) -> Sequence[Backlog]:
+    """Tell what waits in each route."""
+    return [
+        Backlog(route=row["route"], pending=row["pending"], oldest=moment(row["oldest"]))
+        for row in connection.execute(sql("backlog"))
+    ]
+
+
+def actions(connection: sqlite3.Connection, subjects: Sequence[str], *, limit: int) -> Sequence[Action]:
+    """Tell what people did."""
+    wanted = {"subjects": json_list(subjects), "limit": limit}
+    found = connection.execute(queries()["list_actions"].given(wanted), wanted)
+    return [rows.action(row) for row in found]
+
+
+def due_routes(connection: sqlite3.Connection) -> Mapping[str, datetime]:
+    """Tell when each route's next delivery falls due."""
+    return {row["route"]: moment(row["due_at"]) for row in connection.execute(sql("due_routes"))}
+
+
+def route_states(connection: sqlite3.Connection) -> Mapping[str, RouteState]:
+    """Give what is remembered about each route."""
+    return {row["name"]: rows.route_state(row) for row in connection.execute(sql("route_states"))}
+
+
+def next_task_due(
+    connection: sqlite3.Connection, states: Sequence[TaskState], after: datetime | None
+) -> datetime | None:
+    """Tell when the next task in *states* falls due, of those that do so *after* a moment."""
+    wanted = {"states": json_list(states), "after": None if after is None else micros(after)}
+    row = connection.execute(queries()["next_task_due"].given(wanted), wanted).fetchone()
+    return None if row["due_at"] is None else moment(row["due_at"])
+
+
+def counts(connection: sqlite3.Connection, tags: Mapping[str, str] | None, batch: str | None) -> Mapping[str, int]:
+    """Count tasks by state."""
+    wanted = {"tags": json.dumps(dict(tags)) if tags else None, "batch": batch}
+    found = connection.execute(queries()["count_tasks"].given(wanted), wanted)
+    return {row["state"]: row["tasks"] for row in found}
+
+
+def line(connection: sqlite3.Connection, now: datetime, kept: Sequence[str]) -> Sequence[Task]:
+    """Give for each pack the queued task that goes next."""
+    return list(map(rows.task, connection.execute(sql("line"), {"now": micros(now), "kept": json.dumps(kept)})))
+
+
+def occupancy(connection: sqlite3.Connection, *, bound: bool) -> Mapping[str, int]:
+    """Count the slots that running tasks take, by pack; of those alone that are known to be made where *bound*."""
+    statement = queries()["occupancy"].given({"bound": bound or None})
+    return {row["pack"]: row["slots"] for row in connection.execute(statement)}
+
+
+def page(
+    connection: sqlite3.Connection,
+    name: str,
+    arguments: Mapping[str, object],
+    *,
+    limit: int,
+    read: Callable[[sqlite3.Row], T],
+) -> Page[T]:
+    """Read one page of the list *name*; one row more than asked for tells whether there is another page."""
+    statement = queries()[name].given(arguments)
+    found = connection.execute(statement, {**arguments, "limit": limit + 1}).fetchall()
+    items = [read(row) for row in found[:limit]]
+    return Page(items=items, next=write_cursor(found[limit - 1]["id"]) if len(found) > limit else None)
+
+
+def json_list(values: Sequence[str]) -> str | None:
+    """Write a filter's values for json_each; None, which leaves the filter out, when there are none."""
+    return json.dumps(values) if values else None
+
+
+def write_cursor(last_id: str) -> str:
+    """Hide the last id of a page, so that nobody builds on what a cursor looks like."""
+    return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
+
+
+def read_cursor(cursor: str | None, *, prefix: str) -> str | None:
+    """Give the id a cursor holds; it must be one of this list's."""
+    if cursor is None:
+        return None
+    try:
+        last_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
+    except (ValueError, binascii.Error) as exc:
+        raise InvalidRequest("The cursor is not one of ours.", remedy="Start again without a cursor.") from exc
+    if not last_id.startswith(f"{prefix}_"):
+        raise InvalidRequest("The cursor is of another list.", remedy="Start again without a cursor.")
+    return last_id

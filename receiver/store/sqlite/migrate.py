@@ -1,0 +1,135 @@
+"""Brings a store's tables up to this program: numbered steps, each in one transaction, each remembered by checksum."""
+
+import hashlib
+import re
+import sqlite3
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+
+from receiver.domain.clock import Clock, SystemClock, micros
+from receiver.domain.errors import StoreError
+from receiver.store.sqlite.database import APPLICATION_ID, connect_writer, had_alone, translated
+
+_FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.sql")
+_CLOCK = SystemClock()
+
+_LEDGER = """
+CREATE TABLE IF NOT EXISTS migrations (
+    version INTEGER PRIMARY KEY,
+    name TEXT NOT NULL,
+    checksum TEXT NOT NULL,
+    applied_at INTEGER NOT NULL
+) STRICT
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Migration:
+    """One step of the schema."""
+
+    version: int
+    name: str
+    sql: str
+
+    @property
+    def checksum(self) -> str:
+        """Tell whether the step is the one that was applied."""
+        return hashlib.sha256(self.sql.encode()).hexdigest()
+
+    def statements(self) -> Iterator[str]:
+        """Split the step, triggers kept whole. The driver's own script runner would commit in between."""
+        statement = ""
+        for line in self.sql.splitlines(keepends=True):
+            statement += line
+            if sqlite3.complete_statement(statement):
+                yield statement
+                statement = ""
+        if any(line and not line.startswith("--") for line in map(str.strip, statement.splitlines())):
+            raise ValueError(f"migration {self.version} ends in the middle of a statement")
+
+
+@cache
+def known() -> tuple[Migration, ...]:
+    """Read the steps this program brings, in order."""
+    found = []
+    for file in files("receiver.store.sqlite").joinpath("sql/migrations").iterdir():
+        named = _FILE.fullmatch(file.name)
+        if named is not None:
+            sql = file.read_text(encoding="utf-8")
+            found.append(Migration(version=int(named["version"]), name=named["name"], sql=sql))
+    return tuple(sorted(found, key=lambda migration: migration.version))
+
+
+def migrate(path: Path, *, clock: Clock = _CLOCK) -> list[str]:
+    """Bring the store at *path* up to date while nobody else has it; name the steps taken."""
+    with had_alone(path, create=True):
+        try:
+            connection = connect_writer(path)
+            try:
+                return bring_up(connection, known(), clock=clock)
+            finally:
+                connection.close()
+        except sqlite3.Error as exc:
+            raise (translated(exc) or exc) from exc
+
+
+def bring_up(connection: sqlite3.Connection, steps: Sequence[Migration], *, clock: Clock = _CLOCK) -> list[str]:
+    """Take the steps that are missing, each whole or not at all; name them."""
+    faults = compare(connection, steps)
+    if faults:
+        raise StoreError(" ".join(faults))
+    done = set(_applied(connection))
+    missing = [step for step in steps if step.version not in done]
+    for step in missing:
+        _take(connection, step, at=micros(clock.now()))
+    return [f"{step.version:04d}_{step.name}" for step in missing]
+
+
+def compare(connection: sqlite3.Connection, steps: Sequence[Migration]) -> list[str]:
+    """Say what keeps this program from working with the file as it is."""
+    applied = _applied(connection)
+    newest = max((step.version for step in steps), default=0)
+    faults = []
+    if applied and max(applied) > newest:
+        faults.append(
+            f"The store has schema {max(applied)}, newer than this program's {newest}. "
+            "Install the version that made it, or restore a backup from before."
+        )
+    faults += [
+        f"Migration {step.version:04d}_{step.name} is not the one the store was made with."
+        for step in steps
+        if step.version in applied and applied[step.version] != step.checksum
+    ]
+    return faults
+
+
+def is_made(connection: sqlite3.Connection) -> bool:
+    """Tell whether there was ever a store in the file: SQLite takes an empty one for a sound database."""
+    return bool(_applied(connection))
+
+
+def _applied(connection: sqlite3.Connection) -> dict[int, str]:
+    if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'migrations'").fetchone():
+        return {}
+    return dict(map(tuple, connection.execute("SELECT version, checksum FROM migrations")))
+
+
+def _take(connection: sqlite3.Connection, step: Migration, *, at: int) -> None:
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute(_LEDGER)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        for statement in step.statements():
+            connection.execute(statement)
+        connection.execute(
+            "INSERT INTO migrations (version, name, checksum, applied_at) VALUES (?, ?, ?, ?)",
+            (step.version, step.name, step.checksum, at),
+        )
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise

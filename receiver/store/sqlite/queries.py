@@ -1,0 +1,103 @@
+"""Gives the statements of ``sql/queries.sql`` by their names, so that SQL is read and reviewed as SQL."""
+
+import re
+import sqlite3
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+_NAME = re.compile(r"^-- name: (?P<name>\w+)$", re.MULTILINE)
+_OPTIONAL = re.compile(r"^(?P<line>.*?) -- if (?P<argument>\w+)$")
+_MANY = ":many"
+_ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
+_ROWS_AT_ONCE = 64  # a power of two; times the widest row it stays within the arguments SQLite takes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """One named statement and the sentence that says what it is for."""
+
+    name: str
+    purpose: str
+    sql: str
+
+    def given(self, arguments: Mapping[str, object]) -> str:
+        """Write the statement without the optional lines whose argument is None or absent."""
+        return _given(self.sql, frozenset(name for name, value in arguments.items() if value is not None))
+
+    def of_many(self, count: int) -> str:
+        """Write the statement with *count* places where it says ``:many``."""
+        return self.sql.replace(_MANY, ", ".join("?" * count))
+
+    def of_rows(self, count: int) -> str:
+        """Write the statement with *count* rows after its ``VALUES``."""
+        return _ROW.sub(lambda row: ", ".join([row[0]] * count), self.sql)
+
+
+@cache
+def queries() -> Mapping[str, Query]:
+    """Read all statements, once."""
+    return parse(files("receiver.store.sqlite").joinpath("sql/queries.sql").read_text(encoding="utf-8"))
+
+
+def sql(name: str) -> str:
+    """Give the statement *name* as it stands."""
+    return queries()[name].sql
+
+
+def write_rows(connection: sqlite3.Connection, name: str, rows: Iterable[tuple[object, ...]]) -> None:
+    """Run a statement on many rows: on 64 at once, then on 32, and so on, so that few statements serve all counts.
+
+    Before and after each statement Python's lock changes hands, which costs more than a row.
+    """
+    left = list(rows)
+    size = _ROWS_AT_ONCE
+    while left:
+        while size > len(left):
+            size //= 2
+        connection.execute(_of_rows(name, size), [value for row in left[:size] for value in row])
+        del left[:size]
+
+
+def change(
+    connection: sqlite3.Connection, name: str, wanted: Mapping[str, object], *, action: tuple[object, ...]
+) -> bool:
+    """Change one row on a person's word, and write down whose word it was where there was something to change."""
+    if connection.execute(sql(name), wanted).rowcount != 1:
+        return False
+    connection.execute(sql("insert_action"), action)
+    return True
+
+
+@cache
+def _of_rows(name: str, count: int) -> str:
+    return queries()[name].of_rows(count)
+
+
+def parse(text: str) -> Mapping[str, Query]:
+    """Read named statements: a line ``-- name: it``, comment lines that say what for, the SQL."""
+    _, *parts = _NAME.split(text)
+    found: dict[str, Query] = {}
+    for name, block in zip(parts[::2], parts[1::2], strict=True):
+        if name in found:
+            raise ValueError(f"two queries are called {name}")
+        lines = block.strip().splitlines()
+        told = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
+        body = [line for line in lines if not line.startswith("--")]
+        found[name] = Query(name=name, purpose=" ".join(told), sql="\n".join(body).strip().rstrip(";"))
+    return found
+
+
+@cache
+def _given(statement: str, arguments: frozenset[str]) -> str:
+    lines = (_chosen(line, arguments) for line in statement.splitlines())
+    return "\n".join(line for line in lines if line is not None)
+
+
+def _chosen(line: str, arguments: frozenset[str]) -> str | None:
+    """Keep a line, keep it without its mark, or drop it."""
+    optional = _OPTIONAL.match(line)
+    if optional is None:
+        return line
+    return optional["line"] if optional["argument"] in arguments else None

@@ -1,0 +1,1 @@
+"""Submit tasks to Kling: store the intent, call Kling, bind its id."""

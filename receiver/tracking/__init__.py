@@ -1,0 +1,1 @@
+"""Follow tasks to their end: callbacks, polls and confirmations."""

@@ -1,0 +1,161 @@
+"""Routes over HTTP: how each fares, and whether it gets through."""
+
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from datetime import timedelta
+from time import perf_counter
+from typing import Protocol
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from receiver.delivery.senders.sender import Parcel, Sender
+from receiver.domain.clock import Clock, Ids
+from receiver.domain.errors import NotFound
+from receiver.domain.model import Event, Json, Origin, RouteState, Source, Task, TaskState, Verified
+from receiver.events.payload import envelope, task_data
+from receiver.settings import RouteSettings
+from receiver.store.interfaces import Catalog
+from receiver.web import serializers
+from receiver.web.params import Query, actor, read_fields
+
+FindSender = Callable[[str], Sender | None]
+"""Finds the sender of a route by the route's name."""
+
+_ENDPOINT = "images/multi-image2image"
+_IMAGE = {"index": 0, "url": "https://example.com/test.png"}
+_MESSAGE = "A test of the route: no such task exists."
+
+
+class RouteStates(Protocol):
+    """Remembers how routes fare."""
+
+    async def route_states(self) -> Mapping[str, RouteState]:
+        """Give what is remembered about each route."""
+        ...
+
+
+class Holds(Protocol):
+    """Holds routes and lets them go on."""
+
+    async def hold(self, route: str, *, why: str, actor: str) -> RouteState:
+        """Hold a route until a person releases it."""
+        ...
+
+    async def release(self, route: str, *, why: str, actor: str) -> RouteState:
+        """Let a route go on."""
+        ...
+
+
+class RouteApi:
+    """Answers ``/api/routes``."""
+
+    def __init__(
+        self,
+        routes: Sequence[RouteSettings],
+        *,
+        states: RouteStates,
+        holds: Holds,
+        senders: FindSender,
+        catalog: Catalog,
+        clock: Clock,
+        ids: Ids,
+    ) -> None:
+        self._routes = routes
+        self._states = states
+        self._holds = holds
+        self._senders = senders
+        self._catalog = catalog
+        self._clock = clock
+        self._ids = ids
+
+    async def list(self, request: Request) -> Response:
+        """List all routes, in the configuration's order, then what else events wait for."""
+        Query(request, paged=False)
+        return serializers.routes(await self._all())
+
+    async def hold(self, request: Request) -> Response:
+        """Hold a route until it is released: its events wait."""
+        return await self._change(request, self._holds.hold)
+
+    async def release(self, request: Request) -> Response:
+        """Let a route go on, whatever held it."""
+        return await self._change(request, self._holds.release)
+
+    async def _change(self, request: Request, change: Callable[..., Awaitable[RouteState]]) -> Response:
+        Query(request, paged=False)
+        fields = await read_fields(request, known=("why",))
+        name = request.path_params["name"]
+        if not any(route["name"] == name for route in await self._all()):
+            raise _no_route(name)
+        await change(name, why=fields.text("why") or "", actor=actor(request))
+        (route,) = [route for route in await self._all(always=name) if route["name"] == name]
+        return serializers.answer(route)
+
+    async def _all(self, *, always: str | None = None) -> Sequence[Json]:
+        states = await self._states.route_states()
+        backlog = {each.route: each for each in await self._catalog.backlog()}
+        configured = [route.name for route in self._routes]
+        held = {name for name, state in states.items() if state.is_held}
+        others = ({*backlog, *held} | ({always} if always is not None else set())) - {*configured}
+        return [
+            *(serializers.route(route, states.get(route.name), backlog.get(route.name)) for route in self._routes),
+            *(serializers.lane(name, states.get(name), backlog.get(name)) for name in sorted(others)),
+        ]
+
+    async def test(self, request: Request) -> Response:
+        """Send a made-up success through a route, once, and tell what came of it. Nothing is stored."""
+        Query(request, paged=False)
+        await read_fields(request, known=())
+        name = request.path_params["name"]
+        sender = self._senders(name) if name in {route.name for route in self._routes} else None
+        if sender is None:
+            raise _no_route(name)
+        parcel = Parcel(delivery_id=self._ids.new("dlv"), event=self._made_up(), attempt=1, at=self._clock.now())
+        began = perf_counter()
+        outcome = await sender.send(parcel)
+        return serializers.answer(serializers.outcome(outcome, duration=timedelta(seconds=perf_counter() - began)))
+
+    def _made_up(self) -> Event:
+        """Make an event that looks like any other; its tag and its message say what it is."""
+        now, event_id = self._clock.now(), self._ids.new("evt")
+        task = Task(
+            id=self._ids.new("tsk"),
+            origin=Origin.API,
+            state=TaskState.SUCCEED,
+            endpoint=_ENDPOINT,
+            label="test",
+            tags={"test": "true"},
+            kling_id="0",
+            message=_MESSAGE,
+            created_at=now,
+            updated_at=now,
+        )
+        data = task_data(
+            task,
+            event_id=event_id,
+            state=TaskState.SUCCEED,
+            message=_MESSAGE,
+            source=Source.CALLBACK,
+            verified=Verified.NONE,
+            result={"images": [_IMAGE]},
+        )
+        body = {
+            "task_id": task.kling_id,
+            "task_status": TaskState.SUCCEED.value,
+            "task_status_msg": _MESSAGE,
+            "task_result": {"images": [_IMAGE]},
+        }
+        return Event(
+            id=event_id,
+            type="task.succeed",
+            envelope=envelope("task.succeed", now, data),
+            body=json.dumps(body).encode(),
+            verified=Verified.NONE,
+            created_at=now,
+            task_id=task.id,
+        )
+
+
+def _no_route(name: str) -> NotFound:
+    return NotFound(f"There is no route {name[:64]!r}.")

@@ -1,0 +1,1 @@
+"""The HTTP servers: uvicorn, limits and connections."""

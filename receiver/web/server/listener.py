@@ -1,0 +1,230 @@
+"""One address the service listens at: uvicorn as a service among others, started and stopped by its owner.
+
+uvicorn's own ways are off where they would get in the others' way: signals are the owner's, a port that is taken
+is an error and no exit, and its logs, which print whole paths and so tokens, are silent.
+"""
+
+import asyncio
+import math
+import socket
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from datetime import timedelta
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from receiver.domain.errors import CannotListen
+from receiver.settings import Address
+from receiver.web.server.client_address import peer
+from receiver.web.server.connections import ConnectionMaker, Crowd, HttptoolsConnection, Limits
+from receiver.web.server.problems import Problem
+from receiver.web.server.rejections import HEAD_TOO_LARGE
+
+log = structlog.get_logger()
+
+STOPPING = "receiver.stopping"
+"""Where a request's scope has the event that is set when its listener stops, for answers that would never end."""
+
+_BACKLOG = 1024
+_LONGEST_BETWEEN_SWEEPS = 1.0  # seconds; uvicorn also writes its Date header anew this often
+_SWEEPS_PER_LIMIT = 4
+_SILENT = "critical"
+
+
+class Listener:
+    """Serves an app at an address, or on sockets that somebody else has opened.
+
+    ``key`` is where the address is configured, for people to find. ``started`` is set once connections are taken.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        key: str,
+        address: Address | None = None,
+        sockets: Sequence[socket.socket] = (),
+        limits: Limits | None = None,
+        grace: timedelta = timedelta(seconds=10),
+        connection: ConnectionMaker = HttptoolsConnection,
+    ) -> None:
+        self.started = asyncio.Event()
+        self._app = app
+        self._key = key
+        self._address = address
+        self._sockets = list(sockets)
+        self._limits = limits or Limits()
+        self._grace = grace
+        self._connection = connection
+
+    def bind(self) -> None:
+        """Take the address, so that a failure is known before anything else is started. Raises CannotListen."""
+        if not self._sockets and self._address is not None:
+            self._sockets = bound(self._address, self._key)
+        for each in self._sockets:
+            # Accepted sockets inherit both. Without the first an answer waits 40 ms for the peer's ACK.
+            each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+    @property
+    def addresses(self) -> tuple[Address, ...]:
+        """Where it really listens, also when the port was left to the system."""
+        return tuple(Address(name[0], name[1]) for name in (each.getsockname() for each in self._sockets))
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Serve until *stop*; requests then under way have the grace to end. Raises CannotListen."""
+        if not self._sockets:
+            self.bind()
+        crowd = Crowd(self._limits)
+        server = _Server(self._config(stop), crowd, stop=stop, started=self.started)
+        addresses = [str(address) for address in self.addresses]
+        log.info("listener.opened", listener=self._key, addresses=addresses)
+        try:
+            await server.serve(sockets=self._sockets)
+        finally:
+            self.started.clear()
+            crowd.disperse()
+            for each in self._sockets:
+                each.close()
+            self._sockets = []
+        log.info("listener.closed", listener=self._key, requests=crowd.total_requests)
+
+    def _config(self, stop: asyncio.Event) -> uvicorn.Config:
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            scope[STOPPING] = stop
+            await self._app(scope, receive, send)
+
+        return uvicorn.Config(
+            _CarefulHead(app, self._limits),
+            http=self._connection,  # type: ignore[arg-type]  # it is only ever called
+            ws="none",
+            lifespan="off",
+            interface="asgi3",
+            loop="none",
+            log_config=None,
+            log_level=_SILENT,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            workers=1,
+            backlog=_BACKLOG,
+            timeout_keep_alive=math.ceil(self._limits.idle.total_seconds()),
+            timeout_graceful_shutdown=math.ceil(self._grace.total_seconds()),
+            h11_max_incomplete_event_size=self._limits.head_bytes,
+        )
+
+
+class _CarefulHead:
+    """Refuses what the parsers let pass: heads too large, no host or two, and two readings of where a body ends."""
+
+    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+        self._app = app
+        self._limits = limits
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a bad head at once, hand a good one on."""
+        problem = self._look_at(scope)
+        if problem is None:
+            await self._app(scope, receive, send)
+            return
+        log.debug("request.refused", peer=peer(scope.get("client")), code=problem.code)
+        problem.headers["connection"] = "close"
+        await problem.response()(scope, receive, send)
+
+    def _look_at(self, scope: Scope) -> Problem | None:
+        size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
+        framings, hosts = set(), 0
+        for name, value in scope["headers"]:
+            size += len(name) + len(value) + len(b": \r\n")
+            if name in (b"content-length", b"transfer-encoding"):
+                framings.add(name)
+            hosts += name == b"host"
+        if size > self._limits.head_bytes or len(scope["headers"]) > self._limits.head_fields:
+            return HEAD_TOO_LARGE.problem()
+        if len(framings) > 1 or (b"transfer-encoding" in framings and scope["http_version"] == "1.0"):
+            # A proxy before us and we could differ on where this request ends and a smuggled one begins.
+            return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "Content-Length and Transfer-Encoding disagree.")
+        if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
+            return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "A request names one host.")
+        return None
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server, which leaves signals alone and sweeps its connections."""
+
+    def __init__(self, config: uvicorn.Config, crowd: Crowd, *, stop: asyncio.Event, started: asyncio.Event) -> None:
+        super().__init__(config)
+        self.server_state = crowd
+        self._crowd = crowd
+        self._stop = stop
+        self._on_started = started
+
+    def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # uvicorn declares a generator
+        """Leave signals to the owner: uvicorn would raise them again before the others have drained."""
+        return nullcontext()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to take connections."""
+        await super().startup(sockets=sockets)
+        self._on_started.set()
+
+    async def main_loop(self) -> None:
+        """Keep the clock of the Date header and the connections' deadlines, until it is time to stop."""
+        loop = asyncio.get_running_loop()
+        limits = self._crowd.limits
+        shortest = min(limits.head, limits.request, limits.idle, limits.stall)
+        pause = min(_LONGEST_BETWEEN_SWEEPS, shortest.total_seconds() / _SWEEPS_PER_LIMIT)
+        while not self._stop.is_set():
+            await self.on_tick(0)
+            self._crowd.sweep(loop.time())
+            try:
+                async with asyncio.timeout(pause):
+                    await self._stop.wait()
+            except TimeoutError:
+                continue
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, and let requests under way end within the grace."""
+        self._on_started.clear()
+        await super().shutdown(sockets=sockets)
+        if self._crowd.tasks:
+            log.warning("requests.cut", requests=len(self._crowd.tasks))
+
+
+def bound(address: Address, key: str) -> list[socket.socket]:
+    """Open the sockets that listen at an address, which is configured at *key*. Raises CannotListen."""
+    opened: list[socket.socket] = []
+    try:
+        found = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE | socket.AI_ADDRCONFIG
+        )
+        for family, kind, protocol, _, name in dict.fromkeys(found):
+            opened.append(_open(family, kind, protocol, name))
+    except OSError as exc:
+        for each in opened:
+            each.close()
+        raise CannotListen(
+            f"Cannot listen at {address}: {exc.strerror or exc}.",
+            remedy=f"Free the address, or set another one at {key}.",
+        ) from exc
+    return opened
+
+
+def _open(family: int, kind: int, protocol: int, name: tuple[Any, ...]) -> socket.socket:
+    opened = socket.socket(family, kind, protocol)
+    try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            # "::" means every address, IPv4's too; any other IPv6 address means itself.
+            opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, name[0] != "::")
+        opened.bind(name)
+        # Two may bind to one address as long as none listens, so only this tells whether it is ours.
+        opened.listen(_BACKLOG)
+    except OSError:
+        opened.close()
+        raise
+    return opened

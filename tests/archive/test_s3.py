@@ -1,0 +1,266 @@
+"""A copy in the storage is whole, or there is none; what the store says against it is told, and no key with it."""
+
+import asyncio
+import contextlib
+import hashlib
+import ssl
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from botocore.exceptions import ClientError
+from harness.http_peers import hanging, response, serving
+from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, Buckets, a_relay, a_store_of_buckets
+from harness.support import until
+
+from receiver.archive.s3 import PART, S3Storage, opened
+from receiver.domain.errors import NotKept
+from receiver.domain.model import Asset, Secret
+from receiver.net.http_client import Guard
+from receiver.net.ssrf_guard import OperatorGuard
+from receiver.settings.storage import StorageSettings
+
+NAME = "tsk_1/evt_1/0.mp4"
+
+
+@pytest.fixture
+async def buckets(tmp_path: Path) -> AsyncIterator[Buckets]:
+    async with a_store_of_buckets(tmp_path) as buckets:
+        yield buckets
+
+
+@contextlib.asynccontextmanager
+async def a_storage(endpoint: str, *, guard: Guard | None = None, **changes: Any) -> AsyncIterator[S3Storage]:
+    keys: dict[str, Any] = {"access_key": Secret(ACCESS_KEY), "secret_key": Secret(SECRET_KEY)}
+    given = {"url": f"s3://{BUCKET}/kling", "endpoint": endpoint, "region": "us-east-1"} | keys | changes
+    settings = StorageSettings.model_construct(**given)
+    async with opened(settings, guard=guard or OperatorGuard()) as storage:
+        yield storage
+
+
+def a_file(folder: Path, size: int) -> tuple[Path, Asset]:
+    file = folder / "0.mp4"
+    content = hashlib.shake_128(str(size).encode()).digest(size)
+    file.write_bytes(content)
+    return file, Asset(
+        number=0,
+        url="https://cdn.example.com/0.mp4",
+        path=str(file),
+        sha256=hashlib.sha256(content).digest(),
+        size=size,
+        content_type="video/mp4",
+    )
+
+
+@pytest.mark.parametrize("size", [1, PART, 2 * PART + 7])
+async def test_a_file_of_any_size_is_copied_whole(buckets: Buckets, tmp_path: Path, size: int) -> None:
+    file, asset = a_file(tmp_path, size)
+    async with a_storage(buckets.url) as storage:
+        assert await storage.put(file, NAME, asset) == f"s3://{BUCKET}/kling/{NAME}"
+
+    assert {key: hashlib.sha256(content).digest() for key, content in buckets.objects().items()} == {
+        f"kling/{NAME}": asset.sha256
+    }
+    assert ("initiate multipart upload" in buckets.log()) == (size > PART)
+
+
+async def test_a_copy_made_twice_is_one(buckets: Buckets, tmp_path: Path) -> None:
+    file, asset = a_file(tmp_path, 1000)
+    async with a_storage(buckets.url, url=f"s3://{BUCKET}") as storage:
+        assert await storage.put(file, NAME, asset) == await storage.put(file, NAME, asset) == f"s3://{BUCKET}/{NAME}"
+
+    assert list(buckets.objects()) == [NAME]
+
+
+def forged(body: bytes) -> bytes:
+    return bytes(byte ^ 1 for byte in body[:1]) + body[1:]
+
+
+@pytest.mark.parametrize("size", [1000, PART + 1000])
+async def test_what_is_changed_on_the_way_is_not_kept(buckets: Buckets, tmp_path: Path, size: int) -> None:
+    file, asset = a_file(tmp_path, size)
+    async with a_relay(buckets.port, change=forged) as url, a_storage(url) as storage:
+        with pytest.raises(NotKept, match="answered 400"):
+            await storage.put(file, NAME, asset)
+
+    assert buckets.objects() == {}
+
+
+@pytest.mark.parametrize("size", [1000, PART + 1000])
+async def test_what_is_not_on_the_disk_as_it_was_told_of_is_not_kept(
+    buckets: Buckets, tmp_path: Path, size: int
+) -> None:
+    file, asset = a_file(tmp_path, size)
+    file.write_bytes(b"\0" * size)
+    async with a_storage(buckets.url) as storage:
+        with pytest.raises(NotKept, match="is not what it was"):
+            await storage.put(file, NAME, asset)
+        assert buckets.objects() == {}
+        file.unlink()
+        with pytest.raises(NotKept, match="could not be read: No such file"):
+            await storage.put(file, NAME, asset)
+
+
+@pytest.mark.parametrize(
+    ("changes", "size", "said"),
+    [
+        (
+            {"secret_key": Secret("wrong-secret-key")},
+            10,
+            "403 (SignatureDoesNotMatch) to PutObject. Check [archive.st",
+        ),
+        ({"access_key": Secret("wrong-access-key")}, 10, "403 (InvalidAccessKeyId) to PutObject. Check [archive.stora"),
+        ({"url": "s3://no-such-bucket"}, 10, "404 (NoSuchBucket) to PutObject. Make the bucket, or correct [archive."),
+        ({"url": "s3://no-such-bucket"}, PART + 10, "404 (NoSuchBucket) to CreateMultipartUpload. Make the bucket"),
+    ],
+)
+async def test_a_refusal_is_told_with_what_to_do_and_without_a_key(
+    buckets: Buckets, tmp_path: Path, changes: dict[str, Any], size: int, said: str
+) -> None:
+    file, asset = a_file(tmp_path, size)
+    async with a_storage(buckets.url, **changes) as storage:
+        with pytest.raises(NotKept) as refused:
+            await storage.put(file, NAME, asset)
+
+    assert str(refused.value).startswith(f"127.0.0.1:{buckets.port} answered {said}")
+    assert not any(key in str(refused.value) for key in (ACCESS_KEY, SECRET_KEY, "wrong-"))
+
+
+async def test_a_server_that_is_not_there_or_does_not_speak_s3_is_told(tmp_path: Path) -> None:
+    file, asset = a_file(tmp_path, 1000)
+
+    async def fails(endpoint: str, said: str) -> None:
+        async with a_storage(endpoint) as storage:
+            with pytest.raises(NotKept, match=said):
+                await storage.put(file, NAME, asset)
+
+    await fails("http://127.0.0.1:1", "127.0.0.1:1 cannot be reached: Connection refused.")
+    await fails("http://no-such-host.invalid", "no-such-host.invalid cannot be reached")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(Path(__file__).parents[1] / "data" / "host.example.pem")
+    async with serving(response(200), tls=context) as peer:
+        await fails(peer.url, f"TLS with 127.0.0.1:{peer.port} failed. Check its certificate")
+    async with serving(b"not http\r\n\r\n") as peer:
+        await fails(peer.url, f"127.0.0.1:{peer.port}")
+    async with serving(response(500, b"<html>")) as peer:
+        await fails(peer.url, f"127.0.0.1:{peer.port} answered 500")
+    async with serving(response(301, location="http://169.254.169.254/")) as peer:
+        await fails(peer.url, "169.254.169.254")
+
+
+async def test_a_server_that_takes_nothing_does_not_hold_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("receiver.archive.s3.PATIENCE", timedelta(seconds=0.3))
+    file, asset = a_file(tmp_path, 1000)
+    async with serving(hanging, reads=False) as peer, a_storage(peer.url) as storage:
+        with pytest.raises(NotKept, match=r"did not take \d+ bytes in 0.3 s"):
+            await storage.put(file, NAME, asset)
+
+
+@pytest.mark.parametrize("endpoint", ["http://169.254.169.254", "http://[fe80::1]", "http://localtest.example:80"])
+async def test_the_guard_sees_every_address_that_is_dialled(tmp_path: Path, endpoint: str) -> None:
+    file, asset = a_file(tmp_path, 1000)
+    async with a_storage(endpoint) as storage:
+        with pytest.raises(NotKept) as refused:
+            await storage.put(file, NAME, asset)
+
+    assert any(word in str(refused.value) for word in ("and never dialled", "cannot be reached"))
+
+
+async def test_the_guard_is_asked_by_the_name_of_the_host(buckets: Buckets, tmp_path: Path) -> None:
+    seen: list[tuple[str, Any]] = []
+
+    class Watching(OperatorGuard):
+        def check(self, host: str, addresses: Any) -> None:
+            seen.append((host, *addresses))
+
+    file, asset = a_file(tmp_path, 1000)
+    async with a_storage(buckets.url.replace("127.0.0.1", "localhost"), guard=Watching()) as storage:
+        await storage.put(file, NAME, asset)
+
+    assert ("localhost", ip_address("127.0.0.1")) in seen
+
+
+async def test_nothing_of_the_environment_speaks_with_us(
+    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {
+        "AWS_PROFILE": "no-such-profile",
+        "AWS_SESSION_TOKEN": "somebody-elses",
+        "AWS_ACCESS_KEY_ID": "somebody-elses",
+        "AWS_SECRET_ACCESS_KEY": "somebody-elses",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:1",
+        "AWS_ENDPOINT_URL_S3": "http://127.0.0.1:1",
+        "AWS_REGION": "mars-north-1",
+        "AWS_CONFIG_FILE": str(tmp_path / "none"),
+        "HTTP_PROXY": "http://127.0.0.1:1",
+        "http_proxy": "http://127.0.0.1:1",
+        "ALL_PROXY": "http://127.0.0.1:1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    file, asset = a_file(tmp_path, 1000)
+    async with a_storage(buckets.url) as storage:
+        await storage.put(file, NAME, asset)
+
+    assert len(buckets.objects()) == 1
+
+
+async def test_a_copy_that_is_broken_off_leaves_no_parts(buckets: Buckets, tmp_path: Path) -> None:
+    file, asset = a_file(tmp_path, 3 * PART)
+    async with a_storage(buckets.url) as storage:
+        copying = asyncio.create_task(storage.put(file, NAME, asset))
+        await until(lambda: "put multipart upload" in buckets.log())
+        copying.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await copying
+
+    assert buckets.objects() == {}
+    assert "abort multipart upload" in buckets.log()
+
+
+async def test_the_parts_that_a_killed_copy_left_are_forgotten_by_the_next_one(
+    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, asset = a_file(tmp_path, 3 * PART)
+    async with a_storage(buckets.url) as storage:
+        await storage._s3.create_multipart_upload(Bucket=BUCKET, Key=f"kling/{NAME}.of-another")
+        with monkeypatch.context() as killed:
+            killed.setattr(storage, "_abort", no_last_word)
+            copying = asyncio.create_task(storage.put(file, NAME, asset))
+            await until(lambda: "put multipart upload" in buckets.log())
+            copying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await copying
+        assert await begun(storage) == [f"kling/{NAME}", f"kling/{NAME}.of-another"]
+
+        await storage.put(file, NAME, asset)
+
+        assert await begun(storage) == [f"kling/{NAME}.of-another"]
+    assert list(buckets.objects()) == [f"kling/{NAME}"]
+
+
+async def test_a_store_that_lists_no_uploads_is_copied_to_all_the_same(
+    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, asset = a_file(tmp_path, 2 * PART)
+    async with a_storage(buckets.url) as storage:
+
+        async def refused(**_: str) -> None:
+            raise ClientError({"Error": {"Code": "AccessDenied"}}, "ListMultipartUploads")
+
+        monkeypatch.setattr(storage._s3, "list_multipart_uploads", refused)
+        await storage.put(file, NAME, asset)
+
+    assert list(buckets.objects()) == [f"kling/{NAME}"]
+
+
+async def no_last_word(_: dict[str, str]) -> None:
+    """As if killed."""
+
+
+async def begun(storage: S3Storage) -> list[str]:
+    """Give the keys of the uploads that have not come to an end."""
+    listed = await storage._s3.list_multipart_uploads(Bucket=BUCKET)
+    return sorted(upload["Key"] for upload in listed.get("Uploads", ()))

@@ -1,0 +1,283 @@
+"""A disk that loses its power: what a process did to its files, and what may be left of it.
+
+Nothing is sure until it is synced: of what was written since a file's last sync any sectors may be there and any
+missing, in any order; a name given, taken or changed since its folder's last sync may be so or not.
+"""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from random import Random
+from typing import TypeAlias
+
+from chaos.strace import Call, string
+
+WRITING = "pwrite64,write,fsync,fdatasync,ftruncate,rename,unlink,mkdir,openat,close"
+"""What must be recorded, with whole data, for a disk to be made of it."""
+
+FORBIDDEN = "pwritev,pwritev2,writev,fallocate,copy_file_range,sendfile,truncate,renameat,renameat2,unlinkat,linkat"
+"""What would change files in ways that this disk does not know."""
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    file: int
+    offset: int
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Truncate:
+    file: int
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sync:
+    """A file is on the disk as it was when the sync began."""
+
+    file: int
+    began: int
+
+
+@dataclass(frozen=True, slots=True)
+class SyncFolder:
+    path: str
+    began: int
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A path comes to mean a file, or nothing more. A folder is a file of its own number."""
+
+    path: str
+    file: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What the process told the world, which is what it must keep."""
+
+    text: bytes
+
+
+Step: TypeAlias = Write | Truncate | Sync | SyncFolder | Name | Said
+
+
+def steps(calls: Iterable[Call], root: Path) -> list[Step]:
+    """Give what a recorded process did to the files under *root*, and what it said on its standard output."""
+    return _Reader(f"{root}/").read(calls)
+
+
+class _Reader:
+    """Follows descriptors to files. A write counts from its beginning, a sync from its end."""
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        self._numbers = itertools.count()
+        self._names: dict[str, int] = {}
+        self._open: dict[int, int | str] = {}
+        self._at: dict[int, int] = {}  # where a descriptor's next write goes that names no place; nobody seeks here
+        self._syncing: dict[str, int] = {}
+        self._steps: list[Step] = []
+
+    def read(self, calls: Iterable[Call]) -> list[Step]:
+        for call in calls:
+            arguments = call.arguments.split(", ")
+            match call.name:
+                case "pwrite64" | "write" | "ftruncate" if call.begins:
+                    self._change(call.name, arguments)
+                case "fsync" | "fdatasync":
+                    self._sync(call, int(arguments[0]))
+                case "openat" if call.ends and call.result is not None and call.result >= 0:
+                    self._opened(string(arguments[1]).decode(), arguments[2], call.result)
+                case "close" if call.begins:
+                    self._open.pop(int(arguments[0]), None)
+                case "mkdir" | "unlink" | "rename" if call.ends and call.result == 0:
+                    self._named(call.name, arguments)
+                case name if name in FORBIDDEN.split(",") and call.begins:
+                    file = self._open.get(int(arguments[0])) if arguments[0].isdigit() else None
+                    assert file is None, f"{name} is a call that the disk does not know"
+        return self._steps
+
+    def _change(self, name: str, arguments: Sequence[str]) -> None:
+        descriptor = int(arguments[0])
+        if name == "write" and descriptor == 1:
+            self._steps.append(Said(string(arguments[1])))
+        file = self._open.get(descriptor)
+        if not isinstance(file, int):
+            return
+        match name:
+            case "ftruncate":
+                self._steps.append(Truncate(file, int(arguments[1])))
+            case "write":
+                data = string(arguments[1])
+                self._steps.append(Write(file, self._at[descriptor], data))
+                self._at[descriptor] += len(data)
+            case _:
+                self._steps.append(Write(file, int(arguments[3]), string(arguments[1])))
+
+    def _sync(self, call: Call, descriptor: int) -> None:
+        if call.begins:
+            self._syncing[call.pid] = len(self._steps)
+        if not call.ends or call.result != 0:
+            return
+        began = self._syncing.pop(call.pid)
+        match self._open.get(descriptor):
+            case int() as file:
+                self._steps.append(Sync(file, began))
+            case str() as folder:
+                self._steps.append(SyncFolder(folder, began))
+
+    def _opened(self, path: str, flags: str, descriptor: int) -> None:
+        if not f"{path}/".startswith(self._root) or path.endswith("-shm"):
+            return  # a wal-index lives in memory that all processes share, and dies with it
+        if path not in self._names and "O_CREAT" not in flags:
+            self._open[descriptor] = path
+            return
+        if path not in self._names:
+            self._name(path, next(self._numbers))
+        self._open[descriptor] = self._names[path]
+        self._at[descriptor] = 0
+
+    def _named(self, how: str, arguments: Sequence[str]) -> None:
+        path = string(arguments[0]).decode()
+        if not path.startswith(self._root) or path.endswith("-shm"):
+            return
+        match how:
+            case "mkdir":
+                self._steps.append(Name(path, next(self._numbers)))
+            case "unlink":
+                self._name(path, None)
+            case _:
+                file = self._names[path]
+                self._name(path, None)
+                self._name(string(arguments[1]).decode(), file)
+
+    def _name(self, path: str, file: int | None) -> None:
+        self._steps.append(Name(path, file))
+        if file is None:
+            self._names.pop(path, None)
+        else:
+            self._names[path] = file
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cut:
+    """Where the power goes, and how much of what was not synced is there all the same."""
+
+    after: int
+    kept: float
+    sector: int
+
+    @classmethod
+    def at_random(cls, rng: Random, count: int) -> "Cut":
+        """Cut anywhere in *count* steps."""
+        return cls(
+            after=rng.randrange(1, count + 1),
+            kept=rng.choice([0.0, 0.1, 0.5, 0.9, 1.0, rng.random()]),
+            sector=rng.choice([512, 4096]),
+        )
+
+
+@dataclass(slots=True)
+class Disk:
+    """The state that is sure, and what is on its way."""
+
+    sure: dict[int, bytearray] = field(default_factory=dict)
+    names: dict[str, int] = field(default_factory=dict)
+    writes: dict[int, list[tuple[int, Write | Truncate]]] = field(default_factory=dict)
+    renamings: list[tuple[int, Name]] = field(default_factory=list)
+    said: bytearray = field(default_factory=bytearray)
+    taken: int = 0
+
+    def run(self, steps: Sequence[Step], until: int) -> None:
+        """Go on with *steps* until so many are taken."""
+        for number in range(self.taken, until):
+            step = steps[number]
+            match step:
+                case Write(file=file) | Truncate(file=file):
+                    self.writes.setdefault(file, []).append((number, step))
+                case Name():
+                    self.renamings.append((number, step))
+                case Sync(file=file, began=began):
+                    self._settle(file, began)
+                case SyncFolder(path=path, began=began):
+                    self._settle_names(path, began)
+                case Said(text=text):
+                    self.said += text
+        self.taken = until
+
+    def _settle(self, file: int, began: int) -> None:
+        content = self.sure.setdefault(file, bytearray())
+        for number, step in self.writes.get(file, ()):
+            if number < began:
+                _apply(content, step)
+        self.writes[file] = [(number, step) for number, step in self.writes.get(file, ()) if number >= began]
+
+    def _settle_names(self, folder: str, began: int) -> None:
+        left = []
+        for number, step in self.renamings:
+            if number < began and str(Path(step.path).parent) == folder:
+                _rename(self.names, step)
+            else:
+                left.append((number, step))
+        self.renamings = left
+
+    def write_remains(self, target: Path, root: Path, cut: Cut, rng: Random) -> None:
+        """Write to *target* what is left of *root* when the power goes: an empty folder, where that is nothing."""
+        target.mkdir()
+        names = dict(self.names)
+        for _, step in self.renamings:
+            if rng.random() < cut.kept:
+                _rename(names, step)
+        present = {path: file for path, file in names.items() if self._is_reachable(path, names, root)}
+        folders = {str(Path(path).parent) for path in present}
+        for path, file in sorted(present.items()):
+            place = target / Path(path).relative_to(root)
+            if path in folders:
+                place.mkdir(parents=True, exist_ok=True)
+            else:
+                place.parent.mkdir(parents=True, exist_ok=True)
+                place.write_bytes(self._remains(file, cut, rng))
+
+    def _is_reachable(self, path: str, names: dict[str, int], root: Path) -> bool:
+        parent = Path(path).parent
+        return parent == root or (str(parent) in names and self._is_reachable(str(parent), names, root))
+
+    def _remains(self, file: int, cut: Cut, rng: Random) -> bytes:
+        content = bytearray(self.sure.get(file, b""))
+        for _, step in self.writes.get(file, ()):
+            for piece in _pieces(step, cut.sector):
+                if rng.random() < cut.kept:
+                    _apply(content, piece)
+        return bytes(content)
+
+
+def _pieces(step: Write | Truncate, sector: int) -> Iterator[Write | Truncate]:
+    if isinstance(step, Truncate):
+        yield step
+        return
+    start, end = step.offset, step.offset + len(step.data)
+    while start < end:
+        until = min(end, (start // sector + 1) * sector)
+        yield Write(step.file, start, step.data[start - step.offset : until - step.offset])
+        start = until
+
+
+def _apply(content: bytearray, step: Write | Truncate) -> None:
+    match step:
+        case Truncate(size=size):
+            del content[size:]
+            content.extend(bytes(size - len(content)))
+        case Write(offset=offset, data=data):
+            content.extend(bytes(max(0, offset - len(content))))
+            content[offset : offset + len(data)] = data
+
+
+def _rename(names: dict[str, int], step: Name) -> None:
+    if step.file is None:
+        names.pop(step.path, None)
+    else:
+        names[step.path] = step.file

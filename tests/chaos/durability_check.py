@@ -1,0 +1,107 @@
+"""Compares a store with what was acknowledged before it was killed, cut off or copied."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from chaos import store_process
+
+from receiver.domain.errors import ReceiverError
+from receiver.domain.model import DeliveryStatus
+from receiver.store.interfaces import ById
+from receiver.store.sqlite import maintenance
+from receiver.store.sqlite.store import SqliteStore
+
+ALL = 1_000_000
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was acknowledged and is not there, and what is wrong with the rest."""
+
+    lost: list[str] = field(default_factory=list)
+    faults: list[str] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.lost or self.faults)
+
+    def __str__(self) -> str:
+        return f"{len(self.lost)} lost {self.lost[:5]}, {len(self.faults)} faults {self.faults[:5]}"
+
+
+def words(said: bytes) -> list[str]:
+    """Split what a keeper said; a line that was cut off in the middle was not heard."""
+    return [line.decode() for line in said.split(b"\n")[:-1]]
+
+
+async def compare(path: Path, said: Sequence[str]) -> Findings:
+    """Open what is left of a store and look for everything that was acknowledged; it must go on working as well."""
+    findings = Findings()
+    if not path.exists():  # noqa: ASYNC240  # a look at a folder in memory
+        findings.lost += said
+        return findings
+    try:
+        store = await SqliteStore.open(path, reserve=0)
+    except ReceiverError as exc:
+        findings.faults.append(f"does not open: {exc}")
+        return findings
+    try:
+        findings.faults += maintenance.check(path) + _backup_faults(store_process.copy_of(path), said)
+        findings.lost += await _lost(store, said)
+        findings.faults += await _halves(store)
+        await store_process.with_tasks(store)
+        await store.apply(ById(id="tsk_0"), store_process.news(ALL))
+        if await store.event(f"evt_{ALL:06}") is None:
+            findings.faults.append("takes nothing new")
+    finally:
+        await store.aclose()
+    return findings
+
+
+def _backup_faults(copy: Path, said: Sequence[str]) -> list[str]:
+    """A backup has its name only when it is whole, and once it was said to be there it stays."""
+    if copy.exists():
+        return [f"the backup: {fault}" for fault in maintenance.check(copy)]
+    return ["the backup is gone"] if "backed up" in said else []
+
+
+async def _lost(store: SqliteStore, said: Sequence[str]) -> list[str]:
+    """Find what was acknowledged and is not there as it was given."""
+    events = {event.id: event for event in (await store.events(limit=ALL)).items}
+    statuses = {
+        view.delivery.id: (view.delivery.status, view.delivery.attempts)
+        for view in (await store.deliveries(limit=ALL)).items
+    }
+    pushes = {push.id: push for number in range(store_process.TASKS) for push in await store.pushes(f"tsk_{number}")}
+    lost = []
+    for line in said:
+        what, _, which = line.partition(" ")
+        if what == "accepted":
+            number = int(which)
+            body = store_process.body_of(number)
+            push, event = pushes.get(f"psh_{number:06}"), events.get(f"evt_{number:06}")
+            kept = push is not None and push.body == body and event is not None and event.body == body
+            if not kept or f"dlv_{number:06}" not in statuses:
+                lost.append(line)
+        elif what == "delivered" and statuses.get(which) != (DeliveryStatus.DELIVERED, 1):
+            lost.append(line)
+    return lost
+
+
+async def _halves(store: SqliteStore) -> list[str]:
+    """Find news that is in by halves: each counted one has its push, its event and its delivery, and no other has."""
+    faults, delivered = [], 0
+    for number in range(store_process.TASKS):
+        task = await store.task(f"tsk_{number}")
+        if task is None:
+            continue
+        pushes = {push.id[-6:] for push in await store.pushes(task.id)}
+        events = {event.id[-6:] for event in (await store.events(task_id=task.id, limit=ALL)).items}
+        views = (await store.deliveries(task_id=task.id, limit=ALL)).items
+        if not pushes == events == {view.delivery.id[-6:] for view in views} or len(pushes) != task.asks:
+            faults.append(f"{task.id} has halves: {task.asks} {len(pushes)} {len(events)} {len(views)}")
+        delivered += sum(view.delivery.status is DeliveryStatus.DELIVERED for view in views)
+    attempts = (await store.stats())["attempts"]
+    if attempts != delivered:
+        faults.append(f"{delivered} are delivered, by {attempts} attempts")
+    return faults

@@ -1,0 +1,137 @@
+"""What can stand between us and a webhook: a proxy on loopback that does to each request what it is told to."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+import struct
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+from harness.http_peers import Request, listening, read_request, response
+from harness.raw_http import Wire
+
+FAIR = "fair"
+FAULTS = {
+    "slow": "",
+    "dripping": r"began an answer and did not finish it within",
+    "hanging": r"took the request and did not answer within",
+    "reset": r"took the request and reset the connection without an answer",
+    "half-closed": r"took the request and closed the connection without an answer",
+    "unanswered": r"took the request and closed the connection without an answer",
+    "cut off": r"broke off in the middle of its answer",
+    "garbled": r"did not answer in HTTP that can be understood",
+    "slammed": r"closed the connection before the request was sent|took the request and (reset|closed) the connection",
+}
+"""What can be done to a request, and what is to be said of it; of what is only slow, nothing."""
+
+NOT_TLS = "not tls"
+
+_GARBAGE = b"220 mail.example ESMTP\r\n\r\n"
+_SLOW, _BETWEEN_DRIPS = 0.1, 0.1
+
+
+@dataclass(slots=True, kw_only=True)
+class Proxy:
+    """Hands requests on to the webhook at *upstream*, or does what *choose* says; ``done`` is what it did."""
+
+    upstream: str
+    choose: Callable[[], str] = lambda: FAIR
+    tls: ssl.SSLContext | None = None
+    port: int = 0
+    done: dict[tuple[str, int], str] = field(default_factory=dict)
+    ids: dict[str, set[str]] = field(default_factory=dict)
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Serve one connection until it ends, in whatever way."""
+        fault: str | None = self.choose()
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError):  # the last is uvloop's way
+            if fault == "slammed":
+                return
+            if fault == NOT_TLS:
+                await reader.read(65536)
+                writer.write(_GARBAGE)
+                await writer.drain()
+                return
+            if self.tls is not None:
+                await writer.start_tls(self.tls)
+            while True:
+                request = await read_request(reader)
+                fault = fault or self.choose()
+                self._note(request, fault)
+                if not await self._answer(fault, request, reader, writer):
+                    return
+                fault = None
+
+    def _note(self, request: Request, fault: str) -> None:
+        delivery = request.headers["kling-receiver-delivery"]
+        self.done[delivery, int(request.headers["kling-receiver-attempt"])] = fault
+        self.ids.setdefault(delivery, set()).add(request.headers["webhook-id"])
+
+    async def _answer(
+        self, fault: str, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        """Do to one request what is to be done; tell whether the connection goes on."""
+        match fault:
+            case "hanging" | "half-closed":
+                if fault == "half-closed":
+                    writer.write_eof()
+                while await reader.read(65536):
+                    pass
+            case "reset" | "slammed":
+                sock = writer.get_extra_info("socket")
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            case "garbled":
+                writer.write(_GARBAGE)
+                await writer.drain()
+            case _:
+                return await self._hand_on(fault, request, writer)
+        return False
+
+    async def _hand_on(self, fault: str, request: Request, writer: asyncio.StreamWriter) -> bool:
+        """Let the webhook have the request, and do something to its answer."""
+        await asyncio.sleep(_SLOW if fault == "slow" else 0.0)
+        answer = await self._asked(request)
+        head = answer.index(b"\r\n\r\n") + 4
+        match fault:
+            case "unanswered":
+                return False
+            case "cut off":
+                writer.write(answer[:-1])
+                await writer.drain()
+                return False
+            case "dripping":
+                writer.write(answer[:head])
+                for place in range(head, len(answer)):
+                    writer.write(answer[place : place + 1])
+                    await writer.drain()
+                    await asyncio.sleep(_BETWEEN_DRIPS)
+            case _:
+                writer.write(answer)
+                await writer.drain()
+        return True
+
+    async def _asked(self, request: Request) -> bytes:
+        wire = await Wire.open(self.upstream)
+        try:
+            method, path, _ = request.line.split()
+            own = {name: value for name, value in request.headers.items() if name not in ("host", "content-length")}
+            answer = await wire.ask(method, path, request.body, own)
+        finally:
+            wire.cut()
+        return response(answer.status, answer.body)
+
+
+@contextlib.asynccontextmanager
+async def a_proxy(upstream: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
+    """Run a proxy before *upstream* on a free port of loopback."""
+    proxy = Proxy(upstream=upstream, tls=tls)
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await proxy.serve(reader, writer)
+        finally:
+            writer.close() if writer.transport.get_write_buffer_size() else writer.transport.abort()
+
+    async with listening(serve, backlog=512) as proxy.port:
+        yield proxy

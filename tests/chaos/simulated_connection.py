@@ -1,0 +1,141 @@
+"""One connection of the simulated network, with HTTP at its far end: late, in pieces, cut off, or silent for ever."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+from contextvars import Context
+from random import Random
+from typing import Any, Protocol, TypeAlias
+
+import h11
+
+from receiver.net.http_client import Reply
+
+Serve: TypeAlias = Callable[[str, str, dict[str, str], bytes], Reply]
+"""What a peer does with a request that has arrived: method, path, headers, body."""
+
+_MOMENT = 1e-6
+_HANGS_UP = 0.1
+_IDLE_SECONDS = 6.0
+
+
+class Way(Protocol):
+    """How it is just now."""
+
+    latency: float
+    losing: float
+
+
+class Line(asyncio.Transport):
+    """Carries bytes over and back, each after its time and in their order; whoever hangs up is not heard any more."""
+
+    def __init__(
+        self,
+        protocol: asyncio.Protocol,
+        serve: Serve,
+        *,
+        rng: Random,
+        sock: socket.socket,
+        quiet: socket.socket,
+        way: Way,
+        on_the_way: Callable[[], None],
+    ) -> None:
+        """*sock* is what the caller thinks it speaks over, *quiet* one that never has anything to read."""
+        super().__init__({"socket": quiet})
+        self._rng = rng
+        self._sock = sock
+        self._protocol = protocol
+        self._serve = serve
+        self._way = way
+        self._on_the_way = on_the_way
+        self._loop = asyncio.get_running_loop()
+        self._http = h11.Connection(h11.SERVER)
+        self._request: h11.Request | None = None
+        self._body = bytearray()
+        self._last = 0.0
+        self._closed = False
+
+    # What the caller does.
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self._after(self._rng.expovariate(1 / self._way.latency), self._arrives, bytes(data))
+        self._on_the_way()
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def pause_reading(self) -> None:
+        """Nobody here says much."""
+
+    def resume_reading(self) -> None:
+        """Nobody here says much."""
+
+    def abort(self) -> None:
+        self._hang_up(None)
+
+    close = abort
+
+    # What becomes of it.
+
+    def _after(self, seconds: float, do: Callable[..., None], *args: Any) -> None:
+        """Do something later, but never before what was to be done earlier; it outlives whoever brought it about."""
+        self._last = max(self._last + _MOMENT, self._loop.time() + seconds)
+        self._loop.call_at(self._last, do, *args, context=Context())
+
+    def _arrives(self, data: bytes) -> None:
+        if self._closed:  # what arrives only when nobody waits any more is lost
+            return
+        self._http.receive_data(data)
+        while not isinstance(event := self._http.next_event(), type(h11.NEED_DATA) | type(h11.PAUSED)):
+            match event:
+                case h11.Request():
+                    self._request = event
+                    self._body.clear()
+                case h11.Data():
+                    self._body += event.data
+                case h11.EndOfMessage():
+                    self._answer()
+
+    def _answer(self) -> None:
+        request = self._request
+        assert request is not None
+        headers = {name.decode().lower(): value.decode() for name, value in request.headers}
+        reply = self._serve(request.method.decode(), request.target.decode(), headers, bytes(self._body))
+        data = self._written(reply)
+        back = self._rng.expovariate(1 / self._way.latency)
+        if self._rng.random() < self._way.losing:
+            self._lose(data, back)
+            return
+        cut = self._rng.randrange(len(data))
+        self._after(back, self._say, data[:cut])
+        self._after(self._rng.choice([0.0, back]), self._say, data[cut:])
+        if self._rng.random() < _HANGS_UP:
+            self._after(self._rng.random() * _IDLE_SECONDS, self._hang_up, None)
+
+    def _written(self, reply: Reply) -> bytes:
+        lines = [*reply.headers.items(), ("content-length", str(len(reply.body)))]
+        response = h11.Response(status_code=reply.status, headers=lines)
+        parts = [self._http.send(part) or b"" for part in (response, h11.Data(data=reply.body), h11.EndOfMessage())]
+        self._http.start_next_cycle()
+        return b"".join(parts)
+
+    def _lose(self, data: bytes, back: float) -> None:
+        """Have the answer go astray: broken off, reset, or never said at all."""
+        match self._rng.randrange(3):
+            case 0:
+                self._after(back, self._say, data[: self._rng.randrange(len(data))])
+                self._after(0.0, self._hang_up, None)
+            case 1:
+                self._after(back, self._hang_up, ConnectionResetError("reset"))
+            case _:
+                pass
+
+    def _say(self, data: bytes) -> None:
+        if not self._closed and data:
+            self._protocol.data_received(data)
+
+    def _hang_up(self, trouble: Exception | None) -> None:
+        if not self._closed:
+            self._closed = True
+            self._sock.close()
+            self._loop.call_soon(self._protocol.connection_lost, trouble)

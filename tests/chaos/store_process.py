@@ -1,0 +1,173 @@
+"""A process that works on a store and says what was acknowledged, one line each, as soon as it was.
+
+accepted 17            news number 17 is in: its push, its event, its delivery
+delivered dlv_000017   the attempt and the verdict are in
+migrated / backed up   that is done
+"""
+
+import asyncio
+import hashlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import timedelta
+from itertools import count
+from pathlib import Path
+from random import Random
+
+from harness.factories import a_delivery, a_push, a_task, an_event, at
+
+from receiver.domain.model import Attempt, DeliveryStatus, Push, Task, Verdict
+from receiver.store.interfaces import ById, Change, Judge
+from receiver.store.sqlite import maintenance, store
+from receiver.store.sqlite.database import connect_writer, had_alone
+from receiver.store.sqlite.migrate import Migration, bring_up, known, migrate
+from receiver.store.sqlite.store import SqliteStore
+
+TASKS = 4
+ROUTE = "publish"
+CALLERS = 6
+
+NEXT = Migration(
+    version=9999,
+    name="made_up",
+    sql="CREATE TABLE next_one (id TEXT);\nCREATE TABLE next_two (id TEXT);\n"
+    "UPDATE tasks SET label = 'migrated';\nALTER TABLE pushes ADD COLUMN next TEXT;\n",
+)
+"""A step that a later version might bring: new tables, changed ones, changed rows."""
+
+
+def body_of(number: int) -> bytes:
+    """Give the body of a piece of news: what is kept must be this, byte for byte."""
+    rng = Random(number)
+    return rng.randbytes(rng.randrange(100, 3000))
+
+
+def news(number: int) -> Judge:
+    """Make a push, an event and a delivery out of a number, and count it on the task."""
+    body = body_of(number)
+
+    def judge(task: Task, _: Sequence[Push]) -> Change:
+        push = a_push(f"psh_{number:06}", task_id=task.id, body=body, digest=hashlib.sha256(body).digest())
+        event = an_event(
+            f"evt_{number:06}", type="task.processing", task_id=task.id, push_id=push.id, body=body, created_at=at(0)
+        )
+        delivery = a_delivery(f"dlv_{number:06}", event_id=event.id, route=ROUTE)
+        return Change(task=replace(task, asks=task.asks + 1), push=push, events=[event], deliveries=[delivery])
+
+    return judge
+
+
+def copy_of(path: Path) -> Path:
+    """Name the backup that work makes in its middle."""
+    return path.with_name("copy.db")
+
+
+def say(what: str) -> None:
+    os.write(1, f"{what}\n".encode())
+
+
+async def with_tasks(store: SqliteStore) -> None:
+    for number in range(TASKS):
+        task = a_task(id=f"tsk_{number}", kling_id=f"k{number}", external_task_id=f"tsk_{number}")
+        if await store.task(task.id) is None:
+            await store.add(task, b"{}")
+
+
+async def accept(store: SqliteStore, numbers: Sequence[int], *, say: Callable[[str], None] = say) -> None:
+    """Take news in, some of it at the same time."""
+    left = iter(numbers)
+
+    async def call() -> None:
+        for number in left:
+            assert await store.apply(ById(id=f"tsk_{number % TASKS}"), news(number)) is not None
+            say(f"accepted {number}")
+
+    await asyncio.gather(*(call() for _ in range(CALLERS)))
+
+
+async def deliver(store: SqliteStore, limit: int) -> int:
+    """Claim what is due and finish it as delivered; give the number."""
+    claimed = await store.claim(ROUTE, now=at(1), until=at(60), limit=limit, claim="clm_1")
+    for one in claimed:
+        attempt = Attempt(
+            delivery_id=one.delivery.id, number=1, started_at=at(1), duration=timedelta(seconds=1), outcome="accepted"
+        )
+        done = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(2), finished_at=at(2))
+        assert await store.finish(attempt, done, claim="clm_1")
+        say(f"delivered {one.delivery.id}")
+    return len(claimed)
+
+
+async def work(path: Path, *, rounds: int, per_round: int) -> None:
+    """Accept and deliver at the same time, with a restart in the middle."""
+    numbers = count()
+    for _ in range(2):
+        store = await SqliteStore.open(path)
+        await with_tasks(store)
+        for _ in range(rounds):
+            batch = [number for number, _ in zip(numbers, range(per_round), strict=False)]
+            await asyncio.gather(accept(store, batch), deliver(store, per_round // 2))
+        if not copy_of(path).exists():
+            await store.backup(copy_of(path))
+            say("backed up")
+        await store.aclose()
+
+
+async def accept_some(path: Path, first: int, number: int, *, say: Callable[[str], None] = say) -> None:
+    store = await SqliteStore.open(path)
+    await with_tasks(store)
+    await accept(store, range(first, first + number), say=say)
+    await store.aclose()
+
+
+async def deliver_all(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    while await deliver(store, 4):
+        pass
+    await store.aclose()
+
+
+def migrate_further(path: Path) -> None:
+    with had_alone(path, create=True):
+        connection = connect_writer(path)
+        bring_up(connection, [*known(), NEXT])
+        connection.close()
+    say("migrated")
+
+
+def without_sync() -> None:
+    """Weaken the store, to see that the test would notice."""
+    real = connect_writer
+
+    def weak(path: Path) -> object:
+        connection = real(path)
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    store.connect_writer = weak  # type: ignore[attr-defined, assignment]  # what is asked of it stays
+
+
+def main(what: str, path: Path, *more: str) -> None:
+    match what:
+        case "work" | "work-weakly":
+            if what == "work-weakly":
+                without_sync()
+            asyncio.run(work(path, rounds=int(more[0]), per_round=int(more[1])))
+        case "accept":
+            asyncio.run(accept_some(path, int(more[0]), int(more[1])))
+        case "deliver":
+            asyncio.run(deliver_all(path))
+        case "make":
+            migrate(path)
+            say("migrated")
+        case "migrate":
+            migrate_further(path)
+        case "backup":
+            maintenance.backup(path, copy_of(path))
+            say("backed up")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]), *sys.argv[3:])

@@ -1,0 +1,117 @@
+"""The store and the configuration, looked after from the command line without a service."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from sqlite3 import connect
+
+import pytest
+from cli.conftest import write_config
+from harness.support import free_port
+
+from receiver.cli import main
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_config(tmp_path, free_port())
+
+
+def test_a_store_is_made_once(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["db", "migrate", "--config", str(config)]) == 0
+    first = capsys.readouterr().out
+    assert main(["db", "migrate", "--config", str(config)]) == 0
+    second = capsys.readouterr().out
+
+    assert "done" in first
+    assert second == f"{config.parent / 'receiver.db'}: up to date\n"
+
+
+def test_a_sound_store_is_good_and_a_broken_one_is_a_failure(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["db", "migrate", "--config", str(config)])
+    capsys.readouterr()
+
+    assert main(["db", "check", "--config", str(config)]) == 0
+    assert capsys.readouterr().out == f"{config.parent / 'receiver.db'}: good\n"
+
+    (config.parent / "receiver.db").write_bytes(b"not a database, whatever its name says" * 100)
+    assert main(["db", "check", "--json", "--config", str(config)]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert told["ok"] is False
+    assert len(told["faults"]) == 1
+
+
+def test_a_backup_is_a_store_and_never_replaces_one(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = config.parent / "copy.db"
+    main(["db", "migrate", "--config", str(config)])
+
+    assert main(["db", "backup", str(target), "--config", str(config)]) == 0
+    assert "written and checked" in capsys.readouterr().out
+    assert target.exists()
+    assert main(["db", "backup", str(target), "--config", str(config)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_counts_are_told_as_json_too(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main(["db", "migrate", "--config", str(config)])
+    capsys.readouterr()
+
+    assert main(["db", "stats", "--json", "--config", str(config)]) == 0
+    assert json.loads(capsys.readouterr().out)["bytes.file"] > 0
+
+
+def test_no_store_is_a_sentence(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["db", "stats", "--config", str(config)]) == 1
+    assert capsys.readouterr().err == f"kling-receiver: There is no store at {config.parent / 'receiver.db'}.\n"
+
+
+@pytest.mark.parametrize("command", [["check"], ["backup", "COPY"], ["stats"]], ids=lambda command: command[0])
+def test_a_file_with_no_store_in_it_is_a_failure_and_a_sentence(
+    config: Path, command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "receiver.db").touch()
+    copy = config.parent / "copy.db"
+
+    assert main(["db", *(str(copy) if word == "COPY" else word for word in command), "--config", str(config)]) == 1
+
+    said = capsys.readouterr()
+    assert (said.out + said.err).endswith(
+        "holds no store. Restore a backup; where there never was one, `serve` makes it.\n"
+    )
+    assert not copy.exists()
+
+
+def test_another_programs_database_is_not_counted(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = config.parent / "receiver.db"
+    with closing(connect(path)) as theirs:
+        theirs.execute("CREATE TABLE theirs (x)")
+
+    assert main(["db", "stats", "--config", str(config)]) == 1
+
+    said = f"kling-receiver: {path} is a database of another program. Check [store] url.\n"
+    assert capsys.readouterr().err == said
+
+
+def test_a_good_configuration_says_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "check", "--config", str(config)]) == 0
+    assert capsys.readouterr().out == f"{config}: good (no routes)\n"
+
+
+def test_what_holds_is_shown_with_its_origin_and_without_secrets(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("KLING_RECEIVER__ADMIN__TOKEN", "a-long-secret-admin-token")
+
+    assert main(["config", "show", "--config", str(config), "--json"]) == 0
+
+    out = capsys.readouterr().out
+    shown = {each["key"]: each for each in json.loads(out)}
+    assert shown["admin.token"] == {"key": "admin.token", "value": "***", "origin": "environment"}
+    assert shown["admin.listen"]["origin"].endswith("config.toml:2")
+    assert shown["callbacks.verify"]["origin"] == "default"
+    assert "a-long-secret" not in out
+
+
+def test_the_schema_is_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["config", "schema"]) == 0
+    assert "routes" in json.loads(capsys.readouterr().out)["properties"]

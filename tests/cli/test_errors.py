@@ -1,0 +1,369 @@
+"""Expected trouble: one sentence and its remedy on stderr, an exit code, never a traceback."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli.conftest import write_config
+from harness.fake_api import Service, make_task
+from harness.run_cli import environment, run
+from harness.support import free_port
+
+from receiver.cli import main
+
+
+def test_nobody_at_the_admin_address_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, port := free_port())
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    assert code == 1
+    assert capsys.readouterr().err == (
+        f"kling-receiver: No service answers at http://127.0.0.1:{port}. "
+        "Start it with `kling-receiver serve`, or name the configuration it runs on with --config.\n"
+    )
+
+
+def test_a_service_that_never_ran_here_has_no_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = write_config(tmp_path, free_port())
+    (tmp_path / "admin-token").unlink()
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    assert code == 1
+    assert "No service has run here yet" in capsys.readouterr().err
+
+
+def test_a_folder_in_the_tokens_place_keeps_the_service_from_starting_until_somebody_has_mended_it(
+    tmp_path: Path,
+) -> None:
+    config = write_config(tmp_path, free_port())
+    (tmp_path / "admin-token").unlink()
+    (tmp_path / "admin-token").mkdir()
+
+    ended = run("serve", "--config", config, env={"KLING_RECEIVER__PUBLIC__LISTEN": "127.0.0.1:0"})
+
+    assert ended.returncode == 78
+    assert f"admin.token: the token kept in {tmp_path}/admin-token cannot be read: Is a directory" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize(("content", "reason"), [(None, "Is a directory"), (b"\xff", "it is no UTF-8 text")])
+def test_what_is_no_token_is_not_taken_for_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, reason: str
+) -> None:
+    config = write_config(tmp_path, free_port())
+    kept = tmp_path / "admin-token"
+    kept.unlink()
+    if content is None:
+        kept.mkdir()
+    else:
+        kept.write_bytes(content)
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    assert code == 1
+    assert f"The admin token in {kept} cannot be read ({reason})." in capsys.readouterr().err
+
+
+def test_another_services_token_is_told_apart(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "admin-token").write_text("another")
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    err = capsys.readouterr().err
+    assert code == 1
+    assert "does not take our admin token" in err
+    assert "another" not in err
+    assert service.asked == []
+
+
+def test_what_the_api_refuses_is_told_in_its_own_words(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code = main(["tasks", "show", "tsk_none", "--config", str(config)])
+
+    assert code == 1
+    assert capsys.readouterr().err == (
+        "kling-receiver: There is no such thing. Those there are: kling-receiver tasks list.\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("argv", "lists"),
+    [
+        ("events show evt_none", "events list"),
+        ("deliveries show dlv_none", "deliveries list"),
+        ("deliveries retry dlv_none", "deliveries list"),
+        ("replay show rpl_none", "replay list"),
+        ("replay cancel rpl_none", "replay list"),
+        ("routes hold none", "routes list"),
+        ("routes test none", "routes list"),
+    ],
+)
+def test_of_what_is_not_there_it_says_where_to_look(
+    config: Path, capsys: pytest.CaptureFixture[str], argv: str, lists: str
+) -> None:
+    code = main([*argv.split(), "--config", str(config)])
+
+    assert code == 1
+    assert capsys.readouterr().err.endswith(f" Those there are: kling-receiver {lists}.\n")
+
+
+def test_another_program_on_the_port_is_told_apart(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", ["not", "an", "object"])
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    assert code == 1
+    assert "does not speak our API" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["tusks"], 'Did you mean "tasks"?'),
+        (["tasks", "lists"], 'Did you mean "list"?'),
+        (["tasks", "show"], "requires an argument"),
+        (["tasks", "list", "--jsno"], "Did you mean --json?"),
+        (["tasks", "list", "--limit", "many"], "many"),
+        (["tasks", "list", "--limit", "501"], "from 1 to 500"),
+        (["tasks", "list", "--tag", "novalue"], "--tag key=value"),
+        (["tasks", "wait", "tsk_one", "--timeout", "soon"], "--timeout"),
+        (["submit", "images/multi-image2image", "--set", "novalue"], "--set"),
+        (["submit", "images/multi-image2image", "--body", "[]"], "--body"),
+        (["submit", "images/multi-image2image", "--body", "@/does/not/exist"], "cannot be read"),
+        (["submit", "images/multi-image2image", "--image", "/does/not/exist.png"], "no file"),
+        (["submit", "images/multi-image2image", "--timeout", "5s"], "Add --wait"),
+        (["submit", "stories/multi/many"], "calls back"),
+        (["events", "list", "--type", "succeed"], "There are task.submitted, task.processing, task.succeed"),
+        (["events", "list", "--type", "task.succeed,batch"], "--type batch: no event is of this type"),
+        (["tasks", "watch", "--limit", "0"], "from 1 to 500"),
+        (["submit", "audio/tts"], "audio/tts answers at once and calls nobody back"),
+        (["submit", "audio/tts"], "POST /kling/v1/audio/tts"),
+        (["callback-url", "--endpoint", "v1/audio/tts"], "POST /kling/v1/audio/tts"),
+        (["callback-url", "--endpoint", "stories/multi/many"], "calls back"),
+        (["listen", "--forward-to", "no-such-host.invalid"], "no machine called no-such-host.invalid"),
+        (["listen", "--", "./nosuch"], "/nosuch is no program"),
+        (["listen", "--exec", "nosuch --fast"], "nosuch is no program"),
+        (["simulate", "--drop", "often"], "drop"),
+    ],
+)
+def test_what_cannot_be_understood_is_usage(
+    config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str], words: str
+) -> None:
+    monkeypatch.setenv("KLING_RECEIVER_CONFIG", str(config))
+
+    code = main(argv)
+
+    out, err = capsys.readouterr()
+    assert code == 2
+    assert err.startswith("kling-receiver: ")
+    assert words in err
+    assert out == ""
+
+
+NO_SUCH_ROUTE = "the configuration has no such route. Name one that `kling-receiver routes list` shows"
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("tasks list --state x", "'state' is one of queued.", "--state is one of queued."),
+        ("deliveries list --status x", "'status' is one of dead.", "--status is one of dead."),
+        ("events list --after x", "'after' is an event's id.", "--after is an event's id."),
+        ("replay --status dead --pace x", "'pace': is no rate.", "--pace: is no rate."),
+        (
+            "replay --from 1h --to 2h",
+            "'from' is not before 'to'.",
+            "--from is not before --to.",
+        ),
+        (
+            "replay --route x",
+            "There is no route 'x' any more. Say where its events go with to_route.",
+            f"--route x: {NO_SUCH_ROUTE}, or say with --to-route where its events go.",
+        ),
+        (
+            "replay --status dead --to-route x",
+            "There is no route 'x' to go to.",
+            f"--to-route x: {NO_SUCH_ROUTE}.",
+        ),
+    ],
+)
+def test_what_the_service_refuses_of_what_was_typed_is_usage_and_names_the_option(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str], case: tuple[str, str, str]
+) -> None:
+    typed, refusal, said = case
+    argv = typed.split()
+    path = "replays" if argv[0] == "replay" else argv[0]
+    service.answer(f"/api/{path}", {"code": "invalid_request", "detail": refusal}, status=400)
+
+    code = main([*argv, "--config", str(config)])
+
+    assert code == 2
+    assert capsys.readouterr().err == f"kling-receiver: {said}\n"
+
+
+def test_a_replay_of_nothing_named_is_usage(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["replay", "--config", str(config)]) == 2
+    assert "--route, --status, --task" in capsys.readouterr().err
+    assert service.asked == []
+
+
+def test_a_faulty_configuration_is_78_and_every_fault_is_named(tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[public]\nlisten = "nowhere"\n[poll]\nafter = "soon"\n')
+
+    ended = run("config", "check", "--config", config)
+
+    assert ended.returncode == 78
+    assert "config.toml:2" in ended.stderr
+    assert "config.toml:4" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_program_gets_every_fault_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[kling]\ntimeuot = "30s"\n[poll]\nafter = "a; b"\n')
+    monkeypatch.setenv("KLING_RECEIVER__POLL__EVERY", "soon")
+    monkeypatch.chdir(tmp_path)
+
+    code = main(["config", "check", "--json", "--config", "config.toml"])
+
+    told = json.loads(capsys.readouterr().out)
+    fix = 'write it like "250ms", "5s", "10m", "24h" or "30d"'
+    file = {"file": "config.toml", "variable": None}
+    assert code == 78
+    assert told["ok"] is False
+    assert [fault for fault in told["faults"] if fault["key"] != "kling.api_key"] == [
+        file | {"line": 2, "key": "kling.timeuot", "message": "unknown key", "fix": 'did you mean "timeout"?'},
+        file | {"line": 4, "key": "poll.after", "message": '"a; b" is no duration', "fix": fix},
+        {"file": None, "line": None, "variable": "KLING_RECEIVER__POLL__EVERY"}
+        | {"key": "poll.every", "message": '"soon" is no duration', "fix": fix},
+    ]
+
+
+def test_a_file_that_is_no_toml_or_is_not_there_is_a_fault_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "broken.toml").write_text("\n[kling\n")
+    monkeypatch.chdir(tmp_path)
+
+    codes = [main(["config", "check", "--json", "--config", name]) for name in ("broken.toml", "none.toml")]
+
+    broken, none = capsys.readouterr().out.split("}\n{")
+    (said,) = json.loads(broken + "}")["faults"]
+    assert codes == [78, 78]
+    assert (said["file"], said["line"], said["key"]) == ("broken.toml", 2, None)
+    assert said["message"].startswith("is not TOML: ")
+    assert json.loads("{" + none)["faults"] == [
+        {"file": "none.toml", "line": None, "variable": None, "key": None}
+        | {"message": "there is no such file", "fix": "name the one that is meant"}
+    ]
+
+
+def test_the_configuration_may_be_named_before_the_command(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", {"items": [make_task()], "next": None})
+
+    assert main(["--config", str(config), "tasks", "list"]) == 0
+    assert main([f"--config={config}", "tasks", "list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+def test_a_reader_that_leaves_early_is_no_trouble(service: Service, config: Path) -> None:
+    service.answer("/api/tasks", {"items": [make_task(label="x" * 400)] * 500, "next": None})
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "receiver", "tasks", "list", "--config", config],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
+
+
+def test_a_reader_of_help_that_leaves_early_is_no_trouble() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "receiver", "--help"],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+
+        assert process.wait(30) == 0
+        assert process.stderr.read() == ""
+
+
+@pytest.mark.parametrize("count", [1, 500])  # written at the end, and on the way
+def test_output_that_cannot_be_written_is_one_sentence(service: Service, config: Path, count: int) -> None:
+    service.answer("/api/tasks", {"items": [make_task(label="x" * 400)] * count, "next": None})
+
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "receiver", "tasks", "list", "--config", config],
+            env=environment(),
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert ended.returncode == 1
+    assert ended.stderr == "kling-receiver: the output cannot be written: No space left on device.\n"
+
+
+def test_ctrl_c_is_130_and_silent(service: Service, config: Path) -> None:
+    service.answer("/api/tasks", {"items": [make_task()], "next": None})
+    service.answer("/api/tasks/counts", {"counts": {"processing": 1}})
+
+    with subprocess.Popen(
+        [sys.executable, "-m", "receiver", "tasks", "watch", "--config", config],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+
+        assert process.wait(30) == 130
+        assert process.stderr.read() == "1 running, 0 waiting, 0 done\n"
+
+
+def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in ([], ["tasks"], ["submit"], ["simulate"], ["demo"], ["db"], ["config"], ["tasks", "watch"]):
+        assert main([*argv, "--help"]) == 0
+        assert "Usage: kling-receiver" in capsys.readouterr().out
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("kling-receiver ")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_get_a_completion_script(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["completion", shell]) == 0
+    assert "callback-url" in capsys.readouterr().out

@@ -1,0 +1,104 @@
+"""A file of many jobs is read and checked whole, each line under a key of its own."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.fake_api import Service
+from harness.run_cli import run
+
+from receiver.cli.job_file import Given, is_many, read_jobs
+from receiver.cli.options import UsageError
+from receiver.kling.endpoints import resolve
+from receiver.settings import Dialect
+
+IMAGES = resolve("images/generations")
+GIVEN = Given(endpoint=IMAGES, dialect=Dialect.OFFICIAL, tags={"project": "a"}, priority=3)
+
+
+def write(folder: Path, *lines: object) -> Path:
+    path = folder / "jobs.jsonl"
+    path.write_text("\n".join(line if isinstance(line, str) else json.dumps(line) for line in lines))
+    return path
+
+
+def keys(folder: Path, *lines: object, **given: Any) -> list[str]:
+    said = {"endpoint": IMAGES, "dialect": Dialect.OFFICIAL} | given
+    return [job.key for job in read_jobs(write(folder, *lines), Given(**said))]
+
+
+def test_a_line_is_a_whole_job_or_klings_body_for_the_endpoint_given(tmp_path: Path) -> None:
+    whole = {"endpoint": "videos/text2video", "body": {"prompt": "b"}, "label": "mine", "tags": {"x": "y"}}
+
+    bare, full = read_jobs(write(tmp_path, {"prompt": "a"}, "", whole | {"priority": 0, "batch": "b1"}), GIVEN)
+
+    assert (bare.line, bare.endpoint, bare.body, bare.priority) == (1, IMAGES, {"prompt": "a"}, 3)
+    assert (full.line, full.endpoint.path, full.body) == (3, "videos/text2video", {"prompt": "b"})
+    assert (full.label, full.tags, full.priority, full.batch) == ("mine", {"project": "a", "x": "y"}, 0, "b1")
+
+
+def test_every_bad_line_is_named_at_once_with_its_reason(tmp_path: Path) -> None:
+    good = {"body": {"prompt": "a"}}
+    path = write(
+        tmp_path,
+        good,
+        "{",
+        "[1]",
+        good | {"endpoint": "no/such/thing"},
+        good | {"tagz": {}},
+        good | {"priority": "high"},
+        good | {"image": "none.png"},
+        good,
+    )
+
+    with pytest.raises(UsageError) as raised:
+        read_jobs(path, GIVEN)
+
+    said = raised.value.message.splitlines()
+    assert said[0] == f"6 lines of {path} are no jobs; nothing was sent:"
+    assert [line.partition(":")[0] for line in said[1:]] == [f"  line {number}" for number in range(2, 8)]
+    assert "'tagz'" in raised.value.message
+
+
+def test_a_line_that_is_cut_is_told_by_its_number_alone(tmp_path: Path) -> None:
+    path = write(tmp_path, {"prompt": "a"}, '{"prompt": "b",', {"prompt": "c"})
+
+    with pytest.raises(UsageError) as raised:
+        read_jobs(path, GIVEN)
+
+    _, said = raised.value.message.splitlines()
+    assert said.startswith("  line 2: The body is not JSON: ")
+    assert said.endswith(", column 16.")
+
+
+def test_a_key_is_made_of_what_is_asked_for_and_the_same_line_again_is_another_job(tmp_path: Path) -> None:
+    first = keys(tmp_path, {"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"})
+
+    assert len(set(first)) == 3
+    assert keys(tmp_path, {"prompt": "a"}, {"prompt": "a"}, {"prompt": "b"}, {"prompt": "c"})[:3] == [
+        first[0],
+        first[2],
+        first[1],
+    ]
+    assert not set(first) & set(keys(tmp_path, {"prompt": "a"}, {"prompt": "b"}, run="again"))
+    assert not set(first) & set(keys(tmp_path, {"prompt": "a"}, tags={"project": "b"}))
+    assert keys(tmp_path, {"body": {"prompt": "a"}, "idempotency_key": "mine"}) == ["mine"]
+
+
+def test_many_jobs_are_told_from_one_by_the_files_name() -> None:
+    assert [is_many(name) for name in ("@jobs.jsonl", "@jobs.ndjson", "@job.json", "{}", "-", None)] == [
+        *[True] * 2,
+        *[False] * 4,
+    ]
+
+
+def test_a_bad_line_ends_the_command_with_2_and_nothing_is_sent(tmp_path: Path, service: Service, config: Path) -> None:
+    path = write(tmp_path, {"prompt": "a"}, "nonsense")
+
+    done = run("submit", "images/generations", "--body", f"@{path}", "--config", config)
+
+    assert done.returncode == 2
+    assert "line 2" in done.stderr
+    assert done.stdout == ""
+    assert service.asked == []

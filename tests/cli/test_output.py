@@ -1,0 +1,295 @@
+"""Lists and single things: tables for people, lines for pipes, the API's own JSON for programs."""
+
+import io
+import json
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness.fake_api import TASK_ID, Service, make_delivery, make_event, make_task
+from harness.run_cli import environment, run
+from rich.console import Console
+
+from receiver.cli import main, render
+from receiver.cli.render import as_json_line
+from receiver.cli.tasks import COLUMNS as TASK_COLUMNS
+
+
+def test_a_list_in_a_pipe_is_tab_separated_lines_without_a_head(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", {"items": [make_task(tags={"project": "ads"}, message="ran\naway")], "next": "more"})
+
+    code = main(["tasks", "list", "--config", str(config)])
+
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert out.split("\t") == [
+        TASK_ID,
+        "processing",
+        "images/multi-image2image",
+        "",
+        "project=ads",
+        "8672",
+        "2026-11-22T10:00:00.000Z",
+        "ran away\n",
+    ]
+    assert err == ""
+
+
+def test_json_is_what_the_api_said(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    answer = {"items": [make_task(label="猫")], "next": "more"}
+    service.answer("/api/tasks", answer)
+
+    code = main(["tasks", "list", "--config", str(config), "--json"])
+
+    assert code == 0
+    assert json.loads(capsys.readouterr().out) == answer
+
+
+@pytest.mark.parametrize("argv", [("events", "list"), ("events", "show", "evt_one")])
+def test_json_holds_nothing_that_commands_a_terminal_or_cannot_be_written(
+    service: Service, config: Path, argv: tuple[str, ...]
+) -> None:
+    event = make_event(message="\ud800 \\\u009b31m \x7f\x85\x9f\x1b[1m 猫 \xa0é🐈", kling={"\udfff": "\x80"})
+    service.answer("/api/events", {"items": [event], "next": None})
+    service.answer("/api/events/evt_one", event)
+
+    ended = run(*argv, "--json", "--config", config, env={"PYTHONUTF8": "1"})
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout) in (event, {"items": [event], "next": None})
+    assert '"\\ud800 \\\\\\u009b31m \\u007f\\u0085\\u009f\\u001b[1m 猫 \xa0é🐈"' in ended.stdout
+    assert r'"\udfff": "\u0080"' in ended.stdout
+
+
+def test_a_line_of_json_holds_no_more_than_a_page_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    as_json_line({"message": "\ud800 \u009b31m 猫"})
+
+    assert capsys.readouterr().out == '{"message": "\\ud800 \\u009b31m 猫"}\n'
+
+
+@pytest.mark.parametrize(
+    ("argv", "asked"),
+    [
+        (["tasks", "list"], "/api/tasks?limit=50"),
+        (
+            ["tasks", "list", "--state", "failed", "--state", "expired", "--tag", "project=ads", "--limit", "7"],
+            "/api/tasks?limit=7&state=failed&state=expired&tag=project%3Aads",
+        ),
+        (
+            ["tasks", "list", "--endpoint", "images/x", "--label", "a b"],
+            "/api/tasks?limit=50&endpoint=images%2Fx&label=a+b",
+        ),
+        (
+            ["events", "list", "--type", "task.succeed", "--after", "evt_1"],
+            "/api/events?limit=50&after=evt_1&type=task.succeed",
+        ),
+        (
+            ["events", "list", "--type", "batch.finished", "--type", "alert.account_recovered"],
+            "/api/events?limit=50&type=batch.finished&type=alert.account_recovered",
+        ),
+        (["tasks", "list", "--batch", "spring"], "/api/tasks?limit=50&batch=spring"),
+        (["batches", "list", "--state", "open"], "/api/batches?limit=50&state=open"),
+        (["events", "list", "--batch", "spring"], "/api/events?limit=50&batch=spring"),
+        (["events", "list", "--task", "tsk_1", "--cursor", "c"], "/api/events?limit=50&cursor=c&task=tsk_1"),
+        (["deliveries", "list", "--status", "dead", "--route", "r"], "/api/deliveries?limit=50&route=r&status=dead"),
+        (["deliveries", "list", "--event", "evt_1"], "/api/deliveries?limit=50&event=evt_1"),
+        (["routes", "list"], "/api/routes"),
+    ],
+)
+def test_filters_go_to_the_api(service: Service, config: Path, argv: list[str], asked: str) -> None:
+    for path in ("/api/tasks", "/api/batches", "/api/events", "/api/deliveries", "/api/routes"):
+        service.answer(path, {"items": [], "next": None})
+
+    code = main([*argv, "--config", str(config)])
+
+    assert code == 0
+    ((method, address, _),) = service.asked
+    assert (method, sorted(re.split("[?&]", address))) == ("GET", sorted(re.split("[?&]", asked)))
+
+
+def test_a_task_shows_its_results(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    result = {"images": [{"index": 0, "url": "https://cdn.example/0.png"}]}
+    service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=result, assets=[]))
+
+    code = main(["tasks", "show", TASK_ID, "--config", str(config)])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert "state\tsucceed" in lines
+    assert "result\thttps://cdn.example/0.png" in lines
+
+
+def test_a_delivery_shows_each_attempt(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    attempt = {
+        "number": 1,
+        "started_at": "2026-11-22T10:00:00.000Z",
+        "duration_ms": 12,
+        "outcome": "failed",
+        "code": 500,
+        "reason": "The destination answered 500.",
+        "excerpt": "oh no",
+    }
+    service.answer("/api/deliveries/dlv_one", make_delivery(attempts_made=[attempt]))
+
+    code = main(["deliveries", "show", "dlv_one", "--config", str(config)])
+
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 0
+    assert "status\tdead" in lines
+    assert lines[-1] == (
+        "attempt\t1\t2026-11-22T10:00:00.000Z\t12 ms\tfailed\t500\tThe destination answered 500.\toh no"
+    )
+
+
+def test_an_event_shows_as_destinations_receive_it(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/events/evt_one", make_event())
+
+    code = main(["events", "show", "evt_one", "--config", str(config)])
+
+    assert code == 0
+    assert json.loads(capsys.readouterr().out) == make_event()
+
+
+@pytest.mark.parametrize(("outcome", "code"), [("accepted", 0), ("failed", 1), ("refused", 1)])
+def test_a_routes_test_ends_as_the_attempt_did(service: Service, config: Path, outcome: str, code: int) -> None:
+    answer = {"outcome": outcome, "code": 200, "reason": "", "excerpt": "ok", "duration_ms": 3}
+    service.answer("/api/routes/publish/test", answer)
+
+    assert main(["routes", "test", "publish", "--config", str(config)]) == code
+    assert service.asked[0][:2] == ("POST", "/api/routes/publish/test")
+
+
+def test_a_callback_url_is_printed_alone(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = "https://hooks.example/callbacks/secret"
+    service.answer("/api/callback-urls", {"task": make_task(state="awaiting"), "callback_url": url}, status=201)
+
+    code = main(
+        ["callback-url", "--endpoint", "images/generations", "--label", "mine", "--tag", "a=b", "--config", str(config)]
+    )
+
+    assert code == 0
+    assert capsys.readouterr().out == url + "\n"
+    assert service.asked[0][2] == {"endpoint": "images/generations", "label": "mine", "tags": {"a": "b"}}
+
+
+def test_a_callback_url_that_leaked_is_revoked(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/callback-urls/tsk_1/revoke", make_task(id="tsk_1"))
+
+    code = main(["callback-url", "revoke", "tsk_1", "--config", str(config)])
+
+    assert code == 0
+    assert "tsk_1" in capsys.readouterr().out
+    assert service.asked[0][:2] == ("POST", "/api/callback-urls/tsk_1/revoke")
+
+
+def test_a_terminal_gets_a_table_in_colour_and_no_command_of_a_strangers(service: Service, config: Path) -> None:
+    service.answer("/api/tasks", {"items": [make_task(state="failed", message="\x1b]0;gotcha\x07")], "next": "more"})
+
+    shown = on_a_terminal(["tasks", "list", "--config", str(config)])
+
+    assert "MESSAGE" in shown
+    assert "\x1b[31mfailed" in shown
+    assert "\x1b]0" not in shown
+    assert "--cursor more" in shown
+
+
+TASK = "tsk_01k0xa6ze8cp20c1d6m5qppfm"
+LISTS = {
+    "tasks": make_task(id=TASK, kling_id="867283741759111202", message="Image pixel is invalid", state="submitting"),
+    "events": make_event(event_id="evt_01k0xa70k6d2ba4a7q2n4ps7v", task={"id": TASK, "endpoint": "images/generations"}),
+    "deliveries": make_delivery(id="dlv_01k0xa70k6d2ba4a7q2n4ps7v", task_id=TASK, status="delivered"),
+}
+
+
+@pytest.mark.parametrize("width", [60, 80])
+@pytest.mark.parametrize("what", LISTS)
+def test_a_list_fits_the_terminal_and_cuts_neither_ids_nor_states(
+    service: Service, config: Path, what: str, width: int
+) -> None:
+    service.answer(f"/api/{what}", {"items": [LISTS[what]], "next": None})
+
+    shown = on_a_terminal([what, "list", "--config", str(config)], COLUMNS=str(width), NO_COLOR="1")
+
+    head, first, *_, last = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    assert max(map(len, (head, first))) <= width
+    assert (
+        first.split()[:2]
+        == {
+            "tasks": [TASK, "submitting"],
+            "events": ["evt_01k0xa70k6d2ba4a7q2n4ps7v", "task.succeed"],
+            "deliveries": ["dlv_01k0xa70k6d2ba4a7q2n4ps7v", "delivered"],
+        }[what]
+    )
+    assert last.startswith("There was no room for: ")
+    assert ("TASK" in head.split()) == (TASK in first if what != "tasks" else False)
+
+
+@pytest.mark.parametrize("width", range(41, 120))
+def test_however_narrow_a_terminal_is_the_most_needed_columns_are_whole(width: int) -> None:
+    tasks = [LISTS["tasks"], make_task(id=TASK, state="processing", label="spring", tags={"project": "ads"})]
+    out = io.StringIO()
+
+    laid = render.lay(TASK_COLUMNS, tasks, width)
+    Console(file=out, width=width, color_system=None).print(laid.grid)
+
+    head, *lines = out.getvalue().splitlines()
+    titles = re.split(r" {2,}", head.strip())
+    assert titles[:2] == ["ID", "STATE"]
+    assert laid.width <= width
+    assert [line.split()[:2] for line in lines if line.startswith("tsk_")] == [
+        [TASK, "submitting"],
+        [TASK, "processing"],
+    ]
+    for title, text in {"ENDPOINT": "images/multi-image2image", "KLING ID": "867283741759111202"}.items():
+        assert (title in titles) == (text in out.getvalue())
+    assert len(titles) + len(laid.left_out) == 8
+
+
+def test_where_not_even_an_id_has_room_it_is_wrapped_by_the_terminal_and_not_cut(
+    service: Service, config: Path
+) -> None:
+    service.answer("/api/deliveries", {"items": [LISTS["deliveries"]], "next": None})
+
+    shown = on_a_terminal(["deliveries", "list", "--config", str(config)], COLUMNS="20")
+
+    assert "dlv_01k0xa70k6d2ba4a7q2n4ps7v" in shown
+
+
+def test_no_color_is_obeyed(service: Service, config: Path) -> None:
+    service.answer("/api/tasks", {"items": [make_task(state="failed")], "next": None})
+
+    shown = on_a_terminal(["tasks", "list", "--config", str(config)], NO_COLOR="1")
+
+    assert "failed" in shown
+    assert "\x1b[31m" not in shown
+
+
+def on_a_terminal(argv: list[str], **env: str) -> str:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "receiver", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=environment(**{"TERM": "xterm-256color", "COLUMNS": "200"} | env),
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:
+        pass  # how Linux says that the other side has closed
+    os.close(ours)
+    assert process.wait(30) == 0
+    return shown.decode()

@@ -1,0 +1,21 @@
+"""What `tasks watch` says of all tasks: how many, how quickly, how long it takes yet."""
+
+import pytest
+
+from receiver.cli.task_table import duration, summary
+
+COUNTS = {"queued": 30, "submitting": 1, "submitted": 2, "processing": 2, "succeed": 18, "failed": 1, "rejected": 1}
+
+
+def test_nothing_is_said_of_a_rate_before_anything_was_done() -> None:
+    assert summary(COUNTS, newly_done=0, seconds=10) == "5 running, 30 waiting, 20 done"
+
+
+def test_the_rate_is_what_was_done_meanwhile_and_the_rest_takes_as_long_at_that_rate() -> None:
+    assert summary(COUNTS, newly_done=7, seconds=60) == "5 running, 30 waiting, 20 done, 7 a minute, 5 min 0 s left"
+    assert summary({"succeed": 20}, newly_done=7, seconds=60) == "0 running, 0 waiting, 20 done, 7 a minute"
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(9.6, "10 s"), (61, "1 min 1 s"), (3725, "1 h 2 min")])
+def test_a_duration_is_written_as_people_say_it(seconds: float, said: str) -> None:
+    assert duration(seconds) == said

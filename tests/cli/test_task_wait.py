@@ -1,0 +1,228 @@
+"""Submitting and waiting: the end is what the service says, however the news comes."""
+
+import json
+from pathlib import Path
+
+import pytest
+from harness.fake_api import TASK_ID, Json, Service, make_event, make_task
+from harness.run_cli import run
+
+from receiver.cli import main
+
+RESULT = {
+    "images": [{"index": 0, "url": "https://cdn.example/0.png"}, {"index": 1, "url": "https://cdn.example/1.png"}]
+}
+URLS = "https://cdn.example/0.png\nhttps://cdn.example/1.png\n"
+
+
+class Course:
+    """What the service says of the task, one answer after the other; the last one stays."""
+
+    def __init__(self, *answers: Json) -> None:
+        self._answers = list(answers)
+
+    def __call__(self) -> Json:
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+def test_waiting_ends_with_the_results_alone_on_stdout(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer(f"/api/tasks/{TASK_ID}", Course(make_task(), make_task(state="succeed", result=RESULT)))
+
+    code = main(["tasks", "wait", TASK_ID, "--config", str(config)])
+
+    out, err = capsys.readouterr()
+    assert code == 0
+    assert out == URLS
+    assert [line.split("  ")[-1] for line in err.splitlines()] == ["processing", "succeed"]
+
+
+def test_files_brought_home_stand_for_the_results(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assets = [{"url": "https://cdn.example/0.png", "path": "/var/lib/kling/0.png"}]
+    service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=RESULT, assets=assets))
+
+    assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
+    assert capsys.readouterr().out == "/var/lib/kling/0.png\nhttps://cdn.example/1.png\n"
+
+
+def test_what_was_not_brought_home_is_told_by_its_url(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    urls = [f"https://cdn.example/{number}.png" for number in range(2)]
+    result = {"images": [{"index": number, "url": url} for number, url in enumerate(urls)]}
+    assets = [{"url": urls[1], "path": "/var/lib/kling/1.png"}, {"url": "https://cdn.example/w.png", "path": "/w.png"}]
+    service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=result, assets=assets))
+
+    assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
+    assert capsys.readouterr().out == f"{urls[0]}\n/var/lib/kling/1.png\n/w.png\n"
+
+
+def test_results_on_their_way_home_are_waited_for(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assets = [{"url": "https://cdn.example/0.png", "path": "/var/lib/kling/0.png"}]
+    under_way = make_task(state="succeed", result=RESULT, archiving="awaited")
+    course = Course(make_task(), under_way, under_way, make_task(state="succeed", result=RESULT, assets=assets))
+    service.answer(f"/api/tasks/{TASK_ID}", course)
+
+    assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
+
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0] == "/var/lib/kling/0.png"
+    assert [line.split("  ")[-1] for line in err.splitlines()] == [
+        "processing", "succeed, bringing its results home", "succeed",
+    ]  # fmt: skip
+
+
+def test_results_that_come_late_are_not_waited_for(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=RESULT, archiving="late"))
+
+    assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
+    assert capsys.readouterr().out == URLS
+
+
+@pytest.mark.parametrize(
+    ("state", "words"), [("failed", "failed"), ("rejected", "was rejected"), ("expired", "has expired")]
+)
+def test_any_other_end_is_a_failure_with_its_reason(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str], state: str, words: str
+) -> None:
+    service.answer(f"/api/tasks/{TASK_ID}", make_task(state=state, message="Image pixel is invalid"))
+
+    code = main(["tasks", "wait", TASK_ID, "--config", str(config)])
+
+    out, err = capsys.readouterr()
+    assert code == 1
+    assert out == ""
+    assert err.splitlines()[-1] == f"kling-receiver: Task {TASK_ID} {words}: Image pixel is invalid."
+
+
+def test_waiting_stops_at_its_timeout(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service.answer(f"/api/tasks/{TASK_ID}", make_task())
+
+    code = main(["tasks", "wait", TASK_ID, "--timeout", "100ms", "--config", str(config)])
+
+    assert code == 1
+    assert "is still processing" in capsys.readouterr().err
+
+
+def test_news_on_the_stream_is_asked_about_at_once(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = 0
+
+    def answer() -> Json:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # the look after the stream has begun
+            service.tell(make_event())
+        return make_task(state="succeed" if asked > 2 else "processing", result=RESULT)
+
+    service.answer(f"/api/tasks/{TASK_ID}", answer)
+
+    assert main(["tasks", "wait", TASK_ID, "--timeout", "10s", "--config", str(config)]) == 0
+    assert capsys.readouterr().out == URLS
+    assert asked == 3
+
+
+def test_without_a_stream_the_clock_asks(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service.has_stream = False
+    service.answer(f"/api/tasks/{TASK_ID}", Course(make_task(), make_task(state="succeed", result=RESULT)))
+
+    assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
+    assert capsys.readouterr().out == URLS
+
+
+def test_json_ends_with_the_task_as_it_is(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task = make_task(state="failed", message="no")
+    service.answer(f"/api/tasks/{TASK_ID}", task)
+
+    assert main(["tasks", "wait", TASK_ID, "--json", "--config", str(config)]) == 1
+    assert json.loads(capsys.readouterr().out) == task
+
+
+def test_a_submit_hands_in_what_was_set(
+    service: Service, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = tmp_path / "cat.png"
+    image.write_bytes(b"\x89PNG\r\n\x1a\n")
+    body = tmp_path / "body.json"
+    body.write_text('{"n": 1, "model_name": "kling-v2-1"}')
+    service.answer("/api/tasks", make_task(state="submitting"), status=202)
+
+    body_options = [
+        "--body",
+        f"@{body}",
+        "--set",
+        "n=2",
+        "--set",
+        "prompt=a cat",
+        "--set",
+        "watermark_info.enabled=false",
+    ]
+    image_options = ["--image", str(image), "--image", "https://img.example/dog.png"]
+    other_options = ["--tag", "project=ads", "--label", "first", "--idempotency-key", "k1", "--config", str(config)]
+
+    code = main(["submit", "/v1/images/multi-image2image", *body_options, *image_options, *other_options])
+
+    assert code == 0
+    assert capsys.readouterr().out == f"{TASK_ID}\n"
+    assert service.asked == [
+        (
+            "POST",
+            "/api/tasks",
+            {
+                "endpoint": "images/multi-image2image",
+                "body": {
+                    "model_name": "kling-v2-1",
+                    "n": 2,
+                    "prompt": "a cat",
+                    "watermark_info": {"enabled": False},
+                    "subject_image_list": [
+                        {"subject_image": "iVBORw0KGgo="},
+                        {"subject_image": "https://img.example/dog.png"},
+                    ],
+                },
+                "label": "first",
+                "tags": {"project": "ads"},
+                "idempotency_key": "k1",
+            },
+        )
+    ]
+
+
+def test_a_body_may_come_from_stdin(service: Service, config: Path) -> None:
+    service.answer("/api/tasks", make_task(state="queued"), status=202)
+
+    ended = run("submit", "images/generations", "--body", "-", "--config", config, stdin='{"prompt": "猫"}')
+
+    assert ended.returncode == 0
+    assert service.asked[0][2]["body"] == {"prompt": "猫"}
+
+
+def test_a_submit_that_kling_refuses_at_once_has_failed(
+    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/tasks", make_task(state="rejected", message="prompt is invalid"), status=202)
+
+    code = main(["submit", "images/generations", "--set", "prompt=a cat", "--config", str(config)])
+
+    said = capsys.readouterr()
+    assert code == 1
+    assert said.out == f"{TASK_ID}\n"
+    assert "was rejected: prompt is invalid." in said.err
+
+
+def test_submit_and_wait_is_one_command(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    service.answer("/api/tasks", make_task(state="queued"), status=202)
+    service.answer(f"/api/tasks/{TASK_ID}", Course(make_task(), make_task(state="succeed", result=RESULT)))
+
+    code = main(["submit", "images/generations", "--set", "prompt=a cat", "--wait", "--config", str(config)])
+
+    assert code == 0
+    assert capsys.readouterr().out == URLS

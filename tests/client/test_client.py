@@ -1,0 +1,406 @@
+"""The client for programs, against the real admin listener: what it asks, what it gives, and how it goes on."""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from harness.http_peers import response, serving
+from harness.support import free_port, plain_http, until
+from harness.web_app import TOKEN, House
+from starlette.responses import JSONResponse
+
+import receiver
+from receiver import Client, SyncClient
+from receiver.client import BatchNotOver, TaskNotOver, event_signal
+from receiver.client import client as client_module
+from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
+from receiver.domain.model import Cost, Event, Task, TaskState, Verified
+from receiver.events.factory import Announcer
+from receiver.events.routing import compile_routes
+from receiver.settings import Address
+from receiver.store.interfaces import ById, Change
+from receiver.tasks.batches import Gatherer
+
+BEFORE_ALL = "evt_" + "0" * 25
+JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
+
+
+@pytest.fixture(autouse=True)
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connect again at once."""
+    monkeypatch.setattr(event_signal, "RECONNECT_SECONDS", 0.01)
+
+
+@dataclass(slots=True)
+class Wire:
+    """A way to the admin listener that can be cut, or go silent."""
+
+    to: Address
+    url: str = ""
+    connections: int = 0
+    silent: bool = False
+    _ends: list[asyncio.StreamWriter] = field(default_factory=list)
+
+    def cut(self) -> None:
+        while self._ends:
+            self._ends.pop().transport.abort()
+
+    async def join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        there, onward = await asyncio.open_connection(self.to.host, self.to.port)
+        self._ends += [writer, onward]
+        await asyncio.gather(self._pass(reader, onward), self._pass(there, writer))
+
+    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                if not self.silent:
+                    writer.write(data)
+        except ConnectionError:
+            pass
+        finally:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def a_wire(house: House) -> AsyncIterator[Wire]:
+    wire = Wire(to=house.admin)
+    server = await asyncio.start_server(wire.join, "127.0.0.1", 0)
+    wire.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    try:
+        yield wire
+    finally:
+        wire.cut()
+        server.close()
+
+
+def a_client(house: House) -> Client:
+    return Client(f"http://{house.admin}", TOKEN)
+
+
+def listeners(house: House) -> int:
+    return len(house.bells.events._listeners)
+
+
+async def happen(house: House, count: int = 1, *, type_: str = "alert.test", at: str = "") -> list[str]:
+    ids = [at or house.ids.new("evt") for _ in range(count)]
+    events = [
+        Event(
+            id=event_id,
+            type=type_,
+            envelope=b'{"type":"%s","data":{"event_id":"%s"}}' % (type_.encode(), event_id.encode()),
+            body=b'{ "as": "Kling\\r\\nwrote it",\r\n\r\n "n": 1.0 }',
+            verified=Verified.NONE,
+            created_at=house.clock.now(),
+        )
+        for event_id in ids
+    ]
+    await house.store.record(events, [])
+    house.bells.events.ring()
+    return ids
+
+
+async def test_events_are_given_from_now_on(house: House) -> None:
+    await happen(house, 3)
+    async with a_client(house) as client, aclosing(client.events()) as events:
+        first = asyncio.create_task(anext(events))
+        await until(lambda: listeners(house) == 1)
+        happened = await happen(house, 2)
+
+        assert [(await first).id, (await anext(events)).id] == happened
+
+
+@pytest.mark.parametrize("before", [0, 3, 100])
+async def test_nothing_is_lost_or_told_twice_when_connections_break(house: House, before: int) -> None:
+    old = await happen(house, before)
+    heard: list[str] = []
+    expected: list[str] = []
+    async with a_wire(house) as wire, Client(wire.url, TOKEN) as client:
+
+        async def listen() -> None:
+            async for event in client.events(after=old[-1] if old else BEFORE_ALL):
+                heard.append(event.id)  # noqa: PERF401 -- it is looked at in between
+
+        listening = asyncio.create_task(listen())
+        for _ in range(5):
+            late = house.ids.new("evt")
+            expected += await happen(house, 40)
+            await until(lambda: len(heard) == len(expected))  # noqa: B023 -- called before it changes
+            wire.cut()
+            expected += await happen(house, at=late)  # made before the others, committed after them
+            expected += await happen(house, 40)
+        await until(lambda: len(heard) >= len(expected))
+        listening.cancel()
+
+    assert sorted(heard) == sorted(expected)
+    assert wire.connections > 5
+
+
+async def test_what_was_there_before_stays_untold_after_a_break(house: House) -> None:
+    await happen(house, 70)
+    async with a_wire(house) as wire, Client(wire.url, TOKEN) as client, aclosing(client.events()) as events:
+        first = asyncio.create_task(anext(events))
+        await until(lambda: listeners(house) == 1)
+        wire.cut()
+        (happened,) = await happen(house)
+
+        assert (await first).id == happened
+
+
+async def test_a_stream_that_has_gone_silent_is_begun_anew(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_SILENCE_SECONDS", 0.3)
+    async with a_wire(house) as wire, Client(wire.url, TOKEN) as client, aclosing(client.events()) as events:
+        first = asyncio.create_task(anext(events))
+        await until(lambda: listeners(house) == 1)
+        wire.silent = True
+        (happened,) = await happen(house)
+        begun = wire.connections
+        await until(lambda: wire.connections > begun)
+        wire.silent = False
+
+        assert (await first).id == happened
+
+
+async def test_only_what_is_wanted_is_given(house: House) -> None:
+    async with a_client(house) as client, aclosing(client.events(types="alert.two", after=BEFORE_ALL)) as events:
+        await happen(house, 2, type_="alert.one")
+        (wanted,) = await happen(house, type_="alert.two")
+
+        event = await anext(events)
+
+    assert (event.id, event.type, event.data["kling"]["n"]) == (wanted, "alert.two", 1.0)
+
+
+async def test_a_service_that_stays_away_is_told_after_a_while(house: House) -> None:
+    nowhere = Client(f"http://127.0.0.1:{free_port()}", TOKEN, patience=timedelta(seconds=0.2))
+    async with nowhere:
+        with pytest.raises(ServiceUnreachable):
+            await anext(nowhere.events())
+        with pytest.raises(ServiceUnreachable):
+            await anext(nowhere.events(after=BEFORE_ALL))
+    async with Client(f"http://{house.admin}", "another") as stranger:
+        with pytest.raises(RequestFailed, match="token"):
+            await anext(stranger.events(after=BEFORE_ALL))
+
+
+async def test_an_events_body_is_what_destinations_receive(house: House) -> None:
+    (happened,) = await happen(house)
+    async with a_client(house) as client:
+        body = await client.event_body(happened)
+
+        assert b'"as": "Kling\\r\\nwrote it",\r\n\r\n "n": 1.0 }' in body
+        assert (await client.event(happened)).id == happened
+
+
+async def test_a_task_keeps_all_that_was_said_of_it(house: House) -> None:
+    async with a_client(house) as client:
+        task = await client.submit(
+            "images/multi-image2image", JOB, label="first", tags={"a": "b"}, batch="b1", idempotency_key="k"
+        )
+        again = await client.submit("images/multi-image2image", JOB, idempotency_key="k")
+        listed = await client.tasks(label="first", tags={"a": "b"}, batch="b1")
+        shown = await client.task(task.id)
+
+        assert task.id == again.id == listed.items[0].id == shown.id
+        assert (shown.label, shown.tags, shown.batch) == ("first", {"a": "b"}, "b1")
+        assert shown.raw == await client.get(f"/api/tasks/{task.id}")
+        assert (await client.history(task=task.id)).items == []
+
+
+async def test_what_is_refused_is_told_by_its_kind(house: House) -> None:
+    async with a_client(house) as client:
+        with pytest.raises(NotFound, match="No task"):
+            await client.task("no/such task?")
+        with pytest.raises(InvalidRequest):
+            await client.submit("nowhere", {}, tags={":": "x"})
+        with pytest.raises(NotFound):
+            await client.delivery("dlv_none")
+
+
+async def test_what_waits_is_cancelled_and_what_kling_has_is_not(house: House) -> None:
+    async with a_client(house) as client:
+        made = house.upstream.answer
+        house.upstream.answer = lambda _: JSONResponse({"code": 1303, "message": "Too many."}, 429)
+        waiting = await client.submit("images/multi-image2image", JOB)
+        assert waiting.state == "queued"
+
+        cancelled = await client.cancel(waiting.id, why="a typo")
+        again = await client.cancel(waiting.id)
+
+        assert (cancelled.state, cancelled.is_over) == ("rejected", True)
+        assert (again.state, again.message) == (cancelled.state, cancelled.message)
+        story = await client.get(f"/api/tasks/{waiting.id}/explain")
+        assert [(action["verb"], action["why"]) for action in story["actions"]] == [("task.cancelled", "a typo")]
+        assert "cancelled" in story["next"]
+        with pytest.raises(NotFound):
+            await client.cancel("tsk_none")
+
+        house.upstream.answer = made
+        house.clock.advance(timedelta(hours=1))
+        sent = await client.submit("images/multi-image2image", JOB)
+        with pytest.raises(Conflict, match="submitted"):
+            await client.cancel(sent.id)
+
+
+async def test_a_batch_is_closed_though_the_answer_to_that_was_lost() -> None:
+    told = json.dumps({"name": "b1", "state": "closed", "tasks": 1, "counts": {}}).encode()
+    answers = iter([response(200, told), None, response(200, told)])
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = next(answers)
+        writer.transport.abort() if said is None else writer.write(said)
+
+    async with serving(answer) as peer, Client(peer.url, "token") as client:
+        await client.batch("b1")
+
+        assert (await client.close_batch("b1")).state == "closed"
+
+    assert [request.line.split()[0] for request in peer.requests] == ["GET", "POST", "POST"]
+
+
+@pytest.mark.parametrize(("key", "posts"), [("k", 2), ("", 1), (None, 1)])
+async def test_a_job_is_handed_in_again_only_under_a_key(key: str | None, posts: int) -> None:
+    told = json.dumps({"id": "tsk_1", "state": "queued"}).encode()
+    answers = iter([response(200, told), None, response(202, told)])
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        said = next(answers)
+        writer.transport.abort() if said is None else writer.write(said)
+
+    async with serving(answer) as peer, Client(peer.url, "token") as client:
+        await client.task("tsk_1")
+        with contextlib.suppress(ServiceUnreachable):
+            await client.submit("images/generations", JOB, idempotency_key=key)
+
+    assert [request.line.split()[0] for request in peer.requests] == ["GET", *["POST"] * posts]
+
+
+async def test_waiting_ends_at_its_time_with_the_task_as_it_is(house: House) -> None:
+    async with a_client(house) as client:
+        task = await client.submit("images/multi-image2image", JOB)
+
+        with pytest.raises(TimeoutError) as caught:
+            await client.wait(task.id, timeout=0.1)
+
+    assert isinstance(caught.value, TaskNotOver)
+    assert isinstance(caught.value, ReceiverError)
+    assert caught.value.task.id == task.id
+    assert "still" in str(caught.value)
+
+
+async def test_many_who_wait_share_one_stream(house: House) -> None:
+    async with a_client(house) as client:
+        task = await client.submit("images/multi-image2image", JOB)
+        url = json.loads(house.upstream.bodies[-1])["callback_url"]
+        first: list[str] = []
+
+        async def second_state() -> str:
+            async with aclosing(client.follow(task.id)) as sightings:
+                first.append((await anext(sightings)).state)
+                return (await anext(sightings)).state
+
+        waiting = [asyncio.create_task(second_state()) for _ in range(80)]
+        await until(lambda: len(first) == 80 and listeners(house) == 1, within=60)
+        async with plain_http() as kling:
+            pushed = {"task_id": "8672", "task_status": "processing"}
+            await kling.post(f"http://{house.public}/callbacks/{url.rpartition('/')[2]}", json=pushed)
+        states = await asyncio.gather(*waiting)
+
+        assert set(states) == {"processing"}
+        await until(lambda: listeners(house) == 0)
+
+
+async def test_a_plain_program_needs_no_loop_and_minds_none(house: House) -> None:
+    happened = await happen(house, 3)
+
+    def plain() -> list[str]:
+        heard = []
+        with SyncClient(f"http://{house.admin}", TOKEN) as client:
+            for event in client.events(after=BEFORE_ALL):
+                heard.append(event.id)
+                if len(heard) == 3:
+                    break
+            assert [event.id for event in client.history().items] == heard[::-1]
+            with pytest.raises(NotFound):
+                client.task("nothing")
+        return heard
+
+    assert await asyncio.to_thread(plain) == happened
+    await until(lambda: listeners(house) == 0)
+
+
+async def test_closing_a_client_ends_what_other_threads_ask_for(house: House) -> None:
+    client = SyncClient(f"http://{house.admin}", TOKEN)
+    ended: list[str] = []
+
+    def listen() -> None:
+        try:
+            for _ in client.events():
+                pass
+        except ServiceUnreachable as exc:
+            ended.append(exc.message)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    await until(lambda: listeners(house) == 1)
+    await asyncio.to_thread(client.close)
+    await asyncio.to_thread(thread.join)
+
+    assert ended == ["The client is closed."]
+    with pytest.raises(ServiceUnreachable, match="closed"):
+        client.task("any")
+    client.close()
+
+
+def test_the_package_alone_loads_no_client() -> None:
+    looked = "import receiver, sys; print('httpx2' in sys.modules, 'receiver.client' in sys.modules); receiver.Client"
+    ended = subprocess.run([sys.executable, "-c", looked], capture_output=True, text=True, check=True)
+
+    assert ended.stdout == "False False\n"
+
+
+def test_there_is_nothing_else_in_the_package() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'Server'"):
+        receiver.Server  # type: ignore[attr-defined]  # noqa: B018 -- that is the point
+
+
+async def test_a_batch_is_filled_closed_and_waited_for(house: House) -> None:
+    async with a_client(house) as client:
+        task = await client.submit("images/multi-image2image", JOB, batch={"name": "spring", "size": 9})
+        with pytest.raises(BatchNotOver, match="still open: 1 submitted"):
+            await client.wait_for_batch("spring", timeout=0.1)
+        closed = await client.close_batch("spring", why="that is all")
+        waiting = asyncio.create_task(client.wait_for_batch("spring"))
+        await end(house, task.id)
+        finished = await waiting
+
+        assert (closed.state, closed.tasks, closed.size, closed.is_over) == ("closed", 1, 9, False)
+        assert (finished.is_over, finished.succeeded, finished.counts) == (True, True, {"succeed": 1})
+        assert [batch.name for batch in (await client.batches(state="finished")).items] == ["spring"]
+        assert (await client.event(finished.event_id or "")).data["batch"]["name"] == "spring"
+        assert [each.id for each in (await client.tasks(batch="spring")).items] == [task.id]
+        assert (await client.costs("batch"))["total"]["charges"] == {"units": "1.50"}
+        with pytest.raises(NotFound):
+            await client.batch("autumn")
+
+
+async def end(house: House, task_id: str) -> None:
+    """Let a task succeed, and its batch be told of, as the service's workers do."""
+
+    def judge(task: Task, _: object) -> Change:
+        over = replace(task, state=TaskState.SUCCEED)
+        return Change(task=over, cost=Cost(charges={"units": Decimal("1.50")}, said="{}"))
+
+    await house.store.apply(ById(id=task_id), judge)
+    announcer = Announcer(compile_routes(()), house.ids)
+    gatherer = Gatherer(house.store.batches, announcer, bells=house.bells, clock=house.clock)
+    await gatherer._round()

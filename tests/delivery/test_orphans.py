@@ -1,0 +1,104 @@
+"""What a killed runner left running is found by its mark and its output, and ended; nothing else is."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from harness.support import until
+
+from receiver.delivery.senders.process import end_left_behind
+
+RUNNER = """
+import asyncio, sys
+from datetime import timedelta
+from pathlib import Path
+from receiver.delivery.senders.process import run
+
+async def main():
+    for text in sys.argv[1:]:
+        await run(["/bin/sh", "-c", text], content=b"{}", env={"PATH": "/usr/bin:/bin"}, cwd=None,
+                  within=timedelta(minutes=5), keep=100)
+
+asyncio.run(main())
+"""
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
+
+
+async def a_killed_runner(*scripts: str, once: Path) -> None:
+    """Run scripts one after the other in a process of its own, and kill it when the file is there."""
+    runner = subprocess.Popen([sys.executable, "-c", RUNNER, *scripts])
+    await until(lambda: once.exists() and bool(once.read_text()))
+    runner.kill()
+    runner.wait()
+
+
+def lives(pid_file: Path) -> Callable[[], bool]:
+    def check() -> bool:
+        try:
+            stat = Path(f"/proc/{pid_file.read_text().strip()}/stat").read_text()
+        except OSError:
+            return False
+        return not stat.rpartition(") ")[2].startswith("Z")
+
+    return check
+
+
+async def test_a_script_whose_runner_was_killed_is_ended(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    await a_killed_runner(f"echo $$ >{pid}; exec sleep 60", once=pid)
+
+    await end_left_behind()
+
+    await until(lambda: not lives(pid)())
+
+
+async def test_all_that_it_started_is_ended_with_it(tmp_path: Path) -> None:
+    strayed, own = tmp_path / "strayed", tmp_path / "own"
+    escape = f"setsid env -i /bin/sh -c 'echo $$ >{strayed}; exec sleep 60' >/dev/null 2>&1 &"
+    text = f"{escape} while ! test -s {strayed}; do sleep 0.05; done; echo $$ >{own}; wait"
+    await a_killed_runner(text, once=own)
+
+    await end_left_behind()
+
+    await until(lambda: not lives(own)() and not lives(strayed)())
+
+
+async def test_a_script_that_does_not_heed_the_request_is_killed(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    await a_killed_runner(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done", once=pid)
+
+    await end_left_behind()
+
+    await until(lambda: not lives(pid)())
+
+
+async def test_what_was_allowed_to_stay_stays(tmp_path: Path) -> None:
+    stays, running = tmp_path / "stays", tmp_path / "running"
+    await a_killed_runner(
+        f"setsid sleep 60 >/dev/null 2>&1 & echo $! >{stays}", f"echo $$ >{running}; exec sleep 60", once=running
+    )
+
+    await end_left_behind()
+
+    await until(lambda: not lives(running)())
+    assert lives(stays)()
+    os.kill(int(stays.read_text()), signal.SIGKILL)
+
+
+async def test_a_script_of_a_runner_that_lives_is_left_alone(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    runner = subprocess.Popen([sys.executable, "-c", RUNNER, f"echo $$ >{pid}; exec sleep 60"])
+    await until(lambda: pid.exists() and bool(pid.read_text()))
+
+    await end_left_behind()
+
+    assert lives(pid)()
+    runner.kill()
+    runner.wait()
+    await end_left_behind()
+    await until(lambda: not lives(pid)())

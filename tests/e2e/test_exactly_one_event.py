@@ -1,0 +1,51 @@
+"""One end of a task, one event, one run of each destination: whatever comes twice, late, or after a restart."""
+
+import json
+from pathlib import Path
+
+from harness.raw_http import ask
+from harness.running_service import (
+    a_config,
+    a_kling,
+    a_receiver,
+    a_script_route,
+    a_sink,
+    a_webhook_route,
+    published,
+    submitted,
+    task_in,
+)
+from harness.support import until
+
+
+async def test_a_succeed_that_comes_twice_out_of_order_and_after_a_restart_is_acted_on_once(tmp_path: Path) -> None:
+    twice = {"share": 1.0, "on": ["succeed"]}
+    overtaken = {"share": 1.0, "on": ["processing"]}
+    async with a_sink() as sink, a_kling(duplicate=twice, reorder=overtaken) as kling:
+        routes = a_webhook_route(sink) + a_script_route(tmp_path)
+        async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver:
+            async with receiver.client() as client:
+                task = await submitted(client)
+                await task_in(client, task["id"], "succeed")
+            await until(
+                lambda: len(kling.state()["pushes"]) == 3 and kling.state()["counts"]["callbacks_answered"] == 3
+            )
+            pushes = kling.state()["pushes"]
+            assert [push["status"] for push in pushes] == ["succeed", "succeed", "processing"]
+
+            await receiver.restart()
+            for push in pushes:
+                again = await ask("POST", push["url"], push["body"].encode())
+                assert (again.status, again.body) == (200, b'{"ok":true}')
+            delivered = [("hook", "delivered", 1), ("script", "delivered", 1)]
+            await until(
+                lambda: receiver.rows("SELECT route, status, attempts FROM deliveries ORDER BY route") == delivered
+            )
+            assert await receiver.stop() == 0
+
+            assert [each["data"]["task"]["id"] for each in map(json.loads, sink.bodies)] == [task["id"]]
+            (ran,) = published(tmp_path).read_text().splitlines()
+            assert ran.encode() == sink.bodies[0]
+            assert receiver.rows("SELECT count(*) FROM events WHERE type = 'task.succeed'") == [(1,)]
+            kept = receiver.rows("SELECT count(*) FROM pushes WHERE source = 'callback'")
+            assert kept == [(6,)]

@@ -1,0 +1,351 @@
+"""No secret ever leaves the process, at the chattiest level, in trouble of every kind: each is a word we look for."""
+
+import base64
+import json
+import re
+import sqlite3
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from subprocess import CompletedProcess
+from urllib.parse import urlsplit
+
+import pytest
+from harness.raw_http import a_wire, ask
+from harness.running_service import (
+    ENDPOINT,
+    JOB,
+    Receiver,
+    a_kling,
+    a_push,
+    a_receiver,
+    a_sink,
+    an_upstream,
+    minted,
+    submitted,
+)
+from harness.support import free_port, until
+from starlette.requests import Request
+from starlette.responses import Response
+
+
+def signing_secret(word: str) -> str:
+    return "whsec_" + base64.b64encode(f"{word}-of-at-least-24-bytes".encode()).decode()
+
+
+SECRETS = {
+    "API_KEY": "canary-api-key-0q8w7e6r5t",
+    "ACCESS_KEY": "canary-access-key-1a2s3d4f",
+    "SECRET_KEY": "canary-secret-key-that-is-long-enough-9z8x7c",
+    "ADMIN_TOKEN": "canary-admin-token-5t4r3e2w1q",
+    "SIGNING": signing_secret("canary-signing"),
+    "ROUTE": signing_secret("canary-route"),
+    "OLD_ROUTE": signing_secret("canary-old-route"),
+    "GATEWAY": signing_secret("canary-gateway"),
+    "HEADER": "canary-header-2w3e4r5t6y",
+    "SCRIPT": "canary-script-7u8i9o0p",
+    "PASSWORD": "canary-password-3e4r5t",
+}
+HIDDEN_PATH = "canary-path-6y7u8i"
+GUESSED = "canary-guessed-token-0000000000000000000000000"
+CLIENTS = "canary-clients-key-8i9o0p"
+
+
+@dataclass(slots=True)
+class Said:
+    """All that was put out, by where, and the words that must not be in it."""
+
+    words: dict[str, str] = field(default_factory=lambda: {**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED})
+    texts: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        # What a secret's bytes are, and what they look like where they are written another way.
+        for name, word in list(self.words.items()):
+            if word.startswith("whsec_"):
+                self.words[f"{name}, without its prefix"] = word.removeprefix("whsec_")
+                self.words[f"{name}, decoded"] = base64.b64decode(word.removeprefix("whsec_")).decode()
+            self.words[f"{name}, in base64"] = base64.b64encode(word.encode()).decode().rstrip("=")
+
+    def of(self, ran: CompletedProcess[str]) -> str:
+        """Take down what a command said, and give it."""
+        self.texts[f"{len(self.texts)} {ran.args[3:]} exit {ran.returncode}"] = ran.stdout + ran.stderr
+        return ran.stdout
+
+    def leaks(self, *, but: Callable[[str, str], bool] = lambda _where, _name: False) -> list[tuple[str, str, str]]:
+        """Tell each word that was found, where, and around it."""
+        return [
+            (where, name, text[max(0, at - 80) : at + 40])
+            for where, text in self.texts.items()
+            for name, word in self.words.items()
+            if (at := text.find(word)) >= 0 and not but(where, name)
+        ]
+
+
+def a_config(kling: str, sink: str, refusing: str, keys: str, *, token: str = 'token = "env:ADMIN_TOKEN"') -> str:
+    """Every place there is for a secret, filled; one route works, the others fail in a way each."""
+    nowhere = f"http://127.0.0.1:{free_port()}/{HIDDEN_PATH}?key={HIDDEN_PATH}"
+    signed = 'secret = ["env:ROUTE", "env:OLD_ROUTE"]'
+    headers = 'headers = { authorization = "env:HEADER", x-key = "' + SECRETS["HEADER"] + '" }'
+    return f"""
+[public]
+listen = "@PUBLIC_LISTEN@"
+url = "@PUBLIC@"
+[admin]
+listen = "@ADMIN_LISTEN@"
+{token}
+[kling]
+base_url = "{kling}"
+timeout = "2s"
+{keys}
+[callbacks]
+signing_secrets = ["env:SIGNING"]
+max_body = "64KiB"
+[gateway]
+secret = "env:GATEWAY"
+[network]
+allow = ["127.0.0.0/8"]
+[[routes]]
+name = "good"
+on = ["*"]
+unverified = true
+webhook = {{ url = "{sink}/{HIDDEN_PATH}?key={HIDDEN_PATH}", {signed}, {headers} }}
+[[routes]]
+name = "refuses"
+on = ["*"]
+unverified = true
+retry = ["50ms"]
+webhook = {{ url = "{refusing}/{HIDDEN_PATH}?key={HIDDEN_PATH}", {signed}, {headers} }}
+[[routes]]
+name = "nowhere"
+on = ["*"]
+unverified = true
+retry = ["50ms"]
+webhook = {{ url = "{nowhere}", {signed}, {headers} }}
+[[routes]]
+name = "script"
+on = ["*"]
+unverified = true
+retry = ["50ms"]
+[routes.script]
+command = ["/bin/sh", "-c", "test -n \\"$KEY\\" && exit 3"]
+env = {{ KEY = "env:SCRIPT" }}
+[[routes]]
+name = "no-script"
+on = ["*"]
+unverified = true
+retry = ["50ms"]
+script = {{ command = ["./not-there"], env = {{ KEY = "env:SCRIPT" }} }}
+"""
+
+
+READING = [
+    "tasks list", "tasks show TASK", "events list", "events show EVENT", "deliveries list", "deliveries show DELIVERY",
+    "routes list", "routes test good", "routes test refuses", "routes test nowhere", "routes test script",
+    "config check", "config show", "doctor", "explain TASK", "db stats", "db check", "replay --route nowhere --dry-run",
+    "routes hold nowhere", "routes release nowhere", "deliveries retry DELIVERY",
+]  # fmt: skip
+FAILING = [
+    "tasks show nonsense", "events show nonsense", "routes test nonsense", "submit images/nonsense --set prompt=x",
+    "submit images/multi-image2image --body @not-there.json", "tasks nonsense", "replay --route nonsense --dry-run",
+]  # fmt: skip
+PAGES = [
+    "/api/tasks", "/api/events", "/api/deliveries", "/api/routes", "/api/tasks/TASK", "/api/events/EVENT",
+    "/api/deliveries/DELIVERY", "/openapi.json", "/metrics", "/console", "/readyz", "/healthz", "/api/nonsense",
+]  # fmt: skip
+
+
+@pytest.mark.timeout(300)  # a process for each command; a busy machine starts them slowly
+async def test_no_secret_is_ever_put_out(tmp_path: Path) -> None:
+    said = Said()
+    async with (
+        a_sink(check=False) as sink,
+        a_sink(check=False) as refusing,
+        a_kling(api_key=SECRETS["API_KEY"], drop={"next": 1}) as kling,
+    ):
+        refusing.answer = lambda: Response(status_code=302, headers={"location": f"http://a.b/{HIDDEN_PATH}"})
+        sink_at = sink.url.removesuffix("/hook")
+        config = a_config(kling.url, sink_at, refusing.url, 'api_key = "env:API_KEY"')
+        async with a_receiver(tmp_path, config, environ=SECRETS) as receiver:
+            # The harness looks for the token where one that was made would be; here it is configured.
+            (receiver.folder / "var" / "admin-token").write_text(SECRETS["ADMIN_TOKEN"])
+            url = await make_trouble(receiver, sink_at, said)
+            await until(lambda: len(receiver.said("route.held")) >= 2)
+            await look_at_everything(receiver, said)
+            kling.change({"refuse": [{"code": 1000}, {"code": 502}, {"code": 5000}], "refuse_queries": "1102,502"})
+            async with receiver.client() as client:
+                for _ in range(3):
+                    await client.post("/kling/v1/" + ENDPOINT, json=JOB)
+            assert await receiver.stop() == 0
+            said.of(receiver.run("tasks", "list"))
+            said.of(receiver.run("config", "show", "--json"))
+            said.texts["log"] = receiver.log()
+            for trouble in ("callback.refused", "connection.refused", "gateway.failed", "kling.refused", "route.held"):
+                assert receiver.said(trouble)
+            tokens = {urlsplit(create["body"]["callback_url"]).path for create in kling.state()["creates"]}
+            tokens.add(urlsplit(url).path)
+            said.words |= {f"callback token {at}": path.rpartition("/")[2] for at, path in enumerate(tokens)}
+            said.texts["store"] = dump(receiver)
+            said.words["client's callback URL"] = CLIENTS
+
+    assert len(tokens) >= 5
+    # What a client asked to be called at is kept, or it could not be called.
+    leaks = said.leaks(but=lambda where, name: where == "store" and name == "client's callback URL")
+    assert leaks == []
+
+
+async def test_neither_access_key_nor_secret_key_nor_the_token_they_sign_is_put_out(tmp_path: Path) -> None:
+    said, shown = Said(), []
+
+    def answer(request: Request) -> Response:
+        shown.append(request.headers["authorization"].removeprefix("Bearer "))
+        # As a gateway that tells its clients what they sent.
+        body = {"code": 1002, "message": f"cannot take {request.headers['authorization']}", "request_id": "r"}
+        return Response(json.dumps(body), 401, headers={"content-type": "application/json"})
+
+    async with a_sink(check=False) as sink, an_upstream() as (upstream, at):
+        upstream.answer = answer
+        keys = 'access_key = "env:ACCESS_KEY"\nsecret_key = "env:SECRET_KEY"'
+        config = a_config(at, sink.url, sink.url, keys, token="")
+        async with a_receiver(tmp_path, config, environ=SECRETS) as receiver:
+            said.words["the token it made"] = receiver.token
+            async with receiver.client() as client:
+                task = await submitted(client)
+                assert task["message"]
+                said.texts["task"] = (await client.get(f"/api/tasks/{task['id']}")).text
+                said.texts["tasks"] = (await client.get("/api/tasks")).text
+            said.of(receiver.run("tasks", "show", task["id"]))
+            said.of(receiver.run("config", "show"))
+            said.of(receiver.run("config", "show", "--json"))
+            assert await receiver.stop() == 0
+            said.texts["log"] = receiver.log()
+    said.words |= {f"signed token {number}": token for number, token in enumerate(shown)}
+
+    assert shown
+    assert said.leaks() == []
+
+
+async def make_trouble(receiver: Receiver, sink_at: str, said: Said) -> str:
+    """Do everything that succeeds, and all that fails in a way of its own; give a minted URL."""
+    async with receiver.client() as client:
+        await submitted(client)
+        theirs = JOB | {"callback_url": f"{sink_at}/theirs?key={CLIENTS}"}
+        await client.post("/kling/v1/" + ENDPOINT, json=theirs)
+        bad = await client.post("/kling/v1/" + ENDPOINT, json=JOB | {"callback_url": f"ftp://{CLIENTS}"})
+        strange = await client.get(f"/api/{GUESSED}", headers={"authorization": f"Bearer {GUESSED}"})
+        said.texts["bad create"], said.texts["strangers"] = bad.text, strange.text
+        task, url = await minted(client)
+    path = urlsplit(url).path
+    forged = {"webhook-id": "1", "webhook-timestamp": "1", "webhook-signature": "v1,bm9wZQ=="}
+    credentials = {"authorization": f"Bearer {SECRETS['PASSWORD']}", "cookie": f"key={SECRETS['PASSWORD']}"}
+    async with a_wire(receiver.public) as wire:
+        refused = [
+            await wire.ask("POST", path, b"not json"),
+            await wire.ask("POST", path, a_push("succeed"), forged),
+            await wire.ask("POST", path, a_push("processing"), credentials),
+            await wire.ask("GET", path),
+            await wire.ask("POST", f"/callbacks/{GUESSED}", a_push("succeed")),
+            await wire.ask("POST", f"/{GUESSED}", a_push("succeed")),
+            await wire.ask("POST", path, b"{" + b" " * 70_000),
+        ]
+    assert [answer.status for answer in refused] == [400, 200, 200, 405, 404, 404, 413]
+    said.texts["refused"] = "\n".join(answer.body.decode() for answer in refused)
+    async with a_wire(receiver.public) as wire:
+        wire.writer.write(f"POST {path} HTTP/1.1\r\nno header {GUESSED}\r\n\r\n".encode())
+        assert (await wire.read()).status == 400
+    async with a_wire(receiver.public) as wire:
+        wire.write("POST", path, b"{", {"content-length": "50"})
+    assert (await ask("POST", url, a_push("succeed"))).status == 200
+    await until(lambda: receiver.rows("SELECT state FROM tasks WHERE id = ?", task["id"]) == [("succeed",)])
+    return url
+
+
+async def look_at_everything(receiver: Receiver, said: Said) -> None:
+    """Run every command that shows something, and open every page."""
+    ((task, event, delivery),) = receiver.rows(
+        """SELECT events.task_id, events.id, deliveries.id FROM events JOIN deliveries ON event_id = events.id
+        WHERE route = 'nowhere' AND attempts > 0 LIMIT 1"""
+    )
+    names = {"TASK": task, "EVENT": event, "DELIVERY": delivery}
+    for command in READING + FAILING:
+        words = [names.get(word, word) for word in command.split()]
+        said.of(await receiver.command(*words))
+        if command in ("config show", "deliveries show DELIVERY", "tasks show TASK"):
+            said.of(await receiver.command(*words, "--json"))
+    async with receiver.client() as client:
+        for page in PAGES:
+            for name, value in names.items():
+                page = page.replace(name, value)  # noqa: PLW2901 - the page as it is asked for
+            said.texts[f"GET {page}"] = (await client.get(page)).text
+        replay = await client.post("/api/replays", json={"route": "nowhere", "dry_run": True})
+        said.texts["a replay"] = replay.text
+        for route in ("good", "refuses", "nowhere", "script", "no-script"):
+            said.texts[f"test of {route}"] = (await client.post(f"/api/routes/{route}/test")).text
+
+
+def dump(receiver: Receiver) -> str:
+    """Give all that is in the store, as text; bytes are shown as the letters they are."""
+    with sqlite3.connect(f"{(receiver.folder / 'var' / 'receiver.db').as_uri()}?mode=ro", uri=True) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        cells = [cell for table in tables for row in connection.execute(f"SELECT * FROM {table}") for cell in row]  # noqa: S608 - its own tables
+    connection.close()
+    return "\n".join(cell.decode("latin-1") if isinstance(cell, bytes) else str(cell) for cell in cells)
+
+
+BROKEN: Mapping[str, str] = {
+    "keys": """
+[kling]
+api_key = "env:API_KEY"
+access_key = "env:ACCESS_KEY"
+base_url = "https://user:canary-password-3e4r5t@kling.example:99999"
+api_kye = "canary-api-key-0q8w7e6r5t"
+[klign]
+api_key = "canary-api-key-0q8w7e6r5t"
+[admin]
+token = ["canary-admin-token-5t4r3e2w1q"]
+[public]
+url = "https://hooks.example.com/?key=canary-path-6y7u8i"
+[callbacks]
+signing_secrets = ["whsec_canary-signing!!", { key = "canary-signing" }, 7]
+""",
+    "other keys": """
+[kling]
+api_key = "canary-api-key-0q8w7e6r5t\\nmore"
+secret_key = "canary-secret-key-that-is-long-enough-9z8x7c"
+[admin]
+token = "file:/not/there"
+[gateway]
+secret = "whsec_canary-gateway"
+""",
+    "routes": """
+[[routes]]
+name = "a"
+webhook = { url = "htp://canary-path-6y7u8i", secret = { key = "canary-route" } }
+[[routes]]
+name = "b"
+webhook = { url = "https://user:canary-password-3e4r5t@a.b", headers = { k = "canary-header-2w3e4r5t6y\\n" } }
+[[routes]]
+name = "c"
+script = { command = "/bin/true --key canary-script-7u8i9o0p", env = { KEY = ["canary-script-7u8i9o0p"] } }
+[[routes]]
+name = "d"
+webhook = { url = "https://a.b", secret = "canary-route", headers = { authorization = 7, k = "env:NOT_THERE" } }
+""",
+    "a string that does not end": '[kling]\napi_key = "canary-api-key-0q8w7e6r5t\n',
+    "a string without quotes": "[kling]\napi_key = canary-api-key-0q8w7e6r5t\n",
+}
+
+
+def test_a_configuration_that_is_refused_is_not_quoted(tmp_path: Path) -> None:
+    said = Said()
+    receiver = Receiver(tmp_path, "", environ=SECRETS | {"KLING_RECEIVER__CALLBACKS__VERIFY": "canary"})
+
+    for text in BROKEN.values():
+        receiver.configure(text)
+        for command in ("config check", "serve"):
+            ran = receiver.run(*command.split())
+            said.of(ran)
+            assert ran.returncode == 78, ran.stdout + ran.stderr
+
+    assert said.leaks() == []
+    everything = "".join(said.texts.values()).replace('"canary"', "")
+    assert not re.search(r"canary", everything), everything

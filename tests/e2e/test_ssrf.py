@@ -1,0 +1,201 @@
+"""Where the real service connects to, by a stranger's word and by the operator's: a trap on this machine counts."""
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2
+from data.ssrf_urls import NEVER, NOT_PUBLIC, SPELLINGS
+from harness.fake_dns import resolving
+from harness.http_peers import response, sending, serving
+from harness.running_service import (
+    ENDPOINT,
+    JOB,
+    Receiver,
+    a_config,
+    a_kling,
+    a_receiver,
+    a_sink,
+    a_webhook_route,
+    submitted,
+)
+from harness.support import until
+
+ROUTED_AT_ONCE = '[callbacks]\nverify = "never"\n'
+
+
+@dataclass(slots=True)
+class Trap:
+    """Listens at every address of this machine, and counts who comes."""
+
+    port: int = 0
+    connections: int = 0
+
+    async def take(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        writer.transport.abort()
+
+
+@contextlib.asynccontextmanager
+async def a_trap() -> AsyncIterator[Trap]:
+    trap = Trap()
+    dual = socket.has_dualstack_ipv6()
+    family, everywhere = (socket.AF_INET6, "::") if dual else (socket.AF_INET, "0.0.0.0")
+    listening = socket.create_server((everywhere, 0), family=family, dualstack_ipv6=dual, backlog=512)
+    trap.port = listening.getsockname()[1]
+    server = await asyncio.start_server(trap.take, sock=listening)
+    try:
+        yield trap
+    finally:
+        server.close()
+        await asyncio.sleep(0)
+
+
+async def called_back_at(client: httpx2.AsyncClient, urls: Sequence[str]) -> None:
+    """Be so many clients of the gateway, each with a callback URL of its own."""
+    for url in urls:
+        answer = await client.post(f"/kling/v1/{ENDPOINT}", json=JOB | {"callback_url": url})
+        assert answer.json()["code"] == 0, (url, answer.text)
+
+
+ATTEMPTS = """
+    SELECT tasks.reply_to, attempts.outcome, attempts.reason, attempts.code
+    FROM attempts JOIN deliveries ON deliveries.id = attempts.delivery_id
+    JOIN events ON events.id = deliveries.event_id
+    JOIN tasks ON tasks.id = events.task_id
+    WHERE tasks.reply_to IS NOT NULL
+"""
+
+
+async def tried(receiver: Receiver, urls: Sequence[str]) -> dict[str, list[tuple[str, str, int | None]]]:
+    """Wait until every one of *urls* has been tried, and tell how it went."""
+    await until(lambda: {row[0] for row in receiver.rows(ATTEMPTS)} >= set(urls), within=60)
+    made: dict[str, list[tuple[str, str, int | None]]] = {}
+    for url, *rest in receiver.rows(ATTEMPTS):
+        made.setdefault(url, []).append(tuple(rest))
+    return made
+
+
+def host_of(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+async def test_no_form_of_a_strangers_url_reaches_this_machine_or_what_is_near_it(tmp_path: Path) -> None:
+    names = {f"name-{number}.example": [address] for number, address in enumerate([*NEVER, *NOT_PUBLIC])}
+    names["mixed.example"] = ["8.8.8.8 127.0.0.1"]
+    environ = resolving(tmp_path, names)
+    async with (
+        a_trap() as trap,
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=ROUTED_AT_ONCE), environ=environ) as receiver,
+        receiver.client() as client,
+    ):
+        literal = [f"http://{host_of(address)}:{trap.port}/hook" for address in [*NEVER, *NOT_PUBLIC]]
+        spelt = [f"http://{host}:{trap.port}/hook" for host in SPELLINGS]
+        named = [f"http://{name}:{trap.port}/hook" for name in names]
+        assert len(literal + spelt + named) > 60
+
+        await called_back_at(client, literal + spelt + named)
+        made = await tried(receiver, literal + spelt + named)
+
+        assert trap.connections == 0
+        assert {outcome for url in literal for outcome, _, _ in made[url]} == {"refused"}
+        assert {outcome for url in named for outcome, _, _ in made[url]} == {"failed"}
+        for url in literal + named:
+            assert all("is not public but" in reason or "never dialled" in reason for _, reason, _ in made[url]), url
+
+
+async def test_a_name_that_turns_inward_after_it_was_looked_at_is_not_followed(tmp_path: Path) -> None:
+    environ = resolving(tmp_path, {"rebinding.example": ["127.0.0.2", "127.0.0.1"]})
+    allow = '[network]\nallow = ["127.0.0.2"]\n'
+    async with (
+        a_trap() as trap,
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=ROUTED_AT_ONCE + allow), environ=environ) as receiver,
+        receiver.client() as client,
+    ):
+        url = f"http://rebinding.example:{trap.port}/hook"
+
+        await called_back_at(client, [url])
+        await until(lambda: len(receiver.rows(ATTEMPTS)) >= 2)
+
+        assert trap.connections == 1
+        reasons = [reason for _, reason, _ in (await tried(receiver, [url]))[url]]
+        assert len([reason for reason in reasons if "127.0.0.1 is not public but loopback" in reason]) >= 1
+
+
+async def test_a_redirect_inward_is_not_followed(tmp_path: Path) -> None:
+    allow = '[network]\nallow = ["127.0.0.1"]\n'
+    async with (
+        a_trap() as trap,
+        serving(sending(response(307, location=f"http://127.0.0.2:{trap.port}/"))) as outside,
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=ROUTED_AT_ONCE + allow)) as receiver,
+        receiver.client() as client,
+    ):
+        await called_back_at(client, [f"{outside.url}/hook"])
+        made = await tried(receiver, [f"{outside.url}/hook"])
+
+        assert outside.connections >= 1
+        assert trap.connections == 0
+        assert {code for _, _, code in made[f"{outside.url}/hook"]} == {307}
+
+
+async def test_allow_opens_what_it_names_and_never_metadata(tmp_path: Path) -> None:
+    wide = '["127.0.0.1", "169.0.0.0/8", "168.0.0.0/8", "100.64.0.0/10", "192.0.0.0/8", "fd00::/8", "64:ff9b::/96"]'
+    async with (
+        a_trap() as trap,
+        a_sink(check=False) as sink,
+        a_kling() as kling,
+        a_receiver(tmp_path, a_config(kling.url, more=f"{ROUTED_AT_ONCE}[network]\nallow = {wide}\n")) as receiver,
+        receiver.client() as client,
+    ):
+        never = [f"http://{host_of(address)}/latest" for address in NEVER]
+        near = [f"http://127.0.0.2:{trap.port}/"]
+
+        await called_back_at(client, [sink.url, *near, *never])
+        made = await tried(receiver, [sink.url, *near, *never])
+
+        assert {outcome for outcome, _, _ in made[sink.url]} == {"accepted"}
+        assert trap.connections == 0
+        for url in never:
+            assert all(outcome == "refused" and "never dialled" in reason for outcome, reason, _ in made[url]), url
+
+
+async def test_the_operators_own_url_may_lead_to_this_machine_and_never_to_metadata(tmp_path: Path) -> None:
+    routes = "".join(
+        f'[[routes]]\nname = "{name}"\nwebhook = {{ url = "http://{host}/latest" }}\n'
+        for name, host in {"number": "2852039166", "name": "inside.example"}.items()
+    )
+    environ = resolving(tmp_path, {"inside.example": ["169.254.169.254"]})
+    async with (
+        a_sink() as sink,
+        a_kling() as kling,
+        a_receiver(
+            tmp_path, a_config(kling.url, more=ROUTED_AT_ONCE + a_webhook_route(sink) + routes), environ=environ
+        ) as receiver,
+        receiver.client() as client,
+    ):
+        await submitted(client)
+        rows = "SELECT route, outcome, reason FROM attempts JOIN deliveries ON deliveries.id = delivery_id"
+        await until(lambda: len(receiver.rows(rows)) >= 3)
+
+        made = {route: (outcome, reason) for route, outcome, reason in receiver.rows(rows)}
+        assert made["hook"] == ("accepted", "")
+        for route, outcome in {"number": "refused", "name": "failed"}.items():
+            assert made[route][0] == outcome
+            assert "169.254.169.254 is a cloud's metadata service and never dialled" in made[route][1]
+
+
+async def test_a_route_to_metadata_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+    route = '[[routes]]\nname = "r"\nwebhook = { url = "http://169.254.169.254/latest" }\n'
+    receiver = Receiver(tmp_path, a_config("http://127.0.0.1:9", more=route))
+
+    ran = receiver.run("serve")
+
+    assert ran.returncode == 78
+    fault = "routes.0.webhook.url: leads to a link-local or cloud-metadata address, which is never dialled"
+    assert f"config.toml:13: {fault}" in ran.stderr

@@ -1,0 +1,96 @@
+"""Values for tests that state only what matters to the rule under test."""
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+from typing import Any
+
+from harness.support import START
+
+from receiver.domain.model import (
+    Delivery,
+    DeliveryStatus,
+    Event,
+    Origin,
+    Push,
+    PushOutcome,
+    Reading,
+    Source,
+    Task,
+    TaskState,
+    Verified,
+)
+from receiver.settings import PollSettings
+
+IMAGES: dict[str, tuple[dict[str, Any], ...]] = {"images": ({"index": 0, "url": "https://cdn.example.com/0.png"},)}
+POLL = PollSettings(after=timedelta(seconds=30), every=timedelta(minutes=5), give_up_after=timedelta(hours=48))
+
+
+def a_task(**changes: Any) -> Task:
+    """A task of the gateway's that Kling has taken and not spoken of since."""
+    task = Task(
+        id="tsk_1",
+        origin=Origin.GATEWAY,
+        state=TaskState.SUBMITTED,
+        endpoint="images/multi-image2image",
+        kling_id="k1",
+        external_task_id="tsk_1",
+        pack="image",
+        created_at=START,
+        updated_at=START,
+        due_at=START + POLL.after,
+    )
+    return replace(task, **changes)
+
+
+def a_reading(word: str, **changes: Any) -> Reading:
+    """What a body of the task above says; a succeed has a picture."""
+    state = TaskState(word) if word in set(TaskState) else None
+    result = IMAGES if word == "succeed" else {}
+    return replace(Reading(state=state, word=word, kling_id="k1", external_task_id="tsk_1", result=result), **changes)
+
+
+def a_push(id_: str = "psh_1", **changes: Any) -> Push:
+    """A callback that waits for confirmation."""
+    push = Push(
+        id=id_,
+        task_id="tsk_1",
+        source=Source.CALLBACK,
+        headers=(),
+        body=b"{}",
+        digest=b"\0" * 32,
+        received_at=START,
+        outcome=PushOutcome.PENDING,
+    )
+    return replace(push, **changes)
+
+
+def an_event(id_: str = "evt_1", **changes: Any) -> Event:
+    """A succeed, as it is stored."""
+    event = Event(
+        id=id_,
+        type="task.succeed",
+        envelope=b'{"type":"task.succeed","timestamp":"2026-11-22T10:00:00.000Z","data":{"event_id":"evt_1"}}',
+        body=b'{"task_id":"k1","task_status":"succeed"}',
+        verified=Verified.API,
+        created_at=START,
+        task_id="tsk_1",
+    )
+    return replace(event, **changes)
+
+
+def a_delivery(id_: str = "dlv_1", **changes: Any) -> Delivery:
+    """A delivery that is due."""
+    delivery = Delivery(
+        id=id_,
+        event_id="evt_1",
+        route="publish",
+        status=DeliveryStatus.PENDING,
+        created_at=START,
+        due_at=START,
+    )
+    return replace(delivery, **changes)
+
+
+def at(seconds: float) -> datetime:
+    """A moment so many seconds after the tests' start."""
+    return START + timedelta(seconds=seconds)

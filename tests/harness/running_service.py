@@ -1,0 +1,363 @@
+"""The product as its users run it: a real `serve` process, a webhook that checks signatures, Kling simulated."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from inspect import isawaitable
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import uvicorn
+from harness.raw_http import ask
+from harness.support import free_port, plain_http, until
+from harness.web_app import Upstream
+from standardwebhooks import Webhook
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from receiver.kling.simulator import Options, Simulator, serve
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+KEY = "the-key-of-a-test"
+ENDPOINT = "images/multi-image2image"
+SELDOM = 0.02
+"""How often to look where each look takes from what is waited for: by a request to the process that is to get on."""
+
+JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
+
+
+class Receiver:
+    """A `kling-receiver serve` process in a folder of its own; it can be killed and started again on the same store."""
+
+    def __init__(self, folder: Path, config: str, *, environ: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        self.public = f"http://127.0.0.1:{free_port()}"
+        self.admin = f"http://127.0.0.1:{free_port()}"
+        self.log_path = folder / "receiver.log"
+        self.config_path = folder / "config.toml"
+        self.environ = {**_clean_environment(), "KLING_RECEIVER_LOG": "debug", **(environ or {})}
+        self.process: subprocess.Popen[bytes] | None = None
+        self.configure(config)
+
+    def configure(self, config: str) -> None:
+        """Write the configuration that the next start finds."""
+        text = config.replace("@PUBLIC@", self.public).replace("@PUBLIC_LISTEN@", self.public.removeprefix("http://"))
+        self.config_path.write_text(text.replace("@ADMIN_LISTEN@", self.admin.removeprefix("http://")))
+
+    async def start(self) -> None:
+        """Start the process and wait until it is ready."""
+        self.spawn()
+        await self.ready()
+
+    def spawn(self) -> None:
+        """Start the process."""
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "receiver", "serve", "--config", str(self.config_path)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=self.environ,
+                cwd=self.folder,
+            )
+
+    async def ready(self) -> None:
+        """Wait until it takes callbacks."""
+        await until(self._is_ready, within=60, every=SELDOM)
+
+    async def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.log()[-4000:]}")
+        try:
+            return (await ask("GET", f"{self.admin}/readyz")).status == 200
+        except (OSError, asyncio.IncompleteReadError):
+            return False
+
+    def kill(self) -> None:
+        """End it as a power cut or the kernel would: kill -9."""
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> None:
+        """Ask it to stop."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGTERM)
+
+    async def exit_code(self, *, within: float = 40) -> int:
+        """Wait for its end and give its exit code."""
+        assert self.process is not None
+        await until(self._has_ended, within=within)
+        return self.process.returncode
+
+    async def stop(self, *, within: float = 40) -> int:
+        """Ask it to stop and give its exit code."""
+        self.terminate()
+        return await self.exit_code(within=within)
+
+    def _has_ended(self) -> bool:
+        assert self.process is not None
+        return self.process.poll() is not None
+
+    async def restart(self, config: str | None = None) -> None:
+        """Stop it in order and start it again, on another configuration if one is given."""
+        assert await self.stop() == 0, self.log()[-4000:]
+        if config is not None:
+            self.configure(config)
+        await self.start()
+
+    @property
+    def token(self) -> str:
+        """The admin token it made for itself."""
+        return (self.folder / "var" / "admin-token").read_text().strip()
+
+    def client(self) -> httpx2.AsyncClient:
+        """A client of the admin listener."""
+        headers = {"authorization": f"Bearer {self.token}"}
+        return plain_http(base_url=self.admin, headers=headers, timeout=30)
+
+    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the CLI against it."""
+        command = [sys.executable, "-m", "receiver", *arguments, "--config", str(self.config_path)]
+        return subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            env=self.environ,
+            cwd=self.folder,
+            check=False,
+            timeout=60,
+        )
+
+    async def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command of the CLI while what the test itself serves goes on."""
+        return await asyncio.to_thread(self.run, *arguments)
+
+    def log(self) -> str:
+        """All it has said so far."""
+        return self.log_path.read_text()
+
+    def said(self, event: str) -> list[dict[str, Any]]:
+        """Give the lines of its log that tell of *event*; what is no JSON is not one of them."""
+        lines = (line for line in self.log().splitlines() if f'"{event}"' in line)
+        return [said for line in lines if (said := json.loads(line))["event"] == event]
+
+    def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Read what is in its store, without a way to change it."""
+        path = self.folder / "var" / "receiver.db"
+        with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
+            return connection.execute(query, values).fetchall()
+
+
+def _clean_environment() -> dict[str, str]:
+    """Our environment without the settings of a real installation."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("KLING_")}
+
+
+@dataclass(slots=True)
+class Sink:
+    """A webhook consumer. ``received`` maps an event's id to every body that came for it; a bad signature is fatal.
+
+    ``answer`` gives the status of an answer or the whole of it, and may take its time.
+    """
+
+    url: str = ""
+    received: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+    bodies: list[bytes] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    answer: Callable[[], "int | Response | Awaitable[int | Response]"] = lambda: 204
+    check: bool = True
+    refused: list[str] = field(default_factory=list)
+
+    async def take(self, request: Request) -> Response:
+        body, headers = await request.body(), dict(request.headers)
+        if self.check:
+            try:
+                Webhook(SECRET).verify(body, headers)
+            except Exception as exc:
+                self.refused.append(repr(exc))
+                raise
+        self.bodies.append(body)
+        self.headers.append(headers)
+        self.received.setdefault(headers.get("webhook-id", ""), []).append(json.loads(body))
+        answer = self.answer()
+        if isawaitable(answer):
+            answer = await answer
+        return answer if isinstance(answer, Response) else Response(status_code=answer)
+
+    @property
+    def types(self) -> list[str]:
+        """The types of all events that came, in their order."""
+        return [json.loads(body)["type"] for body in self.bodies]
+
+
+@contextlib.asynccontextmanager
+async def a_server(app: ASGIApp) -> AsyncIterator[str]:
+    """Serve an app in this process, and give its URL."""
+    config = uvicorn.Config(
+        app,
+        host="127.0.0.1",
+        log_config=None,
+        access_log=False,
+        ws="none",
+        lifespan="off",
+        timeout_graceful_shutdown=2,
+    )
+    server = uvicorn.Server(config)
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # pytest's are its own
+    with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        await until(lambda: server.started)
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
+
+
+@contextlib.asynccontextmanager
+async def a_sink(*, check: bool = True) -> AsyncIterator[Sink]:
+    """Run a webhook consumer in this process."""
+    sink = Sink(check=check)
+    async with a_server(Starlette(routes=[Route("/{path:path}", sink.take, methods=["POST"])])) as url:
+        sink.url = f"{url}/hook"
+        yield sink
+    assert sink.refused == []
+
+
+@contextlib.asynccontextmanager
+async def an_upstream() -> AsyncIterator[tuple[Upstream, str]]:
+    """Run what stands for Kling where its answers' very bytes matter."""
+    upstream = Upstream()
+    async with a_server(upstream) as url:
+        yield upstream, url
+
+
+@contextlib.asynccontextmanager
+async def a_receiver(folder: Path, config: str, **more: Any) -> AsyncIterator[Receiver]:
+    """Run a receiver in a folder of its own."""
+    async with receiving(Receiver(folder, config, **more)) as receiver:
+        yield receiver
+
+
+@contextlib.asynccontextmanager
+async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
+    """Run a receiver; whatever state the test leaves it in, its process is gone afterwards."""
+    try:
+        await receiver.start()
+        yield receiver
+    finally:
+        if receiver.process is not None and receiver.process.poll() is None:
+            receiver.kill()
+
+
+@contextlib.asynccontextmanager
+async def a_kling(**options: Any) -> AsyncIterator[Simulator]:
+    """Run a simulated Kling in this process, quick unless told otherwise."""
+    given = {"api_key": KEY, "submitted_for": "50ms", "processing_for": "100ms", "check_images": False} | options
+    async with serve(Options.read(given)) as simulator:
+        yield simulator
+
+
+def a_config(kling: str, *, more: str = "", public_url: str = "@PUBLIC@", kling_more: str = "") -> str:
+    """A configuration on free ports; *more* is appended, such as routes, and *kling_more* to its section."""
+    key = "" if "_key" in kling_more else f'api_key = "{KEY}"'
+    return f"""
+[public]
+listen = "@PUBLIC_LISTEN@"
+url = "{public_url}"
+[admin]
+listen = "@ADMIN_LISTEN@"
+[kling]
+base_url = "{kling}"
+{key}
+{kling_more}
+{more}
+"""
+
+
+def a_webhook_route(sink: Sink, *, name: str = "hook", extra: str = "", webhook: str = "") -> str:
+    """A route to *sink*, signed; *extra* are more of its keys, *webhook* more of its destination's."""
+    return f"""
+[[routes]]
+name = "{name}"
+webhook = {{ url = "{sink.url}", secret = "{SECRET}"{webhook and ", " + webhook} }}
+{extra}
+"""
+
+
+def a_script_route(folder: Path, *, name: str = "script", extra: str = "") -> str:
+    """A route to a script that appends what it gets to ``published.jsonl``, one line for each run."""
+    script = folder / "publish.sh"
+    script.write_text('#!/bin/sh\ncat >> "$OUT"; echo >> "$OUT"; echo "published $KLING_TASK_ID"\n')
+    script.chmod(0o755)
+    return f"""
+[[routes]]
+name = "{name}"
+script = {{ command = ["{script}"], env = {{ OUT = "{published(folder)}" }} }}
+{extra}
+"""
+
+
+def published(folder: Path) -> Path:
+    """Where the script route's runs are written down."""
+    return folder / "published.jsonl"
+
+
+async def submitted(client: httpx2.AsyncClient, **fields: Any) -> dict[str, Any]:
+    """Hand a job in by the API and give its task."""
+    created = await client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB} | fields)
+    assert created.status_code == 202, created.text
+    task: dict[str, Any] = created.json()
+    return task
+
+
+async def minted(client: httpx2.AsyncClient, **fields: Any) -> tuple[dict[str, Any], str]:
+    """Have a callback URL made; give its task and the URL."""
+    made = await client.post("/api/callback-urls", json=fields)
+    assert made.status_code == 201, made.text
+    return made.json()["task"], made.json()["callback_url"]
+
+
+async def task_in(client: httpx2.AsyncClient, task_id: str, state: str, *, within: float = 15) -> dict[str, Any]:
+    """Wait until a task has come to a state, and give it."""
+    seen: dict[str, Any] = {}
+
+    async def is_there() -> bool:
+        seen.update((await client.get(f"/api/tasks/{task_id}")).json())
+        return bool(seen["state"] == state)
+
+    try:
+        await until(is_there, within=within, every=SELDOM)
+    except TimeoutError:
+        raise AssertionError(f"not {state} but {seen}") from None
+    return seen
+
+
+def a_push(word: str, *, task_id: str = "867283741759111202", **more: Any) -> bytes:
+    """A callback's body in the legacy shape; a succeed has a picture."""
+    body: dict[str, Any] = {
+        "task_id": task_id,
+        "task_status": word,
+        "task_status_msg": "",
+        "created_at": 1785901861504,
+        "updated_at": 1785901861504,
+        "task_result": {"images": [{"index": 0, "url": f"https://cdn.example.com/{task_id}.png"}]}
+        if word == "succeed"
+        else {},
+    }
+    return json.dumps(body | more).encode()

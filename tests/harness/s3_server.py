@@ -1,0 +1,127 @@
+"""A store that speaks S3, as a process of its own on loopback: it checks signatures and digests, and can be ended."""
+
+import asyncio
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+from harness.support import free_port, until
+
+ACCESS_KEY, SECRET_KEY = "the-access-key-of-a-test", "the-secret-key-of-a-test"
+BUCKET = "results"
+
+_RCLONE = Path(sys.executable).with_name("rclone")
+_STARTED = re.compile(r"Starting s3 server")
+
+
+class Buckets:
+    """The store's process; each folder of ``root`` is a bucket, each file in it an object."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.port = free_port()
+        self.log_path = root.with_suffix(".log")
+        self._process: subprocess.Popen[bytes] | None = None
+        (root / BUCKET).mkdir(parents=True)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Start it, at the same address each time, and wait until it answers."""
+        with self.log_path.open("wb") as log:
+            self._process = subprocess.Popen(
+                [
+                    *(str(_RCLONE), "serve", "s3", str(self.root), "--addr", f"127.0.0.1:{self.port}"),
+                    *("--auth-key", f"{ACCESS_KEY},{SECRET_KEY}", "--config", os.devnull),
+                    *("--no-cleanup", "--dir-cache-time", "20ms", "--log-level", "DEBUG"),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        await until(lambda: bool(_STARTED.search(self.log())), within=30)
+
+    def stop(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def log(self) -> str:
+        """What it says it was asked for."""
+        return self.log_path.read_text()
+
+    def objects(self, bucket: str = BUCKET) -> dict[str, bytes]:
+        """Give all that a bucket holds, by key."""
+        folder = self.root / bucket
+        return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@contextlib.asynccontextmanager
+async def a_store_of_buckets(folder: Path) -> AsyncIterator[Buckets]:
+    """Run a store with one empty bucket."""
+    buckets = Buckets(folder / "buckets")
+    await buckets.start()
+    try:
+        yield buckets
+    finally:
+        buckets.stop()
+
+
+async def _passed(_: bytes) -> None:
+    """Let an answer through."""
+
+
+@contextlib.asynccontextmanager
+async def a_relay(
+    port: int,
+    *,
+    change: Callable[[bytes], bytes] = bytes,
+    answered: Callable[[bytes], Awaitable[None]] = _passed,
+) -> AsyncIterator[str]:
+    """Pass requests on to the store: *change* makes of a body what arrives, *answered* may keep an answer to one."""
+    ends: set[asyncio.Task[None]] = set()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        there_reader, there = await asyncio.open_connection("127.0.0.1", port)
+        try:
+            while True:
+                head, body = await _message(reader)
+                there.write(head + change(body))
+                answer_head, answer = await _message(there_reader)
+                await answered(head)
+                writer.write(answer_head + answer)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass
+        finally:
+            there.close()
+            writer.close()
+
+    def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(relay(reader, writer))
+        ends.add(task)
+        task.add_done_callback(ends.discard)
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0)
+    try:
+        yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    finally:
+        server.close()
+        for task in tuple(ends):
+            task.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
+        await asyncio.sleep(0)
+
+
+async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+    head = await reader.readuntil(b"\r\n\r\n")
+    length = re.search(rb"(?i)content-length: *(\d+)", head)
+    return head, await reader.readexactly(int(length[1]) if length else 0)

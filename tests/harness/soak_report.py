@@ -1,0 +1,230 @@
+"""What the long runs counted, and the report that is made of it: Markdown to be published, JSON to reckon with.
+
+A test that is worth running long is marked ``soak("what it is called in the report", minutes=31)`` and hands in its
+counts by the fixture ``tell``. `make soak` runs these alone; the report grows with each run that ends, so that a soak
+that is broken off leaves what it had found.
+"""
+
+import json
+import os
+import platform
+import re
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from _pytest.terminal import TerminalReporter
+
+from receiver import __version__
+from receiver.domain.clock import SystemClock
+
+Tell = Callable[..., None]
+"""Takes counts and seeds by name: ``tell(seed=7, cuts=300)``. A later word on the same count is the one that stands."""
+
+ROOT = Path(__file__).parents[2]
+HEAD = "| run | seed | counts | time | verdict |\n|---|---|---|---|---|\n"
+NAMED = ("uvicorn", "uvloop", "httptools", "starlette", "httpx2", "aiosqlite")
+"""The packages that the published line names; the JSON has them all."""
+
+_MARK = "soak"
+_MINUTE, _HOUR = 60, 3600
+
+
+@dataclass(slots=True, kw_only=True)
+class Run:
+    """One test of the soak: what it is called, what it counted, how it ended."""
+
+    title: str
+    test: str
+    verdict: str = "unfinished"
+    why: str = ""
+    seconds: float = 0.0
+    counts: dict[str, Any] = field(default_factory=dict)
+
+    def take(self, report: pytest.TestReport) -> None:
+        """Learn from one phase of the test."""
+        self.seconds += report.duration
+        self.counts |= {name: count for name, count in report.user_properties if name != _MARK}
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)  # a worker that died leaves a sentence instead
+            self.verdict, self.why = "failed", crash.message if crash else report.longreprtext
+        elif report.skipped:
+            reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+            self.verdict, self.why = "skipped", reason.removeprefix("Skipped: ")
+        elif report.when == "call" and self.verdict == "unfinished":
+            self.verdict = "held"
+
+
+@dataclass(slots=True, kw_only=True)
+class Report:
+    """All that a soak found out, and with what."""
+
+    started_at: datetime
+    seconds: float = 0.0
+    is_finished: bool = False
+    product: str = __version__
+    commit: str = "unknown"
+    python: str = platform.python_version()
+    sqlite: str = sqlite3.sqlite_version
+    packages: Mapping[str, str] = field(default_factory=dict)
+    cores: int = os.cpu_count() or 0
+    system: str = f"{platform.system()} {platform.release()} {platform.machine()}"
+    runs: list[Run] = field(default_factory=list)
+
+    def verdict(self) -> str:
+        """Say in a word or a few whether all held."""
+        found = {each: sum(run.verdict == each for run in self.runs) for each in ("held", "failed", "skipped")}
+        said = ", ".join(f"{count} {word}" for word, count in found.items() if count or word == "held")
+        return said if self.is_finished else f"NOT FINISHED, so far {said}"
+
+    def markdown(self) -> str:
+        """Return the report as Markdown, in the form that receiver/docs/promises.md shows."""
+        packages = ", ".join(f"{name} {self.packages[name]}" for name in NAMED if name in self.packages)
+        return (
+            f"{self.started_at:%Y-%m-%d}, version {self.product} at {self.commit}, {self.cores} cores, {self.system}, "
+            f"Python {self.python}, SQLite {self.sqlite}, {packages}: "
+            f"{len(self.runs)} runs in {lasted(self.seconds)}, {self.verdict()}.\n\n"
+            + HEAD
+            + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in map(_row, self.runs))
+        )
+
+    def as_json(self) -> str:
+        """Write it for programs."""
+        told = asdict(self) | {"started_at": self.started_at.isoformat(timespec="seconds"), "verdict": self.verdict()}
+        return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def _row(run: Run) -> Iterable[str]:
+    counts = "; ".join(said(name, count) for name, count in run.counts.items() if name != "seed")
+    verdict = run.verdict if not run.why else f"{run.verdict.upper()}: {run.why.splitlines()[0]}"
+    return run.title, str(run.counts.get("seed", "")), counts, lasted(run.seconds), verdict
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def said(name: str, count: object) -> str:
+    """Say a count as people do: ``cuts=10000`` is "10,000 cuts"."""
+    words = name.replace("_", " ")
+    match count:
+        case dict():
+            return f"{words} " + ", ".join(f"{key}: {each:,}" for key, each in sorted(count.items()))
+        case int() | float():
+            return f"{count:,} {words}"
+        case _:
+            return f"{words} {count}"
+
+
+def lasted(seconds: float) -> str:
+    """Say how long something took."""
+    whole = round(seconds)
+    if seconds < _MINUTE:
+        return f"{seconds:.1f} s"
+    if whole < _HOUR:
+        return f"{whole // _MINUTE} min {whole % _MINUTE} s"
+    return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
+
+
+def countable(count: object) -> object:
+    """Make of a count what can be carried from a worker to the report."""
+    match count:
+        case bool() | int() | float() | str():
+            return count
+        case Mapping():
+            return {str(key): countable(each) for key, each in count.items()}
+        case _:
+            return str(count)
+
+
+def label(items: Iterable[pytest.Item]) -> None:
+    """Write on each marked test what the report is to call it."""
+    for item in items:
+        mark = item.get_closest_marker(_MARK)
+        if mark is not None:
+            case = f" ({item.callspec.id})" if hasattr(item, "callspec") else ""
+            item.user_properties.append((_MARK, f"{mark.args[0]}{case}"))
+
+
+def heaviest_first(items: list[pytest.Item]) -> None:
+    """Order what is to be shared between workers: each worker begins with a long test, and a short one beside it.
+
+    A worker is given two tests to begin with, and then one at a time.
+    """
+    by_weight = sorted(items, key=_minutes, reverse=True)
+    half = (len(by_weight) + 1) // 2
+    long, short = by_weight[:half], by_weight[half:][::-1]
+    items[::2], items[1::2] = long, short
+
+
+def long_ones_first(items: list[pytest.Item]) -> None:
+    """Move to the front what would keep the others waiting if it came last; leave all else as it is."""
+    items.sort(key=_minutes, reverse=True)
+
+
+def _minutes(item: pytest.Item) -> float:
+    mark = item.get_closest_marker(_MARK)
+    return float(mark.kwargs.get("minutes", 0)) if mark is not None else 0.0
+
+
+class Recorder:
+    """Gathers what the runs hand in, and keeps the report on the disk up to date."""
+
+    def __init__(self, folder: Path) -> None:
+        self._clock = SystemClock()
+        now = self._clock.now()
+        self._path = folder / f"soak-{now:%Y%m%dT%H%M%SZ}"
+        self._report = Report(started_at=now, commit=_commit(), packages=_packages())
+        self._runs: dict[str, Run] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        title = dict(report.user_properties).get(_MARK)
+        run = self._runs.get(report.nodeid)
+        if run is None:
+            if title is None and not report.failed:
+                return
+            run = self._runs[report.nodeid] = Run(title=str(title or report.nodeid), test=report.nodeid)
+            self._report.runs.append(run)
+        run.take(report)
+        if report.when != "setup" or not report.passed:
+            self._write()
+
+    def pytest_sessionfinish(self, session: pytest.Session, exitstatus: int) -> None:
+        all_ran = exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED)
+        self._report.is_finished = all_ran and not (session.shouldfail or session.shouldstop)
+        self._write()
+
+    def pytest_terminal_summary(self, terminalreporter: TerminalReporter) -> None:
+        terminalreporter.section("soak")
+        terminalreporter.write_line(self._report.markdown())
+        terminalreporter.write_line(f"The report is in {self._path}.md and {self._path.name}.json.")
+
+    def _write(self) -> None:
+        self._report.seconds = (self._clock.now() - self._report.started_at).total_seconds()
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._path.with_suffix(".md").write_text(self._report.markdown(), encoding="utf-8")
+        self._path.with_suffix(".json").write_text(self._report.as_json(), encoding="utf-8")
+
+
+def _commit() -> str:
+    asked = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607  # whichever git there is
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return asked.stdout.strip() or "unknown"
+
+
+def _packages() -> Mapping[str, str]:
+    """Give the versions of what the product itself is made with."""
+    needed = metadata.requires("kling-receiver") or []
+    names = [found[0] for each in needed if "extra ==" not in each and (found := re.match(r"[\w.-]+", each))]
+    return {name: metadata.version(name) for name in sorted(names)}

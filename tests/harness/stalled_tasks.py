@@ -1,0 +1,50 @@
+"""Tasks that have gone quiet, at a Kling that does as a test says or at the simulator."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from harness.factories import a_task
+from harness.task_system import IdleClock, Made, Workshop, a_workshop
+
+from receiver.domain.errors import KlingUnreachable
+from receiver.domain.model import Secret, Task
+from receiver.kling.client import Kling
+from receiver.kling.simulator import Options, Simulator, serve
+from receiver.net.http_client import Outbound
+from receiver.settings import Dialect, KlingSettings, PollSettings, PublicSettings
+
+QUICK = PollSettings(after=timedelta(seconds=10), every=timedelta(seconds=40))
+DOWN = KlingUnreachable("Kling cannot be reached.")
+KEY = "the-key-of-a-test"
+
+
+async def with_tasks(shop: Workshop, count: int, *, start: int = 0, **changes: object) -> list[Task]:
+    """Keep tasks that Kling has taken, all due now, as an outage or a night without us leaves them."""
+    tasks = []
+    for number in range(start, start + count):
+        name = f"tsk_{number:05}"
+        made = Made(id=f"k{number}", external_task_id=name, callback_url=None)
+        shop.kling.made[made.id] = made
+        given = {"id": name, "kling_id": made.id, "external_task_id": name, "due_at": shop.clock.now()} | changes
+        tasks.append(await shop.store.add(a_task(**given), b"{}"))
+    return tasks
+
+
+@contextlib.asynccontextmanager
+async def a_shop_with_simulator(
+    folder: Path, *, dialect: Dialect = Dialect.OFFICIAL, **options: Any
+) -> AsyncIterator[tuple[Workshop, Simulator]]:
+    given = {"api_key": KEY, "check_images": False, "submitted_for": "1h"} | options
+    async with serve(Options.read(given)) as simulator:
+        settings = KlingSettings(base_url=simulator.url, api_key=Secret(KEY), dialect=dialect)
+        clock, outbound = IdleClock(), Outbound(user_agent="kling-receiver/test")
+        async with contextlib.aclosing(outbound):
+            kling = Kling(settings, outbound=outbound, clock=clock)
+            async with (
+                a_workshop(folder, kling=kling, clock=clock, kling_settings=settings, public=PublicSettings()) as shop,
+                shop.working(),
+            ):
+                yield shop, simulator

@@ -1,0 +1,168 @@
+"""A receiver's web edge for tests: both apps on real sockets over a real store, without workers."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx2 as httpx
+from harness.support import FakeClock, plain_http
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.types import Receive, Scope, Send
+
+from receiver.delivery.replay import Replayer
+from receiver.delivery.route_states import Holds
+from receiver.delivery.senders.webhook import WebhookSender
+from receiver.domain.clock import Ids
+from receiver.domain.model import Secret
+from receiver.domain.notifier import Bells
+from receiver.events.alerts import Alerts
+from receiver.events.factory import Announcer
+from receiver.events.routing import compile_routes
+from receiver.kling.client import Kling
+from receiver.net.http_client import Outbound
+from receiver.settings import Address, KlingSettings, PublicSettings, RouteSettings, Settings, WebhookSettings
+from receiver.store.sqlite.store import SqliteStore
+from receiver.submission.executor import Creates
+from receiver.submission.recorder import Outcomes
+from receiver.submission.recovery import Recovery
+from receiver.submission.submitter import Submitter
+from receiver.tasks.alerts import Alarm
+from receiver.tasks.batches import Gatherer
+from receiver.tasks.explain import Explainer
+from receiver.tracking.inbox import Inbox
+from receiver.web.admin import Parts, admin_app
+from receiver.web.callbacks import public_app
+from receiver.web.resources.health import Check
+
+Serve = Callable[..., Awaitable[Address]]
+Say = Callable[[Address, bytes], Awaitable[bytes]]
+
+TOKEN = "the-admin-token"
+
+
+class Upstream:
+    """Kling as far as the web edge can see it: keeps what it is sent, and answers what it is told to."""
+
+    def __init__(self) -> None:
+        self.requests: list[Request] = []
+        self.bodies: list[bytes] = []
+        self.answer: Callable[[Request], Response | None] = _created
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        self.requests.append(request)
+        self.bodies.append(await request.body())
+        response = self.answer(request)
+        if response is None:
+            # Break off in the middle of an answer, the way a proxy does that lost its own peer.
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
+            raise ConnectionError
+        await response(scope, receive, send)
+
+
+def _created(_request: Request) -> Response:
+    data = {"task_id": "8672", "task_status": "submitted"}
+    return JSONResponse({"code": 0, "message": "SUCCEED", "request_id": "r1", "data": data})
+
+
+@dataclass(frozen=True, kw_only=True)
+class House:
+    """A receiver without its workers: both apps on real sockets, over a real store."""
+
+    app: Starlette
+    admin: Address
+    public: Address
+    client: httpx.AsyncClient
+    upstream: Upstream
+    sink: Upstream
+    store: SqliteStore
+    clock: FakeClock
+    ids: Ids
+    bells: Bells
+    checks: list[Check]
+
+
+@asynccontextmanager
+async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
+    """Open a receiver's web edge, and a client that has its token."""
+    upstream, sink, clock, bells = Upstream(), Upstream(), FakeClock(), Bells()
+    kling_at, sink_at = await serve(upstream), await serve(sink)
+    ids = Ids(clock)
+    settings = Settings(
+        public=PublicSettings(url="https://hooks.example.com"),
+        kling=KlingSettings(base_url=f"http://{kling_at}", api_key=Secret("kling-key")),
+        routes=(_route(f"http://{sink_at}/hook?key=hidden-in-the-url"),),
+    )
+    announcer = Announcer(compile_routes(settings.routes), ids)
+    checks = [Check(name="store", ok=True)]
+
+    async def ready() -> Sequence[Check]:
+        return checks
+
+    async with AsyncExitStack() as stack:
+        store = await SqliteStore.open(folder / "receiver.db", clock=clock)
+        stack.push_async_callback(store.aclose)
+        outbound = Outbound(user_agent="kling-receiver/test")
+        stack.push_async_callback(outbound.aclose)
+        kling = Kling(settings.kling, outbound=outbound, clock=clock)
+        inbox = Inbox(
+            store, announcer, callbacks=settings.callbacks, poll=settings.poll, bells=bells, clock=clock, ids=ids
+        )
+        alarm = Alarm(store, store, announcer, public_url=settings.public.url, bells=bells, clock=clock)
+        outcomes = Outcomes(store, announcer, poll=settings.poll, bells=bells, clock=clock)
+        recovery = Recovery(store, kling, outcomes, store, settings=settings, bells=bells, clock=clock)
+        creates = Creates(store, kling, outcomes, recovery, alarm, settings=settings, clock=clock)
+        submitter = Submitter(store, creates, outcomes, settings=settings, bells=bells, clock=clock, ids=ids)
+        replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
+        webhook = settings.routes[0].webhook
+        assert webhook is not None
+        sender = WebhookSender(webhook, outbound=outbound)
+        public = await serve(public_app(inbox, max_body=settings.callbacks.max_body))
+        parts = Parts(
+            submitter=submitter,
+            kling=kling,
+            catalog=store,
+            routes=settings.routes,
+            states=store,
+            holds=Holds(store, Alerts(announcer, clock=clock), bells=bells, clock=clock),
+            replayer=replayer,
+            costs=store.costs,
+            batches=Gatherer(store.batches, announcer, bells=bells, clock=clock),
+            explainer=Explainer(store, store, routes=["publish"], clock=clock),
+            senders={"publish": sender}.get,
+            events=bells.events,
+            ready=ready,
+            clock=clock,
+            ids=ids,
+        )
+        app = admin_app(parts, token=Secret(TOKEN), listen=settings.admin.listen)
+        admin = await serve(app)
+        client = await stack.enter_async_context(
+            plain_http(base_url=f"http://{admin}", headers={"authorization": f"Bearer {TOKEN}"}, timeout=10)
+        )
+        yield House(
+            app=app,
+            admin=admin,
+            public=public,
+            client=client,
+            upstream=upstream,
+            sink=sink,
+            store=store,
+            clock=clock,
+            ids=ids,
+            bells=bells,
+            checks=checks,
+        )
+        await submitter.drain()
+
+
+def _route(url: str) -> RouteSettings:
+    secret = Secret("whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI=")
+    return RouteSettings(
+        name="publish",
+        endpoints=("images/*",),
+        webhook=WebhookSettings(url=url, secret=(secret,), headers={"x-key": Secret("hidden-in-a-header")}),
+    )

@@ -1,0 +1,53 @@
+"""A process that writes as fast as it can and says what was acknowledged, until it is killed.
+
+Each line is the number of one news item whose ``apply`` has returned.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+
+from harness.factories import a_delivery, a_push, a_task, an_event
+
+from receiver.domain.model import Push, Task
+from receiver.store.interfaces import ById, Change, Judge
+from receiver.store.sqlite.store import SqliteStore
+
+CALLERS = 32
+TASKS = 8
+
+
+async def hammer(path: Path) -> None:
+    store = await SqliteStore.open(path)
+    for n in range(TASKS):
+        await store.add(a_task(id=f"tsk_{n}"), b"")
+    numbers = count()
+
+    async def call() -> None:
+        for n in numbers:
+            await store.apply(ById(id=f"tsk_{n % TASKS}"), news(n))
+            os.write(1, b"%d\n" % n)
+
+    await asyncio.gather(*(call() for _ in range(CALLERS)))
+
+
+def news(n: int) -> Judge:
+    """Make a push, an event and a delivery out of a number, and count it on the task."""
+
+    def judge(task: Task, _pending: Sequence[Push]) -> Change:
+        return Change(
+            task=replace(task, asks=task.asks + 1),
+            push=a_push(f"psh_{n}", task_id=task.id),
+            events=[an_event(f"evt_{n}", type="task.processing", task_id=task.id, push_id=f"psh_{n}")],
+            deliveries=[a_delivery(f"dlv_{n}", event_id=f"evt_{n}")],
+        )
+
+    return judge
+
+
+if __name__ == "__main__":
+    asyncio.run(hammer(Path(sys.argv[1])))

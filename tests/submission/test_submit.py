@@ -1,0 +1,386 @@
+"""A task is sent once, in its turn, and not into a wall: slots, limits, and an account in trouble."""
+
+import asyncio
+import json
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from harness.factories import a_task
+from harness.support import until
+from harness.task_system import JOB, FakeKling, IdleClock, Workshop, a_workshop, no_answer, refusal
+
+from receiver.domain.errors import InvalidRequest, KlingError, KlingUncertain, KlingUnreachable
+from receiver.domain.model import Origin, Reading, TaskState
+from receiver.kling import endpoints
+from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
+from receiver.kling.endpoints import Endpoint
+from receiver.settings import KlingSettings, SlotSettings
+from receiver.submission import submitter
+from receiver.submission.request import SubmitRequest
+
+
+def known(path: str) -> Endpoint:
+    found = endpoints.resolve(path)
+    assert found is not None
+    return found
+
+
+IMAGES = known("images/multi-image2image")
+
+
+async def test_the_intent_is_stored_before_kling_is_called(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        shop.kling.holds = asyncio.Event()
+        sending = asyncio.create_task(shop.submit())
+        await until(lambda: shop.kling.creates != [])
+
+        (task,) = (await shop.store.tasks()).items
+
+        assert task.state is TaskState.SUBMITTING
+        assert task.token_hash is not None
+        assert json.loads(await shop.store.intent(task.id)) == JOB
+        shop.kling.holds.set()
+        await sending
+
+
+async def test_a_task_goes_on_when_whoever_asked_for_it_goes_away(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        shop.kling.holds = asyncio.Event()
+        asking = asyncio.create_task(shop.submitter.relay(IMAGES, json.dumps(JOB).encode()))
+        await until(lambda: shop.kling.creates != [])
+
+        asking.cancel()
+        await asyncio.gather(asking, return_exceptions=True)
+        shop.kling.holds.set()
+        await shop.submitter.drain()
+
+        (task,) = (await shop.store.tasks()).items
+        assert (task.state, task.kling_id) == (TaskState.SUBMITTED, "k1")
+
+
+async def test_the_oldest_of_a_pack_goes_first_and_a_small_one_does_not_overtake(tmp_path: Path) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=3))
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        first = await shop.submit(body=JOB | {"n": 2})
+        large = await shop.submit(body=JOB | {"n": 3})
+        small = await shop.submit(body=JOB | {"n": 1})
+        other_pack = await shop.submit(endpoint="videos/text2video", body={"prompt": "a cat"})
+
+        assert [task.state for task in (first, large, small)] == ["submitted", "queued", "queued"]
+        assert small.message == "waits for a slot"
+        assert other_pack.state is TaskState.SUBMITTED
+        await shop.passes(10)
+        assert len(shop.kling.creates) == 2
+
+        await shop.push(shop.kling.made["k1"].token, shop.kling.end(shop.kling.made["k1"]))
+        await shop.passes(6)
+
+        assert (await shop.task(large.id)).state is TaskState.SUBMITTED
+        assert (await shop.task(small.id)).state is TaskState.QUEUED
+
+
+async def test_a_task_that_is_given_up_frees_its_slot(tmp_path: Path) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=1))
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        first, second = await shop.submit(), await shop.submit()
+
+        await shop.passes(48 * 3600 + 301, step=900)
+
+        assert (await shop.task(first.id)).state is TaskState.EXPIRED
+        assert (await shop.task(second.id)).state is TaskState.SUBMITTED
+
+
+async def test_packs_that_wait_hold_up_no_other(tmp_path: Path) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=1))
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        for _ in range(40):
+            await shop.submit()
+        shop.kling.create_faults = [refusal(429, 1302)]
+        video = await shop.submit(endpoint="videos/text2video", body={"prompt": "a cat"})
+        assert video.state is TaskState.QUEUED
+
+        await shop.passes(5)
+
+        assert (await shop.task(video.id)).state is TaskState.SUBMITTED
+        assert len(shop.kling.made) == 2
+
+
+async def test_a_1303_teaches_the_window_and_tasks_go_as_others_end(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.limit = 2
+        tasks = [await shop.submit() for _ in range(8)]
+        await shop.settles()
+        assert [task.state for task in tasks[:2]] == ["submitted", "submitted"]
+        assert len(shop.kling.made) == 2
+
+        for number in range(1, 9):
+            made = shop.kling.made[f"k{number}"]
+            await shop.push(made.token, shop.kling.end(made))
+            await shop.passes(10)
+
+        assert [(await shop.task(task.id)).state for task in tasks] == ["succeed"] * 8
+        assert [shop.kling.made[f"k{n + 1}"].external_task_id for n in range(8)] == [task.id for task in tasks]
+        refused = len(shop.kling.creates) - 8
+        assert refused <= 16
+
+
+async def test_when_others_fill_the_account_tasks_try_further_and_further_apart(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = refusal(429, 1303)
+        for _ in range(5):
+            await shop.submit()
+
+        await shop.passes(600, step=5)
+        assert len(shop.kling.creates) <= 17
+
+        shop.kling.create_fault = None
+        await shop.passes(61)
+        assert len(shop.kling.made) == 5
+
+
+@pytest.mark.parametrize(
+    "error", [refusal(429, 1302), refusal(503, 5001), KlingUnreachable("Kling cannot be reached.")], ids=str
+)
+async def test_a_kling_that_cannot_serve_just_now_is_tried_by_one_task_at_a_time(
+    tmp_path: Path, error: KlingError
+) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = error
+        tasks = [await shop.submit() for _ in range(50)]
+        assert {task.state for task in tasks} == {TaskState.QUEUED}
+        assert all(task.message for task in tasks)
+
+        await shop.passes(300, step=5)
+        tried = len(shop.kling.creates)
+        shop.kling.create_fault = None
+        await shop.passes(125, step=5)
+
+        assert tried <= 12
+        assert len(shop.kling.made) == 50
+        assert len(shop.kling.creates) == tried + 50
+
+
+async def test_a_task_that_is_always_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = refusal(503, 5001)
+        bad = await shop.submit()
+
+        class Picky(list[KlingError | None]):
+            """Refuses one task and no other."""
+
+            def __bool__(self) -> bool:
+                return True
+
+            def pop(self, _: object = 0) -> KlingError | None:
+                return refusal(503, 5001) if shop.kling.creates[-1] == bad.id else None
+
+        shop.kling.create_faults, shop.kling.create_fault = Picky(), None
+        others = [await shop.submit() for _ in range(10)]
+        await shop.passes(60)
+
+        assert {(await shop.task(task.id)).state for task in others} == {TaskState.SUBMITTED}
+        assert (await shop.task(bad.id)).state is TaskState.QUEUED
+        assert shop.kling.creates.count(bad.id) <= 8
+
+
+async def test_an_answer_without_an_id_is_no_answer(tmp_path: Path) -> None:
+    clock = IdleClock()
+
+    class Nameless(FakeKling):
+        async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
+            return replace(await super().create(endpoint, content, beside=beside), reading=Reading(state=None))
+
+    async with a_workshop(tmp_path, kling=Nameless(clock), clock=clock) as shop, shop.working():
+        task = await shop.submit()
+        assert task.state is TaskState.SUBMITTING
+
+        await shop.passes(2)
+
+        assert (await shop.task(task.id)).kling_id == "k1"
+        assert len(shop.kling.creates) == 1
+
+
+async def test_the_lost_answer_tells_a_gateways_client_what_to_look_its_task_up_by(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        shop.kling.create_faults = [no_answer()]
+
+        with pytest.raises(KlingUncertain) as raised:
+            await shop.submitter.relay(IMAGES, json.dumps(JOB | {"external_task_id": "mine"}).encode())
+
+        assert raised.value.external_task_id == "mine"
+
+
+async def test_an_endpoint_that_is_none_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        with pytest.raises(InvalidRequest):
+            await shop.submit(endpoint="no/such/thing")
+
+        assert (await shop.store.tasks()).items == []
+
+
+async def ends(shop: Workshop, number: int) -> None:
+    """Let the task that Kling made as so manieth end, and hear of it."""
+    made = shop.kling.made[f"k{number}"]
+    await shop.push(made.token, shop.kling.end(made))
+    await shop.passes(1)
+
+
+async def test_one_projects_many_tasks_do_not_starve_anothers_few(tmp_path: Path) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=2), fair_by="project")
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        many = [await shop.submit(tags={"project": "many"}) for _ in range(20)]
+        few = [await shop.submit(tags={"project": "few"}) for _ in range(3)]
+        untagged = await shop.submit()
+
+        for number in range(1, 8):
+            await ends(shop, number)
+
+        went = [made.external_task_id for made in shop.kling.made.values()][2:8]
+        assert set(went) == {few[0].id, few[1].id, few[2].id, untagged.id, many[2].id, many[3].id}
+        assert went[:2] in ([few[0].id, untagged.id], [untagged.id, few[0].id])
+
+
+async def test_the_urgent_goes_first_and_the_rest_by_age(tmp_path: Path) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=1))
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        await shop.submit()
+        asked = [await shop.submit(priority=priority) for priority in (0, -1, 5, 0, 5)]
+
+        for number in range(1, 6):
+            await ends(shop, number)
+
+        went = [made.external_task_id for made in shop.kling.made.values()][1:]
+        assert went == [asked[place].id for place in (2, 4, 0, 3, 1)]
+
+
+async def test_a_large_task_is_not_overtaken_for_ever_by_small_ones_of_others(tmp_path: Path) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=3), fair_by="project")
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        for project in "abc":
+            await shop.submit(tags={"project": project})
+        large = await shop.submit(body=JOB | {"n": 3}, tags={"project": "large"})
+
+        for number in range(1, 4):
+            for project in "abcdef":
+                await shop.submit(tags={"project": f"{project}{number}"})
+            await ends(shop, number)
+
+        assert (await shop.task(large.id)).state is TaskState.SUBMITTED
+        assert len(shop.kling.made) == 4
+
+
+async def test_a_task_that_no_slots_are_ever_enough_for_does_not_block_the_others(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.limit = 1
+        shop.kling.counts_images = True
+        huge = await shop.submit(body=JOB | {"n": 9})
+        small = [await shop.submit() for _ in range(3)]
+
+        for number in range(1, 4):
+            await shop.passes(5)
+            await ends(shop, number)
+
+        assert (await shop.task(huge.id)).state is TaskState.QUEUED
+        assert [(await shop.task(task.id)).state for task in small] == ["succeed"] * 3
+
+
+@pytest.mark.parametrize("configured", [5, 0])
+async def test_large_tasks_that_there_is_no_room_for_keep_no_small_one_from_a_free_slot(
+    tmp_path: Path, configured: int
+) -> None:
+    settings = KlingSettings(slots=SlotSettings(image=configured))
+    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+        shop.kling.limit, shop.kling.counts_images = 3, True  # somebody else has the others
+        large = [await shop.submit(body=JOB | {"n": 4}) for _ in range(8)]
+        small = [await shop.submit() for _ in range(9)]
+
+        for number in range(1, 10):
+            await shop.passes(1)
+            assert len(shop.kling.made) >= min(number + 2, 9), "none of the three is idle"
+            await ends(shop, number)
+
+        assert [(await shop.task(task.id)).state for task in small] == ["succeed"] * 9
+        fits = await shop.submit(body=JOB | {"n": 3})
+        await shop.passes(2)
+        assert (await shop.task(fits.id)).state is TaskState.SUBMITTED
+        await ends(shop, 10)
+
+        shop.kling.limit = 5
+        for number in range(11, 19):
+            await shop.passes(120)
+            await ends(shop, number)
+        assert [(await shop.task(task.id)).state for task in large] == ["succeed"] * 8
+
+
+async def test_a_task_whose_endpoint_is_not_known_any_more_is_rejected_and_holds_nobody_up(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop:
+        old = a_task(
+            state=TaskState.QUEUED, origin=Origin.API, endpoint="no/such/thing", kling_id=None, due_at=shop.clock.now()
+        )
+        await shop.store.add(old, b"{}")
+
+        new = await shop.submit()
+
+        assert new.state is TaskState.SUBMITTED
+        assert (await shop.task(old.id)).state is TaskState.REJECTED
+
+
+async def test_who_does_not_want_to_wait_is_answered_when_the_job_is_stored(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.holds = asyncio.Event()
+
+        task = (await shop.submitter.submit(SubmitRequest(endpoint=IMAGES.path, body=JOB), wait=False)).task
+
+        assert task.state is TaskState.QUEUED
+        await until(lambda: shop.kling.creates == [task.id])
+
+
+async def test_no_more_is_held_of_what_is_being_sent_than_there_is_memory_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submitter, "MOST_HELD", 2 * len(json.dumps(JOB)))
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.holds = asyncio.Event()
+        for _ in range(8):
+            await shop.submitter.submit(SubmitRequest(endpoint=IMAGES.path, body=JOB), wait=False)
+
+        await until(lambda: len(shop.kling.creates) == 3)  # the third is what makes it enough
+        await shop.settles()
+        assert len(shop.kling.creates) == 3
+        shop.kling.holds.set()
+
+        await until(lambda: len(shop.kling.made) == 8)
+        assert len(set(shop.kling.creates)) == 8
+
+
+async def test_what_waits_is_shared_out_by_the_tag_that_is_configured_now(tmp_path: Path) -> None:
+    clock = IdleClock()
+    kling = FakeKling(clock)
+    for tag in ("", "project"):
+        settings = KlingSettings(slots=SlotSettings(image=1), fair_by=tag)
+        async with a_workshop(tmp_path, kling=kling, clock=clock, kling_settings=settings) as shop, shop.working():
+            if not tag:
+                for _ in range(5):
+                    await shop.submit(tags={"project": "many"})
+                await shop.submit(tags={"project": "few"})
+            else:
+                await ends(shop, 1)
+                await shop.passes(6)  # the first question after a start may have been asked just before
+                last = (await shop.store.tasks()).items[0]
+                assert (last.tags, last.state) == ({"project": "few"}, TaskState.SUBMITTED)
+
+
+async def test_a_clock_that_is_set_back_keeps_no_task_in_the_queue(tmp_path: Path) -> None:
+    async with a_workshop(tmp_path) as shop, shop.working():
+        shop.kling.create_fault = refusal(503, 5001)
+        waiting = [await shop.submit() for _ in range(10)]
+        await shop.passes(300, step=10)
+        shop.kling.create_fault = None
+
+        shop.clock.advance(timedelta(days=-1))
+        shop.bells.tasks.ring()
+        await shop.passes(65, step=5)
+
+        assert {(await shop.task(task.id)).state for task in waiting} == {TaskState.SUBMITTED}

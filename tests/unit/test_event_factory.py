@@ -1,0 +1,77 @@
+"""An event is promised to the routes that want it, and keeps what each route said."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from harness.factories import a_reading, a_task
+from harness.support import START, FakeClock
+
+from receiver.domain.clock import Ids
+from receiver.domain.model import Source, TaskState, Verified
+from receiver.events.factory import Announcement, Announcer
+from receiver.events.routing import compile_routes
+from receiver.settings import RouteSettings, ScriptSettings
+
+
+def a_route(name: str, **changes: Any) -> RouteSettings:
+    return RouteSettings(name=name, script=ScriptSettings(command=("/bin/true",)), **changes)
+
+
+def announce(
+    *routes: RouteSettings, source: Source = Source.CALLBACK, trusted: bool = True, **task: Any
+) -> Announcement:
+    announcer = Announcer(compile_routes(routes), Ids(FakeClock()))
+    return announcer.task_event(
+        a_task(state=TaskState.SUCCEED, **task),
+        a_reading("succeed"),
+        b'{"task_status":"succeed"}',
+        source=source,
+        verified=Verified.API,
+        trusted=trusted,
+        at=START,
+    )
+
+
+def told(said: Announcement) -> Sequence[tuple[str, bool, str]]:
+    return [(decision.route, decision.wanted, decision.reason) for decision in said.event.decisions]
+
+
+def test_each_routes_decision_is_kept_with_its_reason() -> None:
+    said = announce(
+        a_route("a"), a_route("b", on=frozenset({"failed"})), a_route("c", where="kling.task_status == 'failed'")
+    )
+
+    assert told(said) == [
+        ("a", True, "all conditions hold"),
+        ("b", False, "on = ['failed'] does not name 'succeed'"),
+        ("c", False, "where = \"kling.task_status == 'failed'\" gave False, not true"),
+    ]
+    assert [delivery.route for delivery in said.deliveries] == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("source", "trusted", "wanted", "reason"),
+    [
+        (Source.CALLBACK, True, True, "the client asked for it with its callback_url"),
+        (Source.POLL, True, True, "the client asked for it with its callback_url"),
+        (Source.CALLBACK, False, False, "nobody can confirm the event"),
+        (Source.SUBMIT, True, False, "the client had it as the answer to its own call"),
+        (Source.RECEIVER, True, False, "it is a finding of ours, and the client expects Kling's own words"),
+    ],
+)
+def test_a_clients_own_url_gets_what_kling_said_as_far_as_it_is_believed(
+    source: Source, trusted: bool, wanted: bool, reason: str
+) -> None:
+    said = announce(source=source, trusted=trusted, reply_to="https://user:pw@client.example/hook?key=secret")
+
+    assert told(said) == [("reply:client.example", wanted, reason)]
+    assert [delivery.route for delivery in said.deliveries] == (["reply:client.example"] if wanted else [])
+
+
+def test_an_alert_keeps_its_decisions_too() -> None:
+    announcer = Announcer(compile_routes([a_route("a"), a_route("b", on=frozenset({"alert"}))]), Ids(FakeClock()))
+
+    said = announcer.alert("route_held", {"route": "a"}, at=START)
+
+    assert [(route, wanted) for route, wanted, _ in told(said)] == [("a", False), ("b", True)]

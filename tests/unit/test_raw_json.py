@@ -1,0 +1,93 @@
+"""Pictures in a create's body cost next to nothing, and come out as they went in."""
+
+import contextlib
+import hashlib
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from receiver.domain.errors import InvalidRequest, Unreadable
+from receiver.domain.model import Generation
+from receiver.kling import ballast, protocol
+from receiver.kling.shortened import shortened
+
+LONG = "iVBORw0KGgo/+A" * 6000 + "=="
+OTHER = "/9j4AAQSkZJRg_-B" * 5000
+URI = "data:image/jpeg;base64," + OTHER
+OURS = "https://hooks.example.com/callbacks/tok"
+
+pieces = st.sampled_from(
+    [*'",:{}[]\\ =-', "{", '"a":', "1" * 70_000, "A" * 70_000, LONG, URI, '"', '"', '\\"', "null", "KLINGballast", "é"]
+)
+
+
+def composed(body: bytes) -> protocol.Composed:
+    return protocol.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
+
+
+@given(st.lists(pieces, max_size=14).map("".join))
+def test_a_text_is_json_without_its_ballast_as_it_is_with_it(text: str) -> None:
+    body = text.encode()
+
+    light = ballast.lighten(body)
+
+    assert light.restored(light.text) == body
+    assert is_json(light.text) == is_json(body)
+
+
+def is_json(text: bytes) -> bool:
+    with contextlib.suppress(ValueError):
+        json.loads(text)
+        return True
+    return False
+
+
+def test_pictures_go_to_kling_as_they_came_whatever_is_written_around_them() -> None:
+    body = f'{{ "a":[ "{LONG}" ,{{"b":"{URI}"}}], "callback_url":"https://me.example/cb","n": 3 ,"c" : "{LONG}"}}'
+
+    made = composed(body.encode())
+
+    assert (
+        made.content
+        == (
+            f'{{"a":[ "{LONG}" ,{{"b":"{URI}"}}],"n": 3,"c" : "{LONG}",'
+            f'"callback_url":"{OURS}","external_task_id":"tsk_1"}}'
+        ).encode()
+    )
+    assert made.reply_to == "https://me.example/cb"
+    assert made.asked["n"] == 3
+    assert len(str(made.asked)) < 20_000
+
+
+def test_a_text_that_has_what_would_stand_for_a_picture_keeps_it() -> None:
+    light = ballast.lighten(json.dumps({"image": LONG}).encode())
+    everything = b"".join(ballast._filled(stem) for stem in ballast._STEMS)
+    body = json.dumps({"image": LONG, "prompt": light.stem.decode() + "00000000"}).encode()
+    full = json.dumps({"image": LONG, "prompt": everything.decode()}).encode()
+
+    assert json.loads(composed(body).content)["prompt"] == light.stem.decode() + "00000000"
+    assert json.loads(composed(full).content)["image"] == LONG
+
+
+@pytest.mark.parametrize("member", ["callback_url", "external_task_id"])
+def test_a_picture_is_neither_an_id_nor_an_address(member: str) -> None:
+    with pytest.raises(InvalidRequest, match=member):
+        composed(json.dumps({member: LONG}).encode())
+
+
+def test_the_complaint_about_a_large_body_names_the_place_in_it() -> None:
+    before = f'{{"image": "{LONG}", '
+
+    with pytest.raises(Unreadable, match=rf"line 1 column {len(before) + 1}\b"):
+        composed(f"{before}oops}}".encode())
+
+
+def test_what_is_kept_of_a_picture_is_its_size_and_its_digest() -> None:
+    kept = json.loads(shortened(json.dumps({"image": LONG, "uri": URI, "prompt": "é" * 2000, "n": 1}).encode()))
+
+    assert kept["image"] == f"({len(LONG)} characters, sha256 {hashlib.sha256(LONG.encode()).hexdigest()[:16]})"
+    assert kept["uri"] == f"({len(URI)} characters, sha256 {hashlib.sha256(URI.encode()).hexdigest()[:16]})"
+    assert kept["prompt"].startswith("(2000 characters, ")
+    assert kept["n"] == 1

@@ -1,0 +1,109 @@
+"""Who calls is told by trusted proxies alone, and a caller's mistakes are counted in bounded memory."""
+
+from ipaddress import ip_network
+from typing import Any
+
+import pytest
+
+from receiver.web.server.client_address import Patience, Proxies, peer
+
+NEAR, FAR, STRANGER, LIAR = "10.0.0.1", "10.0.0.2", "198.51.100.7", "203.0.113.9"
+
+
+def a_scope(client: str | None, *forwarded: str) -> dict[str, Any]:
+    headers = [(b"x-forwarded-for", line.encode("latin-1")) for line in forwarded]
+    return {"client": None if client is None else (client, 1234), "headers": headers}
+
+
+@pytest.mark.parametrize(
+    ("client", "forwarded", "caller"),
+    [
+        pytest.param(STRANGER, (), STRANGER, id="no proxy"),
+        pytest.param(STRANGER, (LIAR,), STRANGER, id="a stranger's word"),
+        pytest.param(NEAR, (), NEAR, id="a proxy that says nothing"),
+        pytest.param(NEAR, (STRANGER,), STRANGER, id="a proxy"),
+        pytest.param(NEAR, (f"{LIAR}, {STRANGER}",), STRANGER, id="what the stranger made up comes first"),
+        pytest.param(NEAR, (f"{LIAR}, {STRANGER}, {FAR}",), STRANGER, id="two proxies"),
+        pytest.param(NEAR, (f"{LIAR},{STRANGER}", FAR), STRANGER, id="two lines"),
+        pytest.param(NEAR, (f"{FAR}, {FAR}",), FAR, id="proxies alone"),
+        pytest.param(NEAR, (f"{LIAR}, unknown",), NEAR, id="a proxy that does not know"),
+        pytest.param(NEAR, (f"{STRANGER}, ",), NEAR, id="an empty entry"),
+        pytest.param(NEAR, (f"{STRANGER}:4711",), STRANGER, id="with a port"),
+        pytest.param(NEAR, ("[2001:db8:1:2::9]:4711",), "2001:db8:1:2::/64", id="IPv6 with a port"),
+        pytest.param(NEAR, ("2001:db8:1:2:3::",), "2001:db8:1:2::/64", id="IPv6"),
+        pytest.param("::ffff:10.0.0.1", (f"::ffff:{STRANGER}",), STRANGER, id="IPv4 on an IPv6 socket"),
+        pytest.param(NEAR, ("\xff" * 9000,), NEAR, id="rubbish"),
+        pytest.param(None, (STRANGER,), "", id="no address at all"),
+    ],
+)
+def test_a_caller_is_the_last_one_that_is_no_proxy_of_ours(
+    client: str | None, forwarded: tuple[str, ...], caller: str
+) -> None:
+    assert Proxies([ip_network("10.0.0.0/30")]).caller(a_scope(client, *forwarded)) == caller
+
+
+def test_without_proxies_nobody_is_believed() -> None:
+    assert Proxies().caller(a_scope("127.0.0.1", STRANGER)) == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    ("address", "name"),
+    [
+        ("198.51.100.7", "198.51.100.7"),
+        ("::ffff:198.51.100.7", "198.51.100.7"),
+        ("2001:db8:1:2:aaaa::1", "2001:db8:1:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+    ],
+)
+def test_a_customer_of_ipv6_counts_as_one_caller(address: str, name: str) -> None:
+    assert peer((address, 1)) == name
+
+
+def test_patience_ends_after_a_burst_and_comes_back_with_time() -> None:
+    patience = Patience(burst=3, per_second=1)
+
+    for _ in range(3):
+        assert patience.is_left("a", 0)
+        patience.wear("a", 0)
+
+    assert [patience.is_left("a", now) for now in (0, 0.9, 1, 100)] == [False, False, True, True]
+
+
+def test_patience_with_one_is_not_worn_by_another() -> None:
+    patience = Patience(burst=1)
+
+    patience.wear("a", 0)
+
+    assert patience.is_left("b", 0)
+
+
+def test_the_last_of_the_patience_is_told_once_until_all_is_forgiven() -> None:
+    patience = Patience(burst=2, per_second=1)
+
+    told = [patience.wear("a", now) for now in (0, 0, 1, 2, 10, 10)]
+
+    assert told == [False, True, False, False, False, True]
+
+
+def test_all_callers_together_wear_the_patience_with_everybody() -> None:
+    patience = Patience(burst=2, together=3, per_second=1)
+
+    for number in range(6):
+        assert patience.is_left(f"caller {number}", 0)
+        patience.wear(f"caller {number}", 0)
+
+    assert not patience.is_left("another", 0)
+    assert patience.is_left("another", 1)
+
+
+def test_only_so_many_callers_are_remembered() -> None:
+    patience = Patience(burst=2, per_second=1, together=1_000_000, most=100)
+
+    for number in range(10_000):
+        if patience.is_left(f"caller {number}", 5):
+            patience.wear(f"caller {number}", 5)
+
+    assert len(patience._buckets) == 100
+    assert not patience.is_left("another", 5)
+    assert patience.is_left("another", 6)
+    assert len(patience._buckets) == 0
