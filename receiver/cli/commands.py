@@ -50,6 +50,7 @@ _COMMANDS = (
     ("receiver.cli.expose:expose", "expose", UPKEEP, "Print a proxy's settings for the public listener."),
     ("receiver.cli.config:config", "config", UPKEEP, "Check and show the configuration."),
     ("receiver.cli.db:db", "db", UPKEEP, "Look after the store."),
+    ("receiver.cli.docs:docs", "docs", UPKEEP, "Show the manual, one subject at a time."),
     ("receiver.cli.completion:completion", "completion", UPKEEP, "Print a shell's completion script."),
 )
 

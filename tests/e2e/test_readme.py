@@ -1,4 +1,4 @@
-"""The README's script and webhook consumer do what they say, as they stand there."""
+"""The examples in the README and the manual do what they say, exactly as printed."""
 
 import asyncio
 import json
@@ -14,24 +14,27 @@ from pathlib import Path
 
 import pytest
 from harness.running_service import SECRET, a_config, a_kling, a_receiver, task_in
-from standardwebhooks import Webhook
 from harness.support import free_port, plain_http, until
+from standardwebhooks import Webhook
 
 from receiver import Client
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *(ROOT / "receiver" / "docs").glob("*.md")]
+MANUAL = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}], "n": 2}
 
 
 def written(language: str, first: str) -> str:
-    """Give the README's block in *language* whose text has *first* in it."""
-    (block,) = [text for text in re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL) if first in text]
+    """Return the one block in *language* whose text has *first* in it."""
+    blocks = re.findall(rf"^```{language}\n(.*?)^```", MANUAL, re.DOTALL | re.MULTILINE)
+    (block,) = [text for text in blocks if first in text]
     return str(block)
 
 
 @asynccontextmanager
 async def the_consumer(folder: Path) -> AsyncIterator[tuple[int, Path]]:
-    """Run the README's consumer; give its port and where its output goes."""
+    """Run the manual's consumer; yield its port and the file with its output."""
     (folder / "consumer.py").write_text(written("python", "# consumer.py"))
     port, output = free_port(), folder / "consumer.out"
     with output.open("wb") as out:
@@ -92,7 +95,7 @@ async def test_the_consumer_takes_events_of_no_task_and_remembers_what_it_has_ha
     assert output.read_text().count("alert.route_held evt_alert Route app is held.") == 1
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's requests are curl's, which is not here")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the manual's requests need curl")
 @pytest.mark.parametrize("path", ["/kling/v1/images/multi-image2image", "/api/tasks"])
 async def test_the_requests_are_taken_by_an_official_kling(tmp_path: Path, path: str) -> None:
     request = written("console", f"curl -X POST http://127.0.0.1:8701{path}").removeprefix("$ ")
@@ -155,7 +158,7 @@ async def test_a_plain_program_is_told_of_each_success(tmp_path: Path) -> None:
     assert written_to.read_text().split()[1] in submitted
 
 
-@pytest.mark.skipif(shutil.which("curl") is None, reason="the README's script fetches with curl, which is not here")
+@pytest.mark.skipif(shutil.which("curl") is None, reason="the manual's script needs curl")
 async def test_the_script_fetches_every_result(tmp_path: Path) -> None:
     script = tmp_path / "publish"
     script.write_text(written("sh", "/usr/local/bin/publish"))

@@ -1,4 +1,4 @@
-"""A backup made under load is restored by the README's own words, after a kill that left a log behind."""
+"""A backup made under load is restored as the manual says, after a kill that left a log behind."""
 
 import asyncio
 import re
@@ -6,23 +6,23 @@ from contextlib import closing
 from pathlib import Path
 from sqlite3 import connect
 
-from harness.running_service import a_config, a_push, a_receiver, a_sink, minted
-from harness.support import until
 from harness.load import LIFE, a_config_for_traffic, calling
 from harness.raw_http import ask
+from harness.running_service import a_config, a_push, a_receiver, a_sink, minted
+from harness.support import until
 
-README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+OPERATIONS = (Path(__file__).parents[2] / "receiver" / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
 def steps(backup: Path) -> str:
-    """Give what the README says to do in the store's folder, for another backup than its example's."""
-    (block,) = re.findall(r"To\nrestore it, stop the service.*?```console\n(.*?)```", README, re.DOTALL)
+    """Return the manual's commands for a restore in the store's folder, with *backup* instead of its example."""
+    (block,) = re.findall(r"To restore a backup, stop the service.*?```console\n(.*?)```", OPERATIONS, re.DOTALL)
     commands = [line.removeprefix("$ ") for line in block.splitlines()]
     assert len(commands) == 3
     return "\n".join(commands).replace("/backups/monday.db", str(backup))
 
 
-async def test_a_backup_is_restored_as_the_readme_says_and_work_goes_on_from_there(tmp_path: Path) -> None:
+async def test_a_backup_is_restored_as_the_manual_says_and_work_goes_on_from_there(tmp_path: Path) -> None:
     store, copy, gate = tmp_path / "var" / "receiver.db", tmp_path / "monday.db", asyncio.Event()
 
     async def answer() -> int:
