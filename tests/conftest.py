@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.soak_report import Recorder, Tell, countable, heaviest_first, label, long_ones_first
-from harness.support import log_plainly
+from harness.soak_report import RecordCounts, SoakRecorder, attach_titles, balance_workers, longest_first, serializable
+from harness.support import configure_plain_logs
 
 pytest_plugins = ["harness.listeners"]
 
@@ -16,31 +16,31 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    log_plainly()
+    configure_plain_logs()
     # What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "soak(title, minutes=0): worth running long; so called in the report of a soak")
     folder = config.getoption("report")
     if folder is not None and not hasattr(config, "workerinput"):
-        config.pluginmanager.register(Recorder(folder))
+        config.pluginmanager.register(SoakRecorder(folder))
 
 
 @pytest.hookimpl(trylast=True)  # when all that is not to run is gone
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    label(items)
+    attach_titles(items)
     if config.getoption("report") is not None:
-        heaviest_first(items)
+        balance_workers(items)
     elif hasattr(config, "workerinput"):
-        long_ones_first(items)
+        longest_first(items)
 
 
 @pytest.fixture
-def tell(record_property: Callable[[str, object], None]) -> Tell:
+def record_counts(record_property: Callable[[str, object], None]) -> RecordCounts:
     """Make known what the test counted: at once, where a failure shows it, and in the report of a soak."""
 
-    def say(**counts: object) -> None:
+    def record(**counts: object) -> None:
         for name, count in counts.items():
-            record_property(name, countable(count))
+            record_property(name, serializable(count))
             print(f"{name} = {count}")  # noqa: T201  # pytest shows it with a failure
 
-    return say
+    return record

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ROOMS = sorted((ROOT / "receiver").rglob("*.py"))
-SOURCES = [*ROOMS, *sorted((ROOT / "tests").rglob("*.py"))]
+MODULES = sorted((ROOT / "receiver").rglob("*.py"))
+SOURCES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
 LOCKS = ["requirements.lock", "requirements-storage.lock", "requirements-dev.lock"]
 
-LINES_OF_A_ROOM = 420
-LINES_OF_A_FUNCTION = 45
+MAX_MODULE_LINES = 420
+MAX_FUNCTION_LINES = 45
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -34,17 +34,19 @@ def test_imports_go_the_way_the_contracts_say() -> None:
 
 
 def test_no_room_is_too_large_to_be_read_at_once() -> None:
-    too_large = [f"{named(room)}: {count}" for room in ROOMS if (count := lines(room)) > LINES_OF_A_ROOM]
+    too_large = [
+        f"{relative_name(room)}: {count}" for room in MODULES if (count := line_count(room)) > MAX_MODULE_LINES
+    ]
 
     assert too_large == []
 
 
 def test_no_function_is_too_long_to_be_seen_at_once() -> None:
     too_long = [
-        f"{named(room)}:{function.lineno} {function.name}: {count}"
-        for room in ROOMS
+        f"{relative_name(room)}:{function.lineno} {function.name}: {count}"
+        for room in MODULES
         for function in functions(room)
-        if (count := (function.end_lineno or 0) - function.lineno + 1) > LINES_OF_A_FUNCTION
+        if (count := (function.end_lineno or 0) - function.lineno + 1) > MAX_FUNCTION_LINES
     ]
 
     assert too_long == []
@@ -52,9 +54,9 @@ def test_no_function_is_too_long_to_be_seen_at_once() -> None:
 
 def test_every_room_class_and_public_function_says_what_it_is_for() -> None:
     silent = [
-        f"{named(room)}:{getattr(node, 'lineno', 1)} {getattr(node, 'name', '')}".rstrip()
-        for room in ROOMS
-        for node in [parsed(room), *spoken_for(parsed(room).body)]
+        f"{relative_name(room)}:{getattr(node, 'lineno', 1)} {getattr(node, 'name', '')}".rstrip()
+        for room in MODULES
+        for node in [parse_module(room), *public_definitions(parse_module(room).body)]
         if ast.get_docstring(node) is None
     ]
 
@@ -64,7 +66,7 @@ def test_every_room_class_and_public_function_says_what_it_is_for() -> None:
 def test_nothing_is_left_for_later() -> None:
     later = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")  # in pieces, or this line would be found
 
-    assert matching(later) == []
+    assert lines_matching(later) == []
 
 
 def test_every_exception_to_a_rule_names_it_and_says_why() -> None:
@@ -72,7 +74,7 @@ def test_every_exception_to_a_rule_names_it_and_says_why() -> None:
         r"#\s*(?:noqa(?!: [A-Z]+\d+(?:, [A-Z]+\d+)* +\S)|type: ignore(?!\[[a-z, -]+\] +\S))", re.IGNORECASE
     )
 
-    assert matching(unexplained) == []
+    assert lines_matching(unexplained) == []
 
 
 @pytest.mark.parametrize("lock", LOCKS)
@@ -93,38 +95,38 @@ def test_every_dependency_is_locked(lock: str) -> None:
     assert {re.split(r"[\s<>=!~\[;]", dependency)[0] for dependency in wanted} <= locked
 
 
-def named(room: Path) -> str:
+def relative_name(room: Path) -> str:
     return str(room.relative_to(ROOT))
 
 
-def lines(room: Path) -> int:
+def line_count(room: Path) -> int:
     return len(room.read_text().splitlines())
 
 
-def parsed(room: Path) -> ast.Module:
+def parse_module(room: Path) -> ast.Module:
     return ast.parse(room.read_text(), room)
 
 
 def functions(room: Path) -> Iterator[Function]:
-    return (node for node in ast.walk(parsed(room)) if isinstance(node, Function))
+    return (node for node in ast.walk(parse_module(room)) if isinstance(node, Function))
 
 
-def spoken_for(body: list[ast.stmt]) -> Iterator[ast.ClassDef | Function]:
+def public_definitions(body: list[ast.stmt]) -> Iterator[ast.ClassDef | Function]:
     """Give what others can name: public classes and their methods, public functions; nothing inside a function."""
     for node in body:
         if isinstance(node, ast.ClassDef | Function) and not node.name.startswith("_") and not overloaded(node):
             yield node
             if isinstance(node, ast.ClassDef):
-                yield from spoken_for(node.body)
+                yield from public_definitions(node.body)
 
 
 def overloaded(node: ast.ClassDef | Function) -> bool:
     return any(isinstance(mark, ast.Name) and mark.id in {"overload", "override"} for mark in node.decorator_list)
 
 
-def matching(pattern: re.Pattern[str]) -> list[str]:
+def lines_matching(pattern: re.Pattern[str]) -> list[str]:
     return [
-        f"{named(source)}:{number}: {line.strip()}"
+        f"{relative_name(source)}:{number}: {line.strip()}"
         for source in SOURCES
         for number, line in enumerate(source.read_text().splitlines(), start=1)
         if pattern.search(line)

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from receiver.archive import policy as archive_policy
 from receiver.cli.commands import app
-from receiver.settings import Loaded, ScriptSettings, Settings, WebhookSettings, load, shown
+from receiver.settings import Loaded, ScriptSettings, Settings, WebhookSettings, effective_settings, load
 from receiver.settings.introspection import section_of
-from receiver.web.openapi.document import DESCRIPTION
+from receiver.web.openapi.document import OPENAPI_DOCUMENT
 
 ROOT = Path(__file__).parents[1]
 CONFIG = ROOT / "config.toml"
@@ -50,8 +50,12 @@ def test_config_toml_says_the_defaults(tmp_path: Path) -> None:
     empty = tmp_path / "config.toml"
     empty.touch()
 
-    said = {each.key: each.value for each in shown(load(CONFIG, NAMED_IN_CONFIG)) if each.key != "store.url"}
-    defaults = {each.key: each.value for each in shown(load(empty, NAMED_IN_CONFIG)) if each.key != "store.url"}
+    said = {
+        each.key: each.value for each in effective_settings(load(CONFIG, NAMED_IN_CONFIG)) if each.key != "store.url"
+    }
+    defaults = {
+        each.key: each.value for each in effective_settings(load(empty, NAMED_IN_CONFIG)) if each.key != "store.url"
+    }
 
     assert said == defaults
     assert load(CONFIG, NAMED_IN_CONFIG).settings.store.path == ROOT / "var" / "receiver.db"
@@ -67,8 +71,8 @@ def test_the_examples_in_config_toml_hold_and_say_the_defaults_of_routes(tmp_pat
         r"routes\.\d+\.(name|on|endpoints|where|webhook\.(url|secret)|script\.(command|env)|.*\.headers.*)"
     )
 
-    said = {each.key: each.value for each in shown(with_examples(tmp_path))}
-    defaults = {each.key: each.value for each in shown(load(bare, {})) if not by_hand.match(each.key)}
+    said = {each.key: each.value for each in effective_settings(with_examples(tmp_path))}
+    defaults = {each.key: each.value for each in effective_settings(load(bare, {})) if not by_hand.match(each.key)}
 
     assert {key: said[key] for key in defaults if key.startswith("routes.")} == {
         key: value for key, value in defaults.items() if key.startswith("routes.")
@@ -110,9 +114,9 @@ def test_the_table_of_commands_names_only_commands() -> None:
 
 
 def test_every_http_path_is_in_the_table_of_paths_and_no_other() -> None:
-    described = {f"{method.upper()} {path}" for path, methods in DESCRIPTION["paths"].items() for method in methods} | {
-        "POST /callbacks/{token}"
-    }
+    described = {
+        f"{method.upper()} {path}" for path, methods in OPENAPI_DOCUMENT["paths"].items() for method in methods
+    } | {"POST /callbacks/{token}"}
 
     assert {path for row in rows("http-api") for path in re.findall(r"^\| `([A-Z]+ /[^`]*)`", row)} == described
 

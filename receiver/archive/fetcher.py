@@ -6,82 +6,97 @@ from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
 
-from receiver.archive.partial_file import Berth, free_bytes
-from receiver.archive.policy import Missing
-from receiver.domain.errors import DialRefused, NoAnswer, NotKept, NotSent
+from receiver.archive.partial_file import PartialFile, free_bytes
+from receiver.archive.policy import MissingResult
+from receiver.domain.errors import AddressBlocked, FileNotStored, NoResponse, RequestNotSent
 from receiver.domain.model import Asset
-from receiver.net.download import Answered, Arrived, Pace, TooLarge, download
-from receiver.net.http_client import Outbound
+from receiver.net.download import Completed, ErrorStatus, MinimumRate, TooLarge, download
+from receiver.net.http_client import HttpClient
 
-LARGEST = 2 * 1024**3
+MAX_FILE_BYTES = 2 * 1024**3
 
-_TRY_AGAIN = frozenset({408, 416, 425, 429})
+_RETRYABLE = frozenset({408, 416, 425, 429})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bounds:
+class DownloadLimits:
     """What one download may take: bytes, time all in all, and how little may come of it."""
 
-    largest: int = LARGEST
-    total: timedelta = timedelta(minutes=30)
-    pace: Pace = field(default_factory=Pace)
+    max_bytes: int = MAX_FILE_BYTES
+    time_limit: timedelta = timedelta(minutes=30)
+    minimum_rate: MinimumRate = field(default_factory=MinimumRate)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class ResultFile:
     """One result of an event: its place among them, the URL it is known by, and the one it is to be had at."""
 
     number: int
     url: str
-    at: str
+    fetch_url: str
 
 
 class Fetcher:
     """Downloads one file at a time, to go on with what is there of it."""
 
     def __init__(
-        self, outbound: Outbound, *, bounds: Bounds | None = None, free: Callable[[Path], int] = free_bytes
+        self,
+        http_client: HttpClient,
+        *,
+        limits: DownloadLimits | None = None,
+        free_space: Callable[[Path], int] = free_bytes,
     ) -> None:
-        self._outbound = outbound
-        self._bounds = bounds or Bounds()
-        self._free = free
+        self._http_client = http_client
+        self._limits = limits or DownloadLimits()
+        self._free_space = free_space
 
-    async def fetch(self, folder: Path, result: Result) -> Asset | Missing:
+    async def fetch(self, folder: Path, result: ResultFile) -> Asset | MissingResult:
         """Bring a result to *folder*, under a name of ours, or say why it is missing."""
-        berth = Berth(folder, result.number, free=self._free)
+        berth = PartialFile(folder, result.number, free_space=self._free_space)
         try:
-            return await self._land(berth, result)
-        except (NotSent, NoAnswer, NotKept) as exc:
+            return await self._download(berth, result)
+        except (RequestNotSent, NoResponse, FileNotStored) as exc:
             return _missing(result, str(exc))
-        except DialRefused as exc:
-            return _missing(result, str(exc), is_dead=True)
+        except AddressBlocked as exc:
+            return _missing(result, str(exc), is_permanent=True)
         finally:
-            berth.leave()
+            berth.close()
 
-    async def _land(self, berth: Berth, result: Result) -> Asset | Missing:
-        whole = await berth.open()
+    async def _download(self, partial: PartialFile, result: ResultFile) -> Asset | MissingResult:
+        whole = await partial.open()
         if whole is not None:
-            return await berth.adopt(whole, result.url)
-        bounds = self._bounds
+            return await partial.describe(whole, result.url)
+        bounds = self._limits
         try:
             ending = await download(
-                self._outbound, result.at, to=berth, total=bounds.total, limit=bounds.largest, pace=bounds.pace
+                self._http_client,
+                result.fetch_url,
+                target=partial,
+                time_limit=bounds.time_limit,
+                max_bytes=bounds.max_bytes,
+                minimum_rate=bounds.minimum_rate,
             )
-        except (NotSent, NoAnswer):
-            await berth.keep()
+        except (RequestNotSent, NoResponse):
+            await partial.sync()
             raise
         match ending:
-            case Arrived():
-                return await berth.finish(result.url)
-            case Answered(peer=peer, status=status):
+            case Completed():
+                return await partial.finish(result.url)
+            case ErrorStatus(peer=peer, status=status):
                 if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    await berth.clear()  # it is a part of something else
-                is_refused = status // 100 == 4 and status not in _TRY_AGAIN  # noqa: PLR2004  # 4xx is a client's fault
-                return _missing(result, f"{peer} answered {status}.", is_dead=is_refused, is_refused=is_refused)
+                    await partial.discard()  # it is a part of something else
+                is_refused = status // 100 == 4 and status not in _RETRYABLE  # noqa: PLR2004  # 4xx is a client's fault
+                return _missing(result, f"{peer} answered {status}.", is_permanent=is_refused, url_refused=is_refused)
             case TooLarge(peer=peer):
-                await berth.clear()
-                return _missing(result, f"{peer} has a file of more than {bounds.largest} bytes there.", is_dead=True)
+                await partial.discard()
+                return _missing(
+                    result, f"{peer} has a file of more than {bounds.max_bytes} bytes there.", is_permanent=True
+                )
 
 
-def _missing(result: Result, reason: str, *, is_dead: bool = False, is_refused: bool = False) -> Missing:
-    return Missing(number=result.number, url=result.url, reason=reason, is_dead=is_dead, is_refused=is_refused)
+def _missing(
+    result: ResultFile, reason: str, *, is_permanent: bool = False, url_refused: bool = False
+) -> MissingResult:
+    return MissingResult(
+        number=result.number, url=result.url, reason=reason, is_permanent=is_permanent, url_refused=url_refused
+    )

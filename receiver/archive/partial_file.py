@@ -15,19 +15,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
-from receiver.domain.errors import NotKept
+from receiver.domain.errors import FileNotStored
 from receiver.domain.model import Asset
-from receiver.net.download import Beginning
+from receiver.net.download import ContentInfo
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-RESERVE = 256 * 1024 * 1024
+MIN_FREE_BYTES = 256 * 1024 * 1024
 """How much of the disk is left to others, the store before all."""
 
-UNKNOWN = "application/octet-stream"
+UNKNOWN_TYPE = "application/octet-stream"
 
-_ENDINGS: Mapping[str, str] = {
+_EXTENSIONS: Mapping[str, str] = {
     "image/png": "png",
     "image/jpeg": "jpg",
     "image/webp": "webp",
@@ -38,9 +38,9 @@ _ENDINGS: Mapping[str, str] = {
     "audio/mpeg": "mp3",
     "audio/wav": "wav",
     "audio/mp4": "m4a",
-    UNKNOWN: "bin",
+    UNKNOWN_TYPE: "bin",
 }
-_OTHER_NAMES: Mapping[str, str] = {
+_TYPE_ALIASES: Mapping[str, str] = {
     "image/jpg": "image/jpeg",
     "audio/mp3": "audio/mpeg",
     "audio/x-wav": "audio/wav",
@@ -48,15 +48,15 @@ _OTHER_NAMES: Mapping[str, str] = {
     "audio/vnd.wave": "audio/wav",
     "audio/x-m4a": "audio/mp4",
 }
-_PAGES = frozenset({"text/html", "application/xhtml+xml"})
-_TYPES: Mapping[str, str] = {ending: type_ for type_, ending in _ENDINGS.items()}
+_WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
+_TYPES_BY_EXTENSION: Mapping[str, str] = {ending: type_ for type_, ending in _EXTENSIONS.items()}
 
 _BLOCK = 1024 * 1024  # written at once, in a thread
 _SYNC_EVERY = 16 * _BLOCK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notes:
+class PartMetadata:
     """What is known of a part: how much of it is on the disk for sure, and what it is a part of."""
 
     name: str
@@ -71,18 +71,18 @@ def free_bytes(folder: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-class Berth:
+class PartialFile:
     """The place of one result in its event's folder."""
 
-    def __init__(self, folder: Path, number: int, *, free: Callable[[Path], int] = free_bytes) -> None:
+    def __init__(self, folder: Path, number: int, *, free_space: Callable[[Path], int] = free_bytes) -> None:
         self._folder = folder
         self._number = number
-        self._free = free
-        self._notes_path = folder / f".{number}.part"
+        self._free_space = free_space
+        self._metadata_path = folder / f".{number}.part"
         self._draft_name = f".{number}.part.new"
-        self._notes: Notes | None = None
+        self._metadata: PartMetadata | None = None
         self._file: BinaryIO | None = None
-        self._waiting = bytearray()
+        self._buffer = bytearray()
         self._size = 0
         self._synced = 0
 
@@ -96,187 +96,187 @@ class Berth:
     @property
     def validator(self) -> str | None:
         """What the part was told from other files by."""
-        return None if self._notes is None else self._notes.validator
+        return None if self._metadata is None else self._metadata.validator
 
-    async def begin(self, beginning: Beginning) -> None:
+    async def start(self, info: ContentInfo) -> None:
         """Open the part to go on with it, or a new one."""
-        if beginning.content_type in _PAGES:
-            raise NotKept("A web page came instead of a file.")
-        self.leave()
-        await _at_the_disk(self._begin, beginning)
+        if info.content_type in _WEB_PAGES:
+            raise FileNotStored("A web page came instead of a file.")
+        self.close()
+        await _in_thread(self._start, info)
 
-    async def write(self, piece: bytes) -> None:
+    async def write(self, chunk: bytes) -> None:
         """Take what follows; it goes to the disk a block at a time."""
-        self._waiting += piece
-        self._size += len(piece)
-        if len(self._waiting) >= _BLOCK:
-            await _at_the_disk(self._write)
+        self._buffer += chunk
+        self._size += len(chunk)
+        if len(self._buffer) >= _BLOCK:
+            await _in_thread(self._write)
 
     # What the archiver asks of it.
 
     async def open(self) -> Path | None:
         """Make the folder and see what is there of the file: give it if it is whole, else take up the part."""
-        return await _at_the_disk(self._open)
+        return await _in_thread(self._open)
 
-    async def keep(self) -> None:
+    async def sync(self) -> None:
         """After a download that broke off: make what came of it outlast everything."""
         if self._file is not None:
-            await _at_the_disk(self._sync)
-            self.leave()
+            await _in_thread(self._sync)
+            self.close()
 
-    def leave(self) -> None:
+    def close(self) -> None:
         """Let go of the part as it is; what is not on the disk for sure does not count."""
         if self._file is not None:
             self._file.close()
             self._file = None
-        self._waiting.clear()
+        self._buffer.clear()
 
-    async def clear(self) -> None:
+    async def discard(self) -> None:
         """Throw away what there is of the file."""
-        self.leave()
-        await _at_the_disk(self._clear)
+        self.close()
+        await _in_thread(self._discard)
 
     async def remove(self) -> None:
         """Throw away the file itself as well: it is kept elsewhere."""
-        await self.clear()
-        await _at_the_disk(self._remove)
+        await self.discard()
+        await _in_thread(self._remove)
 
     async def finish(self, url: str) -> Asset:
         """Give the whole file its name, and tell all there is to know about it."""
-        return await _at_the_disk(self._finish, url)
+        return await _in_thread(self._finish, url)
 
-    async def adopt(self, path: Path, url: str) -> Asset:
+    async def describe(self, path: Path, url: str) -> Asset:
         """Tell all there is to know about a file that was there, whole, before anybody wrote down that it is."""
-        return await _at_the_disk(_asset, self._number, url, path, _TYPES[path.suffix[1:]])
+        return await _in_thread(_asset, self._number, url, path, _TYPES_BY_EXTENSION[path.suffix[1:]])
 
     # On the disk; each in a thread.
 
     def _open(self) -> Path | None:
         try:
             make_folder(self._folder)
-            for ending in _TYPES:
+            for ending in _TYPES_BY_EXTENSION:
                 if (path := self._folder / f"{self._number}.{ending}").is_file():
                     return path
-            self._take_up()
+            self._load_part()
         except OSError as exc:
-            raise _translated(exc) from exc
+            raise _translate_error(exc) from exc
         return None
 
-    def _take_up(self) -> None:
+    def _load_part(self) -> None:
         try:
-            notes = Notes(**json.loads(self._notes_path.read_text(encoding="utf-8")))
+            notes = PartMetadata(**json.loads(self._metadata_path.read_text(encoding="utf-8")))
             size = (self._folder / notes.name).stat().st_size
         except (FileNotFoundError, ValueError, TypeError):
             return
         if notes.name in self._parts() and size >= notes.size:
-            self._notes, self._size = notes, notes.size
+            self._metadata, self._size = notes, notes.size
 
-    def _begin(self, beginning: Beginning) -> None:
+    def _start(self, info: ContentInfo) -> None:
         try:
-            notes = self._notes if beginning.offset else None
+            notes = self._metadata if info.offset else None
             if notes is None:
-                self._clear()  # what is worth nothing must not take the room of what comes
-            self._check_room(0 if beginning.size is None else beginning.size - beginning.offset)
+                self._discard()  # what is worth nothing must not take the room of what comes
+            self._check_free_space(0 if info.size is None else info.size - info.offset)
             if notes is None:
-                self._begin_anew(beginning)
+                self._create_part(info)
             else:
-                self._go_on(notes, beginning)
+                self._reopen_part(notes, info)
         except OSError as exc:
-            raise _translated(exc) from exc
+            raise _translate_error(exc) from exc
 
-    def _go_on(self, notes: Notes, beginning: Beginning) -> None:
-        self._file = (self._folder / notes.name).open("r+b")
-        self._file.truncate(beginning.offset)
-        self._file.seek(beginning.offset)
-        self._size = self._synced = beginning.offset
+    def _reopen_part(self, metadata: PartMetadata, info: ContentInfo) -> None:
+        self._file = (self._folder / metadata.name).open("r+b")
+        self._file.truncate(info.offset)
+        self._file.seek(info.offset)
+        self._size = self._synced = info.offset
 
-    def _begin_anew(self, beginning: Beginning) -> None:
-        content_type = _known(beginning.content_type)
-        name = f"{self._number}.{_ENDINGS[content_type]}.part"
-        self._notes = Notes(name=name, size=0, content_type=content_type, validator=beginning.validator)
+    def _create_part(self, info: ContentInfo) -> None:
+        content_type = _normalize_type(info.content_type)
+        name = f"{self._number}.{_EXTENSIONS[content_type]}.part"
+        self._metadata = PartMetadata(name=name, size=0, content_type=content_type, validator=info.validator)
         self._file = (self._folder / name).open("xb")
 
     def _write(self) -> None:
         if self._file is None:
             return
         try:
-            self._file.write(self._waiting)
-            self._waiting.clear()
+            self._file.write(self._buffer)
+            self._buffer.clear()
             if self._size - self._synced >= _SYNC_EVERY:
-                self._check_room(0)
+                self._check_free_space(0)
                 self._sync()
         except OSError as exc:
-            raise _translated(exc) from exc
+            raise _translate_error(exc) from exc
 
     def _sync(self) -> None:
         """See to it that what has come is on the disk, and only then note that it is."""
-        if self._file is None or self._notes is None:
+        if self._file is None or self._metadata is None:
             return
         try:
-            self._file.write(self._waiting)
-            self._waiting.clear()
+            self._file.write(self._buffer)
+            self._buffer.clear()
             self._file.flush()
             os.fsync(self._file.fileno())
             self._synced = self._file.tell()
-            notes = Notes(**asdict(self._notes) | {"size": self._synced})
+            notes = PartMetadata(**asdict(self._metadata) | {"size": self._synced})
             draft = self._folder / self._draft_name
             draft.write_text(json.dumps(asdict(notes)), encoding="utf-8")
-            draft.rename(self._notes_path)
+            draft.rename(self._metadata_path)
         except OSError as exc:
-            raise _translated(exc) from exc
-        self._notes, self._size = notes, self._synced
+            raise _translate_error(exc) from exc
+        self._metadata, self._size = notes, self._synced
 
     def _finish(self, url: str) -> Asset:
         try:
-            return self._named(url)
+            return self._finalize(url)
         except OSError as exc:
-            raise _translated(exc) from exc
+            raise _translate_error(exc) from exc
 
-    def _named(self, url: str) -> Asset:
-        if self._notes is None or not self._size:
-            raise NotKept("The file is empty.")
-        part = self._folder / self._notes.name
+    def _finalize(self, url: str) -> Asset:
+        if self._metadata is None or not self._size:
+            raise FileNotStored("The file is empty.")
+        part = self._folder / self._metadata.name
         if self._file is None:
             self._file = part.open("r+b")  # it was whole before this download began
-        self._file.write(self._waiting)
-        self._waiting.clear()
+        self._file.write(self._buffer)
+        self._buffer.clear()
         self._file.flush()
         os.fsync(self._file.fileno())
-        self.leave()
-        content_type = self._notes.content_type
-        if content_type == UNKNOWN:
-            content_type = _sniffed(part)
-        path = self._folder / f"{self._number}.{_ENDINGS[content_type]}"
-        asset = _asset(self._number, url, part, content_type, named=path)
+        self.close()
+        content_type = self._metadata.content_type
+        if content_type == UNKNOWN_TYPE:
+            content_type = _sniff_type(part)
+        path = self._folder / f"{self._number}.{_EXTENSIONS[content_type]}"
+        asset = _asset(self._number, url, part, content_type, final_path=path)
         part.rename(path)
-        sync(self._folder)
-        self._notes_path.unlink(missing_ok=True)
+        sync_folder(self._folder)
+        self._metadata_path.unlink(missing_ok=True)
         return asset
 
-    def _clear(self) -> None:
+    def _discard(self) -> None:
         try:
-            for leftover in (*self._parts(), self._notes_path.name, self._draft_name):
+            for leftover in (*self._parts(), self._metadata_path.name, self._draft_name):
                 (self._folder / leftover).unlink(missing_ok=True)
         except OSError as exc:
-            raise _translated(exc) from exc
-        self._notes, self._size, self._synced = None, 0, 0
+            raise _translate_error(exc) from exc
+        self._metadata, self._size, self._synced = None, 0, 0
 
     def _remove(self) -> None:
         try:
-            for ending in _TYPES:
+            for ending in _TYPES_BY_EXTENSION:
                 (self._folder / f"{self._number}.{ending}").unlink(missing_ok=True)
         except OSError as exc:
-            raise _translated(exc) from exc
+            raise _translate_error(exc) from exc
 
     def _parts(self) -> list[str]:
-        return [f"{self._number}.{ending}.part" for ending in _TYPES]
+        return [f"{self._number}.{ending}.part" for ending in _TYPES_BY_EXTENSION]
 
-    def _check_room(self, wanted: int) -> None:
-        if self._free(self._folder) < wanted + RESERVE:
-            raise NotKept("The disk is almost full.", remedy="Make room under [archive] dir: it is tried again.")
+    def _check_free_space(self, needed: int) -> None:
+        if self._free_space(self._folder) < needed + MIN_FREE_BYTES:
+            raise FileNotStored("The disk is almost full.", remedy="Make room under [archive] dir: it is tried again.")
 
 
-async def _at_the_disk(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+async def _in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
     """Do *work* in a thread and wait for its end, also when cancelled: two threads must not be at one file."""
     doing = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
@@ -289,20 +289,20 @@ async def _at_the_disk(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwarg
         raise
 
 
-def _asset(number: int, url: str, file: Path, content_type: str, *, named: Path | None = None) -> Asset:
+def _asset(number: int, url: str, file: Path, content_type: str, *, final_path: Path | None = None) -> Asset:
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256")
         size = content.tell()
-    path = str(named or file)
+    path = str(final_path or file)
     return Asset(number=number, url=url, path=path, sha256=digest.digest(), size=size, content_type=content_type)
 
 
-def _known(content_type: str) -> str:
-    content_type = _OTHER_NAMES.get(content_type, content_type)
-    return content_type if content_type in _ENDINGS else UNKNOWN
+def _normalize_type(content_type: str) -> str:
+    content_type = _TYPE_ALIASES.get(content_type, content_type)
+    return content_type if content_type in _EXTENSIONS else UNKNOWN_TYPE
 
 
-def _sniffed(file: Path) -> str:
+def _sniff_type(file: Path) -> str:
     """Tell a file by how it begins, where the server did not say what it is."""
     with file.open("rb") as content:
         head = content.read(12)
@@ -316,10 +316,10 @@ def _sniffed(file: Path) -> str:
         if head.startswith(start):
             return content_type
     inner = {b"WEBP": "image/webp", b"WAVE": "audio/wav"} if head.startswith(b"RIFF") else {}
-    return "video/mp4" if head[4:8] == b"ftyp" else inner.get(head[8:12], UNKNOWN)
+    return "video/mp4" if head[4:8] == b"ftyp" else inner.get(head[8:12], UNKNOWN_TYPE)
 
 
-def leave_no_empty_folder(folder: Path) -> None:
+def remove_empty_folder(folder: Path) -> None:
     """Take an event's folder away again, and its task's, if nothing came to lie in them."""
     with contextlib.suppress(OSError):
         folder.rmdir()
@@ -332,10 +332,10 @@ def make_folder(folder: Path) -> None:
         return
     make_folder(folder.parent)
     folder.mkdir(exist_ok=True)
-    sync(folder.parent)
+    sync_folder(folder.parent)
 
 
-def sync(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Wait until the names in a folder are on the disk."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -344,5 +344,7 @@ def sync(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _translated(exc: OSError) -> NotKept:
-    return NotKept(f"The file could not be put on the disk: {exc.strerror or exc}.", remedy="See to [archive] dir.")
+def _translate_error(exc: OSError) -> FileNotStored:
+    return FileNotStored(
+        f"The file could not be put on the disk: {exc.strerror or exc}.", remedy="See to [archive] dir."
+    )

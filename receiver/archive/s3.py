@@ -19,26 +19,26 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
 
-from receiver.domain.errors import DialRefused, NotKept
+from receiver.domain.errors import AddressBlocked, FileNotStored
 from receiver.domain.model import Asset
-from receiver.net.http_client import Guard
+from receiver.net.http_client import AddressGuard
 from receiver.settings.storage import StorageSettings
 
-PART = 8 * 1024 * 1024
+PART_SIZE = 8 * 1024 * 1024
 """What is sent at once; a larger file goes in parts."""
 
-PATIENCE = timedelta(minutes=2)
+PART_TIMEOUT = timedelta(minutes=2)
 """How long one part may take."""
 
-_CONNECT, _READ = 10, 60
-_TRIES = 2  # of one part, one soon after the other; the archiver comes again after longer waits
-_LAST_WORD = 5
-_KEYS = "Check [archive.storage] access_key and secret_key, and that they may write there."
+_CONNECT_SECONDS, _READ_SECONDS = 10, 60
+_MAX_ATTEMPTS = 2  # of one part, one soon after the other; the archiver comes again after longer waits
+_ABORT_SECONDS = 5
+_CHECK_KEYS = "Check [archive.storage] access_key and secret_key, and that they may write there."
 _REMEDIES = {
     "NoSuchBucket": "Make the bucket, or correct [archive.storage] url.",
-    "InvalidAccessKeyId": _KEYS,
-    "SignatureDoesNotMatch": _KEYS,
-    "AccessDenied": _KEYS,
+    "InvalidAccessKeyId": _CHECK_KEYS,
+    "SignatureDoesNotMatch": _CHECK_KEYS,
+    "AccessDenied": _CHECK_KEYS,
     "RequestTimeTooSkewed": "Check this machine's clock.",
     "AuthorizationHeaderMalformed": "Check [archive.storage] region.",
     "PermanentRedirect": "Check [archive.storage] region and endpoint.",
@@ -46,7 +46,7 @@ _REMEDIES = {
 
 
 @contextlib.asynccontextmanager
-async def opened(settings: StorageSettings, *, guard: Guard) -> AsyncIterator["S3Storage"]:
+async def open_s3(settings: StorageSettings, *, guard: AddressGuard) -> AsyncIterator["S3Storage"]:
     """Have the store at hand. Nothing is sent before the first file."""
     from aiobotocore.config import AioConfig  # noqa: PLC0415 -- an extra, and slow to load
     from aiobotocore.session import AioSession  # noqa: PLC0415 -- as above
@@ -65,12 +65,12 @@ async def opened(settings: StorageSettings, *, guard: Guard) -> AsyncIterator["S
             signature_version="s3v4",
             s3={"addressing_style": "path"},
             proxies={},
-            connect_timeout=_CONNECT,
-            read_timeout=_READ,
-            retries={"mode": "standard", "total_max_attempts": _TRIES},
+            connect_timeout=_CONNECT_SECONDS,
+            read_timeout=_READ_SECONDS,
+            retries={"mode": "standard", "total_max_attempts": _MAX_ATTEMPTS},
             request_checksum_calculation="when_required",  # the digests are ours
             response_checksum_validation="when_required",
-            connector_args={"socket_factory": _Sockets(guard, urlsplit(endpoint).hostname or "")},
+            connector_args={"socket_factory": _GuardedSocketFactory(guard, urlsplit(endpoint).hostname or "")},
         ),
     )
     async with client as s3:
@@ -80,10 +80,10 @@ async def opened(settings: StorageSettings, *, guard: Guard) -> AsyncIterator["S
 
 
 @dataclass(frozen=True, slots=True)
-class _Sockets:
+class _GuardedSocketFactory:
     """Makes the sockets that connections are made by, once the guard has seen where they lead."""
 
-    guard: Guard
+    guard: AddressGuard
     host: str
 
     def __call__(self, found: tuple[Any, ...]) -> socket.socket:
@@ -108,18 +108,18 @@ class S3Storage:
         """
         key = self._prefix + name
         about = {"Key": key, "ContentType": asset.content_type}
-        with _translated(self._peer):
-            if asset.size <= PART:
+        with _translate_errors(self._peer):
+            if asset.size <= PART_SIZE:
                 content, digests = await asyncio.to_thread(_read_whole, file, asset.sha256)
                 await self._call("put_object", **about, Body=content, **digests)
             else:
                 await self._put_parts(file, about, asset)
         return f"s3://{self._bucket}/{key}"
 
-    async def _put_parts(self, file: Path, about: dict[str, str], asset: Asset) -> None:
-        await self._clear(about["Key"])
-        begun = await self._call("create_multipart_upload", **about, ChecksumAlgorithm="SHA256")
-        upload = {"Key": about["Key"], "UploadId": begun["UploadId"]}
+    async def _put_parts(self, file: Path, target: dict[str, str], asset: Asset) -> None:
+        await self._abort_stale_uploads(target["Key"])
+        begun = await self._call("create_multipart_upload", **target, ChecksumAlgorithm="SHA256")
+        upload = {"Key": target["Key"], "UploadId": begun["UploadId"]}
         try:
             parts = await self._send_parts(file, upload, asset)
             await self._call("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
@@ -132,22 +132,22 @@ class S3Storage:
         whole = hashlib.sha256()
         parts: list[dict[str, Any]] = []
         with await asyncio.to_thread(file.open, "rb") as content:
-            while read := await asyncio.to_thread(_read_piece, content, whole):
+            while read := await asyncio.to_thread(_read_part, content, whole):
                 (piece, digests), number = read, len(parts) + 1
                 kept = await self._call("upload_part", **upload, PartNumber=number, Body=piece, **digests)
                 checksum = {"ChecksumSHA256": digests["ChecksumSHA256"]}
                 parts.append({"PartNumber": number, "ETag": kept["ETag"], **checksum})
         if whole.digest() != asset.sha256:
-            raise _changed()
+            raise _file_changed()
         return parts
 
-    async def _clear(self, key: str) -> None:
+    async def _abort_stale_uploads(self, key: str) -> None:
         """Let the store forget the parts that an earlier try left when it was killed: they would be paid for unseen.
 
         Nobody else copies to our names. Where the keys may not list uploads, nothing is done.
         """
-        with _if_it_can_be():
-            async with asyncio.timeout(_LAST_WORD):
+        with _best_effort():
+            async with asyncio.timeout(_ABORT_SECONDS):
                 begun = await self._s3.list_multipart_uploads(Bucket=self._bucket, Prefix=key)
                 for upload in begun.get("Uploads", ()):
                     if upload["Key"] == key:
@@ -155,18 +155,18 @@ class S3Storage:
 
     async def _abort(self, upload: dict[str, str]) -> None:
         """Let the store forget the parts of a copy that did not come to its end, if it can still be told."""
-        with _if_it_can_be():
-            async with asyncio.timeout(_LAST_WORD):
+        with _best_effort():
+            async with asyncio.timeout(_ABORT_SECONDS):
                 await self._s3.abort_multipart_upload(Bucket=self._bucket, **upload)
 
     async def _call(self, operation: str, **arguments: Any) -> dict[str, Any]:  # noqa: ANN401 -- it has no types
-        async with asyncio.timeout(PATIENCE.total_seconds()):
+        async with asyncio.timeout(PART_TIMEOUT.total_seconds()):
             answer: dict[str, Any] = await getattr(self._s3, operation)(Bucket=self._bucket, **arguments)
             return answer
 
 
 @contextlib.contextmanager
-def _if_it_can_be() -> Iterator[None]:
+def _best_effort() -> Iterator[None]:
     """Do without what the store refuses or is too slow for."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 -- an extra
 
@@ -177,18 +177,18 @@ def _if_it_can_be() -> Iterator[None]:
 def _read_whole(file: Path, sha256: bytes) -> tuple[bytes, dict[str, str]]:
     content = file.read_bytes()
     if hashlib.sha256(content).digest() != sha256:
-        raise _changed()
+        raise _file_changed()
     return content, _digests(content, sha256)
 
 
-def _read_piece(content: BinaryIO, whole: "hashlib._Hash") -> tuple[bytes, dict[str, str]] | None:
-    piece = content.read(PART)
-    whole.update(piece)
+def _read_part(content: BinaryIO, hasher: "hashlib._Hash") -> tuple[bytes, dict[str, str]] | None:
+    piece = content.read(PART_SIZE)
+    hasher.update(piece)
     return (piece, _digests(piece, hashlib.sha256(piece).digest())) if piece else None
 
 
-def _changed() -> NotKept:
-    return NotKept("The file is not what it was.", remedy="See who writes into the folder of results.")
+def _file_changed() -> FileNotStored:
+    return FileNotStored("The file is not what it was.", remedy="See who writes into the folder of results.")
 
 
 def _digests(content: bytes, sha256: bytes) -> dict[str, str]:
@@ -198,7 +198,7 @@ def _digests(content: bytes, sha256: bytes) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _translated(peer: str) -> Iterator[None]:
+def _translate_errors(peer: str) -> Iterator[None]:
     """Say in our words what went wrong: a server's words may hold what is not to be shown."""
     from botocore import exceptions as foreign  # noqa: PLC0415 -- an extra
 
@@ -208,24 +208,28 @@ def _translated(peer: str) -> Iterator[None]:
         code = str(exc.response.get("Error", {}).get("Code", ""))
         status = exc.response.get("ResponseMetadata", {}).get("HTTPStatusCode", "an error")
         word = f" ({code})" if code.isascii() and code.isalnum() and code != str(status) else ""
-        raise NotKept(
+        raise FileNotStored(
             f"{peer} answered {status}{word} to {exc.operation_name}.", remedy=_REMEDIES.get(code, "")
         ) from exc
     except foreign.SSLError as exc:
         remedy = "Check its certificate and [archive.storage] endpoint; AWS_CA_BUNDLE may name a private authority."
-        raise NotKept(f"TLS with {peer} failed.", remedy=remedy) from exc
+        raise FileNotStored(f"TLS with {peer} failed.", remedy=remedy) from exc
     except (foreign.EndpointConnectionError, foreign.ConnectTimeoutError) as exc:
         remedy = "Check [archive.storage] endpoint, and that the store is up."
-        raise NotKept(f"{peer} cannot be reached{_cause(exc.kwargs.get('error'))}.", remedy=remedy) from exc
+        raise FileNotStored(f"{peer} cannot be reached{_cause(exc.kwargs.get('error'))}.", remedy=remedy) from exc
     except foreign.HTTPClientError as exc:
         refused = exc.kwargs.get("error")
-        raise NotKept(str(refused) if isinstance(refused, DialRefused) else f"{peer} did not answer in order.") from exc
+        raise FileNotStored(
+            str(refused) if isinstance(refused, AddressBlocked) else f"{peer} did not answer in order."
+        ) from exc
     except foreign.BotoCoreError as exc:
-        raise NotKept(f"The copy to {peer} failed: {type(exc).__name__}.") from exc
+        raise FileNotStored(f"The copy to {peer} failed: {type(exc).__name__}.") from exc
     except TimeoutError as exc:
-        raise NotKept(f"{peer} did not take {PART} bytes in {PATIENCE.total_seconds():g} s.") from exc
+        raise FileNotStored(f"{peer} did not take {PART_SIZE} bytes in {PART_TIMEOUT.total_seconds():g} s.") from exc
     except OSError as exc:
-        raise NotKept(f"The file could not be read: {exc.strerror or exc}.", remedy="See to [archive] dir.") from exc
+        raise FileNotStored(
+            f"The file could not be read: {exc.strerror or exc}.", remedy="See to [archive] dir."
+        ) from exc
 
 
 def _cause(error: object) -> str:

@@ -15,8 +15,8 @@ USAGE = 2
 CONFIGURATION = 78
 INTERRUPTED = 130
 
-_CANNOT_BE_WRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
-_OURS = "kling-receiver"
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+_PROGRAM = "kling-receiver"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,21 +27,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except ConfigurationError as error:
-        _complain("the configuration does not hold:\n" + "\n".join(f"  {fault}" for fault in error.faults))
+        _print_error("the configuration does not hold:\n" + "\n".join(f"  {fault}" for fault in error.faults))
         return CONFIGURATION
     except ReceiverError as error:
-        _complain(str(error))
+        _print_error(str(error))
         return USAGE if error.code == "usage" else FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _let_go_of_output()  # whoever read it has seen enough
+        _discard_output()  # whoever read it has seen enough
         return OK
     except OSError as error:
-        if error.errno not in _CANNOT_BE_WRITTEN or error.filename is not None:
+        if error.errno not in _WRITE_ERRORS or error.filename is not None:
             raise
-        _complain(f"the output cannot be written: {error.strerror}.")
-        _let_go_of_output()
+        _print_error(f"the output cannot be written: {error.strerror}.")
+        _discard_output()
         return FAILED
     return code
 
@@ -52,9 +52,9 @@ def _run(argv: list[str]) -> int:
     from receiver.cli.commands import app
 
     try:
-        result = app(_lead_in_last(argv))
+        result = app(_move_global_options(argv))
     except CycloptsError as error:
-        _complain(f"{error}\nSee: {' '.join([_OURS, *(error.command_chain or ())])} --help")
+        _print_error(f"{error}\nSee: {' '.join([_PROGRAM, *(error.command_chain or ())])} --help")
         return USAGE
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):
@@ -64,7 +64,7 @@ def _run(argv: list[str]) -> int:
     return result if isinstance(result, int) else OK
 
 
-def _lead_in_last(argv: list[str]) -> list[str]:
+def _move_global_options(argv: list[str]) -> list[str]:
     """Let ``--config`` stand before the command too, by moving it behind."""
     if not argv or not (argv[0] == "--config" or argv[0].startswith("--config=")):
         return argv
@@ -74,10 +74,10 @@ def _lead_in_last(argv: list[str]) -> list[str]:
     return [*rest[:end], *lead, *rest[end:]]
 
 
-def _let_go_of_output() -> None:
+def _discard_output() -> None:
     """Write to nowhere what is left: Python would complain once more while it shuts down."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _complain(sentence: str) -> None:
-    sys.stderr.write(f"{_OURS}: {sentence}\n")
+def _print_error(text: str) -> None:
+    sys.stderr.write(f"{_PROGRAM}: {text}\n")

@@ -8,8 +8,8 @@ from typing import Annotated, TypeAlias
 from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, duration, typed
-from receiver.client import Batch, BatchNotOver, SyncClient
+from receiver.cli.options import OUTPUT, PAGING, OutputOptions, Paging, duration, usage_errors
+from receiver.client import Batch, BatchNotFinished, SyncClient
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
 
@@ -24,20 +24,20 @@ class BatchNotSucceeded(ReceiverError):
     code = "batch_not_succeeded"
 
 
-def _counts(batch: Json) -> str:
+def _counts_text(batch: Json) -> str:
     return ", ".join(f"{number} {state}" for state, number in (batch.get("counts") or {}).items())
 
 
-_OTHERWISE = "--state failed --state rejected --state expired"
-_MOMENTS = ("created_at", "closed_at", "finished_at")
+_UNSUCCESSFUL = "--state failed --state rejected --state expired"
+_TIME_FIELDS = ("created_at", "closed_at", "finished_at")
 
 _COLUMNS = (
-    render.identity("name", "name"),
-    render.state("state"),
-    render.Column(title="tasks", of=lambda batch: f"{batch['tasks']} of {batch['size'] or '?'}"),
-    render.Column(title="they are", of=_counts),
-    render.moment("created_at", "created"),
-    render.moment("finished_at", "finished"),
+    render.id_column("name", "name"),
+    render.state_column("state"),
+    render.Column(title="tasks", value=lambda batch: f"{batch['tasks']} of {batch['size'] or '?'}"),
+    render.Column(title="they are", value=_counts_text),
+    render.time_column("created_at", "created"),
+    render.time_column("finished_at", "finished"),
 )
 
 
@@ -46,20 +46,20 @@ def list_(
     *,
     state: Annotated[list[str] | None, Parameter(help="open, closed or finished; many times for several.")] = None,
     paging: Paging = PAGING,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """List batches, newest first."""
-    with typed(), SyncClient(config=reading.config) as client:
+    with usage_errors(), SyncClient(config=output.config) as client:
         found = client.batches(state=state or (), limit=paging.size, cursor=paging.cursor)
-    render.page(_COLUMNS, found.raw, as_json_too=reading.json, empty="No batches.")
+    render.page(_COLUMNS, found.raw, as_json=output.json, empty="No batches.")
     return OK
 
 
 @batches.command
-def show(name: BatchName, /, *, reading: Reading = READING) -> int:
+def show(name: BatchName, /, *, output: OutputOptions = OUTPUT) -> int:
     """Show one batch, and how many of its tasks are in which state."""
-    with SyncClient(config=reading.config) as client:
-        return _tell(client.batch(name), reading)
+    with SyncClient(config=output.config) as client:
+        return _print_batch(client.batch(name), output)
 
 
 @batches.command
@@ -68,11 +68,11 @@ def close(
     /,
     *,
     why: Annotated[str, Parameter(help="Why, for the record.")] = "",
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """Close a batch: it takes no more tasks, and batch.finished follows when those it has are over."""
-    with SyncClient(config=reading.config) as client:
-        return _tell(client.close_batch(name, why=why), reading)
+    with SyncClient(config=output.config) as client:
+        return _print_batch(client.close_batch(name, why=why), output)
 
 
 @batches.command
@@ -81,52 +81,54 @@ def wait(
     /,
     *,
     timeout: Annotated[str | None, Parameter(help="Stop waiting after so long: 90s, 10m, 2h.")] = None,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """Wait until a batch is finished; ends with 0 if all its tasks succeeded."""
     limit = duration("--timeout", timeout) if timeout else None
-    with SyncClient(config=reading.config) as client:
+    with SyncClient(config=output.config) as client:
         sightings = client.follow_batch(name, timeout=limit)
-        batch = _watch(sightings) if render.is_terminal(sys.stderr) else _report(sightings)
-    if reading.json:
-        render.as_json(batch.raw)
+        batch = _show_progress(sightings) if render.is_terminal(sys.stderr) else _print_progress(sightings)
+    if output.json:
+        render.print_json(batch.raw)
         return OK if batch.succeeded else FAILED
-    if not batch.is_over:
-        raise BatchNotOver(batch)
+    if not batch.is_finished:
+        raise BatchNotFinished(batch)
     if not batch.succeeded:
         raise BatchNotSucceeded(
-            f"Batch {name} is finished: {batch.told}.",
-            remedy=f"See which: kling-receiver tasks list --batch {name} {_OTHERWISE}",
+            f"Batch {name} is finished: {batch.summary}.",
+            remedy=f"See which: kling-receiver tasks list --batch {name} {_UNSUCCESSFUL}",
         )
-    render.line(f"Batch {name} is finished: {batch.told}.")
+    render.print_line(f"Batch {name} is finished: {batch.summary}.")
     return OK
 
 
-def _watch(sightings: Iterator[Batch]) -> Batch:
+def _show_progress(snapshots: Iterator[Batch]) -> Batch:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=render.console(sys.stderr), transient=True) as progress:
         shown = progress.add_task("", total=None)
-        for batch in sightings:
+        for batch in snapshots:
             total = batch.size or batch.tasks
-            progress.update(shown, description=f"{batch.name}: {batch.told}", completed=batch.over, total=total)
+            progress.update(
+                shown, description=f"{batch.name}: {batch.summary}", completed=batch.finished_count, total=total
+            )
     return batch
 
 
-def _report(sightings: Iterator[Batch]) -> Batch:
+def _print_progress(snapshots: Iterator[Batch]) -> Batch:
     started = perf_counter()
-    for batch in sightings:
-        render.note(f"{batch.name}  {perf_counter() - started:.1f} s  {batch.state}: {batch.told}")
+    for batch in snapshots:
+        render.notice(f"{batch.name}  {perf_counter() - started:.1f} s  {batch.state}: {batch.summary}")
     return batch
 
 
-def _tell(batch: Batch, reading: Reading) -> int:
-    if reading.json:
-        render.as_json(batch.raw)
+def _print_batch(batch: Batch, output: OutputOptions) -> int:
+    if output.json:
+        render.print_json(batch.raw)
         return OK
     told = batch.raw
-    moments = [(name.replace("_", " "), render.when(told.get(name))) for name in _MOMENTS]
+    moments = [(name.replace("_", " "), render.local_time(told.get(name))) for name in _TIME_FIELDS]
     facts = [("name", batch.name), ("state", batch.state), ("size", batch.size), ("tasks", batch.tasks)]
-    render.fields([*facts, *batch.counts.items(), *moments, ("event", batch.event_id)])
+    render.details([*facts, *batch.counts.items(), *moments, ("event", batch.event_id)])
     return OK

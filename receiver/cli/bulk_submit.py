@@ -11,34 +11,39 @@ from time import perf_counter
 from typing import TypeAlias
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.job_file import ALL_IN, Job
-from receiver.cli.task_table import duration
+from receiver.cli.job_file import BATCH_CLOSE_REASON, Job
+from receiver.cli.task_table import format_duration
 from receiver.cli.task_wait import NO_REASON
 from receiver.client import Client, Event, Task
-from receiver.client.models import OVER
+from receiver.client.models import FINAL_STATES
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import TaskState
 
 INTERRUPTED = 130
 
-_AT_ONCE = 16
-_NOTES = 10
-_ENDS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
+_MAX_CONCURRENT = 16
+_NOTICE_COUNT = 10
+_END_EVENTS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
 
-Progress: TypeAlias = Callable[[int, str], None]
+ShowProgress: TypeAlias = Callable[[int, str], None]
 """Shows that so many are done, and a few words about it."""
 
-COLUMNS = (render.identity("id", "id"), render.state("state"), render.key("label", rank=2), render.key("message"))
+COLUMNS = (
+    render.id_column("id", "id"),
+    render.state_column("state"),
+    render.column("label", rank=2),
+    render.column("message"),
+)
 
 
-class NotAllHandedIn(ReceiverError):
+class IncompleteSubmit(ReceiverError):
     """Many jobs that were not all taken."""
 
     code = "not_all_handed_in"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class End:
+class TaskEnd:
     """How a task ended, and why."""
 
     state: str
@@ -46,79 +51,89 @@ class End:
 
 
 @dataclass(slots=True)
-class Handed:
+class BulkProgress:
     """What has been taken so far: how many were there already, and how each task stands."""
 
     total: int
-    taken: int = 0
-    known: int = 0
+    accepted: int = 0
+    existing: int = 0
     tasks: dict[str, Task] = field(default_factory=dict)
-    ends: dict[str, End] = field(default_factory=dict)  # by the task's id, also of those not heard of yet
+    ends: dict[str, TaskEnd] = field(default_factory=dict)  # by the task's id, also of those not heard of yet
 
-    def take(self, task: Task) -> None:
+    def record(self, task: Task) -> None:
         """Note a job that was taken."""
-        self.taken += 1
-        self.known += bool(task.raw.get("existing"))
+        self.accepted += 1
+        self.existing += bool(task.raw.get("existing"))
         self.tasks[task.id] = task
 
     def state(self, task_id: str) -> str:
         """Tell how a task stands by the last that was heard of it."""
         return self.end(task_id).state
 
-    def end(self, task_id: str) -> End:
+    def end(self, task_id: str) -> TaskEnd:
         """Tell the last that was heard of a task, and why it is so."""
         task = self.tasks[task_id]
-        return self.ends.get(task_id) or End(state=task.state, message=task.message)
+        return self.ends.get(task_id) or TaskEnd(state=task.state, message=task.message)
 
     @property
-    def over(self) -> Counter[str]:
+    def finished(self) -> Counter[str]:
         """The ends of those that are over."""
-        return Counter(state for state in map(self.state, self.tasks) if state in OVER)
+        return Counter(state for state in map(self.state, self.tasks) if state in FINAL_STATES)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """Say how many were taken."""
-        there = f", {self.known} of them were there already" if self.known else ""
-        return f"{self.taken} of {self.total} jobs handed in{there}."
+        there = f", {self.existing} of them were there already" if self.existing else ""
+        return f"{self.accepted} of {self.total} jobs handed in{there}."
 
 
-def hand_in(jobs: Sequence[Job], *, config: Path | None, close: Sequence[str] = (), wait: bool, as_json: bool) -> int:
+def submit_all(
+    jobs: Sequence[Job], *, config: Path | None, close_batches: Sequence[str] = (), wait: bool, as_json: bool
+) -> int:
     """Hand jobs in, *close* these batches then, and wait for the jobs' ends if asked to; give the exit code.
 
     Raises NotAllHandedIn where it came to a stop.
     """
-    handed = Handed(total=len(jobs))
+    handed = BulkProgress(total=len(jobs))
     try:
-        asyncio.run(_all(jobs, handed, config=config, close=close, wait=wait, as_json=as_json))
+        asyncio.run(_run(jobs, handed, config=config, close_batches=close_batches, wait=wait, as_json=as_json))
     except KeyboardInterrupt:
-        render.note(f"{handed.told()} {_GO_ON}")
+        render.notice(f"{handed.summary()} {_RESUME_HINT}")
         return INTERRUPTED
     except ReceiverError as exc:
-        raise NotAllHandedIn(f"{exc.message} {handed.told()}", remedy=f"{exc.remedy or ''} {_GO_ON}".strip()) from exc
+        raise IncompleteSubmit(
+            f"{exc.message} {handed.summary()}", remedy=f"{exc.remedy or ''} {_RESUME_HINT}".strip()
+        ) from exc
     if not wait:
         rejected = [task for task in handed.tasks.values() if task.state == TaskState.REJECTED]
         return FAILED if rejected else OK
-    return _judged(handed)
+    return _report_ends(handed)
 
 
-_GO_ON = "The same command again goes on where this ended."
+_RESUME_HINT = "The same command again goes on where this ended."
 
 
-async def _all(
-    jobs: Sequence[Job], handed: Handed, *, config: Path | None, close: Sequence[str], wait: bool, as_json: bool
+async def _run(
+    jobs: Sequence[Job],
+    progress: BulkProgress,
+    *,
+    config: Path | None,
+    close_batches: Sequence[str],
+    wait: bool,
+    as_json: bool,
 ) -> None:
     async with Client(config=config) as client:
-        listening = asyncio.create_task(_listen(client, handed)) if wait else None
+        listening = asyncio.create_task(_record_ends(client, progress)) if wait else None
         try:
             if listening is not None:
                 await client.tasks(limit=1)  # so that the listener is there before the first job is over
-            with _progress("handed in", len(jobs)) as show:
-                await _hand_in(client, jobs, handed, show, as_json=as_json)
-            render.note(handed.told())
-            for name in close:
-                await client.close_batch(name, why=ALL_IN)
+            with _progress_display("handed in", len(jobs)) as show:
+                await _submit_jobs(client, jobs, progress, show, as_json=as_json)
+            render.notice(progress.summary())
+            for name in close_batches:
+                await client.close_batch(name, why=BATCH_CLOSE_REASON)
             if listening is not None:
-                with _progress("over", len(handed.tasks)) as show:
-                    await _until_over(client, handed, listening, show)
+                with _progress_display("over", len(progress.tasks)) as show:
+                    await _wait_until_finished(client, progress, listening, show)
         finally:
             if listening is not None:
                 listening.cancel()
@@ -126,14 +141,16 @@ async def _all(
                     await listening
 
 
-async def _hand_in(client: Client, jobs: Sequence[Job], handed: Handed, show: Progress, *, as_json: bool) -> None:
+async def _submit_jobs(
+    client: Client, jobs: Sequence[Job], progress: BulkProgress, show: ShowProgress, *, as_json: bool
+) -> None:
     waiting = iter(jobs)
 
     async def work() -> None:
         for job in waiting:
             task = await client.submit(
                 job.endpoint.path,
-                job.filled(),
+                job.body_with_images(),
                 label=job.label,
                 tags=job.tags,
                 batch=job.batch,
@@ -141,14 +158,14 @@ async def _hand_in(client: Client, jobs: Sequence[Job], handed: Handed, show: Pr
                 idempotency_key=job.key,
                 wait=False,
             )
-            handed.take(task)
+            progress.record(task)
             if as_json:
-                render.as_json_line(task.raw)
+                render.print_json_line(task.raw)
             elif not render.is_terminal():
-                render.line(task.id)
-            show(handed.taken, "")
+                render.print_line(task.id)
+            show(progress.accepted, "")
 
-    workers = [asyncio.create_task(work()) for _ in range(min(_AT_ONCE, len(jobs)))]
+    workers = [asyncio.create_task(work()) for _ in range(min(_MAX_CONCURRENT, len(jobs)))]
     try:
         await asyncio.gather(*workers)
     finally:
@@ -157,44 +174,49 @@ async def _hand_in(client: Client, jobs: Sequence[Job], handed: Handed, show: Pr
         await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _listen(client: Client, handed: Handed) -> None:
+async def _record_ends(client: Client, progress: BulkProgress) -> None:
     """Take down the end of every task there is, ours or not."""
 
     def hear(event: Event) -> None:
         task = event.data.get("task") or {}
-        if event.type in _ENDS and "id" in task:
-            end = End(state=event.type.removeprefix("task."), message=event.data.get("message") or "")
-            handed.ends[task["id"]] = end
+        if event.type in _END_EVENTS and "id" in task:
+            end = TaskEnd(state=event.type.removeprefix("task."), message=event.data.get("message") or "")
+            progress.ends[task["id"]] = end
 
-    async for event in client.events(types=_ENDS):
+    async for event in client.events(types=_END_EVENTS):
         hear(event)
 
 
-async def _until_over(client: Client, handed: Handed, listening: "asyncio.Task[None]", show: Progress) -> None:
-    began, had = perf_counter(), handed.over.total()
-    await _look(client, handed)
-    while (done := handed.over).total() < len(handed.tasks):
-        if listening.done():
-            listening.result()
-        seconds, left = perf_counter() - began, len(handed.tasks) - done.total()
+async def _wait_until_finished(
+    client: Client, progress: BulkProgress, listener: "asyncio.Task[None]", show: ShowProgress
+) -> None:
+    began, had = perf_counter(), progress.finished.total()
+    await _refresh_existing(client, progress)
+    while (done := progress.finished).total() < len(progress.tasks):
+        if listener.done():
+            listener.result()
+        seconds, left = perf_counter() - began, len(progress.tasks) - done.total()
         rate = (done.total() - had) / seconds if seconds else 0.0
-        time_left = f", {duration(left / rate)} left" if rate else ""
-        show(done.total(), f"{done[TaskState.SUCCEED]} succeed, {_others(done)} failed, {left} to come{time_left}")
+        time_left = f", {format_duration(left / rate)} left" if rate else ""
+        show(
+            done.total(),
+            f"{done[TaskState.SUCCEED]} succeed, {_count_unsuccessful(done)} failed, {left} to come{time_left}",
+        )
         await asyncio.sleep(0.5)
     show(done.total(), "")
 
 
-async def _look(client: Client, handed: Handed) -> None:
+async def _refresh_existing(client: Client, progress: BulkProgress) -> None:
     """Ask about those that may have ended before anybody listened: what was there already when it was handed in."""
-    for task_id, task in list(handed.tasks.items()):
-        if task.raw.get("existing") and handed.state(task_id) not in OVER:
-            handed.tasks[task_id] = await client.task(task_id)
+    for task_id, task in list(progress.tasks.items()):
+        if task.raw.get("existing") and progress.state(task_id) not in FINAL_STATES:
+            progress.tasks[task_id] = await client.task(task_id)
 
 
-def _judged(handed: Handed) -> int:
-    done = handed.over
-    render.note(f"{done[TaskState.SUCCEED]} succeeded, {_others(done)} did not.")
-    ends = ((task, handed.end(task.id)) for task in handed.tasks.values())
+def _report_ends(progress: BulkProgress) -> int:
+    done = progress.finished
+    render.notice(f"{done[TaskState.SUCCEED]} succeeded, {_count_unsuccessful(done)} did not.")
+    ends = ((task, progress.end(task.id)) for task in progress.tasks.values())
     bad = [
         task.raw | {"state": end.state, "message": end.message or NO_REASON}
         for task, end in ends
@@ -205,28 +227,28 @@ def _judged(handed: Handed) -> int:
     return FAILED if bad else OK
 
 
-def _others(done: Counter[str]) -> int:
-    return done.total() - done[TaskState.SUCCEED]
+def _count_unsuccessful(finished: Counter[str]) -> int:
+    return finished.total() - finished[TaskState.SUCCEED]
 
 
 @contextmanager
-def _progress(what: str, total: int) -> Iterator[Progress]:
+def _progress_display(label: str, total: int) -> Iterator[ShowProgress]:
     """Show a bar on a terminal, and a line for each tenth in a pipe."""
     if not render.is_terminal(sys.stderr):
         told = 0
 
         def note(done: int, more: str) -> None:
             nonlocal told
-            if done * _NOTES // total > told:
-                told = done * _NOTES // total
-                render.note(f"{done}/{total} {what}" + (f": {more}" if more else ""))
+            if done * _NOTICE_COUNT // total > told:
+                told = done * _NOTICE_COUNT // total
+                render.notice(f"{done}/{total} {label}" + (f": {more}" if more else ""))
 
         yield note
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Bar(*columns, TimeRemainingColumn(), console=render.console(sys.stderr), transient=True) as bar:
         shown = bar.add_task("", total=total)
 

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import Reading, UsageError, typed
+from receiver.cli.options import OutputOptions, UsageError, usage_errors
 from receiver.client import SyncClient, Task
 from receiver.domain.errors import Conflict
 from receiver.domain.model import TaskState
 
-_AT_ONCE = 500
+_PAGE_SIZE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Chosen:
+class TaskSelection:
     """Which of the tasks that wait are meant; all that is given must hold."""
 
     endpoint: str | None
@@ -26,38 +26,40 @@ class Chosen:
         return bool(self.endpoint or self.label or self.tags or self.batch)
 
 
-def cancel(refs: Sequence[str], chosen: Chosen, *, why: str, dry_run: bool, reading: Reading) -> int:
+def cancel(refs: Sequence[str], selection: TaskSelection, *, why: str, dry_run: bool, output: OutputOptions) -> int:
     """Cancel the tasks that are named, or all that are chosen and wait; 1 where one that is named cannot be."""
-    if bool(refs) == bool(chosen):
+    if bool(refs) == bool(selection):
         raise UsageError(
             "Say which tasks, in one of two ways.",
             remedy="Name them, or choose among those that wait by --batch, --tag, --label or --endpoint.",
         )
-    with typed(), SyncClient(config=reading.config) as client:
-        found = [client.task(ref) for ref in refs] if refs else _waiting(client, chosen)
+    with usage_errors(), SyncClient(config=output.config) as client:
+        found = [client.task(ref) for ref in refs] if refs else _queued_tasks(client, selection)
         if dry_run:
             waiting = [task for task in found if task.state == TaskState.QUEUED]
-            render.note(f"{_count(waiting)} would be cancelled.")
-            return _show(waiting, reading)
-        cancelled, left = _cancel(client, found, why)
-    code = _show(cancelled, reading)
-    too_late = f" {_count(left)} had gone to Kling, or ended: {', '.join(task.id for task in left)}." if left else ""
-    render.note(f"{_count(cancelled)} cancelled.{too_late}")
+            render.notice(f"{_count_text(waiting)} would be cancelled.")
+            return _print_tasks(waiting, output)
+        cancelled, left = _cancel_each(client, found, why)
+    code = _print_tasks(cancelled, output)
+    too_late = (
+        f" {_count_text(left)} had gone to Kling, or ended: {', '.join(task.id for task in left)}." if left else ""
+    )
+    render.notice(f"{_count_text(cancelled)} cancelled.{too_late}")
     return FAILED if refs and left else code
 
 
-def _waiting(client: SyncClient, chosen: Chosen) -> list[Task]:
+def _queued_tasks(client: SyncClient, selection: TaskSelection) -> list[Task]:
     """Find all that wait; all of it first, for the list changes as they are cancelled."""
     found: list[Task] = []
     cursor: str | None = None
     while True:
         page = client.tasks(
             state=TaskState.QUEUED,
-            endpoint=chosen.endpoint,
-            label=chosen.label,
-            tags=chosen.tags,
-            batch=chosen.batch,
-            limit=_AT_ONCE,
+            endpoint=selection.endpoint,
+            label=selection.label,
+            tags=selection.tags,
+            batch=selection.batch,
+            limit=_PAGE_SIZE,
             cursor=cursor,
         )
         found += page.items
@@ -66,7 +68,7 @@ def _waiting(client: SyncClient, chosen: Chosen) -> list[Task]:
             return found
 
 
-def _cancel(client: SyncClient, tasks: Sequence[Task], why: str) -> tuple[list[Task], list[Task]]:
+def _cancel_each(client: SyncClient, tasks: Sequence[Task], why: str) -> tuple[list[Task], list[Task]]:
     """Cancel tasks, the newest first: what goes out meanwhile is what was to go next. Give those that were too late."""
     from rich.progress import track
 
@@ -81,16 +83,16 @@ def _cancel(client: SyncClient, tasks: Sequence[Task], why: str) -> tuple[list[T
     return cancelled, left
 
 
-def _show(tasks: Sequence[Task], reading: Reading) -> int:
+def _print_tasks(tasks: Sequence[Task], output: OutputOptions) -> int:
     from receiver.cli.tasks import COLUMNS
 
     items = [task.raw for task in tasks]
-    if reading.json:
-        render.as_json({"items": items, "next": None})
+    if output.json:
+        render.print_json({"items": items, "next": None})
     elif items:
         render.table(COLUMNS, items, empty="")
     return OK
 
 
-def _count(tasks: Sequence[Task]) -> str:
+def _count_text(tasks: Sequence[Task]) -> str:
     return f"{len(tasks)} task" if len(tasks) == 1 else f"{len(tasks)} tasks"

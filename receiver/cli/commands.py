@@ -5,9 +5,9 @@ from cyclopts import App, Group, Parameter
 from receiver import __version__
 
 SERVICE = Group("Service", sort_key=1)
-WORK = Group("Tasks", sort_key=2)
-LOOK = Group("What happened", sort_key=3)
-UPKEEP = Group("Upkeep", sort_key=4)
+TASKS = Group("Tasks", sort_key=2)
+HISTORY = Group("What happened", sort_key=3)
+MAINTENANCE = Group("Upkeep", sort_key=4)
 
 
 def show_version() -> str:
@@ -24,34 +24,34 @@ app = App(
     print_error=False,
     exit_on_error=False,
 )
-app["--help"].group = UPKEEP
-app["--version"].group = UPKEEP
+app["--help"].group = MAINTENANCE
+app["--version"].group = MAINTENANCE
 
 _COMMANDS = (
     ("receiver.cli.serve:serve", "serve", SERVICE, "Run the service until it is told to stop."),
     ("receiver.cli.demo:demo", "demo", SERVICE, "Show a whole round trip on this machine, with no account."),
     ("receiver.cli.simulate:simulate", "simulate", SERVICE, "Be Kling's API on this machine, with faults on demand."),
-    ("receiver.cli.submit:submit", "submit", WORK, "Submit a task to Kling."),
+    ("receiver.cli.submit:submit", "submit", TASKS, "Submit a task to Kling."),
     (
         "receiver.cli.endpoints:endpoints",
         "endpoints",
-        WORK,
+        TASKS,
         "List what Kling can be asked for, and what is known of it.",
     ),
-    ("receiver.cli.callback_url:callback_url", "callback-url", WORK, "Make a callback URL for a job sent elsewhere."),
-    ("receiver.cli.tasks:tasks", "tasks", WORK, "List, show, wait for and watch tasks, and sum what they cost."),
-    ("receiver.cli.batches:batches", "batches", WORK, "List, show, wait for and close batches of tasks."),
-    ("receiver.cli.events:events", "events", LOOK, "List and show events."),
-    ("receiver.cli.deliveries:deliveries", "deliveries", LOOK, "List, show and retry deliveries."),
-    ("receiver.cli.replay:replay", "replay", LOOK, "Bring out again what died, or what a new route is to have."),
-    ("receiver.cli.routes:routes", "routes", LOOK, "List, test, hold and release routes."),
-    ("receiver.cli.listen:listen", "listen", LOOK, "Bring events to a program under development."),
-    ("receiver.cli.explain:explain", "explain", LOOK, "Tell a task's whole story, and what comes next."),
-    ("receiver.cli.expose:expose", "expose", UPKEEP, "Print a proxy's settings for the public listener."),
-    ("receiver.cli.config:config", "config", UPKEEP, "Check and show the configuration."),
-    ("receiver.cli.db:db", "db", UPKEEP, "Look after the store."),
-    ("receiver.cli.docs:docs", "docs", UPKEEP, "Show the manual, one subject at a time."),
-    ("receiver.cli.completion:completion", "completion", UPKEEP, "Print a shell's completion script."),
+    ("receiver.cli.callback_url:callback_url", "callback-url", TASKS, "Make a callback URL for a job sent elsewhere."),
+    ("receiver.cli.tasks:tasks", "tasks", TASKS, "List, show, wait for and watch tasks, and sum what they cost."),
+    ("receiver.cli.batches:batches", "batches", TASKS, "List, show, wait for and close batches of tasks."),
+    ("receiver.cli.events:events", "events", HISTORY, "List and show events."),
+    ("receiver.cli.deliveries:deliveries", "deliveries", HISTORY, "List, show and retry deliveries."),
+    ("receiver.cli.replay:replay", "replay", HISTORY, "Bring out again what died, or what a new route is to have."),
+    ("receiver.cli.routes:routes", "routes", HISTORY, "List, test, hold and release routes."),
+    ("receiver.cli.listen:listen", "listen", HISTORY, "Bring events to a program under development."),
+    ("receiver.cli.explain:explain", "explain", HISTORY, "Tell a task's whole story, and what comes next."),
+    ("receiver.cli.expose:expose", "expose", MAINTENANCE, "Print a proxy's settings for the public listener."),
+    ("receiver.cli.config:config", "config", MAINTENANCE, "Check and show the configuration."),
+    ("receiver.cli.db:db", "db", MAINTENANCE, "Look after the store."),
+    ("receiver.cli.docs:docs", "docs", MAINTENANCE, "Show the manual, one subject at a time."),
+    ("receiver.cli.completion:completion", "completion", MAINTENANCE, "Print a shell's completion script."),
 )
 
 for _path, _name, _group, _help in _COMMANDS:

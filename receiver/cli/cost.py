@@ -3,37 +3,37 @@
 from datetime import datetime
 
 from receiver.cli import OK, render
-from receiver.cli.options import Reading, UsageError, moment, typed
+from receiver.cli.options import OutputOptions, UsageError, parse_time, usage_errors
 from receiver.client import SyncClient
 from receiver.domain.model import Json
 
-_NOTHING = "(none)"
+_UNNAMED = "(none)"
 
 
-def cost(by: str, *, since: str | None, until: str | None, reading: Reading) -> int:
+def cost(by: str, *, since: str | None, until: str | None, output: OutputOptions) -> int:
     """Ask for the sums, and show them."""
-    began, ended = _read("--from", since), _read("--to", until)
+    began, ended = _parse_time("--from", since), _parse_time("--to", until)
     if began is not None and ended is not None and began >= ended:
         raise UsageError("--from is not before --to.", remedy="2h is two hours ago, and so before 1h.")
-    with typed(), SyncClient(config=reading.config) as client:
+    with usage_errors(), SyncClient(config=output.config) as client:
         answer = client.costs(by, since=began, until=ended)
-    if reading.json:
-        render.as_json(answer)
+    if output.json:
+        render.print_json(answer)
         return OK
-    _show(answer)
+    _print_costs(answer)
     return OK
 
 
-def _read(option: str, text: str | None) -> datetime | None:
-    return None if text is None else datetime.fromisoformat(moment(option, text, days_are_utc=True))
+def _parse_time(option: str, text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(parse_time(option, text, days_are_utc=True))
 
 
-def _show(answer: Json) -> None:
+def _print_costs(answer: Json) -> None:
     total = answer["total"]
     columns = [
-        render.Column(title=answer["by"], of=lambda row: row["name"] or _NOTHING),
-        render.key("tasks"),
-        *(_amount(unit) for unit in total["charges"]),
+        render.Column(title=answer["by"], value=lambda row: row["name"] or _UNNAMED),
+        render.column("tasks"),
+        *(_amount_column(unit) for unit in total["charges"]),
     ]
     rows = answer["items"]
     if not rows:
@@ -41,8 +41,8 @@ def _show(answer: Json) -> None:
         return
     render.table(columns, [*rows, {**total, "name": "total"}], empty="")
     if answer["left_out"]:
-        render.note(f"{answer['left_out']} more are in the total alone; ask for a shorter time with --from and --to.")
+        render.notice(f"{answer['left_out']} more are in the total alone; ask for a shorter time with --from and --to.")
 
 
-def _amount(unit: str) -> render.Column:
-    return render.Column(title=unit.replace("_", " "), of=lambda row: row["charges"].get(unit, "0"))
+def _amount_column(unit: str) -> render.Column:
+    return render.Column(title=unit.replace("_", " "), value=lambda row: row["charges"].get(unit, "0"))

@@ -6,7 +6,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import COMMON, READING, Common, Reading
+from receiver.cli.options import COMMON, OUTPUT, CommonOptions, OutputOptions
 from receiver.settings import load
 from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.migrate import migrate as bring_up_to_date
@@ -14,63 +14,63 @@ from receiver.store.sqlite.migrate import migrate as bring_up_to_date
 db = App(name="db", help="Look after the store.")
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
-_STEP = 1024
+_UNIT_SIZE = 1024
 
 
 @db.command
-def migrate(*, common: Common = COMMON) -> int:
+def migrate(*, common: CommonOptions = COMMON) -> int:
     """Bring the store up to date while the service is stopped; `serve` does the same when it starts."""
     path = load(common.config).settings.store.path
     steps = bring_up_to_date(path)
     for step in steps:
-        render.line(f"{step}: done")
+        render.print_line(f"{step}: done")
     if not steps:
-        render.line(f"{path}: up to date")
+        render.print_line(f"{path}: up to date")
     return OK
 
 
 @db.command
-def check(*, reading: Reading = READING) -> int:
+def check(*, output: OutputOptions = OUTPUT) -> int:
     """Look through every page, index and reference of the store; exit 1 when anything is wrong."""
-    path = load(reading.config).settings.store.path
+    path = load(output.config).settings.store.path
     faults = maintenance.check(path)
-    if reading.json:
-        render.as_json({"ok": not faults, "path": str(path), "faults": faults})
+    if output.json:
+        render.print_json({"ok": not faults, "path": str(path), "faults": faults})
     elif faults:
         for fault in faults:
-            render.line(fault)
+            render.print_line(fault)
     else:
-        render.line(f"{path}: good")
+        render.print_line(f"{path}: good")
     return FAILED if faults else OK
 
 
 @db.command
-def backup(target: Annotated[Path, Parameter(help="The file to write.")], /, *, common: Common = COMMON) -> int:
+def backup(target: Annotated[Path, Parameter(help="The file to write.")], /, *, common: CommonOptions = COMMON) -> int:
     """Copy the store to a new file while it is worked on; the copy is checked before it gets its name."""
     maintenance.backup(load(common.config).settings.store.path, target)
-    render.line(f"{target}: written and checked, {_size(target.stat().st_size)}")
+    render.print_line(f"{target}: written and checked, {_format_size(target.stat().st_size)}")
     return OK
 
 
 @db.command
-def stats(*, reading: Reading = READING) -> int:
+def stats(*, output: OutputOptions = OUTPUT) -> int:
     """Count what is in the store, and the room it takes."""
-    counts = maintenance.stats_of(load(reading.config).settings.store.path)
-    if reading.json:
-        render.as_json(dict(counts))
+    counts = maintenance.stats_at(load(output.config).settings.store.path)
+    if output.json:
+        render.print_json(dict(counts))
         return OK
     is_for_a_person = render.is_terminal()
-    render.fields(
-        (name, _size(count) if is_for_a_person and name.startswith("bytes.") else str(count))
+    render.details(
+        (name, _format_size(count) if is_for_a_person and name.startswith("bytes.") else str(count))
         for name, count in counts.items()
     )
     return OK
 
 
-def _size(count: float) -> str:
+def _format_size(count: float) -> str:
     """Write a number of bytes the way people say it."""
     for unit in _UNITS:
-        if count < _STEP or unit == _UNITS[-1]:
+        if count < _UNIT_SIZE or unit == _UNITS[-1]:
             break
-        count /= _STEP
+        count /= _UNIT_SIZE
     return f"{count:.0f} {unit}" if unit == _UNITS[0] else f"{count:.1f} {unit}"

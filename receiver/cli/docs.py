@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self, TypeAlias, get_args
 from cyclopts import Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import READING, Reading
+from receiver.cli.options import OUTPUT, OutputOptions
 from receiver.domain.model import Json
 
 Subject: TypeAlias = Literal[
@@ -35,7 +35,7 @@ Subject: TypeAlias = Literal[
 
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
 
-_COLUMNS = (render.identity("subject", "subject"), render.key("purpose"))
+_COLUMNS = (render.id_column("subject", "subject"), render.column("purpose"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +65,7 @@ def docs(
     subject: Annotated[Subject | None, Parameter(help="Subject to read about. Without one, list all subjects.")] = None,
     /,
     *,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """List the subjects of the manual, or show the page on one.
 
@@ -73,11 +73,11 @@ def docs(
     """
     if subject is None:
         items = [Page.load(each).summary() for each in SUBJECTS]
-        render.page(_COLUMNS, {"items": items, "next": None}, as_json_too=reading.json, empty="")
+        render.page(_COLUMNS, {"items": items, "next": None}, as_json=output.json, empty="")
         return OK
     page = Page.load(subject)
-    if reading.json:
-        render.as_json(page.summary() | {"markdown": page.markdown})
+    if output.json:
+        render.print_json(page.summary() | {"markdown": page.markdown})
     elif render.is_terminal():
         from rich.markdown import Markdown
 

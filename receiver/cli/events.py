@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, UsageError, listed_by, typed
+from receiver.cli.options import OUTPUT, PAGING, OutputOptions, Paging, UsageError, not_found_hint, usage_errors
 from receiver.client import SyncClient
 from receiver.domain.model import Json
 
@@ -17,14 +17,14 @@ events = App(name="events", help="List and show events.")
 _ALERT = re.compile(r"alert\.[a-z_]+")
 _STATES = ("submitted", "processing", "succeed", "failed", "rejected", "expired")
 _TYPES = (*(f"task.{state}" for state in _STATES), "batch.finished")
-_ALL = f"There are {', '.join(_TYPES)}, and alert. with what is wrong, such as alert.route_held"
+_TYPES_TEXT = f"There are {', '.join(_TYPES)}, and alert. with what is wrong, such as alert.route_held"
 
 
-def _check(types: Sequence[str]) -> None:
+def _check_types(types: Sequence[str]) -> None:
     """Refuse a type that no event has: nothing would ever be found. Raises UsageError."""
     for name in (each for given in types for each in given.split(",")):
         if name not in _TYPES and not _ALERT.fullmatch(name):
-            raise UsageError(f"--type {name}: no event is of this type.", remedy=f"{_ALL}.")
+            raise UsageError(f"--type {name}: no event is of this type.", remedy=f"{_TYPES_TEXT}.")
 
 
 def _data(event: Json) -> Json:
@@ -38,14 +38,14 @@ def _task(event: Json) -> Json:
 
 
 COLUMNS = (
-    render.Column(title="id", of=lambda event: _data(event).get("event_id"), whole=True, rank=0),
-    render.Column(title="type", of=lambda event: event.get("type"), whole=True, rank=0),
-    render.moment("timestamp", "at", rank=2),
-    render.Column(title="task", of=lambda event: _task(event).get("id"), whole=True, rank=1),
-    render.Column(title="endpoint", of=lambda event: _task(event).get("endpoint"), rank=4),
-    render.Column(title="source", of=lambda event: _data(event).get("source"), rank=6),
-    render.Column(title="verified", of=lambda event: _data(event).get("verified"), rank=5),
-    render.Column(title="message", of=lambda event: _data(event).get("message"), rank=3),
+    render.Column(title="id", value=lambda event: _data(event).get("event_id"), no_wrap=True, rank=0),
+    render.Column(title="type", value=lambda event: event.get("type"), no_wrap=True, rank=0),
+    render.time_column("timestamp", "at", rank=2),
+    render.Column(title="task", value=lambda event: _task(event).get("id"), no_wrap=True, rank=1),
+    render.Column(title="endpoint", value=lambda event: _task(event).get("endpoint"), rank=4),
+    render.Column(title="source", value=lambda event: _data(event).get("source"), rank=6),
+    render.Column(title="verified", value=lambda event: _data(event).get("verified"), rank=5),
+    render.Column(title="message", value=lambda event: _data(event).get("message"), rank=3),
 )
 
 
@@ -59,24 +59,24 @@ def list_(
     batch: Annotated[str | None, Parameter(help="Only events of the tasks of this batch.")] = None,
     after: Annotated[str | None, Parameter(help="Only events newer than this one, oldest first.")] = None,
     paging: Paging = PAGING,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """List events, newest first."""
-    _check(type_ or ())
+    _check_types(type_ or ())
     limit, cursor = paging.size, paging.cursor
-    with typed(), SyncClient(config=reading.config) as client:
-        found = client.history(types=type_ or (), task=task, batch=batch, after=after, limit=limit, cursor=cursor)
-    render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No events.")
+    with usage_errors(), SyncClient(config=output.config) as client:
+        found = client.list_events(types=type_ or (), task=task, batch=batch, after=after, limit=limit, cursor=cursor)
+    render.page(COLUMNS, found.raw, as_json=output.json, empty="No events.")
     return OK
 
 
 @events.command
-def show(event: Annotated[str, Parameter(help="Its id.")], /, *, reading: Reading = READING) -> int:
+def show(event: Annotated[str, Parameter(help="Its id.")], /, *, output: OutputOptions = OUTPUT) -> int:
     """Show one event as destinations receive it."""
-    with listed_by("events list"), SyncClient(config=reading.config) as client:
+    with not_found_hint("events list"), SyncClient(config=output.config) as client:
         found = client.event(event).raw
-    if reading.json or not render.is_terminal():
-        render.as_json(found)
+    if output.json or not render.is_terminal():
+        render.print_json(found)
         return OK
     from rich.json import JSON
 

@@ -15,19 +15,21 @@ from urllib.parse import urlsplit
 from cyclopts import Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import COMMON, Common, UsageError
+from receiver.cli.options import COMMON, CommonOptions, UsageError
 from receiver.domain.errors import ReceiverError
 from receiver.settings import Address, PublicSettings, load
 from receiver.settings.addresses import read_optional_url
 
 _PLAIN = re.compile(r"[A-Za-z0-9:/._~\[\]-]+")
 _PORTS = {"https": 443, "http": 80}
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what others bind; a proxy calls loopback
-_MARGIN = 4096  # a little more than the receiver takes, so that a body too large is refused in the receiver's words
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what others bind; a proxy calls loopback
+_BODY_MARGIN = (
+    4096  # a little more than the receiver takes, so that a body too large is refused in the receiver's words
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class ProxyPlan:
     """What Kling calls, and where that leads."""
 
     url: str
@@ -74,7 +76,7 @@ class Plan:
             "@SITE@": f"{urlsplit(self.url).scheme}://{urlsplit(self.url).netloc}",
             "@PREFIX@": self.prefix,
             "@UPSTREAM@": str(self.upstream),
-            "@MAX_BODY@": str(self.max_body + _MARGIN),
+            "@MAX_BODY@": str(self.max_body + _BODY_MARGIN),
             "@CERTIFICATE@": str(self.certificate),
             "@CERTIFICATE_KEY@": str(self.certificate_key),
         }
@@ -94,13 +96,13 @@ def expose(
         Path | None, Parameter(help="For nginx: the certificate's chain (default: where certbot puts it).")
     ] = None,
     certificate_key: Annotated[Path | None, Parameter(help="For nginx: its private key.")] = None,
-    common: Common = COMMON,
+    common: CommonOptions = COMMON,
 ) -> int:
     """Print settings that make the public listener, and only that, reachable for Kling, with no token in any log."""
     settings = load(common.config).settings
     url = _url(settings.public, host)
     lies_in = Path("/etc/letsencrypt/live") / (urlsplit(url).hostname or "")
-    plan = Plan(
+    plan = ProxyPlan(
         url=url,
         upstream=_upstream(settings.public.listen),
         max_body=settings.callbacks.max_body,
@@ -109,8 +111,8 @@ def expose(
     )
     write, advice = _KINDS[by]
     print(write(plan), end="")  # noqa: T201 -- it is a file's text
-    render.note(advice.replace("@HOST@", plan.host))
-    _tell_settings(plan, settings.public)
+    render.notice(advice.replace("@HOST@", plan.host))
+    _print_config_hint(plan, settings.public)
     return OK
 
 
@@ -136,7 +138,7 @@ def _upstream(listen: Address) -> Address:
             "[public] listen takes any free port, which no proxy can know.",
             remedy='Give it one: listen = "127.0.0.1:8700".',
         )
-    return Address(_ANY_ADDRESS.get(listen.host, listen.host), listen.port)
+    return Address(_LOOPBACK_OF.get(listen.host, listen.host), listen.port)
 
 
 class NoFixedPort(ReceiverError):
@@ -145,7 +147,7 @@ class NoFixedPort(ReceiverError):
     code = "no_fixed_port"
 
 
-def _tell_settings(plan: Plan, public: PublicSettings) -> None:
+def _print_config_hint(plan: ProxyPlan, public: PublicSettings) -> None:
     """Say what the configuration has to say, where it does not."""
     believed = {str(network.network_address) for network in public.proxies if network.num_addresses == 1}
     lines = [] if plan.url == public.url else [f'url = "{plan.url}"']
@@ -153,10 +155,10 @@ def _tell_settings(plan: Plan, public: PublicSettings) -> None:
         named = ", ".join(f'"{address}"' for address in plan.proxies)
         lines.append(f"proxies = [{named}]      # if it runs on this machine; else the address it calls from")
     if lines:
-        render.note("In config.toml, before the next start of the service:")
+        render.notice("In config.toml, before the next start of the service:")
         for line in ["[public]", *lines]:
-            render.note(f"  {line}")
-    render.note(f"Then try: curl {plan.url}/healthz")
+            render.notice(f"  {line}")
+    render.notice(f"Then try: curl {plan.url}/healthz")
 
 
 _NGINX = """\
@@ -213,7 +215,7 @@ _NGINX_TLS = """\
 """
 
 
-def _nginx(plan: Plan) -> str:
+def _nginx(plan: ProxyPlan) -> str:
     listen = _NGINX_TLS if plan.has_tls else "    listen @PORT@;\n"
     # With a path of its own a location's is replaced, without one the request's goes on as it came.
     onward = "/callbacks/" if plan.prefix else ""
@@ -279,7 +281,7 @@ _CADDY = """\
 """
 
 
-def _caddy(plan: Plan) -> str:
+def _caddy(plan: ProxyPlan) -> str:
     strip = "\t\turi strip_prefix @PREFIX@\n" if plan.prefix else ""
     return plan.fill(_CADDY.replace("@STRIP@", strip))
 
@@ -309,7 +311,7 @@ ingress:
 """
 
 
-def _cloudflared(plan: Plan) -> str:
+def _cloudflared(plan: ProxyPlan) -> str:
     if plan.prefix or not plan.has_tls or plan.port != _PORTS["https"]:
         raise UsageError(
             "A tunnel of Cloudflare's serves https:// and a name alone, without a port or a path.",
@@ -318,7 +320,7 @@ def _cloudflared(plan: Plan) -> str:
     return plan.fill(_CLOUDFLARED)
 
 
-_KINDS: Mapping[str, tuple[Callable[[Plan], str], str]] = {
+_KINDS: Mapping[str, tuple[Callable[[ProxyPlan], str], str]] = {
     "nginx": (
         _nginx,
         "Save it as /etc/nginx/conf.d/kling-receiver.conf; then: nginx -t && systemctl reload nginx",

@@ -15,14 +15,14 @@ from receiver.kling.endpoints import Endpoint, fill_images, resolve
 from receiver.kling.images import base64_image
 from receiver.kling.protocol import compose, parse_object
 from receiver.settings import Dialect
-from receiver.submission.request import MOST_PRIORITY
+from receiver.submission.request import MAX_PRIORITY
 
-ALL_IN = "all that was to be handed in is"
+BATCH_CLOSE_REASON = "all that was to be handed in is"
 """Why a batch is closed by the command that filled it, for the record."""
 
 _MEMBERS = ("endpoint", "body", "label", "tags", "batch", "priority", "idempotency_key", "image")
 _URLS = ("http://", "https://")
-_MOST_FAULTS = 50
+_MAX_FAULTS = 50
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,13 +49,13 @@ class Job:
         name: str | None = self.batch["name"] if isinstance(self.batch, dict) else self.batch
         return name
 
-    def filled(self) -> Json:
+    def body_with_images(self) -> Json:
         """Give the body with its images in it."""
-        return fill_images(self.endpoint, self.body, [_content(image) for image in self.images], self.dialect)
+        return fill_images(self.endpoint, self.body, [_image_content(image) for image in self.images], self.dialect)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Given:
+class JobDefaults:
     """What the command line says about every line that does not say it itself; ``run`` makes the keys others."""
 
     endpoint: Endpoint | None
@@ -67,31 +67,31 @@ class Given:
     run: str = ""
 
 
-def is_many(argument: str | None) -> bool:
+def is_job_file(argument: str | None) -> bool:
     """Tell whether ``--body`` names a file of many jobs."""
     return argument is not None and argument.startswith("@") and argument.endswith((".jsonl", ".ndjson"))
 
 
-def read_jobs(path: Path, given: Given) -> Sequence[Job]:
+def read_jobs(path: Path, defaults: JobDefaults) -> Sequence[Job]:
     """Read all jobs of a file. Raises UsageError with every line that is none, and why."""
     from receiver.web.server.problems import Problem  # with the web, which a single job never pays for
 
     jobs, faults = list[Job](), list[str]()
     seen: Counter[str] = Counter()
-    for number, line in _lines(path):
+    for number, line in _read_lines(path):
         try:
-            jobs.append(_read(number, line, path.parent, given, seen))
+            jobs.append(_parse_job(number, line, path.parent, defaults, seen))
         except ReceiverError as exc:
             # What is told of the body has a line of its own in it, always the first: it is this line of the file.
             faults.append(f"  line {number}: {exc.message.replace('line 1 column', 'column')}")
         except Problem as exc:
             faults.append(f"  line {number}: {exc.detail}")
     if faults:
-        left = len(faults) - _MOST_FAULTS
+        left = len(faults) - _MAX_FAULTS
         more = [f"  and {left} more"] if left > 0 else []
         count = f"{len(faults)} lines of {path} are no jobs" if len(faults) > 1 else f"A line of {path} is no job"
         raise UsageError(
-            "\n".join([f"{count}; nothing was sent:", *faults[:_MOST_FAULTS], *more]),
+            "\n".join([f"{count}; nothing was sent:", *faults[:_MAX_FAULTS], *more]),
             remedy='A line is an object with a "body", or Kling\'s body for the endpoint that the command names.',
         )
     if not jobs:
@@ -99,7 +99,7 @@ def read_jobs(path: Path, given: Given) -> Sequence[Job]:
     return jobs
 
 
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
@@ -109,54 +109,54 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise UsageError(f"--body @{path} cannot be read ({exc.strerror}).", remedy="Check its name.") from exc
 
 
-def _read(number: int, line: bytes, folder: Path, given: Given, seen: Counter[str]) -> Job:
-    from receiver.web.params import Fields  # which checks what the API will be asked
+def _parse_job(number: int, line: bytes, folder: Path, defaults: JobDefaults, seen: Counter[str]) -> Job:
+    from receiver.web.params import JsonBody  # which checks what the API will be asked
 
     content = parse_object(line)
     if "body" not in content:
         content = {"body": content}
-    fields = Fields(content, known=_MEMBERS)
-    endpoint = _endpoint(fields.text("endpoint"), given)
+    fields = JsonBody(content, known=_MEMBERS)
+    endpoint = _resolve_endpoint(fields.text("endpoint"), defaults)
     fields.batch("batch")
     job = Job(
         line=number,
         endpoint=endpoint,
         body=fields.required_object("body"),
-        images=[_found(image, folder) for image in _listed(content.get("image"))],
+        images=[_resolve_image(image, folder) for image in _image_list(content.get("image"))],
         key=fields.text("idempotency_key") or "",
-        dialect=given.dialect,
-        label=fields.text("label") or given.label,
-        tags={**given.tags, **fields.tags("tags")},
-        batch=content.get("batch") or given.batch,
-        priority=fields.number("priority", least=-MOST_PRIORITY, most=MOST_PRIORITY)
+        dialect=defaults.dialect,
+        label=fields.text("label") or defaults.label,
+        tags={**defaults.tags, **fields.tags("tags")},
+        batch=content.get("batch") or defaults.batch,
+        priority=fields.number("priority", least=-MAX_PRIORITY, most=MAX_PRIORITY)
         if content.get("priority") is not None
-        else given.priority,
+        else defaults.priority,
     )
-    filled = json.dumps(job.filled(), sort_keys=True).encode()
+    filled = json.dumps(job.body_with_images(), sort_keys=True).encode()
     compose(filled, generation=endpoint.generation, callback_url=None, external_task_id="tsk")
-    return job if job.key else _with_key(job, filled, given.run, seen)
+    return job if job.key else _with_key(job, filled, defaults.run, seen)
 
 
-def _with_key(job: Job, filled: bytes, run: str, seen: Counter[str]) -> Job:
+def _with_key(job: Job, content: bytes, run: str, seen: Counter[str]) -> Job:
     """Give a job a key made of what it asks for; the same line again is another job."""
     said = [run, job.endpoint.path, job.label, dict(job.tags), job.batch]
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode() + filled).hexdigest()[:40]
+    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode() + content).hexdigest()[:40]
     seen[digest] += 1
     return replace(job, key=f"line-{digest}-{seen[digest]}")
 
 
-def _endpoint(name: str | None, given: Given) -> Endpoint:
+def _resolve_endpoint(name: str | None, defaults: JobDefaults) -> Endpoint:
     if name is None:
-        if given.endpoint is None:
+        if defaults.endpoint is None:
             raise UsageError("it names no endpoint, and neither does the command.")
-        return given.endpoint
+        return defaults.endpoint
     found = resolve(name)
     if found is None:
         raise UsageError(f"{name!r} is not an endpoint of Kling's that calls back.")
     return found
 
 
-def _listed(value: object) -> list[str]:
+def _image_list(value: object) -> list[str]:
     texts = [value] if isinstance(value, str) else value
     if texts is None:
         return []
@@ -165,9 +165,9 @@ def _listed(value: object) -> list[str]:
     return texts
 
 
-def _found(image: str, folder: Path) -> str:
+def _resolve_image(image: str, folder: Path) -> str:
     return image if image.startswith(_URLS) else str(folder / image)
 
 
-def _content(image: str) -> str:
+def _image_content(image: str) -> str:
     return image if image.startswith(_URLS) else base64_image(image)

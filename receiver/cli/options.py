@@ -14,13 +14,15 @@ from receiver.domain.clock import SystemClock
 from receiver.domain.errors import InvalidRequest, NotFound, ReceiverError
 from receiver.settings.values import read_duration
 
-MOST = 500  # the longest page the API gives
+MAX_LIMIT = 500  # the longest page the API gives
 
-_OPTIONS = {"events": "event", "deliveries": "delivery", "tags": "tag"}
-_NAMES = "after|batch|by|cursor|deliveries|endpoint|events?|from|idempotency_key|label|limit|pace|priority|route"
-_MEMBER = re.compile(rf"'({_NAMES}|state|status|tags?|task|to|to_route|type|why)'")
+_OPTION_OF_PARAMETER = {"events": "event", "deliveries": "delivery", "tags": "tag"}
+_API_PARAMETERS = (
+    "after|batch|by|cursor|deliveries|endpoint|events?|from|idempotency_key|label|limit|pace|priority|route"
+)
+_QUOTED_PARAMETER = re.compile(rf"'({_API_PARAMETERS}|state|status|tags?|task|to|to_route|type|why)'")
 
-_EVERYWHERE = Group("Everywhere", sort_key=9)
+_GLOBAL_OPTIONS = Group("Everywhere", sort_key=9)
 
 
 class UsageError(ReceiverError):
@@ -31,23 +33,23 @@ class UsageError(ReceiverError):
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Common:
+class CommonOptions:
     """What every command takes."""
 
     config: Annotated[
         Path | None,
         Parameter(
-            group=_EVERYWHERE, help="The configuration file, instead of the first one found in the usual places."
+            group=_GLOBAL_OPTIONS, help="The configuration file, instead of the first one found in the usual places."
         ),
     ] = None
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading(Common):
+class OutputOptions(CommonOptions):
     """What every command takes that has something to tell."""
 
-    json: Annotated[bool, Parameter(group=_EVERYWHERE, help="Print JSON instead of a table.")] = False
+    json: Annotated[bool, Parameter(group=_GLOBAL_OPTIONS, help="Print JSON instead of a table.")] = False
 
 
 @Parameter(name="*")
@@ -61,29 +63,31 @@ class Paging:
     @property
     def size(self) -> int:
         """How many at most, as the API takes it."""
-        return within("--limit", self.limit)
+        return check_limit("--limit", self.limit)
 
     def query(self) -> dict[str, str]:
         """Give the options as the API's query."""
         return {"limit": str(self.size)} | ({"cursor": self.cursor} if self.cursor else {})
 
 
-COMMON = Common()
-READING = Reading()
+COMMON = CommonOptions()
+OUTPUT = OutputOptions()
 PAGING = Paging()
 
 
 @contextmanager
-def typed() -> Iterator[None]:
+def usage_errors() -> Iterator[None]:
     """Tell what the service refuses of a request as wrong usage, by the options that asked for it."""
     try:
         yield
     except InvalidRequest as exc:
-        raise UsageError(_MEMBER.sub(lambda found: _option(found[1]), exc.message), remedy=exc.remedy) from exc
+        raise UsageError(
+            _QUOTED_PARAMETER.sub(lambda found: _option(found[1]), exc.message), remedy=exc.remedy
+        ) from exc
 
 
 @contextmanager
-def listed_by(command: str) -> Iterator[None]:
+def not_found_hint(command: str) -> Iterator[None]:
     """Say of what is not there which command shows what is."""
     try:
         yield
@@ -91,18 +95,18 @@ def listed_by(command: str) -> Iterator[None]:
         raise NotFound(exc.message, remedy=exc.remedy or f"Those there are: kling-receiver {command}.") from exc
 
 
-def within(option: str, number: int) -> int:
+def check_limit(option: str, number: int) -> int:
     """Check that a list may have so many items."""
-    if not 1 <= number <= MOST:
-        raise UsageError(f"{option} {number} is out of range.", remedy=f"Give a number from 1 to {MOST}.")
+    if not 1 <= number <= MAX_LIMIT:
+        raise UsageError(f"{option} {number} is out of range.", remedy=f"Give a number from 1 to {MAX_LIMIT}.")
     return number
 
 
 def _option(member: str) -> str:
-    return f"--{_OPTIONS.get(member, member).replace('_', '-')}"
+    return f"--{_OPTION_OF_PARAMETER.get(member, member).replace('_', '-')}"
 
 
-def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
+def key_values(option: str, texts: Sequence[str]) -> dict[str, str]:
     """Read ``key=value`` arguments; the last one of a key counts."""
     read = {}
     for text in texts:
@@ -113,7 +117,7 @@ def pairs(option: str, texts: Sequence[str]) -> dict[str, str]:
     return read
 
 
-def moment(option: str, text: str, *, days_are_utc: bool = False) -> str:
+def parse_time(option: str, text: str, *, days_are_utc: bool = False) -> str:
     """Read a moment: ``2026-11-22 10:00``, in this machine's zone if it names none, or ``2h`` for so long ago.
 
     A date alone is the beginning of that day: here, or with *days_are_utc* in UTC.

@@ -38,9 +38,9 @@ _STYLES = {
 }
 
 _UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # those that json.dumps lets through
-_BETWEEN = 2  # columns of the terminal between two of a table's
-_READABLE = 16  # text is folded into no less, where it has as much
-_LONGEST_WORD = 24  # longer ones are broken where text is folded
+_COLUMN_GAP = 2  # columns of the terminal between two of a table's
+_MIN_FOLD_WIDTH = 16  # text is folded into no less, where it has as much
+_MAX_WORD = 24  # longer ones are broken where text is folded
 
 Cell: TypeAlias = Callable[[Json], object]
 
@@ -50,32 +50,36 @@ class Column:
     """One column of a table: its title, and where its text is found in an item."""
 
     title: str
-    of: Cell
+    value: Cell
     short: Cell | None = None  # what a terminal shows instead, where space is dear
-    stateful: bool = False  # coloured by what it says
-    whole: bool = False  # never folded, so that it can be copied
+    is_state: bool = False  # coloured by what it says
+    no_wrap: bool = False  # never folded, so that it can be copied
     rank: int = 1  # on a narrow terminal those of the lowest rank come first; 0 is never left out
 
 
-def key(name: str, title: str | None = None, *, rank: int = 1) -> Column:
+def column(name: str, title: str | None = None, *, rank: int = 1) -> Column:
     """Make a column of a plain member."""
-    return Column(title=title or name.replace("_", " "), of=lambda item: item.get(name), rank=rank)
+    return Column(title=title or name.replace("_", " "), value=lambda item: item.get(name), rank=rank)
 
 
-def identity(name: str, title: str, *, rank: int = 0) -> Column:
+def id_column(name: str, title: str, *, rank: int = 0) -> Column:
     """Make a column of an id."""
-    return Column(title=title, of=lambda item: item.get(name), whole=True, rank=rank)
+    return Column(title=title, value=lambda item: item.get(name), no_wrap=True, rank=rank)
 
 
-def state(name: str) -> Column:
+def state_column(name: str) -> Column:
     """Make a column of a state or status, coloured by what it says."""
-    return Column(title=name, of=lambda item: item.get(name), stateful=True, whole=True, rank=0)
+    return Column(title=name, value=lambda item: item.get(name), is_state=True, no_wrap=True, rank=0)
 
 
-def moment(name: str, title: str, *, rank: int = 1) -> Column:
+def time_column(name: str, title: str, *, rank: int = 1) -> Column:
     """Make a column of a moment: local time on a terminal, as the API writes it in a pipe."""
     return Column(
-        title=title, of=lambda item: item.get(name), short=lambda item: local(item.get(name)), whole=True, rank=rank
+        title=title,
+        value=lambda item: item.get(name),
+        short=lambda item: format_local_time(item.get(name)),
+        no_wrap=True,
+        rank=rank,
     )
 
 
@@ -100,36 +104,36 @@ def clean(value: object) -> str:
     return "".join(c if c.isprintable() else " " if c in "\t\r\n" else f"\\x{ord(c):02x}" for c in text)
 
 
-def local(moment: object) -> str:
+def format_local_time(timestamp: object) -> str:
     """Write a moment of the API's in this machine's own time."""
-    if not isinstance(moment, str):
+    if not isinstance(timestamp, str):
         return ""
     try:
-        return datetime.fromisoformat(moment).astimezone().strftime("%m-%d %H:%M:%S")
+        return datetime.fromisoformat(timestamp).astimezone().strftime("%m-%d %H:%M:%S")
     except ValueError:
-        return clean(moment)
+        return clean(timestamp)
 
 
-def as_json(value: object) -> None:
+def print_json(value: object) -> None:
     """Print a value as JSON."""
-    sys.stdout.write(_json(value, indent=2) + "\n")
+    sys.stdout.write(_dump_json(value, indent=2) + "\n")
 
 
-def as_json_line(value: object) -> None:
+def print_json_line(value: object) -> None:
     """Print a value as one line of JSON, at once."""
-    sys.stdout.write(_json(value) + "\n")
+    sys.stdout.write(_dump_json(value) + "\n")
     sys.stdout.flush()
 
 
-def line(*cells: object) -> None:
+def print_line(*cells: object) -> None:
     """Print one plain line, its cells tab-separated, at once."""
     sys.stdout.write("\t".join(clean(cell) for cell in cells) + "\n")
     sys.stdout.flush()
 
 
-def note(sentence: str) -> None:
+def notice(text: str) -> None:
     """Tell a person something beside the output proper."""
-    sys.stderr.write(clean(sentence) + "\n")
+    sys.stderr.write(clean(text) + "\n")
     sys.stderr.flush()
 
 
@@ -137,65 +141,65 @@ def table(columns: Sequence[Column], items: Iterable[Json], *, empty: str) -> No
     """Print items as a table, or in a pipe as tab-separated lines without a head."""
     if not is_terminal():
         for item in items:
-            line(*(column.of(item) for column in columns))
+            print_line(*(column.value(item) for column in columns))
         return
     rows = list(items)
     if not rows:
-        note(empty)
+        notice(empty)
         return
     terminal = console()
-    laid = lay(columns, rows, terminal.width)
+    laid = layout(columns, rows, terminal.width)
     # Where not even what must stay has room, the terminal wraps the lines, and no id is cut.
     terminal.width = max(terminal.width, laid.width)
     terminal.print(laid.grid, crop=False)
-    if laid.left_out:
-        note(f"There was no room for: {', '.join(laid.left_out)}. --json has all.")
+    if laid.omitted:
+        notice(f"There was no room for: {', '.join(laid.omitted)}. --json has all.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Laid:
+class TableLayout:
     """A table for a terminal: how wide it is, and the titles of the columns there was no room for."""
 
     grid: "RenderableType"
     width: int
-    left_out: Sequence[str]
+    omitted: Sequence[str]
 
 
-def lay(columns: Sequence[Column], items: Sequence[Json], room: int) -> Laid:
+def layout(columns: Sequence[Column], items: Sequence[Json], available: int) -> TableLayout:
     """Lay items out for a terminal so wide; a column with nothing in it is left out."""
     from rich.table import Table
 
     cells = {column: [_cell(column, item) for item in items] for column in columns}
     told = [column for column in columns if any(cell.plain for cell in cells[column])]
-    widths = _widths({column: _span(column, cells[column]) for column in told}, room)
-    grid = Table(box=None, header_style="bold", padding=(0, _BETWEEN, 0, 0), pad_edge=False)
+    widths = _choose_widths({column: _width_range(column, cells[column]) for column in told}, available)
+    grid = Table(box=None, header_style="bold", padding=(0, _COLUMN_GAP, 0, 0), pad_edge=False)
     for column, width in widths.items():
         grid.add_column(column.title.upper(), overflow="fold", width=width)
     for row in zip(*(cells[column] for column in widths), strict=True):
         grid.add_row(*row)
     left_out = [column.title for column in told if column not in widths]
-    return Laid(grid=grid, width=_sum(widths.values()), left_out=left_out)
+    return TableLayout(grid=grid, width=_total_width(widths.values()), omitted=left_out)
 
 
-def _span(column: Column, cells: Sequence["Text"]) -> tuple[int, int]:
+def _width_range(column: Column, cells: Sequence["Text"]) -> tuple[int, int]:
     """Tell how narrow a column may be, and how wide it is at its best."""
     title = len(column.title)
     best = max(title, *(cell.cell_len for cell in cells))
-    if column.whole:
+    if column.no_wrap:
         return best, best
     word = max(len(word) for cell in cells for word in cell.plain.split(" "))
-    return max(title, min(best, _READABLE), min(word, _LONGEST_WORD)), best
+    return max(title, min(best, _MIN_FOLD_WIDTH), min(word, _MAX_WORD)), best
 
 
-def _widths(spans: Mapping[Column, tuple[int, int]], room: int) -> Mapping[Column, int]:
+def _choose_widths(spans: Mapping[Column, tuple[int, int]], available: int) -> Mapping[Column, int]:
     """Choose the columns there is room for, those of the lowest rank first, and share what is left among them."""
     chosen: dict[Column, int] = {}
     ranked = sorted(spans, key=lambda column: column.rank)
     for column in ranked:
         least, _ = spans[column]
-        if column.rank == 0 or _sum([*chosen.values(), least]) <= room:
+        if column.rank == 0 or _total_width([*chosen.values(), least]) <= available:
             chosen[column] = least
-    left = max(0, room - _sum(chosen.values()))
+    left = max(0, available - _total_width(chosen.values()))
     for column, least in chosen.items():
         more = min(left, spans[column][1] - least)
         chosen[column] += more
@@ -203,26 +207,26 @@ def _widths(spans: Mapping[Column, tuple[int, int]], room: int) -> Mapping[Colum
     return {column: chosen[column] for column in spans if column in chosen}
 
 
-def _sum(widths: Collection[int]) -> int:
-    return sum(widths) + _BETWEEN * (len(widths) - 1)
+def _total_width(widths: Collection[int]) -> int:
+    return sum(widths) + _COLUMN_GAP * (len(widths) - 1)
 
 
-def page(columns: Sequence[Column], answer: Json, *, as_json_too: bool, empty: str) -> None:
+def page(columns: Sequence[Column], answer: Json, *, as_json: bool, empty: str) -> None:
     """Print one page of a list of the API's, and how to get the next."""
-    if as_json_too:
-        as_json(answer)
+    if as_json:
+        print_json(answer)
         return
     table(columns, answer["items"], empty=empty)
     if answer.get("next") and is_terminal():
-        note(f"There is more: --cursor {answer['next']}")
+        notice(f"There is more: --cursor {answer['next']}")
 
 
-def fields(pairs: Iterable[tuple[str, object]]) -> None:
+def details(pairs: Iterable[tuple[str, object]]) -> None:
     """Print named values, one a line; empty ones are left out."""
     shown = [(name, value) for name, value in pairs if value not in (None, "", {}, [])]
     if not is_terminal():
         for name, value in shown:
-            line(name, value)
+            print_line(name, value)
         return
     from rich.text import Text
 
@@ -232,9 +236,9 @@ def fields(pairs: Iterable[tuple[str, object]]) -> None:
         console().print(Text.assemble((name.ljust(width), "bold"), coloured(clean(value))), soft_wrap=True)
 
 
-def when(moment: object) -> object:
+def local_time(timestamp: object) -> object:
     """Give a moment the way its reader wants it: local time on a terminal, as the API wrote it in a pipe."""
-    return local(moment) if is_terminal() else moment
+    return format_local_time(timestamp) if is_terminal() else timestamp
 
 
 def coloured(text: str) -> "Text":
@@ -244,7 +248,7 @@ def coloured(text: str) -> "Text":
     return Text(text, style=_STYLES.get(text, ""))
 
 
-def _json(value: object, *, indent: int | None = None) -> str:
+def _dump_json(value: object, *, indent: int | None = None) -> str:
     """Write JSON as people read it; what would command a terminal, or is no character at all, stays an escape."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
@@ -253,5 +257,5 @@ def _json(value: object, *, indent: int | None = None) -> str:
 def _cell(column: Column, item: Json) -> "Text":
     from rich.text import Text
 
-    text = clean((column.short or column.of)(item))
-    return coloured(text) if column.stateful else Text(text)
+    text = clean((column.short or column.value)(item))
+    return coloured(text) if column.is_state else Text(text)

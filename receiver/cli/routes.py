@@ -6,39 +6,39 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import READING, Reading, listed_by
+from receiver.cli.options import OUTPUT, OutputOptions, not_found_hint
 from receiver.client import SyncClient
 
 routes = App(name="routes", help="List, test, hold and release routes.")
 
 _COLUMNS = (
-    render.identity("name", "name"),
-    render.key("kind", rank=4),
-    render.key("destination", rank=2),
-    render.Column(title="on", of=lambda route: ",".join(route.get("on") or ()), rank=3),
-    render.Column(title="endpoints", of=lambda route: ",".join(route.get("endpoints") or ()), rank=6),
-    render.key("where", rank=6),
-    render.key("pending"),
-    render.moment("oldest_pending_at", "oldest", rank=4),
-    render.key("failures", rank=4),
+    render.id_column("name", "name"),
+    render.column("kind", rank=4),
+    render.column("destination", rank=2),
+    render.Column(title="on", value=lambda route: ",".join(route.get("on") or ()), rank=3),
+    render.Column(title="endpoints", value=lambda route: ",".join(route.get("endpoints") or ()), rank=6),
+    render.column("where", rank=6),
+    render.column("pending"),
+    render.time_column("oldest_pending_at", "oldest", rank=4),
+    render.column("failures", rank=4),
     render.Column(
         title="state",
-        of=lambda route: "held" if route.get("held_at") else "open",
-        stateful=True,
-        whole=True,
+        value=lambda route: "held" if route.get("held_at") else "open",
+        is_state=True,
+        no_wrap=True,
         rank=0,
     ),
-    render.key("held_by", "by", rank=5),
-    render.key("held_why", "why"),
+    render.column("held_by", "by", rank=5),
+    render.column("held_why", "why"),
 )
 
 
 @routes.command(name="list")
-def list_(*, reading: Reading = READING) -> int:
+def list_(*, output: OutputOptions = OUTPUT) -> int:
     """List routes, and what waits in each."""
-    with SyncClient(config=reading.config) as client:
+    with SyncClient(config=output.config) as client:
         answer = client.get("/api/routes")
-    render.page(_COLUMNS, answer, as_json_too=reading.json, empty="No routes. Add a [[routes]] table to config.toml.")
+    render.page(_COLUMNS, answer, as_json=output.json, empty="No routes. Add a [[routes]] table to config.toml.")
     return OK
 
 
@@ -48,10 +48,10 @@ def hold(
     /,
     *,
     why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """Hold a route: its events wait, and nothing goes out, until it is released."""
-    return _change(name, "hold", why=why, reading=reading)
+    return _hold_or_release(name, "hold", why=why, output=output)
 
 
 @routes.command
@@ -60,31 +60,31 @@ def release(
     /,
     *,
     why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """Let a route go on, whatever held it; what waits goes out oldest first."""
-    return _change(name, "release", why=why, reading=reading)
+    return _hold_or_release(name, "release", why=why, output=output)
 
 
-def _change(name: str, verb: str, *, why: str | None, reading: Reading) -> int:
-    with listed_by("routes list"), SyncClient(config=reading.config) as client:
+def _hold_or_release(name: str, verb: str, *, why: str | None, output: OutputOptions) -> int:
+    with not_found_hint("routes list"), SyncClient(config=output.config) as client:
         answer = client.post(f"/api/routes/{quote(name, safe=':')}/{verb}", {"why": why} if why else {})
-    if reading.json:
-        render.as_json(answer)
+    if output.json:
+        render.print_json(answer)
     else:
         render.table(_COLUMNS, [answer], empty="")
     return OK
 
 
 @routes.command(name="test")
-def try_out(name: Annotated[str, Parameter(help="Its name.")], /, *, reading: Reading = READING) -> int:
+def send_test(name: Annotated[str, Parameter(help="Its name.")], /, *, output: OutputOptions = OUTPUT) -> int:
     """Send a made-up succeed through a route, once; nothing is stored."""
-    with listed_by("routes list"), SyncClient(config=reading.config) as client:
+    with not_found_hint("routes list"), SyncClient(config=output.config) as client:
         answer = client.post(f"/api/routes/{quote(name, safe=':')}/test", {})
-    if reading.json:
-        render.as_json(answer)
+    if output.json:
+        render.print_json(answer)
     else:
-        render.fields(
+        render.details(
             [
                 ("outcome", answer.get("outcome")),
                 ("code", answer.get("code")),

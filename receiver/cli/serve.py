@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from receiver.cli.options import COMMON, Common
+from receiver.cli.options import COMMON, CommonOptions
 
 
 def serve(
@@ -14,7 +14,7 @@ def serve(
         Literal["debug", "info", "warning", "error"] | None,
         Parameter(help="How much to log: debug, info, warning or error (default: info)."),
     ] = None,
-    common: Common = COMMON,
+    common: CommonOptions = COMMON,
 ) -> int:
     """Run the service until it is told to stop (SIGTERM or Ctrl-C)."""
     gc.disable()  # until the service stands: what is loaded stays, and looking through it is a fifth of the start

@@ -11,7 +11,7 @@ from receiver.cli.options import UsageError
 from receiver.domain.errors import ReceiverError
 
 _ACCOUNT = Group("The account", sort_key=2)
-_PACE = Group("The pace", sort_key=3, help="Durations: 250ms, 5s, 10m.")
+_TIMING = Group("The pace", sort_key=3, help="Durations: 250ms, 5s, 10m.")
 _CALLBACKS = Group(
     "Faults of callbacks", sort_key=4, help="How often: a share (0.3, 30%, always) or so many times (next:2)."
 )
@@ -50,10 +50,10 @@ class Account:
         Parameter(name="--endpoint", group=_ACCOUNT, help="One more, v1/videos/new=videos or dance-to-video=videos."),
     ] = None
     seed: Annotated[int | None, Parameter(group=_ACCOUNT, help="Repeat the chances of an earlier run.")] = None
-    submitted_for: Annotated[Text, Parameter(group=_PACE, help="How long a task stays submitted (300ms).")] = None
-    processing_for: Annotated[Text, Parameter(group=_PACE, help="How long it stays processing (1s).")] = None
-    slow_for: Annotated[Text, Parameter(group=_PACE, help="How long a slow one stays processing (30s).")] = None
-    push_submitted: Annotated[bool | None, Parameter(group=_PACE, help="Send a callback for submitted, too.")] = None
+    submitted_for: Annotated[Text, Parameter(group=_TIMING, help="How long a task stays submitted (300ms).")] = None
+    processing_for: Annotated[Text, Parameter(group=_TIMING, help="How long it stays processing (1s).")] = None
+    slow_for: Annotated[Text, Parameter(group=_TIMING, help="How long a slow one stays processing (30s).")] = None
+    push_submitted: Annotated[bool | None, Parameter(group=_TIMING, help="Send a callback for submitted, too.")] = None
 
 
 @Parameter(name="*")
@@ -89,14 +89,14 @@ class Faults:
     result_late_by: Annotated[Text, Parameter(group=_TASKS, help="So much later.")] = None
 
 
-_ACCOUNT_AS_IT_IS = Account()
+_DEFAULT_ACCOUNT = Account()
 _NO_FAULTS = Faults()
 
 
 def simulate(
     *,
     listen: Annotated[str, Parameter(help="Where to listen.")] = "127.0.0.1:8790",
-    account: Account = _ACCOUNT_AS_IT_IS,
+    account: Account = _DEFAULT_ACCOUNT,
     faults: Faults = _NO_FAULTS,
     json: Annotated[bool, Parameter(help="Print each thing that happens as a line of JSON.")] = False,
 ) -> int:
@@ -109,7 +109,7 @@ def simulate(
 
     options = {name: value for name, value in (asdict(account) | asdict(faults)).items() if value is not None}
     try:
-        simulator.run(listen, watch=_tell_json if json else _tell, **options)
+        simulator.run(listen, observer=_print_event_json if json else _print_event, **options)
     except ValueError as exc:
         raise UsageError(f"{exc}.", remedy="See `kling-receiver simulate --help`.") from exc
     except OSError as exc:
@@ -119,14 +119,14 @@ def simulate(
     return OK
 
 
-def _tell(event: str, /, **fields: object) -> None:
+def _print_event(event: str, /, **fields: object) -> None:
     noun, _, happened = event.partition(".")
-    render.line(f"{noun} {happened}", _words(fields))
+    render.print_line(f"{noun} {happened}", _fields_text(fields))
 
 
-def _tell_json(event: str, /, **fields: object) -> None:
-    render.as_json_line({"event": event, **fields})
+def _print_event_json(event: str, /, **fields: object) -> None:
+    render.print_json_line({"event": event, **fields})
 
 
-def _words(fields: Mapping[str, object]) -> str:
+def _fields_text(fields: Mapping[str, object]) -> str:
     return "  ".join(f"{name}={render.clean(value)}" for name, value in fields.items() if value not in (None, ""))

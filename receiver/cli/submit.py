@@ -11,10 +11,10 @@ from typing import Annotated, Any, TypeAlias
 from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.job_file import ALL_IN, Given, is_many, read_jobs
-from receiver.cli.options import READING, Reading, UsageError, duration, pairs, typed
+from receiver.cli.job_file import BATCH_CLOSE_REASON, JobDefaults, is_job_file, read_jobs
+from receiver.cli.options import OUTPUT, OutputOptions, UsageError, duration, key_values, usage_errors
 from receiver.client import SyncClient, Task
-from receiver.domain.errors import InvalidRequest, Unreadable
+from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Json, TaskState
 from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
 from receiver.kling.images import base64_image
@@ -70,76 +70,87 @@ def submit(
     idempotency_key: Key = None,
     wait: Annotated[bool, Parameter(help="Wait until the task is over, and print where its results are.")] = False,
     timeout: Annotated[str | None, Parameter(help="With --wait: stop waiting after so long, such as 10m.")] = None,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """Submit a task to Kling, through the running service."""
     limit = duration("--timeout", timeout) if timeout else None
     if limit and not wait:
         raise UsageError("--timeout is for waiting.", remedy="Add --wait.")
-    loaded = load(reading.config)
-    if body is not None and is_many(body):
+    loaded = load(output.config)
+    if body is not None and is_job_file(body):
         if set_ or image or limit:
             raise UsageError("--set, --image and --timeout are for one job.", remedy="Say it on each line of the file.")
         many = None if endpoint is None else find_endpoint(endpoint)
-        given = Given(endpoint=many, dialect=loaded.settings.kling.dialect, label=label, priority=priority)
-        given = replace(given, batch=_batch(batch, batch_size))
-        given = replace(given, tags=pairs("--tag", tag or []), run=idempotency_key or "")
-        return _submit_many(Path(body[1:]), given, wait=wait, close=close_batch, reading=reading)
+        given = JobDefaults(endpoint=many, dialect=loaded.settings.kling.dialect, label=label, priority=priority)
+        given = replace(given, batch=_batch_json(batch, batch_size))
+        given = replace(given, tags=key_values("--tag", tag or []), run=idempotency_key or "")
+        return _submit_many(Path(body[1:]), given, wait=wait, close=close_batch, output=output)
     if close_batch and batch is None:
-        raise _nothing_to_close()
+        raise _nothing_to_close_error()
     if endpoint is None:
         raise UsageError("Which endpoint?", remedy="Name it: kling-receiver submit images/multi-image2image ...")
     known = find_endpoint(endpoint)
-    content = _fill(known, _set(read_body(body), set_ or []), image or [], loaded.settings.kling.dialect)
-    told: dict[str, Any] = {"label": label, "tags": pairs("--tag", tag or []), "batch": _batch(batch, batch_size)}
+    content = _fill_images(known, _set_members(read_body(body), set_ or []), image or [], loaded.settings.kling.dialect)
+    told: dict[str, Any] = {
+        "label": label,
+        "tags": key_values("--tag", tag or []),
+        "batch": _batch_json(batch, batch_size),
+    }
     told |= {"priority": priority, "idempotency_key": idempotency_key}
-    return _submit_one(known.path, content, told, close=close_batch, wait=wait, limit=limit, reading=reading)
+    return _submit_one(known.path, content, told, close=close_batch, wait=wait, limit=limit, output=output)
 
 
 def _submit_one(
-    path: str, body: Json, told: dict[str, Any], *, close: bool, wait: bool, limit: timedelta | None, reading: Reading
+    path: str,
+    body: Json,
+    options: dict[str, Any],
+    *,
+    close: bool,
+    wait: bool,
+    limit: timedelta | None,
+    output: OutputOptions,
 ) -> int:
-    with typed(), SyncClient(config=reading.config) as client:
-        task = client.submit(path, body, **told)
+    with usage_errors(), SyncClient(config=output.config) as client:
+        task = client.submit(path, body, **options)
         if close:
-            client.close_batch(told["batch"]["name"], why=ALL_IN)
+            client.close_batch(options["batch"]["name"], why=BATCH_CLOSE_REASON)
         if wait:
             from receiver.cli.task_wait import wait as wait_for
 
-            return wait_for(client, task.id, timeout=limit, as_json=reading.json)
-    return _told(task, as_json=reading.json)
+            return wait_for(client, task.id, timeout=limit, as_json=output.json)
+    return _report_task(task, as_json=output.json)
 
 
-def _batch(name: str | None, size: int | None) -> Json | None:
+def _batch_json(name: str | None, size: int | None) -> Json | None:
     if name is None and size is not None:
         raise UsageError("--batch-size is the size of a batch.", remedy="Name it with --batch.")
     return None if name is None else {"name": name, "size": size}
 
 
-def _nothing_to_close() -> UsageError:
+def _nothing_to_close_error() -> UsageError:
     return UsageError("--close-batch closes a batch.", remedy="Name it with --batch, or on the lines of the file.")
 
 
-def _submit_many(path: Path, given: Given, *, wait: bool, close: bool, reading: Reading) -> int:
-    from receiver.cli.bulk_submit import hand_in
+def _submit_many(path: Path, defaults: JobDefaults, *, wait: bool, close: bool, output: OutputOptions) -> int:
+    from receiver.cli.bulk_submit import submit_all
 
-    jobs = read_jobs(path, given)
+    jobs = read_jobs(path, defaults)
     batches = sorted({job.batch_name for job in jobs if job.batch_name is not None}) if close else []
     if close and not batches:
-        raise _nothing_to_close()
-    return hand_in(jobs, config=reading.config, close=batches, wait=wait, as_json=reading.json)
+        raise _nothing_to_close_error()
+    return submit_all(jobs, config=output.config, close_batches=batches, wait=wait, as_json=output.json)
 
 
-def _told(task: Task, *, as_json: bool) -> int:
+def _report_task(task: Task, *, as_json: bool) -> int:
     """Show the task as it was taken, and say so where it was not."""
-    from receiver.cli.task_wait import disappointment
+    from receiver.cli.task_wait import failure_message
 
-    _tell(task, as_json=as_json)
+    _print_task(task, as_json=as_json)
     if task.state != TaskState.REJECTED:
         return OK
     if as_json:
         return FAILED
-    raise disappointment(task, 0)
+    raise failure_message(task, 0)
 
 
 def find_endpoint(path: str) -> Endpoint:
@@ -175,12 +186,12 @@ def read_body(argument: str | None) -> Json:
         return parse_object(content)
     except OSError as exc:
         raise UsageError(f"--body {argument} cannot be read ({exc.strerror}).", remedy="Check its name.") from exc
-    except Unreadable as exc:
+    except MalformedBody as exc:
         hint = "Write {...}, @FILE or -."
         raise UsageError(f"--body is no JSON object: {exc.message}", remedy=hint) from exc
 
 
-def _set(body: Json, settings: list[str]) -> Json:
+def _set_members(body: Json, settings: list[str]) -> Json:
     """Set members of the body, one after the other."""
     for text in settings:
         path, equals, value = text.partition("=")
@@ -192,23 +203,23 @@ def _set(body: Json, settings: list[str]) -> Json:
             place = place.setdefault(parent, {})
             if not isinstance(place, dict):
                 raise UsageError(f"--set {path} leads through {parent}, which is no object.", remedy="Set that first.")
-        place[last] = _value(value)
+        place[last] = _parse_value(value)
     return body
 
 
-def _value(text: str) -> object:
+def _parse_value(text: str) -> object:
     try:
-        value: object = json.loads(text, parse_constant=_not_json)
+        value: object = json.loads(text, parse_constant=_reject_constant)
     except ValueError:
         return text
     return value
 
 
-def _not_json(word: str) -> None:
+def _reject_constant(word: str) -> None:
     raise ValueError(word)  # NaN and Infinity are text, not numbers
 
 
-def _fill(endpoint: Endpoint, body: Json, images: list[str], dialect: Dialect) -> Json:
+def _fill_images(endpoint: Endpoint, body: Json, images: list[str], dialect: Dialect) -> Json:
     """Put images, files as base64, where the endpoint wants them."""
     try:
         return fill_images(endpoint, body, [i if i.startswith(_URLS) else base64_image(i) for i in images], dialect)
@@ -216,10 +227,10 @@ def _fill(endpoint: Endpoint, body: Json, images: list[str], dialect: Dialect) -
         raise UsageError(f"--image: {exc.message}", remedy=exc.remedy) from exc
 
 
-def _tell(task: Task, *, as_json: bool) -> None:
+def _print_task(task: Task, *, as_json: bool) -> None:
     if as_json:
-        render.as_json(task.raw)
+        render.print_json(task.raw)
         return
-    render.line(task.id)
+    render.print_line(task.id)
     if render.is_terminal():
-        render.note(f"Now {task.state}. See the end of it with: kling-receiver tasks wait {task.id}")
+        render.notice(f"Now {task.state}. See the end of it with: kling-receiver tasks wait {task.id}")

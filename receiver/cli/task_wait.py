@@ -27,53 +27,53 @@ def wait(client: SyncClient, ref: str, *, timeout: timedelta | None, as_json: bo
     """
     started = perf_counter()
     sightings = client.follow(ref, timeout=timeout)
-    task = _watch(sightings) if render.is_terminal(sys.stderr) else _report(sightings, started)
+    task = _show_progress(sightings) if render.is_terminal(sys.stderr) else _print_progress(sightings, started)
     if as_json:
-        render.as_json(task.raw)
+        render.print_json(task.raw)
         return OK if task.succeeded else FAILED
     if not task.succeeded:
-        raise disappointment(task, perf_counter() - started)
-    for place in task.places:
-        render.line(place)
+        raise failure_message(task, perf_counter() - started)
+    for place in task.result_locations:
+        render.print_line(place)
     return OK
 
 
-def _watch(sightings: Iterator[Task]) -> Task:
+def _show_progress(snapshots: Iterator[Task]) -> Task:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     columns = (SpinnerColumn(), TextColumn("{task.fields[id]}"), TextColumn("{task.description}"), TimeElapsedColumn())
     with Progress(*columns, console=render.console(sys.stderr), transient=True) as progress:
-        task = next(sightings)
-        shown = progress.add_task(_word(task), id=task.id, total=None)
-        for task in sightings:
-            progress.update(shown, description=_word(task))
+        task = next(snapshots)
+        shown = progress.add_task(_status_text(task), id=task.id, total=None)
+        for task in snapshots:
+            progress.update(shown, description=_status_text(task))
     return task
 
 
-def _report(sightings: Iterator[Task], started: float) -> Task:
-    for task in sightings:
-        render.note(f"{task.id}  {perf_counter() - started:.1f} s  {_word(task)}")
+def _print_progress(snapshots: Iterator[Task], started_at: float) -> Task:
+    for task in snapshots:
+        render.notice(f"{task.id}  {perf_counter() - started_at:.1f} s  {_status_text(task)}")
     return task
 
 
-def _word(task: Task) -> str:
-    if task.awaits_files:
+def _status_text(task: Task) -> str:
+    if task.is_archiving:
         return f"{task.state}, bringing its results home"
     return render.clean(task.state) + (f" ({render.clean(task.message)})" if task.message else "")
 
 
-def disappointment(task: Task, seconds: float) -> TaskNotSucceeded:
+def failure_message(task: Task, seconds: float) -> TaskNotSucceeded:
     """Say how a task is that has not succeeded after so many seconds, and what can be done."""
-    if not task.is_over:
+    if not task.is_finished:
         return TaskNotSucceeded(
             f"Task {task.id} is still {task.state} after {seconds:.0f} s.",
             remedy=f"It goes on by itself; wait again with `kling-receiver tasks wait {task.id}`.",
         )
     reason = render.clean(task.message or NO_REASON).rstrip(".")
-    return TaskNotSucceeded(f"Task {task.id} {_ENDINGS[TaskState(task.state)]}: {reason}.")
+    return TaskNotSucceeded(f"Task {task.id} {_END_TEXT[TaskState(task.state)]}: {reason}.")
 
 
-_ENDINGS = {
+_END_TEXT = {
     TaskState.FAILED: "failed",
     TaskState.REJECTED: "was rejected",
     TaskState.EXPIRED: "has expired",

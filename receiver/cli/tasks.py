@@ -6,7 +6,17 @@ from typing import Annotated, TypeAlias
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import PAGING, READING, Paging, Reading, duration, listed_by, pairs, typed, within
+from receiver.cli.options import (
+    OUTPUT,
+    PAGING,
+    OutputOptions,
+    Paging,
+    check_limit,
+    duration,
+    key_values,
+    not_found_hint,
+    usage_errors,
+)
 from receiver.client import SyncClient, Task
 
 TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the external one.")]
@@ -14,16 +24,16 @@ TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the exte
 tasks = App(name="tasks", help="List, show, wait for, watch and cancel tasks, and sum what they cost.")
 
 COLUMNS = (
-    render.identity("id", "id"),
-    render.state("state"),
-    render.key("endpoint", rank=2),
-    render.key("label", rank=3),
+    render.id_column("id", "id"),
+    render.state_column("state"),
+    render.column("endpoint", rank=2),
+    render.column("label", rank=3),
     render.Column(
-        title="tags", of=lambda task: ",".join(f"{k}={v}" for k, v in (task.get("tags") or {}).items()), rank=5
+        title="tags", value=lambda task: ",".join(f"{k}={v}" for k, v in (task.get("tags") or {}).items()), rank=5
     ),
-    render.identity("kling_id", "kling id", rank=6),
-    render.moment("created_at", "created", rank=4),
-    render.key("message", rank=1),
+    render.id_column("kling_id", "kling id", rank=6),
+    render.time_column("created_at", "created", rank=4),
+    render.column("message", rank=1),
 )
 
 
@@ -36,11 +46,11 @@ def list_(
     tag: Annotated[list[str] | None, Parameter(help="Only tasks with this tag, key=value.")] = None,
     batch: Annotated[str | None, Parameter(help="Only tasks of this batch.")] = None,
     paging: Paging = PAGING,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """List tasks, newest first."""
-    tags, limit, cursor = pairs("--tag", tag or ()), paging.size, paging.cursor
-    with typed(), SyncClient(config=reading.config) as client:
+    tags, limit, cursor = key_values("--tag", tag or ()), paging.size, paging.cursor
+    with usage_errors(), SyncClient(config=output.config) as client:
         found = client.tasks(
             state=state or (),
             endpoint=endpoint,
@@ -50,19 +60,19 @@ def list_(
             limit=limit,
             cursor=cursor,
         )
-    render.page(COLUMNS, found.raw, as_json_too=reading.json, empty="No tasks.")
+    render.page(COLUMNS, found.raw, as_json=output.json, empty="No tasks.")
     return OK
 
 
 @tasks.command
-def show(task: TaskRef, /, *, reading: Reading = READING) -> int:
+def show(task: TaskRef, /, *, output: OutputOptions = OUTPUT) -> int:
     """Show one task and its results."""
-    with listed_by("tasks list"), SyncClient(config=reading.config) as client:
+    with not_found_hint("tasks list"), SyncClient(config=output.config) as client:
         found = client.task(task)
-    if reading.json:
-        render.as_json(found.raw)
+    if output.json:
+        render.print_json(found.raw)
     else:
-        render.fields(_facts(found))
+        render.details(_details(found))
     return OK
 
 
@@ -72,14 +82,14 @@ def wait(
     /,
     *,
     timeout: Annotated[str | None, Parameter(help="Stop waiting after so long: 90s, 10m, 2h.")] = None,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """Wait until a task is over, and print where its results are."""
     from receiver.cli.task_wait import wait as wait_for
 
     limit = duration("--timeout", timeout) if timeout else None
-    with SyncClient(config=reading.config) as client:
-        return wait_for(client, task, timeout=limit, as_json=reading.json)
+    with SyncClient(config=output.config) as client:
+        return wait_for(client, task, timeout=limit, as_json=output.json)
 
 
 @tasks.command
@@ -88,21 +98,25 @@ def watch(
     limit: Annotated[int, Parameter(help="How many of the newest tasks to keep in sight.")] = 20,
     tag: Annotated[list[str] | None, Parameter(help="Only tasks with this tag, key=value.")] = None,
     batch: Annotated[str | None, Parameter(help="Only tasks of this batch.")] = None,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """Watch tasks as they change, until Ctrl-C. In a pipe or with --json: a line for each change."""
-    from receiver.cli.task_table import Wanted, changes, live, note
+    from receiver.cli.task_table import TaskFilter, show_live, task_snapshots, with_notices
 
-    wanted = Wanted(tags=pairs("--tag", tag or []), batch=batch, limit=within("--limit", limit))
-    with typed(), SyncClient(config=reading.config) as client, closing(changes(client, wanted)) as sightings:
-        if render.is_terminal() and not reading.json:
-            live(sightings, COLUMNS)
-        for page in note(sightings):
+    wanted = TaskFilter(tags=key_values("--tag", tag or []), batch=batch, limit=check_limit("--limit", limit))
+    with (
+        usage_errors(),
+        SyncClient(config=output.config) as client,
+        closing(task_snapshots(client, wanted)) as sightings,
+    ):
+        if render.is_terminal() and not output.json:
+            show_live(sightings, COLUMNS)
+        for page in with_notices(sightings):
             for task in page.changed:
-                if reading.json:
-                    render.as_json_line(task.raw)
+                if output.json:
+                    render.print_json_line(task.raw)
                 else:
-                    render.line(task.raw["updated_at"], *(column.of(task.raw) for column in COLUMNS))
+                    render.print_line(task.raw["updated_at"], *(column.value(task.raw) for column in COLUMNS))
     return OK
 
 
@@ -117,14 +131,14 @@ def cancel(
     batch: Annotated[str | None, Parameter(help="All that wait of this batch.")] = None,
     why: Annotated[str, Parameter(help="Why, for the record.")] = "",
     dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be cancelled.")] = False,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """Cancel tasks that wait to be sent, for good. What Kling has already goes on: Kling takes nothing back."""
-    from receiver.cli.cancel import Chosen
+    from receiver.cli.cancel import TaskSelection
     from receiver.cli.cancel import cancel as cancel_them
 
-    chosen = Chosen(endpoint=endpoint, label=label, tags=pairs("--tag", tag or ()), batch=batch)
-    return cancel_them(task or (), chosen, why=why, dry_run=dry_run, reading=reading)
+    chosen = TaskSelection(endpoint=endpoint, label=label, tags=key_values("--tag", tag or ()), batch=batch)
+    return cancel_them(task or (), chosen, why=why, dry_run=dry_run, output=output)
 
 
 @tasks.command
@@ -136,15 +150,15 @@ def cost(
         Parameter(name="--from", help="Only tasks that ended then or later: 2026-11-01 (that day in UTC), or 30d ago."),
     ] = None,
     to: Annotated[str | None, Parameter(help="Only tasks that ended before then: 2026-12-01 (UTC), or 1d ago.")] = None,
-    reading: Reading = READING,
+    output: OutputOptions = OUTPUT,
 ) -> int:
     """Sum what Kling took for tasks, as far as it said so, exactly."""
     from receiver.cli.cost import cost as tell
 
-    return tell(by, since=from_, until=to, reading=reading)
+    return tell(by, since=from_, until=to, output=output)
 
 
-def _facts(found: Task) -> list[tuple[str, object]]:
+def _details(found: Task) -> list[tuple[str, object]]:
     task = found.raw
     facts: list[tuple[str, object]] = [
         (name.replace("_", " "), task.get(name))
@@ -163,8 +177,9 @@ def _facts(found: Task) -> list[tuple[str, object]]:
     ]
     facts += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
     facts += [
-        (name.replace("_", " "), render.when(task.get(name))) for name in ("created_at", "updated_at", "expires_at")
+        (name.replace("_", " "), render.local_time(task.get(name)))
+        for name in ("created_at", "updated_at", "expires_at")
     ]
     facts += [("cost", f"{amount} {unit}") for unit, amount in ((task.get("cost") or {}).get("charges") or {}).items()]
-    facts += [("result", place) for place in found.places]
+    facts += [("result", place) for place in found.result_locations]
     return facts

@@ -11,7 +11,7 @@ the errors of :mod:`receiver.domain.errors`.
 """
 
 from receiver.client.client import Client
-from receiver.client.models import Batch, BatchNotOver, Event, Page, Task, TaskNotOver
+from receiver.client.models import Batch, BatchNotFinished, Event, Page, Task, TaskNotFinished
 from receiver.client.sync_client import SyncClient
 
-__all__ = ["Batch", "BatchNotOver", "Client", "Event", "Page", "SyncClient", "Task", "TaskNotOver"]
+__all__ = ["Batch", "BatchNotFinished", "Client", "Event", "Page", "SyncClient", "Task", "TaskNotFinished"]

@@ -13,20 +13,20 @@ from urllib.parse import quote
 import httpx2 as httpx
 
 from receiver.client import event_signal
-from receiver.client.discovery import find, who_asks
-from receiver.client.event_cursor import BEFORE_ALL, LOOK_BACK, Heard, Outage
-from receiver.client.event_signal import Bell, Bells
-from receiver.client.models import Batch, BatchNotOver, Event, Page, Task, TaskNotOver, read_object, read_refusal
-from receiver.client.watch import looks, shorter
+from receiver.client.discovery import current_user, discover
+from receiver.client.event_cursor import BEFORE_ALL, LOOK_BACK, EventCursor, OutageTimer
+from receiver.client.event_signal import EventSignal, EventSignals
+from receiver.client.models import Batch, BatchNotFinished, Event, Page, Task, TaskNotFinished, parse_object, to_error
+from receiver.client.watch import shorter, watch
 from receiver.domain.errors import ReceiverError, ServiceUnreachable
 from receiver.domain.model import Json
 
-PATIENCE = timedelta(minutes=1)
+OUTAGE_TOLERANCE = timedelta(minutes=1)
 
 _CONNECT_SECONDS = 3.0
-_ANSWER_SECONDS = 60.0  # a submit may first wait for Kling
-_SILENCE_SECONDS = 40.0  # the stream has a heartbeat every 15 s
-_ACTOR = "kling-receiver-actor"  # whose word it is, for the record of what people did
+_RESPONSE_SECONDS = 60.0  # a submit may first wait for Kling
+_STREAM_IDLE_SECONDS = 40.0  # the stream has a heartbeat every 15 s
+_ACTOR_HEADER = "kling-receiver-actor"  # whose word it is, for the record of what people did
 
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
 
@@ -47,17 +47,17 @@ class Client:
         token: str | None = None,
         *,
         config: Path | str | None = None,
-        patience: timedelta = PATIENCE,
+        outage_tolerance: timedelta = OUTAGE_TOLERANCE,
     ) -> None:
-        url, token = find(url, token, None if config is None else Path(config))
+        url, token = discover(url, token, None if config is None else Path(config))
         self.url = url.rstrip("/")
-        self._patience = patience
+        self._outage_tolerance = outage_tolerance
         self._has_answered = False
-        self._bells = Bells(self._stream)
+        self._signals = EventSignals(self._stream)
         self._http = httpx.AsyncClient(
             base_url=self.url,
-            headers={"authorization": f"Bearer {token}", _ACTOR: who_asks()},
-            timeout=httpx.Timeout(_ANSWER_SECONDS, connect=_CONNECT_SECONDS),
+            headers={"authorization": f"Bearer {token}", _ACTOR_HEADER: current_user()},
+            timeout=httpx.Timeout(_RESPONSE_SECONDS, connect=_CONNECT_SECONDS),
             verify=_tls_for(self.url),
             trust_env=False,
             follow_redirects=False,
@@ -102,12 +102,12 @@ class Client:
         asked |= {name: value for name, value in more.items() if value}
         headers = None if wait else {"prefer": "respond-async"}
         again = bool(idempotency_key)  # an empty one is none
-        answer = await self._answer("POST", "/api/tasks", body=asked, headers=headers, repeatable=again)
-        return Task.read(read_object(answer.content))
+        answer = await self._request_with_retry("POST", "/api/tasks", body=asked, headers=headers, repeatable=again)
+        return Task.from_json(parse_object(answer.content))
 
     async def task(self, ref: str) -> Task:
         """Give a task by our id, Kling's or the external one, with its results."""
-        return Task.read(await self.get(f"/api/tasks/{_quoted(ref)}"))
+        return Task.from_json(await self.get(f"/api/tasks/{_quoted(ref)}"))
 
     async def tasks(
         self,
@@ -123,7 +123,7 @@ class Client:
         """List tasks, newest first, without their results."""
         asked = _query(state=state, endpoint=endpoint, label=label, batch=batch, limit=str(limit), cursor=cursor)
         asked |= _query(tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
-        return Page.read(await self.get("/api/tasks", asked), Task.read)
+        return Page.from_json(await self.get("/api/tasks", asked), Task.from_json)
 
     async def cancel(self, ref: str, *, why: str = "") -> Task:
         """Cancel a task that waits to be sent, for good; twice is as good as once.
@@ -131,7 +131,9 @@ class Client:
         Raises :class:`~receiver.errors.Conflict` where Kling may have it already, which takes nothing back.
         """
         path = f"/api/tasks/{_quoted(ref)}/cancel"
-        return Task.read(read_object((await self._answer("POST", path, body={"why": why}, repeatable=True)).content))
+        return Task.from_json(
+            parse_object((await self._request_with_retry("POST", path, body={"why": why}, repeatable=True)).content)
+        )
 
     async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
         """Count tasks by state."""
@@ -146,8 +148,8 @@ class Client:
         """
         async with aclosing(self.follow(ref, timeout=timeout)) as sightings:
             task = [task async for task in sightings][-1]
-        if not task.is_over:
-            raise TaskNotOver(task)
+        if not task.is_finished:
+            raise TaskNotFinished(task)
         return task
 
     async def follow(
@@ -165,32 +167,34 @@ class Client:
 
         async def look(within: float | None) -> Task:
             nonlocal known
-            task = Task.read(await self._got(f"/api/tasks/{_quoted(known)}", within))
+            task = Task.from_json(await self._get_within(f"/api/tasks/{_quoted(known)}", within))
             known = task.id  # another task may come to go by the same external id
             return task
 
-        def bell(task: Task) -> AbstractAsyncContextManager[Bell]:
-            return self._bells.bell(lambda event: Event.read(event).task_id == task.id)
+        def bell(task: Task) -> AbstractAsyncContextManager[EventSignal]:
+            return self._signals.signal(lambda event: Event.from_json(event).task_id == task.id)
 
-        async with aclosing(looks(look, bell, _seconds(timeout))) as sightings:
+        async with aclosing(watch(look, bell, _seconds(timeout))) as sightings:
             async for task in sightings:
                 yield task
 
     async def batch(self, name: str) -> Batch:
         """Give a batch by its name."""
-        return Batch.read(await self.get(f"/api/batches/{_quoted(name)}"))
+        return Batch.from_json(await self.get(f"/api/batches/{_quoted(name)}"))
 
     async def batches(
         self, *, state: str | Sequence[str] = (), limit: int = 50, cursor: str | None = None
     ) -> Page[Batch]:
         """List batches, newest first."""
         asked = _query(state=state, limit=str(limit), cursor=cursor)
-        return Page.read(await self.get("/api/batches", asked), Batch.read)
+        return Page.from_json(await self.get("/api/batches", asked), Batch.from_json)
 
     async def close_batch(self, name: str, *, why: str = "") -> Batch:
         """Let a batch take no more tasks in: it is finished when those it has are over. Twice is as good as once."""
         path = f"/api/batches/{_quoted(name)}/close"
-        return Batch.read(read_object((await self._answer("POST", path, body={"why": why}, repeatable=True)).content))
+        return Batch.from_json(
+            parse_object((await self._request_with_retry("POST", path, body={"why": why}, repeatable=True)).content)
+        )
 
     async def wait_for_batch(self, name: str, *, timeout: timedelta | float | None = None) -> Batch:  # noqa: ASYNC109 -- the same as of wait
         """Wait until a batch is finished and its event is stored; give it as it is then.
@@ -199,8 +203,8 @@ class Client:
         """
         async with aclosing(self.follow_batch(name, timeout=timeout)) as sightings:
             batch = [batch async for batch in sightings][-1]
-        if not batch.is_over:
-            raise BatchNotOver(batch)
+        if not batch.is_finished:
+            raise BatchNotFinished(batch)
         return batch
 
     async def follow_batch(
@@ -212,12 +216,12 @@ class Client:
         """Give the batch now and each time its counts change, until it is finished or *timeout* has passed."""
 
         async def look(within: float | None) -> Batch:
-            return Batch.read(await self._got(f"/api/batches/{_quoted(name)}", within))
+            return Batch.from_json(await self._get_within(f"/api/batches/{_quoted(name)}", within))
 
-        def bell(_: Batch) -> AbstractAsyncContextManager[Bell]:
-            return self._bells.bell(lambda event: event["type"] == "batch.finished")
+        def bell(_: Batch) -> AbstractAsyncContextManager[EventSignal]:
+            return self._signals.signal(lambda event: event["type"] == "batch.finished")
 
-        async with aclosing(looks(look, bell, _seconds(timeout))) as sightings:
+        async with aclosing(watch(look, bell, _seconds(timeout))) as sightings:
             async for batch in sightings:
                 yield batch
 
@@ -241,35 +245,35 @@ class Client:
         the service is away for longer than the client's patience; go on with *after* the last event you had.
         """
         wanted = _query(type=types, task=task)
-        heard = Heard(after) if after else await self._now(wanted)
-        outage = self._outage()
+        heard = EventCursor(after) if after else await self._cursor_from_now(wanted)
+        outage = self._outage_timer()
         while True:
             try:
-                async with self._stream({**wanted, "after": heard.floor}) as source:
-                    outage.is_over()
+                async with self._stream({**wanted, "after": heard.resume_from}) as source:
+                    outage.reset()
                     async for each in source:
-                        if heard.is_new(each.id):
-                            yield Event.read(read_object(each.data))
+                        if heard.accept(each.id):
+                            yield Event.from_json(parse_object(each.data))
             except ReceiverError as exc:
-                outage.goes_on(exc)
+                outage.check(exc)
             await asyncio.sleep(event_signal.RECONNECT_SECONDS)
 
-    async def rings(self) -> AsyncGenerator[None, None]:
+    async def changes(self) -> AsyncGenerator[None, None]:
         """Give a sign now and whenever it is worth asking the service again, without end."""
-        async with self._bells.bell(lambda _: True) as bell:
+        async with self._signals.signal(lambda _: True) as bell:
             while True:
                 yield
                 await bell.wait()
 
     async def event(self, event_id: str) -> Event:
         """Give one event."""
-        return Event.read(read_object(await self.event_body(event_id)))
+        return Event.from_json(parse_object(await self.event_body(event_id)))
 
     async def event_body(self, event_id: str) -> bytes:
         """Give one event in the very bytes that destinations receive."""
-        return (await self._answer("GET", f"/api/events/{_quoted(event_id)}")).content
+        return (await self._request_with_retry("GET", f"/api/events/{_quoted(event_id)}")).content
 
-    async def history(
+    async def list_events(
         self,
         *,
         types: str | Sequence[str] = (),
@@ -281,7 +285,7 @@ class Client:
     ) -> Page[Event]:
         """List events that have happened, newest first; with *after*, those after an event, oldest first."""
         asked = _query(type=types, task=task, batch=batch, after=after, limit=str(limit), cursor=cursor)
-        return Page.read(await self.get("/api/events", asked), Event.read)
+        return Page.from_json(await self.get("/api/events", asked), Event.from_json)
 
     async def deliveries(
         self,
@@ -295,7 +299,7 @@ class Client:
     ) -> Page[Json]:
         """List deliveries, newest first."""
         asked = _query(status=status, route=route, task=task, event=event, limit=str(limit), cursor=cursor)
-        return Page.read(await self.get("/api/deliveries", asked), dict)
+        return Page.from_json(await self.get("/api/deliveries", asked), dict)
 
     async def delivery(self, delivery_id: str) -> Json:
         """Give one delivery and each attempt at it."""
@@ -303,16 +307,16 @@ class Client:
 
     async def get(self, path: str, query: Query | None = None) -> Json:
         """Ask the API for an object; ``/openapi.json`` says which there are."""
-        return read_object((await self._answer("GET", path, query=query)).content)
+        return parse_object((await self._request_with_retry("GET", path, query=query)).content)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Json:
         """Hand the API an object, and get the answer's object."""
-        return read_object((await self._answer("POST", path, body=body)).content)
+        return parse_object((await self._request_with_retry("POST", path, body=body)).content)
 
-    async def _got(self, path: str, within: float | None) -> Json:
-        return read_object((await self._answer("GET", path, within=within)).content)
+    async def _get_within(self, path: str, within: float | None) -> Json:
+        return parse_object((await self._request_with_retry("GET", path, within=within)).content)
 
-    async def _answer(
+    async def _request_with_retry(
         self,
         method: str,
         path: str,
@@ -327,17 +331,17 @@ class Client:
 
         What may have been done is asked once, unless to ask twice is to ask once.
         """
-        outage = self._outage(within)
+        outage = self._outage_timer(within)
         while True:
             try:
-                return await self._ask(method, path, query=query, body=body, headers=headers)
+                return await self._request(method, path, query=query, body=body, headers=headers)
             except ReceiverError as exc:
                 if method != "GET" and not repeatable and not isinstance(exc.__cause__, _NOT_SENT):
                     raise
-                outage.goes_on(exc)
+                outage.check(exc)
             await asyncio.sleep(event_signal.RECONNECT_SECONDS)
 
-    async def _ask(
+    async def _request(
         self,
         method: str,
         path: str,
@@ -352,12 +356,12 @@ class Client:
             raise self._unreachable(exc) from exc
         self._has_answered = True
         if not response.is_success:
-            raise read_refusal(response.status_code, response.content)
+            raise to_error(response.status_code, response.content)
         return response
 
-    def _outage(self, at_most: float | None = None) -> Outage:
+    def _outage_timer(self, limit: float | None = None) -> OutageTimer:
         """Begin to count how long the service is away; where none has answered yet, there may be none."""
-        return Outage(lambda: shorter(at_most, self._patience.total_seconds() if self._has_answered else 0))
+        return OutageTimer(lambda: shorter(limit, self._outage_tolerance.total_seconds() if self._has_answered else 0))
 
     @asynccontextmanager
     async def _stream(self, query: Query | None = None) -> AsyncIterator[AsyncIterator[httpx.ServerSentEvent]]:
@@ -366,21 +370,21 @@ class Client:
             async with self._http.sse(
                 "/api/stream",
                 params=query,
-                timeout=httpx.Timeout(_SILENCE_SECONDS, connect=_CONNECT_SECONDS),
+                timeout=httpx.Timeout(_STREAM_IDLE_SECONDS, connect=_CONNECT_SECONDS),
                 max_event_size=None,  # what the service has taken, we take
             ) as source:
                 if source.response.status_code != httpx.codes.OK:
-                    raise read_refusal(source.response.status_code, await source.response.aread())
+                    raise to_error(source.response.status_code, await source.response.aread())
                 self._has_answered = True
                 yield (event async for event in source if event.data)
         except (httpx.HTTPError, httpx.StreamError) as exc:
             raise self._unreachable(exc) from exc
 
-    async def _now(self, wanted: Query) -> Heard:
+    async def _cursor_from_now(self, query: Query) -> EventCursor:
         """Tell what is new from here on: all but the newest events there are."""
-        page = Page.read(await self.get("/api/events", {**wanted, "limit": str(LOOK_BACK)}), Event.read)
+        page = Page.from_json(await self.get("/api/events", {**query, "limit": str(LOOK_BACK)}), Event.from_json)
         known = [event.id for event in reversed(page.items)]
-        return Heard(known[0] if len(known) == LOOK_BACK else BEFORE_ALL, known)
+        return EventCursor(known[0] if len(known) == LOOK_BACK else BEFORE_ALL, known)
 
     def _unreachable(self, exc: Exception) -> ServiceUnreachable:
         if isinstance(exc, _NOT_SENT):

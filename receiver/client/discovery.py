@@ -7,28 +7,28 @@ from pathlib import Path
 from receiver.domain.errors import ServiceUnreachable
 from receiver.settings import Settings, load
 
-_KEPT_AS = "admin-token"
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what others bind; we call loopback
+_FILE_NAME = "admin-token"
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what others bind; we call loopback
 
 
-def find(url: str | None, token: str | None, config: Path | None) -> tuple[str, str]:
+def discover(url: str | None, token: str | None, config: Path | None) -> tuple[str, str]:
     """Tell the URL and the token, each as given, else from the configuration."""
     if url is not None and token is not None:
         return url, token
     settings = load(config).settings
-    return url or _admin_url(settings), token or _find_token(settings)
+    return url or _admin_url(settings), token or _read_token(settings)
 
 
 def _admin_url(settings: Settings) -> str:
-    host = _ANY_ADDRESS.get(settings.admin.listen.host, settings.admin.listen.host)
+    host = _LOOPBACK_OF.get(settings.admin.listen.host, settings.admin.listen.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.admin.listen.port}"
 
 
-def _find_token(settings: Settings) -> str:
+def _read_token(settings: Settings) -> str:
     """Find the admin token: from the configuration, else where the service put it at its first start."""
     if settings.admin.token:
         return settings.admin.token.reveal()
-    path = settings.data_dir / _KEPT_AS
+    path = settings.data_dir / _FILE_NAME
     try:
         return path.read_text("utf-8").strip()
     except FileNotFoundError as exc:
@@ -44,7 +44,7 @@ def _find_token(settings: Settings) -> str:
         ) from exc
 
 
-def who_asks() -> str:
+def current_user() -> str:
     """Name the user of this machine who asks."""
     try:
         name = getpass.getuser()

@@ -7,12 +7,12 @@ from http import HTTPStatus
 from typing import Any, Generic, Self, TypeVar
 
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed
-from receiver.domain.model import Archiving, Json, TaskState
+from receiver.domain.model import ArchiveState, Json, TaskState
 from receiver.domain.replays import BatchState
 
-OVER = frozenset((TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED))
+FINAL_STATES = frozenset((TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED))
 
-_KNOWN: Mapping[str, type[ReceiverError]] = {e.code: e for e in (InvalidRequest, NotFound, Conflict)}
+_ERROR_BY_CODE: Mapping[str, type[ReceiverError]] = {e.code: e for e in (InvalidRequest, NotFound, Conflict)}
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Task:
     raw: Json = field(default_factory=dict, repr=False)
 
     @classmethod
-    def read(cls, raw: Json) -> Self:
+    def from_json(cls, raw: Json) -> Self:
         """Read a task from the API's object."""
         return cls(
             id=raw["id"],
@@ -58,27 +58,27 @@ class Task:
         return self.state == TaskState.SUCCEED
 
     @property
-    def awaits_files(self) -> bool:
+    def is_archiving(self) -> bool:
         """Whether its results are on their way home, and its routes are told when they are there."""
-        return self.raw.get("archiving") == Archiving.AWAITED
+        return self.raw.get("archiving") == ArchiveState.PENDING
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether nothing more is to be waited for: its state is an end, and no result is on its way home."""
-        return self.state in OVER and not self.awaits_files
+        return self.state in FINAL_STATES and not self.is_archiving
 
     @property
-    def sight(self) -> object:
+    def fingerprint(self) -> object:
         """What has changed where two looks differ."""
-        return self.state, self.awaits_files
+        return self.state, self.is_archiving
 
     @property
-    def look_every(self) -> float | None:
+    def poll_every(self) -> float | None:
         """How many seconds apart to look: of files on their way home no event tells."""
-        return 1.0 if self.awaits_files else None
+        return 1.0 if self.is_archiving else None
 
     @property
-    def places(self) -> Sequence[str]:
+    def result_locations(self) -> Sequence[str]:
         """Where its results are: what was brought home, as near as it is kept, and Kling's URLs of what was not."""
         home = {asset.get("url"): asset.get("path") or asset.get("storage") for asset in self.assets}
         urls = [entry["url"] for entries in self.result.values() for entry in entries if entry.get("url")]
@@ -98,7 +98,7 @@ class Batch:
     raw: Json = field(default_factory=dict, repr=False)
 
     @classmethod
-    def read(cls, raw: Json) -> Self:
+    def from_json(cls, raw: Json) -> Self:
         """Read a batch from the API's object."""
         return cls(
             name=raw["name"],
@@ -111,32 +111,32 @@ class Batch:
         )
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """How its tasks stand, in words."""
         return ", ".join(f"{number} {state}" for state, number in self.counts.items()) or "no task is kept any more"
 
     @property
-    def over(self) -> int:
+    def finished_count(self) -> int:
         """How many of its tasks are over."""
-        return sum(number for state, number in self.counts.items() if state in OVER)
+        return sum(number for state, number in self.counts.items() if state in FINAL_STATES)
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether all its tasks are over, and that was told by an event."""
         return self.state == BatchState.FINISHED
 
     @property
     def succeeded(self) -> bool:
         """Whether Kling has made all that was asked for."""
-        return self.is_over and set(self.counts) <= {TaskState.SUCCEED}
+        return self.is_finished and set(self.counts) <= {TaskState.SUCCEED}
 
     @property
-    def sight(self) -> object:
+    def fingerprint(self) -> object:
         """What has changed where two looks differ."""
         return self.state, self.tasks, self.counts
 
     @property
-    def look_every(self) -> float | None:
+    def poll_every(self) -> float | None:
         """How many seconds apart to look; no event tells of all that can be seen."""
         return 1.0
 
@@ -152,7 +152,7 @@ class Event:
     raw: Json = field(default_factory=dict, repr=False)
 
     @classmethod
-    def read(cls, raw: Json) -> Self:
+    def from_json(cls, raw: Json) -> Self:
         """Read an event from the API's object."""
         data = raw.get("data") or {}
         return cls(
@@ -179,12 +179,12 @@ class Page(Generic[T]):
     raw: Json = field(default_factory=dict, repr=False)
 
     @classmethod
-    def read(cls, raw: Json, read: Callable[[Json], T]) -> Self:
+    def from_json(cls, raw: Json, parse_item: Callable[[Json], T]) -> Self:
         """Read a page from the API's object, each item by *read*."""
-        return cls(items=[read(each) for each in raw["items"]], next=raw.get("next"), raw=raw)
+        return cls(items=[parse_item(each) for each in raw["items"]], next=raw.get("next"), raw=raw)
 
 
-class TaskNotOver(ReceiverError, TimeoutError):
+class TaskNotFinished(ReceiverError, TimeoutError):
     """A task was not over in the time it was waited for; ``task`` is how it stood last."""
 
     code = "task_not_over"
@@ -197,7 +197,7 @@ class TaskNotOver(ReceiverError, TimeoutError):
         self.task = task
 
 
-class BatchNotOver(ReceiverError, TimeoutError):
+class BatchNotFinished(ReceiverError, TimeoutError):
     """A batch was not finished in the time it was waited for; ``batch`` is how it stood last."""
 
     code = "batch_not_over"
@@ -206,13 +206,13 @@ class BatchNotOver(ReceiverError, TimeoutError):
         is_open = batch.state == BatchState.OPEN
         close = f"nobody has closed it: kling-receiver batches close {batch.name}"
         super().__init__(
-            f"Batch {batch.name} is still {batch.state}: {batch.told}.",
+            f"Batch {batch.name} is still {batch.state}: {batch.summary}.",
             remedy=f"It is not finished while {close}" if is_open else "It goes on by itself; wait for it again.",
         )
         self.batch = batch
 
 
-def read_object(content: str | bytes) -> Json:
+def parse_object(content: str | bytes) -> Json:
     """Read an answer's JSON object."""
     try:
         value: Any = json.loads(content)
@@ -226,7 +226,7 @@ def read_object(content: str | bytes) -> Json:
     return value
 
 
-def read_refusal(status: int, content: bytes) -> ReceiverError:
+def to_error(status: int, content: bytes) -> ReceiverError:
     """Read an answer that is not what was asked for."""
     if status == HTTPStatus.UNAUTHORIZED:
         return RequestFailed(
@@ -235,10 +235,10 @@ def read_refusal(status: int, content: bytes) -> ReceiverError:
             status=status,
         )
     try:
-        problem = read_object(content)
+        problem = parse_object(content)
     except ReceiverError:
         problem = {}
     sentence = str(problem.get("detail") or problem.get("title") or f"The service answered {status}.")
-    if known := _KNOWN.get(str(problem.get("code"))):
+    if known := _ERROR_BY_CODE.get(str(problem.get("code"))):
         return known(sentence)
     return RequestFailed(sentence, status=status)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
-from receiver.client.client import PATIENCE, Client
+from receiver.client.client import OUTAGE_TOLERANCE, Client
 from receiver.domain.errors import ServiceUnreachable
 
 T = TypeVar("T")
@@ -21,95 +21,95 @@ P = ParamSpec("P")
 class _Loop:
     """An event loop on a thread of its own, on which other threads have things done."""
 
-    def __init__(self, *, last: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, *, on_close: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """*last* is done when all else has ended."""
-        self._last = last
+        self._on_close = on_close
         self._started = threading.Event()
-        self._taking = threading.Lock()
-        self._ended = False
+        self._submit_lock = threading.Lock()
+        self._is_closed = False
         self._thread = threading.Thread(
-            target=asyncio.run, args=(self._live(),), name="client of the receiver", daemon=True
+            target=asyncio.run, args=(self._main(),), name="client of the receiver", daemon=True
         )
         self._thread.start()
         self._started.wait()
 
-    async def _live(self) -> None:
+    async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._end = asyncio.Event()
+        self._stop = asyncio.Event()
         self._started.set()
-        await self._end.wait()
+        await self._stop.wait()
         others = asyncio.all_tasks() - {asyncio.current_task()}
         for other in others:
             other.cancel()
         await asyncio.gather(*others, return_exceptions=True)
-        await self._last()
+        await self._on_close()
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Have *work* done, and wait for what comes of it; whoever stops waiting stops the work."""
-        with self._taking:
-            if self._ended:
-                work.close()
-                raise _closed()
-            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        with self._submit_lock:
+            if self._is_closed:
+                coroutine.close()
+                raise _closed_error()
+            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result()
         except CancelledError as exc:
-            raise _closed() from exc
+            raise _closed_error() from exc
         finally:
             future.cancel()
 
     def close(self) -> None:
         """End the loop and all that is still being done on it."""
-        with self._taking:
-            if not self._ended:
-                self._loop.call_soon_threadsafe(self._end.set)
-            self._ended = True
+        with self._submit_lock:
+            if not self._is_closed:
+                self._loop.call_soon_threadsafe(self._stop.set)
+            self._is_closed = True
         self._thread.join()
 
 
-def _closed() -> ServiceUnreachable:
+def _closed_error() -> ServiceUnreachable:
     return ServiceUnreachable("The client is closed.", remedy="Ask while it is open: inside its `with`.")
 
 
-class _End:
+class _Exhausted:
     """Stands for what would follow the last one."""
 
 
-_END = _End()
+_EXHAUSTED = _Exhausted()
 
 
 def _blocking(
-    ask: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
+    method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate["SyncClient", P], T]:
     """Ask the same, and wait for the answer."""
 
-    @wraps(ask)
+    @wraps(method)
     def answer(self: "SyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return self.loop.run(ask(self.client, *args, **kwargs))
+        return self.loop.run(method(self.client, *args, **kwargs))
 
     return answer
 
 
 def _iterating(
-    ask: Callable[Concatenate[Client, P], AsyncGenerator[T, None]],
+    method: Callable[Concatenate[Client, P], AsyncGenerator[T, None]],
 ) -> Callable[Concatenate["SyncClient", P], Generator[T, None, None]]:
     """Ask the same, and give one answer after the other."""
 
-    @wraps(ask)
+    @wraps(method)
     def answers(self: "SyncClient", /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
-        source = ask(self.client, *args, **kwargs)
+        source = method(self.client, *args, **kwargs)
         turn = asyncio.Lock()
 
-        async def following() -> T | _End:
+        async def following() -> T | _Exhausted:
             async with turn:
-                return await anext(source, _END)
+                return await anext(source, _EXHAUSTED)
 
         async def leave() -> None:
             async with turn:  # whoever was interrupted while it asked may still be on its way out
                 await source.aclose()
 
         try:
-            while not isinstance(answer := self.loop.run(following()), _End):
+            while not isinstance(answer := self.loop.run(following()), _Exhausted):
                 yield answer
         finally:
             with suppress(ServiceUnreachable):  # a closed client has left it already
@@ -127,10 +127,10 @@ class SyncClient:
         token: str | None = None,
         *,
         config: Path | str | None = None,
-        patience: timedelta = PATIENCE,
+        outage_tolerance: timedelta = OUTAGE_TOLERANCE,
     ) -> None:
-        self.client = Client(url, token, config=config, patience=patience)
-        self.loop = _Loop(last=self.client.aclose)
+        self.client = Client(url, token, config=config, outage_tolerance=outage_tolerance)
+        self.loop = _Loop(on_close=self.client.aclose)
         self.url = self.client.url
 
     def __enter__(self) -> Self:
@@ -157,9 +157,9 @@ class SyncClient:
     follow_batch = _iterating(Client.follow_batch)
     costs = _blocking(Client.costs)
     events = _iterating(Client.events)
-    rings = _iterating(Client.rings)
+    changes = _iterating(Client.changes)
     event = _blocking(Client.event)
-    history = _blocking(Client.history)
+    list_events = _blocking(Client.list_events)
     deliveries = _blocking(Client.deliveries)
     delivery = _blocking(Client.delivery)
     get = _blocking(Client.get)

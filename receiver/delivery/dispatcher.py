@@ -15,25 +15,25 @@ from random import Random
 
 import structlog
 
-from receiver.delivery.retry import BURY_AFTER, Pace, RetryPolicy, age_of
-from receiver.delivery.route_states import Holds
-from receiver.delivery.senders.sender import Parcel, Sender
+from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, RateLimiter, RetryPolicy, effective_age
+from receiver.delivery.route_states import RouteStates
+from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Accepted, Attempt, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
-from receiver.domain.notifier import Bell
-from receiver.events.factory import HELD_BACK
-from receiver.store.interfaces import Claimed, Queue
+from receiver.domain.notifier import Notifier
+from receiver.events.factory import MAX_ARCHIVE_WAIT
+from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
 
 log = structlog.get_logger()
 
 LEASE_MARGIN = timedelta(seconds=30)
 _SET_BACK = timedelta(seconds=5)
-_AT_A_TIME = 1000  # deliveries brought forward in one transaction: a backlog may be a million
-_FARTHEST_PROBE = timedelta(
+_BRING_FORWARD_BATCH = 1000  # deliveries brought forward in one transaction: a backlog may be a million
+_MAX_PROBE_DELAY = timedelta(
     hours=2
 )  # no answer may ask for more than an hour; what is planned later, another clock planned
-_LOOK_AGAIN = timedelta(seconds=1)
+_RECHECK_DELAY = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +43,10 @@ class Lane:
     sender: Sender
     policy: RetryPolicy
     concurrency: int
-    pace: Pace | None = None
+    rate: RateLimiter | None = None
 
 
-Lanes = Callable[[str], Lane | None]
+LaneLookup = Callable[[str], Lane | None]
 """Finds a route's lane by its name; None for a route that the configuration no longer has."""
 
 
@@ -55,11 +55,11 @@ class Dispatcher:
 
     def __init__(
         self,
-        queue: Queue,
-        lanes: Lanes,
-        holds: Holds,
+        queue: DeliveryQueue,
+        lanes: LaneLookup,
+        route_states: RouteStates,
         *,
-        bell: Bell,
+        notifier: Notifier,
         clock: Clock,
         ids: Ids,
         rng: Random,
@@ -67,91 +67,91 @@ class Dispatcher:
     ) -> None:
         self._queue = queue
         self._lanes = lanes
-        self._holds = holds
-        self._wake = bell.listen()
+        self._route_states = route_states
+        self._wake = notifier.subscribe()
         self._clock = clock
         self._ids = ids
         self._rng = rng
         self._grace = grace
-        self._under_way: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
         self._claims: dict[str, str] = {}  # of the deliveries under way
         self._seen_at = ids.latest
 
     async def run(self, stop: asyncio.Event) -> None:
         """Bring out what falls due until *stop*; then finish what is under way, or give it back when grace is over."""
-        await self._take_over(stop)
+        await self._recover_claims(stop)
         try:
             while not stop.is_set():
                 self._wake.clear()
-                until = await self._round()
+                until = await self._start_due_attempts()
                 await self._clock.wait(self._wake, until=until)
-            await self._finish()
+            await self._drain()
         finally:
             for attempt in self._attempts:  # none, unless we are ended otherwise than by *stop*
                 attempt.cancel()
 
-    async def _take_over(self, stop: asyncio.Event) -> None:
+    async def _recover_claims(self, stop: asyncio.Event) -> None:
         """Make due again what a former process had under way, and learn which routes it held."""
         while not stop.is_set():
             try:
                 released = await self._queue.release_all(now=self._clock.now())
-                await self._holds.load()
+                await self._route_states.load()
             except StoreUnavailable as exc:
                 log.warning("dispatch.delayed", reason=exc.message)
-                await self._clock.wait(stop, until=self._clock.now() + _LOOK_AGAIN)
+                await self._clock.wait(stop, until=self._clock.now() + _RECHECK_DELAY)
             else:
                 log.info("dispatch.started", released=released)
                 return
 
-    async def _round(self) -> datetime | None:
+    async def _start_due_attempts(self) -> datetime | None:
         """Start every attempt that is due and has room; tell when to look again."""
         soonest: datetime | None = None
         try:
-            await self._follow_the_clock()
+            await self._handle_clock_set_back()
             for route, due_at in (await self._queue.due_routes()).items():
                 lane = self._lanes(route)
-                at = None if lane is None else await self._serve(route, lane, due_at)
+                at = None if lane is None else await self._dispatch_route(route, lane, due_at)
                 if at is not None and (soonest is None or at < soonest):
                     soonest = at
         except StoreUnavailable as exc:  # a full disk, say; what is due stays due
             log.warning("dispatch.delayed", reason=exc.message)
-            return self._clock.now() + _LOOK_AGAIN
+            return self._clock.now() + _RECHECK_DELAY
         return soonest
 
-    async def _follow_the_clock(self) -> None:
+    async def _handle_clock_set_back(self) -> None:
         """Let nothing wait for a moment planned by a clock that was set back since, in this run or before it."""
         now = self._clock.now()
         if now < self._seen_at - _SET_BACK:
             log.warning("clock.set_back", by_seconds=(self._seen_at - now).total_seconds())
-            self._holds.hasten()
+            self._route_states.probe_now()
             for route in await self._queue.due_routes():
-                await self._queue.hasten(route, now=now)
-                ahead = partial(self._queue.bring_forward, route, now=now, held_until=now + HELD_BACK)
-                while await ahead(limit=_AT_A_TIME):
+                await self._queue.retry_now(route, now=now)
+                ahead = partial(self._queue.bring_forward, route, now=now, archive_wait_until=now + MAX_ARCHIVE_WAIT)
+                while await ahead(limit=_BRING_FORWARD_BATCH):
                     pass
         self._seen_at = now
 
-    async def _serve(self, route: str, lane: Lane, due_at: datetime) -> datetime | None:
+    async def _dispatch_route(self, route: str, lane: Lane, due_at: datetime) -> datetime | None:
         """Start what one lane has due and room for; tell when to look again, None when some attempt's end will."""
-        state, now = self._holds.of(route), self._clock.now()
+        state, now = self._route_states.get(route), self._clock.now()
         if state.is_held:
             return await self._probe(lane, state, due_at, now)
         if due_at > now:
             return due_at
-        free = lane.concurrency - self._under_way[route]
+        free = lane.concurrency - self._in_flight[route]
         if free <= 0:
             return None
-        allowed = free if lane.pace is None else lane.pace.allowance(now)
-        if lane.pace is not None and allowed <= 0:
-            return lane.pace.next_at(now)
+        allowed = free if lane.rate is None else lane.rate.available(now)
+        if lane.rate is not None and allowed <= 0:
+            return lane.rate.next_at(now)
         return await self._claim(route, lane, now, limit=min(free, allowed))
 
     async def _probe(self, lane: Lane, state: RouteState, due_at: datetime, now: datetime) -> datetime | None:
         """Try one delivery of a held route, due or waiting to be tried again; tell when the next may be tried."""
-        if state.held_by is HeldBy.OPERATOR or self._under_way[state.name]:
+        if state.held_by is HeldBy.OPERATOR or self._in_flight[state.name]:
             return None
-        if state.probe_at is not None and now < state.probe_at <= now + _FARTHEST_PROBE:
+        if state.probe_at is not None and now < state.probe_at <= now + _MAX_PROBE_DELAY:
             return state.probe_at
         again = await self._claim(state.name, lane, now, limit=1, early=True)
         return again if again is None or due_at <= now else due_at
@@ -163,88 +163,92 @@ class Dispatcher:
         until = now + lane.sender.timeout + LEASE_MARGIN
         claimed = await self._queue.claim(route, now=now, until=until, limit=limit, claim=claim, early=early)
         if not claimed:
-            return now + _LOOK_AGAIN
-        if lane.pace is not None:
-            lane.pace.take(len(claimed), now)
+            return now + _RECHECK_DELAY
+        if lane.rate is not None:
+            lane.rate.acquire(len(claimed), now)
         for one in claimed:
             if one.delivery.id not in self._claims:
-                self._start(route, lane, one)
+                self._start_attempt(route, lane, one)
             self._claims[one.delivery.id] = claim  # a lease ends before its attempt only when the clock was set
         self._wake.set()
         return None
 
-    def _start(self, route: str, lane: Lane, one: Claimed) -> None:
-        self._under_way[route] += 1
-        attempt = asyncio.create_task(self._attempt(route, lane, one))
+    def _start_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
+        self._in_flight[route] += 1
+        attempt = asyncio.create_task(self._make_attempt(route, lane, claimed))
         self._attempts.add(attempt)
 
         def done(ended: "asyncio.Task[None]") -> None:
             self._attempts.discard(ended)
-            self._claims.pop(one.delivery.id, None)
-            self._under_way[route] -= 1
+            self._claims.pop(claimed.delivery.id, None)
+            self._in_flight[route] -= 1
             self._wake.set()
             if not ended.cancelled() and ended.exception() is not None:
-                log.error("delivery.unrecorded", delivery=one.delivery.id, exc_info=ended.exception())
+                log.error("delivery.not_recorded", delivery=claimed.delivery.id, exc_info=ended.exception())
 
         attempt.add_done_callback(done)
 
-    async def _attempt(self, route: str, lane: Lane, one: Claimed) -> None:
+    async def _make_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
         """Try one delivery and record what came of it; give it back untried when we are cancelled."""
-        number = one.delivery.attempts + 1
+        number = claimed.delivery.attempts + 1
         started_at, began = self._clock.now(), time.perf_counter()
         try:
-            outcome = await self._outcome(lane, one, number, started_at)
+            outcome = await self._send(lane, claimed, number, started_at)
         except asyncio.CancelledError:
-            await self._queue.release(one.delivery.id, claim=self._claims[one.delivery.id], now=self._clock.now())
+            await self._queue.release(
+                claimed.delivery.id, claim=self._claims[claimed.delivery.id], now=self._clock.now()
+            )
             raise
         attempt = Attempt(
-            delivery_id=one.delivery.id,
+            delivery_id=claimed.delivery.id,
             number=number,
             started_at=started_at,
             duration=timedelta(seconds=time.perf_counter() - began),
-            outcome=_word(outcome),
+            outcome=_outcome_name(outcome),
             code=outcome.code,
             reason=_reason(outcome),
             excerpt=outcome.excerpt,
         )
-        verdict, ours = await self._holds.settle(
+        verdict, ours = await self._route_states.record_attempt(
             route,
             attempt,
             outcome,
-            claim=self._claims[one.delivery.id],
-            judge=partial(self._judge, lane, one, outcome),
+            claim=self._claims[claimed.delivery.id],
+            decide=partial(self._decide, lane, claimed, outcome),
         )
-        _log_attempt(one, attempt, verdict, ours=ours)
+        _log_attempt(claimed, attempt, verdict, recorded=ours)
 
-    def _judge(self, lane: Lane, one: Claimed, outcome: Outcome, route: RouteState, now: datetime) -> Verdict:
-        return lane.policy.judge(
+    def _decide(
+        self, lane: Lane, claimed: ClaimedDelivery, outcome: Outcome, route: RouteState, now: datetime
+    ) -> Verdict:
+        return lane.policy.decide(
             outcome,
-            attempt=one.delivery.attempts - one.delivery.probes + 1,
-            age=age_of(one.delivery.created_at, route, now=now),
+            attempt=claimed.delivery.attempts - claimed.delivery.probes + 1,
+            age=effective_age(claimed.delivery.created_at, route, now=now),
             held=route.is_held,
             now=now,
             rng=self._rng,
         )
 
-    async def _outcome(self, lane: Lane, one: Claimed, number: int, at: datetime) -> Outcome:
-        if one.delivery.unfinished > BURY_AFTER:
+    async def _send(self, lane: Lane, claimed: ClaimedDelivery, number: int, at: datetime) -> Outcome:
+        if claimed.delivery.unfinished_claims > MAX_UNFINISHED_CLAIMS:
             return Refused(
-                reason=f"The service ended {BURY_AFTER} times in the middle of this delivery; it is not tried again."
+                reason=f"The service ended {MAX_UNFINISHED_CLAIMS} times during this delivery; it is not retried."
             )
-        parcel = Parcel(
-            delivery_id=one.delivery.id,
-            event=one.event,
+        parcel = DeliveryRequest(
+            delivery_id=claimed.delivery.id,
+            event=claimed.event,
             attempt=number,
             at=at,
-            url=one.reply_to,
+            url=claimed.reply_to,
         )
         try:
             return await lane.sender.send(parcel)
         except Exception as exc:  # one attempt must not end the others; the fault is recorded with it
-            log.exception("sender.broken", delivery=one.delivery.id)
+            log.exception("sender.failed", delivery=claimed.delivery.id)
             return Failed(reason=f"A fault of the receiver's own: {type(exc).__name__}. See its log.")
 
-    async def _finish(self) -> None:
+    async def _drain(self) -> None:
         """Wait for what is under way; when grace is over, stop it and give it back."""
         if not self._attempts:
             return
@@ -257,24 +261,24 @@ class Dispatcher:
             log.warning("dispatch.interrupted", given_back=len(late))
 
 
-def _log_attempt(one: Claimed, attempt: Attempt, verdict: Verdict, *, ours: bool) -> None:
+def _log_attempt(claimed: ClaimedDelivery, attempt: Attempt, verdict: Verdict, *, recorded: bool) -> None:
     log.info(
         "delivery.attempted",
-        delivery=one.delivery.id,
-        event_id=one.event.id,
-        task=one.event.task_id,
-        route=one.delivery.route,
+        delivery=claimed.delivery.id,
+        event_id=claimed.event.id,
+        task=claimed.event.task_id,
+        route=claimed.delivery.route,
         attempt=attempt.number,
         outcome=attempt.outcome,
         code=attempt.code,
         reason=attempt.reason,
         duration_ms=round(attempt.duration / timedelta(milliseconds=1), 1),
         verdict=verdict.status,
-        recorded=ours,
+        recorded=recorded,
     )
 
 
-def _word(outcome: Outcome) -> str:
+def _outcome_name(outcome: Outcome) -> str:
     match outcome:
         case Accepted():
             return "accepted"

@@ -10,9 +10,9 @@ from receiver.domain.model import Accepted, DeliveryStatus, Failed, HeldBy, Outc
 
 JITTER = 0.2
 HOLD_AFTER = 5
-PROBE_EVERY = timedelta(minutes=1)
-LONGEST_RETRY_AFTER = timedelta(hours=1)
-BURY_AFTER = 10
+PROBE_INTERVAL = timedelta(minutes=1)
+MAX_RETRY_AFTER = timedelta(hours=1)
+MAX_UNFINISHED_CLAIMS = 10
 """Claims in a row that came to no verdict, after which a delivery is taken to be what ends the process."""
 
 
@@ -23,7 +23,7 @@ class RetryPolicy:
     schedule: Sequence[timedelta]
     give_up_after: timedelta
 
-    def judge(
+    def decide(
         self, outcome: Outcome, *, attempt: int, age: timedelta, held: bool, now: datetime, rng: Random
     ) -> Verdict:
         """Decide what follows attempt number *attempt*, counted from one without probes, of a delivery of that *age*.
@@ -34,28 +34,28 @@ class RetryPolicy:
             case Accepted():
                 return Verdict(status=DeliveryStatus.DELIVERED, due_at=now, finished_at=now)
             case Failed() | Refused(hold=True) if held:
-                return Verdict(status=DeliveryStatus.PENDING, due_at=now + PROBE_EVERY, probe=True)
+                return Verdict(status=DeliveryStatus.PENDING, due_at=now + PROBE_INTERVAL, probe=True)
             case Refused():
                 return Verdict(status=DeliveryStatus.DEAD, due_at=now, finished_at=now)
             case Failed() if age >= self.give_up_after:
                 return Verdict(status=DeliveryStatus.DEAD, due_at=now, finished_at=now)
             case Failed(retry_after=asked):
-                return Verdict(status=DeliveryStatus.PENDING, due_at=now + self._wait(attempt, asked, rng))
+                return Verdict(status=DeliveryStatus.PENDING, due_at=now + self._delay(attempt, asked, rng))
 
-    def _wait(self, attempt: int, asked: timedelta | None, rng: Random) -> timedelta:
+    def _delay(self, attempt: int, retry_after: timedelta | None, rng: Random) -> timedelta:
         planned = self.schedule[min(attempt, len(self.schedule)) - 1]
         planned *= 1 + rng.uniform(-JITTER, JITTER)
-        if asked is None:
+        if retry_after is None:
             return planned
-        return max(planned, min(asked, LONGEST_RETRY_AFTER))
+        return max(planned, min(retry_after, MAX_RETRY_AFTER))
 
 
-def age_of(created_at: datetime, route: RouteState, *, now: datetime) -> timedelta:
+def effective_age(created_at: datetime, route: RouteState, *, now: datetime) -> timedelta:
     """Tell for how long a delivery has had its chance: while its route was held it had none."""
     return now - max(created_at, route.released_at or created_at)
 
 
-def after_attempt(route: RouteState, outcome: Outcome, *, started_at: datetime, now: datetime) -> RouteState:
+def next_route_state(route: RouteState, outcome: Outcome, *, started_at: datetime, now: datetime) -> RouteState:
     """Tell what is remembered of a route after an attempt: failures in a row, and whether it is held.
 
     A delivery that is refused for good says nothing about the others, unless the destination is gone.
@@ -67,15 +67,15 @@ def after_attempt(route: RouteState, outcome: Outcome, *, started_at: datetime, 
         case Accepted():
             return replace(route, failures=0)
         case Refused(hold=False):
-            return _probed(route, None, started_at=started_at, now=now)
+            return _schedule_probe(route, None, started_at=started_at, now=now)
         case Refused(reason=reason):
-            route = _hold(replace(route, failures=route.failures + 1), reason, now=now)
-            return _probed(route, None, started_at=started_at, now=now)
+            route = _hold_for_failures(replace(route, failures=route.failures + 1), reason, now=now)
+            return _schedule_probe(route, None, started_at=started_at, now=now)
         case Failed(reason=reason, retry_after=asked):
             route = replace(route, failures=route.failures + 1)
             if route.failures >= HOLD_AFTER:
-                route = _hold(route, reason, now=now)
-            return _probed(route, asked, started_at=started_at, now=now)
+                route = _hold_for_failures(route, reason, now=now)
+            return _schedule_probe(route, asked, started_at=started_at, now=now)
 
 
 def hold(route: RouteState, why: str, *, now: datetime) -> RouteState:
@@ -88,33 +88,35 @@ def release(route: RouteState, *, now: datetime) -> RouteState:
     return RouteState(name=route.name, released_at=now)
 
 
-def _hold(route: RouteState, why: str, *, now: datetime) -> RouteState:
+def _hold_for_failures(route: RouteState, why: str, *, now: datetime) -> RouteState:
     if route.is_held:
         return route
     return replace(route, held_at=now, held_by=HeldBy.FAILURES, held_why=why)
 
 
-def _probed(route: RouteState, asked: timedelta | None, *, started_at: datetime, now: datetime) -> RouteState:
+def _schedule_probe(
+    route: RouteState, retry_after: timedelta | None, *, started_at: datetime, now: datetime
+) -> RouteState:
     """Say when a route that failures hold is tried next: a minute after the last try began, or as it asked for."""
     if route.held_by is not HeldBy.FAILURES:
         return route
-    planned = [started_at + PROBE_EVERY]
-    if asked is not None:
-        planned.append(now + min(asked, LONGEST_RETRY_AFTER))
+    planned = [started_at + PROBE_INTERVAL]
+    if retry_after is not None:
+        planned.append(now + min(retry_after, MAX_RETRY_AFTER))
     if route.probe_at is not None:
         planned.append(route.probe_at)
     return replace(route, probe_at=max(planned))
 
 
 @dataclass(slots=True)
-class Pace:
+class RateLimiter:
     """A rate: at most ``count`` starts within any ``per``. It may be a burst, and then nothing until it is over."""
 
     count: int
     per: timedelta
     _started: deque[datetime] = field(default_factory=deque)
 
-    def allowance(self, now: datetime) -> int:
+    def available(self, now: datetime) -> int:
         """Tell how many may start at this moment."""
         if self._started and self._started[-1] > now:
             self._started.clear()  # the clock was set back; what lies ahead of it would stop everything until then
@@ -122,10 +124,10 @@ class Pace:
             self._started.popleft()
         return self.count - len(self._started)
 
-    def take(self, started: int, now: datetime) -> None:
+    def acquire(self, starts: int, now: datetime) -> None:
         """Count what started."""
-        self._started.extend([now] * started)
+        self._started.extend([now] * starts)
 
     def next_at(self, now: datetime) -> datetime:
         """Tell when the next may start."""
-        return now if self.allowance(now) > 0 else self._started[0] + self.per
+        return now if self.available(now) > 0 else self._started[0] + self.per

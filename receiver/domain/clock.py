@@ -20,7 +20,7 @@ _ENTROPY_BYTES = 8
 _TOKEN_BYTES = 32
 
 
-FAR = datetime.max.replace(tzinfo=UTC)
+FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 """A moment after all others."""
 
 
@@ -57,11 +57,11 @@ class SystemClock:
 class Ids:
     """Makes ids that sort by age, and tokens that nobody guesses."""
 
-    def __init__(self, clock: Clock, entropy: Callable[[int], bytes] = os.urandom, *, above: str = "") -> None:
+    def __init__(self, clock: Clock, entropy: Callable[[int], bytes] = os.urandom, *, after: str = "") -> None:
         """*above* is the newest id of former runs, for a clock that was set back in between."""
         self._clock = clock
         self._entropy = entropy
-        self._last = _read_base32(above.rpartition("_")[2], _TIME_WIDTH)
+        self._last = _read_base32(after.rpartition("_")[2], _TIME_WIDTH)
 
     def new(self, prefix: str) -> str:
         """Make the next id, such as ``tsk_0kq3...``: 12 characters of time, 13 of chance.
@@ -75,7 +75,7 @@ class Ids:
     @property
     def latest(self) -> datetime:
         """The latest moment that an id was made at; ahead of the clock where that was set back since."""
-        return moment(self._last)
+        return from_micros(self._last)
 
     @staticmethod
     def token() -> str:
@@ -88,12 +88,12 @@ def first_id(prefix: str, at: datetime) -> str:
     return f"{prefix}_{_base32(micros(at), _TIME_WIDTH)}{'0' * 13}"
 
 
-def micros(moment: datetime) -> int:
+def micros(at: datetime) -> int:
     """Turn a moment into whole microseconds since the epoch."""
-    return (moment - EPOCH) // MICROSECOND
+    return (at - EPOCH) // MICROSECOND
 
 
-def moment(micros: int) -> datetime:
+def from_micros(micros: int) -> datetime:
     """Turn microseconds since the epoch into a moment."""
     return EPOCH + timedelta(microseconds=micros)
 

@@ -87,25 +87,25 @@ class Conflict(ReceiverError):
     code = "conflict"
 
 
-class DialRefused(ReceiverError):
+class AddressBlocked(ReceiverError):
     """An address that must not be dialled for whoever named it."""
 
     code = "dial_refused"
 
 
-class NotSent(ReceiverError):
+class RequestNotSent(ReceiverError):
     """An HTTP request that never reached the peer: no such name, refused, broken TLS."""
 
     code = "not_sent"
 
 
-class NoAnswer(ReceiverError):
+class NoResponse(ReceiverError):
     """An HTTP request that went out, wholly or in part, and was not answered in time or in order."""
 
     code = "no_answer"
 
 
-class NotKept(ReceiverError):
+class FileNotStored(ReceiverError):
     """A file that could not be put on the disk, or is not worth it."""
 
     code = "not_kept"
@@ -117,7 +117,7 @@ class Unverifiable(ReceiverError):
     code = "unverifiable"
 
 
-class Unreadable(ReceiverError):
+class MalformedBody(ReceiverError):
     """A body that is no JSON object."""
 
     code = "unreadable"
@@ -135,7 +135,7 @@ class StoreUnavailable(StoreError):
     code = "store_unavailable"
 
 
-class Crowded(StoreUnavailable):
+class TooManyPending(StoreUnavailable):
     """So much waits already of what is to be settled first that no more is stored."""
 
     code = "crowded"
@@ -169,35 +169,35 @@ class RequestFailed(ReceiverError):
         self.status = status
 
 
-class CannotListen(ReceiverError):
+class BindFailed(ReceiverError):
     """An address that the service is to listen at, and cannot."""
 
     code = "cannot_listen"
 
 
-class Retry(StrEnum):
+class RetryHint(StrEnum):
     """What a failed call to Kling allows."""
 
-    NO = "no"  # the same again would fail the same
-    SOON = "soon"  # back off from a second on
-    WHEN_FREE = "when_free"  # when one of the account's slots is free
-    ANEW = "anew"  # once, with a fresh signature
-    LOOK_UP_FIRST = "look_up_first"  # the task may exist and be billed
-    AFTER_REMEDY = "after_remedy"  # a person has to mend the account first
+    NEVER = "no"  # the same again would fail the same
+    BACKOFF = "soon"  # back off from a second on
+    WHEN_SLOT_FREE = "when_free"  # when one of the account's slots is free
+    REAUTHENTICATE = "anew"  # once, with a fresh signature
+    AFTER_LOOKUP = "look_up_first"  # the task may exist and be billed
+    AFTER_OPERATOR = "after_remedy"  # a person has to mend the account first
 
 
 class KlingError(ReceiverError):
     """A call to Kling that did not succeed. ``retry`` says what may follow."""
 
     code = "kling"
-    retry: ClassVar[Retry] = Retry.NO
+    retry: ClassVar[RetryHint] = RetryHint.NEVER
 
 
 class KlingUnreachable(KlingError):
     """Kling could not be reached; nothing was sent."""
 
     code = "kling_unreachable"
-    retry = Retry.SOON
+    retry = RetryHint.BACKOFF
 
 
 class KlingUncertain(KlingError):
@@ -207,7 +207,7 @@ class KlingUncertain(KlingError):
     """
 
     code = "kling_uncertain"
-    retry = Retry.LOOK_UP_FIRST
+    retry = RetryHint.AFTER_LOOKUP
 
     def __init__(self, message: str, *, remedy: str = "", external_task_id: str | None = None) -> None:
         super().__init__(message, remedy=remedy)
@@ -240,7 +240,7 @@ class AuthenticationFailed(KlingRefusal):
     """1000, 1001, 1002: Kling does not know the key."""
 
     code = "kling_authentication"
-    retry = Retry.AFTER_REMEDY
+    retry = RetryHint.AFTER_OPERATOR
     advice = "Check [kling] api_key, or access_key and secret_key, and that base_url is the key's own region."
 
 
@@ -248,15 +248,15 @@ class TokenRejected(KlingRefusal):
     """1003, 1004: the signed token is not valid yet, or no longer."""
 
     code = "kling_token"
-    retry = Retry.ANEW
+    retry = RetryHint.REAUTHENTICATE
     advice = "Check this machine's clock; Kling allows the token a few seconds only."
 
 
-class AccountTrouble(KlingRefusal):
+class AccountBlocked(KlingRefusal):
     """1100, 1101, 1102, 1304: the account is blocked, in arrears, used up, or bound to other addresses."""
 
     code = "kling_account"
-    retry = Retry.AFTER_REMEDY
+    retry = RetryHint.AFTER_OPERATOR
     advice = "Look at the account in Kling's console: balance, resource pack, and the list of allowed addresses."
 
 
@@ -288,11 +288,11 @@ class ContentRefused(KlingRefusal):
     advice = "Change the prompt or the images; the same again would be refused again."
 
 
-class TooFast(KlingRefusal):
+class RateLimited(KlingRefusal):
     """1302: too many calls in a moment."""
 
     code = "kling_too_fast"
-    retry = Retry.SOON
+    retry = RetryHint.BACKOFF
     advice = "Slow down."
 
 
@@ -300,19 +300,19 @@ class SlotsFull(KlingRefusal):
     """1303: more parallel tasks than the account's pack allows."""
 
     code = "kling_slots_full"
-    retry = Retry.WHEN_FREE
+    retry = RetryHint.WHEN_SLOT_FREE
     advice = "Wait until a running task ends; [kling] slots keeps submits within the limit."
 
 
-class ServerTrouble(KlingRefusal):
+class ServerError(KlingRefusal):
     """5001 and its like: Kling is not able to serve just now, and made nothing."""
 
     code = "kling_server"
-    retry = Retry.SOON
+    retry = RetryHint.BACKOFF
     advice = "Try again later."
 
 
-class UnknownRefusal(KlingRefusal):
+class UnknownErrorCode(KlingRefusal):
     """A code never seen before."""
 
     code = "kling_refused"

@@ -51,7 +51,7 @@ class Source(StrEnum):
     RECEIVER = "receiver"  # our own finding, such as a task given up on
 
 
-class Verified(StrEnum):
+class Verification(StrEnum):
     """What vouches for an event."""
 
     SIGNATURE = "signature"
@@ -63,11 +63,11 @@ class PushOutcome(StrEnum):
     """What became of a push."""
 
     PENDING = "pending"  # committed; Kling's API is asked before anything follows
-    SETTLED = "settled"  # it changed the task
+    APPLIED = "applied"  # it changed the task
     DUPLICATE = "duplicate"  # it said what was known
     STALE = "stale"  # it came after something newer
     MISMATCH = "mismatch"  # it speaks of another task than its token's
-    UNREADABLE = "unreadable"  # a shape or a status word never seen before
+    UNRECOGNIZED = "unrecognized"  # a shape or a status word never seen before
     FORGED = "forged"  # a bad signature, or the API says otherwise
 
 
@@ -87,10 +87,10 @@ class HeldBy(StrEnum):
     OPERATOR = "operator"  # a person: nothing goes out until a person releases it
 
 
-class Archiving(StrEnum):
+class ArchiveState(StrEnum):
     """How it stands with a succeed whose results are to be brought home, and are not all there yet."""
 
-    AWAITED = "awaited"  # its routes are told when the files are there
+    PENDING = "awaited"  # its routes are told when the files are there
     LATE = "late"  # they were told without some of the files, which are still tried for
     EXPIRING = "expiring"  # and an alert has said that the rest may be lost
 
@@ -157,24 +157,24 @@ class Task:
     external_task_id: str | None = None
     reply_to: str | None = None
     message: str = ""
-    heard: TaskState | None = None
+    kling_state: TaskState | None = None
     pack: str | None = None
     weight: int = 1
     priority: int = 0
-    share: str = ""
+    fair_share: str = ""
     attempts: int = 0
-    asks: int = 0
-    hollow: int = 0
-    surplus: int = 0
+    poll_count: int = 0
+    empty_result_count: int = 0
+    redundant_push_count: int = 0
     started_at: datetime | None = None
-    asked_at: datetime | None = None
-    prompted_at: datetime | None = None
+    polled_at: datetime | None = None
+    push_poll_at: datetime | None = None
     stuck_at: datetime | None = None
     due_at: datetime | None = None
     expires_at: datetime | None = None
 
 
-EXACT = Context(prec=200)
+EXACT_DECIMAL = Context(prec=200)
 """In which amounts are added: no sum of what Kling writes is ever rounded."""
 
 
@@ -183,11 +183,11 @@ class Cost:
     """What Kling took for a task: amounts by their unit, and as JSON the words it said so in."""
 
     charges: Mapping[str, Decimal]
-    said: str
+    raw: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Reading:
+class StatusReport:
     """What a body says about a task, in either generation's words, as far as it could be read.
 
     ``state`` is None for a status word never seen before (``word`` keeps it) or none at all.
@@ -196,16 +196,16 @@ class Reading:
     """
 
     state: TaskState | None
-    word: str = ""
+    raw_status: str = ""
     message: str = ""
     kling_id: str | None = None
     external_task_id: str | None = None
     generation: Generation = Generation.LEGACY
     result: Mapping[str, tuple[Json, ...]] = field(default_factory=dict)
     cost: Cost | None = None
-    ambiguous: bool = False
+    has_duplicate_keys: bool = False
 
-    def says_the_same_as(self, other: "Reading") -> bool:
+    def matches(self, other: "StatusReport") -> bool:
         """Whether both tell of the same end: state, reason and result.
 
         A URL's query does not count: it is its signature, which may be made anew for every answer.
@@ -245,7 +245,7 @@ class Push:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class RouteDecision:
     """Whether a route wanted an event, and why (not)."""
 
     route: str
@@ -267,12 +267,12 @@ class Event:
     type: str
     envelope: bytes
     body: bytes
-    verified: Verified
+    verified: Verification
     created_at: datetime
     task_id: str | None = None
     push_id: str | None = None
-    decisions: tuple[Decision, ...] = ()
-    archiving: Archiving | None = None
+    decisions: tuple[RouteDecision, ...] = ()
+    archiving: ArchiveState | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -308,7 +308,7 @@ class Delivery:
     due_at: datetime
     attempts: int = 0
     probes: int = 0
-    unfinished: int = 0
+    unfinished_claims: int = 0
     claim: str | None = None
     replay_of: str | None = None
     finished_at: datetime | None = None

@@ -4,39 +4,39 @@ import asyncio
 from dataclasses import dataclass, field
 
 
-class Bell:
+class Notifier:
     """Tells those who listen that there may be something to do. Rings never queue up: many count as one."""
 
     def __init__(self) -> None:
-        self._listeners: list[asyncio.Event] = []
+        self._subscribers: list[asyncio.Event] = []
 
-    def listen(self) -> asyncio.Event:
+    def subscribe(self) -> asyncio.Event:
         """Give a new listener's event; it is the listener's to clear before it looks for work."""
         event = asyncio.Event()
-        self._listeners.append(event)
+        self._subscribers.append(event)
         return event
 
-    def leave(self, event: asyncio.Event) -> None:
+    def unsubscribe(self, event: asyncio.Event) -> None:
         """Stop listening."""
-        self._listeners.remove(event)
+        self._subscribers.remove(event)
 
-    def ring(self) -> None:
+    def notify(self) -> None:
         """Wake every listener."""
-        for event in self._listeners:
+        for event in self._subscribers:
             event.set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bells:
+class Notifiers:
     """What was committed that somebody may be waiting for."""
 
-    deliveries: Bell = field(default_factory=Bell)  # something may go out
-    tasks: Bell = field(default_factory=Bell)  # something may be submitted, or asked about
-    events: Bell = field(default_factory=Bell)  # something may be shown
-    replays: Bell = field(default_factory=Bell)  # something is to go out again
-    batches: Bell = field(default_factory=Bell)  # some batch may be complete
+    deliveries: Notifier = field(default_factory=Notifier)  # something may go out
+    tasks: Notifier = field(default_factory=Notifier)  # something may be submitted, or asked about
+    events: Notifier = field(default_factory=Notifier)  # something may be shown
+    replays: Notifier = field(default_factory=Notifier)  # something is to go out again
+    batches: Notifier = field(default_factory=Notifier)  # some batch may be complete
 
-    def ring(self) -> None:
+    def notify_all(self) -> None:
         """Wake everybody."""
         for bell in (self.deliveries, self.tasks, self.events, self.replays, self.batches):
-            bell.ring()
+            bell.notify()

@@ -10,14 +10,14 @@ from receiver.domain.model import Delivery, DeliveryStatus, Task, TaskState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Action:
+class AuditEntry:
     """What a person did: ``verb`` says what (``route.held``), ``subject`` to which thing, ``note`` why."""
 
     at: datetime
     actor: str
     verb: str
     subject: str
-    note: str = ""
+    reason: str = ""
 
 
 class ReplayState(StrEnum):
@@ -29,7 +29,7 @@ class ReplayState(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Selection:
+class ReplaySelection:
     """What is to go out again; all that is given must hold.
 
     It is about deliveries that are over, each to its own route or all to ``to_route``. Where only a ``to_route``
@@ -45,11 +45,11 @@ class Selection:
     since: datetime | None = None
     until: datetime | None = None
     to_route: str | None = None
-    words: tuple[str, ...] = ()
-    among: tuple[str, ...] = ()
+    event_kinds: tuple[str, ...] = ()
+    known_routes: tuple[str, ...] = ()
 
     @property
-    def is_of_events(self) -> bool:
+    def selects_events(self) -> bool:
         """Whether events are chosen, and not what became of them."""
         return self.to_route is not None and not (self.deliveries or self.route or self.statuses)
 
@@ -63,7 +63,7 @@ class Replay:
 
     id: str
     state: ReplayState
-    selection: Selection
+    selection: ReplaySelection
     actor: str
     why: str
     last: str
@@ -76,10 +76,10 @@ class Replay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Again:
+class ReplayItem:
     """An event that a replay is to bring to a route again; ``place`` is where that stands in the replay's order."""
 
-    place: str
+    position: str
     event_id: str
     event_type: str
     task_id: str | None
@@ -89,7 +89,7 @@ class Again:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
+class ReplayCount:
     """How much of what a replay is about had one status in one route; None where events are chosen themselves."""
 
     route: str
@@ -100,7 +100,7 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
+class ReplayStep:
     """A step of a replay from where *replay* stands to ``cursor``, the last one if it has a ``finished_at``."""
 
     replay: Replay
@@ -128,7 +128,7 @@ class Batch:
     id: str
     created_at: datetime
     size: int | None = None
-    taken: int = 0
+    task_count: int = 0
     closed_at: datetime | None = None
     finished_at: datetime | None = None
     event_id: str | None = None
@@ -150,7 +150,7 @@ class BatchView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EndedTask:
+class FinishedTask:
     """A task that is over, and the object that told of it; empty where that is no longer kept."""
 
     task: Task
@@ -158,15 +158,15 @@ class EndedTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BatchEnd:
+class FinishedBatch:
     """A batch whose tasks are all over, and the first of them."""
 
     batch: Batch
     counts: Mapping[TaskState, int]
-    tasks: Sequence[EndedTask]
+    tasks: Sequence[FinishedTask]
 
 
-class CostBy(StrEnum):
+class CostGrouping(StrEnum):
     """By what costs are summed."""
 
     TAG = "tag"
@@ -177,7 +177,7 @@ class CostBy(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Spent:
+class CostTotal:
     """What tasks that share a ``name`` have cost, by unit; ``tasks`` counts those whose cost is known."""
 
     name: str | None

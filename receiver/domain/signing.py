@@ -27,7 +27,7 @@ _MAX_SIGNATURES = 32  # each one offered costs a comparison per secret
 _MAX_DIGITS = 15
 
 
-class Signature(StrEnum):
+class SignatureStatus(StrEnum):
     """What a request's signature is worth."""
 
     ABSENT = "absent"  # no signature headers at all
@@ -46,32 +46,34 @@ def timestamp(at: datetime) -> str:
     return str(_seconds(at))
 
 
-def check(
+def verify(
     secrets: Sequence[Secret],
     headers: Mapping[str, str],
     body: bytes,
     *,
     now: datetime,
     tolerance: timedelta = TOLERANCE,
-) -> Signature:
+) -> SignatureStatus:
     """Say whether one of *secrets* signed *body*, not longer ago than *tolerance*; header names in lower case.
 
     Whatever stands in the headers, it never raises. Without any secret nothing can be good.
     """
     parts = [headers.get(name) for name in (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER)]
     if all(part is None for part in parts):
-        return Signature.ABSENT
+        return SignatureStatus.ABSENT
     message_id, sent_at, offered = (part or "" for part in parts)
     if not message_id or not _is_recent(sent_at, now, tolerance):
-        return Signature.BAD
+        return SignatureStatus.BAD
     content = _content(_bytes(message_id), _bytes(sent_at), body)
-    expected = [_digest(secret, content) for secret in secrets if key(secret)]  # anybody can sign with an empty key
+    expected = [
+        _digest(secret, content) for secret in secrets if decode_key(secret)
+    ]  # anybody can sign with an empty key
     matches = [hmac.compare_digest(known, given) for given in _digests(offered) for known in expected]
-    return Signature.GOOD if any(matches) else Signature.BAD
+    return SignatureStatus.GOOD if any(matches) else SignatureStatus.BAD
 
 
 @lru_cache(maxsize=64)
-def key(secret: Secret) -> bytes:
+def decode_key(secret: Secret) -> bytes:
     """Give the bytes of the key: what follows ``whsec_`` decoded from base64, padded or not; else the text itself."""
     text = secret.reveal().strip()
     if not text.startswith(_PREFIX):
@@ -84,7 +86,7 @@ def key(secret: Secret) -> bytes:
 
 
 def _digest(secret: Secret, content: bytes) -> bytes:
-    return hmac.digest(key(secret), content, hashlib.sha256)
+    return hmac.digest(decode_key(secret), content, hashlib.sha256)
 
 
 def _content(message_id: bytes, sent_at: bytes, body: bytes) -> bytes:

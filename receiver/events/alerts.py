@@ -4,37 +4,37 @@ from collections.abc import Sequence
 
 from receiver.domain.clock import Clock, iso
 from receiver.domain.model import Event, HeldBy, Json, RouteState, Task
-from receiver.events.factory import Announcement, Announcer
+from receiver.events.factory import EventFactory, RoutedEvent
 
 
-class Alerts:
+class AlertFactory:
     """Puts alerts into words. Whoever finds the cause stores the alert with it, in one transaction."""
 
-    def __init__(self, announcer: Announcer, *, clock: Clock) -> None:
-        self._announcer = announcer
+    def __init__(self, event_factory: EventFactory, *, clock: Clock) -> None:
+        self._event_factory = event_factory
         self._clock = clock
 
-    def route_held(self, state: RouteState) -> Announcement:
+    def route_held(self, state: RouteState) -> RoutedEvent:
         """Tell that a route is held, by what and why."""
         if state.held_by is HeldBy.OPERATOR:
             message = f"Route {state.name} is held by hand until it is released: {state.held_why or 'no reason given'}"
         else:
             message = f"Route {state.name} is held after {state.failures} failures in a row: {state.held_why}"
-        return self._about_route("route_held", state, message)
+        return self._route_alert("route_held", state, message)
 
-    def route_recovered(self, before: RouteState, after: RouteState) -> Announcement:
+    def route_recovered(self, before: RouteState, after: RouteState) -> RoutedEvent:
         """Tell that a route goes on; *before* says what it was held for."""
         since = "" if before.held_at is None else f" It was held since {iso(before.held_at)}."
-        return self._about_route("route_recovered", before, f"Route {after.name} goes on.{since}")
+        return self._route_alert("route_recovered", before, f"Route {after.name} goes on.{since}")
 
-    def results(
-        self, what: str, message: str, event: Event, task: Task | None, results: Sequence[Json]
-    ) -> Announcement:
+    def archive_alert(
+        self, name: str, message: str, event: Event, task: Task | None, results: Sequence[Json]
+    ) -> RoutedEvent:
         """Tell how it stands with results that were to be brought home: which of *event*'s, and why."""
         data: Json = {"message": message, "event": event.id, "results": list(results)}
-        return self._announcer.alert(what, data, at=self._clock.now(), task=task)
+        return self._event_factory.alert(name, data, at=self._clock.now(), task=task)
 
-    def _about_route(self, what: str, state: RouteState, message: str) -> Announcement:
+    def _route_alert(self, name: str, state: RouteState, message: str) -> RoutedEvent:
         data: Json = {
             "message": message,
             "route": state.name,
@@ -43,4 +43,4 @@ class Alerts:
             "held_by": None if state.held_by is None else state.held_by.value,
             "held_at": None if state.held_at is None else iso(state.held_at),
         }
-        return self._announcer.alert(what, data, at=self._clock.now())
+        return self._event_factory.alert(name, data, at=self._clock.now())

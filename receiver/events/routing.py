@@ -6,10 +6,10 @@ from fnmatch import fnmatchcase
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from receiver.domain.model import Decision, Json
+from receiver.domain.model import Json, RouteDecision
 
-EVERYTHING = "*"
-REPLY = "reply:"
+WILDCARD = "*"
+REPLY_PREFIX = "reply:"
 
 
 class Condition(Protocol):
@@ -63,7 +63,7 @@ class Candidate:
     data: Callable[[], Json]
 
     @property
-    def word(self) -> str:
+    def kind(self) -> str:
         """The word by which a route's ``on`` asks for it: a task's state, ``batch`` or ``alert``."""
         family, _, what = self.type.partition(".")
         return what if family == "task" else family
@@ -80,23 +80,23 @@ class Route:
     where: str | None
     condition: Condition | None
 
-    def decide(self, candidate: Candidate) -> Decision:
+    def decide(self, candidate: Candidate) -> RouteDecision:
         """Decide whether the event goes to this route."""
-        reason = self._objection(candidate)
-        return Decision(route=self.name, wanted=not reason, reason=reason or "all conditions hold")
+        reason = self._mismatch_reason(candidate)
+        return RouteDecision(route=self.name, wanted=not reason, reason=reason or "all conditions hold")
 
-    def _objection(self, candidate: Candidate) -> str:
-        if EVERYTHING not in self.on and candidate.word not in self.on:
-            return f"on = {sorted(self.on)} does not name {candidate.word!r}"
+    def _mismatch_reason(self, candidate: Candidate) -> str:
+        if WILDCARD not in self.on and candidate.kind not in self.on:
+            return f"on = {sorted(self.on)} does not name {candidate.kind!r}"
         if self.endpoints and not _matches(candidate.endpoint, self.endpoints):
             return f"endpoints = {list(self.endpoints)} does not match {candidate.endpoint!r}"
         if not candidate.trusted and not self.unverified:
             return "nobody can confirm the event, and the route does not take unverified ones"
         if self.condition is not None:
-            return self._condition_objection(self.condition, candidate)
+            return self._condition_mismatch_reason(self.condition, candidate)
         return ""
 
-    def _condition_objection(self, condition: Condition, candidate: Candidate) -> str:
+    def _condition_mismatch_reason(self, condition: Condition, candidate: Candidate) -> str:
         try:
             verdict = condition.search(candidate.data())
         except Exception as exc:  # noqa: BLE001 -- whatever an expression does on a strange body, the answer is no
@@ -106,25 +106,25 @@ class Route:
         return f"where = {self.where!r} gave {verdict!r:.80}, not true"
 
 
-class Routing:
+class RouteTable:
     """All routes of the configuration."""
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._routes = tuple(routes)
 
-    def decide(self, candidate: Candidate) -> Sequence[Decision]:
+    def decide(self, candidate: Candidate) -> Sequence[RouteDecision]:
         """Ask every route about an event."""
         return [route.decide(candidate) for route in self._routes]
 
 
-def compile_routes(settings: Sequence[RouteRule]) -> Routing:
+def compile_routes(settings: Sequence[RouteRule]) -> RouteTable:
     """Make the routes of the configuration ready to be asked."""
-    return Routing(_compile(route) for route in settings)
+    return RouteTable(_compile(route) for route in settings)
 
 
 def reply_route(url: str) -> str:
     """Name the lane in which events for a client's own callback *url* travel: one lane per host."""
-    return REPLY + urlsplit(url).netloc.rpartition("@")[2].lower()
+    return REPLY_PREFIX + urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
 def _compile(route: RouteRule) -> Route:

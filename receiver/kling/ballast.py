@@ -8,18 +8,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-LEAST = 64 * 1024
+MIN_BLOB = 64 * 1024
 
 # What stands between two quotes without a colon, a comma or a bracket is a string's inside, or the text is not JSON.
-_RUN = re.compile(rb'"((?:data:[a-z]+/[a-z0-9.+-]+;base64,)?[A-Za-z0-9+/=_-]{%d,}+)"' % LEAST)
-_STEMS = (b"KLINGballast", b"ballastKLING", b"bKALLINGlast")
+_BLOB = re.compile(rb'"((?:data:[a-z]+/[a-z0-9.+-]+;base64,)?[A-Za-z0-9+/=_-]{%d,}+)"' % MIN_BLOB)
+_MARKERS = (b"KLINGballast", b"ballastKLING", b"bKALLINGlast")
 _DIGITS = 8
-_WIDTH = 2048
+_PLACEHOLDER_LENGTH = 2048
 """How long a stand-in is: longer than any text that is read for what it says, so that it is never taken for one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Lightened:
+class ExtractedBlobs:
     """A JSON text in which a stand-in is where each long run of letters was.
 
     A run and its stand-in are both letters between the same quotes, so that either both texts are JSON, of the same
@@ -27,31 +27,33 @@ class Lightened:
     """
 
     text: bytes
-    stem: bytes = b""
-    runs: Sequence[bytes] = ()
+    marker: bytes = b""
+    blobs: Sequence[bytes] = ()
 
-    def restored(self, text: bytes) -> bytes:
+    def restore(self, text: bytes) -> bytes:
         """Put everything back into a text that was made of this one."""
-        if not self.runs:
+        if not self.blobs:
             return text
-        stand_in = re.compile(re.escape(self.stem) + rb"([0-9]{%d})" % _DIGITS)
-        return stand_in.sub(lambda found: self.runs[int(found[1])], text)
+        stand_in = re.compile(re.escape(self.marker) + rb"([0-9]{%d})" % _DIGITS)
+        return stand_in.sub(lambda found: self.blobs[int(found[1])], text)
 
 
-def lighten(text: bytes) -> Lightened:
+def extract_blobs(text: bytes) -> ExtractedBlobs:
     """Take the long runs of letters out of a JSON text; one without any comes back as it is."""
-    stem = next((stem for stem in map(_filled, _STEMS) if stem not in text), None) if len(text) > LEAST else None
+    stem = (
+        next((stem for stem in map(_pad_marker, _MARKERS) if stem not in text), None) if len(text) > MIN_BLOB else None
+    )
     if stem is None:
-        return Lightened(text=text)
+        return ExtractedBlobs(text=text)
     runs: list[bytes] = []
 
     def stand_in(found: "re.Match[bytes]") -> bytes:
         runs.append(found[1])
         return b'"%b%0*d"' % (stem, _DIGITS, len(runs) - 1)
 
-    return Lightened(text=_RUN.sub(stand_in, text), stem=stem, runs=runs)
+    return ExtractedBlobs(text=_BLOB.sub(stand_in, text), marker=stem, blobs=runs)
 
 
-def _filled(letters: bytes) -> bytes:
-    width = _WIDTH - _DIGITS
+def _pad_marker(letters: bytes) -> bytes:
+    width = _PLACEHOLDER_LENGTH - _DIGITS
     return (letters * (width // len(letters) + 1))[:width]

@@ -18,55 +18,61 @@ import structlog
 
 from receiver.domain.clock import Clock
 from receiver.domain.errors import (
-    DialRefused,
+    AddressBlocked,
     InvalidRequest,
     KlingError,
     KlingUncertain,
     KlingUnreachable,
-    NoAnswer,
-    NotSent,
+    MalformedBody,
+    NoResponse,
+    RequestNotSent,
     TokenRejected,
     UnknownResource,
-    Unreadable,
 )
-from receiver.domain.model import Generation, Json, Reading
+from receiver.domain.model import Generation, Json, StatusReport
 from receiver.kling import protocol
 from receiver.kling.auth import Authorization
-from receiver.kling.endpoints import WAYS, Endpoint, resolve
-from receiver.kling.error_codes import Said, error_of
-from receiver.net.http_client import Incoming, Outbound, Outgoing, Reply, whole
+from receiver.kling.endpoints import QUERY_APIS, Endpoint, resolve
+from receiver.kling.error_codes import ErrorResponse, to_error
+from receiver.net.http_client import HttpClient, HttpResponse, StreamedBody, StreamedResponse, read_limited
 from receiver.settings import KlingSettings
 
-TOGETHER = WAYS[Generation.NEW].at_once
+MAX_BATCH = QUERY_APIS[Generation.NEW].max_ids
 """How many tasks of the new generation Kling tells of in one answer."""
 
-MAX_ANSWER = 16 * 1024 * 1024  # a page of 500 tasks with room to spare
-_NEWEST = 100
-_LONGEST_ID = 64  # of those asked about together, so that the address stays one that every server takes
+MAX_RESPONSE = 16 * 1024 * 1024  # a page of 500 tasks with room to spare
+_LIST_SIZE = 100
+_MAX_BATCH_ID_LENGTH = 64  # of those asked about together, so that the address stays one that every server takes
 _JSON = {"content-type": "application/json", "accept": "application/json"}
-_LONG_ANSWER = timedelta(minutes=10)
-_IDS = frozenset({"request-id", "x-request-id", "x-trace-id", "traceparent", "idempotency-key"})
-_PASSED_ON = _IDS | {"content-type", "accept", "accept-language"}
-_PASSED_BACK = _IDS | {"content-type", "content-encoding", "content-language", "content-disposition", "retry-after"}
-_FAMILIES = ("ratelimit", "x-ratelimit", "x-kling")
-_READ_OTHERWISE = re.compile(r"[/\\%;,]|^\.+$")
-_IN_PATH = "/%:@!$&'()*+,;=~"
-_IN_QUERY = _IN_PATH + "?[]"
+_STREAMED_BODY_TIMEOUT = timedelta(minutes=10)
+_ID_HEADERS = frozenset({"request-id", "x-request-id", "x-trace-id", "traceparent", "idempotency-key"})
+_FORWARDED_HEADERS = _ID_HEADERS | {"content-type", "accept", "accept-language"}
+_RETURNED_HEADERS = _ID_HEADERS | {
+    "content-type",
+    "content-encoding",
+    "content-language",
+    "content-disposition",
+    "retry-after",
+}
+_HEADER_PREFIXES = ("ratelimit", "x-ratelimit", "x-kling")
+_AMBIGUOUS_IN_PATH = re.compile(r"[/\\%;,]|^\.+$")
+_SAFE_IN_PATH = "/%:@!$&'()*+,;=~"
+_SAFE_IN_QUERY = _SAFE_IN_PATH + "?[]"
 
-Give: TypeAlias = Callable[[int, Mapping[str, str], AsyncIterator[bytes]], Awaitable[None]]
+ResponseWriter: TypeAlias = Callable[[int, Mapping[str, str], AsyncIterator[bytes]], Awaitable[None]]
 """Takes an answer's status, headers and body, which is still on its way."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class KlingResponse:
     """What Kling answered, as it came; ``reading`` is what it says of a task, ``error`` what is wrong with it."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    reading: Reading | None = None
+    report: StatusReport | None = None
     error: KlingError | None = None
 
     @property
@@ -76,7 +82,7 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Beside:
+class PassThrough:
     """What a client's call has beside its body: its query, and all its headers, of which no more pass than may."""
 
     query: str = ""
@@ -84,179 +90,197 @@ class Beside:
 
     def target(self, path: str) -> str:
         """Write the path with the query after it."""
-        return f"{path}?{quote(self.query, safe=_IN_QUERY)}" if self.query else path
+        return f"{path}?{quote(self.query, safe=_SAFE_IN_QUERY)}" if self.query else path
 
-    def passed(self) -> Mapping[str, str]:
+    def forwarded_headers(self) -> Mapping[str, str]:
         """Give the headers that Kling is to see: never a key, a cookie, or what is meant for us."""
         lower = {name.lower(): value for name, value in self.headers.items()}
-        return {name: value for name, value in lower.items() if _may_pass(name, _PASSED_ON)}
+        return {name: value for name, value in lower.items() if _is_allowed(name, _FORWARDED_HEADERS)}
 
 
-NOTHING_BESIDE = Beside()
+NO_PASS_THROUGH = PassThrough()
 
 
-class Kling:
+class KlingClient:
     """Calls Kling at the configured address with the configured key.
 
     An answer that is an error is an Answer with its ``error``. Raised are KlingUnreachable and KlingUncertain alone.
     """
 
-    def __init__(self, settings: KlingSettings, *, outbound: Outbound, clock: Clock) -> None:
+    def __init__(self, settings: KlingSettings, *, http_client: HttpClient, clock: Clock) -> None:
         self._base_url: str = settings.base_url.rstrip("/")
         self._timeout = settings.timeout
         self._authorization = Authorization(settings, clock)
-        self._outbound = outbound
+        self._http_client = http_client
         self._clock = clock
 
-    async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
+    async def create(
+        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+    ) -> KlingResponse:
         """Ask for a task. Once only: what may follow an error, the error's ``retry`` says.
 
         What a client sent *beside* its body goes along, but for what it called the body, which is JSON by now.
         """
-        target = beside.target(_endpoint(endpoint).url_path)
-        headers = {**_JSON, **beside.passed(), "content-type": _JSON["content-type"]}
-        return self._judged(await self._call("POST", target, content, headers=headers), creates=True)
+        target = pass_through.target(_endpoint(endpoint).url_path)
+        headers = {**_JSON, **pass_through.forwarded_headers(), "content-type": _JSON["content-type"]}
+        return self._parse_response(
+            await self._request_with_auth_retry("POST", target, content, headers=headers), is_create=True
+        )
 
-    async def query(self, endpoint: str, task_id: str) -> Answer:
+    async def query(self, endpoint: str, task_id: str) -> KlingResponse:
         """Ask about a task, by Kling's id or the client's own; UnknownResource when Kling does not know it."""
         asked = _endpoint(endpoint)
-        by_id, by_external_id = asked.query(task_id), asked.query(task_id, external=True)
-        answer = self._judged(await self._call("GET", by_id, headers=_JSON), task_id=task_id)
+        by_id, by_external_id = asked.query_path(task_id), asked.query_path(task_id, external=True)
+        answer = self._parse_response(await self._request_with_auth_retry("GET", by_id, headers=_JSON), task_id=task_id)
         if isinstance(answer.error, UnknownResource) and by_external_id != by_id:
-            return self._judged(await self._call("GET", by_external_id, headers=_JSON), task_id=task_id)
+            return self._parse_response(
+                await self._request_with_auth_retry("GET", by_external_id, headers=_JSON), task_id=task_id
+            )
         return answer
 
-    async def query_together(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, Answer]:
+    async def query_batch(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, KlingResponse]:
         """Ask about several tasks in one call, by Kling's ids. The new generation's may be of any of its endpoints.
 
         An answer holds what was said of one task alone; those that Kling did not tell of are left out. Raises the
         error of an answer that tells of none of them.
         """
-        reply = await self._call("GET", _endpoint(endpoint).query(*task_ids), headers=_JSON)
-        error = self._error(_said(reply))
+        reply = await self._request_with_auth_retry("GET", _endpoint(endpoint).query_path(*task_ids), headers=_JSON)
+        error = self._to_error(_as_error_response(reply))
         if error is not None:
-            log.info("kling.refused", status=reply.status, kling_code=_said(reply).code, code=error.code)
+            log.info("kling.refused", status=reply.status, kling_code=_as_error_response(reply).code, code=error.code)
             raise error
-        told: dict[str, Answer] = {}
-        for task in protocol.several(reply.body):
-            reading = protocol.read(task)
+        told: dict[str, KlingResponse] = {}
+        for task in protocol.split_tasks(reply.body):
+            reading = protocol.parse_status(task)
             kling_id = reading.kling_id or ""
             if kling_id in task_ids and kling_id not in told:
-                told[kling_id] = Answer(status=reply.status, headers={}, body=task, reading=reading)
+                told[kling_id] = KlingResponse(status=reply.status, headers={}, body=task, report=reading)
         return told
 
-    async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
+    async def find_by_external_id(self, endpoint: str, external_task_id: str) -> KlingResponse | None:
         """Look a task up by the id we or the client gave it; None when Kling says there is none.
 
         Raises the error of any answer that leaves it open, and KlingUncertain for one about another task. That there
         is none by an id which a server may read otherwise, even quoted, is not believed.
         """
-        path = _endpoint(endpoint).query(external_task_id, external=True)
-        reply = await self._call("GET", path, headers=_JSON)
-        answer = self._judged(reply, task_id=external_task_id)
+        path = _endpoint(endpoint).query_path(external_task_id, external=True)
+        reply = await self._request_with_auth_retry("GET", path, headers=_JSON)
+        answer = self._parse_response(reply, task_id=external_task_id)
         if answer.error is None:
-            named = answer.reading.external_task_id if answer.reading is not None else None
+            named = answer.report.external_task_id if answer.report is not None else None
             if named not in (None, external_task_id):
                 raise KlingUncertain("Kling was asked for one task and answered with another.")
             return answer
         answered_with_none = reply.status < HTTPStatus.BAD_REQUEST and isinstance(answer.error, UnknownResource)
-        is_plain = not _READ_OTHERWISE.search(external_task_id)
-        if is_plain and (answered_with_none or _said(reply).says_there_is_none()):
+        is_plain = not _AMBIGUOUS_IN_PATH.search(external_task_id)
+        if is_plain and (answered_with_none or _as_error_response(reply).is_not_found()):
             return None
         raise answer.error
 
-    async def newest(self, endpoint: str) -> Sequence[Reading] | None:
+    async def list_newest(self, endpoint: str) -> Sequence[StatusReport] | None:
         """List the newest tasks of an endpoint, whoever made them; None where not all that may be new can be seen.
 
         Raises the error of any other answer than a list.
         """
-        path = _endpoint(endpoint).newest(_NEWEST)
+        path = _endpoint(endpoint).list_path(_LIST_SIZE)
         if path is None:
             return None
-        reply = await self._call("GET", path, headers=_JSON)
-        error = self._error(_said(reply))
+        reply = await self._request_with_auth_retry("GET", path, headers=_JSON)
+        error = self._to_error(_as_error_response(reply))
         if error is not None:
             raise error
-        listed = [protocol.read(task) for task in protocol.several(reply.body)]
-        return None if len(listed) >= _NEWEST else listed
+        listed = [protocol.parse_status(task) for task in protocol.split_tasks(reply.body)]
+        return None if len(listed) >= _LIST_SIZE else listed
 
-    async def forward(self, method: str, path: str, content: bytes | Outgoing, beside: Beside, *, give: Give) -> None:
+    async def forward(
+        self,
+        method: str,
+        path: str,
+        content: bytes | StreamedBody,
+        pass_through: PassThrough,
+        *,
+        write_response: ResponseWriter,
+    ) -> None:
         """Pass a client's call on as it is, under our key, and its answer to *give* as it comes.
 
         *path* is what follows ``/kling/``, as it was quoted.
         """
         if any(segment in (".", "..") for segment in path.replace("%2e", ".").replace("%2E", ".").split("/")):
             raise InvalidRequest("The path has `.` or `..` for a segment.", remedy="Give Kling's path as documented.")
-        passed = beside.passed()
-        target = beside.target("/" + quote(path.lstrip("/"), safe=_IN_PATH))
+        passed = pass_through.forwarded_headers()
+        target = pass_through.target("/" + quote(path.lstrip("/"), safe=_SAFE_IN_PATH))
 
-        async def take(incoming: Incoming, *, is_last: bool) -> bool:
-            pieces = incoming.pieces
+        async def take(incoming: StreamedResponse, *, is_last: bool) -> bool:
+            pieces = incoming.chunks
             if incoming.status == HTTPStatus.UNAUTHORIZED and not is_last:
-                reply = await whole(incoming, limit=MAX_ANSWER)
-                if isinstance(self._error(_said(reply)), TokenRejected):
+                reply = await read_limited(incoming, max_body=MAX_RESPONSE)
+                if isinstance(self._to_error(_as_error_response(reply)), TokenRejected):
                     return False
-                pieces = _piece(reply.body)
-            await give(incoming.status, _passed_back(incoming.headers, {"content-length"}), pieces)
+                pieces = _single_chunk(reply.body)
+            await write_response(incoming.status, _returned_headers(incoming.headers, {"content-length"}), pieces)
             return True
 
         # What comes in while it goes out cannot be sent a second time.
-        if isinstance(content, Outgoing) or not self._authorization.signs:
+        if isinstance(content, StreamedBody) or not self._authorization.uses_token:
             await self._stream(method, target, content, passed, partial(take, is_last=True))
         elif not await self._stream(method, target, content, passed, partial(take, is_last=False)):
-            self._authorization.forget()
+            self._authorization.invalidate()
             await self._stream(method, target, content, passed, partial(take, is_last=True))
 
-    def _judged(self, reply: Reply, *, creates: bool = False, task_id: str | None = None) -> Answer:
-        said = _said(reply)
-        error = self._error(said, creates=creates)
+    def _parse_response(
+        self, reply: HttpResponse, *, is_create: bool = False, task_id: str | None = None
+    ) -> KlingResponse:
+        said = _as_error_response(reply)
+        error = self._to_error(said, is_create=is_create)
         if error is not None:
             log.info("kling.refused", status=reply.status, kling_code=said.code, code=error.code)
-            return _answer(reply, error=error)
-        reading = protocol.read(reply.body, task_id=task_id)
-        if task_id is not None and not reading.kling_id and not reading.word:
+            return _kling_response(reply, error=error)
+        reading = protocol.parse_status(reply.body, task_id=task_id)
+        if task_id is not None and not reading.kling_id and not reading.raw_status:
             none = UnknownResource("Kling's answer has no such task in it.", status=reply.status, kling_code=said.code)
-            return _answer(reply, error=none)
-        return _answer(reply, error=None, reading=reading)
+            return _kling_response(reply, error=none)
+        return _kling_response(reply, error=None, report=reading)
 
-    def _error(self, said: Said, *, creates: bool = False) -> KlingError | None:
-        return error_of(said, creates=creates, now=self._clock.now(), hide=self._authorization.hide)
+    def _to_error(self, response: ErrorResponse, *, is_create: bool = False) -> KlingError | None:
+        return to_error(response, is_create=is_create, now=self._clock.now(), redact=self._authorization.redact)
 
-    async def _call(self, method: str, path: str, content: bytes = b"", *, headers: Mapping[str, str]) -> Reply:
+    async def _request_with_auth_retry(
+        self, method: str, path: str, content: bytes = b"", *, headers: Mapping[str, str]
+    ) -> HttpResponse:
         """Make one call, and one more under a fresh token where Kling did not take the old: then it did nothing yet."""
         reply = await self._request(method, path, content, headers)
-        if self._authorization.signs and isinstance(self._error(_said(reply)), TokenRejected):
-            self._authorization.forget()
+        if self._authorization.uses_token and isinstance(self._to_error(_as_error_response(reply)), TokenRejected):
+            self._authorization.invalidate()
             reply = await self._request(method, path, content, headers)
         return reply
 
-    async def _request(self, method: str, path: str, content: bytes, headers: Mapping[str, str]) -> Reply:
-        with _told_as_klings():
-            return await self._outbound.request(
+    async def _request(self, method: str, path: str, content: bytes, headers: Mapping[str, str]) -> HttpResponse:
+        with _translate_errors():
+            return await self._http_client.request(
                 method,
                 self._url(path),
                 headers={**headers, **self._authorization.headers()},
                 content=content,
-                total=self._timeout,
-                limit=MAX_ANSWER,
+                time_limit=self._timeout,
+                max_body=MAX_RESPONSE,
             )
 
     async def _stream(
         self,
         method: str,
         path: str,
-        content: bytes | Outgoing,
+        content: bytes | StreamedBody,
         headers: Mapping[str, str],
-        read: Callable[[Incoming], Awaitable[bool]],
+        read: Callable[[StreamedResponse], Awaitable[bool]],
     ) -> bool:
-        with _told_as_klings():
-            return await self._outbound.stream(
+        with _translate_errors():
+            return await self._http_client.stream(
                 self._url(path),
                 method=method,
                 headers={**headers, **self._authorization.headers()},
                 content=content,
-                total=self._timeout,
-                rest=_LONG_ANSWER,
+                time_limit=self._timeout,
+                extra_body_time=_STREAMED_BODY_TIMEOUT,
                 read=read,
             )
 
@@ -267,48 +291,50 @@ class Kling:
         return self._base_url + path
 
 
-def may_be_asked_together(endpoint: str, task_id: str) -> bool:
+def is_batchable(endpoint: str, task_id: str) -> bool:
     """Tell whether a task can be asked about in one call with others: only the new generation's, by a plain id."""
-    return _endpoint(endpoint).ways.at_once > 1 and "," not in task_id and len(task_id) <= _LONGEST_ID
+    return _endpoint(endpoint).query_api.max_ids > 1 and "," not in task_id and len(task_id) <= _MAX_BATCH_ID_LENGTH
 
 
-def _said(reply: Reply) -> Said:
+def _as_error_response(reply: HttpResponse) -> ErrorResponse:
     document: Json | None = None
     if not reply.truncated:
         try:
             document = protocol.parse_object(reply.body)
-        except Unreadable:
+        except MalformedBody:
             document = None
-    return Said(status=reply.status, headers=reply.headers, document=document)
+    return ErrorResponse(status=reply.status, headers=reply.headers, document=document)
 
 
-def _answer(reply: Reply, *, error: KlingError | None, reading: Reading | None = None) -> Answer:
-    headers = _passed_back(reply.headers)
-    return Answer(status=reply.status, headers=headers, body=reply.body, reading=reading, error=error)
+def _kling_response(
+    reply: HttpResponse, *, error: KlingError | None, report: StatusReport | None = None
+) -> KlingResponse:
+    headers = _returned_headers(reply.headers)
+    return KlingResponse(status=reply.status, headers=headers, body=reply.body, report=report, error=error)
 
 
-def _passed_back(headers: Mapping[str, str], more: Collection[str] = ()) -> Mapping[str, str]:
-    return {name: value for name, value in headers.items() if _may_pass(name, _PASSED_BACK) or name in more}
+def _returned_headers(headers: Mapping[str, str], extra: Collection[str] = ()) -> Mapping[str, str]:
+    return {name: value for name, value in headers.items() if _is_allowed(name, _RETURNED_HEADERS) or name in extra}
 
 
-def _may_pass(name: str, named: Collection[str]) -> bool:
-    return name in named or name.startswith(_FAMILIES)
+def _is_allowed(name: str, allowed: Collection[str]) -> bool:
+    return name in allowed or name.startswith(_HEADER_PREFIXES)
 
 
-async def _piece(content: bytes) -> AsyncIterator[bytes]:
+async def _single_chunk(content: bytes) -> AsyncIterator[bytes]:
     yield content
 
 
 @contextmanager
-def _told_as_klings() -> Iterator[None]:
+def _translate_errors() -> Iterator[None]:
     """Tell of trouble on the way as of Kling's: whether something was sent is what counts."""
     try:
         yield
-    except (NotSent, DialRefused) as exc:
+    except (RequestNotSent, AddressBlocked) as exc:
         raise KlingUnreachable(
             f"Kling cannot be reached: {exc.message}", remedy="Check [kling] base_url and the way out."
         ) from exc
-    except NoAnswer as exc:
+    except NoResponse as exc:
         raise KlingUncertain(f"Kling did not answer: {exc.message}") from exc
 
 

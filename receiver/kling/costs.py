@@ -10,38 +10,38 @@ import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
 
-from receiver.domain.model import EXACT, Cost, Json
+from receiver.domain.model import EXACT_DECIMAL, Cost, Json
 
 UNITS = "units"
 
-_TOLD_IN = ("final_unit_deduction", "final_balance_deduction", "billing")
-_MOST_DIGITS = 30  # before the point and after it
-_AMOUNT = re.compile(rf"[+-]?[0-9]{{1,{_MOST_DIGITS}}}(?:\.[0-9]{{1,{_MOST_DIGITS}}})?")
-_MOST_CHARGES = 16
-_LONGEST_WORDS = 4096
-_LONGEST_UNIT = 32
+_COST_FIELDS = ("final_unit_deduction", "final_balance_deduction", "billing")
+_MAX_DIGITS = 30  # before the point and after it
+_AMOUNT = re.compile(rf"[+-]?[0-9]{{1,{_MAX_DIGITS}}}(?:\.[0-9]{{1,{_MAX_DIGITS}}})?")
+_MAX_CHARGES = 16
+_MAX_RAW = 4096
+_MAX_UNIT = 32
 
 
-def read(task: Json, exactly: Callable[[], Json]) -> Cost | None:
+def parse_cost(task: Json, parse_exactly: Callable[[], Json]) -> Cost | None:
     """Tell what a task has cost, None where nothing is said of it.
 
     *exactly* gives the same task with its fractions as decimals; it is called only where some amount is one.
     """
-    said = _said(task)
+    said = _cost_fields(task)
     if not said:
         return None
-    if any(isinstance(value, float) for value in _leaves(said)):
-        said = _said(exactly())
+    if any(isinstance(value, float) for value in _scalars(said)):
+        said = _cost_fields(parse_exactly())
     charges: dict[str, Decimal] = {}
     for unit, value in _amounts(said):
         amount = _amount(value)
-        if amount is not None and (unit in charges or len(charges) < _MOST_CHARGES):
-            charges[unit] = EXACT.add(charges.get(unit, Decimal()), amount)
+        if amount is not None and (unit in charges or len(charges) < _MAX_CHARGES):
+            charges[unit] = EXACT_DECIMAL.add(charges.get(unit, Decimal()), amount)
     words = json.dumps(said, default=str, separators=(",", ":"))
-    return Cost(charges=charges, said=words if len(words) <= _LONGEST_WORDS else "{}")
+    return Cost(charges=charges, raw=words if len(words) <= _MAX_RAW else "{}")
 
 
-def exact(digits: str) -> Decimal | None:
+def parse_decimal(digits: str) -> Decimal | None:
     """Read a fraction as it is written; None for one that is too small for anybody."""
     try:
         return Decimal(digits)
@@ -49,38 +49,38 @@ def exact(digits: str) -> Decimal | None:
         return None
 
 
-def _said(task: Json) -> Json:
-    return {name: task[name] for name in _TOLD_IN if task.get(name) not in (None, "", {}, [])}
+def _cost_fields(task: Json) -> Json:
+    return {name: task[name] for name in _COST_FIELDS if task.get(name) not in (None, "", {}, [])}
 
 
-def _leaves(value: object) -> Iterator[object]:
+def _scalars(value: object) -> Iterator[object]:
     match value:
         case dict():
             for inner in value.values():
-                yield from _leaves(inner)
+                yield from _scalars(inner)
         case list():
             for inner in value:
-                yield from _leaves(inner)
+                yield from _scalars(inner)
         case _:
             yield value
 
 
-def _amounts(said: Json) -> Iterator[tuple[str, object]]:
+def _amounts(raw: Json) -> Iterator[tuple[str, object]]:
     """Give what was taken, each amount with its unit; the units of both generations go by one name."""
-    yield UNITS, said.get("final_unit_deduction")
-    match said.get("final_balance_deduction"):
+    yield UNITS, raw.get("final_unit_deduction")
+    match raw.get("final_balance_deduction"):
         case dict() as parts:
             yield from ((_unit(name), value) for name, value in parts.items())
         case value:
             yield "balance", value
-    bills = said.get("billing")
+    bills = raw.get("billing")
     for bill in bills if isinstance(bills, list) else [bills]:
         if isinstance(bill, dict):
             yield _unit(bill.get("charge_type")), bill.get("amount")
 
 
-def _unit(word: object) -> str:
-    name = re.sub(r"[^a-z0-9_.:-]+", "_", word.strip().lower())[:_LONGEST_UNIT] if isinstance(word, str) else ""
+def _unit(raw: object) -> str:
+    name = re.sub(r"[^a-z0-9_.:-]+", "_", raw.strip().lower())[:_MAX_UNIT] if isinstance(raw, str) else ""
     return UNITS if name in ("unit", UNITS) else name or "amount"
 
 
@@ -89,7 +89,7 @@ def _amount(value: object) -> Decimal | None:
         case bool():
             return None
         case Decimal():  # spelled out only where that is no million of zeros
-            text = format(value, "f") if abs(value.adjusted()) <= _MOST_DIGITS else ""
+            text = format(value, "f") if abs(value.adjusted()) <= _MAX_DIGITS else ""
         case int() | str():
             text = str(value).strip()
         case _:

@@ -15,7 +15,7 @@ from receiver.domain.model import Generation, Json
 from receiver.kling.images import base64_image
 from receiver.settings import Dialect
 
-__all__ = ["CATALOGUE", "Endpoint", "Ways", "base64_image", "fill_images", "resolve", "weight"]
+__all__ = ["CATALOGUE", "Endpoint", "QueryApi", "base64_image", "fill_images", "resolve", "slot_weight"]
 
 Pack: TypeAlias = Literal["video", "image"]
 MAX_IMAGES: Final = 9
@@ -40,7 +40,7 @@ _MODEL = "{model}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ways:
+class QueryApi:
     """How the tasks of a generation are asked about: some by their ids, at most *at_once* in one call, or all of them.
 
     ``by_id`` and ``by_external_id`` are paths, ``listing`` a method and a path, all with names in braces to fill in.
@@ -48,35 +48,35 @@ class Ways:
 
     by_id: str
     by_external_id: str
-    at_once: int
+    max_ids: int
     listing: str
 
 
-WAYS: Final[Mapping[Generation, Ways]] = {
-    Generation.LEGACY: Ways(
+QUERY_APIS: Final[Mapping[Generation, QueryApi]] = {
+    Generation.LEGACY: QueryApi(
         by_id="{path}/{ids}",
         by_external_id="{path}/{ids}",
-        at_once=1,
+        max_ids=1,
         listing="GET {path}?pageNum={page}&pageSize={size}",
     ),
-    Generation.NEW: Ways(
+    Generation.NEW: QueryApi(
         by_id="/tasks?task_ids={ids}",
         by_external_id="/tasks?external_task_ids={ids}",
-        at_once=20,
+        max_ids=20,
         listing="POST /tasks",
     ),
 }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Fields:
+class FieldImages:
     """Images go one by one into members of these names."""
 
     names: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Listed:
+class ListImages:
     """Images go into a list, each as an object with one member, or as a plain string where *key* is None."""
 
     name: str
@@ -84,7 +84,7 @@ class Listed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Frames:
+class FrameImages:
     """Images go into the new generation's ``contents``, each marked with its part; the last part may repeat."""
 
     parts: Sequence[str]
@@ -92,7 +92,7 @@ class Frames:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Within:
+class ObjectImages:
     """One image goes into a member of the object *name*; several, where that is possible, into another."""
 
     name: str
@@ -100,7 +100,7 @@ class Within:
     several: str | None = None
 
 
-Images: TypeAlias = Fields | Listed | Frames | Within
+Images: TypeAlias = FieldImages | ListImages | FrameImages | ObjectImages
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,24 +124,24 @@ class Endpoint:
         return f"/v1/{self.path.removeprefix('v1/')}" if self.generation is Generation.LEGACY else f"/{self.path}"
 
     @property
-    def ways(self) -> Ways:
+    def query_api(self) -> QueryApi:
         """How its tasks are asked about."""
-        return WAYS[self.generation]
+        return QUERY_APIS[self.generation]
 
-    def query(self, *ids: str, external: bool = False) -> str:
+    def query_path(self, *ids: str, external: bool = False) -> str:
         """Write the path that tells of tasks by their ids, Kling's or the *external* ones."""
-        way = self.ways.by_external_id if external else self.ways.by_id
-        return way.format(path=self.url_path, ids=",".join(_quoted(name) for name in ids))
+        way = self.query_api.by_external_id if external else self.query_api.by_id
+        return way.format(path=self.url_path, ids=",".join(_quote_id(name) for name in ids))
 
-    def newest(self, size: int) -> str | None:
+    def list_path(self, size: int) -> str | None:
         """Write the path that lists its newest tasks; None where they are listed otherwise than by a GET."""
-        method, _, path = self.ways.listing.partition(" ")
+        method, _, path = self.query_api.listing.partition(" ")
         return path.format(path=self.url_path, page=1, size=size) if method == "GET" else None
 
-    def facts(self) -> Json:
+    def describe(self) -> Json:
         """Tell what is known of it, for a table or a program. Braces are where something is to be filled in."""
         slots = "n" if self.pack == "image" else 1 if self.pack else None
-        ids = "{ids}" if self.ways.at_once > 1 else "{id}"
+        ids = "{ids}" if self.query_api.max_ids > 1 else "{id}"
         filled = {"path": self.url_path, "ids": ids, "page": "{page}", "size": "{size}"}
         return {
             "path": self.path,
@@ -151,12 +151,12 @@ class Endpoint:
             "result": self.result,
             "asynchronous": self.asynchronous,
             "create": f"POST {self.url_path}",
-            "query": f"GET {self.ways.by_id.format(**filled)}" if self.asynchronous else None,
-            "list": self.ways.listing.format(**filled) if self.asynchronous else None,
+            "query": f"GET {self.query_api.by_id.format(**filled)}" if self.asynchronous else None,
+            "list": self.query_api.listing.format(**filled) if self.asynchronous else None,
         }
 
 
-def _quoted(name: str) -> str:
+def _quote_id(name: str) -> str:
     """Write an id, which may be anything a client chose, so that it is one segment of a path, or one of a list."""
     quoted = quote(name, safe="")
     return quoted.replace(".", "%2E") if quoted.strip(".") == "" else quoted
@@ -186,32 +186,34 @@ def _synchronous(path: str, result: str = "") -> Endpoint:
     return Endpoint(path=path, result=result, asynchronous=False)
 
 
-_REFERENCES: Final = Frames(parts=("refer_image",), may_repeat=True)
+_REFERENCES: Final = FrameImages(parts=("refer_image",), may_repeat=True)
 
 CATALOGUE: Final[Mapping[str, Endpoint]] = _catalogue(
-    _image("generations", Fields(names=("image",))),
-    _image("multi-image2image", Listed(name="subject_image_list", key="subject_image")),
-    _image("editing/expand", Fields(names=("image",))),
-    _image("omni-image", Listed(name="image_list", key="image")),
-    _image("kolors-virtual-try-on", Fields(names=("human_image", "cloth_image"))),
+    _image("generations", FieldImages(names=("image",))),
+    _image("multi-image2image", ListImages(name="subject_image_list", key="subject_image")),
+    _image("editing/expand", FieldImages(names=("image",))),
+    _image("omni-image", ListImages(name="image_list", key="image")),
+    _image("kolors-virtual-try-on", FieldImages(names=("human_image", "cloth_image"))),
     _video("text2video"),
-    _video("image2video", Fields(names=("image", "image_tail"))),
-    _video("multi-image2video", Listed(name="image_list", key="image")),
-    _video("omni-video", Listed(name="image_list", key="image_url")),
-    _video("motion-control", Fields(names=("image_url",))),
+    _video("image2video", FieldImages(names=("image", "image_tail"))),
+    _video("multi-image2video", ListImages(name="image_list", key="image")),
+    _video("omni-video", ListImages(name="image_list", key="image_url")),
+    _video("motion-control", FieldImages(names=("image_url",))),
     _video("multi-elements"),
     _video("video-extend"),
     _video("lip-sync"),
     _video("advanced-lip-sync"),
-    _video("avatar/image2video", Fields(names=("image",))),
-    _video("effects", Within(name="input", one="image", several="images")),
+    _video("avatar/image2video", FieldImages(names=("image",))),
+    _video("effects", ObjectImages(name="input", one="image", several="images")),
     _other("audio/text-to-audio", "audios"),
     _other("audio/video-to-audio", "audios"),
-    _other("general/advanced-custom-elements", "elements", Within(name="element_image_list", one="frontal_image")),
+    _other(
+        "general/advanced-custom-elements", "elements", ObjectImages(name="element_image_list", one="frontal_image")
+    ),
     _other("general/custom-voices", "voices"),
-    _other("general/ai-multi-shot", "images", Fields(names=("element_frontal_image",))),
+    _other("general/ai-multi-shot", "images", FieldImages(names=("element_frontal_image",))),
     _new("text-to-video", "video", "videos"),
-    _new("image-to-video", "video", "videos", Frames(parts=("first_frame", "last_frame"))),
+    _new("image-to-video", "video", "videos", FrameImages(parts=("first_frame", "last_frame"))),
     _new("omni-video", "video", "videos", _REFERENCES),
     _new("motion-control", "video", "videos"),
     _new("video-extend", "video", "videos"),
@@ -282,7 +284,9 @@ def _new_generation(name: str) -> Endpoint | None:
     if model.isdigit():
         return None
     words = re.split("[-_]", kind.rpartition("-to-")[2])
-    pack, result = next((_MADE[word] for word in reversed(words) if word in _MADE), _MADE["video"])
+    pack, result = next(
+        (_RESULT_BY_WORD[word] for word in reversed(words) if word in _RESULT_BY_WORD), _RESULT_BY_WORD["video"]
+    )
     return Endpoint(path=name, generation=Generation.NEW, pack=pack, result=result)
 
 
@@ -290,7 +294,7 @@ def _is_housekeeping(name: str) -> bool:
     return any(_HOUSEKEEPING.fullmatch(segment) for segment in name.split("/"))
 
 
-_MADE: Final[Mapping[str, tuple[Pack | None, str]]] = {
+_RESULT_BY_WORD: Final[Mapping[str, tuple[Pack | None, str]]] = {
     "image": ("image", "images"),
     "video": ("video", "videos"),
     "audio": (None, "audios"),
@@ -301,7 +305,7 @@ _MADE: Final[Mapping[str, tuple[Pack | None, str]]] = {
 """What the last word of a kind says that it makes; without such a word it is most likely a video."""
 
 
-def weight(endpoint: Endpoint, body: Json) -> int:
+def slot_weight(endpoint: Endpoint, body: Json) -> int:
     """Tell how many of the account's slots a task takes: as many as it makes images, one for anything else.
 
     A series whose length Kling is to choose takes as many as it may turn out to be.
@@ -311,16 +315,16 @@ def weight(endpoint: Endpoint, body: Json) -> int:
     settings = body.get("settings") if endpoint.generation is Generation.NEW else None
     asked = settings if isinstance(settings, dict) else body
     if asked.get("result_type") == "series":
-        return _number(asked.get("series_amount"), otherwise=MAX_IMAGES)
-    return _number(asked.get("n"), otherwise=1)
+        return _image_count(asked.get("series_amount"), default=MAX_IMAGES)
+    return _image_count(asked.get("n"), default=1)
 
 
-def _number(asked: object, *, otherwise: int) -> int:
+def _image_count(value: object, *, default: int) -> int:
     try:
-        number = int(asked) if isinstance(asked, int | float | str) else otherwise
+        number = int(value) if isinstance(value, int | float | str) else default
     except (ValueError, OverflowError):
-        return otherwise
-    return number if 1 <= number <= MAX_IMAGES else otherwise
+        return default
+    return number if 1 <= number <= MAX_IMAGES else default
 
 
 def fill_images(endpoint: Endpoint, body: Json, images: Sequence[str], dialect: Dialect) -> Json:
@@ -330,25 +334,25 @@ def fill_images(endpoint: Endpoint, body: Json, images: Sequence[str], dialect: 
     """
     where = endpoint.images
     if endpoint.path == "images/multi-image2image":
-        body = _scene_in(body, dialect)
+        body = _spell_scene_key(body, dialect)
         if dialect is Dialect.GATEWAY:
-            where = Listed(name="subject_image_list")
+            where = ListImages(name="subject_image_list")
     if not images:
         return body
     match where:
-        case Fields(names=names):
+        case FieldImages(names=names):
             return _into_fields(endpoint, body, images, names)
-        case Listed(name=name, key=key):
+        case ListImages(name=name, key=key):
             return body | {name: _list(body, name) + [image if key is None else {key: image} for image in images]}
-        case Frames():
+        case FrameImages():
             return _into_contents(endpoint, body, images, where)
-        case Within():
+        case ObjectImages():
             return _into_object(endpoint, body, images, where)
     reason = "takes no images" if endpoint.path in CATALOGUE else "is not known, nor where its images go"
     raise InvalidRequest(f"{endpoint.path} {reason}.", remedy="Put what it needs into the body.")
 
 
-def _scene_in(body: Json, dialect: Dialect) -> Json:
+def _spell_scene_key(body: Json, dialect: Dialect) -> Json:
     """Spell the scene image's key as the dialect does: Kling has ``scene_image``, gateways copied a slip of the pen."""
     right, wrong = ("scence_image", "scene_image") if dialect is Dialect.GATEWAY else ("scene_image", "scence_image")
     if wrong not in body or right in body:
@@ -359,16 +363,18 @@ def _scene_in(body: Json, dialect: Dialect) -> Json:
 def _into_fields(endpoint: Endpoint, body: Json, images: Sequence[str], names: Sequence[str]) -> Json:
     free = [name for name in names if not body.get(name)]
     if len(images) > len(free):
-        raise _too_many(endpoint, f"{len(free)}, as {_listing(free)}" if free else f"none: {_listing(names)} is set")
+        raise _too_many(
+            endpoint, f"{len(free)}, as {_join_names(free)}" if free else f"none: {_join_names(names)} is set"
+        )
     return body | dict(zip(free, images, strict=False))
 
 
-def _into_contents(endpoint: Endpoint, body: Json, images: Sequence[str], where: Frames) -> Json:
+def _into_contents(endpoint: Endpoint, body: Json, images: Sequence[str], layout: FrameImages) -> Json:
     contents = _list(body, "contents")
     taken = [part.get("type") for part in contents if isinstance(part, dict)]
-    free = [part for part in where.parts if where.may_repeat or part not in taken]
-    if where.may_repeat:
-        free = [where.parts[-1]] * len(images)
+    free = [part for part in layout.parts if layout.may_repeat or part not in taken]
+    if layout.may_repeat:
+        free = [layout.parts[-1]] * len(images)
     if len(images) > len(free):
         raise _too_many(endpoint, f"{len(free)} more in `contents`")
     return body | {
@@ -376,15 +382,17 @@ def _into_contents(endpoint: Endpoint, body: Json, images: Sequence[str], where:
     }
 
 
-def _into_object(endpoint: Endpoint, body: Json, images: Sequence[str], where: Within) -> Json:
-    inner = body.get(where.name) or {}
+def _into_object(endpoint: Endpoint, body: Json, images: Sequence[str], layout: ObjectImages) -> Json:
+    inner = body.get(layout.name) or {}
     if not isinstance(inner, dict):
-        raise InvalidRequest(f"`{where.name}` is not an object.", remedy=f"{endpoint.path} wants its images inside it.")
-    if len(images) == 1 and not inner.get(where.one) and not (where.several and inner.get(where.several)):
-        return body | {where.name: inner | {where.one: images[0]}}
-    if where.several is None or inner.get(where.one):
-        raise _too_many(endpoint, f"one, as `{where.name}.{where.one}`")
-    return body | {where.name: inner | {where.several: [*_list(inner, where.several), *images]}}
+        raise InvalidRequest(
+            f"`{layout.name}` is not an object.", remedy=f"{endpoint.path} wants its images inside it."
+        )
+    if len(images) == 1 and not inner.get(layout.one) and not (layout.several and inner.get(layout.several)):
+        return body | {layout.name: inner | {layout.one: images[0]}}
+    if layout.several is None or inner.get(layout.one):
+        raise _too_many(endpoint, f"one, as `{layout.name}.{layout.one}`")
+    return body | {layout.name: inner | {layout.several: [*_list(inner, layout.several), *images]}}
 
 
 def _list(body: Json, name: str) -> list[object]:
@@ -394,9 +402,9 @@ def _list(body: Json, name: str) -> list[object]:
     return held
 
 
-def _too_many(endpoint: Endpoint, room: str) -> InvalidRequest:
-    return InvalidRequest(f"These are too many images: {endpoint.path} takes {room}.", remedy="Leave some out.")
+def _too_many(endpoint: Endpoint, capacity: str) -> InvalidRequest:
+    return InvalidRequest(f"These are too many images: {endpoint.path} takes {capacity}.", remedy="Leave some out.")
 
 
-def _listing(names: Sequence[str]) -> str:
+def _join_names(names: Sequence[str]) -> str:
     return " and ".join(f"`{name}`" for name in names)

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
 from urllib.parse import urlsplit
 
-from receiver.domain.errors import InvalidRequest, Unreadable
-from receiver.domain.model import Generation, Json, Reading, TaskState
+from receiver.domain.errors import InvalidRequest, MalformedBody
+from receiver.domain.model import Generation, Json, StatusReport, TaskState
 from receiver.kling import ballast, costs, raw_json
 
 MAX_DEPTH = 200  # well within what Python reads and writes without running out of stack
 MAX_ID = 512  # longer than any id seen, shorter than what an index may hold
 _MAX_WRAPPERS = 3
 
-_WORDS: Mapping[str, TaskState] = {
+_STATE_BY_STATUS: Mapping[str, TaskState] = {
     word: state
     for state, words in {
         TaskState.SUBMITTED: "submitted pending queued waiting",
@@ -39,68 +39,68 @@ _OUTPUT_KINDS: Mapping[str, str] = {
 _Path: TypeAlias = tuple[str | int, ...]
 
 
-def read(body: bytes, *, task_id: str | None = None) -> Reading:
+def parse_status(body: bytes, *, task_id: str | None = None) -> StatusReport:
     """Tell what a body says about a task; of a list of tasks, about the one called *task_id* or the only one.
 
     Takes callbacks and Kling's answers alike. Raises Unreadable for what is no JSON object, and for nothing else.
     """
-    document, ambiguous = _parse(body)
+    document, ambiguous = _parse_strictly(body)
     task, _ = _locate(document, task_id)
     if task is None:
-        return Reading(state=None, ambiguous=ambiguous)
+        return StatusReport(state=None, has_duplicate_keys=ambiguous)
     word = _text(task.get("task_status")) or _text(task.get("status"))
-    state = _state(word)
+    state = _parse_state(word)
     info = task.get("task_info")
     own_id = info.get("external_task_id") if isinstance(info, dict) else None
-    return Reading(
+    return StatusReport(
         state=state,
-        word=word,
+        raw_status=word,
         message=_message(task, state),
         kling_id=_id(task.get("task_id")) or _id(task.get("id")),
         external_task_id=_id(own_id) or _id(task.get("external_task_id")) or _id(task.get("external_id")),
         generation=_generation(task),
         result=_result(task),
-        cost=costs.read(task, lambda: _exactly(body, task_id)),
-        ambiguous=ambiguous,
+        cost=costs.parse_cost(task, lambda: _parse_task_exactly(body, task_id)),
+        has_duplicate_keys=ambiguous,
     )
 
 
-def _exactly(body: bytes, task_id: str | None) -> Json:
+def _parse_task_exactly(body: bytes, task_id: str | None) -> Json:
     """Read the task in a body once more, with its fractions as they are written."""
-    return _locate(json.loads(body, parse_float=costs.exact), task_id)[0] or {}
+    return _locate(json.loads(body, parse_float=costs.parse_decimal), task_id)[0] or {}
 
 
 def parse_object(body: bytes) -> Json:
     """Read a JSON object as strictly as the standard has it: UTF-8, no mark before it, finite numbers, sane depth."""
-    return _parse(body)[0]
+    return _parse_strictly(body)[0]
 
 
 def is_object(body: bytes) -> bool:
     """Tell whether a body is a JSON object, as all that Kling says is."""
     try:
         parse_object(body)
-    except Unreadable:
+    except MalformedBody:
         return False
     return True
 
 
-def bare(body: bytes, *, task_id: str | None = None) -> bytes:
+def unwrap_task(body: bytes, *, task_id: str | None = None) -> bytes:
     """Give the task object of an answer in the callback's own shape, each byte of it as Kling wrote it.
 
     A body that has no wrapper, or nothing in it, comes back as it is. Raises Unreadable as :func:`read` does.
     """
-    task, path = _locate(_parse(body)[0], task_id)
+    task, path = _locate(_parse_strictly(body)[0], task_id)
     if not task or not path:
         return body
     return raw_json.at_path(body.decode(), path).encode()
 
 
-def several(body: bytes) -> Sequence[bytes]:
+def split_tasks(body: bytes) -> Sequence[bytes]:
     """Give the tasks that an answer lists, each in the callback's own shape; none where it lists no tasks.
 
     Raises Unreadable as :func:`read` does.
     """
-    if not isinstance(_parse(body)[0].get("data"), list):
+    if not isinstance(_parse_strictly(body)[0].get("data"), list):
         return ()
     listed = raw_json.at_path(body.decode(), ("data",))
     tasks = (raw_json.at_path(listed[at:], ()) for at in raw_json.elements(listed))
@@ -108,7 +108,7 @@ def several(body: bytes) -> Sequence[bytes]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Composed:
+class CreateBody:
     """A create's body made ours: ``content`` to send, and what the client had asked for itself.
 
     ``reply_to`` is the client's own callback URL, ``external_task_id`` the id the task will carry ("" for none),
@@ -116,51 +116,53 @@ class Composed:
     """
 
     content: bytes
-    asked: Json
+    parsed: Json
     reply_to: str | None
     external_task_id: str
 
 
-def compose(body: bytes, *, generation: Generation, callback_url: str | None, external_task_id: str | None) -> Composed:
+def compose(
+    body: bytes, *, generation: Generation, callback_url: str | None, external_task_id: str | None
+) -> CreateBody:
     """Put our callback URL into a client's body in place of its own, and our id where it gave none.
 
     All other members go through as the client wrote them. Without *callback_url* none is asked for.
     """
-    light = ballast.lighten(body)
-    document = _read_light(light, body)
+    light = ballast.extract_blobs(body)
+    document = _parse_extracted(light, body)
     place = "options" if generation is Generation.NEW else None
     asked = document if place is None else _options(document)
-    reply_to = _callback_url(asked.get("callback_url"))
-    own_id = _external_task_id(asked.get("external_task_id")) or external_task_id or ""
+    reply_to = _parse_callback_url(asked.get("callback_url"))
+    own_id = _parse_external_task_id(asked.get("external_task_id")) or external_task_id or ""
     ours = {"callback_url": callback_url, "external_task_id": own_id}
-    content = light.restored(_with(light.text.decode(), place, ours).encode())
-    return Composed(content=content, asked=document, reply_to=reply_to, external_task_id=own_id)
+    content = light.restore(_replace_members(light.text.decode(), place, ours).encode())
+    return CreateBody(content=content, parsed=document, reply_to=reply_to, external_task_id=own_id)
 
 
-def _read_light(light: ballast.Lightened, body: bytes) -> Json:
+def _parse_extracted(extracted: ballast.ExtractedBlobs, body: bytes) -> Json:
     try:
-        return parse_object(light.text)
-    except Unreadable:
+        return parse_object(extracted.text)
+    except MalformedBody:
         return parse_object(body)  # whose complaint names the right place
 
 
-def _with(text: str, place: str | None, ours: Mapping[str, str | None]) -> str:
+def _replace_members(text: str, container: str | None, replacements: Mapping[str, str | None]) -> str:
     """Write *ours* into the object, or into its member *place*, and leave out what stood there by these names."""
     whole = list(raw_json.members(text))
-    if place is None:
-        kept = [member.text for member in whole if member.key not in ours]
-        return raw_json.written(kept + _members(ours))
-    held = [member.value_at for member in whole if member.key == place]
+    if container is None:
+        kept = [member.text for member in whole if member.key not in replacements]
+        return raw_json.join_members(kept + _member_texts(replacements))
+    held = [member.value_at for member in whole if member.key == container]
     inner: list[str] = []
     if held and text[held[-1]] == "{":
-        inner = [member.text for member in raw_json.members(text, held[-1]) if member.key not in ours]
-    kept = [member.text for member in whole if member.key != place]
-    if inner := inner + _members(ours):
-        kept.append(f"{json.dumps(place)}:{raw_json.written(inner)}")
-    return raw_json.written(kept)
+        inner = [member.text for member in raw_json.members(text, held[-1]) if member.key not in replacements]
+    kept = [member.text for member in whole if member.key != container]
+    if inner := inner + _member_texts(replacements):
+        kept.append(f"{json.dumps(container)}:{raw_json.join_members(inner)}")
+    return raw_json.join_members(kept)
 
 
-def _members(values: Mapping[str, str | None]) -> list[str]:
+def _member_texts(values: Mapping[str, str | None]) -> list[str]:
     return [f"{json.dumps(key)}:{json.dumps(value)}" for key, value in values.items() if value]
 
 
@@ -173,17 +175,17 @@ def _options(document: Json) -> Json:
     return options
 
 
-def _callback_url(value: object) -> str | None:
+def _parse_callback_url(value: object) -> str | None:
     if value is None or value == "":
         return None
-    if isinstance(value, str) and _leads_somewhere(value):
+    if isinstance(value, str) and _is_http_url(value):
         return value
     raise InvalidRequest(
         "`callback_url` is not an http or https URL.", remedy="Give one as a string, or leave the key out."
     )
 
 
-def _leads_somewhere(url: str) -> bool:
+def _is_http_url(url: str) -> bool:
     if not url.isprintable() or " " in url:
         return False
     try:
@@ -193,7 +195,7 @@ def _leads_somewhere(url: str) -> bool:
         return False
 
 
-def _external_task_id(value: object) -> str | None:
+def _parse_external_task_id(value: object) -> str | None:
     if value is None or value == "":
         return None
     if isinstance(value, str) and _storable(value) == value and len(value) <= MAX_ID:
@@ -207,37 +209,39 @@ def _external_task_id(value: object) -> str | None:
 # -- JSON, strictly
 
 
-class _Parse:
+class _DuplicateKeyDetector:
     """One reading of a JSON text; notices a key that stands twice in one object."""
 
-    __slots__ = ("ambiguous",)
+    __slots__ = ("has_duplicate_keys",)
 
     def __init__(self) -> None:
-        self.ambiguous = False
+        self.has_duplicate_keys = False
 
-    def object(self, pairs: list[tuple[str, Any]]) -> Json:
+    def build_object(self, pairs: list[tuple[str, Any]]) -> Json:
         made = dict(pairs)
         if len(made) != len(pairs):
-            self.ambiguous = True
+            self.has_duplicate_keys = True
         return made
 
 
-def _parse(body: bytes) -> tuple[Json, bool]:
-    noticed = _Parse()
-    decoder = json.JSONDecoder(object_pairs_hook=noticed.object, parse_constant=_refuse, parse_float=_finite)
+def _parse_strictly(body: bytes) -> tuple[Json, bool]:
+    noticed = _DuplicateKeyDetector()
+    decoder = json.JSONDecoder(
+        object_pairs_hook=noticed.build_object, parse_constant=_reject_constant, parse_float=_parse_finite
+    )
     try:
         text = body.decode()
         document = decoder.decode(text)
     except (ValueError, RecursionError) as exc:  # a ValueError also for an integer of more digits than Python reads
-        raise Unreadable(_complaint(exc)) from None
+        raise MalformedBody(_describe_error(exc)) from None
     if not isinstance(document, dict):
-        raise Unreadable("The body is JSON and no object.", remedy="Send one JSON object.")
+        raise MalformedBody("The body is JSON and no object.", remedy="Send one JSON object.")
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
-        raise Unreadable(f"The body is nested more than {MAX_DEPTH} levels deep.")
-    return document, noticed.ambiguous
+        raise MalformedBody(f"The body is nested more than {MAX_DEPTH} levels deep.")
+    return document, noticed.has_duplicate_keys
 
 
-def _complaint(exc: ValueError | RecursionError) -> str:
+def _describe_error(exc: ValueError | RecursionError) -> str:
     """Say what is wrong with a body without a word of what it says."""
     match exc:
         case UnicodeDecodeError():
@@ -250,11 +254,11 @@ def _complaint(exc: ValueError | RecursionError) -> str:
             return "The body has a number that cannot be read: not finite, or of too many digits."
 
 
-def _refuse(_constant: str) -> NoReturn:
+def _reject_constant(_constant: str) -> NoReturn:
     raise ValueError
 
 
-def _finite(digits: str) -> float:
+def _parse_finite(digits: str) -> float:
     number = float(digits)
     if number in (float("inf"), float("-inf")):
         raise ValueError
@@ -264,12 +268,12 @@ def _finite(digits: str) -> float:
 def _depth(value: object) -> int:
     depth = 0
     level: list[object] = [value]
-    while level := [inner for outer in level for inner in _inside(outer)]:
+    while level := [inner for outer in level for inner in _nested_values(outer)]:
         depth += 1
     return depth + 1
 
 
-def _inside(value: object) -> Iterator[object]:
+def _nested_values(value: object) -> Iterator[object]:
     match value:
         case dict():
             yield from (inner for inner in value.values() if isinstance(inner, dict | list))
@@ -305,13 +309,13 @@ def _pick(tasks: Sequence[Any], task_id: str | None) -> int | None:
     """Choose from a list of tasks: the one that goes by *task_id*, else the only one."""
     at = [number for number, task in enumerate(tasks) if isinstance(task, dict)]
     if task_id is not None:
-        named = [number for number in at if task_id in _names(tasks[number])]
+        named = [number for number in at if task_id in _ids_of(tasks[number])]
         if named:
             return named[0]
     return at[0] if len(at) == 1 else None
 
 
-def _names(task: Json) -> set[str | None]:
+def _ids_of(task: Json) -> set[str | None]:
     info = task.get("task_info")
     own_id = info.get("external_task_id") if isinstance(info, dict) else None
     others = (task.get(key) for key in ("task_id", "id", "external_task_id", "external_id"))
@@ -324,8 +328,10 @@ def _generation(task: Json) -> Generation:
     return Generation.NEW if "id" in task or "status" in task or "outputs" in task else Generation.LEGACY
 
 
-def _state(word: str) -> TaskState | None:
-    return _WORDS.get(word) or _WORDS.get(word.strip().lower().replace("-", "_").replace(" ", "_"))
+def _parse_state(status: str) -> TaskState | None:
+    return _STATE_BY_STATUS.get(status) or _STATE_BY_STATUS.get(
+        status.strip().lower().replace("-", "_").replace(" ", "_")
+    )
 
 
 def _message(task: Json, state: TaskState | None) -> str:

@@ -3,27 +3,27 @@
 import hashlib
 import json
 
-from receiver.kling.ballast import Lightened, lighten
+from receiver.kling.ballast import ExtractedBlobs, extract_blobs
 
-LONGEST = 1024
+MAX_STRING = 1024
 
 
-def shortened(body: bytes) -> bytes:
+def truncate_strings(body: bytes) -> bytes:
     """Replace strings longer than LONGEST characters in a JSON object by their size and the start of their digest."""
-    if len(body) <= LONGEST:
+    if len(body) <= MAX_STRING:
         return body
-    light = lighten(body)
-    return json.dumps(_short(json.loads(light.text), light), separators=(",", ":")).encode()
+    light = extract_blobs(body)
+    return json.dumps(_truncate(json.loads(light.text), light), separators=(",", ":")).encode()
 
 
-def _short(value: object, light: Lightened) -> object:
+def _truncate(value: object, extracted: ExtractedBlobs) -> object:
     match value:
         case dict():
-            return {key: _short(inner, light) for key, inner in value.items()}
+            return {key: _truncate(inner, extracted) for key, inner in value.items()}
         case list():
-            return [_short(inner, light) for inner in value]
-        case str() if len(value) > LONGEST:
-            whole = light.restored(value.encode("utf-8", "surrogatepass"))
+            return [_truncate(inner, extracted) for inner in value]
+        case str() if len(value) > MAX_STRING:
+            whole = extracted.restore(value.encode("utf-8", "surrogatepass"))
             size = len(whole) if whole.isascii() else len(whole.decode("utf-8", "surrogatepass"))
             return f"({size} characters, sha256 {hashlib.sha256(whole).hexdigest()[:16]})"
     return value

@@ -8,36 +8,36 @@ from dataclasses import dataclass
 import httpcore2
 
 IDLE_SECONDS = 4.0  # under the 5 s after which uvicorn and node hang up: a request must not meet a closing connection
-PIECE = 64 * 1024
+CHUNK_SIZE = 64 * 1024
 _MAX_UNREAD = 256 * 1024
 _CLOSING_SECONDS = 1.0
 
 
-class Wire(asyncio.Protocol, httpcore2.AsyncNetworkStream):
+class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
     """One connection's bytes, without a task or a time-out per read: the deadline around the request is enough.
 
     What is written is kept until a piece is full or an answer is wanted, so that headers and body leave together.
     """
 
-    def __init__(self, open_wires: set["Wire"]) -> None:
-        self.wrote = False
-        self.heard = False
-        self.trouble: Exception | None = None
-        self._open_wires = open_wires
+    def __init__(self, open_connections: set["Connection"]) -> None:
+        self.sent = False
+        self.received = False
+        self.error: Exception | None = None
+        self._open_connections = open_connections
         self._transport: asyncio.Transport | None = None
-        self._outbox: list[bytes] = []
-        self._inbox = bytearray()
+        self._write_buffer: list[bytes] = []
+        self._read_buffer = bytearray()
         self._ended = False
-        self._paused = False
-        self._choked = False
-        self._change: asyncio.Future[None] | None = None
+        self._read_paused = False
+        self._write_paused = False
+        self._waiter: asyncio.Future[None] | None = None
 
-    def begin(self) -> None:
+    def reset(self) -> None:
         """Forget the exchange before."""
-        self.wrote = self.heard = False
+        self.sent = self.received = False
 
     @property
-    def stands(self) -> bool:
+    def is_open(self) -> bool:
         """Whether there is a connection to close."""
         return self._transport is not None
 
@@ -54,56 +54,56 @@ class Wire(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     def data_received(self, data: bytes) -> None:
         """Keep what came until it is asked for, and ask the peer to wait when that grows large."""
-        self.heard = True
-        self._inbox += data
-        if len(self._inbox) > _MAX_UNREAD and self._transport is not None and not self._paused:
-            self._paused = True
+        self.received = True
+        self._read_buffer += data
+        if len(self._read_buffer) > _MAX_UNREAD and self._transport is not None and not self._read_paused:
+            self._read_paused = True
             self._transport.pause_reading()
-        self._tell()
+        self._notify_waiter()
 
     def eof_received(self) -> None:
         """Note that the peer says no more; the loop closes the connection by itself."""
         self._ended = True
-        self._tell()
+        self._notify_waiter()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end, and the trouble that brought it, if any."""
         self._ended = True
-        self.trouble = exc
+        self.error = exc
         self._transport = None  # what is gone must not be called again
-        self._open_wires.discard(self)
-        self._tell()
+        self._open_connections.discard(self)
+        self._notify_waiter()
 
     def pause_writing(self) -> None:
         """Note that the peer does not keep up."""
-        self._choked = True
+        self._write_paused = True
 
     def resume_writing(self) -> None:
         """Note that the peer has caught up."""
-        self._choked = False
-        self._tell()
+        self._write_paused = False
+        self._notify_waiter()
 
     # What the HTTP connection calls.
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109  # httpcore's
         """Send, or keep until there is more to send."""
-        self._outbox.append(buffer)
-        if len(self._outbox) > 1 and sum(map(len, self._outbox)) > PIECE:
+        self._write_buffer.append(buffer)
+        if len(self._write_buffer) > 1 and sum(map(len, self._write_buffer)) > CHUNK_SIZE:
             await self._flush()
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109  # httpcore's
         """Give what has come in, nothing at all once the peer has ended; *max_bytes* is the loop's to keep."""
-        if self._outbox:
+        if self._write_buffer:
             with contextlib.suppress(httpcore2.WriteError):  # the peer may have answered before it hung up
                 await self._flush()
-        while not self._inbox and not self._ended:
-            await self._wait()
-        if not self._inbox and (self.trouble is not None or not self.heard):
+        while not self._read_buffer and not self._ended:
+            await self._wait_for_change()
+        if not self._read_buffer and (self.error is not None or not self.received):
             raise httpcore2.ReadError("closed")
-        data = bytes(self._inbox)
-        self._inbox.clear()
-        if self._paused and self._transport is not None and not self._ended:
-            self._paused = False
+        data = bytes(self._read_buffer)
+        self._read_buffer.clear()
+        if self._read_paused and self._transport is not None and not self._ended:
+            self._read_paused = False
             self._transport.resume_reading()
         return data
 
@@ -113,7 +113,7 @@ class Wire(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> bool | None:
         """Tell whether an idle connection has something to say, which can only be its end."""
-        return (self._ended or bool(self._inbox) or self._is_readable()) if info == "is_readable" else None
+        return (self._ended or bool(self._read_buffer) or self._is_readable()) if info == "is_readable" else None
 
     def _is_readable(self) -> bool:
         """Ask the system itself: the loop may not have looked since the peer hung up."""
@@ -125,90 +125,92 @@ class Wire(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         return bool(poll.poll(0))
 
     async def _flush(self) -> None:
-        data, self._outbox = b"".join(self._outbox), []
+        data, self._write_buffer = b"".join(self._write_buffer), []
         if self._transport is None or self._transport.is_closing():
             raise httpcore2.WriteError("closed")
-        self.wrote = True
+        self.sent = True
         self._transport.write(data)
-        while self._choked and not self._ended:
-            await self._wait()
+        while self._write_paused and not self._ended:
+            await self._wait_for_change()
 
-    async def _wait(self) -> None:
-        self._change = asyncio.get_running_loop().create_future()
+    async def _wait_for_change(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
         try:
-            await self._change
+            await self._waiter
         finally:
-            self._change = None
+            self._waiter = None
 
-    def _tell(self) -> None:
-        if self._change is not None and not self._change.done():
-            self._change.set_result(None)
+    def _notify_waiter(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class PooledConnection:
     """A wire and the HTTP that is spoken over it."""
 
-    wire: Wire
-    connection: httpcore2.AsyncHTTP11Connection
+    connection: Connection
+    http: httpcore2.AsyncHTTP11Connection
 
 
-class Lines:
+class ConnectionPool:
     """Every open connection, and which of them are idle. Nothing here awaits, so that no cancellation can lose one."""
 
-    def __init__(self, *, most_idle: int) -> None:
-        self._most_idle = most_idle
-        self._open: set[Wire] = set()
-        self._idle: dict[str, list[Line]] = {}
-        self._sweeping: asyncio.TimerHandle | None = None
+    def __init__(self, *, max_idle: int) -> None:
+        self._max_idle = max_idle
+        self._open: set[Connection] = set()
+        self._idle: dict[str, list[PooledConnection]] = {}
+        self._sweep_timer: asyncio.TimerHandle | None = None
 
-    def wire(self) -> Wire:
+    def new_connection(self) -> Connection:
         """Make the wire of a new connection."""
-        return Wire(self._open)
+        return Connection(self._open)
 
-    def add(self, wire: Wire, origin: httpcore2.Origin) -> Line:
+    def register(self, connection: Connection, origin: httpcore2.Origin) -> PooledConnection:
         """Take in a connection that has just been made, unless it has already ended."""
-        if wire.stands:
-            self._open.add(wire)
-        return Line(wire, httpcore2.AsyncHTTP11Connection(origin, wire, keepalive_expiry=IDLE_SECONDS))
+        if connection.is_open:
+            self._open.add(connection)
+        return PooledConnection(
+            connection, httpcore2.AsyncHTTP11Connection(origin, connection, keepalive_expiry=IDLE_SECONDS)
+        )
 
-    def take(self, origin: str) -> Line | None:
+    def acquire(self, origin: str) -> PooledConnection | None:
         """Take the idle connection to *origin* that was used last, if it still stands."""
         idle = self._idle.get(origin, [])
         while idle:
             line = idle.pop()
-            if not line.connection.has_expired():
+            if not line.http.has_expired():
                 return line
-            line.wire.abort()
+            line.connection.abort()
         return None
 
-    def give_back(self, origin: str, line: Line) -> None:
+    def release(self, origin: str, pooled: PooledConnection) -> None:
         """Keep a connection whose exchange ended in order, drop any other."""
-        if not line.connection.is_idle() or sum(map(len, self._idle.values())) >= self._most_idle:
-            line.wire.abort()
+        if not pooled.http.is_idle() or sum(map(len, self._idle.values())) >= self._max_idle:
+            pooled.connection.abort()
             return
-        self._idle.setdefault(origin, []).append(line)
-        if self._sweeping is None:
-            self._sweeping = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
+        self._idle.setdefault(origin, []).append(pooled)
+        if self._sweep_timer is None:
+            self._sweep_timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_expired)
 
-    def _sweep(self) -> None:
+    def _close_expired(self) -> None:
         """Close what nobody used for a while."""
-        self._sweeping = None
+        self._sweep_timer = None
         for origin, lines in list(self._idle.items()):
             for line in lines:
-                if line.connection.has_expired():
-                    line.wire.abort()
-            self._idle[origin] = [line for line in lines if not line.connection.has_expired()]
+                if line.http.has_expired():
+                    line.connection.abort()
+            self._idle[origin] = [line for line in lines if not line.http.has_expired()]
             if not self._idle[origin]:
                 del self._idle[origin]
         if self._idle:
-            self._sweeping = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._sweep)
+            self._sweep_timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_expired)
 
     async def aclose(self) -> None:
         """Close all and wait a moment until the system has them back."""
-        if self._sweeping is not None:
-            self._sweeping.cancel()
-            self._sweeping = None
+        if self._sweep_timer is not None:
+            self._sweep_timer.cancel()
+            self._sweep_timer = None
         self._idle.clear()
         for wire in tuple(self._open):
             wire.abort()

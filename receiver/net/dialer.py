@@ -13,20 +13,20 @@ from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol, TypeAlias, TypeVar
 
-from receiver.domain.errors import NotSent
+from receiver.domain.errors import RequestNotSent
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[IPAddress]]]
-Wire = TypeVar("Wire", bound=asyncio.Protocol)
+ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 
 RESOLVE_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
 TLS_SECONDS = 10.0
-_NEXT_ADDRESS_SECONDS = 3.0  # a dead address must not use up the time of the ones behind it
+_FALLBACK_CONNECT_SECONDS = 3.0  # a dead address must not use up the time of the ones behind it
 _MAX_ADDRESSES = 6
 
 
-class Guard(Protocol):
+class AddressGuard(Protocol):
     """Says which addresses may be dialled for whoever named the host."""
 
     def check(self, host: str, addresses: Sequence[IPAddress]) -> None:
@@ -40,7 +40,7 @@ class Dialer:
     def __init__(
         self,
         *,
-        guard: Guard | None = None,
+        guard: AddressGuard | None = None,
         resolve: Resolve | None = None,
         make_tls: Callable[[], ssl.SSLContext] = ssl.create_default_context,
     ) -> None:
@@ -49,57 +49,65 @@ class Dialer:
         self._make_tls = make_tls
         self._tls: ssl.SSLContext | None = None  # made when first wanted: loading the certificates takes a while
 
-    async def dial(self, host: str, port: int, *, secure: bool, wire: Callable[[], Wire]) -> Wire:
+    async def dial(self, host: str, port: int, *, secure: bool, make_protocol: Callable[[], ProtocolT]) -> ProtocolT:
         """Connect to *host*, with TLS if *secure*, and give the connected protocol made by *wire*.
 
         Raises DialRefused when the guard says no, NotSent for everything that keeps a connection from standing.
         """
-        addresses = await self._addresses(host)
+        addresses = await self._resolve_addresses(host)
         if self._guard is not None:
             self._guard.check(host, addresses)
         sock = await _connect(host, port, addresses[:_MAX_ADDRESSES])
-        return await self._hand_over(sock, host, port, secure=secure, wire=wire)
+        return await self._attach(sock, host, port, secure=secure, make_protocol=make_protocol)
 
-    async def _addresses(self, host: str) -> Sequence[IPAddress]:
-        if literal := _literal(host):
+    async def _resolve_addresses(self, host: str) -> Sequence[IPAddress]:
+        if literal := _literal_addresses(host):
             return literal
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
                 addresses = await self._resolve(host)
         except TimeoutError as exc:
-            raise NotSent(f"The name {host} was not resolved within {RESOLVE_SECONDS:g} s: check the DNS.") from exc
+            raise RequestNotSent(
+                f"The name {host} was not resolved within {RESOLVE_SECONDS:g} s: check the DNS."
+            ) from exc
         except (OSError, UnicodeError) as exc:
             later = isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN
             what = "this machine's DNS" if later else "its spelling"
-            raise NotSent(f"The name {host} could not be resolved ({_words(exc)}): check {what}.") from exc
+            raise RequestNotSent(f"The name {host} could not be resolved ({_error_text(exc)}): check {what}.") from exc
         if not addresses:
-            raise NotSent(f"The name {host} has no address: check its spelling.")
+            raise RequestNotSent(f"The name {host} has no address: check its spelling.")
         return addresses
 
-    async def _hand_over(
-        self, sock: socket.socket, host: str, port: int, *, secure: bool, wire: Callable[[], Wire]
-    ) -> Wire:
+    async def _attach(
+        self, sock: socket.socket, host: str, port: int, *, secure: bool, make_protocol: Callable[[], ProtocolT]
+    ) -> ProtocolT:
         """Put *wire* on the connected socket, with the TLS handshake if *secure*."""
         try:
-            return await self._start(sock, host, secure=secure, wire=wire)
+            return await self._create_connection(sock, host, secure=secure, make_protocol=make_protocol)
         except ssl.SSLCertVerificationError as exc:
-            raise NotSent(f"The certificate of {host} does not hold: {exc.verify_message or _words(exc)}.") from exc
+            raise RequestNotSent(
+                f"The certificate of {host} does not hold: {exc.verify_message or _error_text(exc)}."
+            ) from exc
         except ssl.SSLError as exc:
-            raise NotSent(f"TLS with {host}:{port} failed ({_words(exc)}): is it an https port?") from exc
+            raise RequestNotSent(f"TLS with {host}:{port} failed ({_error_text(exc)}): is it an https port?") from exc
         except (OSError, ValueError) as exc:
-            raise NotSent(f"TLS with {host}:{port} failed: {_words(exc) or 'the peer closed the connection'}.") from exc
+            raise RequestNotSent(
+                f"TLS with {host}:{port} failed: {_error_text(exc) or 'the peer closed the connection'}."
+            ) from exc
 
-    async def _start(self, sock: socket.socket, host: str, *, secure: bool, wire: Callable[[], Wire]) -> Wire:
+    async def _create_connection(
+        self, sock: socket.socket, host: str, *, secure: bool, make_protocol: Callable[[], ProtocolT]
+    ) -> ProtocolT:
         loop = asyncio.get_running_loop()
         try:
             if not secure:
-                return (await loop.create_connection(wire, sock=sock))[1]
+                return (await loop.create_connection(make_protocol, sock=sock))[1]
             if self._tls is None:
                 self._tls = self._make_tls()
             name = host.rstrip(".")
             return (
                 await loop.create_connection(
-                    wire, sock=sock, ssl=self._tls, server_hostname=name, ssl_handshake_timeout=TLS_SECONDS
+                    make_protocol, sock=sock, ssl=self._tls, server_hostname=name, ssl_handshake_timeout=TLS_SECONDS
                 )
             )[1]
         except BaseException:
@@ -118,7 +126,7 @@ async def resolve_name(host: str) -> Sequence[IPAddress]:
 
     def ask() -> None:
         try:
-            found = _distinct(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
+            found = _unique_addresses(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as exc:
             tell(answer.set_exception, exc)
         else:
@@ -134,47 +142,49 @@ async def resolve_name(host: str) -> Sequence[IPAddress]:
 
 def is_literal(host: str) -> bool:
     """Whether *host* is an address as it stands, in any spelling the system takes (``0x7f.1``, ``2130706433``)."""
-    return bool(_literal(host))
+    return bool(_literal_addresses(host))
 
 
-def _literal(host: str) -> Sequence[IPAddress]:
+def _literal_addresses(host: str) -> Sequence[IPAddress]:
     """Read *host* as an address the way the system would, without asking anybody."""
     try:
-        return _distinct(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
+        return _unique_addresses(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
     except (OSError, UnicodeError, ValueError):
         return ()
 
 
-def _distinct(found: Sequence[tuple[object, ...]]) -> Sequence[IPAddress]:
+def _unique_addresses(found: Sequence[tuple[object, ...]]) -> Sequence[IPAddress]:
     return tuple(dict.fromkeys(ip_address(entry[4][0]) for entry in found))  # type: ignore[index]  # a sockaddr
 
 
 async def _connect(host: str, port: int, addresses: Sequence[IPAddress]) -> socket.socket:
     """Connect to the first of *addresses* that answers; of the troubles, the last is told."""
-    trouble = NotSent(f"{host} has no address.")
+    trouble = RequestNotSent(f"{host} has no address.")
     for number, address in enumerate(addresses, start=1):
         where = f"{host}:{port}" if is_literal(host) else f"{host}:{port} ({address})"
-        patience = CONNECT_SECONDS if number == len(addresses) else _NEXT_ADDRESS_SECONDS
+        patience = CONNECT_SECONDS if number == len(addresses) else _FALLBACK_CONNECT_SECONDS
         try:
-            return await _connect_to(address, port, within=patience)
+            return await _connect_to(address, port, time_limit=patience)
         except ConnectionRefusedError as exc:
-            trouble = NotSent(f"{where} refused the connection: is anything listening there?")
+            trouble = RequestNotSent(f"{where} refused the connection: is anything listening there?")
             trouble.__cause__ = exc
         except TimeoutError as exc:
-            trouble = NotSent(f"{where} did not take the connection in {patience:g} s: is a firewall in between?")
+            trouble = RequestNotSent(
+                f"{where} did not take the connection in {patience:g} s: is a firewall in between?"
+            )
             trouble.__cause__ = exc
         except OSError as exc:
-            trouble = NotSent(f"No connection to {where}: {_words(exc)}.")
+            trouble = RequestNotSent(f"No connection to {where}: {_error_text(exc)}.")
             trouble.__cause__ = exc
     raise trouble
 
 
-async def _connect_to(address: IPAddress, port: int, *, within: float) -> socket.socket:
+async def _connect_to(address: IPAddress, port: int, *, time_limit: float) -> socket.socket:
     family = socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        async with asyncio.timeout(within):
+        async with asyncio.timeout(time_limit):
             await asyncio.get_running_loop().sock_connect(sock, (str(address), port))
     except BaseException:
         sock.close()
@@ -182,7 +192,7 @@ async def _connect_to(address: IPAddress, port: int, *, within: float) -> socket
     return sock
 
 
-def _words(exc: BaseException) -> str:
+def _error_text(exc: BaseException) -> str:
     """Say what the system says, without its numbers and its file names."""
     match exc:
         case ssl.SSLError(reason=str(reason)) if reason:

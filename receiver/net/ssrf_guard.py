@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import TypeAlias
 
-from receiver.domain.errors import DialRefused
+from receiver.domain.errors import AddressBlocked
 from receiver.net.http_client import IPAddress
 
 Network: TypeAlias = IPv4Network | IPv6Network
 
 
-def _table(words: dict[str, str]) -> tuple[tuple[Network, str], ...]:
-    return tuple((ip_network(network), what) for network, what in words.items())
+def _table(entries: dict[str, str]) -> tuple[tuple[Network, str], ...]:
+    return tuple((ip_network(network), what) for network, what in entries.items())
 
 
 # Nobody's word is enough for these: link-local, and where clouds hand out credentials to whoever asks.
-_NEVER = _table(
+_FORBIDDEN = _table(
     {
         "169.254.169.254/32": "a cloud's metadata service",
         "168.63.129.16/32": "Azure's platform address",
@@ -73,8 +73,8 @@ _NOT_PUBLIC = _table(
 _LOCAL_NAT64 = ip_network("64:ff9b:1::/48")
 _NAT64 = (ip_network("64:ff9b::/96"), _LOCAL_NAT64, ip_network("::ffff:0:0:0/96"), ip_network("::/96"))
 # The bytes that RFC 6052 puts an IPv4 address into behind a prefix of 48, 56 and 64 bits; behind 96 they are the last.
-_SPLIT = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12))
-_NOWHERE = ip_network("0.0.0.0/8")
+_EMBEDDED_BYTES = ((6, 7, 9, 10), (7, 9, 10, 11), (9, 10, 11, 12))
+_UNSPECIFIED = ip_network("0.0.0.0/8")
 _ISATAP = (0x0000_5EFE, 0x0200_5EFE)
 _V4_BITS = 0xFFFF_FFFF
 
@@ -85,7 +85,7 @@ class OperatorGuard:
     def check(self, host: str, addresses: Sequence[IPAddress]) -> None:
         """Raise DialRefused if one of *addresses* is among those that nobody may dial."""
         for address in addresses:
-            _refuse_never(host, address)
+            _refuse_forbidden(host, address)
 
 
 class PublicGuard:
@@ -97,25 +97,27 @@ class PublicGuard:
     def check(self, host: str, addresses: Sequence[IPAddress]) -> None:
         """Raise DialRefused unless every one of *addresses* is public or allowed."""
         for address in addresses:
-            _refuse_never(host, address)
-            for face in _faces(address):
-                if (what := _found(_NOT_PUBLIC, face)) and not any(_within(face, network) for network in self._allow):
-                    raise DialRefused(
-                        f"{_named(host, address, face)} is not public but {what}.",
+            _refuse_forbidden(host, address)
+            for face in _reachable_as(address):
+                if (what := _match(_NOT_PUBLIC, face)) and not any(
+                    _is_within(face, network) for network in self._allow
+                ):
+                    raise AddressBlocked(
+                        f"{_describe(host, address, face)} is not public but {what}.",
                         remedy=f'If it is meant to be reached, put "{face}" or its network into [network] allow.',
                     )
 
 
-def _refuse_never(host: str, address: IPAddress) -> None:
-    for face in _faces(address):
-        if what := _found(_NEVER, face):
-            raise DialRefused(
-                f"{_named(host, address, face)} is {what} and never dialled.",
+def _refuse_forbidden(host: str, address: IPAddress) -> None:
+    for face in _reachable_as(address):
+        if what := _match(_FORBIDDEN, face):
+            raise AddressBlocked(
+                f"{_describe(host, address, face)} is {what} and never dialled.",
                 remedy="No setting allows it: name another host.",
             )
 
 
-def _faces(address: IPAddress) -> Iterator[IPAddress]:
+def _reachable_as(address: IPAddress) -> Iterator[IPAddress]:
     """Give every address that dialling *address* may come out at: itself, and any IPv4 address it carries.
 
     One mapped from IPv4 is nothing but that; a translation or a tunnel counts as both of its ends.
@@ -126,15 +128,15 @@ def _faces(address: IPAddress) -> Iterator[IPAddress]:
         yield mapped
     else:
         yield IPv6Address(int(address))  # without its zone
-        yield from _carried(address)
+        yield from _embedded(address)
 
 
-def _carried(address: IPv6Address) -> Iterator[IPv4Address]:
+def _embedded(address: IPv6Address) -> Iterator[IPv4Address]:
     last = int(address) & _V4_BITS
     if any(address in network for network in _NAT64) and last > 1:
         yield IPv4Address(last)
     if address in _LOCAL_NAT64:
-        yield from _split(address)
+        yield from _embedded_behind_prefix(address)
     if address.sixtofour:
         yield address.sixtofour
     if address.teredo:
@@ -143,23 +145,23 @@ def _carried(address: IPv6Address) -> Iterator[IPv4Address]:
         yield IPv4Address(last)
 
 
-def _split(address: IPv6Address) -> Iterator[IPv4Address]:
+def _embedded_behind_prefix(address: IPv6Address) -> Iterator[IPv4Address]:
     """Give what a local translator may read out of *address*: its network alone knows the length of its prefix."""
-    for places in _SPLIT:
+    for places in _EMBEDDED_BYTES:
         carried = IPv4Address(bytes(address.packed[place] for place in places))
-        if carried not in _NOWHERE:  # else these are the zeros of a longer prefix
+        if carried not in _UNSPECIFIED:  # else these are the zeros of a longer prefix
             yield carried
 
 
-def _found(table: Sequence[tuple[Network, str]], address: IPAddress) -> str:
-    return next((what for network, what in table if _within(address, network)), "")
+def _match(table: Sequence[tuple[Network, str]], address: IPAddress) -> str:
+    return next((what for network, what in table if _is_within(address, network)), "")
 
 
-def _within(address: IPAddress, network: Network) -> bool:
+def _is_within(address: IPAddress, network: Network) -> bool:
     return address.version == network.version and address in network
 
 
-def _named(host: str, address: IPAddress, face: IPAddress) -> str:
+def _describe(host: str, address: IPAddress, reached: IPAddress) -> str:
     """Say what was refused: the host as it was written, what it resolved to, and what that carries."""
-    chain = dict.fromkeys([host, str(address), str(face)])
+    chain = dict.fromkeys([host, str(address), str(reached)])
     return " → ".join(chain)

@@ -33,7 +33,7 @@ LEVELS: Mapping[str, int] = {
 
 # Nothing of ours logs a secret; this is the fence behind that rule, and the only one against what libraries say.
 # Each pattern with a word it cannot match without: looking for that first makes the fence ten times cheaper.
-_SECRETS: Sequence[tuple[str, re.Pattern[str], str]] = [
+_SECRET_PATTERNS: Sequence[tuple[str, re.Pattern[str], str]] = [
     ("/callbacks/", re.compile(r"(/callbacks/)[^\s\"'<>?#/\\\x1b]+"), r"\1***"),  # a callback's token
     ("bearer", re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE), r"\1***"),  # an API key, the admin token
     ("whsec_", re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_***"),  # a signing secret
@@ -41,7 +41,7 @@ _SECRETS: Sequence[tuple[str, re.Pattern[str], str]] = [
     ("@", re.compile(r"(://)[^\s\"'<>/@?#\\\x1b]+@"), r"\1***@"),  # a password in a URL
     ("://", re.compile(r"(://[^\s\"'<>?#\\\x1b]+\?)[^\s\"'<>\\\x1b]+"), r"\1***"),  # a URL signed by its query
 ]
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def configure(
@@ -59,20 +59,20 @@ def configure(
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(_for_people(colors="NO_COLOR" not in environ) if on_terminal else _for_machines()),
-            _fence,
+            *(_console_processors(colors="NO_COLOR" not in environ) if on_terminal else _json_processors()),
+            _redact_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=lambda *_: _Lines(stream),
+        logger_factory=lambda *_: _LineWriter(stream),
         cache_logger_on_first_use=True,
     )
-    _take_in_libraries()
+    _capture_libraries()
 
 
 def redact(text: str) -> str:
     """Cut out of *text* whatever looks like a secret."""
     words = text.lower()
-    for word, pattern, remainder in _SECRETS:
+    for word, pattern, remainder in _SECRET_PATTERNS:
         if word in words:
             text = pattern.sub(remainder, text)
     return text
@@ -87,36 +87,36 @@ def _threshold(level: str | None, environ: Mapping[str, str]) -> int:
         raise ConfigurationError([f"{named}: {word!r} is no level; use one of {', '.join(LEVELS)}"]) from None
 
 
-def _for_machines() -> list[structlog.typing.Processor]:
+def _json_processors() -> list[structlog.typing.Processor]:
     write = json.JSONEncoder(default=repr).encode  # made once: json.dumps would make one for each line
-    return [structlog.processors.format_exc_info, _head_first, lambda _logger, _method, line: write(line)]
+    return [structlog.processors.format_exc_info, _order_keys, lambda _logger, _method, line: write(line)]
 
 
-def _for_people(*, colors: bool) -> list[structlog.typing.Processor]:
+def _console_processors(*, colors: bool) -> list[structlog.typing.Processor]:
     tracebacks = structlog.dev.plain_traceback
-    return [_printable, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=tracebacks)]
+    return [_escape_values, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=tracebacks)]
 
 
-def _head_first(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _order_keys(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Put what is looked for first in front, as people read JSON lines too."""
     return {"timestamp": line.pop("timestamp"), "level": line.pop("level"), "event": line.pop("event"), **line}
 
 
-def _printable(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+def _escape_values(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Show control characters instead of obeying them: a stranger's words must not steer the terminal."""
-    return {key: _shown(value) if isinstance(value, str) else value for key, value in line.items()}
+    return {key: _escape(value) if isinstance(value, str) else value for key, value in line.items()}
 
 
-def _shown(text: str) -> str:
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+def _escape(text: str) -> str:
+    return _CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
 
 
-def _fence(_logger: object, _method: str, line: Any) -> str:  # noqa: ANN401 - whatever the renderer made
+def _redact_line(_logger: object, _method: str, line: Any) -> str:  # noqa: ANN401 - whatever the renderer made
     """Redact the finished line, so that no value, however deep, and no traceback gets around it."""
     return redact(line)
 
 
-class _Lines:
+class _LineWriter:
     """Writes lines. A full disk or a closed pipe costs the line, never the work it tells of."""
 
     def __init__(self, stream: TextIO) -> None:
@@ -132,7 +132,7 @@ class _Lines:
     debug = info = warning = error = critical = exception = msg
 
 
-class _Joined(logging.Handler):
+class _StdlibHandler(logging.Handler):
     """Sends what libraries log down the same road."""
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -141,10 +141,10 @@ class _Joined(logging.Handler):
         )
 
 
-def _take_in_libraries() -> None:
+def _capture_libraries() -> None:
     """Hear libraries from a warning on, whatever our own level: below that they print URLs, headers and paths."""
     root = logging.getLogger()
-    root.handlers = [_Joined()]
+    root.handlers = [_StdlibHandler()]
     root.setLevel(logging.WARNING)
     for name in ("uvicorn", "uvicorn.error", "uvicorn.asgi", "httpx2", "httpcore2", "asyncio"):
         library = logging.getLogger(name)

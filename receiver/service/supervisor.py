@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from receiver.domain.notifier import Bells
-from receiver.service.systemd import Notifier
+from receiver.domain.notifier import Notifiers
+from receiver.service.systemd import SystemdNotifier
 from receiver.web.resources.health import Check
 from receiver.web.server.listener import Listener
 
@@ -34,18 +34,18 @@ class _Running:
 class Supervisor:
     """Keeps all parts of the service running, or none."""
 
-    def __init__(self, *, broken: asyncio.Event, work: Mapping[str, Work], bells: Bells) -> None:
+    def __init__(self, *, broken: asyncio.Event, work: Mapping[str, Work], notifiers: Notifiers) -> None:
         self._broken = broken
         self._listeners: Mapping[str, Listener] = {}
         self._work = work
-        self._bells = bells
+        self._notifiers = notifiers
         self._running: dict[str, _Running] = {}
 
-    def listen(self, **listeners: Listener) -> None:
+    def set_listeners(self, **listeners: Listener) -> None:
         """Say which listeners the service is to have."""
         self._listeners = listeners
 
-    async def checks(self) -> Sequence[Check]:
+    async def readiness(self) -> Sequence[Check]:
         """Tell whether every part does its work."""
         store = "" if not self._broken.is_set() else "It broke; see the log, and run: kling-receiver db check"
         parts = {name: running.task.done() for name, running in self._running.items() if name in self._work}
@@ -55,7 +55,7 @@ class Supervisor:
             *(Check(name=name, ok=not ended, reason="It has ended." if ended else "") for name, ended in parts.items()),
         ]
 
-    async def run(self, notifier: Notifier) -> int:
+    async def run(self, systemd: SystemdNotifier) -> int:
         """Run until SIGTERM or SIGINT (0), or until a part fails (1)."""
         asked_to_stop = stop_signals()
         for name, work in self._work.items():
@@ -64,42 +64,42 @@ class Supervisor:
             self._start(name, listener.serve)
         ends = [asyncio.create_task(asked_to_stop.wait()), asyncio.create_task(self._broken.wait())]
         try:
-            ready = asyncio.create_task(self._tell_ready(notifier))
+            ready = asyncio.create_task(self._report_ready(systemd))
             self._running["readiness"] = _Running(stop=asyncio.Event(), task=ready)
             await asyncio.wait(
                 [*ends, *(running.task for running in self._running.values())], return_when=asyncio.FIRST_COMPLETED
             )
-            notifier.stopping()
-            failed = self._failed()
+            systemd.stopping()
+            failed = self._failed_part()
             if self._broken.is_set():
                 log.critical("store.broken", remedy="Run: kling-receiver db check")
                 return 1
             log.info("service.stopping", reason="a signal" if not failed else f"{failed} ended")
             await self._stop()
-            return 1 if failed or self._failed() else 0
+            return 1 if failed or self._failed_part() else 0
         finally:
-            await self._abandon(ends)
+            await self._cancel_all(ends)
 
-    async def _tell_ready(self, notifier: Notifier) -> None:
+    async def _report_ready(self, systemd: SystemdNotifier) -> None:
         for listener in self._listeners.values():
             await listener.started.wait()
         log.info(
             "service.ready",
             addresses={name: [str(a) for a in each.addresses] for name, each in self._listeners.items()},
         )
-        notifier.ready()
+        systemd.ready()
         while True:
-            if notifier.alive_every is None:
+            if systemd.watchdog_interval is None:
                 await asyncio.Event().wait()
             else:
-                notifier.alive()
-                await asyncio.sleep(notifier.alive_every.total_seconds())
+                systemd.watchdog()
+                await asyncio.sleep(systemd.watchdog_interval.total_seconds())
 
     def _start(self, name: str, work: Work) -> None:
         stop = asyncio.Event()
         self._running[name] = _Running(stop=stop, task=asyncio.create_task(work(stop), name=name))
 
-    def _failed(self) -> str:
+    def _failed_part(self) -> str:
         """Name a part that ended though nobody told it to, and say in the log what it died of."""
         for name, running in self._running.items():
             if running.task.done() and not running.task.cancelled() and not running.stop.is_set():
@@ -113,10 +113,10 @@ class Supervisor:
             stopping = [self._running[name] for name in names]
             for running in stopping:
                 running.stop.set()
-            self._bells.ring()
+            self._notifiers.notify_all()
             await asyncio.gather(*(running.task for running in stopping), return_exceptions=True)
 
-    async def _abandon(self, ends: "Sequence[asyncio.Task[bool]]") -> None:
+    async def _cancel_all(self, ends: "Sequence[asyncio.Task[bool]]") -> None:
         left = [*ends, *(running.task for running in self._running.values())]
         for task in left:
             task.cancel()

@@ -16,21 +16,21 @@ _FIRST_FD = 3
 _SEND_TIMEOUT = 0.2
 
 
-class Notifier:
+class SystemdNotifier:
     """Tells systemd how the service is. Never raises and never waits long: the service matters more than the news."""
 
     def __init__(self, address: str = "", *, watchdog: timedelta | None = None) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self.alive_every = None if watchdog is None else watchdog / 2
+        self.watchdog_interval = None if watchdog is None else watchdog / 2
 
-    alive_every: timedelta | None
+    watchdog_interval: timedelta | None
     """How often :meth:`alive` must be called; None when nobody watches. Half of what systemd allows."""
 
     @classmethod
-    def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> "Notifier":
+    def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> "SystemdNotifier":
         """Make the notifier that systemd asked for; without systemd, one that keeps silent."""
         address = environ.pop("NOTIFY_SOCKET", "")
-        allowed = _whole(environ.pop("WATCHDOG_USEC", ""))
+        allowed = _parse_count(environ.pop("WATCHDOG_USEC", ""))
         watched = environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         return cls(address, watchdog=timedelta(microseconds=allowed) if allowed and watched else None)
 
@@ -38,7 +38,7 @@ class Notifier:
         """Say that start-up is done and callbacks are taken."""
         self._send("READY=1")
 
-    def alive(self) -> None:
+    def watchdog(self) -> None:
         """Say that the service still turns; missing for too long, systemd starts it anew."""
         self._send("WATCHDOG=1")
 
@@ -46,9 +46,9 @@ class Notifier:
         """Say that the service has begun to stop."""
         self._send("STOPPING=1")
 
-    def status(self, sentence: str) -> None:
+    def status(self, text: str) -> None:
         """Show a sentence in ``systemctl status``."""
-        self._send("STATUS=" + " ".join(sentence.split()))
+        self._send("STATUS=" + " ".join(text.split()))
 
     def _send(self, message: str) -> None:
         if not self._address:
@@ -71,35 +71,35 @@ def listen_fds(environ: MutableMapping[str, str] = os.environ) -> Mapping[str, l
     if pid != str(os.getpid()):
         return {}
     taken: dict[str, list[socket.socket]] = {}
-    descriptors = range(_FIRST_FD, _FIRST_FD + _whole(count))
-    for descriptor, name in zip(descriptors, _names(names, len(descriptors)), strict=True):
-        taken.setdefault(name, []).append(_listening(descriptor, name))
+    descriptors = range(_FIRST_FD, _FIRST_FD + _parse_count(count))
+    for descriptor, name in zip(descriptors, _descriptor_names(names, len(descriptors)), strict=True):
+        taken.setdefault(name, []).append(_listening_socket(descriptor, name))
     return taken
 
 
-def _listening(descriptor: int, name: str) -> socket.socket:
+def _listening_socket(descriptor: int, name: str) -> socket.socket:
     try:
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - the call knows no name for it
         handed = socket.socket(fileno=descriptor)
         if handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
             return handed
     except OSError as error:
-        raise _not_listening(name) from error
-    raise _not_listening(name)
+        raise _not_listening_error(name) from error
+    raise _not_listening_error(name)
 
 
-def _not_listening(name: str) -> ConfigurationError:
+def _not_listening_error(name: str) -> ConfigurationError:
     return ConfigurationError(
         [f"the socket unit handed over {name!r}, which is no listening socket: only ListenStream= is understood"]
     )
 
 
-def _names(joined: str, count: int) -> list[str]:
+def _descriptor_names(joined: str, count: int) -> list[str]:
     """Give one name per descriptor; systemd says ``unknown`` for those without."""
     names = joined.split(":") if joined else []
     return [*names, *["unknown"] * count][:count]
 
 
-def _whole(text: str) -> int:
+def _parse_count(text: str) -> int:
     """Read a count; zero for anything that is none."""
     return int(text) if text.isascii() and text.isdigit() else 0

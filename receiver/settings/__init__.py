@@ -7,8 +7,8 @@ say what is wrong and what seems so; ``showing`` shows what holds.
 """
 
 from receiver.settings.addresses import Address
-from receiver.settings.export import Shown, schema
-from receiver.settings.loader import Loaded, find, load, shown
+from receiver.settings.export import EffectiveSetting, schema
+from receiver.settings.loader import Loaded, effective_settings, find, load
 from receiver.settings.routes import RouteSettings, ScriptSettings, WebhookSettings
 from receiver.settings.sections import (
     AdminSettings,
@@ -34,6 +34,7 @@ __all__ = [
     "ArchiveSettings",
     "CallbackSettings",
     "Dialect",
+    "EffectiveSetting",
     "GatewaySettings",
     "KlingSettings",
     "Loaded",
@@ -45,14 +46,13 @@ __all__ = [
     "RouteSettings",
     "ScriptSettings",
     "Settings",
-    "Shown",
     "Size",
     "SlotSettings",
     "StoreSettings",
     "Verify",
     "WebhookSettings",
+    "effective_settings",
     "find",
     "load",
     "schema",
-    "shown",
 ]

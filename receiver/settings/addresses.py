@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from receiver.settings.values import Unfit, quoted, read_text
+from receiver.settings.values import InvalidValue, quoted, read_text
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _PORT = re.compile(r"[0-9]{1,5}")
-_LAST_PORT = 65535
+_MAX_PORT = 65535
 
 # Where machines ask who they are and for their keys. Nothing of ours is ever sent there, whoever names it.
-_NEVER_DIALLED = tuple(
+_FORBIDDEN_NETWORKS = tuple(
     ip_network(text)
     for text in (
         "169.254.0.0/16",
@@ -29,7 +29,7 @@ _NEVER_DIALLED = tuple(
         "192.0.0.192/32",
     )
 )
-_NEVER_NAMED = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
+_FORBIDDEN_HOSTS = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +56,9 @@ def read_address(raw: object) -> Address:
     text = read_text(raw)
     host, colon, port = text.rpartition(":")
     if not colon or not host:
-        raise Unfit(f'{quoted(text)} must be an address and a port, such as "127.0.0.1:8700"')
-    if not _PORT.fullmatch(port) or int(port) > _LAST_PORT:
-        raise Unfit(f"{quoted(text)} must end in a port, 1 to 65535, or 0 for any free one")
+        raise InvalidValue(f'{quoted(text)} must be an address and a port, such as "127.0.0.1:8700"')
+    if not _PORT.fullmatch(port) or int(port) > _MAX_PORT:
+        raise InvalidValue(f"{quoted(text)} must end in a port, 1 to 65535, or 0 for any free one")
     return Address(_listening_host(host), int(port))
 
 
@@ -67,16 +67,16 @@ def _listening_host(host: str) -> str:
         try:
             return str(IPv6Address(host[1:-1]))
         except ValueError:
-            raise Unfit(f"{quoted(host)} is no IPv6 address") from None
+            raise InvalidValue(f"{quoted(host)} is no IPv6 address") from None
     if ":" in host:
-        raise Unfit(f'an IPv6 address stands in brackets: "[{host}]:PORT"')
+        raise InvalidValue(f'an IPv6 address stands in brackets: "[{host}]:PORT"')
     if re.fullmatch(r"[0-9.]+", host):
         try:
             return str(IPv4Address(host))
         except ValueError:
-            raise Unfit(f"{quoted(host)} is no IPv4 address") from None
+            raise InvalidValue(f"{quoted(host)} is no IPv4 address") from None
     if not _HOST_NAME.fullmatch(host):
-        raise Unfit(f"{quoted(host)} is no address and no host name")
+        raise InvalidValue(f"{quoted(host)} is no address and no host name")
     return host.lower()
 
 
@@ -84,9 +84,9 @@ def read_network(raw: object) -> IPv4Network | IPv6Network:
     """Read ``"10.0.0.0/8"``, where strangers' URLs may lead; one address is a network of one."""
     network = _read_network(raw)
     if network.prefixlen == 0:
-        raise Unfit("would open every address to strangers; name the networks that are meant")
-    if any(_lies_within(network, never) for never in _NEVER_DIALLED):
-        raise Unfit(f"{network} is link-local or cloud metadata, which is never dialled; leave it out")
+        raise InvalidValue("would open every address to strangers; name the networks that are meant")
+    if any(_is_subnet(network, never) for never in _FORBIDDEN_NETWORKS):
+        raise InvalidValue(f"{network} is link-local or cloud metadata, which is never dialled; leave it out")
     return network
 
 
@@ -94,7 +94,7 @@ def read_proxies(raw: object) -> IPv4Network | IPv6Network:
     """Read ``"10.0.0.0/8"``, where our own proxies are; one address is a network of one."""
     network = _read_network(raw)
     if network.prefixlen == 0:
-        raise Unfit("would believe everybody about who called; name the proxies that are yours")
+        raise InvalidValue("would believe everybody about who called; name the proxies that are yours")
     return network
 
 
@@ -105,13 +105,13 @@ def _read_network(raw: object) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(text, strict=False)
     except ValueError:
-        raise Unfit(f'{quoted(text)} is no network; write it like "10.0.0.0/8" or "fd00::/8"') from None
+        raise InvalidValue(f'{quoted(text)} is no network; write it like "10.0.0.0/8" or "fd00::/8"') from None
     if "/" in text and str(network.network_address) != str(ip_address(text.partition("/")[0])):
-        raise Unfit(f'{quoted(text)} has bits beyond its mask; did you mean "{network}"?')
+        raise InvalidValue(f'{quoted(text)} has bits beyond its mask; did you mean "{network}"?')
     return network
 
 
-def _lies_within(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
+def _is_subnet(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Network) -> bool:
     if isinstance(network, IPv4Network):
         return isinstance(other, IPv4Network) and network.subnet_of(other)
     return isinstance(other, IPv6Network) and network.subnet_of(other)
@@ -126,7 +126,7 @@ def read_kling_url(raw: object) -> str:
     """Read the address under which Kling's paths lie."""
     url = _read_base_url(raw)
     if url.endswith("/v1"):
-        raise Unfit("must not end in /v1: Kling's paths begin with it already")
+        raise InvalidValue("must not end in /v1: Kling's paths begin with it already")
     return url
 
 
@@ -134,7 +134,7 @@ def _read_base_url(raw: object) -> str:
     text = read_text(raw)
     check_url(text)
     if "?" in text:
-        raise Unfit("must not have a query (?...)")
+        raise InvalidValue("must not have a query (?...)")
     return text.rstrip("/")
 
 
@@ -142,17 +142,17 @@ def check_url(text: str) -> None:
     """Refuse what is no plain http(s) URL, and hosts that are never dialled. Never quotes the URL."""
     parts = _split(text)
     if parts.scheme not in ("http", "https"):
-        raise Unfit('must begin with "https://" or "http://"')
+        raise InvalidValue('must begin with "https://" or "http://"')
     if not text.isprintable() or " " in text:
-        raise Unfit("must not hold blanks or control characters")
+        raise InvalidValue("must not hold blanks or control characters")
     if "@" in parts.netloc:
-        raise Unfit("must not hold a user and a password; put them into a header by reference")
+        raise InvalidValue("must not hold a user and a password; put them into a header by reference")
     if "#" in text:
-        raise Unfit("must not have a fragment (#...)")
+        raise InvalidValue("must not have a fragment (#...)")
     if not parts.hostname:
-        raise Unfit('names no host; write it like "https://app.example.com/path"')
-    if _is_never_dialled(parts.hostname):
-        raise Unfit("leads to a link-local or cloud-metadata address, which is never dialled")
+        raise InvalidValue('names no host; write it like "https://app.example.com/path"')
+    if _is_forbidden(parts.hostname):
+        raise InvalidValue("leads to a link-local or cloud-metadata address, which is never dialled")
 
 
 def _split(text: str) -> SplitResult:
@@ -160,30 +160,30 @@ def _split(text: str) -> SplitResult:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise Unfit("is no URL: its host or port cannot be read") from None
+        raise InvalidValue("is no URL: its host or port cannot be read") from None
     if port == 0:
-        raise Unfit("is no URL one can call: port 0")
+        raise InvalidValue("is no URL one can call: port 0")
     return parts
 
 
-def _is_never_dialled(host: str) -> bool:
-    if host.lower().rstrip(".") in _NEVER_NAMED:
+def _is_forbidden(host: str) -> bool:
+    if host.lower().rstrip(".") in _FORBIDDEN_HOSTS:
         return True
-    address = _as_address(host)
+    address = _parse_ip(host)
     if isinstance(address, IPv6Address) and address.ipv4_mapped:
         address = address.ipv4_mapped
     if address is None:
         return False
-    return address.is_multicast or any(address in network for network in _NEVER_DIALLED)
+    return address.is_multicast or any(address in network for network in _FORBIDDEN_NETWORKS)
 
 
 def is_loopback(host: str) -> bool:
     """Whether *host*, as it is written, is this machine alone."""
-    address = _as_address(host)
+    address = _parse_ip(host)
     return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
 
 
-def _as_address(host: str) -> IPv4Address | IPv6Address | None:
+def _parse_ip(host: str) -> IPv4Address | IPv6Address | None:
     try:
         return ip_address(host.partition("%")[0])
     except ValueError:

@@ -4,7 +4,7 @@ import re
 import warnings
 from collections.abc import Iterator
 
-from receiver.settings.values import Unfit, did_you_mean, read_text
+from receiver.settings.values import InvalidValue, did_you_mean, read_text
 
 _DOUBLE_QUOTED_OPERAND = re.compile(r"""[=!<>]=?\s*"[^"]*"|"[^"]*"\s*[=!<>]=""")
 
@@ -23,23 +23,25 @@ def read_condition(raw: object) -> str | None:
             warnings.simplefilter("error", PendingDeprecationWarning)
             tree = jmespath.compile(text).parsed
     except PendingDeprecationWarning:
-        raise Unfit("holds text between backticks, where JSON stands; text stands in 'single quotes'") from None
+        raise InvalidValue("holds text between backticks, where JSON stands; text stands in 'single quotes'") from None
     except RecursionError:
-        raise Unfit("is nested too deeply to be read") from None
+        raise InvalidValue("is nested too deeply to be read") from None
     except (JMESPathError, ValueError, LookupError, TypeError, AttributeError) as exc:
-        raise Unfit(f"is no JMESPath expression: {_what_is_wrong(exc)}") from None
-    for name in _functions(tree):
+        raise InvalidValue(f"is no JMESPath expression: {_describe_error(exc)}") from None
+    for name in _called_functions(tree):
         if name not in Functions.FUNCTION_TABLE:
-            raise Unfit(f'calls "{name}", which JMESPath does not have; {did_you_mean(name, Functions.FUNCTION_TABLE)}')
+            raise InvalidValue(
+                f'calls "{name}", which JMESPath does not have; {did_you_mean(name, Functions.FUNCTION_TABLE)}'
+            )
     return text
 
 
-def compares_with_a_key(text: str) -> bool:
+def compares_with_quoted_key(text: str) -> bool:
     """Whether something is compared with a word in double quotes: to JMESPath that is a key, and hardly ever meant."""
     return _DOUBLE_QUOTED_OPERAND.search(text) is not None
 
 
-def _functions(tree: object) -> Iterator[str]:
+def _called_functions(tree: object) -> Iterator[str]:
     waiting = [tree]
     while waiting:
         node = waiting.pop()
@@ -49,7 +51,7 @@ def _functions(tree: object) -> Iterator[str]:
             waiting.extend(node.get("children", ()))
 
 
-def _what_is_wrong(exc: Exception) -> str:
+def _describe_error(exc: Exception) -> str:
     line = next(iter(str(exc).splitlines()), "").rstrip(": ")
     said = re.sub(r"^(Bad|Invalid) jmespath expression: ", "", line).lower()
     return "equality is written ==" if "unknown token '='" in said else said or "it cannot be read"

@@ -8,13 +8,13 @@ from pydantic_core import ErrorDetails
 
 from receiver.settings.introspection import field_at, section_at, section_of
 from receiver.settings.toml_document import Document, Location, dotted
-from receiver.settings.values import Unfit, Unfits, closest
+from receiver.settings.values import InvalidValue, InvalidValues, closest
 
 _DEFAULTS = "the defaults"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sources:
+class ValueSources:
     """Who said what: the file by its lines, the environment by its variables."""
 
     file: Document
@@ -27,7 +27,7 @@ class Sources:
         line = self.file.lines.get(location)
         return f"{self.file.label}:{line}" if line else "default"
 
-    def order(self, location: Location) -> int:
+    def sort_key(self, location: Location) -> int:
         """Tell the line to sort a fault at *location* by: the file's first, then the environment's."""
         return 1 << 30 if self._variable(location) else self._line(location)
 
@@ -53,28 +53,28 @@ class Sources:
         return 0
 
 
-def explain_all(exc: ValidationError, model: type[BaseModel], sources: Sources) -> Sequence[str]:
+def describe_errors(exc: ValidationError, model: type[BaseModel], sources: ValueSources) -> Sequence[str]:
     """Turn every error that *model* found into a sentence, in the order of the file."""
     faults = []
     for error in exc.errors(include_url=False, include_input=False):
-        for at, text in _parts(error, model):
+        for at, text in _error_parts(error, model):
             location = (*error["loc"], *at)
-            faults.append((sources.order(location), sources.prefix(location) + text))
+            faults.append((sources.sort_key(location), sources.prefix(location) + text))
     return [text for _, text in sorted(faults, key=lambda fault: fault[0])]
 
 
-def _parts(error: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[Location, str]]:
+def _error_parts(error: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[Location, str]]:
     """Give a sentence for each part of a value that an error is about, and where in the value it stands."""
     match error.get("ctx", {}).get("error"):
-        case Unfits(parts=parts):
+        case InvalidValues(parts=parts):
             yield from ((part.at, str(part)) for part in parts)
-        case Unfit(at=at):
-            yield at, _explain(error, model)
+        case InvalidValue(at=at):
+            yield at, _describe_error(error, model)
         case _:
-            yield (), _explain(error, model)
+            yield (), _describe_error(error, model)
 
 
-def _explain(error: ErrorDetails, model: type[BaseModel]) -> str:
+def _describe_error(error: ErrorDetails, model: type[BaseModel]) -> str:
     location = error["loc"]
     match error["type"]:
         case "extra_forbidden":
@@ -106,10 +106,10 @@ def _unknown_key(location: Location, model: type[BaseModel]) -> str:
     return "unknown key; there are " + ", ".join(f'"{each}"' for each in here.model_fields)
 
 
-def _sections_with(key: str, model: type[BaseModel], around: Location) -> str:
+def _sections_with(key: str, model: type[BaseModel], parent: Location) -> str:
     """Name the sections right below *model*, which stands at *around*, that have such a key."""
     names = [
-        f"[{dotted((*(step for step in around if isinstance(step, str)), name))}]"
+        f"[{dotted((*(step for step in parent if isinstance(step, str)), name))}]"
         for name, field in model.model_fields.items()
         if (section := section_of(field)) and key in section.model_fields
     ]

@@ -15,13 +15,13 @@ from receiver.settings.sections import Settings
 from receiver.settings.toml_document import Location, dotted
 from receiver.settings.values import Size, write_duration
 
-HIDDEN = "***"
+MASK = "***"
 
 # Their values are written by people who think of a key or a password, reference or not.
-_HIDDEN_TABLES = ("headers", "env")
+_SECRET_TABLES = ("headers", "env")
 
 
-class Shown(NamedTuple):
+class EffectiveSetting(NamedTuple):
     """One key that holds, its value as the file would write it, and who said so."""
 
     key: str
@@ -29,11 +29,11 @@ class Shown(NamedTuple):
     origin: str
 
 
-def show(settings: Settings, origins: Mapping[str, str]) -> list[Shown]:
+def list_settings(settings: Settings, origins: Mapping[str, str]) -> list[EffectiveSetting]:
     """List every key with its value, secrets hidden, and its origin."""
     return [
-        Shown(dotted(location), _seen(location, value), origins.get(dotted(location), "default"))
-        for location, value in leaves(settings)
+        EffectiveSetting(dotted(location), _masked(location, value), origins.get(dotted(location), "default"))
+        for location, value in walk_values(settings)
     ]
 
 
@@ -43,16 +43,16 @@ def schema() -> Json:
     return {"$schema": GenerateJsonSchema.schema_dialect, **described, "title": "config.toml of kling-receiver"}
 
 
-def leaves(section: BaseModel, above: Location = ()) -> Iterator[tuple[Location, object]]:
+def walk_values(section: BaseModel, parent: Location = ()) -> Iterator[tuple[Location, object]]:
     """Walk over every key that has a value of its own, in the file's order."""
     for name, field in type(section).model_fields.items():
-        here = (*above, name)
+        here = (*parent, name)
         match getattr(section, name):
             case BaseModel() as below:
-                yield from leaves(below, here)
+                yield from walk_values(below, here)
             case (BaseModel(), *_) as several:
                 for number, each in enumerate(several):
-                    yield from leaves(each, (*here, number))
+                    yield from walk_values(each, (*here, number))
             case Mapping() as table:
                 yield from (((*here, key), value) for key, value in table.items())
             case None if as_section(field.annotation):
@@ -61,15 +61,15 @@ def leaves(section: BaseModel, above: Location = ()) -> Iterator[tuple[Location,
                 yield here, value
 
 
-def written(value: object) -> object:
+def to_toml_value(value: object) -> object:
     """Write a value as the file would, in JSON's types, secrets hidden."""
     match value:
         case None | Secret():
-            return HIDDEN if value else ""
+            return MASK if value else ""
         case timedelta():
             return write_duration(value)
         case tuple():
-            return [written(each) for each in value]
+            return [to_toml_value(each) for each in value]
         case frozenset():
             return sorted(value)
         case int() if not isinstance(value, Size):
@@ -78,16 +78,16 @@ def written(value: object) -> object:
             return str(value)
 
 
-def _seen(location: Location, value: object) -> object:
+def _masked(location: Location, value: object) -> object:
     match location:
-        case (*_, table, _) if table in _HIDDEN_TABLES:
-            return HIDDEN
+        case (*_, table, _) if table in _SECRET_TABLES:
+            return MASK
         case (*_, "webhook", "url"):
             # The path of a webhook's URL is often its password.
             parts = urlsplit(str(value))
-            return f"{parts.scheme}://{parts.netloc}/{HIDDEN}" if parts.path.strip("/") or parts.query else value
+            return f"{parts.scheme}://{parts.netloc}/{MASK}" if parts.path.strip("/") or parts.query else value
         case _:
-            return written(value)
+            return to_toml_value(value)
 
 
 class _Schema(GenerateJsonSchema):
@@ -103,4 +103,4 @@ class _Schema(GenerateJsonSchema):
         return described
 
     def encode_default(self, dft: Any) -> Any:  # noqa: ANN401 -- the signature is the library's
-        return written(dft)
+        return to_toml_value(dft)

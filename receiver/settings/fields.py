@@ -12,8 +12,8 @@ from pydantic_core import CoreSchema, core_schema
 
 from receiver.domain.model import Secret
 from receiver.settings import secrets, values
-from receiver.settings.paths import look
-from receiver.settings.values import Size, Unfit, Unfits
+from receiver.settings.paths import probe
+from receiver.settings.values import InvalidValue, InvalidValues, Size
 
 
 class Section(BaseModel):
@@ -25,97 +25,101 @@ class Section(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
-class Read:
+class ParsedField:
     """Stands beside a type: *by* reads the value wholly, *schema* describes what the file may hold."""
 
-    by: Callable[[object], object]
+    parse: Callable[[object], object]
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_plain_validator_function(self.by)
+        return core_schema.no_info_plain_validator_function(self.parse)
 
     def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return dict(self.schema)
 
 
 @dataclass(frozen=True, slots=True)
-class Resolve:
+class ReferenceField:
     """As :class:`Read`, for values that may refer to the environment or to files."""
 
-    by: Callable[[object, Any], object]
+    parse: Callable[[object, Any], object]
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(self.by)
+        return core_schema.with_info_plain_validator_function(self.parse)
 
     def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return dict(self.schema)
 
 
 @dataclass(frozen=True, slots=True)
-class Named:
+class TableField:
     """Stands beside a table whose names are free, and names every fault in it at once.
 
     *judge* is given a name and those above it, and says what is wrong with it, or nothing; *by* reads a value.
     """
 
-    judge: Callable[[str, Sequence[str]], str]
-    by: Callable[[object, Any], object]
+    name_error: Callable[[str, Sequence[str]], str]
+    parse: Callable[[object, Any], object]
 
     def __get_pydantic_core_schema__(self, _source: object, _handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.with_info_plain_validator_function(self._read)
+        return core_schema.with_info_plain_validator_function(self._parse_table)
 
     def __get_pydantic_json_schema__(self, _core: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"type": "object", "additionalProperties": {"type": "string"}}
 
-    def _read(self, raw: object, info: ValidationInfo) -> Mapping[str, object]:
+    def _parse_table(self, raw: object, info: ValidationInfo) -> Mapping[str, object]:
         if not isinstance(raw, Mapping):
-            raise Unfit("must be a table, such as { key = ... }")
+            raise InvalidValue("must be a table, such as { key = ... }")
         read: dict[str, object] = {}
         faults = []
         above: list[str] = []
         for name, value in raw.items():
-            if fault := self.judge(name, above):
-                faults.append(Unfit(fault, at=(name,)))
+            if fault := self.name_error(name, above):
+                faults.append(InvalidValue(fault, at=(name,)))
             try:
-                read[name] = self.by(value, info)
+                read[name] = self.parse(value, info)
             except ValueError as exc:
-                faults.append(Unfit(str(exc), at=(name,)))
+                faults.append(InvalidValue(str(exc), at=(name,)))
             above.append(name)
         if faults:
-            raise Unfits(faults)
+            raise InvalidValues(faults)
         return read
 
 
-def lasting(*, least: timedelta = timedelta(milliseconds=1), most: timedelta = values.LONGEST) -> Read:
+def duration_field(
+    *, least: timedelta = timedelta(milliseconds=1), most: timedelta = values.MAX_DURATION
+) -> ParsedField:
     """Read a duration within bounds."""
-    return Read(partial(values.read_duration, least=least, most=most), {"type": "string", "examples": ["30s", "24h"]})
+    return ParsedField(
+        partial(values.read_duration, least=least, most=most), {"type": "string", "examples": ["30s", "24h"]}
+    )
 
 
-def lasting_if_any() -> Read:
+def optional_duration_field() -> ParsedField:
     """Read a duration, or none from an empty string or from zero."""
-    return Read(values.read_duration_if_any, {"type": "string", "examples": ["30s", "24h", ""]})
+    return ParsedField(values.read_optional_duration, {"type": "string", "examples": ["30s", "24h", ""]})
 
 
-def counted(least: int, most: int) -> Read:
+def int_field(least: int, most: int) -> ParsedField:
     """Read a whole number within bounds."""
-    read = partial(values.read_count, least=least, most=most)
-    return Read(read, {"type": "integer", "minimum": least, "maximum": most})
+    read = partial(values.read_int, least=least, most=most)
+    return ParsedField(read, {"type": "integer", "minimum": least, "maximum": most})
 
 
-def sized(least: Size, most: Size) -> Read:
+def size_field(least: Size, most: Size) -> ParsedField:
     """Read a number of bytes within bounds."""
-    return Read(partial(values.read_size, least=least, most=most), {"type": ["string", "integer"]})
+    return ParsedField(partial(values.read_size, least=least, most=most), {"type": ["string", "integer"]})
 
 
-def chosen(*choices: str) -> Read:
+def choice_field(*choices: str) -> ParsedField:
     """Read one of a few words."""
-    read = partial(values.read_choice, words={str(each): each for each in choices})
-    return Read(read, {"type": "string", "enum": [str(each) for each in choices]})
+    read = partial(values.read_choice, choices={str(each): each for each in choices})
+    return ParsedField(read, {"type": "string", "enum": [str(each) for each in choices]})
 
 
-List = BeforeValidator(values.listed)
-SigningSecret = Annotated[Secret, Resolve(secrets.read_signing_secret)]
+OneOrMany = BeforeValidator(values.as_list)
+SigningSecret = Annotated[Secret, ReferenceField(secrets.read_signing_secret)]
 
 
 def read_folder(raw: object, info: ValidationInfo) -> Path | None:
@@ -124,8 +128,8 @@ def read_folder(raw: object, info: ValidationInfo) -> Path | None:
         return raw
     if raw is None or raw == "":
         return None
-    path = secrets.resolve_path(values.read_text(raw), secrets.surroundings(info))
-    place = look(path)
-    if place.is_there and not place.is_folder:
-        raise Unfit(f"{path} is a file; name a folder")
+    path = secrets.resolve_path(values.read_text(raw), secrets.load_context(info))
+    place = probe(path)
+    if place.exists and not place.is_folder:
+        raise InvalidValue(f"{path} is a file; name a folder")
     return path

@@ -10,15 +10,15 @@ from pydantic import ValidationError
 
 from receiver.domain.errors import ConfigurationError
 from receiver.settings import toml_document
-from receiver.settings.diagnostics import Sources, explain_all
-from receiver.settings.environment import override
-from receiver.settings.export import Shown, leaves, show
-from receiver.settings.paths import look
-from receiver.settings.secrets import Surroundings
+from receiver.settings.diagnostics import ValueSources, describe_errors
+from receiver.settings.environment import apply_environment
+from receiver.settings.export import EffectiveSetting, list_settings, walk_values
+from receiver.settings.paths import probe
+from receiver.settings.secrets import LoadContext
 from receiver.settings.sections import Settings
 from receiver.settings.toml_document import Document, dotted
 from receiver.settings.values import printable
-from receiver.settings.warnings import doubts
+from receiver.settings.warnings import find_warnings
 
 CONFIG_VARIABLE = "KLING_RECEIVER_CONFIG"
 FILE_NAME = "config.toml"
@@ -54,9 +54,9 @@ def find(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path |
     usual = [cwd / FILE_NAME, SYSTEM_FILE]
     if home.startswith("/"):
         usual.insert(1, Path(home) / "kling-receiver" / FILE_NAME)
-    seen = {each: look(each) for each in usual}
+    seen = {each: probe(each) for each in usual}
     there = (path for path, place in seen.items() if place.is_file)
-    hidden = (path for path, place in seen.items() if place.hidden)
+    hidden = (path for path, place in seen.items() if place.problem)
     return next(there, None) or next(hidden, None)
 
 
@@ -66,38 +66,38 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     cwd = Path.cwd()
     found = find(path, environ, cwd)
     file = toml_document.read(found, label=_label(found, cwd)) if found else Document()
-    said = override(file.values, environ, Settings)
-    values = _completed(said.values)
-    sources = Sources(file=file, variables=said.variables)
-    around = Surroundings(environ=environ, folder=found.parent if found else cwd)
+    said = apply_environment(file.values, environ, Settings)
+    values = _with_defaults(said.values)
+    sources = ValueSources(file=file, variables=said.variables)
+    around = LoadContext(environ=environ, folder=found.parent if found else cwd)
     try:
         settings = Settings.model_validate(values, context=around)
     except ValidationError as exc:
-        raise _refusal([*explain_all(exc, Settings, sources), *said.faults]) from None
-    if said.faults:
-        raise _refusal(said.faults)
+        raise _configuration_error([*describe_errors(exc, Settings, sources), *said.errors]) from None
+    if said.errors:
+        raise _configuration_error(said.errors)
     return Loaded(
         settings=settings,
         path=found,
-        origins={dotted(location): sources.origin(location) for location, _ in leaves(settings)},
-        warnings=tuple(sources.prefix(at) + text for at, text in doubts(settings, values, environ)),
+        origins={dotted(location): sources.origin(location) for location, _ in walk_values(settings)},
+        warnings=tuple(sources.prefix(at) + text for at, text in find_warnings(settings, values, environ)),
     )
 
 
-def shown(loaded: Loaded) -> list[Shown]:
+def effective_settings(loaded: Loaded) -> list[EffectiveSetting]:
     """List every key with its value, secrets hidden, and who said so."""
-    return show(loaded.settings, loaded.origins)
+    return list_settings(loaded.settings, loaded.origins)
 
 
-def _refusal(faults: Sequence[str]) -> ConfigurationError:
-    return ConfigurationError([printable(fault) for fault in faults])
+def _configuration_error(errors: Sequence[str]) -> ConfigurationError:
+    return ConfigurationError([printable(fault) for fault in errors])
 
 
 def _label(path: Path, cwd: Path) -> str:
     return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
 
 
-def _completed(values: Mapping[str, Any]) -> dict[str, Any]:
+def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
     """Name every section, so that defaults too start from the file's folder, and Kling's usual key where none is."""
     whole = {name: {} for name in Settings.model_fields if name != "routes"} | dict(values)
     kling = whole["kling"]

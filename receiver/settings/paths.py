@@ -6,24 +6,24 @@ from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class PathInfo:
     """What was found at a path; ``hidden`` is a sentence where nobody could look, and what to do about that."""
 
-    is_there: bool = False
+    exists: bool = False
     is_file: bool = False
     is_folder: bool = False
-    hidden: str = ""
+    problem: str = ""
 
 
-def look(path: Path) -> Place:
+def probe(path: Path) -> PathInfo:
     """See what stands at *path*, for the sake of a sentence about it. Raises nothing, whatever is in the way."""
     try:
         mode = path.stat().st_mode
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no path can be written so
-        return Place()
+        return PathInfo()
     except PermissionError as exc:
         remedy = "run this as the service's user, and let it enter the folders above"
-        return Place(hidden=f"{path} cannot be looked at: {exc.strerror}; {remedy}")
+        return PathInfo(problem=f"{path} cannot be looked at: {exc.strerror}; {remedy}")
     except OSError as exc:
-        return Place(hidden=f"{path} cannot be looked at: {exc.strerror}; name another path")
-    return Place(is_there=True, is_file=stat.S_ISREG(mode), is_folder=stat.S_ISDIR(mode))
+        return PathInfo(problem=f"{path} cannot be looked at: {exc.strerror}; name another path")
+    return PathInfo(exists=True, is_file=stat.S_ISREG(mode), is_folder=stat.S_ISDIR(mode))

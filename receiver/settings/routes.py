@@ -13,32 +13,32 @@ from receiver.settings import secrets, values
 from receiver.settings.addresses import check_url
 from receiver.settings.conditions import read_condition
 from receiver.settings.fields import (
-    List,
-    Named,
-    Read,
-    Resolve,
+    OneOrMany,
+    ParsedField,
+    ReferenceField,
     Section,
     SigningSecret,
-    chosen,
-    counted,
-    lasting,
+    TableField,
+    choice_field,
+    duration_field,
+    int_field,
     read_folder,
-    sized,
+    size_field,
 )
-from receiver.settings.values import Rate, Size, Unfit
+from receiver.settings.values import InvalidValue, Rate, Size
 
-ON_WORDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "batch", "alert", "*")
+EVENT_KINDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "batch", "alert", "*")
 
 _TEXT_OR_TEXTS = {"type": ["string", "array"], "items": {"type": "string"}}
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-_OUR_HEADERS = re.compile(
+_RESERVED_HEADERS = re.compile(
     r"webhook-.*|kling-receiver-.*|content-type|content-length|transfer-encoding|connection|host|user-agent"
     r"|accept-encoding|te|trailer|upgrade|expect",
     re.IGNORECASE,
 )
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_OUR_VARIABLES = frozenset(
+_RESERVED_VARIABLES = frozenset(
     f"KLING_{name}"
     for name in (
         "EVENT_ID",
@@ -56,8 +56,8 @@ _OUR_VARIABLES = frozenset(
 
 def _read_on(raw: object) -> str:
     text = values.read_text(raw)
-    if text not in ON_WORDS:
-        raise Unfit(f"{values.quoted(text)} is no word for events; {values.did_you_mean(text, ON_WORDS)}")
+    if text not in EVENT_KINDS:
+        raise InvalidValue(f"{values.quoted(text)} is no word for events; {values.did_you_mean(text, EVENT_KINDS)}")
     return text
 
 
@@ -65,35 +65,35 @@ def _read_glob(raw: object) -> str:
     text = values.read_text(raw)
     bare = text.removeprefix("/").removeprefix("v1/")
     if not text.isprintable() or " " in text or not bare:
-        raise Unfit('must be an endpoint or a glob, such as "images/*"')
+        raise InvalidValue('must be an endpoint or a glob, such as "images/*"')
     if bare != text:
-        raise Unfit(f"endpoints are written without /v1/; write {values.quoted(bare)}")
+        raise InvalidValue(f"endpoints are written without /v1/; write {values.quoted(bare)}")
     if "/" not in text and not set(text) & set("*?["):
-        raise Unfit(f'{values.quoted(text)} matches no endpoint; write "{text[:40]}/*" for all of a kind')
+        raise InvalidValue(f'{values.quoted(text)} matches no endpoint; write "{text[:40]}/*" for all of a kind')
     return text
 
 
 def _read_url(raw: object, info: ValidationInfo) -> str:
     # A chat's webhook URL is a secret as a whole, so it may be kept elsewhere.
-    text = secrets.resolve(values.read_text(raw), secrets.surroundings(info))
+    text = secrets.resolve(values.read_text(raw), secrets.load_context(info))
     check_url(text)
     return text
 
 
-def _fault_of_header(name: str, above: Sequence[str]) -> str:
+def _header_error(name: str, previous: Sequence[str]) -> str:
     if not _HEADER_NAME.fullmatch(name):
         return f"{values.quoted(name)} is no header's name"
-    if _OUR_HEADERS.fullmatch(name):
+    if _RESERVED_HEADERS.fullmatch(name):
         return f"{name.lower()} is set by the receiver itself; leave it out"
-    if name.lower() in (each.lower() for each in above):
+    if name.lower() in (each.lower() for each in previous):
         return f"{name.lower()} stands here twice; headers do not know capitals"
     return ""
 
 
-def _fault_of_variable(name: str, _above: Sequence[str]) -> str:
+def _variable_error(name: str, _previous: Sequence[str]) -> str:
     if not _VARIABLE.fullmatch(name):
         return f"{values.quoted(name)} is no variable's name"
-    if name in _OUR_VARIABLES:
+    if name in _RESERVED_VARIABLES:
         return f"{name} is set by the receiver itself; leave it out"
     return ""
 
@@ -101,60 +101,60 @@ def _fault_of_variable(name: str, _above: Sequence[str]) -> str:
 def _read_argument(raw: object) -> str:
     text = values.read_text(raw)
     if "\0" in text:
-        raise Unfit("holds a NUL, which no argument can carry")
+        raise InvalidValue("holds a NUL, which no argument can carry")
     return text
 
 
 def _read_name(raw: object, info: ValidationInfo) -> str:
     text = values.read_text(raw)
     if not _NAME.fullmatch(text):
-        raise Unfit(f"{values.quoted(text)} is no route's name; use a-z, 0-9, _ and - (64 at most)")
-    taken = secrets.surroundings(info).names
+        raise InvalidValue(f"{values.quoted(text)} is no route's name; use a-z, 0-9, _ and - (64 at most)")
+    taken = secrets.load_context(info).route_names
     if text in taken:
-        raise Unfit(f"{values.quoted(text)} is taken by a route above; each needs a name of its own")
+        raise InvalidValue(f"{values.quoted(text)} is taken by a route above; each needs a name of its own")
     taken.add(text)
     return text
 
 
-def _filled(values: tuple[Any, ...] | frozenset[str]) -> tuple[Any, ...] | frozenset[str]:
-    if not values:
-        raise Unfit("must not be empty; leave the key out for the default")
-    return values
+def _not_empty(entries: tuple[Any, ...] | frozenset[str]) -> tuple[Any, ...] | frozenset[str]:
+    if not entries:
+        raise InvalidValue("must not be empty; leave the key out for the default")
+    return entries
 
 
-Filled = AfterValidator(_filled)
+NotEmpty = AfterValidator(_not_empty)
 
 
-def _command(raw: object) -> object:
+def _read_command(raw: object) -> object:
     if isinstance(raw, str):
-        raise Unfit('is a list, for there is no shell: command = ["/usr/local/bin/publish", "--fast"]')
-    return values.listed(raw)
+        raise InvalidValue('is a list, for there is no shell: command = ["/usr/local/bin/publish", "--fast"]')
+    return values.as_list(raw)
 
 
 class WebhookSettings(Section):
     """A destination that is sent a signed POST."""
 
-    url: Annotated[str, Resolve(_read_url)] = Field(
+    url: Annotated[str, ReferenceField(_read_url)] = Field(
         repr=False, description="Where to; may be a reference, for it may be a secret."
     )
-    secret: Annotated[tuple[SigningSecret, ...], List, WithJsonSchema(_TEXT_OR_TEXTS)] = Field(
+    secret: Annotated[tuple[SigningSecret, ...], OneOrMany, WithJsonSchema(_TEXT_OR_TEXTS)] = Field(
         default=(), description="Signs each request; during a rotation a list, newest first. Left out: unsigned."
     )
-    headers: Annotated[Mapping[str, Secret | str], Named(_fault_of_header, secrets.read_header_value)] = Field(
+    headers: Annotated[Mapping[str, Secret | str], TableField(_header_error, secrets.read_header_value)] = Field(
         default_factory=dict, repr=False, description="Further headers; values may be references."
     )
-    timeout: Annotated[timedelta, lasting(most=timedelta(minutes=15))] = Field(
+    timeout: Annotated[timedelta, duration_field(most=timedelta(minutes=15))] = Field(
         default=timedelta(seconds=15), description="The longest one attempt may take, all in all."
     )
-    payload: Annotated[Literal["event", "kling"], chosen("event", "kling")] = Field(
+    payload: Annotated[Literal["event", "kling"], choice_field("event", "kling")] = Field(
         default="event", description="event: the receiver's JSON object; kling: Kling's body as it came."
     )
 
     @field_validator("secret", mode="before")
     @classmethod
-    def _signs(cls, raw: object) -> object:
+    def _secret_is_not_empty(cls, raw: object) -> object:
         if raw in ("", []):
-            raise Unfit("is empty; leave the key out to send unsigned")
+            raise InvalidValue("is empty; leave the key out to send unsigned")
         return raw
 
 
@@ -162,61 +162,65 @@ class ScriptSettings(Section):
     """A destination that is a program, run once per attempt with the event on its standard input."""
 
     command: Annotated[
-        tuple[Annotated[str, Read(_read_argument)], ...], BeforeValidator(_command), AfterValidator(_filled)
+        tuple[Annotated[str, ParsedField(_read_argument)], ...],
+        BeforeValidator(_read_command),
+        AfterValidator(_not_empty),
     ] = Field(description="The program and its arguments, exactly so; no shell. With a slash: relative to this file.")
-    timeout: Annotated[timedelta, lasting(most=timedelta(hours=24))] = Field(
+    timeout: Annotated[timedelta, duration_field(most=timedelta(hours=24))] = Field(
         default=timedelta(minutes=5), description="Then the program and all it started are ended."
     )
-    cwd: Annotated[Path | None, Resolve(read_folder)] = Field(
+    cwd: Annotated[Path | None, ReferenceField(read_folder)] = Field(
         default=None, description="The folder it runs in, relative to this file."
     )
-    env: Annotated[Mapping[str, Secret | str], Named(_fault_of_variable, secrets.read_variable_value)] = Field(
+    env: Annotated[Mapping[str, Secret | str], TableField(_variable_error, secrets.read_variable_value)] = Field(
         default_factory=dict,
         repr=False,
         description="Variables beside PATH, LANG, HOME and KLING_*; values may be references.",
     )
-    output_limit: Annotated[Size, sized(Size(0), Size(16 << 20))] = Field(
+    output_limit: Annotated[Size, size_field(Size(0), Size(16 << 20))] = Field(
         default=Size(64 << 10), description="How much of the end of its output is kept with the attempt."
     )
 
     @field_validator("command")
     @classmethod
-    def _finds_the_program(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    def _resolve_program(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         program = value[0]
         if not program:
-            raise Unfit("names no program; the first entry is its path", at=(0,))
+            raise InvalidValue("names no program; the first entry is its path", at=(0,))
         if "/" in program or program.startswith("~"):
-            program = str(secrets.resolve_path(program, secrets.surroundings(info)))
+            program = str(secrets.resolve_path(program, secrets.load_context(info)))
         return (program, *value[1:])
 
 
 class RouteSettings(Section):
     """A rule: such events go there."""
 
-    name: Annotated[str, Resolve(_read_name)] = Field(description="What the route is called, in lists and logs.")
-    on: Annotated[frozenset[Annotated[str, Read(_read_on, {"enum": ON_WORDS})]], List, Filled] = Field(
+    name: Annotated[str, ReferenceField(_read_name)] = Field(description="What the route is called, in lists and logs.")
+    on: Annotated[frozenset[Annotated[str, ParsedField(_read_on, {"enum": EVENT_KINDS})]], OneOrMany, NotEmpty] = Field(
         default=frozenset({"succeed"}), description="Which events: task states, alert, or * for all."
     )
-    endpoints: Annotated[tuple[Annotated[str, Read(_read_glob)], ...], List] = Field(
+    endpoints: Annotated[tuple[Annotated[str, ParsedField(_read_glob)], ...], OneOrMany] = Field(
         default=(), description="Which endpoints, as globs. Empty: all."
     )
-    where: Annotated[str | None, Read(read_condition)] = Field(
+    where: Annotated[str | None, ParsedField(read_condition)] = Field(
         default=None, description="A JMESPath expression over the event's data that must be true. Empty: always."
     )
     webhook: WebhookSettings | None = Field(default=None, description="Send there by HTTP; or have a script.")
     script: ScriptSettings | None = Field(default=None, description="Run a program; or have a webhook.")
-    unverified: Annotated[bool, Read(values.read_flag, {"type": "boolean"})] = Field(
+    unverified: Annotated[bool, ParsedField(values.read_bool, {"type": "boolean"})] = Field(
         default=False, description="Also events that should be confirmed and that nobody can confirm."
     )
-    concurrency: Annotated[int, counted(1, 1000)] = Field(default=8, description="Attempts at once.")
-    rate: Annotated[Rate | None, Read(values.read_rate)] = Field(
+    concurrency: Annotated[int, int_field(1, 1000)] = Field(default=8, description="Attempts at once.")
+    rate: Annotated[Rate | None, ParsedField(values.read_rate)] = Field(
         default=None, description="Attempts in a time, such as 10/s. Empty: no limit."
     )
-    retry: Annotated[tuple[Annotated[timedelta, lasting(most=timedelta(days=30))], ...], List, Filled] = Field(
-        default=tuple(timedelta(seconds=each) for each in (5, 30, 120, 600, 1800, 3600)),
-        description="Waits after failed attempts, give or take a fifth; the last repeats until give_up_after.",
+    retry: Annotated[tuple[Annotated[timedelta, duration_field(most=timedelta(days=30))], ...], OneOrMany, NotEmpty] = (
+        Field(
+            default=tuple(timedelta(seconds=each) for each in (5, 30, 120, 600, 1800, 3600)),
+            description="Waits after failed attempts, give or take a fifth; the last repeats until give_up_after.",
+        )
     )
-    give_up_after: Annotated[timedelta, lasting()] = Field(
+    give_up_after: Annotated[timedelta, duration_field()] = Field(
         default=timedelta(hours=96), description="The age at which a delivery that keeps failing is dead."
     )
 
@@ -226,7 +230,7 @@ class RouteSettings(Section):
         if "webhook" not in info.data:
             return value
         if value and info.data["webhook"]:
-            raise Unfit("stands beside webhook; a route has one of them, so make two routes")
+            raise InvalidValue("stands beside webhook; a route has one of them, so make two routes")
         if not value and not info.data["webhook"]:
-            raise Unfit('is missing, and so is webhook; say where to: webhook = { url = "https://..." }', at=())
+            raise InvalidValue('is missing, and so is webhook; say where to: webhook = { url = "https://..." }', at=())
         return value

@@ -9,8 +9,8 @@ from pydantic import Field, ValidationInfo, field_validator
 from receiver.domain.model import Secret
 from receiver.settings import secrets
 from receiver.settings.addresses import read_optional_url
-from receiver.settings.fields import Read, Resolve, Section
-from receiver.settings.values import Unfit, read_text
+from receiver.settings.fields import ParsedField, ReferenceField, Section
+from receiver.settings.values import InvalidValue, read_text
 
 _SCHEME = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
@@ -19,41 +19,43 @@ _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _EXAMPLE = 'write it like "s3://bucket/prefix"'
 
 
-def _read_place(raw: object) -> str:
+def _read_bucket_url(raw: object) -> str:
     if raw == "":
         return ""
     text = read_text(raw).rstrip("/")
     if not text.startswith(_SCHEME):
-        raise Unfit(f'must begin with "s3://"; {_EXAMPLE}, and what speaks S3 elsewhere goes into endpoint')
+        raise InvalidValue(f'must begin with "s3://"; {_EXAMPLE}, and what speaks S3 elsewhere goes into endpoint')
     bucket, *prefix = text.removeprefix(_SCHEME).split("/")
     if not _BUCKET.fullmatch(bucket):
-        raise Unfit("names no bucket: 3 to 63 small letters, digits, dots and hyphens; " + _EXAMPLE)
+        raise InvalidValue("names no bucket: 3 to 63 small letters, digits, dots and hyphens; " + _EXAMPLE)
     if any(not _SEGMENT.fullmatch(segment) or segment.strip(".") == "" for segment in prefix):
-        raise Unfit("has a prefix with more than letters, digits and !_.*'()- between single slashes; " + _EXAMPLE)
+        raise InvalidValue(
+            "has a prefix with more than letters, digits and !_.*'()- between single slashes; " + _EXAMPLE
+        )
     return text
 
 
 def _read_region(raw: object) -> str:
     text = read_text(raw)
     if not _REGION.fullmatch(text):
-        raise Unfit('must be the name of a region, like "eu-central-1"; some stores want "auto"')
+        raise InvalidValue('must be the name of a region, like "eu-central-1"; some stores want "auto"')
     return text
 
 
 class StorageSettings(Section):
     """Where results are copied to, beyond this machine."""
 
-    url: Annotated[str, Read(_read_place)] = Field(
+    url: Annotated[str, ParsedField(_read_bucket_url)] = Field(
         default="", description="The bucket, and what keys begin with: s3://bucket/prefix. Empty: nothing is copied."
     )
-    endpoint: Annotated[str, Read(read_optional_url)] = Field(
+    endpoint: Annotated[str, ParsedField(read_optional_url)] = Field(
         default="", description="Where the store answers, if it is not Amazon's."
     )
-    region: Annotated[str, Read(_read_region)] = Field(default="us-east-1", description="The bucket's region.")
-    access_key: Annotated[Secret | None, Resolve(secrets.read_optional_secret)] = Field(
+    region: Annotated[str, ParsedField(_read_region)] = Field(default="us-east-1", description="The bucket's region.")
+    access_key: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
         default=None, description="Who we are there."
     )
-    secret_key: Annotated[Secret | None, Resolve(secrets.read_optional_secret)] = Field(
+    secret_key: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
         default=None, description="The other half of access_key; signs and is never sent."
     )
 
@@ -69,9 +71,9 @@ class StorageSettings(Section):
 
     @field_validator("url")
     @classmethod
-    def _has_a_client(cls, value: str) -> str:
+    def _extra_is_installed(cls, value: str) -> str:
         if value and find_spec("aiobotocore") is None:
-            raise Unfit(
+            raise InvalidValue(
                 "needs the extra `storage`, which is not installed; in a checkout: make storage, "
                 "else: pip install 'kling-receiver[storage]'"
             )
@@ -82,7 +84,7 @@ class StorageSettings(Section):
     def _has_both_halves(cls, value: Secret | None, info: ValidationInfo) -> Secret | None:
         url = info.data.get("url")
         if url and not value:
-            raise Unfit(f"is missing; {url} is written to under access_key and secret_key")
+            raise InvalidValue(f"is missing; {url} is written to under access_key and secret_key")
         if value and url == "":
-            raise Unfit(f"is there without url; {_EXAMPLE}, or leave it out")
+            raise InvalidValue(f"is there without url; {_EXAMPLE}, or leave it out")
         return value

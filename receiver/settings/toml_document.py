@@ -26,7 +26,7 @@ _HINTS = {
     "Illegal character": "text stands on one line between quotes",
 }
 _BLANKS = re.compile(r"[ \t]*")
-_BETWEEN = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
+_SPACE_AND_COMMENTS = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
 _KEY_PART = re.compile(r"""[A-Za-z0-9_-]+|"(?:[^"\\]|\\.)*"|'[^']*'""")
 _STRING = re.compile(
     r'''"""(?:[^\\]|\\.)*?"""(?:"{0,2})|\'\'\'.*?\'\'\'(?:'{0,2})|"(?:[^"\\]|\\.)*"|'[^']*\'''', re.DOTALL
@@ -73,7 +73,7 @@ def parse(text: str, *, label: str) -> Document:
         values = tomllib.loads(text)
         lines = _Scanner(text).scan()
     except tomllib.TOMLDecodeError as exc:
-        raise ConfigurationError([_explain(exc, text, label)]) from None
+        raise ConfigurationError([_describe_error(exc, text, label)]) from None
     except RecursionError:
         raise ConfigurationError([f"{label}: is nested too deeply to be read; nothing here needs that"]) from None
     except ValueError:
@@ -82,7 +82,7 @@ def parse(text: str, *, label: str) -> Document:
     return Document(label=label, values=values, lines=lines)
 
 
-def _explain(exc: tomllib.TOMLDecodeError, text: str, label: str) -> str:
+def _describe_error(exc: tomllib.TOMLDecodeError, text: str, label: str) -> str:
     said = str(exc)
     position = _POSITION.search(said)
     what = _POSITION.sub("", said)
@@ -97,27 +97,27 @@ class _Scanner:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        self._at = 0
-        self._breaks = [match.start() for match in re.finditer("\n", text)]
+        self._position = 0
+        self._line_breaks = [match.start() for match in re.finditer("\n", text)]
         self._tables: dict[Location, int] = {}
         self._lines: dict[Location, int] = {}
 
     def scan(self) -> Mapping[Location, int]:
         """Walk over the whole file."""
         table: Location = ()
-        self._skip(_BETWEEN)
-        while self._at < len(self._text):
-            if self._text.startswith("[", self._at):
+        self._skip(_SPACE_AND_COMMENTS)
+        while self._position < len(self._text):
+            if self._text.startswith("[", self._position):
                 table = self._header()
             else:
                 self._pair(table)
-            self._skip(_BETWEEN)
+            self._skip(_SPACE_AND_COMMENTS)
         return self._lines
 
     def _header(self) -> Location:
         line = self._line()
-        repeats = self._text.startswith("[[", self._at)
-        self._at += 2 if repeats else 1
+        repeats = self._text.startswith("[[", self._position)
+        self._position += 2 if repeats else 1
         table: Location = ()
         keys = self._keys()
         for depth, key in enumerate(keys, start=1):
@@ -128,7 +128,7 @@ class _Scanner:
             if table in self._tables:
                 table = (*table, self._tables[table])
                 self._lines.setdefault(table, line)
-        self._at += 2 if repeats else 1
+        self._position += 2 if repeats else 1
         return table
 
     def _pair(self, table: Location) -> None:
@@ -136,7 +136,7 @@ class _Scanner:
         for key in self._keys():
             table = (*table, key)
             self._lines.setdefault(table, line)
-        self._at += 1  # the equals sign
+        self._position += 1  # the equals sign
         self._skip(_BLANKS)
         self._value(table)
 
@@ -147,12 +147,12 @@ class _Scanner:
             key = self._skip(_KEY_PART)
             keys.append(tomllib.loads(f"key = {key}")["key"] if key[:1] in ('"', "'") else key)
             self._skip(_BLANKS)
-            if not self._text.startswith(".", self._at):
+            if not self._text.startswith(".", self._position):
                 return keys
-            self._at += 1
+            self._position += 1
 
     def _value(self, location: Location) -> None:
-        opening = self._text[self._at : self._at + 1]
+        opening = self._text[self._position : self._position + 1]
         if opening in ('"', "'"):
             self._skip(_STRING)
         elif opening == "[":
@@ -163,9 +163,9 @@ class _Scanner:
             self._skip(_BARE_VALUE)
 
     def _list(self, location: Location) -> None:
-        self._at += 1
+        self._position += 1
         number = 0
-        self._skip(_BETWEEN)
+        self._skip(_SPACE_AND_COMMENTS)
         while not self._closes("]"):
             self._lines[(*location, number)] = self._line()
             self._value((*location, number))
@@ -173,33 +173,33 @@ class _Scanner:
             number += 1
 
     def _inline_table(self, location: Location) -> None:
-        self._at += 1
-        self._skip(_BETWEEN)
+        self._position += 1
+        self._skip(_SPACE_AND_COMMENTS)
         while not self._closes("}"):
             self._pair(location)
             self._separator()
 
     def _separator(self) -> None:
-        self._skip(_BETWEEN)
-        if self._text.startswith(",", self._at):
-            self._at += 1
-            self._skip(_BETWEEN)
+        self._skip(_SPACE_AND_COMMENTS)
+        if self._text.startswith(",", self._position):
+            self._position += 1
+            self._skip(_SPACE_AND_COMMENTS)
 
     def _closes(self, bracket: str) -> bool:
-        if self._at >= len(self._text):
+        if self._position >= len(self._text):
             return True
-        found = self._text.startswith(bracket, self._at)
-        self._at += found
+        found = self._text.startswith(bracket, self._position)
+        self._position += found
         return found
 
     def _skip(self, pattern: re.Pattern[str]) -> str:
-        match = pattern.match(self._text, self._at)
+        match = pattern.match(self._text, self._position)
         if not match:
             # Never on valid TOML. Were it a newer kind of it, lines would be lost, and not the reader in a circle.
-            self._at = len(self._text)
+            self._position = len(self._text)
             return ""
-        self._at = match.end()
+        self._position = match.end()
         return match[0]
 
     def _line(self) -> int:
-        return bisect(self._breaks, self._at - 1) + 1
+        return bisect(self._line_breaks, self._position - 1) + 1

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
-Word = TypeVar("Word")
+Choice = TypeVar("Choice")
 
-LONGEST = timedelta(days=3650)
+MAX_DURATION = timedelta(days=3650)
 
 _UNITS = {
     "d": timedelta(days=1),
@@ -25,14 +25,14 @@ _DURATION = re.compile(r"(?:[0-9]{1,15}(?:ms|s|m|h|d))+")
 _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _SIZES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)")
-_SIZE_NEARLY = re.compile(r"([0-9]{1,15}) ?([kmg])i?b?", re.IGNORECASE)
+_MALFORMED_SIZE = re.compile(r"([0-9]{1,15}) ?([kmg])i?b?", re.IGNORECASE)
 _RATE = re.compile(r"([0-9]{1,6})/((?:[0-9]{1,6})?(?:ms|s|m|h|d))")
-_DAYS_ARE_PLAIN_FROM = timedelta(days=7)
-_PLAUSIBLE_SECONDS = 10**9
-_LINE = 60
+_MIN_WRITTEN_IN_DAYS = timedelta(days=7)
+_MAX_SUGGESTED_SECONDS = 10**9
+_MAX_QUOTED = 60
 
 
-class Unfit(ValueError):
+class InvalidValue(ValueError):
     """A value that does not fit. ``at`` leads on from the value to the part that is meant, if it is only a part."""
 
     def __init__(self, message: str, *, at: tuple[str | int, ...] = ()) -> None:
@@ -40,10 +40,10 @@ class Unfit(ValueError):
         self.at = at
 
 
-class Unfits(ValueError):
+class InvalidValues(ValueError):
     """Several parts of one value that do not fit, each with its ``at``, so that all of them are named at once."""
 
-    def __init__(self, parts: Sequence[Unfit]) -> None:
+    def __init__(self, parts: Sequence[InvalidValue]) -> None:
         super().__init__("; ".join(str(part) for part in parts))
         self.parts = tuple(parts)
 
@@ -91,61 +91,63 @@ def did_you_mean(word: str, words: Iterable[str]) -> str:
 def read_text(raw: object) -> str:
     """Read any text."""
     if not isinstance(raw, str):
-        raise Unfit(f"must be text in quotes, not {kind_of(raw)}")
+        raise InvalidValue(f"must be text in quotes, not {type_name(raw)}")
     return raw
 
 
-def read_flag(raw: object) -> bool:
+def read_bool(raw: object) -> bool:
     """Read true or false."""
     if not isinstance(raw, bool):
-        raise Unfit(f"must be true or false, without quotes, not {kind_of(raw)}")
+        raise InvalidValue(f"must be true or false, without quotes, not {type_name(raw)}")
     return raw
 
 
-def read_count(raw: object, *, least: int, most: int) -> int:
+def read_int(raw: object, *, least: int, most: int) -> int:
     """Read a whole number within bounds."""
     if not isinstance(raw, int) or isinstance(raw, bool):
-        raise Unfit(f"must be a whole number without quotes, not {kind_of(raw)}")
+        raise InvalidValue(f"must be a whole number without quotes, not {type_name(raw)}")
     if not least <= raw <= most:
-        raise Unfit(f"must be {least} to {most}")
+        raise InvalidValue(f"must be {least} to {most}")
     return raw
 
 
-def read_duration(raw: object, *, least: timedelta = _UNITS["ms"], most: timedelta = LONGEST) -> timedelta:
+def read_duration(raw: object, *, least: timedelta = _UNITS["ms"], most: timedelta = MAX_DURATION) -> timedelta:
     """Read ``"250ms" "5s" "10m" "24h" "30d"``, or several together, ``"1h30m"``."""
     if isinstance(raw, timedelta):
         length = raw
     elif isinstance(raw, int) and not isinstance(raw, bool):
-        raise Unfit("has no unit; write it like " + (f'"{raw}s"' if 0 <= raw <= _PLAUSIBLE_SECONDS else '"30s"'))
+        raise InvalidValue(
+            "has no unit; write it like " + (f'"{raw}s"' if 0 <= raw <= _MAX_SUGGESTED_SECONDS else '"30s"')
+        )
     elif not isinstance(raw, str):
-        raise Unfit(f'must be a duration in quotes, such as "30s", not {kind_of(raw)}')
+        raise InvalidValue(f'must be a duration in quotes, such as "30s", not {type_name(raw)}')
     elif not _DURATION.fullmatch(raw):
-        raise Unfit(f'{quoted(raw)} is no duration; write it like "250ms", "5s", "10m", "24h" or "30d"')
+        raise InvalidValue(f'{quoted(raw)} is no duration; write it like "250ms", "5s", "10m", "24h" or "30d"')
     else:
-        length = _add_up(raw, most)
+        length = _sum_parts(raw, most)
     if not least <= length <= most:
-        raise Unfit(f'must be "{write_duration(least)}" to "{write_duration(most)}"')
+        raise InvalidValue(f'must be "{write_duration(least)}" to "{write_duration(most)}"')
     return length
 
 
-def read_duration_if_any(raw: object) -> timedelta | None:
+def read_optional_duration(raw: object) -> timedelta | None:
     """Read a duration as :func:`read_duration` does; ``""`` and zero are none at all."""
     if raw is None or (isinstance(raw, str) and re.fullmatch(r"(?:0+(?:ms|[smhd])?)?", raw)):
         return None
     return read_duration(raw)
 
 
-def _add_up(text: str, most: timedelta) -> timedelta:
+def _sum_parts(text: str, most: timedelta) -> timedelta:
     try:
         return sum((int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text)), timedelta())
     except OverflowError:
-        raise Unfit(f'must be "{write_duration(most)}" at most') from None
+        raise InvalidValue(f'must be "{write_duration(most)}" at most') from None
 
 
 def write_duration(length: timedelta) -> str:
     """Write a duration as the file would: ``30s``; days only from a week on, so ``48h`` stays ``48h``."""
     for unit, weight in _UNITS.items():
-        if unit == "d" and length < _DAYS_ARE_PLAIN_FROM:
+        if unit == "d" and length < _MIN_WRITTEN_IN_DAYS:
             continue
         if length and length % weight == timedelta():
             return f"{length // weight}{unit}"
@@ -157,15 +159,15 @@ def read_size(raw: object, *, least: int, most: int) -> Size:
     if isinstance(raw, int) and not isinstance(raw, bool):
         size = Size(raw)
     elif not isinstance(raw, str):
-        raise Unfit(f'must be a size in quotes, such as "1MiB", not {kind_of(raw)}')
+        raise InvalidValue(f'must be a size in quotes, such as "1MiB", not {type_name(raw)}')
     elif match := _SIZE.fullmatch(raw):
         size = Size(int(match[1]) * _SIZES[match[2]])
-    elif match := _SIZE_NEARLY.fullmatch(raw):
-        raise Unfit(f'{quoted(raw)} is no size; write "{match[1]}{match[2].upper()}iB"')
+    elif match := _MALFORMED_SIZE.fullmatch(raw):
+        raise InvalidValue(f'{quoted(raw)} is no size; write "{match[1]}{match[2].upper()}iB"')
     else:
-        raise Unfit(f'{quoted(raw)} is no size; write it like "512B", "64KiB" or "1MiB"')
+        raise InvalidValue(f'{quoted(raw)} is no size; write it like "512B", "64KiB" or "1MiB"')
     if not least <= size <= most:
-        raise Unfit(f'must be "{Size(least)}" to "{Size(most)}"')
+        raise InvalidValue(f'must be "{Size(least)}" to "{Size(most)}"')
     return size
 
 
@@ -177,32 +179,32 @@ def read_rate(raw: object) -> Rate | None:
         return None
     match = _RATE.fullmatch(raw) if isinstance(raw, str) else None
     if not match:
-        raise Unfit('must be a rate such as "10/s", "100/m" or "5/10s"; empty for no limit')
+        raise InvalidValue('must be a rate such as "10/s", "100/m" or "5/10s"; empty for no limit')
     span = match[2] if match[2][0].isdigit() else f"1{match[2]}"
-    count = read_count(int(match[1]), least=1, most=100_000)
+    count = read_int(int(match[1]), least=1, most=100_000)
     return Rate(count, read_duration(span, most=_UNITS["d"]))
 
 
-def read_choice(raw: object, *, words: Mapping[str, Word]) -> Word:
+def read_choice(raw: object, *, choices: Mapping[str, Choice]) -> Choice:
     """Read one of a few words, and give what it stands for."""
     text = read_text(raw)
-    if text not in words:
-        raise Unfit(f"{quoted(text)} is not known; {did_you_mean(text, words)}")
-    return words[text]
+    if text not in choices:
+        raise InvalidValue(f"{quoted(text)} is not known; {did_you_mean(text, choices)}")
+    return choices[text]
 
 
-def listed(raw: object) -> object:
+def as_list(raw: object) -> object:
     """Let one text stand for a list of one."""
     if isinstance(raw, str):
         return [raw]
     if not isinstance(raw, list | tuple | set | frozenset):
-        raise Unfit(f'must be a list, such as ["..."], not {kind_of(raw)}')
+        raise InvalidValue(f'must be a list, such as ["..."], not {type_name(raw)}')
     return list(raw)
 
 
 def quoted(text: str) -> str:
     """Quote a value in a sentence, cut to its length."""
-    return f'"{printable(text[:_LINE])}..."' if len(text) > _LINE else f'"{printable(text)}"'
+    return f'"{printable(text[:_MAX_QUOTED])}..."' if len(text) > _MAX_QUOTED else f'"{printable(text)}"'
 
 
 def printable(text: str) -> str:
@@ -210,7 +212,7 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
-def kind_of(raw: object) -> str:
+def type_name(raw: object) -> str:
     """Name what stands where something else is wanted."""
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", dict: "a table", list: "a list"}
     return names.get(type(raw), "a date or a time" if hasattr(raw, "isoformat") else "nothing")

@@ -14,7 +14,7 @@ def free_bytes(folder: Path) -> int:
     return disk.f_bavail * disk.f_frsize
 
 
-class Room:
+class DiskSpace:
     """The room for a store in *folder*: below *reserve* bytes nothing new is taken."""
 
     def __init__(self, folder: Path, *, reserve: int = RESERVE, free: Callable[[Path], int] = free_bytes) -> None:
@@ -26,7 +26,7 @@ class Room:
         """Tell how many bytes are left."""
         return self._free(self.folder)
 
-    def suffices(self) -> bool:
+    def has_space(self) -> bool:
         """Tell whether there is enough left to take something new."""
         return self.free() >= self.reserve
 

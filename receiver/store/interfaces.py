@@ -18,7 +18,7 @@ from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
 from receiver.domain.model import (
-    Archiving,
+    ArchiveState,
     Asset,
     Attempt,
     Cost,
@@ -32,8 +32,8 @@ from receiver.domain.model import (
     TaskState,
     Verdict,
 )
-from receiver.domain.replays import Action
-from receiver.events.factory import Announcement
+from receiver.domain.replays import AuditEntry
+from receiver.events.factory import RoutedEvent
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,19 +68,19 @@ class Change:
     push: Push | None = None
     events: Sequence[Event] = ()
     deliveries: Sequence[Delivery] = ()
-    settles: Mapping[str, PushOutcome] = field(default_factory=dict)
+    resolved: Mapping[str, PushOutcome] = field(default_factory=dict)
     intent: bytes | None = None
     cost: Cost | None = None
-    keep: int | None = None
-    action: Action | None = None
+    keep_redundant: int | None = None
+    action: AuditEntry | None = None
 
 
-Judge = Callable[[Task, Sequence[Push]], Change]
+Decide = Callable[[Task, Sequence[Push]], Change]
 """Decides, inside the transaction, what follows for a task. Gets its pushes still ``pending`` where asked for.
 Pure: it may be called again with a newer row if the transaction has to be repeated."""
 
 
-class Intake(Protocol):
+class TaskStore(Protocol):
     """Tasks, and the one door through which anything happens to them."""
 
     async def add(
@@ -94,7 +94,7 @@ class Intake(Protocol):
         """
         ...
 
-    async def apply(self, ref: TaskRef, judge: Judge, *, with_pending: bool = False) -> Change | None:
+    async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
         """Let *judge* see the task as it is and write what it decides, in one transaction.
 
         None when there is no such task. Calls for one task are judged one after the other, each seeing what
@@ -102,7 +102,7 @@ class Intake(Protocol):
         """
         ...
 
-    async def knows(self, token_hash: bytes, *, now: datetime) -> bool:
+    async def has_live_token(self, token_hash: bytes, *, now: datetime) -> bool:
         """Tell whether a task has this token and has not expired, without waiting for whoever writes."""
         ...
 
@@ -126,8 +126,8 @@ class Intake(Protocol):
         """
         ...
 
-    async def hasten_tasks(
-        self, states: Sequence[TaskState], *, now: datetime, before: datetime, apart: timedelta
+    async def make_due(
+        self, states: Sequence[TaskState], *, now: datetime, before: datetime, min_gap: timedelta
     ) -> int:
         """At start, when no other process can be at work: make tasks that fall due *before* then due *now*, or *apart*
         from when they were last asked about, as those that were claimed; give the count."""
@@ -137,27 +137,27 @@ class Intake(Protocol):
         """Tell when the next task in *states* falls due, of those that do so *after* a moment."""
         ...
 
-    async def line(self, *, now: datetime, kept: Sequence[str] = ()) -> Sequence[Task]:
+    async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
         """Give for each pack the due queued task that goes next, the highest priority first; nothing is claimed.
         Of a pack's highest priority it is one of *kept*, task ids; else the longest due of the share that takes the
         fewest of its slots, and among such of that served the longest ago."""
         ...
 
-    async def share_out(self, tag: str) -> None:
+    async def assign_fair_shares(self, tag: str) -> None:
         """Make the value of *tag* the share of each task that waits or runs; without a value it is ""."""
         ...
 
-    async def occupancy(self, *, bound: bool = False) -> Mapping[str, int]:
+    async def slots_in_use(self, *, confirmed_only: bool = False) -> Mapping[str, int]:
         """Count the slots that running tasks take, by pack; where *bound*, of those alone that are known to be made."""
         ...
 
-    async def record(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
+    async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
         """Store events that belong to no task, such as alerts, with their deliveries; also where room is short."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Claimed:
+class ClaimedDelivery:
     """A delivery under our claim, with all its sender needs. ``reply_to`` is the task's own callback URL."""
 
     delivery: Delivery
@@ -166,7 +166,7 @@ class Claimed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Backlog:
+class RouteBacklog:
     """What waits in one route."""
 
     route: str
@@ -174,7 +174,7 @@ class Backlog:
     oldest: datetime
 
 
-class Queue(Protocol):
+class DeliveryQueue(Protocol):
     """Deliveries that want to go out. A claim makes a delivery due again at its lease's end."""
 
     async def due_routes(self) -> Mapping[str, datetime]:
@@ -183,21 +183,21 @@ class Queue(Protocol):
 
     async def claim(
         self, route: str, *, now: datetime, until: datetime, limit: int, claim: str, early: bool = False
-    ) -> Sequence[Claimed]:
+    ) -> Sequence[ClaimedDelivery]:
         """Take up to *limit* due deliveries of *route*, oldest due first, under *claim* and a lease *until*.
 
         Counts one more ``unfinished`` on each. *early* takes those as well that wait for their next attempt.
         """
         ...
 
-    async def finish(
+    async def record_attempt(
         self,
         attempt: Attempt,
         verdict: Verdict,
         *,
         claim: str,
         route: RouteState | None = None,
-        alert: Announcement | None = None,
+        alert: RoutedEvent | None = None,
     ) -> bool:
         """Record an attempt and its verdict, the route's new state and the alert that tells of it, if given.
 
@@ -214,11 +214,11 @@ class Queue(Protocol):
         """At start, when no other process can be at work: make everything claimed due *now*; give the count."""
         ...
 
-    async def hasten(self, route: str, *, now: datetime) -> int:
+    async def retry_now(self, route: str, *, now: datetime) -> int:
         """Make all in *route* that was tried, is pending and unclaimed due, in the order of its age; give the count."""
         ...
 
-    async def bring_forward(self, route: str, *, now: datetime, held_until: datetime, limit: int) -> int:
+    async def bring_forward(self, route: str, *, now: datetime, archive_wait_until: datetime, limit: int) -> int:
         """Where the clock was set back to *now*: make up to *limit* in *route* due that lie ahead untried.
 
         What waits for files is due by *held_until*. Gives the count; 0 when nothing is left.
@@ -230,7 +230,7 @@ class Queue(Protocol):
         ...
 
     async def save_route(
-        self, state: RouteState, *, alert: Announcement | None = None, action: Action | None = None
+        self, state: RouteState, *, alert: RoutedEvent | None = None, action: AuditEntry | None = None
     ) -> None:
         """Remember a route's state, the alert that tells of it, and who changed it."""
         ...
@@ -323,17 +323,17 @@ class Catalog(Protocol):
         """Give a delivery's attempts, oldest first."""
         ...
 
-    async def backlog(self) -> Sequence[Backlog]:
+    async def backlog(self) -> Sequence[RouteBacklog]:
         """Tell what waits in each route."""
         ...
 
-    async def actions(self, *, subjects: Sequence[str] = (), limit: int = 50) -> Sequence[Action]:
+    async def actions(self, *, subjects: Sequence[str] = (), limit: int = 50) -> Sequence[AuditEntry]:
         """Tell what people did, newest first; with *subjects*, to these alone."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Homecoming:
+class ArchiveUpdate:
     """Files of an event that have come home, and how it goes on with the rest, all of it written or nothing.
 
     ``envelope`` is the event's with all its files in it. ``archiving`` None says that no more are to come, else the
@@ -343,40 +343,40 @@ class Homecoming:
     event_id: str
     envelope: bytes
     assets: Sequence[Asset] = ()
-    archiving: Archiving | None = None
+    archiving: ArchiveState | None = None
     archive_at: datetime | None = None
     deliver_at: datetime | None = None
-    alerts: Sequence[Announcement] = ()
+    alerts: Sequence[RoutedEvent] = ()
 
 
-class Home(Protocol):
+class ArchiveStore(Protocol):
     """Events whose results are on their way home."""
 
-    async def archiving(self, *, now: datetime, without: Sequence[str], limit: int) -> Sequence[Event]:
+    async def due_events(self, *, now: datetime, exclude: Sequence[str], limit: int) -> Sequence[Event]:
         """Give up to *limit* events whose results are to be looked after *now*, longest due first, but for *without*.
 
         Nothing is claimed: whoever looks after an event names it in *without*, and after a crash it is due as it was.
         """
         ...
 
-    async def next_archiving(self, *, without: Sequence[str]) -> datetime | None:
+    async def next_due(self, *, exclude: Sequence[str]) -> datetime | None:
         """Tell when the next event but *without* is to be looked after."""
         ...
 
-    async def hasten_archiving(self, *, now: datetime) -> int:
+    async def make_all_due(self, *, now: datetime) -> int:
         """Have all events looked after *now* that were to be later; give the count."""
         ...
 
-    async def bring_home(self, homecoming: Homecoming) -> bool:
+    async def save(self, update: ArchiveUpdate) -> bool:
         """Write what came home; False, and nothing written, where nothing more is to come for the event."""
         ...
 
-    async def leave_archiving(self, *, now: datetime) -> int:
+    async def abandon_all(self, *, now: datetime) -> int:
         """Bring nothing home any more: what was held back falls due *now*. Give the count of events."""
         ...
 
 
-class Litter(StrEnum):
+class RetentionTarget(StrEnum):
     """What is taken away when it is old, each kind by itself and in this order."""
 
     BODIES = "bodies"  # out of pushes: their rows, digests and outcomes stay
@@ -389,20 +389,20 @@ class Litter(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Swept:
+class SweepResult:
     """What one step took away, by kind. The next step goes on after ``next``; None: nothing old is left."""
 
-    gone: Mapping[str, int]
+    deleted: Mapping[str, int]
     next: str | None
 
 
-class Attic(Protocol):
+class RetentionStore(Protocol):
     """What is old."""
 
-    async def sweep(self, litter: Litter, *, before: datetime, now: datetime, after: str = "") -> Swept:
+    async def sweep(self, target: RetentionTarget, *, before: datetime, now: datetime, after: str = "") -> SweepResult:
         """Take away a little of what is from *before*; nothing that waits, and nothing of a task that goes on."""
         ...
 
-    async def empty_log(self) -> None:
+    async def truncate_wal(self) -> None:
         """Bring the file up to date and the log beside it down in size, without making anybody wait."""
         ...

@@ -16,51 +16,51 @@ from urllib.parse import urlsplit
 
 import structlog
 
-from receiver.domain.circuit_breaker import Patience
-from receiver.domain.clock import FAR, Clock
-from receiver.domain.errors import KlingError, KlingUncertain, NoAnswer, Retry, StoreUnavailable, UnknownResource
-from receiver.domain.model import Origin, Reading, Task, TaskState
-from receiver.domain.notifier import Bells
+from receiver.domain.circuit_breaker import CircuitBreaker
+from receiver.domain.clock import FAR_FUTURE, Clock
+from receiver.domain.errors import KlingError, KlingUncertain, NoResponse, RetryHint, StoreUnavailable, UnknownResource
+from receiver.domain.model import Origin, StatusReport, Task, TaskState
+from receiver.domain.notifier import Notifiers
 from receiver.kling import endpoints
-from receiver.kling.client import Answer
+from receiver.kling.client import KlingResponse
 from receiver.settings import Settings
 from receiver.settings.addresses import is_loopback
-from receiver.store.interfaces import Intake, Page
-from receiver.submission.recorder import Outcomes
+from receiver.store.interfaces import Page, TaskStore
+from receiver.submission.recorder import CreateRecorder
 
 log = structlog.get_logger()
 
 _SUBMITTING = (TaskState.SUBMITTING,)
 _BOUND = (TaskState.SUBMITTED, TaskState.PROCESSING, TaskState.SUCCEED, TaskState.FAILED)
-_AT_ONCE = 4
-_BATCH = 64
+_MAX_CONCURRENT = 4
+_BATCH_SIZE = 64
 _MARGIN = timedelta(seconds=5)
-_LOOK_AGAIN = timedelta(seconds=1)
-_FIRST_WAIT = timedelta(seconds=1)
-_LONGEST_WAIT = timedelta(minutes=1)
-_WITNESS_AGE = timedelta(days=1)
-_KLINGS_OWN = ("klingai.com", "kling.ai")  # its domains: no host in them is a gateway's
-_NOT_MADE = "Kling never got it"
-_LOST = "The answer to the create was lost, and Kling knows no such task: nothing was made. Send it again."
+_STORE_RETRY_DELAY = timedelta(seconds=1)
+_BASE_DELAY = timedelta(seconds=1)
+_MAX_DELAY = timedelta(minutes=1)
+_MAX_EVIDENCE_AGE = timedelta(days=1)
+_OFFICIAL_DOMAINS = ("klingai.com", "kling.ai")  # its domains: no host in them is a gateway's
+_NOT_CREATED = "Kling never got it"
+_ANSWER_LOST = "The answer to the create was lost, and Kling knows no such task: nothing was made. Send it again."
 
 
-class Questions(Protocol):
+class LookupApi(Protocol):
     """What is asked of Kling."""
 
-    async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
+    async def find_by_external_id(self, endpoint: str, external_task_id: str) -> KlingResponse | None:
         """Look a task up by the id we gave it."""
         ...
 
-    async def query(self, endpoint: str, task_id: str) -> Answer:
+    async def query(self, endpoint: str, task_id: str) -> KlingResponse:
         """Ask about one task."""
         ...
 
-    async def newest(self, endpoint: str) -> Sequence[Reading] | None:
+    async def list_newest(self, endpoint: str) -> Sequence[StatusReport] | None:
         """List the newest tasks of an endpoint; None where not all that may be new can be seen."""
         ...
 
 
-class History(Protocol):
+class TaskHistory(Protocol):
     """Tasks of ours."""
 
     async def task(self, ref: str) -> Task | None:
@@ -74,7 +74,7 @@ class History(Protocol):
         ...
 
 
-class _CannotAsk(Exception):
+class _Unavailable(Exception):
     """Kling cannot be asked just now."""
 
     def __init__(self, error: KlingError) -> None:
@@ -82,40 +82,40 @@ class _CannotAsk(Exception):
         self.error = error
 
 
-class _CannotTell(Exception):
+class _Inconclusive(Exception):
     """Kling was asked, and its answer leaves it open."""
 
 
-class Recovery:
+class CreateRecovery:
     """Looks up what was being sent when an answer got lost, or a process."""
 
     def __init__(
         self,
-        intake: Intake,
-        kling: Questions,
-        outcomes: Outcomes,
-        history: History,
+        task_store: TaskStore,
+        kling: LookupApi,
+        recorder: CreateRecorder,
+        history: TaskHistory,
         *,
         settings: Settings,
-        bells: Bells,
+        notifiers: Notifiers,
         clock: Clock,
     ) -> None:
-        self._intake = intake
+        self._task_store = task_store
         self._kling = kling
-        self._outcomes = outcomes
+        self._recorder = recorder
         self._history = history
         self._settings = settings
-        self._bells = bells
+        self._notifiers = notifiers
         self._clock = clock
         self._lease = 4 * settings.kling.timeout + _MARGIN  # a look-up may take four calls
-        self._patience = Patience(longest=_LONGEST_WAIT)
+        self._breaker = CircuitBreaker(max_delay=_MAX_DELAY)
         self._seen_at: datetime | None = None
-        self._noticed_at = clock.now()  # that this process runs, or that the clock was set back
-        self._looking: dict[str, asyncio.Task[None]] = {}
+        self._restarted_at = clock.now()  # that this process runs, or that the clock was set back
+        self._in_flight: dict[str, asyncio.Task[None]] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look tasks up as they fall due, until *stop*; first those that a former process was sending."""
-        bell = self._bells.tasks.listen()
+        bell = self._notifiers.tasks.subscribe()
         try:
             while not stop.is_set():
                 bell.clear()
@@ -124,12 +124,12 @@ class Recovery:
                     until = await self._round(bell)
                 except StoreUnavailable as exc:  # a full disk, say; what is due stays due
                     log.warning("lookups.delayed", reason=exc.message)
-                    until = self._clock.now() + _LOOK_AGAIN
+                    until = self._clock.now() + _STORE_RETRY_DELAY
                 await self._clock.wait(bell, until=until)
         finally:
-            self._bells.tasks.leave(bell)
-        if self._looking:
-            await asyncio.wait(self._looking.values())
+            self._notifiers.tasks.unsubscribe(bell)
+        if self._in_flight:
+            await asyncio.wait(self._in_flight.values())
 
     async def adopt(self, task: Task) -> bool:
         """Bind a task that Kling says it has already; False when it has not, after all.
@@ -137,147 +137,154 @@ class Recovery:
         Where Kling cannot be asked just now the task is looked up later.
         """
         try:
-            return await self._found(task)
-        except _CannotAsk as exc:
-            await self._outcomes.open(task, str(exc), wait=_MARGIN)
+            return await self._find_and_bind(task)
+        except _Unavailable as exc:
+            await self._recorder.schedule_lookup(task, str(exc), wait=_MARGIN)
             return True
-        except _CannotTell:
+        except _Inconclusive:
             return False
 
     async def _catch_up(self) -> None:
         """Let nothing wait for a process that is gone, nor for a moment planned by a clock that was set back since."""
         now = self._clock.now()
         if self._seen_at is None:
-            self._noticed_at = now
-            await self._hasten(now)
+            self._restarted_at = now
+            await self._make_interrupted_due(now)
         elif now < self._seen_at - _MARGIN:
-            self._noticed_at = now
-            await self._intake.hasten_tasks(_SUBMITTING, now=now, before=FAR, apart=timedelta())
+            self._restarted_at = now
+            await self._task_store.make_due(_SUBMITTING, now=now, before=FAR_FUTURE, min_gap=timedelta())
         self._seen_at = now
 
-    async def _hasten(self, started: datetime) -> None:
+    async def _make_interrupted_due(self, started_at: datetime) -> None:
         """At start: have what a former process was sending looked up now, not when its lease is over.
 
         What was begun ahead of the clock was begun before that was set back.
         """
-        horizon = started + 2 * self._lease
-        await self._intake.hasten_tasks(_SUBMITTING, now=horizon, before=FAR, apart=timedelta())
+        horizon = started_at + 2 * self._lease
+        await self._task_store.make_due(_SUBMITTING, now=horizon, before=FAR_FUTURE, min_gap=timedelta())
         left: list[Task] = []
-        while tasks := await self._intake.claim_tasks(_SUBMITTING, now=horizon, until=horizon + _MARGIN, limit=_BATCH):
+        while tasks := await self._task_store.claim_tasks(
+            _SUBMITTING, now=horizon, until=horizon + _MARGIN, limit=_BATCH_SIZE
+        ):
             left += tasks
         for task in left:
-            if task.started_at is None or task.started_at <= started or task.started_at > self._clock.now():
-                await self._outcomes.open(task, task.message, wait=timedelta())
+            if task.started_at is None or task.started_at <= started_at or task.started_at > self._clock.now():
+                await self._recorder.schedule_lookup(task, task.message, wait=timedelta())
 
-    async def _round(self, bell: asyncio.Event) -> datetime | None:
+    async def _round(self, wake: asyncio.Event) -> datetime | None:
         now = self._clock.now()
-        if not self._patience.admits(now):
-            return self._patience.opens_at
-        free = (_AT_ONCE if self._patience.opens_at is None else 1) - len(self._looking)
+        if not self._breaker.allows(now):
+            return self._breaker.next_probe_at
+        free = (_MAX_CONCURRENT if self._breaker.next_probe_at is None else 1) - len(self._in_flight)
         if free <= 0:
             return None
-        due = await self._intake.next_task_due(_SUBMITTING)
+        due = await self._task_store.next_task_due(_SUBMITTING)
         if due is None or due > now:
             return due
-        tasks = await self._intake.claim_tasks(_SUBMITTING, now=now, until=now + self._lease, limit=free)
+        tasks = await self._task_store.claim_tasks(_SUBMITTING, now=now, until=now + self._lease, limit=free)
         for task in tasks:
             # Of what is under way the lease is over only because the clock was set.
-            if task.id not in self._outcomes.awaited and task.id not in self._looking:
-                self._patience.call(now, lasts=self._lease)
-                self._own(task, bell)
+            if task.id not in self._recorder.in_flight and task.id not in self._in_flight:
+                self._breaker.start(now, max_duration=self._lease)
+                self._spawn(task, wake)
         return now
 
     async def _look_up(self, task: Task) -> None:
         """Find out what became of one submit, and write it down."""
         begun = self._clock.now()
         try:
-            if await self._found(task):
-                self._patience.succeed()
+            if await self._find_and_bind(task):
+                self._breaker.record_success()
                 return
-            denied = await self._is_believed(task)
-        except _CannotAsk as exc:
-            self._patience.fail(str(exc), begun=begun, now=self._clock.now())
-            await self._later(task, exc.error)
+            denied = await self._trusts_denial(task)
+        except _Unavailable as exc:
+            self._breaker.record_failure(str(exc), started_at=begun, now=self._clock.now())
+            await self._retry_later(task, exc.error)
             return
-        except _CannotTell as exc:
-            self._patience.succeed()
-            await self._settle(task, denied=False, why=str(exc))
+        except _Inconclusive as exc:
+            self._breaker.record_success()
+            await self._conclude(task, denied=False, reason=str(exc))
             return
-        self._patience.succeed()
-        await self._settle(task, denied=denied, why="It knows none by the id that was sent with it, nor any other.")
+        self._breaker.record_success()
+        await self._conclude(
+            task, denied=denied, reason="It knows none by the id that was sent with it, nor any other."
+        )
 
-    async def _found(self, task: Task) -> bool:
+    async def _find_and_bind(self, task: Task) -> bool:
         """Bind the task if Kling has it; False when Kling denies it, or has it as another task of ours."""
         if task.external_task_id:
             try:
-                answer = await self._kling.find(task.endpoint or "", task.external_task_id)
+                answer = await self._kling.find_by_external_id(task.endpoint or "", task.external_task_id)
             except KlingError as exc:
-                if not task.kling_id or _is_passing(exc):
-                    raise _sorted_out(exc) from exc
+                if not task.kling_id or _is_transient(exc):
+                    raise _classify(exc) from exc
                 answer = None
-            if answer is not None and answer.reading is not None and await self._is_its_own(task, answer.reading):
-                await self._bind(task, answer.reading)
+            if answer is not None and answer.report is not None and await self._is_same_task(task, answer.report):
+                await self._bind(task, answer.report)
                 return True
-        return await self._found_by_callback(task)
+        return await self._bind_by_callback(task)
 
-    async def _found_by_callback(self, task: Task) -> bool:
+    async def _bind_by_callback(self, task: Task) -> bool:
         """Bind the task if it was called back about, for only Kling was told where."""
         if not task.kling_id:
             return False
         try:
             answer = await self._kling.query(task.endpoint or "", task.kling_id)
         except KlingError as exc:
-            raise _sorted_out(exc) from exc
+            raise _classify(exc) from exc
         if answer.error is not None:
             if isinstance(answer.error, UnknownResource) and answer.error.kling_code is not None:
                 return False
-            raise _sorted_out(answer.error)
-        if answer.reading is None or not await self._is_its_own(task, answer.reading):
+            raise _classify(answer.error)
+        if answer.report is None or not await self._is_same_task(task, answer.report):
             return False
-        await self._bind(task, answer.reading)
+        await self._bind(task, answer.report)
         return True
 
-    async def _is_its_own(self, task: Task, reading: Reading) -> bool:
+    async def _is_same_task(self, task: Task, report: StatusReport) -> bool:
         """Tell whether what was found is this task: a client may have given two the same external id."""
-        if not reading.kling_id:
-            raise _CannotTell("What was found has no id of Kling's.")
-        if reading.external_task_id and task.external_task_id and reading.external_task_id != task.external_task_id:
+        if not report.kling_id:
+            raise _Inconclusive("What was found has no id of Kling's.")
+        if report.external_task_id and task.external_task_id and report.external_task_id != task.external_task_id:
             return False
-        known = await self._history.task(reading.kling_id)
-        return known is None or known.id == task.id or known.kling_id != reading.kling_id
+        known = await self._history.task(report.kling_id)
+        return known is None or known.id == task.id or known.kling_id != report.kling_id
 
-    async def _bind(self, task: Task, reading: Reading) -> None:
+    async def _bind(self, task: Task, report: StatusReport) -> None:
         log.info("task.found", task=task.id)
-        await self._outcomes.bound(task, reading, intent=await self._intake.intent(task.id), news=True)
+        await self._recorder.bind(task, report, intent=await self._task_store.intent(task.id), poll_now=True)
 
-    async def _is_believed(self, task: Task) -> bool:
+    async def _trusts_denial(self, task: Task) -> bool:
         """Tell whether a denial counts: where another task of ours is found by such an id, ids are not dropped."""
-        since = self._clock.now() - _WITNESS_AGE
+        since = self._clock.now() - _MAX_EVIDENCE_AGE
         page = await self._history.tasks(states=_BOUND, endpoint=task.endpoint, limit=10)
         for witness in page.items:
             if witness.kling_id and witness.external_task_id and witness.created_at >= since and witness.id != task.id:
                 try:
-                    return await self._kling.find(witness.endpoint or "", witness.external_task_id) is not None
+                    return (
+                        await self._kling.find_by_external_id(witness.endpoint or "", witness.external_task_id)
+                        is not None
+                    )
                 except KlingError as exc:
-                    if _is_passing(exc):
-                        raise _CannotAsk(exc) from exc
+                    if _is_transient(exc):
+                        raise _Unavailable(exc) from exc
                     return False
         endpoint = endpoints.resolve(task.endpoint or "")
         is_known = endpoint is not None and endpoint.is_listed  # else nobody knows that tasks can be looked up there
-        if not is_known or _is_klings_own(self._settings.kling.base_url):
+        if not is_known or _is_official_host(self._settings.kling.base_url):
             return is_known
-        return await self._is_nothing_else_there(task.endpoint or "")
+        return await self._all_listed_are_known(task.endpoint or "")
 
-    async def _is_nothing_else_there(self, endpoint: str) -> bool:
+    async def _all_listed_are_known(self, endpoint: str) -> bool:
         """Tell whether all that is listed at an endpoint is ours and bound, so that nothing there can be the lost task.
 
         An empty list proves it on this machine alone, where a simulator answers: a gateway may have none for anybody.
         """
         try:
-            listed = await self._kling.newest(endpoint)
+            listed = await self._kling.list_newest(endpoint)
         except KlingError as exc:
-            if _is_passing(exc):
-                raise _CannotAsk(exc) from exc
+            if _is_transient(exc):
+                raise _Unavailable(exc) from exc
             return False
         if listed is None:
             return False
@@ -287,63 +294,63 @@ class Recovery:
                 return False
         return bool(listed) or is_loopback(urlsplit(self._settings.kling.base_url).hostname or "")
 
-    async def _settle(self, task: Task, *, denied: bool, why: str) -> None:
+    async def _conclude(self, task: Task, *, denied: bool, reason: str) -> None:
         """Draw the conclusion, once Kling has had its time: what is under way there may not be seen yet."""
         now = self._clock.now()
         begun = task.started_at or task.updated_at
         if begun > now:  # by a clock that was set back since, at the latest when that was noticed
-            begun = self._noticed_at
+            begun = self._restarted_at
         certain_at = begun + 2 * self._settings.kling.timeout
         if now < certain_at:
-            await self._outcomes.open(task, task.message, wait=min(_grown(task), certain_at - now))
+            await self._recorder.schedule_lookup(task, task.message, wait=min(_backoff(task), certain_at - now))
         elif not denied:
-            await self._outcomes.unknown(task, why)
+            await self._recorder.record_unknown(task, reason)
         elif task.origin is Origin.API:
-            await self._outcomes.queued(task, _NOT_MADE, until=now)
-            self._bells.tasks.ring()
+            await self._recorder.requeue(task, _NOT_CREATED, until=now)
+            self._notifiers.tasks.notify()
         else:
-            await self._outcomes.rejected(task, _LOST)
+            await self._recorder.reject(task, _ANSWER_LOST)
 
-    async def _later(self, task: Task, error: KlingError) -> None:
+    async def _retry_later(self, task: Task, error: KlingError) -> None:
         """Leave it for later, for as long as an end is waited for at all."""
         log.warning("task.lookup_failed", task=task.id, code=error.code, reason=error.message)
         started_at = task.started_at or task.created_at
         if self._clock.now() - started_at >= self._settings.poll.give_up_after:
-            await self._outcomes.unknown(task, f"It could not be asked since: {error.message}")
+            await self._recorder.record_unknown(task, f"It could not be asked since: {error.message}")
         else:
-            await self._outcomes.open(task, task.message, wait=_grown(task))
+            await self._recorder.schedule_lookup(task, task.message, wait=_backoff(task))
 
-    def _own(self, task: Task, bell: asyncio.Event) -> None:
-        looking = self._looking[task.id] = asyncio.create_task(self._look_up(task))
-        looking.add_done_callback(lambda done: self._done(task.id, done, bell))
+    def _spawn(self, task: Task, wake: asyncio.Event) -> None:
+        looking = self._in_flight[task.id] = asyncio.create_task(self._look_up(task))
+        looking.add_done_callback(lambda done: self._on_done(task.id, done, wake))
 
-    def _done(self, task_id: str, looking: "asyncio.Task[None]", bell: asyncio.Event) -> None:
-        del self._looking[task_id]
-        bell.set()
-        if not looking.cancelled() and looking.exception() is not None:
-            log.error("lookup.failed", exc_info=looking.exception())
+    def _on_done(self, task_id: str, lookup: "asyncio.Task[None]", wake: asyncio.Event) -> None:
+        del self._in_flight[task_id]
+        wake.set()
+        if not lookup.cancelled() and lookup.exception() is not None:
+            log.error("lookup.failed", exc_info=lookup.exception())
 
 
-def _is_klings_own(base_url: str) -> bool:
+def _is_official_host(base_url: str) -> bool:
     host = (urlsplit(base_url).hostname or "").rstrip(".")
-    return any(host == domain or host.endswith(f".{domain}") for domain in _KLINGS_OWN)
+    return any(host == domain or host.endswith(f".{domain}") for domain in _OFFICIAL_DOMAINS)
 
 
-def _is_passing(error: KlingError) -> bool:
+def _is_transient(error: KlingError) -> bool:
     """Tell whether Kling cannot be asked just now, and so may answer later.
 
     An uncertain answer without a missing one behind it is about another task, and would be so again.
     """
     if isinstance(error, KlingUncertain):
-        return isinstance(error.__cause__, NoAnswer)
-    return error.retry is not Retry.NO
+        return isinstance(error.__cause__, NoResponse)
+    return error.retry is not RetryHint.NEVER
 
 
-def _sorted_out(error: KlingError) -> _CannotAsk | _CannotTell:
-    return _CannotAsk(error) if _is_passing(error) else _CannotTell(error.message)
+def _classify(error: KlingError) -> _Unavailable | _Inconclusive:
+    return _Unavailable(error) if _is_transient(error) else _Inconclusive(error.message)
 
 
-def _grown(task: Task) -> timedelta:
+def _backoff(task: Task) -> timedelta:
     """Tell how long to wait for the next look-up: twice as long each time."""
-    grown: timedelta = _FIRST_WAIT * 2 ** min(task.asks, 10)
-    return min(grown, _LONGEST_WAIT)
+    grown: timedelta = _BASE_DELAY * 2 ** min(task.poll_count, 10)
+    return min(grown, _MAX_DELAY)

@@ -8,13 +8,13 @@ from receiver.domain.model import Json, Origin, Task, TaskState
 from receiver.kling import endpoints, protocol
 from receiver.kling.endpoints import Endpoint
 
-_LONGEST_MODEL = 100
-MOST_PRIORITY = 1000
+_MAX_MODEL_LENGTH = 100
+MAX_PRIORITY = 1000
 """How far from 0 a priority may be, either way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Marks:
+class TaskMetadata:
     """What a task is to be known by, to us alone. ``batch_size`` says of how many tasks its batch is to be."""
 
     label: str | None = None
@@ -24,7 +24,7 @@ class Marks:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SubmitRequest(Marks):
+class SubmitRequest(TaskMetadata):
     """A job for Kling. ``body`` goes to Kling with the callback URL and the external id put in.
 
     Of what waits the higher ``priority`` goes first.
@@ -37,11 +37,11 @@ class SubmitRequest(Marks):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class SubmitResult:
     """A job's task; ``existing`` says that it was there already, from a request with the same idempotency key."""
 
     task: Task
-    existing: bool = False
+    deduplicated: bool = False
 
 
 def make_task(
@@ -67,7 +67,7 @@ def make_task(
         external_task_id=composed.external_task_id,
         reply_to=composed.reply_to,
         pack=endpoint.pack,
-        weight=endpoints.weight(endpoint, composed.asked),
+        weight=endpoints.slot_weight(endpoint, composed.parsed),
         created_at=now,
         updated_at=now,
         due_at=now,
@@ -75,8 +75,8 @@ def make_task(
     )
 
 
-def resource(endpoint: Endpoint, body: Json) -> str:
+def permission_key(endpoint: Endpoint, body: Json) -> str:
     """Name what a job asks for, as far as a right to it may be missing: the endpoint, and the model that it names."""
     model = body.get("model_name")
-    is_named = isinstance(model, str) and model.isprintable() and 0 < len(model) <= _LONGEST_MODEL
+    is_named = isinstance(model, str) and model.isprintable() and 0 < len(model) <= _MAX_MODEL_LENGTH
     return f"{endpoint.path} {model}" if is_named else endpoint.path

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from receiver.domain.circuit_breaker import Patience
+from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.model import Task
 
-LONGEST_WAIT = timedelta(minutes=1)
+MAX_PROBE_DELAY = timedelta(minutes=1)
 """How far apart the trials of a taught limit get."""
 
-_STANDS_ASIDE = timedelta(seconds=10)
+_YIELD_TIME = timedelta(seconds=10)
 
 
 @dataclass(slots=True)
@@ -25,31 +25,31 @@ class _Pack:
     """
 
     limit: int = 0
-    taught: int | None = None
-    first: Task | None = None
-    waits: bool = False
-    trial: str | None = None
-    beyond: Patience = field(default_factory=lambda: Patience(longest=LONGEST_WAIT))
+    learned_limit: int | None = None
+    head: Task | None = None
+    has_waiters: bool = False
+    probing: str | None = None
+    probe_breaker: CircuitBreaker = field(default_factory=lambda: CircuitBreaker(max_delay=MAX_PROBE_DELAY))
 
-    def is_hopeless(self, weight: int) -> bool:
+    def exceeds_learned_limit(self, weight: int) -> bool:
         """Tell whether a task is beyond what was taught by itself: no slot of ours that gets free makes room for it."""
         return not self.fits(weight, 0)
 
-    def fits(self, weight: int, taken: int) -> bool:
+    def fits(self, weight: int, in_use: int) -> bool:
         """Tell whether a task is within what was taught."""
-        return self.taught is None or taken + weight <= self.taught
+        return self.learned_limit is None or in_use + weight <= self.learned_limit
 
-    def has_room(self, weight: int, taken: int, now: datetime) -> bool:
+    def has_capacity(self, weight: int, in_use: int, now: datetime) -> bool:
         """Tell whether a task may be sent now, if need be beyond what was taught, to see whether it still holds.
 
         One too large for the configured limit goes when nothing else runs.
         """
-        if self.limit and taken and taken + weight > self.limit:
+        if self.limit and in_use and in_use + weight > self.limit:
             return False
-        return self.fits(weight, taken) or self.beyond.admits(now)
+        return self.fits(weight, in_use) or self.probe_breaker.allows(now)
 
 
-class Slots:
+class SlotLimiter:
     """Lets tasks go, each in its turn, as long as their pack has room.
 
     A task that needs several slots stays at the head once it is its turn, so that it is not overtaken for ever by
@@ -60,77 +60,81 @@ class Slots:
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._packs = {pack: _Pack(limit=limit) for pack, limit in limits.items()}
 
-    def begin(self, taken: Mapping[str, int], now: datetime) -> None:
+    def restore(self, in_use: Mapping[str, int], now: datetime) -> None:
         """At start: take what runs in a pack without a limit for what it was taught, to be tried beyond at once."""
         for name, pack in self._packs.items():
-            if not pack.limit and taken.get(name, 0):
-                pack.taught = taken[name]
-                pack.beyond.reopen(now)
+            if not pack.limit and in_use.get(name, 0):
+                pack.learned_limit = in_use[name]
+                pack.probe_breaker.half_open(now)
 
     @property
-    def kept(self) -> Sequence[str]:
+    def head_ids(self) -> Sequence[str]:
         """The ids of the tasks that stay at the head of their packs."""
-        return [pack.first.id for pack in self._packs.values() if pack.first is not None]
+        return [pack.head.id for pack in self._packs.values() if pack.head is not None]
 
-    def waits(self, task: Task) -> bool:
+    def has_waiters(self, task: Task) -> bool:
         """Tell whether somebody waits for room in a task's pack."""
         pack = self._packs.get(task.pack or "")
-        return pack is not None and pack.waits
+        return pack is not None and pack.has_waiters
 
-    def admits(self, task: Task, taken: Mapping[str, int], now: datetime) -> bool:
+    def admits(self, task: Task, in_use: Mapping[str, int], now: datetime) -> bool:
         """Tell whether there is room for a task whose turn it is; if not, it waits."""
         pack = self._packs.get(task.pack or "")
-        if pack is None or pack.has_room(task.weight, taken.get(task.pack or "", 0), now):
+        if pack is None or pack.has_capacity(task.weight, in_use.get(task.pack or "", 0), now):
             return True
-        pack.waits = True
-        if task.weight > 1 and not pack.is_hopeless(task.weight):
-            pack.first = task
+        pack.has_waiters = True
+        if task.weight > 1 and not pack.exceeds_learned_limit(task.weight):
+            pack.head = task
         return False
 
-    def stands_aside_until(self, task: Task, now: datetime) -> datetime | None:
+    def yields_until(self, task: Task, now: datetime) -> datetime | None:
         """Tell until when a task that was not admitted lets others by; None where it keeps its place."""
         pack = self._packs.get(task.pack or "")
-        if pack is None or task.weight == 1 or not pack.is_hopeless(task.weight):
+        if pack is None or task.weight == 1 or not pack.exceeds_learned_limit(task.weight):
             return None
-        opens_at = pack.beyond.opens_at
-        return now + _STANDS_ASIDE if opens_at is None or opens_at <= now else opens_at
+        opens_at = pack.probe_breaker.next_probe_at
+        return now + _YIELD_TIME if opens_at is None or opens_at <= now else opens_at
 
-    def went(self, task: Task, taken: Mapping[str, int], now: datetime, *, lasts: timedelta) -> None:
+    def start(self, task: Task, in_use: Mapping[str, int], now: datetime, *, max_duration: timedelta) -> None:
         """Note that a task is being sent; the call it makes *lasts* no longer than that."""
         pack = self._packs.get(task.pack or "")
         if pack is None:
             return
-        if not pack.fits(task.weight, taken.get(task.pack or "", 0)):
-            pack.beyond.call(now, lasts=lasts)
-            pack.trial = task.id
-        pack.first, pack.waits = None, False
+        if not pack.fits(task.weight, in_use.get(task.pack or "", 0)):
+            pack.probe_breaker.start(now, max_duration=max_duration)
+            pack.probing = task.id
+        pack.head, pack.has_waiters = None, False
 
-    def keep(self, task: Task) -> None:
+    def requeue_at_head(self, task: Task) -> None:
         """Put a large task that Kling could not take just now back at the head; of several the oldest."""
         pack = self._packs.get(task.pack or "")
-        if pack is None or task.weight == 1 or pack.is_hopeless(task.weight):
+        if pack is None or task.weight == 1 or pack.exceeds_learned_limit(task.weight):
             return
-        if pack.first is None or _order(task) < _order(pack.first):
-            pack.first = task
+        if pack.head is None or _queue_order(task) < _queue_order(pack.head):
+            pack.head = task
 
-    def left(self, task: Task) -> None:
+    def remove(self, task: Task) -> None:
         """Note that a task has left the line unsent."""
         pack = self._packs.get(task.pack or "")
-        if pack is not None and pack.first is not None and pack.first.id == task.id:
-            pack.first = None
+        if pack is not None and pack.head is not None and pack.head.id == task.id:
+            pack.head = None
 
-    def see(self, line: Sequence[Task]) -> None:
+    def sync_heads(self, next_queued: Sequence[Task]) -> None:
         """Note who stands at the head of each pack: where nobody does, nobody waits."""
-        heads = {task.pack for task in line}
+        heads = {task.pack for task in next_queued}
         for name, pack in self._packs.items():
-            pack.waits = pack.waits and name in heads
+            pack.has_waiters = pack.has_waiters and name in heads
 
-    def opens_at(self, now: datetime) -> datetime | None:
+    def next_probe_at(self, now: datetime) -> datetime | None:
         """Tell when a pack may be tried beyond what it was taught; what a limit of ours keeps shut no moment opens."""
-        moments = [pack.beyond.opens_at for pack in self._packs.values() if pack.beyond.opens_at is not None]
+        moments = [
+            pack.probe_breaker.next_probe_at
+            for pack in self._packs.values()
+            if pack.probe_breaker.next_probe_at is not None
+        ]
         return min((moment for moment in moments if moment > now), default=None)
 
-    def refused(self, task: Task, taken: int, *, begun: datetime, now: datetime) -> None:
+    def on_slots_full(self, task: Task, in_use: int, *, started_at: datetime, now: datetime) -> None:
         """Learn from a 1303: what runs and the task it refused are too much together.
 
         *taken* is the most that may have counted: what ended during the call may have done so after the refusal.
@@ -141,35 +145,35 @@ class Slots:
         pack = self._packs.get(task.pack or "")
         if pack is None:
             return
-        if pack.fits(task.weight, taken):
-            pack.beyond.pause(begun=begun, now=now)
+        if pack.fits(task.weight, in_use):
+            pack.probe_breaker.record_transient_failure(started_at=started_at, now=now)
         else:
-            pack.beyond.fail("", begun=begun, now=now)
-        too_much = max(taken + task.weight - 1, 0)
-        pack.taught = too_much if pack.taught is None else min(pack.taught, too_much)
+            pack.probe_breaker.record_failure("", started_at=started_at, now=now)
+        too_much = max(in_use + task.weight - 1, 0)
+        pack.learned_limit = too_much if pack.learned_limit is None else min(pack.learned_limit, too_much)
 
-    def accepted(self, task: Task, before: int, held: int, now: datetime) -> None:
+    def on_accepted(self, task: Task, in_use_before: int, in_use_after: int, now: datetime) -> None:
         """Learn from a task that Kling took: so many slots were taken *before* it, and are *held* with it.
 
         A trial teaches no more than holds either way: it may have gone where one had ended that we believed to run.
         """
         pack = self._packs.get(task.pack or "")
-        if pack is None or pack.taught is None:
+        if pack is None or pack.learned_limit is None:
             return
-        if pack.trial == task.id:
-            held = min(before + task.weight, held)
-        if held > pack.taught:
-            pack.taught = held
-            pack.beyond.reopen(now)
-        elif pack.trial == task.id:
-            pack.beyond.pause(begun=now, now=now)
+        if pack.probing == task.id:
+            in_use_after = min(in_use_before + task.weight, in_use_after)
+        if in_use_after > pack.learned_limit:
+            pack.learned_limit = in_use_after
+            pack.probe_breaker.half_open(now)
+        elif pack.probing == task.id:
+            pack.probe_breaker.record_transient_failure(started_at=now, now=now)
 
-    def ended(self, task: Task, now: datetime) -> None:
+    def on_other_error(self, task: Task, now: datetime) -> None:
         """Note that a task's call ended without a lesson."""
         pack = self._packs.get(task.pack or "")
-        if pack is not None and pack.trial == task.id:
-            pack.beyond.pause(begun=now, now=now)
+        if pack is not None and pack.probing == task.id:
+            pack.probe_breaker.record_transient_failure(started_at=now, now=now)
 
 
-def _order(task: Task) -> tuple[int, str]:
+def _queue_order(task: Task) -> tuple[int, str]:
     return -task.priority, task.id

@@ -16,38 +16,38 @@ from typing import TypeVar
 
 import structlog
 
-from receiver.domain.clock import FAR, Clock, Ids
+from receiver.domain.clock import FAR_FUTURE, Clock, Ids
 from receiver.domain.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound, StoreUnavailable
 from receiver.domain.model import Origin, Push, Task, TaskState
-from receiver.domain.notifier import Bells
-from receiver.domain.replays import Action
+from receiver.domain.notifier import Notifiers
+from receiver.domain.replays import AuditEntry
 from receiver.kling import endpoints
-from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
+from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import Settings
-from receiver.store.interfaces import ById, Change, Intake
-from receiver.submission.executor import Creates, token_hash
-from receiver.submission.recorder import Outcomes
-from receiver.submission.request import Marks, SubmitRequest, Taken, make_task
+from receiver.store.interfaces import ById, Change, TaskStore
+from receiver.submission.executor import CreateExecutor, token_hash
+from receiver.submission.recorder import CreateRecorder
+from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata, make_task
 from receiver.tasks import lifecycle
-from receiver.tasks.account import Reach
+from receiver.tasks.account import Scope
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
-AT_ONCE = 32
+MAX_CONCURRENT = 32
 """How many queued tasks are being sent at the same time at most."""
 
-MOST_HELD = 128 * 1024 * 1024
+MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 """How many bytes of them: one with pictures in it may have tens of megabytes."""
 
 _QUEUED = (TaskState.QUEUED,)
-_LOOK_AGAIN = timedelta(seconds=1)
-_GRACE = timedelta(seconds=20)
-_SET_BACK = timedelta(seconds=5)  # less is a clock being adjusted
-_WAITS = "waits for a slot"
-_TOO_LARGE = "waits for more slots than Kling was seen to have free"
-_UNMARKED = Marks()
+_STORE_RETRY_DELAY = timedelta(seconds=1)
+_SHUTDOWN_GRACE = timedelta(seconds=20)
+_CLOCK_TOLERANCE = timedelta(seconds=5)  # less is a clock being adjusted
+_WAITING_FOR_SLOT = "waits for a slot"
+_WAITING_FOR_MORE_SLOTS = "waits for more slots than Kling was seen to have free"
+_NO_METADATA = TaskMetadata()
 
 
 class Submitter:
@@ -55,28 +55,28 @@ class Submitter:
 
     def __init__(
         self,
-        intake: Intake,
-        creates: Creates,
-        outcomes: Outcomes,
+        task_store: TaskStore,
+        executor: CreateExecutor,
+        recorder: CreateRecorder,
         *,
         settings: Settings,
-        bells: Bells,
+        notifiers: Notifiers,
         clock: Clock,
         ids: Ids,
     ) -> None:
-        self._intake = intake
-        self._creates = creates
-        self._outcomes = outcomes
+        self._task_store = task_store
+        self._executor = executor
+        self._recorder = recorder
         self._settings = settings
         self._clock = clock
         self._ids = ids
-        self._bells = bells
+        self._notifiers = notifiers
         self._seen_at: datetime | None = None
-        self._under_way: dict[str, asyncio.Task[Answer | KlingError]] = {}
-        self._held: dict[str, int] = {}
-        self._owned: set[asyncio.Task[object]] = set()
+        self._in_flight: dict[str, asyncio.Task[KlingResponse | KlingError]] = {}
+        self._bytes_in_flight: dict[str, int] = {}
+        self._spawned: set[asyncio.Task[object]] = set()
 
-    async def submit(self, request: SubmitRequest, *, wait: bool = True) -> Taken:
+    async def submit(self, request: SubmitRequest, *, wait: bool = True) -> SubmitResult:
         """Store a job and send it if it is its turn; give the task as it then stands, or without *wait* as stored.
 
         A request whose idempotency key was seen before gives the first one's task. Raises InvalidRequest, and
@@ -89,25 +89,29 @@ class Submitter:
                 remedy='Name it without "/v1/", such as "images/multi-image2image".',
             )
         intent = json.dumps(request.body, separators=(",", ":")).encode()
-        task = self._intend(endpoint, intent, Origin.API, TaskState.QUEUED, request)
+        task = self._new_task(endpoint, intent, Origin.API, TaskState.QUEUED, request)
         task = replace(
             task,
             idempotency_key=request.idempotency_key,
             priority=request.priority,
-            message=self._why_it_waits(task),
+            message=self._wait_reason(task),
         )
-        stored = await self._intake.add(task, intent, batch_size=request.batch_size)
+        stored = await self._task_store.add(task, intent, batch_size=request.batch_size)
         if stored.id != task.id:
-            return Taken(task=stored, existing=True)
+            return SubmitResult(task=stored, deduplicated=True)
         log.info("task.queued", task=task.id, endpoint=task.endpoint)
         if stored.message or not wait:  # whoever serves the line hears of it; most of many at once have to wait
-            self._bells.tasks.ring()
-            return Taken(task=stored)
-        return Taken(task=await asyncio.shield(self._own(self._see_off(stored))))
+            self._notifiers.tasks.notify()
+            return SubmitResult(task=stored)
+        return SubmitResult(task=await asyncio.shield(self._spawn(self._submit_and_wait(stored))))
 
-    async def relay(
-        self, endpoint: Endpoint, body: bytes, marks: Marks = _UNMARKED, beside: Beside = NOTHING_BESIDE
-    ) -> Answer:
+    async def submit_now(
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        metadata: TaskMetadata = _NO_METADATA,
+        pass_through: PassThrough = NO_PASS_THROUGH,
+    ) -> KlingResponse:
         """Send a gateway client's create on, and give Kling's answer back. It is never queued.
 
         What the client sent *beside* the body goes along, and is not kept.
@@ -115,13 +119,15 @@ class Submitter:
         KlingUncertain.
         """
         token = self._ids.token()
-        task = self._intend(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING, marks)
-        task = lifecycle.begin(
-            task, token_hash(token), now=task.created_at, until=task.created_at + self._creates.lasts
+        task = self._new_task(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING, metadata)
+        task = lifecycle.start_submit(
+            task, token_hash(token), now=task.created_at, lookup_at=task.created_at + self._executor.max_duration
         )
-        taken = await self._intake.occupancy(bound=True)
-        await self._intake.add(task, body, batch_size=marks.batch_size)
-        sending = self._own(self._creates.send(task, endpoint, body, token, taken=taken, beside=beside))
+        taken = await self._task_store.slots_in_use(confirmed_only=True)
+        await self._task_store.add(task, body, batch_size=metadata.batch_size)
+        sending = self._spawn(
+            self._executor.execute(task, endpoint, body, token, slots_in_use=taken, pass_through=pass_through)
+        )
         answer = await asyncio.shield(sending)
         if isinstance(answer, KlingUncertain):
             raise KlingUncertain(
@@ -131,21 +137,23 @@ class Submitter:
             raise answer
         return answer
 
-    async def cancel(self, task_id: str, *, why: str, actor: str) -> Task:
+    async def cancel(self, task_id: str, *, reason: str, actor: str) -> Task:
         """Take a task that waits to be sent out of the line: it counts as rejected. Twice is as good as once.
 
         Raises NotFound, and Conflict where Kling may have it already, which takes nothing back.
         """
-        action = Action(at=self._clock.now(), actor=actor, verb="task.cancelled", subject=task_id, note=why)
-        task = await self._outcomes.cancelled(task_id, action)
+        action = AuditEntry(at=self._clock.now(), actor=actor, verb="task.cancelled", subject=task_id, reason=reason)
+        task = await self._recorder.cancel(task_id, action)
         if task is None:
-            raise _nobody(task_id)
+            raise _not_found(task_id)
         if task.state is not TaskState.REJECTED or not task.message.startswith(lifecycle.CANCELLED):
             raise Conflict(f"It does not wait to be sent any more: {task.state}.", remedy="Kling takes no task back.")
-        self._creates.slots.left(task)
+        self._executor.slot_limiter.remove(task)
         return task
 
-    async def mint(self, *, endpoint: str | None, marks: Marks = _UNMARKED) -> tuple[Task, str]:
+    async def create_callback_url(
+        self, *, endpoint: str | None, metadata: TaskMetadata = _NO_METADATA
+    ) -> tuple[Task, str]:
         """Make a callback URL for a job submitted elsewhere. The URL is told here and never again.
 
         Nobody may ever submit that job: it belongs to no batch, which would wait for it.
@@ -164,169 +172,180 @@ class Submitter:
             state=TaskState.AWAITING,
             endpoint=None if known is None else known.path,
             pack=None if known is None else known.pack,
-            label=marks.label,
-            tags=dict(marks.tags),
+            label=metadata.label,
+            tags=dict(metadata.tags),
             token_hash=token_hash(token),
             created_at=now,
             updated_at=now,
             expires_at=now + self._settings.callbacks.expire_after,
         )
-        await self._intake.add(task, b"")
+        await self._task_store.add(task, b"")
         log.info("callback_url.minted", task=task.id, endpoint=task.endpoint)
-        return task, self._creates.callback_url(token)
+        return task, self._executor.callback_url(token)
 
-    async def revoke(self, task_id: str) -> Task:
+    async def revoke_callback_url(self, task_id: str) -> Task:
         """Let a task's callback URL lead nowhere from now on; the task is followed by polling alone.
 
         Raises NotFound.
         """
 
-        def judge(held: Task, _: Sequence[Push]) -> Change:
+        def decide(held: Task, _: Sequence[Push]) -> Change:
             return Change(task=replace(held, token_hash=None, updated_at=self._clock.now()))
 
-        change = await self._intake.apply(ById(id=task_id), judge)
+        change = await self._task_store.apply(ById(id=task_id), decide)
         if change is None or change.task is None:
-            raise _nobody(task_id)
+            raise _not_found(task_id)
         log.info("callback_url.revoked", task=task_id)
         return change.task
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send queued tasks as slots get free, until *stop*; calls under way then are waited for, within bounds."""
-        bell = self._bells.tasks.listen()
+        bell = self._notifiers.tasks.subscribe()
         try:
             is_shared_out = False
             while not stop.is_set():
                 bell.clear()
                 try:
                     if not is_shared_out:  # by the tag that the configuration names now
-                        await self._creates.recall()
-                        await self._intake.share_out(self._settings.kling.fair_by)
+                        await self._executor.restore()
+                        await self._task_store.assign_fair_shares(self._settings.kling.fair_by)
                         is_shared_out = True
                     await self._catch_up()
-                    until = await self._serve()
+                    until = await self._drain_queue()
                 except StoreUnavailable as exc:  # a full disk, say; what is due stays due
                     log.warning("submits.delayed", reason=exc.message)
-                    until = self._clock.now() + _LOOK_AGAIN
+                    until = self._clock.now() + _STORE_RETRY_DELAY
                 await self._clock.wait(bell, until=until)
         finally:
-            self._bells.tasks.leave(bell)
+            self._notifiers.tasks.unsubscribe(bell)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_GRACE.total_seconds()):
+            async with asyncio.timeout(_SHUTDOWN_GRACE.total_seconds()):
                 await self.drain()
 
     async def drain(self) -> None:
         """Wait for calls to Kling that are under way, so that their answers are bound."""
-        while self._owned:
-            await asyncio.wait(self._owned)
+        while self._spawned:
+            await asyncio.wait(self._spawned)
 
     async def _catch_up(self) -> None:
         """Let nothing wait for a moment that was planned by a clock which has been set back since."""
         now = self._clock.now()
-        if self._seen_at is None or now < self._seen_at - _SET_BACK:
-            await self._intake.hasten_tasks(_QUEUED, now=now, before=FAR, apart=timedelta())
+        if self._seen_at is None or now < self._seen_at - _CLOCK_TOLERANCE:
+            await self._task_store.make_due(_QUEUED, now=now, before=FAR_FUTURE, min_gap=timedelta())
         self._seen_at = now
 
-    async def _serve(self) -> datetime | None:
+    async def _drain_queue(self) -> datetime | None:
         """Send all that may be sent now; tell when there may be more, None when a bell will."""
-        async with self._creates.serving:
+        async with self._executor.queue_lock:
             while True:
                 now = self._clock.now()
-                if not self._creates.patience.admits(now):
-                    return self._creates.patience.opens_at
-                if len(self._under_way) >= AT_ONCE or sum(self._held.values()) >= MOST_HELD:
+                if not self._executor.breaker.allows(now):
+                    return self._executor.breaker.next_probe_at
+                if len(self._in_flight) >= MAX_CONCURRENT or sum(self._bytes_in_flight.values()) >= MAX_BYTES_IN_FLIGHT:
                     return None
-                if not await self._send_next(now):
-                    due = await self._intake.next_task_due(_QUEUED, after=now)
-                    opening = (self._creates.slots.opens_at(now), self._creates.bars.packs_open_at(now))
+                if not await self._submit_next(now):
+                    due = await self._task_store.next_task_due(_QUEUED, after=now)
+                    opening = (
+                        self._executor.slot_limiter.next_probe_at(now),
+                        self._executor.issue_breakers.next_pack_probe_at(now),
+                    )
                     moments = [moment for moment in (due, *opening) if moment is not None]
                     return min(moments, default=None)
 
-    async def _send_next(self, now: datetime) -> bool:
+    async def _submit_next(self, now: datetime) -> bool:
         """Send the next task in the line that there is room for; False where there is none."""
-        line = await self._intake.line(now=now, kept=self._creates.slots.kept)
-        self._creates.slots.see(line)
+        line = await self._task_store.next_queued(now=now, head_ids=self._executor.slot_limiter.head_ids)
+        self._executor.slot_limiter.sync_heads(line)
         if not line:
             return False
-        taken, bound = await self._intake.occupancy(), await self._intake.occupancy(bound=True)
+        taken, bound = await self._task_store.slots_in_use(), await self._task_store.slots_in_use(confirmed_only=True)
         for task in line:
             endpoint = endpoints.resolve(task.endpoint or "")
             if endpoint is None:
-                await self._outcomes.rejected(task, f"This version knows no endpoint {task.endpoint!r}.")
+                await self._recorder.reject(task, f"This version knows no endpoint {task.endpoint!r}.")
                 return True
-            call = await self._creates.call_for(task, endpoint)
-            barred = self._creates.bars.bar(call, now)
-            if barred is not None and barred.concern.reach is Reach.RESOURCE:
-                await self._outcomes.queued(task, barred.why, until=barred.until)
+            call = await self._executor.call_of(task, endpoint)
+            barred = self._executor.issue_breakers.blocked(call, now)
+            if barred is not None and barred.issue.scope is Scope.RESOURCE:
+                await self._recorder.requeue(task, barred.reason, until=barred.until)
                 return True  # whoever comes after it may ask for something else
             if barred is not None:
                 continue
-            if not self._creates.slots.admits(task, taken, now):
-                aside = self._creates.slots.stands_aside_until(task, now)
+            if not self._executor.slot_limiter.admits(task, taken, now):
+                aside = self._executor.slot_limiter.yields_until(task, now)
                 if aside is None:
                     continue
-                await self._outcomes.queued(task, _TOO_LARGE, until=aside)
+                await self._recorder.requeue(task, _WAITING_FOR_MORE_SLOTS, until=aside)
                 return True
             token = self._ids.token()
-            begun = await self._begin(task, token, now)
+            begun = await self._start(task, token, now)
             if begun is not None:
-                self._creates.slots.went(task, taken, now, lasts=self._creates.lasts)
-                self._creates.patience.call(now, lasts=self._creates.lasts)
-                self._creates.bars.went(call, now, lasts=self._creates.lasts)
+                self._executor.slot_limiter.start(task, taken, now, max_duration=self._executor.max_duration)
+                self._executor.breaker.start(now, max_duration=self._executor.max_duration)
+                self._executor.issue_breakers.start(call, now, max_duration=self._executor.max_duration)
                 loaded = asyncio.Event()
-                self._under_way[task.id] = self._own(self._send(begun, endpoint, token, bound, loaded))
+                self._in_flight[task.id] = self._spawn(self._execute(begun, endpoint, token, bound, loaded))
                 await loaded.wait()  # so that what it holds is known before the next one goes
             return True
         return False
 
-    async def _begin(self, task: Task, token: str, now: datetime) -> Task | None:
+    async def _start(self, task: Task, token: str, now: datetime) -> Task | None:
         """Write down that a task is being sent; None where it is not queued any more."""
 
-        def judge(held: Task, _: Sequence[Push]) -> Change:
+        def decide(held: Task, _: Sequence[Push]) -> Change:
             if held.state is not TaskState.QUEUED:
                 return Change()
-            return Change(task=lifecycle.begin(held, token_hash(token), now=now, until=now + self._creates.lasts))
+            return Change(
+                task=lifecycle.start_submit(
+                    held, token_hash(token), now=now, lookup_at=now + self._executor.max_duration
+                )
+            )
 
-        begun = await self._intake.apply(ById(id=task.id), judge)
+        begun = await self._task_store.apply(ById(id=task.id), decide)
         return None if begun is None else begun.task
 
-    async def _send(
-        self, task: Task, endpoint: Endpoint, token: str, taken: Mapping[str, int], loaded: asyncio.Event
-    ) -> Answer | KlingError:
+    async def _execute(
+        self, task: Task, endpoint: Endpoint, token: str, slots_in_use: Mapping[str, int], loaded: asyncio.Event
+    ) -> KlingResponse | KlingError:
         try:
-            intent = await self._intake.intent(task.id)
-            self._held[task.id] = len(intent)
+            intent = await self._task_store.intent(task.id)
+            self._bytes_in_flight[task.id] = len(intent)
             loaded.set()
-            return await self._creates.send(task, endpoint, intent, token, taken=taken)
+            return await self._executor.execute(task, endpoint, intent, token, slots_in_use=slots_in_use)
         finally:
             loaded.set()
-            self._held.pop(task.id, None)
-            del self._under_way[task.id]
+            self._bytes_in_flight.pop(task.id, None)
+            del self._in_flight[task.id]
 
-    async def _see_off(self, task: Task) -> Task:
+    async def _submit_and_wait(self, task: Task) -> Task:
         """Serve the line on a new task's behalf; give the task when Kling has answered, or when it has to wait."""
-        await self._serve()
-        sending = self._under_way.get(task.id)
+        await self._drain_queue()
+        sending = self._in_flight.get(task.id)
         if sending is not None:
             await asyncio.wait([sending])
         seen = task
 
-        def look(held: Task, _: Sequence[Push]) -> Change:
+        def decide(held: Task, _: Sequence[Push]) -> Change:
             nonlocal seen
             is_untold = held.state is TaskState.QUEUED and not held.message
-            why = self._creates.patience.why or self._creates.bars.why(task.pack) or _WAITS
+            why = self._executor.breaker.reason or self._executor.issue_breakers.reason(task.pack) or _WAITING_FOR_SLOT
             seen = replace(held, message=why) if is_untold else held
             return Change(task=seen) if is_untold else Change()
 
-        await self._intake.apply(ById(id=task.id), look)
+        await self._task_store.apply(ById(id=task.id), decide)
         return seen
 
-    def _why_it_waits(self, task: Task) -> str:
+    def _wait_reason(self, task: Task) -> str:
         """Tell people why a new task is not sent at once, as far as that can be foreseen; "" where it may be."""
-        if not self._creates.patience.admits(self._clock.now()):
-            return self._creates.patience.why
-        return self._creates.bars.why(task.pack) or (_WAITS if self._creates.slots.waits(task) else "")
+        if not self._executor.breaker.allows(self._clock.now()):
+            return self._executor.breaker.reason
+        return self._executor.issue_breakers.reason(task.pack) or (
+            _WAITING_FOR_SLOT if self._executor.slot_limiter.has_waiters(task) else ""
+        )
 
-    def _intend(self, endpoint: Endpoint, body: bytes, origin: Origin, state: TaskState, marks: Marks) -> Task:
+    def _new_task(
+        self, endpoint: Endpoint, body: bytes, origin: Origin, state: TaskState, metadata: TaskMetadata
+    ) -> Task:
         now = self._clock.now()
         task = make_task(
             endpoint,
@@ -337,22 +356,22 @@ class Submitter:
             now=now,
             expires_at=now + self._settings.callbacks.expire_after,
         )
-        share = marks.tags.get(self._settings.kling.fair_by, "")
-        return replace(task, label=marks.label, tags=dict(marks.tags), batch=marks.batch, share=share)
+        share = metadata.tags.get(self._settings.kling.fair_by, "")
+        return replace(task, label=metadata.label, tags=dict(metadata.tags), batch=metadata.batch, fair_share=share)
 
-    def _own(self, work: Coroutine[object, object, T]) -> "asyncio.Task[T]":
+    def _spawn(self, work: Coroutine[object, object, T]) -> "asyncio.Task[T]":
         """Run *work* as a task of ours: it goes on when whoever asked for it goes away."""
         owned = asyncio.create_task(work)
-        self._owned.add(owned)
-        owned.add_done_callback(self._done)
+        self._spawned.add(owned)
+        owned.add_done_callback(self._on_done)
         return owned
 
-    def _done(self, owned: "asyncio.Task[object]") -> None:
-        self._owned.discard(owned)
-        self._bells.tasks.ring()
-        if not owned.cancelled() and owned.exception() is not None:
-            log.error("submit.failed", exc_info=owned.exception())
+    def _on_done(self, spawned: "asyncio.Task[object]") -> None:
+        self._spawned.discard(spawned)
+        self._notifiers.tasks.notify()
+        if not spawned.cancelled() and spawned.exception() is not None:
+            log.error("submit.failed", exc_info=spawned.exception())
 
 
-def _nobody(task_id: str) -> NotFound:
+def _not_found(task_id: str) -> NotFound:
     return NotFound(f"No task goes by {task_id[:64]!r}.")

@@ -15,32 +15,32 @@ import structlog
 
 from receiver.domain.clock import Clock
 from receiver.domain.errors import NotFound, StoreUnavailable
-from receiver.domain.notifier import Bells
-from receiver.domain.replays import Action, BatchEnd, BatchState, BatchView
-from receiver.events.factory import Announcement, Announcer
-from receiver.events.payload import MOST_TOLD, batch_data
+from receiver.domain.notifier import Notifiers
+from receiver.domain.replays import AuditEntry, BatchState, BatchView, FinishedBatch
+from receiver.events.factory import EventFactory, RoutedEvent
+from receiver.events.payload import MAX_BATCH_TASKS, batch_data
 from receiver.store.interfaces import Page
 
 log = structlog.get_logger()
 
-_LOOK_AGAIN = timedelta(seconds=5)
-_AFTER_A_FAULT = timedelta(minutes=1)
+_RETRY_DELAY = timedelta(seconds=5)
+_FAILURE_DELAY = timedelta(minutes=1)
 
 
-class Batches(Protocol):
+class BatchStore(Protocol):
     """What a store keeps of batches."""
 
-    async def close(self, name: str, *, now: datetime, action: Action) -> bool:
+    async def close(self, name: str, *, now: datetime, action: AuditEntry) -> bool:
         """Let a batch take no more tasks in; False where it is not open."""
         ...
 
-    async def complete(self) -> Sequence[str]:
+    async def list_complete(self) -> Sequence[str]:
         """Name batches that are closed and whose tasks are all over, their results home or given up, untold so far."""
         ...
 
     async def finish(
-        self, name: str, announce: Callable[[BatchEnd], Announcement], *, limit: int
-    ) -> Announcement | None:
+        self, name: str, make_event: Callable[[FinishedBatch], RoutedEvent], *, limit: int
+    ) -> RoutedEvent | None:
         """Store what *announce* makes of a complete batch and its first *limit* tasks, in one transaction.
 
         None, and nothing written, where it is not complete, or was finished before.
@@ -58,22 +58,22 @@ class Batches(Protocol):
         ...
 
 
-class Gatherer:
+class BatchService:
     """Waits for the ends of batches, and closes them on a person's word."""
 
-    def __init__(self, batches: Batches, announcer: Announcer, *, bells: Bells, clock: Clock) -> None:
+    def __init__(self, batches: BatchStore, event_factory: EventFactory, *, notifiers: Notifiers, clock: Clock) -> None:
         self._batches = batches
-        self._announcer = announcer
-        self._bells = bells
+        self._event_factory = event_factory
+        self._notifiers = notifiers
         self._clock = clock
 
     async def close(self, name: str, *, why: str, actor: str) -> BatchView:
         """Let a batch take no more tasks in, so that it is finished with those it has. Raises NotFound."""
         now = self._clock.now()
-        action = Action(at=now, actor=actor, verb="batch.closed", subject=name, note=why)
+        action = AuditEntry(at=now, actor=actor, verb="batch.closed", subject=name, reason=why)
         if await self._batches.close(name, now=now, action=action):
             log.info("batch.closed", batch=name, actor=actor)
-            self._bells.batches.ring()
+            self._notifiers.batches.notify()
         return await self.find(name)
 
     async def find(self, name: str) -> BatchView:
@@ -91,41 +91,43 @@ class Gatherer:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Tell of every batch that is complete, now and whenever one may be, until *stop*."""
-        bell = self._bells.batches.listen()
+        bell = self._notifiers.batches.subscribe()
         try:
             while not stop.is_set():
                 bell.clear()
-                await self._clock.wait(bell, until=await self._round())
+                await self._clock.wait(bell, until=await self._finish_complete())
         finally:
-            self._bells.batches.leave(bell)
+            self._notifiers.batches.unsubscribe(bell)
 
-    async def _round(self) -> datetime | None:
+    async def _finish_complete(self) -> datetime | None:
         """Tell of every batch that is complete; give when to look again without a bell."""
         now, again = self._clock.now(), None
         try:
-            for name in await self._batches.complete():
-                again = now if await self._told(name) else again or now + _AFTER_A_FAULT
+            for name in await self._batches.list_complete():
+                again = now if await self._finish(name) else again or now + _FAILURE_DELAY
         except StoreUnavailable as exc:  # a full disk, say; what is complete stays so
             log.warning("batch.delayed", reason=exc.message)
-            return now + _LOOK_AGAIN
+            return now + _RETRY_DELAY
         return again
 
-    async def _told(self, name: str) -> bool:
+    async def _finish(self, name: str) -> bool:
         """Tell of a batch; False where that went wrong, which must not end the others."""
         try:
-            said = await self._batches.finish(name, self._announce, limit=MOST_TOLD)
+            said = await self._batches.finish(name, self._finished_event, limit=MAX_BATCH_TASKS)
         except StoreUnavailable:
             raise
         except Exception:
             log.exception("batch.broken", batch=name)
             return False
         if said is not None:
-            self._bells.events.ring()
-            self._bells.deliveries.ring()
+            self._notifiers.events.notify()
+            self._notifiers.deliveries.notify()
             log.info("batch.finished", batch=name, event_id=said.event.id, deliveries=len(said.deliveries))
         return True
 
-    def _announce(self, end: BatchEnd) -> Announcement:
+    def _finished_event(self, finished: FinishedBatch) -> RoutedEvent:
         now = self._clock.now()
-        data = batch_data(end.batch, end.counts, [(each.task, each.envelope) for each in end.tasks], at=now)
-        return self._announcer.batch_finished(data, at=now)
+        data = batch_data(
+            finished.batch, finished.counts, [(each.task, each.envelope) for each in finished.tasks], at=now
+        )
+        return self._event_factory.batch_finished(data, at=now)

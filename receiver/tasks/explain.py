@@ -7,9 +7,9 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from receiver.domain.clock import Clock
-from receiver.domain.errors import NotFound, Unreadable
+from receiver.domain.errors import MalformedBody, NotFound
 from receiver.domain.model import (
-    Archiving,
+    ArchiveState,
     Attempt,
     Delivery,
     DeliveryStatus,
@@ -18,35 +18,35 @@ from receiver.domain.model import (
     Json,
     Push,
     PushOutcome,
-    Reading,
     RouteState,
     Source,
+    StatusReport,
     Task,
     TaskState,
 )
-from receiver.domain.replays import Action
-from receiver.events.routing import REPLY
+from receiver.domain.replays import AuditEntry
+from receiver.events.routing import REPLY_PREFIX
 from receiver.kling import protocol
-from receiver.kling.shortened import shortened
+from receiver.kling.shortened import truncate_strings
 from receiver.store.interfaces import Catalog, DeliveryView
 from receiver.tasks import lifecycle
 
-_MOST = 500
-_MOST_SENTENCES = 3
+_MAX_ITEMS = 500
+_MAX_SENTENCES = 3
 _CALLBACK_URL = "callback_url"
 
-MEANINGS: Mapping[PushOutcome, str] = {
+OUTCOME_TEXT: Mapping[PushOutcome, str] = {
     PushOutcome.PENDING: "waits to be confirmed by Kling's API",
-    PushOutcome.SETTLED: "changed the task",
+    PushOutcome.APPLIED: "changed the task",
     PushOutcome.DUPLICATE: "said what was known already",
     PushOutcome.STALE: "came after something newer",
     PushOutcome.MISMATCH: "speaks of another task, or against what is settled",
-    PushOutcome.UNREADABLE: "has a shape or a status never seen before",
+    PushOutcome.UNRECOGNIZED: "has a shape or a status never seen before",
     PushOutcome.FORGED: "has a wrong signature, or Kling's API denies it",
 }
 
 
-class Memory(Protocol):
+class ExplainStore(Protocol):
     """What is kept beside the catalog."""
 
     async def intent(self, task_id: str) -> bytes:
@@ -59,15 +59,15 @@ class Memory(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class ReceivedPush:
     """A push and what it says; ``reading`` is None where nothing could be read of it, or nothing is kept."""
 
     push: Push
-    reading: Reading | None
+    report: StatusReport | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Errand:
+class DeliveryHistory:
     """A delivery and the attempts at it, oldest first."""
 
     view: DeliveryView
@@ -80,66 +80,70 @@ class Errand:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Story:
+class TaskExplanation:
     """All that is kept about a task, oldest first. ``outlook`` says what comes next, or what a person is to do."""
 
     task: Task
     intent: Json | None
-    arrivals: Sequence[Arrival]
+    pushes: Sequence[ReceivedPush]
     events: Sequence[Event]
-    errands: Sequence[Errand]
-    actions: Sequence[Action]
-    outlook: str
+    deliveries: Sequence[DeliveryHistory]
+    actions: Sequence[AuditEntry]
+    next_step: str
 
 
 class Explainer:
     """Gathers the stories of tasks."""
 
-    def __init__(self, catalog: Catalog, memory: Memory, *, routes: Collection[str], clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, store: ExplainStore, *, routes: Collection[str], clock: Clock) -> None:
         self._catalog = catalog
-        self._memory = memory
+        self._store = store
         self._routes = frozenset(routes)
         self._clock = clock
 
-    async def explain(self, ref: str) -> Story:
+    async def explain(self, ref: str) -> TaskExplanation:
         """Tell the story of the task that goes by *ref*. Raises NotFound."""
         task = await self._catalog.task(ref)
         if task is None:
             raise NotFound(f"No task goes by {ref[:64]!r}.", remedy="Ask by our id, Kling's, or the external one.")
-        arrivals = [Arrival(push=push, reading=_read(push)) for push in await self._catalog.pushes(task.id)]
-        events = list(reversed((await self._catalog.events(task_id=task.id, limit=_MOST)).items))
-        views = list(reversed((await self._catalog.deliveries(task_id=task.id, limit=_MOST)).items))
-        errands = [Errand(view=view, attempts=await self._catalog.attempts(view.delivery.id)) for view in views]
+        arrivals = [ReceivedPush(push=push, report=_parse_report(push)) for push in await self._catalog.pushes(task.id)]
+        events = list(reversed((await self._catalog.events(task_id=task.id, limit=_MAX_ITEMS)).items))
+        views = list(reversed((await self._catalog.deliveries(task_id=task.id, limit=_MAX_ITEMS)).items))
+        errands = [
+            DeliveryHistory(view=view, attempts=await self._catalog.attempts(view.delivery.id)) for view in views
+        ]
         subjects = [task.id, *(view.delivery.id for view in views)]
-        actions = list(reversed(await self._catalog.actions(subjects=subjects, limit=_MOST)))
-        states = await self._memory.route_states()
-        return Story(
+        actions = list(reversed(await self._catalog.actions(subjects=subjects, limit=_MAX_ITEMS)))
+        states = await self._store.route_states()
+        return TaskExplanation(
             task=task,
-            intent=_intent(await self._memory.intent(task.id)),
-            arrivals=arrivals,
+            intent=_redacted_intent(await self._store.intent(task.id)),
+            pushes=arrivals,
             events=events,
-            errands=errands,
+            deliveries=errands,
             actions=actions,
-            outlook=outlook(task, arrivals, events, errands, states=states, routes=self._routes, now=self._clock.now()),
+            next_step=next_step(
+                task, arrivals, events, errands, states=states, routes=self._routes, now=self._clock.now()
+            ),
         )
 
 
-def _read(push: Push) -> Reading | None:
+def _parse_report(push: Push) -> StatusReport | None:
     if push.source is Source.RECEIVER or not push.body:
         return None
     try:
-        return protocol.read(push.body)
-    except Unreadable:
+        return protocol.parse_status(push.body)
+    except MalformedBody:
         return None
 
 
-def _intent(body: bytes) -> Json | None:
+def _redacted_intent(body: bytes) -> Json | None:
     """Shorten what a task was asked for with; of the client's own callback URL only the origin may be shown."""
     if not body:
         return None
     try:
-        intent = protocol.parse_object(shortened(body))
-    except Unreadable:
+        intent = protocol.parse_object(truncate_strings(body))
+    except MalformedBody:
         return None
     options = intent.get("options")
     for place in (intent, options if isinstance(options, dict) else {}):
@@ -156,43 +160,45 @@ def _origin(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/..."
 
 
-def outlook(
+def next_step(
     task: Task,
-    arrivals: Sequence[Arrival],
+    pushes: Sequence[ReceivedPush],
     events: Sequence[Event],
-    errands: Sequence[Errand],
+    deliveries: Sequence[DeliveryHistory],
     *,
     states: Mapping[str, RouteState],
     routes: Collection[str],
     now: datetime,
 ) -> str:
     """Say what comes next for a task, or what a person is to do, in sentences for people."""
-    repeated = {errand.delivery.replay_of for errand in errands}
+    repeated = {errand.delivery.replay_of for errand in deliveries}
     open_errands = [
         errand
-        for errand in errands
+        for errand in deliveries
         if errand.delivery.status is not DeliveryStatus.DELIVERED and errand.delivery.id not in repeated
     ]
     open_errands.sort(key=lambda errand: errand.delivery.status is DeliveryStatus.PENDING)
-    said = [_about_errand(errand, states.get(errand.delivery.route), routes=routes, now=now) for errand in open_errands]
-    sentences = list(dict.fromkeys(said))[:_MOST_SENTENCES]  # what holds a route up, holds up all of it
+    said = [
+        _delivery_step(errand, states.get(errand.delivery.route), routes=routes, now=now) for errand in open_errands
+    ]
+    sentences = list(dict.fromkeys(said))[:_MAX_SENTENCES]  # what holds a route up, holds up all of it
     if left := sum(sentence not in sentences for sentence in said):
         sentences.append(f"{left} more deliveries are not through: see above.")
-    first = _about_end(task, events, errands) if task.state.is_final else _about_way(task, arrivals, now=now)
-    if task.state.is_final and sentences and not _is_awaited(events):
+    first = _finished_step(task, events, deliveries) if task.state.is_final else _unfinished_step(task, pushes, now=now)
+    if task.state.is_final and sentences and not _is_archive_pending(events):
         return " ".join(sentences)
     return " ".join([first, *sentences])
 
 
-def _is_awaited(events: Sequence[Event]) -> bool:
-    return any(event.archiving is Archiving.AWAITED for event in events)
+def _is_archive_pending(events: Sequence[Event]) -> bool:
+    return any(event.archiving is ArchiveState.PENDING for event in events)
 
 
-def _about_end(task: Task, events: Sequence[Event], errands: Sequence[Errand]) -> str:
+def _finished_step(task: Task, events: Sequence[Event], deliveries: Sequence[DeliveryHistory]) -> str:
     ends = [event for event in events if event.type == f"task.{task.state}"]
-    if _is_awaited(events):
+    if _is_archive_pending(events):
         return "Its results are being brought home; whoever wants to know is told when the files are here."
-    if any(errand.delivery.event_id == end.id for errand in errands for end in ends):
+    if any(errand.delivery.event_id == end.id for errand in deliveries for end in ends):
         return "Nothing more: it is over, and everybody who wanted to know has been told."
     if not ends:
         return "Nothing more: it is over, and what came of it is no longer kept."
@@ -202,13 +208,13 @@ def _about_end(task: Task, events: Sequence[Event], errands: Sequence[Errand]) -
     )
 
 
-def _about_way(task: Task, arrivals: Sequence[Arrival], *, now: datetime) -> str:
+def _unfinished_step(task: Task, pushes: Sequence[ReceivedPush], *, now: datetime) -> str:
     """Say what comes next for a task that Kling has not ended."""
-    why, due = _because(task.message), _moment(task.due_at)
-    is_doubtful = any(arrival.push.outcome is PushOutcome.PENDING for arrival in arrivals)
+    why, due = _reason_suffix(task.message), _format_time(task.due_at)
+    is_doubtful = any(arrival.push.outcome is PushOutcome.PENDING for arrival in pushes)
     match task.state:
         case TaskState.AWAITING if not is_doubtful:
-            says = _about_unused(task, arrivals, now=now)
+            says = _unused_url_step(task, pushes, now=now)
         case TaskState.QUEUED if task.due_at is None or task.due_at <= now:
             says = f"It waits to be sent{why}, and goes as soon as it is its turn."
         case TaskState.QUEUED:
@@ -230,48 +236,50 @@ def _about_way(task: Task, arrivals: Sequence[Arrival], *, now: datetime) -> str
     return says
 
 
-def _about_unused(task: Task, arrivals: Sequence[Arrival], *, now: datetime) -> str:
+def _unused_url_step(task: Task, pushes: Sequence[ReceivedPush], *, now: datetime) -> str:
     """Say how it stands with a callback URL by which no task of Kling's has become known."""
     if task.token_hash is None:
         return "Its callback URL was revoked: what comes there is refused."
     if task.expires_at is not None and task.expires_at <= now:
         return "Its callback URL has expired unused; make another with: kling-receiver callback-url"
-    good = f"It is good until {_moment(task.expires_at)}."
-    if arrivals:
+    good = f"It is good until {_format_time(task.expires_at)}."
+    if pushes:
         return f"Its URL was called, and nothing that came there told of its task: see above. {good}"
     return f"Nobody has called its URL yet. {good}"
 
 
-def _about_errand(errand: Errand, state: RouteState | None, *, routes: Collection[str], now: datetime) -> str:
+def _delivery_step(
+    history: DeliveryHistory, state: RouteState | None, *, routes: Collection[str], now: datetime
+) -> str:
     """Say what comes next for a delivery that has not got through."""
-    delivery = errand.delivery
-    route, last = delivery.route, errand.attempts[-1] if errand.attempts else None
-    why = _because(last.reason) if last is not None else ""
+    delivery = history.delivery
+    route, last = delivery.route, history.attempts[-1] if history.attempts else None
+    why = _reason_suffix(last.reason) if last is not None else ""
     if delivery.status is not DeliveryStatus.PENDING:
         says = f"{delivery.status}{why}. When it is mended: kling-receiver deliveries retry {delivery.id}"
-    elif route not in routes and not route.startswith(REPLY):
+    elif route not in routes and not route.startswith(REPLY_PREFIX):
         says = "no such route is in the configuration any more; its events wait until it is put back."
     elif delivery.claim is not None and delivery.due_at > now:
         says = f"it is being tried now, attempt {delivery.attempts + 1}."
     elif state is not None and state.held_by is HeldBy.OPERATOR:
-        says = f"held by hand{_because(state.held_why)} until: kling-receiver routes release {route}"
+        says = f"held by hand{_reason_suffix(state.held_why)} until: kling-receiver routes release {route}"
     elif state is not None and state.held_by is HeldBy.FAILURES:
         says = (
-            f"held since {_moment(state.held_at)}{_because(state.held_why)}; it is tried once a minute, and the first "
+            f"held since {_format_time(state.held_at)}{_reason_suffix(state.held_why)}; probed once a minute, the first "
             f"success lets all go on. To try all now: kling-receiver routes release {route}"
         )
     elif delivery.due_at <= now:
         says = "it goes out as soon as there is room for it."
     elif last is None:
-        says = f"it goes out at {_moment(delivery.due_at)}."
+        says = f"it goes out at {_format_time(delivery.due_at)}."
     else:
-        says = f"attempt {last.number} {last.outcome}{why}; the next is at {_moment(delivery.due_at)}."
+        says = f"attempt {last.number} {last.outcome}{why}; the next is at {_format_time(delivery.due_at)}."
     return f"{route}: {says}"
 
 
-def _because(reason: str) -> str:
+def _reason_suffix(reason: str) -> str:
     return f" ({reason.rstrip('.')})" if reason else ""
 
 
-def _moment(at: datetime | None) -> str:
+def _format_time(at: datetime | None) -> str:
     return "a time not known" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -17,31 +17,31 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Secret
-from receiver.domain.notifier import Bell
+from receiver.domain.notifier import Notifier
 from receiver.settings import Address, RouteSettings
 from receiver.store.interfaces import Catalog
 from receiver.tasks.explain import Explainer
 from receiver.web import gateway, serializers
-from receiver.web.auth import Access
-from receiver.web.gateway import Gateway, Kling
-from receiver.web.openapi.document import DESCRIPTION
+from receiver.web.auth import TokenAuth
+from receiver.web.gateway import ForwardApi, Gateway
+from receiver.web.openapi.document import OPENAPI_DOCUMENT
 from receiver.web.resources import tasks
-from receiver.web.resources.batches import BatchApi, Gatherer
-from receiver.web.resources.costs import CostApi, Costs
+from receiver.web.resources.batches import BatchApi, BatchService
+from receiver.web.resources.costs import CostApi, CostStore
 from receiver.web.resources.deliveries import DeliveryApi, EventApi
 from receiver.web.resources.explain import ExplainApi
-from receiver.web.resources.health import Health, Ready
-from receiver.web.resources.replays import ReplayApi, Replayer
-from receiver.web.resources.routes import FindSender, Holds, RouteApi, RouteStates
-from receiver.web.resources.stream import Stream
+from receiver.web.resources.health import HealthApi, ReadinessCheck
+from receiver.web.resources.replays import ReplayApi, ReplayService
+from receiver.web.resources.routes import FindSender, RouteApi, RouteStates, RouteStateStore
+from receiver.web.resources.stream import EventStream
 from receiver.web.resources.tasks import TaskApi
 from receiver.web.server import problems
-from receiver.web.server.body import ClientGone, Room
+from receiver.web.server.body import BodyMemoryBudget, ClientDisconnected
 from receiver.web.server.problems import Problem
 
 log = structlog.get_logger()
 
-Endpoint = Callable[[Request], Awaitable[Response]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Submitter(tasks.Submitter, gateway.Submitter, Protocol):
@@ -49,28 +49,33 @@ class Submitter(tasks.Submitter, gateway.Submitter, Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
+class AdminServices:
     """What the admin listener shows and sets going. ``events`` rings when events were committed."""
 
     submitter: Submitter
-    kling: Kling
+    kling: ForwardApi
     catalog: Catalog
     routes: Sequence[RouteSettings]
-    states: RouteStates
-    holds: Holds
-    replayer: Replayer
-    batches: Gatherer
-    costs: Costs
+    route_state_store: RouteStateStore
+    route_states: RouteStates
+    replays: ReplayService
+    batches: BatchService
+    costs: CostStore
     explainer: Explainer
-    senders: FindSender
-    events: Bell
-    ready: Ready
+    find_sender: FindSender
+    event_notifier: Notifier
+    readiness: ReadinessCheck
     clock: Clock
     ids: Ids
 
 
 def admin_app(
-    parts: Parts, *, token: Secret, listen: Address, hosts: Collection[str] = (), more: Sequence[BaseRoute] = ()
+    services: AdminServices,
+    *,
+    token: Secret,
+    listen: Address,
+    hosts: Collection[str] = (),
+    extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Make the app of the admin listener.
 
@@ -78,83 +83,86 @@ def admin_app(
     token as well.
     """
     app = Starlette(
-        routes=[*_pages(parts), *more],
-        middleware=[Middleware(_Boundary), Middleware(Access, token=token, listen=listen, hosts=hosts)],
-        exception_handlers=dict.fromkeys((Problem, ReceiverError, HTTPException), problems.answer_problem),
+        routes=[*_routes(services), *extra_routes],
+        middleware=[Middleware(ErrorBoundary), Middleware(TokenAuth, token=token, listen=listen, hosts=hosts)],
+        exception_handlers=dict.fromkeys((Problem, ReceiverError, HTTPException), problems.problem_response),
     )
     # A redirect to the address without a slash at its end would be built from the Host header.
     app.router.redirect_slashes = False
     return app
 
 
-def _pages(parts: Parts) -> Sequence[Route]:
-    health, room = Health(parts.ready), Room()
+def _routes(services: AdminServices) -> Sequence[Route]:
+    health, room = HealthApi(services.readiness), BodyMemoryBudget()
     return [
-        *_about_tasks(parts, room),
-        *_about_what_happened(parts),
-        *_about_routes(parts),
-        _page("/openapi.json", GET=_describe),
-        _page("/healthz", GET=health.alive),
-        _page("/readyz", GET=health.ready),
-        Route("/kling/{path:path}", Gateway(parts.submitter, parts.kling, room)),
+        *_task_routes(services, room),
+        *_history_routes(services),
+        *_route_routes(services),
+        _route("/openapi.json", GET=_openapi),
+        _route("/healthz", GET=health.liveness),
+        _route("/readyz", GET=health.readiness),
+        Route("/kling/{path:path}", Gateway(services.submitter, services.kling, room)),
     ]
 
 
-def _about_tasks(parts: Parts, room: Room) -> Sequence[Route]:
-    task = TaskApi(parts.submitter, parts.catalog, parts.costs, room)
-    batch = BatchApi(parts.batches)
+def _task_routes(services: AdminServices, body_memory: BodyMemoryBudget) -> Sequence[Route]:
+    task = TaskApi(services.submitter, services.catalog, services.costs, body_memory)
+    batch = BatchApi(services.batches)
     return [
-        _page("/api/tasks", GET=task.list, POST=task.create),
-        _page("/api/tasks/counts", GET=task.counts),
-        _page("/api/tasks/{ref:path}/explain", GET=ExplainApi(parts.explainer, clock=parts.clock).show),
-        _page("/api/tasks/{ref:path}/cancel", POST=task.cancel),
-        _page("/api/tasks/{ref:path}", GET=task.show),
-        _page("/api/endpoints", GET=task.endpoints),
-        _page("/api/callback-urls", POST=task.mint),
-        _page("/api/callback-urls/{ref:path}/revoke", POST=task.revoke),
-        _page("/api/batches", GET=batch.list),
-        _page("/api/batches/{name}", GET=batch.show),
-        _page("/api/batches/{name}/close", POST=batch.close),
-        _page("/api/costs", GET=CostApi(parts.costs).sums),
+        _route("/api/tasks", GET=task.list, POST=task.create),
+        _route("/api/tasks/counts", GET=task.counts),
+        _route("/api/tasks/{ref:path}/explain", GET=ExplainApi(services.explainer, clock=services.clock).show),
+        _route("/api/tasks/{ref:path}/cancel", POST=task.cancel),
+        _route("/api/tasks/{ref:path}", GET=task.show),
+        _route("/api/endpoints", GET=task.endpoints),
+        _route("/api/callback-urls", POST=task.create_callback_url),
+        _route("/api/callback-urls/{ref:path}/revoke", POST=task.revoke_callback_url),
+        _route("/api/batches", GET=batch.list),
+        _route("/api/batches/{name}", GET=batch.show),
+        _route("/api/batches/{name}/close", POST=batch.close),
+        _route("/api/costs", GET=CostApi(services.costs).totals),
     ]
 
 
-def _about_what_happened(parts: Parts) -> Sequence[Route]:
-    event = EventApi(parts.catalog)
-    delivery = DeliveryApi(parts.catalog, parts.replayer, clock=parts.clock)
-    replay = ReplayApi(parts.replayer, parts.catalog)
+def _history_routes(services: AdminServices) -> Sequence[Route]:
+    event = EventApi(services.catalog)
+    delivery = DeliveryApi(services.catalog, services.replays, clock=services.clock)
+    replay = ReplayApi(services.replays, services.catalog)
     return [
-        _page("/api/events", GET=event.list),
-        _page("/api/events/{id}", GET=event.show),
-        _page("/api/stream", GET=Stream(parts.catalog, bell=parts.events, clock=parts.clock).listen),
-        _page("/api/deliveries", GET=delivery.list),
-        _page("/api/deliveries/{id}", GET=delivery.show),
-        _page("/api/deliveries/{id}/retry", POST=delivery.retry),
-        _page("/api/replays", GET=replay.list, POST=replay.create),
-        _page("/api/replays/{id}", GET=replay.show),
-        _page("/api/replays/{id}/cancel", POST=replay.cancel),
+        _route("/api/events", GET=event.list),
+        _route("/api/events/{id}", GET=event.show),
+        _route(
+            "/api/stream",
+            GET=EventStream(services.catalog, notifier=services.event_notifier, clock=services.clock).subscribe,
+        ),
+        _route("/api/deliveries", GET=delivery.list),
+        _route("/api/deliveries/{id}", GET=delivery.show),
+        _route("/api/deliveries/{id}/retry", POST=delivery.retry),
+        _route("/api/replays", GET=replay.list, POST=replay.create),
+        _route("/api/replays/{id}", GET=replay.show),
+        _route("/api/replays/{id}/cancel", POST=replay.cancel),
     ]
 
 
-def _about_routes(parts: Parts) -> Sequence[Route]:
+def _route_routes(services: AdminServices) -> Sequence[Route]:
     route = RouteApi(
-        parts.routes,
-        states=parts.states,
-        holds=parts.holds,
-        senders=parts.senders,
-        catalog=parts.catalog,
-        clock=parts.clock,
-        ids=parts.ids,
+        services.routes,
+        route_state_store=services.route_state_store,
+        route_states=services.route_states,
+        find_sender=services.find_sender,
+        catalog=services.catalog,
+        clock=services.clock,
+        ids=services.ids,
     )
     return [
-        _page("/api/routes", GET=route.list),
-        _page("/api/routes/{name}/hold", POST=route.hold),
-        _page("/api/routes/{name}/release", POST=route.release),
-        _page("/api/routes/{name}/test", POST=route.test),
+        _route("/api/routes", GET=route.list),
+        _route("/api/routes/{name}/hold", POST=route.hold),
+        _route("/api/routes/{name}/release", POST=route.release),
+        _route("/api/routes/{name}/test", POST=route.test),
     ]
 
 
-def _page(path: str, **by_method: Endpoint) -> Route:
+def _route(path: str, **by_method: Handler) -> Route:
     """Put all methods of an address into one route, so that a wrong one is told all the right ones."""
 
     async def answer(request: Request) -> Response:
@@ -164,11 +172,11 @@ def _page(path: str, **by_method: Endpoint) -> Route:
     return Route(path, answer, methods=list(by_method))
 
 
-async def _describe(_request: Request) -> Response:
-    return serializers.answer(DESCRIPTION)
+async def _openapi(_request: Request) -> Response:
+    return serializers.json_response(OPENAPI_DOCUMENT)
 
 
-class _Boundary:
+class ErrorBoundary:
     """Ends what no one else has ended: a client that left, and faults of our own, which are logged and owned up to."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -185,7 +193,7 @@ class _Boundary:
 
         try:
             await self._app(scope, receive, watched)
-        except ClientGone:
+        except ClientDisconnected:
             log.info("request.abandoned", method=scope["method"], path=scope["path"])
         except Exception:
             # The text alone: a renderer that shows the frames' variables would show the token among them.
@@ -193,9 +201,9 @@ class _Boundary:
             log.error("request.failed", method=scope["method"], path=scope["path"], exception=fault)  # noqa: TRY400 - as said above
             if started:
                 raise
-            await _own_up(scope)(scope, receive, send)
+            await _internal_error(scope)(scope, receive, send)
 
 
-def _own_up(scope: Scope) -> Response:
-    problem = problems.internal()
-    return gateway.as_kling_says(problem) if gateway.is_for_kling(scope["path"]) else problem.response()
+def _internal_error(scope: Scope) -> Response:
+    problem = problems.internal_error()
+    return gateway.kling_error(problem) if gateway.is_gateway_path(scope["path"]) else problem.response()

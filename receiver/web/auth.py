@@ -10,35 +10,35 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from receiver.domain.model import Secret
 from receiver.settings import Address
 from receiver.web import gateway
-from receiver.web.server.allowed_hosts import Names, misdirected
+from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
 from receiver.web.server.problems import Problem
 
-OPEN_TO_ALL = frozenset({"/healthz", "/readyz"})
+PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 
 _REALM = 'Bearer realm="kling-receiver"'
 
 
-class Access:
+class TokenAuth:
     """Lets requests through that name us rightly and carry the admin token."""
 
     def __init__(self, app: ASGIApp, *, token: Secret, listen: Address, hosts: Collection[str] = ()) -> None:
         self._app = app
         self._token = token.reveal().encode()
-        self._names = Names(listen, hosts)
+        self._allowed_hosts = AllowedHosts(listen, hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer strangers, hand the others on."""
-        problem = None if scope["path"] in OPEN_TO_ALL else self._look_at(Headers(scope=scope))
+        problem = None if scope["path"] in PUBLIC_PATHS else self._check(Headers(scope=scope))
         if problem is None:
             await self._app(scope, receive, send)
-        elif gateway.is_for_kling(scope["path"]):
-            await gateway.as_kling_says(problem)(scope, receive, send)
+        elif gateway.is_gateway_path(scope["path"]):
+            await gateway.kling_error(problem)(scope, receive, send)
         else:
             await problem.response()(scope, receive, send)
 
-    def _look_at(self, headers: Headers) -> Problem | None:
+    def _check(self, headers: Headers) -> Problem | None:
         hosts = headers.getlist("host")
-        if len(hosts) != 1 or not self._names.include(hosts[0]):
+        if len(hosts) != 1 or not self._allowed_hosts.allows(hosts[0]):
             return misdirected()
         shown = headers.getlist("authorization")
         if not shown:

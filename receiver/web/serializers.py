@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
-from receiver.delivery.replay import Outline
+from receiver.delivery.replay import ReplayPreview
 from receiver.domain.clock import iso
 from receiver.domain.model import (
     Accepted,
@@ -26,22 +26,24 @@ from receiver.domain.model import (
     Task,
 )
 from receiver.domain.replays import Replay
-from receiver.events.payload import joined
-from receiver.events.routing import REPLY
+from receiver.events.payload import serialize
+from receiver.events.routing import REPLY_PREFIX
 from receiver.settings import Rate, RouteSettings
-from receiver.store.interfaces import Backlog, DeliveryView, Page
+from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
 
 T = TypeVar("T")
 
-_WORDS = {Accepted: "accepted", Failed: "failed", Refused: "refused"}
+_OUTCOME_NAMES = {Accepted: "accepted", Failed: "failed", Refused: "refused"}
 
 
-def answer(value: object, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None) -> Response:
+def json_response(
+    value: object, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+) -> Response:
     """Answer with a value as JSON."""
-    return raw_answer(encode(value), status, headers)
+    return raw_json_response(encode(value), status, headers)
 
 
-def raw_answer(
+def raw_json_response(
     content: bytes, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Answer with JSON that is already written."""
@@ -57,56 +59,56 @@ def encode(value: object) -> bytes:
         return json.dumps(value, separators=(",", ":")).encode()
 
 
-def page(found: Page[T], show: Callable[[T], Json]) -> Response:
+def page_response(page: Page[T], to_json: Callable[[T], Json]) -> Response:
     """Answer with one page of a list."""
-    return answer({"items": [show(each) for each in found.items], "next": found.next})
+    return json_response({"items": [to_json(each) for each in page.items], "next": page.next})
 
 
-def event_page(found: Page[Event]) -> Response:
+def event_page_response(page: Page[Event]) -> Response:
     """Answer with one page of events, each in the very bytes that destinations receive."""
-    items = b",".join(joined(event) for event in found.items)
-    return raw_answer(b'{"items":[' + items + b'],"next":' + encode(found.next) + b"}")
+    items = b",".join(serialize(event) for event in page.items)
+    return raw_json_response(b'{"items":[' + items + b'],"next":' + encode(page.next) + b"}")
 
 
-def task(shown: Task) -> Json:
+def task_json(task: Task) -> Json:
     """Show a task."""
     return {
-        "id": shown.id,
-        "state": shown.state.value,
-        "endpoint": shown.endpoint,
-        "label": shown.label,
-        "tags": dict(shown.tags),
-        "batch": shown.batch,
-        "priority": shown.priority,
-        "kling_id": shown.kling_id,
-        "external_task_id": shown.external_task_id,
-        "message": shown.message,
-        "origin": shown.origin.value,
-        "created_at": iso(shown.created_at),
-        "updated_at": iso(shown.updated_at),
-        "expires_at": _moment(shown.expires_at),
+        "id": task.id,
+        "state": task.state.value,
+        "endpoint": task.endpoint,
+        "label": task.label,
+        "tags": dict(task.tags),
+        "batch": task.batch,
+        "priority": task.priority,
+        "kling_id": task.kling_id,
+        "external_task_id": task.external_task_id,
+        "message": task.message,
+        "origin": task.origin.value,
+        "created_at": iso(task.created_at),
+        "updated_at": iso(task.updated_at),
+        "expires_at": _optional_iso(task.expires_at),
     }
 
 
-def task_with_end(shown: Task, end: Event | None, cost: Cost | None) -> Json:
+def task_with_result_json(task: Task, end_event: Event | None, cost: Cost | None) -> Json:
     """Show a task with what came of it: its last event's result, files, how far it was verified, and what it cost."""
-    data: Json = json.loads(end.envelope)["data"] if end is not None else {}
+    data: Json = json.loads(end_event.envelope)["data"] if end_event is not None else {}
     return {
-        **task(shown),
-        "verified": None if end is None else end.verified.value,
+        **task_json(task),
+        "verified": None if end_event is None else end_event.verified.value,
         "result": data.get("result") or {},
         "assets": data.get("assets") or [],
-        "archiving": None if end is None or end.archiving is None else end.archiving.value,
-        "cost": None if cost is None else {"charges": charges(cost.charges), "said": json.loads(cost.said)},
+        "archiving": None if end_event is None or end_event.archiving is None else end_event.archiving.value,
+        "cost": None if cost is None else {"charges": charges_json(cost.charges), "said": json.loads(cost.raw)},
     }
 
 
-def charges(shown: Mapping[str, Decimal]) -> Json:
+def charges_json(charges: Mapping[str, Decimal]) -> Json:
     """Show amounts by their units, as texts: a reader's float would round them."""
-    return {unit: format(shown[unit], "f") for unit in sorted(shown)}
+    return {unit: format(charges[unit], "f") for unit in sorted(charges)}
 
 
-def delivery(view: DeliveryView, *, now: datetime) -> Json:
+def delivery_json(view: DeliveryView, *, now: datetime) -> Json:
     """Show a delivery. It is in flight while somebody's claim on it lasts."""
     shown = view.delivery
     return {
@@ -119,82 +121,82 @@ def delivery(view: DeliveryView, *, now: datetime) -> Json:
         "attempts": shown.attempts,
         "due_at": iso(shown.due_at),
         "created_at": iso(shown.created_at),
-        "finished_at": _moment(shown.finished_at),
+        "finished_at": _optional_iso(shown.finished_at),
         "replay_of": shown.replay_of,
         "in_flight": shown.status is DeliveryStatus.PENDING and shown.claim is not None and shown.due_at > now,
     }
 
 
-def attempt(shown: Attempt) -> Json:
+def attempt_json(attempt: Attempt) -> Json:
     """Show an attempt."""
     return {
-        "number": shown.number,
-        "started_at": iso(shown.started_at),
-        "duration_ms": _milliseconds(shown.duration),
-        "outcome": shown.outcome,
-        "code": shown.code,
-        "reason": shown.reason,
-        "excerpt": _text(shown.excerpt),
+        "number": attempt.number,
+        "started_at": iso(attempt.started_at),
+        "duration_ms": _milliseconds(attempt.duration),
+        "outcome": attempt.outcome,
+        "code": attempt.code,
+        "reason": attempt.reason,
+        "excerpt": _decode(attempt.excerpt),
     }
 
 
-def outcome(shown: Outcome, *, duration: timedelta) -> Json:
+def outcome_json(outcome: Outcome, *, duration: timedelta) -> Json:
     """Show what came of an attempt that is not kept."""
     return {
-        "outcome": _WORDS[type(shown)],
-        "code": shown.code,
-        "reason": "" if isinstance(shown, Accepted) else shown.reason,
-        "excerpt": _text(shown.excerpt),
+        "outcome": _OUTCOME_NAMES[type(outcome)],
+        "code": outcome.code,
+        "reason": "" if isinstance(outcome, Accepted) else outcome.reason,
+        "excerpt": _decode(outcome.excerpt),
         "duration_ms": _milliseconds(duration),
     }
 
 
-def route(shown: RouteSettings, state: RouteState | None, waiting: Backlog | None) -> Json:
+def route_json(route: RouteSettings, state: RouteState | None, backlog: RouteBacklog | None) -> Json:
     """Show a route: its rule, without secrets, and how it fares."""
     return {
-        "name": shown.name,
-        "kind": "webhook" if shown.webhook is not None else "script",
-        "destination": _destination(shown),
-        "on": sorted(shown.on),
-        "endpoints": list(shown.endpoints),
-        "where": shown.where,
-        "concurrency": shown.concurrency,
-        **_fares(state or RouteState(name=shown.name), waiting),
+        "name": route.name,
+        "kind": "webhook" if route.webhook is not None else "script",
+        "destination": _destination(route),
+        "on": sorted(route.on),
+        "endpoints": list(route.endpoints),
+        "where": route.where,
+        "concurrency": route.concurrency,
+        **_health(state or RouteState(name=route.name), backlog),
     }
 
 
-def lane(name: str, state: RouteState | None, waiting: Backlog | None) -> Json:
+def unconfigured_route_json(name: str, state: RouteState | None, backlog: RouteBacklog | None) -> Json:
     """Show where events wait beside the configured routes: for a client's own host, or for a route that is gone."""
-    is_reply = name.startswith(REPLY)
+    is_reply = name.startswith(REPLY_PREFIX)
     return {
         "name": name,
         "kind": "reply" if is_reply else "gone",
-        "destination": name.removeprefix(REPLY) if is_reply else "",
+        "destination": name.removeprefix(REPLY_PREFIX) if is_reply else "",
         "on": [],
         "endpoints": [],
         "where": None,
         "concurrency": 0,
-        **_fares(state or RouteState(name=name), waiting),
+        **_health(state or RouteState(name=name), backlog),
     }
 
 
-def _fares(state: RouteState, waiting: Backlog | None) -> Json:
+def _health(state: RouteState, backlog: RouteBacklog | None) -> Json:
     return {
-        "held_at": _moment(state.held_at),
+        "held_at": _optional_iso(state.held_at),
         "held_by": None if state.held_by is None else state.held_by.value,
         "held_why": state.held_why,
-        "probe_at": _moment(state.probe_at),
+        "probe_at": _optional_iso(state.probe_at),
         "failures": state.failures,
-        "pending": waiting.pending if waiting is not None else 0,
-        "oldest_pending_at": iso(waiting.oldest) if waiting is not None else None,
+        "pending": backlog.pending if backlog is not None else 0,
+        "oldest_pending_at": iso(backlog.oldest) if backlog is not None else None,
     }
 
 
-def outline(shown: Outline) -> Json:
+def replay_preview_json(preview: ReplayPreview) -> Json:
     """Show what a replay would bring out."""
     return {
         "dry_run": True,
-        "total": shown.total,
+        "total": preview.total,
         "by": [
             {
                 "route": tally.route,
@@ -203,7 +205,7 @@ def outline(shown: Outline) -> Json:
                 "oldest_at": iso(tally.oldest),
                 "newest_at": iso(tally.newest),
             }
-            for tally in shown.tallies
+            for tally in preview.counts
         ],
         "sample": [
             {
@@ -214,51 +216,51 @@ def outline(shown: Outline) -> Json:
                 "replay_of": again.replay_of,
                 "created_at": iso(again.created_at),
             }
-            for again in shown.sample
+            for again in preview.sample
         ],
     }
 
 
-def replay(shown: Replay) -> Json:
+def replay_json(replay: Replay) -> Json:
     """Show a replay and how far it has come."""
-    chosen = shown.selection
+    chosen = replay.selection
     return {
-        "id": shown.id,
-        "state": shown.state.value,
-        "total": shown.total,
-        "created": shown.created,
+        "id": replay.id,
+        "state": replay.state.value,
+        "total": replay.total,
+        "created": replay.created,
         "selection": {
             "deliveries": list(chosen.deliveries),
             "events": list(chosen.events),
             "task": chosen.task_id,
             "route": chosen.route,
             "status": [status.value for status in chosen.statuses],
-            "from": _moment(chosen.since),
-            "to": _moment(chosen.until),
+            "from": _optional_iso(chosen.since),
+            "to": _optional_iso(chosen.until),
             "to_route": chosen.to_route,
         },
-        "pace": None if shown.rate is None else str(Rate(*shown.rate)),
-        "actor": shown.actor,
-        "why": shown.why,
-        "created_at": iso(shown.created_at),
-        "finished_at": _moment(shown.finished_at),
+        "pace": None if replay.rate is None else str(Rate(*replay.rate)),
+        "actor": replay.actor,
+        "why": replay.why,
+        "created_at": iso(replay.created_at),
+        "finished_at": _optional_iso(replay.finished_at),
     }
 
 
-def routes(shown: Sequence[Json]) -> Response:
+def routes_response(routes: Sequence[Json]) -> Response:
     """Answer with all routes; they are about as many as the configuration has."""
-    return answer({"items": list(shown), "next": None})
+    return json_response({"items": list(routes), "next": None})
 
 
-def _destination(shown: RouteSettings) -> str:
+def _destination(route: RouteSettings) -> str:
     """Name where a route leads; the rest of a URL, and a script's arguments, may be secrets."""
-    if shown.webhook is not None:
-        parts = urlsplit(shown.webhook.url)
+    if route.webhook is not None:
+        parts = urlsplit(route.webhook.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
-    return shown.script.command[0] if shown.script is not None else ""
+    return route.script.command[0] if route.script is not None else ""
 
 
-def _moment(at: datetime | None) -> str | None:
+def _optional_iso(at: datetime | None) -> str | None:
     return None if at is None else iso(at)
 
 
@@ -266,5 +268,5 @@ def _milliseconds(duration: timedelta) -> float:
     return round(duration / timedelta(milliseconds=1), 1)
 
 
-def _text(excerpt: bytes) -> str:
+def _decode(excerpt: bytes) -> str:
     return excerpt.decode("utf-8", "replace")

@@ -7,82 +7,82 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from harness.archive_system import A_PNG, PNG, Workshop, a_cdn, a_workshop, cut_short
-from harness.http_peers import response, sending
-from harness.support import until
+from harness.archive_system import A_PNG, PNG, ArchiveSystem, a_cdn, an_archive_system, truncated_response
+from harness.http_peers import respond_with, response
+from harness.support import wait_until
 
-from receiver.archive.partial_file import RESERVE, free_bytes
-from receiver.domain.model import Archiving
-from receiver.events.factory import HELD_BACK
+from receiver.archive.partial_file import MIN_FREE_BYTES, free_bytes
+from receiver.domain.model import ArchiveState
+from receiver.events.factory import MAX_ARCHIVE_WAIT
 
 
 @pytest.fixture
-async def shop(tmp_path: Path) -> AsyncIterator[Workshop]:
-    async with a_workshop(tmp_path) as shop:
-        yield shop
+async def system(tmp_path: Path) -> AsyncIterator[ArchiveSystem]:
+    async with an_archive_system(tmp_path) as system:
+        yield system
 
 
-async def test_on_a_full_disk_nothing_is_begun_and_it_goes_on_when_there_is_room(shop: Workshop) -> None:
-    shop.free = RESERVE + len(PNG) - 1
+async def test_on_a_full_disk_nothing_is_begun_and_it_goes_on_when_there_is_room(system: ArchiveSystem) -> None:
+    system.free_bytes = MIN_FREE_BYTES + len(PNG) - 1
     async with a_cdn(a=A_PNG) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/a")
-        shop.start()
-        await until(lambda: len(cdn.requests) == 1)
-        await shop.passes(event, timedelta(seconds=10), lambda: True)
-        assert shop.files() == []
-        shop.free = RESERVE + len(PNG)
-        await shop.passes(event, timedelta(seconds=40), lambda: True)
-        assert len(await shop.settled(event)) == 1
+        event = await system.succeed_task(f"{cdn.url}/a")
+        system.start()
+        await wait_until(lambda: len(cdn.requests) == 1)
+        await system.advance_to_age(event, timedelta(seconds=10), lambda: True)
+        assert system.files() == []
+        system.free_bytes = MIN_FREE_BYTES + len(PNG)
+        await system.advance_to_age(event, timedelta(seconds=40), lambda: True)
+        assert len(await system.wait_for_assets(event)) == 1
 
 
-async def test_a_disk_that_fills_meanwhile_ends_the_download_and_keeps_what_came(shop: Workshop) -> None:
+async def test_a_disk_that_fills_meanwhile_ends_the_download_and_keeps_what_came(system: ArchiveSystem) -> None:
     film = bytes(40 * 1024 * 1024)
 
     async def filling(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(response(200, film, content_type="video/mp4", etag='"v1"')[: -len(film)])
         writer.write(film[: 20 * 1024 * 1024])
         await writer.drain()
-        shop.free = RESERVE - 1
+        system.free_bytes = MIN_FREE_BYTES - 1
         writer.write(film[20 * 1024 * 1024 :])
 
     async with a_cdn(a=filling) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/a")
-        shop.start()
-        await shop.passes(event, HELD_BACK, lambda: True)
-        assert await shop.settled(event, Archiving.LATE) == []
+        event = await system.succeed_task(f"{cdn.url}/a")
+        system.start()
+        await system.advance_to_age(event, MAX_ARCHIVE_WAIT, lambda: True)
+        assert await system.wait_for_assets(event, ArchiveState.LATE) == []
 
-    [(_, told)] = await shop.alerts()
+    [(_, told)] = await system.alerts()
     assert told["results"][0]["reason"].startswith("The disk is almost full.")
 
 
-async def test_a_folder_that_cannot_be_made_is_said(shop: Workshop) -> None:
-    shop.folder.write_text("a file in its place")
+async def test_a_folder_that_cannot_be_made_is_said(system: ArchiveSystem) -> None:
+    system.folder.write_text("a file in its place")
     async with a_cdn(a=A_PNG) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/a")
-        shop.start()
-        await shop.passes(event, HELD_BACK, lambda: True)
-        await shop.settled(event, Archiving.LATE)
+        event = await system.succeed_task(f"{cdn.url}/a")
+        system.start()
+        await system.advance_to_age(event, MAX_ARCHIVE_WAIT, lambda: True)
+        await system.wait_for_assets(event, ArchiveState.LATE)
 
-    [(_, told)] = await shop.alerts()
+    [(_, told)] = await system.alerts()
     assert "Not a directory" in told["results"][0]["reason"] or "File exists" in told["results"][0]["reason"]
     assert cdn.connections == 0
 
 
-async def test_what_cannot_be_gone_on_with_does_not_take_the_room_of_its_own_file(shop: Workshop) -> None:
-    room = RESERVE + len(PNG)
+async def test_what_cannot_be_gone_on_with_does_not_take_the_room_of_its_own_file(system: ArchiveSystem) -> None:
+    room = MIN_FREE_BYTES + len(PNG)
 
     def free(folder: Path) -> int:
         return room - sum(file.stat().st_size for file in folder.glob("*.part"))
 
-    async with a_cdn(a=cut_short(PNG, after=5000, content_type="image/png")) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/a")
-        shop.start(free=free)  # and nothing tells what came from a later file of the same name
-        await until(lambda: any(name.endswith("/.0.part") for name in shop.files()))
-        cdn.answer = sending(response(200, PNG, content_type="image/png"))
-        await shop.passes(event, timedelta(seconds=20), lambda: True)
-        [asset] = await shop.settled(event)
+    async with a_cdn(a=truncated_response(PNG, after=5000, content_type="image/png")) as cdn:
+        event = await system.succeed_task(f"{cdn.url}/a")
+        system.start(free_bytes=free)  # and nothing tells what came from a later file of the same name
+        await wait_until(lambda: any(name.endswith("/.0.part") for name in system.files()))
+        cdn.handler = respond_with(response(200, PNG, content_type="image/png"))
+        await system.advance_to_age(event, timedelta(seconds=20), lambda: True)
+        [asset] = await system.wait_for_assets(event)
 
-    assert shop.content(asset) == PNG
+    assert system.content(asset) == PNG
 
 
 @pytest.fixture
@@ -104,37 +104,37 @@ def mount(folder: Path, options: str) -> list[str]:
 
 
 async def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_and_goes_on_when_there_is_room(
-    shop: Workshop, small_disk: Path
+    system: ArchiveSystem, small_disk: Path
 ) -> None:
     film = b"\0\0\0\x20ftypisom" + bytes(6 * 1024 * 1024)
     headers = {"content_type": "video/mp4", "etag": '"v1"'}
     async with a_cdn(film=response(200, film, **headers), a=A_PNG) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/film", f"{cdn.url}/a")
-        shop.start()  # others fill the disk behind the guard's back: it is told of room that is not there
-        await shop.passes(event, HELD_BACK, lambda: True)
-        await shop.settled(event, Archiving.LATE)
-        [(_, told)] = await shop.alerts()
+        event = await system.succeed_task(f"{cdn.url}/film", f"{cdn.url}/a")
+        system.start()  # others fill the disk behind the guard's back: it is told of room that is not there
+        await system.advance_to_age(event, MAX_ARCHIVE_WAIT, lambda: True)
+        await system.wait_for_assets(event, ArchiveState.LATE)
+        [(_, told)] = await system.alerts()
         assert [one["reason"] for one in told["results"] if one["number"] == 0] == [
             "The file could not be put on the disk: No space left on device. See to [archive] dir."
         ]
         assert not (small_disk / str(event.task_id) / event.id / "0.mp4").exists()
 
         await asyncio.to_thread(subprocess.run, mount(small_disk, "remount,size=32m"), check=True)
-        await shop.passes(event, 2 * HELD_BACK, lambda: True)
-        assets = await shop.settled(event)
+        await system.advance_to_age(event, 2 * MAX_ARCHIVE_WAIT, lambda: True)
+        assets = await system.wait_for_assets(event)
 
-    assert [shop.content(asset) for asset in assets] == [film, PNG]
-    assert shop.files() == [f"{event.task_id}/{event.id}/{name}" for name in ("0.mp4", "1.png")]
+    assert [system.content(asset) for asset in assets] == [film, PNG]
+    assert system.files() == [f"{event.task_id}/{event.id}/{name}" for name in ("0.mp4", "1.png")]
 
 
 @pytest.mark.usefixtures("small_disk")
-async def test_the_guard_sees_how_full_a_real_disk_is(shop: Workshop) -> None:
+async def test_the_guard_sees_how_full_a_real_disk_is(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/a")
-        shop.start(free=free_bytes)
-        await shop.passes(event, HELD_BACK, lambda: True)
-        await shop.settled(event, Archiving.LATE)
+        event = await system.succeed_task(f"{cdn.url}/a")
+        system.start(free_bytes=free_bytes)
+        await system.advance_to_age(event, MAX_ARCHIVE_WAIT, lambda: True)
+        await system.wait_for_assets(event, ArchiveState.LATE)
 
-    [(_, told)] = await shop.alerts()
+    [(_, told)] = await system.alerts()
     assert told["results"][0]["reason"].startswith("The disk is almost full.")
-    assert shop.files() == []
+    assert system.files() == []

@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ClientError
-from harness.http_peers import hanging, response, serving
-from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, Buckets, a_relay, a_store_of_buckets
-from harness.support import until
+from harness.http_peers import http_peer, never_respond, response
+from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, an_s3_server, s3_proxy
+from harness.support import wait_until
 
-from receiver.archive.s3 import PART, S3Storage, opened
-from receiver.domain.errors import NotKept
+from receiver.archive.s3 import PART_SIZE, S3Storage, open_s3
+from receiver.domain.errors import FileNotStored
 from receiver.domain.model import Asset, Secret
-from receiver.net.http_client import Guard
+from receiver.net.http_client import AddressGuard
 from receiver.net.ssrf_guard import OperatorGuard
 from receiver.settings.storage import StorageSettings
 
@@ -27,17 +27,17 @@ NAME = "tsk_1/evt_1/0.mp4"
 
 
 @pytest.fixture
-async def buckets(tmp_path: Path) -> AsyncIterator[Buckets]:
-    async with a_store_of_buckets(tmp_path) as buckets:
-        yield buckets
+async def s3(tmp_path: Path) -> AsyncIterator[S3Server]:
+    async with an_s3_server(tmp_path) as s3:
+        yield s3
 
 
 @contextlib.asynccontextmanager
-async def a_storage(endpoint: str, *, guard: Guard | None = None, **changes: Any) -> AsyncIterator[S3Storage]:
+async def a_storage(endpoint: str, *, guard: AddressGuard | None = None, **changes: Any) -> AsyncIterator[S3Storage]:
     keys: dict[str, Any] = {"access_key": Secret(ACCESS_KEY), "secret_key": Secret(SECRET_KEY)}
     given = {"url": f"s3://{BUCKET}/kling", "endpoint": endpoint, "region": "us-east-1"} | keys | changes
     settings = StorageSettings.model_construct(**given)
-    async with opened(settings, guard=guard or OperatorGuard()) as storage:
+    async with open_s3(settings, guard=guard or OperatorGuard()) as storage:
         yield storage
 
 
@@ -55,52 +55,50 @@ def a_file(folder: Path, size: int) -> tuple[Path, Asset]:
     )
 
 
-@pytest.mark.parametrize("size", [1, PART, 2 * PART + 7])
-async def test_a_file_of_any_size_is_copied_whole(buckets: Buckets, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [1, PART_SIZE, 2 * PART_SIZE + 7])
+async def test_a_file_of_any_size_is_copied_whole(s3: S3Server, tmp_path: Path, size: int) -> None:
     file, asset = a_file(tmp_path, size)
-    async with a_storage(buckets.url) as storage:
+    async with a_storage(s3.url) as storage:
         assert await storage.put(file, NAME, asset) == f"s3://{BUCKET}/kling/{NAME}"
 
-    assert {key: hashlib.sha256(content).digest() for key, content in buckets.objects().items()} == {
+    assert {key: hashlib.sha256(content).digest() for key, content in s3.objects().items()} == {
         f"kling/{NAME}": asset.sha256
     }
-    assert ("initiate multipart upload" in buckets.log()) == (size > PART)
+    assert ("initiate multipart upload" in s3.log()) == (size > PART_SIZE)
 
 
-async def test_a_copy_made_twice_is_one(buckets: Buckets, tmp_path: Path) -> None:
+async def test_a_copy_made_twice_is_one(s3: S3Server, tmp_path: Path) -> None:
     file, asset = a_file(tmp_path, 1000)
-    async with a_storage(buckets.url, url=f"s3://{BUCKET}") as storage:
+    async with a_storage(s3.url, url=f"s3://{BUCKET}") as storage:
         assert await storage.put(file, NAME, asset) == await storage.put(file, NAME, asset) == f"s3://{BUCKET}/{NAME}"
 
-    assert list(buckets.objects()) == [NAME]
+    assert list(s3.objects()) == [NAME]
 
 
-def forged(body: bytes) -> bytes:
+def tampered(body: bytes) -> bytes:
     return bytes(byte ^ 1 for byte in body[:1]) + body[1:]
 
 
-@pytest.mark.parametrize("size", [1000, PART + 1000])
-async def test_what_is_changed_on_the_way_is_not_kept(buckets: Buckets, tmp_path: Path, size: int) -> None:
+@pytest.mark.parametrize("size", [1000, PART_SIZE + 1000])
+async def test_what_is_changed_on_the_way_is_not_kept(s3: S3Server, tmp_path: Path, size: int) -> None:
     file, asset = a_file(tmp_path, size)
-    async with a_relay(buckets.port, change=forged) as url, a_storage(url) as storage:
-        with pytest.raises(NotKept, match="answered 400"):
+    async with s3_proxy(s3.port, transform=tampered) as url, a_storage(url) as storage:
+        with pytest.raises(FileNotStored, match="answered 400"):
             await storage.put(file, NAME, asset)
 
-    assert buckets.objects() == {}
+    assert s3.objects() == {}
 
 
-@pytest.mark.parametrize("size", [1000, PART + 1000])
-async def test_what_is_not_on_the_disk_as_it_was_told_of_is_not_kept(
-    buckets: Buckets, tmp_path: Path, size: int
-) -> None:
+@pytest.mark.parametrize("size", [1000, PART_SIZE + 1000])
+async def test_what_is_not_on_the_disk_as_it_was_told_of_is_not_kept(s3: S3Server, tmp_path: Path, size: int) -> None:
     file, asset = a_file(tmp_path, size)
     file.write_bytes(b"\0" * size)
-    async with a_storage(buckets.url) as storage:
-        with pytest.raises(NotKept, match="is not what it was"):
+    async with a_storage(s3.url) as storage:
+        with pytest.raises(FileNotStored, match="is not what it was"):
             await storage.put(file, NAME, asset)
-        assert buckets.objects() == {}
+        assert s3.objects() == {}
         file.unlink()
-        with pytest.raises(NotKept, match="could not be read: No such file"):
+        with pytest.raises(FileNotStored, match="could not be read: No such file"):
             await storage.put(file, NAME, asset)
 
 
@@ -114,18 +112,22 @@ async def test_what_is_not_on_the_disk_as_it_was_told_of_is_not_kept(
         ),
         ({"access_key": Secret("wrong-access-key")}, 10, "403 (InvalidAccessKeyId) to PutObject. Check [archive.stora"),
         ({"url": "s3://no-such-bucket"}, 10, "404 (NoSuchBucket) to PutObject. Make the bucket, or correct [archive."),
-        ({"url": "s3://no-such-bucket"}, PART + 10, "404 (NoSuchBucket) to CreateMultipartUpload. Make the bucket"),
+        (
+            {"url": "s3://no-such-bucket"},
+            PART_SIZE + 10,
+            "404 (NoSuchBucket) to CreateMultipartUpload. Make the bucket",
+        ),
     ],
 )
 async def test_a_refusal_is_told_with_what_to_do_and_without_a_key(
-    buckets: Buckets, tmp_path: Path, changes: dict[str, Any], size: int, said: str
+    s3: S3Server, tmp_path: Path, changes: dict[str, Any], size: int, said: str
 ) -> None:
     file, asset = a_file(tmp_path, size)
-    async with a_storage(buckets.url, **changes) as storage:
-        with pytest.raises(NotKept) as refused:
+    async with a_storage(s3.url, **changes) as storage:
+        with pytest.raises(FileNotStored) as refused:
             await storage.put(file, NAME, asset)
 
-    assert str(refused.value).startswith(f"127.0.0.1:{buckets.port} answered {said}")
+    assert str(refused.value).startswith(f"127.0.0.1:{s3.port} answered {said}")
     assert not any(key in str(refused.value) for key in (ACCESS_KEY, SECRET_KEY, "wrong-"))
 
 
@@ -134,28 +136,28 @@ async def test_a_server_that_is_not_there_or_does_not_speak_s3_is_told(tmp_path:
 
     async def fails(endpoint: str, said: str) -> None:
         async with a_storage(endpoint) as storage:
-            with pytest.raises(NotKept, match=said):
+            with pytest.raises(FileNotStored, match=said):
                 await storage.put(file, NAME, asset)
 
     await fails("http://127.0.0.1:1", "127.0.0.1:1 cannot be reached: Connection refused.")
     await fails("http://no-such-host.invalid", "no-such-host.invalid cannot be reached")
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(Path(__file__).parents[1] / "data" / "host.example.pem")
-    async with serving(response(200), tls=context) as peer:
+    async with http_peer(response(200), tls=context) as peer:
         await fails(peer.url, f"TLS with 127.0.0.1:{peer.port} failed. Check its certificate")
-    async with serving(b"not http\r\n\r\n") as peer:
+    async with http_peer(b"not http\r\n\r\n") as peer:
         await fails(peer.url, f"127.0.0.1:{peer.port}")
-    async with serving(response(500, b"<html>")) as peer:
+    async with http_peer(response(500, b"<html>")) as peer:
         await fails(peer.url, f"127.0.0.1:{peer.port} answered 500")
-    async with serving(response(301, location="http://169.254.169.254/")) as peer:
+    async with http_peer(response(301, location="http://169.254.169.254/")) as peer:
         await fails(peer.url, "169.254.169.254")
 
 
 async def test_a_server_that_takes_nothing_does_not_hold_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("receiver.archive.s3.PATIENCE", timedelta(seconds=0.3))
     file, asset = a_file(tmp_path, 1000)
-    async with serving(hanging, reads=False) as peer, a_storage(peer.url) as storage:
-        with pytest.raises(NotKept, match=r"did not take \d+ bytes in 0.3 s"):
+    async with http_peer(never_respond, reads_requests=False) as peer, a_storage(peer.url) as storage:
+        with pytest.raises(FileNotStored, match=r"did not take \d+ bytes in 0.3 s"):
             await storage.put(file, NAME, asset)
 
 
@@ -163,13 +165,13 @@ async def test_a_server_that_takes_nothing_does_not_hold_us(tmp_path: Path, monk
 async def test_the_guard_sees_every_address_that_is_dialled(tmp_path: Path, endpoint: str) -> None:
     file, asset = a_file(tmp_path, 1000)
     async with a_storage(endpoint) as storage:
-        with pytest.raises(NotKept) as refused:
+        with pytest.raises(FileNotStored) as refused:
             await storage.put(file, NAME, asset)
 
     assert any(word in str(refused.value) for word in ("and never dialled", "cannot be reached"))
 
 
-async def test_the_guard_is_asked_by_the_name_of_the_host(buckets: Buckets, tmp_path: Path) -> None:
+async def test_the_guard_is_asked_by_the_name_of_the_host(s3: S3Server, tmp_path: Path) -> None:
     seen: list[tuple[str, Any]] = []
 
     class Watching(OperatorGuard):
@@ -177,14 +179,14 @@ async def test_the_guard_is_asked_by_the_name_of_the_host(buckets: Buckets, tmp_
             seen.append((host, *addresses))
 
     file, asset = a_file(tmp_path, 1000)
-    async with a_storage(buckets.url.replace("127.0.0.1", "localhost"), guard=Watching()) as storage:
+    async with a_storage(s3.url.replace("127.0.0.1", "localhost"), guard=Watching()) as storage:
         await storage.put(file, NAME, asset)
 
     assert ("localhost", ip_address("127.0.0.1")) in seen
 
 
 async def test_nothing_of_the_environment_speaks_with_us(
-    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, value in {
         "AWS_PROFILE": "no-such-profile",
@@ -201,51 +203,51 @@ async def test_nothing_of_the_environment_speaks_with_us(
     }.items():
         monkeypatch.setenv(name, value)
     file, asset = a_file(tmp_path, 1000)
-    async with a_storage(buckets.url) as storage:
+    async with a_storage(s3.url) as storage:
         await storage.put(file, NAME, asset)
 
-    assert len(buckets.objects()) == 1
+    assert len(s3.objects()) == 1
 
 
-async def test_a_copy_that_is_broken_off_leaves_no_parts(buckets: Buckets, tmp_path: Path) -> None:
-    file, asset = a_file(tmp_path, 3 * PART)
-    async with a_storage(buckets.url) as storage:
+async def test_a_copy_that_is_broken_off_leaves_no_parts(s3: S3Server, tmp_path: Path) -> None:
+    file, asset = a_file(tmp_path, 3 * PART_SIZE)
+    async with a_storage(s3.url) as storage:
         copying = asyncio.create_task(storage.put(file, NAME, asset))
-        await until(lambda: "put multipart upload" in buckets.log())
+        await wait_until(lambda: "put multipart upload" in s3.log())
         copying.cancel()
         with pytest.raises(asyncio.CancelledError):
             await copying
 
-    assert buckets.objects() == {}
-    assert "abort multipart upload" in buckets.log()
+    assert s3.objects() == {}
+    assert "abort multipart upload" in s3.log()
 
 
 async def test_the_parts_that_a_killed_copy_left_are_forgotten_by_the_next_one(
-    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, asset = a_file(tmp_path, 3 * PART)
-    async with a_storage(buckets.url) as storage:
+    file, asset = a_file(tmp_path, 3 * PART_SIZE)
+    async with a_storage(s3.url) as storage:
         await storage._s3.create_multipart_upload(Bucket=BUCKET, Key=f"kling/{NAME}.of-another")
         with monkeypatch.context() as killed:
-            killed.setattr(storage, "_abort", no_last_word)
+            killed.setattr(storage, "_abort", skip_abort)
             copying = asyncio.create_task(storage.put(file, NAME, asset))
-            await until(lambda: "put multipart upload" in buckets.log())
+            await wait_until(lambda: "put multipart upload" in s3.log())
             copying.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await copying
-        assert await begun(storage) == [f"kling/{NAME}", f"kling/{NAME}.of-another"]
+        assert await open_uploads(storage) == [f"kling/{NAME}", f"kling/{NAME}.of-another"]
 
         await storage.put(file, NAME, asset)
 
-        assert await begun(storage) == [f"kling/{NAME}.of-another"]
-    assert list(buckets.objects()) == [f"kling/{NAME}"]
+        assert await open_uploads(storage) == [f"kling/{NAME}.of-another"]
+    assert list(s3.objects()) == [f"kling/{NAME}"]
 
 
 async def test_a_store_that_lists_no_uploads_is_copied_to_all_the_same(
-    buckets: Buckets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file, asset = a_file(tmp_path, 2 * PART)
-    async with a_storage(buckets.url) as storage:
+    file, asset = a_file(tmp_path, 2 * PART_SIZE)
+    async with a_storage(s3.url) as storage:
 
         async def refused(**_: str) -> None:
             raise ClientError({"Error": {"Code": "AccessDenied"}}, "ListMultipartUploads")
@@ -253,14 +255,14 @@ async def test_a_store_that_lists_no_uploads_is_copied_to_all_the_same(
         monkeypatch.setattr(storage._s3, "list_multipart_uploads", refused)
         await storage.put(file, NAME, asset)
 
-    assert list(buckets.objects()) == [f"kling/{NAME}"]
+    assert list(s3.objects()) == [f"kling/{NAME}"]
 
 
-async def no_last_word(_: dict[str, str]) -> None:
+async def skip_abort(_: dict[str, str]) -> None:
     """As if killed."""
 
 
-async def begun(storage: S3Storage) -> list[str]:
+async def open_uploads(storage: S3Storage) -> list[str]:
     """Give the keys of the uploads that have not come to an end."""
     listed = await storage._s3.list_multipart_uploads(Bucket=BUCKET)
     return sorted(upload["Key"] for upload in listed.get("Uploads", ()))

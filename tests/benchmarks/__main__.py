@@ -9,7 +9,7 @@ import time
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from benchmarks.measures import ALL, Measured, Size
+from benchmarks.measures import ALL, Measurement, Scale
 
 _HEAD = f"{'figure':<36} {'ours':>11} {'baseline':>11} {'ratio':>6} {'aim':>7}  {'':<6}  notes"
 
@@ -17,7 +17,7 @@ _HEAD = f"{'figure':<36} {'ours':>11} {'baseline':>11} {'ratio':>6} {'aim':>7}  
 def main(argv: list[str] | None = None) -> int:
     """Measure what was asked for; 1 with ``--strict`` when an aim was missed."""
     asked = _parser().parse_args(argv)
-    size = Size(**{each.name: getattr(asked, each.name) for each in fields(Size)})
+    size = Scale(**{each.name: getattr(asked, each.name) for each in fields(Scale)})
     print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.machine()}\n\n{_HEAD}")
     began = time.perf_counter()
     measured = []
@@ -37,13 +37,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", action="append", choices=list(ALL), help="measure just this; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
     parser.add_argument("--strict", action="store_true", help="end with 1 when an aim is missed")
-    for each in fields(Size):
+    for each in fields(Scale):
         flag = f"--{each.name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=each.default, help=f"default {each.default}")
     return parser
 
 
-def _row(found: Measured) -> str:
+def _row(found: Measurement) -> str:
     ratio = "" if found.baseline is None else f"{found.value:.2f}"
     wanted = f"{'>=' if found.more_is_better else '<'} {found.aim:g}"
     verdict = "met" if found.met else "MISSED"

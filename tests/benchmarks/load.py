@@ -18,14 +18,14 @@ import uvloop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
+class LoadResult:
     """How a run of requests went.
 
     ``began`` and ``ended`` are moments of the machine's monotonic clock, ``times`` the seconds each answer took.
     """
 
-    began: float
-    ended: float
+    started_at: float
+    ended_at: float
     statuses: Mapping[int, int]
     times: Sequence[float] = field(repr=False)
     bodies: Sequence[bytes] = field(repr=False)
@@ -33,7 +33,7 @@ class Load:
     @property
     def rate(self) -> float:
         """Answers of 2xx per second."""
-        return sum(count for status, count in self.statuses.items() if status < 300) / (self.ended - self.began)
+        return sum(count for status, count in self.statuses.items() if status < 300) / (self.ended_at - self.started_at)
 
 
 def request(path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
@@ -48,7 +48,7 @@ def request(path: str, body: bytes, headers: Mapping[str, str] | None = None) ->
     return f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + body
 
 
-async def post_all(port: int, requests: Iterable[bytes], *, connections: int) -> Load:
+async def post_all(port: int, requests: Iterable[bytes], *, connections: int) -> LoadResult:
     """Post them all, in order, each as soon as a connection is free."""
     run = _Run(waiting=iter(requests))
     loop = asyncio.get_running_loop()
@@ -57,7 +57,9 @@ async def post_all(port: int, requests: Iterable[bytes], *, connections: int) ->
     for connection in busy:
         connection.post_next()
     await asyncio.gather(*(connection.done for connection in busy))
-    return Load(began=began, ended=time.perf_counter(), statuses=run.statuses, times=run.times, bodies=run.bodies)
+    return LoadResult(
+        started_at=began, ended_at=time.perf_counter(), statuses=run.statuses, times=run.times, bodies=run.bodies
+    )
 
 
 @dataclass(slots=True, kw_only=True)
@@ -110,21 +112,21 @@ class _Connection(asyncio.Protocol):
             self.done.set_exception(exc or ConnectionError("the server hung up in the middle"))
 
 
-def written(posts: Iterable[tuple[str, str]]) -> list[bytes]:
+def encode_requests(posts: Iterable[tuple[str, str]]) -> list[bytes]:
     """Write the requests for these paths and bodies."""
     return [request(path, body.encode()) for path, body in posts]
 
 
-def tell(load: Load) -> None:
+def print_result(load: LoadResult) -> None:
     """Print how a run went, for the process that started this one."""
-    said = {"began": load.began, "ended": load.ended, "statuses": load.statuses, "times": load.times}
+    said = {"began": load.started_at, "ended": load.ended_at, "statuses": load.statuses, "times": load.times}
     print(json.dumps(said), flush=True)
 
 
 def main(port: int, connections: int, file: Path) -> None:
     """Run the requests of *file* and print how it went."""
-    requests = written(json.loads(line) for line in file.read_text().splitlines())
-    tell(uvloop.run(post_all(port, requests, connections=connections)))
+    requests = encode_requests(json.loads(line) for line in file.read_text().splitlines())
+    print_result(uvloop.run(post_all(port, requests, connections=connections)))
 
 
 if __name__ == "__main__":

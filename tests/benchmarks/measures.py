@@ -11,8 +11,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import uvloop
-from benchmarks.load import Load, post_all, request
-from benchmarks.processes import Post, Receiver, load, load_on_one_loop, receiver, serving
+from benchmarks.load import LoadResult, post_all, request
+from benchmarks.processes import Post, Receiver, a_receiver, run_load, run_load_on_one_loop, server_process
 from benchmarks.sink import Sink
 
 CALLBACK = (
@@ -21,11 +21,11 @@ CALLBACK = (
     '"url":"https://cdn.example.com/bs2/upload-ylab-stunt/output_{id}.png"}}]}}}}'
 )
 STATUSES = ("submitted", "processing", "succeed")
-PATIENCE = 60.0
+WAIT_TIMEOUT = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Size:
+class Scale:
     """How much of each is done. The defaults take about two minutes on two cores that do nothing else."""
 
     rounds: int = 5
@@ -37,7 +37,7 @@ class Size:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
+class Measurement:
     """One finding: ours, what it is compared with if anything, what it should be, and the numbers it came from.
 
     What is judged is the ratio of the two, or ours alone.
@@ -62,91 +62,93 @@ class Measured:
         return self.value >= self.aim if self.more_is_better else self.value < self.aim
 
 
-def acknowledged(size: Size) -> Iterator[Measured]:
+def acknowledged(size: Scale) -> Iterator[Measurement]:
     """Callbacks answered once they are durable, against a handler that keeps nothing."""
     ours, empty = [], []
-    with folder() as path, serving("empty", folder=path) as empty_port, receiver(path) as running:
+    with temp_folder() as path, server_process("empty", folder=path) as empty_port, a_receiver(path) as running:
         for _ in range(size.rounds):
             posts = callbacks(running, size.callbacks)
-            empty.append(load(empty_port, posts, path).rate)
-            ours.append(load(running.public, posts, path).rate)
-    yield faster("acknowledged / empty handler", ours, empty, aim=0.7, detail="the generator is another process")
+            empty.append(run_load(empty_port, posts, path).rate)
+            ours.append(run_load(running.public, posts, path).rate)
+    yield compare_rates("acknowledged / empty handler", ours, empty, aim=0.7, detail="the generator is another process")
 
 
-def acknowledged_on_one_loop(size: Size) -> Iterator[Measured]:
+def acknowledged_on_one_loop(size: Scale) -> Iterator[Measurement]:
     """The same with the generator on the server's own loop, so that its work counts on both sides."""
     ours, empty = [], []
     for _ in range(size.rounds):
-        with folder() as path:
-            with receiver(path) as running:
+        with temp_folder() as path:
+            with a_receiver(path) as running:
                 posts = callbacks(running, size.callbacks)
-            empty.append(load_on_one_loop(running.public, posts, path).rate)
-            ours.append(load_on_one_loop(running.public, posts, path, config=running.config).rate)
-    yield faster("the same, generator on one loop", ours, empty, aim=0.7, detail="its work counts on both sides")
+            empty.append(run_load_on_one_loop(running.public, posts, path).rate)
+            ours.append(run_load_on_one_loop(running.public, posts, path, config=running.config).rate)
+    yield compare_rates("the same, generator on one loop", ours, empty, aim=0.7, detail="its work counts on both sides")
 
 
-def delivered(size: Size) -> Iterator[Measured]:
+def delivered(size: Scale) -> Iterator[Measurement]:
     """Events taken in, delivered signed, and written down, against a forwarder made by hand."""
     ours, usual = [], []
     with (
-        folder() as path,
-        serving("sink", folder=path) as sink,
-        forwarder(sink, path) as by_hand,
-        receiver(path, sink) as running,
+        temp_folder() as path,
+        server_process("sink", folder=path) as sink,
+        a_forwarder(sink, path) as by_hand,
+        a_receiver(path, sink) as running,
     ):
         for _ in range(size.rounds):
             posts = callbacks(running, size.deliveries, statuses=STATUSES[-1:])
-            usual.append(delivery_rate(by_hand, posts, path, done=forwarded(path)))
-            ours.append(delivery_rate(running.public, posts, path, done=attempted(path)))
-        lost = lost_by_hand(path)()
-    yield faster("delivered / forwarder made by hand", ours, usual, aim=6, detail=f"{lost} lost by the forwarder")
+            usual.append(delivery_rate(by_hand, posts, path, done=forwarder_finished(path)))
+            ours.append(delivery_rate(running.public, posts, path, done=delivered_at_first_attempt(path)))
+        lost = forwarder_lost(path)()
+    yield compare_rates(
+        "delivered / forwarder made by hand", ours, usual, aim=6, detail=f"{lost} lost by the forwarder"
+    )
 
 
-def hanging(size: Size) -> Iterator[Measured]:
+def hanging(size: Scale) -> Iterator[Measurement]:
     """How long callbacks wait for their answer while one of two destinations hangs, against both being well."""
     ours: list[float] = []
     well: list[float] = []
     with (
-        folder() as one,
-        folder() as other,
-        serving("sink", folder=one) as sink,
-        serving("sink", folder=one) as second,
-        serving("sink", "hangs", folder=one) as stuck,
-        receiver(one, sink, second) as with_both,
-        receiver(other, sink, stuck) as with_one,
+        temp_folder() as one,
+        temp_folder() as other,
+        server_process("sink", folder=one) as sink,
+        server_process("sink", folder=one) as second,
+        server_process("sink", "hangs", folder=one) as stuck,
+        a_receiver(one, sink, second) as with_both,
+        a_receiver(other, sink, stuck) as with_one,
     ):
         for _ in range(size.rounds):
             for running, path, found in ((with_both, one, well), (with_one, other, ours)):
                 posts = callbacks(running, size.slow_callbacks, statuses=STATUSES[-1:])
-                before = taken(path, sink)()
-                ran = load(running.public, posts, path, connections=8)
-                found.append(at([seconds * 1000 for seconds in ran.times], 99))
-                wait_for(taken(path, sink), before + len(posts))
+                before = delivered_to(path, sink)()
+                ran = run_load(running.public, posts, path, connections=8)
+                found.append(percentile([seconds * 1000 for seconds in ran.times], 99))
+                wait_until_counted(delivered_to(path, sink), before + len(posts))
     detail = "of two destinations; against both being well"
-    yield no_slower("p99 of callbacks while one hangs", ours, well, aim=1.2, detail=detail)
+    yield compare_times("p99 of callbacks while one hangs", ours, well, aim=1.2, detail=detail)
 
 
-def latency(size: Size) -> Iterator[Measured]:
+def latency(size: Scale) -> Iterator[Measurement]:
     """How long after a callback its webhook arrives, when nothing else is going on; and what idling costs."""
-    with folder() as path:
+    with temp_folder() as path:
         times, resident = uvloop.run(_probe(path, size.probes))
-    detail = f"p90 {at(times, 90):.1f}, p99 {at(times, 99):.1f} of {len(times)}"
-    yield cost("callback to webhook, idle, p50", at(times, 50), "ms", aim=10, detail=detail)
-    yield cost("memory, idle", resident, "MiB", aim=80, detail="resident, before the first callback")
+    detail = f"p90 {percentile(times, 90):.1f}, p99 {percentile(times, 99):.1f} of {len(times)}"
+    yield single_value("callback to webhook, idle, p50", percentile(times, 50), "ms", aim=10, detail=detail)
+    yield single_value("memory, idle", resident, "MiB", aim=80, detail="resident, before the first callback")
 
 
-def start(size: Size) -> Iterator[Measured]:
+def start(size: Scale) -> Iterator[Measurement]:
     """How long the process takes from its start to READY."""
-    with folder() as path:
+    with temp_folder() as path:
         times = []
         for _ in range(size.starts):
-            with receiver(path) as running:
-                times.append(running.ready_after)
+            with a_receiver(path) as running:
+                times.append(running.startup_seconds)
     detail = f"{min(times):.2f} to {max(times):.2f} of {len(times)}"
-    yield cost("process start to ready", statistics.median(times), "s", aim=0.7, detail=detail)
+    yield single_value("process start to ready", statistics.median(times), "s", aim=0.7, detail=detail)
 
 
-ALL: dict[str, Callable[[Size], Iterator[Measured]]] = {
+ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
     "acknowledged": acknowledged,
     "one-loop": acknowledged_on_one_loop,
     "delivered": delivered,
@@ -157,22 +159,22 @@ ALL: dict[str, Callable[[Size], Iterator[Measured]]] = {
 
 
 @contextmanager
-def folder() -> Iterator[Path]:
+def temp_folder() -> Iterator[Path]:
     """Give a folder for as long as a measurement takes, on the disk all its parties share."""
     with TemporaryDirectory(prefix="kling-receiver-bench-") as name:
         yield Path(name)
 
 
 @contextmanager
-def forwarder(sink: int, path: Path) -> Iterator[int]:
+def a_forwarder(sink: int, path: Path) -> Iterator[int]:
     """Run the forwarder made by hand."""
-    with serving("forwarder", str(sink), str(path), folder=path) as port:
+    with server_process("forwarder", str(sink), str(path), folder=path) as port:
         yield port
 
 
 def callbacks(running: Receiver, count: int, *, statuses: Sequence[str] = STATUSES) -> list[Post]:
     """Make about *count* callbacks of fresh tasks: all tasks' first status, then all tasks' next one, and so on."""
-    paths = uvloop.run(running.mint(count // len(statuses)))
+    paths = uvloop.run(running.create_callback_urls(count // len(statuses)))
     return [
         (path, CALLBACK.format(id=f"8672837417{number:08}", status=status))
         for status in statuses
@@ -183,42 +185,44 @@ def callbacks(running: Receiver, count: int, *, statuses: Sequence[str] = STATUS
 def delivery_rate(port: int, posts: Sequence[Post], path: Path, *, done: Callable[[], int]) -> float:
     """Post callbacks and wait until *done* has counted each; give events per second over all that time."""
     before = done()
-    ran: Load = load(port, posts, path)
-    wait_for(lambda: done() - before, len(posts))
-    return len(posts) / (time.perf_counter() - ran.began)
+    ran: LoadResult = run_load(port, posts, path)
+    wait_until_counted(lambda: done() - before, len(posts))
+    return len(posts) / (time.perf_counter() - ran.started_at)
 
 
-def wait_for(count: Callable[[], int], wanted: int) -> None:
+def wait_until_counted(count: Callable[[], int], wanted: int) -> None:
     """Wait until *count* has reached what is *wanted*, not for ever."""
-    end = time.perf_counter() + PATIENCE
+    end = time.perf_counter() + WAIT_TIMEOUT
     while (counted := count()) < wanted:
         if time.perf_counter() > end:
             raise RuntimeError(f"only {counted} of {wanted} were delivered")
         time.sleep(0.02)
 
 
-def taken(path: Path, sink: int) -> Callable[[], int]:
+def delivered_to(path: Path, sink: int) -> Callable[[], int]:
     """Count what the receiver has brought to *sink*."""
     query = "SELECT COUNT(*) FROM deliveries WHERE route = ? AND status = 'delivered'"
-    return counting(path / "receiver.db", query, f"to-{sink}")
+    return row_counter(path / "receiver.db", query, f"to-{sink}")
 
 
-def attempted(path: Path) -> Callable[[], int]:
+def delivered_at_first_attempt(path: Path) -> Callable[[], int]:
     """Count the receiver's recorded attempts that succeeded."""
-    return counting(path / "receiver.db", "SELECT COUNT(*) FROM deliveries WHERE status = 'delivered' AND attempts = 1")
+    return row_counter(
+        path / "receiver.db", "SELECT COUNT(*) FROM deliveries WHERE status = 'delivered' AND attempts = 1"
+    )
 
 
-def forwarded(path: Path) -> Callable[[], int]:
+def forwarder_finished(path: Path) -> Callable[[], int]:
     """Count what the forwarder is done with, also what it lost because its client kept it waiting too long."""
-    return counting(path / "forwarder.db", "SELECT COUNT(*) FROM events WHERE status != 'pending'")
+    return row_counter(path / "forwarder.db", "SELECT COUNT(*) FROM events WHERE status != 'pending'")
 
 
-def lost_by_hand(path: Path) -> Callable[[], int]:
+def forwarder_lost(path: Path) -> Callable[[], int]:
     """Count what the forwarder lost."""
-    return counting(path / "forwarder.db", "SELECT COUNT(*) FROM events WHERE status = 'failed'")
+    return row_counter(path / "forwarder.db", "SELECT COUNT(*) FROM events WHERE status = 'failed'")
 
 
-def counting(database: Path, query: str, *arguments: str) -> Callable[[], int]:
+def row_counter(database: Path, query: str, *arguments: str) -> Callable[[], int]:
     """Count in somebody else's database, without ever writing there."""
 
     def count() -> int:
@@ -236,9 +240,9 @@ async def _probe(path: Path, probes: int) -> tuple[list[float], float]:
     arrived = asyncio.Event()
     server = await asyncio.get_running_loop().create_server(lambda: Sink(arrived.set), "127.0.0.1", 0)
     times = []
-    with receiver(path, server.sockets[0].getsockname()[1]) as running:
-        resident = running.resident
-        for number, target in enumerate(await running.mint(probes)):
+    with a_receiver(path, server.sockets[0].getsockname()[1]) as running:
+        resident = running.resident_mib
+        for number, target in enumerate(await running.create_callback_urls(probes)):
             body = CALLBACK.format(id=f"8672837417{number:08}", status="succeed").encode()
             arrived.clear()
             began = time.perf_counter()
@@ -251,12 +255,12 @@ async def _probe(path: Path, probes: int) -> tuple[list[float], float]:
     return times, resident
 
 
-def faster(name: str, ours: Sequence[float], theirs: Sequence[float], *, aim: float, detail: str) -> Measured:
+def compare_rates(name: str, ours: Sequence[float], theirs: Sequence[float], *, aim: float, detail: str) -> Measurement:
     """Compare rates that were taken in turns."""
     return _compared(name, ours, theirs, unit="/s", aim=aim, more_is_better=True, detail=detail)
 
 
-def no_slower(name: str, ours: Sequence[float], theirs: Sequence[float], *, aim: float, detail: str) -> Measured:
+def compare_times(name: str, ours: Sequence[float], theirs: Sequence[float], *, aim: float, detail: str) -> Measurement:
     """Compare times in milliseconds that were taken in turns."""
     return _compared(name, ours, theirs, unit="ms", aim=aim, more_is_better=False, detail=detail)
 
@@ -270,9 +274,9 @@ def _compared(
     aim: float,
     more_is_better: bool,
     detail: str,
-) -> Measured:
+) -> Measurement:
     """Compare by the medians, as other work on the machine hits single rounds."""
-    return Measured(
+    return Measurement(
         name=name,
         ours=statistics.median(ours),
         baseline=statistics.median(theirs),
@@ -283,11 +287,11 @@ def _compared(
     )
 
 
-def cost(name: str, ours: float, unit: str, *, aim: float, detail: str) -> Measured:
+def single_value(name: str, ours: float, unit: str, *, aim: float, detail: str) -> Measurement:
     """Judge a cost by itself."""
-    return Measured(name=name, ours=ours, unit=unit, aim=aim, more_is_better=False, detail=detail)
+    return Measurement(name=name, ours=ours, unit=unit, aim=aim, more_is_better=False, detail=detail)
 
 
-def at(times: Sequence[float], percent: int) -> float:
+def percentile(times: Sequence[float], percent: int) -> float:
     """Give the time that so many percent stay below."""
     return sorted(times)[min(len(times) - 1, len(times) * percent // 100)]

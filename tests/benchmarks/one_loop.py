@@ -13,13 +13,13 @@ from pathlib import Path
 
 import uvloop
 from benchmarks import empty
-from benchmarks.load import post_all, tell, written
+from benchmarks.load import encode_requests, post_all, print_result
 
 from receiver.service import bootstrap, logs
 from receiver.settings import load
 
 
-async def beside(
+async def post_and_stop(
     server: Coroutine[object, object, object], port: int, connections: int, requests: Sequence[bytes]
 ) -> None:
     """Run *server*, post to it, print how that went, and tell it to end."""
@@ -28,7 +28,7 @@ async def beside(
         if serving.done():
             raise RuntimeError("the server has ended") from serving.exception()
         await asyncio.sleep(0.01)
-    tell(await post_all(port, requests, connections=connections))
+    print_result(await post_all(port, requests, connections=connections))
     signal.raise_signal(signal.SIGTERM)
     await serving
 
@@ -44,13 +44,13 @@ async def _listens(port: int) -> bool:
 
 def main(port: int, connections: int, file: Path, config: Path | None = None) -> None:
     """Measure the receiver that *config* is of, or else the empty handler."""
-    requests = written(json.loads(line) for line in file.read_text().splitlines())
+    requests = encode_requests(json.loads(line) for line in file.read_text().splitlines())
     if config is None:
         server: Coroutine[object, object, object] = empty.server(empty.app, port).serve()
     else:
         logs.configure()
         server = bootstrap._run(load(config))
-    uvloop.run(beside(server, port, connections, requests))
+    uvloop.run(post_and_stop(server, port, connections, requests))
 
 
 if __name__ == "__main__":

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks.load import Load, post_all, request
+from benchmarks.load import LoadResult, post_all, request
 from harness.support import free_port
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 30.0
-LONGEST_RUN = 60.0
+STOP_TIMEOUT = 30.0
+MAX_RUN = 60.0
 TOKEN = "an-admin-token-of-these-measurements"
 SECRET = "whsec_dGhlIHNlY3JldCBvZiB0aGVzZSBtZWFzdXJlbWVudHM="
 CONNECTIONS = 64
@@ -53,7 +53,7 @@ concurrency = 32
 
 
 @contextmanager
-def running(*argv: str, log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+def python_process(*argv: str, log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """Run a Python module until the block ends; then it is asked to stop, and killed if it does not."""
     environ = {"PATH": os.environ["PATH"], "HOME": str(log.parent), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     with log.open("ab") as said:
@@ -65,18 +65,18 @@ def running(*argv: str, log: Path, env: dict[str, str] | None = None) -> Iterato
     finally:
         process.send_signal(signal.SIGTERM)
         try:
-            process.wait(PATIENCE)
+            process.wait(STOP_TIMEOUT)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
 @contextmanager
-def serving(module: str, *argv: str, folder: Path) -> Iterator[int]:
+def server_process(module: str, *argv: str, folder: Path) -> Iterator[int]:
     """Run one of our own servers on a free port."""
     port = free_port()
     log = folder / f"{module}-{port}.log"
-    with running(f"benchmarks.{module}", str(port), *argv, log=log) as process:
+    with python_process(f"benchmarks.{module}", str(port), *argv, log=log) as process:
         _wait_for_port(process, port, log)
         yield port
 
@@ -88,16 +88,16 @@ class Receiver:
     public: int
     admin: int
     config: Path
-    ready_after: float
+    startup_seconds: float
     pid: int
 
     @property
-    def resident(self) -> float:
+    def resident_mib(self) -> float:
         """How much memory it holds, in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
-    async def mint(self, count: int) -> list[str]:
+    async def create_callback_urls(self, count: int) -> list[str]:
         """Make so many tasks, and give the paths of their callback URLs."""
         asked = request("/api/callback-urls", b"{}", {"authorization": f"Bearer {TOKEN}"})
         made = await post_all(self.admin, [asked] * count, connections=16)
@@ -108,7 +108,7 @@ class Receiver:
 
 
 @contextmanager
-def receiver(folder: Path, *sinks: int) -> Iterator[Receiver]:
+def a_receiver(folder: Path, *sinks: int) -> Iterator[Receiver]:
     """Run the receiver with a store in *folder* and a route to each of *sinks*; go on when it says READY."""
     public, admin, log, config = free_port(), free_port(), folder / "receiver.log", folder / "config.toml"
     routes = "".join(ROUTE.format(sink=sink, secret=SECRET) for sink in sinks)
@@ -119,36 +119,38 @@ def receiver(folder: Path, *sinks: int) -> Iterator[Receiver]:
         notified.bind(str(address))
         env = {"NOTIFY_SOCKET": str(address), "KLING_RECEIVER_CONFIG": str(config)}
         began = time.perf_counter()
-        with running("receiver", "serve", log=log, env=env) as process:
+        with python_process("receiver", "serve", log=log, env=env) as process:
             _wait_for_ready(process, notified, log)
             ready_after = time.perf_counter() - began
-            yield Receiver(public=public, admin=admin, config=config, ready_after=ready_after, pid=process.pid)
+            yield Receiver(public=public, admin=admin, config=config, startup_seconds=ready_after, pid=process.pid)
 
 
-def load(port: int, posts: Sequence[Post], folder: Path, *, connections: int = CONNECTIONS) -> Load:
+def run_load(port: int, posts: Sequence[Post], folder: Path, *, connections: int = CONNECTIONS) -> LoadResult:
     """Let the load generator, as a process of its own, post these paths and bodies."""
-    return _run("benchmarks.load", port, connections, _written(posts, folder))
+    return _run_generator("benchmarks.load", port, connections, _write_posts(posts, folder))
 
 
-def load_on_one_loop(port: int, posts: Sequence[Post], folder: Path, *, config: Path | None = None) -> Load:
+def run_load_on_one_loop(port: int, posts: Sequence[Post], folder: Path, *, config: Path | None = None) -> LoadResult:
     """Post to a server on the generator's own event loop: the receiver of *config*, or else the empty handler."""
-    return _run("benchmarks.one_loop", port, CONNECTIONS, _written(posts, folder), *([config] if config else []))
+    return _run_generator(
+        "benchmarks.one_loop", port, CONNECTIONS, _write_posts(posts, folder), *([config] if config else [])
+    )
 
 
-def _written(posts: Sequence[Post], folder: Path) -> Path:
+def _write_posts(posts: Sequence[Post], folder: Path) -> Path:
     file = folder / "posts"
     file.write_text("".join(json.dumps(post) + "\n" for post in posts))
     return file
 
 
-def _run(module: str, *argv: object) -> Load:
+def _run_generator(module: str, *argv: object) -> LoadResult:
     ran = subprocess.run(
         [sys.executable, "-m", module, *map(str, argv)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
         capture_output=True,
         text=True,
         check=False,
-        timeout=LONGEST_RUN,
+        timeout=MAX_RUN,
     )
     if ran.returncode not in (0, -signal.SIGTERM):  # the second is how uvicorn ends, told to
         raise RuntimeError(ran.stderr)
@@ -156,11 +158,13 @@ def _run(module: str, *argv: object) -> Load:
     statuses = {int(status): count for status, count in said["statuses"].items()}
     if set(statuses) != {200}:
         raise RuntimeError(f"not every request was answered 200: {statuses}")
-    return Load(began=said["began"], ended=said["ended"], statuses=statuses, times=said["times"], bodies=())
+    return LoadResult(
+        started_at=said["began"], ended_at=said["ended"], statuses=statuses, times=said["times"], bodies=()
+    )
 
 
 def _wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
-    end = time.perf_counter() + PATIENCE
+    end = time.perf_counter() + STOP_TIMEOUT
     while time.perf_counter() < end and process.poll() is None:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
@@ -170,7 +174,7 @@ def _wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> No
 
 
 def _wait_for_ready(process: subprocess.Popen[bytes], notified: socket.socket, log: Path) -> None:
-    end = time.perf_counter() + PATIENCE
+    end = time.perf_counter() + STOP_TIMEOUT
     notified.settimeout(0.25)
     while time.perf_counter() < end and process.poll() is None:
         try:

@@ -10,14 +10,14 @@ from collections.abc import Callable
 import httptools
 import uvloop
 
-_TAKEN = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+_RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Sink(asyncio.Protocol):
     """One connection of a sender; tells *arrived* of each webhook, and answers it unless it *hangs*."""
 
-    def __init__(self, arrived: Callable[[], None] = lambda: None, *, hangs: bool = False) -> None:
-        self._arrived = arrived
+    def __init__(self, on_webhook: Callable[[], None] = lambda: None, *, hangs: bool = False) -> None:
+        self._on_webhook = on_webhook
         self._hangs = hangs
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's always is one
@@ -28,9 +28,9 @@ class Sink(asyncio.Protocol):
         self._parser.feed_data(data)
 
     def on_message_complete(self) -> None:
-        self._arrived()
+        self._on_webhook()
         if not self._hangs:
-            self._transport.write(_TAKEN)
+            self._transport.write(_RESPONSE)
 
 
 async def serve(port: int, *, hangs: bool) -> None:

@@ -6,8 +6,18 @@ from pathlib import Path
 import pytest
 from benchmarks.__main__ import main
 from benchmarks.load import post_all, request
-from benchmarks.measures import ALL, CALLBACK, at, cost, delivery_rate, faster, forwarded, forwarder, no_slower
-from benchmarks.processes import load, load_on_one_loop, serving
+from benchmarks.measures import (
+    ALL,
+    CALLBACK,
+    a_forwarder,
+    compare_rates,
+    compare_times,
+    delivery_rate,
+    forwarder_finished,
+    percentile,
+    single_value,
+)
+from benchmarks.processes import run_load, run_load_on_one_loop, server_process
 from benchmarks.sink import Sink
 from harness.support import free_port
 
@@ -15,27 +25,27 @@ from harness.support import free_port
 def test_the_generator_posts_each_request_once_and_counts_its_answers(tmp_path: Path) -> None:
     posts = [(f"/callbacks/{number}", "{}") for number in range(200)]
 
-    with serving("empty", folder=tmp_path) as port:
-        ran = load(port, posts, tmp_path)
+    with server_process("empty", folder=tmp_path) as port:
+        ran = run_load(port, posts, tmp_path)
 
     assert ran.statuses == {200: 200}
     assert ran.rate > 0
 
 
 def test_a_run_with_refused_requests_is_no_measurement(tmp_path: Path) -> None:
-    with serving("empty", folder=tmp_path) as port, pytest.raises(RuntimeError, match=r"\{200: 1, 404: 1\}"):
-        load(port, [("/callbacks/one", "{}"), ("/elsewhere", "{}")], tmp_path)
+    with server_process("empty", folder=tmp_path) as port, pytest.raises(RuntimeError, match=r"\{200: 1, 404: 1\}"):
+        run_load(port, [("/callbacks/one", "{}"), ("/elsewhere", "{}")], tmp_path)
 
 
 async def test_answers_are_kept_for_those_who_want_them(tmp_path: Path) -> None:
-    with serving("empty", folder=tmp_path) as port:
+    with server_process("empty", folder=tmp_path) as port:
         ran = await post_all(port, [request("/callbacks/one", b"{}")] * 3, connections=2)
 
     assert ran.bodies == [b'{"ok":true}'] * 3
 
 
 def test_the_generator_can_share_the_loop_of_the_server(tmp_path: Path) -> None:
-    ran = load_on_one_loop(free_port(), [(f"/callbacks/{number}", "{}") for number in range(200)], tmp_path)
+    ran = run_load_on_one_loop(free_port(), [(f"/callbacks/{number}", "{}") for number in range(200)], tmp_path)
 
     assert ran.statuses == {200: 200}
     assert len(ran.times) == 200
@@ -55,31 +65,31 @@ async def test_the_sink_takes_every_webhook_of_a_connection() -> None:
 def test_the_forwarder_made_by_hand_delivers_and_writes_down(tmp_path: Path) -> None:
     posts = [(f"/callbacks/{number}", CALLBACK.format(id=number, status="succeed")) for number in range(100)]
 
-    with serving("sink", folder=tmp_path) as sink, forwarder(sink, tmp_path) as port:
-        rate = delivery_rate(port, posts, tmp_path, done=forwarded(tmp_path))
+    with server_process("sink", folder=tmp_path) as sink, a_forwarder(sink, tmp_path) as port:
+        rate = delivery_rate(port, posts, tmp_path, done=forwarder_finished(tmp_path))
 
     assert rate > 0
-    assert forwarded(tmp_path)() == 100
+    assert forwarder_finished(tmp_path)() == 100
 
 
 def test_rates_are_compared_by_their_medians() -> None:
-    found = faster("a", [90, 1, 80], [100, 160, 100], aim=0.7, detail="")
+    found = compare_rates("a", [90, 1, 80], [100, 160, 100], aim=0.7, detail="")
 
     assert (found.ours, found.baseline, found.value, found.met) == (80, 100, 0.8, True)
 
 
 def test_times_may_be_longer_than_the_baseline_only_as_far_as_the_aim_says() -> None:
-    assert no_slower("a", [11.9], [10], aim=1.2, detail="").met
-    assert not no_slower("a", [12.1], [10], aim=1.2, detail="").met
+    assert compare_times("a", [11.9], [10], aim=1.2, detail="").met
+    assert not compare_times("a", [12.1], [10], aim=1.2, detail="").met
 
 
 def test_a_cost_meets_its_aim_from_below() -> None:
-    assert cost("a", 9.9, "ms", aim=10, detail="").met
-    assert not cost("a", 10, "ms", aim=10, detail="").met
+    assert single_value("a", 9.9, "ms", aim=10, detail="").met
+    assert not single_value("a", 10, "ms", aim=10, detail="").met
 
 
 def test_a_percentile_is_one_of_the_times() -> None:
-    assert [at([3, 1, 2, 4], percent) for percent in (0, 50, 99)] == [1, 3, 4]
+    assert [percentile([3, 1, 2, 4], percent) for percent in (0, 50, 99)] == [1, 3, 4]
 
 
 def test_what_cannot_be_measured_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:

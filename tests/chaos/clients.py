@@ -7,75 +7,75 @@ from random import Random
 from typing import Any
 from urllib.parse import urlsplit
 
-from chaos.oracle import SECRET, Witness
-from chaos.simulated_host import Answer, GoneError, Machine
-from chaos.simulated_kling import Vendor
-from data.ssrf_urls import NEVER, NOT_PUBLIC
+from chaos.oracle import SECRET, Oracle
+from chaos.simulated_host import AsgiResponse, HostDownError, SimulatedHost
+from chaos.simulated_kling import SimulatedKling
+from data.ssrf_urls import FORBIDDEN, NOT_PUBLIC
 from standardwebhooks import Webhook
 
 TOKEN = "the-admin-token-of-a-simulation"
 ENDPOINTS = ("images/multi-image2image", "images/generations", "videos/text2video")
 _HOSTS = {"public": "hooks.test", "admin": "localhost"}
-_SELDOM_SEEN = (502, 503, 504)
+_ALLOWED_SERVER_ERRORS = (502, 503, 504)
 _RECENT = 50
 
 
-class Callers:
+class Clients:
     """All of them, out of one seed."""
 
-    def __init__(self, rng: Random, machine: Machine, witness: Witness, *, signs: bool) -> None:
+    def __init__(self, rng: Random, host: SimulatedHost, oracle: Oracle, *, signs: bool) -> None:
         self._rng = rng
-        self._machine = machine
-        self._witness = witness
+        self._host = host
+        self._oracle = oracle
         self._signs = signs
         self._jobs = 0
 
-    async def ask_by_api(self, batch: Mapping[str, Any] | None = None) -> None:
+    async def submit_by_api(self, batch: Mapping[str, Any] | None = None) -> None:
         """Ask for a task until it is accepted, perhaps twice, as clients with an idempotency key do."""
         endpoint, body = self._job()
         wanted = {"endpoint": endpoint, "body": body, "batch": batch, "idempotency_key": f"key-{self._jobs}"}
         told: set[str] = set()
         for _ in range(self._rng.choice([1, 1, 1, 2])):
-            answer = await self.call("admin", "/api/tasks", wanted)
+            answer = await self.request("admin", "/api/tasks", wanted)
             while answer is None or answer.status != 202:
                 await asyncio.sleep(60)
-                answer = await self.call("admin", "/api/tasks", wanted)
+                answer = await self.request("admin", "/api/tasks", wanted)
             told.add(json.loads(answer.body)["id"])
         if len(told) != 1:
-            self._witness.tell(f"one idempotency key gave {told}")
-        self._witness.accepted(told.pop(), "api")
+            self._oracle.report(f"one idempotency key gave {told}")
+        self._oracle.on_accepted(told.pop(), "api")
 
-    async def burst(self) -> None:
+    async def submit_burst(self) -> None:
         """Ask for more than the account's slots at once, all of it one batch."""
         size = self._rng.randrange(5, 20)
         batch = {"name": f"burst-{self._jobs}", "size": size}
-        await asyncio.gather(*(self.ask_by_api(batch) for _ in range(size)))
+        await asyncio.gather(*(self.submit_by_api(batch) for _ in range(size)))
 
-    async def ask_by_gateway(self) -> None:
+    async def create_by_gateway(self) -> None:
         """Ask for a task as if it were Kling itself, once, come what may."""
         endpoint, body = self._job()
         if self._rng.random() < 0.6:
-            trap = self._rng.choice([*NEVER, *NOT_PUBLIC])
+            trap = self._rng.choice([*FORBIDDEN, *NOT_PUBLIC])
             host = "client.test" if self._rng.random() < 0.9 else f"[{trap}]" if ":" in trap else trap
             body["callback_url"] = f"http://{host}/{self._jobs}"
         if self._rng.random() < 0.5:
             body["external_task_id"] = f"mine-{self._jobs}"
-        answer = await self.call("admin", f"/kling/v1/{endpoint}", body)
+        answer = await self.request("admin", f"/kling/v1/{endpoint}", body)
         if answer is not None and answer.status == 200:
-            self._witness.accepted(json.loads(answer.body)["data"]["task_id"], "gateway")
+            self._oracle.on_accepted(json.loads(answer.body)["data"]["task_id"], "gateway")
 
-    async def mint(self, vendor: Vendor) -> None:
+    async def create_callback_url(self, kling: SimulatedKling) -> None:
         """Have a URL made, and a task elsewhere that is told of it."""
         endpoint, body = self._job()
         known = {"endpoint": endpoint} if self._rng.random() < 0.7 else {}
-        answer = await self.call("admin", "/api/callback-urls", {"label": f"job {self._jobs}", **known})
+        answer = await self.request("admin", "/api/callback-urls", {"label": f"job {self._jobs}", **known})
         if answer is None or answer.status != 201:
             return
         minted = json.loads(answer.body)
-        self._witness.accepted(minted["task"]["id"], "minted" if known else "minted blind")
+        self._oracle.on_accepted(minted["task"]["id"], "minted" if known else "minted blind")
         await asyncio.sleep(self._rng.expovariate(1 / 60))
         if self._rng.random() < 0.95:
-            vendor.make(endpoint, {**body, "callback_url": minted["callback_url"]})
+            kling.create_task(endpoint, {**body, "callback_url": minted["callback_url"]})
 
     def _job(self) -> tuple[str, dict[str, Any]]:
         self._jobs += 1
@@ -84,48 +84,50 @@ class Callers:
     async def push(self, url: str, body: bytes, *, forged: bool = False) -> None:
         """Push about a task; whatever is acknowledged must be kept."""
         headers = {} if forged or not self._signs or self._rng.random() < 0.3 else self._signed(body)
-        self._witness.counts["forged pushes" if forged else "pushes"] += 1
-        answer = await self.call("public", urlsplit(url).path, body, **headers)
+        self._oracle.counts["forged pushes" if forged else "pushes"] += 1
+        answer = await self.request("public", urlsplit(url).path, body, **headers)
         if answer is not None:
-            self._witness.counts[f"pushes answered {answer.status}"] += 1
+            self._oracle.counts[f"pushes answered {answer.status}"] += 1
             if answer.status == 200:
-                self._witness.acknowledged(url.rpartition("/")[2], body, forged=forged)
+                self._oracle.on_acknowledged(url.rpartition("/")[2], body, forged=forged)
 
     def _signed(self, body: bytes) -> dict[str, str]:
-        name, at = f"w{self._witness.counts['pushes']}", self._machine.clock.now()
+        name, at = f"w{self._oracle.counts['pushes']}", self._host.clock.now()
         signature = Webhook(SECRET).sign(name, at, body.decode())
         return {"webhook-id": name, "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature}
 
-    async def forge(self, vendor: Vendor) -> None:
+    async def forge_push(self, kling: SimulatedKling) -> None:
         """Push as somebody who has found a callback URL, or guesses one."""
-        leaked = [task for task in vendor.tasks.values() if task.callback_url]
+        leaked = [task for task in kling.tasks.values() if task.callback_url]
         if not leaked or self._rng.random() < 0.2:
-            answer = await self.call("public", f"/callbacks/{self._rng.randbytes(16).hex()}", {"task_id": "1"})
+            answer = await self.request("public", f"/callbacks/{self._rng.randbytes(16).hex()}", {"task_id": "1"})
             if answer is not None and answer.status not in (404, 503):
-                self._witness.tell(f"a guessed token was answered {answer.status}")
+                self._oracle.report(f"a guessed token was answered {answer.status}")
             return
         task = self._rng.choice(leaked[-_RECENT:])
-        document = task.document(0.0)
+        document = task.status_json(0.0)
         document["task_status"] = self._rng.choice(["succeed", "failed", "processing", "nonsense"])
         document["task_result"] = {"images": [{"index": 0, "url": "https://evil.test/0.png"}]}
         document["task_id"] = self._rng.choice([task.id, task.id, "another", ""])
         for _ in range(self._rng.choice([1, 1, 3, 30])):
             await self.push(task.callback_url or "", json.dumps(document).encode(), forged=True)
 
-    async def call(self, listener: str, path: str, body: Mapping[str, Any] | bytes, **headers: str) -> Answer | None:
+    async def request(
+        self, listener: str, path: str, body: Mapping[str, Any] | bytes, **headers: str
+    ) -> AsgiResponse | None:
         """Make a request, if anybody listens; see that no answer is one that must not be."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"host": _HOSTS[listener], "content-type": "application/json", "content-length": str(len(content))}
         if listener == "admin":
             sent["authorization"] = f"Bearer {TOKEN}"
         try:
-            answer = await self._machine.call(listener, "POST", path, headers={**sent, **headers}, body=content)
-        except GoneError:
-            self._witness.counts["requests nobody answered"] += 1
+            answer = await self._host.call(listener, "POST", path, headers={**sent, **headers}, body=content)
+        except HostDownError:
+            self._oracle.counts["requests nobody answered"] += 1
             return None
-        if answer.status >= 500 and answer.status not in _SELDOM_SEEN and not path.startswith("/kling/"):
-            self._witness.tell(f"{path} was answered {answer.status}: {answer.body!r}")
+        if answer.status >= 500 and answer.status not in _ALLOWED_SERVER_ERRORS and not path.startswith("/kling/"):
+            self._oracle.report(f"{path} was answered {answer.status}: {answer.body!r}")
         if answer.status == 503 and "retry-after" not in answer.headers and b'"code": "store' in answer.body:
-            self._witness.tell(f"a 503 without Retry-After: {answer.headers} {answer.body!r}")
-        self._witness.trace(path.split("/")[1], answer.status)
+            self._oracle.report(f"a 503 without Retry-After: {answer.headers} {answer.body!r}")
+        self._oracle.trace(path.split("/")[1], answer.status)
         return answer

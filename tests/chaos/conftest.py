@@ -8,7 +8,7 @@ import pytest
 
 
 @pytest.fixture
-def memory(tmp_path: Path) -> Iterator[Path]:
+def memory_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory where there is one: for what is about order, and not about the disk."""
     shared = Path("/dev/shm")  # noqa: S108  # each folder made in it is ours alone
     if not shared.is_dir():

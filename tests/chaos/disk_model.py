@@ -11,12 +11,14 @@ from pathlib import Path
 from random import Random
 from typing import TypeAlias
 
-from chaos.strace import Call, string
+from chaos.strace import Syscall, parse_string
 
-WRITING = "pwrite64,write,fsync,fdatasync,ftruncate,rename,unlink,mkdir,openat,close"
+TRACED_CALLS = "pwrite64,write,fsync,fdatasync,ftruncate,rename,unlink,mkdir,openat,close"
 """What must be recorded, with whole data, for a disk to be made of it."""
 
-FORBIDDEN = "pwritev,pwritev2,writev,fallocate,copy_file_range,sendfile,truncate,renameat,renameat2,unlinkat,linkat"
+UNSUPPORTED_CALLS = (
+    "pwritev,pwritev2,writev,fallocate,copy_file_range,sendfile,truncate,renameat,renameat2,unlinkat,linkat"
+)
 """What would change files in ways that this disk does not know."""
 
 
@@ -48,7 +50,7 @@ class SyncFolder:
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class Link:
     """A path comes to mean a file, or nothing more. A folder is a file of its own number."""
 
     path: str
@@ -56,16 +58,16 @@ class Name:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Output:
     """What the process told the world, which is what it must keep."""
 
     text: bytes
 
 
-Step: TypeAlias = Write | Truncate | Sync | SyncFolder | Name | Said
+Step: TypeAlias = Write | Truncate | Sync | SyncFolder | Link | Output
 
 
-def steps(calls: Iterable[Call], root: Path) -> list[Step]:
+def steps(calls: Iterable[Syscall], root: Path) -> list[Step]:
     """Give what a recorded process did to the files under *root*, and what it said on its standard output."""
     return _Reader(f"{root}/").read(calls)
 
@@ -82,29 +84,29 @@ class _Reader:
         self._syncing: dict[str, int] = {}
         self._steps: list[Step] = []
 
-    def read(self, calls: Iterable[Call]) -> list[Step]:
+    def read(self, calls: Iterable[Syscall]) -> list[Step]:
         for call in calls:
             arguments = call.arguments.split(", ")
             match call.name:
                 case "pwrite64" | "write" | "ftruncate" if call.begins:
-                    self._change(call.name, arguments)
+                    self._on_write(call.name, arguments)
                 case "fsync" | "fdatasync":
-                    self._sync(call, int(arguments[0]))
+                    self._on_sync(call, int(arguments[0]))
                 case "openat" if call.ends and call.result is not None and call.result >= 0:
-                    self._opened(string(arguments[1]).decode(), arguments[2], call.result)
+                    self._on_open(parse_string(arguments[1]).decode(), arguments[2], call.result)
                 case "close" if call.begins:
                     self._open.pop(int(arguments[0]), None)
                 case "mkdir" | "unlink" | "rename" if call.ends and call.result == 0:
-                    self._named(call.name, arguments)
-                case name if name in FORBIDDEN.split(",") and call.begins:
+                    self._on_name_change(call.name, arguments)
+                case name if name in UNSUPPORTED_CALLS.split(",") and call.begins:
                     file = self._open.get(int(arguments[0])) if arguments[0].isdigit() else None
                     assert file is None, f"{name} is a call that the disk does not know"
         return self._steps
 
-    def _change(self, name: str, arguments: Sequence[str]) -> None:
+    def _on_write(self, name: str, arguments: Sequence[str]) -> None:
         descriptor = int(arguments[0])
         if name == "write" and descriptor == 1:
-            self._steps.append(Said(string(arguments[1])))
+            self._steps.append(Output(parse_string(arguments[1])))
         file = self._open.get(descriptor)
         if not isinstance(file, int):
             return
@@ -112,13 +114,13 @@ class _Reader:
             case "ftruncate":
                 self._steps.append(Truncate(file, int(arguments[1])))
             case "write":
-                data = string(arguments[1])
+                data = parse_string(arguments[1])
                 self._steps.append(Write(file, self._at[descriptor], data))
                 self._at[descriptor] += len(data)
             case _:
-                self._steps.append(Write(file, int(arguments[3]), string(arguments[1])))
+                self._steps.append(Write(file, int(arguments[3]), parse_string(arguments[1])))
 
-    def _sync(self, call: Call, descriptor: int) -> None:
+    def _on_sync(self, call: Syscall, descriptor: int) -> None:
         if call.begins:
             self._syncing[call.pid] = len(self._steps)
         if not call.ends or call.result != 0:
@@ -130,33 +132,33 @@ class _Reader:
             case str() as folder:
                 self._steps.append(SyncFolder(folder, began))
 
-    def _opened(self, path: str, flags: str, descriptor: int) -> None:
+    def _on_open(self, path: str, flags: str, descriptor: int) -> None:
         if not f"{path}/".startswith(self._root) or path.endswith("-shm"):
             return  # a wal-index lives in memory that all processes share, and dies with it
         if path not in self._names and "O_CREAT" not in flags:
             self._open[descriptor] = path
             return
         if path not in self._names:
-            self._name(path, next(self._numbers))
+            self._link(path, next(self._numbers))
         self._open[descriptor] = self._names[path]
         self._at[descriptor] = 0
 
-    def _named(self, how: str, arguments: Sequence[str]) -> None:
-        path = string(arguments[0]).decode()
+    def _on_name_change(self, how: str, arguments: Sequence[str]) -> None:
+        path = parse_string(arguments[0]).decode()
         if not path.startswith(self._root) or path.endswith("-shm"):
             return
         match how:
             case "mkdir":
-                self._steps.append(Name(path, next(self._numbers)))
+                self._steps.append(Link(path, next(self._numbers)))
             case "unlink":
-                self._name(path, None)
+                self._link(path, None)
             case _:
                 file = self._names[path]
-                self._name(path, None)
-                self._name(string(arguments[1]).decode(), file)
+                self._link(path, None)
+                self._link(parse_string(arguments[1]).decode(), file)
 
-    def _name(self, path: str, file: int | None) -> None:
-        self._steps.append(Name(path, file))
+    def _link(self, path: str, file: int | None) -> None:
+        self._steps.append(Link(path, file))
         if file is None:
             self._names.pop(path, None)
         else:
@@ -164,19 +166,19 @@ class _Reader:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Cut:
+class PowerCut:
     """Where the power goes, and how much of what was not synced is there all the same."""
 
     after: int
-    kept: float
+    survival_rate: float
     sector: int
 
     @classmethod
-    def at_random(cls, rng: Random, count: int) -> "Cut":
+    def at_random(cls, rng: Random, count: int) -> "PowerCut":
         """Cut anywhere in *count* steps."""
         return cls(
             after=rng.randrange(1, count + 1),
-            kept=rng.choice([0.0, 0.1, 0.5, 0.9, 1.0, rng.random()]),
+            survival_rate=rng.choice([0.0, 0.1, 0.5, 0.9, 1.0, rng.random()]),
             sector=rng.choice([512, 4096]),
         )
 
@@ -185,53 +187,53 @@ class Cut:
 class Disk:
     """The state that is sure, and what is on its way."""
 
-    sure: dict[int, bytearray] = field(default_factory=dict)
+    synced: dict[int, bytearray] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     writes: dict[int, list[tuple[int, Write | Truncate]]] = field(default_factory=dict)
-    renamings: list[tuple[int, Name]] = field(default_factory=list)
-    said: bytearray = field(default_factory=bytearray)
-    taken: int = 0
+    pending_links: list[tuple[int, Link]] = field(default_factory=list)
+    output: bytearray = field(default_factory=bytearray)
+    position: int = 0
 
     def run(self, steps: Sequence[Step], until: int) -> None:
         """Go on with *steps* until so many are taken."""
-        for number in range(self.taken, until):
+        for number in range(self.position, until):
             step = steps[number]
             match step:
                 case Write(file=file) | Truncate(file=file):
                     self.writes.setdefault(file, []).append((number, step))
-                case Name():
-                    self.renamings.append((number, step))
+                case Link():
+                    self.pending_links.append((number, step))
                 case Sync(file=file, began=began):
-                    self._settle(file, began)
+                    self._sync_file(file, began)
                 case SyncFolder(path=path, began=began):
-                    self._settle_names(path, began)
-                case Said(text=text):
-                    self.said += text
-        self.taken = until
+                    self._sync_folder(path, began)
+                case Output(text=text):
+                    self.output += text
+        self.position = until
 
-    def _settle(self, file: int, began: int) -> None:
-        content = self.sure.setdefault(file, bytearray())
+    def _sync_file(self, file: int, began: int) -> None:
+        content = self.synced.setdefault(file, bytearray())
         for number, step in self.writes.get(file, ()):
             if number < began:
                 _apply(content, step)
         self.writes[file] = [(number, step) for number, step in self.writes.get(file, ()) if number >= began]
 
-    def _settle_names(self, folder: str, began: int) -> None:
+    def _sync_folder(self, folder: str, began: int) -> None:
         left = []
-        for number, step in self.renamings:
+        for number, step in self.pending_links:
             if number < began and str(Path(step.path).parent) == folder:
-                _rename(self.names, step)
+                _apply_link(self.names, step)
             else:
                 left.append((number, step))
-        self.renamings = left
+        self.pending_links = left
 
-    def write_remains(self, target: Path, root: Path, cut: Cut, rng: Random) -> None:
+    def write_surviving(self, target: Path, root: Path, cut: PowerCut, rng: Random) -> None:
         """Write to *target* what is left of *root* when the power goes: an empty folder, where that is nothing."""
         target.mkdir()
         names = dict(self.names)
-        for _, step in self.renamings:
-            if rng.random() < cut.kept:
-                _rename(names, step)
+        for _, step in self.pending_links:
+            if rng.random() < cut.survival_rate:
+                _apply_link(names, step)
         present = {path: file for path, file in names.items() if self._is_reachable(path, names, root)}
         folders = {str(Path(path).parent) for path in present}
         for path, file in sorted(present.items()):
@@ -240,22 +242,22 @@ class Disk:
                 place.mkdir(parents=True, exist_ok=True)
             else:
                 place.parent.mkdir(parents=True, exist_ok=True)
-                place.write_bytes(self._remains(file, cut, rng))
+                place.write_bytes(self._surviving_bytes(file, cut, rng))
 
     def _is_reachable(self, path: str, names: dict[str, int], root: Path) -> bool:
         parent = Path(path).parent
         return parent == root or (str(parent) in names and self._is_reachable(str(parent), names, root))
 
-    def _remains(self, file: int, cut: Cut, rng: Random) -> bytes:
-        content = bytearray(self.sure.get(file, b""))
+    def _surviving_bytes(self, file: int, cut: PowerCut, rng: Random) -> bytes:
+        content = bytearray(self.synced.get(file, b""))
         for _, step in self.writes.get(file, ()):
-            for piece in _pieces(step, cut.sector):
-                if rng.random() < cut.kept:
+            for piece in _sectors(step, cut.sector):
+                if rng.random() < cut.survival_rate:
                     _apply(content, piece)
         return bytes(content)
 
 
-def _pieces(step: Write | Truncate, sector: int) -> Iterator[Write | Truncate]:
+def _sectors(step: Write | Truncate, sector: int) -> Iterator[Write | Truncate]:
     if isinstance(step, Truncate):
         yield step
         return
@@ -276,7 +278,7 @@ def _apply(content: bytearray, step: Write | Truncate) -> None:
             content[offset : offset + len(data)] = data
 
 
-def _rename(names: dict[str, int], step: Name) -> None:
+def _apply_link(names: dict[str, int], step: Link) -> None:
     if step.file is None:
         names.pop(step.path, None)
     else:

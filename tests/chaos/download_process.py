@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from random import Random
 
-from receiver.archive.partial_file import Berth
-from receiver.net.download import Beginning
+from receiver.archive.partial_file import PartialFile
+from receiver.net.download import ContentInfo
 
 PIECE = 64 * 1024
 SIZES = (1, 70_000, 1_000_000, 18 * 1024 * 1024)
@@ -20,11 +20,11 @@ def content(number: int) -> bytes:
     return Random(number).randbytes(SIZES[number])
 
 
-async def land(folder: Path, number: int) -> None:
+async def store_file(folder: Path, number: int) -> None:
     """Put a file down a piece at a time, and tell of it."""
-    berth, data = Berth(folder, number, free=lambda _: 1 << 40), content(number)
+    berth, data = PartialFile(folder, number, free_space=lambda _: 1 << 40), content(number)
     assert await berth.open() is None
-    await berth.begin(Beginning(offset=0, size=None, content_type="image/png", validator='"v1"'))
+    await berth.start(ContentInfo(offset=0, size=None, content_type="image/png", validator='"v1"'))
     for start in range(0, len(data), PIECE):
         await berth.write(data[start : start + PIECE])
     asset = await berth.finish("https://cdn.example.com/")
@@ -35,7 +35,7 @@ async def land(folder: Path, number: int) -> None:
 async def main(folder: Path) -> None:
     """Land every file."""
     for number in range(len(SIZES)):
-        await land(folder, number)
+        await store_file(folder, number)
 
 
 if __name__ == "__main__":

@@ -29,16 +29,16 @@ class Findings:
         return f"{len(self.lost)} lost {self.lost[:5]}, {len(self.faults)} faults {self.faults[:5]}"
 
 
-def words(said: bytes) -> list[str]:
+def complete_lines(output: bytes) -> list[str]:
     """Split what a keeper said; a line that was cut off in the middle was not heard."""
-    return [line.decode() for line in said.split(b"\n")[:-1]]
+    return [line.decode() for line in output.split(b"\n")[:-1]]
 
 
-async def compare(path: Path, said: Sequence[str]) -> Findings:
+async def compare(path: Path, acknowledged: Sequence[str]) -> Findings:
     """Open what is left of a store and look for everything that was acknowledged; it must go on working as well."""
     findings = Findings()
     if not path.exists():  # noqa: ASYNC240  # a look at a folder in memory
-        findings.lost += said
+        findings.lost += acknowledged
         return findings
     try:
         store = await SqliteStore.open(path, reserve=0)
@@ -46,11 +46,11 @@ async def compare(path: Path, said: Sequence[str]) -> Findings:
         findings.faults.append(f"does not open: {exc}")
         return findings
     try:
-        findings.faults += maintenance.check(path) + _backup_faults(store_process.copy_of(path), said)
-        findings.lost += await _lost(store, said)
-        findings.faults += await _halves(store)
-        await store_process.with_tasks(store)
-        await store.apply(ById(id="tsk_0"), store_process.news(ALL))
+        findings.faults += maintenance.check(path) + _backup_faults(store_process.backup_path(path), acknowledged)
+        findings.lost += await _lost(store, acknowledged)
+        findings.faults += await _partial_writes(store)
+        await store_process.add_tasks(store)
+        await store.apply(ById(id="tsk_0"), store_process.decision_for(ALL))
         if await store.event(f"evt_{ALL:06}") is None:
             findings.faults.append("takes nothing new")
     finally:
@@ -58,14 +58,14 @@ async def compare(path: Path, said: Sequence[str]) -> Findings:
     return findings
 
 
-def _backup_faults(copy: Path, said: Sequence[str]) -> list[str]:
+def _backup_faults(copy: Path, acknowledged: Sequence[str]) -> list[str]:
     """A backup has its name only when it is whole, and once it was said to be there it stays."""
     if copy.exists():
         return [f"the backup: {fault}" for fault in maintenance.check(copy)]
-    return ["the backup is gone"] if "backed up" in said else []
+    return ["the backup is gone"] if "backed up" in acknowledged else []
 
 
-async def _lost(store: SqliteStore, said: Sequence[str]) -> list[str]:
+async def _lost(store: SqliteStore, acknowledged: Sequence[str]) -> list[str]:
     """Find what was acknowledged and is not there as it was given."""
     events = {event.id: event for event in (await store.events(limit=ALL)).items}
     statuses = {
@@ -74,7 +74,7 @@ async def _lost(store: SqliteStore, said: Sequence[str]) -> list[str]:
     }
     pushes = {push.id: push for number in range(store_process.TASKS) for push in await store.pushes(f"tsk_{number}")}
     lost = []
-    for line in said:
+    for line in acknowledged:
         what, _, which = line.partition(" ")
         if what == "accepted":
             number = int(which)
@@ -88,7 +88,7 @@ async def _lost(store: SqliteStore, said: Sequence[str]) -> list[str]:
     return lost
 
 
-async def _halves(store: SqliteStore) -> list[str]:
+async def _partial_writes(store: SqliteStore) -> list[str]:
     """Find news that is in by halves: each counted one has its push, its event and its delivery, and no other has."""
     faults, delivered = [], 0
     for number in range(store_process.TASKS):
@@ -98,8 +98,8 @@ async def _halves(store: SqliteStore) -> list[str]:
         pushes = {push.id[-6:] for push in await store.pushes(task.id)}
         events = {event.id[-6:] for event in (await store.events(task_id=task.id, limit=ALL)).items}
         views = (await store.deliveries(task_id=task.id, limit=ALL)).items
-        if not pushes == events == {view.delivery.id[-6:] for view in views} or len(pushes) != task.asks:
-            faults.append(f"{task.id} has halves: {task.asks} {len(pushes)} {len(events)} {len(views)}")
+        if not pushes == events == {view.delivery.id[-6:] for view in views} or len(pushes) != task.poll_count:
+            faults.append(f"{task.id} has halves: {task.poll_count} {len(pushes)} {len(events)} {len(views)}")
         delivered += sum(view.delivery.status is DeliveryStatus.DELIVERED for view in views)
     attempts = (await store.stats())["attempts"]
     if attempts != delivered:

@@ -8,10 +8,10 @@ import struct
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
-from harness.http_peers import Request, listening, read_request, response
-from harness.raw_http import Wire
+from harness.http_peers import Request, read_request, response, tcp_server
+from harness.raw_http import RawConnection
 
-FAIR = "fair"
+PASS_THROUGH = "fair"
 FAULTS = {
     "slow": "",
     "dripping": r"began an answer and did not finish it within",
@@ -28,23 +28,23 @@ FAULTS = {
 NOT_TLS = "not tls"
 
 _GARBAGE = b"220 mail.example ESMTP\r\n\r\n"
-_SLOW, _BETWEEN_DRIPS = 0.1, 0.1
+_SLOW, _DRIP_INTERVAL = 0.1, 0.1
 
 
 @dataclass(slots=True, kw_only=True)
-class Proxy:
+class FaultProxy:
     """Hands requests on to the webhook at *upstream*, or does what *choose* says; ``done`` is what it did."""
 
     upstream: str
-    choose: Callable[[], str] = lambda: FAIR
+    choose_fault: Callable[[], str] = lambda: PASS_THROUGH
     tls: ssl.SSLContext | None = None
     port: int = 0
-    done: dict[tuple[str, int], str] = field(default_factory=dict)
-    ids: dict[str, set[str]] = field(default_factory=dict)
+    applied: dict[tuple[str, int], str] = field(default_factory=dict)
+    webhook_ids: dict[str, set[str]] = field(default_factory=dict)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until it ends, in whatever way."""
-        fault: str | None = self.choose()
+        fault: str | None = self.choose_fault()
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError):  # the last is uvloop's way
             if fault == "slammed":
                 return
@@ -57,18 +57,18 @@ class Proxy:
                 await writer.start_tls(self.tls)
             while True:
                 request = await read_request(reader)
-                fault = fault or self.choose()
-                self._note(request, fault)
-                if not await self._answer(fault, request, reader, writer):
+                fault = fault or self.choose_fault()
+                self._record(request, fault)
+                if not await self._apply_fault(fault, request, reader, writer):
                     return
                 fault = None
 
-    def _note(self, request: Request, fault: str) -> None:
+    def _record(self, request: Request, fault: str) -> None:
         delivery = request.headers["kling-receiver-delivery"]
-        self.done[delivery, int(request.headers["kling-receiver-attempt"])] = fault
-        self.ids.setdefault(delivery, set()).add(request.headers["webhook-id"])
+        self.applied[delivery, int(request.headers["kling-receiver-attempt"])] = fault
+        self.webhook_ids.setdefault(delivery, set()).add(request.headers["webhook-id"])
 
-    async def _answer(
+    async def _apply_fault(
         self, fault: str, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
         """Do to one request what is to be done; tell whether the connection goes on."""
@@ -85,13 +85,13 @@ class Proxy:
                 writer.write(_GARBAGE)
                 await writer.drain()
             case _:
-                return await self._hand_on(fault, request, writer)
+                return await self._forward(fault, request, writer)
         return False
 
-    async def _hand_on(self, fault: str, request: Request, writer: asyncio.StreamWriter) -> bool:
+    async def _forward(self, fault: str, request: Request, writer: asyncio.StreamWriter) -> bool:
         """Let the webhook have the request, and do something to its answer."""
         await asyncio.sleep(_SLOW if fault == "slow" else 0.0)
-        answer = await self._asked(request)
+        answer = await self._fetch_upstream(request)
         head = answer.index(b"\r\n\r\n") + 4
         match fault:
             case "unanswered":
@@ -105,27 +105,27 @@ class Proxy:
                 for place in range(head, len(answer)):
                     writer.write(answer[place : place + 1])
                     await writer.drain()
-                    await asyncio.sleep(_BETWEEN_DRIPS)
+                    await asyncio.sleep(_DRIP_INTERVAL)
             case _:
                 writer.write(answer)
                 await writer.drain()
         return True
 
-    async def _asked(self, request: Request) -> bytes:
-        wire = await Wire.open(self.upstream)
+    async def _fetch_upstream(self, request: Request) -> bytes:
+        connection = await RawConnection.open(self.upstream)
         try:
             method, path, _ = request.line.split()
             own = {name: value for name, value in request.headers.items() if name not in ("host", "content-length")}
-            answer = await wire.ask(method, path, request.body, own)
+            answer = await connection.request(method, path, request.body, own)
         finally:
-            wire.cut()
+            connection.abort()
         return response(answer.status, answer.body)
 
 
 @contextlib.asynccontextmanager
-async def a_proxy(upstream: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[Proxy]:
+async def a_fault_proxy(upstream: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[FaultProxy]:
     """Run a proxy before *upstream* on a free port of loopback."""
-    proxy = Proxy(upstream=upstream, tls=tls)
+    proxy = FaultProxy(upstream=upstream, tls=tls)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -133,5 +133,5 @@ async def a_proxy(upstream: str, *, tls: ssl.SSLContext | None = None) -> AsyncI
         finally:
             writer.close() if writer.transport.get_write_buffer_size() else writer.transport.abort()
 
-    async with listening(serve, backlog=512) as proxy.port:
+    async with tcp_server(serve, backlog=512) as proxy.port:
         yield proxy

@@ -8,25 +8,25 @@ from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from chaos.simulated_kling import FINAL
-from chaos.simulation import GIVE_UP_HOURS, WANTED, World
+from chaos.simulation import GIVE_UP_HOURS, ROUTE_EVENTS, Simulation
 
 _HOUR = 3_600_000_000
-_STILL_GOING = ("queued", "submitting", "submitted", "processing")
-_SURELY_ENDED_HOURS = 40
+_UNFINISHED = ("queued", "submitting", "submitted", "processing")
+_MAX_TASK_HOURS = 40
 
 
-def broken(world: World) -> list[str]:
+def violations(simulation: Simulation) -> list[str]:
     """Name everything that does not hold."""
     return [
-        *world.witness.wrong,
-        *_pushes(world),
-        *_tasks(world),
-        *_promises(world),
-        *_ends(world),
-        *_batches(world),
-        *_deliveries(world),
-        *_attempts(world),
-        *_deeds(world),
+        *simulation.oracle.violations,
+        *_pushes(simulation),
+        *_tasks(simulation),
+        *_accepted_tasks(simulation),
+        *_final_events(simulation),
+        *_batches(simulation),
+        *_deliveries(simulation),
+        *_attempts(simulation),
+        *_operator_actions(simulation),
     ]
 
 
@@ -59,53 +59,53 @@ class _Delivery(NamedTuple):
     last: str | None
 
 
-def _pushes(world: World) -> Iterator[str]:
+def _pushes(simulation: Simulation) -> Iterator[str]:
     """Every push that was accepted has been settled."""
-    for row in world.witness.rows("SELECT id, task_id FROM pushes WHERE outcome = 'pending'"):
+    for row in simulation.oracle.rows("SELECT id, task_id FROM pushes WHERE outcome = 'pending'"):
         yield f"{row} is accepted and never settled"
 
 
-def _tasks(world: World) -> Iterator[str]:
+def _tasks(simulation: Simulation) -> Iterator[str]:
     """Every task has ended, as Kling has it; each intent made one task there, and none that was refused."""
-    made = Counter(task.external_id for task in world.vendor.tasks.values())
-    for row in world.witness.rows("SELECT id, origin, state, kling_id, external_task_id, endpoint FROM tasks"):
+    made = Counter(task.external_id for task in simulation.kling.tasks.values())
+    for row in simulation.oracle.rows("SELECT id, origin, state, kling_id, external_task_id, endpoint FROM tasks"):
         task = _Task(*row)
         wanted = {"rejected": {0}, "expired": {0, 1}}.get(task.state, {1})
         if task.origin != "minted" and made[task.external_id] not in wanted:
             yield f"{task} was made {made[task.external_id]} times"
-        if task.state in _STILL_GOING:
+        if task.state in _UNFINISHED:
             yield f"{task} never ends"
-        yield from _compared(world, task)
+        yield from _compare_with_kling(simulation, task)
 
 
-def _compared(world: World, task: _Task) -> Iterator[str]:
+def _compare_with_kling(simulation: Simulation, task: _Task) -> Iterator[str]:
     """See that a task that could be asked about is as Kling has it."""
-    truth = world.vendor.tasks.get(task.kling_id or "")
+    truth = simulation.kling.tasks.get(task.kling_id or "")
     if task.endpoint is None:
         return
     if task.state in FINAL and (truth is None or truth.state != task.state):
         yield f"{task} is not as Kling has it: {truth}"
     ended_at = None if truth is None else truth.ended_at
-    had_ended = truth is not None and ended_at is not None and ended_at - truth.made_at < _SURELY_ENDED_HOURS * 3600
-    if task.state == "expired" and had_ended and not world.jumps:
+    had_ended = truth is not None and ended_at is not None and ended_at - truth.created_at < _MAX_TASK_HOURS * 3600
+    if task.state == "expired" and had_ended and not simulation.jumps:
         yield f"{task} was given up, and had ended: {truth}"
 
 
-def _promises(world: World) -> Iterator[str]:
+def _accepted_tasks(simulation: Simulation) -> Iterator[str]:
     """What was promised is there, and a minted URL that Kling was heard by has led to an end."""
-    rows = world.witness.rows("SELECT id, kling_id, state, token_hash FROM tasks")
+    rows = simulation.oracle.rows("SELECT id, kling_id, state, token_hash FROM tasks")
     kept = {name: (state, token) for task_id, kling_id, state, token in rows for name in (task_id, kling_id)}
-    for name, how in world.witness.promised.items():
+    for name, how in simulation.oracle.promised.items():
         state, token = kept.get(name, (None, None))
         if state is None:
             yield f"{how} {name} was promised and is not there"
-        elif how == "minted" and state not in (*FINAL, "expired") and token in world.witness.heard:
+        elif how == "minted" and state not in (*FINAL, "expired") and token in simulation.oracle.acknowledged_tokens:
             yield f"{how} {name} never ends: {state}"  # where nobody was heard, nobody said which task it is
 
 
-def _ends(world: World) -> Iterator[str]:
+def _final_events(simulation: Simulation) -> Iterator[str]:
     """One terminal event for each task that has ended, telling of that end."""
-    rows = world.witness.rows(
+    rows = simulation.oracle.rows(
         "SELECT tasks.id, tasks.state, COUNT(events.id), MIN(events.type) FROM tasks LEFT JOIN events "
         "ON events.task_id = tasks.id AND events.type IN ('task.succeed', 'task.failed') GROUP BY tasks.id"
     )
@@ -114,49 +114,49 @@ def _ends(world: World) -> Iterator[str]:
             yield f"{task_id} is {state} and has {count} ends, {type_}"
 
 
-def _batches(world: World) -> Iterator[str]:
+def _batches(simulation: Simulation) -> Iterator[str]:
     """Of each batch that has all its tasks one event tells, of each of them, and of no other batch any."""
     told: dict[str, list[list[str]]] = {}
-    for (envelope,) in world.witness.rows("SELECT envelope FROM events WHERE type = 'batch.finished'"):
+    for (envelope,) in simulation.oracle.rows("SELECT envelope FROM events WHERE type = 'batch.finished'"):
         data = json.loads(envelope)["data"]
         told.setdefault(data["batch"]["name"], []).append([task["id"] for task in data["tasks"]])
     taken: dict[str, list[str]] = {}
-    for name, task_id in world.witness.rows("SELECT batch, id FROM tasks WHERE batch IS NOT NULL ORDER BY id"):
+    for name, task_id in simulation.oracle.rows("SELECT batch, id FROM tasks WHERE batch IS NOT NULL ORDER BY id"):
         taken.setdefault(name, []).append(task_id)
-    for name, size in world.witness.rows("SELECT name, size FROM batches"):
-        world.witness.counts["batches"] += 1
+    for name, size in simulation.oracle.rows("SELECT name, size FROM batches"):
+        simulation.oracle.counts["batches"] += 1
         wanted = [taken[name]] if len(taken[name]) == size else []
         if told.pop(name, []) != wanted:
             yield f"batch {name} of {size} took {len(taken[name])} tasks, and was told of otherwise"
     yield from (f"batch {name} was told of, and is not there" for name in told)
 
 
-def _deliveries(world: World) -> Iterator[str]:
+def _deliveries(simulation: Simulation) -> Iterator[str]:
     """Each event has one delivery for each route that wants it, and no other but at a person's wish; each has ended."""
     found: dict[str, Counter[str]] = {}
-    rows = world.witness.rows("SELECT event_id, route, status, replay_of FROM deliveries")
+    rows = simulation.oracle.rows("SELECT event_id, route, status, replay_of FROM deliveries")
     for event_id, route, status, replay_of in rows:
         if replay_of is None:
             found.setdefault(event_id, Counter())[route] += 1
         if status not in ("delivered", "dead"):
             yield f"the delivery of {event_id} to {route} never ends"
-    rows = world.witness.rows(
+    rows = simulation.oracle.rows(
         "SELECT events.id, events.type, events.verified, events.envelope, tasks.endpoint, tasks.reply_to FROM events "
         "LEFT JOIN tasks ON tasks.id = events.task_id"
     )
     for row in rows:
         event = _Event(*row)
-        wanted = Counter(_wanting(world, event, json.loads(event.envelope)["data"]))
+        wanted = Counter(_expected_routes(simulation, event, json.loads(event.envelope)["data"]))
         if found.get(event.id, Counter()) != wanted:
             yield f"{event.id} {event.type} {event.verified} went to {found.get(event.id)}, wanted by {wanted}"
 
 
-def _wanting(world: World, event: _Event, data: Any) -> Iterator[str]:
+def _expected_routes(simulation: Simulation, event: _Event, data: Any) -> Iterator[str]:
     family, _, word = event.type.partition(".")
     word = word if family == "task" else family
     unconfirmed = event.verified == "none" and data.get("source") == "callback"
-    doubtful = unconfirmed and (word in FINAL or world.verify == "always")
-    for route, words in WANTED.items():
+    doubtful = unconfirmed and (word in FINAL or simulation.verify == "always")
+    for route, words in ROUTE_EVENTS.items():
         if "*" not in words and word not in words:
             continue
         if route == "images" and not fnmatchcase(event.endpoint or "", "images/*"):
@@ -167,45 +167,45 @@ def _wanting(world: World, event: _Event, data: Any) -> Iterator[str]:
         yield f"reply:{urlsplit(event.reply_to).netloc}"
 
 
-def _attempts(world: World) -> Iterator[str]:
+def _attempts(simulation: Simulation) -> Iterator[str]:
     """What is delivered was taken, at its last attempt and no other; what is dead was refused or grew too old."""
-    rows = world.witness.rows(
+    rows = simulation.oracle.rows(
         "SELECT deliveries.id, route, status, deliveries.created_at, finished_at, deliveries.attempts, "
         "(SELECT COUNT(*) FROM attempts WHERE delivery_id = deliveries.id AND outcome = 'accepted'), "
         "(SELECT outcome FROM attempts WHERE delivery_id = deliveries.id ORDER BY number DESC LIMIT 1) FROM deliveries"
     )
     for row in rows:
         delivery = _Delivery(*row)
-        world.witness.counts[f"deliveries {delivery.status}"] += 1
+        simulation.oracle.counts[f"deliveries {delivery.status}"] += 1
         is_delivered = delivery.status == "delivered"
         if delivery.accepted != is_delivered or (is_delivered and delivery.last != "accepted"):
             yield f"{delivery} does not agree with its attempts"
         name = "client" if delivery.route.startswith("reply:") else delivery.route
-        if is_delivered and delivery.id not in world.destinations[name].took:
+        if is_delivered and delivery.id not in simulation.destinations[name].accepted:
             yield f"{delivery} is delivered and was never taken"
         age = (delivery.finished_at or delivery.created_at) - delivery.created_at
         too_old = age >= GIVE_UP_HOURS.get(delivery.route, 96) * _HOUR
-        if delivery.status == "dead" and delivery.last != "refused" and not too_old and not world.jumps:
+        if delivery.status == "dead" and delivery.last != "refused" and not too_old and not simulation.jumps:
             yield f"{delivery} died after {age / _HOUR:.1f} h"
 
 
-def _deeds(world: World) -> Iterator[str]:
+def _operator_actions(simulation: Simulation) -> Iterator[str]:
     """What a person was told to be done was done, and written down; what was cancelled was never made."""
-    kept = dict(world.witness.rows("SELECT id, state FROM replays"))
-    for replay in world.witness.replays:
+    kept = dict(simulation.oracle.rows("SELECT id, state FROM replays"))
+    for replay in simulation.oracle.replays:
         if kept.get(replay) != "done":
             yield f"replay {replay} is {kept.get(replay)}"
-    deliveries = {delivery_id for (delivery_id,) in world.witness.rows("SELECT id FROM deliveries")}
-    for delivery in world.witness.deliveries:
+    deliveries = {delivery_id for (delivery_id,) in simulation.oracle.rows("SELECT id FROM deliveries")}
+    for delivery in simulation.oracle.retried_deliveries:
         if delivery not in deliveries:
             yield f"{delivery} was to be tried again, and is not there"
-    states = dict(world.witness.rows("SELECT id, state FROM tasks"))
-    for task_id in world.witness.cancelled:
+    states = dict(simulation.oracle.rows("SELECT id, state FROM tasks"))
+    for task_id in simulation.oracle.cancelled:
         if states.get(task_id) != "rejected":
             yield f"{task_id} was cancelled, and is {states.get(task_id)}"
-    for (route,) in world.witness.rows("SELECT name FROM routes WHERE held_by = 'operator'"):
+    for (route,) in simulation.oracle.rows("SELECT name FROM routes WHERE held_by = 'operator'"):
         yield f"route {route} was released, and is held"
-    deeds = dict(world.witness.rows("SELECT verb, COUNT(*) FROM actions GROUP BY verb"))
-    for verb, count in (("task.cancelled", len(set(world.witness.cancelled))), ("replay.started", len(kept))):
+    deeds = dict(simulation.oracle.rows("SELECT verb, COUNT(*) FROM actions GROUP BY verb"))
+    for verb, count in (("task.cancelled", len(set(simulation.oracle.cancelled))), ("replay.started", len(kept))):
         if deeds.get(verb, 0) < count:
             yield f"{count} times {verb}, and {deeds.get(verb, 0)} of them are written down"

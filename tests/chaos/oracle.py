@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from chaos.simulated_kling import FINAL, Made
+from chaos.simulated_kling import FINAL, SimulatedTask
 from standardwebhooks import Webhook
 
 from receiver.domain.model import Task
@@ -19,36 +19,36 @@ from receiver.domain.model import Task
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 CLIENT = "client"
 """Where a client has its own callbacks sent: they are in Kling's words and not signed."""
-CREDULOUS = "all"
+UNVERIFIED_ROUTE = "all"
 """The route that takes what nobody has confirmed."""
 
-_ENOUGH = 20
-_ON_ITS_WAY = 60.0
+_MAX_VIOLATIONS = 20
+_IN_FLIGHT_SECONDS = 60.0
 _RANK = {"submitted": 1, "processing": 2, "rejected": 3, "expired": 3, "succeed": 4, "failed": 4}
 
 
-class Witness:
+class Oracle:
     """Knows what everybody was told and what Kling made of it; ``wrong`` says what should never have been."""
 
-    def __init__(self, store: Path, truth: Mapping[str, Made]) -> None:
-        self.wrong: list[str] = []
+    def __init__(self, store: Path, truth: Mapping[str, SimulatedTask]) -> None:
+        self.violations: list[str] = []
         self.counts: Counter[str] = Counter()
         self.promised: dict[str, str] = {}
-        self.heard: set[bytes] = set()
-        self.held: dict[str, float] = {}  # routes, since when a person was told so
-        self.deliveries: list[str] = []  # that a person was told to be tried
+        self.acknowledged_tokens: set[bytes] = set()
+        self.held_routes: dict[str, float] = {}  # routes, since when a person was told so
+        self.retried_deliveries: list[str] = []  # that a person was told to be tried
         self.replays: list[str] = []
         self.cancelled: list[str] = []
         self._truth = truth
         self._store = store
         self._states: dict[str, str] = {}
-        self._under_way: Counter[str] = Counter()
+        self._in_flight: Counter[str] = Counter()
         self._trace = hashlib.sha256()
 
-    def tell(self, what: str) -> None:
+    def report(self, what: str) -> None:
         """Take down what must never be, and when it was."""
-        if len(self.wrong) < _ENOUGH:
-            self.wrong.append(f"{asyncio.get_running_loop().time() / 3600:.3f} h: {what}")
+        if len(self.violations) < _MAX_VIOLATIONS:
+            self.violations.append(f"{asyncio.get_running_loop().time() / 3600:.3f} h: {what}")
 
     def trace(self, *what: object) -> None:
         """Take down what happened, so that two runs can be compared."""
@@ -75,7 +75,7 @@ class Witness:
 
     # Accepted is stored.
 
-    def acknowledged(self, token: str, body: bytes, *, forged: bool) -> None:
+    def on_acknowledged(self, token: str, body: bytes, *, forged: bool) -> None:
         """A push was answered with 200."""
         token_hash = hashlib.sha256(token.encode()).digest()
         kept = self.rows(
@@ -84,45 +84,45 @@ class Witness:
             hashlib.sha256(body).digest(),
         )
         if not kept:
-            self.tell(f"acknowledged and not kept: {body!r}")
+            self.report(f"acknowledged and not kept: {body!r}")
         if not forged:
-            self.heard.add(token_hash)
+            self.acknowledged_tokens.add(token_hash)
 
-    def accepted(self, name: str, how: str) -> None:
+    def on_accepted(self, name: str, how: str) -> None:
         """A task was promised to whoever asked for it, by our id or, by the gateway, by Kling's."""
         if how != "gateway" and not self.rows("SELECT 1 FROM tasks WHERE id = ?", name):
-            self.tell(f"promised and not kept: {how} {name}")
+            self.report(f"promised and not kept: {how} {name}")
         self.promised[name] = how
 
     # A state never falls.
 
-    def saw_task(self, task: Task) -> None:
+    def on_task_stored(self, task: Task) -> None:
         """A task was committed as it is now."""
         before, after = self._states.get(task.id), task.state.value
         self._states[task.id] = after
         if before is not None and _RANK.get(after, 0) < _RANK.get(before, 0):
-            self.tell(f"{task.id} falls from {before} to {after}")
+            self.report(f"{task.id} falls from {before} to {after}")
 
     # At most one has a claim.
 
-    def forget_who_died(self) -> None:
+    def on_process_end(self) -> None:
         """The process was ended: whoever was under way is not any more."""
-        self._under_way = Counter()
+        self._in_flight = Counter()
 
     @contextmanager
-    def watch(self, headers: Mapping[str, str]) -> Iterator[None]:
+    def watch_attempt(self, headers: Mapping[str, str]) -> Iterator[None]:
         """Look at an attempt for as long as somebody waits for its answer."""
-        delivery, under_way = headers.get("kling-receiver-delivery"), self._under_way
+        delivery, under_way = headers.get("kling-receiver-delivery"), self._in_flight
         if delivery is None:  # a question to Kling
             yield
             return
         rows = self.rows("SELECT status, claim, route FROM deliveries WHERE id = ?", delivery)
         if not rows or rows[0][0] != "pending" or rows[0][1] is None:
-            self.tell(f"{delivery} goes out as {rows}")
+            self.report(f"{delivery} goes out as {rows}")
         elif self._is_held(rows[0][2]):
-            self.tell(f"{delivery} goes out by {rows[0][2]}, which a person holds")
+            self.report(f"{delivery} goes out by {rows[0][2]}, which a person holds")
         if under_way[delivery]:
-            self.tell(f"{delivery} goes out twice at once")
+            self.report(f"{delivery} goes out twice at once")
         under_way[delivery] += 1
         try:
             yield
@@ -132,36 +132,36 @@ class Witness:
     def _is_held(self, route: str) -> bool:
         """Tell whether a person has held a route for so long that nothing goes out any more that had begun before."""
         now = asyncio.get_running_loop().time()
-        return now - self.held.get(route, now) > _ON_ITS_WAY
+        return now - self.held_routes.get(route, now) > _IN_FLIGHT_SECONDS
 
     # No denied address is dialled.
 
-    def dialled(self, address: str) -> None:
+    def on_forbidden_dial(self, address: str) -> None:
         """An address was dialled that belongs to nobody who may be reached."""
-        self.tell(f"{address} was dialled")
+        self.report(f"{address} was dialled")
 
     # Nothing unverified leaves.
 
-    def look_at(self, destination: str, headers: Mapping[str, str], body: bytes) -> None:
+    def on_webhook(self, destination: str, headers: Mapping[str, str], body: bytes) -> None:
         """See that what a destination is sent is true, and confirmed where the route wants it so."""
         if destination != CLIENT:
             at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
             if headers["webhook-signature"] != Webhook(SECRET).sign(headers["webhook-id"], at, body.decode()):
-                self.tell(f"a signature to {destination} does not hold")
+                self.report(f"a signature to {destination} does not hold")
         event = json.loads(body)
         data = event.get("data", {})
-        if data.get("status") in FINAL and data.get("verified") == "none" and destination != CREDULOUS:
-            self.tell(f"unverified to {destination}: {body!r}")
+        if data.get("status") in FINAL and data.get("verified") == "none" and destination != UNVERIFIED_ROUTE:
+            self.report(f"unverified to {destination}: {body!r}")
         said = event if "task_status" in event else data.get("kling", {})
         if said.get("task_status") in FINAL and data.get("verified") != "none":
             self._compare(destination, said, is_blind=data.get("task", {}).get("endpoint", "") is None)
 
-    def _compare(self, destination: str, said: Mapping[str, Any], *, is_blind: bool) -> None:
+    def _compare(self, destination: str, event: Mapping[str, Any], *, is_blind: bool) -> None:
         """See that it is as Kling has it; an empty result of a task nobody can ask about is all there ever is."""
-        truth = self._truth.get(said.get("task_id", ""))
-        if truth is None or truth.state != said["task_status"]:
-            self.tell(f"untrue to {destination}: {said}, it is {truth}")
+        truth = self._truth.get(event.get("task_id", ""))
+        if truth is None or truth.state != event["task_status"]:
+            self.report(f"untrue to {destination}: {event}, it is {truth}")
             return
-        images = said["task_result"]["images"] if truth.state == "succeed" else truth.result
+        images = event["task_result"]["images"] if truth.state == "succeed" else truth.result
         if images != truth.result and (images or not is_blind):
-            self.tell(f"a false result to {destination}: {said}")
+            self.report(f"a false result to {destination}: {event}")

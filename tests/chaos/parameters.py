@@ -7,11 +7,11 @@ import os
 import secrets
 
 
-def number(name: str, default: int) -> int:
+def env_int(name: str, default: int) -> int:
     """Give the number in the environment variable *name*, else the one for a short run."""
     return int(os.environ.get(name, "") or default)
 
 
 def fresh_seed() -> int:
     """Give SEED, else a new one."""
-    return number("SEED", 0) or secrets.randbits(32)
+    return env_int("SEED", 0) or secrets.randbits(32)

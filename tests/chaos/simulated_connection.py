@@ -9,45 +9,45 @@ from typing import Any, Protocol, TypeAlias
 
 import h11
 
-from receiver.net.http_client import Reply
+from receiver.net.http_client import HttpResponse
 
-Serve: TypeAlias = Callable[[str, str, dict[str, str], bytes], Reply]
+Handler: TypeAlias = Callable[[str, str, dict[str, str], bytes], HttpResponse]
 """What a peer does with a request that has arrived: method, path, headers, body."""
 
-_MOMENT = 1e-6
-_HANGS_UP = 0.1
+_MIN_GAP_SECONDS = 1e-6
+_DISCONNECT_PROBABILITY = 0.1
 _IDLE_SECONDS = 6.0
 
 
-class Way(Protocol):
+class LinkConditions(Protocol):
     """How it is just now."""
 
     latency: float
-    losing: float
+    loss_rate: float
 
 
-class Line(asyncio.Transport):
+class SimulatedConnection(asyncio.Transport):
     """Carries bytes over and back, each after its time and in their order; whoever hangs up is not heard any more."""
 
     def __init__(
         self,
         protocol: asyncio.Protocol,
-        serve: Serve,
+        handler: Handler,
         *,
         rng: Random,
         sock: socket.socket,
-        quiet: socket.socket,
-        way: Way,
-        on_the_way: Callable[[], None],
+        idle_sock: socket.socket,
+        conditions: LinkConditions,
+        on_data_in_flight: Callable[[], None],
     ) -> None:
         """*sock* is what the caller thinks it speaks over, *quiet* one that never has anything to read."""
-        super().__init__({"socket": quiet})
+        super().__init__({"socket": idle_sock})
         self._rng = rng
         self._sock = sock
         self._protocol = protocol
-        self._serve = serve
-        self._way = way
-        self._on_the_way = on_the_way
+        self._handler = handler
+        self._conditions = conditions
+        self._on_data_in_flight = on_data_in_flight
         self._loop = asyncio.get_running_loop()
         self._http = h11.Connection(h11.SERVER)
         self._request: h11.Request | None = None
@@ -58,8 +58,8 @@ class Line(asyncio.Transport):
     # What the caller does.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        self._after(self._rng.expovariate(1 / self._way.latency), self._arrives, bytes(data))
-        self._on_the_way()
+        self._after(self._rng.expovariate(1 / self._conditions.latency), self._on_data, bytes(data))
+        self._on_data_in_flight()
 
     def is_closing(self) -> bool:
         return self._closed
@@ -71,7 +71,7 @@ class Line(asyncio.Transport):
         """Nobody here says much."""
 
     def abort(self) -> None:
-        self._hang_up(None)
+        self._disconnect(None)
 
     close = abort
 
@@ -79,10 +79,10 @@ class Line(asyncio.Transport):
 
     def _after(self, seconds: float, do: Callable[..., None], *args: Any) -> None:
         """Do something later, but never before what was to be done earlier; it outlives whoever brought it about."""
-        self._last = max(self._last + _MOMENT, self._loop.time() + seconds)
+        self._last = max(self._last + _MIN_GAP_SECONDS, self._loop.time() + seconds)
         self._loop.call_at(self._last, do, *args, context=Context())
 
-    def _arrives(self, data: bytes) -> None:
+    def _on_data(self, data: bytes) -> None:
         if self._closed:  # what arrives only when nobody waits any more is lost
             return
         self._http.receive_data(data)
@@ -94,48 +94,48 @@ class Line(asyncio.Transport):
                 case h11.Data():
                     self._body += event.data
                 case h11.EndOfMessage():
-                    self._answer()
+                    self._respond()
 
-    def _answer(self) -> None:
+    def _respond(self) -> None:
         request = self._request
         assert request is not None
         headers = {name.decode().lower(): value.decode() for name, value in request.headers}
-        reply = self._serve(request.method.decode(), request.target.decode(), headers, bytes(self._body))
-        data = self._written(reply)
-        back = self._rng.expovariate(1 / self._way.latency)
-        if self._rng.random() < self._way.losing:
-            self._lose(data, back)
+        reply = self._handler(request.method.decode(), request.target.decode(), headers, bytes(self._body))
+        data = self._serialize(reply)
+        back = self._rng.expovariate(1 / self._conditions.latency)
+        if self._rng.random() < self._conditions.loss_rate:
+            self._drop(data, back)
             return
         cut = self._rng.randrange(len(data))
-        self._after(back, self._say, data[:cut])
-        self._after(self._rng.choice([0.0, back]), self._say, data[cut:])
-        if self._rng.random() < _HANGS_UP:
-            self._after(self._rng.random() * _IDLE_SECONDS, self._hang_up, None)
+        self._after(back, self._deliver, data[:cut])
+        self._after(self._rng.choice([0.0, back]), self._deliver, data[cut:])
+        if self._rng.random() < _DISCONNECT_PROBABILITY:
+            self._after(self._rng.random() * _IDLE_SECONDS, self._disconnect, None)
 
-    def _written(self, reply: Reply) -> bytes:
+    def _serialize(self, reply: HttpResponse) -> bytes:
         lines = [*reply.headers.items(), ("content-length", str(len(reply.body)))]
         response = h11.Response(status_code=reply.status, headers=lines)
         parts = [self._http.send(part) or b"" for part in (response, h11.Data(data=reply.body), h11.EndOfMessage())]
         self._http.start_next_cycle()
         return b"".join(parts)
 
-    def _lose(self, data: bytes, back: float) -> None:
+    def _drop(self, data: bytes, back: float) -> None:
         """Have the answer go astray: broken off, reset, or never said at all."""
         match self._rng.randrange(3):
             case 0:
-                self._after(back, self._say, data[: self._rng.randrange(len(data))])
-                self._after(0.0, self._hang_up, None)
+                self._after(back, self._deliver, data[: self._rng.randrange(len(data))])
+                self._after(0.0, self._disconnect, None)
             case 1:
-                self._after(back, self._hang_up, ConnectionResetError("reset"))
+                self._after(back, self._disconnect, ConnectionResetError("reset"))
             case _:
                 pass
 
-    def _say(self, data: bytes) -> None:
+    def _deliver(self, data: bytes) -> None:
         if not self._closed and data:
             self._protocol.data_received(data)
 
-    def _hang_up(self, trouble: Exception | None) -> None:
+    def _disconnect(self, error: Exception | None) -> None:
         if not self._closed:
             self._closed = True
             self._sock.close()
-            self._loop.call_soon(self._protocol.connection_lost, trouble)
+            self._loop.call_soon(self._protocol.connection_lost, error)

@@ -8,17 +8,17 @@ from random import Random
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from chaos.simulated_network import outside
+from chaos.simulated_network import spawn_detached
 
-from receiver.net.http_client import Reply
+from receiver.net.http_client import HttpResponse
 
 FINAL = ("succeed", "failed")
-_STUCK = 72 * 3600.0
-_REFUSALS = ((0.2, 429, 1302), (0.3, 400, 1301), (0.4, 429, 1102), (0.6, 500, 5000))
+_STUCK_SECONDS = 72 * 3600.0
+_ERRORS = ((0.2, 429, 1302), (0.3, 400, 1301), (0.4, 429, 1102), (0.6, 500, 5000))
 
 
 @dataclass(slots=True)
-class Made:
+class SimulatedTask:
     """One task as Kling has it: the truth."""
 
     id: str
@@ -26,15 +26,15 @@ class Made:
     endpoint: str
     weight: int
     callback_url: str | None
-    made_at: float
+    created_at: float
     state: str = "submitted"
     result: list[dict[str, Any]] = field(default_factory=list)
     ended_at: float | None = None
-    hollow_until: float = 0.0
+    empty_until: float = 0.0
 
-    def document(self, at: float) -> dict[str, Any]:
+    def status_json(self, at: float) -> dict[str, Any]:
         """Give the task as Kling tells of it."""
-        images = self.result if at >= self.hollow_until else []
+        images = self.result if at >= self.empty_until else []
         return {
             "task_id": self.id,
             "task_status": self.state,
@@ -46,91 +46,91 @@ class Made:
         }
 
 
-Push = Callable[[str, bytes], Awaitable[None]]
+SendPush = Callable[[str, bytes], Awaitable[None]]
 
 
-class Vendor:
+class SimulatedKling:
     """Makes tasks, ends them after a while, tells of it by callbacks, answers questions."""
 
-    def __init__(self, rng: Random, push: Push, tasks: dict[str, Made], *, slots: int) -> None:
+    def __init__(self, rng: Random, push: SendPush, tasks: dict[str, SimulatedTask], *, slots: int) -> None:
         self._rng = rng
         self._push = push
         self._slots = slots
         self.tasks = tasks
-        self.trouble = 0.1
+        self.fault_rate = 0.1
 
-    def serve(self, method: str, path: str, _headers: dict[str, str], body: bytes) -> Reply:
+    def serve(self, method: str, path: str, _headers: dict[str, str], body: bytes) -> HttpResponse:
         """Answer a request."""
-        if self._rng.random() < self.trouble / 2:
-            return _refusal(503, 5001)
+        if self._rng.random() < self.fault_rate / 2:
+            return _error(503, 5001)
         where = urlsplit(path).path.removeprefix("/v1/")
         if method == "POST":
             return self._create(where, json.loads(body))
         endpoint, _, name = where.rpartition("/")
-        return self._tell(endpoint, unquote(name))
+        return self._status(endpoint, unquote(name))
 
-    def _create(self, endpoint: str, body: dict[str, Any]) -> Reply:
-        luck = self._rng.random() / self.trouble if self.trouble else 1.0
-        for below, status, code in _REFUSALS:
+    def _create(self, endpoint: str, body: dict[str, Any]) -> HttpResponse:
+        luck = self._rng.random() / self.fault_rate if self.fault_rate else 1.0
+        for below, status, code in _ERRORS:
             if luck < below:
-                return _refusal(status, code)
+                return _error(status, code)
         weight = int(body.get("n", 1))
         if sum(task.weight for task in self.tasks.values() if task.ended_at is None) + weight > self._slots:
-            return _refusal(429, 1303)
-        made = self.make(endpoint, body)
+            return _error(429, 1303)
+        made = self.create_task(endpoint, body)
         if luck < 0.8:
-            return _refusal(504, 5002)  # it says that it failed, and it did not
-        return _answer({"task_id": made.id, "task_status": "submitted", "task_info": {}, "created_at": 1})
+            return _error(504, 5002)  # it says that it failed, and it did not
+        return _response({"task_id": made.id, "task_status": "submitted", "task_info": {}, "created_at": 1})
 
-    def make(self, endpoint: str, body: dict[str, Any]) -> Made:
+    def create_task(self, endpoint: str, body: dict[str, Any]) -> SimulatedTask:
         """Make a task, whoever asked for it."""
-        made = Made(
+        made = SimulatedTask(
             id=f"{867_000_000_000 + len(self.tasks)}",
             external_id=body.get("external_task_id"),
             endpoint=endpoint,
             weight=int(body.get("n", 1)),
             callback_url=body.get("callback_url"),
-            made_at=self._now(),
+            created_at=self._now(),
         )
         self.tasks[made.id] = made
-        outside(self._work(made))
+        spawn_detached(self._run_task(made))
         return made
 
-    def _tell(self, endpoint: str, name: str) -> Reply:
+    def _status(self, endpoint: str, name: str) -> HttpResponse:
         found = [
             task for task in self.tasks.values() if task.endpoint == endpoint and name in (task.id, task.external_id)
         ]
         if not found:
-            return _refusal(404, 1203, "task not found")
-        return _answer(found[-1].document(self._now()))
+            return _error(404, 1203, "task not found")
+        return _response(found[-1].status_json(self._now()))
 
-    async def _work(self, task: Made) -> None:
+    async def _run_task(self, task: SimulatedTask) -> None:
         """Live through a task's life."""
         if self._rng.random() < 0.3:
-            self._announce(task)
+            self._push_status(task)
         await asyncio.sleep(self._rng.uniform(1, 60))
         task.state = "processing"
-        self._announce(task)
+        self._push_status(task)
         if self._rng.random() < 0.02:
-            await asyncio.sleep(_STUCK)
+            await asyncio.sleep(_STUCK_SECONDS)
         await asyncio.sleep(self._rng.expovariate(1 / 600))
         task.state = "failed" if self._rng.random() < 0.15 else "succeed"
         task.ended_at = self._now()
         task.result = [{"index": n, "url": f"https://cdn.kling.test/{task.id}/{n}.png"} for n in range(task.weight)]
         if self._rng.random() < 0.05:
-            task.hollow_until = self._now() + self._rng.uniform(1, 60)
-        self._announce(task)
+            task.empty_until = self._now() + self._rng.uniform(1, 60)
+        self._push_status(task)
 
-    def _announce(self, task: Made) -> None:
+    def _push_status(self, task: SimulatedTask) -> None:
         """Push a task's state as it is now, with all that can go wrong on the way."""
         if task.callback_url is None:
             return
-        body = json.dumps(task.document(self._now())).encode()
+        body = json.dumps(task.status_json(self._now())).encode()
         for _ in range(self._rng.choices([0, 1, 2, 5], [0.15, 0.65, 0.15, 0.05])[0]):
             cut_off = self._rng.random() < 0.02
-            outside(self._send(task.callback_url, body[: len(body) // 2] if cut_off else body))
+            spawn_detached(self._send_push(task.callback_url, body[: len(body) // 2] if cut_off else body))
 
-    async def _send(self, url: str, body: bytes) -> None:
+    async def _send_push(self, url: str, body: bytes) -> None:
         late = self._rng.choices([0.1, 30.0, 3600.0, 86400.0], [0.8, 0.1, 0.08, 0.02])[0]
         await asyncio.sleep(self._rng.expovariate(1 / late))
         await self._push(url, body)
@@ -140,11 +140,11 @@ class Vendor:
         return asyncio.get_running_loop().time()
 
 
-def _answer(data: dict[str, Any]) -> Reply:
+def _response(data: dict[str, Any]) -> HttpResponse:
     body = json.dumps({"code": 0, "message": "SUCCEED", "request_id": "r", "data": data}).encode()
-    return Reply(status=200, headers={"content-type": "application/json"}, body=body)
+    return HttpResponse(status=200, headers={"content-type": "application/json"}, body=body)
 
 
-def _refusal(status: int, code: int, words: str = "no") -> Reply:
-    body = json.dumps({"code": code, "message": words, "request_id": "r"}).encode()
-    return Reply(status=status, headers={"content-type": "application/json"}, body=body)
+def _error(status: int, code: int, message: str = "no") -> HttpResponse:
+    body = json.dumps({"code": code, "message": message, "request_id": "r"}).encode()
+    return HttpResponse(status=status, headers={"content-type": "application/json"}, body=body)

@@ -9,120 +9,122 @@ from ipaddress import ip_address
 from random import Random
 from typing import Any
 
-from chaos.simulated_connection import Line, Serve
-from data.ssrf_urls import NEVER, NOT_PUBLIC
+from chaos.simulated_connection import Handler, SimulatedConnection
+from data.ssrf_urls import FORBIDDEN, NOT_PUBLIC
 
 from receiver.net.http_client import IPAddress
 
-_MISLED = 0.1
+_REBINDING_RATE = 0.1
 
 
-def outside(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
+def spawn_detached(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
     """Do something in the world: it goes on when the service that caused it is dead."""
     return asyncio.get_running_loop().create_task(work, context=Context())
 
 
 @dataclass(slots=True)
-class Weather:
+class NetworkConditions:
     """How one peer and the way to it are just now."""
 
     down: bool = False
     latency: float = 0.05
-    losing: float = 0.0
+    loss_rate: float = 0.0
 
-    async def change(self, rng: Random, *, calm: float, foul: float) -> None:
+    async def vary(self, rng: Random, *, mean_good_hours: float, mean_bad_hours: float) -> None:
         """Have fair and foul spells in turn, of so many hours on average."""
         while True:
-            await asyncio.sleep(3600 * rng.expovariate(1 / calm))
+            await asyncio.sleep(3600 * rng.expovariate(1 / mean_good_hours))
             kind = rng.random()
-            self.down, self.losing = kind < 0.5, 0.0 if kind < 0.5 else rng.random()
+            self.down, self.loss_rate = kind < 0.5, 0.0 if kind < 0.5 else rng.random()
             self.latency = rng.choice([0.05, 1.0, 5.0, 30.0])
-            await asyncio.sleep(3600 * rng.expovariate(1 / foul))
-            self.clear_up()
+            await asyncio.sleep(3600 * rng.expovariate(1 / mean_bad_hours))
+            self.recover()
 
-    def clear_up(self) -> None:
-        self.down, self.latency, self.losing = False, 0.05, 0.02
+    def recover(self) -> None:
+        self.down, self.latency, self.loss_rate = False, 0.05, 0.02
 
-    def be_fine(self) -> None:
-        self.down, self.latency, self.losing = False, 0.01, 0.0
+    def make_good(self) -> None:
+        self.down, self.latency, self.loss_rate = False, 0.01, 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Peer:
-    serve: Serve
-    weather: Weather
-    traps: Sequence[IPAddress]
+    handler: Handler
+    conditions: NetworkConditions
+    forbidden: Sequence[IPAddress]
 
 
-class Internet:
+class SimulatedNetwork:
     """Names, addresses and who is there. It stands where the system's resolver and its sockets are in the world.
 
     Now and then a name leads where its owner has no right to be: *dialled* is told of every address that is tried
     and that nobody was given.
     """
 
-    def __init__(self, rng: Random, dialled: Callable[[str], None]) -> None:
+    def __init__(self, rng: Random, on_forbidden_dial: Callable[[str], None]) -> None:
         self._rng = rng
-        self._dialled = dialled
+        self._on_forbidden_dial = on_forbidden_dial
         self._peers: dict[IPAddress, _Peer] = {}
         self._names: dict[str, IPAddress] = {}
-        self._quiet, self._end = socket.socketpair()
-        self.on_the_way: Callable[[], None] = lambda: None
-        self.misled = _MISLED
+        self._idle_sock, self._idle_peer = socket.socketpair()
+        self.on_data_in_flight: Callable[[], None] = lambda: None
+        self.rebinding_rate = _REBINDING_RATE
 
-    def connect(self, host: str, address: str, serve: Serve, weather: Weather, *, is_strangers: bool = False) -> None:
+    def add_peer(
+        self, host: str, address: str, handler: Handler, conditions: NetworkConditions, *, is_untrusted: bool = False
+    ) -> None:
         """Have a peer; where strangers named it, its name may also be made to lead into private networks."""
-        traps = [ip_address(trap) for trap in (*NEVER, *(NOT_PUBLIC if is_strangers else ()))]
+        traps = [ip_address(trap) for trap in (*FORBIDDEN, *(NOT_PUBLIC if is_untrusted else ()))]
         self._names[host] = ip_address(address)
-        self._peers[self._names[host]] = _Peer(serve=serve, weather=weather, traps=traps)
+        self._peers[self._names[host]] = _Peer(handler=handler, conditions=conditions, forbidden=traps)
 
     async def resolve(self, host: str) -> Sequence[IPAddress]:
         """Give a name's addresses, as they are just now."""
         address = self._names[host]
         peer = self._peers[address]
-        await asyncio.sleep(self._rng.expovariate(1 / peer.weather.latency))
-        if peer.weather.down and self._rng.random() < 0.2:
+        await asyncio.sleep(self._rng.expovariate(1 / peer.conditions.latency))
+        if peer.conditions.down and self._rng.random() < 0.2:
             raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
-        if self._rng.random() >= self.misled:
+        if self._rng.random() >= self.rebinding_rate:
             return [address]
-        trap = self._rng.choice(peer.traps)
+        trap = self._rng.choice(peer.forbidden)
         return self._rng.choice([[trap], [trap, address], [address, trap]])
 
     async def dial(self, address: str) -> None:
         """Have a connection made to an address, or not."""
         peer = self._peers.get(ip_address(address))
         if peer is None:
-            self._dialled(address)
+            self._on_forbidden_dial(address)
             raise ConnectionRefusedError
-        if peer.weather.down:
+        if peer.conditions.down:
             await asyncio.sleep(self._rng.choice([0.0, 2.0, 3600.0]) * self._rng.random())
             raise ConnectionRefusedError
 
-    def line(self, sock: socket.socket, address: str, protocol: asyncio.Protocol) -> Line:
+    def connection(self, sock: socket.socket, address: str, protocol: asyncio.Protocol) -> SimulatedConnection:
         """Give the connection that was made."""
         peer = self._peers[ip_address(address)]
-        return Line(
+        return SimulatedConnection(
             protocol,
-            peer.serve,
+            peer.handler,
             rng=self._rng,
             sock=sock,
-            quiet=self._quiet,
-            way=peer.weather,
-            on_the_way=self.on_the_way,
+            idle_sock=self._idle_sock,
+            conditions=peer.conditions,
+            on_data_in_flight=self.on_data_in_flight,
         )
 
     def close(self) -> None:
         """Give the system back what it lent."""
-        self._quiet.close()
-        self._end.close()
+        self._idle_sock.close()
+        self._idle_peer.close()
 
 
-async def sometimes(rng: Random, hours: float, do: Callable[[], Awaitable[None]]) -> None:
+async def repeat_randomly(rng: Random, hours: float, do: Callable[[], Awaitable[None]]) -> None:
     """Do something now and then, on average once in so many hours, whether the last time has ended or not."""
     while True:
         await asyncio.sleep(3600 * rng.expovariate(1 / hours))
-        outside(_awaited(do))
+        spawn_detached(_run(do))
 
 
-async def _awaited(do: Callable[[], Awaitable[None]]) -> None:
+async def _run(do: Callable[[], Awaitable[None]]) -> None:
     await do()

@@ -15,16 +15,16 @@ from random import Random
 from typing import Any
 
 import pytest
-from chaos.clients import TOKEN, Callers
-from chaos.oracle import CLIENT, SECRET, Witness
-from chaos.simulated_connection import Serve
-from chaos.simulated_host import Machine
-from chaos.simulated_kling import Made, Vendor
-from chaos.simulated_network import Internet, Weather, outside, sometimes
-from chaos.simulated_operator import Person
+from chaos.clients import TOKEN, Clients
+from chaos.oracle import CLIENT, SECRET, Oracle
+from chaos.simulated_connection import Handler
+from chaos.simulated_host import SimulatedHost
+from chaos.simulated_kling import SimulatedKling, SimulatedTask
+from chaos.simulated_network import NetworkConditions, SimulatedNetwork, repeat_randomly, spawn_detached
+from chaos.simulated_operator import Operator
 from chaos.virtual_time import VirtualClock, VirtualLoop
 
-from receiver.net.http_client import Reply
+from receiver.net.http_client import HttpResponse
 from receiver.settings import Settings, load
 
 SLOTS = 9
@@ -61,29 +61,29 @@ webhook = { url = "http://images.test/", secret = "@SECRET@", payload = "kling" 
 rate = "1/s"
 concurrency = 3
 """
-WANTED = {"all": ["*"], "ends": ["succeed", "failed", "rejected", "expired"], "images": ["succeed"]}
+ROUTE_EVENTS = {"all": ["*"], "ends": ["succeed", "failed", "rejected", "expired"], "images": ["succeed"]}
 GIVE_UP_HOURS = {"all": 96, "ends": 12, "images": 96}
 
 _ADDRESSES = ("10.77.0.2", "127.0.0.77", "192.168.77.4", "9.9.9.9")
 _HEADERS = {429: {"retry-after": "120"}, 503: {"retry-after": "120"}, 301: {"location": "http://169.254.169.254/"}}
 _HOUR = 3600.0
-_MUCH = 1 << 40
-_DAYS_AFTER = 8
-_DAYS_AFTER_JUMPS = 20
-_FARTHEST_DAYS = 3
-_STRIKES_ON_THE_WAY = 0.02
+_PLENTY_OF_DISK = 1 << 40
+_SETTLE_DAYS = 8
+_SETTLE_DAYS_AFTER_JUMPS = 20
+_MAX_CLOCK_OFFSET_DAYS = 3
+_INTERRUPT_PROBABILITY = 0.02
 
 
 @dataclass(slots=True)
 class Destination:
     """A webhook, or a client's own callback URL: how it is, how it answers, which deliveries it took."""
 
-    weather: Weather = field(default_factory=Weather)
-    mood: int = 204
-    took: set[str] = field(default_factory=set)
+    conditions: NetworkConditions = field(default_factory=NetworkConditions)
+    status: int = 204
+    accepted: set[str] = field(default_factory=set)
 
 
-class World:
+class Simulation:
     """All of it, in one run."""
 
     def __init__(self, folder: Path, seed: int, *, patch: pytest.MonkeyPatch, jumps: bool = False) -> None:
@@ -93,158 +93,158 @@ class World:
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
         self.clock = VirtualClock(loop)
-        self.weather = Weather()
-        self.destinations = {name: Destination() for name in (*WANTED, CLIENT)}
-        truth: dict[str, Made] = {}
+        self.kling_conditions = NetworkConditions()
+        self.destinations = {name: Destination() for name in (*ROUTE_EVENTS, CLIENT)}
+        truth: dict[str, SimulatedTask] = {}
         signs = self.rng.random() < 0.5
-        self.witness = Witness(folder / "receiver.db", truth)
-        self.internet = loop.network = Internet(self._chance(), self.witness.dialled)
-        self.machine = Machine(
+        self.oracle = Oracle(folder / "receiver.db", truth)
+        self.network = loop.network = SimulatedNetwork(self._new_rng(), self.oracle.on_forbidden_dial)
+        self.host = SimulatedHost(
             settings=_settings(folder, verify=self.verify, signs=signs),
             clock=self.clock,
-            rng=self._chance(),
-            resolve=self.internet.resolve,
-            watch=self.witness.watch,
-            wrong=self.witness.tell,
-            saw_task=self.witness.saw_task,
-            newest_kept=self.witness.newest_id,
+            rng=self._new_rng(),
+            resolve=self.network.resolve,
+            watch_attempt=self.oracle.watch_attempt,
+            report=self.oracle.report,
+            on_task_stored=self.oracle.on_task_stored,
+            newest_stored_id=self.oracle.newest_id,
         )
-        self.machine.install(patch)
-        self.callers = Callers(self._chance(), self.machine, self.witness, signs=signs)
-        self.vendor = Vendor(self._chance(), self.callers.push, truth, slots=SLOTS)
-        self.internet.connect("api.klingai.com", "10.77.0.1", self.vendor.serve, self.weather)
+        self.host.install(patch)
+        self.clients = Clients(self._new_rng(), self.host, self.oracle, signs=signs)
+        self.kling = SimulatedKling(self._new_rng(), self.clients.push, truth, slots=SLOTS)
+        self.network.add_peer("api.klingai.com", "10.77.0.1", self.kling.serve, self.kling_conditions)
         for (name, each), address in zip(self.destinations.items(), _ADDRESSES, strict=True):
-            serve = self._answers_of(name, each)
-            self.internet.connect(f"{name}.test", address, serve, each.weather, is_strangers=name == CLIENT)
-        self._over, self._strike = asyncio.Event(), asyncio.Event()
-        self._chances_on_the_way = self._chance()
-        self.person = Person(self._chance(), self.callers, self.witness, routes=list(WANTED))
+            serve = self._handler_for(name, each)
+            self.network.add_peer(f"{name}.test", address, serve, each.conditions, is_untrusted=name == CLIENT)
+        self._is_finished, self._interrupt = asyncio.Event(), asyncio.Event()
+        self._interrupt_rng = self._new_rng()
+        self.operator = Operator(self._new_rng(), self.clients, self.oracle, routes=list(ROUTE_EVENTS))
 
-    def _chance(self) -> Random:
+    def _new_rng(self) -> Random:
         return Random(self.rng.random())
 
-    def _answers_of(self, name: str, destination: Destination) -> Serve:
-        def serve(_: str, __: str, headers: dict[str, str], body: bytes) -> Reply:
-            self.witness.counts["attempts that arrived"] += 1
-            self.witness.trace(name, destination.mood)
-            self.witness.look_at(name, headers, body)
-            if destination.mood // 100 == 2:
-                destination.took.add(headers["kling-receiver-delivery"])
-            return Reply(status=destination.mood, headers=_HEADERS.get(destination.mood, {}), body=b"")
+    def _handler_for(self, name: str, destination: Destination) -> Handler:
+        def serve(_: str, __: str, headers: dict[str, str], body: bytes) -> HttpResponse:
+            self.oracle.counts["attempts that arrived"] += 1
+            self.oracle.trace(name, destination.status)
+            self.oracle.on_webhook(name, headers, body)
+            if destination.status // 100 == 2:
+                destination.accepted.add(headers["kling-receiver-delivery"])
+            return HttpResponse(status=destination.status, headers=_HEADERS.get(destination.status, {}), body=b"")
 
         return serve
 
-    async def live(self, hours: float, *, to_the_end: bool = True) -> None:
+    async def run(self, hours: float, *, until_settled: bool = True) -> None:
         """Let everybody be at their worst for so long, then be kind for as long as all ends take, and stop."""
-        await self.machine.start()
-        restarting = outside(self._restart_now_and_then(self._chance()))
-        goings_on = [outside(each) for each in self._goings_on()]
+        await self.host.start()
+        restarting = spawn_detached(self._restart_randomly(self._new_rng()))
+        goings_on = [spawn_detached(each) for each in self._activities()]
         await asyncio.sleep(hours * _HOUR)
-        self._over.set()
-        self._strike.set()
+        self._is_finished.set()
+        self._interrupt.set()
         await restarting
         for each in goings_on:
             each.cancel()
         await asyncio.gather(*goings_on, return_exceptions=True)
-        self._calm_down()
-        if to_the_end:
-            await asyncio.sleep(24 * _HOUR * (_DAYS_AFTER_JUMPS if self.jumps else _DAYS_AFTER))
-        self.machine.check_alive()
-        await self.machine.stop()
-        self.witness.counts.update(
-            hours=round(self.clock.monotonic() / _HOUR), crashes=self.machine.crashes, stops=self.machine.stops
+        self._stop_faults()
+        if until_settled:
+            await asyncio.sleep(24 * _HOUR * (_SETTLE_DAYS_AFTER_JUMPS if self.jumps else _SETTLE_DAYS))
+        self.host.check_alive()
+        await self.host.stop()
+        self.oracle.counts.update(
+            hours=round(self.clock.monotonic() / _HOUR), crashes=self.host.crashes, stops=self.host.stops
         )
 
-    def _goings_on(self) -> Iterator[Coroutine[Any, Any, None]]:
-        yield self.weather.change(self._chance(), calm=20, foul=1)
+    def _activities(self) -> Iterator[Coroutine[Any, Any, None]]:
+        yield self.kling_conditions.vary(self._new_rng(), mean_good_hours=20, mean_bad_hours=1)
         for each in self.destinations.values():
-            yield each.weather.change(self._chance(), calm=30, foul=2)
-            yield self._have_moods(each, self._chance())
+            yield each.conditions.vary(self._new_rng(), mean_good_hours=30, mean_bad_hours=2)
+            yield self._vary_status(each, self._new_rng())
         for hours, do in (
-            (15, self.callers.ask_by_api),
-            (30, self.callers.ask_by_gateway),
-            (50, partial(self.callers.mint, self.vendor)),
-            (20, partial(self.callers.forge, self.vendor)),
-            (150, self.callers.burst),
+            (15, self.clients.submit_by_api),
+            (30, self.clients.create_by_gateway),
+            (50, partial(self.clients.create_callback_url, self.kling)),
+            (20, partial(self.clients.forge_push, self.kling)),
+            (150, self.clients.submit_burst),
         ):
-            yield sometimes(self._chance(), hours, do)
-        yield self._fill_the_disk_now_and_then(self._chance())
+            yield repeat_randomly(self._new_rng(), hours, do)
+        yield self._fill_disk_randomly(self._new_rng())
         if self.jumps:
-            yield sometimes(self._chance(), 30, self._jump)
+            yield repeat_randomly(self._new_rng(), 30, self._jump_clock)
         for hours, do in (
-            (60, self.person.hold_a_route),
-            (25, self.person.try_again),
-            (60, self.person.replay),
-            (6, self.person.cancel),
+            (60, self.operator.hold_route),
+            (25, self.operator.retry_delivery),
+            (60, self.operator.replay),
+            (6, self.operator.cancel_task),
         ):
-            yield sometimes(self._chance(), hours, do)
-        self.internet.on_the_way = self._on_the_way
+            yield repeat_randomly(self._new_rng(), hours, do)
+        self.network.on_data_in_flight = self._on_data_in_flight
 
-    def _calm_down(self) -> None:
-        self.internet.on_the_way = lambda: None
-        self.internet.misled = 0.0
-        self.vendor.trouble = 0.0
-        self.weather.be_fine()
+    def _stop_faults(self) -> None:
+        self.network.on_data_in_flight = lambda: None
+        self.network.rebinding_rate = 0.0
+        self.kling.fault_rate = 0.0
+        self.kling_conditions.make_good()
         for each in self.destinations.values():
-            each.weather.be_fine()
-            each.mood = 204
-        self._make_room()
+            each.conditions.make_good()
+            each.status = 204
+        self._free_disk()
 
     # Troubles
 
     @staticmethod
-    async def _have_moods(destination: Destination, rng: Random) -> None:
+    async def _vary_status(destination: Destination, rng: Random) -> None:
         while True:
             await asyncio.sleep(_HOUR * rng.expovariate(1 / 15))
-            destination.mood = rng.choices([500, 503, 429, 410, 301], [4, 2, 2, 1, 1])[0]
+            destination.status = rng.choices([500, 503, 429, 410, 301], [4, 2, 2, 1, 1])[0]
             await asyncio.sleep(_HOUR * rng.choice([0.02, 0.5, 3.0]))
-            destination.mood = 204
+            destination.status = 204
 
-    async def _restart_now_and_then(self, rng: Random) -> None:
-        while not self._over.is_set():
-            await self._is_struck_within(_HOUR * rng.expovariate(1 / 10))
-            self.machine.check_alive()
+    async def _restart_randomly(self, rng: Random) -> None:
+        while not self._is_finished.is_set():
+            await self._wait_for_interrupt(_HOUR * rng.expovariate(1 / 10))
+            self.host.check_alive()
             if rng.random() < 0.7:
-                await self.machine.crash()
+                await self.host.crash()
             else:
-                await self.machine.stop()
-            self.witness.forget_who_died()
+                await self.host.stop()
+            self.oracle.on_process_end()
             await asyncio.sleep(rng.choice([0.0, 1.0, 60.0, _HOUR]) * rng.random())
-            await self.machine.start()
+            await self.host.start()
 
-    async def _is_struck_within(self, seconds: float) -> None:
-        self._strike.clear()
+    async def _wait_for_interrupt(self, seconds: float) -> None:
+        self._interrupt.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._strike.wait()
+                await self._interrupt.wait()
 
-    async def _fill_the_disk_now_and_then(self, rng: Random) -> None:
+    async def _fill_disk_randomly(self, rng: Random) -> None:
         while True:
             await asyncio.sleep(_HOUR * rng.expovariate(1 / 60))
-            self.machine.free = 0
-            self.machine.disk_is_full = rng.random() < 0.5
+            self.host.free_bytes = 0
+            self.host.disk_is_full = rng.random() < 0.5
             await asyncio.sleep(_HOUR * rng.expovariate(1.0))
-            self._make_room()
+            self._free_disk()
 
-    def _make_room(self) -> None:
-        self.machine.free, self.machine.disk_is_full = _MUCH, False
+    def _free_disk(self) -> None:
+        self.host.free_bytes, self.host.disk_is_full = _PLENTY_OF_DISK, False
 
-    def _on_the_way(self) -> None:
+    def _on_data_in_flight(self) -> None:
         """Strike while a request is under way, where it hurts most: kill or stop the service, set the clock."""
-        if self._chances_on_the_way.random() < _STRIKES_ON_THE_WAY:
-            self._strike.set()
-        if self.jumps and self._chances_on_the_way.random() < _STRIKES_ON_THE_WAY:
-            self._set_clock()
+        if self._interrupt_rng.random() < _INTERRUPT_PROBABILITY:
+            self._interrupt.set()
+        if self.jumps and self._interrupt_rng.random() < _INTERRUPT_PROBABILITY:
+            self._shift_clock()
 
-    async def _jump(self) -> None:
-        self._set_clock()
+    async def _jump_clock(self) -> None:
+        self._shift_clock()
 
-    def _set_clock(self) -> None:
+    def _shift_clock(self) -> None:
         """Set the clock a day on or a day back."""
-        ahead = self.clock.error.days
-        days = self.rng.choice([-1, 1]) if abs(ahead) < _FARTHEST_DAYS else -1 if ahead > 0 else 1
-        self.clock.error += timedelta(days=days)
-        self.witness.counts["clock jumps"] += 1
+        ahead = self.clock.offset.days
+        days = self.rng.choice([-1, 1]) if abs(ahead) < _MAX_CLOCK_OFFSET_DAYS else -1 if ahead > 0 else 1
+        self.clock.offset += timedelta(days=days)
+        self.oracle.counts["clock jumps"] += 1
 
 
 def _settings(folder: Path, *, verify: str, signs: bool) -> Settings:

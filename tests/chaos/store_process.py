@@ -19,17 +19,17 @@ from random import Random
 from harness.factories import a_delivery, a_push, a_task, an_event, at
 
 from receiver.domain.model import Attempt, DeliveryStatus, Push, Task, Verdict
-from receiver.store.interfaces import ById, Change, Judge
+from receiver.store.interfaces import ById, Change, Decide
 from receiver.store.sqlite import maintenance, store
-from receiver.store.sqlite.database import connect_writer, had_alone
-from receiver.store.sqlite.migrate import Migration, bring_up, known, migrate
+from receiver.store.sqlite.database import connect_writer, exclusive
+from receiver.store.sqlite.migrate import Migration, known_migrations, migrate, upgrade
 from receiver.store.sqlite.store import SqliteStore
 
 TASKS = 4
 ROUTE = "publish"
-CALLERS = 6
+CONCURRENT_WRITERS = 6
 
-NEXT = Migration(
+NEXT_MIGRATION = Migration(
     version=9999,
     name="made_up",
     sql="CREATE TABLE next_one (id TEXT);\nCREATE TABLE next_two (id TEXT);\n"
@@ -44,7 +44,7 @@ def body_of(number: int) -> bytes:
     return rng.randbytes(rng.randrange(100, 3000))
 
 
-def news(number: int) -> Judge:
+def decision_for(number: int) -> Decide:
     """Make a push, an event and a delivery out of a number, and count it on the task."""
     body = body_of(number)
 
@@ -54,37 +54,39 @@ def news(number: int) -> Judge:
             f"evt_{number:06}", type="task.processing", task_id=task.id, push_id=push.id, body=body, created_at=at(0)
         )
         delivery = a_delivery(f"dlv_{number:06}", event_id=event.id, route=ROUTE)
-        return Change(task=replace(task, asks=task.asks + 1), push=push, events=[event], deliveries=[delivery])
+        return Change(
+            task=replace(task, poll_count=task.poll_count + 1), push=push, events=[event], deliveries=[delivery]
+        )
 
     return judge
 
 
-def copy_of(path: Path) -> Path:
+def backup_path(path: Path) -> Path:
     """Name the backup that work makes in its middle."""
     return path.with_name("copy.db")
 
 
-def say(what: str) -> None:
+def report(what: str) -> None:
     os.write(1, f"{what}\n".encode())
 
 
-async def with_tasks(store: SqliteStore) -> None:
+async def add_tasks(store: SqliteStore) -> None:
     for number in range(TASKS):
         task = a_task(id=f"tsk_{number}", kling_id=f"k{number}", external_task_id=f"tsk_{number}")
         if await store.task(task.id) is None:
             await store.add(task, b"{}")
 
 
-async def accept(store: SqliteStore, numbers: Sequence[int], *, say: Callable[[str], None] = say) -> None:
+async def accept(store: SqliteStore, numbers: Sequence[int], *, report: Callable[[str], None] = report) -> None:
     """Take news in, some of it at the same time."""
     left = iter(numbers)
 
     async def call() -> None:
         for number in left:
-            assert await store.apply(ById(id=f"tsk_{number % TASKS}"), news(number)) is not None
-            say(f"accepted {number}")
+            assert await store.apply(ById(id=f"tsk_{number % TASKS}"), decision_for(number)) is not None
+            report(f"accepted {number}")
 
-    await asyncio.gather(*(call() for _ in range(CALLERS)))
+    await asyncio.gather(*(call() for _ in range(CONCURRENT_WRITERS)))
 
 
 async def deliver(store: SqliteStore, limit: int) -> int:
@@ -95,30 +97,30 @@ async def deliver(store: SqliteStore, limit: int) -> int:
             delivery_id=one.delivery.id, number=1, started_at=at(1), duration=timedelta(seconds=1), outcome="accepted"
         )
         done = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(2), finished_at=at(2))
-        assert await store.finish(attempt, done, claim="clm_1")
-        say(f"delivered {one.delivery.id}")
+        assert await store.record_attempt(attempt, done, claim="clm_1")
+        report(f"delivered {one.delivery.id}")
     return len(claimed)
 
 
-async def work(path: Path, *, rounds: int, per_round: int) -> None:
+async def run_workload(path: Path, *, rounds: int, per_round: int) -> None:
     """Accept and deliver at the same time, with a restart in the middle."""
     numbers = count()
     for _ in range(2):
         store = await SqliteStore.open(path)
-        await with_tasks(store)
+        await add_tasks(store)
         for _ in range(rounds):
             batch = [number for number, _ in zip(numbers, range(per_round), strict=False)]
             await asyncio.gather(accept(store, batch), deliver(store, per_round // 2))
-        if not copy_of(path).exists():
-            await store.backup(copy_of(path))
-            say("backed up")
+        if not backup_path(path).exists():
+            await store.backup(backup_path(path))
+            report("backed up")
         await store.aclose()
 
 
-async def accept_some(path: Path, first: int, number: int, *, say: Callable[[str], None] = say) -> None:
+async def accept_some(path: Path, first: int, number: int, *, report: Callable[[str], None] = report) -> None:
     store = await SqliteStore.open(path)
-    await with_tasks(store)
-    await accept(store, range(first, first + number), say=say)
+    await add_tasks(store)
+    await accept(store, range(first, first + number), report=report)
     await store.aclose()
 
 
@@ -129,15 +131,15 @@ async def deliver_all(path: Path) -> None:
     await store.aclose()
 
 
-def migrate_further(path: Path) -> None:
-    with had_alone(path, create=True):
+def migrate_next(path: Path) -> None:
+    with exclusive(path, create=True):
         connection = connect_writer(path)
-        bring_up(connection, [*known(), NEXT])
+        upgrade(connection, [*known_migrations(), NEXT_MIGRATION])
         connection.close()
-    say("migrated")
+    report("migrated")
 
 
-def without_sync() -> None:
+def weaken_sync() -> None:
     """Weaken the store, to see that the test would notice."""
     real = connect_writer
 
@@ -153,20 +155,20 @@ def main(what: str, path: Path, *more: str) -> None:
     match what:
         case "work" | "work-weakly":
             if what == "work-weakly":
-                without_sync()
-            asyncio.run(work(path, rounds=int(more[0]), per_round=int(more[1])))
+                weaken_sync()
+            asyncio.run(run_workload(path, rounds=int(more[0]), per_round=int(more[1])))
         case "accept":
             asyncio.run(accept_some(path, int(more[0]), int(more[1])))
         case "deliver":
             asyncio.run(deliver_all(path))
         case "make":
             migrate(path)
-            say("migrated")
+            report("migrated")
         case "migrate":
-            migrate_further(path)
+            migrate_next(path)
         case "backup":
-            maintenance.backup(path, copy_of(path))
-            say("backed up")
+            maintenance.backup(path, backup_path(path))
+            report("backed up")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ _RESUMED = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<arguments>.*)\) += (?P
 
 
 @functools.cache
-def why_not() -> str:
+def unavailable_reason() -> str:
     """Say why strace cannot be used here; nothing when it can."""
     if not STRACE:
         return "there is no strace here (Debian, Ubuntu: apt install strace)"
@@ -35,20 +35,20 @@ def why_not() -> str:
     return "" if tried.returncode == 0 else f"strace may not trace here: {tried.stderr.strip()[:200]}"
 
 
-needs_strace = pytest.mark.skipif(bool(why_not()), reason=f"NOT TESTED: {why_not()}")
+requires_strace = pytest.mark.skipif(bool(unavailable_reason()), reason=f"NOT TESTED: {unavailable_reason()}")
 
 
-def recording(script: Path, *arguments: str, options: Sequence[str], log: Path) -> list[str]:
+def trace_command(script: Path, *arguments: str, options: Sequence[str], log: Path) -> list[str]:
     """Give the command that runs a Python *script* and writes what *options* ask for to *log*."""
     return [STRACE, "-f", "--seccomp-bpf", "-qq", "-o", str(log), *options, sys.executable, str(script), *arguments]
 
 
-def meddling(script: Path, *arguments: str, options: Sequence[str]) -> list[str]:
+def fault_command(script: Path, *arguments: str, options: Sequence[str]) -> list[str]:
     """Give the command that runs a Python *script* and interferes as *options* say; the quick way cannot count."""
     return [STRACE, "-f", "-qq", "-o", os.devnull, *options, sys.executable, str(script), *arguments]
 
 
-def attaching(pid: int, *, options: Sequence[str], log: Path) -> "subprocess.Popen[str]":
+def attach(pid: int, *, options: Sequence[str], log: Path) -> "subprocess.Popen[str]":
     """Begin to trace a process that runs, all its threads; give strace once it does. It ends with the process."""
     command = [STRACE, "-f", "-o", str(log), *options, "-p", str(pid)]
     strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -59,7 +59,7 @@ def attaching(pid: int, *, options: Sequence[str], log: Path) -> "subprocess.Pop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Call:
+class Syscall:
     """One system call's beginning or end, or both at once. ``result`` is None where it has not come back."""
 
     pid: str
@@ -70,7 +70,7 @@ class Call:
     result: int | None = None
 
 
-def calls(log: Path) -> Iterator[Call]:
+def read_syscalls(log: Path) -> Iterator[Syscall]:
     """Read what strace wrote, in the order in which it happened."""
     begun: dict[str, str] = {}
     with log.open(encoding="ascii") as lines:
@@ -82,7 +82,7 @@ def calls(log: Path) -> Iterator[Call]:
                 result = found["result"]
                 if result is None:
                     begun[pid] = found["arguments"]
-                yield Call(
+                yield Syscall(
                     pid=pid,
                     name=found["name"],
                     arguments=found["arguments"],
@@ -93,7 +93,7 @@ def calls(log: Path) -> Iterator[Call]:
             elif found := _RESUMED.match(rest):
                 result = found["result"]
                 arguments = begun.pop(pid, "") + found["arguments"]
-                yield Call(
+                yield Syscall(
                     pid=pid,
                     name=found["name"],
                     arguments=arguments,
@@ -103,7 +103,7 @@ def calls(log: Path) -> Iterator[Call]:
                 )
 
 
-def string(argument: str) -> bytes:
+def parse_string(argument: str) -> bytes:
     r"""Read a string as `strace -xx` writes it: ``"\x2f\x74..."``."""
     assert argument.startswith('"'), argument[:80]
     assert argument.endswith('"'), "strace cut it short"

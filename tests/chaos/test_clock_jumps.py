@@ -11,14 +11,23 @@ from pathlib import Path
 import pytest
 from harness import archive_system
 from harness.archive_system import A_PNG, PNG, a_cdn
-from harness.delivery_system import FAILED, a_lab
+from harness.delivery_system import FAILED, a_delivery_system
 from harness.http_peers import response
-from harness.support import until
-from harness.task_system import ENDPOINT, FakeKling, IdleClock, Made, Workshop, a_workshop, no_answer, refusal
+from harness.support import wait_until
+from harness.task_system import (
+    ENDPOINT,
+    FakeKling,
+    IdleClock,
+    KlingTask,
+    TaskSystem,
+    a_task_system,
+    no_response,
+    refusal,
+)
 
 from receiver.delivery.retry import HOLD_AFTER
-from receiver.domain.model import Accepted, Archiving, Task, TaskState
-from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
+from receiver.domain.model import Accepted, ArchiveState, Task, TaskState
+from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
 
 DAY = timedelta(days=1)
 
@@ -32,73 +41,75 @@ class SlowKling(FakeKling):
     def __init__(self, clock: IdleClock) -> None:
         super().__init__(clock)
         self.calls = 0
-        self.holds = self.making = asyncio.Event()
-        self.asking, self.finding = asyncio.Event(), asyncio.Event()
-        self.asking.set()
-        self.finding.set()
-        self.most_stuck = 0
+        self.create_gate = self.create_opened = asyncio.Event()
+        self.query_opened, self.lookup_opened = asyncio.Event(), asyncio.Event()
+        self.query_opened.set()
+        self.lookup_opened.set()
+        self.max_blocked = 0
 
-    async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
+    async def create(
+        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+    ) -> KlingResponse:
         self.calls += 1
-        await self.making.wait()
-        return await super().create(endpoint, content, beside=beside)
+        await self.create_opened.wait()
+        return await super().create(endpoint, content, pass_through=pass_through)
 
-    async def query(self, endpoint: str, task_id: str) -> Answer:
-        await self._waits_for(self.asking)
+    async def query(self, endpoint: str, task_id: str) -> KlingResponse:
+        await self._wait_for(self.query_opened)
         return await super().query(endpoint, task_id)
 
-    async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
-        await self._waits_for(self.finding)
-        return await super().find(endpoint, external_task_id)
+    async def find_by_external_id(self, endpoint: str, external_task_id: str) -> KlingResponse | None:
+        await self._wait_for(self.lookup_opened)
+        return await super().find_by_external_id(endpoint, external_task_id)
 
-    async def _waits_for(self, gate: asyncio.Event) -> None:
-        self.stuck += 1
-        self.most_stuck = max(self.most_stuck, self.stuck)
+    async def _wait_for(self, gate: asyncio.Event) -> None:
+        self.blocked += 1
+        self.max_blocked = max(self.max_blocked, self.blocked)
         await gate.wait()
-        self.stuck -= 1
+        self.blocked -= 1
 
 
 @JUMPS
 async def test_a_create_that_is_under_way_is_not_made_again(tmp_path: Path, jump: timedelta) -> None:
     clock = IdleClock()
     kling = SlowKling(clock)
-    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
-        submitting = asyncio.ensure_future(shop.submit())
-        await until(lambda: kling.calls == 1)
+    async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
+        submitting = asyncio.ensure_future(system.submit())
+        await wait_until(lambda: kling.calls == 1)
 
         clock.advance(jump)
-        shop.bells.ring()  # as by any other task
-        await shop.settles()
-        await shop.passes(120, step=10)
-        kling.making.set()
+        system.notifiers.notify_all()  # as by any other task
+        await system.settle()
+        await system.advance(120, step=10)
+        kling.create_opened.set()
         task = await submitting
-        await shop.passes(120, step=10)
+        await system.advance(120, step=10)
 
-        assert kling.calls == len(kling.made) == 1
-        assert (await shop.task(task.id)).kling_id in kling.made
+        assert kling.calls == len(kling.tasks) == 1
+        assert (await system.task(task.id)).kling_id in kling.tasks
 
 
 @JUMPS
 async def test_a_question_that_is_under_way_is_not_asked_again(tmp_path: Path, jump: timedelta) -> None:
     clock = IdleClock()
     kling = SlowKling(clock)
-    kling.making.set()
-    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
-        task = await shop.submit()
-        [made] = kling.made.values()
-        kling.asking.clear()
-        await shop.passes(60, step=5)
-        assert kling.stuck == 1
+    kling.create_opened.set()
+    async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
+        task = await system.submit()
+        [kling_task] = kling.tasks.values()
+        kling.query_opened.clear()
+        await system.advance(60, step=5)
+        assert kling.blocked == 1
 
         clock.advance(jump)
-        shop.bells.ring()
-        await shop.passes(600, step=10)
-        kling.end(made)
-        kling.asking.set()
-        await shop.passes(10)
+        system.notifiers.notify_all()
+        await system.advance(600, step=10)
+        kling.finish_task(kling_task)
+        kling.query_opened.set()
+        await system.advance(10)
 
-        assert kling.most_stuck == 1
-        assert (await shop.task(task.id)).state is TaskState.SUCCEED
+        assert kling.max_blocked == 1
+        assert (await system.task(task.id)).state is TaskState.SUCCEED
 
 
 @JUMPS
@@ -107,142 +118,142 @@ async def test_a_look_up_that_is_under_way_is_not_made_again_and_nothing_is_sent
 ) -> None:
     clock = IdleClock()
     kling = SlowKling(clock)
-    kling.making.set()
-    kling.finding.clear()
-    kling.create_faults, kling.makes_anyway = [no_answer()], True
-    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
-        task = await shop.submit()
-        await shop.passes(60, step=5)
-        assert kling.stuck == 1
+    kling.create_opened.set()
+    kling.lookup_opened.clear()
+    kling.create_faults, kling.create_despite_fault = [no_response()], True
+    async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
+        task = await system.submit()
+        await system.advance(60, step=5)
+        assert kling.blocked == 1
 
         clock.advance(jump)
-        shop.bells.ring()
-        await shop.passes(120, step=10)
-        kling.finding.set()
-        await shop.passes(120, step=10)
+        system.notifiers.notify_all()
+        await system.advance(120, step=10)
+        kling.lookup_opened.set()
+        await system.advance(120, step=10)
 
-        assert kling.most_stuck == 1
-        assert kling.calls == len(kling.made) == 1
-        assert (await shop.task(task.id)).kling_id in kling.made
+        assert kling.max_blocked == 1
+        assert kling.calls == len(kling.tasks) == 1
+        assert (await system.task(task.id)).kling_id in kling.tasks
 
 
 @JUMPS
 async def test_an_attempt_that_is_under_way_is_not_made_again(tmp_path: Path, jump: timedelta) -> None:
-    async with a_lab(tmp_path) as lab:
-        there = lab.a_route(concurrency=2)
-        there.open.clear()
-        await lab.start()
-        [event] = await lab.add(1)
+    async with a_delivery_system(tmp_path) as system:
+        there = system.add_route(concurrency=2)
+        there.gate.clear()
+        await system.start()
+        [event] = await system.add_events(1)
 
-        lab.clock.advance(jump)
-        lab.bells.ring()
-        await lab.go_on(timedelta(hours=1))
-        there.open.set()
-        await lab.settle()
+        system.clock.advance(jump)
+        system.notifiers.notify_all()
+        await system.advance(timedelta(hours=1))
+        there.gate.set()
+        await system.settle()
 
-        assert there.events == [event]
-        assert await lab.statuses() == ["delivered"]
+        assert there.event_ids == [event]
+        assert await system.statuses() == ["delivered"]
 
 
 async def test_no_retry_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
-    async with a_lab(tmp_path) as lab:
-        there = lab.a_route()
-        there.answer = lambda _: FAILED
-        await lab.start()
-        await lab.add(1)
+    async with a_delivery_system(tmp_path) as system:
+        there = system.add_route()
+        there.respond = lambda _: FAILED
+        await system.start()
+        await system.add_events(1)
 
-        lab.clock.advance(-DAY)
-        lab.bells.ring()
-        await lab.go_on(timedelta(seconds=10))
+        system.clock.advance(-DAY)
+        system.notifiers.notify_all()
+        await system.advance(timedelta(seconds=10))
 
-        assert len(there.tries) == 2
+        assert len(there.attempts) == 2
 
 
 @pytest.mark.parametrize("new_process", [False, True], ids=["", "by_a_new_process"])
 async def test_nothing_untried_waits_for_a_moment_of_a_clock_that_was_set_back(
     tmp_path: Path, *, new_process: bool
 ) -> None:
-    async with a_lab(tmp_path) as lab:
-        there = lab.a_route()
-        there.open.clear()
-        await lab.start()
-        events = await lab.add(5)
-        assert len(there.tries) == 1, "the others wait for their turn"
+    async with a_delivery_system(tmp_path) as system:
+        there = system.add_route()
+        there.gate.clear()
+        await system.start()
+        events = await system.add_events(5)
+        assert len(there.attempts) == 1, "the others wait for their turn"
 
         if new_process:
-            await lab.crash()
-            lab.clock.advance(-DAY)
-            await lab.start()
+            await system.crash()
+            system.clock.advance(-DAY)
+            await system.start()
         else:
-            lab.clock.advance(-DAY)
-        there.open.set()
-        await lab.go_on(timedelta(seconds=10))
+            system.clock.advance(-DAY)
+        there.gate.set()
+        await system.advance(timedelta(seconds=10))
 
-        assert there.events[-5:] == events
-        assert await lab.statuses() == ["delivered"] * 5
+        assert there.event_ids[-5:] == events
+        assert await system.statuses() == ["delivered"] * 5
 
 
 async def test_after_a_start_retries_keep_their_pauses_where_the_clock_went_on(tmp_path: Path) -> None:
-    async with a_lab(tmp_path) as lab:
-        there = lab.a_route()
-        there.answer = lambda _: FAILED
-        await lab.start()
-        await lab.add(1)
-        await lab.go_on(timedelta(seconds=10))
-        assert len(there.tries) == 2
+    async with a_delivery_system(tmp_path) as system:
+        there = system.add_route()
+        there.respond = lambda _: FAILED
+        await system.start()
+        await system.add_events(1)
+        await system.advance(timedelta(seconds=10))
+        assert len(there.attempts) == 2
 
-        await lab.stop()
-        await lab.start()
-        await lab.go_on(timedelta(seconds=10))
+        await system.stop()
+        await system.start()
+        await system.advance(timedelta(seconds=10))
 
-        assert len(there.tries) == 2, "half a minute has not passed"
+        assert len(there.attempts) == 2, "half a minute has not passed"
 
 
 async def test_at_a_start_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
-    async with archive_system.a_workshop(tmp_path) as shop, a_cdn(a=A_PNG) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/a")
+    async with archive_system.an_archive_system(tmp_path) as system, a_cdn(a=A_PNG) as cdn:
+        event = await system.succeed_task(f"{cdn.url}/a")
 
-        shop.clock.advance(-DAY)
-        shop.start()
+        system.clock.advance(-DAY)
+        system.start()
 
-        [asset] = await shop.settled(event)
-        assert shop.content(asset) == PNG
-        assert await shop.due(event) == {"publish": True}
+        [asset] = await system.wait_for_assets(event)
+        assert system.content(asset) == PNG
+        assert await system.due_by_route(event) == {"publish": True}
 
 
 async def test_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
-    async with archive_system.a_workshop(tmp_path) as shop, a_cdn(broken=response(500)) as cdn:
-        event = await shop.succeeds(f"{cdn.url}/broken")
-        shop.start()
-        await until(lambda: len(cdn.requests) == 1)
-        await until(lambda: not shop.archiver._visits)
+    async with archive_system.an_archive_system(tmp_path) as system, a_cdn(broken=response(500)) as cdn:
+        event = await system.succeed_task(f"{cdn.url}/broken")
+        system.start()
+        await wait_until(lambda: len(cdn.requests) == 1)
+        await wait_until(lambda: not system.archiver._jobs)
 
-        shop.clock.advance(-DAY)
-        shop.bells.events.ring()  # as by any other task
+        system.clock.advance(-DAY)
+        system.notifiers.events.notify()  # as by any other task
 
-        await shop.settled(event, Archiving.LATE)
+        await system.wait_for_assets(event, ArchiveState.LATE)
         assert len(cdn.requests) == 2
-        assert await shop.due(event) == {"publish": True}, "nobody knows for how long they have waited"
+        assert await system.due_by_route(event) == {"publish": True}, "nobody knows for how long they have waited"
 
 
 @pytest.mark.parametrize("back", [DAY, timedelta(hours=1)], ids=["a day", "an hour"])
 async def test_no_probe_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path, back: timedelta) -> None:
-    async with a_lab(tmp_path) as lab:
-        there = lab.a_route()
-        there.answer = lambda _: FAILED
-        await lab.start()
-        await lab.add(HOLD_AFTER)
-        await lab.go_on(timedelta(minutes=10))
-        assert lab.holds.of("publish").is_held
-        tried = len(there.tries)
-        there.answer = lambda _: Accepted(code=204)
+    async with a_delivery_system(tmp_path) as system:
+        there = system.add_route()
+        there.respond = lambda _: FAILED
+        await system.start()
+        await system.add_events(HOLD_AFTER)
+        await system.advance(timedelta(minutes=10))
+        assert system.route_states.get("publish").is_held
+        tried = len(there.attempts)
+        there.respond = lambda _: Accepted(code=204)
 
-        lab.clock.advance(-back)
-        lab.bells.ring()
-        await lab.go_on(timedelta(minutes=2))
+        system.clock.advance(-back)
+        system.notifiers.notify_all()
+        await system.advance(timedelta(minutes=2))
 
-        assert len(there.tries) > tried
-        assert await lab.statuses() == ["delivered"] * HOLD_AFTER
+        assert len(there.attempts) > tried
+        assert await system.statuses() == ["delivered"] * HOLD_AFTER
 
 
 @pytest.mark.parametrize("back", [DAY, timedelta(minutes=1)], ids=["a day", "a minute"])
@@ -251,21 +262,21 @@ async def test_what_a_dead_process_was_sending_is_looked_up_at_once_though_the_c
 ) -> None:
     clock = IdleClock()
     kling = SlowKling(clock)
-    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop:
-        sending = asyncio.ensure_future(shop.submit())
-        await until(lambda: kling.calls == 1)
-        for work in (sending, *shop.submitter._owned):
+    async with a_task_system(tmp_path, kling=kling, clock=clock) as system:
+        sending = asyncio.ensure_future(system.submit())
+        await wait_until(lambda: kling.calls == 1)
+        for work in (sending, *system.submitter._spawned):
             work.cancel()  # as a kill does
-        await asyncio.gather(sending, *shop.submitter._owned, return_exceptions=True)
-    kling.making.set()
+        await asyncio.gather(sending, *system.submitter._spawned, return_exceptions=True)
+    kling.create_opened.set()
     clock.advance(-back)
 
-    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
-        await shop.passes(180, step=5)
+    async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
+        await system.advance(180, step=5)
 
-        [task] = (await shop.store.tasks()).items
+        [task] = (await system.store.tasks()).items
         assert task.state is TaskState.SUBMITTED
-        assert list(kling.made) == [task.kling_id]
+        assert list(kling.tasks) == [task.kling_id]
 
 
 @pytest.mark.parametrize("new_process", [False, True], ids=["", "by_a_new_process"])
@@ -274,31 +285,31 @@ async def test_a_claim_that_waits_is_asked_about_though_the_clock_was_set_back(
 ) -> None:
     clock = IdleClock()
     kling = FakeKling(clock)
-    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
-        made, minted = await _claimed(shop, kling)
+    async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
+        kling_task, minted = await _claimed(system, kling)
         if not new_process:
             clock.advance(-timedelta(hours=1))
-            shop.bells.ring()
+            system.notifiers.notify_all()
             kling.query_fault = None
-            await shop.passes(75, step=5)
-            assert (await shop.task(minted.id)).state is TaskState.SUCCEED
+            await system.advance(75, step=5)
+            assert (await system.task(minted.id)).state is TaskState.SUCCEED
             return
     clock.advance(-timedelta(hours=1))
     kling.query_fault = None
-    async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
-        await shop.passes(75, step=5)
-        assert ((await shop.task(minted.id)).state, made.id) == (
+    async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
+        await system.advance(75, step=5)
+        assert ((await system.task(minted.id)).state, kling_task.id) == (
             TaskState.SUCCEED,
-            (await shop.task(minted.id)).kling_id,
+            (await system.task(minted.id)).kling_id,
         )
 
 
-async def _claimed(shop: Workshop, kling: FakeKling) -> tuple[Made, Task]:
+async def _claimed(system: TaskSystem, kling: FakeKling) -> tuple[KlingTask, Task]:
     """Have a minted URL called while Kling cannot be asked."""
-    minted, url = await shop.submitter.mint(endpoint=ENDPOINT)
+    minted, url = await system.submitter.create_callback_url(endpoint=ENDPOINT)
     kling.query_fault = refusal(503, 5001)
-    made = kling.make(json.dumps({"callback_url": url}).encode())
-    await shop.push(made.token, kling.end(made))
-    await shop.passes(30, step=5)
-    assert (await shop.task(minted.id)).state is TaskState.AWAITING
-    return made, minted
+    kling_task = kling.add_task(json.dumps({"callback_url": url}).encode())
+    await system.push(kling_task.token, kling.finish_task(kling_task))
+    await system.advance(30, step=5)
+    assert (await system.task(minted.id)).state is TaskState.AWAITING
+    return kling_task, minted

@@ -14,11 +14,20 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from harness.load import LIFE, Audit, Traffic, a_config_for_traffic, calling
-from harness.raw_http import Answer, ask
-from harness.running_service import Receiver, Sink, a_config, a_push, a_receiver, a_sink, a_webhook_route, minted
-from harness.soak_report import Tell
-from harness.support import until
+from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config, generate_load
+from harness.raw_http import RawResponse, http_request
+from harness.running_service import (
+    Receiver,
+    Sink,
+    a_config,
+    a_push_body,
+    a_receiver,
+    a_sink,
+    a_webhook_route,
+    create_callback_url,
+)
+from harness.soak_report import RecordCounts
+from harness.support import wait_until
 
 MIB = 1024 * 1024
 SIZE, LOW_WATER = 96 * MIB, 64 * MIB
@@ -26,7 +35,7 @@ PENDING = "SELECT count(*) FROM deliveries WHERE status <> 'delivered'"
 
 
 @cache
-def why_not() -> str:
+def unavailable_reason() -> str:
     """Say why no disk can be mounted here; nothing when one can."""
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -47,25 +56,25 @@ def unmount(folder: Path) -> None:
     subprocess.run(["umount", str(folder)], check=True, capture_output=True)  # noqa: S607  # wherever it is
 
 
-pytestmark = pytest.mark.skipif(bool(why_not()), reason=f"NOT TESTED: {why_not()}")
+pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason=f"NOT TESTED: {unavailable_reason()}")
 
 
-class Disk:
+class SmallDisk:
     """A small disk, and somebody who fills it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._ballast = folder / "ballast"
 
-    def free(self) -> int:
+    def free_bytes(self) -> int:
         disk = os.statvfs(self.folder)
         return disk.f_bavail * disk.f_frsize
 
-    def leave(self, left: int) -> None:
+    def fill_until(self, free: int) -> None:
         """Fill the disk, or give room back, until so many bytes are left."""
         with self._ballast.open("ab") as ballast:
-            os.truncate(ballast.fileno(), max(0, ballast.tell() - max(0, left - self.free())))
-            while (room := self.free() - left) > 0:
+            os.truncate(ballast.fileno(), max(0, ballast.tell() - max(0, free - self.free_bytes())))
+            while (room := self.free_bytes() - free) > 0:
                 try:
                     os.posix_fallocate(ballast.fileno(), os.fstat(ballast.fileno()).st_size, room)
                 except OSError as exc:
@@ -74,23 +83,23 @@ class Disk:
 
 
 @pytest.fixture
-def disk(tmp_path: Path) -> Iterator[Disk]:
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
     folder = tmp_path / "disk"
     folder.mkdir()
     mount(folder)
     try:
-        yield Disk(folder)
+        yield SmallDisk(folder)
     finally:
         unmount(folder)
 
 
-async def refused(traffic: Traffic, count: int) -> None:
+async def wait_for_rejections(load: LoadGenerator, count: int) -> None:
     """Wait until so many more were refused, and nothing was taken in between the last two looks."""
-    enough = traffic.statuses[503] + count
-    await until(lambda: traffic.statuses[503] >= enough, within=60)
+    enough = load.statuses[503] + count
+    await wait_until(lambda: load.statuses[503] >= enough, seconds=60)
 
 
-def hold_back(sink: Sink) -> asyncio.Event:
+def block_sink(sink: Sink) -> asyncio.Event:
     """Have a sink answer nobody until the gate that this gives is opened."""
     gate = asyncio.Event()
 
@@ -103,22 +112,24 @@ def hold_back(sink: Sink) -> asyncio.Event:
 
 
 @pytest.mark.soak("disk full")
-async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_room(disk: Disk, tell: Tell) -> None:
-    async with a_sink() as sink, a_receiver(disk.folder, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
-        gate = hold_back(sink)
+async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_room(
+    disk: SmallDisk, record_counts: RecordCounts
+) -> None:
+    async with a_sink() as sink, a_receiver(disk.folder, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
+        gate = block_sink(sink)
         async with receiver.client() as client:
-            _, url = await minted(client)
-        async with calling(receiver, per_second=100) as traffic:
-            await traffic.goes_on(100)
+            _, url = await create_callback_url(client)
+        async with generate_load(receiver, per_second=100) as load:
+            await load.wait_for_acknowledged(100)
 
-            disk.leave(LOW_WATER - MIB)
-            await refused(traffic, 20)
-            answered = await ask("POST", url, a_push("processing"))
-            ready = await ask("GET", f"{receiver.admin}/readyz")
-            taken = len(traffic.promised)
+            disk.fill_until(LOW_WATER - MIB)
+            await wait_for_rejections(load, 20)
+            answered = await http_request("POST", url, a_push_body("processing"))
+            ready = await http_request("GET", f"{receiver.admin}/readyz")
+            taken = len(load.acknowledged)
             waiting = receiver.rows(PENDING)[0][0]
             gate.set()
-            await until(lambda: receiver.rows(PENDING) == [(0,)], within=60)
+            await wait_until(lambda: receiver.rows(PENDING) == [(0,)], seconds=60)
 
             assert (answered.status, answered.headers["retry-after"]) == (503, "5")
             assert (ready.status, [check["name"] for check in ready.json()["checks"] if not check["ok"]]) == (
@@ -126,44 +137,44 @@ async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_
                 ["store"],
             )
             assert waiting > 0
-            assert len(traffic.promised) == taken
-            assert disk.free() > LOW_WATER // 2
+            assert len(load.acknowledged) == taken
+            assert disk.free_bytes() > LOW_WATER // 2
 
-            disk.leave(0)
-            await refused(traffic, 20)
-            assert len(traffic.promised) == taken
-            disk.leave(LOW_WATER + 8 * MIB)
-            await traffic.goes_on(100)
-        await until(lambda: receiver.rows(PENDING) == [(0,)], within=60)
+            disk.fill_until(0)
+            await wait_for_rejections(load, 20)
+            assert len(load.acknowledged) == taken
+            disk.fill_until(LOW_WATER + 8 * MIB)
+            await load.wait_for_acknowledged(100)
+        await wait_until(lambda: receiver.rows(PENDING) == [(0,)], seconds=60)
 
-        audit = Audit.of(traffic, sink)
-        tell(
-            callbacks_acknowledged=audit.promised,
-            of_them_lost=audit.lost,
+        report = LoadReport.from_run(load, sink)
+        record_counts(
+            callbacks_acknowledged=report.acknowledged,
+            of_them_lost=report.lost,
             delivered_below_the_low_water_mark=waiting,
-            events_undelivered=audit.undelivered,
-            answers=traffic.statuses,
+            events_undelivered=report.undelivered,
+            answers=load.statuses,
         )
-        assert (audit.lost, audit.undelivered, audit.unknown, audit.twice_in_one_life) == (0, 0, 0, 0)
-        assert set(traffic.statuses) == {200, 201, 503}
+        assert (report.lost, report.undelivered, report.unknown, report.duplicates_within_run) == (0, 0, 0, 0)
+        assert set(load.statuses) == {200, 201, 503}
         assert await receiver.stop() == 0
 
 
-async def test_a_shortage_of_room_is_told_of_once_and_so_is_its_end_through_a_kill(disk: Disk) -> None:
+async def test_a_shortage_of_room_is_told_of_once_and_so_is_its_end_through_a_kill(disk: SmallDisk) -> None:
     async with a_sink() as sink:
         route = a_webhook_route(sink, extra='on = ["alert"]')
         async with a_receiver(disk.folder, a_config("http://127.0.0.1:9", more=route)) as receiver:
             async with receiver.client() as client:
-                _, url = await minted(client)
-            disk.leave(LOW_WATER - MIB)
-            await until(lambda: "alert.disk_full" in sink.types, within=60)
+                _, url = await create_callback_url(client)
+            disk.fill_until(LOW_WATER - MIB)
+            await wait_until(lambda: "alert.disk_full" in sink.types, seconds=60)
             receiver.kill()
             receiver.spawn()
             assert (await until_answered(url)).status == 503
-            ready = await ask("GET", f"{receiver.admin}/readyz")
-            disk.leave(LOW_WATER + 16 * MIB)
-            await receiver.ready()
-            await until(lambda: "alert.disk_recovered" in sink.types, within=60)
+            ready = await http_request("GET", f"{receiver.admin}/readyz")
+            disk.fill_until(LOW_WATER + 16 * MIB)
+            await receiver.wait_until_ready()
+            await wait_until(lambda: "alert.disk_recovered" in sink.types, seconds=60)
 
             (check,) = [check for check in ready.json()["checks"] if not check["ok"]]
             assert (ready.status, check["name"]) == (503, "store")
@@ -178,44 +189,44 @@ async def test_a_shortage_of_room_is_told_of_once_and_so_is_its_end_through_a_ki
 
 
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
-async def test_a_start_on_a_full_disk_refuses_what_comes_and_goes_on_by_itself(disk: Disk, ending: str) -> None:
-    async with a_sink() as sink, a_receiver(disk.folder, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
-        gate = hold_back(sink)
+async def test_a_start_on_a_full_disk_refuses_what_comes_and_goes_on_by_itself(disk: SmallDisk, ending: str) -> None:
+    async with a_sink() as sink, a_receiver(disk.folder, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
+        gate = block_sink(sink)
         async with receiver.client() as client:
-            _, url = await minted(client)
-        async with calling(receiver, per_second=100) as traffic:
-            await traffic.goes_on(50)
+            _, url = await create_callback_url(client)
+        async with generate_load(receiver, per_second=100) as load:
+            await load.wait_for_acknowledged(50)
         if ending == "killed":
-            disk.leave(0)
+            disk.fill_until(0)
             receiver.kill()
         else:
             gate.set()
             assert await receiver.stop() == 0
-            disk.leave(0)
+            disk.fill_until(0)
         gate.set()
 
-        receiver.environ[LIFE] = "1"
+        receiver.environ[START_NUMBER] = "1"
         receiver.spawn()
         answered = await until_answered(url)
         assert (answered.status, answered.headers["retry-after"]) == (503, "5")
-        assert (await ask("GET", f"{receiver.public}/healthz")).status == 200
-        disk.leave(LOW_WATER + 8 * MIB)
-        await receiver.ready()
-        assert (await ask("POST", url, a_push("processing"))).status == 200
-        await until(lambda: receiver.rows(PENDING) == [(0,)], within=60)
+        assert (await http_request("GET", f"{receiver.public}/healthz")).status == 200
+        disk.fill_until(LOW_WATER + 8 * MIB)
+        await receiver.wait_until_ready()
+        assert (await http_request("POST", url, a_push_body("processing"))).status == 200
+        await wait_until(lambda: receiver.rows(PENDING) == [(0,)], seconds=60)
 
-        assert Audit.of(traffic, sink).lost == 0
+        assert LoadReport.from_run(load, sink).lost == 0
         assert await receiver.stop() == 0
 
 
-async def test_a_start_that_waits_for_room_says_so_and_can_be_stopped(disk: Disk, tmp_path: Path) -> None:
+async def test_a_start_that_waits_for_room_says_so_and_can_be_stopped(disk: SmallDisk, tmp_path: Path) -> None:
     receiver = Receiver(disk.folder, a_config("http://127.0.0.1:9"))
     receiver.log_path = tmp_path / "receiver.log"
-    disk.leave(0)
+    disk.fill_until(0)
     try:
         receiver.spawn()
         answered = await until_answered(f"{receiver.public}/callbacks/{'x' * 43}")
-        ready = await ask("GET", f"{receiver.admin}/readyz")
+        ready = await http_request("GET", f"{receiver.admin}/readyz")
         code = await receiver.stop()
     finally:
         if receiver.process is not None and receiver.process.poll() is None:
@@ -223,22 +234,22 @@ async def test_a_start_that_waits_for_room_says_so_and_can_be_stopped(disk: Disk
 
     assert answered.status == 503
     assert (ready.status, ready.json()["checks"][0]["reason"]) == (503, "The disk is full; the log says where.")
-    (said,) = receiver.said("service.waiting_for_room")
+    (said,) = receiver.log_entries("service.waiting_for_disk")
     assert f"{disk.folder}/var has 0 KiB left, and to start takes 8192 KiB more" in said["reason"]
     assert "Make room" in said["remedy"]
     assert code == 0
 
 
-async def until_answered(url: str) -> Answer:
+async def until_answered(url: str) -> RawResponse:
     """Wait until anybody answers."""
-    answers: list[Answer] = []
+    answers: list[RawResponse] = []
 
     async def is_answered() -> bool:
         try:
-            answers.append(await ask("POST", url, a_push("processing")))
+            answers.append(await http_request("POST", url, a_push_body("processing")))
         except (OSError, asyncio.IncompleteReadError):
             return False
         return True
 
-    await until(is_answered, within=60)
+    await wait_until(is_answered, seconds=60)
     return answers[0]

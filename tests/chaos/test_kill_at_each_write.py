@@ -17,57 +17,59 @@ from typing import TypeAlias
 
 import pytest
 from chaos import store_process
-from chaos.durability_check import compare, words
-from chaos.parameters import fresh_seed, number
-from chaos.strace import ENVIRONMENT, TESTS, calls, meddling, needs_strace, recording
-from harness.soak_report import Tell
+from chaos.durability_check import compare, complete_lines
+from chaos.parameters import env_int, fresh_seed
+from chaos.strace import ENVIRONMENT, TESTS, fault_command, read_syscalls, requires_strace, trace_command
+from harness.soak_report import RecordCounts
 
 from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.database import connect_writer
-from receiver.store.sqlite.migrate import bring_up, known, migrate
+from receiver.store.sqlite.migrate import known_migrations, migrate, upgrade
 
-POINTS = number("POINTS", 5)
-KEEPER = TESTS / "chaos" / "store_process.py"
-KILLABLE = "pwrite64,fsync,fdatasync,ftruncate,rename,unlink"
-MADE_BEFORE = 12
+POINTS = env_int("POINTS", 5)
+STORE_PROCESS = TESTS / "chaos" / "store_process.py"
+WRITE_CALLS = "pwrite64,fsync,fdatasync,ftruncate,rename,unlink"
+STORED_BEFORE = 12
 
-Point: TypeAlias = tuple[str, int]
+KillPoint: TypeAlias = tuple[str, int]
 """A system call's name, and the how many-th of a thread's."""
 
-pytestmark = [needs_strace, pytest.mark.timeout(0)]
+pytestmark = [requires_strace, pytest.mark.timeout(0)]
 
 
-def points(path: Path, what: str, *more: str) -> list[Point]:
+def find_kill_points(path: Path, operation: str, *more: str) -> list[KillPoint]:
     """Find out at which writes a keeper can be killed that does one thing."""
-    log, options = path.with_name("log"), ["-s", "0", "-e", f"trace={KILLABLE}"]
+    log, options = path.with_name("log"), ["-s", "0", "-e", f"trace={WRITE_CALLS}"]
     subprocess.run(
-        recording(KEEPER, what, str(path), *more, options=options, log=log),
+        trace_command(STORE_PROCESS, operation, str(path), *more, options=options, log=log),
         env=ENVIRONMENT,
         capture_output=True,
         check=True,
     )
-    counts = Counter((call.pid, call.name) for call in calls(log) if call.begins)
+    counts = Counter((call.pid, call.name) for call in read_syscalls(log) if call.begins)
     most: Counter[str] = Counter()
     for (_, name), count in counts.items():
         most[name] = max(most[name], count)
     return [(name, nth) for name, count in sorted(most.items()) for nth in range(1, count + 1)]
 
 
-def kill_at(point: Point, path: Path, what: str, *more: str) -> tuple[bool, list[str]]:
+def kill_at(point: KillPoint, path: Path, operation: str, *more: str) -> tuple[bool, list[str]]:
     """Let a keeper do one thing and kill it on the way; tell whether it was, and what it said before."""
     name, nth = point
     options = ["-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={nth}"]
-    command = meddling(KEEPER, what, str(path), *more, options=options)
+    command = fault_command(STORE_PROCESS, operation, str(path), *more, options=options)
     ran = subprocess.run(command, env=ENVIRONMENT, capture_output=True, check=False)
     assert ran.returncode in (0, -signal.SIGKILL), ran.stderr.decode()
-    return ran.returncode != 0, words(ran.stdout)
+    return ran.returncode != 0, complete_lines(ran.stdout)
 
 
 Check: TypeAlias = Callable[[Path, list[str]], Awaitable[list[str]]]
 """Looks at what a killed process left, given what was acknowledged; gives the faults."""
 
 
-async def at_each_write(folder: Path, tell: Tell, what: str, *more: str, base: Path | None, check: Check) -> None:
+async def kill_at_each_write(
+    folder: Path, record_counts: RecordCounts, operation: str, *more: str, base: Path | None, check: Check
+) -> None:
     """Do one thing again and again on copies of *base*, each time killed at another write."""
     seed = fresh_seed()
 
@@ -76,49 +78,51 @@ async def at_each_write(folder: Path, tell: Tell, what: str, *more: str, base: P
         place.mkdir() if base is None else shutil.copytree(base, place)
         return place / "receiver.db"
 
-    all_points = points(prepared("counted"), what, *more)
+    all_points = find_kill_points(prepared("counted"), operation, *more)
     chosen = Random(seed).sample(all_points, POINTS) if 0 < POINTS < len(all_points) else all_points
     killed = 0
     for n, point in enumerate(chosen):
         path = prepared(str(n))
-        was_killed, said = await asyncio.to_thread(kill_at, point, path, what, *more)
+        was_killed, said = await asyncio.to_thread(kill_at, point, path, operation, *more)
         killed += was_killed
         faults = await check(path, said)
         assert faults == [], f"SEED={seed}, killed at {point}: {faults}"
         await asyncio.to_thread(shutil.rmtree, path.parent)
-    tell(seed=seed, points=len(all_points), tried=len(chosen), killed=killed)
+    record_counts(seed=seed, points=len(all_points), tried=len(chosen), killed=killed)
     assert killed > len(chosen) // 2
 
 
 @pytest.fixture
-async def base(memory: Path) -> Path:
+async def base(memory_folder: Path) -> Path:
     """A store with news that nobody has heard of yet."""
-    folder = memory / "base"
+    folder = memory_folder / "base"
     folder.mkdir()
-    await store_process.accept_some(folder / "receiver.db", 0, MADE_BEFORE, say=lambda _: None)
+    await store_process.accept_some(folder / "receiver.db", 0, STORED_BEFORE, report=lambda _: None)
     return folder
 
 
-BEFORE = [f"accepted {n}" for n in range(MADE_BEFORE)]
+BEFORE = [f"accepted {n}" for n in range(STORED_BEFORE)]
 
 
-async def all_there(path: Path, said: list[str]) -> list[str]:
+async def lost_or_damaged(path: Path, said: list[str]) -> list[str]:
     findings = await compare(path, BEFORE + said)
     return [f"lost: {line}" for line in findings.lost] + findings.faults
 
 
 @pytest.mark.soak("killed at each write while it accepts callbacks", minutes=3)
-async def test_while_it_accepts(base: Path, memory: Path, tell: Tell) -> None:
-    await at_each_write(memory, tell, "accept", str(MADE_BEFORE), "12", base=base, check=all_there)
+async def test_while_it_accepts(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+    await kill_at_each_write(
+        memory_folder, record_counts, "accept", str(STORED_BEFORE), "12", base=base, check=lost_or_damaged
+    )
 
 
 @pytest.mark.soak("killed at each write while it delivers", minutes=3)
-async def test_while_it_delivers(base: Path, memory: Path, tell: Tell) -> None:
-    await at_each_write(memory, tell, "deliver", base=base, check=all_there)
+async def test_while_it_delivers(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+    await kill_at_each_write(memory_folder, record_counts, "deliver", base=base, check=lost_or_damaged)
 
 
 @pytest.mark.soak("killed at each write while it makes a new store", minutes=3)
-async def test_while_it_makes_a_new_store(memory: Path, tell: Tell) -> None:
+async def test_while_it_makes_a_new_store(memory_folder: Path, record_counts: RecordCounts) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         made = tables(path)
         faults = [f"made by halves: {made}"] if made and "actions" not in made else []
@@ -127,36 +131,36 @@ async def test_while_it_makes_a_new_store(memory: Path, tell: Tell) -> None:
         migrate(path)
         return faults + maintenance.check(path)
 
-    await at_each_write(memory, tell, "make", base=None, check=check)
+    await kill_at_each_write(memory_folder, record_counts, "make", base=None, check=check)
 
 
 @pytest.mark.soak("killed at each write while it migrates", minutes=3)
-async def test_while_it_migrates(base: Path, memory: Path, tell: Tell) -> None:
+async def test_while_it_migrates(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         if not said and "next_one" not in tables(path):
-            return await all_there(path, [])
+            return await lost_or_damaged(path, [])
         with closing(connect_writer(path)) as connection:
-            assert bring_up(connection, [*known(), store_process.NEXT]) == []
+            assert upgrade(connection, [*known_migrations(), store_process.NEXT_MIGRATION]) == []
             told = [row[0] for row in connection.execute("SELECT DISTINCT label FROM tasks")]
             pushes = connection.execute("SELECT COUNT(next IS NULL) FROM pushes").fetchone()[0]
-        whole = "next_two" in tables(path) and told == ["migrated"] and pushes == MADE_BEFORE
+        whole = "next_two" in tables(path) and told == ["migrated"] and pushes == STORED_BEFORE
         return [] if whole else ["migrated by halves"]
 
-    await at_each_write(memory, tell, "migrate", base=base, check=check)
+    await kill_at_each_write(memory_folder, record_counts, "migrate", base=base, check=check)
 
 
 @pytest.mark.soak("killed at each write while it makes a backup", minutes=3)
-async def test_while_it_makes_a_backup(base: Path, memory: Path, tell: Tell) -> None:
+async def test_while_it_makes_a_backup(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         copy = path.with_name("copy.db")
-        faults = await all_there(path, [])
+        faults = await lost_or_damaged(path, [])
         if copy.exists():
-            return faults + await all_there(copy, [])
+            return faults + await lost_or_damaged(copy, [])
         maintenance.backup(path, copy)
         left = sorted(file.name for file in path.parent.iterdir() if file.name.startswith("."))
         return faults + left + (["said to be there, and gone"] if said else [])
 
-    await at_each_write(memory, tell, "backup", base=base, check=check)
+    await kill_at_each_write(memory_folder, record_counts, "backup", base=base, check=check)
 
 
 def tables(path: Path) -> set[str]:

@@ -12,10 +12,10 @@ from random import Random
 from typing import Any
 
 import pytest
-from chaos.simulated_account import HOST, Account, Way, an_account
-from chaos.simulated_host import GoneError, Machine
+from chaos.simulated_account import HOST, InProcessHttpClient, SimulatedAccount, a_simulated_account
+from chaos.simulated_host import HostDownError, SimulatedHost
 from chaos.virtual_time import VirtualClock, VirtualLoop
-from harness.support import log_plainly
+from harness.support import configure_plain_logs
 
 from receiver.net.http_client import IPAddress
 from receiver.service import bootstrap
@@ -23,7 +23,7 @@ from receiver.settings import load
 
 JOBS = 200
 SLOTS = 5
-LONGEST_IDLE = 2.0
+MAX_IDLE = 2.0
 TOKEN = "the-admin-token-of-a-simulation"
 CONFIG = f"""
 [public]
@@ -39,36 +39,36 @@ fair_by = "project"
 """
 
 
-def many_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> Account:
+def run_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> SimulatedAccount:
     """Live until all jobs are over; give the account as it is then."""
 
-    async def run() -> Account:
+    async def run() -> SimulatedAccount:
         (folder / "config.toml").write_text(f"{CONFIG}slots = {{ image = {limit} }}\n")
         loop = asyncio.get_running_loop()
         assert isinstance(loop, VirtualLoop)
-        way, wrong = Way(), list[str]()
-        machine = Machine(
+        http_client, wrong = InProcessHttpClient(), list[str]()
+        host = SimulatedHost(
             settings=load(folder / "config.toml", {}).settings,
             clock=VirtualClock(loop),
             rng=Random(3),
-            resolve=nowhere,
-            watch=lambda _: nullcontext(),
-            wrong=wrong.append,
-            saw_task=lambda _: None,
-            newest_kept=lambda: "",
+            resolve=resolve_nothing,
+            watch_attempt=lambda _: nullcontext(),
+            report=wrong.append,
+            on_task_stored=lambda _: None,
+            newest_stored_id=lambda: "",
         )
-        machine.install(patch)
-        patch.setattr(bootstrap, "Outbound", lambda **_: way)
+        host.install(patch)
+        patch.setattr(bootstrap, "HttpClient", lambda **_: http_client)
         pace = {"submitted_for": "1s", "processing_for": "9s", "slow": "30%", "slow_for": "25s"}
-        async with an_account(machine, way, jobs=JOBS, image_slots=SLOTS, **pace, **faults) as account:
-            await machine.start()
-            account.open_for_business()
-            asked = [asyncio.create_task(hand_in(machine, number)) for number in range(JOBS)]
-            await kill_now_and_then(machine, Random(5), restarts)
+        async with a_simulated_account(host, http_client, jobs=JOBS, image_slots=SLOTS, **pace, **faults) as account:
+            await host.start()
+            account.start_measuring()
+            asked = [asyncio.create_task(submit_job(host, number)) for number in range(JOBS)]
+            await restart_randomly(host, Random(5), restarts)
             ids = set(await asyncio.gather(*asked))
-            await until_all_are_over(machine)
+            await wait_until_all_succeeded(host)
             made = {task["external_task_id"] for task in account.state()["tasks"]}
-            await machine.stop()
+            await host.stop()
         assert wrong == []
         assert len(ids) == JOBS
         assert made == ids
@@ -78,14 +78,14 @@ def many_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> 
         try:
             return runner.run(run())
         finally:
-            log_plainly()
+            configure_plain_logs()
 
 
-async def nowhere(host: str) -> Sequence[IPAddress]:
+async def resolve_nothing(host: str) -> Sequence[IPAddress]:
     raise AssertionError(host)
 
 
-async def hand_in(machine: Machine, number: int) -> str:
+async def submit_job(host: SimulatedHost, number: int) -> str:
     """Hand a job in until it is accepted, as a client with an idempotency key does."""
     job = {
         "endpoint": "images/multi-image2image",
@@ -94,64 +94,64 @@ async def hand_in(machine: Machine, number: int) -> str:
         "idempotency_key": f"job-{number}",
     }
     while True:
-        with suppress(GoneError):
-            answer = await call(machine, "POST", "/api/tasks", json.dumps(job).encode())
+        with suppress(HostDownError):
+            answer = await call(host, "POST", "/api/tasks", json.dumps(job).encode())
             if answer.status == 202:
                 return str(json.loads(answer.body)["id"])
         await asyncio.sleep(0.1)
 
 
-async def call(machine: Machine, method: str, path: str, body: bytes = b"") -> Any:
+async def call(host: SimulatedHost, method: str, path: str, body: bytes = b"") -> Any:
     headers = {"host": "localhost", "authorization": f"Bearer {TOKEN}", "content-type": "application/json"}
-    return await machine.call("admin", method, path, headers=headers, body=body)
+    return await host.call("admin", method, path, headers=headers, body=body)
 
 
-async def kill_now_and_then(machine: Machine, rng: Random, times: int) -> None:
+async def restart_randomly(host: SimulatedHost, rng: Random, times: int) -> None:
     for _ in range(times):
         await asyncio.sleep(rng.uniform(0.0, 60.0))
-        await machine.crash()
-        await machine.start()
+        await host.crash()
+        await host.start()
 
 
-async def until_all_are_over(machine: Machine) -> None:
+async def wait_until_all_succeeded(host: SimulatedHost) -> None:
     async with asyncio.timeout(7200):
         while True:
-            newest = await call(machine, "GET", "/api/tasks")
+            newest = await call(host, "GET", "/api/tasks")
             states = {task["state"] for task in json.loads(newest.body)["items"]}
             if states == {"succeed"}:
                 return
             await asyncio.sleep(10)
 
 
-def assert_no_slot_was_idle(account: Account) -> None:
+def assert_no_slot_was_idle(account: SimulatedAccount) -> None:
     """Besides what 1302 demands: to leave Kling alone, from a second on and for twice as long each time."""
-    assert account.most == SLOTS
+    assert account.max_used_slots == SLOTS
     assert account.counts["created"] == JOBS
-    too_long = [gap for gap in account.gaps if gap.seconds > LONGEST_IDLE + 2**gap.too_fast - 1]
+    too_long = [gap for gap in account.gaps if gap.seconds > MAX_IDLE + 2**gap.rate_limited - 1]
     assert too_long == []
 
 
 @pytest.mark.parametrize("restarts", [0, 12])
-def test_a_configured_limit_is_kept_and_used(memory: Path, restarts: int) -> None:
-    account = many_jobs(memory, limit=SLOTS, restarts=restarts)
+def test_a_configured_limit_is_kept_and_used(memory_folder: Path, restarts: int) -> None:
+    account = run_jobs(memory_folder, limit=SLOTS, restarts=restarts)
 
     assert_no_slot_was_idle(account)
-    assert account.refusals == []
+    assert account.error_codes == []
 
 
 @pytest.mark.parametrize("restarts", [0, 12])
-def test_a_limit_that_kling_teaches_is_kept_and_used(memory: Path, restarts: int) -> None:
-    account = many_jobs(memory, limit=0, restarts=restarts)
+def test_a_limit_that_kling_teaches_is_kept_and_used(memory_folder: Path, restarts: int) -> None:
+    account = run_jobs(memory_folder, limit=0, restarts=restarts)
 
     assert_no_slot_was_idle(account)
-    assert len(account.refusals) < 2 * JOBS
+    assert len(account.error_codes) < 2 * JOBS
 
 
 @pytest.mark.parametrize("limit", [0, SLOTS])
 def test_where_kling_says_too_fast_now_and_then_it_is_left_alone_for_no_longer_than_that(
-    memory: Path, limit: int
+    memory_folder: Path, limit: int
 ) -> None:
-    account = many_jobs(memory, limit=limit, restarts=6, refuse="1302:15%")
+    account = run_jobs(memory_folder, limit=limit, restarts=6, refuse="1302:15%")
 
-    assert account.refusals.count(1302) > JOBS // 20
+    assert account.error_codes.count(1302) > JOBS // 20
     assert_no_slot_was_idle(account)

@@ -12,74 +12,81 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.disk_model import FORBIDDEN, WRITING, Cut, Disk, Said, Step, steps
-from chaos.durability_check import Findings, compare, words
-from chaos.parameters import fresh_seed, number
-from chaos.strace import ENVIRONMENT, TESTS, calls, needs_strace, recording
-from harness.soak_report import Tell
+from chaos.disk_model import TRACED_CALLS, UNSUPPORTED_CALLS, Disk, Output, PowerCut, Step, steps
+from chaos.durability_check import Findings, compare, complete_lines
+from chaos.parameters import env_int, fresh_seed
+from chaos.strace import ENVIRONMENT, TESTS, read_syscalls, requires_strace, trace_command
+from harness.soak_report import RecordCounts
 
-CUTS = number("CUTS", 300)
+CUTS = env_int("CUTS", 300)
 ROUNDS, PER_ROUND = 4, 50
 
-pytestmark = [needs_strace, pytest.mark.timeout(0)]
+pytestmark = [requires_strace, pytest.mark.timeout(0)]
 
 
-def record(root: Path, log: Path, work: str) -> list[Step]:
+def record_steps(root: Path, log: Path, work: str) -> list[Step]:
     """Let a process work on a new store under *root* and give all it did and said."""
-    options = ["-xx", "-s", "100000000", "-e", f"trace={WRITING},{FORBIDDEN}"]
+    options = ["-xx", "-s", "100000000", "-e", f"trace={TRACED_CALLS},{UNSUPPORTED_CALLS}"]
     arguments = (work, str(root / "var" / "receiver.db"), str(ROUNDS), str(PER_ROUND))
     recorded = subprocess.run(
-        recording(TESTS / "chaos" / "store_process.py", *arguments, options=options, log=log),
+        trace_command(TESTS / "chaos" / "store_process.py", *arguments, options=options, log=log),
         env=ENVIRONMENT,
         capture_output=True,
         text=True,
         check=False,
     )
     assert recorded.returncode == 0, recorded.stderr
-    done = steps(calls(log), root)
+    done = steps(read_syscalls(log), root)
     log.unlink()
     return done
 
 
-async def cuts(
-    done: list[Step], root: Path, memory: Path, *, count: int, seed: int
+async def run_cuts(
+    done: list[Step], root: Path, memory_folder: Path, *, count: int, seed: int
 ) -> AsyncIterator[tuple[str, Findings]]:
     """Cut the power so many times, each time in another run of the same; tell where, and what was found after it."""
     planned = ((Random(f"{seed}/{n}"), n) for n in range(count))
-    places = sorted(((Cut.at_random(rng, len(done)), n, rng) for rng, n in planned), key=lambda place: place[0].after)
+    places = sorted(
+        ((PowerCut.at_random(rng, len(done)), n, rng) for rng, n in planned), key=lambda place: place[0].after
+    )
     disk = Disk()
     for place, n, rng in places:
         disk.run(done, place.after)
-        disk.write_remains(memory / str(n), root, place, rng)
-        yield f"SEED={seed}, {place}", await compare(memory / str(n) / "var" / "receiver.db", words(bytes(disk.said)))
-        await asyncio.to_thread(shutil.rmtree, memory / str(n))
+        disk.write_surviving(memory_folder / str(n), root, place, rng)
+        yield (
+            f"SEED={seed}, {place}",
+            await compare(memory_folder / str(n) / "var" / "receiver.db", complete_lines(bytes(disk.output))),
+        )
+        await asyncio.to_thread(shutil.rmtree, memory_folder / str(n))
 
 
 @pytest.mark.soak("power cut, `synchronous=FULL`", minutes=30)
 async def test_a_power_cut_loses_nothing_acknowledged_and_breaks_nothing(
-    tmp_path: Path, memory: Path, tell: Tell
+    tmp_path: Path, memory_folder: Path, record_counts: RecordCounts
 ) -> None:
     seed = fresh_seed()
-    done = record(tmp_path / "disk", tmp_path / "log", "work")
-    tell(seed=seed, cuts=CUTS, steps_recorded=len(done), acknowledged=sum(isinstance(each, Said) for each in done))
+    done = record_steps(tmp_path / "disk", tmp_path / "log", "work")
+    record_counts(
+        seed=seed, cuts=CUTS, steps_recorded=len(done), acknowledged=sum(isinstance(each, Output) for each in done)
+    )
 
-    async for where, findings in cuts(done, tmp_path / "disk", memory, count=CUTS, seed=seed):
+    async for where, findings in run_cuts(done, tmp_path / "disk", memory_folder, count=CUTS, seed=seed):
         assert not findings, f"{where}: {findings}"
 
-    tell(acknowledged_and_lost=0, stores_damaged=0)
+    record_counts(acknowledged_and_lost=0, stores_damaged=0)
 
 
 @pytest.mark.soak("control: the same cuts, `synchronous=NORMAL`, must lose something")
 async def test_the_same_power_cuts_find_out_a_store_that_does_not_sync(
-    tmp_path: Path, memory: Path, tell: Tell
+    tmp_path: Path, memory_folder: Path, record_counts: RecordCounts
 ) -> None:
     seed, count = fresh_seed(), min(40, CUTS)
-    done = record(tmp_path / "disk", tmp_path / "log", "work-weakly")
+    done = record_steps(tmp_path / "disk", tmp_path / "log", "work-weakly")
 
     losing = 0
-    async for where, findings in cuts(done, tmp_path / "disk", memory, count=count, seed=seed):
+    async for where, findings in run_cuts(done, tmp_path / "disk", memory_folder, count=count, seed=seed):
         assert findings.faults == [], f"{where}: {findings}"
         losing += bool(findings.lost)
 
-    tell(seed=seed, cuts=count, cuts_that_lost=losing)
+    record_counts(seed=seed, cuts=count, cuts_that_lost=losing)
     assert losing > count // 4, "the cuts are too gentle to find anything"

@@ -13,61 +13,65 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from chaos.invariants import broken
-from chaos.parameters import fresh_seed, number
-from chaos.simulation import World
+from chaos.invariants import violations
+from chaos.parameters import env_int, fresh_seed
+from chaos.simulation import Simulation
 from chaos.virtual_time import VirtualLoop
-from harness.soak_report import Tell
-from harness.support import log_plainly
+from harness.soak_report import RecordCounts
+from harness.support import configure_plain_logs
 
-HOURS = number("HOURS", 1000)
+HOURS = env_int("HOURS", 1000)
 PER_RUN = 1000
 
 pytestmark = pytest.mark.timeout(0)
 
 
-def live(
+def run_simulation(
     folder: Path,
     seed: int,
     hours: int,
     *,
     jumps: bool = False,
-    to_the_end: bool = True,
-    breaks: Callable[[pytest.MonkeyPatch], None] = lambda _: None,
-) -> World:
+    until_settled: bool = True,
+    sabotage: Callable[[pytest.MonkeyPatch], None] = lambda _: None,
+) -> Simulation:
     """Live through so many hours in a world of its own, where *breaks* may have broken something."""
 
-    async def run() -> World:
-        breaks(patch)
-        world = World(folder, seed, patch=patch, jumps=jumps)
-        with contextlib.closing(world.internet):
-            await world.live(hours, to_the_end=to_the_end)
-        return world
+    async def run() -> Simulation:
+        sabotage(patch)
+        simulation = Simulation(folder, seed, patch=patch, jumps=jumps)
+        with contextlib.closing(simulation.network):
+            await simulation.run(hours, until_settled=until_settled)
+        return simulation
 
     folder.mkdir()
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner(loop_factory=VirtualLoop) as runner:
         try:
             return runner.run(run())
         finally:
-            log_plainly()
+            configure_plain_logs()
 
 
 @pytest.mark.soak("simulation in virtual time", minutes=15)
 @pytest.mark.parametrize("jumps", [False, True], ids=["", "with a clock that jumps a day"])
-def test_everything_ends_as_it_should_whatever_happens(memory: Path, tell: Tell, jumps: bool) -> None:
+def test_everything_ends_as_it_should_whatever_happens(
+    memory_folder: Path, record_counts: RecordCounts, jumps: bool
+) -> None:
     seed, lived, counts = fresh_seed(), 0, Counter[str]()
-    tell(seed=seed)
+    record_counts(seed=seed)
     while lived < HOURS:
         hours = min(PER_RUN, HOURS - lived)
-        world = live(memory / str(lived), seed, hours, jumps=jumps)
-        faults = broken(world)
+        simulation = run_simulation(memory_folder / str(lived), seed, hours, jumps=jumps)
+        faults = violations(simulation)
         assert faults == [], f"SEED={seed} HOURS={hours}: " + "\n".join(faults[:10])
-        counts += world.witness.counts
+        counts += simulation.oracle.counts
         lived, seed = lived + hours, seed + 1
-    tell(**{name.replace(" ", "_"): count for name, count in sorted(counts.items())})
+    record_counts(**{name.replace(" ", "_"): count for name, count in sorted(counts.items())})
 
 
-def test_the_same_seed_lives_the_same_life(memory: Path) -> None:
-    first, again = (live(memory / name, 7, 60, jumps=True, to_the_end=False) for name in ("first", "again"))
+def test_the_same_seed_lives_the_same_life(memory_folder: Path) -> None:
+    first, again = (
+        run_simulation(memory_folder / name, 7, 60, jumps=True, until_settled=False) for name in ("first", "again")
+    )
 
-    assert first.witness.digest == again.witness.digest
+    assert first.oracle.digest == again.oracle.digest

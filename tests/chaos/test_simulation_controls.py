@@ -9,32 +9,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos.invariants import broken
-from chaos.test_simulation import live
+from chaos.invariants import violations
+from chaos.test_simulation import run_simulation
 
 from receiver.delivery import dispatcher
 from receiver.delivery.dispatcher import Dispatcher
-from receiver.delivery.route_states import Holds
+from receiver.delivery.route_states import RouteStates
 from receiver.domain.model import HeldBy, Push, RouteState, Task, TaskState
-from receiver.domain.replays import Action, Replay
+from receiver.domain.replays import AuditEntry, Replay
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.store.interfaces import ById, Change
 from receiver.store.sqlite import writer
-from receiver.store.sqlite.replays import ReplayStore
+from receiver.store.sqlite.replays import SqliteReplayStore
 from receiver.store.sqlite.store import SqliteStore
-from receiver.submission.recorder import Outcomes
-from receiver.submission.recovery import Recovery
+from receiver.submission.recorder import CreateRecorder
+from receiver.submission.recovery import CreateRecovery
 from receiver.tasks import lifecycle
-from receiver.tasks.batches import Gatherer
+from receiver.tasks.batches import BatchService
 
-LIVES, HOURS = 20, 60
-AT_THE_END = ("never ends", "was made 2 times", "was told of otherwise", "was cancelled, and is", "replay")
+RUNS, HOURS = 20, 60
+FINAL_FINDINGS = ("never ends", "was made 2 times", "was told of otherwise", "was cancelled, and is", "replay")
 """What can only be said when all is over."""
 
 Patch = pytest.MonkeyPatch
 
 
-class Uncommitting:
+class RollbackConnection:
     """A connection that takes each COMMIT for its contrary."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -47,16 +47,16 @@ class Uncommitting:
         return self._connection.execute("ROLLBACK" if statement == "COMMIT" else statement, *given)
 
 
-def forgets_commits(patch: Patch) -> None:
+def rolls_back_commits(patch: Patch) -> None:
     turns, write = count(1), writer._write_and_commit
 
     def unsafe(connection: Any, *given: Any, begun: bool) -> None:
-        write(connection if next(turns) % 10 else Uncommitting(connection), *given, begun=begun)  # type: ignore[arg-type]  # it passes for one
+        write(connection if next(turns) % 10 else RollbackConnection(connection), *given, begun=begun)  # type: ignore[arg-type]  # it passes for one
 
     patch.setattr(writer, "_write_and_commit", unsafe)
 
 
-def forgets_who_died(patch: Patch) -> None:
+def keeps_stale_claims(patch: Patch) -> None:
     async def none(_: SqliteStore, **__: Any) -> int:
         return 0
 
@@ -64,7 +64,7 @@ def forgets_who_died(patch: Patch) -> None:
     patch.setattr(dispatcher, "LEASE_MARGIN", timedelta(days=3650))
 
 
-def lets_a_state_fall(patch: Patch) -> None:
+def lets_state_regress(patch: Patch) -> None:
     patch.setitem(lifecycle._RANK, TaskState.SUBMITTED, 9)
 
 
@@ -83,88 +83,90 @@ def claims_twice(patch: Patch) -> None:
     patch.setattr(dispatcher, "LEASE_MARGIN", timedelta(seconds=-15))
 
 
-def believes_everybody(patch: Patch) -> None:
+def trusts_every_callback(patch: Patch) -> None:
     patch.setattr(lifecycle, "_is_trusted", lambda *_: True)
 
 
-def dials_for_strangers(patch: Patch) -> None:
+def disables_public_guard(patch: Patch) -> None:
     patch.setattr(PublicGuard, "check", lambda *_: None)
 
 
-def dials_for_the_operator(patch: Patch) -> None:
+def disables_operator_guard(patch: Patch) -> None:
     patch.setattr(OperatorGuard, "check", lambda *_: None)
 
 
-def asks_nobody_before_it_sends_again(patch: Patch) -> None:
+def skips_lookup_before_resubmit(patch: Patch) -> None:
     async def denied(*_: Any) -> bool:
         return False
 
     async def believed(*_: Any) -> bool:
         return True
 
-    patch.setattr(Recovery, "_found", denied)
-    patch.setattr(Recovery, "_is_believed", believed)
+    patch.setattr(CreateRecovery, "_find_and_bind", denied)
+    patch.setattr(CreateRecovery, "_trusts_denial", believed)
 
 
 def forgets_batches(patch: Patch) -> None:
-    async def nothing(_: Gatherer) -> None:
+    async def nothing(_: BatchService) -> None:
         return None
 
-    patch.setattr(Gatherer, "_round", nothing)
+    patch.setattr(BatchService, "_finish_complete", nothing)
 
 
-def does_not_heed_a_persons_hold(patch: Patch) -> None:
-    def of(self: Holds, route: str) -> RouteState:
+def ignores_operator_hold(patch: Patch) -> None:
+    def of(self: RouteStates, route: str) -> RouteState:
         state = self._states.get(route) or RouteState(name=route)
         return replace(state, held_by=None, held_at=None) if state.held_by is HeldBy.OPERATOR else state
 
-    patch.setattr(Holds, "of", of)
+    patch.setattr(RouteStates, "get", of)
 
 
-def cancels_what_is_under_way(patch: Patch) -> None:
-    async def cancelled(self: Outcomes, task_id: str, action: Action) -> Task | None:
+def cancels_in_flight_tasks(patch: Patch) -> None:
+    async def cancelled(self: CreateRecorder, task_id: str, action: AuditEntry) -> Task | None:
         def judge(held: Task, _: Sequence[Push]) -> Change:
             rejected = lifecycle.reject(held, f"{lifecycle.CANCELLED}.", now=action.at)
             return Change(task=held if held.state.is_final else rejected)
 
-        change = await self._intake.apply(ById(id=task_id), judge)
+        change = await self._task_store.apply(ById(id=task_id), judge)
         return None if change is None else change.task
 
-    patch.setattr(Outcomes, "cancelled", cancelled)
+    patch.setattr(CreateRecorder, "cancel", cancelled)
 
 
 def forgets_replays(patch: Patch) -> None:
-    async def none(_: ReplayStore) -> Sequence[Replay]:
+    async def none(_: SqliteReplayStore) -> Sequence[Replay]:
         return ()
 
-    patch.setattr(ReplayStore, "running", none)
+    patch.setattr(SqliteReplayStore, "running", none)
 
 
 @pytest.mark.timeout(0)
 @pytest.mark.parametrize(
     ("breaks", "finding", "first"),
     [
-        (forgets_commits, "not kept", 1),
-        (forgets_who_died, "never ends", 1),
-        (lets_a_state_fall, "falls from", 15),
+        (rolls_back_commits, "not kept", 1),
+        (keeps_stale_claims, "never ends", 1),
+        (lets_state_regress, "falls from", 15),
         (claims_twice, "goes out", 1),
-        (believes_everybody, "unverified to", 1),
-        (dials_for_strangers, "was dialled", 2),
-        (dials_for_the_operator, "was dialled", 1),
-        (asks_nobody_before_it_sends_again, "was made 2 times", 1),
+        (trusts_every_callback, "unverified to", 1),
+        (disables_public_guard, "was dialled", 2),
+        (disables_operator_guard, "was dialled", 1),
+        (skips_lookup_before_resubmit, "was made 2 times", 1),
         (forgets_batches, "was told of otherwise", 1),
-        (does_not_heed_a_persons_hold, "which a person holds", 6),
-        (cancels_what_is_under_way, "was cancelled, and is", 3),
+        (ignores_operator_hold, "which a person holds", 6),
+        (cancels_in_flight_tasks, "was cancelled, and is", 3),
         (forgets_replays, "replay", 1),
     ],
 )
 def test_a_service_that_breaks_its_promise_is_found_out(
-    memory: Path, breaks: Callable[[Patch], None], finding: str, first: int
+    memory_folder: Path, breaks: Callable[[Patch], None], finding: str, first: int
 ) -> None:
     """Life *first* is one in which it showed when this was written, so that it need not be searched for each time."""
-    for seed in range(first, first + LIVES):
-        world = live(memory / str(seed), seed, HOURS, to_the_end=finding in AT_THE_END, breaks=breaks)
-        if any(finding in fault for fault in broken(world)):
+    for seed in range(first, first + RUNS):
+        simulation = run_simulation(
+            memory_folder / str(seed), seed, HOURS, until_settled=finding in FINAL_FINDINGS, sabotage=breaks
+        )
+        if any(finding in fault for fault in violations(simulation)):
             return
 
-    pytest.fail(f"nothing was found in {LIVES} lives of {HOURS} hours")
+    pytest.fail(f"nothing was found in {RUNS} lives of {HOURS} hours")

@@ -12,114 +12,116 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.parameters import fresh_seed, number
-from chaos.strace import attaching, needs_strace
-from harness.load import LIFE, Audit, a_config_for_traffic, calling
+from chaos.parameters import env_int, fresh_seed
+from chaos.strace import attach, requires_strace
+from harness.load import START_NUMBER, LoadReport, a_load_config, generate_load
 from harness.running_service import Receiver, a_receiver, a_sink
-from harness.soak_report import Tell
-from harness.support import until
+from harness.soak_report import RecordCounts
+from harness.support import wait_until
 
-FAILING = ("fdatasync", "pwrite64", "pread64")
-FAULTS = number("FAULTS", 1) * len(FAILING)
-ANSWERS = "write,writev,sendmsg,sendto"
+FAILING_CALLS = ("fdatasync", "pwrite64", "pread64")
+FAULTS = env_int("FAULTS", 1) * len(FAILING_CALLS)
+RESPONSE_CALLS = "write,writev,sendmsg,sendto"
 PAGE, WAL_HEAD, FRAME_HEAD = 4096, 32, 24
 
-_GOOD, _INJECTED, _KNOWN = '"HTTP/1.1 20', "(INJECTED)", "store.damaged"
+_SUCCESS_RESPONSE, _INJECTED, _DETECTED = '"HTTP/1.1 20', "(INJECTED)", "store.damaged"
 
-pytestmark = [needs_strace, pytest.mark.timeout(120 + 20 * FAULTS)]
+pytestmark = [requires_strace, pytest.mark.timeout(120 + 20 * FAULTS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
+class FaultTrace:
     """What a process did around the fault: whether there was one, and what it acknowledged since."""
 
     faults: int
-    since_the_fault: int
-    since_it_was_known: int
+    acknowledged_after_fault: int
+    acknowledged_after_detection: int
 
     @classmethod
-    def of(cls, log: Path) -> "Order":
+    def parse(cls, log: Path) -> "FaultTrace":
         faults = since_the_fault = since_it_was_known = 0
         is_known = False
         with log.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 faults += _INJECTED in line
-                is_known |= _KNOWN in line
-                since_the_fault += _GOOD in line and faults > 0
-                since_it_was_known += _GOOD in line and is_known
+                is_known |= _DETECTED in line
+                since_the_fault += _SUCCESS_RESPONSE in line and faults > 0
+                since_it_was_known += _SUCCESS_RESPONSE in line and is_known
         assert is_known, "the process never learned of it"
-        return cls(faults=faults, since_the_fault=since_the_fault, since_it_was_known=since_it_was_known)
+        return cls(
+            faults=faults, acknowledged_after_fault=since_the_fault, acknowledged_after_detection=since_it_was_known
+        )
 
 
-async def ends_at(receiver: Receiver, log: Path, *options: str) -> Order:
+async def trace_until_exit(receiver: Receiver, log: Path, *options: str) -> FaultTrace:
     """Trace a process until it ends of itself, which must be with 1; tell what it did last."""
     assert receiver.process is not None
     trace = ["-s", "200", *options]
-    strace = await asyncio.to_thread(attaching, receiver.process.pid, options=trace, log=log)
+    strace = await asyncio.to_thread(attach, receiver.process.pid, options=trace, log=log)
     with strace:
-        assert await receiver.exit_code(within=60) == 1
-    return Order.of(log)
+        assert await receiver.wait_for_exit(seconds=60) == 1
+    return FaultTrace.parse(log)
 
 
 @pytest.mark.soak("EIO under load", minutes=8)
 async def test_on_an_io_error_nothing_more_is_acknowledged_the_process_ends_with_1_and_nothing_is_lost(
-    tmp_path: Path, tell: Tell
+    tmp_path: Path, record_counts: RecordCounts
 ) -> None:
     seed = fresh_seed()
     rng, mark = Random(seed), tmp_path / "var" / "receiver.db.suspect"
-    tell(seed=seed, faults=FAULTS, of=", ".join(FAILING))
+    record_counts(seed=seed, faults=FAULTS, of=", ".join(FAILING_CALLS))
     async with (
         a_sink() as sink,
-        a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver,
+        a_receiver(tmp_path, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver,
     ):
         on_their_way = 0
-        async with calling(receiver) as traffic:
+        async with generate_load(receiver) as load:
             for life in range(1, FAULTS + 1):
-                call = FAILING[life % len(FAILING)]
-                await traffic.goes_on(rng.randrange(20, 150))
-                inject = ["-e", f"trace={call},{ANSWERS}", "-e", f"inject={call}:error=EIO:when=1"]
-                order = await ends_at(receiver, tmp_path / "strace", *inject)
+                call = FAILING_CALLS[life % len(FAILING_CALLS)]
+                await load.wait_for_acknowledged(rng.randrange(20, 150))
+                inject = ["-e", f"trace={call},{RESPONSE_CALLS}", "-e", f"inject={call}:error=EIO:when=1"]
+                order = await trace_until_exit(receiver, tmp_path / "strace", *inject)
 
                 assert order.faults >= 1
-                assert order.since_it_was_known == 0, f"SEED={seed}, {call}"
-                assert order.since_the_fault <= traffic.callers, "more than was committed and on its way"
-                on_their_way += order.since_the_fault
+                assert order.acknowledged_after_detection == 0, f"SEED={seed}, {call}"
+                assert order.acknowledged_after_fault <= load.client_count, "more than was committed and on its way"
+                on_their_way += order.acknowledged_after_fault
                 assert mark.exists()
-                receiver.environ[LIFE] = str(life)
+                receiver.environ[START_NUMBER] = str(life)
                 await receiver.start()
                 assert not mark.exists()
-            await traffic.goes_on(20)
-        await until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
-        audit = Audit.of(traffic, sink)
+            await load.wait_for_acknowledged(20)
+        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        report = LoadReport.from_run(load, sink)
 
-        tell(
-            callbacks_acknowledged=audit.promised,
-            of_them_lost=audit.lost,
-            events_undelivered=audit.undelivered,
+        record_counts(
+            callbacks_acknowledged=report.acknowledged,
+            of_them_lost=report.lost,
+            events_undelivered=report.undelivered,
             acknowledged_after_the_fault_was_known=0,
             committed_before_it_and_on_their_way=on_their_way,
         )
-        assert (audit.lost, audit.undelivered, audit.unknown, audit.twice_in_one_life) == (0, 0, 0, 0)
-        assert set(traffic.statuses) <= {200, 201, 503}
-        assert (await receiver.command("db", "check")).returncode == 0
+        assert (report.lost, report.undelivered, report.unknown, report.duplicates_within_run) == (0, 0, 0, 0)
+        assert set(load.statuses) <= {200, 201, 503}
+        assert (await receiver.run_cli_async("db", "check")).returncode == 0
         assert await receiver.stop() == 0
 
 
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
 async def test_an_io_error_while_the_log_is_moved_into_the_file_is_one_as_well(tmp_path: Path, call: str) -> None:
     path = tmp_path / "var" / "receiver.db"
-    async with a_sink() as sink, a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
-        async with calling(receiver) as traffic:
+    async with a_sink() as sink, a_receiver(tmp_path, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
+        async with generate_load(receiver) as load:
             assert receiver.process is not None
             fault = ["-P", str(path), "-e", f"trace={call}", "-e", f"inject={call}:error=EIO:when=1"]
-            with await asyncio.to_thread(attaching, receiver.process.pid, options=fault, log=tmp_path / "strace"):
-                assert await receiver.exit_code(within=60) == 1
-            receiver.environ[LIFE] = "1"
+            with await asyncio.to_thread(attach, receiver.process.pid, options=fault, log=tmp_path / "strace"):
+                assert await receiver.wait_for_exit(seconds=60) == 1
+            receiver.environ[START_NUMBER] = "1"
             await receiver.start()
-        await until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
 
-        audit = Audit.of(traffic, sink)
-        assert (audit.lost, audit.undelivered, audit.unknown, audit.twice_in_one_life) == (0, 0, 0, 0)
+        report = LoadReport.from_run(load, sink)
+        assert (report.lost, report.undelivered, report.unknown, report.duplicates_within_run) == (0, 0, 0, 0)
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
@@ -127,28 +129,28 @@ async def test_a_store_taken_away_under_load_is_noticed_before_anything_more_is_
     tmp_path: Path, how: str
 ) -> None:
     path, moved = tmp_path / "var" / "receiver.db", tmp_path / "moved.db"
-    async with a_sink() as sink, a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
-        assert (await receiver.command("db", "backup", str(tmp_path / "other.db"))).returncode == 0
-        async with calling(receiver) as traffic:
-            await traffic.goes_on(50)
+    async with a_sink() as sink, a_receiver(tmp_path, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
+        assert (await receiver.run_cli_async("db", "backup", str(tmp_path / "other.db"))).returncode == 0
+        async with generate_load(receiver) as load:
+            await load.wait_for_acknowledged(50)
             path.rename(moved)
             if how == "replaced":
                 (tmp_path / "other.db").rename(path)
-            code = await receiver.exit_code()
+            code = await receiver.wait_for_exit()
             receiver.spawn()
-            again = await receiver.exit_code()
+            again = await receiver.wait_for_exit()
 
             assert (code, again) == (1, 1)
-            (said,) = receiver.said("store.damaged")
+            (said,) = receiver.log_entries("store.damaged")
             assert f"was {how}" in said["reason"]
             assert "Put the file that was there back" in said["remedy"]
             moved.rename(path)
-            receiver.environ[LIFE] = "1"
+            receiver.environ[START_NUMBER] = "1"
             await receiver.start()
-        await until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
 
-        audit = Audit.of(traffic, sink)
-        assert (audit.lost, audit.undelivered, audit.unknown) == (0, 0, 0)
+        report = LoadReport.from_run(load, sink)
+        assert (report.lost, report.undelivered, report.unknown) == (0, 0, 0)
         assert await receiver.stop() == 0
 
 
@@ -171,26 +173,31 @@ def damage(path: Path, *, head: bool) -> None:
     ("head", "reason"), [(False, "malformed"), (True, "not a database")], ids=["CORRUPT", "NOTADB"]
 )
 async def test_on_damage_nothing_more_is_acknowledged_and_no_start_goes_on_with_it(
-    tmp_path: Path, head: bool, reason: str, tell: Tell
+    tmp_path: Path, head: bool, reason: str, record_counts: RecordCounts
 ) -> None:
     path = tmp_path / "var" / "receiver.db"
-    async with a_sink() as sink, a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
-        async with calling(receiver) as traffic:
-            await traffic.goes_on(50)
-            ending = asyncio.create_task(ends_at(receiver, tmp_path / "strace", "-e", f"trace={ANSWERS}"))
-            await traffic.goes_on(20)
+    async with a_sink() as sink, a_receiver(tmp_path, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
+        async with generate_load(receiver) as load:
+            await load.wait_for_acknowledged(50)
+            ending = asyncio.create_task(
+                trace_until_exit(receiver, tmp_path / "strace", "-e", f"trace={RESPONSE_CALLS}")
+            )
+            await load.wait_for_acknowledged(20)
             while not ending.done():  # what is much in use is soon written anew, and the rubbish under it never met
                 damage(path, head=head)
                 await asyncio.sleep(0.02)
             order = await ending
         damage(path, head=head)
         receiver.spawn()
-        again = await receiver.exit_code()
+        again = await receiver.wait_for_exit()
 
-        tell(callbacks_acknowledged=len(traffic.promised), acknowledged_after_it_was_known=order.since_it_was_known)
-        assert order.since_it_was_known == 0
-        assert [reason in said["reason"] for said in receiver.said("store.damaged")[:1]] == [True]
+        record_counts(
+            callbacks_acknowledged=len(load.acknowledged),
+            acknowledged_after_it_was_known=order.acknowledged_after_detection,
+        )
+        assert order.acknowledged_after_detection == 0
+        assert [reason in said["reason"] for said in receiver.log_entries("store.damaged")[:1]] == [True]
         assert again == 1
         assert "restore a backup" in receiver.log().splitlines()[-1].lower()
-        checked = await receiver.command("db", "check")
+        checked = await receiver.run_cli_async("db", "check")
         assert (checked.returncode, checked.stdout.count("\n") > 0) == (1, True)

@@ -17,7 +17,7 @@ from harness.support import START
 
 from receiver.domain.clock import SystemClock
 
-_SPINNING = 200_000
+_MAX_IDLE_TURNS = 200_000
 """So many turns of the loop at one moment mean that somebody waits for something by asking again and again."""
 
 
@@ -28,7 +28,7 @@ class Network(Protocol):
         """Have a connection made, or raise an OSError."""
         ...
 
-    def line(self, sock: socket.socket, address: str, protocol: asyncio.Protocol) -> asyncio.Transport:
+    def connection(self, sock: socket.socket, address: str, protocol: asyncio.Protocol) -> asyncio.Transport:
         """Give the connection that was made."""
         ...
 
@@ -37,20 +37,20 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     """An event loop whose time is counted in microseconds of its own."""
 
     def __init__(self) -> None:
-        self.micros = 0
-        self.turns = 0
+        self.microseconds = 0
+        self.idle_turns = 0
         self.network: Network | None = None
         self._dialled: dict[socket.socket, str] = {}
         self._busy: Counter[str] = Counter()
-        super().__init__(_Jumps(self))
+        super().__init__(_TimeJumpSelector(self))
         self._clock_resolution = 1e-6
 
     def time(self) -> float:
-        return self.micros / 1e6
+        return self.microseconds / 1e6
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
         """Have the network of this world connect, in the place of the system's."""
-        await self._net().dial(address[0])
+        await self._require_network().dial(address[0])
         self._dialled[sock] = address[0]
 
     async def create_connection(  # type: ignore[override]  # over a connected socket, which is all that is wanted
@@ -58,32 +58,32 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
         """Put a protocol on a connection that the network of this world has made."""
         protocol = protocol_factory()
-        transport = self._net().line(sock, self._dialled.pop(sock), protocol)
+        transport = self._require_network().connection(sock, self._dialled.pop(sock), protocol)
         protocol.connection_made(transport)
         return transport, protocol
 
-    def _net(self) -> Network:
+    def _require_network(self) -> Network:
         if self.network is None:
             raise RuntimeError("there is no network in this world")
         return self.network
 
-    def pass_time(self, seconds: float | None) -> None:
+    def advance(self, seconds: float | None) -> None:
         """Go on to the moment of the next timer."""
         if seconds is None:
             raise RuntimeError("everybody waits and nothing is ever going to happen")
         if seconds > 0:
-            self.micros += max(1, math.ceil(seconds * 1e6))
-            self.turns = 0
+            self.microseconds += max(1, math.ceil(seconds * 1e6))
+            self.idle_turns = 0
             return
-        self.turns += 1
-        if self.turns > _SPINNING:
-            self._busy.update(_who(each) for each in self._ready)  # type: ignore[attr-defined]  # asyncio's own list
-        if self.turns > _SPINNING + 100:
+        self.idle_turns += 1
+        if self.idle_turns > _MAX_IDLE_TURNS:
+            self._busy.update(_describe_handle(each) for each in self._ready)  # type: ignore[attr-defined]  # asyncio's own list
+        if self.idle_turns > _MAX_IDLE_TURNS + 100:
             busy = "\n".join(f"{count} {what}" for what, count in self._busy.most_common(10))
             raise RuntimeError(f"somebody spins: the loop turns and turns and no time passes\n{busy}")
 
 
-def _who(handle: asyncio.Handle) -> str:
+def _describe_handle(handle: asyncio.Handle) -> str:
     """Name the task behind a callback, and where it is."""
     task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]  # asyncio's own
     if not isinstance(task, asyncio.Task):
@@ -99,7 +99,7 @@ def _frames(work: Any) -> list[Any]:
     return frames
 
 
-class _Jumps(selectors.DefaultSelector):
+class _TimeJumpSelector(selectors.DefaultSelector):
     """Waits for nothing but time."""
 
     def __init__(self, loop: VirtualLoop) -> None:
@@ -107,7 +107,7 @@ class _Jumps(selectors.DefaultSelector):
         self._loop = loop
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        self._loop.pass_time(timeout)
+        self._loop.advance(timeout)
         return []
 
 
@@ -116,10 +116,10 @@ class VirtualClock(SystemClock):
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
-        self.error = timedelta()
+        self.offset = timedelta()
 
     def now(self) -> datetime:
-        return START + timedelta(microseconds=self._loop.micros) + self.error
+        return START + timedelta(microseconds=self._loop.microseconds) + self.offset
 
     def monotonic(self) -> float:
         """Tell the seconds that have gone by, whatever the clock was set to; named as in ``time``."""

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import uvicorn
-from harness.fake_api import TOKEN, Service
-from harness.support import free_port, until
+from harness.fake_api import TOKEN, FakeService
+from harness.support import free_port, wait_until
 
 
 @pytest.fixture
-def service() -> Iterator[Service]:
+def service() -> Iterator[FakeService]:
     """Run the service that answers as told."""
-    service = Service(port=free_port())
+    service = FakeService(port=free_port())
     server = uvicorn.Server(
         uvicorn.Config(service.app(), port=service.port, log_level="critical", timeout_graceful_shutdown=1)
     )
@@ -22,7 +22,7 @@ def service() -> Iterator[Service]:
 
     async def serve() -> None:
         task = asyncio.create_task(server.serve())
-        await until(lambda: server.started)
+        await wait_until(lambda: server.started)
         started.set()
         await task
 
@@ -38,7 +38,7 @@ def service() -> Iterator[Service]:
 
 
 @pytest.fixture
-def config(tmp_path: Path, service: Service) -> Path:
+def config(tmp_path: Path, service: FakeService) -> Path:
     """Write the configuration the service runs on."""
     return write_config(tmp_path, service.port)
 

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.fake_api import TASK_ID, Service, make_delivery, make_task
+from harness.fake_api import TASK_ID, FakeService, make_delivery, make_task
 
 from receiver.cli import main
 
-MOMENT = "2026-11-22T10:00:00.000Z"
-OUTLINE = {
+TIMESTAMP = "2026-11-22T10:00:00.000Z"
+PREVIEW = {
     "dry_run": True,
     "total": 2,
-    "by": [{"route": "publish", "status": "dead", "count": 2, "oldest_at": MOMENT, "newest_at": MOMENT}],
+    "by": [{"route": "publish", "status": "dead", "count": 2, "oldest_at": TIMESTAMP, "newest_at": TIMESTAMP}],
     "sample": [],
 }
 
@@ -31,8 +31,8 @@ def a_replay(**changes: object) -> dict[str, Any]:
         "pace": "5/s",
         "actor": "alice",
         "why": "",
-        "created_at": MOMENT,
-        "finished_at": MOMENT,
+        "created_at": TIMESTAMP,
+        "finished_at": TIMESTAMP,
     }
     return replay | changes
 
@@ -43,18 +43,18 @@ def a_route(**changes: object) -> dict[str, Any]:
 
 @pytest.mark.parametrize("verb", ["hold", "release"])
 def test_a_route_is_held_and_released_with_a_reason(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str], verb: str
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], verb: str
 ) -> None:
-    service.answer(f"/api/routes/publish/{verb}", a_route(held_at=MOMENT, held_by="operator"))
+    service.answer(f"/api/routes/publish/{verb}", a_route(held_at=TIMESTAMP, held_by="operator"))
 
     code = main(["routes", verb, "publish", "--why", "they are moving", "--config", str(config)])
 
     assert code == 0
-    assert service.asked == [("POST", f"/api/routes/publish/{verb}", {"why": "they are moving"})]
+    assert service.requests == [("POST", f"/api/routes/publish/{verb}", {"why": "they are moving"})]
     assert "held\toperator" in capsys.readouterr().out
 
 
-def test_who_gave_the_command_goes_with_it(service: Service, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_gave_the_command_goes_with_it(service: FakeService, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "zoë")
     service.answer("/api/routes/publish/hold", a_route())
@@ -64,35 +64,35 @@ def test_who_gave_the_command_goes_with_it(service: Service, config: Path, monke
     assert service.actors == ["zo\\xeb"]
 
 
-def test_a_delivery_is_retried(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_delivery_is_retried(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     again = make_delivery(id="dlv_two", status="pending", replay_of="dlv_one", attempts=0, finished_at=None)
     service.answer("/api/deliveries/dlv_one/retry", again, status=202)
 
     code = main(["deliveries", "retry", "dlv_one", "--config", str(config)])
 
     assert code == 0
-    assert service.asked == [("POST", "/api/deliveries/dlv_one/retry", {})]
+    assert service.requests == [("POST", "/api/deliveries/dlv_one/retry", {})]
     lines = capsys.readouterr().out.splitlines()
     assert "id\tdlv_two" in lines
     assert "replay of\tdlv_one" in lines
 
 
 def test_a_dry_run_shows_what_would_go_out_and_asks_for_no_more(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service.answer("/api/replays", OUTLINE)
+    service.answer("/api/replays", PREVIEW)
 
     code = main(["replay", "--route", "publish", "--status", "dead", "--dry-run", "--config", str(config)])
 
     assert code == 0
-    assert service.asked == [("POST", "/api/replays", {"route": "publish", "status": ["dead"], "dry_run": True})]
-    assert capsys.readouterr().out == f"publish\tdead\t2\t{MOMENT}\t{MOMENT}\n"
+    assert service.requests == [("POST", "/api/replays", {"route": "publish", "status": ["dead"], "dry_run": True})]
+    assert capsys.readouterr().out == f"publish\tdead\t2\t{TIMESTAMP}\t{TIMESTAMP}\n"
 
 
 def test_a_replay_says_what_it_will_do_does_it_and_shows_how_far_it_is(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    answers = [OUTLINE, a_replay(state="running", created=0)]
+    answers = [PREVIEW, a_replay(state="running", created=0)]
     service.answer("/api/replays", lambda: answers.pop(0))
     sightings = [a_replay(state="running", created=1), a_replay()]
     service.answer("/api/replays/rpl_one", lambda: sightings.pop(0))
@@ -102,7 +102,7 @@ def test_a_replay_says_what_it_will_do_does_it_and_shows_how_far_it_is(
 
     out, err = capsys.readouterr()
     assert code == 0
-    assert service.asked[1][2] == {
+    assert service.requests[1][2] == {
         "route": "publish",
         "from": "2026-11-22T10:00:00+00:00",
         "pace": "5/s",
@@ -117,35 +117,37 @@ def test_a_replay_says_what_it_will_do_does_it_and_shows_how_far_it_is(
     assert "what\troute=publish status=dead" in out.splitlines()
 
 
-def test_a_replay_of_nothing_does_nothing(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    service.answer("/api/replays", OUTLINE | {"total": 0, "by": []})
+def test_a_replay_of_nothing_does_nothing(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    service.answer("/api/replays", PREVIEW | {"total": 0, "by": []})
 
     code = main(["replay", "--status", "dead", "--json", "--config", str(config)])
 
     assert code == 0
-    assert len(service.asked) == 1
+    assert len(service.requests) == 1
     assert json.loads(capsys.readouterr().out)["total"] == 0
 
 
-def test_so_long_ago_is_a_moment_too(service: Service, config: Path) -> None:
-    service.answer("/api/replays", OUTLINE | {"total": 0, "by": []})
+def test_so_long_ago_is_a_moment_too(service: FakeService, config: Path) -> None:
+    service.answer("/api/replays", PREVIEW | {"total": 0, "by": []})
 
     main(["replay", "--status", "dead", "--from", "2h", "--to", "2026-11-22 10:00", "--config", str(config)])
 
-    body = service.asked[0][2]
+    body = service.requests[0][2]
     ago = datetime.now(UTC) - datetime.fromisoformat(body["from"])  # noqa: TID251 -- the machine's own time is meant
     assert timedelta(hours=2) <= ago < timedelta(hours=3)
     assert datetime.fromisoformat(body["to"]) == datetime(2026, 11, 22, 10, 0).astimezone()
 
 
-def test_what_is_no_moment_is_told(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_is_no_moment_is_told(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", "--status", "dead", "--from", "yesterday", "--config", str(config)]) == 2
     assert "two hours ago" in capsys.readouterr().err
-    assert service.asked == []
+    assert service.requests == []
 
 
 def test_replays_are_listed_shown_and_cancelled(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/replays", {"items": [a_replay()], "next": None})
     service.answer("/api/replays/rpl_one", a_replay())
@@ -155,13 +157,13 @@ def test_replays_are_listed_shown_and_cancelled(
     codes.append(main(["replay", "cancel", "rpl_one", "--why", "enough", "--config", str(config)]))
 
     assert codes == [0, 0, 0]
-    assert service.asked[-1] == ("POST", "/api/replays/rpl_one/cancel", {"why": "enough"})
+    assert service.requests[-1] == ("POST", "/api/replays/rpl_one/cancel", {"why": "enough"})
     out = capsys.readouterr().out
     assert out.startswith("rpl_one\tdone\t2 of 2\t5/s\troute=publish status=dead\t")
     assert "state\tcancelled" in out
 
 
-def a_story() -> dict[str, Any]:
+def an_explanation() -> dict[str, Any]:
     attempts = [
         {
             "number": number,
@@ -182,7 +184,7 @@ def a_story() -> dict[str, Any]:
                 "id": "psh_one",
                 "source": "callback",
                 "received_at": "2026-11-22T10:00:01.000Z",
-                "outcome": "settled",
+                "outcome": "applied",
                 "meaning": "changed the task",
                 "status": "succeed",
                 "message": "",
@@ -233,9 +235,9 @@ def a_story() -> dict[str, Any]:
 
 
 def test_a_task_is_explained_in_the_order_things_happened(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    story = a_story()
+    story = an_explanation()
     service.answer(f"/api/tasks/{TASK_ID}/explain", {**story, "task": {**story["task"], "batch": "spring"}})
 
     code = main(["explain", TASK_ID, "--config", str(config)])
@@ -246,7 +248,7 @@ def test_a_task_is_explained_in_the_order_things_happened(
     assert ["batch", "spring"] in lines
     told = [line[1:3] for line in lines if line[0].startswith("2026-11-22T10:")]
     assert told == [
-        ["callback", "settled"],
+        ["callback", "applied"],
         ["event", "task.succeed"],
         ["route", "wanted"],
         ["route", "not wanted"],
@@ -265,22 +267,22 @@ def test_a_task_is_explained_in_the_order_things_happened(
     assert '{"task_status":"succeed"}' in text
     assert "(body no longer kept)" in text
     assert "publish #10 of task.succeed (500), 3.5 ms: 500: it has trouble.\toh no" in text
-    assert lines[-1] == ["next", a_story()["next"]]
+    assert lines[-1] == ["next", an_explanation()["next"]]
 
 
 def test_an_explanation_is_the_apis_own_json_where_asked_for(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service.answer(f"/api/tasks/{TASK_ID}/explain", a_story())
+    service.answer(f"/api/tasks/{TASK_ID}/explain", an_explanation())
 
     assert main(["explain", TASK_ID, "--json", "--config", str(config)]) == 0
-    assert json.loads(capsys.readouterr().out) == a_story()
+    assert json.loads(capsys.readouterr().out) == an_explanation()
 
 
 def test_what_was_asked_for_may_no_longer_be_kept(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    story = a_story() | {"intent": None, "pushes": [], "events": [], "actions": []}
+    story = an_explanation() | {"intent": None, "pushes": [], "events": [], "actions": []}
     service.answer(f"/api/tasks/{TASK_ID}/explain", story)
 
     assert main(["explain", TASK_ID, "--config", str(config)]) == 0

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from harness.fake_api import Json, Service, make_task
-from harness.run_cli import run
+from harness.fake_api import FakeService, Json, make_task
+from harness.run_cli import run_cli
 
 from receiver.cli import main
 
@@ -24,12 +24,12 @@ def make_batch(**changes: object) -> Json:
     } | changes
 
 
-def finished(**counts: int) -> Json:
+def a_finished_batch(**counts: int) -> Json:
     at = "2026-11-22T11:00:00.000Z"
     return make_batch(state="finished", counts=counts, closed_at=at, finished_at=at, event_id="evt_one")
 
 
-class Course:
+class AnswerSequence:
     """What the service says, one answer after the other; the last one stays."""
 
     def __init__(self, *answers: Json) -> None:
@@ -40,9 +40,9 @@ class Course:
 
 
 def test_batches_are_listed_with_how_their_tasks_stand(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service.answer("/api/batches", {"items": [make_batch(), finished(succeed=3) | {"size": 3}], "next": None})
+    service.answer("/api/batches", {"items": [make_batch(), a_finished_batch(succeed=3) | {"size": 3}], "next": None})
 
     assert main(["batches", "list", "--config", str(config)]) == 0
 
@@ -51,7 +51,7 @@ def test_batches_are_listed_with_how_their_tasks_stand(
     assert second[:4] == ["spring", "finished", "3 of 3", "3 succeed"]
 
 
-def test_a_batch_is_shown_and_closed(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_batch_is_shown_and_closed(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/batches/spring", make_batch())
     service.answer("/api/batches/spring/close", make_batch(state="closed", closed_at="2026-11-22T10:30:00.000Z"))
 
@@ -68,13 +68,13 @@ def test_a_batch_is_shown_and_closed(service: Service, config: Path, capsys: pyt
         "created at\t2026-11-22T10:00:00.000Z",
         "closed at\t2026-11-22T10:30:00.000Z",
     ]
-    assert service.asked[-1] == ("POST", "/api/batches/spring/close", {"why": "all in"})
+    assert service.requests[-1] == ("POST", "/api/batches/spring/close", {"why": "all in"})
 
 
 def test_waiting_for_a_batch_ends_with_what_came_of_it(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service.answer("/api/batches/spring", Course(make_batch(), finished(succeed=3)))
+    service.answer("/api/batches/spring", AnswerSequence(make_batch(), a_finished_batch(succeed=3)))
 
     code = main(["batches", "wait", "spring", "--config", str(config)])
 
@@ -86,11 +86,11 @@ def test_waiting_for_a_batch_ends_with_what_came_of_it(
     ]
 
 
-def test_a_batch_of_which_not_all_succeeded_has_failed(service: Service, config: Path) -> None:
-    service.answer("/api/batches/spring", finished(succeed=2, failed=1))
+def test_a_batch_of_which_not_all_succeeded_has_failed(service: FakeService, config: Path) -> None:
+    service.answer("/api/batches/spring", a_finished_batch(succeed=2, failed=1))
 
-    ended = run("batches", "wait", "spring", "--config", config)
-    as_json = run("batches", "wait", "spring", "--json", "--config", config)
+    ended = run_cli("batches", "wait", "spring", "--config", config)
+    as_json = run_cli("batches", "wait", "spring", "--json", "--config", config)
 
     assert (ended.returncode, as_json.returncode) == (1, 1)
     assert "2 succeed, 1 failed" in ended.stderr
@@ -98,17 +98,17 @@ def test_a_batch_of_which_not_all_succeeded_has_failed(service: Service, config:
     assert json.loads(as_json.stdout)["counts"] == {"succeed": 2, "failed": 1}
 
 
-def test_waiting_ends_in_time_and_says_what_is_missing(service: Service, config: Path) -> None:
+def test_waiting_ends_in_time_and_says_what_is_missing(service: FakeService, config: Path) -> None:
     service.answer("/api/batches/spring", make_batch())
 
-    ended = run("batches", "wait", "spring", "--timeout", "100ms", "--config", config)
+    ended = run_cli("batches", "wait", "spring", "--timeout", "100ms", "--config", config)
 
     assert ended.returncode == 1
     assert "still open: 1 succeed, 2 processing" in ended.stderr
     assert "kling-receiver batches close spring" in ended.stderr
 
 
-def test_a_submit_names_its_batch(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_submit_names_its_batch(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/tasks", make_task(), status=202)
     job = ["submit", "images/generations", "--set", "prompt=x", "--config", str(config)]
 
@@ -117,13 +117,15 @@ def test_a_submit_names_its_batch(service: Service, config: Path, capsys: pytest
     assert main([*job, "--batch-size", "50"]) == 2
 
     assert "Name it with --batch" in capsys.readouterr().err
-    assert [body["batch"] for _, _, body in service.asked] == [
+    assert [body["batch"] for _, _, body in service.requests] == [
         {"name": "spring", "size": None},
         {"name": "spring", "size": 50},
     ]
 
 
-def test_the_last_submit_closes_its_batch(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_last_submit_closes_its_batch(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     service.answer("/api/tasks", make_task(), status=202)
     service.answer("/api/batches/spring/close", make_batch(state="closed"))
     job = ["submit", "images/generations", "--set", "prompt=x", "--close-batch", "--config", str(config)]
@@ -132,11 +134,11 @@ def test_the_last_submit_closes_its_batch(service: Service, config: Path, capsys
     assert main(job) == 2
 
     assert "Name it with --batch" in capsys.readouterr().err
-    assert [path for _, path, _ in service.asked] == ["/api/tasks", "/api/batches/spring/close"]
+    assert [path for _, path, _ in service.requests] == ["/api/tasks", "/api/batches/spring/close"]
 
 
 def test_a_file_of_jobs_closes_each_batch_that_it_names_when_all_are_in(
-    tmp_path: Path, service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", make_task(), status=202)
     for name in ("autumn", "spring"):
@@ -151,7 +153,7 @@ def test_a_file_of_jobs_closes_each_batch_that_it_names_when_all_are_in(
     assert main([*command, "--body", f"@{loose}"]) == 2
 
     assert "on the lines of the file" in capsys.readouterr().err
-    assert [path for _, path, _ in service.asked] == [
+    assert [path for _, path, _ in service.requests] == [
         *["/api/tasks"] * 3,
         "/api/batches/autumn/close",
         "/api/batches/spring/close",
@@ -171,7 +173,7 @@ COSTS = {
 }
 
 
-def test_costs_are_a_table_with_a_total(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_costs_are_a_table_with_a_total(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/costs", COSTS)
 
     code = main([
@@ -185,7 +187,7 @@ def test_costs_are_a_table_with_a_total(service: Service, config: Path, capsys: 
         "ads\t2\t0.1\t3.50",
         "total\t3\t0.1\t3.50",
     ]
-    [(_, address, _)] = service.asked
+    [(_, address, _)] = service.requests
     assert sorted(address.partition("?")[2].split("&")) == [
         "by=tag%3Aproject",
         "from=2026-11-01T00%3A00%3A00%2B00%3A00",
@@ -193,29 +195,29 @@ def test_costs_are_a_table_with_a_total(service: Service, config: Path, capsys: 
     ]
 
 
-def test_a_day_of_costs_is_one_of_utc_wherever_it_is_asked_for(service: Service, config: Path) -> None:
+def test_a_day_of_costs_is_one_of_utc_wherever_it_is_asked_for(service: FakeService, config: Path) -> None:
     service.answer("/api/costs", COSTS)
 
     for since in ("2026-11-27", "2026-11-27 00:00"):
-        asked = run("tasks", "cost", "--from", since, "--config", config, env={"TZ": "JST-9"})
+        asked = run_cli("tasks", "cost", "--from", since, "--config", config, env={"TZ": "JST-9"})
         assert asked.returncode == 0
 
-    assert [address.rpartition("from=")[2] for _, address, _ in service.asked] == [
+    assert [address.rpartition("from=")[2] for _, address, _ in service.requests] == [
         "2026-11-27T00%3A00%3A00%2B00%3A00",
         "2026-11-26T15%3A00%3A00%2B00%3A00",
     ]
 
 
 def test_costs_of_a_time_that_ends_before_it_begins_are_not_asked_for(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tasks", "cost", "--from", "1h", "--to", "2h", "--config", str(config)]) == 2
     assert "--from is not before --to" in capsys.readouterr().err
-    assert service.asked == []
+    assert service.requests == []
 
 
 def test_costs_as_json_are_what_the_api_said(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/costs", COSTS)
 
@@ -223,7 +225,7 @@ def test_costs_as_json_are_what_the_api_said(
     assert json.loads(capsys.readouterr().out) == COSTS
 
 
-def test_a_task_shows_batch_and_cost(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_shows_batch_and_cost(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cost = {"charges": {"units": "1.5"}, "said": {"final_unit_deduction": "1.5"}}
     service.answer("/api/tasks/tsk_one", make_task(batch="spring", cost=cost))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from harness.run_cli import environment, run
+from harness.run_cli import clean_environment, run_cli
 
 from receiver.cli import main
 
-BELOW_THE_MACHINES_OWN = range(20_000, 32_000, 4)
+NON_EPHEMERAL_PORT = range(20_000, 32_000, 4)
 """Ports that no connection gets by itself, so that the neighbours of a free one stay free."""
 
 STEPS = [
@@ -33,7 +33,7 @@ STEPS = [
 
 
 def test_the_demo_comes_to_its_good_end_and_leaves_nothing(tmp_path: Path) -> None:
-    ended = run("demo", "--json", env={"TMPDIR": str(tmp_path)})
+    ended = run_cli("demo", "--json", env={"TMPDIR": str(tmp_path)})
 
     told = [json.loads(line) for line in ended.stdout.splitlines()]
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -45,7 +45,7 @@ def test_the_demo_comes_to_its_good_end_and_leaves_nothing(tmp_path: Path) -> No
 
 
 def test_no_token_is_told(tmp_path: Path) -> None:
-    ended = run("demo", env={"TMPDIR": str(tmp_path)})
+    ended = run_cli("demo", env={"TMPDIR": str(tmp_path)})
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert "/callbacks/***" in ended.stdout
@@ -56,13 +56,13 @@ def test_no_token_is_told(tmp_path: Path) -> None:
 def test_kept_running_it_says_what_to_try_until_ctrl_c(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "receiver", "demo", "--keep", "--json"],
-        env=environment(TMPDIR=str(tmp_path)),
+        env=clean_environment(TMPDIR=str(tmp_path)),
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
         assert process.stdout is not None
         kept = next(told for line in process.stdout if (told := json.loads(line))["what"] in ("kept", "failed"))
-        listed = run("tasks", "list", "--json", "--config", kept["config"])
+        listed = run_cli("tasks", "list", "--json", "--config", kept["config"])
 
         process.send_signal(signal.SIGINT)
 
@@ -73,7 +73,7 @@ def test_kept_running_it_says_what_to_try_until_ctrl_c(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("which", range(4))
 def test_a_port_that_is_taken_is_a_reason(which: int, capsys: pytest.CaptureFixture[str]) -> None:
-    first = next(first for first in Random().sample(BELOW_THE_MACHINES_OWN, 1000) if four_are_free(first))
+    first = next(first for first in Random().sample(NON_EPHEMERAL_PORT, 1000) if four_ports_are_free(first))
     with socket.create_server(("127.0.0.1", first + which)):
         code = main(["demo", "--port", str(first)])
 
@@ -82,7 +82,7 @@ def test_a_port_that_is_taken_is_a_reason(which: int, capsys: pytest.CaptureFixt
     assert f"Port {first + which} cannot be used: Address already in use. Name another with --port" in err
 
 
-def four_are_free(first: int) -> bool:
+def four_ports_are_free(first: int) -> bool:
     with ExitStack() as held, suppress(OSError):
         for port in range(first, first + 4):
             held.enter_context(socket.create_server(("127.0.0.1", port)))

@@ -11,12 +11,12 @@ import httpx2 as httpx
 import pytest
 from harness.support import START, FakeClock, free_port
 
-from receiver.cli.demo.output import Teller
-from receiver.cli.demo.sandbox import DemoFailed, Ports, Stage
-from receiver.cli.demo.scenario import called_as
-from receiver.cli.demo.webhook_sink import HOOK_PATH, Arrival, Sink
+from receiver.cli.demo.output import DemoOutput
+from receiver.cli.demo.sandbox import DemoFailed, Ports, Sandbox
+from receiver.cli.demo.scenario import command_name
+from receiver.cli.demo.webhook_sink import HOOK_PATH, ReceivedRequest, WebhookSink
 from receiver.domain.model import Secret
-from receiver.domain.signing import Signature, sign
+from receiver.domain.signing import SignatureStatus, sign
 from receiver.settings import load
 
 SECRET = Secret("whsec_" + b64encode(b"0123456789abcdef01234567").decode())
@@ -26,15 +26,15 @@ BODY = b'{"type": "task.succeed"}'
 @pytest.mark.parametrize(
     ("secret", "age", "signature"),
     [
-        (SECRET, timedelta(0), Signature.GOOD),
-        (Secret("whsec_" + b64encode(b"another").decode()), timedelta(0), Signature.BAD),
-        (SECRET, timedelta(hours=1), Signature.BAD),
+        (SECRET, timedelta(0), SignatureStatus.GOOD),
+        (Secret("whsec_" + b64encode(b"another").decode()), timedelta(0), SignatureStatus.BAD),
+        (SECRET, timedelta(hours=1), SignatureStatus.BAD),
     ],
 )
 def test_the_sink_takes_only_what_is_signed_with_its_secret_just_now(
-    secret: Secret, age: timedelta, signature: Signature
+    secret: Secret, age: timedelta, signature: SignatureStatus
 ) -> None:
-    arrivals: list[Arrival] = []
+    arrivals: list[ReceivedRequest] = []
     at = START - age
     headers = {
         "webhook-id": "evt_one",
@@ -43,19 +43,19 @@ def test_the_sink_takes_only_what_is_signed_with_its_secret_just_now(
     }
 
     with (
-        Sink(port=free_port(), secret=SECRET, clock=FakeClock(), tell=arrivals.append) as sink,
+        WebhookSink(port=free_port(), secret=SECRET, clock=FakeClock(), on_request=arrivals.append) as sink,
         httpx.Client(trust_env=False) as client,
     ):
         answer = client.post(sink.url + HOOK_PATH, content=BODY, headers=headers)
 
-    assert answer.status_code == (200 if signature is Signature.GOOD else 401)
+    assert answer.status_code == (200 if signature is SignatureStatus.GOOD else 401)
     assert [(each.signature, each.event_id, each.content) for each in arrivals] == [
         (signature, "evt_one", {"type": "task.succeed"})
     ]
 
 
 def test_the_stage_sets_up_a_configuration_that_holds() -> None:
-    with Stage(Ports.choose(None)) as stage:
+    with Sandbox(Ports.choose(None)) as stage:
         settings = load(stage.config, {}).settings
 
         assert settings.public.url == f"http://127.0.0.1:{stage.ports.public}"
@@ -64,8 +64,8 @@ def test_the_stage_sets_up_a_configuration_that_holds() -> None:
 
 
 def test_the_stage_stops_what_it_started_and_removes_its_folder() -> None:
-    with Stage(Ports.choose(None)) as stage:
-        lines = stage.start_telling("simulator", "simulate", "--json", "--listen", f"127.0.0.1:{stage.ports.kling}")
+    with Sandbox(Ports.choose(None)) as stage:
+        lines = stage.start_with_output("simulator", "simulate", "--json", "--listen", f"127.0.0.1:{stage.ports.kling}")
         assert json.loads(lines.readline())["event"] == "simulator.started"
         (_, process) = stage._started[0]
 
@@ -74,12 +74,12 @@ def test_the_stage_stops_what_it_started_and_removes_its_folder() -> None:
 
 
 def test_the_stage_says_who_ended_before_its_time() -> None:
-    with Stage(Ports.choose(None)) as stage:
+    with Sandbox(Ports.choose(None)) as stage:
         stage.start("simulator", "simulate", "--drop", "often")
         stage._started[0][1].wait(30)
 
         with pytest.raises(DemoFailed, match=r"The simulator ended with exit code 2\.\n.*kling-receiver: "):
-            stage.check()
+            stage.check_running()
 
 
 def test_settings_of_a_real_installation_do_not_reach_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_settings_of_a_real_installation_do_not_reach_the_demo(monkeypatch: pyte
     monkeypatch.setenv("KLING_API_KEY", "a-real-key")
     monkeypatch.chdir(tmp_path)
 
-    with Stage(Ports.choose(None)) as stage:
+    with Sandbox(Ports.choose(None)) as stage:
         stage.start("environment", "--version")
         process = stage._started[0][1]
         seen = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
@@ -98,11 +98,11 @@ def test_settings_of_a_real_installation_do_not_reach_the_demo(monkeypatch: pyte
 
 
 def test_steps_are_numbered_lines_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
-    teller = Teller(as_json=False)
+    teller = DemoOutput(as_json=False)
 
-    teller.open("Here we go.")
+    teller.introduce("Here we go.")
     teller.step("ready", "Ready", "on port 1")
-    teller.close("Done.")
+    teller.finish("Done.")
 
     first, second, third = capsys.readouterr().out.splitlines()
     assert first == "Here we go."
@@ -112,11 +112,11 @@ def test_steps_are_numbered_lines_in_a_pipe(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_steps_are_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
-    teller = Teller(as_json=True)
+    teller = DemoOutput(as_json=True)
 
-    teller.open("Here we go.")
+    teller.introduce("Here we go.")
     teller.step("ready", "Ready", "on port 1", port=1)
-    teller.close("Done.", event="evt_one")
+    teller.finish("Done.", event="evt_one")
 
     ready, done = (json.loads(line) for line in capsys.readouterr().out.splitlines())
     assert (ready["what"], ready["step"], ready["port"]) == ("ready", 1, 1)
@@ -131,11 +131,11 @@ def test_what_to_try_names_the_command_as_it_was_called(tmp_path: Path, monkeypa
     monkeypatch.setenv("PATH", "/nowhere")
 
     monkeypatch.setattr(sys, "argv", [".venv/bin/kling-receiver", "demo"])
-    assert called_as() == ".venv/bin/kling-receiver"
+    assert command_name() == ".venv/bin/kling-receiver"
 
     monkeypatch.setenv("PATH", str(command.parent))
     monkeypatch.setattr(sys, "argv", [str(command), "demo"])
-    assert called_as() == "kling-receiver"
+    assert command_name() == "kling-receiver"
 
     monkeypatch.setattr(sys, "argv", ["/src/receiver/__main__.py", "demo"])
-    assert called_as() == f"{sys.executable} -m receiver"
+    assert command_name() == f"{sys.executable} -m receiver"

@@ -33,7 +33,7 @@ def test_programs_get_the_catalogue_as_a_list_like_any_other(capsys: Out) -> Non
 
     told = json.loads(capsys.readouterr().out)
 
-    assert told == {"items": [endpoint.facts() for endpoint in CATALOGUE.values()], "next": None}
+    assert told == {"items": [endpoint.describe() for endpoint in CATALOGUE.values()], "next": None}
 
 
 @pytest.mark.parametrize(

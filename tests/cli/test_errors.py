@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 from cli.conftest import write_config
-from harness.fake_api import Service, make_task
-from harness.run_cli import environment, run
+from harness.fake_api import FakeService, make_task
+from harness.run_cli import clean_environment, run_cli
 from harness.support import free_port
 
 from receiver.cli import main
@@ -44,7 +44,7 @@ def test_a_folder_in_the_tokens_place_keeps_the_service_from_starting_until_some
     (tmp_path / "admin-token").unlink()
     (tmp_path / "admin-token").mkdir()
 
-    ended = run("serve", "--config", config, env={"KLING_RECEIVER__PUBLIC__LISTEN": "127.0.0.1:0"})
+    ended = run_cli("serve", "--config", config, env={"KLING_RECEIVER__PUBLIC__LISTEN": "127.0.0.1:0"})
 
     assert ended.returncode == 78
     assert f"admin.token: the token kept in {tmp_path}/admin-token cannot be read: Is a directory" in ended.stderr
@@ -70,7 +70,7 @@ def test_what_is_no_token_is_not_taken_for_one(
 
 
 def test_another_services_token_is_told_apart(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (config.parent / "admin-token").write_text("another")
 
@@ -80,7 +80,7 @@ def test_another_services_token_is_told_apart(
     assert code == 1
     assert "does not take our admin token" in err
     assert "another" not in err
-    assert service.asked == []
+    assert service.requests == []
 
 
 def test_what_the_api_refuses_is_told_in_its_own_words(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,7 +114,7 @@ def test_of_what_is_not_there_it_says_where_to_look(
 
 
 def test_another_program_on_the_port_is_told_apart(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", ["not", "an", "object"])
 
@@ -196,7 +196,7 @@ NO_SUCH_ROUTE = "the configuration has no such route. Name one that `kling-recei
     ],
 )
 def test_what_the_service_refuses_of_what_was_typed_is_usage_and_names_the_option(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str], case: tuple[str, str, str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], case: tuple[str, str, str]
 ) -> None:
     typed, refusal, said = case
     argv = typed.split()
@@ -209,17 +209,19 @@ def test_what_the_service_refuses_of_what_was_typed_is_usage_and_names_the_optio
     assert capsys.readouterr().err == f"kling-receiver: {said}\n"
 
 
-def test_a_replay_of_nothing_named_is_usage(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_replay_of_nothing_named_is_usage(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["replay", "--config", str(config)]) == 2
     assert "--route, --status, --task" in capsys.readouterr().err
-    assert service.asked == []
+    assert service.requests == []
 
 
 def test_a_faulty_configuration_is_78_and_every_fault_is_named(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[public]\nlisten = "nowhere"\n[poll]\nafter = "soon"\n')
 
-    ended = run("config", "check", "--config", config)
+    ended = run_cli("config", "check", "--config", config)
 
     assert ended.returncode == 78
     assert "config.toml:2" in ended.stderr
@@ -270,7 +272,7 @@ def test_a_file_that_is_no_toml_or_is_not_there_is_a_fault_as_json(
 
 
 def test_the_configuration_may_be_named_before_the_command(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", {"items": [make_task()], "next": None})
 
@@ -279,12 +281,12 @@ def test_the_configuration_may_be_named_before_the_command(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_a_reader_that_leaves_early_is_no_trouble(service: Service, config: Path) -> None:
+def test_a_reader_that_leaves_early_is_no_trouble(service: FakeService, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task(label="x" * 400)] * 500, "next": None})
 
     with subprocess.Popen(
         [sys.executable, "-m", "receiver", "tasks", "list", "--config", config],
-        env=environment(),
+        env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -301,7 +303,7 @@ def test_a_reader_that_leaves_early_is_no_trouble(service: Service, config: Path
 def test_a_reader_of_help_that_leaves_early_is_no_trouble() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "receiver", "--help"],
-        env=environment(),
+        env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -315,13 +317,13 @@ def test_a_reader_of_help_that_leaves_early_is_no_trouble() -> None:
 
 
 @pytest.mark.parametrize("count", [1, 500])  # written at the end, and on the way
-def test_output_that_cannot_be_written_is_one_sentence(service: Service, config: Path, count: int) -> None:
+def test_output_that_cannot_be_written_is_one_sentence(service: FakeService, config: Path, count: int) -> None:
     service.answer("/api/tasks", {"items": [make_task(label="x" * 400)] * count, "next": None})
 
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
             [sys.executable, "-m", "receiver", "tasks", "list", "--config", config],
-            env=environment(),
+            env=clean_environment(),
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -332,13 +334,13 @@ def test_output_that_cannot_be_written_is_one_sentence(service: Service, config:
     assert ended.stderr == "kling-receiver: the output cannot be written: No space left on device.\n"
 
 
-def test_ctrl_c_is_130_and_silent(service: Service, config: Path) -> None:
+def test_ctrl_c_is_130_and_silent(service: FakeService, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task()], "next": None})
     service.answer("/api/tasks/counts", {"counts": {"processing": 1}})
 
     with subprocess.Popen(
         [sys.executable, "-m", "receiver", "tasks", "watch", "--config", config],
-        env=environment(),
+        env=clean_environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -5,16 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.fake_api import Service
-from harness.run_cli import run
+from harness.fake_api import FakeService
+from harness.run_cli import run_cli
 
-from receiver.cli.job_file import Given, is_many, read_jobs
+from receiver.cli.job_file import JobDefaults, is_job_file, read_jobs
 from receiver.cli.options import UsageError
 from receiver.kling.endpoints import resolve
 from receiver.settings import Dialect
 
 IMAGES = resolve("images/generations")
-GIVEN = Given(endpoint=IMAGES, dialect=Dialect.OFFICIAL, tags={"project": "a"}, priority=3)
+GIVEN = JobDefaults(endpoint=IMAGES, dialect=Dialect.OFFICIAL, tags={"project": "a"}, priority=3)
 
 
 def write(folder: Path, *lines: object) -> Path:
@@ -25,7 +25,7 @@ def write(folder: Path, *lines: object) -> Path:
 
 def keys(folder: Path, *lines: object, **given: Any) -> list[str]:
     said = {"endpoint": IMAGES, "dialect": Dialect.OFFICIAL} | given
-    return [job.key for job in read_jobs(write(folder, *lines), Given(**said))]
+    return [job.key for job in read_jobs(write(folder, *lines), JobDefaults(**said))]
 
 
 def test_a_line_is_a_whole_job_or_klings_body_for_the_endpoint_given(tmp_path: Path) -> None:
@@ -87,18 +87,20 @@ def test_a_key_is_made_of_what_is_asked_for_and_the_same_line_again_is_another_j
 
 
 def test_many_jobs_are_told_from_one_by_the_files_name() -> None:
-    assert [is_many(name) for name in ("@jobs.jsonl", "@jobs.ndjson", "@job.json", "{}", "-", None)] == [
+    assert [is_job_file(name) for name in ("@jobs.jsonl", "@jobs.ndjson", "@job.json", "{}", "-", None)] == [
         *[True] * 2,
         *[False] * 4,
     ]
 
 
-def test_a_bad_line_ends_the_command_with_2_and_nothing_is_sent(tmp_path: Path, service: Service, config: Path) -> None:
+def test_a_bad_line_ends_the_command_with_2_and_nothing_is_sent(
+    tmp_path: Path, service: FakeService, config: Path
+) -> None:
     path = write(tmp_path, {"prompt": "a"}, "nonsense")
 
-    done = run("submit", "images/generations", "--body", f"@{path}", "--config", config)
+    done = run_cli("submit", "images/generations", "--body", f"@{path}", "--config", config)
 
     assert done.returncode == 2
     assert "line 2" in done.stderr
     assert done.stdout == ""
-    assert service.asked == []
+    assert service.requests == []

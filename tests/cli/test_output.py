@@ -10,17 +10,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from harness.fake_api import TASK_ID, Service, make_delivery, make_event, make_task
-from harness.run_cli import environment, run
+from harness.fake_api import TASK_ID, FakeService, make_delivery, make_event, make_task
+from harness.run_cli import clean_environment, run_cli
 from rich.console import Console
 
 from receiver.cli import main, render
-from receiver.cli.render import as_json_line
+from receiver.cli.render import print_json_line
 from receiver.cli.tasks import COLUMNS as TASK_COLUMNS
 
 
 def test_a_list_in_a_pipe_is_tab_separated_lines_without_a_head(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", {"items": [make_task(tags={"project": "ads"}, message="ran\naway")], "next": "more"})
 
@@ -41,7 +41,7 @@ def test_a_list_in_a_pipe_is_tab_separated_lines_without_a_head(
     assert err == ""
 
 
-def test_json_is_what_the_api_said(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_what_the_api_said(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = {"items": [make_task(label="猫")], "next": "more"}
     service.answer("/api/tasks", answer)
 
@@ -53,13 +53,13 @@ def test_json_is_what_the_api_said(service: Service, config: Path, capsys: pytes
 
 @pytest.mark.parametrize("argv", [("events", "list"), ("events", "show", "evt_one")])
 def test_json_holds_nothing_that_commands_a_terminal_or_cannot_be_written(
-    service: Service, config: Path, argv: tuple[str, ...]
+    service: FakeService, config: Path, argv: tuple[str, ...]
 ) -> None:
     event = make_event(message="\ud800 \\\u009b31m \x7f\x85\x9f\x1b[1m 猫 \xa0é🐈", kling={"\udfff": "\x80"})
     service.answer("/api/events", {"items": [event], "next": None})
     service.answer("/api/events/evt_one", event)
 
-    ended = run(*argv, "--json", "--config", config, env={"PYTHONUTF8": "1"})
+    ended = run_cli(*argv, "--json", "--config", config, env={"PYTHONUTF8": "1"})
 
     assert (ended.returncode, ended.stderr) == (0, "")
     assert json.loads(ended.stdout) in (event, {"items": [event], "next": None})
@@ -68,7 +68,7 @@ def test_json_holds_nothing_that_commands_a_terminal_or_cannot_be_written(
 
 
 def test_a_line_of_json_holds_no_more_than_a_page_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    as_json_line({"message": "\ud800 \u009b31m 猫"})
+    print_json_line({"message": "\ud800 \u009b31m 猫"})
 
     assert capsys.readouterr().out == '{"message": "\\ud800 \\u009b31m 猫"}\n'
 
@@ -102,18 +102,18 @@ def test_a_line_of_json_holds_no_more_than_a_page_of_it(capsys: pytest.CaptureFi
         (["routes", "list"], "/api/routes"),
     ],
 )
-def test_filters_go_to_the_api(service: Service, config: Path, argv: list[str], asked: str) -> None:
+def test_filters_go_to_the_api(service: FakeService, config: Path, argv: list[str], asked: str) -> None:
     for path in ("/api/tasks", "/api/batches", "/api/events", "/api/deliveries", "/api/routes"):
         service.answer(path, {"items": [], "next": None})
 
     code = main([*argv, "--config", str(config)])
 
     assert code == 0
-    ((method, address, _),) = service.asked
+    ((method, address, _),) = service.requests
     assert (method, sorted(re.split("[?&]", address))) == ("GET", sorted(re.split("[?&]", asked)))
 
 
-def test_a_task_shows_its_results(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_task_shows_its_results(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = {"images": [{"index": 0, "url": "https://cdn.example/0.png"}]}
     service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=result, assets=[]))
 
@@ -125,7 +125,7 @@ def test_a_task_shows_its_results(service: Service, config: Path, capsys: pytest
     assert "result\thttps://cdn.example/0.png" in lines
 
 
-def test_a_delivery_shows_each_attempt(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_delivery_shows_each_attempt(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     attempt = {
         "number": 1,
         "started_at": "2026-11-22T10:00:00.000Z",
@@ -148,7 +148,7 @@ def test_a_delivery_shows_each_attempt(service: Service, config: Path, capsys: p
 
 
 def test_an_event_shows_as_destinations_receive_it(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/events/evt_one", make_event())
 
@@ -159,15 +159,17 @@ def test_an_event_shows_as_destinations_receive_it(
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("accepted", 0), ("failed", 1), ("refused", 1)])
-def test_a_routes_test_ends_as_the_attempt_did(service: Service, config: Path, outcome: str, code: int) -> None:
+def test_a_routes_test_ends_as_the_attempt_did(service: FakeService, config: Path, outcome: str, code: int) -> None:
     answer = {"outcome": outcome, "code": 200, "reason": "", "excerpt": "ok", "duration_ms": 3}
     service.answer("/api/routes/publish/test", answer)
 
     assert main(["routes", "test", "publish", "--config", str(config)]) == code
-    assert service.asked[0][:2] == ("POST", "/api/routes/publish/test")
+    assert service.requests[0][:2] == ("POST", "/api/routes/publish/test")
 
 
-def test_a_callback_url_is_printed_alone(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_callback_url_is_printed_alone(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     url = "https://hooks.example/callbacks/secret"
     service.answer("/api/callback-urls", {"task": make_task(state="awaiting"), "callback_url": url}, status=201)
 
@@ -177,11 +179,11 @@ def test_a_callback_url_is_printed_alone(service: Service, config: Path, capsys:
 
     assert code == 0
     assert capsys.readouterr().out == url + "\n"
-    assert service.asked[0][2] == {"endpoint": "images/generations", "label": "mine", "tags": {"a": "b"}}
+    assert service.requests[0][2] == {"endpoint": "images/generations", "label": "mine", "tags": {"a": "b"}}
 
 
 def test_a_callback_url_that_leaked_is_revoked(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/callback-urls/tsk_1/revoke", make_task(id="tsk_1"))
 
@@ -189,13 +191,13 @@ def test_a_callback_url_that_leaked_is_revoked(
 
     assert code == 0
     assert "tsk_1" in capsys.readouterr().out
-    assert service.asked[0][:2] == ("POST", "/api/callback-urls/tsk_1/revoke")
+    assert service.requests[0][:2] == ("POST", "/api/callback-urls/tsk_1/revoke")
 
 
-def test_a_terminal_gets_a_table_in_colour_and_no_command_of_a_strangers(service: Service, config: Path) -> None:
+def test_a_terminal_gets_a_table_in_colour_and_no_command_of_a_strangers(service: FakeService, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task(state="failed", message="\x1b]0;gotcha\x07")], "next": "more"})
 
-    shown = on_a_terminal(["tasks", "list", "--config", str(config)])
+    shown = run_in_terminal(["tasks", "list", "--config", str(config)])
 
     assert "MESSAGE" in shown
     assert "\x1b[31mfailed" in shown
@@ -214,11 +216,11 @@ LISTS = {
 @pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("what", LISTS)
 def test_a_list_fits_the_terminal_and_cuts_neither_ids_nor_states(
-    service: Service, config: Path, what: str, width: int
+    service: FakeService, config: Path, what: str, width: int
 ) -> None:
     service.answer(f"/api/{what}", {"items": [LISTS[what]], "next": None})
 
-    shown = on_a_terminal([what, "list", "--config", str(config)], COLUMNS=str(width), NO_COLOR="1")
+    shown = run_in_terminal([what, "list", "--config", str(config)], COLUMNS=str(width), NO_COLOR="1")
 
     head, first, *_, last = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
     assert max(map(len, (head, first))) <= width
@@ -239,7 +241,7 @@ def test_however_narrow_a_terminal_is_the_most_needed_columns_are_whole(width: i
     tasks = [LISTS["tasks"], make_task(id=TASK, state="processing", label="spring", tags={"project": "ads"})]
     out = io.StringIO()
 
-    laid = render.lay(TASK_COLUMNS, tasks, width)
+    laid = render.layout(TASK_COLUMNS, tasks, width)
     Console(file=out, width=width, color_system=None).print(laid.grid)
 
     head, *lines = out.getvalue().splitlines()
@@ -252,36 +254,36 @@ def test_however_narrow_a_terminal_is_the_most_needed_columns_are_whole(width: i
     ]
     for title, text in {"ENDPOINT": "images/multi-image2image", "KLING ID": "867283741759111202"}.items():
         assert (title in titles) == (text in out.getvalue())
-    assert len(titles) + len(laid.left_out) == 8
+    assert len(titles) + len(laid.omitted) == 8
 
 
 def test_where_not_even_an_id_has_room_it_is_wrapped_by_the_terminal_and_not_cut(
-    service: Service, config: Path
+    service: FakeService, config: Path
 ) -> None:
     service.answer("/api/deliveries", {"items": [LISTS["deliveries"]], "next": None})
 
-    shown = on_a_terminal(["deliveries", "list", "--config", str(config)], COLUMNS="20")
+    shown = run_in_terminal(["deliveries", "list", "--config", str(config)], COLUMNS="20")
 
     assert "dlv_01k0xa70k6d2ba4a7q2n4ps7v" in shown
 
 
-def test_no_color_is_obeyed(service: Service, config: Path) -> None:
+def test_no_color_is_obeyed(service: FakeService, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task(state="failed")], "next": None})
 
-    shown = on_a_terminal(["tasks", "list", "--config", str(config)], NO_COLOR="1")
+    shown = run_in_terminal(["tasks", "list", "--config", str(config)], NO_COLOR="1")
 
     assert "failed" in shown
     assert "\x1b[31m" not in shown
 
 
-def on_a_terminal(argv: list[str], **env: str) -> str:
+def run_in_terminal(argv: list[str], **env: str) -> str:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "receiver", *argv],
         stdin=subprocess.DEVNULL,
         stdout=theirs,
         stderr=theirs,
-        env=environment(**{"TERM": "xterm-256color", "COLUMNS": "200"} | env),
+        env=clean_environment(**{"TERM": "xterm-256color", "COLUMNS": "200"} | env),
     )
     os.close(theirs)
     shown = b""

@@ -10,23 +10,23 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx2 as httpx
-from harness.run_cli import environment, run
+from harness.run_cli import clean_environment, run_cli
 from harness.support import free_port
 
 
 def test_it_tells_each_thing_that_happens_as_a_line_of_json() -> None:
-    with simulating("--json", "--submitted-for", "10ms", "--processing-for", "10ms") as simulator:
+    with running_simulator("--json", "--submitted-for", "10ms", "--processing-for", "10ms") as simulator:
         headers = {"authorization": "Bearer any"}
         with httpx.Client(trust_env=False, headers=headers) as client:
             client.post(f"{simulator.url}/v1/images/generations", json={"prompt": "[fail: no boats]"})
-        told = [json.loads(line) for line in simulator.take(4)]
+        told = [json.loads(line) for line in simulator.read_lines(4)]
 
     assert [line["event"] for line in told] == ["simulator.started", "create.answered", "task.changed", "task.changed"]
     assert told[-1]["message"] == "no boats"
 
 
 def test_it_ends_when_it_is_told_to() -> None:
-    with simulating() as simulator:
+    with running_simulator() as simulator:
         simulator.process.send_signal(signal.SIGTERM)
 
         assert simulator.process.wait(30) == 0
@@ -36,7 +36,7 @@ def test_a_port_that_is_taken_is_a_sentence() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
 
-        ended = run("simulate", "--listen", listen)
+        ended = run_cli("simulate", "--listen", listen)
 
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"kling-receiver: The simulator cannot listen on {listen}: ")
@@ -44,14 +44,14 @@ def test_a_port_that_is_taken_is_a_sentence() -> None:
 
 
 @dataclass
-class Simulating:
+class RunningSimulator:
     """A simulator that has started; ``lines`` is what it told so far."""
 
     process: subprocess.Popen[str]
     url: str
     lines: list[str]
 
-    def take(self, count: int) -> list[str]:
+    def read_lines(self, count: int) -> list[str]:
         assert self.process.stdout is not None
         while len(self.lines) < count:
             self.lines.append(self.process.stdout.readline())
@@ -59,17 +59,17 @@ class Simulating:
 
 
 @contextmanager
-def simulating(*options: str) -> Iterator[Simulating]:
+def running_simulator(*options: str) -> Iterator[RunningSimulator]:
     listen = f"127.0.0.1:{free_port()}"
     with subprocess.Popen(
         [sys.executable, "-m", "receiver", "simulate", "--listen", listen, *options],
-        env=environment(),
+        env=clean_environment(),
         stdout=subprocess.PIPE,
         text=True,
     ) as process:
-        simulator = Simulating(process=process, url=f"http://{listen}", lines=[])
+        simulator = RunningSimulator(process=process, url=f"http://{listen}", lines=[])
         try:
-            assert listen in simulator.take(1)[0]
+            assert listen in simulator.read_lines(1)[0]
             yield simulator
         finally:
             process.terminate()

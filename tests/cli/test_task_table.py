@@ -2,7 +2,7 @@
 
 import pytest
 
-from receiver.cli.task_table import duration, summary
+from receiver.cli.task_table import format_duration, summary
 
 COUNTS = {"queued": 30, "submitting": 1, "submitted": 2, "processing": 2, "succeed": 18, "failed": 1, "rejected": 1}
 
@@ -18,4 +18,4 @@ def test_the_rate_is_what_was_done_meanwhile_and_the_rest_takes_as_long_at_that_
 
 @pytest.mark.parametrize(("seconds", "said"), [(9.6, "10 s"), (61, "1 min 1 s"), (3725, "1 h 2 min")])
 def test_a_duration_is_written_as_people_say_it(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
+    assert format_duration(seconds) == said

@@ -4,8 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
-from harness.fake_api import TASK_ID, Json, Service, make_event, make_task
-from harness.run_cli import run
+from harness.fake_api import TASK_ID, FakeService, Json, make_event, make_task
+from harness.run_cli import run_cli
 
 from receiver.cli import main
 
@@ -15,7 +15,7 @@ RESULT = {
 URLS = "https://cdn.example/0.png\nhttps://cdn.example/1.png\n"
 
 
-class Course:
+class AnswerSequence:
     """What the service says of the task, one answer after the other; the last one stays."""
 
     def __init__(self, *answers: Json) -> None:
@@ -26,9 +26,9 @@ class Course:
 
 
 def test_waiting_ends_with_the_results_alone_on_stdout(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    service.answer(f"/api/tasks/{TASK_ID}", Course(make_task(), make_task(state="succeed", result=RESULT)))
+    service.answer(f"/api/tasks/{TASK_ID}", AnswerSequence(make_task(), make_task(state="succeed", result=RESULT)))
 
     code = main(["tasks", "wait", TASK_ID, "--config", str(config)])
 
@@ -39,7 +39,7 @@ def test_waiting_ends_with_the_results_alone_on_stdout(
 
 
 def test_files_brought_home_stand_for_the_results(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assets = [{"url": "https://cdn.example/0.png", "path": "/var/lib/kling/0.png"}]
     service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=RESULT, assets=assets))
@@ -49,7 +49,7 @@ def test_files_brought_home_stand_for_the_results(
 
 
 def test_what_was_not_brought_home_is_told_by_its_url(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     urls = [f"https://cdn.example/{number}.png" for number in range(2)]
     result = {"images": [{"index": number, "url": url} for number, url in enumerate(urls)]}
@@ -61,11 +61,11 @@ def test_what_was_not_brought_home_is_told_by_its_url(
 
 
 def test_results_on_their_way_home_are_waited_for(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assets = [{"url": "https://cdn.example/0.png", "path": "/var/lib/kling/0.png"}]
     under_way = make_task(state="succeed", result=RESULT, archiving="awaited")
-    course = Course(make_task(), under_way, under_way, make_task(state="succeed", result=RESULT, assets=assets))
+    course = AnswerSequence(make_task(), under_way, under_way, make_task(state="succeed", result=RESULT, assets=assets))
     service.answer(f"/api/tasks/{TASK_ID}", course)
 
     assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
@@ -78,7 +78,7 @@ def test_results_on_their_way_home_are_waited_for(
 
 
 def test_results_that_come_late_are_not_waited_for(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=RESULT, archiving="late"))
 
@@ -90,7 +90,7 @@ def test_results_that_come_late_are_not_waited_for(
     ("state", "words"), [("failed", "failed"), ("rejected", "was rejected"), ("expired", "has expired")]
 )
 def test_any_other_end_is_a_failure_with_its_reason(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str], state: str, words: str
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], state: str, words: str
 ) -> None:
     service.answer(f"/api/tasks/{TASK_ID}", make_task(state=state, message="Image pixel is invalid"))
 
@@ -102,7 +102,7 @@ def test_any_other_end_is_a_failure_with_its_reason(
     assert err.splitlines()[-1] == f"kling-receiver: Task {TASK_ID} {words}: Image pixel is invalid."
 
 
-def test_waiting_stops_at_its_timeout(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_waiting_stops_at_its_timeout(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer(f"/api/tasks/{TASK_ID}", make_task())
 
     code = main(["tasks", "wait", TASK_ID, "--timeout", "100ms", "--config", str(config)])
@@ -112,7 +112,7 @@ def test_waiting_stops_at_its_timeout(service: Service, config: Path, capsys: py
 
 
 def test_news_on_the_stream_is_asked_about_at_once(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = 0
 
@@ -120,7 +120,7 @@ def test_news_on_the_stream_is_asked_about_at_once(
         nonlocal asked
         asked += 1
         if asked == 2:  # the look after the stream has begun
-            service.tell(make_event())
+            service.send_event(make_event())
         return make_task(state="succeed" if asked > 2 else "processing", result=RESULT)
 
     service.answer(f"/api/tasks/{TASK_ID}", answer)
@@ -130,15 +130,19 @@ def test_news_on_the_stream_is_asked_about_at_once(
     assert asked == 3
 
 
-def test_without_a_stream_the_clock_asks(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_stream_the_clock_asks(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     service.has_stream = False
-    service.answer(f"/api/tasks/{TASK_ID}", Course(make_task(), make_task(state="succeed", result=RESULT)))
+    service.answer(f"/api/tasks/{TASK_ID}", AnswerSequence(make_task(), make_task(state="succeed", result=RESULT)))
 
     assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
     assert capsys.readouterr().out == URLS
 
 
-def test_json_ends_with_the_task_as_it_is(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_ends_with_the_task_as_it_is(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     task = make_task(state="failed", message="no")
     service.answer(f"/api/tasks/{TASK_ID}", task)
 
@@ -147,7 +151,7 @@ def test_json_ends_with_the_task_as_it_is(service: Service, config: Path, capsys
 
 
 def test_a_submit_hands_in_what_was_set(
-    service: Service, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = tmp_path / "cat.png"
     image.write_bytes(b"\x89PNG\r\n\x1a\n")
@@ -172,7 +176,7 @@ def test_a_submit_hands_in_what_was_set(
 
     assert code == 0
     assert capsys.readouterr().out == f"{TASK_ID}\n"
-    assert service.asked == [
+    assert service.requests == [
         (
             "POST",
             "/api/tasks",
@@ -196,17 +200,17 @@ def test_a_submit_hands_in_what_was_set(
     ]
 
 
-def test_a_body_may_come_from_stdin(service: Service, config: Path) -> None:
+def test_a_body_may_come_from_stdin(service: FakeService, config: Path) -> None:
     service.answer("/api/tasks", make_task(state="queued"), status=202)
 
-    ended = run("submit", "images/generations", "--body", "-", "--config", config, stdin='{"prompt": "猫"}')
+    ended = run_cli("submit", "images/generations", "--body", "-", "--config", config, stdin='{"prompt": "猫"}')
 
     assert ended.returncode == 0
-    assert service.asked[0][2]["body"] == {"prompt": "猫"}
+    assert service.requests[0][2]["body"] == {"prompt": "猫"}
 
 
 def test_a_submit_that_kling_refuses_at_once_has_failed(
-    service: Service, config: Path, capsys: pytest.CaptureFixture[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", make_task(state="rejected", message="prompt is invalid"), status=202)
 
@@ -218,9 +222,9 @@ def test_a_submit_that_kling_refuses_at_once_has_failed(
     assert "was rejected: prompt is invalid." in said.err
 
 
-def test_submit_and_wait_is_one_command(service: Service, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submit_and_wait_is_one_command(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/tasks", make_task(state="queued"), status=202)
-    service.answer(f"/api/tasks/{TASK_ID}", Course(make_task(), make_task(state="succeed", result=RESULT)))
+    service.answer(f"/api/tasks/{TASK_ID}", AnswerSequence(make_task(), make_task(state="succeed", result=RESULT)))
 
     code = main(["submit", "images/generations", "--set", "prompt=a cat", "--wait", "--config", str(config)])
 

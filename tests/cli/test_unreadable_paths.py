@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from harness.run_cli import environment
+from harness.run_cli import clean_environment
 
 # What root has and nobody else: to go where permissions say no.
 _BEYOND_PERMISSIONS = "-dac_override,-dac_read_search"
 
 
 @pytest.fixture(scope="module")
-def as_anybody() -> Sequence[str]:
+def unprivileged() -> Sequence[str]:
     """Give what a command begins with to be held by permissions, as every account but root is."""
     if os.geteuid() != 0:
         return ()
@@ -40,12 +40,12 @@ def locked(tmp_path: Path) -> Iterator[Path]:
 
 
 def run(
-    as_anybody: Sequence[str], *argv: str | Path, config: Path | None, **environ: str
+    unprivileged: Sequence[str], *argv: str | Path, config: Path | None, **environ: str
 ) -> subprocess.CompletedProcess[str]:
     where = () if config is None else ("--config", str(config))
     return subprocess.run(
-        [*as_anybody, sys.executable, "-m", "receiver", *map(str, argv), *where],
-        env=environment(**environ),
+        [*unprivileged, sys.executable, "-m", "receiver", *map(str, argv), *where],
+        env=clean_environment(**environ),
         capture_output=True,
         text=True,
         timeout=60,
@@ -54,11 +54,11 @@ def run(
 
 
 @pytest.mark.parametrize("argv", [("config", "check"), ("serve",), ("deliveries", "list")])
-def test_a_store_behind_a_locked_folder_is_a_fault(as_anybody: Sequence[str], locked: Path, argv: tuple[str]) -> None:
+def test_a_store_behind_a_locked_folder_is_a_fault(unprivileged: Sequence[str], locked: Path, argv: tuple[str]) -> None:
     config = locked.parent / "config.toml"
     config.write_text('[store]\nurl = "sqlite:locked/in/receiver.db"\n')
 
-    ended = run(as_anybody, *argv, config=config)
+    ended = run(unprivileged, *argv, config=config)
 
     assert ended.returncode == 78
     assert ended.stderr == (
@@ -68,14 +68,14 @@ def test_a_store_behind_a_locked_folder_is_a_fault(as_anybody: Sequence[str], lo
     )
 
 
-def test_what_else_lies_behind_a_locked_folder_is_a_warning(as_anybody: Sequence[str], locked: Path) -> None:
+def test_what_else_lies_behind_a_locked_folder_is_a_warning(unprivileged: Sequence[str], locked: Path) -> None:
     config = locked.parent / "config.toml"
     config.write_text(
         '[archive]\ndir = "locked/results"\n'
         '[[routes]]\nname = "a"\nscript.command = ["locked/publish"]\nscript.cwd = "locked/in"\n'
     )
 
-    ended = run(as_anybody, "config", "check", config=config, KLING_API_KEY="k")
+    ended = run(unprivileged, "config", "check", config=config, KLING_API_KEY="k")
 
     assert ended.returncode == 0
     for said, path in (
@@ -88,15 +88,15 @@ def test_what_else_lies_behind_a_locked_folder_is_a_warning(as_anybody: Sequence
 
 
 def test_a_locked_folder_among_the_usual_places_is_passed_over_for_one_with_a_file(
-    as_anybody: Sequence[str], locked: Path, monkeypatch: pytest.MonkeyPatch
+    unprivileged: Sequence[str], locked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = locked.parent / "here"
     here.mkdir()
     monkeypatch.chdir(here)
 
-    without = run(as_anybody, "config", "check", config=None, XDG_CONFIG_HOME=str(locked))
+    without = run(unprivileged, "config", "check", config=None, XDG_CONFIG_HOME=str(locked))
     (here / "config.toml").touch()
-    beside = run(as_anybody, "config", "check", config=None, XDG_CONFIG_HOME=str(locked))
+    beside = run(unprivileged, "config", "check", config=None, XDG_CONFIG_HOME=str(locked))
 
     assert without.returncode == 78
     assert f"{locked}/kling-receiver/config.toml: cannot be read: Permission denied; let the" in without.stderr

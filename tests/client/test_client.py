@@ -13,57 +13,57 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
-from harness.http_peers import response, serving
-from harness.support import free_port, plain_http, until
-from harness.web_app import TOKEN, House
+from harness.http_peers import http_peer, response
+from harness.support import free_port, plain_http, wait_until
+from harness.web_app import TOKEN, WebApp
 from starlette.responses import JSONResponse
 
 import receiver
 from receiver import Client, SyncClient
-from receiver.client import BatchNotOver, TaskNotOver, event_signal
+from receiver.client import BatchNotFinished, TaskNotFinished, event_signal
 from receiver.client import client as client_module
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
-from receiver.domain.model import Cost, Event, Task, TaskState, Verified
-from receiver.events.factory import Announcer
+from receiver.domain.model import Cost, Event, Task, TaskState, Verification
+from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.settings import Address
 from receiver.store.interfaces import ById, Change
-from receiver.tasks.batches import Gatherer
+from receiver.tasks.batches import BatchService
 
 BEFORE_ALL = "evt_" + "0" * 25
 JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 
 
 @pytest.fixture(autouse=True)
-def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def reconnect_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Connect again at once."""
     monkeypatch.setattr(event_signal, "RECONNECT_SECONDS", 0.01)
 
 
 @dataclass(slots=True)
-class Wire:
+class BreakableProxy:
     """A way to the admin listener that can be cut, or go silent."""
 
-    to: Address
+    target: Address
     url: str = ""
     connections: int = 0
-    silent: bool = False
-    _ends: list[asyncio.StreamWriter] = field(default_factory=list)
+    is_paused: bool = False
+    _writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
-    def cut(self) -> None:
-        while self._ends:
-            self._ends.pop().transport.abort()
+    def disconnect(self) -> None:
+        while self._writers:
+            self._writers.pop().transport.abort()
 
-    async def join(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
-        there, onward = await asyncio.open_connection(self.to.host, self.to.port)
-        self._ends += [writer, onward]
+        there, onward = await asyncio.open_connection(self.target.host, self.target.port)
+        self._writers += [writer, onward]
         await asyncio.gather(self._pass(reader, onward), self._pass(there, writer))
 
     async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
-                if not self.silent:
+                if not self.is_paused:
                     writer.write(data)
         except ConnectionError:
             pass
@@ -72,59 +72,59 @@ class Wire:
 
 
 @asynccontextmanager
-async def a_wire(house: House) -> AsyncIterator[Wire]:
-    wire = Wire(to=house.admin)
-    server = await asyncio.start_server(wire.join, "127.0.0.1", 0)
-    wire.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+async def a_breakable_proxy(web: WebApp) -> AsyncIterator[BreakableProxy]:
+    proxy = BreakableProxy(target=web.admin)
+    server = await asyncio.start_server(proxy.serve, "127.0.0.1", 0)
+    proxy.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
-        yield wire
+        yield proxy
     finally:
-        wire.cut()
+        proxy.disconnect()
         server.close()
 
 
-def a_client(house: House) -> Client:
-    return Client(f"http://{house.admin}", TOKEN)
+def a_client(web: WebApp) -> Client:
+    return Client(f"http://{web.admin}", TOKEN)
 
 
-def listeners(house: House) -> int:
-    return len(house.bells.events._listeners)
+def subscriber_count(web: WebApp) -> int:
+    return len(web.notifiers.events._subscribers)
 
 
-async def happen(house: House, count: int = 1, *, type_: str = "alert.test", at: str = "") -> list[str]:
-    ids = [at or house.ids.new("evt") for _ in range(count)]
+async def add_events(web: WebApp, count: int = 1, *, type_: str = "alert.test", at: str = "") -> list[str]:
+    ids = [at or web.ids.new("evt") for _ in range(count)]
     events = [
         Event(
             id=event_id,
             type=type_,
             envelope=b'{"type":"%s","data":{"event_id":"%s"}}' % (type_.encode(), event_id.encode()),
             body=b'{ "as": "Kling\\r\\nwrote it",\r\n\r\n "n": 1.0 }',
-            verified=Verified.NONE,
-            created_at=house.clock.now(),
+            verified=Verification.NONE,
+            created_at=web.clock.now(),
         )
         for event_id in ids
     ]
-    await house.store.record(events, [])
-    house.bells.events.ring()
+    await web.store.add_events(events, [])
+    web.notifiers.events.notify()
     return ids
 
 
-async def test_events_are_given_from_now_on(house: House) -> None:
-    await happen(house, 3)
-    async with a_client(house) as client, aclosing(client.events()) as events:
+async def test_events_are_given_from_now_on(web: WebApp) -> None:
+    await add_events(web, 3)
+    async with a_client(web) as client, aclosing(client.events()) as events:
         first = asyncio.create_task(anext(events))
-        await until(lambda: listeners(house) == 1)
-        happened = await happen(house, 2)
+        await wait_until(lambda: subscriber_count(web) == 1)
+        happened = await add_events(web, 2)
 
         assert [(await first).id, (await anext(events)).id] == happened
 
 
 @pytest.mark.parametrize("before", [0, 3, 100])
-async def test_nothing_is_lost_or_told_twice_when_connections_break(house: House, before: int) -> None:
-    old = await happen(house, before)
+async def test_nothing_is_lost_or_told_twice_when_connections_break(web: WebApp, before: int) -> None:
+    old = await add_events(web, before)
     heard: list[str] = []
     expected: list[str] = []
-    async with a_wire(house) as wire, Client(wire.url, TOKEN) as client:
+    async with a_breakable_proxy(web) as proxy, Client(proxy.url, TOKEN) as client:
 
         async def listen() -> None:
             async for event in client.events(after=old[-1] if old else BEFORE_ALL):
@@ -132,77 +132,77 @@ async def test_nothing_is_lost_or_told_twice_when_connections_break(house: House
 
         listening = asyncio.create_task(listen())
         for _ in range(5):
-            late = house.ids.new("evt")
-            expected += await happen(house, 40)
-            await until(lambda: len(heard) == len(expected))  # noqa: B023 -- called before it changes
-            wire.cut()
-            expected += await happen(house, at=late)  # made before the others, committed after them
-            expected += await happen(house, 40)
-        await until(lambda: len(heard) >= len(expected))
+            late = web.ids.new("evt")
+            expected += await add_events(web, 40)
+            await wait_until(lambda: len(heard) == len(expected))  # noqa: B023 -- called before it changes
+            proxy.disconnect()
+            expected += await add_events(web, at=late)  # made before the others, committed after them
+            expected += await add_events(web, 40)
+        await wait_until(lambda: len(heard) >= len(expected))
         listening.cancel()
 
     assert sorted(heard) == sorted(expected)
-    assert wire.connections > 5
+    assert proxy.connections > 5
 
 
-async def test_what_was_there_before_stays_untold_after_a_break(house: House) -> None:
-    await happen(house, 70)
-    async with a_wire(house) as wire, Client(wire.url, TOKEN) as client, aclosing(client.events()) as events:
+async def test_what_was_there_before_stays_untold_after_a_break(web: WebApp) -> None:
+    await add_events(web, 70)
+    async with a_breakable_proxy(web) as proxy, Client(proxy.url, TOKEN) as client, aclosing(client.events()) as events:
         first = asyncio.create_task(anext(events))
-        await until(lambda: listeners(house) == 1)
-        wire.cut()
-        (happened,) = await happen(house)
+        await wait_until(lambda: subscriber_count(web) == 1)
+        proxy.disconnect()
+        (happened,) = await add_events(web)
 
         assert (await first).id == happened
 
 
-async def test_a_stream_that_has_gone_silent_is_begun_anew(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_SILENCE_SECONDS", 0.3)
-    async with a_wire(house) as wire, Client(wire.url, TOKEN) as client, aclosing(client.events()) as events:
+async def test_a_stream_that_has_gone_silent_is_begun_anew(web: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "_STREAM_IDLE_SECONDS", 0.3)
+    async with a_breakable_proxy(web) as proxy, Client(proxy.url, TOKEN) as client, aclosing(client.events()) as events:
         first = asyncio.create_task(anext(events))
-        await until(lambda: listeners(house) == 1)
-        wire.silent = True
-        (happened,) = await happen(house)
-        begun = wire.connections
-        await until(lambda: wire.connections > begun)
-        wire.silent = False
+        await wait_until(lambda: subscriber_count(web) == 1)
+        proxy.is_paused = True
+        (happened,) = await add_events(web)
+        begun = proxy.connections
+        await wait_until(lambda: proxy.connections > begun)
+        proxy.is_paused = False
 
         assert (await first).id == happened
 
 
-async def test_only_what_is_wanted_is_given(house: House) -> None:
-    async with a_client(house) as client, aclosing(client.events(types="alert.two", after=BEFORE_ALL)) as events:
-        await happen(house, 2, type_="alert.one")
-        (wanted,) = await happen(house, type_="alert.two")
+async def test_only_what_is_wanted_is_given(web: WebApp) -> None:
+    async with a_client(web) as client, aclosing(client.events(types="alert.two", after=BEFORE_ALL)) as events:
+        await add_events(web, 2, type_="alert.one")
+        (wanted,) = await add_events(web, type_="alert.two")
 
         event = await anext(events)
 
     assert (event.id, event.type, event.data["kling"]["n"]) == (wanted, "alert.two", 1.0)
 
 
-async def test_a_service_that_stays_away_is_told_after_a_while(house: House) -> None:
-    nowhere = Client(f"http://127.0.0.1:{free_port()}", TOKEN, patience=timedelta(seconds=0.2))
+async def test_a_service_that_stays_away_is_told_after_a_while(web: WebApp) -> None:
+    nowhere = Client(f"http://127.0.0.1:{free_port()}", TOKEN, outage_tolerance=timedelta(seconds=0.2))
     async with nowhere:
         with pytest.raises(ServiceUnreachable):
             await anext(nowhere.events())
         with pytest.raises(ServiceUnreachable):
             await anext(nowhere.events(after=BEFORE_ALL))
-    async with Client(f"http://{house.admin}", "another") as stranger:
+    async with Client(f"http://{web.admin}", "another") as stranger:
         with pytest.raises(RequestFailed, match="token"):
             await anext(stranger.events(after=BEFORE_ALL))
 
 
-async def test_an_events_body_is_what_destinations_receive(house: House) -> None:
-    (happened,) = await happen(house)
-    async with a_client(house) as client:
+async def test_an_events_body_is_what_destinations_receive(web: WebApp) -> None:
+    (happened,) = await add_events(web)
+    async with a_client(web) as client:
         body = await client.event_body(happened)
 
         assert b'"as": "Kling\\r\\nwrote it",\r\n\r\n "n": 1.0 }' in body
         assert (await client.event(happened)).id == happened
 
 
-async def test_a_task_keeps_all_that_was_said_of_it(house: House) -> None:
-    async with a_client(house) as client:
+async def test_a_task_keeps_all_that_was_said_of_it(web: WebApp) -> None:
+    async with a_client(web) as client:
         task = await client.submit(
             "images/multi-image2image", JOB, label="first", tags={"a": "b"}, batch="b1", idempotency_key="k"
         )
@@ -213,11 +213,11 @@ async def test_a_task_keeps_all_that_was_said_of_it(house: House) -> None:
         assert task.id == again.id == listed.items[0].id == shown.id
         assert (shown.label, shown.tags, shown.batch) == ("first", {"a": "b"}, "b1")
         assert shown.raw == await client.get(f"/api/tasks/{task.id}")
-        assert (await client.history(task=task.id)).items == []
+        assert (await client.list_events(task=task.id)).items == []
 
 
-async def test_what_is_refused_is_told_by_its_kind(house: House) -> None:
-    async with a_client(house) as client:
+async def test_what_is_refused_is_told_by_its_kind(web: WebApp) -> None:
+    async with a_client(web) as client:
         with pytest.raises(NotFound, match="No task"):
             await client.task("no/such task?")
         with pytest.raises(InvalidRequest):
@@ -226,17 +226,17 @@ async def test_what_is_refused_is_told_by_its_kind(house: House) -> None:
             await client.delivery("dlv_none")
 
 
-async def test_what_waits_is_cancelled_and_what_kling_has_is_not(house: House) -> None:
-    async with a_client(house) as client:
-        made = house.upstream.answer
-        house.upstream.answer = lambda _: JSONResponse({"code": 1303, "message": "Too many."}, 429)
+async def test_what_waits_is_cancelled_and_what_kling_has_is_not(web: WebApp) -> None:
+    async with a_client(web) as client:
+        made = web.kling.answer
+        web.kling.answer = lambda _: JSONResponse({"code": 1303, "message": "Too many."}, 429)
         waiting = await client.submit("images/multi-image2image", JOB)
         assert waiting.state == "queued"
 
         cancelled = await client.cancel(waiting.id, why="a typo")
         again = await client.cancel(waiting.id)
 
-        assert (cancelled.state, cancelled.is_over) == ("rejected", True)
+        assert (cancelled.state, cancelled.is_finished) == ("rejected", True)
         assert (again.state, again.message) == (cancelled.state, cancelled.message)
         story = await client.get(f"/api/tasks/{waiting.id}/explain")
         assert [(action["verb"], action["why"]) for action in story["actions"]] == [("task.cancelled", "a typo")]
@@ -244,8 +244,8 @@ async def test_what_waits_is_cancelled_and_what_kling_has_is_not(house: House) -
         with pytest.raises(NotFound):
             await client.cancel("tsk_none")
 
-        house.upstream.answer = made
-        house.clock.advance(timedelta(hours=1))
+        web.kling.answer = made
+        web.clock.advance(timedelta(hours=1))
         sent = await client.submit("images/multi-image2image", JOB)
         with pytest.raises(Conflict, match="submitted"):
             await client.cancel(sent.id)
@@ -259,7 +259,7 @@ async def test_a_batch_is_closed_though_the_answer_to_that_was_lost() -> None:
         said = next(answers)
         writer.transport.abort() if said is None else writer.write(said)
 
-    async with serving(answer) as peer, Client(peer.url, "token") as client:
+    async with http_peer(answer) as peer, Client(peer.url, "token") as client:
         await client.batch("b1")
 
         assert (await client.close_batch("b1")).state == "closed"
@@ -276,7 +276,7 @@ async def test_a_job_is_handed_in_again_only_under_a_key(key: str | None, posts:
         said = next(answers)
         writer.transport.abort() if said is None else writer.write(said)
 
-    async with serving(answer) as peer, Client(peer.url, "token") as client:
+    async with http_peer(answer) as peer, Client(peer.url, "token") as client:
         await client.task("tsk_1")
         with contextlib.suppress(ServiceUnreachable):
             await client.submit("images/generations", JOB, idempotency_key=key)
@@ -284,23 +284,23 @@ async def test_a_job_is_handed_in_again_only_under_a_key(key: str | None, posts:
     assert [request.line.split()[0] for request in peer.requests] == ["GET", *["POST"] * posts]
 
 
-async def test_waiting_ends_at_its_time_with_the_task_as_it_is(house: House) -> None:
-    async with a_client(house) as client:
+async def test_waiting_ends_at_its_time_with_the_task_as_it_is(web: WebApp) -> None:
+    async with a_client(web) as client:
         task = await client.submit("images/multi-image2image", JOB)
 
         with pytest.raises(TimeoutError) as caught:
             await client.wait(task.id, timeout=0.1)
 
-    assert isinstance(caught.value, TaskNotOver)
+    assert isinstance(caught.value, TaskNotFinished)
     assert isinstance(caught.value, ReceiverError)
     assert caught.value.task.id == task.id
     assert "still" in str(caught.value)
 
 
-async def test_many_who_wait_share_one_stream(house: House) -> None:
-    async with a_client(house) as client:
+async def test_many_who_wait_share_one_stream(web: WebApp) -> None:
+    async with a_client(web) as client:
         task = await client.submit("images/multi-image2image", JOB)
-        url = json.loads(house.upstream.bodies[-1])["callback_url"]
+        url = json.loads(web.kling.bodies[-1])["callback_url"]
         first: list[str] = []
 
         async def second_state() -> str:
@@ -309,37 +309,37 @@ async def test_many_who_wait_share_one_stream(house: House) -> None:
                 return (await anext(sightings)).state
 
         waiting = [asyncio.create_task(second_state()) for _ in range(80)]
-        await until(lambda: len(first) == 80 and listeners(house) == 1, within=60)
+        await wait_until(lambda: len(first) == 80 and subscriber_count(web) == 1, seconds=60)
         async with plain_http() as kling:
             pushed = {"task_id": "8672", "task_status": "processing"}
-            await kling.post(f"http://{house.public}/callbacks/{url.rpartition('/')[2]}", json=pushed)
+            await kling.post(f"http://{web.public}/callbacks/{url.rpartition('/')[2]}", json=pushed)
         states = await asyncio.gather(*waiting)
 
         assert set(states) == {"processing"}
-        await until(lambda: listeners(house) == 0)
+        await wait_until(lambda: subscriber_count(web) == 0)
 
 
-async def test_a_plain_program_needs_no_loop_and_minds_none(house: House) -> None:
-    happened = await happen(house, 3)
+async def test_a_plain_program_needs_no_loop_and_minds_none(web: WebApp) -> None:
+    happened = await add_events(web, 3)
 
     def plain() -> list[str]:
         heard = []
-        with SyncClient(f"http://{house.admin}", TOKEN) as client:
+        with SyncClient(f"http://{web.admin}", TOKEN) as client:
             for event in client.events(after=BEFORE_ALL):
                 heard.append(event.id)
                 if len(heard) == 3:
                     break
-            assert [event.id for event in client.history().items] == heard[::-1]
+            assert [event.id for event in client.list_events().items] == heard[::-1]
             with pytest.raises(NotFound):
                 client.task("nothing")
         return heard
 
     assert await asyncio.to_thread(plain) == happened
-    await until(lambda: listeners(house) == 0)
+    await wait_until(lambda: subscriber_count(web) == 0)
 
 
-async def test_closing_a_client_ends_what_other_threads_ask_for(house: House) -> None:
-    client = SyncClient(f"http://{house.admin}", TOKEN)
+async def test_closing_a_client_ends_what_other_threads_ask_for(web: WebApp) -> None:
+    client = SyncClient(f"http://{web.admin}", TOKEN)
     ended: list[str] = []
 
     def listen() -> None:
@@ -351,7 +351,7 @@ async def test_closing_a_client_ends_what_other_threads_ask_for(house: House) ->
 
     thread = threading.Thread(target=listen)
     thread.start()
-    await until(lambda: listeners(house) == 1)
+    await wait_until(lambda: subscriber_count(web) == 1)
     await asyncio.to_thread(client.close)
     await asyncio.to_thread(thread.join)
 
@@ -373,18 +373,18 @@ def test_there_is_nothing_else_in_the_package() -> None:
         receiver.Server  # type: ignore[attr-defined]  # noqa: B018 -- that is the point
 
 
-async def test_a_batch_is_filled_closed_and_waited_for(house: House) -> None:
-    async with a_client(house) as client:
+async def test_a_batch_is_filled_closed_and_waited_for(web: WebApp) -> None:
+    async with a_client(web) as client:
         task = await client.submit("images/multi-image2image", JOB, batch={"name": "spring", "size": 9})
-        with pytest.raises(BatchNotOver, match="still open: 1 submitted"):
+        with pytest.raises(BatchNotFinished, match="still open: 1 submitted"):
             await client.wait_for_batch("spring", timeout=0.1)
         closed = await client.close_batch("spring", why="that is all")
         waiting = asyncio.create_task(client.wait_for_batch("spring"))
-        await end(house, task.id)
+        await finish_task(web, task.id)
         finished = await waiting
 
-        assert (closed.state, closed.tasks, closed.size, closed.is_over) == ("closed", 1, 9, False)
-        assert (finished.is_over, finished.succeeded, finished.counts) == (True, True, {"succeed": 1})
+        assert (closed.state, closed.tasks, closed.size, closed.is_finished) == ("closed", 1, 9, False)
+        assert (finished.is_finished, finished.succeeded, finished.counts) == (True, True, {"succeed": 1})
         assert [batch.name for batch in (await client.batches(state="finished")).items] == ["spring"]
         assert (await client.event(finished.event_id or "")).data["batch"]["name"] == "spring"
         assert [each.id for each in (await client.tasks(batch="spring")).items] == [task.id]
@@ -393,14 +393,14 @@ async def test_a_batch_is_filled_closed_and_waited_for(house: House) -> None:
             await client.batch("autumn")
 
 
-async def end(house: House, task_id: str) -> None:
+async def finish_task(web: WebApp, task_id: str) -> None:
     """Let a task succeed, and its batch be told of, as the service's workers do."""
 
     def judge(task: Task, _: object) -> Change:
         over = replace(task, state=TaskState.SUCCEED)
-        return Change(task=over, cost=Cost(charges={"units": Decimal("1.50")}, said="{}"))
+        return Change(task=over, cost=Cost(charges={"units": Decimal("1.50")}, raw="{}"))
 
-    await house.store.apply(ById(id=task_id), judge)
-    announcer = Announcer(compile_routes(()), house.ids)
-    gatherer = Gatherer(house.store.batches, announcer, bells=house.bells, clock=house.clock)
-    await gatherer._round()
+    await web.store.apply(ById(id=task_id), judge)
+    announcer = EventFactory(compile_routes(()), web.ids)
+    gatherer = BatchService(web.store.batches, announcer, notifiers=web.notifiers, clock=web.clock)
+    await gatherer._finish_complete()

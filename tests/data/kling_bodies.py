@@ -37,14 +37,14 @@ JUNK: list[object] = [
     *([], {}, [None], [[]], [{}], [{"url": 1}], {"url": None}, {"data": {"data": {"data": {}}}}, [1, "https://a", {}]),
     json.loads("[" * 150 + "]" * 150),
 ]
-junk = st.sampled_from(JUNK)
-anything = st.recursive(
-    junk, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
+junk_values = st.sampled_from(JUNK)
+any_json = st.recursive(
+    junk_values, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=5)
 )
 
 
 @st.composite
-def spoilt(draw: st.DrawFn) -> Json:
+def corrupted_bodies(draw: st.DrawFn) -> Json:
     """A body out of the table in which a few things are not what they were."""
     body: Json = copy.deepcopy(draw(st.sampled_from(BODIES)))
     for _ in range(draw(st.integers(1, 4))):
@@ -67,19 +67,19 @@ def spoilt(draw: st.DrawFn) -> Json:
                 case "rename" if isinstance(at, dict):
                     at[draw(st.sampled_from(KEYS))] = at.pop(place)
                 case _:
-                    at[place] = copy.deepcopy(draw(anything))  # what is drawn may be spoilt in its turn
+                    at[place] = copy.deepcopy(draw(any_json))  # what is drawn may be spoilt in its turn
             break
     return body
 
 
 @st.composite
-def torn(draw: st.DrawFn) -> bytes:
+def corrupted_bytes(draw: st.DrawFn) -> bytes:
     """The bytes of a body after something has happened to them."""
     body = json.dumps(draw(st.sampled_from(BODIES)), ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
     start, end = sorted(draw(st.tuples(st.integers(0, len(body)), st.integers(0, len(body)))))
     return body[:start] + draw(st.binary(max_size=4) | st.just(body[start:end] * 2)) + body[end:]
 
 
-def written(case: dict[str, Any]) -> bytes:
+def case_bytes(case: dict[str, Any]) -> bytes:
     """Give a case's body as it comes over the wire."""
     return case["text"].encode() if "text" in case else json.dumps(case["body"], ensure_ascii=False).encode()

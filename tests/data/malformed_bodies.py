@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 
-from harness.running_service import a_push
+from harness.running_service import a_push_body
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bad:
+class BadBody:
     """A body and the headers it comes with; ``kind`` is what is wrong with it."""
 
     kind: str
@@ -19,16 +19,16 @@ class Bad:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-GOOD = a_push("succeed")
-BOMB = gzip.compress(b"0" * (4 << 20))
-_WORDS = ["submitted", "processing", "succeed", "failed"]
+VALID_BODY = a_push_body("succeed")
+GZIP_BOMB = gzip.compress(b"0" * (4 << 20))
+_STATUSES = ["submitted", "processing", "succeed", "failed"]
 
 
-def a_bad_body(rng: Random) -> Bad:
+def a_bad_body(rng: Random) -> BadBody:
     """Make the next one."""
     kind = rng.choice(list(_KINDS))
     made = _KINDS[kind](rng)
-    return made if isinstance(made, Bad) else Bad(kind=kind, body=made)
+    return made if isinstance(made, BadBody) else BadBody(kind=kind, body=made)
 
 
 def _bytes(rng: Random) -> bytes:
@@ -36,9 +36,9 @@ def _bytes(rng: Random) -> bytes:
 
 
 def _invalid_utf8(rng: Random) -> bytes:
-    at = rng.randrange(1, len(GOOD))
+    at = rng.randrange(1, len(VALID_BODY))
     bad = rng.choice([b"\xff", b"\xc0\xaf", b"\xed\xa0\x80", b"\xf4\x90\x80\x80", b"\x80", b"\xe2\x82"])
-    return GOOD[:at] + bad + GOOD[at:]
+    return VALID_BODY[:at] + bad + VALID_BODY[at:]
 
 
 def _deep(rng: Random) -> bytes:
@@ -72,8 +72,8 @@ def _not_a_number(rng: Random) -> bytes:
     return f'{{"task_id":"1","task_status":"succeed","n":{value}}}'.encode()
 
 
-def _doubled_keys(rng: Random) -> bytes:
-    one, other = rng.sample(_WORDS, 2)
+def _duplicate_keys(rng: Random) -> bytes:
+    one, other = rng.sample(_STATUSES, 2)
     return f'{{"task_id":"1","task_id":"2","task_status":"{one}","task_status":"{other}"}}'.encode()
 
 
@@ -92,7 +92,7 @@ def _strange_types(rng: Random) -> bytes:
 
 def _strange_result(rng: Random) -> bytes:
     odd = rng.choice(["[null]", "[[]]", '{"images":{"url":[]}}', '{"images":[{"url":null}]}', '{"\\ud800":[1]}', "7"])
-    return f'{{"task_id":"1","task_status":"{rng.choice(_WORDS)}","task_result":{odd}}}'.encode()
+    return f'{{"task_id":"1","task_status":"{rng.choice(_STATUSES)}","task_result":{odd}}}'.encode()
 
 
 def _no_object(rng: Random) -> bytes:
@@ -101,52 +101,54 @@ def _no_object(rng: Random) -> bytes:
     )
 
 
-def _cut(rng: Random) -> bytes:
-    return GOOD[: rng.randrange(len(GOOD))]
+def _truncated(rng: Random) -> bytes:
+    return VALID_BODY[: rng.randrange(len(VALID_BODY))]
 
 
-def _bitten(rng: Random) -> bytes:
-    bitten = bytearray(GOOD)
+def _overwritten_bytes(rng: Random) -> bytes:
+    bitten = bytearray(VALID_BODY)
     for _ in range(rng.randrange(1, 6)):
         bitten[rng.randrange(len(bitten))] = rng.randrange(256)
     return bytes(bitten)
 
 
 def _other_encodings(rng: Random) -> bytes:
-    return GOOD.decode().encode(rng.choice(["utf-16", "utf-16-le", "utf-32", "utf-8-sig"]))
+    return VALID_BODY.decode().encode(rng.choice(["utf-16", "utf-16-le", "utf-32", "utf-8-sig"]))
 
 
-def _form(_: Random) -> Bad:
+def _form(_: Random) -> BadBody:
     headers = {"content-type": "application/x-www-form-urlencoded"}
-    return Bad(kind="a form", body=b"task_id=1&task_status=succeed", headers=headers)
+    return BadBody(kind="a form", body=b"task_id=1&task_status=succeed", headers=headers)
 
 
-def _compressed(rng: Random) -> Bad:
-    squeezed, encoding = rng.choice([(BOMB, "gzip"), (gzip.compress(GOOD), "gzip"), (zlib.compress(GOOD), "deflate")])
+def _compressed(rng: Random) -> BadBody:
+    squeezed, encoding = rng.choice(
+        [(GZIP_BOMB, "gzip"), (gzip.compress(VALID_BODY), "gzip"), (zlib.compress(VALID_BODY), "deflate")]
+    )
     declared = {"content-encoding": rng.choice([encoding, "br", "gzip, gzip", encoding.upper()])}
-    return Bad(kind="compressed", body=squeezed, headers=declared if rng.random() < 0.5 else {})
+    return BadBody(kind="compressed", body=squeezed, headers=declared if rng.random() < 0.5 else {})
 
 
 def _nested_wrappers(rng: Random) -> bytes:
-    body = GOOD
+    body = VALID_BODY
     for _ in range(rng.randrange(1, 60)):
         body = rng.choice([b'{"code":0,"data":%b}', b'{"data":[%b]}', b'{"code":"success","data":[{},%b]}']) % body
     return body
 
 
-_KINDS: Mapping[str, Callable[[Random], bytes | Bad]] = {
+_KINDS: Mapping[str, Callable[[Random], bytes | BadBody]] = {
     "bytes": _bytes,
     "invalid UTF-8": _invalid_utf8,
     "deep": _deep,
     "huge numbers": _numbers,
     "not a number": _not_a_number,
-    "doubled keys": _doubled_keys,
+    "doubled keys": _duplicate_keys,
     "lone surrogates": _surrogates,
     "strange types": _strange_types,
     "strange result": _strange_result,
     "no object": _no_object,
-    "cut": _cut,
-    "bitten": _bitten,
+    "cut": _truncated,
+    "bitten": _overwritten_bytes,
     "other encodings": _other_encodings,
     "a form": _form,
     "compressed": _compressed,

@@ -1,6 +1,6 @@
 """Where a stranger's URL may try to lead, in every form of it that was thought of."""
 
-NEVER = [
+FORBIDDEN = [
     "169.254.169.254",
     "169.254.170.2",
     "169.254.0.1",
@@ -96,7 +96,7 @@ NOT_PUBLIC = [
 PUBLIC = ["8.8.8.8", "1.1.1.1", "100.128.0.1", "172.32.0.1", "192.0.1.1", "2606:4700:4700::1111", "::ffff:8.8.8.8"]
 """Addresses open to all."""
 
-SPELLINGS = [
+LOOPBACK_SPELLINGS = [
     "127.1",
     "127.0.1",
     "0x7f.1",

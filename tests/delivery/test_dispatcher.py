@@ -7,284 +7,288 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from harness.delivery_system import FAILED, SCHEDULE, Lab, a_lab
+from harness.delivery_system import FAILED, SCHEDULE, DeliverySystem, a_delivery_system
 from harness.support import START
 
-from receiver.delivery.retry import BURY_AFTER, JITTER, Pace
-from receiver.delivery.senders.sender import Parcel
+from receiver.delivery.retry import JITTER, MAX_UNFINISHED_CLAIMS, RateLimiter
+from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Accepted, DeliveryStatus, Failed, Outcome, Refused, RouteState
-from receiver.store.interfaces import Claimed, Queue
+from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
 
 SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with a_lab(tmp_path) as lab:
-        yield lab
+async def system(tmp_path: Path) -> AsyncIterator[DeliverySystem]:
+    async with a_delivery_system(tmp_path) as system:
+        yield system
 
 
-async def test_an_event_goes_out_at_once_and_what_came_of_it_is_kept(lab: Lab) -> None:
-    there = lab.a_route()
-    there.answer = lambda _: Accepted(code=204, excerpt=b"thanks")
-    await lab.start()
+async def test_an_event_goes_out_at_once_and_what_came_of_it_is_kept(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.respond = lambda _: Accepted(code=204, excerpt=b"thanks")
+    await system.start()
 
-    [event] = await lab.add(1)
+    [event] = await system.add_events(1)
 
-    [view] = await lab.deliveries()
+    [view] = await system.deliveries()
     assert (view.delivery.status, view.delivery.attempts, view.delivery.finished_at) == ("delivered", 1, START)
-    [attempt] = await lab.attempts(view.delivery.id)
+    [attempt] = await system.attempts(view.delivery.id)
     assert (attempt.number, attempt.outcome, attempt.code, attempt.excerpt) == (1, "accepted", 204, b"thanks")
-    assert (there.events, there.tries[0][1].attempt) == ([event], 1)
+    assert (there.event_ids, there.attempts[0][1].attempt) == ([event], 1)
 
 
-async def test_failed_attempts_are_made_again_by_the_schedule(lab: Lab) -> None:
-    there = lab.a_route()
-    there.answer = lambda parcel: FAILED if parcel.attempt < 5 else Accepted()
-    await lab.start()
+async def test_failed_attempts_are_made_again_by_the_schedule(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.respond = lambda parcel: FAILED if parcel.attempt < 5 else Accepted()
+    await system.start()
 
-    await lab.add(1)
-    await lab.go_on(timedelta(hours=1))
+    await system.add_events(1)
+    await system.advance(timedelta(hours=1))
 
-    waits = [later - earlier for earlier, later in zip(there.moments, there.moments[1:], strict=False)]
+    waits = [later - earlier for earlier, later in zip(there.attempt_times, there.attempt_times[1:], strict=False)]
     for wait, planned in zip(waits, SCHEDULE[:4], strict=True):
         assert planned * (1 - JITTER) <= wait <= planned * (1 + JITTER)
-    [view] = await lab.deliveries()
-    outcomes = [attempt.outcome for attempt in await lab.attempts(view.delivery.id)]
+    [view] = await system.deliveries()
+    outcomes = [attempt.outcome for attempt in await system.attempts(view.delivery.id)]
     assert (view.delivery.status, outcomes) == ("delivered", ["failed"] * 4 + ["accepted"])
 
 
-async def test_a_destination_is_left_alone_for_as_long_as_it_asks(lab: Lab) -> None:
-    there = lab.a_route()
+async def test_a_destination_is_left_alone_for_as_long_as_it_asks(system: DeliverySystem) -> None:
+    there = system.add_route()
     busy = Failed(reason="429", code=429, retry_after=timedelta(minutes=7))
-    there.answer = lambda parcel: busy if parcel.attempt == 1 else Accepted()
-    await lab.start()
+    there.respond = lambda parcel: busy if parcel.attempt == 1 else Accepted()
+    await system.start()
 
-    await lab.add(1)
-    await lab.go_on(timedelta(hours=1))
+    await system.add_events(1)
+    await system.advance(timedelta(hours=1))
 
-    assert there.moments == [START, START + timedelta(minutes=7)]
-
-
-async def test_a_refused_delivery_is_dead_and_the_next_goes_out(lab: Lab) -> None:
-    there = lab.a_route()
-    there.answer = lambda _: Refused(reason="exit 65", code=65) if len(there.tries) == 1 else Accepted()
-    await lab.start()
-
-    await lab.add(2)
-
-    assert await lab.statuses() == ["dead", "delivered"]
+    assert there.attempt_times == [START, START + timedelta(minutes=7)]
 
 
-async def test_what_fails_for_too_long_dies(lab: Lab) -> None:
-    there = lab.a_route(give_up_after=timedelta(minutes=2))
-    await lab.start()
-    [doomed] = await lab.add(1, settle=False)
-    there.answer = lambda parcel: FAILED if parcel.event.id == doomed else Accepted()
+async def test_a_refused_delivery_is_dead_and_the_next_goes_out(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.respond = lambda _: Refused(reason="exit 65", code=65) if len(there.attempts) == 1 else Accepted()
+    await system.start()
+
+    await system.add_events(2)
+
+    assert await system.statuses() == ["dead", "delivered"]
+
+
+async def test_what_fails_for_too_long_dies(system: DeliverySystem) -> None:
+    there = system.add_route(give_up_after=timedelta(minutes=2))
+    await system.start()
+    [doomed] = await system.add_events(1, settle=False)
+    there.respond = lambda parcel: FAILED if parcel.event.id == doomed else Accepted()
 
     for _ in range(10):
-        await lab.go_on(timedelta(seconds=20))
-        await lab.add(1)
+        await system.advance(timedelta(seconds=20))
+        await system.add_events(1)
 
-    assert await lab.statuses() == ["dead"] + ["delivered"] * 10
-
-
-async def test_no_more_attempts_run_at_once_than_the_lane_allows(lab: Lab) -> None:
-    there = lab.a_route(concurrency=3)
-    there.open.clear()
-    await lab.start()
-
-    await lab.add(10)
-    assert there.stuck == 3
-    there.open.set()
-    await lab.settle()
-
-    assert (len(there.tries), there.most_at_once) == (10, 3)
+    assert await system.statuses() == ["dead"] + ["delivered"] * 10
 
 
-async def test_a_slow_route_delays_no_other(lab: Lab) -> None:
-    slow, fast = lab.a_route("slow", concurrency=2), lab.a_route("fast")
-    slow.open.clear()
-    await lab.start()
+async def test_no_more_attempts_run_at_once_than_the_lane_allows(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=3)
+    there.gate.clear()
+    await system.start()
 
-    await lab.add(50, route="slow")
-    sent = await lab.add(20, route="fast")
+    await system.add_events(10)
+    assert there.blocked == 3
+    there.gate.set()
+    await system.settle()
 
-    assert fast.events == sent
-    assert slow.stuck == 2
-
-
-async def test_a_lane_keeps_its_rate_and_its_order(lab: Lab) -> None:
-    there = lab.a_route(concurrency=50, pace=Pace(count=4, per=SECOND))
-    await lab.start()
-
-    sent = await lab.add(18)
-    await lab.go_on(10 * SECOND)
-
-    assert there.events == sent
-    assert there.moments == [START + (n // 4) * SECOND for n in range(18)]
+    assert (len(there.attempts), there.max_concurrent) == (10, 3)
 
 
-async def test_a_route_the_configuration_no_longer_has_waits_and_costs_nothing(lab: Lab) -> None:
-    lab.a_route()
-    await lab.start()
+async def test_a_slow_route_delays_no_other(system: DeliverySystem) -> None:
+    slow, fast = system.add_route("slow", concurrency=2), system.add_route("fast")
+    slow.gate.clear()
+    await system.start()
 
-    await lab.add(3, route="gone")
-    await lab.go_on(timedelta(days=1))
+    await system.add_events(50, route="slow")
+    sent = await system.add_events(20, route="fast")
 
-    assert await lab.statuses("gone") == ["pending"] * 3
+    assert fast.event_ids == sent
+    assert slow.blocked == 2
 
 
-async def test_a_sender_that_raises_harms_neither_the_others_nor_itself(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
-    [bad] = await lab.add(1, settle=False)
+async def test_a_lane_keeps_its_rate_and_its_order(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=50, rate=RateLimiter(count=4, per=SECOND))
+    await system.start()
 
-    def answer(parcel: Parcel) -> Outcome:
+    sent = await system.add_events(18)
+    await system.advance(10 * SECOND)
+
+    assert there.event_ids == sent
+    assert there.attempt_times == [START + (n // 4) * SECOND for n in range(18)]
+
+
+async def test_a_route_the_configuration_no_longer_has_waits_and_costs_nothing(system: DeliverySystem) -> None:
+    system.add_route()
+    await system.start()
+
+    await system.add_events(3, route="gone")
+    await system.advance(timedelta(days=1))
+
+    assert await system.statuses("gone") == ["pending"] * 3
+
+
+async def test_a_sender_that_raises_harms_neither_the_others_nor_itself(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start()
+    [bad] = await system.add_events(1, settle=False)
+
+    def answer(parcel: DeliveryRequest) -> Outcome:
         if parcel.event.id == bad and parcel.attempt == 1:
             raise ZeroDivisionError("secret-in-the-text")
         return Accepted()
 
-    there.answer = answer
-    await lab.add(3)
-    assert await lab.statuses() == ["pending"] + ["delivered"] * 3
-    await lab.go_on(timedelta(minutes=1))
+    there.respond = answer
+    await system.add_events(3)
+    assert await system.statuses() == ["pending"] + ["delivered"] * 3
+    await system.advance(timedelta(minutes=1))
 
-    views = await lab.deliveries()
-    first, _ = await lab.attempts(views[0].delivery.id)
+    views = await system.deliveries()
+    first, _ = await system.attempts(views[0].delivery.id)
     assert (first.outcome, views[0].delivery.status) == ("failed", "delivered")
     assert "ZeroDivisionError" in first.reason
     assert "secret-in-the-text" not in first.reason
 
 
-async def test_a_delivery_that_ends_the_process_again_and_again_is_buried(lab: Lab) -> None:
-    there = lab.a_route()
-    there.open.clear()
-    await lab.start()
-    await lab.add(1)
+async def test_a_delivery_that_ends_the_process_again_and_again_is_buried(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.gate.clear()
+    await system.start()
+    await system.add_events(1)
 
-    for _ in range(BURY_AFTER):
-        assert there.stuck == 1
-        await lab.crash()
-        await lab.start()
+    for _ in range(MAX_UNFINISHED_CLAIMS):
+        assert there.blocked == 1
+        await system.crash()
+        await system.start()
 
-    assert there.stuck == 0
-    assert len(there.tries) == BURY_AFTER
-    [view] = await lab.deliveries()
-    [attempt] = await lab.attempts(view.delivery.id)
+    assert there.blocked == 0
+    assert len(there.attempts) == MAX_UNFINISHED_CLAIMS
+    [view] = await system.deliveries()
+    [attempt] = await system.attempts(view.delivery.id)
     assert (view.delivery.status, attempt.outcome) == ("dead", "refused")
-    assert "not tried again" in attempt.reason
-    assert lab.holds.of("publish") == RouteState(name="publish")
+    assert "not retried" in attempt.reason
+    assert system.route_states.get("publish") == RouteState(name="publish")
 
 
-async def test_an_interrupted_attempt_is_made_again_at_the_next_start(lab: Lab) -> None:
-    there = lab.a_route()
-    there.open.clear()
-    await lab.start()
-    [event] = await lab.add(1)
+async def test_an_interrupted_attempt_is_made_again_at_the_next_start(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.gate.clear()
+    await system.start()
+    [event] = await system.add_events(1)
 
-    await lab.crash()
-    there.open.set()
-    await lab.start()
+    await system.crash()
+    there.gate.set()
+    await system.start()
 
-    assert there.events == [event, event]
-    [view] = await lab.deliveries()
-    assert (view.delivery.status, view.delivery.attempts, view.delivery.unfinished) == ("delivered", 1, 0)
-
-
-async def test_a_late_finisher_whose_claim_is_lost_writes_nothing(lab: Lab) -> None:
-    there = lab.a_route(concurrency=2)
-    there.answer = lambda _: FAILED
-    there.open.clear()
-    await lab.start()
-    await lab.add(1)
-
-    assert there.stuck == 1
-    [view] = await lab.deliveries()
-    await lab.store.release(view.delivery.id, claim=view.delivery.claim or "", now=lab.clock.now())
-    [taken] = await lab.store.claim("publish", now=lab.clock.now(), until=START + timedelta(days=1), limit=1, claim="x")
-    there.open.set()
-    await lab.settle()
-
-    assert await lab.attempts(taken.delivery.id) == []
-    assert (await lab.deliveries())[0].delivery == taken.delivery
-    assert lab.holds.of("publish") == RouteState(name="publish")
-    assert await lab.store.route_states() == {}
+    assert there.event_ids == [event, event]
+    [view] = await system.deliveries()
+    assert (view.delivery.status, view.delivery.attempts, view.delivery.unfinished_claims) == ("delivered", 1, 0)
 
 
-async def test_an_attempt_that_is_under_way_is_not_made_again_when_the_clock_is_set_past_its_lease(lab: Lab) -> None:
-    there = lab.a_route(concurrency=2)
-    there.open.clear()
-    await lab.start()
-    [event] = await lab.add(1)
+async def test_a_late_finisher_whose_claim_is_lost_writes_nothing(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=2)
+    there.respond = lambda _: FAILED
+    there.gate.clear()
+    await system.start()
+    await system.add_events(1)
 
-    await lab.go_on(timedelta(days=1))
-    there.open.set()
-    await lab.settle()
+    assert there.blocked == 1
+    [view] = await system.deliveries()
+    await system.store.release(view.delivery.id, claim=view.delivery.claim or "", now=system.clock.now())
+    [taken] = await system.store.claim(
+        "publish", now=system.clock.now(), until=START + timedelta(days=1), limit=1, claim="x"
+    )
+    there.gate.set()
+    await system.settle()
 
-    assert there.events == [event]
-    [view] = await lab.deliveries()
-    assert (view.delivery.status, view.delivery.attempts, view.delivery.unfinished) == ("delivered", 1, 0)
+    assert await system.attempts(taken.delivery.id) == []
+    assert (await system.deliveries())[0].delivery == taken.delivery
+    assert system.route_states.get("publish") == RouteState(name="publish")
+    assert await system.store.route_states() == {}
 
 
-async def test_a_stop_waits_for_what_is_under_way(lab: Lab) -> None:
-    there = lab.a_route()
-    there.open.clear()
-    await lab.start()
-    await lab.add(3)
+async def test_an_attempt_that_is_under_way_is_not_made_again_when_the_clock_is_set_past_its_lease(
+    system: DeliverySystem,
+) -> None:
+    there = system.add_route(concurrency=2)
+    there.gate.clear()
+    await system.start()
+    [event] = await system.add_events(1)
 
-    stopping = asyncio.create_task(lab.stop())
+    await system.advance(timedelta(days=1))
+    there.gate.set()
+    await system.settle()
+
+    assert there.event_ids == [event]
+    [view] = await system.deliveries()
+    assert (view.delivery.status, view.delivery.attempts, view.delivery.unfinished_claims) == ("delivered", 1, 0)
+
+
+async def test_a_stop_waits_for_what_is_under_way(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.gate.clear()
+    await system.start()
+    await system.add_events(3)
+
+    stopping = asyncio.create_task(system.stop())
     await asyncio.sleep(0)
-    there.open.set()
+    there.gate.set()
     await stopping
 
-    await lab.start()
-    assert len(there.tries) == 3
-    [first, *_] = await lab.deliveries()
+    await system.start()
+    assert len(there.attempts) == 3
+    [first, *_] = await system.deliveries()
     assert (first.delivery.attempts, first.delivery.status) == (1, "delivered")
 
 
-async def test_a_stop_gives_back_untried_what_does_not_end_within_its_grace(lab: Lab) -> None:
-    there = lab.a_route(concurrency=4)
-    there.open.clear()
-    await lab.start(grace=timedelta(milliseconds=20))
-    sent = await lab.add(4)
-    there.gates[sent[0]] = there.open
+async def test_a_stop_gives_back_untried_what_does_not_end_within_its_grace(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=4)
+    there.gate.clear()
+    await system.start(grace=timedelta(milliseconds=20))
+    sent = await system.add_events(4)
+    there.gates[sent[0]] = there.gate
 
-    await lab.stop()
-    there.open.set()
-    await lab.start()
+    await system.stop()
+    there.gate.set()
+    await system.start()
 
-    assert len(there.tries) == 8
-    for view in await lab.deliveries():
-        assert (view.delivery.status, view.delivery.attempts, view.delivery.unfinished) == ("delivered", 1, 0)
+    assert len(there.attempts) == 8
+    for view in await system.deliveries():
+        assert (view.delivery.status, view.delivery.attempts, view.delivery.unfinished_claims) == ("delivered", 1, 0)
 
 
-class Faltering:
+class FailingQueue:
     """A queue on a real store that cannot do it a few times, as on a disk that is full."""
 
-    def __init__(self, queue: Queue, times: int) -> None:
+    def __init__(self, queue: DeliveryQueue, failures: int) -> None:
         self._queue = queue
-        self._left = times
+        self._failures_left = failures
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
 
-    async def claim(self, route: str, **options: Any) -> Sequence[Claimed]:
-        self._left -= 1
-        if self._left >= 0:
+    async def claim(self, route: str, **options: Any) -> Sequence[ClaimedDelivery]:
+        self._failures_left -= 1
+        if self._failures_left >= 0:
             raise StoreUnavailable("The disk is full.")
         return await self._queue.claim(route, **options)
 
 
-async def test_a_store_that_cannot_just_now_delays_and_ends_nothing(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start(through=lambda queue: cast("Queue", Faltering(queue, times=3)))
+async def test_a_store_that_cannot_just_now_delays_and_ends_nothing(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start(wrap_queue=lambda queue: cast("DeliveryQueue", FailingQueue(queue, failures=3)))
 
-    await lab.add(2)
-    assert there.tries == []
-    await lab.go_on(5 * SECOND)
+    await system.add_events(2)
+    assert there.attempts == []
+    await system.advance(5 * SECOND)
 
-    assert await lab.statuses() == [DeliveryStatus.DELIVERED] * 2
-    assert there.moments == [START + 3 * SECOND] * 2
+    assert await system.statuses() == [DeliveryStatus.DELIVERED] * 2
+    assert there.attempt_times == [START + 3 * SECOND] * 2

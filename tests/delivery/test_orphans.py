@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.support import until
+from harness.support import wait_until
 
-from receiver.delivery.senders.process import end_left_behind
+from receiver.delivery.senders.process import kill_orphans
 
 RUNNER = """
 import asyncio, sys
@@ -21,7 +21,7 @@ from receiver.delivery.senders.process import run
 async def main():
     for text in sys.argv[1:]:
         await run(["/bin/sh", "-c", text], content=b"{}", env={"PATH": "/usr/bin:/bin"}, cwd=None,
-                  within=timedelta(minutes=5), keep=100)
+                  time_limit=timedelta(minutes=5), output_limit=100)
 
 asyncio.run(main())
 """
@@ -29,15 +29,15 @@ asyncio.run(main())
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
 
 
-async def a_killed_runner(*scripts: str, once: Path) -> None:
+async def run_until_killed(*scripts: str, once: Path) -> None:
     """Run scripts one after the other in a process of its own, and kill it when the file is there."""
     runner = subprocess.Popen([sys.executable, "-c", RUNNER, *scripts])
-    await until(lambda: once.exists() and bool(once.read_text()))
+    await wait_until(lambda: once.exists() and bool(once.read_text()))
     runner.kill()
     runner.wait()
 
 
-def lives(pid_file: Path) -> Callable[[], bool]:
+def is_running(pid_file: Path) -> Callable[[], bool]:
     def check() -> bool:
         try:
             stat = Path(f"/proc/{pid_file.read_text().strip()}/stat").read_text()
@@ -50,55 +50,55 @@ def lives(pid_file: Path) -> Callable[[], bool]:
 
 async def test_a_script_whose_runner_was_killed_is_ended(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    await a_killed_runner(f"echo $$ >{pid}; exec sleep 60", once=pid)
+    await run_until_killed(f"echo $$ >{pid}; exec sleep 60", once=pid)
 
-    await end_left_behind()
+    await kill_orphans()
 
-    await until(lambda: not lives(pid)())
+    await wait_until(lambda: not is_running(pid)())
 
 
 async def test_all_that_it_started_is_ended_with_it(tmp_path: Path) -> None:
     strayed, own = tmp_path / "strayed", tmp_path / "own"
     escape = f"setsid env -i /bin/sh -c 'echo $$ >{strayed}; exec sleep 60' >/dev/null 2>&1 &"
     text = f"{escape} while ! test -s {strayed}; do sleep 0.05; done; echo $$ >{own}; wait"
-    await a_killed_runner(text, once=own)
+    await run_until_killed(text, once=own)
 
-    await end_left_behind()
+    await kill_orphans()
 
-    await until(lambda: not lives(own)() and not lives(strayed)())
+    await wait_until(lambda: not is_running(own)() and not is_running(strayed)())
 
 
 async def test_a_script_that_does_not_heed_the_request_is_killed(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    await a_killed_runner(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done", once=pid)
+    await run_until_killed(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done", once=pid)
 
-    await end_left_behind()
+    await kill_orphans()
 
-    await until(lambda: not lives(pid)())
+    await wait_until(lambda: not is_running(pid)())
 
 
 async def test_what_was_allowed_to_stay_stays(tmp_path: Path) -> None:
     stays, running = tmp_path / "stays", tmp_path / "running"
-    await a_killed_runner(
+    await run_until_killed(
         f"setsid sleep 60 >/dev/null 2>&1 & echo $! >{stays}", f"echo $$ >{running}; exec sleep 60", once=running
     )
 
-    await end_left_behind()
+    await kill_orphans()
 
-    await until(lambda: not lives(running)())
-    assert lives(stays)()
+    await wait_until(lambda: not is_running(running)())
+    assert is_running(stays)()
     os.kill(int(stays.read_text()), signal.SIGKILL)
 
 
 async def test_a_script_of_a_runner_that_lives_is_left_alone(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     runner = subprocess.Popen([sys.executable, "-c", RUNNER, f"echo $$ >{pid}; exec sleep 60"])
-    await until(lambda: pid.exists() and bool(pid.read_text()))
+    await wait_until(lambda: pid.exists() and bool(pid.read_text()))
 
-    await end_left_behind()
+    await kill_orphans()
 
-    assert lives(pid)()
+    assert is_running(pid)()
     runner.kill()
     runner.wait()
-    await end_left_behind()
-    await until(lambda: not lives(pid)())
+    await kill_orphans()
+    await wait_until(lambda: not is_running(pid)())

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.delivery_system import FAILED, SECOND, Lab, a_lab
+from harness.delivery_system import FAILED, SECOND, DeliverySystem, a_delivery_system
 from harness.support import START
 
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Accepted, DeliveryStatus, Refused
-from receiver.domain.replays import Replay, ReplayState, Selection
+from receiver.domain.replays import Replay, ReplaySelection, ReplayState
 from receiver.settings import Rate, RouteSettings, WebhookSettings
 from receiver.store.interfaces import DeliveryView
 
@@ -24,192 +24,194 @@ def a_route(name: str, *on: str) -> RouteSettings:
 
 
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with a_lab(tmp_path) as lab:
-        lab.routes = (a_route("publish"), a_route("other", "processing"), a_route("alerts", "alert"))
-        lab.a_route()
-        lab.a_route("other")
-        await lab.start()
-        yield lab
+async def system(tmp_path: Path) -> AsyncIterator[DeliverySystem]:
+    async with a_delivery_system(tmp_path) as system:
+        system.routes = (a_route("publish"), a_route("other", "processing"), a_route("alerts", "alert"))
+        system.add_route()
+        system.add_route("other")
+        await system.start()
+        yield system
 
 
-async def kill(lab: Lab, count: int = 3) -> list[DeliveryView]:
+async def add_dead_deliveries(system: DeliverySystem, count: int = 3) -> list[DeliveryView]:
     """Bring in so many events that all die, and mend what they died of."""
-    there = lab.destinations["publish"]
-    there.answer = lambda _: Refused(reason="exit 65", code=65)
-    await lab.add(count)
-    there.answer = lambda _: Accepted(code=204)
-    there.tries.clear()
-    return await lab.deliveries()
+    there = system.destinations["publish"]
+    there.respond = lambda _: Refused(reason="exit 65", code=65)
+    await system.add_events(count)
+    there.respond = lambda _: Accepted(code=204)
+    there.attempts.clear()
+    return await system.deliveries()
 
 
-async def replay(lab: Lab, *, rate: Rate | None = None, **selection: Any) -> Replay:
-    started = await lab.replayer.start(Selection(**selection), rate=rate, why="the outage", actor="alice")
-    await lab.settle()
+async def replay(system: DeliverySystem, *, rate: Rate | None = None, **selection: Any) -> Replay:
+    started = await system.replayer.start(ReplaySelection(**selection), rate=rate, why="the outage", actor="alice")
+    await system.settle()
     return started
 
 
-async def test_what_died_goes_out_again_under_its_own_event_id_and_its_history_stays(lab: Lab) -> None:
-    before = await kill(lab)
-    attempts = [await lab.attempts(view.delivery.id) for view in before]
+async def test_what_died_goes_out_again_under_its_own_event_id_and_its_history_stays(system: DeliverySystem) -> None:
+    before = await add_dead_deliveries(system)
+    attempts = [await system.attempts(view.delivery.id) for view in before]
 
-    started = await replay(lab, route="publish", statuses=DEAD)
+    started = await replay(system, route="publish", statuses=DEAD)
 
-    assert lab.destinations["publish"].events == [view.delivery.event_id for view in before]
-    after = await lab.deliveries()
+    assert system.destinations["publish"].event_ids == [view.delivery.event_id for view in before]
+    after = await system.deliveries()
     assert after[:3] == before
-    assert [await lab.attempts(view.delivery.id) for view in before] == attempts
+    assert [await system.attempts(view.delivery.id) for view in before] == attempts
     assert [(view.delivery.replay_of, view.delivery.status) for view in after[3:]] == [
         (view.delivery.id, "delivered") for view in before
     ]
-    done = await lab.replayer.find(started.id)
+    done = await system.replayer.find(started.id)
     assert (done.state, done.total, done.created, done.finished_at) == (ReplayState.DONE, 3, 3, START)
 
 
-async def test_the_same_replay_twice_brings_all_out_twice(lab: Lab) -> None:
-    events = [view.delivery.event_id for view in await kill(lab)]
+async def test_the_same_replay_twice_brings_all_out_twice(system: DeliverySystem) -> None:
+    events = [view.delivery.event_id for view in await add_dead_deliveries(system)]
 
     for _ in range(2):
-        await replay(lab, route="publish", statuses=DEAD)
+        await replay(system, route="publish", statuses=DEAD)
 
-    assert lab.destinations["publish"].events == events * 2
-
-
-async def test_a_replay_brings_out_nothing_of_its_own(lab: Lab) -> None:
-    await lab.add(3)
-
-    await replay(lab, route="publish")
-    await lab.go_on(timedelta(hours=1))
-
-    assert len(lab.destinations["publish"].tries) == 6
-    assert len(await lab.deliveries()) == 6
+    assert system.destinations["publish"].event_ids == events * 2
 
 
-async def test_a_replayed_event_has_all_its_attempts_before_it(lab: Lab) -> None:
-    [old] = await kill(lab, 1)
-    await lab.go_on(timedelta(hours=200))
-    lab.destinations["publish"].answer = lambda parcel: FAILED if parcel.attempt < 4 else Accepted()
+async def test_a_replay_brings_out_nothing_of_its_own(system: DeliverySystem) -> None:
+    await system.add_events(3)
 
-    await replay(lab, statuses=DEAD)
-    await lab.go_on(timedelta(hours=1))
+    await replay(system, route="publish")
+    await system.advance(timedelta(hours=1))
 
-    new = (await lab.deliveries())[-1].delivery
+    assert len(system.destinations["publish"].attempts) == 6
+    assert len(await system.deliveries()) == 6
+
+
+async def test_a_replayed_event_has_all_its_attempts_before_it(system: DeliverySystem) -> None:
+    [old] = await add_dead_deliveries(system, 1)
+    await system.advance(timedelta(hours=200))
+    system.destinations["publish"].respond = lambda parcel: FAILED if parcel.attempt < 4 else Accepted()
+
+    await replay(system, statuses=DEAD)
+    await system.advance(timedelta(hours=1))
+
+    new = (await system.deliveries())[-1].delivery
     assert (new.replay_of, new.status, new.attempts) == (old.delivery.id, "delivered", 4)
 
 
-async def test_a_replay_keeps_its_pace(lab: Lab) -> None:
-    events = [view.delivery.event_id for view in await kill(lab, 12)]
+async def test_a_replay_keeps_its_pace(system: DeliverySystem) -> None:
+    events = [view.delivery.event_id for view in await add_dead_deliveries(system, 12)]
 
-    started = await replay(lab, rate=Rate(5, SECOND), statuses=DEAD)
-    assert (await lab.replayer.find(started.id)).created == 5
-    await lab.go_on(timedelta(minutes=1))
+    started = await replay(system, rate=Rate(5, SECOND), statuses=DEAD)
+    assert (await system.replayer.find(started.id)).created == 5
+    await system.advance(timedelta(minutes=1))
 
-    there = lab.destinations["publish"]
-    assert there.events == events
-    assert there.moments == [START + n // 5 * SECOND for n in range(12)]
-    assert (await lab.replayer.find(started.id)).state is ReplayState.DONE
+    there = system.destinations["publish"]
+    assert there.event_ids == events
+    assert there.attempt_times == [START + n // 5 * SECOND for n in range(12)]
+    assert (await system.replayer.find(started.id)).state is ReplayState.DONE
 
 
-async def test_a_replay_goes_on_after_a_crash_and_misses_and_doubles_nothing(lab: Lab) -> None:
-    events = [view.delivery.event_id for view in await kill(lab, 10)]
-    started = await replay(lab, rate=Rate(2, SECOND), statuses=DEAD)
+async def test_a_replay_goes_on_after_a_crash_and_misses_and_doubles_nothing(system: DeliverySystem) -> None:
+    events = [view.delivery.event_id for view in await add_dead_deliveries(system, 10)]
+    started = await replay(system, rate=Rate(2, SECOND), statuses=DEAD)
 
     for _ in range(3):
-        await lab.crash()
-        await lab.start()
-        await lab.go_on(SECOND)
-    await lab.go_on(timedelta(minutes=1))
+        await system.crash()
+        await system.start()
+        await system.advance(SECOND)
+    await system.advance(timedelta(minutes=1))
 
-    assert lab.destinations["publish"].events == events
-    done = await lab.replayer.find(started.id)
+    assert system.destinations["publish"].event_ids == events
+    done = await system.replayer.find(started.id)
     assert (done.state, done.created) == (ReplayState.DONE, 10)
 
 
-async def test_a_large_replay_goes_in_steps_to_its_end(lab: Lab) -> None:
-    await kill(lab, 230)
+async def test_a_large_replay_goes_in_steps_to_its_end(system: DeliverySystem) -> None:
+    await add_dead_deliveries(system, 230)
 
-    started = await replay(lab, route="publish", statuses=DEAD)
+    started = await replay(system, route="publish", statuses=DEAD)
 
-    assert len(set(lab.destinations["publish"].events)) == len(lab.destinations["publish"].events) == 230
-    assert (await lab.replayer.find(started.id)).created == 230
-
-
-async def test_two_replays_go_on_beside_each_other(lab: Lab) -> None:
-    old = await kill(lab, 6)
-
-    first = await replay(lab, rate=Rate(1, SECOND), deliveries=tuple(view.delivery.id for view in old[:3]))
-    second = await replay(lab, rate=Rate(1, 2 * SECOND), deliveries=tuple(view.delivery.id for view in old[3:]))
-    await lab.go_on(10 * SECOND)
-
-    assert [(await lab.replayer.find(each.id)).state for each in (first, second)] == [ReplayState.DONE] * 2
-    assert sorted(lab.destinations["publish"].events) == [view.delivery.event_id for view in old]
+    assert len(set(system.destinations["publish"].event_ids)) == len(system.destinations["publish"].event_ids) == 230
+    assert (await system.replayer.find(started.id)).created == 230
 
 
-async def test_a_cancelled_replay_goes_no_further(lab: Lab) -> None:
-    await kill(lab, 10)
-    started = await replay(lab, rate=Rate(3, SECOND), statuses=DEAD)
+async def test_two_replays_go_on_beside_each_other(system: DeliverySystem) -> None:
+    old = await add_dead_deliveries(system, 6)
 
-    await lab.replayer.cancel(started.id, why="enough", actor="bob")
-    await lab.go_on(timedelta(minutes=1))
+    first = await replay(system, rate=Rate(1, SECOND), deliveries=tuple(view.delivery.id for view in old[:3]))
+    second = await replay(system, rate=Rate(1, 2 * SECOND), deliveries=tuple(view.delivery.id for view in old[3:]))
+    await system.advance(10 * SECOND)
 
-    assert len(lab.destinations["publish"].tries) == 3
-    assert (await lab.replayer.find(started.id)).state is ReplayState.CANCELLED
-
-
-async def test_dead_events_may_go_to_another_route(lab: Lab) -> None:
-    events = [view.delivery.event_id for view in await kill(lab)]
-
-    await replay(lab, route="publish", statuses=DEAD, to_route="other")
-
-    assert lab.destinations["other"].events == events
-    assert lab.destinations["publish"].tries == []
+    assert [(await system.replayer.find(each.id)).state for each in (first, second)] == [ReplayState.DONE] * 2
+    assert sorted(system.destinations["publish"].event_ids) == [view.delivery.event_id for view in old]
 
 
-async def test_a_new_route_may_have_what_happened_before_it_as_far_as_it_asks_for_it(lab: Lab) -> None:
-    events = [view.delivery.event_id for view in await kill(lab)]
-    await lab.holds.hold("publish", why="makes an alert, which the other route does not ask for", actor="alice")
+async def test_a_cancelled_replay_goes_no_further(system: DeliverySystem) -> None:
+    await add_dead_deliveries(system, 10)
+    started = await replay(system, rate=Rate(3, SECOND), statuses=DEAD)
 
-    await replay(lab, since=START, to_route="other")
+    await system.replayer.cancel(started.id, why="enough", actor="bob")
+    await system.advance(timedelta(minutes=1))
 
-    assert lab.destinations["other"].events == events
-    assert [view.delivery.replay_of for view in await lab.deliveries("other")] == [None] * 3
-
-    await replay(lab, since=START, to_route="other")
-
-    assert lab.destinations["other"].events == events * 2
+    assert len(system.destinations["publish"].attempts) == 3
+    assert (await system.replayer.find(started.id)).state is ReplayState.CANCELLED
 
 
-async def test_what_goes_to_a_held_route_waits_there(lab: Lab) -> None:
-    await kill(lab)
-    await lab.holds.hold("publish", why="", actor="alice")
+async def test_dead_events_may_go_to_another_route(system: DeliverySystem) -> None:
+    events = [view.delivery.event_id for view in await add_dead_deliveries(system)]
 
-    started = await replay(lab, statuses=DEAD)
-    await lab.go_on(timedelta(hours=1))
+    await replay(system, route="publish", statuses=DEAD, to_route="other")
 
-    assert (await lab.replayer.find(started.id)).state is ReplayState.DONE
-    assert lab.destinations["publish"].tries == []
-    await lab.holds.release("publish", why="", actor="alice")
-    await lab.settle()
-    assert len(lab.destinations["publish"].tries) == 3
+    assert system.destinations["other"].event_ids == events
+    assert system.destinations["publish"].attempts == []
 
 
-async def test_a_replay_of_nothing_is_over_at_once(lab: Lab) -> None:
-    started = await replay(lab, statuses=DEAD)
+async def test_a_new_route_may_have_what_happened_before_it_as_far_as_it_asks_for_it(system: DeliverySystem) -> None:
+    events = [view.delivery.event_id for view in await add_dead_deliveries(system)]
+    await system.route_states.hold(
+        "publish", why="makes an alert, which the other route does not ask for", actor="alice"
+    )
 
-    assert (await lab.replayer.find(started.id)).state is ReplayState.DONE
+    await replay(system, since=START, to_route="other")
+
+    assert system.destinations["other"].event_ids == events
+    assert [view.delivery.replay_of for view in await system.deliveries("other")] == [None] * 3
+
+    await replay(system, since=START, to_route="other")
+
+    assert system.destinations["other"].event_ids == events * 2
+
+
+async def test_what_goes_to_a_held_route_waits_there(system: DeliverySystem) -> None:
+    await add_dead_deliveries(system)
+    await system.route_states.hold("publish", why="", actor="alice")
+
+    started = await replay(system, statuses=DEAD)
+    await system.advance(timedelta(hours=1))
+
+    assert (await system.replayer.find(started.id)).state is ReplayState.DONE
+    assert system.destinations["publish"].attempts == []
+    await system.route_states.release("publish", why="", actor="alice")
+    await system.settle()
+    assert len(system.destinations["publish"].attempts) == 3
+
+
+async def test_a_replay_of_nothing_is_over_at_once(system: DeliverySystem) -> None:
+    started = await replay(system, statuses=DEAD)
+
+    assert (await system.replayer.find(started.id)).state is ReplayState.DONE
     assert started.total == 0
 
 
-async def test_deliveries_to_a_route_that_is_gone_are_left_where_they_are(lab: Lab) -> None:
-    old = await kill(lab, 2)
-    await lab.stop()
-    lab.routes = (a_route("other"),)
-    await lab.start()
+async def test_deliveries_to_a_route_that_is_gone_are_left_where_they_are(system: DeliverySystem) -> None:
+    old = await add_dead_deliveries(system, 2)
+    await system.stop()
+    system.routes = (a_route("other"),)
+    await system.start()
 
-    outline = await lab.replayer.outline(Selection(statuses=DEAD))
+    outline = await system.replayer.preview(ReplaySelection(statuses=DEAD))
     with pytest.raises(InvalidRequest, match="publish"):
-        await lab.replayer.outline(Selection(route="publish", statuses=DEAD))
-    elsewhere = await lab.replayer.outline(Selection(route="publish", statuses=DEAD, to_route="other"))
+        await system.replayer.preview(ReplaySelection(route="publish", statuses=DEAD))
+    elsewhere = await system.replayer.preview(ReplaySelection(route="publish", statuses=DEAD, to_route="other"))
 
     assert outline.total == 0
     assert [each.replay_of for each in elsewhere.sample] == [view.delivery.id for view in old]

@@ -8,12 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from harness.delivery_system import FAILED, Lab, a_lab
+from harness.delivery_system import FAILED, DeliverySystem, a_delivery_system
 from harness.support import START
 
-from receiver.delivery.retry import HOLD_AFTER, PROBE_EVERY, Pace
-from receiver.delivery.route_states import Holds
-from receiver.delivery.senders.sender import Parcel
+from receiver.delivery.retry import HOLD_AFTER, PROBE_INTERVAL, RateLimiter
+from receiver.delivery.route_states import RouteStates
+from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.model import Accepted, Failed, HeldBy, Outcome, Refused, RouteState
 
 MINUTE = timedelta(minutes=1)
@@ -21,445 +21,450 @@ HOUR = timedelta(hours=1)
 
 
 @pytest.fixture
-async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
-    async with a_lab(tmp_path) as lab:
-        yield lab
+async def system(tmp_path: Path) -> AsyncIterator[DeliverySystem]:
+    async with a_delivery_system(tmp_path) as system:
+        yield system
 
 
-async def hold(lab: Lab, events: int = HOLD_AFTER) -> list[str]:
+async def fail_until_held(system: DeliverySystem, events: int = HOLD_AFTER) -> list[str]:
     """Bring a route to be held: so many events, none of which gets through."""
-    lab.destinations["publish"].answer = lambda _: FAILED
-    ids = await lab.add(events)
-    if not lab.holds.of("publish").is_held:  # a slow lane
-        await lab.go_on(timedelta(seconds=2))
-    assert lab.holds.of("publish").held_by is HeldBy.FAILURES
+    system.destinations["publish"].respond = lambda _: FAILED
+    ids = await system.add_events(events)
+    if not system.route_states.get("publish").is_held:  # a slow lane
+        await system.advance(timedelta(seconds=2))
+    assert system.route_states.get("publish").held_by is HeldBy.FAILURES
     return ids
 
 
-def in_turn(*outcomes: Outcome) -> Callable[[Parcel], Outcome]:
+def respond_in_turn(*outcomes: Outcome) -> Callable[[DeliveryRequest], Outcome]:
     """Answer these one after the other, and take everything after them."""
     left = list(outcomes)
     return lambda _: left.pop(0) if left else Accepted(code=204)
 
 
-async def test_five_failures_in_a_row_hold_a_route_and_then_it_is_tried_once_a_minute(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
+async def test_five_failures_in_a_row_hold_a_route_and_then_it_is_tried_once_a_minute(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start()
 
-    await hold(lab, events=20)
-    await lab.go_on(10 * MINUTE)
+    await fail_until_held(system, events=20)
+    await system.advance(10 * MINUTE)
 
-    assert len(there.tries) == HOLD_AFTER + 10
-    probes = there.moments[HOLD_AFTER - 1 :]
-    assert {later - earlier for earlier, later in pairwise(probes)} == {PROBE_EVERY}
+    assert len(there.attempts) == HOLD_AFTER + 10
+    probes = there.attempt_times[HOLD_AFTER - 1 :]
+    assert {later - earlier for earlier, later in pairwise(probes)} == {PROBE_INTERVAL}
 
 
-async def test_an_event_that_waits_in_a_held_route_spends_no_attempts(lab: Lab) -> None:
-    lab.a_route()
-    await lab.start()
-    await hold(lab)
+async def test_an_event_that_waits_in_a_held_route_spends_no_attempts(system: DeliverySystem) -> None:
+    system.add_route()
+    await system.start()
+    await fail_until_held(system)
 
-    await lab.add(30)
-    await lab.go_on(5 * MINUTE)
+    await system.add_events(30)
+    await system.advance(5 * MINUTE)
 
-    tried = [view.delivery.attempts for view in await lab.deliveries()]
+    tried = [view.delivery.attempts for view in await system.deliveries()]
     assert sum(tried) == HOLD_AFTER + 5
-    assert set(await lab.statuses()) == {"pending"}
+    assert set(await system.statuses()) == {"pending"}
 
 
-async def test_one_event_alone_can_hold_its_route_and_is_then_probed_for(lab: Lab) -> None:
-    there = lab.a_route()
-    there.answer = lambda _: FAILED
-    await lab.start()
-    await lab.add(1)
+async def test_one_event_alone_can_hold_its_route_and_is_then_probed_for(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.respond = lambda _: FAILED
+    await system.start()
+    await system.add_events(1)
 
-    await lab.go_on(HOUR)
+    await system.advance(HOUR)
 
-    held_at = lab.holds.of("publish").held_at
+    held_at = system.route_states.get("publish").held_at
     assert held_at is not None
-    assert [moment for moment in there.moments if moment > held_at][:2] == [held_at + MINUTE, held_at + 2 * MINUTE]
-    assert (await lab.deliveries())[0].delivery.attempts == len(there.tries)
+    assert [moment for moment in there.attempt_times if moment > held_at][:2] == [
+        held_at + MINUTE,
+        held_at + 2 * MINUTE,
+    ]
+    assert (await system.deliveries())[0].delivery.attempts == len(there.attempts)
 
 
-async def test_the_first_success_releases_the_route_and_its_backlog_drains_oldest_first(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
-    waiting = await hold(lab, events=8)
-    await lab.go_on(10 * MINUTE)
-    waiting += await lab.add(5)
-    await lab.go_on(MINUTE - timedelta(seconds=1))
-    there.tries.clear()
-    there.answer = lambda _: Accepted(code=204)
+async def test_the_first_success_releases_the_route_and_its_backlog_drains_oldest_first(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start()
+    waiting = await fail_until_held(system, events=8)
+    await system.advance(10 * MINUTE)
+    waiting += await system.add_events(5)
+    await system.advance(MINUTE - timedelta(seconds=1))
+    there.attempts.clear()
+    there.respond = lambda _: Accepted(code=204)
 
-    await lab.go_on(timedelta(seconds=1))
+    await system.advance(timedelta(seconds=1))
 
-    probe, *drained = there.events
+    probe, *drained = there.event_ids
     assert drained == [each for each in waiting if each != probe]
-    assert set(there.moments) == {lab.clock.now()}
-    assert set(await lab.statuses()) == {"delivered"}
-    assert not lab.holds.of("publish").is_held
+    assert set(there.attempt_times) == {system.clock.now()}
+    assert set(await system.statuses()) == {"delivered"}
+    assert not system.route_states.get("publish").is_held
 
 
-async def test_new_events_share_the_lane_with_the_backlog_and_its_rate(lab: Lab) -> None:
-    pace = Pace(count=3, per=timedelta(seconds=1))
-    there = lab.a_route(concurrency=8, pace=pace)
-    await lab.start()
-    waiting = await hold(lab, events=20)
-    await lab.go_on(5 * MINUTE)
-    there.tries.clear()
-    there.answer = lambda _: Accepted(code=204)
+async def test_new_events_share_the_lane_with_the_backlog_and_its_rate(system: DeliverySystem) -> None:
+    pace = RateLimiter(count=3, per=timedelta(seconds=1))
+    there = system.add_route(concurrency=8, rate=pace)
+    await system.start()
+    waiting = await fail_until_held(system, events=20)
+    await system.advance(5 * MINUTE)
+    there.attempts.clear()
+    there.respond = lambda _: Accepted(code=204)
 
-    await lab.go_on(MINUTE)
-    newest = await lab.add(3)
-    await lab.go_on(MINUTE)
+    await system.advance(MINUTE)
+    newest = await system.add_events(3)
+    await system.advance(MINUTE)
 
-    assert sorted(there.events) == sorted(waiting + newest)
-    spans = [sum(begin <= each < begin + pace.per for each in there.moments) for begin in there.moments]
+    assert sorted(there.event_ids) == sorted(waiting + newest)
+    spans = [sum(begin <= each < begin + pace.per for each in there.attempt_times) for begin in there.attempt_times]
     assert max(spans) <= pace.count
 
 
-async def test_other_routes_know_nothing_of_it(lab: Lab) -> None:
-    lab.a_route()
-    other = lab.a_route("other")
-    await lab.start()
-    await hold(lab)
+async def test_other_routes_know_nothing_of_it(system: DeliverySystem) -> None:
+    system.add_route()
+    other = system.add_route("other")
+    await system.start()
+    await fail_until_held(system)
 
-    sent = await lab.add(10, route="other")
+    sent = await system.add_events(10, route="other")
 
-    assert other.events == sent
-    assert lab.holds.of("other") == RouteState(name="other")
+    assert other.event_ids == sent
+    assert system.route_states.get("other") == RouteState(name="other")
 
 
-async def test_each_alert_is_told_once_and_goes_where_alerts_go(lab: Lab) -> None:
-    there = lab.a_route(concurrency=8)
-    mail = lab.a_route("alerts")
-    await lab.start()
-    await hold(lab, events=30)
-    await lab.go_on(HOUR)
-    there.answer = lambda _: Accepted(code=204)
-    await lab.go_on(MINUTE)
+async def test_each_alert_is_told_once_and_goes_where_alerts_go(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=8)
+    mail = system.add_route("alerts")
+    await system.start()
+    await fail_until_held(system, events=30)
+    await system.advance(HOUR)
+    there.respond = lambda _: Accepted(code=204)
+    await system.advance(MINUTE)
 
-    assert await lab.alerts() == ["alert.route_held", "alert.route_recovered"]
-    held, recovered = (json.loads(parcel.event.envelope)["data"] for _, parcel in mail.tries)
+    assert await system.alerts() == ["alert.route_held", "alert.route_recovered"]
+    held, recovered = (json.loads(parcel.event.envelope)["data"] for _, parcel in mail.attempts)
     assert (held["route"], held["held_by"], held["reason"]) == ("publish", "failures", FAILED.reason)
     assert (recovered["route"], recovered["held_at"]) == ("publish", held["held_at"])
     assert "publish" in held["message"]
     assert "publish" in recovered["message"]
 
 
-async def test_a_route_is_held_and_released_as_often_as_it_fails_and_recovers(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
+async def test_a_route_is_held_and_released_as_often_as_it_fails_and_recovers(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start()
 
     for _ in range(3):
-        await hold(lab)
-        there.answer = lambda _: Accepted(code=204)
-        await lab.go_on(MINUTE)
+        await fail_until_held(system)
+        there.respond = lambda _: Accepted(code=204)
+        await system.advance(MINUTE)
 
-    assert await lab.alerts() == ["alert.route_held", "alert.route_recovered"] * 3
+    assert await system.alerts() == ["alert.route_held", "alert.route_recovered"] * 3
 
 
 @pytest.mark.parametrize("ending", ["stop", "crash"])
-async def test_held_routes_and_their_backlog_outlive_the_process(lab: Lab, ending: str) -> None:
-    there = lab.a_route()
-    await lab.start()
-    waiting = await hold(lab, events=12)
-    await lab.go_on(timedelta(seconds=90))
-    before = lab.holds.of("publish")
+async def test_held_routes_and_their_backlog_outlive_the_process(system: DeliverySystem, ending: str) -> None:
+    there = system.add_route()
+    await system.start()
+    waiting = await fail_until_held(system, events=12)
+    await system.advance(timedelta(seconds=90))
+    before = system.route_states.get("publish")
     assert before.is_held
-    there.tries.clear()
+    there.attempts.clear()
 
-    await (lab.stop() if ending == "stop" else lab.crash())
-    await lab.start()
+    await (system.stop() if ending == "stop" else system.crash())
+    await system.start()
 
-    assert lab.holds.of("publish") == before
-    assert there.tries == []
-    await lab.go_on(MINUTE)
-    assert len(there.tries) == 1
-    there.answer = lambda _: Accepted(code=204)
-    await lab.go_on(MINUTE)
-    assert sorted(set(there.events)) == waiting
-    assert await lab.alerts() == ["alert.route_held", "alert.route_recovered"]
+    assert system.route_states.get("publish") == before
+    assert there.attempts == []
+    await system.advance(MINUTE)
+    assert len(there.attempts) == 1
+    there.respond = lambda _: Accepted(code=204)
+    await system.advance(MINUTE)
+    assert sorted(set(there.event_ids)) == waiting
+    assert await system.alerts() == ["alert.route_held", "alert.route_recovered"]
 
 
-async def test_six_hours_of_silence_cost_a_probe_a_minute_and_end_within_a_minute(lab: Lab) -> None:
-    there = lab.a_route(concurrency=8)
-    there.answer = lambda _: FAILED
-    await lab.start()
+async def test_six_hours_of_silence_cost_a_probe_a_minute_and_end_within_a_minute(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=8)
+    there.respond = lambda _: FAILED
+    await system.start()
 
     waiting = []
     for _ in range(72):
-        waiting += await lab.add(3)
-        await lab.go_on(5 * MINUTE)
-    assert lab.clock.now() == START + 6 * HOUR
-    assert len(there.tries) <= 360 + 8
+        waiting += await system.add_events(3)
+        await system.advance(5 * MINUTE)
+    assert system.clock.now() == START + 6 * HOUR
+    assert len(there.attempts) <= 360 + 8
 
-    there.tries.clear()
-    there.answer = lambda _: Accepted(code=204)
-    await lab.go_on(MINUTE)
+    there.attempts.clear()
+    there.respond = lambda _: Accepted(code=204)
+    await system.advance(MINUTE)
 
-    assert sorted(there.events) == waiting
-    assert set(await lab.statuses()) == {"delivered"}
-
-
-async def test_a_held_route_keeps_however_much_comes_and_all_of_it_goes_out(lab: Lab) -> None:
-    there = lab.a_route(concurrency=100)
-    there.answer = lambda _: FAILED
-    await lab.start()
-    await lab.add(HOLD_AFTER)
-    waiting = [id_ for _ in range(4) for id_ in await lab.add(1000)]
-
-    there.tries.clear()
-    there.answer = lambda _: Accepted(code=204)
-    await lab.go_on(2 * MINUTE)
-
-    assert set(waiting) <= set(there.events)
-    assert set(await lab.statuses()) == {"delivered"}
+    assert sorted(there.event_ids) == waiting
+    assert set(await system.statuses()) == {"delivered"}
 
 
-async def test_a_probe_that_hangs_until_its_timeout_does_not_stretch_the_minute(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
-    await hold(lab)
+async def test_a_held_route_keeps_however_much_comes_and_all_of_it_goes_out(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=100)
+    there.respond = lambda _: FAILED
+    await system.start()
+    await system.add_events(HOLD_AFTER)
+    waiting = [id_ for _ in range(4) for id_ in await system.add_events(1000)]
 
-    there.open.clear()
-    await lab.go_on(MINUTE)
-    assert there.stuck == 1
-    await lab.go_on(timedelta(seconds=15))
-    there.open.set()
-    await lab.go_on(timedelta(seconds=45))
+    there.attempts.clear()
+    there.respond = lambda _: Accepted(code=204)
+    await system.advance(2 * MINUTE)
 
-    assert there.moments[-2:] == [START + MINUTE, START + 2 * MINUTE]
-
-
-async def test_what_is_held_back_for_its_files_goes_out_neither_as_a_probe_nor_at_a_release(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
-    waiting = await hold(lab)
-    [held_back] = await lab.add(1, due_in=HOUR)
-
-    await lab.go_on(30 * MINUTE)
-    there.answer = lambda _: Accepted(code=204)
-    await lab.go_on(20 * MINUTE)
-    assert held_back not in there.events
-    assert set(waiting) <= set(there.events)
-    await lab.go_on(10 * MINUTE)
-
-    assert there.events[-1] == held_back
+    assert set(waiting) <= set(there.event_ids)
+    assert set(await system.statuses()) == {"delivered"}
 
 
-async def test_a_held_route_in_which_all_is_held_back_costs_nothing(lab: Lab) -> None:
-    there = lab.a_route()
-    there.answer = lambda _: Refused(reason="410", code=410, hold=True)
-    await lab.start()
-    await lab.add(1)
-    await lab.add(1, due_in=HOUR)
-    assert lab.holds.of("publish").is_held
+async def test_a_probe_that_hangs_until_its_timeout_does_not_stretch_the_minute(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start()
+    await fail_until_held(system)
 
-    await lab.go_on(HOUR - MINUTE)
+    there.gate.clear()
+    await system.advance(MINUTE)
+    assert there.blocked == 1
+    await system.advance(timedelta(seconds=15))
+    there.gate.set()
+    await system.advance(timedelta(seconds=45))
 
-    assert len(there.tries) == 1
-    assert lab.clock.next_moment == START + HOUR
-
-
-async def test_nothing_dies_of_age_in_a_held_route(lab: Lab) -> None:
-    lab.a_route(give_up_after=HOUR)
-    await lab.start()
-    await hold(lab)
-
-    await lab.go_on(5 * HOUR)
-
-    assert set(await lab.statuses()) == {"pending"}
+    assert there.attempt_times[-2:] == [START + MINUTE, START + 2 * MINUTE]
 
 
-async def test_what_waited_out_a_hold_still_has_its_time_after_it(lab: Lab) -> None:
-    there = lab.a_route(give_up_after=HOUR)
-    await lab.start()
-    await hold(lab)
-    await lab.go_on(5 * HOUR)
+async def test_what_is_held_back_for_its_files_goes_out_neither_as_a_probe_nor_at_a_release(
+    system: DeliverySystem,
+) -> None:
+    there = system.add_route()
+    await system.start()
+    waiting = await fail_until_held(system)
+    [held_back] = await system.add_events(1, due_in=HOUR)
 
-    there.answer = in_turn(Accepted(), FAILED, FAILED)
-    await lab.go_on(MINUTE)
-    assert "dead" not in await lab.statuses()
+    await system.advance(30 * MINUTE)
+    there.respond = lambda _: Accepted(code=204)
+    await system.advance(20 * MINUTE)
+    assert held_back not in there.event_ids
+    assert set(waiting) <= set(there.event_ids)
+    await system.advance(10 * MINUTE)
 
-    await lab.go_on(10 * MINUTE)
-    assert set(await lab.statuses()) == {"delivered"}
-
-
-async def test_failures_under_way_at_the_hold_are_harmless(lab: Lab) -> None:
-    there = lab.a_route(concurrency=8)
-    there.answer = lambda _: FAILED
-    there.open.clear()
-    await lab.start()
-
-    await lab.add(20)
-    assert there.stuck == 8
-    there.open.set()
-    await lab.settle()
-
-    state = lab.holds.of("publish")
-    assert (state.failures, state.held_at, state.probe_at) == (len(there.tries), START, START + MINUTE)
-    assert len(there.tries) < 8 + HOLD_AFTER
-    assert await lab.alerts() == ["alert.route_held"]
-    there.tries.clear()
-    await lab.go_on(3 * MINUTE)
-    assert len(there.tries) == 3
+    assert there.event_ids[-1] == held_back
 
 
-async def test_a_success_under_way_at_the_hold_releases_it(lab: Lab) -> None:
-    there = lab.a_route(concurrency=6)
-    await lab.start()
-    [slow] = await lab.add(1, settle=False)
+async def test_a_held_route_in_which_all_is_held_back_costs_nothing(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.respond = lambda _: Refused(reason="410", code=410, hold=True)
+    await system.start()
+    await system.add_events(1)
+    await system.add_events(1, due_in=HOUR)
+    assert system.route_states.get("publish").is_held
+
+    await system.advance(HOUR - MINUTE)
+
+    assert len(there.attempts) == 1
+    assert system.clock.next_wakeup == START + HOUR
+
+
+async def test_nothing_dies_of_age_in_a_held_route(system: DeliverySystem) -> None:
+    system.add_route(give_up_after=HOUR)
+    await system.start()
+    await fail_until_held(system)
+
+    await system.advance(5 * HOUR)
+
+    assert set(await system.statuses()) == {"pending"}
+
+
+async def test_what_waited_out_a_hold_still_has_its_time_after_it(system: DeliverySystem) -> None:
+    there = system.add_route(give_up_after=HOUR)
+    await system.start()
+    await fail_until_held(system)
+    await system.advance(5 * HOUR)
+
+    there.respond = respond_in_turn(Accepted(), FAILED, FAILED)
+    await system.advance(MINUTE)
+    assert "dead" not in await system.statuses()
+
+    await system.advance(10 * MINUTE)
+    assert set(await system.statuses()) == {"delivered"}
+
+
+async def test_failures_under_way_at_the_hold_are_harmless(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=8)
+    there.respond = lambda _: FAILED
+    there.gate.clear()
+    await system.start()
+
+    await system.add_events(20)
+    assert there.blocked == 8
+    there.gate.set()
+    await system.settle()
+
+    state = system.route_states.get("publish")
+    assert (state.failures, state.held_at, state.probe_at) == (len(there.attempts), START, START + MINUTE)
+    assert len(there.attempts) < 8 + HOLD_AFTER
+    assert await system.alerts() == ["alert.route_held"]
+    there.attempts.clear()
+    await system.advance(3 * MINUTE)
+    assert len(there.attempts) == 3
+
+
+async def test_a_success_under_way_at_the_hold_releases_it(system: DeliverySystem) -> None:
+    there = system.add_route(concurrency=6)
+    await system.start()
+    [slow] = await system.add_events(1, settle=False)
     there.gates[slow] = asyncio.Event()
-    await hold(lab)
+    await fail_until_held(system)
 
-    there.answer = lambda _: Accepted()
+    there.respond = lambda _: Accepted()
     there.gates[slow].set()
-    await lab.settle()
+    await system.settle()
 
-    assert not lab.holds.of("publish").is_held
-    assert set(await lab.statuses()) == {"delivered"}
+    assert not system.route_states.get("publish").is_held
+    assert set(await system.statuses()) == {"delivered"}
 
 
-async def test_retries_that_were_planned_before_the_hold_wait_with_the_rest(lab: Lab) -> None:
-    there = lab.a_route()
-    there.answer = lambda _: FAILED
-    await lab.start()
-    await lab.add(4)
-    assert not lab.holds.of("publish").is_held
+async def test_retries_that_were_planned_before_the_hold_wait_with_the_rest(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.respond = lambda _: FAILED
+    await system.start()
+    await system.add_events(4)
+    assert not system.route_states.get("publish").is_held
 
-    await lab.go_on(timedelta(seconds=8))
+    await system.advance(timedelta(seconds=8))
 
-    held_at = lab.holds.of("publish").held_at
+    held_at = system.route_states.get("publish").held_at
     assert held_at is not None
-    assert len(there.tries) == HOLD_AFTER
-    await lab.go_on(held_at + MINUTE - lab.clock.now())
-    assert len(there.tries) == HOLD_AFTER + 1
+    assert len(there.attempts) == HOLD_AFTER
+    await system.advance(held_at + MINUTE - system.clock.now())
+    assert len(there.attempts) == HOLD_AFTER + 1
 
 
-async def test_one_event_that_never_gets_through_does_not_keep_the_others(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
-    [poison] = await lab.add(1, settle=False)
-    there.answer = lambda parcel: FAILED if parcel.event.id == poison else Accepted()
-    await lab.go_on(HOUR)
-    assert lab.holds.of("publish").is_held
+async def test_one_event_that_never_gets_through_does_not_keep_the_others(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start()
+    [poison] = await system.add_events(1, settle=False)
+    there.respond = lambda parcel: FAILED if parcel.event.id == poison else Accepted()
+    await system.advance(HOUR)
+    assert system.route_states.get("publish").is_held
 
-    [other] = await lab.add(1)
-    await lab.go_on(MINUTE)
+    [other] = await system.add_events(1)
+    await system.advance(MINUTE)
 
-    assert other in there.events
-    assert not lab.holds.of("publish").is_held
-
-
-async def test_a_destination_that_is_gone_costs_one_event_and_no_more(lab: Lab) -> None:
-    there = lab.a_route()
-    there.answer = lambda _: Refused(reason="410", code=410, hold=True)
-    await lab.start()
-
-    await lab.add(10)
-    await lab.go_on(5 * MINUTE)
-
-    assert await lab.statuses() == ["dead"] + ["pending"] * 9
-    assert len(there.tries) == 6
+    assert other in there.event_ids
+    assert not system.route_states.get("publish").is_held
 
 
-async def test_a_probe_waits_as_long_as_the_destination_asks(lab: Lab) -> None:
-    there = lab.a_route()
-    there.answer = lambda _: Failed(reason="503", code=503, retry_after=timedelta(minutes=20))
-    await lab.start()
+async def test_a_destination_that_is_gone_costs_one_event_and_no_more(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.respond = lambda _: Refused(reason="410", code=410, hold=True)
+    await system.start()
 
-    await lab.add(HOLD_AFTER)
-    await lab.go_on(HOUR)
+    await system.add_events(10)
+    await system.advance(5 * MINUTE)
 
-    assert there.moments[HOLD_AFTER:] == [START + timedelta(minutes=20 * n) for n in (1, 2, 3)]
+    assert await system.statuses() == ["dead"] + ["pending"] * 9
+    assert len(there.attempts) == 6
 
 
-async def test_an_operators_hold_lets_nothing_out_until_it_is_released(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
+async def test_a_probe_waits_as_long_as_the_destination_asks(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.respond = lambda _: Failed(reason="503", code=503, retry_after=timedelta(minutes=20))
+    await system.start()
 
-    state = await lab.holds.hold("publish", why="maintenance", actor="alice")
-    waiting = await lab.add(5)
-    await lab.go_on(24 * HOUR)
+    await system.add_events(HOLD_AFTER)
+    await system.advance(HOUR)
+
+    assert there.attempt_times[HOLD_AFTER:] == [START + timedelta(minutes=20 * n) for n in (1, 2, 3)]
+
+
+async def test_an_operators_hold_lets_nothing_out_until_it_is_released(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start()
+
+    state = await system.route_states.hold("publish", why="maintenance", actor="alice")
+    waiting = await system.add_events(5)
+    await system.advance(24 * HOUR)
 
     assert (state.held_by, state.held_why) == (HeldBy.OPERATOR, "maintenance")
-    assert there.tries == []
+    assert there.attempts == []
 
-    released = await lab.holds.release("publish", why="done", actor="bob")
-    await lab.settle()
+    released = await system.route_states.release("publish", why="done", actor="bob")
+    await system.settle()
 
     assert not released.is_held
-    assert there.events == waiting
-    assert await lab.alerts() == ["alert.route_held", "alert.route_recovered"]
-    actions = [(each.actor, each.verb, each.subject, each.note) for each in await lab.store.actions(limit=9)]
+    assert there.event_ids == waiting
+    assert await system.alerts() == ["alert.route_held", "alert.route_recovered"]
+    actions = [(each.actor, each.verb, each.subject, each.reason) for each in await system.store.actions(limit=9)]
     assert actions == [
         ("bob", "route.released", "publish", "done"),
         ("alice", "route.held", "publish", "maintenance"),
     ]
 
 
-async def test_an_operators_hold_outlives_the_process_and_what_was_under_way(lab: Lab) -> None:
-    there = lab.a_route()
-    there.open.clear()
-    await lab.start()
-    await lab.add(3)
+async def test_an_operators_hold_outlives_the_process_and_what_was_under_way(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.gate.clear()
+    await system.start()
+    await system.add_events(3)
 
-    await lab.holds.hold("publish", why="", actor="alice")
-    there.open.set()
-    await lab.settle()
-    await lab.stop()
-    await lab.start()
-    await lab.go_on(HOUR)
+    await system.route_states.hold("publish", why="", actor="alice")
+    there.gate.set()
+    await system.settle()
+    await system.stop()
+    await system.start()
+    await system.advance(HOUR)
 
-    assert await lab.statuses() == ["delivered", "pending", "pending"]
-    assert lab.holds.of("publish").held_by is HeldBy.OPERATOR
-
-
-async def test_an_operator_releases_what_failures_hold_and_it_starts_anew(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
-    await hold(lab)
-
-    there.tries.clear()
-    await lab.holds.release("publish", why="mended, I think", actor="alice")
-    await lab.settle()
-
-    assert len(there.tries) == HOLD_AFTER
-    assert lab.holds.of("publish").held_by is HeldBy.FAILURES
-    assert await lab.alerts() == ["alert.route_held", "alert.route_recovered", "alert.route_held"]
+    assert await system.statuses() == ["delivered", "pending", "pending"]
+    assert system.route_states.get("publish").held_by is HeldBy.OPERATOR
 
 
-async def test_a_release_before_anything_else_knows_what_was_held_before(lab: Lab) -> None:
-    lab.a_route()
-    await lab.start()
-    await lab.holds.hold("publish", why="", actor="alice")
-    await lab.stop()
-    await lab.start()
+async def test_an_operator_releases_what_failures_hold_and_it_starts_anew(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start()
+    await fail_until_held(system)
 
-    fresh = Holds(lab.store, lab.alerting, bells=lab.bells, clock=lab.clock)
+    there.attempts.clear()
+    await system.route_states.release("publish", why="mended, I think", actor="alice")
+    await system.settle()
+
+    assert len(there.attempts) == HOLD_AFTER
+    assert system.route_states.get("publish").held_by is HeldBy.FAILURES
+    assert await system.alerts() == ["alert.route_held", "alert.route_recovered", "alert.route_held"]
+
+
+async def test_a_release_before_anything_else_knows_what_was_held_before(system: DeliverySystem) -> None:
+    system.add_route()
+    await system.start()
+    await system.route_states.hold("publish", why="", actor="alice")
+    await system.stop()
+    await system.start()
+
+    fresh = RouteStates(system.store, system.alert_factory, notifiers=system.notifiers, clock=system.clock)
 
     assert (await fresh.release("publish", why="", actor="alice")).released_at == START
 
 
-async def test_to_release_what_is_not_held_changes_nothing(lab: Lab) -> None:
-    lab.a_route()
-    await lab.start()
+async def test_to_release_what_is_not_held_changes_nothing(system: DeliverySystem) -> None:
+    system.add_route()
+    await system.start()
 
-    assert await lab.holds.release("publish", why="", actor="alice") == RouteState(name="publish")
+    assert await system.route_states.release("publish", why="", actor="alice") == RouteState(name="publish")
 
-    assert await lab.store.actions(limit=9) == []
-    assert await lab.alerts() == []
+    assert await system.store.actions(limit=9) == []
+    assert await system.alerts() == []
 
 
-async def test_a_hold_that_an_operator_takes_over_is_announced_once(lab: Lab) -> None:
-    there = lab.a_route()
-    await lab.start()
-    await hold(lab)
+async def test_a_hold_that_an_operator_takes_over_is_announced_once(system: DeliverySystem) -> None:
+    there = system.add_route()
+    await system.start()
+    await fail_until_held(system)
 
-    await lab.holds.hold("publish", why="they are moving house", actor="alice")
-    there.answer = lambda _: Accepted()
-    await lab.go_on(HOUR)
+    await system.route_states.hold("publish", why="they are moving house", actor="alice")
+    there.respond = lambda _: Accepted()
+    await system.advance(HOUR)
 
-    assert len(there.tries) == HOLD_AFTER
-    assert await lab.alerts() == ["alert.route_held"]
+    assert len(there.attempts) == HOLD_AFTER
+    assert await system.alerts() == ["alert.route_held"]

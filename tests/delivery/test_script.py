@@ -16,15 +16,15 @@ from typing import Any
 
 import pytest
 from harness.factories import an_event
-from harness.support import START, until
+from harness.support import START, wait_until
 
 from receiver.delivery.senders.script import ScriptSender
-from receiver.delivery.senders.sender import Parcel
+from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused, Secret
 from receiver.events import payload
 from receiver.settings import ScriptSettings, Size
 
-SHORT = timedelta(milliseconds=300)
+SHORT_TIMEOUT = timedelta(milliseconds=300)
 ENVELOPE = {
     "type": "task.succeed",
     "timestamp": "2026-11-22T10:00:00.000Z",
@@ -48,24 +48,24 @@ def a_full_event(**changes: Any) -> Event:
     return an_event(envelope=json.dumps(ENVELOPE).encode(), **changes)
 
 
-def a_parcel(**changes: Any) -> Parcel:
-    return replace(Parcel(delivery_id="dlv_1", event=a_full_event(), attempt=1, at=START), **changes)
+def a_delivery_request(**changes: Any) -> DeliveryRequest:
+    return replace(DeliveryRequest(delivery_id="dlv_1", event=a_full_event(), attempt=1, at=START), **changes)
 
 
-async def run(*command: str, parcel: Parcel | None = None, **settings: Any) -> Outcome:
-    return await ScriptSender(ScriptSettings(command=command, **settings)).send(parcel or a_parcel())
+async def send_to_script(*command: str, request: DeliveryRequest | None = None, **settings: Any) -> Outcome:
+    return await ScriptSender(ScriptSettings(command=command, **settings)).send(request or a_delivery_request())
 
 
-async def shell(text: str, **settings: Any) -> Outcome:
-    return await run("/bin/sh", "-c", text, **settings)
+async def run_shell(text: str, **settings: Any) -> Outcome:
+    return await send_to_script("/bin/sh", "-c", text, **settings)
 
 
-def failed(outcome: Outcome) -> Failed:
+def expect_failed(outcome: Outcome) -> Failed:
     assert isinstance(outcome, Failed)
     return outcome
 
 
-def refused(outcome: Outcome) -> Refused:
+def expect_refused(outcome: Outcome) -> Refused:
     assert isinstance(outcome, Refused)
     return outcome
 
@@ -100,25 +100,27 @@ def children() -> set[str]:
 
 
 async def test_the_event_is_on_standard_input() -> None:
-    outcome = await run("/bin/cat")
+    outcome = await send_to_script("/bin/cat")
 
-    assert outcome == Accepted(code=0, excerpt=payload.joined(a_full_event()))
+    assert outcome == Accepted(code=0, excerpt=payload.serialize(a_full_event()))
 
 
 async def test_standard_input_can_be_opened_by_its_name_and_read_twice() -> None:
-    outcome = await shell("cat /dev/stdin >/dev/null && cat /dev/stdin")
+    outcome = await run_shell("cat /dev/stdin >/dev/null && cat /dev/stdin")
 
-    assert outcome == Accepted(code=0, excerpt=payload.joined(a_full_event()))
+    assert outcome == Accepted(code=0, excerpt=payload.serialize(a_full_event()))
 
 
 async def test_both_outputs_can_be_opened_by_their_names() -> None:
-    assert (await shell("echo one >/dev/stdout; echo two >/dev/stderr")).excerpt == b"one\ntwo\n"
+    assert (await run_shell("echo one >/dev/stdout; echo two >/dev/stderr")).excerpt == b"one\ntwo\n"
 
 
 async def test_arguments_arrive_exactly_as_configured() -> None:
     arguments = ["a b", "$HOME", "*", "'; exit 1", ""]
 
-    outcome = await run(sys.executable, "-c", "import sys, json; print(json.dumps(sys.argv[1:]))", *arguments)
+    outcome = await send_to_script(
+        sys.executable, "-c", "import sys, json; print(json.dumps(sys.argv[1:]))", *arguments
+    )
 
     assert json.loads(outcome.excerpt) == arguments
 
@@ -127,7 +129,7 @@ async def test_the_environment_is_clean() -> None:
     environ = {"PATH": "/usr/bin:/bin", "LANG": "C", "HOME": "/home/x", "KLING_API_KEY": "hush", "LD_PRELOAD": "x"}
     settings = ScriptSettings(command=("/usr/bin/env", "-0"), env={"TOKEN": Secret("mine"), "MODE": "fast"})
 
-    outcome = await ScriptSender(settings, environ=environ).send(a_parcel(attempt=2))
+    outcome = await ScriptSender(settings, environ=environ).send(a_delivery_request(attempt=2))
 
     variables = dict(entry.split("=", 1) for entry in outcome.excerpt.decode().split("\0") if entry)
     assert variables.pop("KLING_RUN")
@@ -155,7 +157,9 @@ async def test_what_is_not_known_is_empty() -> None:
         type="alert.route_held", envelope=b'{"type":"alert.route_held","data":{"event_id":"evt_1"}}', body=b""
     )
 
-    outcome = await shell('echo "[$KLING_TASK_ID$KLING_ASSET_DIR$KLING_STATUS]"', parcel=a_parcel(event=alert))
+    outcome = await run_shell(
+        'echo "[$KLING_TASK_ID$KLING_ASSET_DIR$KLING_STATUS]"', request=a_delivery_request(event=alert)
+    )
 
     assert outcome.excerpt == b"[]\n"
 
@@ -164,17 +168,17 @@ async def test_a_folder_whose_name_would_have_to_be_cut_is_not_given() -> None:
     data = {**ENVELOPE, "data": {"assets": [{"path": "/srv/my results/evt_1/0.png"}]}}
     event = an_event(envelope=json.dumps(data).encode())
 
-    outcome = await shell('echo "[$KLING_ASSET_DIR]"', parcel=a_parcel(event=event))
+    outcome = await run_shell('echo "[$KLING_ASSET_DIR]"', request=a_delivery_request(event=event))
 
     assert outcome.excerpt == b"[]\n"
 
 
 async def test_it_runs_where_it_is_told_to(tmp_path: Path) -> None:
-    assert (await run("/bin/pwd", cwd=tmp_path)).excerpt.decode().strip() == str(tmp_path)
+    assert (await send_to_script("/bin/pwd", cwd=tmp_path)).excerpt.decode().strip() == str(tmp_path)
 
 
 async def test_it_is_alone_in_its_group_and_session_and_has_no_other_file_open() -> None:
-    outcome = await run(
+    outcome = await send_to_script(
         sys.executable,
         "-c",
         "import os; print(os.getpid() == os.getpgid(0) == os.getsid(0), sorted(os.listdir('/proc/self/fd')))",
@@ -188,7 +192,7 @@ async def test_it_is_alone_in_its_group_and_session_and_has_no_other_file_open()
 
 @pytest.mark.parametrize("code", [1, 2, 64, 66, 74, 75, 77, 79, 126, 127, 255])
 async def test_most_exits_are_tried_again(code: int) -> None:
-    outcome = failed(await shell(f"echo why; exit {code}"))
+    outcome = expect_failed(await run_shell(f"echo why; exit {code}"))
 
     assert (outcome.code, outcome.excerpt) == (code, b"why\n")
     assert str(code) in outcome.reason
@@ -196,21 +200,21 @@ async def test_most_exits_are_tried_again(code: int) -> None:
 
 @pytest.mark.parametrize("code", [65, 78])
 async def test_two_exits_are_final(code: int) -> None:
-    outcome = refused(await shell(f"echo never >&2; exit {code}"))
+    outcome = expect_refused(await run_shell(f"echo never >&2; exit {code}"))
 
     assert (outcome.code, outcome.excerpt, outcome.hold) == (code, b"never\n", False)
 
 
 @pytest.mark.parametrize("name", ["SIGSEGV", "SIGKILL", "SIGTERM", "SIGABRT", "SIGSYS"])
 async def test_a_death_by_signal_is_named(name: str) -> None:
-    outcome = failed(await shell(f"kill -{name.removeprefix('SIG')} $$"))
+    outcome = expect_failed(await run_shell(f"kill -{name.removeprefix('SIG')} $$"))
 
     assert outcome.code == -signal.Signals[name]
     assert f"killed by {name}" in outcome.reason
 
 
 async def test_a_death_inside_a_shell_is_named() -> None:
-    outcome = failed(await shell("sh -c 'kill -SEGV $$'; exit $?"))
+    outcome = expect_failed(await run_shell("sh -c 'kill -SEGV $$'; exit $?"))
 
     assert "killed by SIGSEGV" in outcome.reason
 
@@ -219,7 +223,7 @@ async def test_a_death_inside_a_shell_is_named() -> None:
 
 
 async def test_a_missing_program_is_named() -> None:
-    outcome = failed(await run("/nowhere/publish"))
+    outcome = expect_failed(await send_to_script("/nowhere/publish"))
 
     assert outcome.reason == "/nowhere/publish was not started: there is no such program. Correct the route's command."
 
@@ -227,7 +231,7 @@ async def test_a_missing_program_is_named() -> None:
 async def test_a_missing_name_says_where_it_was_looked_for() -> None:
     settings = ScriptSettings(command=("no-such-program",))
 
-    outcome = failed(await ScriptSender(settings, environ={"PATH": "/bin:/usr/bin"}).send(a_parcel()))
+    outcome = expect_failed(await ScriptSender(settings, environ={"PATH": "/bin:/usr/bin"}).send(a_delivery_request()))
 
     assert "there is no such program in /bin:/usr/bin" in outcome.reason
 
@@ -236,7 +240,7 @@ async def test_a_name_is_looked_for_in_the_path_of_the_script(tmp_path: Path) ->
     a_script(tmp_path / "publish", "#!/bin/sh\necho here\n")
     settings = ScriptSettings(command=("publish",), env={"PATH": str(tmp_path)})
 
-    assert (await ScriptSender(settings).send(a_parcel())).excerpt == b"here\n"
+    assert (await ScriptSender(settings).send(a_delivery_request())).excerpt == b"here\n"
 
 
 def a_script(path: Path, text: str, *, mode: int = 0o755) -> str:
@@ -248,13 +252,13 @@ def a_script(path: Path, text: str, *, mode: int = 0o755) -> str:
 async def test_a_missing_execute_bit_is_named_with_its_fix(tmp_path: Path) -> None:
     script = a_script(tmp_path / "publish", "#!/bin/sh\n", mode=0o644)
 
-    outcome = failed(await run(script))
+    outcome = expect_failed(await send_to_script(script))
 
     assert f"chmod +x {script}" in outcome.reason
 
 
 async def test_a_bad_interpreter_is_named(tmp_path: Path) -> None:
-    outcome = failed(await run(a_script(tmp_path / "publish", "#!/no/such/python\n")))
+    outcome = expect_failed(await send_to_script(a_script(tmp_path / "publish", "#!/no/such/python\n")))
 
     assert "its interpreter /no/such/python does not exist" in outcome.reason
 
@@ -262,7 +266,7 @@ async def test_a_bad_interpreter_is_named(tmp_path: Path) -> None:
 async def test_an_interpreter_without_its_execute_bit_is_named_instead_of_the_script(tmp_path: Path) -> None:
     interpreter = a_script(tmp_path / "interpreter", "#!/bin/sh\n", mode=0o644)
 
-    outcome = failed(await run(a_script(tmp_path / "publish", f"#!{interpreter} -e\n")))
+    outcome = expect_failed(await send_to_script(a_script(tmp_path / "publish", f"#!{interpreter} -e\n")))
 
     assert outcome.reason == (
         f"{tmp_path}/publish was not started: its interpreter may not be executed. "
@@ -275,7 +279,7 @@ import asyncio, os, sys
 from pathlib import Path
 from harness.factories import an_event
 from harness.support import START
-from receiver.delivery.senders.sender import Parcel
+from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.delivery.senders.script import ScriptSender
 from receiver.settings import ScriptSettings
 
@@ -288,7 +292,7 @@ settings = ScriptSettings.model_construct(
     output_limit=10,
 )
 sender = ScriptSender(settings, environ={"PATH": os.environ["PATH"]})
-print(asyncio.run(sender.send(Parcel(delivery_id="dlv_1", event=an_event(), attempt=1, at=START))).reason)
+print(asyncio.run(sender.send(DeliveryRequest(delivery_id="dlv_1", event=an_event(), attempt=1, at=START))).reason)
 """
 
 
@@ -300,7 +304,7 @@ def open_folder() -> Iterator[Path]:
         yield Path(folder)
 
 
-def reason_for_nobody(*arguments: Path | str, path: str = "/usr/bin:/bin") -> str:
+def start_failure_as_nobody(*arguments: Path | str, path: str = "/usr/bin:/bin") -> str:
     """Why a script is not started by one who is not root, to whom no folder is shut."""
     environ = {"PATH": path, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.check_output(
@@ -318,14 +322,15 @@ def test_a_folder_that_may_not_be_entered_is_named(open_folder: Path) -> None:
     try:
         why = f"he folder {shut} may not be entered. Let the service's user in, as by chmod a+x {shut}."
 
-        assert reason_for_nobody(script) == f"{script} was not started: t{why}"
-        assert reason_for_nobody(open_folder / "link") == f"{open_folder}/link was not started: t{why}"
-        assert reason_for_nobody("publish", path=f"{shut}/in:/bin") == f"publish was not started: t{why}"
+        assert start_failure_as_nobody(script) == f"{script} was not started: t{why}"
+        assert start_failure_as_nobody(open_folder / "link") == f"{open_folder}/link was not started: t{why}"
+        assert start_failure_as_nobody("publish", path=f"{shut}/in:/bin") == f"publish was not started: t{why}"
         assert (
-            reason_for_nobody(below) == f"{below} was not started: its interpreter {script} cannot be reached: t{why}"
+            start_failure_as_nobody(below)
+            == f"{below} was not started: its interpreter {script} cannot be reached: t{why}"
         )
         assert (
-            reason_for_nobody("/bin/true", shut / "in")
+            start_failure_as_nobody("/bin/true", shut / "in")
             == f"/bin/true was not started: its folder {shut}/in cannot be reached: t{why}"
         )
     finally:
@@ -335,41 +340,44 @@ def test_a_folder_that_may_not_be_entered_is_named(open_folder: Path) -> None:
 async def test_a_pipe_is_no_program_and_holds_nothing_up(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "publish", 0o755)
 
-    assert "it is no file. Correct the route's command." in failed(await run(str(tmp_path / "publish"))).reason
+    assert (
+        "it is no file. Correct the route's command."
+        in expect_failed(await send_to_script(str(tmp_path / "publish"))).reason
+    )
 
 
 async def test_a_carriage_return_behind_the_interpreter_is_seen(tmp_path: Path) -> None:
-    outcome = failed(await run(a_script(tmp_path / "publish", "#!/bin/sh\r\nexit 0\r\n")))
+    outcome = expect_failed(await send_to_script(a_script(tmp_path / "publish", "#!/bin/sh\r\nexit 0\r\n")))
 
     assert "carriage return" in outcome.reason
 
 
 async def test_a_file_without_an_interpreter_is_not_guessed_at(tmp_path: Path) -> None:
-    outcome = failed(await run(a_script(tmp_path / "publish", "echo hello\n")))
+    outcome = expect_failed(await send_to_script(a_script(tmp_path / "publish", "echo hello\n")))
 
     assert "#!/bin/sh" in outcome.reason
 
 
 async def test_a_folder_is_no_program(tmp_path: Path) -> None:
-    assert "it is a folder" in failed(await run(str(tmp_path))).reason
+    assert "it is a folder" in expect_failed(await send_to_script(str(tmp_path))).reason
 
 
 async def test_a_missing_folder_to_run_in_is_named(tmp_path: Path) -> None:
     settings = ScriptSettings.model_construct(
-        command=("/bin/true",), cwd=tmp_path / "gone", env={}, timeout=SHORT, output_limit=Size(10)
+        command=("/bin/true",), cwd=tmp_path / "gone", env={}, timeout=SHORT_TIMEOUT, output_limit=Size(10)
     )
 
-    outcome = failed(await ScriptSender(settings).send(a_parcel()))
+    outcome = expect_failed(await ScriptSender(settings).send(a_delivery_request()))
 
     assert f"its folder {tmp_path / 'gone'} does not exist" in outcome.reason
 
 
 async def test_what_cannot_be_passed_on_fails() -> None:
     settings = ScriptSettings.model_construct(
-        command=("/bin/true", "a\0b"), cwd=None, env={}, timeout=SHORT, output_limit=Size(10)
+        command=("/bin/true", "a\0b"), cwd=None, env={}, timeout=SHORT_TIMEOUT, output_limit=Size(10)
     )
 
-    assert "cannot be passed on" in failed(await ScriptSender(settings).send(a_parcel())).reason
+    assert "cannot be passed on" in expect_failed(await ScriptSender(settings).send(a_delivery_request())).reason
 
 
 def open_files() -> int:
@@ -377,11 +385,11 @@ def open_files() -> int:
 
 
 async def test_a_failed_start_leaves_no_file_open() -> None:
-    await run("/nowhere/publish")
+    await send_to_script("/nowhere/publish")
     before = open_files()
 
     for _ in range(20):
-        await run("/nowhere/publish")
+        await send_to_script("/nowhere/publish")
     await asyncio.sleep(0)
 
     assert open_files() <= before
@@ -391,7 +399,7 @@ async def test_a_failed_start_leaves_no_file_open() -> None:
 
 
 async def test_the_end_of_a_long_output_is_kept() -> None:
-    outcome = await shell("seq 1 200000; echo done >&2", output_limit=1000)
+    outcome = await run_shell("seq 1 200000; echo done >&2", output_limit=1000)
 
     assert len(outcome.excerpt) == 1000
     assert outcome.excerpt.endswith(b"200000\ndone\n")
@@ -403,7 +411,7 @@ async def test_a_flood_takes_no_memory() -> None:
 
     before = memory()
 
-    outcome = await shell("head -c 1000000000 /dev/zero", output_limit=65536)
+    outcome = await run_shell("head -c 1000000000 /dev/zero", output_limit=65536)
 
     assert isinstance(outcome, Accepted)
     assert len(outcome.excerpt) == 65536
@@ -411,7 +419,7 @@ async def test_a_flood_takes_no_memory() -> None:
 
 
 async def test_no_output_need_be_kept() -> None:
-    assert (await shell("echo hello", output_limit=0)).excerpt == b""
+    assert (await run_shell("echo hello", output_limit=0)).excerpt == b""
 
 
 # What never reads, never ends, never lets go.
@@ -422,13 +430,13 @@ async def test_a_script_that_does_not_read_the_event_does_no_harm(text: str) -> 
     huge = a_full_event(body=json.dumps({"x": "y" * 5_000_000}).encode())
 
     for _ in range(3):
-        assert isinstance(await shell(text, parcel=a_parcel(event=huge)), Accepted)
+        assert isinstance(await run_shell(text, request=a_delivery_request(event=huge)), Accepted)
 
 
 async def test_a_script_that_runs_too_long_is_ended() -> None:
     started = time.perf_counter()
 
-    outcome = failed(await shell("echo begun; exec sleep 60", timeout=SHORT))
+    outcome = expect_failed(await run_shell("echo begun; exec sleep 60", timeout=SHORT_TIMEOUT))
 
     assert time.perf_counter() - started < 4
     assert outcome.excerpt == b"begun\n"
@@ -436,7 +444,9 @@ async def test_a_script_that_runs_too_long_is_ended() -> None:
 
 
 async def test_ending_begins_with_a_request() -> None:
-    outcome = failed(await shell("trap 'echo bye; exit 0' TERM; echo begun; sleep 60 & wait", timeout=SHORT))
+    outcome = expect_failed(
+        await run_shell("trap 'echo bye; exit 0' TERM; echo begun; sleep 60 & wait", timeout=SHORT_TIMEOUT)
+    )
 
     assert outcome.excerpt == b"begun\nbye\n"
     assert outcome.code is None
@@ -446,7 +456,7 @@ async def test_what_does_not_heed_the_request_is_killed_five_seconds_later(tmp_p
     pid = tmp_path / "pid"
     started = time.perf_counter()
 
-    failed(await shell(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done", timeout=SHORT))
+    expect_failed(await run_shell(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done", timeout=SHORT_TIMEOUT))
 
     assert 5 <= time.perf_counter() - started < 9
     assert is_gone(pid)()
@@ -455,9 +465,9 @@ async def test_what_does_not_heed_the_request_is_killed_five_seconds_later(tmp_p
 async def test_a_time_out_ends_the_whole_group(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
-    await shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}; sleep 60", timeout=SHORT)
+    await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}; sleep 60", timeout=SHORT_TIMEOUT)
 
-    await until(is_gone(pid))
+    await wait_until(is_gone(pid))
 
 
 @pytest.mark.parametrize(
@@ -473,10 +483,10 @@ async def test_a_time_out_ends_the_whole_group(tmp_path: Path) -> None:
 async def test_a_time_out_ends_also_what_left_the_group(tmp_path: Path, escape: str) -> None:
     pid = tmp_path / "pid"
 
-    await shell(escape.format(pid=pid) + " sleep 60", timeout=timedelta(seconds=1))
+    await run_shell(escape.format(pid=pid) + " sleep 60", timeout=timedelta(seconds=1))
 
     assert pid.exists()
-    await until(is_gone(pid))
+    await wait_until(is_gone(pid))
 
 
 @pytest.mark.parametrize("prefix", ["", "setsid ", "nohup "])
@@ -487,18 +497,18 @@ async def test_a_child_that_holds_the_output_is_ended_and_holds_nothing_up(
     pid = tmp_path / "pid"
     started = time.perf_counter()
 
-    outcome = await shell(f"{prefix}sh -c 'echo $$ >{pid}; exec sleep 60' & sleep 0.1; echo done; exit {code}")
+    outcome = await run_shell(f"{prefix}sh -c 'echo $$ >{pid}; exec sleep 60' & sleep 0.1; echo done; exit {code}")
 
     assert time.perf_counter() - started < 5
     assert isinstance(outcome, Failed if code else Accepted)
     assert b"done\n" in outcome.excerpt
-    await until(is_gone(pid))
+    await wait_until(is_gone(pid))
 
 
 async def test_after_a_success_what_let_go_of_the_output_may_go_on(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
-    outcome = await shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}")
+    outcome = await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}")
 
     assert isinstance(outcome, Accepted)
     assert not is_gone(pid)()
@@ -508,9 +518,9 @@ async def test_after_a_success_what_let_go_of_the_output_may_go_on(tmp_path: Pat
 async def test_after_a_failure_nothing_of_the_group_goes_on(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
-    await shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}; exit 1")
+    await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}; exit 1")
 
-    await until(is_gone(pid))
+    await wait_until(is_gone(pid))
 
 
 @pytest.mark.parametrize(
@@ -519,7 +529,7 @@ async def test_after_a_failure_nothing_of_the_group_goes_on(tmp_path: Path) -> N
 async def test_after_a_failure_nothing_goes_on_that_left_group_and_output(tmp_path: Path, end: str) -> None:
     pid, loop = tmp_path / "pid", "while :; do sleep 0.2; done"
 
-    await shell(
+    await run_shell(
         f"setsid sh -c 'echo $$ >{pid}; {loop}' >/dev/null 2>&1 </dev/null & "
         f"while ! test -s {pid}; do sleep 0.01; done; {end}"
     )
@@ -529,9 +539,9 @@ async def test_after_a_failure_nothing_goes_on_that_left_group_and_output(tmp_pa
 
 async def test_a_failure_ends_nothing_of_an_earlier_success(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    await shell(f"setsid sleep 60 >/dev/null 2>&1 </dev/null & echo $! >{pid}")
+    await run_shell(f"setsid sleep 60 >/dev/null 2>&1 </dev/null & echo $! >{pid}")
 
-    await shell("exit 7")
+    await run_shell("exit 7")
 
     assert not is_gone(pid)()
     os.kill(int(pid.read_text()), signal.SIGKILL)
@@ -540,7 +550,7 @@ async def test_a_failure_ends_nothing_of_an_earlier_success(tmp_path: Path) -> N
 async def test_a_stopped_script_is_ended_all_the_same(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
-    failed(await shell(f"echo $$ >{pid}; kill -STOP $$", timeout=SHORT))
+    expect_failed(await run_shell(f"echo $$ >{pid}; kill -STOP $$", timeout=SHORT_TIMEOUT))
 
     assert is_gone(pid)()
 
@@ -548,8 +558,8 @@ async def test_a_stopped_script_is_ended_all_the_same(tmp_path: Path) -> None:
 async def test_no_child_is_left_unburied() -> None:
     before = children()
 
-    await asyncio.gather(*(shell(f"sleep 0.0{number}; exit {number}") for number in range(8)))
-    await shell("exec sleep 60", timeout=SHORT)
+    await asyncio.gather(*(run_shell(f"sleep 0.0{number}; exit {number}") for number in range(8)))
+    await run_shell("exec sleep 60", timeout=SHORT_TIMEOUT)
 
     assert children() <= before
 
@@ -561,22 +571,22 @@ async def test_cancelling_ends_the_script_and_all_of_its(tmp_path: Path) -> None
         f"sleep 60 & echo $! >{pids[1]}; setsid sh -c 'echo $$ >{pids[2]}; exec sleep 60' >/dev/null 2>&1 & "
         f"echo $$ >{pids[0]}; wait"
     )
-    task = asyncio.ensure_future(shell(text))
-    await until(lambda: all(pid.exists() and pid.read_text() for pid in pids))
+    task = asyncio.ensure_future(run_shell(text))
+    await wait_until(lambda: all(pid.exists() and pid.read_text() for pid in pids))
 
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
     for pid in pids:
-        await until(is_gone(pid))
+        await wait_until(is_gone(pid))
     assert children() <= before
 
 
 async def test_cancelling_twice_kills_at_once(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
-    task = asyncio.ensure_future(shell(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done"))
-    await until(lambda: pid.exists() and bool(pid.read_text()))
+    task = asyncio.ensure_future(run_shell(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done"))
+    await wait_until(lambda: pid.exists() and bool(pid.read_text()))
     started = time.perf_counter()
 
     task.cancel()
@@ -587,7 +597,7 @@ async def test_cancelling_twice_kills_at_once(tmp_path: Path) -> None:
         await task
 
     assert time.perf_counter() - started < 3
-    await until(is_gone(pid))
+    await wait_until(is_gone(pid))
 
 
 async def test_cancelling_twice_kills_also_what_outlived_the_script(tmp_path: Path) -> None:
@@ -597,17 +607,17 @@ async def test_cancelling_twice_kills_also_what_outlived_the_script(tmp_path: Pa
         f"setsid sh -c '{stubborn}' >/dev/null 2>&1 </dev/null & "
         f"while ! test -s {strayed}; do sleep 0.01; done; echo $$ >{own}; exec sleep 60"
     )
-    task = asyncio.ensure_future(shell(text))
-    await until(lambda: own.exists() and bool(own.read_text()))
+    task = asyncio.ensure_future(run_shell(text))
+    await wait_until(lambda: own.exists() and bool(own.read_text()))
 
     task.cancel()
-    await until(is_gone(own))
+    await wait_until(is_gone(own))
     assert not is_gone(strayed)()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
-    await until(is_gone(strayed))
+    await wait_until(is_gone(strayed))
 
 
 async def test_the_sender_states_its_time_with_that_of_ending() -> None:
@@ -619,6 +629,6 @@ async def test_the_sender_states_its_time_with_that_of_ending() -> None:
 async def test_many_at_once_end_each_for_itself() -> None:
     commands = [["/bin/sh", "-c", f"cat >/dev/null; exit {number % 4}"] for number in range(40)]
 
-    outcomes = await asyncio.gather(*(run(*command) for command in commands))
+    outcomes = await asyncio.gather(*(send_to_script(*command) for command in commands))
 
     assert [outcome.code for outcome in outcomes] == [number % 4 for number in range(40)]

@@ -10,15 +10,15 @@ from typing import Any
 
 import pytest
 from harness.factories import an_event
-from harness.http_peers import hanging, response, sending, serving
+from harness.http_peers import http_peer, never_respond, respond_with, response
 from harness.support import START, free_port
 from standardwebhooks import Webhook
 
-from receiver.delivery.senders.sender import Parcel
-from receiver.delivery.senders.webhook import ReplySender, WebhookSender, judge, read_retry_after
+from receiver.delivery.senders.sender import DeliveryRequest
+from receiver.delivery.senders.webhook import ClientCallbackSender, WebhookSender, outcome_of, parse_retry_after
 from receiver.domain.clock import SystemClock
 from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused, Secret
-from receiver.net.http_client import Outbound, Reply
+from receiver.net.http_client import HttpClient, HttpResponse
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.settings import WebhookSettings
 
@@ -27,24 +27,26 @@ BODY = b'{"task_id": "k1",  "task_status":"succeed","note":"\xc3\xa4"}'
 
 
 @pytest.fixture
-async def outbound() -> AsyncIterator[Outbound]:
-    outbound = Outbound(user_agent="kling-receiver/0.1.0", guard=OperatorGuard())
-    yield outbound
-    await outbound.aclose()
+async def http_client() -> AsyncIterator[HttpClient]:
+    http_client = HttpClient(user_agent="kling-receiver/0.1.0", guard=OperatorGuard())
+    yield http_client
+    await http_client.aclose()
 
 
-def a_parcel(event: Event | None = None, **changes: Any) -> Parcel:
-    parcel = Parcel(delivery_id="dlv_1", event=event or an_event(body=BODY), attempt=1, at=START)
+def a_delivery_request(event: Event | None = None, **changes: Any) -> DeliveryRequest:
+    parcel = DeliveryRequest(delivery_id="dlv_1", event=event or an_event(body=BODY), attempt=1, at=START)
     return replace(parcel, **changes)
 
 
-async def send(outbound: Outbound, url: str, parcel: Parcel | None = None, **settings: Any) -> Outcome:
-    return await WebhookSender(WebhookSettings(url=url, **settings), outbound=outbound).send(parcel or a_parcel())
+async def send(http_client: HttpClient, url: str, request: DeliveryRequest | None = None, **settings: Any) -> Outcome:
+    return await WebhookSender(WebhookSettings(url=url, **settings), http_client=http_client).send(
+        request or a_delivery_request()
+    )
 
 
-async def test_the_event_is_posted_with_kling_s_words_as_they_came(outbound: Outbound) -> None:
-    async with serving(response(204)) as peer:
-        outcome = await send(outbound, f"{peer.url}/hooks/kling")
+async def test_the_event_is_posted_with_kling_s_words_as_they_came(http_client: HttpClient) -> None:
+    async with http_peer(response(204)) as peer:
+        outcome = await send(http_client, f"{peer.url}/hooks/kling")
 
     assert outcome == Accepted(code=204)
     assert peer.requests[0].line == "POST /hooks/kling HTTP/1.1"
@@ -52,9 +54,9 @@ async def test_the_event_is_posted_with_kling_s_words_as_they_came(outbound: Out
     assert json.loads(peer.requests[0].body)["data"]["kling"]["task_id"] == "k1"
 
 
-async def test_each_header_that_is_promised_is_there(outbound: Outbound) -> None:
-    async with serving(response()) as peer:
-        await send(outbound, peer.url, a_parcel(attempt=3), secret=(NEW,))
+async def test_each_header_that_is_promised_is_there(http_client: HttpClient) -> None:
+    async with http_peer(response()) as peer:
+        await send(http_client, peer.url, a_delivery_request(attempt=3), secret=(NEW,))
 
     headers = peer.requests[0].headers
     assert headers["content-type"] == "application/json"
@@ -65,9 +67,9 @@ async def test_each_header_that_is_promised_is_there(outbound: Outbound) -> None
     assert headers["kling-receiver-attempt"] == "3"
 
 
-async def test_the_reference_verifies_what_was_sent_with_either_secret_of_a_rotation(outbound: Outbound) -> None:
-    async with serving(response()) as peer:
-        await send(outbound, peer.url, a_parcel(at=SystemClock().now()), secret=(NEW, OLD))
+async def test_the_reference_verifies_what_was_sent_with_either_secret_of_a_rotation(http_client: HttpClient) -> None:
+    async with http_peer(response()) as peer:
+        await send(http_client, peer.url, a_delivery_request(at=SystemClock().now()), secret=(NEW, OLD))
 
     request = peer.requests[0]
     assert len(request.headers["webhook-signature"].split()) == 2
@@ -75,18 +77,18 @@ async def test_the_reference_verifies_what_was_sent_with_either_secret_of_a_rota
         Webhook(secret.reveal().encode()).verify(request.body, request.headers)
 
 
-async def test_without_a_secret_nothing_is_signed_and_the_id_is_sent_all_the_same(outbound: Outbound) -> None:
-    async with serving(response()) as peer:
-        await send(outbound, peer.url)
+async def test_without_a_secret_nothing_is_signed_and_the_id_is_sent_all_the_same(http_client: HttpClient) -> None:
+    async with http_peer(response()) as peer:
+        await send(http_client, peer.url)
 
     assert "webhook-signature" not in peer.requests[0].headers
     assert peer.requests[0].headers["webhook-id"] == "evt_1"
 
 
-async def test_the_id_stays_and_the_timestamp_moves_between_attempts(outbound: Outbound) -> None:
-    async with serving(response(500)) as peer:
-        await send(outbound, peer.url, a_parcel(), secret=(NEW,))
-        await send(outbound, peer.url, a_parcel(attempt=2, at=START + timedelta(hours=1)), secret=(NEW,))
+async def test_the_id_stays_and_the_timestamp_moves_between_attempts(http_client: HttpClient) -> None:
+    async with http_peer(response(500)) as peer:
+        await send(http_client, peer.url, a_delivery_request(), secret=(NEW,))
+        await send(http_client, peer.url, a_delivery_request(attempt=2, at=START + timedelta(hours=1)), secret=(NEW,))
 
     first, second = (request.headers for request in peer.requests)
     assert first["webhook-id"] == second["webhook-id"]
@@ -94,30 +96,30 @@ async def test_the_id_stays_and_the_timestamp_moves_between_attempts(outbound: O
     assert first["webhook-signature"] != second["webhook-signature"]
 
 
-async def test_payload_kling_sends_kling_s_own_body_alone(outbound: Outbound) -> None:
-    async with serving(response()) as peer:
-        await send(outbound, peer.url, payload="kling")
+async def test_payload_kling_sends_kling_s_own_body_alone(http_client: HttpClient) -> None:
+    async with http_peer(response()) as peer:
+        await send(http_client, peer.url, payload="kling")
 
     assert peer.requests[0].body == BODY
 
 
-async def test_payload_kling_sends_the_event_where_kling_said_nothing(outbound: Outbound) -> None:
+async def test_payload_kling_sends_the_event_where_kling_said_nothing(http_client: HttpClient) -> None:
     alert = an_event(type="alert.route_held", body=b"")
-    async with serving(response()) as peer:
-        await send(outbound, peer.url, a_parcel(alert), payload="kling")
+    async with http_peer(response()) as peer:
+        await send(http_client, peer.url, a_delivery_request(alert), payload="kling")
 
     assert peer.requests[0].body == alert.envelope
 
 
-async def test_further_headers_are_sent(outbound: Outbound) -> None:
-    async with serving(response()) as peer:
-        await send(outbound, peer.url, headers={"X-Tenant": "one", "Authorization": Secret("Bearer hush")})
+async def test_further_headers_are_sent(http_client: HttpClient) -> None:
+    async with http_peer(response()) as peer:
+        await send(http_client, peer.url, headers={"X-Tenant": "one", "Authorization": Secret("Bearer hush")})
 
     assert peer.requests[0].headers["x-tenant"] == "one"
     assert peer.requests[0].headers["authorization"] == "Bearer hush"
 
 
-async def test_further_headers_never_replace_ours(outbound: Outbound) -> None:
+async def test_further_headers_never_replace_ours(http_client: HttpClient) -> None:
     forged = {
         "Webhook-Id": "evt_9",
         "webhook-signature": "v1,x",
@@ -126,9 +128,9 @@ async def test_further_headers_never_replace_ours(outbound: Outbound) -> None:
         "Kling-Receiver-Attempt": "9",
     }
     settings = WebhookSettings.model_construct(url="", secret=(), headers=forged, timeout=timedelta(seconds=5))
-    async with serving(response()) as peer:
-        sender = WebhookSender(settings.model_copy(update={"url": peer.url}), outbound=outbound)
-        await sender.send(a_parcel())
+    async with http_peer(response()) as peer:
+        sender = WebhookSender(settings.model_copy(update={"url": peer.url}), http_client=http_client)
+        await sender.send(a_delivery_request())
 
     headers = peer.requests[0].headers
     assert headers["webhook-id"] == "evt_1"
@@ -138,44 +140,44 @@ async def test_further_headers_never_replace_ours(outbound: Outbound) -> None:
     assert headers["kling-receiver-attempt"] == "1"
 
 
-async def test_the_first_four_kibibytes_of_the_answer_are_kept(outbound: Outbound) -> None:
-    async with serving(response(500, b"a" * 4096 + b"b" * 4096)) as peer:
-        outcome = await send(outbound, peer.url)
+async def test_the_first_four_kibibytes_of_the_answer_are_kept(http_client: HttpClient) -> None:
+    async with http_peer(response(500, b"a" * 4096 + b"b" * 4096)) as peer:
+        outcome = await send(http_client, peer.url)
 
     assert outcome.excerpt == b"a" * 4096
 
 
-async def test_an_endless_answer_is_accepted_for_its_status(outbound: Outbound) -> None:
-    async with serving(response(200, b"x" * 5_000_000)) as peer:
-        assert isinstance(await send(outbound, peer.url), Accepted)
+async def test_an_endless_answer_is_accepted_for_its_status(http_client: HttpClient) -> None:
+    async with http_peer(response(200, b"x" * 5_000_000)) as peer:
+        assert isinstance(await send(http_client, peer.url), Accepted)
 
 
-async def test_the_sender_states_its_time(outbound: Outbound) -> None:
+async def test_the_sender_states_its_time(http_client: HttpClient) -> None:
     settings = WebhookSettings(url="http://127.0.0.1/", timeout=timedelta(seconds=7))
 
-    assert WebhookSender(settings, outbound=outbound).timeout == timedelta(seconds=7)
+    assert WebhookSender(settings, http_client=http_client).timeout == timedelta(seconds=7)
 
 
-async def test_a_time_out_fails_with_its_reason(outbound: Outbound) -> None:
-    async with serving(hanging) as peer:
-        outcome = await send(outbound, peer.url, timeout=timedelta(milliseconds=100))
+async def test_a_time_out_fails_with_its_reason(http_client: HttpClient) -> None:
+    async with http_peer(never_respond) as peer:
+        outcome = await send(http_client, peer.url, timeout=timedelta(milliseconds=100))
 
     assert outcome == Failed(reason=f"127.0.0.1:{peer.port} took the request and did not answer within 0.1 s.")
 
 
-async def test_nobody_there_fails_with_its_reason(outbound: Outbound) -> None:
+async def test_nobody_there_fails_with_its_reason(http_client: HttpClient) -> None:
     port = free_port()
 
-    outcome = await send(outbound, f"http://127.0.0.1:{port}/secret")
+    outcome = await send(http_client, f"http://127.0.0.1:{port}/secret")
 
     assert outcome == Failed(
         reason=f"127.0.0.1:{port} refused the connection: is anything listening there?",
     )
 
 
-async def test_a_reset_fails_with_its_reason(outbound: Outbound) -> None:
-    async with serving(sending(b"", then_close=True)) as peer:
-        outcome = await send(outbound, peer.url)
+async def test_a_reset_fails_with_its_reason(http_client: HttpClient) -> None:
+    async with http_peer(respond_with(b"", then_close=True)) as peer:
+        outcome = await send(http_client, peer.url)
 
     assert isinstance(outcome, Failed)
     assert "closed the connection without an answer" in outcome.reason
@@ -184,18 +186,18 @@ async def test_a_reset_fails_with_its_reason(outbound: Outbound) -> None:
 # Verdicts.
 
 
-def verdict(status: int, *, url: str = "https://app.example/hook", sent: int = 10, **headers: str) -> Outcome:
+def outcome_for(status: int, *, url: str = "https://app.example/hook", sent: int = 10, **headers: str) -> Outcome:
     names = {name.replace("_", "-"): value for name, value in headers.items()}
-    return judge(Reply(status=status, headers=names, body=b"says so"), url=url, sent=sent, at=START)
+    return outcome_of(HttpResponse(status=status, headers=names, body=b"says so"), url=url, body_size=sent, at=START)
 
 
 @pytest.mark.parametrize("status", [200, 201, 202, 204, 206, 299])
 def test_any_2xx_is_delivered(status: int) -> None:
-    assert verdict(status) == Accepted(code=status, excerpt=b"says so")
+    assert outcome_for(status) == Accepted(code=status, excerpt=b"says so")
 
 
 def test_410_is_dead_at_once_and_holds_the_route() -> None:
-    outcome = verdict(410)
+    outcome = outcome_for(410)
 
     assert isinstance(outcome, Refused)
     assert (outcome.hold, outcome.code) == (True, 410)
@@ -203,7 +205,7 @@ def test_410_is_dead_at_once_and_holds_the_route() -> None:
 
 @pytest.mark.parametrize("status", [100, 101, 300, 301, 304, 308, 400, 401, 403, 404, 408, 409, 418, 422, 429, 451])
 def test_anything_else_is_tried_again(status: int) -> None:
-    outcome = verdict(status)
+    outcome = outcome_for(status)
 
     assert isinstance(outcome, Failed)
     assert outcome.code == status
@@ -212,7 +214,7 @@ def test_anything_else_is_tried_again(status: int) -> None:
 
 @pytest.mark.parametrize("status", [500, 501, 502, 503, 504, 508, 520, 599, 600, 999])
 def test_trouble_of_the_servers_is_tried_again(status: int) -> None:
-    assert isinstance(verdict(status), Failed)
+    assert isinstance(outcome_for(status), Failed)
 
 
 @pytest.mark.parametrize(
@@ -226,7 +228,7 @@ def test_trouble_of_the_servers_is_tried_again(status: int) -> None:
     ],
 )
 def test_a_redirect_says_where_it_points_without_path_or_credentials(location: str, words: str) -> None:
-    outcome = verdict(301, location=location)
+    outcome = outcome_for(301, location=location)
 
     assert isinstance(outcome, Failed)
     assert words in outcome.reason
@@ -236,7 +238,7 @@ def test_a_redirect_says_where_it_points_without_path_or_credentials(location: s
 
 
 def test_413_says_how_large_the_body_was() -> None:
-    outcome = verdict(413, sent=123456)
+    outcome = outcome_for(413, sent=123456)
 
     assert isinstance(outcome, Failed)
     assert "123456 bytes" in outcome.reason
@@ -244,7 +246,7 @@ def test_413_says_how_large_the_body_was() -> None:
 
 @pytest.mark.parametrize(("status", "hint"), [(401, "secret"), (403, "firewall"), (404, "path"), (502, "proxy")])
 def test_the_reason_says_what_to_look_at(status: int, hint: str) -> None:
-    outcome = verdict(status)
+    outcome = outcome_for(status)
 
     assert isinstance(outcome, Failed)
     assert hint in outcome.reason
@@ -252,7 +254,7 @@ def test_the_reason_says_what_to_look_at(status: int, hint: str) -> None:
 
 @pytest.mark.parametrize("status", [429, 503])
 def test_retry_after_is_obeyed(status: int) -> None:
-    outcome = verdict(status, retry_after="120")
+    outcome = outcome_for(status, retry_after="120")
 
     assert isinstance(outcome, Failed)
     assert outcome.retry_after == timedelta(minutes=2)
@@ -260,7 +262,7 @@ def test_retry_after_is_obeyed(status: int) -> None:
 
 @pytest.mark.parametrize("status", [400, 500, 502, 301])
 def test_retry_after_beside_another_status_is_not(status: int) -> None:
-    outcome = verdict(status, retry_after="120")
+    outcome = outcome_for(status, retry_after="120")
 
     assert isinstance(outcome, Failed)
     assert outcome.retry_after is None
@@ -287,17 +289,17 @@ def test_retry_after_beside_another_status_is_not(status: int) -> None:
     ],
 )
 def test_retry_after_is_read_in_both_forms_within_an_hour(value: str, asked: timedelta | None) -> None:
-    assert read_retry_after(value, at=START) == asked
+    assert parse_retry_after(value, at=START) == asked
 
 
 # Addresses that are not dialled.
 
 
-async def test_a_route_to_a_literal_that_is_never_dialled_is_refused_for_good(outbound: Outbound) -> None:
+async def test_a_route_to_a_literal_that_is_never_dialled_is_refused_for_good(http_client: HttpClient) -> None:
     url = "http://169.254.169.254/latest/meta-data"  # the configuration takes no such URL, so it goes past its checks
     settings = WebhookSettings.model_construct(url=url, headers={}, timeout=timedelta(seconds=5))
 
-    outcome = await WebhookSender(settings, outbound=outbound).send(a_parcel())
+    outcome = await WebhookSender(settings, http_client=http_client).send(a_delivery_request())
 
     assert isinstance(outcome, Refused)
     assert not outcome.hold
@@ -308,7 +310,9 @@ async def test_a_name_that_leads_there_fails_and_may_lead_elsewhere_later() -> N
     async def resolve(_: str) -> list[Any]:
         return [ip_address("169.254.169.254")]
 
-    outcome = await send(Outbound(user_agent="x", guard=OperatorGuard(), resolve=resolve), "http://metadata.example/x")
+    outcome = await send(
+        HttpClient(user_agent="x", guard=OperatorGuard(), resolve=resolve), "http://metadata.example/x"
+    )
 
     assert isinstance(outcome, Failed)
     assert "metadata.example" in outcome.reason
@@ -317,13 +321,13 @@ async def test_a_name_that_leads_there_fails_and_may_lead_elsewhere_later() -> N
 # A client's own callback URL.
 
 
-def replies(outbound: Outbound, secret: Secret | None = None) -> ReplySender:
-    return ReplySender(outbound=outbound, timeout=timedelta(seconds=5), secret=secret)
+def a_client_callback_sender(http_client: HttpClient, secret: Secret | None = None) -> ClientCallbackSender:
+    return ClientCallbackSender(http_client=http_client, timeout=timedelta(seconds=5), secret=secret)
 
 
-async def test_a_client_gets_kling_s_body_byte_for_byte(outbound: Outbound) -> None:
-    async with serving(response(200, b"thanks")) as peer:
-        outcome = await replies(outbound).send(a_parcel(url=f"{peer.url}/cb?x=1"))
+async def test_a_client_gets_kling_s_body_byte_for_byte(http_client: HttpClient) -> None:
+    async with http_peer(response(200, b"thanks")) as peer:
+        outcome = await a_client_callback_sender(http_client).send(a_delivery_request(url=f"{peer.url}/cb?x=1"))
 
     assert outcome == Accepted(code=200, excerpt=b"thanks")
     assert peer.requests[0].line == "POST /cb?x=1 HTTP/1.1"
@@ -331,10 +335,10 @@ async def test_a_client_gets_kling_s_body_byte_for_byte(outbound: Outbound) -> N
     assert peer.requests[0].headers["content-type"] == "application/json"
 
 
-async def test_a_client_gets_no_part_of_a_signature_unless_the_gateway_has_a_secret(outbound: Outbound) -> None:
-    async with serving(response()) as peer:
-        await replies(outbound).send(a_parcel(url=peer.url))
-        await replies(outbound, NEW).send(a_parcel(url=peer.url, at=SystemClock().now()))
+async def test_a_client_gets_no_part_of_a_signature_unless_the_gateway_has_a_secret(http_client: HttpClient) -> None:
+    async with http_peer(response()) as peer:
+        await a_client_callback_sender(http_client).send(a_delivery_request(url=peer.url))
+        await a_client_callback_sender(http_client, NEW).send(a_delivery_request(url=peer.url, at=SystemClock().now()))
 
     unsigned, signed = peer.requests
     assert not [name for name in unsigned.headers if name.startswith("webhook-")]
@@ -342,22 +346,22 @@ async def test_a_client_gets_no_part_of_a_signature_unless_the_gateway_has_a_sec
 
 
 async def test_a_client_cannot_reach_inward_by_its_url() -> None:
-    outbound = Outbound(user_agent="x", guard=PublicGuard())
-    async with serving(response()) as peer:
-        outcome = await replies(outbound).send(a_parcel(url=peer.url))
+    http_client = HttpClient(user_agent="x", guard=PublicGuard())
+    async with http_peer(response()) as peer:
+        outcome = await a_client_callback_sender(http_client).send(a_delivery_request(url=peer.url))
 
         assert isinstance(outcome, Refused)
         assert "[network] allow" in outcome.reason
         assert peer.connections == 0
 
 
-async def test_a_client_s_url_that_is_gone_holds_nobody_else_s(outbound: Outbound) -> None:
-    async with serving(response(410, b"bye")) as peer:
-        outcome = await replies(outbound).send(a_parcel(url=peer.url))
+async def test_a_client_s_url_that_is_gone_holds_nobody_else_s(http_client: HttpClient) -> None:
+    async with http_peer(response(410, b"bye")) as peer:
+        outcome = await a_client_callback_sender(http_client).send(a_delivery_request(url=peer.url))
 
     assert isinstance(outcome, Refused)
     assert (outcome.hold, outcome.excerpt) == (False, b"bye")
 
 
-async def test_a_task_without_a_client_s_url_is_refused(outbound: Outbound) -> None:
-    assert isinstance(await replies(outbound).send(a_parcel()), Refused)
+async def test_a_task_without_a_client_s_url_is_refused(http_client: HttpClient) -> None:
+    assert isinstance(await a_client_callback_sender(http_client).send(a_delivery_request()), Refused)

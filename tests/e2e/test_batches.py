@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx2
 import pytest
-from chaos.parameters import number
+from chaos.parameters import env_int
 from harness.running_service import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver, a_sink, a_webhook_route
-from harness.soak_report import Tell
-from harness.support import until
+from harness.soak_report import RecordCounts
+from harness.support import wait_until
 
 SIZE = 50
 KILLS = 3
@@ -22,30 +22,32 @@ POLL = '[poll]\nafter = "1s"\nevery = "2s"\n'
 
 @pytest.mark.soak("a batch of 50 through kills", minutes=1)
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("seed", range(1, 1 + number("BATCHES", 3)))
-async def test_a_batch_of_50_finishes_once_through_kills(tmp_path: Path, seed: int, tell: Tell) -> None:
+@pytest.mark.parametrize("seed", range(1, 1 + env_int("BATCHES", 3)))
+async def test_a_batch_of_50_finishes_once_through_kills(
+    tmp_path: Path, seed: int, record_counts: RecordCounts
+) -> None:
     chance = Random(seed)
-    tell(seed=seed, tasks=SIZE, kills=KILLS + 1)
+    record_counts(seed=seed, tasks=SIZE, kills=KILLS + 1)
     async with a_sink() as sink, a_kling(drop={"share": 0.2}, duplicate={"share": 0.2}, seed=seed) as kling:
         route = a_webhook_route(sink, extra='on = ["batch"]\nretry = ["200ms", "1s"]')
         config = a_config(kling.url, more=POLL + route, kling_more='timeout = "2s"')
         async with a_receiver(tmp_path, config) as receiver:
-            submitting = asyncio.gather(*(submit(receiver, range(start, SIZE, 5)) for start in range(5)))
+            submitting = asyncio.gather(*(submit_jobs(receiver, range(start, SIZE, 5)) for start in range(5)))
             for _ in range(KILLS):
                 await asyncio.sleep(chance.uniform(0.1, 1.0))
                 receiver.kill()
                 receiver.spawn()
                 if chance.random() < 0.7:
-                    await receiver.ready()
+                    await receiver.wait_until_ready()
             ids = {task_id for some in await submitting for task_id in some}
-            await receiver.ready()
-            await until(lambda: bool(sink.bodies), within=180)
+            await receiver.wait_until_ready()
+            await wait_until(lambda: bool(sink.bodies), seconds=180)
             first = len(sink.bodies)
             receiver.kill()
             await receiver.start()
 
             told = [json.loads(body)["data"] for body in sink.bodies]
-            tell(events_under_an_id_of_their_own=len(sink.received), results=len(told[0]["tasks"]))
+            record_counts(events_under_an_id_of_their_own=len(sink.received), results=len(told[0]["tasks"]))
             assert len(sink.received) == 1, "one event, under one webhook-id"
             assert len(ids) == SIZE
             assert told[0]["batch"]["counts"] == {"succeed": SIZE}
@@ -53,18 +55,21 @@ async def test_a_batch_of_50_finishes_once_through_kills(tmp_path: Path, seed: i
             assert all(task["result"]["images"] for task in told[0]["tasks"])
             assert {json.dumps(each) for each in told} == {json.dumps(told[0])}
             assert receiver.rows("SELECT count(*) FROM events WHERE type = 'batch.finished'") == [(1,)]
-            await until(lambda: receiver.rows("SELECT status FROM deliveries") == [("delivered",)])
+            await wait_until(lambda: receiver.rows("SELECT status FROM deliveries") == [("delivered",)])
             assert len(sink.bodies) <= first + 1
             assert len(kling.state()["tasks"]) == SIZE, "each job was made at Kling once"
             assert await receiver.stop() == 0
 
 
-async def submit(receiver: Receiver, numbers: Sequence[int]) -> list[str]:
+async def submit_jobs(receiver: Receiver, numbers: Sequence[int]) -> list[str]:
     """Hand jobs in, each until it was taken; an idempotency key makes it one, however often it was said."""
-    return [await taken(receiver, {"idempotency_key": f"job-{number}", "label": str(number)}) for number in numbers]
+    return [
+        await submit_until_accepted(receiver, {"idempotency_key": f"job-{number}", "label": str(number)})
+        for number in numbers
+    ]
 
 
-async def taken(receiver: Receiver, job: dict[str, Any]) -> str:
+async def submit_until_accepted(receiver: Receiver, job: dict[str, Any]) -> str:
     asked = {"endpoint": ENDPOINT, "body": JOB, "batch": {"name": "spring", "size": SIZE}, **job}
     while True:
         with contextlib.suppress(httpx2.HTTPError):
@@ -82,13 +87,13 @@ async def test_a_batch_is_filled_closed_and_waited_for_by_commands(tmp_path: Pat
         async with a_receiver(tmp_path, a_config(kling.url, more=route)) as receiver:
             job = ["submit", ENDPOINT, "--body", json.dumps(JOB), "--tag", "project=ads", "--batch", "spring"]
             for _ in range(2):
-                assert (await receiver.command(*job)).returncode == 0
-            open_ = await receiver.command("batches", "wait", "spring", "--timeout", "1s")
-            closed = await receiver.command("batches", "close", "spring", "--why", "all in", "--json")
-            waited = await receiver.command("batches", "wait", "spring")
-            refused = await receiver.command(*job)
-            listed = await receiver.command("batches", "list")
-            cost = await receiver.command("tasks", "cost", "--by", "tag:project")
+                assert (await receiver.run_cli_async(*job)).returncode == 0
+            open_ = await receiver.run_cli_async("batches", "wait", "spring", "--timeout", "1s")
+            closed = await receiver.run_cli_async("batches", "close", "spring", "--why", "all in", "--json")
+            waited = await receiver.run_cli_async("batches", "wait", "spring")
+            refused = await receiver.run_cli_async(*job)
+            listed = await receiver.run_cli_async("batches", "list")
+            cost = await receiver.run_cli_async("tasks", "cost", "--by", "tag:project")
 
             assert (open_.returncode, "nobody has closed it" in open_.stderr) == (1, True)
             assert json.loads(closed.stdout)["state"] in ("closed", "finished")
@@ -97,5 +102,5 @@ async def test_a_batch_is_filled_closed_and_waited_for_by_commands(tmp_path: Pat
             assert listed.stdout.split("\t")[:4] == ["spring", "finished", "2 of ?", "2 succeed"]
             assert cost.stdout.splitlines()[0].split("\t")[:2] == ["ads", "2"]
             assert cost.stdout.splitlines()[-1].split("\t")[:2] == ["total", "2"]
-            await until(lambda: sink.types == ["batch.finished"])
+            await wait_until(lambda: sink.types == ["batch.finished"])
             assert await receiver.stop() == 0

@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from harness.running_service import ENDPOINT, JOB, a_config, a_kling, a_receiver
-from harness.support import until
+from harness.support import wait_until
 
 from receiver import Client, SyncClient, Task
 
@@ -24,7 +24,7 @@ async def test_waiting_survives_a_kill_and_a_restart(tmp_path: Path) -> None:
         done = await waiting
 
     assert done.succeeded
-    assert done.places == tuple(entry["url"] for entry in done.result["images"])
+    assert done.result_locations == tuple(entry["url"] for entry in done.result["images"])
     assert done.label == "one"
 
 
@@ -62,8 +62,8 @@ async def test_no_event_is_lost_or_told_twice_through_kills(tmp_path: Path) -> N
             await receiver.start()
             for task in tasks:
                 assert (await client.wait(task.id, timeout=60)).succeeded
-        happened = {event.id for event in (await client.history(limit=500)).items}
-        await until(lambda: len(heard) >= len(happened), within=20)
+        happened = {event.id for event in (await client.list_events(limit=500)).items}
+        await wait_until(lambda: len(heard) >= len(happened), seconds=20)
         listening.cancel()
 
     assert sorted(heard) == sorted(happened)
@@ -82,5 +82,5 @@ async def test_a_failed_task_is_an_answer_for_a_plain_program_too(tmp_path: Path
     ):
         *_, last, done = await asyncio.to_thread(plain, receiver.config_path)
 
-    assert (done.state, done.succeeded, done.is_over, done.message) == ("failed", False, True, "too dark")
+    assert (done.state, done.succeeded, done.is_finished, done.message) == ("failed", False, True, "too dark")
     assert done == last

@@ -6,34 +6,36 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from harness.raw_http import ask
+from harness.raw_http import http_request
 from harness.running_service import (
     Receiver,
     a_config,
     a_kling,
-    a_push,
+    a_push_body,
     a_receiver,
     a_sink,
     a_webhook_route,
-    minted,
-    submitted,
-    task_in,
+    create_callback_url,
+    submit_task,
+    wait_for_state,
 )
-from harness.support import until
+from harness.support import wait_until
 from starlette.responses import Response
 
-NOWHERE = "http://127.0.0.1:9"
-TRUSTING = '[callbacks]\nverify = "never"\n'
+UNREACHABLE = "http://127.0.0.1:9"
+TRUST_CALLBACKS = '[callbacks]\nverify = "never"\n'
 QUICK = 'retry = ["50ms"]'
 
 
-async def succeed(receiver: Receiver, number: int = 1) -> list[str]:
+async def push_succeeded(receiver: Receiver, number: int = 1) -> list[str]:
     """Have so many tasks succeed, by callbacks that are trusted; give the tasks' ids."""
     ids = []
     async with receiver.client() as client:
         for each in range(number):
-            task, url = await minted(client)
-            assert (await ask("POST", url, a_push("succeed", task_id=f"86728374175911{each:04}"))).status == 200
+            task, url = await create_callback_url(client)
+            assert (
+                await http_request("POST", url, a_push_body("succeed", task_id=f"86728374175911{each:04}"))
+            ).status == 200
             ids.append(task["id"])
     return ids
 
@@ -46,20 +48,20 @@ def deliveries(receiver: Receiver, *, route: str = "hook") -> list[tuple[Any, ..
 async def test_a_slow_route_delays_no_other(tmp_path: Path) -> None:
     gate = asyncio.Event()
     async with a_sink() as slow, a_sink() as fast:
-        slow.answer = lambda: _after(gate)
+        slow.answer = lambda: _respond_after(gate)
         routes = a_webhook_route(slow, name="slow", extra="concurrency = 2") + a_webhook_route(fast, name="fast")
-        async with a_receiver(tmp_path, a_config(NOWHERE, more=TRUSTING + routes)) as receiver:
-            await succeed(receiver, 30)
+        async with a_receiver(tmp_path, a_config(UNREACHABLE, more=TRUST_CALLBACKS + routes)) as receiver:
+            await push_succeeded(receiver, 30)
 
-            await until(lambda: deliveries(receiver, route="fast") == [("delivered", 1)] * 30)
+            await wait_until(lambda: deliveries(receiver, route="fast") == [("delivered", 1)] * 30)
 
             assert len(slow.bodies) == 2
             assert {status for status, _ in deliveries(receiver, route="slow")} == {"pending"}
             gate.set()
-            await until(lambda: deliveries(receiver, route="slow") == [("delivered", 1)] * 30)
+            await wait_until(lambda: deliveries(receiver, route="slow") == [("delivered", 1)] * 30)
 
 
-async def _after(gate: asyncio.Event) -> int:
+async def _respond_after(gate: asyncio.Event) -> int:
     await gate.wait()
     return 204
 
@@ -68,11 +70,11 @@ async def test_a_failed_attempt_is_made_again_under_the_same_webhook_id(tmp_path
     statuses = iter([500, 302, 404])
     async with a_sink() as sink:
         sink.answer = lambda: next(statuses, 204)
-        config = a_config(NOWHERE, more=TRUSTING + a_webhook_route(sink, extra=QUICK))
+        config = a_config(UNREACHABLE, more=TRUST_CALLBACKS + a_webhook_route(sink, extra=QUICK))
         async with a_receiver(tmp_path, config) as receiver:
-            await succeed(receiver)
+            await push_succeeded(receiver)
 
-            await until(lambda: deliveries(receiver) == [("delivered", 4)])
+            await wait_until(lambda: deliveries(receiver) == [("delivered", 4)])
 
             assert len({headers["webhook-id"] for headers in sink.headers}) == 1
             assert len(set(sink.bodies)) == 1
@@ -85,11 +87,11 @@ async def test_a_destination_that_asks_for_time_gets_it(tmp_path: Path) -> None:
     answers = iter([Response(status_code=503, headers={"retry-after": "2"})])
     async with a_sink() as sink:
         sink.answer = lambda: next(answers, 204)
-        config = a_config(NOWHERE, more=TRUSTING + a_webhook_route(sink, extra=QUICK))
+        config = a_config(UNREACHABLE, more=TRUST_CALLBACKS + a_webhook_route(sink, extra=QUICK))
         async with a_receiver(tmp_path, config) as receiver:
-            await succeed(receiver)
+            await push_succeeded(receiver)
 
-            await until(lambda: deliveries(receiver) == [("delivered", 2)])
+            await wait_until(lambda: deliveries(receiver) == [("delivered", 2)])
 
             (first,), (second,) = receiver.rows("SELECT started_at FROM attempts ORDER BY number")
             assert second - first >= timedelta(seconds=2) / timedelta(microseconds=1)
@@ -99,12 +101,12 @@ async def test_a_410_holds_the_route_and_what_comes_after_waits_untried(tmp_path
     async with a_sink() as gone, a_sink() as oncall:
         gone.answer = lambda: 410
         routes = a_webhook_route(gone) + a_webhook_route(oncall, name="on-call", extra='on = ["alert"]')
-        async with a_receiver(tmp_path, a_config(NOWHERE, more=TRUSTING + routes)) as receiver:
-            await succeed(receiver)
-            await until(lambda: deliveries(receiver) == [("dead", 1)])
+        async with a_receiver(tmp_path, a_config(UNREACHABLE, more=TRUST_CALLBACKS + routes)) as receiver:
+            await push_succeeded(receiver)
+            await wait_until(lambda: deliveries(receiver) == [("dead", 1)])
 
-            await succeed(receiver, 3)
-            await until(lambda: len(oncall.bodies) == 1)
+            await push_succeeded(receiver, 3)
+            await wait_until(lambda: len(oncall.bodies) == 1)
 
             alert = json.loads(oncall.bodies[0])
             assert alert["type"] == "alert.route_held"
@@ -124,12 +126,12 @@ async def test_a_route_that_failed_five_times_is_held_through_a_restart_and_drai
     async with a_sink() as sink:
         sink.answer = lambda: 500
         # One at a time, so that the order in which the backlog drains can be seen.
-        config = a_config(NOWHERE, more=TRUSTING + a_webhook_route(sink, extra=f"{QUICK}\nconcurrency = 1"))
+        config = a_config(UNREACHABLE, more=TRUST_CALLBACKS + a_webhook_route(sink, extra=f"{QUICK}\nconcurrency = 1"))
         async with a_receiver(tmp_path, config) as receiver:
-            ids = await succeed(receiver)
-            await until(lambda: len(receiver.said("route.held")) == 1)
+            ids = await push_succeeded(receiver)
+            await wait_until(lambda: len(receiver.log_entries("route.held")) == 1)
             assert len(sink.bodies) == 5
-            ids += await succeed(receiver, 4)
+            ids += await push_succeeded(receiver, 4)
             sink.answer = lambda: 204
             await receiver.restart()
             async with receiver.client() as client:
@@ -139,7 +141,7 @@ async def test_a_route_that_failed_five_times_is_held_through_a_restart_and_drai
 
                 assert (await client.post("/api/routes/hook/release")).status_code == 200
 
-            await until(lambda: {status for status, _ in deliveries(receiver)} == {"delivered"})
+            await wait_until(lambda: {status for status, _ in deliveries(receiver)} == {"delivered"})
             drained = [json.loads(body)["data"]["task"]["id"] for body in sink.bodies[5:]]
             assert drained == ids
 
@@ -153,14 +155,14 @@ async def test_conditions_say_which_events_a_route_gets(tmp_path: Path) -> None:
             + a_webhook_route(broken, name="videos", extra='endpoints = ["videos/*"]')
         )
         async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver, receiver.client() as client:
-            first = await submitted(client, tags={"project": "ads"})
-            second = await submitted(
+            first = await submit_task(client, tags={"project": "ads"})
+            second = await submit_task(
                 client, body={"prompt": "x", "subject_image_list": [{"subject_image": "http://a.b/c"}], "n": 3}
             )
             for task in (first, second):
-                await task_in(client, task["id"], "succeed")
+                await wait_for_state(client, task["id"], "succeed")
 
-            await until(lambda: len(ads.bodies) == len(wide.bodies) == 1)
+            await wait_until(lambda: len(ads.bodies) == len(wide.bodies) == 1)
 
             assert json.loads(ads.bodies[0])["data"]["task"]["id"] == first["id"]
             assert json.loads(wide.bodies[0])["data"]["task"]["id"] == second["id"]
@@ -171,12 +173,12 @@ async def test_a_route_may_have_klings_body_as_it_came(tmp_path: Path) -> None:
     odd = rb"""{ "task_id":"8672" , "big":1E3,
         "task_status" : "succeed","task_result":{"images":[{"index":0,"url":"http:\/\/c.d\u002f0"}]}}"""
     async with a_sink() as sink:
-        config = a_config(NOWHERE, more=TRUSTING + a_webhook_route(sink, webhook='payload = "kling"'))
+        config = a_config(UNREACHABLE, more=TRUST_CALLBACKS + a_webhook_route(sink, webhook='payload = "kling"'))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            _, url = await minted(client)
-            await ask("POST", url, odd)
+            _, url = await create_callback_url(client)
+            await http_request("POST", url, odd)
 
-            await until(lambda: len(sink.bodies) == 1)
+            await wait_until(lambda: len(sink.bodies) == 1)
 
             assert sink.bodies == [odd]
 
@@ -185,16 +187,16 @@ async def test_retries_go_on_after_a_restart_and_after_a_crash(tmp_path: Path) -
     answers = iter([500, 500])
     async with a_sink() as sink:
         sink.answer = lambda: next(answers, 204)
-        config = a_config(NOWHERE, more=TRUSTING + a_webhook_route(sink, extra='retry = ["1s"]'))
+        config = a_config(UNREACHABLE, more=TRUST_CALLBACKS + a_webhook_route(sink, extra='retry = ["1s"]'))
         async with a_receiver(tmp_path, config) as receiver:
-            await succeed(receiver)
-            await until(lambda: deliveries(receiver) == [("pending", 1)])
+            await push_succeeded(receiver)
+            await wait_until(lambda: deliveries(receiver) == [("pending", 1)])
             await receiver.restart()
-            await until(lambda: deliveries(receiver) == [("pending", 2)])
+            await wait_until(lambda: deliveries(receiver) == [("pending", 2)])
             receiver.kill()
             await receiver.start()
 
-            await until(lambda: deliveries(receiver) == [("delivered", 3)])
+            await wait_until(lambda: deliveries(receiver) == [("delivered", 3)])
 
             assert [headers["kling-receiver-attempt"] for headers in sink.headers] == ["1", "2", "3"]
             assert len(sink.received) == 1
@@ -204,19 +206,19 @@ async def test_deliveries_of_a_route_that_left_the_configuration_wait_for_it_to_
     async with a_sink() as sink, a_sink() as other:
         sink.answer = lambda: 500
         stays = a_webhook_route(other, name="stays")
-        with_it = a_config(NOWHERE, more=TRUSTING + stays + a_webhook_route(sink, extra='retry = ["2s"]'))
-        without = a_config(NOWHERE, more=TRUSTING + stays)
+        with_it = a_config(UNREACHABLE, more=TRUST_CALLBACKS + stays + a_webhook_route(sink, extra='retry = ["2s"]'))
+        without = a_config(UNREACHABLE, more=TRUST_CALLBACKS + stays)
         async with a_receiver(tmp_path, with_it) as receiver:
-            await succeed(receiver)
-            await until(lambda: len(sink.bodies) == 1)
+            await push_succeeded(receiver)
+            await wait_until(lambda: len(sink.bodies) == 1)
             await receiver.restart(without)
             left = deliveries(receiver)
             assert [status for status, _ in left] == ["pending"]
-            await succeed(receiver)
-            await until(lambda: deliveries(receiver, route="stays") == [("delivered", 1)] * 2)
+            await push_succeeded(receiver)
+            await wait_until(lambda: deliveries(receiver, route="stays") == [("delivered", 1)] * 2)
             assert deliveries(receiver) == left
 
             sink.answer = lambda: 204
             await receiver.restart(with_it)
 
-            await until(lambda: deliveries(receiver) == [("delivered", left[0][1] + 1)])
+            await wait_until(lambda: deliveries(receiver) == [("delivered", left[0][1] + 1)])

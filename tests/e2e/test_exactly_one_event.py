@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from harness.raw_http import ask
+from harness.raw_http import http_request
 from harness.running_service import (
     a_config,
     a_kling,
@@ -11,11 +11,11 @@ from harness.running_service import (
     a_script_route,
     a_sink,
     a_webhook_route,
-    published,
-    submitted,
-    task_in,
+    script_output,
+    submit_task,
+    wait_for_state,
 )
-from harness.support import until
+from harness.support import wait_until
 
 
 async def test_a_succeed_that_comes_twice_out_of_order_and_after_a_restart_is_acted_on_once(tmp_path: Path) -> None:
@@ -25,9 +25,9 @@ async def test_a_succeed_that_comes_twice_out_of_order_and_after_a_restart_is_ac
         routes = a_webhook_route(sink) + a_script_route(tmp_path)
         async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver:
             async with receiver.client() as client:
-                task = await submitted(client)
-                await task_in(client, task["id"], "succeed")
-            await until(
+                task = await submit_task(client)
+                await wait_for_state(client, task["id"], "succeed")
+            await wait_until(
                 lambda: len(kling.state()["pushes"]) == 3 and kling.state()["counts"]["callbacks_answered"] == 3
             )
             pushes = kling.state()["pushes"]
@@ -35,16 +35,16 @@ async def test_a_succeed_that_comes_twice_out_of_order_and_after_a_restart_is_ac
 
             await receiver.restart()
             for push in pushes:
-                again = await ask("POST", push["url"], push["body"].encode())
+                again = await http_request("POST", push["url"], push["body"].encode())
                 assert (again.status, again.body) == (200, b'{"ok":true}')
             delivered = [("hook", "delivered", 1), ("script", "delivered", 1)]
-            await until(
+            await wait_until(
                 lambda: receiver.rows("SELECT route, status, attempts FROM deliveries ORDER BY route") == delivered
             )
             assert await receiver.stop() == 0
 
             assert [each["data"]["task"]["id"] for each in map(json.loads, sink.bodies)] == [task["id"]]
-            (ran,) = published(tmp_path).read_text().splitlines()
+            (ran,) = script_output(tmp_path).read_text().splitlines()
             assert ran.encode() == sink.bodies[0]
             assert receiver.rows("SELECT count(*) FROM events WHERE type = 'task.succeed'") == [(1,)]
             kept = receiver.rows("SELECT count(*) FROM pushes WHERE source = 'callback'")

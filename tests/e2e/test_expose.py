@@ -9,9 +9,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from harness.raw_http import ask
-from harness.running_service import Receiver, a_config, a_kling, a_push, a_receiver, minted, submitted, task_in
-from harness.support import free_port, plain_http, until
+from harness.raw_http import http_request
+from harness.running_service import (
+    Receiver,
+    a_config,
+    a_kling,
+    a_push_body,
+    a_receiver,
+    create_callback_url,
+    submit_task,
+    wait_for_state,
+)
+from harness.support import free_port, plain_http, wait_until
 
 PROXIES = [
     pytest.param(kind, marks=pytest.mark.skipif(shutil.which(kind) is None, reason=f"{kind} is not installed here"))
@@ -56,7 +65,7 @@ COMMANDS: dict[str, Callable[[Path, str, int], list[str]]] = {"nginx": an_nginx,
 @asynccontextmanager
 async def a_proxy(kind: str, folder: Path, receiver: Receiver, port: int) -> AsyncIterator[Path]:
     """Run what `expose` says of it, and give the folder of its logs."""
-    said = await receiver.command("expose", kind)
+    said = await receiver.run_cli_async("expose", kind)
     assert said.returncode == 0, said.stderr
     with (folder / "output.log").open("wb") as log:
         process = subprocess.Popen(
@@ -71,12 +80,12 @@ async def a_proxy(kind: str, folder: Path, receiver: Receiver, port: int) -> Asy
     async def is_there() -> bool:
         assert process.poll() is None, (folder / "output.log").read_text()
         try:
-            return (await ask("GET", f"http://127.0.0.1:{port}/healthz")).status == 200
+            return (await http_request("GET", f"http://127.0.0.1:{port}/healthz")).status == 200
         except (OSError, asyncio.IncompleteReadError):
             return False
 
     try:
-        await until(is_there, within=30)
+        await wait_until(is_there, seconds=30)
         yield folder
     finally:
         process.terminate()
@@ -101,16 +110,16 @@ async def test_a_proxy_passes_callbacks_and_nothing_else_and_logs_no_token(kind:
         a_proxy(kind, tmp_path / "proxy", receiver, port) as folder,
         plain_http(timeout=20, headers={"x-forwarded-for": "198.51.100.7"}) as caller,
     ):
-        task = await submitted(admin)
-        await task_in(admin, task["id"], "succeed")
-        made, callback = await minted(admin)
+        task = await submit_task(admin)
+        await wait_for_state(admin, task["id"], "succeed")
+        made, callback = await create_callback_url(admin)
         token = callback.rpartition("/")[2]
 
         answers = {
-            "callback": await caller.post(callback, content=a_push("processing")),
+            "callback": await caller.post(callback, content=a_push_body("processing")),
             "get": await caller.get(callback),
-            "large": await caller.post(callback, content=b" " * 66_000 + a_push("succeed")),
-            "unknown": await caller.post(f"{url}/callbacks/{token[:-1]}", content=a_push("succeed")),
+            "large": await caller.post(callback, content=b" " * 66_000 + a_push_body("succeed")),
+            "unknown": await caller.post(f"{url}/callbacks/{token[:-1]}", content=a_push_body("succeed")),
             "health": await caller.get(f"{url}/healthz"),
             "api": await caller.get(f"{url}/api/tasks"),
             "root": await caller.get(f"{url}/"),
@@ -120,7 +129,7 @@ async def test_a_proxy_passes_callbacks_and_nothing_else_and_logs_no_token(kind:
             answers["huge"] = huge  # its body may be cut short: whoever refused it has hung up
         seen = [line for line in receiver.log().splitlines() if '"peer"' in line]
         receiver.kill()
-        without = await caller.post(callback, content=a_push("succeed"))
+        without = await caller.post(callback, content=a_push_body("succeed"))
 
     assert callback.startswith(f"{url}/callbacks/")
     assert {name: answer.status_code for name, answer in answers.items()} == {
@@ -151,7 +160,7 @@ def test_nginx_takes_the_settings_for_https(tmp_path: Path) -> None:
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=hooks.example.com"]
     subprocess.run([*made, "-out", files[0], "-keyout", files[1]], check=True, capture_output=True)
 
-    said = receiver.run(
+    said = receiver.run_cli(
         "expose", "--host", "hooks.example.com/kling", "--certificate", files[0], "--certificate-key", files[1]
     )
     command = an_nginx(tmp_path, said.stdout.replace("listen 443", f"listen 127.0.0.1:{free_port()}"), 443)

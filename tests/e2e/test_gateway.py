@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.running_service import KEY, a_config, a_kling, a_receiver, a_sink, a_webhook_route, an_upstream
-from harness.support import until
+from harness.running_service import KEY, a_config, a_kling, a_receiver, a_recording_server, a_sink, a_webhook_route
+from harness.support import wait_until
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -21,14 +21,14 @@ CREATED = b"""{ "code" : 0,
 """
 
 
-def answering(status: int, body: bytes, **headers: str) -> Callable[[Request], Response]:
+def respond_with(status: int, body: bytes, **headers: str) -> Callable[[Request], Response]:
     """Make Kling answer always the same bytes."""
     return lambda _: Response(body, status, headers={"content-type": "application/json", **headers})
 
 
 async def test_a_create_reaches_kling_as_its_client_wrote_it_but_for_where_to_call_back(tmp_path: Path) -> None:
-    async with an_upstream() as (upstream, url), a_receiver(tmp_path, a_config(f"{url}/kling")) as receiver:
-        upstream.answer = answering(200, CREATED, **{"x-request-id": "r-1"})
+    async with a_recording_server() as (server, url), a_receiver(tmp_path, a_config(f"{url}/kling")) as receiver:
+        server.answer = respond_with(200, CREATED, **{"x-request-id": "r-1"})
 
         async with receiver.client() as client:
             answer = await client.post(CREATE, content=SEED)
@@ -36,7 +36,7 @@ async def test_a_create_reaches_kling_as_its_client_wrote_it_but_for_where_to_ca
 
         assert (answer.status_code, answer.content) == (200, CREATED)
         assert answer.headers["x-request-id"] == "r-1"
-        (request,), (body,) = upstream.requests, upstream.bodies
+        (request,), (body,) = server.requests, server.bodies
         assert request.url.path == CREATE
         assert request.headers["authorization"] == f"Bearer {KEY}"
         sent, asked = json.loads(body), json.loads(SEED)
@@ -59,19 +59,19 @@ async def test_what_kling_refuses_comes_back_as_kling_said_it(tmp_path: Path) ->
         (500, b"<html>\n<body>Internal Server Error</body></html>"),
         (502, b""),
     ]
-    async with an_upstream() as (upstream, url), a_receiver(tmp_path, a_config(url)) as receiver:
+    async with a_recording_server() as (server, url), a_receiver(tmp_path, a_config(url)) as receiver:
         async with receiver.client() as client:
             for status, body in refusals:
-                upstream.answer = answering(status, body)
+                server.answer = respond_with(status, body)
                 answer = await client.post(CREATE, content=SEED)
                 assert (answer.status_code, answer.content) == (status, body)
 
-        posted = [request.url.path for request in upstream.requests if request.method == "POST"]
+        posted = [request.url.path for request in server.requests if request.method == "POST"]
         assert posted == ["/v1/images/multi-image2image"] * len(refusals)
 
 
 async def test_every_other_call_passes_through(tmp_path: Path) -> None:
-    async with an_upstream() as (upstream, url), a_receiver(tmp_path, a_config(f"{url}/kling/")) as receiver:
+    async with a_recording_server() as (server, url), a_receiver(tmp_path, a_config(f"{url}/kling/")) as receiver:
         asked = [
             ("GET", "/kling/v1/images/multi-image2image/8672"),
             ("GET", "/kling/v1/images/multi-image2image?pageNum=2&pageSize=500"),
@@ -83,17 +83,17 @@ async def test_every_other_call_passes_through(tmp_path: Path) -> None:
         async with receiver.client() as client:
             for number, (method, path) in enumerate(asked):
                 said = b'{ "code":0 , "data":[ %d ]}' % number
-                upstream.answer = answering(200, said)
+                server.answer = respond_with(200, said)
                 content = b'{ "text" : "hi" }' if method == "POST" else None
                 answer = await client.request(method, path, content=content)
                 assert (answer.status_code, answer.content) == (200, said)
             strangers = await client.get(asked[0][1], headers={"authorization": f"Bearer {KEY}"})
 
         seen = [(request.method, f"{request.scope['raw_path'].decode()}?{request.url.query}".rstrip("?"))
-                for request in upstream.requests]  # fmt: skip
+                for request in server.requests]  # fmt: skip
         assert seen == asked
-        assert upstream.bodies[3] == b'{ "text" : "hi" }'
-        assert {request.headers["authorization"] for request in upstream.requests} == {f"Bearer {KEY}"}
+        assert server.bodies[3] == b'{ "text" : "hi" }'
+        assert {request.headers["authorization"] for request in server.requests} == {f"Bearer {KEY}"}
         assert receiver.rows("SELECT count(*) FROM tasks") == [(0,)]
         assert strangers.status_code == 401
         assert strangers.json()["code"] == 1000
@@ -102,7 +102,7 @@ async def test_every_other_call_passes_through(tmp_path: Path) -> None:
 async def test_a_clients_own_callback_url_gets_each_status_byte_for_byte_as_pushed(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
-        a_sink(check=False) as theirs,
+        a_sink(check_signatures=False) as theirs,
         a_kling(dialect="gateway", push_submitted=True) as kling,
         a_receiver(
             tmp_path, a_config(kling.url, more=LOOPBACK + a_webhook_route(sink, extra='on = ["*"]'))
@@ -114,7 +114,7 @@ async def test_a_clients_own_callback_url_gets_each_status_byte_for_byte_as_push
         answer = await client.post(CREATE, json=body)
 
         assert answer.json()["code"] == 0
-        await until(lambda: len(theirs.bodies) == len(sink.bodies) == 3)
+        await wait_until(lambda: len(theirs.bodies) == len(sink.bodies) == 3)
         pushed = {push["status"]: push["body"].encode() for push in kling.state()["pushes"]}
         assert sorted(theirs.bodies) == sorted(pushed.values())
         assert not [headers for headers in theirs.headers if "webhook-id" in headers]
@@ -136,28 +136,30 @@ async def test_without_a_public_url_a_clients_own_callback_url_gets_what_polling
         return Response(CREATED if request.method == "POST" else said % next(polled))
 
     polling = '[poll]\nafter = "30ms"\nevery = "30ms"\n'
-    async with an_upstream() as (upstream, url), a_sink(check=False) as theirs:
-        upstream.answer = answer
+    async with a_recording_server() as (server, url), a_sink(check_signatures=False) as theirs:
+        server.answer = answer
         config = a_config(url, public_url="", more=LOOPBACK + polling)
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
             body = json.loads(SEED) | {"callback_url": theirs.url}
             await client.post(CREATE, json=body)
 
-            await until(lambda: len(theirs.bodies) == 2)
+            await wait_until(lambda: len(theirs.bodies) == 2)
 
             assert theirs.bodies == told
-            assert "callback_url" not in json.loads(upstream.bodies[0])
+            assert "callback_url" not in json.loads(server.bodies[0])
 
 
 async def test_a_clients_own_callback_url_does_not_lead_into_our_network(tmp_path: Path) -> None:
     async with (
-        a_sink(check=False) as theirs,
+        a_sink(check_signatures=False) as theirs,
         a_kling(dialect="gateway") as kling,
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
         receiver.client() as client,
     ):
         await client.post(CREATE, json=json.loads(SEED) | {"callback_url": theirs.url})
 
-        await until(lambda: receiver.rows("SELECT status, count(*) FROM deliveries GROUP BY status") == [("dead", 2)])
+        await wait_until(
+            lambda: receiver.rows("SELECT status, count(*) FROM deliveries GROUP BY status") == [("dead", 2)]
+        )
         assert theirs.bodies == []
         assert all("127.0.0.1 is not public" in reason for (reason,) in receiver.rows("SELECT reason FROM attempts"))

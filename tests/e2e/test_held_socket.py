@@ -15,13 +15,13 @@ from random import Random
 from urllib.parse import urlsplit
 
 import pytest
-from chaos.parameters import fresh_seed, number
-from harness.load import LIFE, Audit, Traffic, a_config_for_traffic
-from harness.running_service import Receiver, a_sink, receiving
-from harness.soak_report import Tell
-from harness.support import until
+from chaos.parameters import env_int, fresh_seed
+from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config
+from harness.running_service import Receiver, a_sink, run_receiver
+from harness.soak_report import RecordCounts
+from harness.support import wait_until
 
-RESTARTS = number("RESTARTS", 4)
+RESTARTS = env_int("RESTARTS", 4)
 
 # What systemd does between fork and exec: the sockets go to descriptors 3 and 4, the process is told what they are.
 LAUNCH = """
@@ -33,7 +33,7 @@ os.execv(sys.executable, [sys.executable, "-m", "receiver", "serve", "--config",
 """
 
 
-class HeldReceiver(Receiver):
+class SocketHoldingReceiver(Receiver):
     """A receiver whose sockets stay open while it is away."""
 
     def __init__(self, folder: Path, config: str, *, environ: Mapping[str, str] | None = None) -> None:
@@ -57,7 +57,7 @@ class HeldReceiver(Receiver):
         for each in given:
             os.close(each)
 
-    def let_go(self) -> None:
+    def close_sockets(self) -> None:
         """Close the sockets."""
         for each in self._held:
             each.close()
@@ -67,48 +67,52 @@ class HeldReceiver(Receiver):
 @pytest.mark.timeout(120 + 10 * RESTARTS)
 @pytest.mark.parametrize("keeps", [True, False], ids=["kept-alive", "a connection each"])
 async def test_no_callback_is_refused_or_answered_with_an_error_across_restarts(
-    tmp_path: Path, tell: Tell, keeps: bool
+    tmp_path: Path, record_counts: RecordCounts, keeps: bool
 ) -> None:
     seed = fresh_seed()
     rng = Random(seed)
-    tell(seed=seed, restarts=RESTARTS)
+    record_counts(seed=seed, restarts=RESTARTS)
     async with a_sink() as sink:
-        receiver = HeldReceiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"})
-        async with receiving(receiver):
-            traffic, stop = Traffic(receiver, keeps=keeps), asyncio.Event()
-            calling, up = asyncio.create_task(traffic.run(stop)), 0.0
+        receiver = SocketHoldingReceiver(tmp_path, a_load_config(sink), environ={START_NUMBER: "0"})
+        async with run_receiver(receiver):
+            load, stop = LoadGenerator(receiver, keep_alive=keeps), asyncio.Event()
+            calling, up = asyncio.create_task(load.run(stop)), 0.0
 
             for life in range(1, RESTARTS + 1):
-                up += await _some_time(traffic, rng)
+                up += await _receive_some(load, rng)
                 assert await receiver.stop() == 0
-                receiver.environ[LIFE] = str(life)
+                receiver.environ[START_NUMBER] = str(life)
                 await receiver.start()
             stop.set()
             await calling
-            await until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+            await wait_until(
+                lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)]
+            )
             assert await receiver.stop() == 0
-            receiver.let_go()
+            receiver.close_sockets()
 
-        audit = Audit.of(traffic, sink)
-        tell(
-            callbacks_acknowledged=audit.promised,
-            a_second=round(audit.promised / up),
-            refused=traffic.refused,
-            cut_off_unanswered=traffic.broken,
-            of_them_lost=audit.lost,
-            events_undelivered=audit.undelivered,
-            sent_twice=audit.twice_in_one_life + audit.again.total(),
-            answers=traffic.statuses,
+        report = LoadReport.from_run(load, sink)
+        record_counts(
+            callbacks_acknowledged=report.acknowledged,
+            a_second=round(report.acknowledged / up),
+            refused=load.refused_connections,
+            cut_off_unanswered=load.failed_requests,
+            of_them_lost=report.lost,
+            events_undelivered=report.undelivered,
+            sent_twice=report.duplicates_within_run + report.redeliveries.total(),
+            answers=load.statuses,
         )
-        assert (traffic.refused, set(traffic.statuses)) == (0, {200, 201})
-        assert traffic.broken <= (RESTARTS * 2 * traffic.callers if keeps else 0)  # an idle connection is let go
-        assert (audit.lost, audit.undelivered, audit.unknown) == (0, 0, 0)
-        assert (audit.twice_in_one_life, audit.again.total()) == (0, 0)
+        assert (load.refused_connections, set(load.statuses)) == (0, {200, 201})
+        assert load.failed_requests <= (
+            RESTARTS * 2 * load.client_count if keeps else 0
+        )  # an idle connection is let go
+        assert (report.lost, report.undelivered, report.unknown) == (0, 0, 0)
+        assert (report.duplicates_within_run, report.redeliveries.total()) == (0, 0)
 
 
-async def _some_time(traffic: Traffic, rng: Random) -> float:
+async def _receive_some(load: LoadGenerator, rng: Random) -> float:
     """Let some hundred callbacks be taken; tell how long that took."""
     began = asyncio.get_running_loop().time()
-    enough = len(traffic.promised) + rng.randrange(100, 300)
-    await until(lambda: len(traffic.promised) >= enough, within=60)
+    enough = len(load.acknowledged) + rng.randrange(100, 300)
+    await wait_until(lambda: len(load.acknowledged) >= enough, seconds=60)
     return asyncio.get_running_loop().time() - began

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.running_service import ENDPOINT, JOB, SECRET, Receiver, a_config, a_kling, a_receiver, a_sink
-from harness.support import until
+from harness.support import wait_until
 from standardwebhooks import Webhook
 
 from receiver import Client
@@ -21,7 +21,7 @@ POLL = '[poll]\nafter = "1s"\nevery = "1s"'  # for callbacks that come while nob
 
 
 @dataclass(frozen=True, slots=True)
-class Listening:
+class ListenProcess:
     """A `listen` that has begun."""
 
     process: "subprocess.Popen[bytes]"
@@ -32,13 +32,13 @@ class Listening:
     def lines(self) -> list[str]:
         return self.out.read_text().splitlines()
 
-    async def end(self, by: signal.Signals = signal.SIGINT) -> int:
+    async def stop(self, by: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(by)
         return await asyncio.to_thread(self.process.wait, 20)
 
 
 @asynccontextmanager
-async def listening(receiver: Receiver, *argv: str, configured: bool = True) -> AsyncIterator[Listening]:
+async def a_listen_process(receiver: Receiver, *argv: str, configured: bool = True) -> AsyncIterator[ListenProcess]:
     out, err = receiver.folder / "listen.out", receiver.folder / "listen.err"
     config = ["--config", str(receiver.config_path)] if configured else []
     with out.open("wb") as to_out, err.open("wb") as to_err:
@@ -51,9 +51,9 @@ async def listening(receiver: Receiver, *argv: str, configured: bool = True) -> 
             cwd=receiver.folder,
         )
     try:
-        await until(lambda: "Listening to" in err.read_text() or process.poll() is not None, within=30)
+        await wait_until(lambda: "Listening to" in err.read_text() or process.poll() is not None, seconds=30)
         assert process.poll() is None, err.read_text()
-        yield Listening(process, out, err)
+        yield ListenProcess(process, out, err)
     finally:
         if process.poll() is None:
             process.kill()
@@ -66,7 +66,7 @@ async def test_a_url_gets_what_a_route_would_send_it_through_a_restart(tmp_path:
         a_sink() as sink,
         a_receiver(tmp_path, a_config(kling.url, more=POLL)) as receiver,
         Client(config=receiver.config_path) as client,
-        listening(receiver, "--forward-to", sink.url, "--secret", SECRET) as listen,
+        a_listen_process(receiver, "--forward-to", sink.url, "--secret", SECRET) as listen,
     ):
         first = await client.submit(ENDPOINT, JOB)
         receiver.kill()
@@ -74,11 +74,11 @@ async def test_a_url_gets_what_a_route_would_send_it_through_a_restart(tmp_path:
         second = await client.submit(ENDPOINT, JOB)
         for task in (first, second):
             assert (await client.wait(task.id, timeout=60)).succeeded
-        happened = [event.id for event in (await client.history(limit=500)).items]
-        await until(lambda: len(sink.bodies) >= len(happened), within=20)
+        happened = [event.id for event in (await client.list_events(limit=500)).items]
+        await wait_until(lambda: len(sink.bodies) >= len(happened), seconds=20)
         bodies = [await client.event_body(event_id) for event_id in happened]
-        await until(lambda: len(listen.lines) == len(happened))
-        code = await listen.end()
+        await wait_until(lambda: len(listen.lines) == len(happened))
+        code = await listen.stop()
 
         assert sorted(sink.bodies) == sorted(bodies)
         assert {headers["webhook-id"] for headers in sink.headers} == set(happened)
@@ -99,11 +99,11 @@ async def test_a_program_gets_argv_variables_and_the_event(tmp_path: Path) -> No
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
         Client(config=receiver.config_path) as client,
-        listening(receiver, "--on", "succeed", "--json", "--", "./take it", "--not-ours", "a b") as listen,
+        a_listen_process(receiver, "--on", "succeed", "--json", "--", "./take it", "--not-ours", "a b") as listen,
     ):
         task = await client.wait((await client.submit(ENDPOINT, JOB)).id)
-        await until(lambda: len(listen.lines) == 1)
-        assert await listen.end(signal.SIGTERM) == 130
+        await wait_until(lambda: len(listen.lines) == 1)
+        assert await listen.stop(signal.SIGTERM) == 130
         told = json.loads(listen.lines[0])
         body = await client.event_body(told["event_id"])
 
@@ -120,7 +120,7 @@ async def test_a_program_gets_argv_variables_and_the_event(tmp_path: Path) -> No
 async def test_when_its_reader_leaves_what_was_handed_on_is_counted_alike(tmp_path: Path) -> None:
     async with (
         a_kling() as kling,
-        a_sink(check=False) as sink,
+        a_sink(check_signatures=False) as sink,
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
         Client(config=receiver.config_path) as client,
     ):
@@ -146,7 +146,7 @@ async def test_a_receiver_elsewhere_is_listened_to_with_a_secret_made_for_the_ru
     where = ["--url", "@ADMIN@", "--token", "env:THE_TOKEN", "--where", "task.tags.project == 'ads'"]
     async with (
         a_kling() as kling,
-        a_sink(check=False) as sink,
+        a_sink(check_signatures=False) as sink,
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
         Client(config=receiver.config_path) as client,
     ):
@@ -155,11 +155,11 @@ async def test_a_receiver_elsewhere_is_listened_to_with_a_secret_made_for_the_ru
         ads = await client.wait((await client.submit(ENDPOINT, JOB, tags={"project": "ads"})).id)
         argv = [word.replace("@ADMIN@", receiver.admin) for word in where]
         bare = sink.url.removeprefix("http://")
-        async with listening(
+        async with a_listen_process(
             receiver, *argv, "--forward-to", bare, "--since", "1h", "--on", "succeed", configured=False
         ) as listen:
-            await until(lambda: len(listen.lines) == 1)
-            await listen.end()
+            await wait_until(lambda: len(listen.lines) == 1)
+            await listen.stop()
         said = listen.err.read_text()
 
     (made,) = re.findall(r"whsec_\S+(?=,)", said)
@@ -177,8 +177,8 @@ async def test_without_a_destination_events_are_shown_as_they_are(tmp_path: Path
         Client(config=receiver.config_path) as client,
     ):
         await client.wait((await client.submit(ENDPOINT, JOB)).id)
-        happened = (await client.history()).items
-        async with listening(receiver, "--json", "--since", happened[-1].id) as listen:
-            await until(lambda: len(listen.lines) == len(happened) - 1)
+        happened = (await client.list_events()).items
+        async with a_listen_process(receiver, "--json", "--since", happened[-1].id) as listen:
+            await wait_until(lambda: len(listen.lines) == len(happened) - 1)
 
     assert [json.loads(line) for line in listen.lines] == [event.raw for event in reversed(happened[:-1])]

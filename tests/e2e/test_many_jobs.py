@@ -7,9 +7,9 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from harness.run_cli import environment, run
+from harness.run_cli import clean_environment, run_cli
 from harness.running_service import ENDPOINT, JOB, KEY, a_config, a_kling, a_receiver
-from harness.support import until
+from harness.support import wait_until
 
 from receiver.kling.simulator import Simulator
 
@@ -31,7 +31,7 @@ async def submit(*argv: str) -> asyncio.subprocess.Process:
         "receiver",
         "submit",
         *argv,
-        env=environment(KLING_API_KEY=KEY),
+        env=clean_environment(KLING_API_KEY=KEY),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
@@ -50,7 +50,7 @@ async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> 
             argv += ["--config", str(receiver.config_path)]
             command = await submit(*argv)
             for count in (JOBS // 4, JOBS // 2):
-                await until(partial(has_made, simulator, count), within=60)
+                await wait_until(partial(has_made, simulator, count), seconds=60)
                 receiver.kill()
                 await receiver.start()
             told, noted = await asyncio.wait_for(command.communicate(), 90)
@@ -65,14 +65,14 @@ async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> 
             assert failed[1:] == ["failed", "", "Image pixel is invalid"]
 
             finished = "SELECT name, taken FROM batches WHERE finished_at IS NOT NULL"
-            await until(lambda: receiver.rows(finished) == [("all", JOBS)], within=60)
+            await wait_until(lambda: receiver.rows(finished) == [("all", JOBS)], seconds=60)
 
-            again = await asyncio.to_thread(run, "submit", *argv)
+            again = await asyncio.to_thread(run_cli, "submit", *argv)
             assert f"{JOBS} of them were there already" in again.stderr
-            anew = await asyncio.to_thread(run, "submit", *argv[:3], "--idempotency-key", "2", "--config", argv[-1])
+            anew = await asyncio.to_thread(run_cli, "submit", *argv[:3], "--idempotency-key", "2", "--config", argv[-1])
             assert anew.returncode == 0
             assert "already" not in anew.stderr
-            await until(partial(has_made, simulator, 2 * JOBS), within=60)
+            await wait_until(partial(has_made, simulator, 2 * JOBS), seconds=60)
 
 
 async def test_what_waits_of_a_file_of_jobs_is_cancelled_and_stays_so_through_a_kill(tmp_path: Path) -> None:
@@ -82,11 +82,11 @@ async def test_what_waits_of_a_file_of_jobs_is_cancelled_and_stays_so_through_a_
         async with a_receiver(tmp_path, config) as receiver:
             where = ["--config", str(receiver.config_path)]
             argv = ["submit", ENDPOINT, "--body", f"@{path}", "--batch", "all", "--close-batch", *where]
-            assert (await asyncio.to_thread(run, *argv)).returncode == 0
-            await until(partial(has_made, simulator, SLOTS), within=60)
+            assert (await asyncio.to_thread(run_cli, *argv)).returncode == 0
+            await wait_until(partial(has_made, simulator, SLOTS), seconds=60)
 
             done = await asyncio.to_thread(
-                run, "tasks", "cancel", "--batch", "all", "--why", "a typo", "--json", *where
+                run_cli, "tasks", "cancel", "--batch", "all", "--why", "a typo", "--json", *where
             )
 
             assert done.returncode == 0, done.stderr

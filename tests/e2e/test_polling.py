@@ -10,26 +10,26 @@ from harness.running_service import (
     a_receiver,
     a_sink,
     a_webhook_route,
-    submitted,
-    task_in,
+    submit_task,
+    wait_for_state,
 )
-from harness.support import until
+from harness.support import wait_until
 
-OFTEN = '[poll]\nafter = "50ms"\nevery = "100ms"\n'
+FAST_POLLING = '[poll]\nafter = "50ms"\nevery = "100ms"\n'
 
 
 async def test_without_a_public_url_tasks_are_followed_by_polling_alone(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling() as kling:
         config = a_config(
-            kling.url, public_url="", more=OFTEN + a_webhook_route(sink, extra='on = ["succeed", "failed"]')
+            kling.url, public_url="", more=FAST_POLLING + a_webhook_route(sink, extra='on = ["succeed", "failed"]')
         )
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            good, bad = await submitted(client), await submitted(client, body=JOB | {"prompt": "[fail: no cats]"})
+            good, bad = await submit_task(client), await submit_task(client, body=JOB | {"prompt": "[fail: no cats]"})
 
-            assert (await task_in(client, good["id"], "succeed"))["verified"] == "api"
-            assert (await task_in(client, bad["id"], "failed"))["message"] == "no cats"
+            assert (await wait_for_state(client, good["id"], "succeed"))["verified"] == "api"
+            assert (await wait_for_state(client, bad["id"], "failed"))["message"] == "no cats"
 
-            await until(lambda: len(sink.bodies) == 2)
+            await wait_until(lambda: len(sink.bodies) == 2)
             said = {data["status"]: data for data in (json.loads(body)["data"] for body in sink.bodies)}
             assert {data["source"] for data in said.values()} == {"poll"}
             assert said["succeed"]["kling"]["task_id"] == said["succeed"]["task"]["kling_id"]
@@ -41,32 +41,32 @@ async def test_lost_callbacks_are_made_good_by_polling(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling(drop="always") as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=OFTEN + a_webhook_route(sink))) as receiver,
+        a_receiver(tmp_path, a_config(kling.url, more=FAST_POLLING + a_webhook_route(sink))) as receiver,
         receiver.client() as client,
     ):
-        task = await submitted(client)
+        task = await submit_task(client)
 
-        await task_in(client, task["id"], "succeed")
+        await wait_for_state(client, task["id"], "succeed")
 
-        await until(lambda: len(sink.bodies) == 1)
+        await wait_until(lambda: len(sink.bodies) == 1)
         assert kling.state()["counts"]["callbacks_dropped"] == 2
 
 
 async def test_polling_goes_on_through_errors_of_kling_and_a_restart(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling(processing_for="700ms") as kling:
-        config = a_config(kling.url, public_url="", more=OFTEN + a_webhook_route(sink))
+        config = a_config(kling.url, public_url="", more=FAST_POLLING + a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
-                kling.change({"refuse_queries": "502:2,5001:1,1302:1"})
-                task = await submitted(client)
-                await until(lambda: kling.state()["counts"]["queries"] >= 2)
+                kling.configure({"refuse_queries": "502:2,5001:1,1302:1"})
+                task = await submit_task(client)
+                await wait_until(lambda: kling.state()["counts"]["queries"] >= 2)
 
             receiver.kill()
             await receiver.start()
 
             async with receiver.client() as client:
-                await task_in(client, task["id"], "succeed")
-            await until(lambda: len(sink.bodies) == 1)
+                await wait_for_state(client, task["id"], "succeed")
+            await wait_until(lambda: len(sink.bodies) == 1)
 
 
 async def test_a_task_that_never_ends_is_expired_and_a_late_end_still_counts(tmp_path: Path) -> None:
@@ -74,12 +74,12 @@ async def test_a_task_that_never_ends_is_expired_and_a_late_end_still_counts(tmp
     async with a_sink() as sink, a_kling(processing_for="1500ms") as kling:
         config = a_config(kling.url, more=soon + a_webhook_route(sink, extra='on = ["*"]'))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submitted(client)
+            task = await submit_task(client)
 
-            await task_in(client, task["id"], "expired")
-            await task_in(client, task["id"], "succeed")
+            await wait_for_state(client, task["id"], "expired")
+            await wait_for_state(client, task["id"], "succeed")
 
-            await until(lambda: len(sink.bodies) == 3)
+            await wait_until(lambda: len(sink.bodies) == 3)
             assert sorted(sink.types) == ["task.expired", "task.processing", "task.succeed"]
 
 
@@ -88,9 +88,9 @@ async def test_without_callbacks_a_late_end_still_counts_and_that_it_took_long_i
     async with a_sink() as sink, a_kling(processing_for="6s") as kling:
         config = a_config(kling.url, public_url="", more=soon + a_webhook_route(sink, extra='on = ["*"]'))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            await submitted(client)
+            await submit_task(client)
 
-            await until(lambda: "task.succeed" in sink.types, within=30)
+            await wait_until(lambda: "task.succeed" in sink.types, seconds=30)
 
             told = [kind for kind in sink.types if kind not in ("task.submitted", "task.processing")]
             assert sorted(told) == ["alert.task_stuck", "task.expired", "task.succeed"]

@@ -7,14 +7,14 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from harness.raw_http import Answer, Wire, a_wire, ask
-from harness.running_service import Receiver, a_config, a_push, a_receiver, minted
-from harness.support import until
+from harness.raw_http import RawConnection, RawResponse, a_connection, http_request
+from harness.running_service import Receiver, a_config, a_push_body, a_receiver, create_callback_url
+from harness.support import wait_until
 
 NO_KLING = "http://127.0.0.1:9"
 HALF_A_HEAD = b"POST /callbacks/%s HTTP/1.1\r\nhost: localhost\r\nx-drip: "
 FLOOD = [f"127.0.1.{number}" for number in range(1, 11)]
-GUESS = "/callbacks/a-guess-of-somebody-who-scans-the-net"
+GUESSED_PATH = "/callbacks/a-guess-of-somebody-who-scans-the-net"
 
 
 @contextlib.asynccontextmanager
@@ -25,14 +25,14 @@ async def a_listener(folder: Path, *, more: str = "", public_url: str = "@PUBLIC
         yield receiver
 
 
-async def a_path(receiver: Receiver) -> str:
+async def a_callback_path(receiver: Receiver) -> str:
     """Have a callback URL made; give its path."""
     async with receiver.client() as client:
-        _, url = await minted(client)
+        _, url = await create_callback_url(client)
     return urlsplit(url).path
 
 
-async def answered(listener: str, sent: bytes) -> int:
+async def send_bytes(listener: str, sent: bytes) -> int:
     """Send bytes to a listener; give the status of its answer, 0 for none."""
     parts = urlsplit(listener)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
@@ -47,7 +47,7 @@ async def answered(listener: str, sent: bytes) -> int:
 
 async def test_a_flood_of_slow_clients_does_not_stop_a_good_callback(tmp_path: Path) -> None:
     async with a_listener(tmp_path) as receiver:
-        path = await a_path(receiver)
+        path = await a_callback_path(receiver)
         parts = urlsplit(receiver.public)
         dripping = []
 
@@ -59,7 +59,7 @@ async def test_a_flood_of_slow_clients_does_not_stop_a_good_callback(tmp_path: P
         await asyncio.gather(*(drip(source) for source in FLOOD * 60))
         answers = []
         for number in range(25):
-            answers.append(await ask("POST", receiver.public + path, a_push("processing", n=number)))
+            answers.append(await http_request("POST", receiver.public + path, a_push_body("processing", n=number)))
             await asyncio.gather(*(drip(source) for source in FLOOD))
         for writer in dripping:
             writer.transport.abort()
@@ -71,7 +71,7 @@ async def test_a_flood_of_slow_clients_does_not_stop_a_good_callback(tmp_path: P
 async def test_a_flood_of_requests_that_wait_for_no_answer_does_not_stop_a_good_callback(tmp_path: Path) -> None:
     flood = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n" * 7_000
     async with a_listener(tmp_path) as receiver:
-        path = await a_path(receiver)
+        path = await a_callback_path(receiver)
 
         async def pour(listener: str) -> None:
             parts = urlsplit(listener)
@@ -82,21 +82,24 @@ async def test_a_flood_of_requests_that_wait_for_no_answer_does_not_stop_a_good_
             writer.transport.abort()
 
         floods = [asyncio.ensure_future(pour(listener)) for listener in [receiver.public, receiver.admin] * 10]
-        answers = [await ask("POST", receiver.public + path, a_push("processing", n=number)) for number in range(5)]
+        answers = [
+            await http_request("POST", receiver.public + path, a_push_body("processing", n=number))
+            for number in range(5)
+        ]
         await asyncio.gather(*floods)
 
         assert [answer.status for answer in answers] == [200] * 5
         assert await receiver.stop() == 0
-        assert sum(said["requests"] for said in receiver.said("listener.closed")) < 500
+        assert sum(said["requests"] for said in receiver.log_entries("listener.closed")) < 500
 
 
 async def test_trailers_are_refused_and_reach_neither_the_inbox_nor_the_api(tmp_path: Path) -> None:
     async with a_listener(tmp_path) as receiver:
-        path = await a_path(receiver)
+        path = await a_callback_path(receiver)
         head = "POST {} HTTP/1.1\r\n{}: localhost\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n"
 
         async def trailed(listener: str, to: str, *, host: str = "host", trailer: str = "x-sig: evil") -> int:
-            return await answered(listener, (head.format(to, host) + trailer + "\r\n\r\n").encode())
+            return await send_bytes(listener, (head.format(to, host) + trailer + "\r\n\r\n").encode())
 
         assert await trailed(receiver.public, path) == 400
         assert await trailed(receiver.public, path, host="x", trailer="host: localhost") == 400
@@ -106,36 +109,36 @@ async def test_trailers_are_refused_and_reach_neither_the_inbox_nor_the_api(tmp_
 
 async def test_whoever_guesses_waits_for_no_writer_and_keeps_nobody_out(tmp_path: Path) -> None:
     async with a_listener(tmp_path) as receiver:
-        path = await a_path(receiver)
-        async with a_wire(receiver.public) as wire:
-            guesses = [await wire.ask("POST", f"{GUESS}-{number}", b"{}") for number in range(120)]
+        path = await a_callback_path(receiver)
+        async with a_connection(receiver.public) as connection:
+            guesses = [await connection.request("POST", f"{GUESSED_PATH}-{number}", b"{}") for number in range(120)]
 
         with contextlib.closing(sqlite3.connect(tmp_path / "var" / "receiver.db", isolation_level=None)) as busy:
             busy.execute("BEGIN IMMEDIATE")
-            good = asyncio.ensure_future(ask("POST", receiver.public + path, a_push("processing")))
-            during = [await ask("POST", receiver.public + GUESS, b"{}") for _ in range(10)]
+            good = asyncio.ensure_future(http_request("POST", receiver.public + path, a_push_body("processing")))
+            during = [await http_request("POST", receiver.public + GUESSED_PATH, b"{}") for _ in range(10)]
             assert not good.done()
             busy.execute("ROLLBACK")
 
         assert (await good).status == 200
         assert {(answer.status, answer.body) for answer in [*guesses, *during]} == {(404, guesses[0].body)}
         assert {tuple(answer.headers) for answer in [*guesses, *during]} == {tuple(guesses[0].headers)}
-        assert len(receiver.said("caller.muted")) == 1
-        assert len(receiver.said("callback.refused")) < 100
+        assert len(receiver.log_entries("caller.muted")) == 1
+        assert len(receiver.log_entries("callback.refused")) < 100
 
 
 async def test_only_the_public_host_and_this_machine_are_answered(tmp_path: Path) -> None:
     async with a_listener(tmp_path, public_url="https://hooks.example.com/kling") as receiver:
-        path = await a_path(receiver)
+        path = await a_callback_path(receiver)
 
         async def by(host: str, method: str = "POST", to: str = path.removeprefix("/kling")) -> int:
-            body = a_push("processing") if method == "POST" else b""
-            return (await ask(method, receiver.public + to, body, {"host": host})).status
+            body = a_push_body("processing") if method == "POST" else b""
+            return (await http_request(method, receiver.public + to, body, {"host": host})).status
 
         assert [await by(host) for host in ("hooks.example.com", "127.0.0.1:8700", "localhost")] == [200, 200, 200]
         assert [await by(host) for host in ("attacker.example", "10.0.0.1")] == [421, 421]
         assert [await by(host, "GET", "/healthz") for host in ("attacker.example", "127.0.0.1")] == [421, 200]
-        (first, *_) = receiver.said("callback.refused")
+        (first, *_) = receiver.log_entries("callback.refused")
         assert "[public] proxies" in first["reason"]
 
 
@@ -144,24 +147,24 @@ async def test_a_named_proxy_says_who_called_and_nobody_else_does(tmp_path: Path
     async with a_receiver(tmp_path, config) as receiver:
         parts = urlsplit(receiver.public)
 
-        async def guess_from(source: str, forwarded: str, host: str) -> Answer:
+        async def guess_from(source: str, forwarded: str, host: str) -> RawResponse:
             reader, writer = await asyncio.open_connection(parts.hostname, parts.port, local_addr=(source, 0))
-            wire = Wire(reader, writer, {"host": host, "x-forwarded-for": forwarded})
+            connection = RawConnection(reader, writer, {"host": host, "x-forwarded-for": forwarded})
             try:
-                return await wire.ask("POST", GUESS, b"{}")
+                return await connection.request("POST", GUESSED_PATH, b"{}")
             finally:
-                await wire.close()
+                await connection.close()
 
         proxied = await guess_from("127.0.0.8", "203.0.113.9, 198.51.100.7", "any-name-of-an-upstream")
         direct = await guess_from("127.0.0.9", "203.0.113.9, 198.51.100.7", "hooks.example.com")
 
         assert (proxied.status, direct.status) == (404, 404)
-        assert [said["peer"] for said in receiver.said("callback.refused")] == ["198.51.100.7", "127.0.0.9"]
+        assert [said["peer"] for said in receiver.log_entries("callback.refused")] == ["198.51.100.7", "127.0.0.9"]
 
 
 async def test_no_refused_request_leaves_its_token_in_the_log(tmp_path: Path) -> None:
     async with a_listener(tmp_path) as receiver:
-        path = await a_path(receiver)
+        path = await a_callback_path(receiver)
         token = path.rpartition("/")[2]
         head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\n".encode()
         whole = head + b"content-length: 2\r\n\r\n{}"
@@ -178,11 +181,11 @@ async def test_no_refused_request_leaves_its_token_in_the_log(tmp_path: Path) ->
         broken = [head + b"\x00: x\r\n\r\n", head + b"transfer-encoding: chunked\r\n\r\nzz\r\n", b"\x16\x03\x01" + head]
         both = head + b"content-length: 2\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n"
 
-        too_slow = asyncio.ensure_future(answered(receiver.public, HALF_A_HEAD % token.encode()))
-        assert {status: await answered(receiver.public, sent) for status, sent in refused.items()} == {
+        too_slow = asyncio.ensure_future(send_bytes(receiver.public, HALF_A_HEAD % token.encode()))
+        assert {status: await send_bytes(receiver.public, sent) for status, sent in refused.items()} == {
             status: status for status in refused
         }
-        assert [await answered(receiver.public, sent) for sent in (streamed, *broken, both)] == [
+        assert [await send_bytes(receiver.public, sent) for sent in (streamed, *broken, both)] == [
             413,
             400,
             400,
@@ -195,10 +198,10 @@ async def test_no_refused_request_leaves_its_token_in_the_log(tmp_path: Path) ->
             writer.write(sent)
             await writer.drain()
             writer.transport.abort()
-        await until(lambda: bool(receiver.said("callback.abandoned")))
+        await wait_until(lambda: bool(receiver.log_entries("callback.abandoned")))
         assert await too_slow == 408
 
-        assert await answered(receiver.public, whole) == 200
+        assert await send_bytes(receiver.public, whole) == 200
         assert await receiver.stop() == 0
         assert token not in receiver.log()
         assert "connection.refused" in receiver.log()

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from harness.running_service import SECRET, a_config, a_kling, a_receiver, task_in
-from harness.support import free_port, plain_http, until
+from harness.running_service import SECRET, a_config, a_kling, a_receiver, wait_for_state
+from harness.support import free_port, plain_http, wait_until
 from standardwebhooks import Webhook
 
 from receiver import Client
@@ -25,7 +25,7 @@ MANUAL = "\n".join(path.read_text(encoding="utf-8") for path in PAGES)
 JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}], "n": 2}
 
 
-def written(language: str, first: str) -> str:
+def readme_block(language: str, first: str) -> str:
     """Return the one block in *language* whose text has *first* in it."""
     blocks = re.findall(rf"^```{language}\n(.*?)^```", MANUAL, re.DOTALL | re.MULTILINE)
     (block,) = [text for text in blocks if first in text]
@@ -33,9 +33,9 @@ def written(language: str, first: str) -> str:
 
 
 @asynccontextmanager
-async def the_consumer(folder: Path) -> AsyncIterator[tuple[int, Path]]:
+async def run_consumer(folder: Path) -> AsyncIterator[tuple[int, Path]]:
     """Run the manual's consumer; yield its port and the file with its output."""
-    (folder / "consumer.py").write_text(written("python", "# consumer.py"))
+    (folder / "consumer.py").write_text(readme_block("python", "# consumer.py"))
     port, output = free_port(), folder / "consumer.out"
     with output.open("wb") as out:
         process = subprocess.Popen(
@@ -46,7 +46,7 @@ async def the_consumer(folder: Path) -> AsyncIterator[tuple[int, Path]]:
             stderr=subprocess.STDOUT,
         )
     try:
-        await until(lambda: "running on" in output.read_text())
+        await wait_until(lambda: "running on" in output.read_text())
         yield port, output
     finally:
         process.terminate()
@@ -54,12 +54,12 @@ async def the_consumer(folder: Path) -> AsyncIterator[tuple[int, Path]]:
 
 
 async def test_the_consumer_takes_what_is_signed_and_nothing_else(tmp_path: Path) -> None:
-    async with the_consumer(tmp_path) as (port, output), a_kling() as kling:
+    async with run_consumer(tmp_path) as (port, output), a_kling() as kling:
         url = f"http://127.0.0.1:{port}/hooks/kling"
         route = f'[[routes]]\nname = "app"\non = ["succeed"]\nwebhook = {{ url = "{url}", secret = "{SECRET}" }}'
         async with a_receiver(tmp_path, a_config(kling.url, more=route)) as receiver, receiver.client() as client:
             created = await client.post("/api/tasks", json={"endpoint": "images/multi-image2image", "body": JOB})
-            await until(lambda: "task.succeed" in output.read_text())
+            await wait_until(lambda: "task.succeed" in output.read_text())
 
         async with plain_http() as stranger:
             forged = await stranger.post(url, json={"type": "task.succeed"}, headers={"webhook-signature": "v1,AAAA"})
@@ -86,7 +86,7 @@ async def test_the_consumer_takes_events_of_no_task_and_remembers_what_it_has_ha
     ]
     batch, alert = (json.dumps(event) for event in told)
     sent = [("evt_batch", batch), ("evt_alert", "{}"), ("evt_alert", alert), ("evt_alert", alert)]
-    async with the_consumer(tmp_path) as (port, output), plain_http() as http:
+    async with run_consumer(tmp_path) as (port, output), plain_http() as http:
         url = f"http://127.0.0.1:{port}/hooks/kling"
         answers = [(await http.post(url, content=body, headers=signed(id_, body))).status_code for id_, body in sent]
 
@@ -98,7 +98,7 @@ async def test_the_consumer_takes_events_of_no_task_and_remembers_what_it_has_ha
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the manual's requests need curl")
 @pytest.mark.parametrize("path", ["/kling/v1/images/multi-image2image", "/api/tasks"])
 async def test_the_requests_are_taken_by_an_official_kling(tmp_path: Path, path: str) -> None:
-    request = written("console", f"curl -X POST http://127.0.0.1:8701{path}").removeprefix("$ ")
+    request = readme_block("console", f"curl -X POST http://127.0.0.1:8701{path}").removeprefix("$ ")
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url)) as receiver:
         words = request.replace("http://127.0.0.1:8701", receiver.admin).replace(
             "$(cat var/admin-token)", receiver.token
@@ -108,7 +108,7 @@ async def test_the_requests_are_taken_by_an_official_kling(tmp_path: Path, path:
         )
         async with receiver.client() as client:
             (task,) = (await client.get("/api/tasks")).json()["items"]
-            await task_in(client, task["id"], "succeed")
+            await wait_for_state(client, task["id"], "succeed")
 
     assert task["kling_id"] in ended.stdout.decode()
 
@@ -117,7 +117,7 @@ async def test_a_program_submits_and_waits(tmp_path: Path) -> None:
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url)) as receiver:
         ended = await asyncio.to_thread(
             subprocess.run,
-            [sys.executable, "-c", written("python", "import Client")],
+            [sys.executable, "-c", readme_block("python", "import Client")],
             cwd=tmp_path,
             env=receiver.environ,
             capture_output=True,
@@ -141,7 +141,7 @@ async def test_a_plain_program_is_told_of_each_success(tmp_path: Path) -> None:
         written_to = tmp_path / "plain.out"
         with written_to.open("wb") as out:
             process = subprocess.Popen(
-                [sys.executable, "-c", written("python", "import SyncClient")],
+                [sys.executable, "-c", readme_block("python", "import SyncClient")],
                 cwd=tmp_path,
                 env=receiver.environ,
                 stdout=out,
@@ -161,7 +161,7 @@ async def test_a_plain_program_is_told_of_each_success(tmp_path: Path) -> None:
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the manual's script needs curl")
 async def test_the_script_fetches_every_result(tmp_path: Path) -> None:
     script = tmp_path / "publish"
-    script.write_text(written("sh", "/usr/local/bin/publish"))
+    script.write_text(readme_block("sh", "/usr/local/bin/publish"))
     script.chmod(0o755)
     route = f'[[routes]]\nname = "publish"\nscript = {{ command = ["{script}"], env = {{ HOME = "{tmp_path}" }} }}'
     async with (
@@ -171,7 +171,7 @@ async def test_the_script_fetches_every_result(tmp_path: Path) -> None:
     ):
         created = (await client.post("/api/tasks", json={"endpoint": "images/multi-image2image", "body": JOB})).json()
         folder = tmp_path / "results" / created["id"]
-        await until((folder / "images-1").exists)
+        await wait_until((folder / "images-1").exists)
 
     assert {path.name for path in folder.iterdir()} == {"images-0", "images-1"}
     assert (folder / "images-0").read_bytes().startswith(b"\x89PNG")

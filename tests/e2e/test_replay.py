@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 from harness.running_service import Receiver, Sink, a_config, a_kling, a_receiver, a_sink, a_webhook_route
-from harness.support import until
+from harness.support import wait_until
 
 BODY = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 
@@ -55,18 +55,18 @@ async def test_a_replay_goes_on_after_a_kill_and_the_command_that_asked_for_it_s
         async def all_are_dead() -> bool:
             return len(await deliveries(receiver, status="dead")) == 12
 
-        await until(all_are_dead, within=30)
+        await wait_until(all_are_dead, seconds=30)
         before = await deliveries(receiver, status="dead")
         broken.unlink()
-        dry = receiver.run("replay", "--route", "publish", "--status", "dead", "--dry-run")
+        dry = receiver.run_cli("replay", "--route", "publish", "--status", "dead", "--dry-run")
         assert dry.stdout.startswith("publish\tdead\t12\t")
         assert not (tmp_path / "published").exists()
 
         argv = ("replay", "--route", "publish", "--status", "dead", "--pace", "4/s", "--why", "mended", "--json")
-        asked = asyncio.create_task(asyncio.to_thread(receiver.run, *argv))
-        await until(lambda: len(published(tmp_path)) >= 3, within=20)
+        asked = asyncio.create_task(asyncio.to_thread(receiver.run_cli, *argv))
+        await wait_until(lambda: len(published_events(tmp_path)) >= 3, seconds=20)
         receiver.kill()
-        assert len(set(published(tmp_path))) < 12
+        assert len(set(published_events(tmp_path))) < 12
         await receiver.start()
         command = await asked
 
@@ -74,7 +74,7 @@ async def test_a_replay_goes_on_after_a_kill_and_the_command_that_asked_for_it_s
         replay = json.loads(command.stdout)
         assert (replay["state"], replay["created"], replay["total"]) == ("done", 12, 12)
         assert (replay["actor"], replay["why"]) == (getpass.getuser(), "mended")
-        await until(lambda: len(set(published(tmp_path))) == 12, within=20)
+        await wait_until(lambda: len(set(published_events(tmp_path))) == 12, seconds=20)
         again = [each for each in await deliveries(receiver) if each["replay_of"]]
         assert [each["replay_of"] for each in again] == [each["id"] for each in before]
         assert [each["event_id"] for each in again] == [each["event_id"] for each in before]
@@ -82,7 +82,7 @@ async def test_a_replay_goes_on_after_a_kill_and_the_command_that_asked_for_it_s
         assert await receiver.stop() == 0
 
 
-def published(folder: Path) -> Sequence[str]:
+def published_events(folder: Path) -> Sequence[str]:
     file = folder / "published"
     return file.read_text().split() if file.exists() else []
 
@@ -96,30 +96,30 @@ async def test_a_held_route_outlives_a_kill_and_is_released_by_hand(tmp_path: Pa
         async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver:
             async with receiver.client() as client:
                 tasks = await submit(client, 3)
-                await until(lambda: len(mail.received) == 1, within=30)
+                await wait_until(lambda: len(mail.received) == 1, seconds=30)
                 held = (await client.get("/api/routes")).json()["items"][0]
             assert (held["held_by"], held["failures"] >= 5) == ("failures", True)
-            story = receiver.run("explain", tasks[0]).stdout
+            story = receiver.run_cli("explain", tasks[0]).stdout
             assert "held since" in story.splitlines()[-1]
 
             receiver.kill()
             sent = len(sink.bodies)
             await receiver.start()
-            assert receiver.run("routes", "list").stdout.startswith("hook\twebhook\t")
+            assert receiver.run_cli("routes", "list").stdout.startswith("hook\twebhook\t")
             sink.answer = lambda: 204
-            released = receiver.run("routes", "release", "hook", "--why", "mended", "--json")
+            released = receiver.run_cli("routes", "release", "hook", "--why", "mended", "--json")
             assert json.loads(released.stdout)["held_by"] is None
-            await until(lambda: len(answered_well(sink, sent)) == 3, within=20)
-            await until(lambda: len(mail.received) == 2, within=20)
+            await wait_until(lambda: len(accepted_since(sink, sent)) == 3, seconds=20)
+            await wait_until(lambda: len(mail.received) == 2, seconds=20)
 
             kinds = [json.loads(body)["type"] for body in mail.bodies]
             assert kinds == ["alert.route_held", "alert.route_recovered"]
-            last = receiver.run("explain", tasks[0]).stdout.splitlines()[-1]
+            last = receiver.run_cli("explain", tasks[0]).stdout.splitlines()[-1]
             assert last == "next\tNothing more: it is over, and everybody who wanted to know has been told."
             assert await receiver.stop() == 0
 
 
-def answered_well(sink: Sink, since: int) -> set[str]:
+def accepted_since(sink: Sink, since: int) -> set[str]:
     """Give the events that came after the first so many."""
     return {headers["webhook-id"] for headers in sink.headers[since:]}
 
@@ -130,28 +130,28 @@ async def test_a_route_held_by_hand_lets_nothing_out_and_its_deliveries_can_be_r
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
     ):
-        assert receiver.run("routes", "hold", "hook", "--why", "moving").returncode == 0
+        assert receiver.run_cli("routes", "hold", "hook", "--why", "moving").returncode == 0
         async with receiver.client() as client:
             [task] = await submit(client, 1)
 
             async def is_over() -> bool:
                 return bool((await client.get(f"/api/tasks/{task}")).json()["state"] == "succeed")
 
-            await until(is_over, within=30)
-        outlook = receiver.run("explain", task).stdout.splitlines()[-1]
+            await wait_until(is_over, seconds=30)
+        outlook = receiver.run_cli("explain", task).stdout.splitlines()[-1]
         assert "held by hand (moving) until: kling-receiver routes release hook" in outlook
         assert sink.bodies == []
 
-        receiver.run("routes", "release", "hook")
-        await until(lambda: len(sink.bodies) == 1, within=20)
+        receiver.run_cli("routes", "release", "hook")
+        await wait_until(lambda: len(sink.bodies) == 1, seconds=20)
 
         async def is_delivered() -> bool:
             return len(await deliveries(receiver, status="delivered")) == 1
 
-        await until(is_delivered, within=20)
+        await wait_until(is_delivered, seconds=20)
         [first] = await deliveries(receiver)
-        again = receiver.run("deliveries", "retry", first["id"], "--json")
-        await until(lambda: len(sink.bodies) == 2, within=20)
+        again = receiver.run_cli("deliveries", "retry", first["id"], "--json")
+        await wait_until(lambda: len(sink.bodies) == 2, seconds=20)
 
         assert json.loads(again.stdout)["replay_of"] == first["id"]
         assert sink.headers[0]["webhook-id"] == sink.headers[1]["webhook-id"]
@@ -163,14 +163,14 @@ async def test_a_tasks_whole_story_is_told(tmp_path: Path) -> None:
         routes = a_webhook_route(sink) + a_webhook_route(sink, name="failures", extra='on = ["failed"]')
         async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver, receiver.client() as client:
             [task] = await submit(client, 1)
-            await until(lambda: len(sink.bodies) == 1, within=30)
+            await wait_until(lambda: len(sink.bodies) == 1, seconds=30)
 
             async def is_delivered() -> bool:
                 return len(await deliveries(receiver, status="delivered")) == 1
 
-            await until(is_delivered, within=20)
+            await wait_until(is_delivered, seconds=20)
 
-            story = json.loads(receiver.run("explain", task, "--json").stdout)
+            story = json.loads(receiver.run_cli("explain", task, "--json").stdout)
 
             assert story["intent"]["prompt"] == "a cat"
             sources = {push["source"] for push in story["pushes"]}

@@ -6,10 +6,10 @@ from contextlib import closing
 from pathlib import Path
 from sqlite3 import connect
 
-from harness.load import LIFE, a_config_for_traffic, calling
-from harness.raw_http import ask
-from harness.running_service import a_config, a_push, a_receiver, a_sink, minted
-from harness.support import until
+from harness.load import START_NUMBER, a_load_config, generate_load
+from harness.raw_http import http_request
+from harness.running_service import a_config, a_push_body, a_receiver, a_sink, create_callback_url
+from harness.support import wait_until
 
 OPERATIONS = (Path(__file__).parents[2] / "receiver" / "docs" / "operations.md").read_text(encoding="utf-8")
 
@@ -29,15 +29,15 @@ async def test_a_backup_is_restored_as_the_manual_says_and_work_goes_on_from_the
         await gate.wait()
         return 204
 
-    async with a_sink() as sink, a_receiver(tmp_path, a_config_for_traffic(sink), environ={LIFE: "0"}) as receiver:
+    async with a_sink() as sink, a_receiver(tmp_path, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
         sink.answer = answer
         async with receiver.client() as client:
-            _, url = await minted(client)
-        async with calling(receiver) as traffic:
-            await traffic.goes_on(60)
-            before = set(traffic.promised)
-            made = await receiver.command("db", "backup", str(copy))
-            await traffic.goes_on(60)
+            _, url = await create_callback_url(client)
+        async with generate_load(receiver) as load:
+            await load.wait_for_acknowledged(60)
+            before = set(load.acknowledged)
+            made = await receiver.run_cli_async("db", "backup", str(copy))
+            await load.wait_for_acknowledged(60)
             receiver.kill()
         assert made.returncode == 0, made.stderr
         assert store.with_name("receiver.db-wal").stat().st_size > 0
@@ -49,11 +49,11 @@ async def test_a_backup_is_restored_as_the_manual_says_and_work_goes_on_from_the
 
         kept = set(receiver.rows("SELECT task_id, body FROM pushes WHERE source = 'callback'"))
         assert before <= kept
-        assert traffic.promised - kept, "the old log was played into the copy"
-        assert (await receiver.command("db", "check")).returncode == 0
-        assert (await ask("POST", url, a_push("succeed"))).status == 200
+        assert load.acknowledged - kept, "the old log was played into the copy"
+        assert (await receiver.run_cli_async("db", "check")).returncode == 0
+        assert (await http_request("POST", url, a_push_body("succeed"))).status == 200
         events = receiver.rows("SELECT id FROM events")
-        await until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
+        await wait_until(lambda: receiver.rows("SELECT count(*) FROM deliveries WHERE status <> 'delivered'") == [(0,)])
         assert {id_ for (id_,) in events} <= sink.received.keys()
         assert await receiver.stop() == 0
 
@@ -64,15 +64,18 @@ async def test_a_store_that_was_emptied_is_neither_vouched_for_nor_begun_anew(tm
     config = a_config("http://127.0.0.1:9", more='[callbacks]\nverify = "never"\n')
     async with a_receiver(tmp_path, config) as receiver:
         async with receiver.client() as client:
-            _, url = await minted(client)
-        assert (await ask("POST", url, a_push("succeed"))).status == 200
+            _, url = await create_callback_url(client)
+        assert (await http_request("POST", url, a_push_body("succeed"))).status == 200
         receiver.kill()
         whole, before = store.read_bytes(), log.read_bytes()
         store.write_bytes(b"")
 
         receiver.spawn()
-        code = await receiver.exit_code()
-        done = [await receiver.command("db", *rest) for rest in (["check"], ["backup", "b.db"], ["migrate"], ["stats"])]
+        code = await receiver.wait_for_exit()
+        done = [
+            await receiver.run_cli_async("db", *rest)
+            for rest in (["check"], ["backup", "b.db"], ["migrate"], ["stats"])
+        ]
 
         assert (code, [each.returncode for each in done]) == (1, [1, 1, 1, 1])
         for said in (receiver.log().splitlines()[-1], *(each.stdout + each.stderr for each in done)):
@@ -82,7 +85,7 @@ async def test_a_store_that_was_emptied_is_neither_vouched_for_nor_begun_anew(tm
         store.write_bytes(whole)
         await receiver.start()
         assert receiver.rows("SELECT count(*) FROM pushes") == [(1,)]
-        assert (await receiver.command("db", "check")).returncode == 0
+        assert (await receiver.run_cli_async("db", "check")).returncode == 0
         assert await receiver.stop() == 0
 
 
@@ -95,9 +98,9 @@ async def test_a_store_that_a_newer_version_worked_on_is_refused_and_left_as_it_
         before = store.read_bytes()
 
         receiver.spawn()
-        code = await receiver.exit_code()
-        migrated = await receiver.command("db", "migrate")
-        checked = await receiver.command("db", "check")
+        code = await receiver.wait_for_exit()
+        migrated = await receiver.run_cli_async("db", "migrate")
+        checked = await receiver.run_cli_async("db", "check")
 
         sentence = r"The store has schema 9999, newer than this program's \d+\. Install the version that made it, or"
         for said in (receiver.log().splitlines()[-1], migrated.stderr, checked.stdout):

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
-from harness.http_peers import Peer, response, serving
+from harness.http_peers import Peer, http_peer, response
 from harness.running_service import (
     ENDPOINT,
     Receiver,
@@ -17,10 +17,10 @@ from harness.running_service import (
     a_script_route,
     a_sink,
     a_webhook_route,
-    submitted,
-    task_in,
+    submit_task,
+    wait_for_state,
 )
-from harness.support import plain_http, until
+from harness.support import plain_http, wait_until
 
 from receiver.kling.simulator.results import content
 
@@ -32,17 +32,17 @@ async def test_routes_are_told_when_the_files_are_there(tmp_path: Path) -> None:
         config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink) + a_script_route(tmp_path))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
             (tmp_path / "publish.sh").write_text('#!/bin/sh\nls "$KLING_ASSET_DIR" > "$OUT"\n')
-            created = await submitted(client, body={"prompt": "a cat", "n": 3, "subject_image_list": IMAGES})
-            await until(lambda: len(sink.received) == 1)
+            created = await submit_task(client, body={"prompt": "a cat", "n": 3, "subject_image_list": IMAGES})
+            await wait_until(lambda: len(sink.received) == 1)
 
             [[event]] = sink.received.values()
             assert [Path(asset["path"]).name for asset in event["data"]["assets"]] == ["0.png", "1.png", "2.png"]
             for asset, entry in zip(event["data"]["assets"], event["data"]["result"]["images"], strict=True):
-                await is_home(asset, entry["url"])
-            shown = await task_in(client, created["id"], "succeed")
+                await assert_downloaded(asset, entry["url"])
+            shown = await wait_for_state(client, created["id"], "succeed")
             assert shown["assets"] == event["data"]["assets"]
             assert shown["archiving"] is None
-            await until(lambda: seen_by_the_script(tmp_path) == ["0.png", "1.png", "2.png"])
+            await wait_until(lambda: script_output(tmp_path) == ["0.png", "1.png", "2.png"])
             assert kling.counts["results"] == 6, "each once by us and once by the test"
             assert await receiver.stop() == 0
 
@@ -51,7 +51,7 @@ async def test_a_submit_that_waits_ends_with_the_files(tmp_path: Path) -> None:
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url, more=ARCHIVE)) as receiver:
         image = "https://example.com/a.png"
         done = await asyncio.to_thread(
-            receiver.run, "submit", ENDPOINT, "--set", "prompt=a cat", "--image", image, "--wait"
+            receiver.run_cli, "submit", ENDPOINT, "--set", "prompt=a cat", "--image", image, "--wait"
         )
 
         assert done.returncode == 0, done.stderr
@@ -64,55 +64,55 @@ async def test_a_kill_in_the_middle_of_a_download_costs_a_second_download_and_no
     async with a_cdn() as cdn, a_sink() as sink, a_kling(public_url=cdn.peer.url) as kling:
         config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver:
-            cdn.breaks_off = True
+            cdn.is_interrupted = True
             async with receiver.client() as client:
-                task = await submitted(client)
-            await until(lambda: parts(tmp_path) != [], within=20)
+                task = await submit_task(client)
+            await wait_until(lambda: partial_files(tmp_path) != [], seconds=20)
             receiver.kill()
             assert sink.received == {}
-            assert home(tmp_path) == []
+            assert result_files(tmp_path) == []
 
-            cdn.breaks_off = False
+            cdn.is_interrupted = False
             await receiver.start()
-            await until(lambda: len(sink.received) == 1, within=20)
+            await wait_until(lambda: len(sink.received) == 1, seconds=20)
 
             [[event]] = sink.received.values()
             [asset] = event["data"]["assets"]
             kling_id = event["data"]["task"]["kling_id"]
             assert content_of(asset["path"]) == content(kling_id, "image-0.png")
             assert asset["sha256"] == hashlib.sha256(content(kling_id, "image-0.png")).hexdigest()
-            assert home(tmp_path) == [f"{task['id']}/{event['data']['event_id']}/0.png"]
-            assert parts(tmp_path) == []
-            await until(lambda: one_delivery(receiver) == [("delivered", 1)])
+            assert result_files(tmp_path) == [f"{task['id']}/{event['data']['event_id']}/0.png"]
+            assert partial_files(tmp_path) == []
+            await wait_until(lambda: one_delivery(receiver) == [("delivered", 1)])
 
 
 async def test_a_stop_does_not_wait_for_a_download_and_the_next_start_goes_on(tmp_path: Path) -> None:
     async with a_cdn() as cdn, a_sink() as sink, a_kling(public_url=cdn.peer.url) as kling:
-        cdn.breaks_off = True
+        cdn.is_interrupted = True
         config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
-                await submitted(client)
-            await until(lambda: parts(tmp_path) != [], within=20)
-            assert await receiver.stop(within=15) == 0
+                await submit_task(client)
+            await wait_until(lambda: partial_files(tmp_path) != [], seconds=20)
+            assert await receiver.stop(seconds=15) == 0
 
-            cdn.breaks_off = False
+            cdn.is_interrupted = False
             await receiver.start()
-            await until(lambda: len(sink.received) == 1, within=20)
-            await until(lambda: one_delivery(receiver) == [("delivered", 1)])
+            await wait_until(lambda: len(sink.received) == 1, seconds=20)
+            await wait_until(lambda: one_delivery(receiver) == [("delivered", 1)])
 
 
 async def test_without_a_folder_what_waited_for_files_goes_out(tmp_path: Path) -> None:
     async with a_cdn() as cdn, a_sink() as sink, a_kling(public_url=cdn.peer.url) as kling:
-        cdn.breaks_off = True
+        cdn.is_interrupted = True
         config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
-                await submitted(client)
-            await until(lambda: parts(tmp_path) != [], within=20)
+                await submit_task(client)
+            await wait_until(lambda: partial_files(tmp_path) != [], seconds=20)
 
             await receiver.restart(a_config(kling.url, more=a_webhook_route(sink)))
-            await until(lambda: len(sink.received) == 1, within=20)
+            await wait_until(lambda: len(sink.received) == 1, seconds=20)
 
             [[event]] = sink.received.values()
             assert "assets" not in event["data"]
@@ -125,13 +125,13 @@ class Cdn:
     """Serves what the simulator makes; as long as it is told to, it breaks off in the middle and says nothing more."""
 
     def __init__(self) -> None:
-        self.breaks_off = False
+        self.is_interrupted = False
         self.peer: Peer
 
     async def answer(self, _reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         _, _results, task_id, name = self.peer.requests[-1].line.split()[1].partition("?")[0].split("/")
         body = response(200, content(task_id, name), content_type="image/png", etag='"v1"')
-        if self.breaks_off:
+        if self.is_interrupted:
             writer.write(body[: len(body) - 200])
             await asyncio.sleep(600)
         writer.write(body)
@@ -140,11 +140,11 @@ class Cdn:
 @contextlib.asynccontextmanager
 async def a_cdn() -> AsyncIterator[Cdn]:
     cdn = Cdn()
-    async with serving(cdn.answer) as cdn.peer:
+    async with http_peer(cdn.answer) as cdn.peer:
         yield cdn
 
 
-async def is_home(asset: dict[str, Any], url: str) -> None:
+async def assert_downloaded(asset: dict[str, Any], url: str) -> None:
     """See that a file is what its URL gives."""
     async with plain_http() as client:
         there = (await client.get(url)).content
@@ -157,17 +157,17 @@ def content_of(path: str) -> bytes:
     return Path(path).read_bytes()
 
 
-def seen_by_the_script(folder: Path) -> list[str]:
+def script_output(folder: Path) -> list[str]:
     file = folder / "published.jsonl"
     return file.read_text().split() if file.exists() else []
 
 
-def home(folder: Path) -> list[str]:
+def result_files(folder: Path) -> list[str]:
     files = (path for path in (folder / "results").rglob("*.png") if path.is_file())
     return sorted(str(path.relative_to(folder / "results")) for path in files)
 
 
-def parts(folder: Path) -> list[str]:
+def partial_files(folder: Path) -> list[str]:
     return [path.name for path in (folder / "results").rglob("*.part")]
 
 

@@ -14,12 +14,12 @@ from typing import Any
 
 import pytest
 from harness.factories import an_event
-from harness.raw_http import ask
-from harness.running_service import a_config, a_push, a_receiver, minted
-from harness.support import START, until
+from harness.raw_http import http_request
+from harness.running_service import a_config, a_push_body, a_receiver, create_callback_url
+from harness.support import START, wait_until
 
 from receiver.delivery.senders.script import ScriptSender
-from receiver.delivery.senders.sender import Parcel
+from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.model import Accepted, Failed, Outcome, Refused
 from receiver.settings import ScriptSettings
 
@@ -40,27 +40,27 @@ async def a_unit(folder: Path, text: str, *arguments: str) -> AsyncIterator[str]
     with (folder / "journal").open("wb") as journal:
         activator = subprocess.Popen([*command, *RELAY, "run", str(script), *arguments], stderr=journal)
     try:
-        await until(lambda: is_listened_at(path))
+        await wait_until(lambda: is_listening(path))
         yield str(path)
     finally:
         activator.terminate()
         activator.wait()
 
 
-async def attempted(path: str, *, within: float = 10, **changes: Any) -> Outcome:
-    settings = ScriptSettings(command=(*RELAY, "ask", path), timeout=timedelta(seconds=within))
+async def send_by_relay(path: str, *, seconds: float = 10, **changes: Any) -> Outcome:
+    settings = ScriptSettings(command=(*RELAY, "ask", path), timeout=timedelta(seconds=seconds))
     event = an_event(**changes)
-    return await ScriptSender(settings).send(Parcel(delivery_id="dlv_1", event=event, attempt=3, at=START))
+    return await ScriptSender(settings).send(DeliveryRequest(delivery_id="dlv_1", event=event, attempt=3, at=START))
 
 
-def is_listened_at(path: Path) -> bool:
+def is_listening(path: Path) -> bool:
     """Whether a connection would be taken, told without making one: each starts a script."""
     sockets = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
     return any(fields[-1] == str(path) and int(fields[3], 16) & 0x10000 for fields in sockets)
 
 
 @contextlib.contextmanager
-def an_asker(path: str) -> Iterator[socket.socket]:
+def a_requester(path: str) -> Iterator[socket.socket]:
     """Be an `ask` that is killed in the end: its socket is closed with both halves."""
     with socket.socket(socket.AF_UNIX) as asker:
         asker.connect(path)
@@ -88,7 +88,7 @@ script = {{ command = {command}, timeout = "2s" }}
 """
 
 
-def lives(pid_file: Path) -> bool:
+def is_running(pid_file: Path) -> bool:
     try:
         stat = Path(f"/proc/{pid_file.read_text().strip()}/stat").read_text()
     except OSError:
@@ -100,7 +100,7 @@ async def test_the_event_and_its_variables_arrive_and_the_output_comes_back(tmp_
     async with a_unit(
         tmp_path, 'cat; echo; echo "$1 $KLING_EVENT_ID $KLING_ATTEMPT [$KLING_RUN]" >/dev/stderr', "--fast"
     ) as path:
-        outcome = await attempted(path)
+        outcome = await send_by_relay(path)
 
     assert isinstance(outcome, Accepted)
     event, said = outcome.excerpt.splitlines()
@@ -137,7 +137,7 @@ async def test_only_variables_of_ours_cross_over(tmp_path: Path) -> None:
 )
 async def test_the_exit_code_comes_back(tmp_path: Path, text: str, kind: type, code: int, words: str) -> None:
     async with a_unit(tmp_path, text) as path:
-        outcome = await attempted(path, body=b"{" + b'"x":"' + b"y" * 5_000_000 + b'"}')
+        outcome = await send_by_relay(path, body=b"{" + b'"x":"' + b"y" * 5_000_000 + b'"}')
 
     assert isinstance(outcome, kind)
     assert outcome.code == code
@@ -145,7 +145,7 @@ async def test_the_exit_code_comes_back(tmp_path: Path, text: str, kind: type, c
 
 
 async def test_a_unit_that_is_not_there_is_named(tmp_path: Path) -> None:
-    outcome = await attempted(str(tmp_path / "script.sock"))
+    outcome = await send_by_relay(str(tmp_path / "script.sock"))
 
     assert isinstance(outcome, Failed)
     assert outcome.code == 75
@@ -165,10 +165,10 @@ async def test_a_unit_that_is_not_there_is_named(tmp_path: Path) -> None:
 async def test_an_attempt_that_took_too_long_is_over_when_its_script_is(tmp_path: Path, text: str) -> None:
     pid = tmp_path / "pid"
     async with a_unit(tmp_path, text.format(pid=pid)) as path:
-        outcome = await attempted(path, within=3)
+        outcome = await send_by_relay(path, seconds=3)
 
         assert isinstance(outcome, Failed)
-        assert not lives(pid)
+        assert not is_running(pid)
         assert "ran longer than 3 s" in outcome.reason
         assert outcome.excerpt == b"begun\n"
 
@@ -176,11 +176,11 @@ async def test_an_attempt_that_took_too_long_is_over_when_its_script_is(tmp_path
 async def test_an_asker_that_is_killed_takes_its_script_along(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     async with a_unit(tmp_path, f"echo $$ >{pid}; exec sleep 60") as path:
-        with an_asker(path) as asker:
+        with a_requester(path) as asker:
             asker.sendall(a_head(length=2) + b"{}")
-            await until(lambda: pid.exists() and pid.read_text().endswith("\n"))
+            await wait_until(lambda: pid.exists() and pid.read_text().endswith("\n"))
 
-        await until(lambda: not lives(pid))
+        await wait_until(lambda: not is_running(pid))
 
 
 @pytest.mark.parametrize(
@@ -189,10 +189,10 @@ async def test_an_asker_that_is_killed_takes_its_script_along(tmp_path: Path) ->
 async def test_what_was_cut_short_starts_no_script(tmp_path: Path, said: bytes | str) -> None:
     said = said if isinstance(said, bytes) else said.replace("{head}", a_head(length=100).decode()).encode()
     async with a_unit(tmp_path, f"touch {tmp_path}/ran") as path:
-        with an_asker(path) as asker:
+        with a_requester(path) as asker:
             asker.sendall(said)
 
-        await until(lambda: "Whoever asked has hung up." in (tmp_path / "journal").read_text())
+        await wait_until(lambda: "Whoever asked has hung up." in (tmp_path / "journal").read_text())
     assert not (tmp_path / "ran").exists()
 
 
@@ -226,7 +226,7 @@ async def test_after_a_failure_the_attempt_goes_on_until_the_unit_is_gone(
         writer.close()
 
     async with await asyncio.start_unix_server(a_unit_with_a_stray, tmp_path / "script.sock"):
-        attempt = asyncio.ensure_future(attempted(str(tmp_path / "script.sock")))
+        attempt = asyncio.ensure_future(send_by_relay(str(tmp_path / "script.sock")))
         await ended.wait()
         done, _ = await asyncio.wait([attempt], timeout=10 if is_over else 1)
         assert bool(done) is is_over
@@ -246,23 +246,23 @@ while :; do sleep 0.1; done
     async with a_unit(tmp_path, text) as path:
         config = a_config("http://127.0.0.1:9", more=a_route(path, retry="1s"))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            _, url = await minted(client)
-            await ask("POST", url, a_push("succeed"))
+            _, url = await create_callback_url(client)
+            await http_request("POST", url, a_push_body("succeed"))
             begun = tmp_path / "begun"
-            await until(lambda: begun.exists() and begun.read_text().count("\n") > 1, within=60)
+            await wait_until(lambda: begun.exists() and begun.read_text().count("\n") > 1, seconds=60)
 
             assert not (tmp_path / "overlap").exists()
-            assert await receiver.stop(within=60) == 0
-            assert not lives(tmp_path / "pid")
+            assert await receiver.stop(seconds=60) == 0
+            assert not is_running(tmp_path / "pid")
 
 
 async def test_a_route_of_the_real_service_uses_it(tmp_path: Path) -> None:
     async with a_unit(tmp_path, f'cat >{tmp_path}/event; echo "took $KLING_EVENT_TYPE"') as path:
         config = a_config("http://127.0.0.1:9", more=a_route(path))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            _, url = await minted(client)
-            await ask("POST", url, a_push("succeed"))
-            await until(lambda: bool(receiver.rows("SELECT * FROM attempts")))
+            _, url = await create_callback_url(client)
+            await http_request("POST", url, a_push_body("succeed"))
+            await wait_until(lambda: bool(receiver.rows("SELECT * FROM attempts")))
 
             assert receiver.rows("SELECT outcome, code, excerpt FROM attempts") == [
                 ("accepted", 0, b"took task.succeed\n")

@@ -13,15 +13,15 @@ from typing import Any
 
 import httpx2
 import pytest
-from chaos.parameters import number
-from harness.raw_http import ask
-from harness.running_service import Receiver, a_config, a_push, a_receiver, minted
-from harness.soak_report import Tell
-from harness.support import until
+from chaos.parameters import env_int
+from harness.raw_http import http_request
+from harness.running_service import Receiver, a_config, a_push_body, a_receiver, create_callback_url
+from harness.soak_report import RecordCounts
+from harness.support import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
 
-GIGABYTES = number("GIGABYTES", 1)
+GIGABYTES = env_int("GIGABYTES", 1)
 NO_KLING = "http://127.0.0.1:9"
 BOMB = """
 bomb() { if [ "$1" = 0 ]; then exec sleep 1000; fi; bomb $(($1 - 1)) & bomb $(($1 - 1)) & wait; }
@@ -46,16 +46,16 @@ class Case:
     first_line: str = "#!/bin/sh"
 
 
-LATE = "ran longer than 1 s and was ended. Raise the route's timeout"
+LATE_RESPONSE = "ran longer than 1 s and was ended. Raise the route's timeout"
 CASES: Mapping[str, Case] = {
-    "runaway": Case(text="exec sleep 1000", reason=LATE),
-    "busy": Case(text="while :; do :; done", reason=LATE),
-    "bomb": Case(text=BOMB, reason=LATE),
-    "bomb-of-sessions": Case(text=BOMB_OF_SESSIONS, arguments=["4"], reason=LATE),
-    "escaped": Case(text="setsid sleep 1000 >/dev/null 2>&1 </dev/null & sleep 1000", reason=LATE),
-    "stubborn": Case(text="trap '' TERM HUP INT; while :; do sleep 1; done", reason=LATE),
-    "stopped": Case(text="kill -STOP $$", reason=LATE),
-    "endless": Case(text="exec cat /dev/zero", reason=LATE),
+    "runaway": Case(text="exec sleep 1000", reason=LATE_RESPONSE),
+    "busy": Case(text="while :; do :; done", reason=LATE_RESPONSE),
+    "bomb": Case(text=BOMB, reason=LATE_RESPONSE),
+    "bomb-of-sessions": Case(text=BOMB_OF_SESSIONS, arguments=["4"], reason=LATE_RESPONSE),
+    "escaped": Case(text="setsid sleep 1000 >/dev/null 2>&1 </dev/null & sleep 1000", reason=LATE_RESPONSE),
+    "stubborn": Case(text="trap '' TERM HUP INT; while :; do sleep 1; done", reason=LATE_RESPONSE),
+    "stopped": Case(text="kill -STOP $$", reason=LATE_RESPONSE),
+    "endless": Case(text="exec cat /dev/zero", reason=LATE_RESPONSE),
     "held": Case(text="setsid sleep 1000 & exit 0", outcome="accepted", reason=""),
     "held-and-failed": Case(text="setsid sleep 1000 & echo no room >&2; exit 7", reason="exited with 7; its output"),
     "escaped-and-failed": Case(
@@ -98,16 +98,16 @@ script = {{ command = {command}, timeout = "{case.timeout}" }}
 
 
 @contextlib.asynccontextmanager
-async def running(folder: Path, routes: str) -> AsyncIterator[tuple[Receiver, httpx2.AsyncClient]]:
+async def a_running_receiver(folder: Path, routes: str) -> AsyncIterator[tuple[Receiver, httpx2.AsyncClient]]:
     """Run a receiver with these routes that asks Kling nothing."""
     config = a_config(NO_KLING, more='[callbacks]\nverify = "never"\n' + routes)
     async with a_receiver(folder, config) as receiver, receiver.client() as client:
         yield receiver, client
 
 
-async def pushed(url: str, word: str) -> None:
+async def push_callback(url: str, status: str) -> None:
     """Be Kling, with a body no script could take in by its pipe alone."""
-    answer = await ask("POST", url, a_push(word, padding="x" * 500_000))
+    answer = await http_request("POST", url, a_push_body(status, padding="x" * 500_000))
     assert answer.status == 200
 
 
@@ -117,7 +117,7 @@ ATTEMPTS = """
 """
 
 
-def marked_by(service: int) -> list[str]:
+def processes_of(service: int) -> list[str]:
     """Tell what still runs of what a service ran, by the mark each run of a script has, or because it is its child."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
@@ -131,16 +131,16 @@ def marked_by(service: int) -> list[str]:
 
 @pytest.mark.soak("scripts that go wrong in every way", minutes=1)
 async def test_whatever_a_script_does_it_ends_with_a_reason_and_leaves_nothing_behind(
-    tmp_path: Path, tell: Tell
+    tmp_path: Path, record_counts: RecordCounts
 ) -> None:
     routes = "".join(a_route(tmp_path, name, case) for name, case in CASES.items())
-    async with running(tmp_path, routes) as (receiver, client):
+    async with a_running_receiver(tmp_path, routes) as (receiver, client):
         assert receiver.process is not None
         service = receiver.process.pid
-        _, url = await minted(client)
+        _, url = await create_callback_url(client)
 
-        await pushed(url, "processing")
-        await until(lambda: len(receiver.rows(ATTEMPTS)) == len(CASES), within=60 * GIGABYTES)
+        await push_callback(url, "processing")
+        await wait_until(lambda: len(receiver.rows(ATTEMPTS)) == len(CASES), seconds=60 * GIGABYTES)
 
         for route, outcome, reason, _, excerpt, status, claim in receiver.rows(ATTEMPTS):
             case = CASES[route]
@@ -149,16 +149,16 @@ async def test_whatever_a_script_does_it_ends_with_a_reason_and_leaves_nothing_b
             assert status == {"accepted": "delivered", "failed": "pending", "refused": "dead"}[outcome], route
             assert claim is None
             assert excerpt <= 65536
-        await until(lambda: marked_by(service) == [])
-        assert (await ask("GET", f"{receiver.public}/healthz")).status == 200
+        await wait_until(lambda: processes_of(service) == [])
+        assert (await http_request("GET", f"{receiver.public}/healthz")).status == 200
 
-        await pushed(url, "succeed")
-        await until(lambda: len(receiver.rows(ATTEMPTS)) == 2 * len(CASES), within=60 * GIGABYTES)
+        await push_callback(url, "succeed")
+        await wait_until(lambda: len(receiver.rows(ATTEMPTS)) == 2 * len(CASES), seconds=60 * GIGABYTES)
 
         assert await receiver.stop() == 0
-        assert marked_by(service) == []
-        assert receiver.said("sender.broken") == []
-        tell(scripts=2 * len(CASES), gigabytes_put_out_by_one=GIGABYTES, processes_left=0)
+        assert processes_of(service) == []
+        assert receiver.log_entries("sender.failed") == []
+        record_counts(scripts=2 * len(CASES), gigabytes_put_out_by_one=GIGABYTES, processes_left=0)
 
 
 def a_waiting_script(folder: Path, *, more: str = "") -> str:
@@ -179,13 +179,13 @@ echo "$KLING_ATTEMPT" >>{folder}/ended
     )
 
 
-def begun(folder: Path) -> list[str]:
+def started_processes(folder: Path) -> list[str]:
     """The process of each run that has begun."""
     path = folder / "begun"
     return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def lives(process: str) -> bool:
+def is_running(process: str) -> bool:
     try:
         stat = Path(f"/proc/{process}/stat").read_text()
     except OSError:
@@ -199,16 +199,16 @@ def the_delivery(receiver: Receiver) -> tuple[Any, ...]:
 
 
 async def test_a_stop_lets_a_script_end_that_soon_does(tmp_path: Path) -> None:
-    async with running(tmp_path, a_waiting_script(tmp_path)) as (receiver, client):
-        _, url = await minted(client)
-        await pushed(url, "processing")
-        await until(lambda: len(begun(tmp_path)) == 1)
+    async with a_running_receiver(tmp_path, a_waiting_script(tmp_path)) as (receiver, client):
+        _, url = await create_callback_url(client)
+        await push_callback(url, "processing")
+        await wait_until(lambda: len(started_processes(tmp_path)) == 1)
 
         receiver.terminate()
-        await until(lambda: bool(receiver.said("dispatch.draining")))
+        await wait_until(lambda: bool(receiver.log_entries("dispatch.draining")))
         (tmp_path / "go").touch()
 
-        assert await receiver.exit_code() == 0
+        assert await receiver.wait_for_exit() == 0
         assert the_delivery(receiver) == ("delivered", 1)
         assert (tmp_path / "ended").read_text() == "1\n"
 
@@ -216,37 +216,37 @@ async def test_a_stop_lets_a_script_end_that_soon_does(tmp_path: Path) -> None:
 async def test_a_stop_ends_a_script_that_does_not_and_the_next_start_tries_again(tmp_path: Path) -> None:
     pid = tmp_path / "strayed"
     strayed = f"test -e {pid} || setsid sh -c 'echo $$ >{pid}; exec sleep 1000' >/dev/null 2>&1 &"
-    async with running(tmp_path, a_waiting_script(tmp_path, more=strayed)) as (receiver, client):
+    async with a_running_receiver(tmp_path, a_waiting_script(tmp_path, more=strayed)) as (receiver, client):
         assert receiver.process is not None
         service = receiver.process.pid
-        _, url = await minted(client)
-        await pushed(url, "processing")
-        await until(lambda: len(begun(tmp_path)) == 1 and pid.exists())
+        _, url = await create_callback_url(client)
+        await push_callback(url, "processing")
+        await wait_until(lambda: len(started_processes(tmp_path)) == 1 and pid.exists())
 
-        assert await receiver.stop(within=60) == 0
+        assert await receiver.stop(seconds=60) == 0
 
-        assert marked_by(service) == []
-        assert not lives(begun(tmp_path)[0])
+        assert processes_of(service) == []
+        assert not is_running(started_processes(tmp_path)[0])
         assert the_delivery(receiver) == ("pending", 0)
         (tmp_path / "go").touch()
         await receiver.start()
-        await until(lambda: the_delivery(receiver)[0] == "delivered")
+        await wait_until(lambda: the_delivery(receiver)[0] == "delivered")
         assert (tmp_path / "ended").read_text() == "1\n"
 
 
 async def test_a_script_of_a_killed_service_is_ended_before_it_is_run_again(tmp_path: Path) -> None:
-    async with running(tmp_path, a_waiting_script(tmp_path)) as (receiver, client):
-        _, url = await minted(client)
-        await pushed(url, "processing")
-        await until(lambda: len(begun(tmp_path)) == 1)
+    async with a_running_receiver(tmp_path, a_waiting_script(tmp_path)) as (receiver, client):
+        _, url = await create_callback_url(client)
+        await push_callback(url, "processing")
+        await wait_until(lambda: len(started_processes(tmp_path)) == 1)
 
         receiver.kill()
         await receiver.start()
-        await until(lambda: len(begun(tmp_path)) == 2)
+        await wait_until(lambda: len(started_processes(tmp_path)) == 2)
 
-        first, second = begun(tmp_path)
-        assert not lives(first)
-        assert lives(second)
+        first, second = started_processes(tmp_path)
+        assert not is_running(first)
+        assert is_running(second)
         (tmp_path / "go").touch()
-        await until(lambda: the_delivery(receiver)[0] == "delivered")
+        await wait_until(lambda: the_delivery(receiver)[0] == "delivered")
         assert (tmp_path / "ended").read_text() == "1\n"

@@ -11,20 +11,20 @@ from subprocess import CompletedProcess
 from urllib.parse import urlsplit
 
 import pytest
-from harness.raw_http import a_wire, ask
+from harness.raw_http import a_connection, http_request
 from harness.running_service import (
     ENDPOINT,
     JOB,
     Receiver,
     a_kling,
-    a_push,
+    a_push_body,
     a_receiver,
+    a_recording_server,
     a_sink,
-    an_upstream,
-    minted,
-    submitted,
+    create_callback_url,
+    submit_task,
 )
-from harness.support import free_port, until
+from harness.support import free_port, wait_until
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -47,37 +47,39 @@ SECRETS = {
     "PASSWORD": "canary-password-3e4r5t",
 }
 HIDDEN_PATH = "canary-path-6y7u8i"
-GUESSED = "canary-guessed-token-0000000000000000000000000"
+GUESSED_TOKEN = "canary-guessed-token-0000000000000000000000000"
 CLIENTS = "canary-clients-key-8i9o0p"
 
 
 @dataclass(slots=True)
-class Said:
+class Outputs:
     """All that was put out, by where, and the words that must not be in it."""
 
-    words: dict[str, str] = field(default_factory=lambda: {**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED})
+    secrets: dict[str, str] = field(
+        default_factory=lambda: {**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN}
+    )
     texts: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         # What a secret's bytes are, and what they look like where they are written another way.
-        for name, word in list(self.words.items()):
+        for name, word in list(self.secrets.items()):
             if word.startswith("whsec_"):
-                self.words[f"{name}, without its prefix"] = word.removeprefix("whsec_")
-                self.words[f"{name}, decoded"] = base64.b64decode(word.removeprefix("whsec_")).decode()
-            self.words[f"{name}, in base64"] = base64.b64encode(word.encode()).decode().rstrip("=")
+                self.secrets[f"{name}, without its prefix"] = word.removeprefix("whsec_")
+                self.secrets[f"{name}, decoded"] = base64.b64decode(word.removeprefix("whsec_")).decode()
+            self.secrets[f"{name}, in base64"] = base64.b64encode(word.encode()).decode().rstrip("=")
 
-    def of(self, ran: CompletedProcess[str]) -> str:
+    def record(self, ran: CompletedProcess[str]) -> str:
         """Take down what a command said, and give it."""
         self.texts[f"{len(self.texts)} {ran.args[3:]} exit {ran.returncode}"] = ran.stdout + ran.stderr
         return ran.stdout
 
-    def leaks(self, *, but: Callable[[str, str], bool] = lambda _where, _name: False) -> list[tuple[str, str, str]]:
+    def leaks(self, *, ignore: Callable[[str, str], bool] = lambda _where, _name: False) -> list[tuple[str, str, str]]:
         """Tell each word that was found, where, and around it."""
         return [
             (where, name, text[max(0, at - 80) : at + 40])
             for where, text in self.texts.items()
-            for name, word in self.words.items()
-            if (at := text.find(word)) >= 0 and not but(where, name)
+            for name, word in self.secrets.items()
+            if (at := text.find(word)) >= 0 and not ignore(where, name)
         ]
 
 
@@ -156,10 +158,10 @@ PAGES = [
 
 @pytest.mark.timeout(300)  # a process for each command; a busy machine starts them slowly
 async def test_no_secret_is_ever_put_out(tmp_path: Path) -> None:
-    said = Said()
+    said = Outputs()
     async with (
-        a_sink(check=False) as sink,
-        a_sink(check=False) as refusing,
+        a_sink(check_signatures=False) as sink,
+        a_sink(check_signatures=False) as refusing,
         a_kling(api_key=SECRETS["API_KEY"], drop={"next": 1}) as kling,
     ):
         refusing.answer = lambda: Response(status_code=302, headers={"location": f"http://a.b/{HIDDEN_PATH}"})
@@ -168,33 +170,33 @@ async def test_no_secret_is_ever_put_out(tmp_path: Path) -> None:
         async with a_receiver(tmp_path, config, environ=SECRETS) as receiver:
             # The harness looks for the token where one that was made would be; here it is configured.
             (receiver.folder / "var" / "admin-token").write_text(SECRETS["ADMIN_TOKEN"])
-            url = await make_trouble(receiver, sink_at, said)
-            await until(lambda: len(receiver.said("route.held")) >= 2)
-            await look_at_everything(receiver, said)
-            kling.change({"refuse": [{"code": 1000}, {"code": 502}, {"code": 5000}], "refuse_queries": "1102,502"})
+            url = await trigger_errors(receiver, sink_at, said)
+            await wait_until(lambda: len(receiver.log_entries("route.held")) >= 2)
+            await read_everything(receiver, said)
+            kling.configure({"refuse": [{"code": 1000}, {"code": 502}, {"code": 5000}], "refuse_queries": "1102,502"})
             async with receiver.client() as client:
                 for _ in range(3):
                     await client.post("/kling/v1/" + ENDPOINT, json=JOB)
             assert await receiver.stop() == 0
-            said.of(receiver.run("tasks", "list"))
-            said.of(receiver.run("config", "show", "--json"))
+            said.record(receiver.run_cli("tasks", "list"))
+            said.record(receiver.run_cli("config", "show", "--json"))
             said.texts["log"] = receiver.log()
             for trouble in ("callback.refused", "connection.refused", "gateway.failed", "kling.refused", "route.held"):
-                assert receiver.said(trouble)
+                assert receiver.log_entries(trouble)
             tokens = {urlsplit(create["body"]["callback_url"]).path for create in kling.state()["creates"]}
             tokens.add(urlsplit(url).path)
-            said.words |= {f"callback token {at}": path.rpartition("/")[2] for at, path in enumerate(tokens)}
+            said.secrets |= {f"callback token {at}": path.rpartition("/")[2] for at, path in enumerate(tokens)}
             said.texts["store"] = dump(receiver)
-            said.words["client's callback URL"] = CLIENTS
+            said.secrets["client's callback URL"] = CLIENTS
 
     assert len(tokens) >= 5
     # What a client asked to be called at is kept, or it could not be called.
-    leaks = said.leaks(but=lambda where, name: where == "store" and name == "client's callback URL")
+    leaks = said.leaks(ignore=lambda where, name: where == "store" and name == "client's callback URL")
     assert leaks == []
 
 
 async def test_neither_access_key_nor_secret_key_nor_the_token_they_sign_is_put_out(tmp_path: Path) -> None:
-    said, shown = Said(), []
+    said, shown = Outputs(), []
 
     def answer(request: Request) -> Response:
         shown.append(request.headers["authorization"].removeprefix("Bearer "))
@@ -202,64 +204,64 @@ async def test_neither_access_key_nor_secret_key_nor_the_token_they_sign_is_put_
         body = {"code": 1002, "message": f"cannot take {request.headers['authorization']}", "request_id": "r"}
         return Response(json.dumps(body), 401, headers={"content-type": "application/json"})
 
-    async with a_sink(check=False) as sink, an_upstream() as (upstream, at):
-        upstream.answer = answer
+    async with a_sink(check_signatures=False) as sink, a_recording_server() as (server, at):
+        server.answer = answer
         keys = 'access_key = "env:ACCESS_KEY"\nsecret_key = "env:SECRET_KEY"'
         config = a_config(at, sink.url, sink.url, keys, token="")
         async with a_receiver(tmp_path, config, environ=SECRETS) as receiver:
-            said.words["the token it made"] = receiver.token
+            said.secrets["the token it made"] = receiver.token
             async with receiver.client() as client:
-                task = await submitted(client)
+                task = await submit_task(client)
                 assert task["message"]
                 said.texts["task"] = (await client.get(f"/api/tasks/{task['id']}")).text
                 said.texts["tasks"] = (await client.get("/api/tasks")).text
-            said.of(receiver.run("tasks", "show", task["id"]))
-            said.of(receiver.run("config", "show"))
-            said.of(receiver.run("config", "show", "--json"))
+            said.record(receiver.run_cli("tasks", "show", task["id"]))
+            said.record(receiver.run_cli("config", "show"))
+            said.record(receiver.run_cli("config", "show", "--json"))
             assert await receiver.stop() == 0
             said.texts["log"] = receiver.log()
-    said.words |= {f"signed token {number}": token for number, token in enumerate(shown)}
+    said.secrets |= {f"signed token {number}": token for number, token in enumerate(shown)}
 
     assert shown
     assert said.leaks() == []
 
 
-async def make_trouble(receiver: Receiver, sink_at: str, said: Said) -> str:
+async def trigger_errors(receiver: Receiver, sink_at: str, said: Outputs) -> str:
     """Do everything that succeeds, and all that fails in a way of its own; give a minted URL."""
     async with receiver.client() as client:
-        await submitted(client)
+        await submit_task(client)
         theirs = JOB | {"callback_url": f"{sink_at}/theirs?key={CLIENTS}"}
         await client.post("/kling/v1/" + ENDPOINT, json=theirs)
         bad = await client.post("/kling/v1/" + ENDPOINT, json=JOB | {"callback_url": f"ftp://{CLIENTS}"})
-        strange = await client.get(f"/api/{GUESSED}", headers={"authorization": f"Bearer {GUESSED}"})
+        strange = await client.get(f"/api/{GUESSED_TOKEN}", headers={"authorization": f"Bearer {GUESSED_TOKEN}"})
         said.texts["bad create"], said.texts["strangers"] = bad.text, strange.text
-        task, url = await minted(client)
+        task, url = await create_callback_url(client)
     path = urlsplit(url).path
     forged = {"webhook-id": "1", "webhook-timestamp": "1", "webhook-signature": "v1,bm9wZQ=="}
     credentials = {"authorization": f"Bearer {SECRETS['PASSWORD']}", "cookie": f"key={SECRETS['PASSWORD']}"}
-    async with a_wire(receiver.public) as wire:
+    async with a_connection(receiver.public) as connection:
         refused = [
-            await wire.ask("POST", path, b"not json"),
-            await wire.ask("POST", path, a_push("succeed"), forged),
-            await wire.ask("POST", path, a_push("processing"), credentials),
-            await wire.ask("GET", path),
-            await wire.ask("POST", f"/callbacks/{GUESSED}", a_push("succeed")),
-            await wire.ask("POST", f"/{GUESSED}", a_push("succeed")),
-            await wire.ask("POST", path, b"{" + b" " * 70_000),
+            await connection.request("POST", path, b"not json"),
+            await connection.request("POST", path, a_push_body("succeed"), forged),
+            await connection.request("POST", path, a_push_body("processing"), credentials),
+            await connection.request("GET", path),
+            await connection.request("POST", f"/callbacks/{GUESSED_TOKEN}", a_push_body("succeed")),
+            await connection.request("POST", f"/{GUESSED_TOKEN}", a_push_body("succeed")),
+            await connection.request("POST", path, b"{" + b" " * 70_000),
         ]
     assert [answer.status for answer in refused] == [400, 200, 200, 405, 404, 404, 413]
     said.texts["refused"] = "\n".join(answer.body.decode() for answer in refused)
-    async with a_wire(receiver.public) as wire:
-        wire.writer.write(f"POST {path} HTTP/1.1\r\nno header {GUESSED}\r\n\r\n".encode())
-        assert (await wire.read()).status == 400
-    async with a_wire(receiver.public) as wire:
-        wire.write("POST", path, b"{", {"content-length": "50"})
-    assert (await ask("POST", url, a_push("succeed"))).status == 200
-    await until(lambda: receiver.rows("SELECT state FROM tasks WHERE id = ?", task["id"]) == [("succeed",)])
+    async with a_connection(receiver.public) as connection:
+        connection.writer.write(f"POST {path} HTTP/1.1\r\nno header {GUESSED_TOKEN}\r\n\r\n".encode())
+        assert (await connection.read_response()).status == 400
+    async with a_connection(receiver.public) as connection:
+        connection.send_request("POST", path, b"{", {"content-length": "50"})
+    assert (await http_request("POST", url, a_push_body("succeed"))).status == 200
+    await wait_until(lambda: receiver.rows("SELECT state FROM tasks WHERE id = ?", task["id"]) == [("succeed",)])
     return url
 
 
-async def look_at_everything(receiver: Receiver, said: Said) -> None:
+async def read_everything(receiver: Receiver, said: Outputs) -> None:
     """Run every command that shows something, and open every page."""
     ((task, event, delivery),) = receiver.rows(
         """SELECT events.task_id, events.id, deliveries.id FROM events JOIN deliveries ON event_id = events.id
@@ -268,9 +270,9 @@ async def look_at_everything(receiver: Receiver, said: Said) -> None:
     names = {"TASK": task, "EVENT": event, "DELIVERY": delivery}
     for command in READING + FAILING:
         words = [names.get(word, word) for word in command.split()]
-        said.of(await receiver.command(*words))
+        said.record(await receiver.run_cli_async(*words))
         if command in ("config show", "deliveries show DELIVERY", "tasks show TASK"):
-            said.of(await receiver.command(*words, "--json"))
+            said.record(await receiver.run_cli_async(*words, "--json"))
     async with receiver.client() as client:
         for page in PAGES:
             for name, value in names.items():
@@ -336,14 +338,14 @@ webhook = { url = "https://a.b", secret = "canary-route", headers = { authorizat
 
 
 def test_a_configuration_that_is_refused_is_not_quoted(tmp_path: Path) -> None:
-    said = Said()
+    said = Outputs()
     receiver = Receiver(tmp_path, "", environ=SECRETS | {"KLING_RECEIVER__CALLBACKS__VERIFY": "canary"})
 
     for text in BROKEN.values():
         receiver.configure(text)
         for command in ("config check", "serve"):
-            ran = receiver.run(*command.split())
-            said.of(ran)
+            ran = receiver.run_cli(*command.split())
+            said.record(ran)
             assert ran.returncode == 78, ran.stdout + ran.stderr
 
     assert said.leaks() == []

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2
-from data.ssrf_urls import NEVER, NOT_PUBLIC, SPELLINGS
-from harness.fake_dns import resolving
-from harness.http_peers import response, sending, serving
+from data.ssrf_urls import FORBIDDEN, LOOPBACK_SPELLINGS, NOT_PUBLIC
+from harness.fake_dns import fake_dns_environment
+from harness.http_peers import http_peer, respond_with, response
 from harness.running_service import (
     ENDPOINT,
     JOB,
@@ -20,9 +20,9 @@ from harness.running_service import (
     a_receiver,
     a_sink,
     a_webhook_route,
-    submitted,
+    submit_task,
 )
-from harness.support import until
+from harness.support import wait_until
 
 ROUTED_AT_ONCE = '[callbacks]\nverify = "never"\n'
 
@@ -34,7 +34,7 @@ class Trap:
     port: int = 0
     connections: int = 0
 
-    async def take(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, _: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         writer.transport.abort()
 
@@ -46,7 +46,7 @@ async def a_trap() -> AsyncIterator[Trap]:
     family, everywhere = (socket.AF_INET6, "::") if dual else (socket.AF_INET, "0.0.0.0")
     listening = socket.create_server((everywhere, 0), family=family, dualstack_ipv6=dual, backlog=512)
     trap.port = listening.getsockname()[1]
-    server = await asyncio.start_server(trap.take, sock=listening)
+    server = await asyncio.start_server(trap.accept, sock=listening)
     try:
         yield trap
     finally:
@@ -54,7 +54,7 @@ async def a_trap() -> AsyncIterator[Trap]:
         await asyncio.sleep(0)
 
 
-async def called_back_at(client: httpx2.AsyncClient, urls: Sequence[str]) -> None:
+async def create_with_callbacks(client: httpx2.AsyncClient, urls: Sequence[str]) -> None:
     """Be so many clients of the gateway, each with a callback URL of its own."""
     for url in urls:
         answer = await client.post(f"/kling/v1/{ENDPOINT}", json=JOB | {"callback_url": url})
@@ -70,9 +70,9 @@ ATTEMPTS = """
 """
 
 
-async def tried(receiver: Receiver, urls: Sequence[str]) -> dict[str, list[tuple[str, str, int | None]]]:
+async def wait_until_attempted(receiver: Receiver, urls: Sequence[str]) -> dict[str, list[tuple[str, str, int | None]]]:
     """Wait until every one of *urls* has been tried, and tell how it went."""
-    await until(lambda: {row[0] for row in receiver.rows(ATTEMPTS)} >= set(urls), within=60)
+    await wait_until(lambda: {row[0] for row in receiver.rows(ATTEMPTS)} >= set(urls), seconds=60)
     made: dict[str, list[tuple[str, str, int | None]]] = {}
     for url, *rest in receiver.rows(ATTEMPTS):
         made.setdefault(url, []).append(tuple(rest))
@@ -84,22 +84,22 @@ def host_of(address: str) -> str:
 
 
 async def test_no_form_of_a_strangers_url_reaches_this_machine_or_what_is_near_it(tmp_path: Path) -> None:
-    names = {f"name-{number}.example": [address] for number, address in enumerate([*NEVER, *NOT_PUBLIC])}
+    names = {f"name-{number}.example": [address] for number, address in enumerate([*FORBIDDEN, *NOT_PUBLIC])}
     names["mixed.example"] = ["8.8.8.8 127.0.0.1"]
-    environ = resolving(tmp_path, names)
+    environ = fake_dns_environment(tmp_path, names)
     async with (
         a_trap() as trap,
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url, more=ROUTED_AT_ONCE), environ=environ) as receiver,
         receiver.client() as client,
     ):
-        literal = [f"http://{host_of(address)}:{trap.port}/hook" for address in [*NEVER, *NOT_PUBLIC]]
-        spelt = [f"http://{host}:{trap.port}/hook" for host in SPELLINGS]
+        literal = [f"http://{host_of(address)}:{trap.port}/hook" for address in [*FORBIDDEN, *NOT_PUBLIC]]
+        spelt = [f"http://{host}:{trap.port}/hook" for host in LOOPBACK_SPELLINGS]
         named = [f"http://{name}:{trap.port}/hook" for name in names]
         assert len(literal + spelt + named) > 60
 
-        await called_back_at(client, literal + spelt + named)
-        made = await tried(receiver, literal + spelt + named)
+        await create_with_callbacks(client, literal + spelt + named)
+        made = await wait_until_attempted(receiver, literal + spelt + named)
 
         assert trap.connections == 0
         assert {outcome for url in literal for outcome, _, _ in made[url]} == {"refused"}
@@ -109,7 +109,7 @@ async def test_no_form_of_a_strangers_url_reaches_this_machine_or_what_is_near_i
 
 
 async def test_a_name_that_turns_inward_after_it_was_looked_at_is_not_followed(tmp_path: Path) -> None:
-    environ = resolving(tmp_path, {"rebinding.example": ["127.0.0.2", "127.0.0.1"]})
+    environ = fake_dns_environment(tmp_path, {"rebinding.example": ["127.0.0.2", "127.0.0.1"]})
     allow = '[network]\nallow = ["127.0.0.2"]\n'
     async with (
         a_trap() as trap,
@@ -119,11 +119,11 @@ async def test_a_name_that_turns_inward_after_it_was_looked_at_is_not_followed(t
     ):
         url = f"http://rebinding.example:{trap.port}/hook"
 
-        await called_back_at(client, [url])
-        await until(lambda: len(receiver.rows(ATTEMPTS)) >= 2)
+        await create_with_callbacks(client, [url])
+        await wait_until(lambda: len(receiver.rows(ATTEMPTS)) >= 2)
 
         assert trap.connections == 1
-        reasons = [reason for _, reason, _ in (await tried(receiver, [url]))[url]]
+        reasons = [reason for _, reason, _ in (await wait_until_attempted(receiver, [url]))[url]]
         assert len([reason for reason in reasons if "127.0.0.1 is not public but loopback" in reason]) >= 1
 
 
@@ -131,13 +131,13 @@ async def test_a_redirect_inward_is_not_followed(tmp_path: Path) -> None:
     allow = '[network]\nallow = ["127.0.0.1"]\n'
     async with (
         a_trap() as trap,
-        serving(sending(response(307, location=f"http://127.0.0.2:{trap.port}/"))) as outside,
+        http_peer(respond_with(response(307, location=f"http://127.0.0.2:{trap.port}/"))) as outside,
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url, more=ROUTED_AT_ONCE + allow)) as receiver,
         receiver.client() as client,
     ):
-        await called_back_at(client, [f"{outside.url}/hook"])
-        made = await tried(receiver, [f"{outside.url}/hook"])
+        await create_with_callbacks(client, [f"{outside.url}/hook"])
+        made = await wait_until_attempted(receiver, [f"{outside.url}/hook"])
 
         assert outside.connections >= 1
         assert trap.connections == 0
@@ -148,16 +148,16 @@ async def test_allow_opens_what_it_names_and_never_metadata(tmp_path: Path) -> N
     wide = '["127.0.0.1", "169.0.0.0/8", "168.0.0.0/8", "100.64.0.0/10", "192.0.0.0/8", "fd00::/8", "64:ff9b::/96"]'
     async with (
         a_trap() as trap,
-        a_sink(check=False) as sink,
+        a_sink(check_signatures=False) as sink,
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url, more=f"{ROUTED_AT_ONCE}[network]\nallow = {wide}\n")) as receiver,
         receiver.client() as client,
     ):
-        never = [f"http://{host_of(address)}/latest" for address in NEVER]
+        never = [f"http://{host_of(address)}/latest" for address in FORBIDDEN]
         near = [f"http://127.0.0.2:{trap.port}/"]
 
-        await called_back_at(client, [sink.url, *near, *never])
-        made = await tried(receiver, [sink.url, *near, *never])
+        await create_with_callbacks(client, [sink.url, *near, *never])
+        made = await wait_until_attempted(receiver, [sink.url, *near, *never])
 
         assert {outcome for outcome, _, _ in made[sink.url]} == {"accepted"}
         assert trap.connections == 0
@@ -170,7 +170,7 @@ async def test_the_operators_own_url_may_lead_to_this_machine_and_never_to_metad
         f'[[routes]]\nname = "{name}"\nwebhook = {{ url = "http://{host}/latest" }}\n'
         for name, host in {"number": "2852039166", "name": "inside.example"}.items()
     )
-    environ = resolving(tmp_path, {"inside.example": ["169.254.169.254"]})
+    environ = fake_dns_environment(tmp_path, {"inside.example": ["169.254.169.254"]})
     async with (
         a_sink() as sink,
         a_kling() as kling,
@@ -179,9 +179,9 @@ async def test_the_operators_own_url_may_lead_to_this_machine_and_never_to_metad
         ) as receiver,
         receiver.client() as client,
     ):
-        await submitted(client)
+        await submit_task(client)
         rows = "SELECT route, outcome, reason FROM attempts JOIN deliveries ON deliveries.id = delivery_id"
-        await until(lambda: len(receiver.rows(rows)) >= 3)
+        await wait_until(lambda: len(receiver.rows(rows)) >= 3)
 
         made = {route: (outcome, reason) for route, outcome, reason in receiver.rows(rows)}
         assert made["hook"] == ("accepted", "")
@@ -194,7 +194,7 @@ async def test_a_route_to_metadata_is_a_fault_of_the_configuration(tmp_path: Pat
     route = '[[routes]]\nname = "r"\nwebhook = { url = "http://169.254.169.254/latest" }\n'
     receiver = Receiver(tmp_path, a_config("http://127.0.0.1:9", more=route))
 
-    ran = receiver.run("serve")
+    ran = receiver.run_cli("serve")
 
     assert ran.returncode == 78
     fault = "routes.0.webhook.url: leads to a link-local or cloud-metadata address, which is never dialled"

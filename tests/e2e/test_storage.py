@@ -15,11 +15,11 @@ from harness.running_service import (
     a_script_route,
     a_sink,
     a_webhook_route,
-    published,
-    submitted,
+    script_output,
+    submit_task,
 )
-from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, Buckets, a_relay, a_store_of_buckets
-from harness.support import until
+from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, an_s3_server, s3_proxy
+from harness.support import wait_until
 
 from receiver.kling.simulator.results import content
 
@@ -27,9 +27,9 @@ WITHOUT_EXTRA = 'import sys\nsys.modules["aiobotocore"] = None\n'
 
 
 @pytest.fixture
-async def buckets(tmp_path: Path) -> AsyncIterator[Buckets]:
-    async with a_store_of_buckets(tmp_path) as buckets:
-        yield buckets
+async def s3(tmp_path: Path) -> AsyncIterator[S3Server]:
+    async with an_s3_server(tmp_path) as s3:
+        yield s3
 
 
 def an_archive(endpoint: str, *, folder: str = "") -> str:
@@ -53,16 +53,18 @@ def arriving(folder: Path) -> list[str]:
     return [path.name for path in (folder / "var" / "arriving").rglob("*") if path.is_file()]
 
 
-async def test_routes_are_told_when_the_storage_has_it_and_where(tmp_path: Path, buckets: Buckets) -> None:
+async def test_routes_are_told_when_the_storage_has_it_and_where(tmp_path: Path, s3: S3Server) -> None:
     async with a_sink() as sink, a_kling() as kling:
         routes = a_webhook_route(sink) + a_script_route(tmp_path)
-        config = a_config(kling.url, more=an_archive(buckets.url, folder="results") + routes)
+        config = a_config(kling.url, more=an_archive(s3.url, folder="results") + routes)
         async with a_receiver(tmp_path, config, environ=KEYS) as receiver:
             (tmp_path / "publish.sh").write_text('#!/bin/sh\nls "$KLING_ASSET_DIR" > "$OUT"\n')
             async with receiver.client() as client:
-                task = await submitted(client)
-            await until(lambda: len(sink.received) == 1, within=30)
-            await until(lambda: published(tmp_path).exists() and published(tmp_path).read_text() == "0.png\n")
+                task = await submit_task(client)
+            await wait_until(lambda: len(sink.received) == 1, seconds=30)
+            await wait_until(
+                lambda: script_output(tmp_path).exists() and script_output(tmp_path).read_text() == "0.png\n"
+            )
 
             [[event]] = sink.received.values()
             [asset] = event["data"]["assets"]
@@ -70,43 +72,41 @@ async def test_routes_are_told_when_the_storage_has_it_and_where(tmp_path: Path,
             made = content(event["data"]["task"]["kling_id"], "image-0.png")
             assert asset["storage"] == f"s3://{BUCKET}/{key}"
             assert asset["sha256"] == hashlib.sha256(made).hexdigest()
-            assert buckets.objects() == {key: made}
+            assert s3.objects() == {key: made}
             assert await asyncio.to_thread(Path(asset["path"]).read_bytes) == made
             assert await receiver.stop() == 0
             assert not any(secret in receiver.log() for secret in (SECRET_KEY, ACCESS_KEY))
 
 
-async def test_in_the_storage_alone_a_submit_that_waits_ends_with_its_place_there(
-    tmp_path: Path, buckets: Buckets
-) -> None:
-    archive, image = an_archive(buckets.url), ("--image", "https://example.com/a.png")
+async def test_in_the_storage_alone_a_submit_that_waits_ends_with_its_place_there(tmp_path: Path, s3: S3Server) -> None:
+    archive, image = an_archive(s3.url), ("--image", "https://example.com/a.png")
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url, more=archive), environ=KEYS) as receiver:
-        done = await receiver.command("submit", ENDPOINT, "--set", "prompt=a cat", *image, "--wait")
+        done = await receiver.run_cli_async("submit", ENDPOINT, "--set", "prompt=a cat", *image, "--wait")
 
         assert done.returncode == 0, done.stderr
-        [key] = buckets.objects()
+        [key] = s3.objects()
         assert done.stdout.split() == [f"s3://{BUCKET}/{key}"]
         assert arriving(tmp_path) == []
 
 
-async def test_a_storage_that_is_down_holds_back_what_is_told_until_it_is_up(tmp_path: Path, buckets: Buckets) -> None:
-    buckets.stop()
+async def test_a_storage_that_is_down_holds_back_what_is_told_until_it_is_up(tmp_path: Path, s3: S3Server) -> None:
+    s3.stop()
     async with a_sink() as sink, a_kling() as kling:
-        config = a_config(kling.url, more=an_archive(buckets.url) + a_webhook_route(sink))
+        config = a_config(kling.url, more=an_archive(s3.url) + a_webhook_route(sink))
         async with a_receiver(tmp_path, config, environ=KEYS) as receiver:
             async with receiver.client() as client:
-                await submitted(client)
-            await until(lambda: bool(receiver.said("asset.missed")), within=30)
-            assert "cannot be reached: Connection refused." in receiver.said("asset.missed")[0]["reason"]
+                await submit_task(client)
+            await wait_until(lambda: bool(receiver.log_entries("asset.failed")), seconds=30)
+            assert "cannot be reached: Connection refused." in receiver.log_entries("asset.failed")[0]["reason"]
             assert sink.received == {}
 
-            await buckets.start()
-            await until(lambda: len(sink.received) == 1, within=60)
-            assert len(buckets.objects()) == 1
+            await s3.start()
+            await wait_until(lambda: len(sink.received) == 1, seconds=60)
+            assert len(s3.objects()) == 1
 
 
 async def test_a_kill_between_the_copy_and_its_record_costs_a_second_copy_of_the_same_name(
-    tmp_path: Path, buckets: Buckets
+    tmp_path: Path, s3: S3Server
 ) -> None:
     async with a_sink() as sink, a_kling() as kling:
         receivers: list[Receiver] = []
@@ -117,22 +117,22 @@ async def test_a_kill_between_the_copy_and_its_record_costs_a_second_copy_of_the
             if len(copies) == 1:
                 receivers[0].kill()  # the store has it, and nobody here has heard of that
 
-        async with a_relay(buckets.port, answered=killing) as url:
+        async with s3_proxy(s3.port, on_response=killing) as url:
             config = a_config(kling.url, more=an_archive(url) + a_webhook_route(sink))
             async with a_receiver(tmp_path, config, environ=KEYS) as receiver:
                 receivers.append(receiver)
                 async with receiver.client() as client:
-                    await submitted(client)
-                await until(lambda: bool(copies), within=30)
-                await until(lambda: receiver.process is not None and receiver.process.poll() is not None)
-                assert (sink.received, len(buckets.objects()), len(arriving(tmp_path))) == ({}, 1, 1)
+                    await submit_task(client)
+                await wait_until(lambda: bool(copies), seconds=30)
+                await wait_until(lambda: receiver.process is not None and receiver.process.poll() is not None)
+                assert (sink.received, len(s3.objects()), len(arriving(tmp_path))) == ({}, 1, 1)
 
                 await receiver.start()
-                await until(lambda: len(sink.received) == 1, within=60)
+                await wait_until(lambda: len(sink.received) == 1, seconds=60)
 
                 [[event]] = sink.received.values()
                 assert [asset["storage"] for asset in event["data"]["assets"]] == [
-                    f"s3://{BUCKET}/{key}" for key in buckets.objects()
+                    f"s3://{BUCKET}/{key}" for key in s3.objects()
                 ]
                 assert len(set(copies)) == 1
                 assert kling.counts["results"] == 1, "the file was here already"
@@ -147,7 +147,7 @@ async def test_without_the_extra_all_else_works_and_a_storage_is_refused_with_wh
 
         receiver.configure(a_config(kling.url, more=an_archive("http://127.0.0.1:1")))
         for command in (["serve"], ["config", "check"]):
-            done = await receiver.command(*command)
+            done = await receiver.run_cli_async(*command)
             assert done.returncode == 78
             assert "archive.storage.url: needs the extra `storage`, which is not installed" in done.stderr
             assert "pip install 'kling-receiver[storage]'" in done.stderr

@@ -13,12 +13,12 @@ from harness.running_service import (
     a_receiver,
     a_sink,
     a_webhook_route,
-    submitted,
-    task_in,
+    submit_task,
+    wait_for_state,
 )
-from harness.support import until
+from harness.support import wait_until
 
-OFTEN = '[poll]\nafter = "50ms"\nevery = "1s"\n'
+FAST_POLLING = '[poll]\nafter = "50ms"\nevery = "1s"\n'
 BRIEFLY = 'timeout = "1s"'
 """How long a call to Kling may take; a lost answer is looked up soon after."""
 
@@ -28,12 +28,12 @@ async def test_jobs_beyond_the_slots_wait_and_are_sent_as_slots_get_free(tmp_pat
         slots = "slots = { image = 2 }"
         config = a_config(kling.url, kling_more=slots, more=a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            tasks = [await submitted(client, body=JOB | {"n": 2}) for _ in range(3)]
+            tasks = [await submit_task(client, body=JOB | {"n": 2}) for _ in range(3)]
             assert [task["state"] for task in tasks] == ["submitted", "queued", "queued"]
 
-            await asyncio.gather(*(task_in(client, task["id"], "succeed") for task in tasks))
+            await asyncio.gather(*(wait_for_state(client, task["id"], "succeed") for task in tasks))
 
-            await until(lambda: len(sink.bodies) == 3)
+            await wait_until(lambda: len(sink.bodies) == 3)
             assert [create["code"] for create in kling.state()["creates"]] == [0, 0, 0]
 
 
@@ -44,13 +44,13 @@ async def test_klings_1303_teaches_how_many_slots_there_are(tmp_path: Path) -> N
         a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
         receiver.client() as client,
     ):
-        tasks = [await submitted(client) for _ in range(3)]
+        tasks = [await submit_task(client) for _ in range(3)]
         assert {task["state"] for task in tasks} <= {"submitted", "processing", "queued"}
         assert tasks[2]["state"] == "queued"
 
-        await asyncio.gather(*(task_in(client, task["id"], "succeed") for task in tasks))
+        await asyncio.gather(*(wait_for_state(client, task["id"], "succeed") for task in tasks))
 
-        await until(lambda: len(sink.bodies) == 3)
+        await wait_until(lambda: len(sink.bodies) == 3)
         codes = [create["code"] for create in kling.state()["creates"]]
         assert codes.count(0) == 3
         assert 1303 in codes
@@ -62,10 +62,10 @@ async def test_a_1302_is_waited_out(tmp_path: Path) -> None:
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
         receiver.client() as client,
     ):
-        task = await submitted(client)
+        task = await submit_task(client)
         assert task["state"] == "queued"
 
-        await task_in(client, task["id"], "succeed")
+        await wait_for_state(client, task["id"], "succeed")
 
         assert [create["code"] for create in kling.state()["creates"]] == [1302, 1302, 0]
 
@@ -74,10 +74,10 @@ async def test_a_job_that_kling_refuses_is_rejected_and_said_so(tmp_path: Path) 
     async with a_sink() as sink, a_kling() as kling:
         config = a_config(kling.url, more=a_webhook_route(sink, extra='on = ["rejected"]'))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submitted(client, body=JOB | {"prompt": "[unsafe]"})
+            task = await submit_task(client, body=JOB | {"prompt": "[unsafe]"})
 
             assert task["state"] == "rejected"
-            await until(lambda: len(sink.bodies) == 1)
+            await wait_until(lambda: len(sink.bodies) == 1)
             data = json.loads(sink.bodies[0])["data"]
             assert data["status"] == "rejected"
             assert data["message"]
@@ -87,13 +87,13 @@ async def test_a_job_that_kling_refuses_is_rejected_and_said_so(tmp_path: Path) 
 async def test_an_idempotency_key_makes_one_task_at_kling_however_often_it_is_sent(tmp_path: Path) -> None:
     async with a_kling(late="always", late_by="200ms") as kling, a_receiver(tmp_path, a_config(kling.url)) as receiver:
         async with receiver.client() as client:
-            at_once = [submitted(client, idempotency_key="order-7") for _ in range(5)]
+            at_once = [submit_task(client, idempotency_key="order-7") for _ in range(5)]
             tasks = await asyncio.gather(*at_once)
-            await task_in(client, tasks[0]["id"], "succeed")
+            await wait_for_state(client, tasks[0]["id"], "succeed")
 
         await receiver.restart()
         async with receiver.client() as client:
-            tasks.append(await submitted(client, idempotency_key="order-7"))
+            tasks.append(await submit_task(client, idempotency_key="order-7"))
 
         assert len({task["id"] for task in tasks}) == 1
         assert tasks[-1]["state"] == "succeed"
@@ -107,13 +107,13 @@ async def test_callbacks_that_come_before_the_creates_answer_count(tmp_path: Pat
         a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink, extra='on = ["*"]'))) as receiver,
         receiver.client() as client,
     ):
-        task = await submitted(client)
+        task = await submit_task(client)
 
-        ended = await task_in(client, task["id"], "succeed")
+        ended = await wait_for_state(client, task["id"], "succeed")
 
         assert kling.state()["creates"][0]["answered_after_told"]
         assert ended["kling_id"] == kling.state()["tasks"][0]["id"]
-        await until(lambda: sorted(sink.types) == ["task.processing", "task.succeed"])
+        await wait_until(lambda: sorted(sink.types) == ["task.processing", "task.succeed"])
 
 
 async def test_through_a_gateway_with_ids_of_its_own_callbacks_find_their_task(tmp_path: Path) -> None:
@@ -123,13 +123,13 @@ async def test_through_a_gateway_with_ids_of_its_own_callbacks_find_their_task(t
         a_receiver(tmp_path, a_config(f"{kling.url}/kling", more=a_webhook_route(sink))) as receiver,
         receiver.client() as client,
     ):
-        task = await submitted(client)
+        task = await submit_task(client)
 
-        ended = await task_in(client, task["id"], "succeed")
+        ended = await wait_for_state(client, task["id"], "succeed")
 
         assert ended["kling_id"].startswith("task_01")
         assert ended["verified"] == "api"
-        await until(lambda: len(sink.bodies) == 1)
+        await wait_until(lambda: len(sink.bodies) == 1)
 
 
 @pytest.mark.parametrize(
@@ -147,24 +147,24 @@ async def test_a_task_that_was_made_though_the_create_failed_is_not_paid_twice(
     async with a_sink() as sink, a_kling(**fault) as kling:
         config = a_config(kling.url, kling_more=BRIEFLY, more=a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submitted(client)
+            task = await submit_task(client)
 
-            ended = await task_in(client, task["id"], "succeed")
+            ended = await wait_for_state(client, task["id"], "succeed")
 
             assert ended["kling_id"] == kling.state()["tasks"][0]["id"]
             assert len(kling.state()["creates"]) == 1
-            await until(lambda: len(sink.bodies) == 1)
+            await wait_until(lambda: len(sink.bodies) == 1)
 
 
 async def test_a_create_that_was_lost_on_the_way_is_sent_again_once_kling_denies_it(tmp_path: Path) -> None:
     async with a_kling() as kling:
         config = a_config(kling.url, kling_more=BRIEFLY)
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            await submitted(client)  # which Kling finds by its id, so that its denial of another is believed
-            kling.change({"lose": "next:1"})
-            task = await submitted(client)
+            await submit_task(client)  # which Kling finds by its id, so that its denial of another is believed
+            kling.configure({"lose": "next:1"})
+            task = await submit_task(client)
 
-            await task_in(client, task["id"], "succeed")
+            await wait_for_state(client, task["id"], "succeed")
 
             assert [create["code"] for create in kling.state()["creates"]] == [0, None, 0]
 
@@ -173,11 +173,11 @@ async def test_a_create_cut_short_by_a_crash_is_looked_up_at_the_next_start_and_
     async with (
         a_sink() as sink,
         a_kling(late="next:1", late_by="5s") as kling,
-        a_receiver(tmp_path, a_config(kling.url, more=OFTEN + a_webhook_route(sink))) as receiver,
+        a_receiver(tmp_path, a_config(kling.url, more=FAST_POLLING + a_webhook_route(sink))) as receiver,
     ):
         async with receiver.client() as client:
             asking = asyncio.create_task(client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB}))
-            await until(lambda: kling.state()["counts"].get("created") == 1)
+            await wait_until(lambda: kling.state()["counts"].get("created") == 1)
             receiver.kill()
             (answer,) = await asyncio.gather(asking, return_exceptions=True)
             assert isinstance(answer, Exception)
@@ -186,8 +186,8 @@ async def test_a_create_cut_short_by_a_crash_is_looked_up_at_the_next_start_and_
 
         async with receiver.client() as client:
             (task,) = (await client.get("/api/tasks")).json()["items"]
-            await task_in(client, task["id"], "succeed")
-        await until(lambda: len(sink.bodies) == 1)
+            await wait_for_state(client, task["id"], "succeed")
+        await wait_until(lambda: len(sink.bodies) == 1)
         assert len(kling.state()["creates"]) == 1
 
 
@@ -197,13 +197,13 @@ async def test_a_create_under_way_when_the_service_stops_is_bound_before_it_ends
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
         receiver.client() as client,
     ):
-        asking = asyncio.create_task(submitted(client))
-        await until(lambda: kling.state()["counts"].get("created") == 1)
+        asking = asyncio.create_task(submit_task(client))
+        await wait_until(lambda: kling.state()["counts"].get("created") == 1)
 
         receiver.terminate()
 
         task = await asking
-        assert await receiver.exit_code() == 0
+        assert await receiver.wait_for_exit() == 0
         assert task["kling_id"] == kling.state()["tasks"][0]["id"]
         assert receiver.rows("SELECT state <> 'submitting' FROM tasks") == [(1,)]
 
@@ -214,9 +214,9 @@ async def test_kling_is_asked_under_a_signed_token_of_access_key_and_secret_key(
     async with a_sink() as sink, a_kling(**given) as kling:
         config = a_config(kling.url, kling_more=keys, more=a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submitted(client)
+            task = await submit_task(client)
 
-            ended = await task_in(client, task["id"], "succeed")
+            ended = await wait_for_state(client, task["id"], "succeed")
 
             assert ended["verified"] == "api"
-            await until(lambda: len(sink.bodies) == 1)
+            await wait_until(lambda: len(sink.bodies) == 1)

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from harness.running_service import a_config, a_kling, a_receiver, a_sink, a_webhook_route, submitted, task_in
-from harness.support import until
+from harness.running_service import a_config, a_kling, a_receiver, a_sink, a_webhook_route, submit_task, wait_for_state
+from harness.support import wait_until
 
 
 async def test_an_account_in_trouble_is_told_of_once_through_a_kill_and_the_queue_drains_when_it_is_mended(
@@ -14,22 +14,22 @@ async def test_an_account_in_trouble_is_told_of_once_through_a_kill_and_the_queu
         config = a_config(kling.url, more=a_webhook_route(sink, extra='on = ["succeed", "alert"]'))
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
-                waiting = [await submitted(client) for _ in range(20)]
-                await until(lambda: "alert.account" in sink.types)
+                waiting = [await submit_task(client) for _ in range(20)]
+                await wait_until(lambda: "alert.account" in sink.types)
 
             receiver.kill()
             tried = kling.state()["counts"]["creates"]
             await receiver.start()
 
             async with receiver.client() as client:
-                await until(lambda: kling.state()["counts"]["creates"] > tried)
+                await wait_until(lambda: kling.state()["counts"]["creates"] > tried)
                 assert kling.state()["counts"]["creates"] <= tried + 3
-                kling.change({"refuse": []})
+                kling.configure({"refuse": []})
                 for task in waiting:
-                    await task_in(client, task["id"], "succeed")
+                    await wait_for_state(client, task["id"], "succeed")
 
-            await until(lambda: "alert.account_recovered" in sink.types)
-            await until(lambda: sink.types.count("task.succeed") == len(waiting))
+            await wait_until(lambda: "alert.account_recovered" in sink.types)
+            await wait_until(lambda: sink.types.count("task.succeed") == len(waiting))
             assert sink.types.count("alert.account") == 1
             [alert] = [data for data in map(_data, sink.bodies) if data.get("kling_code")]
             assert "arrears" in str(alert["remedy"])

@@ -12,14 +12,14 @@ from typing import Any
 
 import httpx2
 import pytest
-from chaos.parameters import fresh_seed, number
+from chaos.parameters import env_int, fresh_seed
 from harness.running_service import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver
-from harness.soak_report import Tell
-from harness.support import until
+from harness.soak_report import RecordCounts
+from harness.support import wait_until
 
 from receiver.kling.simulator import Simulator
 
-CRASHES = number("CRASHES", 6)
+CRASHES = env_int("CRASHES", 6)
 CONFIG = '[poll]\nafter = "200ms"\nevery = "1s"\n'
 OPEN = "SELECT count(*) FROM tasks WHERE state IN ('queued', 'submitting', 'submitted', 'processing')"
 FAULTS: dict[str, object] = {
@@ -36,7 +36,7 @@ FAULTS: dict[str, object] = {
 }
 
 
-async def hand_in(client: httpx2.AsyncClient, key: str) -> None:
+async def submit_job(client: httpx2.AsyncClient, key: str) -> None:
     """Hand a job in as a careful client does; what happens to the connection is no concern of the test's."""
     job = {"endpoint": ENDPOINT, "body": JOB, "idempotency_key": key}
     try:
@@ -45,7 +45,7 @@ async def hand_in(client: httpx2.AsyncClient, key: str) -> None:
         return
 
 
-async def pass_through(client: httpx2.AsyncClient) -> None:
+async def create_by_gateway(client: httpx2.AsyncClient) -> None:
     """Hand a job in as a client of the gateway does, which has no second chance."""
     try:
         await client.post(f"/kling/v1/{ENDPOINT}", json=JOB)
@@ -53,47 +53,51 @@ async def pass_through(client: httpx2.AsyncClient) -> None:
         return
 
 
-async def killed_in_the_middle(receiver: Receiver, rng: Random, keys: list[str]) -> None:
+async def kill_while_submitting(receiver: Receiver, rng: Random, keys: list[str]) -> None:
     """Hand jobs in on both ways, and kill the process while they are under way."""
     async with receiver.client() as client:
-        calls = [asyncio.create_task(hand_in(client, key)) for key in keys]
-        calls += [asyncio.create_task(pass_through(client)) for _ in range(2)]
+        calls = [asyncio.create_task(submit_job(client, key)) for key in keys]
+        calls += [asyncio.create_task(create_by_gateway(client)) for _ in range(2)]
         await asyncio.sleep(rng.uniform(0, 0.6))
         receiver.kill()
         await asyncio.gather(*calls)
 
 
-def made_at(kling: Simulator) -> Counter[str]:
+def created_counts(kling: Simulator) -> Counter[str]:
     tasks: list[dict[str, Any]] = kling.state()["tasks"]
     return Counter(task["external_task_id"] for task in tasks)
 
 
 @pytest.mark.soak("killed while jobs are submitted", minutes=10)
 @pytest.mark.timeout(120 + 10 * CRASHES)
-async def test_killed_at_any_moment_each_job_is_made_once_and_none_twice(tmp_path: Path, tell: Tell) -> None:
+async def test_killed_at_any_moment_each_job_is_made_once_and_none_twice(
+    tmp_path: Path, record_counts: RecordCounts
+) -> None:
     seed = fresh_seed()
     rng = Random(seed)
-    tell(seed=seed, kills=CRASHES)
+    record_counts(seed=seed, kills=CRASHES)
     async with a_kling(processing_for="200ms", seed=seed) as kling:
         config = a_config(kling.url, kling_more='timeout = "1s"', more=CONFIG)
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
-                await hand_in(client, "first")  # which is found by its id, so that denials of others are believed
-            kling.change(FAULTS)
+                await submit_job(client, "first")  # which is found by its id, so that denials of others are believed
+            kling.configure(FAULTS)
             for round_ in range(CRASHES):
-                await killed_in_the_middle(receiver, rng, [f"{round_}-{number}" for number in range(4)])
+                await kill_while_submitting(receiver, rng, [f"{round_}-{number}" for number in range(4)])
                 await receiver.start()
-            kling.change({"lose": 0, "hang_up": 0, "refuse": [], "drop": 0})
+            kling.configure({"lose": 0, "hang_up": 0, "refuse": [], "drop": 0})
             async with receiver.client() as client:
                 for round_ in range(CRASHES):
-                    await asyncio.gather(*(hand_in(client, f"{round_}-{number}") for number in range(4)))
-            await until(lambda: receiver.rows(OPEN) == [(0,)], within=60)
+                    await asyncio.gather(*(submit_job(client, f"{round_}-{number}") for number in range(4)))
+            await wait_until(lambda: receiver.rows(OPEN) == [(0,)], seconds=60)
 
             tasks = receiver.rows("SELECT external_task_id, kling_id, state, origin, message FROM tasks")
             assert await receiver.stop() == 0
 
-        made = made_at(kling)
-        tell(jobs_taken=len(tasks), made_at_kling=len(made), made_twice=sum(count > 1 for count in made.values()))
+        made = created_counts(kling)
+        record_counts(
+            jobs_taken=len(tasks), made_at_kling=len(made), made_twice=sum(count > 1 for count in made.values())
+        )
         assert set(made.values()) <= {1}
         by_key = [task for task in tasks if task[3] == "api"]
         assert len(by_key) == 4 * CRASHES + 1

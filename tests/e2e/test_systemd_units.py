@@ -95,7 +95,7 @@ def test_a_script_in_a_unit_of_its_own_is_started_by_its_socket_and_bounded() ->
 
 
 def test_a_script_in_a_unit_of_its_own_is_gone_before_it_may_be_started_again(service: Unit) -> None:
-    grace = timedelta(seconds=script_relay._PATIENCE_SECONDS) + seconds(
+    grace = timedelta(seconds=script_relay._TERMINATE_SECONDS) + seconds(
         Unit("kling-receiver-script@.service").last["TimeoutStopSec"]
     )
 

@@ -23,8 +23,8 @@ os.execv(sys.executable, [sys.executable, "-m", "receiver", "serve"])
 
 
 def test_the_service_speaks_with_systemd_from_start_to_stop(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as public, systemd(tmp_path / "notify") as heard:
-        with launched(tmp_path, public) as service:
+    with socket.create_server(("127.0.0.1", 0)) as public, a_notify_socket(tmp_path / "notify") as heard:
+        with a_launched_service(tmp_path, public) as service:
             assert heard.recv(4096) == b"READY=1"
             with urllib.request.urlopen(f"http://127.0.0.1:{public.getsockname()[1]}/healthz", timeout=5) as answer:
                 assert answer.status == 200
@@ -34,11 +34,11 @@ def test_the_service_speaks_with_systemd_from_start_to_stop(tmp_path: Path) -> N
             service.send_signal(signal.SIGTERM)
 
             assert service.wait(20) == 0, (tmp_path / "log").read_text()
-        assert b"STOPPING=1" in rest(heard)
+        assert b"STOPPING=1" in remaining_messages(heard)
 
 
 @contextmanager
-def systemd(address: Path) -> Iterator[socket.socket]:
+def a_notify_socket(address: Path) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
         heard.bind(str(address))
         heard.settimeout(20)
@@ -46,7 +46,7 @@ def systemd(address: Path) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def launched(folder: Path, public: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
+def a_launched_service(folder: Path, public: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
     (folder / "config.toml").write_text("")
     given = fcntl.fcntl(public.fileno(), fcntl.F_DUPFD, 100)  # out of the way of descriptor 3
     environ = {
@@ -72,7 +72,7 @@ def launched(folder: Path, public: socket.socket) -> Iterator[subprocess.Popen[b
         service.wait()
 
 
-def rest(heard: socket.socket) -> list[bytes]:
+def remaining_messages(heard: socket.socket) -> list[bytes]:
     """Give all that was said by a process that has ended."""
     heard.setblocking(False)
     said = []

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from harness.raw_http import ask
+from harness.raw_http import http_request
 from harness.running_service import (
     ENDPOINT,
     JOB,
@@ -12,15 +12,15 @@ from harness.running_service import (
     Sink,
     a_config,
     a_kling,
-    a_push,
+    a_push_body,
     a_receiver,
     a_sink,
     a_webhook_route,
-    minted,
-    submitted,
-    task_in,
+    create_callback_url,
+    submit_task,
+    wait_for_state,
 )
-from harness.support import until
+from harness.support import wait_until
 
 from receiver.kling.simulator import Simulator
 
@@ -36,10 +36,10 @@ def answers(kling: Simulator, kind: str) -> list[int]:
     return [push["answer"] for push in kling.state()["pushes"] if push["kind"] == kind]
 
 
-async def create_elsewhere(kling: Simulator, callback_url: str, **more: object) -> str:
+async def create_directly(kling: Simulator, callback_url: str, **more: object) -> str:
     """Submit a job past the receiver, and give Kling's id of it."""
     body = json.dumps(JOB | {"callback_url": callback_url} | more).encode()
-    answer = await ask("POST", f"{kling.url}/v1/{ENDPOINT}", body, {"authorization": f"Bearer {KEY}"})
+    answer = await http_request("POST", f"{kling.url}/v1/{ENDPOINT}", body, {"authorization": f"Bearer {KEY}"})
     task_id: str = answer.json()["data"]["task_id"]
     return task_id
 
@@ -51,20 +51,20 @@ async def test_a_forged_success_is_answered_and_never_routed_and_the_true_one_is
         a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
         receiver.client() as client,
     ):
-        task = await submitted(client)
+        task = await submit_task(client)
 
-        ended = await task_in(client, task["id"], "succeed")
+        ended = await wait_for_state(client, task["id"], "succeed")
 
         assert answers(kling, "forged") == [200]
         assert ended["verified"] == "api"
-        await until(lambda: len(sink.bodies) == 1)
+        await wait_until(lambda: len(sink.bodies) == 1)
         (data,) = data_of(sink)
         assert (data["verified"], data["source"]) == ("api", "callback")
         (true,) = [push for push in kling.state()["pushes"] if (push["kind"], push["status"]) == ("true", "succeed")]
         assert data["kling"] == json.loads(true["body"])
         assert b"forged.invalid" not in sink.bodies[0]
         outcomes = receiver.rows("SELECT outcome FROM pushes WHERE source = 'callback' ORDER BY id")
-        assert outcomes == [("settled",), ("forged",), ("settled",)]
+        assert outcomes == [("applied",), ("forged",), ("applied",)]
 
 
 async def test_a_forged_success_of_a_task_that_fails_is_never_routed(tmp_path: Path) -> None:
@@ -74,33 +74,33 @@ async def test_a_forged_success_of_a_task_that_fails_is_never_routed(tmp_path: P
         a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink, extra='on = ["*"]'))) as receiver,
         receiver.client() as client,
     ):
-        task = await submitted(client, body=JOB | {"prompt": "[fail: too many cats]"})
+        task = await submit_task(client, body=JOB | {"prompt": "[fail: too many cats]"})
 
-        ended = await task_in(client, task["id"], "failed")
+        ended = await wait_for_state(client, task["id"], "failed")
 
         assert ended["message"] == "too many cats"
-        await until(lambda: len(sink.bodies) == 2)
+        await wait_until(lambda: len(sink.bodies) == 2)
         assert sorted(data["status"] for data in data_of(sink)) == ["failed", "processing"]
 
 
 async def test_a_push_that_waits_to_be_confirmed_outlives_a_crash(tmp_path: Path) -> None:
     briefly = 'timeout = "500ms"'
     async with a_sink() as sink, a_kling() as kling:
-        kling.change({"refuse_queries": [{"code": 503, "share": 1}]})
+        kling.configure({"refuse_queries": [{"code": 503, "share": 1}]})
         config = a_config(kling.url, kling_more=briefly, more=a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
-                task = await submitted(client)
-                await until(lambda: receiver.rows("SELECT outcome FROM pushes WHERE outcome = 'pending'") != [])
+                task = await submit_task(client)
+                await wait_until(lambda: receiver.rows("SELECT outcome FROM pushes WHERE outcome = 'pending'") != [])
             receiver.kill()
-            kling.change({"refuse_queries": []})
+            kling.configure({"refuse_queries": []})
 
             await receiver.start()
 
             async with receiver.client() as client:
-                ended = await task_in(client, task["id"], "succeed")
+                ended = await wait_for_state(client, task["id"], "succeed")
             assert ended["verified"] == "api"
-            await until(lambda: len(sink.bodies) == 1)
+            await wait_until(lambda: len(sink.bodies) == 1)
             assert [data["source"] for data in data_of(sink)] == ["callback"]
 
 
@@ -112,13 +112,13 @@ async def test_a_minted_urls_task_whose_endpoint_is_not_known_goes_to_routes_tha
             trusting, name="trusting", extra="unverified = true"
         )
         async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver, receiver.client() as client:
-            task, url = await minted(client, label="elsewhere")
+            task, url = await create_callback_url(client, label="elsewhere")
 
-            kling_id = await create_elsewhere(kling, url)
+            kling_id = await create_directly(kling, url)
 
-            ended = await task_in(client, task["id"], "succeed")
+            ended = await wait_for_state(client, task["id"], "succeed")
             assert (ended["kling_id"], ended["verified"]) == (kling_id, "none")
-            await until(lambda: len(trusting.bodies) == 1)
+            await wait_until(lambda: len(trusting.bodies) == 1)
             assert [(data["verified"], data["source"]) for data in data_of(trusting)] == [("none", "callback")]
             assert receiver.rows("SELECT DISTINCT route FROM deliveries") == [("trusting",)]
             assert careful.bodies == []
@@ -132,14 +132,14 @@ async def test_a_minted_urls_task_whose_endpoint_is_known_is_confirmed(tmp_path:
         a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
         receiver.client() as client,
     ):
-        task, url = await minted(client, endpoint=ENDPOINT)
+        task, url = await create_callback_url(client, endpoint=ENDPOINT)
         assert task["state"] == "awaiting"
 
-        kling_id = await create_elsewhere(kling, url, external_task_id="theirs-1")
+        kling_id = await create_directly(kling, url, external_task_id="theirs-1")
 
-        ended = await task_in(client, task["id"], "succeed")
+        ended = await wait_for_state(client, task["id"], "succeed")
         assert (ended["kling_id"], ended["external_task_id"]) == (kling_id, "theirs-1")
-        await until(lambda: len(sink.bodies) == 1)
+        await wait_until(lambda: len(sink.bodies) == 1)
         assert [(data["verified"], data["source"]) for data in data_of(sink)] == [("api", "callback")]
 
 
@@ -151,12 +151,12 @@ async def test_a_minted_urls_task_whose_end_is_never_pushed_is_polled(tmp_path: 
         a_receiver(tmp_path, a_config(kling.url, more=polling + a_webhook_route(sink))) as receiver,
         receiver.client() as client,
     ):
-        task, url = await minted(client, endpoint=ENDPOINT)
+        task, url = await create_callback_url(client, endpoint=ENDPOINT)
 
-        await create_elsewhere(kling, url)
+        await create_directly(kling, url)
 
-        await task_in(client, task["id"], "succeed")
-        await until(lambda: len(sink.bodies) == 1)
+        await wait_for_state(client, task["id"], "succeed")
+        await wait_until(lambda: len(sink.bodies) == 1)
         assert [(data["verified"], data["source"]) for data in data_of(sink)] == [("api", "poll")]
 
 
@@ -167,12 +167,12 @@ async def test_a_forged_end_of_a_task_kling_denies_is_never_routed(tmp_path: Pat
         a_receiver(tmp_path, a_config(kling.url, more=a_webhook_route(sink))) as receiver,
         receiver.client() as client,
     ):
-        task, url = await minted(client, endpoint=ENDPOINT)
+        task, url = await create_callback_url(client, endpoint=ENDPOINT)
 
-        answer = await ask("POST", url, a_push("succeed"))
+        answer = await http_request("POST", url, a_push_body("succeed"))
 
         assert answer.status == 200
-        await until(lambda: receiver.rows("SELECT outcome FROM pushes") == [("forged",)])
+        await wait_until(lambda: receiver.rows("SELECT outcome FROM pushes") == [("forged",)])
         assert (await client.get(f"/api/tasks/{task['id']}")).json()["state"] == "awaiting"
         assert receiver.rows("SELECT * FROM events") == []
 
@@ -182,14 +182,16 @@ async def test_a_push_about_another_task_is_kept_and_not_routed(tmp_path: Path) 
     async with a_sink() as sink, a_kling() as kling:
         config = a_config(kling.url, more=more + a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task, url = await minted(client)
-            assert (await ask("POST", url, a_push("processing", task_id="867283741759111202"))).status == 200
+            task, url = await create_callback_url(client)
+            assert (
+                await http_request("POST", url, a_push_body("processing", task_id="867283741759111202"))
+            ).status == 200
 
-            answer = await ask("POST", url, a_push("succeed", task_id="867283741759111203"))
+            answer = await http_request("POST", url, a_push_body("succeed", task_id="867283741759111203"))
 
             assert (answer.status, answer.body) == (200, b'{"ok":true}')
             outcomes = receiver.rows("SELECT outcome FROM pushes ORDER BY id")
-            assert outcomes == [("settled",), ("mismatch",)]
+            assert outcomes == [("applied",), ("mismatch",)]
             assert (await client.get(f"/api/tasks/{task['id']}")).json()["state"] == "processing"
             assert receiver.rows("SELECT count(*) FROM deliveries") == [(0,)]
 
@@ -199,11 +201,11 @@ async def test_a_signed_push_is_believed_without_a_question(tmp_path: Path) -> N
     async with a_sink() as sink, a_kling(signing_secrets=OLD_SIGNING) as kling:
         config = a_config(kling.url, more=secrets + a_webhook_route(sink, extra='on = ["*"]'))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submitted(client)
+            task = await submit_task(client)
 
-            ended = await task_in(client, task["id"], "succeed")
+            ended = await wait_for_state(client, task["id"], "succeed")
 
-            await until(lambda: len(sink.bodies) == 2)
+            await wait_until(lambda: len(sink.bodies) == 2)
             assert ended["verified"] == "signature"
             assert {data["verified"] for data in data_of(sink)} == {"signature"}
             assert kling.state()["counts"]["queries"] == 0
@@ -214,11 +216,11 @@ async def test_a_push_with_a_wrong_signature_is_asked_about_and_never_routed_its
     async with a_sink() as sink, a_kling(signing_secrets=OLD_SIGNING, processing_for="20ms") as kling:
         config = a_config(kling.url, more=secrets + a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submitted(client)
+            task = await submit_task(client)
 
-            ended = await task_in(client, task["id"], "succeed")
+            ended = await wait_for_state(client, task["id"], "succeed")
 
-            await until(lambda: len(sink.bodies) == 1)
+            await wait_until(lambda: len(sink.bodies) == 1)
             assert ended["verified"] == "api"
             assert [data["source"] for data in data_of(sink)] == ["poll"]
             outcomes = receiver.rows("SELECT DISTINCT outcome FROM pushes WHERE source = 'callback'")

@@ -10,21 +10,21 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from harness.factories import a_reading, a_task
-from harness.http_peers import Answer, Peer, response, sending, serving
-from harness.support import FakeClock, until
+from harness.factories import a_status_report, a_task
+from harness.http_peers import Handler, Peer, http_peer, respond_with, response
+from harness.support import FakeClock, wait_until
 
-from receiver.archive.archiver import Archiver, Copies, Renewal
-from receiver.archive.fetcher import Bounds, Fetcher
-from receiver.archive.partial_file import RESERVE
+from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
+from receiver.archive.fetcher import DownloadLimits, Fetcher
+from receiver.archive.partial_file import MIN_FREE_BYTES
 from receiver.domain.clock import Ids
-from receiver.domain.errors import NoAnswer
-from receiver.domain.model import Archiving, Event, Json, Source, Task, TaskState, Verified
-from receiver.domain.notifier import Bells
-from receiver.events.alerts import Alerts
-from receiver.events.factory import Announcer
+from receiver.domain.errors import NoResponse
+from receiver.domain.model import ArchiveState, Event, Json, Source, Task, TaskState, Verification
+from receiver.domain.notifier import Notifiers
+from receiver.events.alerts import AlertFactory
+from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
-from receiver.net.http_client import Outbound
+from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import PublicGuard
 from receiver.settings import RouteSettings, WebhookSettings
 from receiver.store.interfaces import ById, Change
@@ -36,7 +36,7 @@ A_PNG = response(200, PNG, content_type="image/png")
 LOOPBACK = PublicGuard([ip_network("127.0.0.0/8")])
 
 
-class Workshop:
+class ArchiveSystem:
     """A store, an archiver and a clock that stands still."""
 
     def __init__(self, store: SqliteStore, folder: Path) -> None:
@@ -44,38 +44,38 @@ class Workshop:
         self.folder = folder / "results"
         self.clock = FakeClock()
         self.ids = Ids(self.clock)
-        self.bells = Bells()
+        self.notifiers = Notifiers()
         routes = [
             RouteSettings(name="publish", webhook=WebhookSettings(url="https://app.example.com/")),
             RouteSettings(name="on-call", on=frozenset({"alert"}), webhook=WebhookSettings(url="https://a.example/")),
         ]
-        self.announcer = Announcer(compile_routes(routes), self.ids, archive=True)
-        self.free = 10 * RESERVE
+        self.event_factory = EventFactory(compile_routes(routes), self.ids, archive=True)
+        self.free_bytes = 10 * MIN_FREE_BYTES
         self.stop = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
-        self.renewal: Renewal | None = None
-        self.copies: Copies | None = None
-        self.outbound: Outbound | None = None
+        self.url_refresher: UrlRefresher | None = None
+        self.copy_target: CopyTarget | None = None
+        self.http_client: HttpClient | None = None
 
-    async def succeeds(self, *urls: str, trusted: bool = True, **changes: Any) -> Event:
+    async def succeed_task(self, *urls: str, trusted: bool = True, **changes: Any) -> Event:
         """Let a task succeed with results at *urls*."""
-        task = await self.task(**changes)
+        task = await self.add_task(**changes)
         images = tuple({"index": number, "url": url} for number, url in enumerate(urls))
-        said = self.announcer.task_event(
+        said = self.event_factory.task_event(
             task,
-            a_reading("succeed", result={"images": images}),
+            a_status_report("succeed", result={"images": images}),
             b'{"task_status": "succeed"}',
             source=Source.CALLBACK,
-            verified=Verified.API,
+            verified=Verification.API,
             at=self.clock.now(),
             trusted=trusted,
         )
         change = Change(events=[said.event], deliveries=said.deliveries)
         await self.store.apply(ById(id=task.id), lambda _task, _pending: change)
-        self.bells.events.ring()
+        self.notifiers.events.notify()
         return said.event
 
-    async def task(self, **changes: Any) -> Task:
+    async def add_task(self, **changes: Any) -> Task:
         task_id = self.ids.new("tsk")
         given = {
             "id": task_id,
@@ -90,31 +90,31 @@ class Workshop:
         self,
         *,
         guard: PublicGuard = LOOPBACK,
-        bounds: Bounds | None = None,
-        shelf: Any = None,
-        free: Callable[[Path], int] | None = None,
+        limits: DownloadLimits | None = None,
+        archive_store: Any = None,
+        free_bytes: Callable[[Path], int] | None = None,
     ) -> None:
-        self.outbound = Outbound(user_agent="kling-receiver/test", guard=guard)
+        self.http_client = HttpClient(user_agent="kling-receiver/test", guard=guard)
         self.archiver = Archiver(
-            shelf or self.store,
-            Fetcher(self.outbound, bounds=bounds, free=free or (lambda _: self.free)),
+            archive_store or self.store,
+            Fetcher(self.http_client, limits=limits, free_space=free_bytes or (lambda _: self.free_bytes)),
             self.folder,
-            renewal=self.renewal,
-            copies=self.copies,
-            voice=Alerts(self.announcer, clock=self.clock),
-            bells=self.bells,
+            refresher=self.url_refresher,
+            copy_target=self.copy_target,
+            alerts=AlertFactory(self.event_factory, clock=self.clock),
+            notifiers=self.notifiers,
             clock=self.clock,
             rng=Random(1),
         )
         self.running = asyncio.create_task(self.archiver.run(self.stop))
 
-    async def end(self) -> None:
+    async def shut_down(self) -> None:
         self.stop.set()
-        self.bells.ring()
+        self.notifiers.notify_all()
         if self.running is not None:
             await self.running
-        if self.outbound is not None:
-            await self.outbound.aclose()
+        if self.http_client is not None:
+            await self.http_client.aclose()
         self.stop = asyncio.Event()
 
     async def data(self, event: Event) -> Json:
@@ -123,32 +123,32 @@ class Workshop:
         data: Json = json.loads(found.envelope)["data"]
         return data
 
-    async def stage(self, event: Event) -> Archiving | None:
+    async def archive_state(self, event: Event) -> ArchiveState | None:
         found = await self.store.event(event.id)
         assert found is not None
         return found.archiving
 
-    async def settled(self, event: Event, stage: Archiving | None = None) -> Sequence[Json]:
+    async def wait_for_assets(self, event: Event, state: ArchiveState | None = None) -> Sequence[Json]:
         """Wait until an event has come to a stage; give its files."""
 
         async def is_there() -> bool:
-            return await self.stage(event) is stage
+            return await self.archive_state(event) is state
 
-        await until(is_there)
+        await wait_until(is_there)
         assets: Sequence[Json] = (await self.data(event)).get("assets", [])
         return assets
 
-    async def passes(self, event: Event, time: timedelta, fact: Callable[[], bool]) -> None:
+    async def advance_to_age(self, event: Event, age: timedelta, condition: Callable[[], bool]) -> None:
         """Let the time pass until an event is so old, stopping wherever somebody waits for a moment."""
-        end = event.created_at + time
+        end = event.created_at + age
         while self.clock.now() < end:
-            step = await self.store.next_archiving(without=()) or end
+            step = await self.store.next_due(exclude=()) or end
             if step > self.clock.now():
                 self.clock.advance(min(step, end) - self.clock.now())
             await asyncio.sleep(0.01)
-        await until(fact)
+        await wait_until(condition)
 
-    async def due(self, event: Event) -> dict[str, bool]:
+    async def due_by_route(self, event: Event) -> dict[str, bool]:
         """Tell for each delivery of an event whether it may go out."""
         found = await self.store.deliveries(event_id=event.id)
         return {view.delivery.route: view.delivery.due_at <= self.clock.now() for view in found.items}
@@ -165,45 +165,45 @@ class Workshop:
         return sorted(str(path.relative_to(self.folder)) for path in self.folder.rglob("*") if path.is_file())
 
 
-class Kling:
+class FakeUrlRefresher:
     """Tells of pictures at the URLs it is given, and of none while it is told that it cannot say."""
 
-    def __init__(self, *urls: str, silent: bool = False) -> None:
+    def __init__(self, *urls: str, is_unreachable: bool = False) -> None:
         self.urls = urls
-        self.silent = silent
-        self.asked: list[str] = []
+        self.is_unreachable = is_unreachable
+        self.requested: list[str] = []
 
-    async def renew(self, task: Task) -> Mapping[str, Sequence[Json]]:
-        self.asked.append(task.id)
-        if self.silent:
-            raise NoAnswer("Kling did not answer.")
+    async def refresh(self, task: Task) -> Mapping[str, Sequence[Json]]:
+        self.requested.append(task.id)
+        if self.is_unreachable:
+            raise NoResponse("Kling did not answer.")
         return {"images": [{"index": n, "url": url, "watermark_url": f"{url}&mark"} for n, url in enumerate(self.urls)]}
 
 
 @contextlib.asynccontextmanager
-async def a_workshop(folder: Path) -> AsyncIterator[Workshop]:
+async def an_archive_system(folder: Path) -> AsyncIterator[ArchiveSystem]:
     """Open a workshop on a store of its own."""
     store = await SqliteStore.open(folder / "receiver.db")
-    shop = Workshop(store, folder)
-    yield shop
-    await shop.end()
+    system = ArchiveSystem(store, folder)
+    yield system
+    await system.shut_down()
     await store.aclose()
 
 
 @contextlib.asynccontextmanager
-async def a_cdn(**answers: bytes | Answer) -> AsyncIterator[Peer]:
+async def a_cdn(**answers: bytes | Handler) -> AsyncIterator[Peer]:
     """Serve files by the first part of their path; what is not there is 404."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         name = peer.requests[-1].line.split()[1].split("/")[1].partition("?")[0]
         given = answers.get(name, response(404))
-        await (sending(given) if isinstance(given, bytes) else given)(reader, writer)
+        await (respond_with(given) if isinstance(given, bytes) else given)(reader, writer)
 
-    async with serving(answer) as peer:
+    async with http_peer(answer) as peer:
         yield peer
 
 
-def cut_short(body: bytes, *, after: int, **headers: str) -> Answer:
+def truncated_response(body: bytes, *, after: int, **headers: str) -> Handler:
     """Promise a body and break off in the middle of it."""
     whole = response(200, body, **headers)
-    return sending(whole[: len(whole) - len(body) + after], then_close=True)
+    return respond_with(whole[: len(whole) - len(body) + after], then_close=True)

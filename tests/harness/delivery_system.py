@@ -9,21 +9,21 @@ from pathlib import Path
 from random import Random
 
 from harness.factories import a_task, an_event
-from harness.support import FakeClock, until
+from harness.support import FakeClock, wait_until
 
 from receiver.delivery.dispatcher import Dispatcher, Lane
-from receiver.delivery.replay import Replayer
-from receiver.delivery.retry import Pace, RetryPolicy
-from receiver.delivery.route_states import Holds
-from receiver.delivery.senders.sender import Parcel
+from receiver.delivery.replay import ReplayService
+from receiver.delivery.retry import RateLimiter, RetryPolicy
+from receiver.delivery.route_states import RouteStates
+from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.clock import Ids
 from receiver.domain.model import Accepted, Attempt, Delivery, DeliveryStatus, Event, Failed, Outcome
-from receiver.domain.notifier import Bells
-from receiver.events.alerts import Alerts
-from receiver.events.factory import Announcer
-from receiver.events.routing import Route, Routing
+from receiver.domain.notifier import Notifiers
+from receiver.events.alerts import AlertFactory
+from receiver.events.factory import EventFactory
+from receiver.events.routing import Route, RouteTable
 from receiver.settings import RouteSettings
-from receiver.store.interfaces import ById, Change, DeliveryView, Queue
+from receiver.store.interfaces import ById, Change, DeliveryQueue, DeliveryView
 from receiver.store.sqlite.store import SqliteStore
 
 SCHEDULE = [timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600)]
@@ -47,7 +47,7 @@ class SteppedClock(FakeClock):
             del self.waits[event]
 
     @property
-    def next_moment(self) -> datetime | None:
+    def next_wakeup(self) -> datetime | None:
         """The first moment that anybody waits for."""
         return min((moment for moment in self.waits.values() if moment is not None), default=None)
 
@@ -57,46 +57,46 @@ class Destination:
     """Takes what is sent, answers as told, and keeps what came, each with its moment."""
 
     clock: FakeClock
-    answer: Callable[[Parcel], Outcome] = lambda _: Accepted(code=204)
+    respond: Callable[[DeliveryRequest], Outcome] = lambda _: Accepted(code=204)
     timeout: timedelta = TIMEOUT
-    open: asyncio.Event = field(default_factory=asyncio.Event)
+    gate: asyncio.Event = field(default_factory=asyncio.Event)
     gates: dict[str, asyncio.Event] = field(default_factory=dict)  # of single events, where they have one
-    tries: list[tuple[datetime, Parcel]] = field(default_factory=list)
+    attempts: list[tuple[datetime, DeliveryRequest]] = field(default_factory=list)
     waiting: list[asyncio.Event] = field(default_factory=list)
-    most_at_once: int = 0
+    max_concurrent: int = 0
 
     def __post_init__(self) -> None:
-        self.open.set()
+        self.gate.set()
 
-    async def send(self, parcel: Parcel) -> Outcome:
-        self.tries.append((self.clock.now(), parcel))
-        gate = self.gates.get(parcel.event.id, self.open)
+    async def send(self, request: DeliveryRequest) -> Outcome:
+        self.attempts.append((self.clock.now(), request))
+        gate = self.gates.get(request.event.id, self.gate)
         self.waiting.append(gate)
-        self.most_at_once = max(self.most_at_once, len(self.waiting))
+        self.max_concurrent = max(self.max_concurrent, len(self.waiting))
         try:
             await gate.wait()
         finally:
             self.waiting.remove(gate)
-        return self.answer(parcel)
+        return self.respond(request)
 
     async def aclose(self) -> None:
         """Nothing to let go of."""
 
     @property
-    def stuck(self) -> int:
+    def blocked(self) -> int:
         """How many attempts wait for a gate to open."""
         return sum(not gate.is_set() for gate in self.waiting)
 
     @property
-    def moments(self) -> list[datetime]:
-        return [moment for moment, _ in self.tries]
+    def attempt_times(self) -> list[datetime]:
+        return [moment for moment, _ in self.attempts]
 
     @property
-    def events(self) -> list[str]:
-        return [parcel.event.id for _, parcel in self.tries]
+    def event_ids(self) -> list[str]:
+        return [parcel.event.id for _, parcel in self.attempts]
 
 
-class Lab:
+class DeliverySystem:
     """A dispatcher, a replayer beside it, and all that a test wants to know of them."""
 
     routes: Sequence[RouteSettings] = ()
@@ -104,58 +104,58 @@ class Lab:
     def __init__(self, path: Path) -> None:
         self.clock = SteppedClock()
         self.ids = Ids(self.clock)
-        self.bells = Bells()
+        self.notifiers = Notifiers()
         self.lanes: dict[str, Lane] = {}
         self.destinations: dict[str, Destination] = {}
         self._path = path
         self._stop = asyncio.Event()
         self.store: SqliteStore
-        self.holds: Holds
+        self.route_states: RouteStates
         self.dispatcher: Dispatcher
-        self.replayer: Replayer
+        self.replayer: ReplayService
         self.running: list[asyncio.Task[None]] = []
 
-    def a_route(
+    def add_route(
         self,
         name: str = "publish",
         *,
         concurrency: int = 1,
-        pace: Pace | None = None,
+        rate: RateLimiter | None = None,
         give_up_after: timedelta = timedelta(hours=96),
     ) -> Destination:
         """Make a lane that leads to a destination of its own."""
         there = self.destinations[name] = Destination(self.clock)
         policy = RetryPolicy(schedule=SCHEDULE, give_up_after=give_up_after)
-        self.lanes[name] = Lane(sender=there, policy=policy, concurrency=concurrency, pace=pace)
+        self.lanes[name] = Lane(sender=there, policy=policy, concurrency=concurrency, rate=rate)
         return there
 
     async def start(
         self,
         *,
         grace: timedelta = timedelta(seconds=5),
-        through: Callable[[Queue], Queue] = lambda queue: queue,
+        wrap_queue: Callable[[DeliveryQueue], DeliveryQueue] = lambda queue: queue,
     ) -> None:
         """Open the store and start, as a new process does; the dispatcher sees the store *through* something."""
         self.store = await SqliteStore.open(self._path, clock=self.clock)
-        queue = through(self.store)
+        queue = wrap_queue(self.store)
         routes = [
             Route(name="alerts", on=frozenset({"alert"}), endpoints=(), unverified=False, where=None, condition=None)
         ]
-        self.alerting = Alerts(Announcer(Routing(routes), self.ids), clock=self.clock)
-        self.holds = Holds(queue, self.alerting, bells=self.bells, clock=self.clock)
+        self.alert_factory = AlertFactory(EventFactory(RouteTable(routes), self.ids), clock=self.clock)
+        self.route_states = RouteStates(queue, self.alert_factory, notifiers=self.notifiers, clock=self.clock)
         self.dispatcher = Dispatcher(
             queue,
             self.lanes.get,
-            self.holds,
-            bell=self.bells.deliveries,
+            self.route_states,
+            notifier=self.notifiers.deliveries,
             clock=self.clock,
             ids=self.ids,
             rng=Random(7),
             grace=grace,
         )
         self._stop = asyncio.Event()
-        self.replayer = Replayer(
-            self.store.replays, self.store, routes=self.routes, bells=self.bells, clock=self.clock, ids=self.ids
+        self.replayer = ReplayService(
+            self.store.replays, self.store, routes=self.routes, notifiers=self.notifiers, clock=self.clock, ids=self.ids
         )
         self.running = [asyncio.create_task(each.run(self._stop)) for each in (self.dispatcher, self.replayer)]
         await self.settle()
@@ -163,14 +163,14 @@ class Lab:
     async def stop(self) -> None:
         """Stop in good order."""
         self._stop.set()
-        self.bells.ring()
+        self.notifiers.notify_all()
         await asyncio.gather(*self.running)
         await self.store.aclose()
 
     async def crash(self) -> None:
         """End without order: whatever is under way comes to no verdict."""
         ends = [*self.running, *self.dispatcher._attempts]
-        self.bells = Bells()  # those of the next process
+        self.notifiers = Notifiers()  # those of the next process
         await self.store.aclose()
         for end in ends:
             end.cancel()
@@ -178,31 +178,31 @@ class Lab:
 
     async def settle(self) -> None:
         """Wait until nothing more happens at this moment."""
-        await until(self._is_quiet)
+        await wait_until(self._is_quiet)
 
     def _is_quiet(self) -> bool:
         for each in self.running:
             if each.done():
                 raise AssertionError(f"a part has ended: {each.exception()!r}")
-        stuck = sum(there.stuck for there in self.destinations.values())
+        stuck = sum(there.blocked for there in self.destinations.values())
         if len(self.clock.waits) != len(self.running) or len(self.dispatcher._attempts) != stuck:
             return False
         now = self.clock.now()
         return not any(wake.is_set() or (moment or now + SECOND) <= now for wake, moment in self.clock.waits.items())
 
-    async def go_on(self, by: timedelta) -> None:
+    async def advance(self, by: timedelta) -> None:
         """Let time pass, stopping wherever the dispatcher has something to do."""
         end = self.clock.now() + by
         while True:
             await self.settle()
-            moment = self.clock.next_moment
+            moment = self.clock.next_wakeup
             if moment is None or moment > end:
                 break
             self.clock.advance(moment - self.clock.now())
         self.clock.advance(end - self.clock.now())
         await self.settle()
 
-    async def add(
+    async def add_events(
         self, count: int = 1, *, route: str = "publish", settle: bool = True, due_in: timedelta = timedelta(0)
     ) -> list[str]:
         """Bring events in for a route, and give their ids, oldest first."""
@@ -225,7 +225,7 @@ class Lab:
                 )
             )
         await self.store.apply(ById(id="tsk_1"), lambda *_: Change(events=events, deliveries=deliveries))
-        self.bells.deliveries.ring()
+        self.notifiers.deliveries.notify()
         if settle:
             await self.settle()
         return [event.id for event in events]
@@ -247,12 +247,12 @@ class Lab:
 
 
 @asynccontextmanager
-async def a_lab(folder: Path) -> AsyncIterator[Lab]:
+async def a_delivery_system(folder: Path) -> AsyncIterator[DeliverySystem]:
     """Set a dispatcher up; the test makes its routes and starts it."""
-    lab = Lab(folder / "receiver.db")
-    yield lab
-    for there in lab.destinations.values():
-        for gate in (there.open, *there.gates.values()):
+    system = DeliverySystem(folder / "receiver.db")
+    yield system
+    for there in system.destinations.values():
+        for gate in (there.gate, *there.gates.values()):
             gate.set()
-    if not all(each.done() for each in lab.running):
-        await lab.stop()
+    if not all(each.done() for each in system.running):
+        await system.stop()

@@ -13,11 +13,11 @@ from receiver.domain.model import (
     Origin,
     Push,
     PushOutcome,
-    Reading,
     Source,
+    StatusReport,
     Task,
     TaskState,
-    Verified,
+    Verification,
 )
 from receiver.settings import PollSettings
 
@@ -42,11 +42,14 @@ def a_task(**changes: Any) -> Task:
     return replace(task, **changes)
 
 
-def a_reading(word: str, **changes: Any) -> Reading:
+def a_status_report(raw_status: str, **changes: Any) -> StatusReport:
     """What a body of the task above says; a succeed has a picture."""
-    state = TaskState(word) if word in set(TaskState) else None
-    result = IMAGES if word == "succeed" else {}
-    return replace(Reading(state=state, word=word, kling_id="k1", external_task_id="tsk_1", result=result), **changes)
+    state = TaskState(raw_status) if raw_status in set(TaskState) else None
+    result = IMAGES if raw_status == "succeed" else {}
+    return replace(
+        StatusReport(state=state, raw_status=raw_status, kling_id="k1", external_task_id="tsk_1", result=result),
+        **changes,
+    )
 
 
 def a_push(id_: str = "psh_1", **changes: Any) -> Push:
@@ -71,7 +74,7 @@ def an_event(id_: str = "evt_1", **changes: Any) -> Event:
         type="task.succeed",
         envelope=b'{"type":"task.succeed","timestamp":"2026-11-22T10:00:00.000Z","data":{"event_id":"evt_1"}}',
         body=b'{"task_id":"k1","task_status":"succeed"}',
-        verified=Verified.API,
+        verified=Verification.API,
         created_at=START,
         task_id="tsk_1",
     )

@@ -67,16 +67,16 @@ def make_delivery(**changes: object) -> Json:
 
 
 @dataclass
-class Service:
+class FakeService:
     """Answers what it is told to answer, and remembers what it was asked."""
 
     port: int
     answers: dict[str, Any] = field(default_factory=dict)
-    asked: list[tuple[str, str, Any]] = field(default_factory=list)
+    requests: list[tuple[str, str, Any]] = field(default_factory=list)
     actors: list[str | None] = field(default_factory=list)
     streams: int = 0
     has_stream: bool = True
-    _news: "asyncio.Queue[Json | None] | None" = None
+    _events: "asyncio.Queue[Json | None] | None" = None
     _loop: asyncio.AbstractEventLoop | None = None
 
     @property
@@ -86,11 +86,11 @@ class Service:
     def answer(self, path: str, body: object, *, status: int = 200) -> None:
         self.answers[path] = (status, body)
 
-    def tell(self, event: Json) -> None:
+    def send_event(self, event: Json) -> None:
         """Send an event to whoever follows the stream."""
         assert self._loop is not None
-        assert self._news is not None
-        self._loop.call_soon_threadsafe(self._news.put_nowait, event)
+        assert self._events is not None
+        self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     def app(self) -> Starlette:
         return Starlette(
@@ -105,7 +105,7 @@ class Service:
             return problem(401, "unauthorized", "A token is needed.")
         body = json.loads(await request.body() or b"null")
         self.actors.append(request.headers.get("kling-receiver-actor"))
-        self.asked.append((request.method, str(request.url).removeprefix(self.url), body))
+        self.requests.append((request.method, str(request.url).removeprefix(self.url), body))
         if request.url.path not in self.answers:
             return problem(404, "not_found", "There is no such thing.")
         status, answer = self.answers[request.url.path]
@@ -116,20 +116,20 @@ class Service:
     async def stream(self, _request: Request) -> Response:
         if not self.has_stream:
             return problem(404, "not_found", "There is no stream.")
-        self._loop, self._news = asyncio.get_running_loop(), asyncio.Queue()
+        self._loop, self._events = asyncio.get_running_loop(), asyncio.Queue()
         self.streams += 1
 
         async def lines() -> AsyncIterator[str]:
-            assert self._news is not None
+            assert self._events is not None
             yield "retry: 2000\n: listening\n\n"
-            while (event := await self._news.get()) is not None:
+            while (event := await self._events.get()) is not None:
                 yield f"id: {event['data']['event_id']}\nevent: {event['type']}\ndata: {json.dumps(event)}\n\n"
 
         return StreamingResponse(lines(), media_type="text/event-stream")
 
     def end_stream(self) -> None:
-        if self._loop is not None and self._news is not None:
-            self._loop.call_soon_threadsafe(self._news.put_nowait, None)
+        if self._loop is not None and self._events is not None:
+            self._loop.call_soon_threadsafe(self._events.put_nowait, None)
 
 
 def problem(status: int, code: str, detail: str) -> Response:

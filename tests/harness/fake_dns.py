@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-DEAD = "dead"
+TEMPORARY_FAILURE = "dead"
 """In the place of an address: the resolver has no answer this time."""
 
 # The machine's resolver, with a few names more. Each time it is asked for one it gives the next address, then the last.
@@ -30,7 +30,7 @@ socket.getaddrinfo = getaddrinfo
 """
 
 
-def resolving(folder: Path, answers: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def fake_dns_environment(folder: Path, answers: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """Make the environment of a process that finds these names at these addresses."""
     (folder / "sitecustomize.py").write_text(_RESOLVER)
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])

@@ -17,20 +17,20 @@ class Request:
     body: bytes
 
 
-Answer: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 @dataclass(slots=True)
 class Peer:
     """A server that writes down what it is sent and answers as it is told."""
 
-    answer: Answer
+    handler: Handler
     scheme: str = "http"
     port: int = 0
     connections: int = 0
     open_connections: int = 0
     requests: list[Request] = field(default_factory=list)
-    reads: bool = True
+    reads_requests: bool = True
 
     @property
     def url(self) -> str:
@@ -41,11 +41,11 @@ class Peer:
         self.open_connections += 1
         try:
             while True:
-                if self.reads:
+                if self.reads_requests:
                     self.requests.append(await read_request(reader))
-                await self.answer(reader, writer)
+                await self.handler(reader, writer)
                 await writer.drain()
-                if not self.reads:
+                if not self.reads_requests:
                     break
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
@@ -57,20 +57,22 @@ class Peer:
 
 
 @contextlib.asynccontextmanager
-async def serving(
-    answer: Answer | bytes, *, tls: ssl.SSLContext | None = None, reads: bool = True
+async def http_peer(
+    handler: Handler | bytes, *, tls: ssl.SSLContext | None = None, reads_requests: bool = True
 ) -> AsyncIterator[Peer]:
     """Serve on a free port of loopback; bytes are sent as they are, a function does as it likes."""
     peer = Peer(
-        sending(answer) if isinstance(answer, bytes) else answer, scheme="https" if tls else "http", reads=reads
+        respond_with(handler) if isinstance(handler, bytes) else handler,
+        scheme="https" if tls else "http",
+        reads_requests=reads_requests,
     )
-    async with listening(peer.serve, tls=tls) as peer.port:
+    async with tcp_server(peer.serve, tls=tls) as peer.port:
         yield peer
 
 
 @contextlib.asynccontextmanager
-async def listening(
-    serve: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
+async def tcp_server(
+    handler: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]],
     *,
     tls: ssl.SSLContext | None = None,
     backlog: int = 100,
@@ -79,7 +81,7 @@ async def listening(
     tasks: set[asyncio.Task[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(serve(reader, writer))
+        task = asyncio.ensure_future(handler(reader, writer))
         tasks.add(task)
         task.add_done_callback(tasks.discard)
 
@@ -101,7 +103,7 @@ def response(status: int = 200, body: bytes = b"", **headers: str) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
-def sending(data: bytes, *, then_close: bool = False) -> Answer:
+def respond_with(data: bytes, *, then_close: bool = False) -> Handler:
     """Answer with these bytes, whatever they are."""
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -114,7 +116,7 @@ def sending(data: bytes, *, then_close: bool = False) -> Answer:
     return answer
 
 
-async def hanging(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+async def never_respond(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
     """Never answer, and stay until the other side leaves."""
     while await reader.read(65536):
         pass

@@ -7,11 +7,11 @@ from pathlib import Path
 from socket import socket
 
 import pytest
-from harness.web_app import House, Say, Serve, open_house
+from harness.web_app import SendBytes, Serve, WebApp, a_web_app
 from starlette.types import ASGIApp
 
 from receiver.settings import Address
-from receiver.web.server.connections import ConnectionMaker, HttptoolsConnection, Limits
+from receiver.web.server.connections import ConnectionLimits, ConnectionMaker, HttptoolsConnection
 from receiver.web.server.listener import Listener
 
 
@@ -31,7 +31,7 @@ async def serve(stop: asyncio.Event) -> AsyncIterator[Serve]:
         *,
         host: str = "127.0.0.1",
         sockets: Sequence[socket] = (),
-        limits: Limits | None = None,
+        limits: ConnectionLimits | None = None,
         connection: ConnectionMaker = HttptoolsConnection,
     ) -> Address:
         listener = Listener(
@@ -54,10 +54,10 @@ async def serve(stop: asyncio.Event) -> AsyncIterator[Serve]:
 
 
 @pytest.fixture
-def say() -> Say:
+def send_bytes() -> SendBytes:
     """Send bytes, and give all that comes back until the other side closes."""
 
-    async def say(address: Address, sent: bytes) -> bytes:
+    async def send_bytes(address: Address, sent: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(sent)
         try:
@@ -67,11 +67,11 @@ def say() -> Say:
         finally:
             writer.close()
 
-    return say
+    return send_bytes
 
 
 @pytest.fixture
-async def house(serve: Serve, tmp_path: Path) -> AsyncIterator[House]:
+async def web(serve: Serve, tmp_path: Path) -> AsyncIterator[WebApp]:
     """Open a receiver's web edge."""
-    async with open_house(serve, tmp_path) as house:
-        yield house
+    async with a_web_app(serve, tmp_path) as web:
+        yield web

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Answer:
+class RawResponse:
     """What came back, headers by their lower-case names."""
 
     status: int
@@ -22,7 +22,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Wire:
+class RawConnection:
     """One connection to a server."""
 
     reader: asyncio.StreamReader
@@ -36,25 +36,27 @@ class Wire:
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         return cls(reader, writer, {"host": parts.netloc, **(headers or {})})
 
-    async def ask(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+    async def request(
+        self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> RawResponse:
         """Send a request and read its answer."""
-        self.write(method, path, body, headers)
-        return await self.read()
+        self.send_request(method, path, body, headers)
+        return await self.read_response()
 
-    def write(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
+    def send_request(self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> None:
         """Send a request."""
         fields = {**self.headers, "content-length": str(len(body)), **(headers or {})}
         head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
         self.writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
 
-    async def read(self) -> Answer:
+    async def read_response(self) -> RawResponse:
         """Read an answer; EOF before its end is an IncompleteReadError."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
         body = await self.reader.readexactly(int(headers.get("content-length", "0")))
-        return Answer(status=int(head[0].split()[1]), headers=headers, body=body)
+        return RawResponse(status=int(head[0].split()[1]), headers=headers, body=body)
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Break off."""
         self.writer.transport.abort()
 
@@ -65,17 +67,19 @@ class Wire:
 
 
 @contextlib.asynccontextmanager
-async def a_wire(url: str, *, headers: Mapping[str, str] | None = None) -> AsyncIterator[Wire]:
+async def a_connection(url: str, *, headers: Mapping[str, str] | None = None) -> AsyncIterator[RawConnection]:
     """Connect, and leave in the end."""
-    wire = await Wire.open(url, headers=headers)
+    connection = await RawConnection.open(url, headers=headers)
     try:
-        yield wire
+        yield connection
     finally:
-        await wire.close()
+        await connection.close()
 
 
-async def ask(method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Answer:
+async def http_request(
+    method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> RawResponse:
     """Ask once, on a connection of its own."""
     parts = urlsplit(url)
-    async with a_wire(url) as wire:
-        return await wire.ask(method, parts.path, body, headers)
+    async with a_connection(url) as connection:
+        return await connection.request(method, parts.path, body, headers)

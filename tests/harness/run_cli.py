@@ -9,20 +9,20 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 
-def environment(**more: str) -> dict[str, str]:
+def clean_environment(**more: str) -> dict[str, str]:
     """Ours, without what would lead a command to another configuration."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("KLING_", "XDG_"))}
     return inherited | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"} | more
 
 
-def run(
+def run_cli(
     *argv: str | Path, cwd: Path | None = None, env: Mapping[str, str] | None = None, stdin: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end."""
     return subprocess.run(
         [sys.executable, "-m", "receiver", *map(str, argv)],
         cwd=cwd,
-        env=environment(**(env or {})),
+        env=clean_environment(**(env or {})),
         input=stdin,
         capture_output=True,
         text=True,

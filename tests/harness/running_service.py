@@ -17,9 +17,9 @@ from typing import Any
 
 import httpx2
 import uvicorn
-from harness.raw_http import ask
-from harness.support import free_port, plain_http, until
-from harness.web_app import Upstream
+from harness.raw_http import http_request
+from harness.support import free_port, plain_http, wait_until
+from harness.web_app import RecordingServer
 from standardwebhooks import Webhook
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -32,7 +32,7 @@ from receiver.kling.simulator import Options, Simulator, serve
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = "the-key-of-a-test"
 ENDPOINT = "images/multi-image2image"
-SELDOM = 0.02
+SLOW_INTERVAL = 0.02
 """How often to look where each look takes from what is waited for: by a request to the process that is to get on."""
 
 JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
@@ -59,7 +59,7 @@ class Receiver:
     async def start(self) -> None:
         """Start the process and wait until it is ready."""
         self.spawn()
-        await self.ready()
+        await self.wait_until_ready()
 
     def spawn(self) -> None:
         """Start the process."""
@@ -73,16 +73,16 @@ class Receiver:
                 cwd=self.folder,
             )
 
-    async def ready(self) -> None:
+    async def wait_until_ready(self) -> None:
         """Wait until it takes callbacks."""
-        await until(self._is_ready, within=60, every=SELDOM)
+        await wait_until(self._is_ready, seconds=60, interval=SLOW_INTERVAL)
 
     async def _is_ready(self) -> bool:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.log()[-4000:]}")
         try:
-            return (await ask("GET", f"{self.admin}/readyz")).status == 200
+            return (await http_request("GET", f"{self.admin}/readyz")).status == 200
         except (OSError, asyncio.IncompleteReadError):
             return False
 
@@ -97,16 +97,16 @@ class Receiver:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
 
-    async def exit_code(self, *, within: float = 40) -> int:
+    async def wait_for_exit(self, *, seconds: float = 40) -> int:
         """Wait for its end and give its exit code."""
         assert self.process is not None
-        await until(self._has_ended, within=within)
+        await wait_until(self._has_ended, seconds=seconds)
         return self.process.returncode
 
-    async def stop(self, *, within: float = 40) -> int:
+    async def stop(self, *, seconds: float = 40) -> int:
         """Ask it to stop and give its exit code."""
         self.terminate()
-        return await self.exit_code(within=within)
+        return await self.wait_for_exit(seconds=seconds)
 
     def _has_ended(self) -> bool:
         assert self.process is not None
@@ -129,7 +129,7 @@ class Receiver:
         headers = {"authorization": f"Bearer {self.token}"}
         return plain_http(base_url=self.admin, headers=headers, timeout=30)
 
-    def run(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    def run_cli(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of the CLI against it."""
         command = [sys.executable, "-m", "receiver", *arguments, "--config", str(self.config_path)]
         return subprocess.run(
@@ -143,15 +143,15 @@ class Receiver:
             timeout=60,
         )
 
-    async def command(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    async def run_cli_async(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
         """Run a command of the CLI while what the test itself serves goes on."""
-        return await asyncio.to_thread(self.run, *arguments)
+        return await asyncio.to_thread(self.run_cli, *arguments)
 
     def log(self) -> str:
         """All it has said so far."""
         return self.log_path.read_text()
 
-    def said(self, event: str) -> list[dict[str, Any]]:
+    def log_entries(self, event: str) -> list[dict[str, Any]]:
         """Give the lines of its log that tell of *event*; what is no JSON is not one of them."""
         lines = (line for line in self.log().splitlines() if f'"{event}"' in line)
         return [said for line in lines if (said := json.loads(line))["event"] == event]
@@ -180,16 +180,16 @@ class Sink:
     bodies: list[bytes] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     answer: Callable[[], "int | Response | Awaitable[int | Response]"] = lambda: 204
-    check: bool = True
-    refused: list[str] = field(default_factory=list)
+    check_signatures: bool = True
+    rejected: list[str] = field(default_factory=list)
 
-    async def take(self, request: Request) -> Response:
+    async def receive(self, request: Request) -> Response:
         body, headers = await request.body(), dict(request.headers)
-        if self.check:
+        if self.check_signatures:
             try:
                 Webhook(SECRET).verify(body, headers)
             except Exception as exc:
-                self.refused.append(repr(exc))
+                self.rejected.append(repr(exc))
                 raise
         self.bodies.append(body)
         self.headers.append(headers)
@@ -206,7 +206,7 @@ class Sink:
 
 
 @contextlib.asynccontextmanager
-async def a_server(app: ASGIApp) -> AsyncIterator[str]:
+async def an_asgi_server(app: ASGIApp) -> AsyncIterator[str]:
     """Serve an app in this process, and give its URL."""
     config = uvicorn.Config(
         app,
@@ -221,7 +221,7 @@ async def a_server(app: ASGIApp) -> AsyncIterator[str]:
     server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # pytest's are its own
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
-        await until(lambda: server.started)
+        await wait_until(lambda: server.started)
         try:
             yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
@@ -230,32 +230,32 @@ async def a_server(app: ASGIApp) -> AsyncIterator[str]:
 
 
 @contextlib.asynccontextmanager
-async def a_sink(*, check: bool = True) -> AsyncIterator[Sink]:
+async def a_sink(*, check_signatures: bool = True) -> AsyncIterator[Sink]:
     """Run a webhook consumer in this process."""
-    sink = Sink(check=check)
-    async with a_server(Starlette(routes=[Route("/{path:path}", sink.take, methods=["POST"])])) as url:
+    sink = Sink(check_signatures=check_signatures)
+    async with an_asgi_server(Starlette(routes=[Route("/{path:path}", sink.receive, methods=["POST"])])) as url:
         sink.url = f"{url}/hook"
         yield sink
-    assert sink.refused == []
+    assert sink.rejected == []
 
 
 @contextlib.asynccontextmanager
-async def an_upstream() -> AsyncIterator[tuple[Upstream, str]]:
+async def a_recording_server() -> AsyncIterator[tuple[RecordingServer, str]]:
     """Run what stands for Kling where its answers' very bytes matter."""
-    upstream = Upstream()
-    async with a_server(upstream) as url:
-        yield upstream, url
+    server = RecordingServer()
+    async with an_asgi_server(server) as url:
+        yield server, url
 
 
 @contextlib.asynccontextmanager
 async def a_receiver(folder: Path, config: str, **more: Any) -> AsyncIterator[Receiver]:
     """Run a receiver in a folder of its own."""
-    async with receiving(Receiver(folder, config, **more)) as receiver:
+    async with run_receiver(Receiver(folder, config, **more)) as receiver:
         yield receiver
 
 
 @contextlib.asynccontextmanager
-async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
+async def run_receiver(receiver: Receiver) -> AsyncIterator[Receiver]:
     """Run a receiver; whatever state the test leaves it in, its process is gone afterwards."""
     try:
         await receiver.start()
@@ -269,7 +269,7 @@ async def receiving(receiver: Receiver) -> AsyncIterator[Receiver]:
 async def a_kling(**options: Any) -> AsyncIterator[Simulator]:
     """Run a simulated Kling in this process, quick unless told otherwise."""
     given = {"api_key": KEY, "submitted_for": "50ms", "processing_for": "100ms", "check_images": False} | options
-    async with serve(Options.read(given)) as simulator:
+    async with serve(Options.parse(given)) as simulator:
         yield simulator
 
 
@@ -308,17 +308,17 @@ def a_script_route(folder: Path, *, name: str = "script", extra: str = "") -> st
     return f"""
 [[routes]]
 name = "{name}"
-script = {{ command = ["{script}"], env = {{ OUT = "{published(folder)}" }} }}
+script = {{ command = ["{script}"], env = {{ OUT = "{script_output(folder)}" }} }}
 {extra}
 """
 
 
-def published(folder: Path) -> Path:
+def script_output(folder: Path) -> Path:
     """Where the script route's runs are written down."""
     return folder / "published.jsonl"
 
 
-async def submitted(client: httpx2.AsyncClient, **fields: Any) -> dict[str, Any]:
+async def submit_task(client: httpx2.AsyncClient, **fields: Any) -> dict[str, Any]:
     """Hand a job in by the API and give its task."""
     created = await client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB} | fields)
     assert created.status_code == 202, created.text
@@ -326,14 +326,16 @@ async def submitted(client: httpx2.AsyncClient, **fields: Any) -> dict[str, Any]
     return task
 
 
-async def minted(client: httpx2.AsyncClient, **fields: Any) -> tuple[dict[str, Any], str]:
+async def create_callback_url(client: httpx2.AsyncClient, **fields: Any) -> tuple[dict[str, Any], str]:
     """Have a callback URL made; give its task and the URL."""
     made = await client.post("/api/callback-urls", json=fields)
     assert made.status_code == 201, made.text
     return made.json()["task"], made.json()["callback_url"]
 
 
-async def task_in(client: httpx2.AsyncClient, task_id: str, state: str, *, within: float = 15) -> dict[str, Any]:
+async def wait_for_state(
+    client: httpx2.AsyncClient, task_id: str, state: str, *, seconds: float = 15
+) -> dict[str, Any]:
     """Wait until a task has come to a state, and give it."""
     seen: dict[str, Any] = {}
 
@@ -342,22 +344,22 @@ async def task_in(client: httpx2.AsyncClient, task_id: str, state: str, *, withi
         return bool(seen["state"] == state)
 
     try:
-        await until(is_there, within=within, every=SELDOM)
+        await wait_until(is_there, seconds=seconds, interval=SLOW_INTERVAL)
     except TimeoutError:
         raise AssertionError(f"not {state} but {seen}") from None
     return seen
 
 
-def a_push(word: str, *, task_id: str = "867283741759111202", **more: Any) -> bytes:
+def a_push_body(status: str, *, task_id: str = "867283741759111202", **more: Any) -> bytes:
     """A callback's body in the legacy shape; a succeed has a picture."""
     body: dict[str, Any] = {
         "task_id": task_id,
-        "task_status": word,
+        "task_status": status,
         "task_status_msg": "",
         "created_at": 1785901861504,
         "updated_at": 1785901861504,
         "task_result": {"images": [{"index": 0, "url": f"https://cdn.example.com/{task_id}.png"}]}
-        if word == "succeed"
+        if status == "succeed"
         else {},
     }
     return json.dumps(body | more).encode()

@@ -9,7 +9,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from harness.support import free_port, until
+from harness.support import free_port, wait_until
 
 ACCESS_KEY, SECRET_KEY = "the-access-key-of-a-test", "the-secret-key-of-a-test"
 BUCKET = "results"
@@ -18,7 +18,7 @@ _RCLONE = Path(sys.executable).with_name("rclone")
 _STARTED = re.compile(r"Starting s3 server")
 
 
-class Buckets:
+class S3Server:
     """The store's process; each folder of ``root`` is a bucket, each file in it an object."""
 
     def __init__(self, root: Path) -> None:
@@ -45,7 +45,7 @@ class Buckets:
                 stdout=log,
                 stderr=log,
             )
-        await until(lambda: bool(_STARTED.search(self.log())), within=30)
+        await wait_until(lambda: bool(_STARTED.search(self.log())), seconds=30)
 
     def stop(self) -> None:
         """End it at once."""
@@ -65,26 +65,26 @@ class Buckets:
 
 
 @contextlib.asynccontextmanager
-async def a_store_of_buckets(folder: Path) -> AsyncIterator[Buckets]:
+async def an_s3_server(folder: Path) -> AsyncIterator[S3Server]:
     """Run a store with one empty bucket."""
-    buckets = Buckets(folder / "buckets")
-    await buckets.start()
+    s3 = S3Server(folder / "buckets")
+    await s3.start()
     try:
-        yield buckets
+        yield s3
     finally:
-        buckets.stop()
+        s3.stop()
 
 
-async def _passed(_: bytes) -> None:
+async def _ignore(_: bytes) -> None:
     """Let an answer through."""
 
 
 @contextlib.asynccontextmanager
-async def a_relay(
+async def s3_proxy(
     port: int,
     *,
-    change: Callable[[bytes], bytes] = bytes,
-    answered: Callable[[bytes], Awaitable[None]] = _passed,
+    transform: Callable[[bytes], bytes] = bytes,
+    on_response: Callable[[bytes], Awaitable[None]] = _ignore,
 ) -> AsyncIterator[str]:
     """Pass requests on to the store: *change* makes of a body what arrives, *answered* may keep an answer to one."""
     ends: set[asyncio.Task[None]] = set()
@@ -93,10 +93,10 @@ async def a_relay(
         there_reader, there = await asyncio.open_connection("127.0.0.1", port)
         try:
             while True:
-                head, body = await _message(reader)
-                there.write(head + change(body))
-                answer_head, answer = await _message(there_reader)
-                await answered(head)
+                head, body = await _read_message(reader)
+                there.write(head + transform(body))
+                answer_head, answer = await _read_message(there_reader)
+                await on_response(head)
                 writer.write(answer_head + answer)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -121,7 +121,7 @@ async def a_relay(
         await asyncio.sleep(0)
 
 
-async def _message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
+async def _read_message(reader: asyncio.StreamReader) -> tuple[bytes, bytes]:
     head = await reader.readuntil(b"\r\n\r\n")
     length = re.search(rb"(?i)content-length: *(\d+)", head)
     return head, await reader.readexactly(int(length[1]) if length else 0)

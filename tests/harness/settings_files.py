@@ -8,7 +8,7 @@ import pytest
 from receiver.domain.errors import ConfigurationError
 from receiver.settings import Loaded, RouteSettings, load
 
-SINK = 'webhook = { url = "https://app.example.com/hook" }\n'
+WEBHOOK = 'webhook = { url = "https://app.example.com/hook" }\n'
 
 
 def load_text(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> Loaded:
@@ -18,20 +18,20 @@ def load_text(folder: Path, text: str, environ: Mapping[str, str] | None = None)
     return load(path, environ or {})
 
 
-def faults_of(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
+def config_errors(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> list[str]:
     """Give the faults found in *text*, without the folder's name before them."""
     with pytest.raises(ConfigurationError) as caught:
         load_text(folder, text, environ)
     return [fault.removeprefix(f"{folder}/") for fault in caught.value.faults]
 
 
-def fault_of(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> str:
+def config_error(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> str:
     """Give the one fault found in *text*."""
-    (fault,) = faults_of(folder, text, environ)
+    (fault,) = config_errors(folder, text, environ)
     return fault
 
 
-def route_of(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> RouteSettings:
+def load_route(folder: Path, text: str, environ: Mapping[str, str] | None = None) -> RouteSettings:
     """Load one route that goes to a webhook and has *text* beside."""
     (route,) = load_text(folder, route_text(text), environ).settings.routes
     return route
@@ -39,4 +39,4 @@ def route_of(folder: Path, text: str, environ: Mapping[str, str] | None = None) 
 
 def route_text(text: str) -> str:
     """Write a route that goes to a webhook; what begins on line 4 is *text*."""
-    return f'[[routes]]\nname = "a"\n{SINK}{text}'
+    return f'[[routes]]\nname = "a"\n{WEBHOOK}{text}'

@@ -24,12 +24,12 @@ from _pytest.terminal import TerminalReporter
 from receiver import __version__
 from receiver.domain.clock import SystemClock
 
-Tell = Callable[..., None]
+RecordCounts = Callable[..., None]
 """Takes counts and seeds by name: ``tell(seed=7, cuts=300)``. A later word on the same count is the one that stands."""
 
 ROOT = Path(__file__).parents[2]
-HEAD = "| run | seed | counts | time | verdict |\n|---|---|---|---|---|\n"
-NAMED = ("uvicorn", "uvloop", "httptools", "starlette", "httpx2", "aiosqlite")
+TABLE_HEADER = "| run | seed | counts | time | verdict |\n|---|---|---|---|---|\n"
+PUBLISHED_PACKAGES = ("uvicorn", "uvloop", "httptools", "starlette", "httpx2", "aiosqlite")
 """The packages that the published line names; the JSON has them all."""
 
 _MARK = "soak"
@@ -47,7 +47,7 @@ class Run:
     seconds: float = 0.0
     counts: dict[str, Any] = field(default_factory=dict)
 
-    def take(self, report: pytest.TestReport) -> None:
+    def add_phase(self, report: pytest.TestReport) -> None:
         """Learn from one phase of the test."""
         self.seconds += report.duration
         self.counts |= {name: count for name, count in report.user_properties if name != _MARK}
@@ -85,12 +85,12 @@ class Report:
 
     def markdown(self) -> str:
         """Return the report as Markdown, in the form that receiver/docs/promises.md shows."""
-        packages = ", ".join(f"{name} {self.packages[name]}" for name in NAMED if name in self.packages)
+        packages = ", ".join(f"{name} {self.packages[name]}" for name in PUBLISHED_PACKAGES if name in self.packages)
         return (
             f"{self.started_at:%Y-%m-%d}, version {self.product} at {self.commit}, {self.cores} cores, {self.system}, "
             f"Python {self.python}, SQLite {self.sqlite}, {packages}: "
-            f"{len(self.runs)} runs in {lasted(self.seconds)}, {self.verdict()}.\n\n"
-            + HEAD
+            f"{len(self.runs)} runs in {duration_text(self.seconds)}, {self.verdict()}.\n\n"
+            + TABLE_HEADER
             + "".join(f"| {' | '.join(map(_cell, row))} |\n" for row in map(_row, self.runs))
         )
 
@@ -101,16 +101,16 @@ class Report:
 
 
 def _row(run: Run) -> Iterable[str]:
-    counts = "; ".join(said(name, count) for name, count in run.counts.items() if name != "seed")
+    counts = "; ".join(count_text(name, count) for name, count in run.counts.items() if name != "seed")
     verdict = run.verdict if not run.why else f"{run.verdict.upper()}: {run.why.splitlines()[0]}"
-    return run.title, str(run.counts.get("seed", "")), counts, lasted(run.seconds), verdict
+    return run.title, str(run.counts.get("seed", "")), counts, duration_text(run.seconds), verdict
 
 
 def _cell(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
 
-def said(name: str, count: object) -> str:
+def count_text(name: str, count: object) -> str:
     """Say a count as people do: ``cuts=10000`` is "10,000 cuts"."""
     words = name.replace("_", " ")
     match count:
@@ -122,7 +122,7 @@ def said(name: str, count: object) -> str:
             return f"{words} {count}"
 
 
-def lasted(seconds: float) -> str:
+def duration_text(seconds: float) -> str:
     """Say how long something took."""
     whole = round(seconds)
     if seconds < _MINUTE:
@@ -132,18 +132,18 @@ def lasted(seconds: float) -> str:
     return f"{whole // _HOUR} h {whole % _HOUR // _MINUTE} min"
 
 
-def countable(count: object) -> object:
+def serializable(count: object) -> object:
     """Make of a count what can be carried from a worker to the report."""
     match count:
         case bool() | int() | float() | str():
             return count
         case Mapping():
-            return {str(key): countable(each) for key, each in count.items()}
+            return {str(key): serializable(each) for key, each in count.items()}
         case _:
             return str(count)
 
 
-def label(items: Iterable[pytest.Item]) -> None:
+def attach_titles(items: Iterable[pytest.Item]) -> None:
     """Write on each marked test what the report is to call it."""
     for item in items:
         mark = item.get_closest_marker(_MARK)
@@ -152,28 +152,28 @@ def label(items: Iterable[pytest.Item]) -> None:
             item.user_properties.append((_MARK, f"{mark.args[0]}{case}"))
 
 
-def heaviest_first(items: list[pytest.Item]) -> None:
+def balance_workers(items: list[pytest.Item]) -> None:
     """Order what is to be shared between workers: each worker begins with a long test, and a short one beside it.
 
     A worker is given two tests to begin with, and then one at a time.
     """
-    by_weight = sorted(items, key=_minutes, reverse=True)
+    by_weight = sorted(items, key=_expected_minutes, reverse=True)
     half = (len(by_weight) + 1) // 2
     long, short = by_weight[:half], by_weight[half:][::-1]
     items[::2], items[1::2] = long, short
 
 
-def long_ones_first(items: list[pytest.Item]) -> None:
+def longest_first(items: list[pytest.Item]) -> None:
     """Move to the front what would keep the others waiting if it came last; leave all else as it is."""
-    items.sort(key=_minutes, reverse=True)
+    items.sort(key=_expected_minutes, reverse=True)
 
 
-def _minutes(item: pytest.Item) -> float:
+def _expected_minutes(item: pytest.Item) -> float:
     mark = item.get_closest_marker(_MARK)
     return float(mark.kwargs.get("minutes", 0)) if mark is not None else 0.0
 
 
-class Recorder:
+class SoakRecorder:
     """Gathers what the runs hand in, and keeps the report on the disk up to date."""
 
     def __init__(self, folder: Path) -> None:
@@ -191,7 +191,7 @@ class Recorder:
                 return
             run = self._runs[report.nodeid] = Run(title=str(title or report.nodeid), test=report.nodeid)
             self._report.runs.append(run)
-        run.take(report)
+        run.add_phase(report)
         if report.when != "setup" or not report.passed:
             self._write()
 

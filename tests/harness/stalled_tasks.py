@@ -7,44 +7,46 @@ from pathlib import Path
 from typing import Any
 
 from harness.factories import a_task
-from harness.task_system import IdleClock, Made, Workshop, a_workshop
+from harness.task_system import IdleClock, KlingTask, TaskSystem, a_task_system
 
 from receiver.domain.errors import KlingUnreachable
 from receiver.domain.model import Secret, Task
-from receiver.kling.client import Kling
+from receiver.kling.client import KlingClient
 from receiver.kling.simulator import Options, Simulator, serve
-from receiver.net.http_client import Outbound
+from receiver.net.http_client import HttpClient
 from receiver.settings import Dialect, KlingSettings, PollSettings, PublicSettings
 
-QUICK = PollSettings(after=timedelta(seconds=10), every=timedelta(seconds=40))
-DOWN = KlingUnreachable("Kling cannot be reached.")
+FAST_POLLING = PollSettings(after=timedelta(seconds=10), every=timedelta(seconds=40))
+UNREACHABLE = KlingUnreachable("Kling cannot be reached.")
 KEY = "the-key-of-a-test"
 
 
-async def with_tasks(shop: Workshop, count: int, *, start: int = 0, **changes: object) -> list[Task]:
+async def add_stalled_tasks(system: TaskSystem, count: int, *, start: int = 0, **changes: object) -> list[Task]:
     """Keep tasks that Kling has taken, all due now, as an outage or a night without us leaves them."""
     tasks = []
     for number in range(start, start + count):
         name = f"tsk_{number:05}"
-        made = Made(id=f"k{number}", external_task_id=name, callback_url=None)
-        shop.kling.made[made.id] = made
-        given = {"id": name, "kling_id": made.id, "external_task_id": name, "due_at": shop.clock.now()} | changes
-        tasks.append(await shop.store.add(a_task(**given), b"{}"))
+        made = KlingTask(id=f"k{number}", external_task_id=name, callback_url=None)
+        system.kling.tasks[made.id] = made
+        given = {"id": name, "kling_id": made.id, "external_task_id": name, "due_at": system.clock.now()} | changes
+        tasks.append(await system.store.add(a_task(**given), b"{}"))
     return tasks
 
 
 @contextlib.asynccontextmanager
-async def a_shop_with_simulator(
+async def a_task_system_with_simulator(
     folder: Path, *, dialect: Dialect = Dialect.OFFICIAL, **options: Any
-) -> AsyncIterator[tuple[Workshop, Simulator]]:
+) -> AsyncIterator[tuple[TaskSystem, Simulator]]:
     given = {"api_key": KEY, "check_images": False, "submitted_for": "1h"} | options
-    async with serve(Options.read(given)) as simulator:
+    async with serve(Options.parse(given)) as simulator:
         settings = KlingSettings(base_url=simulator.url, api_key=Secret(KEY), dialect=dialect)
-        clock, outbound = IdleClock(), Outbound(user_agent="kling-receiver/test")
-        async with contextlib.aclosing(outbound):
-            kling = Kling(settings, outbound=outbound, clock=clock)
+        clock, http_client = IdleClock(), HttpClient(user_agent="kling-receiver/test")
+        async with contextlib.aclosing(http_client):
+            kling = KlingClient(settings, http_client=http_client, clock=clock)
             async with (
-                a_workshop(folder, kling=kling, clock=clock, kling_settings=settings, public=PublicSettings()) as shop,
-                shop.working(),
+                a_task_system(
+                    folder, kling=kling, clock=clock, kling_settings=settings, public=PublicSettings()
+                ) as system,
+                system.running(),
             ):
-                yield shop, simulator
+                yield system, simulator

@@ -13,8 +13,8 @@ from typing import Any
 import structlog
 from httpx2 import AsyncClient
 
-_NEVER_LENT = 10_000, 32_000
-_chance = SystemRandom()
+_NON_EPHEMERAL_PORTS = 10_000, 32_000
+_random = SystemRandom()
 
 START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 
@@ -58,7 +58,7 @@ def free_port() -> int:
     It is none of those that the system lends to connections: what is started anew there would find it taken.
     """
     while True:
-        port = _chance.randrange(*_NEVER_LENT)
+        port = _random.randrange(*_NON_EPHEMERAL_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
@@ -69,7 +69,7 @@ def plain_http(**arguments: Any) -> AsyncClient:
     return AsyncClient(verify=_NO_CERTIFICATES, trust_env=False, **arguments)
 
 
-def log_plainly() -> None:
+def configure_plain_logs() -> None:
     """Have what is logged in a test printed plainly: structlog's own way, in colours, takes longer than the tests."""
     structlog.reset_defaults()
     structlog.configure(
@@ -84,13 +84,15 @@ def log_plainly() -> None:
 _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
-async def until(fact: Callable[[], bool | Awaitable[bool]], *, within: float = 10.0, every: float = 0.005) -> None:
+async def wait_until(
+    condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 10.0, interval: float = 0.005
+) -> None:
     """Wait until *fact* holds, looking *every* so many seconds; fail when it does not within so many."""
-    async with asyncio.timeout(within):
+    async with asyncio.timeout(seconds):
         while True:
-            holds = fact()
+            holds = condition()
             if isawaitable(holds):
                 holds = await holds
             if holds:
                 return
-            await asyncio.sleep(every)
+            await asyncio.sleep(interval)

@@ -15,14 +15,14 @@ from typing import Any
 from harness.support import START, FakeClock
 
 from receiver.domain.clock import Ids
-from receiver.domain.errors import KlingError, KlingUncertain, NoAnswer
-from receiver.domain.model import Event, Json, Reading, Secret, Task
-from receiver.domain.notifier import Bells
-from receiver.events.factory import Announcer
+from receiver.domain.errors import KlingError, KlingUncertain, NoResponse
+from receiver.domain.model import Event, Json, Secret, StatusReport, Task
+from receiver.domain.notifier import Notifiers
+from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.kling import protocol
-from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
-from receiver.kling.error_codes import Said, error_of
+from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.error_codes import ErrorResponse, to_error
 from receiver.settings import (
     CallbackSettings,
     KlingSettings,
@@ -33,38 +33,38 @@ from receiver.settings import (
     WebhookSettings,
 )
 from receiver.store.sqlite.store import SqliteStore
-from receiver.submission.executor import Creates
-from receiver.submission.recorder import Outcomes
-from receiver.submission.recovery import Recovery
+from receiver.submission.executor import CreateExecutor
+from receiver.submission.recorder import CreateRecorder
+from receiver.submission.recovery import CreateRecovery
 from receiver.submission.request import SubmitRequest
 from receiver.submission.submitter import Submitter
-from receiver.tasks.alerts import Alarm
-from receiver.tasks.batches import Gatherer
+from receiver.tasks.alerts import TaskAlerts
+from receiver.tasks.batches import BatchService
 from receiver.tracking.inbox import Inbox
-from receiver.tracking.poller import Reconciler
+from receiver.tracking.poller import Poller
 
 ENDPOINT = "images/multi-image2image"
 JOB: Json = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 IMAGES = {"images": [{"index": 0, "url": "https://cdn.example.com/0.png"}]}
 
 
-def no_answer() -> KlingUncertain:
+def no_response() -> KlingUncertain:
     """What the client raises when a call went out and nothing came back."""
     error = KlingUncertain("Kling did not answer: it took too long.")
-    error.__cause__ = NoAnswer("It took too long.")
+    error.__cause__ = NoResponse("It took too long.")
     return error
 
 
 def refusal(status: int, code: int | None, message: str = "no", *, creates: bool = False) -> KlingError:
     """The error that the client makes of such an answer."""
     document: Json = {"message": message} | ({} if code is None else {"code": code})
-    error = error_of(Said(status=status, headers={}, document=document), creates=creates, now=START)
+    error = to_error(ErrorResponse(status=status, headers={}, document=document), is_create=creates, now=START)
     assert error is not None
     return error
 
 
 @dataclass(slots=True)
-class Made:
+class KlingTask:
     """A task at Kling."""
 
     id: str
@@ -75,7 +75,7 @@ class Made:
     result: Json = field(default_factory=dict)
     cost: Json = field(default_factory=dict)
 
-    def told(self, **more: object) -> bytes:
+    def status_body(self, **more: object) -> bytes:
         """The task as callbacks and answers tell of it."""
         told: Json = {"task_id": self.id, "task_status": self.status, "task_status_msg": self.message}
         told["task_info"] = {"external_task_id": self.external_task_id} if self.external_task_id else {}
@@ -101,105 +101,109 @@ class FakeKling:
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock = clock
-        self.made: dict[str, Made] = {}
-        self.creates: list[str] = []
+        self.tasks: dict[str, KlingTask] = {}
+        self.create_ids: list[str] = []
         self.created_at: list[datetime] = []
         self.queries: list[tuple[str, datetime]] = []
-        self.questions: list[list[str]] = []
-        self.finds: list[str] = []
+        self.query_batches: list[list[str]] = []
+        self.lookups: list[str] = []
         self.create_faults: list[KlingError | None] = []
         self.create_fault: KlingError | None = None
-        self.makes_anyway = False
+        self.create_despite_fault = False
         self.query_fault: KlingError | Callable[[str], KlingError | None] | None = None
-        self.find_fault: KlingError | None = None
-        self.drops_ids = False
-        self.hides: set[str] = set()
-        self.limit = 0
+        self.lookup_fault: KlingError | None = None
+        self.drops_external_ids = False
+        self.hidden_ids: set[str] = set()
+        self.slot_limit = 0
         self.counts_images = False
-        self.holds: asyncio.Event | None = None
-        self.stuck = 0
-        self.under_way = 0
-        self.most_under_way = 0
+        self.create_gate: asyncio.Event | None = None
+        self.blocked = 0
+        self.in_flight = 0
+        self.max_in_flight = 0
 
-    def make(self, body: bytes) -> Made:
+    def add_task(self, body: bytes) -> KlingTask:
         """Make a task."""
         asked = json.loads(body)
         asked = asked.get("options", asked)
-        own_id = None if self.drops_ids else asked.get("external_task_id")
-        task = Made(id=f"k{len(self.made) + 1}", external_task_id=own_id, callback_url=asked.get("callback_url"))
-        self.made[task.id] = task
+        own_id = None if self.drops_external_ids else asked.get("external_task_id")
+        task = KlingTask(id=f"k{len(self.tasks) + 1}", external_task_id=own_id, callback_url=asked.get("callback_url"))
+        self.tasks[task.id] = task
         return task
 
-    async def newest(self, endpoint: str) -> Sequence[Reading] | None:
+    async def list_newest(self, endpoint: str) -> Sequence[StatusReport] | None:
         """List all tasks."""
         del endpoint
-        if self.find_fault is not None:
-            raise self.find_fault
-        return [protocol.read(made.told()) for made in self.made.values()]
+        if self.lookup_fault is not None:
+            raise self.lookup_fault
+        return [protocol.parse_status(made.status_body()) for made in self.tasks.values()]
 
-    def of(self, external_task_id: str) -> list[Made]:
+    def find_all(self, external_task_id: str) -> list[KlingTask]:
         """Find all tasks made under an id of the client's."""
-        return [task for task in self.made.values() if task.external_task_id == external_task_id]
+        return [task for task in self.tasks.values() if task.external_task_id == external_task_id]
 
-    def end(self, task: Made, status: str = "succeed", *, result: Json | None = None) -> bytes:
+    def finish_task(self, task: KlingTask, status: str = "succeed", *, result: Json | None = None) -> bytes:
         """Let a task end; give the callback that tells of it."""
         task.status = status
         task.result = (IMAGES if result is None else result) if status == "succeed" else {}
-        return task.told()
+        return task.status_body()
 
-    async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
+    async def create(
+        self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+    ) -> KlingResponse:
         """Create a task."""
-        del endpoint, beside
+        del endpoint, pass_through
         asked = json.loads(content)
-        self.creates.append(asked.get("options", asked).get("external_task_id", ""))
+        self.create_ids.append(asked.get("options", asked).get("external_task_id", ""))
         self.created_at.append(self.clock.now())
         fault = self.create_faults.pop(0) if self.create_faults else self.create_fault
         wanted = json.loads(content).get("n", 1) if self.counts_images else 1
-        if fault is None and self.limit and self._running() + wanted > self.limit:
+        if fault is None and self.slot_limit and self._running_count() + wanted > self.slot_limit:
             fault = refusal(429, 1303)
-        if fault is None and self.of(self.creates[-1]):
+        if fault is None and self.find_all(self.create_ids[-1]):
             fault = refusal(400, 1201, "external_task_id already exists")
         made = None
-        if fault is None or self.makes_anyway:
-            made = self.make(content)
-        if self.holds is not None:
-            await self.holds.wait()
+        if fault is None or self.create_despite_fault:
+            made = self.add_task(content)
+        if self.create_gate is not None:
+            await self.create_gate.wait()
         if isinstance(fault, KlingUncertain):
             raise fault
         if fault is not None or made is None:
-            return Answer(status=400, headers={}, body=b'{"code":1,"message":"no"}', error=fault)
-        return _answer(made.told())
+            return KlingResponse(status=400, headers={}, body=b'{"code":1,"message":"no"}', error=fault)
+        return _response(made.status_body())
 
-    async def query(self, endpoint: str, task_id: str) -> Answer:
+    async def query(self, endpoint: str, task_id: str) -> KlingResponse:
         """Tell of a task by Kling's id or the client's."""
         del endpoint
-        fault = await self._asked([task_id])
+        fault = await self._record_query([task_id])
         if fault is not None:
-            return Answer(status=500, headers={}, body=b"{}", error=fault)
-        found = self.made.get(task_id) or next(iter(self.of(task_id)), None)
+            return KlingResponse(status=500, headers={}, body=b"{}", error=fault)
+        found = self.tasks.get(task_id) or next(iter(self.find_all(task_id)), None)
         if found is None:
-            return Answer(status=404, headers={}, body=b"{}", error=refusal(404, 1203, "task not found"))
-        return _answer(found.told())
+            return KlingResponse(status=404, headers={}, body=b"{}", error=refusal(404, 1203, "task not found"))
+        return _response(found.status_body())
 
-    async def query_together(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, Answer]:
+    async def query_batch(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, KlingResponse]:
         """Tell of several tasks by Kling's ids, leaving out those that are not known or that ``hides`` names."""
         del endpoint
-        fault = await self._asked(task_ids)
+        fault = await self._record_query(task_ids)
         if fault is not None:
             raise fault
-        known = [self.made[task_id] for task_id in task_ids if task_id in self.made and task_id not in self.hides]
-        return {task.id: _answer(task.told()) for task in known}
+        known = [
+            self.tasks[task_id] for task_id in task_ids if task_id in self.tasks and task_id not in self.hidden_ids
+        ]
+        return {task.id: _response(task.status_body()) for task in known}
 
-    async def _asked(self, task_ids: Sequence[str]) -> KlingError | None:
+    async def _record_query(self, task_ids: Sequence[str]) -> KlingError | None:
         """Count a question, and give the first fault that is set for any of its tasks; raise it as the client does."""
-        self.questions.append(list(task_ids))
+        self.query_batches.append(list(task_ids))
         self.queries += [(task_id, self.clock.now()) for task_id in task_ids]
-        self.under_way += 1
-        self.most_under_way = max(self.most_under_way, self.under_way)
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
         try:
             await asyncio.sleep(0)
         finally:
-            self.under_way -= 1
+            self.in_flight -= 1
         set_for = self.query_fault
         faults = [set_for(task_id) if callable(set_for) else set_for for task_id in task_ids]
         fault = next((fault for fault in faults if fault is not None), None)
@@ -207,22 +211,22 @@ class FakeKling:
             raise fault
         return fault
 
-    async def find(self, endpoint: str, external_task_id: str) -> Answer | None:
+    async def find_by_external_id(self, endpoint: str, external_task_id: str) -> KlingResponse | None:
         """Look a task up by the client's id."""
         del endpoint
-        self.finds.append(external_task_id)
+        self.lookups.append(external_task_id)
         await asyncio.sleep(0)
-        if self.find_fault is not None:
-            raise self.find_fault
-        found = next(iter(self.of(external_task_id)), None)
-        return None if found is None else _answer(found.told())
+        if self.lookup_fault is not None:
+            raise self.lookup_fault
+        found = next(iter(self.find_all(external_task_id)), None)
+        return None if found is None else _response(found.status_body())
 
-    def _running(self) -> int:
-        return sum(task.status not in ("succeed", "failed") for task in self.made.values())
+    def _running_count(self) -> int:
+        return sum(task.status not in ("succeed", "failed") for task in self.tasks.values())
 
 
-def _answer(body: bytes) -> Answer:
-    return Answer(status=200, headers={}, body=body, reading=protocol.read(body))
+def _response(body: bytes) -> KlingResponse:
+    return KlingResponse(status=200, headers={}, body=body, report=protocol.parse_status(body))
 
 
 class IdleClock(FakeClock):
@@ -230,103 +234,109 @@ class IdleClock(FakeClock):
 
     def __init__(self, at: datetime = START) -> None:
         super().__init__(at)
-        self.idle = 0
+        self.idle_waiters = 0
 
     async def wait(self, event: asyncio.Event, *, until: datetime | None = None) -> bool:
         if event.is_set() or (until is not None and until <= self.now()):
             await asyncio.sleep(0)
             return event.is_set()
-        self.idle += 1
+        self.idle_waiters += 1
         try:
             return await super().wait(event, until=until)
         finally:
-            self.idle -= 1
+            self.idle_waiters -= 1
 
 
-class Workshop:
+class TaskSystem:
     """All the parts, put together as the service does."""
 
     def __init__(
-        self, store: SqliteStore, kling: Any, settings: Settings, clock: IdleClock, *, newest: str = ""
+        self, store: SqliteStore, kling: Any, settings: Settings, clock: IdleClock, *, newest_id: str = ""
     ) -> None:
         self.store = store
         self.kling = kling
         self.settings = settings
         self.clock = clock
-        self.bells = Bells()
-        self.ids = Ids(clock, above=newest)
-        announcer = Announcer(compile_routes(settings.routes), self.ids)
-        self.alarm = Alarm(store, store, announcer, public_url=settings.public.url, bells=self.bells, clock=clock)
+        self.notifiers = Notifiers()
+        self.ids = Ids(clock, after=newest_id)
+        announcer = EventFactory(compile_routes(settings.routes), self.ids)
+        self.task_alerts = TaskAlerts(
+            store, store, announcer, public_url=settings.public.url, notifiers=self.notifiers, clock=clock
+        )
         self.inbox = Inbox(
             store,
             announcer,
             callbacks=settings.callbacks,
             poll=settings.poll,
-            bells=self.bells,
+            notifiers=self.notifiers,
             clock=clock,
             ids=self.ids,
-            attention=self.alarm if settings.public.url else None,
+            health_observer=self.task_alerts if settings.public.url else None,
         )
-        self.outcomes = Outcomes(store, announcer, poll=settings.poll, bells=self.bells, clock=clock)
-        self.recovery = Recovery(store, kling, self.outcomes, store, settings=settings, bells=self.bells, clock=clock)
-        self.creates = Creates(store, kling, self.outcomes, self.recovery, self.alarm, settings=settings, clock=clock)
+        self.recorder = CreateRecorder(store, announcer, poll=settings.poll, notifiers=self.notifiers, clock=clock)
+        self.recovery = CreateRecovery(
+            store, kling, self.recorder, store, settings=settings, notifiers=self.notifiers, clock=clock
+        )
+        self.executor = CreateExecutor(
+            store, kling, self.recorder, self.recovery, self.task_alerts, settings=settings, clock=clock
+        )
         self.submitter = Submitter(
-            store, self.creates, self.outcomes, settings=settings, bells=self.bells, clock=clock, ids=self.ids
+            store, self.executor, self.recorder, settings=settings, notifiers=self.notifiers, clock=clock, ids=self.ids
         )
-        self.reconciler = Reconciler(
+        self.poller = Poller(
             store,
             kling,
             self.inbox,
-            self.alarm,
+            self.task_alerts,
             timeout=settings.kling.timeout,
-            tasks_bell=self.bells.tasks,
+            tasks_notifier=self.notifiers.tasks,
             clock=clock,
             latest=self.ids.latest,
         )
-        self.gatherer = Gatherer(store.batches, announcer, bells=self.bells, clock=clock)
-        self._works: list[asyncio.Task[None]] = []
+        self.batch_service = BatchService(store.batches, announcer, notifiers=self.notifiers, clock=clock)
+        self._workers: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
-    async def working(self) -> AsyncIterator[None]:
+    async def running(self) -> AsyncIterator[None]:
         """Let all parts work inside the block, as while the service runs."""
         stop = asyncio.Event()
-        parts = (self.reconciler, self.recovery, self.submitter, self.gatherer)
-        self._works = [asyncio.create_task(part.run(stop)) for part in parts]
+        parts = (self.poller, self.recovery, self.submitter, self.batch_service)
+        self._workers = [asyncio.create_task(part.run(stop)) for part in parts]
         try:
-            await self.settles()
+            await self.settle()
             yield
         finally:
             stop.set()
-            if isinstance(self.kling, FakeKling) and self.kling.holds is not None:
-                self.kling.holds.set()
-            self.bells.ring()
-            await asyncio.gather(*self._works)
-            self._works = []
+            if isinstance(self.kling, FakeKling) and self.kling.create_gate is not None:
+                self.kling.create_gate.set()
+            self.notifiers.notify_all()
+            await asyncio.gather(*self._workers)
+            self._workers = []
 
-    async def settles(self) -> None:
+    async def settle(self) -> None:
         """Wait until nobody has anything left to do at this moment."""
         quiet = 0
         async with asyncio.timeout(30):
             while quiet < 3:
                 await asyncio.sleep(0.0005)
-                for work in self._works:
+                for work in self._workers:
                     assert not work.done(), work
                 quiet = quiet + 1 if self._is_idle() else 0
 
     def _is_idle(self) -> bool:
-        under_way = len(self.reconciler._asking) + len(self.recovery._looking)
-        under_way -= self.kling.stuck if isinstance(self.kling, FakeKling) else 0
-        if not (isinstance(self.kling, FakeKling) and self.kling.holds is not None):
-            under_way += len(self.submitter._owned)
-        return under_way == 0 and self.clock.idle == len(self._works)
+        under_way = len(self.poller._in_flight) + len(self.recovery._in_flight)
+        under_way -= self.kling.blocked if isinstance(self.kling, FakeKling) else 0
+        if not (isinstance(self.kling, FakeKling) and self.kling.create_gate is not None):
+            under_way += len(self.submitter._spawned)
+        return under_way == 0 and self.clock.idle_waiters == len(self._workers)
 
-    async def passes(self, seconds: float, *, step: float = 1.0) -> None:
+    async def advance(self, seconds: float, *, step: float = 1.0) -> None:
         """Let time pass, in steps, each with all that falls due in it."""
         left = seconds
         while left > 0:
             self.clock.advance(timedelta(seconds=min(step, left)))
             left -= step
-            await self.settles()
+            await self.settle()
 
     async def submit(self, **fields: Any) -> Task:
         """Hand a job in."""
@@ -341,13 +351,13 @@ class Workshop:
 
     async def push(self, token: str, body: bytes) -> bool:
         """Let a callback come."""
-        return await self.inbox.receive(token, [("content-type", "application/json")], body)
+        return await self.inbox.accept_callback(token, [("content-type", "application/json")], body)
 
-    async def outcomes_of(self, task_id: str) -> list[str]:
+    async def push_outcomes(self, task_id: str) -> list[str]:
         """Give what became of each push of a task."""
         return [push.outcome.value for push in await self.store.pushes(task_id)]
 
-    async def types(self, task_id: str | None = None) -> list[str]:
+    async def event_types(self, task_id: str | None = None) -> list[str]:
         """Give the types of all events, oldest first."""
         found: list[Event] = []
         cursor = None
@@ -358,9 +368,9 @@ class Workshop:
             if cursor is None:
                 return [event.type for event in reversed(found)]
 
-    async def alerts(self, what: str) -> list[Json]:
+    async def alerts(self, kind: str) -> list[Json]:
         """Give the data of all alerts of a kind, oldest first."""
-        page = await self.store.events(types=[f"alert.{what}"], limit=200)
+        page = await self.store.events(types=[f"alert.{kind}"], limit=200)
         return [json.loads(event.envelope)["data"] for event in reversed(page.items)]
 
 
@@ -379,14 +389,14 @@ def a_configuration(**changes: Any) -> Settings:
 
 
 @contextlib.asynccontextmanager
-async def a_workshop(
+async def a_task_system(
     folder: Path,
     *,
     kling: Any = None,
     clock: IdleClock | None = None,
     kling_settings: KlingSettings | None = None,
     **changes: Any,
-) -> AsyncIterator[Workshop]:
+) -> AsyncIterator[TaskSystem]:
     """Open a workshop on the store in *folder*, as it was left there."""
     if kling_settings is not None:
         changes["kling"] = kling_settings
@@ -394,4 +404,4 @@ async def a_workshop(
     store = await SqliteStore.open(folder / "receiver.db")
     async with contextlib.aclosing(store):
         newest = await store.newest_id()
-        yield Workshop(store, kling or FakeKling(clock), a_configuration(**changes), clock, newest=newest)
+        yield TaskSystem(store, kling or FakeKling(clock), a_configuration(**changes), clock, newest_id=newest)

@@ -12,38 +12,38 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from receiver.delivery.replay import Replayer
-from receiver.delivery.route_states import Holds
+from receiver.delivery.replay import ReplayService
+from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.webhook import WebhookSender
 from receiver.domain.clock import Ids
 from receiver.domain.model import Secret
-from receiver.domain.notifier import Bells
-from receiver.events.alerts import Alerts
-from receiver.events.factory import Announcer
+from receiver.domain.notifier import Notifiers
+from receiver.events.alerts import AlertFactory
+from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
-from receiver.kling.client import Kling
-from receiver.net.http_client import Outbound
+from receiver.kling.client import KlingClient
+from receiver.net.http_client import HttpClient
 from receiver.settings import Address, KlingSettings, PublicSettings, RouteSettings, Settings, WebhookSettings
 from receiver.store.sqlite.store import SqliteStore
-from receiver.submission.executor import Creates
-from receiver.submission.recorder import Outcomes
-from receiver.submission.recovery import Recovery
+from receiver.submission.executor import CreateExecutor
+from receiver.submission.recorder import CreateRecorder
+from receiver.submission.recovery import CreateRecovery
 from receiver.submission.submitter import Submitter
-from receiver.tasks.alerts import Alarm
-from receiver.tasks.batches import Gatherer
+from receiver.tasks.alerts import TaskAlerts
+from receiver.tasks.batches import BatchService
 from receiver.tasks.explain import Explainer
 from receiver.tracking.inbox import Inbox
-from receiver.web.admin import Parts, admin_app
+from receiver.web.admin import AdminServices, admin_app
 from receiver.web.callbacks import public_app
 from receiver.web.resources.health import Check
 
 Serve = Callable[..., Awaitable[Address]]
-Say = Callable[[Address, bytes], Awaitable[bytes]]
+SendBytes = Callable[[Address, bytes], Awaitable[bytes]]
 
 TOKEN = "the-admin-token"
 
 
-class Upstream:
+class RecordingServer:
     """Kling as far as the web edge can see it: keeps what it is sent, and answers what it is told to."""
 
     def __init__(self) -> None:
@@ -69,34 +69,34 @@ def _created(_request: Request) -> Response:
 
 
 @dataclass(frozen=True, kw_only=True)
-class House:
+class WebApp:
     """A receiver without its workers: both apps on real sockets, over a real store."""
 
     app: Starlette
     admin: Address
     public: Address
     client: httpx.AsyncClient
-    upstream: Upstream
-    sink: Upstream
+    kling: RecordingServer
+    sink: RecordingServer
     store: SqliteStore
     clock: FakeClock
     ids: Ids
-    bells: Bells
+    notifiers: Notifiers
     checks: list[Check]
 
 
 @asynccontextmanager
-async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
+async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
     """Open a receiver's web edge, and a client that has its token."""
-    upstream, sink, clock, bells = Upstream(), Upstream(), FakeClock(), Bells()
-    kling_at, sink_at = await serve(upstream), await serve(sink)
+    server, sink, clock, bells = RecordingServer(), RecordingServer(), FakeClock(), Notifiers()
+    kling_at, sink_at = await serve(server), await serve(sink)
     ids = Ids(clock)
     settings = Settings(
         public=PublicSettings(url="https://hooks.example.com"),
         kling=KlingSettings(base_url=f"http://{kling_at}", api_key=Secret("kling-key")),
         routes=(_route(f"http://{sink_at}/hook?key=hidden-in-the-url"),),
     )
-    announcer = Announcer(compile_routes(settings.routes), ids)
+    announcer = EventFactory(compile_routes(settings.routes), ids)
     checks = [Check(name="store", ok=True)]
 
     async def ready() -> Sequence[Check]:
@@ -105,36 +105,36 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
     async with AsyncExitStack() as stack:
         store = await SqliteStore.open(folder / "receiver.db", clock=clock)
         stack.push_async_callback(store.aclose)
-        outbound = Outbound(user_agent="kling-receiver/test")
-        stack.push_async_callback(outbound.aclose)
-        kling = Kling(settings.kling, outbound=outbound, clock=clock)
+        http_client = HttpClient(user_agent="kling-receiver/test")
+        stack.push_async_callback(http_client.aclose)
+        kling = KlingClient(settings.kling, http_client=http_client, clock=clock)
         inbox = Inbox(
-            store, announcer, callbacks=settings.callbacks, poll=settings.poll, bells=bells, clock=clock, ids=ids
+            store, announcer, callbacks=settings.callbacks, poll=settings.poll, notifiers=bells, clock=clock, ids=ids
         )
-        alarm = Alarm(store, store, announcer, public_url=settings.public.url, bells=bells, clock=clock)
-        outcomes = Outcomes(store, announcer, poll=settings.poll, bells=bells, clock=clock)
-        recovery = Recovery(store, kling, outcomes, store, settings=settings, bells=bells, clock=clock)
-        creates = Creates(store, kling, outcomes, recovery, alarm, settings=settings, clock=clock)
-        submitter = Submitter(store, creates, outcomes, settings=settings, bells=bells, clock=clock, ids=ids)
-        replayer = Replayer(store.replays, store, routes=settings.routes, bells=bells, clock=clock, ids=ids)
+        alarm = TaskAlerts(store, store, announcer, public_url=settings.public.url, notifiers=bells, clock=clock)
+        outcomes = CreateRecorder(store, announcer, poll=settings.poll, notifiers=bells, clock=clock)
+        recovery = CreateRecovery(store, kling, outcomes, store, settings=settings, notifiers=bells, clock=clock)
+        creates = CreateExecutor(store, kling, outcomes, recovery, alarm, settings=settings, clock=clock)
+        submitter = Submitter(store, creates, outcomes, settings=settings, notifiers=bells, clock=clock, ids=ids)
+        replayer = ReplayService(store.replays, store, routes=settings.routes, notifiers=bells, clock=clock, ids=ids)
         webhook = settings.routes[0].webhook
         assert webhook is not None
-        sender = WebhookSender(webhook, outbound=outbound)
+        sender = WebhookSender(webhook, http_client=http_client)
         public = await serve(public_app(inbox, max_body=settings.callbacks.max_body))
-        parts = Parts(
+        parts = AdminServices(
             submitter=submitter,
             kling=kling,
             catalog=store,
             routes=settings.routes,
-            states=store,
-            holds=Holds(store, Alerts(announcer, clock=clock), bells=bells, clock=clock),
-            replayer=replayer,
+            route_state_store=store,
+            route_states=RouteStates(store, AlertFactory(announcer, clock=clock), notifiers=bells, clock=clock),
+            replays=replayer,
             costs=store.costs,
-            batches=Gatherer(store.batches, announcer, bells=bells, clock=clock),
+            batches=BatchService(store.batches, announcer, notifiers=bells, clock=clock),
             explainer=Explainer(store, store, routes=["publish"], clock=clock),
-            senders={"publish": sender}.get,
-            events=bells.events,
-            ready=ready,
+            find_sender={"publish": sender}.get,
+            event_notifier=bells.events,
+            readiness=ready,
             clock=clock,
             ids=ids,
         )
@@ -143,17 +143,17 @@ async def open_house(serve: Serve, folder: Path) -> AsyncIterator[House]:
         client = await stack.enter_async_context(
             plain_http(base_url=f"http://{admin}", headers={"authorization": f"Bearer {TOKEN}"}, timeout=10)
         )
-        yield House(
+        yield WebApp(
             app=app,
             admin=admin,
             public=public,
             client=client,
-            upstream=upstream,
+            kling=server,
             sink=sink,
             store=store,
             clock=clock,
             ids=ids,
-            bells=bells,
+            notifiers=bells,
             checks=checks,
         )
         await submitter.drain()

@@ -20,14 +20,14 @@ from receiver.domain.errors import (
     KlingRefusal,
     KlingUncertain,
     KlingUnreachable,
-    ServerTrouble,
+    ServerError,
     SlotsFull,
     TokenRejected,
     UnknownResource,
 )
 from receiver.domain.model import Json, Secret, TaskState
-from receiver.kling.client import Beside, Kling
-from receiver.net.http_client import Outbound, Outgoing
+from receiver.kling.client import KlingClient, PassThrough
+from receiver.net.http_client import HttpClient, StreamedBody
 from receiver.settings import KlingSettings
 
 ENDPOINT = "images/multi-image2image"
@@ -53,32 +53,32 @@ class Request:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Says:
+class ScriptedAnswer:
     """What the server answers; ``raw`` is sent before hanging up, and may be empty."""
 
     document: object = None
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     raw: bytes | None = None
-    silent: bool = False
+    never_answers: bool = False
 
 
-Script: TypeAlias = Callable[[Request], Says]
+Script: TypeAlias = Callable[[Request], ScriptedAnswer]
 
 
 @dataclass(kw_only=True)
-class Server:
+class ScriptedServer:
     """A Kling on loopback that answers from a script and keeps what it was asked."""
 
     script: Script
     requests: list[Request] = field(default_factory=list)
     url: str = ""
-    talks: set[asyncio.Task[None]] = field(default_factory=set)
+    connection_tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         talk = asyncio.current_task()
         assert talk is not None
-        self.talks.add(talk)
+        self.connection_tasks.add(talk)
         try:
             while head := await _head(reader):
                 line, *lines = head.decode("latin-1").split("\r\n")
@@ -89,12 +89,12 @@ class Server:
                 request = Request(method=method, target=target, headers=headers, body=body)
                 self.requests.append(request)
                 says = self.script(request)
-                if says.silent:
+                if says.never_answers:
                     await reader.read()
                     return
                 if says.raw == b"":
                     return
-                writer.write(says.raw or _written(says))
+                writer.write(says.raw or _encode(says))
                 await writer.drain()
                 if says.raw:
                     return
@@ -122,7 +122,7 @@ async def _body(reader: asyncio.StreamReader, headers: Mapping[str, str]) -> byt
     return body
 
 
-def _written(says: Says) -> bytes:
+def _encode(says: ScriptedAnswer) -> bytes:
     body = says.document if isinstance(says.document, bytes) else json.dumps(says.document).encode()
     headers = {"Content-Type": "application/json", "Content-Length": str(len(body)), **says.headers}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
@@ -135,22 +135,22 @@ def _url(listening: asyncio.Server) -> str:
 
 
 @contextlib.asynccontextmanager
-async def serving(script: Script | Says) -> AsyncIterator[Server]:
-    server = Server(script=script if callable(script) else lambda _: script)
+async def a_scripted_server(script: Script | ScriptedAnswer) -> AsyncIterator[ScriptedServer]:
+    server = ScriptedServer(script=script if callable(script) else lambda _: script)
     listening = await asyncio.start_server(server, "127.0.0.1", 0)
     server.url = _url(listening)
     try:
         yield server
     finally:
-        await asyncio.gather(*server.talks)
+        await asyncio.gather(*server.connection_tasks)
         listening.close()
         await listening.wait_closed()
 
 
 @contextlib.asynccontextmanager
-async def calling(
+async def a_client(
     url: str, *, clock: FakeClock | None = None, key: str | None = KEY, pair: bool = False, seconds: float = 5
-) -> AsyncIterator[Kling]:
+) -> AsyncIterator[KlingClient]:
     settings = KlingSettings.model_construct(
         base_url=url,
         api_key=Secret(key) if key and not pair else None,
@@ -158,16 +158,16 @@ async def calling(
         secret_key=Secret(SECRET_KEY) if pair else None,
         timeout=timedelta(seconds=seconds),
     )
-    outbound = Outbound(user_agent="kling-receiver/test")
+    http_client = HttpClient(user_agent="kling-receiver/test")
     try:
-        yield Kling(settings, outbound=outbound, clock=clock or FakeClock())
+        yield KlingClient(settings, http_client=http_client, clock=clock or FakeClock())
     finally:
-        await outbound.aclose()
+        await http_client.aclose()
 
 
 async def test_a_create_sends_the_body_as_it_is_under_our_key() -> None:
     content = b'{ "prompt" : "\xe4\xbd\xa0", "aspect_ratio": " 2:3" }'
-    async with serving(Says(document=CREATED)) as server, calling(server.url) as kling:
+    async with a_scripted_server(ScriptedAnswer(document=CREATED)) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, content)
 
     (request,) = server.requests
@@ -176,8 +176,8 @@ async def test_a_create_sends_the_body_as_it_is_under_our_key() -> None:
     assert request.headers["authorization"] == f"Bearer {KEY}"
     assert request.headers["content-type"] == "application/json"
     assert answer.error is None
-    assert answer.reading is not None
-    assert (answer.reading.kling_id, answer.reading.state) == ("867283741759111202", TaskState.SUBMITTED)
+    assert answer.report is not None
+    assert (answer.report.kling_id, answer.report.state) == ("867283741759111202", TaskState.SUBMITTED)
     assert json.loads(answer.body) == CREATED
 
 
@@ -195,7 +195,7 @@ async def test_a_create_sends_the_body_as_it_is_under_our_key() -> None:
     ],
 )
 async def test_paths_are_joined_to_a_base_with_or_without_a_prefix(base: str, endpoint: str, target: str) -> None:
-    async with serving(Says(document=CREATED)) as server, calling(server.url + base) as kling:
+    async with a_scripted_server(ScriptedAnswer(document=CREATED)) as server, a_client(server.url + base) as kling:
         await kling.create(endpoint, b"{}")
 
     assert [request.target for request in server.requests] == [target]
@@ -212,24 +212,26 @@ async def test_paths_are_joined_to_a_base_with_or_without_a_prefix(base: str, en
 )
 async def test_a_query_names_the_task_as_one_segment_of_the_path(task_id: str, segment: str) -> None:
     done = {"code": 0, "data": {"task_id": "867283741759111202", "task_status": "succeed"}}
-    async with serving(Says(document=done)) as server, calling(server.url) as kling:
+    async with a_scripted_server(ScriptedAnswer(document=done)) as server, a_client(server.url) as kling:
         answer = await kling.query(ENDPOINT, task_id)
 
     assert [(request.method, request.target) for request in server.requests] == [
         ("GET", f"/v1/images/multi-image2image/{segment}")
     ]
-    assert answer.reading is not None
-    assert answer.reading.state is TaskState.SUCCEED
+    assert answer.report is not None
+    assert answer.report.state is TaskState.SUCCEED
 
 
 async def test_a_task_of_the_new_generation_is_asked_for_in_a_list_by_either_id() -> None:
-    def script(request: Request) -> Says:
+    def script(request: Request) -> ScriptedAnswer:
         found = [{"id": "8", "external_id": "m 1", "status": "processing"}, {"id": "9", "status": "failed"}]
-        return Says(document={"code": 0, "data": found if "external_task_ids=m%201" in request.target else []})
+        return ScriptedAnswer(
+            document={"code": 0, "data": found if "external_task_ids=m%201" in request.target else []}
+        )
 
-    async with serving(script) as server, calling(server.url) as kling:
+    async with a_scripted_server(script) as server, a_client(server.url) as kling:
         answer = await kling.query(NEW, "m 1")
-        found = await kling.find(NEW, "m 1")
+        found = await kling.find_by_external_id(NEW, "m 1")
 
     assert [request.target for request in server.requests] == [
         "/tasks?task_ids=m%201",
@@ -238,8 +240,8 @@ async def test_a_task_of_the_new_generation_is_asked_for_in_a_list_by_either_id(
     ]
     for said in (answer, found):
         assert said is not None
-        assert said.reading is not None
-        assert (said.reading.kling_id, said.reading.state) == ("8", TaskState.PROCESSING)
+        assert said.report is not None
+        assert (said.report.kling_id, said.report.state) == ("8", TaskState.PROCESSING)
 
 
 async def test_several_tasks_are_asked_for_in_one_call_and_each_is_told_of_in_kling_s_own_bytes() -> None:
@@ -248,12 +250,12 @@ async def test_several_tasks_are_asked_for_in_one_call_and_each_is_told_of_in_kl
     listed = f'{{"code": 0, "data": [ {one}, {other} , null, {{"id": "of another", "status": "failed"}}], "x": []}}'
     raw = f"HTTP/1.1 200 OK\r\ncontent-length: {len(listed)}\r\n\r\n{listed}".encode()
 
-    async with serving(Says(raw=raw)) as server, calling(server.url) as kling:
-        told = await kling.query_together(NEW, ["8", "9", "10"])
+    async with a_scripted_server(ScriptedAnswer(raw=raw)) as server, a_client(server.url) as kling:
+        told = await kling.query_batch(NEW, ["8", "9", "10"])
 
     assert [request.target for request in server.requests] == ["/tasks?task_ids=8,9,10"]
     assert {kling_id: answer.body.decode() for kling_id, answer in told.items()} == {"8": one, "9": other}
-    states = {kling_id: answer.reading and answer.reading.state for kling_id, answer in told.items()}
+    states = {kling_id: answer.report and answer.report.state for kling_id, answer in told.items()}
     assert states == {"8": TaskState.PROCESSING, "9": TaskState.SUCCEED}
 
 
@@ -261,23 +263,25 @@ async def test_several_tasks_are_asked_for_in_one_call_and_each_is_told_of_in_kl
     "document", [{"code": 0, "data": {}}, {"code": 0, "data": []}, {"code": 0}, {"data": [1, "a"]}]
 )
 async def test_an_answer_about_several_that_tells_of_none_leaves_all_out(document: Json) -> None:
-    async with serving(Says(document=document)) as server, calling(server.url) as kling:
-        assert await kling.query_together(NEW, ["8", "9"]) == {}
+    async with a_scripted_server(ScriptedAnswer(document=document)) as server, a_client(server.url) as kling:
+        assert await kling.query_batch(NEW, ["8", "9"]) == {}
 
 
 @pytest.mark.parametrize(
     ("says", "error"),
     [
-        (Says(document={"code": 1201, "message": "bad id"}, status=400), InvalidParameters),
-        (Says(document={"code": 5001}, status=503), ServerTrouble),
-        (Says(status=404), UnknownResource),
-        (Says(raw=b""), KlingUncertain),
+        (ScriptedAnswer(document={"code": 1201, "message": "bad id"}, status=400), InvalidParameters),
+        (ScriptedAnswer(document={"code": 5001}, status=503), ServerError),
+        (ScriptedAnswer(status=404), UnknownResource),
+        (ScriptedAnswer(raw=b""), KlingUncertain),
     ],
 )
-async def test_a_question_about_several_that_is_not_answered_raises(says: Says, error: type[KlingError]) -> None:
-    async with serving(says) as server, calling(server.url) as kling:
+async def test_a_question_about_several_that_is_not_answered_raises(
+    says: ScriptedAnswer, error: type[KlingError]
+) -> None:
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
         with pytest.raises(error):
-            await kling.query_together(NEW, ["8", "9"])
+            await kling.query_batch(NEW, ["8", "9"])
 
         assert len(server.requests) == 1
 
@@ -285,16 +289,16 @@ async def test_a_question_about_several_that_is_not_answered_raises(says: Says, 
 @pytest.mark.parametrize(
     "says",
     [
-        Says(document={"code": 1203, "message": "no such task"}, status=404),
-        Says(document={"code": 0, "message": "SUCCEED", "data": None}),
-        Says(document={"code": 0, "data": {}}),
-        Says(document={"code": 0, "data": []}),
+        ScriptedAnswer(document={"code": 1203, "message": "no such task"}, status=404),
+        ScriptedAnswer(document={"code": 0, "message": "SUCCEED", "data": None}),
+        ScriptedAnswer(document={"code": 0, "data": {}}),
+        ScriptedAnswer(document={"code": 0, "data": []}),
     ],
 )
-async def test_a_task_that_kling_does_not_know_is_an_unknown_resource_and_is_not_found(says: Says) -> None:
-    async with serving(says) as server, calling(server.url) as kling:
+async def test_a_task_that_kling_does_not_know_is_an_unknown_resource_and_is_not_found(says: ScriptedAnswer) -> None:
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
         answer = await kling.query(ENDPOINT, "1")
-        found = await kling.find(ENDPOINT, "tsk_1")
+        found = await kling.find_by_external_id(ENDPOINT, "tsk_1")
 
     assert isinstance(answer.error, UnknownResource)
     assert found is None
@@ -304,58 +308,66 @@ async def test_a_task_that_kling_does_not_know_is_an_unknown_resource_and_is_not
 async def test_a_404_that_is_not_klings_own_leaves_it_open_whether_there_is_a_task(
     document: bytes | dict[str, object],
 ) -> None:
-    async with serving(Says(document=document, status=404)) as server, calling(server.url) as kling:
+    async with (
+        a_scripted_server(ScriptedAnswer(document=document, status=404)) as server,
+        a_client(server.url) as kling,
+    ):
         with pytest.raises(UnknownResource):
-            await kling.find(ENDPOINT, "tsk_1")
+            await kling.find_by_external_id(ENDPOINT, "tsk_1")
 
 
 async def test_a_bad_parameter_that_speaks_of_a_task_not_found_is_not_found() -> None:
-    says = Says(document={"code": 1201, "message": "Task not found"}, status=400)
-    async with serving(says) as server, calling(server.url) as kling:
-        assert await kling.find(ENDPOINT, "a b:c") is None
+    says = ScriptedAnswer(document={"code": 1201, "message": "Task not found"}, status=400)
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+        assert await kling.find_by_external_id(ENDPOINT, "a b:c") is None
 
     assert server.requests[0].target == "/v1/images/multi-image2image/a%20b%3Ac"
 
 
 @pytest.mark.parametrize("name", ["a/b", "a\\b", "50%2F", "a;b", ".."])
 async def test_that_there_is_none_is_not_believed_of_an_id_that_may_have_been_read_as_another(name: str) -> None:
-    says = Says(document={"code": 1203, "message": "not found"}, status=404)
-    async with serving(says) as server, calling(server.url) as kling:
+    says = ScriptedAnswer(document={"code": 1203, "message": "not found"}, status=404)
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
         with pytest.raises(UnknownResource):
-            await kling.find(ENDPOINT, name)
+            await kling.find_by_external_id(ENDPOINT, name)
 
-    says = Says(document={"code": 0, "data": []})
-    async with serving(says) as server, calling(server.url) as kling:
+    says = ScriptedAnswer(document={"code": 0, "data": []})
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
         with pytest.raises(UnknownResource):
-            await kling.find(NEW, "a,b")
+            await kling.find_by_external_id(NEW, "a,b")
 
 
 @pytest.mark.parametrize(
     ("says", "error"),
     [
-        (Says(document={"code": 1201, "message": "bad id"}, status=400), KlingRefusal),
-        (Says(document={"code": 5000}, status=500), ServerTrouble),
-        (Says(document=b"<html>"), ServerTrouble),
-        (Says(document={"code": 1002}, status=401), AuthenticationFailed),
-        (Says(document={"code": 0, "data": {"task_id": "2", "task_info": {"external_task_id": "b"}}}), KlingUncertain),
-        (Says(raw=b""), KlingUncertain),
+        (ScriptedAnswer(document={"code": 1201, "message": "bad id"}, status=400), KlingRefusal),
+        (ScriptedAnswer(document={"code": 5000}, status=500), ServerError),
+        (ScriptedAnswer(document=b"<html>"), ServerError),
+        (ScriptedAnswer(document={"code": 1002}, status=401), AuthenticationFailed),
+        (
+            ScriptedAnswer(document={"code": 0, "data": {"task_id": "2", "task_info": {"external_task_id": "b"}}}),
+            KlingUncertain,
+        ),
+        (ScriptedAnswer(raw=b""), KlingUncertain),
     ],
 )
-async def test_a_look_up_that_leaves_it_open_raises(says: Says, error: type[KlingError]) -> None:
-    async with serving(says) as server, calling(server.url) as kling:
+async def test_a_look_up_that_leaves_it_open_raises(says: ScriptedAnswer, error: type[KlingError]) -> None:
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
         with pytest.raises(error):
-            await kling.find(ENDPOINT, "a")
+            await kling.find_by_external_id(ENDPOINT, "a")
 
 
 async def test_an_answer_with_an_error_code_comes_back_with_the_error() -> None:
-    says = Says(document={"code": 1303, "message": "full", "request_id": "r"}, status=429, headers={"Retry-After": "3"})
-    async with serving(says) as server, calling(server.url) as kling:
+    says = ScriptedAnswer(
+        document={"code": 1303, "message": "full", "request_id": "r"}, status=429, headers={"Retry-After": "3"}
+    )
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, b"{}")
 
     assert answer.status == 429
     assert json.loads(answer.body)["code"] == 1303
     assert answer.headers["retry-after"] == "3"
-    assert answer.reading is None
+    assert answer.report is None
     assert isinstance(answer.error, SlotsFull)
     assert answer.error.retry_after == timedelta(seconds=3)
 
@@ -363,8 +375,8 @@ async def test_an_answer_with_an_error_code_comes_back_with_the_error() -> None:
 async def test_a_retry_after_date_is_measured_by_our_clock() -> None:
     clock = FakeClock()
     at = format_datetime(clock.now() + timedelta(minutes=2), usegmt=True)
-    says = Says(document={"code": 1302}, status=429, headers={"Retry-After": at})
-    async with serving(says) as server, calling(server.url, clock=clock) as kling:
+    says = ScriptedAnswer(document={"code": 1302}, status=429, headers={"Retry-After": at})
+    async with a_scripted_server(says) as server, a_client(server.url, clock=clock) as kling:
         answer = await kling.create(ENDPOINT, b"{}")
 
     assert isinstance(answer.error, KlingRefusal)
@@ -374,14 +386,14 @@ async def test_a_retry_after_date_is_measured_by_our_clock() -> None:
 @pytest.mark.parametrize(
     "says",
     [
-        Says(document={"code": 5000}, status=500),
-        Says(document={"code": 5002}, status=504),
-        Says(document=b"Bad gateway", status=502),
-        Says(document=b"<html>Welcome</html>"),
+        ScriptedAnswer(document={"code": 5000}, status=500),
+        ScriptedAnswer(document={"code": 5002}, status=504),
+        ScriptedAnswer(document=b"Bad gateway", status=502),
+        ScriptedAnswer(document=b"<html>Welcome</html>"),
     ],
 )
-async def test_a_create_whose_answer_is_not_clear_is_uncertain(says: Says) -> None:
-    async with serving(says) as server, calling(server.url) as kling:
+async def test_a_create_whose_answer_is_not_clear_is_uncertain(says: ScriptedAnswer) -> None:
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, b"{}")
 
     assert isinstance(answer.error, KlingUncertain)
@@ -393,7 +405,7 @@ async def test_a_create_whose_answer_is_not_clear_is_uncertain(says: Says) -> No
 async def test_a_connection_that_breaks_after_the_request_is_uncertain_and_the_request_is_not_repeated(
     raw: bytes,
 ) -> None:
-    async with serving(Says(raw=raw)) as server, calling(server.url) as kling:
+    async with a_scripted_server(ScriptedAnswer(raw=raw)) as server, a_client(server.url) as kling:
         with pytest.raises(KlingUncertain) as caught:
             await kling.create(ENDPOINT, b"{}")
 
@@ -402,19 +414,22 @@ async def test_a_connection_that_breaks_after_the_request_is_uncertain_and_the_r
 
 
 async def test_a_server_that_never_answers_is_uncertain_when_the_time_is_over() -> None:
-    async with serving(Says(silent=True)) as server, calling(server.url, seconds=0.2) as kling:
+    async with (
+        a_scripted_server(ScriptedAnswer(never_answers=True)) as server,
+        a_client(server.url, seconds=0.2) as kling,
+    ):
         with pytest.raises(KlingUncertain):
             await kling.create(ENDPOINT, b"{}")
 
 
 async def test_a_server_that_is_not_there_is_unreachable() -> None:
-    async with calling(f"http://127.0.0.1:{free_port()}") as kling:
+    async with a_client(f"http://127.0.0.1:{free_port()}") as kling:
         with pytest.raises(KlingUnreachable, match="Kling cannot be reached"):
             await kling.create(ENDPOINT, b"{}")
         with pytest.raises(KlingUnreachable):
             await kling.query(ENDPOINT, "1")
         with pytest.raises(KlingUnreachable):
-            await forwarded(kling, "GET", "v1/images/generations")
+            await forward(kling, "GET", "v1/images/generations")
 
 
 def _token(request: Request) -> Json:
@@ -430,7 +445,10 @@ def _token(request: Request) -> Json:
 async def test_a_pair_of_keys_signs_a_token_that_is_kept_until_shortly_before_its_end() -> None:
     clock = FakeClock()
     began = int(clock.now().timestamp())
-    async with serving(Says(document=CREATED)) as server, calling(server.url, clock=clock, pair=True) as kling:
+    async with (
+        a_scripted_server(ScriptedAnswer(document=CREATED)) as server,
+        a_client(server.url, clock=clock, pair=True) as kling,
+    ):
         for wait in (0, 1700, 60):
             clock.advance(timedelta(seconds=wait))
             await kling.create(ENDPOINT, b"{}")
@@ -447,11 +465,11 @@ async def test_a_pair_of_keys_signs_a_token_that_is_kept_until_shortly_before_it
 async def test_a_token_that_is_not_taken_is_signed_anew_once(code: int) -> None:
     clock = FakeClock()
 
-    def script(_: Request) -> Says:
+    def script(_: Request) -> ScriptedAnswer:
         clock.advance(timedelta(seconds=1))
-        return Says(document={"code": code, "message": "token"}, status=401)
+        return ScriptedAnswer(document={"code": code, "message": "token"}, status=401)
 
-    async with serving(script) as server, calling(server.url, clock=clock, pair=True) as kling:
+    async with a_scripted_server(script) as server, a_client(server.url, clock=clock, pair=True) as kling:
         answer = await kling.create(ENDPOINT, b'{"n": 1}')
 
     assert isinstance(answer.error, TokenRejected)
@@ -464,13 +482,17 @@ async def test_a_token_that_is_not_taken_is_signed_anew_once(code: int) -> None:
 async def test_a_create_that_is_signed_anew_keeps_what_its_client_sent_with_it() -> None:
     clock = FakeClock()
 
-    def script(_: Request) -> Says:
+    def script(_: Request) -> ScriptedAnswer:
         clock.advance(timedelta(seconds=1))
-        return Says(document=CREATED) if len(server.requests) > 1 else Says(document={"code": 1004}, status=401)
+        return (
+            ScriptedAnswer(document=CREATED)
+            if len(server.requests) > 1
+            else ScriptedAnswer(document={"code": 1004}, status=401)
+        )
 
-    beside = Beside(query="region=eu&x=%20 y", headers={"Idempotency-Key": "order-17", "X-Kling-Project": "ads"})
-    async with serving(script) as server, calling(server.url, clock=clock, pair=True) as kling:
-        answer = await kling.create(ENDPOINT, b"{}", beside=beside)
+    beside = PassThrough(query="region=eu&x=%20 y", headers={"Idempotency-Key": "order-17", "X-Kling-Project": "ads"})
+    async with a_scripted_server(script) as server, a_client(server.url, clock=clock, pair=True) as kling:
+        answer = await kling.create(ENDPOINT, b"{}", pass_through=beside)
 
     assert answer.error is None
     first, second = server.requests
@@ -485,11 +507,15 @@ async def test_a_create_that_is_signed_anew_keeps_what_its_client_sent_with_it()
 async def test_a_token_signed_anew_is_used_from_then_on() -> None:
     clock = FakeClock()
 
-    def script(_: Request) -> Says:
+    def script(_: Request) -> ScriptedAnswer:
         clock.advance(timedelta(seconds=1))
-        return Says(document=CREATED) if len(server.requests) > 1 else Says(document={"code": 1004}, status=401)
+        return (
+            ScriptedAnswer(document=CREATED)
+            if len(server.requests) > 1
+            else ScriptedAnswer(document={"code": 1004}, status=401)
+        )
 
-    async with serving(script) as server, calling(server.url, clock=clock, pair=True) as kling:
+    async with a_scripted_server(script) as server, a_client(server.url, clock=clock, pair=True) as kling:
         first = await kling.create(ENDPOINT, b"{}")
         await kling.create(ENDPOINT, b"{}")
 
@@ -499,7 +525,10 @@ async def test_a_token_signed_anew_is_used_from_then_on() -> None:
 
 
 async def test_an_api_key_cannot_be_signed_anew() -> None:
-    async with serving(Says(document={"code": 1004}, status=401)) as server, calling(server.url) as kling:
+    async with (
+        a_scripted_server(ScriptedAnswer(document={"code": 1004}, status=401)) as server,
+        a_client(server.url) as kling,
+    ):
         answer = await kling.create(ENDPOINT, b"{}")
 
     assert isinstance(answer.error, TokenRejected)
@@ -507,7 +536,7 @@ async def test_an_api_key_cannot_be_signed_anew() -> None:
 
 
 async def test_without_any_key_none_is_sent() -> None:
-    async with serving(Says(document=CREATED)) as server, calling(server.url, key=None) as kling:
+    async with a_scripted_server(ScriptedAnswer(document=CREATED)) as server, a_client(server.url, key=None) as kling:
         await kling.create(ENDPOINT, b"{}")
 
     assert "authorization" not in server.requests[0].headers
@@ -516,11 +545,11 @@ async def test_without_any_key_none_is_sent() -> None:
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("pair", [False, True])
 async def test_no_key_is_shown_though_the_server_quotes_it(pair: bool) -> None:
-    def script(request: Request) -> Says:
+    def script(request: Request) -> ScriptedAnswer:
         quoted = f"bad {request.headers['authorization']} {KEY} {SECRET_KEY}"
-        return Says(document={"code": 1002, "message": quoted}, status=401)
+        return ScriptedAnswer(document={"code": 1002, "message": quoted}, status=401)
 
-    async with serving(script) as server, calling(server.url, pair=pair) as kling:
+    async with a_scripted_server(script) as server, a_client(server.url, pair=pair) as kling:
         with structlog.testing.capture_logs() as logs:
             answer = await kling.create(ENDPOINT, b"{}")
 
@@ -531,13 +560,13 @@ async def test_no_key_is_shown_though_the_server_quotes_it(pair: bool) -> None:
     assert "***" in shown
 
 
-async def forwarded(
-    kling: Kling,
+async def forward(
+    kling: KlingClient,
     method: str,
     path: str,
     *,
     query: str = "",
-    content: bytes | Outgoing = b"",
+    content: bytes | StreamedBody = b"",
     headers: Mapping[str, str] | None = None,
 ) -> tuple[int, Mapping[str, str], bytes]:
     given: list[tuple[int, Mapping[str, str], bytes]] = []
@@ -545,13 +574,13 @@ async def forwarded(
     async def give(status: int, answered: Mapping[str, str], pieces: AsyncIterator[bytes]) -> None:
         given.append((status, answered, b"".join([piece async for piece in pieces])))
 
-    await kling.forward(method, path, content, Beside(query=query, headers=headers or {}), give=give)
+    await kling.forward(method, path, content, PassThrough(query=query, headers=headers or {}), write_response=give)
     (only,) = given
     return only
 
 
 async def test_a_forwarded_call_comes_and_goes_as_it_is_but_for_the_key() -> None:
-    says = Says(
+    says = ScriptedAnswer(
         document=b'{"code":0, "data":[ ]}',
         status=203,
         headers={
@@ -571,9 +600,9 @@ async def test_a_forwarded_call_comes_and_goes_as_it_is_but_for_the_key() -> Non
         "Host": "localhost",
         "Content-Length": "999",
     }
-    async with serving(says) as server, calling(server.url + "/kling") as kling:
+    async with a_scripted_server(says) as server, a_client(server.url + "/kling") as kling:
         path = "v1/general/custom-voices/1"
-        status, passed, body = await forwarded(
+        status, passed, body = await forward(
             kling, "DELETE", path, query="a=1&b=%20x", content=b'{"x":1}', headers=headers
         )
 
@@ -605,33 +634,33 @@ async def test_a_forwarded_call_comes_and_goes_as_it_is_but_for_the_key() -> Non
     ],
 )
 async def test_a_forwarded_path_stays_on_klings_host_and_is_always_a_path(path: str, query: str, target: str) -> None:
-    async with serving(Says(document={"code": 0})) as server, calling(server.url) as kling:
-        await forwarded(kling, "GET", path, query=query)
+    async with a_scripted_server(ScriptedAnswer(document={"code": 0})) as server, a_client(server.url) as kling:
+        await forward(kling, "GET", path, query=query)
 
     assert [request.target for request in server.requests] == [target]
 
 
 @pytest.mark.parametrize("path", ["../admin", "v1/../../admin", "v1/%2e%2E/x", "."])
 async def test_a_forwarded_path_may_not_climb(path: str) -> None:
-    async with serving(Says(document={})) as server, calling(server.url) as kling:
+    async with a_scripted_server(ScriptedAnswer(document={})) as server, a_client(server.url) as kling:
         with pytest.raises(InvalidRequest):
-            await forwarded(kling, "GET", path)
+            await forward(kling, "GET", path)
 
     assert not server.requests
 
 
 async def test_a_forwarded_call_that_fails_has_kling_s_own_status_and_body() -> None:
-    says = Says(document={"code": 5000, "message": "x"}, status=500)
-    async with serving(says) as server, calling(server.url) as kling:
-        status, _, body = await forwarded(kling, "POST", "v1/audio/tts", content=b"{}")
+    says = ScriptedAnswer(document={"code": 5000, "message": "x"}, status=500)
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+        status, _, body = await forward(kling, "POST", "v1/audio/tts", content=b"{}")
 
     assert (status, body) == (500, b'{"code": 5000, "message": "x"}')
 
 
 async def test_a_forwarded_answer_need_not_be_json() -> None:
-    says = Says(document=b"\x89PNG", headers={"Content-Type": "image/png"})
-    async with serving(says) as server, calling(server.url) as kling:
-        status, headers, body = await forwarded(kling, "GET", "v1/x")
+    says = ScriptedAnswer(document=b"\x89PNG", headers={"Content-Type": "image/png"})
+    async with a_scripted_server(says) as server, a_client(server.url) as kling:
+        status, headers, body = await forward(kling, "GET", "v1/x")
 
     assert (status, body, headers["content-type"]) == (200, b"\x89PNG", "image/png")
 
@@ -640,18 +669,18 @@ EXPIRED = {"code": 1004, "message": "authorization has expired"}
 
 
 async def test_a_forwarded_call_is_made_again_under_a_new_token_and_answered_once() -> None:
-    says = iter([Says(document=EXPIRED, status=401), Says(document={"code": 0})])
-    async with serving(lambda _: next(says)) as server, calling(server.url, pair=True) as kling:
-        status, _, body = await forwarded(kling, "POST", "v1/audio/tts", content=b'{"text":"a"}')
+    says = iter([ScriptedAnswer(document=EXPIRED, status=401), ScriptedAnswer(document={"code": 0})])
+    async with a_scripted_server(lambda _: next(says)) as server, a_client(server.url, pair=True) as kling:
+        status, _, body = await forward(kling, "POST", "v1/audio/tts", content=b'{"text":"a"}')
 
     assert (status, body) == (200, b'{"code": 0}')
     assert [request.body for request in server.requests] == [b'{"text":"a"}'] * 2
 
 
 async def test_another_401_comes_back_as_it_is() -> None:
-    says = Says(document=b'{ "code":1000 }', status=401)
-    async with serving(says) as server, calling(server.url, pair=True) as kling:
-        status, _, body = await forwarded(kling, "GET", "v1/x")
+    says = ScriptedAnswer(document=b'{ "code":1000 }', status=401)
+    async with a_scripted_server(says) as server, a_client(server.url, pair=True) as kling:
+        status, _, body = await forward(kling, "GET", "v1/x")
 
     assert (status, body) == (401, b'{ "code":1000 }')
     assert len(server.requests) == 1
@@ -663,9 +692,9 @@ async def test_a_body_that_is_still_coming_in_goes_out_as_it_comes_and_once(size
         for piece in (b"one", b"two"):
             yield piece
 
-    says = Says(document=EXPIRED, status=401)
-    async with serving(says) as server, calling(server.url, pair=True) as kling:
-        status, _, _ = await forwarded(kling, "POST", "v1/x", content=Outgoing(size=size, pieces=pieces()))
+    says = ScriptedAnswer(document=EXPIRED, status=401)
+    async with a_scripted_server(says) as server, a_client(server.url, pair=True) as kling:
+        status, _, _ = await forward(kling, "POST", "v1/x", content=StreamedBody(size=size, chunks=pieces()))
 
     assert status == 401
     (request,) = server.requests

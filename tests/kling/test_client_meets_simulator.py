@@ -6,38 +6,40 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from harness.support import FakeClock, until
+from harness.support import FakeClock, wait_until
 
 from receiver.domain.errors import (
-    AccountTrouble,
+    AccountBlocked,
     AuthenticationFailed,
     InvalidParameters,
     KlingUncertain,
-    ServerTrouble,
+    ServerError,
     SlotsFull,
     TokenRejected,
     UnknownResource,
 )
 from receiver.domain.model import Generation, Json, Secret, TaskState
 from receiver.kling import endpoints, protocol
-from receiver.kling.client import Kling
+from receiver.kling.client import KlingClient
 from receiver.kling.simulator import Options, Simulator, serve
-from receiver.net.http_client import Outbound
+from receiver.net.http_client import HttpClient
 from receiver.settings import Dialect, KlingSettings
 
 IMAGE = "https://images.example.com/a.png"
 NAME = "tsk_1"
 MULTI = "images/multi-image2image"
-WANTS_TOO: dict[str, Json] = {"videos/video-extend": {"video_id": "v"}}
+EXTRA_FIELDS: dict[str, Json] = {"videos/video-extend": {"video_id": "v"}}
 PATHS = [path.replace("{model}", "kling-3.0-turbo") for path, each in endpoints.CATALOGUE.items() if each.asynchronous]
 VIDEOS = ["text-to-video/kling-3.0-turbo", "image-to-video/kling-4.0"]
 
 
 @asynccontextmanager
-async def meeting(*, key: str = "key", signs: bool = False, **given: object) -> AsyncIterator[tuple[Kling, Simulator]]:
+async def client_and_simulator(
+    *, key: str = "key", signs: bool = False, **given: object
+) -> AsyncIterator[tuple[KlingClient, Simulator]]:
     clock = FakeClock()
-    options = Options.read({"submitted_for": 0, "processing_for": 0, "seed": 7} | given)
-    outbound = Outbound(user_agent="kling-receiver/test")
+    options = Options.parse({"submitted_for": 0, "processing_for": 0, "seed": 7} | given)
+    http_client = HttpClient(user_agent="kling-receiver/test")
     async with serve(options, clock=clock) as simulator:
         settings = KlingSettings.model_construct(
             base_url=simulator.url,
@@ -46,14 +48,14 @@ async def meeting(*, key: str = "key", signs: bool = False, **given: object) -> 
             secret_key=Secret("secret" * 6) if signs else None,
             timeout=timedelta(seconds=5),
         )
-        yield Kling(settings, outbound=outbound, clock=clock), simulator
-        await outbound.aclose()
+        yield KlingClient(settings, http_client=http_client, clock=clock), simulator
+        await http_client.aclose()
 
 
 def body_for(path: str, *, name: str = NAME, **more: object) -> bytes:
     endpoint = endpoints.resolve(path)
     assert endpoint is not None
-    body = {"prompt": "a cat", **WANTS_TOO.get(path, {}), **more}
+    body = {"prompt": "a cat", **EXTRA_FIELDS.get(path, {}), **more}
     images = [IMAGE] if endpoint.images is not None else []
     filled = endpoints.fill_images(endpoint, body, images, Dialect.OFFICIAL)
     content = json.dumps(filled).encode()
@@ -67,100 +69,100 @@ def generation_of(path: str) -> Generation:
 
 
 async def test_a_task_of_every_endpoint_is_made_and_found_again_by_both_its_ids() -> None:
-    async with meeting() as (kling, simulator):
+    async with client_and_simulator() as (kling, simulator):
         for path in PATHS:
             name = f"{path.replace('/', ' ')}:ü"
             made = await kling.create(path, body_for(path, name=name))
             assert made.error is None
-            assert made.reading is not None
-            assert made.reading.kling_id
-            await until(lambda: all(task["told"] for task in simulator.state()["tasks"]))
+            assert made.report is not None
+            assert made.report.kling_id
+            await wait_until(lambda: all(task["told"] for task in simulator.state()["tasks"]))
 
             for answer in (
-                await kling.query(path, made.reading.kling_id),
+                await kling.query(path, made.report.kling_id),
                 await kling.query(path, name),
-                await kling.find(path, name),
+                await kling.find_by_external_id(path, name),
             ):
                 assert answer is not None
-                assert answer.reading is not None
-                assert answer.reading.state is TaskState.SUCCEED
-                assert answer.reading.kling_id == made.reading.kling_id
-                assert answer.reading.external_task_id == name
-                assert answer.reading.generation is generation_of(path)
-                assert answer.reading.result
-                assert answer.reading.cost is not None
-                assert set(answer.reading.cost.charges) >= {"units"}
-                assert protocol.read(protocol.bare(answer.body)) == answer.reading
+                assert answer.report is not None
+                assert answer.report.state is TaskState.SUCCEED
+                assert answer.report.kling_id == made.report.kling_id
+                assert answer.report.external_task_id == name
+                assert answer.report.generation is generation_of(path)
+                assert answer.report.result
+                assert answer.report.cost is not None
+                assert set(answer.report.cost.charges) >= {"units"}
+                assert protocol.parse_status(protocol.unwrap_task(answer.body)) == answer.report
 
 
 @pytest.mark.parametrize("path", [MULTI, "text-to-video/kling-3.0-turbo"])
 async def test_a_task_never_made_is_not_known(path: str) -> None:
-    async with meeting() as (kling, _):
+    async with client_and_simulator() as (kling, _):
         answer = await kling.query(path, "1")
-        found = await kling.find(path, NAME)
+        found = await kling.find_by_external_id(path, NAME)
 
     assert isinstance(answer.error, UnknownResource)
     assert found is None
 
 
 async def test_twenty_tasks_are_told_of_in_one_answer_by_klings_ids_and_not_one_more() -> None:
-    async with meeting(submitted_for="1h") as (kling, _):
+    async with client_and_simulator(submitted_for="1h") as (kling, _):
         paths = [(VIDEOS[number % 2], f"n{number}") for number in range(21)]
         made = [await kling.create(path, body_for(path, name=name)) for path, name in paths]
-        ids = [answer.reading.kling_id or "" for answer in made if answer.reading is not None]
+        ids = [answer.report.kling_id or "" for answer in made if answer.report is not None]
 
-        told = await kling.query_together(VIDEOS[0], [*ids[:18], "n20", "unknown"])
+        told = await kling.query_batch(VIDEOS[0], [*ids[:18], "n20", "unknown"])
         with pytest.raises(InvalidParameters):
-            await kling.query_together(VIDEOS[0], ids)
+            await kling.query_batch(VIDEOS[0], ids)
 
     assert list(told) == ids[:18]
-    assert {protocol.read(answer.body).kling_id for answer in told.values()} == set(told)
+    assert {protocol.parse_status(answer.body).kling_id for answer in told.values()} == set(told)
 
 
 async def test_a_failure_tells_why() -> None:
-    async with meeting() as (kling, simulator):
+    async with client_and_simulator() as (kling, simulator):
         made = await kling.create(MULTI, body_for(MULTI, prompt="[fail: no face in the image]"))
-        assert made.reading is not None
-        await until(lambda: all(task["told"] for task in simulator.state()["tasks"]))
-        answer = await kling.query(MULTI, made.reading.kling_id or "")
+        assert made.report is not None
+        await wait_until(lambda: all(task["told"] for task in simulator.state()["tasks"]))
+        answer = await kling.query(MULTI, made.report.kling_id or "")
 
-    assert answer.reading is not None
-    assert (answer.reading.state, answer.reading.message) == (TaskState.FAILED, "no face in the image")
+    assert answer.report is not None
+    assert (answer.report.state, answer.report.message) == (TaskState.FAILED, "no face in the image")
 
 
 @pytest.mark.parametrize(
     ("refusal", "kind"),
     [
         ({"code": 1303}, SlotsFull),
-        ({"code": 1102}, AccountTrouble),
+        ({"code": 1102}, AccountBlocked),
         ({"code": 1003}, TokenRejected),
-        ({"code": 5001}, ServerTrouble),
+        ({"code": 5001}, ServerError),
         ({"code": 5000}, KlingUncertain),
         ({"code": 5002, "created": True}, KlingUncertain),
     ],
 )
 async def test_a_refused_create_is_told_apart(refusal: Json, kind: type[Exception]) -> None:
-    async with meeting(refuse=[refusal]) as (kling, _):
+    async with client_and_simulator(refuse=[refusal]) as (kling, _):
         answer = await kling.create(MULTI, body_for(MULTI))
-        found = await kling.find(MULTI, NAME)
+        found = await kling.find_by_external_id(MULTI, NAME)
 
     assert type(answer.error) is kind
     assert (found is not None) is bool(refusal.get("created"))
 
 
 async def test_a_create_that_was_cut_off_can_be_looked_up() -> None:
-    async with meeting(hang_up={"next": 1}) as (kling, _):
+    async with client_and_simulator(hang_up={"next": 1}) as (kling, _):
         with pytest.raises(KlingUncertain):
             await kling.create(MULTI, body_for(MULTI))
-        found = await kling.find(MULTI, NAME)
+        found = await kling.find_by_external_id(MULTI, NAME)
 
     assert found is not None
 
 
 async def test_a_wrong_key_is_said_to_be_wrong_and_a_pair_of_keys_is_taken() -> None:
-    async with meeting(api_key="right", key="wrong") as (kling, _):
+    async with client_and_simulator(api_key="right", key="wrong") as (kling, _):
         refused = await kling.create(MULTI, body_for(MULTI))
-    async with meeting(access_key="access", secret_key="secret" * 6, signs=True) as (kling, _):
+    async with client_and_simulator(access_key="access", secret_key="secret" * 6, signs=True) as (kling, _):
         taken = await kling.create(MULTI, body_for(MULTI))
 
     assert isinstance(refused.error, AuthenticationFailed)
@@ -168,13 +170,13 @@ async def test_a_wrong_key_is_said_to_be_wrong_and_a_pair_of_keys_is_taken() -> 
 
 
 async def test_the_newest_tasks_are_listed_where_a_get_lists_them() -> None:
-    async with meeting() as (kling, _):
-        assert await kling.newest(MULTI) == []
+    async with client_and_simulator() as (kling, _):
+        assert await kling.list_newest(MULTI) == []
         for name in ("tsk_1", "tsk_2"):
             await kling.create(MULTI, body_for(MULTI, name=name))
 
-        listed = await kling.newest(MULTI)
+        listed = await kling.list_newest(MULTI)
 
         assert listed is not None
         assert {reading.external_task_id for reading in listed} == {"tsk_1", "tsk_2"}
-        assert await kling.newest(VIDEOS[0]) is None
+        assert await kling.list_newest(VIDEOS[0]) is None

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import jwt
 import pytest
-from harness.support import START, FakeClock, plain_http, until
+from harness.support import START, FakeClock, plain_http, wait_until
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver.domain.clock import SystemClock
@@ -54,7 +54,7 @@ LEGACY_BODIES: dict[str, Json] = {
     "general/custom-voices": {"voice_name": "cat"},
     "general/ai-multi-shot": {"element_frontal_image": "https://images.example.com/a.png"},
 }
-MADE = {
+RESULT_KINDS = {
     "videos": "videos",
     "images": "images",
     "images/omni-image": "series_images",
@@ -65,14 +65,14 @@ MADE = {
 }
 
 
-class Inbox:
+class CallbackReceiver:
     """Takes callbacks on a socket of its own: what came, in order, and whether to answer."""
 
     def __init__(self) -> None:
         self.received: list[tuple[dict[str, str], bytes]] = []
         self.status = 200
-        self.open = asyncio.Event()
-        self.open.set()
+        self.gate = asyncio.Event()
+        self.gate.set()
         self.url = ""
 
     @property
@@ -80,20 +80,20 @@ class Inbox:
         return [json.loads(body) for _, body in self.received]
 
     @property
-    def words(self) -> list[str]:
+    def statuses(self) -> list[str]:
         return [body.get("task_status") or body["status"] for body in self.bodies]
 
-    async def take(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
         headers = {name.lower(): value for name, value in re.findall(r"(?m)^([\w-]+): *(.*?)\r$", head)}
         body = await reader.readexactly(int(headers["content-length"]))
         self.received.append((headers, body))
-        await self.open.wait()
+        await self.gate.wait()
         writer.write(f"HTTP/1.1 {self.status} OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode())
         writer.close()
 
 
-class Caller:
+class SimulatorClient:
     """A client of one simulator, and the clock that simulator goes by."""
 
     def __init__(self, simulator: Simulator, clock: FakeClock, client: httpx.AsyncClient) -> None:
@@ -115,7 +115,7 @@ class Caller:
         data: Json = answer.json()["data"]
         return data
 
-    async def faults(self, **given: object) -> None:
+    async def set_faults(self, **given: object) -> None:
         answer = await self.client.post("/_simulator/faults", json=given)
         assert answer.status_code == 200, answer.text
 
@@ -123,19 +123,19 @@ class Caller:
         state: Json = (await self.client.get("/_simulator/state")).json()
         return state
 
-    async def told(self, count: int = 1) -> None:
+    async def wait_until_announced(self, count: int = 1) -> None:
         """Wait until so many tasks have come to their end and all was said of them."""
-        await until(lambda: sum(task["told"] for task in self.simulator.state()["tasks"]) >= count)
+        await wait_until(lambda: sum(task["told"] for task in self.simulator.state()["tasks"]) >= count)
 
 
 @pytest.fixture
-async def inbox() -> AsyncIterator[Inbox]:
-    inbox = Inbox()
-    server = await asyncio.start_server(inbox.take, "127.0.0.1", 0)
+async def callback_receiver() -> AsyncIterator[CallbackReceiver]:
+    callback_receiver = CallbackReceiver()
+    server = await asyncio.start_server(callback_receiver.serve, "127.0.0.1", 0)
     host, port = server.sockets[0].getsockname()
-    inbox.url = f"http://{host}:{port}/callbacks/t"
+    callback_receiver.url = f"http://{host}:{port}/callbacks/t"
     async with server:
-        yield inbox
+        yield callback_receiver
 
 
 @pytest.fixture
@@ -143,13 +143,13 @@ async def start() -> AsyncIterator[Start]:
     """Start simulators whose tasks end at once, unless the options say otherwise."""
     async with AsyncExitStack() as stack:
 
-        async def start(**given: object) -> Caller:
+        async def start(**given: object) -> SimulatorClient:
             quick = {"submitted_for": 0, "processing_for": 0, "seed": 7}
             clock = FakeClock()
-            simulator = await stack.enter_async_context(serve(Options.read(quick | given), clock=clock))
+            simulator = await stack.enter_async_context(serve(Options.parse(quick | given), clock=clock))
             headers = {"authorization": "Bearer key"}
             client = plain_http(base_url=simulator.url, headers=headers)
-            return Caller(simulator, clock, await stack.enter_async_context(client))
+            return SimulatorClient(simulator, clock, await stack.enter_async_context(client))
 
         yield start
 
@@ -171,23 +171,25 @@ def chunks(png: bytes) -> dict[bytes, bytes]:
 class TestProtocol:
     @pytest.mark.parametrize("endpoint", LEGACY_BODIES)
     async def test_each_legacy_endpoint_creates_calls_back_and_answers_queries(
-        self, start: Start, inbox: Inbox, endpoint: str
+        self, start: Start, callback_receiver: CallbackReceiver, endpoint: str
     ) -> None:
         caller = await start()
         path = f"/v1/{endpoint}"
 
-        created = await caller.create(path, callback_url=inbox.url, external_task_id="own", **LEGACY_BODIES[endpoint])
-        await caller.told()
+        created = await caller.create(
+            path, callback_url=callback_receiver.url, external_task_id="own", **LEGACY_BODIES[endpoint]
+        )
+        await caller.wait_until_announced()
 
         assert created["task_status"] == "submitted"
         assert created["task_info"] == {"external_task_id": "own"}
-        assert inbox.words == ["processing", "succeed"]
-        assert inbox.received[0][0]["content-type"] == "application/json; charset=utf-8"
-        end = inbox.bodies[-1]
+        assert callback_receiver.statuses == ["processing", "succeed"]
+        assert callback_receiver.received[0][0]["content-type"] == "application/json; charset=utf-8"
+        end = callback_receiver.bodies[-1]
         assert end["task_id"] == created["task_id"]
         assert end["task_info"]["external_task_id"] == "own"
         assert end["final_unit_deduction"].isdigit()
-        made = MADE.get(endpoint) or MADE[endpoint.partition("/")[0]]
+        made = RESULT_KINDS.get(endpoint) or RESULT_KINDS[endpoint.partition("/")[0]]
         assert end["task_result"][made]
         by_id, by_own = await caller.query(path, created["task_id"]), await caller.query(path, "own")
         assert by_id == by_own == end
@@ -199,30 +201,32 @@ class TestProtocol:
         [("/v1/videos/text2dance", "videos"), ("/v1/worlds/text2world", "elements"), ("/posters/kling-9", "image")],
     )
     async def test_endpoints_that_are_not_documented_yet_can_be_had_on_request(
-        self, start: Start, inbox: Inbox, path: str, made: str
+        self, start: Start, callback_receiver: CallbackReceiver, path: str, made: str
     ) -> None:
         more = ("v1/videos/text2dance=videos", "v1/worlds/text2world=elements", "posters=images")
         caller = await start(endpoints=more)
-        ours = {"callback_url": inbox.url}
+        ours = {"callback_url": callback_receiver.url}
 
         await caller.create(path, **ours, options=ours)
-        await caller.told()
+        await caller.wait_until_announced()
 
-        end = inbox.bodies[-1]
+        end = callback_receiver.bodies[-1]
         assert end["task_result"][made] if "task_id" in end else end["outputs"][0]["type"] == made
 
     @pytest.mark.parametrize("capability", ["text-to-video", "image-to-video", "omni-video", "text-to-image"])
-    async def test_the_new_generation_speaks_its_own_words(self, start: Start, inbox: Inbox, capability: str) -> None:
+    async def test_the_new_generation_speaks_its_own_words(
+        self, start: Start, callback_receiver: CallbackReceiver, capability: str
+    ) -> None:
         caller = await start()
-        options = {"callback_url": inbox.url, "external_task_id": "own"}
+        options = {"callback_url": callback_receiver.url, "external_task_id": "own"}
 
         created = await caller.create(f"/{capability}/kling-9.9-any", prompt="a cat", options=options)
-        await caller.told()
+        await caller.wait_until_announced()
 
         assert created["status"] == "submitted"
         assert created["external_id"] == "own"
-        assert inbox.words == ["processing", "succeeded"]
-        end = inbox.bodies[-1]
+        assert callback_receiver.statuses == ["processing", "succeeded"]
+        end = callback_receiver.bodies[-1]
         assert end["id"] == created["id"]
         assert {output["type"] for output in end["outputs"]} == {capability.rpartition("-")[2]}
         assert end["billing"]
@@ -266,92 +270,111 @@ class TestProtocol:
 
         assert (await caller.query(f"/kling{IMAGES}", created["task_id"]))["task_id"] == created["task_id"]
 
-    async def test_times_are_milliseconds_and_each_status_lasts_its_time(self, start: Start, inbox: Inbox) -> None:
+    async def test_times_are_milliseconds_and_each_status_lasts_its_time(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(submitted_for="300ms", processing_for="1s")
-        created = await caller.create(callback_url=inbox.url)
+        created = await caller.create(callback_url=callback_receiver.url)
 
         caller.clock.advance(timedelta(milliseconds=300))
-        await until(lambda: len(inbox.received) == 1)
+        await wait_until(lambda: len(callback_receiver.received) == 1)
         caller.clock.advance(timedelta(milliseconds=999))
         still = await caller.query(IMAGES, created["task_id"])
         caller.clock.advance(timedelta(milliseconds=1))
-        await caller.told()
+        await caller.wait_until_announced()
 
         started = int(START.timestamp() * 1000)
         assert still["task_status"] == "processing"
-        assert [body["updated_at"] - started for body in inbox.bodies] == [300, 1300]
-        assert all(body["created_at"] == started for body in inbox.bodies)
+        assert [body["updated_at"] - started for body in callback_receiver.bodies] == [300, 1300]
+        assert all(body["created_at"] == started for body in callback_receiver.bodies)
 
     async def test_a_task_without_callback_url_is_told_to_nobody(self, start: Start) -> None:
         caller = await start()
 
         await caller.create()
-        await caller.told()
+        await caller.wait_until_announced()
 
         assert (await caller.state())["pushes"] == []
 
-    async def test_a_callback_for_submitted_is_sent_on_request_only(self, start: Start, inbox: Inbox) -> None:
+    async def test_a_callback_for_submitted_is_sent_on_request_only(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(push_submitted=True)
 
-        await caller.create(callback_url=inbox.url)
-        await caller.told()
+        await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
-        assert inbox.words == ["submitted", "processing", "succeed"]
+        assert callback_receiver.statuses == ["submitted", "processing", "succeed"]
 
-    async def test_a_callback_is_sent_once_whatever_the_answer(self, start: Start, inbox: Inbox) -> None:
+    async def test_a_callback_is_sent_once_whatever_the_answer(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start()
-        inbox.status = 503
+        callback_receiver.status = 503
 
-        await caller.create(callback_url=inbox.url)
-        await caller.told()
+        await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
-        assert inbox.words == ["processing", "succeed"]
+        assert callback_receiver.statuses == ["processing", "succeed"]
         assert [push["answer"] for push in (await caller.state())["pushes"]] == [503, 503]
 
     async def test_a_callback_nobody_takes_is_noted_and_forgotten(self, start: Start) -> None:
         caller = await start()
 
         await caller.create(callback_url="http://127.0.0.1:1/")
-        await caller.told()
+        await caller.wait_until_announced()
 
         assert [push["error"] for push in (await caller.state())["pushes"]] == ["ConnectError", "ConnectError"]
 
-    async def test_callbacks_are_signed_as_standard_webhooks_want_it(self, start: Start, inbox: Inbox) -> None:
+    async def test_callbacks_are_signed_as_standard_webhooks_want_it(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         secrets = ["whsec_" + base64.b64encode(part * 24).decode() for part in (b"n", b"o")]
         caller = await start(signing_secrets=secrets)
         caller.clock.advance(SystemClock().now() - START)  # the reference verifier knows the real time alone
 
-        await caller.create(callback_url=inbox.url)
-        await caller.told()
+        await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
-        headers, body = inbox.received[-1]
+        headers, body = callback_receiver.received[-1]
         for secret in secrets:
             Webhook(secret).verify(body, headers)
-        assert len({headers["webhook-id"] for headers, _ in inbox.received}) == 2
+        assert len({headers["webhook-id"] for headers, _ in callback_receiver.received}) == 2
 
-    async def test_unsigned_callbacks_have_no_signature(self, start: Start, inbox: Inbox) -> None:
+    async def test_unsigned_callbacks_have_no_signature(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start()
 
-        await caller.create(callback_url=inbox.url)
-        await caller.told()
+        await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
-        assert not [name for headers, _ in inbox.received for name in headers if name.startswith("webhook")]
+        assert not [name for headers, _ in callback_receiver.received for name in headers if name.startswith("webhook")]
 
-    async def test_the_consoles_test_push_is_what_the_vendor_sends(self, start: Start, inbox: Inbox) -> None:
+    async def test_the_consoles_test_push_is_what_the_vendor_sends(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start()
 
-        await caller.client.post("/_simulator/test-push", json={"url": inbox.url})
-        await until(lambda: bool(inbox.received))
+        await caller.client.post("/_simulator/test-push", json={"url": callback_receiver.url})
+        await wait_until(lambda: bool(callback_receiver.received))
 
-        assert inbox.bodies[0].keys() == {"id", "status", "outputs", "message", "create_time", "update_time"}
-        assert inbox.words == ["submitted"]
+        assert callback_receiver.bodies[0].keys() == {
+            "id",
+            "status",
+            "outputs",
+            "message",
+            "create_time",
+            "update_time",
+        }
+        assert callback_receiver.statuses == ["submitted"]
 
 
 class TestResults:
     async def test_pictures_are_real_and_no_two_are_alike(self, start: Start) -> None:
         caller = await start()
         made = [await caller.create(n=2) for _ in range(2)]
-        await caller.told(2)
+        await caller.wait_until_announced(2)
 
         pictures = []
         for created in made:
@@ -371,7 +394,7 @@ class TestResults:
     async def test_a_film_is_a_whole_container(self, start: Start) -> None:
         caller = await start()
         created = await caller.create("/v1/videos/text2video", prompt="a cat")
-        await caller.told()
+        await caller.wait_until_announced()
         (video,) = (await caller.query("/v1/videos/text2video", created["task_id"]))["task_result"]["videos"]
 
         answer = await caller.client.get(video["url"])
@@ -389,7 +412,7 @@ class TestResults:
     async def test_sounds_last_as_long_as_they_say(self, start: Start) -> None:
         caller = await start()
         created = await caller.create("/v1/audio/text-to-audio", prompt="a cat")
-        await caller.told()
+        await caller.wait_until_announced()
         (sound,) = (await caller.query("/v1/audio/text-to-audio", created["task_id"]))["task_result"]["audios"]
 
         as_wav, as_mp3 = [await caller.client.get(sound[name]) for name in ("url_wav", "url_mp3")]
@@ -402,7 +425,7 @@ class TestResults:
     async def test_an_address_is_good_until_it_expires_and_for_nothing_else(self, start: Start) -> None:
         caller = await start(results_for="1d")
         created = await caller.create()
-        await caller.told()
+        await caller.wait_until_announced()
         (image,) = (await caller.query(IMAGES, created["task_id"]))["task_result"]["images"]
 
         altered = await caller.client.get(image["url"].replace("image-0", "image-1"))
@@ -483,7 +506,7 @@ class TestRefusals:
     async def test_images_in_the_body_are_taken_when_large_enough(self, start: Start) -> None:
         caller = await start()
         created = await caller.create()
-        await caller.told()
+        await caller.wait_until_announced()
         (image,) = (await caller.query(IMAGES, created["task_id"]))["task_result"]["images"]
         good = (await caller.client.get(image["url"])).content
         small = good[:16] + struct.pack(">II", 299, 320) + good[24:]
@@ -553,9 +576,9 @@ class TestRefusals:
 
         full = await caller.client.post(IMAGES, json={"subject_image_list": [URL_IMAGE], "n": 2})
         await caller.create(n=1)
-        await until(lambda: all(task["status"] == "processing" for task in caller.simulator.state()["tasks"]))
+        await wait_until(lambda: all(task["status"] == "processing" for task in caller.simulator.state()["tasks"]))
         caller.clock.advance(timedelta(minutes=1))
-        await caller.told(3)
+        await caller.wait_until_announced(3)
 
         assert (full.status_code, full.json()["code"]) == (429, 1303)
         assert "data" not in full.json()
@@ -575,22 +598,26 @@ class TestRefusals:
 
 
 class TestFaults:
-    async def test_drop_sends_nothing_and_the_query_knows(self, start: Start, inbox: Inbox) -> None:
+    async def test_drop_sends_nothing_and_the_query_knows(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(drop={"next": 1, "on": ["succeed"]})
 
-        created = await caller.create(callback_url=inbox.url)
-        await caller.told()
+        created = await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
-        assert inbox.words == ["processing"]
+        assert callback_receiver.statuses == ["processing"]
         assert (await caller.query(IMAGES, created["task_id"]))["task_status"] == "succeed"
 
-    async def test_a_share_strikes_that_share_and_a_seed_repeats_it(self, start: Start, inbox: Inbox) -> None:
+    async def test_a_share_strikes_that_share_and_a_seed_repeats_it(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         runs = []
         for _ in range(2):
             caller = await start(drop=0.5, seed=3)
             for _ in range(40):
-                await caller.create(callback_url=inbox.url)
-            await caller.told(40)
+                await caller.create(callback_url=callback_receiver.url)
+            await caller.wait_until_announced(40)
             state = await caller.state()
             runs.append([push["kind"] for push in sorted(state["pushes"], key=lambda push: push["task_id"])])
             assert state["counts"]["callbacks_dropped"] == runs[-1].count("dropped")
@@ -598,71 +625,75 @@ class TestFaults:
         assert runs[0] == runs[1]
         assert 20 < runs[0].count("dropped") < 60
 
-    async def test_duplicate_sends_the_same_twice(self, start: Start, inbox: Inbox) -> None:
+    async def test_duplicate_sends_the_same_twice(self, start: Start, callback_receiver: CallbackReceiver) -> None:
         caller = await start(duplicate="next:1")
 
-        await caller.create(callback_url=inbox.url)
-        await caller.told()
+        await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
-        assert inbox.words == ["processing", "processing", "succeed"]
-        assert inbox.received[0][1] == inbox.received[1][1]
+        assert callback_receiver.statuses == ["processing", "processing", "succeed"]
+        assert callback_receiver.received[0][1] == callback_receiver.received[1][1]
 
-    async def test_reorder_tells_of_the_end_first(self, start: Start, inbox: Inbox) -> None:
+    async def test_reorder_tells_of_the_end_first(self, start: Start, callback_receiver: CallbackReceiver) -> None:
         caller = await start(reorder=True)
 
-        await caller.create(callback_url=inbox.url)
-        await until(lambda: len(inbox.received) == 2)
+        await caller.create(callback_url=callback_receiver.url)
+        await wait_until(lambda: len(callback_receiver.received) == 2)
 
-        assert inbox.words == ["succeed", "processing"]
+        assert callback_receiver.statuses == ["succeed", "processing"]
 
-    async def test_delay_lets_a_callback_come_later(self, start: Start, inbox: Inbox) -> None:
+    async def test_delay_lets_a_callback_come_later(self, start: Start, callback_receiver: CallbackReceiver) -> None:
         caller = await start(delay={"next": 1, "on": "succeed"}, delay_by="10s")
-        created = await caller.create(callback_url=inbox.url)
-        await until(lambda: len(inbox.received) == 1)
+        created = await caller.create(callback_url=callback_receiver.url)
+        await wait_until(lambda: len(callback_receiver.received) == 1)
 
         ended = await caller.query(IMAGES, created["task_id"])
         caller.clock.advance(timedelta(seconds=10))
-        await caller.told()
+        await caller.wait_until_announced()
 
         assert ended["task_status"] == "succeed"
-        assert inbox.words == ["processing", "succeed"]
+        assert callback_receiver.statuses == ["processing", "succeed"]
 
-    async def test_forge_lies_before_the_end_without_the_secret(self, start: Start, inbox: Inbox) -> None:
+    async def test_forge_lies_before_the_end_without_the_secret(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         secret = "whsec_" + base64.b64encode(b"s" * 24).decode()
         caller = await start(forge=True, fail=True, signing_secrets=[secret])
         caller.clock.advance(SystemClock().now() - START)  # the reference verifier knows the real time alone
 
-        await caller.create(callback_url=inbox.url)
-        await caller.told()
+        await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
-        assert inbox.words == ["processing", "succeed", "failed"]
-        assert "forged.invalid" in inbox.bodies[1]["task_result"]["images"][0]["url"]
-        headers, body = inbox.received[1]
+        assert callback_receiver.statuses == ["processing", "succeed", "failed"]
+        assert "forged.invalid" in callback_receiver.bodies[1]["task_result"]["images"][0]["url"]
+        headers, body = callback_receiver.received[1]
         with pytest.raises(WebhookVerificationError):
             Webhook(secret).verify(body, headers)
 
-    async def test_truncate_cuts_the_body(self, start: Start, inbox: Inbox) -> None:
+    async def test_truncate_cuts_the_body(self, start: Start, callback_receiver: CallbackReceiver) -> None:
         caller = await start(truncate={"next": 1, "on": ["succeed"]})
 
-        await caller.create(callback_url=inbox.url)
-        await caller.told()
+        await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
         with pytest.raises(json.JSONDecodeError):
-            json.loads(inbox.received[-1][1])
+            json.loads(callback_receiver.received[-1][1])
 
-    async def test_wrap_puts_the_body_into_a_gateways_envelope(self, start: Start, inbox: Inbox) -> None:
+    async def test_wrap_puts_the_body_into_a_gateways_envelope(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(wrap=True, wrap_code="success")
 
-        await caller.create(callback_url=inbox.url)
-        await caller.told()
+        await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
-        assert inbox.bodies[-1]["code"] == "success"
-        assert inbox.bodies[-1]["data"]["task_status"] == "succeed"
+        assert callback_receiver.bodies[-1]["code"] == "success"
+        assert callback_receiver.bodies[-1]["data"]["task_status"] == "succeed"
 
     @pytest.mark.parametrize(("fault", "made"), [("lose", 0), ("hang_up", 1)])
     async def test_a_create_may_go_unanswered_with_or_without_a_task(self, start: Start, fault: str, made: int) -> None:
         caller = await start()
-        await caller.faults(**{fault: {"next": 1}})
+        await caller.set_faults(**{fault: {"next": 1}})
 
         with pytest.raises(httpx.RemoteProtocolError):
             await caller.create(external_task_id="own")
@@ -674,7 +705,7 @@ class TestFaults:
     async def test_late_answers_later(self, start: Start) -> None:
         caller = await start(late=True, late_by="5s")
         creating = asyncio.create_task(caller.create())
-        await caller.told()
+        await caller.wait_until_announced()
 
         unanswered = (await caller.state())["creates"][0]["status"]
         caller.clock.advance(timedelta(seconds=5))
@@ -682,17 +713,19 @@ class TestFaults:
         assert (await creating)["task_status"] == "submitted"
         assert unanswered is None
 
-    async def test_after_callback_answers_when_all_has_been_told(self, start: Start, inbox: Inbox) -> None:
+    async def test_after_callback_answers_when_all_has_been_told(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(after_callback=True)
-        inbox.open.clear()
-        creating = asyncio.create_task(caller.create(callback_url=inbox.url))
-        await until(lambda: len(inbox.received) == 1)
+        callback_receiver.gate.clear()
+        creating = asyncio.create_task(caller.create(callback_url=callback_receiver.url))
+        await wait_until(lambda: len(callback_receiver.received) == 1)
 
         assert not creating.done()
-        inbox.open.set()
+        callback_receiver.gate.set()
         await creating
 
-        assert inbox.words == ["processing", "succeed"]
+        assert callback_receiver.statuses == ["processing", "succeed"]
 
     @pytest.mark.parametrize(
         ("code", "status"),
@@ -700,7 +733,7 @@ class TestFaults:
     )
     async def test_refuse_answers_the_next_creates_with_an_error(self, start: Start, code: int, status: int) -> None:
         caller = await start()
-        await caller.faults(refuse=[{"code": code, "next": 2, "retry_after": 3}])
+        await caller.set_faults(refuse=[{"code": code, "next": 2, "retry_after": 3}])
 
         answers = [await caller.client.post("/v1/videos/text2video", json={"prompt": "a cat"}) for _ in range(3)]
 
@@ -734,44 +767,52 @@ class TestFaults:
         assert (first.status_code, first.json()["code"]) == (503, 5001)
         assert await caller.query(IMAGES, created["task_id"])
 
-    async def test_gateway_ids_differ_between_create_and_callback(self, start: Start, inbox: Inbox) -> None:
+    async def test_gateway_ids_differ_between_create_and_callback(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(gateway_ids=True)
 
-        created = await caller.create(callback_url=inbox.url)
-        await caller.told()
+        created = await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
         assert re.fullmatch(r"task_01[0-9A-Z]{24}", created["task_id"])
-        assert inbox.bodies[-1]["task_id"] != created["task_id"]
-        for reference in (created["task_id"], inbox.bodies[-1]["task_id"]):
+        assert callback_receiver.bodies[-1]["task_id"] != created["task_id"]
+        for reference in (created["task_id"], callback_receiver.bodies[-1]["task_id"]):
             assert (await caller.query(IMAGES, reference))["task_id"] == created["task_id"]
 
-    async def test_drop_external_forgets_the_clients_id(self, start: Start, inbox: Inbox) -> None:
+    async def test_drop_external_forgets_the_clients_id(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(drop_external=True)
 
-        created = await caller.create(callback_url=inbox.url, external_task_id="own")
-        await caller.told()
+        created = await caller.create(callback_url=callback_receiver.url, external_task_id="own")
+        await caller.wait_until_announced()
 
-        assert created["task_info"] == inbox.bodies[-1]["task_info"] == {}
+        assert created["task_info"] == callback_receiver.bodies[-1]["task_info"] == {}
         assert (await caller.client.get(f"{IMAGES}/own")).status_code == 404
 
-    async def test_result_missing_succeeds_with_nothing(self, start: Start, inbox: Inbox) -> None:
+    async def test_result_missing_succeeds_with_nothing(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(result_missing=True)
 
-        created = await caller.create(callback_url=inbox.url)
-        await caller.told()
+        created = await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
 
-        assert inbox.bodies[-1]["task_result"] == {}
+        assert callback_receiver.bodies[-1]["task_result"] == {}
         assert (await caller.query(IMAGES, created["task_id"]))["task_result"] == {}
 
-    async def test_result_late_is_known_to_queries_alone_and_later(self, start: Start, inbox: Inbox) -> None:
+    async def test_result_late_is_known_to_queries_alone_and_later(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(result_late=True, result_late_by="5s")
 
-        created = await caller.create(callback_url=inbox.url)
-        await caller.told()
+        created = await caller.create(callback_url=callback_receiver.url)
+        await caller.wait_until_announced()
         early = await caller.query(IMAGES, created["task_id"])
         caller.clock.advance(timedelta(seconds=5))
 
-        assert inbox.bodies[-1]["task_result"] == early["task_result"] == {}
+        assert callback_receiver.bodies[-1]["task_result"] == early["task_result"] == {}
         assert (await caller.query(IMAGES, created["task_id"]))["task_result"]["images"]
 
     async def test_listed_answers_a_query_with_a_list(self, start: Start) -> None:
@@ -785,7 +826,7 @@ class TestFaults:
     async def test_fresh_urls_differ_from_those_that_were_pushed(self, start: Start) -> None:
         caller = await start(fresh_urls=True)
         created = await caller.create()
-        await caller.told()
+        await caller.wait_until_announced()
 
         urls = [(await caller.query(IMAGES, created["task_id"]))["task_result"]["images"][0]["url"] for _ in range(2)]
 
@@ -796,13 +837,13 @@ class TestFaults:
     async def test_stall_never_ends_and_slow_takes_its_time(self, start: Start) -> None:
         caller = await start(slow="next:1", slow_for="30s")
         await caller.create()
-        await until(lambda: caller.simulator.state()["tasks"][0]["status"] == "processing")
-        await caller.faults(stall=True)
+        await wait_until(lambda: caller.simulator.state()["tasks"][0]["status"] == "processing")
+        await caller.set_faults(stall=True)
         await caller.create()
-        await until(lambda: caller.simulator.state()["tasks"][1]["status"] == "processing")
+        await wait_until(lambda: caller.simulator.state()["tasks"][1]["status"] == "processing")
 
         caller.clock.advance(timedelta(days=30))
-        await caller.told()
+        await caller.wait_until_announced()
 
         assert [task["status"] for task in (await caller.state())["tasks"]] == ["succeed", "processing"]
 
@@ -816,14 +857,14 @@ class TestFaults:
         ],
     )
     async def test_a_prompt_decides_how_its_task_ends(
-        self, start: Start, inbox: Inbox, prompt: str, status: str, message: str
+        self, start: Start, callback_receiver: CallbackReceiver, prompt: str, status: str, message: str
     ) -> None:
         caller = await start()
 
-        await caller.create(callback_url=inbox.url, prompt=prompt)
-        await caller.told()
+        await caller.create(callback_url=callback_receiver.url, prompt=prompt)
+        await caller.wait_until_announced()
 
-        end = inbox.bodies[-1]
+        end = callback_receiver.bodies[-1]
         assert (end["task_status"], end["task_status_msg"]) == (status, message)
         assert bool(end.get("task_result")) is (prompt == "a cat")
 
@@ -833,9 +874,9 @@ class TestFaults:
             await caller.create(prompt=prompt)
 
         unsafe = await caller.client.post(IMAGES, json={"subject_image_list": [URL_IMAGE], "prompt": "[unsafe]"})
-        await until(lambda: all(task["status"] == "processing" for task in caller.simulator.state()["tasks"]))
+        await wait_until(lambda: all(task["status"] == "processing" for task in caller.simulator.state()["tasks"]))
         caller.clock.advance(timedelta(seconds=30))
-        await caller.told()
+        await caller.wait_until_announced()
 
         assert (unsafe.status_code, unsafe.json()["code"]) == (400, 1301)
         assert [task["status"] for task in (await caller.state())["tasks"]] == ["succeed", "processing"]
@@ -845,7 +886,7 @@ class TestControl:
     async def test_faults_are_shown_as_they_stand_and_end_on_request(self, start: Start) -> None:
         caller = await start()
 
-        await caller.faults(drop={"next": 2}, refuse=[1303], processing_for="1m")
+        await caller.set_faults(drop={"next": 2}, refuse=[1303], processing_for="1m")
         shown = (await caller.client.get("/_simulator/faults")).json()
         await caller.client.post("/v1/videos/text2video", json={"prompt": "a cat"})
         ended = (await caller.client.delete("/_simulator/faults")).json()
@@ -866,13 +907,13 @@ class TestControl:
         assert answer.status_code == 400
         assert "duplicate" not in (await caller.client.get("/_simulator/faults")).json()
 
-    async def test_state_tells_what_was_seen_and_sent(self, start: Start, inbox: Inbox) -> None:
+    async def test_state_tells_what_was_seen_and_sent(self, start: Start, callback_receiver: CallbackReceiver) -> None:
         caller = await start()
         image = base64.b64encode(b"\xff\xd8\xff" + bytes(9000)).decode()
-        body = {"subject_image_list": [{"subject_image": image}], "callback_url": inbox.url}
+        body = {"subject_image_list": [{"subject_image": image}], "callback_url": callback_receiver.url}
 
         created = await caller.create(**body)
-        await caller.told()
+        await caller.wait_until_announced()
         await caller.query(IMAGES, created["task_id"])
         state = await caller.state()
 
@@ -880,7 +921,7 @@ class TestControl:
         assert state["creates"][0]["status"] == 200
         assert len(json.dumps(state["creates"][0]["body"])) < 1000
         assert [(push["status"], push["answer"]) for push in state["pushes"]] == [("processing", 200), ("succeed", 200)]
-        assert state["pushes"][-1]["body"].encode() == inbox.received[-1][1]
+        assert state["pushes"][-1]["body"].encode() == callback_receiver.received[-1][1]
 
     async def test_the_oldest_tasks_are_forgotten_beyond_what_is_kept(self, start: Start) -> None:
         caller = await start(keep=5)
@@ -903,14 +944,14 @@ class TestControl:
         assert all(re.fullmatch(r"\d{18}|[\w-]{22}", task_id) for task_id in made)
 
     async def test_stopping_ends_answers_that_are_held_back(self) -> None:
-        options = Options.read({"late": True, "late_by": "1h"})
+        options = Options.parse({"late": True, "late_by": "1h"})
         async with AsyncExitStack() as stack:
             simulator = await stack.enter_async_context(serve(options, clock=FakeClock(), rng=Random(1)))
             client = await stack.enter_async_context(plain_http())
             headers = {"authorization": "Bearer key"}
             url = f"{simulator.url}/v1/videos/text2video"
             creating = asyncio.create_task(client.post(url, json={"prompt": "a cat"}, headers=headers))
-            await until(lambda: simulator.counts["created"] == 1)
+            await wait_until(lambda: simulator.counts["created"] == 1)
 
             simulator.stop()
 
@@ -922,7 +963,7 @@ class TestControl:
                 raise RuntimeError("broken")
 
         async def broken() -> None:
-            async with serve(Options.read({"submitted_for": 0}), watch=watch) as simulator:
+            async with serve(Options.parse({"submitted_for": 0}), observer=watch) as simulator:
                 body, headers = {"prompt": "a cat"}, {"authorization": "Bearer key"}
                 async with plain_http(base_url=simulator.url) as client:
                     await client.post("/v1/videos/text2video", json=body, headers=headers)
@@ -944,7 +985,7 @@ class TestControl:
     )
     async def test_options_that_mean_nothing_are_refused_before_anything_is_bound(self, given: Json) -> None:
         with pytest.raises(ValueError, match=r"."):
-            Options.read(given)
+            Options.parse(given)
 
     async def test_the_command_serves_until_it_is_told_to_stop(self) -> None:
         code = "from receiver.kling.simulator import run; run('127.0.0.1:0', drop='10%', refuse='1303:2,502')"

@@ -7,165 +7,167 @@ from datetime import timedelta
 from ipaddress import ip_network
 
 import pytest
-from harness.http_peers import Answer, response, sending, serving
+from harness.http_peers import Handler, http_peer, respond_with, response
 
-from receiver.domain.errors import DialRefused, NoAnswer, NotSent
-from receiver.net.download import Answered, Arrived, Beginning, Ending, Pace, TooLarge, download
-from receiver.net.http_client import Outbound
+from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
+from receiver.net.download import Completed, ContentInfo, DownloadResult, ErrorStatus, MinimumRate, TooLarge, download
+from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import PublicGuard
 
 FILE = bytes(range(256)) * 40
-SOON = timedelta(seconds=5)
+TIMEOUT = timedelta(seconds=5)
 
 
 @dataclass(slots=True)
-class Shelf:
+class MemoryTarget:
     """Keeps a file in memory."""
 
     content: bytearray = field(default_factory=bytearray)
     validator: str | None = None
-    begun: list[Beginning] = field(default_factory=list)
+    starts: list[ContentInfo] = field(default_factory=list)
 
     @property
     def offset(self) -> int:
         return len(self.content)
 
-    async def begin(self, beginning: Beginning) -> None:
-        self.begun.append(beginning)
-        self.validator = beginning.validator
-        del self.content[beginning.offset :]
+    async def start(self, info: ContentInfo) -> None:
+        self.starts.append(info)
+        self.validator = info.validator
+        del self.content[info.offset :]
 
-    async def write(self, piece: bytes) -> None:
-        self.content += piece
+    async def write(self, chunk: bytes) -> None:
+        self.content += chunk
 
 
 @pytest.fixture
-async def outbound() -> AsyncIterator[Outbound]:
-    outbound = Outbound(user_agent="kling-receiver/test")
-    yield outbound
-    await outbound.aclose()
+async def http_client() -> AsyncIterator[HttpClient]:
+    http_client = HttpClient(user_agent="kling-receiver/test")
+    yield http_client
+    await http_client.aclose()
 
 
 async def fetch(
-    outbound: Outbound, url: str, shelf: Shelf, *, limit: int = 1 << 20, pace: Pace | None = None
-) -> Ending:
-    return await download(outbound, url, to=shelf, total=SOON, limit=limit, pace=pace or Pace())
+    http_client: HttpClient, url: str, target: MemoryTarget, *, limit: int = 1 << 20, pace: MinimumRate | None = None
+) -> DownloadResult:
+    return await download(
+        http_client, url, target=target, time_limit=TIMEOUT, max_bytes=limit, minimum_rate=pace or MinimumRate()
+    )
 
 
-def cut_short(body: bytes, *, after: int, **headers: str) -> Answer:
+def truncated_response(body: bytes, *, after: int, **headers: str) -> Handler:
     """Promise a body and break off in the middle of it."""
     whole = response(200, body, **headers)
-    return sending(whole[: len(whole) - len(body) + after], then_close=True)
+    return respond_with(whole[: len(whole) - len(body) + after], then_close=True)
 
 
-async def test_a_file_comes_with_its_type_and_its_validator(outbound: Outbound) -> None:
-    shelf = Shelf()
-    async with serving(response(200, FILE, content_type="Image/PNG; x=y", etag='"v1"')) as peer:
-        assert await fetch(outbound, peer.url, shelf) == Arrived(size=len(FILE))
+async def test_a_file_comes_with_its_type_and_its_validator(http_client: HttpClient) -> None:
+    target = MemoryTarget()
+    async with http_peer(response(200, FILE, content_type="Image/PNG; x=y", etag='"v1"')) as peer:
+        assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
 
-    assert bytes(shelf.content) == FILE
-    assert shelf.begun == [Beginning(offset=0, size=len(FILE), content_type="image/png", validator='"v1"')]
+    assert bytes(target.content) == FILE
+    assert target.starts == [ContentInfo(offset=0, size=len(FILE), content_type="image/png", validator='"v1"')]
     assert "range" not in peer.requests[0].headers
 
 
-async def test_what_broke_off_stays_and_the_rest_is_asked_for(outbound: Outbound) -> None:
-    shelf = Shelf()
-    async with serving(cut_short(FILE, after=100, etag='"v1"')) as peer:
-        with pytest.raises(NoAnswer):
-            await fetch(outbound, peer.url, shelf)
-        assert shelf.offset == 100
+async def test_what_broke_off_stays_and_the_rest_is_asked_for(http_client: HttpClient) -> None:
+    target = MemoryTarget()
+    async with http_peer(truncated_response(FILE, after=100, etag='"v1"')) as peer:
+        with pytest.raises(NoResponse):
+            await fetch(http_client, peer.url, target)
+        assert target.offset == 100
 
         rest = f"bytes 100-{len(FILE) - 1}/{len(FILE)}"
-        peer.answer = sending(response(206, FILE[100:], content_range=rest, etag='"v1"'))
-        assert await fetch(outbound, peer.url, shelf) == Arrived(size=len(FILE))
+        peer.handler = respond_with(response(206, FILE[100:], content_range=rest, etag='"v1"'))
+        assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
 
-    assert bytes(shelf.content) == FILE
+    assert bytes(target.content) == FILE
     asked = peer.requests[1].headers
     assert (asked["range"], asked["if-range"]) == ("bytes=100-", '"v1"')
 
 
-async def test_a_file_that_changed_meanwhile_is_taken_anew(outbound: Outbound) -> None:
-    shelf = Shelf(content=bytearray(b"of the old one"), validator='"v1"')
-    async with serving(response(200, FILE, etag='"v2"')) as peer:
-        assert await fetch(outbound, peer.url, shelf) == Arrived(size=len(FILE))
+async def test_a_file_that_changed_meanwhile_is_taken_anew(http_client: HttpClient) -> None:
+    target = MemoryTarget(content=bytearray(b"of the old one"), validator='"v1"')
+    async with http_peer(response(200, FILE, etag='"v2"')) as peer:
+        assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
 
-    assert bytes(shelf.content) == FILE
-    assert shelf.validator == '"v2"'
+    assert bytes(target.content) == FILE
+    assert target.validator == '"v2"'
 
 
 @pytest.mark.parametrize("tag", ["", 'W/"weak"'])
-async def test_without_a_validator_nothing_is_taken_up_again(outbound: Outbound, tag: str) -> None:
-    shelf = Shelf()
+async def test_without_a_validator_nothing_is_taken_up_again(http_client: HttpClient, tag: str) -> None:
+    target = MemoryTarget()
     headers = {"etag": tag} if tag else {}
-    async with serving(cut_short(FILE, after=100, **headers)) as peer:
-        with pytest.raises(NoAnswer):
-            await fetch(outbound, peer.url, shelf)
-        peer.answer = sending(response(200, FILE))
-        await fetch(outbound, peer.url, shelf)
+    async with http_peer(truncated_response(FILE, after=100, **headers)) as peer:
+        with pytest.raises(NoResponse):
+            await fetch(http_client, peer.url, target)
+        peer.handler = respond_with(response(200, FILE))
+        await fetch(http_client, peer.url, target)
 
     assert "range" not in peer.requests[1].headers
-    assert bytes(shelf.content) == FILE
+    assert bytes(target.content) == FILE
 
 
-async def test_a_date_is_a_validator_too(outbound: Outbound) -> None:
-    shelf = Shelf(content=bytearray(FILE[:10]), validator="Sun, 22 Nov 2026 10:00:00 GMT")
+async def test_a_date_is_a_validator_too(http_client: HttpClient) -> None:
+    target = MemoryTarget(content=bytearray(FILE[:10]), validator="Sun, 22 Nov 2026 10:00:00 GMT")
     rest = response(206, FILE[10:], content_range=f"bytes 10-{len(FILE) - 1}/*")
-    async with serving(rest) as peer:
-        assert await fetch(outbound, peer.url, shelf) == Arrived(size=len(FILE))
+    async with http_peer(rest) as peer:
+        assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
 
     assert peer.requests[0].headers["if-range"] == "Sun, 22 Nov 2026 10:00:00 GMT"
-    assert shelf.begun[0].validator == "Sun, 22 Nov 2026 10:00:00 GMT"
+    assert target.starts[0].validator == "Sun, 22 Nov 2026 10:00:00 GMT"
 
 
 @pytest.mark.parametrize("part", ["bytes 0-10/100", "bytes 99-10", "items 5-9/10", ""])
-async def test_another_part_than_was_asked_for_is_not_taken(outbound: Outbound, part: str) -> None:
-    shelf = Shelf(content=bytearray(b"12345"), validator='"v1"')
-    async with serving(response(206, b"67890", content_range=part)) as peer:
-        with pytest.raises(NoAnswer, match="another part"):
-            await fetch(outbound, peer.url, shelf)
+async def test_another_part_than_was_asked_for_is_not_taken(http_client: HttpClient, part: str) -> None:
+    target = MemoryTarget(content=bytearray(b"12345"), validator='"v1"')
+    async with http_peer(response(206, b"67890", content_range=part)) as peer:
+        with pytest.raises(NoResponse, match="another part"):
+            await fetch(http_client, peer.url, target)
 
-    assert bytes(shelf.content) == b"12345"
-
-
-async def test_a_part_that_nobody_asked_for_is_not_taken(outbound: Outbound) -> None:
-    shelf = Shelf()
-    async with serving(response(206, b"x", content_range="bytes 0-0/100")) as peer:
-        with pytest.raises(NoAnswer, match="another part"):
-            await fetch(outbound, peer.url, shelf)
+    assert bytes(target.content) == b"12345"
 
 
-async def test_when_all_is_there_already_nothing_more_is_wanted(outbound: Outbound) -> None:
-    shelf = Shelf(content=bytearray(FILE), validator='"v1"')
-    async with serving(response(416, content_range=f"bytes */{len(FILE)}")) as peer:
-        assert await fetch(outbound, peer.url, shelf) == Arrived(size=len(FILE))
-
-        peer.answer = sending(response(416, content_range="bytes */7"))
-        assert await fetch(outbound, peer.url, shelf) == Answered(peer=f"127.0.0.1:{peer.port}", status=416)
+async def test_a_part_that_nobody_asked_for_is_not_taken(http_client: HttpClient) -> None:
+    target = MemoryTarget()
+    async with http_peer(response(206, b"x", content_range="bytes 0-0/100")) as peer:
+        with pytest.raises(NoResponse, match="another part"):
+            await fetch(http_client, peer.url, target)
 
 
-async def test_what_is_too_large_is_not_begun(outbound: Outbound) -> None:
-    shelf = Shelf()
-    async with serving(response(200, FILE)) as peer:
-        assert await fetch(outbound, peer.url, shelf, limit=100) == TooLarge(peer=f"127.0.0.1:{peer.port}")
+async def test_when_all_is_there_already_nothing_more_is_wanted(http_client: HttpClient) -> None:
+    target = MemoryTarget(content=bytearray(FILE), validator='"v1"')
+    async with http_peer(response(416, content_range=f"bytes */{len(FILE)}")) as peer:
+        assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
 
-    assert shelf.begun == []
+        peer.handler = respond_with(response(416, content_range="bytes */7"))
+        assert await fetch(http_client, peer.url, target) == ErrorStatus(peer=f"127.0.0.1:{peer.port}", status=416)
 
 
-async def test_what_hides_that_it_is_too_large_is_cut_off(outbound: Outbound) -> None:
+async def test_what_is_too_large_is_not_begun(http_client: HttpClient) -> None:
+    target = MemoryTarget()
+    async with http_peer(response(200, FILE)) as peer:
+        assert await fetch(http_client, peer.url, target, limit=100) == TooLarge(peer=f"127.0.0.1:{peer.port}")
+
+    assert target.starts == []
+
+
+async def test_what_hides_that_it_is_too_large_is_cut_off(http_client: HttpClient) -> None:
     async def without_end(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         while True:
             writer.write(b"400\r\n" + bytes(0x400) + b"\r\n")
             await writer.drain()
 
-    shelf = Shelf()
-    async with serving(without_end) as peer:
-        assert await fetch(outbound, peer.url, shelf, limit=100_000) == TooLarge(peer=f"127.0.0.1:{peer.port}")
+    target = MemoryTarget()
+    async with http_peer(without_end) as peer:
+        assert await fetch(http_client, peer.url, target, limit=100_000) == TooLarge(peer=f"127.0.0.1:{peer.port}")
 
-    assert shelf.offset <= 100_000
+    assert target.offset <= 100_000
 
 
-async def test_a_trickle_is_ended_and_what_came_of_it_stays(outbound: Outbound) -> None:
+async def test_a_trickle_is_ended_and_what_came_of_it_stays(http_client: HttpClient) -> None:
     async def dripping(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 10000\r\netag: "v1"\r\n\r\n')
         while True:
@@ -173,15 +175,15 @@ async def test_a_trickle_is_ended_and_what_came_of_it_stays(outbound: Outbound) 
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    shelf = Shelf()
-    async with serving(dripping) as peer:
-        with pytest.raises(NoAnswer, match="less than 1000 bytes"):
-            await fetch(outbound, peer.url, shelf, pace=Pace(least=1000, seconds=0.2))
+    target = MemoryTarget()
+    async with http_peer(dripping) as peer:
+        with pytest.raises(NoResponse, match="less than 1000 bytes"):
+            await fetch(http_client, peer.url, target, pace=MinimumRate(min_bytes=1000, seconds=0.2))
 
-    assert shelf.offset > 0
+    assert target.offset > 0
 
 
-async def test_a_slow_but_steady_file_comes_through(outbound: Outbound) -> None:
+async def test_a_slow_but_steady_file_comes_through(http_client: HttpClient) -> None:
     async def steady(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n")
         for _number in range(100):
@@ -189,12 +191,14 @@ async def test_a_slow_but_steady_file_comes_through(outbound: Outbound) -> None:
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    shelf = Shelf()
-    async with serving(steady) as peer:
-        assert await fetch(outbound, peer.url, shelf, pace=Pace(least=10, seconds=0.9)) == Arrived(size=1000)
+    target = MemoryTarget()
+    async with http_peer(steady) as peer:
+        assert await fetch(http_client, peer.url, target, pace=MinimumRate(min_bytes=10, seconds=0.9)) == Completed(
+            size=1000
+        )
 
 
-async def test_all_of_it_has_its_time(outbound: Outbound) -> None:
+async def test_all_of_it_has_its_time(http_client: HttpClient) -> None:
     async def endless(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100000000\r\n\r\n")
         while True:
@@ -202,63 +206,67 @@ async def test_all_of_it_has_its_time(outbound: Outbound) -> None:
             await writer.drain()
             await asyncio.sleep(0.01)
 
-    async with serving(endless) as peer:
-        with pytest.raises(NoAnswer, match="did not finish it"):
-            await download(outbound, peer.url, to=Shelf(), total=timedelta(seconds=0.2), limit=1 << 30)
+    async with http_peer(endless) as peer:
+        with pytest.raises(NoResponse, match="did not finish it"):
+            await download(
+                http_client, peer.url, target=MemoryTarget(), time_limit=timedelta(seconds=0.2), max_bytes=1 << 30
+            )
 
 
-async def test_an_encoded_file_is_no_file(outbound: Outbound) -> None:
-    async with serving(response(200, FILE, content_encoding="gzip")) as peer:
-        with pytest.raises(NoAnswer, match="coding"):
-            await fetch(outbound, peer.url, Shelf())
+async def test_an_encoded_file_is_no_file(http_client: HttpClient) -> None:
+    async with http_peer(response(200, FILE, content_encoding="gzip")) as peer:
+        with pytest.raises(NoResponse, match="coding"):
+            await fetch(http_client, peer.url, MemoryTarget())
 
 
-async def test_a_status_is_told_as_it_is(outbound: Outbound) -> None:
-    async with serving(response(403, b"<Error>expired</Error>")) as peer:
-        assert await fetch(outbound, peer.url, Shelf()) == Answered(peer=f"127.0.0.1:{peer.port}", status=403)
+async def test_a_status_is_told_as_it_is(http_client: HttpClient) -> None:
+    async with http_peer(response(403, b"<Error>expired</Error>")) as peer:
+        assert await fetch(http_client, peer.url, MemoryTarget()) == ErrorStatus(
+            peer=f"127.0.0.1:{peer.port}", status=403
+        )
 
 
-async def test_redirects_are_followed_with_the_range_that_is_wanted(outbound: Outbound) -> None:
-    shelf = Shelf(content=bytearray(FILE[:10]), validator='"v1"')
+async def test_redirects_are_followed_with_the_range_that_is_wanted(http_client: HttpClient) -> None:
+    target = MemoryTarget(content=bytearray(FILE[:10]), validator='"v1"')
     rest = response(206, FILE[10:], content_range=f"bytes 10-{len(FILE) - 1}/{len(FILE)}")
-    async with serving(rest) as other, serving(response(302, location=f"{other.url}/there?a=b")) as peer:
-        assert await fetch(outbound, peer.url, shelf) == Arrived(size=len(FILE))
+    async with http_peer(rest) as other, http_peer(response(302, location=f"{other.url}/there?a=b")) as peer:
+        assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
 
     assert other.requests[0].line == "GET /there?a=b HTTP/1.1"
     assert other.requests[0].headers["range"] == "bytes=10-"
 
 
-async def test_a_redirect_may_be_relative_and_a_ring_of_them_ends(outbound: Outbound) -> None:
-    async with serving(response(307, location="/again")) as peer:
-        with pytest.raises(NoAnswer, match="More than 3 redirects"):
-            await fetch(outbound, peer.url, Shelf())
+async def test_a_redirect_may_be_relative_and_a_ring_of_them_ends(http_client: HttpClient) -> None:
+    async with http_peer(response(307, location="/again")) as peer:
+        with pytest.raises(NoResponse, match="More than 3 redirects"):
+            await fetch(http_client, peer.url, MemoryTarget())
 
     assert [request.line.split()[1] for request in peer.requests] == ["/", "/again", "/again", "/again"]
 
 
 @pytest.mark.parametrize("place", ["file:///etc/passwd", "ftp://example.com/x", "http://[::1", "gopher:x"])
-async def test_a_redirect_leads_nowhere_but_to_http(outbound: Outbound, place: str) -> None:
-    async with serving(response(302, location=place)) as peer:
-        with pytest.raises((NoAnswer, NotSent)):
-            await fetch(outbound, peer.url, Shelf())
+async def test_a_redirect_leads_nowhere_but_to_http(http_client: HttpClient, place: str) -> None:
+    async with http_peer(response(302, location=place)) as peer:
+        with pytest.raises((NoResponse, RequestNotSent)):
+            await fetch(http_client, peer.url, MemoryTarget())
 
 
 async def test_the_guard_sees_where_a_redirect_leads() -> None:
-    guarded = Outbound(user_agent="kling-receiver/test", guard=PublicGuard([ip_network("127.0.0.1/32")]))
+    guarded = HttpClient(user_agent="kling-receiver/test", guard=PublicGuard([ip_network("127.0.0.1/32")]))
     try:
         for place in ("http://127.0.0.2:1/", "http://169.254.169.254/latest/", "http://10.0.0.1/", "http://[::1]:1/"):
-            async with serving(response(302, location=place)) as peer:
-                with pytest.raises(DialRefused):
-                    await fetch(guarded, peer.url, Shelf())
+            async with http_peer(response(302, location=place)) as peer:
+                with pytest.raises(AddressBlocked):
+                    await fetch(guarded, peer.url, MemoryTarget())
     finally:
         await guarded.aclose()
 
 
-async def test_what_the_landing_raises_is_raised(outbound: Outbound) -> None:
-    class Full(Shelf):
-        async def write(self, piece: bytes) -> None:
-            raise OSError(28, f"No space left for {len(piece)}")
+async def test_what_the_landing_raises_is_raised(http_client: HttpClient) -> None:
+    class Full(MemoryTarget):
+        async def write(self, chunk: bytes) -> None:
+            raise OSError(28, f"No space left for {len(chunk)}")
 
-    async with serving(response(200, FILE)) as peer:
+    async with http_peer(response(200, FILE)) as peer:
         with pytest.raises(OSError, match="No space left"):
-            await fetch(outbound, peer.url, Full())
+            await fetch(http_client, peer.url, Full())

@@ -6,129 +6,133 @@ from datetime import timedelta
 from ipaddress import ip_address, ip_network
 
 import pytest
-from data.ssrf_urls import NEVER, NOT_PUBLIC, PUBLIC, SPELLINGS
-from harness.http_peers import response, serving
+from data.ssrf_urls import FORBIDDEN, LOOPBACK_SPELLINGS, NOT_PUBLIC, PUBLIC
+from harness.http_peers import http_peer, response
 
-from receiver.domain.errors import DialRefused, NotSent
-from receiver.net.http_client import IPAddress, Outbound, names_an_address
+from receiver.domain.errors import AddressBlocked, RequestNotSent
+from receiver.net.http_client import HttpClient, IPAddress, has_literal_ip
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 
-SOON = timedelta(seconds=5)
+TIMEOUT = timedelta(seconds=5)
 
 
-class Resolver:
+class FakeResolver:
     """Answers for any name; each time with the next answer, the last one for ever."""
 
     def __init__(self, *answers: Sequence[str]) -> None:
-        self.asked = 0
+        self.calls = 0
         self._answers = answers
 
     async def __call__(self, _: str) -> Sequence[IPAddress]:
-        answer = self._answers[min(self.asked, len(self._answers) - 1)]
-        self.asked += 1
+        answer = self._answers[min(self.calls, len(self._answers) - 1)]
+        self.calls += 1
         return [ip_address(text) for text in answer]
 
 
-_watching: list[list[object]] = []
+_recorders: list[list[object]] = []
 
 
-def _watch(event: str, arguments: tuple[object, ...]) -> None:
-    if event == "socket.connect" and _watching:
-        _watching[-1].append(arguments[1])
+def _audit_hook(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "socket.connect" and _recorders:
+        _recorders[-1].append(arguments[1])
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _audit() -> None:
-    sys.addaudithook(_watch)
+    sys.addaudithook(_audit_hook)
 
 
 @pytest.fixture
 def dialled() -> Iterator[list[object]]:
     """Every address that this process tries to connect to, as the interpreter itself reports it."""
     seen: list[object] = []
-    _watching.append(seen)
+    _recorders.append(seen)
     yield seen
-    _watching.remove(seen)
+    _recorders.remove(seen)
 
 
 @pytest.fixture
-async def strangers() -> AsyncIterator[Outbound]:
-    outbound = Outbound(user_agent="x", guard=PublicGuard())
-    yield outbound
-    await outbound.aclose()
+async def public_client() -> AsyncIterator[HttpClient]:
+    http_client = HttpClient(user_agent="x", guard=PublicGuard())
+    yield http_client
+    await http_client.aclose()
 
 
 def host_of(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-async def post(outbound: Outbound, url: str) -> None:
-    await outbound.request("POST", url, total=SOON, limit=100)
+async def post(http_client: HttpClient, url: str) -> None:
+    await http_client.request("POST", url, time_limit=TIMEOUT, max_body=100)
 
 
-@pytest.mark.parametrize("address", NEVER + NOT_PUBLIC)
-async def test_a_strangers_literal_is_not_dialled(strangers: Outbound, dialled: list[object], address: str) -> None:
-    with pytest.raises(DialRefused):
-        await post(strangers, f"http://{host_of(address)}/")
+@pytest.mark.parametrize("address", FORBIDDEN + NOT_PUBLIC)
+async def test_a_strangers_literal_is_not_dialled(
+    public_client: HttpClient, dialled: list[object], address: str
+) -> None:
+    with pytest.raises(AddressBlocked):
+        await post(public_client, f"http://{host_of(address)}/")
 
     assert dialled == []
 
 
-@pytest.mark.parametrize("address", NEVER + NOT_PUBLIC)
+@pytest.mark.parametrize("address", FORBIDDEN + NOT_PUBLIC)
 async def test_a_strangers_name_that_leads_there_is_not_dialled(dialled: list[object], address: str) -> None:
-    outbound = Outbound(user_agent="x", guard=PublicGuard(), resolve=Resolver([address]))
+    http_client = HttpClient(user_agent="x", guard=PublicGuard(), resolve=FakeResolver([address]))
 
-    with pytest.raises(DialRefused, match=r"inside\.example → "):
-        await post(outbound, "http://inside.example/")
+    with pytest.raises(AddressBlocked, match=r"inside\.example → "):
+        await post(http_client, "http://inside.example/")
     assert dialled == []
 
 
-@pytest.mark.parametrize("address", NEVER + NOT_PUBLIC)
+@pytest.mark.parametrize("address", FORBIDDEN + NOT_PUBLIC)
 async def test_one_bad_answer_among_good_ones_spoils_the_name(dialled: list[object], address: str) -> None:
-    outbound = Outbound(user_agent="x", guard=PublicGuard(), resolve=Resolver(["8.8.8.8", address, "1.1.1.1"]))
+    http_client = HttpClient(user_agent="x", guard=PublicGuard(), resolve=FakeResolver(["8.8.8.8", address, "1.1.1.1"]))
 
-    with pytest.raises(DialRefused):
-        await post(outbound, "http://mixed.example/")
+    with pytest.raises(AddressBlocked):
+        await post(http_client, "http://mixed.example/")
     assert dialled == []
 
 
-@pytest.mark.parametrize("host", SPELLINGS)
-async def test_no_spelling_of_this_machine_gets_through(dialled: list[object], strangers: Outbound, host: str) -> None:
-    async with serving(response()) as peer:
-        with pytest.raises((DialRefused, NotSent)):
-            await post(strangers, f"http://{host}:{peer.port}/")
+@pytest.mark.parametrize("host", LOOPBACK_SPELLINGS)
+async def test_no_spelling_of_this_machine_gets_through(
+    dialled: list[object], public_client: HttpClient, host: str
+) -> None:
+    async with http_peer(response()) as peer:
+        with pytest.raises((AddressBlocked, RequestNotSent)):
+            await post(public_client, f"http://{host}:{peer.port}/")
 
         assert peer.connections == 0
     assert dialled == []
 
 
 async def test_a_name_is_resolved_once_and_what_was_checked_is_dialled(dialled: list[object]) -> None:
-    resolver = Resolver(["127.0.0.1"], ["127.0.0.2"])
-    outbound = Outbound(user_agent="x", guard=PublicGuard([ip_network("127.0.0.1/32")]), resolve=resolver)
-    async with serving(response()) as peer:
-        await post(outbound, f"http://rebinding.example:{peer.port}/")
-        await outbound.aclose()
+    resolver = FakeResolver(["127.0.0.1"], ["127.0.0.2"])
+    http_client = HttpClient(user_agent="x", guard=PublicGuard([ip_network("127.0.0.1/32")]), resolve=resolver)
+    async with http_peer(response()) as peer:
+        await post(http_client, f"http://rebinding.example:{peer.port}/")
+        await http_client.aclose()
 
-        assert resolver.asked == 1
+        assert resolver.calls == 1
         assert dialled == [("127.0.0.1", peer.port)]
 
 
 async def test_a_name_that_turns_inward_later_is_refused_then(dialled: list[object]) -> None:
-    resolver = Resolver(["127.0.0.1"], ["127.0.0.2"])
-    outbound = Outbound(user_agent="x", guard=PublicGuard([ip_network("127.0.0.1/32")]), resolve=resolver)
-    async with serving(response(Connection="close")) as peer:
-        await post(outbound, f"http://rebinding.example:{peer.port}/")
+    resolver = FakeResolver(["127.0.0.1"], ["127.0.0.2"])
+    http_client = HttpClient(user_agent="x", guard=PublicGuard([ip_network("127.0.0.1/32")]), resolve=resolver)
+    async with http_peer(response(Connection="close")) as peer:
+        await post(http_client, f"http://rebinding.example:{peer.port}/")
 
-        with pytest.raises(DialRefused):
-            await post(outbound, f"http://rebinding.example:{peer.port}/")
+        with pytest.raises(AddressBlocked):
+            await post(http_client, f"http://rebinding.example:{peer.port}/")
         assert len(dialled) == 1
 
 
 async def test_a_redirect_inward_is_not_followed(dialled: list[object]) -> None:
-    outbound = Outbound(user_agent="x", guard=PublicGuard([ip_network("127.0.0.1/32")]))
-    async with serving(response(307, Location="http://169.254.169.254/latest")) as peer:
-        await post(outbound, peer.url)
-        await outbound.aclose()
+    http_client = HttpClient(user_agent="x", guard=PublicGuard([ip_network("127.0.0.1/32")]))
+    async with http_peer(response(307, Location="http://169.254.169.254/latest")) as peer:
+        await post(http_client, peer.url)
+        await http_client.aclose()
 
         assert dialled == [("127.0.0.1", peer.port)]
 
@@ -139,12 +143,12 @@ def test_public_addresses_are_open_to_everybody(address: str) -> None:
     OperatorGuard().check("host.example", [ip_address(address)])
 
 
-@pytest.mark.parametrize("address", NEVER)
+@pytest.mark.parametrize("address", FORBIDDEN)
 def test_no_setting_and_no_operator_opens_metadata_and_link_local(address: str) -> None:
     everything = [ip_network("0.0.0.0/0"), ip_network("::/0")]
 
     for guard in (OperatorGuard(), PublicGuard(everything)):
-        with pytest.raises(DialRefused, match="never dialled"):
+        with pytest.raises(AddressBlocked, match="never dialled"):
             guard.check("host.example", [ip_address(address)])
 
 
@@ -154,7 +158,7 @@ def test_the_operators_own_word_opens_the_rest(address: str) -> None:
 
 
 def test_a_zone_does_not_hide_link_local() -> None:
-    with pytest.raises(DialRefused):
+    with pytest.raises(AddressBlocked):
         OperatorGuard().check("host.example", [ip_address("fe80::1%eth0")])
 
 
@@ -187,12 +191,12 @@ def test_allow_opens_a_network_to_strangers(allowed: str, address: str) -> None:
     ],
 )
 def test_allow_opens_no_more_than_it_names(allowed: str, address: str) -> None:
-    with pytest.raises(DialRefused):
+    with pytest.raises(AddressBlocked):
         PublicGuard([ip_network(allowed)]).check("host.example", [ip_address(address)])
 
 
 def test_a_refusal_names_the_host_the_address_and_the_setting() -> None:
-    with pytest.raises(DialRefused) as caught:
+    with pytest.raises(AddressBlocked) as caught:
         PublicGuard().check("intranet.example", [ip_address("10.0.0.7")])
 
     assert str(caught.value) == (
@@ -203,9 +207,9 @@ def test_a_refusal_names_the_host_the_address_and_the_setting() -> None:
 
 @pytest.mark.parametrize("host", ["127.1", "0x7f.1", "2130706433", "0", "[::1]", "127。0。0。1", "a@127.0.0.1"])
 def test_an_address_is_known_as_one_in_every_spelling(host: str) -> None:
-    assert names_an_address(f"http://{host}/")
+    assert has_literal_ip(f"http://{host}/")
 
 
 @pytest.mark.parametrize("host", ["localhost", "example.com", "127.0.0.1.nip.io", "0x7g.1", "", "1.2.3.4.5"])
 def test_a_name_is_not_an_address(host: str) -> None:
-    assert not names_an_address(f"http://{host}/")
+    assert not has_literal_ip(f"http://{host}/")

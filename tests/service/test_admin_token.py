@@ -41,7 +41,7 @@ def test_an_empty_file_is_no_token(settings: Settings, left: str) -> None:
 def test_what_lies_in_the_tokens_place_and_is_none_is_a_fault_of_the_configuration(
     settings: Settings, content: bytes | None
 ) -> None:
-    lay(kept := settings.data_dir / "admin-token", content)
+    put(kept := settings.data_dir / "admin-token", content)
 
     with pytest.raises(ConfigurationError) as caught:
         admin_token(settings)
@@ -71,7 +71,7 @@ def test_a_token_that_cannot_be_kept_is_told_with_what_is_in_its_way(settings: S
     assert not (settings.data_dir / "admin-token").exists()
 
 
-def lay(path: Path, content: bytes | None) -> None:
+def put(path: Path, content: bytes | None) -> None:
     """Put a file there, or a folder where there is no content."""
     if content is None:
         path.mkdir()

@@ -11,72 +11,72 @@ from harness.support import FakeClock
 
 from receiver.domain.clock import Ids
 from receiver.domain.errors import StoreUnavailable
-from receiver.domain.notifier import Bells
-from receiver.events.factory import Announcer
+from receiver.domain.notifier import Notifiers
+from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.store.sqlite.store import SqliteStore
-from receiver.tasks.alerts import Alarm, RoomWatch
+from receiver.tasks.alerts import DiskMonitor, TaskAlerts
 
 MIB = 1024 * 1024
 NEEDED = 64 * MIB
 
 
 @dataclass(slots=True)
-class Disk:
-    free: int = 1000 * MIB
+class FakeDisk:
+    free_bytes: int = 1000 * MIB
     clock: FakeClock = field(default_factory=FakeClock)
 
     @asynccontextmanager
-    async def watched(self, path: Path) -> AsyncIterator[tuple[SqliteStore, Alarm, RoomWatch]]:
+    async def monitored_store(self, path: Path) -> AsyncIterator[tuple[SqliteStore, TaskAlerts, DiskMonitor]]:
         """Open the store, as at a start, with a watch over its disk."""
-        store = await SqliteStore.open(path, free=lambda _: self.free)
+        store = await SqliteStore.open(path, free=lambda _: self.free_bytes)
         async with aclosing(store):
-            ids = Ids(self.clock, above=await store.newest_id())
-            announcer = Announcer(compile_routes([]), ids)
-            alarm = Alarm(store, store, announcer, public_url="", bells=Bells(), clock=self.clock)
-            yield store, alarm, RoomWatch(store.room, alarm, clock=self.clock)
+            ids = Ids(self.clock, after=await store.newest_id())
+            announcer = EventFactory(compile_routes([]), ids)
+            alarm = TaskAlerts(store, store, announcer, public_url="", notifiers=Notifiers(), clock=self.clock)
+            yield store, alarm, DiskMonitor(store.disk_space, alarm, clock=self.clock)
 
 
-async def told(store: SqliteStore) -> list[str]:
+async def event_types(store: SqliteStore) -> list[str]:
     return [event.type for event in reversed((await store.events()).items)]
 
 
 async def test_a_disk_that_hovers_at_the_mark_is_told_of_once(tmp_path: Path) -> None:
-    disk, is_short = Disk(), False
-    async with disk.watched(tmp_path / "receiver.db") as (store, _, watch):
+    disk, is_short = FakeDisk(), False
+    async with disk.monitored_store(tmp_path / "receiver.db") as (store, _, watch):
         for free in (NEEDED, NEEDED - 1, NEEDED, NEEDED - 1, 0, NEEDED + 4 * MIB - 1):
-            disk.free = free
-            is_short = await watch.look(is_short=is_short)
-        assert await told(store) == ["alert.disk_full"]
+            disk.free_bytes = free
+            is_short = await watch.check(is_full=is_short)
+        assert await event_types(store) == ["alert.disk_full"]
 
-        disk.free = NEEDED + 4 * MIB
-        assert not await watch.look(is_short=is_short)
-        assert await told(store) == ["alert.disk_full", "alert.disk_recovered"]
+        disk.free_bytes = NEEDED + 4 * MIB
+        assert not await watch.check(is_full=is_short)
+        assert await event_types(store) == ["alert.disk_full", "alert.disk_recovered"]
 
 
 async def test_what_was_told_is_known_after_a_start(tmp_path: Path) -> None:
-    disk = Disk(free=0)
+    disk = FakeDisk(free_bytes=0)
     known: list[bool] = []
     types: list[str] = []
     for free in (0, 0, 1000 * MIB, 1000 * MIB, 0):
-        disk.free = free
-        async with disk.watched(tmp_path / "receiver.db") as (store, alarm, watch):
-            known.append(await alarm.is_short_of_room())
-            await watch.look(is_short=known[-1])
-            types = await told(store)
+        disk.free_bytes = free
+        async with disk.monitored_store(tmp_path / "receiver.db") as (store, alarm, watch):
+            known.append(await alarm.is_disk_full())
+            await watch.check(is_full=known[-1])
+            types = await event_types(store)
 
     assert known == [False, True, True, False, False]
     assert types == ["alert.disk_full", "alert.disk_recovered", "alert.disk_full"]
 
 
 async def test_what_is_new_is_refused_while_the_alert_is_taken_and_says_why(tmp_path: Path) -> None:
-    disk = Disk(free=NEEDED - 1)
-    async with disk.watched(tmp_path / "receiver.db") as (store, _, watch):
-        await watch.look(is_short=False)
+    disk = FakeDisk(free_bytes=NEEDED - 1)
+    async with disk.monitored_store(tmp_path / "receiver.db") as (store, _, watch):
+        await watch.check(is_full=False)
 
-        assert await told(store) == ["alert.disk_full"]
-        assert store.room.shortage().startswith("The store's disk is almost full: 63 MiB are left")
+        assert await event_types(store) == ["alert.disk_full"]
+        assert store.disk_space.shortage().startswith("The store's disk is almost full: 63 MiB are left")
         with pytest.raises(StoreUnavailable, match="almost full"):
             await store.add(a_task(), b"")
-        disk.free = NEEDED
-        assert store.room.shortage() == ""
+        disk.free_bytes = NEEDED
+        assert store.disk_space.shortage() == ""

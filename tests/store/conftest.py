@@ -9,11 +9,20 @@ import pytest
 from harness.factories import a_delivery, a_task, an_event
 
 from receiver.domain.model import Delivery, Push, Task
-from receiver.store.interfaces import Attic, ById, Catalog, Change, Home, Intake, Judge, Queue
+from receiver.store.interfaces import (
+    ArchiveStore,
+    ById,
+    Catalog,
+    Change,
+    Decide,
+    DeliveryQueue,
+    RetentionStore,
+    TaskStore,
+)
 from receiver.store.sqlite.store import SqliteStore
 
 
-class Store(Intake, Queue, Catalog, Home, Attic, Protocol):
+class Store(TaskStore, DeliveryQueue, Catalog, ArchiveStore, RetentionStore, Protocol):
     """All that a store is."""
 
 
@@ -45,12 +54,12 @@ async def store(opener: Opener) -> AsyncIterator[Store]:
         yield opened
 
 
-def always(change: Change) -> Judge:
+def decide_always(change: Change) -> Decide:
     """A judge that decides the same whatever it sees."""
     return lambda _task, _pending: change
 
 
-def saw(seen: list[tuple[Task, list[Push]]]) -> Judge:
+def record_arguments(seen: list[tuple[Task, list[Push]]]) -> Decide:
     """A judge that changes nothing and takes down what it was shown."""
 
     def judge(task: Task, pending: Any) -> Change:
@@ -60,18 +69,18 @@ def saw(seen: list[tuple[Task, list[Push]]]) -> Judge:
     return judge
 
 
-async def with_deliveries(store: Store, *deliveries: Delivery) -> None:
+async def add_deliveries(store: Store, *deliveries: Delivery) -> None:
     """Keep deliveries, with a task and the events they need."""
     if await store.task("tsk_1") is None:
         await store.add(a_task(), b"{}")
     ids = dict.fromkeys(delivery.event_id for delivery in deliveries)
     events = [an_event(id_, type="task.processing") for id_ in ids if await store.event(id_) is None]
-    await store.apply(ById(id="tsk_1"), always(Change(events=events, deliveries=deliveries)))
+    await store.apply(ById(id="tsk_1"), decide_always(Change(events=events, deliveries=deliveries)))
 
 
-async def with_route(store: Store, count: int, *, route: str = "publish") -> None:
+async def add_route_deliveries(store: Store, count: int, *, route: str = "publish") -> None:
     """Keep so many due deliveries of one route."""
     name = route.encode().hex()
-    await with_deliveries(
+    await add_deliveries(
         store, *(a_delivery(f"dlv_{name}{n:05}", event_id=f"evt_{name}{n:05}", route=route) for n in range(count))
     )

@@ -3,69 +3,69 @@
 from typing import Any
 
 from harness.factories import a_delivery, a_task, an_event, at
-from store.conftest import Opener, Store, always
+from store.conftest import Opener, Store, decide_always
 
-from receiver.domain.model import Archiving, Asset, Delivery, Event
-from receiver.events.factory import Announcement
-from receiver.store.interfaces import ById, Change, Homecoming
+from receiver.domain.model import ArchiveState, Asset, Delivery, Event
+from receiver.events.factory import RoutedEvent
+from receiver.store.interfaces import ArchiveUpdate, ById, Change
 
 ASSET = Asset(number=0, url="https://a.example/0.png", path="/r/0.png", sha256=b"\1" * 32, size=7, content_type="x")
 
 
-async def an_awaited(store: Store, event_id: str, *deliveries: Delivery, **changes: Any) -> Event:
+async def a_pending_event(store: Store, event_id: str, *deliveries: Delivery, **changes: Any) -> Event:
     """Keep an event whose results are to be brought home."""
     task = await store.add(a_task(id=f"tsk_{event_id}", external_task_id=event_id, kling_id=event_id), b"")
-    event = an_event(event_id, task_id=task.id, **{"archiving": Archiving.AWAITED, "created_at": at(0)} | changes)
-    await store.apply(ById(id=task.id), always(Change(events=[event], deliveries=deliveries)))
+    event = an_event(event_id, task_id=task.id, **{"archiving": ArchiveState.PENDING, "created_at": at(0)} | changes)
+    await store.apply(ById(id=task.id), decide_always(Change(events=[event], deliveries=deliveries)))
     return event
 
 
-def coming(event: Event, **changes: Any) -> Homecoming:
-    return Homecoming(event_id=event.id, **{"envelope": b'{"data":{}}', "assets": [ASSET]} | changes)
+def an_archive_update(event: Event, **changes: Any) -> ArchiveUpdate:
+    return ArchiveUpdate(event_id=event.id, **{"envelope": b'{"data":{}}', "assets": [ASSET]} | changes)
 
 
 async def test_an_event_is_looked_after_from_when_it_happened(store: Store) -> None:
-    later = await an_awaited(store, "evt_2", created_at=at(2))
-    first = await an_awaited(store, "evt_1", created_at=at(1))
-    await an_awaited(store, "evt_3", archiving=None)
+    later = await a_pending_event(store, "evt_2", created_at=at(2))
+    first = await a_pending_event(store, "evt_1", created_at=at(1))
+    await a_pending_event(store, "evt_3", archiving=None)
 
-    assert await store.archiving(now=at(0), without=(), limit=9) == []
-    assert await store.archiving(now=at(1), without=(), limit=9) == [first]
-    assert await store.archiving(now=at(9), without=(), limit=9) == [first, later]
-    assert await store.archiving(now=at(9), without=[first.id], limit=9) == [later]
-    assert await store.archiving(now=at(9), without=(), limit=1) == [first]
-    assert await store.next_archiving(without=()) == at(1)
-    assert await store.next_archiving(without=[first.id]) == at(2)
-    assert await store.next_archiving(without=[first.id, later.id]) is None
+    assert await store.due_events(now=at(0), exclude=(), limit=9) == []
+    assert await store.due_events(now=at(1), exclude=(), limit=9) == [first]
+    assert await store.due_events(now=at(9), exclude=(), limit=9) == [first, later]
+    assert await store.due_events(now=at(9), exclude=[first.id], limit=9) == [later]
+    assert await store.due_events(now=at(9), exclude=(), limit=1) == [first]
+    assert await store.next_due(exclude=()) == at(1)
+    assert await store.next_due(exclude=[first.id]) == at(2)
+    assert await store.next_due(exclude=[first.id, later.id]) is None
 
 
 async def test_a_file_the_event_and_what_waited_for_them_are_one(store: Store) -> None:
     waiting = a_delivery(event_id="evt_1", due_at=at(3600))
-    event = await an_awaited(store, "evt_1", waiting)
+    event = await a_pending_event(store, "evt_1", waiting)
 
-    assert await store.bring_home(coming(event, deliver_at=at(5)))
+    assert await store.save(an_archive_update(event, deliver_at=at(5)))
 
     found = await store.event(event.id)
     assert found is not None
     assert (found.envelope, found.archiving, found.body) == (b'{"data":{}}', None, event.body)
     [claimed] = await store.claim("publish", now=at(5), until=at(60), limit=1, claim="c")
     assert claimed.event.envelope == b'{"data":{}}'
-    assert await store.next_archiving(without=()) is None
+    assert await store.next_due(exclude=()) is None
 
 
 async def test_while_more_is_to_come_what_waits_goes_on_waiting(store: Store) -> None:
-    event = await an_awaited(store, "evt_1", a_delivery(event_id="evt_1", due_at=at(3600)))
+    event = await a_pending_event(store, "evt_1", a_delivery(event_id="evt_1", due_at=at(3600)))
 
-    assert await store.bring_home(coming(event, archiving=Archiving.AWAITED, archive_at=at(30)))
+    assert await store.save(an_archive_update(event, archiving=ArchiveState.PENDING, archive_at=at(30)))
 
     assert await store.due_routes() == {"publish": at(3600)}
-    assert await store.archiving(now=at(29), without=(), limit=9) == []
-    [found] = await store.archiving(now=at(30), without=(), limit=9)
-    assert found.archiving is Archiving.AWAITED
+    assert await store.due_events(now=at(29), exclude=(), limit=9) == []
+    [found] = await store.due_events(now=at(30), exclude=(), limit=9)
+    assert found.archiving is ArchiveState.PENDING
 
 
 async def test_only_what_was_held_back_falls_due(store: Store) -> None:
-    event = await an_awaited(
+    event = await a_pending_event(
         store,
         "evt_1",
         a_delivery("dlv_waits", event_id="evt_1", route="a", due_at=at(3600)),
@@ -75,19 +75,19 @@ async def test_only_what_was_held_back_falls_due(store: Store) -> None:
     )
     await store.claim("c", now=at(2), until=at(600), limit=1, claim="mine")
 
-    await store.bring_home(coming(event, archiving=Archiving.LATE, archive_at=at(60), deliver_at=at(5)))
+    await store.save(an_archive_update(event, archiving=ArchiveState.LATE, archive_at=at(60), deliver_at=at(5)))
 
     assert await store.due_routes() == {"a": at(5), "b": at(900), "c": at(600), "d": at(1)}
 
 
 async def test_alerts_come_with_it_or_not_at_all(store: Store) -> None:
-    event = await an_awaited(store, "evt_1")
+    event = await a_pending_event(store, "evt_1")
     alert = an_event("evt_alert", type="alert.asset_lost", task_id=event.task_id)
-    said = Announcement(event=alert, deliveries=[a_delivery("dlv_alert", event_id="evt_alert", route="mail")])
+    said = RoutedEvent(event=alert, deliveries=[a_delivery("dlv_alert", event_id="evt_alert", route="mail")])
 
-    assert await store.bring_home(coming(event, alerts=[said]))
-    assert not await store.bring_home(coming(event, alerts=[said])), "nothing more is to come for it"
-    assert not await store.bring_home(Homecoming(event_id="evt_none", envelope=b"{}", alerts=[said]))
+    assert await store.save(an_archive_update(event, alerts=[said]))
+    assert not await store.save(an_archive_update(event, alerts=[said])), "nothing more is to come for it"
+    assert not await store.save(ArchiveUpdate(event_id="evt_none", envelope=b"{}", alerts=[said]))
 
     assert await store.event("evt_alert") == alert
     assert await store.due_routes() == {"mail": alert.created_at}
@@ -95,33 +95,33 @@ async def test_alerts_come_with_it_or_not_at_all(store: Store) -> None:
 
 async def test_the_same_file_twice_is_one(opener: Opener) -> None:
     async with opener() as store:
-        event = await an_awaited(store, "evt_1")
+        event = await a_pending_event(store, "evt_1")
         for _ in range(2):
-            assert await store.bring_home(coming(event, archiving=Archiving.LATE, archive_at=at(9)))
+            assert await store.save(an_archive_update(event, archiving=ArchiveState.LATE, archive_at=at(9)))
 
     async with opener() as store:
-        [found] = await store.archiving(now=at(9), without=(), limit=9)
-        assert (found.id, found.archiving) == ("evt_1", Archiving.LATE)
+        [found] = await store.due_events(now=at(9), exclude=(), limit=9)
+        assert (found.id, found.archiving) == ("evt_1", ArchiveState.LATE)
 
 
 async def test_what_is_to_be_looked_after_later_can_be_looked_after_now(store: Store) -> None:
-    await an_awaited(store, "evt_1", created_at=at(1))
-    await an_awaited(store, "evt_2", created_at=at(9000))
-    await an_awaited(store, "evt_3", archiving=None)
+    await a_pending_event(store, "evt_1", created_at=at(1))
+    await a_pending_event(store, "evt_2", created_at=at(9000))
+    await a_pending_event(store, "evt_3", archiving=None)
 
-    assert await store.hasten_archiving(now=at(5)) == 1
-    assert await store.hasten_archiving(now=at(5)) == 0
+    assert await store.make_all_due(now=at(5)) == 1
+    assert await store.make_all_due(now=at(5)) == 0
 
-    assert [event.id for event in await store.archiving(now=at(5), without=(), limit=9)] == ["evt_1", "evt_2"]
+    assert [event.id for event in await store.due_events(now=at(5), exclude=(), limit=9)] == ["evt_1", "evt_2"]
 
 
 async def test_where_nothing_is_brought_home_nothing_waits(store: Store) -> None:
-    event = await an_awaited(store, "evt_1", a_delivery(event_id="evt_1", due_at=at(3600)))
-    late = await an_awaited(store, "evt_2", archiving=Archiving.LATE)
+    event = await a_pending_event(store, "evt_1", a_delivery(event_id="evt_1", due_at=at(3600)))
+    late = await a_pending_event(store, "evt_2", archiving=ArchiveState.LATE)
 
-    assert await store.leave_archiving(now=at(7)) == 2
+    assert await store.abandon_all(now=at(7)) == 2
 
     assert await store.due_routes() == {"publish": at(7)}
     assert [found.archiving for found in (await store.events()).items] == [None, None]
     assert {event.id, late.id} == {found.id for found in (await store.events()).items}
-    assert await store.leave_archiving(now=at(8)) == 0
+    assert await store.abandon_all(now=at(8)) == 0

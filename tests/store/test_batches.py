@@ -5,36 +5,36 @@ from typing import Any, cast
 
 import pytest
 from harness.factories import a_delivery, a_task, an_event, at
-from store.conftest import Opener, Store, always
+from store.conftest import Opener, Store, decide_always
 
 from receiver.domain.errors import Conflict
-from receiver.domain.model import Archiving, Task, TaskState
-from receiver.domain.replays import Action, BatchEnd, BatchState, BatchView
-from receiver.events.factory import Announcement
-from receiver.store.interfaces import ById, Change, Homecoming, Litter
-from receiver.tasks.batches import Batches
+from receiver.domain.model import ArchiveState, Task, TaskState
+from receiver.domain.replays import AuditEntry, BatchState, BatchView, FinishedBatch
+from receiver.events.factory import RoutedEvent
+from receiver.store.interfaces import ArchiveUpdate, ById, Change, RetentionTarget
+from receiver.tasks.batches import BatchStore
 
-ALICE = Action(at=at(100), actor="alice", verb="batch.closed", subject="b1", note="all are there")
+ALICE = AuditEntry(at=at(100), actor="alice", verb="batch.closed", subject="b1", reason="all are there")
 
 
 @pytest.fixture
-def batches(store: Store) -> Batches:
-    return of(store)
+def batches(store: Store) -> BatchStore:
+    return batch_store(store)
 
 
-def of(store: Store) -> Batches:
+def batch_store(store: Store) -> BatchStore:
     """Give the part of a store that looks after batches."""
-    return cast("Batches", cast("Any", store).batches)
+    return cast("BatchStore", cast("Any", store).batches)
 
 
-async def taken(store: Store, number: int, *, size: int | None = None, **changes: Any) -> Task:
+async def add_batch_task(store: Store, number: int, *, size: int | None = None, **changes: Any) -> Task:
     """Hand in one task of batch b1."""
     name = f"tsk_{number}"
     given = {"id": name, "kling_id": f"k{number}", "external_task_id": name, "batch": "b1"} | changes
     return await store.add(a_task(**given), b"{}", batch_size=size)
 
 
-async def ended(store: Store, number: int, state: TaskState = TaskState.SUCCEED, **event: Any) -> None:
+async def finish_task(store: Store, number: int, state: TaskState = TaskState.SUCCEED, **event: Any) -> None:
     """Let a task end."""
     task = await store.task(f"tsk_{number}")
     assert task is not None
@@ -44,36 +44,36 @@ async def ended(store: Store, number: int, state: TaskState = TaskState.SUCCEED,
         ),
         events=[an_event(f"evt_{number}_{state}", task_id=task.id, type=f"task.{state}", **event)],
     )
-    await store.apply(ById(id=task.id), always(over))
+    await store.apply(ById(id=task.id), decide_always(over))
 
 
-async def seen(batches: Batches, name: str = "b1") -> BatchView:
+async def find_batch(batches: BatchStore, name: str = "b1") -> BatchView:
     view = await batches.find(name)
     assert view is not None
     return view
 
 
-class Teller:
+class BatchEventRecorder:
     """Says that a batch is finished, and takes down what it was shown."""
 
     def __init__(self) -> None:
-        self.ends: list[BatchEnd] = []
+        self.ends: list[FinishedBatch] = []
 
-    def __call__(self, end: BatchEnd) -> Announcement:
+    def __call__(self, end: FinishedBatch) -> RoutedEvent:
         self.ends.append(end)
         event = an_event(f"evt_b{len(self.ends)}", type="batch.finished", task_id=None, created_at=at(200))
-        return Announcement(event=event, deliveries=[a_delivery(f"dlv_b{len(self.ends)}", event_id=event.id)])
+        return RoutedEvent(event=event, deliveries=[a_delivery(f"dlv_b{len(self.ends)}", event_id=event.id)])
 
 
-async def test_a_batch_is_made_by_its_first_task_and_counts_all(store: Store, batches: Batches) -> None:
-    first = await taken(store, 1, created_at=at(1))
-    await taken(store, 2, state=TaskState.QUEUED)
+async def test_a_batch_is_made_by_its_first_task_and_counts_all(store: Store, batches: BatchStore) -> None:
+    first = await add_batch_task(store, 1, created_at=at(1))
+    await add_batch_task(store, 2, state=TaskState.QUEUED)
     await store.add(a_task(id="tsk_other", kling_id="k", external_task_id="e"), b"{}")
 
-    view = await seen(batches)
+    view = await find_batch(batches)
 
     assert first.batch == "b1"
-    assert (view.batch.taken, view.batch.size, view.batch.state) == (2, None, BatchState.OPEN)
+    assert (view.batch.task_count, view.batch.size, view.batch.state) == (2, None, BatchState.OPEN)
     assert (view.batch.created_at, view.batch.closed_at) == (at(1), None)
     assert view.counts == {TaskState.SUBMITTED: 1, TaskState.QUEUED: 1}
     assert [task.id for task in (await store.tasks(batch="b1")).items] == ["tsk_2", "tsk_1"]
@@ -81,73 +81,73 @@ async def test_a_batch_is_made_by_its_first_task_and_counts_all(store: Store, ba
 
 
 async def test_the_events_of_a_batch_are_those_of_its_tasks(store: Store) -> None:
-    await taken(store, 1)
-    await taken(store, 2, batch="b2")
-    await ended(store, 1)
-    await ended(store, 2)
+    await add_batch_task(store, 1)
+    await add_batch_task(store, 2, batch="b2")
+    await finish_task(store, 1)
+    await finish_task(store, 2)
 
     assert [event.task_id for event in (await store.events(batch="b1")).items] == ["tsk_1"]
     assert [event.task_id for event in (await store.events(batch="b2", after="evt_0")).items] == ["tsk_2"]
 
 
-async def test_a_size_that_is_reached_closes_the_batch(store: Store, batches: Batches) -> None:
-    await taken(store, 1, size=3)
-    await taken(store, 2)
-    assert (await seen(batches)).batch.state is BatchState.OPEN
-    await taken(store, 3, size=3, created_at=at(7))
+async def test_a_size_that_is_reached_closes_the_batch(store: Store, batches: BatchStore) -> None:
+    await add_batch_task(store, 1, size=3)
+    await add_batch_task(store, 2)
+    assert (await find_batch(batches)).batch.state is BatchState.OPEN
+    await add_batch_task(store, 3, size=3, created_at=at(7))
 
     with pytest.raises(Conflict, match="b1 is closed"):
-        await taken(store, 4)
+        await add_batch_task(store, 4)
 
-    view = await seen(batches)
-    assert (view.batch.taken, view.batch.size, view.batch.closed_at) == (3, 3, at(7))
+    view = await find_batch(batches)
+    assert (view.batch.task_count, view.batch.size, view.batch.closed_at) == (3, 3, at(7))
     assert await store.task("tsk_4") is None
     assert await store.intent("tsk_4") == b""
 
 
-async def test_tasks_that_come_at_once_are_counted_one_by_one(store: Store, batches: Batches) -> None:
-    results = await asyncio.gather(*(taken(store, n, size=5) for n in range(8)), return_exceptions=True)
+async def test_tasks_that_come_at_once_are_counted_one_by_one(store: Store, batches: BatchStore) -> None:
+    results = await asyncio.gather(*(add_batch_task(store, n, size=5) for n in range(8)), return_exceptions=True)
 
     assert [isinstance(result, Conflict) for result in results] == [False] * 5 + [True] * 3
-    view = await seen(batches)
-    assert (view.batch.taken, sum(view.counts.values()), view.batch.state) == (5, 5, BatchState.CLOSED)
+    view = await find_batch(batches)
+    assert (view.batch.task_count, sum(view.counts.values()), view.batch.state) == (5, 5, BatchState.CLOSED)
 
 
-async def test_a_size_may_be_said_late_and_only_one(store: Store, batches: Batches) -> None:
-    await taken(store, 1)
-    await taken(store, 2)
+async def test_a_size_may_be_said_late_and_only_one(store: Store, batches: BatchStore) -> None:
+    await add_batch_task(store, 1)
+    await add_batch_task(store, 2)
     for size in (1, 2):
         with pytest.raises(Conflict, match=f"cannot be of {size} tasks"):
-            await taken(store, 3, size=size)
-    await taken(store, 3, size=4)
+            await add_batch_task(store, 3, size=size)
+    await add_batch_task(store, 3, size=4)
     with pytest.raises(Conflict, match="cannot be of 9 tasks"):
-        await taken(store, 4, size=9)
+        await add_batch_task(store, 4, size=9)
 
-    assert (await seen(batches)).batch.taken == 3
+    assert (await find_batch(batches)).batch.task_count == 3
 
 
-async def test_a_task_that_was_handed_in_before_is_not_counted_again(store: Store, batches: Batches) -> None:
-    first = await taken(store, 1, idempotency_key="key")
-    again = await asyncio.gather(*(taken(store, n, idempotency_key="key") for n in (2, 3)))
+async def test_a_task_that_was_handed_in_before_is_not_counted_again(store: Store, batches: BatchStore) -> None:
+    first = await add_batch_task(store, 1, idempotency_key="key")
+    again = await asyncio.gather(*(add_batch_task(store, n, idempotency_key="key") for n in (2, 3)))
     await batches.close("b1", now=at(100), action=ALICE)
-    late = await taken(store, 4, idempotency_key="key")
+    late = await add_batch_task(store, 4, idempotency_key="key")
 
     assert {first.id, late.id, *(task.id for task in again)} == {"tsk_1"}
-    assert (await seen(batches)).batch.taken == 1
+    assert (await find_batch(batches)).batch.task_count == 1
 
 
-async def test_a_batch_is_closed_once_and_it_is_written_down_who_did(store: Store, batches: Batches) -> None:
+async def test_a_batch_is_closed_once_and_it_is_written_down_who_did(store: Store, batches: BatchStore) -> None:
     assert not await batches.close("b1", now=at(100), action=ALICE), "there is none yet"
-    await taken(store, 1)
+    await add_batch_task(store, 1)
 
     assert await batches.close("b1", now=at(100), action=ALICE)
     assert not await batches.close("b1", now=at(101), action=ALICE)
 
-    assert (await seen(batches)).batch.closed_at == at(100)
+    assert (await find_batch(batches)).batch.closed_at == at(100)
     assert await store.actions(subjects=["b1"]) == [ALICE]
 
 
-async def test_what_is_open_or_waits_for_a_task_is_not_complete(store: Store, batches: Batches) -> None:
+async def test_what_is_open_or_waits_for_a_task_is_not_complete(store: Store, batches: BatchStore) -> None:
     for number, state in enumerate(TaskState):
         await store.add(
             a_task(id=f"tsk_{state}", kling_id=None, external_task_id=None, state=state, batch=f"of-{state}"), b""
@@ -163,49 +163,51 @@ async def test_what_is_open_or_waits_for_a_task_is_not_complete(store: Store, ba
                 ),
                 b"",
             )
-    assert await batches.complete() == []
+    assert await batches.list_complete() == []
 
     for state in TaskState:
         await batches.close(f"of-{state}", now=at(100), action=ALICE)
 
-    assert await batches.complete() == ["of-expired", "of-failed", "of-rejected", "of-succeed"]
-    assert await batches.finish("of-queued", Teller(), limit=9) is None
+    assert await batches.list_complete() == ["of-expired", "of-failed", "of-rejected", "of-succeed"]
+    assert await batches.finish("of-queued", BatchEventRecorder(), limit=9) is None
 
 
-async def test_a_batch_is_not_complete_until_its_results_are_home_or_given_up(store: Store, batches: Batches) -> None:
-    await taken(store, 1, size=1)
-    await ended(store, 1, archiving=Archiving.AWAITED)
-    tell = Teller()
-    assert await batches.complete() == []
-    assert await batches.finish("b1", tell, limit=9) is None
+async def test_a_batch_is_not_complete_until_its_results_are_home_or_given_up(
+    store: Store, batches: BatchStore
+) -> None:
+    await add_batch_task(store, 1, size=1)
+    await finish_task(store, 1, archiving=ArchiveState.PENDING)
+    make_event = BatchEventRecorder()
+    assert await batches.list_complete() == []
+    assert await batches.finish("b1", make_event, limit=9) is None
 
-    await store.bring_home(
-        Homecoming(event_id="evt_1_succeed", envelope=b'{"a":1}', archiving=Archiving.LATE, archive_at=at(60))
+    await store.save(
+        ArchiveUpdate(event_id="evt_1_succeed", envelope=b'{"a":1}', archiving=ArchiveState.LATE, archive_at=at(60))
     )
 
-    assert await batches.complete() == ["b1"]
-    assert await batches.finish("b1", tell, limit=9) is not None
-    assert [each.envelope for each in tell.ends[0].tasks] == [b'{"a":1}']
+    assert await batches.list_complete() == ["b1"]
+    assert await batches.finish("b1", make_event, limit=9) is not None
+    assert [each.envelope for each in make_event.ends[0].tasks] == [b'{"a":1}']
 
 
-async def test_an_end_is_told_with_all_that_came_of_it_and_then_never_again(store: Store, batches: Batches) -> None:
+async def test_an_end_is_told_with_all_that_came_of_it_and_then_never_again(store: Store, batches: BatchStore) -> None:
     for number in (1, 2, 3):
-        await taken(store, number, size=3)
-    await ended(store, 2, TaskState.FAILED, envelope=b"two")
-    await ended(store, 1, envelope=b"one")
-    await ended(store, 3, TaskState.EXPIRED, envelope=b"three")
-    tell = Teller()
+        await add_batch_task(store, number, size=3)
+    await finish_task(store, 2, TaskState.FAILED, envelope=b"two")
+    await finish_task(store, 1, envelope=b"one")
+    await finish_task(store, 3, TaskState.EXPIRED, envelope=b"three")
+    make_event = BatchEventRecorder()
 
     said = [
-        *await asyncio.gather(*(batches.finish("b1", tell, limit=2) for _ in range(3))),
-        await batches.finish("b1", tell, limit=2),
+        *await asyncio.gather(*(batches.finish("b1", make_event, limit=2) for _ in range(3))),
+        await batches.finish("b1", make_event, limit=2),
     ]
 
     assert [each is not None for each in said] == [True, False, False, False]
-    [end] = tell.ends
+    [end] = make_event.ends
     assert end.counts == {TaskState.SUCCEED: 1, TaskState.FAILED: 1, TaskState.EXPIRED: 1}
     assert [(each.task.id, each.envelope) for each in end.tasks] == [("tsk_1", b"one"), ("tsk_2", b"two")]
-    view = await seen(batches)
+    view = await find_batch(batches)
     assert (view.batch.state, view.batch.finished_at, view.batch.event_id) == (
         BatchState.FINISHED,
         at(200),
@@ -216,49 +218,49 @@ async def test_an_end_is_told_with_all_that_came_of_it_and_then_never_again(stor
     assert claimed.event.id == "evt_b1"
 
 
-async def test_a_late_success_changes_the_task_and_not_what_was_told(store: Store, batches: Batches) -> None:
-    await taken(store, 1, size=1)
-    await ended(store, 1, TaskState.EXPIRED)
-    await batches.finish("b1", Teller(), limit=9)
+async def test_a_late_success_changes_the_task_and_not_what_was_told(store: Store, batches: BatchStore) -> None:
+    await add_batch_task(store, 1, size=1)
+    await finish_task(store, 1, TaskState.EXPIRED)
+    await batches.finish("b1", BatchEventRecorder(), limit=9)
 
-    await ended(store, 1, TaskState.SUCCEED)
+    await finish_task(store, 1, TaskState.SUCCEED)
 
-    assert await batches.complete() == []
-    assert (await seen(batches)).counts == {TaskState.SUCCEED: 1}
+    assert await batches.list_complete() == []
+    assert (await find_batch(batches)).counts == {TaskState.SUCCEED: 1}
 
 
-async def test_words_that_fail_leave_the_batch_as_it_was(store: Store, batches: Batches) -> None:
-    def stumble(_: BatchEnd) -> Announcement:
+async def test_words_that_fail_leave_the_batch_as_it_was(store: Store, batches: BatchStore) -> None:
+    def stumble(_: FinishedBatch) -> RoutedEvent:
         raise ZeroDivisionError
 
-    await taken(store, 1, size=1)
-    await ended(store, 1)
+    await add_batch_task(store, 1, size=1)
+    await finish_task(store, 1)
 
     with pytest.raises(ZeroDivisionError):
         await batches.finish("b1", stumble, limit=9)
 
-    assert await batches.complete() == ["b1"]
+    assert await batches.list_complete() == ["b1"]
 
 
 async def test_a_batch_outlives_a_restart(opener: Opener) -> None:
     async with opener() as store:
-        await taken(store, 1, size=2)
+        await add_batch_task(store, 1, size=2)
     async with opener() as store:
-        await taken(store, 2)
-        await ended(store, 1)
-        await ended(store, 2)
+        await add_batch_task(store, 2)
+        await finish_task(store, 1)
+        await finish_task(store, 2)
     async with opener() as store:
-        assert await of(store).complete() == ["b1"]
-        assert await of(store).finish("b1", Teller(), limit=9) is not None
+        assert await batch_store(store).list_complete() == ["b1"]
+        assert await batch_store(store).finish("b1", BatchEventRecorder(), limit=9) is not None
     async with opener() as store:
-        assert await of(store).complete() == []
+        assert await batch_store(store).list_complete() == []
 
 
-async def test_batches_are_listed_newest_first_by_pages_and_by_state(store: Store, batches: Batches) -> None:
+async def test_batches_are_listed_newest_first_by_pages_and_by_state(store: Store, batches: BatchStore) -> None:
     for number in range(5):
-        await taken(store, number, batch=f"b{number}", size=1 if number in (1, 3) else None)
-    await ended(store, 3)
-    await batches.finish("b3", Teller(), limit=9)
+        await add_batch_task(store, number, batch=f"b{number}", size=1 if number in (1, 3) else None)
+    await finish_task(store, 3)
+    await batches.finish("b3", BatchEventRecorder(), limit=9)
 
     first = await batches.list(limit=3)
     rest = await batches.list(limit=3, cursor=first.next)
@@ -269,27 +271,29 @@ async def test_batches_are_listed_newest_first_by_pages_and_by_state(store: Stor
     assert [view.batch.name for view in (await batches.list(states=[BatchState.FINISHED])).items] == ["b3"]
 
 
-async def test_nothing_of_a_closed_batch_is_taken_away_before_its_end_is_told(store: Store, batches: Batches) -> None:
-    await taken(store, 1, size=2)
-    await taken(store, 2)
-    await taken(store, 3, batch="open")
+async def test_nothing_of_a_closed_batch_is_taken_away_before_its_end_is_told(
+    store: Store, batches: BatchStore
+) -> None:
+    await add_batch_task(store, 1, size=2)
+    await add_batch_task(store, 2)
+    await add_batch_task(store, 3, batch="open")
     for number in (1, 3):
-        await ended(store, number)
+        await finish_task(store, number)
 
-    assert await swept(store, before=at(1000)) == {"events": 1, "tasks": 1, "batches": 1}
+    assert await sweep(store, before=at(1000)) == {"events": 1, "tasks": 1, "batches": 1}
     assert await batches.find("open") is None
 
-    await ended(store, 2)
-    await batches.finish("b1", Teller(), limit=9)
+    await finish_task(store, 2)
+    await batches.finish("b1", BatchEventRecorder(), limit=9)
     await store.claim("publish", now=at(200), until=at(300), limit=9, claim="c")
-    assert await swept(store, before=at(150)) == {"events": 2, "tasks": 2, "batches": 0}
-    assert (await seen(batches)).counts == {}, "it was finished only just now"
-    assert await swept(store, before=at(1000)) == {"events": 0, "tasks": 0, "batches": 1}
+    assert await sweep(store, before=at(150)) == {"events": 2, "tasks": 2, "batches": 0}
+    assert (await find_batch(batches)).counts == {}, "it was finished only just now"
+    assert await sweep(store, before=at(1000)) == {"events": 0, "tasks": 0, "batches": 1}
 
 
-async def swept(store: Store, **when: Any) -> dict[str, int]:
+async def sweep(store: Store, **when: Any) -> dict[str, int]:
     """Take away what is old, and say how much it was."""
     gone = {}
-    for litter in (Litter.EVENTS, Litter.TASKS, Litter.BATCHES):
-        gone[litter.value] = (await store.sweep(litter, now=at(2000), **when)).gone[litter.value]
+    for litter in (RetentionTarget.EVENTS, RetentionTarget.TASKS, RetentionTarget.BATCHES):
+        gone[litter.value] = (await store.sweep(litter, now=at(2000), **when)).deleted[litter.value]
     return gone

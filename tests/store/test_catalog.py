@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 from harness.factories import a_delivery, a_push, a_task, an_event, at
-from store.conftest import Store, always, with_deliveries
+from store.conftest import Store, add_deliveries, decide_always
 
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import DeliveryStatus, TaskState
 from receiver.store.interfaces import ById, Change, Page
 
 
-async def walk(page: Callable[[str | None], Awaitable[Page[str]]]) -> list[list[str]]:
+async def read_pages(page: Callable[[str | None], Awaitable[Page[str]]]) -> list[list[str]]:
     """Follow a list's cursors to its end."""
     pages = []
     cursor: str | None = None
@@ -42,7 +42,7 @@ async def test_tasks_are_listed_newest_first_page_by_page(store: Store) -> None:
         listed = await store.tasks(limit=3, cursor=cursor)
         return Page(items=[task.id for task in listed.items], next=listed.next)
 
-    assert await walk(page) == [["tsk_6", "tsk_5", "tsk_4"], ["tsk_3", "tsk_2", "tsk_1"], ["tsk_0"]]
+    assert await read_pages(page) == [["tsk_6", "tsk_5", "tsk_4"], ["tsk_3", "tsk_2", "tsk_1"], ["tsk_0"]]
 
 
 async def test_a_list_that_ends_with_its_page_has_no_next(store: Store) -> None:
@@ -77,46 +77,46 @@ async def test_tasks_are_filtered_by_all_that_is_asked(store: Store) -> None:
 async def test_pushes_are_given_oldest_first(store: Store) -> None:
     await store.add(a_task(), b"")
     for id_ in ("psh_1", "psh_2"):
-        await store.apply(ById(id="tsk_1"), always(Change(push=a_push(id_))))
+        await store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push(id_))))
 
     assert [push.id for push in await store.pushes("tsk_1")] == ["psh_1", "psh_2"]
     assert await store.pushes("tsk_none") == []
 
 
-async def with_events(store: Store, *ids: str) -> None:
+async def add_events(store: Store, *ids: str) -> None:
     for id_ in ids:
-        await store.record([an_event(id_, type=f"alert.{id_[-1]}", task_id=None)], [])
+        await store.add_events([an_event(id_, type=f"alert.{id_[-1]}", task_id=None)], [])
 
 
 async def test_events_are_listed_newest_first_page_by_page(store: Store) -> None:
-    await with_events(store, "evt_1", "evt_2", "evt_3")
+    await add_events(store, "evt_1", "evt_2", "evt_3")
 
     async def page(cursor: str | None) -> Page[str]:
         listed = await store.events(limit=2, cursor=cursor)
         return Page(items=[event.id for event in listed.items], next=listed.next)
 
-    assert await walk(page) == [["evt_3", "evt_2"], ["evt_1"]]
+    assert await read_pages(page) == [["evt_3", "evt_2"], ["evt_1"]]
 
 
 async def test_events_after_a_known_one_come_oldest_first_page_by_page(store: Store) -> None:
-    await with_events(store, "evt_1", "evt_2", "evt_3", "evt_4")
+    await add_events(store, "evt_1", "evt_2", "evt_3", "evt_4")
 
     async def page(cursor: str | None) -> Page[str]:
         listed = await store.events(after="evt_1", limit=2, cursor=cursor)
         return Page(items=[event.id for event in listed.items], next=listed.next)
 
-    assert await walk(page) == [["evt_2", "evt_3"], ["evt_4"]]
+    assert await read_pages(page) == [["evt_2", "evt_3"], ["evt_4"]]
 
 
 async def test_an_event_overtaken_by_a_younger_one_is_not_missed_by_who_follows(store: Store) -> None:
-    await with_events(store, "evt_1", "evt_5", "evt_3")
+    await add_events(store, "evt_1", "evt_5", "evt_3")
 
     assert [event.id for event in (await store.events(after="evt_5")).items] == ["evt_3"]
     assert [event.id for event in (await store.events(after="evt_1")).items] == ["evt_5", "evt_3"]
 
 
 async def test_who_follows_from_an_event_that_is_gone_goes_on_from_its_age(store: Store) -> None:
-    await with_events(store, "evt_1", "evt_3")
+    await add_events(store, "evt_1", "evt_3")
 
     assert [event.id for event in (await store.events(after="evt_2")).items] == ["evt_3"]
     assert [event.id for event in (await store.events(after="evt_0")).items] == ["evt_1", "evt_3"]
@@ -125,7 +125,7 @@ async def test_who_follows_from_an_event_that_is_gone_goes_on_from_its_age(store
 
 async def test_events_are_filtered_by_type_and_task(store: Store) -> None:
     await store.add(a_task(), b"", events=[an_event("evt_1", type="task.submitted"), an_event("evt_2")])
-    await store.record([an_event("evt_3", type="alert.route_held", task_id=None)], [])
+    await store.add_events([an_event("evt_3", type="alert.route_held", task_id=None)], [])
 
     async def ids(**filters: Any) -> list[str]:
         return [event.id for event in (await store.events(**filters)).items]
@@ -140,7 +140,7 @@ async def test_events_are_filtered_by_type_and_task(store: Store) -> None:
 
 async def test_deliveries_are_listed_with_their_events_type_and_task(store: Store) -> None:
     await store.add(a_task(), b"", events=[an_event("evt_1")])
-    await store.record(
+    await store.add_events(
         [an_event("evt_2", type="alert.route_held", task_id=None)],
         [a_delivery("dlv_1"), a_delivery("dlv_2", event_id="evt_2")],
     )
@@ -157,13 +157,13 @@ async def test_deliveries_are_listed_with_their_events_type_and_task(store: Stor
 
 async def test_deliveries_are_filtered_by_all_that_is_asked_and_paged(store: Store) -> None:
     dead: dict[str, Any] = {"status": DeliveryStatus.DEAD, "finished_at": at(1)}
-    await with_deliveries(
+    await add_deliveries(
         store,
         a_delivery("dlv_1", route="a"),
         a_delivery("dlv_2", route="b", **dead),
         a_delivery("dlv_3", route="a", event_id="evt_2", **dead),
     )
-    await store.record([an_event("evt_9", type="alert.x", task_id=None)], [a_delivery("dlv_4", event_id="evt_9")])
+    await store.add_events([an_event("evt_9", type="alert.x", task_id=None)], [a_delivery("dlv_4", event_id="evt_9")])
 
     async def ids(**filters: Any) -> list[str]:
         listed = await store.deliveries(**filters)

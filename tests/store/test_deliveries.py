@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 from harness.factories import a_delivery, a_task, an_event, at
-from store.conftest import Store, with_deliveries, with_route
+from store.conftest import Store, add_deliveries, add_route_deliveries
 
 from receiver.domain.errors import Conflict
-from receiver.domain.model import Archiving, Attempt, Delivery, DeliveryStatus, HeldBy, RouteState, Verdict
-from receiver.events.factory import Announcement
+from receiver.domain.model import ArchiveState, Attempt, Delivery, DeliveryStatus, HeldBy, RouteState, Verdict
+from receiver.events.factory import RoutedEvent
 
 DELIVERED = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(5), finished_at=at(5))
 AGAIN = Verdict(status=DeliveryStatus.PENDING, due_at=at(30))
@@ -28,7 +28,7 @@ def an_attempt(delivery_id: str = "dlv_1", number: int = 1, **changes: Any) -> A
     return Attempt(delivery_id=delivery_id, number=number, **(given | changes))
 
 
-async def found(store: Store, delivery_id: str) -> Delivery:
+async def get_delivery(store: Store, delivery_id: str) -> Delivery:
     view = await store.delivery(delivery_id)
     assert view is not None
     return view.delivery
@@ -37,7 +37,7 @@ async def found(store: Store, delivery_id: str) -> Delivery:
 async def test_routes_with_anything_pending_are_told_with_their_next_moment(store: Store) -> None:
     assert await store.due_routes() == {}
 
-    await with_deliveries(
+    await add_deliveries(
         store,
         a_delivery("dlv_1", route="b", due_at=at(9)),
         a_delivery("dlv_2", route="b", due_at=at(5), event_id="evt_2"),
@@ -52,18 +52,18 @@ async def test_routes_with_anything_pending_are_told_with_their_next_moment(stor
 async def test_a_claim_brings_all_that_its_sender_needs(store: Store) -> None:
     event = an_event()
     await store.add(a_task(reply_to="https://client.example/hook"), b"", events=[event])
-    await store.record([], [a_delivery(attempts=2)])
+    await store.add_events([], [a_delivery(attempts=2)])
 
     [claimed] = await store.claim("publish", now=at(1), until=at(60), limit=5, claim="mine")
 
-    expected = a_delivery(attempts=2, due_at=at(60), claim="mine", unfinished=1)
+    expected = a_delivery(attempts=2, due_at=at(60), claim="mine", unfinished_claims=1)
     assert (claimed.delivery, claimed.event, claimed.reply_to) == (expected, event, "https://client.example/hook")
-    assert await found(store, "dlv_1") == expected
+    assert await get_delivery(store, "dlv_1") == expected
 
 
 async def test_the_longest_due_are_claimed_first_up_to_the_limit(store: Store) -> None:
     due = {"dlv_1": 5, "dlv_2": 3, "dlv_3": 3, "dlv_4": 1, "dlv_5": 100}
-    await with_deliveries(
+    await add_deliveries(
         store, *(a_delivery(id_, event_id=f"evt_{id_}", due_at=at(seconds)) for id_, seconds in due.items())
     )
 
@@ -73,7 +73,7 @@ async def test_the_longest_due_are_claimed_first_up_to_the_limit(store: Store) -
 
 
 async def test_a_claim_takes_from_its_own_route_alone(store: Store) -> None:
-    await with_deliveries(store, a_delivery("dlv_1", route="a"), a_delivery("dlv_2", route="b"))
+    await add_deliveries(store, a_delivery("dlv_1", route="a"), a_delivery("dlv_2", route="b"))
 
     claimed = await store.claim("a", now=at(1), until=at(60), limit=9, claim="c")
 
@@ -81,7 +81,7 @@ async def test_a_claim_takes_from_its_own_route_alone(store: Store) -> None:
 
 
 async def test_many_who_claim_at_once_never_share_a_delivery(store: Store) -> None:
-    await with_route(store, 200)
+    await add_route_deliveries(store, 200)
 
     claims = [store.claim("publish", now=at(1), until=at(60), limit=7, claim=f"c{n}") for n in range(40)]
     taken = [one.delivery for claim in await asyncio.gather(*claims) for one in claim]
@@ -89,11 +89,11 @@ async def test_many_who_claim_at_once_never_share_a_delivery(store: Store) -> No
     assert len(taken) == 200
     assert len({delivery.id for delivery in taken}) == 200
     for delivery in taken[::20]:
-        assert (await found(store, delivery.id)).claim == delivery.claim
+        assert (await get_delivery(store, delivery.id)).claim == delivery.claim
 
 
 async def test_a_lease_that_ends_makes_the_delivery_due_again(store: Store) -> None:
-    await with_route(store, 1)
+    await add_route_deliveries(store, 1)
     [first] = await store.claim("publish", now=at(1), until=at(60), limit=9, claim="first")
 
     assert await store.due_routes() == {"publish": at(60)}
@@ -101,16 +101,16 @@ async def test_a_lease_that_ends_makes_the_delivery_due_again(store: Store) -> N
     [second] = await store.claim("publish", now=at(60), until=at(120), limit=9, claim="second")
 
     assert second.delivery.id == first.delivery.id
-    assert second.delivery.unfinished == 2
+    assert second.delivery.unfinished_claims == 2
 
 
 async def test_a_verdict_is_recorded_with_its_attempt(store: Store) -> None:
-    await with_deliveries(store, a_delivery())
+    await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
-    assert await store.finish(an_attempt(), DELIVERED, claim="mine") is True
+    assert await store.record_attempt(an_attempt(), DELIVERED, claim="mine") is True
 
-    assert await found(store, "dlv_1") == a_delivery(
+    assert await get_delivery(store, "dlv_1") == a_delivery(
         status=DeliveryStatus.DELIVERED, due_at=at(5), finished_at=at(5), attempts=1
     )
     assert await store.attempts("dlv_1") == [an_attempt()]
@@ -118,50 +118,52 @@ async def test_a_verdict_is_recorded_with_its_attempt(store: Store) -> None:
 
 
 async def test_a_failed_attempt_leaves_the_delivery_pending_until_its_next_moment(store: Store) -> None:
-    await with_deliveries(store, a_delivery())
+    await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
-    await store.finish(an_attempt(outcome="failed", code=None, reason="refused"), AGAIN, claim="mine")
+    await store.record_attempt(an_attempt(outcome="failed", code=None, reason="refused"), AGAIN, claim="mine")
 
-    assert await found(store, "dlv_1") == a_delivery(due_at=at(30), attempts=1)
+    assert await get_delivery(store, "dlv_1") == a_delivery(due_at=at(30), attempts=1)
     assert await store.due_routes() == {"publish": at(30)}
 
 
 async def test_a_late_finisher_writes_nothing(store: Store) -> None:
-    await with_deliveries(store, a_delivery())
+    await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="late")
     await store.claim("publish", now=at(60), until=at(120), limit=1, claim="new")
-    before = await found(store, "dlv_1")
+    before = await get_delivery(store, "dlv_1")
 
     state = RouteState(name="publish", failures=1)
-    assert await store.finish(an_attempt(), DELIVERED, claim="late", route=state) is False
+    assert await store.record_attempt(an_attempt(), DELIVERED, claim="late", route=state) is False
 
-    assert await found(store, "dlv_1") == before
+    assert await get_delivery(store, "dlv_1") == before
     assert await store.attempts("dlv_1") == []
     assert await store.route_states() == {}
 
 
 async def test_of_two_verdicts_on_one_claim_at_once_one_counts(store: Store) -> None:
-    await with_deliveries(store, a_delivery())
+    await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
     results = await asyncio.gather(
-        store.finish(an_attempt(), DELIVERED, claim="other"),
-        store.finish(an_attempt(), DELIVERED, claim="mine"),
-        store.finish(an_attempt(), AGAIN, claim="mine"),
+        store.record_attempt(an_attempt(), DELIVERED, claim="other"),
+        store.record_attempt(an_attempt(), DELIVERED, claim="mine"),
+        store.record_attempt(an_attempt(), AGAIN, claim="mine"),
         store.release("dlv_1", claim="mine", now=at(2)),
     )
 
     assert list(results) == [False, True, False, False]
-    assert (await found(store, "dlv_1")).status is DeliveryStatus.DELIVERED
+    assert (await get_delivery(store, "dlv_1")).status is DeliveryStatus.DELIVERED
 
 
 async def test_many_verdicts_at_once_each_meet_their_own_delivery(store: Store) -> None:
-    await with_route(store, 100)
+    await add_route_deliveries(store, 100)
     claimed = await store.claim("publish", now=at(1), until=at(60), limit=100, claim="mine")
 
     verdicts = [
-        store.finish(an_attempt(one.delivery.id, reason=one.delivery.id), AGAIN if n % 3 else DELIVERED, claim="mine")
+        store.record_attempt(
+            an_attempt(one.delivery.id, reason=one.delivery.id), AGAIN if n % 3 else DELIVERED, claim="mine"
+        )
         for n, one in enumerate(claimed)
     ]
 
@@ -169,39 +171,39 @@ async def test_many_verdicts_at_once_each_meet_their_own_delivery(store: Store) 
     for n, one in enumerate(claimed[:10]):
         [attempt] = await store.attempts(one.delivery.id)
         assert attempt.reason == one.delivery.id
-        assert (await found(store, one.delivery.id)).status.value == ("pending" if n % 3 else "delivered")
+        assert (await get_delivery(store, one.delivery.id)).status.value == ("pending" if n % 3 else "delivered")
 
 
 async def test_a_verdict_that_contradicts_itself_is_refused(store: Store) -> None:
-    await with_deliveries(store, a_delivery())
+    await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
     with pytest.raises(Conflict):
-        await store.finish(
+        await store.record_attempt(
             an_attempt(), Verdict(status=DeliveryStatus.DELIVERED, due_at=at(1), finished_at=None), claim="mine"
         )
 
-    assert (await found(store, "dlv_1")).claim == "mine"
+    assert (await get_delivery(store, "dlv_1")).claim == "mine"
 
 
 async def test_a_final_delivery_is_neither_claimed_nor_finished_nor_released(store: Store) -> None:
     final = a_delivery(status=DeliveryStatus.DEAD, finished_at=at(1))
-    await with_deliveries(store, final)
+    await add_deliveries(store, final)
 
     assert await store.claim("publish", now=at(9), until=at(60), limit=9, claim="c") == []
-    assert await store.finish(an_attempt(), DELIVERED, claim="c") is False
+    assert await store.record_attempt(an_attempt(), DELIVERED, claim="c") is False
     assert await store.release("dlv_1", claim="c", now=at(9)) is False
     assert await store.release_all(now=at(9)) == 0
-    assert await store.hasten("publish", now=at(9)) == 0
-    assert await found(store, "dlv_1") == final
+    assert await store.retry_now("publish", now=at(9)) == 0
+    assert await get_delivery(store, "dlv_1") == final
 
 
 async def test_the_route_state_is_saved_with_the_verdict(store: Store) -> None:
-    await with_deliveries(store, a_delivery())
+    await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
     state = RouteState(name="publish", failures=5, held_at=at(5), held_by=HeldBy.FAILURES, held_why="500")
 
-    await store.finish(an_attempt(), AGAIN, claim="mine", route=state)
+    await store.record_attempt(an_attempt(), AGAIN, claim="mine", route=state)
 
     assert await store.route_states() == {"publish": state}
 
@@ -215,28 +217,28 @@ async def test_a_route_state_replaces_the_one_before(store: Store) -> None:
 
 
 async def test_a_released_delivery_is_due_and_its_claim_does_not_count(store: Store) -> None:
-    await with_deliveries(store, a_delivery())
+    await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
     assert await store.release("dlv_1", claim="other", now=at(2)) is False
     assert await store.release("dlv_1", claim="mine", now=at(2)) is True
 
-    assert await found(store, "dlv_1") == a_delivery(due_at=at(2))
+    assert await get_delivery(store, "dlv_1") == a_delivery(due_at=at(2))
     assert await store.release("dlv_1", claim="mine", now=at(2)) is False
 
 
 async def test_all_claims_are_released_at_once_and_stay_counted(store: Store) -> None:
-    await with_route(store, 5)
+    await add_route_deliveries(store, 5)
     await store.claim("publish", now=at(1), until=at(600), limit=3, claim="of a process that is gone")
 
     assert await store.release_all(now=at(2)) == 3
 
     again = await store.claim("publish", now=at(2), until=at(600), limit=9, claim="new")
-    assert sorted(one.delivery.unfinished for one in again) == [1, 1, 2, 2, 2]
+    assert sorted(one.delivery.unfinished_claims for one in again) == [1, 1, 2, 2, 2]
 
 
 async def test_a_hastened_route_goes_out_by_age_but_for_what_is_claimed(store: Store) -> None:
-    await with_deliveries(
+    await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", created_at=at(1), due_at=at(500), attempts=2),
         a_delivery("dlv_2", event_id="evt_2", created_at=at(2), due_at=at(2), attempts=1),
@@ -248,29 +250,29 @@ async def test_a_hastened_route_goes_out_by_age_but_for_what_is_claimed(store: S
     )
     await store.claim("publish", now=at(2), until=at(600), limit=1, claim="mine")
 
-    assert await store.hasten("publish", now=at(10)) == 4
+    assert await store.retry_now("publish", now=at(10)) == 4
 
     claimed = await store.claim("publish", now=at(10), until=at(600), limit=9, claim="new")
     assert [one.delivery.id for one in claimed] == ["dlv_1", "dlv_3", "dlv_4", "dlv_5", "dlv_7"]
-    assert (await found(store, "dlv_6")).due_at == at(900)
+    assert (await get_delivery(store, "dlv_6")).due_at == at(900)
 
 
 async def test_what_lies_ahead_untried_is_brought_forward_a_little_at_once_and_files_are_waited_for(
     store: Store,
 ) -> None:
     awaited = [
-        an_event(f"evt_{n}", task_id=None, type="alert.x", archiving=Archiving.AWAITED, created_at=at(9000))
+        an_event(f"evt_{n}", task_id=None, type="alert.x", archiving=ArchiveState.PENDING, created_at=at(9000))
         for n in (5, 6)
     ]
-    told = an_event("evt_7", task_id=None, type="alert.x", archiving=Archiving.LATE, created_at=at(9000))
-    await with_deliveries(
+    told = an_event("evt_7", task_id=None, type="alert.x", archiving=ArchiveState.LATE, created_at=at(9000))
+    await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", due_at=at(1)),
         a_delivery("dlv_2", event_id="evt_2", due_at=at(8000)),
         a_delivery("dlv_3", event_id="evt_3", due_at=at(8000), attempts=1),
         a_delivery("dlv_4", event_id="evt_4", due_at=at(8000), route="other"),
     )
-    await store.record(
+    await store.add_events(
         [*awaited, told],
         [
             a_delivery("dlv_5", event_id="evt_5", due_at=at(9900)),
@@ -279,10 +281,10 @@ async def test_what_lies_ahead_untried_is_brought_forward_a_little_at_once_and_f
         ],
     )
 
-    ahead: dict[str, Any] = {"now": at(10), "held_until": at(910), "limit": 2}
+    ahead: dict[str, Any] = {"now": at(10), "archive_wait_until": at(910), "limit": 2}
     assert [await store.bring_forward("publish", **ahead) for _ in range(3)] == [2, 1, 0]
 
-    due = {f"dlv_{n}": (await found(store, f"dlv_{n}")).due_at for n in range(1, 8)}
+    due = {f"dlv_{n}": (await get_delivery(store, f"dlv_{n}")).due_at for n in range(1, 8)}
     assert due == {
         "dlv_1": at(1),
         "dlv_2": at(10),
@@ -295,14 +297,14 @@ async def test_what_lies_ahead_untried_is_brought_forward_a_little_at_once_and_f
 
 
 async def test_what_is_claimed_is_not_brought_forward(store: Store) -> None:
-    await with_deliveries(store, a_delivery("dlv_1", event_id="evt_1", due_at=at(1)))
+    await add_deliveries(store, a_delivery("dlv_1", event_id="evt_1", due_at=at(1)))
     await store.claim("publish", now=at(1), until=at(8000), limit=1, claim="mine")
 
-    assert await store.bring_forward("publish", now=at(10), held_until=at(910), limit=9) == 0
+    assert await store.bring_forward("publish", now=at(10), archive_wait_until=at(910), limit=9) == 0
 
 
 async def test_a_probe_takes_what_is_due_next_but_nothing_that_is_claimed(store: Store) -> None:
-    await with_deliveries(
+    await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", due_at=at(1)),
         a_delivery("dlv_2", event_id="evt_2", due_at=at(2)),
@@ -321,33 +323,33 @@ async def test_a_probe_takes_what_is_due_next_but_nothing_that_is_claimed(store:
 
 
 async def test_an_alert_is_stored_with_the_verdict_that_brought_it_about(store: Store) -> None:
-    await with_deliveries(store, a_delivery())
+    await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
     event = an_event("evt_alert", type="alert.route_held", task_id=None)
-    alert = Announcement(event=event, deliveries=[a_delivery("dlv_alert", event_id="evt_alert", route="mail")])
+    alert = RoutedEvent(event=event, deliveries=[a_delivery("dlv_alert", event_id="evt_alert", route="mail")])
 
-    assert await store.finish(an_attempt(), AGAIN, claim="other", alert=alert) is False
+    assert await store.record_attempt(an_attempt(), AGAIN, claim="other", alert=alert) is False
     assert await store.event("evt_alert") is None
-    assert await store.finish(an_attempt(), AGAIN, claim="mine", alert=alert) is True
+    assert await store.record_attempt(an_attempt(), AGAIN, claim="mine", alert=alert) is True
 
     assert await store.event("evt_alert") == event
-    assert (await found(store, "dlv_alert")).route == "mail"
+    assert (await get_delivery(store, "dlv_alert")).route == "mail"
 
 
 async def test_the_newest_two_hundred_attempts_are_kept(store: Store) -> None:
-    await with_deliveries(store, a_delivery())
+    await add_deliveries(store, a_delivery())
 
     for number in range(1, 204):
         await store.claim("publish", now=at(number * 60), until=at(number * 60 + 30), limit=1, claim="mine")
         verdict = Verdict(status=DeliveryStatus.PENDING, due_at=at(number * 60 + 30))
-        await store.finish(an_attempt(number=number), verdict, claim="mine")
+        await store.record_attempt(an_attempt(number=number), verdict, claim="mine")
 
     assert [attempt.number for attempt in await store.attempts("dlv_1")] == list(range(4, 204))
-    assert (await found(store, "dlv_1")).attempts == 203
+    assert (await get_delivery(store, "dlv_1")).attempts == 203
 
 
 async def test_what_waits_is_told_by_route(store: Store) -> None:
-    await with_deliveries(
+    await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", created_at=at(1), due_at=at(900)),
         a_delivery("dlv_2", event_id="evt_2", created_at=at(2)),

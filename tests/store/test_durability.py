@@ -8,17 +8,17 @@ from pathlib import Path
 from random import Random
 
 import pytest
-from chaos.parameters import fresh_seed, number
+from chaos.parameters import env_int, fresh_seed
 from harness.factories import a_delivery, a_push, a_task, an_event, at
-from harness.soak_report import Tell
-from store.conftest import Opener, Store, always, with_route
-from store.write_until_killed import TASKS, news
+from harness.soak_report import RecordCounts
+from store.conftest import Opener, Store, add_route_deliveries, decide_always
+from store.write_until_killed import TASKS, decision_for
 
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import HeldBy, Push, RouteState, Task, TaskState
 from receiver.store.interfaces import ById, Change
 
-CALLS = number("CANCELLATIONS", 200) * 2
+SYNC_CALLS = env_int("CANCELLATIONS", 200) * 2
 """Every second call is followed by a cancellation."""
 
 TESTS = Path(__file__).parents[1]
@@ -28,7 +28,7 @@ async def test_all_of_it_is_there_after_a_reopening(opener: Opener) -> None:
     state = RouteState(name="publish", failures=5, held_at=at(1), held_by=HeldBy.FAILURES, held_why="why")
     async with opener() as store:
         await store.add(a_task(), b"intent", events=[an_event()])
-        await store.apply(ById(id="tsk_1"), always(Change(push=a_push(), deliveries=[a_delivery()])))
+        await store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push(), deliveries=[a_delivery()])))
         await store.save_route(state)
 
     async with opener() as store:
@@ -60,7 +60,7 @@ async def test_what_was_handed_in_before_the_closing_is_written(opener: Opener) 
         assert len((await store.tasks()).items) == 20
 
 
-async def whole(store: Store) -> int:
+async def count_complete(store: Store) -> int:
     """See that every news item is there whole or not at all; count them."""
     total = 0
     for n in range(TASKS):
@@ -69,14 +69,14 @@ async def whole(store: Store) -> int:
         pushes = await store.pushes(task.id)
         events = (await store.events(task_id=task.id, limit=100_000)).items
         deliveries = (await store.deliveries(task_id=task.id, limit=100_000)).items
-        assert {task.asks} == {len(pushes), len(events), len(deliveries)}
-        total += task.asks
+        assert {task.poll_count} == {len(pushes), len(events), len(deliveries)}
+        total += task.poll_count
     return total
 
 
 @pytest.mark.soak("callers that give up at any moment")
 async def test_callers_that_give_up_at_any_moment_break_no_transaction_and_lose_nothing_acknowledged(
-    store: Store, tell: Tell
+    store: Store, record_counts: RecordCounts
 ) -> None:
     seed = fresh_seed()
     rng = Random(seed)
@@ -85,11 +85,11 @@ async def test_callers_that_give_up_at_any_moment_break_no_transaction_and_lose_
     acknowledged: list[int] = []
 
     async def call(n: int) -> None:
-        await store.apply(ById(id=f"tsk_{n % TASKS}"), news(n))
+        await store.apply(ById(id=f"tsk_{n % TASKS}"), decision_for(n))
         acknowledged.append(n)
 
     calls = []
-    for n in range(CALLS):
+    for n in range(SYNC_CALLS):
         calls.append(asyncio.ensure_future(call(n)))
         for _ in range(rng.randrange(4)):
             await asyncio.sleep(0)
@@ -99,12 +99,14 @@ async def test_callers_that_give_up_at_any_moment_break_no_transaction_and_lose_
             await asyncio.sleep(0.001)
     done = await asyncio.gather(*calls, return_exceptions=True)
 
-    tell(seed=seed, calls=CALLS, given_up=sum(result is not None for result in done), acknowledged=len(acknowledged))
+    record_counts(
+        seed=seed, calls=SYNC_CALLS, given_up=sum(result is not None for result in done), acknowledged=len(acknowledged)
+    )
     assert {type(result) for result in done} == {type(None), asyncio.CancelledError}
-    assert await whole(store) >= len(acknowledged)
+    assert await count_complete(store) >= len(acknowledged)
     for n in acknowledged:
         assert await store.event(f"evt_{n}") is not None
-    assert await store.apply(ById(id="tsk_0"), news(CALLS)) is not None
+    assert await store.apply(ById(id="tsk_0"), decision_for(SYNC_CALLS)) is not None
 
 
 async def test_a_caller_cancelled_while_it_is_judged_does_not_stop_the_others(store: Store) -> None:
@@ -116,7 +118,7 @@ async def test_a_caller_cancelled_while_it_is_judged_does_not_stop_the_others(st
         return Change(push=a_push("psh_first"))
 
     calls.append(asyncio.ensure_future(store.apply(ById(id="tsk_1"), cancel_the_first)))
-    calls.append(asyncio.ensure_future(store.apply(ById(id="tsk_1"), always(Change(push=a_push("psh_second"))))))
+    calls.append(asyncio.ensure_future(store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push("psh_second"))))))
     first, second = await asyncio.gather(*calls, return_exceptions=True)
 
     assert isinstance(first, asyncio.CancelledError)
@@ -137,13 +139,13 @@ async def test_a_kill_in_the_middle_loses_nothing_acknowledged(opener: Opener, p
         said += hammering.stdout.readlines()
 
     async with opener() as store:
-        assert await whole(store) >= len(said) >= 500
+        assert await count_complete(store) >= len(said) >= 500
         for n in map(int, said):
             assert await store.event(f"evt_{n}") is not None
 
 
 async def test_readers_see_what_was_acknowledged_while_writers_write(store: Store) -> None:
-    await with_route(store, 50)
+    await add_route_deliveries(store, 50)
     seen: list[bool] = []
 
     async def write(n: int) -> None:

@@ -32,13 +32,13 @@ def test_a_query_has_its_name_its_purpose_and_its_statement() -> None:
 def test_an_optional_line_is_there_when_its_argument_is() -> None:
     one = parse(TEXT)["one"]
 
-    assert "  AND id = :id\n" in one.given({"id": "x"})
-    assert "id = :id" not in one.given({"id": None})
-    assert "id = :id" not in one.given({})
+    assert "  AND id = :id\n" in one.with_optional({"id": "x"})
+    assert "id = :id" not in one.with_optional({"id": None})
+    assert "id = :id" not in one.with_optional({})
 
 
 def test_many_is_as_many_places_as_wanted() -> None:
-    assert parse(TEXT)["one"].of_many(3).endswith("kind IN (?, ?, ?)")
+    assert parse(TEXT)["one"].with_list(3).endswith("kind IN (?, ?, ?)")
 
 
 def test_two_queries_of_one_name_are_an_error() -> None:

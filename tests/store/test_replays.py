@@ -7,26 +7,28 @@ from typing import Any, cast
 
 import pytest
 from harness.factories import a_delivery, a_task, an_event, at
-from store.conftest import Opener, Store, with_deliveries
+from store.conftest import Opener, Store, add_deliveries
 
-from receiver.delivery.replay import Replays
+from receiver.delivery.replay import ReplayStore
 from receiver.domain.model import DeliveryStatus
-from receiver.domain.replays import Action, Replay, ReplayState, Selection, Step
+from receiver.domain.replays import AuditEntry, Replay, ReplaySelection, ReplayState, ReplayStep
 
-ALICE = Action(at=at(100), actor="alice", verb="replay.started", subject="rpl_1", note="why not")
+ALICE = AuditEntry(at=at(100), actor="alice", verb="replay.started", subject="rpl_1", reason="why not")
 DEAD = DeliveryStatus.DEAD
 
 
 @pytest.fixture
-def replays(store: Store) -> Replays:
+def replays(store: Store) -> ReplayStore:
     """Give the part of the store that looks after replays."""
-    return cast("Replays", cast("Any", store).replays)
+    return cast("ReplayStore", cast("Any", store).replays)
 
 
-def a_replay(id_: str = "rpl_1", *, among: Sequence[str] = ("publish", "other"), **changes: Any) -> Replay:
+def a_replay(id_: str = "rpl_1", *, known_routes: Sequence[str] = ("publish", "other"), **changes: Any) -> Replay:
     """A replay of all that was over by the hundredth second."""
-    names = set(Selection.__dataclass_fields__)
-    selection = Selection(among=tuple(among), **{name: changes.pop(name) for name in names & set(changes)})
+    names = set(ReplaySelection.__dataclass_fields__)
+    selection = ReplaySelection(
+        known_routes=tuple(known_routes), **{name: changes.pop(name) for name in names & set(changes)}
+    )
     replay = Replay(
         id=id_,
         state=ReplayState.RUNNING,
@@ -40,32 +42,32 @@ def a_replay(id_: str = "rpl_1", *, among: Sequence[str] = ("publish", "other"),
     return replace(replay, **changes)
 
 
-def over(id_: str, event_id: str, *, status: DeliveryStatus = DEAD, **changes: Any) -> Any:
+def a_finished_delivery(id_: str, event_id: str, *, status: DeliveryStatus = DEAD, **changes: Any) -> Any:
     given = {"finished_at": at(50)} | changes
     return a_delivery(id_, event_id=event_id, status=status, **given)
 
 
-async def chosen(replays: Replays, replay: Replay, *, limit: int = 99) -> list[tuple[str, str, str | None]]:
-    return [(each.event_id, each.route, each.replay_of) for each in await replays.chosen(replay, limit=limit)]
+async def next_items(replays: ReplayStore, replay: Replay, *, limit: int = 99) -> list[tuple[str, str, str | None]]:
+    return [(each.event_id, each.route, each.replay_of) for each in await replays.next_items(replay, limit=limit)]
 
 
-async def test_what_is_over_is_chosen_oldest_first_and_what_waits_is_not(store: Store, replays: Replays) -> None:
-    await with_deliveries(
+async def test_what_is_over_is_chosen_oldest_first_and_what_waits_is_not(store: Store, replays: ReplayStore) -> None:
+    await add_deliveries(
         store,
-        over("dlv_1", "evt_1"),
-        over("dlv_2", "evt_2", status=DeliveryStatus.DELIVERED),
-        over("dlv_3", "evt_3", status=DeliveryStatus.CANCELLED, route="other"),
+        a_finished_delivery("dlv_1", "evt_1"),
+        a_finished_delivery("dlv_2", "evt_2", status=DeliveryStatus.DELIVERED),
+        a_finished_delivery("dlv_3", "evt_3", status=DeliveryStatus.CANCELLED, route="other"),
         a_delivery("dlv_4", event_id="evt_4"),
-        over("dlv_5", "evt_5", finished_at=at(101)),
+        a_finished_delivery("dlv_5", "evt_5", finished_at=at(101)),
     )
 
-    assert await chosen(replays, a_replay()) == [
+    assert await next_items(replays, a_replay()) == [
         ("evt_1", "publish", "dlv_1"),
         ("evt_2", "publish", "dlv_2"),
         ("evt_3", "other", "dlv_3"),
     ]
-    assert await chosen(replays, a_replay(cursor="dlv_1", last="2")) == [("evt_2", "publish", "dlv_2")]
-    assert len(await chosen(replays, a_replay(), limit=2)) == 2
+    assert await next_items(replays, a_replay(cursor="dlv_1", last="2")) == [("evt_2", "publish", "dlv_2")]
+    assert len(await next_items(replays, a_replay(), limit=2)) == 2
 
 
 @pytest.mark.parametrize(
@@ -79,62 +81,62 @@ async def test_what_is_over_is_chosen_oldest_first_and_what_waits_is_not(store: 
         ({"task_id": "tsk_2"}, []),
         ({"since": at(2), "until": at(4)}, ["dlv_2", "dlv_3"]),
         ({"route": "publish", "statuses": (DEAD,), "since": at(2)}, ["dlv_4"]),
-        ({"among": ("other",)}, ["dlv_3"]),
-        ({"among": ()}, []),
+        ({"known_routes": ("other",)}, ["dlv_3"]),
+        ({"known_routes": ()}, []),
     ],
 )
-async def test_each_filter_holds(store: Store, replays: Replays, wanted: dict[str, Any], ids: list[str]) -> None:
-    await with_deliveries(
+async def test_each_filter_holds(store: Store, replays: ReplayStore, wanted: dict[str, Any], ids: list[str]) -> None:
+    await add_deliveries(
         store,
-        over("dlv_1", "evt_1", created_at=at(1)),
-        over("dlv_2", "evt_2", created_at=at(2), status=DeliveryStatus.DELIVERED),
-        over("dlv_3", "evt_3", created_at=at(3), route="other"),
-        over("dlv_4", "evt_4", created_at=at(4)),
+        a_finished_delivery("dlv_1", "evt_1", created_at=at(1)),
+        a_finished_delivery("dlv_2", "evt_2", created_at=at(2), status=DeliveryStatus.DELIVERED),
+        a_finished_delivery("dlv_3", "evt_3", created_at=at(3), route="other"),
+        a_finished_delivery("dlv_4", "evt_4", created_at=at(4)),
     )
 
-    assert [replay_of for _, _, replay_of in await chosen(replays, a_replay(**wanted))] == ids
+    assert [replay_of for _, _, replay_of in await next_items(replays, a_replay(**wanted))] == ids
 
 
-async def test_an_event_goes_once_to_each_route_however_often_it_went_there(store: Store, replays: Replays) -> None:
-    await with_deliveries(
+async def test_an_event_goes_once_to_each_route_however_often_it_went_there(store: Store, replays: ReplayStore) -> None:
+    await add_deliveries(
         store,
-        over("dlv_1", "evt_1"),
-        over("dlv_2", "evt_1", route="other"),
-        over("dlv_3", "evt_1", replay_of="dlv_1"),
-        over("dlv_4", "evt_1", replay_of="dlv_3", status=DeliveryStatus.DELIVERED),
+        a_finished_delivery("dlv_1", "evt_1"),
+        a_finished_delivery("dlv_2", "evt_1", route="other"),
+        a_finished_delivery("dlv_3", "evt_1", replay_of="dlv_1"),
+        a_finished_delivery("dlv_4", "evt_1", replay_of="dlv_3", status=DeliveryStatus.DELIVERED),
     )
 
-    assert await chosen(replays, a_replay()) == [("evt_1", "other", "dlv_2"), ("evt_1", "publish", "dlv_4")]
-    assert await chosen(replays, a_replay(statuses=(DEAD,))) == [
+    assert await next_items(replays, a_replay()) == [("evt_1", "other", "dlv_2"), ("evt_1", "publish", "dlv_4")]
+    assert await next_items(replays, a_replay(statuses=(DEAD,))) == [
         ("evt_1", "other", "dlv_2"),
         ("evt_1", "publish", "dlv_3"),
     ]
-    assert await chosen(replays, a_replay(statuses=(DEAD,), to_route="third")) == [("evt_1", "third", "dlv_3")]
+    assert await next_items(replays, a_replay(statuses=(DEAD,), to_route="third")) == [("evt_1", "third", "dlv_3")]
 
 
-async def test_events_are_chosen_for_a_route_by_its_words(store: Store, replays: Replays) -> None:
+async def test_events_are_chosen_for_a_route_by_its_words(store: Store, replays: ReplayStore) -> None:
     await store.add(a_task(), b"")
     types = ["task.processing", "task.succeed", "alert.route_held", "batch.finished"]
-    await store.record([an_event(f"evt_{n}", type=type_) for n, type_ in enumerate(types, start=1)], [])
-    await store.record([], [a_delivery("dlv_1", event_id="evt_2", route="other")])
+    await store.add_events([an_event(f"evt_{n}", type=type_) for n, type_ in enumerate(types, start=1)], [])
+    await store.add_events([], [a_delivery("dlv_1", event_id="evt_2", route="other")])
 
     async def words(*words: str) -> list[tuple[str, str, str | None]]:
-        return await chosen(replays, a_replay(to_route="other", words=words, since=at(0)))
+        return await next_items(replays, a_replay(to_route="other", event_kinds=words, since=at(0)))
 
     assert await words("succeed", "alert") == [("evt_2", "other", "dlv_1"), ("evt_3", "other", None)]
     assert await words("batch") == [("evt_4", "other", None)]
     assert len(await words()) == 4
 
 
-async def test_a_tally_counts_all_that_is_chosen(store: Store, replays: Replays) -> None:
-    await with_deliveries(
+async def test_a_tally_counts_all_that_is_chosen(store: Store, replays: ReplayStore) -> None:
+    await add_deliveries(
         store,
-        over("dlv_1", "evt_1", created_at=at(1)),
-        over("dlv_2", "evt_2", created_at=at(2)),
-        over("dlv_3", "evt_3", created_at=at(3), status=DeliveryStatus.DELIVERED),
+        a_finished_delivery("dlv_1", "evt_1", created_at=at(1)),
+        a_finished_delivery("dlv_2", "evt_2", created_at=at(2)),
+        a_finished_delivery("dlv_3", "evt_3", created_at=at(3), status=DeliveryStatus.DELIVERED),
     )
 
-    counted = await replays.tally(a_replay())
+    counted = await replays.count(a_replay())
 
     assert [(each.route, each.status, each.count, each.oldest, each.newest) for each in counted] == [
         ("publish", DEAD, 2, at(1), at(2)),
@@ -149,7 +151,7 @@ async def test_a_replay_is_kept_with_whoever_asked_for_it(opener: Opener) -> Non
         since=at(1),
         until=at(2),
         to_route="other",
-        words=("succeed",),
+        event_kinds=("succeed",),
         task_id="tsk_1",
         rate=(5, timedelta(seconds=1)),
     )
@@ -157,7 +159,7 @@ async def test_a_replay_is_kept_with_whoever_asked_for_it(opener: Opener) -> Non
         await cast("Any", store).replays.add(replay, action=ALICE)
 
     async with opener() as store:
-        replays: Replays = cast("Any", store).replays
+        replays: ReplayStore = cast("Any", store).replays
         assert await replays.find("rpl_1") == replay
         assert await replays.running() == [replay]
         assert (await replays.list()).items == [replay]
@@ -165,12 +167,12 @@ async def test_a_replay_is_kept_with_whoever_asked_for_it(opener: Opener) -> Non
         assert await store.actions(subjects=["rpl_1"]) == [ALICE]
 
 
-async def test_a_step_writes_its_deliveries_and_its_place_or_nothing(store: Store, replays: Replays) -> None:
-    await with_deliveries(store, over("dlv_1", "evt_1"))
+async def test_a_step_writes_its_deliveries_and_its_place_or_nothing(store: Store, replays: ReplayStore) -> None:
+    await add_deliveries(store, a_finished_delivery("dlv_1", "evt_1"))
     replay = a_replay()
     await replays.add(replay, action=ALICE)
     again = a_delivery("dlv_9", event_id="evt_1", replay_of="dlv_1")
-    step = Step(replay=replay, deliveries=[again], cursor="dlv_1")
+    step = ReplayStep(replay=replay, deliveries=[again], cursor="dlv_1")
 
     results = [await replays.advance(step), await replays.advance(step)]
 
@@ -180,54 +182,54 @@ async def test_a_step_writes_its_deliveries_and_its_place_or_nothing(store: Stor
     view = await store.delivery("dlv_9")
     assert view is not None
     assert view.delivery == again
-    assert await replays.advance(Step(replay=moved, deliveries=[], cursor="dlv_1", finished_at=at(200)))
+    assert await replays.advance(ReplayStep(replay=moved, deliveries=[], cursor="dlv_1", finished_at=at(200)))
     assert await replays.running() == []
 
 
-async def test_a_cancelled_replay_goes_no_further(store: Store, replays: Replays) -> None:
-    await with_deliveries(store, over("dlv_1", "evt_1"))
+async def test_a_cancelled_replay_goes_no_further(store: Store, replays: ReplayStore) -> None:
+    await add_deliveries(store, a_finished_delivery("dlv_1", "evt_1"))
     await replays.add(a_replay(), action=ALICE)
     cancelling = replace(ALICE, verb="replay.cancelled")
 
     assert await replays.cancel("rpl_1", now=at(150), action=cancelling) is True
     assert await replays.cancel("rpl_1", now=at(160), action=cancelling) is False
-    assert await replays.advance(Step(replay=a_replay(), deliveries=[], cursor="dlv_1")) is False
+    assert await replays.advance(ReplayStep(replay=a_replay(), deliveries=[], cursor="dlv_1")) is False
 
     assert await replays.find("rpl_1") == a_replay(state=ReplayState.CANCELLED, finished_at=at(150))
     assert await store.actions() == [cancelling, ALICE]
 
 
-async def test_a_waiting_delivery_is_hurried_unless_it_is_being_tried(store: Store, replays: Replays) -> None:
-    await with_deliveries(
+async def test_a_waiting_delivery_is_hurried_unless_it_is_being_tried(store: Store, replays: ReplayStore) -> None:
+    await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", due_at=at(900)),
         a_delivery("dlv_2", event_id="evt_2", due_at=at(1)),
-        over("dlv_3", "evt_3"),
+        a_finished_delivery("dlv_3", "evt_3"),
     )
     await store.claim("publish", now=at(1), until=at(200), limit=1, claim="mine")
 
-    hurried = [await replays.hurry(id_, now=at(100), action=ALICE) for id_ in ("dlv_1", "dlv_2", "dlv_3", "dlv_4")]
+    hurried = [await replays.make_due(id_, now=at(100), action=ALICE) for id_ in ("dlv_1", "dlv_2", "dlv_3", "dlv_4")]
 
     assert hurried == [True, False, False, False]
     assert await store.due_routes() == {"publish": at(100)}
     assert await store.actions() == [ALICE]
 
 
-async def test_a_final_delivery_is_repeated_as_often_as_is_asked(store: Store, replays: Replays) -> None:
-    old = over("dlv_1", "evt_1")
-    await with_deliveries(store, old)
+async def test_a_final_delivery_is_repeated_as_often_as_is_asked(store: Store, replays: ReplayStore) -> None:
+    old = a_finished_delivery("dlv_1", "evt_1")
+    await add_deliveries(store, old)
 
     for id_ in ("dlv_2", "dlv_3"):
-        await replays.repeat(a_delivery(id_, replay_of="dlv_1"), action=ALICE)
+        await replays.add_repeat(a_delivery(id_, replay_of="dlv_1"), action=ALICE)
 
     kept = [view.delivery for view in (await store.deliveries(event_id="evt_1")).items]
     assert [(each.id, each.replay_of) for each in kept] == [("dlv_3", "dlv_1"), ("dlv_2", "dlv_1"), ("dlv_1", None)]
     assert kept[-1] == old
 
 
-async def test_the_present_ends_with_the_newest_of_all(store: Store, replays: Replays) -> None:
-    assert await replays.newest() == ""
+async def test_the_present_ends_with_the_newest_of_all(store: Store, replays: ReplayStore) -> None:
+    assert await replays.high_water_mark() == ""
 
-    await with_deliveries(store, a_delivery("dlv_3", event_id="evt_7"))
+    await add_deliveries(store, a_delivery("dlv_3", event_id="evt_7"))
 
-    assert await replays.newest() == "7"
+    assert await replays.high_water_mark() == "7"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from harness.factories import a_delivery, a_push, a_task, an_event, at
-from store.conftest import a_sqlite_store, always, with_deliveries, with_route
+from store.conftest import a_sqlite_store, add_deliveries, add_route_deliveries, decide_always
 
 from receiver.domain.errors import (
     InvalidRequest,
@@ -28,7 +28,7 @@ from receiver.domain.model import TaskState
 from receiver.store.interfaces import ById, Change
 from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.database import connect_reader, connect_writer
-from receiver.store.sqlite.migrate import Migration, bring_up, known, migrate
+from receiver.store.sqlite.migrate import Migration, known_migrations, migrate, upgrade
 from receiver.store.sqlite.queries import queries, write_rows
 from receiver.store.sqlite.store import SqliteStore
 
@@ -58,10 +58,10 @@ def rename(path: Path, to: Path) -> None:
     path.rename(to)
 
 
-def lose(path: Path, *, but_for_its_name: bool = False) -> None:
+def remove(path: Path, *, keep_empty: bool = False) -> None:
     """Remove a file, or all that is in it."""
     path.unlink()
-    if but_for_its_name:
+    if keep_empty:
         path.touch()
 
 
@@ -73,7 +73,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-def spoil(path: Path, *, last: int | None = None) -> None:
+def corrupt(path: Path, *, last: int | None = None) -> None:
     """Overwrite every page but the first, or the last ones, as a dying disk might."""
     size = path.stat().st_size
     start = 4096 if last is None else size - last * 4096
@@ -82,7 +82,7 @@ def spoil(path: Path, *, last: int | None = None) -> None:
         file.write(b"\xa5" * (size - start))
 
 
-def run(code: str, path: Path) -> int:
+def run_code(code: str, path: Path) -> int:
     """Run a program in a process of its own; give what it ended with."""
     return subprocess.run([sys.executable, "-c", code, str(path)], check=False, timeout=30).returncode
 
@@ -99,7 +99,7 @@ async def test_one_process_has_the_store(path: Path) -> None:
 
 
 async def test_the_lock_goes_with_the_process_that_had_it(path: Path) -> None:
-    assert run(_OPEN_AND_DIE, path) == -signal.SIGKILL
+    assert run_code(_OPEN_AND_DIE, path) == -signal.SIGKILL
 
     async with a_sqlite_store(path):
         pass
@@ -154,7 +154,7 @@ async def test_another_programs_database_is_left_alone(path: Path) -> None:
     with pytest.raises(StoreError, match=r"another program\. Check"):
         maintenance.backup(path, path.with_name("backup.db"))
     with pytest.raises(StoreError, match=r"another program\. Check"):
-        maintenance.stats_of(path)
+        maintenance.stats_at(path)
 
 
 def test_what_holds_no_store_is_not_vouched_for(path: Path) -> None:
@@ -167,7 +167,7 @@ def test_what_holds_no_store_is_not_vouched_for(path: Path) -> None:
         with pytest.raises(StoreError) as backed_up:
             maintenance.backup(path, path.with_name("backup.db"))
         with pytest.raises(StoreError) as counted:
-            maintenance.stats_of(path)
+            maintenance.stats_at(path)
         for said in (fault, str(backed_up.value), str(counted.value)):
             assert said.endswith("holds no store. Restore a backup; where there never was one, `serve` makes it.")
         path.write_bytes(b"")
@@ -177,8 +177,8 @@ def test_what_holds_no_store_is_not_vouched_for(path: Path) -> None:
 @pytest.mark.parametrize("is_there", [True, False], ids=["empty", "gone"])
 async def test_a_log_whose_file_is_empty_or_gone_is_kept_and_nothing_begins_anew(path: Path, is_there: bool) -> None:
     log = path.with_name("receiver.db-wal")
-    assert run(_OPEN_AND_DIE, path) == -signal.SIGKILL
-    lose(path, but_for_its_name=is_there)
+    assert run_code(_OPEN_AND_DIE, path) == -signal.SIGKILL
+    remove(path, keep_empty=is_there)
     before = contents(log)
     assert before
 
@@ -186,14 +186,14 @@ async def test_a_log_whose_file_is_empty_or_gone_is_kept_and_nothing_begins_anew
         with pytest.raises(StoreError, match=r"the log beside it is not empty: .* restore a backup"):
             async with a_sqlite_store(path, create=create):
                 pass
-    for refused in (migrate, maintenance.stats_of, lambda path: maintenance.backup(path, path.with_name("backup.db"))):
+    for refused in (migrate, maintenance.stats_at, lambda path: maintenance.backup(path, path.with_name("backup.db"))):
         with pytest.raises(StoreError, match="the log beside it is not empty"):
             refused(path)
     assert ["the log beside it is not empty" in fault for fault in maintenance.check(path)] == [True]
 
     assert contents(path) == (b"" if is_there else None)
     assert contents(log) == before
-    lose(log, but_for_its_name=True)
+    remove(log, keep_empty=True)
     async with a_sqlite_store(path):
         assert maintenance.check(path) == []
 
@@ -235,13 +235,13 @@ async def test_a_closed_store_is_one_file(path: Path) -> None:
 async def test_a_full_disk_refuses_what_is_new_and_lets_the_queue_drain_until_there_is_room(path: Path) -> None:
     room = 1000
     async with a_sqlite_store(path, reserve=100, free=lambda _: room) as store:
-        await with_route(store, 1)
+        await add_route_deliveries(store, 1)
         room = 99
 
         with pytest.raises(StoreUnavailable, match="almost full"):
             await store.add(a_task(id="tsk_2"), b"")
         with pytest.raises(StoreUnavailable):
-            await store.apply(ById(id="tsk_1"), always(Change()))
+            await store.apply(ById(id="tsk_1"), decide_always(Change()))
         assert len(await store.claim("publish", now=at(1), until=at(60), limit=1, claim="c")) == 1
 
         room = 100
@@ -255,10 +255,10 @@ async def test_a_database_that_cannot_grow_refuses_and_takes_again_once_it_can(p
 
     async with a_sqlite_store(path) as store:
         await store.add(a_task(), b"")
-        await store._writer._lane.run(limit, 1)
+        await store._writer._thread.run(limit, 1)
         large = [store.add(a_task(id=f"tsk_9{n}"), b"x" * 500_000) for n in range(5)]
         refused = await asyncio.gather(*large, return_exceptions=True)
-        await store._writer._lane.run(limit, 1_000_000)
+        await store._writer._thread.run(limit, 1_000_000)
 
         assert {type(error) for error in refused} == {StoreUnavailable}
         assert not store.broken.is_set()
@@ -268,7 +268,7 @@ async def test_a_database_that_cannot_grow_refuses_and_takes_again_once_it_can(p
 
 async def test_another_writer_is_waited_for_and_then_told_as_unavailable(path: Path) -> None:
     async with a_sqlite_store(path) as store:
-        await store._writer._lane.run(lambda connection: connection.execute("PRAGMA busy_timeout = 10"))
+        await store._writer._thread.run(lambda connection: connection.execute("PRAGMA busy_timeout = 10"))
         with closing(sqlite3.connect(path, isolation_level=None)) as intruder:
             intruder.execute("BEGIN IMMEDIATE")
             with pytest.raises(StoreUnavailable):
@@ -282,9 +282,9 @@ async def test_a_broken_store_says_so_once_and_for_all(path: Path) -> None:
     migrate(path)
     async with a_sqlite_store(path) as store:
         # Nothing is cached of pages that were never read, nor after this.
-        await store._writer._lane.run(lambda connection: connection.execute("PRAGMA shrink_memory"))
-        await store._writer._lane.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
-        spoil(path)
+        await store._writer._thread.run(lambda connection: connection.execute("PRAGMA shrink_memory"))
+        await store._writer._thread.run(lambda connection: connection.execute("PRAGMA wal_checkpoint(TRUNCATE)"))
+        corrupt(path)
 
         with pytest.raises(StoreBroken):
             await store.add(a_task(), b"")
@@ -295,7 +295,7 @@ async def test_a_broken_store_says_so_once_and_for_all(path: Path) -> None:
         with pytest.raises(StoreBroken):
             await store.tasks()
         with pytest.raises(StoreBroken):
-            await store.apply(ById(id="tsk_1"), always(Change()))
+            await store.apply(ById(id="tsk_1"), decide_always(Change()))
 
     with pytest.raises(StoreError):
         await SqliteStore.open(path)
@@ -334,7 +334,7 @@ async def test_a_file_that_replaced_a_store_is_used_once_the_others_log_is_away(
         with pytest.raises(StoreBroken):
             await store.add(a_task(id="tsk_2"), b"")
 
-    lose(path.with_name("receiver.db-wal"))
+    remove(path.with_name("receiver.db-wal"))
     async with a_sqlite_store(path) as store:
         assert [task.id for task in (await store.tasks()).items] == ["tsk_1"]
     assert not path.with_name("receiver.db.suspect").exists()
@@ -343,7 +343,7 @@ async def test_a_file_that_replaced_a_store_is_used_once_the_others_log_is_away(
 async def test_all_who_wait_learn_that_the_store_broke(path: Path) -> None:
     migrate(path)
     async with a_sqlite_store(path) as store:
-        spoil(path)
+        corrupt(path)
         errors = await asyncio.gather(
             *(store.add(a_task(id=f"tsk_{n}"), b"") for n in range(600)), return_exceptions=True
         )
@@ -353,7 +353,7 @@ async def test_all_who_wait_learn_that_the_store_broke(path: Path) -> None:
 
 async def test_a_store_that_broke_is_looked_through_before_it_is_trusted_again(path: Path) -> None:
     async with a_sqlite_store(path) as store:
-        await with_route(store, 200)
+        await add_route_deliveries(store, 200)
     mark = path.with_name("receiver.db.suspect")
 
     mark.touch()
@@ -362,7 +362,7 @@ async def test_a_store_that_broke_is_looked_through_before_it_is_trusted_again(p
         assert len((await store.deliveries()).items) == 50
 
     mark.touch()
-    spoil(path, last=1)
+    corrupt(path, last=1)
     with pytest.raises(StoreError, match="damaged"):
         await SqliteStore.open(path)
     assert mark.exists()
@@ -370,7 +370,7 @@ async def test_a_store_that_broke_is_looked_through_before_it_is_trusted_again(p
 
 async def test_a_sound_store_has_no_faults_also_while_it_is_worked_on(path: Path) -> None:
     async with a_sqlite_store(path) as store:
-        await with_route(store, 10)
+        await add_route_deliveries(store, 10)
         assert maintenance.check(path) == []
 
     assert maintenance.check(path) == []
@@ -392,7 +392,7 @@ async def test_a_check_names_what_is_wrong(path: Path, raw: sqlite3.Connection) 
 async def test_a_backup_is_a_whole_store_made_while_work_goes_on(path: Path) -> None:
     target = path.with_name("backup.db")
     async with a_sqlite_store(path) as store:
-        await with_route(store, 100)
+        await add_route_deliveries(store, 100)
         adding = [store.add(a_task(id=f"tsk_b{n:03}"), b"x" * 1000) for n in range(200)]
 
         await asyncio.gather(store.backup(target), *adding)
@@ -442,13 +442,13 @@ async def test_a_backup_clears_away_what_a_killed_one_left_and_nothing_else(path
 
 async def test_counts_are_told_by_kind(path: Path) -> None:
     async with a_sqlite_store(path) as store:
-        await with_deliveries(store, a_delivery())
+        await add_deliveries(store, a_delivery())
         await store.add(a_task(id="tsk_2", state=TaskState.QUEUED), b"")
-        await store.apply(ById(id="tsk_1"), always(Change(push=a_push())))
+        await store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push())))
 
         stats = await store.stats()
 
-        assert stats == maintenance.stats_of(path)
+        assert stats == maintenance.stats_at(path)
     counts = {name: number for name, number in stats.items() if not name.startswith("bytes.")}
     assert counts == {
         "tasks.queued": 1,
@@ -473,13 +473,13 @@ def test_each_migration_is_taken_whole_or_not_at_all(raw: sqlite3.Connection) ->
     bad = Migration(version=3, name="bad", sql="CREATE TABLE half (x);\nINSERT INTO nowhere VALUES (1);\n")
 
     with pytest.raises(sqlite3.OperationalError):
-        bring_up(raw, [*known(), good, bad])
+        upgrade(raw, [*known_migrations(), good, bad])
 
     tables = {row[0] for row in raw.execute("SELECT name FROM sqlite_schema")}
     assert "more" in tables
     assert "half" not in tables
     assert not raw.in_transaction
-    assert bring_up(raw, [*known(), good]) == []
+    assert upgrade(raw, [*known_migrations(), good]) == []
 
 
 def test_a_migration_killed_midway_leaves_the_old_schema(path: Path) -> None:
@@ -487,21 +487,21 @@ def test_a_migration_killed_midway_leaves_the_old_schema(path: Path) -> None:
     code = (
         "import os, pathlib, sys\n"
         "from receiver.store.sqlite.database import connect_writer\n"
-        "from receiver.store.sqlite.migrate import Migration, bring_up, known\n"
+        "from receiver.store.sqlite.migrate import Migration, upgrade, known_migrations\n"
         "sql = 'CREATE TABLE half (x);\\nINSERT INTO half SELECT killed();\\n'\n"
         "connection = connect_writer(pathlib.Path(sys.argv[1]))\n"
         "connection.create_function('killed', 0, lambda: os.kill(os.getpid(), 9))\n"
-        "bring_up(connection, [*known(), Migration(version=2, name='half', sql=sql)])\n"
+        "upgrade(connection, [*known_migrations(), Migration(version=2, name='half', sql=sql)])\n"
     )
 
-    assert run(code, path) == -signal.SIGKILL
+    assert run_code(code, path) == -signal.SIGKILL
     assert maintenance.check(path) == []
     with closing(connect_reader(path)) as connection:
         assert connection.execute("SELECT * FROM sqlite_schema WHERE name = 'half'").fetchall() == []
 
 
 async def test_a_store_of_a_newer_program_is_refused(path: Path, raw: sqlite3.Connection) -> None:
-    bring_up(raw, [*known(), Migration(version=9, name="from_tomorrow", sql="CREATE TABLE tomorrow (x);")])
+    upgrade(raw, [*known_migrations(), Migration(version=9, name="from_tomorrow", sql="CREATE TABLE tomorrow (x);")])
     raw.close()
 
     with pytest.raises(StoreError, match="schema 9, newer than this program's 1"):
@@ -520,21 +520,21 @@ def test_a_migration_may_hold_triggers_and_comments() -> None:
 
 HOT: dict[str, dict[str, Any]] = {
     "tasks_by_token": {},
-    "token_is_live": {"token_hash": b"", "now": 1},
+    "has_live_token": {"token_hash": b"", "now": 1},
     "tasks_by_id": {"ids": "[]"},
-    "tasks_by_key": {"keys": "[]"},
+    "tasks_by_idempotency_key": {"keys": "[]"},
     "due_tasks": {"state": "queued", "now": 1, "limit": 1},
-    "prompted_tasks": {"states": "[]", "now": 1, "limit": 1},
-    "hasten_tasks": {"states": "[]", "now": 1, "before": 2, "apart": 1},
+    "tasks_due_after_push": {"states": "[]", "now": 1, "limit": 1},
+    "make_tasks_due": {"states": "[]", "now": 1, "before": 2, "min_gap": 1},
     "next_task_due": {"states": "[]", "after": 1},
-    "line": {"now": 1, "kept": "[]"},
-    "share_out": {"tag": "project"},
-    "occupancy": {},
+    "next_queued_tasks": {"now": 1, "head_ids": "[]"},
+    "assign_fair_shares": {"tag": "project"},
+    "slots_in_use": {},
     "pending_pushes": {"ids": "[]"},
     "due_routes": {},
     "due_deliveries": {"route": "r", "now": 1, "limit": 1},
     "claim_deliveries": {"claim": "c", "until": 1, "ids": "[]"},
-    "claims": {"ids": "[]"},
+    "delivery_claims": {"ids": "[]"},
     "task_by_kling_id": {"ref": "x"},
     "task_by_external_id": {"ref": "x"},
     "pushes_of_task": {"task_id": "x"},
@@ -545,20 +545,20 @@ HOT: dict[str, dict[str, Any]] = {
     "list_deliveries": {"task_id": "x", "limit": 1},
     "attempts_of_delivery": {"delivery_id": "x"},
     "backlog": {},
-    "bodies_to_take": {"before": 1, "limit": 1},
+    "old_push_bodies": {"before": 1, "limit": 1},
     "old_intents": {"before": 1, "after": "x", "limit": 1},
     "old_events": {"before": 1, "now": 1, "after": "x", "limit": 1},
     "old_tasks": {"before": 1, "now": 1, "after": "x", "limit": 1},
-    "archiving_events": {"now": 1, "without": "[]", "limit": 1},
-    "next_archiving": {"without": "[]"},
-    "let_all_go": {"now": 1},
+    "events_to_archive": {"now": 1, "exclude": "[]", "limit": 1},
+    "next_archive_due": {"exclude": "[]"},
+    "make_all_archiving_deliveries_due": {"now": 1},
 }
 
 
 @pytest.mark.parametrize("name", HOT)
 def test_no_query_reads_a_whole_table(raw: sqlite3.Connection, name: str) -> None:
     query = queries()[name]
-    sql = query.of_many(1) if ":many" in query.sql else query.given(HOT[name])
+    sql = query.with_list(1) if ":many" in query.sql else query.with_optional(HOT[name])
     arguments: Any = (b"",) if ":many" in query.sql else HOT[name]
 
     plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {sql}", arguments)]
@@ -582,19 +582,19 @@ def test_rows_are_written_once_each_and_in_their_order_however_many_there_are(
     "name",
     [
         "due_tasks",
-        "prompted_tasks",
+        "tasks_due_after_push",
         "due_deliveries",
         "list_tasks",
         "list_events",
         "events_after",
-        "bodies_to_take",
+        "old_push_bodies",
         "old_events",
         "old_tasks",
-        "archiving_events",
+        "events_to_archive",
     ],
 )
 def test_no_page_sorts_more_than_it_gives(raw: sqlite3.Connection, name: str) -> None:
-    sql = queries()[name].given(HOT[name])
+    sql = queries()[name].with_optional(HOT[name])
 
     plan = [row[3] for row in raw.execute(f"EXPLAIN QUERY PLAN {sql}", HOT[name])]
 
@@ -635,5 +635,5 @@ async def test_the_newest_id_is_that_of_anything(path: Path) -> None:
         assert await store.newest_id() == ""
         await store.add(a_task(id="tsk_1"), b"")
         assert await store.newest_id() == "1"
-        await store.apply(ById(id="tsk_1"), always(Change(push=a_push("psh_3"), events=[an_event("evt_2")])))
+        await store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push("psh_3"), events=[an_event("evt_2")])))
         assert await store.newest_id() == "3"

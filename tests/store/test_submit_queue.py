@@ -3,140 +3,140 @@
 from typing import Any
 
 from harness.factories import a_task, at
-from store.conftest import Store, always
+from store.conftest import Store, decide_always
 
 from receiver.domain.model import Task, TaskState
 from receiver.store.interfaces import ById, Change
 
 
-async def with_task(store: Store, name: str, **changes: Any) -> Task:
+async def add_queued_task(store: Store, name: str, **changes: Any) -> Task:
     """Keep a queued task that is due."""
     given: dict[str, Any] = {"state": TaskState.QUEUED, "due_at": at(0), "started_at": None, "pack": "image"}
     return await store.add(a_task(id=name, **given | changes), b"{}")
 
 
-async def with_running(store: Store, name: str, *, started: float, **changes: Any) -> Task:
+async def add_running_task(store: Store, name: str, *, started: float, **changes: Any) -> Task:
     """Keep a task that takes slots."""
-    return await with_task(store, name, state=TaskState.PROCESSING, started_at=at(started), **changes)
+    return await add_queued_task(store, name, state=TaskState.PROCESSING, started_at=at(started), **changes)
 
 
-async def line(store: Store, *kept: str, now: float = 10) -> list[str]:
-    return [task.id for task in await store.line(now=at(now), kept=kept)]
+async def next_queued(store: Store, *head_ids: str, now: float = 10) -> list[str]:
+    return [task.id for task in await store.next_queued(now=at(now), head_ids=head_ids)]
 
 
-async def changes(store: Store, task: Task) -> None:
-    await store.apply(ById(id=task.id), always(Change(task=task)))
+async def update(store: Store, task: Task) -> None:
+    await store.apply(ById(id=task.id), decide_always(Change(task=task)))
 
 
 async def test_an_empty_line_has_no_head(store: Store) -> None:
-    assert await line(store) == []
+    assert await next_queued(store) == []
 
-    await with_running(store, "tsk_1", started=0)
+    await add_running_task(store, "tsk_1", started=0)
 
-    assert await line(store) == []
+    assert await next_queued(store) == []
 
 
 async def test_each_pack_has_a_line_of_its_own_and_so_have_tasks_without_one(store: Store) -> None:
-    await with_task(store, "tsk_3", pack="video")
-    await with_task(store, "tsk_4", pack="video")
-    await with_task(store, "tsk_1", pack="image")
-    await with_task(store, "tsk_2", pack=None)
+    await add_queued_task(store, "tsk_3", pack="video")
+    await add_queued_task(store, "tsk_4", pack="video")
+    await add_queued_task(store, "tsk_1", pack="image")
+    await add_queued_task(store, "tsk_2", pack=None)
 
-    heads = await store.line(now=at(10))
+    heads = await store.next_queued(now=at(10))
 
     assert [(task.id, task.pack) for task in heads] == [("tsk_1", "image"), ("tsk_2", None), ("tsk_3", "video")]
 
 
 async def test_the_longest_due_goes_next(store: Store) -> None:
-    await with_task(store, "tsk_1", due_at=at(20))
-    await with_task(store, "tsk_3", due_at=at(5))
-    await with_task(store, "tsk_2", due_at=at(5))
+    await add_queued_task(store, "tsk_1", due_at=at(20))
+    await add_queued_task(store, "tsk_3", due_at=at(5))
+    await add_queued_task(store, "tsk_2", due_at=at(5))
 
-    assert await line(store, now=4) == []
-    assert await line(store, now=10) == ["tsk_2"]
-    await changes(store, a_task(id="tsk_2", state=TaskState.SUBMITTED))
-    assert await line(store, now=30) == ["tsk_3"]
-    await changes(store, a_task(id="tsk_3", state=TaskState.SUBMITTED))
-    assert await line(store, now=30) == ["tsk_1"]
+    assert await next_queued(store, now=4) == []
+    assert await next_queued(store, now=10) == ["tsk_2"]
+    await update(store, a_task(id="tsk_2", state=TaskState.SUBMITTED))
+    assert await next_queued(store, now=30) == ["tsk_3"]
+    await update(store, a_task(id="tsk_3", state=TaskState.SUBMITTED))
+    assert await next_queued(store, now=30) == ["tsk_1"]
 
 
 async def test_the_higher_priority_goes_before_the_older(store: Store) -> None:
-    await with_task(store, "tsk_1", priority=-1)
-    await with_task(store, "tsk_2", pack="video")
-    await with_task(store, "tsk_3", priority=5)
-    await with_task(store, "tsk_4", priority=9, due_at=at(60))
+    await add_queued_task(store, "tsk_1", priority=-1)
+    await add_queued_task(store, "tsk_2", pack="video")
+    await add_queued_task(store, "tsk_3", priority=5)
+    await add_queued_task(store, "tsk_4", priority=9, due_at=at(60))
 
-    assert await line(store) == ["tsk_3", "tsk_2"]
-    assert await line(store, now=60) == ["tsk_4", "tsk_2"]
+    assert await next_queued(store) == ["tsk_3", "tsk_2"]
+    assert await next_queued(store, now=60) == ["tsk_4", "tsk_2"]
 
 
 async def test_the_share_that_takes_the_fewest_slots_goes_next(store: Store) -> None:
     for number in range(5):
-        await with_task(store, f"tsk_{number}", share="many")
-    await with_task(store, "tsk_8", share="few")
-    await with_task(store, "tsk_9", share="fewest")
-    await with_running(store, "tsk_a", started=1, share="many", weight=3)
-    await with_running(store, "tsk_b", started=2, share="few", weight=1)
-    await with_running(store, "tsk_c", started=2, share="few", weight=1)
-    await with_running(store, "tsk_d", started=3, share="fewest", weight=1)
-    await with_running(store, "tsk_e", started=0, share="fewest", weight=9, pack="video")
+        await add_queued_task(store, f"tsk_{number}", fair_share="many")
+    await add_queued_task(store, "tsk_8", fair_share="few")
+    await add_queued_task(store, "tsk_9", fair_share="fewest")
+    await add_running_task(store, "tsk_a", started=1, fair_share="many", weight=3)
+    await add_running_task(store, "tsk_b", started=2, fair_share="few", weight=1)
+    await add_running_task(store, "tsk_c", started=2, fair_share="few", weight=1)
+    await add_running_task(store, "tsk_d", started=3, fair_share="fewest", weight=1)
+    await add_running_task(store, "tsk_e", started=0, fair_share="fewest", weight=9, pack="video")
 
-    assert await line(store) == ["tsk_9"]
+    assert await next_queued(store) == ["tsk_9"]
 
 
 async def test_among_shares_with_as_many_slots_that_served_the_longest_ago_goes_next(store: Store) -> None:
-    await with_task(store, "tsk_1", share="a")
-    await with_task(store, "tsk_2", share="b")
-    await with_task(store, "tsk_3", share="c")
+    await add_queued_task(store, "tsk_1", fair_share="a")
+    await add_queued_task(store, "tsk_2", fair_share="b")
+    await add_queued_task(store, "tsk_3", fair_share="c")
     for share, started in (("a", 3), ("b", 1), ("c", 2)):
-        ended = await with_running(store, f"tsk_{share}", started=started, share=share)
-        await changes(store, a_task(id=ended.id, state=TaskState.SUCCEED, started_at=at(started), due_at=None))
+        ended = await add_running_task(store, f"tsk_{share}", started=started, fair_share=share)
+        await update(store, a_task(id=ended.id, state=TaskState.SUCCEED, started_at=at(started), due_at=None))
 
-    assert await line(store) == ["tsk_2"]
+    assert await next_queued(store) == ["tsk_2"]
 
-    await with_task(store, "tsk_4", share="never served")
+    await add_queued_task(store, "tsk_4", fair_share="never served")
 
-    assert await line(store) == ["tsk_4"]
+    assert await next_queued(store) == ["tsk_4"]
 
 
 async def test_a_task_that_is_kept_stays_at_the_head_of_its_priority(store: Store) -> None:
-    await with_task(store, "tsk_1", share="a")
-    await with_task(store, "tsk_2", share="b")
-    large = await with_task(store, "tsk_3", share="a", weight=9)
+    await add_queued_task(store, "tsk_1", fair_share="a")
+    await add_queued_task(store, "tsk_2", fair_share="b")
+    large = await add_queued_task(store, "tsk_3", fair_share="a", weight=9)
 
-    assert await line(store, "tsk_3") == ["tsk_3"]
+    assert await next_queued(store, "tsk_3") == ["tsk_3"]
 
-    await with_task(store, "tsk_4", priority=1)
-    assert await line(store, "tsk_3") == ["tsk_4"]
+    await add_queued_task(store, "tsk_4", priority=1)
+    assert await next_queued(store, "tsk_3") == ["tsk_4"]
 
-    await changes(store, a_task(id=large.id, state=TaskState.REJECTED, due_at=None))
-    await changes(store, a_task(id="tsk_4", state=TaskState.REJECTED, due_at=None))
-    assert await line(store, "tsk_3") == ["tsk_1"]
+    await update(store, a_task(id=large.id, state=TaskState.REJECTED, due_at=None))
+    await update(store, a_task(id="tsk_4", state=TaskState.REJECTED, due_at=None))
+    assert await next_queued(store, "tsk_3") == ["tsk_1"]
 
 
 async def test_what_waits_and_runs_is_shared_out_anew_by_a_tag(store: Store) -> None:
-    await with_task(store, "tsk_1", tags={"project": "ads", 'o"dd': "x"})
-    await with_running(store, "tsk_2", started=1, tags={"project": "books"}, share="old")
-    await with_task(store, "tsk_3", share="old")
-    await with_task(store, "tsk_4", state=TaskState.FAILED, tags={"project": "ads"}, due_at=None)
+    await add_queued_task(store, "tsk_1", tags={"project": "ads", 'o"dd': "x"})
+    await add_running_task(store, "tsk_2", started=1, tags={"project": "books"}, fair_share="old")
+    await add_queued_task(store, "tsk_3", fair_share="old")
+    await add_queued_task(store, "tsk_4", state=TaskState.FAILED, tags={"project": "ads"}, due_at=None)
 
     async def shares() -> dict[str, str]:
-        return {task.id: task.share for task in (await store.tasks()).items}
+        return {task.id: task.fair_share for task in (await store.tasks()).items}
 
-    await store.share_out("project")
+    await store.assign_fair_shares("project")
     assert await shares() == {"tsk_1": "ads", "tsk_2": "books", "tsk_3": "", "tsk_4": ""}
 
-    await store.share_out('o"dd')
+    await store.assign_fair_shares('o"dd')
     assert await shares() == {"tsk_1": "x", "tsk_2": "", "tsk_3": "", "tsk_4": ""}
 
-    await store.share_out("")
+    await store.assign_fair_shares("")
     assert set((await shares()).values()) == {""}
 
 
 async def test_tasks_are_counted_by_state_all_or_those_of_a_batch_or_with_tags(store: Store) -> None:
-    await with_task(store, "tsk_1", batch="b", tags={"project": "ads"})
-    await with_task(store, "tsk_2", batch="b", tags={"project": "film"})
-    await with_running(store, "tsk_3", started=1, tags={"project": "ads", "more": "x"})
+    await add_queued_task(store, "tsk_1", batch="b", tags={"project": "ads"})
+    await add_queued_task(store, "tsk_2", batch="b", tags={"project": "film"})
+    await add_running_task(store, "tsk_3", started=1, tags={"project": "ads", "more": "x"})
 
     assert await store.counts() == {"queued": 2, "processing": 1}
     assert await store.counts(batch="b") == {"queued": 2}

@@ -14,14 +14,14 @@ from pathlib import Path
 from harness.factories import a_delivery, a_push, a_task, an_event
 
 from receiver.domain.model import Push, Task
-from receiver.store.interfaces import ById, Change, Judge
+from receiver.store.interfaces import ById, Change, Decide
 from receiver.store.sqlite.store import SqliteStore
 
-CALLERS = 32
+CONCURRENT_WRITERS = 32
 TASKS = 8
 
 
-async def hammer(path: Path) -> None:
+async def write_continuously(path: Path) -> None:
     store = await SqliteStore.open(path)
     for n in range(TASKS):
         await store.add(a_task(id=f"tsk_{n}"), b"")
@@ -29,18 +29,18 @@ async def hammer(path: Path) -> None:
 
     async def call() -> None:
         for n in numbers:
-            await store.apply(ById(id=f"tsk_{n % TASKS}"), news(n))
+            await store.apply(ById(id=f"tsk_{n % TASKS}"), decision_for(n))
             os.write(1, b"%d\n" % n)
 
-    await asyncio.gather(*(call() for _ in range(CALLERS)))
+    await asyncio.gather(*(call() for _ in range(CONCURRENT_WRITERS)))
 
 
-def news(n: int) -> Judge:
+def decision_for(n: int) -> Decide:
     """Make a push, an event and a delivery out of a number, and count it on the task."""
 
     def judge(task: Task, _pending: Sequence[Push]) -> Change:
         return Change(
-            task=replace(task, asks=task.asks + 1),
+            task=replace(task, poll_count=task.poll_count + 1),
             push=a_push(f"psh_{n}", task_id=task.id),
             events=[an_event(f"evt_{n}", type="task.processing", task_id=task.id, push_id=f"psh_{n}")],
             deliveries=[a_delivery(f"dlv_{n}", event_id=f"evt_{n}")],
@@ -50,4 +50,4 @@ def news(n: int) -> Judge:
 
 
 if __name__ == "__main__":
-    asyncio.run(hammer(Path(sys.argv[1])))
+    asyncio.run(write_continuously(Path(sys.argv[1])))

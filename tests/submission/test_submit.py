@@ -8,136 +8,136 @@ from pathlib import Path
 
 import pytest
 from harness.factories import a_task
-from harness.support import until
-from harness.task_system import JOB, FakeKling, IdleClock, Workshop, a_workshop, no_answer, refusal
+from harness.support import wait_until
+from harness.task_system import JOB, FakeKling, IdleClock, TaskSystem, a_task_system, no_response, refusal
 
 from receiver.domain.errors import InvalidRequest, KlingError, KlingUncertain, KlingUnreachable
-from receiver.domain.model import Origin, Reading, TaskState
+from receiver.domain.model import Origin, StatusReport, TaskState
 from receiver.kling import endpoints
-from receiver.kling.client import NOTHING_BESIDE, Answer, Beside
+from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import KlingSettings, SlotSettings
 from receiver.submission import submitter
 from receiver.submission.request import SubmitRequest
 
 
-def known(path: str) -> Endpoint:
+def endpoint_of(path: str) -> Endpoint:
     found = endpoints.resolve(path)
     assert found is not None
     return found
 
 
-IMAGES = known("images/multi-image2image")
+IMAGES = endpoint_of("images/multi-image2image")
 
 
 async def test_the_intent_is_stored_before_kling_is_called(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop:
-        shop.kling.holds = asyncio.Event()
-        sending = asyncio.create_task(shop.submit())
-        await until(lambda: shop.kling.creates != [])
+    async with a_task_system(tmp_path) as system:
+        system.kling.create_gate = asyncio.Event()
+        sending = asyncio.create_task(system.submit())
+        await wait_until(lambda: system.kling.create_ids != [])
 
-        (task,) = (await shop.store.tasks()).items
+        (task,) = (await system.store.tasks()).items
 
         assert task.state is TaskState.SUBMITTING
         assert task.token_hash is not None
-        assert json.loads(await shop.store.intent(task.id)) == JOB
-        shop.kling.holds.set()
+        assert json.loads(await system.store.intent(task.id)) == JOB
+        system.kling.create_gate.set()
         await sending
 
 
 async def test_a_task_goes_on_when_whoever_asked_for_it_goes_away(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop:
-        shop.kling.holds = asyncio.Event()
-        asking = asyncio.create_task(shop.submitter.relay(IMAGES, json.dumps(JOB).encode()))
-        await until(lambda: shop.kling.creates != [])
+    async with a_task_system(tmp_path) as system:
+        system.kling.create_gate = asyncio.Event()
+        asking = asyncio.create_task(system.submitter.submit_now(IMAGES, json.dumps(JOB).encode()))
+        await wait_until(lambda: system.kling.create_ids != [])
 
         asking.cancel()
         await asyncio.gather(asking, return_exceptions=True)
-        shop.kling.holds.set()
-        await shop.submitter.drain()
+        system.kling.create_gate.set()
+        await system.submitter.drain()
 
-        (task,) = (await shop.store.tasks()).items
+        (task,) = (await system.store.tasks()).items
         assert (task.state, task.kling_id) == (TaskState.SUBMITTED, "k1")
 
 
 async def test_the_oldest_of_a_pack_goes_first_and_a_small_one_does_not_overtake(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=3))
-    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
-        first = await shop.submit(body=JOB | {"n": 2})
-        large = await shop.submit(body=JOB | {"n": 3})
-        small = await shop.submit(body=JOB | {"n": 1})
-        other_pack = await shop.submit(endpoint="videos/text2video", body={"prompt": "a cat"})
+    async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
+        first = await system.submit(body=JOB | {"n": 2})
+        large = await system.submit(body=JOB | {"n": 3})
+        small = await system.submit(body=JOB | {"n": 1})
+        other_pack = await system.submit(endpoint="videos/text2video", body={"prompt": "a cat"})
 
         assert [task.state for task in (first, large, small)] == ["submitted", "queued", "queued"]
         assert small.message == "waits for a slot"
         assert other_pack.state is TaskState.SUBMITTED
-        await shop.passes(10)
-        assert len(shop.kling.creates) == 2
+        await system.advance(10)
+        assert len(system.kling.create_ids) == 2
 
-        await shop.push(shop.kling.made["k1"].token, shop.kling.end(shop.kling.made["k1"]))
-        await shop.passes(6)
+        await system.push(system.kling.tasks["k1"].token, system.kling.finish_task(system.kling.tasks["k1"]))
+        await system.advance(6)
 
-        assert (await shop.task(large.id)).state is TaskState.SUBMITTED
-        assert (await shop.task(small.id)).state is TaskState.QUEUED
+        assert (await system.task(large.id)).state is TaskState.SUBMITTED
+        assert (await system.task(small.id)).state is TaskState.QUEUED
 
 
 async def test_a_task_that_is_given_up_frees_its_slot(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=1))
-    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
-        first, second = await shop.submit(), await shop.submit()
+    async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
+        first, second = await system.submit(), await system.submit()
 
-        await shop.passes(48 * 3600 + 301, step=900)
+        await system.advance(48 * 3600 + 301, step=900)
 
-        assert (await shop.task(first.id)).state is TaskState.EXPIRED
-        assert (await shop.task(second.id)).state is TaskState.SUBMITTED
+        assert (await system.task(first.id)).state is TaskState.EXPIRED
+        assert (await system.task(second.id)).state is TaskState.SUBMITTED
 
 
 async def test_packs_that_wait_hold_up_no_other(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=1))
-    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+    async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         for _ in range(40):
-            await shop.submit()
-        shop.kling.create_faults = [refusal(429, 1302)]
-        video = await shop.submit(endpoint="videos/text2video", body={"prompt": "a cat"})
+            await system.submit()
+        system.kling.create_faults = [refusal(429, 1302)]
+        video = await system.submit(endpoint="videos/text2video", body={"prompt": "a cat"})
         assert video.state is TaskState.QUEUED
 
-        await shop.passes(5)
+        await system.advance(5)
 
-        assert (await shop.task(video.id)).state is TaskState.SUBMITTED
-        assert len(shop.kling.made) == 2
+        assert (await system.task(video.id)).state is TaskState.SUBMITTED
+        assert len(system.kling.tasks) == 2
 
 
 async def test_a_1303_teaches_the_window_and_tasks_go_as_others_end(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.limit = 2
-        tasks = [await shop.submit() for _ in range(8)]
-        await shop.settles()
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.slot_limit = 2
+        tasks = [await system.submit() for _ in range(8)]
+        await system.settle()
         assert [task.state for task in tasks[:2]] == ["submitted", "submitted"]
-        assert len(shop.kling.made) == 2
+        assert len(system.kling.tasks) == 2
 
         for number in range(1, 9):
-            made = shop.kling.made[f"k{number}"]
-            await shop.push(made.token, shop.kling.end(made))
-            await shop.passes(10)
+            kling_task = system.kling.tasks[f"k{number}"]
+            await system.push(kling_task.token, system.kling.finish_task(kling_task))
+            await system.advance(10)
 
-        assert [(await shop.task(task.id)).state for task in tasks] == ["succeed"] * 8
-        assert [shop.kling.made[f"k{n + 1}"].external_task_id for n in range(8)] == [task.id for task in tasks]
-        refused = len(shop.kling.creates) - 8
+        assert [(await system.task(task.id)).state for task in tasks] == ["succeed"] * 8
+        assert [system.kling.tasks[f"k{n + 1}"].external_task_id for n in range(8)] == [task.id for task in tasks]
+        refused = len(system.kling.create_ids) - 8
         assert refused <= 16
 
 
 async def test_when_others_fill_the_account_tasks_try_further_and_further_apart(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.create_fault = refusal(429, 1303)
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_fault = refusal(429, 1303)
         for _ in range(5):
-            await shop.submit()
+            await system.submit()
 
-        await shop.passes(600, step=5)
-        assert len(shop.kling.creates) <= 17
+        await system.advance(600, step=5)
+        assert len(system.kling.create_ids) <= 17
 
-        shop.kling.create_fault = None
-        await shop.passes(61)
-        assert len(shop.kling.made) == 5
+        system.kling.create_fault = None
+        await system.advance(61)
+        assert len(system.kling.tasks) == 5
 
 
 @pytest.mark.parametrize(
@@ -146,26 +146,26 @@ async def test_when_others_fill_the_account_tasks_try_further_and_further_apart(
 async def test_a_kling_that_cannot_serve_just_now_is_tried_by_one_task_at_a_time(
     tmp_path: Path, error: KlingError
 ) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.create_fault = error
-        tasks = [await shop.submit() for _ in range(50)]
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_fault = error
+        tasks = [await system.submit() for _ in range(50)]
         assert {task.state for task in tasks} == {TaskState.QUEUED}
         assert all(task.message for task in tasks)
 
-        await shop.passes(300, step=5)
-        tried = len(shop.kling.creates)
-        shop.kling.create_fault = None
-        await shop.passes(125, step=5)
+        await system.advance(300, step=5)
+        tried = len(system.kling.create_ids)
+        system.kling.create_fault = None
+        await system.advance(125, step=5)
 
         assert tried <= 12
-        assert len(shop.kling.made) == 50
-        assert len(shop.kling.creates) == tried + 50
+        assert len(system.kling.tasks) == 50
+        assert len(system.kling.create_ids) == tried + 50
 
 
 async def test_a_task_that_is_always_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.create_fault = refusal(503, 5001)
-        bad = await shop.submit()
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_fault = refusal(503, 5001)
+        bad = await system.submit()
 
         class Picky(list[KlingError | None]):
             """Refuses one task and no other."""
@@ -174,116 +174,120 @@ async def test_a_task_that_is_always_in_trouble_does_not_stop_the_others(tmp_pat
                 return True
 
             def pop(self, _: object = 0) -> KlingError | None:
-                return refusal(503, 5001) if shop.kling.creates[-1] == bad.id else None
+                return refusal(503, 5001) if system.kling.create_ids[-1] == bad.id else None
 
-        shop.kling.create_faults, shop.kling.create_fault = Picky(), None
-        others = [await shop.submit() for _ in range(10)]
-        await shop.passes(60)
+        system.kling.create_faults, system.kling.create_fault = Picky(), None
+        others = [await system.submit() for _ in range(10)]
+        await system.advance(60)
 
-        assert {(await shop.task(task.id)).state for task in others} == {TaskState.SUBMITTED}
-        assert (await shop.task(bad.id)).state is TaskState.QUEUED
-        assert shop.kling.creates.count(bad.id) <= 8
+        assert {(await system.task(task.id)).state for task in others} == {TaskState.SUBMITTED}
+        assert (await system.task(bad.id)).state is TaskState.QUEUED
+        assert system.kling.create_ids.count(bad.id) <= 8
 
 
 async def test_an_answer_without_an_id_is_no_answer(tmp_path: Path) -> None:
     clock = IdleClock()
 
     class Nameless(FakeKling):
-        async def create(self, endpoint: str, content: bytes, *, beside: Beside = NOTHING_BESIDE) -> Answer:
-            return replace(await super().create(endpoint, content, beside=beside), reading=Reading(state=None))
+        async def create(
+            self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
+        ) -> KlingResponse:
+            return replace(
+                await super().create(endpoint, content, pass_through=pass_through), report=StatusReport(state=None)
+            )
 
-    async with a_workshop(tmp_path, kling=Nameless(clock), clock=clock) as shop, shop.working():
-        task = await shop.submit()
+    async with a_task_system(tmp_path, kling=Nameless(clock), clock=clock) as system, system.running():
+        task = await system.submit()
         assert task.state is TaskState.SUBMITTING
 
-        await shop.passes(2)
+        await system.advance(2)
 
-        assert (await shop.task(task.id)).kling_id == "k1"
-        assert len(shop.kling.creates) == 1
+        assert (await system.task(task.id)).kling_id == "k1"
+        assert len(system.kling.create_ids) == 1
 
 
 async def test_the_lost_answer_tells_a_gateways_client_what_to_look_its_task_up_by(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop:
-        shop.kling.create_faults = [no_answer()]
+    async with a_task_system(tmp_path) as system:
+        system.kling.create_faults = [no_response()]
 
         with pytest.raises(KlingUncertain) as raised:
-            await shop.submitter.relay(IMAGES, json.dumps(JOB | {"external_task_id": "mine"}).encode())
+            await system.submitter.submit_now(IMAGES, json.dumps(JOB | {"external_task_id": "mine"}).encode())
 
         assert raised.value.external_task_id == "mine"
 
 
 async def test_an_endpoint_that_is_none_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop:
+    async with a_task_system(tmp_path) as system:
         with pytest.raises(InvalidRequest):
-            await shop.submit(endpoint="no/such/thing")
+            await system.submit(endpoint="no/such/thing")
 
-        assert (await shop.store.tasks()).items == []
+        assert (await system.store.tasks()).items == []
 
 
-async def ends(shop: Workshop, number: int) -> None:
+async def finish_task(system: TaskSystem, number: int) -> None:
     """Let the task that Kling made as so manieth end, and hear of it."""
-    made = shop.kling.made[f"k{number}"]
-    await shop.push(made.token, shop.kling.end(made))
-    await shop.passes(1)
+    kling_task = system.kling.tasks[f"k{number}"]
+    await system.push(kling_task.token, system.kling.finish_task(kling_task))
+    await system.advance(1)
 
 
 async def test_one_projects_many_tasks_do_not_starve_anothers_few(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=2), fair_by="project")
-    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
-        many = [await shop.submit(tags={"project": "many"}) for _ in range(20)]
-        few = [await shop.submit(tags={"project": "few"}) for _ in range(3)]
-        untagged = await shop.submit()
+    async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
+        many = [await system.submit(tags={"project": "many"}) for _ in range(20)]
+        few = [await system.submit(tags={"project": "few"}) for _ in range(3)]
+        untagged = await system.submit()
 
         for number in range(1, 8):
-            await ends(shop, number)
+            await finish_task(system, number)
 
-        went = [made.external_task_id for made in shop.kling.made.values()][2:8]
+        went = [kling_task.external_task_id for kling_task in system.kling.tasks.values()][2:8]
         assert set(went) == {few[0].id, few[1].id, few[2].id, untagged.id, many[2].id, many[3].id}
         assert went[:2] in ([few[0].id, untagged.id], [untagged.id, few[0].id])
 
 
 async def test_the_urgent_goes_first_and_the_rest_by_age(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=1))
-    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
-        await shop.submit()
-        asked = [await shop.submit(priority=priority) for priority in (0, -1, 5, 0, 5)]
+    async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
+        await system.submit()
+        asked = [await system.submit(priority=priority) for priority in (0, -1, 5, 0, 5)]
 
         for number in range(1, 6):
-            await ends(shop, number)
+            await finish_task(system, number)
 
-        went = [made.external_task_id for made in shop.kling.made.values()][1:]
+        went = [kling_task.external_task_id for kling_task in system.kling.tasks.values()][1:]
         assert went == [asked[place].id for place in (2, 4, 0, 3, 1)]
 
 
 async def test_a_large_task_is_not_overtaken_for_ever_by_small_ones_of_others(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=3), fair_by="project")
-    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
+    async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         for project in "abc":
-            await shop.submit(tags={"project": project})
-        large = await shop.submit(body=JOB | {"n": 3}, tags={"project": "large"})
+            await system.submit(tags={"project": project})
+        large = await system.submit(body=JOB | {"n": 3}, tags={"project": "large"})
 
         for number in range(1, 4):
             for project in "abcdef":
-                await shop.submit(tags={"project": f"{project}{number}"})
-            await ends(shop, number)
+                await system.submit(tags={"project": f"{project}{number}"})
+            await finish_task(system, number)
 
-        assert (await shop.task(large.id)).state is TaskState.SUBMITTED
-        assert len(shop.kling.made) == 4
+        assert (await system.task(large.id)).state is TaskState.SUBMITTED
+        assert len(system.kling.tasks) == 4
 
 
 async def test_a_task_that_no_slots_are_ever_enough_for_does_not_block_the_others(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.limit = 1
-        shop.kling.counts_images = True
-        huge = await shop.submit(body=JOB | {"n": 9})
-        small = [await shop.submit() for _ in range(3)]
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.slot_limit = 1
+        system.kling.counts_images = True
+        huge = await system.submit(body=JOB | {"n": 9})
+        small = [await system.submit() for _ in range(3)]
 
         for number in range(1, 4):
-            await shop.passes(5)
-            await ends(shop, number)
+            await system.advance(5)
+            await finish_task(system, number)
 
-        assert (await shop.task(huge.id)).state is TaskState.QUEUED
-        assert [(await shop.task(task.id)).state for task in small] == ["succeed"] * 3
+        assert (await system.task(huge.id)).state is TaskState.QUEUED
+        assert [(await system.task(task.id)).state for task in small] == ["succeed"] * 3
 
 
 @pytest.mark.parametrize("configured", [5, 0])
@@ -291,68 +295,72 @@ async def test_large_tasks_that_there_is_no_room_for_keep_no_small_one_from_a_fr
     tmp_path: Path, configured: int
 ) -> None:
     settings = KlingSettings(slots=SlotSettings(image=configured))
-    async with a_workshop(tmp_path, kling_settings=settings) as shop, shop.working():
-        shop.kling.limit, shop.kling.counts_images = 3, True  # somebody else has the others
-        large = [await shop.submit(body=JOB | {"n": 4}) for _ in range(8)]
-        small = [await shop.submit() for _ in range(9)]
+    async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
+        system.kling.slot_limit, system.kling.counts_images = 3, True  # somebody else has the others
+        large = [await system.submit(body=JOB | {"n": 4}) for _ in range(8)]
+        small = [await system.submit() for _ in range(9)]
 
         for number in range(1, 10):
-            await shop.passes(1)
-            assert len(shop.kling.made) >= min(number + 2, 9), "none of the three is idle"
-            await ends(shop, number)
+            await system.advance(1)
+            assert len(system.kling.tasks) >= min(number + 2, 9), "none of the three is idle"
+            await finish_task(system, number)
 
-        assert [(await shop.task(task.id)).state for task in small] == ["succeed"] * 9
-        fits = await shop.submit(body=JOB | {"n": 3})
-        await shop.passes(2)
-        assert (await shop.task(fits.id)).state is TaskState.SUBMITTED
-        await ends(shop, 10)
+        assert [(await system.task(task.id)).state for task in small] == ["succeed"] * 9
+        fits = await system.submit(body=JOB | {"n": 3})
+        await system.advance(2)
+        assert (await system.task(fits.id)).state is TaskState.SUBMITTED
+        await finish_task(system, 10)
 
-        shop.kling.limit = 5
+        system.kling.slot_limit = 5
         for number in range(11, 19):
-            await shop.passes(120)
-            await ends(shop, number)
-        assert [(await shop.task(task.id)).state for task in large] == ["succeed"] * 8
+            await system.advance(120)
+            await finish_task(system, number)
+        assert [(await system.task(task.id)).state for task in large] == ["succeed"] * 8
 
 
 async def test_a_task_whose_endpoint_is_not_known_any_more_is_rejected_and_holds_nobody_up(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop:
+    async with a_task_system(tmp_path) as system:
         old = a_task(
-            state=TaskState.QUEUED, origin=Origin.API, endpoint="no/such/thing", kling_id=None, due_at=shop.clock.now()
+            state=TaskState.QUEUED,
+            origin=Origin.API,
+            endpoint="no/such/thing",
+            kling_id=None,
+            due_at=system.clock.now(),
         )
-        await shop.store.add(old, b"{}")
+        await system.store.add(old, b"{}")
 
-        new = await shop.submit()
+        new = await system.submit()
 
         assert new.state is TaskState.SUBMITTED
-        assert (await shop.task(old.id)).state is TaskState.REJECTED
+        assert (await system.task(old.id)).state is TaskState.REJECTED
 
 
 async def test_who_does_not_want_to_wait_is_answered_when_the_job_is_stored(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.holds = asyncio.Event()
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_gate = asyncio.Event()
 
-        task = (await shop.submitter.submit(SubmitRequest(endpoint=IMAGES.path, body=JOB), wait=False)).task
+        task = (await system.submitter.submit(SubmitRequest(endpoint=IMAGES.path, body=JOB), wait=False)).task
 
         assert task.state is TaskState.QUEUED
-        await until(lambda: shop.kling.creates == [task.id])
+        await wait_until(lambda: system.kling.create_ids == [task.id])
 
 
 async def test_no_more_is_held_of_what_is_being_sent_than_there_is_memory_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submitter, "MOST_HELD", 2 * len(json.dumps(JOB)))
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.holds = asyncio.Event()
+    monkeypatch.setattr(submitter, "MAX_BYTES_IN_FLIGHT", 2 * len(json.dumps(JOB)))
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_gate = asyncio.Event()
         for _ in range(8):
-            await shop.submitter.submit(SubmitRequest(endpoint=IMAGES.path, body=JOB), wait=False)
+            await system.submitter.submit(SubmitRequest(endpoint=IMAGES.path, body=JOB), wait=False)
 
-        await until(lambda: len(shop.kling.creates) == 3)  # the third is what makes it enough
-        await shop.settles()
-        assert len(shop.kling.creates) == 3
-        shop.kling.holds.set()
+        await wait_until(lambda: len(system.kling.create_ids) == 3)  # the third is what makes it enough
+        await system.settle()
+        assert len(system.kling.create_ids) == 3
+        system.kling.create_gate.set()
 
-        await until(lambda: len(shop.kling.made) == 8)
-        assert len(set(shop.kling.creates)) == 8
+        await wait_until(lambda: len(system.kling.tasks) == 8)
+        assert len(set(system.kling.create_ids)) == 8
 
 
 async def test_what_waits_is_shared_out_by_the_tag_that_is_configured_now(tmp_path: Path) -> None:
@@ -360,27 +368,30 @@ async def test_what_waits_is_shared_out_by_the_tag_that_is_configured_now(tmp_pa
     kling = FakeKling(clock)
     for tag in ("", "project"):
         settings = KlingSettings(slots=SlotSettings(image=1), fair_by=tag)
-        async with a_workshop(tmp_path, kling=kling, clock=clock, kling_settings=settings) as shop, shop.working():
+        async with (
+            a_task_system(tmp_path, kling=kling, clock=clock, kling_settings=settings) as system,
+            system.running(),
+        ):
             if not tag:
                 for _ in range(5):
-                    await shop.submit(tags={"project": "many"})
-                await shop.submit(tags={"project": "few"})
+                    await system.submit(tags={"project": "many"})
+                await system.submit(tags={"project": "few"})
             else:
-                await ends(shop, 1)
-                await shop.passes(6)  # the first question after a start may have been asked just before
-                last = (await shop.store.tasks()).items[0]
+                await finish_task(system, 1)
+                await system.advance(6)  # the first question after a start may have been asked just before
+                last = (await system.store.tasks()).items[0]
                 assert (last.tags, last.state) == ({"project": "few"}, TaskState.SUBMITTED)
 
 
 async def test_a_clock_that_is_set_back_keeps_no_task_in_the_queue(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        shop.kling.create_fault = refusal(503, 5001)
-        waiting = [await shop.submit() for _ in range(10)]
-        await shop.passes(300, step=10)
-        shop.kling.create_fault = None
+    async with a_task_system(tmp_path) as system, system.running():
+        system.kling.create_fault = refusal(503, 5001)
+        waiting = [await system.submit() for _ in range(10)]
+        await system.advance(300, step=10)
+        system.kling.create_fault = None
 
-        shop.clock.advance(timedelta(days=-1))
-        shop.bells.tasks.ring()
-        await shop.passes(65, step=5)
+        system.clock.advance(timedelta(days=-1))
+        system.notifiers.tasks.notify()
+        await system.advance(65, step=5)
 
-        assert {(await shop.task(task.id)).state for task in waiting} == {TaskState.SUBMITTED}
+        assert {(await system.task(task.id)).state for task in waiting} == {TaskState.SUBMITTED}

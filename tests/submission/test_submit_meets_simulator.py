@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from harness.stalled_tasks import a_shop_with_simulator
+from harness.stalled_tasks import a_task_system_with_simulator
 
 from receiver.domain.model import TaskState
 from receiver.kling.simulator import Simulator
@@ -12,7 +12,7 @@ from receiver.settings import Dialect
 WAIT = 65.0
 
 
-def created(simulator: Simulator) -> int:
+def created_count(simulator: Simulator) -> int:
     counts: dict[str, int] = simulator.state()["counts"]
     return counts["created"]
 
@@ -30,66 +30,66 @@ def created(simulator: Simulator) -> int:
 async def test_what_was_made_without_an_answer_is_found_by_the_id_we_gave_it(
     tmp_path: Path, fault: dict[str, object], dialect: Dialect
 ) -> None:
-    async with a_shop_with_simulator(tmp_path, dialect=dialect, **fault) as (shop, simulator):
-        task = await shop.submit()
+    async with a_task_system_with_simulator(tmp_path, dialect=dialect, **fault) as (system, simulator):
+        task = await system.submit()
 
-        await shop.passes(3)
+        await system.advance(3)
 
-        assert (await shop.task(task.id)).kling_id == simulator.state()["tasks"][0]["id"]
-        assert created(simulator) == 1
+        assert (await system.task(task.id)).kling_id == simulator.state()["tasks"][0]["id"]
+        assert created_count(simulator) == 1
 
 
 async def test_a_gateway_that_forgets_our_id_is_not_sent_the_task_again(tmp_path: Path) -> None:
-    async with a_shop_with_simulator(
+    async with a_task_system_with_simulator(
         tmp_path, dialect=Dialect.GATEWAY, drop_external="always", gateway_ids="always"
-    ) as (shop, simulator):
-        known = await shop.submit()
-        simulator.change({"hang_up": "next:1"})
-        lost = await shop.submit()
+    ) as (system, simulator):
+        known = await system.submit()
+        simulator.configure({"hang_up": "next:1"})
+        lost = await system.submit()
 
-        await shop.passes(WAIT)
+        await system.advance(WAIT)
 
-        assert (await shop.task(known.id)).state is TaskState.SUBMITTED
-        ended = await shop.task(lost.id)
+        assert (await system.task(known.id)).state is TaskState.SUBMITTED
+        ended = await system.task(lost.id)
         assert (ended.state, ended.message.partition(":")[0]) == (TaskState.EXPIRED, "unknown")
-        assert created(simulator) == 2
-        assert [alert["task"]["id"] for alert in await shop.alerts("submit_unknown")] == [lost.id]
+        assert created_count(simulator) == 2
+        assert [alert["task"]["id"] for alert in await system.alerts("submit_unknown")] == [lost.id]
 
 
 async def test_one_that_has_yet_to_show_that_it_keeps_our_id_is_not_sent_a_task_again(tmp_path: Path) -> None:
-    async with a_shop_with_simulator(tmp_path, drop_external="always", hang_up="next:1") as (shop, simulator):
-        lost = await shop.submit()
+    async with a_task_system_with_simulator(tmp_path, drop_external="always", hang_up="next:1") as (system, simulator):
+        lost = await system.submit()
 
-        await shop.passes(WAIT)
+        await system.advance(WAIT)
 
-        assert (await shop.task(lost.id)).state is TaskState.EXPIRED
-        assert created(simulator) == 1
-        assert [alert["task"]["id"] for alert in await shop.alerts("submit_unknown")] == [lost.id]
+        assert (await system.task(lost.id)).state is TaskState.EXPIRED
+        assert created_count(simulator) == 1
+        assert [alert["task"]["id"] for alert in await system.alerts("submit_unknown")] == [lost.id]
 
 
 async def test_a_create_that_never_arrived_is_sent_once_more(tmp_path: Path) -> None:
-    async with a_shop_with_simulator(tmp_path) as (shop, simulator):
-        await shop.submit()
-        simulator.change({"lose": "next:1"})
-        task = await shop.submit()
+    async with a_task_system_with_simulator(tmp_path) as (system, simulator):
+        await system.submit()
+        simulator.configure({"lose": "next:1"})
+        task = await system.submit()
 
-        await shop.passes(WAIT)
+        await system.advance(WAIT)
 
-        assert (await shop.task(task.id)).state is TaskState.SUBMITTED
-        assert created(simulator) == 2
+        assert (await system.task(task.id)).state is TaskState.SUBMITTED
+        assert created_count(simulator) == 2
 
 
 async def test_tasks_of_the_new_generation_are_looked_up_and_polled_as_well(tmp_path: Path) -> None:
     new = {"endpoint": "text-to-video/kling-3.0-turbo", "body": {"prompt": "a cat"}}
-    async with a_shop_with_simulator(tmp_path, hang_up="next:1", submitted_for="0s", processing_for="0s") as (
-        shop,
+    async with a_task_system_with_simulator(tmp_path, hang_up="next:1", submitted_for="0s", processing_for="0s") as (
+        system,
         simulator,
     ):
-        task = await shop.submit(**new)
-        await shop.passes(3)
+        task = await system.submit(**new)
+        await system.advance(3)
         for _ in range(20):
-            await shop.passes(30)
+            await system.advance(30)
 
-        ended = await shop.task(task.id)
+        ended = await system.task(task.id)
         assert (ended.state, ended.kling_id) == (TaskState.SUCCEED, simulator.state()["tasks"][0]["id"])
-        assert created(simulator) == 1
+        assert created_count(simulator) == 1

@@ -10,43 +10,43 @@ from typing import Any, cast
 
 import pytest
 from harness.factories import a_task, an_event, at
-from harness.task_system import FakeKling, IdleClock, Workshop, a_workshop, refusal
+from harness.task_system import FakeKling, IdleClock, TaskSystem, a_task_system, refusal
 
 from receiver.domain.errors import Conflict, NotFound, StoreUnavailable
-from receiver.domain.model import Archiving, Json, TaskState
+from receiver.domain.model import ArchiveState, Json, TaskState
 from receiver.domain.replays import Batch, BatchState, BatchView
-from receiver.events.payload import MOST_BYTES_TOLD, MOST_TOLD, batch_data
+from receiver.events.payload import MAX_BATCH_BYTES, MAX_BATCH_TASKS, batch_data
 from receiver.settings import CallbackSettings, RouteSettings, Verify, WebhookSettings
-from receiver.store.interfaces import ById, Change, Homecoming
-from receiver.tasks.batches import Batches, Gatherer
+from receiver.store.interfaces import ArchiveUpdate, ById, Change
+from receiver.tasks.batches import BatchService, BatchStore
 
-BELIEVED = CallbackSettings(verify=Verify.NEVER)
+TRUSTED_CALLBACKS = CallbackSettings(verify=Verify.NEVER)
 
 
-async def the_ends(shop: Workshop) -> list[Json]:
+async def batch_events(system: TaskSystem) -> list[Json]:
     """Give the data of every event that tells of a batch's end, oldest first."""
-    found = (await shop.store.events(types=["batch.finished"], limit=200)).items
+    found = (await system.store.events(types=["batch.finished"], limit=200)).items
     return [json.loads(event.envelope)["data"] for event in reversed(found)]
 
 
-async def end(shop: Workshop, number: int, status: str = "succeed") -> None:
-    made = shop.kling.made[f"k{number}"]
-    await shop.push(made.token, shop.kling.end(made, status))
-    await shop.settles()
+async def finish_task(system: TaskSystem, number: int, status: str = "succeed") -> None:
+    kling_task = system.kling.tasks[f"k{number}"]
+    await system.push(kling_task.token, system.kling.finish_task(kling_task, status))
+    await system.settle()
 
 
 async def test_the_end_of_the_last_task_is_told_with_the_results_of_all(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path, callbacks=BELIEVED) as shop, shop.working():
+    async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system, system.running():
         tasks = [
-            await shop.submit(batch="b1", batch_size=3, label=f"job {n}", tags={"project": "ads"}) for n in (1, 2, 3)
+            await system.submit(batch="b1", batch_size=3, label=f"job {n}", tags={"project": "ads"}) for n in (1, 2, 3)
         ]
-        await end(shop, 2, "failed")
-        await end(shop, 1)
-        assert await the_ends(shop) == []
+        await finish_task(system, 2, "failed")
+        await finish_task(system, 1)
+        assert await batch_events(system) == []
 
-        await end(shop, 3)
+        await finish_task(system, 3)
 
-        [data] = await the_ends(shop)
+        [data] = await batch_events(system)
         assert (data["status"], data["left_out"], data["rest"]) == ("finished", 0, None)
         assert data["message"] == "Batch b1 is finished: 2 succeed, 1 failed."
         assert data["batch"]["counts"] == {"succeed": 2, "failed": 1}
@@ -57,101 +57,101 @@ async def test_the_end_of_the_last_task_is_told_with_the_results_of_all(tmp_path
         assert (data["tasks"][0]["label"], data["tasks"][0]["tags"]) == ("job 1", {"project": "ads"})
         assert data["tasks"][0]["kling_id"] == "k1"
         assert data["tasks"][1]["result"] == {}
-        view = await shop.gatherer.find("b1")
+        view = await system.batch_service.find("b1")
         assert (view.batch.state, view.batch.event_id) == (BatchState.FINISHED, data["event_id"])
 
 
 async def test_a_quick_first_task_does_not_finish_an_open_batch(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path, callbacks=BELIEVED) as shop, shop.working():
-        await shop.submit(batch="b1")
-        await end(shop, 1)
-        await shop.submit(batch="b1")
-        await shop.passes(3600, step=600)
-        assert await the_ends(shop) == []
+    async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system, system.running():
+        await system.submit(batch="b1")
+        await finish_task(system, 1)
+        await system.submit(batch="b1")
+        await system.advance(3600, step=600)
+        assert await batch_events(system) == []
 
-        await shop.gatherer.close("b1", why="", actor="alice")
-        await shop.settles()
-        assert await the_ends(shop) == []
+        await system.batch_service.close("b1", why="", actor="alice")
+        await system.settle()
+        assert await batch_events(system) == []
         with pytest.raises(Conflict):
-            await shop.submit(batch="b1")
-        await end(shop, 2)
+            await system.submit(batch="b1")
+        await finish_task(system, 2)
 
-        [data] = await the_ends(shop)
+        [data] = await batch_events(system)
         assert data["batch"]["counts"] == {"succeed": 2}
 
 
 async def test_a_batch_whose_tasks_are_over_is_finished_by_the_word_that_closes_it(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path, callbacks=BELIEVED) as shop, shop.working():
-        await shop.submit(batch="b1")
-        await end(shop, 1)
+    async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system, system.running():
+        await system.submit(batch="b1")
+        await finish_task(system, 1)
 
-        await shop.gatherer.close("b1", why="that was all", actor="alice")
-        await shop.settles()
-        await shop.gatherer.close("b1", why="again", actor="alice")
-        await shop.settles()
+        await system.batch_service.close("b1", why="that was all", actor="alice")
+        await system.settle()
+        await system.batch_service.close("b1", why="again", actor="alice")
+        await system.settle()
 
-        assert len(await the_ends(shop)) == 1
+        assert len(await batch_events(system)) == 1
         with pytest.raises(NotFound):
-            await shop.gatherer.close("b2", why="", actor="alice")
+            await system.batch_service.close("b2", why="", actor="alice")
 
 
 async def test_what_kling_refuses_or_is_given_up_on_is_over_too(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
-        await shop.submit(batch="b1", batch_size=2)
-        shop.kling.create_faults = [refusal(400, 1201)]
-        await shop.submit(batch="b1")
-        shop.kling.made["k1"].status = "processing"
-        assert await the_ends(shop) == []
+    async with a_task_system(tmp_path) as system, system.running():
+        await system.submit(batch="b1", batch_size=2)
+        system.kling.create_faults = [refusal(400, 1201)]
+        await system.submit(batch="b1")
+        system.kling.tasks["k1"].status = "processing"
+        assert await batch_events(system) == []
 
-        await shop.passes(50 * 3600, step=1800)
+        await system.advance(50 * 3600, step=1800)
 
-        [data] = await the_ends(shop)
+        [data] = await batch_events(system)
         assert data["batch"]["counts"] == {"rejected": 1, "expired": 1}
         assert [told["message"] for told in data["tasks"]][1] != ""
 
 
 async def test_a_success_after_that_is_told_of_the_task_alone(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path, callbacks=BELIEVED) as shop, shop.working():
-        await shop.submit(batch="b1", batch_size=1)
-        shop.kling.made["k1"].status = "processing"
-        await shop.passes(50 * 3600, step=1800)
-        assert len(await the_ends(shop)) == 1
+    async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system, system.running():
+        await system.submit(batch="b1", batch_size=1)
+        system.kling.tasks["k1"].status = "processing"
+        await system.advance(50 * 3600, step=1800)
+        assert len(await batch_events(system)) == 1
 
-        await end(shop, 1)
+        await finish_task(system, 1)
 
-        assert "task.succeed" in await shop.types()
-        assert len(await the_ends(shop)) == 1
+        assert "task.succeed" in await system.event_types()
+        assert len(await batch_events(system)) == 1
 
 
 async def test_a_start_tells_of_what_was_complete_when_the_service_died(tmp_path: Path) -> None:
     clock = IdleClock()
     kling = FakeKling(clock)
-    async with a_workshop(tmp_path, kling=kling, clock=clock, callbacks=BELIEVED) as shop:
-        await shop.submit(batch="b1", batch_size=1)
-        await shop.push(kling.made["k1"].token, kling.end(kling.made["k1"]))
-        assert await the_ends(shop) == []
+    async with a_task_system(tmp_path, kling=kling, clock=clock, callbacks=TRUSTED_CALLBACKS) as system:
+        await system.submit(batch="b1", batch_size=1)
+        await system.push(kling.tasks["k1"].token, kling.finish_task(kling.tasks["k1"]))
+        assert await batch_events(system) == []
 
     for _ in range(2):
-        async with a_workshop(tmp_path, kling=kling, clock=clock) as shop, shop.working():
-            assert len(await the_ends(shop)) == 1
+        async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
+            assert len(await batch_events(system)) == 1
 
 
 async def test_results_that_are_awaited_hold_the_end_back(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path) as shop, shop.working():
+    async with a_task_system(tmp_path) as system, system.running():
         task = a_task(batch="b1", state=TaskState.SUCCEED, due_at=None)
-        await shop.store.add(task, b"", batch_size=1)
-        event = an_event(archiving=Archiving.AWAITED, envelope=_envelope({"images": []}))
-        await shop.store.apply(ById(id=task.id), lambda *_: Change(events=[event]))
-        shop.bells.batches.ring()
-        await shop.settles()
-        assert await the_ends(shop) == []
+        await system.store.add(task, b"", batch_size=1)
+        event = an_event(archiving=ArchiveState.PENDING, envelope=_envelope({"images": []}))
+        await system.store.apply(ById(id=task.id), lambda *_: Change(events=[event]))
+        system.notifiers.batches.notify()
+        await system.settle()
+        assert await batch_events(system) == []
 
         asset = {"url": "https://cdn.example.com/0.png", "path": "/r/0.png"}
-        await shop.store.bring_home(Homecoming(event_id=event.id, envelope=_envelope({}, assets=[asset])))
-        shop.bells.batches.ring()
-        await shop.settles()
+        await system.store.save(ArchiveUpdate(event_id=event.id, envelope=_envelope({}, assets=[asset])))
+        system.notifiers.batches.notify()
+        await system.settle()
 
-        [data] = await the_ends(shop)
+        [data] = await batch_events(system)
         assert data["tasks"][0]["assets"] == [asset]
 
 
@@ -170,198 +170,202 @@ async def test_routes_are_told_that_ask_for_it_and_no_others(tmp_path: Path, on:
         RouteSettings(name=name, webhook=WebhookSettings(url="http://127.0.0.1/"), **rule)
         for name, rule in rules.items()
     )
-    async with a_workshop(tmp_path, callbacks=BELIEVED, routes=routes) as shop, shop.working():
-        await shop.submit(batch="b1", batch_size=1)
-        await end(shop, 1)
+    async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS, routes=routes) as system, system.running():
+        await system.submit(batch="b1", batch_size=1)
+        await finish_task(system, 1)
 
-        [data] = await the_ends(shop)
-        views = (await shop.store.deliveries(event_id=data["event_id"])).items
+        [data] = await batch_events(system)
+        views = (await system.store.deliveries(event_id=data["event_id"])).items
         assert [view.delivery.route for view in views] == ["asks"]
 
 
-class Watched:
+class ObservedBatchStore:
     """The store's batches, of which the first fails a few times; counts how often anybody looks."""
 
-    def __init__(self, batches: Batches, *, refusals: int = 0, error: Exception | None = None) -> None:
+    def __init__(self, batches: BatchStore, *, failures: int = 0, error: Exception | None = None) -> None:
         self._batches = batches
-        self.refusals = refusals
+        self.failures = failures
         self.error = error or StoreUnavailable("The disk is full.")
-        self.looks = 0
+        self.list_count = 0
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._batches, name)
 
-    async def complete(self) -> Sequence[str]:
-        self.looks += 1
-        return await self._batches.complete()
+    async def list_complete(self) -> Sequence[str]:
+        self.list_count += 1
+        return await self._batches.list_complete()
 
     async def finish(self, name: str, *args: Any, **more: Any) -> Any:
-        if self.refusals and name == "b1":
-            self.refusals -= 1
+        if self.failures and name == "b1":
+            self.failures -= 1
             raise self.error
         return await self._batches.finish(name, *args, **more)
 
 
-def watch(shop: Workshop, **how: Any) -> Watched:
+def observe_batches(system: TaskSystem, **how: Any) -> ObservedBatchStore:
     """Put a watched store under the workshop's gatherer."""
-    watched: Any = Watched(shop.store.batches, **how)
-    shop.gatherer = Gatherer(watched, shop.gatherer._announcer, bells=shop.bells, clock=shop.clock)
-    return cast("Watched", watched)
+    watched: Any = ObservedBatchStore(system.store.batches, **how)
+    system.batch_service = BatchService(
+        watched, system.batch_service._event_factory, notifiers=system.notifiers, clock=system.clock
+    )
+    return cast("ObservedBatchStore", watched)
 
 
 async def test_on_a_full_disk_it_is_told_later(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path, callbacks=BELIEVED) as shop:
-        watch(shop, refusals=2)
-        async with shop.working():
-            await shop.submit(batch="b1", batch_size=1)
-            await end(shop, 1)
-            assert await the_ends(shop) == []
+    async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system:
+        observe_batches(system, failures=2)
+        async with system.running():
+            await system.submit(batch="b1", batch_size=1)
+            await finish_task(system, 1)
+            assert await batch_events(system) == []
 
-            await shop.passes(11)
+            await system.advance(11)
 
-            assert len(await the_ends(shop)) == 1
+            assert len(await batch_events(system)) == 1
 
 
 async def test_a_batch_that_cannot_be_told_of_ends_neither_the_others_nor_the_service(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path, callbacks=BELIEVED) as shop:
+    async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system:
         for name in ("b1", "b2"):
-            await shop.submit(batch=name, batch_size=1)
-        for made in shop.kling.made.values():
-            await shop.push(made.token, shop.kling.end(made))
-        watch(shop, refusals=2, error=ZeroDivisionError("a fault of ours"))
+            await system.submit(batch=name, batch_size=1)
+        for kling_task in system.kling.tasks.values():
+            await system.push(kling_task.token, system.kling.finish_task(kling_task))
+        observe_batches(system, failures=2, error=ZeroDivisionError("a fault of ours"))
 
-        async with shop.working():
-            assert [data["batch"]["name"] for data in await the_ends(shop)] == ["b2"]
-            await shop.passes(61)
+        async with system.running():
+            assert [data["batch"]["name"] for data in await batch_events(system)] == ["b2"]
+            await system.advance(61)
 
-            assert [data["batch"]["name"] for data in await the_ends(shop)] == ["b2", "b1"]
+            assert [data["batch"]["name"] for data in await batch_events(system)] == ["b2", "b1"]
 
 
 async def test_where_no_task_has_a_batch_nobody_looks_for_one_after_the_start(tmp_path: Path) -> None:
-    async with a_workshop(tmp_path, callbacks=BELIEVED) as shop:
-        watched = watch(shop)
-        async with shop.working():
-            await shop.submit()
-            await shop.submit(batch="b1")
-            await end(shop, 1)
-            await shop.passes(3600, step=60)
-            assert (await shop.types()).count("task.succeed") == 1
-            assert watched.looks == 1
+    async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system:
+        watched = observe_batches(system)
+        async with system.running():
+            await system.submit()
+            await system.submit(batch="b1")
+            await finish_task(system, 1)
+            await system.advance(3600, step=60)
+            assert (await system.event_types()).count("task.succeed") == 1
+            assert watched.list_count == 1
 
-            await end(shop, 2)
+            await finish_task(system, 2)
 
-            assert watched.looks == 2
+            assert watched.list_count == 2
 
 
 def test_a_large_batch_is_told_of_in_part_and_where_the_rest_is() -> None:
     batch = _a_view().batch
     envelope = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 100}]})
-    tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), envelope) for n in range(MOST_TOLD)]
+    tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), envelope) for n in range(MAX_BATCH_TASKS)]
 
     data = batch_data(batch, {TaskState.SUCCEED: 10_000}, tasks, at=at(9))
 
-    assert len(data["tasks"]) == MOST_TOLD
-    assert (data["left_out"], data["batch"]["counts"]) == (10_000 - MOST_TOLD, {"succeed": 10_000})
+    assert len(data["tasks"]) == MAX_BATCH_TASKS
+    assert (data["left_out"], data["batch"]["counts"]) == (10_000 - MAX_BATCH_TASKS, {"succeed": 10_000})
     assert data["rest"] == "/api/events?batch=b1&type=task.succeed,task.failed,task.rejected,task.expired"
 
 
 def test_what_is_told_of_a_batch_is_no_larger_than_web_servers_take() -> None:
     envelope = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 5_000}] * 9})
-    tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), envelope) for n in range(MOST_TOLD)]
+    tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), envelope) for n in range(MAX_BATCH_TASKS)]
 
-    data = batch_data(_a_view().batch, {TaskState.SUCCEED: MOST_TOLD}, tasks, at=at(9))
+    data = batch_data(_a_view().batch, {TaskState.SUCCEED: MAX_BATCH_TASKS}, tasks, at=at(9))
 
-    assert 10 < len(data["tasks"]) < MOST_TOLD
-    assert len(json.dumps(data)) < MOST_BYTES_TOLD + 10_000
-    assert data["left_out"] == MOST_TOLD - len(data["tasks"])
+    assert 10 < len(data["tasks"]) < MAX_BATCH_TASKS
+    assert len(json.dumps(data)) < MAX_BATCH_BYTES + 10_000
+    assert data["left_out"] == MAX_BATCH_TASKS - len(data["tasks"])
 
 
 def _a_view() -> BatchView:
-    return BatchView(batch=Batch(name="b1", id="bat_1", created_at=at(0), taken=3, closed_at=at(1)), counts={})
+    return BatchView(batch=Batch(name="b1", id="bat_1", created_at=at(0), task_count=3, closed_at=at(1)), counts={})
 
 
 @pytest.mark.parametrize("seed", range(12))
 async def test_in_whatever_order_things_happen_each_batch_is_told_of_once(tmp_path: Path, seed: int) -> None:
     """Tasks come and end, batches are closed, the service dies and comes again, all at random."""
-    chance, clock = Random(seed), IdleClock()
-    story = Story(tmp_path, FakeKling(clock), clock, chance)
-    for _ in range(chance.randint(2, 4)):
-        await story.goes_on(chance.randint(4, 12), alive=chance.random() < 0.7)
-    await story.comes_to_its_end()
+    rng, clock = Random(seed), IdleClock()
+    scenario = RandomScenario(tmp_path, FakeKling(clock), clock, rng)
+    for _ in range(rng.randint(2, 4)):
+        await scenario.run_steps(rng.randint(4, 12), alive=rng.random() < 0.7)
+    await scenario.finish_all()
 
-    assert sorted(story.taken) == sorted(story.told), "each batch, once"
-    for name, data in story.told.items():
-        assert [told["id"] for told in data["tasks"]] == story.taken[name]
-        assert sum(data["batch"]["counts"].values()) == len(story.taken[name])
+    assert sorted(scenario.submitted) == sorted(scenario.announced), "each batch, once"
+    for name, data in scenario.announced.items():
+        assert [told["id"] for told in data["tasks"]] == scenario.submitted[name]
+        assert sum(data["batch"]["counts"].values()) == len(scenario.submitted[name])
 
 
-class Story:
+class RandomScenario:
     """A random life of a service, with what it was handed and what it told."""
 
-    def __init__(self, folder: Path, kling: FakeKling, clock: IdleClock, chance: Random) -> None:
+    def __init__(self, folder: Path, kling: FakeKling, clock: IdleClock, rng: Random) -> None:
         self.folder = folder
         self.kling = kling
         self.clock = clock
-        self.chance = chance
-        self.sizes: dict[str, int | None] = {"plain": None, "sized": chance.randint(1, 6), "other": None}
+        self.rng = rng
+        self.sizes: dict[str, int | None] = {"plain": None, "sized": rng.randint(1, 6), "other": None}
         self.closed: set[str] = set()
-        self.taken: dict[str, list[str]] = {}
-        self.told: dict[str, Json] = {}
+        self.submitted: dict[str, list[str]] = {}
+        self.announced: dict[str, Json] = {}
 
-    def a_workshop(self) -> contextlib.AbstractAsyncContextManager[Workshop]:
-        return a_workshop(self.folder, kling=self.kling, clock=self.clock, callbacks=BELIEVED)
+    def a_task_system(self) -> contextlib.AbstractAsyncContextManager[TaskSystem]:
+        return a_task_system(self.folder, kling=self.kling, clock=self.clock, callbacks=TRUSTED_CALLBACKS)
 
-    async def goes_on(self, steps: int, *, alive: bool) -> None:
+    async def run_steps(self, steps: int, *, alive: bool) -> None:
         """Run for some steps and die; while not *alive* nobody looks after batches."""
-        async with self.a_workshop() as shop:
-            async with shop.working() if alive else contextlib.nullcontext():
+        async with self.a_task_system() as system:
+            async with system.running() if alive else contextlib.nullcontext():
                 for _ in range(steps):
-                    await self.chance.choice([self.add, self.add, self.finish, self.finish, self.close])(shop)
-                    self.clock.advance(timedelta(milliseconds=self.chance.randint(1, 50)))
-            await self.look(shop)
+                    await self.rng.choice([self.add, self.add, self.finish, self.finish, self.close])(system)
+                    self.clock.advance(timedelta(milliseconds=self.rng.randint(1, 50)))
+            await self.check_events(system)
 
-    async def comes_to_its_end(self) -> None:
+    async def finish_all(self) -> None:
         """Close what is open, end what runs, and let the service see to it."""
-        async with self.a_workshop() as shop, shop.working():
-            for name in self.taken:
-                await shop.gatherer.close(name, why="", actor="alice")
-            self.closed.update(self.taken)
+        async with self.a_task_system() as system, system.running():
+            for name in self.submitted:
+                await system.batch_service.close(name, why="", actor="alice")
+            self.closed.update(self.submitted)
             while self._running():
-                await self.finish(shop)
-            await shop.settles()
-            await self.look(shop)
+                await self.finish(system)
+            await system.settle()
+            await self.check_events(system)
 
-    async def add(self, shop: Workshop) -> None:
-        name = self.chance.choice(list(self.sizes))
+    async def add(self, system: TaskSystem) -> None:
+        name = self.rng.choice(list(self.sizes))
         size = self.sizes[name]
-        is_open = len(self.taken.get(name, ())) != size and name not in self.closed
+        is_open = len(self.submitted.get(name, ())) != size and name not in self.closed
         try:
-            task = await shop.submit(batch=name, batch_size=size)
+            task = await system.submit(batch=name, batch_size=size)
         except Conflict:
             assert not is_open
             return
         assert is_open
-        self.taken.setdefault(name, []).append(task.id)
+        self.submitted.setdefault(name, []).append(task.id)
 
-    async def finish(self, shop: Workshop) -> None:
+    async def finish(self, system: TaskSystem) -> None:
         if running := self._running():
-            made = self.chance.choice(running)
-            await shop.push(made.token, self.kling.end(made, self.chance.choice(["succeed", "failed"])))
+            kling_task = self.rng.choice(running)
+            await system.push(
+                kling_task.token, self.kling.finish_task(kling_task, self.rng.choice(["succeed", "failed"]))
+            )
 
-    async def close(self, shop: Workshop) -> None:
-        name = self.chance.choice(list(self.sizes))
-        if self.taken.get(name) and self.chance.random() < 0.3:
-            await shop.gatherer.close(name, why="", actor="alice")
+    async def close(self, system: TaskSystem) -> None:
+        name = self.rng.choice(list(self.sizes))
+        if self.submitted.get(name) and self.rng.random() < 0.3:
+            await system.batch_service.close(name, why="", actor="alice")
             self.closed.add(name)
 
     def _running(self) -> list[Any]:
-        return [made for made in self.kling.made.values() if made.status == "submitted"]
+        return [kling_task for kling_task in self.kling.tasks.values() if kling_task.status == "submitted"]
 
-    async def look(self, shop: Workshop) -> None:
+    async def check_events(self, system: TaskSystem) -> None:
         """Note what was told; nothing is told twice, and nothing before its time."""
-        ends = await the_ends(shop)
+        ends = await batch_events(system)
         names = [data["batch"]["name"] for data in ends]
         assert len(set(names)) == len(names)
-        self.told = {data["batch"]["name"]: data for data in ends}
+        self.announced = {data["batch"]["name"]: data for data in ends}
         for name in names:
-            assert name in self.closed or len(self.taken[name]) == self.sizes[name]
+            assert name in self.closed or len(self.submitted[name]) == self.sizes[name]

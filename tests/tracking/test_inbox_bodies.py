@@ -7,36 +7,36 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chaos.parameters import number
-from data.kling_bodies import CASES, spoilt, torn, written
-from harness.soak_report import Tell
-from harness.task_system import IdleClock, Workshop, a_workshop
+from chaos.parameters import env_int
+from data.kling_bodies import CASES, case_bytes, corrupted_bodies, corrupted_bytes
+from harness.soak_report import RecordCounts
+from harness.task_system import IdleClock, TaskSystem, a_task_system
 from hypothesis import HealthCheck, given, settings
 
-from receiver.domain.errors import Unreadable
+from receiver.domain.errors import MalformedBody
 from receiver.domain.model import TaskState
 from receiver.kling import protocol
 
-EXAMPLES = number("EXAMPLES", 100)
+EXAMPLES = env_int("EXAMPLES", 100)
 
 
-async def pushed(shop: Workshop, body: bytes) -> str:
+async def push_to_new_url(system: TaskSystem, body: bytes) -> str:
     """Push a body to a URL of its own; give its task."""
-    task, url = await shop.submitter.mint(endpoint=None)
-    assert await shop.push(url.rpartition("/")[2], body)
+    task, url = await system.submitter.create_callback_url(endpoint=None)
+    assert await system.push(url.rpartition("/")[2], body)
     return task.id
 
 
 @pytest.mark.parametrize("case", [each for each in CASES if "asked_for" not in each], ids=lambda case: case["rule"])
 async def test_a_pushed_body_makes_of_its_task_what_the_table_says(tmp_path: Path, case: dict[str, Any]) -> None:
-    async with a_workshop(tmp_path) as shop:
-        task = await shop.task(await pushed(shop, written(case)))
+    async with a_task_system(tmp_path) as system:
+        task = await system.task(await push_to_new_url(system, case_bytes(case)))
 
-        reading = protocol.read(written(case))
-        said = None if reading.ambiguous else reading.state
+        reading = protocol.parse_status(case_bytes(case))
+        said = None if reading.has_duplicate_keys else reading.state
         assert task.state is (said or (TaskState.SUBMITTED if reading.kling_id else task.state))
         assert task.kling_id == reading.kling_id
-        events = (await shop.store.events(task_id=task.id)).items
+        events = (await system.store.events(task_id=task.id)).items
         assert [event.type for event in events] == ([] if said is None else [f"task.{said}"])
         if events:
             data = json.loads(events[0].envelope)["data"]
@@ -44,23 +44,23 @@ async def test_a_pushed_body_makes_of_its_task_what_the_table_says(tmp_path: Pat
 
 
 @pytest.mark.soak("odd bodies through the inbox", minutes=3)
-def test_no_body_whatever_is_lost_or_does_any_harm(tmp_path: Path, tell: Tell) -> None:
-    tell(bodies=EXAMPLES)
+def test_no_body_whatever_is_lost_or_does_any_harm(tmp_path: Path, record_counts: RecordCounts) -> None:
+    record_counts(bodies=EXAMPLES)
     with asyncio.Runner() as runner:
-        opening = a_workshop(tmp_path, clock=IdleClock())
-        shop = runner.run(opening.__aenter__())
+        opening = a_task_system(tmp_path, clock=IdleClock())
+        system = runner.run(opening.__aenter__())
 
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-        @given(spoilt().map(lambda body: json.dumps(body).encode()) | torn())
+        @given(corrupted_bodies().map(lambda body: json.dumps(body).encode()) | corrupted_bytes())
         def holds(body: bytes) -> None:
             try:
                 protocol.parse_object(body)
-            except Unreadable:
-                with pytest.raises(Unreadable):
-                    runner.run(pushed(shop, body))
+            except MalformedBody:
+                with pytest.raises(MalformedBody):
+                    runner.run(push_to_new_url(system, body))
                 return
-            task_id = runner.run(pushed(shop, body))
-            (push,) = runner.run(_pushes(shop, task_id))
+            task_id = runner.run(push_to_new_url(system, body))
+            (push,) = runner.run(_pushes(system, task_id))
             assert push == body
 
         with contextlib.ExitStack() as stack:
@@ -68,5 +68,5 @@ def test_no_body_whatever_is_lost_or_does_any_harm(tmp_path: Path, tell: Tell) -
             holds()
 
 
-async def _pushes(shop: Workshop, task_id: str) -> list[bytes | None]:
-    return [push.body for push in await shop.store.pushes(task_id)]
+async def _pushes(system: TaskSystem, task_id: str) -> list[bytes | None]:
+    return [push.body for push in await system.store.pushes(task_id)]

@@ -11,9 +11,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from chaos.parameters import number
-from harness.soak_report import Tell
-from harness.task_system import ENDPOINT, IMAGES, IdleClock, Workshop, a_workshop
+from chaos.parameters import env_int
+from harness.soak_report import RecordCounts
+from harness.task_system import ENDPOINT, IMAGES, IdleClock, TaskSystem, a_task_system
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,92 +23,92 @@ from receiver.kling import protocol
 from receiver.settings import CallbackSettings, Verify
 from receiver.tracking.inbox import token_hash
 
-EXAMPLES = number("EXAMPLES", 100)
+EXAMPLES = env_int("EXAMPLES", 100)
 KEY = Secret("whsec_" + base64.b64encode(b"the-key-of-these-tests").decode())
 RANK = {"awaiting": 0, "submitted": 1, "processing": 2, "succeed": 3, "failed": 3}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class News:
+class Update:
     """One thing that comes: a push, signed well, wrongly or not at all, or an answer of the API."""
 
-    word: str
+    status: str
     kling_id: str = "k1"
-    hollow: bool = False
+    is_empty: bool = False
     signature: str = ""
     is_answer: bool = False
 
     def body(self, task: Task) -> bytes:
-        told: Json = {"task_id": self.kling_id, "task_status": self.word}
+        told: Json = {"task_id": self.kling_id, "task_status": self.status}
         if self.kling_id == "k1":
             told["task_info"] = {"external_task_id": task.external_task_id}
-        if self.word == "succeed" and not self.hollow:
+        if self.status == "succeed" and not self.is_empty:
             told["task_result"] = IMAGES
         return json.dumps(told).encode()
 
 
-WORDS = st.sampled_from(["submitted", "processing", "succeed", "failed", "simmering"])
-NEWS = st.builds(
-    News,
-    word=WORDS,
+STATUSES = st.sampled_from(["submitted", "processing", "succeed", "failed", "simmering"])
+UPDATES = st.builds(
+    Update,
+    status=STATUSES,
     kling_id=st.sampled_from(["k1", "k1", "k1", "other"]),
-    hollow=st.booleans(),
+    is_empty=st.booleans(),
     signature=st.sampled_from(["", "", "good", "bad"]),
     is_answer=st.booleans(),
 )
-ORDERS = st.lists(NEWS, max_size=14).flatmap(lambda news: st.permutations(news + news[:3]))
+ORDERS = st.lists(UPDATES, max_size=14).flatmap(lambda update: st.permutations(update + update[:3]))
 
 
-class Bench:
+class SharedSystem:
     """A workshop that outlives the examples, each of which has a task of its own."""
 
-    def __init__(self, runner: asyncio.Runner, shop: Workshop) -> None:
+    def __init__(self, runner: asyncio.Runner, system: TaskSystem) -> None:
         self.runner = runner
-        self.shop = shop
+        self.system = system
         self._count = 0
 
     async def new_task(self) -> tuple[Task, str]:
         """A task that Kling has taken."""
         self._count += 1
-        shop, token = self.shop, f"token-{self._count}"
+        system, token = self.system, f"token-{self._count}"
         task = Task(
-            id=shop.ids.new("tsk"),
+            id=system.ids.new("tsk"),
             origin=Origin.API,
             state=TaskState.SUBMITTED,
             endpoint=ENDPOINT,
             kling_id="k1",
             external_task_id=f"mine-{self._count}",
             token_hash=token_hash(token),
-            created_at=shop.clock.now(),
-            updated_at=shop.clock.now(),
-            started_at=shop.clock.now(),
-            due_at=shop.clock.now(),
+            created_at=system.clock.now(),
+            updated_at=system.clock.now(),
+            started_at=system.clock.now(),
+            due_at=system.clock.now(),
         )
-        return await shop.store.add(task, b"{}"), token
+        return await system.store.add(task, b"{}"), token
 
-    async def comes(self, task: Task, token: str, news: News) -> None:
+    async def deliver(self, task: Task, token: str, update: Update) -> None:
         """Let one thing come."""
-        body = news.body(task)
-        if news.is_answer:
-            await self.shop.inbox.learn(task.id, protocol.read(body), body)
+        body = update.body(task)
+        if update.is_answer:
+            await self.system.inbox.apply_answer(task.id, protocol.parse_status(body), body)
             return
         headers = []
-        if news.signature:
-            at = self.shop.clock.now() - timedelta(minutes=0 if news.signature == "good" else 9)
+        if update.signature:
+            at = self.system.clock.now() - timedelta(minutes=0 if update.signature == "good" else 9)
             moment = str(int(at.timestamp()))
             signature = signing.sign([KEY], message_id="msg", at=at, body=body)
             headers = [("webhook-id", "msg"), ("webhook-timestamp", moment), ("webhook-signature", signature)]
-        assert await self.shop.inbox.receive(token, headers, body)
+        assert await self.system.inbox.accept_callback(token, headers, body)
 
 
 @contextlib.contextmanager
-def a_bench(folder: Path, verify: Verify, *secrets: Secret) -> Iterator[Bench]:
+def a_shared_system(folder: Path, verify: Verify, *secrets: Secret) -> Iterator[SharedSystem]:
     with asyncio.Runner() as runner:
         callbacks = CallbackSettings(verify=verify, signing_secrets=secrets)
-        opening = a_workshop(folder, callbacks=callbacks, clock=IdleClock())
-        shop = runner.run(opening.__aenter__())
+        opening = a_task_system(folder, callbacks=callbacks, clock=IdleClock())
+        system = runner.run(opening.__aenter__())
         try:
-            yield Bench(runner, shop)
+            yield SharedSystem(runner, system)
         finally:
             runner.run(opening.__aexit__(None, None, None))
 
@@ -116,71 +116,73 @@ def a_bench(folder: Path, verify: Verify, *secrets: Secret) -> Iterator[Bench]:
 @pytest.mark.soak("orders and repetitions of news", minutes=5)
 @pytest.mark.parametrize("verify", Verify)
 def test_no_order_and_no_repetition_makes_two_ends_or_an_event_twice(
-    tmp_path: Path, verify: Verify, tell: Tell
+    tmp_path: Path, verify: Verify, record_counts: RecordCounts
 ) -> None:
-    tell(orders=EXAMPLES)
-    with a_bench(tmp_path, verify, KEY) as bench:
+    record_counts(orders=EXAMPLES)
+    with a_shared_system(tmp_path, verify, KEY) as shared:
 
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
         @given(ORDERS)
-        def holds(order: list[News]) -> None:
-            bench.runner.run(play(bench, order))
+        def holds(order: list[Update]) -> None:
+            shared.runner.run(check_order(shared, order))
 
         holds()
 
 
-async def play(bench: Bench, order: list[News]) -> None:
-    shop = bench.shop
-    task, token = await bench.new_task()
+async def check_order(shared: SharedSystem, order: list[Update]) -> None:
+    system = shared.system
+    task, token = await shared.new_task()
     states = [task.state]
-    for news in order:
-        await bench.comes(task, token, news)
-        shop.clock.advance(timedelta(seconds=1))
-        states.append((await shop.task(task.id)).state)
+    for update in order:
+        await shared.deliver(task, token, update)
+        system.clock.advance(timedelta(seconds=1))
+        states.append((await system.task(task.id)).state)
 
     assert [RANK[state] for state in states] == sorted(RANK[state] for state in states)
     assert len({state for state in states if state.is_final}) <= 1
-    events = (await shop.store.events(task_id=task.id, limit=100)).items
+    events = (await system.store.events(task_id=task.id, limit=100)).items
     types = Counter(event.type for event in events)
     assert max(types.values(), default=0) <= 1
     ends = [name for name in ("task.succeed", "task.failed") if name in types]
     assert ends == ([f"task.{states[-1]}"] if states[-1].is_final else [])
-    pushes = await shop.store.pushes(task.id)
+    pushes = await system.store.pushes(task.id)
     assert len(pushes) == len(order)
-    if (await shop.task(task.id)).due_at is None:
+    if (await system.task(task.id)).due_at is None:
         assert PushOutcome.PENDING not in {push.outcome for push in pushes}, "nobody is asked any more"
-    promised = (await shop.store.deliveries(task_id=task.id, limit=100)).items
+    promised = (await system.store.deliveries(task_id=task.id, limit=100)).items
     assert sorted(each.delivery.event_id for each in promised) == sorted(event.id for event in events)
 
 
 @pytest.mark.soak("pushes against the API's answers", minutes=5)
 @pytest.mark.parametrize("verify", [Verify.TERMINAL, Verify.ALWAYS])
-def test_no_push_moves_the_end_that_the_api_tells_of(tmp_path: Path, verify: Verify, tell: Tell) -> None:
-    tell(orders=EXAMPLES)
-    with a_bench(tmp_path, verify) as bench:
+def test_no_push_moves_the_end_that_the_api_tells_of(
+    tmp_path: Path, verify: Verify, record_counts: RecordCounts
+) -> None:
+    record_counts(orders=EXAMPLES)
+    with a_shared_system(tmp_path, verify) as shared:
 
         @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-        @given(st.lists(NEWS.filter(lambda news: not news.is_answer), max_size=12), st.data())
-        def holds(pushes: list[News], data: st.DataObject) -> None:
+        @given(st.lists(UPDATES.filter(lambda update: not update.is_answer), max_size=12), st.data())
+        def holds(pushes: list[Update], data: st.DataObject) -> None:
             truth = data.draw(st.sampled_from(["succeed", "failed"]))
             steps = ["submitted", "processing", truth]
             places = sorted(data.draw(st.lists(st.integers(0, len(pushes)), min_size=3, max_size=3)))
-            order: list[News] = list(pushes)
+            order: list[Update] = list(pushes)
             for place, word in reversed(list(zip(places, steps, strict=True))):
-                order.insert(place, News(word=word, is_answer=True))
-            bench.runner.run(play_truly(bench, order, truth, verify))
+                order.insert(place, Update(status=word, is_answer=True))
+            shared.runner.run(check_order_against_api(shared, order, truth, verify))
 
         holds()
 
 
-async def play_truly(bench: Bench, order: list[News], truth: str, verify: Verify) -> None:
-    shop = bench.shop
-    task, token = await bench.new_task()
-    for news in order:
-        await bench.comes(task, token, news)
+async def check_order_against_api(shared: SharedSystem, order: list[Update], truth: str, verify: Verify) -> None:
+    system = shared.system
+    task, token = await shared.new_task()
+    for update in order:
+        await shared.deliver(task, token, update)
 
-    assert (await shop.task(task.id)).state == truth
-    events = (await shop.store.events(task_id=task.id, limit=100)).items
+    assert (await system.task(task.id)).state == truth
+    events = (await system.store.events(task_id=task.id, limit=100)).items
     for event in events:
         said = json.loads(event.envelope)["data"]
         if verify is Verify.ALWAYS or said["status"] in ("succeed", "failed"):
@@ -189,15 +191,15 @@ async def play_truly(bench: Bench, order: list[News], truth: str, verify: Verify
 
 
 def test_a_signed_end_settles_the_pushes_that_waited_for_an_answer(tmp_path: Path) -> None:
-    with a_bench(tmp_path, Verify.ALWAYS, KEY) as bench:
-        order = [News(word=word) for word in ("processing", "succeed", "failed")]
+    with a_shared_system(tmp_path, Verify.ALWAYS, KEY) as shared:
+        order = [Update(status=word) for word in ("processing", "succeed", "failed")]
 
         async def plays() -> list[PushOutcome]:
-            task, token = await bench.new_task()
-            for news in (*order, News(word="succeed", signature="good")):
-                await bench.comes(task, token, news)
-            return [push.outcome for push in await bench.shop.store.pushes(task.id)]
+            task, token = await shared.new_task()
+            for update in (*order, Update(status="succeed", signature="good")):
+                await shared.deliver(task, token, update)
+            return [push.outcome for push in await shared.system.store.pushes(task.id)]
 
-        outcomes = bench.runner.run(plays())
+        outcomes = shared.runner.run(plays())
 
-        assert outcomes == [PushOutcome.STALE, PushOutcome.DUPLICATE, PushOutcome.FORGED, PushOutcome.SETTLED]
+        assert outcomes == [PushOutcome.STALE, PushOutcome.DUPLICATE, PushOutcome.FORGED, PushOutcome.APPLIED]

@@ -5,18 +5,27 @@ from harness.factories import at
 from harness.task_system import refusal
 
 from receiver.domain.errors import KlingError, KlingUnreachable
-from receiver.tasks.account import LONGEST_WAIT, QUERY, Account, Bars, Call, Concern, Reach, remedy
+from receiver.tasks.account import (
+    MAX_PROBE_DELAY,
+    QUERY,
+    AccountIssue,
+    AccountMonitor,
+    IssueBreakers,
+    KlingCall,
+    Scope,
+    remedy,
+)
 
-FILM = Call(creates=True, pack="video", resource="videos/text2video kling-v3")
-PICTURE = Call(creates=True, pack="image", resource="images/generations kling-v2")
-ALL = Concern(reach=Reach.ACCOUNT)
-FILMS = Concern(reach=Reach.PACK, name="video")
-NO_V3 = Concern(reach=Reach.RESOURCE, name="videos/text2video kling-v3")
+FILM = KlingCall(creates=True, pack="video", resource="videos/text2video kling-v3")
+PICTURE = KlingCall(creates=True, pack="image", resource="images/generations kling-v2")
+ALL = AccountIssue(scope=Scope.ACCOUNT)
+FILMS = AccountIssue(scope=Scope.PACK, name="video")
+NO_V3 = AccountIssue(scope=Scope.RESOURCE, name="videos/text2video kling-v3")
 ARREARS, KEY, USED_UP, NO_RIGHT = refusal(429, 1101), refusal(401, 1002), refusal(429, 1102), refusal(403, 1103)
 
 
-def told(account: Account, error: KlingError | None, call: Call) -> Concern | None:
-    begun, over = account.saw(error, call)
+def observe(account: AccountMonitor, error: KlingError | None, call: KlingCall) -> AccountIssue | None:
+    begun, over = account.observe(error, call)
     assert not (begun and over)
     return begun or next(iter(over), None)
 
@@ -36,94 +45,97 @@ def told(account: Account, error: KlingError | None, call: Call) -> Concern | No
     ],
     ids=str,
 )
-def test_trouble_reaches_as_far_as_its_code_says(error: KlingError, concern: Concern | None) -> None:
-    assert FILM.concern(error) == concern
+def test_trouble_reaches_as_far_as_its_code_says(error: KlingError, concern: AccountIssue | None) -> None:
+    assert FILM.issue_for(error) == concern
 
 
 def test_where_no_pack_is_known_a_used_up_one_stops_the_resource() -> None:
-    sound = Call(creates=True, resource="audio/text-to-audio")
+    sound = KlingCall(creates=True, resource="audio/text-to-audio")
 
-    assert sound.concern(USED_UP) == Concern(reach=Reach.RESOURCE, name="audio/text-to-audio")
+    assert sound.issue_for(USED_UP) == AccountIssue(scope=Scope.RESOURCE, name="audio/text-to-audio")
 
 
 def test_a_question_needs_no_pack_and_no_right() -> None:
-    assert QUERY.concern(NO_RIGHT) is None
-    assert QUERY.concern(USED_UP) == QUERY.concern(KEY) == ALL
+    assert QUERY.issue_for(NO_RIGHT) is None
+    assert QUERY.issue_for(USED_UP) == QUERY.issue_for(KEY) == ALL
 
 
 def test_trouble_is_told_once_until_it_is_over() -> None:
-    account = Account()
+    account = AccountMonitor()
 
-    said = [told(account, error, FILM) for error in (None, ARREARS, ARREARS, None, None, ARREARS)]
+    said = [observe(account, error, FILM) for error in (None, ARREARS, ARREARS, None, None, ARREARS)]
 
     assert said == [None, ALL, None, ALL, None, ALL]
 
 
 def test_another_reason_is_told_as_well_and_each_once_however_they_alternate() -> None:
-    account = Account()
+    account = AccountMonitor()
 
-    assert [told(account, error, FILM) for error in (ARREARS, KEY, ARREARS, KEY, ARREARS)] == [
+    assert [observe(account, error, FILM) for error in (ARREARS, KEY, ARREARS, KEY, ARREARS)] == [
         ALL,
         ALL,
         None,
         None,
         None,
     ]
-    assert account.saw(None, FILM) == (None, [ALL])
+    assert account.observe(None, FILM) == (None, [ALL])
 
 
 def test_what_says_nothing_about_the_account_changes_nothing() -> None:
-    account = Account()
-    account.saw(KEY, FILM)
+    account = AccountMonitor()
+    account.observe(KEY, FILM)
 
     for error in (KlingUnreachable("no"), refusal(503, 5001), refusal(429, 1302), refusal(400, 1201)):
-        assert account.saw(error, FILM) == (None, ())
+        assert account.observe(error, FILM) == (None, ())
 
 
 def test_a_question_that_is_answered_does_not_say_that_the_account_is_in_order() -> None:
-    account = Account()
-    account.saw(ARREARS, FILM)
+    account = AccountMonitor()
+    account.observe(ARREARS, FILM)
 
-    assert told(account, None, QUERY) is None
-    assert told(account, ARREARS, FILM) is None
-    assert told(account, None, FILM) == ALL
+    assert observe(account, None, QUERY) is None
+    assert observe(account, ARREARS, FILM) is None
+    assert observe(account, None, FILM) == ALL
 
 
 def test_a_create_that_succeeds_says_that_questions_are_answered_too() -> None:
-    account = Account()
-    account.saw(KEY, QUERY)
+    account = AccountMonitor()
+    account.observe(KEY, QUERY)
 
-    assert told(account, None, FILM) == ALL
+    assert observe(account, None, FILM) == ALL
 
 
 def test_a_used_up_pack_and_a_missing_right_are_over_when_such_a_task_is_taken_and_not_when_another_is() -> None:
-    account = Account()
-    assert told(account, USED_UP, FILM) == FILMS
-    assert told(account, NO_RIGHT, FILM) == NO_V3
+    account = AccountMonitor()
+    assert observe(account, USED_UP, FILM) == FILMS
+    assert observe(account, NO_RIGHT, FILM) == NO_V3
 
-    assert account.saw(None, PICTURE) == (None, [])
-    assert account.saw(None, Call(creates=True, pack="video", resource="videos/text2video kling-v2")) == (None, [FILMS])
-    assert account.saw(None, FILM) == (None, [NO_V3])
+    assert account.observe(None, PICTURE) == (None, [])
+    assert account.observe(None, KlingCall(creates=True, pack="video", resource="videos/text2video kling-v2")) == (
+        None,
+        [FILMS],
+    )
+    assert account.observe(None, FILM) == (None, [NO_V3])
 
 
 def test_trouble_that_was_told_of_before_is_not_told_again_and_its_end_is() -> None:
-    account = Account()
-    account.recall(FILMS, 1102, creates=True)
+    account = AccountMonitor()
+    account.restore(FILMS, 1102, creates=True)
 
-    assert told(account, USED_UP, FILM) is None
-    assert told(account, None, FILM) == FILMS
+    assert observe(account, USED_UP, FILM) is None
+    assert observe(account, None, FILM) == FILMS
 
 
 def test_what_is_remembered_is_bounded() -> None:
-    account, bars = Account(), Bars()
+    account, bars = AccountMonitor(), IssueBreakers()
 
     for number in range(3000):
-        call = Call(creates=True, resource=f"images/x{number}")
-        account.saw(NO_RIGHT, call)
-        bars.refused(call.concerns()[2], "", begun=at(0), now=at(0))
+        call = KlingCall(creates=True, resource=f"images/x{number}")
+        account.observe(NO_RIGHT, call)
+        bars.record_failure(call.possible_issues()[2], "", started_at=at(0), now=at(0))
 
-    assert len(account._troubles) <= 1000
-    assert len(bars._patiences) <= 1000
+    assert len(account._open_issues) <= 1000
+    assert len(bars._breakers) <= 1000
 
 
 def test_each_reason_has_a_remedy_of_its_own() -> None:
@@ -138,37 +150,37 @@ def test_each_reason_has_a_remedy_of_its_own() -> None:
 
 
 def test_what_is_barred_is_tried_by_one_at_a_time_further_and_further_apart_until_one_succeeds() -> None:
-    bars, now = Bars(), at(0)
-    assert bars.bar(FILM, now) is None
+    bars, now = IssueBreakers(), at(0)
+    assert bars.blocked(FILM, now) is None
     gaps = []
     for _ in range(9):
-        bars.went(FILM, now, lasts=LONGEST_WAIT)
-        bars.refused(FILMS, "used up", begun=now, now=now)
-        barred = bars.bar(FILM, now)
+        bars.start(FILM, now, max_duration=MAX_PROBE_DELAY)
+        bars.record_failure(FILMS, "used up", started_at=now, now=now)
+        barred = bars.blocked(FILM, now)
         assert barred is not None
-        assert (barred.concern, barred.why, bars.why("video")) == (FILMS, "used up", "used up")
-        assert bars.bar(PICTURE, now) is None
+        assert (barred.issue, barred.reason, bars.reason("video")) == (FILMS, "used up", "used up")
+        assert bars.blocked(PICTURE, now) is None
         gaps.append((barred.until - now).total_seconds())
         now = barred.until
-        assert bars.bar(FILM, now) is None
+        assert bars.blocked(FILM, now) is None
 
-    bars.went(FILM, now, lasts=LONGEST_WAIT)
-    assert bars.packs_open_at(now) == now + LONGEST_WAIT
-    assert bars.bar(FILM, now) is not None
+    bars.start(FILM, now, max_duration=MAX_PROBE_DELAY)
+    assert bars.next_pack_probe_at(now) == now + MAX_PROBE_DELAY
+    assert bars.blocked(FILM, now) is not None
     assert gaps == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert bars.served(FILM)
-    assert bars.bar(FILM, now) is None
-    assert not bars.served(FILM)
+    assert bars.record_success(FILM)
+    assert bars.blocked(FILM, now) is None
+    assert not bars.record_success(FILM)
 
 
 def test_which_model_a_task_names_matters_only_where_a_right_is_missing() -> None:
-    bars = Bars()
-    assert not bars.knows_of("videos/text2video")
+    bars = IssueBreakers()
+    assert not bars.has_issue_at("videos/text2video")
 
-    bars.refused(NO_V3, "no", begun=at(0), now=at(0))
+    bars.record_failure(NO_V3, "no", started_at=at(0), now=at(0))
 
-    assert bars.knows_of("videos/text2video")
-    assert not bars.knows_of("videos/text2video-x")
-    assert bars.bar(FILM, at(0)) is not None
-    assert bars.bar(Call(creates=True, pack="video", resource="videos/text2video kling-v2"), at(0)) is None
-    assert bars.packs_open_at(at(0)) is None
+    assert bars.has_issue_at("videos/text2video")
+    assert not bars.has_issue_at("videos/text2video-x")
+    assert bars.blocked(FILM, at(0)) is not None
+    assert bars.blocked(KlingCall(creates=True, pack="video", resource="videos/text2video kling-v2"), at(0)) is None
+    assert bars.next_pack_probe_at(at(0)) is None

@@ -27,16 +27,16 @@ def test_ids_rise_through_a_restart_with_a_clock_that_was_set_back() -> None:
 
     clock.advance(timedelta(days=-1))
 
-    assert Ids(clock, above=before).new("evt") > before
-    assert Ids(clock, above=before.partition("_")[2]).new("evt") > before
+    assert Ids(clock, after=before).new("evt") > before
+    assert Ids(clock, after=before.partition("_")[2]).new("evt") > before
 
 
 def test_what_is_no_id_of_ours_is_no_hindrance() -> None:
     clock = FakeClock()
 
     for strange in ("", "tsk_1", "tsk_" + "u" * 25, "zzz"):
-        assert len(Ids(clock, above=strange).new("tsk")) == 29
-        assert Ids(clock, above=strange).new("tsk")[:16] == Ids(clock).new("tsk")[:16]
+        assert len(Ids(clock, after=strange).new("tsk")) == 29
+        assert Ids(clock, after=strange).new("tsk")[:16] == Ids(clock).new("tsk")[:16]
 
 
 def test_what_was_made_since_a_moment_stands_behind_its_first_id() -> None:

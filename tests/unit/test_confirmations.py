@@ -1,77 +1,83 @@
 """Which pushes may wait for the API's word, and that each id they name has its turn."""
 
 import pytest
-from harness.factories import a_push, a_reading, a_task
+from harness.factories import a_push, a_status_report, a_task
 
-from receiver.domain.errors import Crowded
-from receiver.domain.model import Origin, Push, PushOutcome, Reading, Task, TaskState
+from receiver.domain.errors import TooManyPending
+from receiver.domain.model import Origin, Push, PushOutcome, StatusReport, Task, TaskState
 from receiver.tracking import confirmations
 
 UNBOUND = a_task(origin=Origin.MINTED, state=TaskState.AWAITING, kling_id=None, external_task_id=None)
 BOUND = a_task()
 
 
-def claim(name: str, word: str = "succeed", **changes: object) -> Reading:
-    return a_reading(word, **{"kling_id": name, "external_task_id": None, **changes})
+def a_pending_status(name: str, word: str = "succeed", **changes: object) -> StatusReport:
+    return a_status_report(word, **{"kling_id": name, "external_task_id": None, **changes})
 
 
-def waiting(*names: str, body: bytes = b"{}") -> list[tuple[Push, Reading]]:
-    return [(a_push(f"psh_{name}", body=body), claim(name)) for name in names]
+def pending_pushes(*names: str, body: bytes = b"{}") -> list[tuple[Push, StatusReport]]:
+    return [(a_push(f"psh_{name}", body=body), a_pending_status(name)) for name in names]
 
 
-def admit(task: Task, pending: list[tuple[Push, Reading]], said: Reading) -> dict[str, PushOutcome]:
-    return dict(confirmations.admit(task, pending, said, b"{}"))
+def admit(task: Task, pending: list[tuple[Push, StatusReport]], answer: StatusReport) -> dict[str, PushOutcome]:
+    return dict(confirmations.admit_pending(task, pending, answer, b"{}"))
 
 
 def test_a_push_takes_the_place_of_one_that_says_the_same_and_of_no_other() -> None:
-    pending = waiting("a", "b")
+    pending = pending_pushes("a", "b")
 
-    assert admit(UNBOUND, pending, claim("a")) == {"psh_a": PushOutcome.DUPLICATE}
-    assert admit(UNBOUND, pending, claim("a", result={})) == {}
-    assert admit(UNBOUND, pending, claim("a", "failed")) == {}
-    assert admit(UNBOUND, pending, claim("c")) == {}
+    assert admit(UNBOUND, pending, a_pending_status("a")) == {"psh_a": PushOutcome.DUPLICATE}
+    assert admit(UNBOUND, pending, a_pending_status("a", result={})) == {}
+    assert admit(UNBOUND, pending, a_pending_status("a", "failed")) == {}
+    assert admit(UNBOUND, pending, a_pending_status("c")) == {}
 
 
 def test_once_klings_id_is_known_the_state_alone_is_claimed() -> None:
-    assert admit(BOUND, waiting("a"), claim("b")) == {"psh_a": PushOutcome.DUPLICATE}
+    assert admit(BOUND, pending_pushes("a"), a_pending_status("b")) == {"psh_a": PushOutcome.DUPLICATE}
 
 
 def test_beyond_the_most_another_claim_is_refused_and_one_that_waits_already_is_not() -> None:
-    full = waiting(*(f"f{number}" for number in range(confirmations.MOST)))
+    full = pending_pushes(*(f"f{number}" for number in range(confirmations.MAX_PENDING)))
 
-    assert admit(UNBOUND, full[1:], claim("true")) == {}
-    with pytest.raises(Crowded):
-        admit(UNBOUND, full, claim("true"))
-    assert admit(UNBOUND, full, claim("f7")) == {"psh_f7": PushOutcome.DUPLICATE}
-    assert admit(UNBOUND, full, claim("f7", result={})) == {"psh_f7": PushOutcome.STALE}
+    assert admit(UNBOUND, full[1:], a_pending_status("true")) == {}
+    with pytest.raises(TooManyPending):
+        admit(UNBOUND, full, a_pending_status("true"))
+    assert admit(UNBOUND, full, a_pending_status("f7")) == {"psh_f7": PushOutcome.DUPLICATE}
+    assert admit(UNBOUND, full, a_pending_status("f7", result={})) == {"psh_f7": PushOutcome.STALE}
 
 
 def test_many_versions_of_one_claim_leave_room_for_another() -> None:
-    versions = [(a_push(f"psh_{number}"), claim("a", message=f"lie {number}")) for number in range(confirmations.MOST)]
+    versions = [
+        (a_push(f"psh_{number}"), a_pending_status("a", message=f"lie {number}"))
+        for number in range(confirmations.MAX_PENDING)
+    ]
 
-    settles = admit(UNBOUND, versions, claim("true"))
+    settles = admit(UNBOUND, versions, a_pending_status("true"))
 
     assert settles == dict.fromkeys((push.id for push, _ in versions[:-1]), PushOutcome.STALE)
 
 
 def test_a_few_large_claims_are_as_many_as_may_wait_and_the_first_may_be_as_large_as_it_likes() -> None:
-    large = b"x" * (confirmations.MOST_BYTES // 4)
+    large = b"x" * (confirmations.MAX_PENDING_BYTES // 4)
 
-    assert admit(UNBOUND, waiting("a", "b", "c", body=large), claim("true")) == {}
-    with pytest.raises(Crowded):
-        admit(UNBOUND, waiting("a", "b", "c", "d", body=large), claim("true"))
-    assert confirmations.admit(UNBOUND, [], claim("true"), b"x" * (confirmations.MOST_BYTES + 1)) == {}
+    assert admit(UNBOUND, pending_pushes("a", "b", "c", body=large), a_pending_status("true")) == {}
+    with pytest.raises(TooManyPending):
+        admit(UNBOUND, pending_pushes("a", "b", "c", "d", body=large), a_pending_status("true"))
+    assert (
+        confirmations.admit_pending(UNBOUND, [], a_pending_status("true"), b"x" * (confirmations.MAX_PENDING_BYTES + 1))
+        == {}
+    )
 
 
 def test_whoever_waits_has_a_turn_before_all_that_come_later_however_many_they_are() -> None:
-    turns, pending = confirmations.Turns(), waiting("unanswered", "true")
+    turns, pending = confirmations.IdRotation(), pending_pushes("unanswered", "true")
     asked = []
 
     for round_ in range(12):
         asked.append(turns.next(UNBOUND, pending))
         if asked[-1] not in ("unanswered", "true"):  # the API denies it
             pending = [each for each in pending if each[1].kling_id != asked[-1]]
-        pending = pending + waiting(f"new{round_}")
+        pending = pending + pending_pushes(f"new{round_}")
 
     newcomers = [name for name in asked if name not in ("unanswered", "true")]
     assert asked[:5] == ["unanswered", "true", "unanswered", "new0", "true"]
@@ -81,8 +87,8 @@ def test_whoever_waits_has_a_turn_before_all_that_come_later_however_many_they_a
 
 
 def test_a_known_id_and_one_that_is_alone_need_no_turns() -> None:
-    turns = confirmations.Turns()
+    turns = confirmations.IdRotation()
 
-    assert [turns.next(BOUND, waiting("a", "b")) for _ in range(2)] == ["k1", "k1"]
-    assert [turns.next(UNBOUND, waiting("a")) for _ in range(2)] == ["a", "a"]
+    assert [turns.next(BOUND, pending_pushes("a", "b")) for _ in range(2)] == ["k1", "k1"]
+    assert [turns.next(UNBOUND, pending_pushes("a")) for _ in range(2)] == ["a", "a"]
     assert turns.next(UNBOUND, []) is None

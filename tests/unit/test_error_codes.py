@@ -7,45 +7,45 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain import errors
-from receiver.domain.errors import KlingError, KlingRefusal, KlingUncertain, Retry
+from receiver.domain.errors import KlingError, KlingRefusal, KlingUncertain, RetryHint
 from receiver.domain.model import Json
-from receiver.kling.error_codes import Said, error_of, retry_after
+from receiver.kling.error_codes import ErrorResponse, parse_retry_after, to_error
 
 
-def said(status: int, document: Json | None = None, **headers: str) -> Said:
-    return Said(
+def an_error_response(status: int, document: Json | None = None, **headers: str) -> ErrorResponse:
+    return ErrorResponse(
         status=status, headers={name.replace("_", "-"): value for name, value in headers.items()}, document=document
     )
 
 
-def judged(status: int, document: Json | None = None, *, creates: bool = False) -> KlingError | None:
-    return error_of(said(status, document), creates=creates, now=START)
+def translated(status: int, document: Json | None = None, *, creates: bool = False) -> KlingError | None:
+    return to_error(an_error_response(status, document), is_create=creates, now=START)
 
 
 @pytest.mark.parametrize(
     ("status", "codes", "kind", "retry"),
     [
-        (401, [1000, 1001, 1002], errors.AuthenticationFailed, Retry.AFTER_REMEDY),
-        (401, [1003, 1004], errors.TokenRejected, Retry.ANEW),
-        (429, [1100, 1101, 1102, 1304], errors.AccountTrouble, Retry.AFTER_REMEDY),
-        (403, [1103], errors.Forbidden, Retry.NO),
-        (400, [1200, 1201], errors.InvalidParameters, Retry.NO),
-        (404, [1202, 1203], errors.UnknownResource, Retry.NO),
-        (400, [1300, 1301], errors.ContentRefused, Retry.NO),
-        (429, [1302], errors.TooFast, Retry.SOON),
-        (429, [1303], errors.SlotsFull, Retry.WHEN_FREE),
-        (503, [5001], errors.ServerTrouble, Retry.SOON),
-        (500, [5000], errors.ServerTrouble, Retry.SOON),
-        (504, [5002], errors.ServerTrouble, Retry.SOON),
+        (401, [1000, 1001, 1002], errors.AuthenticationFailed, RetryHint.AFTER_OPERATOR),
+        (401, [1003, 1004], errors.TokenRejected, RetryHint.REAUTHENTICATE),
+        (429, [1100, 1101, 1102, 1304], errors.AccountBlocked, RetryHint.AFTER_OPERATOR),
+        (403, [1103], errors.Forbidden, RetryHint.NEVER),
+        (400, [1200, 1201], errors.InvalidParameters, RetryHint.NEVER),
+        (404, [1202, 1203], errors.UnknownResource, RetryHint.NEVER),
+        (400, [1300, 1301], errors.ContentRefused, RetryHint.NEVER),
+        (429, [1302], errors.RateLimited, RetryHint.BACKOFF),
+        (429, [1303], errors.SlotsFull, RetryHint.WHEN_SLOT_FREE),
+        (503, [5001], errors.ServerError, RetryHint.BACKOFF),
+        (500, [5000], errors.ServerError, RetryHint.BACKOFF),
+        (504, [5002], errors.ServerError, RetryHint.BACKOFF),
     ],
 )
 @pytest.mark.parametrize("spelt", [int, float, str])
 def test_the_code_decides_whatever_the_status(
-    status: int, codes: list[int], kind: type[KlingRefusal], retry: Retry, spelt: type[int | float | str]
+    status: int, codes: list[int], kind: type[KlingRefusal], retry: RetryHint, spelt: type[int | float | str]
 ) -> None:
     for code in codes:
         for sent_with in (status, 200, 400, 429):
-            error = judged(sent_with, {"code": spelt(code), "message": "no", "request_id": "r-1"})
+            error = translated(sent_with, {"code": spelt(code), "message": "no", "request_id": "r-1"})
             assert type(error) is kind
             assert isinstance(error, KlingRefusal)
             assert (error.retry, error.status, error.kling_code, error.request_id) == (retry, sent_with, code, "r-1")
@@ -53,34 +53,34 @@ def test_the_code_decides_whatever_the_status(
 
 @pytest.mark.parametrize("code", [0, "0", 0.0, "success", "SUCCESS", " Succeed ", "ok", 200, "200", None])
 def test_a_success_is_no_error_however_it_is_said(code: object) -> None:
-    assert judged(200, {"code": code, "message": "SUCCEED", "data": {}}, creates=True) is None
+    assert translated(200, {"code": code, "message": "SUCCEED", "data": {}}, creates=True) is None
 
 
 @pytest.mark.parametrize("code", [1, -1, 9999, 1104, 1400, "invalid_api_platform", "fail_to_fetch_task"])
 def test_a_200_with_any_other_code_is_an_error(code: object) -> None:
-    assert type(judged(200, {"code": code})) is errors.UnknownRefusal
+    assert type(translated(200, {"code": code})) is errors.UnknownErrorCode
 
 
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
-        (301, errors.UnknownRefusal),
-        (302, errors.UnknownRefusal),
+        (301, errors.UnknownErrorCode),
+        (302, errors.UnknownErrorCode),
         (400, errors.InvalidParameters),
         (401, errors.AuthenticationFailed),
-        (402, errors.AccountTrouble),
+        (402, errors.AccountBlocked),
         (403, errors.Forbidden),
         (404, errors.UnknownResource),
-        (405, errors.UnknownRefusal),
+        (405, errors.UnknownErrorCode),
         (413, errors.InvalidParameters),
-        (418, errors.UnknownRefusal),
+        (418, errors.UnknownErrorCode),
         (422, errors.InvalidParameters),
-        (429, errors.TooFast),
-        (500, errors.ServerTrouble),
-        (502, errors.ServerTrouble),
-        (503, errors.ServerTrouble),
-        (504, errors.ServerTrouble),
-        (524, errors.ServerTrouble),
+        (429, errors.RateLimited),
+        (500, errors.ServerError),
+        (502, errors.ServerError),
+        (503, errors.ServerError),
+        (504, errors.ServerError),
+        (524, errors.ServerError),
     ],
 )
 @pytest.mark.parametrize(
@@ -89,26 +89,26 @@ def test_a_200_with_any_other_code_is_an_error(code: object) -> None:
 def test_without_a_code_that_can_be_read_the_status_decides(
     status: int, kind: type[KlingRefusal], document: Json | None
 ) -> None:
-    assert type(judged(status, document)) is kind
+    assert type(translated(status, document)) is kind
 
 
 @pytest.mark.parametrize(
     ("code", "kind"),
     [
         (401, errors.AuthenticationFailed),
-        (429, errors.TooFast),
+        (429, errors.RateLimited),
         (404, errors.UnknownResource),
-        (500, errors.ServerTrouble),
+        (500, errors.ServerError),
     ],
 )
 def test_a_gateway_may_put_an_http_status_for_the_code(code: int, kind: type[KlingRefusal]) -> None:
-    assert type(judged(200, {"code": code})) is kind
-    assert type(judged(code, {"code": code})) is kind
+    assert type(translated(200, {"code": code})) is kind
+    assert type(translated(code, {"code": code})) is kind
 
 
 @pytest.mark.parametrize("status", [400, 429])
 def test_a_code_never_seen_before_is_not_guessed_at_from_a_status_that_means_many_things(status: int) -> None:
-    assert type(judged(status, {"code": 1399})) is errors.UnknownRefusal
+    assert type(translated(status, {"code": 1399})) is errors.UnknownErrorCode
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_a_code_never_seen_before_is_not_guessed_at_from_a_status_that_means_man
     ],
 )
 def test_a_create_after_which_the_task_may_exist_is_uncertain(status: int, document: Json | None) -> None:
-    error = judged(status, document, creates=True)
+    error = translated(status, document, creates=True)
 
     assert type(error) is KlingUncertain
-    assert error.retry is Retry.LOOK_UP_FIRST
+    assert error.retry is RetryHint.AFTER_LOOKUP
 
 
 @pytest.mark.parametrize(
@@ -140,11 +140,11 @@ def test_a_create_after_which_the_task_may_exist_is_uncertain(status: int, docum
     [(503, {"code": 5001}), (503, None), (501, None), (523, None), (429, None), (400, None), (500, {"code": 1303})],
 )
 def test_a_create_that_made_nothing_for_sure_is_a_refusal(status: int, document: Json | None) -> None:
-    assert isinstance(judged(status, document, creates=True), KlingRefusal)
+    assert isinstance(translated(status, document, creates=True), KlingRefusal)
 
 
 def test_an_answer_to_a_question_that_is_no_json_is_the_servers_trouble() -> None:
-    assert type(judged(200, None)) is errors.ServerTrouble
+    assert type(translated(200, None)) is errors.ServerError
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_an_answer_to_a_question_that_is_no_json_is_the_servers_trouble() -> Non
     ],
 )
 def test_klings_words_are_passed_on_in_one_line_of_some_length(document: Json, words: str) -> None:
-    error = judged(400, document)
+    error = translated(400, document)
 
     assert error is not None
     assert words in error.message
@@ -167,14 +167,14 @@ def test_klings_words_are_passed_on_in_one_line_of_some_length(document: Json, w
 
 
 def test_a_redirect_points_at_the_address_configured() -> None:
-    error = judged(302)
+    error = translated(302)
 
     assert error is not None
     assert "base_url" in error.message
 
 
 def test_a_remedy_for_people_comes_with_the_error() -> None:
-    assert "balance" in str(judged(429, {"code": 1102, "message": "used up"}))
+    assert "balance" in str(translated(429, {"code": 1102, "message": "used up"}))
 
 
 @pytest.mark.parametrize(
@@ -197,15 +197,15 @@ def test_a_remedy_for_people_comes_with_the_error() -> None:
     ],
 )
 def test_retry_after_is_read_in_seconds_or_as_a_date(value: str, wait: timedelta | None) -> None:
-    assert retry_after({"retry-after": value}, START) == wait
-    error = error_of(said(429, {"code": 1302}, retry_after=value), creates=True, now=START)
-    assert isinstance(error, errors.TooFast)
+    assert parse_retry_after({"retry-after": value}, START) == wait
+    error = to_error(an_error_response(429, {"code": 1302}, retry_after=value), is_create=True, now=START)
+    assert isinstance(error, errors.RateLimited)
     assert error.retry_after == wait
 
 
 @given(st.text())
 def test_no_retry_after_is_too_odd(value: str) -> None:
-    wait = retry_after({"retry-after": value}, START)
+    wait = parse_retry_after({"retry-after": value}, START)
 
     assert wait is None or timedelta() <= wait <= timedelta(days=1)
 
@@ -222,7 +222,7 @@ def test_no_retry_after_is_too_odd(value: str) -> None:
     st.booleans(),
 )
 def test_whatever_comes_is_a_success_or_one_error(status: int, document: Json | None, creates: bool) -> None:
-    error = judged(status, document, creates=creates)
+    error = translated(status, document, creates=creates)
 
     assert error is None or error.message
 
@@ -243,14 +243,14 @@ def test_whatever_comes_is_a_success_or_one_error(status: int, document: Json | 
     ],
 )
 def test_that_there_is_no_such_task_can_be_said_in_many_ways(status: int, document: Json | None, none: bool) -> None:
-    assert said(status, document).says_there_is_none() is none
+    assert an_error_response(status, document).is_not_found() is none
 
 
 def test_a_code_that_no_store_and_no_terminal_takes_is_told_without_what_they_do_not_take() -> None:
-    said = Said(status=400, headers={}, document={"code": "\ud800bad\0\x1b[2J code", "message": "no"})
+    said = ErrorResponse(status=400, headers={}, document={"code": "\ud800bad\0\x1b[2J code", "message": "no"})
 
-    error = error_of(said, creates=False, now=START)
+    error = to_error(said, is_create=False, now=START)
 
     assert said.code == "bad [2J code"
     assert str(error).isprintable()
-    assert Said(status=400, headers={}, document={"code": "\0"}).code is None
+    assert ErrorResponse(status=400, headers={}, document={"code": "\0"}).code is None

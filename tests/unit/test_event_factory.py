@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from harness.factories import a_reading, a_task
+from harness.factories import a_status_report, a_task
 from harness.support import START, FakeClock
 
 from receiver.domain.clock import Ids
-from receiver.domain.model import Source, TaskState, Verified
-from receiver.events.factory import Announcement, Announcer
+from receiver.domain.model import Source, TaskState, Verification
+from receiver.events.factory import EventFactory, RoutedEvent
 from receiver.events.routing import compile_routes
 from receiver.settings import RouteSettings, ScriptSettings
 
@@ -20,21 +20,21 @@ def a_route(name: str, **changes: Any) -> RouteSettings:
 
 def announce(
     *routes: RouteSettings, source: Source = Source.CALLBACK, trusted: bool = True, **task: Any
-) -> Announcement:
-    announcer = Announcer(compile_routes(routes), Ids(FakeClock()))
+) -> RoutedEvent:
+    announcer = EventFactory(compile_routes(routes), Ids(FakeClock()))
     return announcer.task_event(
         a_task(state=TaskState.SUCCEED, **task),
-        a_reading("succeed"),
+        a_status_report("succeed"),
         b'{"task_status":"succeed"}',
         source=source,
-        verified=Verified.API,
+        verified=Verification.API,
         trusted=trusted,
         at=START,
     )
 
 
-def told(said: Announcement) -> Sequence[tuple[str, bool, str]]:
-    return [(decision.route, decision.wanted, decision.reason) for decision in said.event.decisions]
+def decisions(routed: RoutedEvent) -> Sequence[tuple[str, bool, str]]:
+    return [(decision.route, decision.wanted, decision.reason) for decision in routed.event.decisions]
 
 
 def test_each_routes_decision_is_kept_with_its_reason() -> None:
@@ -42,7 +42,7 @@ def test_each_routes_decision_is_kept_with_its_reason() -> None:
         a_route("a"), a_route("b", on=frozenset({"failed"})), a_route("c", where="kling.task_status == 'failed'")
     )
 
-    assert told(said) == [
+    assert decisions(said) == [
         ("a", True, "all conditions hold"),
         ("b", False, "on = ['failed'] does not name 'succeed'"),
         ("c", False, "where = \"kling.task_status == 'failed'\" gave False, not true"),
@@ -65,13 +65,13 @@ def test_a_clients_own_url_gets_what_kling_said_as_far_as_it_is_believed(
 ) -> None:
     said = announce(source=source, trusted=trusted, reply_to="https://user:pw@client.example/hook?key=secret")
 
-    assert told(said) == [("reply:client.example", wanted, reason)]
+    assert decisions(said) == [("reply:client.example", wanted, reason)]
     assert [delivery.route for delivery in said.deliveries] == (["reply:client.example"] if wanted else [])
 
 
 def test_an_alert_keeps_its_decisions_too() -> None:
-    announcer = Announcer(compile_routes([a_route("a"), a_route("b", on=frozenset({"alert"}))]), Ids(FakeClock()))
+    announcer = EventFactory(compile_routes([a_route("a"), a_route("b", on=frozenset({"alert"}))]), Ids(FakeClock()))
 
     said = announcer.alert("route_held", {"route": "a"}, at=START)
 
-    assert [(route, wanted) for route, wanted, _ in told(said)] == [("a", False), ("b", True)]
+    assert [(route, wanted) for route, wanted, _ in decisions(said)] == [("a", False), ("b", True)]

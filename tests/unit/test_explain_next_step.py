@@ -8,7 +8,7 @@ import pytest
 from harness.factories import a_delivery, a_push, a_task, an_event, at
 
 from receiver.domain.model import (
-    Archiving,
+    ArchiveState,
     Attempt,
     DeliveryStatus,
     Event,
@@ -19,14 +19,14 @@ from receiver.domain.model import (
     TaskState,
 )
 from receiver.store.interfaces import DeliveryView
-from receiver.tasks.explain import Arrival, Errand, outlook
+from receiver.tasks.explain import DeliveryHistory, ReceivedPush, next_step
 
 OVER = a_task(state=TaskState.SUCCEED, due_at=None)
 END = an_event()
 UNUSED = {"state": TaskState.AWAITING, "token_hash": b"t" * 32, "expires_at": at(9)}
 
 
-def an_errand(*, failed: int = 0, id_: str = "dlv_1", **changes: Any) -> Errand:
+def a_delivery_history(*, failed: int = 0, id_: str = "dlv_1", **changes: Any) -> DeliveryHistory:
     attempts = [
         Attempt(
             delivery_id="dlv_1",
@@ -40,54 +40,56 @@ def an_errand(*, failed: int = 0, id_: str = "dlv_1", **changes: Any) -> Errand:
         for number in range(1, failed + 1)
     ]
     delivery = a_delivery(id_, **{"attempts": failed, "due_at": at(60)} | changes)
-    return Errand(view=DeliveryView(delivery=delivery, event_type="task.succeed", task_id="tsk_1"), attempts=attempts)
+    return DeliveryHistory(
+        view=DeliveryView(delivery=delivery, event_type="task.succeed", task_id="tsk_1"), attempts=attempts
+    )
 
 
-def said(
+def next_step_of(
     task: Task = OVER,
-    *errands: Errand,
+    *errands: DeliveryHistory,
     events: tuple[Event, ...] = (END,),
     state: RouteState | None = None,
-    arrivals: tuple[Arrival, ...] = (),
+    arrivals: tuple[ReceivedPush, ...] = (),
 ) -> str:
     states = {} if state is None else {state.name: state}
-    return outlook(task, arrivals, events, errands, states=states, routes=["publish"], now=at(0))
+    return next_step(task, arrivals, events, errands, states=states, routes=["publish"], now=at(0))
 
 
-def delivered(**changes: Any) -> Errand:
-    return an_errand(status=DeliveryStatus.DELIVERED, finished_at=at(1), **changes)
+def a_delivered(**changes: Any) -> DeliveryHistory:
+    return a_delivery_history(status=DeliveryStatus.DELIVERED, finished_at=at(1), **changes)
 
 
-def dead(**changes: Any) -> Errand:
-    return an_errand(failed=2, status=DeliveryStatus.DEAD, finished_at=at(9), **changes)
+def a_dead(**changes: Any) -> DeliveryHistory:
+    return a_delivery_history(failed=2, status=DeliveryStatus.DEAD, finished_at=at(9), **changes)
 
 
 def test_when_all_have_been_told_there_is_nothing_to_do() -> None:
-    assert said(OVER, delivered()).startswith("Nothing more")
+    assert next_step_of(OVER, a_delivered()).startswith("Nothing more")
 
 
 def test_where_no_route_wanted_to_know_it_says_how_to_bring_it_out() -> None:
-    assert "replay --event evt_1 --to-route NAME" in said(OVER)
+    assert "replay --event evt_1 --to-route NAME" in next_step_of(OVER)
 
 
 def test_what_is_no_longer_kept_is_no_riddle() -> None:
-    assert "no longer kept" in said(OVER, events=())
+    assert "no longer kept" in next_step_of(OVER, events=())
 
 
 def test_a_dead_delivery_says_what_it_died_of_and_how_to_try_again() -> None:
-    assert said(OVER, dead()) == (
+    assert next_step_of(OVER, a_dead()) == (
         "publish: dead (500: look at its log). When it is mended: kling-receiver deliveries retry dlv_1"
     )
 
 
 def test_a_delivery_that_was_retried_since_is_not_spoken_of() -> None:
-    again = delivered(id_="dlv_2", replay_of="dlv_1")
+    again = a_delivered(id_="dlv_2", replay_of="dlv_1")
 
-    assert said(OVER, dead(), again).startswith("Nothing more")
+    assert next_step_of(OVER, a_dead(), again).startswith("Nothing more")
 
 
 def test_a_retry_names_its_moment() -> None:
-    assert said(OVER, an_errand(failed=1)) == (
+    assert next_step_of(OVER, a_delivery_history(failed=1)) == (
         "publish: attempt 1 failed (500: look at its log); the next is at 2026-11-22 10:01:00 UTC."
     )
 
@@ -103,25 +105,25 @@ def test_a_retry_names_its_moment() -> None:
     ],
 )
 def test_a_waiting_delivery_says_what_it_waits_for(changes: dict[str, Any], words: str) -> None:
-    assert words in said(OVER, an_errand(**changes))
+    assert words in next_step_of(OVER, a_delivery_history(**changes))
 
 
 def test_a_held_route_says_by_what_and_how_it_is_released() -> None:
     by_failures = RouteState(name="publish", held_at=at(0), held_by=HeldBy.FAILURES, held_why="no answer.")
     by_hand = RouteState(name="publish", held_at=at(0), held_by=HeldBy.OPERATOR, held_why="")
 
-    assert "held since 2026-11-22 10:00:00 UTC (no answer); it is tried once a minute" in said(
-        OVER, an_errand(), state=by_failures
+    assert "held since 2026-11-22 10:00:00 UTC (no answer); probed once a minute" in next_step_of(
+        OVER, a_delivery_history(), state=by_failures
     )
-    assert said(OVER, an_errand(), state=by_hand) == (
+    assert next_step_of(OVER, a_delivery_history(), state=by_hand) == (
         "publish: held by hand until: kling-receiver routes release publish"
     )
 
 
 def test_what_a_person_must_do_comes_first_and_not_too_much_at_once() -> None:
-    errands = [an_errand(id_=f"dlv_{n}", due_at=at(60 + n)) for n in range(5)] + [dead(id_="dlv_9")]
+    errands = [a_delivery_history(id_=f"dlv_{n}", due_at=at(60 + n)) for n in range(5)] + [a_dead(id_="dlv_9")]
 
-    sentences = said(OVER, *errands)
+    sentences = next_step_of(OVER, *errands)
 
     assert sentences.startswith("publish: dead")
     assert sentences.endswith("3 more deliveries are not through: see above.")
@@ -130,15 +132,15 @@ def test_what_a_person_must_do_comes_first_and_not_too_much_at_once() -> None:
 def test_what_holds_for_several_deliveries_is_said_once() -> None:
     held = RouteState(name="publish", held_at=at(0), held_by=HeldBy.OPERATOR, held_why="")
 
-    assert said(OVER, *(an_errand(id_=f"dlv_{n}") for n in range(5)), state=held) == (
+    assert next_step_of(OVER, *(a_delivery_history(id_=f"dlv_{n}") for n in range(5)), state=held) == (
         "publish: held by hand until: kling-receiver routes release publish"
     )
 
 
 def test_files_on_their_way_home_are_spoken_of() -> None:
-    awaited = replace(END, archiving=Archiving.AWAITED)
+    awaited = replace(END, archiving=ArchiveState.PENDING)
 
-    assert said(OVER, an_errand(), events=(awaited,)).startswith("Its results are being brought home")
+    assert next_step_of(OVER, a_delivery_history(), events=(awaited,)).startswith("Its results are being brought home")
 
 
 @pytest.mark.parametrize(
@@ -164,21 +166,21 @@ def test_files_on_their_way_home_are_spoken_of() -> None:
     ],
 )
 def test_a_task_on_its_way_says_where_it_stands(changes: dict[str, Any], words: str) -> None:
-    assert words in said(a_task(**changes), events=())
+    assert words in next_step_of(a_task(**changes), events=())
 
 
 def test_a_callback_that_waits_to_be_confirmed_is_spoken_of() -> None:
-    waiting = Arrival(push=a_push(outcome=PushOutcome.PENDING), reading=None)
+    waiting = ReceivedPush(push=a_push(outcome=PushOutcome.PENDING), report=None)
 
     for task in (a_task(), a_task(**UNUSED)):
-        assert "waits to be confirmed" in said(task, events=(), arrivals=(waiting,))
+        assert "waits to be confirmed" in next_step_of(task, events=(), arrivals=(waiting,))
 
 
 def test_a_url_that_was_called_in_vain_was_called() -> None:
-    forged = Arrival(push=a_push(outcome=PushOutcome.FORGED), reading=None)
+    forged = ReceivedPush(push=a_push(outcome=PushOutcome.FORGED), report=None)
 
-    assert "Its URL was called" in said(a_task(**UNUSED), events=(), arrivals=(forged,))
+    assert "Its URL was called" in next_step_of(a_task(**UNUSED), events=(), arrivals=(forged,))
 
 
 def test_an_expired_task_still_speaks_of_who_was_not_told() -> None:
-    assert "publish: dead" in said(a_task(state=TaskState.EXPIRED), dead())
+    assert "publish: dead" in next_step_of(a_task(state=TaskState.EXPIRED), a_dead())

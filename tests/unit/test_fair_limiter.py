@@ -2,33 +2,33 @@
 
 import asyncio
 
-from receiver.archive.fair_limiter import Turns
+from receiver.archive.fair_limiter import FairLimiter
 
 
-class Queue:
+class Owners:
     """Owners that take places and keep them until they are told to go."""
 
-    def __init__(self, places: int) -> None:
-        self.turns = Turns(places)
-        self.began: list[str] = []
+    def __init__(self, slots: int) -> None:
+        self.limiter = FairLimiter(slots)
+        self.started: list[str] = []
         self.holding: dict[str, list[asyncio.Event]] = {}
         self.tasks: list[asyncio.Task[None]] = []
 
-    async def come(self, *owners: str) -> None:
+    async def acquire(self, *owners: str) -> None:
         for owner in owners:
-            self.tasks.append(asyncio.create_task(self._take(owner)))
-        await settled()
+            self.tasks.append(asyncio.create_task(self._hold(owner)))
+        await settle()
 
-    async def _take(self, owner: str) -> None:
-        async with self.turns.of(owner):
-            self.began.append(owner)
+    async def _hold(self, owner: str) -> None:
+        async with self.limiter.slot(owner):
+            self.started.append(owner)
             go = asyncio.Event()
             self.holding.setdefault(owner, []).append(go)
             await go.wait()
 
-    async def leave(self, owner: str) -> None:
+    async def release(self, owner: str) -> None:
         self.holding[owner].pop(0).set()
-        await settled()
+        await settle()
 
     async def end(self) -> None:
         for task in self.tasks:
@@ -36,68 +36,68 @@ class Queue:
         await asyncio.gather(*self.tasks, return_exceptions=True)
 
 
-async def settled() -> None:
+async def settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 async def test_who_comes_alone_has_all_places() -> None:
-    queue = Queue(4)
-    await queue.come(*"aaaaaa")
+    owners = Owners(4)
+    await owners.acquire(*"aaaaaa")
 
-    assert queue.began == list("aaaa")
-    await queue.end()
+    assert owners.started == list("aaaa")
+    await owners.end()
 
 
 async def test_who_comes_later_does_not_wait_for_all_of_who_came_first() -> None:
-    queue = Queue(2)
-    await queue.come(*"aaaaaaaaa", *"bb", "c")
+    owners = Owners(2)
+    await owners.acquire(*"aaaaaaaaa", *"bb", "c")
 
     for _ in range(2):
-        await queue.leave("a")
-    await queue.leave("b")
+        await owners.release("a")
+    await owners.release("b")
 
-    assert queue.began == list("aabca")
-    await queue.end()
+    assert owners.started == list("aabca")
+    await owners.end()
 
 
 async def test_with_one_place_all_take_turns() -> None:
-    queue = Queue(1)
-    await queue.come(*"aaa", *"bbb", *"ccc")
+    owners = Owners(1)
+    await owners.acquire(*"aaa", *"bbb", *"ccc")
 
     for owner in "abcabc":
-        await queue.leave(owner)
+        await owners.release(owner)
 
-    assert queue.began == list("abcabca")
-    await queue.end()
+    assert owners.started == list("abcabca")
+    await owners.end()
 
 
 async def test_a_place_comes_back_from_one_that_was_cancelled_in_any_state() -> None:
-    queue = Queue(1)
-    await queue.come("a", "b", "c")
-    holder, next_in_line, last = queue.tasks
+    owners = Owners(1)
+    await owners.acquire("a", "b", "c")
+    holder, next_in_line, last = owners.tasks
 
     next_in_line.cancel()
-    await settled()
+    await settle()
     holder.cancel()
-    await settled()
-    assert queue.began == ["a", "c"]
+    await settle()
+    assert owners.started == ["a", "c"]
 
-    await queue.come("d")
-    await queue.leave("c")
-    assert queue.began == ["a", "c", "d"]
+    await owners.acquire("d")
+    await owners.release("c")
+    assert owners.started == ["a", "c", "d"]
     assert last.done()
-    await queue.end()
+    await owners.end()
 
 
 async def test_one_that_is_cancelled_as_its_turn_comes_takes_nobodys_place() -> None:
-    queue = Queue(1)
-    await queue.come("a", "b", "c")
+    owners = Owners(1)
+    await owners.acquire("a", "b", "c")
 
-    queue.holding["a"][0].set()
+    owners.holding["a"][0].set()
     await asyncio.sleep(0)  # a is about to give its place up
-    queue.tasks[1].cancel()
-    await settled()
+    owners.tasks[1].cancel()
+    await settle()
 
-    assert queue.began[-1] == "c"
-    await queue.end()
+    assert owners.started[-1] == "c"
+    await owners.end()

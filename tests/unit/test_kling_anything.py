@@ -4,34 +4,36 @@ import contextlib
 import json
 
 import pytest
-from chaos.parameters import number
-from data.kling_bodies import KEYS, anything, spoilt, torn
-from harness.soak_report import Tell
+from chaos.parameters import env_int
+from data.kling_bodies import KEYS, any_json, corrupted_bodies, corrupted_bytes
+from harness.soak_report import RecordCounts
 from harness.support import START
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from receiver.domain.errors import InvalidRequest, Unreadable
+from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Generation, Json
 from receiver.kling import endpoints, protocol
-from receiver.kling.error_codes import Said, error_of
-from receiver.kling.shortened import shortened
+from receiver.kling.error_codes import ErrorResponse, to_error
+from receiver.kling.shortened import truncate_strings
 
-EXAMPLES = number("EXAMPLES", 100)
-objects = spoilt() | st.dictionaries(st.sampled_from(KEYS), anything, max_size=6)
+EXAMPLES = env_int("EXAMPLES", 100)
+objects = corrupted_bodies() | st.dictionaries(st.sampled_from(KEYS), any_json, max_size=6)
 
 
 def examine(body: bytes) -> None:
     """Read a body in every way there is."""
-    reading = protocol.read(body)
-    assert protocol.read(body) == reading
-    assert reading.says_the_same_as(reading)
-    assert isinstance(protocol.read(body, task_id="8"), type(reading))
-    assert protocol.read(protocol.bare(body)).kling_id == reading.kling_id
-    for task in protocol.several(body):
-        protocol.read(task)
-    assert len(json.dumps([reading.word, reading.message, reading.kling_id, reading.external_task_id]).encode()) > 0
-    for text in (reading.word, reading.message, reading.kling_id or "", reading.external_task_id or ""):
+    reading = protocol.parse_status(body)
+    assert protocol.parse_status(body) == reading
+    assert reading.matches(reading)
+    assert isinstance(protocol.parse_status(body, task_id="8"), type(reading))
+    assert protocol.parse_status(protocol.unwrap_task(body)).kling_id == reading.kling_id
+    for task in protocol.split_tasks(body):
+        protocol.parse_status(task)
+    assert (
+        len(json.dumps([reading.raw_status, reading.message, reading.kling_id, reading.external_task_id]).encode()) > 0
+    )
+    for text in (reading.raw_status, reading.message, reading.kling_id or "", reading.external_task_id or ""):
         assert "\0" not in text
         text.encode()
 
@@ -43,24 +45,24 @@ def examine_as_create(body: bytes) -> None:
         assert endpoint is not None
         with contextlib.suppress(InvalidRequest):
             made = protocol.compose(body, generation=generation, callback_url="https://a.example", external_task_id="t")
-            assert 1 <= endpoints.weight(endpoint, made.asked) <= 9
+            assert 1 <= endpoints.slot_weight(endpoint, made.parsed) <= 9
             protocol.parse_object(made.content)
-            json.loads(shortened(made.content))
+            json.loads(truncate_strings(made.content))
 
 
 def examine_as_answer(document: Json) -> None:
     """Take a body for what Kling answers to a call."""
     for status in (200, 201, 302, 400, 401, 404, 418, 429, 500, 503, 599):
         for creates in (True, False):
-            said = Said(status=status, headers={}, document=document)
-            error = error_of(said, creates=creates, now=START)
+            said = ErrorResponse(status=status, headers={}, document=document)
+            error = to_error(said, is_create=creates, now=START)
             assert error is None or str(error).isprintable()
-            said.says_there_is_none()
+            said.is_not_found()
 
 
 @pytest.mark.soak("spoilt bodies of Kling's", minutes=2)
-def test_no_json_object_whatever_makes_the_reader_raise(tell: Tell) -> None:
-    tell(bodies=EXAMPLES)
+def test_no_json_object_whatever_makes_the_reader_raise(record_counts: RecordCounts) -> None:
+    record_counts(bodies=EXAMPLES)
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
     @given(objects)
@@ -74,17 +76,17 @@ def test_no_json_object_whatever_makes_the_reader_raise(tell: Tell) -> None:
 
 
 @pytest.mark.soak("torn bodies of Kling's", minutes=1)
-def test_no_bytes_whatever_make_the_reader_raise_anything_but_unreadable(tell: Tell) -> None:
-    tell(bodies=EXAMPLES)
+def test_no_bytes_whatever_make_the_reader_raise_anything_but_unreadable(record_counts: RecordCounts) -> None:
+    record_counts(bodies=EXAMPLES)
 
     @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(torn() | st.binary(max_size=200))
+    @given(corrupted_bytes() | st.binary(max_size=200))
     def holds(body: bytes) -> None:
         try:
             protocol.parse_object(body)
-        except Unreadable:
-            for read in (protocol.read, protocol.bare, protocol.several):
-                with pytest.raises(Unreadable):
+        except MalformedBody:
+            for read in (protocol.parse_status, protocol.unwrap_task, protocol.split_tasks):
+                with pytest.raises(MalformedBody):
                     read(body)
             return
         examine(body)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.kling.protocol import read
+from receiver.kling.protocol import parse_status
 
 LEGACY = {"task_id": "k1", "task_status": "succeed"}
 NEW = {"id": "k1", "status": "succeeded"}
@@ -16,7 +16,7 @@ NEW = {"id": "k1", "status": "succeeded"}
 
 def charges(body: Any) -> dict[str, str] | None:
     text = body if isinstance(body, str) else json.dumps(body)
-    cost = read(text.encode()).cost
+    cost = parse_status(text.encode()).cost
     return None if cost is None else {unit: format(amount, "f") for unit, amount in cost.charges.items()}
 
 
@@ -76,11 +76,11 @@ def test_a_fraction_is_taken_as_it_is_written(digits: str) -> None:
     ["free", "1,5", "1.", "NaN", "Infinity", "1e5", "٣", "9" * 31, True, [1], {"a": {"b": 1}}, ["x"], "0x10"],
 )
 def test_what_is_no_amount_is_kept_in_words_alone(strange: object) -> None:
-    cost = read(json.dumps(LEGACY | {"final_unit_deduction": strange}).encode()).cost
+    cost = parse_status(json.dumps(LEGACY | {"final_unit_deduction": strange}).encode()).cost
 
     assert cost is not None
     assert cost.charges == {}
-    assert json.loads(cost.said) == {"final_unit_deduction": strange}
+    assert json.loads(cost.raw) == {"final_unit_deduction": strange}
 
 
 @pytest.mark.parametrize("digits", ["1e-99999999999999999999", "1e-999999999", "1e300"])
@@ -92,12 +92,12 @@ def test_a_number_that_would_fill_the_memory_when_written_out_is_none(digits: st
 
 def test_what_is_too_much_is_cut() -> None:
     bills = [{"charge_type": f"kind {n} " + "x" * 100, "amount": "1"} for n in range(100)]
-    cost = read(json.dumps(NEW | {"billing": bills}).encode()).cost
+    cost = parse_status(json.dumps(NEW | {"billing": bills}).encode()).cost
 
     assert cost is not None
     assert len(cost.charges) == 16
     assert max(map(len, cost.charges)) == 32
-    assert cost.said == "{}"
+    assert cost.raw == "{}"
 
 
 ANYTHING = st.recursive(
@@ -110,7 +110,7 @@ ANYTHING = st.recursive(
 @given(unit=ANYTHING, balance=ANYTHING, billing=ANYTHING)
 def test_whatever_is_said_of_costs_the_body_is_read(unit: object, balance: object, billing: object) -> None:
     body = LEGACY | {"final_unit_deduction": unit, "final_balance_deduction": balance, "billing": billing}
-    found = read(json.dumps(body).encode())
+    found = parse_status(json.dumps(body).encode())
 
     assert found.kling_id == "k1"
-    assert found.cost is None or json.loads(found.cost.said) is not None
+    assert found.cost is None or json.loads(found.cost.raw) is not None

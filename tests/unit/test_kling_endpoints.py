@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Generation, Json
-from receiver.kling.endpoints import CATALOGUE, base64_image, fill_images, resolve, weight
+from receiver.kling.endpoints import CATALOGUE, base64_image, fill_images, resolve, slot_weight
 from receiver.settings import Dialect
 
 A, B, C = "https://pics.example/a.png", "https://pics.example/b.png", "aGk="
@@ -54,19 +54,23 @@ def test_what_klings_documentation_lists_is_listed() -> None:
 def test_tasks_of_the_legacy_generation_are_asked_about_one_by_one_at_the_endpoint() -> None:
     endpoint = CATALOGUE["videos/avatar/image2video"]
 
-    assert endpoint.ways.at_once == 1
-    assert endpoint.query("8672") == endpoint.query("8672", external=True) == "/v1/videos/avatar/image2video/8672"
-    assert endpoint.query("..") == "/v1/videos/avatar/image2video/%2E%2E"
-    assert endpoint.query("a/b?c=d e,é") == "/v1/videos/avatar/image2video/a%2Fb%3Fc%3Dd%20e%2C%C3%A9"
+    assert endpoint.query_api.max_ids == 1
+    assert (
+        endpoint.query_path("8672")
+        == endpoint.query_path("8672", external=True)
+        == "/v1/videos/avatar/image2video/8672"
+    )
+    assert endpoint.query_path("..") == "/v1/videos/avatar/image2video/%2E%2E"
+    assert endpoint.query_path("a/b?c=d e,é") == "/v1/videos/avatar/image2video/a%2Fb%3Fc%3Dd%20e%2C%C3%A9"
 
 
 def test_tasks_of_the_new_generation_are_asked_about_many_at_a_time_at_one_place() -> None:
     endpoint = resolve("text-to-video/kling-3.0-turbo")
 
     assert endpoint is not None
-    assert endpoint.ways.at_once == 20
-    assert endpoint.query("a", "b&c") == "/tasks?task_ids=a,b%26c"
-    assert endpoint.query("mine", external=True) == "/tasks?external_task_ids=mine"
+    assert endpoint.query_api.max_ids == 20
+    assert endpoint.query_path("a", "b&c") == "/tasks?task_ids=a,b%26c"
+    assert endpoint.query_path("mine", external=True) == "/tasks?external_task_ids=mine"
 
 
 @pytest.mark.parametrize(
@@ -117,7 +121,7 @@ def test_tasks_of_the_new_generation_are_asked_about_many_at_a_time_at_one_place
     ],
 )
 def test_the_catalogue_tells_of_each_endpoint_what_it_knows(path: str, facts: Json) -> None:
-    assert CATALOGUE[path].facts() == facts
+    assert CATALOGUE[path].describe() == facts
 
 
 @pytest.mark.parametrize(
@@ -188,7 +192,7 @@ def test_a_family_never_heard_of_is_legacy_where_the_version_says_so() -> None:
     assert endpoint is not None
     assert (endpoint.path, endpoint.url_path) == ("v1/worlds/text2world", "/v1/worlds/text2world")
     assert resolve(endpoint.path) == endpoint
-    assert endpoint.query("8") == "/v1/worlds/text2world/8"
+    assert endpoint.query_path("8") == "/v1/worlds/text2world/8"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +285,7 @@ def test_an_image_task_takes_a_slot_for_each_image_and_any_other_takes_one(path:
     endpoint = resolve(path)
 
     assert endpoint is not None
-    assert weight(endpoint, body) == slots
+    assert slot_weight(endpoint, body) == slots
 
 
 def _filled(path: str, body: Json, images: list[str], dialect: Dialect = Dialect.OFFICIAL) -> Json:

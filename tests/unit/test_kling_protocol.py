@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from data.kling_bodies import CASES, written
+from data.kling_bodies import CASES, case_bytes
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain.errors import InvalidRequest, Unreadable
+from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Generation, Json, TaskState
 from receiver.kling import protocol
 
@@ -52,13 +52,13 @@ like_kling = st.recursive(
 objects = st.dictionaries(st.text(), anything) | st.dictionaries(names, like_kling | anything)
 
 
-def dumped(value: object) -> bytes:
+def encode(value: object) -> bytes:
     return json.dumps(value).encode()
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["rule"] for case in CASES])
 def test_a_body_is_read_as_the_table_says(case: dict[str, Any]) -> None:
-    reading = protocol.read(written(case), task_id=case.get("asked_for"))
+    reading = protocol.parse_status(case_bytes(case), task_id=case.get("asked_for"))
 
     made = {name: getattr(reading, name) for name in case if name not in ("rule", "body", "text", "asked_for")}
     if "result" in made:
@@ -81,33 +81,33 @@ def test_every_word_for_a_state_is_known_in_any_case(
     words_for_it: str, state: TaskState, spelt: Callable[[str], str], key: str
 ) -> None:
     for word in words_for_it.split():
-        assert protocol.read(dumped({"task_id": "1", key: spelt(word)})).state is state
+        assert protocol.parse_status(encode({"task_id": "1", key: spelt(word)})).state is state
 
 
 @given(objects)
 def test_any_json_object_can_be_read_and_laid_bare(document: Json) -> None:
-    body = dumped(document)
+    body = encode(document)
 
-    reading = protocol.read(body)
-    inner = protocol.bare(body)
+    reading = protocol.parse_status(body)
+    inner = protocol.unwrap_task(body)
 
-    assert reading.word.isprintable() or reading.word.encode()
-    assert protocol.read(inner).kling_id == reading.kling_id
+    assert reading.raw_status.isprintable() or reading.raw_status.encode()
+    assert protocol.parse_status(inner).kling_id == reading.kling_id
 
 
 @given(objects)
 def test_what_is_read_can_be_kept_by_any_database(document: Json) -> None:
-    reading = protocol.read(dumped(document))
+    reading = protocol.parse_status(encode(document))
 
-    for text in (reading.word, reading.message, reading.kling_id or "", reading.external_task_id or ""):
+    for text in (reading.raw_status, reading.message, reading.kling_id or "", reading.external_task_id or ""):
         assert "\0" not in text
         assert text.encode().decode() == text
 
 
 @given(st.binary())
 def test_any_bytes_at_all_are_read_or_unreadable(body: bytes) -> None:
-    with contextlib.suppress(Unreadable):
-        protocol.read(body)
+    with contextlib.suppress(MalformedBody):
+        protocol.parse_status(body)
 
 
 @pytest.mark.parametrize(
@@ -142,14 +142,14 @@ def test_any_bytes_at_all_are_read_or_unreadable(body: bytes) -> None:
     ids=lambda body: repr(body[:24]),
 )
 def test_what_is_no_proper_json_object_is_unreadable(body: bytes) -> None:
-    with pytest.raises(Unreadable):
+    with pytest.raises(MalformedBody):
         protocol.parse_object(body)
-    with pytest.raises(Unreadable):
-        protocol.read(body)
+    with pytest.raises(MalformedBody):
+        protocol.parse_status(body)
 
 
 def test_the_complaint_about_a_body_repeats_nothing_of_it() -> None:
-    with pytest.raises(Unreadable) as caught:
+    with pytest.raises(MalformedBody) as caught:
         protocol.parse_object(b'{"key": "hush-hush", oops}')
 
     assert "hush" not in str(caught.value)
@@ -157,7 +157,7 @@ def test_the_complaint_about_a_body_repeats_nothing_of_it() -> None:
 
 
 def test_many_brackets_are_fine_as_long_as_they_are_not_deep() -> None:
-    body = dumped({"a": [{"b": []} for _ in range(1000)]})
+    body = encode({"a": [{"b": []} for _ in range(1000)]})
 
     assert len(protocol.parse_object(body)["a"]) == 1000
 
@@ -165,14 +165,14 @@ def test_many_brackets_are_fine_as_long_as_they_are_not_deep() -> None:
 def test_a_body_that_is_bare_already_comes_back_byte_for_byte() -> None:
     body = b'{ "task_id" : "1" ,\n "task_status":"succeed", "x": 1.50, "y": "\\u00e9" }\n'
 
-    assert protocol.bare(body) is body
+    assert protocol.unwrap_task(body) is body
 
 
 @pytest.mark.parametrize(
     "body", [b'{"code":1303,"message":"full"}', b'{"code":0,"data":null}', b'{"code":0,"data":[]}']
 )
 def test_an_answer_with_no_task_in_it_comes_back_as_it_is(body: bytes) -> None:
-    assert protocol.bare(body) is body
+    assert protocol.unwrap_task(body) is body
 
 
 def test_the_task_in_an_answer_is_laid_bare_without_being_written_anew() -> None:
@@ -181,14 +181,14 @@ def test_the_task_in_an_answer_is_laid_bare_without_being_written_anew() -> None
     )
     body = f'{{"code":0, "data": {{"task_id": "0"}}, "message": "}}]", "data" : {inner} , "z": [1]}}'.encode()
 
-    assert protocol.bare(body) == inner.encode()
+    assert protocol.unwrap_task(body) == inner.encode()
 
 
 def test_the_task_in_a_list_is_laid_bare() -> None:
     body = b'{"data": [ {"id": "1", "status": "failed"} , {"id": "2", "status": "succeeded"} ]}'
 
-    assert protocol.bare(body, task_id="2") == b'{"id": "2", "status": "succeeded"}'
-    assert protocol.bare(body) is body
+    assert protocol.unwrap_task(body, task_id="2") == b'{"id": "2", "status": "succeeded"}'
+    assert protocol.unwrap_task(body) is body
 
 
 SEEDS = (
@@ -286,7 +286,7 @@ def test_a_callback_url_that_stands_twice_is_taken_out_twice() -> None:
 def test_a_callback_url_that_leads_nowhere_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="callback_url"):
         protocol.compose(
-            dumped({"callback_url": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
+            encode({"callback_url": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
         )
 
 
@@ -294,7 +294,7 @@ def test_a_callback_url_that_leads_nowhere_is_refused(value: object) -> None:
 def test_an_external_task_id_that_is_no_string_to_keep_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="external_task_id"):
         protocol.compose(
-            dumped({"external_task_id": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
+            encode({"external_task_id": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
         )
 
 
@@ -308,7 +308,7 @@ def test_all_other_members_go_through_whatever_they_are(document: Json, generati
     for ours in ("callback_url", "external_task_id", "options"):
         document.pop(ours, None)
 
-    composed = protocol.compose(dumped(document), generation=generation, callback_url=OURS, external_task_id="tsk_1")
+    composed = protocol.compose(encode(document), generation=generation, callback_url=OURS, external_task_id="tsk_1")
 
     put_in = {"callback_url": OURS, "external_task_id": "tsk_1"}
     expected = document | (put_in if generation is Generation.LEGACY else {"options": put_in})

@@ -5,26 +5,28 @@ from datetime import timedelta
 from itertools import product
 
 import pytest
-from harness.factories import POLL, a_push, a_reading, a_task, at
+from harness.factories import POLL, a_push, a_status_report, a_task, at
 from harness.support import START
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain.model import Origin, PushOutcome, Reading, Task, TaskState, Verified
+from receiver.domain.model import Origin, PushOutcome, StatusReport, Task, TaskState, Verification
 from receiver.settings import Verify
 from receiver.tasks import lifecycle, poll_schedule
 from receiver.tasks.lifecycle import Ruling
 
 
-def hear(task: Task, reading: Reading, *, verified: Verified = Verified.NONE, verify: Verify = Verify.NEVER) -> Ruling:
-    return lifecycle.hear(task, reading, verified=verified, verify=verify, now=START, poll=POLL)
+def apply_callback(
+    task: Task, reading: StatusReport, *, verified: Verification = Verification.NONE, verify: Verify = Verify.NEVER
+) -> Ruling:
+    return lifecycle.on_callback(task, reading, verified=verified, verify=verify, now=START, poll=POLL)
 
 
 def test_each_new_state_is_announced_once_in_order() -> None:
     task, announced = a_task(), []
 
     for word in ("submitted", "processing", "processing", "succeed", "succeed"):
-        ruling = hear(task, a_reading(word))
+        ruling = apply_callback(task, a_status_report(word))
         task = ruling.task
         announced += [word] if ruling.announce else []
 
@@ -34,16 +36,16 @@ def test_each_new_state_is_announced_once_in_order() -> None:
 
 
 def test_a_push_that_was_overtaken_is_stale() -> None:
-    done = hear(a_task(), a_reading("succeed")).task
+    done = apply_callback(a_task(), a_status_report("succeed")).task
 
-    ruling = hear(done, a_reading("processing"))
+    ruling = apply_callback(done, a_status_report("processing"))
 
     assert ruling.outcome is PushOutcome.STALE
     assert ruling.task.state is TaskState.SUCCEED
 
 
 def test_an_unsigned_end_waits_for_the_api_and_changes_nothing() -> None:
-    ruling = hear(a_task(), a_reading("succeed"), verify=Verify.TERMINAL)
+    ruling = apply_callback(a_task(), a_status_report("succeed"), verify=Verify.TERMINAL)
 
     assert ruling.outcome is PushOutcome.PENDING
     assert not ruling.announce
@@ -52,7 +54,7 @@ def test_an_unsigned_end_waits_for_the_api_and_changes_nothing() -> None:
 
 
 def test_a_signed_end_counts_at_once() -> None:
-    ruling = hear(a_task(), a_reading("succeed"), verify=Verify.ALWAYS, verified=Verified.SIGNATURE)
+    ruling = apply_callback(a_task(), a_status_report("succeed"), verify=Verify.ALWAYS, verified=Verification.SIGNATURE)
 
     assert ruling.announce
     assert ruling.trusted
@@ -60,16 +62,16 @@ def test_a_signed_end_counts_at_once() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verify", "outcome"), [(Verify.TERMINAL, PushOutcome.SETTLED), (Verify.ALWAYS, PushOutcome.PENDING)]
+    ("verify", "outcome"), [(Verify.TERMINAL, PushOutcome.APPLIED), (Verify.ALWAYS, PushOutcome.PENDING)]
 )
 def test_a_step_on_the_way_wants_confirming_only_under_always(verify: Verify, outcome: PushOutcome) -> None:
-    assert hear(a_task(), a_reading("processing"), verify=verify).outcome is outcome
+    assert apply_callback(a_task(), a_status_report("processing"), verify=verify).outcome is outcome
 
 
 def test_what_nobody_can_confirm_is_announced_as_untrusted() -> None:
     task = a_task(origin=Origin.MINTED, state=TaskState.AWAITING, endpoint=None, kling_id=None, external_task_id=None)
 
-    ruling = hear(task, a_reading("succeed"), verify=Verify.TERMINAL)
+    ruling = apply_callback(task, a_status_report("succeed"), verify=Verify.TERMINAL)
 
     assert ruling.announce
     assert not ruling.trusted
@@ -79,12 +81,12 @@ def test_what_nobody_can_confirm_is_announced_as_untrusted() -> None:
 @pytest.mark.parametrize(
     ("task", "reading"),
     [
-        (a_task(), a_reading("succeed", external_task_id="another's")),
-        (a_task(), a_reading("succeed", external_task_id=None, kling_id="another")),
+        (a_task(), a_status_report("succeed", external_task_id="another's")),
+        (a_task(), a_status_report("succeed", external_task_id=None, kling_id="another")),
     ],
 )
-def test_a_body_about_another_task_changes_nothing_but_has_the_api_asked(task: Task, reading: Reading) -> None:
-    ruling = hear(task, reading)
+def test_a_body_about_another_task_changes_nothing_but_has_the_api_asked(task: Task, reading: StatusReport) -> None:
+    ruling = apply_callback(task, reading)
 
     assert ruling.outcome is PushOutcome.MISMATCH
     assert ruling.task.state is task.state
@@ -92,38 +94,38 @@ def test_a_body_about_another_task_changes_nothing_but_has_the_api_asked(task: T
 
 
 def test_our_own_id_outweighs_a_kling_id_that_a_gateway_changed() -> None:
-    assert hear(a_task(), a_reading("succeed", kling_id="another")).announce
+    assert apply_callback(a_task(), a_status_report("succeed", kling_id="another")).announce
 
 
 def test_questions_about_one_task_keep_their_distance() -> None:
-    task = a_task(asked_at=START - timedelta(seconds=1))
+    task = a_task(polled_at=START - timedelta(seconds=1))
 
-    assert hear(task, a_reading("succeed"), verify=Verify.TERMINAL).task.due_at == at(0.5)
+    assert apply_callback(task, a_status_report("succeed"), verify=Verify.TERMINAL).task.due_at == at(0.5)
 
 
-@pytest.mark.parametrize("reading", [a_reading("simmering"), a_reading("succeed", ambiguous=True)])
-def test_what_cannot_be_read_has_the_api_asked(reading: Reading) -> None:
-    ruling = hear(a_task(), reading)
+@pytest.mark.parametrize("reading", [a_status_report("simmering"), a_status_report("succeed", has_duplicate_keys=True)])
+def test_what_cannot_be_read_has_the_api_asked(reading: StatusReport) -> None:
+    ruling = apply_callback(a_task(), reading)
 
-    assert ruling.outcome is PushOutcome.UNREADABLE
+    assert ruling.outcome is PushOutcome.UNRECOGNIZED
     assert ruling.task.due_at == START
 
 
 def test_the_push_that_the_api_confirms_goes_out_as_it_came() -> None:
     first, again, forged, early = (a_push(f"psh_{n}") for n in range(4))
     pending = [
-        (first, a_reading("succeed")),
-        (again, a_reading("succeed")),
-        (forged, a_reading("succeed", result={"images": ({"url": "https://evil.example.com"},)})),
-        (early, a_reading("processing")),
+        (first, a_status_report("succeed")),
+        (again, a_status_report("succeed")),
+        (forged, a_status_report("succeed", result={"images": ({"url": "https://evil.example.com"},)})),
+        (early, a_status_report("processing")),
     ]
 
-    lesson = lifecycle.learn(a_task(), a_reading("succeed"), pending, now=at(1), poll=POLL)
+    lesson = lifecycle.on_poll_answer(a_task(), a_status_report("succeed"), pending, now=at(1), poll=POLL)
 
     assert lesson.announce
     assert lesson.confirmed is first
-    assert lesson.settles == {
-        "psh_0": PushOutcome.SETTLED,
+    assert lesson.resolved == {
+        "psh_0": PushOutcome.APPLIED,
         "psh_1": PushOutcome.DUPLICATE,
         "psh_2": PushOutcome.FORGED,
         "psh_3": PushOutcome.STALE,
@@ -131,39 +133,41 @@ def test_the_push_that_the_api_confirms_goes_out_as_it_came() -> None:
 
 
 def test_the_apis_word_stands_against_a_forged_end() -> None:
-    pending = [(a_push(), a_reading("succeed"))]
+    pending = [(a_push(), a_status_report("succeed"))]
 
-    lesson = lifecycle.learn(a_task(), a_reading("failed", message="too dark"), pending, now=at(1), poll=POLL)
+    lesson = lifecycle.on_poll_answer(
+        a_task(), a_status_report("failed", message="too dark"), pending, now=at(1), poll=POLL
+    )
 
     assert lesson.task.state is TaskState.FAILED
     assert lesson.task.message == "too dark"
     assert lesson.confirmed is None
-    assert lesson.settles == {"psh_1": PushOutcome.FORGED}
+    assert lesson.resolved == {"psh_1": PushOutcome.FORGED}
 
 
 def test_an_end_the_api_does_not_know_of_yet_is_asked_about_again_soon() -> None:
-    pending = [(a_push(), a_reading("succeed"))]
+    pending = [(a_push(), a_status_report("succeed"))]
 
-    lesson = lifecycle.learn(a_task(), a_reading("processing"), pending, now=at(1), poll=POLL)
+    lesson = lifecycle.on_poll_answer(a_task(), a_status_report("processing"), pending, now=at(1), poll=POLL)
 
-    assert lesson.settles == {}
+    assert lesson.resolved == {}
     assert lesson.task.state is TaskState.PROCESSING
-    assert lesson.task.due_at == at(1) + poll_schedule.ASK_APART
+    assert lesson.task.due_at == at(1) + poll_schedule.MIN_POLL_GAP
 
 
 def test_an_end_that_nobody_confirms_falls_back_to_the_ordinary_interval() -> None:
-    pending = [(a_push(), a_reading("succeed"))]
+    pending = [(a_push(), a_status_report("succeed"))]
 
-    lesson = lifecycle.learn(a_task(), a_reading("processing"), pending, now=at(120), poll=POLL)
+    lesson = lifecycle.on_poll_answer(a_task(), a_status_report("processing"), pending, now=at(120), poll=POLL)
 
     assert lesson.task.due_at == at(120) + 2 * POLL.after
 
 
 def test_the_interval_grows_up_to_its_ceiling() -> None:
-    task, waits = a_task(heard=TaskState.PROCESSING, state=TaskState.PROCESSING), []
+    task, waits = a_task(kling_state=TaskState.PROCESSING, state=TaskState.PROCESSING), []
 
     for _ in range(6):
-        task = lifecycle.learn(task, a_reading("processing"), [], now=START, poll=POLL).task
+        task = lifecycle.on_poll_answer(task, a_status_report("processing"), [], now=START, poll=POLL).task
         assert task.due_at is not None
         waits.append((task.due_at - START).total_seconds())
 
@@ -172,11 +176,11 @@ def test_the_interval_grows_up_to_its_ceiling() -> None:
 
 def test_a_succeed_without_a_result_is_asked_about_again_and_then_taken() -> None:
     task, announced = a_task(), 0
-    hollow = a_reading("succeed", result={})
+    hollow = a_status_report("succeed", result={})
 
-    for _ in range(poll_schedule.HOLLOW_ASKS):
+    for _ in range(poll_schedule.EMPTY_RESULT_RETRIES):
         assert not announced
-        lesson = lifecycle.learn(task, hollow, [], now=START, poll=POLL)
+        lesson = lifecycle.on_poll_answer(task, hollow, [], now=START, poll=POLL)
         task, announced = lesson.task, announced + lesson.announce
 
     assert task.state is TaskState.SUCCEED
@@ -185,15 +189,15 @@ def test_a_succeed_without_a_result_is_asked_about_again_and_then_taken() -> Non
 def test_a_late_end_undoes_giving_up_but_a_late_step_does_not() -> None:
     given_up = lifecycle.expire(a_task(), now=START)
 
-    assert hear(given_up, a_reading("processing")).outcome is PushOutcome.STALE
-    assert hear(given_up, a_reading("succeed")).task.state is TaskState.SUCCEED
+    assert apply_callback(given_up, a_status_report("processing")).outcome is PushOutcome.STALE
+    assert apply_callback(given_up, a_status_report("succeed")).task.state is TaskState.SUCCEED
 
 
 def test_a_callback_before_the_creates_answer_stands_when_the_answer_comes() -> None:
     sending = a_task(state=TaskState.SUBMITTING, kling_id=None, due_at=at(35))
 
-    early = hear(sending, a_reading("processing")).task
-    bound = lifecycle.bind(early, a_reading("submitted"), awaited=False, now=at(1), poll=POLL)
+    early = apply_callback(sending, a_status_report("processing")).task
+    bound = lifecycle.bind(early, a_status_report("submitted"), poll_now=False, now=at(1), poll=POLL)
 
     assert early.state is TaskState.SUBMITTING
     assert bound.state is TaskState.PROCESSING
@@ -203,8 +207,8 @@ def test_a_callback_before_the_creates_answer_stands_when_the_answer_comes() -> 
 def test_an_early_end_that_waits_for_confirmation_is_asked_about_as_soon_as_the_task_is_bound() -> None:
     sending = a_task(state=TaskState.SUBMITTING, kling_id=None, due_at=at(35))
 
-    early = hear(sending, a_reading("succeed"), verify=Verify.TERMINAL)
-    bound = lifecycle.bind(early.task, a_reading("submitted"), awaited=True, now=at(1), poll=POLL)
+    early = apply_callback(sending, a_status_report("succeed"), verify=Verify.TERMINAL)
+    bound = lifecycle.bind(early.task, a_status_report("submitted"), poll_now=True, now=at(1), poll=POLL)
 
     assert early.outcome is PushOutcome.PENDING
     assert early.task.due_at == at(35)
@@ -212,15 +216,17 @@ def test_an_early_end_that_waits_for_confirmation_is_asked_about_as_soon_as_the_
 
 
 def test_a_contradiction_of_the_end_is_asked_about_and_never_taken() -> None:
-    done = hear(a_task(), a_reading("succeed")).task
+    done = apply_callback(a_task(), a_status_report("succeed")).task
 
-    ruling = hear(done, a_reading("failed"), verify=Verify.TERMINAL)
-    lesson = lifecycle.learn(ruling.task, a_reading("failed"), [(a_push(), a_reading("failed"))], now=at(1), poll=POLL)
+    ruling = apply_callback(done, a_status_report("failed"), verify=Verify.TERMINAL)
+    lesson = lifecycle.on_poll_answer(
+        ruling.task, a_status_report("failed"), [(a_push(), a_status_report("failed"))], now=at(1), poll=POLL
+    )
 
     assert ruling.outcome is PushOutcome.PENDING
     assert lesson.contradicts
     assert lesson.task.state is TaskState.SUCCEED
-    assert lesson.settles == {"psh_1": PushOutcome.MISMATCH}
+    assert lesson.resolved == {"psh_1": PushOutcome.MISMATCH}
 
 
 WORDS = st.sampled_from(["submitted", "processing", "succeed", "failed", "simmering"])
@@ -231,7 +237,7 @@ RANK = {TaskState.SUBMITTED: 1, TaskState.PROCESSING: 2, TaskState.SUCCEED: 3, T
 def test_no_order_or_repetition_of_news_makes_a_state_fall_or_an_event_come_twice(
     news: list[tuple[str, bool]], verify: Verify
 ) -> None:
-    play(news, verify)
+    apply_all(news, verify)
 
 
 @pytest.mark.parametrize("verify", Verify)
@@ -239,23 +245,23 @@ def test_every_permutation_and_repetition_of_four_pushes_and_answers_has_one_end
     each = [(word, by_poll) for word in ("submitted", "processing", "succeed", "failed") for by_poll in (False, True)]
 
     for news in product(each, repeat=4):
-        play(news, verify)
+        apply_all(news, verify)
 
 
-def play(news: Sequence[tuple[str, bool]], verify: Verify) -> None:
+def apply_all(updates: Sequence[tuple[str, bool]], verify: Verify) -> None:
     """Let a task hear all of this, and see at each step that it never falls back and that nothing is told twice."""
     task, announced = a_task(), []
     pending: list[tuple[str, str]] = []
 
-    for number, (word, by_poll) in enumerate(news):
+    for number, (word, by_poll) in enumerate(updates):
         before = task
         if by_poll:
-            waiting = [(a_push(name), a_reading(said)) for name, said in pending]
-            lesson = lifecycle.learn(task, a_reading(word), waiting, now=START, poll=POLL)
-            pending = [(name, said) for name, said in pending if name not in lesson.settles]
+            waiting = [(a_push(name), a_status_report(said)) for name, said in pending]
+            lesson = lifecycle.on_poll_answer(task, a_status_report(word), waiting, now=START, poll=POLL)
+            pending = [(name, said) for name, said in pending if name not in lesson.resolved]
             task, announce = lesson.task, lesson.announce
         else:
-            ruling = hear(task, a_reading(word), verify=verify)
+            ruling = apply_callback(task, a_status_report(word), verify=verify)
             pending += [(f"psh_{number}", word)] if ruling.outcome is PushOutcome.PENDING else []
             task, announce = ruling.task, ruling.announce
         announced += [word] if announce else []
@@ -268,19 +274,23 @@ def play(news: Sequence[tuple[str, bool]], verify: Verify) -> None:
 
 
 def test_a_url_signed_anew_is_still_the_same_result() -> None:
-    pushed = a_reading("succeed", result={"images": ({"index": 0, "url": "https://cdn.example.com/0.png?sig=a"},)})
-    answered = a_reading("succeed", result={"images": ({"index": 0, "url": "https://cdn.example.com/0.png?sig=b"},)})
+    pushed = a_status_report(
+        "succeed", result={"images": ({"index": 0, "url": "https://cdn.example.com/0.png?sig=a"},)}
+    )
+    answered = a_status_report(
+        "succeed", result={"images": ({"index": 0, "url": "https://cdn.example.com/0.png?sig=b"},)}
+    )
 
-    lesson = lifecycle.learn(a_task(), answered, [(a_push(), pushed)], now=at(1), poll=POLL)
+    lesson = lifecycle.on_poll_answer(a_task(), answered, [(a_push(), pushed)], now=at(1), poll=POLL)
 
-    assert lesson.settles == {"psh_1": PushOutcome.SETTLED}
+    assert lesson.resolved == {"psh_1": PushOutcome.APPLIED}
 
 
 def test_the_end_of_a_task_brings_its_callback_urls_end() -> None:
-    ended = hear(a_task(expires_at=START + timedelta(days=30)), a_reading("succeed")).task
-    long_made = hear(a_task(expires_at=START + timedelta(days=2)), a_reading("failed")).task
+    ended = apply_callback(a_task(expires_at=START + timedelta(days=30)), a_status_report("succeed")).task
+    long_made = apply_callback(a_task(expires_at=START + timedelta(days=2)), a_status_report("failed")).task
 
-    assert ended.expires_at == START + lifecycle.GRACE
+    assert ended.expires_at == START + lifecycle.CALLBACK_GRACE
     assert long_made.expires_at == START + timedelta(days=2)
 
 
@@ -289,7 +299,7 @@ def test_an_end_of_ours_brings_it_too(end: Callable[..., Task]) -> None:
     ended = end(a_task(expires_at=START + timedelta(days=30)), message="no", now=START)
     long_made = end(a_task(expires_at=START + timedelta(days=2)), message="no", now=START)
 
-    assert ended.expires_at == START + lifecycle.GRACE
+    assert ended.expires_at == START + lifecycle.CALLBACK_GRACE
     assert long_made.expires_at == START + timedelta(days=2)
 
 
@@ -299,12 +309,12 @@ def test_a_callback_url_is_good_from_when_it_is_made_however_long_and_often_the_
 
     for waited in (1, 5, 9):
         now = START + timedelta(days=waited)
-        sent = lifecycle.begin(task, b"hash", now=now, until=now)
+        sent = lifecycle.start_submit(task, b"hash", now=now, lookup_at=now)
         assert sent.expires_at == now + month
-        task = lifecycle.queue_again(sent, "full", now=now + timedelta(hours=3), until=now)
+        task = lifecycle.requeue(sent, "full", now=now + timedelta(hours=3), due_at=now)
 
     assert task.expires_at == START + month
-    assert lifecycle.begin(a_task(expires_at=None), None, now=START, until=START).expires_at is None
+    assert lifecycle.start_submit(a_task(expires_at=None), None, now=START, lookup_at=START).expires_at is None
 
 
 REFUSED = a_task(state=TaskState.REJECTED, kling_id=None, due_at=None)
@@ -312,47 +322,53 @@ REFUSED = a_task(state=TaskState.REJECTED, kling_id=None, due_at=None)
 
 @pytest.mark.parametrize("word", ["submitted", "processing", "succeed", "failed"])
 def test_an_unsigned_word_of_a_task_that_was_refused_counts_only_once_the_api_confirms_it(word: str) -> None:
-    ruling = hear(REFUSED, a_reading(word), verify=Verify.TERMINAL)
-    confirmed = lifecycle.learn(ruling.task, a_reading(word), [(a_push(), a_reading(word))], now=at(1), poll=POLL)
+    ruling = apply_callback(REFUSED, a_status_report(word), verify=Verify.TERMINAL)
+    confirmed = lifecycle.on_poll_answer(
+        ruling.task, a_status_report(word), [(a_push(), a_status_report(word))], now=at(1), poll=POLL
+    )
 
     assert (ruling.outcome, ruling.announce) == (PushOutcome.PENDING, False)
     assert (ruling.task.state, ruling.task.due_at) == (TaskState.REJECTED, START)
     assert (confirmed.announce, confirmed.task.state.value) == (True, word)
 
 
-@pytest.mark.parametrize(("verify", "verified"), [(Verify.NEVER, Verified.NONE), (Verify.TERMINAL, Verified.SIGNATURE)])
-def test_a_signed_word_or_a_trusted_token_undoes_a_refusal_at_once(verify: Verify, verified: Verified) -> None:
-    ruling = hear(REFUSED, a_reading("processing"), verify=verify, verified=verified)
+@pytest.mark.parametrize(
+    ("verify", "verified"), [(Verify.NEVER, Verification.NONE), (Verify.TERMINAL, Verification.SIGNATURE)]
+)
+def test_a_signed_word_or_a_trusted_token_undoes_a_refusal_at_once(verify: Verify, verified: Verification) -> None:
+    ruling = apply_callback(REFUSED, a_status_report("processing"), verify=verify, verified=verified)
 
     assert ruling.announce
     assert ruling.task.state is TaskState.PROCESSING
 
 
 def test_a_push_that_names_nothing_is_forged_once_kling_denies_the_id_it_must_go_by() -> None:
-    nameless = [(a_push(), a_reading("processing", kling_id=None, external_task_id=None))]
+    nameless = [(a_push(), a_status_report("processing", kling_id=None, external_task_id=None))]
 
-    of_another = lifecycle.learn_nothing(REFUSED, nameless, denied="another", now=at(1), poll=POLL)
-    of_its_own = lifecycle.learn_nothing(REFUSED, nameless, denied="tsk_1", now=at(1), poll=POLL)
+    of_another = lifecycle.on_no_answer(REFUSED, nameless, denied_id="another", now=at(1), poll=POLL)
+    of_its_own = lifecycle.on_no_answer(REFUSED, nameless, denied_id="tsk_1", now=at(1), poll=POLL)
 
-    assert of_another.settles == {}
-    assert of_its_own.settles == {"psh_1": PushOutcome.FORGED}
+    assert of_another.resolved == {}
+    assert of_its_own.resolved == {"psh_1": PushOutcome.FORGED}
     assert of_its_own.task.due_at is None
 
 
 def test_a_hollow_push_is_no_forgery_when_the_result_comes_after_it() -> None:
-    lesson = lifecycle.learn(
-        a_task(), a_reading("succeed"), [(a_push(), a_reading("succeed", result={}))], now=at(1), poll=POLL
+    lesson = lifecycle.on_poll_answer(
+        a_task(), a_status_report("succeed"), [(a_push(), a_status_report("succeed", result={}))], now=at(1), poll=POLL
     )
 
-    assert lesson.settles == {"psh_1": PushOutcome.DUPLICATE}
+    assert lesson.resolved == {"psh_1": PushOutcome.DUPLICATE}
     assert lesson.confirmed is None
 
 
 def test_a_push_before_the_answer_lends_its_id_until_the_answer_comes() -> None:
     sending = a_task(state=TaskState.SUBMITTING, kling_id=None, due_at=at(35))
 
-    early = hear(sending, a_reading("processing", kling_id="klings")).task
-    bound = lifecycle.bind(early, a_reading("submitted", kling_id="gateways"), awaited=False, now=at(1), poll=POLL)
+    early = apply_callback(sending, a_status_report("processing", kling_id="klings")).task
+    bound = lifecycle.bind(
+        early, a_status_report("submitted", kling_id="gateways"), poll_now=False, now=at(1), poll=POLL
+    )
 
     assert early.kling_id == "klings"
     assert bound.kling_id == "gateways"
@@ -361,19 +377,19 @@ def test_a_push_before_the_answer_lends_its_id_until_the_answer_comes() -> None:
 def test_a_push_for_a_task_that_waits_to_be_sent_again_says_that_it_was_made() -> None:
     waiting = a_task(state=TaskState.QUEUED, kling_id=None, attempts=1, due_at=at(9))
 
-    ruling = hear(waiting, a_reading("succeed"), verify=Verify.TERMINAL)
+    ruling = apply_callback(waiting, a_status_report("succeed"), verify=Verify.TERMINAL)
 
     assert ruling.outcome is PushOutcome.PENDING
     assert (ruling.task.state, ruling.task.due_at) == (TaskState.SUBMITTING, START)
 
 
 def test_what_kling_denies_under_a_known_id_was_forged_and_under_a_named_one_that_push_alone() -> None:
-    pending = [(a_push("psh_1"), a_reading("succeed", kling_id="a", external_task_id=None)),
-               (a_push("psh_2"), a_reading("succeed", kling_id="b", external_task_id=None))]  # fmt: skip
+    pending = [(a_push("psh_1"), a_status_report("succeed", kling_id="a", external_task_id=None)),
+               (a_push("psh_2"), a_status_report("succeed", kling_id="b", external_task_id=None))]  # fmt: skip
     unbound = a_task(origin=Origin.MINTED, kling_id=None, external_task_id=None, state=TaskState.AWAITING)
 
-    of_known = lifecycle.learn_nothing(a_task(), pending, denied="k1", now=at(1), poll=POLL)
-    of_named = lifecycle.learn_nothing(unbound, pending, denied="a", now=at(1), poll=POLL)
+    of_known = lifecycle.on_no_answer(a_task(), pending, denied_id="k1", now=at(1), poll=POLL)
+    of_named = lifecycle.on_no_answer(unbound, pending, denied_id="a", now=at(1), poll=POLL)
 
-    assert set(of_known.settles) == {"psh_1", "psh_2"}
-    assert of_named.settles == {"psh_1": PushOutcome.FORGED}
+    assert set(of_known.resolved) == {"psh_1", "psh_2"}
+    assert of_named.resolved == {"psh_1": PushOutcome.FORGED}

@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_a_line_is_one_json_object_with_what_matters_first() -> None:
-    line = only_line(said("log.info('delivery.attempted', route='publish', code=200)"))
+    line = only_line(run_and_read("log.info('delivery.attempted', route='publish', code=200)"))
 
     assert list(line) == ["timestamp", "level", "event", "route", "code"]
     assert (line["level"], line["event"], line["route"], line["code"]) == ("info", "delivery.attempted", "publish", 200)
@@ -26,7 +26,7 @@ def test_a_line_is_one_json_object_with_what_matters_first() -> None:
 
 
 def test_an_exception_keeps_its_traceback_in_the_same_line() -> None:
-    line = only_line(said("try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('attempt.broken')"))
+    line = only_line(run_and_read("try:\n    1 / 0\nexcept ZeroDivisionError:\n    log.exception('attempt.broken')"))
 
     assert line["level"] == "error"
     assert "ZeroDivisionError" in line["exception"]
@@ -44,7 +44,7 @@ def test_an_exception_keeps_its_traceback_in_the_same_line() -> None:
 def test_the_argument_decides_before_the_environment(
     variable: dict[str, str], argument: str | None, heard: list[str]
 ) -> None:
-    output = said("log.debug('a.said'); log.info('a.said'); log.warning('a.said')", level=argument, **variable)
+    output = run_and_read("log.debug('a.said'); log.info('a.said'); log.warning('a.said')", level=argument, **variable)
 
     assert [json.loads(line)["level"] for line in output.splitlines()] == heard
 
@@ -55,7 +55,7 @@ def test_an_unknown_level_says_where_it_stands_and_what_to_write() -> None:
 
 
 def test_what_libraries_say_joins_from_a_warning_on_even_when_we_are_at_debug() -> None:
-    output = said(
+    output = run_and_read(
         "for name in ('uvicorn.error', 'uvicorn.access', 'httpx2', 'httpcore2.http11', 'asyncio', 'any'):\n"
         "    logging.getLogger(name).info('GET /callbacks/abc')\n"
         "logging.getLogger('uvicorn.access').error('GET /callbacks/abc')\n"
@@ -91,7 +91,7 @@ def test_what_looks_like_a_secret_is_cut(text: str, shown: str) -> None:
 
 
 def test_no_secret_gets_out_however_deep_it_lies() -> None:
-    output = said(
+    output = run_and_read(
         "log = log.bind(url='https://h/callbacks/CANARY')\n"
         "log.info('a.said', nested={'deep': ['Bearer CANARY-CANARY']}, raw=b'whsec_CANARY')\n"
         "logging.getLogger('any').error('at %s', 'https://h/callbacks/CANARY')\n"
@@ -103,7 +103,7 @@ def test_no_secret_gets_out_however_deep_it_lies() -> None:
 
 
 def test_a_terminal_gets_lines_for_people_and_no_stranger_steers_it() -> None:
-    shown = on_terminal("log.info('callback.accepted', message='a\\x1b]0;owned\\x07b')")
+    shown = run_in_terminal("log.info('callback.accepted', message='a\\x1b]0;owned\\x07b')")
 
     assert "callback.accepted" in shown
     assert "\x1b[" in shown, "coloured"
@@ -112,7 +112,7 @@ def test_a_terminal_gets_lines_for_people_and_no_stranger_steers_it() -> None:
 
 
 def test_no_color_is_obeyed() -> None:
-    assert "\x1b" not in on_terminal("log.info('callback.accepted')", NO_COLOR="1")
+    assert "\x1b" not in run_in_terminal("log.info('callback.accepted')", NO_COLOR="1")
 
 
 def test_a_stream_that_takes_nothing_more_stops_no_work() -> None:
@@ -131,7 +131,7 @@ def test_a_stream_that_takes_nothing_more_stops_no_work() -> None:
 
 
 def test_start_up_does_not_load_rich_and_leaves_it_to_those_who_want_it() -> None:
-    output = said(
+    output = run_and_read(
         "loaded = 'rich' in sys.modules\nimport rich\nlog.info('a.said', early=loaded, late='rich' in sys.modules)"
     )
 
@@ -148,7 +148,7 @@ def environment(variables: dict[str, str]) -> dict[str, str]:
     return {"PATH": os.environ["PATH"], "TERM": "xterm", **variables}
 
 
-def said(code: str, *, level: str | None = None, **variables: str) -> str:
+def run_and_read(code: str, *, level: str | None = None, **variables: str) -> str:
     ended = subprocess.run(
         program(code, level),
         env=environment(variables),
@@ -167,7 +167,7 @@ def only_line(output: str) -> Json:
     return found
 
 
-def on_terminal(code: str, **variables: str) -> str:
+def run_in_terminal(code: str, **variables: str) -> str:
     ours, its = pty.openpty()
     try:
         subprocess.run(program(code), env=environment(variables), stderr=its, cwd=ROOT, check=True, timeout=30)

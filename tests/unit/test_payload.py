@@ -3,7 +3,7 @@
 import pytest
 
 from receiver.domain.model import Json
-from receiver.events.payload import fresh_urls
+from receiver.events.payload import match_refreshed_urls
 
 OLD = "https://a.example/0?s=1"
 NEW = "https://b.example/0?s=2"
@@ -26,4 +26,4 @@ OTHER = "https://b.example/1"
     ],
 )
 def test_a_fresh_url_is_the_one_in_the_same_place(old: Json, new: Json, told: Json) -> None:
-    assert fresh_urls(old, new) == told
+    assert match_refreshed_urls(old, new) == told

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain.errors import InvalidRequest, Unreadable
+from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Generation
 from receiver.kling import ballast, protocol
-from receiver.kling.shortened import shortened
+from receiver.kling.shortened import truncate_strings
 
 LONG = "iVBORw0KGgo/+A" * 6000 + "=="
 OTHER = "/9j4AAQSkZJRg_-B" * 5000
@@ -23,7 +23,7 @@ pieces = st.sampled_from(
 )
 
 
-def composed(body: bytes) -> protocol.Composed:
+def compose(body: bytes) -> protocol.CreateBody:
     return protocol.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
 
 
@@ -31,9 +31,9 @@ def composed(body: bytes) -> protocol.Composed:
 def test_a_text_is_json_without_its_ballast_as_it_is_with_it(text: str) -> None:
     body = text.encode()
 
-    light = ballast.lighten(body)
+    light = ballast.extract_blobs(body)
 
-    assert light.restored(light.text) == body
+    assert light.restore(light.text) == body
     assert is_json(light.text) == is_json(body)
 
 
@@ -47,7 +47,7 @@ def is_json(text: bytes) -> bool:
 def test_pictures_go_to_kling_as_they_came_whatever_is_written_around_them() -> None:
     body = f'{{ "a":[ "{LONG}" ,{{"b":"{URI}"}}], "callback_url":"https://me.example/cb","n": 3 ,"c" : "{LONG}"}}'
 
-    made = composed(body.encode())
+    made = compose(body.encode())
 
     assert (
         made.content
@@ -57,35 +57,35 @@ def test_pictures_go_to_kling_as_they_came_whatever_is_written_around_them() -> 
         ).encode()
     )
     assert made.reply_to == "https://me.example/cb"
-    assert made.asked["n"] == 3
-    assert len(str(made.asked)) < 20_000
+    assert made.parsed["n"] == 3
+    assert len(str(made.parsed)) < 20_000
 
 
 def test_a_text_that_has_what_would_stand_for_a_picture_keeps_it() -> None:
-    light = ballast.lighten(json.dumps({"image": LONG}).encode())
-    everything = b"".join(ballast._filled(stem) for stem in ballast._STEMS)
-    body = json.dumps({"image": LONG, "prompt": light.stem.decode() + "00000000"}).encode()
+    light = ballast.extract_blobs(json.dumps({"image": LONG}).encode())
+    everything = b"".join(ballast._pad_marker(stem) for stem in ballast._MARKERS)
+    body = json.dumps({"image": LONG, "prompt": light.marker.decode() + "00000000"}).encode()
     full = json.dumps({"image": LONG, "prompt": everything.decode()}).encode()
 
-    assert json.loads(composed(body).content)["prompt"] == light.stem.decode() + "00000000"
-    assert json.loads(composed(full).content)["image"] == LONG
+    assert json.loads(compose(body).content)["prompt"] == light.marker.decode() + "00000000"
+    assert json.loads(compose(full).content)["image"] == LONG
 
 
 @pytest.mark.parametrize("member", ["callback_url", "external_task_id"])
 def test_a_picture_is_neither_an_id_nor_an_address(member: str) -> None:
     with pytest.raises(InvalidRequest, match=member):
-        composed(json.dumps({member: LONG}).encode())
+        compose(json.dumps({member: LONG}).encode())
 
 
 def test_the_complaint_about_a_large_body_names_the_place_in_it() -> None:
     before = f'{{"image": "{LONG}", '
 
-    with pytest.raises(Unreadable, match=rf"line 1 column {len(before) + 1}\b"):
-        composed(f"{before}oops}}".encode())
+    with pytest.raises(MalformedBody, match=rf"line 1 column {len(before) + 1}\b"):
+        compose(f"{before}oops}}".encode())
 
 
 def test_what_is_kept_of_a_picture_is_its_size_and_its_digest() -> None:
-    kept = json.loads(shortened(json.dumps({"image": LONG, "uri": URI, "prompt": "é" * 2000, "n": 1}).encode()))
+    kept = json.loads(truncate_strings(json.dumps({"image": LONG, "uri": URI, "prompt": "é" * 2000, "n": 1}).encode()))
 
     assert kept["image"] == f"({len(LONG)} characters, sha256 {hashlib.sha256(LONG.encode()).hexdigest()[:16]})"
     assert kept["uri"] == f"({len(URI)} characters, sha256 {hashlib.sha256(URI.encode()).hexdigest()[:16]})"

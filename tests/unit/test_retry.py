@@ -10,13 +10,13 @@ from harness.support import START
 from receiver.delivery.retry import (
     HOLD_AFTER,
     JITTER,
-    LONGEST_RETRY_AFTER,
-    PROBE_EVERY,
-    Pace,
+    MAX_RETRY_AFTER,
+    PROBE_INTERVAL,
+    RateLimiter,
     RetryPolicy,
-    after_attempt,
-    age_of,
+    effective_age,
     hold,
+    next_route_state,
     release,
 )
 from receiver.domain.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
@@ -26,12 +26,12 @@ POLICY = RetryPolicy(
 )
 
 
-def judge(outcome: Outcome, *, attempt: int = 1, age: timedelta = timedelta(), held: bool = False) -> Verdict:
-    return POLICY.judge(outcome, attempt=attempt, age=age, held=held, now=START, rng=Random(7))
+def decide(outcome: Outcome, *, attempt: int = 1, age: timedelta = timedelta(), held: bool = False) -> Verdict:
+    return POLICY.decide(outcome, attempt=attempt, age=age, held=held, now=START, rng=Random(7))
 
 
 def test_an_accepted_event_is_delivered() -> None:
-    verdict = judge(Accepted(code=204))
+    verdict = decide(Accepted(code=204))
 
     assert verdict.status is DeliveryStatus.DELIVERED
     assert verdict.finished_at == START
@@ -39,80 +39,80 @@ def test_an_accepted_event_is_delivered() -> None:
 
 @pytest.mark.parametrize(("attempt", "planned"), [(1, 5), (2, 30), (3, 3600), (4, 3600), (90, 3600)])
 def test_waits_follow_the_schedule_and_its_last_one_repeats(attempt: int, planned: int) -> None:
-    wait = (judge(Failed(reason="500"), attempt=attempt).due_at - START).total_seconds()
+    wait = (decide(Failed(reason="500"), attempt=attempt).due_at - START).total_seconds()
 
     assert planned * (1 - JITTER) <= wait <= planned * (1 + JITTER)
 
 
 def test_a_destination_may_ask_for_a_longer_wait_but_not_for_ever() -> None:
-    asked = judge(Failed(reason="busy", retry_after=timedelta(minutes=10)))
-    too_long = judge(Failed(reason="busy", retry_after=timedelta(days=10)))
+    asked = decide(Failed(reason="busy", retry_after=timedelta(minutes=10)))
+    too_long = decide(Failed(reason="busy", retry_after=timedelta(days=10)))
 
     assert asked.due_at == START + timedelta(minutes=10)
-    assert too_long.due_at == START + LONGEST_RETRY_AFTER
+    assert too_long.due_at == START + MAX_RETRY_AFTER
 
 
 def test_a_destination_cannot_ask_to_be_hurried() -> None:
-    assert judge(Failed(reason="busy", retry_after=timedelta(0))).due_at > START
+    assert decide(Failed(reason="busy", retry_after=timedelta(0))).due_at > START
 
 
 def test_a_delivery_that_failed_for_too_long_dies() -> None:
-    verdict = judge(Failed(reason="500"), age=timedelta(hours=96))
+    verdict = decide(Failed(reason="500"), age=timedelta(hours=96))
 
     assert verdict.status is DeliveryStatus.DEAD
 
 
 def test_nothing_dies_of_age_in_a_held_route() -> None:
-    verdict = judge(Failed(reason="500"), age=timedelta(days=30), held=True)
+    verdict = decide(Failed(reason="500"), age=timedelta(days=30), held=True)
 
     assert verdict.status is DeliveryStatus.PENDING
-    assert verdict.due_at == START + PROBE_EVERY
+    assert verdict.due_at == START + PROBE_INTERVAL
 
 
 def test_a_destination_that_stays_gone_does_not_eat_what_waits_for_it() -> None:
     gone = Refused(reason="410", hold=True)
 
-    assert judge(gone, held=False).status is DeliveryStatus.DEAD
-    assert judge(gone, held=True).status is DeliveryStatus.PENDING
-    assert judge(Refused(reason="exit 65"), held=True).status is DeliveryStatus.DEAD
+    assert decide(gone, held=False).status is DeliveryStatus.DEAD
+    assert decide(gone, held=True).status is DeliveryStatus.PENDING
+    assert decide(Refused(reason="exit 65"), held=True).status is DeliveryStatus.DEAD
 
 
 def test_the_time_in_a_held_route_does_not_count() -> None:
     released = RouteState(name="publish", released_at=at(100))
 
-    assert age_of(at(0), RouteState(name="publish"), now=at(300)) == timedelta(seconds=300)
-    assert age_of(at(0), released, now=at(300)) == timedelta(seconds=200)
-    assert age_of(at(200), released, now=at(300)) == timedelta(seconds=100)
+    assert effective_age(at(0), RouteState(name="publish"), now=at(300)) == timedelta(seconds=300)
+    assert effective_age(at(0), released, now=at(300)) == timedelta(seconds=200)
+    assert effective_age(at(200), released, now=at(300)) == timedelta(seconds=100)
 
 
 def test_a_refused_event_is_dead_at_once() -> None:
-    assert judge(Refused(reason="410 Gone", hold=True)).status is DeliveryStatus.DEAD
+    assert decide(Refused(reason="410 Gone", hold=True)).status is DeliveryStatus.DEAD
 
 
-def after(route: RouteState, outcome: Outcome, *, seconds: float = 0, took: float = 0) -> RouteState:
-    return after_attempt(route, outcome, started_at=at(seconds), now=at(seconds + took))
+def state_after(route: RouteState, outcome: Outcome, *, seconds: float = 0, took: float = 0) -> RouteState:
+    return next_route_state(route, outcome, started_at=at(seconds), now=at(seconds + took))
 
 
-def failing(times: int = HOLD_AFTER, *, reason: str = "500") -> RouteState:
+def failing_state(times: int = HOLD_AFTER, *, reason: str = "500") -> RouteState:
     state = RouteState(name="publish")
     for _ in range(times):
-        state = after(state, Failed(reason=reason))
+        state = state_after(state, Failed(reason=reason))
     return state
 
 
 def test_a_route_is_held_after_failures_in_a_row_and_the_first_success_releases_it() -> None:
-    state = failing(HOLD_AFTER - 1)
+    state = failing_state(HOLD_AFTER - 1)
     assert not state.is_held
 
-    held = after(state, Failed(reason="no answer"))
-    released = after(held, Accepted(), seconds=60)
+    held = state_after(state, Failed(reason="no answer"))
+    released = state_after(held, Accepted(), seconds=60)
 
     assert (held.held_at, held.held_by, held.held_why) == (START, HeldBy.FAILURES, "no answer")
     assert released == RouteState(name="publish", released_at=at(60))
 
 
 def test_a_success_between_failures_starts_the_count_anew() -> None:
-    state = after(after(failing(HOLD_AFTER - 1), Accepted()), Failed(reason="500"))
+    state = state_after(state_after(failing_state(HOLD_AFTER - 1), Accepted()), Failed(reason="500"))
 
     assert state.failures == 1
     assert not state.is_held
@@ -121,50 +121,50 @@ def test_a_success_between_failures_starts_the_count_anew() -> None:
 def test_a_success_of_a_healthy_route_changes_nothing() -> None:
     before = RouteState(name="publish", released_at=START)
 
-    assert after(before, Accepted(), seconds=60) == before
+    assert state_after(before, Accepted(), seconds=60) == before
 
 
 def test_probes_begin_a_minute_apart_however_long_each_takes() -> None:
-    held = failing()
+    held = failing_state()
 
     assert held.probe_at == at(60)
-    assert after(held, Failed(reason="500"), seconds=60, took=15).probe_at == at(120)
-    assert after(held, Refused(reason="exit 65"), seconds=60).probe_at == at(120)
+    assert state_after(held, Failed(reason="500"), seconds=60, took=15).probe_at == at(120)
+    assert state_after(held, Refused(reason="exit 65"), seconds=60).probe_at == at(120)
 
 
 def test_a_probe_keeps_to_what_the_destination_asks_for() -> None:
-    held = failing()
+    held = failing_state()
 
-    patient = after(held, Failed(reason="503", retry_after=timedelta(minutes=10)), seconds=60, took=1)
-    too_long = after(held, Failed(reason="503", retry_after=timedelta(days=3)), seconds=60)
+    patient = state_after(held, Failed(reason="503", retry_after=timedelta(minutes=10)), seconds=60, took=1)
+    too_long = state_after(held, Failed(reason="503", retry_after=timedelta(days=3)), seconds=60)
 
     assert patient.probe_at == at(661)
-    assert too_long.probe_at == at(60) + LONGEST_RETRY_AFTER
+    assert too_long.probe_at == at(60) + MAX_RETRY_AFTER
 
 
 def test_attempts_that_were_under_way_at_the_hold_do_not_hurry_the_probe() -> None:
-    held = after(failing(), Failed(reason="503", retry_after=timedelta(minutes=10)))
+    held = state_after(failing_state(), Failed(reason="503", retry_after=timedelta(minutes=10)))
 
-    assert after(held, Failed(reason="500"), seconds=-5, took=6).probe_at == held.probe_at
-    assert after(held, Failed(reason="500"), seconds=-5, took=6).held_at == START
+    assert state_after(held, Failed(reason="500"), seconds=-5, took=6).probe_at == held.probe_at
+    assert state_after(held, Failed(reason="500"), seconds=-5, took=6).held_at == START
 
 
 def test_an_event_refused_for_itself_says_nothing_about_its_route() -> None:
     before = RouteState(name="publish", failures=2)
 
-    assert after(before, Refused(reason="exit 65")) == before
+    assert state_after(before, Refused(reason="exit 65")) == before
 
 
 def test_a_destination_that_is_gone_holds_its_route_at_once() -> None:
-    held = after(RouteState(name="publish"), Refused(reason="410", hold=True))
+    held = state_after(RouteState(name="publish"), Refused(reason="410", hold=True))
 
     assert (held.held_by, held.failures, held.probe_at) == (HeldBy.FAILURES, 1, at(60))
 
 
 def test_what_an_operator_holds_only_an_operator_releases() -> None:
-    held = hold(failing(2), "maintenance", now=at(1))
+    held = hold(failing_state(2), "maintenance", now=at(1))
 
-    delivered, failed = after(held, Accepted(), seconds=2), after(held, Failed(reason="500"), seconds=2)
+    delivered, failed = state_after(held, Accepted(), seconds=2), state_after(held, Failed(reason="500"), seconds=2)
 
     assert (held.held_by, held.held_why, held.held_at) == (HeldBy.OPERATOR, "maintenance", at(1))
     assert delivered.held_by is failed.held_by is HeldBy.OPERATOR
@@ -173,17 +173,17 @@ def test_what_an_operator_holds_only_an_operator_releases() -> None:
 
 
 def test_an_operator_takes_over_what_failures_hold() -> None:
-    held = hold(failing(), "they are moving house", now=at(30))
+    held = hold(failing_state(), "they are moving house", now=at(30))
 
     assert (held.held_by, held.held_at, held.probe_at) == (HeldBy.OPERATOR, START, None)
 
 
 def test_no_span_of_a_rates_length_sees_more_starts_than_it_allows() -> None:
-    pace, starts = Pace(count=10, per=timedelta(seconds=1)), []
+    pace, starts = RateLimiter(count=10, per=timedelta(seconds=1)), []
     for step in range(400):
         now = START + timedelta(milliseconds=step * 7)
-        started = min(pace.allowance(now), 1 + step % 4)
-        pace.take(started, now)
+        started = min(pace.available(now), 1 + step % 4)
+        pace.acquire(started, now)
         starts += [now] * started
 
     spans = [sum(begin <= start < begin + pace.per for start in starts) for begin in starts]
@@ -193,17 +193,17 @@ def test_no_span_of_a_rates_length_sees_more_starts_than_it_allows() -> None:
 
 
 def test_a_rate_tells_when_the_next_may_start() -> None:
-    pace = Pace(count=2, per=timedelta(seconds=10))
-    pace.take(1, at(0))
+    pace = RateLimiter(count=2, per=timedelta(seconds=10))
+    pace.acquire(1, at(0))
 
     assert pace.next_at(at(1)) == at(1)
-    pace.take(1, at(3))
-    assert (pace.allowance(at(4)), pace.next_at(at(4))) == (0, at(10))
-    assert (pace.allowance(at(10)), pace.allowance(at(13))) == (1, 2)
+    pace.acquire(1, at(3))
+    assert (pace.available(at(4)), pace.next_at(at(4))) == (0, at(10))
+    assert (pace.available(at(10)), pace.available(at(13))) == (1, 2)
 
 
 def test_a_clock_that_is_set_back_stops_no_rate() -> None:
-    pace = Pace(count=1, per=timedelta(seconds=1))
-    pace.take(1, at(3600))
+    pace = RateLimiter(count=1, per=timedelta(seconds=1))
+    pace.acquire(1, at(3600))
 
-    assert pace.allowance(at(0)) == 1
+    assert pace.available(at(0)) == 1

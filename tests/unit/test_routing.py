@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 
-from receiver.domain.model import Decision
+from receiver.domain.model import RouteDecision
 from receiver.events.routing import Candidate, compile_routes, reply_route
 from receiver.settings import RouteSettings, ScriptSettings
 
 
-def decide(candidate: Candidate, **route: Any) -> Decision:
+def decide(candidate: Candidate, **route: Any) -> RouteDecision:
     settings = RouteSettings(name="publish", script=ScriptSettings(command=("/bin/true",)), **route)
     (decision,) = compile_routes([settings]).decide(candidate)
     return decision

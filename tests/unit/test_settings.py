@@ -5,20 +5,20 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from harness.settings_files import fault_of, faults_of, load_text
+from harness.settings_files import config_error, config_errors, load_text
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from receiver.domain.errors import ConfigurationError
 from receiver.domain.model import Secret
-from receiver.settings import Address, Dialect, Settings, Verify, find, load, schema, shown
+from receiver.settings import Address, Dialect, Settings, Verify, effective_settings, find, load, schema
 
 SHIPPED = Path(__file__).parents[2] / "config.toml"
 KEYED = {"KLING_API_KEY": "sk-canary-0123456789"}
 
 
 @pytest.fixture
-def places(tmp_path: Path) -> dict[str, Path]:
+def paths(tmp_path: Path) -> dict[str, Path]:
     """Make a working folder, a home and one more file, each with a configuration in it."""
     found = {
         "named": tmp_path / "named.toml",
@@ -32,31 +32,31 @@ def places(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-def test_the_file_named_on_the_command_line_goes_before_all_others(places: dict[str, Path], tmp_path: Path) -> None:
-    environ = {"KLING_RECEIVER_CONFIG": str(places["xdg"])}
+def test_the_file_named_on_the_command_line_goes_before_all_others(paths: dict[str, Path], tmp_path: Path) -> None:
+    environ = {"KLING_RECEIVER_CONFIG": str(paths["xdg"])}
 
-    assert find(places["named"], environ, tmp_path / "here") == places["named"]
+    assert find(paths["named"], environ, tmp_path / "here") == paths["named"]
 
 
-def test_then_the_file_that_the_environment_names(places: dict[str, Path], tmp_path: Path) -> None:
+def test_then_the_file_that_the_environment_names(paths: dict[str, Path], tmp_path: Path) -> None:
     environ = {"KLING_RECEIVER_CONFIG": "../named.toml"}
 
     found = find(None, environ, tmp_path / "here")
 
     assert found is not None
-    assert found.resolve() == places["named"]
+    assert found.resolve() == paths["named"]
 
 
-def test_then_the_working_folder_then_the_users_then_the_systems(places: dict[str, Path], tmp_path: Path) -> None:
+def test_then_the_working_folder_then_the_users_then_the_systems(paths: dict[str, Path], tmp_path: Path) -> None:
     environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HOME": str(tmp_path / "home")}
     here = tmp_path / "here"
 
     first = find(None, environ, here)
-    places["here"].unlink()
+    paths["here"].unlink()
     second = find(None, environ, here)
     third = find(None, {"HOME": environ["HOME"]}, here)
 
-    assert [first, second, third] == [places["here"], places["xdg"], places["home"]]
+    assert [first, second, third] == [paths["here"], paths["xdg"], paths["home"]]
     assert find(None, {}, here) in (None, Path("/etc/kling-receiver/config.toml"))
 
 
@@ -139,7 +139,7 @@ name = "same"
 script = { command = [] }
 """
 
-    found = faults_of(tmp_path, text, {"KLING_RECEIVER__CALLBACKS__VERIFY": "sometimes"})
+    found = config_errors(tmp_path, text, {"KLING_RECEIVER__CALLBACKS__VERIFY": "sometimes"})
 
     assert [fault.split(": ")[0:2] for fault in found] == [
         ["config.toml:3", "public.listen"],
@@ -172,17 +172,17 @@ script = { command = [] }
     ],
 )
 def test_a_key_in_the_wrong_place_is_named_with_the_right_one(text: str, fault: str, tmp_path: Path) -> None:
-    assert fault_of(tmp_path, text).startswith(fault)
+    assert config_error(tmp_path, text).startswith(fault)
 
 
 def test_a_key_of_a_webhook_that_stands_in_the_route_is_sent_to_its_table(tmp_path: Path) -> None:
     text = '[[routes]]\nname = "a"\nurl = "https://x.example.com"\n'
 
-    assert "config.toml:3: routes.0.url: unknown key; it belongs in [routes.webhook]" in faults_of(tmp_path, text)
+    assert "config.toml:3: routes.0.url: unknown key; it belongs in [routes.webhook]" in config_errors(tmp_path, text)
 
 
 def test_both_listeners_want_an_address_of_their_own(tmp_path: Path) -> None:
-    found = fault_of(tmp_path, '[public]\nlisten = "0.0.0.0:8701"\n[admin]\n')
+    found = config_error(tmp_path, '[public]\nlisten = "0.0.0.0:8701"\n[admin]\n')
 
     assert found.startswith("config.toml:3: admin.listen: is the public listener's address too")
 
@@ -206,7 +206,7 @@ def test_listeners_that_do_not_meet_are_fine(public: str, admin: str, tmp_path: 
     ],
 )
 def test_kling_is_given_one_kind_of_key_and_the_whole_of_it(text: str, fault: str, tmp_path: Path) -> None:
-    assert fault_of(tmp_path, f"[kling]\n{text}").startswith(fault)
+    assert config_error(tmp_path, f"[kling]\n{text}").startswith(fault)
 
 
 @pytest.mark.parametrize(("environ", "api_key"), [(KEYED, ""), ({}, 'api_key = "env:KLING_API_KEY"\n')])
@@ -224,7 +224,7 @@ def test_a_pair_of_keys_goes_before_the_usual_variable(
 def test_that_a_task_takes_long_need_not_be_told(never: str, tmp_path: Path) -> None:
     assert load_text(tmp_path, f'[poll]\nstuck_after = "{never}"').settings.poll.stuck_after is None
     assert load_text(tmp_path, '[poll]\nstuck_after = "20m"').settings.poll.stuck_after == timedelta(minutes=20)
-    assert "is no duration" in fault_of(tmp_path, '[poll]\nstuck_after = "never"')
+    assert "is no duration" in config_error(tmp_path, '[poll]\nstuck_after = "never"')
 
 
 @pytest.mark.parametrize(
@@ -236,7 +236,7 @@ def test_that_a_task_takes_long_need_not_be_told(never: str, tmp_path: Path) -> 
     ],
 )
 def test_polling_starts_before_it_slows_and_slows_before_it_ends(text: str, fault: str, tmp_path: Path) -> None:
-    assert fault in fault_of(tmp_path, f"[poll]\n{text}")
+    assert fault in config_error(tmp_path, f"[poll]\n{text}")
 
 
 @pytest.mark.parametrize(
@@ -272,7 +272,7 @@ def test_the_store_is_a_file_named_from_the_configurations_folder(url: str, path
     ],
 )
 def test_another_store_than_a_file_of_sqlite_is_refused(url: str, reason: str, tmp_path: Path) -> None:
-    found = fault_of(tmp_path, f'[store]\nurl = "{url}"')
+    found = config_error(tmp_path, f'[store]\nurl = "{url}"')
 
     assert found.startswith("config.toml:2: store.url: ")
     assert reason in found
@@ -284,7 +284,7 @@ def test_the_archive_is_a_folder_from_the_configurations_or_none(tmp_path: Path)
 
     assert load_text(tmp_path, '[archive]\ndir = "kept"').settings.archive.dir == tmp_path / "kept"
     assert load_text(tmp_path, '[archive]\ndir = ""').settings.archive.dir is None
-    assert "is a file; name a folder" in fault_of(tmp_path, '[archive]\ndir = "file"')
+    assert "is a file; name a folder" in config_error(tmp_path, '[archive]\ndir = "file"')
 
 
 @pytest.mark.parametrize(
@@ -300,7 +300,7 @@ def test_a_path_that_nobody_can_look_at_is_named_wherever_it_stands(text: str, t
     text = text.replace("@", "x" * 300)
 
     if "[store]" in text:
-        said = fault_of(tmp_path, text, KEYED)
+        said = config_error(tmp_path, text, KEYED)
     else:
         (said,) = load_text(tmp_path, text, KEYED).warnings
 
@@ -315,7 +315,7 @@ def test_lengths_of_time_keep_within_reason(length: str, tmp_path: Path) -> None
     if length == "10m":
         assert load_text(tmp_path, text).settings.retention.events == timedelta(minutes=10)
     else:
-        assert fault_of(tmp_path, text).startswith("config.toml:2: retention.events: ")
+        assert config_error(tmp_path, text).startswith("config.toml:2: retention.events: ")
 
 
 def test_each_value_tells_who_said_it(tmp_path: Path) -> None:
@@ -373,7 +373,7 @@ env = {{ PASSWORD = "{CANARY}" }}
 def test_what_is_shown_holds_every_key_and_no_secret(tmp_path: Path) -> None:
     loaded = load_text(tmp_path, WITH_CANARIES, {"ROTATED": CANARY})
 
-    values = {each.key: each.value for each in shown(loaded)}
+    values = {each.key: each.value for each in effective_settings(loaded)}
 
     assert CANARY not in repr(values)
     assert CANARY not in repr(loaded)
@@ -392,7 +392,7 @@ def test_what_is_shown_holds_every_key_and_no_secret(tmp_path: Path) -> None:
 def test_no_fault_repeats_a_secret(tmp_path: Path) -> None:
     text = WITH_CANARIES.replace(CANARY, f"{CANARY}\\n") + f'\n[store]\nurl = "postgresql://a:{CANARY}@h"\n'
 
-    found = faults_of(tmp_path, text)
+    found = config_errors(tmp_path, text)
 
     assert len(found) >= 8
     assert CANARY not in "".join(found)
@@ -470,7 +470,7 @@ def test_a_damaged_file_is_a_configuration_or_a_configuration_error(data: st.Dat
     _faults(path, {})
 
 
-LEAVES = sorted(each.key for each in shown(load(SHIPPED, {})))
+LEAVES = sorted(each.key for each in effective_settings(load(SHIPPED, {})))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -4,31 +4,33 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from harness.settings_files import fault_of, faults_of, load_text, route_text
+from harness.settings_files import config_error, config_errors, load_text, route_text
 from hypothesis import given
 from hypothesis import strategies as st
 
 from receiver.domain.model import Secret
 from receiver.settings import Address, Loaded, Settings, Verify
-from receiver.settings.environment import override
+from receiver.settings.environment import apply_environment
 
 PREFIX = "KLING_RECEIVER__"
 
 
-def said(folder: Path, text: str = "", /, **variables: str) -> Loaded:
+def load_with_environment(folder: Path, text: str = "", /, **variables: str) -> Loaded:
     """Load *text* in an environment of our variables, named without their prefix."""
     return load_text(folder, text, {f"{PREFIX}{name}": value for name, value in variables.items()})
 
 
 def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
-    loaded = said(tmp_path, '[public]\nlisten = "127.0.0.1:1"', PUBLIC__LISTEN="127.0.0.1:2", CALLBACKS__VERIFY="never")
+    loaded = load_with_environment(
+        tmp_path, '[public]\nlisten = "127.0.0.1:1"', PUBLIC__LISTEN="127.0.0.1:2", CALLBACKS__VERIFY="never"
+    )
 
     assert loaded.settings.public.listen == Address("127.0.0.1", 2)
     assert loaded.settings.callbacks.verify is Verify.NEVER
 
 
 def test_text_is_taken_as_it_stands_and_numbers_are_numbers(tmp_path: Path) -> None:
-    loaded = said(
+    loaded = load_with_environment(
         tmp_path,
         ADMIN__TOKEN="12345678901234567890",
         KLING__API_KEY="true",
@@ -48,7 +50,7 @@ def test_text_is_taken_as_it_stands_and_numbers_are_numbers(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("value", ['["10.0.0.0/8", "fd00::/8"]', "['10.0.0.0/8', 'fd00::/8']"])
 def test_lists_are_json_or_toml(value: str, tmp_path: Path) -> None:
-    assert [str(each) for each in said(tmp_path, NETWORK__ALLOW=value).settings.network.allow] == [
+    assert [str(each) for each in load_with_environment(tmp_path, NETWORK__ALLOW=value).settings.network.allow] == [
         "10.0.0.0/8",
         "fd00::/8",
     ]
@@ -56,13 +58,13 @@ def test_lists_are_json_or_toml(value: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ['{"video": 2}', "{ video = 2 }"])
 def test_tables_are_json_or_toml_and_replace_the_files(value: str, tmp_path: Path) -> None:
-    slots = said(tmp_path, "[kling.slots]\nimage = 5", KLING__SLOTS=value).settings.kling.slots
+    slots = load_with_environment(tmp_path, "[kling.slots]\nimage = 5", KLING__SLOTS=value).settings.kling.slots
 
     assert (slots.video, slots.image) == (2, 0)
 
 
 def test_one_text_stands_for_a_list_of_one(tmp_path: Path) -> None:
-    loaded = said(tmp_path, NETWORK__ALLOW="10.0.0.0/8", CALLBACKS__SIGNING_SECRETS="1234567890123456")
+    loaded = load_with_environment(tmp_path, NETWORK__ALLOW="10.0.0.0/8", CALLBACKS__SIGNING_SECRETS="1234567890123456")
 
     assert [str(each) for each in loaded.settings.network.allow] == ["10.0.0.0/8"]
     assert loaded.settings.callbacks.signing_secrets == (Secret("1234567890123456"),)
@@ -89,7 +91,7 @@ def test_a_route_of_the_file_is_changed_by_its_number(tmp_path: Path) -> None:
 
 
 def test_the_number_after_the_last_one_makes_a_route(tmp_path: Path) -> None:
-    loaded = said(
+    loaded = load_with_environment(
         tmp_path,
         ROUTES__0__NAME="first",
         ROUTES__0__WEBHOOK__URL="https://a.example.com",
@@ -110,7 +112,7 @@ def test_routes_beyond_nine_keep_their_order(tmp_path: Path) -> None:
     variables = {f"ROUTES__{number}__NAME": f"r{number}" for number in range(12)}
     variables |= {f"ROUTES__{number}__WEBHOOK": '{"url": "https://h"}' for number in range(12)}
 
-    assert [route.name for route in said(tmp_path, **variables).settings.routes] == [
+    assert [route.name for route in load_with_environment(tmp_path, **variables).settings.routes] == [
         f"r{number}" for number in range(12)
     ]
 
@@ -118,13 +120,16 @@ def test_routes_beyond_nine_keep_their_order(tmp_path: Path) -> None:
 def test_all_routes_at_once(tmp_path: Path) -> None:
     whole = '[{"name": "b", "webhook": {"url": "https://b.example.com"}}]'
 
-    (route,) = said(tmp_path, route_text(""), ROUTES=whole, ROUTES__0__CONCURRENCY="3").settings.routes
+    (route,) = load_with_environment(tmp_path, route_text(""), ROUTES=whole, ROUTES__0__CONCURRENCY="3").settings.routes
 
     assert (route.name, route.concurrency) == ("b", 3)
 
 
 def test_an_empty_variable_is_an_empty_value(tmp_path: Path) -> None:
-    assert said(tmp_path, '[public]\nurl = "https://a.example.com"', PUBLIC__URL="").settings.public.url == ""
+    assert (
+        load_with_environment(tmp_path, '[public]\nurl = "https://a.example.com"', PUBLIC__URL="").settings.public.url
+        == ""
+    )
 
 
 def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
@@ -163,11 +168,11 @@ def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
     ],
 )
 def test_a_fault_in_a_variable_names_the_variable(name: str, value: str, fault: str, tmp_path: Path) -> None:
-    assert fault_of(tmp_path, route_text(""), {f"{PREFIX}{name}": value}).startswith(f"{PREFIX}{name}{fault}")
+    assert config_error(tmp_path, route_text(""), {f"{PREFIX}{name}": value}).startswith(f"{PREFIX}{name}{fault}")
 
 
 def test_what_is_wrong_in_the_file_stays_the_files_fault(tmp_path: Path) -> None:
-    found = faults_of(tmp_path, "kling = 3\n", {f"{PREFIX}KLING__TIMEOUT": "3s"})
+    found = config_errors(tmp_path, "kling = 3\n", {f"{PREFIX}KLING__TIMEOUT": "3s"})
 
     assert found == ["config.toml:1: kling: must be one section; begin it with [kling]"]
 
@@ -175,7 +180,7 @@ def test_what_is_wrong_in_the_file_stays_the_files_fault(tmp_path: Path) -> None
 def test_the_files_own_values_are_not_changed() -> None:
     values = {"kling": {"timeout": "1s"}}
 
-    changed = override(values, {f"{PREFIX}KLING__TIMEOUT": "2s"}, Settings)
+    changed = apply_environment(values, {f"{PREFIX}KLING__TIMEOUT": "2s"}, Settings)
 
     assert values == {"kling": {"timeout": "1s"}}
     assert changed.values == {"kling": {"timeout": "2s"}}
@@ -190,7 +195,7 @@ PARTS = st.sampled_from(
 def test_every_variable_is_taken_or_named_in_a_fault(variables: dict[str, str]) -> None:
     environ = {f"{PREFIX}{name}": value for name, value in variables.items()}
 
-    changed = override({"routes": [{"name": "a"}], "kling": 3}, environ, Settings)
+    changed = apply_environment({"routes": [{"name": "a"}], "kling": 3}, environ, Settings)
 
-    named = {fault.partition(":")[0] for fault in changed.faults}
+    named = {fault.partition(":")[0] for fault in changed.errors}
     assert named | set(changed.variables.values()) == set(environ)

@@ -4,13 +4,13 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from harness.settings_files import SINK, fault_of, load_text, route_of, route_text
+from harness.settings_files import WEBHOOK, config_error, load_route, load_text, route_text
 
 from receiver.settings import Rate
 
 
 def test_a_route_needs_a_name_and_a_destination_and_has_defaults_for_the_rest(tmp_path: Path) -> None:
-    route = route_of(tmp_path, "")
+    route = load_route(tmp_path, "")
 
     assert route.name == "a"
     assert route.on == {"succeed"}
@@ -41,7 +41,7 @@ def test_a_script_has_defaults_for_all_but_its_command(tmp_path: Path) -> None:
 
 
 def test_a_route_says_all_it_wants(tmp_path: Path) -> None:
-    route = route_of(
+    route = load_route(
         tmp_path,
         """
 on = ["failed", "alert", "*"]
@@ -94,21 +94,21 @@ give_up_after = "1h"
     ],
 )
 def test_a_route_that_cannot_be_is_named_by_line_and_key(text: str, fault: str, tmp_path: Path) -> None:
-    assert fault_of(tmp_path, route_text(text)).startswith(f"config.toml:4: {fault}")
+    assert config_error(tmp_path, route_text(text)).startswith(f"config.toml:4: {fault}")
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "reply:host", "ä", "a" * 65])
 def test_a_name_is_short_and_plain(name: str, tmp_path: Path) -> None:
-    said = fault_of(tmp_path, f'[[routes]]\nname = "{name}"\n{SINK}')
+    said = config_error(tmp_path, f'[[routes]]\nname = "{name}"\n{WEBHOOK}')
 
     assert said.startswith("config.toml:2: routes.0.name: ")
     assert "use a-z, 0-9, _ and -" in said
 
 
 def test_each_route_has_a_name_of_its_own_also_where_another_is_at_fault(tmp_path: Path) -> None:
-    text = f'[[routes]]\nname = "a"\n{SINK}[[routes]]\nname = "a"\n{SINK}'
+    text = f'[[routes]]\nname = "a"\n{WEBHOOK}[[routes]]\nname = "a"\n{WEBHOOK}'
 
-    assert fault_of(tmp_path, text) == (
+    assert config_error(tmp_path, text) == (
         'config.toml:5: routes.1.name: "a" is taken by a route above; each needs a name of its own'
     )
 
@@ -121,7 +121,7 @@ def test_the_same_names_are_free_again_for_the_next_load(tmp_path: Path) -> None
     ("text", "fault"),
     [
         ('name = "a"\n', "config.toml:1: routes.0.script: is missing, and so is webhook; say where to"),
-        (SINK, "config.toml:1: routes.0.name: is missing: What the route is called"),
+        (WEBHOOK, "config.toml:1: routes.0.name: is missing: What the route is called"),
         ('name = "a"\nwebhook = {}\n', "config.toml:3: routes.0.webhook.url: is missing: Where to"),
         ('name = "a"\nwebhook = "https://h"\n', "config.toml:3: routes.0.webhook: must be a table, such as"),
         (
@@ -154,11 +154,11 @@ def test_the_same_names_are_free_again_for_the_next_load(tmp_path: Path) -> None
             'name = "a"\nscript = { command = ["a"], output_limit = "1GB" }\n',
             "config.toml:3: routes.0.script.output_limit",
         ),
-        ("name = 1\n" + SINK, "config.toml:2: routes.0.name: must be text in quotes"),
+        ("name = 1\n" + WEBHOOK, "config.toml:2: routes.0.name: must be text in quotes"),
     ],
 )
 def test_a_destination_that_cannot_be_is_named_by_line_and_key(text: str, fault: str, tmp_path: Path) -> None:
-    assert fault_of(tmp_path, f"[[routes]]\n{text}").startswith(fault)
+    assert config_error(tmp_path, f"[[routes]]\n{text}").startswith(fault)
 
 
 def test_a_program_with_a_slash_is_found_from_the_configurations_folder_and_others_on_the_path(tmp_path: Path) -> None:

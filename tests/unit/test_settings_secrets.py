@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-from harness.settings_files import fault_of, faults_of, load_text, route_of, route_text
+from harness.settings_files import config_error, config_errors, load_route, load_text, route_text
 
 from receiver.domain.model import Secret
-from receiver.domain.signing import key
+from receiver.domain.signing import decode_key
 
 LONG = "a-secret-of-26-characters"
 STANDARD = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
@@ -19,7 +19,7 @@ def token(folder: Path, reference: str, **environ: str) -> Secret | None:
 
 def fault(folder: Path, reference: str, **environ: str) -> str:
     """Give what is wrong with an admin token that is *reference*."""
-    said = fault_of(folder, f'[admin]\ntoken = "{reference}"', environ)
+    said = config_error(folder, f'[admin]\ntoken = "{reference}"', environ)
     assert said.startswith("config.toml:2: admin.token: ")
     return said
 
@@ -78,7 +78,7 @@ def test_klings_key_alone_may_be_missing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("reference", ["file:none", "credential:none", "env:not a name"])
 def test_klings_key_by_a_reference_that_is_broken_is_a_fault(reference: str, tmp_path: Path) -> None:
-    assert fault_of(tmp_path, f'[kling]\napi_key = "{reference}"').startswith("config.toml:2: kling.api_key: ")
+    assert config_error(tmp_path, f'[kling]\napi_key = "{reference}"').startswith("config.toml:2: kling.api_key: ")
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_a_signing_secret_is_standard_or_long_enough_to_count_as_it_is(
 ) -> None:
     (found,) = load_text(tmp_path, f'[callbacks]\nsigning_secrets = ["{secret}"]').settings.callbacks.signing_secrets
 
-    assert key(found) == signs_with
+    assert decode_key(found) == signs_with
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_a_signing_secret_that_cannot_sign_is_refused(place: str, secret: str, r
     webhook = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", secret = ["{secret}"] }}'
     callbacks = f'[callbacks]\nsigning_secrets = [\n"{secret}"]'
 
-    said = fault_of(tmp_path, callbacks if place == "callbacks" else webhook)
+    said = config_error(tmp_path, callbacks if place == "callbacks" else webhook)
 
     assert said.startswith("config.toml:3: ")
     assert reason in said
@@ -118,7 +118,7 @@ def test_a_signing_secret_that_cannot_sign_is_refused(place: str, secret: str, r
 def test_an_empty_secret_is_not_taken_for_unsigned(secret: str, tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", secret = {secret} }}'
 
-    assert "routes.0.webhook.secret: is empty; leave the key out to send unsigned" in fault_of(tmp_path, text)
+    assert "routes.0.webhook.secret: is empty; leave the key out to send unsigned" in config_error(tmp_path, text)
 
 
 def test_a_rotation_is_a_list_of_references_newest_first(tmp_path: Path) -> None:
@@ -140,7 +140,7 @@ def test_one_text_stands_for_a_list_of_one_secret(tmp_path: Path) -> None:
 def test_the_gateways_secret_is_a_signing_secret_or_none(tmp_path: Path) -> None:
     assert load_text(tmp_path, f'[gateway]\nsecret = "{LONG}"').settings.gateway.secret == Secret(LONG)
     assert load_text(tmp_path, '[gateway]\nsecret = ""').settings.gateway.secret is None
-    assert "is too short to sign with" in fault_of(tmp_path, '[gateway]\nsecret = "short"')
+    assert "is too short to sign with" in config_error(tmp_path, '[gateway]\nsecret = "short"')
 
 
 def test_a_webhooks_url_may_be_a_reference(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ def test_a_webhooks_url_may_be_a_reference(tmp_path: Path) -> None:
 
     assert route.webhook is not None
     assert route.webhook.url == "https://chat.example.com/hooks/abc"
-    assert "the environment variable CHAT is not set" in fault_of(tmp_path, text)
+    assert "the environment variable CHAT is not set" in config_error(tmp_path, text)
 
 
 def test_headers_hold_text_or_references(tmp_path: Path) -> None:
@@ -181,7 +181,7 @@ def test_headers_hold_text_or_references(tmp_path: Path) -> None:
 def test_a_header_that_cannot_be_sent_is_refused(headers: str, reason: str, tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", headers = {{ {headers} }} }}'
 
-    said = fault_of(tmp_path, text)
+    said = config_error(tmp_path, text)
 
     assert said.startswith("config.toml:3: routes.0.webhook.headers.")
     assert reason in said
@@ -211,7 +211,7 @@ def test_a_scripts_variables_hold_any_text_or_references(tmp_path: Path) -> None
 def test_a_variable_that_no_script_can_be_given_is_refused(env: str, reason: str, tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\nscript = {{ command = ["/bin/true"], env = {{ {env} }} }}'
 
-    assert reason in fault_of(tmp_path, text)
+    assert reason in config_error(tmp_path, text)
 
 
 def test_all_that_is_wrong_in_a_table_is_named_at_once(tmp_path: Path) -> None:
@@ -228,7 +228,7 @@ script.command = ["/bin/true"]
 script.env = {env}
 """
 
-    faults = faults_of(tmp_path, text)
+    faults = config_errors(tmp_path, text)
 
     headers, env = "config.toml:5: routes.0.webhook.headers", "config.toml:9: routes.1.script.env"
     expected = [
@@ -250,11 +250,11 @@ script.env = {env}
 def test_headers_and_variables_are_tables(table: str, tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\nscript = {{ command = ["/bin/true"], env = {table} }}'
 
-    assert fault_of(tmp_path, text) == "config.toml:3: routes.0.script.env: must be a table, such as { key = ... }"
+    assert config_error(tmp_path, text) == "config.toml:3: routes.0.script.env: must be a table, such as { key = ... }"
 
 
 def test_a_secret_shows_itself_to_nobody(tmp_path: Path) -> None:
-    route = route_of(tmp_path, "")
+    route = load_route(tmp_path, "")
 
     assert "app.example.com" not in repr(route)
     assert LONG not in repr(load_text(tmp_path, f'[admin]\ntoken = "{LONG}"'))

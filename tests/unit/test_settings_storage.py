@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from harness.settings_files import fault_of, load_text
+from harness.settings_files import config_error, load_text
 
-from receiver.settings import shown
+from receiver.settings import effective_settings
 
 KEYS = 'access_key = "AKIA"\nsecret_key = "hunter2"\n'
 
@@ -68,7 +68,7 @@ def test_results_are_brought_home_to_a_folder_a_storage_or_both(tmp_path: Path, 
     ],
 )
 def test_a_fault_is_named_with_its_line_and_no_secret(tmp_path: Path, text: str, said: str) -> None:
-    found = fault_of(tmp_path, a_text(text))
+    found = config_error(tmp_path, a_text(text))
 
     assert said in found
     assert "hunter2" not in found
@@ -84,7 +84,12 @@ def test_an_open_way_to_another_machine_is_doubted(tmp_path: Path) -> None:
 
 
 def test_the_keys_are_not_shown(tmp_path: Path) -> None:
-    told = str([(each.key, each.value) for each in shown(load_text(tmp_path, a_text('url = "s3://bucket"\n' + KEYS)))])
+    told = str(
+        [
+            (each.key, each.value)
+            for each in effective_settings(load_text(tmp_path, a_text('url = "s3://bucket"\n' + KEYS)))
+        ]
+    )
 
     assert "s3://bucket" in told
     assert "hunter2" not in told

@@ -18,14 +18,14 @@ from receiver.settings.addresses import (
     read_optional_url,
     read_proxies,
 )
-from receiver.settings.conditions import compares_with_a_key, read_condition
+from receiver.settings.conditions import compares_with_quoted_key, read_condition
 from receiver.settings.values import (
-    LONGEST,
-    Unfit,
+    MAX_DURATION,
+    InvalidValue,
     did_you_mean,
-    read_count,
+    read_bool,
     read_duration,
-    read_flag,
+    read_int,
     read_rate,
     read_size,
     read_text,
@@ -70,13 +70,13 @@ def test_a_duration_is_a_number_and_a_unit(text: str, length: timedelta) -> None
     ],
 )
 def test_what_is_no_duration_is_told_how_one_is_written(raw: object, reason: str) -> None:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(InvalidValue) as caught:
         read_duration(raw)
 
     assert reason in str(caught.value)
 
 
-@given(st.timedeltas(min_value=timedelta(milliseconds=1), max_value=LONGEST))
+@given(st.timedeltas(min_value=timedelta(milliseconds=1), max_value=MAX_DURATION))
 def test_a_duration_reads_as_it_was_written(length: timedelta) -> None:
     length = timedelta(milliseconds=length // timedelta(milliseconds=1))
 
@@ -109,7 +109,7 @@ def test_a_size_is_a_number_and_a_unit(text: object, size: int) -> None:
     ],
 )
 def test_what_is_no_size_is_told_how_one_is_written(raw: object, reason: str) -> None:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(InvalidValue) as caught:
         read_size(raw, least=1024, most=1 << 20)
 
     assert reason in str(caught.value)
@@ -137,7 +137,7 @@ def test_a_rate_is_a_number_in_a_time(text: object, rate: Rate | None) -> None:
 
 @pytest.mark.parametrize("raw", ["10", "10/", "/s", "0/s", "10/0s", "10/2d", "often", 10, "10 / s", "1.5/s"])
 def test_what_is_no_rate_is_refused(raw: object) -> None:
-    with pytest.raises(Unfit):
+    with pytest.raises(InvalidValue):
         read_rate(raw)
 
 
@@ -171,7 +171,7 @@ def test_an_address_is_a_host_and_a_port(text: str, address: Address) -> None:
     ],
 )
 def test_what_is_no_address_is_told_how_one_is_written(raw: object, reason: str) -> None:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(InvalidValue) as caught:
         read_address(raw)
 
     assert reason in str(caught.value)
@@ -200,7 +200,7 @@ def test_a_network_is_a_range_or_one_address(text: str) -> None:
     ],
 )
 def test_a_network_that_may_not_be_opened_is_refused(raw: object, reason: str) -> None:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(InvalidValue) as caught:
         read_network(raw)
 
     assert reason in str(caught.value)
@@ -215,7 +215,7 @@ def test_a_proxy_may_be_anywhere(text: str) -> None:
     ("raw", "reason"), [("::/0", "would believe everybody"), ("nginx", "is no network"), ("10.0.0.1/8", "did you mean")]
 )
 def test_proxies_are_named(raw: object, reason: str) -> None:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(InvalidValue) as caught:
         read_proxies(raw)
 
     assert reason in str(caught.value)
@@ -262,7 +262,7 @@ def test_a_url_of_the_operators_may_lead_to_this_machine_and_its_networks(url: s
     ],
 )
 def test_a_url_that_leads_nowhere_good_is_refused_without_being_repeated(url: str, reason: str) -> None:
-    with pytest.raises(Unfit) as caught:
+    with pytest.raises(InvalidValue) as caught:
         check_url(url)
 
     assert reason in str(caught.value)
@@ -273,9 +273,9 @@ def test_an_address_under_which_paths_lie_ends_without_a_slash_and_has_no_query(
     assert read_optional_url("https://hooks.example.com/kling/") == "https://hooks.example.com/kling"
     assert read_optional_url("") == ""
     assert read_kling_url("https://gateway.example/kling/") == "https://gateway.example/kling"
-    with pytest.raises(Unfit, match="must not have a query"):
+    with pytest.raises(InvalidValue, match="must not have a query"):
         read_optional_url("https://hooks.example.com/?a=1")
-    with pytest.raises(Unfit, match="must not end in /v1"):
+    with pytest.raises(InvalidValue, match="must not end in /v1"):
         read_kling_url("https://api-singapore.klingai.com/v1/")
 
 
@@ -288,20 +288,20 @@ def test_loopback_is_told_by_how_a_host_is_written(host: str, here: bool) -> Non
 
 @pytest.mark.parametrize("raw", [1, True, None, [], {}, 1.5])
 def test_text_is_text(raw: object) -> None:
-    with pytest.raises(Unfit, match="must be text in quotes"):
+    with pytest.raises(InvalidValue, match="must be text in quotes"):
         read_text(raw)
 
 
 @pytest.mark.parametrize("raw", ["true", 1, None])
 def test_a_flag_is_true_or_false(raw: object) -> None:
-    with pytest.raises(Unfit, match="must be true or false"):
-        read_flag(raw)
+    with pytest.raises(InvalidValue, match="must be true or false"):
+        read_bool(raw)
 
 
 @pytest.mark.parametrize("raw", ["8", 8.0, True, 0, 1001, 10**50])
 def test_a_count_is_a_whole_number_within_bounds(raw: object) -> None:
-    with pytest.raises(Unfit, match="must be"):
-        read_count(raw, least=1, most=1000)
+    with pytest.raises(InvalidValue, match="must be"):
+        read_int(raw, least=1, most=1000)
 
 
 def test_a_suggestion_is_the_nearest_word_or_all_of_them() -> None:
@@ -330,7 +330,7 @@ def test_a_condition_is_a_jmespath_expression(text: str) -> None:
     ],
 )
 def test_a_condition_that_cannot_be_judged_is_refused(text: str, reason: str) -> None:
-    with pytest.raises(Unfit, match=reason):
+    with pytest.raises(InvalidValue, match=reason):
         read_condition(text)
 
 
@@ -338,10 +338,10 @@ def test_a_condition_that_cannot_be_judged_is_refused(text: str, reason: str) ->
     ("text", "doubtful"), [('a == "ads"', True), ('"ads" != a', True), ("a == 'ads'", False), ('"a-b" || c', False)]
 )
 def test_a_word_in_double_quotes_beside_a_comparison_is_doubtful(text: str, doubtful: bool) -> None:
-    assert compares_with_a_key(text) is doubtful
+    assert compares_with_quoted_key(text) is doubtful
 
 
 @given(st.one_of(st.text(), st.lists(st.sampled_from([*"[](){}?@*.|&!`'\"<>=,:\\ab-1", "length("])).map("".join)))
 def test_any_condition_is_taken_or_found_unfit(text: str) -> None:
-    with suppress(Unfit):
+    with suppress(InvalidValue):
         assert read_condition(text) == (text or None)

@@ -4,38 +4,38 @@ from datetime import timedelta
 
 from harness.factories import a_task, at
 
-from receiver.submission.slots import Slots
+from receiver.submission.slots import SlotLimiter
 
 CALL = timedelta(seconds=30)
 
 
 def test_a_pack_that_is_full_by_its_own_limit_is_not_waited_for_by_a_lesson_that_is_over() -> None:
-    slots, task = Slots({"image": 2}), a_task(weight=1)
-    slots.refused(task, 1, begun=at(0), now=at(1))
+    slots, task = SlotLimiter({"image": 2}), a_task(weight=1)
+    slots.on_slots_full(task, 1, started_at=at(0), now=at(1))
 
     assert not slots.admits(task, {"image": 1}, at(1))
-    assert slots.opens_at(at(1)) == at(2)
+    assert slots.next_probe_at(at(1)) == at(2)
     assert not slots.admits(task, {"image": 2}, at(5))
-    assert slots.opens_at(at(5)) is None
+    assert slots.next_probe_at(at(5)) is None
 
 
 def test_what_was_taught_is_tried_again_after_a_while() -> None:
-    slots, task = Slots({"image": 0}), a_task(weight=1)
-    slots.refused(task, 3, begun=at(0), now=at(1))
+    slots, task = SlotLimiter({"image": 0}), a_task(weight=1)
+    slots.on_slots_full(task, 3, started_at=at(0), now=at(1))
 
     assert not slots.admits(task, {"image": 3}, at(1))
     assert slots.admits(task, {"image": 3}, at(2))
-    slots.went(task, {"image": 3}, at(2), lasts=CALL)
+    slots.start(task, {"image": 3}, at(2), max_duration=CALL)
     assert not slots.admits(task, {"image": 3}, at(3))
 
 
 def test_trials_that_teach_nothing_new_come_further_and_further_apart() -> None:
-    slots, task, now = Slots({"image": 0}), a_task(weight=1), 0.0
+    slots, task, now = SlotLimiter({"image": 0}), a_task(weight=1), 0.0
     waits = []
 
     for _ in range(9):
-        slots.refused(task, 3, begun=at(now), now=at(now))
-        opens = slots.opens_at(at(now))
+        slots.on_slots_full(task, 3, started_at=at(now), now=at(now))
+        opens = slots.next_probe_at(at(now))
         assert opens is not None
         waits.append((opens - at(now)).total_seconds())
         now += waits[-1]
@@ -44,95 +44,95 @@ def test_trials_that_teach_nothing_new_come_further_and_further_apart() -> None:
 
 
 def test_a_window_that_becomes_smaller_is_tried_again_in_a_second() -> None:
-    slots, task = Slots({"image": 0}), a_task(weight=1)
+    slots, task = SlotLimiter({"image": 0}), a_task(weight=1)
     for second in (0, 10, 20, 30):
-        slots.refused(task, 3, begun=at(second), now=at(second))
+        slots.on_slots_full(task, 3, started_at=at(second), now=at(second))
 
-    slots.refused(task, 2, begun=at(40), now=at(40))
+    slots.on_slots_full(task, 2, started_at=at(40), now=at(40))
 
-    assert slots.opens_at(at(40)) == at(41)
+    assert slots.next_probe_at(at(40)) == at(41)
 
 
 def test_a_refusal_makes_no_window_larger() -> None:
-    slots, small, large = Slots({"image": 0}), a_task(weight=1), a_task(weight=9)
-    slots.refused(small, 5, begun=at(0), now=at(0))
+    slots, small, large = SlotLimiter({"image": 0}), a_task(weight=1), a_task(weight=9)
+    slots.on_slots_full(small, 5, started_at=at(0), now=at(0))
 
-    slots.refused(large, 0, begun=at(1), now=at(1))
+    slots.on_slots_full(large, 0, started_at=at(1), now=at(1))
 
     assert not slots.admits(small, {"image": 5}, at(1))
     assert slots.admits(small, {"image": 4}, at(1))
 
 
 def test_a_large_task_stays_at_the_head_until_there_is_room() -> None:
-    slots, large = Slots({"image": 3}), a_task(id="tsk_1", weight=3)
+    slots, large = SlotLimiter({"image": 3}), a_task(id="tsk_1", weight=3)
 
     assert not slots.admits(large, {"image": 1}, at(0))
-    assert slots.kept == ["tsk_1"]
-    assert slots.waits(a_task())
+    assert slots.head_ids == ["tsk_1"]
+    assert slots.has_waiters(a_task())
     assert slots.admits(large, {"image": 0}, at(0))
-    slots.went(large, {"image": 0}, at(0), lasts=CALL)
-    assert slots.kept == []
+    slots.start(large, {"image": 0}, at(0), max_duration=CALL)
+    assert slots.head_ids == []
 
 
 def test_a_small_task_waits_for_room_and_may_be_overtaken() -> None:
-    slots, small = Slots({"image": 1}), a_task(weight=1)
+    slots, small = SlotLimiter({"image": 1}), a_task(weight=1)
 
     assert not slots.admits(small, {"image": 1}, at(0))
 
-    assert slots.waits(small)
-    assert slots.kept == []
+    assert slots.has_waiters(small)
+    assert slots.head_ids == []
 
 
 def test_of_large_tasks_that_kling_had_no_room_for_the_oldest_is_kept() -> None:
-    slots = Slots({"image": 0})
+    slots = SlotLimiter({"image": 0})
 
     for name in ("tsk_2", "tsk_1", "tsk_3"):
-        slots.keep(a_task(id=name, weight=2))
+        slots.requeue_at_head(a_task(id=name, weight=2))
 
-    assert slots.kept == ["tsk_1"]
+    assert slots.head_ids == ["tsk_1"]
 
 
 def test_a_task_larger_than_the_limit_goes_when_nothing_else_runs() -> None:
-    slots, huge = Slots({"image": 2}), a_task(weight=9)
+    slots, huge = SlotLimiter({"image": 2}), a_task(weight=9)
 
     assert not slots.admits(huge, {"image": 1}, at(0))
     assert slots.admits(huge, {}, at(0))
 
 
 def test_after_a_start_what_runs_is_a_lesson_and_one_at_a_time_is_tried_beyond_it() -> None:
-    slots, task = Slots({"image": 0, "video": 5}), a_task(weight=1)
+    slots, task = SlotLimiter({"image": 0, "video": 5}), a_task(weight=1)
 
-    slots.begin({"image": 3, "video": 2}, at(1))
+    slots.restore({"image": 3, "video": 2}, at(1))
 
     assert slots.admits(a_task(pack="video"), {"video": 4}, at(1))
     assert slots.admits(task, {"image": 3}, at(1))
-    slots.went(task, {"image": 3}, at(1), lasts=CALL)
+    slots.start(task, {"image": 3}, at(1), max_duration=CALL)
     assert not slots.admits(task, {"image": 4}, at(1))
-    slots.accepted(task, 3, 4, at(1))
+    slots.on_accepted(task, 3, 4, at(1))
     assert slots.admits(task, {"image": 4}, at(1))
-    slots.went(task, {"image": 4}, at(1), lasts=CALL)
+    slots.start(task, {"image": 4}, at(1), max_duration=CALL)
     assert not slots.admits(task, {"image": 5}, at(1))
 
 
 def test_those_that_kling_takes_of_many_at_once_are_the_lesson_whatever_it_said_of_the_others_before() -> None:
-    slots, task = Slots({"image": 0}), a_task(weight=1)
+    slots, task = SlotLimiter({"image": 0}), a_task(weight=1)
     for _ in range(3):
-        slots.went(task, {}, at(0), lasts=CALL)
+        slots.start(task, {}, at(0), max_duration=CALL)
 
-    slots.refused(task, 0, begun=at(0), now=at(1))
-    slots.accepted(task, 0, 1, at(1))
-    slots.accepted(task, 0, 2, at(1))
+    slots.on_slots_full(task, 0, started_at=at(0), now=at(1))
+    slots.on_accepted(task, 0, 1, at(1))
+    slots.on_accepted(task, 0, 2, at(1))
 
     assert slots.admits(task, {"image": 1}, at(1))
-    slots.refused(task, 2, begun=at(0), now=at(1))
+    slots.on_slots_full(task, 2, started_at=at(0), now=at(1))
     assert slots.admits(task, {"image": 1}, at(1))
 
 
 def test_a_trial_that_teaches_nothing_is_made_again() -> None:
-    slots, task = Slots({"image": 0}), a_task(weight=1)
-    for learn in (slots.ended, lambda task, now: slots.accepted(task, 3, 2, now)):
-        slots.begin({"image": 3}, at(1))
-        slots.went(task, {"image": 3}, at(1), lasts=CALL)
+    slots, task = SlotLimiter({"image": 0}), a_task(weight=1)
+    for learn in (slots.on_other_error, lambda task, now: slots.on_accepted(task, 3, 2, now)):
+        slots.restore({"image": 3}, at(1))
+        slots.start(task, {"image": 3}, at(1), max_duration=CALL)
 
         learn(task, at(2))
 
@@ -140,30 +140,30 @@ def test_a_trial_that_teaches_nothing_is_made_again() -> None:
 
 
 def test_a_pack_without_slots_is_never_full() -> None:
-    slots, task = Slots({"image": 1}), a_task(pack=None)
+    slots, task = SlotLimiter({"image": 1}), a_task(pack=None)
 
     assert slots.admits(task, {"image": 5}, at(0))
-    slots.keep(task)
-    assert slots.kept == []
+    slots.requeue_at_head(task)
+    assert slots.head_ids == []
 
 
 def test_whoever_leaves_the_line_gives_up_the_head_of_it_and_nobody_elses() -> None:
-    slots, large = Slots({"image": 2}), a_task(weight=2)
+    slots, large = SlotLimiter({"image": 2}), a_task(weight=2)
     assert not slots.admits(large, {"image": 1}, at(0))
 
-    slots.left(a_task(id="tsk_2"))
-    slots.left(a_task(pack=None))
-    assert slots.kept == [large.id]
+    slots.remove(a_task(id="tsk_2"))
+    slots.remove(a_task(pack=None))
+    assert slots.head_ids == [large.id]
 
-    slots.left(large)
-    assert slots.kept == []
+    slots.remove(large)
+    assert slots.head_ids == []
 
 
 def test_what_kling_takes_beyond_the_lesson_widens_it() -> None:
-    slots, task = Slots({"video": 0}), a_task(pack="video")
-    slots.refused(task, 2, begun=at(0), now=at(0))
+    slots, task = SlotLimiter({"video": 0}), a_task(pack="video")
+    slots.on_slots_full(task, 2, started_at=at(0), now=at(0))
 
-    slots.went(task, {"video": 2}, at(1), lasts=CALL)
-    slots.accepted(task, 2, 3, at(1))
+    slots.start(task, {"video": 2}, at(1), max_duration=CALL)
+    slots.on_accepted(task, 2, 3, at(1))
 
     assert slots.admits(task, {"video": 2}, at(1))

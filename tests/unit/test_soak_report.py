@@ -8,7 +8,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness.soak_report import HEAD, Report, Run
+from harness.soak_report import TABLE_HEADER, Report, Run
 
 TESTS = Path(__file__).parents[1]
 SOAK = """
@@ -16,13 +16,13 @@ import os
 import pytest
 
 @pytest.mark.soak("holds", minutes=1)
-def test_holds(tell):
-    tell(seed=7, cuts=10000, lost=0, answers={200: 1200, 503: 3})
+def test_holds(record_counts):
+    record_counts(seed=7, cuts=10000, lost=0, answers={200: 1200, 503: 3})
 
 @pytest.mark.soak("does not hold")
 @pytest.mark.parametrize("jump", ["on", "back"])
-def test_fails(tell, jump):
-    tell(seed=8, kills=3)
+def test_fails(record_counts, jump):
+    record_counts(seed=8, kills=3)
     assert jump == "on", "12 | of them lost"
 
 @pytest.mark.soak("cannot be tried")
@@ -39,7 +39,7 @@ def test_is_no_part_of_it():
 """
 
 
-def soaked(folder: Path, *options: str) -> tuple["subprocess.CompletedProcess[str]", Path]:
+def run_soak(folder: Path, *options: str) -> tuple["subprocess.CompletedProcess[str]", Path]:
     """Run a soak of a few made-up tests, and give where its report should be, without the ending."""
     shutil.copy(TESTS / "conftest.py", folder)
     (folder / "test_made_up.py").write_text(SOAK)
@@ -57,7 +57,7 @@ def soaked(folder: Path, *options: str) -> tuple["subprocess.CompletedProcess[st
 
 
 def test_a_soak_leaves_a_report_also_of_runs_that_fail_or_kill_their_worker(tmp_path: Path) -> None:
-    ran, path = soaked(tmp_path)
+    ran, path = run_soak(tmp_path)
 
     told = json.loads(path.with_suffix(".json").read_text())
     runs = {run["title"]: run for run in told["runs"]}
@@ -83,7 +83,7 @@ def test_a_soak_leaves_a_report_also_of_runs_that_fail_or_kill_their_worker(tmp_
 
 
 def test_a_soak_that_is_broken_off_leaves_what_it_had_found_and_says_so(tmp_path: Path) -> None:
-    _, path = soaked(tmp_path, "-n0", "--exitfirst", "--deselect=test_made_up.py::test_dies")
+    _, path = run_soak(tmp_path, "-n0", "--exitfirst", "--deselect=test_made_up.py::test_dies")
 
     told = json.loads(path.with_suffix(".json").read_text())
     assert told["is_finished"] is False
@@ -95,6 +95,6 @@ def test_the_promises_page_shows_the_last_soak_in_the_reports_own_form() -> None
     page = (TESTS.parent / "receiver" / "docs" / "promises.md").read_text(encoding="utf-8")
     report = Report(started_at=datetime(2026, 11, 27, tzinfo=UTC), runs=[Run(title="a run", test="test_a_run")])
 
-    assert HEAD in page
-    assert HEAD in report.markdown()
+    assert TABLE_HEADER in page
+    assert TABLE_HEADER in report.markdown()
     assert "| a run |  |  | 0.0 s | unfinished |\n" in report.markdown()

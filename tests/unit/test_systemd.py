@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from receiver.service.systemd import Notifier, listen_fds
+from receiver.service.systemd import SystemdNotifier, listen_fds
 
 # Puts the descriptors named on the command line where systemd would, and says what became of them.
 CHILD = """
@@ -38,11 +38,11 @@ print(json.dumps({
 
 def test_each_piece_of_news_is_one_datagram_in_systemds_words(tmp_path: Path) -> None:
     with notify_socket(str(tmp_path / "notify")) as heard:
-        notifier = Notifier(str(tmp_path / "notify"))
+        notifier = SystemdNotifier(str(tmp_path / "notify"))
 
         notifier.ready()
         notifier.status("two routes\nREADY=0")
-        notifier.alive()
+        notifier.watchdog()
         notifier.stopping()
 
         assert [heard.recv(100) for _ in range(4)] == [
@@ -55,19 +55,19 @@ def test_each_piece_of_news_is_one_datagram_in_systemds_words(tmp_path: Path) ->
 
 def test_an_address_that_starts_with_at_is_an_abstract_socket() -> None:
     with notify_socket(f"\0kling-receiver-test-{os.getpid()}") as heard:
-        Notifier(f"@kling-receiver-test-{os.getpid()}").ready()
+        SystemdNotifier(f"@kling-receiver-test-{os.getpid()}").ready()
 
         assert heard.recv(100) == b"READY=1"
 
 
 @pytest.mark.parametrize("address", ["", "/nobody/listens", "vsock:2:1234", "@", "/nul\0inside", "/" + "x" * 300])
 def test_news_that_nobody_hears_harms_nothing(address: str) -> None:
-    Notifier(address).ready()
+    SystemdNotifier(address).ready()
 
 
 def test_a_systemd_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
     with notify_socket(str(tmp_path / "notify")):
-        notifier = Notifier(str(tmp_path / "notify"))
+        notifier = SystemdNotifier(str(tmp_path / "notify"))
 
         began = time.perf_counter()
         for _ in range(20):  # more than the socket's buffer takes
@@ -79,9 +79,9 @@ def test_a_systemd_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
 def test_what_systemd_said_is_taken_out_of_the_environment() -> None:
     environ = {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid()), "HOME": "/"}
 
-    notifier = Notifier.from_environment(environ)
+    notifier = SystemdNotifier.from_environment(environ)
 
-    assert notifier.alive_every == timedelta(seconds=15)
+    assert notifier.watchdog_interval == timedelta(seconds=15)
     assert environ == {"HOME": "/"}
 
 
@@ -96,7 +96,7 @@ def test_what_systemd_said_is_taken_out_of_the_environment() -> None:
     ],
 )
 def test_without_a_watchdog_of_ours_nobody_has_to_say_alive(environ: dict[str, str]) -> None:
-    assert Notifier.from_environment(environ).alive_every is None
+    assert SystemdNotifier.from_environment(environ).watchdog_interval is None
 
 
 def test_sockets_come_by_name_and_stay_with_the_process() -> None:

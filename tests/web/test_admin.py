@@ -7,62 +7,62 @@ from typing import Any, cast
 import httpx2 as httpx
 import pytest
 from harness.support import START, plain_http
-from harness.web_app import House
+from harness.web_app import WebApp
 
 from receiver.domain import signing
-from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, Secret, Verdict, Verified
-from receiver.events.payload import joined
+from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, Secret, Verdict, Verification
+from receiver.events.payload import serialize
 
 ENDPOINT = "images/multi-image2image"
 JOB = {"endpoint": ENDPOINT, "body": {"prompt": "a cat"}}
 SUCCEED = {"task_status": "succeed", "task_result": {"images": [{"index": 0, "url": "https://cdn.example/0.png"}]}}
 
 
-async def create(house: House, **members: object) -> Any:
-    answer = await house.client.post("/api/tasks", json=JOB | members)
+async def create(web: WebApp, **members: object) -> Any:
+    answer = await web.client.post("/api/tasks", json=JOB | members)
     assert answer.status_code == 202, answer.text
     return answer.json()
 
 
-async def call_back(house: House, url: str, body: object) -> httpx.Response:
+async def post_callback(web: WebApp, url: str, body: object) -> httpx.Response:
     """Post to a callback URL as Kling would, at the address where this test listens."""
     path = "/callbacks/" + url.rpartition("/")[2]
-    async with plain_http(base_url=f"http://{house.public}") as client:
+    async with plain_http(base_url=f"http://{web.public}") as client:
         return await client.post(path, json=body)
 
 
-def callback_url(house: House, number: int = -1) -> str:
-    url: str = json.loads(house.upstream.bodies[number])["callback_url"]
+def callback_url(web: WebApp, number: int = -1) -> str:
+    url: str = json.loads(web.kling.bodies[number])["callback_url"]
     return url
 
 
-async def test_a_job_is_taken_sent_and_shown(house: House) -> None:
-    task = await create(house, label="spring", tags={"project": "ads"})
+async def test_a_job_is_taken_sent_and_shown(web: WebApp) -> None:
+    task = await create(web, label="spring", tags={"project": "ads"})
 
     assert task["id"].startswith("tsk_")
     assert (task["state"], task["endpoint"], task["label"]) == ("submitted", ENDPOINT, "spring")
     assert (task["tags"], task["kling_id"], task["origin"]) == ({"project": "ads"}, "8672", "api")
-    assert json.loads(house.upstream.bodies[0])["prompt"] == "a cat"
+    assert json.loads(web.kling.bodies[0])["prompt"] == "a cat"
     assert not task.pop("existing")
     for ref in (task["id"], "8672", task["external_task_id"]):
-        found = (await house.client.get(f"/api/tasks/{ref}")).json()
+        found = (await web.client.get(f"/api/tasks/{ref}")).json()
         assert found == {**task, "verified": None, "result": {}, "assets": [], "archiving": None, "cost": None}
 
 
-async def test_the_same_idempotency_key_is_the_same_task(house: House) -> None:
-    first = await create(house, idempotency_key="k1")
-    second = await create(house, idempotency_key="k1")
+async def test_the_same_idempotency_key_is_the_same_task(web: WebApp) -> None:
+    first = await create(web, idempotency_key="k1")
+    second = await create(web, idempotency_key="k1")
 
     assert first["id"] == second["id"]
-    assert len(house.upstream.requests) == 1
+    assert len(web.kling.requests) == 1
 
 
-async def test_a_task_that_is_over_shows_its_result(house: House) -> None:
-    minted = (await house.client.post("/api/callback-urls", json={"label": "by hand", "tags": {"a": "b"}})).json()
+async def test_a_task_that_is_over_shows_its_result(web: WebApp) -> None:
+    minted = (await web.client.post("/api/callback-urls", json={"label": "by hand", "tags": {"a": "b"}})).json()
     assert minted["task"]["state"] == "awaiting"
 
-    taken = await call_back(house, minted["callback_url"], {"task_id": "99", **SUCCEED})
-    task = (await house.client.get("/api/tasks/99")).json()
+    taken = await post_callback(web, minted["callback_url"], {"task_id": "99", **SUCCEED})
+    task = (await web.client.get("/api/tasks/99")).json()
 
     assert taken.json() == {"ok": True}
     assert (task["id"], task["state"], task["label"]) == (minted["task"]["id"], "succeed", "by hand")
@@ -71,23 +71,23 @@ async def test_a_task_that_is_over_shows_its_result(house: House) -> None:
     assert task["result"] == {"images": [{"index": 0, "url": "https://cdn.example/0.png"}]}
 
 
-async def test_a_revoked_callback_url_is_refused_like_one_that_never_was(house: House) -> None:
-    minted = (await house.client.post("/api/callback-urls", json={})).json()
+async def test_a_revoked_callback_url_is_refused_like_one_that_never_was(web: WebApp) -> None:
+    minted = (await web.client.post("/api/callback-urls", json={})).json()
     made_up = minted["callback_url"].rpartition("/")[0] + "/never-was"
 
-    revoked = await house.client.post(f"/api/callback-urls/{minted['task']['id']}/revoke")
-    refused = await call_back(house, minted["callback_url"], {"task_id": "99", **SUCCEED})
-    unknown = await call_back(house, made_up, {"task_id": "99", **SUCCEED})
-    of_nobody = await house.client.post("/api/callback-urls/tsk_none/revoke")
+    revoked = await web.client.post(f"/api/callback-urls/{minted['task']['id']}/revoke")
+    refused = await post_callback(web, minted["callback_url"], {"task_id": "99", **SUCCEED})
+    unknown = await post_callback(web, made_up, {"task_id": "99", **SUCCEED})
+    of_nobody = await web.client.post("/api/callback-urls/tsk_none/revoke")
 
     assert (revoked.status_code, revoked.json()["state"]) == (200, "awaiting")
     assert (refused.status_code, refused.content) == (unknown.status_code, unknown.content) == (404, unknown.content)
     assert of_nobody.status_code == 404
 
 
-async def test_a_callback_url_is_minted_for_an_endpoint_we_know(house: House) -> None:
-    minted = await house.client.post("/api/callback-urls", json={"endpoint": ENDPOINT})
-    refused = await house.client.post("/api/callback-urls", json={"endpoint": "no/such/thing"})
+async def test_a_callback_url_is_minted_for_an_endpoint_we_know(web: WebApp) -> None:
+    minted = await web.client.post("/api/callback-urls", json={"endpoint": ENDPOINT})
+    refused = await web.client.post("/api/callback-urls", json={"endpoint": "no/such/thing"})
 
     assert minted.status_code == 201
     assert minted.json()["callback_url"].startswith("https://hooks.example.com/callbacks/")
@@ -95,16 +95,16 @@ async def test_a_callback_url_is_minted_for_an_endpoint_we_know(house: House) ->
     assert refused.status_code == 400
 
 
-async def test_lists_are_paged_and_filtered(house: House) -> None:
-    made = [await create(house, label=f"l{n % 2}", tags={"n": str(n)}) for n in range(5)]
+async def test_lists_are_paged_and_filtered(web: WebApp) -> None:
+    made = [await create(web, label=f"l{n % 2}", tags={"n": str(n)}) for n in range(5)]
 
     async def ids(**query: str | list[str]) -> list[str]:
-        answer = (await house.client.get("/api/tasks", params=query)).json()
+        answer = (await web.client.get("/api/tasks", params=query)).json()
         return [task["id"] for task in answer["items"]]
 
     newest_first = [task["id"] for task in reversed(made)]
-    first = (await house.client.get("/api/tasks", params={"limit": 2})).json()
-    second = (await house.client.get("/api/tasks", params={"limit": 3, "cursor": first["next"]})).json()
+    first = (await web.client.get("/api/tasks", params={"limit": 2})).json()
+    second = (await web.client.get("/api/tasks", params={"limit": 3, "cursor": first["next"]})).json()
     assert [task["id"] for task in first["items"] + second["items"]] == newest_first
     assert second["next"] is None
     assert await ids(label="l1") == [newest_first[1], newest_first[3]]
@@ -134,8 +134,8 @@ async def test_lists_are_paged_and_filtered(house: House) -> None:
         ("/api/stream?after=nothing", ["'after'"]),
     ],
 )
-async def test_what_cannot_be_asked_is_told(house: House, path: str, words: list[str]) -> None:
-    answer = await house.client.get(path)
+async def test_what_cannot_be_asked_is_told(web: WebApp, path: str, words: list[str]) -> None:
+    answer = await web.client.get(path)
 
     assert answer.status_code == 400
     assert answer.json()["code"] == "invalid_request"
@@ -162,24 +162,24 @@ async def test_what_cannot_be_asked_is_told(house: House, path: str, words: list
         (b'{"endpoint": "images/generations", "body": {"callback_url": 5}}', ["callback_url"]),
     ],
 )
-async def test_what_cannot_be_a_job_is_told(house: House, content: bytes, words: list[str]) -> None:
-    answer = await house.client.post("/api/tasks", content=content)
+async def test_what_cannot_be_a_job_is_told(web: WebApp, content: bytes, words: list[str]) -> None:
+    answer = await web.client.post("/api/tasks", content=content)
 
     assert answer.status_code == 400, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     for word in words:
         assert word in answer.json()["detail"]
-    assert not house.upstream.requests
+    assert not web.kling.requests
 
 
 @pytest.mark.parametrize("escape", ["\\ud800", "\\u0000", "\\ud83d\\ude00"])
-async def test_any_text_a_json_body_may_hold_does_no_harm(house: House, escape: str) -> None:
+async def test_any_text_a_json_body_may_hold_does_no_harm(web: WebApp, escape: str) -> None:
     content = '{"endpoint": "images/generations", "body": {"prompt": "ESCAPE"}}'.replace("ESCAPE", escape)
 
-    answer = await house.client.post("/api/tasks", content=content.encode())
+    answer = await web.client.post("/api/tasks", content=content.encode())
 
     assert answer.status_code == 202
-    assert (await house.client.get("/api/tasks")).status_code == 200
+    assert (await web.client.get("/api/tasks")).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -197,9 +197,9 @@ async def test_any_text_a_json_body_may_hold_does_no_harm(house: House, escape: 
     ],
 )
 async def test_wrong_addresses_and_methods_are_problems(
-    house: House, method: str, path: str, status: int, allow: set[str] | None
+    web: WebApp, method: str, path: str, status: int, allow: set[str] | None
 ) -> None:
-    answer = await house.client.request(method, path)
+    answer = await web.client.request(method, path)
 
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
@@ -207,11 +207,11 @@ async def test_wrong_addresses_and_methods_are_problems(
         assert {each.strip() for each in answer.headers["allow"].split(",")} == allow
 
 
-async def test_bodies_are_as_large_as_they_need_to_be(house: House) -> None:
+async def test_bodies_are_as_large_as_they_need_to_be(web: WebApp) -> None:
     picture = {"endpoint": ENDPOINT, "body": {"image": "A" * 3_000_000}}
 
-    taken = await house.client.post("/api/tasks", json=picture)
-    refused = await house.client.post("/api/callback-urls", json={"label": "A" * 3_000_000})
+    taken = await web.client.post("/api/tasks", json=picture)
+    refused = await web.client.post("/api/callback-urls", json={"label": "A" * 3_000_000})
 
     assert taken.status_code == 202
     assert refused.status_code == 413
@@ -219,11 +219,11 @@ async def test_bodies_are_as_large_as_they_need_to_be(house: House) -> None:
 
 
 async def test_a_fault_of_our_own_is_owned_up_to_without_details(
-    house: House, capsys: pytest.CaptureFixture[str]
+    web: WebApp, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    house.checks.append(cast("Any", None))
+    web.checks.append(cast("Any", None))
 
-    answer = await house.client.get("/readyz")
+    answer = await web.client.get("/readyz")
 
     assert answer.status_code == 500
     assert answer.json()["code"] == "internal"
@@ -232,43 +232,43 @@ async def test_a_fault_of_our_own_is_owned_up_to_without_details(
     assert "the-admin-token" not in printed
 
 
-async def test_events_are_the_bytes_that_destinations_get(house: House) -> None:
-    await create(house)
-    await call_back(house, callback_url(house), {"task_id": "8672", "task_status": "processing"})
+async def test_events_are_the_bytes_that_destinations_get(web: WebApp) -> None:
+    await create(web)
+    await post_callback(web, callback_url(web), {"task_id": "8672", "task_status": "processing"})
 
-    listed = (await house.client.get("/api/events", params={"type": "task.processing"})).json()
+    listed = (await web.client.get("/api/events", params={"type": "task.processing"})).json()
     event_id = listed["items"][0]["data"]["event_id"]
-    shown = await house.client.get(f"/api/events/{event_id}")
-    kept = await house.store.event(event_id)
+    shown = await web.client.get(f"/api/events/{event_id}")
+    kept = await web.store.event(event_id)
 
     assert kept is not None
-    assert shown.content == joined(kept)
+    assert shown.content == serialize(kept)
     assert listed["items"] == [shown.json()]
     assert shown.json()["data"]["kling"] == {"task_id": "8672", "task_status": "processing"}
-    of_task = await house.client.get("/api/events", params={"task": "8672", "after": event_id})
+    of_task = await web.client.get("/api/events", params={"task": "8672", "after": event_id})
     assert of_task.json() == {"items": [], "next": None}
 
 
-async def test_deliveries_are_shown_with_their_attempts(house: House) -> None:
-    task = await create(house)
+async def test_deliveries_are_shown_with_their_attempts(web: WebApp) -> None:
+    task = await create(web)
     event = Event(
-        id=house.ids.new("evt"),
+        id=web.ids.new("evt"),
         type="task.succeed",
         envelope=b'{"type":"task.succeed","data":{"result":{}}}',
         body=b"{}",
-        verified=Verified.API,
+        verified=Verification.API,
         created_at=START,
         task_id=task["id"],
     )
     delivery = Delivery(
-        id=house.ids.new("dlv"),
+        id=web.ids.new("dlv"),
         event_id=event.id,
         route="publish",
         status=DeliveryStatus.PENDING,
         created_at=START,
         due_at=START,
     )
-    await house.store.record([event], [delivery])
+    await web.store.add_events([event], [delivery])
     shown = {
         "id": delivery.id,
         "event_id": event.id,
@@ -285,13 +285,13 @@ async def test_deliveries_are_shown_with_their_attempts(house: House) -> None:
     }
 
     async def look() -> Any:
-        return (await house.client.get("/api/deliveries", params={"task": "8672", "status": "pending,dead"})).json()
+        return (await web.client.get("/api/deliveries", params={"task": "8672", "status": "pending,dead"})).json()
 
     assert await look() == {"items": [shown], "next": None}
-    (waiting,) = (await house.client.get("/api/routes")).json()["items"]
+    (waiting,) = (await web.client.get("/api/routes")).json()["items"]
     assert (waiting["pending"], waiting["oldest_pending_at"]) == (1, "2026-11-22T10:00:00.000Z")
 
-    await house.store.claim("publish", now=START, until=START + timedelta(minutes=1), limit=1, claim="c1")
+    await web.store.claim("publish", now=START, until=START + timedelta(minutes=1), limit=1, claim="c1")
 
     assert (await look())["items"][0]["in_flight"]
 
@@ -304,11 +304,11 @@ async def test_deliveries_are_shown_with_their_attempts(house: House) -> None:
         code=200,
         excerpt=b"thanks \xff",
     )
-    await house.store.finish(
+    await web.store.record_attempt(
         attempt, Verdict(status=DeliveryStatus.DELIVERED, due_at=START, finished_at=START), claim="c1"
     )
 
-    found = (await house.client.get(f"/api/deliveries/{delivery.id}")).json()
+    found = (await web.client.get(f"/api/deliveries/{delivery.id}")).json()
     assert (found["status"], found["attempts"], found["in_flight"]) == ("delivered", 1, False)
     assert found["finished_at"] == "2026-11-22T10:00:00.000Z"
     assert found["attempts_made"] == [
@@ -324,8 +324,8 @@ async def test_deliveries_are_shown_with_their_attempts(house: House) -> None:
     ]
 
 
-async def test_routes_tell_how_they_fare_and_no_secrets(house: House) -> None:
-    answer = await house.client.get("/api/routes")
+async def test_routes_tell_how_they_fare_and_no_secrets(web: WebApp) -> None:
+    answer = await web.client.get("/api/routes")
 
     assert "hidden" not in answer.text
     (route,) = answer.json()["items"]
@@ -349,50 +349,48 @@ async def test_routes_tell_how_they_fare_and_no_secrets(house: House) -> None:
     }
 
 
-async def test_a_route_is_tried_out_with_a_signed_success(house: House) -> None:
-    answer = await house.client.post("/api/routes/publish/test")
+async def test_a_route_is_tried_out_with_a_signed_success(web: WebApp) -> None:
+    answer = await web.client.post("/api/routes/publish/test")
 
     assert answer.json().keys() == {"outcome", "code", "reason", "excerpt", "duration_ms"}
     assert (answer.json()["outcome"], answer.json()["code"]) == ("accepted", 200)
-    (request,) = house.sink.requests
+    (request,) = web.sink.requests
     secret = Secret("whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI=")
-    signature = signing.check([secret], dict(request.headers), house.sink.bodies[0], now=house.clock.now())
-    assert signature is signing.Signature.GOOD
-    event = json.loads(house.sink.bodies[0])
+    signature = signing.verify([secret], dict(request.headers), web.sink.bodies[0], now=web.clock.now())
+    assert signature is signing.SignatureStatus.GOOD
+    event = json.loads(web.sink.bodies[0])
     assert event["type"] == "task.succeed"
     assert event["data"]["task"]["tags"] == {"test": "true"}
     assert event["data"]["result"]["images"][0]["url"]
     assert event["data"]["kling"]["task_status"] == "succeed"
-    assert (await house.client.get("/api/events")).json()["items"] == []
+    assert (await web.client.get("/api/events")).json()["items"] == []
 
 
-async def test_what_kling_can_be_asked_for_is_listed(house: House) -> None:
-    answer = await house.client.get("/api/endpoints")
+async def test_what_kling_can_be_asked_for_is_listed(web: WebApp) -> None:
+    answer = await web.client.get("/api/endpoints")
 
     assert answer.status_code == 200
     assert {item["path"] for item in answer.json()["items"]} >= {"images/generations", "text-to-video/{model}"}
     assert answer.json()["next"] is None
-    assert (await house.client.get("/api/endpoints?limit=5")).status_code == 400
+    assert (await web.client.get("/api/endpoints?limit=5")).status_code == 400
 
 
-async def test_tasks_are_counted_by_state(house: House) -> None:
-    await create(house, tags={"project": "ads"}, priority=7)
-    await create(house, idempotency_key="one")
+async def test_tasks_are_counted_by_state(web: WebApp) -> None:
+    await create(web, tags={"project": "ads"}, priority=7)
+    await create(web, idempotency_key="one")
 
-    every = (await house.client.get("/api/tasks/counts")).json()["counts"]
-    tagged = (await house.client.get("/api/tasks/counts", params={"tag": "project:ads"})).json()["counts"]
+    every = (await web.client.get("/api/tasks/counts")).json()["counts"]
+    tagged = (await web.client.get("/api/tasks/counts", params={"tag": "project:ads"})).json()["counts"]
 
     assert (every["submitted"], every["succeed"], sum(every.values())) == (2, 0, 2)
     assert sum(tagged.values()) == 1
-    assert (await house.client.get("/api/tasks/counts", params={"state": "queued"})).status_code == 400
+    assert (await web.client.get("/api/tasks/counts", params={"state": "queued"})).status_code == 400
 
 
-async def test_a_job_says_whether_it_was_there_already_and_how_urgent_it_is(house: House) -> None:
-    first = await create(house, idempotency_key="one", priority=7)
-    again = await create(house, idempotency_key="one", priority=7)
-    refused = await house.client.post(
-        "/api/tasks", json={"endpoint": "images/generations", "body": {}, "priority": 1.5}
-    )
+async def test_a_job_says_whether_it_was_there_already_and_how_urgent_it_is(web: WebApp) -> None:
+    first = await create(web, idempotency_key="one", priority=7)
+    again = await create(web, idempotency_key="one", priority=7)
+    refused = await web.client.post("/api/tasks", json={"endpoint": "images/generations", "body": {}, "priority": 1.5})
 
     assert (first["existing"], again["existing"]) == (False, True)
     assert (first["priority"], again["id"]) == (7, first["id"])

@@ -6,22 +6,22 @@ from collections.abc import Sequence
 import httpx2 as httpx
 import pytest
 from harness.support import plain_http
-from harness.web_app import TOKEN, House
+from harness.web_app import TOKEN, WebApp
 
 from receiver.settings import Address
-from receiver.web.resources.health import Check, with_room
+from receiver.web.resources.health import Check, with_disk_check
 
 PAGES = ["/api/tasks", "/api/stream", "/openapi.json", "/console", "/metrics", "/nowhere", "/"]
 
 
-async def ask(address: Address, path: str, **headers: str) -> httpx.Response:
+async def get(address: Address, path: str, **headers: str) -> httpx.Response:
     async with plain_http(base_url=f"http://{address}") as client:
         return await client.get(path, headers=headers)
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_everything_wants_the_token(house: House, path: str) -> None:
-    answer = await ask(house.admin, path)
+async def test_everything_wants_the_token(web: WebApp, path: str) -> None:
+    answer = await get(web.admin, path)
 
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"].startswith("Bearer")
@@ -32,15 +32,15 @@ async def test_everything_wants_the_token(house: House, path: str) -> None:
 @pytest.mark.parametrize(
     "shown", ["Bearer wrong", "Bearer", "the-admin-token", "Basic dTpw", "Bearer the-admin-token2"]
 )
-async def test_another_token_will_not_do(house: House, shown: str) -> None:
-    answer = await ask(house.admin, "/api/tasks", authorization=shown)
+async def test_another_token_will_not_do(web: WebApp, shown: str) -> None:
+    answer = await get(web.admin, "/api/tasks", authorization=shown)
 
     assert answer.status_code == 401
     assert 'error="invalid_token"' in answer.headers["www-authenticate"]
 
 
-async def test_the_scheme_is_written_in_any_case(house: House) -> None:
-    answer = await ask(house.admin, "/api/tasks", authorization=f"bearer {TOKEN}")
+async def test_the_scheme_is_written_in_any_case(web: WebApp) -> None:
+    answer = await get(web.admin, "/api/tasks", authorization=f"bearer {TOKEN}")
 
     assert answer.status_code == 200
 
@@ -54,23 +54,23 @@ async def test_a_store_that_takes_nothing_new_is_not_ready_and_says_why(why: str
     async def looked_at() -> Sequence[Check]:
         return [Check(name="store", ok=True), Check(name="dispatch", ok=False, reason="It has ended.")]
 
-    checks = await with_room(looked_at, lambda: why)()
+    checks = await with_disk_check(looked_at, lambda: why)()
 
     assert [check.reason for check in checks] == reasons
     assert [check.ok for check in checks] == [not why, False]
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_health_is_open_to_all(house: House, path: str) -> None:
-    answer = await ask(house.admin, path, host="monitoring.example")
+async def test_health_is_open_to_all(web: WebApp, path: str) -> None:
+    answer = await get(web.admin, path, host="monitoring.example")
 
     assert answer.status_code == 200
 
 
-async def test_not_being_ready_is_told_with_its_reason(house: House) -> None:
-    house.checks[:] = [type(house.checks[0])(name="store", ok=False, reason="The disk is nearly full.")]
+async def test_not_being_ready_is_told_with_its_reason(web: WebApp) -> None:
+    web.checks[:] = [type(web.checks[0])(name="store", ok=False, reason="The disk is nearly full.")]
 
-    answer = await ask(house.admin, "/readyz")
+    answer = await get(web.admin, "/readyz")
 
     assert answer.status_code == 503
     assert answer.json() == {
@@ -94,31 +94,31 @@ async def test_not_being_ready_is_told_with_its_reason(house: House) -> None:
         ("", 421),
     ],
 )
-async def test_only_our_own_names_are_answered_to(house: House, host: str, status: int) -> None:
-    answer = await house.client.get("/api/tasks", headers={"host": host})
+async def test_only_our_own_names_are_answered_to(web: WebApp, host: str, status: int) -> None:
+    answer = await web.client.get("/api/tasks", headers={"host": host})
 
     assert answer.status_code == status
 
 
-async def test_a_kling_client_without_the_token_is_told_in_klings_words(house: House) -> None:
-    answer = await ask(house.admin, "/kling/v1/images/generations/1", authorization="Bearer a-kling-key")
+async def test_a_kling_client_without_the_token_is_told_in_klings_words(web: WebApp) -> None:
+    answer = await get(web.admin, "/kling/v1/images/generations/1", authorization="Bearer a-kling-key")
 
     assert answer.status_code == 401
     assert answer.json()["code"] == 1000
     assert "www-authenticate" in answer.headers
 
 
-async def test_no_other_origin_is_let_in(house: House) -> None:
+async def test_no_other_origin_is_let_in(web: WebApp) -> None:
     asked = {"origin": "https://attacker.example", "access-control-request-method": "POST"}
 
-    answer = await house.client.options("/api/tasks", headers=asked)
+    answer = await web.client.options("/api/tasks", headers=asked)
 
     assert answer.status_code == 405
     assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
-async def test_a_stop_of_the_reading_side_does_no_harm(house: House) -> None:
-    reader, writer = await asyncio.open_connection(house.admin.host, house.admin.port)
+async def test_a_stop_of_the_reading_side_does_no_harm(web: WebApp) -> None:
+    reader, writer = await asyncio.open_connection(web.admin.host, web.admin.port)
     writer.write(b"GET /api/tasks HTTP/1.1\r\nhost: localhost\r\n\r\n")
     writer.write_eof()
 

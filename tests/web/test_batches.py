@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 from harness.factories import a_task, an_event
-from harness.web_app import House
+from harness.web_app import WebApp
 
 from receiver.domain.model import TaskState
 from receiver.store.interfaces import ById, Change
@@ -12,24 +12,24 @@ from receiver.store.interfaces import ById, Change
 JOB = {"endpoint": "images/multi-image2image", "body": {"prompt": "a cat"}}
 
 
-async def create(house: House, batch: object, *, status: int = 202, **members: object) -> Any:
-    answer = await house.client.post("/api/tasks", json={**JOB, "batch": batch, **members})
+async def create(web: WebApp, batch: object, *, status: int = 202, **members: object) -> Any:
+    answer = await web.client.post("/api/tasks", json={**JOB, "batch": batch, **members})
     assert answer.status_code == status, answer.text
     return answer.json()
 
 
-async def got(house: House, path: str, *, status: int = 200) -> Any:
-    answer = await house.client.get(path)
+async def get_json(web: WebApp, path: str, *, status: int = 200) -> Any:
+    answer = await web.client.get(path)
     assert answer.status_code == status, answer.text
     return answer.json()
 
 
-async def test_a_batch_is_shown_with_how_its_tasks_stand(house: House) -> None:
-    first = await create(house, "spring")
-    await create(house, {"name": "spring", "size": 3})
-    await create(house, None)
+async def test_a_batch_is_shown_with_how_its_tasks_stand(web: WebApp) -> None:
+    first = await create(web, "spring")
+    await create(web, {"name": "spring", "size": 3})
+    await create(web, None)
 
-    shown = await got(house, "/api/batches/spring")
+    shown = await get_json(web, "/api/batches/spring")
 
     assert first["batch"] == "spring"
     assert shown == {
@@ -43,21 +43,21 @@ async def test_a_batch_is_shown_with_how_its_tasks_stand(house: House) -> None:
         "finished_at": None,
         "event_id": None,
     }
-    assert await got(house, "/api/batches") == {"items": [shown], "next": None}
-    assert await got(house, "/api/batches?state=closed") == {"items": [], "next": None}
-    assert [task["batch"] for task in (await got(house, "/api/tasks?batch=spring"))["items"]] == ["spring", "spring"]
-    assert [task["batch"] for task in (await got(house, "/api/tasks"))["items"]] == [None, "spring", "spring"]
+    assert await get_json(web, "/api/batches") == {"items": [shown], "next": None}
+    assert await get_json(web, "/api/batches?state=closed") == {"items": [], "next": None}
+    assert [task["batch"] for task in (await get_json(web, "/api/tasks?batch=spring"))["items"]] == ["spring", "spring"]
+    assert [task["batch"] for task in (await get_json(web, "/api/tasks"))["items"]] == [None, "spring", "spring"]
 
 
-async def test_a_closed_batch_takes_no_task_and_nothing_of_it_is_kept(house: House) -> None:
-    await create(house, "spring", idempotency_key="k1")
-    closed = await house.client.post(
+async def test_a_closed_batch_takes_no_task_and_nothing_of_it_is_kept(web: WebApp) -> None:
+    await create(web, "spring", idempotency_key="k1")
+    closed = await web.client.post(
         "/api/batches/spring/close", json={"why": "all in"}, headers={"kling-receiver-actor": "alice"}
     )
-    again = await house.client.post("/api/batches/spring/close")
+    again = await web.client.post("/api/batches/spring/close")
 
-    refused = await create(house, "spring", status=409)
-    known = await create(house, "spring", idempotency_key="k1")
+    refused = await create(web, "spring", status=409)
+    known = await create(web, "spring", idempotency_key="k1")
 
     assert (closed.json()["state"], again.json()) == ("closed", closed.json())
     assert (refused["code"], refused["detail"].startswith("Batch spring is closed: it has its 1 tasks.")) == (
@@ -66,15 +66,15 @@ async def test_a_closed_batch_takes_no_task_and_nothing_of_it_is_kept(house: Hou
     )
     assert "Give the task another batch" in refused["detail"]
     assert known["batch"] == "spring"
-    assert len(house.upstream.bodies) == 1, "what is refused is not sent"
-    assert [(each.actor, each.verb, each.subject, each.note) for each in await house.store.actions()] == [
+    assert len(web.kling.bodies) == 1, "what is refused is not sent"
+    assert [(each.actor, each.verb, each.subject, each.reason) for each in await web.store.actions()] == [
         ("alice", "batch.closed", "spring", "all in")
     ]
 
 
-async def test_a_batch_that_is_not_there_is_said(house: House) -> None:
-    assert (await got(house, "/api/batches/none", status=404))["code"] == "not_found"
-    assert (await house.client.post("/api/batches/none/close")).status_code == 404
+async def test_a_batch_that_is_not_there_is_said(web: WebApp) -> None:
+    assert (await get_json(web, "/api/batches/none", status=404))["code"] == "not_found"
+    assert (await web.client.post("/api/batches/none/close")).status_code == 404
 
 
 @pytest.mark.parametrize(
@@ -91,16 +91,16 @@ async def test_a_batch_that_is_not_there_is_said(house: House) -> None:
         ({"name": "b", "count": 3}, "'count'"),
     ],
 )
-async def test_what_names_no_batch_is_refused(house: House, batch: object, says: str) -> None:
-    refused = await create(house, batch, status=400)
+async def test_what_names_no_batch_is_refused(web: WebApp, batch: object, says: str) -> None:
+    refused = await create(web, batch, status=400)
 
     assert says in refused["detail"]
-    assert (await got(house, "/api/tasks"))["items"] == []
+    assert (await get_json(web, "/api/tasks"))["items"] == []
 
 
-async def test_the_rest_of_a_large_batch_is_found_by_its_events(house: House) -> None:
+async def test_the_rest_of_a_large_batch_is_found_by_its_events(web: WebApp) -> None:
     for number, name in enumerate(["spring", "spring", "other"]):
-        task = await house.store.add(
+        task = await web.store.add(
             a_task(
                 id=f"tsk_{number}",
                 kling_id=None,
@@ -112,8 +112,8 @@ async def test_the_rest_of_a_large_batch_is_found_by_its_events(house: House) ->
             b"",
         )
         ends = [an_event(f"evt_{number}", task_id=task.id, type="task.failed", envelope=b'{"data":{}}', body=b"")]
-        await house.store.apply(ById(id=task.id), lambda *_, ends=ends: Change(events=ends))
+        await web.store.apply(ById(id=task.id), lambda *_, ends=ends: Change(events=ends))
 
-    answer = await got(house, "/api/events?batch=spring&type=task.succeed,task.failed,task.rejected,task.expired")
+    answer = await get_json(web, "/api/events?batch=spring&type=task.succeed,task.failed,task.rejected,task.expired")
 
     assert len(answer["items"]) == 2

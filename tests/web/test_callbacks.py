@@ -8,30 +8,30 @@ from ipaddress import ip_network
 import httpx2 as httpx
 import pytest
 import structlog
-from harness.support import plain_http, until
-from harness.web_app import Say, Serve
+from harness.support import plain_http, wait_until
+from harness.web_app import SendBytes, Serve
 
-from receiver.domain.errors import Crowded, StoreBroken, StoreUnavailable, Unreadable
+from receiver.domain.errors import MalformedBody, StoreBroken, StoreUnavailable, TooManyPending
 from receiver.settings import Address
 from receiver.web.callbacks import public_app
-from receiver.web.server.allowed_hosts import Names
-from receiver.web.server.client_address import Proxies
+from receiver.web.server.allowed_hosts import AllowedHosts
+from receiver.web.server.client_address import TrustedProxies
 
 TOKEN = "kept-to-ourselves-5f2a"
 MAX_BODY = 1000
 
 
-class Recorder:
+class FakeInbox:
     """An inbox that knows one token and keeps what it was given, or fails as told."""
 
     def __init__(self, failure: Exception | None = None) -> None:
         self.received: list[tuple[Sequence[tuple[str, str]], bytes]] = []
-        self.tried: list[str] = []
+        self.looked_up: list[str] = []
         self.asked: list[str] = []
         self._failure = failure
 
-    async def receive(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
-        self.tried.append(token)
+    async def accept_callback(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
+        self.looked_up.append(token)
         if self._failure is not None:
             raise self._failure
         if token != TOKEN:
@@ -39,14 +39,14 @@ class Recorder:
         self.received.append((headers, body))
         return True
 
-    async def knows(self, token: str) -> bool:
+    async def has_token(self, token: str) -> bool:
         self.asked.append(token)
         return token == TOKEN
 
 
 @pytest.fixture
-def inbox() -> Recorder:
-    return Recorder()
+def inbox() -> FakeInbox:
+    return FakeInbox()
 
 
 async def post(address: Address, path: str, content: bytes | None = b"{}", **headers: str) -> httpx.Response:
@@ -54,7 +54,7 @@ async def post(address: Address, path: str, content: bytes | None = b"{}", **hea
         return await client.post(path, content=content, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
 
-async def test_a_callback_is_answered_once_it_is_taken_in(serve: Serve, inbox: Recorder) -> None:
+async def test_a_callback_is_answered_once_it_is_taken_in(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     answer = await post(address, f"/callbacks/{TOKEN}", b'{"task_id": "1"}', webhook_id="m1")
@@ -65,7 +65,7 @@ async def test_a_callback_is_answered_once_it_is_taken_in(serve: Serve, inbox: R
     assert ("webhook-id", "m1") in headers
 
 
-async def test_all_that_is_not_there_gets_the_same_404(serve: Serve, inbox: Recorder) -> None:
+async def test_all_that_is_not_there_gets_the_same_404(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     paths = ["/callbacks/unknown", "/callbacks/", "/callbacks", "/", f"/callbacks/{TOKEN}/", "/metrics", "/api/tasks"]
@@ -78,7 +78,7 @@ async def test_all_that_is_not_there_gets_the_same_404(serve: Serve, inbox: Reco
 
 
 @pytest.mark.parametrize("path", ["/callbacks/unknown", f"/callbacks/{TOKEN}"])
-async def test_only_post_is_taken_and_says_nothing_of_the_token(serve: Serve, inbox: Recorder, path: str) -> None:
+async def test_only_post_is_taken_and_says_nothing_of_the_token(serve: Serve, inbox: FakeInbox, path: str) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     answer = await _get(address, path)
@@ -93,7 +93,7 @@ async def _get(address: Address, path: str) -> httpx.Response:
         return await client.get(path)
 
 
-async def test_health_is_told_to_anybody(serve: Serve, inbox: Recorder) -> None:
+async def test_health_is_told_to_anybody(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     assert (await _get(address, "/healthz")).json() == {"ok": True}
@@ -103,15 +103,15 @@ async def test_health_is_told_to_anybody(serve: Serve, inbox: Recorder) -> None:
 @pytest.mark.parametrize(
     ("failure", "status", "code"),
     [
-        (Unreadable("The body is no JSON."), 400, "unreadable"),
+        (MalformedBody("The body is no JSON."), 400, "unreadable"),
         (StoreUnavailable("The disk is nearly full."), 503, "store_unavailable"),
-        (Crowded("Too many claims wait."), 503, "crowded"),
+        (TooManyPending("Too many claims wait."), 503, "crowded"),
         (StoreBroken("The disk is broken."), 503, "store_broken"),
         (RuntimeError("a bug"), 500, "internal"),
     ],
 )
 async def test_what_is_not_kept_is_not_acknowledged(serve: Serve, failure: Exception, status: int, code: str) -> None:
-    address = await serve(public_app(Recorder(failure), max_body=MAX_BODY))
+    address = await serve(public_app(FakeInbox(failure), max_body=MAX_BODY))
 
     answer = await post(address, f"/callbacks/{TOKEN}")
 
@@ -121,7 +121,7 @@ async def test_what_is_not_kept_is_not_acknowledged(serve: Serve, failure: Excep
 
 
 @pytest.mark.parametrize("size", [MAX_BODY, MAX_BODY + 1])
-async def test_a_body_is_at_most_so_large(serve: Serve, inbox: Recorder, size: int) -> None:
+async def test_a_body_is_at_most_so_large(serve: Serve, inbox: FakeInbox, size: int) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     answer = await post(address, f"/callbacks/{TOKEN}", b"x" * size)
@@ -130,7 +130,7 @@ async def test_a_body_is_at_most_so_large(serve: Serve, inbox: Recorder, size: i
     assert len(inbox.received) == (size <= MAX_BODY)
 
 
-async def test_a_declared_size_is_believed_before_a_byte_of_it_came(serve: Serve, inbox: Recorder) -> None:
+async def test_a_declared_size_is_believed_before_a_byte_of_it_came(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
     reader, writer = await asyncio.open_connection(address.host, address.port)
 
@@ -141,7 +141,7 @@ async def test_a_declared_size_is_believed_before_a_byte_of_it_came(serve: Serve
     writer.close()
 
 
-async def test_a_stream_is_cut_where_it_passes_the_limit(serve: Serve, inbox: Recorder) -> None:
+async def test_a_stream_is_cut_where_it_passes_the_limit(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(b"POST /callbacks/%s HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n" % TOKEN.encode())
@@ -155,7 +155,7 @@ async def test_a_stream_is_cut_where_it_passes_the_limit(serve: Serve, inbox: Re
     writer.close()
 
 
-async def test_a_compressed_body_is_refused(serve: Serve, inbox: Recorder) -> None:
+async def test_a_compressed_body_is_refused(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     answer = await post(address, f"/callbacks/{TOKEN}", content_encoding="gzip")
@@ -165,20 +165,20 @@ async def test_a_compressed_body_is_refused(serve: Serve, inbox: Recorder) -> No
     assert not inbox.received
 
 
-async def test_who_goes_away_in_the_middle_leaves_nothing_behind(serve: Serve, inbox: Recorder) -> None:
+async def test_who_goes_away_in_the_middle_leaves_nothing_behind(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
     with structlog.testing.capture_logs() as logs:
         _, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(b"POST /callbacks/%s HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nhalf" % TOKEN.encode())
         await writer.drain()
         writer.close()
-        await until(lambda: bool(logs))
+        await wait_until(lambda: bool(logs))
 
     assert not inbox.received
     assert logs == [{"event": "callback.abandoned", "peer": "127.0.0.1", "log_level": "info"}]
 
 
-async def test_a_problem_is_told_in_the_standard_form(serve: Serve, inbox: Recorder) -> None:
+async def test_a_problem_is_told_in_the_standard_form(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     answer = await post(address, "/callbacks/unknown")
@@ -193,7 +193,7 @@ async def test_a_problem_is_told_in_the_standard_form(serve: Serve, inbox: Recor
     }
 
 
-NAMES = Names(Address("10.1.2.3", 8700), {"hooks.example.com"})
+NAMES = AllowedHosts(Address("10.1.2.3", 8700), {"hooks.example.com"})
 
 
 @pytest.mark.parametrize(
@@ -215,9 +215,9 @@ NAMES = Names(Address("10.1.2.3", 8700), {"hooks.example.com"})
     ],
 )
 async def test_only_the_host_of_the_public_url_and_this_machine_are_answered(
-    serve: Serve, inbox: Recorder, host: str, status: int
+    serve: Serve, inbox: FakeInbox, host: str, status: int
 ) -> None:
-    address = await serve(public_app(inbox, max_body=MAX_BODY, names=NAMES))
+    address = await serve(public_app(inbox, max_body=MAX_BODY, allowed_hosts=NAMES))
 
     answer = await post(address, f"/callbacks/{TOKEN}", host=host)
 
@@ -225,53 +225,55 @@ async def test_only_the_host_of_the_public_url_and_this_machine_are_answered(
     assert len(inbox.received) == (status == 200)
 
 
-async def test_any_host_is_answered_where_no_public_url_is_known(serve: Serve, inbox: Recorder) -> None:
+async def test_any_host_is_answered_where_no_public_url_is_known(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     assert (await post(address, f"/callbacks/{TOKEN}", host="tunnel.example")).status_code == 200
 
 
-async def test_a_trusted_proxy_may_ask_by_any_name(serve: Serve, inbox: Recorder) -> None:
-    proxies = Proxies([ip_network("127.0.0.1/32")])
-    address = await serve(public_app(inbox, max_body=MAX_BODY, names=NAMES, proxies=proxies))
+async def test_a_trusted_proxy_may_ask_by_any_name(serve: Serve, inbox: FakeInbox) -> None:
+    proxies = TrustedProxies([ip_network("127.0.0.1/32")])
+    address = await serve(public_app(inbox, max_body=MAX_BODY, allowed_hosts=NAMES, proxies=proxies))
 
     assert (await post(address, f"/callbacks/{TOKEN}", host="upstream-of-nginx")).status_code == 200
 
 
-async def test_an_old_health_check_without_a_host_is_answered(serve: Serve, say: Say, inbox: Recorder) -> None:
-    address = await serve(public_app(inbox, max_body=MAX_BODY, names=NAMES))
+async def test_an_old_health_check_without_a_host_is_answered(
+    serve: Serve, send_bytes: SendBytes, inbox: FakeInbox
+) -> None:
+    address = await serve(public_app(inbox, max_body=MAX_BODY, allowed_hosts=NAMES))
 
-    assert b" 200 " in await say(address, b"GET /healthz HTTP/1.0\r\n\r\n")
+    assert b" 200 " in await send_bytes(address, b"GET /healthz HTTP/1.0\r\n\r\n")
 
 
 async def test_guessing_costs_no_writer_time_and_a_good_token_is_taken_all_the_same(
-    serve: Serve, inbox: Recorder
+    serve: Serve, inbox: FakeInbox
 ) -> None:
-    address = await serve(public_app(inbox, max_body=MAX_BODY, seconds=lambda: 0.0))
+    address = await serve(public_app(inbox, max_body=MAX_BODY, timer=lambda: 0.0))
 
     answers = [await post(address, f"/callbacks/guess-{number}") for number in range(100)]
     good = await post(address, f"/callbacks/{TOKEN}")
 
     assert (good.status_code, len(inbox.received)) == (200, 1)
-    assert len(inbox.tried) == 60 + 1
+    assert len(inbox.looked_up) == 60 + 1
     assert inbox.asked == [*(f"guess-{number}" for number in range(60, 100)), TOKEN]
     assert len({(each.status_code, tuple(each.headers), each.content) for each in answers}) == 1
 
 
-async def test_patience_is_kept_for_the_caller_behind_a_trusted_proxy(serve: Serve, inbox: Recorder) -> None:
-    proxies = Proxies([ip_network("127.0.0.1/32")])
-    address = await serve(public_app(inbox, max_body=MAX_BODY, proxies=proxies, seconds=lambda: 0.0))
+async def test_patience_is_kept_for_the_caller_behind_a_trusted_proxy(serve: Serve, inbox: FakeInbox) -> None:
+    proxies = TrustedProxies([ip_network("127.0.0.1/32")])
+    address = await serve(public_app(inbox, max_body=MAX_BODY, proxies=proxies, timer=lambda: 0.0))
 
     for number in range(70):
         await post(address, f"/callbacks/guess-{number}", x_forwarded_for="198.51.100.7")
     await post(address, "/callbacks/another", x_forwarded_for="198.51.100.8")
 
     assert len(inbox.asked) == 10
-    assert inbox.tried[-1] == "another"
+    assert inbox.looked_up[-1] == "another"
 
 
-async def test_a_flood_of_mistakes_is_a_bounded_number_of_lines(serve: Serve, inbox: Recorder) -> None:
-    address = await serve(public_app(inbox, max_body=MAX_BODY, seconds=lambda: 0.0))
+async def test_a_flood_of_mistakes_is_a_bounded_number_of_lines(serve: Serve, inbox: FakeInbox) -> None:
+    address = await serve(public_app(inbox, max_body=MAX_BODY, timer=lambda: 0.0))
 
     with structlog.testing.capture_logs() as logs:
         for number in range(100):
@@ -283,8 +285,8 @@ async def test_a_flood_of_mistakes_is_a_bounded_number_of_lines(serve: Serve, in
 
 
 async def test_our_own_trouble_is_not_the_callers_mistake(serve: Serve) -> None:
-    failing = Recorder(StoreUnavailable("full"))
-    address = await serve(public_app(failing, max_body=MAX_BODY, seconds=lambda: 0.0))
+    failing = FakeInbox(StoreUnavailable("full"))
+    address = await serve(public_app(failing, max_body=MAX_BODY, timer=lambda: 0.0))
 
     with structlog.testing.capture_logs() as logs:
         for _ in range(70):

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from receiver.web.server.client_address import Patience, Proxies, peer
+from receiver.web.server.client_address import FailureLimiter, TrustedProxies, peer_name
 
 NEAR, FAR, STRANGER, LIAR = "10.0.0.1", "10.0.0.2", "198.51.100.7", "203.0.113.9"
 
@@ -39,11 +39,11 @@ def a_scope(client: str | None, *forwarded: str) -> dict[str, Any]:
 def test_a_caller_is_the_last_one_that_is_no_proxy_of_ours(
     client: str | None, forwarded: tuple[str, ...], caller: str
 ) -> None:
-    assert Proxies([ip_network("10.0.0.0/30")]).caller(a_scope(client, *forwarded)) == caller
+    assert TrustedProxies([ip_network("10.0.0.0/30")]).client(a_scope(client, *forwarded)) == caller
 
 
 def test_without_proxies_nobody_is_believed() -> None:
-    assert Proxies().caller(a_scope("127.0.0.1", STRANGER)) == "127.0.0.1"
+    assert TrustedProxies().client(a_scope("127.0.0.1", STRANGER)) == "127.0.0.1"
 
 
 @pytest.mark.parametrize(
@@ -56,54 +56,54 @@ def test_without_proxies_nobody_is_believed() -> None:
     ],
 )
 def test_a_customer_of_ipv6_counts_as_one_caller(address: str, name: str) -> None:
-    assert peer((address, 1)) == name
+    assert peer_name((address, 1)) == name
 
 
 def test_patience_ends_after_a_burst_and_comes_back_with_time() -> None:
-    patience = Patience(burst=3, per_second=1)
+    patience = FailureLimiter(burst=3, per_second=1)
 
     for _ in range(3):
-        assert patience.is_left("a", 0)
-        patience.wear("a", 0)
+        assert patience.allows("a", 0)
+        patience.record("a", 0)
 
-    assert [patience.is_left("a", now) for now in (0, 0.9, 1, 100)] == [False, False, True, True]
+    assert [patience.allows("a", now) for now in (0, 0.9, 1, 100)] == [False, False, True, True]
 
 
 def test_patience_with_one_is_not_worn_by_another() -> None:
-    patience = Patience(burst=1)
+    patience = FailureLimiter(burst=1)
 
-    patience.wear("a", 0)
+    patience.record("a", 0)
 
-    assert patience.is_left("b", 0)
+    assert patience.allows("b", 0)
 
 
 def test_the_last_of_the_patience_is_told_once_until_all_is_forgiven() -> None:
-    patience = Patience(burst=2, per_second=1)
+    patience = FailureLimiter(burst=2, per_second=1)
 
-    told = [patience.wear("a", now) for now in (0, 0, 1, 2, 10, 10)]
+    told = [patience.record("a", now) for now in (0, 0, 1, 2, 10, 10)]
 
     assert told == [False, True, False, False, False, True]
 
 
 def test_all_callers_together_wear_the_patience_with_everybody() -> None:
-    patience = Patience(burst=2, together=3, per_second=1)
+    patience = FailureLimiter(burst=2, total_factor=3, per_second=1)
 
     for number in range(6):
-        assert patience.is_left(f"caller {number}", 0)
-        patience.wear(f"caller {number}", 0)
+        assert patience.allows(f"caller {number}", 0)
+        patience.record(f"caller {number}", 0)
 
-    assert not patience.is_left("another", 0)
-    assert patience.is_left("another", 1)
+    assert not patience.allows("another", 0)
+    assert patience.allows("another", 1)
 
 
 def test_only_so_many_callers_are_remembered() -> None:
-    patience = Patience(burst=2, per_second=1, together=1_000_000, most=100)
+    patience = FailureLimiter(burst=2, per_second=1, total_factor=1_000_000, max_clients=100)
 
     for number in range(10_000):
-        if patience.is_left(f"caller {number}", 5):
-            patience.wear(f"caller {number}", 5)
+        if patience.allows(f"caller {number}", 5):
+            patience.record(f"caller {number}", 5)
 
     assert len(patience._buckets) == 100
-    assert not patience.is_left("another", 5)
-    assert patience.is_left("another", 6)
+    assert not patience.allows("another", 5)
+    assert patience.allows("another", 6)
     assert len(patience._buckets) == 0

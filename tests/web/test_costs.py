@@ -5,14 +5,14 @@ from typing import Any
 
 import pytest
 from harness.factories import a_task, at
-from harness.web_app import House
+from harness.web_app import WebApp
 
 from receiver.domain.model import Cost, TaskState
 from receiver.store.interfaces import ById, Change
-from receiver.web.resources.costs import MOST_SUMS
+from receiver.web.resources.costs import MAX_TOTALS
 
 
-async def spent(house: House, number: int, *, ended: float = 0, said: str = "{}", **charges: str) -> None:
+async def add_finished_task(web: WebApp, number: int, *, ended: float = 0, raw: str = "{}", **charges: str) -> None:
     """Keep a task that has cost something."""
     name = f"tsk_{number}"
     task = a_task(
@@ -24,23 +24,23 @@ async def spent(house: House, number: int, *, ended: float = 0, said: str = "{}"
         label=name,
         tags={"project": "ads" if number % 2 else "film"},
     )
-    await house.store.add(task, b"")
-    cost = Cost(charges={unit: Decimal(amount) for unit, amount in charges.items()}, said=said)
-    await house.store.apply(ById(id=name), lambda *_: Change(task=task, cost=cost))
+    await web.store.add(task, b"")
+    cost = Cost(charges={unit: Decimal(amount) for unit, amount in charges.items()}, raw=raw)
+    await web.store.apply(ById(id=name), lambda *_: Change(task=task, cost=cost))
 
 
-async def sums(house: House, query: str = "") -> Any:
-    answer = await house.client.get(f"/api/costs{query}")
+async def totals(web: WebApp, query: str = "") -> Any:
+    answer = await web.client.get(f"/api/costs{query}")
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-async def test_costs_are_summed_by_what_is_asked_for_and_all_in_all(house: House) -> None:
-    await spent(house, 1, units="1.50", list_price="0.1")
-    await spent(house, 2, units="2")
-    await spent(house, 3, units="0.5", ended=86_400)
+async def test_costs_are_summed_by_what_is_asked_for_and_all_in_all(web: WebApp) -> None:
+    await add_finished_task(web, 1, units="1.50", list_price="0.1")
+    await add_finished_task(web, 2, units="2")
+    await add_finished_task(web, 3, units="0.5", ended=86_400)
 
-    assert await sums(house, "?by=tag:project") == {
+    assert await totals(web, "?by=tag:project") == {
         "by": "tag:project",
         "from": None,
         "to": None,
@@ -51,17 +51,17 @@ async def test_costs_are_summed_by_what_is_asked_for_and_all_in_all(house: House
         "left_out": 0,
         "total": {"name": None, "tasks": 3, "charges": {"list_price": "0.1", "units": "4.00"}},
     }
-    by_day = await sums(house, "?by=day&from=2026-11-23T00:00:00Z&to=2026-11-24T00:00:00Z")
+    by_day = await totals(web, "?by=day&from=2026-11-23T00:00:00Z&to=2026-11-24T00:00:00Z")
     assert by_day["items"] == [{"name": "2026-11-23", "tasks": 1, "charges": {"units": "0.5"}}]
     assert (by_day["from"], by_day["total"]["tasks"]) == ("2026-11-23T00:00:00.000Z", 1)
-    assert [each["name"] for each in (await sums(house))["items"]] == ["images/multi-image2image"]
-    assert (await sums(house, "?by=batch"))["items"][0]["name"] is None
+    assert [each["name"] for each in (await totals(web))["items"]] == ["images/multi-image2image"]
+    assert (await totals(web, "?by=batch"))["items"][0]["name"] is None
 
 
-async def test_a_task_shows_what_it_cost_and_in_which_words(house: House) -> None:
-    await spent(house, 1, units="1.50", said='{"final_unit_deduction":"1.50","billing":"odd"}')
+async def test_a_task_shows_what_it_cost_and_in_which_words(web: WebApp) -> None:
+    await add_finished_task(web, 1, units="1.50", raw='{"final_unit_deduction":"1.50","billing":"odd"}')
 
-    shown = (await house.client.get("/api/tasks/tsk_1")).json()
+    shown = (await web.client.get("/api/tasks/tsk_1")).json()
 
     assert shown["cost"] == {
         "charges": {"units": "1.50"},
@@ -69,14 +69,14 @@ async def test_a_task_shows_what_it_cost_and_in_which_words(house: House) -> Non
     }
 
 
-async def test_of_very_many_names_the_total_is_of_all(house: House) -> None:
-    for number in range(MOST_SUMS + 5):
-        await spent(house, number, units="1")
+async def test_of_very_many_names_the_total_is_of_all(web: WebApp) -> None:
+    for number in range(MAX_TOTALS + 5):
+        await add_finished_task(web, number, units="1")
 
-    answer = await sums(house, "?by=label")
+    answer = await totals(web, "?by=label")
 
-    assert (len(answer["items"]), answer["left_out"]) == (MOST_SUMS, 5)
-    assert answer["total"] == {"name": None, "tasks": MOST_SUMS + 5, "charges": {"units": str(MOST_SUMS + 5)}}
+    assert (len(answer["items"]), answer["left_out"]) == (MAX_TOTALS, 5)
+    assert answer["total"] == {"name": None, "tasks": MAX_TOTALS + 5, "charges": {"units": str(MAX_TOTALS + 5)}}
 
 
 @pytest.mark.parametrize(
@@ -92,8 +92,8 @@ async def test_of_very_many_names_the_total_is_of_all(house: House) -> None:
         ("since=x", "'since'"),
     ],
 )
-async def test_what_cannot_be_summed_is_said(house: House, query: str, says: str) -> None:
-    answer = await house.client.get(f"/api/costs?{query}")
+async def test_what_cannot_be_summed_is_said(web: WebApp, query: str, says: str) -> None:
+    answer = await web.client.get(f"/api/costs?{query}")
 
     assert answer.status_code == 400
     assert says in answer.json()["detail"]

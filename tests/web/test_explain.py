@@ -6,33 +6,33 @@ from typing import Any
 
 from harness.factories import a_delivery, a_push, a_task, an_event, at
 from harness.support import START
-from harness.web_app import House
+from harness.web_app import WebApp
 
-from receiver.domain.model import Attempt, Decision, DeliveryStatus, PushOutcome, Source, TaskState, Verdict
-from receiver.domain.replays import Action
-from receiver.store.interfaces import ById, Change, Litter
+from receiver.domain.model import Attempt, DeliveryStatus, PushOutcome, RouteDecision, Source, TaskState, Verdict
+from receiver.domain.replays import AuditEntry
+from receiver.store.interfaces import ById, Change, RetentionTarget
 
 CALLBACK = b'{"task_id":"k1","task_status":"succeed","task_result":{"images":[{"url":"https://cdn.example/0.png"}]}}'
 POLL = b'{"code":0,"data":{"task_id":"k1","task_status":"processing"}}'
-WANTED = Decision(route="publish", wanted=True, reason="all conditions hold")
+WANTED = RouteDecision(route="publish", wanted=True, reason="all conditions hold")
 
 
-async def a_story(house: House) -> None:
+async def a_task_history(web: WebApp) -> None:
     """Keep a task that succeeded, with one delivery that failed once and waits."""
     task = a_task(state=TaskState.SUCCEED, due_at=None, expires_at=at(60))
     intent = b'{"prompt":"a cat","image":"' + b"A" * 5000 + b'","callback_url":"https://u:p@client.example/h?key=s"}'
-    await house.store.add(task, intent)
+    await web.store.add(task, intent)
     pushes = [
         a_push("psh_1", body=POLL, source=Source.POLL, outcome=PushOutcome.DUPLICATE),
-        a_push("psh_2", body=CALLBACK, outcome=PushOutcome.SETTLED, received_at=at(1)),
-        a_push("psh_3", body=b'{"huh":[]}', outcome=PushOutcome.UNREADABLE, received_at=at(2)),
+        a_push("psh_2", body=CALLBACK, outcome=PushOutcome.APPLIED, received_at=at(1)),
+        a_push("psh_3", body=b'{"huh":[]}', outcome=PushOutcome.UNRECOGNIZED, received_at=at(2)),
     ]
     for push in pushes:
-        await house.store.apply(ById(id="tsk_1"), lambda *_, push=push: Change(push=push))
+        await web.store.apply(ById(id="tsk_1"), lambda *_, push=push: Change(push=push))
     envelope = b'{"type":"task.succeed","data":{"event_id":"evt_1","source":"callback","message":"well"}}'
     event = an_event(push_id="psh_2", created_at=at(1), envelope=envelope, decisions=(WANTED,))
-    await house.store.record([event], [a_delivery(created_at=at(1))])
-    await house.store.claim("publish", now=at(2), until=at(60), limit=1, claim="c")
+    await web.store.add_events([event], [a_delivery(created_at=at(1))])
+    await web.store.claim("publish", now=at(2), until=at(60), limit=1, claim="c")
     attempt = Attempt(
         delivery_id="dlv_1",
         number=1,
@@ -43,27 +43,27 @@ async def a_story(house: House) -> None:
         reason="500: look at its log.",
         excerpt=b"oh no",
     )
-    await house.store.finish(attempt, Verdict(status=DeliveryStatus.PENDING, due_at=at(90)), claim="c")
-    action = Action(at=at(3), actor="alice", verb="delivery.retried", subject="dlv_1", note="hurry")
-    await house.store.replays.hurry("dlv_1", now=at(80), action=action)
+    await web.store.record_attempt(attempt, Verdict(status=DeliveryStatus.PENDING, due_at=at(90)), claim="c")
+    action = AuditEntry(at=at(3), actor="alice", verb="delivery.retried", subject="dlv_1", reason="hurry")
+    await web.store.replays.make_due("dlv_1", now=at(80), action=action)
 
 
-async def explain(house: House, ref: str) -> Any:
-    answer = await house.client.get(f"/api/tasks/{ref}/explain")
+async def explain(web: WebApp, ref: str) -> Any:
+    answer = await web.client.get(f"/api/tasks/{ref}/explain")
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
-async def test_all_that_is_kept_is_told_in_order(house: House) -> None:
-    await a_story(house)
+async def test_all_that_is_kept_is_told_in_order(web: WebApp) -> None:
+    await a_task_history(web)
 
-    story = await explain(house, "k1")
+    story = await explain(web, "k1")
 
     assert story["task"]["id"] == "tsk_1"
     assert [(push["source"], push["outcome"], push["status"]) for push in story["pushes"]] == [
         ("poll", "duplicate", "processing"),
-        ("callback", "settled", "succeed"),
-        ("callback", "unreadable", ""),
+        ("callback", "applied", "succeed"),
+        ("callback", "unrecognized", ""),
     ]
     assert story["pushes"][1]["body"] == CALLBACK.decode()
     assert story["pushes"][1]["meaning"] == "changed the task"
@@ -92,42 +92,42 @@ async def test_all_that_is_kept_is_told_in_order(house: House) -> None:
     )
 
 
-async def test_what_was_asked_for_is_shortened_and_shows_no_secret_of_the_clients(house: House) -> None:
-    await a_story(house)
+async def test_what_was_asked_for_is_shortened_and_shows_no_secret_of_the_clients(web: WebApp) -> None:
+    await a_task_history(web)
 
-    intent = (await explain(house, "tsk_1"))["intent"]
+    intent = (await explain(web, "tsk_1"))["intent"]
 
     assert intent["prompt"] == "a cat"
     assert intent["image"].startswith("(5000 characters, sha256 ")
     assert intent["callback_url"] == "https://client.example/..."
 
 
-async def test_a_story_is_told_without_the_bodies_that_are_no_longer_kept(house: House) -> None:
-    await a_story(house)
-    for litter in (Litter.BODIES, Litter.INTENTS):
-        await house.store.sweep(litter, before=START + timedelta(days=30), now=START + timedelta(days=30))
+async def test_a_story_is_told_without_the_bodies_that_are_no_longer_kept(web: WebApp) -> None:
+    await a_task_history(web)
+    for litter in (RetentionTarget.BODIES, RetentionTarget.INTENTS):
+        await web.store.sweep(litter, before=START + timedelta(days=30), now=START + timedelta(days=30))
 
-    story = await explain(house, "tsk_1")
+    story = await explain(web, "tsk_1")
 
     assert story["intent"] is None
     assert [(push["body"], push["bytes"], push["status"]) for push in story["pushes"]] == [(None, 0, None)] * 3
-    assert [push["outcome"] for push in story["pushes"]] == ["duplicate", "settled", "unreadable"]
+    assert [push["outcome"] for push in story["pushes"]] == ["duplicate", "applied", "unrecognized"]
     assert story["events"][0]["deliveries"]
 
 
-async def test_a_task_of_which_only_the_row_is_left_is_still_explained(house: House) -> None:
-    await house.store.add(replace(a_task(), state=TaskState.FAILED, due_at=None), b"")
+async def test_a_task_of_which_only_the_row_is_left_is_still_explained(web: WebApp) -> None:
+    await web.store.add(replace(a_task(), state=TaskState.FAILED, due_at=None), b"")
 
-    story = await explain(house, "tsk_1")
+    story = await explain(web, "tsk_1")
 
     assert (story["intent"], story["pushes"], story["events"], story["actions"]) == (None, [], [], [])
     assert "no longer kept" in story["next"]
 
 
-async def test_an_id_with_a_slash_is_explained_and_a_stranger_is_not_found(house: House) -> None:
-    await house.store.add(a_task(external_task_id="shop/42"), b"")
+async def test_an_id_with_a_slash_is_explained_and_a_stranger_is_not_found(web: WebApp) -> None:
+    await web.store.add(a_task(external_task_id="shop/42"), b"")
 
-    assert (await explain(house, "shop/42"))["task"]["id"] == "tsk_1"
-    assert (await explain(house, "shop%2F42"))["task"]["id"] == "tsk_1"
-    missing = await house.client.get("/api/tasks/nobody/explain")
+    assert (await explain(web, "shop/42"))["task"]["id"] == "tsk_1"
+    assert (await explain(web, "shop%2F42"))["task"]["id"] == "tsk_1"
+    missing = await web.client.get("/api/tasks/nobody/explain")
     assert (missing.status_code, missing.json()["code"]) == (404, "not_found")

@@ -4,28 +4,28 @@ import json
 
 import pytest
 from harness.support import plain_http
-from harness.web_app import TOKEN, House, Say, Serve
+from harness.web_app import TOKEN, SendBytes, Serve, WebApp
 from starlette.responses import Response
 
 from receiver.domain.errors import InvalidRequest, KlingUncertain, KlingUnreachable, ReceiverError, StoreUnavailable
-from receiver.kling.client import Answer
+from receiver.kling.client import KlingResponse
 from receiver.web.gateway import Gateway
-from receiver.web.server.body import Room
+from receiver.web.server.body import BodyMemoryBudget
 
 CREATE = "/kling/v1/images/multi-image2image"
 
 
-async def test_a_create_goes_through_with_our_callback_url(house: House) -> None:
+async def test_a_create_goes_through_with_our_callback_url(web: WebApp) -> None:
     body = {"prompt": "a cat", "callback_url": "https://client.example/cb", "external_task_id": "mine"}
 
-    answer = await house.client.post(CREATE, json=body)
+    answer = await web.client.post(CREATE, json=body)
 
     assert (answer.status_code, answer.json()["data"]["task_id"]) == (200, "8672")
-    sent = json.loads(house.upstream.bodies[0])
+    sent = json.loads(web.kling.bodies[0])
     assert sent["callback_url"].startswith("https://hooks.example.com/callbacks/")
     assert (sent["prompt"], sent["external_task_id"]) == ("a cat", "mine")
-    assert house.upstream.requests[0].headers["authorization"] == "Bearer kling-key"
-    task = (await house.client.get("/api/tasks/mine")).json()
+    assert web.kling.requests[0].headers["authorization"] == "Bearer kling-key"
+    task = (await web.client.get("/api/tasks/mine")).json()
     assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
 
 
@@ -42,22 +42,22 @@ async def test_a_create_goes_through_with_our_callback_url(house: House) -> None
         ("/v1/videos/a/b/c/d", None),
     ],
 )
-async def test_a_create_of_any_form_calls_us_back_and_has_a_task(house: House, path: str, place: str | None) -> None:
+async def test_a_create_of_any_form_calls_us_back_and_has_a_task(web: WebApp, path: str, place: str | None) -> None:
     own = {"callback_url": "https://client.example/cb", "external_task_id": "mine"}
 
-    answer = await house.client.post(f"/kling{path}", json=own if place is None else {place: own})
+    answer = await web.client.post(f"/kling{path}", json=own if place is None else {place: own})
 
     assert answer.status_code == 200
-    (request,), (body,) = house.upstream.requests, house.upstream.bodies
+    (request,), (body,) = web.kling.requests, web.kling.bodies
     assert request.url.path == path
     sent = json.loads(body)
     asked = sent if place is None else sent[place]
     assert asked["callback_url"].startswith("https://hooks.example.com/callbacks/")
-    task = (await house.client.get("/api/tasks/mine")).json()
+    task = (await web.client.get("/api/tasks/mine")).json()
     assert (task["origin"], task["state"], task["kling_id"]) == ("gateway", "submitted", "8672")
 
 
-BESIDE = {
+PASS_THROUGH = {
     "idempotency-key": "order-17",
     "x-request-id": "r-77",
     "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
@@ -70,41 +70,41 @@ BESIDE = {
 @pytest.mark.parametrize(
     "path", ["/v1/images/generations", "/omni-video/o3", "/v1/videos/something-new", "/v1/audio/tts"]
 )
-async def test_query_and_headers_go_to_kling_with_a_create_as_with_any_other_call(house: House, path: str) -> None:
+async def test_query_and_headers_go_to_kling_with_a_create_as_with_any_other_call(web: WebApp, path: str) -> None:
     ours = {"kling-receiver-label": "spring", "cookie": "a=b", "x-forwarded-for": "10.0.0.1", "x-other": "1"}
 
-    answer = await house.client.post(f"/kling{path}?region=eu&x=%201,2", json={}, headers=BESIDE | ours)
+    answer = await web.client.post(f"/kling{path}?region=eu&x=%201,2", json={}, headers=PASS_THROUGH | ours)
 
     assert answer.status_code == 200
-    (request,) = house.upstream.requests
+    (request,) = web.kling.requests
     assert f"{request.url.path}?{request.scope['query_string'].decode()}" == f"{path}?region=eu&x=%201,2"
-    assert {name: request.headers.get(name) for name in BESIDE} == BESIDE
+    assert {name: request.headers.get(name) for name in PASS_THROUGH} == PASS_THROUGH
     assert request.headers["content-type"] == "application/json"
     assert request.headers["authorization"] == "Bearer kling-key"
     assert not ours.keys() & request.headers.keys()
 
 
-async def test_a_create_that_its_client_calls_a_form_goes_out_as_the_json_it_is(house: House) -> None:
+async def test_a_create_that_its_client_calls_a_form_goes_out_as_the_json_it_is(web: WebApp) -> None:
     headers = {"content-type": "application/x-www-form-urlencoded"}
 
-    answer = await house.client.post(CREATE, content=b'{"prompt": "a cat"}', headers=headers)
+    answer = await web.client.post(CREATE, content=b'{"prompt": "a cat"}', headers=headers)
 
     assert answer.status_code == 200
-    assert house.upstream.requests[0].headers["content-type"] == "application/json"
+    assert web.kling.requests[0].headers["content-type"] == "application/json"
 
 
-async def test_a_create_of_the_api_has_nothing_beside_its_body(house: House) -> None:
+async def test_a_create_of_the_api_has_nothing_beside_its_body(web: WebApp) -> None:
     wanted = {"endpoint": "images/generations", "body": {}}
 
-    answer = await house.client.post("/api/tasks", json=wanted, headers=BESIDE)
+    answer = await web.client.post("/api/tasks", json=wanted, headers=PASS_THROUGH)
 
     assert answer.status_code == 202
-    (request,) = house.upstream.requests
+    (request,) = web.kling.requests
     assert request.headers["accept"] == "application/json"
-    assert not (BESIDE.keys() - {"accept"}) & set(request.headers)
+    assert not (PASS_THROUGH.keys() - {"accept"}) & set(request.headers)
 
 
-async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_not_see(house: House) -> None:
+async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_not_see(web: WebApp) -> None:
     headers = [
         (b"kling-receiver-label", "für Anna".encode()),
         (b"kling-receiver-tags", b"project=ads, team = a=b ,"),
@@ -112,21 +112,21 @@ async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_n
         (b"kling-receiver-batch", b"spring"),
     ]
 
-    answer = await house.client.post(CREATE, json={"external_task_id": "mine"}, headers=headers)
+    answer = await web.client.post(CREATE, json={"external_task_id": "mine"}, headers=headers)
 
     assert answer.status_code == 200
-    assert not [name for name in house.upstream.requests[0].headers if name.startswith("kling-receiver")]
-    task = (await house.client.get("/api/tasks/mine")).json()
+    assert not [name for name in web.kling.requests[0].headers if name.startswith("kling-receiver")]
+    task = (await web.client.get("/api/tasks/mine")).json()
     assert (task["label"], task["batch"]) == ("für Anna", "spring")
     assert task["tags"] == {"project": "ads", "team": "a=b", "day": "1"}
-    closed = (await house.client.post("/api/batches/spring/close")).json()
+    closed = (await web.client.post("/api/batches/spring/close")).json()
     assert (closed["state"], closed["tasks"], closed["size"]) == ("closed", 1, None)
 
-    late = await house.client.post(CREATE, json={}, headers={"kling-receiver-batch": "spring"})
+    late = await web.client.post(CREATE, json={}, headers={"kling-receiver-batch": "spring"})
 
     assert (late.status_code, late.json()["code"]) == (409, 1201)
     assert "spring" in late.json()["message"]
-    assert len(house.upstream.requests) == 1
+    assert len(web.kling.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -142,23 +142,23 @@ async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_n
     ],
 )
 async def test_a_header_that_is_wrong_is_told_and_nothing_is_sent(
-    house: House, name: str, value: bytes, says: str
+    web: WebApp, name: str, value: bytes, says: str
 ) -> None:
-    answer = await house.client.post(CREATE, json={}, headers=[(f"kling-receiver-{name}".encode(), value)])
+    answer = await web.client.post(CREATE, json={}, headers=[(f"kling-receiver-{name}".encode(), value)])
 
     assert (answer.status_code, answer.json()["code"]) == (400, 1201)
     assert says in answer.json()["message"]
-    assert house.upstream.requests == []
-    assert (await house.client.get("/api/tasks")).json()["items"] == []
+    assert web.kling.requests == []
+    assert (await web.client.get("/api/tasks")).json()["items"] == []
 
 
-async def test_klings_answer_comes_back_as_it_is(house: House) -> None:
+async def test_klings_answer_comes_back_as_it_is(web: WebApp) -> None:
     said = b'{ "code": 1303,\n "message": "too many", "request_id": "r9" }'
-    house.upstream.answer = lambda _: Response(
+    web.kling.answer = lambda _: Response(
         said, 429, headers={"retry-after": "7", "set-cookie": "a=b"}, media_type="application/json"
     )
 
-    answer = await house.client.post(CREATE, json={})
+    answer = await web.client.post(CREATE, json={})
 
     assert (answer.status_code, answer.content) == (429, said)
     assert answer.headers["retry-after"] == "7"
@@ -183,39 +183,39 @@ async def test_klings_answer_comes_back_as_it_is(house: House) -> None:
         ("GET", "/omni-video/o3"),
     ],
 )
-async def test_everything_else_passes_through(house: House, method: str, path: str) -> None:
+async def test_everything_else_passes_through(web: WebApp, method: str, path: str) -> None:
     content = b'{"text": "hi"}' if method == "POST" else b""
 
-    answer = await house.client.request(method, "/kling" + path, content=content)
+    answer = await web.client.request(method, "/kling" + path, content=content)
 
     assert answer.status_code == 200
-    (request,) = house.upstream.requests
+    (request,) = web.kling.requests
     assert request.method == method
     target = request.scope["raw_path"].decode()
     query = request.scope["query_string"].decode()
     assert target + ("?" + query if query else "") == path
-    assert house.upstream.bodies == [content]
+    assert web.kling.bodies == [content]
     assert request.headers["authorization"] == "Bearer kling-key"
-    assert (await house.client.get("/api/tasks")).json()["items"] == []
+    assert (await web.client.get("/api/tasks")).json()["items"] == []
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_an_answer_that_broke_off_leaves_it_open_and_says_so(house: House, method: str) -> None:
-    house.upstream.answer = lambda _: None
+async def test_an_answer_that_broke_off_leaves_it_open_and_says_so(web: WebApp, method: str) -> None:
+    web.kling.answer = lambda _: None
 
-    answer = await house.client.request(method, CREATE if method == "POST" else CREATE + "/1", content=b"{}")
+    answer = await web.client.request(method, CREATE if method == "POST" else CREATE + "/1", content=b"{}")
 
     assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (504, 5002, "")
     assert answer.json()["message"]
 
 
-class Unreachable:
+class FailingSubmitter:
     """What is before Kling when nothing is there."""
 
     def __init__(self, error: ReceiverError) -> None:
         self._error = error
 
-    async def relay(self, *_: object, **__: object) -> Answer:
+    async def submit_now(self, *_: object, **__: object) -> KlingResponse:
         raise self._error
 
     async def forward(self, *_: object, **__: object) -> None:
@@ -237,8 +237,8 @@ class Unreachable:
 async def test_what_goes_wrong_is_said_in_klings_shape(
     serve: Serve, *, method: str, error: ReceiverError, status: int, code: int, data: object
 ) -> None:
-    nobody = Unreachable(error)
-    address = await serve(Gateway(nobody, nobody, Room()))
+    nobody = FailingSubmitter(error)
+    address = await serve(Gateway(nobody, nobody, BodyMemoryBudget()))
 
     async with plain_http(base_url=f"http://{address}") as client:
         answer = await client.request(method, CREATE, content=b"{}")
@@ -258,29 +258,29 @@ async def test_what_goes_wrong_is_said_in_klings_shape(
     ],
 )
 async def test_a_body_we_cannot_send_is_refused_in_its_own_shape(
-    house: House, content: bytes, status: int, code: int
+    web: WebApp, content: bytes, status: int, code: int
 ) -> None:
-    answer = await house.client.post(CREATE, content=content)
+    answer = await web.client.post(CREATE, content=content)
 
     assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (status, code, "")
     assert answer.json()["message"]
-    assert not house.upstream.requests
+    assert not web.kling.requests
 
 
-async def test_a_store_that_cannot_take_it_is_a_server_error(house: House) -> None:
-    await house.store.aclose()
+async def test_a_store_that_cannot_take_it_is_a_server_error(web: WebApp) -> None:
+    await web.store.aclose()
 
-    answer = await house.client.post(CREATE, json={})
+    answer = await web.client.post(CREATE, json={})
 
     assert (answer.status_code, answer.json()["code"]) == (503, 5001)
     assert answer.headers["retry-after"] == "5"
-    assert not house.upstream.requests
+    assert not web.kling.requests
 
 
-async def test_large_pictures_pass_and_larger_ones_do_not(house: House, say: Say) -> None:
-    passed = await house.client.post(CREATE, json={"image": "A" * 5_000_000})
+async def test_large_pictures_pass_and_larger_ones_do_not(web: WebApp, send_bytes: SendBytes) -> None:
+    passed = await web.client.post(CREATE, json={"image": "A" * 5_000_000})
     head = f"POST {CREATE} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n"
-    refused = await say(house.admin, f"{head}content-length: {65 * 1024 * 1024}\r\n\r\n".encode())
+    refused = await send_bytes(web.admin, f"{head}content-length: {65 * 1024 * 1024}\r\n\r\n".encode())
 
     assert passed.status_code == 200
     assert refused.startswith(b"HTTP/1.1 413 ")
@@ -288,24 +288,24 @@ async def test_large_pictures_pass_and_larger_ones_do_not(house: House, say: Say
 
 
 @pytest.mark.parametrize("path", ["/kling/v1/../../secrets", "/kling/%2e%2e/secrets", "/%6bling/v1/images/generations"])
-async def test_no_path_leads_out_of_klings(house: House, path: str, say: Say) -> None:
+async def test_no_path_leads_out_of_klings(web: WebApp, path: str, send_bytes: SendBytes) -> None:
     head = (
         f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer the-admin-token\r\nconnection: close\r\n\r\n"
     )
 
-    answer = await say(house.admin, head.encode())
+    answer = await send_bytes(web.admin, head.encode())
 
     assert answer.split()[1] in (b"400", b"404")
-    assert not house.upstream.requests
+    assert not web.kling.requests
 
 
-async def test_what_can_take_no_callback_url_passes_untouched_where_the_endpoint_is_unknown(house: House) -> None:
+async def test_what_can_take_no_callback_url_passes_untouched_where_the_endpoint_is_unknown(web: WebApp) -> None:
     content = b"--x\r\ncontent-disposition: form-data\r\n\r\n1\r\n--x--"
     headers = {"content-type": "multipart/form-data; boundary=x"}
 
-    answer = await house.client.post("/kling/v1/videos/something-new", content=content, headers=headers)
+    answer = await web.client.post("/kling/v1/videos/something-new", content=content, headers=headers)
 
     assert answer.status_code == 200
-    assert house.upstream.bodies == [content]
-    assert house.upstream.requests[0].headers["content-type"] == headers["content-type"]
-    assert (await house.client.get("/api/tasks")).json()["items"] == []
+    assert web.kling.bodies == [content]
+    assert web.kling.requests[0].headers["content-type"] == headers["content-type"]
+    assert (await web.client.get("/api/tasks")).json()["items"] == []

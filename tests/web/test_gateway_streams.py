@@ -10,7 +10,7 @@ from typing import Any
 import httpx2 as httpx
 import pytest
 from harness.support import FakeClock, plain_http
-from harness.web_app import House, Serve
+from harness.web_app import Serve, WebApp
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -18,13 +18,13 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from receiver.domain.model import Secret
-from receiver.kling.client import Kling
-from receiver.net.http_client import Outbound
+from receiver.kling.client import KlingClient
+from receiver.net.http_client import HttpClient
 from receiver.settings import KlingSettings
 from receiver.web.gateway import Gateway
 from receiver.web.resources.tasks import TaskApi
-from receiver.web.server.body import MAX_JOB, SMALL, Room
-from receiver.web.server.problems import Problem, answer_problem
+from receiver.web.server.body import MAX_JOB_BODY, SMALL_BODY, BodyMemoryBudget
+from receiver.web.server.problems import Problem, problem_response
 
 PASSES = "/kling/v1/audio/tts"
 CREATE = "/kling/v1/images/generations"
@@ -41,12 +41,12 @@ async def a_gateway(serve: Serve, upstream: Upstream) -> AsyncIterator[httpx.Asy
         await (await upstream(Request(scope, receive)))(scope, receive, send)
 
     settings = KlingSettings(base_url=f"http://{await serve(app)}", api_key=Secret("key"))
-    outbound = Outbound(user_agent="kling-receiver/test")
-    kling = Kling(settings, outbound=outbound, clock=FakeClock())
-    address = await serve(Gateway(kling, kling, Room()))  # type: ignore[arg-type]  # no test here makes a task
+    http_client = HttpClient(user_agent="kling-receiver/test")
+    kling = KlingClient(settings, http_client=http_client, clock=FakeClock())
+    address = await serve(Gateway(kling, kling, BodyMemoryBudget()))  # type: ignore[arg-type]  # no test here makes a task
     async with plain_http(base_url=f"http://{address}", timeout=30) as client:
         yield client
-    await outbound.aclose()
+    await http_client.aclose()
 
 
 async def test_a_large_body_reaches_kling_while_it_is_still_being_sent(serve: Serve) -> None:
@@ -147,16 +147,16 @@ async def test_who_leaves_in_the_middle_of_an_answer_stops_it(serve: Serve) -> N
 
 
 @pytest.mark.parametrize("path", [PASSES, CREATE])
-async def test_a_body_beyond_the_limit_is_refused_in_klings_own_shape(house: House, path: str) -> None:
+async def test_a_body_beyond_the_limit_is_refused_in_klings_own_shape(web: WebApp, path: str) -> None:
     async def content() -> AsyncIterator[bytes]:
-        for _ in range(MAX_JOB // len(PIECE) + 1):
+        for _ in range(MAX_JOB_BODY // len(PIECE) + 1):
             yield PIECE
 
-    answer = await house.client.post(path, content=content(), timeout=60)
+    answer = await web.client.post(path, content=content(), timeout=60)
 
     assert (answer.status_code, answer.json()["code"], answer.json()["request_id"]) == (413, 1201, "")
-    assert str(MAX_JOB) in answer.json()["message"]
-    assert (await house.client.get("/api/tasks")).json()["items"] == []
+    assert str(MAX_JOB_BODY) in answer.json()["message"]
+    assert (await web.client.get("/api/tasks")).json()["items"] == []
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
@@ -194,53 +194,53 @@ def _sized(size: int | None) -> Scope:
 
 
 async def test_large_bodies_share_the_room_there_is_and_small_ones_need_none() -> None:
-    room, held, let_go = Room(4 * SMALL), asyncio.Event(), asyncio.Event()
+    room, held, let_go = BodyMemoryBudget(4 * SMALL_BODY), asyncio.Event(), asyncio.Event()
     told: list[str] = []
 
     async def hold(name: str, size: int | None) -> None:
-        async with room.of(_sized(size), limit=4 * SMALL):
+        async with room.reserve(_sized(size), limit=4 * SMALL_BODY):
             told.append(name)
             held.set()
             await let_go.wait()
 
-    first = asyncio.create_task(hold("first", 3 * SMALL))
+    first = asyncio.create_task(hold("first", 3 * SMALL_BODY))
     await held.wait()
-    others = [asyncio.create_task(hold(name, size)) for name, size in (("large", 2 * SMALL), ("unsaid", None))]
-    async with room.of(_sized(SMALL), limit=4 * SMALL):
+    others = [asyncio.create_task(hold(name, size)) for name, size in (("large", 2 * SMALL_BODY), ("unsaid", None))]
+    async with room.reserve(_sized(SMALL_BODY), limit=4 * SMALL_BODY):
         assert told == ["first"]
 
     let_go.set()
     await asyncio.gather(first, *others)
 
     assert sorted(told) == ["first", "large", "unsaid"]
-    async with room.of(_sized(None), limit=4 * SMALL):
+    async with room.reserve(_sized(None), limit=4 * SMALL_BODY):
         pass
 
 
 async def test_a_large_job_for_the_api_needs_room_as_one_through_the_gateway_does(serve: Serve) -> None:
     nothing: Any = None  # is asked of what stands behind
-    tasks = TaskApi(nothing, nothing, nothing, Room(SMALL, patience=timedelta(milliseconds=20)))
+    tasks = TaskApi(nothing, nothing, nothing, BodyMemoryBudget(SMALL_BODY, wait_timeout=timedelta(milliseconds=20)))
     routes = [Route("/api/tasks", tasks.create, methods=["POST"])]
-    address = await serve(Starlette(routes=routes, exception_handlers={Problem: answer_problem}))
+    address = await serve(Starlette(routes=routes, exception_handlers={Problem: problem_response}))
 
     async with plain_http(base_url=f"http://{address}", timeout=30) as client:
         answer = await client.post(
-            "/api/tasks", json={"endpoint": "images/generations", "body": {"image": "A" * SMALL}}
+            "/api/tasks", json={"endpoint": "images/generations", "body": {"image": "A" * SMALL_BODY}}
         )
 
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "crowded", "5")
 
 
 async def test_who_finds_no_room_for_a_while_is_told_to_come_again() -> None:
-    room = Room(4 * SMALL, patience=timedelta(milliseconds=20))
+    room = BodyMemoryBudget(4 * SMALL_BODY, wait_timeout=timedelta(milliseconds=20))
 
-    async with room.of(_sized(4 * SMALL), limit=4 * SMALL):
-        async with room.of(_sized(5 * SMALL), limit=4 * SMALL):
+    async with room.reserve(_sized(4 * SMALL_BODY), limit=4 * SMALL_BODY):
+        async with room.reserve(_sized(5 * SMALL_BODY), limit=4 * SMALL_BODY):
             pass  # is refused for its size
         with pytest.raises(Problem) as caught:
-            async with room.of(_sized(2 * SMALL), limit=4 * SMALL):
+            async with room.reserve(_sized(2 * SMALL_BODY), limit=4 * SMALL_BODY):
                 pass
 
     assert (caught.value.status, caught.value.headers["retry-after"]) == (503, "5")
-    async with room.of(_sized(4 * SMALL), limit=4 * SMALL):
+    async with room.reserve(_sized(4 * SMALL_BODY), limit=4 * SMALL_BODY):
         pass

@@ -15,19 +15,19 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from harness.support import until
-from harness.web_app import Say, Serve
+from harness.support import wait_until
+from harness.web_app import SendBytes, Serve
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from receiver.domain.errors import CannotListen
+from receiver.domain.errors import BindFailed
 from receiver.settings import Address
-from receiver.web.server.client_address import Proxies
-from receiver.web.server.connections import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
+from receiver.web.server.client_address import TrustedProxies
+from receiver.web.server.connections import ConnectionLimits, ConnectionMaker, H11Connection, HttptoolsConnection
 from receiver.web.server.listener import Listener
 
-QUICK = Limits(
+SHORT_LIMITS = ConnectionLimits(
     head=timedelta(seconds=0.2),
     request=timedelta(seconds=0.4),
     idle=timedelta(seconds=0.3),
@@ -58,11 +58,13 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         pytest.param(GET + b"\r\n" + GET, id="a request, then half of one"),
     ],
 )
-async def test_who_falls_silent_is_cut_off(serve: Serve, say: Say, connection: ConnectionMaker, sent: bytes) -> None:
-    address = await serve(echo, limits=QUICK, connection=connection)
+async def test_who_falls_silent_is_cut_off(
+    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker, sent: bytes
+) -> None:
+    address = await serve(echo, limits=SHORT_LIMITS, connection=connection)
 
     async with asyncio.timeout(3):
-        answer = await say(address, sent)
+        answer = await send_bytes(address, sent)
 
     assert b" 500 " not in answer
 
@@ -77,7 +79,7 @@ async def test_who_falls_silent_is_cut_off(serve: Serve, say: Say, connection: C
 async def test_who_drips_for_ever_is_cut_off(
     serve: Serve, connection: ConnectionMaker, start: bytes, drop: bytes
 ) -> None:
-    address = await serve(echo, limits=QUICK, connection=connection)
+    address = await serve(echo, limits=SHORT_LIMITS, connection=connection)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(start)
     answer = asyncio.ensure_future(reader.read())
@@ -106,7 +108,7 @@ async def test_who_does_not_read_the_answer_is_cut_off(serve: Serve, connection:
         finally:
             ended.set()
 
-    address = await serve(pour, limits=QUICK, connection=connection)
+    address = await serve(pour, limits=SHORT_LIMITS, connection=connection)
     _, writer = await asyncio.open_connection(address.host, address.port, limit=1)
     writer.write(GET + b"\r\n")
 
@@ -116,14 +118,14 @@ async def test_who_does_not_read_the_answer_is_cut_off(serve: Serve, connection:
     writer.close()
 
 
-async def test_a_slow_answer_is_not_cut_off(serve: Serve, say: Say, connection: ConnectionMaker) -> None:
+async def test_a_slow_answer_is_not_cut_off(serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker) -> None:
     async def ponder(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.8)
         await echo(scope, receive, send)
 
-    address = await serve(ponder, limits=QUICK, connection=connection)
+    address = await serve(ponder, limits=SHORT_LIMITS, connection=connection)
 
-    answer = await say(address, b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi")
+    answer = await send_bytes(address, b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi")
 
     assert b" 200 " in answer
     assert answer.endswith(b"heard hi")
@@ -149,12 +151,12 @@ async def test_a_slow_answer_is_not_cut_off(serve: Serve, say: Say, connection: 
     ],
 )
 async def test_a_bad_head_is_refused(
-    serve: Serve, say: Say, connection: ConnectionMaker, head: bytes, status: int | None
+    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker, head: bytes, status: int | None
 ) -> None:
     address = await serve(echo, connection=connection)
 
     async with asyncio.timeout(5):
-        answer = await say(address, head)
+        answer = await send_bytes(address, head)
 
     # Who is still sending when we close may get a reset instead of the answer.
     assert b" 500 " not in answer
@@ -172,7 +174,7 @@ async def test_a_bad_head_is_refused(
     ],
 )
 async def test_a_trailer_is_refused_and_never_a_field_of_the_head(
-    serve: Serve, say: Say, connection: ConnectionMaker, trailers: bytes
+    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker, trailers: bytes
 ) -> None:
     whole = []
 
@@ -183,8 +185,8 @@ async def test_a_trailer_is_refused_and_never_a_field_of_the_head(
     address = await serve(hear, connection=connection)
 
     async with asyncio.timeout(5):
-        answer = await say(address, CHUNKED + b"2\r\nhi\r\n0\r\n" + trailers)
-        hostless = await say(address, CHUNKED.replace(b"host", b"x") + b"0\r\nhost: localhost\r\n\r\n")
+        answer = await send_bytes(address, CHUNKED + b"2\r\nhi\r\n0\r\n" + trailers)
+        hostless = await send_bytes(address, CHUNKED.replace(b"host", b"x") + b"0\r\nhost: localhost\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 400 ")
     assert b"trailers" in answer
@@ -246,7 +248,7 @@ async def test_a_body_that_nobody_reads_after_the_answer_is_let_by(serve: Serve,
 
 
 async def test_a_few_requests_may_come_ahead_of_the_answers(serve: Serve, connection: ConnectionMaker) -> None:
-    address = await serve(echo, connection=connection, limits=Limits(ahead=3))
+    address = await serve(echo, connection=connection, limits=ConnectionLimits(pipelined=3))
     reader, writer = await asyncio.open_connection(address.host, address.port)
     bodies = [b"a" * 150_000, b"b", b"c" * 300_000, b"d"]
     requests = [
@@ -264,7 +266,7 @@ async def test_a_few_requests_may_come_ahead_of_the_answers(serve: Serve, connec
 
 
 async def test_a_connection_ends_after_so_many_requests_that_came_ahead(
-    serve: Serve, say: Say, connection: ConnectionMaker
+    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
 ) -> None:
     heard = []
 
@@ -272,18 +274,18 @@ async def test_a_connection_ends_after_so_many_requests_that_came_ahead(
         heard.append(scope["path"])
         await echo(scope, receive, send)
 
-    address = await serve(count, connection=connection, limits=Limits(ahead=3))
+    address = await serve(count, connection=connection, limits=ConnectionLimits(pipelined=3))
 
     async with asyncio.timeout(5):
-        few = await say(address, (GET + b"\r\n") * 20)
-        await say(address, (GET + b"\r\n") * 7_000)
+        few = await send_bytes(address, (GET + b"\r\n") * 20)
+        await send_bytes(address, (GET + b"\r\n") * 7_000)
 
     assert few.count(b"HTTP/1.1 200 OK\r\n") == few.count(b"HTTP/1.1 ") == 4
     assert len(heard) == 8
 
 
 async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
-    serve: Serve, say: Say, connection: ConnectionMaker
+    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
 ) -> None:
     arrived = asyncio.Event()
 
@@ -296,7 +298,7 @@ async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
     asyncio.get_running_loop().call_later(0.05, arrived.set)
 
     async with asyncio.timeout(5):
-        answer = await say(address, GET + b"\r\n" + CHUNKED.replace(b"/ ", b"/next ") + b"2\r\nhi\r\nzz\r\n")
+        answer = await send_bytes(address, GET + b"\r\n" + CHUNKED.replace(b"/ ", b"/next ") + b"2\r\nhi\r\nzz\r\n")
 
     assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"200", b"400"]
     assert answer.index(b"heard ") < answer.index(b"HTTP/1.1 400 ")
@@ -310,7 +312,7 @@ async def test_who_waits_for_an_answer_is_not_blamed_for_what_is_not_read_meanwh
             await asyncio.sleep(0.8)
         await echo(scope, receive, send)
 
-    address = await serve(ponder, limits=QUICK, connection=connection)
+    address = await serve(ponder, limits=SHORT_LIMITS, connection=connection)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     body = b"b" * 1_000_000
 
@@ -376,29 +378,31 @@ async def test_who_goes_away_is_missed_also_where_another_request_waits(
         await ended.wait()
 
 
-async def test_a_request_before_garbage_is_answered(serve: Serve, say: Say, connection: ConnectionMaker) -> None:
+async def test_a_request_before_garbage_is_answered(
+    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
+) -> None:
     address = await serve(echo, connection=connection)
 
-    answer = await say(address, GET + b"\r\n\x00\x01garbage\r\n\r\n")
+    answer = await send_bytes(address, GET + b"\r\n\x00\x01garbage\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"heard " in answer
 
 
 async def test_who_offers_another_protocol_is_answered_and_let_go(
-    serve: Serve, say: Say, connection: ConnectionMaker
+    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
 ) -> None:
-    address = await serve(echo, connection=connection, limits=Limits(idle=timedelta(seconds=0.3)))
+    address = await serve(echo, connection=connection, limits=ConnectionLimits(idle=timedelta(seconds=0.3)))
     offer = GET + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n"
 
     async with asyncio.timeout(3):
-        answer = await say(address, offer)
+        answer = await send_bytes(address, offer)
 
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 @contextlib.asynccontextmanager
-async def calling(address: Address) -> AsyncIterator[Call]:
+async def a_connection(address: Address) -> AsyncIterator[Call]:
     """Give a way to open connections, from any address of loopback, that last as long as the test does."""
     writers = []
 
@@ -425,26 +429,26 @@ async def status(reader: asyncio.StreamReader) -> int:
 
 
 async def test_a_peer_has_so_many_connections_and_no_more(serve: Serve, connection: ConnectionMaker) -> None:
-    address = await serve(echo, connection=connection, limits=Limits(per_peer=2))
+    address = await serve(echo, connection=connection, limits=ConnectionLimits(per_peer=2))
 
-    async with calling(address) as call:
+    async with a_connection(address) as call:
         peers = ["127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.2"]
         statuses = [await status(await call(peer)) for peer in peers]
 
     assert statuses == [200, 200, 503, 200]
 
     async def has_room() -> bool:
-        async with calling(address) as call:
+        async with a_connection(address) as call:
             return await status(await call("127.0.0.1")) == 200
 
-    await until(has_room)
+    await wait_until(has_room)
 
 
 async def test_a_trusted_proxy_has_as_many_connections_as_there_are(serve: Serve, connection: ConnectionMaker) -> None:
-    limits = Limits(per_peer=2, proxies=Proxies([ip_network("127.0.0.8/32")]))
+    limits = ConnectionLimits(per_peer=2, proxies=TrustedProxies([ip_network("127.0.0.8/32")]))
     address = await serve(echo, connection=connection, limits=limits)
 
-    async with calling(address) as call:
+    async with a_connection(address) as call:
         statuses = [await status(await call("127.0.0.8")) for _ in range(10)]
 
     assert statuses == [200] * 10
@@ -457,8 +461,8 @@ async def test_only_so_many_requests_are_worked_on_at_once(serve: Serve, connect
         await go_on.wait()
         await echo(scope, receive, send)
 
-    address = await serve(wait, connection=connection, limits=Limits(connections=3))
-    async with calling(address) as call:
+    address = await serve(wait, connection=connection, limits=ConnectionLimits(connections=3))
+    async with a_connection(address) as call:
         first = [await call("127.0.0.1") for _ in range(3)]
         refused = await status(await call("127.0.0.2"))
         go_on.set()
@@ -479,10 +483,10 @@ async def test_only_so_many_requests_are_worked_on_at_once(serve: Serve, connect
 async def test_a_flood_of_slow_clients_keeps_nobody_else_out(
     serve: Serve, connection: ConnectionMaker, sent: bytes
 ) -> None:
-    address = await serve(echo, connection=connection, limits=Limits(connections=40, per_peer=20))
+    address = await serve(echo, connection=connection, limits=ConnectionLimits(connections=40, per_peer=20))
     flood = [f"127.0.1.{number}" for number in range(1, 9)]
 
-    async with calling(address) as call:
+    async with a_connection(address) as call:
         for peer in flood * 20:
             await call(peer, sent)
         statuses = []
@@ -494,9 +498,9 @@ async def test_a_flood_of_slow_clients_keeps_nobody_else_out(
 
 
 async def test_who_takes_all_places_gives_up_one_of_its_own(serve: Serve, connection: ConnectionMaker) -> None:
-    address = await serve(echo, connection=connection, limits=Limits(connections=6))
+    address = await serve(echo, connection=connection, limits=ConnectionLimits(connections=6))
 
-    async with calling(address) as call:
+    async with a_connection(address) as call:
         quiet = await call("127.0.0.2", b"POST / HTTP/1.1\r\nhost: h\r\nx-drip: ")
         kept_alive = await call("127.0.0.3")
         served = await status(kept_alive)
@@ -622,7 +626,7 @@ async def test_an_address_in_use_is_named_with_its_key(connection: ConnectionMak
         port = taken.getsockname()[1]
         listener = Listener(echo, key="[public] listen", address=Address("127.0.0.1", port), connection=connection)
 
-        with pytest.raises(CannotListen) as refusal:
+        with pytest.raises(BindFailed) as refusal:
             await listener.serve(asyncio.Event())
 
     assert f"127.0.0.1:{port}" in str(refusal.value)
@@ -634,7 +638,7 @@ async def test_an_address_is_taken_as_soon_as_it_is_bound(connection: Connection
     first.bind()
     second = Listener(echo, key="[admin] listen", address=first.addresses[0], connection=connection)
 
-    with pytest.raises(CannotListen, match=r"\[admin\] listen"):
+    with pytest.raises(BindFailed, match=r"\[admin\] listen"):
         second.bind()
 
     stop = asyncio.Event()
@@ -643,18 +647,18 @@ async def test_an_address_is_taken_as_soon_as_it_is_bound(connection: Connection
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
-async def test_ipv6_is_served(serve: Serve, say: Say, connection: ConnectionMaker) -> None:
+async def test_ipv6_is_served(serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker) -> None:
     address = await serve(echo, host="::1", connection=connection)
 
-    answer = await say(address, GET + b"connection: close\r\n\r\n")
+    answer = await send_bytes(address, GET + b"connection: close\r\n\r\n")
 
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
 async def test_ten_thousand_broken_requests_cost_nothing_but_their_connection(
-    serve: Serve, say: Say, connection: ConnectionMaker
+    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
 ) -> None:
-    address = await serve(echo, connection=connection, limits=QUICK)
+    address = await serve(echo, connection=connection, limits=SHORT_LIMITS)
     chance = random.Random(20261122)
     rounds = 10_000 if connection is HttptoolsConnection else 2_000
     whole = b"POST /a?b=c HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\nx-y: z\r\nconnection: close\r\n\r\nbody"
@@ -691,4 +695,4 @@ async def test_ten_thousand_broken_requests_cost_nothing_but_their_connection(
         assert not [answer for answer in answers if answer.startswith(b"HTTP/1.1 5")]
 
     assert not faults
-    assert b"heard body" in await say(address, whole)
+    assert b"heard body" in await send_bytes(address, whole)

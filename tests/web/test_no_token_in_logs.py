@@ -8,45 +8,47 @@ from datetime import timedelta
 
 import pytest
 import structlog
-from harness.support import until
+from harness.support import wait_until
 from harness.web_app import Serve
 
-from receiver.domain.errors import StoreBroken, StoreUnavailable, Unreadable
+from receiver.domain.errors import MalformedBody, StoreBroken, StoreUnavailable
 from receiver.settings import Address
 from receiver.web.callbacks import public_app
-from receiver.web.server.allowed_hosts import Names
-from receiver.web.server.connections import ConnectionMaker, H11Connection, HttptoolsConnection, Limits
+from receiver.web.server.allowed_hosts import AllowedHosts
+from receiver.web.server.connections import ConnectionLimits, ConnectionMaker, H11Connection, HttptoolsConnection
 
 TOKEN = "the-canary-Zz8-token"
 POST = f"POST /callbacks/{TOKEN} HTTP/1.1\r\nhost: hooks.example.com\r\n".encode()
-QUICK = Limits(head=timedelta(seconds=0.2), request=timedelta(seconds=0.4), idle=timedelta(seconds=0.3))
-NAMES = Names(Address("127.0.0.1", 8700), {"hooks.example.com"})
+SHORT_LIMITS = ConnectionLimits(
+    head=timedelta(seconds=0.2), request=timedelta(seconds=0.4), idle=timedelta(seconds=0.3)
+)
+ALLOWED_HOSTS = AllowedHosts(Address("127.0.0.1", 8700), {"hooks.example.com"})
 
 pytestmark = pytest.mark.parametrize("connection", [HttptoolsConnection, H11Connection])
 
 
-class Inbox:
+class FakeInbox:
     """Does with every callback what it is told."""
 
-    def __init__(self, does: Callable[[], Awaitable[bool]] | Exception | bool = False) -> None:
-        self.does = does
+    def __init__(self, outcome: Callable[[], Awaitable[bool]] | Exception | bool = False) -> None:
+        self.outcome = outcome
         self.is_reached = asyncio.Event()
 
-    async def receive(self, *_: object, **__: object) -> bool:
+    async def accept_callback(self, *_: object, **__: object) -> bool:
         self.is_reached.set()
-        match self.does:
+        match self.outcome:
             case bool():
-                return self.does
+                return self.outcome
             case Exception():
-                raise self.does
+                raise self.outcome
             case _:
-                return await self.does()
+                return await self.outcome()
 
-    async def knows(self, *_: object, **__: object) -> bool:
+    async def has_token(self, *_: object, **__: object) -> bool:
         return False
 
 
-class Heard:
+class CapturedLogs:
     """All that is logged while a test runs: our own lines as they are handed in, and what libraries say."""
 
     def __init__(self, lines: list[structlog.typing.EventDict], caplog: pytest.LogCaptureFixture) -> None:
@@ -62,17 +64,17 @@ class Heard:
 
 
 @contextlib.contextmanager
-def hearing(caplog: pytest.LogCaptureFixture) -> Iterator[Heard]:
+def capturing_logs(caplog: pytest.LogCaptureFixture) -> Iterator[CapturedLogs]:
     """Hear everything, at the level where most is said."""
     asyncio.get_running_loop().set_debug(True)
     with caplog.at_level(logging.DEBUG), structlog.testing.capture_logs() as lines:
-        yield Heard(lines, caplog)
+        yield CapturedLogs(lines, caplog)
 
 
-REFUSALS = [
+REJECTIONS = [
     pytest.param(POST + b"content-length: 2\r\n\r\n{}", False, 404, id="unknown"),
     pytest.param(POST.replace(b" HTTP", b"/ HTTP") + b"content-length: 0\r\n\r\n", False, 404, id="another path"),
-    pytest.param(POST + b"content-length: 2\r\n\r\n{}", Unreadable("It is no JSON."), 400, id="unreadable"),
+    pytest.param(POST + b"content-length: 2\r\n\r\n{}", MalformedBody("It is no JSON."), 400, id="unreadable"),
     pytest.param(POST + b"content-length: 2\r\n\r\n{}", StoreUnavailable("It is full."), 503, id="no room"),
     pytest.param(POST + b"content-length: 2\r\n\r\n{}", StoreBroken("It broke."), 503, id="a broken store"),
     pytest.param(POST + b"content-length: 2\r\n\r\n{}", KeyError(TOKEN), 500, id="a fault that quotes it"),
@@ -92,7 +94,7 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("sent", "does", "status"), REFUSALS)
+@pytest.mark.parametrize(("sent", "does", "status"), REJECTIONS)
 async def test_a_refused_request_leaves_no_token_in_the_log(
     serve: Serve,
     caplog: pytest.LogCaptureFixture,
@@ -102,8 +104,12 @@ async def test_a_refused_request_leaves_no_token_in_the_log(
     does: Exception | bool,
     status: int,
 ) -> None:
-    with hearing(caplog) as said:
-        address = await serve(public_app(Inbox(does), max_body=1000, names=NAMES), limits=QUICK, connection=connection)
+    with capturing_logs(caplog) as said:
+        address = await serve(
+            public_app(FakeInbox(does), max_body=1000, allowed_hosts=ALLOWED_HOSTS),
+            limits=SHORT_LIMITS,
+            connection=connection,
+        )
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(sent)
         line = await reader.readline()
@@ -117,13 +123,13 @@ async def test_a_refused_request_leaves_no_token_in_the_log(
 async def test_a_caller_that_leaves_in_the_middle_leaves_no_token_in_the_log(
     serve: Serve, caplog: pytest.LogCaptureFixture, connection: ConnectionMaker
 ) -> None:
-    with hearing(caplog) as said:
-        address = await serve(public_app(Inbox(), max_body=1000), connection=connection)
+    with capturing_logs(caplog) as said:
+        address = await serve(public_app(FakeInbox(), max_body=1000), connection=connection)
         _, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(POST + b"content-length: 9\r\n\r\nhalf")
         await writer.drain()
         writer.transport.abort()
-        await until(lambda: "callback.abandoned" in said.events)
+        await wait_until(lambda: "callback.abandoned" in said.events)
 
     assert TOKEN not in said.text()
 
@@ -144,8 +150,8 @@ async def test_a_caller_that_leaves_before_the_answer_leaves_no_token_in_the_log
             raise ending
         return True
 
-    with hearing(caplog) as said:
-        inbox = Inbox(wait)
+    with capturing_logs(caplog) as said:
+        inbox = FakeInbox(wait)
         address = await serve(public_app(inbox, max_body=1000), connection=connection)
         _, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(POST + b"content-length: 2\r\n\r\n{}")

@@ -7,37 +7,37 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from harness.support import until
-from harness.web_app import TOKEN, House
+from harness.support import wait_until
+from harness.web_app import TOKEN, WebApp
 
-from receiver.domain.model import Event, Verified
+from receiver.domain.model import Event, Verification
 from receiver.web.resources.stream import HEARTBEAT
 
 
-async def happen(
-    house: House, count: int = 1, *, type_: str = "alert.test", body: bytes = b"", at: str = ""
+async def add_events(
+    web: WebApp, count: int = 1, *, type_: str = "alert.test", body: bytes = b"", at: str = ""
 ) -> list[str]:
     """Commit events, as anybody does: first the store, then the bell."""
     events = [
         Event(
-            id=at or house.ids.new("evt"),
+            id=at or web.ids.new("evt"),
             type=type_,
             envelope=b'{"type":"%s","data":{"made":"up"}}' % type_.encode(),
             body=body,
-            verified=Verified.NONE,
-            created_at=house.clock.now(),
+            verified=Verification.NONE,
+            created_at=web.clock.now(),
         )
         for _ in range(count)
     ]
-    await house.store.record(events, [])
-    house.bells.events.ring()
+    await web.store.add_events(events, [])
+    web.notifiers.events.notify()
     return [event.id for event in events]
 
 
 @asynccontextmanager
-async def listening(house: House, query: str = "", **headers: str) -> AsyncIterator[asyncio.StreamReader]:
+async def listening(web: WebApp, query: str = "", **headers: str) -> AsyncIterator[asyncio.StreamReader]:
     """Listen to the stream, past the head of the answer and its greeting."""
-    reader, writer = await asyncio.open_connection(house.admin.host, house.admin.port)
+    reader, writer = await asyncio.open_connection(web.admin.host, web.admin.port)
     lines = [f"GET /api/stream{query} HTTP/1.1", "host: localhost", f"authorization: Bearer {TOKEN}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
     writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
@@ -61,62 +61,62 @@ async def next_ids(reader: asyncio.StreamReader, count: int) -> list[str]:
     return ids
 
 
-async def test_what_happens_is_told_at_once(house: House) -> None:
-    await happen(house, 3)
-    async with listening(house) as reader:
-        happened = await happen(house, 2)
+async def test_what_happens_is_told_at_once(web: WebApp) -> None:
+    await add_events(web, 3)
+    async with listening(web) as reader:
+        happened = await add_events(web, 2)
 
         assert await next_ids(reader, 2) == happened
 
 
-async def test_the_very_first_event_is_not_missed(house: House) -> None:
-    async with listening(house) as reader:
-        happened = await happen(house)
+async def test_the_very_first_event_is_not_missed(web: WebApp) -> None:
+    async with listening(web) as reader:
+        happened = await add_events(web)
 
         assert await next_ids(reader, 1) == happened
 
 
 @pytest.mark.parametrize("way", ["after", "last-event-id"])
-async def test_a_listener_takes_up_where_it_broke_off(house: House, way: str) -> None:
-    happened = await happen(house, 700)
+async def test_a_listener_takes_up_where_it_broke_off(web: WebApp, way: str) -> None:
+    happened = await add_events(web, 700)
     seen = happened[99]
     query, headers = (f"?after={seen}", {}) if way == "after" else ("", {"last-event-id": seen})
 
-    async with listening(house, query, **headers) as reader:
+    async with listening(web, query, **headers) as reader:
         assert await next_ids(reader, 600) == happened[100:]
-        assert await next_ids(reader, len(later := await happen(house, 3))) == later
+        assert await next_ids(reader, len(later := await add_events(web, 3))) == later
 
 
-async def test_who_turns_up_late_is_told_once(house: House) -> None:
-    overtaken = house.ids.new("evt")
-    async with listening(house) as reader:
-        first = await happen(house, 70)
+async def test_who_turns_up_late_is_told_once(web: WebApp) -> None:
+    overtaken = web.ids.new("evt")
+    async with listening(web) as reader:
+        first = await add_events(web, 70)
         assert await next_ids(reader, 70) == first
 
-        await happen(house, 3)
+        await add_events(web, 3)
         await next_ids(reader, 3)
-        late = house.ids.new("evt")
-        then = await happen(house, 20)
+        late = web.ids.new("evt")
+        then = await add_events(web, 20)
         assert await next_ids(reader, 20) == then
-        await happen(house, at=late)
+        await add_events(web, at=late)
 
         assert await next_ids(reader, 1) == [late]
-        last = await happen(house, 100)
+        last = await add_events(web, 100)
         assert await next_ids(reader, 100) == last
     assert overtaken < first[0]
 
 
-async def test_only_what_is_wished_for_is_told(house: House) -> None:
-    async with listening(house, "?type=alert.loud,task.failed") as reader:
-        await happen(house, type_="alert.quiet")
-        loud = await happen(house, type_="alert.loud")
+async def test_only_what_is_wished_for_is_told(web: WebApp) -> None:
+    async with listening(web, "?type=alert.loud,task.failed") as reader:
+        await add_events(web, type_="alert.quiet")
+        loud = await add_events(web, type_="alert.loud")
 
         assert await next_ids(reader, 1) == loud
 
 
-async def test_klings_line_breaks_stay_inside_the_event(house: House) -> None:
-    async with listening(house) as reader:
-        await happen(house, body=b'{\r\n "task_id":\n\n"1",\r"x": 2}')
+async def test_klings_line_breaks_stay_inside_the_event(web: WebApp) -> None:
+    async with listening(web) as reader:
+        await add_events(web, body=b'{\r\n "task_id":\n\n"1",\r"x": 2}')
         await next_ids(reader, 1)
         frame = await reader.readuntil(b"\n\n")
 
@@ -128,37 +128,37 @@ async def test_klings_line_breaks_stay_inside_the_event(house: House) -> None:
     }
 
 
-async def test_silence_has_a_heartbeat(house: House) -> None:
-    async with listening(house) as reader:
+async def test_silence_has_a_heartbeat(web: WebApp) -> None:
+    async with listening(web) as reader:
         heard = asyncio.ensure_future(reader.readuntil(b": still here\n\n"))
-        await until(_keeps(house, heard))
+        await wait_until(_advance_until_done(web, heard))
 
 
-def _keeps(house: House, heard: "asyncio.Future[bytes]") -> Callable[[], bool]:
+def _advance_until_done(web: WebApp, heard: "asyncio.Future[bytes]") -> Callable[[], bool]:
     def fact() -> bool:
-        house.clock.advance(HEARTBEAT + timedelta(seconds=1))
+        web.clock.advance(HEARTBEAT + timedelta(seconds=1))
         return heard.done()
 
     return fact
 
 
-async def test_who_leaves_is_forgotten(house: House) -> None:
-    async with listening(house):
-        assert len(house.bells.events._listeners) == 1
+async def test_who_leaves_is_forgotten(web: WebApp) -> None:
+    async with listening(web):
+        assert len(web.notifiers.events._subscribers) == 1
 
-    await until(lambda: not house.bells.events._listeners)
+    await wait_until(lambda: not web.notifiers.events._subscribers)
 
 
-async def test_who_does_not_read_holds_up_nobody(house: House) -> None:
-    async with listening(house), listening(house) as reader:
+async def test_who_does_not_read_holds_up_nobody(web: WebApp) -> None:
+    async with listening(web), listening(web) as reader:
         for _ in range(20):
-            happened = await happen(house, 200, body=b'{"padding": "' + b"x" * 2000 + b'"}')
+            happened = await add_events(web, 200, body=b'{"padding": "' + b"x" * 2000 + b'"}')
             assert await next_ids(reader, 200) == happened
 
 
-async def test_streams_end_when_we_stop(house: House, stop: asyncio.Event) -> None:
+async def test_streams_end_when_we_stop(web: WebApp, stop: asyncio.Event) -> None:
     """The listeners of the fixture have a grace of one second; a stream ends at once, so as to hold up nothing."""
-    async with listening(house) as reader:
+    async with listening(web) as reader:
         stop.set()
 
         async with asyncio.timeout(0.9):
@@ -167,8 +167,8 @@ async def test_streams_end_when_we_stop(house: House, stop: asyncio.Event) -> No
     assert rest.endswith(b"0\r\n\r\n")
 
 
-async def test_whether_there_is_a_stream_can_be_asked_without_listening(house: House) -> None:
-    answer = await house.client.head("/api/stream")
+async def test_whether_there_is_a_stream_can_be_asked_without_listening(web: WebApp) -> None:
+    answer = await web.client.head("/api/stream")
 
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")

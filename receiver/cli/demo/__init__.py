@@ -22,22 +22,22 @@ def demo(
     Starts a simulated Kling, the receiver, a webhook that verifies signatures and a script; submits one
     multi-image2image job and shows each step as it happens. Ends 0 when both have the result.
     """
-    from receiver.cli.demo.output import Teller
-    from receiver.cli.demo.sandbox import DemoFailed, Ports, Stage
-    from receiver.cli.demo.scenario import keep_running, play
+    from receiver.cli.demo.output import DemoOutput
+    from receiver.cli.demo.sandbox import DemoFailed, Ports, Sandbox
+    from receiver.cli.demo.scenario import keep_running, run_scenario
     from receiver.domain.errors import ReceiverError
 
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
-    teller = Teller(as_json=json)
-    with Stage(Ports.choose(port)) as stage:
+    teller = DemoOutput(as_json=json)
+    with Sandbox(Ports.choose(port)) as stage:
         try:
-            with play(stage, teller) as client:
+            with run_scenario(stage, teller) as client:
                 if keep:
                     with suppress(KeyboardInterrupt):
                         keep_running(stage, teller, client.url)
         except ReceiverError as error:
-            stage.keeps_folder = True
+            stage.keep_folder = True
             teller.fail(str(error))
             raise DemoFailed(str(error), remedy=f"\nThe logs are in {stage.folder}.") from error
     return OK

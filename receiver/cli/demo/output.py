@@ -6,7 +6,7 @@ from time import perf_counter
 from receiver.cli import render
 
 
-class Teller:
+class DemoOutput:
     """Prints each step as it happens."""
 
     def __init__(self, *, as_json: bool) -> None:
@@ -20,11 +20,11 @@ class Teller:
         """How long the story has been going on."""
         return perf_counter() - self._started
 
-    def step(self, what: str, title: str, detail: str, **facts: object) -> None:
+    def step(self, name: str, title: str, detail: str, **facts: object) -> None:
         """Tell the next step: *what* names it for programs, *title* and *detail* say it."""
         self._steps += 1
         if self._as_json:
-            self._line(what, step=self._steps, title=title, detail=detail, **facts)
+            self._print_json(name, step=self._steps, title=title, detail=detail, **facts)
         elif self._rich:
             from rich.text import Text
 
@@ -35,49 +35,49 @@ class Teller:
             )
             render.console().print(head + Text(render.clean(detail)), soft_wrap=True)
         else:
-            render.line(self._steps, f"{self.seconds:.2f} s", title, detail)
+            render.print_line(self._steps, f"{self.seconds:.2f} s", title, detail)
 
-    def open(self, sentence: str) -> None:
+    def introduce(self, text: str) -> None:
         """Say what this is going to be."""
-        self._say(sentence, style="bold", blank_after=True)
+        self._print(text, style="bold", blank_after=True)
 
-    def close(self, sentence: str, *, style: str = "bold green", **facts: object) -> None:
+    def finish(self, text: str, *, style: str = "bold green", **facts: object) -> None:
         """Say how it ended."""
         if self._as_json:
-            self._line("done", ok=True, detail=sentence, **facts)
+            self._print_json("done", ok=True, detail=text, **facts)
         else:
-            self._say(sentence, style=style, blank_before=True)
+            self._print(text, style=style, blank_before=True)
 
-    def fail(self, sentence: str) -> None:
+    def fail(self, text: str) -> None:
         """Say why it did not end well; programs read it here, people on stderr."""
         if self._as_json:
-            self._line("done", ok=False, detail=sentence)
+            self._print_json("done", ok=False, detail=text)
 
-    def leave(self, places: Mapping[str, str], commands: Sequence[str]) -> None:
+    def show_running(self, places: Mapping[str, str], commands: Sequence[str]) -> None:
         """Say what goes on running where, and what a person may try."""
         if self._as_json:
-            self._line("kept", **places, commands=commands)
+            self._print_json("kept", **places, commands=commands)
             return
-        self._say("Everything keeps running until Ctrl-C.", style="", blank_after=True)
-        render.fields(places.items())
-        self._say("Try, in another terminal:", style="bold", blank_before=True, blank_after=True)
+        self._print("Everything keeps running until Ctrl-C.", style="", blank_after=True)
+        render.details(places.items())
+        self._print("Try, in another terminal:", style="bold", blank_before=True, blank_after=True)
         for command in commands:
-            self._say(f"  {command}", style="cyan")
+            self._print(f"  {command}", style="cyan")
 
-    def _say(self, sentence: str, *, style: str, blank_before: bool = False, blank_after: bool = False) -> None:
+    def _print(self, text: str, *, style: str, blank_before: bool = False, blank_after: bool = False) -> None:
         if self._as_json:
             return
         if not self._rich:
-            render.line(sentence)
+            render.print_line(text)
             return
         from rich.text import Text
 
         console = render.console()
         if blank_before:
             console.print()
-        console.print(Text(sentence, style=style), soft_wrap=True)
+        console.print(Text(text, style=style), soft_wrap=True)
         if blank_after:
             console.print()
 
-    def _line(self, what: str, **facts: object) -> None:
-        render.as_json_line({"what": what, "seconds": round(self.seconds, 3), **facts})
+    def _print_json(self, name: str, **facts: object) -> None:
+        render.print_json_line({"what": name, "seconds": round(self.seconds, 3), **facts})

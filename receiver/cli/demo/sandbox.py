@@ -25,7 +25,7 @@ WEBHOOK_ROUTE = "webhook"
 SCRIPT_ROUTE = "script"
 
 _STOP_SECONDS = 8.0
-_LAST_LINES = 5
+_LOG_TAIL_LINES = 5
 _LAST_PORT = 65535
 
 _SCRIPT = """\
@@ -113,35 +113,35 @@ def _probe(port: int) -> socket.socket:
         ) from exc
 
 
-class Stage:
+class Sandbox:
     """Sets the demo up in a folder of its own, starts processes, and stops every one of them at the end."""
 
     def __init__(self, ports: Ports) -> None:
         self.ports = ports
         self.folder = Path(tempfile.mkdtemp(prefix="kling-receiver-demo-")).resolve()
         self.config = self.folder / "config.toml"
-        self.output = self.folder / "published.jsonl"
+        self.output_file = self.folder / "published.jsonl"
         self.secret = Secret("whsec_" + b64encode(secrets.token_bytes(24)).decode())
-        self.keeps_folder = False
+        self.keep_folder = False
         self._started: list[tuple[str, subprocess.Popen[bytes]]] = []
-        self._write()
+        self._write_files()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         _stop([process for _, process in reversed(self._started)])
-        if not self.keeps_folder:
+        if not self.keep_folder:
             rmtree(self.folder, ignore_errors=True)
 
     def start(self, name: str, *argv: str) -> None:
         """Start one of our own commands as a process; all it writes goes to a file."""
-        with self.log(name).open("wb") as log:
+        with self.log_file(name).open("wb") as log:
             self._start(name, argv, stdout=log, stderr=log)
 
-    def start_telling(self, name: str, *argv: str) -> IO[bytes]:
+    def start_with_output(self, name: str, *argv: str) -> IO[bytes]:
         """Start one of our own commands as a process; what it prints comes to us."""
-        with self.log(name).open("wb") as log:
+        with self.log_file(name).open("wb") as log:
             process = self._start(name, argv, stdout=subprocess.PIPE, stderr=log)
         return cast("IO[bytes]", process.stdout)  # a pipe, as asked for
 
@@ -159,27 +159,27 @@ class Stage:
         self._started.append((name, process))
         return process
 
-    def log(self, name: str) -> Path:
+    def log_file(self, name: str) -> Path:
         """Tell where a process writes."""
         return self.folder / f"{name}.log"
 
-    def check(self) -> None:
+    def check_running(self) -> None:
         """Raise when one of the processes has ended before its time."""
         for name, process in self._started:
             if process.poll() is not None:
-                raise DemoFailed(f"The {name} ended with exit code {process.returncode}.{self.last_words(name)}")
+                raise DemoFailed(f"The {name} ended with exit code {process.returncode}.{self.log_tail(name)}")
 
-    def last_words(self, name: str) -> str:
+    def log_tail(self, name: str) -> str:
         """Quote the end of a process' log."""
-        lines = self.log(name).read_text("utf-8", "replace").strip().splitlines()[-_LAST_LINES:]
+        lines = self.log_file(name).read_text("utf-8", "replace").strip().splitlines()[-_LOG_TAIL_LINES:]
         return "".join(f"\n  {line}" for line in lines)
 
-    def _write(self) -> None:
+    def _write_files(self) -> None:
         secret_file = self.folder / "webhook-secret"
         secret_file.touch(0o600)
         secret_file.write_text(self.secret.reveal(), "utf-8")
         script_file = self.folder / "publish.sh"
-        script_file.write_text(_SCRIPT.format(output=self.output), "utf-8")
+        script_file.write_text(_SCRIPT.format(output=self.output_file), "utf-8")
         self.config.write_text(
             _CONFIG.format(
                 public=self.ports.public,
@@ -211,7 +211,7 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
             process.stdout.close()
 
 
-def environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """Our environment without the settings of a real installation, which must not leak into the demo."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KLING_")}
 
@@ -220,4 +220,4 @@ def _process_environment() -> dict[str, str]:
     """Let a process find this very package, and nothing that happens to lie in the current folder."""
     found_in = str(Path(receiver.__file__).parent.parent)
     inherited = [path] if (path := os.environ.get("PYTHONPATH")) else []
-    return environment() | {"PYTHONPATH": os.pathsep.join([found_in, *inherited]), "PYTHONUNBUFFERED": "1"}
+    return clean_environment() | {"PYTHONPATH": os.pathsep.join([found_in, *inherited]), "PYTHONUNBUFFERED": "1"}

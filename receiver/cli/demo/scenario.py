@@ -13,10 +13,10 @@ from threading import Event, Thread
 from time import perf_counter, sleep
 from typing import IO, TypeAlias
 
-from receiver.cli.demo.output import Teller
-from receiver.cli.demo.sandbox import DemoFailed, Stage, environment
-from receiver.cli.demo.steps import Plot
-from receiver.cli.demo.webhook_sink import CLIENT_PATH, Arrival, Sink
+from receiver.cli.demo.output import DemoOutput
+from receiver.cli.demo.sandbox import DemoFailed, Sandbox, clean_environment
+from receiver.cli.demo.steps import DemoProgress
+from receiver.cli.demo.webhook_sink import CLIENT_PATH, ReceivedRequest, WebhookSink
 from receiver.client import SyncClient
 from receiver.client.event_cursor import BEFORE_ALL
 from receiver.domain.clock import SystemClock
@@ -27,8 +27,8 @@ from receiver.settings import load
 ENDPOINT = "images/multi-image2image"
 
 _SIMULATOR = ("--json", "--push-submitted", "--submitted-for", "400ms", "--processing-for", "800ms")
-_PATIENCE_SECONDS = 30.0
-_GLANCE_SECONDS = 0.03
+_TIMEOUT_SECONDS = 30.0
+_POLL_SECONDS = 0.03
 
 _JOB: Json = {
     "model_name": "kling-v2-1",
@@ -41,58 +41,60 @@ _JOB: Json = {
     "aspect_ratio": "16:9",
 }
 
-_News: TypeAlias = "Queue[Callable[[Plot], None]]"
+_Updates: TypeAlias = "Queue[Callable[[DemoProgress], None]]"
 
 
 @contextmanager
-def play(stage: Stage, teller: Teller) -> Iterator[SyncClient]:
+def run_scenario(sandbox: Sandbox, output: DemoOutput) -> Iterator[SyncClient]:
     """Play the whole story; while the caller stays inside, everything is still running."""
-    deadline = perf_counter() + _PATIENCE_SECONDS
-    news: _News = Queue()
-    teller.open("One job's round trip on this machine: a simulated Kling, the receiver, a webhook, a script.")
+    deadline = perf_counter() + _TIMEOUT_SECONDS
+    news: _Updates = Queue()
+    output.introduce("One job's round trip on this machine: a simulated Kling, the receiver, a webhook, a script.")
     with ExitStack() as running:
-        sink = running.enter_context(_sink(stage, news))
-        kling = stage.start_telling("simulator", "simulate", *_SIMULATOR, "--listen", f"127.0.0.1:{stage.ports.kling}")
-        stage.start("receiver", "serve", "--config", str(stage.config))
-        started = _hear_simulator(kling, news)
-        client = running.enter_context(_reach_receiver(stage, deadline))
-        _wait_for(started, stage, deadline, "the simulator to start")
-        _hear_receiver(client, news)
-        _tell_ready(stage, teller)
-        simulator = running.enter_context(SyncClient(f"http://127.0.0.1:{stage.ports.kling}", "any"))
-        plot = Plot(client=client, kling=simulator, teller=teller)
+        sink = running.enter_context(_webhook_sink(sandbox, news))
+        kling = sandbox.start_with_output(
+            "simulator", "simulate", *_SIMULATOR, "--listen", f"127.0.0.1:{sandbox.ports.kling}"
+        )
+        sandbox.start("receiver", "serve", "--config", str(sandbox.config))
+        started = _read_simulator(kling, news)
+        client = running.enter_context(_connect_receiver(sandbox, deadline))
+        _wait_for(started, sandbox, deadline, "the simulator to start")
+        _read_events(client, news)
+        _report_ready(sandbox, output)
+        simulator = running.enter_context(SyncClient(f"http://127.0.0.1:{sandbox.ports.kling}", "any"))
+        plot = DemoProgress(client=client, kling=simulator, output=output)
         _submit(plot, callback_url=sink.url + CLIENT_PATH)
-        _follow(plot, news, stage, deadline)
-        teller.close("Done. Webhook and script both have the succeed.", kling_id=plot.kling_id, event=plot.event_id)
+        _follow_until_complete(plot, news, sandbox, deadline)
+        output.finish("Done. Webhook and script both have the succeed.", kling_id=plot.kling_id, event=plot.event_id)
         yield client
 
 
-def keep_running(stage: Stage, teller: Teller, admin_url: str) -> None:
+def keep_running(sandbox: Sandbox, output: DemoOutput, admin_url: str) -> None:
     """Say what is running where and what to try, and leave it alone until Ctrl-C."""
     places = {
         "gateway": f"{admin_url}/kling",
         "api": f"{admin_url}/api/tasks",
-        "simulator": f"http://127.0.0.1:{stage.ports.kling}",
-        "token": str(stage.folder / "admin-token"),
-        "config": str(stage.config),
-        "output": str(stage.output),
-        "log": str(stage.log("receiver")),
+        "simulator": f"http://127.0.0.1:{sandbox.ports.kling}",
+        "token": str(sandbox.folder / "admin-token"),
+        "config": str(sandbox.config),
+        "output": str(sandbox.output_file),
+        "log": str(sandbox.log_file("receiver")),
     }
-    ours = called_as()
+    ours = command_name()
     commands = [
-        f"export KLING_RECEIVER_CONFIG={stage.config}",
+        f"export KLING_RECEIVER_CONFIG={sandbox.config}",
         f"{ours} tasks list",
         f"{ours} deliveries list",
         f"{ours} submit {ENDPOINT} --set prompt='a boat' --image https://example.com/cat.png --wait",
-        f"tail -f {stage.output}",
+        f"tail -f {sandbox.output_file}",
     ]
-    teller.leave(places, commands)
+    output.show_running(places, commands)
     while True:
-        stage.check()
+        sandbox.check_running()
         sleep(0.5)
 
 
-def called_as() -> str:
+def command_name() -> str:
     """Write the command as a person calls it here: by its name alone only where a shell would find it by that."""
     called = Path(sys.argv[0])
     if called.name == "__main__.py":
@@ -103,21 +105,21 @@ def called_as() -> str:
 
 
 @contextmanager
-def _sink(stage: Stage, news: _News) -> Iterator[Sink]:
-    def tell(arrival: Arrival) -> None:
-        news.put(partial(Plot.sink_got, arrival=arrival))
+def _webhook_sink(sandbox: Sandbox, updates: _Updates) -> Iterator[WebhookSink]:
+    def tell(arrival: ReceivedRequest) -> None:
+        updates.put(partial(DemoProgress.on_webhook_request, arrival=arrival))
 
     try:
-        sink = Sink(port=stage.ports.sink, secret=stage.secret, clock=SystemClock(), tell=tell)
+        sink = WebhookSink(port=sandbox.ports.sink, secret=sandbox.secret, clock=SystemClock(), on_request=tell)
     except OSError as exc:
         raise DemoFailed(
-            f"Port {stage.ports.sink} cannot be used: {exc.strerror}.", remedy="Use another --port."
+            f"Port {sandbox.ports.sink} cannot be used: {exc.strerror}.", remedy="Use another --port."
         ) from exc
     with sink:
         yield sink
 
 
-def _hear_simulator(lines: IO[bytes], news: _News) -> Callable[[], bool]:
+def _read_simulator(lines: IO[bytes], updates: _Updates) -> Callable[[], bool]:
     """Read what the simulator tells, on a thread; give what says whether it has started."""
     started = Event()
 
@@ -125,29 +127,29 @@ def _hear_simulator(lines: IO[bytes], news: _News) -> Callable[[], bool]:
         for line in lines:
             what: Json = json.loads(line)
             started.set()
-            news.put(partial(Plot.simulator_did, what=what))
+            updates.put(partial(DemoProgress.on_simulator_event, what=what))
 
     Thread(target=listen, name="simulator's lines", daemon=True).start()
     return started.is_set
 
 
-def _hear_receiver(client: SyncClient, news: _News) -> None:
+def _read_events(client: SyncClient, updates: _Updates) -> None:
     """Read the service's events, from the first one on, on a thread."""
 
     def listen() -> None:
         with suppress(ServiceUnreachable):  # the story is over
             for event in client.events(after=BEFORE_ALL):
-                news.put(partial(Plot.receiver_told, event=event))
+                updates.put(partial(DemoProgress.on_receiver_event, event=event))
 
     Thread(target=listen, name="events", daemon=True).start()
 
 
 @contextmanager
-def _reach_receiver(stage: Stage, deadline: float) -> Iterator[SyncClient]:
+def _connect_receiver(sandbox: Sandbox, deadline: float) -> Iterator[SyncClient]:
     """Reach the receiver as soon as it is ready."""
-    settings = load(stage.config, environment()).settings
+    settings = load(sandbox.config, clean_environment()).settings
     token_file = settings.data_dir / "admin-token"
-    _wait_for(token_file.exists, stage, deadline, "the receiver to make its admin token")
+    _wait_for(token_file.exists, sandbox, deadline, "the receiver to make its admin token")
     with SyncClient(f"http://{settings.admin.listen}", token_file.read_text("utf-8").strip()) as client:
 
         def ready() -> bool:
@@ -157,13 +159,13 @@ def _reach_receiver(stage: Stage, deadline: float) -> Iterator[SyncClient]:
                 return False
             return True
 
-        _wait_for(ready, stage, deadline, "the receiver to be ready")
+        _wait_for(ready, sandbox, deadline, "the receiver to be ready")
         yield client
 
 
-def _tell_ready(stage: Stage, teller: Teller) -> None:
-    ports = stage.ports
-    teller.step(
+def _report_ready(sandbox: Sandbox, output: DemoOutput) -> None:
+    ports = sandbox.ports
+    output.step(
         "ready",
         "Ready",
         f"Kling (simulated) on port {ports.kling}, the receiver on {ports.public} (public) and {ports.admin} (admin)",
@@ -171,35 +173,35 @@ def _tell_ready(stage: Stage, teller: Teller) -> None:
     )
 
 
-def _submit(plot: Plot, *, callback_url: str) -> None:
+def _submit(progress: DemoProgress, *, callback_url: str) -> None:
     """Submit as a client does that changed nothing but its base URL and its key."""
-    answer = plot.client.post(f"/kling/v1/{ENDPOINT}", _JOB | {"callback_url": callback_url})
-    plot.kling_id = str(answer["data"]["task_id"])
-    plot.teller.step(
+    answer = progress.client.post(f"/kling/v1/{ENDPOINT}", _JOB | {"callback_url": callback_url})
+    progress.kling_id = str(answer["data"]["task_id"])
+    progress.output.step(
         "submitted",
         "Job submitted",
-        f"POST /kling/v1/{ENDPOINT}, Kling's id {plot.kling_id}",
+        f"POST /kling/v1/{ENDPOINT}, Kling's id {progress.kling_id}",
         endpoint=ENDPOINT,
-        kling_id=plot.kling_id,
+        kling_id=progress.kling_id,
     )
 
 
-def _follow(plot: Plot, news: _News, stage: Stage, deadline: float) -> None:
-    while plot.missing:
-        stage.check()
+def _follow_until_complete(progress: DemoProgress, updates: _Updates, sandbox: Sandbox, deadline: float) -> None:
+    while progress.missing:
+        sandbox.check_running()
         if perf_counter() > deadline:
-            waits = ", ".join(plot.missing)
-            raise DemoFailed(f"After {_PATIENCE_SECONDS:.0f} s still missing: {waits}.{stage.last_words('receiver')}")
+            waits = ", ".join(progress.missing)
+            raise DemoFailed(f"After {_TIMEOUT_SECONDS:.0f} s still missing: {waits}.{sandbox.log_tail('receiver')}")
         try:
-            news.get(timeout=_GLANCE_SECONDS)(plot)
+            updates.get(timeout=_POLL_SECONDS)(progress)
         except Empty:
-            if plot.event_id:
-                plot.look_at_deliveries()
+            if progress.event_id:
+                progress.check_deliveries()
 
 
-def _wait_for(fact: Callable[[], bool], stage: Stage, deadline: float, what: str) -> None:
-    while not fact():
-        stage.check()
+def _wait_for(condition: Callable[[], bool], sandbox: Sandbox, deadline: float, description: str) -> None:
+    while not condition():
+        sandbox.check_running()
         if perf_counter() > deadline:
-            raise DemoFailed(f"Waited {_PATIENCE_SECONDS:.0f} s for {what}.{stage.last_words('receiver')}")
-        sleep(_GLANCE_SECONDS)
+            raise DemoFailed(f"Waited {_TIMEOUT_SECONDS:.0f} s for {description}.{sandbox.log_tail('receiver')}")
+        sleep(_POLL_SECONDS)

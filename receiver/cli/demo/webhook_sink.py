@@ -10,29 +10,31 @@ from typing import Self
 
 from receiver.domain.clock import Clock
 from receiver.domain.model import Json, Secret
-from receiver.domain.signing import Signature, check
+from receiver.domain.signing import SignatureStatus, verify
 
 HOOK_PATH = "/hooks/kling"
 CLIENT_PATH = "/my-own-callback"
 
-_LARGEST_BODY = 1 << 20
+_MAX_BODY = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Arrival:
+class ReceivedRequest:
     """One request that arrived, and whether its signature holds."""
 
     path: str
     event_id: str
-    signature: Signature
+    signature: SignatureStatus
     content: Json
 
 
-class Sink:
+class WebhookSink:
     """Takes POSTs, checks each by Standard Webhooks, and tells of it."""
 
-    def __init__(self, *, port: int, secret: Secret, clock: Clock, tell: Callable[[Arrival], None]) -> None:
-        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(secret, clock, tell))
+    def __init__(
+        self, *, port: int, secret: Secret, clock: Clock, on_request: Callable[[ReceivedRequest], None]
+    ) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(secret, clock, on_request))
         self._server.daemon_threads = True
         self._thread = Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
 
@@ -51,22 +53,24 @@ class Sink:
         self._thread.join()
 
 
-def _handler(secret: Secret, clock: Clock, tell: Callable[[Arrival], None]) -> type[BaseHTTPRequestHandler]:
+def _handler(
+    secret: Secret, clock: Clock, on_request: Callable[[ReceivedRequest], None]
+) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = self.rfile.read(min(int(self.headers.get("content-length") or 0), _LARGEST_BODY))
+            body = self.rfile.read(min(int(self.headers.get("content-length") or 0), _MAX_BODY))
             headers = {name.lower(): value for name, value in self.headers.items()}
-            signature = check([secret], headers, body, now=clock.now())
-            arrival = Arrival(
+            signature = verify([secret], headers, body, now=clock.now())
+            arrival = ReceivedRequest(
                 path=self.path,
                 event_id=headers.get("webhook-id", ""),
                 signature=signature,
                 content=json.loads(body),
             )
-            self._answer(200 if signature is Signature.GOOD else 401)
-            tell(arrival)
+            self._answer(200 if signature is SignatureStatus.GOOD else 401)
+            on_request(arrival)
 
         def _answer(self, status: int) -> None:
             self.send_response(status)

@@ -18,20 +18,20 @@ from datetime import timedelta
 from pathlib import Path
 from typing import IO
 
-from receiver.delivery.senders.process_tree import Process, Traces, left_behind, marked
+from receiver.delivery.senders.process_tree import Process, ProcessTree, orphans, run_marker
 
 KILL_AFTER = timedelta(seconds=5)
 LINGER = timedelta(seconds=1)
-LONGEST_END = KILL_AFTER + 3 * LINGER
+MAX_SHUTDOWN = KILL_AFTER + 3 * LINGER
 """What ending a program may take beyond its own time."""
 
-_LOOK_EVERY = 0.03
-_SWEEPS = 10  # a program may fork while it is being killed
-_LAST_LOOK = 0.5
+_POLL_INTERVAL = 0.03
+_KILL_ROUNDS = 10  # a program may fork while it is being killed
+_FINAL_WAIT = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ended:
+class ProcessResult:
     """How a program ended: its exit code or minus a signal's number, and the end of its output."""
 
     code: int
@@ -45,57 +45,57 @@ async def run(
     content: bytes,
     env: Mapping[str, str],
     cwd: Path | None,
-    within: timedelta,
-    keep: int,
-) -> Ended:
+    time_limit: timedelta,
+    output_limit: int,
+) -> ProcessResult:
     """Run *command* with *content* at its standard input and keep the last *keep* bytes of both its outputs.
 
     Raises OSError or ValueError when it cannot be started. Cancelled, it ends the program before it gives way.
     """
-    tail = _Tail(keep)
-    with _holding(content) as event:
+    tail = _Tail(output_limit)
+    with _memory_file(content) as event:
         read_end, write_end = os.pipe()
         with os.fdopen(write_end, "wb", buffering=0) as output:
             pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: tail, os.fdopen(read_end, "rb", 0))
             inode = os.fstat(write_end).st_ino
             try:
-                process = _start(command, event, output, cwd=cwd, env={**env, **marked(inode)})
+                process = _spawn(command, event, output, cwd=cwd, env={**env, **run_marker(inode)})
             except BaseException:
                 pipe.close()
                 raise
-    program = _Program(process, pipe, tail, traces=Traces.of(process.pid, pipe=inode))
+    program = _Program(process, pipe, tail, tree=ProcessTree.of(process.pid, pipe=inode))
     try:
-        return await program.finish(within)
+        return await program.finish(time_limit)
     finally:
         program.close()
 
 
-async def end_left_behind() -> int:
+async def kill_orphans() -> int:
     """End what a runner that died in the middle of its work, as by ``kill -9``, left running; tell how many.
 
     What it ran is run again, and must not meet itself.
     """
-    found = left_behind()
+    found = orphans()
     if not found:
         return 0
     _signal(found, signal.SIGTERM)
     _signal(found, signal.SIGCONT)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(KILL_AFTER.total_seconds()):
-            while any(process.lives() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
-                await asyncio.sleep(_LOOK_EVERY)
-    _signal(found | left_behind(), signal.SIGKILL)
+            while any(process.is_alive() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
+                await asyncio.sleep(_POLL_INTERVAL)
+    _signal(found | orphans(), signal.SIGKILL)
     return len(found)
 
 
-def _signal(found: Iterable[Process], number: signal.Signals) -> None:
-    for process in found:
-        if process.lives():
+def _signal(processes: Iterable[Process], number: signal.Signals) -> None:
+    for process in processes:
+        if process.is_alive():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(process.id, number)
 
 
-def _start(
+def _spawn(
     command: Sequence[str], event: IO[bytes], output: IO[bytes], *, cwd: Path | None, env: Mapping[str, str]
 ) -> "subprocess.Popen[bytes]":
     return subprocess.Popen(  # noqa: S603  # the operator's own command
@@ -107,45 +107,47 @@ class _Program:
     """A program that was started, in a session and a group of its own."""
 
     def __init__(
-        self, process: "subprocess.Popen[bytes]", pipe: asyncio.ReadTransport, tail: "_Tail", *, traces: Traces
+        self, process: "subprocess.Popen[bytes]", pipe: asyncio.ReadTransport, tail: "_Tail", *, tree: ProcessTree
     ) -> None:
         self._process = process
         self._pipe = pipe
         self._tail = tail
-        self._traces = traces
-        self._is_over = False
+        self._tree = tree
+        self._has_ended = False
 
-    async def finish(self, within: timedelta) -> Ended:
+    async def finish(self, time_limit: timedelta) -> ProcessResult:
         """Let it run for so long, then end it; settle what it left behind."""
         timed_out = False
         try:
             try:
-                async with asyncio.timeout(within.total_seconds()):
-                    await self._exited()
+                async with asyncio.timeout(time_limit.total_seconds()):
+                    await self._wait_for_exit()
             except TimeoutError:
                 timed_out = True
-                await self._end(self._traces.kin, group=True, grace=KILL_AFTER)
-            await self._settle()
+                await self._terminate(self._tree.descendants, group=True, grace=KILL_AFTER)
+            await self._clean_up()
         except asyncio.CancelledError:
-            await self._end(self._traces.kin, group=True, grace=KILL_AFTER)
-            self._is_over = True
+            await self._terminate(self._tree.descendants, group=True, grace=KILL_AFTER)
+            self._has_ended = True
             raise
-        self._is_over = True
+        self._has_ended = True
         code = self._process.poll()
-        return Ended(code=-signal.SIGKILL if code is None else code, timed_out=timed_out, output=self._tail.excerpt())
+        return ProcessResult(
+            code=-signal.SIGKILL if code is None else code, timed_out=timed_out, output=self._tail.excerpt()
+        )
 
     def close(self) -> None:
         """Leave nothing of it behind, whatever cut the ending short."""
-        if not self._is_over:
-            self._signal(self._traces.kin(), signal.SIGKILL, group=True)
+        if not self._has_ended:
+            self._signal(self._tree.descendants(), signal.SIGKILL, group=True)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(_LAST_LOOK)
+                self._process.wait(_FINAL_WAIT)
         self._pipe.close()
 
-    async def _exited(self) -> None:
+    async def _wait_for_exit(self) -> None:
         """Wait until the program itself is gone, whoever still holds its pipe."""
         try:
-            watch = _watch(self._process.pid)
+            watch = _open_pidfd(self._process.pid)
         except OSError:  # no such call on this system, or none allowed
             await asyncio.to_thread(self._process.wait)
             return
@@ -159,67 +161,67 @@ class _Program:
             os.close(watch)
         self._process.wait()
 
-    async def _settle(self) -> None:
+    async def _clean_up(self) -> None:
         """End who still holds its output, and after a failure all else that it started."""
-        quiet = await self._output_ended()
+        quiet = await self._wait_for_output_end()
         if self._process.returncode == 0 and not quiet:
-            await self._end(self._traces.holders, group=False, grace=LINGER)
+            await self._terminate(self._tree.output_holders, group=False, grace=LINGER)
         elif self._process.returncode != 0:
-            await self._end(self._traces.kin, group=True, grace=LINGER)
+            await self._terminate(self._tree.descendants, group=True, grace=LINGER)
         if not quiet:
-            await self._output_ended()
+            await self._wait_for_output_end()
 
-    async def _output_ended(self) -> bool:
+    async def _wait_for_output_end(self) -> bool:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER.total_seconds()):
                 await self._tail.ended.wait()
         return self._tail.ended.is_set()
 
-    async def _end(self, find: Callable[[], frozenset[Process]], *, group: bool, grace: timedelta) -> None:
+    async def _terminate(self, find: Callable[[], frozenset[Process]], *, group: bool, grace: timedelta) -> None:
         """Ask those whom *find* finds, and the *group*, to end; kill who is still there after *grace*."""
         found = find()
         self._signal(found, signal.SIGTERM, group=group)
         self._signal(found, signal.SIGCONT, group=group)  # one that is stopped could not heed the first
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace.total_seconds()):
-                while (group and self._group_lives()) or any(process.lives() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
-                    await asyncio.sleep(_LOOK_EVERY)
-        for _ in range(_SWEEPS):
-            if not (found := found | find()) and not (group and self._group_lives()):
+                while (group and self._group_is_alive()) or any(process.is_alive() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
+                    await asyncio.sleep(_POLL_INTERVAL)
+        for _ in range(_KILL_ROUNDS):
+            if not (found := found | find()) and not (group and self._group_is_alive()):
                 break
             self._signal(found, signal.SIGKILL, group=group)
-            await asyncio.sleep(_LOOK_EVERY)
-            found = frozenset(process for process in found if process.lives())
+            await asyncio.sleep(_POLL_INTERVAL)
+            found = frozenset(process for process in found if process.is_alive())
         self._process.poll()
 
-    def _signal(self, found: frozenset[Process], number: signal.Signals, *, group: bool) -> None:
+    def _signal(self, processes: frozenset[Process], number: signal.Signals, *, group: bool) -> None:
         if group:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, number)
-        _signal(found, number)
+        _signal(processes, number)
 
-    def _group_lives(self) -> bool:
+    def _group_is_alive(self) -> bool:
         self._process.poll()  # buries it, so that it does not count itself
         try:
             os.killpg(self._process.pid, 0)
         except (ProcessLookupError, PermissionError):
             return False
-        return self._traces.has_members()  # the call above also counts those that nobody has buried yet
+        return self._tree.group_is_alive()  # the call above also counts those that nobody has buried yet
 
 
 class _Tail(asyncio.Protocol):
     """Keeps the last bytes of an output, however long it is."""
 
-    def __init__(self, keep: int) -> None:
+    def __init__(self, limit: int) -> None:
         self.ended = asyncio.Event()
-        self._keep = keep
-        self._kept = bytearray()
+        self._limit = limit
+        self._buffer = bytearray()
 
     def data_received(self, data: bytes) -> None:
         """Take what came; what lies too far back is let go in large steps."""
-        self._kept += data
-        if len(self._kept) > 2 * self._keep + len(data):
-            del self._kept[: -self._keep or None]
+        self._buffer += data
+        if len(self._buffer) > 2 * self._limit + len(data):
+            del self._buffer[: -self._limit or None]
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's; an end is an end
         """Note that nobody writes any more."""
@@ -227,17 +229,17 @@ class _Tail(asyncio.Protocol):
 
     def excerpt(self) -> bytes:
         """Give the last bytes."""
-        return bytes(self._kept[-self._keep :]) if self._keep else b""
+        return bytes(self._buffer[-self._limit :]) if self._limit else b""
 
 
-def _watch(process_id: int) -> int:
+def _open_pidfd(process_id: int) -> int:
     """Open a descriptor that becomes readable when the process exits, without burying it."""
     if sys.platform != "linux":
         raise OSError("no such call here")
     return os.pidfd_open(process_id)
 
 
-def _holding(content: bytes) -> IO[bytes]:
+def _memory_file(content: bytes) -> IO[bytes]:
     """Make a nameless file that holds *content*, to be read from its start."""
     if sys.platform == "linux":
         file: IO[bytes] = os.fdopen(os.memfd_create("event", os.MFD_CLOEXEC), "w+b", buffering=0)

@@ -11,36 +11,36 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-_MARK = "KLING_RUN"
-_STARTED = 19  # where among the fields of /proc/ID/stat, counted from the state, the start stands
+_RUN_VARIABLE = "KLING_RUN"
+_START_FIELD = 19  # where among the fields of /proc/ID/stat, counted from the state, the start stands
 
 
-def marked(pipe: int) -> Mapping[str, str]:
+def run_marker(pipe: int) -> Mapping[str, str]:
     """Give the variable that marks a run of ours whose output goes to the pipe with this inode, and no other run."""
-    return {_MARK: f"{_ourselves()}-{pipe}"}
+    return {_RUN_VARIABLE: f"{_own_identity()}-{pipe}"}
 
 
-def left_behind() -> "frozenset[Process]":
+def orphans() -> "frozenset[Process]":
     """Find what goes on of runs whose runner is dead: their processes, where one of them still holds their output.
 
     What has let go of its output may have been meant to stay, so it does.
     """
-    living = _living()
+    living = _live_processes()
     runs: dict[str, set[int]] = {}
     for stat in living:
-        mark = _mark_of(stat.id)
+        mark = _marker_of(stat.id)
         if mark is not None and _is_dead(mark.rpartition("-")[0]):
             runs.setdefault(mark, set()).add(stat.id)
     found: set[int] = set()
     for mark, ids in runs.items():
         pipe = f"pipe:[{mark.rpartition('-')[2]}]"
-        if any(_holds(each, pipe) for each in ids):
+        if any(_has_open(each, pipe) for each in ids):
             found |= ids
     return _with_children(found, living)
 
 
 @cache
-def _ourselves() -> str:
+def _own_identity() -> str:
     """Name this process so that it is taken for no other: its namespace, its number, its start."""
     own = _stat(os.getpid())
     return f"{_namespace()}-{os.getpid()}-{own.started if own else 0}"
@@ -52,7 +52,7 @@ def _is_dead(runner: str) -> bool:
     number, _, started = rest.partition("-")
     if namespace != str(_namespace()) or not number.isdecimal():
         return False
-    return not Process(int(number), started).lives()
+    return not Process(int(number), started).is_alive()
 
 
 def _namespace() -> int:
@@ -69,7 +69,7 @@ class Process:
     id: int
     started: str
 
-    def lives(self) -> bool:
+    def is_alive(self) -> bool:
         """Whether it is still there, and not merely unburied."""
         stat = _stat(self.id)
         return stat is not None and stat.started == self.started
@@ -87,7 +87,7 @@ class _Stat:
 
 
 @dataclass(frozen=True, slots=True)
-class Traces:
+class ProcessTree:
     """What the descendants of one run can be known by, also those that left its group and session."""
 
     group: int
@@ -95,75 +95,75 @@ class Traces:
     since: int
 
     @classmethod
-    def of(cls, program: int, *, pipe: int) -> "Traces":
+    def of(cls, process_id: int, *, pipe: int) -> "ProcessTree":
         """Take the traces of a program that was just started and is not buried, whose output goes to *pipe*."""
-        fields = _fields(program)
-        return cls(program, pipe, int(fields[_STARTED]) if fields else 0)
+        fields = _fields(process_id)
+        return cls(process_id, pipe, int(fields[_START_FIELD]) if fields else 0)
 
-    def kin(self) -> frozenset[Process]:
+    def descendants(self) -> frozenset[Process]:
         """Find everything that the program started: by group, session, parent, environment or output."""
-        living = _living()
-        return _with_children({stat.id for stat in living if self._leads_here(stat)}, living)
+        living = _live_processes()
+        return _with_children({stat.id for stat in living if self._belongs(stat)}, living)
 
-    def has_members(self) -> bool:
+    def group_is_alive(self) -> bool:
         """Whether somebody lives in the program's group, as far as can be told."""
-        living = _living()
+        living = _live_processes()
         return not living or any(stat.group == self.group for stat in living)
 
-    def holders(self) -> frozenset[Process]:
+    def output_holders(self) -> frozenset[Process]:
         """Find who still has the program's output open."""
-        return _processes(stat for stat in _living() if _holds(stat.id, self._output))
+        return _processes(stat for stat in _live_processes() if _has_open(stat.id, self._output))
 
     @property
     def _output(self) -> str:
         return f"pipe:[{self.pipe}]"
 
-    def _leads_here(self, stat: _Stat) -> bool:
+    def _belongs(self, stat: _Stat) -> bool:
         if int(stat.started) < self.since:
             return False  # known at once, without a look at what a stranger has open
         return (
             self.group in (stat.id, stat.group, stat.session)
-            or _mark_of(stat.id) == marked(self.pipe)[_MARK]
-            or _holds(stat.id, self._output)
+            or _marker_of(stat.id) == run_marker(self.pipe)[_RUN_VARIABLE]
+            or _has_open(stat.id, self._output)
         )
 
 
-def _with_children(found: set[int], living: Sequence[_Stat]) -> frozenset[Process]:
-    while more := {stat.id for stat in living if stat.parent in found} - found:
+def _with_children(found: set[int], processes: Sequence[_Stat]) -> frozenset[Process]:
+    while more := {stat.id for stat in processes if stat.parent in found} - found:
         found |= more
-    return _processes(stat for stat in living if stat.id in found)
+    return _processes(stat for stat in processes if stat.id in found)
 
 
 def _processes(stats: Iterable[_Stat]) -> frozenset[Process]:
     return frozenset(Process(stat.id, stat.started) for stat in stats)
 
 
-def _mark_of(process_id: int) -> str | None:
+def _marker_of(process_id: int) -> str | None:
     try:
         environ = Path(f"/proc/{process_id}/environ").read_bytes()
     except OSError:  # gone, or somebody else's
         return None
-    prefix = f"{_MARK}=".encode()
+    prefix = f"{_RUN_VARIABLE}=".encode()
     return next(
         (entry[len(prefix) :].decode("ascii", "replace") for entry in environ.split(b"\0") if entry.startswith(prefix)),
         None,
     )
 
 
-def _holds(process_id: int, pipe: str) -> bool:
+def _has_open(process_id: int, pipe: str) -> bool:
     with contextlib.suppress(OSError):
-        return any(_leads_to(descriptor) == pipe for descriptor in Path(f"/proc/{process_id}/fd").iterdir())
+        return any(_link_target(descriptor) == pipe for descriptor in Path(f"/proc/{process_id}/fd").iterdir())
     return False
 
 
-def _leads_to(descriptor: Path) -> str:
+def _link_target(descriptor: Path) -> str:
     try:
         return str(descriptor.readlink())
     except OSError:
         return ""
 
 
-def _living() -> Sequence[_Stat]:
+def _live_processes() -> Sequence[_Stat]:
     """List the live processes other than this one."""
     try:
         names = [entry.name for entry in Path("/proc").iterdir()]
@@ -178,7 +178,9 @@ def _stat(process_id: int) -> _Stat | None:
     if not fields or fields[0] in "ZX":
         return None
     _, parent, group, session, *_ = fields
-    return _Stat(id=process_id, parent=int(parent), group=int(group), session=int(session), started=fields[_STARTED])
+    return _Stat(
+        id=process_id, parent=int(parent), group=int(group), session=int(session), started=fields[_START_FIELD]
+    )
 
 
 def _fields(process_id: int) -> Sequence[str]:

@@ -11,7 +11,7 @@ from receiver.domain.model import Event, Outcome
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Parcel:
+class DeliveryRequest:
     """What a sender is given: the event, which attempt this is (from one), and the moment it is made.
 
     ``url`` is set where the task itself says where to send (a client's own callback URL).
@@ -32,7 +32,7 @@ class Sender(Protocol):
         """The longest one attempt may take, all in all."""
         ...
 
-    async def send(self, parcel: Parcel) -> Outcome:
+    async def send(self, request: DeliveryRequest) -> Outcome:
         """Make one attempt at the delivery."""
         ...
 

@@ -7,18 +7,18 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
-from receiver.delivery.senders.sender import Parcel
+from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain import signing
-from receiver.domain.errors import DialRefused, NoAnswer, NotSent
+from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
 from receiver.domain.model import Accepted, Failed, Outcome, Refused, Secret
 from receiver.events import payload
-from receiver.net.http_client import Outbound, Reply, names_an_address
+from receiver.net.http_client import HttpClient, HttpResponse, has_literal_ip
 from receiver.settings import WebhookSettings
 
 EXCERPT_BYTES = 4096
-LONGEST_RETRY_AFTER = timedelta(hours=1)
+MAX_RETRY_AFTER = timedelta(hours=1)
 
-_OURS = re.compile(r"webhook-.*|kling-receiver-.*|user-agent|content-.*")
+_RESERVED_HEADERS = re.compile(r"webhook-.*|kling-receiver-.*|user-agent|content-.*")
 _DIGITS = re.compile(r"\d{1,9}")
 _JSON = {"content-type": "application/json"}
 _ADVICE: Mapping[int, str] = {
@@ -42,9 +42,9 @@ _ADVICE: Mapping[int, str] = {
 class WebhookSender:
     """Posts events to a route's webhook. The operator's headers are sent along and never replace ours."""
 
-    def __init__(self, settings: WebhookSettings, *, outbound: Outbound) -> None:
+    def __init__(self, settings: WebhookSettings, *, http_client: HttpClient) -> None:
         self._settings = settings
-        self._outbound = outbound
+        self._http_client = http_client
         self._headers = _extra_headers(settings) | _JSON
 
     @property
@@ -52,31 +52,31 @@ class WebhookSender:
         """The longest one attempt may take, all in all."""
         return self._settings.timeout
 
-    async def send(self, parcel: Parcel) -> Outcome:
+    async def send(self, request: DeliveryRequest) -> Outcome:
         """Post the event once."""
-        as_it_came = self._settings.payload == "kling" and parcel.event.body
-        content = parcel.event.body if as_it_came else payload.joined(parcel.event)
-        headers = self._headers | _tracking(parcel) | _identity(parcel)
+        as_it_came = self._settings.payload == "kling" and request.event.body
+        content = request.event.body if as_it_came else payload.serialize(request.event)
+        headers = self._headers | _tracking_headers(request) | _id_headers(request)
         if self._settings.secret:
-            headers |= _signature(self._settings.secret, parcel, content)
+            headers |= _signature_header(self._settings.secret, request, content)
         return await _post(
-            self._outbound, self._settings.url, headers, content, within=self._settings.timeout, at=parcel.at
+            self._http_client, self._settings.url, headers, content, time_limit=self._settings.timeout, at=request.at
         )
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._outbound.aclose()
+        await self._http_client.aclose()
 
 
-class ReplySender:
+class ClientCallbackSender:
     """Posts Kling's own body, byte for byte, to the callback URL that the task's client gave.
 
     Signed only if the gateway has a secret: a client that checks signatures takes any of their headers as the
     promise of all. *outbound* must have a guard for strangers' words.
     """
 
-    def __init__(self, *, outbound: Outbound, timeout: timedelta, secret: Secret | None = None) -> None:
-        self._outbound = outbound
+    def __init__(self, *, http_client: HttpClient, timeout: timedelta, secret: Secret | None = None) -> None:
+        self._http_client = http_client
         self._timeout = timeout
         self._secret = secret
 
@@ -85,15 +85,15 @@ class ReplySender:
         """The longest one attempt may take, all in all."""
         return self._timeout
 
-    async def send(self, parcel: Parcel) -> Outcome:
+    async def send(self, request: DeliveryRequest) -> Outcome:
         """Post the body once."""
-        if parcel.url is None:
+        if request.url is None:
             return Refused(reason="The task has no callback URL of its client's.")
-        content = parcel.event.body or payload.joined(parcel.event)
-        headers = _JSON | _tracking(parcel)
+        content = request.event.body or payload.serialize(request.event)
+        headers = _JSON | _tracking_headers(request)
         if self._secret:
-            headers |= _identity(parcel) | _signature((self._secret,), parcel, content)
-        outcome = await _post(self._outbound, parcel.url, headers, content, within=self._timeout, at=parcel.at)
+            headers |= _id_headers(request) | _signature_header((self._secret,), request, content)
+        outcome = await _post(self._http_client, request.url, headers, content, time_limit=self._timeout, at=request.at)
         match outcome:
             case Refused(hold=True):  # one client's URL is gone, which says nothing of the others on that host
                 return Refused(reason="410: the client's callback URL is gone.", code=410, excerpt=outcome.excerpt)
@@ -102,55 +102,63 @@ class ReplySender:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._outbound.aclose()
+        await self._http_client.aclose()
 
 
-def judge(reply: Reply, *, url: str, sent: int, at: datetime) -> Outcome:
+def outcome_of(response: HttpResponse, *, url: str, body_size: int, at: datetime) -> Outcome:
     """Say what an answer to a body of *sent* bytes means, in words that a person can act on."""
-    status, excerpt = reply.status, reply.body[:EXCERPT_BYTES]
+    status, excerpt = response.status, response.body[:EXCERPT_BYTES]
     match status, status // 100:
         case _, 2:
             return Accepted(code=status, excerpt=excerpt)
         case _, 3:
-            return Failed(reason=_redirect(reply, url), code=status, excerpt=excerpt)
+            return Failed(reason=_redirect_reason(response, url), code=status, excerpt=excerpt)
         case HTTPStatus.GONE, _:
             reason = "410: the destination wants no more events. Take the route out, or correct its URL and release it."
             return Refused(reason=reason, code=status, excerpt=excerpt, hold=True)
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _:
-            advice = f"a body of {sent} bytes is too large for it; raise its limit, or that of a proxy before it"
+            advice = f"a body of {body_size} bytes is too large for it; raise its limit, or that of a proxy before it"
         case _, 5:
             advice = _ADVICE.get(status, "it has trouble: look at its log")
         case _:
             advice = _ADVICE.get(status, "it does not take the event; what it says is kept with the attempt")
     patient = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-    asked = read_retry_after(reply.headers.get("retry-after", ""), at=at) if patient else None
+    asked = parse_retry_after(response.headers.get("retry-after", ""), at=at) if patient else None
     return Failed(reason=f"{status}: {advice}.", code=status, excerpt=excerpt, retry_after=asked)
 
 
-def read_retry_after(value: str, *, at: datetime) -> timedelta | None:
+def parse_retry_after(value: str, *, at: datetime) -> timedelta | None:
     """Read ``Retry-After``, seconds or a date, up to an hour; None when it asks for no wait or cannot be read."""
     text = value.strip()
     if text.isdecimal() and text.isascii():
-        asked = timedelta(seconds=int(text)) if _DIGITS.fullmatch(text) else LONGEST_RETRY_AFTER
+        asked = timedelta(seconds=int(text)) if _DIGITS.fullmatch(text) else MAX_RETRY_AFTER
     else:
         try:
             date = parsedate_to_datetime(text)
             asked = (date if date.tzinfo else date.replace(tzinfo=UTC)) - at
         except (ValueError, TypeError, OverflowError, IndexError):
             return None
-    return min(asked, LONGEST_RETRY_AFTER) if asked > timedelta(0) else None
+    return min(asked, MAX_RETRY_AFTER) if asked > timedelta(0) else None
 
 
 async def _post(
-    outbound: Outbound, url: str, headers: Mapping[str, str], content: bytes, *, within: timedelta, at: datetime
+    http_client: HttpClient,
+    url: str,
+    headers: Mapping[str, str],
+    content: bytes,
+    *,
+    time_limit: timedelta,
+    at: datetime,
 ) -> Outcome:
     try:
-        reply = await outbound.request("POST", url, headers=headers, content=content, total=within, limit=EXCERPT_BYTES)
-    except DialRefused as exc:
-        return Refused(reason=str(exc)) if names_an_address(url) else Failed(reason=str(exc))
-    except (NotSent, NoAnswer) as exc:
+        reply = await http_client.request(
+            "POST", url, headers=headers, content=content, time_limit=time_limit, max_body=EXCERPT_BYTES
+        )
+    except AddressBlocked as exc:
+        return Refused(reason=str(exc)) if has_literal_ip(url) else Failed(reason=str(exc))
+    except (RequestNotSent, NoResponse) as exc:
         return Failed(reason=str(exc))
-    return judge(reply, url=url, sent=len(content), at=at)
+    return outcome_of(reply, url=url, body_size=len(content), at=at)
 
 
 def _extra_headers(settings: WebhookSettings) -> dict[str, str]:
@@ -158,33 +166,33 @@ def _extra_headers(settings: WebhookSettings) -> dict[str, str]:
     return {
         name: value.reveal() if isinstance(value, Secret) else value
         for name, value in named.items()
-        if not _OURS.fullmatch(name)
+        if not _RESERVED_HEADERS.fullmatch(name)
     }
 
 
-def _tracking(parcel: Parcel) -> dict[str, str]:
-    return {"kling-receiver-delivery": parcel.delivery_id, "kling-receiver-attempt": str(parcel.attempt)}
+def _tracking_headers(request: DeliveryRequest) -> dict[str, str]:
+    return {"kling-receiver-delivery": request.delivery_id, "kling-receiver-attempt": str(request.attempt)}
 
 
-def _identity(parcel: Parcel) -> dict[str, str]:
-    return {signing.ID_HEADER: parcel.event.id, signing.TIMESTAMP_HEADER: signing.timestamp(parcel.at)}
+def _id_headers(request: DeliveryRequest) -> dict[str, str]:
+    return {signing.ID_HEADER: request.event.id, signing.TIMESTAMP_HEADER: signing.timestamp(request.at)}
 
 
-def _signature(secrets: tuple[Secret, ...], parcel: Parcel, content: bytes) -> dict[str, str]:
-    value = signing.sign(secrets, message_id=parcel.event.id, at=parcel.at, body=content)
+def _signature_header(secrets: tuple[Secret, ...], request: DeliveryRequest, content: bytes) -> dict[str, str]:
+    value = signing.sign(secrets, message_id=request.event.id, at=request.at, body=content)
     return {signing.SIGNATURE_HEADER: value}
 
 
-def _redirect(reply: Reply, url: str) -> str:
+def _redirect_reason(response: HttpResponse, url: str) -> str:
     """Say where a redirect points, as far as it may be shown: the origin, neither path nor credentials."""
     leads = ""
     try:
-        there, here = urlsplit(urljoin(url, reply.headers.get("location", ""))), urlsplit(url)
+        there, here = urlsplit(urljoin(url, response.headers.get("location", ""))), urlsplit(url)
         if (there.scheme, there.hostname, there.port) != (here.scheme, here.hostname, here.port) and there.hostname:
             port = f":{there.port}" if there.port else ""
             leads = f" to {there.scheme}://{there.hostname[:253]}{port}"
-        elif "location" in reply.headers:
+        elif "location" in response.headers:
             leads = " to another path of its own"
     except ValueError:
         leads = " to a place that cannot be read"
-    return f"{reply.status}: a redirect{leads}. Redirects are not followed: put the URL it leads to into the route."
+    return f"{response.status}: a redirect{leads}. Redirects are not followed: put the URL it leads to into the route."

@@ -27,9 +27,9 @@ Faults come with the options, and while it runs by ``POST /_simulator/faults`` w
 """
 
 from receiver.kling.simulator.account import Simulator
-from receiver.kling.simulator.faults import Denial, Dial, Faults
-from receiver.kling.simulator.observer import Watch
+from receiver.kling.simulator.faults import FaultRate, Faults, InjectedError
+from receiver.kling.simulator.observer import Observer
 from receiver.kling.simulator.options import Options
 from receiver.kling.simulator.server import make_app, run, serve
 
-__all__ = ["Denial", "Dial", "Faults", "Options", "Simulator", "Watch", "make_app", "run", "serve"]
+__all__ = ["FaultRate", "Faults", "InjectedError", "Observer", "Options", "Simulator", "make_app", "run", "serve"]

@@ -12,30 +12,30 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 
 from receiver.domain.model import Json
-from receiver.kling.simulator.account import Simulator, abridged
+from receiver.kling.simulator.account import Simulator, truncate_texts
 from receiver.kling.simulator.auth import check_key
-from receiver.kling.simulator.endpoints import Endpoint, Refusal
-from receiver.kling.simulator.faults import Denial
+from receiver.kling.simulator.endpoints import ApiError, Endpoint
+from receiver.kling.simulator.faults import InjectedError
 from receiver.kling.simulator.tasks import Task, encode, envelope, millis, summary
 
 HANG_UP = "hang_up"
 
-_KLINGS_CODES = 1000
+_MIN_KLING_CODE = 1000
 _MAX_BODY = 64 * 1024 * 1024
 _MAX_PAGE = 1000
 _MAX_PAGE_SIZE = 500
-_MAX_ASKED = 20
-_LONGEST_WAIT = timedelta(seconds=60)
+_MAX_QUERY_IDS = 20
+_MAX_WAIT = timedelta(seconds=60)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Denied(Exception):
+class ErrorInjected(Exception):
     """An error that a fault wants answered."""
 
-    def __init__(self, denial: Denial) -> None:
-        super().__init__(str(denial.code))
-        self.denial = denial
+    def __init__(self, error: InjectedError) -> None:
+        super().__init__(str(error.code))
+        self.error = error
 
 
 class HungUp(Exception):
@@ -51,10 +51,10 @@ class Api:
     def app(self) -> Starlette:
         """Put the paths together; Kling's are also below ``/kling``, where gateways have them."""
         klings = [
-            Route("/v1/{path:path}", self._guarded(self.legacy), methods=["GET", "POST"]),
-            Route("/tasks", self._guarded(self.query_new), methods=["GET"]),
-            Route("/tasks", self._guarded(self.list_new), methods=["POST"]),
-            Route("/{capability}/{model}", self._guarded(self.create_new), methods=["POST"]),
+            Route("/v1/{path:path}", self._with_auth(self.legacy), methods=["GET", "POST"]),
+            Route("/tasks", self._with_auth(self.query_new), methods=["GET"]),
+            Route("/tasks", self._with_auth(self.list_new), methods=["POST"]),
+            Route("/{capability}/{model}", self._with_auth(self.create_new), methods=["POST"]),
         ]
         own = [
             Route("/_simulator/state", self.state, methods=["GET"]),
@@ -75,19 +75,19 @@ class Api:
         path, _, reference = path.rpartition("/")
         endpoint = self._simulator.endpoints.legacy(path)
         if endpoint is None or request.method != "GET":
-            raise Refusal(1202)
+            raise ApiError(1202)
         self._count_query(reference)
         task = self._simulator.find(reference, endpoint)
         if task is None:
-            raise Refusal(1203, "task not found")
-        told = self._simulator.tell(task)
-        return self._answer([told] if self._strikes("listed") else told)
+            raise ApiError(1203, "task not found")
+        told = self._simulator.status(task)
+        return self._success([told] if self._triggers("listed") else told)
 
     async def create_new(self, request: Request) -> Response:
         """Create at one of the new generation's paths, the model in it."""
         endpoint = self._simulator.endpoints.new(request.path_params["capability"], request.path_params["model"])
         if endpoint is None:
-            raise Refusal(1202)
+            raise ApiError(1202)
         return await self._create(request, endpoint)
 
     async def query_new(self, request: Request) -> Response:
@@ -95,26 +95,28 @@ class Api:
         by_id, by_own = (request.query_params.get(name, "") for name in ("task_ids", "external_task_ids"))
         asked = by_id or by_own
         references = [part for part in asked.split(",") if part]
-        if not 1 <= len(references) <= _MAX_ASKED:
-            raise Refusal(1201, f"task_ids or external_task_ids must name 1 to {_MAX_ASKED} tasks")
+        if not 1 <= len(references) <= _MAX_QUERY_IDS:
+            raise ApiError(1201, f"task_ids or external_task_ids must name 1 to {_MAX_QUERY_IDS} tasks")
         self._count_query(asked)
-        look = self._simulator.known if by_id else self._simulator.called
+        look = self._simulator.by_id if by_id else self._simulator.by_external_id
         found = (look(reference) for reference in dict.fromkeys(references))
-        return self._answer([self._simulator.tell(task) for task in found if task is not None and task.endpoint.is_new])
+        return self._success(
+            [self._simulator.status(task) for task in found if task is not None and task.endpoint.is_new]
+        )
 
     async def list_new(self, request: Request) -> Response:
         """List the new generation's tasks, newest first, a cursor leading from page to page."""
-        body = await _object(request)
+        body = await _read_object(request)
         limit, cursor = body.get("limit", 30), body.get("cursor") or "0"
         if not isinstance(limit, int) or not 1 <= limit <= _MAX_PAGE_SIZE or not str(cursor).isdigit():
-            raise Refusal(1201, "limit or cursor is invalid")
+            raise ApiError(1201, "limit or cursor is invalid")
         self._simulator.counts["lists"] += 1
         start = int(cursor)
         page = list(islice(self._simulator.newest(), start, start + limit + 1))
         has_more = len(page) > limit
-        told = [self._simulator.tell(task) for task in page[:limit]]
+        told = [self._simulator.status(task) for task in page[:limit]]
         after = str(start + limit) if has_more else ""
-        return self._answer({"result": told, "count": len(told), "next_cursor": after, "has_more": has_more})
+        return self._success({"result": told, "count": len(told), "next_cursor": after, "has_more": has_more})
 
     async def result(self, request: Request) -> Response:
         """Serve one result, while its URL is good."""
@@ -132,84 +134,87 @@ class Api:
     async def faults(self, request: Request) -> Response:
         """Show, set or end the faults."""
         if request.method == "DELETE":
-            self._simulator.board.clear()
+            self._simulator.active_faults.clear()
         elif request.method == "POST":
             try:
-                self._simulator.change(await _object(request))
-            except (Refusal, ValueError) as exc:
+                self._simulator.configure(await _read_object(request))
+            except (ApiError, ValueError) as exc:
                 return JSONResponse({"error": str(exc)}, status_code=400)
-        return JSONResponse(self._simulator.shown_settings())
+        return JSONResponse(self._simulator.current_settings())
 
     async def test_push(self, request: Request) -> Response:
         """Send the console's test callback to a URL."""
         try:
-            url = (await _object(request)).get("url")
-        except Refusal as exc:
+            url = (await _read_object(request)).get("url")
+        except ApiError as exc:
             return JSONResponse({"error": str(exc)}, status_code=400)
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
             return JSONResponse({"error": "url must be an http or https URL"}, status_code=400)
         return JSONResponse(self._simulator.send_test(url), status_code=202)
 
     async def _create(self, request: Request, endpoint: Endpoint) -> Response:
-        entry = self._enter(endpoint)
+        entry = self._add_entry(endpoint)
         try:
-            task, body = await self._made(request, endpoint, entry)
-        except Refusal as refusal:
-            self._note(entry, status=refusal.status, code=refusal.code)
+            task, body = await self._create_task(request, endpoint, entry)
+        except ApiError as refusal:
+            self._record_answer(entry, status=refusal.status, code=refusal.code)
             raise
-        except Denied as denied:
-            status, code, _ = _worded(denied.denial)
-            self._note(entry, status=status, code=code)
+        except ErrorInjected as denied:
+            status, code, _ = _status_code_message(denied.error)
+            self._record_answer(entry, status=status, code=code)
             raise
         except HungUp:
-            self._note(entry, status=None, code=None)
+            self._record_answer(entry, status=None, code=None)
             raise
-        answer = self._answer(body)
-        self._note(entry, status=200, code=0)
-        entry["answered_after_told"] = task.told.is_set()
+        answer = self._success(body)
+        self._record_answer(entry, status=200, code=0)
+        entry["answered_after_told"] = task.callbacks_done.is_set()
         return answer
 
-    async def _made(self, request: Request, endpoint: Endpoint, entry: Json) -> tuple[Task, Json]:
-        simulator, board = self._simulator, self._simulator.board
-        body = await _object(request)
-        entry["body"] = abridged(body)
-        simulator.admit()
-        denial = board.denial("refuse", simulator.chance)
+    async def _create_task(self, request: Request, endpoint: Endpoint, entry: Json) -> tuple[Task, Json]:
+        simulator, board = self._simulator, self._simulator.active_faults
+        body = await _read_object(request)
+        entry["body"] = truncate_texts(body)
+        simulator.check_rate()
+        denial = board.next_error("refuse", simulator.request_rng)
         if denial is not None and not denial.created:
-            raise Denied(denial)
-        if self._strikes("lose"):
+            raise ErrorInjected(denial)
+        if self._triggers("lose"):
             raise HungUp
         task = simulator.create(endpoint, body)
         entry["task_id"] = task.id
         if denial is not None:
-            raise Denied(denial)
-        if board.strikes("hang_up", task.rng):
+            raise ErrorInjected(denial)
+        if board.triggers("hang_up", task.rng):
             raise HungUp
         now = simulator.clock.now()
-        if board.strikes("late", task.rng):
-            await simulator.clock.wait(simulator.stopping, until=now + board.faults.late_by)
-        if board.strikes("after_callback", task.rng):
-            await self._until_told(task)
-        return task, simulator.tell(task) if endpoint.answers_at_once else summary(task)
+        if board.triggers("late", task.rng):
+            await simulator.clock.wait(simulator.stopping, until=now + board.current.late_by)
+        if board.triggers("after_callback", task.rng):
+            await self._wait_for_callbacks(task)
+        return task, simulator.status(task) if endpoint.is_synchronous else summary(task)
 
-    async def _until_told(self, task: Task) -> None:
-        waits = [asyncio.ensure_future(task.told.wait()), asyncio.ensure_future(self._simulator.stopping.wait())]
+    async def _wait_for_callbacks(self, task: Task) -> None:
+        waits = [
+            asyncio.ensure_future(task.callbacks_done.wait()),
+            asyncio.ensure_future(self._simulator.stopping.wait()),
+        ]
         try:
-            await asyncio.wait(waits, timeout=_LONGEST_WAIT.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(waits, timeout=_MAX_WAIT.total_seconds(), return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
 
-    def _enter(self, endpoint: Endpoint) -> Json:
+    def _add_entry(self, endpoint: Endpoint) -> Json:
         self._simulator.counts["creates"] += 1
         at = millis(self._simulator.clock.now())
         entry: Json = {"at": at, "endpoint": endpoint.path, "body": None, "task_id": None, "status": None, "code": None}
         self._simulator.creates.append(entry)
         return entry
 
-    def _note(self, entry: Json, *, status: int | None, code: int | None) -> None:
+    def _record_answer(self, entry: Json, *, status: int | None, code: int | None) -> None:
         entry["status"], entry["code"] = status, code
-        self._simulator.watch(
+        self._simulator.observe(
             "create.answered", endpoint=entry["endpoint"], task_id=entry["task_id"], status=status, code=code
         )
 
@@ -217,22 +222,22 @@ class Api:
         try:
             number, size = int(request.query_params.get("pageNum", 1)), int(request.query_params.get("pageSize", 30))
         except ValueError:
-            raise Refusal(1201, "pageNum and pageSize must be integers") from None
+            raise ApiError(1201, "pageNum and pageSize must be integers") from None
         if not (1 <= number <= _MAX_PAGE and 1 <= size <= _MAX_PAGE_SIZE):
-            raise Refusal(1201, f"pageNum is from 1 to {_MAX_PAGE}, pageSize from 1 to {_MAX_PAGE_SIZE}")
+            raise ApiError(1201, f"pageNum is from 1 to {_MAX_PAGE}, pageSize from 1 to {_MAX_PAGE_SIZE}")
         self._simulator.counts["lists"] += 1
         start = (number - 1) * size
         page = islice(self._simulator.newest(endpoint), start, start + size)
-        return self._answer([self._simulator.tell(task) for task in page])
+        return self._success([self._simulator.status(task) for task in page])
 
     def _count_query(self, reference: str) -> None:
         self._simulator.counts["queries"] += 1
-        self._simulator.watch("task.queried", reference=reference)
-        denial = self._simulator.board.denial("refuse_queries", self._simulator.chance)
+        self._simulator.observe("task.queried", reference=reference)
+        denial = self._simulator.active_faults.next_error("refuse_queries", self._simulator.request_rng)
         if denial is not None:
-            raise Denied(denial)
+            raise ErrorInjected(denial)
 
-    def _guarded(self, handler: Handler) -> Handler:
+    def _with_auth(self, handler: Handler) -> Handler:
         """Check the key first, and turn what a handler raises into Kling's answers."""
 
         async def guarded(request: Request) -> Response:
@@ -242,59 +247,59 @@ class Api:
                 key = request.headers.get("authorization", "")
                 check_key(key, simulator.options, now=simulator.clock.now(), is_new=is_new)
                 return await handler(request)
-            except Refusal as refusal:
+            except ApiError as refusal:
                 return self._error(refusal.status, refusal.code, refusal.message)
-            except Denied as denied:
-                return self._denied(denied.denial)
+            except ErrorInjected as denied:
+                return self._injected_error(denied.error)
             except HungUp:
                 return await _hang_up(request)
 
         return guarded
 
-    def _denied(self, denial: Denial) -> Response:
-        status, code, message = _worded(denial)
+    def _injected_error(self, error: InjectedError) -> Response:
+        status, code, message = _status_code_message(error)
         if code is None:
             answer: Response = HTMLResponse(f"<html><body><h1>{status}</h1></body></html>", status_code=status)
         else:
             answer = self._error(status, code, message)
-        if denial.retry_after is not None:
-            answer.headers["retry-after"] = str(denial.retry_after)
+        if error.retry_after is not None:
+            answer.headers["retry-after"] = str(error.retry_after)
         return answer
 
-    def _answer(self, data: object) -> Response:
-        return Response(encode(envelope(self._simulator.request_id(), data)), media_type="application/json")
+    def _success(self, data: object) -> Response:
+        return Response(encode(envelope(self._simulator.new_request_id(), data)), media_type="application/json")
 
     def _error(self, status: int, code: int, message: str) -> Response:
-        around = envelope(self._simulator.request_id(), code=code, message=message)
+        around = envelope(self._simulator.new_request_id(), code=code, message=message)
         return Response(encode(around), status_code=status, media_type="application/json")
 
     async def _no_such_method(self, _request: Request, _exc: Exception) -> Response:
-        refusal = Refusal(1202)
+        refusal = ApiError(1202)
         return self._error(refusal.status, refusal.code, refusal.message)
 
-    def _strikes(self, name: str) -> bool:
-        return self._simulator.board.strikes(name, self._simulator.chance)
+    def _triggers(self, name: str) -> bool:
+        return self._simulator.active_faults.triggers(name, self._simulator.request_rng)
 
 
-def _worded(denial: Denial) -> tuple[int, int | None, str]:
-    if denial.code < _KLINGS_CODES:
-        return denial.code, None, ""
-    refusal = Refusal(denial.code)
+def _status_code_message(error: InjectedError) -> tuple[int, int | None, str]:
+    if error.code < _MIN_KLING_CODE:
+        return error.code, None, ""
+    refusal = ApiError(error.code)
     return refusal.status, refusal.code, refusal.message
 
 
-async def _object(request: Request) -> Json:
+async def _read_object(request: Request) -> Json:
     content = bytearray()
     async for chunk in request.stream():
         content += chunk
         if len(content) > _MAX_BODY:
-            raise Refusal(1200, "the body is too large")
+            raise ApiError(1200, "the body is too large")
     try:
         read = json.loads(content)
     except (ValueError, RecursionError):
-        raise Refusal(1200, "the body is not JSON") from None
+        raise ApiError(1200, "the body is not JSON") from None
     if not isinstance(read, dict):
-        raise Refusal(1200, "the body is not a JSON object")
+        raise ApiError(1200, "the body is not a JSON object")
     return read
 
 

@@ -16,31 +16,31 @@ import httpx2 as httpx
 
 from receiver.domain.clock import EPOCH, Clock
 from receiver.domain.model import Json
-from receiver.kling.simulator.faults import FaultBoard
-from receiver.kling.simulator.observer import Watch
+from receiver.kling.simulator.faults import ActiveFaults
+from receiver.kling.simulator.observer import Observer
 from receiver.kling.simulator.options import Options
-from receiver.kling.simulator.scheduler import Agenda
+from receiver.kling.simulator.scheduler import Scheduler
 from receiver.kling.simulator.tasks import (
     FAILED,
     PROCESSING,
     SUCCEED,
-    News,
     Task,
+    TaskUpdate,
     encode,
     envelope,
+    make_result,
     millis,
     render,
-    result_of,
 )
 
-_PARALLEL = 32
-_PER_TASK = 4
+_MAX_CONCURRENT = 32
+_CALLBACKS_PER_TASK = 4
 _WHSEC = "whsec_"
-_LIE = "https://forged.invalid/"
+_FORGED_URL = "https://forged.invalid/"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Letter:
+class OutgoingCallback:
     """One callback to be sent. ``kind`` is true, duplicate, truncated, forged or test."""
 
     task_id: str
@@ -50,22 +50,29 @@ class Letter:
     kind: str = "true"
 
 
-class Courier:
+class CallbackSender:
     """Tells each task's news to its callback URL, one after the other; remembers what went and what came back."""
 
     def __init__(
-        self, options: Options, *, clock: Clock, rng: Random, agenda: Agenda, board: FaultBoard, watch: Watch
+        self,
+        options: Options,
+        *,
+        clock: Clock,
+        rng: Random,
+        scheduler: Scheduler,
+        active_faults: ActiveFaults,
+        observer: Observer,
     ) -> None:
         self._options = options
         self._clock = clock
         self._rng = rng
-        self._agenda = agenda
-        self._board = board
-        self._watch = watch
-        self._slots = asyncio.Semaphore(_PARALLEL)
+        self._scheduler = scheduler
+        self._active_faults = active_faults
+        self._observe = observer
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
         self._sending: set[asyncio.Task[None]] = set()
         self._clients: dict[bool, httpx.AsyncClient] = {}  # with and without TLS
-        self.sent: deque[Json] = deque(maxlen=options.keep * _PER_TASK)
+        self.sent: deque[Json] = deque(maxlen=options.keep * _CALLBACKS_PER_TASK)
         self.count = 0
         self.answered = 0
         self.dropped = 0
@@ -82,24 +89,26 @@ class Courier:
         for client in self._clients.values():
             await client.aclose()
 
-    def tell(self, task: Task, news: News) -> None:
+    def send_update(self, task: Task, update: TaskUpdate) -> None:
         """Tell a task's news to whoever asked for it, with the faults that are on."""
         if task.callback_url is None:
-            self._told(task, news)
+            self._mark_done(task, update)
             return
-        if self._board.strikes("drop", task.rng, news.status):
+        if self._active_faults.triggers("drop", task.rng, update.status):
             self.dropped += 1
-            self._record(Letter(task_id=task.id, url=task.callback_url, status=news.status, body=b"", kind="dropped"))
-            self._told(task, news)
-        elif self._board.strikes("reorder", task.rng, news.status) and not task.is_over:
-            task.held.append((news.status, self._body(task, news)))
+            self._record(
+                OutgoingCallback(task_id=task.id, url=task.callback_url, status=update.status, body=b"", kind="dropped")
+            )
+            self._mark_done(task, update)
+        elif self._active_faults.triggers("reorder", task.rng, update.status) and not task.is_finished:
+            task.held_back.append((update.status, self._body(task, update)))
             return
         else:
-            self._hand_over(task, news)
-        for status, body in task.held:
-            self._post(task, Letter(task_id=task.id, url=task.callback_url, status=status, body=body))
-        task.held.clear()
-        if news.status == PROCESSING and self._board.strikes("forge", task.rng):
+            self._send_with_faults(task, update)
+        for status, body in task.held_back:
+            self._enqueue(task, OutgoingCallback(task_id=task.id, url=task.callback_url, status=status, body=body))
+        task.held_back.clear()
+        if update.status == PROCESSING and self._active_faults.triggers("forge", task.rng):
             self._forge(task)
 
     def send_test(self, url: str) -> Json:
@@ -113,74 +122,80 @@ class Courier:
             "create_time": now,
             "update_time": now,
         }
-        self._own(self._send(Letter(task_id=body["id"], url=url, status="submitted", body=encode(body), kind="test")))
+        self._spawn(
+            self._send(
+                OutgoingCallback(task_id=body["id"], url=url, status="submitted", body=encode(body), kind="test")
+            )
+        )
         return body
 
-    def _hand_over(self, task: Task, news: News) -> None:
-        body = self._body(task, news)
+    def _send_with_faults(self, task: Task, update: TaskUpdate) -> None:
+        body = self._body(task, update)
         kinds = ["true"]
-        if self._board.strikes("truncate", task.rng, news.status):
+        if self._active_faults.triggers("truncate", task.rng, update.status):
             kinds, body = ["truncated"], body[: len(body) // 2]
-        if self._board.strikes("duplicate", task.rng, news.status):
+        if self._active_faults.triggers("duplicate", task.rng, update.status):
             kinds.append("duplicate")
         letters = [
-            Letter(task_id=task.id, url=task.callback_url or "", status=news.status, body=body, kind=kind)
+            OutgoingCallback(task_id=task.id, url=task.callback_url or "", status=update.status, body=body, kind=kind)
             for kind in kinds
         ]
 
         def post() -> None:
             for letter in letters:
-                self._post(task, letter)
-            self._told(task, news)
+                self._enqueue(task, letter)
+            self._mark_done(task, update)
 
-        if self._board.strikes("delay", task.rng, news.status):
-            self._agenda.at(self._clock.now() + self._board.faults.delay_by, post)
+        if self._active_faults.triggers("delay", task.rng, update.status):
+            self._scheduler.schedule(self._clock.now() + self._active_faults.current.delay_by, post)
         else:
             post()
 
-    def _told(self, task: Task, news: News) -> None:
-        if news.status not in (SUCCEED, FAILED):
+    def _mark_done(self, task: Task, update: TaskUpdate) -> None:
+        if update.status not in (SUCCEED, FAILED):
             return
-        if task.pending is None or task.pending.done():
-            task.told.set()
+        if task.last_send is None or task.last_send.done():
+            task.callbacks_done.set()
         else:
-            task.pending.add_done_callback(lambda _: task.told.set())
+            task.last_send.add_done_callback(lambda _: task.callbacks_done.set())
 
     def _forge(self, task: Task) -> None:
         lie = replace(
-            task.news, status=SUCCEED, result=result_of(task.endpoint, task.body, task.id, lambda name: _LIE + name)
+            task.update,
+            status=SUCCEED,
+            result=make_result(task.endpoint, task.body, task.id, lambda name: _FORGED_URL + name),
         )
-        letter = Letter(
+        letter = OutgoingCallback(
             task_id=task.id, url=task.callback_url or "", status=SUCCEED, body=self._body(task, lie), kind="forged"
         )
-        self._post(task, letter)
+        self._enqueue(task, letter)
 
-    def _body(self, task: Task, news: News) -> bytes:
-        told = render(task, news, shown_id=task.id)
-        if self._board.strikes("wrap", task.rng, news.status):
-            told = envelope(f"{task.rng.getrandbits(128):032x}", told, code=self._board.faults.wrap_code)
+    def _body(self, task: Task, update: TaskUpdate) -> bytes:
+        told = render(task, update, shown_id=task.id)
+        if self._active_faults.triggers("wrap", task.rng, update.status):
+            told = envelope(f"{task.rng.getrandbits(128):032x}", told, code=self._active_faults.current.wrap_code)
         return encode(told)
 
-    def _post(self, task: Task, letter: Letter) -> None:
-        task.pending = self._own(self._send(letter, after=task.pending))
+    def _enqueue(self, task: Task, callback: OutgoingCallback) -> None:
+        task.last_send = self._spawn(self._send(callback, after=task.last_send))
 
-    def _own(self, sending: "asyncio._CoroutineLike[None]") -> asyncio.Task[None]:
+    def _spawn(self, sending: "asyncio._CoroutineLike[None]") -> asyncio.Task[None]:
         owned = asyncio.create_task(sending)
         self._sending.add(owned)
         owned.add_done_callback(self._sending.discard)
         return owned
 
-    async def _send(self, letter: Letter, *, after: asyncio.Task[None] | None = None) -> None:
+    async def _send(self, callback: OutgoingCallback, *, after: asyncio.Task[None] | None = None) -> None:
         if after is not None:
             await asyncio.wait([after])
         async with self._slots:
-            entry = self._record(letter)
+            entry = self._record(callback)
             self.count += 1
             begun = perf_counter()
             try:
                 async with asyncio.timeout(self._options.push_timeout.total_seconds()):
-                    client = self._client_for(letter.url)
-                    answer = await client.post(letter.url, content=letter.body, headers=self._headers(letter))
+                    client = self._client_for(callback.url)
+                    answer = await client.post(callback.url, content=callback.body, headers=self._headers(callback))
                     entry["answer"] = answer.status_code
                     self.answered += 1
             except TimeoutError:
@@ -189,7 +204,7 @@ class Courier:
                 entry["error"] = type(exc).__name__
             entry["ms"] = round((perf_counter() - begun) * 1000, 1)
         told = {name: entry[name] for name in ("task_id", "status", "kind", "answer", "error", "ms")}
-        self._watch("callback.sent", **told)
+        self._observe("callback.sent", **told)
 
     def _client_for(self, url: str) -> httpx.AsyncClient:
         """Give the client to call *url* with; the machine's certificates are read when TLS is first spoken."""
@@ -199,32 +214,32 @@ class Courier:
                 verify=True if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
                 trust_env=False,
                 follow_redirects=False,
-                limits=httpx.Limits(max_connections=_PARALLEL, max_keepalive_connections=_PARALLEL),
+                limits=httpx.Limits(max_connections=_MAX_CONCURRENT, max_keepalive_connections=_MAX_CONCURRENT),
                 timeout=None,
             )
         return self._clients[secure]
 
-    def _headers(self, letter: Letter) -> dict[str, str]:
+    def _headers(self, callback: OutgoingCallback) -> dict[str, str]:
         headers = {"content-type": "application/json; charset=utf-8", "user-agent": "kling-simulator"}
         if not self._options.signing_secrets:
             return headers
         stamp = str(int((self._clock.now() - EPOCH).total_seconds()))
         name = f"msg_{self._rng.getrandbits(96):024x}"
         keys = [base64.b64decode(secret.removeprefix(_WHSEC)) for secret in self._options.signing_secrets]
-        if letter.kind == "forged":
+        if callback.kind == "forged":
             keys = [b"a guess"]
-        signed = f"{name}.{stamp}.".encode() + letter.body
+        signed = f"{name}.{stamp}.".encode() + callback.body
         marks = [base64.b64encode(hmac.new(key, signed, hashlib.sha256).digest()).decode() for key in keys]
         signature = " ".join(f"v1,{mark}" for mark in marks)
         return headers | {"webhook-id": name, "webhook-timestamp": stamp, "webhook-signature": signature}
 
-    def _record(self, letter: Letter) -> Json:
+    def _record(self, callback: OutgoingCallback) -> Json:
         entry: Json = {
-            "task_id": letter.task_id,
-            "url": letter.url,
-            "status": letter.status,
-            "kind": letter.kind,
-            "body": letter.body.decode(errors="replace"),
+            "task_id": callback.task_id,
+            "url": callback.url,
+            "status": callback.status,
+            "kind": callback.kind,
+            "body": callback.body.decode(errors="replace"),
             "sent_at": millis(self._clock.now()),
             "answer": None,
             "error": None,

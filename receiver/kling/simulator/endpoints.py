@@ -25,27 +25,27 @@ class Endpoint:
     """One thing Kling can be asked to make. ``makes`` lists the kinds of its result, ``pack`` whose slots it takes."""
 
     path: str
-    makes: tuple[str, ...]
+    result_kinds: tuple[str, ...]
     pack: str | None
     is_new: bool = False
-    answers_at_once: bool = False
+    is_synchronous: bool = False
 
-    def weight(self, body: Json) -> int:
+    def slot_weight(self, body: Json) -> int:
         """Tell how many slots a task takes: as many as it makes images, one for a video."""
         return image_count(body) if self.pack == "image" else 1
 
 
-class Refusal(Exception):
+class ApiError(Exception):
     """What Kling answers when it will not: a code of its own, the HTTP status that goes with it, a sentence."""
 
     def __init__(self, code: int, message: str = "") -> None:
         self.code = code
-        self.status, usual = REFUSALS.get(code, (500, "server internal error"))
+        self.status, usual = ERRORS.get(code, (500, "server internal error"))
         self.message = message or usual
         super().__init__(self.message)
 
 
-REFUSALS: Mapping[int, tuple[int, str]] = {
+ERRORS: Mapping[int, tuple[int, str]] = {
     1000: (401, "authentication failed"),
     1001: (401, "authorization is empty"),
     1002: (401, "authorization is invalid"),
@@ -70,8 +70,12 @@ REFUSALS: Mapping[int, tuple[int, str]] = {
 }
 
 
-def _legacy(pack: str | None, *paths: str, makes: tuple[str, ...], at_once: bool = False) -> dict[str, Endpoint]:
-    return {path: Endpoint(path=path, makes=makes, pack=pack, answers_at_once=at_once) for path in paths}
+def _legacy(
+    pack: str | None, *paths: str, result_kinds: tuple[str, ...], is_synchronous: bool = False
+) -> dict[str, Endpoint]:
+    return {
+        path: Endpoint(path=path, result_kinds=result_kinds, pack=pack, is_synchronous=is_synchronous) for path in paths
+    }
 
 
 LEGACY: Mapping[str, Endpoint] = {
@@ -88,7 +92,7 @@ LEGACY: Mapping[str, Endpoint] = {
         "videos/advanced-lip-sync",
         "videos/avatar/image2video",
         "videos/effects",
-        makes=("videos",),
+        result_kinds=("videos",),
     ),
     **_legacy(
         "image",
@@ -97,15 +101,15 @@ LEGACY: Mapping[str, Endpoint] = {
         "images/editing/expand",
         "images/omni-image",
         "images/kolors-virtual-try-on",
-        makes=("images",),
+        result_kinds=("images",),
     ),
-    **_legacy(None, "audio/text-to-audio", makes=("audios",)),
-    **_legacy(None, "audio/video-to-audio", makes=("videos", "audios")),
-    **_legacy(None, "general/advanced-custom-elements", makes=("elements",)),
-    **_legacy(None, "general/custom-voices", makes=("voices",)),
-    **_legacy(None, "general/ai-multi-shot", makes=("multi_shots",)),
-    **_legacy(None, "audio/tts", makes=("audios",), at_once=True),
-    **_legacy(None, "videos/image-recognize", "videos/identify-face", makes=(), at_once=True),
+    **_legacy(None, "audio/text-to-audio", result_kinds=("audios",)),
+    **_legacy(None, "audio/video-to-audio", result_kinds=("videos", "audios")),
+    **_legacy(None, "general/advanced-custom-elements", result_kinds=("elements",)),
+    **_legacy(None, "general/custom-voices", result_kinds=("voices",)),
+    **_legacy(None, "general/ai-multi-shot", result_kinds=("multi_shots",)),
+    **_legacy(None, "audio/tts", result_kinds=("audios",), is_synchronous=True),
+    **_legacy(None, "videos/image-recognize", "videos/identify-face", result_kinds=(), is_synchronous=True),
 }
 
 CAPABILITIES: Mapping[str, tuple[str, ...]] = {
@@ -125,7 +129,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
 }
 
 # Lightly, as far as the documentation is plain: of these at least one must be there.
-_WANTED: Mapping[str, tuple[str, ...]] = {
+_REQUIRED_FIELDS: Mapping[str, tuple[str, ...]] = {
     "videos/text2video": ("prompt", "multi_prompt"),
     "videos/image2video": ("image", "image_tail"),
     "videos/video-extend": ("video_id",),
@@ -141,10 +145,10 @@ class Endpoints:
     One of those is written ``v1/videos/text2dance=videos`` or, of the new generation, ``dance-to-video=videos``.
     """
 
-    def __init__(self, more: Sequence[str] = ()) -> None:
+    def __init__(self, extra: Sequence[str] = ()) -> None:
         self._legacy = dict(LEGACY)
         self._capabilities = dict(CAPABILITIES)
-        for entry in more:
+        for entry in extra:
             path, _, kind = entry.partition("=")
             if kind not in _KINDS or not path:
                 raise ValueError(f"an endpoint is such as v1/videos/text2dance=videos, not {entry!r}")
@@ -152,7 +156,7 @@ class Endpoints:
             if path == name:
                 self._capabilities[name] = (kind,)
             else:
-                self._legacy[name] = Endpoint(path=name, makes=(kind,), pack=_PACKS.get(kind))
+                self._legacy[name] = Endpoint(path=name, result_kinds=(kind,), pack=_PACKS.get(kind))
 
     def legacy(self, path: str) -> Endpoint | None:
         """Find an endpoint of the legacy generation, by its path after the version."""
@@ -163,7 +167,7 @@ class Endpoints:
         makes = self._capabilities.get(capability)
         if makes is None:
             return None
-        return Endpoint(path=f"{capability}/{model}", makes=makes, pack=_PACKS.get(makes[0]), is_new=True)
+        return Endpoint(path=f"{capability}/{model}", result_kinds=makes, pack=_PACKS.get(makes[0]), is_new=True)
 
 
 def image_count(body: Json) -> int:
@@ -184,37 +188,37 @@ def prompt_of(body: Json) -> str:
     return "\n".join(part for part in parts if isinstance(part, str))
 
 
-def addressing(endpoint: Endpoint, body: Json) -> Json:
+def callback_fields(endpoint: Endpoint, body: Json) -> Json:
     """Find where ``callback_url`` and ``external_task_id`` stand: at the top, or in a new body's ``options``."""
     if not endpoint.is_new:
         return body
     options = body.get("options") or {}
     if not isinstance(options, dict):
-        raise Refusal(1201, "options must be an object")
+        raise ApiError(1201, "options must be an object")
     return options
 
 
-def check(endpoint: Endpoint, body: Json, *, strings_too: bool, images_too: bool) -> None:
+def validate(endpoint: Endpoint, body: Json, *, allow_strings: bool, decode_images: bool) -> None:
     """Refuse a body that Kling would refuse, as far as that is documented.
 
     *strings_too* takes subject images as a gateway's plain strings, *images_too* looks into base64.
     """
-    where = addressing(endpoint, body)
+    where = callback_fields(endpoint, body)
     for name in ("callback_url", "external_task_id"):
         if not isinstance(where.get(name, ""), str | None):
-            raise Refusal(1201, f"{name} must be a string")
+            raise ApiError(1201, f"{name} must be a string")
     url = where.get("callback_url") or "http://"
     if not url.startswith(("http://", "https://")):
-        raise Refusal(1201, "callback_url must be an http or https URL")
+        raise ApiError(1201, "callback_url must be an http or https URL")
     if len(prompt_of(body)) > _MAX_PROMPT and not endpoint.is_new:
-        raise Refusal(1201, f"prompt must not exceed {_MAX_PROMPT} characters")
-    wanted = _WANTED.get(endpoint.path, ())
+        raise ApiError(1201, f"prompt must not exceed {_MAX_PROMPT} characters")
+    wanted = _REQUIRED_FIELDS.get(endpoint.path, ())
     if wanted and not any(body.get(name) for name in wanted):
-        raise Refusal(1201, f"{' or '.join(wanted)} is required")
+        raise ApiError(1201, f"{' or '.join(wanted)} is required")
     if endpoint.pack == "image":
         _check_images(body)
     if endpoint.path == "images/multi-image2image":
-        _check_subjects(body, strings_too=strings_too, images_too=images_too)
+        _check_subjects(body, allow_strings=allow_strings, decode_images=decode_images)
 
 
 def _check_images(body: Json) -> None:
@@ -222,46 +226,46 @@ def _check_images(body: Json) -> None:
     if number is not None and (
         not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= _MAX_IMAGES
     ):
-        raise Refusal(1201, f"n must be an integer from 1 to {_MAX_IMAGES}")
+        raise ApiError(1201, f"n must be an integer from 1 to {_MAX_IMAGES}")
     ratio = body.get("aspect_ratio")
     # Stripped, since an example in circulation has a blank before it.
     if ratio is not None and (not isinstance(ratio, str) or ratio.strip() not in _RATIOS):
-        raise Refusal(1201, "aspect_ratio is invalid")
+        raise ApiError(1201, "aspect_ratio is invalid")
 
 
-def _check_subjects(body: Json, *, strings_too: bool, images_too: bool) -> None:
+def _check_subjects(body: Json, *, allow_strings: bool, decode_images: bool) -> None:
     subjects = body.get("subject_image_list")
     if not isinstance(subjects, list) or not 1 <= len(subjects) <= _MAX_SUBJECTS:
-        raise Refusal(1201, f"subject_image_list must have 1 to {_MAX_SUBJECTS} images")
-    images = [_subject(subject, strings_too=strings_too) for subject in subjects]
-    scene = "scence_image" if strings_too else "scene_image"
+        raise ApiError(1201, f"subject_image_list must have 1 to {_MAX_SUBJECTS} images")
+    images = [_subject(subject, allow_strings=allow_strings) for subject in subjects]
+    scene = "scence_image" if allow_strings else "scene_image"
     images += [body[name] for name in (scene, "style_image") if body.get(name)]
     for image in images:
-        if images_too:
+        if decode_images:
             _check_image(image)
 
 
-def _subject(subject: object, *, strings_too: bool) -> str:
+def _subject(subject: object, *, allow_strings: bool) -> str:
     if isinstance(subject, dict) and isinstance(subject.get("subject_image"), str) and subject["subject_image"]:
         return str(subject["subject_image"])
-    if strings_too and isinstance(subject, str) and subject:
+    if allow_strings and isinstance(subject, str) and subject:
         return subject
-    raise Refusal(1201, "subject_image_list must hold objects with subject_image")
+    raise ApiError(1201, "subject_image_list must hold objects with subject_image")
 
 
 def _check_image(image: object) -> None:
     """Refuse what is neither a URL nor raw base64 of a jpg or png that is small enough and large enough."""
     if not isinstance(image, str):
-        raise Refusal(1201, "an image must be a string")
+        raise ApiError(1201, "an image must be a string")
     if image.startswith(("http://", "https://")):
         return
     try:
         content = base64.b64decode(image, validate=True)
     except (binascii.Error, ValueError):
-        raise Refusal(1201, "an image must be a URL or raw base64 without a data: prefix") from None
+        raise ApiError(1201, "an image must be a URL or raw base64 without a data: prefix") from None
     if not content.startswith((_PNG, _JPEG)):
-        raise Refusal(1201, "image format must be jpg or png")
+        raise ApiError(1201, "image format must be jpg or png")
     if len(content) > _MAX_IMAGE_BYTES:
-        raise Refusal(1201, "image size must not exceed 10MB")
+        raise ApiError(1201, "image size must not exceed 10MB")
     if content.startswith(_PNG) and (len(content) < 24 or min(struct.unpack(">II", content[16:24])) < _MIN_SIDE):  # noqa: PLR2004 - where IHDR ends its sides
-        raise Refusal(1201, "Image pixel is invalid")
+        raise ApiError(1201, "Image pixel is invalid")

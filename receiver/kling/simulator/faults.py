@@ -12,7 +12,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Dial:
+class FaultRate:
     """How often a fault strikes: a ``share`` (0 to 1) of all cases, or the ``next`` so many; ``on`` names statuses."""
 
     share: float = 0.0
@@ -26,30 +26,30 @@ class Dial:
             raise ValueError(f"the next {self.next} is not a number of times")
 
     @classmethod
-    def read(cls, given: object) -> "Dial":
+    def parse(cls, raw: object) -> "FaultRate":
         """Read ``0.5``, ``true``, ``"30%"``, ``"next:3"`` or ``{"share" or "next": ..., "on": [...]}``."""
-        match given:
-            case Dial():
-                return given
+        match raw:
+            case FaultRate():
+                return raw
             case bool() | int() | float():
-                return cls(share=float(given))
+                return cls(share=float(raw))
             case str():
-                return cls._of_text(given.strip().lower())
+                return cls._parse_text(raw.strip().lower())
             case Mapping():
-                strange = given.keys() - {"share", "next", "on"}
+                strange = raw.keys() - {"share", "next", "on"}
                 if strange:
                     raise ValueError(f"share, next and on are known, not {', '.join(sorted(strange))}")
-                words = given.get("on", ())
+                words = raw.get("on", ())
                 return cls(
-                    share=float(given.get("share", 0)),
-                    next=int(given.get("next", 0)),
+                    share=float(raw.get("share", 0)),
+                    next=int(raw.get("next", 0)),
                     on=frozenset([words] if isinstance(words, str) else words),
                 )
             case _:
-                raise ValueError(f"how often is a share, a number of times or an object, not {given!r}")
+                raise ValueError(f"how often is a share, a number of times or an object, not {raw!r}")
 
     @classmethod
-    def _of_text(cls, text: str) -> "Dial":
+    def _parse_text(cls, text: str) -> "FaultRate":
         if text in ("on", "true", "always"):
             return cls(share=1.0)
         if text in ("", "off", "false", "never"):
@@ -60,19 +60,19 @@ class Dial:
             return cls(share=float(text[:-1]) / 100)
         return cls(share=float(text))
 
-    def strikes(self, rng: Random, status: str = "") -> bool:
+    def triggers(self, rng: Random, status: str = "") -> bool:
         """Tell whether the fault strikes this time."""
         if self.on and status not in self.on:
             return False
         return self.next > 0 or (self.share > 0 and rng.random() < self.share)
 
-    def spent(self) -> "Dial":
+    def consumed(self) -> "FaultRate":
         """Give what is left after it has struck once."""
         return replace(self, next=self.next - 1) if self.next else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Denial:
+class InjectedError:
     """An error answered instead of what was asked for.
 
     ``code`` is Kling's own (1303), or an HTTP status (502) that something in front of Kling answers with a page of
@@ -80,33 +80,33 @@ class Denial:
     """
 
     code: int
-    dial: Dial
+    rate: FaultRate
     created: bool = False
     retry_after: int | None = None
 
     @classmethod
-    def read(cls, given: object) -> "Denial":
+    def parse(cls, raw: object) -> "InjectedError":
         """Read ``1303`` (once), ``"1303:3"``, ``"1302:20%"`` or an object: code, next, share, created, retry_after."""
-        match given:
-            case Denial():
-                return given
+        match raw:
+            case InjectedError():
+                return raw
             case int():
-                return cls(code=given, dial=Dial(next=1))
+                return cls(code=raw, rate=FaultRate(next=1))
             case str():
-                code, _, often = given.partition(":")
-                dial = Dial(next=int(often or 1)) if often.isdigit() or not often else Dial.read(often)
-                return cls(code=int(code), dial=dial)
+                code, _, often = raw.partition(":")
+                dial = FaultRate(next=int(often or 1)) if often.isdigit() or not often else FaultRate.parse(often)
+                return cls(code=int(code), rate=dial)
             case Mapping():
-                rest = {name: given[name] for name in given if name not in ("code", "created", "retry_after")}
-                after = given.get("retry_after")
+                rest = {name: raw[name] for name in raw if name not in ("code", "created", "retry_after")}
+                after = raw.get("retry_after")
                 return cls(
-                    code=int(given["code"]),
-                    dial=Dial.read(rest or {"next": 1}),
-                    created=bool(given.get("created", False)),
+                    code=int(raw["code"]),
+                    rate=FaultRate.parse(rest or {"next": 1}),
+                    created=bool(raw.get("created", False)),
                     retry_after=None if after is None else int(after),
                 )
             case _:
-                raise ValueError(f"an error to answer is a code or an object with one, not {given!r}")
+                raise ValueError(f"an error to answer is a code or an object with one, not {raw!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,131 +129,135 @@ class Faults:
     anew.
     """
 
-    drop: Dial = Dial()
-    duplicate: Dial = Dial()
-    reorder: Dial = Dial()
-    delay: Dial = Dial()
+    drop: FaultRate = FaultRate()
+    duplicate: FaultRate = FaultRate()
+    reorder: FaultRate = FaultRate()
+    delay: FaultRate = FaultRate()
     delay_by: timedelta = timedelta(seconds=2)
-    forge: Dial = Dial()
-    truncate: Dial = Dial()
-    wrap: Dial = Dial()
+    forge: FaultRate = FaultRate()
+    truncate: FaultRate = FaultRate()
+    wrap: FaultRate = FaultRate()
     wrap_code: int | str = 0
-    lose: Dial = Dial()
-    hang_up: Dial = Dial()
-    late: Dial = Dial()
+    lose: FaultRate = FaultRate()
+    hang_up: FaultRate = FaultRate()
+    late: FaultRate = FaultRate()
     late_by: timedelta = timedelta(seconds=2)
-    after_callback: Dial = Dial()
-    refuse: tuple[Denial, ...] = ()
-    gateway_ids: Dial = Dial()
-    drop_external: Dial = Dial()
-    fail: Dial = Dial()
+    after_callback: FaultRate = FaultRate()
+    refuse: tuple[InjectedError, ...] = ()
+    gateway_ids: FaultRate = FaultRate()
+    drop_external: FaultRate = FaultRate()
+    fail: FaultRate = FaultRate()
     fail_reason: str = "Image pixel is invalid"
-    slow: Dial = Dial()
-    stall: Dial = Dial()
-    result_missing: Dial = Dial()
-    result_late: Dial = Dial()
+    slow: FaultRate = FaultRate()
+    stall: FaultRate = FaultRate()
+    result_missing: FaultRate = FaultRate()
+    result_late: FaultRate = FaultRate()
     result_late_by: timedelta = timedelta(0)
-    refuse_queries: tuple[Denial, ...] = ()
-    listed: Dial = Dial()
-    fresh_urls: Dial = Dial()
+    refuse_queries: tuple[InjectedError, ...] = ()
+    listed: FaultRate = FaultRate()
+    fresh_urls: FaultRate = FaultRate()
 
     @classmethod
-    def read(cls, given: Mapping[str, object], base: "Faults | None" = None) -> "Faults":
+    def parse(cls, raw: Mapping[str, object], base: "Faults | None" = None) -> "Faults":
         """Read faults by name, over those of *base*; a name or a value that means nothing is a ValueError."""
         changes: dict[str, Any] = {}
-        for name, value in given.items():
-            if name not in _READERS:
-                raise ValueError(f"no fault is called {name}; there are {', '.join(_READERS)}")
+        for name, value in raw.items():
+            if name not in _PARSERS:
+                raise ValueError(f"no fault is called {name}; there are {', '.join(_PARSERS)}")
             try:
-                changes[name] = _READERS[name](value)
+                changes[name] = _PARSERS[name](value)
             except (TypeError, KeyError, ValueError) as exc:
                 raise ValueError(f"{name}: {exc}") from exc
-        return replace(base or QUIET, **changes)
+        return replace(base or NO_FAULTS, **changes)
 
 
-QUIET = Faults()
+NO_FAULTS = Faults()
 
 
-class FaultBoard:
+class ActiveFaults:
     """The faults as they stand just now; one that was set for the next so many counts down here."""
 
     def __init__(self, faults: Faults) -> None:
-        self.faults = faults
+        self.current = faults
 
-    def strikes(self, name: str, rng: Random, status: str = "") -> bool:
+    def triggers(self, name: str, rng: Random, status: str = "") -> bool:
         """Tell whether the fault of that name strikes this time, and count it."""
-        dial: Dial = getattr(self.faults, name)
-        if not dial.strikes(rng, status):
+        dial: FaultRate = getattr(self.current, name)
+        if not dial.triggers(rng, status):
             return False
-        changes: dict[str, Any] = {name: dial.spent()}
-        self.faults = replace(self.faults, **changes)
+        changes: dict[str, Any] = {name: dial.consumed()}
+        self.current = replace(self.current, **changes)
         return True
 
-    def denial(self, name: str, rng: Random) -> Denial | None:
+    def next_error(self, name: str, rng: Random) -> InjectedError | None:
         """Find the first error of *name* that is to be answered this time, and count it."""
-        denials: tuple[Denial, ...] = getattr(self.faults, name)
+        denials: tuple[InjectedError, ...] = getattr(self.current, name)
         for place, denial in enumerate(denials):
-            if denial.dial.strikes(rng):
-                left = replace(denial, dial=denial.dial.spent())
+            if denial.rate.triggers(rng):
+                left = replace(denial, rate=denial.rate.consumed())
                 changes: dict[str, Any] = {name: (*denials[:place], left, *denials[place + 1 :])}
-                self.faults = replace(self.faults, **changes)
+                self.current = replace(self.current, **changes)
                 return denial
         return None
 
     def clear(self) -> None:
         """End every fault."""
-        self.faults = QUIET
+        self.current = NO_FAULTS
 
-    def shown(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, object]:
         """Give the faults in force, in the words that set them."""
-        return {name: plain(value) for name, value in _changed(self.faults)}
+        return {name: to_json(value) for name, value in _changed(self.current)}
 
 
-def duration(given: object) -> timedelta:
+def parse_duration(raw: object) -> timedelta:
     """Read a duration: ``"250ms"``, ``"2s"``, ``"5m"``, or a number of seconds."""
-    if isinstance(given, timedelta):
-        return given
-    read = _DURATION.fullmatch(str(given).strip())
+    if isinstance(raw, timedelta):
+        return raw
+    read = _DURATION.fullmatch(str(raw).strip())
     if read is None:
-        raise ValueError(f'a duration is such as "250ms", "2s" or a number of seconds, not {given!r}')
+        raise ValueError(f'a duration is such as "250ms", "2s" or a number of seconds, not {raw!r}')
     return timedelta(seconds=float(read[1]) * _SECONDS[read[2]])
 
 
-def plain(value: object) -> object:
+def to_json(value: object) -> object:
     """Turn a setting into what JSON can say."""
     match value:
         case timedelta():
             return value.total_seconds()
-        case Dial():
+        case FaultRate():
             shown = {name: part for name, part in asdict(value).items() if part}
             return {**shown, "on": sorted(value.on)} if value.on else shown
-        case Denial():
+        case InjectedError():
             rest = {"created": value.created, "retry_after": value.retry_after}
-            dial = plain(value.dial)
+            dial = to_json(value.rate)
             assert isinstance(dial, dict)  # noqa: S101 - what the case above makes of a Dial
             return {"code": value.code, **dial, **{name: part for name, part in rest.items() if part}}
         case tuple():
-            return [plain(part) for part in value]
+            return [to_json(part) for part in value]
         case _:
             return value
 
 
 def _changed(faults: Faults) -> list[tuple[str, object]]:
     current = ((field.name, getattr(faults, field.name)) for field in fields(faults))
-    return [(name, value) for name, value in current if value != getattr(QUIET, name)]
+    return [(name, value) for name, value in current if value != getattr(NO_FAULTS, name)]
 
 
-def _denials(given: object) -> tuple[Denial, ...]:
-    if isinstance(given, str):
-        return tuple(Denial.read(part.strip()) for part in given.split(",") if part.strip())
-    return tuple(Denial.read(part) for part in given) if isinstance(given, list | tuple) else (Denial.read(given),)
+def _parse_errors(raw: object) -> tuple[InjectedError, ...]:
+    if isinstance(raw, str):
+        return tuple(InjectedError.parse(part.strip()) for part in raw.split(",") if part.strip())
+    return (
+        tuple(InjectedError.parse(part) for part in raw)
+        if isinstance(raw, list | tuple)
+        else (InjectedError.parse(raw),)
+    )
 
 
 _BY_TYPE: dict[type, Callable[[object], object]] = {
-    Dial: Dial.read,
-    tuple: _denials,
-    timedelta: duration,
+    FaultRate: FaultRate.parse,
+    tuple: _parse_errors,
+    timedelta: parse_duration,
     str: str,
     int: lambda given: int(str(given)) if str(given).isdigit() else str(given),
 }
-_READERS = {field.name: _BY_TYPE[type(field.default)] for field in fields(Faults)}
+_PARSERS = {field.name: _BY_TYPE[type(field.default)] for field in fields(Faults)}

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 
-class Watch(Protocol):
+class Observer(Protocol):
     """Is told what happened, as ``noun.past_participle`` and fields; ``structlog.get_logger().info`` is one."""
 
     def __call__(self, event: str, /, **fields: object) -> object:
@@ -11,5 +11,5 @@ class Watch(Protocol):
         ...
 
 
-def unwatched(event: str, /, **fields: object) -> None:
+def ignore(event: str, /, **fields: object) -> None:
     """Take no notice."""

@@ -6,7 +6,7 @@ from datetime import timedelta
 from typing import Any
 
 from receiver.kling.simulator.endpoints import Endpoints
-from receiver.kling.simulator.faults import QUIET, Faults, duration
+from receiver.kling.simulator.faults import NO_FAULTS, Faults, parse_duration
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,7 +40,7 @@ class Options:
     endpoints: tuple[str, ...] = ()
     keep: int = 10_000
     seed: int | None = None
-    faults: Faults = QUIET
+    faults: Faults = NO_FAULTS
 
     def __post_init__(self) -> None:
         if self.dialect not in ("official", "gateway"):
@@ -52,11 +52,11 @@ class Options:
             raise ValueError("keep is at least 1")
 
     @classmethod
-    def read(cls, given: Mapping[str, object]) -> "Options":
+    def parse(cls, raw: Mapping[str, object]) -> "Options":
         """Read options and faults by name, as a command line or a test gives them; None leaves the default."""
-        stated = {name: value for name, value in given.items() if value is not None}
-        mine: dict[str, Any] = {name: _READERS[name](stated[name]) for name in stated if name in _READERS}
-        faults = Faults.read({name: value for name, value in stated.items() if name not in _READERS})
+        stated = {name: value for name, value in raw.items() if value is not None}
+        mine: dict[str, Any] = {name: _PARSERS[name](stated[name]) for name in stated if name in _PARSERS}
+        faults = Faults.parse({name: value for name, value in stated.items() if name not in _PARSERS})
         return cls(**{"faults": faults} | mine)
 
     @property
@@ -65,18 +65,12 @@ class Options:
         return {"video": self.video_slots, "image": self.image_slots}
 
 
-def _texts(given: object) -> tuple[str, ...]:
-    return (
-        (given,)
-        if isinstance(given, str)
-        else tuple(str(part) for part in given)
-        if isinstance(given, list | tuple)
-        else ()
-    )
+def _parse_texts(raw: object) -> tuple[str, ...]:
+    return (raw,) if isinstance(raw, str) else tuple(str(part) for part in raw) if isinstance(raw, list | tuple) else ()
 
 
-def _same(given: object) -> object:
-    return given
+def _unchanged(raw: object) -> object:
+    return raw
 
 
 _BY_TYPE: dict[type, Callable[[object], object]] = {
@@ -84,8 +78,8 @@ _BY_TYPE: dict[type, Callable[[object], object]] = {
     bool: lambda given: str(given).lower() not in ("", "0", "false", "no", "off"),
     int: lambda given: int(str(given)),
     type(None): lambda given: int(str(given)),
-    tuple: _texts,
-    timedelta: duration,
-    Faults: _same,
+    tuple: _parse_texts,
+    timedelta: parse_duration,
+    Faults: _unchanged,
 }
-_READERS = {each.name: _BY_TYPE[type(each.default)] for each in fields(Options)}
+_PARSERS = {each.name: _BY_TYPE[type(each.default)] for each in fields(Options)}

@@ -8,25 +8,25 @@ from itertools import count
 
 from receiver.domain.clock import Clock
 
-_AT_ONCE = 200
+_MAX_PER_ROUND = 200
 
 
-class Agenda:
+class Scheduler:
     """Performs short synchronous actions, each at its moment, in order."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._due: list[tuple[datetime, int, Callable[[], None]]] = []
-        self._number = count()
+        self._sequence = count()
         self._changed = asyncio.Event()
 
     def __len__(self) -> int:
         return len(self._due)
 
-    def at(self, moment: datetime, action: Callable[[], None]) -> None:
+    def schedule(self, at: datetime, action: Callable[[], None]) -> None:
         """Have *action* performed at a moment, or right away when that has passed."""
-        heappush(self._due, (moment, next(self._number), action))
-        if self._due[0][0] == moment:
+        heappush(self._due, (at, next(self._sequence), action))
+        if self._due[0][0] == at:
             self._changed.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
@@ -36,7 +36,7 @@ class Agenda:
         try:
             while not stopping.is_set():
                 self._changed.clear()
-                self._perform()
+                self._run_due()
                 if self._due and self._due[0][0] <= self._clock.now():
                     await asyncio.sleep(0)  # lets answers and callbacks out between two heaps of work
                 else:
@@ -44,9 +44,9 @@ class Agenda:
         finally:
             stop.cancel()
 
-    def _perform(self) -> None:
+    def _run_due(self) -> None:
         now = self._clock.now()
-        for _ in range(_AT_ONCE):
+        for _ in range(_MAX_PER_ROUND):
             if not self._due or self._due[0][0] > now:
                 return
             heappop(self._due)[2]()

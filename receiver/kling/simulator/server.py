@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from receiver.domain.clock import Clock, SystemClock
 from receiver.kling.simulator.account import Simulator
 from receiver.kling.simulator.api import HANG_UP, Api
-from receiver.kling.simulator.observer import Watch, unwatched
+from receiver.kling.simulator.observer import Observer, ignore
 from receiver.kling.simulator.options import Options
 
 _BACKLOG = 1024
@@ -31,12 +31,14 @@ def make_app(simulator: Simulator) -> Starlette:
 
 @asynccontextmanager
 async def serve(
-    options: Options, *, clock: Clock | None = None, rng: Random | None = None, watch: Watch = unwatched
+    options: Options, *, clock: Clock | None = None, rng: Random | None = None, observer: Observer = ignore
 ) -> AsyncIterator[Simulator]:
     """Serve a simulator while inside the block; its ``url`` tells where, also when the port was left open."""
-    with _listening(options.listen) as listener:
+    with _bound_socket(options.listen) as listener:
         chance = rng or Random(options.seed)  # noqa: S311 - repeatable from a seed, on purpose
-        simulator = Simulator(options, clock=clock or SystemClock(), rng=chance, base_url=_url(listener), watch=watch)
+        simulator = Simulator(
+            options, clock=clock or SystemClock(), rng=chance, base_url=_url(listener), observer=observer
+        )
         server = _Server(make_app(simulator))
         async with simulator:
             running = [asyncio.create_task(simulator.run()), asyncio.create_task(server.serve(sockets=[listener]))]
@@ -55,23 +57,23 @@ async def serve(
                 await asyncio.gather(*running)
 
 
-def run(listen: str, *, watch: Watch | None = None, **options: object) -> None:
+def run(listen: str, *, observer: Observer | None = None, **options: object) -> None:
     """Serve a simulator until SIGINT or SIGTERM, one log line for each thing that happens.
 
     *options* are the names of :class:`Options` and :class:`Faults`, as values or as text: ``processing_for="5s"``,
     ``drop="30%"``, ``refuse="1303:3,502"``. One that means nothing is a ValueError, before anything is bound.
     """
-    asyncio.run(_run(Options.read({**options, "listen": listen}), watch or log.info))
+    asyncio.run(_run(Options.parse({**options, "listen": listen}), observer or log.info))
 
 
-async def _run(options: Options, watch: Watch) -> None:
-    async with serve(options, watch=watch) as simulator:
+async def _run(options: Options, observer: Observer) -> None:
+    async with serve(options, observer=observer) as simulator:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, simulator.stop)
-        watch("simulator.started", url=simulator.url)
+        observer("simulator.started", url=simulator.url)
         await simulator.stopping.wait()
-    watch("simulator.stopped", url=simulator.url)
+    observer("simulator.stopped", url=simulator.url)
 
 
 class _Protocol(HttpToolsProtocol):
@@ -112,7 +114,7 @@ class _Server(uvicorn.Server):
 
 
 @contextmanager
-def _listening(listen: str) -> Iterator[socket.socket]:
+def _bound_socket(listen: str) -> Iterator[socket.socket]:
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
         raise ValueError(f'the address to listen on is such as "127.0.0.1:8790", not {listen!r}')

@@ -14,7 +14,7 @@ from receiver.kling.simulator.results import SECONDS
 
 SUBMITTED, PROCESSING, SUCCEED, FAILED = "submitted", "processing", "succeed", "failed"
 
-_NEW_WORDS = {SUCCEED: "succeeded"}
+_NEW_STATUSES = {SUCCEED: "succeeded"}
 _OUTPUT_TYPES = {
     "videos": "video",
     "images": "image",
@@ -29,7 +29,7 @@ UrlOf = Callable[[str], str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class News:
+class TaskUpdate:
     """What is to be told of a task at a moment. ``result`` is None where there is none to tell."""
 
     status: str
@@ -55,23 +55,23 @@ class Task:
     callback_url: str | None
     rng: Random
     created_at: datetime
-    news: News
+    update: TaskUpdate
     weight: int = 1
-    queries: int = 0
+    query_count: int = 0
     result_at: datetime | None = None
-    held: list[tuple[str, bytes]] = field(default_factory=list)
-    pending: asyncio.Task[None] | None = None
-    told: asyncio.Event = field(default_factory=asyncio.Event)
+    held_back: list[tuple[str, bytes]] = field(default_factory=list)
+    last_send: asyncio.Task[None] | None = None
+    callbacks_done: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
-    def is_over(self) -> bool:
+    def is_finished(self) -> bool:
         """Whether the task has come to its end."""
-        return self.news.status in (SUCCEED, FAILED)
+        return self.update.status in (SUCCEED, FAILED)
 
 
-def render(task: Task, news: News, *, shown_id: str) -> Json:
+def render(task: Task, update: TaskUpdate, *, shown_id: str) -> Json:
     """Tell *news* of a task as its generation of the API does, the same in a callback and in an answer."""
-    return _new(task, news, shown_id) if task.endpoint.is_new else _legacy(task, news, shown_id)
+    return _new(task, update, shown_id) if task.endpoint.is_new else _legacy(task, update, shown_id)
 
 
 def summary(task: Task) -> Json:
@@ -90,71 +90,71 @@ def summary(task: Task) -> Json:
     }
 
 
-def _legacy(task: Task, news: News, shown_id: str) -> Json:
+def _legacy(task: Task, update: TaskUpdate, shown_id: str) -> Json:
     info: Json = {"external_task_id": task.external_task_id} if task.external_task_id else {}
     if task.endpoint.path == "videos/video-extend":
         info["parent_video"] = {"id": task.body.get("video_id", ""), "url": "", "duration": "5.1"}
     told: Json = {
         "task_id": shown_id,
-        "task_status": news.status,
-        "task_status_msg": news.message,
+        "task_status": update.status,
+        "task_status_msg": update.message,
         "task_info": info,
         "created_at": millis(task.created_at),
-        "updated_at": millis(news.at),
+        "updated_at": millis(update.at),
     }
-    if news.result is not None:
-        told["task_result"] = dict(news.result)
+    if update.result is not None:
+        told["task_result"] = dict(update.result)
     # Before the end the result has been seen as missing, as null and as empty; which of them is the task's own.
     elif (blank := millis(task.created_at) % 3) > 0:
         told["task_result"] = None if blank == 1 else {}
     if isinstance(mark := task.body.get("watermark_info"), dict):
         told["watermark_info"] = mark
-    if news.status == SUCCEED:
+    if update.status == SUCCEED:
         told["final_unit_deduction"] = str(task.weight)
         told["final_balance_deduction"] = {"quota": "0", "list_price": "0"}
     return told
 
 
-def _new(task: Task, news: News, shown_id: str) -> Json:
+def _new(task: Task, update: TaskUpdate, shown_id: str) -> Json:
     outputs = [
         {"type": _OUTPUT_TYPES.get(kind, "video")} | entry
-        for kind, some in (news.result or {}).items()
+        for kind, some in (update.result or {}).items()
         for entry in some
     ]
     bill = {"charge_type": "unit", "package_type": task.endpoint.pack or "audio", "amount": f"{task.weight:.2f}"}
     return {
         "id": shown_id,
-        "status": _NEW_WORDS.get(news.status, news.status),
-        "message": news.message,
+        "status": _NEW_STATUSES.get(update.status, update.status),
+        "message": update.message,
         "create_time": millis(task.created_at),
-        "update_time": millis(news.at),
+        "update_time": millis(update.at),
         "outputs": outputs,
-        "billing": [bill] if news.status == SUCCEED else [],
+        "billing": [bill] if update.status == SUCCEED else [],
     } | ({"external_id": task.external_task_id} if task.external_task_id else {})
 
 
-def result_of(endpoint: Endpoint, body: Json, task_id: str, url_of: UrlOf) -> Result:
+def make_result(endpoint: Endpoint, body: Json, task_id: str, url_of: UrlOf) -> Result:
     """Make the result of a success, its files addressed by *url_of* their names."""
     made = {}
-    for kind in endpoint.makes:
+    for kind in endpoint.result_kinds:
         named = "series_images" if kind == "images" and body.get("result_type") == "series" else kind
-        made[named if named != "multi_shots" else "images"] = _ENTRIES[kind](body, task_id, url_of)
+        made[named if named != "multi_shots" else "images"] = _RESULT_MAKERS[kind](body, task_id, url_of)
     return made
 
 
 def _images(body: Json, _task_id: str, url_of: UrlOf) -> list[Json]:
     return [
-        {"index": n, "url": url_of(f"image-{n}.png")} | _marked(body, url_of, f"image-{n + 100}.png")
+        {"index": n, "url": url_of(f"image-{n}.png")} | _watermark(body, url_of, f"image-{n + 100}.png")
         for n in range(image_count(body))
     ]
 
 
 def _videos(body: Json, task_id: str, url_of: UrlOf) -> list[Json]:
     made = {"id": f"{task_id}-0", "url": url_of("video-0.mp4"), "duration": f"{SECONDS}.0"}
-    return [made | _marked(body, url_of, "video-100.mp4")]
+    return [made | _watermark(body, url_of, "video-100.mp4")]
 
 
-def _marked(body: Json, url_of: UrlOf, name: str) -> Json:
+def _watermark(body: Json, url_of: UrlOf, name: str) -> Json:
     where = body.get("watermark_info")
     return {"watermark_url": url_of(name)} if isinstance(where, dict) and where.get("enabled") is True else {}
 
@@ -178,7 +178,7 @@ def _multi_shots(_body: Json, _task_id: str, url_of: UrlOf) -> list[Json]:
     return [{"index": 0} | {f"url_{n}": url_of(f"image-{n}.png") for n in (1, 2, 3)}]
 
 
-_ENTRIES: Mapping[str, Callable[[Json, str, UrlOf], list[Json]]] = {
+_RESULT_MAKERS: Mapping[str, Callable[[Json, str, UrlOf], list[Json]]] = {
     "images": _images,
     "videos": _videos,
     "audios": _audios,
@@ -194,9 +194,9 @@ def envelope(request_id: str, data: object = None, *, code: int | str = 0, messa
     return around if data is None else around | {"data": data}
 
 
-def encode(told: object) -> bytes:
+def encode(value: object) -> bytes:
     """Write JSON as it goes over the wire."""
-    return json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def millis(at: datetime) -> int:

@@ -9,86 +9,86 @@ from typing import Any, TypeAlias
 
 from receiver.domain.clock import micros
 from receiver.domain.model import TaskState
-from receiver.domain.replays import Action, Batch, BatchEnd, BatchState, BatchView, EndedTask
-from receiver.events.factory import Announcement
+from receiver.domain.replays import AuditEntry, Batch, BatchState, BatchView, FinishedBatch, FinishedTask
+from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import Page
 from receiver.store.sqlite import catalog, rows
 from receiver.store.sqlite.batch_members import read_batch
-from receiver.store.sqlite.catalog import json_list, read_cursor
-from receiver.store.sqlite.queries import change, queries, sql
+from receiver.store.sqlite.catalog import decode_cursor, json_list
+from receiver.store.sqlite.queries import change_audited, queries, sql
 from receiver.store.sqlite.tasks import write_events
-from receiver.store.sqlite.writer import JudgedWork, Raised, Work, Writer
+from receiver.store.sqlite.writer import DecidedWriteOp, ItemError, WriteOp, Writer
 
 Read: TypeAlias = Callable[..., Awaitable[Any]]
 
-_LOOKED_AT = 100  # complete batches that are found at once
+_MAX_COMPLETE = 100  # complete batches that are found at once
 
 
-class BatchStore:
+class SqliteBatchStore:
     """What tasks share a batch, in the store's file."""
 
-    def __init__(self, writer: Writer, glance: Read, browse: Read) -> None:
+    def __init__(self, writer: Writer, hot_read: Read, list_read: Read) -> None:
         self._writer = writer
-        self._glance = glance
-        self._browse = browse
+        self._hot_read = hot_read
+        self._list_read = list_read
 
-    async def close(self, name: str, *, now: datetime, action: Action) -> bool:
+    async def close(self, name: str, *, now: datetime, action: AuditEntry) -> bool:
         """Let a batch take no more tasks in; False where it is not open."""
-        return await self._writer.do(_CLOSE, Close(name=name, now=now, action=action))
+        return await self._writer.execute(_CLOSE, CloseCall(name=name, now=now, action=action))
 
-    async def complete(self) -> Sequence[str]:
+    async def list_complete(self) -> Sequence[str]:
         """Name batches that are closed and whose tasks are all over, their results home or given up, untold so far."""
-        found: Sequence[str] = await self._glance(_complete)
+        found: Sequence[str] = await self._hot_read(_list_complete)
         return found
 
     async def finish(
-        self, name: str, announce: Callable[[BatchEnd], Announcement], *, limit: int
-    ) -> Announcement | None:
+        self, name: str, make_event: Callable[[FinishedBatch], RoutedEvent], *, limit: int
+    ) -> RoutedEvent | None:
         """Store what *announce* makes of a complete batch and its first *limit* tasks, in one transaction.
 
         None, and nothing written, where it is not complete, or was finished before.
         """
-        return await self._writer.do(_FINISH, Finish(name=name, announce=announce, limit=limit))
+        return await self._writer.execute(_FINISH, FinishCall(name=name, make_event=make_event, limit=limit))
 
     async def find(self, name: str) -> BatchView | None:
         """Find a batch."""
-        found: Page[BatchView] = await self._browse(_page, {"name": name}, limit=1)
+        found: Page[BatchView] = await self._list_read(_page, {"name": name}, limit=1)
         return found.items[0] if found.items else None
 
     async def list(
         self, *, states: Sequence[BatchState] = (), limit: int = 50, cursor: str | None = None
     ) -> Page[BatchView]:
         """List batches, newest first."""
-        wanted = {"states": json_list(states), "cursor": read_cursor(cursor, prefix="bat")}
-        found: Page[BatchView] = await self._browse(_page, wanted, limit=limit)
+        wanted = {"states": json_list(states), "cursor": decode_cursor(cursor, prefix="bat")}
+        found: Page[BatchView] = await self._list_read(_page, wanted, limit=limit)
         return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Close:
+class CloseCall:
     """One call of ``close``."""
 
     name: str
     now: datetime
-    action: Action
+    action: AuditEntry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finish:
+class FinishCall:
     """One call of ``finish``."""
 
     name: str
-    announce: Callable[[BatchEnd], Announcement]
+    make_event: Callable[[FinishedBatch], RoutedEvent]
     limit: int
 
 
-def _complete(connection: sqlite3.Connection) -> Sequence[str]:
-    statement = queries()["complete_batches"].given({})
-    return [row["name"] for row in connection.execute(statement, {"limit": _LOOKED_AT})]
+def _list_complete(connection: sqlite3.Connection) -> Sequence[str]:
+    statement = queries()["complete_batches"].with_optional({})
+    return [row["name"] for row in connection.execute(statement, {"limit": _MAX_COMPLETE})]
 
 
-def _page(connection: sqlite3.Connection, wanted: Mapping[str, object], *, limit: int) -> Page[BatchView]:
-    found = catalog.page(connection, "list_batches", wanted, limit=limit, read=read_batch)
+def _page(connection: sqlite3.Connection, arguments: Mapping[str, object], *, limit: int) -> Page[BatchView]:
+    found = catalog.page(connection, "list_batches", arguments, limit=limit, read=read_batch)
     counts = _counts(connection, [batch.name for batch in found.items])
     return Page(items=[BatchView(batch=each, counts=counts[each.name]) for each in found.items], next=found.next)
 
@@ -100,9 +100,9 @@ def _counts(connection: sqlite3.Connection, names: Sequence[str]) -> Mapping[str
     return counts
 
 
-def _close(connection: sqlite3.Connection, group: Sequence[Close]) -> Sequence[bool]:
+def _close(connection: sqlite3.Connection, group: Sequence[CloseCall]) -> Sequence[bool]:
     return [
-        change(
+        change_audited(
             connection,
             "close_batch",
             {"name": close.name, "now": micros(close.now)},
@@ -112,43 +112,43 @@ def _close(connection: sqlite3.Connection, group: Sequence[Close]) -> Sequence[b
     ]
 
 
-def _look(connection: sqlite3.Connection, group: Sequence[Finish]) -> dict[str, BatchEnd]:
+def _load(connection: sqlite3.Connection, group: Sequence[FinishCall]) -> dict[str, FinishedBatch]:
     """Read each batch whole that is still to be finished: what its announcement tells is true as of one moment."""
-    statement = queries()["complete_batches"].given({"name": True})
+    statement = queries()["complete_batches"].with_optional({"name": True})
     ends = {}
     for finish in group:
         row = connection.execute(statement, {"name": finish.name, "limit": 1}).fetchone()
         if row is not None:
-            ends[finish.name] = _read_end(connection, read_batch(row), finish.limit)
+            ends[finish.name] = _load_finished(connection, read_batch(row), finish.limit)
     return ends
 
 
-def _read_end(connection: sqlite3.Connection, batch: Batch, limit: int) -> BatchEnd:
-    found = connection.execute(sql("batch_ends"), {"name": batch.name, "limit": limit})
-    tasks = [EndedTask(task=rows.task(row), envelope=row["envelope"] or b"") for row in found]
-    return BatchEnd(batch=batch, counts=_counts(connection, [batch.name])[batch.name], tasks=tasks)
+def _load_finished(connection: sqlite3.Connection, batch: Batch, limit: int) -> FinishedBatch:
+    found = connection.execute(sql("finished_batch_tasks"), {"name": batch.name, "limit": limit})
+    tasks = [FinishedTask(task=rows.task(row), envelope=row["envelope"] or b"") for row in found]
+    return FinishedBatch(batch=batch, counts=_counts(connection, [batch.name])[batch.name], tasks=tasks)
 
 
-def _judge(
-    group: Sequence[Finish], ends: dict[str, BatchEnd]
-) -> tuple[Sequence[Announcement | Raised | None], Mapping[str, Announcement]]:
-    said: dict[str, Announcement] = {}
-    results: list[Announcement | Raised | None] = []
+def _decide(
+    group: Sequence[FinishCall], finished: dict[str, FinishedBatch]
+) -> tuple[Sequence[RoutedEvent | ItemError | None], Mapping[str, RoutedEvent]]:
+    said: dict[str, RoutedEvent] = {}
+    results: list[RoutedEvent | ItemError | None] = []
     for finish in group:
-        end = ends.pop(finish.name, None)  # popped, so that one group finishes a batch once
+        end = finished.pop(finish.name, None)  # popped, so that one group finishes a batch once
         if end is None:
             results.append(None)
             continue
         try:
-            said[finish.name] = finish.announce(end)
+            said[finish.name] = finish.make_event(end)
             results.append(said[finish.name])
         except Exception as exc:  # noqa: BLE001 -- whatever a caller's words raise is its caller's alone
-            results.append(Raised(exc))
+            results.append(ItemError(exc))
     return results, said
 
 
-def _write(connection: sqlite3.Connection, said: Mapping[str, Announcement]) -> None:
-    for name, announcement in said.items():
+def _write(connection: sqlite3.Connection, routed: Mapping[str, RoutedEvent]) -> None:
+    for name, announcement in routed.items():
         event = announcement.event
         wanted = {"name": name, "now": micros(event.created_at), "event_id": event.id}
         if connection.execute(sql("finish_batch"), wanted).rowcount != 1:
@@ -156,7 +156,7 @@ def _write(connection: sqlite3.Connection, said: Mapping[str, Announcement]) -> 
         write_events(connection, [event], announcement.deliveries)
 
 
-_CLOSE: Work[Close, bool] = Work(write=_close, grows=False)
-_FINISH: JudgedWork[Finish, dict[str, BatchEnd], Mapping[str, Announcement], Announcement | None] = JudgedWork(
-    look=_look, judge=_judge, write=_write
+_CLOSE: WriteOp[CloseCall, bool] = WriteOp(write=_close, uses_disk=False)
+_FINISH: DecidedWriteOp[FinishCall, dict[str, FinishedBatch], Mapping[str, RoutedEvent], RoutedEvent | None] = (
+    DecidedWriteOp(load=_load, decide=_decide, write=_write)
 )

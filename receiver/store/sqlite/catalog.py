@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
-from receiver.domain.clock import micros, moment
+from receiver.domain.clock import from_micros, micros
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Attempt, Event, Push, RouteState, Task, TaskState
-from receiver.domain.replays import Action
-from receiver.store.interfaces import Backlog, DeliveryView, Page
+from receiver.domain.replays import AuditEntry
+from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
 from receiver.store.sqlite import rows
 from receiver.store.sqlite.queries import queries, sql
 
@@ -39,9 +39,9 @@ def newest_id(connection: sqlite3.Connection) -> str:
     return connection.execute(sql("newest_id")).fetchone()["newest"] or ""
 
 
-def knows(connection: sqlite3.Connection, token_hash: bytes, now: datetime) -> bool:
+def has_live_token(connection: sqlite3.Connection, token_hash: bytes, now: datetime) -> bool:
     """Tell whether a live task has the token."""
-    row = connection.execute(sql("token_is_live"), {"token_hash": token_hash, "now": micros(now)}).fetchone()
+    row = connection.execute(sql("has_live_token"), {"token_hash": token_hash, "now": micros(now)}).fetchone()
     return bool(row["is_live"])
 
 
@@ -73,24 +73,24 @@ def attempts(connection: sqlite3.Connection, delivery_id: str) -> Sequence[Attem
     return [rows.attempt(row) for row in found]
 
 
-def backlog(connection: sqlite3.Connection) -> Sequence[Backlog]:
+def backlog(connection: sqlite3.Connection) -> Sequence[RouteBacklog]:
     """Tell what waits in each route."""
     return [
-        Backlog(route=row["route"], pending=row["pending"], oldest=moment(row["oldest"]))
+        RouteBacklog(route=row["route"], pending=row["pending"], oldest=from_micros(row["oldest"]))
         for row in connection.execute(sql("backlog"))
     ]
 
 
-def actions(connection: sqlite3.Connection, subjects: Sequence[str], *, limit: int) -> Sequence[Action]:
+def actions(connection: sqlite3.Connection, subjects: Sequence[str], *, limit: int) -> Sequence[AuditEntry]:
     """Tell what people did."""
     wanted = {"subjects": json_list(subjects), "limit": limit}
-    found = connection.execute(queries()["list_actions"].given(wanted), wanted)
+    found = connection.execute(queries()["list_actions"].with_optional(wanted), wanted)
     return [rows.action(row) for row in found]
 
 
 def due_routes(connection: sqlite3.Connection) -> Mapping[str, datetime]:
     """Tell when each route's next delivery falls due."""
-    return {row["route"]: moment(row["due_at"]) for row in connection.execute(sql("due_routes"))}
+    return {row["route"]: from_micros(row["due_at"]) for row in connection.execute(sql("due_routes"))}
 
 
 def route_states(connection: sqlite3.Connection) -> Mapping[str, RouteState]:
@@ -103,25 +103,30 @@ def next_task_due(
 ) -> datetime | None:
     """Tell when the next task in *states* falls due, of those that do so *after* a moment."""
     wanted = {"states": json_list(states), "after": None if after is None else micros(after)}
-    row = connection.execute(queries()["next_task_due"].given(wanted), wanted).fetchone()
-    return None if row["due_at"] is None else moment(row["due_at"])
+    row = connection.execute(queries()["next_task_due"].with_optional(wanted), wanted).fetchone()
+    return None if row["due_at"] is None else from_micros(row["due_at"])
 
 
 def counts(connection: sqlite3.Connection, tags: Mapping[str, str] | None, batch: str | None) -> Mapping[str, int]:
     """Count tasks by state."""
     wanted = {"tags": json.dumps(dict(tags)) if tags else None, "batch": batch}
-    found = connection.execute(queries()["count_tasks"].given(wanted), wanted)
+    found = connection.execute(queries()["count_tasks"].with_optional(wanted), wanted)
     return {row["state"]: row["tasks"] for row in found}
 
 
-def line(connection: sqlite3.Connection, now: datetime, kept: Sequence[str]) -> Sequence[Task]:
+def next_queued(connection: sqlite3.Connection, now: datetime, head_ids: Sequence[str]) -> Sequence[Task]:
     """Give for each pack the queued task that goes next."""
-    return list(map(rows.task, connection.execute(sql("line"), {"now": micros(now), "kept": json.dumps(kept)})))
+    return list(
+        map(
+            rows.task,
+            connection.execute(sql("next_queued_tasks"), {"now": micros(now), "head_ids": json.dumps(head_ids)}),
+        )
+    )
 
 
-def occupancy(connection: sqlite3.Connection, *, bound: bool) -> Mapping[str, int]:
+def slots_in_use(connection: sqlite3.Connection, *, confirmed_only: bool) -> Mapping[str, int]:
     """Count the slots that running tasks take, by pack; of those alone that are known to be made where *bound*."""
-    statement = queries()["occupancy"].given({"bound": bound or None})
+    statement = queries()["slots_in_use"].with_optional({"confirmed_only": confirmed_only or None})
     return {row["pack"]: row["slots"] for row in connection.execute(statement)}
 
 
@@ -134,10 +139,10 @@ def page(
     read: Callable[[sqlite3.Row], T],
 ) -> Page[T]:
     """Read one page of the list *name*; one row more than asked for tells whether there is another page."""
-    statement = queries()[name].given(arguments)
+    statement = queries()[name].with_optional(arguments)
     found = connection.execute(statement, {**arguments, "limit": limit + 1}).fetchall()
     items = [read(row) for row in found[:limit]]
-    return Page(items=items, next=write_cursor(found[limit - 1]["id"]) if len(found) > limit else None)
+    return Page(items=items, next=encode_cursor(found[limit - 1]["id"]) if len(found) > limit else None)
 
 
 def json_list(values: Sequence[str]) -> str | None:
@@ -145,12 +150,12 @@ def json_list(values: Sequence[str]) -> str | None:
     return json.dumps(values) if values else None
 
 
-def write_cursor(last_id: str) -> str:
+def encode_cursor(last_id: str) -> str:
     """Hide the last id of a page, so that nobody builds on what a cursor looks like."""
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
 
 
-def read_cursor(cursor: str | None, *, prefix: str) -> str | None:
+def decode_cursor(cursor: str | None, *, prefix: str) -> str | None:
     """Give the id a cursor holds; it must be one of this list's."""
     if cursor is None:
         return None

@@ -10,18 +10,18 @@ from pathlib import Path
 import structlog
 
 from receiver.domain.errors import StoreBroken, StoreUnavailable
-from receiver.store.sqlite.database import Moved, identity, log_of, translated
+from receiver.store.sqlite.database import StoreMoved, identity, translate_error, wal_path
 
-_EVERY = 100
+_MAX_COMMITS = 100
 """Commits: under little load these make as long a log as SQLite would let grow."""
 
-_GROWN = 4 * 1024 * 1024
+_MAX_WAL_GROWTH = 4 * 1024 * 1024
 """Bytes: under much load the log grows by more than that in fewer commits."""
 
 log = structlog.get_logger()
 
 
-class Checkpoints:
+class Checkpointer:
     """Sees to it that the log of the store at *path* stays short, and that file and log are still there.
 
     To be made before the file is opened: a file that takes its place later is another one.
@@ -29,8 +29,8 @@ class Checkpoints:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file = identity(path)
-        self._log = log_of(path)
+        self._identity = identity(path)
+        self._wal = wal_path(path)
         self._size = 0
         self._commits = 0
 
@@ -41,32 +41,32 @@ class Checkpoints:
         """
         self._commits += 1
         try:
-            size = self._look()
-            if self._commits < _EVERY and size < self._size + _GROWN:
+            size = self._wal_size()
+            if self._commits < _MAX_COMMITS and size < self._size + _MAX_WAL_GROWTH:
                 return
             self._commits, self._size = 0, size
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except (sqlite3.Error, OSError) as exc:
-            match translated(exc):
+            match translate_error(exc):
                 case StoreUnavailable() as put_off:
-                    log.warning("store.checkpoint_put_off", reason=put_off.message)
+                    log.warning("store.checkpoint_postponed", reason=put_off.message)
                 case StoreBroken() as broken:
                     raise broken from exc
                 case _:
                     raise StoreBroken(f"The store's log cannot be emptied: {exc}.") from exc
 
-    def _look(self) -> int:
+    def _wal_size(self) -> int:
         """Give the room the log takes: from time to time it begins anew at its beginning.
 
         What is written to a file that has lost its name is gone with the process. Raises Moved, OSError.
         """
         file = identity(self._path)
-        if file is None or file != self._file:
-            raise Moved(self._path, was=self._file, is_gone=file is None)
-        return self._log.stat().st_size
+        if file is None or file != self._identity:
+            raise StoreMoved(self._path, expected=self._identity, is_gone=file is None)
+        return self._wal.stat().st_size
 
 
-def empty_log(connection: sqlite3.Connection) -> None:
+def truncate_wal(connection: sqlite3.Connection) -> None:
     """Move the log into the file and cut it short, as far as that can be done without waiting for a reader."""
     patience = connection.execute("PRAGMA busy_timeout").fetchone()[0]
     connection.execute("PRAGMA busy_timeout = 0")

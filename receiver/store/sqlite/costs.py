@@ -8,13 +8,13 @@ from decimal import Decimal
 from typing import Any
 
 from receiver.domain.clock import micros
-from receiver.domain.model import EXACT, Cost, Task
-from receiver.domain.replays import CostBy, Spent
+from receiver.domain.model import EXACT_DECIMAL, Cost, Task
+from receiver.domain.replays import CostGrouping, CostTotal
 from receiver.store.sqlite import rows
 from receiver.store.sqlite.queries import queries, sql
 
 
-class CostStore:
+class SqliteCostStore:
     """What tasks have cost."""
 
     def __init__(self, read: Callable[..., Awaitable[Any]]) -> None:
@@ -25,26 +25,26 @@ class CostStore:
         found: Cost | None = await self._read(_find, task_id)
         return found
 
-    async def spent(
-        self, by: CostBy, *, tag: str | None = None, since: datetime | None = None, until: datetime | None = None
-    ) -> Sequence[Spent]:
+    async def totals(
+        self, by: CostGrouping, *, tag: str | None = None, since: datetime | None = None, until: datetime | None = None
+    ) -> Sequence[CostTotal]:
         """Sum what tasks have cost that ended from *since* on and before *until*, by what they share.
 
         By a tag it is the one called *tag*. What does not have it goes by None, first.
         """
         wanted = {
-            by.value: tag if by is CostBy.TAG else True,
+            by.value: tag if by is CostGrouping.TAG else True,
             "since": None if since is None else micros(since),
             "until": None if until is None else micros(until),
         }
-        found: Sequence[Spent] = await self._read(_sum, wanted)
+        found: Sequence[CostTotal] = await self._read(_totals, wanted)
         return found
 
 
 def cost_row(task: Task, cost: Cost) -> rows.Values:
     """Write what a task has cost for ``save_cost``."""
     charges = {unit: format(amount, "f") for unit, amount in cost.charges.items()}
-    return (task.id, micros(task.updated_at), json.dumps(charges, separators=(",", ":")), cost.said)
+    return (task.id, micros(task.updated_at), json.dumps(charges, separators=(",", ":")), cost.raw)
 
 
 def _find(connection: sqlite3.Connection, task_id: str) -> Cost | None:
@@ -52,18 +52,18 @@ def _find(connection: sqlite3.Connection, task_id: str) -> Cost | None:
     if row is None:
         return None
     charges = json.loads(row["charges"])
-    return Cost(charges={unit: Decimal(amount) for unit, amount in charges.items()}, said=row["said"])
+    return Cost(charges={unit: Decimal(amount) for unit, amount in charges.items()}, raw=row["raw"])
 
 
-def _sum(connection: sqlite3.Connection, wanted: dict[str, object]) -> Sequence[Spent]:
+def _totals(connection: sqlite3.Connection, arguments: dict[str, object]) -> Sequence[CostTotal]:
     tasks: dict[str | None, int] = {}
     charges: dict[str | None, dict[str, Decimal]] = {}
-    for row in connection.execute(queries()["sum_costs"].given(wanted), wanted):
+    for row in connection.execute(queries()["cost_totals"].with_optional(arguments), arguments):
         name, unit = row["name"], row["unit"]
         if unit is None:
             tasks[name] = row["times"]
             continue
         sums = charges.setdefault(name, {})
-        taken = EXACT.multiply(Decimal(row["amount"]), Decimal(row["times"]))
-        sums[unit] = EXACT.add(sums.get(unit, Decimal()), taken)
-    return [Spent(name=name, tasks=tasks[name], charges=charges.get(name, {})) for name in tasks]
+        taken = EXACT_DECIMAL.multiply(Decimal(row["amount"]), Decimal(row["times"]))
+        sums[unit] = EXACT_DECIMAL.add(sums.get(unit, Decimal()), taken)
+    return [CostTotal(name=name, tasks=tasks[name], charges=charges.get(name, {})) for name in tasks]

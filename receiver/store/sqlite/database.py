@@ -21,11 +21,11 @@ R = TypeVar("R")
 APPLICATION_ID = 0x4B6C5265
 """Written into the file's header, so that another program's database is not taken for a store."""
 
-_FULL = 2
-_BUSY_MS = 5_000
-_STATEMENTS = 256
+_SYNCHRONOUS_FULL = 2
+_BUSY_TIMEOUT_MS = 5_000
+_CACHED_STATEMENTS = 256
 _WAL_LIMIT = 64 * 1024 * 1024
-_ROWS_AT_ONCE = 64
+_ITER_CHUNK_SIZE = 64
 
 # What a later try may mend. A wal-index that cannot grow is a full disk too, under an I/O error's name.
 _UNAVAILABLE = frozenset({
@@ -40,14 +40,14 @@ log = structlog.get_logger()
 
 
 @contextmanager
-def had_alone(path: Path, *, create: bool) -> Iterator[None]:
+def exclusive(path: Path, *, create: bool) -> Iterator[None]:
     """See to it that the file exists, is ours alone and is locked by us. Raises StoreError."""
     with ExitStack() as stack:
         try:
-            refuse_log_alone(path)
+            refuse_orphan_wal(path)
             make_private(path, create=create)
             stack.enter_context(locked(path))
-            _refuse_log_of_another(path)
+            _refuse_foreign_wal(path)
         except OSError as exc:
             raise StoreUnavailable(
                 f"The store {path} cannot be worked on: {exc.strerror or exc}.",
@@ -81,9 +81,9 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def refuse_log_alone(path: Path) -> None:
+def refuse_orphan_wal(path: Path) -> None:
     """Stop before SQLite sees a log whose file is empty or gone: it would remove the log. Raises StoreError."""
-    log_beside = log_of(path)
+    log_beside = wal_path(path)
     if _size(path) or not _size(log_beside):
         return
     what = f"{path} is empty" if path.exists() else f"There is no store at {path}"
@@ -93,9 +93,9 @@ def refuse_log_alone(path: Path) -> None:
     )
 
 
-def _refuse_log_of_another(path: Path) -> None:
+def _refuse_foreign_wal(path: Path) -> None:
     """Stop before SQLite plays the log of a store that was replaced into the file that took its place."""
-    mark, log_beside = mark_of(path), log_of(path)
+    mark, log_beside = suspect_marker(path), wal_path(path)
     was = mark.read_text().strip() if mark.exists() else ""
     if not was or was == str(path.stat().st_ino) or not _size(log_beside):
         return
@@ -114,7 +114,7 @@ def identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def log_of(path: Path) -> Path:
+def wal_path(path: Path) -> Path:
     """Name the write-ahead log of the store at *path*."""
     return path.with_name(f"{path.name}-wal")
 
@@ -157,7 +157,7 @@ def sync(path: Path) -> None:
 
 def connect_writer(path: Path) -> sqlite3.Connection:
     """Open the one connection that writes and checkpoints."""
-    connection = sqlite3.connect(path, isolation_level=None, cached_statements=_STATEMENTS)
+    connection = sqlite3.connect(path, isolation_level=None, cached_statements=_CACHED_STATEMENTS)
     with _closed_on_failure(connection):
         _prepare(connection)
         if is_foreign(connection):
@@ -172,7 +172,7 @@ def connect_writer(path: Path) -> sqlite3.Connection:
 def connect_reader(path: Path) -> sqlite3.Connection:
     """Open a connection that cannot write, so that it never checkpoints beside the writer."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
-    connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=_STATEMENTS)
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=_CACHED_STATEMENTS)
     with _closed_on_failure(connection):
         _prepare(connection)
         connection.execute("PRAGMA query_only = ON")
@@ -196,11 +196,11 @@ def is_foreign(connection: sqlite3.Connection) -> bool:
 
 def _prepare(connection: sqlite3.Connection) -> None:
     connection.row_factory = sqlite3.Row
-    connection.execute(f"PRAGMA busy_timeout = {_BUSY_MS}")
+    connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
     # A build of SQLite may ignore a pragma in silence; with less than FULL a power cut loses what was acknowledged.
-    if _pragma(connection, "synchronous") != _FULL or _pragma(connection, "foreign_keys") != 1:
+    if _pragma(connection, "synchronous") != _SYNCHRONOUS_FULL or _pragma(connection, "foreign_keys") != 1:
         raise StoreError("This SQLite does not keep what it acknowledges: it refuses synchronous=FULL or foreign keys.")
 
 
@@ -208,7 +208,7 @@ def _pragma(connection: sqlite3.Connection, pragma: str) -> object:
     return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
 
 
-def translated(exc: Exception) -> ReceiverError | None:
+def translate_error(exc: Exception) -> ReceiverError | None:
     """Say in our words what a SQLite error means; None for what is a fault of the program."""
     if isinstance(exc, ReceiverError):
         return exc
@@ -228,16 +228,16 @@ def translated(exc: Exception) -> ReceiverError | None:
     return None
 
 
-class Moved(StoreBroken):
+class StoreMoved(StoreBroken):
     """The store's file is no longer where it was opened; *was* tells which one that was."""
 
-    def __init__(self, path: Path, *, was: tuple[int, int] | None, is_gone: bool) -> None:
+    def __init__(self, path: Path, *, expected: tuple[int, int] | None, is_gone: bool) -> None:
         how = "removed" if is_gone else "replaced by another file"
         super().__init__(
             f"{path} was {how} while it was worked on.",
             remedy="Put the file that was there back by `mv`; if it is lost, restore a backup.",
         )
-        self.was = was
+        self.expected = expected
 
 
 class Health:
@@ -248,41 +248,41 @@ class Health:
 
     def __init__(self, path: Path) -> None:
         self.broken = asyncio.Event()
-        self._mark = mark_of(path)
-        self._why: StoreBroken | None = None
+        self._marker = suspect_marker(path)
+        self._fault: StoreBroken | None = None
 
     def check(self) -> None:
         """Raise where the store is broken."""
-        if self._why is not None:
-            raise StoreBroken(self._why.message, remedy=self._why.remedy)
+        if self._fault is not None:
+            raise StoreBroken(self._fault.message, remedy=self._fault.remedy)
 
-    async def vouch(self, doing: Awaitable[R]) -> R:
+    async def guard(self, awaitable: Awaitable[R]) -> R:
         """Wait for something done to the file, and tell its errors in our words."""
         try:
-            return await doing
+            return await awaitable
         except Exception as exc:
-            meant = self.diagnose(exc)
+            meant = self.classify(exc)
             if meant is exc:
                 raise
             raise meant from exc
 
-    def diagnose(self, exc: Exception) -> Exception:
+    def classify(self, exc: Exception) -> Exception:
         """Translate what a connection raised; the first sign of a broken store is remembered."""
-        meant = translated(exc)
-        if isinstance(meant, StoreBroken) and self._why is None:
-            self._why = meant
+        meant = translate_error(exc)
+        if isinstance(meant, StoreBroken) and self._fault is None:
+            self._fault = meant
             log.error("store.damaged", reason=meant.message, remedy=meant.remedy)
             try:
-                self._mark.touch(mode=0o600)
-                if isinstance(meant, Moved) and meant.was is not None:
-                    self._mark.write_text(f"{meant.was[1]}\n")
+                self._marker.touch(mode=0o600)
+                if isinstance(meant, StoreMoved) and meant.expected is not None:
+                    self._marker.write_text(f"{meant.expected[1]}\n")
             except OSError:  # the disk that broke the store may well refuse the mark
-                log.warning("store.mark_refused", path=str(self._mark))
+                log.warning("store.marker_not_written", path=str(self._marker))
             self.broken.set()
         return meant or exc
 
 
-def mark_of(path: Path) -> Path:
+def suspect_marker(path: Path) -> Path:
     """Name the file whose being there says that the store broke when it was last open.
 
     Where the store was taken away meanwhile, its inode stands in it; devices may have other numbers after a restart.
@@ -290,7 +290,7 @@ def mark_of(path: Path) -> Path:
     return path.with_name(f"{path.name}.suspect")
 
 
-class Lane(aiosqlite.Connection):
+class ConnectionThread(aiosqlite.Connection):
     """A connection and the one thread that ever touches it; what is run on it runs in order.
 
     aiosqlite's own methods take a turn in the thread for every statement. Under load the turns cost more than the
@@ -298,9 +298,9 @@ class Lane(aiosqlite.Connection):
     """
 
     @classmethod
-    async def open(cls, connect: Callable[[], sqlite3.Connection], *, name: str) -> "Lane":
+    async def open(cls, connect: Callable[[], sqlite3.Connection], *, name: str) -> "ConnectionThread":
         """Start the thread and let it open its connection."""
-        lane = cls(connect, _ROWS_AT_ONCE)
+        lane = cls(connect, _ITER_CHUNK_SIZE)
         lane._thread.name = name
         try:
             await lane
@@ -311,10 +311,10 @@ class Lane(aiosqlite.Connection):
         return lane
 
     async def run(
-        self, work: Callable[Concatenate[sqlite3.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+        self, function: Callable[Concatenate[sqlite3.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
         """Do *work* with the connection in its thread. A caller that gives up does not stop it."""
-        done: R = await self._execute(partial(work, self._conn), *args, **kwargs)  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
+        done: R = await self._execute(partial(function, self._conn), *args, **kwargs)  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
         return done
 
     async def aclose(self) -> None:

@@ -8,11 +8,18 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from receiver.domain.errors import InvalidRequest, StoreBroken, StoreError, StoreUnavailable
-from receiver.store.sqlite.database import connect_reader, is_foreign, mark_of, refuse_log_alone, sync, translated
-from receiver.store.sqlite.migrate import compare, is_made, known
+from receiver.store.sqlite.database import (
+    connect_reader,
+    is_foreign,
+    refuse_orphan_wal,
+    suspect_marker,
+    sync,
+    translate_error,
+)
+from receiver.store.sqlite.migrate import is_initialized, known_migrations, schema_mismatches
 from receiver.store.sqlite.queries import sql
 
-_DRAFT = ".kling-receiver-backup"
+_COPY_SUFFIX = ".kling-receiver-backup"
 
 _FOREIGN = "is a database of another program. Check [store] url."
 _NO_STORE = "holds no store. Restore a backup; where there never was one, `serve` makes it."
@@ -21,50 +28,50 @@ _NO_STORE = "holds no store. Restore a backup; where there never was one, `serve
 def check(path: Path) -> list[str]:
     """Look through the store at *path*, also while a service works on it; give the faults, one sentence each."""
     try:
-        _find(path)
+        _require_file(path)
         with closing(connect_reader(path)) as connection:
-            return faults(connection)
+            return find_damage(connection)
     except StoreError as exc:
         return [str(exc)]
     except sqlite3.Error as exc:
         return [f"The store cannot be read: {exc}."]
 
 
-def faults(connection: sqlite3.Connection) -> list[str]:
+def find_damage(connection: sqlite3.Connection) -> list[str]:
     """Look through every page, index, reference and migration of an open store."""
     if is_foreign(connection):
         return [f"The file {_FOREIGN}"]
-    found = _damage(connection)
+    found = _integrity_errors(connection)
     if found:
         return found  # what is damaged cannot be asked about the rest
-    if not is_made(connection):
+    if not is_initialized(connection):
         return [f"The file {_NO_STORE}"]
     for table, rowid, parent, _ in connection.execute("PRAGMA foreign_key_check"):
         found.append(f"Row {rowid} of {table} points at something missing in {parent}.")
-    return found + compare(connection, known())
+    return found + schema_mismatches(connection, known_migrations())
 
 
-def _find(path: Path) -> None:
+def _require_file(path: Path) -> None:
     """See whether there is anything to be opened at *path*. Raises StoreError."""
-    refuse_log_alone(path)
+    refuse_orphan_wal(path)
     if not path.is_file():
         raise StoreError(f"There is no store at {path}.")
 
 
-def _recognize(path: Path, connection: sqlite3.Connection) -> None:
+def _require_store(path: Path, connection: sqlite3.Connection) -> None:
     """See whether what was opened at *path* is a store at all. Raises StoreError."""
     if is_foreign(connection):
         raise StoreError(f"{path} {_FOREIGN}")
-    if not is_made(connection):
+    if not is_initialized(connection):
         raise StoreError(f"{path} {_NO_STORE}")
 
 
-def _damage(connection: sqlite3.Connection) -> list[str]:
+def _integrity_errors(connection: sqlite3.Connection) -> list[str]:
     try:
         return [row[0] for row in connection.execute("PRAGMA integrity_check") if row[0] != "ok"]
     except sqlite3.DatabaseError as exc:
         # Some damage is such that even the search for damage stops at it.
-        if not isinstance(translated(exc), StoreBroken):
+        if not isinstance(translate_error(exc), StoreBroken):
             raise
         return [f"The file cannot be read to its end: {exc}."]
 
@@ -76,10 +83,10 @@ def backup(path: Path, target: Path) -> None:
     """
     if target.exists():
         raise InvalidRequest(f"{target} exists already.", remedy="Name a file that does not exist yet.")
-    _find(path)
+    _require_file(path)
     try:
-        _clear_away_what_was_killed(target.parent)
-        with _drafted(target) as draft:
+        _remove_stale_copies(target.parent)
+        with _temporary_copy(target) as draft:
             _copy(path, draft)
             sync(draft)
             draft.rename(target)
@@ -87,52 +94,52 @@ def backup(path: Path, target: Path) -> None:
     except OSError as exc:
         raise StoreUnavailable(f"The backup could not be written: {exc.strerror or exc}.") from exc
     except sqlite3.Error as exc:
-        raise (translated(exc) or exc) from exc
+        raise (translate_error(exc) or exc) from exc
 
 
 @contextmanager
-def _drafted(target: Path) -> Iterator[Path]:
+def _temporary_copy(target: Path) -> Iterator[Path]:
     """Make the hidden file that becomes *target*, locked for as long as it is worked on; whatever happens, it goes."""
-    draft = target.with_name(f".{target.name}.{os.getpid()}{_DRAFT}")
+    draft = target.with_name(f".{target.name}.{os.getpid()}{_COPY_SUFFIX}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield draft
     finally:
-        _remove(draft)
+        _remove_copy(draft)
         os.close(descriptor)
 
 
-def _clear_away_what_was_killed(folder: Path) -> None:
+def _remove_stale_copies(folder: Path) -> None:
     """Remove the drafts in *folder* that nobody works on any more: a backup that is killed cannot do so itself."""
-    for draft in folder.glob(f".*{_DRAFT}"):
+    for draft in folder.glob(f".*{_COPY_SUFFIX}"):
         with suppress(FileNotFoundError, BlockingIOError), draft.open("rb") as left:
             fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _remove(draft)
+            _remove_copy(draft)
 
 
-def _remove(draft: Path) -> None:
+def _remove_copy(copy_path: Path) -> None:
     for beside in ("-journal", "-wal", "-shm", ""):
-        draft.with_name(f"{draft.name}{beside}").unlink(missing_ok=True)
+        copy_path.with_name(f"{copy_path.name}{beside}").unlink(missing_ok=True)
 
 
-def _copy(path: Path, draft: Path) -> None:
-    with closing(connect_reader(path)) as source, closing(sqlite3.connect(draft, isolation_level=None)) as copy:
-        _recognize(path, source)
+def _copy(path: Path, copy_path: Path) -> None:
+    with closing(connect_reader(path)) as source, closing(sqlite3.connect(copy_path, isolation_level=None)) as copy:
+        _require_store(path, source)
         source.backup(copy)
         # A single file that can be carried away; the log comes back when it is opened as a store.
         copy.execute("PRAGMA journal_mode = DELETE")
-        found = faults(copy)
+        found = find_damage(copy)
     if found:
         raise StoreError(f"The copy is not sound, so it was not kept: {found[0]}")
 
 
-def clear_suspicion(path: Path, connection: sqlite3.Connection) -> None:
+def verify_after_damage(path: Path, connection: sqlite3.Connection) -> None:
     """Where the store broke when it was last open, look through it before anything relies on it again."""
-    mark = mark_of(path)
+    mark = suspect_marker(path)
     if not mark.exists():
         return
-    found = faults(connection)
+    found = find_damage(connection)
     if found:
         raise StoreError(
             f"The store broke when it was last open, and it is damaged: {found[0]}",
@@ -150,12 +157,12 @@ def stats(connection: sqlite3.Connection) -> Mapping[str, int]:
     return {**counts, "bytes.file": pages * size, "bytes.free": free * size}
 
 
-def stats_of(path: Path) -> Mapping[str, int]:
+def stats_at(path: Path) -> Mapping[str, int]:
     """Give the counts of the store at *path*, also while a service works on it."""
-    _find(path)
+    _require_file(path)
     try:
         with closing(connect_reader(path)) as connection:
-            _recognize(path, connection)
+            _require_store(path, connection)
             return stats(connection)
     except sqlite3.Error as exc:
-        raise (translated(exc) or exc) from exc
+        raise (translate_error(exc) or exc) from exc

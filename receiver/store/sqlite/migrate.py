@@ -11,12 +11,12 @@ from pathlib import Path
 
 from receiver.domain.clock import Clock, SystemClock, micros
 from receiver.domain.errors import StoreError
-from receiver.store.sqlite.database import APPLICATION_ID, connect_writer, had_alone, translated
+from receiver.store.sqlite.database import APPLICATION_ID, connect_writer, exclusive, translate_error
 
 _FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.sql")
 _CLOCK = SystemClock()
 
-_LEDGER = """
+_CREATE_MIGRATIONS_TABLE = """
 CREATE TABLE IF NOT EXISTS migrations (
     version INTEGER PRIMARY KEY,
     name TEXT NOT NULL,
@@ -52,7 +52,7 @@ class Migration:
 
 
 @cache
-def known() -> tuple[Migration, ...]:
+def known_migrations() -> tuple[Migration, ...]:
     """Read the steps this program brings, in order."""
     found = []
     for file in files("receiver.store.sqlite").joinpath("sql/migrations").iterdir():
@@ -65,30 +65,30 @@ def known() -> tuple[Migration, ...]:
 
 def migrate(path: Path, *, clock: Clock = _CLOCK) -> list[str]:
     """Bring the store at *path* up to date while nobody else has it; name the steps taken."""
-    with had_alone(path, create=True):
+    with exclusive(path, create=True):
         try:
             connection = connect_writer(path)
             try:
-                return bring_up(connection, known(), clock=clock)
+                return upgrade(connection, known_migrations(), clock=clock)
             finally:
                 connection.close()
         except sqlite3.Error as exc:
-            raise (translated(exc) or exc) from exc
+            raise (translate_error(exc) or exc) from exc
 
 
-def bring_up(connection: sqlite3.Connection, steps: Sequence[Migration], *, clock: Clock = _CLOCK) -> list[str]:
+def upgrade(connection: sqlite3.Connection, steps: Sequence[Migration], *, clock: Clock = _CLOCK) -> list[str]:
     """Take the steps that are missing, each whole or not at all; name them."""
-    faults = compare(connection, steps)
+    faults = schema_mismatches(connection, steps)
     if faults:
         raise StoreError(" ".join(faults))
     done = set(_applied(connection))
     missing = [step for step in steps if step.version not in done]
     for step in missing:
-        _take(connection, step, at=micros(clock.now()))
+        _apply_step(connection, step, at=micros(clock.now()))
     return [f"{step.version:04d}_{step.name}" for step in missing]
 
 
-def compare(connection: sqlite3.Connection, steps: Sequence[Migration]) -> list[str]:
+def schema_mismatches(connection: sqlite3.Connection, steps: Sequence[Migration]) -> list[str]:
     """Say what keeps this program from working with the file as it is."""
     applied = _applied(connection)
     newest = max((step.version for step in steps), default=0)
@@ -106,7 +106,7 @@ def compare(connection: sqlite3.Connection, steps: Sequence[Migration]) -> list[
     return faults
 
 
-def is_made(connection: sqlite3.Connection) -> bool:
+def is_initialized(connection: sqlite3.Connection) -> bool:
     """Tell whether there was ever a store in the file: SQLite takes an empty one for a sound database."""
     return bool(_applied(connection))
 
@@ -117,10 +117,10 @@ def _applied(connection: sqlite3.Connection) -> dict[int, str]:
     return dict(map(tuple, connection.execute("SELECT version, checksum FROM migrations")))
 
 
-def _take(connection: sqlite3.Connection, step: Migration, *, at: int) -> None:
+def _apply_step(connection: sqlite3.Connection, step: Migration, *, at: int) -> None:
     try:
         connection.execute("BEGIN IMMEDIATE")
-        connection.execute(_LEDGER)
+        connection.execute(_CREATE_MIGRATIONS_TABLE)
         connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
         for statement in step.statements():
             connection.execute(statement)

@@ -11,7 +11,7 @@ _NAME = re.compile(r"^-- name: (?P<name>\w+)$", re.MULTILINE)
 _OPTIONAL = re.compile(r"^(?P<line>.*?) -- if (?P<argument>\w+)$")
 _MANY = ":many"
 _ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
-_ROWS_AT_ONCE = 64  # a power of two; times the widest row it stays within the arguments SQLite takes
+_MAX_ROWS = 64  # a power of two; times the widest row it stays within the arguments SQLite takes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +22,15 @@ class Query:
     purpose: str
     sql: str
 
-    def given(self, arguments: Mapping[str, object]) -> str:
+    def with_optional(self, arguments: Mapping[str, object]) -> str:
         """Write the statement without the optional lines whose argument is None or absent."""
-        return _given(self.sql, frozenset(name for name, value in arguments.items() if value is not None))
+        return _with_optional(self.sql, frozenset(name for name, value in arguments.items() if value is not None))
 
-    def of_many(self, count: int) -> str:
+    def with_list(self, count: int) -> str:
         """Write the statement with *count* places where it says ``:many``."""
         return self.sql.replace(_MANY, ", ".join("?" * count))
 
-    def of_rows(self, count: int) -> str:
+    def with_rows(self, count: int) -> str:
         """Write the statement with *count* rows after its ``VALUES``."""
         return _ROW.sub(lambda row: ", ".join([row[0]] * count), self.sql)
 
@@ -52,27 +52,27 @@ def write_rows(connection: sqlite3.Connection, name: str, rows: Iterable[tuple[o
     Before and after each statement Python's lock changes hands, which costs more than a row.
     """
     left = list(rows)
-    size = _ROWS_AT_ONCE
+    size = _MAX_ROWS
     while left:
         while size > len(left):
             size //= 2
-        connection.execute(_of_rows(name, size), [value for row in left[:size] for value in row])
+        connection.execute(_with_rows(name, size), [value for row in left[:size] for value in row])
         del left[:size]
 
 
-def change(
-    connection: sqlite3.Connection, name: str, wanted: Mapping[str, object], *, action: tuple[object, ...]
+def change_audited(
+    connection: sqlite3.Connection, name: str, arguments: Mapping[str, object], *, action: tuple[object, ...]
 ) -> bool:
     """Change one row on a person's word, and write down whose word it was where there was something to change."""
-    if connection.execute(sql(name), wanted).rowcount != 1:
+    if connection.execute(sql(name), arguments).rowcount != 1:
         return False
     connection.execute(sql("insert_action"), action)
     return True
 
 
 @cache
-def _of_rows(name: str, count: int) -> str:
-    return queries()[name].of_rows(count)
+def _with_rows(name: str, count: int) -> str:
+    return queries()[name].with_rows(count)
 
 
 def parse(text: str) -> Mapping[str, Query]:
@@ -90,12 +90,12 @@ def parse(text: str) -> Mapping[str, Query]:
 
 
 @cache
-def _given(statement: str, arguments: frozenset[str]) -> str:
-    lines = (_chosen(line, arguments) for line in statement.splitlines())
+def _with_optional(statement: str, arguments: frozenset[str]) -> str:
+    lines = (_resolve_optional(line, arguments) for line in statement.splitlines())
     return "\n".join(line for line in lines if line is not None)
 
 
-def _chosen(line: str, arguments: frozenset[str]) -> str | None:
+def _resolve_optional(line: str, arguments: frozenset[str]) -> str | None:
     """Keep a line, keep it without its mark, or drop it."""
     optional = _OPTIONAL.match(line)
     if optional is None:

@@ -11,22 +11,22 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from receiver.domain.clock import micros
-from receiver.store.interfaces import Litter, Swept
+from receiver.store.interfaces import RetentionTarget, SweepResult
 from receiver.store.sqlite.queries import sql
-from receiver.store.sqlite.writer import Work
+from receiver.store.sqlite.writer import WriteOp
 
-PAGE = 200
+PAGE_SIZE = 200
 """How many rows are looked at in one transaction."""
 
-_BYTES = 8 * 1024 * 1024  # of bodies taken in one transaction
-_ROWS = 1000  # that go with others in one transaction: attempts with events, pushes with tasks
+_MAX_BYTES = 8 * 1024 * 1024  # of bodies taken in one transaction
+_MAX_ROWS = 1000  # that go with others in one transaction: attempts with events, pushes with tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sweep:
+class SweepCall:
     """One call of ``sweep``."""
 
-    litter: Litter
+    target: RetentionTarget
     before: datetime
     now: datetime
     after: str
@@ -34,66 +34,66 @@ class Sweep:
     @property
     def arguments(self) -> Mapping[str, object]:
         """Give what the statements ask for."""
-        return {"before": micros(self.before), "now": micros(self.now), "after": self.after, "limit": PAGE}
+        return {"before": micros(self.before), "now": micros(self.now), "after": self.after, "limit": PAGE_SIZE}
 
 
-def _sweep(connection: sqlite3.Connection, group: Sequence[Sweep]) -> Sequence[Swept]:
-    return [_BROOMS[sweep.litter](connection, sweep) for sweep in group]
+def _sweep(connection: sqlite3.Connection, group: Sequence[SweepCall]) -> Sequence[SweepResult]:
+    return [_SWEEPERS[sweep.target](connection, sweep) for sweep in group]
 
 
-def _bodies(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
-    ids, _ = _chosen(connection, "bodies_to_take", sweep, most=_BYTES)
-    count = connection.execute(sql("take_bodies"), {"ids": ids}).rowcount
-    return Swept(gone={"bodies": count}, next="" if count else None)
+def _bodies(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
+    ids, _ = _select(connection, "old_push_bodies", sweep, max_weight=_MAX_BYTES)
+    count = connection.execute(sql("clear_push_bodies"), {"ids": ids}).rowcount
+    return SweepResult(deleted={"bodies": count}, next="" if count else None)
 
 
-def _intents(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
-    ids, last = _chosen(connection, "old_intents", sweep, most=_BYTES)
-    return Swept(gone={"intents": connection.execute(sql("delete_intents"), {"ids": ids}).rowcount}, next=last)
+def _intents(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
+    ids, last = _select(connection, "old_intents", sweep, max_weight=_MAX_BYTES)
+    return SweepResult(deleted={"intents": connection.execute(sql("delete_intents"), {"ids": ids}).rowcount}, next=last)
 
 
-def _events(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
-    ids, last = _chosen(connection, "old_events", sweep, most=_ROWS)
+def _events(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
+    ids, last = _select(connection, "old_events", sweep, max_weight=_MAX_ROWS)
     deliveries, attempts = connection.execute(sql("count_deliveries"), {"ids": ids}).fetchone()
     events = connection.execute(sql("delete_events"), {"ids": ids}).rowcount
-    return Swept(gone={"events": events, "deliveries": deliveries, "attempts": attempts}, next=last)
+    return SweepResult(deleted={"events": events, "deliveries": deliveries, "attempts": attempts}, next=last)
 
 
-def _tasks(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
-    ids, last = _chosen(connection, "old_tasks", sweep, most=_ROWS)
+def _tasks(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
+    ids, last = _select(connection, "old_tasks", sweep, max_weight=_MAX_ROWS)
     pushes = connection.execute(sql("count_pushes"), {"ids": ids}).fetchone()[0]
-    return Swept(
-        gone={"tasks": connection.execute(sql("delete_tasks"), {"ids": ids}).rowcount, "pushes": pushes}, next=last
+    return SweepResult(
+        deleted={"tasks": connection.execute(sql("delete_tasks"), {"ids": ids}).rowcount, "pushes": pushes}, next=last
     )
 
 
-def _batches(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
+def _batches(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
     count = connection.execute(sql("delete_batches"), sweep.arguments).rowcount
-    return Swept(gone={"batches": count}, next="" if count else None)
+    return SweepResult(deleted={"batches": count}, next="" if count else None)
 
 
-def _actions(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
+def _actions(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
     count = connection.execute(sql("delete_actions"), sweep.arguments).rowcount
-    return Swept(gone={"actions": count}, next="" if count else None)
+    return SweepResult(deleted={"actions": count}, next="" if count else None)
 
 
-def _replays(connection: sqlite3.Connection, sweep: Sweep) -> Swept:
+def _replays(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
     count = connection.execute(sql("delete_replays"), sweep.arguments).rowcount
-    return Swept(gone={"replays": count}, next="" if count else None)
+    return SweepResult(deleted={"replays": count}, next="" if count else None)
 
 
-_BROOMS: Mapping[Litter, Callable[[sqlite3.Connection, Sweep], Swept]] = {
-    Litter.BODIES: _bodies,
-    Litter.INTENTS: _intents,
-    Litter.EVENTS: _events,
-    Litter.TASKS: _tasks,
-    Litter.BATCHES: _batches,
-    Litter.ACTIONS: _actions,
-    Litter.REPLAYS: _replays,
+_SWEEPERS: Mapping[RetentionTarget, Callable[[sqlite3.Connection, SweepCall], SweepResult]] = {
+    RetentionTarget.BODIES: _bodies,
+    RetentionTarget.INTENTS: _intents,
+    RetentionTarget.EVENTS: _events,
+    RetentionTarget.TASKS: _tasks,
+    RetentionTarget.BATCHES: _batches,
+    RetentionTarget.ACTIONS: _actions,
+    RetentionTarget.REPLAYS: _replays,
 }
 
 
-def _chosen(connection: sqlite3.Connection, name: str, sweep: Sweep, *, most: int) -> tuple[str, str | None]:
+def _select(connection: sqlite3.Connection, name: str, sweep: SweepCall, *, max_weight: int) -> tuple[str, str | None]:
     """Choose what goes out of one page: the rows that may, until they weigh *most* together, though one at the least.
 
     Gives their ids as JSON, and after which row the next page begins, None where nothing older is left.
@@ -106,12 +106,12 @@ def _chosen(connection: sqlite3.Connection, name: str, sweep: Sweep, *, most: in
             return json.dumps(taken), None
         if row["is_free"]:
             weight += row["weight"]
-            if taken and weight > most:
+            if taken and weight > max_weight:
                 return json.dumps(taken), last
             taken.append(row["id"])
         last = row["id"]
-    return json.dumps(taken), last if len(page) == PAGE else None
+    return json.dumps(taken), last if len(page) == PAGE_SIZE else None
 
 
 # What makes room is let through to the last byte.
-SWEEP: Work[Sweep, Swept] = Work(write=_sweep, grows=False)
+SWEEP: WriteOp[SweepCall, SweepResult] = WriteOp(write=_sweep, uses_disk=False)

@@ -7,12 +7,11 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
-from receiver.domain.clock import MICROSECOND, micros, moment
+from receiver.domain.clock import MICROSECOND, from_micros, micros
 from receiver.domain.model import (
-    Archiving,
+    ArchiveState,
     Asset,
     Attempt,
-    Decision,
     Delivery,
     DeliveryStatus,
     Event,
@@ -20,13 +19,14 @@ from receiver.domain.model import (
     Origin,
     Push,
     PushOutcome,
+    RouteDecision,
     RouteState,
     Source,
     Task,
     TaskState,
-    Verified,
+    Verification,
 )
-from receiver.domain.replays import Action, Replay, ReplayState, Selection
+from receiver.domain.replays import AuditEntry, Replay, ReplaySelection, ReplayState
 
 Values: TypeAlias = tuple[object, ...]
 
@@ -38,7 +38,7 @@ class Row(Protocol):
         ...
 
 
-def named(found: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
+def as_dicts(found: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
     """Give rows as dictionaries: to find a column, SQLite's own compare its name with those of all before it."""
     columns = [column[0] for column in found.description]
     return (dict(zip(columns, row, strict=True)) for row in found)
@@ -50,8 +50,8 @@ def task(row: Row) -> Task:
         id=row["id"],
         origin=Origin(row["origin"]),
         state=TaskState(row["state"]),
-        created_at=moment(row["created_at"]),
-        updated_at=moment(row["updated_at"]),
+        created_at=from_micros(row["created_at"]),
+        updated_at=from_micros(row["updated_at"]),
         token_hash=row["token_hash"],
         endpoint=row["endpoint"],
         label=row["label"],
@@ -62,21 +62,21 @@ def task(row: Row) -> Task:
         external_task_id=row["external_task_id"],
         reply_to=row["reply_to"],
         message=row["message"],
-        heard=None if row["heard"] is None else TaskState(row["heard"]),
+        kling_state=None if row["kling_state"] is None else TaskState(row["kling_state"]),
         pack=row["pack"] or None,
         weight=row["weight"],
         priority=row["priority"],
-        share=row["share"],
+        fair_share=row["fair_share"],
         attempts=row["attempts"],
-        asks=row["asks"],
-        hollow=row["hollow"],
-        surplus=row["surplus"],
-        started_at=_moment(row["started_at"]),
-        asked_at=_moment(row["asked_at"]),
-        prompted_at=_moment(row["prompted_at"]),
-        stuck_at=_moment(row["stuck_at"]),
-        due_at=_moment(row["due_at"]),
-        expires_at=_moment(row["expires_at"]),
+        poll_count=row["poll_count"],
+        empty_result_count=row["empty_result_count"],
+        redundant_push_count=row["redundant_push_count"],
+        started_at=_datetime_or_none(row["started_at"]),
+        polled_at=_datetime_or_none(row["polled_at"]),
+        push_poll_at=_datetime_or_none(row["push_poll_at"]),
+        stuck_at=_datetime_or_none(row["stuck_at"]),
+        due_at=_datetime_or_none(row["due_at"]),
+        expires_at=_datetime_or_none(row["expires_at"]),
     )
 
 
@@ -89,30 +89,30 @@ def new_task_row(task: Task) -> Values:
         micros(task.created_at),
         micros(task.updated_at),
         task.token_hash,
-        _text(task.endpoint),
-        _text(task.label),
+        _storable_text(task.endpoint),
+        _storable_text(task.label),
         _tags(task.tags),
         task.batch,
         task.idempotency_key,
-        _text(task.kling_id),
-        _text(task.external_task_id),
+        _storable_text(task.kling_id),
+        _storable_text(task.external_task_id),
         task.reply_to,
-        _text(task.message),
-        None if task.heard is None else task.heard.value,
+        _storable_text(task.message),
+        None if task.kling_state is None else task.kling_state.value,
         task.pack or "",
         task.weight,
         task.priority,
-        _text(task.share),
+        _storable_text(task.fair_share),
         task.attempts,
-        task.asks,
-        task.hollow,
-        task.surplus,
-        _micros(task.started_at),
-        _micros(task.asked_at),
-        _micros(task.prompted_at),
-        _micros(task.stuck_at),
-        _micros(task.due_at),
-        _micros(task.expires_at),
+        task.poll_count,
+        task.empty_result_count,
+        task.redundant_push_count,
+        _micros_or_none(task.started_at),
+        _micros_or_none(task.polled_at),
+        _micros_or_none(task.push_poll_at),
+        _micros_or_none(task.stuck_at),
+        _micros_or_none(task.due_at),
+        _micros_or_none(task.expires_at),
     )
 
 
@@ -123,26 +123,26 @@ def task_row(task: Task) -> Values:
         task.state.value,
         micros(task.updated_at),
         task.token_hash,
-        _text(task.endpoint),
-        _text(task.label),
+        _storable_text(task.endpoint),
+        _storable_text(task.label),
         _tags(task.tags),
-        _text(task.kling_id),
-        _text(task.external_task_id),
+        _storable_text(task.kling_id),
+        _storable_text(task.external_task_id),
         task.reply_to,
-        _text(task.message),
-        None if task.heard is None else task.heard.value,
+        _storable_text(task.message),
+        None if task.kling_state is None else task.kling_state.value,
         task.pack or "",
         task.weight,
         task.attempts,
-        task.asks,
-        task.hollow,
-        task.surplus,
-        _micros(task.started_at),
-        _micros(task.asked_at),
-        _micros(task.prompted_at),
-        _micros(task.stuck_at),
-        _micros(task.due_at),
-        _micros(task.expires_at),
+        task.poll_count,
+        task.empty_result_count,
+        task.redundant_push_count,
+        _micros_or_none(task.started_at),
+        _micros_or_none(task.polled_at),
+        _micros_or_none(task.push_poll_at),
+        _micros_or_none(task.stuck_at),
+        _micros_or_none(task.due_at),
+        _micros_or_none(task.expires_at),
     )
 
 
@@ -155,7 +155,7 @@ def push(row: Row) -> Push:
         headers=tuple((name, value) for name, value in json.loads(row["headers"])),
         body=row["body"] or b"",
         digest=row["digest"],
-        received_at=moment(row["received_at"]),
+        received_at=from_micros(row["received_at"]),
         outcome=PushOutcome(row["outcome"]),
     )
 
@@ -181,15 +181,15 @@ def event(row: Row) -> Event:
         type=row["type"],
         envelope=row["envelope"],
         body=row["body"],
-        verified=Verified(row["verified"]),
-        created_at=moment(row["created_at"]),
+        verified=Verification(row["verified"]),
+        created_at=from_micros(row["created_at"]),
         task_id=row["task_id"],
         push_id=row["push_id"],
         decisions=tuple(
-            Decision(route=route, wanted=bool(wanted), reason=reason)
+            RouteDecision(route=route, wanted=bool(wanted), reason=reason)
             for route, wanted, reason in json.loads(row["decisions"])
         ),
-        archiving=None if row["archiving"] is None else Archiving(row["archiving"]),
+        archiving=None if row["archiving"] is None else ArchiveState(row["archiving"]),
     )
 
 
@@ -200,8 +200,8 @@ def event_of_delivery(row: Row) -> Event:
         type=row["event_type"],
         envelope=row["event_envelope"],
         body=row["event_body"],
-        verified=Verified(row["event_verified"]),
-        created_at=moment(row["event_created_at"]),
+        verified=Verification(row["event_verified"]),
+        created_at=from_micros(row["event_created_at"]),
         task_id=row["event_task_id"],
         push_id=row["event_push_id"],
     )
@@ -237,14 +237,14 @@ def delivery(row: Row) -> Delivery:
         event_id=row["event_id"],
         route=row["route"],
         status=DeliveryStatus(row["status"]),
-        created_at=moment(row["created_at"]),
-        due_at=moment(row["due_at"]),
+        created_at=from_micros(row["created_at"]),
+        due_at=from_micros(row["due_at"]),
         attempts=row["attempts"],
         probes=row["probes"],
-        unfinished=row["unfinished"],
+        unfinished_claims=row["unfinished_claims"],
         claim=row["claim"],
         replay_of=row["replay_of"],
-        finished_at=_moment(row["finished_at"]),
+        finished_at=_datetime_or_none(row["finished_at"]),
     )
 
 
@@ -259,10 +259,10 @@ def delivery_row(delivery: Delivery) -> Values:
         micros(delivery.due_at),
         delivery.attempts,
         delivery.probes,
-        delivery.unfinished,
+        delivery.unfinished_claims,
         delivery.claim,
         delivery.replay_of,
-        _micros(delivery.finished_at),
+        _micros_or_none(delivery.finished_at),
     )
 
 
@@ -271,7 +271,7 @@ def attempt(row: Row) -> Attempt:
     return Attempt(
         delivery_id=row["delivery_id"],
         number=row["number"],
-        started_at=moment(row["started_at"]),
+        started_at=from_micros(row["started_at"]),
         duration=timedelta(microseconds=row["duration"]),
         outcome=row["outcome"],
         code=row["code"],
@@ -289,7 +289,7 @@ def attempt_row(attempt: Attempt) -> Values:
         attempt.duration // MICROSECOND,
         attempt.outcome,
         attempt.code,
-        _text(attempt.reason),
+        _storable_text(attempt.reason),
         attempt.excerpt,
     )
 
@@ -299,11 +299,11 @@ def route_state(row: Row) -> RouteState:
     return RouteState(
         name=row["name"],
         failures=row["failures"],
-        held_at=_moment(row["held_at"]),
+        held_at=_datetime_or_none(row["held_at"]),
         held_by=None if row["held_by"] is None else HeldBy(row["held_by"]),
         held_why=row["held_why"],
-        probe_at=_moment(row["probe_at"]),
-        released_at=_moment(row["released_at"]),
+        probe_at=_datetime_or_none(row["probe_at"]),
+        released_at=_datetime_or_none(row["released_at"]),
     )
 
 
@@ -312,11 +312,11 @@ def route_state_row(state: RouteState) -> Values:
     return (
         state.name,
         state.failures,
-        _micros(state.held_at),
+        _micros_or_none(state.held_at),
         None if state.held_by is None else state.held_by.value,
-        _text(state.held_why),
-        _micros(state.probe_at),
-        _micros(state.released_at),
+        _storable_text(state.held_why),
+        _micros_or_none(state.probe_at),
+        _micros_or_none(state.released_at),
     )
 
 
@@ -331,40 +331,40 @@ def replay(row: Row) -> Replay:
         why=row["why"],
         last=row["last"],
         total=row["total"],
-        created_at=moment(row["created_at"]),
+        created_at=from_micros(row["created_at"]),
         rate=rate,
         cursor=row["cursor"],
         created=row["created"],
-        finished_at=_moment(row["finished_at"]),
+        finished_at=_datetime_or_none(row["finished_at"]),
     )
 
 
-def _selection(members: dict[str, Any]) -> Selection:
-    return Selection(
+def _selection(members: dict[str, Any]) -> ReplaySelection:
+    return ReplaySelection(
         deliveries=tuple(members["deliveries"]),
         events=tuple(members["events"]),
         task_id=members["task_id"],
         route=members["route"],
         statuses=tuple(DeliveryStatus(status) for status in members["statuses"]),
-        since=_moment(members["since"]),
-        until=_moment(members["until"]),
+        since=_datetime_or_none(members["since"]),
+        until=_datetime_or_none(members["until"]),
         to_route=members["to_route"],
-        words=tuple(members["words"]),
-        among=tuple(members["among"]),
+        event_kinds=tuple(members["event_kinds"]),
+        known_routes=tuple(members["known_routes"]),
     )
 
 
 def replay_row(replay: Replay) -> Values:
     """Write a replay for ``insert_replay``."""
     selection = replay.selection
-    members = asdict(selection) | {"since": _micros(selection.since), "until": _micros(selection.until)}
+    members = asdict(selection) | {"since": _micros_or_none(selection.since), "until": _micros_or_none(selection.until)}
     count, per = (None, None) if replay.rate is None else replay.rate
     return (
         replay.id,
         replay.state.value,
         json.dumps(members, separators=(",", ":")),
-        _text(replay.actor),
-        _text(replay.why),
+        _storable_text(replay.actor),
+        _storable_text(replay.why),
         replay.last,
         replay.total,
         micros(replay.created_at),
@@ -372,21 +372,29 @@ def replay_row(replay: Replay) -> Values:
         None if per is None else per // MICROSECOND,
         replay.cursor,
         replay.created,
-        _micros(replay.finished_at),
+        _micros_or_none(replay.finished_at),
     )
 
 
-def action(row: Row) -> Action:
+def action(row: Row) -> AuditEntry:
     """Read what a person did."""
-    return Action(at=moment(row["at"]), actor=row["actor"], verb=row["verb"], subject=row["subject"], note=row["note"])
+    return AuditEntry(
+        at=from_micros(row["at"]), actor=row["actor"], verb=row["verb"], subject=row["subject"], reason=row["reason"]
+    )
 
 
-def action_row(action: Action) -> Values:
+def action_row(action: AuditEntry) -> Values:
     """Write what a person did for ``insert_action``."""
-    return (micros(action.at), _text(action.actor), action.verb, _text(action.subject), _text(action.note))
+    return (
+        micros(action.at),
+        _storable_text(action.actor),
+        action.verb,
+        _storable_text(action.subject),
+        _storable_text(action.reason),
+    )
 
 
-def _decisions(decisions: Sequence[Decision]) -> str:
+def _decisions(decisions: Sequence[RouteDecision]) -> str:
     if not decisions:
         return "[]"
     rows = [(decision.route, int(decision.wanted), decision.reason) for decision in decisions]
@@ -397,15 +405,15 @@ def _tags(tags: Mapping[str, str]) -> str:
     return json.dumps(dict(tags), separators=(",", ":")) if tags else "{}"
 
 
-def _micros(at: datetime | None) -> int | None:
+def _micros_or_none(at: datetime | None) -> int | None:
     return None if at is None else micros(at)
 
 
-def _moment(at: int | None) -> datetime | None:
-    return None if at is None else moment(at)
+def _datetime_or_none(at: int | None) -> datetime | None:
+    return None if at is None else from_micros(at)
 
 
-def _text(text: str | None) -> str | None:
+def _storable_text(text: str | None) -> str | None:
     """Replace what not every database holds as text: a stranger's NUL or lone surrogate must not lose a push."""
     if text is None or (text.isascii() and "\x00" not in text):
         return text

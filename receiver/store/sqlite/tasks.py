@@ -10,25 +10,25 @@ from itertools import islice
 from receiver.domain.clock import micros
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task, TaskState
-from receiver.store.interfaces import ByToken, Change, Judge, TaskRef
+from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
 from receiver.store.sqlite import rows
-from receiver.store.sqlite.batch_members import Roll
+from receiver.store.sqlite.batch_members import BatchMembership
 from receiver.store.sqlite.costs import cost_row
 from receiver.store.sqlite.queries import queries, sql, write_rows
-from receiver.store.sqlite.writer import JudgedWork, Raised, Work
+from receiver.store.sqlite.writer import DecidedWriteOp, ItemError, WriteOp
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class News:
+class ApplyCall:
     """One call of ``apply``."""
 
     ref: TaskRef
-    judge: Judge
+    decide: Decide
     with_pending: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
+class AddCall:
     """One call of ``add``."""
 
     task: Task
@@ -38,7 +38,7 @@ class NewTask:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskClaim:
+class ClaimTasksCall:
     """One call of ``claim_tasks``."""
 
     states: Sequence[TaskState]
@@ -50,17 +50,17 @@ class TaskClaim:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hastened:
+class MakeDueCall:
     """One call of ``hasten_tasks``."""
 
     states: Sequence[TaskState]
     now: datetime
     before: datetime
-    apart: timedelta
+    min_gap: timedelta
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class AddEventsCall:
     """One call of ``record``."""
 
     events: Sequence[Event]
@@ -68,7 +68,7 @@ class Record:
 
 
 @dataclass(slots=True)
-class Ledger:
+class UnitOfWork:
     """The tasks a group is about as they stand after each judgement, and all that is to be written."""
 
     tasks: dict[str, Task]
@@ -81,107 +81,107 @@ class Ledger:
     outcomes: dict[str, PushOutcome] = field(default_factory=dict)
     intents: dict[str, bytes] = field(default_factory=dict)
     costs: list[rows.Values] = field(default_factory=list)
-    kept: dict[str, int] = field(default_factory=dict)
+    redundant_limits: dict[str, int] = field(default_factory=dict)
     actions: list[rows.Values] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.ids_by_token = {task.token_hash: task.id for task in self.tasks.values() if task.token_hash is not None}
 
-    def judge(self, news: News) -> Change | None:
+    def apply(self, call: ApplyCall) -> Change | None:
         """Let one caller judge its task as the ones before it left it, and take down what it decides."""
-        task = self._find(news.ref)
+        task = self._find(call.ref)
         if task is None:
             return None
-        change = news.judge(task, tuple(self.pending.get(task.id, ())) if news.with_pending else ())
+        change = call.decide(task, tuple(self.pending.get(task.id, ())) if call.with_pending else ())
         if change.task is not None and change.task.id != task.id:
             raise ValueError(f"the judge of {task.id} changed {change.task.id}")
-        self._take_down(task, change)
+        self._collect(task, change)
         return change
 
     def _find(self, ref: TaskRef) -> Task | None:
         task_id = self.ids_by_token.get(ref.token_hash) if isinstance(ref, ByToken) else ref.id
         return None if task_id is None else self.tasks.get(task_id)
 
-    def _take_down(self, task: Task, change: Change) -> None:
+    def _collect(self, task: Task, change: Change) -> None:
         if change.task is not None:
             self.tasks[task.id] = self.changed[task.id] = change.task
             if change.task.token_hash != task.token_hash:
-                self._rename(task, change.task)
+                self._reindex_token(task, change.task)
         if change.push is not None:
             self.pushes.append(change.push)
             if change.push.outcome is PushOutcome.PENDING:
                 self.pending.setdefault(task.id, []).append(change.push)
-        if change.settles:
-            self.outcomes.update(change.settles)
-            left = [push for push in self.pending.get(task.id, ()) if push.id not in change.settles]
+        if change.resolved:
+            self.outcomes.update(change.resolved)
+            left = [push for push in self.pending.get(task.id, ()) if push.id not in change.resolved]
             self.pending[task.id] = left
         if change.intent is not None:
             self.intents[task.id] = change.intent
         if change.cost is not None:
             self.costs.append(cost_row(self.tasks[task.id], change.cost))
-        if change.keep is not None:
-            self.kept[task.id] = change.keep
+        if change.keep_redundant is not None:
+            self.redundant_limits[task.id] = change.keep_redundant
         if change.action is not None:
             self.actions.append(rows.action_row(change.action))
         self.events += change.events
         self.deliveries += change.deliveries
 
-    def _rename(self, before: Task, after: Task) -> None:
+    def _reindex_token(self, before: Task, after: Task) -> None:
         if before.token_hash is not None:
             self.ids_by_token.pop(before.token_hash, None)
         if after.token_hash is not None:
             self.ids_by_token[after.token_hash] = after.id
 
 
-def _look(connection: sqlite3.Connection, group: Sequence[News]) -> Ledger:
+def _load(connection: sqlite3.Connection, group: Sequence[ApplyCall]) -> UnitOfWork:
     tokens = [news.ref.token_hash for news in group if isinstance(news.ref, ByToken)]
     ids = [news.ref.id for news in group if not isinstance(news.ref, ByToken)]
     found: list[rows.Row] = []
     if tokens:
-        found += rows.named(connection.execute(*_of_many("tasks_by_token", tokens)))
+        found += rows.as_dicts(connection.execute(*_with_list("tasks_by_token", tokens)))
     if ids:
-        found += rows.named(connection.execute(sql("tasks_by_id"), {"ids": json.dumps(ids)}))
+        found += rows.as_dicts(connection.execute(sql("tasks_by_id"), {"ids": json.dumps(ids)}))
     tasks = {row["id"]: rows.task(row) for row in found}
     pending: dict[str, list[Push]] = {}
     if any(news.with_pending for news in group):
         for row in connection.execute(sql("pending_pushes"), {"ids": json.dumps(list(tasks))}):
             pending.setdefault(row["task_id"], []).append(rows.push(row))
-    return Ledger(tasks=tasks, pending=pending)
+    return UnitOfWork(tasks=tasks, pending=pending)
 
 
-def _of_many(name: str, values: Sequence[bytes]) -> tuple[str, Sequence[bytes]]:
+def _with_list(name: str, values: Sequence[bytes]) -> tuple[str, Sequence[bytes]]:
     """Fill a ``:many`` up to a power of two by repeating, so that few statements serve groups of every size."""
     size = 1 << (len(values) - 1).bit_length()
-    return queries()[name].of_many(size), [*values, *[values[0]] * (size - len(values))]
+    return queries()[name].with_list(size), [*values, *[values[0]] * (size - len(values))]
 
 
-def _judge(group: Sequence[News], ledger: Ledger) -> tuple[Sequence[Change | Raised | None], Ledger]:
-    results: list[Change | Raised | None] = []
+def _decide(group: Sequence[ApplyCall], unit: UnitOfWork) -> tuple[Sequence[Change | ItemError | None], UnitOfWork]:
+    results: list[Change | ItemError | None] = []
     for news in group:
         try:
-            results.append(ledger.judge(news))
+            results.append(unit.apply(news))
         except Exception as exc:  # noqa: BLE001 -- whatever a caller's judge raises is its caller's alone
-            results.append(Raised(exc))
-    return results, ledger
+            results.append(ItemError(exc))
+    return results, unit
 
 
-def _write(connection: sqlite3.Connection, ledger: Ledger) -> None:
-    if ledger.changed:
-        write_rows(connection, "save_task", map(rows.task_row, ledger.changed.values()))
-    if ledger.intents:
-        write_rows(connection, "save_intent", ledger.intents.items())
-    if ledger.pushes:
-        write_rows(connection, "insert_push", map(rows.push_row, ledger.pushes))
-    if ledger.outcomes:
-        settled = [(outcome.value, push_id) for push_id, outcome in ledger.outcomes.items()]
-        connection.executemany(sql("settle_push"), settled)
-    if ledger.costs:
-        write_rows(connection, "save_cost", ledger.costs)
-    if ledger.kept:
-        connection.executemany(sql("forget_pushes"), ledger.kept.items())
-    if ledger.actions:
-        connection.executemany(sql("insert_action"), ledger.actions)
-    write_events(connection, ledger.events, ledger.deliveries)
+def _write(connection: sqlite3.Connection, unit: UnitOfWork) -> None:
+    if unit.changed:
+        write_rows(connection, "save_task", map(rows.task_row, unit.changed.values()))
+    if unit.intents:
+        write_rows(connection, "save_intent", unit.intents.items())
+    if unit.pushes:
+        write_rows(connection, "insert_push", map(rows.push_row, unit.pushes))
+    if unit.outcomes:
+        settled = [(outcome.value, push_id) for push_id, outcome in unit.outcomes.items()]
+        connection.executemany(sql("set_push_outcome"), settled)
+    if unit.costs:
+        write_rows(connection, "save_cost", unit.costs)
+    if unit.redundant_limits:
+        connection.executemany(sql("delete_redundant_pushes"), unit.redundant_limits.items())
+    if unit.actions:
+        connection.executemany(sql("insert_action"), unit.actions)
+    write_events(connection, unit.events, unit.deliveries)
 
 
 def write_events(connection: sqlite3.Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
@@ -190,20 +190,20 @@ def write_events(connection: sqlite3.Connection, events: Iterable[Event], delive
     write_rows(connection, "insert_delivery", map(rows.delivery_row, deliveries))
 
 
-def _add(connection: sqlite3.Connection, group: Sequence[NewTask]) -> Sequence[Task | Raised]:
-    first = _seen_before(connection, group)
-    roll = Roll(connection, {new.task.batch for new in group if new.task.batch is not None})
-    kept: list[NewTask] = []
-    results: list[Task | Raised] = []
+def _add(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Sequence[Task | ItemError]:
+    first = _tasks_by_idempotency_key(connection, group)
+    roll = BatchMembership(connection, {new.task.batch for new in group if new.task.batch is not None})
+    kept: list[AddCall] = []
+    results: list[Task | ItemError] = []
     for new in group:
         key = new.task.idempotency_key
         if key is not None and key in first:
             results.append(first[key])
             continue
         try:
-            roll.enter(new.task, new.batch_size)
+            roll.add(new.task, new.batch_size)
         except Conflict as exc:
-            results.append(Raised(exc))
+            results.append(ItemError(exc))
             continue
         if key is not None:
             first[key] = new.task
@@ -216,76 +216,78 @@ def _add(connection: sqlite3.Connection, group: Sequence[NewTask]) -> Sequence[T
     return results
 
 
-def _seen_before(connection: sqlite3.Connection, group: Sequence[NewTask]) -> dict[str, Task]:
+def _tasks_by_idempotency_key(connection: sqlite3.Connection, group: Sequence[AddCall]) -> dict[str, Task]:
     """Give the tasks that were asked for before, by their idempotency keys."""
     keys = [new.task.idempotency_key for new in group if new.task.idempotency_key is not None]
-    found = connection.execute(sql("tasks_by_key"), {"keys": json.dumps(keys)}) if keys else ()
+    found = connection.execute(sql("tasks_by_idempotency_key"), {"keys": json.dumps(keys)}) if keys else ()
     return {row["idempotency_key"]: rows.task(row) for row in found}
 
 
-def _claim(connection: sqlite3.Connection, group: Sequence[TaskClaim]) -> Sequence[Sequence[Task]]:
+def _claim(connection: sqlite3.Connection, group: Sequence[ClaimTasksCall]) -> Sequence[Sequence[Task]]:
     return [_claim_one(connection, claim) for claim in group]
 
 
-def _claim_one(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
-    due = {task.id: task for task in (*_prompted(connection, claim), *_longest_due(connection, claim))}
-    taken = [replace(task, due_at=claim.until) for task in islice(due.values(), claim.limit)]
+def _claim_one(connection: sqlite3.Connection, call: ClaimTasksCall) -> Sequence[Task]:
+    due = {task.id: task for task in (*_due_after_push(connection, call), *_longest_due(connection, call))}
+    taken = [replace(task, due_at=call.until) for task in islice(due.values(), call.limit)]
     if taken:
         ids = json.dumps([task.id for task in taken])
-        connection.execute(sql("postpone_tasks"), {"until": micros(claim.until), "ids": ids})
+        connection.execute(sql("postpone_tasks"), {"until": micros(call.until), "ids": ids})
     return taken
 
 
-def _prompted(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
+def _due_after_push(connection: sqlite3.Connection, call: ClaimTasksCall) -> Sequence[Task]:
     """Read those whose next question a push brought about, if they are to go first."""
-    if not claim.pushes_first:
+    if not call.pushes_first:
         return []
-    wanted = {"states": json.dumps(claim.states), "now": micros(claim.now), "limit": claim.limit}
-    return [rows.task(row) for row in connection.execute(sql("prompted_tasks"), wanted)]
+    wanted = {"states": json.dumps(call.states), "now": micros(call.now), "limit": call.limit}
+    return [rows.task(row) for row in connection.execute(sql("tasks_due_after_push"), wanted)]
 
 
-def _longest_due(connection: sqlite3.Connection, claim: TaskClaim) -> Sequence[Task]:
+def _longest_due(connection: sqlite3.Connection, call: ClaimTasksCall) -> Sequence[Task]:
     due: list[Task] = []
-    endpoints = None if claim.endpoints is None else json.dumps(claim.endpoints)
+    endpoints = None if call.endpoints is None else json.dumps(call.endpoints)
     given = {"endpoints": endpoints}
-    statement = queries()["due_tasks"].given(given)
-    for state in dict.fromkeys(claim.states):
-        wanted = {"state": state.value, "now": micros(claim.now), "limit": claim.limit, **given}
+    statement = queries()["due_tasks"].with_optional(given)
+    for state in dict.fromkeys(call.states):
+        wanted = {"state": state.value, "now": micros(call.now), "limit": call.limit, **given}
         due += map(rows.task, connection.execute(statement, wanted))
     return sorted(due, key=lambda task: (task.due_at, task.id))
 
 
-def _hasten(connection: sqlite3.Connection, group: Sequence[Hastened]) -> Sequence[int]:
+def _make_due(connection: sqlite3.Connection, group: Sequence[MakeDueCall]) -> Sequence[int]:
     return [
         connection.execute(
-            sql("hasten_tasks"),
+            sql("make_tasks_due"),
             {
                 "states": json.dumps(each.states),
                 "now": micros(each.now),
                 "before": micros(each.before),
-                "apart": each.apart // timedelta(microseconds=1),
+                "min_gap": each.min_gap // timedelta(microseconds=1),
             },
         ).rowcount
         for each in group
     ]
 
 
-def _share_out(connection: sqlite3.Connection, group: Sequence[str]) -> Sequence[None]:
+def _assign_fair_shares(connection: sqlite3.Connection, group: Sequence[str]) -> Sequence[None]:
     for tag in group:
-        connection.execute(sql("share_out"), {"tag": tag})
+        connection.execute(sql("assign_fair_shares"), {"tag": tag})
     return [None] * len(group)
 
 
-def _record(connection: sqlite3.Connection, group: Sequence[Record]) -> Sequence[None]:
+def _add_events(connection: sqlite3.Connection, group: Sequence[AddEventsCall]) -> Sequence[None]:
     events = [event for record in group for event in record.events]
     write_events(connection, events, [delivery for record in group for delivery in record.deliveries])
     return [None] * len(group)
 
 
-APPLY: JudgedWork[News, Ledger, Ledger, Change | None] = JudgedWork(look=_look, judge=_judge, write=_write)
-ADD: Work[NewTask, Task] = Work(write=_add)
-CLAIM_TASKS: Work[TaskClaim, Sequence[Task]] = Work(write=_claim, grows=False)
-HASTEN_TASKS: Work[Hastened, int] = Work(write=_hasten, grows=False)
-SHARE_OUT: Work[str, None] = Work(write=_share_out)
+APPLY: DecidedWriteOp[ApplyCall, UnitOfWork, UnitOfWork, Change | None] = DecidedWriteOp(
+    load=_load, decide=_decide, write=_write
+)
+ADD: WriteOp[AddCall, Task] = WriteOp(write=_add)
+CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim, uses_disk=False)
+MAKE_DUE: WriteOp[MakeDueCall, int] = WriteOp(write=_make_due, uses_disk=False)
+ASSIGN_FAIR_SHARES: WriteOp[str, None] = WriteOp(write=_assign_fair_shares)
 # Alerts are small and few, and that the disk is full is one of them.
-RECORD: Work[Record, None] = Work(write=_record, grows=False)
+ADD_EVENTS: WriteOp[AddEventsCall, None] = WriteOp(write=_add_events, uses_disk=False)

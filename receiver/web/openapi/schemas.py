@@ -2,7 +2,16 @@
 
 from collections.abc import Sequence
 
-from receiver.domain.model import Archiving, DeliveryStatus, Generation, HeldBy, Json, Origin, TaskState, Verified
+from receiver.domain.model import (
+    ArchiveState,
+    DeliveryStatus,
+    Generation,
+    HeldBy,
+    Json,
+    Origin,
+    TaskState,
+    Verification,
+)
 from receiver.domain.replays import BatchState, ReplayState
 
 TEXT: Json = {"type": "string"}
@@ -46,7 +55,7 @@ SCHEMAS: Json = {
         detail=TEXT,
         code=TEXT,
     ),
-    "Job": an_object(
+    "SubmitRequest": an_object(
         ("endpoint", "body"),
         endpoint={**TEXT, "examples": ["images/multi-image2image"]},
         body={**ANYTHING, "description": "What Kling's documentation says; goes through unchanged."},
@@ -76,11 +85,11 @@ SCHEMAS: Json = {
         updated_at=MOMENT,
         expires_at=MAYBE_MOMENT,
         existing={**FLAG, "description": "Of a job handed in: it was there already, by its idempotency key."},
-        verified={"enum": [*(word.value for word in Verified), None], "description": "Of one task alone."},
+        verified={"enum": [*(word.value for word in Verification), None], "description": "Of one task alone."},
         result={**ANYTHING, "description": "Of one task alone: a kind, such as images, to its entries."},
         assets={"type": "array", "items": ANYTHING, "description": "Of one task alone: files brought home."},
         archiving={
-            "enum": [*(word.value for word in Archiving), None],
+            "enum": [*(word.value for word in ArchiveState), None],
             "description": "Of one task alone: how it stands with files that are not home yet.",
         },
         cost={
@@ -100,7 +109,7 @@ SCHEMAS: Json = {
         query=MAYBE_TEXT,
         list=MAYBE_TEXT,
     ),
-    "Spent": an_object(
+    "CostTotal": an_object(
         ("name", "tasks", "charges"),
         name=MAYBE_TEXT,
         tasks={**COUNT, "description": "How many tasks of known cost."},
@@ -167,7 +176,7 @@ SCHEMAS: Json = {
         pending=COUNT,
         oldest_pending_at=MAYBE_MOMENT,
     ),
-    "Wish": an_object(
+    "ReplayRequest": an_object(
         (),
         deliveries={**TEXTS, "description": "These deliveries, by their ids."},
         events={**TEXTS, "description": "These events, by their ids."},
@@ -194,7 +203,7 @@ SCHEMAS: Json = {
         created_at=MOMENT,
         finished_at=MAYBE_MOMENT,
     ),
-    "Story": an_object(
+    "TaskExplanation": an_object(
         ("task", "intent", "pushes", "events", "actions", "next"),
         task=named("Task"),
         intent={"type": ["object", "null"], "description": "What was asked for, shortened; null when not kept."},
@@ -203,7 +212,7 @@ SCHEMAS: Json = {
         actions={"type": "array", "items": ANYTHING, "description": "What people did about it."},
         next={**TEXT, "description": "What comes next, or what a person is to do."},
     ),
-    "Outline": an_object(
+    "ReplayPreview": an_object(
         ("dry_run", "total", "by", "sample"),
         dry_run=FLAG,
         total=COUNT,

@@ -8,13 +8,13 @@ from starlette.responses import Response
 
 from receiver.domain.model import Json
 from receiver.domain.replays import BatchState, BatchView
-from receiver.events.payload import describe_batch
+from receiver.events.payload import batch_summary
 from receiver.store.interfaces import Page
 from receiver.web import serializers
-from receiver.web.params import Query, actor, read_fields
+from receiver.web.params import QueryParams, actor, read_json_body
 
 
-class Gatherer(Protocol):
+class BatchService(Protocol):
     """Looks after batches."""
 
     async def close(self, name: str, *, why: str, actor: str) -> BatchView:
@@ -35,31 +35,31 @@ class Gatherer(Protocol):
 class BatchApi:
     """Answers ``/api/batches``."""
 
-    def __init__(self, gatherer: Gatherer) -> None:
-        self._gatherer = gatherer
+    def __init__(self, batches: BatchService) -> None:
+        self._batches = batches
 
     async def list(self, request: Request) -> Response:
         """List batches, newest first."""
-        query = Query(request, filters=("state",))
-        found = await self._gatherer.list(
-            states=query.words("state", BatchState), limit=query.limit, cursor=query.cursor
+        query = QueryParams(request, filters=("state",))
+        found = await self._batches.list(
+            states=query.enums("state", BatchState), limit=query.limit, cursor=query.cursor
         )
-        return serializers.page(found, _batch)
+        return serializers.page_response(found, _batch_json)
 
     async def show(self, request: Request) -> Response:
         """Show one batch."""
-        Query(request, paged=False)
-        return serializers.answer(_batch(await self._gatherer.find(request.path_params["name"])))
+        QueryParams(request, paged=False)
+        return serializers.json_response(_batch_json(await self._batches.find(request.path_params["name"])))
 
     async def close(self, request: Request) -> Response:
         """Close a batch; one that is closed stays so."""
-        Query(request, paged=False)
-        fields = await read_fields(request, known=("why",))
+        QueryParams(request, paged=False)
+        fields = await read_json_body(request, known=("why",))
         name = request.path_params["name"]
-        return serializers.answer(
-            _batch(await self._gatherer.close(name, why=fields.text("why") or "", actor=actor(request)))
+        return serializers.json_response(
+            _batch_json(await self._batches.close(name, why=fields.text("why") or "", actor=actor(request)))
         )
 
 
-def _batch(view: BatchView) -> Json:
-    return {**describe_batch(view.batch, view.counts), "event_id": view.batch.event_id}
+def _batch_json(view: BatchView) -> Json:
+    return {**batch_summary(view.batch, view.counts), "event_id": view.batch.event_id}

@@ -9,25 +9,25 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.domain.clock import iso
-from receiver.domain.model import EXACT, Cost, Json
-from receiver.domain.replays import CostBy, Spent
+from receiver.domain.model import EXACT_DECIMAL, Cost, Json
+from receiver.domain.replays import CostGrouping, CostTotal
 from receiver.web import serializers
-from receiver.web.params import Query
+from receiver.web.params import QueryParams
 from receiver.web.server.problems import bad_request
 
-MOST_SUMS = 1000
+MAX_TOTALS = 1000
 
 
-class Costs(Protocol):
+class CostStore(Protocol):
     """Knows what tasks have cost."""
 
     async def find(self, task_id: str) -> Cost | None:
         """Tell what a task has cost, None where nobody has said."""
         ...
 
-    async def spent(
-        self, by: CostBy, *, tag: str | None = None, since: datetime | None = None, until: datetime | None = None
-    ) -> Sequence[Spent]:
+    async def totals(
+        self, by: CostGrouping, *, tag: str | None = None, since: datetime | None = None, until: datetime | None = None
+    ) -> Sequence[CostTotal]:
         """Sum what tasks have cost that ended from *since* on and before *until*, by what they share."""
         ...
 
@@ -35,44 +35,44 @@ class Costs(Protocol):
 class CostApi:
     """Answers ``/api/costs``."""
 
-    def __init__(self, costs: Costs) -> None:
+    def __init__(self, costs: CostStore) -> None:
         self._costs = costs
 
-    async def sums(self, request: Request) -> Response:
+    async def totals(self, request: Request) -> Response:
         """Tell what was spent, by a tag, the endpoint, the day, the label or the batch, and all in all."""
-        query = Query(request, filters=("by", "from", "to"), paged=False)
-        by, tag = _by(query.one("by") or CostBy.ENDPOINT)
-        since, until = query.moment("from"), query.moment("to")
-        spent = await self._costs.spent(by, tag=tag, since=since, until=until)
-        return serializers.answer(
+        query = QueryParams(request, filters=("by", "from", "to"), paged=False)
+        by, tag = _parse_grouping(query.single("by") or CostGrouping.ENDPOINT)
+        since, until = query.timestamp("from"), query.timestamp("to")
+        spent = await self._costs.totals(by, tag=tag, since=since, until=until)
+        return serializers.json_response(
             {
                 "by": by.value if tag is None else f"{by}:{tag}",
                 "from": None if since is None else iso(since),
                 "to": None if until is None else iso(until),
-                "items": [_spent(each) for each in spent[:MOST_SUMS]],
-                "left_out": max(0, len(spent) - MOST_SUMS),
-                "total": _spent(_all_in_all(spent)),
+                "items": [_total_json(each) for each in spent[:MAX_TOTALS]],
+                "left_out": max(0, len(spent) - MAX_TOTALS),
+                "total": _total_json(_grand_total(spent)),
             }
         )
 
 
-def _by(word: str) -> tuple[CostBy, str | None]:
-    name, colon, tag = word.partition(":")
-    words = [each.value for each in CostBy if each is not CostBy.TAG]
-    if name == CostBy.TAG and tag:
-        return CostBy.TAG, tag
+def _parse_grouping(text: str) -> tuple[CostGrouping, str | None]:
+    name, colon, tag = text.partition(":")
+    words = [each.value for each in CostGrouping if each is not CostGrouping.TAG]
+    if name == CostGrouping.TAG and tag:
+        return CostGrouping.TAG, tag
     if colon or name not in words:
         raise bad_request(f"'by' is tag:NAME, or one of {', '.join(words)}.")
-    return CostBy(name), None
+    return CostGrouping(name), None
 
 
-def _all_in_all(spent: Sequence[Spent]) -> Spent:
+def _grand_total(totals: Sequence[CostTotal]) -> CostTotal:
     charges: dict[str, Decimal] = {}
-    for each in spent:
+    for each in totals:
         for unit, amount in each.charges.items():
-            charges[unit] = EXACT.add(charges.get(unit, Decimal()), amount)
-    return Spent(name=None, tasks=sum(each.tasks for each in spent), charges=charges)
+            charges[unit] = EXACT_DECIMAL.add(charges.get(unit, Decimal()), amount)
+    return CostTotal(name=None, tasks=sum(each.tasks for each in totals), charges=charges)
 
 
-def _spent(each: Spent) -> Json:
-    return {"name": each.name, "tasks": each.tasks, "charges": serializers.charges(each.charges)}
+def _total_json(total: CostTotal) -> Json:
+    return {"name": total.name, "tasks": total.tasks, "charges": serializers.charges_json(total.charges)}

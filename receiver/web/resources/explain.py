@@ -7,12 +7,12 @@ from starlette.responses import Response
 
 from receiver.domain.clock import Clock, iso
 from receiver.domain.model import Event, Json
-from receiver.domain.replays import Action
-from receiver.tasks.explain import MEANINGS, Arrival, Errand, Explainer, Story
+from receiver.domain.replays import AuditEntry
+from receiver.tasks.explain import OUTCOME_TEXT, DeliveryHistory, Explainer, ReceivedPush, TaskExplanation
 from receiver.web import serializers
-from receiver.web.params import Query
+from receiver.web.params import QueryParams
 
-_EXCERPT = 16 * 1024
+_MAX_BODY = 16 * 1024
 
 
 class ExplainApi:
@@ -24,45 +24,51 @@ class ExplainApi:
 
     async def show(self, request: Request) -> Response:
         """Tell all that is kept about a task, oldest first, and what comes next."""
-        Query(request, paged=False)
-        return serializers.answer(self._tell(await self._explainer.explain(request.path_params["ref"])))
+        QueryParams(request, paged=False)
+        return serializers.json_response(
+            self._explanation_json(await self._explainer.explain(request.path_params["ref"]))
+        )
 
-    def _tell(self, story: Story) -> Json:
+    def _explanation_json(self, explanation: TaskExplanation) -> Json:
         return {
-            "task": serializers.task(story.task),
-            "intent": story.intent,
-            "pushes": [_arrival(arrival) for arrival in story.arrivals],
+            "task": serializers.task_json(explanation.task),
+            "intent": explanation.intent,
+            "pushes": [_push_json(arrival) for arrival in explanation.pushes],
             "events": [
-                _event(event)
-                | {"deliveries": [self._errand(e) for e in story.errands if e.delivery.event_id == event.id]}
-                for event in story.events
+                _event_json(event)
+                | {
+                    "deliveries": [
+                        self._delivery_json(e) for e in explanation.deliveries if e.delivery.event_id == event.id
+                    ]
+                }
+                for event in explanation.events
             ],
-            "actions": [_action(action) for action in story.actions],
-            "next": story.outlook,
+            "actions": [_audit_json(action) for action in explanation.actions],
+            "next": explanation.next_step,
         }
 
-    def _errand(self, errand: Errand) -> Json:
-        delivery = serializers.delivery(errand.view, now=self._clock.now())
-        return {**delivery, "attempts_made": [serializers.attempt(attempt) for attempt in errand.attempts]}
+    def _delivery_json(self, history: DeliveryHistory) -> Json:
+        delivery = serializers.delivery_json(history.view, now=self._clock.now())
+        return {**delivery, "attempts_made": [serializers.attempt_json(attempt) for attempt in history.attempts]}
 
 
-def _arrival(arrival: Arrival) -> Json:
-    push, reading = arrival.push, arrival.reading
+def _push_json(received: ReceivedPush) -> Json:
+    push, reading = received.push, received.report
     body = push.body or b""
     return {
         "id": push.id,
         "source": push.source.value,
         "received_at": iso(push.received_at),
         "outcome": push.outcome.value,
-        "meaning": MEANINGS[push.outcome],
-        "status": None if reading is None else reading.word,
+        "meaning": OUTCOME_TEXT[push.outcome],
+        "status": None if reading is None else reading.raw_status,
         "message": "" if reading is None else reading.message,
-        "body": body[:_EXCERPT].decode("utf-8", "replace") if body else None,
+        "body": body[:_MAX_BODY].decode("utf-8", "replace") if body else None,
         "bytes": len(body),
     }
 
 
-def _event(event: Event) -> Json:
+def _event_json(event: Event) -> Json:
     data = json.loads(event.envelope)["data"]
     return {
         "id": event.id,
@@ -79,11 +85,11 @@ def _event(event: Event) -> Json:
     }
 
 
-def _action(action: Action) -> Json:
+def _audit_json(entry: AuditEntry) -> Json:
     return {
-        "at": iso(action.at),
-        "actor": action.actor,
-        "verb": action.verb,
-        "subject": action.subject,
-        "why": action.note,
+        "at": iso(entry.at),
+        "actor": entry.actor,
+        "verb": entry.verb,
+        "subject": entry.subject,
+        "why": entry.reason,
     }

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from receiver.web import serializers
 
-_PATIENCE_SECONDS = 5.0
+_CHECK_TIMEOUT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,15 +22,15 @@ class Check:
     reason: str = ""
 
 
-Ready = Callable[[], Awaitable[Sequence[Check]]]
+ReadinessCheck = Callable[[], Awaitable[Sequence[Check]]]
 """Looks at the store, the listeners and the workers."""
 
 
-def with_room(ready: Ready, shortage: Callable[[], str]) -> Ready:
+def with_disk_check(check_readiness: ReadinessCheck, shortage: Callable[[], str]) -> ReadinessCheck:
     """Have the store's check fail as well while *shortage* says why nothing new can be stored."""
 
     async def checks() -> Sequence[Check]:
-        why, looked_at = shortage(), await ready()
+        why, looked_at = shortage(), await check_readiness()
         return [
             replace(check, ok=False, reason=why) if why and check.ok and check.name == "store" else check
             for check in looked_at
@@ -39,24 +39,24 @@ def with_room(ready: Ready, shortage: Callable[[], str]) -> Ready:
     return checks
 
 
-class Health:
+class HealthApi:
     """Answers ``/healthz`` and ``/readyz``, to everybody."""
 
-    def __init__(self, ready: Ready) -> None:
-        self._ready = ready
+    def __init__(self, check_readiness: ReadinessCheck) -> None:
+        self._check_readiness = check_readiness
 
-    async def alive(self, _request: Request) -> Response:
+    async def liveness(self, _request: Request) -> Response:
         """Say that we answer."""
-        return serializers.answer({"ok": True})
+        return serializers.json_response({"ok": True})
 
-    async def ready(self, _request: Request) -> Response:
+    async def readiness(self, _request: Request) -> Response:
         """Say whether everything is in order: 200, or 503 and what is not."""
         try:
-            async with asyncio.timeout(_PATIENCE_SECONDS):
-                checks = await self._ready()
+            async with asyncio.timeout(_CHECK_TIMEOUT_SECONDS):
+                checks = await self._check_readiness()
         except TimeoutError:
-            checks = [Check(name="service", ok=False, reason=f"gave no answer within {_PATIENCE_SECONDS:.0f} s")]
+            checks = [Check(name="service", ok=False, reason=f"gave no answer within {_CHECK_TIMEOUT_SECONDS:.0f} s")]
         is_ready = all(check.ok for check in checks)
         status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
         told = [{"name": check.name, "ok": check.ok, "reason": check.reason} for check in checks]
-        return serializers.answer({"ready": is_ready, "checks": told}, status)
+        return serializers.json_response({"ready": is_ready, "checks": told}, status)

@@ -6,32 +6,32 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.delivery.replay import Outline
+from receiver.delivery.replay import ReplayPreview
 from receiver.domain.model import DeliveryStatus
-from receiver.domain.replays import Replay, Selection
+from receiver.domain.replays import Replay, ReplaySelection
 from receiver.settings import Rate
-from receiver.settings.values import Unfit, read_rate
+from receiver.settings.values import InvalidValue, read_rate
 from receiver.store.interfaces import Catalog, DeliveryView, Page
 from receiver.web import serializers
-from receiver.web.params import Fields, Query, actor, read_fields
-from receiver.web.resources.stream import task_id
+from receiver.web.params import JsonBody, QueryParams, actor, read_json_body
+from receiver.web.resources.stream import resolve_task_id
 from receiver.web.server.problems import bad_request
 
 _MEMBERS = ("deliveries", "events", "task", "route", "status", "from", "to", "to_route", "pace", "why", "dry_run")
 
 
-class Replayer(Protocol):
+class ReplayService(Protocol):
     """Sees to events that are to go out again."""
 
     async def retry(self, delivery_id: str, *, why: str, actor: str) -> DeliveryView:
         """Have a delivery tried now; give the one that goes out."""
         ...
 
-    async def outline(self, selection: Selection) -> Outline:
+    async def preview(self, selection: ReplaySelection) -> ReplayPreview:
         """Tell what a replay would bring out."""
         ...
 
-    async def start(self, selection: Selection, *, rate: Rate | None, why: str, actor: str) -> Replay:
+    async def start(self, selection: ReplaySelection, *, rate: Rate | None, why: str, actor: str) -> Replay:
         """Begin a replay."""
         ...
 
@@ -51,33 +51,33 @@ class Replayer(Protocol):
 class ReplayApi:
     """Answers ``/api/replays``."""
 
-    def __init__(self, replayer: Replayer, catalog: Catalog) -> None:
-        self._replayer = replayer
+    def __init__(self, replays: ReplayService, catalog: Catalog) -> None:
+        self._replays = replays
         self._catalog = catalog
 
     async def create(self, request: Request) -> Response:
         """Begin a replay, or with ``dry_run`` only say what it would bring out."""
-        Query(request, paged=False)
-        fields = await read_fields(request, known=_MEMBERS)
+        QueryParams(request, paged=False)
+        fields = await read_json_body(request, known=_MEMBERS)
         selection = await self._selection(fields)
-        rate = _rate(fields.text("pace"))
-        if fields.flag("dry_run"):
-            return serializers.answer(serializers.outline(await self._replayer.outline(selection)))
+        rate = _parse_rate(fields.text("pace"))
+        if fields.boolean("dry_run"):
+            return serializers.json_response(serializers.replay_preview_json(await self._replays.preview(selection)))
         why = fields.text("why") or ""
-        replay = await self._replayer.start(selection, rate=rate, why=why, actor=actor(request))
+        replay = await self._replays.start(selection, rate=rate, why=why, actor=actor(request))
         headers = {"location": f"/api/replays/{replay.id}"}
-        return serializers.answer(serializers.replay(replay), HTTPStatus.ACCEPTED, headers)
+        return serializers.json_response(serializers.replay_json(replay), HTTPStatus.ACCEPTED, headers)
 
-    async def _selection(self, fields: Fields) -> Selection:
-        since, until = fields.moment("from"), fields.moment("to")
+    async def _selection(self, fields: JsonBody) -> ReplaySelection:
+        since, until = fields.timestamp("from"), fields.timestamp("to")
         if since is not None and until is not None and since >= until:
             raise bad_request("'from' is not before 'to'.")
-        return Selection(
+        return ReplaySelection(
             deliveries=tuple(fields.texts("deliveries")),
             events=tuple(fields.texts("events")),
-            task_id=await task_id(self._catalog, fields.text("task")),
+            task_id=await resolve_task_id(self._catalog, fields.text("task")),
             route=fields.text("route"),
-            statuses=tuple(fields.words("status", DeliveryStatus)),
+            statuses=tuple(fields.enums("status", DeliveryStatus)),
             since=since,
             until=until,
             to_route=fields.text("to_route"),
@@ -85,26 +85,28 @@ class ReplayApi:
 
     async def list(self, request: Request) -> Response:
         """List replays, newest first."""
-        query = Query(request)
-        return serializers.page(await self._replayer.list(limit=query.limit, cursor=query.cursor), serializers.replay)
+        query = QueryParams(request)
+        return serializers.page_response(
+            await self._replays.list(limit=query.limit, cursor=query.cursor), serializers.replay_json
+        )
 
     async def show(self, request: Request) -> Response:
         """Show one replay and how far it has come."""
-        Query(request, paged=False)
-        return serializers.answer(serializers.replay(await self._replayer.find(request.path_params["id"])))
+        QueryParams(request, paged=False)
+        return serializers.json_response(serializers.replay_json(await self._replays.find(request.path_params["id"])))
 
     async def cancel(self, request: Request) -> Response:
         """Stop a replay; what it has brought out already goes on."""
-        Query(request, paged=False)
-        fields = await read_fields(request, known=("why",))
-        replay = await self._replayer.cancel(
+        QueryParams(request, paged=False)
+        fields = await read_json_body(request, known=("why",))
+        replay = await self._replays.cancel(
             request.path_params["id"], why=fields.text("why") or "", actor=actor(request)
         )
-        return serializers.answer(serializers.replay(replay))
+        return serializers.json_response(serializers.replay_json(replay))
 
 
-def _rate(text: str | None) -> Rate | None:
+def _parse_rate(text: str | None) -> Rate | None:
     try:
         return read_rate(text or "")
-    except Unfit as exc:
+    except InvalidValue as exc:
         raise bad_request(f"'pace': {exc}.") from None

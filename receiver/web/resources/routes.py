@@ -9,15 +9,15 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.delivery.senders.sender import Parcel, Sender
+from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import NotFound
-from receiver.domain.model import Event, Json, Origin, RouteState, Source, Task, TaskState, Verified
+from receiver.domain.model import Event, Json, Origin, RouteState, Source, Task, TaskState, Verification
 from receiver.events.payload import envelope, task_data
 from receiver.settings import RouteSettings
 from receiver.store.interfaces import Catalog
 from receiver.web import serializers
-from receiver.web.params import Query, actor, read_fields
+from receiver.web.params import QueryParams, actor, read_json_body
 
 FindSender = Callable[[str], Sender | None]
 """Finds the sender of a route by the route's name."""
@@ -27,7 +27,7 @@ _IMAGE = {"index": 0, "url": "https://example.com/test.png"}
 _MESSAGE = "A test of the route: no such task exists."
 
 
-class RouteStates(Protocol):
+class RouteStateStore(Protocol):
     """Remembers how routes fare."""
 
     async def route_states(self) -> Mapping[str, RouteState]:
@@ -35,7 +35,7 @@ class RouteStates(Protocol):
         ...
 
 
-class Holds(Protocol):
+class RouteStates(Protocol):
     """Holds routes and lets them go on."""
 
     async def hold(self, route: str, *, why: str, actor: str) -> RouteState:
@@ -54,69 +54,76 @@ class RouteApi:
         self,
         routes: Sequence[RouteSettings],
         *,
-        states: RouteStates,
-        holds: Holds,
-        senders: FindSender,
+        route_state_store: RouteStateStore,
+        route_states: RouteStates,
+        find_sender: FindSender,
         catalog: Catalog,
         clock: Clock,
         ids: Ids,
     ) -> None:
         self._routes = routes
-        self._states = states
-        self._holds = holds
-        self._senders = senders
+        self._route_state_store = route_state_store
+        self._route_states = route_states
+        self._find_sender = find_sender
         self._catalog = catalog
         self._clock = clock
         self._ids = ids
 
     async def list(self, request: Request) -> Response:
         """List all routes, in the configuration's order, then what else events wait for."""
-        Query(request, paged=False)
-        return serializers.routes(await self._all())
+        QueryParams(request, paged=False)
+        return serializers.routes_response(await self._all_routes())
 
     async def hold(self, request: Request) -> Response:
         """Hold a route until it is released: its events wait."""
-        return await self._change(request, self._holds.hold)
+        return await self._change(request, self._route_states.hold)
 
     async def release(self, request: Request) -> Response:
         """Let a route go on, whatever held it."""
-        return await self._change(request, self._holds.release)
+        return await self._change(request, self._route_states.release)
 
     async def _change(self, request: Request, change: Callable[..., Awaitable[RouteState]]) -> Response:
-        Query(request, paged=False)
-        fields = await read_fields(request, known=("why",))
+        QueryParams(request, paged=False)
+        fields = await read_json_body(request, known=("why",))
         name = request.path_params["name"]
-        if not any(route["name"] == name for route in await self._all()):
+        if not any(route["name"] == name for route in await self._all_routes()):
             raise _no_route(name)
         await change(name, why=fields.text("why") or "", actor=actor(request))
-        (route,) = [route for route in await self._all(always=name) if route["name"] == name]
-        return serializers.answer(route)
+        (route,) = [route for route in await self._all_routes(include=name) if route["name"] == name]
+        return serializers.json_response(route)
 
-    async def _all(self, *, always: str | None = None) -> Sequence[Json]:
-        states = await self._states.route_states()
+    async def _all_routes(self, *, include: str | None = None) -> Sequence[Json]:
+        states = await self._route_state_store.route_states()
         backlog = {each.route: each for each in await self._catalog.backlog()}
         configured = [route.name for route in self._routes]
         held = {name for name, state in states.items() if state.is_held}
-        others = ({*backlog, *held} | ({always} if always is not None else set())) - {*configured}
+        others = ({*backlog, *held} | ({include} if include is not None else set())) - {*configured}
         return [
-            *(serializers.route(route, states.get(route.name), backlog.get(route.name)) for route in self._routes),
-            *(serializers.lane(name, states.get(name), backlog.get(name)) for name in sorted(others)),
+            *(serializers.route_json(route, states.get(route.name), backlog.get(route.name)) for route in self._routes),
+            *(
+                serializers.unconfigured_route_json(name, states.get(name), backlog.get(name))
+                for name in sorted(others)
+            ),
         ]
 
     async def test(self, request: Request) -> Response:
         """Send a made-up success through a route, once, and tell what came of it. Nothing is stored."""
-        Query(request, paged=False)
-        await read_fields(request, known=())
+        QueryParams(request, paged=False)
+        await read_json_body(request, known=())
         name = request.path_params["name"]
-        sender = self._senders(name) if name in {route.name for route in self._routes} else None
+        sender = self._find_sender(name) if name in {route.name for route in self._routes} else None
         if sender is None:
             raise _no_route(name)
-        parcel = Parcel(delivery_id=self._ids.new("dlv"), event=self._made_up(), attempt=1, at=self._clock.now())
+        parcel = DeliveryRequest(
+            delivery_id=self._ids.new("dlv"), event=self._sample_event(), attempt=1, at=self._clock.now()
+        )
         began = perf_counter()
         outcome = await sender.send(parcel)
-        return serializers.answer(serializers.outcome(outcome, duration=timedelta(seconds=perf_counter() - began)))
+        return serializers.json_response(
+            serializers.outcome_json(outcome, duration=timedelta(seconds=perf_counter() - began))
+        )
 
-    def _made_up(self) -> Event:
+    def _sample_event(self) -> Event:
         """Make an event that looks like any other; its tag and its message say what it is."""
         now, event_id = self._clock.now(), self._ids.new("evt")
         task = Task(
@@ -137,7 +144,7 @@ class RouteApi:
             state=TaskState.SUCCEED,
             message=_MESSAGE,
             source=Source.CALLBACK,
-            verified=Verified.NONE,
+            verified=Verification.NONE,
             result={"images": [_IMAGE]},
         )
         body = {
@@ -151,7 +158,7 @@ class RouteApi:
             type="task.succeed",
             envelope=envelope("task.succeed", now, data),
             body=json.dumps(body).encode(),
-            verified=Verified.NONE,
+            verified=Verification.NONE,
             created_at=now,
             task_id=task.id,
         )

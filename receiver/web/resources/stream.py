@@ -17,27 +17,27 @@ from starlette.types import Send
 
 from receiver.domain.clock import Clock
 from receiver.domain.model import Event
-from receiver.domain.notifier import Bell
-from receiver.events.payload import joined
+from receiver.domain.notifier import Notifier
+from receiver.events.payload import serialize
 from receiver.store.interfaces import Catalog
-from receiver.web.params import Query, an_event_id
+from receiver.web.params import QueryParams, check_event_id
 from receiver.web.server.listener import STOPPING
-from receiver.web.server.problems import TRY_AGAIN, Problem
+from receiver.web.server.problems import RETRY_AFTER, Problem
 
 HEARTBEAT = timedelta(seconds=15)
-MOST_LISTENERS = 64
+MAX_SUBSCRIBERS = 64
 
 _BEFORE_ALL = "evt_" + "0" * 25
-_PAGE = 200
-_LOOK_BACK = 64
-_HELLO = b"retry: 2000\n: listening\n\n"
-_STILL_HERE = b": still here\n\n"
+_PAGE_SIZE = 200
+_LOOKBACK = 64
+_PREAMBLE = b"retry: 2000\n: listening\n\n"
+_HEARTBEAT_COMMENT = b": still here\n\n"
 _MEDIA_TYPE = "text/event-stream"
 _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class StreamFilter:
     """Which events a listener wants: those after an event, of some types, of one task."""
 
     after: str
@@ -45,87 +45,87 @@ class Wish:
     task_id: str | None = None
 
 
-class Stream:
+class EventStream:
     """Answers ``GET /api/stream``."""
 
-    def __init__(self, catalog: Catalog, *, bell: Bell, clock: Clock) -> None:
+    def __init__(self, catalog: Catalog, *, notifier: Notifier, clock: Clock) -> None:
         self.catalog = catalog
-        self.bell = bell
+        self.notifier = notifier
         self.clock = clock
-        self.listeners = 0
+        self.subscribers = 0
 
-    async def listen(self, request: Request) -> Response:
+    async def subscribe(self, request: Request) -> Response:
         """Begin to stream, from now on or from where the client says that it broke off."""
-        query = Query(request, filters=("after", "type", "task"), paged=False)
+        query = QueryParams(request, filters=("after", "type", "task"), paged=False)
         after = query.event_id("after")
         if after is None and (last := request.headers.get("last-event-id")):
-            after = an_event_id(last, "Last-Event-ID")
-        if self.listeners >= MOST_LISTENERS:
-            detail = f"{MOST_LISTENERS} are listening already."
-            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_listeners", detail, headers=TRY_AGAIN)
-        wish = Wish(
-            after=after or await self._newest(),
-            types=query.many("type"),
-            task_id=await task_id(self.catalog, query.one("task")),
+            after = check_event_id(last, "Last-Event-ID")
+        if self.subscribers >= MAX_SUBSCRIBERS:
+            detail = f"{MAX_SUBSCRIBERS} are listening already."
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_listeners", detail, headers=RETRY_AFTER)
+        wish = StreamFilter(
+            after=after or await self._newest_id(),
+            types=query.multi("type"),
+            task_id=await resolve_task_id(self.catalog, query.single("task")),
         )
         if request.method == "HEAD":
             return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
-        return _Feed(self, wish, request.scope.get(STOPPING) or asyncio.Event())
+        return EventStreamResponse(self, wish, request.scope.get(STOPPING) or asyncio.Event())
 
-    async def _newest(self) -> str:
+    async def _newest_id(self) -> str:
         page = await self.catalog.events(limit=1)
         return page.items[0].id if page.items else _BEFORE_ALL
 
 
-async def task_id(catalog: Catalog, ref: str | None) -> str | None:
+async def resolve_task_id(catalog: Catalog, ref: str | None) -> str | None:
     """Find our id of a task that is asked for by any of its ids; an id nobody knows stands for itself."""
     found = await catalog.task(ref) if ref else None
     return found.id if found is not None else ref
 
 
-class _Feed(StreamingResponse):
+class EventStreamResponse(StreamingResponse):
     """One listener's stream; Starlette ends it when the client goes away."""
 
-    def __init__(self, stream: Stream, wish: Wish, stopping: asyncio.Event) -> None:
+    def __init__(self, stream: EventStream, stream_filter: StreamFilter, stopping: asyncio.Event) -> None:
         super().__init__((), headers=_HEADERS, media_type=_MEDIA_TYPE)
         self._stream = stream
-        self._wish = wish
+        self._filter = stream_filter
         self._stopping = stopping
-        self._sent = _Sent(floor=wish.after)
+        self._cursor = _EventCursor(resume_from=stream_filter.after)
 
     async def stream_response(self, send: Send) -> None:
         """Send what there is, then whatever comes, until the listener or we have to go."""
-        rung = self._stream.bell.listen()
-        self._stream.listeners += 1
+        rung = self._stream.notifier.subscribe()
+        self._stream.subscribers += 1
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            await _send_more(send, _HELLO)
+            await _send_chunk(send, _PREAMBLE)
             while not self._stopping.is_set():
                 rung.clear()
-                while fresh := await self._fresh():
+                while fresh := await self._next_events():
                     for event in fresh:
-                        await _send_more(send, _frame(event))
-                        self._sent.note(event.id)
+                        await _send_chunk(send, _sse_frame(event))
+                        self._cursor.record(event.id)
                 if not await self._wait(rung):
-                    await _send_more(send, _STILL_HERE)
+                    await _send_chunk(send, _HEARTBEAT_COMMENT)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            self._stream.listeners -= 1
-            self._stream.bell.leave(rung)
+            self._stream.subscribers -= 1
+            self._stream.notifier.unsubscribe(rung)
 
-    async def _fresh(self) -> list[Event]:
+    async def _next_events(self) -> list[Event]:
         if self._stopping.is_set():
             return []
         page = await self._stream.catalog.events(
-            types=self._wish.types, task_id=self._wish.task_id, after=self._sent.floor, limit=_PAGE
+            types=self._filter.types, task_id=self._filter.task_id, after=self._cursor.resume_from, limit=_PAGE_SIZE
         )
-        return [event for event in page.items if event.id not in self._sent.recent]
+        return [event for event in page.items if event.id not in self._cursor.recent]
 
-    async def _wait(self, rung: asyncio.Event) -> bool:
+    async def _wait(self, signal: asyncio.Event) -> bool:
         """Wait for a ring or the end; False when neither came for a heartbeat's time."""
         clock = self._stream.clock
         waits = [
-            asyncio.create_task(clock.wait(rung, until=clock.now() + HEARTBEAT)),
+            asyncio.create_task(clock.wait(signal, until=clock.now() + HEARTBEAT)),
             asyncio.create_task(self._stopping.wait()),
         ]
         try:
@@ -133,29 +133,29 @@ class _Feed(StreamingResponse):
         finally:
             for wait in waits:
                 wait.cancel()
-        return rung.is_set() or self._stopping.is_set()
+        return signal.is_set() or self._stopping.is_set()
 
 
 @dataclass(slots=True)
-class _Sent:
+class _EventCursor:
     """What a listener has had. Ids are made a little before they are committed, so one may turn up behind others;
     the store is asked again from some way back, and what was sent already is left out."""
 
-    floor: str
+    resume_from: str
     recent: deque[str] = field(default_factory=deque)
 
-    def note(self, event_id: str) -> None:
+    def record(self, event_id: str) -> None:
         """Remember that an event was sent."""
         self.recent.append(event_id)
-        if len(self.recent) > _LOOK_BACK:
-            self.floor = max(self.floor, self.recent.popleft())
+        if len(self.recent) > _LOOKBACK:
+            self.resume_from = max(self.resume_from, self.recent.popleft())
 
 
-def _frame(event: Event) -> bytes:
+def _sse_frame(event: Event) -> bytes:
     # Kling's own line breaks go on inside the object, as further lines of data.
-    lines = b"".join(b"data: " + line + b"\n" for line in joined(event).splitlines() if line)
+    lines = b"".join(b"data: " + line + b"\n" for line in serialize(event).splitlines() if line)
     return f"id: {event.id}\nevent: {event.type}\n".encode() + lines + b"\n"
 
 
-async def _send_more(send: Send, body: bytes) -> None:
+async def _send_chunk(send: Send, body: bytes) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": True})

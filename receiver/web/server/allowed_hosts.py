@@ -14,14 +14,14 @@ from receiver.web.server.problems import Problem
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
-class Names:
+class AllowedHosts:
     """The names of one listener: where it listens, this machine's own, and *more*."""
 
-    def __init__(self, listen: Address, more: Collection[str] = ()) -> None:
-        self._names = _LOOPBACK | {listen.host.lower()} | {_ascii(name) for name in more}
+    def __init__(self, listen: Address, extra: Collection[str] = ()) -> None:
+        self._names = _LOOPBACK | {listen.host.lower()} | {_ascii(name) for name in extra}
         self._any_address = listen.host in ("0.0.0.0", "::")  # noqa: S104 -- compared, not bound
 
-    def include(self, host: str) -> bool:
+    def allows(self, host: str) -> bool:
         """Whether *host*, as the header has it, is one of them; its port is not looked at."""
         name = _without_port(host).rstrip(".").lower()
         return name in self._names or name.endswith(".localhost") or (self._any_address and _is_address(name))

@@ -9,47 +9,47 @@ from typing import TypeVar
 
 from starlette.types import Message, Receive, Scope
 
-from receiver.net.http_client import Outgoing
-from receiver.web.server.problems import TRY_AGAIN, Problem
+from receiver.net.http_client import StreamedBody
+from receiver.web.server.problems import RETRY_AFTER, Problem
 
 T = TypeVar("T")
 
-SMALL = 1024 * 1024
+SMALL_BODY = 1024 * 1024
 """What any request may hold in memory."""
 
-MAX_JOB = 64 * 1024 * 1024
+MAX_JOB_BODY = 64 * 1024 * 1024
 """What may be asked of Kling: several images of 10 MB each, in base64."""
 
 
-class ClientGone(Exception):
+class ClientDisconnected(Exception):
     """The client went away before its request was whole; nobody is left to answer."""
 
 
-class Room:
+class BodyMemoryBudget:
     """Memory for large bodies that must be held whole, shared by all requests at once."""
 
-    def __init__(self, size: int = 4 * MAX_JOB, *, patience: timedelta = timedelta(seconds=20)) -> None:
+    def __init__(self, size: int = 4 * MAX_JOB_BODY, *, wait_timeout: timedelta = timedelta(seconds=20)) -> None:
         self._free = size
-        self._patience = patience  # less than what a listener gives a request to arrive
+        self._wait_timeout = wait_timeout  # less than what a listener gives a request to arrive
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
-    async def of(self, scope: Scope, *, limit: int) -> AsyncIterator[None]:
+    async def reserve(self, scope: Scope, *, limit: int) -> AsyncIterator[None]:
         """Hold room for a request's body, of *limit* bytes where it does not say.
 
         Small ones always find some, and those that are too large to be read need none. Raises ``Problem`` (503) when
         none gets free for a while.
         """
-        size = _declared(scope, otherwise=limit)
-        if not SMALL < size <= limit:
+        size = _declared_size(scope, default=limit)
+        if not SMALL_BODY < size <= limit:
             yield
             return
         async with self._changed:
             try:
-                async with asyncio.timeout(self._patience.total_seconds()):
+                async with asyncio.timeout(self._wait_timeout.total_seconds()):
                     await self._changed.wait_for(lambda: self._free >= size)
             except TimeoutError:
-                raise _crowded() from None
+                raise _no_memory() from None
             self._free -= size
         try:
             yield
@@ -59,12 +59,12 @@ class Room:
                 self._changed.notify_all()
 
 
-async def stream_body(scope: Scope, receive: Receive, *, limit: int) -> bytes | Outgoing:
+async def stream_body(scope: Scope, receive: Receive, *, limit: int) -> bytes | StreamedBody:
     """Give the body, as it comes where it is large. Raises as ``read_body`` does, if need be while it is read."""
-    message, size = await _first(scope, receive, limit=limit), _declared(scope, otherwise=None)
-    if not message.get("more_body", False) or (size is not None and size <= SMALL):
-        return await _rest(message, receive, limit=limit)
-    return Outgoing(size=size, pieces=_pieces(message, receive, limit=limit))
+    message, size = await _receive_first(scope, receive, limit=limit), _declared_size(scope, default=None)
+    if not message.get("more_body", False) or (size is not None and size <= SMALL_BODY):
+        return await _read_rest(message, receive, limit=limit)
+    return StreamedBody(size=size, chunks=_chunks(message, receive, limit=limit))
 
 
 async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
@@ -73,19 +73,19 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     Raises ``Problem`` (413) as soon as the declared or the real size passes the limit, ``Problem`` (415) for
     a compressed body, and ``ClientGone``.
     """
-    return await _rest(await _first(scope, receive, limit=limit), receive, limit=limit)
+    return await _read_rest(await _receive_first(scope, receive, limit=limit), receive, limit=limit)
 
 
-async def _first(scope: Scope, receive: Receive, *, limit: int) -> Message:
+async def _receive_first(scope: Scope, receive: Receive, *, limit: int) -> Message:
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit:
             raise too_large(limit)
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise _encoded()
+            raise _unsupported_encoding()
     return await receive()
 
 
-async def _rest(message: Message, receive: Receive, *, limit: int) -> bytes:
+async def _read_rest(message: Message, receive: Receive, *, limit: int) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body", False):
         # Nearly every request comes in one piece, which needs no copying.
         whole: bytes = message.get("body", b"")
@@ -93,16 +93,16 @@ async def _rest(message: Message, receive: Receive, *, limit: int) -> bytes:
             raise too_large(limit)
         return whole
     read = bytearray()
-    async for piece in _pieces(message, receive, limit=limit):
+    async for piece in _chunks(message, receive, limit=limit):
         read += piece
     return bytes(read)
 
 
-async def _pieces(message: Message, receive: Receive, *, limit: int) -> AsyncIterator[bytes]:
+async def _chunks(message: Message, receive: Receive, *, limit: int) -> AsyncIterator[bytes]:
     read = 0
     while True:
         if message["type"] == "http.disconnect":
-            raise ClientGone
+            raise ClientDisconnected
         piece: bytes = message.get("body", b"")
         read += len(piece)
         if read > limit:
@@ -114,9 +114,9 @@ async def _pieces(message: Message, receive: Receive, *, limit: int) -> AsyncIte
         message = await receive()
 
 
-def _declared(scope: Scope, *, otherwise: T) -> int | T:
+def _declared_size(scope: Scope, *, default: T) -> int | T:
     sizes = [int(value) for name, value in scope["headers"] if name == b"content-length"]
-    return sizes[0] if sizes else otherwise
+    return sizes[0] if sizes else default
 
 
 def too_large(limit: int) -> Problem:
@@ -125,12 +125,12 @@ def too_large(limit: int) -> Problem:
     return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", detail)
 
 
-def _crowded() -> Problem:
+def _no_memory() -> Problem:
     detail = "Other large bodies are being sent on just now, and there is no room for this one. Send it again later."
-    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "crowded", detail, headers=TRY_AGAIN)
+    return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "crowded", detail, headers=RETRY_AFTER)
 
 
-def _encoded() -> Problem:
+def _unsupported_encoding() -> Problem:
     detail = "Send the body as it is, without a content-encoding."
     headers = {"accept-encoding": "identity"}
     return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content_encoding", detail, headers=headers)

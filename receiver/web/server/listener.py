@@ -17,10 +17,10 @@ import structlog
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from receiver.domain.errors import CannotListen
+from receiver.domain.errors import BindFailed
 from receiver.settings import Address
-from receiver.web.server.client_address import peer
-from receiver.web.server.connections import ConnectionMaker, Crowd, HttptoolsConnection, Limits
+from receiver.web.server.client_address import peer_name
+from receiver.web.server.connections import ConnectionLimits, ConnectionMaker, ConnectionRegistry, HttptoolsConnection
 from receiver.web.server.problems import Problem
 from receiver.web.server.rejections import HEAD_TOO_LARGE
 
@@ -30,9 +30,9 @@ STOPPING = "receiver.stopping"
 """Where a request's scope has the event that is set when its listener stops, for answers that would never end."""
 
 _BACKLOG = 1024
-_LONGEST_BETWEEN_SWEEPS = 1.0  # seconds; uvicorn also writes its Date header anew this often
-_SWEEPS_PER_LIMIT = 4
-_SILENT = "critical"
+_MAX_CHECK_INTERVAL = 1.0  # seconds; uvicorn also writes its Date header anew this often
+_CHECKS_PER_LIMIT = 4
+_UVICORN_LOG_LEVEL = "critical"
 
 
 class Listener:
@@ -48,7 +48,7 @@ class Listener:
         key: str,
         address: Address | None = None,
         sockets: Sequence[socket.socket] = (),
-        limits: Limits | None = None,
+        limits: ConnectionLimits | None = None,
         grace: timedelta = timedelta(seconds=10),
         connection: ConnectionMaker = HttptoolsConnection,
     ) -> None:
@@ -57,14 +57,14 @@ class Listener:
         self._key = key
         self._address = address
         self._sockets = list(sockets)
-        self._limits = limits or Limits()
+        self._limits = limits or ConnectionLimits()
         self._grace = grace
         self._connection = connection
 
     def bind(self) -> None:
         """Take the address, so that a failure is known before anything else is started. Raises CannotListen."""
         if not self._sockets and self._address is not None:
-            self._sockets = bound(self._address, self._key)
+            self._sockets = bind_sockets(self._address, self._key)
         for each in self._sockets:
             # Accepted sockets inherit both. Without the first an answer waits 40 ms for the peer's ACK.
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -79,7 +79,7 @@ class Listener:
         """Serve until *stop*; requests then under way have the grace to end. Raises CannotListen."""
         if not self._sockets:
             self.bind()
-        crowd = Crowd(self._limits)
+        crowd = ConnectionRegistry(self._limits)
         server = _Server(self._config(stop), crowd, stop=stop, started=self.started)
         addresses = [str(address) for address in self.addresses]
         log.info("listener.opened", listener=self._key, addresses=addresses)
@@ -87,7 +87,7 @@ class Listener:
             await server.serve(sockets=self._sockets)
         finally:
             self.started.clear()
-            crowd.disperse()
+            crowd.abort_all()
             for each in self._sockets:
                 each.close()
             self._sockets = []
@@ -99,14 +99,14 @@ class Listener:
             await self._app(scope, receive, send)
 
         return uvicorn.Config(
-            _CarefulHead(app, self._limits),
+            HeaderValidation(app, self._limits),
             http=self._connection,  # type: ignore[arg-type]  # it is only ever called
             ws="none",
             lifespan="off",
             interface="asgi3",
             loop="none",
             log_config=None,
-            log_level=_SILENT,
+            log_level=_UVICORN_LOG_LEVEL,
             access_log=False,
             proxy_headers=False,
             server_header=False,
@@ -118,24 +118,24 @@ class Listener:
         )
 
 
-class _CarefulHead:
+class HeaderValidation:
     """Refuses what the parsers let pass: heads too large, no host or two, and two readings of where a body ends."""
 
-    def __init__(self, app: ASGIApp, limits: Limits) -> None:
+    def __init__(self, app: ASGIApp, limits: ConnectionLimits) -> None:
         self._app = app
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a bad head at once, hand a good one on."""
-        problem = self._look_at(scope)
+        problem = self._check(scope)
         if problem is None:
             await self._app(scope, receive, send)
             return
-        log.debug("request.refused", peer=peer(scope.get("client")), code=problem.code)
+        log.debug("request.refused", peer=peer_name(scope.get("client")), code=problem.code)
         problem.headers["connection"] = "close"
         await problem.response()(scope, receive, send)
 
-    def _look_at(self, scope: Scope) -> Problem | None:
+    def _check(self, scope: Scope) -> Problem | None:
         size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
         framings, hosts = set(), 0
         for name, value in scope["headers"]:
@@ -156,10 +156,12 @@ class _CarefulHead:
 class _Server(uvicorn.Server):
     """uvicorn's server, which leaves signals alone and sweeps its connections."""
 
-    def __init__(self, config: uvicorn.Config, crowd: Crowd, *, stop: asyncio.Event, started: asyncio.Event) -> None:
+    def __init__(
+        self, config: uvicorn.Config, registry: ConnectionRegistry, *, stop: asyncio.Event, started: asyncio.Event
+    ) -> None:
         super().__init__(config)
-        self.server_state = crowd
-        self._crowd = crowd
+        self.server_state = registry
+        self._registry = registry
         self._stop = stop
         self._on_started = started
 
@@ -175,12 +177,12 @@ class _Server(uvicorn.Server):
     async def main_loop(self) -> None:
         """Keep the clock of the Date header and the connections' deadlines, until it is time to stop."""
         loop = asyncio.get_running_loop()
-        limits = self._crowd.limits
+        limits = self._registry.limits
         shortest = min(limits.head, limits.request, limits.idle, limits.stall)
-        pause = min(_LONGEST_BETWEEN_SWEEPS, shortest.total_seconds() / _SWEEPS_PER_LIMIT)
+        pause = min(_MAX_CHECK_INTERVAL, shortest.total_seconds() / _CHECKS_PER_LIMIT)
         while not self._stop.is_set():
             await self.on_tick(0)
-            self._crowd.sweep(loop.time())
+            self._registry.enforce_deadlines(loop.time())
             try:
                 async with asyncio.timeout(pause):
                     await self._stop.wait()
@@ -191,11 +193,11 @@ class _Server(uvicorn.Server):
         """Take no more connections, and let requests under way end within the grace."""
         self._on_started.clear()
         await super().shutdown(sockets=sockets)
-        if self._crowd.tasks:
-            log.warning("requests.cut", requests=len(self._crowd.tasks))
+        if self._registry.tasks:
+            log.warning("requests.aborted", requests=len(self._registry.tasks))
 
 
-def bound(address: Address, key: str) -> list[socket.socket]:
+def bind_sockets(address: Address, key: str) -> list[socket.socket]:
     """Open the sockets that listen at an address, which is configured at *key*. Raises CannotListen."""
     opened: list[socket.socket] = []
     try:
@@ -207,7 +209,7 @@ def bound(address: Address, key: str) -> list[socket.socket]:
     except OSError as exc:
         for each in opened:
             each.close()
-        raise CannotListen(
+        raise BindFailed(
             f"Cannot listen at {address}: {exc.strerror or exc}.",
             remedy=f"Free the address, or set another one at {key}.",
         ) from exc

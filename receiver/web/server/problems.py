@@ -12,11 +12,11 @@ from starlette.types import Send
 from receiver.domain import errors
 
 MEDIA_TYPE = "application/problem+json"
-TRY_AGAIN = {"retry-after": "5"}
+RETRY_AFTER = {"retry-after": "5"}
 
 _STATUS_OF: Mapping[type[errors.ReceiverError], HTTPStatus] = {
     errors.InvalidRequest: HTTPStatus.BAD_REQUEST,
-    errors.Unreadable: HTTPStatus.BAD_REQUEST,
+    errors.MalformedBody: HTTPStatus.BAD_REQUEST,
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
@@ -59,51 +59,51 @@ def bad_request(detail: str) -> Problem:
     return Problem(HTTPStatus.BAD_REQUEST, errors.InvalidRequest.code, detail)
 
 
-def no_such_page() -> Problem:
+def not_found() -> Problem:
     """Say that nothing is served at an address."""
     return Problem(HTTPStatus.NOT_FOUND, errors.NotFound.code, "There is nothing here.")
 
 
-def wrong_method(allow: str) -> Problem:
+def method_not_allowed(allow: str) -> Problem:
     """Say which methods an address takes."""
     detail = f"This address takes {allow}."
     return Problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", detail, headers={"allow": allow})
 
 
-def internal() -> Problem:
+def internal_error() -> Problem:
     """Say that the fault is ours, and nothing more: what happened is in the log."""
     detail = "Something went wrong on this side; the log has the details."
     return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail)
 
 
-def of(error: errors.ReceiverError) -> Problem:
+def from_error(error: errors.ReceiverError) -> Problem:
     """Translate an error of ours into what the client is told."""
     for kind in type(error).__mro__:
         if (status := _STATUS_OF.get(kind)) is not None:
-            headers = TRY_AGAIN if status is HTTPStatus.SERVICE_UNAVAILABLE else None
+            headers = RETRY_AFTER if status is HTTPStatus.SERVICE_UNAVAILABLE else None
             return Problem(status, error.code, str(error), headers=headers)
-    return internal()
+    return internal_error()
 
 
-def of_http(error: HTTPException) -> Problem:
+def from_http_exception(error: HTTPException) -> Problem:
     """Translate what the router says of addresses and methods that it does not know."""
     status = HTTPStatus(error.status_code)
     if status is HTTPStatus.NOT_FOUND:
-        return no_such_page()
+        return not_found()
     if status is HTTPStatus.METHOD_NOT_ALLOWED:
-        return wrong_method((error.headers or {}).get("Allow", ""))
+        return method_not_allowed((error.headers or {}).get("Allow", ""))
     return Problem(status, status.name.lower(), error.detail, headers=error.headers)
 
 
-async def answer_problem(_request: Request, error: Exception) -> Response:
+async def problem_response(_request: Request, error: Exception) -> Response:
     """Answer a raised :class:`Problem`, an error of ours, or the router's word, as problem+json."""
     match error:
         case Problem():
             return error.response()
         case errors.ReceiverError():
-            return of(error).response()
+            return from_error(error).response()
         case HTTPException():
-            return of_http(error).response()
+            return from_http_exception(error).response()
     raise error
 
 

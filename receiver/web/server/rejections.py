@@ -7,7 +7,7 @@ from receiver.web.server.problems import MEDIA_TYPE, Problem
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class Rejection:
     """Why a connection ends. ``code`` is for machines, ``detail`` for people."""
 
     status: HTTPStatus
@@ -18,7 +18,7 @@ class Refusal:
         """Give it as the answer to a request."""
         return Problem(self.status, self.code, self.detail)
 
-    def last_words(self) -> bytes:
+    def raw_response(self) -> bytes:
         """Write it as the last that is said on a connection."""
         body = self.problem().body()
         head = (
@@ -28,20 +28,20 @@ class Refusal:
         return head.encode() + body
 
 
-BAD_HTTP = Refusal(
+BAD_HTTP = Rejection(
     HTTPStatus.BAD_REQUEST,
     "bad_http",
     "This is not HTTP, or has more around its body than is taken: send no trailers and no long chunk extensions.",
 )
-HEAD_TOO_LARGE = Refusal(
+HEAD_TOO_LARGE = Rejection(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "head_too_large",
     "The request's head is too large, or has too many fields.",
 )
-TOO_FAR_AHEAD = Refusal(
+TOO_MANY_PIPELINED = Rejection(
     HTTPStatus.TOO_MANY_REQUESTS,
     "too_far_ahead",
     "Too many requests came ahead of the answers; wait for those.",
 )
-TOO_MANY = Refusal(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections.")
-TOO_SLOW = Refusal(HTTPStatus.REQUEST_TIMEOUT, "too_slow", "The request took too long to arrive.")
+TOO_MANY_CONNECTIONS = Rejection(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections.")
+TOO_SLOW = Rejection(HTTPStatus.REQUEST_TIMEOUT, "too_slow", "The request took too long to arrive.")

@@ -6,29 +6,31 @@
 -- Stores a new task.
 INSERT INTO tasks (
     id, origin, state, created_at, updated_at, token_hash, endpoint, label, tags, batch, idempotency_key, kling_id,
-    external_task_id, reply_to, message, heard, pack, weight, priority, share, attempts, asks, hollow, surplus,
-    started_at, asked_at, prompted_at, stuck_at, due_at, expires_at
+    external_task_id, reply_to, message, kling_state, pack, weight, priority, fair_share, attempts, poll_count,
+    empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at, stuck_at, due_at, expires_at
 )
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: save_task
 -- Replaces a task's row after it was judged; what never changes in a task's life is not written again.
-WITH judged (
-    id, state, updated_at, token_hash, endpoint, label, tags, kling_id, external_task_id, reply_to, message, heard,
-    pack, weight, attempts, asks, hollow, surplus, started_at, asked_at, prompted_at, stuck_at, due_at, expires_at
+WITH updated (
+    id, state, updated_at, token_hash, endpoint, label, tags, kling_id, external_task_id, reply_to, message, kling_state,
+    pack, weight, attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at,
+    stuck_at, due_at, expires_at
 ) AS (
     VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 )
 UPDATE tasks
-SET state = judged.state, updated_at = judged.updated_at, token_hash = judged.token_hash,
-    endpoint = judged.endpoint, label = judged.label, tags = judged.tags, kling_id = judged.kling_id,
-    external_task_id = judged.external_task_id, reply_to = judged.reply_to, message = judged.message,
-    heard = judged.heard, pack = judged.pack, weight = judged.weight, attempts = judged.attempts,
-    asks = judged.asks, hollow = judged.hollow, surplus = judged.surplus, started_at = judged.started_at,
-    asked_at = judged.asked_at, prompted_at = judged.prompted_at, stuck_at = judged.stuck_at,
-    due_at = judged.due_at, expires_at = judged.expires_at
-FROM judged
-WHERE tasks.id = judged.id;
+SET state = updated.state, updated_at = updated.updated_at, token_hash = updated.token_hash,
+    endpoint = updated.endpoint, label = updated.label, tags = updated.tags, kling_id = updated.kling_id,
+    external_task_id = updated.external_task_id, reply_to = updated.reply_to, message = updated.message,
+    kling_state = updated.kling_state, pack = updated.pack, weight = updated.weight, attempts = updated.attempts,
+    poll_count = updated.poll_count, empty_result_count = updated.empty_result_count,
+    redundant_push_count = updated.redundant_push_count, started_at = updated.started_at,
+    polled_at = updated.polled_at, push_poll_at = updated.push_poll_at, stuck_at = updated.stuck_at,
+    due_at = updated.due_at, expires_at = updated.expires_at
+FROM updated
+WHERE tasks.id = updated.id;
 
 -- name: tasks_by_id
 -- Reads the tasks a group of changes is about.
@@ -42,7 +44,7 @@ SELECT *
 FROM tasks
 WHERE token_hash IN (:many);
 
--- name: token_is_live
+-- name: has_live_token
 -- Tells whether a callback that came in by a token would find a task.
 SELECT EXISTS (
     SELECT 1
@@ -51,7 +53,7 @@ SELECT EXISTS (
       AND (expires_at IS NULL OR expires_at > :now)
 ) AS is_live;
 
--- name: tasks_by_key
+-- name: tasks_by_idempotency_key
 -- Reads the tasks that were asked for before under the same idempotency keys.
 SELECT *
 FROM tasks
@@ -79,12 +81,12 @@ WHERE state = :state
 ORDER BY due_at, id
 LIMIT :limit;
 
--- name: prompted_tasks
+-- name: tasks_due_after_push
 -- Finds the tasks that have been due the longest of those whose next question a push brought about.
 SELECT *
-FROM tasks INDEXED BY tasks_prompted
-WHERE prompted_at IS NOT NULL
-  AND (asked_at IS NULL OR asked_at < prompted_at)
+FROM tasks INDEXED BY tasks_due_after_push
+WHERE push_poll_at IS NOT NULL
+  AND (polled_at IS NULL OR polled_at < push_poll_at)
   AND due_at <= :now
   AND state IN (SELECT value FROM json_each(:states))
 ORDER BY due_at, id
@@ -96,10 +98,10 @@ UPDATE tasks
 SET due_at = :until
 WHERE id IN (SELECT value FROM json_each(:ids));
 
--- name: hasten_tasks
+-- name: make_tasks_due
 -- Makes tasks due at once, or as soon as they were last asked about long enough ago, that would be due before long.
 UPDATE tasks
-SET due_at = MIN(due_at, CASE WHEN asked_at <= :now THEN MAX(:now, asked_at + :apart) ELSE :now END)
+SET due_at = MIN(due_at, CASE WHEN polled_at <= :now THEN MAX(:now, polled_at + :min_gap) ELSE :now END)
 WHERE state IN (SELECT value FROM json_each(:states))
   AND due_at > :now
   AND due_at <= :before;
@@ -118,13 +120,13 @@ FROM (
     FROM json_each(:states) AS wanted
 );
 
--- name: occupancy
+-- name: slots_in_use
 -- Counts the slots that running tasks take, by pack.
 SELECT pack, SUM(weight) AS slots
 FROM tasks
 WHERE state IN ('submitting', 'submitted', 'processing')
   AND pack <> ''
-  AND state <> 'submitting' -- if bound
+  AND state <> 'submitting' -- if confirmed_only
 GROUP BY pack;
 
 -- name: batches_by_name
@@ -135,10 +137,10 @@ WHERE name IN (SELECT value FROM json_each(:names));
 
 -- name: save_batch
 -- Makes a batch, or notes what it has taken in.
-INSERT INTO batches (name, id, size, taken, created_at, closed_at)
+INSERT INTO batches (name, id, size, task_count, created_at, closed_at)
 VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE
-SET size = excluded.size, taken = excluded.taken, closed_at = excluded.closed_at;
+SET size = excluded.size, task_count = excluded.task_count, closed_at = excluded.closed_at;
 
 -- name: close_batch
 -- Closes a batch that is open.
@@ -157,7 +159,7 @@ WHERE closed_at IS NOT NULL
   AND name = :name -- if name
   AND NOT EXISTS (
       SELECT 1
-      FROM tasks INDEXED BY tasks_batch_waits_for
+      FROM tasks INDEXED BY tasks_unfinished_in_batch
       WHERE tasks.batch = batches.name
         AND tasks.state IN ('awaiting', 'queued', 'submitting', 'submitted', 'processing')
   )
@@ -187,7 +189,7 @@ FROM tasks
 WHERE batch IN (SELECT value FROM json_each(:names))
 GROUP BY batch, state;
 
--- name: batch_ends
+-- name: finished_batch_tasks
 -- Reads the first tasks of a batch, each with the event that tells of the state it is in.
 SELECT
     tasks.*,
@@ -216,7 +218,7 @@ WHERE TRUE
   ) -- if states
 ORDER BY id DESC
 LIMIT :limit;
--- name: line
+-- name: next_queued_tasks
 -- Finds for each pack the queued task that goes next: of the highest priority one that is *kept* at the head, else the
 -- longest due of the share that takes the fewest slots, among equal ones of that served the longest ago. Skips from pack to
 -- pack and from share to share in the index: how many wait in a share does not matter.
@@ -249,12 +251,12 @@ lines (pack, priority) AS MATERIALIZED (
     FROM packs
     WHERE packs.pack IS NOT NULL
 ),
-shares (pack, priority, share) AS (
+shares (pack, priority, fair_share) AS (
     SELECT
         lines.pack,
         lines.priority,
         (
-            SELECT MIN(tasks.share)
+            SELECT MIN(tasks.fair_share)
             FROM tasks
             WHERE tasks.state = 'queued'
               AND tasks.pack = lines.pack
@@ -267,17 +269,17 @@ shares (pack, priority, share) AS (
         shares.pack,
         shares.priority,
         (
-            SELECT MIN(tasks.share)
+            SELECT MIN(tasks.fair_share)
             FROM tasks
             WHERE tasks.state = 'queued'
               AND tasks.pack = shares.pack
               AND tasks.priority = shares.priority
-              AND tasks.share > shares.share
+              AND tasks.fair_share > shares.fair_share
         )
     FROM shares
-    WHERE shares.share IS NOT NULL
+    WHERE shares.fair_share IS NOT NULL
 ),
-heads (pack, id, kept, taken, served_at) AS MATERIALIZED (
+heads (pack, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
     SELECT
         shares.pack,
         (
@@ -286,7 +288,7 @@ heads (pack, id, kept, taken, served_at) AS MATERIALIZED (
             WHERE tasks.state = 'queued'
               AND tasks.pack = shares.pack
               AND tasks.priority = shares.priority
-              AND tasks.share = shares.share
+              AND tasks.fair_share = shares.fair_share
               AND tasks.due_at <= :now
             ORDER BY tasks.due_at, tasks.id
             LIMIT 1
@@ -297,20 +299,20 @@ heads (pack, id, kept, taken, served_at) AS MATERIALIZED (
             FROM tasks
             WHERE tasks.state IN ('submitting', 'submitted', 'processing')
               AND tasks.pack = shares.pack
-              AND tasks.share = shares.share
+              AND tasks.fair_share = shares.fair_share
         ),
         (
             SELECT COALESCE(MAX(tasks.started_at), 0)
             FROM tasks
             WHERE tasks.started_at IS NOT NULL
               AND tasks.pack = shares.pack
-              AND tasks.share = shares.share
+              AND tasks.fair_share = shares.fair_share
         )
     FROM shares
-    WHERE shares.share IS NOT NULL
+    WHERE shares.fair_share IS NOT NULL
     UNION ALL
     SELECT tasks.pack, tasks.id, 1, 0, 0
-    FROM json_each(:kept) AS wanted
+    FROM json_each(:head_ids) AS wanted
     CROSS JOIN tasks
     CROSS JOIN lines
     WHERE tasks.id = wanted.value
@@ -319,19 +321,19 @@ heads (pack, id, kept, taken, served_at) AS MATERIALIZED (
       AND tasks.state = 'queued'
       AND tasks.due_at <= :now
 ),
-placed (id, place) AS (
-    SELECT id, ROW_NUMBER() OVER (PARTITION BY pack ORDER BY kept DESC, taken, served_at, id)
+ranked (id, rank) AS (
+    SELECT id, ROW_NUMBER() OVER (PARTITION BY pack ORDER BY is_head DESC, slots_in_use, served_at, id)
     FROM heads
     WHERE id IS NOT NULL
 )
 SELECT *
 FROM tasks
-WHERE id IN (SELECT id FROM placed WHERE place = 1)
+WHERE id IN (SELECT id FROM ranked WHERE rank = 1)
 ORDER BY priority DESC, id;
 
--- name: share_out
+-- name: assign_fair_shares
 -- Sorts what waits and runs into shares anew, by the value of a tag.
-WITH unfinished (id, tags) AS (
+WITH queued_or_running (id, tags) AS (
     SELECT id, tags
     FROM tasks
     WHERE state = 'queued'
@@ -340,22 +342,22 @@ WITH unfinished (id, tags) AS (
     FROM tasks
     WHERE state IN ('submitting', 'submitted', 'processing')
 ),
-sorted (id, share) AS (
-    SELECT id, COALESCE((SELECT value FROM json_each(unfinished.tags) WHERE key = :tag), '')
-    FROM unfinished
+assigned (id, fair_share) AS (
+    SELECT id, COALESCE((SELECT value FROM json_each(queued_or_running.tags) WHERE key = :tag), '')
+    FROM queued_or_running
 )
 UPDATE tasks
-SET share = sorted.share
-FROM sorted
-WHERE tasks.id = sorted.id
-  AND tasks.share <> sorted.share;
+SET fair_share = assigned.fair_share
+FROM assigned
+WHERE tasks.id = assigned.id
+  AND tasks.fair_share <> assigned.fair_share;
 
 -- name: insert_push
 -- Keeps a push as it came.
 INSERT INTO pushes (id, task_id, source, headers, body, digest, received_at, outcome)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
--- name: settle_push
+-- name: set_push_outcome
 -- Gives an earlier push its outcome.
 UPDATE pushes
 SET outcome = ?
@@ -363,19 +365,19 @@ WHERE id = ?;
 
 -- name: save_cost
 -- Keeps what a task has cost; of two words the fuller one stands, and the later one of two as full.
-INSERT INTO costs (task_id, at, charges, said)
+INSERT INTO costs (task_id, at, charges, raw)
 VALUES (?, ?, ?, ?)
 ON CONFLICT (task_id) DO UPDATE
-SET charges = excluded.charges, said = excluded.said
+SET charges = excluded.charges, raw = excluded.raw
 WHERE (SELECT COUNT(*) FROM json_each(excluded.charges)) >= (SELECT COUNT(*) FROM json_each(costs.charges));
 
 -- name: cost
 -- Tells what a task has cost.
-SELECT charges, said
+SELECT charges, raw
 FROM costs
 WHERE task_id = :task_id;
 
--- name: sum_costs
+-- name: cost_totals
 -- Counts tasks by a name, and for each name how often each amount of each unit was taken: to multiply and to add is
 -- left to exact numbers, which are not the database's.
 WITH told AS (
@@ -402,7 +404,7 @@ JOIN json_each(told.charges) AS charge
 GROUP BY told.name, charge.key, charge.value
 ORDER BY name;
 
--- name: forget_pushes
+-- name: delete_redundant_pushes
 -- Bounds what is kept of the pushes that changed nothing, so that a flood of them does not fill the disk. What awaits
 -- confirmation is not among them: it may be all that says which of Kling's tasks this is.
 DELETE FROM pushes
@@ -410,7 +412,7 @@ WHERE id IN (
     SELECT id
     FROM pushes
     WHERE task_id = ?
-      AND outcome NOT IN ('settled', 'pending')
+      AND outcome NOT IN ('applied', 'pending')
     ORDER BY id DESC
     LIMIT -1 OFFSET ?
 );
@@ -433,7 +435,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 -- name: insert_delivery
 -- Promises an event to a route, once; a replay is a promise of its own.
 INSERT INTO deliveries (
-    id, event_id, route, status, created_at, due_at, attempts, probes, unfinished, claim, replay_of, finished_at
+    id, event_id, route, status, created_at, due_at, attempts, probes, unfinished_claims, claim, replay_of, finished_at
 )
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id, route) WHERE replay_of IS NULL DO NOTHING;
@@ -491,11 +493,11 @@ LIMIT :limit;
 -- name: claim_deliveries
 -- Puts deliveries under a claim; without a verdict they fall due again at the lease's end.
 UPDATE deliveries
-SET claim = :claim, due_at = :until, unfinished = unfinished + 1
+SET claim = :claim, due_at = :until, unfinished_claims = unfinished_claims + 1
 WHERE status = 'pending'
   AND id IN (SELECT value FROM json_each(:ids));
 
--- name: claims
+-- name: delivery_claims
 -- Tells under whose claim deliveries are.
 SELECT id, claim
 FROM deliveries
@@ -503,14 +505,14 @@ WHERE status = 'pending'
   AND claim IS NOT NULL
   AND id IN (SELECT value FROM json_each(:ids));
 
--- name: finish_delivery
+-- name: record_verdict
 -- Writes the verdict on a delivery that is still under the claim.
 WITH verdicts (id, claim, status, due_at, finished_at, attempts, probes) AS (
     VALUES (?, ?, ?, ?, ?, ?, ?)
 )
 UPDATE deliveries
 SET status = verdicts.status, due_at = verdicts.due_at, finished_at = verdicts.finished_at,
-    attempts = verdicts.attempts, probes = deliveries.probes + verdicts.probes, unfinished = 0, claim = NULL
+    attempts = verdicts.attempts, probes = deliveries.probes + verdicts.probes, unfinished_claims = 0, claim = NULL
 FROM verdicts
 WHERE deliveries.id = verdicts.id
   AND deliveries.claim = verdicts.claim
@@ -519,19 +521,19 @@ WHERE deliveries.id = verdicts.id
 -- name: release_delivery
 -- Gives a claimed delivery back untried.
 UPDATE deliveries
-SET due_at = ?, unfinished = MAX(0, unfinished - 1), claim = NULL
+SET due_at = ?, unfinished_claims = MAX(0, unfinished_claims - 1), claim = NULL
 WHERE id = ?
   AND claim = ?
   AND status = 'pending';
 
--- name: release_all
+-- name: release_all_deliveries
 -- Makes everything claimed due again, for when whoever claimed it is gone.
 UPDATE deliveries
 SET due_at = :now, claim = NULL
 WHERE status = 'pending'
   AND claim IS NOT NULL;
 
--- name: hasten
+-- name: retry_route_now
 -- Makes what was tried before in a route due as of its creation, which is what the untried are due by: all go out by
 -- age. The untried, which may be a million, are not touched.
 UPDATE deliveries
@@ -547,7 +549,7 @@ WHERE status = 'pending'
 UPDATE deliveries
 SET due_at = CASE
         WHEN EXISTS (SELECT 1 FROM events WHERE events.id = deliveries.event_id AND events.archiving = 'awaited')
-        THEN :held_until
+        THEN :archive_wait_until
         ELSE :now
     END
 WHERE id IN (
@@ -559,7 +561,7 @@ WHERE id IN (
       AND ahead.attempts = 0
       AND ahead.claim IS NULL
       AND (
-          ahead.due_at > :held_until
+          ahead.due_at > :archive_wait_until
           OR NOT EXISTS (SELECT 1 FROM events WHERE events.id = ahead.event_id AND events.archiving = 'awaited')
       )
     ORDER BY ahead.due_at, ahead.id
@@ -571,7 +573,7 @@ WHERE id IN (
 INSERT INTO attempts (delivery_id, number, started_at, duration, outcome, code, reason, excerpt)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
--- name: forget_attempts
+-- name: delete_oldest_attempts
 -- Bounds the history of one delivery, so that a destination that is down for weeks does not fill the disk.
 DELETE FROM attempts
 WHERE delivery_id = ?
@@ -590,7 +592,7 @@ ON CONFLICT (name) DO UPDATE
 SET failures = excluded.failures, held_at = excluded.held_at, held_by = excluded.held_by,
     held_why = excluded.held_why, probe_at = excluded.probe_at, released_at = excluded.released_at;
 
--- name: hurry_delivery
+-- name: make_delivery_due
 -- Makes a waiting delivery due, unless it is being tried.
 UPDATE deliveries
 SET due_at = MIN(due_at, :now)
@@ -598,17 +600,17 @@ WHERE id = :id
   AND status = 'pending'
   AND (claim IS NULL OR due_at <= :now);
 
--- name: newest_ids
+-- name: replay_high_water_mark
 -- Tells where the present ends.
 SELECT
     (SELECT MAX(id) FROM deliveries) AS delivery,
     (SELECT MAX(id) FROM events) AS event;
 
--- name: replayed_deliveries
+-- name: deliveries_to_replay
 -- Chooses deliveries that were over when a replay was asked for, oldest first: of each event the newest in each
 -- route, or the newest of all where they go to another route, so that no event goes anywhere twice.
 SELECT
-    deliveries.id AS place,
+    deliveries.id AS position,
     deliveries.event_id,
     COALESCE(:to_route, deliveries.route) AS route,
     deliveries.id AS replay_of,
@@ -619,7 +621,7 @@ SELECT
 FROM deliveries
 JOIN events ON events.id = deliveries.event_id
 WHERE deliveries.status <> 'pending'
-  AND deliveries.finished_at <= :asked_at
+  AND deliveries.finished_at <= :requested_at
   AND deliveries.id > :cursor
   AND deliveries.id <= :last
   AND deliveries.id IN (SELECT value FROM json_each(:deliveries)) -- if deliveries
@@ -629,7 +631,7 @@ WHERE deliveries.status <> 'pending'
   AND deliveries.status IN (SELECT value FROM json_each(:statuses)) -- if statuses
   AND deliveries.created_at >= :since -- if since
   AND deliveries.created_at < :until -- if until
-  AND (deliveries.route LIKE 'reply:%' OR deliveries.route IN (SELECT value FROM json_each(:among))) -- if among
+  AND (deliveries.route LIKE 'reply:%' OR deliveries.route IN (SELECT value FROM json_each(:known_routes))) -- if known_routes
   AND NOT EXISTS (
       SELECT 1
       FROM deliveries AS newer
@@ -637,8 +639,8 @@ WHERE deliveries.status <> 'pending'
         AND newer.id > deliveries.id
         AND newer.id <= :last
         AND newer.status <> 'pending'
-        AND newer.finished_at <= :asked_at
-        AND newer.route = deliveries.route -- if own
+        AND newer.finished_at <= :requested_at
+        AND newer.route = deliveries.route -- if same_route
         AND newer.route = :route -- if route
         AND newer.id IN (SELECT value FROM json_each(:deliveries)) -- if deliveries
         AND newer.status IN (SELECT value FROM json_each(:statuses)) -- if statuses
@@ -648,10 +650,10 @@ WHERE deliveries.status <> 'pending'
 ORDER BY deliveries.id
 LIMIT :limit;
 
--- name: replayed_events
+-- name: events_to_replay
 -- Chooses events for a route, oldest first, with the newest delivery that each already had there.
 SELECT
-    events.id AS place,
+    events.id AS position,
     events.id AS event_id,
     :to_route AS route,
     (SELECT MAX(id) FROM deliveries WHERE event_id = events.id AND route = :to_route) AS replay_of,
@@ -666,16 +668,16 @@ WHERE events.id > :cursor
   AND events.task_id = :task_id -- if task_id
   AND events.created_at >= :since -- if since
   AND events.created_at < :until -- if until
-  AND IIF(type LIKE 'task.%', substr(type, 6), substr(type, 1, instr(type, '.') - 1)) IN ( -- if words
-      SELECT value FROM json_each(:words) -- if words
-  ) -- if words
+  AND IIF(type LIKE 'task.%', substr(type, 6), substr(type, 1, instr(type, '.') - 1)) IN ( -- if event_kinds
+      SELECT value FROM json_each(:event_kinds) -- if event_kinds
+  ) -- if event_kinds
 ORDER BY events.id
 LIMIT :limit;
 
--- name: tally
+-- name: count_replay_items
 -- Counts what a replay has chosen.
 SELECT route, status, COUNT(*) AS count, MIN(created_at) AS oldest, MAX(created_at) AS newest
-FROM :chosen
+FROM :items
 GROUP BY route, status
 ORDER BY route, status;
 
@@ -725,7 +727,7 @@ LIMIT :limit;
 
 -- name: insert_action
 -- Writes down what a person did.
-INSERT INTO actions (at, actor, verb, subject, note)
+INSERT INTO actions (at, actor, verb, subject, reason)
 VALUES (?, ?, ?, ?, ?);
 
 -- name: task_by_id
@@ -887,7 +889,7 @@ SELECT 'attempts', COUNT(*) FROM attempts
 UNION ALL
 SELECT 'assets', COUNT(*) FROM assets;
 
--- name: bodies_to_take
+-- name: old_push_bodies
 -- Finds the oldest bodies of pushes; of those that await confirmation none is ever taken.
 SELECT id, TRUE AS is_old, TRUE AS is_free, LENGTH(body) AS weight
 FROM pushes
@@ -897,7 +899,7 @@ WHERE body IS NOT NULL
 ORDER BY received_at
 LIMIT :limit;
 
--- name: take_bodies
+-- name: clear_push_bodies
 -- Takes the bodies out of pushes; what they were and what came of them stays.
 UPDATE pushes
 SET body = NULL
@@ -1017,31 +1019,31 @@ WHERE id IN (
     LIMIT :limit
 );
 
--- name: archiving_events
+-- name: events_to_archive
 -- Finds the events whose results are to be looked after now, leaving out those that somebody is at.
 SELECT *
 FROM events
 WHERE archive_at <= :now
-  AND id NOT IN (SELECT value FROM json_each(:without))
+  AND id NOT IN (SELECT value FROM json_each(:exclude))
 ORDER BY archive_at, seq
 LIMIT :limit;
 
--- name: next_archiving
+-- name: next_archive_due
 -- Tells when results are next to be looked after, leaving out the events that somebody is at.
 SELECT archive_at
 FROM events
 WHERE archive_at IS NOT NULL
-  AND id NOT IN (SELECT value FROM json_each(:without))
+  AND id NOT IN (SELECT value FROM json_each(:exclude))
 ORDER BY archive_at
 LIMIT 1;
 
--- name: hasten_archiving
+-- name: make_all_archiving_due
 -- Has results looked after now that were to be later.
 UPDATE events
 SET archive_at = :now
 WHERE archive_at > :now;
 
--- name: archiving_ids
+-- name: events_still_archiving
 -- Tells which of some events have results to be brought home.
 SELECT id
 FROM events
@@ -1055,13 +1057,13 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id, number) DO UPDATE
 SET path = excluded.path, storage = excluded.storage;
 
--- name: save_archiving
+-- name: save_archived_event
 -- Gives an event the files it now has, and says how it goes on with the rest.
 UPDATE events
 SET envelope = ?, archiving = ?, archive_at = ?
 WHERE id = ?;
 
--- name: let_go
+-- name: make_archived_deliveries_due
 -- Makes due what was held back for the sake of an event's files.
 UPDATE deliveries
 SET due_at = ?
@@ -1071,7 +1073,7 @@ WHERE event_id = ?
   AND attempts = 0
   AND due_at > ?;
 
--- name: let_all_go
+-- name: make_all_archiving_deliveries_due
 -- Makes due all that was held back for the sake of files, for when nobody brings them home any more.
 UPDATE deliveries
 SET due_at = :now
@@ -1081,7 +1083,7 @@ WHERE event_id IN (SELECT id FROM events WHERE archiving = 'awaited' AND archive
   AND attempts = 0
   AND due_at > :now;
 
--- name: leave_archiving
+-- name: abandon_all_archiving
 -- Notes that results are not brought home any more.
 UPDATE events
 SET archiving = NULL, archive_at = NULL

@@ -6,17 +6,17 @@ CREATE TABLE batches (
     name TEXT PRIMARY KEY NOT NULL,
     id TEXT NOT NULL UNIQUE,
     size INTEGER CHECK (size >= 1),
-    taken INTEGER NOT NULL CHECK (taken >= 1),
+    task_count INTEGER NOT NULL CHECK (task_count >= 1),
     created_at INTEGER NOT NULL,
     closed_at INTEGER,
     finished_at INTEGER,
     event_id TEXT,
-    CHECK (size IS NULL OR taken <= size),
+    CHECK (size IS NULL OR task_count <= size),
     CHECK (finished_at IS NULL OR closed_at IS NOT NULL),
     CHECK ((finished_at IS NULL) = (event_id IS NULL))
 ) STRICT;
 
-CREATE INDEX batches_running ON batches (name) WHERE closed_at IS NOT NULL AND finished_at IS NULL;
+CREATE INDEX batches_unfinished ON batches (name) WHERE closed_at IS NOT NULL AND finished_at IS NULL;
 
 -- That a batch is finished is said once.
 CREATE TRIGGER batches_end_is_final BEFORE UPDATE ON batches
@@ -43,36 +43,36 @@ CREATE TABLE tasks (
     external_task_id TEXT,
     reply_to TEXT,
     message TEXT NOT NULL,
-    heard TEXT CHECK (heard IN (
+    kling_state TEXT CHECK (kling_state IN (
         'awaiting', 'queued', 'submitting', 'submitted', 'processing', 'succeed', 'failed', 'rejected', 'expired'
     )),
     pack TEXT NOT NULL,
     weight INTEGER NOT NULL CHECK (weight >= 0),
     priority INTEGER NOT NULL,
-    share TEXT NOT NULL,
+    fair_share TEXT NOT NULL,
     attempts INTEGER NOT NULL CHECK (attempts >= 0),
-    asks INTEGER NOT NULL CHECK (asks >= 0),
-    hollow INTEGER NOT NULL CHECK (hollow >= 0),
-    surplus INTEGER NOT NULL CHECK (surplus >= 0),
+    poll_count INTEGER NOT NULL CHECK (poll_count >= 0),
+    empty_result_count INTEGER NOT NULL CHECK (empty_result_count >= 0),
+    redundant_push_count INTEGER NOT NULL CHECK (redundant_push_count >= 0),
     started_at INTEGER,
-    asked_at INTEGER,
-    prompted_at INTEGER,
+    polled_at INTEGER,
+    push_poll_at INTEGER,
     stuck_at INTEGER,
     due_at INTEGER,
     expires_at INTEGER
 ) STRICT;
 
 CREATE INDEX tasks_due ON tasks (state, due_at, id) WHERE due_at IS NOT NULL;
-CREATE INDEX tasks_prompted ON tasks (due_at, id)
-WHERE prompted_at IS NOT NULL AND (asked_at IS NULL OR asked_at < prompted_at);
+CREATE INDEX tasks_due_after_push ON tasks (due_at, id)
+WHERE push_poll_at IS NOT NULL AND (polled_at IS NULL OR polled_at < push_poll_at);
 CREATE INDEX tasks_by_state ON tasks (state);
-CREATE INDEX tasks_waiting ON tasks (pack, priority, share, due_at, id) WHERE state = 'queued';
-CREATE INDEX tasks_running ON tasks (pack, share, weight) WHERE state IN ('submitting', 'submitted', 'processing');
-CREATE INDEX tasks_served ON tasks (pack, share, started_at) WHERE started_at IS NOT NULL;
+CREATE INDEX tasks_queued ON tasks (pack, priority, fair_share, due_at, id) WHERE state = 'queued';
+CREATE INDEX tasks_running ON tasks (pack, fair_share, weight) WHERE state IN ('submitting', 'submitted', 'processing');
+CREATE INDEX tasks_last_started ON tasks (pack, fair_share, started_at) WHERE started_at IS NOT NULL;
 CREATE INDEX tasks_by_kling_id ON tasks (kling_id, id) WHERE kling_id IS NOT NULL;
 CREATE INDEX tasks_by_external_id ON tasks (external_task_id, id) WHERE external_task_id IS NOT NULL;
 CREATE INDEX tasks_of_batch ON tasks (batch, id, state) WHERE batch IS NOT NULL;
-CREATE INDEX tasks_batch_waits_for ON tasks (batch)
+CREATE INDEX tasks_unfinished_in_batch ON tasks (batch)
 WHERE batch IS NOT NULL AND state IN ('awaiting', 'queued', 'submitting', 'submitted', 'processing');
 
 -- Whatever a client of the store believes: Kling's last word on a task stands.
@@ -93,7 +93,7 @@ CREATE TABLE costs (
     task_id TEXT PRIMARY KEY NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
     at INTEGER NOT NULL,
     charges TEXT NOT NULL CHECK (json_valid(charges)),
-    said TEXT NOT NULL CHECK (json_valid(said))
+    raw TEXT NOT NULL CHECK (json_valid(raw))
 ) STRICT;
 
 CREATE INDEX costs_at ON costs (at);
@@ -108,7 +108,7 @@ CREATE TABLE pushes (
     digest BLOB NOT NULL CHECK (length(digest) = 32),
     received_at INTEGER NOT NULL,
     outcome TEXT NOT NULL CHECK (outcome IN (
-        'pending', 'settled', 'duplicate', 'stale', 'mismatch', 'unreadable', 'forged'
+        'pending', 'applied', 'duplicate', 'stale', 'mismatch', 'unrecognized', 'forged'
     )),
     CHECK (body IS NOT NULL OR outcome <> 'pending')
 ) STRICT;
@@ -149,7 +149,7 @@ CREATE TABLE deliveries (
     due_at INTEGER NOT NULL,
     attempts INTEGER NOT NULL CHECK (attempts >= 0),
     probes INTEGER NOT NULL CHECK (probes BETWEEN 0 AND attempts),
-    unfinished INTEGER NOT NULL CHECK (unfinished >= 0),
+    unfinished_claims INTEGER NOT NULL CHECK (unfinished_claims >= 0),
     claim TEXT,
     replay_of TEXT,
     finished_at INTEGER,
@@ -159,7 +159,7 @@ CREATE TABLE deliveries (
 
 CREATE UNIQUE INDEX deliveries_once ON deliveries (event_id, route) WHERE replay_of IS NULL;
 CREATE INDEX deliveries_due ON deliveries (route, due_at, id) WHERE status = 'pending';
-CREATE INDEX deliveries_tried ON deliveries (route, id) WHERE status = 'pending' AND attempts > 0;
+CREATE INDEX deliveries_retrying ON deliveries (route, id) WHERE status = 'pending' AND attempts > 0;
 CREATE INDEX deliveries_of_event ON deliveries (event_id);
 
 -- A verdict once given stands; trying again is a new delivery that points at the old one.
@@ -234,7 +234,7 @@ CREATE TABLE actions (
     actor TEXT NOT NULL,
     verb TEXT NOT NULL,
     subject TEXT NOT NULL,
-    note TEXT NOT NULL
+    reason TEXT NOT NULL
 ) STRICT;
 
 CREATE INDEX actions_of ON actions (subject, seq);
