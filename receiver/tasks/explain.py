@@ -265,8 +265,8 @@ def _delivery_step(
         says = f"held by hand{_reason_suffix(state.held_why)} until: kling-receiver routes release {route}"
     elif state is not None and state.held_by is HeldBy.FAILURES:
         says = (
-            f"held since {_format_time(state.held_at)}{_reason_suffix(state.held_why)}; probed once a minute, the first "
-            f"success lets all go on. To try all now: kling-receiver routes release {route}"
+            f"held since {_format_time(state.held_at)}{_reason_suffix(state.held_why)}; probed once a minute, "
+            f"the first success lets all go on. To try all now: kling-receiver routes release {route}"
         )
     elif delivery.due_at <= now:
         says = "it goes out as soon as there is room for it."
