@@ -154,7 +154,7 @@ async def test_a_server_that_is_not_there_or_does_not_speak_s3_is_told(tmp_path:
 
 
 async def test_a_server_that_takes_nothing_does_not_hold_us(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("receiver.archive.s3.PATIENCE", timedelta(seconds=0.3))
+    monkeypatch.setattr("receiver.archive.s3.PART_TIMEOUT", timedelta(seconds=0.3))
     file, asset = a_file(tmp_path, 1000)
     async with http_peer(never_respond, reads_requests=False) as peer, a_storage(peer.url) as storage:
         with pytest.raises(FileNotStored, match=r"did not take \d+ bytes in 0.3 s"):
