@@ -64,7 +64,7 @@ async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> 
             (failed,) = [line.split("\t") for line in told.decode().splitlines() if "\t" in line]
             assert failed[1:] == ["failed", "", "Image pixel is invalid"]
 
-            finished = "SELECT name, taken FROM batches WHERE finished_at IS NOT NULL"
+            finished = "SELECT name, task_count FROM batches WHERE finished_at IS NOT NULL"
             await wait_until(lambda: receiver.rows(finished) == [("all", JOBS)], seconds=60)
 
             again = await asyncio.to_thread(run_cli, "submit", *argv)
@@ -94,7 +94,7 @@ async def test_what_waits_of_a_file_of_jobs_is_cancelled_and_stays_so_through_a_
             assert {task["state"] for task in json.loads(done.stdout)["items"]} == {"rejected"}
             receiver.kill()
             await receiver.start()
-            told = "SELECT count(*), min(note) FROM actions WHERE verb = 'task.cancelled'"
+            told = "SELECT count(*), min(reason) FROM actions WHERE verb = 'task.cancelled'"
             assert receiver.rows(told) == [(JOBS - SLOTS, "a typo")]
             counts = "SELECT state = 'rejected', count(*) FROM tasks GROUP BY 1 ORDER BY 1"
             assert receiver.rows(counts) == [(0, SLOTS), (1, JOBS - SLOTS)]
