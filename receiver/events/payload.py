@@ -8,9 +8,9 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+from receiver.domain.batches import Batch, BatchState
 from receiver.domain.clock import iso
 from receiver.domain.model import Asset, Event, Json, Source, Task, TaskState, Verification
-from receiver.domain.replays import Batch, BatchState
 
 MAX_RESULTS = 100
 """How many results of one event are brought home at the most; Kling makes nine pictures in one task."""

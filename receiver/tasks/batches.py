@@ -13,10 +13,11 @@ from typing import Protocol
 
 import structlog
 
+from receiver.domain.audit import AuditEntry
+from receiver.domain.batches import BatchState, BatchView, FinishedBatch
 from receiver.domain.clock import Clock
 from receiver.domain.errors import NotFound, StoreUnavailable
 from receiver.domain.notifier import Notifiers
-from receiver.domain.replays import AuditEntry, BatchState, BatchView, FinishedBatch
 from receiver.events.factory import EventFactory, RoutedEvent
 from receiver.events.payload import MAX_BATCH_TASKS, batch_data
 from receiver.store.interfaces import Page

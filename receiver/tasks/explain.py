@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock
 from receiver.domain.errors import MalformedBody, NotFound
 from receiver.domain.model import (
@@ -13,6 +14,7 @@ from receiver.domain.model import (
     Attempt,
     Delivery,
     DeliveryStatus,
+    EndReason,
     Event,
     HeldBy,
     Json,
@@ -24,12 +26,10 @@ from receiver.domain.model import (
     Task,
     TaskState,
 )
-from receiver.domain.replays import AuditEntry
 from receiver.events.routing import REPLY_PREFIX
 from receiver.kling import protocol
 from receiver.kling.shortened import truncate_strings
 from receiver.store.interfaces import Catalog, DeliveryView
-from receiver.tasks import lifecycle
 
 _MAX_ITEMS = 500
 _MAX_SENTENCES = 3
@@ -221,7 +221,7 @@ def _unfinished_step(task: Task, pushes: Sequence[ReceivedPush], *, now: datetim
             says = f"It waits to be sent{why}; at the latest it is looked at again at {due}."
         case TaskState.SUBMITTING:
             says = f"It is being sent to Kling{why}. Without a clear answer it is looked up at {due}."
-        case TaskState.REJECTED if task.message.startswith(lifecycle.CANCELLED):
+        case TaskState.REJECTED if task.end_reason is EndReason.CANCELLED:
             says = f"Nothing more: it was {task.message.rstrip('.')}. Kling did not make it."
         case TaskState.REJECTED:
             says = f"Nothing more: Kling did not take it{why}. Correct it and submit it again."

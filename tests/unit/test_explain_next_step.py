@@ -11,6 +11,7 @@ from receiver.domain.model import (
     ArchiveState,
     Attempt,
     DeliveryStatus,
+    EndReason,
     Event,
     HeldBy,
     PushOutcome,
@@ -155,7 +156,7 @@ def test_files_on_their_way_home_are_spoken_of() -> None:
         ),
         ({"state": TaskState.QUEUED, "due_at": at(-9)}, "goes as soon as it is its turn"),
         (
-            {"state": TaskState.REJECTED, "message": "cancelled by alice: a typo"},
+            {"state": TaskState.REJECTED, "message": "cancelled by alice: a typo", "end_reason": EndReason.CANCELLED},
             "it was cancelled by alice: a typo. Kling did not make it",
         ),
         ({"state": TaskState.SUBMITTING}, "looked up at 2026-11-22 10:00:30 UTC"),
