@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any, Generic, Self, TypeVar
 
+from receiver.domain.batches import BatchState
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed
 from receiver.domain.model import ArchiveState, Json, TaskState
-from receiver.domain.replays import BatchState
 
 FINAL_STATES = frozenset((TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED))
 

@@ -15,13 +15,14 @@ from random import Random
 
 import structlog
 
-from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, RateLimiter, RetryPolicy, effective_age
+from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, RetryPolicy, effective_age
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Accepted, Attempt, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
 from receiver.domain.notifier import Notifier
+from receiver.domain.rate_limiter import RateLimiter
 from receiver.events.factory import MAX_ARCHIVE_WAIT
 from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
 

@@ -13,20 +13,13 @@ from typing import Protocol
 
 import structlog
 
-from receiver.delivery.retry import RateLimiter
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
 from receiver.domain.model import Delivery, DeliveryStatus
 from receiver.domain.notifier import Notifiers
-from receiver.domain.replays import (
-    AuditEntry,
-    Replay,
-    ReplayCount,
-    ReplayItem,
-    ReplaySelection,
-    ReplayState,
-    ReplayStep,
-)
+from receiver.domain.rate_limiter import RateLimiter
+from receiver.domain.replays import Replay, ReplayCount, ReplayItem, ReplaySelection, ReplayState, ReplayStep
 from receiver.events.routing import REPLY_PREFIX, WILDCARD
 from receiver.settings import Rate, RouteSettings
 from receiver.store.interfaces import Catalog, DeliveryView, Page

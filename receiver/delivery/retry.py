@@ -1,8 +1,7 @@
 """What happens to a delivery after an attempt, and to the route it travels in. Pure: no clock, no I/O."""
 
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from random import Random
 
@@ -106,28 +105,3 @@ def _schedule_probe(
     if route.probe_at is not None:
         planned.append(route.probe_at)
     return replace(route, probe_at=max(planned))
-
-
-@dataclass(slots=True)
-class RateLimiter:
-    """A rate: at most ``count`` starts within any ``per``. It may be a burst, and then nothing until it is over."""
-
-    count: int
-    per: timedelta
-    _started: deque[datetime] = field(default_factory=deque)
-
-    def available(self, now: datetime) -> int:
-        """Tell how many may start at this moment."""
-        if self._started and self._started[-1] > now:
-            self._started.clear()  # the clock was set back; what lies ahead of it would stop everything until then
-        while self._started and self._started[0] + self.per <= now:
-            self._started.popleft()
-        return self.count - len(self._started)
-
-    def acquire(self, starts: int, now: datetime) -> None:
-        """Count what started."""
-        self._started.extend([now] * starts)
-
-    def next_at(self, now: datetime) -> datetime:
-        """Tell when the next may start."""
-        return now if self.available(now) > 0 else self._started[0] + self.per

@@ -15,10 +15,10 @@ from typing import Protocol
 import structlog
 
 from receiver.delivery.retry import hold, next_route_state, release
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock
 from receiver.domain.model import Attempt, Outcome, RouteState, Verdict
 from receiver.domain.notifier import Notifiers
-from receiver.domain.replays import AuditEntry
 from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import DeliveryQueue
 

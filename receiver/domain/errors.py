@@ -1,4 +1,4 @@
-"""Everything that can go wrong, as one tree. Foreign errors are translated into it at the adapter.
+"""The tree of errors. Adapters translate foreign errors into it.
 
 ::
 
@@ -6,37 +6,37 @@
     ├── ConfigurationError          config.toml, the environment or a secret; carries every fault
     ├── InvalidRequest              a client's input
     ├── NotFound
-    ├── Conflict                    the thing is not in a state for that
-    ├── DialRefused                 an address that must not be dialled
-    ├── NotSent                     an HTTP request that never reached the peer
-    ├── NoAnswer                    an HTTP request that went out and was not answered
-    ├── NotKept                     a file that could not be put on the disk
-    ├── Unverifiable                a signature that does not hold
-    ├── Unreadable                  a body that is no JSON object
+    ├── Conflict                    the object's state does not allow the request
+    ├── AddressBlocked              an address that must not be dialled
+    ├── RequestNotSent              an HTTP request that never reached the peer
+    ├── NoResponse                  an HTTP request that was sent and got no response
+    ├── FileNotStored               a file that could not be written to the disk
+    ├── MalformedBody               a body that is not a JSON object
     ├── StoreError
-    │   ├── StoreUnavailable        cannot store just now; try again
-    │   │   └── Crowded             there is room, but not for more of this kind before some of it is settled
-    │   ├── StoreLocked             another process has it
-    │   └── StoreBroken             stop at once: what it acknowledges may not last
+    │   ├── StoreUnavailable        cannot store now; retry
+    │   │   └── TooManyPending      too many unconfirmed pushes for one more
+    │   ├── StoreLocked             another process uses the store
+    │   └── StoreBroken             stop at once: acknowledged writes may be lost
     ├── ServiceUnreachable          no service at the admin address
-    ├── RequestFailed               the service answered, and not with what was asked for
-    ├── TaskNotOver                 a task that was waited for, and goes on; client.told has it
-    ├── CannotListen                an address that the service cannot take
-    └── KlingError                  Kling, or the way to it
-        ├── KlingUnreachable        nothing was sent
+    ├── RequestFailed               the service answered with an error
+    ├── TaskNotFinished             a task that did not finish in the time to wait for it
+    ├── BatchNotFinished            a batch that did not finish in the time to wait for it
+    ├── BindFailed                  an address that the service cannot listen on
+    └── KlingError                  a failed call to Kling
+        ├── KlingUnreachable        the request was not sent
         ├── KlingUncertain          sent, and no clear answer: the task may exist
         └── KlingRefusal            an answer with an error code
             ├── AuthenticationFailed  1000 1001 1002
             ├── TokenRejected         1003 1004
-            ├── AccountTrouble        1100 1101 1102 1304
+            ├── AccountBlocked        1100 1101 1102 1304
             ├── Forbidden             1103
             ├── InvalidParameters     1200 1201
             ├── UnknownResource       1202 1203
             ├── ContentRefused        1300 1301
-            ├── TooFast               1302
+            ├── RateLimited           1302
             ├── SlotsFull             1303
-            ├── ServerTrouble         5001, and any other answer of 5xx that promises nothing was made
-            └── UnknownRefusal        a code never seen before
+            ├── ServerError           5001, and any other 5xx answer that says no task was created
+            └── UnknownErrorCode      a code that the receiver does not know
 """
 
 from collections.abc import Sequence
@@ -46,7 +46,7 @@ from typing import ClassVar
 
 
 class ReceiverError(Exception):
-    """An error of ours: a stable ``code`` for machines, a sentence and a ``remedy`` for people."""
+    """The root of the tree: a stable ``code`` for machines, a ``message`` and a ``remedy`` for people."""
 
     code: ClassVar[str] = "error"
 
@@ -60,7 +60,7 @@ class ReceiverError(Exception):
 
 
 class ConfigurationError(ReceiverError):
-    """The configuration does not hold; ``faults`` names each place and its fix, one line each."""
+    """The configuration is invalid; ``faults`` has one line per fault, with its place and its fix."""
 
     code = "configuration"
 
@@ -70,85 +70,79 @@ class ConfigurationError(ReceiverError):
 
 
 class InvalidRequest(ReceiverError):
-    """A client's input that cannot be taken as it is."""
+    """A client's input is invalid."""
 
     code = "invalid_request"
 
 
 class NotFound(ReceiverError):
-    """What was asked for is not here."""
+    """The requested object does not exist."""
 
     code = "not_found"
 
 
 class Conflict(ReceiverError):
-    """The thing exists and is not in a state for what was asked."""
+    """The object exists, but its state does not allow the request."""
 
     code = "conflict"
 
 
 class AddressBlocked(ReceiverError):
-    """An address that must not be dialled for whoever named it."""
+    """The guard does not allow dialling this address."""
 
     code = "dial_refused"
 
 
 class RequestNotSent(ReceiverError):
-    """An HTTP request that never reached the peer: no such name, refused, broken TLS."""
+    """An HTTP request never reached the peer: unknown host, connection refused, TLS failure."""
 
     code = "not_sent"
 
 
 class NoResponse(ReceiverError):
-    """An HTTP request that went out, wholly or in part, and was not answered in time or in order."""
+    """An HTTP request was sent, in whole or in part, and got no valid response in time."""
 
     code = "no_answer"
 
 
 class FileNotStored(ReceiverError):
-    """A file that could not be put on the disk, or is not worth it."""
+    """A file could not be written to the disk, or the limits do not allow it."""
 
     code = "not_kept"
 
 
-class Unverifiable(ReceiverError):
-    """A signature that is missing parts, too old, or wrong."""
-
-    code = "unverifiable"
-
-
 class MalformedBody(ReceiverError):
-    """A body that is no JSON object."""
+    """A body is not a JSON object."""
 
     code = "unreadable"
 
 
 class StoreError(ReceiverError):
-    """The store could not do it."""
+    """An operation of the store failed."""
 
     code = "store"
 
 
 class StoreUnavailable(StoreError):
-    """The store cannot take anything just now; what was to be stored is not stored."""
+    """The store cannot write now. Nothing was stored; retry later."""
 
     code = "store_unavailable"
 
 
 class TooManyPending(StoreUnavailable):
-    """So much waits already of what is to be settled first that no more is stored."""
+    """Too many pushes already wait for confirmation, so the store refuses another one."""
 
     code = "crowded"
 
 
 class StoreLocked(StoreError):
-    """Another process works on the same store."""
+    """Another process uses the same store."""
 
     code = "store_locked"
 
 
 class StoreBroken(StoreError):
-    """The store can no longer be trusted to keep what it acknowledges."""
+    """The store may lose writes that it acknowledged."""
 
     code = "store_broken"
 
@@ -160,7 +154,7 @@ class ServiceUnreachable(ReceiverError):
 
 
 class RequestFailed(ReceiverError):
-    """The service answered with its HTTP ``status``, or not in our words, and not with what was asked for."""
+    """The service answered with the HTTP error ``status``, or with a body that is not its own JSON."""
 
     code = "request_failed"
 
@@ -170,24 +164,24 @@ class RequestFailed(ReceiverError):
 
 
 class BindFailed(ReceiverError):
-    """An address that the service is to listen at, and cannot."""
+    """The service cannot listen on an address."""
 
     code = "cannot_listen"
 
 
 class RetryHint(StrEnum):
-    """What a failed call to Kling allows."""
+    """When a failed call to Kling may be retried."""
 
-    NEVER = "no"  # the same again would fail the same
-    BACKOFF = "soon"  # back off from a second on
+    NEVER = "no"  # the same call would fail again
+    BACKOFF = "soon"  # with backoff, from one second
     WHEN_SLOT_FREE = "when_free"  # when one of the account's slots is free
     REAUTHENTICATE = "anew"  # once, with a fresh signature
     AFTER_LOOKUP = "look_up_first"  # the task may exist and be billed
-    AFTER_OPERATOR = "after_remedy"  # a person has to mend the account first
+    AFTER_OPERATOR = "after_remedy"  # an operator must fix the account first
 
 
 class KlingError(ReceiverError):
-    """A call to Kling that did not succeed. ``retry`` says what may follow."""
+    """A call to Kling failed. ``retry`` says when it may be retried."""
 
     code = "kling"
     retry: ClassVar[RetryHint] = RetryHint.NEVER
@@ -201,9 +195,9 @@ class KlingUnreachable(KlingError):
 
 
 class KlingUncertain(KlingError):
-    """The request went out and no clear answer came back: a task may exist.
+    """The request was sent and got no clear answer: a task may exist.
 
-    ``external_task_id`` is what it would be found by, where a task was to be made.
+    ``external_task_id`` is the id to look it up by, if the request was a create.
     """
 
     code = "kling_uncertain"
@@ -215,7 +209,7 @@ class KlingUncertain(KlingError):
 
 
 class KlingRefusal(KlingError):
-    """Kling answered with an error: its HTTP ``status``, its ``kling_code``, its words."""
+    """Kling answered with an error: its HTTP ``status``, ``kling_code`` and message."""
 
     code = "kling_refusal"
     advice: ClassVar[str] = ""
@@ -253,7 +247,7 @@ class TokenRejected(KlingRefusal):
 
 
 class AccountBlocked(KlingRefusal):
-    """1100, 1101, 1102, 1304: the account is blocked, in arrears, used up, or bound to other addresses."""
+    """1100, 1101, 1102, 1304: the account is blocked, in arrears, out of units, or limited to other addresses."""
 
     code = "kling_account"
     retry = RetryHint.AFTER_OPERATOR
@@ -261,14 +255,14 @@ class AccountBlocked(KlingRefusal):
 
 
 class Forbidden(KlingRefusal):
-    """1103: the account has no right to this model or function."""
+    """1103: the account has no permission for this model or function."""
 
     code = "kling_forbidden"
     advice = "Ask for the right in Kling's console, or use another model."
 
 
 class InvalidParameters(KlingRefusal):
-    """1200, 1201: a parameter Kling does not take."""
+    """1200, 1201: Kling does not accept a parameter."""
 
     code = "kling_invalid_parameters"
     advice = "Correct the request's body as Kling's message says."
@@ -282,14 +276,14 @@ class UnknownResource(KlingRefusal):
 
 
 class ContentRefused(KlingRefusal):
-    """1300, 1301: against Kling's rules on content."""
+    """1300, 1301: the content violates Kling's policy."""
 
     code = "kling_content"
     advice = "Change the prompt or the images; the same again would be refused again."
 
 
 class RateLimited(KlingRefusal):
-    """1302: too many calls in a moment."""
+    """1302: too many calls per second."""
 
     code = "kling_too_fast"
     retry = RetryHint.BACKOFF
@@ -305,7 +299,7 @@ class SlotsFull(KlingRefusal):
 
 
 class ServerError(KlingRefusal):
-    """5001 and its like: Kling is not able to serve just now, and made nothing."""
+    """5001 and similar: Kling cannot serve the call now, and created nothing."""
 
     code = "kling_server"
     retry = RetryHint.BACKOFF
@@ -313,7 +307,7 @@ class ServerError(KlingRefusal):
 
 
 class UnknownErrorCode(KlingRefusal):
-    """A code never seen before."""
+    """An error code that the receiver does not know."""
 
     code = "kling_refused"
     advice = "Look the code up in Kling's documentation."

@@ -1,58 +1,68 @@
-"""The words of the product as frozen values. A value that exists is valid; nothing here does I/O."""
+"""The domain's values, all frozen. A value that exists is valid. No I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from decimal import Context, Decimal
 from enum import StrEnum
 from typing import Any, TypeAlias
+
+from receiver.domain.costs import Cost
 
 Json: TypeAlias = dict[str, Any]
 
 
 class TaskState(StrEnum):
-    """Where a task stands. ``succeed`` and ``failed`` are never left."""
+    """The state of a task. ``succeed`` and ``failed`` are final."""
 
     AWAITING = "awaiting"  # a minted URL whose task is not known yet
-    QUEUED = "queued"  # stored, to be sent to Kling when a slot is free
-    SUBMITTING = "submitting"  # being sent, or sent and the answer lost
+    QUEUED = "queued"  # stored; submitted when a slot is free
+    SUBMITTING = "submitting"  # the create is in flight, or its answer was lost
     SUBMITTED = "submitted"
     PROCESSING = "processing"
     SUCCEED = "succeed"
     FAILED = "failed"
-    REJECTED = "rejected"  # Kling refused to create it
-    EXPIRED = "expired"  # given up on; a late succeed or failed still counts
+    REJECTED = "rejected"  # refused by Kling, or cancelled before the submit
+    EXPIRED = "expired"  # given up; a late succeed or failed still counts
 
     @property
     def is_final(self) -> bool:
-        """Whether Kling has said the last word on the task."""
+        """Whether Kling has ended the task."""
         return self in (TaskState.SUCCEED, TaskState.FAILED)
 
     @property
     def is_running(self) -> bool:
-        """Whether the task may hold a slot of Kling's."""
+        """Whether the task may occupy one of Kling's slots."""
         return self in (TaskState.SUBMITTING, TaskState.SUBMITTED, TaskState.PROCESSING)
 
 
-class Origin(StrEnum):
-    """Which way a task came to us."""
+class EndReason(StrEnum):
+    """Why the receiver itself ended a task: the first two for ``rejected``, the others for ``expired``."""
 
-    GATEWAY = "gateway"  # a client that speaks to us as if to Kling
+    CANCELLED = "cancelled"  # by an operator, before Kling received it
+    REFUSED = "refused"  # Kling did not create it
+    UNKNOWN = "unknown"  # Kling may or may not have created it
+    TIMED_OUT = "timed_out"  # Kling did not end it in time
+
+
+class Origin(StrEnum):
+    """How a task was created."""
+
+    GATEWAY = "gateway"  # a client that uses the receiver as if it were Kling
     API = "api"  # POST /api/tasks, also the CLI's submit
     MINTED = "minted"  # a callback URL for a job submitted elsewhere
 
 
 class Source(StrEnum):
-    """How a piece of news about a task reached us."""
+    """Where a report about a task came from."""
 
     CALLBACK = "callback"
     POLL = "poll"
     SUBMIT = "submit"  # Kling's answer to the create
-    RECEIVER = "receiver"  # our own finding, such as a task given up on
+    RECEIVER = "receiver"  # the receiver itself, such as a task that it gave up
 
 
 class Verification(StrEnum):
-    """What vouches for an event."""
+    """How an event was verified."""
 
     SIGNATURE = "signature"
     API = "api"
@@ -60,19 +70,19 @@ class Verification(StrEnum):
 
 
 class PushOutcome(StrEnum):
-    """What became of a push."""
+    """How a push was processed."""
 
-    PENDING = "pending"  # committed; Kling's API is asked before anything follows
+    PENDING = "pending"  # committed; takes effect only once the API confirms it
     APPLIED = "applied"  # it changed the task
-    DUPLICATE = "duplicate"  # it said what was known
-    STALE = "stale"  # it came after something newer
-    MISMATCH = "mismatch"  # it speaks of another task than its token's
-    UNRECOGNIZED = "unrecognized"  # a shape or a status word never seen before
-    FORGED = "forged"  # a bad signature, or the API says otherwise
+    DUPLICATE = "duplicate"  # it reported a known state
+    STALE = "stale"  # it arrived after a newer state
+    MISMATCH = "mismatch"  # it is about a task other than its token's
+    UNRECOGNIZED = "unrecognized"  # an unknown format or status
+    FORGED = "forged"  # a bad signature, or the API contradicts it
 
 
 class DeliveryStatus(StrEnum):
-    """Where a delivery stands. Being in flight is a claim, not a status."""
+    """The status of a delivery. A delivery in flight is ``pending`` with a claim."""
 
     PENDING = "pending"
     DELIVERED = "delivered"
@@ -81,29 +91,29 @@ class DeliveryStatus(StrEnum):
 
 
 class HeldBy(StrEnum):
-    """What holds a route, and so what releases it."""
+    """What holds a route, which decides what releases it."""
 
-    FAILURES = "failures"  # failures in a row: probes go out, and the first success releases it
-    OPERATOR = "operator"  # a person: nothing goes out until a person releases it
+    FAILURES = "failures"  # consecutive failures: the first successful probe releases it
+    OPERATOR = "operator"  # an operator: no deliveries until an operator releases it
 
 
 class ArchiveState(StrEnum):
-    """How it stands with a succeed whose results are to be brought home, and are not all there yet."""
+    """The state of an archive job whose files are not all stored yet."""
 
-    PENDING = "awaited"  # its routes are told when the files are there
-    LATE = "late"  # they were told without some of the files, which are still tried for
-    EXPIRING = "expiring"  # and an alert has said that the rest may be lost
+    PENDING = "awaited"  # its routes receive the event once the files are stored
+    LATE = "late"  # its routes received the event without some files; downloads continue
+    EXPIRING = "expiring"  # as LATE, and an alert has warned that files may be lost
 
 
 class Generation(StrEnum):
-    """Which of Kling's two API generations a body or an endpoint belongs to."""
+    """Which of Kling's two APIs a body or an endpoint belongs to."""
 
     LEGACY = "legacy"
     NEW = "new"
 
 
 class Secret:
-    """A secret string that shows itself to nobody who does not ask for it by :meth:`reveal`."""
+    """A secret string. Only :meth:`reveal` returns it; its repr is ``***``."""
 
     __slots__ = ("_value",)
 
@@ -111,7 +121,7 @@ class Secret:
         self._value = value
 
     def reveal(self) -> str:
-        """Give the secret itself."""
+        """Return the secret itself."""
         return self._value
 
     def __repr__(self) -> str:
@@ -131,15 +141,16 @@ class Secret:
 class Task:
     """One Kling job and its callback URL.
 
-    ``due_at`` is when the task is next to be submitted or asked about, None when neither is wanted.
-    ``heard`` is the last state Kling itself told us of after the create, None before any.
-    ``weight`` is the number of Kling's slots it takes out of ``pack``; ``asks`` counts the polls so far.
-    Of what is queued the higher ``priority`` goes first, and among equal ones the shares take turns.
-    ``started_at`` is since when Kling may be at work on it, None before. ``hollow`` counts answers that told of a
-    success without a result, ``surplus`` all pushes that changed nothing at once: the newest of them are kept.
-    ``prompted_at`` is of the last question that a push brought about, asked or planned. ``stuck_at`` is when it was
-    told that the task does not come to its end.
-    ``batch`` names the tasks it is to be told of together with.
+    ``due_at`` is the time of the next submit, lookup or poll; None if none is planned.
+    ``kling_state`` is the last state that Kling reported after the create, None before the first report.
+    ``end_reason`` says why the receiver ended the task; None if Kling ended it or it has not ended.
+    ``weight`` is the number of slots of ``pack`` that the task uses.
+    A higher ``priority`` is submitted first. Tasks of equal priority take turns by ``fair_share``.
+    ``started_at`` is since when Kling may be working on the task, None before the submit.
+    ``empty_result_count`` counts poll answers that reported a success without a result.
+    ``redundant_push_count`` counts pushes that changed nothing; only the newest of them are kept.
+    ``push_poll_at`` is the time of the last poll caused by a push, done or planned.
+    ``stuck_at`` is when ``alert.task_stuck`` was raised. ``batch`` names the task's batch.
     """
 
     id: str
@@ -158,6 +169,7 @@ class Task:
     reply_to: str | None = None
     message: str = ""
     kling_state: TaskState | None = None
+    end_reason: EndReason | None = None
     pack: str | None = None
     weight: int = 1
     priority: int = 0
@@ -174,25 +186,13 @@ class Task:
     expires_at: datetime | None = None
 
 
-EXACT_DECIMAL = Context(prec=200)
-"""In which amounts are added: no sum of what Kling writes is ever rounded."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
-    """What Kling took for a task: amounts by their unit, and as JSON the words it said so in."""
-
-    charges: Mapping[str, Decimal]
-    raw: str
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StatusReport:
-    """What a body says about a task, in either generation's words, as far as it could be read.
+    """What a body of either API reports about a task, as far as it could be parsed.
 
-    ``state`` is None for a status word never seen before (``word`` keeps it) or none at all.
+    ``state`` is None if the status is missing or unknown; ``raw_status`` keeps an unknown one.
     ``result`` maps a kind (``images``, ``videos``, ...) to its entries as Kling wrote them.
-    ``ambiguous`` is true when a key stands twice in one object, so that two readers may disagree.
+    ``has_duplicate_keys`` is true if an object has a key twice, because two parsers may then disagree.
     """
 
     state: TaskState | None
@@ -206,11 +206,11 @@ class StatusReport:
     has_duplicate_keys: bool = False
 
     def matches(self, other: "StatusReport") -> bool:
-        """Whether both tell of the same end: state, reason and result.
+        """Return whether both report the same state, message and result.
 
-        A URL's query does not count: it is its signature, which may be made anew for every answer.
+        The query of a URL is ignored: it holds a signature that may change with every answer.
         """
-        mine, theirs = (_without_queries(reading.result) for reading in (self, other))
+        mine, theirs = (_without_queries(report.result) for report in (self, other))
         return (self.state, self.message, mine) == (other.state, other.message, theirs)
 
 
@@ -229,9 +229,9 @@ def _without_query(value: object) -> object:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Push:
-    """What arrived about a task: a callback, or a poll's answer.
+    """A callback or a poll answer as received.
 
-    ``body`` is raw, as it came, and empty once it is no longer kept.
+    ``body`` is the raw bytes, and empty once retention has removed them.
     """
 
     id: str
@@ -246,7 +246,7 @@ class Push:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteDecision:
-    """Whether a route wanted an event, and why (not)."""
+    """Whether a route matched an event, and the reason."""
 
     route: str
     wanted: bool
@@ -255,12 +255,12 @@ class RouteDecision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """An accepted change of a task's state, or an alert. Immutable, but for files that come home.
+    """An accepted change of a task's state, or an alert. Immutable, except for its archived files.
 
-    ``envelope`` is the JSON object destinations receive, without ``data.kling``; ``body`` is that
-    missing member exactly as Kling wrote it (empty for alerts). :mod:`receiver.events.payload` joins them.
-    ``decisions`` are the routes' answers as they were given when it happened; a claim does not bring them along.
-    ``archiving`` is None where there is nothing, or nothing more, to bring home.
+    ``envelope`` is the JSON object that destinations receive, without ``data.kling``. ``body`` is that
+    member exactly as Kling wrote it, empty for alerts. :mod:`receiver.events.payload` joins them.
+    ``decisions`` are the routes' decisions at that time; a claimed delivery's event is loaded without them.
+    ``archiving`` is None if there is nothing left to archive.
     """
 
     id: str
@@ -277,9 +277,9 @@ class Event:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asset:
-    """A result that was brought home. ``number`` is its place among those of its event, from zero.
+    """An archived result. ``number`` is its index among the results of its event, from zero.
 
-    It is kept at ``path`` on this machine, at ``storage`` in a store elsewhere, or at both.
+    The file is at ``path`` on this machine, at ``storage`` in object storage, or at both.
     """
 
     number: int
@@ -296,8 +296,8 @@ class Delivery:
     """The promise of one event to one route.
 
     ``route`` is a route's name, or ``reply:HOST`` for a client's own callback URL on that host.
-    ``attempts`` counts recorded attempts, ``probes`` those among them that were made for a held route's sake;
-    ``unfinished`` counts claims since then that came to no verdict.
+    ``attempts`` counts recorded attempts; ``probes`` counts those of them that probed a held route.
+    ``unfinished_claims`` counts claims since the last attempt that ended without a verdict.
     """
 
     id: str
@@ -316,10 +316,11 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
-    """One try at a delivery, and what came back.
+    """One try at a delivery, and its result.
 
-    ``code`` is an HTTP status or an exit code, None when there was neither.
-    ``reason`` is a sentence a person can act on; ``excerpt`` the start of the answer or the end of the output.
+    ``code`` is an HTTP status or an exit code, None if there was neither.
+    ``reason`` is a sentence that an operator can act on. ``excerpt`` is the start of the response or the end of the
+    output.
     """
 
     delivery_id: str
@@ -334,9 +335,9 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RouteState:
-    """What is remembered about a route between runs; its definition lives in the configuration.
+    """A route's state that is kept between runs. Its definition is in the configuration.
 
-    ``failures`` counts those in a row. ``probe_at`` is when a route held by failures is tried next;
+    ``failures`` counts consecutive failures. ``probe_at`` is when a route held by failures is probed next.
     ``released_at`` is when the last hold ended.
     """
 
@@ -350,13 +351,13 @@ class RouteState:
 
     @property
     def is_held(self) -> bool:
-        """Whether the route's events wait."""
+        """Whether the route delivers nothing."""
         return self.held_by is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:
-    """The destination took the event."""
+    """The destination accepted the event."""
 
     code: int | None = None
     excerpt: bytes = b""
@@ -364,7 +365,7 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The attempt failed and may be made again; ``retry_after`` is what the destination asked for."""
+    """The attempt failed and may be retried; ``retry_after`` is the delay that the destination requested."""
 
     reason: str
     code: int | None = None
@@ -374,7 +375,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """The destination refused for good; ``hold`` asks to hold the whole route as well."""
+    """The destination refused for good; with ``hold`` the whole route is held as well."""
 
     reason: str
     code: int | None = None
@@ -387,7 +388,7 @@ Outcome: TypeAlias = Accepted | Failed | Refused
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What follows an attempt: pending again at ``due_at``, or final. A ``probe`` spends none of the schedule."""
+    """What follows an attempt: a retry at ``due_at``, or an end. A ``probe`` does not advance the retry schedule."""
 
     status: DeliveryStatus
     due_at: datetime

@@ -1,42 +1,42 @@
-"""How the parts of the service wake each other: a ring after a commit, never a queue beside the store."""
+"""Wake-ups between the parts of the service. They follow a commit and carry no data: the store is the only queue."""
 
 import asyncio
 from dataclasses import dataclass, field
 
 
 class Notifier:
-    """Tells those who listen that there may be something to do. Rings never queue up: many count as one."""
+    """Wakes subscribers when there may be work. Notifications coalesce."""
 
     def __init__(self) -> None:
         self._subscribers: list[asyncio.Event] = []
 
     def subscribe(self) -> asyncio.Event:
-        """Give a new listener's event; it is the listener's to clear before it looks for work."""
+        """Return a new subscriber's event. The subscriber clears it before it looks for work."""
         event = asyncio.Event()
         self._subscribers.append(event)
         return event
 
     def unsubscribe(self, event: asyncio.Event) -> None:
-        """Stop listening."""
+        """Remove a subscriber."""
         self._subscribers.remove(event)
 
     def notify(self) -> None:
-        """Wake every listener."""
+        """Wake every subscriber."""
         for event in self._subscribers:
             event.set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Notifiers:
-    """What was committed that somebody may be waiting for."""
+    """One notifier per kind of committed work."""
 
-    deliveries: Notifier = field(default_factory=Notifier)  # something may go out
-    tasks: Notifier = field(default_factory=Notifier)  # something may be submitted, or asked about
-    events: Notifier = field(default_factory=Notifier)  # something may be shown
-    replays: Notifier = field(default_factory=Notifier)  # something is to go out again
-    batches: Notifier = field(default_factory=Notifier)  # some batch may be complete
+    deliveries: Notifier = field(default_factory=Notifier)  # a delivery may be due
+    tasks: Notifier = field(default_factory=Notifier)  # a submit or a poll may be due
+    events: Notifier = field(default_factory=Notifier)  # an event may be new in the event stream
+    replays: Notifier = field(default_factory=Notifier)  # a replay may have items left
+    batches: Notifier = field(default_factory=Notifier)  # a batch may be complete
 
     def notify_all(self) -> None:
-        """Wake everybody."""
-        for bell in (self.deliveries, self.tasks, self.events, self.replays, self.batches):
-            bell.notify()
+        """Wake every subscriber of every notifier."""
+        for notifier in (self.deliveries, self.tasks, self.events, self.replays, self.batches):
+            notifier.notify()

@@ -1,27 +1,15 @@
-"""What people ask of the service, as frozen values: an action that is done, a replay or a batch that takes its time."""
+"""A replay: past events that are delivered again on request."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
 from enum import StrEnum
 
-from receiver.domain.model import Delivery, DeliveryStatus, Task, TaskState
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditEntry:
-    """What a person did: ``verb`` says what (``route.held``), ``subject`` to which thing, ``note`` why."""
-
-    at: datetime
-    actor: str
-    verb: str
-    subject: str
-    reason: str = ""
+from receiver.domain.model import Delivery, DeliveryStatus
 
 
 class ReplayState(StrEnum):
-    """Where a replay stands."""
+    """The state of a replay."""
 
     RUNNING = "running"
     DONE = "done"
@@ -30,11 +18,11 @@ class ReplayState(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplaySelection:
-    """What is to go out again; all that is given must hold.
+    """The filter of a replay; every given condition must match.
 
-    It is about deliveries that are over, each to its own route or all to ``to_route``. Where only a ``to_route``
-    says where, it is about events, whether or not they went anywhere before, as far as that route's ``words``
-    name them. Each event goes once to each route. ``among`` are the routes there are.
+    Normally it selects finished deliveries, each for its own route or all for ``to_route``. If ``to_route`` is the
+    only condition on routes or deliveries, it selects events, delivered before or not. ``event_kinds``, from that
+    route's ``on``, then limits them. Each event is replayed once per route. ``known_routes`` are the configured ones.
     """
 
     deliveries: tuple[str, ...] = ()
@@ -50,15 +38,15 @@ class ReplaySelection:
 
     @property
     def selects_events(self) -> bool:
-        """Whether events are chosen, and not what became of them."""
+        """Whether the replay selects events instead of past deliveries."""
         return self.to_route is not None and not (self.deliveries or self.route or self.statuses)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replay:
-    """A person's wish that events go out again, and how far it has come.
+    """A requested replay and its progress.
 
-    It goes through what there was when it was asked for, up to ``last``, by id; ``cursor`` is the last one done.
+    It covers what existed when it was requested: ids up to ``last``. ``cursor`` is the last id processed.
     """
 
     id: str
@@ -77,7 +65,7 @@ class Replay:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayItem:
-    """An event that a replay is to bring to a route again; ``place`` is where that stands in the replay's order."""
+    """One event to deliver to one route again. ``position`` is its place in the replay's order."""
 
     position: str
     event_id: str
@@ -90,7 +78,7 @@ class ReplayItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayCount:
-    """How much of what a replay is about had one status in one route; None where events are chosen themselves."""
+    """How many selected items one route has in one status. ``status`` is None if the replay selects events."""
 
     route: str
     status: DeliveryStatus | None
@@ -101,85 +89,9 @@ class ReplayCount:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayStep:
-    """A step of a replay from where *replay* stands to ``cursor``, the last one if it has a ``finished_at``."""
+    """New deliveries that advance *replay* to ``cursor``. The last step has a ``finished_at``."""
 
     replay: Replay
     deliveries: Sequence[Delivery]
     cursor: str
     finished_at: datetime | None = None
-
-
-class BatchState(StrEnum):
-    """Where a batch stands."""
-
-    OPEN = "open"  # takes tasks in
-    CLOSED = "closed"  # waits for its tasks
-    FINISHED = "finished"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Tasks that somebody wants to hear of together: ``event_id`` names the event that tells of their end.
-
-    It takes tasks in, ``taken`` of them so far, until it is closed: by a word, or by having its declared ``size``.
-    """
-
-    name: str
-    id: str
-    created_at: datetime
-    size: int | None = None
-    task_count: int = 0
-    closed_at: datetime | None = None
-    finished_at: datetime | None = None
-    event_id: str | None = None
-
-    @property
-    def state(self) -> BatchState:
-        """Where it stands."""
-        if self.closed_at is None:
-            return BatchState.OPEN
-        return BatchState.CLOSED if self.finished_at is None else BatchState.FINISHED
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BatchView:
-    """A batch and how many of its tasks are in each state."""
-
-    batch: Batch
-    counts: Mapping[TaskState, int]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedTask:
-    """A task that is over, and the object that told of it; empty where that is no longer kept."""
-
-    task: Task
-    envelope: bytes
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FinishedBatch:
-    """A batch whose tasks are all over, and the first of them."""
-
-    batch: Batch
-    counts: Mapping[TaskState, int]
-    tasks: Sequence[FinishedTask]
-
-
-class CostGrouping(StrEnum):
-    """By what costs are summed."""
-
-    TAG = "tag"
-    ENDPOINT = "endpoint"
-    DAY = "day"  # on which the task ended, UTC
-    LABEL = "label"
-    BATCH = "batch"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostTotal:
-    """What tasks that share a ``name`` have cost, by unit; ``tasks`` counts those whose cost is known."""
-
-    name: str | None
-    tasks: int
-    charges: Mapping[str, Decimal]

@@ -1,7 +1,7 @@
-"""Standard Webhooks signatures: sign what leaves, check what arrives.
+"""Standard Webhooks signatures: sign outgoing requests, verify incoming ones.
 
-Written down at https://www.standardwebhooks.com. The signed text is ``id.timestamp.body`` under HMAC-SHA256;
-a header carries one ``v1,<base64>`` per secret, so that two hold while one is being replaced.
+Specified at https://www.standardwebhooks.com. The signed text is ``id.timestamp.body`` under HMAC-SHA256.
+The header has one ``v1,<base64>`` per secret, so that two are valid while one replaces the other.
 """
 
 import base64
@@ -23,26 +23,26 @@ TOLERANCE = timedelta(minutes=5)
 
 _PREFIX = "whsec_"
 _VERSION = "v1"
-_MAX_SIGNATURES = 32  # each one offered costs a comparison per secret
+_MAX_SIGNATURES = 32  # each one costs a comparison per secret
 _MAX_DIGITS = 15
 
 
 class SignatureStatus(StrEnum):
-    """What a request's signature is worth."""
+    """The result of verifying a request's signature."""
 
     ABSENT = "absent"  # no signature headers at all
     GOOD = "good"
-    BAD = "bad"  # wrong, too old, from the future, malformed, or only in part
+    BAD = "bad"  # wrong, too old, from the future, malformed, or incomplete
 
 
 def sign(secrets: Sequence[Secret], *, message_id: str, at: datetime, body: bytes) -> str:
-    """Make the value of ``webhook-signature``: one signature per secret, in their order."""
+    """Return the value of ``webhook-signature``: one signature per secret, in their order."""
     content = _content(message_id.encode(), b"%d" % _seconds(at), body)
     return " ".join(f"{_VERSION},{base64.b64encode(_digest(secret, content)).decode()}" for secret in secrets)
 
 
 def timestamp(at: datetime) -> str:
-    """Make the value of ``webhook-timestamp``: whole seconds since the epoch."""
+    """Return the value of ``webhook-timestamp``: whole seconds since the epoch."""
     return str(_seconds(at))
 
 
@@ -54,9 +54,9 @@ def verify(
     now: datetime,
     tolerance: timedelta = TOLERANCE,
 ) -> SignatureStatus:
-    """Say whether one of *secrets* signed *body*, not longer ago than *tolerance*; header names in lower case.
+    """Return whether one of *secrets* signed *body* within *tolerance* of *now*. Header names are in lower case.
 
-    Whatever stands in the headers, it never raises. Without any secret nothing can be good.
+    It never raises, for any header values. Without a secret no signature is good.
     """
     parts = [headers.get(name) for name in (ID_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER)]
     if all(part is None for part in parts):
@@ -65,16 +65,15 @@ def verify(
     if not message_id or not _is_recent(sent_at, now, tolerance):
         return SignatureStatus.BAD
     content = _content(_bytes(message_id), _bytes(sent_at), body)
-    expected = [
-        _digest(secret, content) for secret in secrets if decode_key(secret)
-    ]  # anybody can sign with an empty key
+    usable = [secret for secret in secrets if decode_key(secret)]  # any sender can sign with an empty key
+    expected = [_digest(secret, content) for secret in usable]
     matches = [hmac.compare_digest(known, given) for given in _digests(offered) for known in expected]
     return SignatureStatus.GOOD if any(matches) else SignatureStatus.BAD
 
 
 @lru_cache(maxsize=64)
 def decode_key(secret: Secret) -> bytes:
-    """Give the bytes of the key: what follows ``whsec_`` decoded from base64, padded or not; else the text itself."""
+    """Return the key: the base64 after ``whsec_`` decoded, padded or not; without that prefix, the text itself."""
     text = secret.reveal().strip()
     if not text.startswith(_PREFIX):
         return text.encode()
@@ -94,7 +93,7 @@ def _content(message_id: bytes, sent_at: bytes, body: bytes) -> bytes:
 
 
 def _digests(offered: str) -> Sequence[bytes]:
-    """Read the signatures of the one version there is; skip what is of another or cannot be read."""
+    """Parse the signatures of version ``v1``. Skip other versions and invalid base64."""
     digests = []
     for entry in offered.split(maxsplit=_MAX_SIGNATURES)[:_MAX_SIGNATURES]:
         version, _, encoded = entry.partition(",")
@@ -118,5 +117,5 @@ def _seconds(at: datetime) -> int:
 
 
 def _bytes(text: str) -> bytes:
-    """Turn a header's value back into what was on the wire; servers read headers as Latin-1."""
+    """Return a header value as the bytes on the wire. Servers decode headers as Latin-1."""
     return text.encode("latin-1", "replace")

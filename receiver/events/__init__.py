@@ -1,1 +1,1 @@
-"""A task's change becomes an event for the routes that want it. Pure."""
+"""Turns a task's change into an event and its deliveries. Pure."""

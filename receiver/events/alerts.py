@@ -1,4 +1,4 @@
-"""Says what is wrong, and that it is right again. Alerts are events and go through routes like any other."""
+"""Alerts about routes and archives. An alert is an event and follows the routes like any other."""
 
 from collections.abc import Sequence
 
@@ -8,29 +8,31 @@ from receiver.events.factory import EventFactory, RoutedEvent
 
 
 class AlertFactory:
-    """Puts alerts into words. Whoever finds the cause stores the alert with it, in one transaction."""
+    """Makes alert events. The caller stores the alert and its cause in one transaction."""
 
     def __init__(self, event_factory: EventFactory, *, clock: Clock) -> None:
         self._event_factory = event_factory
         self._clock = clock
 
     def route_held(self, state: RouteState) -> RoutedEvent:
-        """Tell that a route is held, by what and why."""
+        """Return the alert that a route is held, with the cause."""
         if state.held_by is HeldBy.OPERATOR:
-            message = f"Route {state.name} is held by hand until it is released: {state.held_why or 'no reason given'}"
+            message = (
+                f"An operator holds route {state.name} until it is released: {state.held_why or 'no reason given'}"
+            )
         else:
-            message = f"Route {state.name} is held after {state.failures} failures in a row: {state.held_why}"
+            message = f"Route {state.name} is held after {state.failures} consecutive failures: {state.held_why}"
         return self._route_alert("route_held", state, message)
 
     def route_recovered(self, before: RouteState, after: RouteState) -> RoutedEvent:
-        """Tell that a route goes on; *before* says what it was held for."""
+        """Return the alert that a route is released; *before* is its state while held."""
         since = "" if before.held_at is None else f" It was held since {iso(before.held_at)}."
-        return self._route_alert("route_recovered", before, f"Route {after.name} goes on.{since}")
+        return self._route_alert("route_recovered", before, f"Route {after.name} delivers again.{since}")
 
     def archive_alert(
         self, name: str, message: str, event: Event, task: Task | None, results: Sequence[Json]
     ) -> RoutedEvent:
-        """Tell how it stands with results that were to be brought home: which of *event*'s, and why."""
+        """Return an alert about archiving the *results* of *event*."""
         data: Json = {"message": message, "event": event.id, "results": list(results)}
         return self._event_factory.alert(name, data, at=self._clock.now(), task=task)
 

@@ -1,4 +1,4 @@
-"""Turns a change of a task into its event and the deliveries that routing says it wants."""
+"""Makes an event from a task's change, and one delivery for each route that matches."""
 
 import json
 from collections.abc import Sequence
@@ -23,21 +23,21 @@ from receiver.events.payload import envelope, result_urls, task_data, task_summa
 from receiver.events.routing import REPLY_PREFIX, Candidate, RouteTable, reply_route
 
 MAX_ARCHIVE_WAIT = timedelta(hours=1)
-"""How long a route waits for files at the longest: then it is told of a success without those that are missing."""
+"""The longest time that a route waits for archived files. Then it receives the success without the missing ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RoutedEvent:
-    """An event and who is to hear of it."""
+    """An event and its deliveries."""
 
     event: Event
     deliveries: Sequence[Delivery]
 
 
 class EventFactory:
-    """Makes events and asks the routes about them.
+    """Makes events and decides which routes receive them.
 
-    With *archive* the routes that want a success are to be told when its results have been brought home.
+    With *archive* a success is delivered once its results are archived.
     """
 
     def __init__(self, route_table: RouteTable, ids: Ids, *, archive: bool = False) -> None:
@@ -57,7 +57,7 @@ class EventFactory:
         trusted: bool = True,
         push_id: str | None = None,
     ) -> RoutedEvent:
-        """Announce the state *task* has come to. *body* is what Kling wrote, *reading* what it says."""
+        """Return the event for the new state of *task*. *body* is Kling's own JSON, *report* is what it reports."""
         event_id = self._ids.new("evt")
         state = task.state if report.state is None or task.state.is_final else report.state
         data = task_data(
@@ -71,9 +71,9 @@ class EventFactory:
         )
         type_ = f"task.{state}"
         decisions = self._decide(type_, body, task.endpoint, data, trusted=trusted)
-        # What nobody vouches for is fetched only if somebody wants it all the same.
-        worth_it = trusted or any(decision.wanted for decision in decisions)
-        awaited = self._archive and state is TaskState.SUCCEED and worth_it and bool(result_urls(report.result))
+        # The results of an untrusted report are downloaded only if a route accepts it anyway.
+        is_wanted = trusted or any(decision.wanted for decision in decisions)
+        is_archived = self._archive and state is TaskState.SUCCEED and is_wanted and bool(result_urls(report.result))
         if task.reply_to is not None:
             decisions.append(_decide_reply(task.reply_to, source, trusted=trusted))
         event = Event(
@@ -86,23 +86,20 @@ class EventFactory:
             task_id=task.id,
             push_id=push_id,
             decisions=tuple(decisions),
-            archiving=ArchiveState.PENDING if awaited else None,
+            archiving=ArchiveState.PENDING if is_archived else None,
         )
         return self._with_deliveries(event)
 
     def alert(self, name: str, data: Json, *, at: datetime, task: Task | None = None) -> RoutedEvent:
-        """Announce that something is wrong, or right again; *data* holds what a person needs to mend it.
-
-        Which *task* it is about is told as every event tells it.
-        """
+        """Return an alert. *data* is what the operator needs to fix it; *task* is summarized as in every event."""
         return self._internal_event(f"alert.{name}", data, at=at, task=task)
 
     def batch_finished(self, data: Json, *, at: datetime) -> RoutedEvent:
-        """Announce that all tasks of a batch are over; *data* tells of them."""
+        """Return the event that all tasks of a batch are finished."""
         return self._internal_event("batch.finished", data, at=at)
 
     def _internal_event(self, type_: str, data: Json, *, at: datetime, task: Task | None = None) -> RoutedEvent:
-        """Announce what nobody told us in one body: we found it ourselves."""
+        """Return an event of the receiver itself, without a body from Kling."""
         event_id = self._ids.new("evt")
         data = {"event_id": event_id, **data} | ({} if task is None else {"task": task_summary(task)})
         endpoint = None if task is None else task.endpoint
@@ -121,18 +118,18 @@ class EventFactory:
     def _decide(
         self, type_: str, body: bytes, endpoint: str | None, data: Json, *, trusted: bool
     ) -> list[RouteDecision]:
-        def whole() -> Json:
+        def full_data() -> Json:
             return {**data, "kling": json.loads(body)} if body else data
 
-        return list(self._route_table.decide(Candidate(type=type_, endpoint=endpoint, trusted=trusted, data=whole)))
+        return list(self._route_table.decide(Candidate(type=type_, endpoint=endpoint, trusted=trusted, data=full_data)))
 
     def _with_deliveries(self, event: Event) -> RoutedEvent:
-        """Promise the event to each route that wants it."""
+        """Return the event with a delivery for each matching route."""
         wanted = [decision.route for decision in event.decisions if decision.wanted]
         return RoutedEvent(event=event, deliveries=[self._delivery(event, route) for route in wanted])
 
     def _delivery(self, event: Event, route: str) -> Delivery:
-        """Promise the event to a route: at once, or when its files are there. A client's own URL never waits."""
+        """Return a delivery that is due now, or once the files are archived. A client's own URL never waits."""
         waits = event.archiving is ArchiveState.PENDING and not route.startswith(REPLY_PREFIX)
         return Delivery(
             id=self._ids.new("dlv"),
@@ -145,15 +142,15 @@ class EventFactory:
 
 
 def _decide_reply(url: str, source: Source, *, trusted: bool) -> RouteDecision:
-    """Decide whether the client's own callback URL gets an event: what Kling said, as far as it is believed."""
+    """Decide whether the client's own callback URL receives an event: only Kling's own reports, if trusted."""
     if source is Source.SUBMIT:
-        reason = "the client had it as the answer to its own call"
+        reason = "the client received it as the answer to its own call"
     elif source is Source.RECEIVER:
-        reason = "it is a finding of ours, and the client expects Kling's own words"
+        reason = "the receiver made this event, and the client expects Kling's own callbacks"
     elif not trusted:
-        reason = "nobody can confirm the event"
+        reason = "the event cannot be confirmed"
     else:
         return RouteDecision(
-            route=reply_route(url), wanted=True, reason="the client asked for it with its callback_url"
+            route=reply_route(url), wanted=True, reason="the client requested it with its callback_url"
         )
     return RouteDecision(route=reply_route(url), wanted=False, reason=reason)

@@ -1,35 +1,35 @@
-"""The object that destinations receive. Pure: values in, JSON out.
+"""The JSON object that destinations receive. Pure: values in, JSON out.
 
-An event's JSON is kept in two pieces, so that what Kling wrote is never parsed and written again on its way to
-a destination: the *envelope* is the object without ``data.kling``, the *body* is that member as it came.
+An event's JSON is stored in two parts, so that Kling's own JSON reaches a destination byte for byte. The *envelope* is
+the object without ``data.kling``; the *body* is that member as received.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+from receiver.domain.batches import Batch, BatchState
 from receiver.domain.clock import iso
 from receiver.domain.model import Asset, Event, Json, Source, Task, TaskState, Verification
-from receiver.domain.replays import Batch, BatchState
 
 MAX_RESULTS = 100
-"""How many results of one event are brought home at the most; Kling makes nine pictures in one task."""
+"""The most results of one event that are archived. Kling makes at most nine images per task."""
 
 MAX_BATCH_TASKS = 500
-"""How many tasks of a batch its event tells of at the most."""
+"""The most tasks that the event of a batch lists."""
 
 MAX_BATCH_BYTES = 640 * 1024
-"""And how much: many a web server takes no body of more than 1 MB."""
+"""The most bytes of tasks in the event of a batch. Many web servers refuse a body of more than 1 MB."""
 
 _URL_SCHEMES = ("http://", "https://")
 _CLOSING_BRACES = b"}}"
 _END_EVENTS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
 _MIN_TASK_BYTES = 512
-_compact = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes one for each call
+_compact = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes an encoder for each call
 
 
 def task_summary(task: Task) -> Json:
-    """Give the part of an event that tells which task it is about."""
+    """Return the part of an event that identifies its task."""
     return {
         "id": task.id,
         "kling_id": task.kling_id,
@@ -52,7 +52,7 @@ def task_data(
     verified: Verification,
     result: Mapping[str, Sequence[Json]],
 ) -> Json:
-    """Give the ``data`` of a task's event, without ``kling``."""
+    """Return the ``data`` of a task's event, without ``kling``."""
     return {
         "event_id": event_id,
         "status": state.value,
@@ -67,26 +67,26 @@ def task_data(
 def batch_data(
     batch: Batch, counts: Mapping[TaskState, int], tasks: Sequence[tuple[Task, bytes]], *, at: datetime
 ) -> Json:
-    """Give the ``data`` of the event that tells of a batch's end.
+    """Return the ``data`` of a batch's ``batch.finished`` event.
 
-    *tasks* are the first of its tasks, in the order they came in, each with the object that told of its own end.
-    Those that would make the event too large are left out.
+    *tasks* are its first tasks in the order of submission, each with the JSON of its last event. Tasks that would make
+    the event too large are left out.
     """
-    told = _tasks_that_fit(tasks)
-    left_out = sum(counts.values()) - len(told)
+    listed = _tasks_that_fit(tasks)
+    left_out = sum(counts.values()) - len(listed)
     ends = [f"{counts[state]} {state}" for state in TaskState if state in counts]
     return {
         "status": "finished",
         "message": f"Batch {batch.name} is finished: {', '.join(ends)}.",
         "batch": {**batch_summary(batch, counts), "state": BatchState.FINISHED.value, "finished_at": iso(at)},
-        "tasks": [_finished_task(task, object_) for task, object_ in told],
+        "tasks": [_finished_task(task, event_json) for task, event_json in listed],
         "left_out": left_out,
         "rest": f"/api/events?batch={batch.name}&type={','.join(_END_EVENTS)}" if left_out else None,
     }
 
 
 def batch_summary(batch: Batch, counts: Mapping[TaskState, int]) -> Json:
-    """Tell how a batch stands, and how many of its tasks are in each state."""
+    """Return a batch's state and the number of its tasks in each state."""
     return {
         "name": batch.name,
         "state": batch.state.value,
@@ -100,11 +100,11 @@ def batch_summary(batch: Batch, counts: Mapping[TaskState, int]) -> Json:
 
 
 def _tasks_that_fit(tasks: Sequence[tuple[Task, bytes]]) -> Sequence[tuple[Task, bytes]]:
-    """Take the first that are not too much together, going by what told of each: about as much is told again."""
-    room = MAX_BATCH_BYTES
-    for number, (_, object_) in enumerate(tasks[:MAX_BATCH_TASKS]):
-        room -= max(len(object_), _MIN_TASK_BYTES)
-        if room < 0:
+    """Return the first tasks that fit into the event. The size of a task's own event is the estimate."""
+    bytes_left = MAX_BATCH_BYTES
+    for number, (_, event_json) in enumerate(tasks[:MAX_BATCH_TASKS]):
+        bytes_left -= max(len(event_json), _MIN_TASK_BYTES)
+        if bytes_left < 0:
             return tasks[:number]
     return tasks[:MAX_BATCH_TASKS]
 
@@ -121,13 +121,13 @@ def _finished_task(task: Task, event_json: bytes) -> Json:
 
 
 def result_urls(result: Mapping[str, Sequence[Json]]) -> Sequence[str]:
-    """Give the URLs in a task's result, each once, in the order they stand in: what the task has made."""
+    """Return the URLs in a task's result, each once, in their order."""
     found = [url for entries in result.values() for entry in entries for url in _urls(entry)]
     return tuple(dict.fromkeys(found))[:MAX_RESULTS]
 
 
 def match_refreshed_urls(old: object, new: object) -> Mapping[str, str]:
-    """Tell for each URL in a task's result which one stands in its place in a newer telling, which may tell of more."""
+    """Map each URL in a task's result to the URL at the same place in a newer result, which may have more entries."""
     return dict(_url_pairs(old, new))
 
 
@@ -156,17 +156,17 @@ def _urls(value: object) -> Iterator[str]:
 
 
 def with_assets(envelope: bytes, assets: Sequence[Asset]) -> bytes:
-    """Write into an event's object where its results are kept."""
-    told: Json = json.loads(envelope)
-    told["data"]["assets"] = [_asset_json(asset) for asset in assets]
-    return _to_json(told)
+    """Return an event's envelope with the places of its archived results."""
+    event: Json = json.loads(envelope)
+    event["data"]["assets"] = [_asset_json(asset) for asset in assets]
+    return _to_json(event)
 
 
 def _asset_json(asset: Asset) -> Json:
-    where = {"path": asset.path, "storage": asset.storage}
+    places = {"path": asset.path, "storage": asset.storage}
     return {
         "url": asset.url,
-        **{name: place for name, place in where.items() if place is not None},
+        **{name: place for name, place in places.items() if place is not None},
         "sha256": asset.sha256.hex(),
         "bytes": asset.size,
         "content_type": asset.content_type,
@@ -174,12 +174,12 @@ def _asset_json(asset: Asset) -> Json:
 
 
 def envelope(type_: str, at: datetime, data: Json) -> bytes:
-    """Write the event object around its *data*; what Kling wrote is spliced in by :func:`joined`."""
+    """Return the event object around its *data*. :func:`serialize` inserts Kling's own JSON."""
     return _to_json({"type": type_, "timestamp": iso(at), "data": data})
 
 
 def serialize(event: Event) -> bytes:
-    """Give the whole object as destinations receive it."""
+    """Return the complete object as destinations receive it."""
     if not event.body:
         return event.envelope
     return event.envelope.removesuffix(_CLOSING_BRACES) + b',"kling":' + event.body + _CLOSING_BRACES

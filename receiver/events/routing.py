@@ -1,4 +1,4 @@
-"""Which routes want an event. Pure, compiled once at load; a condition that cannot be judged means no."""
+"""Which routes an event matches. Pure, compiled once at load. A condition that cannot be evaluated does not match."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Condition(Protocol):
 
 
 class RouteRule(Protocol):
-    """What routing reads of a route's configuration."""
+    """The part of a route's configuration that routing uses."""
 
     @property
     def name(self) -> str:
@@ -30,17 +30,17 @@ class RouteRule(Protocol):
 
     @property
     def on(self) -> frozenset[str]:
-        """The kinds of events that the route wants."""
+        """The kinds of events that the route receives."""
         ...
 
     @property
     def endpoints(self) -> tuple[str, ...]:
-        """Globs of endpoints; empty means all."""
+        """Glob patterns of endpoints; empty means all."""
         ...
 
     @property
     def unverified(self) -> bool:
-        """Whether the route takes events that cannot be confirmed."""
+        """Whether the route accepts events that cannot be confirmed."""
         ...
 
     @property
@@ -51,10 +51,10 @@ class RouteRule(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
-    """An event on its way to the routes.
+    """An event before routing.
 
-    ``data`` gives the event's data with Kling's body in it; it is called only where a condition asks for it.
-    ``trusted`` says that what ``[callbacks] verify`` demands of such an event is fulfilled.
+    ``data`` returns the event's data including Kling's body. It is called only if a route has a condition.
+    ``trusted`` means that the event meets ``[callbacks] verify``.
     """
 
     type: str
@@ -64,14 +64,14 @@ class Candidate:
 
     @property
     def kind(self) -> str:
-        """The word by which a route's ``on`` asks for it: a task's state, ``batch`` or ``alert``."""
-        family, _, what = self.type.partition(".")
-        return what if family == "task" else family
+        """The event's kind as in a route's ``on``: a task's state, ``batch`` or ``alert``."""
+        family, _, name = self.type.partition(".")
+        return name if family == "task" else family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
-    """A rule of the configuration, ready to be asked."""
+    """A route of the configuration, compiled."""
 
     name: str
     on: frozenset[str]
@@ -81,7 +81,7 @@ class Route:
     condition: Condition | None
 
     def decide(self, candidate: Candidate) -> RouteDecision:
-        """Decide whether the event goes to this route."""
+        """Decide whether this route receives the event."""
         reason = self._mismatch_reason(candidate)
         return RouteDecision(route=self.name, wanted=not reason, reason=reason or "all conditions hold")
 
@@ -91,19 +91,19 @@ class Route:
         if self.endpoints and not _matches(candidate.endpoint, self.endpoints):
             return f"endpoints = {list(self.endpoints)} does not match {candidate.endpoint!r}"
         if not candidate.trusted and not self.unverified:
-            return "nobody can confirm the event, and the route does not take unverified ones"
+            return "the event cannot be confirmed, and the route does not accept unverified events"
         if self.condition is not None:
             return self._condition_mismatch_reason(self.condition, candidate)
         return ""
 
     def _condition_mismatch_reason(self, condition: Condition, candidate: Candidate) -> str:
         try:
-            verdict = condition.search(candidate.data())
-        except Exception as exc:  # noqa: BLE001 -- whatever an expression does on a strange body, the answer is no
-            return f"where = {self.where!r} could not be judged: {exc}"
-        if verdict is True:
+            value = condition.search(candidate.data())
+        except Exception as exc:  # noqa: BLE001 -- an expression that fails on an unexpected body does not match
+            return f"where = {self.where!r} could not be evaluated: {exc}"
+        if value is True:
             return ""
-        return f"where = {self.where!r} gave {verdict!r:.80}, not true"
+        return f"where = {self.where!r} gave {value!r:.80}, not true"
 
 
 class RouteTable:
@@ -113,24 +113,24 @@ class RouteTable:
         self._routes = tuple(routes)
 
     def decide(self, candidate: Candidate) -> Sequence[RouteDecision]:
-        """Ask every route about an event."""
+        """Return every route's decision on an event."""
         return [route.decide(candidate) for route in self._routes]
 
 
 def compile_routes(settings: Sequence[RouteRule]) -> RouteTable:
-    """Make the routes of the configuration ready to be asked."""
+    """Compile the routes of the configuration."""
     return RouteTable(_compile(route) for route in settings)
 
 
 def reply_route(url: str) -> str:
-    """Name the lane in which events for a client's own callback *url* travel: one lane per host."""
+    """Return the route name for a client's own callback *url*: one per host."""
     return REPLY_PREFIX + urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
 def _compile(route: RouteRule) -> Route:
     condition = None
     if route.where is not None:
-        import jmespath  # noqa: PLC0415 -- costs start-up time that only conditions should pay
+        import jmespath  # noqa: PLC0415 -- a slow import that only conditions need
 
         condition = jmespath.compile(route.where)
     return Route(

@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterator
 from decimal import Decimal, InvalidOperation
 
-from receiver.domain.model import EXACT_DECIMAL, Cost, Json
+from receiver.domain.costs import EXACT_DECIMAL, Cost
+from receiver.domain.model import Json
 
 UNITS = "units"
 

@@ -23,7 +23,7 @@ from receiver.archive.fetcher import Fetcher
 from receiver.archive.s3 import open_s3
 from receiver.delivery.dispatcher import Dispatcher, Lane
 from receiver.delivery.replay import ReplayService
-from receiver.delivery.retry import RateLimiter, RetryPolicy
+from receiver.delivery.retry import RetryPolicy
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.process import kill_orphans
 from receiver.delivery.senders.script import ScriptSender
@@ -33,6 +33,7 @@ from receiver.domain.clock import Clock, Ids, SystemClock
 from receiver.domain.errors import ConfigurationError, ReceiverError, StoreUnavailable
 from receiver.domain.model import Secret
 from receiver.domain.notifier import Notifiers
+from receiver.domain.rate_limiter import RateLimiter
 from receiver.events.alerts import AlertFactory
 from receiver.events.factory import EventFactory
 from receiver.events.routing import REPLY_PREFIX, compile_routes

@@ -17,11 +17,12 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Generic, Protocol, TypeVar
 
+from receiver.domain.audit import AuditEntry
+from receiver.domain.costs import Cost
 from receiver.domain.model import (
     ArchiveState,
     Asset,
     Attempt,
-    Cost,
     Delivery,
     DeliveryStatus,
     Event,
@@ -32,7 +33,6 @@ from receiver.domain.model import (
     TaskState,
     Verdict,
 )
-from receiver.domain.replays import AuditEntry
 from receiver.events.factory import RoutedEvent
 
 

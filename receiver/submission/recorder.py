@@ -9,16 +9,16 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, iso
-from receiver.domain.model import Json, Origin, Push, Source, StatusReport, Task, TaskState, Verification
+from receiver.domain.model import EndReason, Json, Origin, Push, Source, StatusReport, Task, TaskState, Verification
 from receiver.domain.notifier import Notifiers
-from receiver.domain.replays import AuditEntry
 from receiver.events.factory import EventFactory
 from receiver.kling import protocol
 from receiver.kling.shortened import truncate_strings
 from receiver.settings import PollSettings
 from receiver.store.interfaces import ById, Change, TaskStore
-from receiver.tasks import lifecycle
+from receiver.tasks import lifecycle, submit_lifecycle
 
 log = structlog.get_logger()
 
@@ -58,7 +58,7 @@ class CreateRecorder:
         slim = truncate_strings(intent)
 
         def decide(held: Task, pending: Sequence[Push]) -> Change:
-            bound = lifecycle.bind(held, report, poll_now=poll_now or bool(pending), now=now, poll=self._poll)
+            bound = submit_lifecycle.bind(held, report, poll_now=poll_now or bool(pending), now=now, poll=self._poll)
             return Change(task=bound, intent=slim)
 
         kept = await self._apply(task, decide, with_pending=True)
@@ -70,7 +70,7 @@ class CreateRecorder:
         """Put a task back, to be sent *until* then at the earliest; *message* tells people why it waits."""
         now = self._clock.now()
         return await self._apply_if_create_pending(
-            task, lambda held: Change(task=lifecycle.requeue(held, message, now=now, due_at=until))
+            task, lambda held: Change(task=submit_lifecycle.requeue(held, message, now=now, due_at=until))
         )
 
     async def schedule_lookup(self, task: Task, message: str, *, wait: timedelta) -> Task:
@@ -78,7 +78,7 @@ class CreateRecorder:
         now = self._clock.now()
         until = now + wait
         kept = await self._apply_if_create_pending(
-            task, lambda held: Change(task=lifecycle.schedule_lookup(held, message, now=now, lookup_at=until))
+            task, lambda held: Change(task=submit_lifecycle.schedule_lookup(held, message, now=now, lookup_at=until))
         )
         self._notifiers.tasks.notify()
         return kept
@@ -96,12 +96,20 @@ class CreateRecorder:
 
         One that waits no more is left as it is: Kling may have it.
         """
-        message = f"{lifecycle.CANCELLED} by {action.actor}{f': {action.reason}' if action.reason else '.'}"
+        message = f"cancelled by {action.actor}{f': {action.reason}' if action.reason else '.'}"
 
         def decide(held: Task, _: Sequence[Push]) -> Change:
             if held.state is not TaskState.QUEUED:
                 return Change(task=held)
-            ended = self._rejection(held, message, b"", action.at, source=Source.RECEIVER, verified=Verification.NONE)
+            ended = self._rejection(
+                held,
+                message,
+                b"",
+                action.at,
+                source=Source.RECEIVER,
+                verified=Verification.NONE,
+                end_reason=EndReason.CANCELLED,
+            )
             return replace(ended, action=action)
 
         change = await self._task_store.apply(ById(id=task_id), decide)
@@ -121,8 +129,9 @@ class CreateRecorder:
         *,
         source: Source = Source.SUBMIT,
         verified: Verification = Verification.API,
+        end_reason: EndReason = EndReason.REFUSED,
     ) -> Change:
-        rejected = lifecycle.reject(current, message, now=now)
+        rejected = submit_lifecycle.reject(current, message, now=now, end_reason=end_reason)
         said = self._event_factory.task_event(
             rejected,
             _EMPTY_REPORT,
@@ -144,11 +153,11 @@ class CreateRecorder:
 
         def change(held: Task) -> Change:
             if held.kling_id is not None:  # named by a callback, which was quicker
-                bound = lifecycle.bind(held, _EMPTY_REPORT, poll_now=True, now=now, poll=self._poll)
+                bound = submit_lifecycle.bind(held, _EMPTY_REPORT, poll_now=True, now=now, poll=self._poll)
                 return Change(task=bound, intent=slim)
             if held.origin is Origin.API or held.batch is not None:
                 return self._rejection(held, _UNNAMED, body, now)
-            return Change(task=lifecycle.await_first_callback(held, _UNNAMED, now=now), intent=slim)
+            return Change(task=submit_lifecycle.await_first_callback(held, _UNNAMED, now=now), intent=slim)
 
         kept = await self._apply_if_create_pending(task, change)
         self._notifiers.notify_all()
@@ -163,8 +172,8 @@ class CreateRecorder:
         log.error("task.unknown", task=task.id, reason=reason)
 
         def change(held: Task) -> Change:
-            message = f"{lifecycle.UNKNOWN}: Kling may have made this task or not. {reason}"
-            lost = lifecycle.expire(held, now=now, message=message)
+            message = f"unknown: Kling may have made this task or not. {reason}"
+            lost = lifecycle.expire(held, now=now, message=message, end_reason=EndReason.UNKNOWN)
             said = self._event_factory.task_event(
                 lost, _EMPTY_REPORT, b"", source=Source.RECEIVER, verified=Verification.NONE, at=now
             )

@@ -16,11 +16,11 @@ from typing import TypeVar
 
 import structlog
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import FAR_FUTURE, Clock, Ids
 from receiver.domain.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound, StoreUnavailable
-from receiver.domain.model import Origin, Push, Task, TaskState
+from receiver.domain.model import EndReason, Origin, Push, Task, TaskState
 from receiver.domain.notifier import Notifiers
-from receiver.domain.replays import AuditEntry
 from receiver.kling import endpoints
 from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
 from receiver.kling.endpoints import Endpoint
@@ -29,7 +29,7 @@ from receiver.store.interfaces import ById, Change, TaskStore
 from receiver.submission.executor import CreateExecutor, token_hash
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata, make_task
-from receiver.tasks import lifecycle
+from receiver.tasks import submit_lifecycle
 from receiver.tasks.account import Scope
 
 log = structlog.get_logger()
@@ -120,7 +120,7 @@ class Submitter:
         """
         token = self._ids.token()
         task = self._new_task(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING, metadata)
-        task = lifecycle.start_submit(
+        task = submit_lifecycle.start_submit(
             task, token_hash(token), now=task.created_at, lookup_at=task.created_at + self._executor.max_duration
         )
         taken = await self._task_store.slots_in_use(confirmed_only=True)
@@ -146,7 +146,7 @@ class Submitter:
         task = await self._recorder.cancel(task_id, action)
         if task is None:
             raise _not_found(task_id)
-        if task.state is not TaskState.REJECTED or not task.message.startswith(lifecycle.CANCELLED):
+        if task.end_reason is not EndReason.CANCELLED:
             raise Conflict(f"It does not wait to be sent any more: {task.state}.", remedy="Kling takes no task back.")
         self._executor.slot_limiter.remove(task)
         return task
@@ -296,7 +296,7 @@ class Submitter:
             if held.state is not TaskState.QUEUED:
                 return Change()
             return Change(
-                task=lifecycle.start_submit(
+                task=submit_lifecycle.start_submit(
                     held, token_hash(token), now=now, lookup_at=now + self._executor.max_duration
                 )
             )

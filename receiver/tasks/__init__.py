@@ -1,1 +1,1 @@
-"""What may become of a task."""
+"""The rules of a task's life, and the services around it."""

@@ -1,8 +1,8 @@
-"""Whether the account with Kling is in trouble that only a person can mend, and how far that reaches. Pure.
+"""Issues of the Kling account that only an operator can fix, and their scope. Pure.
 
-A wrong key, arrears, a block and an address that is not allowed stop everything. A pack that is used up stops what is
-paid from it: pictures go on while films wait. A right that is missing stops one resource, which is an endpoint and the
-model named in the body: whoever may not use the newest model goes on with the others.
+A wrong key, arrears, a block and a disallowed address stop everything. A used-up pack stops the tasks paid from it:
+images continue while videos wait. A missing permission stops one resource, which is an endpoint and the model named
+in the body: an account without the newest model continues with the others.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,28 +11,29 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.errors import Forbidden, KlingError, KlingRefusal, RetryHint
 
 MAX_PROBE_DELAY = timedelta(minutes=1)
-"""How far apart the trials of what is in trouble get: when it is mended, what waits goes within that time."""
+"""The longest delay between two probes of an issue. Once it is fixed, waiting tasks are submitted within that time."""
 
 _REMEDIES: Final[Mapping[int | str | None, str]] = {
     1000: "The key is wrong: check [kling] api_key, or access_key and secret_key.",
-    1001: "No key arrived: check [kling] api_key, and that the gateway between, if any, passes it on.",
-    1002: "Kling does not know the key: check [kling] api_key, and that base_url is of the key's own region.",
-    1100: "The account is blocked or not yet set up: look at it in Kling's console, or ask Kling's support.",
+    1001: "Kling received no key: check [kling] api_key, and that a gateway in between passes it on.",
+    1002: "Kling does not know the key: check [kling] api_key, and that base_url is the one of the key's region.",
+    1100: "The account is blocked or not set up yet: check it in Kling's console, or contact Kling's support.",
     1101: "The account is in arrears: pay what is due in Kling's console.",
-    1102: "The resource pack is used up or has expired: buy another, or switch on pay as you go, in Kling's console.",
-    1103: "The account has no right to it: ask for it in Kling's console, or use another model.",
-    1304: "This machine's address is not on the account's list: add it in Kling's console, or send from one that is.",
+    1102: "The resource pack is used up or has expired: buy another one or enable pay as you go in Kling's console.",
+    1103: "The account has no right to use it: request it in Kling's console, or use another model.",
+    1304: "This machine's address is not on the account's list: add it in Kling's console, or use a listed address.",
 }
 _PACK_USED_UP, _NOT_PERMITTED = 1102, 1103
 _MAX_ISSUES = 1000
 
 
 class Scope(StrEnum):
-    """How far trouble reaches."""
+    """The scope of an issue."""
 
     ACCOUNT = "account"
     PACK = "pack"
@@ -41,7 +42,7 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AccountIssue:
-    """What is in trouble: the account, a pack or a resource by its ``name``."""
+    """An issue of the account, or of the pack or resource called ``name``."""
 
     scope: Scope
     name: str = ""
@@ -49,14 +50,14 @@ class AccountIssue:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KlingCall:
-    """A call to Kling, as far as the account goes: whether it was to make a task, and from which pack, of what."""
+    """What a call to Kling needs from the account: whether it creates a task, the pack and the resource."""
 
     creates: bool = False
     pack: str | None = None
     resource: str = ""
 
     def issue_for(self, error: KlingError) -> AccountIssue | None:
-        """Tell what is in trouble when the call ends in *error*, None for nothing."""
+        """Return the issue that *error* shows, or None."""
         code = error.kling_code if isinstance(error, KlingRefusal) else None
         if isinstance(error, Forbidden):
             return (
@@ -71,7 +72,7 @@ class KlingCall:
         return AccountIssue(scope=Scope.ACCOUNT)
 
     def possible_issues(self) -> Sequence[AccountIssue]:
-        """Tell all that a create which succeeds shows to be in order, or that would be in its way."""
+        """Return every issue that could block this create, and that its success resolves."""
         return [
             AccountIssue(scope=Scope.ACCOUNT),
             self._pack_issue(),
@@ -79,62 +80,60 @@ class KlingCall:
         ]
 
     def _pack_issue(self) -> AccountIssue:
-        """Give the pack that a task is paid from; where that is not known, the resource stands for it."""
+        """Return the issue of the task's pack, or of its resource if the pack is unknown."""
         if self.pack is None:
             return AccountIssue(scope=Scope.RESOURCE, name=self.resource)
         return AccountIssue(scope=Scope.PACK, name=self.pack)
 
 
 QUERY: Final = KlingCall()
-"""A question about tasks: it is free, and needs no more than the account itself."""
+"""A query about tasks: it is free and needs only the account itself."""
 
 
 @dataclass(slots=True)
 class _OpenIssue:
-    """``codes`` are the reasons that were told, ``creates`` which calls have met it: creates, others, or both."""
+    """``codes`` are the reasons already reported. ``creates`` says which calls failed: creates, others or both."""
 
     codes: set[int | str | None] = field(default_factory=set)
     creates: set[bool] = field(default_factory=set)
 
 
 class AccountMonitor:
-    """Follows what calls say about the account, so that each trouble is told once for each reason, and its end once."""
+    """Tracks open issues, so that each issue is reported once per reason and its end once."""
 
     def __init__(self) -> None:
-        self._open_issues: dict[AccountIssue, _OpenIssue] = {}
+        self._open_issues: BoundedDict[AccountIssue, _OpenIssue] = BoundedDict(_MAX_ISSUES)
 
     def restore(self, issue: AccountIssue, code: int | str | None, *, creates: bool) -> None:
-        """Take up trouble that was told of before a restart."""
+        """Restore an issue that was reported before a restart."""
         self._record(issue, code, creates=creates)
 
     def observe(self, error: KlingError | None, call: KlingCall) -> tuple[AccountIssue | None, Sequence[AccountIssue]]:
-        """Take in how a call ended, None for well; give the trouble that is to be told of, and those that are over.
+        """Record how a call ended. *error* is None for a success. Return the new issue, if any, and the resolved ones.
 
-        A question that is answered says nothing about what makes tasks. A create that succeeds says that all is well.
+        A successful query proves nothing about creates. A successful create resolves every issue it could have met.
         """
         if error is None:
-            return None, [concern for concern in call.possible_issues() if self._resolve(concern, call)]
-        concern = call.issue_for(error)
-        if concern is None:
+            return None, [issue for issue in call.possible_issues() if self._resolve(issue, call)]
+        issue = call.issue_for(error)
+        if issue is None:
             return None, ()
         code = error.kling_code if isinstance(error, KlingRefusal) else None
-        return (concern if self._record(concern, code, creates=call.creates) else None), ()
+        return (issue if self._record(issue, code, creates=call.creates) else None), ()
 
     def _record(self, issue: AccountIssue, code: int | str | None, *, creates: bool) -> bool:
-        if issue not in self._open_issues and len(self._open_issues) >= _MAX_ISSUES:
-            del self._open_issues[next(iter(self._open_issues))]
-        trouble = self._open_issues.setdefault(issue, _OpenIssue())
-        trouble.creates.add(creates)
-        is_news = code not in trouble.codes
-        trouble.codes.add(code)
-        return is_news
+        known = self._open_issues.setdefault(issue, _OpenIssue())
+        known.creates.add(creates)
+        is_new = code not in known.codes
+        known.codes.add(code)
+        return is_new
 
     def _resolve(self, issue: AccountIssue, call: KlingCall) -> bool:
-        trouble = self._open_issues.get(issue)
-        if trouble is None:
+        known = self._open_issues.get(issue)
+        if known is None:
             return False
-        trouble.creates -= {False, call.creates}
-        if trouble.creates:
+        known.creates -= {False, call.creates}
+        if known.creates:
             return False
         del self._open_issues[issue]
         return True
@@ -142,7 +141,7 @@ class AccountMonitor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BlockedCreate:
-    """What a create waits for to be mended, why, and *until* when nobody tries."""
+    """The issue that blocks a create, its reason, and the time ``until`` the next probe."""
 
     issue: AccountIssue
     reason: str
@@ -150,60 +149,58 @@ class BlockedCreate:
 
 
 class IssueBreakers:
-    """Keeps what is in trouble from being tried by all that wait for it: by one at a time, further and further apart.
+    """A circuit breaker per pack and resource with an issue: one create at a time probes it, with growing delays.
 
-    The account as a whole is not among them, for with it nothing goes.
+    The executor has its own breaker for the account as a whole.
     """
 
     def __init__(self) -> None:
-        self._breakers: dict[AccountIssue, CircuitBreaker] = {}
+        self._breakers: BoundedDict[AccountIssue, CircuitBreaker] = BoundedDict(_MAX_ISSUES)
 
     def blocked(self, call: KlingCall, now: datetime) -> BlockedCreate | None:
-        """Tell what a create must not be tried for now; None when it may be."""
-        for concern in call.possible_issues():
-            patience = self._breakers.get(concern)
-            if patience is not None and not patience.allows(now):
-                return BlockedCreate(issue=concern, reason=patience.reason, until=patience.next_probe_at or now)
+        """Return the issue that blocks a create now, or None."""
+        for issue in call.possible_issues():
+            breaker = self._breakers.get(issue)
+            if breaker is not None and not breaker.allows(now):
+                return BlockedCreate(issue=issue, reason=breaker.reason, until=breaker.next_probe_at or now)
         return None
 
     def next_pack_probe_at(self, now: datetime) -> datetime | None:
-        """Tell when the next pack may be tried that may not be now."""
-        packs = [self._breakers[concern] for concern in self._breakers if concern.scope is Scope.PACK]
+        """Return the earliest future probe time of a pack, or None."""
+        packs = [breaker for issue, breaker in self._breakers.items() if issue.scope is Scope.PACK]
         return min(
             (pack.next_probe_at for pack in packs if pack.next_probe_at is not None and pack.next_probe_at > now),
             default=None,
         )
 
     def has_issue_at(self, endpoint: str) -> bool:
-        """Tell whether a right to anything at an endpoint is missing, so that it matters which model is named."""
+        """Return whether a permission is missing at an endpoint, so that the model in the body matters."""
         return any(each.scope is Scope.RESOURCE and each.name.split(" ")[0] == endpoint for each in self._breakers)
 
     def reason(self, pack: str | None) -> str:
-        """Say what is the matter with a pack; "" for nothing."""
-        patience = self._breakers.get(AccountIssue(scope=Scope.PACK, name=pack or ""))
-        return "" if patience is None else patience.reason
+        """Return the reason of a pack's issue, or ""."""
+        breaker = self._breakers.get(AccountIssue(scope=Scope.PACK, name=pack or ""))
+        return "" if breaker is None else breaker.reason
 
     def start(self, call: KlingCall, now: datetime, *, max_duration: timedelta) -> None:
-        """Note that a create is made, which takes no longer than *lasts*."""
-        for concern in call.possible_issues():
-            if concern in self._breakers:
-                self._breakers[concern].start(now, max_duration=max_duration)
+        """Record that a create starts, which takes at most *max_duration*."""
+        for issue in call.possible_issues():
+            if issue in self._breakers:
+                self._breakers[issue].start(now, max_duration=max_duration)
 
     def record_failure(self, issue: AccountIssue, reason: str, *, started_at: datetime, now: datetime) -> None:
-        """Note that a create, *begun* then, met trouble."""
-        if issue not in self._breakers and len(self._breakers) >= _MAX_ISSUES:
-            del self._breakers[next(iter(self._breakers))]
+        """Record that a create started at *started_at* met an issue."""
         self._breakers.setdefault(issue, CircuitBreaker(max_delay=MAX_PROBE_DELAY)).record_failure(
             reason, started_at=started_at, now=now
         )
 
     def record_success(self, call: KlingCall) -> bool:
-        """Note that a create succeeded; tell whether that opens what was barred."""
-        opened = [concern for concern in call.possible_issues() if self._breakers.pop(concern, None) is not None]
-        return bool(opened)
+        """Record that a create succeeded. Return whether that resolved an issue."""
+        resolved = [issue for issue in call.possible_issues() if self._breakers.pop(issue, None) is not None]
+        return bool(resolved)
 
 
 def remedy(error: KlingError) -> str:
-    """Say what a person can do about trouble with the account."""
+    """Return what the operator can do about an issue of the account."""
     code = error.kling_code if isinstance(error, KlingRefusal) else None
     return _REMEDIES.get(code, error.remedy)

@@ -1,9 +1,8 @@
-"""Tells of a batch once, when all its tasks are over: one event that has their counts and results.
+"""Publishes one event per batch, when all its tasks are finished, with their counts and results.
 
-Tasks end wherever news of them comes in, and nobody there knows of batches: a bell says that a task of some batch is
-over, and what follows is decided here from what is stored. So a crash in between costs nothing: the next start looks.
-The moment itself is one transaction: the batch is noted as finished, and the event that says so is stored with its
-deliveries, or nothing is.
+The code that ends tasks does not know about batches: it notifies this service, which reads the store. A crash in
+between loses nothing, because the service reads the store at startup too. One transaction marks the batch as finished
+and stores its event and deliveries.
 """
 
 import asyncio
@@ -13,10 +12,11 @@ from typing import Protocol
 
 import structlog
 
+from receiver.domain.audit import AuditEntry
+from receiver.domain.batches import BatchState, BatchView, FinishedBatch
 from receiver.domain.clock import Clock
 from receiver.domain.errors import NotFound, StoreUnavailable
 from receiver.domain.notifier import Notifiers
-from receiver.domain.replays import AuditEntry, BatchState, BatchView, FinishedBatch
 from receiver.events.factory import EventFactory, RoutedEvent
 from receiver.events.payload import MAX_BATCH_TASKS, batch_data
 from receiver.store.interfaces import Page
@@ -28,22 +28,22 @@ _FAILURE_DELAY = timedelta(minutes=1)
 
 
 class BatchStore(Protocol):
-    """What a store keeps of batches."""
+    """The store's batches."""
 
     async def close(self, name: str, *, now: datetime, action: AuditEntry) -> bool:
-        """Let a batch take no more tasks in; False where it is not open."""
+        """Close a batch to new tasks. Return False if it is not open."""
         ...
 
     async def list_complete(self) -> Sequence[str]:
-        """Name batches that are closed and whose tasks are all over, their results home or given up, untold so far."""
+        """Return the names of closed batches whose tasks have all ended, with results archived or given up."""
         ...
 
     async def finish(
         self, name: str, make_event: Callable[[FinishedBatch], RoutedEvent], *, limit: int
     ) -> RoutedEvent | None:
-        """Store what *announce* makes of a complete batch and its first *limit* tasks, in one transaction.
+        """Finish a complete batch and store the event that *make_event* returns for its first *limit* tasks.
 
-        None, and nothing written, where it is not complete, or was finished before.
+        This is one transaction. Return None, and write nothing, if it is not complete or already finished.
         """
         ...
 
@@ -59,7 +59,7 @@ class BatchStore(Protocol):
 
 
 class BatchService:
-    """Waits for the ends of batches, and closes them on a person's word."""
+    """Finishes complete batches, and closes batches on request."""
 
     def __init__(self, batches: BatchStore, event_factory: EventFactory, *, notifiers: Notifiers, clock: Clock) -> None:
         self._batches = batches
@@ -68,7 +68,7 @@ class BatchService:
         self._clock = clock
 
     async def close(self, name: str, *, why: str, actor: str) -> BatchView:
-        """Let a batch take no more tasks in, so that it is finished with those it has. Raises NotFound."""
+        """Close a batch, so that it finishes with the tasks it has. Raises NotFound."""
         now = self._clock.now()
         action = AuditEntry(at=now, actor=actor, verb="batch.closed", subject=name, reason=why)
         if await self._batches.close(name, now=now, action=action):
@@ -80,7 +80,7 @@ class BatchService:
         """Find a batch. Raises NotFound."""
         view = await self._batches.find(name)
         if view is None:
-            raise NotFound(f"There is no batch {name[:100]!r}.", remedy="A batch is there from its first task on.")
+            raise NotFound(f"There is no batch {name[:100]!r}.", remedy="The first task of a batch creates it.")
         return view
 
     async def list(
@@ -90,39 +90,39 @@ class BatchService:
         return await self._batches.list(states=states, limit=limit, cursor=cursor)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Tell of every batch that is complete, now and whenever one may be, until *stop*."""
-        bell = self._notifiers.batches.subscribe()
+        """Finish every complete batch, now and after each notification, until *stop*."""
+        wake = self._notifiers.batches.subscribe()
         try:
             while not stop.is_set():
-                bell.clear()
-                await self._clock.wait(bell, until=await self._finish_complete())
+                wake.clear()
+                await self._clock.wait(wake, until=await self._finish_complete())
         finally:
-            self._notifiers.batches.unsubscribe(bell)
+            self._notifiers.batches.unsubscribe(wake)
 
     async def _finish_complete(self) -> datetime | None:
-        """Tell of every batch that is complete; give when to look again without a bell."""
-        now, again = self._clock.now(), None
+        """Finish every complete batch. Return when to check again without a notification, or None."""
+        now, next_check_at = self._clock.now(), None
         try:
             for name in await self._batches.list_complete():
-                again = now if await self._finish(name) else again or now + _FAILURE_DELAY
-        except StoreUnavailable as exc:  # a full disk, say; what is complete stays so
+                next_check_at = now if await self._finish(name) else next_check_at or now + _FAILURE_DELAY
+        except StoreUnavailable as exc:  # such as a full disk; complete batches stay complete
             log.warning("batch.delayed", reason=exc.message)
             return now + _RETRY_DELAY
-        return again
+        return next_check_at
 
     async def _finish(self, name: str) -> bool:
-        """Tell of a batch; False where that went wrong, which must not end the others."""
+        """Finish one batch. Return False if that failed, which must not stop the other batches."""
         try:
-            said = await self._batches.finish(name, self._finished_event, limit=MAX_BATCH_TASKS)
+            routed = await self._batches.finish(name, self._finished_event, limit=MAX_BATCH_TASKS)
         except StoreUnavailable:
             raise
         except Exception:
             log.exception("batch.broken", batch=name)
             return False
-        if said is not None:
+        if routed is not None:
             self._notifiers.events.notify()
             self._notifiers.deliveries.notify()
-            log.info("batch.finished", batch=name, event_id=said.event.id, deliveries=len(said.deliveries))
+            log.info("batch.finished", batch=name, event_id=routed.event.id, deliveries=len(routed.deliveries))
         return True
 
     def _finished_event(self, finished: FinishedBatch) -> RoutedEvent:

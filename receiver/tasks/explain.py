@@ -1,4 +1,4 @@
-"""Tells a task's whole story: what was wanted, what arrived, what was decided and tried, and what comes next."""
+"""Explains a task: its intent, pushes, events, deliveries and attempts, and what happens next."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Protocol
 from urllib.parse import urlsplit
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock
 from receiver.domain.errors import MalformedBody, NotFound
 from receiver.domain.model import (
@@ -13,6 +14,7 @@ from receiver.domain.model import (
     Attempt,
     Delivery,
     DeliveryStatus,
+    EndReason,
     Event,
     HeldBy,
     Json,
@@ -24,43 +26,41 @@ from receiver.domain.model import (
     Task,
     TaskState,
 )
-from receiver.domain.replays import AuditEntry
 from receiver.events.routing import REPLY_PREFIX
 from receiver.kling import protocol
 from receiver.kling.shortened import truncate_strings
 from receiver.store.interfaces import Catalog, DeliveryView
-from receiver.tasks import lifecycle
 
 _MAX_ITEMS = 500
 _MAX_SENTENCES = 3
 _CALLBACK_URL = "callback_url"
 
 OUTCOME_TEXT: Mapping[PushOutcome, str] = {
-    PushOutcome.PENDING: "waits to be confirmed by Kling's API",
+    PushOutcome.PENDING: "waits for confirmation by Kling's API",
     PushOutcome.APPLIED: "changed the task",
-    PushOutcome.DUPLICATE: "said what was known already",
-    PushOutcome.STALE: "came after something newer",
-    PushOutcome.MISMATCH: "speaks of another task, or against what is settled",
-    PushOutcome.UNRECOGNIZED: "has a shape or a status never seen before",
+    PushOutcome.DUPLICATE: "reported a known state",
+    PushOutcome.STALE: "arrived after a newer state",
+    PushOutcome.MISMATCH: "is about another task, or contradicts the final state",
+    PushOutcome.UNRECOGNIZED: "has an unknown format or status",
     PushOutcome.FORGED: "has a wrong signature, or Kling's API denies it",
 }
 
 
 class ExplainStore(Protocol):
-    """What is kept beside the catalog."""
+    """What the explanation reads besides the catalog."""
 
     async def intent(self, task_id: str) -> bytes:
-        """Give the body the task was asked for with; empty when it is no longer kept."""
+        """Return the body of the task's submit; empty if it is no longer kept."""
         ...
 
     async def route_states(self) -> Mapping[str, RouteState]:
-        """Give what is remembered about each route."""
+        """Return the stored state of each route."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedPush:
-    """A push and what it says; ``reading`` is None where nothing could be read of it, or nothing is kept."""
+    """A push and its report, which is None if the body could not be parsed or is no longer kept."""
 
     push: Push
     report: StatusReport | None
@@ -68,7 +68,7 @@ class ReceivedPush:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryHistory:
-    """A delivery and the attempts at it, oldest first."""
+    """A delivery and its attempts, oldest first."""
 
     view: DeliveryView
     attempts: Sequence[Attempt]
@@ -81,7 +81,7 @@ class DeliveryHistory:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskExplanation:
-    """All that is kept about a task, oldest first. ``outlook`` says what comes next, or what a person is to do."""
+    """Everything stored about a task, oldest first. ``next_step`` says what happens next or what to do."""
 
     task: Task
     intent: Json | None
@@ -93,7 +93,7 @@ class TaskExplanation:
 
 
 class Explainer:
-    """Gathers the stories of tasks."""
+    """Builds the explanation of a task from the store."""
 
     def __init__(self, catalog: Catalog, store: ExplainStore, *, routes: Collection[str], clock: Clock) -> None:
         self._catalog = catalog
@@ -102,14 +102,16 @@ class Explainer:
         self._clock = clock
 
     async def explain(self, ref: str) -> TaskExplanation:
-        """Tell the story of the task that goes by *ref*. Raises NotFound."""
+        """Explain the task with the id *ref*. Raises NotFound."""
         task = await self._catalog.task(ref)
         if task is None:
-            raise NotFound(f"No task goes by {ref[:64]!r}.", remedy="Ask by our id, Kling's, or the external one.")
-        arrivals = [ReceivedPush(push=push, report=_parse_report(push)) for push in await self._catalog.pushes(task.id)]
+            raise NotFound(
+                f"No task has the id {ref[:64]!r}.", remedy="Use the receiver's id, Kling's id or the external id."
+            )
+        pushes = [ReceivedPush(push=push, report=_parse_report(push)) for push in await self._catalog.pushes(task.id)]
         events = list(reversed((await self._catalog.events(task_id=task.id, limit=_MAX_ITEMS)).items))
         views = list(reversed((await self._catalog.deliveries(task_id=task.id, limit=_MAX_ITEMS)).items))
-        errands = [
+        deliveries = [
             DeliveryHistory(view=view, attempts=await self._catalog.attempts(view.delivery.id)) for view in views
         ]
         subjects = [task.id, *(view.delivery.id for view in views)]
@@ -118,12 +120,12 @@ class Explainer:
         return TaskExplanation(
             task=task,
             intent=_redacted_intent(await self._store.intent(task.id)),
-            pushes=arrivals,
+            pushes=pushes,
             events=events,
-            deliveries=errands,
+            deliveries=deliveries,
             actions=actions,
             next_step=next_step(
-                task, arrivals, events, errands, states=states, routes=self._routes, now=self._clock.now()
+                task, pushes, events, deliveries, states=states, routes=self._routes, now=self._clock.now()
             ),
         )
 
@@ -138,7 +140,7 @@ def _parse_report(push: Push) -> StatusReport | None:
 
 
 def _redacted_intent(body: bytes) -> Json | None:
-    """Shorten what a task was asked for with; of the client's own callback URL only the origin may be shown."""
+    """Return the intent with long strings truncated and the client's callback URL reduced to its origin."""
     if not body:
         return None
     try:
@@ -156,7 +158,7 @@ def _origin(url: str) -> str:
     try:
         parts = urlsplit(url)
     except ValueError:
-        return "(a URL that cannot be read)"
+        return "(an invalid URL)"
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}/..."
 
 
@@ -170,20 +172,20 @@ def next_step(
     routes: Collection[str],
     now: datetime,
 ) -> str:
-    """Say what comes next for a task, or what a person is to do, in sentences for people."""
-    repeated = {errand.delivery.replay_of for errand in deliveries}
-    open_errands = [
-        errand
-        for errand in deliveries
-        if errand.delivery.status is not DeliveryStatus.DELIVERED and errand.delivery.id not in repeated
+    """Return what happens next for a task, or what the operator can do, in sentences."""
+    replayed = {history.delivery.replay_of for history in deliveries}
+    unfinished = [
+        history
+        for history in deliveries
+        if history.delivery.status is not DeliveryStatus.DELIVERED and history.delivery.id not in replayed
     ]
-    open_errands.sort(key=lambda errand: errand.delivery.status is DeliveryStatus.PENDING)
-    said = [
-        _delivery_step(errand, states.get(errand.delivery.route), routes=routes, now=now) for errand in open_errands
+    unfinished.sort(key=lambda history: history.delivery.status is DeliveryStatus.PENDING)
+    steps = [
+        _delivery_step(history, states.get(history.delivery.route), routes=routes, now=now) for history in unfinished
     ]
-    sentences = list(dict.fromkeys(said))[:_MAX_SENTENCES]  # what holds a route up, holds up all of it
-    if left := sum(sentence not in sentences for sentence in said):
-        sentences.append(f"{left} more deliveries are not through: see above.")
+    sentences = list(dict.fromkeys(steps))[:_MAX_SENTENCES]  # deliveries of one held route share a sentence
+    if left := sum(step not in sentences for step in steps):
+        sentences.append(f"{left} more deliveries are not delivered: see above.")
     first = _finished_step(task, events, deliveries) if task.state.is_final else _unfinished_step(task, pushes, now=now)
     if task.state.is_final and sentences and not _is_archive_pending(events):
         return " ".join(sentences)
@@ -197,84 +199,86 @@ def _is_archive_pending(events: Sequence[Event]) -> bool:
 def _finished_step(task: Task, events: Sequence[Event], deliveries: Sequence[DeliveryHistory]) -> str:
     ends = [event for event in events if event.type == f"task.{task.state}"]
     if _is_archive_pending(events):
-        return "Its results are being brought home; whoever wants to know is told when the files are here."
-    if any(errand.delivery.event_id == end.id for errand in deliveries for end in ends):
-        return "Nothing more: it is over, and everybody who wanted to know has been told."
+        return "Its results are being archived; its routes receive the event once the files are stored."
+    if any(history.delivery.event_id == end.id for history in deliveries for end in ends):
+        return "Nothing more to do: the task is finished, and every matching route received its event."
     if not ends:
-        return "Nothing more: it is over, and what came of it is no longer kept."
+        return "Nothing more to do: the task is finished, and its events are no longer kept."
     return (
-        "It is over, and no route wanted to know: the decisions above say why. To bring it out all the same: "
+        "The task is finished, and no route matched its event: the decisions above say why. To deliver it anyway: "
         f"kling-receiver replay --event {ends[-1].id} --to-route NAME"
     )
 
 
 def _unfinished_step(task: Task, pushes: Sequence[ReceivedPush], *, now: datetime) -> str:
-    """Say what comes next for a task that Kling has not ended."""
+    """Return what happens next for a task that Kling has not ended."""
     why, due = _reason_suffix(task.message), _format_time(task.due_at)
-    is_doubtful = any(arrival.push.outcome is PushOutcome.PENDING for arrival in pushes)
+    is_unconfirmed = any(received.push.outcome is PushOutcome.PENDING for received in pushes)
     match task.state:
-        case TaskState.AWAITING if not is_doubtful:
-            says = _unused_url_step(task, pushes, now=now)
+        case TaskState.AWAITING if not is_unconfirmed:
+            step = _unused_url_step(task, pushes, now=now)
         case TaskState.QUEUED if task.due_at is None or task.due_at <= now:
-            says = f"It waits to be sent{why}, and goes as soon as it is its turn."
+            step = f"It is queued{why}, and is submitted as soon as it is its turn."
         case TaskState.QUEUED:
-            says = f"It waits to be sent{why}; at the latest it is looked at again at {due}."
+            step = f"It is queued{why}; it is checked again at {due} at the latest."
         case TaskState.SUBMITTING:
-            says = f"It is being sent to Kling{why}. Without a clear answer it is looked up at {due}."
-        case TaskState.REJECTED if task.message.startswith(lifecycle.CANCELLED):
-            says = f"Nothing more: it was {task.message.rstrip('.')}. Kling did not make it."
+            step = f"It is being submitted to Kling{why}. Without a clear answer it is looked up at {due}."
+        case TaskState.REJECTED if task.end_reason is EndReason.CANCELLED:
+            step = f"Nothing more to do: it was {task.message.rstrip('.')}. Kling did not create it."
         case TaskState.REJECTED:
-            says = f"Nothing more: Kling did not take it{why}. Correct it and submit it again."
+            step = f"Nothing more to do: Kling refused it{why}. Correct it and submit it again."
         case TaskState.EXPIRED:
-            says = f"It was given up{why}. Should Kling's word still come, it counts."
-        case _ if is_doubtful:
-            says = f"A callback waits to be confirmed: Kling is asked about it at {due}."
+            step = f"It was given up{why}. An end that Kling reports later still counts."
+        case _ if is_unconfirmed:
+            step = f"A callback waits for confirmation: the task is polled at {due}."
         case _ if task.due_at is None:
-            says = "Kling is at work on it, and cannot be asked about it: the next word is a callback."
+            step = "Kling is working on it. It cannot be polled, so its next state comes by callback only."
         case _:
-            says = f"Kling is at work on it. It tells by a callback, or else is asked at {due}."
-    return says
+            step = f"Kling is working on it. Its next state comes by callback, or by the poll at {due}."
+    return step
 
 
 def _unused_url_step(task: Task, pushes: Sequence[ReceivedPush], *, now: datetime) -> str:
-    """Say how it stands with a callback URL by which no task of Kling's has become known."""
+    """Return the status of a callback URL that no push has bound to a task of Kling."""
     if task.token_hash is None:
-        return "Its callback URL was revoked: what comes there is refused."
+        return "Its callback URL was revoked: callbacks to it are refused."
     if task.expires_at is not None and task.expires_at <= now:
-        return "Its callback URL has expired unused; make another with: kling-receiver callback-url"
-    good = f"It is good until {_format_time(task.expires_at)}."
+        return "Its callback URL expired unused. To create another one: kling-receiver callback-url"
+    validity = f"It is valid until {_format_time(task.expires_at)}."
     if pushes:
-        return f"Its URL was called, and nothing that came there told of its task: see above. {good}"
-    return f"Nobody has called its URL yet. {good}"
+        return f"Its callback URL was called, but no push identified its task: see above. {validity}"
+    return f"Its callback URL has not been called yet. {validity}"
 
 
 def _delivery_step(
     history: DeliveryHistory, state: RouteState | None, *, routes: Collection[str], now: datetime
 ) -> str:
-    """Say what comes next for a delivery that has not got through."""
+    """Return what happens next for a delivery that is not delivered."""
     delivery = history.delivery
     route, last = delivery.route, history.attempts[-1] if history.attempts else None
     why = _reason_suffix(last.reason) if last is not None else ""
     if delivery.status is not DeliveryStatus.PENDING:
-        says = f"{delivery.status}{why}. When it is mended: kling-receiver deliveries retry {delivery.id}"
+        step = f"{delivery.status}{why}. Once the cause is fixed: kling-receiver deliveries retry {delivery.id}"
     elif route not in routes and not route.startswith(REPLY_PREFIX):
-        says = "no such route is in the configuration any more; its events wait until it is put back."
+        step = "the configuration no longer has this route; its events wait until it is added again."
     elif delivery.claim is not None and delivery.due_at > now:
-        says = f"it is being tried now, attempt {delivery.attempts + 1}."
+        step = f"attempt {delivery.attempts + 1} is in progress."
     elif state is not None and state.held_by is HeldBy.OPERATOR:
-        says = f"held by hand{_reason_suffix(state.held_why)} until: kling-receiver routes release {route}"
+        step = (
+            f"held by an operator{_reason_suffix(state.held_why)}. To release it: kling-receiver routes release {route}"
+        )
     elif state is not None and state.held_by is HeldBy.FAILURES:
-        says = (
+        step = (
             f"held since {_format_time(state.held_at)}{_reason_suffix(state.held_why)}; probed once a minute, "
-            f"the first success lets all go on. To try all now: kling-receiver routes release {route}"
+            f"released by the first success. To deliver all now: kling-receiver routes release {route}"
         )
     elif delivery.due_at <= now:
-        says = "it goes out as soon as there is room for it."
+        step = "it is delivered as soon as a slot is free."
     elif last is None:
-        says = f"it goes out at {_format_time(delivery.due_at)}."
+        step = f"it is delivered at {_format_time(delivery.due_at)}."
     else:
-        says = f"attempt {last.number} {last.outcome}{why}; the next is at {_format_time(delivery.due_at)}."
-    return f"{route}: {says}"
+        step = f"attempt {last.number} {last.outcome}{why}; the next is at {_format_time(delivery.due_at)}."
+    return f"{route}: {step}"
 
 
 def _reason_suffix(reason: str) -> str:
@@ -282,4 +286,4 @@ def _reason_suffix(reason: str) -> str:
 
 
 def _format_time(at: datetime | None) -> str:
-    return "a time not known" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"
+    return "an unknown time" if at is None else f"{at:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,7 +1,7 @@
-"""When Kling is asked about a task, how soon again, and by which id. Pure: no clock, no I/O.
+"""When a task is polled, and by which id. Pure: no clock, no I/O.
 
-Asking is the guarantee behind callbacks: a task without an end is asked about at growing intervals, sooner where a
-push waits for confirmation, and never so often that a flood of false pushes would cost anything.
+Polling is the guarantee behind callbacks: a running task is polled at growing intervals. A push that waits for
+confirmation causes an earlier poll. A minimum gap between such polls makes a flood of forged pushes cheap.
 """
 
 from collections.abc import Sequence
@@ -14,57 +14,57 @@ from receiver.domain.model import Json, Origin, Push, StatusReport, Task, TaskSt
 from receiver.settings import PollSettings
 
 MIN_POLL_GAP = timedelta(seconds=5)
-"""The least time between two questions that pushes about one task bring about, so that a flood of forged ones costs
-next to nothing."""
+"""The least time between two polls of one task that pushes cause, so that forged pushes cost almost nothing."""
 
 MIN_END_POLL_GAP = timedelta(seconds=1.5)
-"""How soon after an ordinary question an end that is pushed is asked about, or anything at a start: an end holds a slot
-that others wait for."""
+"""The least time between a regular poll and one to confirm a pushed end. It is short, because the task occupies a slot.
+
+It also applies to the polls at startup."""
 
 FRESH_PUSH = timedelta(minutes=1)
-"""How long a push that waits for confirmation keeps the questions close together: the API may lag behind."""
+"""How long an unconfirmed push keeps the polls frequent: the API may lag behind callbacks."""
 
 EMPTY_RESULT_RETRIES = 5
-"""How many answers that tell of a succeed without any result it takes until one is taken as it is."""
+"""How many answers report a success without a result before one is accepted."""
 
 PendingPushes: TypeAlias = Sequence[tuple[Push, StatusReport]]
-"""The pushes of a task that wait for the API's word, oldest first, with what each says."""
+"""A task's unconfirmed pushes and their reports, oldest first."""
 
 _OWN_END_STATES = (TaskState.REJECTED, TaskState.EXPIRED)
 
 
 def poll_id(task: Task, pending: PendingPushes) -> str | None:
-    """Give the id to ask Kling about the task by; None when there is none."""
+    """Return the id to poll the task by, or None."""
     return next(iter(candidate_ids(task, pending)), None)
 
 
 def candidate_ids(task: Task, pending: PendingPushes) -> Sequence[str]:
-    """Give the ids that Kling can be asked about the task by, beginning with another one after each question.
+    """Return the ids to poll the task by, rotated by one after each poll.
 
-    A task whose Kling's id is not known yet is asked about by those its pushes name, each in its turn: the answer
-    tells which of them speaks the truth.
+    A task without a known Kling id is polled by the ids in its pushes, one after the other. The answers show which of
+    them is genuine.
     """
     if task.kling_id is not None:
         return [task.kling_id]
-    named = [name for _, said in pending for name in ids_in(said)]
-    ids = list(dict.fromkeys(name for name in (*named, task.external_task_id) if name))
-    turn = task.poll_count % len(ids) if ids else 0
-    return ids[turn:] + ids[:turn]
+    pushed = [id_ for _, report in pending for id_ in ids_in(report)]
+    ids = list(dict.fromkeys(id_ for id_ in (*pushed, task.external_task_id) if id_))
+    first = task.poll_count % len(ids) if ids else 0
+    return ids[first:] + ids[:first]
 
 
 def record_poll(task: Task, *, now: datetime) -> Task:
-    """Note that Kling has been asked about a task."""
-    asked_at, prompted_at = task.polled_at, task.push_poll_at
-    if prompted_at is not None and (asked_at is None or asked_at < prompted_at):
-        prompted_at = now  # it was this question that a push brought about
-    return replace(task, polled_at=now, poll_count=task.poll_count + 1, push_poll_at=prompted_at)
+    """Record that a task was polled."""
+    polled_at, push_poll_at = task.polled_at, task.push_poll_at
+    if push_poll_at is not None and (polled_at is None or polled_at < push_poll_at):
+        push_poll_at = now  # this is the poll that a push caused
+    return replace(task, polled_at=now, poll_count=task.poll_count + 1, push_poll_at=push_poll_at)
 
 
 def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: PollSettings) -> Task:
-    """Plan the next question after an answer: soon while a fresh push waits for it, else after a growing interval."""
+    """Schedule the next poll after an answer: soon for a fresh push, else after a growing interval."""
     fresh = any(now - push.received_at < FRESH_PUSH for push, _ in pending)
     if is_unbound(task) and not pending:
-        return replace(task, started_at=None, due_at=None)  # nobody names an id any more
+        return replace(task, started_at=None, due_at=None)  # no id is left to poll by
     if (
         has_ended(task)
         and not fresh
@@ -81,11 +81,11 @@ def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: Po
 
 
 def schedule_soon(task: Task, *, now: datetime, min_gap: timedelta = MIN_POLL_GAP) -> Task:
-    """Have the API asked because of a push: now, or *apart* from the last question, and from the last such one 5 s."""
+    """Schedule a poll for a push: now, but *min_gap* after the last poll and 5 s after the last one for a push."""
     if not can_poll(task) or task.state in (TaskState.SUBMITTING, TaskState.QUEUED):
         return task
     soon = now
-    if task.polled_at is not None and task.polled_at <= now:  # else the clock was set back
+    if task.polled_at is not None and task.polled_at <= now:  # otherwise the clock was set back
         soon = max(soon, task.polled_at + min_gap)
     if task.push_poll_at is not None and task.push_poll_at <= now + MIN_POLL_GAP:
         soon = max(soon, task.push_poll_at + MIN_POLL_GAP)
@@ -94,26 +94,26 @@ def schedule_soon(task: Task, *, now: datetime, min_gap: timedelta = MIN_POLL_GA
 
 
 def schedule_end_check(task: Task, *, now: datetime) -> Task:
-    """Have the API asked whether a task has come to its end, soon also after an ordinary question."""
+    """Schedule a poll to confirm a task's end, with a short gap after a regular poll."""
     return schedule_soon(task, now=now, min_gap=MIN_POLL_GAP if has_ended(task) else MIN_END_POLL_GAP)
 
 
 def postpone(task: Task, *, until: datetime) -> Task:
-    """Leave a question for later because nobody can be asked just now; it does not count as asked."""
+    """Postpone a poll because Kling cannot be reached. It does not count as a poll."""
     return replace(task, due_at=until)
 
 
 def has_timed_out(task: Task, *, now: datetime, poll: PollSettings) -> bool:
-    """Tell whether Kling has had a task for so long without an end that it is given up."""
+    """Return whether a task has run for ``give_up_after`` without an end."""
     if has_ended(task):
         return False
     return now - running_since(task) >= poll.give_up_after
 
 
 def next_poll_after_expiry(task: Task, *, now: datetime) -> datetime | None:
-    """Tell when to ask again about a task that was given up, for a late end counts; None when no more.
+    """Return the next poll time of an expired task, because a late end counts. None if it is not polled any more.
 
-    It is asked about each time that it has become a quarter older, as long as callbacks of it are taken.
+    The interval is a quarter of the task's age. Polling stops when its callback URL expires.
     """
     if (
         task.state is not TaskState.EXPIRED
@@ -126,87 +126,89 @@ def next_poll_after_expiry(task: Task, *, now: datetime) -> datetime | None:
 
 
 def is_stuck(task: Task, *, now: datetime, poll: PollSettings) -> bool:
-    """Tell whether Kling has had a task for longer than tasks should take, which nobody has been told yet."""
+    """Return whether a task has run for ``stuck_after`` and no alert has been raised for it."""
     if poll.stuck_after is None or task.stuck_at is not None or not task.state.is_running:
         return False
     return now - running_since(task) >= poll.stuck_after
 
 
 def mark_stuck(task: Task, *, now: datetime, poll: PollSettings) -> Task:
-    """Note that it was told of a task that it is stuck."""
+    """Record that ``alert.task_stuck`` was raised."""
     task = replace(task, stuck_at=now)
     return task if can_poll(task) else replace(task, due_at=next_check_at(task, timedelta(), now=now, poll=poll))
 
 
 def stuck_alert(task: Task, *, poll: PollSettings) -> Json:
-    """Say what is known of a task that does not come to its end, and what to do."""
-    began = running_since(task)
+    """Return the data of ``alert.task_stuck``."""
+    since = running_since(task)
     if not can_poll(task):
-        asked = "it cannot be asked about, as nobody said at which endpoint it is"
+        last_poll = "it cannot be polled, because its endpoint is unknown"
     elif task.polled_at is None:
-        asked = "nothing came of asking yet"
+        last_poll = "no poll has succeeded yet"
     else:
-        asked = f"it was last asked about at {iso(task.polled_at)}"
+        last_poll = f"it was last polled at {iso(task.polled_at)}"
     return {
-        "message": f"Kling has had this task since {iso(began)} and has not ended it: it is {task.state}, and {asked}.",
+        "message": (
+            f"Kling has had this task since {iso(since)} without ending it: it is {task.state}, and {last_poll}."
+        ),
         "remedy": (
-            "Look the task up in Kling's console, and ask Kling's support if it says the same. Sending it again may "
-            f"be paid for twice. It is followed until {iso(began + poll.give_up_after)}, then it expires, and an end "
-            "that comes in the 7 days after that still counts."
+            "Look the task up in Kling's console, and contact Kling's support if it shows the same state. Submitting "
+            f"it again may cost twice. The receiver gives it up at {iso(since + poll.give_up_after)}. An end that "
+            "Kling reports in the 7 days after that still counts."
         ),
         "state": task.state.value,
         "reason": task.message,
         "asks": task.poll_count,
-        "since": iso(began),
+        "since": iso(since),
     }
 
 
 def running_since(task: Task) -> datetime:
-    """Tell since when Kling may be at work on a task."""
+    """Return since when Kling may be working on a task."""
     return task.started_at or task.created_at
 
 
 def can_poll(task: Task) -> bool:
-    """Tell whether Kling's API can be asked about a task: its endpoint is known and an id, or its pushes name one."""
+    """Return whether a task can be polled: its endpoint is known, and it or its pushes have an id."""
     return task.endpoint is not None and bool(task.kling_id or task.external_task_id or is_unbound(task))
 
 
 def is_unbound(task: Task) -> bool:
-    """Tell whether a task came by a minted URL and nobody has told yet which of Kling's it is."""
+    """Return whether a task has a minted URL and no known Kling id yet."""
     return task.origin is Origin.MINTED and task.kling_id is None
 
 
 def has_ended(task: Task) -> bool:
-    """Tell whether a task has come to an end, Kling's or ours."""
+    """Return whether Kling or the receiver has ended a task."""
     return task.state.is_final or task.state in _OWN_END_STATES
 
 
 def next_check_at(task: Task, delay: timedelta, *, now: datetime, poll: PollSettings) -> datetime:
-    """Tell when to look at a task next: to ask about it, or where that cannot be, to tell of it or give it up."""
+    """Return when to poll a task next or, if it cannot be polled, when to raise the stuck alert or give it up."""
     if can_poll(task):
         return now + delay
-    until = [poll.give_up_after]
+    deadlines = [poll.give_up_after]
     if poll.stuck_after is not None and task.stuck_at is None and task.state.is_running:
-        until.append(poll.stuck_after)
-    return max(now, running_since(task) + min(until))
+        deadlines.append(poll.stuck_after)
+    return max(now, running_since(task) + min(deadlines))
 
 
 def poll_interval(task: Task, poll: PollSettings) -> timedelta:
-    """Tell how long a task that is asked about in vain is left alone."""
-    grown: timedelta = poll.after * 2 ** min(task.poll_count, 20)
-    return min(grown, poll.every)
+    """Return the delay until the next poll, which doubles with each poll up to ``poll.every``."""
+    backoff: timedelta = poll.after * 2 ** min(task.poll_count, 20)
+    return min(backoff, poll.every)
 
 
 def ids_in(report: StatusReport) -> Sequence[str]:
-    """Give the ids that a body goes by, Kling's first."""
-    return [name for name in (report.kling_id, report.external_task_id) if name]
+    """Return the ids in a report, Kling's first."""
+    return [id_ for id_ in (report.kling_id, report.external_task_id) if id_]
 
 
 def earliest(one: datetime | None, other: datetime) -> datetime:
-    """Give the earlier of two moments, the first of which may be missing."""
+    """Return the earlier of two times, of which the first may be missing."""
     return other if one is None else min(one, other)
 
 
 def _accepts_callbacks(task: Task, now: datetime) -> bool:
-    """Tell whether callbacks of the task are still taken."""
+    """Return whether the task's callback URL is still valid."""
     return task.expires_at is None or now < task.expires_at

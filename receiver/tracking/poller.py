@@ -21,7 +21,6 @@ from typing import Protocol
 
 import structlog
 
-from receiver.delivery.retry import RateLimiter
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.clock import FAR_FUTURE, Clock
 from receiver.domain.errors import (
@@ -36,6 +35,7 @@ from receiver.domain.errors import (
 )
 from receiver.domain.model import StatusReport, Task, TaskState
 from receiver.domain.notifier import Notifier
+from receiver.domain.rate_limiter import RateLimiter
 from receiver.kling import protocol
 from receiver.kling.client import MAX_BATCH, KlingResponse, is_batchable
 from receiver.store.interfaces import TaskStore

@@ -12,10 +12,10 @@ from starlette.responses import Response
 
 from receiver.delivery.replay import ReplayPreview
 from receiver.domain.clock import iso
+from receiver.domain.costs import Cost
 from receiver.domain.model import (
     Accepted,
     Attempt,
-    Cost,
     DeliveryStatus,
     Event,
     Failed,

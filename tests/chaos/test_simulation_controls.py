@@ -15,8 +15,9 @@ from chaos.test_simulation import run_simulation
 from receiver.delivery import dispatcher
 from receiver.delivery.dispatcher import Dispatcher
 from receiver.delivery.route_states import RouteStates
-from receiver.domain.model import HeldBy, Push, RouteState, Task, TaskState
-from receiver.domain.replays import AuditEntry, Replay
+from receiver.domain.audit import AuditEntry
+from receiver.domain.model import EndReason, HeldBy, Push, RouteState, Task, TaskState
+from receiver.domain.replays import Replay
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.store.interfaces import ById, Change
 from receiver.store.sqlite import writer
@@ -24,7 +25,7 @@ from receiver.store.sqlite.replays import SqliteReplayStore
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.recovery import CreateRecovery
-from receiver.tasks import lifecycle
+from receiver.tasks import lifecycle, submit_lifecycle
 from receiver.tasks.batches import BatchService
 
 RUNS, HOURS = 20, 60
@@ -124,7 +125,7 @@ def ignores_operator_hold(patch: Patch) -> None:
 def cancels_in_flight_tasks(patch: Patch) -> None:
     async def cancelled(self: CreateRecorder, task_id: str, action: AuditEntry) -> Task | None:
         def judge(held: Task, _: Sequence[Push]) -> Change:
-            rejected = lifecycle.reject(held, f"{lifecycle.CANCELLED}.", now=action.at)
+            rejected = submit_lifecycle.reject(held, "cancelled.", now=action.at, end_reason=EndReason.CANCELLED)
             return Change(task=held if held.state.is_final else rejected)
 
         change = await self._task_store.apply(ById(id=task_id), judge)

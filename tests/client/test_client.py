@@ -22,8 +22,9 @@ import receiver
 from receiver import Client, SyncClient
 from receiver.client import BatchNotFinished, TaskNotFinished, event_signal
 from receiver.client import client as client_module
+from receiver.domain.costs import Cost
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
-from receiver.domain.model import Cost, Event, Task, TaskState, Verification
+from receiver.domain.model import Event, Task, TaskState, Verification
 from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.settings import Address

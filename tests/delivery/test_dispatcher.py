@@ -10,10 +10,11 @@ import pytest
 from harness.delivery_system import FAILED, SCHEDULE, DeliverySystem, a_delivery_system
 from harness.support import START
 
-from receiver.delivery.retry import JITTER, MAX_UNFINISHED_CLAIMS, RateLimiter
+from receiver.delivery.retry import JITTER, MAX_UNFINISHED_CLAIMS
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Accepted, DeliveryStatus, Failed, Outcome, Refused, RouteState
+from receiver.domain.rate_limiter import RateLimiter
 from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
 
 SECOND = timedelta(seconds=1)

@@ -11,10 +11,11 @@ import pytest
 from harness.delivery_system import FAILED, DeliverySystem, a_delivery_system
 from harness.support import START
 
-from receiver.delivery.retry import HOLD_AFTER, PROBE_INTERVAL, RateLimiter
+from receiver.delivery.retry import HOLD_AFTER, PROBE_INTERVAL
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.model import Accepted, Failed, HeldBy, Outcome, Refused, RouteState
+from receiver.domain.rate_limiter import RateLimiter
 
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)

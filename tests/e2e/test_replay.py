@@ -115,7 +115,9 @@ async def test_a_held_route_outlives_a_kill_and_is_released_by_hand(tmp_path: Pa
             kinds = [json.loads(body)["type"] for body in mail.bodies]
             assert kinds == ["alert.route_held", "alert.route_recovered"]
             last = receiver.run_cli("explain", tasks[0]).stdout.splitlines()[-1]
-            assert last == "next\tNothing more: it is over, and everybody who wanted to know has been told."
+            assert (
+                last == "next\tNothing more to do: the task is finished, and every matching route received its event."
+            )
             assert await receiver.stop() == 0
 
 
@@ -139,7 +141,7 @@ async def test_a_route_held_by_hand_lets_nothing_out_and_its_deliveries_can_be_r
 
             await wait_until(is_over, seconds=30)
         outlook = receiver.run_cli("explain", task).stdout.splitlines()[-1]
-        assert "held by hand (moving) until: kling-receiver routes release hook" in outlook
+        assert "held by an operator (moving). To release it: kling-receiver routes release hook" in outlook
         assert sink.bodies == []
 
         receiver.run_cli("routes", "release", "hook")

@@ -13,12 +13,13 @@ from harness.support import FakeClock, wait_until
 
 from receiver.delivery.dispatcher import Dispatcher, Lane
 from receiver.delivery.replay import ReplayService
-from receiver.delivery.retry import RateLimiter, RetryPolicy
+from receiver.delivery.retry import RetryPolicy
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.clock import Ids
 from receiver.domain.model import Accepted, Attempt, Delivery, DeliveryStatus, Event, Failed, Outcome
 from receiver.domain.notifier import Notifiers
+from receiver.domain.rate_limiter import RateLimiter
 from receiver.events.alerts import AlertFactory
 from receiver.events.factory import EventFactory
 from receiver.events.routing import Route, RouteTable

@@ -13,6 +13,7 @@ from harness.factories import a_delivery, a_push, a_task, an_event
 from harness.support import START, FakeClock
 from structlog.testing import capture_logs
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Ids
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import (
@@ -26,7 +27,6 @@ from receiver.domain.model import (
     TaskState,
     Verdict,
 )
-from receiver.domain.replays import AuditEntry
 from receiver.service.retention import SWEEP_INTERVAL, Retention
 from receiver.settings import RetentionSettings
 from receiver.store.interfaces import ById, Change, RetentionTarget, SweepResult

@@ -7,9 +7,10 @@ import pytest
 from harness.factories import a_delivery, a_task, an_event, at
 from store.conftest import Opener, Store, decide_always
 
+from receiver.domain.audit import AuditEntry
+from receiver.domain.batches import BatchState, BatchView, FinishedBatch
 from receiver.domain.errors import Conflict
 from receiver.domain.model import ArchiveState, Task, TaskState
-from receiver.domain.replays import AuditEntry, BatchState, BatchView, FinishedBatch
 from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import ArchiveUpdate, ById, Change, RetentionTarget
 from receiver.tasks.batches import BatchStore

@@ -8,8 +8,8 @@ import pytest
 from harness.factories import a_task, at
 from store.conftest import Opener, Store, decide_always
 
-from receiver.domain.model import Cost, TaskState
-from receiver.domain.replays import CostGrouping
+from receiver.domain.costs import Cost, CostGrouping
+from receiver.domain.model import TaskState
 from receiver.store.interfaces import ById, Change, RetentionTarget
 from receiver.store.sqlite.costs import SqliteCostStore
 

@@ -10,8 +10,9 @@ from harness.factories import a_delivery, a_task, an_event, at
 from store.conftest import Opener, Store, add_deliveries
 
 from receiver.delivery.replay import ReplayStore
+from receiver.domain.audit import AuditEntry
 from receiver.domain.model import DeliveryStatus
-from receiver.domain.replays import AuditEntry, Replay, ReplaySelection, ReplayState, ReplayStep
+from receiver.domain.replays import Replay, ReplaySelection, ReplayState, ReplayStep
 
 ALICE = AuditEntry(at=at(100), actor="alice", verb="replay.started", subject="rpl_1", reason="why not")
 DEAD = DeliveryStatus.DEAD

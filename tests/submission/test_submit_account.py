@@ -76,7 +76,7 @@ async def test_the_account_in_trouble_stops_all_submits_and_no_callback_and_is_t
         (alert,) = await system.alerts("account")
         assert (alert["kling_code"], alert["concerns"]) == (code, {"reach": "account", "name": ""})
         assert word in alert["remedy"]
-        assert "go by themselves" in alert["remedy"]
+        assert "by itself once the issue is fixed" in alert["remedy"]
 
         system.kling.create_fault = None
         await system.advance(125, step=5)

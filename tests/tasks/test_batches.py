@@ -12,9 +12,9 @@ import pytest
 from harness.factories import a_task, an_event, at
 from harness.task_system import FakeKling, IdleClock, TaskSystem, a_task_system, refusal
 
+from receiver.domain.batches import Batch, BatchState, BatchView
 from receiver.domain.errors import Conflict, NotFound, StoreUnavailable
 from receiver.domain.model import ArchiveState, Json, TaskState
-from receiver.domain.replays import Batch, BatchState, BatchView
 from receiver.events.payload import MAX_BATCH_BYTES, MAX_BATCH_TASKS, batch_data
 from receiver.settings import CallbackSettings, RouteSettings, Verify, WebhookSettings
 from receiver.store.interfaces import ArchiveUpdate, ById, Change

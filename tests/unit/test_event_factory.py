@@ -53,11 +53,11 @@ def test_each_routes_decision_is_kept_with_its_reason() -> None:
 @pytest.mark.parametrize(
     ("source", "trusted", "wanted", "reason"),
     [
-        (Source.CALLBACK, True, True, "the client asked for it with its callback_url"),
-        (Source.POLL, True, True, "the client asked for it with its callback_url"),
-        (Source.CALLBACK, False, False, "nobody can confirm the event"),
-        (Source.SUBMIT, True, False, "the client had it as the answer to its own call"),
-        (Source.RECEIVER, True, False, "it is a finding of ours, and the client expects Kling's own words"),
+        (Source.CALLBACK, True, True, "the client requested it with its callback_url"),
+        (Source.POLL, True, True, "the client requested it with its callback_url"),
+        (Source.CALLBACK, False, False, "the event cannot be confirmed"),
+        (Source.SUBMIT, True, False, "the client received it as the answer to its own call"),
+        (Source.RECEIVER, True, False, "the receiver made this event, and the client expects Kling's own callbacks"),
     ],
 )
 def test_a_clients_own_url_gets_what_kling_said_as_far_as_it_is_believed(

@@ -11,6 +11,7 @@ from receiver.domain.model import (
     ArchiveState,
     Attempt,
     DeliveryStatus,
+    EndReason,
     Event,
     HeldBy,
     PushOutcome,
@@ -78,7 +79,7 @@ def test_what_is_no_longer_kept_is_no_riddle() -> None:
 
 def test_a_dead_delivery_says_what_it_died_of_and_how_to_try_again() -> None:
     assert next_step_of(OVER, a_dead()) == (
-        "publish: dead (500: look at its log). When it is mended: kling-receiver deliveries retry dlv_1"
+        "publish: dead (500: look at its log). Once the cause is fixed: kling-receiver deliveries retry dlv_1"
     )
 
 
@@ -97,11 +98,11 @@ def test_a_retry_names_its_moment() -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"due_at": at(0)}, "as soon as there is room"),
-        ({}, "it goes out at 2026-11-22 10:01:00 UTC"),
-        ({"claim": "c"}, "tried now, attempt 1"),
-        ({"route": "renamed"}, "no such route is in the configuration"),
-        ({"route": "reply:client.example"}, "reply:client.example: it goes out"),
+        ({"due_at": at(0)}, "as soon as a slot is free"),
+        ({}, "it is delivered at 2026-11-22 10:01:00 UTC"),
+        ({"claim": "c"}, "attempt 1 is in progress"),
+        ({"route": "renamed"}, "the configuration no longer has this route"),
+        ({"route": "reply:client.example"}, "reply:client.example: it is delivered"),
     ],
 )
 def test_a_waiting_delivery_says_what_it_waits_for(changes: dict[str, Any], words: str) -> None:
@@ -116,7 +117,7 @@ def test_a_held_route_says_by_what_and_how_it_is_released() -> None:
         OVER, a_delivery_history(), state=by_failures
     )
     assert next_step_of(OVER, a_delivery_history(), state=by_hand) == (
-        "publish: held by hand until: kling-receiver routes release publish"
+        "publish: held by an operator. To release it: kling-receiver routes release publish"
     )
 
 
@@ -126,43 +127,43 @@ def test_what_a_person_must_do_comes_first_and_not_too_much_at_once() -> None:
     sentences = next_step_of(OVER, *errands)
 
     assert sentences.startswith("publish: dead")
-    assert sentences.endswith("3 more deliveries are not through: see above.")
+    assert sentences.endswith("3 more deliveries are not delivered: see above.")
 
 
 def test_what_holds_for_several_deliveries_is_said_once() -> None:
     held = RouteState(name="publish", held_at=at(0), held_by=HeldBy.OPERATOR, held_why="")
 
     assert next_step_of(OVER, *(a_delivery_history(id_=f"dlv_{n}") for n in range(5)), state=held) == (
-        "publish: held by hand until: kling-receiver routes release publish"
+        "publish: held by an operator. To release it: kling-receiver routes release publish"
     )
 
 
 def test_files_on_their_way_home_are_spoken_of() -> None:
     awaited = replace(END, archiving=ArchiveState.PENDING)
 
-    assert next_step_of(OVER, a_delivery_history(), events=(awaited,)).startswith("Its results are being brought home")
+    assert next_step_of(OVER, a_delivery_history(), events=(awaited,)).startswith("Its results are being archived")
 
 
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (UNUSED | {"expires_at": at(9)}, "Nobody has called its URL yet"),
+        (UNUSED | {"expires_at": at(9)}, "Its callback URL has not been called yet"),
         (UNUSED | {"expires_at": at(-1)}, "expired unused"),
         (UNUSED | {"token_hash": None}, "was revoked"),
         (
             {"state": TaskState.QUEUED, "message": "waits for a slot"},
-            "waits to be sent (waits for a slot); at the latest",
+            "queued (waits for a slot); it is checked again at",
         ),
-        ({"state": TaskState.QUEUED, "due_at": at(-9)}, "goes as soon as it is its turn"),
+        ({"state": TaskState.QUEUED, "due_at": at(-9)}, "submitted as soon as it is its turn"),
         (
-            {"state": TaskState.REJECTED, "message": "cancelled by alice: a typo"},
-            "it was cancelled by alice: a typo. Kling did not make it",
+            {"state": TaskState.REJECTED, "message": "cancelled by alice: a typo", "end_reason": EndReason.CANCELLED},
+            "it was cancelled by alice: a typo. Kling did not create it",
         ),
         ({"state": TaskState.SUBMITTING}, "looked up at 2026-11-22 10:00:30 UTC"),
-        ({"state": TaskState.SUBMITTED}, "asked at 2026-11-22 10:00:30 UTC"),
-        ({"state": TaskState.PROCESSING, "due_at": None}, "the next word is a callback"),
-        ({"state": TaskState.REJECTED, "message": "bad prompt."}, "did not take it (bad prompt). Correct it"),
-        ({"state": TaskState.EXPIRED, "message": ""}, "given up. Should Kling's word still come, it counts"),
+        ({"state": TaskState.SUBMITTED}, "by the poll at 2026-11-22 10:00:30 UTC"),
+        ({"state": TaskState.PROCESSING, "due_at": None}, "its next state comes by callback only"),
+        ({"state": TaskState.REJECTED, "message": "bad prompt."}, "refused it (bad prompt). Correct it"),
+        ({"state": TaskState.EXPIRED, "message": ""}, "given up. An end that Kling reports later still counts"),
     ],
 )
 def test_a_task_on_its_way_says_where_it_stands(changes: dict[str, Any], words: str) -> None:
@@ -173,13 +174,13 @@ def test_a_callback_that_waits_to_be_confirmed_is_spoken_of() -> None:
     waiting = ReceivedPush(push=a_push(outcome=PushOutcome.PENDING), report=None)
 
     for task in (a_task(), a_task(**UNUSED)):
-        assert "waits to be confirmed" in next_step_of(task, events=(), arrivals=(waiting,))
+        assert "waits for confirmation" in next_step_of(task, events=(), arrivals=(waiting,))
 
 
 def test_a_url_that_was_called_in_vain_was_called() -> None:
     forged = ReceivedPush(push=a_push(outcome=PushOutcome.FORGED), report=None)
 
-    assert "Its URL was called" in next_step_of(a_task(**UNUSED), events=(), arrivals=(forged,))
+    assert "Its callback URL was called" in next_step_of(a_task(**UNUSED), events=(), arrivals=(forged,))
 
 
 def test_an_expired_task_still_speaks_of_who_was_not_told() -> None:

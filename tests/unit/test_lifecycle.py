@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 
 from receiver.domain.model import Origin, PushOutcome, StatusReport, Task, TaskState, Verification
 from receiver.settings import Verify
-from receiver.tasks import lifecycle, poll_schedule
-from receiver.tasks.lifecycle import Ruling
+from receiver.tasks import lifecycle, poll_schedule, submit_lifecycle
+from receiver.tasks.lifecycle import Transition
 
 
 def apply_callback(
     task: Task, reading: StatusReport, *, verified: Verification = Verification.NONE, verify: Verify = Verify.NEVER
-) -> Ruling:
+) -> Transition:
     return lifecycle.on_callback(task, reading, verified=verified, verify=verify, now=START, poll=POLL)
 
 
@@ -197,7 +197,7 @@ def test_a_callback_before_the_creates_answer_stands_when_the_answer_comes() -> 
     sending = a_task(state=TaskState.SUBMITTING, kling_id=None, due_at=at(35))
 
     early = apply_callback(sending, a_status_report("processing")).task
-    bound = lifecycle.bind(early, a_status_report("submitted"), poll_now=False, now=at(1), poll=POLL)
+    bound = submit_lifecycle.bind(early, a_status_report("submitted"), poll_now=False, now=at(1), poll=POLL)
 
     assert early.state is TaskState.SUBMITTING
     assert bound.state is TaskState.PROCESSING
@@ -208,7 +208,7 @@ def test_an_early_end_that_waits_for_confirmation_is_asked_about_as_soon_as_the_
     sending = a_task(state=TaskState.SUBMITTING, kling_id=None, due_at=at(35))
 
     early = apply_callback(sending, a_status_report("succeed"), verify=Verify.TERMINAL)
-    bound = lifecycle.bind(early.task, a_status_report("submitted"), poll_now=True, now=at(1), poll=POLL)
+    bound = submit_lifecycle.bind(early.task, a_status_report("submitted"), poll_now=True, now=at(1), poll=POLL)
 
     assert early.outcome is PushOutcome.PENDING
     assert early.task.due_at == at(35)
@@ -294,7 +294,7 @@ def test_the_end_of_a_task_brings_its_callback_urls_end() -> None:
     assert long_made.expires_at == START + timedelta(days=2)
 
 
-@pytest.mark.parametrize("end", [lifecycle.reject, lifecycle.expire], ids=["rejected", "expired"])
+@pytest.mark.parametrize("end", [submit_lifecycle.reject, lifecycle.expire], ids=["rejected", "expired"])
 def test_an_end_of_ours_brings_it_too(end: Callable[..., Task]) -> None:
     ended = end(a_task(expires_at=START + timedelta(days=30)), message="no", now=START)
     long_made = end(a_task(expires_at=START + timedelta(days=2)), message="no", now=START)
@@ -309,12 +309,12 @@ def test_a_callback_url_is_good_from_when_it_is_made_however_long_and_often_the_
 
     for waited in (1, 5, 9):
         now = START + timedelta(days=waited)
-        sent = lifecycle.start_submit(task, b"hash", now=now, lookup_at=now)
+        sent = submit_lifecycle.start_submit(task, b"hash", now=now, lookup_at=now)
         assert sent.expires_at == now + month
-        task = lifecycle.requeue(sent, "full", now=now + timedelta(hours=3), due_at=now)
+        task = submit_lifecycle.requeue(sent, "full", now=now + timedelta(hours=3), due_at=now)
 
     assert task.expires_at == START + month
-    assert lifecycle.start_submit(a_task(expires_at=None), None, now=START, lookup_at=START).expires_at is None
+    assert submit_lifecycle.start_submit(a_task(expires_at=None), None, now=START, lookup_at=START).expires_at is None
 
 
 REFUSED = a_task(state=TaskState.REJECTED, kling_id=None, due_at=None)
@@ -366,7 +366,7 @@ def test_a_push_before_the_answer_lends_its_id_until_the_answer_comes() -> None:
     sending = a_task(state=TaskState.SUBMITTING, kling_id=None, due_at=at(35))
 
     early = apply_callback(sending, a_status_report("processing", kling_id="klings")).task
-    bound = lifecycle.bind(
+    bound = submit_lifecycle.bind(
         early, a_status_report("submitted", kling_id="gateways"), poll_now=False, now=at(1), poll=POLL
     )
 

@@ -171,10 +171,10 @@ def test_what_is_told_of_a_stuck_task_says_what_is_known_and_what_to_do() -> Non
     told = poll_schedule.stuck_alert(task, poll=POLL)
 
     assert told["message"] == (
-        "Kling has had this task since 2026-11-22T10:00:00.000Z and has not ended it: it is processing, "
-        "and it was last asked about at 2026-11-22T10:59:50.000Z."
+        "Kling has had this task since 2026-11-22T10:00:00.000Z without ending it: it is processing, "
+        "and it was last polled at 2026-11-22T10:59:50.000Z."
     )
     assert "console" in told["remedy"]
     assert "2026-11-24T10:00:00.000Z" in told["remedy"]
     assert told["asks"] == 15
-    assert "nobody said at which endpoint" in poll_schedule.stuck_alert(a_task(endpoint=None), poll=POLL)["message"]
+    assert "because its endpoint is unknown" in poll_schedule.stuck_alert(a_task(endpoint=None), poll=POLL)["message"]

@@ -12,7 +12,6 @@ from receiver.delivery.retry import (
     JITTER,
     MAX_RETRY_AFTER,
     PROBE_INTERVAL,
-    RateLimiter,
     RetryPolicy,
     effective_age,
     hold,
@@ -20,6 +19,7 @@ from receiver.delivery.retry import (
     release,
 )
 from receiver.domain.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
+from receiver.domain.rate_limiter import RateLimiter
 
 POLICY = RetryPolicy(
     schedule=(timedelta(seconds=5), timedelta(seconds=30), timedelta(hours=1)), give_up_after=timedelta(hours=96)

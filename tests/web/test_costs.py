@@ -7,7 +7,8 @@ import pytest
 from harness.factories import a_task, at
 from harness.web_app import WebApp
 
-from receiver.domain.model import Cost, TaskState
+from receiver.domain.costs import Cost
+from receiver.domain.model import TaskState
 from receiver.store.interfaces import ById, Change
 from receiver.web.resources.costs import MAX_TOTALS
 

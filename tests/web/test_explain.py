@@ -8,8 +8,8 @@ from harness.factories import a_delivery, a_push, a_task, an_event, at
 from harness.support import START
 from harness.web_app import WebApp
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.model import Attempt, DeliveryStatus, PushOutcome, RouteDecision, Source, TaskState, Verdict
-from receiver.domain.replays import AuditEntry
 from receiver.store.interfaces import ById, Change, RetentionTarget
 
 CALLBACK = b'{"task_id":"k1","task_status":"succeed","task_result":{"images":[{"url":"https://cdn.example/0.png"}]}}'

@@ -6,8 +6,8 @@ import pytest
 from harness.factories import a_delivery, a_task, an_event, at
 from harness.web_app import WebApp
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.model import DeliveryStatus, RouteState
-from receiver.domain.replays import AuditEntry
 
 ALICE = {"kling-receiver-actor": "alice"}
 

@@ -5,10 +5,10 @@ import sqlite3
 from collections.abc import Collection
 from dataclasses import replace
 
+from receiver.domain.batches import Batch
 from receiver.domain.clock import from_micros, micros
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Task
-from receiver.domain.replays import Batch
 from receiver.store.sqlite import rows
 from receiver.store.sqlite.queries import sql, write_rows
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, TypeAlias
 
+from receiver.domain.audit import AuditEntry
+from receiver.domain.batches import Batch, BatchState, BatchView, FinishedBatch, FinishedTask
 from receiver.domain.clock import micros
 from receiver.domain.model import TaskState
-from receiver.domain.replays import AuditEntry, Batch, BatchState, BatchView, FinishedBatch, FinishedTask
 from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import Page
 from receiver.store.sqlite import catalog, rows

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import TypeVar
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import from_micros, micros
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Attempt, Event, Push, RouteState, Task, TaskState
-from receiver.domain.replays import AuditEntry
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
 from receiver.store.sqlite import rows
 from receiver.store.sqlite.queries import queries, sql

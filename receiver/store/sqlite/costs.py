@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from receiver.domain.clock import micros
-from receiver.domain.model import EXACT_DECIMAL, Cost, Task
-from receiver.domain.replays import CostGrouping, CostTotal
+from receiver.domain.costs import EXACT_DECIMAL, Cost, CostGrouping, CostTotal
+from receiver.domain.model import Task
 from receiver.store.sqlite import rows
 from receiver.store.sqlite.queries import queries, sql
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import micros
 from receiver.domain.model import Attempt, RouteState, Verdict
-from receiver.domain.replays import AuditEntry
 from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import ClaimedDelivery
 from receiver.store.sqlite import rows

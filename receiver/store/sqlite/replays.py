@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import from_micros, micros
 from receiver.domain.model import Delivery, DeliveryStatus
-from receiver.domain.replays import AuditEntry, Replay, ReplayCount, ReplayItem, ReplayState, ReplayStep
+from receiver.domain.replays import Replay, ReplayCount, ReplayItem, ReplayState, ReplayStep
 from receiver.store.interfaces import Page
 from receiver.store.sqlite import catalog, rows
 from receiver.store.sqlite.catalog import decode_cursor, json_list

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Protocol, TypeAlias
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import MICROSECOND, from_micros, micros
 from receiver.domain.model import (
     ArchiveState,
@@ -14,6 +15,7 @@ from receiver.domain.model import (
     Attempt,
     Delivery,
     DeliveryStatus,
+    EndReason,
     Event,
     HeldBy,
     Origin,
@@ -26,7 +28,7 @@ from receiver.domain.model import (
     TaskState,
     Verification,
 )
-from receiver.domain.replays import AuditEntry, Replay, ReplaySelection, ReplayState
+from receiver.domain.replays import Replay, ReplaySelection, ReplayState
 
 Values: TypeAlias = tuple[object, ...]
 
@@ -63,6 +65,7 @@ def task(row: Row) -> Task:
         reply_to=row["reply_to"],
         message=row["message"],
         kling_state=None if row["kling_state"] is None else TaskState(row["kling_state"]),
+        end_reason=None if row["end_reason"] is None else EndReason(row["end_reason"]),
         pack=row["pack"] or None,
         weight=row["weight"],
         priority=row["priority"],
@@ -99,6 +102,7 @@ def new_task_row(task: Task) -> Values:
         task.reply_to,
         _storable_text(task.message),
         None if task.kling_state is None else task.kling_state.value,
+        None if task.end_reason is None else task.end_reason.value,
         task.pack or "",
         task.weight,
         task.priority,
@@ -131,6 +135,7 @@ def task_row(task: Task) -> Values:
         task.reply_to,
         _storable_text(task.message),
         None if task.kling_state is None else task.kling_state.value,
+        None if task.end_reason is None else task.end_reason.value,
         task.pack or "",
         task.weight,
         task.attempts,

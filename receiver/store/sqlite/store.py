@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, Self, TypeVar
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, SystemClock
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import (
@@ -23,7 +24,6 @@ from receiver.domain.model import (
     TaskState,
     Verdict,
 )
-from receiver.domain.replays import AuditEntry
 from receiver.events.factory import RoutedEvent
 from receiver.store.disk import RESERVE, DiskSpace, free_bytes
 from receiver.store.interfaces import (

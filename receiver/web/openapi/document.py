@@ -1,8 +1,8 @@
 """The admin listener's API described for machines (OpenAPI 3.1), at ``/openapi.json``."""
 
 from receiver import __version__
+from receiver.domain.batches import BatchState
 from receiver.domain.model import DeliveryStatus, Json, TaskState
-from receiver.domain.replays import BatchState
 from receiver.web.openapi.schemas import (
     ANYTHING,
     COUNT,

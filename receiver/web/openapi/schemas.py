@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from receiver.domain.batches import BatchState
 from receiver.domain.model import (
     ArchiveState,
     DeliveryStatus,
@@ -12,7 +13,7 @@ from receiver.domain.model import (
     TaskState,
     Verification,
 )
-from receiver.domain.replays import BatchState, ReplayState
+from receiver.domain.replays import ReplayState
 
 TEXT: Json = {"type": "string"}
 MAYBE_TEXT: Json = {"type": ["string", "null"]}

@@ -6,8 +6,8 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from receiver.domain.batches import BatchState, BatchView
 from receiver.domain.model import Json
-from receiver.domain.replays import BatchState, BatchView
 from receiver.events.payload import batch_summary
 from receiver.store.interfaces import Page
 from receiver.web import serializers

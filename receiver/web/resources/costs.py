@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.domain.clock import iso
-from receiver.domain.model import EXACT_DECIMAL, Cost, Json
-from receiver.domain.replays import CostGrouping, CostTotal
+from receiver.domain.costs import EXACT_DECIMAL, Cost, CostGrouping, CostTotal
+from receiver.domain.model import Json
 from receiver.web import serializers
 from receiver.web.params import QueryParams
 from receiver.web.server.problems import bad_request

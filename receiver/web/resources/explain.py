@@ -5,9 +5,9 @@ import json
 from starlette.requests import Request
 from starlette.responses import Response
 
+from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, iso
 from receiver.domain.model import Event, Json
-from receiver.domain.replays import AuditEntry
 from receiver.tasks.explain import OUTCOME_TEXT, DeliveryHistory, Explainer, ReceivedPush, TaskExplanation
 from receiver.web import serializers
 from receiver.web.params import QueryParams

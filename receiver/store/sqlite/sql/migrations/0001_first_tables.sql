@@ -46,6 +46,7 @@ CREATE TABLE tasks (
     kling_state TEXT CHECK (kling_state IN (
         'awaiting', 'queued', 'submitting', 'submitted', 'processing', 'succeed', 'failed', 'rejected', 'expired'
     )),
+    end_reason TEXT CHECK (end_reason IN ('cancelled', 'refused', 'unknown', 'timed_out')),
     pack TEXT NOT NULL,
     weight INTEGER NOT NULL CHECK (weight >= 0),
     priority INTEGER NOT NULL,
@@ -59,7 +60,8 @@ CREATE TABLE tasks (
     push_poll_at INTEGER,
     stuck_at INTEGER,
     due_at INTEGER,
-    expires_at INTEGER
+    expires_at INTEGER,
+    CHECK (end_reason IS NULL OR state IN ('rejected', 'expired'))
 ) STRICT;
 
 CREATE INDEX tasks_due ON tasks (state, due_at, id) WHERE due_at IS NOT NULL;

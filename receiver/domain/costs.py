@@ -1,0 +1,36 @@
+"""What tasks cost: exact amounts, by unit."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Context, Decimal
+from enum import StrEnum
+
+EXACT_DECIMAL = Context(prec=200)
+"""The context for adding amounts. Its precision never rounds a sum of amounts that Kling writes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost:
+    """What Kling charged for a task: ``charges`` maps a unit to an amount, ``raw`` is Kling's own JSON."""
+
+    charges: Mapping[str, Decimal]
+    raw: str
+
+
+class CostGrouping(StrEnum):
+    """What costs are grouped by."""
+
+    TAG = "tag"
+    ENDPOINT = "endpoint"
+    DAY = "day"  # the UTC day on which the task ended
+    LABEL = "label"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CostTotal:
+    """The costs of one group of tasks, by unit. ``tasks`` counts the tasks whose cost is known."""
+
+    name: str | None
+    tasks: int
+    charges: Mapping[str, Decimal]
