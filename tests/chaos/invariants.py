@@ -1,4 +1,4 @@
-"""What must hold when all is over: looked up in the store's file, with no help from the code that wrote it."""
+"""What must hold at the end of a run. Read directly from the store's file, without the code that wrote it."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ _MAX_TASK_HOURS = 40
 
 
 def violations(simulation: Simulation) -> list[str]:
-    """Name everything that does not hold."""
+    """Return every violated invariant."""
     return [
         *simulation.oracle.violations,
         *_pushes(simulation),
@@ -60,86 +60,86 @@ class _Delivery(NamedTuple):
 
 
 def _pushes(simulation: Simulation) -> Iterator[str]:
-    """Every push that was accepted has been settled."""
+    """Every accepted push has an outcome."""
     for row in simulation.oracle.rows("SELECT id, task_id FROM pushes WHERE outcome = 'pending'"):
-        yield f"{row} is accepted and never settled"
+        yield f"{row} was accepted and has no outcome"
 
 
 def _tasks(simulation: Simulation) -> Iterator[str]:
-    """Every task has ended, as Kling has it; each intent made one task there, and none that was refused."""
+    """Every task has Kling's final state. Each intent created one task there; a rejected intent created none."""
     made = Counter(task.external_id for task in simulation.kling.tasks.values())
     for row in simulation.oracle.rows("SELECT id, origin, state, kling_id, external_task_id, endpoint FROM tasks"):
         task = _Task(*row)
         wanted = {"rejected": {0}, "expired": {0, 1}}.get(task.state, {1})
         if task.origin != "minted" and made[task.external_id] not in wanted:
-            yield f"{task} was made {made[task.external_id]} times"
+            yield f"{task} was created {made[task.external_id]} times"
         if task.state in _UNFINISHED:
-            yield f"{task} never ends"
+            yield f"{task} is not finished"
         yield from _compare_with_kling(simulation, task)
 
 
 def _compare_with_kling(simulation: Simulation, task: _Task) -> Iterator[str]:
-    """See that a task that could be asked about is as Kling has it."""
+    """A task that can be polled has Kling's state."""
     truth = simulation.kling.tasks.get(task.kling_id or "")
     if task.endpoint is None:
         return
     if task.state in FINAL and (truth is None or truth.state != task.state):
-        yield f"{task} is not as Kling has it: {truth}"
+        yield f"{task} differs from Kling's state: {truth}"
     ended_at = None if truth is None else truth.ended_at
     had_ended = truth is not None and ended_at is not None and ended_at - truth.created_at < _MAX_TASK_HOURS * 3600
     if task.state == "expired" and had_ended and not simulation.jumps:
-        yield f"{task} was given up, and had ended: {truth}"
+        yield f"{task} expired although it had ended: {truth}"
 
 
 def _accepted_tasks(simulation: Simulation) -> Iterator[str]:
-    """What was promised is there, and a minted URL that Kling was heard by has led to an end."""
+    """Every accepted task is stored. A minted URL whose task reached us has a final state."""
     rows = simulation.oracle.rows("SELECT id, kling_id, state, token_hash FROM tasks")
     kept = {name: (state, token) for task_id, kling_id, state, token in rows for name in (task_id, kling_id)}
     for name, how in simulation.oracle.promised.items():
         state, token = kept.get(name, (None, None))
         if state is None:
-            yield f"{how} {name} was promised and is not there"
+            yield f"{how} {name} was accepted and is missing"
         elif how == "minted" and state not in (*FINAL, "expired") and token in simulation.oracle.acknowledged_tokens:
-            yield f"{how} {name} never ends: {state}"  # where nobody was heard, nobody said which task it is
+            yield f"{how} {name} is not finished: {state}"  # without a push, the receiver does not know the task
 
 
 def _final_events(simulation: Simulation) -> Iterator[str]:
-    """One terminal event for each task that has ended, telling of that end."""
+    """Each finished task has exactly one final event, with the right state."""
     rows = simulation.oracle.rows(
         "SELECT tasks.id, tasks.state, COUNT(events.id), MIN(events.type) FROM tasks LEFT JOIN events "
         "ON events.task_id = tasks.id AND events.type IN ('task.succeed', 'task.failed') GROUP BY tasks.id"
     )
     for task_id, state, count, type_ in rows:
         if count != (state in FINAL) or (count and type_ != f"task.{state}"):
-            yield f"{task_id} is {state} and has {count} ends, {type_}"
+            yield f"{task_id} is {state} and has {count} final events, {type_}"
 
 
 def _batches(simulation: Simulation) -> Iterator[str]:
-    """Of each batch that has all its tasks one event tells, of each of them, and of no other batch any."""
-    told: dict[str, list[list[str]]] = {}
+    """Each complete batch has one event that contains all of its tasks. Other batches have none."""
+    reported: dict[str, list[list[str]]] = {}
     for (envelope,) in simulation.oracle.rows("SELECT envelope FROM events WHERE type = 'batch.finished'"):
         data = json.loads(envelope)["data"]
-        told.setdefault(data["batch"]["name"], []).append([task["id"] for task in data["tasks"]])
-    taken: dict[str, list[str]] = {}
+        reported.setdefault(data["batch"]["name"], []).append([task["id"] for task in data["tasks"]])
+    members: dict[str, list[str]] = {}
     for name, task_id in simulation.oracle.rows("SELECT batch, id FROM tasks WHERE batch IS NOT NULL ORDER BY id"):
-        taken.setdefault(name, []).append(task_id)
+        members.setdefault(name, []).append(task_id)
     for name, size in simulation.oracle.rows("SELECT name, size FROM batches"):
         simulation.oracle.counts["batches"] += 1
-        wanted = [taken[name]] if len(taken[name]) == size else []
-        if told.pop(name, []) != wanted:
-            yield f"batch {name} of {size} took {len(taken[name])} tasks, and was told of otherwise"
-    yield from (f"batch {name} was told of, and is not there" for name in told)
+        wanted = [members[name]] if len(members[name]) == size else []
+        if reported.pop(name, []) != wanted:
+            yield f"batch {name} of {size} has {len(members[name])} tasks and a wrong event"
+    yield from (f"batch {name} has an event and does not exist" for name in reported)
 
 
 def _deliveries(simulation: Simulation) -> Iterator[str]:
-    """Each event has one delivery for each route that wants it, and no other but at a person's wish; each has ended."""
+    """Each event has one delivery per matching route, more only by an operator's replay. Each delivery is finished."""
     found: dict[str, Counter[str]] = {}
     rows = simulation.oracle.rows("SELECT event_id, route, status, replay_of FROM deliveries")
     for event_id, route, status, replay_of in rows:
         if replay_of is None:
             found.setdefault(event_id, Counter())[route] += 1
         if status not in ("delivered", "dead"):
-            yield f"the delivery of {event_id} to {route} never ends"
+            yield f"the delivery of {event_id} to {route} is not finished"
     rows = simulation.oracle.rows(
         "SELECT events.id, events.type, events.verified, events.envelope, tasks.endpoint, tasks.reply_to FROM events "
         "LEFT JOIN tasks ON tasks.id = events.task_id"
@@ -148,7 +148,7 @@ def _deliveries(simulation: Simulation) -> Iterator[str]:
         event = _Event(*row)
         wanted = Counter(_expected_routes(simulation, event, json.loads(event.envelope)["data"]))
         if found.get(event.id, Counter()) != wanted:
-            yield f"{event.id} {event.type} {event.verified} went to {found.get(event.id)}, wanted by {wanted}"
+            yield f"{event.id} {event.type} {event.verified} went to {found.get(event.id)}, expected {wanted}"
 
 
 def _expected_routes(simulation: Simulation, event: _Event, data: Any) -> Iterator[str]:
@@ -168,7 +168,7 @@ def _expected_routes(simulation: Simulation, event: _Event, data: Any) -> Iterat
 
 
 def _attempts(simulation: Simulation) -> Iterator[str]:
-    """What is delivered was taken, at its last attempt and no other; what is dead was refused or grew too old."""
+    """A delivered delivery was accepted at its last attempt only. A dead one was refused or grew too old."""
     rows = simulation.oracle.rows(
         "SELECT deliveries.id, route, status, deliveries.created_at, finished_at, deliveries.attempts, "
         "(SELECT COUNT(*) FROM attempts WHERE delivery_id = deliveries.id AND outcome = 'accepted'), "
@@ -179,10 +179,10 @@ def _attempts(simulation: Simulation) -> Iterator[str]:
         simulation.oracle.counts[f"deliveries {delivery.status}"] += 1
         is_delivered = delivery.status == "delivered"
         if delivery.accepted != is_delivered or (is_delivered and delivery.last != "accepted"):
-            yield f"{delivery} does not agree with its attempts"
+            yield f"{delivery} contradicts its attempts"
         name = "client" if delivery.route.startswith("reply:") else delivery.route
         if is_delivered and delivery.id not in simulation.destinations[name].accepted:
-            yield f"{delivery} is delivered and was never taken"
+            yield f"{delivery} is delivered and was never accepted"
         age = (delivery.finished_at or delivery.created_at) - delivery.created_at
         too_old = age >= GIVE_UP_HOURS.get(delivery.route, 96) * _HOUR
         if delivery.status == "dead" and delivery.last != "refused" and not too_old and not simulation.jumps:
@@ -190,7 +190,7 @@ def _attempts(simulation: Simulation) -> Iterator[str]:
 
 
 def _operator_actions(simulation: Simulation) -> Iterator[str]:
-    """What a person was told to be done was done, and written down; what was cancelled was never made."""
+    """Every accepted operator action took effect and is in the audit log. A cancelled task was never created."""
     kept = dict(simulation.oracle.rows("SELECT id, state FROM replays"))
     for replay in simulation.oracle.replays:
         if kept.get(replay) != "done":
@@ -198,14 +198,14 @@ def _operator_actions(simulation: Simulation) -> Iterator[str]:
     deliveries = {delivery_id for (delivery_id,) in simulation.oracle.rows("SELECT id FROM deliveries")}
     for delivery in simulation.oracle.retried_deliveries:
         if delivery not in deliveries:
-            yield f"{delivery} was to be tried again, and is not there"
+            yield f"{delivery} was retried and is missing"
     states = dict(simulation.oracle.rows("SELECT id, state FROM tasks"))
     for task_id in simulation.oracle.cancelled:
         if states.get(task_id) != "rejected":
-            yield f"{task_id} was cancelled, and is {states.get(task_id)}"
+            yield f"{task_id} was cancelled and is {states.get(task_id)}"
     for (route,) in simulation.oracle.rows("SELECT name FROM routes WHERE held_by = 'operator'"):
-        yield f"route {route} was released, and is held"
-    deeds = dict(simulation.oracle.rows("SELECT verb, COUNT(*) FROM actions GROUP BY verb"))
+        yield f"route {route} was released and is held"
+    actions = dict(simulation.oracle.rows("SELECT verb, COUNT(*) FROM actions GROUP BY verb"))
     for verb, count in (("task.cancelled", len(set(simulation.oracle.cancelled))), ("replay.started", len(kept))):
-        if deeds.get(verb, 0) < count:
-            yield f"{count} times {verb}, and {deeds.get(verb, 0)} of them are written down"
+        if actions.get(verb, 0) < count:
+            yield f"{count} times {verb}, but {actions.get(verb, 0)} in the audit log"

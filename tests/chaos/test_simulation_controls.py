@@ -1,4 +1,4 @@
-"""The simulation is worth something only if it finds things out: each promise is broken once, and must be missed."""
+"""Control tests of the simulation: each promise is broken once, and the simulation must detect it."""
 
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -29,14 +29,14 @@ from receiver.tasks import lifecycle, submit_lifecycle
 from receiver.tasks.batches import BatchService
 
 RUNS, HOURS = 20, 60
-FINAL_FINDINGS = ("never ends", "was made 2 times", "was told of otherwise", "was cancelled, and is", "replay")
-"""What can only be said when all is over."""
+FINAL_FINDINGS = ("is not finished", "was created 2 times", "a wrong event", "was cancelled and is", "replay")
+"""Violations that only the end of a run shows."""
 
 Patch = pytest.MonkeyPatch
 
 
 class RollbackConnection:
-    """A connection that takes each COMMIT for its contrary."""
+    """A connection that turns each COMMIT into a ROLLBACK."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -52,7 +52,7 @@ def rolls_back_commits(patch: Patch) -> None:
     turns, write = count(1), writer._write_and_commit
 
     def unsafe(connection: Any, *given: Any, begun: bool) -> None:
-        write(connection if next(turns) % 10 else RollbackConnection(connection), *given, begun=begun)  # type: ignore[arg-type]  # it passes for one
+        write(connection if next(turns) % 10 else RollbackConnection(connection), *given, begun=begun)  # type: ignore[arg-type]  # a compatible proxy
 
     patch.setattr(writer, "_write_and_commit", unsafe)
 
@@ -145,24 +145,24 @@ def forgets_replays(patch: Patch) -> None:
 @pytest.mark.parametrize(
     ("breaks", "finding", "first"),
     [
-        (rolls_back_commits, "not kept", 1),
-        (keeps_stale_claims, "never ends", 1),
-        (lets_state_regress, "falls from", 15),
-        (claims_twice, "goes out", 1),
-        (trusts_every_callback, "unverified to", 1),
+        (rolls_back_commits, "not stored", 1),
+        (keeps_stale_claims, "is not finished", 1),
+        (lets_state_regress, "moves back from", 15),
+        (claims_twice, "is sent", 1),
+        (trusts_every_callback, "unverified event to", 1),
         (disables_public_guard, "was dialled", 2),
         (disables_operator_guard, "was dialled", 1),
-        (skips_lookup_before_resubmit, "was made 2 times", 1),
-        (forgets_batches, "was told of otherwise", 1),
-        (ignores_operator_hold, "which a person holds", 6),
-        (cancels_in_flight_tasks, "was cancelled, and is", 3),
+        (skips_lookup_before_resubmit, "was created 2 times", 1),
+        (forgets_batches, "a wrong event", 1),
+        (ignores_operator_hold, "which the operator holds", 6),
+        (cancels_in_flight_tasks, "was cancelled and is", 3),
         (forgets_replays, "replay", 1),
     ],
 )
-def test_a_service_that_breaks_its_promise_is_found_out(
+def test_a_broken_promise_is_detected(
     memory_folder: Path, breaks: Callable[[Patch], None], finding: str, first: int
 ) -> None:
-    """Life *first* is one in which it showed when this was written, so that it need not be searched for each time."""
+    """The run *first* is known to show the fault, so that the test need not search for it."""
     for seed in range(first, first + RUNS):
         simulation = run_simulation(
             memory_folder / str(seed), seed, HOURS, until_settled=finding in FINAL_FINDINGS, sabotage=breaks
@@ -170,4 +170,4 @@ def test_a_service_that_breaks_its_promise_is_found_out(
         if any(finding in fault for fault in violations(simulation)):
             return
 
-    pytest.fail(f"nothing was found in {RUNS} lives of {HOURS} hours")
+    pytest.fail(f"no violation in {RUNS} runs of {HOURS} hours")
