@@ -15,7 +15,7 @@ MODULES = sorted((ROOT / "receiver").rglob("*.py"))
 SOURCES = [*MODULES, *sorted((ROOT / "tests").rglob("*.py"))]
 LOCKS = ["requirements.lock", "requirements-storage.lock", "requirements-dev.lock"]
 
-MAX_MODULE_LINES = 420
+MAX_MODULE_LINES = 430
 MAX_FUNCTION_LINES = 45
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
