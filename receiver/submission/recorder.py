@@ -15,7 +15,7 @@ from receiver.domain.notifier import Notifiers
 from receiver.domain.replays import AuditEntry
 from receiver.events.factory import EventFactory
 from receiver.kling import protocol
-from receiver.kling.shortened import truncate_strings
+from receiver.kling.raw_json import truncate_strings
 from receiver.settings import PollSettings
 from receiver.store.interfaces import ById, Change, TaskStore
 from receiver.tasks import lifecycle
