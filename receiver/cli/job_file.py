@@ -11,9 +11,10 @@ from typing import Any
 from receiver.cli.options import UsageError
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
-from receiver.kling.endpoints import Endpoint, fill_images, resolve
-from receiver.kling.images import base64_image
-from receiver.kling.protocol import compose, parse_object
+from receiver.kling.create_body import compose
+from receiver.kling.endpoints import Endpoint, resolve
+from receiver.kling.images import base64_image, fill_images
+from receiver.kling.protocol import parse_object
 from receiver.settings import Dialect
 from receiver.submission.request import MAX_PRIORITY
 

@@ -16,8 +16,8 @@ from receiver.cli.options import OUTPUT, OutputOptions, UsageError, duration, ke
 from receiver.client import SyncClient, Task
 from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Json, TaskState
-from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
-from receiver.kling.images import base64_image
+from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
+from receiver.kling.images import base64_image, fill_images
 from receiver.kling.protocol import parse_object
 from receiver.settings import Dialect, load
 

@@ -10,12 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal, TypeAlias
 from urllib.parse import quote
 
-from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Generation, Json
-from receiver.kling.images import base64_image
-from receiver.settings import Dialect
-
-__all__ = ["CATALOGUE", "Endpoint", "QueryApi", "base64_image", "fill_images", "resolve", "slot_weight"]
 
 Pack: TypeAlias = Literal["video", "image"]
 MAX_IMAGES: Final = 9
@@ -325,86 +320,3 @@ def _image_count(value: object, *, default: int) -> int:
     except (ValueError, OverflowError):
         return default
     return number if 1 <= number <= MAX_IMAGES else default
-
-
-def fill_images(endpoint: Endpoint, body: Json, images: Sequence[str], dialect: Dialect) -> Json:
-    """Give the body with *images*, URLs or base64, put where this endpoint and dialect want them.
-
-    What the body holds already stays and comes first. Raises InvalidRequest when there is no place for them.
-    """
-    where = endpoint.images
-    if endpoint.path == "images/multi-image2image":
-        body = _spell_scene_key(body, dialect)
-        if dialect is Dialect.GATEWAY:
-            where = ListImages(name="subject_image_list")
-    if not images:
-        return body
-    match where:
-        case FieldImages(names=names):
-            return _into_fields(endpoint, body, images, names)
-        case ListImages(name=name, key=key):
-            return body | {name: _list(body, name) + [image if key is None else {key: image} for image in images]}
-        case FrameImages():
-            return _into_contents(endpoint, body, images, where)
-        case ObjectImages():
-            return _into_object(endpoint, body, images, where)
-    reason = "takes no images" if endpoint.path in CATALOGUE else "is not known, nor where its images go"
-    raise InvalidRequest(f"{endpoint.path} {reason}.", remedy="Put what it needs into the body.")
-
-
-def _spell_scene_key(body: Json, dialect: Dialect) -> Json:
-    """Spell the scene image's key as the dialect does: Kling has ``scene_image``, gateways copied a slip of the pen."""
-    right, wrong = ("scence_image", "scene_image") if dialect is Dialect.GATEWAY else ("scene_image", "scence_image")
-    if wrong not in body or right in body:
-        return body
-    return {right if key == wrong else key: value for key, value in body.items()}
-
-
-def _into_fields(endpoint: Endpoint, body: Json, images: Sequence[str], names: Sequence[str]) -> Json:
-    free = [name for name in names if not body.get(name)]
-    if len(images) > len(free):
-        raise _too_many(
-            endpoint, f"{len(free)}, as {_join_names(free)}" if free else f"none: {_join_names(names)} is set"
-        )
-    return body | dict(zip(free, images, strict=False))
-
-
-def _into_contents(endpoint: Endpoint, body: Json, images: Sequence[str], layout: FrameImages) -> Json:
-    contents = _list(body, "contents")
-    taken = [part.get("type") for part in contents if isinstance(part, dict)]
-    free = [part for part in layout.parts if layout.may_repeat or part not in taken]
-    if layout.may_repeat:
-        free = [layout.parts[-1]] * len(images)
-    if len(images) > len(free):
-        raise _too_many(endpoint, f"{len(free)} more in `contents`")
-    return body | {
-        "contents": contents + [{"type": part, "url": image} for part, image in zip(free, images, strict=False)]
-    }
-
-
-def _into_object(endpoint: Endpoint, body: Json, images: Sequence[str], layout: ObjectImages) -> Json:
-    inner = body.get(layout.name) or {}
-    if not isinstance(inner, dict):
-        raise InvalidRequest(
-            f"`{layout.name}` is not an object.", remedy=f"{endpoint.path} wants its images inside it."
-        )
-    if len(images) == 1 and not inner.get(layout.one) and not (layout.several and inner.get(layout.several)):
-        return body | {layout.name: inner | {layout.one: images[0]}}
-    if layout.several is None or inner.get(layout.one):
-        raise _too_many(endpoint, f"one, as `{layout.name}.{layout.one}`")
-    return body | {layout.name: inner | {layout.several: [*_list(inner, layout.several), *images]}}
-
-
-def _list(body: Json, name: str) -> list[object]:
-    held = body.get(name) or []
-    if not isinstance(held, list):
-        raise InvalidRequest(f"`{name}` is not a list.", remedy="Write it as a list, or leave it out.")
-    return held
-
-
-def _too_many(endpoint: Endpoint, capacity: str) -> InvalidRequest:
-    return InvalidRequest(f"These are too many images: {endpoint.path} takes {capacity}.", remedy="Leave some out.")
-
-
-def _join_names(names: Sequence[str]) -> str:
-    return " and ".join(f"`{name}`" for name in names)

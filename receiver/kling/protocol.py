@@ -1,22 +1,19 @@
-"""Kling's bodies, read and written: both generations, bare or wrapped, and whatever gateways make of them. Pure.
+"""Parses Kling's bodies: both generations, bare or wrapped, and the variants that gateways send. Pure.
 
-Reading is tolerant, because a push that is refused is a push lost: anything that is a JSON object is read as far as
-it goes, and what cannot be told apart is left open for somebody who can. What *is* JSON is judged strictly, so that
-two readers of one body cannot see two things.
+Parsing is tolerant, because a refused push is a lost push: any JSON object is accepted, and unclear fields stay empty.
+JSON itself is checked strictly, so that two parsers of one body cannot read different values.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn, TypeAlias
-from urllib.parse import urlsplit
 
-from receiver.domain.errors import InvalidRequest, MalformedBody
+from receiver.domain.errors import MalformedBody
 from receiver.domain.model import Generation, Json, StatusReport, TaskState
-from receiver.kling import ballast, costs, raw_json
+from receiver.kling import costs, raw_json
 
-MAX_DEPTH = 200  # well within what Python reads and writes without running out of stack
-MAX_ID = 512  # longer than any id seen, shorter than what an index may hold
+MAX_DEPTH = 200  # Python reads and writes this without exhausting its stack
+MAX_ID = 512  # longer than any known id, short enough for a database index
 _MAX_WRAPPERS = 3
 
 _STATE_BY_STATUS: Mapping[str, TaskState] = {
@@ -40,9 +37,10 @@ _Path: TypeAlias = tuple[str | int, ...]
 
 
 def parse_status(body: bytes, *, task_id: str | None = None) -> StatusReport:
-    """Tell what a body says about a task; of a list of tasks, about the one called *task_id* or the only one.
+    """Return what a callback or an answer reports about a task.
 
-    Takes callbacks and Kling's answers alike. Raises Unreadable for what is no JSON object, and for nothing else.
+    From a list of tasks it takes the task with *task_id*, else the only one. Raises MalformedBody if the body is not
+    a JSON object, and nothing else.
     """
     document, ambiguous = _parse_strictly(body)
     task, _ = _locate(document, task_id)
@@ -66,17 +64,17 @@ def parse_status(body: bytes, *, task_id: str | None = None) -> StatusReport:
 
 
 def _parse_task_exactly(body: bytes, task_id: str | None) -> Json:
-    """Read the task in a body once more, with its fractions as they are written."""
+    """Parse the task in a body again, with exact fractions."""
     return _locate(json.loads(body, parse_float=costs.parse_decimal), task_id)[0] or {}
 
 
 def parse_object(body: bytes) -> Json:
-    """Read a JSON object as strictly as the standard has it: UTF-8, no mark before it, finite numbers, sane depth."""
+    """Parse a JSON object strictly: UTF-8 without a byte order mark, finite numbers, at most MAX_DEPTH levels."""
     return _parse_strictly(body)[0]
 
 
 def is_object(body: bytes) -> bool:
-    """Tell whether a body is a JSON object, as all that Kling says is."""
+    """Return whether a body is a JSON object, as every body from Kling is."""
     try:
         parse_object(body)
     except MalformedBody:
@@ -85,9 +83,10 @@ def is_object(body: bytes) -> bool:
 
 
 def unwrap_task(body: bytes, *, task_id: str | None = None) -> bytes:
-    """Give the task object of an answer in the callback's own shape, each byte of it as Kling wrote it.
+    """Return the task object of an answer, byte for byte, in the shape of a callback.
 
-    A body that has no wrapper, or nothing in it, comes back as it is. Raises Unreadable as :func:`read` does.
+    A body without a wrapper, or without a task, is returned unchanged. Raises MalformedBody like
+    :func:`parse_status`, which reports the same task for both bodies.
     """
     task, path = _locate(_parse_strictly(body)[0], task_id)
     if not task or not path:
@@ -96,9 +95,9 @@ def unwrap_task(body: bytes, *, task_id: str | None = None) -> bytes:
 
 
 def split_tasks(body: bytes) -> Sequence[bytes]:
-    """Give the tasks that an answer lists, each in the callback's own shape; none where it lists no tasks.
+    """Return the tasks that an answer lists, each in the shape of a callback; empty if it lists none.
 
-    Raises Unreadable as :func:`read` does.
+    Raises MalformedBody like :func:`parse_status`.
     """
     if not isinstance(_parse_strictly(body)[0].get("data"), list):
         return ()
@@ -107,110 +106,11 @@ def split_tasks(body: bytes) -> Sequence[bytes]:
     return [task.encode() for task in tasks if task.startswith("{")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CreateBody:
-    """A create's body made ours: ``content`` to send, and what the client had asked for itself.
-
-    ``reply_to`` is the client's own callback URL, ``external_task_id`` the id the task will carry ("" for none),
-    ``asked`` the body as it was read, in which something else stands for each picture.
-    """
-
-    content: bytes
-    parsed: Json
-    reply_to: str | None
-    external_task_id: str
-
-
-def compose(
-    body: bytes, *, generation: Generation, callback_url: str | None, external_task_id: str | None
-) -> CreateBody:
-    """Put our callback URL into a client's body in place of its own, and our id where it gave none.
-
-    All other members go through as the client wrote them. Without *callback_url* none is asked for.
-    """
-    light = ballast.extract_blobs(body)
-    document = _parse_extracted(light, body)
-    place = "options" if generation is Generation.NEW else None
-    asked = document if place is None else _options(document)
-    reply_to = _parse_callback_url(asked.get("callback_url"))
-    own_id = _parse_external_task_id(asked.get("external_task_id")) or external_task_id or ""
-    ours = {"callback_url": callback_url, "external_task_id": own_id}
-    content = light.restore(_replace_members(light.text.decode(), place, ours).encode())
-    return CreateBody(content=content, parsed=document, reply_to=reply_to, external_task_id=own_id)
-
-
-def _parse_extracted(extracted: ballast.ExtractedBlobs, body: bytes) -> Json:
-    try:
-        return parse_object(extracted.text)
-    except MalformedBody:
-        return parse_object(body)  # whose complaint names the right place
-
-
-def _replace_members(text: str, container: str | None, replacements: Mapping[str, str | None]) -> str:
-    """Write *ours* into the object, or into its member *place*, and leave out what stood there by these names."""
-    whole = list(raw_json.members(text))
-    if container is None:
-        kept = [member.text for member in whole if member.key not in replacements]
-        return raw_json.join_members(kept + _member_texts(replacements))
-    held = [member.value_at for member in whole if member.key == container]
-    inner: list[str] = []
-    if held and text[held[-1]] == "{":
-        inner = [member.text for member in raw_json.members(text, held[-1]) if member.key not in replacements]
-    kept = [member.text for member in whole if member.key != container]
-    if inner := inner + _member_texts(replacements):
-        kept.append(f"{json.dumps(container)}:{raw_json.join_members(inner)}")
-    return raw_json.join_members(kept)
-
-
-def _member_texts(values: Mapping[str, str | None]) -> list[str]:
-    return [f"{json.dumps(key)}:{json.dumps(value)}" for key, value in values.items() if value]
-
-
-def _options(document: Json) -> Json:
-    options = document.get("options")
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
-        raise InvalidRequest("`options` is not an object.", remedy='Write it as {"callback_url": "https://..."}.')
-    return options
-
-
-def _parse_callback_url(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, str) and _is_http_url(value):
-        return value
-    raise InvalidRequest(
-        "`callback_url` is not an http or https URL.", remedy="Give one as a string, or leave the key out."
-    )
-
-
-def _is_http_url(url: str) -> bool:
-    if not url.isprintable() or " " in url:
-        return False
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
-
-
-def _parse_external_task_id(value: object) -> str | None:
-    if value is None or value == "":
-        return None
-    if isinstance(value, str) and _storable(value) == value and len(value) <= MAX_ID:
-        return value
-    raise InvalidRequest(
-        "`external_task_id` is not a string that can be kept.",
-        remedy=f"Give a string of at most {MAX_ID} characters, or leave the key out.",
-    )
-
-
 # -- JSON, strictly
 
 
 class _DuplicateKeyDetector:
-    """One reading of a JSON text; notices a key that stands twice in one object."""
+    """Builds the objects of one JSON text and notices repeated keys."""
 
     __slots__ = ("has_duplicate_keys",)
 
@@ -218,31 +118,31 @@ class _DuplicateKeyDetector:
         self.has_duplicate_keys = False
 
     def build_object(self, pairs: list[tuple[str, Any]]) -> Json:
-        made = dict(pairs)
-        if len(made) != len(pairs):
+        parsed = dict(pairs)
+        if len(parsed) != len(pairs):
             self.has_duplicate_keys = True
-        return made
+        return parsed
 
 
 def _parse_strictly(body: bytes) -> tuple[Json, bool]:
-    noticed = _DuplicateKeyDetector()
+    detector = _DuplicateKeyDetector()
     decoder = json.JSONDecoder(
-        object_pairs_hook=noticed.build_object, parse_constant=_reject_constant, parse_float=_parse_finite
+        object_pairs_hook=detector.build_object, parse_constant=_reject_constant, parse_float=_parse_finite
     )
     try:
         text = body.decode()
         document = decoder.decode(text)
-    except (ValueError, RecursionError) as exc:  # a ValueError also for an integer of more digits than Python reads
+    except (ValueError, RecursionError) as exc:  # ValueError: also an integer with too many digits
         raise MalformedBody(_describe_error(exc)) from None
     if not isinstance(document, dict):
-        raise MalformedBody("The body is JSON and no object.", remedy="Send one JSON object.")
+        raise MalformedBody("The body is JSON but not an object.", remedy="Send one JSON object.")
     if text.count("[") + text.count("{") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
         raise MalformedBody(f"The body is nested more than {MAX_DEPTH} levels deep.")
-    return document, noticed.has_duplicate_keys
+    return document, detector.has_duplicate_keys
 
 
 def _describe_error(exc: ValueError | RecursionError) -> str:
-    """Say what is wrong with a body without a word of what it says."""
+    """Describe what is wrong with a body, without quoting it."""
     match exc:
         case UnicodeDecodeError():
             return f"The body is not UTF-8: byte {exc.start}."
@@ -251,7 +151,7 @@ def _describe_error(exc: ValueError | RecursionError) -> str:
         case RecursionError():
             return f"The body is nested more than {MAX_DEPTH} levels deep."
         case _:
-            return "The body has a number that cannot be read: not finite, or of too many digits."
+            return "The body has a number that is not finite or has too many digits."
 
 
 def _reject_constant(_constant: str) -> NoReturn:
@@ -285,15 +185,16 @@ def _nested_values(value: object) -> Iterator[object]:
 
 
 def _locate(document: Json, task_id: str | None) -> tuple[Json | None, _Path]:
-    """Find the object that is the task, and the way to it: at the top, or under the ``data`` of a wrapper."""
+    """Return the task object and its path: at the top, or below ``data`` of at most _MAX_WRAPPERS wrappers.
+
+    Deeper than that there is no task. So the task found is never a wrapper itself, and looking again finds the same.
+    """
     found: Json = document
     path: _Path = ()
     for _ in range(_MAX_WRAPPERS):
-        inner = found.get("data")
-        if "task_status" in found or not isinstance(inner, dict | list):
-            break
-        if "code" not in found and "status" in found and ("id" in found or "task_id" in found):
-            break
+        if not _is_wrapper(found):
+            return found, path
+        inner = found["data"]
         path = (*path, "data")
         if isinstance(inner, list):
             at = _pick(inner, task_id)
@@ -302,11 +203,17 @@ def _locate(document: Json, task_id: str | None) -> tuple[Json | None, _Path]:
             inner = inner[at]
             path = (*path, at)
         found = inner
-    return found, path
+    return (None, ()) if _is_wrapper(found) else (found, path)
+
+
+def _is_wrapper(document: Json) -> bool:
+    if "task_status" in document or not isinstance(document.get("data"), dict | list):
+        return False
+    return "code" in document or "status" not in document or not ("id" in document or "task_id" in document)
 
 
 def _pick(tasks: Sequence[Any], task_id: str | None) -> int | None:
-    """Choose from a list of tasks: the one that goes by *task_id*, else the only one."""
+    """Return the index of the task with *task_id*, else of the only task, else None."""
     at = [number for number, task in enumerate(tasks) if isinstance(task, dict)]
     if task_id is not None:
         named = [number for number in at if task_id in _ids_of(tasks[number])]
@@ -335,15 +242,15 @@ def _parse_state(status: str) -> TaskState | None:
 
 
 def _message(task: Json, state: TaskState | None) -> str:
-    """Find why the task is as it is.
+    """Return the reason for the task's state.
 
-    A ``message`` beside a ``code`` or ``request_id`` is the HTTP call's, which says SUCCEED of a failed task too.
+    A ``message`` beside a ``code`` or ``request_id`` belongs to the HTTP call and is SUCCEED even for a failed task.
     """
     reason = _text(task.get("task_status_msg"))
     if reason:
         return reason
-    of_the_call = "code" in task or "request_id" in task
-    if not of_the_call and (_generation(task) is Generation.NEW or state is TaskState.FAILED):
+    is_call_message = "code" in task or "request_id" in task
+    if not is_call_message and (_generation(task) is Generation.NEW or state is TaskState.FAILED):
         reason = _text(task.get("message"))
     if not reason and state is TaskState.FAILED:
         error = task.get("error")
@@ -352,13 +259,13 @@ def _message(task: Json, state: TaskState | None) -> str:
 
 
 def _result(task: Json) -> Mapping[str, tuple[Json, ...]]:
-    """Gather what the task made, by kind. Some gateways give one ``url``, or keep Kling's answer under ``data``."""
+    """Return the task's results by kind. Some gateways send one ``url``, or Kling's answer under ``data``."""
     found: dict[str, tuple[Json, ...]] = {}
-    made = task.get("task_result")
-    if isinstance(made, dict):
-        for kind, entries in made.items():
-            if some := _entries(entries):
-                found[kind] = some
+    results = task.get("task_result")
+    if isinstance(results, dict):
+        for kind, listed in results.items():
+            if entries := _entries(listed):
+                found[kind] = entries
     for output in _entries(task.get("outputs")):
         kind = _text(output.get("type")).lower()
         kind = _OUTPUT_KINDS.get(kind, kind or "outputs")
@@ -368,13 +275,13 @@ def _result(task: Json) -> Mapping[str, tuple[Json, ...]]:
         found["outputs"] = ({"url": url},)
     inner = task.get("data")
     if not found and isinstance(inner, dict):
-        made_there, _ = _locate(inner, None)
-        return _result(made_there or {})
+        nested, _ = _locate(inner, None)
+        return _result(nested or {})
     return found
 
 
 def _entries(value: object) -> tuple[Json, ...]:
-    """Take a list of objects, of bare URLs, or one object that has a URL, as entries of a result."""
+    """Return a result's entries from a list of objects, a list of URLs, or one object with a URL."""
     if isinstance(value, dict):
         return (value,) if isinstance(value.get("url"), str) else ()
     if not isinstance(value, list):
@@ -384,13 +291,13 @@ def _entries(value: object) -> tuple[Json, ...]:
 
 
 def _id(value: object) -> str | None:
-    """Take an id as the opaque text it is; a float too large to be exact is none rather than a wrong one."""
+    """Return an id as opaque text; None for a float too large to be exact, because a wrong id is worse."""
     text: str | None = None
     match value:
         case bool():
             return None
         case str():
-            text = _storable(value.strip())[:MAX_ID]
+            text = storable(value.strip())[:MAX_ID]
         case int():
             text = str(value)[:MAX_ID]
         case float() if value.is_integer():
@@ -403,7 +310,7 @@ def _id(value: object) -> str | None:
 def _text(value: object) -> str:
     match value:
         case str():
-            return _storable(value)
+            return storable(value)
         case bool():
             return str(value).lower()
         case int() | float():
@@ -412,8 +319,8 @@ def _text(value: object) -> str:
             return ""
 
 
-def _storable(text: str) -> str:
-    """Spell out what no database and no terminal takes: halves of a surrogate pair, and NUL."""
+def storable(text: str) -> str:
+    """Escape what no database or terminal accepts: single surrogates and NUL."""
     if text.isascii() and "\0" not in text:
         return text
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")

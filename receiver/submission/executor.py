@@ -24,7 +24,7 @@ from receiver.domain.errors import (
     StoreError,
 )
 from receiver.domain.model import Origin, StatusReport, Task, TaskState
-from receiver.kling import endpoints, protocol
+from receiver.kling import create_body, endpoints, protocol
 from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import Settings
@@ -168,8 +168,8 @@ class CreateExecutor:
             log.error("task.not_recorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
         return answer
 
-    def _create_body(self, task: Task, endpoint: Endpoint, intent: bytes, token: str) -> protocol.CreateBody:
-        return protocol.compose(
+    def _create_body(self, task: Task, endpoint: Endpoint, intent: bytes, token: str) -> create_body.CreateBody:
+        return create_body.compose(
             intent,
             generation=endpoint.generation,
             callback_url=self.callback_url(token) if self._public_url else None,

@@ -15,7 +15,7 @@ from receiver.domain.model import EndReason, Json, Origin, Push, Source, StatusR
 from receiver.domain.notifier import Notifiers
 from receiver.events.factory import EventFactory
 from receiver.kling import protocol
-from receiver.kling.shortened import truncate_strings
+from receiver.kling.raw_json import truncate_strings
 from receiver.settings import PollSettings
 from receiver.store.interfaces import ById, Change, TaskStore
 from receiver.tasks import lifecycle, submit_lifecycle

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from receiver.domain.model import Json, Origin, Task, TaskState
-from receiver.kling import endpoints, protocol
+from receiver.kling import create_body, endpoints
 from receiver.kling.endpoints import Endpoint
 
 _MAX_MODEL_LENGTH = 100
@@ -58,7 +58,7 @@ def make_task(
 
     Its external id is the client's own, or else *task_id*. Raises Unreadable and InvalidRequest.
     """
-    composed = protocol.compose(body, generation=endpoint.generation, callback_url=None, external_task_id=task_id)
+    composed = create_body.compose(body, generation=endpoint.generation, callback_url=None, external_task_id=task_id)
     return Task(
         id=task_id,
         origin=origin,

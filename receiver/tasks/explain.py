@@ -28,7 +28,7 @@ from receiver.domain.model import (
 )
 from receiver.events.routing import REPLY_PREFIX
 from receiver.kling import protocol
-from receiver.kling.shortened import truncate_strings
+from receiver.kling.raw_json import truncate_strings
 from receiver.store.interfaces import Catalog, DeliveryView
 
 _MAX_ITEMS = 500

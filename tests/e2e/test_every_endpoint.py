@@ -16,7 +16,8 @@ from harness.support import wait_until
 from httpx2 import AsyncClient
 
 from receiver.domain.model import Generation, Json
-from receiver.kling.endpoints import CATALOGUE, Endpoint, fill_images, resolve
+from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
+from receiver.kling.images import fill_images
 from receiver.settings import Dialect
 
 IMAGE = "https://images.example.com/a.png"

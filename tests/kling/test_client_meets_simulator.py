@@ -19,7 +19,8 @@ from receiver.domain.errors import (
     UnknownResource,
 )
 from receiver.domain.model import Generation, Json, Secret, TaskState
-from receiver.kling import endpoints, protocol
+from receiver.kling import create_body, endpoints, protocol
+from receiver.kling import images as kling_images
 from receiver.kling.client import KlingClient
 from receiver.kling.simulator import Options, Simulator, serve
 from receiver.net.http_client import HttpClient
@@ -57,9 +58,11 @@ def body_for(path: str, *, name: str = NAME, **more: object) -> bytes:
     assert endpoint is not None
     body = {"prompt": "a cat", **EXTRA_FIELDS.get(path, {}), **more}
     images = [IMAGE] if endpoint.images is not None else []
-    filled = endpoints.fill_images(endpoint, body, images, Dialect.OFFICIAL)
+    filled = kling_images.fill_images(endpoint, body, images, Dialect.OFFICIAL)
     content = json.dumps(filled).encode()
-    return protocol.compose(content, generation=endpoint.generation, callback_url=None, external_task_id=name).content
+    return create_body.compose(
+        content, generation=endpoint.generation, callback_url=None, external_task_id=name
+    ).content
 
 
 def generation_of(path: str) -> Generation:

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Generation, Json
-from receiver.kling import endpoints, protocol
+from receiver.kling import create_body, endpoints, protocol
 from receiver.kling.error_codes import ErrorResponse, to_error
-from receiver.kling.shortened import truncate_strings
+from receiver.kling.raw_json import truncate_strings
 
 EXAMPLES = env_int("EXAMPLES", 100)
 objects = corrupted_bodies() | st.dictionaries(st.sampled_from(KEYS), any_json, max_size=6)
@@ -44,7 +44,9 @@ def examine_as_create(body: bytes) -> None:
         endpoint = endpoints.resolve(path)
         assert endpoint is not None
         with contextlib.suppress(InvalidRequest):
-            made = protocol.compose(body, generation=generation, callback_url="https://a.example", external_task_id="t")
+            made = create_body.compose(
+                body, generation=generation, callback_url="https://a.example", external_task_id="t"
+            )
             assert 1 <= endpoints.slot_weight(endpoint, made.parsed) <= 9
             protocol.parse_object(made.content)
             json.loads(truncate_strings(made.content))

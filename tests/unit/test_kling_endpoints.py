@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Generation, Json
-from receiver.kling.endpoints import CATALOGUE, base64_image, fill_images, resolve, slot_weight
+from receiver.kling.endpoints import CATALOGUE, resolve, slot_weight
+from receiver.kling.images import base64_image, fill_images
 from receiver.settings import Dialect
 
 A, B, C = "https://pics.example/a.png", "https://pics.example/b.png", "aGk="

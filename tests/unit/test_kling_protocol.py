@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Generation, Json, TaskState
-from receiver.kling import protocol
+from receiver.kling import create_body, protocol
 
 OURS = "https://hooks.example.com/callbacks/tok"
 
@@ -64,6 +64,15 @@ def test_a_body_is_read_as_the_table_says(case: dict[str, Any]) -> None:
     if "result" in made:
         made["result"] = {kind: list(entries) for kind, entries in made["result"].items()}
     assert made == {name: case[name] for name in made}
+
+
+@pytest.mark.parametrize("case", CASES, ids=[case["rule"] for case in CASES])
+def test_an_unwrapped_body_reports_the_same_task(case: dict[str, Any]) -> None:
+    body, task_id = case_bytes(case), case.get("asked_for")
+
+    unwrapped = protocol.unwrap_task(body, task_id=task_id)
+
+    assert protocol.parse_status(unwrapped).kling_id == protocol.parse_status(body, task_id=task_id).kling_id
 
 
 @pytest.mark.parametrize(
@@ -199,7 +208,7 @@ SEEDS = (
 
 
 def test_our_callback_url_takes_the_place_of_the_clients_and_all_else_stays_as_written() -> None:
-    composed = protocol.compose(SEEDS, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
+    composed = create_body.compose(SEEDS, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
 
     assert composed.reply_to == "http://gxdf.an/mgjptue"
     assert composed.external_task_id == "tsk_1"
@@ -209,7 +218,7 @@ def test_our_callback_url_takes_the_place_of_the_clients_and_all_else_stays_as_w
 
 
 def test_a_clients_own_id_is_kept() -> None:
-    composed = protocol.compose(
+    composed = create_body.compose(
         b'{"external_task_id": "mine"}', generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1"
     )
 
@@ -221,14 +230,14 @@ def test_a_clients_own_id_is_kept() -> None:
 def test_an_empty_callback_url_or_id_is_none(empty: str) -> None:
     body = f'{{"callback_url": {empty}, "external_task_id": {empty}}}'.encode()
 
-    composed = protocol.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
+    composed = create_body.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
 
     assert composed.reply_to is None
     assert json.loads(composed.content) == {"callback_url": OURS, "external_task_id": "tsk_1"}
 
 
 def test_without_a_public_url_no_callback_is_asked_for_and_the_clients_is_still_taken_out() -> None:
-    composed = protocol.compose(SEEDS, generation=Generation.LEGACY, callback_url=None, external_task_id=None)
+    composed = create_body.compose(SEEDS, generation=Generation.LEGACY, callback_url=None, external_task_id=None)
 
     assert composed.reply_to == "http://gxdf.an/mgjptue"
     assert composed.external_task_id == ""
@@ -238,7 +247,7 @@ def test_without_a_public_url_no_callback_is_asked_for_and_the_clients_is_still_
 def test_the_new_generation_has_both_under_options_beside_what_else_is_there() -> None:
     body = b'{"options": {"watermark": {"enabled": true}, "callback_url": "https://me.example/cb"}, "callback_url": 1}'
 
-    composed = protocol.compose(body, generation=Generation.NEW, callback_url=OURS, external_task_id="tsk_1")
+    composed = create_body.compose(body, generation=Generation.NEW, callback_url=OURS, external_task_id="tsk_1")
 
     assert composed.reply_to == "https://me.example/cb"
     assert json.loads(composed.content) == {
@@ -249,7 +258,7 @@ def test_the_new_generation_has_both_under_options_beside_what_else_is_there() -
 
 @pytest.mark.parametrize("body", [b"{}", b'{"options": null}', b'{ "options" : { } }'])
 def test_the_new_generation_gets_options_where_it_has_none(body: bytes) -> None:
-    composed = protocol.compose(body, generation=Generation.NEW, callback_url=OURS, external_task_id="tsk_1")
+    composed = create_body.compose(body, generation=Generation.NEW, callback_url=OURS, external_task_id="tsk_1")
 
     assert json.loads(composed.content) == {"options": {"callback_url": OURS, "external_task_id": "tsk_1"}}
 
@@ -257,7 +266,7 @@ def test_the_new_generation_gets_options_where_it_has_none(body: bytes) -> None:
 def test_a_callback_url_that_stands_twice_is_taken_out_twice() -> None:
     body = b'{"callback_url": "https://a.example/", "call\\u0062ack_url": "https://b.example/", "n": 1}'
 
-    composed = protocol.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="t")
+    composed = create_body.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="t")
 
     assert composed.reply_to == "https://b.example/"
     assert composed.content.count(b"callback_url") == 1
@@ -285,7 +294,7 @@ def test_a_callback_url_that_stands_twice_is_taken_out_twice() -> None:
 )
 def test_a_callback_url_that_leads_nowhere_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="callback_url"):
-        protocol.compose(
+        create_body.compose(
             encode({"callback_url": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
         )
 
@@ -293,14 +302,14 @@ def test_a_callback_url_that_leads_nowhere_is_refused(value: object) -> None:
 @pytest.mark.parametrize("value", [1, True, {}, ["a"], "a\0b", "\ud800", "x" * 513])
 def test_an_external_task_id_that_is_no_string_to_keep_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="external_task_id"):
-        protocol.compose(
+        create_body.compose(
             encode({"external_task_id": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
         )
 
 
 def test_options_that_are_no_object_are_refused() -> None:
     with pytest.raises(InvalidRequest, match="options"):
-        protocol.compose(b'{"options": []}', generation=Generation.NEW, callback_url=OURS, external_task_id="t")
+        create_body.compose(b'{"options": []}', generation=Generation.NEW, callback_url=OURS, external_task_id="t")
 
 
 @given(st.dictionaries(st.text(), anything), st.sampled_from(Generation))
@@ -308,7 +317,7 @@ def test_all_other_members_go_through_whatever_they_are(document: Json, generati
     for ours in ("callback_url", "external_task_id", "options"):
         document.pop(ours, None)
 
-    composed = protocol.compose(encode(document), generation=generation, callback_url=OURS, external_task_id="tsk_1")
+    composed = create_body.compose(encode(document), generation=generation, callback_url=OURS, external_task_id="tsk_1")
 
     put_in = {"callback_url": OURS, "external_task_id": "tsk_1"}
     expected = document | (put_in if generation is Generation.LEGACY else {"options": put_in})

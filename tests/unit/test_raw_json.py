@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Generation
-from receiver.kling import ballast, protocol
-from receiver.kling.shortened import truncate_strings
+from receiver.kling import create_body, raw_json
+from receiver.kling.raw_json import truncate_strings
 
 LONG = "iVBORw0KGgo/+A" * 6000 + "=="
 OTHER = "/9j4AAQSkZJRg_-B" * 5000
@@ -23,15 +23,15 @@ pieces = st.sampled_from(
 )
 
 
-def compose(body: bytes) -> protocol.CreateBody:
-    return protocol.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
+def compose(body: bytes) -> create_body.CreateBody:
+    return create_body.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
 
 
 @given(st.lists(pieces, max_size=14).map("".join))
 def test_a_text_is_json_without_its_ballast_as_it_is_with_it(text: str) -> None:
     body = text.encode()
 
-    light = ballast.extract_blobs(body)
+    light = raw_json.extract_blobs(body)
 
     assert light.restore(light.text) == body
     assert is_json(light.text) == is_json(body)
@@ -62,8 +62,8 @@ def test_pictures_go_to_kling_as_they_came_whatever_is_written_around_them() -> 
 
 
 def test_a_text_that_has_what_would_stand_for_a_picture_keeps_it() -> None:
-    light = ballast.extract_blobs(json.dumps({"image": LONG}).encode())
-    everything = b"".join(ballast._pad_marker(stem) for stem in ballast._MARKERS)
+    light = raw_json.extract_blobs(json.dumps({"image": LONG}).encode())
+    everything = b"".join(raw_json._pad_marker(stem) for stem in raw_json._MARKERS)
     body = json.dumps({"image": LONG, "prompt": light.marker.decode() + "00000000"}).encode()
     full = json.dumps({"image": LONG, "prompt": everything.decode()}).encode()
 
