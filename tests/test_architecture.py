@@ -21,7 +21,7 @@ MAX_FUNCTION_LINES = 45
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def test_imports_go_the_way_the_contracts_say() -> None:
+def test_imports_follow_the_contracts() -> None:
     linted = subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"],
         cwd=ROOT,
@@ -33,7 +33,7 @@ def test_imports_go_the_way_the_contracts_say() -> None:
     assert linted.returncode == 0, linted.stdout + linted.stderr
 
 
-def test_no_room_is_too_large_to_be_read_at_once() -> None:
+def test_no_file_is_too_long() -> None:
     too_large = [
         f"{relative_name(room)}: {count}" for room in MODULES if (count := line_count(room)) > MAX_MODULE_LINES
     ]
@@ -41,7 +41,7 @@ def test_no_room_is_too_large_to_be_read_at_once() -> None:
     assert too_large == []
 
 
-def test_no_function_is_too_long_to_be_seen_at_once() -> None:
+def test_no_function_is_too_long() -> None:
     too_long = [
         f"{relative_name(room)}:{function.lineno} {function.name}: {count}"
         for room in MODULES
@@ -52,7 +52,7 @@ def test_no_function_is_too_long_to_be_seen_at_once() -> None:
     assert too_long == []
 
 
-def test_every_room_class_and_public_function_says_what_it_is_for() -> None:
+def test_every_module_class_and_public_function_has_a_docstring() -> None:
     silent = [
         f"{relative_name(room)}:{getattr(node, 'lineno', 1)} {getattr(node, 'name', '')}".rstrip()
         for room in MODULES
@@ -63,13 +63,13 @@ def test_every_room_class_and_public_function_says_what_it_is_for() -> None:
     assert silent == []
 
 
-def test_nothing_is_left_for_later() -> None:
+def test_no_code_is_marked_as_unfinished() -> None:
     later = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|HA" + r"CK)\b")  # in pieces, or this line would be found
 
     assert lines_matching(later) == []
 
 
-def test_every_exception_to_a_rule_names_it_and_says_why() -> None:
+def test_every_lint_exception_has_a_code_and_a_reason() -> None:
     unexplained = re.compile(
         r"#\s*(?:noqa(?!: [A-Z]+\d+(?:, [A-Z]+\d+)* +\S)|type: ignore(?!\[[a-z, -]+\] +\S))", re.IGNORECASE
     )
@@ -78,7 +78,7 @@ def test_every_exception_to_a_rule_names_it_and_says_why() -> None:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_a_lock_holds_names_versions_and_hashes_and_no_address(lock: str) -> None:
+def test_a_lock_file_has_hashes_and_no_addresses(lock: str) -> None:
     text = (ROOT / lock).read_text()
 
     assert re.findall(r"https?:\S*|^--\S.*", text, re.MULTILINE) == []

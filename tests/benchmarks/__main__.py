@@ -1,4 +1,4 @@
-"""``make bench``: measures the receiver against the ways it is usually done, and prints a table."""
+"""``make bench``: compares the receiver with common alternatives and prints a table."""
 
 import argparse
 import json
@@ -15,7 +15,7 @@ _HEAD = f"{'figure':<36} {'ours':>11} {'baseline':>11} {'ratio':>6} {'aim':>7}  
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure what was asked for; 1 with ``--strict`` when an aim was missed."""
+    """Run the chosen measurements. Return 1 if ``--strict`` is set and a goal was missed."""
     asked = _parser().parse_args(argv)
     size = Scale(**{each.name: getattr(asked, each.name) for each in fields(Scale)})
     print(f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}, {platform.machine()}\n\n{_HEAD}")

@@ -1,6 +1,6 @@
-"""The least a callback can cost here: a handler that reads the body, keeps nothing and answers.
+"""The lower bound for a callback: a handler that reads the body, stores nothing and answers.
 
-``python -m benchmarks.empty PORT`` serves it by the same uvicorn as the receiver, with the same settings.
+``python -m benchmarks.empty PORT`` serves it with the same uvicorn settings as the receiver.
 """
 
 import sys
@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 
 async def callback(request: Request) -> Response:
-    """Take a callback and forget it."""
+    """Read a callback and discard it."""
     await request.body()
     return JSONResponse({"ok": True})
 
@@ -22,7 +22,7 @@ app = Starlette(routes=[Route("/callbacks/{token}", callback, methods=["POST"])]
 
 
 def server(app: object, port: int) -> uvicorn.Server:
-    """Make a server for an app like the one of the receiver's listener."""
+    """Return a server for an app, configured like the receiver's listener."""
     return uvicorn.Server(
         uvicorn.Config(
             app,  # type: ignore[arg-type]  # any ASGI app
@@ -41,7 +41,7 @@ def server(app: object, port: int) -> uvicorn.Server:
 
 
 def serve(app: object, port: int) -> None:
-    """Serve an app until the process is told to end."""
+    """Serve an app until the process is stopped."""
     server(app, port).run()
 
 

@@ -1,8 +1,8 @@
-"""What a competent developer writes in an afternoon instead: FastAPI, aiosqlite, BackgroundTasks, httpx.
+"""A simple forwarder, as a competent developer writes it in an afternoon: FastAPI, aiosqlite, BackgroundTasks, httpx.
 
-It stores each callback before it answers, posts it on with a signature and writes down how that went. It has one
-client and one connection for all, as the libraries' manuals advise. It has no retries, no replay and no checks.
-``python -m benchmarks.forwarder PORT SINK_PORT FOLDER``
+It stores each callback before it answers, forwards it with a signature and records the outcome. It has one client and
+one connection for all, as the libraries' manuals advise. It has no retries, no replay and no checks. ``python -m
+benchmarks.forwarder PORT SINK_PORT FOLDER``
 """
 
 import base64
@@ -32,7 +32,7 @@ CREATE TABLE IF NOT EXISTS events (
 
 
 def make_app(sink: int, folder: Path) -> FastAPI:
-    """Make the forwarder."""
+    """Return the forwarder."""
     app = FastAPI(lifespan=_resources(folder))
 
     @app.post("/callbacks/{token}")

@@ -1,7 +1,7 @@
-"""Posts requests as fast as they are answered, over a fixed number of connections that stay open.
+"""A load generator: posts requests as fast as they are answered, on a fixed number of keep-alive connections.
 
-A process of its own, so that its work is not counted as the server's:
-``python -m benchmarks.load PORT CONNECTIONS FILE``, the file with one JSON array ``[path, body]`` a line.
+It is a separate process, so that its CPU time does not count for the server: ``python -m benchmarks.load PORT
+CONNECTIONS FILE``. The file has one JSON array ``[path, body]`` per line.
 """
 
 import asyncio
@@ -19,9 +19,9 @@ import uvloop
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadResult:
-    """How a run of requests went.
+    """Result of one run.
 
-    ``began`` and ``ended`` are moments of the machine's monotonic clock, ``times`` the seconds each answer took.
+    ``started_at`` and ``ended_at`` are monotonic times, ``times`` the seconds until each answer.
     """
 
     started_at: float
@@ -37,7 +37,7 @@ class LoadResult:
 
 
 def request(path: str, body: bytes, headers: Mapping[str, str] | None = None) -> bytes:
-    """Write a POST as it goes over the wire."""
+    """Return a POST request as bytes."""
     head = {
         "host": "127.0.0.1",
         "content-type": "application/json",
@@ -49,7 +49,7 @@ def request(path: str, body: bytes, headers: Mapping[str, str] | None = None) ->
 
 
 async def post_all(port: int, requests: Iterable[bytes], *, connections: int) -> LoadResult:
-    """Post them all, in order, each as soon as a connection is free."""
+    """Post all requests in order, each as soon as a connection is free."""
     run = _Run(waiting=iter(requests))
     loop = asyncio.get_running_loop()
     busy = [(await loop.create_connection(lambda: _Connection(run), "127.0.0.1", port))[1] for _ in range(connections)]
@@ -64,7 +64,7 @@ async def post_all(port: int, requests: Iterable[bytes], *, connections: int) ->
 
 @dataclass(slots=True, kw_only=True)
 class _Run:
-    """What the connections of one run share: the requests that are left, and what came of the others."""
+    """Shared by the connections of one run: the remaining requests, and the results."""
 
     waiting: Iterator[bytes]
     statuses: Counter[int] = field(default_factory=Counter)
@@ -113,18 +113,18 @@ class _Connection(asyncio.Protocol):
 
 
 def encode_requests(posts: Iterable[tuple[str, str]]) -> list[bytes]:
-    """Write the requests for these paths and bodies."""
+    """Return the requests for these paths and bodies."""
     return [request(path, body.encode()) for path, body in posts]
 
 
 def print_result(load: LoadResult) -> None:
-    """Print how a run went, for the process that started this one."""
+    """Print a run's result for the parent process."""
     said = {"began": load.started_at, "ended": load.ended_at, "statuses": load.statuses, "times": load.times}
     print(json.dumps(said), flush=True)
 
 
 def main(port: int, connections: int, file: Path) -> None:
-    """Run the requests of *file* and print how it went."""
+    """Run the requests of *file* and print the result."""
     requests = encode_requests(json.loads(line) for line in file.read_text().splitlines())
     print_result(uvloop.run(post_all(port, requests, connections=connections)))
 

@@ -1,4 +1,4 @@
-"""What is measured, each beside what it is compared with, in one run on one machine."""
+"""The measurements, each with its comparison, in one run on one machine."""
 
 import asyncio
 import sqlite3
@@ -26,7 +26,7 @@ WAIT_TIMEOUT = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """How much of each is done. The defaults take about two minutes on two cores that do nothing else."""
+    """Amount of work per measurement. The defaults take about two minutes on two idle cores."""
 
     rounds: int = 5
     callbacks: int = 3_000
@@ -38,9 +38,9 @@ class Scale:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """One finding: ours, what it is compared with if anything, what it should be, and the numbers it came from.
+    """One result: ours, the comparison if there is one, the goal, and the single values.
 
-    What is judged is the ratio of the two, or ours alone.
+    The goal applies to the ratio of the two, or to ours alone.
     """
 
     name: str
@@ -53,17 +53,17 @@ class Measurement:
 
     @property
     def value(self) -> float:
-        """What is judged."""
+        """The value that is judged."""
         return self.ours if self.baseline is None else self.ours / self.baseline
 
     @property
     def met(self) -> bool:
-        """Whether the aim is reached."""
+        """Whether the goal is reached."""
         return self.value >= self.aim if self.more_is_better else self.value < self.aim
 
 
 def acknowledged(size: Scale) -> Iterator[Measurement]:
-    """Callbacks answered once they are durable, against a handler that keeps nothing."""
+    """Callbacks answered after they are durable, compared with a handler that stores nothing."""
     ours, empty = [], []
     with temp_folder() as path, server_process("empty", folder=path) as empty_port, a_receiver(path) as running:
         for _ in range(size.rounds):
@@ -86,7 +86,7 @@ def acknowledged_on_one_loop(size: Scale) -> Iterator[Measurement]:
 
 
 def delivered(size: Scale) -> Iterator[Measurement]:
-    """Events taken in, delivered signed, and written down, against a forwarder made by hand."""
+    """Events accepted, delivered with a signature, and recorded, compared with the simple forwarder."""
     ours, usual = [], []
     with (
         temp_folder() as path,
@@ -105,7 +105,7 @@ def delivered(size: Scale) -> Iterator[Measurement]:
 
 
 def hanging(size: Scale) -> Iterator[Measurement]:
-    """How long callbacks wait for their answer while one of two destinations hangs, against both being well."""
+    """Callback latency while one of two destinations hangs, compared with two working destinations."""
     ours: list[float] = []
     well: list[float] = []
     with (
@@ -129,7 +129,7 @@ def hanging(size: Scale) -> Iterator[Measurement]:
 
 
 def latency(size: Scale) -> Iterator[Measurement]:
-    """How long after a callback its webhook arrives, when nothing else is going on; and what idling costs."""
+    """Time from a callback to its webhook on an idle service, and the cost of idling."""
     with temp_folder() as path:
         times, resident = uvloop.run(_probe(path, size.probes))
     detail = f"p90 {percentile(times, 90):.1f}, p99 {percentile(times, 99):.1f} of {len(times)}"
@@ -138,7 +138,7 @@ def latency(size: Scale) -> Iterator[Measurement]:
 
 
 def start(size: Scale) -> Iterator[Measurement]:
-    """How long the process takes from its start to READY."""
+    """Time from the start of the process to READY."""
     with temp_folder() as path:
         times = []
         for _ in range(size.starts):
@@ -160,20 +160,20 @@ ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
 
 @contextmanager
 def temp_folder() -> Iterator[Path]:
-    """Give a folder for as long as a measurement takes, on the disk all its parties share."""
+    """Create a folder for one measurement, on the disk that all parties share."""
     with TemporaryDirectory(prefix="kling-receiver-bench-") as name:
         yield Path(name)
 
 
 @contextmanager
 def a_forwarder(sink: int, path: Path) -> Iterator[int]:
-    """Run the forwarder made by hand."""
+    """Run the simple forwarder."""
     with server_process("forwarder", str(sink), str(path), folder=path) as port:
         yield port
 
 
 def callbacks(running: Receiver, count: int, *, statuses: Sequence[str] = STATUSES) -> list[Post]:
-    """Make about *count* callbacks of fresh tasks: all tasks' first status, then all tasks' next one, and so on."""
+    """Return about *count* callbacks of new tasks: the first status of all tasks, then the next, and so on."""
     paths = uvloop.run(running.create_callback_urls(count // len(statuses)))
     return [
         (path, CALLBACK.format(id=f"8672837417{number:08}", status=status))
@@ -183,7 +183,7 @@ def callbacks(running: Receiver, count: int, *, statuses: Sequence[str] = STATUS
 
 
 def delivery_rate(port: int, posts: Sequence[Post], path: Path, *, done: Callable[[], int]) -> float:
-    """Post callbacks and wait until *done* has counted each; give events per second over all that time."""
+    """Post callbacks and wait until *done* has counted each. Return events per second over the whole time."""
     before = done()
     ran: LoadResult = run_load(port, posts, path)
     wait_until_counted(lambda: done() - before, len(posts))
@@ -191,7 +191,7 @@ def delivery_rate(port: int, posts: Sequence[Post], path: Path, *, done: Callabl
 
 
 def wait_until_counted(count: Callable[[], int], wanted: int) -> None:
-    """Wait until *count* has reached what is *wanted*, not for ever."""
+    """Wait until *count* reaches *wanted*; fail after a time limit."""
     end = time.perf_counter() + WAIT_TIMEOUT
     while (counted := count()) < wanted:
         if time.perf_counter() > end:
@@ -200,7 +200,7 @@ def wait_until_counted(count: Callable[[], int], wanted: int) -> None:
 
 
 def delivered_to(path: Path, sink: int) -> Callable[[], int]:
-    """Count what the receiver has brought to *sink*."""
+    """Count the receiver's deliveries to *sink*."""
     query = "SELECT COUNT(*) FROM deliveries WHERE route = ? AND status = 'delivered'"
     return row_counter(path / "receiver.db", query, f"to-{sink}")
 
@@ -213,17 +213,17 @@ def delivered_at_first_attempt(path: Path) -> Callable[[], int]:
 
 
 def forwarder_finished(path: Path) -> Callable[[], int]:
-    """Count what the forwarder is done with, also what it lost because its client kept it waiting too long."""
+    """Count what the forwarder has finished, including losses by client timeouts."""
     return row_counter(path / "forwarder.db", "SELECT COUNT(*) FROM events WHERE status != 'pending'")
 
 
 def forwarder_lost(path: Path) -> Callable[[], int]:
-    """Count what the forwarder lost."""
+    """Count the forwarder's lost events."""
     return row_counter(path / "forwarder.db", "SELECT COUNT(*) FROM events WHERE status = 'failed'")
 
 
 def row_counter(database: Path, query: str, *arguments: str) -> Callable[[], int]:
-    """Count in somebody else's database, without ever writing there."""
+    """Count rows in another process's database, read-only."""
 
     def count() -> int:
         connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)
@@ -236,7 +236,7 @@ def row_counter(database: Path, query: str, *arguments: str) -> Callable[[], int
 
 
 async def _probe(path: Path, probes: int) -> tuple[list[float], float]:
-    """Send one callback at a time and wait for its webhook; give the times in milliseconds, and the idle memory."""
+    """Send one callback at a time and wait for its webhook. Return the times in milliseconds, and the idle memory."""
     arrived = asyncio.Event()
     server = await asyncio.get_running_loop().create_server(lambda: Sink(arrived.set), "127.0.0.1", 0)
     times = []
@@ -256,12 +256,12 @@ async def _probe(path: Path, probes: int) -> tuple[list[float], float]:
 
 
 def compare_rates(name: str, ours: Sequence[float], theirs: Sequence[float], *, aim: float, detail: str) -> Measurement:
-    """Compare rates that were taken in turns."""
+    """Compare rates that were measured alternately."""
     return _compared(name, ours, theirs, unit="/s", aim=aim, more_is_better=True, detail=detail)
 
 
 def compare_times(name: str, ours: Sequence[float], theirs: Sequence[float], *, aim: float, detail: str) -> Measurement:
-    """Compare times in milliseconds that were taken in turns."""
+    """Compare times in milliseconds that were measured alternately."""
     return _compared(name, ours, theirs, unit="ms", aim=aim, more_is_better=False, detail=detail)
 
 
@@ -275,7 +275,7 @@ def _compared(
     more_is_better: bool,
     detail: str,
 ) -> Measurement:
-    """Compare by the medians, as other work on the machine hits single rounds."""
+    """Compare the medians: other work on the machine disturbs single rounds."""
     return Measurement(
         name=name,
         ours=statistics.median(ours),
@@ -293,5 +293,5 @@ def single_value(name: str, ours: float, unit: str, *, aim: float, detail: str) 
 
 
 def percentile(times: Sequence[float], percent: int) -> float:
-    """Give the time that so many percent stay below."""
+    """Return the time that this percentage of the times does not exceed."""
     return sorted(times)[min(len(times) - 1, len(times) * percent // 100)]

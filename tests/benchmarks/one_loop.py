@@ -1,7 +1,7 @@
-"""A server and its load generator on one event loop: neither has a core of its own, and no wake-up goes between them.
+"""A server and its load generator on one event loop: they share one core, without wake-ups between processes.
 
-``python -m benchmarks.one_loop PORT CONNECTIONS FILE`` posts FILE to the empty handler; with ``CONFIG`` behind it,
-to the receiver which that file is of, and which listens at PORT. Prints how it went.
+``python -m benchmarks.one_loop PORT CONNECTIONS FILE`` posts FILE to the empty handler. With ``CONFIG`` appended, it
+posts to the receiver with that configuration, which listens at PORT. Prints the result.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from receiver.settings import load
 async def post_and_stop(
     server: Coroutine[object, object, object], port: int, connections: int, requests: Sequence[bytes]
 ) -> None:
-    """Run *server*, post to it, print how that went, and tell it to end."""
+    """Run *server*, post to it, print the result, and stop it."""
     serving = asyncio.create_task(server)
     while not await _listens(port):
         if serving.done():
@@ -43,7 +43,7 @@ async def _listens(port: int) -> bool:
 
 
 def main(port: int, connections: int, file: Path, config: Path | None = None) -> None:
-    """Measure the receiver that *config* is of, or else the empty handler."""
+    """Measure the receiver with *config*, or the empty handler."""
     requests = encode_requests(json.loads(line) for line in file.read_text().splitlines())
     if config is None:
         server: Coroutine[object, object, object] = empty.server(empty.app, port).serve()

@@ -1,4 +1,4 @@
-"""The real processes that are measured, each in a folder of its own, started and ended in order."""
+"""The measured processes, each in its own folder, started and stopped in order."""
 
 import json
 import os
@@ -54,7 +54,7 @@ concurrency = 32
 
 @contextmanager
 def python_process(*argv: str, log: Path, env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    """Run a Python module until the block ends; then it is asked to stop, and killed if it does not."""
+    """Run a Python module until the block ends. Then stop it, and kill it if it does not stop."""
     environ = {"PATH": os.environ["PATH"], "HOME": str(log.parent), "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
     with log.open("ab") as said:
         process = subprocess.Popen(
@@ -93,12 +93,12 @@ class Receiver:
 
     @property
     def resident_mib(self) -> float:
-        """How much memory it holds, in MiB."""
+        """Return the resident memory in MiB."""
         status = Path(f"/proc/{self.pid}/status").read_text()
         return int(status.split("VmRSS:")[1].split()[0]) / 1024
 
     async def create_callback_urls(self, count: int) -> list[str]:
-        """Make so many tasks, and give the paths of their callback URLs."""
+        """Create this many tasks. Return the paths of their callback URLs."""
         asked = request("/api/callback-urls", b"{}", {"authorization": f"Bearer {TOKEN}"})
         made = await post_all(self.admin, [asked] * count, connections=16)
         if made.statuses != {201: count}:
@@ -109,7 +109,7 @@ class Receiver:
 
 @contextmanager
 def a_receiver(folder: Path, *sinks: int) -> Iterator[Receiver]:
-    """Run the receiver with a store in *folder* and a route to each of *sinks*; go on when it says READY."""
+    """Run the receiver with a store in *folder* and a route to each of *sinks*. Yield it after READY."""
     public, admin, log, config = free_port(), free_port(), folder / "receiver.log", folder / "config.toml"
     routes = "".join(ROUTE.format(sink=sink, secret=SECRET) for sink in sinks)
     config.write_text(CONFIG.format(public=public, admin=admin, token=TOKEN) + routes)
@@ -126,12 +126,12 @@ def a_receiver(folder: Path, *sinks: int) -> Iterator[Receiver]:
 
 
 def run_load(port: int, posts: Sequence[Post], folder: Path, *, connections: int = CONNECTIONS) -> LoadResult:
-    """Let the load generator, as a process of its own, post these paths and bodies."""
+    """Run the load generator as a separate process with these paths and bodies."""
     return _run_generator("benchmarks.load", port, connections, _write_posts(posts, folder))
 
 
 def run_load_on_one_loop(port: int, posts: Sequence[Post], folder: Path, *, config: Path | None = None) -> LoadResult:
-    """Post to a server on the generator's own event loop: the receiver of *config*, or else the empty handler."""
+    """Post to a server on the generator's own event loop: the receiver with *config*, or the empty handler."""
     return _run_generator(
         "benchmarks.one_loop", port, CONNECTIONS, _write_posts(posts, folder), *([config] if config else [])
     )

@@ -1,6 +1,6 @@
-"""A destination that takes every webhook at once, so that it never is what is measured.
+"""A destination that answers every webhook at once, so that it is never the bottleneck.
 
-``python -m benchmarks.sink PORT`` runs it as a process of its own; with ``hangs`` behind it, it never answers.
+``python -m benchmarks.sink PORT`` runs it as a process. With ``hangs`` appended, it never answers.
 """
 
 import asyncio
@@ -14,7 +14,7 @@ _RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 
 
 class Sink(asyncio.Protocol):
-    """One connection of a sender; tells *arrived* of each webhook, and answers it unless it *hangs*."""
+    """One connection of a sender. Calls *arrived* for each webhook, and answers unless it *hangs*."""
 
     def __init__(self, on_webhook: Callable[[], None] = lambda: None, *, hangs: bool = False) -> None:
         self._on_webhook = on_webhook
@@ -34,7 +34,7 @@ class Sink(asyncio.Protocol):
 
 
 async def serve(port: int, *, hangs: bool) -> None:
-    """Take webhooks until the process is ended."""
+    """Accept webhooks until the process is stopped."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(lambda: Sink(hangs=hangs), "127.0.0.1", port, backlog=1024)
     await server.serve_forever()

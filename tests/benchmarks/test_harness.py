@@ -1,4 +1,4 @@
-"""The harness measures what it says: small runs against the servers that are ours to compare with."""
+"""The benchmark harness measures correctly: small runs against the comparison servers."""
 
 import asyncio
 from pathlib import Path
@@ -22,7 +22,7 @@ from benchmarks.sink import Sink
 from harness.support import free_port
 
 
-def test_the_generator_posts_each_request_once_and_counts_its_answers(tmp_path: Path) -> None:
+def test_generator_posts_each_request_once_and_counts_answers(tmp_path: Path) -> None:
     posts = [(f"/callbacks/{number}", "{}") for number in range(200)]
 
     with server_process("empty", folder=tmp_path) as port:
@@ -32,26 +32,26 @@ def test_the_generator_posts_each_request_once_and_counts_its_answers(tmp_path: 
     assert ran.rate > 0
 
 
-def test_a_run_with_refused_requests_is_no_measurement(tmp_path: Path) -> None:
+def test_a_run_with_rejected_requests_fails(tmp_path: Path) -> None:
     with server_process("empty", folder=tmp_path) as port, pytest.raises(RuntimeError, match=r"\{200: 1, 404: 1\}"):
         run_load(port, [("/callbacks/one", "{}"), ("/elsewhere", "{}")], tmp_path)
 
 
-async def test_answers_are_kept_for_those_who_want_them(tmp_path: Path) -> None:
+async def test_generator_returns_answers_on_request(tmp_path: Path) -> None:
     with server_process("empty", folder=tmp_path) as port:
         ran = await post_all(port, [request("/callbacks/one", b"{}")] * 3, connections=2)
 
     assert ran.bodies == [b'{"ok":true}'] * 3
 
 
-def test_the_generator_can_share_the_loop_of_the_server(tmp_path: Path) -> None:
+def test_generator_can_share_the_servers_loop(tmp_path: Path) -> None:
     ran = run_load_on_one_loop(free_port(), [(f"/callbacks/{number}", "{}") for number in range(200)], tmp_path)
 
     assert ran.statuses == {200: 200}
     assert len(ran.times) == 200
 
 
-async def test_the_sink_takes_every_webhook_of_a_connection() -> None:
+async def test_sink_accepts_all_webhooks_of_a_connection() -> None:
     arrived: list[None] = []
     server = await asyncio.get_running_loop().create_server(lambda: Sink(lambda: arrived.append(None)), "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
@@ -62,7 +62,7 @@ async def test_the_sink_takes_every_webhook_of_a_connection() -> None:
     assert (ran.statuses, len(arrived)) == ({200: 5}, 5)
 
 
-def test_the_forwarder_made_by_hand_delivers_and_writes_down(tmp_path: Path) -> None:
+def test_simple_forwarder_delivers_and_records(tmp_path: Path) -> None:
     posts = [(f"/callbacks/{number}", CALLBACK.format(id=number, status="succeed")) for number in range(100)]
 
     with server_process("sink", folder=tmp_path) as sink, a_forwarder(sink, tmp_path) as port:
@@ -72,18 +72,18 @@ def test_the_forwarder_made_by_hand_delivers_and_writes_down(tmp_path: Path) -> 
     assert forwarder_finished(tmp_path)() == 100
 
 
-def test_rates_are_compared_by_their_medians() -> None:
+def test_rates_are_compared_by_medians() -> None:
     found = compare_rates("a", [90, 1, 80], [100, 160, 100], aim=0.7, detail="")
 
     assert (found.ours, found.baseline, found.value, found.met) == (80, 100, 0.8, True)
 
 
-def test_times_may_be_longer_than_the_baseline_only_as_far_as_the_aim_says() -> None:
+def test_times_may_exceed_the_baseline_up_to_the_goal() -> None:
     assert compare_times("a", [11.9], [10], aim=1.2, detail="").met
     assert not compare_times("a", [12.1], [10], aim=1.2, detail="").met
 
 
-def test_a_cost_meets_its_aim_from_below() -> None:
+def test_a_cost_meets_its_goal_if_it_is_lower() -> None:
     assert single_value("a", 9.9, "ms", aim=10, detail="").met
     assert not single_value("a", 10, "ms", aim=10, detail="").met
 
@@ -92,7 +92,7 @@ def test_a_percentile_is_one_of_the_times() -> None:
     assert [percentile([3, 1, 2, 4], percent) for percent in (0, 50, 99)] == [1, 3, 4]
 
 
-def test_what_cannot_be_measured_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_measurement_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["--only", "nothing"])
 

@@ -1,4 +1,4 @@
-"""Those who ask something of the service: clients by each way in, Kling with its pushes, and whoever forges them."""
+"""Simulated clients of the service: submitters by each way in, and forgers of pushes."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ _RECENT = 50
 
 
 class Clients:
-    """All of them, out of one seed."""
+    """All clients, driven by one seed."""
 
     def __init__(self, rng: Random, host: SimulatedHost, oracle: Oracle, *, signs: bool) -> None:
         self._rng = rng
@@ -31,7 +31,7 @@ class Clients:
         self._jobs = 0
 
     async def submit_by_api(self, batch: Mapping[str, Any] | None = None) -> None:
-        """Ask for a task until it is accepted, perhaps twice, as clients with an idempotency key do."""
+        """Submit a task until it is accepted, sometimes twice, as clients with an idempotency key do."""
         endpoint, body = self._job()
         wanted = {"endpoint": endpoint, "body": body, "batch": batch, "idempotency_key": f"key-{self._jobs}"}
         told: set[str] = set()
@@ -46,13 +46,13 @@ class Clients:
         self._oracle.on_accepted(told.pop(), "api")
 
     async def submit_burst(self) -> None:
-        """Ask for more than the account's slots at once, all of it one batch."""
+        """Submit more tasks at once than the account has slots, all in one batch."""
         size = self._rng.randrange(5, 20)
         batch = {"name": f"burst-{self._jobs}", "size": size}
         await asyncio.gather(*(self.submit_by_api(batch) for _ in range(size)))
 
     async def create_by_gateway(self) -> None:
-        """Ask for a task as if it were Kling itself, once, come what may."""
+        """Create a task through the gateway, as if it were Kling, without a retry."""
         endpoint, body = self._job()
         if self._rng.random() < 0.6:
             trap = self._rng.choice([*FORBIDDEN, *NOT_PUBLIC])
@@ -65,7 +65,7 @@ class Clients:
             self._oracle.on_accepted(json.loads(answer.body)["data"]["task_id"], "gateway")
 
     async def create_callback_url(self, kling: SimulatedKling) -> None:
-        """Have a URL made, and a task elsewhere that is told of it."""
+        """Mint a callback URL and create its task directly at Kling."""
         endpoint, body = self._job()
         known = {"endpoint": endpoint} if self._rng.random() < 0.7 else {}
         answer = await self.request("admin", "/api/callback-urls", {"label": f"job {self._jobs}", **known})
@@ -82,7 +82,7 @@ class Clients:
         return self._rng.choice(ENDPOINTS), {"prompt": f"job {self._jobs}", "n": self._rng.choice([1, 1, 1, 2, 4])}
 
     async def push(self, url: str, body: bytes, *, forged: bool = False) -> None:
-        """Push about a task; whatever is acknowledged must be kept."""
+        """Push a task's status. An acknowledged push must be stored."""
         headers = {} if forged or not self._signs or self._rng.random() < 0.3 else self._signed(body)
         self._oracle.counts["forged pushes" if forged else "pushes"] += 1
         answer = await self.request("public", urlsplit(url).path, body, **headers)
@@ -97,7 +97,7 @@ class Clients:
         return {"webhook-id": name, "webhook-timestamp": str(int(at.timestamp())), "webhook-signature": signature}
 
     async def forge_push(self, kling: SimulatedKling) -> None:
-        """Push as somebody who has found a callback URL, or guesses one."""
+        """Push as an attacker who found or guesses a callback URL."""
         leaked = [task for task in kling.tasks.values() if task.callback_url]
         if not leaked or self._rng.random() < 0.2:
             answer = await self.request("public", f"/callbacks/{self._rng.randbytes(16).hex()}", {"task_id": "1"})
@@ -115,7 +115,7 @@ class Clients:
     async def request(
         self, listener: str, path: str, body: Mapping[str, Any] | bytes, **headers: str
     ) -> AsgiResponse | None:
-        """Make a request, if anybody listens; see that no answer is one that must not be."""
+        """Send a request if the host is up, and check that the answer is allowed."""
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
         sent = {"host": _HOSTS[listener], "content-type": "application/json", "content-length": str(len(content))}
         if listener == "admin":

@@ -1,4 +1,4 @@
-"""What chaos tests need: a folder that is in memory."""
+"""Fixtures of the chaos tests: a folder in memory."""
 
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 
 @pytest.fixture
 def memory_folder(tmp_path: Path) -> Iterator[Path]:
-    """A folder in memory where there is one: for what is about order, and not about the disk."""
+    """A folder in memory if possible, for tests of order that do not depend on the disk."""
     shared = Path("/dev/shm")  # noqa: S108  # each folder made in it is ours alone
     if not shared.is_dir():
         yield tmp_path

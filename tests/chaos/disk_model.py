@@ -1,7 +1,7 @@
-"""A disk that loses its power: what a process did to its files, and what may be left of it.
+"""A model of a disk that loses power: which file operations a process did, and what may survive of them.
 
-Nothing is sure until it is synced: of what was written since a file's last sync any sectors may be there and any
-missing, in any order; a name given, taken or changed since its folder's last sync may be so or not.
+Only synced data is certain. Of the sectors written since a file's last sync any subset may survive, in any order. The
+same holds for names created, removed or changed since their folder's last sync.
 """
 
 import itertools
@@ -37,7 +37,7 @@ class Truncate:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """A file is on the disk as it was when the sync began."""
+    """A sync: the disk holds the file as it was when the sync began."""
 
     file: int
     began: int
@@ -51,7 +51,7 @@ class SyncFolder:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """A path comes to mean a file, or nothing more. A folder is a file of its own number."""
+    """A path is bound to a file, or unbound. A folder is a file with its own number."""
 
     path: str
     file: int | None
@@ -59,7 +59,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the process told the world, which is what it must keep."""
+    """What the process printed, and therefore must keep."""
 
     text: bytes
 
@@ -68,12 +68,12 @@ Step: TypeAlias = Write | Truncate | Sync | SyncFolder | Link | Output
 
 
 def steps(calls: Iterable[Syscall], root: Path) -> list[Step]:
-    """Give what a recorded process did to the files under *root*, and what it said on its standard output."""
+    """Return the file operations of a recorded process under *root*, and its standard output."""
     return _Reader(f"{root}/").read(calls)
 
 
 class _Reader:
-    """Follows descriptors to files. A write counts from its beginning, a sync from its end."""
+    """Maps descriptors to files. A write takes effect at its start, a sync at its end."""
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -167,7 +167,7 @@ class _Reader:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PowerCut:
-    """Where the power goes, and how much of what was not synced is there all the same."""
+    """The point of the power cut, and how much unsynced data survives."""
 
     after: int
     survival_rate: float
@@ -175,7 +175,7 @@ class PowerCut:
 
     @classmethod
     def at_random(cls, rng: Random, count: int) -> "PowerCut":
-        """Cut anywhere in *count* steps."""
+        """Cut at a random point in *count* steps."""
         return cls(
             after=rng.randrange(1, count + 1),
             survival_rate=rng.choice([0.0, 0.1, 0.5, 0.9, 1.0, rng.random()]),
@@ -185,7 +185,7 @@ class PowerCut:
 
 @dataclass(slots=True)
 class Disk:
-    """The state that is sure, and what is on its way."""
+    """The synced state, and the unsynced changes."""
 
     synced: dict[int, bytearray] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
@@ -195,7 +195,7 @@ class Disk:
     position: int = 0
 
     def run(self, steps: Sequence[Step], until: int) -> None:
-        """Go on with *steps* until so many are taken."""
+        """Apply the next *steps*, up to this count."""
         for number in range(self.position, until):
             step = steps[number]
             match step:
@@ -228,7 +228,7 @@ class Disk:
         self.pending_links = left
 
     def write_surviving(self, target: Path, root: Path, cut: PowerCut, rng: Random) -> None:
-        """Write to *target* what is left of *root* when the power goes: an empty folder, where that is nothing."""
+        """Write to *target* what survives of *root*: an empty folder if nothing does."""
         target.mkdir()
         names = dict(self.names)
         for _, step in self.pending_links:

@@ -1,6 +1,6 @@
-"""A process that puts down files as they come from elsewhere and says of each, once it may be told of, that it is home.
+"""A process that stores downloaded files and prints a line for each one as soon as it is durable.
 
-home 0.png 5f1d...     a file is there under its name, and this is its digest
+home 0.png 5f1d...     the file has its final name; the digest of its content
 """
 
 import asyncio
@@ -16,12 +16,12 @@ SIZES = (1, 70_000, 1_000_000, 18 * 1024 * 1024)
 
 
 def content(number: int) -> bytes:
-    """Give the bytes of a file, the same each time."""
+    """Return the bytes of a file, always the same."""
     return Random(number).randbytes(SIZES[number])
 
 
 async def store_file(folder: Path, number: int) -> None:
-    """Put a file down a piece at a time, and tell of it."""
+    """Store a file piece by piece, then print its line."""
     berth, data = PartialFile(folder, number, free_space=lambda _: 1 << 40), content(number)
     assert await berth.open() is None
     await berth.start(ContentInfo(offset=0, size=None, content_type="image/png", validator='"v1"'))
@@ -33,7 +33,7 @@ async def store_file(folder: Path, number: int) -> None:
 
 
 async def main(folder: Path) -> None:
-    """Land every file."""
+    """Store every file."""
     for number in range(len(SIZES)):
         await store_file(folder, number)
 

@@ -1,4 +1,4 @@
-"""Compares a store with what was acknowledged before it was killed, cut off or copied."""
+"""Compares a store with the acknowledged writes after a kill, a power cut or a copy."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ ALL = 1_000_000
 
 @dataclass(slots=True)
 class Findings:
-    """What was acknowledged and is not there, and what is wrong with the rest."""
+    """Acknowledged writes that are missing, and other faults of the store."""
 
     lost: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
@@ -30,12 +30,12 @@ class Findings:
 
 
 def complete_lines(output: bytes) -> list[str]:
-    """Split what a keeper said; a line that was cut off in the middle was not heard."""
+    """Split the workload's output into lines, without a truncated last one."""
     return [line.decode() for line in output.split(b"\n")[:-1]]
 
 
 async def compare(path: Path, acknowledged: Sequence[str]) -> Findings:
-    """Open what is left of a store and look for everything that was acknowledged; it must go on working as well."""
+    """Open the surviving store and look for every acknowledged write. The store must also accept new work."""
     findings = Findings()
     if not path.exists():  # noqa: ASYNC240  # a look at a folder in memory
         findings.lost += acknowledged
@@ -59,14 +59,14 @@ async def compare(path: Path, acknowledged: Sequence[str]) -> Findings:
 
 
 def _backup_faults(copy: Path, acknowledged: Sequence[str]) -> list[str]:
-    """A backup has its name only when it is whole, and once it was said to be there it stays."""
+    """Return the faults of the backup. A backup has its name only if it is complete, and a reported one must exist."""
     if copy.exists():
         return [f"the backup: {fault}" for fault in maintenance.check(copy)]
     return ["the backup is gone"] if "backed up" in acknowledged else []
 
 
 async def _lost(store: SqliteStore, acknowledged: Sequence[str]) -> list[str]:
-    """Find what was acknowledged and is not there as it was given."""
+    """Return the acknowledged writes that are missing or differ."""
     events = {event.id: event for event in (await store.events(limit=ALL)).items}
     statuses = {
         view.delivery.id: (view.delivery.status, view.delivery.attempts)
@@ -89,7 +89,8 @@ async def _lost(store: SqliteStore, acknowledged: Sequence[str]) -> list[str]:
 
 
 async def _partial_writes(store: SqliteStore) -> list[str]:
-    """Find news that is in by halves: each counted one has its push, its event and its delivery, and no other has."""
+    """Return partial writes: each counted push must have its row, its event and its delivery, and nothing else may
+    exist."""
     faults, delivered = [], 0
     for number in range(store_process.TASKS):
         task = await store.task(f"tsk_{number}")

@@ -1,4 +1,4 @@
-"""What can stand between us and a webhook: a proxy on loopback that does to each request what it is told to."""
+"""A proxy on loopback between the receiver and a webhook that injects one fault per request."""
 
 import asyncio
 import contextlib
@@ -33,7 +33,7 @@ _SLOW, _DRIP_INTERVAL = 0.1, 0.1
 
 @dataclass(slots=True, kw_only=True)
 class FaultProxy:
-    """Hands requests on to the webhook at *upstream*, or does what *choose* says; ``done`` is what it did."""
+    """Forwards requests to the webhook at *upstream*, or injects the fault that *choose_fault* returns."""
 
     upstream: str
     choose_fault: Callable[[], str] = lambda: PASS_THROUGH
@@ -43,7 +43,7 @@ class FaultProxy:
     webhook_ids: dict[str, set[str]] = field(default_factory=dict)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection until it ends, in whatever way."""
+        """Serve one connection until it ends or fails."""
         fault: str | None = self.choose_fault()
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError):  # the last is uvloop's way
             if fault == "slammed":
@@ -71,7 +71,7 @@ class FaultProxy:
     async def _apply_fault(
         self, fault: str, request: Request, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> bool:
-        """Do to one request what is to be done; tell whether the connection goes on."""
+        """Apply the fault to one request. Return whether the connection stays open."""
         match fault:
             case "hanging" | "half-closed":
                 if fault == "half-closed":
@@ -89,7 +89,7 @@ class FaultProxy:
         return False
 
     async def _forward(self, fault: str, request: Request, writer: asyncio.StreamWriter) -> bool:
-        """Let the webhook have the request, and do something to its answer."""
+        """Forward the request, and apply the fault to the answer."""
         await asyncio.sleep(_SLOW if fault == "slow" else 0.0)
         answer = await self._fetch_upstream(request)
         head = answer.index(b"\r\n\r\n") + 4
@@ -124,7 +124,7 @@ class FaultProxy:
 
 @contextlib.asynccontextmanager
 async def a_fault_proxy(upstream: str, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[FaultProxy]:
-    """Run a proxy before *upstream* on a free port of loopback."""
+    """Run a proxy in front of *upstream* on a free loopback port."""
     proxy = FaultProxy(upstream=upstream, tls=tls)
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

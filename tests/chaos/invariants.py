@@ -1,4 +1,4 @@
-"""What must hold when all is over: looked up in the store's file, with no help from the code that wrote it."""
+"""What must hold at the end of a run. Read directly from the store's file, without the code that wrote it."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ _MAX_TASK_HOURS = 40
 
 
 def violations(simulation: Simulation) -> list[str]:
-    """Name everything that does not hold."""
+    """Yield every violated invariant."""
     return [
         *simulation.oracle.violations,
         *_pushes(simulation),
@@ -60,13 +60,13 @@ class _Delivery(NamedTuple):
 
 
 def _pushes(simulation: Simulation) -> Iterator[str]:
-    """Every push that was accepted has been settled."""
+    """Every accepted push has an outcome."""
     for row in simulation.oracle.rows("SELECT id, task_id FROM pushes WHERE outcome = 'pending'"):
         yield f"{row} is accepted and never settled"
 
 
 def _tasks(simulation: Simulation) -> Iterator[str]:
-    """Every task has ended, as Kling has it; each intent made one task there, and none that was refused."""
+    """Every task has Kling's final state. Each intent created one task there; a rejected intent created none."""
     made = Counter(task.external_id for task in simulation.kling.tasks.values())
     for row in simulation.oracle.rows("SELECT id, origin, state, kling_id, external_task_id, endpoint FROM tasks"):
         task = _Task(*row)
@@ -79,7 +79,7 @@ def _tasks(simulation: Simulation) -> Iterator[str]:
 
 
 def _compare_with_kling(simulation: Simulation, task: _Task) -> Iterator[str]:
-    """See that a task that could be asked about is as Kling has it."""
+    """A task that can be polled has Kling's state."""
     truth = simulation.kling.tasks.get(task.kling_id or "")
     if task.endpoint is None:
         return
@@ -92,7 +92,7 @@ def _compare_with_kling(simulation: Simulation, task: _Task) -> Iterator[str]:
 
 
 def _accepted_tasks(simulation: Simulation) -> Iterator[str]:
-    """What was promised is there, and a minted URL that Kling was heard by has led to an end."""
+    """Every accepted task is stored. A minted URL whose task reached us has a final state."""
     rows = simulation.oracle.rows("SELECT id, kling_id, state, token_hash FROM tasks")
     kept = {name: (state, token) for task_id, kling_id, state, token in rows for name in (task_id, kling_id)}
     for name, how in simulation.oracle.promised.items():
@@ -104,7 +104,7 @@ def _accepted_tasks(simulation: Simulation) -> Iterator[str]:
 
 
 def _final_events(simulation: Simulation) -> Iterator[str]:
-    """One terminal event for each task that has ended, telling of that end."""
+    """Each finished task has exactly one final event, with the right state."""
     rows = simulation.oracle.rows(
         "SELECT tasks.id, tasks.state, COUNT(events.id), MIN(events.type) FROM tasks LEFT JOIN events "
         "ON events.task_id = tasks.id AND events.type IN ('task.succeed', 'task.failed') GROUP BY tasks.id"
@@ -115,7 +115,7 @@ def _final_events(simulation: Simulation) -> Iterator[str]:
 
 
 def _batches(simulation: Simulation) -> Iterator[str]:
-    """Of each batch that has all its tasks one event tells, of each of them, and of no other batch any."""
+    """Each complete batch has one event that contains all of its tasks. Other batches have none."""
     told: dict[str, list[list[str]]] = {}
     for (envelope,) in simulation.oracle.rows("SELECT envelope FROM events WHERE type = 'batch.finished'"):
         data = json.loads(envelope)["data"]
@@ -132,7 +132,7 @@ def _batches(simulation: Simulation) -> Iterator[str]:
 
 
 def _deliveries(simulation: Simulation) -> Iterator[str]:
-    """Each event has one delivery for each route that wants it, and no other but at a person's wish; each has ended."""
+    """Each event has one delivery per matching route, more only by an operator's replay. Each delivery is finished."""
     found: dict[str, Counter[str]] = {}
     rows = simulation.oracle.rows("SELECT event_id, route, status, replay_of FROM deliveries")
     for event_id, route, status, replay_of in rows:
@@ -168,7 +168,7 @@ def _expected_routes(simulation: Simulation, event: _Event, data: Any) -> Iterat
 
 
 def _attempts(simulation: Simulation) -> Iterator[str]:
-    """What is delivered was taken, at its last attempt and no other; what is dead was refused or grew too old."""
+    """A delivered delivery was accepted at its last attempt only. A dead one was refused or grew too old."""
     rows = simulation.oracle.rows(
         "SELECT deliveries.id, route, status, deliveries.created_at, finished_at, deliveries.attempts, "
         "(SELECT COUNT(*) FROM attempts WHERE delivery_id = deliveries.id AND outcome = 'accepted'), "
@@ -190,7 +190,7 @@ def _attempts(simulation: Simulation) -> Iterator[str]:
 
 
 def _operator_actions(simulation: Simulation) -> Iterator[str]:
-    """What a person was told to be done was done, and written down; what was cancelled was never made."""
+    """Every accepted operator action took effect and is in the audit log. A cancelled task was never created."""
     kept = dict(simulation.oracle.rows("SELECT id, state FROM replays"))
     for replay in simulation.oracle.replays:
         if kept.get(replay) != "done":

@@ -1,4 +1,4 @@
-"""What must hold at every step: looked at from outside, with no help from the code that is watched."""
+"""What must hold at every step. Observed from outside, without the code under test."""
 
 import asyncio
 import hashlib
@@ -28,7 +28,7 @@ _RANK = {"submitted": 1, "processing": 2, "rejected": 3, "expired": 3, "succeed"
 
 
 class Oracle:
-    """Knows what everybody was told and what Kling made of it; ``wrong`` says what should never have been."""
+    """Records what each side was promised and what Kling did; ``wrong`` lists every violation."""
 
     def __init__(self, store: Path, truth: Mapping[str, SimulatedTask]) -> None:
         self.violations: list[str] = []
@@ -46,21 +46,21 @@ class Oracle:
         self._trace = hashlib.sha256()
 
     def report(self, what: str) -> None:
-        """Take down what must never be, and when it was."""
+        """Record a violation with its time."""
         if len(self.violations) < _MAX_VIOLATIONS:
             self.violations.append(f"{asyncio.get_running_loop().time() / 3600:.3f} h: {what}")
 
     def trace(self, *what: object) -> None:
-        """Take down what happened, so that two runs can be compared."""
+        """Record an event, so that two runs can be compared."""
         self._trace.update(f"{asyncio.get_running_loop().time():.6f} {what}\n".encode())
 
     @property
     def digest(self) -> str:
-        """All that happened, in short."""
+        """Return a digest of everything that was recorded."""
         return self._trace.hexdigest()
 
     def rows(self, statement: str, *values: object) -> list[Any]:
-        """Read what is committed."""
+        """Read committed rows."""
         connection = sqlite3.connect(f"{self._store.absolute().as_uri()}?mode=ro", uri=True)
         try:
             return connection.execute(statement, values).fetchall()
@@ -68,7 +68,7 @@ class Oracle:
             connection.close()
 
     def newest_id(self) -> str:
-        """Give what the newest id in the store ends with."""
+        """Return the end of the newest id in the store."""
         tables = ("tasks", "pushes", "events", "deliveries")
         found = [self.rows(f"SELECT COALESCE(MAX(id), '') FROM {table}") for table in tables]  # noqa: S608  # our words
         return max(str(newest)[4:] for [(newest,)] in found)
@@ -76,7 +76,7 @@ class Oracle:
     # Accepted is stored.
 
     def on_acknowledged(self, token: str, body: bytes, *, forged: bool) -> None:
-        """A push was answered with 200."""
+        """Record that a push was answered 200."""
         token_hash = hashlib.sha256(token.encode()).digest()
         kept = self.rows(
             "SELECT 1 FROM pushes JOIN tasks ON tasks.id = pushes.task_id WHERE tasks.token_hash = ? AND digest = ?",
@@ -89,7 +89,7 @@ class Oracle:
             self.acknowledged_tokens.add(token_hash)
 
     def on_accepted(self, name: str, how: str) -> None:
-        """A task was promised to whoever asked for it, by our id or, by the gateway, by Kling's."""
+        """Record that a client was promised a task, by our id or (through the gateway) by Kling's."""
         if how != "gateway" and not self.rows("SELECT 1 FROM tasks WHERE id = ?", name):
             self.report(f"promised and not kept: {how} {name}")
         self.promised[name] = how
@@ -97,7 +97,7 @@ class Oracle:
     # A state never falls.
 
     def on_task_stored(self, task: Task) -> None:
-        """A task was committed as it is now."""
+        """Check a committed state of a task."""
         before, after = self._states.get(task.id), task.state.value
         self._states[task.id] = after
         if before is not None and _RANK.get(after, 0) < _RANK.get(before, 0):
@@ -106,12 +106,12 @@ class Oracle:
     # At most one has a claim.
 
     def on_process_end(self) -> None:
-        """The process was ended: whoever was under way is not any more."""
+        """Forget the attempts in flight: the process was killed."""
         self._in_flight = Counter()
 
     @contextmanager
     def watch_attempt(self, headers: Mapping[str, str]) -> Iterator[None]:
-        """Look at an attempt for as long as somebody waits for its answer."""
+        """Watch an attempt while it waits for its answer."""
         delivery, under_way = headers.get("kling-receiver-delivery"), self._in_flight
         if delivery is None:  # a question to Kling
             yield
@@ -130,20 +130,20 @@ class Oracle:
             under_way[delivery] -= 1
 
     def _is_held(self, route: str) -> bool:
-        """Tell whether a person has held a route for so long that nothing goes out any more that had begun before."""
+        """Return whether an operator held the route so long ago that no earlier attempt can still be in flight."""
         now = asyncio.get_running_loop().time()
         return now - self.held_routes.get(route, now) > _IN_FLIGHT_SECONDS
 
     # No denied address is dialled.
 
     def on_forbidden_dial(self, address: str) -> None:
-        """An address was dialled that belongs to nobody who may be reached."""
+        """Report a connection to an address that must be blocked."""
         self.report(f"{address} was dialled")
 
     # Nothing unverified leaves.
 
     def on_webhook(self, destination: str, headers: Mapping[str, str], body: bytes) -> None:
-        """See that what a destination is sent is true, and confirmed where the route wants it so."""
+        """Check that a delivered event is true, and confirmed if the route requires it."""
         if destination != CLIENT:
             at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
             if headers["webhook-signature"] != Webhook(SECRET).sign(headers["webhook-id"], at, body.decode()):
@@ -157,7 +157,7 @@ class Oracle:
             self._compare(destination, said, is_blind=data.get("task", {}).get("endpoint", "") is None)
 
     def _compare(self, destination: str, event: Mapping[str, Any], *, is_blind: bool) -> None:
-        """See that it is as Kling has it; an empty result of a task nobody can ask about is all there ever is."""
+        """Check an event against Kling's state. A task that cannot be polled may have an empty result."""
         truth = self._truth.get(event.get("task_id", ""))
         if truth is None or truth.state != event["task_status"]:
             self.report(f"untrue to {destination}: {event}, it is {truth}")

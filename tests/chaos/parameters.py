@@ -1,6 +1,6 @@
-"""How hard the chaos tests try, and from which seed: short under `make test`, long under `make soak`, by environment.
+"""Sizes and seed of the chaos tests, from environment variables: small for `make test`, large for `make soak`.
 
-SEED makes a run repeatable; without it each run tries something new and says which seed it was.
+SEED makes a run repeatable. Without it each run uses a new seed and prints it.
 """
 
 import os
@@ -8,10 +8,10 @@ import secrets
 
 
 def env_int(name: str, default: int) -> int:
-    """Give the number in the environment variable *name*, else the one for a short run."""
+    """Return the number in the environment variable *name*, or the default of a short run."""
     return int(os.environ.get(name, "") or default)
 
 
 def fresh_seed() -> int:
-    """Give SEED, else a new one."""
+    """Return SEED, or a new seed."""
     return env_int("SEED", 0) or secrets.randbits(32)

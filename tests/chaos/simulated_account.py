@@ -1,4 +1,4 @@
-"""An account of Kling's in virtual time: the simulator, reached without sockets, which notes when slots are idle."""
+"""A Kling account in virtual time: the simulator, reached without sockets, records when slots are idle."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,9 +26,9 @@ _RATE_LIMIT_CODE = 1302
 
 @dataclass(frozen=True, slots=True)
 class IdleGap:
-    """A time in which a slot was idle though jobs waited: how long, and how often Kling had said that it is too much.
+    """A period in which a slot was idle although jobs waited: its length, and how many 1303 answers preceded it.
 
-    It counts from the last job that Kling took: what it says before a slot gets free still keeps others away from it.
+    It counts from the last accepted job: earlier 1303 answers still delay the next create.
     """
 
     seconds: float
@@ -36,7 +36,7 @@ class IdleGap:
 
 
 class SimulatedAccount(Simulator):
-    """Knows how many jobs are to come, and so when a slot is idle that one of them could have had."""
+    """Knows how many jobs are still to come, and so when a slot is idle that a job could use."""
 
     def __init__(self, options: Options, *, clock: VirtualClock, jobs: int) -> None:
         super().__init__(options, clock=clock, rng=Random(7), base_url=HOST)
@@ -49,7 +49,7 @@ class SimulatedAccount(Simulator):
         self._errors_before = self._errors_until_accepted = 0
 
     def start_measuring(self) -> None:
-        """Have all jobs handed in from now on: a slot that is idle is one too many."""
+        """Measure idle slots from now on: all jobs are submitted."""
         self._has_waiting_jobs = True
         self._update_idle_gap()
 
@@ -76,7 +76,7 @@ class SimulatedAccount(Simulator):
 
 @dataclass(slots=True)
 class InProcessHttpClient:
-    """Leads to the account and back; what was sent arrives, whatever becomes of the sender."""
+    """Connects the receiver with the account. A sent request always arrives, even if the sender dies."""
 
     app: Any = None
     error_codes: list[int] = field(default_factory=list)
@@ -91,7 +91,7 @@ class InProcessHttpClient:
         time_limit: timedelta,  # noqa: ARG002 -- whoever is asked here answers
         max_body: int,  # noqa: ARG002 -- with little
     ) -> HttpResponse:
-        """Carry a request there, and the answer back."""
+        """Deliver a request, and return the answer."""
         parts = urlsplit(url)
         return await asyncio.shield(
             spawn_detached(self._carry(method, parts.path, parts.query, dict(headers or {}), content))
@@ -106,11 +106,11 @@ class InProcessHttpClient:
         return HttpResponse(status=answer.status, headers=answer.headers, body=answer.body)
 
     async def aclose(self) -> None:
-        """Nothing is ever open."""
+        """Do nothing: no connection is ever open."""
 
 
 class _HostTransport(httpx.AsyncBaseTransport):
-    """Brings callbacks to the machine; nobody opens while it is down."""
+    """Delivers callbacks to the host; fails while the host is down."""
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
@@ -131,7 +131,7 @@ class _HostTransport(httpx.AsyncBaseTransport):
 async def a_simulated_account(
     host: SimulatedHost, http_client: InProcessHttpClient, *, jobs: int, **options: Any
 ) -> AsyncIterator[SimulatedAccount]:
-    """Run an account that the machine reaches by *way*, for so many jobs."""
+    """Run an account for this many jobs."""
     read = Options.parse({"check_images": False} | options)
     account = SimulatedAccount(read, clock=host.clock, jobs=jobs)
     http_client.app, account.error_codes = Api(account).app(), http_client.error_codes

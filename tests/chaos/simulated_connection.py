@@ -1,4 +1,4 @@
-"""One connection of the simulated network, with HTTP at its far end: late, in pieces, cut off, or silent for ever."""
+"""One connection of the simulated network with an HTTP peer: slow, fragmented, cut off, or silent."""
 
 import asyncio
 import socket
@@ -20,14 +20,14 @@ _IDLE_SECONDS = 6.0
 
 
 class LinkConditions(Protocol):
-    """How it is just now."""
+    """Current conditions of a link."""
 
     latency: float
     loss_rate: float
 
 
 class SimulatedConnection(asyncio.Transport):
-    """Carries bytes over and back, each after its time and in their order; whoever hangs up is not heard any more."""
+    """Carries bytes in both directions, delayed and in order. After a close nothing more arrives."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class SimulatedConnection(asyncio.Transport):
         conditions: LinkConditions,
         on_data_in_flight: Callable[[], None],
     ) -> None:
-        """*sock* is what the caller thinks it speaks over, *quiet* one that never has anything to read."""
+        """Connect the caller's *sock* with a peer; *quiet* is a socket that never becomes readable."""
         super().__init__({"socket": idle_sock})
         self._rng = rng
         self._sock = sock
@@ -65,10 +65,10 @@ class SimulatedConnection(asyncio.Transport):
         return self._closed
 
     def pause_reading(self) -> None:
-        """Nobody here says much."""
+        """Do nothing: peers send little."""
 
     def resume_reading(self) -> None:
-        """Nobody here says much."""
+        """Do nothing: peers send little."""
 
     def abort(self) -> None:
         self._disconnect(None)
@@ -78,7 +78,7 @@ class SimulatedConnection(asyncio.Transport):
     # What becomes of it.
 
     def _after(self, seconds: float, do: Callable[..., None], *args: Any) -> None:
-        """Do something later, but never before what was to be done earlier; it outlives whoever brought it about."""
+        """Call a function later, never before an earlier call. It runs even if its caller has died."""
         self._last = max(self._last + _MIN_GAP_SECONDS, self._loop.time() + seconds)
         self._loop.call_at(self._last, do, *args, context=Context())
 
@@ -120,7 +120,7 @@ class SimulatedConnection(asyncio.Transport):
         return b"".join(parts)
 
     def _drop(self, data: bytes, back: float) -> None:
-        """Have the answer go astray: broken off, reset, or never said at all."""
+        """Lose the answer: cut it off, reset the connection, or send nothing."""
         match self._rng.randrange(3):
             case 0:
                 self._after(back, self._deliver, data[: self._rng.randrange(len(data))])

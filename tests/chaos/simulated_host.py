@@ -1,8 +1,8 @@
-"""The machine the service runs on: it starts, stops and crashes there, in virtual time, over and over.
+"""The host of the service: starts, stops and crashes it repeatedly, in virtual time.
 
-The service is put together by its own code. Only what touches the world is exchanged: the clock, chance, the
-connections out, the listeners, and the threads of the store's connections, whose work is done on the loop, so that
-a run is the same again for the same seed.
+The service's own code wires the service. Only the outside world is replaced: the clock, randomness, outgoing
+connections, the listeners, and the threads of the store's connections. Their work runs on the loop, so that one seed
+gives one run.
 """
 
 import asyncio
@@ -41,7 +41,7 @@ _WRITE_FUNCTIONS = (writer._begin_and_load, writer._write_and_commit)
 
 
 class HostDownError(Exception):
-    """Nobody listens, or whoever listened is dead."""
+    """No process listens, or the process died."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class AsgiResponse:
 
 @dataclass(slots=True)
 class SimulatedHost:
-    """Runs one service at a time. ``wrong`` is told what must never be."""
+    """Runs one service at a time. ``wrong`` receives every violation."""
 
     settings: Settings
     clock: VirtualClock
@@ -81,12 +81,12 @@ class SimulatedHost:
     _is_serving: asyncio.Event = field(default_factory=asyncio.Event)
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        """Exchange what touches the world."""
+        """Replace the outside world."""
         host = self
         entropy = Random(self.rng.random())
 
         class MonotonicIds(Ids):
-            """Ids made of seeded chance, which must rise whatever the clock does."""
+            """Seeded ids that increase even if the clock is set back."""
 
             def __init__(self, clock: Clock, *, after: str = "") -> None:
                 super().__init__(clock, entropy.randbytes, after=after)
@@ -100,7 +100,7 @@ class SimulatedHost:
                 return made
 
         class ObservedStore(SqliteStore):
-            """The real store, which says what it committed about tasks."""
+            """The real store; reports each committed task."""
 
             @classmethod
             async def open(cls, path: Path, **_: Any) -> Self:
@@ -113,7 +113,7 @@ class SimulatedHost:
                 return change
 
         class ObservedHttpClient(HttpClient):
-            """The real way out, to the addresses of this world; each request is watched for as long as it lasts."""
+            """The real HTTP client, on the simulated network. Each request is watched while it is in flight."""
 
             def __init__(self, **known: Any) -> None:
                 super().__init__(**known, resolve=host.resolve)
@@ -159,7 +159,7 @@ class SimulatedHost:
         return task
 
     async def start(self) -> None:
-        """Start the service, as often as it takes while the disk is full, and wait until it serves."""
+        """Start the service and wait until it serves; restart it while the disk is full."""
         while not await self._start_once():
             self.refused_starts += 1
             await asyncio.sleep(_RESTART_SECONDS)
@@ -186,7 +186,7 @@ class SimulatedHost:
             return await (await bootstrap._build(self.settings, {}, stack)).run(SystemdNotifier())
 
     async def stop(self) -> None:
-        """Ask it to stop, as systemd does, and wait until it has."""
+        """Stop the service as systemd does, and wait for its end."""
         assert self._main is not None
         self.stops += 1
         self._stop_requested.set()
@@ -196,7 +196,7 @@ class SimulatedHost:
         self._reset()
 
     async def crash(self) -> None:
-        """End it as kill -9 does: what is not committed is gone, what was begun outside goes on without it."""
+        """End the service like kill -9: uncommitted work is lost, requests already sent continue."""
         self.crashes += 1
         self._is_serving.clear()
         for lane in self._threads:
@@ -214,7 +214,7 @@ class SimulatedHost:
         self._reset()
 
     def check_alive(self) -> None:
-        """See that it has not ended by itself."""
+        """Report it if the service ended by itself."""
         if self._main is not None and self._main.done():
             self.report(f"it ended by itself: {self._main.exception() or self._main.result()!r}")
 
@@ -229,7 +229,7 @@ class SimulatedHost:
     async def call(
         self, listener: str, method: str, path: str, *, headers: Mapping[str, str], body: bytes = b""
     ) -> AsgiResponse:
-        """Make a request of one of its listeners. Raises GoneError where no answer comes."""
+        """Send a request to one of the listeners. Raises HostDownError if there is no answer."""
         if not self._is_serving.is_set() or listener not in self._apps:
             raise HostDownError
         work = asgi_request(self._apps[listener], method, path, headers, body)
@@ -243,7 +243,7 @@ class SimulatedHost:
 
 
 class _Listener:
-    """Takes requests from the machine instead of from a socket, and ends as the real one does."""
+    """Takes requests from the host instead of a socket, and stops like the real listener."""
 
     addresses = ()
 
@@ -265,7 +265,7 @@ class _Listener:
 
 
 class _ThreadOpener:
-    """Opens lanes in the place of the store's own."""
+    """Opens simulated threads instead of the store's own."""
 
     def __init__(self, host: SimulatedHost) -> None:
         self._host = host
@@ -277,7 +277,7 @@ class _ThreadOpener:
 
 
 class SimulatedThread:
-    """A connection whose work is done on the loop, after a seeded number of turns in which others may come first."""
+    """A database connection whose work runs on the loop, after a seeded number of loop turns."""
 
     def __init__(self, host: SimulatedHost, connection: sqlite3.Connection, *, writes: bool) -> None:
         self._host = host
@@ -315,7 +315,7 @@ def _disk_full() -> sqlite3.Error:
 async def asgi_request(
     app: Any, method: str, path: str, headers: Mapping[str, str], body: bytes, *, query: str = ""
 ) -> AsgiResponse:
-    """Make one request of an ASGI app."""
+    """Send one request to an ASGI app."""
     sent = [{"type": "http.request", "body": body, "more_body": False}]
     said: list[Any] = []
 

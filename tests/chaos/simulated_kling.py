@@ -1,4 +1,4 @@
-"""Kling at its worst: refuses, loses answers, makes tasks in silence, pushes twice, late, never, or rubbish."""
+"""A hostile Kling: refuses, loses answers, creates tasks silently, and pushes twice, late, never, or garbage."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ _ERRORS = ((0.2, 429, 1302), (0.3, 400, 1301), (0.4, 429, 1102), (0.6, 500, 5000
 
 @dataclass(slots=True)
 class SimulatedTask:
-    """One task as Kling has it: the truth."""
+    """One task at Kling: the truth."""
 
     id: str
     external_id: str | None
@@ -33,7 +33,7 @@ class SimulatedTask:
     empty_until: float = 0.0
 
     def status_json(self, at: float) -> dict[str, Any]:
-        """Give the task as Kling tells of it."""
+        """Return the task as Kling reports it."""
         images = self.result if at >= self.empty_until else []
         return {
             "task_id": self.id,
@@ -50,7 +50,7 @@ SendPush = Callable[[str, bytes], Awaitable[None]]
 
 
 class SimulatedKling:
-    """Makes tasks, ends them after a while, tells of it by callbacks, answers questions."""
+    """Creates tasks, finishes them after a while, sends callbacks, and answers queries."""
 
     def __init__(self, rng: Random, push: SendPush, tasks: dict[str, SimulatedTask], *, slots: int) -> None:
         self._rng = rng
@@ -83,7 +83,7 @@ class SimulatedKling:
         return _response({"task_id": made.id, "task_status": "submitted", "task_info": {}, "created_at": 1})
 
     def create_task(self, endpoint: str, body: dict[str, Any]) -> SimulatedTask:
-        """Make a task, whoever asked for it."""
+        """Create a task for any client."""
         made = SimulatedTask(
             id=f"{867_000_000_000 + len(self.tasks)}",
             external_id=body.get("external_task_id"),
@@ -105,7 +105,7 @@ class SimulatedKling:
         return _response(found[-1].status_json(self._now()))
 
     async def _run_task(self, task: SimulatedTask) -> None:
-        """Live through a task's life."""
+        """Run a task from creation to its end."""
         if self._rng.random() < 0.3:
             self._push_status(task)
         await asyncio.sleep(self._rng.uniform(1, 60))
@@ -122,7 +122,7 @@ class SimulatedKling:
         self._push_status(task)
 
     def _push_status(self, task: SimulatedTask) -> None:
-        """Push a task's state as it is now, with all that can go wrong on the way."""
+        """Push the task's current state, with random faults on the way."""
         if task.callback_url is None:
             return
         body = json.dumps(task.status_json(self._now())).encode()

@@ -1,4 +1,4 @@
-"""A bad network, and weather: every side's troubles come in spells, so that nothing is ever broken for good."""
+"""An unreliable network. Every peer has good and bad periods, so that nothing fails for ever."""
 
 import asyncio
 import socket
@@ -18,20 +18,20 @@ _REBINDING_RATE = 0.1
 
 
 def spawn_detached(work: Coroutine[Any, Any, Any]) -> "asyncio.Task[Any]":
-    """Do something in the world: it goes on when the service that caused it is dead."""
+    """Start a task of the outside world: it continues when the service that caused it is dead."""
     return asyncio.get_running_loop().create_task(work, context=Context())
 
 
 @dataclass(slots=True)
 class NetworkConditions:
-    """How one peer and the way to it are just now."""
+    """Current conditions of one peer and the link to it."""
 
     down: bool = False
     latency: float = 0.05
     loss_rate: float = 0.0
 
     async def vary(self, rng: Random, *, mean_good_hours: float, mean_bad_hours: float) -> None:
-        """Have fair and foul spells in turn, of so many hours on average."""
+        """Alternate good and bad periods with these mean lengths in hours."""
         while True:
             await asyncio.sleep(3600 * rng.expovariate(1 / mean_good_hours))
             kind = rng.random()
@@ -55,10 +55,9 @@ class _Peer:
 
 
 class SimulatedNetwork:
-    """Names, addresses and who is there. It stands where the system's resolver and its sockets are in the world.
+    """Names, addresses and peers. It replaces the system's resolver and sockets.
 
-    Now and then a name leads where its owner has no right to be: *dialled* is told of every address that is tried
-    and that nobody was given.
+    Sometimes a name resolves to a forbidden address. *dialled* is called with every dialled address that has no peer.
     """
 
     def __init__(self, rng: Random, on_forbidden_dial: Callable[[str], None]) -> None:
@@ -73,13 +72,13 @@ class SimulatedNetwork:
     def add_peer(
         self, host: str, address: str, handler: Handler, conditions: NetworkConditions, *, is_untrusted: bool = False
     ) -> None:
-        """Have a peer; where strangers named it, its name may also be made to lead into private networks."""
+        """Add a peer. A peer named by a client may sometimes resolve to private networks."""
         traps = [ip_address(trap) for trap in (*FORBIDDEN, *(NOT_PUBLIC if is_untrusted else ()))]
         self._names[host] = ip_address(address)
         self._peers[self._names[host]] = _Peer(handler=handler, conditions=conditions, forbidden=traps)
 
     async def resolve(self, host: str) -> Sequence[IPAddress]:
-        """Give a name's addresses, as they are just now."""
+        """Return a name's current addresses."""
         address = self._names[host]
         peer = self._peers[address]
         await asyncio.sleep(self._rng.expovariate(1 / peer.conditions.latency))
@@ -91,7 +90,7 @@ class SimulatedNetwork:
         return self._rng.choice([[trap], [trap, address], [address, trap]])
 
     async def dial(self, address: str) -> None:
-        """Have a connection made to an address, or not."""
+        """Connect to an address, or fail."""
         peer = self._peers.get(ip_address(address))
         if peer is None:
             self._on_forbidden_dial(address)
@@ -101,7 +100,7 @@ class SimulatedNetwork:
             raise ConnectionRefusedError
 
     def connection(self, sock: socket.socket, address: str, protocol: asyncio.Protocol) -> SimulatedConnection:
-        """Give the connection that was made."""
+        """Return the open connection."""
         peer = self._peers[ip_address(address)]
         return SimulatedConnection(
             protocol,
@@ -114,13 +113,13 @@ class SimulatedNetwork:
         )
 
     def close(self) -> None:
-        """Give the system back what it lent."""
+        """Return the resources to the system."""
         self._idle_sock.close()
         self._idle_peer.close()
 
 
 async def repeat_randomly(rng: Random, hours: float, do: Callable[[], Awaitable[None]]) -> None:
-    """Do something now and then, on average once in so many hours, whether the last time has ended or not."""
+    """Start something at random times with this mean interval in hours, even if the last run has not ended."""
     while True:
         await asyncio.sleep(3600 * rng.expovariate(1 / hours))
         spawn_detached(_run(do))

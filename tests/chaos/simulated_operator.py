@@ -1,4 +1,4 @@
-"""A person who means well: holds routes, tries again, replays and cancels, at any moment."""
+"""An operator who holds routes, retries, replays and cancels at random times."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ _ALLOWED_ERRORS = (404, 409)
 
 
 class Operator:
-    """Works on what is there; what was said to be done must have been."""
+    """Acts on what exists. Every action that was accepted must take effect."""
 
     def __init__(self, rng: Random, clients: Clients, oracle: Oracle, *, routes: list[str]) -> None:
         self._rng = rng
@@ -27,7 +27,7 @@ class Operator:
         self._routes = routes
 
     async def hold_route(self) -> None:
-        """Hold a route for some hours, and release it for certain."""
+        """Hold a route for some hours, then release it."""
         route = self._rng.choice(self._routes)
         if await self._request(f"/api/routes/{route}/hold", {"why": "to look at it"}) is None:
             return
@@ -40,7 +40,7 @@ class Operator:
             released = await self._request(f"/api/routes/{route}/release", {})
 
     async def retry_delivery(self) -> None:
-        """Have some delivery tried now, whatever has become of it."""
+        """Retry a delivery of any status."""
         found = self._oracle.rows("SELECT id FROM deliveries ORDER BY id DESC LIMIT ?", _RECENT)
         if found:
             answer = await self._request(f"/api/deliveries/{self._rng.choice(found)[0]}/retry", {})
@@ -48,7 +48,7 @@ class Operator:
                 self._oracle.retried_deliveries.append(json.loads(answer.body)["id"])
 
     async def replay(self) -> None:
-        """Bring out again what is dead in a route, or all that went there of late."""
+        """Replay a route's dead deliveries, or all of its recent events."""
         wish: dict[str, Any] = {"route": self._rng.choice(self._routes)}
         if self._rng.random() < 0.5:
             wish["status"] = ["dead"]
@@ -62,7 +62,7 @@ class Operator:
             self._oracle.replays.append(json.loads(answer.body)["id"])
 
     async def cancel_task(self) -> None:
-        """Cancel what waits, or at times what does not."""
+        """Cancel a queued task, sometimes another one."""
         waiting = self._oracle.rows("SELECT id FROM tasks WHERE state = 'queued'")
         newest = self._oracle.rows("SELECT id FROM tasks ORDER BY id DESC LIMIT ?", _NEWEST)
         chosen = waiting if waiting and self._rng.random() < 0.8 else newest
@@ -73,7 +73,8 @@ class Operator:
             self._oracle.cancelled.append(task_id)
 
     async def _request(self, path: str, body: Mapping[str, Any]) -> AsgiResponse | None:
-        """Say something; give the answer where it was done, and take down what is neither done nor refused."""
+        """Send a command and return the answer if it was accepted. Record commands that were neither accepted nor
+        refused."""
         answer = await self._clients.request("admin", path, body)
         if answer is None or answer.status >= 500:
             return None

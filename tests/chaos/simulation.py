@@ -1,7 +1,7 @@
-"""Everybody the service has to do with, at their worst, for as many hours as wanted.
+"""The service and everything around it, all behaving badly, for any number of hours.
 
-Clients, Kling, destinations, forgers, the disk, whoever works on it and whoever restarts the machine each follow their
-own chances, all out of one seed. The witness looks on.
+Clients, Kling, destinations, forgers, the disk, operators and restarts each act at random times, all from one seed. The
+oracle observes them.
 """
 
 import asyncio
@@ -76,7 +76,7 @@ _INTERRUPT_PROBABILITY = 0.02
 
 @dataclass(slots=True)
 class Destination:
-    """A webhook, or a client's own callback URL: how it is, how it answers, which deliveries it took."""
+    """A webhook or a client's callback URL: its conditions, its answers, and the deliveries it accepted."""
 
     conditions: NetworkConditions = field(default_factory=NetworkConditions)
     status: int = 204
@@ -84,7 +84,7 @@ class Destination:
 
 
 class Simulation:
-    """All of it, in one run."""
+    """One complete run."""
 
     def __init__(self, folder: Path, seed: int, *, patch: pytest.MonkeyPatch, jumps: bool = False) -> None:
         self.rng = Random(seed)
@@ -135,7 +135,7 @@ class Simulation:
         return serve
 
     async def run(self, hours: float, *, until_settled: bool = True) -> None:
-        """Let everybody be at their worst for so long, then be kind for as long as all ends take, and stop."""
+        """Run with all faults for this long, then without faults until everything has finished, then stop."""
         await self.host.start()
         restarting = spawn_detached(self._restart_randomly(self._new_rng()))
         goings_on = [spawn_detached(each) for each in self._activities()]
@@ -230,7 +230,7 @@ class Simulation:
         self.host.free_bytes, self.host.disk_is_full = _PLENTY_OF_DISK, False
 
     def _on_data_in_flight(self) -> None:
-        """Strike while a request is under way, where it hurts most: kill or stop the service, set the clock."""
+        """Act while a request is in flight: kill or stop the service, or set the clock."""
         if self._interrupt_rng.random() < _INTERRUPT_PROBABILITY:
             self._interrupt.set()
         if self.jumps and self._interrupt_rng.random() < _INTERRUPT_PROBABILITY:
@@ -240,7 +240,7 @@ class Simulation:
         self._shift_clock()
 
     def _shift_clock(self) -> None:
-        """Set the clock a day on or a day back."""
+        """Set the clock a day forward or back."""
         ahead = self.clock.offset.days
         days = self.rng.choice([-1, 1]) if abs(ahead) < _MAX_CLOCK_OFFSET_DAYS else -1 if ahead > 0 else 1
         self.clock.offset += timedelta(days=days)

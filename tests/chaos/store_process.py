@@ -1,8 +1,8 @@
-"""A process that works on a store and says what was acknowledged, one line each, as soon as it was.
+"""A process that works on a store and prints one line for each acknowledged write.
 
-accepted 17            news number 17 is in: its push, its event, its delivery
-delivered dlv_000017   the attempt and the verdict are in
-migrated / backed up   that is done
+accepted 17            push number 17 is stored, with its event and its delivery
+delivered dlv_000017   the attempt and the verdict are stored
+migrated / backed up   that step is complete
 """
 
 import asyncio
@@ -39,13 +39,13 @@ NEXT_MIGRATION = Migration(
 
 
 def body_of(number: int) -> bytes:
-    """Give the body of a piece of news: what is kept must be this, byte for byte."""
+    """Return the body of a push; the store must keep exactly these bytes."""
     rng = Random(number)
     return rng.randbytes(rng.randrange(100, 3000))
 
 
 def decision_for(number: int) -> Decide:
-    """Make a push, an event and a delivery out of a number, and count it on the task."""
+    """Return a push, an event and a delivery for a number, and count it on the task."""
     body = body_of(number)
 
     def judge(task: Task, _: Sequence[Push]) -> Change:
@@ -62,7 +62,7 @@ def decision_for(number: int) -> Decide:
 
 
 def backup_path(path: Path) -> Path:
-    """Name the backup that work makes in its middle."""
+    """Return the path of the backup that the workload makes halfway."""
     return path.with_name("copy.db")
 
 
@@ -78,7 +78,7 @@ async def add_tasks(store: SqliteStore) -> None:
 
 
 async def accept(store: SqliteStore, numbers: Sequence[int], *, report: Callable[[str], None] = report) -> None:
-    """Take news in, some of it at the same time."""
+    """Store pushes, some of them concurrently."""
     left = iter(numbers)
 
     async def call() -> None:
@@ -90,7 +90,7 @@ async def accept(store: SqliteStore, numbers: Sequence[int], *, report: Callable
 
 
 async def deliver(store: SqliteStore, limit: int) -> int:
-    """Claim what is due and finish it as delivered; give the number."""
+    """Claim due deliveries and finish them as delivered. Return their number."""
     claimed = await store.claim(ROUTE, now=at(1), until=at(60), limit=limit, claim="clm_1")
     for one in claimed:
         attempt = Attempt(
@@ -103,7 +103,7 @@ async def deliver(store: SqliteStore, limit: int) -> int:
 
 
 async def run_workload(path: Path, *, rounds: int, per_round: int) -> None:
-    """Accept and deliver at the same time, with a restart in the middle."""
+    """Accept and deliver concurrently, with one restart in the middle."""
     numbers = count()
     for _ in range(2):
         store = await SqliteStore.open(path)
@@ -140,7 +140,7 @@ def migrate_next(path: Path) -> None:
 
 
 def weaken_sync() -> None:
-    """Weaken the store, to see that the test would notice."""
+    """Weaken the store's syncing, to check that the test detects it."""
     real = connect_writer
 
     def weak(path: Path) -> object:

@@ -1,4 +1,4 @@
-"""Runs a process under strace, to write down what it does to its files or to interfere with it."""
+"""Runs a process under strace to record its system calls or to inject faults."""
 
 import functools
 import os
@@ -23,7 +23,7 @@ _RESUMED = re.compile(r"<\.\.\. (?P<name>\w+) resumed>(?P<arguments>.*)\) += (?P
 
 @functools.cache
 def unavailable_reason() -> str:
-    """Say why strace cannot be used here; nothing when it can."""
+    """Return why strace cannot be used here, or an empty text."""
     if not STRACE:
         return "there is no strace here (Debian, Ubuntu: apt install strace)"
     tried = subprocess.run(
@@ -39,17 +39,17 @@ requires_strace = pytest.mark.skipif(bool(unavailable_reason()), reason=f"NOT TE
 
 
 def trace_command(script: Path, *arguments: str, options: Sequence[str], log: Path) -> list[str]:
-    """Give the command that runs a Python *script* and writes what *options* ask for to *log*."""
+    """Return the command that runs a Python *script* and records to *log*, as set by *options*."""
     return [STRACE, "-f", "--seccomp-bpf", "-qq", "-o", str(log), *options, sys.executable, str(script), *arguments]
 
 
 def fault_command(script: Path, *arguments: str, options: Sequence[str]) -> list[str]:
-    """Give the command that runs a Python *script* and interferes as *options* say; the quick way cannot count."""
+    """Return the command that runs a Python *script* with injected faults; seccomp-bpf is off, as it cannot count."""
     return [STRACE, "-f", "-qq", "-o", os.devnull, *options, sys.executable, str(script), *arguments]
 
 
 def attach(pid: int, *, options: Sequence[str], log: Path) -> "subprocess.Popen[str]":
-    """Begin to trace a process that runs, all its threads; give strace once it does. It ends with the process."""
+    """Trace all threads of a running process. Return strace once it is attached; it ends with the process."""
     command = [STRACE, "-f", "-o", str(log), *options, "-p", str(pid)]
     strace = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert strace.stderr is not None
@@ -60,7 +60,7 @@ def attach(pid: int, *, options: Sequence[str], log: Path) -> "subprocess.Popen[
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Syscall:
-    """One system call's beginning or end, or both at once. ``result`` is None where it has not come back."""
+    """The start of a system call, its end, or both. ``result`` is None if it has not returned."""
 
     pid: str
     name: str
@@ -71,7 +71,7 @@ class Syscall:
 
 
 def read_syscalls(log: Path) -> Iterator[Syscall]:
-    """Read what strace wrote, in the order in which it happened."""
+    """Read strace's output, in the order of events."""
     begun: dict[str, str] = {}
     with log.open(encoding="ascii") as lines:
         for line in lines:
@@ -104,7 +104,7 @@ def read_syscalls(log: Path) -> Iterator[Syscall]:
 
 
 def parse_string(argument: str) -> bytes:
-    r"""Read a string as `strace -xx` writes it: ``"\x2f\x74..."``."""
+    """Parse a string as `strace -xx` writes it: ``"\x2f\x74..."``."""
     assert argument.startswith('"'), argument[:80]
     assert argument.endswith('"'), "strace cut it short"
     return bytes.fromhex(argument[1:-1].replace("\\x", ""))

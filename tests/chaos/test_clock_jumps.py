@@ -1,6 +1,6 @@
-"""The clock is set a day on or a day back at the worst moment: while a request is under way.
+"""The clock is set a day forward or back at the worst moment: while a request is in flight.
 
-The long runs with a clock that jumps are in test_simulation.
+The long runs with clock jumps are in test_simulation.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ JUMPS = pytest.mark.parametrize("jump", [DAY, -DAY], ids=["on", "back"])
 
 
 class SlowKling(FakeKling):
-    """Answers each kind of call only when its gate opens; before that it knows nothing of a task it is to make."""
+    """Answers each kind of call only when its gate opens. Until then it does not know a task being created."""
 
     def __init__(self, clock: IdleClock) -> None:
         super().__init__(clock)
@@ -70,7 +70,7 @@ class SlowKling(FakeKling):
 
 
 @JUMPS
-async def test_a_create_that_is_under_way_is_not_made_again(tmp_path: Path, jump: timedelta) -> None:
+async def test_a_create_in_flight_is_not_sent_again(tmp_path: Path, jump: timedelta) -> None:
     clock = IdleClock()
     kling = SlowKling(clock)
     async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
@@ -90,7 +90,7 @@ async def test_a_create_that_is_under_way_is_not_made_again(tmp_path: Path, jump
 
 
 @JUMPS
-async def test_a_question_that_is_under_way_is_not_asked_again(tmp_path: Path, jump: timedelta) -> None:
+async def test_a_poll_in_flight_is_not_repeated(tmp_path: Path, jump: timedelta) -> None:
     clock = IdleClock()
     kling = SlowKling(clock)
     kling.create_opened.set()
@@ -113,9 +113,7 @@ async def test_a_question_that_is_under_way_is_not_asked_again(tmp_path: Path, j
 
 
 @JUMPS
-async def test_a_look_up_that_is_under_way_is_not_made_again_and_nothing_is_sent_twice(
-    tmp_path: Path, jump: timedelta
-) -> None:
+async def test_a_lookup_in_flight_is_not_repeated_and_nothing_is_sent_twice(tmp_path: Path, jump: timedelta) -> None:
     clock = IdleClock()
     kling = SlowKling(clock)
     kling.create_opened.set()
@@ -138,7 +136,7 @@ async def test_a_look_up_that_is_under_way_is_not_made_again_and_nothing_is_sent
 
 
 @JUMPS
-async def test_an_attempt_that_is_under_way_is_not_made_again(tmp_path: Path, jump: timedelta) -> None:
+async def test_an_attempt_in_flight_is_not_repeated(tmp_path: Path, jump: timedelta) -> None:
     async with a_delivery_system(tmp_path) as system:
         there = system.add_route(concurrency=2)
         there.gate.clear()
@@ -155,7 +153,7 @@ async def test_an_attempt_that_is_under_way_is_not_made_again(tmp_path: Path, ju
         assert await system.statuses() == ["delivered"]
 
 
-async def test_no_retry_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
+async def test_a_clock_set_back_delays_no_retry(tmp_path: Path) -> None:
     async with a_delivery_system(tmp_path) as system:
         there = system.add_route()
         there.respond = lambda _: FAILED
@@ -170,9 +168,7 @@ async def test_no_retry_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path
 
 
 @pytest.mark.parametrize("new_process", [False, True], ids=["", "by_a_new_process"])
-async def test_nothing_untried_waits_for_a_moment_of_a_clock_that_was_set_back(
-    tmp_path: Path, *, new_process: bool
-) -> None:
+async def test_a_clock_set_back_delays_no_first_attempt(tmp_path: Path, *, new_process: bool) -> None:
     async with a_delivery_system(tmp_path) as system:
         there = system.add_route()
         there.gate.clear()
@@ -193,7 +189,7 @@ async def test_nothing_untried_waits_for_a_moment_of_a_clock_that_was_set_back(
         assert await system.statuses() == ["delivered"] * 5
 
 
-async def test_after_a_start_retries_keep_their_pauses_where_the_clock_went_on(tmp_path: Path) -> None:
+async def test_retries_keep_their_delays_after_a_restart(tmp_path: Path) -> None:
     async with a_delivery_system(tmp_path) as system:
         there = system.add_route()
         there.respond = lambda _: FAILED
@@ -209,7 +205,7 @@ async def test_after_a_start_retries_keep_their_pauses_where_the_clock_went_on(t
         assert len(there.attempts) == 2, "half a minute has not passed"
 
 
-async def test_at_a_start_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
+async def test_a_clock_set_back_delays_no_result_at_a_start(tmp_path: Path) -> None:
     async with archive_system.an_archive_system(tmp_path) as system, a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
 
@@ -221,7 +217,7 @@ async def test_at_a_start_no_result_waits_for_a_moment_of_a_clock_that_was_set_b
         assert await system.due_by_route(event) == {"publish": True}
 
 
-async def test_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path) -> None:
+async def test_a_clock_set_back_delays_no_result(tmp_path: Path) -> None:
     async with archive_system.an_archive_system(tmp_path) as system, a_cdn(broken=response(500)) as cdn:
         event = await system.succeed_task(f"{cdn.url}/broken")
         system.start()
@@ -237,7 +233,7 @@ async def test_no_result_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_pat
 
 
 @pytest.mark.parametrize("back", [DAY, timedelta(hours=1)], ids=["a day", "an hour"])
-async def test_no_probe_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path: Path, back: timedelta) -> None:
+async def test_a_clock_set_back_delays_no_probe(tmp_path: Path, back: timedelta) -> None:
     async with a_delivery_system(tmp_path) as system:
         there = system.add_route()
         there.respond = lambda _: FAILED
@@ -257,9 +253,7 @@ async def test_no_probe_waits_for_a_moment_of_a_clock_that_was_set_back(tmp_path
 
 
 @pytest.mark.parametrize("back", [DAY, timedelta(minutes=1)], ids=["a day", "a minute"])
-async def test_what_a_dead_process_was_sending_is_looked_up_at_once_though_the_clock_was_set_back(
-    tmp_path: Path, back: timedelta
-) -> None:
+async def test_a_clock_set_back_delays_no_lookup_after_a_crash(tmp_path: Path, back: timedelta) -> None:
     clock = IdleClock()
     kling = SlowKling(clock)
     async with a_task_system(tmp_path, kling=kling, clock=clock) as system:
@@ -280,9 +274,7 @@ async def test_what_a_dead_process_was_sending_is_looked_up_at_once_though_the_c
 
 
 @pytest.mark.parametrize("new_process", [False, True], ids=["", "by_a_new_process"])
-async def test_a_claim_that_waits_is_asked_about_though_the_clock_was_set_back(
-    tmp_path: Path, *, new_process: bool
-) -> None:
+async def test_a_clock_set_back_delays_no_confirmation(tmp_path: Path, *, new_process: bool) -> None:
     clock = IdleClock()
     kling = FakeKling(clock)
     async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
@@ -305,7 +297,7 @@ async def test_a_claim_that_waits_is_asked_about_though_the_clock_was_set_back(
 
 
 async def _claimed(system: TaskSystem, kling: FakeKling) -> tuple[KlingTask, Task]:
-    """Have a minted URL called while Kling cannot be asked."""
+    """Push to a minted URL while Kling is unreachable."""
     minted, url = await system.submitter.create_callback_url(endpoint=ENDPOINT)
     kling.query_fault = refusal(503, 5001)
     kling_task = kling.add_task(json.dumps({"callback_url": url}).encode())

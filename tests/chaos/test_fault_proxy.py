@@ -1,6 +1,6 @@
-"""A bad way to a webhook, under the real service: each attempt says truly what went wrong, and all arrives.
+"""Network faults before a webhook, with the real service: each attempt records the fault, and all deliveries arrive.
 
-``DELIVERIES`` is how many are sent through a proxy that does one thing or another to them, ``SEED`` which.
+``DELIVERIES`` is the number of deliveries sent through random faults, ``SEED`` chooses the faults.
 """
 
 import asyncio
@@ -54,7 +54,7 @@ webhook = {{ url = "{url}", secret = "{SECRET}", timeout = "1s" }}
 
 
 async def push_callbacks(receiver: Receiver, statuses: list[str]) -> None:
-    """Have so many tasks, and push a word about each."""
+    """Create this many tasks and push one status for each."""
     async with receiver.client() as client:
         for number_, word in enumerate(statuses):
             _, url = await create_callback_url(client)
@@ -71,11 +71,11 @@ async def wait_until_delivered(receiver: Receiver, *, seconds: float) -> None:
 
 
 def reason_matches(pattern: str, reason: str) -> bool:
-    """Tell whether a reason is the one to be told, if any is; that time ran out is always true enough."""
+    """Return whether a reason is one of the expected ones. A timeout is always possible."""
     return re.search(pattern or "^$", reason) is not None or re.search(TIMED_OUT, reason) is not None
 
 
-async def test_each_fault_is_told_truly_and_once_it_is_gone_the_delivery_arrives(tmp_path: Path) -> None:
+async def test_each_network_fault_is_recorded_and_the_delivery_arrives_after_it(tmp_path: Path) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATE)
     names = {"host.example": ["127.0.0.1"], "dead.example": [TEMPORARY_FAILURE, "127.0.0.1"]}
@@ -114,7 +114,7 @@ async def test_each_fault_is_told_truly_and_once_it_is_gone_the_delivery_arrives
 
 @pytest.mark.soak("a faulty way to a webhook", minutes=10)
 @pytest.mark.timeout(180 + DELIVERIES)
-async def test_through_any_faults_all_is_delivered_in_the_end_under_one_id(
+async def test_every_delivery_arrives_under_one_id_despite_random_faults(
     tmp_path: Path, record_counts: RecordCounts
 ) -> None:
     seed = fresh_seed()
@@ -153,14 +153,14 @@ async def test_through_any_faults_all_is_delivered_in_the_end_under_one_id(
 
 
 def attempt_matches(proxy: FaultProxy, attempt: tuple[str, str, int, str, str]) -> bool:
-    """Tell whether what is kept of an attempt is what the proxy did to it."""
+    """Return whether a stored attempt matches the fault that the proxy injected."""
     delivery, _, number_, outcome, reason = attempt
     words = FAULTS.get(proxy.applied.get((delivery, number_), "slammed"), "")
     return words == "" if outcome == "accepted" else reason != "" and reason_matches(words, reason)
 
 
 async def release_when_held(receiver: Receiver, over: asyncio.Event) -> int:
-    """Be the operator, who knows better than to wait a minute for a probe; tell how often that was."""
+    """Release the route as an operator would, without waiting for a probe. Return how often."""
     releases = 0
     async with receiver.client() as client:
         while not over.is_set():

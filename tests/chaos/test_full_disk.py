@@ -1,6 +1,6 @@
-"""A disk that fills up under the whole process, to the low-water mark and to the last byte: nothing is lost.
+"""A disk that fills up under the real service, to the low-water mark and to the last byte: nothing is lost.
 
-The disk is a small one in memory, which somebody else fills.
+The disk is a small tmpfs. The test fills it.
 """
 
 import asyncio
@@ -36,7 +36,7 @@ PENDING = "SELECT count(*) FROM deliveries WHERE status <> 'delivered'"
 
 @cache
 def unavailable_reason() -> str:
-    """Say why no disk can be mounted here; nothing when one can."""
+    """Return why a tmpfs cannot be mounted here, or an empty text."""
     with tempfile.TemporaryDirectory() as folder:
         try:
             mount(Path(folder))
@@ -60,7 +60,7 @@ pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason=f"NOT TESTED:
 
 
 class SmallDisk:
-    """A small disk, and somebody who fills it."""
+    """A small disk that the test can fill."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -71,7 +71,7 @@ class SmallDisk:
         return disk.f_bavail * disk.f_frsize
 
     def fill_until(self, free: int) -> None:
-        """Fill the disk, or give room back, until so many bytes are left."""
+        """Fill or free the disk until this many bytes are left."""
         with self._ballast.open("ab") as ballast:
             os.truncate(ballast.fileno(), max(0, ballast.tell() - max(0, free - self.free_bytes())))
             while (room := self.free_bytes() - free) > 0:
@@ -94,13 +94,13 @@ def disk(tmp_path: Path) -> Iterator[SmallDisk]:
 
 
 async def wait_for_rejections(load: LoadGenerator, count: int) -> None:
-    """Wait until so many more were refused, and nothing was taken in between the last two looks."""
+    """Wait for this many more rejections, with nothing accepted between the last two checks."""
     enough = load.statuses[503] + count
     await wait_until(lambda: load.statuses[503] >= enough, seconds=60)
 
 
 def block_sink(sink: Sink) -> asyncio.Event:
-    """Have a sink answer nobody until the gate that this gives is opened."""
+    """Make a sink wait with its answers until the returned gate opens."""
     gate = asyncio.Event()
 
     async def answer() -> int:
@@ -112,7 +112,7 @@ def block_sink(sink: Sink) -> asyncio.Event:
 
 
 @pytest.mark.soak("disk full")
-async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_room(
+async def test_a_full_disk_loses_nothing_and_work_resumes_with_space(
     disk: SmallDisk, record_counts: RecordCounts
 ) -> None:
     async with a_sink() as sink, a_receiver(disk.folder, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
@@ -160,7 +160,7 @@ async def test_a_disk_that_fills_up_loses_nothing_and_all_resumes_when_there_is_
         assert await receiver.stop() == 0
 
 
-async def test_a_shortage_of_room_is_told_of_once_and_so_is_its_end_through_a_kill(disk: SmallDisk) -> None:
+async def test_a_disk_shortage_and_its_end_raise_one_alert_each_through_a_kill(disk: SmallDisk) -> None:
     async with a_sink() as sink:
         route = a_webhook_route(sink, extra='on = ["alert"]')
         async with a_receiver(disk.folder, a_config("http://127.0.0.1:9", more=route)) as receiver:
@@ -189,7 +189,7 @@ async def test_a_shortage_of_room_is_told_of_once_and_so_is_its_end_through_a_ki
 
 
 @pytest.mark.parametrize("ending", ["killed", "stopped"])
-async def test_a_start_on_a_full_disk_refuses_what_comes_and_goes_on_by_itself(disk: SmallDisk, ending: str) -> None:
+async def test_a_start_on_a_full_disk_refuses_requests_and_resumes_by_itself(disk: SmallDisk, ending: str) -> None:
     async with a_sink() as sink, a_receiver(disk.folder, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
         gate = block_sink(sink)
         async with receiver.client() as client:
@@ -219,7 +219,7 @@ async def test_a_start_on_a_full_disk_refuses_what_comes_and_goes_on_by_itself(d
         assert await receiver.stop() == 0
 
 
-async def test_a_start_that_waits_for_room_says_so_and_can_be_stopped(disk: SmallDisk, tmp_path: Path) -> None:
+async def test_a_start_that_waits_for_disk_space_can_be_stopped(disk: SmallDisk, tmp_path: Path) -> None:
     receiver = Receiver(disk.folder, a_config("http://127.0.0.1:9"))
     receiver.log_path = tmp_path / "receiver.log"
     disk.fill_until(0)
@@ -241,7 +241,7 @@ async def test_a_start_that_waits_for_room_says_so_and_can_be_stopped(disk: Smal
 
 
 async def until_answered(url: str) -> RawResponse:
-    """Wait until anybody answers."""
+    """Wait until the service answers."""
     answers: list[RawResponse] = []
 
     async def is_answered() -> bool:

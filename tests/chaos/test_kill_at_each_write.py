@@ -1,6 +1,7 @@
-"""Killed at its first write, at its second, at its third, ...: each thing a store does is done whole or not at all.
+"""The process is killed at its first write, its second, its third, ...: each operation is done completely or not at
+all.
 
-strace kills the process as it enters the chosen call. A short run tries some of the points, a long one (POINTS=0) all.
+strace kills the process as it enters the chosen call. A short run tests some of the points, a long one (POINTS=0) all.
 """
 
 import asyncio
@@ -38,7 +39,7 @@ pytestmark = [requires_strace, pytest.mark.timeout(0)]
 
 
 def find_kill_points(path: Path, operation: str, *more: str) -> list[KillPoint]:
-    """Find out at which writes a keeper can be killed that does one thing."""
+    """Return the writes at which a store process can be killed during one operation."""
     log, options = path.with_name("log"), ["-s", "0", "-e", f"trace={WRITE_CALLS}"]
     subprocess.run(
         trace_command(STORE_PROCESS, operation, str(path), *more, options=options, log=log),
@@ -54,7 +55,7 @@ def find_kill_points(path: Path, operation: str, *more: str) -> list[KillPoint]:
 
 
 def kill_at(point: KillPoint, path: Path, operation: str, *more: str) -> tuple[bool, list[str]]:
-    """Let a keeper do one thing and kill it on the way; tell whether it was, and what it said before."""
+    """Kill a store process at one point. Return whether it was killed, and its output before that."""
     name, nth = point
     options = ["-e", f"trace={name}", "-e", f"inject={name}:signal=KILL:when={nth}"]
     command = fault_command(STORE_PROCESS, operation, str(path), *more, options=options)
@@ -70,7 +71,7 @@ Check: TypeAlias = Callable[[Path, list[str]], Awaitable[list[str]]]
 async def kill_at_each_write(
     folder: Path, record_counts: RecordCounts, operation: str, *more: str, base: Path | None, check: Check
 ) -> None:
-    """Do one thing again and again on copies of *base*, each time killed at another write."""
+    """Repeat one operation on copies of *base*, killed at a different write each time."""
     seed = fresh_seed()
 
     def prepared(name: str) -> Path:
@@ -94,7 +95,7 @@ async def kill_at_each_write(
 
 @pytest.fixture
 async def base(memory_folder: Path) -> Path:
-    """A store with news that nobody has heard of yet."""
+    """A store with unfinished deliveries."""
     folder = memory_folder / "base"
     folder.mkdir()
     await store_process.accept_some(folder / "receiver.db", 0, STORED_BEFORE, report=lambda _: None)
@@ -110,19 +111,19 @@ async def lost_or_damaged(path: Path, said: list[str]) -> list[str]:
 
 
 @pytest.mark.soak("killed at each write while it accepts callbacks", minutes=3)
-async def test_while_it_accepts(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_killed_while_accepting(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
     await kill_at_each_write(
         memory_folder, record_counts, "accept", str(STORED_BEFORE), "12", base=base, check=lost_or_damaged
     )
 
 
 @pytest.mark.soak("killed at each write while it delivers", minutes=3)
-async def test_while_it_delivers(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_killed_while_delivering(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
     await kill_at_each_write(memory_folder, record_counts, "deliver", base=base, check=lost_or_damaged)
 
 
 @pytest.mark.soak("killed at each write while it makes a new store", minutes=3)
-async def test_while_it_makes_a_new_store(memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_killed_while_creating_a_store(memory_folder: Path, record_counts: RecordCounts) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         made = tables(path)
         faults = [f"made by halves: {made}"] if made and "actions" not in made else []
@@ -135,7 +136,7 @@ async def test_while_it_makes_a_new_store(memory_folder: Path, record_counts: Re
 
 
 @pytest.mark.soak("killed at each write while it migrates", minutes=3)
-async def test_while_it_migrates(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_killed_while_migrating(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         if not said and "next_one" not in tables(path):
             return await lost_or_damaged(path, [])
@@ -150,7 +151,7 @@ async def test_while_it_migrates(base: Path, memory_folder: Path, record_counts:
 
 
 @pytest.mark.soak("killed at each write while it makes a backup", minutes=3)
-async def test_while_it_makes_a_backup(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
+async def test_killed_while_backing_up(base: Path, memory_folder: Path, record_counts: RecordCounts) -> None:
     async def check(path: Path, said: list[str]) -> list[str]:
         copy = path.with_name("copy.db")
         faults = await lost_or_damaged(path, [])
@@ -164,7 +165,7 @@ async def test_while_it_makes_a_backup(base: Path, memory_folder: Path, record_c
 
 
 def tables(path: Path) -> set[str]:
-    """Name the tables of a store, as another program would find them."""
+    """Return the tables of a store, read with sqlite3."""
     if not path.exists():
         return set()
     with closing(sqlite3.connect(path)) as connection:

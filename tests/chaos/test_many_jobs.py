@@ -1,6 +1,6 @@
-"""Two hundred jobs and five slots: never a sixth at Kling, hardly ever four, each once, whoever is killed meanwhile.
+"""200 jobs on five slots: never six tasks at once, hardly ever four, each created once, despite kills.
 
-The real service and the simulator itself, in virtual time. Kling counts.
+The real service and the simulator, in virtual time. The simulated account counts.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ fair_by = "project"
 
 
 def run_jobs(folder: Path, *, limit: int, restarts: int = 0, **faults: Any) -> SimulatedAccount:
-    """Live until all jobs are over; give the account as it is then."""
+    """Run until all jobs have finished. Return the account."""
 
     async def run() -> SimulatedAccount:
         (folder / "config.toml").write_text(f"{CONFIG}slots = {{ image = {limit} }}\n")
@@ -86,7 +86,7 @@ async def resolve_nothing(host: str) -> Sequence[IPAddress]:
 
 
 async def submit_job(host: SimulatedHost, number: int) -> str:
-    """Hand a job in until it is accepted, as a client with an idempotency key does."""
+    """Submit a job until it is accepted, as a client with an idempotency key does."""
     job = {
         "endpoint": "images/multi-image2image",
         "body": {"prompt": f"job {number}", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]},
@@ -124,7 +124,7 @@ async def wait_until_all_succeeded(host: SimulatedHost) -> None:
 
 
 def assert_no_slot_was_idle(account: SimulatedAccount) -> None:
-    """Besides what 1302 demands: to leave Kling alone, from a second on and for twice as long each time."""
+    """Check for idle slots, apart from the delays that error 1302 requires: one second, doubled each time."""
     assert account.max_used_slots == SLOTS
     assert account.counts["created"] == JOBS
     too_long = [gap for gap in account.gaps if gap.seconds > MAX_IDLE + 2**gap.rate_limited - 1]
@@ -132,7 +132,7 @@ def assert_no_slot_was_idle(account: SimulatedAccount) -> None:
 
 
 @pytest.mark.parametrize("restarts", [0, 12])
-def test_a_configured_limit_is_kept_and_used(memory_folder: Path, restarts: int) -> None:
+def test_a_configured_slot_limit_is_respected_and_used(memory_folder: Path, restarts: int) -> None:
     account = run_jobs(memory_folder, limit=SLOTS, restarts=restarts)
 
     assert_no_slot_was_idle(account)
@@ -140,7 +140,7 @@ def test_a_configured_limit_is_kept_and_used(memory_folder: Path, restarts: int)
 
 
 @pytest.mark.parametrize("restarts", [0, 12])
-def test_a_limit_that_kling_teaches_is_kept_and_used(memory_folder: Path, restarts: int) -> None:
+def test_a_learned_slot_limit_is_respected_and_used(memory_folder: Path, restarts: int) -> None:
     account = run_jobs(memory_folder, limit=0, restarts=restarts)
 
     assert_no_slot_was_idle(account)
@@ -148,9 +148,7 @@ def test_a_limit_that_kling_teaches_is_kept_and_used(memory_folder: Path, restar
 
 
 @pytest.mark.parametrize("limit", [0, SLOTS])
-def test_where_kling_says_too_fast_now_and_then_it_is_left_alone_for_no_longer_than_that(
-    memory_folder: Path, limit: int
-) -> None:
+def test_rate_limit_errors_delay_creates_no_longer_than_required(memory_folder: Path, limit: int) -> None:
     account = run_jobs(memory_folder, limit=limit, restarts=6, refuse="1302:15%")
 
     assert account.error_codes.count(1302) > JOBS // 20

@@ -1,7 +1,7 @@
-"""The power goes at any moment of real work: nothing that was acknowledged is gone, and the store is sound.
+"""A power cut at any moment of real work loses nothing acknowledged, and the store stays valid.
 
-strace writes down what SQLite does to its files; from that record a disk is built for each cut, on which what was
-not synced is missing, torn or there in the wrong order. The real store must open what is left and know it all.
+strace records what SQLite does to its files. From the record a disk is built for each cut: unsynced data is missing,
+torn or reordered. The real store must open it and contain every acknowledged write.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ pytestmark = [requires_strace, pytest.mark.timeout(0)]
 
 
 def record_steps(root: Path, log: Path, work: str) -> list[Step]:
-    """Let a process work on a new store under *root* and give all it did and said."""
+    """Run a process on a new store under *root*. Return its file operations and its output."""
     options = ["-xx", "-s", "100000000", "-e", f"trace={TRACED_CALLS},{UNSUPPORTED_CALLS}"]
     arguments = (work, str(root / "var" / "receiver.db"), str(ROUNDS), str(PER_ROUND))
     recorded = subprocess.run(
@@ -44,7 +44,7 @@ def record_steps(root: Path, log: Path, work: str) -> list[Step]:
 async def run_cuts(
     done: list[Step], root: Path, memory_folder: Path, *, count: int, seed: int
 ) -> AsyncIterator[tuple[str, Findings]]:
-    """Cut the power so many times, each time in another run of the same; tell where, and what was found after it."""
+    """Cut the power this many times, each time in another run. Return each cut with its findings."""
     planned = ((Random(f"{seed}/{n}"), n) for n in range(count))
     places = sorted(
         ((PowerCut.at_random(rng, len(done)), n, rng) for rng, n in planned), key=lambda place: place[0].after
@@ -61,7 +61,7 @@ async def run_cuts(
 
 
 @pytest.mark.soak("power cut, `synchronous=FULL`", minutes=30)
-async def test_a_power_cut_loses_nothing_acknowledged_and_breaks_nothing(
+async def test_a_power_cut_loses_nothing_acknowledged(
     tmp_path: Path, memory_folder: Path, record_counts: RecordCounts
 ) -> None:
     seed = fresh_seed()
@@ -77,7 +77,7 @@ async def test_a_power_cut_loses_nothing_acknowledged_and_breaks_nothing(
 
 
 @pytest.mark.soak("control: the same cuts, `synchronous=NORMAL`, must lose something")
-async def test_the_same_power_cuts_find_out_a_store_that_does_not_sync(
+async def test_power_cuts_reveal_a_store_that_does_not_sync(
     tmp_path: Path, memory_folder: Path, record_counts: RecordCounts
 ) -> None:
     seed, count = fresh_seed(), min(40, CUTS)

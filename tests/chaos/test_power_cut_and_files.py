@@ -1,4 +1,4 @@
-"""The power goes while results come home: what was told of is there, whole, and nothing else has a file's name."""
+"""A power cut during downloads: reported files are complete, and no partial file has a final name."""
 
 import hashlib
 import shutil
@@ -19,7 +19,7 @@ pytestmark = [requires_strace, pytest.mark.timeout(0)]
 
 
 @pytest.mark.soak("power cut while results come home", minutes=5)
-def test_a_power_cut_leaves_whole_files_under_their_names_or_none(
+def test_a_power_cut_leaves_complete_files_or_none(
     tmp_path: Path, memory_folder: Path, record_counts: RecordCounts
 ) -> None:
     seed, root, log = fresh_seed(), tmp_path / "disk", tmp_path / "log"

@@ -1,9 +1,8 @@
-"""Thousands of hours of bad weather in a few seconds: the real parts of the service, virtual time, seeded chance.
+"""Thousands of hours of faults in a few seconds: the real service, virtual time, seeded randomness.
 
-Clients ask, Kling refuses and loses answers, pushes come twice, late, forged or never, destinations are down for
-hours, the disk fills, the process is killed and started again. At each step and at the end it is compared with what
-everybody else knows: what was acknowledged is kept, each event reaches each route that wants it, and Kling has made
-one task for each that was asked for.
+Clients submit. Kling refuses and loses answers. Pushes come twice, late, forged or never. Destinations are down for
+hours, the disk fills, and the process is killed and restarted. The state is checked at each step and at the end:
+acknowledged pushes are stored, each event reaches each matching route, and Kling created one task per intent.
 """
 
 import asyncio
@@ -35,7 +34,7 @@ def run_simulation(
     until_settled: bool = True,
     sabotage: Callable[[pytest.MonkeyPatch], None] = lambda _: None,
 ) -> Simulation:
-    """Live through so many hours in a world of its own, where *breaks* may have broken something."""
+    """Run a simulation of this many hours; *breaks* may break the service first."""
 
     async def run() -> Simulation:
         sabotage(patch)
@@ -54,9 +53,7 @@ def run_simulation(
 
 @pytest.mark.soak("simulation in virtual time", minutes=15)
 @pytest.mark.parametrize("jumps", [False, True], ids=["", "with a clock that jumps a day"])
-def test_everything_ends_as_it_should_whatever_happens(
-    memory_folder: Path, record_counts: RecordCounts, jumps: bool
-) -> None:
+def test_every_promise_holds_through_all_faults(memory_folder: Path, record_counts: RecordCounts, jumps: bool) -> None:
     seed, lived, counts = fresh_seed(), 0, Counter[str]()
     record_counts(seed=seed)
     while lived < HOURS:
@@ -69,7 +66,7 @@ def test_everything_ends_as_it_should_whatever_happens(
     record_counts(**{name.replace(" ", "_"): count for name, count in sorted(counts.items())})
 
 
-def test_the_same_seed_lives_the_same_life(memory_folder: Path) -> None:
+def test_the_same_seed_gives_the_same_run(memory_folder: Path) -> None:
     first, again = (
         run_simulation(memory_folder / name, 7, 60, jumps=True, until_settled=False) for name in ("first", "again")
     )

@@ -1,4 +1,4 @@
-"""The simulation is worth something only if it finds things out: each promise is broken once, and must be missed."""
+"""Control tests of the simulation: each promise is broken once, and the simulation must detect it."""
 
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ Patch = pytest.MonkeyPatch
 
 
 class RollbackConnection:
-    """A connection that takes each COMMIT for its contrary."""
+    """A connection that turns each COMMIT into a ROLLBACK."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -158,10 +158,10 @@ def forgets_replays(patch: Patch) -> None:
         (forgets_replays, "replay", 1),
     ],
 )
-def test_a_service_that_breaks_its_promise_is_found_out(
+def test_a_broken_promise_is_detected(
     memory_folder: Path, breaks: Callable[[Patch], None], finding: str, first: int
 ) -> None:
-    """Life *first* is one in which it showed when this was written, so that it need not be searched for each time."""
+    """The run *first* is known to show the fault, so that the test need not search for it."""
     for seed in range(first, first + RUNS):
         simulation = run_simulation(
             memory_folder / str(seed), seed, HOURS, until_settled=finding in FINAL_FINDINGS, sabotage=breaks

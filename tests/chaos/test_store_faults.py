@@ -1,7 +1,7 @@
-"""The disk fails under the whole process while callbacks come in: it acknowledges nothing more, and ends with 1.
+"""The disk fails under the real service during callbacks: it acknowledges nothing more and exits with 1.
 
-strace lets one system call of each thread fail, and all the others work: a service that did not stop of its own would
-go on. The same record shows in which order the process did things: its answers, and the fault.
+strace makes one system call of each thread fail; all others succeed. A service that did not stop by itself would
+continue. The same record shows the order of the process's answers and the fault.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ pytestmark = [requires_strace, pytest.mark.timeout(120 + 20 * FAULTS)]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultTrace:
-    """What a process did around the fault: whether there was one, and what it acknowledged since."""
+    """What a process did around the fault: whether it occurred, and what was acknowledged after it."""
 
     faults: int
     acknowledged_after_fault: int
@@ -54,7 +54,7 @@ class FaultTrace:
 
 
 async def trace_until_exit(receiver: Receiver, log: Path, *options: str) -> FaultTrace:
-    """Trace a process until it ends of itself, which must be with 1; tell what it did last."""
+    """Trace a process until it exits by itself, which must be with 1. Return its last actions."""
     assert receiver.process is not None
     trace = ["-s", "200", *options]
     strace = await asyncio.to_thread(attach, receiver.process.pid, options=trace, log=log)
@@ -64,7 +64,7 @@ async def trace_until_exit(receiver: Receiver, log: Path, *options: str) -> Faul
 
 
 @pytest.mark.soak("EIO under load", minutes=8)
-async def test_on_an_io_error_nothing_more_is_acknowledged_the_process_ends_with_1_and_nothing_is_lost(
+async def test_an_io_error_ends_the_process_and_loses_nothing_acknowledged(
     tmp_path: Path, record_counts: RecordCounts
 ) -> None:
     seed = fresh_seed()
@@ -108,7 +108,7 @@ async def test_on_an_io_error_nothing_more_is_acknowledged_the_process_ends_with
 
 
 @pytest.mark.parametrize("call", ["pwrite64", "fdatasync"])
-async def test_an_io_error_while_the_log_is_moved_into_the_file_is_one_as_well(tmp_path: Path, call: str) -> None:
+async def test_an_io_error_during_a_checkpoint_ends_the_process(tmp_path: Path, call: str) -> None:
     path = tmp_path / "var" / "receiver.db"
     async with a_sink() as sink, a_receiver(tmp_path, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
         async with generate_load(receiver) as load:
@@ -125,9 +125,7 @@ async def test_an_io_error_while_the_log_is_moved_into_the_file_is_one_as_well(t
 
 
 @pytest.mark.parametrize("how", ["removed", "replaced"])
-async def test_a_store_taken_away_under_load_is_noticed_before_anything_more_is_acknowledged(
-    tmp_path: Path, how: str
-) -> None:
+async def test_a_removed_store_ends_the_process_before_the_next_acknowledgement(tmp_path: Path, how: str) -> None:
     path, moved = tmp_path / "var" / "receiver.db", tmp_path / "moved.db"
     async with a_sink() as sink, a_receiver(tmp_path, a_load_config(sink), environ={START_NUMBER: "0"}) as receiver:
         assert (await receiver.run_cli_async("db", "backup", str(tmp_path / "other.db"))).returncode == 0
@@ -155,7 +153,7 @@ async def test_a_store_taken_away_under_load_is_noticed_before_anything_more_is_
 
 
 def damage(path: Path, *, head: bool) -> None:
-    """Write rubbish over the first page of a store that is worked on, or over all others, in its file and its log."""
+    """Overwrite the first page of an open store, or all other pages, in its file and its log."""
     rubbish = b"\xa5" * PAGE
     with path.open("r+b") as file:
         size = os.fstat(file.fileno()).st_size
@@ -172,7 +170,7 @@ def damage(path: Path, *, head: bool) -> None:
 @pytest.mark.parametrize(
     ("head", "reason"), [(False, "malformed"), (True, "not a database")], ids=["CORRUPT", "NOTADB"]
 )
-async def test_on_damage_nothing_more_is_acknowledged_and_no_start_goes_on_with_it(
+async def test_a_damaged_store_ends_the_process_and_is_refused_at_the_start(
     tmp_path: Path, head: bool, reason: str, record_counts: RecordCounts
 ) -> None:
     path = tmp_path / "var" / "receiver.db"

@@ -1,7 +1,7 @@
-"""Time that passes only when nobody has anything left to do, so that weeks go by in seconds and always the same way.
+"""Time that advances only when all work is done, so that weeks run in seconds and deterministically.
 
-The loop is asyncio's own. Where it would sleep until the next timer, its clock jumps there. Nothing of the outside
-world takes part: no connected sockets, no threads.
+The loop is asyncio's own. Instead of sleeping until the next timer, its clock jumps there. No connected sockets and no
+threads take part.
 """
 
 import asyncio
@@ -22,19 +22,19 @@ _MAX_IDLE_TURNS = 200_000
 
 
 class Network(Protocol):
-    """What there is in the place of sockets."""
+    """The replacement for sockets."""
 
     async def dial(self, address: str) -> None:
-        """Have a connection made, or raise an OSError."""
+        """Connect to an address, or raise an OSError."""
         ...
 
     def connection(self, sock: socket.socket, address: str, protocol: asyncio.Protocol) -> asyncio.Transport:
-        """Give the connection that was made."""
+        """Return the open connection."""
         ...
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time is counted in microseconds of its own."""
+    """An event loop with virtual time, counted in microseconds."""
 
     def __init__(self) -> None:
         self.microseconds = 0
@@ -49,14 +49,14 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.microseconds / 1e6
 
     async def sock_connect(self, sock: socket.socket, address: Any) -> None:
-        """Have the network of this world connect, in the place of the system's."""
+        """Connect through the simulated network instead of the system's."""
         await self._require_network().dial(address[0])
         self._dialled[sock] = address[0]
 
     async def create_connection(  # type: ignore[override]  # over a connected socket, which is all that is wanted
         self, protocol_factory: Callable[[], asyncio.Protocol], *, sock: socket.socket
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
-        """Put a protocol on a connection that the network of this world has made."""
+        """Attach a protocol to a connection of the simulated network."""
         protocol = protocol_factory()
         transport = self._require_network().connection(sock, self._dialled.pop(sock), protocol)
         protocol.connection_made(transport)
@@ -68,7 +68,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return self.network
 
     def advance(self, seconds: float | None) -> None:
-        """Go on to the moment of the next timer."""
+        """Advance to the next timer."""
         if seconds is None:
             raise RuntimeError("everybody waits and nothing is ever going to happen")
         if seconds > 0:
@@ -84,7 +84,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def _describe_handle(handle: asyncio.Handle) -> str:
-    """Name the task behind a callback, and where it is."""
+    """Return the task behind a callback and its position."""
     task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]  # asyncio's own
     if not isinstance(task, asyncio.Task):
         return repr(handle)
@@ -100,7 +100,7 @@ def _frames(work: Any) -> list[Any]:
 
 
 class _TimeJumpSelector(selectors.DefaultSelector):
-    """Waits for nothing but time."""
+    """A selector that waits only for time."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class _TimeJumpSelector(selectors.DefaultSelector):
 
 
 class VirtualClock(SystemClock):
-    """The machine's clock on a virtual loop: waiting is the real thing, and it can be set wrong."""
+    """The system clock on a virtual loop. Waiting uses loop time; the clock can be set wrong."""
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
@@ -122,5 +122,5 @@ class VirtualClock(SystemClock):
         return START + timedelta(microseconds=self._loop.microseconds) + self.offset
 
     def monotonic(self) -> float:
-        """Tell the seconds that have gone by, whatever the clock was set to; named as in ``time``."""
+        """Return the elapsed seconds, independent of the clock; named as in ``time``."""
         return self._loop.time()

@@ -1,4 +1,4 @@
-"""Whatever is posted, the answer is the one that is written down, and the next good push is taken."""
+"""Every bad request gets its documented answer, and the next good push is accepted."""
 
 import asyncio
 from collections import Counter
@@ -30,7 +30,7 @@ CLIENT_COUNT, TASKS = 8, 100
 SMALL = '[callbacks]\nmax_body = "64KiB"\n'
 
 
-async def test_each_kind_of_bad_request_gets_its_own_answer(tmp_path: Path) -> None:
+async def test_each_kind_of_bad_request_gets_its_documented_answer(tmp_path: Path) -> None:
     async with (
         a_receiver(tmp_path, a_config("http://127.0.0.1:9", more=SMALL)) as receiver,
         receiver.client() as client,
@@ -73,7 +73,7 @@ async def request_status(receiver: Receiver, method: str, path: str, body: bytes
         return (await connection.request(method, path, body, headers)).status
 
 
-async def test_an_unknown_a_revoked_and_an_expired_token_get_one_and_the_same_404(tmp_path: Path) -> None:
+async def test_unknown_revoked_and_expired_tokens_get_the_same_404(tmp_path: Path) -> None:
     brief = '[callbacks]\nexpire_after = "1s"\n'
     async with a_receiver(tmp_path, a_config("http://127.0.0.1:9", more=brief)) as receiver:
         async with receiver.client() as client:
@@ -131,7 +131,7 @@ async def test_thousands_of_malformed_bodies_do_no_harm(tmp_path: Path, record_c
 
 
 async def _post_bad_bodies(receiver: Receiver, urls: list[str], rng: Random, answers: Counter[tuple[str, int]]) -> None:
-    """Post one bad body after the other on as few connections as the other side allows."""
+    """Post bad bodies one after another, on as few connections as the server allows."""
     left = BODIES // CLIENT_COUNT
     while left:
         async with a_connection(receiver.public) as connection:

@@ -1,4 +1,4 @@
-"""A batch of 50 is told of once, with all its results, whatever dies in between."""
+"""A batch of 50 gives one event with all results, through kills."""
 
 import asyncio
 import contextlib
@@ -62,7 +62,7 @@ async def test_a_batch_of_50_finishes_once_through_kills(
 
 
 async def submit_jobs(receiver: Receiver, numbers: Sequence[int]) -> list[str]:
-    """Hand jobs in, each until it was taken; an idempotency key makes it one, however often it was said."""
+    """Submit each job until it is accepted. Its idempotency key makes repeats harmless."""
     return [
         await submit_until_accepted(receiver, {"idempotency_key": f"job-{number}", "label": str(number)})
         for number in numbers
@@ -81,7 +81,7 @@ async def submit_until_accepted(receiver: Receiver, job: dict[str, Any]) -> str:
         await asyncio.sleep(0.1)
 
 
-async def test_a_batch_is_filled_closed_and_waited_for_by_commands(tmp_path: Path) -> None:
+async def test_commands_fill_close_and_await_a_batch(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling() as kling:
         route = a_webhook_route(sink, extra='on = ["batch"]')
         async with a_receiver(tmp_path, a_config(kling.url, more=route)) as receiver:

@@ -1,4 +1,4 @@
-"""A program that submits, waits and follows goes on through whatever happens to the service."""
+"""A program that submits, waits and follows continues through kills and restarts of the service."""
 
 import asyncio
 from pathlib import Path
@@ -28,7 +28,7 @@ async def test_waiting_survives_a_kill_and_a_restart(tmp_path: Path) -> None:
     assert done.label == "one"
 
 
-async def test_a_submit_waits_for_a_service_that_is_being_started(tmp_path: Path) -> None:
+async def test_submit_waits_for_a_starting_service(tmp_path: Path) -> None:
     async with (
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
@@ -43,7 +43,7 @@ async def test_a_submit_waits_for_a_service_that_is_being_started(tmp_path: Path
     assert again.id == first.id
 
 
-async def test_no_event_is_lost_or_told_twice_through_kills(tmp_path: Path) -> None:
+async def test_a_follower_gets_each_event_once_through_kills(tmp_path: Path) -> None:
     heard: list[str] = []
     async with (
         a_kling() as kling,
@@ -70,7 +70,7 @@ async def test_no_event_is_lost_or_told_twice_through_kills(tmp_path: Path) -> N
     assert len(happened) >= 10
 
 
-async def test_a_failed_task_is_an_answer_for_a_plain_program_too(tmp_path: Path) -> None:
+async def test_the_sync_client_returns_a_failed_task(tmp_path: Path) -> None:
     def plain(config: Path) -> list[Task]:
         with SyncClient(config=config) as client:
             task = client.submit(ENDPOINT, JOB)

@@ -1,4 +1,4 @@
-"""How events reach destinations: each route at its own pace, again after failures, never given up in silence."""
+"""Delivery to destinations: each route at its own rate, with retries, and never abandoned silently."""
 
 import asyncio
 import json
@@ -28,7 +28,7 @@ QUICK = 'retry = ["50ms"]'
 
 
 async def push_succeeded(receiver: Receiver, number: int = 1) -> list[str]:
-    """Have so many tasks succeed, by callbacks that are trusted; give the tasks' ids."""
+    """Push a trusted success for this many tasks. Return the tasks' ids."""
     ids = []
     async with receiver.client() as client:
         for each in range(number):
@@ -41,7 +41,7 @@ async def push_succeeded(receiver: Receiver, number: int = 1) -> list[str]:
 
 
 def deliveries(receiver: Receiver, *, route: str = "hook") -> list[tuple[Any, ...]]:
-    """Give status and attempts of a route's deliveries, oldest first."""
+    """Return status and attempts of a route's deliveries, oldest first."""
     return receiver.rows("SELECT status, attempts FROM deliveries WHERE route = ? ORDER BY id", route)
 
 
@@ -66,7 +66,7 @@ async def _respond_after(gate: asyncio.Event) -> int:
     return 204
 
 
-async def test_a_failed_attempt_is_made_again_under_the_same_webhook_id(tmp_path: Path) -> None:
+async def test_a_retry_has_the_same_webhook_id(tmp_path: Path) -> None:
     statuses = iter([500, 302, 404])
     async with a_sink() as sink:
         sink.answer = lambda: next(statuses, 204)
@@ -83,7 +83,7 @@ async def test_a_failed_attempt_is_made_again_under_the_same_webhook_id(tmp_path
             assert outcomes == [("failed", 500), ("failed", 302), ("failed", 404), ("accepted", 204)]
 
 
-async def test_a_destination_that_asks_for_time_gets_it(tmp_path: Path) -> None:
+async def test_retry_after_is_respected(tmp_path: Path) -> None:
     answers = iter([Response(status_code=503, headers={"retry-after": "2"})])
     async with a_sink() as sink:
         sink.answer = lambda: next(answers, 204)
@@ -97,7 +97,7 @@ async def test_a_destination_that_asks_for_time_gets_it(tmp_path: Path) -> None:
             assert second - first >= timedelta(seconds=2) / timedelta(microseconds=1)
 
 
-async def test_a_410_holds_the_route_and_what_comes_after_waits_untried(tmp_path: Path) -> None:
+async def test_a_410_holds_the_route_and_later_deliveries_wait(tmp_path: Path) -> None:
     async with a_sink() as gone, a_sink() as oncall:
         gone.answer = lambda: 410
         routes = a_webhook_route(gone) + a_webhook_route(oncall, name="on-call", extra='on = ["alert"]')
@@ -120,7 +120,7 @@ async def test_a_410_holds_the_route_and_what_comes_after_waits_untried(tmp_path
             assert len(gone.bodies) == 1
 
 
-async def test_a_route_that_failed_five_times_is_held_through_a_restart_and_drains_oldest_first_when_released(
+async def test_a_failing_route_is_held_through_a_restart_and_drains_oldest_first(
     tmp_path: Path,
 ) -> None:
     async with a_sink() as sink:
@@ -146,7 +146,7 @@ async def test_a_route_that_failed_five_times_is_held_through_a_restart_and_drai
             assert drained == ids
 
 
-async def test_conditions_say_which_events_a_route_gets(tmp_path: Path) -> None:
+async def test_conditions_select_a_routes_events(tmp_path: Path) -> None:
     async with a_sink() as ads, a_sink() as wide, a_sink() as broken, a_kling() as kling:
         routes = (
             a_webhook_route(ads, name="ads", extra="where = \"task.tags.project == 'ads'\"")
@@ -169,7 +169,7 @@ async def test_conditions_say_which_events_a_route_gets(tmp_path: Path) -> None:
             assert receiver.rows("SELECT route, count(*) FROM deliveries GROUP BY route") == [("ads", 1), ("wide", 1)]
 
 
-async def test_a_route_may_have_klings_body_as_it_came(tmp_path: Path) -> None:
+async def test_a_route_can_get_klings_unchanged_body(tmp_path: Path) -> None:
     odd = rb"""{ "task_id":"8672" , "big":1E3,
         "task_status" : "succeed","task_result":{"images":[{"index":0,"url":"http:\/\/c.d\u002f0"}]}}"""
     async with a_sink() as sink:
@@ -183,7 +183,7 @@ async def test_a_route_may_have_klings_body_as_it_came(tmp_path: Path) -> None:
             assert sink.bodies == [odd]
 
 
-async def test_retries_go_on_after_a_restart_and_after_a_crash(tmp_path: Path) -> None:
+async def test_retries_continue_after_a_restart_and_a_crash(tmp_path: Path) -> None:
     answers = iter([500, 500])
     async with a_sink() as sink:
         sink.answer = lambda: next(answers, 204)
@@ -202,7 +202,7 @@ async def test_retries_go_on_after_a_restart_and_after_a_crash(tmp_path: Path) -
             assert len(sink.received) == 1
 
 
-async def test_deliveries_of_a_route_that_left_the_configuration_wait_for_it_to_come_back(tmp_path: Path) -> None:
+async def test_deliveries_of_a_removed_route_wait_for_its_return(tmp_path: Path) -> None:
     async with a_sink() as sink, a_sink() as other:
         sink.answer = lambda: 500
         stays = a_webhook_route(other, name="stays")

@@ -1,6 +1,6 @@
-"""Each endpoint of Kling's the whole way: submitted, called back or asked about, delivered with what it made.
+"""Each endpoint of Kling the whole way: submitted, called back or polled, and delivered with its results.
 
-One receiver and one simulated Kling do it for all of them at the same time; each case then looks at its own.
+One receiver and one simulated Kling run all endpoints at the same time. Each case then checks its own.
 """
 
 import asyncio
@@ -65,7 +65,7 @@ CASES = [(way, path) for way in ("pushed", "polled") for path in RESULT_KINDS] +
 
 @dataclass(kw_only=True)
 class Results:
-    """What came of everything: events by the name each task was given, and what was answered through the gateway."""
+    """All results: events by the name of each task, and the gateway's answers."""
 
     events: dict[str, Json] = field(default_factory=dict)
     gateway_answers: dict[str, Json] = field(default_factory=dict)
@@ -76,7 +76,7 @@ class Results:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
-    """Have everything done, once."""
+    """Run all endpoints once."""
     return asyncio.run(run_everything(tmp_path_factory.mktemp("endpoints")))
 
 
@@ -135,7 +135,7 @@ async def create_by_gateway(client: AsyncClient, path: str) -> None:
 
 
 async def query_by_gateway(client: AsyncClient, path: str) -> Json:
-    """Ask Kling through the gateway, as a client of its does: about the task by its own id, and for a list."""
+    """Query Kling through the gateway as a client does: one task by external id, and the list."""
     endpoint, name = endpoint_of(path), name_of("gateway", path)
     one = (await client.get(f"/kling{endpoint.query_path(name, external=True)}")).json()["data"]
     if endpoint.generation is Generation.NEW:
@@ -154,7 +154,7 @@ def urls_in(entry: Mapping[str, Any]) -> Sequence[str]:
 
 
 @pytest.mark.parametrize(("way", "path"), CASES, ids=[name_of(*case) for case in CASES])
-def test_a_task_comes_home_with_what_its_endpoint_makes(results: Results, way: str, path: str) -> None:
+def test_each_endpoint_delivers_its_results(results: Results, way: str, path: str) -> None:
     event = results.events[name_of(way, path)]
 
     data, kind = event["data"], RESULT_KINDS[path]
@@ -169,7 +169,7 @@ def test_a_task_comes_home_with_what_its_endpoint_makes(results: Results, way: s
 
 
 @pytest.mark.parametrize("path", BY_GATEWAY)
-def test_a_client_of_the_gateway_can_ask_kling_about_its_task_and_list_it(results: Results, path: str) -> None:
+def test_a_gateway_client_can_query_and_list_its_task(results: Results, path: str) -> None:
     told, name = results.gateway_answers[path], name_of("gateway", path)
 
     task = results.events[name]["data"]["task"]
@@ -177,7 +177,7 @@ def test_a_client_of_the_gateway_can_ask_kling_about_its_task_and_list_it(result
     assert name in told["some"]
 
 
-def test_each_task_was_made_and_told_of_once_and_a_synchronous_call_left_none(results: Results) -> None:
+def test_each_task_is_created_and_reported_once(results: Results) -> None:
     assert len(results.events) == len(CASES)
     assert results.tasks == [("succeed", len(CASES))]
     assert results.speech_answer["data"]["task_result"]["audios"]

@@ -1,4 +1,4 @@
-"""One end of a task, one event, one run of each destination: whatever comes twice, late, or after a restart."""
+"""One final state, one event, one delivery per destination, even if pushes repeat, come late, or follow a restart."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from harness.running_service import (
 from harness.support import wait_until
 
 
-async def test_a_succeed_that_comes_twice_out_of_order_and_after_a_restart_is_acted_on_once(tmp_path: Path) -> None:
+async def test_a_repeated_late_success_is_delivered_once(tmp_path: Path) -> None:
     twice = {"share": 1.0, "on": ["succeed"]}
     overtaken = {"share": 1.0, "on": ["processing"]}
     async with a_sink() as sink, a_kling(duplicate=twice, reorder=overtaken) as kling:

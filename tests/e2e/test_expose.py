@@ -1,4 +1,4 @@
-"""What `expose` prints is taken by a real proxy, which passes callbacks on, nothing else, and logs no token."""
+"""A real proxy accepts the output of `expose`. It passes callbacks, nothing else, and logs no token."""
 
 import asyncio
 import os
@@ -46,7 +46,7 @@ http {
 
 
 def an_nginx(folder: Path, exposed: str, port: int) -> list[str]:
-    """Write nginx's files, and give the command that runs on them."""
+    """Write nginx's files. Return the command that runs it."""
     (folder / "exposed.conf").write_text(exposed.replace(f"listen {port}", f"listen 127.0.0.1:{port}"))
     user = "user root;" if os.geteuid() == 0 else ""
     (folder / "nginx.conf").write_text(user + NGINX.replace("@FOLDER@", str(folder)))
@@ -54,7 +54,7 @@ def an_nginx(folder: Path, exposed: str, port: int) -> list[str]:
 
 
 def a_caddy(folder: Path, exposed: str, port: int) -> list[str]:  # noqa: ARG001 -- it knows its port
-    """Write Caddy's file, and give the command that runs on it."""
+    """Write Caddy's file. Return the command that runs it."""
     (folder / "Caddyfile").write_text(exposed.replace("{\n", "{\n\tadmin off\n\tdefault_bind 127.0.0.1\n", 1))
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
 
@@ -64,7 +64,7 @@ COMMANDS: dict[str, Callable[[Path, str, int], list[str]]] = {"nginx": an_nginx,
 
 @asynccontextmanager
 async def a_proxy(kind: str, folder: Path, receiver: Receiver, port: int) -> AsyncIterator[Path]:
-    """Run what `expose` says of it, and give the folder of its logs."""
+    """Run the proxy with the output of `expose`. Yield the folder of its logs."""
     said = await receiver.run_cli_async("expose", kind)
     assert said.returncode == 0, said.stderr
     with (folder / "output.log").open("wb") as log:
@@ -97,7 +97,7 @@ def all_logs(folder: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", PROXIES)
-async def test_a_proxy_passes_callbacks_and_nothing_else_and_logs_no_token(kind: str, tmp_path: Path) -> None:
+async def test_a_proxy_passes_only_callbacks_and_logs_no_token(kind: str, tmp_path: Path) -> None:
     (tmp_path / "proxy").mkdir()
     port = free_port()
     url = f"http://127.0.0.1:{port}"
@@ -154,7 +154,7 @@ async def test_a_proxy_passes_callbacks_and_nothing_else_and_logs_no_token(kind:
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed here")
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not here")
-def test_nginx_takes_the_settings_for_https(tmp_path: Path) -> None:
+def test_nginx_accepts_the_https_settings(tmp_path: Path) -> None:
     receiver = Receiver(tmp_path, a_config("http://127.0.0.1:9", public_url=""))
     files = [str(tmp_path / "chain.pem"), str(tmp_path / "key.pem")]
     made = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=hooks.example.com"]

@@ -1,4 +1,4 @@
-"""The drop-in gateway with real processes: a client that speaks to us as if to Kling notices no difference."""
+"""The drop-in gateway with real processes: a client sees no difference from Kling."""
 
 import json
 from collections.abc import Callable
@@ -22,11 +22,11 @@ CREATED = b"""{ "code" : 0,
 
 
 def respond_with(status: int, body: bytes, **headers: str) -> Callable[[Request], Response]:
-    """Make Kling answer always the same bytes."""
+    """Make Kling always answer the same bytes."""
     return lambda _: Response(body, status, headers={"content-type": "application/json", **headers})
 
 
-async def test_a_create_reaches_kling_as_its_client_wrote_it_but_for_where_to_call_back(tmp_path: Path) -> None:
+async def test_a_create_reaches_kling_unchanged_except_for_its_callback_url(tmp_path: Path) -> None:
     async with a_recording_server() as (server, url), a_receiver(tmp_path, a_config(f"{url}/kling")) as receiver:
         server.answer = respond_with(200, CREATED, **{"x-request-id": "r-1"})
 
@@ -50,7 +50,7 @@ async def test_a_create_reaches_kling_as_its_client_wrote_it_but_for_where_to_ca
         assert task["origin"] == "gateway"
 
 
-async def test_what_kling_refuses_comes_back_as_kling_said_it(tmp_path: Path) -> None:
+async def test_klings_refusal_is_passed_back_unchanged(tmp_path: Path) -> None:
     refusals = [
         (429, b'{"code":1303, "message":"parallel task over resource pack limit","request_id":"r-2"}'),
         (400, b'{ "code": 1201,"message":"prompt is invalid" ,"request_id":"r-3"}'),
@@ -70,7 +70,7 @@ async def test_what_kling_refuses_comes_back_as_kling_said_it(tmp_path: Path) ->
         assert posted == ["/v1/images/multi-image2image"] * len(refusals)
 
 
-async def test_every_other_call_passes_through(tmp_path: Path) -> None:
+async def test_all_other_calls_pass_through(tmp_path: Path) -> None:
     async with a_recording_server() as (server, url), a_receiver(tmp_path, a_config(f"{url}/kling/")) as receiver:
         asked = [
             ("GET", "/kling/v1/images/multi-image2image/8672"),
@@ -99,7 +99,7 @@ async def test_every_other_call_passes_through(tmp_path: Path) -> None:
         assert strangers.json()["code"] == 1000
 
 
-async def test_a_clients_own_callback_url_gets_each_status_byte_for_byte_as_pushed(tmp_path: Path) -> None:
+async def test_a_clients_callback_url_gets_each_push_byte_for_byte(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_sink(check_signatures=False) as theirs,
@@ -124,7 +124,7 @@ async def test_a_clients_own_callback_url_gets_each_status_byte_for_byte_as_push
         assert created["body"]["callback_url"].startswith(f"{receiver.public}/callbacks/")
 
 
-async def test_without_a_public_url_a_clients_own_callback_url_gets_what_polling_finds(tmp_path: Path) -> None:
+async def test_a_clients_callback_url_gets_poll_answers_without_a_public_url(tmp_path: Path) -> None:
     told = [
         b'{"task_id" : "8672","task_status":"processing", "task_status_msg":"","task_info":{}}',
         b'{"task_id" : "8672","task_status":"succeed",  "task_result":{"images":[ {"index":0,"url":"https://c.example/0.png"}]}}',
@@ -149,7 +149,7 @@ async def test_without_a_public_url_a_clients_own_callback_url_gets_what_polling
             assert "callback_url" not in json.loads(server.bodies[0])
 
 
-async def test_a_clients_own_callback_url_does_not_lead_into_our_network(tmp_path: Path) -> None:
+async def test_a_clients_callback_url_cannot_reach_the_private_network(tmp_path: Path) -> None:
     async with (
         a_sink(check_signatures=False) as theirs,
         a_kling(dialect="gateway") as kling,

@@ -1,6 +1,6 @@
-"""Restarts while callbacks come in, the sockets held by systemd's protocol: callers notice nothing but a wait.
+"""Restarts under load with sockets held as systemd does: clients notice only a delay.
 
-``RESTARTS`` is how many, ``SEED`` which moments.
+``RESTARTS`` is the number of restarts, ``SEED`` chooses their moments.
 """
 
 import asyncio
@@ -34,7 +34,7 @@ os.execv(sys.executable, [sys.executable, "-m", "receiver", "serve", "--config",
 
 
 class SocketHoldingReceiver(Receiver):
-    """A receiver whose sockets stay open while it is away."""
+    """A receiver whose sockets stay open while the process is down."""
 
     def __init__(self, folder: Path, config: str, *, environ: Mapping[str, str] | None = None) -> None:
         super().__init__(folder, config, environ=environ)
@@ -42,7 +42,7 @@ class SocketHoldingReceiver(Receiver):
         self._held = [socket.create_server((each.hostname or "", each.port or 0), backlog=1024) for each in addresses]
 
     def spawn(self) -> None:
-        """Start the process with copies of the sockets, out of the way of descriptors 3 and 4."""
+        """Start the process with copies of the sockets, clear of descriptors 3 and 4."""
         given = [fcntl.fcntl(each.fileno(), fcntl.F_DUPFD, 100) for each in self._held]
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
@@ -66,7 +66,7 @@ class SocketHoldingReceiver(Receiver):
 @pytest.mark.soak("restarted under load, sockets held", minutes=8)
 @pytest.mark.timeout(120 + 10 * RESTARTS)
 @pytest.mark.parametrize("keeps", [True, False], ids=["kept-alive", "a connection each"])
-async def test_no_callback_is_refused_or_answered_with_an_error_across_restarts(
+async def test_restarts_with_held_sockets_refuse_no_callback(
     tmp_path: Path, record_counts: RecordCounts, keeps: bool
 ) -> None:
     seed = fresh_seed()
@@ -111,7 +111,7 @@ async def test_no_callback_is_refused_or_answered_with_an_error_across_restarts(
 
 
 async def _receive_some(load: LoadGenerator, rng: Random) -> float:
-    """Let some hundred callbacks be taken; tell how long that took."""
+    """Wait for some hundred acknowledged callbacks. Return how long that took."""
     began = asyncio.get_running_loop().time()
     enough = len(load.acknowledged) + rng.randrange(100, 300)
     await wait_until(lambda: len(load.acknowledged) >= enough, seconds=60)

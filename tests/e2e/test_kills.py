@@ -1,7 +1,7 @@
-"""kill -9 at any moment, again and again, under load and with three webhooks and a script: nothing that was
-acknowledged is lost, and all of it is delivered.
+"""kill -9 at random moments, under load, with three webhooks and a script: nothing acknowledged is lost, all is
+delivered.
 
-``KILLS`` is how many, ``SEED`` which moments; `make soak` asks for a thousand.
+``KILLS`` is the number of kills, ``SEED`` chooses their moments; `make soak` uses 1,000.
 """
 
 import asyncio
@@ -25,9 +25,7 @@ EARLY_KILLS = 0.2
 
 @pytest.mark.soak("kill -9 under load", minutes=31)
 @pytest.mark.timeout(120 + 10 * KILLS)
-async def test_nothing_acknowledged_is_lost_however_often_the_process_is_killed(
-    tmp_path: Path, record_counts: RecordCounts
-) -> None:
+async def test_kills_lose_nothing_acknowledged(tmp_path: Path, record_counts: RecordCounts) -> None:
     seed = fresh_seed()
     rng, up = Random(seed), 0.0
     record_counts(seed=seed, kills=KILLS)

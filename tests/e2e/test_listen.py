@@ -1,4 +1,4 @@
-"""`listen` brings what happens to a program under development, as a route would, and leaves no trace at the service."""
+"""`listen` delivers events to a program under development like a route, and leaves no trace in the service."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ POLL = '[poll]\nafter = "1s"\nevery = "1s"'  # for callbacks that come while nob
 
 @dataclass(frozen=True, slots=True)
 class ListenProcess:
-    """A `listen` that has begun."""
+    """A running `listen` command."""
 
     process: "subprocess.Popen[bytes]"
     out: Path
@@ -60,7 +60,7 @@ async def a_listen_process(receiver: Receiver, *argv: str, configured: bool = Tr
         process.wait()
 
 
-async def test_a_url_gets_what_a_route_would_send_it_through_a_restart(tmp_path: Path) -> None:
+async def test_listen_forwards_to_a_url_like_a_route_through_a_restart(tmp_path: Path) -> None:
     async with (
         a_kling() as kling,
         a_sink() as sink,
@@ -91,7 +91,7 @@ async def test_a_url_gets_what_a_route_would_send_it_through_a_restart(tmp_path:
     assert SECRET not in listen.err.read_text() + listen.out.read_text()
 
 
-async def test_a_program_gets_argv_variables_and_the_event(tmp_path: Path) -> None:
+async def test_a_program_gets_arguments_variables_and_the_event(tmp_path: Path) -> None:
     script = tmp_path / "take it"
     script.write_text('#!/bin/sh\ncat > got.json\nenv > got.env\necho "took $1 $2"\n[ "$KLING_STATUS" = succeed ]\n')
     script.chmod(0o755)
@@ -117,7 +117,7 @@ async def test_a_program_gets_argv_variables_and_the_event(tmp_path: Path) -> No
     assert "THE_TOKEN" not in environ
 
 
-async def test_when_its_reader_leaves_what_was_handed_on_is_counted_alike(tmp_path: Path) -> None:
+async def test_a_closed_output_pipe_does_not_change_the_count(tmp_path: Path) -> None:
     async with (
         a_kling() as kling,
         a_sink(check_signatures=False) as sink,
@@ -142,7 +142,7 @@ async def test_when_its_reader_leaves_what_was_handed_on_is_counted_alike(tmp_pa
     assert b"\n1 event, 1 taken, 0 not." in said
 
 
-async def test_a_receiver_elsewhere_is_listened_to_with_a_secret_made_for_the_run(tmp_path: Path) -> None:
+async def test_listening_to_a_remote_receiver_uses_a_temporary_secret(tmp_path: Path) -> None:
     where = ["--url", "@ADMIN@", "--token", "env:THE_TOKEN", "--where", "task.tags.project == 'ads'"]
     async with (
         a_kling() as kling,
@@ -170,7 +170,7 @@ async def test_a_receiver_elsewhere_is_listened_to_with_a_secret_made_for_the_ru
     assert receiver.token not in said + listen.lines[0]
 
 
-async def test_without_a_destination_events_are_shown_as_they_are(tmp_path: Path) -> None:
+async def test_without_a_destination_events_are_printed(tmp_path: Path) -> None:
     async with (
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url)) as receiver,

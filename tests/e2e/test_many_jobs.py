@@ -1,4 +1,4 @@
-"""Many jobs by one command, more than there are slots: each is made once, through kill -9 and when asked for again."""
+"""One command submits more jobs than there are slots: each is created once, through kill -9 and repeated commands."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ def has_made(simulator: Simulator, count: int) -> bool:
     return simulator.counts["created"] >= count
 
 
-async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> None:
+async def test_each_job_of_a_file_is_created_once_through_kills(tmp_path: Path) -> None:
     path = write_jobs(tmp_path, failing=7)
     async with a_kling(image_slots=SLOTS) as simulator:
         config = a_config(simulator.url, kling_more=f"slots = {{ image = {SLOTS} }}")
@@ -75,7 +75,7 @@ async def test_each_job_of_a_file_is_made_once_through_kills(tmp_path: Path) -> 
             await wait_until(partial(has_made, simulator, 2 * JOBS), seconds=60)
 
 
-async def test_what_waits_of_a_file_of_jobs_is_cancelled_and_stays_so_through_a_kill(tmp_path: Path) -> None:
+async def test_queued_jobs_of_a_file_stay_cancelled_through_a_kill(tmp_path: Path) -> None:
     path = write_jobs(tmp_path)
     async with a_kling(image_slots=SLOTS, processing_for="10m") as simulator:
         config = a_config(simulator.url, kling_more=f"slots = {{ image = {SLOTS} }}")

@@ -1,4 +1,4 @@
-"""Polling is the guarantee: with no callback at all every task still comes to its end."""
+"""Polling is the guarantee: without any callback every task still reaches its final state."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from harness.support import wait_until
 FAST_POLLING = '[poll]\nafter = "50ms"\nevery = "100ms"\n'
 
 
-async def test_without_a_public_url_tasks_are_followed_by_polling_alone(tmp_path: Path) -> None:
+async def test_tasks_are_polled_without_a_public_url(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling() as kling:
         config = a_config(
             kling.url, public_url="", more=FAST_POLLING + a_webhook_route(sink, extra='on = ["succeed", "failed"]')
@@ -37,7 +37,7 @@ async def test_without_a_public_url_tasks_are_followed_by_polling_alone(tmp_path
             assert kling.state()["counts"]["callbacks"] == 0
 
 
-async def test_lost_callbacks_are_made_good_by_polling(tmp_path: Path) -> None:
+async def test_polling_replaces_lost_callbacks(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling(drop="always") as kling,
@@ -52,7 +52,7 @@ async def test_lost_callbacks_are_made_good_by_polling(tmp_path: Path) -> None:
         assert kling.state()["counts"]["callbacks_dropped"] == 2
 
 
-async def test_polling_goes_on_through_errors_of_kling_and_a_restart(tmp_path: Path) -> None:
+async def test_polling_continues_through_kling_errors_and_a_restart(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling(processing_for="700ms") as kling:
         config = a_config(kling.url, public_url="", more=FAST_POLLING + a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver:
@@ -69,7 +69,7 @@ async def test_polling_goes_on_through_errors_of_kling_and_a_restart(tmp_path: P
             await wait_until(lambda: len(sink.bodies) == 1)
 
 
-async def test_a_task_that_never_ends_is_expired_and_a_late_end_still_counts(tmp_path: Path) -> None:
+async def test_an_endless_task_expires_and_a_late_end_still_counts(tmp_path: Path) -> None:
     soon = '[poll]\nafter = "50ms"\nevery = "50ms"\ngive_up_after = "500ms"\n'
     async with a_sink() as sink, a_kling(processing_for="1500ms") as kling:
         config = a_config(kling.url, more=soon + a_webhook_route(sink, extra='on = ["*"]'))
@@ -83,7 +83,7 @@ async def test_a_task_that_never_ends_is_expired_and_a_late_end_still_counts(tmp
             assert sorted(sink.types) == ["task.expired", "task.processing", "task.succeed"]
 
 
-async def test_without_callbacks_a_late_end_still_counts_and_that_it_took_long_is_told_once(tmp_path: Path) -> None:
+async def test_a_stuck_task_raises_one_alert_and_its_late_end_counts(tmp_path: Path) -> None:
     soon = '[poll]\nafter = "50ms"\nevery = "50ms"\nstuck_after = "100ms"\ngive_up_after = "1500ms"\n'
     async with a_sink() as sink, a_kling(processing_for="6s") as kling:
         config = a_config(kling.url, public_url="", more=soon + a_webhook_route(sink, extra='on = ["*"]'))

@@ -1,4 +1,4 @@
-"""The public listener of the real service under whoever finds it: floods, guesses, false names, broken requests."""
+"""The public listener of the real service under attack: floods, guessed tokens, false hosts, broken requests."""
 
 import asyncio
 import contextlib
@@ -19,21 +19,21 @@ GUESSED_PATH = "/callbacks/a-guess-of-somebody-who-scans-the-net"
 
 @contextlib.asynccontextmanager
 async def a_listener(folder: Path, *, more: str = "", public_url: str = "@PUBLIC@") -> AsyncIterator[Receiver]:
-    """Run a receiver that asks nobody about anything."""
+    """Run a receiver that never polls."""
     config = a_config(NO_KLING, more='[callbacks]\nverify = "never"\nmax_body = "4KiB"\n' + more, public_url=public_url)
     async with a_receiver(folder, config) as receiver:
         yield receiver
 
 
 async def a_callback_path(receiver: Receiver) -> str:
-    """Have a callback URL made; give its path."""
+    """Mint a callback URL. Return its path."""
     async with receiver.client() as client:
         _, url = await create_callback_url(client)
     return urlsplit(url).path
 
 
 async def send_bytes(listener: str, sent: bytes) -> int:
-    """Send bytes to a listener; give the status of its answer, 0 for none."""
+    """Send bytes to a listener. Return the status of the answer, 0 for none."""
     parts = urlsplit(listener)
     reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
     writer.write(sent)
@@ -45,7 +45,7 @@ async def send_bytes(listener: str, sent: bytes) -> int:
         writer.transport.abort()
 
 
-async def test_a_flood_of_slow_clients_does_not_stop_a_good_callback(tmp_path: Path) -> None:
+async def test_slow_clients_do_not_stop_a_good_callback(tmp_path: Path) -> None:
     async with a_listener(tmp_path) as receiver:
         path = await a_callback_path(receiver)
         parts = urlsplit(receiver.public)
@@ -68,7 +68,7 @@ async def test_a_flood_of_slow_clients_does_not_stop_a_good_callback(tmp_path: P
         assert receiver.rows("SELECT count(*) FROM pushes") == [(25,)]
 
 
-async def test_a_flood_of_requests_that_wait_for_no_answer_does_not_stop_a_good_callback(tmp_path: Path) -> None:
+async def test_pipelined_requests_do_not_stop_a_good_callback(tmp_path: Path) -> None:
     flood = b"GET /x HTTP/1.1\r\nhost: localhost\r\n\r\n" * 7_000
     async with a_listener(tmp_path) as receiver:
         path = await a_callback_path(receiver)
@@ -93,7 +93,7 @@ async def test_a_flood_of_requests_that_wait_for_no_answer_does_not_stop_a_good_
         assert sum(said["requests"] for said in receiver.log_entries("listener.closed")) < 500
 
 
-async def test_trailers_are_refused_and_reach_neither_the_inbox_nor_the_api(tmp_path: Path) -> None:
+async def test_trailers_are_refused_and_never_processed(tmp_path: Path) -> None:
     async with a_listener(tmp_path) as receiver:
         path = await a_callback_path(receiver)
         head = "POST {} HTTP/1.1\r\n{}: localhost\r\ntransfer-encoding: chunked\r\n\r\n2\r\n{{}}\r\n0\r\n"
@@ -107,7 +107,7 @@ async def test_trailers_are_refused_and_reach_neither_the_inbox_nor_the_api(tmp_
         assert receiver.rows("SELECT count(*) FROM pushes") == [(0,)]
 
 
-async def test_whoever_guesses_waits_for_no_writer_and_keeps_nobody_out(tmp_path: Path) -> None:
+async def test_token_guessing_blocks_no_valid_callback(tmp_path: Path) -> None:
     async with a_listener(tmp_path) as receiver:
         path = await a_callback_path(receiver)
         async with a_connection(receiver.public) as connection:
@@ -127,7 +127,7 @@ async def test_whoever_guesses_waits_for_no_writer_and_keeps_nobody_out(tmp_path
         assert len(receiver.log_entries("callback.refused")) < 100
 
 
-async def test_only_the_public_host_and_this_machine_are_answered(tmp_path: Path) -> None:
+async def test_only_the_public_host_and_local_hosts_are_answered(tmp_path: Path) -> None:
     async with a_listener(tmp_path, public_url="https://hooks.example.com/kling") as receiver:
         path = await a_callback_path(receiver)
 
@@ -142,7 +142,7 @@ async def test_only_the_public_host_and_this_machine_are_answered(tmp_path: Path
         assert "[public] proxies" in first["reason"]
 
 
-async def test_a_named_proxy_says_who_called_and_nobody_else_does(tmp_path: Path) -> None:
+async def test_only_a_configured_proxy_can_set_the_client_address(tmp_path: Path) -> None:
     config = a_config(NO_KLING, public_url='https://hooks.example.com"\nproxies = ["127.0.0.8"]\n#"')
     async with a_receiver(tmp_path, config) as receiver:
         parts = urlsplit(receiver.public)
@@ -162,7 +162,7 @@ async def test_a_named_proxy_says_who_called_and_nobody_else_does(tmp_path: Path
         assert [said["peer"] for said in receiver.log_entries("callback.refused")] == ["198.51.100.7", "127.0.0.9"]
 
 
-async def test_no_refused_request_leaves_its_token_in_the_log(tmp_path: Path) -> None:
+async def test_refused_requests_leave_no_token_in_the_log(tmp_path: Path) -> None:
     async with a_listener(tmp_path) as receiver:
         path = await a_callback_path(receiver)
         token = path.rpartition("/")[2]

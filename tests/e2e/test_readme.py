@@ -53,7 +53,7 @@ async def run_consumer(folder: Path) -> AsyncIterator[tuple[int, Path]]:
         await asyncio.to_thread(process.wait)
 
 
-async def test_the_consumer_takes_what_is_signed_and_nothing_else(tmp_path: Path) -> None:
+async def test_the_consumer_accepts_only_signed_requests(tmp_path: Path) -> None:
     async with run_consumer(tmp_path) as (port, output), a_kling() as kling:
         url = f"http://127.0.0.1:{port}/hooks/kling"
         route = f'[[routes]]\nname = "app"\non = ["succeed"]\nwebhook = {{ url = "{url}", secret = "{SECRET}" }}'
@@ -69,7 +69,7 @@ async def test_the_consumer_takes_what_is_signed_and_nothing_else(tmp_path: Path
 
 
 def signed(event_id: str, body: str) -> dict[str, str]:
-    """Give the headers the receiver would send *body* with just now."""
+    """Return the headers with which the receiver would sign *body* now."""
     now = datetime.now(UTC)  # noqa: TID251 -- the consumer looks at the machine's own clock
     return {
         "webhook-id": event_id,
@@ -79,7 +79,7 @@ def signed(event_id: str, body: str) -> dict[str, str]:
     }
 
 
-async def test_the_consumer_takes_events_of_no_task_and_remembers_what_it_has_handled(tmp_path: Path) -> None:
+async def test_the_consumer_accepts_events_without_a_task_and_deduplicates(tmp_path: Path) -> None:
     told = [
         {"type": "batch.finished", "data": {"event_id": "evt_batch", "message": "Batch spring is finished."}},
         {"type": "alert.route_held", "data": {"event_id": "evt_alert", "message": "Route app is held."}},
@@ -97,7 +97,7 @@ async def test_the_consumer_takes_events_of_no_task_and_remembers_what_it_has_ha
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the manual's requests need curl")
 @pytest.mark.parametrize("path", ["/kling/v1/images/multi-image2image", "/api/tasks"])
-async def test_the_requests_are_taken_by_an_official_kling(tmp_path: Path, path: str) -> None:
+async def test_the_example_requests_are_valid_for_kling(tmp_path: Path, path: str) -> None:
     request = readme_block("console", f"curl -X POST http://127.0.0.1:8701{path}").removeprefix("$ ")
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url)) as receiver:
         words = request.replace("http://127.0.0.1:8701", receiver.admin).replace(
@@ -113,7 +113,7 @@ async def test_the_requests_are_taken_by_an_official_kling(tmp_path: Path, path:
     assert task["kling_id"] in ended.stdout.decode()
 
 
-async def test_a_program_submits_and_waits(tmp_path: Path) -> None:
+async def test_the_example_program_submits_and_waits(tmp_path: Path) -> None:
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url)) as receiver:
         ended = await asyncio.to_thread(
             subprocess.run,
@@ -131,7 +131,7 @@ async def test_a_program_submits_and_waits(tmp_path: Path) -> None:
     assert [place.startswith(kling.url) for place in places] == [True]
 
 
-async def test_a_plain_program_is_told_of_each_success(tmp_path: Path) -> None:
+async def test_the_sync_example_gets_each_success(tmp_path: Path) -> None:
     async with (
         a_kling() as kling,
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
@@ -159,7 +159,7 @@ async def test_a_plain_program_is_told_of_each_success(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("curl") is None, reason="the manual's script needs curl")
-async def test_the_script_fetches_every_result(tmp_path: Path) -> None:
+async def test_the_example_script_downloads_every_result(tmp_path: Path) -> None:
     script = tmp_path / "publish"
     script.write_text(readme_block("sh", "/usr/local/bin/publish"))
     script.chmod(0o755)

@@ -1,4 +1,4 @@
-"""Holding, replaying and explaining in real processes: what a person asks for is done, whatever happens to them."""
+"""Hold, replay and explain with real processes: operator actions survive kills."""
 
 import asyncio
 import getpass
@@ -15,7 +15,7 @@ BODY = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://exa
 
 
 def a_script_route(folder: Path) -> str:
-    """A route to a script that refuses all as long as a file says that it is broken, and else writes down events."""
+    """A route to a script that fails while a file exists, and otherwise appends events to a file."""
     script = folder / "publish.sh"
     script.write_text(
         '#!/bin/sh\n[ -e "$0.broken" ] && echo "I am broken" && exit 65\necho "$KLING_EVENT_ID" >> "$OUT"\n'
@@ -45,7 +45,7 @@ async def deliveries(receiver: Receiver, **query: str) -> list[dict[str, Any]]:
         return list(reversed(found))
 
 
-async def test_a_replay_goes_on_after_a_kill_and_the_command_that_asked_for_it_sees_its_end(tmp_path: Path) -> None:
+async def test_a_replay_and_its_command_continue_after_a_kill(tmp_path: Path) -> None:
     broken = tmp_path / "publish.sh.broken"
     broken.touch()
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url, more=a_script_route(tmp_path))) as receiver:
@@ -87,7 +87,7 @@ def published_events(folder: Path) -> Sequence[str]:
     return file.read_text().split() if file.exists() else []
 
 
-async def test_a_held_route_outlives_a_kill_and_is_released_by_hand(tmp_path: Path) -> None:
+async def test_a_held_route_stays_held_through_a_kill_until_released(tmp_path: Path) -> None:
     async with a_sink() as sink, a_sink() as mail, a_kling() as kling:
         sink.answer = lambda: 500
         routes = a_webhook_route(sink, extra='retry = ["50ms"]') + a_webhook_route(
@@ -120,11 +120,11 @@ async def test_a_held_route_outlives_a_kill_and_is_released_by_hand(tmp_path: Pa
 
 
 def accepted_since(sink: Sink, since: int) -> set[str]:
-    """Give the events that came after the first so many."""
+    """Return the events accepted after the first *count*."""
     return {headers["webhook-id"] for headers in sink.headers[since:]}
 
 
-async def test_a_route_held_by_hand_lets_nothing_out_and_its_deliveries_can_be_retried_after(tmp_path: Path) -> None:
+async def test_a_manually_held_route_delivers_nothing_until_retried(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling() as kling,
@@ -158,7 +158,7 @@ async def test_a_route_held_by_hand_lets_nothing_out_and_its_deliveries_can_be_r
         assert sink.headers[0]["kling-receiver-delivery"] != sink.headers[1]["kling-receiver-delivery"]
 
 
-async def test_a_tasks_whole_story_is_told(tmp_path: Path) -> None:
+async def test_explain_shows_a_tasks_complete_history(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling() as kling:
         routes = a_webhook_route(sink) + a_webhook_route(sink, name="failures", extra='on = ["failed"]')
         async with a_receiver(tmp_path, a_config(kling.url, more=routes)) as receiver, receiver.client() as client:

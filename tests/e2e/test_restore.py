@@ -1,4 +1,4 @@
-"""A backup made under load is restored as the manual says, after a kill that left a log behind."""
+"""A backup made under load is restored as the manual says, after a kill that left a write-ahead log."""
 
 import asyncio
 import re
@@ -22,7 +22,7 @@ def steps(backup: Path) -> str:
     return "\n".join(commands).replace("/backups/monday.db", str(backup))
 
 
-async def test_a_backup_is_restored_as_the_manual_says_and_work_goes_on_from_there(tmp_path: Path) -> None:
+async def test_a_backup_is_restored_as_the_manual_says(tmp_path: Path) -> None:
     store, copy, gate = tmp_path / "var" / "receiver.db", tmp_path / "monday.db", asyncio.Event()
 
     async def answer() -> int:
@@ -58,7 +58,7 @@ async def test_a_backup_is_restored_as_the_manual_says_and_work_goes_on_from_the
         assert await receiver.stop() == 0
 
 
-async def test_a_store_that_was_emptied_is_neither_vouched_for_nor_begun_anew(tmp_path: Path) -> None:
+async def test_an_emptied_store_is_refused(tmp_path: Path) -> None:
     store = tmp_path / "var" / "receiver.db"
     log = store.with_name("receiver.db-wal")
     config = a_config("http://127.0.0.1:9", more='[callbacks]\nverify = "never"\n')
@@ -89,7 +89,7 @@ async def test_a_store_that_was_emptied_is_neither_vouched_for_nor_begun_anew(tm
         assert await receiver.stop() == 0
 
 
-async def test_a_store_that_a_newer_version_worked_on_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+async def test_a_newer_store_is_refused_and_unchanged(tmp_path: Path) -> None:
     store = tmp_path / "var" / "receiver.db"
     async with a_receiver(tmp_path, a_config("http://127.0.0.1:9")) as receiver:
         assert await receiver.stop() == 0

@@ -1,4 +1,4 @@
-"""Results are brought home before anybody is told, in the product as its users run it, whatever ends it on the way."""
+"""Results are downloaded before events are delivered, in the real service, through kills and stops."""
 
 import asyncio
 import contextlib
@@ -27,7 +27,7 @@ from receiver.kling.simulator.results import content
 ARCHIVE = '[archive]\ndir = "results"\n[network]\nallow = ["127.0.0.0/8"]\n'
 
 
-async def test_routes_are_told_when_the_files_are_there(tmp_path: Path) -> None:
+async def test_events_are_delivered_after_the_download(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling() as kling:
         config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink) + a_script_route(tmp_path))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
@@ -47,7 +47,7 @@ async def test_routes_are_told_when_the_files_are_there(tmp_path: Path) -> None:
             assert await receiver.stop() == 0
 
 
-async def test_a_submit_that_waits_ends_with_the_files(tmp_path: Path) -> None:
+async def test_a_waiting_submit_prints_the_files(tmp_path: Path) -> None:
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url, more=ARCHIVE)) as receiver:
         image = "https://example.com/a.png"
         done = await asyncio.to_thread(
@@ -60,7 +60,7 @@ async def test_a_submit_that_waits_ends_with_the_files(tmp_path: Path) -> None:
         assert content_of(place).startswith(b"\x89PNG")
 
 
-async def test_a_kill_in_the_middle_of_a_download_costs_a_second_download_and_nothing_else(tmp_path: Path) -> None:
+async def test_a_kill_during_a_download_costs_only_a_second_download(tmp_path: Path) -> None:
     async with a_cdn() as cdn, a_sink() as sink, a_kling(public_url=cdn.peer.url) as kling:
         config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver:
@@ -86,7 +86,7 @@ async def test_a_kill_in_the_middle_of_a_download_costs_a_second_download_and_no
             await wait_until(lambda: one_delivery(receiver) == [("delivered", 1)])
 
 
-async def test_a_stop_does_not_wait_for_a_download_and_the_next_start_goes_on(tmp_path: Path) -> None:
+async def test_a_stop_interrupts_a_download_and_the_next_start_resumes_it(tmp_path: Path) -> None:
     async with a_cdn() as cdn, a_sink() as sink, a_kling(public_url=cdn.peer.url) as kling:
         cdn.is_interrupted = True
         config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink))
@@ -102,7 +102,7 @@ async def test_a_stop_does_not_wait_for_a_download_and_the_next_start_goes_on(tm
             await wait_until(lambda: one_delivery(receiver) == [("delivered", 1)])
 
 
-async def test_without_a_folder_what_waited_for_files_goes_out(tmp_path: Path) -> None:
+async def test_turning_the_archive_off_delivers_waiting_events(tmp_path: Path) -> None:
     async with a_cdn() as cdn, a_sink() as sink, a_kling(public_url=cdn.peer.url) as kling:
         cdn.is_interrupted = True
         config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink))
@@ -122,7 +122,7 @@ IMAGES = [{"subject_image": "https://example.com/a.png"}]
 
 
 class Cdn:
-    """Serves what the simulator makes; as long as it is told to, it breaks off in the middle and says nothing more."""
+    """Serves the simulator's files. While told to, it stops in the middle of a file and then sends nothing."""
 
     def __init__(self) -> None:
         self.is_interrupted = False
@@ -145,7 +145,7 @@ async def a_cdn() -> AsyncIterator[Cdn]:
 
 
 async def assert_downloaded(asset: dict[str, Any], url: str) -> None:
-    """See that a file is what its URL gives."""
+    """Assert that a file has the content of its URL."""
     async with plain_http() as client:
         there = (await client.get(url)).content
     assert asset["url"] == url
@@ -172,7 +172,7 @@ def partial_files(folder: Path) -> list[str]:
 
 
 def one_delivery(receiver: Receiver) -> list[tuple[Any, ...]]:
-    """Give status and attempts of the deliveries of the succeed."""
+    """Return status and attempts of the success event's deliveries."""
     return receiver.rows(
         "SELECT status, attempts FROM deliveries JOIN events ON events.id = event_id WHERE type = 'task.succeed'"
     )

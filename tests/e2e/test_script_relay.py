@@ -1,4 +1,4 @@
-"""A script in a unit of its own behaves as one that the service runs itself; systemd's own tool starts it."""
+"""A script in its own systemd unit behaves like one that the service runs itself. systemd-socket-activate starts it."""
 
 import asyncio
 import contextlib
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.skipif(
 
 @contextlib.asynccontextmanager
 async def a_unit(folder: Path, text: str, *arguments: str) -> AsyncIterator[str]:
-    """Have a script started for each connection to a socket; give the socket's path."""
+    """Start a script for each connection to a socket. Yield the socket's path."""
     script, path = folder / "publish", folder / "script.sock"
     script.write_text(f"#!/bin/sh\n{text}\n")
     script.chmod(0o755)
@@ -54,26 +54,26 @@ async def send_by_relay(path: str, *, seconds: float = 10, **changes: Any) -> Ou
 
 
 def is_listening(path: Path) -> bool:
-    """Whether a connection would be taken, told without making one: each starts a script."""
+    """Return whether the socket accepts connections, without connecting: a connection would start a script."""
     sockets = (line.split() for line in Path("/proc/net/unix").read_text().splitlines())
     return any(fields[-1] == str(path) and int(fields[3], 16) & 0x10000 for fields in sockets)
 
 
 @contextlib.contextmanager
 def a_requester(path: str) -> Iterator[socket.socket]:
-    """Be an `ask` that is killed in the end: its socket is closed with both halves."""
+    """Run an `ask` process and kill it at the end, which closes its socket in both directions."""
     with socket.socket(socket.AF_UNIX) as asker:
         asker.connect(path)
         yield asker
 
 
 def a_head(*, length: int) -> bytes:
-    """What goes over the socket before the event."""
+    """Return the header that precedes the event on the socket."""
     return json.dumps({"word": "w", "variables": {}, "length": length}).encode() + b"\n"
 
 
 def a_route(path: str, *, retry: str = "1h") -> str:
-    """A route to the unit whose script may take two seconds, and the trust that it needs."""
+    """A route to the unit with a script timeout of two seconds, and callbacks that are trusted."""
     command = json.dumps([*RELAY, "ask", path])
     return f"""
 [callbacks]
@@ -96,7 +96,7 @@ def is_running(pid_file: Path) -> bool:
     return not stat.rpartition(") ")[2].startswith("Z")
 
 
-async def test_the_event_and_its_variables_arrive_and_the_output_comes_back(tmp_path: Path) -> None:
+async def test_event_and_variables_arrive_and_the_output_returns(tmp_path: Path) -> None:
     async with a_unit(
         tmp_path, 'cat; echo; echo "$1 $KLING_EVENT_ID $KLING_ATTEMPT [$KLING_RUN]" >/dev/stderr', "--fast"
     ) as path:
@@ -108,7 +108,7 @@ async def test_the_event_and_its_variables_arrive_and_the_output_comes_back(tmp_
     assert said == b"--fast evt_1 3 []"
 
 
-async def test_only_variables_of_ours_cross_over(tmp_path: Path) -> None:
+async def test_only_kling_variables_are_passed(tmp_path: Path) -> None:
     async with a_unit(tmp_path, 'echo "[$LD_PRELOAD] [$KLING_STATUS]"') as path:
         reader, writer = await asyncio.open_unix_connection(path)
         variables = {"LD_PRELOAD": "evil.so", "KLING_STATUS": "succeed", "KLING_RUN": "1-2-3"}
@@ -135,7 +135,7 @@ async def test_only_variables_of_ours_cross_over(tmp_path: Path) -> None:
         ("head -c 100000000 /dev/zero", Accepted, 0, ""),
     ],
 )
-async def test_the_exit_code_comes_back(tmp_path: Path, text: str, kind: type, code: int, words: str) -> None:
+async def test_the_exit_code_returns(tmp_path: Path, text: str, kind: type, code: int, words: str) -> None:
     async with a_unit(tmp_path, text) as path:
         outcome = await send_by_relay(path, body=b"{" + b'"x":"' + b"y" * 5_000_000 + b'"}')
 
@@ -144,7 +144,7 @@ async def test_the_exit_code_comes_back(tmp_path: Path, text: str, kind: type, c
     assert words in getattr(outcome, "reason", "")
 
 
-async def test_a_unit_that_is_not_there_is_named(tmp_path: Path) -> None:
+async def test_a_missing_unit_is_named(tmp_path: Path) -> None:
     outcome = await send_by_relay(str(tmp_path / "script.sock"))
 
     assert isinstance(outcome, Failed)
@@ -162,7 +162,7 @@ async def test_a_unit_that_is_not_there_is_named(tmp_path: Path) -> None:
     ],
     ids=["heeds the request", "does not"],
 )
-async def test_an_attempt_that_took_too_long_is_over_when_its_script_is(tmp_path: Path, text: str) -> None:
+async def test_a_timed_out_attempt_ends_with_its_script(tmp_path: Path, text: str) -> None:
     pid = tmp_path / "pid"
     async with a_unit(tmp_path, text.format(pid=pid)) as path:
         outcome = await send_by_relay(path, seconds=3)
@@ -173,7 +173,7 @@ async def test_an_attempt_that_took_too_long_is_over_when_its_script_is(tmp_path
         assert outcome.excerpt == b"begun\n"
 
 
-async def test_an_asker_that_is_killed_takes_its_script_along(tmp_path: Path) -> None:
+async def test_a_killed_requester_ends_its_script(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     async with a_unit(tmp_path, f"echo $$ >{pid}; exec sleep 60") as path:
         with a_requester(path) as asker:
@@ -186,7 +186,7 @@ async def test_an_asker_that_is_killed_takes_its_script_along(tmp_path: Path) ->
 @pytest.mark.parametrize(
     "said", [b"", b'{"word', '{head}{"half an ev'], ids=["nothing", "half a head", "half an event"]
 )
-async def test_what_was_cut_short_starts_no_script(tmp_path: Path, said: bytes | str) -> None:
+async def test_a_truncated_request_starts_no_script(tmp_path: Path, said: bytes | str) -> None:
     said = said if isinstance(said, bytes) else said.replace("{head}", a_head(length=100).decode()).encode()
     async with a_unit(tmp_path, f"touch {tmp_path}/ran") as path:
         with a_requester(path) as asker:
@@ -196,7 +196,7 @@ async def test_what_was_cut_short_starts_no_script(tmp_path: Path, said: bytes |
     assert not (tmp_path / "ran").exists()
 
 
-def test_who_has_hung_up_before_the_unit_was_up_has_no_script_started(tmp_path: Path) -> None:
+def test_an_early_disconnect_starts_no_script(tmp_path: Path) -> None:
     (tmp_path / "publish").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
     (tmp_path / "publish").chmod(0o755)
     asker, unit = socket.socketpair()
@@ -212,9 +212,7 @@ def test_who_has_hung_up_before_the_unit_was_up_has_no_script_started(tmp_path: 
 
 
 @pytest.mark.parametrize(("code", "is_over"), [(0, True), (7, False)], ids=["success", "failure"])
-async def test_after_a_failure_the_attempt_goes_on_until_the_unit_is_gone(
-    tmp_path: Path, code: int, is_over: bool
-) -> None:
+async def test_a_failed_attempt_lasts_until_the_unit_ends(tmp_path: Path, code: int, is_over: bool) -> None:
     ended, gone = asyncio.Event(), asyncio.Event()
 
     async def a_unit_with_a_stray(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -235,7 +233,7 @@ async def test_after_a_failure_the_attempt_goes_on_until_the_unit_is_gone(
         assert (await attempt).code == code
 
 
-async def test_no_other_try_begins_before_the_script_of_the_one_before_has_ended(tmp_path: Path) -> None:
+async def test_an_attempt_waits_for_the_previous_script(tmp_path: Path) -> None:
     text = f"""
 trap '' TERM
 test -e {tmp_path}/pid && kill -0 "$(cat {tmp_path}/pid)" && touch {tmp_path}/overlap
@@ -256,7 +254,7 @@ while :; do sleep 0.1; done
             assert not is_running(tmp_path / "pid")
 
 
-async def test_a_route_of_the_real_service_uses_it(tmp_path: Path) -> None:
+async def test_a_route_of_the_real_service_uses_the_relay(tmp_path: Path) -> None:
     async with a_unit(tmp_path, f'cat >{tmp_path}/event; echo "took $KLING_EVENT_TYPE"') as path:
         config = a_config("http://127.0.0.1:9", more=a_route(path))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:

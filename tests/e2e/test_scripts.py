@@ -1,6 +1,7 @@
-"""Scripts that go wrong in every way, run by the real service: none survives, none holds a slot, each says why.
+"""Scripts that misbehave in every way, run by the real service: none survives or keeps a slot, each attempt has a
+reason.
 
-``GIGABYTES`` is how much one of them puts out; `make soak` asks for ten.
+``GIGABYTES`` is the size of one script's output; `make soak` uses ten.
 """
 
 import contextlib
@@ -35,7 +36,7 @@ setsid "$0" $(($1 - 1)) >/dev/null 2>&1 & setsid "$0" $(($1 - 1)) & wait
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A script, what is to become of its attempt, and what a person is to be told."""
+    """A script, the expected outcome of its attempt, and the expected reason."""
 
     text: str
     outcome: str = "failed"
@@ -79,7 +80,7 @@ CASES: Mapping[str, Case] = {
 
 
 def a_route(folder: Path, name: str, case: Case) -> str:
-    """Write the script, and the route that runs it one at a time and waits long after a failure."""
+    """Write the script, and a route that runs one at a time with a long delay after a failure."""
     script = folder / name
     script.write_text(f"{case.first_line}\n{case.text}\n")
     script.chmod(case.mode)
@@ -99,14 +100,14 @@ script = {{ command = {command}, timeout = "{case.timeout}" }}
 
 @contextlib.asynccontextmanager
 async def a_running_receiver(folder: Path, routes: str) -> AsyncIterator[tuple[Receiver, httpx2.AsyncClient]]:
-    """Run a receiver with these routes that asks Kling nothing."""
+    """Run a receiver with these routes that never polls."""
     config = a_config(NO_KLING, more='[callbacks]\nverify = "never"\n' + routes)
     async with a_receiver(folder, config) as receiver, receiver.client() as client:
         yield receiver, client
 
 
 async def push_callback(url: str, status: str) -> None:
-    """Be Kling, with a body no script could take in by its pipe alone."""
+    """Push a callback whose body is larger than a pipe's buffer."""
     answer = await http_request("POST", url, a_push_body(status, padding="x" * 500_000))
     assert answer.status == 200
 
@@ -118,7 +119,7 @@ ATTEMPTS = """
 
 
 def processes_of(service: int) -> list[str]:
-    """Tell what still runs of what a service ran, by the mark each run of a script has, or because it is its child."""
+    """Return the running processes of a service: by the marker of each script run, or as its children."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -130,9 +131,7 @@ def processes_of(service: int) -> list[str]:
 
 
 @pytest.mark.soak("scripts that go wrong in every way", minutes=1)
-async def test_whatever_a_script_does_it_ends_with_a_reason_and_leaves_nothing_behind(
-    tmp_path: Path, record_counts: RecordCounts
-) -> None:
+async def test_every_bad_script_ends_with_a_reason_and_no_process(tmp_path: Path, record_counts: RecordCounts) -> None:
     routes = "".join(a_route(tmp_path, name, case) for name, case in CASES.items())
     async with a_running_receiver(tmp_path, routes) as (receiver, client):
         assert receiver.process is not None
@@ -162,7 +161,7 @@ async def test_whatever_a_script_does_it_ends_with_a_reason_and_leaves_nothing_b
 
 
 def a_waiting_script(folder: Path, *, more: str = "") -> str:
-    """A route to a script that says that it has begun, and goes on until a file says that it may end."""
+    """A route to a script that reports its start and runs until a file appears."""
     script = folder / "waits"
     script.write_text(
         f"""#!/bin/sh
@@ -180,7 +179,7 @@ echo "$KLING_ATTEMPT" >>{folder}/ended
 
 
 def started_processes(folder: Path) -> list[str]:
-    """The process of each run that has begun."""
+    """Return the process of each started run."""
     path = folder / "begun"
     return [line.split()[1] for line in path.read_text().splitlines()] if path.exists() else []
 
@@ -198,7 +197,7 @@ def the_delivery(receiver: Receiver) -> tuple[Any, ...]:
     return delivery
 
 
-async def test_a_stop_lets_a_script_end_that_soon_does(tmp_path: Path) -> None:
+async def test_a_stop_waits_for_a_short_script(tmp_path: Path) -> None:
     async with a_running_receiver(tmp_path, a_waiting_script(tmp_path)) as (receiver, client):
         _, url = await create_callback_url(client)
         await push_callback(url, "processing")
@@ -213,7 +212,7 @@ async def test_a_stop_lets_a_script_end_that_soon_does(tmp_path: Path) -> None:
         assert (tmp_path / "ended").read_text() == "1\n"
 
 
-async def test_a_stop_ends_a_script_that_does_not_and_the_next_start_tries_again(tmp_path: Path) -> None:
+async def test_a_stop_ends_a_long_script_and_the_next_start_retries(tmp_path: Path) -> None:
     pid = tmp_path / "strayed"
     strayed = f"test -e {pid} || setsid sh -c 'echo $$ >{pid}; exec sleep 1000' >/dev/null 2>&1 &"
     async with a_running_receiver(tmp_path, a_waiting_script(tmp_path, more=strayed)) as (receiver, client):
@@ -234,7 +233,7 @@ async def test_a_stop_ends_a_script_that_does_not_and_the_next_start_tries_again
         assert (tmp_path / "ended").read_text() == "1\n"
 
 
-async def test_a_script_of_a_killed_service_is_ended_before_it_is_run_again(tmp_path: Path) -> None:
+async def test_a_killed_services_script_ends_before_its_retry(tmp_path: Path) -> None:
     async with a_running_receiver(tmp_path, a_waiting_script(tmp_path)) as (receiver, client):
         _, url = await create_callback_url(client)
         await push_callback(url, "processing")

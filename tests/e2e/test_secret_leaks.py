@@ -1,4 +1,4 @@
-"""No secret ever leaves the process, at the chattiest level, in trouble of every kind: each is a word we look for."""
+"""No secret leaves the process, at the most verbose log level and in every kind of failure."""
 
 import base64
 import json
@@ -53,7 +53,7 @@ CLIENTS = "canary-clients-key-8i9o0p"
 
 @dataclass(slots=True)
 class Outputs:
-    """All that was put out, by where, and the words that must not be in it."""
+    """All outputs by source, and the secrets that they must not contain."""
 
     secrets: dict[str, str] = field(
         default_factory=lambda: {**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN}
@@ -69,12 +69,12 @@ class Outputs:
             self.secrets[f"{name}, in base64"] = base64.b64encode(word.encode()).decode().rstrip("=")
 
     def record(self, ran: CompletedProcess[str]) -> str:
-        """Take down what a command said, and give it."""
+        """Record a command's output, and return it."""
         self.texts[f"{len(self.texts)} {ran.args[3:]} exit {ran.returncode}"] = ran.stdout + ran.stderr
         return ran.stdout
 
     def leaks(self, *, ignore: Callable[[str, str], bool] = lambda _where, _name: False) -> list[tuple[str, str, str]]:
-        """Tell each word that was found, where, and around it."""
+        """Return each secret that was found, with its place and context."""
         return [
             (where, name, text[max(0, at - 80) : at + 40])
             for where, text in self.texts.items()
@@ -84,7 +84,7 @@ class Outputs:
 
 
 def a_config(kling: str, sink: str, refusing: str, keys: str, *, token: str = 'token = "env:ADMIN_TOKEN"') -> str:
-    """Every place there is for a secret, filled; one route works, the others fail in a way each."""
+    """A configuration with every possible secret. One route works; each other one fails in its own way."""
     nowhere = f"http://127.0.0.1:{free_port()}/{HIDDEN_PATH}?key={HIDDEN_PATH}"
     signed = 'secret = ["env:ROUTE", "env:OLD_ROUTE"]'
     headers = 'headers = { authorization = "env:HEADER", x-key = "' + SECRETS["HEADER"] + '" }'
@@ -157,7 +157,7 @@ PAGES = [
 
 
 @pytest.mark.timeout(300)  # a process for each command; a busy machine starts them slowly
-async def test_no_secret_is_ever_put_out(tmp_path: Path) -> None:
+async def test_no_output_contains_a_secret(tmp_path: Path) -> None:
     said = Outputs()
     async with (
         a_sink(check_signatures=False) as sink,
@@ -195,7 +195,7 @@ async def test_no_secret_is_ever_put_out(tmp_path: Path) -> None:
     assert leaks == []
 
 
-async def test_neither_access_key_nor_secret_key_nor_the_token_they_sign_is_put_out(tmp_path: Path) -> None:
+async def test_no_output_contains_the_access_key_or_its_token(tmp_path: Path) -> None:
     said, shown = Outputs(), []
 
     def answer(request: Request) -> Response:
@@ -227,7 +227,7 @@ async def test_neither_access_key_nor_secret_key_nor_the_token_they_sign_is_put_
 
 
 async def trigger_errors(receiver: Receiver, sink_at: str, said: Outputs) -> str:
-    """Do everything that succeeds, and all that fails in a way of its own; give a minted URL."""
+    """Do everything that succeeds, and everything that fails in its own way. Return a minted URL."""
     async with receiver.client() as client:
         await submit_task(client)
         theirs = JOB | {"callback_url": f"{sink_at}/theirs?key={CLIENTS}"}
@@ -262,7 +262,7 @@ async def trigger_errors(receiver: Receiver, sink_at: str, said: Outputs) -> str
 
 
 async def read_everything(receiver: Receiver, said: Outputs) -> None:
-    """Run every command that shows something, and open every page."""
+    """Run every command that shows data, and open every page."""
     ((task, event, delivery),) = receiver.rows(
         """SELECT events.task_id, events.id, deliveries.id FROM events JOIN deliveries ON event_id = events.id
         WHERE route = 'nowhere' AND attempts > 0 LIMIT 1"""
@@ -285,7 +285,7 @@ async def read_everything(receiver: Receiver, said: Outputs) -> None:
 
 
 def dump(receiver: Receiver) -> str:
-    """Give all that is in the store, as text; bytes are shown as the letters they are."""
+    """Return the whole content of the store as text; bytes are decoded as Latin-1."""
     with sqlite3.connect(f"{(receiver.folder / 'var' / 'receiver.db').as_uri()}?mode=ro", uri=True) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
         cells = [cell for table in tables for row in connection.execute(f"SELECT * FROM {table}") for cell in row]  # noqa: S608 - its own tables
@@ -337,7 +337,7 @@ webhook = { url = "https://a.b", secret = "canary-route", headers = { authorizat
 }
 
 
-def test_a_configuration_that_is_refused_is_not_quoted(tmp_path: Path) -> None:
+def test_an_invalid_configuration_is_not_quoted(tmp_path: Path) -> None:
     said = Outputs()
     receiver = Receiver(tmp_path, "", environ=SECRETS | {"KLING_RECEIVER__CALLBACKS__VERIFY": "canary"})
 

@@ -1,4 +1,4 @@
-"""Where the real service connects to, by a stranger's word and by the operator's: a trap on this machine counts."""
+"""Where the real service connects to, for a client's URL and for an operator's: a trap on this machine counts."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ ROUTED_AT_ONCE = '[callbacks]\nverify = "never"\n'
 
 @dataclass(slots=True)
 class Trap:
-    """Listens at every address of this machine, and counts who comes."""
+    """Listens on every address of this machine and counts connections."""
 
     port: int = 0
     connections: int = 0
@@ -55,7 +55,7 @@ async def a_trap() -> AsyncIterator[Trap]:
 
 
 async def create_with_callbacks(client: httpx2.AsyncClient, urls: Sequence[str]) -> None:
-    """Be so many clients of the gateway, each with a callback URL of its own."""
+    """Create tasks through the gateway, one for each callback URL."""
     for url in urls:
         answer = await client.post(f"/kling/v1/{ENDPOINT}", json=JOB | {"callback_url": url})
         assert answer.json()["code"] == 0, (url, answer.text)
@@ -71,7 +71,7 @@ ATTEMPTS = """
 
 
 async def wait_until_attempted(receiver: Receiver, urls: Sequence[str]) -> dict[str, list[tuple[str, str, int | None]]]:
-    """Wait until every one of *urls* has been tried, and tell how it went."""
+    """Wait until each of *urls* was attempted. Return the outcomes."""
     await wait_until(lambda: {row[0] for row in receiver.rows(ATTEMPTS)} >= set(urls), seconds=60)
     made: dict[str, list[tuple[str, str, int | None]]] = {}
     for url, *rest in receiver.rows(ATTEMPTS):
@@ -83,7 +83,7 @@ def host_of(address: str) -> str:
     return f"[{address}]" if ":" in address else address
 
 
-async def test_no_form_of_a_strangers_url_reaches_this_machine_or_what_is_near_it(tmp_path: Path) -> None:
+async def test_no_spelling_of_a_url_reaches_the_private_network(tmp_path: Path) -> None:
     names = {f"name-{number}.example": [address] for number, address in enumerate([*FORBIDDEN, *NOT_PUBLIC])}
     names["mixed.example"] = ["8.8.8.8 127.0.0.1"]
     environ = fake_dns_environment(tmp_path, names)
@@ -108,7 +108,7 @@ async def test_no_form_of_a_strangers_url_reaches_this_machine_or_what_is_near_i
             assert all("is not public but" in reason or "never dialled" in reason for _, reason, _ in made[url]), url
 
 
-async def test_a_name_that_turns_inward_after_it_was_looked_at_is_not_followed(tmp_path: Path) -> None:
+async def test_dns_rebinding_is_blocked(tmp_path: Path) -> None:
     environ = fake_dns_environment(tmp_path, {"rebinding.example": ["127.0.0.2", "127.0.0.1"]})
     allow = '[network]\nallow = ["127.0.0.2"]\n'
     async with (
@@ -127,7 +127,7 @@ async def test_a_name_that_turns_inward_after_it_was_looked_at_is_not_followed(t
         assert len([reason for reason in reasons if "127.0.0.1 is not public but loopback" in reason]) >= 1
 
 
-async def test_a_redirect_inward_is_not_followed(tmp_path: Path) -> None:
+async def test_a_redirect_into_the_private_network_is_not_followed(tmp_path: Path) -> None:
     allow = '[network]\nallow = ["127.0.0.1"]\n'
     async with (
         a_trap() as trap,
@@ -144,7 +144,7 @@ async def test_a_redirect_inward_is_not_followed(tmp_path: Path) -> None:
         assert {code for _, _, code in made[f"{outside.url}/hook"]} == {307}
 
 
-async def test_allow_opens_what_it_names_and_never_metadata(tmp_path: Path) -> None:
+async def test_allow_permits_its_networks_but_never_metadata(tmp_path: Path) -> None:
     wide = '["127.0.0.1", "169.0.0.0/8", "168.0.0.0/8", "100.64.0.0/10", "192.0.0.0/8", "fd00::/8", "64:ff9b::/96"]'
     async with (
         a_trap() as trap,
@@ -165,7 +165,7 @@ async def test_allow_opens_what_it_names_and_never_metadata(tmp_path: Path) -> N
             assert all(outcome == "refused" and "never dialled" in reason for outcome, reason, _ in made[url]), url
 
 
-async def test_the_operators_own_url_may_lead_to_this_machine_and_never_to_metadata(tmp_path: Path) -> None:
+async def test_an_operators_url_may_be_local_but_never_metadata(tmp_path: Path) -> None:
     routes = "".join(
         f'[[routes]]\nname = "{name}"\nwebhook = {{ url = "http://{host}/latest" }}\n'
         for name, host in {"number": "2852039166", "name": "inside.example"}.items()
@@ -190,7 +190,7 @@ async def test_the_operators_own_url_may_lead_to_this_machine_and_never_to_metad
             assert "169.254.169.254 is a cloud's metadata service and never dialled" in made[route][1]
 
 
-async def test_a_route_to_metadata_is_a_fault_of_the_configuration(tmp_path: Path) -> None:
+async def test_a_route_to_metadata_is_a_configuration_error(tmp_path: Path) -> None:
     route = '[[routes]]\nname = "r"\nwebhook = { url = "http://169.254.169.254/latest" }\n'
     receiver = Receiver(tmp_path, a_config("http://127.0.0.1:9", more=route))
 

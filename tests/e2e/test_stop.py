@@ -1,4 +1,4 @@
-"""SIGTERM under load: what was taken in is kept, what is under way is finished, nobody can hold the process up."""
+"""SIGTERM under load: accepted pushes are stored, work in flight is finished, and no client can delay the stop."""
 
 import asyncio
 import os
@@ -21,7 +21,7 @@ STOPS = env_int("STOPS", 4)
 
 @pytest.mark.soak("stopped under load", minutes=8)
 @pytest.mark.timeout(120 + 10 * STOPS)
-async def test_stops_under_load_lose_nothing_deliver_nothing_twice_and_answer_no_error(
+async def test_stops_under_load_lose_nothing_and_deliver_nothing_twice(
     tmp_path: Path, record_counts: RecordCounts
 ) -> None:
     seed = fresh_seed()
@@ -62,12 +62,12 @@ async def test_stops_under_load_lose_nothing_deliver_nothing_twice_and_answer_no
 
 
 async def _respond_soon(rng: Random) -> int:
-    """Take a moment, so that attempts are always under way."""
+    """Delay the answer briefly, so that attempts are always in flight."""
     await asyncio.sleep(rng.uniform(0.0, 0.05))
     return 204
 
 
-async def test_a_stop_lets_the_attempt_under_way_end_while_new_connections_are_refused(tmp_path: Path) -> None:
+async def test_a_stop_finishes_the_attempt_in_flight_and_refuses_connections(tmp_path: Path) -> None:
     gate = asyncio.Event()
     async with a_sink() as sink:
         sink.answer = lambda: _respond_after(gate)
@@ -96,7 +96,7 @@ async def test_a_stop_lets_the_attempt_under_way_end_while_new_connections_are_r
 
 
 @pytest.mark.parametrize("begun", [b"", b"POST "], ids=["connected", "begun to ask"])
-async def test_who_has_only_just_come_is_heard_before_the_stop(tmp_path: Path, begun: bytes) -> None:
+async def test_a_request_in_flight_is_answered_before_the_stop(tmp_path: Path, begun: bytes) -> None:
     async with a_sink() as sink, a_receiver(tmp_path, a_config(UNREACHABLE, more=a_webhook_route(sink))) as receiver:
         async with receiver.client() as client:
             _, url = await create_callback_url(client)
@@ -134,7 +134,7 @@ async def _respond_after(gate: asyncio.Event) -> int:
     return 204
 
 
-async def test_nobody_who_only_holds_a_connection_holds_up_a_stop(tmp_path: Path) -> None:
+async def test_idle_connections_do_not_delay_a_stop(tmp_path: Path) -> None:
     async with (
         a_receiver(tmp_path, a_config(UNREACHABLE)) as receiver,
         a_connection(receiver.public),
@@ -153,7 +153,7 @@ async def test_nobody_who_only_holds_a_connection_holds_up_a_stop(tmp_path: Path
         assert await receiver.stop(seconds=15) == 0
 
 
-async def test_an_attempt_that_outlasts_the_grace_is_given_back_and_made_again_at_the_next_start(
+async def test_an_attempt_over_the_grace_period_is_repeated_after_the_start(
     tmp_path: Path,
 ) -> None:
     script = tmp_path / "endless.sh"

@@ -1,4 +1,4 @@
-"""Results are copied to a store that speaks S3, in the product as its users run it, whatever ends either of them."""
+"""Results are copied to S3-compatible storage by the real service, through kills of either side."""
 
 import asyncio
 import hashlib
@@ -53,7 +53,7 @@ def arriving(folder: Path) -> list[str]:
     return [path.name for path in (folder / "var" / "arriving").rglob("*") if path.is_file()]
 
 
-async def test_routes_are_told_when_the_storage_has_it_and_where(tmp_path: Path, s3: S3Server) -> None:
+async def test_events_are_delivered_after_the_copy_with_its_location(tmp_path: Path, s3: S3Server) -> None:
     async with a_sink() as sink, a_kling() as kling:
         routes = a_webhook_route(sink) + a_script_route(tmp_path)
         config = a_config(kling.url, more=an_archive(s3.url, folder="results") + routes)
@@ -78,7 +78,7 @@ async def test_routes_are_told_when_the_storage_has_it_and_where(tmp_path: Path,
             assert not any(secret in receiver.log() for secret in (SECRET_KEY, ACCESS_KEY))
 
 
-async def test_in_the_storage_alone_a_submit_that_waits_ends_with_its_place_there(tmp_path: Path, s3: S3Server) -> None:
+async def test_a_waiting_submit_prints_the_storage_location(tmp_path: Path, s3: S3Server) -> None:
     archive, image = an_archive(s3.url), ("--image", "https://example.com/a.png")
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url, more=archive), environ=KEYS) as receiver:
         done = await receiver.run_cli_async("submit", ENDPOINT, "--set", "prompt=a cat", *image, "--wait")
@@ -89,7 +89,7 @@ async def test_in_the_storage_alone_a_submit_that_waits_ends_with_its_place_ther
         assert arriving(tmp_path) == []
 
 
-async def test_a_storage_that_is_down_holds_back_what_is_told_until_it_is_up(tmp_path: Path, s3: S3Server) -> None:
+async def test_events_wait_while_the_storage_is_down(tmp_path: Path, s3: S3Server) -> None:
     s3.stop()
     async with a_sink() as sink, a_kling() as kling:
         config = a_config(kling.url, more=an_archive(s3.url) + a_webhook_route(sink))
@@ -105,9 +105,7 @@ async def test_a_storage_that_is_down_holds_back_what_is_told_until_it_is_up(tmp
             assert len(s3.objects()) == 1
 
 
-async def test_a_kill_between_the_copy_and_its_record_costs_a_second_copy_of_the_same_name(
-    tmp_path: Path, s3: S3Server
-) -> None:
+async def test_a_kill_after_a_copy_costs_a_second_copy_under_the_same_key(tmp_path: Path, s3: S3Server) -> None:
     async with a_sink() as sink, a_kling() as kling:
         receivers: list[Receiver] = []
         copies: list[bytes] = []
@@ -139,7 +137,7 @@ async def test_a_kill_between_the_copy_and_its_record_costs_a_second_copy_of_the
                 assert arriving(tmp_path) == []
 
 
-async def test_without_the_extra_all_else_works_and_a_storage_is_refused_with_what_to_install(tmp_path: Path) -> None:
+async def test_without_the_extra_storage_is_refused_with_the_package_to_install(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(WITHOUT_EXTRA)
     environ = {**KEYS, "PYTHONPATH": str(tmp_path)}
     async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url), environ=environ) as receiver:

@@ -1,4 +1,4 @@
-"""A job handed in is made once by Kling, no more at a time than there are slots, whatever becomes of the answer."""
+"""Kling creates each submitted job once, within the slots, for every kind of answer."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ BRIEFLY = 'timeout = "1s"'
 """How long a call to Kling may take; a lost answer is looked up soon after."""
 
 
-async def test_jobs_beyond_the_slots_wait_and_are_sent_as_slots_get_free(tmp_path: Path) -> None:
+async def test_jobs_beyond_the_slots_wait_for_a_free_slot(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling(image_slots=2) as kling:
         slots = "slots = { image = 2 }"
         config = a_config(kling.url, kling_more=slots, more=a_webhook_route(sink))
@@ -37,7 +37,7 @@ async def test_jobs_beyond_the_slots_wait_and_are_sent_as_slots_get_free(tmp_pat
             assert [create["code"] for create in kling.state()["creates"]] == [0, 0, 0]
 
 
-async def test_klings_1303_teaches_how_many_slots_there_are(tmp_path: Path) -> None:
+async def test_the_slot_limit_is_learned_from_1303(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling(image_slots=1) as kling,
@@ -56,7 +56,7 @@ async def test_klings_1303_teaches_how_many_slots_there_are(tmp_path: Path) -> N
         assert 1303 in codes
 
 
-async def test_a_1302_is_waited_out(tmp_path: Path) -> None:
+async def test_1302_delays_the_next_create(tmp_path: Path) -> None:
     async with (
         a_kling(refuse="1302:2") as kling,
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
@@ -70,7 +70,7 @@ async def test_a_1302_is_waited_out(tmp_path: Path) -> None:
         assert [create["code"] for create in kling.state()["creates"]] == [1302, 1302, 0]
 
 
-async def test_a_job_that_kling_refuses_is_rejected_and_said_so(tmp_path: Path) -> None:
+async def test_a_job_refused_by_kling_is_rejected(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling() as kling:
         config = a_config(kling.url, more=a_webhook_route(sink, extra='on = ["rejected"]'))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
@@ -84,7 +84,7 @@ async def test_a_job_that_kling_refuses_is_rejected_and_said_so(tmp_path: Path) 
             assert len(kling.state()["creates"]) == 1
 
 
-async def test_an_idempotency_key_makes_one_task_at_kling_however_often_it_is_sent(tmp_path: Path) -> None:
+async def test_an_idempotency_key_creates_one_task(tmp_path: Path) -> None:
     async with a_kling(late="always", late_by="200ms") as kling, a_receiver(tmp_path, a_config(kling.url)) as receiver:
         async with receiver.client() as client:
             at_once = [submit_task(client, idempotency_key="order-7") for _ in range(5)]
@@ -100,7 +100,7 @@ async def test_an_idempotency_key_makes_one_task_at_kling_however_often_it_is_se
         assert len(kling.state()["creates"]) == 1
 
 
-async def test_callbacks_that_come_before_the_creates_answer_count(tmp_path: Path) -> None:
+async def test_callbacks_before_the_creates_answer_count(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling(after_callback="always") as kling,
@@ -116,7 +116,7 @@ async def test_callbacks_that_come_before_the_creates_answer_count(tmp_path: Pat
         await wait_until(lambda: sorted(sink.types) == ["task.processing", "task.succeed"])
 
 
-async def test_through_a_gateway_with_ids_of_its_own_callbacks_find_their_task(tmp_path: Path) -> None:
+async def test_callbacks_find_their_task_through_a_gateway_with_its_own_ids(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling(gateway_ids="always", wrap="always", wrap_code="success") as kling,
@@ -141,9 +141,7 @@ async def test_through_a_gateway_with_ids_of_its_own_callbacks_find_their_task(t
     ],
     ids=["5000", "5002", "hung up"],
 )
-async def test_a_task_that_was_made_though_the_create_failed_is_not_paid_twice(
-    tmp_path: Path, fault: dict[str, object]
-) -> None:
+async def test_a_task_created_despite_an_error_is_not_created_twice(tmp_path: Path, fault: dict[str, object]) -> None:
     async with a_sink() as sink, a_kling(**fault) as kling:
         config = a_config(kling.url, kling_more=BRIEFLY, more=a_webhook_route(sink))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
@@ -156,7 +154,7 @@ async def test_a_task_that_was_made_though_the_create_failed_is_not_paid_twice(
             await wait_until(lambda: len(sink.bodies) == 1)
 
 
-async def test_a_create_that_was_lost_on_the_way_is_sent_again_once_kling_denies_it(tmp_path: Path) -> None:
+async def test_a_lost_create_is_sent_again_after_a_not_found(tmp_path: Path) -> None:
     async with a_kling() as kling:
         config = a_config(kling.url, kling_more=BRIEFLY)
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
@@ -169,7 +167,7 @@ async def test_a_create_that_was_lost_on_the_way_is_sent_again_once_kling_denies
             assert [create["code"] for create in kling.state()["creates"]] == [0, None, 0]
 
 
-async def test_a_create_cut_short_by_a_crash_is_looked_up_at_the_next_start_and_not_paid_twice(tmp_path: Path) -> None:
+async def test_a_create_interrupted_by_a_crash_is_looked_up_first(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling(late="next:1", late_by="5s") as kling,
@@ -191,7 +189,7 @@ async def test_a_create_cut_short_by_a_crash_is_looked_up_at_the_next_start_and_
         assert len(kling.state()["creates"]) == 1
 
 
-async def test_a_create_under_way_when_the_service_stops_is_bound_before_it_ends(tmp_path: Path) -> None:
+async def test_a_create_in_flight_is_bound_before_a_stop_ends(tmp_path: Path) -> None:
     async with (
         a_kling(late="always", late_by="1s") as kling,
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
@@ -208,7 +206,7 @@ async def test_a_create_under_way_when_the_service_stops_is_bound_before_it_ends
         assert receiver.rows("SELECT state <> 'submitting' FROM tasks") == [(1,)]
 
 
-async def test_kling_is_asked_under_a_signed_token_of_access_key_and_secret_key(tmp_path: Path) -> None:
+async def test_requests_to_kling_carry_a_signed_token(tmp_path: Path) -> None:
     keys = 'access_key = "an-access-key"\nsecret_key = "a-secret-key-of-32-characters-ok"'
     given = {"api_key": "", "access_key": "an-access-key", "secret_key": "a-secret-key-of-32-characters-ok"}
     async with a_sink() as sink, a_kling(**given) as kling:

@@ -1,4 +1,4 @@
-"""An account in trouble, from the process's outside: told once through a kill, nothing lost, and over by itself."""
+"""Account problems, with the real process: one alert through a kill, nothing lost, and recovery without a restart."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,7 @@ from harness.running_service import a_config, a_kling, a_receiver, a_sink, a_web
 from harness.support import wait_until
 
 
-async def test_an_account_in_trouble_is_told_of_once_through_a_kill_and_the_queue_drains_when_it_is_mended(
+async def test_an_account_problem_raises_one_alert_through_a_kill_and_recovers(
     tmp_path: Path,
 ) -> None:
     async with a_sink() as sink, a_kling(refuse=[{"code": 1101, "next": 10_000}]) as kling:

@@ -1,7 +1,7 @@
-"""The process is killed at random moments while jobs are handed in and Kling answers late, wrongly or never.
+"""The process is killed at random moments while jobs are submitted and Kling answers late, wrongly or never.
 
-Each job that was taken is made at Kling once, whatever the client was told; what a gateway's client was told to send
-again was not made.
+Kling creates each accepted job once, whatever the client was answered. A job that a gateway's client was told to send
+again was not created.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ FAULTS: dict[str, object] = {
 
 
 async def submit_job(client: httpx2.AsyncClient, key: str) -> None:
-    """Hand a job in as a careful client does; what happens to the connection is no concern of the test's."""
+    """Submit a job as a careful client does: repeat it until it is accepted."""
     job = {"endpoint": ENDPOINT, "body": JOB, "idempotency_key": key}
     try:
         await client.post("/api/tasks", json=job)
@@ -46,7 +46,7 @@ async def submit_job(client: httpx2.AsyncClient, key: str) -> None:
 
 
 async def create_by_gateway(client: httpx2.AsyncClient) -> None:
-    """Hand a job in as a client of the gateway does, which has no second chance."""
+    """Create a job through the gateway, without a second try."""
     try:
         await client.post(f"/kling/v1/{ENDPOINT}", json=JOB)
     except httpx2.TransportError:
@@ -54,7 +54,7 @@ async def create_by_gateway(client: httpx2.AsyncClient) -> None:
 
 
 async def kill_while_submitting(receiver: Receiver, rng: Random, keys: list[str]) -> None:
-    """Hand jobs in on both ways, and kill the process while they are under way."""
+    """Submit jobs by both ways, and kill the process meanwhile."""
     async with receiver.client() as client:
         calls = [asyncio.create_task(submit_job(client, key)) for key in keys]
         calls += [asyncio.create_task(create_by_gateway(client)) for _ in range(2)]
@@ -70,9 +70,7 @@ def created_counts(kling: Simulator) -> Counter[str]:
 
 @pytest.mark.soak("killed while jobs are submitted", minutes=10)
 @pytest.mark.timeout(120 + 10 * CRASHES)
-async def test_killed_at_any_moment_each_job_is_made_once_and_none_twice(
-    tmp_path: Path, record_counts: RecordCounts
-) -> None:
+async def test_each_job_is_created_once_through_kills(tmp_path: Path, record_counts: RecordCounts) -> None:
     seed = fresh_seed()
     rng = Random(seed)
     record_counts(seed=seed, kills=CRASHES)

@@ -1,4 +1,4 @@
-"""The units are what they promise, as far as systemd's own tools can tell without being in charge of the machine."""
+"""The systemd units are valid and hardened, as far as systemd's tools can check without being PID 1."""
 
 import configparser
 import re
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Unit:
-    """A unit file: the last value of each key, and all of the keys that may be given many times."""
+    """A unit file: the last value of each key, and all values of repeatable keys."""
 
     def __init__(self, name: str) -> None:
         self.text = (ROOT / "systemd" / name).read_text()
@@ -39,7 +39,7 @@ def public() -> Unit:
     return Unit("kling-receiver.socket")
 
 
-def test_systemd_finds_no_fault_and_little_exposure() -> None:
+def test_systemd_analyze_finds_no_error_and_low_exposure() -> None:
     if shutil.which("systemd-analyze") is None:
         pytest.skip("there is no systemd-analyze here; .ci/run brings it along")
 
@@ -54,23 +54,23 @@ def test_node_scripts_can_run_in_the_sandbox(service: Unit) -> None:
     assert service.last["SystemCallErrorNumber"] == "EPERM"
 
 
-def test_stopping_reaches_the_service_alone_and_leaves_it_time(service: Unit) -> None:
+def test_a_stop_signals_only_the_service_and_leaves_it_time(service: Unit) -> None:
     assert service.last["KillMode"] == "mixed"
     assert seconds(service.last["TimeoutStopSec"]) > timedelta(seconds=30)
 
 
-def test_a_broken_configuration_is_not_tried_again_and_a_crash_always_is(service: Unit) -> None:
+def test_only_a_crash_restarts_the_service_not_a_bad_configuration(service: Unit) -> None:
     assert service.last["Restart"] == "on-failure"
     assert service.last["RestartPreventExitStatus"] == "78"
     assert seconds(service.last["RestartSec"]) * 5 > timedelta(seconds=10), "else systemd gives up after five"
 
 
-def test_the_store_lies_where_the_sandbox_lets_it_write(service: Unit) -> None:
+def test_the_store_is_in_a_writable_folder(service: Unit) -> None:
     assert service.last["StateDirectory"] == "kling-receiver"
     assert "KLING_RECEIVER__STORE__URL=sqlite:/var/lib/kling-receiver/receiver.db" in service.all("Environment")
 
 
-def test_no_secret_travels_by_environment(service: Unit) -> None:
+def test_no_secret_is_in_the_environment(service: Unit) -> None:
     given = dict(value.split("=", 1) for value in service.all("Environment"))
     credentials = [value.split(":")[0] for value in service.all("LoadCredential")]
 
@@ -78,12 +78,12 @@ def test_no_secret_travels_by_environment(service: Unit) -> None:
     assert secret.removeprefix("credential:") in credentials
 
 
-def test_the_socket_is_called_what_the_service_looks_for(public: Unit) -> None:
+def test_the_socket_has_the_expected_name(public: Unit) -> None:
     assert public.last["FileDescriptorName"] == "public"
     assert public.last["ListenStream"] == "127.0.0.1:8700"
 
 
-def test_a_script_in_a_unit_of_its_own_is_started_by_its_socket_and_bounded() -> None:
+def test_the_script_unit_is_started_by_its_socket_and_limited() -> None:
     listening, script = Unit("kling-receiver-script.socket"), Unit("kling-receiver-script@.service")
 
     assert listening.last["Accept"] == "yes"
@@ -94,7 +94,7 @@ def test_a_script_in_a_unit_of_its_own_is_started_by_its_socket_and_bounded() ->
     assert {"TasksMax", "RuntimeMaxSec"} <= script.last.keys()
 
 
-def test_a_script_in_a_unit_of_its_own_is_gone_before_it_may_be_started_again(service: Unit) -> None:
+def test_the_script_unit_ends_before_it_may_start_again(service: Unit) -> None:
     grace = timedelta(seconds=script_relay._TERMINATE_SECONDS) + seconds(
         Unit("kling-receiver-script@.service").last["TimeoutStopSec"]
     )

@@ -1,4 +1,4 @@
-"""The service as systemd runs it: sockets handed over, readiness told, the watchdog fed, a stop announced."""
+"""The service under systemd's protocol: socket activation, readiness, watchdog, and the stop notice."""
 
 import fcntl
 import os
@@ -22,7 +22,7 @@ os.execv(sys.executable, [sys.executable, "-m", "receiver", "serve"])
 """
 
 
-def test_the_service_speaks_with_systemd_from_start_to_stop(tmp_path: Path) -> None:
+def test_systemd_is_notified_from_start_to_stop(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as public, a_notify_socket(tmp_path / "notify") as heard:
         with a_launched_service(tmp_path, public) as service:
             assert heard.recv(4096) == b"READY=1"
@@ -73,7 +73,7 @@ def a_launched_service(folder: Path, public: socket.socket) -> Iterator[subproce
 
 
 def remaining_messages(heard: socket.socket) -> list[bytes]:
-    """Give all that was said by a process that has ended."""
+    """Return all messages of a process that has ended."""
     heard.setblocking(False)
     said = []
     while True:

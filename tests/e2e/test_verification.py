@@ -1,4 +1,4 @@
-"""Whom a callback is believed: a forged success is never acted on, a true one always is."""
+"""Verification of callbacks: a forged success never has an effect, a genuine one always does."""
 
 import json
 from pathlib import Path
@@ -37,14 +37,14 @@ def answers(kling: Simulator, kind: str) -> list[int]:
 
 
 async def create_directly(kling: Simulator, callback_url: str, **more: object) -> str:
-    """Submit a job past the receiver, and give Kling's id of it."""
+    """Create a task at Kling without the receiver. Return Kling's id."""
     body = json.dumps(JOB | {"callback_url": callback_url} | more).encode()
     answer = await http_request("POST", f"{kling.url}/v1/{ENDPOINT}", body, {"authorization": f"Bearer {KEY}"})
     task_id: str = answer.json()["data"]["task_id"]
     return task_id
 
 
-async def test_a_forged_success_is_answered_and_never_routed_and_the_true_one_is_confirmed(tmp_path: Path) -> None:
+async def test_a_forged_success_is_never_routed_and_a_genuine_one_is(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling(forge="always", processing_for="300ms") as kling,
@@ -83,7 +83,7 @@ async def test_a_forged_success_of_a_task_that_fails_is_never_routed(tmp_path: P
         assert sorted(data["status"] for data in data_of(sink)) == ["failed", "processing"]
 
 
-async def test_a_push_that_waits_to_be_confirmed_outlives_a_crash(tmp_path: Path) -> None:
+async def test_an_unconfirmed_push_survives_a_crash(tmp_path: Path) -> None:
     briefly = 'timeout = "500ms"'
     async with a_sink() as sink, a_kling() as kling:
         kling.configure({"refuse_queries": [{"code": 503, "share": 1}]})
@@ -104,7 +104,7 @@ async def test_a_push_that_waits_to_be_confirmed_outlives_a_crash(tmp_path: Path
             assert [data["source"] for data in data_of(sink)] == ["callback"]
 
 
-async def test_a_minted_urls_task_whose_endpoint_is_not_known_goes_to_routes_that_take_it_unverified(
+async def test_a_minted_task_without_endpoint_needs_an_unverified_route(
     tmp_path: Path,
 ) -> None:
     async with a_sink() as careful, a_sink() as trusting, a_kling() as kling:
@@ -125,7 +125,7 @@ async def test_a_minted_urls_task_whose_endpoint_is_not_known_goes_to_routes_tha
             assert kling.state()["counts"]["queries"] == 0
 
 
-async def test_a_minted_urls_task_whose_endpoint_is_known_is_confirmed(tmp_path: Path) -> None:
+async def test_a_minted_task_with_endpoint_is_confirmed(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling() as kling,
@@ -143,7 +143,7 @@ async def test_a_minted_urls_task_whose_endpoint_is_known_is_confirmed(tmp_path:
         assert [(data["verified"], data["source"]) for data in data_of(sink)] == [("api", "callback")]
 
 
-async def test_a_minted_urls_task_whose_end_is_never_pushed_is_polled(tmp_path: Path) -> None:
+async def test_a_minted_task_without_a_final_push_is_polled(tmp_path: Path) -> None:
     polling = '[poll]\nafter = "50ms"\nevery = "50ms"\n'
     async with (
         a_sink() as sink,
@@ -160,7 +160,7 @@ async def test_a_minted_urls_task_whose_end_is_never_pushed_is_polled(tmp_path: 
         assert [(data["verified"], data["source"]) for data in data_of(sink)] == [("api", "poll")]
 
 
-async def test_a_forged_end_of_a_task_kling_denies_is_never_routed(tmp_path: Path) -> None:
+async def test_a_forged_push_for_a_task_unknown_to_kling_is_never_routed(tmp_path: Path) -> None:
     async with (
         a_sink() as sink,
         a_kling() as kling,
@@ -177,7 +177,7 @@ async def test_a_forged_end_of_a_task_kling_denies_is_never_routed(tmp_path: Pat
         assert receiver.rows("SELECT * FROM events") == []
 
 
-async def test_a_push_about_another_task_is_kept_and_not_routed(tmp_path: Path) -> None:
+async def test_a_push_for_another_task_is_stored_and_not_routed(tmp_path: Path) -> None:
     more = '[callbacks]\nverify = "never"\n'
     async with a_sink() as sink, a_kling() as kling:
         config = a_config(kling.url, more=more + a_webhook_route(sink))
@@ -196,7 +196,7 @@ async def test_a_push_about_another_task_is_kept_and_not_routed(tmp_path: Path) 
             assert receiver.rows("SELECT count(*) FROM deliveries") == [(0,)]
 
 
-async def test_a_signed_push_is_believed_without_a_question(tmp_path: Path) -> None:
+async def test_a_signed_push_is_trusted_without_a_poll(tmp_path: Path) -> None:
     secrets = f'[callbacks]\nverify = "always"\nsigning_secrets = ["{SIGNING}", "{OLD_SIGNING}"]\n'
     async with a_sink() as sink, a_kling(signing_secrets=OLD_SIGNING) as kling:
         config = a_config(kling.url, more=secrets + a_webhook_route(sink, extra='on = ["*"]'))
@@ -211,7 +211,7 @@ async def test_a_signed_push_is_believed_without_a_question(tmp_path: Path) -> N
             assert kling.state()["counts"]["queries"] == 0
 
 
-async def test_a_push_with_a_wrong_signature_is_asked_about_and_never_routed_itself(tmp_path: Path) -> None:
+async def test_a_push_with_a_wrong_signature_is_polled_and_not_routed(tmp_path: Path) -> None:
     secrets = f'[callbacks]\nverify = "never"\nsigning_secrets = ["{SIGNING}"]\n'
     async with a_sink() as sink, a_kling(signing_secrets=OLD_SIGNING, processing_for="20ms") as kling:
         config = a_config(kling.url, more=secrets + a_webhook_route(sink))

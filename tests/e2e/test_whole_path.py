@@ -1,4 +1,4 @@
-"""The whole path in real processes: submitted, called back, stored, delivered to a webhook and to a script."""
+"""The whole path with real processes: submitted, called back, stored, delivered to a webhook and to a script."""
 
 from pathlib import Path
 

@@ -56,7 +56,7 @@ def run_soak(folder: Path, *options: str) -> tuple["subprocess.CompletedProcess[
     return ran, found[0].with_suffix("")
 
 
-def test_a_soak_leaves_a_report_also_of_runs_that_fail_or_kill_their_worker(tmp_path: Path) -> None:
+def test_a_report_includes_failed_runs_and_dead_workers(tmp_path: Path) -> None:
     ran, path = run_soak(tmp_path)
 
     told = json.loads(path.with_suffix(".json").read_text())
@@ -82,7 +82,7 @@ def test_a_soak_leaves_a_report_also_of_runs_that_fail_or_kill_their_worker(tmp_
     assert f"reports/{path.name}.md" in ran.stdout
 
 
-def test_a_soak_that_is_broken_off_leaves_what_it_had_found_and_says_so(tmp_path: Path) -> None:
+def test_an_interrupted_soak_leaves_a_marked_partial_report(tmp_path: Path) -> None:
     _, path = run_soak(tmp_path, "-n0", "--exitfirst", "--deselect=test_made_up.py::test_dies")
 
     told = json.loads(path.with_suffix(".json").read_text())
@@ -91,7 +91,7 @@ def test_a_soak_that_is_broken_off_leaves_what_it_had_found_and_says_so(tmp_path
     assert "NOT FINISHED" in path.with_suffix(".md").read_text()
 
 
-def test_the_promises_page_shows_the_last_soak_in_the_reports_own_form() -> None:
+def test_the_promises_page_has_the_reports_form() -> None:
     page = (TESTS.parent / "receiver" / "docs" / "promises.md").read_text(encoding="utf-8")
     report = Report(started_at=datetime(2026, 11, 27, tzinfo=UTC), runs=[Run(title="a run", test="test_a_run")])
 
