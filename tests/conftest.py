@@ -1,4 +1,4 @@
-"""What all tests may use: a place to tell what was counted; and how the long ones are chosen, ordered and reported."""
+"""Shared fixtures, and the choice, order and report of the soak tests."""
 
 import signal
 from collections.abc import Callable
@@ -17,15 +17,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     configure_plain_logs()
-    # What a shell starts in the background ignores Ctrl-C, and so would all that is started here.
+    # A shell's background job ignores Ctrl-C. Processes started by tests must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    config.addinivalue_line("markers", "soak(title, minutes=0): worth running long; so called in the report of a soak")
+    config.addinivalue_line("markers", "soak(title, minutes=0): also run by `make soak`, under this title")
     folder = config.getoption("report")
     if folder is not None and not hasattr(config, "workerinput"):
         config.pluginmanager.register(SoakRecorder(folder))
 
 
-@pytest.hookimpl(trylast=True)  # when all that is not to run is gone
+@pytest.hookimpl(trylast=True)  # after other plugins have deselected tests
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     attach_titles(items)
     if config.getoption("report") is not None:
@@ -36,11 +36,11 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture
 def record_counts(record_property: Callable[[str, object], None]) -> RecordCounts:
-    """Make known what the test counted: at once, where a failure shows it, and in the report of a soak."""
+    """Record a test's counts: printed at once with a failure, and in the soak report."""
 
     def record(**counts: object) -> None:
         for name, count in counts.items():
             record_property(name, serializable(count))
-            print(f"{name} = {count}")  # noqa: T201  # pytest shows it with a failure
+            print(f"{name} = {count}")  # noqa: T201  # pytest prints it with a failure
 
     return record

@@ -25,7 +25,7 @@ def server(app: object, port: int) -> uvicorn.Server:
     """Return a server for an app, configured like the receiver's listener."""
     return uvicorn.Server(
         uvicorn.Config(
-            app,  # type: ignore[arg-type]  # any ASGI app
+            app,  # type: ignore[arg-type]  # uvicorn accepts any ASGI app
             port=port,
             http="httptools",
             loop="uvloop",

@@ -81,7 +81,7 @@ class _Connection(asyncio.Protocol):
         self._posted_at = 0.0
         self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's always is one
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a Transport for TCP
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:

@@ -250,7 +250,7 @@ async def _probe(path: Path, probes: int) -> tuple[list[float], float]:
             async with asyncio.timeout(10):
                 await arrived.wait()
             times.append((time.perf_counter() - began) * 1000)
-            await asyncio.sleep(0.01)  # idle is when the last one has been written down
+            await asyncio.sleep(0.01)  # idle starts when the last delivery is recorded
     server.close()
     return times, resident
 

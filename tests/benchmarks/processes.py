@@ -152,7 +152,7 @@ def _run_generator(module: str, *argv: object) -> LoadResult:
         check=False,
         timeout=MAX_RUN,
     )
-    if ran.returncode not in (0, -signal.SIGTERM):  # the second is how uvicorn ends, told to
+    if ran.returncode not in (0, -signal.SIGTERM):  # uvicorn ends by the signal
         raise RuntimeError(ran.stderr)
     said = json.loads(ran.stdout)
     statuses = {int(status): count for status, count in said["statuses"].items()}

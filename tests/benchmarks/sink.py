@@ -20,7 +20,7 @@ class Sink(asyncio.Protocol):
         self._on_webhook = on_webhook
         self._hangs = hangs
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # TCP's always is one
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a Transport for TCP
         self._transport = transport
         self._parser = httptools.HttpRequestParser(self)
 

@@ -10,7 +10,7 @@ import pytest
 @pytest.fixture
 def memory_folder(tmp_path: Path) -> Iterator[Path]:
     """A folder in memory if possible, for tests of order that do not depend on the disk."""
-    shared = Path("/dev/shm")  # noqa: S108  # each folder made in it is ours alone
+    shared = Path("/dev/shm")  # noqa: S108  # each folder in it is private to us
     if not shared.is_dir():
         yield tmp_path
         return

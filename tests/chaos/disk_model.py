@@ -80,7 +80,7 @@ class _Reader:
         self._numbers = itertools.count()
         self._names: dict[str, int] = {}
         self._open: dict[int, int | str] = {}
-        self._at: dict[int, int] = {}  # where a descriptor's next write goes that names no place; nobody seeks here
+        self._at: dict[int, int] = {}  # file position per descriptor; the process never seeks
         self._syncing: dict[str, int] = {}
         self._steps: list[Step] = []
 
@@ -134,7 +134,7 @@ class _Reader:
 
     def _on_open(self, path: str, flags: str, descriptor: int) -> None:
         if not f"{path}/".startswith(self._root) or path.endswith("-shm"):
-            return  # a wal-index lives in memory that all processes share, and dies with it
+            return  # a WAL index is shared memory and is not on the disk
         if path not in self._names and "O_CREAT" not in flags:
             self._open[descriptor] = path
             return

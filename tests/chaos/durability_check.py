@@ -37,7 +37,7 @@ def complete_lines(output: bytes) -> list[str]:
 async def compare(path: Path, acknowledged: Sequence[str]) -> Findings:
     """Open the surviving store and look for every acknowledged write. The store must also accept new work."""
     findings = Findings()
-    if not path.exists():  # noqa: ASYNC240  # a look at a folder in memory
+    if not path.exists():  # noqa: ASYNC240  # the folder is in memory
         findings.lost += acknowledged
         return findings
     try:

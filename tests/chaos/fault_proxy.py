@@ -23,7 +23,7 @@ FAULTS = {
     "garbled": r"did not answer in HTTP that can be understood",
     "slammed": r"closed the connection before the request was sent|took the request and (reset|closed) the connection",
 }
-"""What can be done to a request, and what is to be said of it; of what is only slow, nothing."""
+"""The faults, and the expected reason of each. A slow answer has none."""
 
 NOT_TLS = "not tls"
 
@@ -45,7 +45,7 @@ class FaultProxy:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection until it ends or fails."""
         fault: str | None = self.choose_fault()
-        with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError):  # the last is uvloop's way
+        with contextlib.suppress(OSError, asyncio.IncompleteReadError, RuntimeError):  # RuntimeError comes from uvloop
             if fault == "slammed":
                 return
             if fault == NOT_TLS:

@@ -16,7 +16,7 @@ _MAX_TASK_HOURS = 40
 
 
 def violations(simulation: Simulation) -> list[str]:
-    """Yield every violated invariant."""
+    """Return every violated invariant."""
     return [
         *simulation.oracle.violations,
         *_pushes(simulation),
@@ -62,7 +62,7 @@ class _Delivery(NamedTuple):
 def _pushes(simulation: Simulation) -> Iterator[str]:
     """Every accepted push has an outcome."""
     for row in simulation.oracle.rows("SELECT id, task_id FROM pushes WHERE outcome = 'pending'"):
-        yield f"{row} is accepted and never settled"
+        yield f"{row} was accepted and has no outcome"
 
 
 def _tasks(simulation: Simulation) -> Iterator[str]:
@@ -72,9 +72,9 @@ def _tasks(simulation: Simulation) -> Iterator[str]:
         task = _Task(*row)
         wanted = {"rejected": {0}, "expired": {0, 1}}.get(task.state, {1})
         if task.origin != "minted" and made[task.external_id] not in wanted:
-            yield f"{task} was made {made[task.external_id]} times"
+            yield f"{task} was created {made[task.external_id]} times"
         if task.state in _UNFINISHED:
-            yield f"{task} never ends"
+            yield f"{task} is not finished"
         yield from _compare_with_kling(simulation, task)
 
 
@@ -84,11 +84,11 @@ def _compare_with_kling(simulation: Simulation, task: _Task) -> Iterator[str]:
     if task.endpoint is None:
         return
     if task.state in FINAL and (truth is None or truth.state != task.state):
-        yield f"{task} is not as Kling has it: {truth}"
+        yield f"{task} differs from Kling's state: {truth}"
     ended_at = None if truth is None else truth.ended_at
     had_ended = truth is not None and ended_at is not None and ended_at - truth.created_at < _MAX_TASK_HOURS * 3600
     if task.state == "expired" and had_ended and not simulation.jumps:
-        yield f"{task} was given up, and had ended: {truth}"
+        yield f"{task} expired although it had ended: {truth}"
 
 
 def _accepted_tasks(simulation: Simulation) -> Iterator[str]:
@@ -98,9 +98,9 @@ def _accepted_tasks(simulation: Simulation) -> Iterator[str]:
     for name, how in simulation.oracle.promised.items():
         state, token = kept.get(name, (None, None))
         if state is None:
-            yield f"{how} {name} was promised and is not there"
+            yield f"{how} {name} was accepted and is missing"
         elif how == "minted" and state not in (*FINAL, "expired") and token in simulation.oracle.acknowledged_tokens:
-            yield f"{how} {name} never ends: {state}"  # where nobody was heard, nobody said which task it is
+            yield f"{how} {name} is not finished: {state}"  # without a push, the receiver does not know the task
 
 
 def _final_events(simulation: Simulation) -> Iterator[str]:
@@ -111,24 +111,24 @@ def _final_events(simulation: Simulation) -> Iterator[str]:
     )
     for task_id, state, count, type_ in rows:
         if count != (state in FINAL) or (count and type_ != f"task.{state}"):
-            yield f"{task_id} is {state} and has {count} ends, {type_}"
+            yield f"{task_id} is {state} and has {count} final events, {type_}"
 
 
 def _batches(simulation: Simulation) -> Iterator[str]:
     """Each complete batch has one event that contains all of its tasks. Other batches have none."""
-    told: dict[str, list[list[str]]] = {}
+    reported: dict[str, list[list[str]]] = {}
     for (envelope,) in simulation.oracle.rows("SELECT envelope FROM events WHERE type = 'batch.finished'"):
         data = json.loads(envelope)["data"]
-        told.setdefault(data["batch"]["name"], []).append([task["id"] for task in data["tasks"]])
-    taken: dict[str, list[str]] = {}
+        reported.setdefault(data["batch"]["name"], []).append([task["id"] for task in data["tasks"]])
+    members: dict[str, list[str]] = {}
     for name, task_id in simulation.oracle.rows("SELECT batch, id FROM tasks WHERE batch IS NOT NULL ORDER BY id"):
-        taken.setdefault(name, []).append(task_id)
+        members.setdefault(name, []).append(task_id)
     for name, size in simulation.oracle.rows("SELECT name, size FROM batches"):
         simulation.oracle.counts["batches"] += 1
-        wanted = [taken[name]] if len(taken[name]) == size else []
-        if told.pop(name, []) != wanted:
-            yield f"batch {name} of {size} took {len(taken[name])} tasks, and was told of otherwise"
-    yield from (f"batch {name} was told of, and is not there" for name in told)
+        wanted = [members[name]] if len(members[name]) == size else []
+        if reported.pop(name, []) != wanted:
+            yield f"batch {name} of {size} has {len(members[name])} tasks and a wrong event"
+    yield from (f"batch {name} has an event and does not exist" for name in reported)
 
 
 def _deliveries(simulation: Simulation) -> Iterator[str]:
@@ -139,7 +139,7 @@ def _deliveries(simulation: Simulation) -> Iterator[str]:
         if replay_of is None:
             found.setdefault(event_id, Counter())[route] += 1
         if status not in ("delivered", "dead"):
-            yield f"the delivery of {event_id} to {route} never ends"
+            yield f"the delivery of {event_id} to {route} is not finished"
     rows = simulation.oracle.rows(
         "SELECT events.id, events.type, events.verified, events.envelope, tasks.endpoint, tasks.reply_to FROM events "
         "LEFT JOIN tasks ON tasks.id = events.task_id"
@@ -148,7 +148,7 @@ def _deliveries(simulation: Simulation) -> Iterator[str]:
         event = _Event(*row)
         wanted = Counter(_expected_routes(simulation, event, json.loads(event.envelope)["data"]))
         if found.get(event.id, Counter()) != wanted:
-            yield f"{event.id} {event.type} {event.verified} went to {found.get(event.id)}, wanted by {wanted}"
+            yield f"{event.id} {event.type} {event.verified} went to {found.get(event.id)}, expected {wanted}"
 
 
 def _expected_routes(simulation: Simulation, event: _Event, data: Any) -> Iterator[str]:
@@ -179,10 +179,10 @@ def _attempts(simulation: Simulation) -> Iterator[str]:
         simulation.oracle.counts[f"deliveries {delivery.status}"] += 1
         is_delivered = delivery.status == "delivered"
         if delivery.accepted != is_delivered or (is_delivered and delivery.last != "accepted"):
-            yield f"{delivery} does not agree with its attempts"
+            yield f"{delivery} contradicts its attempts"
         name = "client" if delivery.route.startswith("reply:") else delivery.route
         if is_delivered and delivery.id not in simulation.destinations[name].accepted:
-            yield f"{delivery} is delivered and was never taken"
+            yield f"{delivery} is delivered and was never accepted"
         age = (delivery.finished_at or delivery.created_at) - delivery.created_at
         too_old = age >= GIVE_UP_HOURS.get(delivery.route, 96) * _HOUR
         if delivery.status == "dead" and delivery.last != "refused" and not too_old and not simulation.jumps:
@@ -198,14 +198,14 @@ def _operator_actions(simulation: Simulation) -> Iterator[str]:
     deliveries = {delivery_id for (delivery_id,) in simulation.oracle.rows("SELECT id FROM deliveries")}
     for delivery in simulation.oracle.retried_deliveries:
         if delivery not in deliveries:
-            yield f"{delivery} was to be tried again, and is not there"
+            yield f"{delivery} was retried and is missing"
     states = dict(simulation.oracle.rows("SELECT id, state FROM tasks"))
     for task_id in simulation.oracle.cancelled:
         if states.get(task_id) != "rejected":
-            yield f"{task_id} was cancelled, and is {states.get(task_id)}"
+            yield f"{task_id} was cancelled and is {states.get(task_id)}"
     for (route,) in simulation.oracle.rows("SELECT name FROM routes WHERE held_by = 'operator'"):
-        yield f"route {route} was released, and is held"
-    deeds = dict(simulation.oracle.rows("SELECT verb, COUNT(*) FROM actions GROUP BY verb"))
+        yield f"route {route} was released and is held"
+    actions = dict(simulation.oracle.rows("SELECT verb, COUNT(*) FROM actions GROUP BY verb"))
     for verb, count in (("task.cancelled", len(set(simulation.oracle.cancelled))), ("replay.started", len(kept))):
-        if deeds.get(verb, 0) < count:
-            yield f"{count} times {verb}, and {deeds.get(verb, 0)} of them are written down"
+        if actions.get(verb, 0) < count:
+            yield f"{count} times {verb}, but {actions.get(verb, 0)} in the audit log"

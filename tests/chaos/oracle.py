@@ -18,9 +18,9 @@ from receiver.domain.model import Task
 
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 CLIENT = "client"
-"""Where a client has its own callbacks sent: they are in Kling's words and not signed."""
+"""The destination of a client's callback URL: gets Kling's bodies, unsigned."""
 UNVERIFIED_ROUTE = "all"
-"""The route that takes what nobody has confirmed."""
+"""The route that accepts unverified events."""
 
 _MAX_VIOLATIONS = 20
 _IN_FLIGHT_SECONDS = 60.0
@@ -28,15 +28,15 @@ _RANK = {"submitted": 1, "processing": 2, "rejected": 3, "expired": 3, "succeed"
 
 
 class Oracle:
-    """Records what each side was promised and what Kling did; ``wrong`` lists every violation."""
+    """Records what each side was promised and what Kling did; ``violations`` lists every contradiction."""
 
     def __init__(self, store: Path, truth: Mapping[str, SimulatedTask]) -> None:
         self.violations: list[str] = []
         self.counts: Counter[str] = Counter()
         self.promised: dict[str, str] = {}
         self.acknowledged_tokens: set[bytes] = set()
-        self.held_routes: dict[str, float] = {}  # routes, since when a person was told so
-        self.retried_deliveries: list[str] = []  # that a person was told to be tried
+        self.held_routes: dict[str, float] = {}  # routes held by the operator, with the time of the answer
+        self.retried_deliveries: list[str] = []  # accepted manual retries
         self.replays: list[str] = []
         self.cancelled: list[str] = []
         self._truth = truth
@@ -70,10 +70,10 @@ class Oracle:
     def newest_id(self) -> str:
         """Return the end of the newest id in the store."""
         tables = ("tasks", "pushes", "events", "deliveries")
-        found = [self.rows(f"SELECT COALESCE(MAX(id), '') FROM {table}") for table in tables]  # noqa: S608  # our words
+        found = [self.rows(f"SELECT COALESCE(MAX(id), '') FROM {table}") for table in tables]  # noqa: S608  # constant names
         return max(str(newest)[4:] for [(newest,)] in found)
 
-    # Accepted is stored.
+    # Everything accepted is stored.
 
     def on_acknowledged(self, token: str, body: bytes, *, forged: bool) -> None:
         """Record that a push was answered 200."""
@@ -84,26 +84,26 @@ class Oracle:
             hashlib.sha256(body).digest(),
         )
         if not kept:
-            self.report(f"acknowledged and not kept: {body!r}")
+            self.report(f"acknowledged and not stored: {body!r}")
         if not forged:
             self.acknowledged_tokens.add(token_hash)
 
     def on_accepted(self, name: str, how: str) -> None:
         """Record that a client was promised a task, by our id or (through the gateway) by Kling's."""
         if how != "gateway" and not self.rows("SELECT 1 FROM tasks WHERE id = ?", name):
-            self.report(f"promised and not kept: {how} {name}")
+            self.report(f"accepted and not stored: {how} {name}")
         self.promised[name] = how
 
-    # A state never falls.
+    # A task's state never moves back.
 
     def on_task_stored(self, task: Task) -> None:
         """Check a committed state of a task."""
         before, after = self._states.get(task.id), task.state.value
         self._states[task.id] = after
         if before is not None and _RANK.get(after, 0) < _RANK.get(before, 0):
-            self.report(f"{task.id} falls from {before} to {after}")
+            self.report(f"{task.id} moves back from {before} to {after}")
 
-    # At most one has a claim.
+    # At most one attempt of a delivery is in flight.
 
     def on_process_end(self) -> None:
         """Forget the attempts in flight: the process was killed."""
@@ -112,46 +112,46 @@ class Oracle:
     @contextmanager
     def watch_attempt(self, headers: Mapping[str, str]) -> Iterator[None]:
         """Watch an attempt while it waits for its answer."""
-        delivery, under_way = headers.get("kling-receiver-delivery"), self._in_flight
-        if delivery is None:  # a question to Kling
+        delivery, in_flight = headers.get("kling-receiver-delivery"), self._in_flight
+        if delivery is None:  # a call to Kling
             yield
             return
         rows = self.rows("SELECT status, claim, route FROM deliveries WHERE id = ?", delivery)
         if not rows or rows[0][0] != "pending" or rows[0][1] is None:
-            self.report(f"{delivery} goes out as {rows}")
+            self.report(f"{delivery} is sent with the row {rows}")
         elif self._is_held(rows[0][2]):
-            self.report(f"{delivery} goes out by {rows[0][2]}, which a person holds")
-        if under_way[delivery]:
-            self.report(f"{delivery} goes out twice at once")
-        under_way[delivery] += 1
+            self.report(f"{delivery} is sent by {rows[0][2]}, which the operator holds")
+        if in_flight[delivery]:
+            self.report(f"{delivery} is sent twice at once")
+        in_flight[delivery] += 1
         try:
             yield
         finally:
-            under_way[delivery] -= 1
+            in_flight[delivery] -= 1
 
     def _is_held(self, route: str) -> bool:
         """Return whether an operator held the route so long ago that no earlier attempt can still be in flight."""
         now = asyncio.get_running_loop().time()
         return now - self.held_routes.get(route, now) > _IN_FLIGHT_SECONDS
 
-    # No denied address is dialled.
+    # No forbidden address is dialled.
 
     def on_forbidden_dial(self, address: str) -> None:
         """Report a connection to an address that must be blocked."""
         self.report(f"{address} was dialled")
 
-    # Nothing unverified leaves.
+    # Unverified events stay on routes that accept them.
 
     def on_webhook(self, destination: str, headers: Mapping[str, str], body: bytes) -> None:
         """Check that a delivered event is true, and confirmed if the route requires it."""
         if destination != CLIENT:
             at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
             if headers["webhook-signature"] != Webhook(SECRET).sign(headers["webhook-id"], at, body.decode()):
-                self.report(f"a signature to {destination} does not hold")
+                self.report(f"a signature to {destination} is wrong")
         event = json.loads(body)
         data = event.get("data", {})
         if data.get("status") in FINAL and data.get("verified") == "none" and destination != UNVERIFIED_ROUTE:
-            self.report(f"unverified to {destination}: {body!r}")
+            self.report(f"unverified event to {destination}: {body!r}")
         said = event if "task_status" in event else data.get("kling", {})
         if said.get("task_status") in FINAL and data.get("verified") != "none":
             self._compare(destination, said, is_blind=data.get("task", {}).get("endpoint", "") is None)
@@ -160,8 +160,8 @@ class Oracle:
         """Check an event against Kling's state. A task that cannot be polled may have an empty result."""
         truth = self._truth.get(event.get("task_id", ""))
         if truth is None or truth.state != event["task_status"]:
-            self.report(f"untrue to {destination}: {event}, it is {truth}")
+            self.report(f"untrue event to {destination}: {event}, Kling has {truth}")
             return
         images = event["task_result"]["images"] if truth.state == "succeed" else truth.result
         if images != truth.result and (images or not is_blind):
-            self.report(f"a false result to {destination}: {event}")
+            self.report(f"a wrong result to {destination}: {event}")

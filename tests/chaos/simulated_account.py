@@ -88,8 +88,8 @@ class InProcessHttpClient:
         *,
         headers: dict[str, str] | None = None,
         content: bytes = b"",
-        time_limit: timedelta,  # noqa: ARG002 -- whoever is asked here answers
-        max_body: int,  # noqa: ARG002 -- with little
+        time_limit: timedelta,  # noqa: ARG002 -- the account always answers
+        max_body: int,  # noqa: ARG002 -- answers are small
     ) -> HttpResponse:
         """Deliver a request, and return the answer."""
         parts = urlsplit(url)

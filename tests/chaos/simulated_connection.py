@@ -55,7 +55,7 @@ class SimulatedConnection(asyncio.Transport):
         self._last = 0.0
         self._closed = False
 
-    # What the caller does.
+    # Called by the client.
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self._after(self._rng.expovariate(1 / self._conditions.latency), self._on_data, bytes(data))
@@ -75,7 +75,7 @@ class SimulatedConnection(asyncio.Transport):
 
     close = abort
 
-    # What becomes of it.
+    # Called later, by the loop.
 
     def _after(self, seconds: float, do: Callable[..., None], *args: Any) -> None:
         """Call a function later, never before an earlier call. It runs even if its caller has died."""
@@ -83,7 +83,7 @@ class SimulatedConnection(asyncio.Transport):
         self._loop.call_at(self._last, do, *args, context=Context())
 
     def _on_data(self, data: bytes) -> None:
-        if self._closed:  # what arrives only when nobody waits any more is lost
+        if self._closed:  # bytes that arrive after the close are lost
             return
         self._http.receive_data(data)
         while not isinstance(event := self._http.next_event(), type(h11.NEED_DATA) | type(h11.PAUSED)):

@@ -53,7 +53,7 @@ class AsgiResponse:
 
 @dataclass(slots=True)
 class SimulatedHost:
-    """Runs one service at a time. ``wrong`` receives every violation."""
+    """Runs one service at a time. ``report`` receives every violation."""
 
     settings: Settings
     clock: VirtualClock
@@ -95,7 +95,7 @@ class SimulatedHost:
             def new(self, prefix: str) -> str:
                 made = super().new(prefix)
                 if made.partition("_")[2] <= self._newest:
-                    host.report(f"an id does not rise: {made}")
+                    host.report(f"an id does not increase: {made}")
                 self._newest = made.partition("_")[2]
                 return made
 
@@ -129,7 +129,7 @@ class SimulatedHost:
         patch.setattr(bootstrap, "Ids", MonotonicIds)
         patch.setattr(bootstrap, "SqliteStore", ObservedStore)
         patch.setattr(bootstrap, "HttpClient", ObservedHttpClient)
-        patch.setattr(http11, "time", host.clock)  # by which a connection is too old to be used again
+        patch.setattr(http11, "time", host.clock)  # decides when a connection is too old to reuse
         patch.setattr(bootstrap, "_listener", lambda name, app, *_: _Listener(host, name, app))
         patch.setattr(supervisor, "stop_signals", lambda: host._stop_requested)
         patch.setattr(sqlite_store, "ConnectionThread", _ThreadOpener(host))
@@ -151,7 +151,7 @@ class SimulatedHost:
         task: asyncio.Task[Any] = asyncio.Task(work, loop=loop, context=context)
         life = (copy_context() if context is None else context).get(
             _INCARNATION, 0
-        )  # one that is empty is false, and outside
+        )  # an empty one is false and would be ignored
         if life:
             mine = self._tasks.setdefault(life, {})
             mine[task] = None
@@ -192,7 +192,7 @@ class SimulatedHost:
         self._stop_requested.set()
         code = await self._main
         if code != 0:
-            self.report(f"a stop that was asked for ended with {code}")
+            self.report(f"a requested stop ended with {code}")
         self._reset()
 
     async def crash(self) -> None:
@@ -210,13 +210,13 @@ class SimulatedHost:
                     task.cancel()
             await asyncio.sleep(0)
         else:
-            self.report(f"cannot be ended: {list(mine)}")
+            self.report(f"these tasks do not end: {list(mine)}")
         self._reset()
 
     def check_alive(self) -> None:
         """Report it if the service ended by itself."""
         if self._main is not None and self._main.done():
-            self.report(f"it ended by itself: {self._main.exception() or self._main.result()!r}")
+            self.report(f"the service ended by itself: {self._main.exception() or self._main.result()!r}")
 
     def _reset(self) -> None:
         if self._main is not None and self._main.done() and not self._main.cancelled():

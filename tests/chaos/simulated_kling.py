@@ -79,7 +79,7 @@ class SimulatedKling:
             return _error(429, 1303)
         made = self.create_task(endpoint, body)
         if luck < 0.8:
-            return _error(504, 5002)  # it says that it failed, and it did not
+            return _error(504, 5002)  # the create succeeded although the answer is an error
         return _response({"task_id": made.id, "task_status": "submitted", "task_info": {}, "created_at": 1})
 
     def create_task(self, endpoint: str, body: dict[str, Any]) -> SimulatedTask:

@@ -138,14 +138,14 @@ class Simulation:
         """Run with all faults for this long, then without faults until everything has finished, then stop."""
         await self.host.start()
         restarting = spawn_detached(self._restart_randomly(self._new_rng()))
-        goings_on = [spawn_detached(each) for each in self._activities()]
+        activities = [spawn_detached(each) for each in self._activities()]
         await asyncio.sleep(hours * _HOUR)
         self._is_finished.set()
         self._interrupt.set()
         await restarting
-        for each in goings_on:
+        for each in activities:
             each.cancel()
-        await asyncio.gather(*goings_on, return_exceptions=True)
+        await asyncio.gather(*activities, return_exceptions=True)
         self._stop_faults()
         if until_settled:
             await asyncio.sleep(24 * _HOUR * (_SETTLE_DAYS_AFTER_JUMPS if self.jumps else _SETTLE_DAYS))
@@ -190,7 +190,7 @@ class Simulation:
             each.status = 204
         self._free_disk()
 
-    # Troubles
+    # Faults
 
     @staticmethod
     async def _vary_status(destination: Destination, rng: Random) -> None:

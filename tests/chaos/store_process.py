@@ -148,7 +148,7 @@ def weaken_sync() -> None:
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    store.connect_writer = weak  # type: ignore[attr-defined, assignment]  # what is asked of it stays
+    store.connect_writer = weak  # type: ignore[attr-defined, assignment]  # same signature
 
 
 def main(what: str, path: Path, *more: str) -> None:

@@ -78,7 +78,7 @@ async def test_a_create_in_flight_is_not_sent_again(tmp_path: Path, jump: timede
         await wait_until(lambda: kling.calls == 1)
 
         clock.advance(jump)
-        system.notifiers.notify_all()  # as by any other task
+        system.notifiers.notify_all()  # as another task's work would do
         await system.settle()
         await system.advance(120, step=10)
         kling.create_opened.set()
@@ -225,7 +225,7 @@ async def test_a_clock_set_back_delays_no_result(tmp_path: Path) -> None:
         await wait_until(lambda: not system.archiver._jobs)
 
         system.clock.advance(-DAY)
-        system.notifiers.events.notify()  # as by any other task
+        system.notifiers.events.notify()  # as another task's work would do
 
         await system.wait_for_assets(event, ArchiveState.LATE)
         assert len(cdn.requests) == 2
@@ -260,7 +260,7 @@ async def test_a_clock_set_back_delays_no_lookup_after_a_crash(tmp_path: Path, b
         sending = asyncio.ensure_future(system.submit())
         await wait_until(lambda: kling.calls == 1)
         for work in (sending, *system.submitter._spawned):
-            work.cancel()  # as a kill does
+            work.cancel()  # like a kill
         await asyncio.gather(sending, *system.submitter._spawned, return_exceptions=True)
     kling.create_opened.set()
     clock.advance(-back)

@@ -89,7 +89,7 @@ async def test_each_network_fault_is_recorded_and_the_delivery_arrives_after_it(
         for number_, fault in enumerate(said):
             proxy = await stack.enter_async_context(a_fault_proxy(sink.url, tls=context if fault == NOT_TLS else None))
             proxies.append(proxy)
-            proxy.choose_fault = lambda fault=fault: PASS_THROUGH if fault == "no name" else fault  # type: ignore[misc]  # bound now
+            proxy.choose_fault = lambda fault=fault: PASS_THROUGH if fault == "no name" else fault  # type: ignore[misc]  # bound at definition
             host = {NOT_TLS: "https://host.example", "no name": "http://dead.example"}.get(fault, "http://127.0.0.1")
             more = 'on = ["processing"]\nconcurrency = 1\nretry = ["3s"]'
             routes.append(a_route(f"faulty-{number_}", f"{host}:{proxy.port}/hook", extra=more))

@@ -53,7 +53,7 @@ def mount(folder: Path) -> None:
 
 
 def unmount(folder: Path) -> None:
-    subprocess.run(["umount", str(folder)], check=True, capture_output=True)  # noqa: S607  # wherever it is
+    subprocess.run(["umount", str(folder)], check=True, capture_output=True)  # noqa: S607  # umount from PATH
 
 
 pytestmark = pytest.mark.skipif(bool(unavailable_reason()), reason=f"NOT TESTED: {unavailable_reason()}")
@@ -78,7 +78,7 @@ class SmallDisk:
                 try:
                     os.posix_fallocate(ballast.fileno(), os.fstat(ballast.fileno()).st_size, room)
                 except OSError as exc:
-                    if exc.errno != errno.ENOSPC:  # then the receiver took some of the room in between
+                    if exc.errno != errno.ENOSPC:  # ENOSPC: the receiver used some space meanwhile
                         raise
 
 

@@ -28,8 +28,8 @@ from receiver.tasks import lifecycle
 from receiver.tasks.batches import BatchService
 
 RUNS, HOURS = 20, 60
-FINAL_FINDINGS = ("never ends", "was made 2 times", "was told of otherwise", "was cancelled, and is", "replay")
-"""What can only be said when all is over."""
+FINAL_FINDINGS = ("is not finished", "was created 2 times", "a wrong event", "was cancelled and is", "replay")
+"""Violations that only the end of a run shows."""
 
 Patch = pytest.MonkeyPatch
 
@@ -51,7 +51,7 @@ def rolls_back_commits(patch: Patch) -> None:
     turns, write = count(1), writer._write_and_commit
 
     def unsafe(connection: Any, *given: Any, begun: bool) -> None:
-        write(connection if next(turns) % 10 else RollbackConnection(connection), *given, begun=begun)  # type: ignore[arg-type]  # it passes for one
+        write(connection if next(turns) % 10 else RollbackConnection(connection), *given, begun=begun)  # type: ignore[arg-type]  # a compatible proxy
 
     patch.setattr(writer, "_write_and_commit", unsafe)
 
@@ -144,17 +144,17 @@ def forgets_replays(patch: Patch) -> None:
 @pytest.mark.parametrize(
     ("breaks", "finding", "first"),
     [
-        (rolls_back_commits, "not kept", 1),
-        (keeps_stale_claims, "never ends", 1),
-        (lets_state_regress, "falls from", 15),
-        (claims_twice, "goes out", 1),
-        (trusts_every_callback, "unverified to", 1),
+        (rolls_back_commits, "not stored", 1),
+        (keeps_stale_claims, "is not finished", 1),
+        (lets_state_regress, "moves back from", 15),
+        (claims_twice, "is sent", 1),
+        (trusts_every_callback, "unverified event to", 1),
         (disables_public_guard, "was dialled", 2),
         (disables_operator_guard, "was dialled", 1),
-        (skips_lookup_before_resubmit, "was made 2 times", 1),
-        (forgets_batches, "was told of otherwise", 1),
-        (ignores_operator_hold, "which a person holds", 6),
-        (cancels_in_flight_tasks, "was cancelled, and is", 3),
+        (skips_lookup_before_resubmit, "was created 2 times", 1),
+        (forgets_batches, "a wrong event", 1),
+        (ignores_operator_hold, "which the operator holds", 6),
+        (cancels_in_flight_tasks, "was cancelled and is", 3),
         (forgets_replays, "replay", 1),
     ],
 )
@@ -169,4 +169,4 @@ def test_a_broken_promise_is_detected(
         if any(finding in fault for fault in violations(simulation)):
             return
 
-    pytest.fail(f"nothing was found in {RUNS} lives of {HOURS} hours")
+    pytest.fail(f"no violation in {RUNS} runs of {HOURS} hours")

@@ -181,7 +181,7 @@ async def test_a_damaged_store_ends_the_process_and_is_refused_at_the_start(
                 trace_until_exit(receiver, tmp_path / "strace", "-e", f"trace={RESPONSE_CALLS}")
             )
             await load.wait_for_acknowledged(20)
-            while not ending.done():  # what is much in use is soon written anew, and the rubbish under it never met
+            while not ending.done():  # the store rewrites hot pages, so damage them repeatedly
                 damage(path, head=head)
                 await asyncio.sleep(0.02)
             order = await ending

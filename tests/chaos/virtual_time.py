@@ -53,7 +53,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         await self._require_network().dial(address[0])
         self._dialled[sock] = address[0]
 
-    async def create_connection(  # type: ignore[override]  # over a connected socket, which is all that is wanted
+    async def create_connection(  # type: ignore[override]  # only over a connected socket
         self, protocol_factory: Callable[[], asyncio.Protocol], *, sock: socket.socket
     ) -> tuple[asyncio.Transport, asyncio.Protocol]:
         """Attach a protocol to a connection of the simulated network."""
@@ -77,7 +77,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             return
         self.idle_turns += 1
         if self.idle_turns > _MAX_IDLE_TURNS:
-            self._busy.update(_describe_handle(each) for each in self._ready)  # type: ignore[attr-defined]  # asyncio's own list
+            self._busy.update(_describe_handle(each) for each in self._ready)  # type: ignore[attr-defined]  # private member of asyncio
         if self.idle_turns > _MAX_IDLE_TURNS + 100:
             busy = "\n".join(f"{count} {what}" for what, count in self._busy.most_common(10))
             raise RuntimeError(f"somebody spins: the loop turns and turns and no time passes\n{busy}")
@@ -85,7 +85,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 def _describe_handle(handle: asyncio.Handle) -> str:
     """Return the task behind a callback and its position."""
-    task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]  # asyncio's own
+    task = getattr(handle._callback, "__self__", None)  # type: ignore[attr-defined]  # private member of asyncio
     if not isinstance(task, asyncio.Task):
         return repr(handle)
     return " < ".join(f"{frame.f_code.co_name}:{frame.f_lineno}" for frame in reversed(_frames(task.get_coro())))

@@ -8,7 +8,7 @@ from harness.support import wait_until
 
 from receiver import Client, SyncClient, Task
 
-POLL = '[poll]\nafter = "1s"\nevery = "1s"'  # for callbacks that come while nobody is there
+POLL = '[poll]\nafter = "1s"\nevery = "1s"'  # in case callbacks arrive while the service is down
 
 
 async def test_waiting_survives_a_kill_and_a_restart(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ async def test_a_follower_gets_each_event_once_through_kills(tmp_path: Path) -> 
 
         async def listen() -> None:
             async for event in client.events():
-                heard.append(event.id)  # noqa: PERF401 -- it is looked at in between
+                heard.append(event.id)  # noqa: PERF401 -- read while the loop runs
 
         listening = asyncio.create_task(listen())
         for _ in range(2):

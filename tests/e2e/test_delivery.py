@@ -125,7 +125,7 @@ async def test_a_failing_route_is_held_through_a_restart_and_drains_oldest_first
 ) -> None:
     async with a_sink() as sink:
         sink.answer = lambda: 500
-        # One at a time, so that the order in which the backlog drains can be seen.
+        # One attempt at a time, so that the order is visible.
         config = a_config(UNREACHABLE, more=TRUST_CALLBACKS + a_webhook_route(sink, extra=f"{QUICK}\nconcurrency = 1"))
         async with a_receiver(tmp_path, config) as receiver:
             ids = await push_succeeded(receiver)

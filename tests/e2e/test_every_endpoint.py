@@ -22,7 +22,7 @@ from receiver.settings import Dialect
 IMAGE = "https://images.example.com/a.png"
 EXTRA_FIELDS: Mapping[str, Json] = {"videos/video-extend": {"video_id": "v"}}
 
-# What Kling may have tomorrow, one of each form. The receiver has never heard of them.
+# Possible future endpoints, one of each form. The receiver does not know them.
 UNKNOWN_ENDPOINTS = {
     "videos/text2dance": "videos",
     "videos/3d-effects": "videos",

@@ -27,7 +27,7 @@ PROXIES = [
     for kind in ("nginx", "caddy")
 ]
 
-# As most machines have it: logs that show paths, for whatever does not ask for less.
+# The usual default: logs that contain request paths.
 NGINX = """
 daemon off;
 pid @FOLDER@/nginx.pid;
@@ -53,7 +53,7 @@ def an_nginx(folder: Path, exposed: str, port: int) -> list[str]:
     return ["nginx", "-p", str(folder), "-e", str(folder / "error.log"), "-c", str(folder / "nginx.conf")]
 
 
-def a_caddy(folder: Path, exposed: str, port: int) -> list[str]:  # noqa: ARG001 -- it knows its port
+def a_caddy(folder: Path, exposed: str, port: int) -> list[str]:  # noqa: ARG001 -- the settings contain the port
     """Write Caddy's file. Return the command that runs it."""
     (folder / "Caddyfile").write_text(exposed.replace("{\n", "{\n\tadmin off\n\tdefault_bind 127.0.0.1\n", 1))
     return ["caddy", "run", "--config", str(folder / "Caddyfile"), "--adapter", "caddyfile"]
@@ -126,7 +126,7 @@ async def test_a_proxy_passes_only_callbacks_and_logs_no_token(kind: str, tmp_pa
             "around": await caller.get(f"{url}/callbacks/../readyz"),
         }
         async with caller.stream("POST", callback, content=b"[" * 80_000) as huge:
-            answers["huge"] = huge  # its body may be cut short: whoever refused it has hung up
+            answers["huge"] = huge  # the server may close the connection before the whole body is sent
         seen = [line for line in receiver.log().splitlines() if '"peer"' in line]
         receiver.kill()
         without = await caller.post(callback, content=a_push_body("succeed"))

@@ -23,7 +23,7 @@ from harness.support import wait_until
 
 RESTARTS = env_int("RESTARTS", 4)
 
-# What systemd does between fork and exec: the sockets go to descriptors 3 and 4, the process is told what they are.
+# As systemd does between fork and exec: the sockets become descriptors 3 and 4, named by environment variables.
 LAUNCH = """
 import os, sys
 for place, given in enumerate(sys.argv[1:3]):
@@ -105,7 +105,7 @@ async def test_restarts_with_held_sockets_refuse_no_callback(
         assert (load.refused_connections, set(load.statuses)) == (0, {200, 201})
         assert load.failed_requests <= (
             RESTARTS * 2 * load.client_count if keeps else 0
-        )  # an idle connection is let go
+        )  # an idle connection is closed
         assert (report.lost, report.undelivered, report.unknown) == (0, 0, 0)
         assert (report.duplicates_within_run, report.redeliveries.total()) == (0, 0)
 

@@ -17,7 +17,7 @@ from standardwebhooks import Webhook
 
 from receiver import Client
 
-POLL = '[poll]\nafter = "1s"\nevery = "1s"'  # for callbacks that come while nobody is there
+POLL = '[poll]\nafter = "1s"\nevery = "1s"'  # in case callbacks arrive while the service is down
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,12 +70,12 @@ async def test_the_consumer_accepts_only_signed_requests(tmp_path: Path) -> None
 
 def signed(event_id: str, body: str) -> dict[str, str]:
     """Return the headers with which the receiver would sign *body* now."""
-    now = datetime.now(UTC)  # noqa: TID251 -- the consumer looks at the machine's own clock
+    now = datetime.now(UTC)  # noqa: TID251 -- the consumer uses the system clock
     return {
         "webhook-id": event_id,
         "webhook-timestamp": str(int(now.timestamp())),
         "webhook-signature": Webhook(SECRET).sign(event_id, now, body),
-        "connection": "close",  # the server closes it after an error, which the next request would run into
+        "connection": "close",  # the server closes the connection after an error
     }
 
 
@@ -148,7 +148,7 @@ async def test_the_sync_example_gets_each_success(tmp_path: Path) -> None:
                 stderr=out,
             )
         try:
-            while not written_to.read_text():  # it hears what happens once it listens
+            while not written_to.read_text():  # it gets events only after it has connected
                 submitted.append((await client.submit("images/multi-image2image", JOB)).id)
                 await client.wait(submitted[-1])
         finally:

@@ -61,7 +61,7 @@ class Outputs:
     texts: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        # What a secret's bytes are, and what they look like where they are written another way.
+        # Each secret, and its other encodings.
         for name, word in list(self.secrets.items()):
             if word.startswith("whsec_"):
                 self.secrets[f"{name}, without its prefix"] = word.removeprefix("whsec_")
@@ -156,7 +156,7 @@ PAGES = [
 ]  # fmt: skip
 
 
-@pytest.mark.timeout(300)  # a process for each command; a busy machine starts them slowly
+@pytest.mark.timeout(300)  # one process per command is slow on a busy machine
 async def test_no_output_contains_a_secret(tmp_path: Path) -> None:
     said = Outputs()
     async with (
@@ -168,7 +168,7 @@ async def test_no_output_contains_a_secret(tmp_path: Path) -> None:
         sink_at = sink.url.removesuffix("/hook")
         config = a_config(kling.url, sink_at, refusing.url, 'api_key = "env:API_KEY"')
         async with a_receiver(tmp_path, config, environ=SECRETS) as receiver:
-            # The harness looks for the token where one that was made would be; here it is configured.
+            # The harness reads the token from the file of a generated one; here it is configured.
             (receiver.folder / "var" / "admin-token").write_text(SECRETS["ADMIN_TOKEN"])
             url = await trigger_errors(receiver, sink_at, said)
             await wait_until(lambda: len(receiver.log_entries("route.held")) >= 2)
@@ -190,7 +190,7 @@ async def test_no_output_contains_a_secret(tmp_path: Path) -> None:
             said.secrets["client's callback URL"] = CLIENTS
 
     assert len(tokens) >= 5
-    # What a client asked to be called at is kept, or it could not be called.
+    # A client's callback URL is stored, because deliveries need it.
     leaks = said.leaks(ignore=lambda where, name: where == "store" and name == "client's callback URL")
     assert leaks == []
 
@@ -200,7 +200,7 @@ async def test_no_output_contains_the_access_key_or_its_token(tmp_path: Path) ->
 
     def answer(request: Request) -> Response:
         shown.append(request.headers["authorization"].removeprefix("Bearer "))
-        # As a gateway that tells its clients what they sent.
+        # Like a gateway that echoes the request.
         body = {"code": 1002, "message": f"cannot take {request.headers['authorization']}", "request_id": "r"}
         return Response(json.dumps(body), 401, headers={"content-type": "application/json"})
 
@@ -276,7 +276,7 @@ async def read_everything(receiver: Receiver, said: Outputs) -> None:
     async with receiver.client() as client:
         for page in PAGES:
             for name, value in names.items():
-                page = page.replace(name, value)  # noqa: PLW2901 - the page as it is asked for
+                page = page.replace(name, value)  # noqa: PLW2901 - the page with its parameters
             said.texts[f"GET {page}"] = (await client.get(page)).text
         replay = await client.post("/api/replays", json={"route": "nowhere", "dry_run": True})
         said.texts["a replay"] = replay.text
@@ -288,7 +288,7 @@ def dump(receiver: Receiver) -> str:
     """Return the whole content of the store as text; bytes are decoded as Latin-1."""
     with sqlite3.connect(f"{(receiver.folder / 'var' / 'receiver.db').as_uri()}?mode=ro", uri=True) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        cells = [cell for table in tables for row in connection.execute(f"SELECT * FROM {table}") for cell in row]  # noqa: S608 - its own tables
+        cells = [cell for table in tables for row in connection.execute(f"SELECT * FROM {table}") for cell in row]  # noqa: S608 - table names from the schema
     connection.close()
     return "\n".join(cell.decode("latin-1") if isinstance(cell, bytes) else str(cell) for cell in cells)
 

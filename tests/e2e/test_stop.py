@@ -37,7 +37,7 @@ async def test_stops_under_load_lose_nothing_and_deliver_nothing_twice(
 
         for life in range(1, STOPS + 1):
             enough = len(load.acknowledged) + 200
-            await wait_until(lambda enough=enough: len(load.acknowledged) >= enough, seconds=30)  # type: ignore[misc]  # bound now
+            await wait_until(lambda enough=enough: len(load.acknowledged) >= enough, seconds=30)  # type: ignore[misc]  # bound at definition
             assert await receiver.stop() == 0
             receiver.environ[START_NUMBER] = str(life)
             await receiver.start()
@@ -104,7 +104,7 @@ async def test_a_request_in_flight_is_answered_before_the_stop(tmp_path: Path, b
             early.writer.write(begun)
             assert (
                 await http_request("GET", f"{receiver.public}/healthz")
-            ).status == 200  # so the one before has come in
+            ).status == 200  # so the request before it has arrived
 
             receiver.terminate()
             await wait_until(lambda: _is_closed(receiver.public))

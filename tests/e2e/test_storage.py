@@ -113,7 +113,7 @@ async def test_a_kill_after_a_copy_costs_a_second_copy_under_the_same_key(tmp_pa
         async def killing(head: bytes) -> None:
             copies.append(head.split(b" ")[1])
             if len(copies) == 1:
-                receivers[0].kill()  # the store has it, and nobody here has heard of that
+                receivers[0].kill()  # the storage has the copy, but the receiver has not recorded it
 
         async with s3_proxy(s3.port, on_response=killing) as url:
             config = a_config(kling.url, more=an_archive(url) + a_webhook_route(sink))

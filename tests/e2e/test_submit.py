@@ -158,7 +158,7 @@ async def test_a_lost_create_is_sent_again_after_a_not_found(tmp_path: Path) -> 
     async with a_kling() as kling:
         config = a_config(kling.url, kling_more=BRIEFLY)
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            await submit_task(client)  # which Kling finds by its id, so that its denial of another is believed
+            await submit_task(client)  # Kling finds it by its external id, so a later not found is trusted
             kling.configure({"lose": "next:1"})
             task = await submit_task(client)
 

@@ -1,7 +1,7 @@
 """The process is killed at random moments while jobs are submitted and Kling answers late, wrongly or never.
 
-Kling creates each accepted job once, whatever the client was answered. A job that a gateway's client was told to send
-again was not created.
+Kling creates each accepted job once, for every kind of answer to the client. It creates no job that a gateway's client
+was told to send again.
 """
 
 import asyncio
@@ -78,7 +78,7 @@ async def test_each_job_is_created_once_through_kills(tmp_path: Path, record_cou
         config = a_config(kling.url, kling_more='timeout = "1s"', more=CONFIG)
         async with a_receiver(tmp_path, config) as receiver:
             async with receiver.client() as client:
-                await submit_job(client, "first")  # which is found by its id, so that denials of others are believed
+                await submit_job(client, "first")  # found by its external id, so a later not found is trusted
             kling.configure(FAULTS)
             for round_ in range(CRASHES):
                 await kill_while_submitting(receiver, rng, [f"{round_}-{number}" for number in range(4)])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from harness.support import free_port
 
-# What systemd does between fork and exec: the socket goes to descriptor 3, the process is told that it is meant.
+# As systemd does between fork and exec: the socket becomes descriptor 3, named by environment variables.
 LAUNCH = """
 import os, sys
 os.dup2(int(sys.argv[1]), 3, inheritable=True)
@@ -48,14 +48,14 @@ def a_notify_socket(address: Path) -> Iterator[socket.socket]:
 @contextmanager
 def a_launched_service(folder: Path, public: socket.socket) -> Iterator[subprocess.Popen[bytes]]:
     (folder / "config.toml").write_text("")
-    given = fcntl.fcntl(public.fileno(), fcntl.F_DUPFD, 100)  # out of the way of descriptor 3
+    given = fcntl.fcntl(public.fileno(), fcntl.F_DUPFD, 100)  # clear of descriptor 3
     environ = {
         "PATH": os.environ["PATH"],
         "HOME": str(folder),
         "NOTIFY_SOCKET": str(folder / "notify"),
         "WATCHDOG_USEC": "200000",
         "KLING_RECEIVER_CONFIG": str(folder / "config.toml"),
-        "KLING_RECEIVER__PUBLIC__LISTEN": "127.0.0.1:1",  # would fail if it were bound
+        "KLING_RECEIVER__PUBLIC__LISTEN": "127.0.0.1:1",  # binding it would fail
         "KLING_RECEIVER__ADMIN__LISTEN": f"127.0.0.1:{free_port()}",
         "KLING_RECEIVER__STORE__URL": f"sqlite:{folder / 'receiver.db'}",
         "KLING_RECEIVER__KLING__API_KEY": "never used",

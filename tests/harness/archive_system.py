@@ -1,4 +1,4 @@
-"""An archiver over a real store and real sockets, and a clock that stands still."""
+"""An archiver on a real store and real sockets, with a fake clock."""
 
 import asyncio
 import contextlib
@@ -37,7 +37,7 @@ LOOPBACK = PublicGuard([ip_network("127.0.0.0/8")])
 
 
 class ArchiveSystem:
-    """A store, an archiver and a clock that stands still."""
+    """A store, an archiver and a fake clock."""
 
     def __init__(self, store: SqliteStore, folder: Path) -> None:
         self.store = store
@@ -58,7 +58,7 @@ class ArchiveSystem:
         self.http_client: HttpClient | None = None
 
     async def succeed_task(self, *urls: str, trusted: bool = True, **changes: Any) -> Event:
-        """Let a task succeed with results at *urls*."""
+        """Make a task succeed with results at *urls*."""
         task = await self.add_task(**changes)
         images = tuple({"index": number, "url": url} for number, url in enumerate(urls))
         said = self.event_factory.task_event(
@@ -129,7 +129,7 @@ class ArchiveSystem:
         return found.archiving
 
     async def wait_for_assets(self, event: Event, state: ArchiveState | None = None) -> Sequence[Json]:
-        """Wait until an event has come to a stage; give its files."""
+        """Wait until an event reaches an archive state. Return its files."""
 
         async def is_there() -> bool:
             return await self.archive_state(event) is state
@@ -139,7 +139,7 @@ class ArchiveSystem:
         return assets
 
     async def advance_to_age(self, event: Event, age: timedelta, condition: Callable[[], bool]) -> None:
-        """Let the time pass until an event is so old, stopping wherever somebody waits for a moment."""
+        """Advance the clock until an event has this age, stopping at each due time."""
         end = event.created_at + age
         while self.clock.now() < end:
             step = await self.store.next_due(exclude=()) or end
@@ -149,7 +149,7 @@ class ArchiveSystem:
         await wait_until(condition)
 
     async def due_by_route(self, event: Event) -> dict[str, bool]:
-        """Tell for each delivery of an event whether it may go out."""
+        """Return for each route of an event whether its delivery is due."""
         found = await self.store.deliveries(event_id=event.id)
         return {view.delivery.route: view.delivery.due_at <= self.clock.now() for view in found.items}
 
@@ -166,7 +166,7 @@ class ArchiveSystem:
 
 
 class FakeUrlRefresher:
-    """Tells of pictures at the URLs it is given, and of none while it is told that it cannot say."""
+    """Returns images at the given URLs, or fails while it is unreachable."""
 
     def __init__(self, *urls: str, is_unreachable: bool = False) -> None:
         self.urls = urls
@@ -182,7 +182,7 @@ class FakeUrlRefresher:
 
 @contextlib.asynccontextmanager
 async def an_archive_system(folder: Path) -> AsyncIterator[ArchiveSystem]:
-    """Open a workshop on a store of its own."""
+    """Open an archive system on a new store."""
     store = await SqliteStore.open(folder / "receiver.db")
     system = ArchiveSystem(store, folder)
     yield system
@@ -192,7 +192,7 @@ async def an_archive_system(folder: Path) -> AsyncIterator[ArchiveSystem]:
 
 @contextlib.asynccontextmanager
 async def a_cdn(**answers: bytes | Handler) -> AsyncIterator[Peer]:
-    """Serve files by the first part of their path; what is not there is 404."""
+    """Serve files by the first part of their path, and 404 for unknown ones."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         name = peer.requests[-1].line.split()[1].split("/")[1].partition("?")[0]
@@ -204,6 +204,6 @@ async def a_cdn(**answers: bytes | Handler) -> AsyncIterator[Peer]:
 
 
 def truncated_response(body: bytes, *, after: int, **headers: str) -> Handler:
-    """Promise a body and break off in the middle of it."""
+    """Promise a body and close the connection in the middle of it."""
     whole = response(200, body, **headers)
     return respond_with(whole[: len(whole) - len(body) + after], then_close=True)

@@ -1,4 +1,4 @@
-"""A dispatcher over a real store, with destinations that answer as told and time that jumps from deed to deed."""
+"""A dispatcher on a real store, with scripted destinations and a clock that jumps to the next wake-up."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -33,7 +33,7 @@ SECOND = timedelta(seconds=1)
 
 
 class SteppedClock(FakeClock):
-    """A clock that knows what is waited for, and by how many, so that a test can go straight there."""
+    """A fake clock that knows all waits, so that a test can jump to the next wake-up."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,19 +48,19 @@ class SteppedClock(FakeClock):
 
     @property
     def next_wakeup(self) -> datetime | None:
-        """The first moment that anybody waits for."""
+        """The earliest time that a wait ends, or None."""
         return min((moment for moment in self.waits.values() if moment is not None), default=None)
 
 
 @dataclass
 class Destination:
-    """Takes what is sent, answers as told, and keeps what came, each with its moment."""
+    """Accepts requests, answers as set, and records each request with its time."""
 
     clock: FakeClock
     respond: Callable[[DeliveryRequest], Outcome] = lambda _: Accepted(code=204)
     timeout: timedelta = TIMEOUT
     gate: asyncio.Event = field(default_factory=asyncio.Event)
-    gates: dict[str, asyncio.Event] = field(default_factory=dict)  # of single events, where they have one
+    gates: dict[str, asyncio.Event] = field(default_factory=dict)  # gates of single events
     attempts: list[tuple[datetime, DeliveryRequest]] = field(default_factory=list)
     waiting: list[asyncio.Event] = field(default_factory=list)
     max_concurrent: int = 0
@@ -80,11 +80,11 @@ class Destination:
         return self.respond(request)
 
     async def aclose(self) -> None:
-        """Nothing to let go of."""
+        """Do nothing."""
 
     @property
     def blocked(self) -> int:
-        """How many attempts wait for a gate to open."""
+        """The number of attempts that wait for a closed gate."""
         return sum(not gate.is_set() for gate in self.waiting)
 
     @property
@@ -93,11 +93,11 @@ class Destination:
 
     @property
     def event_ids(self) -> list[str]:
-        return [parcel.event.id for _, parcel in self.attempts]
+        return [request.event.id for _, request in self.attempts]
 
 
 class DeliverySystem:
-    """A dispatcher, a replayer beside it, and all that a test wants to know of them."""
+    """A dispatcher, a replay service and accessors for tests."""
 
     routes: Sequence[RouteSettings] = ()
 
@@ -123,7 +123,7 @@ class DeliverySystem:
         rate: RateLimiter | None = None,
         give_up_after: timedelta = timedelta(hours=96),
     ) -> Destination:
-        """Make a lane that leads to a destination of its own."""
+        """Add a lane with its own destination."""
         there = self.destinations[name] = Destination(self.clock)
         policy = RetryPolicy(schedule=SCHEDULE, give_up_after=give_up_after)
         self.lanes[name] = Lane(sender=there, policy=policy, concurrency=concurrency, rate=rate)
@@ -135,7 +135,7 @@ class DeliverySystem:
         grace: timedelta = timedelta(seconds=5),
         wrap_queue: Callable[[DeliveryQueue], DeliveryQueue] = lambda queue: queue,
     ) -> None:
-        """Open the store and start, as a new process does; the dispatcher sees the store *through* something."""
+        """Open the store and start, like a new process. *wrap_queue* may wrap the dispatcher's queue."""
         self.store = await SqliteStore.open(self._path, clock=self.clock)
         queue = wrap_queue(self.store)
         routes = [
@@ -161,29 +161,29 @@ class DeliverySystem:
         await self.settle()
 
     async def stop(self) -> None:
-        """Stop in good order."""
+        """Stop in order."""
         self._stop.set()
         self.notifiers.notify_all()
         await asyncio.gather(*self.running)
         await self.store.aclose()
 
     async def crash(self) -> None:
-        """End without order: whatever is under way comes to no verdict."""
+        """Stop like a crash: attempts in flight get no verdict."""
         ends = [*self.running, *self.dispatcher._attempts]
-        self.notifiers = Notifiers()  # those of the next process
+        self.notifiers = Notifiers()  # for the next process
         await self.store.aclose()
         for end in ends:
             end.cancel()
         await asyncio.gather(*ends, return_exceptions=True)
 
     async def settle(self) -> None:
-        """Wait until nothing more happens at this moment."""
+        """Wait until all work that is due now is done."""
         await wait_until(self._is_quiet)
 
     def _is_quiet(self) -> bool:
         for each in self.running:
             if each.done():
-                raise AssertionError(f"a part has ended: {each.exception()!r}")
+                raise AssertionError(f"a worker has ended: {each.exception()!r}")
         stuck = sum(there.blocked for there in self.destinations.values())
         if len(self.clock.waits) != len(self.running) or len(self.dispatcher._attempts) != stuck:
             return False
@@ -191,7 +191,7 @@ class DeliverySystem:
         return not any(wake.is_set() or (moment or now + SECOND) <= now for wake, moment in self.clock.waits.items())
 
     async def advance(self, by: timedelta) -> None:
-        """Let time pass, stopping wherever the dispatcher has something to do."""
+        """Advance the clock, stopping whenever the dispatcher has something to do."""
         end = self.clock.now() + by
         while True:
             await self.settle()
@@ -205,7 +205,7 @@ class DeliverySystem:
     async def add_events(
         self, count: int = 1, *, route: str = "publish", settle: bool = True, due_in: timedelta = timedelta(0)
     ) -> list[str]:
-        """Bring events in for a route, and give their ids, oldest first."""
+        """Add events for a route. Return their ids, oldest first."""
         if await self.store.task("tsk_1") is None:
             await self.store.add(a_task(), b"{}")
         now = self.clock.now()
@@ -231,7 +231,7 @@ class DeliverySystem:
         return [event.id for event in events]
 
     async def deliveries(self, route: str = "publish") -> list[DeliveryView]:
-        """Give all deliveries of a route, oldest first."""
+        """Return all deliveries of a route, oldest first."""
         return list(reversed((await self.store.deliveries(route=route, limit=500)).items))
 
     async def statuses(self, route: str = "publish") -> list[str]:
@@ -241,14 +241,14 @@ class DeliverySystem:
         return await self.store.attempts(delivery_id)
 
     async def alerts(self) -> list[str]:
-        """Give the alerts there were, oldest first."""
+        """Return the types of all alerts, oldest first."""
         events = (await self.store.events(limit=500)).items
         return [event.type for event in reversed(events) if event.type.startswith("alert.")]
 
 
 @asynccontextmanager
 async def a_delivery_system(folder: Path) -> AsyncIterator[DeliverySystem]:
-    """Set a dispatcher up; the test makes its routes and starts it."""
+    """Create a dispatcher. The test adds routes and starts it."""
     system = DeliverySystem(folder / "receiver.db")
     yield system
     for there in system.destinations.values():

@@ -1,4 +1,4 @@
-"""Values for tests that state only what matters to the rule under test."""
+"""Factories of values, so that a test states only what matters to its rule."""
 
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -26,7 +26,7 @@ POLL = PollSettings(after=timedelta(seconds=30), every=timedelta(minutes=5), giv
 
 
 def a_task(**changes: Any) -> Task:
-    """A task of the gateway's that Kling has taken and not spoken of since."""
+    """A task that Kling has accepted through the gateway, without any push yet."""
     task = Task(
         id="tsk_1",
         origin=Origin.GATEWAY,
@@ -43,7 +43,7 @@ def a_task(**changes: Any) -> Task:
 
 
 def a_status_report(raw_status: str, **changes: Any) -> StatusReport:
-    """What a body of the task above says; a succeed has a picture."""
+    """A status report of `a_task()`; a success has one image."""
     state = TaskState(raw_status) if raw_status in set(TaskState) else None
     result = IMAGES if raw_status == "succeed" else {}
     return replace(
@@ -53,7 +53,7 @@ def a_status_report(raw_status: str, **changes: Any) -> StatusReport:
 
 
 def a_push(id_: str = "psh_1", **changes: Any) -> Push:
-    """A callback that waits for confirmation."""
+    """A callback that must be confirmed."""
     push = Push(
         id=id_,
         task_id="tsk_1",
@@ -68,7 +68,7 @@ def a_push(id_: str = "psh_1", **changes: Any) -> Push:
 
 
 def an_event(id_: str = "evt_1", **changes: Any) -> Event:
-    """A succeed, as it is stored."""
+    """A stored success event."""
     event = Event(
         id=id_,
         type="task.succeed",
@@ -95,5 +95,5 @@ def a_delivery(id_: str = "dlv_1", **changes: Any) -> Delivery:
 
 
 def at(seconds: float) -> datetime:
-    """A moment so many seconds after the tests' start."""
+    """The time this many seconds after START."""
     return START + timedelta(seconds=seconds)

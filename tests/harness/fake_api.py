@@ -1,4 +1,4 @@
-"""A service as the command line sees it: the API's answers, given on a real socket."""
+"""A fake service for tests of the command line, on a real socket."""
 
 import asyncio
 import json
@@ -68,7 +68,7 @@ def make_delivery(**changes: object) -> Json:
 
 @dataclass
 class FakeService:
-    """Answers what it is told to answer, and remembers what it was asked."""
+    """Answers as set, and records requests."""
 
     port: int
     answers: dict[str, Any] = field(default_factory=dict)
@@ -87,7 +87,7 @@ class FakeService:
         self.answers[path] = (status, body)
 
     def send_event(self, event: Json) -> None:
-        """Send an event to whoever follows the stream."""
+        """Send an event to the followers of the stream."""
         assert self._loop is not None
         assert self._events is not None
         self._loop.call_soon_threadsafe(self._events.put_nowait, event)
@@ -110,7 +110,7 @@ class FakeService:
             return problem(404, "not_found", "There is no such thing.")
         status, answer = self.answers[request.url.path]
         answer = answer() if callable(answer) else answer
-        # By escapes, so that anything a text of JSON may hold gets across, as it does from the service.
+        # Escaped like the service's JSON, so that any text can be sent.
         return Response(json.dumps(answer), status, media_type="application/json")
 
     async def stream(self, _request: Request) -> Response:

@@ -1,4 +1,4 @@
-"""A machine's resolver for a process under test: names that lead where a test wants them to, or nowhere."""
+"""A fake resolver for a process under test."""
 
 import json
 import os
@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 TEMPORARY_FAILURE = "dead"
-"""In the place of an address: the resolver has no answer this time."""
+"""Instead of an address: this lookup fails temporarily."""
 
-# The machine's resolver, with a few names more. Each time it is asked for one it gives the next address, then the last.
+# The system's resolver with additional names. Each lookup of one returns its next address, then always the last.
 _RESOLVER = """
 import json, os, socket
 
@@ -31,7 +31,7 @@ socket.getaddrinfo = getaddrinfo
 
 
 def fake_dns_environment(folder: Path, answers: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """Make the environment of a process that finds these names at these addresses."""
+    """Return the environment of a process in which these names have these addresses."""
     (folder / "sitecustomize.py").write_text(_RESOLVER)
     path = os.pathsep.join([str(folder), *filter(None, [os.environ.get("PYTHONPATH")])])
     return {"PYTHONPATH": path, "ANSWERS": json.dumps({name: list(given) for name, given in answers.items()})}

@@ -1,4 +1,4 @@
-"""HTTP destinations that behave as real ones do: some well, most not. Real sockets on loopback."""
+"""HTTP destinations for tests, well-behaved or broken, on real loopback sockets."""
 
 import asyncio
 import contextlib
@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What a peer was sent, headers by their lower-case names."""
+    """A received request. Header names are in lower case."""
 
     line: str
     headers: dict[str, str]
@@ -22,7 +22,7 @@ Handler: TypeAlias = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awai
 
 @dataclass(slots=True)
 class Peer:
-    """A server that writes down what it is sent and answers as it is told."""
+    """A server that records requests and answers as set."""
 
     handler: Handler
     scheme: str = "http"
@@ -49,7 +49,7 @@ class Peer:
                     break
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             pass
-        except RuntimeError:  # uvloop's way to say that the other side has left
+        except RuntimeError:  # raised by uvloop after the peer has closed
             pass
         finally:
             self.open_connections -= 1
@@ -60,7 +60,7 @@ class Peer:
 async def http_peer(
     handler: Handler | bytes, *, tls: ssl.SSLContext | None = None, reads_requests: bool = True
 ) -> AsyncIterator[Peer]:
-    """Serve on a free port of loopback; bytes are sent as they are, a function does as it likes."""
+    """Serve on a free loopback port. Bytes are sent unchanged; a function handles the connection itself."""
     peer = Peer(
         respond_with(handler) if isinstance(handler, bytes) else handler,
         scheme="https" if tls else "http",
@@ -77,7 +77,7 @@ async def tcp_server(
     tls: ssl.SSLContext | None = None,
     backlog: int = 100,
 ) -> AsyncIterator[int]:
-    """Give a free port of loopback, each connection to which is handed to *serve*; what is left at the end is ended."""
+    """Yield a free loopback port whose connections go to *handler*. Open connections are closed at the end."""
     tasks: set[asyncio.Task[None]] = set()
 
     def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -97,14 +97,14 @@ async def tcp_server(
 
 
 def response(status: int = 200, body: bytes = b"", **headers: str) -> bytes:
-    """Write an orderly answer; ``content_type`` names ``content-type``."""
-    lines = [f"HTTP/1.1 {status} Whatever", f"content-length: {len(body)}"]
+    """Return a valid HTTP response; ``content_type`` sets the header ``content-type``."""
+    lines = [f"HTTP/1.1 {status} Status", f"content-length: {len(body)}"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
     return "\r\n".join([*lines, "", ""]).encode() + body
 
 
 def respond_with(data: bytes, *, then_close: bool = False) -> Handler:
-    """Answer with these bytes, whatever they are."""
+    """Return a handler that answers with these bytes."""
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(data)
@@ -117,7 +117,7 @@ def respond_with(data: bytes, *, then_close: bool = False) -> Handler:
 
 
 async def never_respond(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
-    """Never answer, and stay until the other side leaves."""
+    """Never answer; wait until the client disconnects."""
     while await reader.read(65536):
         pass
 

@@ -1,4 +1,4 @@
-"""Listeners on real sockets for a test's lifetime, and a way to speak raw bytes to them."""
+"""Fixtures: listeners on real sockets, and a way to send them raw bytes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
@@ -17,13 +17,13 @@ from receiver.web.server.listener import Listener
 
 @pytest.fixture
 def stop() -> asyncio.Event:
-    """Stop all listeners of the test."""
+    """An event that stops all listeners of the test."""
     return asyncio.Event()
 
 
 @pytest.fixture
 async def serve(stop: asyncio.Event) -> AsyncIterator[Serve]:
-    """Serve an app until the test is over, and tell where."""
+    """Serve an app until the test ends. Returns its address."""
     running: list[asyncio.Task[None]] = []
 
     async def start(
@@ -55,7 +55,7 @@ async def serve(stop: asyncio.Event) -> AsyncIterator[Serve]:
 
 @pytest.fixture
 def send_bytes() -> SendBytes:
-    """Send bytes, and give all that comes back until the other side closes."""
+    """Send bytes, and return everything until the server closes."""
 
     async def send_bytes(address: Address, sent: bytes) -> bytes:
         reader, writer = await asyncio.open_connection(address.host, address.port)
@@ -72,6 +72,6 @@ def send_bytes() -> SendBytes:
 
 @pytest.fixture
 async def web(serve: Serve, tmp_path: Path) -> AsyncIterator[WebApp]:
-    """Open a receiver's web edge."""
+    """The web layer of a receiver."""
     async with a_web_app(serve, tmp_path) as web:
         yield web

@@ -1,4 +1,4 @@
-"""Callers who post callbacks as Kling does, at a pace, through every crash; and the audit of what was promised."""
+"""Load generator: clients that post callbacks like Kling, through crashes; and the check of the results."""
 
 import asyncio
 import json
@@ -18,18 +18,18 @@ from harness.support import wait_until
 STATUSES = ("submitted", "processing", "succeed")
 CONCURRENCY = 8
 START_NUMBER = "LIFE"
-"""The variable that numbers the starts of a receiver; its routes say it, so that a sink knows which one speaks."""
+"""The variable that numbers the starts of a receiver. Its routes send it, so that the sink knows the start."""
 
 LABEL = "marked"
-_LABEL_EVERY = 25  # of so many tasks one is marked
+_LABEL_EVERY = 25  # one of this many tasks has a label
 
 _CONNECTION_ERRORS = (OSError, asyncio.IncompleteReadError)
-_RETRY_SECONDS = 0.02  # seconds until a caller tries a receiver again that was not there
+_RETRY_SECONDS = 0.02  # delay before a client retries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRoute:
-    """What a route asks for: all events, or ends alone; of all tasks, or of marked ones alone."""
+    """Which events a route gets: all or only final ones, of all tasks or only labelled ones."""
 
     name: str
     only_final: bool = False
@@ -37,18 +37,18 @@ class LoadRoute:
     script: bool = False
 
     def matches(self, type_: str, task_id: str, labelled: set[str]) -> bool:
-        """Tell whether an event is for the route."""
+        """Return whether an event is for the route."""
         return (not self.only_final or type_ == "task.succeed") and (not self.only_labelled or task_id in labelled)
 
     def to_toml(self, sink: Sink, folder: Path | None) -> str:
-        """Write the route for a configuration."""
+        """Return the route's configuration."""
         extra = f'on = ["{"succeed" if self.only_final else "*"}"]\nconcurrency = {CONCURRENCY}\n'
         if self.only_labelled:
             extra += f"where = \"task.label == '{LABEL}'\"\n"
         if not self.script:
             says = f'headers = {{ x-route = "{self.name}", x-life = "env:{START_NUMBER}" }}'
             return a_webhook_route(sink, name=self.name, extra=extra, webhook=says)
-        assert folder is not None, "a script needs a place to write to"
+        assert folder is not None, "a script needs an output folder"
         path = folder / "script.sh"
         path.write_text(f'#!/bin/sh\necho "$KLING_EVENT_ID ${START_NUMBER}" >> "$OUT"\n')
         path.chmod(0o755)
@@ -66,9 +66,9 @@ THREE_AND_A_SCRIPT = (
 
 
 def a_load_config(sink: Sink, load_routes: Sequence[LoadRoute] = ONE_WEBHOOK, folder: Path | None = None) -> str:
-    """A configuration that trusts every callback and sends each route to *sink* what it asks for.
+    """A configuration that trusts every callback and sends the routes' events to *sink*.
 
-    A script writes what it gets to a file in *folder*.
+    A script route writes to a file in *folder*.
     """
     routes = "\n".join(route.to_toml(sink, folder) for route in load_routes)
     return a_config("http://127.0.0.1:9", more='[callbacks]\nverify = "never"\n' + routes)
@@ -76,11 +76,10 @@ def a_load_config(sink: Sink, load_routes: Sequence[LoadRoute] = ONE_WEBHOOK, fo
 
 @dataclass(slots=True)
 class LoadGenerator:
-    """What callers have sent so far, and what was said to it.
+    """Posts callbacks and records the answers.
 
-    ``promised`` are the bodies answered with 200, ``marked`` the tasks with a label; ``broken`` counts requests that
-    got no answer, ``refused`` the connections that could not be made. Callers keep their connections, or make one for
-    each callback.
+    ``acknowledged`` holds the bodies answered 200, ``labelled`` the tasks with a label. ``failed_requests`` counts
+    requests without an answer. Clients keep their connections, or open one per callback.
     """
 
     receiver: Receiver
@@ -95,13 +94,13 @@ class LoadGenerator:
     _numbers: Iterator[int] = field(default_factory=lambda: count(867283741759111202))
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Mint callback URLs and post each task's news to them, in order, until *stop*."""
+        """Mint callback URLs and post each task's statuses in order, until *stop*."""
         async with asyncio.TaskGroup() as callers:
             for _ in range(self.client_count):
                 callers.create_task(self._run_client(stop))
 
     async def wait_for_acknowledged(self, count: int) -> None:
-        """Wait until so many more callbacks are acknowledged."""
+        """Wait until this many more callbacks are acknowledged."""
         enough = len(self.acknowledged) + count
         await wait_until(lambda: len(self.acknowledged) >= enough, seconds=60)
 
@@ -134,7 +133,7 @@ class LoadGenerator:
 
 @asynccontextmanager
 async def generate_load(receiver: Receiver, *, per_second: int = 250) -> AsyncIterator[LoadGenerator]:
-    """Post callbacks until the end, whatever the answers."""
+    """Post callbacks during the block."""
     load, stop = LoadGenerator(receiver, per_second=per_second), asyncio.Event()
     task = asyncio.create_task(load.run(stop))
     try:
@@ -146,7 +145,7 @@ async def generate_load(receiver: Receiver, *, per_second: int = 250) -> AsyncIt
 
 @dataclass(slots=True)
 class _Client:
-    """One caller's connection, made anew when it breaks."""
+    """One client's connection, reopened after an error."""
 
     load: LoadGenerator
     url: str
@@ -156,7 +155,7 @@ class _Client:
     async def post_until_accepted(
         self, path: str, body: bytes, stop: asyncio.Event, *, expected_status: int
     ) -> RawResponse | None:
-        """Post until it is taken; None when told to stop before that. Other answers are for the test to judge."""
+        """Post until the expected status is returned. Return None if stopped before that."""
         while not stop.is_set():
             try:
                 if self.connection is None:
@@ -188,9 +187,9 @@ class _Client:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadReport:
-    """What became of what callers were promised.
+    """What happened to the acknowledged callbacks.
 
-    ``again`` counts what was sent another time in a later life, by its route and the life it was first sent in.
+    ``redeliveries`` counts deliveries repeated after a restart, by route and by the number of the first start.
     """
 
     acknowledged: int
@@ -207,7 +206,7 @@ class LoadReport:
     def from_run(
         cls, load: LoadGenerator, sink: Sink, load_routes: Sequence[LoadRoute] = ONE_WEBHOOK, folder: Path | None = None
     ) -> "LoadReport":
-        """Compare the promises with what is in the store, and the store with what the sink has got."""
+        """Compare the acknowledged callbacks with the store, and the store with what the sink received."""
         rows = load.receiver.rows
         kept = set(rows("SELECT task_id, body FROM pushes WHERE source = 'callback'"))
         events = {id_: (task, type_) for id_, task, type_ in rows("SELECT id, task_id, type FROM events")}
@@ -219,7 +218,7 @@ class LoadReport:
             if route.matches(type_, task, load.labelled)
         }
         delivered = set(rows("SELECT route, event_id FROM deliveries WHERE status = 'delivered'"))
-        assert len(set(events.values())) == len(events), "an event stands twice"
+        assert len(set(events.values())) == len(events), "an event is stored twice"
         lives = _runs_by_delivery(sink, folder)
         return cls(
             acknowledged=len(load.acknowledged),
@@ -235,7 +234,7 @@ class LoadReport:
 
 
 def _runs_by_delivery(sink: Sink, folder: Path | None) -> Mapping[tuple[str, str], Sequence[int]]:
-    """Tell for each route and event in which of the receiver's lives it was received."""
+    """Return for each route and event the numbers of the starts in which it was received."""
     said = [(headers["x-route"], headers["webhook-id"], headers["x-life"]) for headers in sink.headers]
     if folder is not None and _script_output(folder).exists():
         lines = map(str.split, _script_output(folder).read_text().splitlines())
@@ -247,12 +246,12 @@ def _runs_by_delivery(sink: Sink, folder: Path | None) -> Mapping[tuple[str, str
 
 
 def _script_output(folder: Path) -> Path:
-    """Where a script writes down what it got."""
+    """Return the file that the script writes to."""
     return folder / "script.out"
 
 
 def _mismatches(sink: Sink, events: dict[str, tuple[Any, ...]]) -> Sequence[bool]:
-    """Tell of each body whether it is about another event than its webhook-id names."""
+    """Return for each body whether it belongs to another event than its webhook-id."""
     return [
         (body["data"].get("task", {}).get("id"), body["type"]) != events.get(id_)
         for id_, bodies in sink.received.items()

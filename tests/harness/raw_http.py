@@ -1,4 +1,4 @@
-"""HTTP by hand, for tests: keep-alive connections that send any bytes at all, and cost next to nothing."""
+"""Minimal HTTP client for tests: keep-alive connections that can send any bytes, at little cost."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawResponse:
-    """What came back, headers by their lower-case names."""
+    """A response. Header names are in lower case."""
 
     status: int
     headers: dict[str, str]
@@ -31,7 +31,7 @@ class RawConnection:
 
     @classmethod
     async def open(cls, url: str, *, headers: Mapping[str, str] | None = None) -> Self:
-        """Connect to *url*'s host; *headers* go with each request."""
+        """Connect to *url*'s host. Every request carries *headers*."""
         parts = urlsplit(url)
         reader, writer = await asyncio.open_connection(parts.hostname, parts.port)
         return cls(reader, writer, {"host": parts.netloc, **(headers or {})})
@@ -39,7 +39,7 @@ class RawConnection:
     async def request(
         self, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
     ) -> RawResponse:
-        """Send a request and read its answer."""
+        """Send a request and return its response."""
         self.send_request(method, path, body, headers)
         return await self.read_response()
 
@@ -50,14 +50,14 @@ class RawConnection:
         self.writer.write(f"{method} {path} HTTP/1.1\r\n{head}\r\n".encode() + body)
 
     async def read_response(self) -> RawResponse:
-        """Read an answer; EOF before its end is an IncompleteReadError."""
+        """Read a response; EOF before its end raises IncompleteReadError."""
         head = (await self.reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in head[1:-2])}
         body = await self.reader.readexactly(int(headers.get("content-length", "0")))
         return RawResponse(status=int(head[0].split()[1]), headers=headers, body=body)
 
     def abort(self) -> None:
-        """Break off."""
+        """Reset the connection."""
         self.writer.transport.abort()
 
     async def close(self) -> None:
@@ -68,7 +68,7 @@ class RawConnection:
 
 @contextlib.asynccontextmanager
 async def a_connection(url: str, *, headers: Mapping[str, str] | None = None) -> AsyncIterator[RawConnection]:
-    """Connect, and leave in the end."""
+    """Connect, and close at the end."""
     connection = await RawConnection.open(url, headers=headers)
     try:
         yield connection
@@ -79,7 +79,7 @@ async def a_connection(url: str, *, headers: Mapping[str, str] | None = None) ->
 async def http_request(
     method: str, url: str, body: bytes = b"", headers: Mapping[str, str] | None = None
 ) -> RawResponse:
-    """Ask once, on a connection of its own."""
+    """Send one request on a new connection."""
     parts = urlsplit(url)
     async with a_connection(url) as connection:
         return await connection.request(method, parts.path, body, headers)

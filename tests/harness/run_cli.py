@@ -1,4 +1,4 @@
-"""The command as a shell runs it."""
+"""Runs the command as a shell does."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Ours, without what would lead a command to another configuration."""
+    """Return the environment without variables that select another configuration."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("KLING_", "XDG_"))}
     return inherited | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error"} | more
 

@@ -1,4 +1,4 @@
-"""The product as its users run it: a real `serve` process, a webhook that checks signatures, Kling simulated."""
+"""The product as users run it: a real `serve` process, a webhook that checks signatures, and a simulated Kling."""
 
 import asyncio
 import contextlib
@@ -33,13 +33,13 @@ SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 KEY = "the-key-of-a-test"
 ENDPOINT = "images/multi-image2image"
 SLOW_INTERVAL = 0.02
-"""How often to look where each look takes from what is waited for: by a request to the process that is to get on."""
+"""Interval of checks that cost the process under test a request."""
 
 JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 
 
 class Receiver:
-    """A `kling-receiver serve` process in a folder of its own; it can be killed and started again on the same store."""
+    """A `kling-receiver serve` process in its own folder. It can be killed and restarted on the same store."""
 
     def __init__(self, folder: Path, config: str, *, environ: Mapping[str, str] | None = None) -> None:
         self.folder = folder
@@ -52,7 +52,7 @@ class Receiver:
         self.configure(config)
 
     def configure(self, config: str) -> None:
-        """Write the configuration that the next start finds."""
+        """Write the configuration for the next start."""
         text = config.replace("@PUBLIC@", self.public).replace("@PUBLIC_LISTEN@", self.public.removeprefix("http://"))
         self.config_path.write_text(text.replace("@ADMIN_LISTEN@", self.admin.removeprefix("http://")))
 
@@ -74,7 +74,7 @@ class Receiver:
             )
 
     async def wait_until_ready(self) -> None:
-        """Wait until it takes callbacks."""
+        """Wait until it accepts callbacks."""
         await wait_until(self._is_ready, seconds=60, interval=SLOW_INTERVAL)
 
     async def _is_ready(self) -> bool:
@@ -87,24 +87,24 @@ class Receiver:
             return False
 
     def kill(self) -> None:
-        """End it as a power cut or the kernel would: kill -9."""
+        """Kill the process with kill -9."""
         assert self.process is not None
         self.process.kill()
         self.process.wait()
 
     def terminate(self) -> None:
-        """Ask it to stop."""
+        """Send SIGTERM."""
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
 
     async def wait_for_exit(self, *, seconds: float = 40) -> int:
-        """Wait for its end and give its exit code."""
+        """Wait for its end. Return its exit code."""
         assert self.process is not None
         await wait_until(self._has_ended, seconds=seconds)
         return self.process.returncode
 
     async def stop(self, *, seconds: float = 40) -> int:
-        """Ask it to stop and give its exit code."""
+        """Send SIGTERM. Return the exit code."""
         self.terminate()
         return await self.wait_for_exit(seconds=seconds)
 
@@ -113,7 +113,7 @@ class Receiver:
         return self.process.poll() is not None
 
     async def restart(self, config: str | None = None) -> None:
-        """Stop it in order and start it again, on another configuration if one is given."""
+        """Stop and start it, with another configuration if one is given."""
         assert await self.stop() == 0, self.log()[-4000:]
         if config is not None:
             self.configure(config)
@@ -121,16 +121,16 @@ class Receiver:
 
     @property
     def token(self) -> str:
-        """The admin token it made for itself."""
+        """The admin token that the service created."""
         return (self.folder / "var" / "admin-token").read_text().strip()
 
     def client(self) -> httpx2.AsyncClient:
-        """A client of the admin listener."""
+        """Return an HTTP client of the admin listener."""
         headers = {"authorization": f"Bearer {self.token}"}
         return plain_http(base_url=self.admin, headers=headers, timeout=30)
 
     def run_cli(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command of the CLI against it."""
+        """Run a CLI command against it."""
         command = [sys.executable, "-m", "receiver", *arguments, "--config", str(self.config_path)]
         return subprocess.run(
             command,
@@ -144,35 +144,35 @@ class Receiver:
         )
 
     async def run_cli_async(self, *arguments: str) -> "subprocess.CompletedProcess[str]":
-        """Run a command of the CLI while what the test itself serves goes on."""
+        """Run a CLI command without blocking the test's own servers."""
         return await asyncio.to_thread(self.run_cli, *arguments)
 
     def log(self) -> str:
-        """All it has said so far."""
+        """Return its complete log."""
         return self.log_path.read_text()
 
     def log_entries(self, event: str) -> list[dict[str, Any]]:
-        """Give the lines of its log that tell of *event*; what is no JSON is not one of them."""
+        """Return the log lines of *event*. Lines that are not JSON are skipped."""
         lines = (line for line in self.log().splitlines() if f'"{event}"' in line)
         return [said for line in lines if (said := json.loads(line))["event"] == event]
 
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
-        """Read what is in its store, without a way to change it."""
+        """Read rows of its store, read-only."""
         path = self.folder / "var" / "receiver.db"
         with contextlib.closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=10)) as connection:
             return connection.execute(query, values).fetchall()
 
 
 def _clean_environment() -> dict[str, str]:
-    """Our environment without the settings of a real installation."""
+    """Return our environment without the variables of a real installation."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KLING_")}
 
 
 @dataclass(slots=True)
 class Sink:
-    """A webhook consumer. ``received`` maps an event's id to every body that came for it; a bad signature is fatal.
+    """A webhook consumer. ``received`` maps an event's id to its bodies. A wrong signature fails the test.
 
-    ``answer`` gives the status of an answer or the whole of it, and may take its time.
+    ``answer`` returns the status or the complete response, and may be asynchronous.
     """
 
     url: str = ""
@@ -201,13 +201,13 @@ class Sink:
 
     @property
     def types(self) -> list[str]:
-        """The types of all events that came, in their order."""
+        """The types of all received events, in order."""
         return [json.loads(body)["type"] for body in self.bodies]
 
 
 @contextlib.asynccontextmanager
 async def an_asgi_server(app: ASGIApp) -> AsyncIterator[str]:
-    """Serve an app in this process, and give its URL."""
+    """Serve an app in this process. Yield its URL."""
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
@@ -218,7 +218,7 @@ async def an_asgi_server(app: ASGIApp) -> AsyncIterator[str]:
         timeout_graceful_shutdown=2,
     )
     server = uvicorn.Server(config)
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # pytest's are its own
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign,assignment]  # pytest handles the signals
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         serving = asyncio.create_task(server.serve(sockets=[listener]))
         await wait_until(lambda: server.started)
@@ -241,7 +241,7 @@ async def a_sink(*, check_signatures: bool = True) -> AsyncIterator[Sink]:
 
 @contextlib.asynccontextmanager
 async def a_recording_server() -> AsyncIterator[tuple[RecordingServer, str]]:
-    """Run what stands for Kling where its answers' very bytes matter."""
+    """Run a stand-in for Kling whose answers are set byte by byte."""
     server = RecordingServer()
     async with an_asgi_server(server) as url:
         yield server, url
@@ -249,14 +249,14 @@ async def a_recording_server() -> AsyncIterator[tuple[RecordingServer, str]]:
 
 @contextlib.asynccontextmanager
 async def a_receiver(folder: Path, config: str, **more: Any) -> AsyncIterator[Receiver]:
-    """Run a receiver in a folder of its own."""
+    """Run a receiver in its own folder."""
     async with run_receiver(Receiver(folder, config, **more)) as receiver:
         yield receiver
 
 
 @contextlib.asynccontextmanager
 async def run_receiver(receiver: Receiver) -> AsyncIterator[Receiver]:
-    """Run a receiver; whatever state the test leaves it in, its process is gone afterwards."""
+    """Run a receiver. Its process is killed at the end if it still runs."""
     try:
         await receiver.start()
         yield receiver
@@ -267,14 +267,14 @@ async def run_receiver(receiver: Receiver) -> AsyncIterator[Receiver]:
 
 @contextlib.asynccontextmanager
 async def a_kling(**options: Any) -> AsyncIterator[Simulator]:
-    """Run a simulated Kling in this process, quick unless told otherwise."""
+    """Run a fast simulated Kling in this process."""
     given = {"api_key": KEY, "submitted_for": "50ms", "processing_for": "100ms", "check_images": False} | options
     async with serve(Options.parse(given)) as simulator:
         yield simulator
 
 
 def a_config(kling: str, *, more: str = "", public_url: str = "@PUBLIC@", kling_more: str = "") -> str:
-    """A configuration on free ports; *more* is appended, such as routes, and *kling_more* to its section."""
+    """A configuration on free ports. *more* is appended (such as routes), *kling_more* goes to `[kling]`."""
     key = "" if "_key" in kling_more else f'api_key = "{KEY}"'
     return f"""
 [public]
@@ -291,7 +291,7 @@ base_url = "{kling}"
 
 
 def a_webhook_route(sink: Sink, *, name: str = "hook", extra: str = "", webhook: str = "") -> str:
-    """A route to *sink*, signed; *extra* are more of its keys, *webhook* more of its destination's."""
+    """A signed route to *sink*. *extra* adds keys to the route, *webhook* to its destination."""
     return f"""
 [[routes]]
 name = "{name}"
@@ -301,7 +301,7 @@ webhook = {{ url = "{sink.url}", secret = "{SECRET}"{webhook and ", " + webhook}
 
 
 def a_script_route(folder: Path, *, name: str = "script", extra: str = "") -> str:
-    """A route to a script that appends what it gets to ``published.jsonl``, one line for each run."""
+    """A route to a script that appends each event as one line to ``published.jsonl``."""
     script = folder / "publish.sh"
     script.write_text('#!/bin/sh\ncat >> "$OUT"; echo >> "$OUT"; echo "published $KLING_TASK_ID"\n')
     script.chmod(0o755)
@@ -314,12 +314,12 @@ script = {{ command = ["{script}"], env = {{ OUT = "{script_output(folder)}" }} 
 
 
 def script_output(folder: Path) -> Path:
-    """Where the script route's runs are written down."""
+    """Return the file that the script writes to."""
     return folder / "published.jsonl"
 
 
 async def submit_task(client: httpx2.AsyncClient, **fields: Any) -> dict[str, Any]:
-    """Hand a job in by the API and give its task."""
+    """Submit a job through the API. Return its task."""
     created = await client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB} | fields)
     assert created.status_code == 202, created.text
     task: dict[str, Any] = created.json()
@@ -327,7 +327,7 @@ async def submit_task(client: httpx2.AsyncClient, **fields: Any) -> dict[str, An
 
 
 async def create_callback_url(client: httpx2.AsyncClient, **fields: Any) -> tuple[dict[str, Any], str]:
-    """Have a callback URL made; give its task and the URL."""
+    """Mint a callback URL. Return its task and the URL."""
     made = await client.post("/api/callback-urls", json=fields)
     assert made.status_code == 201, made.text
     return made.json()["task"], made.json()["callback_url"]
@@ -336,7 +336,7 @@ async def create_callback_url(client: httpx2.AsyncClient, **fields: Any) -> tupl
 async def wait_for_state(
     client: httpx2.AsyncClient, task_id: str, state: str, *, seconds: float = 15
 ) -> dict[str, Any]:
-    """Wait until a task has come to a state, and give it."""
+    """Wait until a task has a state. Return the task."""
     seen: dict[str, Any] = {}
 
     async def is_there() -> bool:
@@ -351,7 +351,7 @@ async def wait_for_state(
 
 
 def a_push_body(status: str, *, task_id: str = "867283741759111202", **more: Any) -> bytes:
-    """A callback's body in the legacy shape; a succeed has a picture."""
+    """Return a callback's body in the legacy format; a success has one image."""
     body: dict[str, Any] = {
         "task_id": task_id,
         "task_status": status,

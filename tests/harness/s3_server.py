@@ -1,4 +1,4 @@
-"""A store that speaks S3, as a process of its own on loopback: it checks signatures and digests, and can be ended."""
+"""S3-compatible storage as a local process that checks signatures and digests, and can be stopped."""
 
 import asyncio
 import contextlib
@@ -19,7 +19,7 @@ _STARTED = re.compile(r"Starting s3 server")
 
 
 class S3Server:
-    """The store's process; each folder of ``root`` is a bucket, each file in it an object."""
+    """The storage process. Each folder of ``root`` is a bucket, each file in it an object."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -33,7 +33,7 @@ class S3Server:
         return f"http://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start it, at the same address each time, and wait until it answers."""
+        """Start it, always on the same port, and wait until it is ready."""
         with self.log_path.open("wb") as log:
             self._process = subprocess.Popen(
                 [
@@ -48,25 +48,25 @@ class S3Server:
         await wait_until(lambda: bool(_STARTED.search(self.log())), seconds=30)
 
     def stop(self) -> None:
-        """End it at once."""
+        """Kill it."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def log(self) -> str:
-        """What it says it was asked for."""
+        """Return its log of requests."""
         return self.log_path.read_text()
 
     def objects(self, bucket: str = BUCKET) -> dict[str, bytes]:
-        """Give all that a bucket holds, by key."""
+        """Return all objects of a bucket, by key."""
         folder = self.root / bucket
         return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
 
 
 @contextlib.asynccontextmanager
 async def an_s3_server(folder: Path) -> AsyncIterator[S3Server]:
-    """Run a store with one empty bucket."""
+    """Run a storage server with one empty bucket."""
     s3 = S3Server(folder / "buckets")
     await s3.start()
     try:
@@ -76,7 +76,7 @@ async def an_s3_server(folder: Path) -> AsyncIterator[S3Server]:
 
 
 async def _ignore(_: bytes) -> None:
-    """Let an answer through."""
+    """Do nothing."""
 
 
 @contextlib.asynccontextmanager
@@ -86,7 +86,7 @@ async def s3_proxy(
     transform: Callable[[bytes], bytes] = bytes,
     on_response: Callable[[bytes], Awaitable[None]] = _ignore,
 ) -> AsyncIterator[str]:
-    """Pass requests on to the store: *change* makes of a body what arrives, *answered* may keep an answer to one."""
+    """Forward requests to the storage. *transform* may change a request's body, *on_response* may delay an answer."""
     ends: set[asyncio.Task[None]] = set()
 
     async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

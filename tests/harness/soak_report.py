@@ -1,8 +1,8 @@
-"""What the long runs counted, and the report that is made of it: Markdown to be published, JSON to reckon with.
+"""The report of the soak tests: Markdown to publish, JSON for programs.
 
-A test that is worth running long is marked ``soak("what it is called in the report", minutes=31)`` and hands in its
-counts by the fixture ``tell``. `make soak` runs these alone; the report grows with each run that ends, so that a soak
-that is broken off leaves what it had found.
+A soak test is marked ``soak("its title in the report", minutes=31)`` and reports its counts by the fixture
+``record_counts``. `make soak` runs only these. The report is updated after each run, so that an interrupted soak leaves
+its results.
 """
 
 import json
@@ -25,12 +25,12 @@ from receiver import __version__
 from receiver.domain.clock import SystemClock
 
 RecordCounts = Callable[..., None]
-"""Takes counts and seeds by name: ``tell(seed=7, cuts=300)``. A later word on the same count is the one that stands."""
+"""Takes counts and seeds by name: ``record_counts(seed=7, cuts=300)``. A later value replaces an earlier one."""
 
 ROOT = Path(__file__).parents[2]
 TABLE_HEADER = "| run | seed | counts | time | verdict |\n|---|---|---|---|---|\n"
 PUBLISHED_PACKAGES = ("uvicorn", "uvloop", "httptools", "starlette", "httpx2", "aiosqlite")
-"""The packages that the published line names; the JSON has them all."""
+"""Packages named in the published report. The JSON lists all."""
 
 _MARK = "soak"
 _MINUTE, _HOUR = 60, 3600
@@ -38,7 +38,7 @@ _MINUTE, _HOUR = 60, 3600
 
 @dataclass(slots=True, kw_only=True)
 class Run:
-    """One test of the soak: what it is called, what it counted, how it ended."""
+    """One test of the soak: title, counts and verdict."""
 
     title: str
     test: str
@@ -48,11 +48,11 @@ class Run:
     counts: dict[str, Any] = field(default_factory=dict)
 
     def add_phase(self, report: pytest.TestReport) -> None:
-        """Learn from one phase of the test."""
+        """Add the result of one phase of the test."""
         self.seconds += report.duration
         self.counts |= {name: count for name, count in report.user_properties if name != _MARK}
         if report.failed:
-            crash = getattr(report.longrepr, "reprcrash", None)  # a worker that died leaves a sentence instead
+            crash = getattr(report.longrepr, "reprcrash", None)  # a dead worker leaves plain text
             self.verdict, self.why = "failed", crash.message if crash else report.longreprtext
         elif report.skipped:
             reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
@@ -63,7 +63,7 @@ class Run:
 
 @dataclass(slots=True, kw_only=True)
 class Report:
-    """All that a soak found out, and with what."""
+    """All results of a soak, and the versions under test."""
 
     started_at: datetime
     seconds: float = 0.0
@@ -78,7 +78,7 @@ class Report:
     runs: list[Run] = field(default_factory=list)
 
     def verdict(self) -> str:
-        """Say in a word or a few whether all held."""
+        """Return the counts of each verdict in words."""
         found = {each: sum(run.verdict == each for run in self.runs) for each in ("held", "failed", "skipped")}
         said = ", ".join(f"{count} {word}" for word, count in found.items() if count or word == "held")
         return said if self.is_finished else f"NOT FINISHED, so far {said}"
@@ -95,7 +95,7 @@ class Report:
         )
 
     def as_json(self) -> str:
-        """Write it for programs."""
+        """Return the report as JSON."""
         told = asdict(self) | {"started_at": self.started_at.isoformat(timespec="seconds"), "verdict": self.verdict()}
         return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
 
@@ -111,7 +111,7 @@ def _cell(text: str) -> str:
 
 
 def count_text(name: str, count: object) -> str:
-    """Say a count as people do: ``cuts=10000`` is "10,000 cuts"."""
+    """Format a count for people: ``cuts=10000`` is "10,000 cuts"."""
     words = name.replace("_", " ")
     match count:
         case dict():
@@ -123,7 +123,7 @@ def count_text(name: str, count: object) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """Say how long something took."""
+    """Format a duration."""
     whole = round(seconds)
     if seconds < _MINUTE:
         return f"{seconds:.1f} s"
@@ -133,7 +133,7 @@ def duration_text(seconds: float) -> str:
 
 
 def serializable(count: object) -> object:
-    """Make of a count what can be carried from a worker to the report."""
+    """Convert a count to a value that a worker can send to the report."""
     match count:
         case bool() | int() | float() | str():
             return count
@@ -144,7 +144,7 @@ def serializable(count: object) -> object:
 
 
 def attach_titles(items: Iterable[pytest.Item]) -> None:
-    """Write on each marked test what the report is to call it."""
+    """Attach to each marked test its title in the report."""
     for item in items:
         mark = item.get_closest_marker(_MARK)
         if mark is not None:
@@ -153,9 +153,9 @@ def attach_titles(items: Iterable[pytest.Item]) -> None:
 
 
 def balance_workers(items: list[pytest.Item]) -> None:
-    """Order what is to be shared between workers: each worker begins with a long test, and a short one beside it.
+    """Order the tests so that each worker starts with a long test and a short one.
 
-    A worker is given two tests to begin with, and then one at a time.
+    A worker gets two tests at first, and then one at a time.
     """
     by_weight = sorted(items, key=_expected_minutes, reverse=True)
     half = (len(by_weight) + 1) // 2
@@ -164,7 +164,7 @@ def balance_workers(items: list[pytest.Item]) -> None:
 
 
 def longest_first(items: list[pytest.Item]) -> None:
-    """Move to the front what would keep the others waiting if it came last; leave all else as it is."""
+    """Move the longest tests to the front, and keep the order of all others."""
     items.sort(key=_expected_minutes, reverse=True)
 
 
@@ -174,7 +174,7 @@ def _expected_minutes(item: pytest.Item) -> float:
 
 
 class SoakRecorder:
-    """Gathers what the runs hand in, and keeps the report on the disk up to date."""
+    """Collects the results, and keeps the report file up to date."""
 
     def __init__(self, folder: Path) -> None:
         self._clock = SystemClock()
@@ -214,7 +214,7 @@ class SoakRecorder:
 
 def _commit() -> str:
     asked = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607  # whichever git there is
+        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607  # git from PATH
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -224,7 +224,7 @@ def _commit() -> str:
 
 
 def _packages() -> Mapping[str, str]:
-    """Give the versions of what the product itself is made with."""
+    """Return the versions of the runtime dependencies."""
     needed = metadata.requires("kling-receiver") or []
     names = [found[0] for each in needed if "extra ==" not in each and (found := re.match(r"[\w.-]+", each))]
     return {name: metadata.version(name) for name in sorted(names)}

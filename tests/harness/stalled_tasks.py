@@ -1,4 +1,4 @@
-"""Tasks that have gone quiet, at a Kling that does as a test says or at the simulator."""
+"""Silent tasks at a fake Kling or at the simulator."""
 
 import contextlib
 from collections.abc import AsyncIterator
@@ -22,7 +22,7 @@ KEY = "the-key-of-a-test"
 
 
 async def add_stalled_tasks(system: TaskSystem, count: int, *, start: int = 0, **changes: object) -> list[Task]:
-    """Keep tasks that Kling has taken, all due now, as an outage or a night without us leaves them."""
+    """Store running tasks that are all due now, as an outage leaves them."""
     tasks = []
     for number in range(start, start + count):
         name = f"tsk_{number:05}"

@@ -1,4 +1,4 @@
-"""What tests share: a clock they move by hand, free ports, waiting for a fact instead of for time."""
+"""A fake clock, free ports, and waiting for a condition instead of for time."""
 
 import asyncio
 import contextlib
@@ -20,7 +20,7 @@ START = datetime(2026, 11, 22, 10, 0, tzinfo=UTC)
 
 
 class FakeClock:
-    """A clock that stands still until it is told to move; those who wait on it wake as it passes their moment."""
+    """A clock that moves only when a test advances it. Waits end when their time is reached."""
 
     def __init__(self, at: datetime = START) -> None:
         self._now = at
@@ -30,7 +30,7 @@ class FakeClock:
         return self._now
 
     def advance(self, by: timedelta) -> None:
-        """Move the time on and wake whoever waited for a moment that has now come."""
+        """Advance the time, and wake all waits that are due."""
         self._now += by
         for sleeper in [sleeper for sleeper, until in self._sleepers.items() if until <= self._now]:
             del self._sleepers[sleeper]
@@ -53,9 +53,9 @@ class FakeClock:
 
 
 def free_port() -> int:
-    """Find a port of loopback that nobody listens on.
+    """Return a free loopback port.
 
-    It is none of those that the system lends to connections: what is started anew there would find it taken.
+    It is outside the ephemeral range, so that no outgoing connection can take it before a server starts there.
     """
     while True:
         port = _random.randrange(*_NON_EPHEMERAL_PORTS)
@@ -65,12 +65,12 @@ def free_port() -> int:
 
 
 def plain_http(**arguments: Any) -> AsyncClient:
-    """A client of what runs here, without TLS: to read the machine's certificates takes longer than most tests."""
+    """Return an HTTP client without TLS: loading the machine's certificates takes longer than most tests."""
     return AsyncClient(verify=_NO_CERTIFICATES, trust_env=False, **arguments)
 
 
 def configure_plain_logs() -> None:
-    """Have what is logged in a test printed plainly: structlog's own way, in colours, takes longer than the tests."""
+    """Log plainly in tests: structlog's default, in colour, is slower than the tests."""
     structlog.reset_defaults()
     structlog.configure(
         processors=[
@@ -87,7 +87,7 @@ _NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 async def wait_until(
     condition: Callable[[], bool | Awaitable[bool]], *, seconds: float = 10.0, interval: float = 0.005
 ) -> None:
-    """Wait until *fact* holds, looking *every* so many seconds; fail when it does not within so many."""
+    """Wait until *condition* is true, checked every *interval* seconds. Raise TimeoutError after *seconds*."""
     async with asyncio.timeout(seconds):
         while True:
             holds = condition()

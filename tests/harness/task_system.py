@@ -1,6 +1,6 @@
-"""The parts that submit to Kling, hear from it and ask it, on a real store, with a Kling that does as a test says.
+"""Submission and tracking on a real store, with a fake Kling.
 
-Time is a test's own: :meth:`Workshop.passes` moves it in steps, and after each waits until nobody has anything to do.
+Time is fake: :meth:`TaskSystem.advance` moves it in steps, and waits after each step until all work is done.
 """
 
 import asyncio
@@ -49,14 +49,14 @@ IMAGES = {"images": [{"index": 0, "url": "https://cdn.example.com/0.png"}]}
 
 
 def no_response() -> KlingUncertain:
-    """What the client raises when a call went out and nothing came back."""
+    """Return the client's error for a call without an answer."""
     error = KlingUncertain("Kling did not answer: it took too long.")
     error.__cause__ = NoResponse("It took too long.")
     return error
 
 
 def refusal(status: int, code: int | None, message: str = "no", *, creates: bool = False) -> KlingError:
-    """The error that the client makes of such an answer."""
+    """Return the client's error for such an answer."""
     document: Json = {"message": message} | ({} if code is None else {"code": code})
     error = to_error(ErrorResponse(status=status, headers={}, document=document), is_create=creates, now=START)
     assert error is not None
@@ -76,7 +76,7 @@ class KlingTask:
     cost: Json = field(default_factory=dict)
 
     def status_body(self, **more: object) -> bytes:
-        """The task as callbacks and answers tell of it."""
+        """The task's status as in callbacks and answers."""
         told: Json = {"task_id": self.id, "task_status": self.status, "task_status_msg": self.message}
         told["task_info"] = {"external_task_id": self.external_task_id} if self.external_task_id else {}
         return json.dumps(told | {"task_result": self.result} | self.cost | more).encode()
@@ -89,14 +89,14 @@ class KlingTask:
 
 
 class FakeKling:
-    """Makes tasks, tells of them, and counts what it is asked; each call goes wrong as the test says.
+    """Creates tasks, reports them, and counts calls. Faults are set by the test.
 
-    ``create_faults`` are used up one by one, an error each, or None for well; with ``makes_anyway`` the task is made
-    although the create fails. ``query_fault`` and ``find_fault`` hold for every call while they are set.
-    ``limit`` is how many slots there are (0: any number), of which a body takes ``n`` if it ``counts_images``.
-    ``questions`` are the ids that each question named, ``queries`` each id with its moment. ``drops_ids`` is a gateway
-    that forgets clients' own ids. ``holds`` keeps creates unanswered until it is set; ``stuck`` is how many questions
-    and look-ups a test's own kind of it keeps waiting.
+    ``create_faults`` holds one error per create, or None for success; with ``create_despite_fault`` the task is created
+    although the call fails. ``query_fault`` and ``lookup_fault`` apply to every call while set. ``slot_limit`` is the
+    number of slots (0: unlimited); a body takes ``n`` slots if ``counts_images``. ``query_batches`` holds the ids of
+    each query, ``queries`` each id with its time. ``drops_external_ids`` simulates a gateway that loses external ids.
+    ``create_gate`` blocks creates until it is set; ``blocked`` is the number of queries and lookups that a test's own
+    subclass keeps waiting.
     """
 
     def __init__(self, clock: FakeClock) -> None:
@@ -122,7 +122,7 @@ class FakeKling:
         self.max_in_flight = 0
 
     def add_task(self, body: bytes) -> KlingTask:
-        """Make a task."""
+        """Create a task."""
         asked = json.loads(body)
         asked = asked.get("options", asked)
         own_id = None if self.drops_external_ids else asked.get("external_task_id")
@@ -138,11 +138,11 @@ class FakeKling:
         return [protocol.parse_status(made.status_body()) for made in self.tasks.values()]
 
     def find_all(self, external_task_id: str) -> list[KlingTask]:
-        """Find all tasks made under an id of the client's."""
+        """Return all tasks with an external id."""
         return [task for task in self.tasks.values() if task.external_task_id == external_task_id]
 
     def finish_task(self, task: KlingTask, status: str = "succeed", *, result: Json | None = None) -> bytes:
-        """Let a task end; give the callback that tells of it."""
+        """Finish a task. Return the callback's body."""
         task.status = status
         task.result = (IMAGES if result is None else result) if status == "succeed" else {}
         return task.status_body()
@@ -173,7 +173,7 @@ class FakeKling:
         return _response(made.status_body())
 
     async def query(self, endpoint: str, task_id: str) -> KlingResponse:
-        """Tell of a task by Kling's id or the client's."""
+        """Return a task by Kling's id or the external id."""
         del endpoint
         fault = await self._record_query([task_id])
         if fault is not None:
@@ -184,7 +184,7 @@ class FakeKling:
         return _response(found.status_body())
 
     async def query_batch(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, KlingResponse]:
-        """Tell of several tasks by Kling's ids, leaving out those that are not known or that ``hides`` names."""
+        """Return several tasks by Kling's ids, without unknown ids and ``hidden_ids``."""
         del endpoint
         fault = await self._record_query(task_ids)
         if fault is not None:
@@ -195,7 +195,7 @@ class FakeKling:
         return {task.id: _response(task.status_body()) for task in known}
 
     async def _record_query(self, task_ids: Sequence[str]) -> KlingError | None:
-        """Count a question, and give the first fault that is set for any of its tasks; raise it as the client does."""
+        """Count a query. Return the first fault set for any of its tasks, or raise it as the client does."""
         self.query_batches.append(list(task_ids))
         self.queries += [(task_id, self.clock.now()) for task_id in task_ids]
         self.in_flight += 1
@@ -212,7 +212,7 @@ class FakeKling:
         return fault
 
     async def find_by_external_id(self, endpoint: str, external_task_id: str) -> KlingResponse | None:
-        """Look a task up by the client's id."""
+        """Look up a task by its external id."""
         del endpoint
         self.lookups.append(external_task_id)
         await asyncio.sleep(0)
@@ -230,7 +230,7 @@ def _response(body: bytes) -> KlingResponse:
 
 
 class IdleClock(FakeClock):
-    """A clock that knows how many are waiting for it with nothing to do."""
+    """A fake clock that counts idle waits."""
 
     def __init__(self, at: datetime = START) -> None:
         super().__init__(at)
@@ -248,7 +248,7 @@ class IdleClock(FakeClock):
 
 
 class TaskSystem:
-    """All the parts, put together as the service does."""
+    """All services, wired as in the real service."""
 
     def __init__(
         self, store: SqliteStore, kling: Any, settings: Settings, clock: IdleClock, *, newest_id: str = ""
@@ -259,13 +259,13 @@ class TaskSystem:
         self.clock = clock
         self.notifiers = Notifiers()
         self.ids = Ids(clock, after=newest_id)
-        announcer = EventFactory(compile_routes(settings.routes), self.ids)
+        event_factory = EventFactory(compile_routes(settings.routes), self.ids)
         self.task_alerts = TaskAlerts(
-            store, store, announcer, public_url=settings.public.url, notifiers=self.notifiers, clock=clock
+            store, store, event_factory, public_url=settings.public.url, notifiers=self.notifiers, clock=clock
         )
         self.inbox = Inbox(
             store,
-            announcer,
+            event_factory,
             callbacks=settings.callbacks,
             poll=settings.poll,
             notifiers=self.notifiers,
@@ -273,7 +273,7 @@ class TaskSystem:
             ids=self.ids,
             health_observer=self.task_alerts if settings.public.url else None,
         )
-        self.recorder = CreateRecorder(store, announcer, poll=settings.poll, notifiers=self.notifiers, clock=clock)
+        self.recorder = CreateRecorder(store, event_factory, poll=settings.poll, notifiers=self.notifiers, clock=clock)
         self.recovery = CreateRecovery(
             store, kling, self.recorder, store, settings=settings, notifiers=self.notifiers, clock=clock
         )
@@ -293,12 +293,12 @@ class TaskSystem:
             clock=clock,
             latest=self.ids.latest,
         )
-        self.batch_service = BatchService(store.batches, announcer, notifiers=self.notifiers, clock=clock)
+        self.batch_service = BatchService(store.batches, event_factory, notifiers=self.notifiers, clock=clock)
         self._workers: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        """Let all parts work inside the block, as while the service runs."""
+        """Run all workers inside the block."""
         stop = asyncio.Event()
         parts = (self.poller, self.recovery, self.submitter, self.batch_service)
         self._workers = [asyncio.create_task(part.run(stop)) for part in parts]
@@ -314,7 +314,7 @@ class TaskSystem:
             self._workers = []
 
     async def settle(self) -> None:
-        """Wait until nobody has anything left to do at this moment."""
+        """Wait until all work that is due now is done."""
         quiet = 0
         async with asyncio.timeout(30):
             while quiet < 3:
@@ -331,7 +331,7 @@ class TaskSystem:
         return under_way == 0 and self.clock.idle_waiters == len(self._workers)
 
     async def advance(self, seconds: float, *, step: float = 1.0) -> None:
-        """Let time pass, in steps, each with all that falls due in it."""
+        """Advance the clock in steps, and let each step's work finish."""
         left = seconds
         while left > 0:
             self.clock.advance(timedelta(seconds=min(step, left)))
@@ -339,26 +339,26 @@ class TaskSystem:
             await self.settle()
 
     async def submit(self, **fields: Any) -> Task:
-        """Hand a job in."""
+        """Submit a job."""
         request = {"endpoint": ENDPOINT, "body": JOB} | fields
         return (await self.submitter.submit(SubmitRequest(**request))).task
 
     async def task(self, ref: str) -> Task:
-        """Give a task as it is stored."""
+        """Return a stored task."""
         task = await self.store.task(ref)
         assert task is not None
         return task
 
     async def push(self, token: str, body: bytes) -> bool:
-        """Let a callback come."""
+        """Push a callback."""
         return await self.inbox.accept_callback(token, [("content-type", "application/json")], body)
 
     async def push_outcomes(self, task_id: str) -> list[str]:
-        """Give what became of each push of a task."""
+        """Return the outcome of each push of a task."""
         return [push.outcome.value for push in await self.store.pushes(task_id)]
 
     async def event_types(self, task_id: str | None = None) -> list[str]:
-        """Give the types of all events, oldest first."""
+        """Return the types of all events, oldest first."""
         found: list[Event] = []
         cursor = None
         while True:
@@ -369,13 +369,13 @@ class TaskSystem:
                 return [event.type for event in reversed(found)]
 
     async def alerts(self, kind: str) -> list[Json]:
-        """Give the data of all alerts of a kind, oldest first."""
+        """Return the data of all alerts of a kind, oldest first."""
         page = await self.store.events(types=[f"alert.{kind}"], limit=200)
         return [json.loads(event.envelope)["data"] for event in reversed(page.items)]
 
 
 def a_configuration(**changes: Any) -> Settings:
-    """A configuration with a public address and one route that wants every end."""
+    """Settings with a public URL and one route for all events."""
     given: dict[str, Any] = {
         "public": PublicSettings(url="https://hooks.example.com"),
         "kling": KlingSettings(api_key=Secret("key")),
@@ -397,7 +397,7 @@ async def a_task_system(
     kling_settings: KlingSettings | None = None,
     **changes: Any,
 ) -> AsyncIterator[TaskSystem]:
-    """Open a workshop on the store in *folder*, as it was left there."""
+    """Open a task system on the store in *folder*, as it was left there."""
     if kling_settings is not None:
         changes["kling"] = kling_settings
     clock = clock or IdleClock()

@@ -1,4 +1,4 @@
-"""A receiver's web edge for tests: both apps on real sockets over a real store, without workers."""
+"""The web layer for tests: both apps on real sockets and a real store, without workers."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -44,7 +44,7 @@ TOKEN = "the-admin-token"
 
 
 class RecordingServer:
-    """Kling as far as the web edge can see it: keeps what it is sent, and answers what it is told to."""
+    """Stands in for Kling: records each request, and answers as set."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
@@ -57,7 +57,7 @@ class RecordingServer:
         self.bodies.append(await request.body())
         response = self.answer(request)
         if response is None:
-            # Break off in the middle of an answer, the way a proxy does that lost its own peer.
+            # Close in the middle of an answer, like a proxy that has lost its upstream.
             await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"9")]})
             raise ConnectionError
         await response(scope, receive, send)
@@ -70,7 +70,7 @@ def _created(_request: Request) -> Response:
 
 @dataclass(frozen=True, kw_only=True)
 class WebApp:
-    """A receiver without its workers: both apps on real sockets, over a real store."""
+    """A receiver without its workers: both apps on real sockets and a real store."""
 
     app: Starlette
     admin: Address
@@ -87,8 +87,8 @@ class WebApp:
 
 @asynccontextmanager
 async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
-    """Open a receiver's web edge, and a client that has its token."""
-    server, sink, clock, bells = RecordingServer(), RecordingServer(), FakeClock(), Notifiers()
+    """Open the web layer, and an HTTP client with its token."""
+    server, sink, clock, notifiers = RecordingServer(), RecordingServer(), FakeClock(), Notifiers()
     kling_at, sink_at = await serve(server), await serve(sink)
     ids = Ids(clock)
     settings = Settings(
@@ -96,7 +96,7 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         kling=KlingSettings(base_url=f"http://{kling_at}", api_key=Secret("kling-key")),
         routes=(_route(f"http://{sink_at}/hook?key=hidden-in-the-url"),),
     )
-    announcer = EventFactory(compile_routes(settings.routes), ids)
+    event_factory = EventFactory(compile_routes(settings.routes), ids)
     checks = [Check(name="store", ok=True)]
 
     async def ready() -> Sequence[Check]:
@@ -109,14 +109,24 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         stack.push_async_callback(http_client.aclose)
         kling = KlingClient(settings.kling, http_client=http_client, clock=clock)
         inbox = Inbox(
-            store, announcer, callbacks=settings.callbacks, poll=settings.poll, notifiers=bells, clock=clock, ids=ids
+            store,
+            event_factory,
+            callbacks=settings.callbacks,
+            poll=settings.poll,
+            notifiers=notifiers,
+            clock=clock,
+            ids=ids,
         )
-        alarm = TaskAlerts(store, store, announcer, public_url=settings.public.url, notifiers=bells, clock=clock)
-        outcomes = CreateRecorder(store, announcer, poll=settings.poll, notifiers=bells, clock=clock)
-        recovery = CreateRecovery(store, kling, outcomes, store, settings=settings, notifiers=bells, clock=clock)
-        creates = CreateExecutor(store, kling, outcomes, recovery, alarm, settings=settings, clock=clock)
-        submitter = Submitter(store, creates, outcomes, settings=settings, notifiers=bells, clock=clock, ids=ids)
-        replayer = ReplayService(store.replays, store, routes=settings.routes, notifiers=bells, clock=clock, ids=ids)
+        task_alerts = TaskAlerts(
+            store, store, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
+        )
+        recorder = CreateRecorder(store, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
+        recovery = CreateRecovery(store, kling, recorder, store, settings=settings, notifiers=notifiers, clock=clock)
+        executor = CreateExecutor(store, kling, recorder, recovery, task_alerts, settings=settings, clock=clock)
+        submitter = Submitter(store, executor, recorder, settings=settings, notifiers=notifiers, clock=clock, ids=ids)
+        replayer = ReplayService(
+            store.replays, store, routes=settings.routes, notifiers=notifiers, clock=clock, ids=ids
+        )
         webhook = settings.routes[0].webhook
         assert webhook is not None
         sender = WebhookSender(webhook, http_client=http_client)
@@ -127,13 +137,13 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
             catalog=store,
             routes=settings.routes,
             route_state_store=store,
-            route_states=RouteStates(store, AlertFactory(announcer, clock=clock), notifiers=bells, clock=clock),
+            route_states=RouteStates(store, AlertFactory(event_factory, clock=clock), notifiers=notifiers, clock=clock),
             replays=replayer,
             costs=store.costs,
-            batches=BatchService(store.batches, announcer, notifiers=bells, clock=clock),
+            batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
             explainer=Explainer(store, store, routes=["publish"], clock=clock),
             find_sender={"publish": sender}.get,
-            event_notifier=bells.events,
+            event_notifier=notifiers.events,
             readiness=ready,
             clock=clock,
             ids=ids,
@@ -153,7 +163,7 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
             store=store,
             clock=clock,
             ids=ids,
-            notifiers=bells,
+            notifiers=notifiers,
             checks=checks,
         )
         await submitter.drain()

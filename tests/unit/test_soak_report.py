@@ -1,4 +1,4 @@
-"""What a soak has counted is in its report, whatever became of the runs."""
+"""The soak report contains all counts, for every kind of result."""
 
 import json
 import os
