@@ -1,4 +1,4 @@
-"""A batch is told of once: when it is closed, its tasks are over and their results home, whatever comes between."""
+"""A batch is finished once: when it is closed, its tasks have ended and their results are archived."""
 
 import contextlib
 import json
@@ -24,7 +24,7 @@ TRUSTED_CALLBACKS = CallbackSettings(verify=Verify.NEVER)
 
 
 async def batch_events(system: TaskSystem) -> list[Json]:
-    """Give the data of every event that tells of a batch's end, oldest first."""
+    """Return the data of every ``batch.finished`` event, oldest first."""
     found = (await system.store.events(types=["batch.finished"], limit=200)).items
     return [json.loads(event.envelope)["data"] for event in reversed(found)]
 
@@ -35,7 +35,7 @@ async def finish_task(system: TaskSystem, number: int, status: str = "succeed") 
     await system.settle()
 
 
-async def test_the_end_of_the_last_task_is_told_with_the_results_of_all(tmp_path: Path) -> None:
+async def test_the_last_tasks_end_finishes_the_batch_with_all_results(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system, system.running():
         tasks = [
             await system.submit(batch="b1", batch_size=3, label=f"job {n}", tags={"project": "ads"}) for n in (1, 2, 3)
@@ -51,8 +51,8 @@ async def test_the_end_of_the_last_task_is_told_with_the_results_of_all(tmp_path
         assert data["message"] == "Batch b1 is finished: 2 succeed, 1 failed."
         assert data["batch"]["counts"] == {"succeed": 2, "failed": 1}
         assert (data["batch"]["name"], data["batch"]["size"], data["batch"]["tasks"]) == ("b1", 3, 3)
-        assert [told["id"] for told in data["tasks"]] == [task.id for task in tasks]
-        assert [told["state"] for told in data["tasks"]] == ["succeed", "failed", "succeed"]
+        assert [listed["id"] for listed in data["tasks"]] == [task.id for task in tasks]
+        assert [listed["state"] for listed in data["tasks"]] == ["succeed", "failed", "succeed"]
         assert data["tasks"][0]["result"]["images"][0]["url"] == "https://cdn.example.com/0.png"
         assert (data["tasks"][0]["label"], data["tasks"][0]["tags"]) == ("job 1", {"project": "ads"})
         assert data["tasks"][0]["kling_id"] == "k1"
@@ -80,7 +80,7 @@ async def test_a_quick_first_task_does_not_finish_an_open_batch(tmp_path: Path) 
         assert data["batch"]["counts"] == {"succeed": 2}
 
 
-async def test_a_batch_whose_tasks_are_over_is_finished_by_the_word_that_closes_it(tmp_path: Path) -> None:
+async def test_closing_a_batch_with_only_ended_tasks_finishes_it(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system, system.running():
         await system.submit(batch="b1")
         await finish_task(system, 1)
@@ -95,7 +95,7 @@ async def test_a_batch_whose_tasks_are_over_is_finished_by_the_word_that_closes_
             await system.batch_service.close("b2", why="", actor="alice")
 
 
-async def test_what_kling_refuses_or_is_given_up_on_is_over_too(tmp_path: Path) -> None:
+async def test_refused_and_expired_tasks_count_as_ended(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         await system.submit(batch="b1", batch_size=2)
         system.kling.create_faults = [refusal(400, 1201)]
@@ -107,10 +107,10 @@ async def test_what_kling_refuses_or_is_given_up_on_is_over_too(tmp_path: Path) 
 
         [data] = await batch_events(system)
         assert data["batch"]["counts"] == {"rejected": 1, "expired": 1}
-        assert [told["message"] for told in data["tasks"]][1] != ""
+        assert [listed["message"] for listed in data["tasks"]][1] != ""
 
 
-async def test_a_success_after_that_is_told_of_the_task_alone(tmp_path: Path) -> None:
+async def test_a_success_after_expiry_does_not_finish_the_batch_again(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system, system.running():
         await system.submit(batch="b1", batch_size=1)
         system.kling.tasks["k1"].status = "processing"
@@ -123,7 +123,7 @@ async def test_a_success_after_that_is_told_of_the_task_alone(tmp_path: Path) ->
         assert len(await batch_events(system)) == 1
 
 
-async def test_a_start_tells_of_what_was_complete_when_the_service_died(tmp_path: Path) -> None:
+async def test_a_restart_finishes_a_batch_that_was_complete_at_the_crash(tmp_path: Path) -> None:
     clock = IdleClock()
     kling = FakeKling(clock)
     async with a_task_system(tmp_path, kling=kling, clock=clock, callbacks=TRUSTED_CALLBACKS) as system:
@@ -136,7 +136,7 @@ async def test_a_start_tells_of_what_was_complete_when_the_service_died(tmp_path
             assert len(await batch_events(system)) == 1
 
 
-async def test_results_that_are_awaited_hold_the_end_back(tmp_path: Path) -> None:
+async def test_a_batch_waits_for_its_archives(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         task = a_task(batch="b1", state=TaskState.SUCCEED, due_at=None)
         await system.store.add(task, b"", batch_size=1)
@@ -160,7 +160,7 @@ def _envelope(result: Json, **data: Any) -> bytes:
 
 
 @pytest.mark.parametrize("on", ["batch", "*"])
-async def test_routes_are_told_that_ask_for_it_and_no_others(tmp_path: Path, on: str) -> None:
+async def test_only_matching_routes_receive_the_batch(tmp_path: Path, on: str) -> None:
     rules: dict[str, dict[str, Any]] = {
         "asks": {"on": frozenset([on]), "where": "batch.counts.succeed == `1`"},
         "other-batch": {"on": frozenset(["batch"]), "where": "batch.name == 'b2'"},
@@ -180,7 +180,7 @@ async def test_routes_are_told_that_ask_for_it_and_no_others(tmp_path: Path, on:
 
 
 class ObservedBatchStore:
-    """The store's batches, of which the first fails a few times; counts how often anybody looks."""
+    """The store's batches. The first batch fails a few times; queries are counted."""
 
     def __init__(self, batches: BatchStore, *, failures: int = 0, error: Exception | None = None) -> None:
         self._batches = batches
@@ -203,7 +203,7 @@ class ObservedBatchStore:
 
 
 def observe_batches(system: TaskSystem, **how: Any) -> ObservedBatchStore:
-    """Put a watched store under the workshop's gatherer."""
+    """Give the batch service an observed store."""
     watched: Any = ObservedBatchStore(system.store.batches, **how)
     system.batch_service = BatchService(
         watched, system.batch_service._event_factory, notifiers=system.notifiers, clock=system.clock
@@ -211,7 +211,7 @@ def observe_batches(system: TaskSystem, **how: Any) -> ObservedBatchStore:
     return cast("ObservedBatchStore", watched)
 
 
-async def test_on_a_full_disk_it_is_told_later(tmp_path: Path) -> None:
+async def test_a_batch_is_finished_later_if_the_disk_is_full(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system:
         observe_batches(system, failures=2)
         async with system.running():
@@ -224,13 +224,13 @@ async def test_on_a_full_disk_it_is_told_later(tmp_path: Path) -> None:
             assert len(await batch_events(system)) == 1
 
 
-async def test_a_batch_that_cannot_be_told_of_ends_neither_the_others_nor_the_service(tmp_path: Path) -> None:
+async def test_a_failing_batch_stops_neither_the_others_nor_the_service(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system:
         for name in ("b1", "b2"):
             await system.submit(batch=name, batch_size=1)
         for kling_task in system.kling.tasks.values():
             await system.push(kling_task.token, system.kling.finish_task(kling_task))
-        observe_batches(system, failures=2, error=ZeroDivisionError("a fault of ours"))
+        observe_batches(system, failures=2, error=ZeroDivisionError("a bug"))
 
         async with system.running():
             assert [data["batch"]["name"] for data in await batch_events(system)] == ["b2"]
@@ -239,7 +239,7 @@ async def test_a_batch_that_cannot_be_told_of_ends_neither_the_others_nor_the_se
             assert [data["batch"]["name"] for data in await batch_events(system)] == ["b2", "b1"]
 
 
-async def test_where_no_task_has_a_batch_nobody_looks_for_one_after_the_start(tmp_path: Path) -> None:
+async def test_the_store_is_not_queried_for_tasks_without_a_batch(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system:
         watched = observe_batches(system)
         async with system.running():
@@ -255,7 +255,7 @@ async def test_where_no_task_has_a_batch_nobody_looks_for_one_after_the_start(tm
             assert watched.list_count == 2
 
 
-def test_a_large_batch_is_told_of_in_part_and_where_the_rest_is() -> None:
+def test_the_event_of_a_large_batch_links_to_the_other_tasks() -> None:
     batch = _a_view().batch
     envelope = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 100}]})
     tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), envelope) for n in range(MAX_BATCH_TASKS)]
@@ -267,7 +267,7 @@ def test_a_large_batch_is_told_of_in_part_and_where_the_rest_is() -> None:
     assert data["rest"] == "/api/events?batch=b1&type=task.succeed,task.failed,task.rejected,task.expired"
 
 
-def test_what_is_told_of_a_batch_is_no_larger_than_web_servers_take() -> None:
+def test_the_event_of_a_batch_is_limited_in_size() -> None:
     envelope = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 5_000}] * 9})
     tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), envelope) for n in range(MAX_BATCH_TASKS)]
 
@@ -283,8 +283,8 @@ def _a_view() -> BatchView:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_in_whatever_order_things_happen_each_batch_is_told_of_once(tmp_path: Path, seed: int) -> None:
-    """Tasks come and end, batches are closed, the service dies and comes again, all at random."""
+async def test_every_batch_is_finished_once_in_any_order_of_steps(tmp_path: Path, seed: int) -> None:
+    """Tasks start and end, batches are closed and the service crashes and restarts, all at random."""
     rng, clock = Random(seed), IdleClock()
     scenario = RandomScenario(tmp_path, FakeKling(clock), clock, rng)
     for _ in range(rng.randint(2, 4)):
@@ -293,12 +293,12 @@ async def test_in_whatever_order_things_happen_each_batch_is_told_of_once(tmp_pa
 
     assert sorted(scenario.submitted) == sorted(scenario.announced), "each batch, once"
     for name, data in scenario.announced.items():
-        assert [told["id"] for told in data["tasks"]] == scenario.submitted[name]
+        assert [listed["id"] for listed in data["tasks"]] == scenario.submitted[name]
         assert sum(data["batch"]["counts"].values()) == len(scenario.submitted[name])
 
 
 class RandomScenario:
-    """A random life of a service, with what it was handed and what it told."""
+    """A random run of a service, with the submitted tasks and the published batches."""
 
     def __init__(self, folder: Path, kling: FakeKling, clock: IdleClock, rng: Random) -> None:
         self.folder = folder
@@ -314,7 +314,7 @@ class RandomScenario:
         return a_task_system(self.folder, kling=self.kling, clock=self.clock, callbacks=TRUSTED_CALLBACKS)
 
     async def run_steps(self, steps: int, *, alive: bool) -> None:
-        """Run for some steps and die; while not *alive* nobody looks after batches."""
+        """Run some steps, then crash. Unless *alive*, the batch service does not run."""
         async with self.a_task_system() as system:
             async with system.running() if alive else contextlib.nullcontext():
                 for _ in range(steps):
@@ -323,7 +323,7 @@ class RandomScenario:
             await self.check_events(system)
 
     async def finish_all(self) -> None:
-        """Close what is open, end what runs, and let the service see to it."""
+        """Close every batch, end every task and let the service finish the batches."""
         async with self.a_task_system() as system, system.running():
             for name in self.submitted:
                 await system.batch_service.close(name, why="", actor="alice")
@@ -362,7 +362,7 @@ class RandomScenario:
         return [kling_task for kling_task in self.kling.tasks.values() if kling_task.status == "submitted"]
 
     async def check_events(self, system: TaskSystem) -> None:
-        """Note what was told; nothing is told twice, and nothing before its time."""
+        """Record the finished batches. None is finished twice or too early."""
         ends = await batch_events(system)
         names = [data["batch"]["name"] for data in ends]
         assert len(set(names)) == len(names)

@@ -1,4 +1,4 @@
-"""Only what was accepted counts as cost: once per task, with its end."""
+"""Costs come only from accepted reports: once per task, with its end."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ async def cost(system: TaskSystem, task_id: str) -> dict[str, str] | None:
     return None if found is None else {unit: str(amount) for unit, amount in found.charges.items()}
 
 
-async def test_what_an_accepted_callback_says_is_kept_with_the_end(tmp_path: Path) -> None:
+async def test_the_cost_in_an_accepted_final_callback_is_stored(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system:
         task = await system.submit()
         kling_task = system.kling.tasks["k1"]
@@ -28,7 +28,7 @@ async def test_what_an_accepted_callback_says_is_kept_with_the_end(tmp_path: Pat
         assert await cost(system, task.id) == {"units": "1.50"}
 
 
-async def test_a_task_that_failed_may_have_cost_something_too(tmp_path: Path) -> None:
+async def test_a_failed_task_may_have_a_cost(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system:
         tasks = [await system.submit() for _ in range(2)]
         system.kling.tasks["k1"].cost = {"final_unit_deduction": "0.5"}
@@ -38,7 +38,7 @@ async def test_a_task_that_failed_may_have_cost_something_too(tmp_path: Path) ->
         assert [await cost(system, task.id) for task in tasks] == [{"units": "0.5"}, None]
 
 
-async def test_an_unsigned_push_is_not_believed_on_cost_either_but_the_api_is(tmp_path: Path) -> None:
+async def test_the_cost_comes_from_the_api_and_not_from_an_unsigned_push(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         task = await system.submit()
         kling_task = system.kling.tasks["k1"]
@@ -54,7 +54,7 @@ async def test_an_unsigned_push_is_not_believed_on_cost_either_but_the_api_is(tm
         assert await cost(system, task.id) == {"units": "2"}
 
 
-async def test_a_minted_url_that_nobody_vouches_for_costs_nothing(tmp_path: Path) -> None:
+async def test_an_unverified_push_to_a_minted_url_has_no_cost(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         task, url = await system.submitter.create_callback_url(endpoint=None)
         body = b'{"task_id": "k9", "task_status": "failed", "final_unit_deduction": "5"}'
@@ -64,7 +64,7 @@ async def test_a_minted_url_that_nobody_vouches_for_costs_nothing(tmp_path: Path
         assert await cost(system, task.id) is None
 
 
-async def test_what_is_found_by_polling_alone_is_kept_too_and_the_fuller_word_stands(tmp_path: Path) -> None:
+async def test_a_later_answer_with_more_units_completes_the_cost(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         task = await system.submit()
         kling_task = system.kling.tasks["k1"]
@@ -82,7 +82,7 @@ async def test_what_is_found_by_polling_alone_is_kept_too_and_the_fuller_word_st
         assert await cost(system, task.id) == {"units": "2", "quota": "0.1"}
 
 
-async def test_an_answer_about_another_end_changes_no_cost(tmp_path: Path) -> None:
+async def test_an_answer_with_another_end_changes_no_cost(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, callbacks=TRUSTED_CALLBACKS) as system, system.running():
         task = await system.submit()
         kling_task = system.kling.tasks["k1"]
@@ -93,5 +93,5 @@ async def test_an_answer_about_another_end_changes_no_cost(tmp_path: Path) -> No
         await system.settle()
         await system.advance(10)
 
-        assert len(system.kling.queries) > 0, "the contradiction was asked about"
+        assert len(system.kling.queries) > 0, "the contradiction was polled"
         assert await cost(system, task.id) == {"units": "2"}

@@ -1,4 +1,4 @@
-"""Trouble that only a person can mend is told of once for each reason, and so is its end; it stops what it concerns."""
+"""Each issue of the account is reported once per reason, and its end once. It blocks only its own scope."""
 
 import pytest
 from harness.factories import at
@@ -16,28 +16,28 @@ from receiver.tasks.account import (
     remedy,
 )
 
-FILM = KlingCall(creates=True, pack="video", resource="videos/text2video kling-v3")
-PICTURE = KlingCall(creates=True, pack="image", resource="images/generations kling-v2")
-ALL = AccountIssue(scope=Scope.ACCOUNT)
-FILMS = AccountIssue(scope=Scope.PACK, name="video")
+VIDEO = KlingCall(creates=True, pack="video", resource="videos/text2video kling-v3")
+IMAGE = KlingCall(creates=True, pack="image", resource="images/generations kling-v2")
+ACCOUNT = AccountIssue(scope=Scope.ACCOUNT)
+VIDEO_PACK = AccountIssue(scope=Scope.PACK, name="video")
 NO_V3 = AccountIssue(scope=Scope.RESOURCE, name="videos/text2video kling-v3")
-ARREARS, KEY, USED_UP, NO_RIGHT = refusal(429, 1101), refusal(401, 1002), refusal(429, 1102), refusal(403, 1103)
+ARREARS, KEY, USED_UP, NOT_PERMITTED = refusal(429, 1101), refusal(401, 1002), refusal(429, 1102), refusal(403, 1103)
 
 
 def observe(account: AccountMonitor, error: KlingError | None, call: KlingCall) -> AccountIssue | None:
-    begun, over = account.observe(error, call)
-    assert not (begun and over)
-    return begun or next(iter(over), None)
+    new, resolved = account.observe(error, call)
+    assert not (new and resolved)
+    return new or next(iter(resolved), None)
 
 
 @pytest.mark.parametrize(
-    ("error", "concern"),
+    ("error", "issue"),
     [
-        *((refusal(401, code), ALL) for code in (1000, 1001, 1002, 1003, 1004)),
-        *((refusal(429, code), ALL) for code in (1100, 1101, 1304)),
-        (refusal(402, None), ALL),
-        (USED_UP, FILMS),
-        (NO_RIGHT, NO_V3),
+        *((refusal(401, code), ACCOUNT) for code in (1000, 1001, 1002, 1003, 1004)),
+        *((refusal(429, code), ACCOUNT) for code in (1100, 1101, 1304)),
+        (refusal(402, None), ACCOUNT),
+        (USED_UP, VIDEO_PACK),
+        (NOT_PERMITTED, NO_V3),
         *((refusal(status, None), None) for status in (403, 404, 429, 503)),
         *((refusal(400, code), None) for code in (1200, 1201, 1300, 1301)),
         *((refusal(429, code), None) for code in (1302, 1303)),
@@ -45,100 +45,100 @@ def observe(account: AccountMonitor, error: KlingError | None, call: KlingCall) 
     ],
     ids=str,
 )
-def test_trouble_reaches_as_far_as_its_code_says(error: KlingError, concern: AccountIssue | None) -> None:
-    assert FILM.issue_for(error) == concern
+def test_an_issues_scope_follows_from_its_code(error: KlingError, issue: AccountIssue | None) -> None:
+    assert VIDEO.issue_for(error) == issue
 
 
-def test_where_no_pack_is_known_a_used_up_one_stops_the_resource() -> None:
-    sound = KlingCall(creates=True, resource="audio/text-to-audio")
+def test_a_used_up_unknown_pack_blocks_the_resource() -> None:
+    audio = KlingCall(creates=True, resource="audio/text-to-audio")
 
-    assert sound.issue_for(USED_UP) == AccountIssue(scope=Scope.RESOURCE, name="audio/text-to-audio")
-
-
-def test_a_question_needs_no_pack_and_no_right() -> None:
-    assert QUERY.issue_for(NO_RIGHT) is None
-    assert QUERY.issue_for(USED_UP) == QUERY.issue_for(KEY) == ALL
+    assert audio.issue_for(USED_UP) == AccountIssue(scope=Scope.RESOURCE, name="audio/text-to-audio")
 
 
-def test_trouble_is_told_once_until_it_is_over() -> None:
+def test_a_query_needs_no_pack_and_no_permission() -> None:
+    assert QUERY.issue_for(NOT_PERMITTED) is None
+    assert QUERY.issue_for(USED_UP) == QUERY.issue_for(KEY) == ACCOUNT
+
+
+def test_an_issue_is_reported_once_until_it_is_resolved() -> None:
     account = AccountMonitor()
 
-    said = [observe(account, error, FILM) for error in (None, ARREARS, ARREARS, None, None, ARREARS)]
+    reported = [observe(account, error, VIDEO) for error in (None, ARREARS, ARREARS, None, None, ARREARS)]
 
-    assert said == [None, ALL, None, ALL, None, ALL]
+    assert reported == [None, ACCOUNT, None, ACCOUNT, None, ACCOUNT]
 
 
-def test_another_reason_is_told_as_well_and_each_once_however_they_alternate() -> None:
+def test_each_reason_is_reported_once_even_if_they_alternate() -> None:
     account = AccountMonitor()
 
-    assert [observe(account, error, FILM) for error in (ARREARS, KEY, ARREARS, KEY, ARREARS)] == [
-        ALL,
-        ALL,
+    assert [observe(account, error, VIDEO) for error in (ARREARS, KEY, ARREARS, KEY, ARREARS)] == [
+        ACCOUNT,
+        ACCOUNT,
         None,
         None,
         None,
     ]
-    assert account.observe(None, FILM) == (None, [ALL])
+    assert account.observe(None, VIDEO) == (None, [ACCOUNT])
 
 
-def test_what_says_nothing_about_the_account_changes_nothing() -> None:
+def test_other_errors_change_no_issue() -> None:
     account = AccountMonitor()
-    account.observe(KEY, FILM)
+    account.observe(KEY, VIDEO)
 
     for error in (KlingUnreachable("no"), refusal(503, 5001), refusal(429, 1302), refusal(400, 1201)):
-        assert account.observe(error, FILM) == (None, ())
+        assert account.observe(error, VIDEO) == (None, ())
 
 
-def test_a_question_that_is_answered_does_not_say_that_the_account_is_in_order() -> None:
+def test_a_successful_query_does_not_resolve_an_issue_of_creates() -> None:
     account = AccountMonitor()
-    account.observe(ARREARS, FILM)
+    account.observe(ARREARS, VIDEO)
 
     assert observe(account, None, QUERY) is None
-    assert observe(account, ARREARS, FILM) is None
-    assert observe(account, None, FILM) == ALL
+    assert observe(account, ARREARS, VIDEO) is None
+    assert observe(account, None, VIDEO) == ACCOUNT
 
 
-def test_a_create_that_succeeds_says_that_questions_are_answered_too() -> None:
+def test_a_successful_create_resolves_an_issue_of_queries() -> None:
     account = AccountMonitor()
     account.observe(KEY, QUERY)
 
-    assert observe(account, None, FILM) == ALL
+    assert observe(account, None, VIDEO) == ACCOUNT
 
 
-def test_a_used_up_pack_and_a_missing_right_are_over_when_such_a_task_is_taken_and_not_when_another_is() -> None:
+def test_an_issue_is_resolved_only_by_a_create_of_the_same_scope() -> None:
     account = AccountMonitor()
-    assert observe(account, USED_UP, FILM) == FILMS
-    assert observe(account, NO_RIGHT, FILM) == NO_V3
+    assert observe(account, USED_UP, VIDEO) == VIDEO_PACK
+    assert observe(account, NOT_PERMITTED, VIDEO) == NO_V3
 
-    assert account.observe(None, PICTURE) == (None, [])
+    assert account.observe(None, IMAGE) == (None, [])
     assert account.observe(None, KlingCall(creates=True, pack="video", resource="videos/text2video kling-v2")) == (
         None,
-        [FILMS],
+        [VIDEO_PACK],
     )
-    assert account.observe(None, FILM) == (None, [NO_V3])
+    assert account.observe(None, VIDEO) == (None, [NO_V3])
 
 
-def test_trouble_that_was_told_of_before_is_not_told_again_and_its_end_is() -> None:
+def test_a_restored_issue_is_not_reported_again_but_its_end_is() -> None:
     account = AccountMonitor()
-    account.restore(FILMS, 1102, creates=True)
+    account.restore(VIDEO_PACK, 1102, creates=True)
 
-    assert observe(account, USED_UP, FILM) is None
-    assert observe(account, None, FILM) == FILMS
+    assert observe(account, USED_UP, VIDEO) is None
+    assert observe(account, None, VIDEO) == VIDEO_PACK
 
 
-def test_what_is_remembered_is_bounded() -> None:
-    account, bars = AccountMonitor(), IssueBreakers()
+def test_the_number_of_tracked_issues_is_bounded() -> None:
+    account, breakers = AccountMonitor(), IssueBreakers()
 
     for number in range(3000):
         call = KlingCall(creates=True, resource=f"images/x{number}")
-        account.observe(NO_RIGHT, call)
-        bars.record_failure(call.possible_issues()[2], "", started_at=at(0), now=at(0))
+        account.observe(NOT_PERMITTED, call)
+        breakers.record_failure(call.possible_issues()[2], "", started_at=at(0), now=at(0))
 
     assert len(account._open_issues) <= 1000
-    assert len(bars._breakers) <= 1000
+    assert len(breakers._breakers) <= 1000
 
 
-def test_each_reason_has_a_remedy_of_its_own() -> None:
+def test_each_reason_has_its_own_remedy() -> None:
     codes = (1000, 1001, 1002, 1100, 1101, 1102, 1103, 1304)
 
     remedies = {code: remedy(refusal(429, code)) for code in codes}
@@ -149,38 +149,38 @@ def test_each_reason_has_a_remedy_of_its_own() -> None:
     assert "Kling's console" in remedy(refusal(402, None))
 
 
-def test_what_is_barred_is_tried_by_one_at_a_time_further_and_further_apart_until_one_succeeds() -> None:
-    bars, now = IssueBreakers(), at(0)
-    assert bars.blocked(FILM, now) is None
+def test_a_blocked_pack_is_probed_with_growing_delays_until_one_succeeds() -> None:
+    breakers, now = IssueBreakers(), at(0)
+    assert breakers.blocked(VIDEO, now) is None
     gaps = []
     for _ in range(9):
-        bars.start(FILM, now, max_duration=MAX_PROBE_DELAY)
-        bars.record_failure(FILMS, "used up", started_at=now, now=now)
-        barred = bars.blocked(FILM, now)
-        assert barred is not None
-        assert (barred.issue, barred.reason, bars.reason("video")) == (FILMS, "used up", "used up")
-        assert bars.blocked(PICTURE, now) is None
-        gaps.append((barred.until - now).total_seconds())
-        now = barred.until
-        assert bars.blocked(FILM, now) is None
+        breakers.start(VIDEO, now, max_duration=MAX_PROBE_DELAY)
+        breakers.record_failure(VIDEO_PACK, "used up", started_at=now, now=now)
+        blocked = breakers.blocked(VIDEO, now)
+        assert blocked is not None
+        assert (blocked.issue, blocked.reason, breakers.reason("video")) == (VIDEO_PACK, "used up", "used up")
+        assert breakers.blocked(IMAGE, now) is None
+        gaps.append((blocked.until - now).total_seconds())
+        now = blocked.until
+        assert breakers.blocked(VIDEO, now) is None
 
-    bars.start(FILM, now, max_duration=MAX_PROBE_DELAY)
-    assert bars.next_pack_probe_at(now) == now + MAX_PROBE_DELAY
-    assert bars.blocked(FILM, now) is not None
+    breakers.start(VIDEO, now, max_duration=MAX_PROBE_DELAY)
+    assert breakers.next_pack_probe_at(now) == now + MAX_PROBE_DELAY
+    assert breakers.blocked(VIDEO, now) is not None
     assert gaps == [1, 2, 4, 8, 16, 32, 60, 60, 60]
-    assert bars.record_success(FILM)
-    assert bars.blocked(FILM, now) is None
-    assert not bars.record_success(FILM)
+    assert breakers.record_success(VIDEO)
+    assert breakers.blocked(VIDEO, now) is None
+    assert not breakers.record_success(VIDEO)
 
 
-def test_which_model_a_task_names_matters_only_where_a_right_is_missing() -> None:
-    bars = IssueBreakers()
-    assert not bars.has_issue_at("videos/text2video")
+def test_the_model_matters_only_if_a_permission_is_missing() -> None:
+    breakers = IssueBreakers()
+    assert not breakers.has_issue_at("videos/text2video")
 
-    bars.record_failure(NO_V3, "no", started_at=at(0), now=at(0))
+    breakers.record_failure(NO_V3, "no", started_at=at(0), now=at(0))
 
-    assert bars.has_issue_at("videos/text2video")
-    assert not bars.has_issue_at("videos/text2video-x")
-    assert bars.blocked(FILM, at(0)) is not None
-    assert bars.blocked(KlingCall(creates=True, pack="video", resource="videos/text2video kling-v2"), at(0)) is None
-    assert bars.next_pack_probe_at(at(0)) is None
+    assert breakers.has_issue_at("videos/text2video")
+    assert not breakers.has_issue_at("videos/text2video-x")
+    assert breakers.blocked(VIDEO, at(0)) is not None
+    assert breakers.blocked(KlingCall(creates=True, pack="video", resource="videos/text2video kling-v2"), at(0)) is None
+    assert breakers.next_pack_probe_at(at(0)) is None

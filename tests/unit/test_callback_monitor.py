@@ -1,4 +1,4 @@
-"""Callbacks that stay away are noticed, and a few that get lost are not."""
+"""Missing callbacks are noticed; a few lost ones are not an alert."""
 
 from receiver.tasks.callback_monitor import MIN_MISSED, WINDOW, CallbackHealthChange, CallbackMonitor
 
@@ -9,39 +9,39 @@ def record_end(monitor: CallbackMonitor, name: str, *, called: bool) -> Callback
     return monitor.record_end(name)
 
 
-def test_a_few_missed_are_no_alarm_and_more_are_one_alarm() -> None:
+def test_many_missed_callbacks_are_one_change_and_a_few_are_none() -> None:
     monitor = CallbackMonitor()
 
-    turns = [record_end(monitor, f"t{n}", called=False) for n in range(2 * MIN_MISSED)]
+    changes = [record_end(monitor, f"t{n}", called=False) for n in range(2 * MIN_MISSED)]
 
-    assert [turn is not None for turn in turns].count(True) == 1
-    assert turns[MIN_MISSED - 1] == CallbackHealthChange(is_missing=True, missed=MIN_MISSED, ended=MIN_MISSED)
+    assert [change is not None for change in changes].count(True) == 1
+    assert changes[MIN_MISSED - 1] == CallbackHealthChange(is_missing=True, missed=MIN_MISSED, ended=MIN_MISSED)
     assert monitor.missed == 2 * MIN_MISSED
 
 
-def test_the_share_is_of_the_latest() -> None:
+def test_the_ratio_is_of_the_latest_ends() -> None:
     monitor = CallbackMonitor()
     for n in range(WINDOW):
         assert record_end(monitor, f"good{n}", called=True) is None
 
-    turns = [record_end(monitor, f"bad{n}", called=False) for n in range(WINDOW // 5 + 1)]
+    changes = [record_end(monitor, f"bad{n}", called=False) for n in range(WINDOW // 5 + 1)]
 
-    assert [turn is not None for turn in turns] == [False] * (WINDOW // 5) + [True]
+    assert [change is not None for change in changes] == [False] * (WINDOW // 5) + [True]
 
 
-def test_a_row_of_callbacks_ends_the_alarm_and_starts_the_count_anew() -> None:
+def test_consecutive_callbacks_end_the_issue_and_reset_the_count() -> None:
     monitor = CallbackMonitor()
     for n in range(MIN_MISSED):
         record_end(monitor, f"bad{n}", called=False)
 
-    turns = [record_end(monitor, f"good{n}", called=True) for n in range(MIN_MISSED)]
+    changes = [record_end(monitor, f"good{n}", called=True) for n in range(MIN_MISSED)]
 
-    assert turns[-1] is not None
-    assert not turns[-1].is_missing
+    assert changes[-1] is not None
+    assert not changes[-1].is_missing
     assert record_end(monitor, "bad again", called=False) is None
 
 
-def test_a_late_callback_takes_the_blame_back() -> None:
+def test_a_late_callback_is_not_missed() -> None:
     monitor = CallbackMonitor()
     record_end(monitor, "slow", called=False)
 
@@ -50,7 +50,7 @@ def test_a_late_callback_takes_the_blame_back() -> None:
     assert monitor.missed == 0
 
 
-def test_what_is_remembered_is_bounded() -> None:
+def test_memory_is_bounded() -> None:
     monitor = CallbackMonitor()
 
     for n in range(5000):
@@ -60,13 +60,13 @@ def test_what_is_remembered_is_bounded() -> None:
     assert len(monitor._ended) <= WINDOW
 
 
-def test_an_alarm_of_before_is_not_raised_again_and_ends_with_a_row_of_callbacks() -> None:
+def test_a_restored_issue_is_not_reported_again_and_can_end() -> None:
     monitor = CallbackMonitor()
     monitor.restore()
 
-    turns = [record_end(monitor, f"bad{n}", called=False) for n in range(2 * MIN_MISSED)]
-    turns += [record_end(monitor, f"good{n}", called=True) for n in range(MIN_MISSED)]
+    changes = [record_end(monitor, f"bad{n}", called=False) for n in range(2 * MIN_MISSED)]
+    changes += [record_end(monitor, f"good{n}", called=True) for n in range(MIN_MISSED)]
 
-    assert turns[:-1] == [None] * (3 * MIN_MISSED - 1)
-    assert turns[-1] is not None
-    assert not turns[-1].is_missing
+    assert changes[:-1] == [None] * (3 * MIN_MISSED - 1)
+    assert changes[-1] is not None
+    assert not changes[-1].is_missing

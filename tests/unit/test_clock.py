@@ -1,4 +1,4 @@
-"""Ids sort by age, whatever the clock does, and through a restart."""
+"""Ids sort by age, through clock changes and restarts."""
 
 from datetime import timedelta
 from itertools import pairwise
@@ -8,7 +8,7 @@ from harness.support import FakeClock
 from receiver.domain.clock import Ids, first_id
 
 
-def test_ids_rise_while_the_clock_stands_or_is_set_back() -> None:
+def test_ids_increase_while_the_clock_stops_or_is_set_back() -> None:
     clock = FakeClock()
     ids = Ids(clock)
 
@@ -21,7 +21,7 @@ def test_ids_rise_while_the_clock_stands_or_is_set_back() -> None:
     assert all(one < other for one, other in pairwise(made))
 
 
-def test_ids_rise_through_a_restart_with_a_clock_that_was_set_back() -> None:
+def test_ids_increase_through_a_restart_with_the_clock_set_back() -> None:
     clock = FakeClock()
     before = Ids(clock).new("evt")
 
@@ -31,15 +31,15 @@ def test_ids_rise_through_a_restart_with_a_clock_that_was_set_back() -> None:
     assert Ids(clock, after=before.partition("_")[2]).new("evt") > before
 
 
-def test_what_is_no_id_of_ours_is_no_hindrance() -> None:
+def test_a_foreign_id_is_ignored() -> None:
     clock = FakeClock()
 
-    for strange in ("", "tsk_1", "tsk_" + "u" * 25, "zzz"):
-        assert len(Ids(clock, after=strange).new("tsk")) == 29
-        assert Ids(clock, after=strange).new("tsk")[:16] == Ids(clock).new("tsk")[:16]
+    for foreign in ("", "tsk_1", "tsk_" + "u" * 25, "zzz"):
+        assert len(Ids(clock, after=foreign).new("tsk")) == 29
+        assert Ids(clock, after=foreign).new("tsk")[:16] == Ids(clock).new("tsk")[:16]
 
 
-def test_what_was_made_since_a_moment_stands_behind_its_first_id() -> None:
+def test_first_id_sorts_before_later_ids() -> None:
     clock = FakeClock()
     before = Ids(clock).new("evt")
     clock.advance(timedelta(milliseconds=1))

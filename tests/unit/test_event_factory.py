@@ -1,4 +1,4 @@
-"""An event is promised to the routes that want it, and keeps what each route said."""
+"""An event has one delivery per matching route, and every route's decision."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -18,11 +18,11 @@ def a_route(name: str, **changes: Any) -> RouteSettings:
     return RouteSettings(name=name, script=ScriptSettings(command=("/bin/true",)), **changes)
 
 
-def announce(
+def make_event(
     *routes: RouteSettings, source: Source = Source.CALLBACK, trusted: bool = True, **task: Any
 ) -> RoutedEvent:
-    announcer = EventFactory(compile_routes(routes), Ids(FakeClock()))
-    return announcer.task_event(
+    event_factory = EventFactory(compile_routes(routes), Ids(FakeClock()))
+    return event_factory.task_event(
         a_task(state=TaskState.SUCCEED, **task),
         a_status_report("succeed"),
         b'{"task_status":"succeed"}',
@@ -37,17 +37,17 @@ def decisions(routed: RoutedEvent) -> Sequence[tuple[str, bool, str]]:
     return [(decision.route, decision.wanted, decision.reason) for decision in routed.event.decisions]
 
 
-def test_each_routes_decision_is_kept_with_its_reason() -> None:
-    said = announce(
+def test_every_routes_decision_is_kept_with_its_reason() -> None:
+    routed = make_event(
         a_route("a"), a_route("b", on=frozenset({"failed"})), a_route("c", where="kling.task_status == 'failed'")
     )
 
-    assert decisions(said) == [
+    assert decisions(routed) == [
         ("a", True, "all conditions hold"),
         ("b", False, "on = ['failed'] does not name 'succeed'"),
         ("c", False, "where = \"kling.task_status == 'failed'\" gave False, not true"),
     ]
-    assert [delivery.route for delivery in said.deliveries] == ["a"]
+    assert [delivery.route for delivery in routed.deliveries] == ["a"]
 
 
 @pytest.mark.parametrize(
@@ -60,18 +60,20 @@ def test_each_routes_decision_is_kept_with_its_reason() -> None:
         (Source.RECEIVER, True, False, "the receiver made this event, and the client expects Kling's own callbacks"),
     ],
 )
-def test_a_clients_own_url_gets_what_kling_said_as_far_as_it_is_believed(
+def test_a_clients_own_url_receives_klings_trusted_reports_only(
     source: Source, trusted: bool, wanted: bool, reason: str
 ) -> None:
-    said = announce(source=source, trusted=trusted, reply_to="https://user:pw@client.example/hook?key=secret")
+    routed = make_event(source=source, trusted=trusted, reply_to="https://user:pw@client.example/hook?key=secret")
 
-    assert decisions(said) == [("reply:client.example", wanted, reason)]
-    assert [delivery.route for delivery in said.deliveries] == (["reply:client.example"] if wanted else [])
+    assert decisions(routed) == [("reply:client.example", wanted, reason)]
+    assert [delivery.route for delivery in routed.deliveries] == (["reply:client.example"] if wanted else [])
 
 
-def test_an_alert_keeps_its_decisions_too() -> None:
-    announcer = EventFactory(compile_routes([a_route("a"), a_route("b", on=frozenset({"alert"}))]), Ids(FakeClock()))
+def test_an_alert_keeps_its_decisions() -> None:
+    event_factory = EventFactory(
+        compile_routes([a_route("a"), a_route("b", on=frozenset({"alert"}))]), Ids(FakeClock())
+    )
 
-    said = announcer.alert("route_held", {"route": "a"}, at=START)
+    routed = event_factory.alert("route_held", {"route": "a"}, at=START)
 
-    assert [(route, wanted) for route, wanted, _ in decisions(said)] == [("a", False), ("b", True)]
+    assert [(route, wanted) for route, wanted, _ in decisions(routed)] == [("a", False), ("b", True)]

@@ -1,4 +1,4 @@
-"""What is told of a result anew is put in the place of what was told before, whatever else is told."""
+"""A refreshed result URL replaces the URL at the same place."""
 
 import pytest
 
@@ -11,7 +11,7 @@ OTHER = "https://b.example/1"
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ({"images": [{"index": 0, "url": OLD}]}, {"images": ({"index": 0, "url": NEW},)}, {OLD: NEW}),
         ({"videos": [{"url": OLD}]}, {"videos": [{"url": NEW, "watermark_url": OTHER}]}, {OLD: NEW}),
@@ -25,5 +25,5 @@ OTHER = "https://b.example/1"
         ({"images": [{"url": OLD}]}, {}, {}),
     ],
 )
-def test_a_fresh_url_is_the_one_in_the_same_place(old: Json, new: Json, told: Json) -> None:
-    assert match_refreshed_urls(old, new) == told
+def test_a_refreshed_url_is_the_one_at_the_same_place(old: Json, new: Json, expected: Json) -> None:
+    assert match_refreshed_urls(old, new) == expected

@@ -1,4 +1,4 @@
-"""When Kling is asked about a task, and by which id."""
+"""When a task is polled, and by which id."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -11,10 +11,10 @@ from receiver.settings import PollSettings
 from receiver.tasks import poll_schedule
 
 
-def pending_pushes(*names: str | None) -> list[tuple[Push, StatusReport]]:
+def pending_pushes(*ids: str | None) -> list[tuple[Push, StatusReport]]:
     return [
         (a_push(f"psh_{number}"), a_status_report("succeed", kling_id=name, external_task_id=None))
-        for number, name in enumerate(names)
+        for number, name in enumerate(ids)
     ]
 
 
@@ -24,19 +24,19 @@ def a_minted_task(**changes: object) -> Task:
     )
 
 
-def test_klings_id_is_asked_by_once_it_is_known() -> None:
+def test_a_known_kling_id_is_polled() -> None:
     assert poll_schedule.poll_id(a_task(), pending_pushes("another")) == "k1"
 
 
-def test_until_then_each_id_a_push_names_has_its_turn() -> None:
+def test_an_unbound_task_is_polled_by_the_ids_in_its_pushes_in_turn() -> None:
     pushes = pending_pushes("a", "b", "a", None)
 
-    asked = [poll_schedule.poll_id(a_minted_task(poll_count=asks), pushes) for asks in range(4)]
+    polled = [poll_schedule.poll_id(a_minted_task(poll_count=polls), pushes) for polls in range(4)]
 
-    assert asked == ["a", "b", "a", "b"]
+    assert polled == ["a", "b", "a", "b"]
 
 
-def test_our_own_id_has_its_turn_after_those_that_pushes_name() -> None:
+def test_the_external_id_is_polled_after_the_ids_in_pushes() -> None:
     lost = a_task(kling_id=None, state=TaskState.EXPIRED)
 
     assert poll_schedule.poll_id(lost, pending_pushes("a")) == "a"
@@ -45,97 +45,97 @@ def test_our_own_id_has_its_turn_after_those_that_pushes_name() -> None:
 
 
 @pytest.mark.parametrize("state", [TaskState.QUEUED, TaskState.SUBMITTING])
-def test_nobody_asks_about_a_task_that_is_not_known_to_be_made(state: TaskState) -> None:
+def test_a_task_not_known_to_exist_is_not_polled_for_a_push(state: TaskState) -> None:
     task = a_task(state=state, due_at=at(35))
 
     assert poll_schedule.schedule_soon(task, now=at(1)).due_at == at(35)
 
 
-def test_a_hint_brings_the_next_question_forward_and_never_back() -> None:
+def test_a_push_moves_the_next_poll_forward_and_never_back() -> None:
     assert poll_schedule.schedule_soon(a_task(due_at=at(100)), now=at(7)).due_at == at(7)
     assert poll_schedule.schedule_soon(a_task(due_at=at(3)), now=at(7)).due_at == at(3)
     assert poll_schedule.schedule_soon(a_task(due_at=at(100), polled_at=at(6)), now=at(7)).due_at == at(11)
 
 
-def test_an_end_that_is_pushed_is_asked_about_soon_after_an_ordinary_question() -> None:
-    asked = a_task(state=TaskState.PROCESSING, due_at=at(100), polled_at=at(6))
+def test_a_pushed_end_is_polled_soon_after_a_regular_poll() -> None:
+    polled = a_task(state=TaskState.PROCESSING, due_at=at(100), polled_at=at(6))
 
-    assert poll_schedule.schedule_end_check(asked, now=at(6.2)).due_at == at(7.5)
+    assert poll_schedule.schedule_end_check(polled, now=at(6.2)).due_at == at(7.5)
 
 
-def test_an_end_that_is_pushed_again_and_again_brings_no_planned_question_forward() -> None:
-    asked = a_task(state=TaskState.PROCESSING, polled_at=at(6))
-    doubted = poll_schedule.schedule_next(
-        asked, [(a_push(received_at=at(5)), a_status_report("succeed"))], now=at(6), poll=POLL
+def test_a_repeated_end_does_not_move_a_planned_poll_forward() -> None:
+    polled = a_task(state=TaskState.PROCESSING, polled_at=at(6))
+    unconfirmed = poll_schedule.schedule_next(
+        polled, [(a_push(received_at=at(5)), a_status_report("succeed"))], now=at(6), poll=POLL
     )
-    over = a_task(state=TaskState.SUCCEED, polled_at=at(6))
+    finished = a_task(state=TaskState.SUCCEED, polled_at=at(6))
 
-    assert doubted.due_at == at(11)
-    assert poll_schedule.schedule_end_check(doubted, now=at(7)).due_at == at(11)
-    assert poll_schedule.schedule_end_check(doubted, now=at(11)).due_at == at(11)
-    assert poll_schedule.schedule_end_check(over, now=at(7)).due_at == at(11)
+    assert unconfirmed.due_at == at(11)
+    assert poll_schedule.schedule_end_check(unconfirmed, now=at(7)).due_at == at(11)
+    assert poll_schedule.schedule_end_check(unconfirmed, now=at(11)).due_at == at(11)
+    assert poll_schedule.schedule_end_check(finished, now=at(7)).due_at == at(11)
 
 
-def test_what_pushes_bring_about_is_five_seconds_apart_whatever_each_of_them_says() -> None:
-    stranger = poll_schedule.schedule_soon(a_task(state=TaskState.PROCESSING, due_at=at(30)), now=at(6))
-    answered = poll_schedule.schedule_next(poll_schedule.record_poll(stranger, now=at(7)), [], now=at(7), poll=POLL)
-    of_itself = poll_schedule.schedule_next(poll_schedule.record_poll(answered, now=at(11)), [], now=at(11), poll=POLL)
+def test_polls_caused_by_pushes_are_five_seconds_apart() -> None:
+    mismatched = poll_schedule.schedule_soon(a_task(state=TaskState.PROCESSING, due_at=at(30)), now=at(6))
+    answered = poll_schedule.schedule_next(poll_schedule.record_poll(mismatched, now=at(7)), [], now=at(7), poll=POLL)
+    regular = poll_schedule.schedule_next(poll_schedule.record_poll(answered, now=at(11)), [], now=at(11), poll=POLL)
 
-    assert stranger.due_at == at(6)
+    assert mismatched.due_at == at(6)
     assert poll_schedule.schedule_end_check(answered, now=at(7.2)).due_at == at(12)
-    assert poll_schedule.schedule_end_check(of_itself, now=at(11)).due_at == at(12.5)
+    assert poll_schedule.schedule_end_check(regular, now=at(11)).due_at == at(12.5)
     assert poll_schedule.schedule_end_check(replace(answered, push_poll_at=at(9990)), now=at(7.2)).due_at == at(8.5)
 
 
-def test_a_question_that_lies_ahead_because_the_clock_was_set_back_does_not_count() -> None:
+def test_a_last_poll_in_the_future_is_ignored() -> None:
     assert poll_schedule.schedule_soon(a_task(due_at=at(9999), polled_at=at(9990)), now=at(7)).due_at == at(7)
 
 
-def test_a_minted_url_whose_claims_were_all_false_waits_for_the_next() -> None:
+def test_a_minted_url_with_only_forged_pushes_waits_for_the_next_push() -> None:
     later = poll_schedule.schedule_next(a_minted_task(started_at=at(0), due_at=at(0)), [], now=at(9), poll=POLL)
 
     assert (later.due_at, later.started_at) == (None, None)
 
 
 @pytest.mark.parametrize("state", [TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED])
-def test_a_task_that_is_over_is_not_asked_about_without_a_reason(state: TaskState) -> None:
+def test_a_finished_task_is_not_polled_without_a_push(state: TaskState) -> None:
     assert poll_schedule.schedule_next(a_task(state=state), [], now=at(9), poll=POLL).due_at is None
 
 
-def test_a_given_up_task_is_asked_about_while_a_push_waits_and_its_url_is_good() -> None:
+def test_an_expired_task_is_polled_for_a_push_while_its_url_is_valid() -> None:
     task, pushes = a_task(state=TaskState.EXPIRED, poll_count=3, expires_at=at(1000)), pending_pushes("k1")
 
     assert poll_schedule.schedule_next(task, pushes, now=at(300), poll=POLL).due_at == at(300) + timedelta(seconds=240)
     assert poll_schedule.schedule_next(task, pushes, now=at(1000), poll=POLL).due_at is None
 
 
-def test_time_counts_from_when_kling_may_have_begun() -> None:
-    long_ago = a_task(created_at=at(-200_000), started_at=at(0))
+def test_the_time_limit_starts_with_the_submit() -> None:
+    task = a_task(created_at=at(-200_000), started_at=at(0))
 
-    assert not poll_schedule.has_timed_out(long_ago, now=at(0) + POLL.give_up_after - timedelta(seconds=1), poll=POLL)
-    assert poll_schedule.has_timed_out(long_ago, now=at(0) + POLL.give_up_after, poll=POLL)
+    assert not poll_schedule.has_timed_out(task, now=at(0) + POLL.give_up_after - timedelta(seconds=1), poll=POLL)
+    assert poll_schedule.has_timed_out(task, now=at(0) + POLL.give_up_after, poll=POLL)
     assert not poll_schedule.has_timed_out(a_task(state=TaskState.REJECTED), now=at(10**6), poll=POLL)
 
 
-def test_a_given_up_task_is_asked_about_whenever_it_is_a_quarter_older_until_its_url_expires() -> None:
+def test_an_expired_task_is_polled_each_quarter_of_its_age_until_its_url_expires() -> None:
     month, task = timedelta(days=30), a_task(state=TaskState.EXPIRED, expires_at=at(30 * 86_400))
-    now, asked = at(0) + POLL.give_up_after, 0
+    now, polled = at(0) + POLL.give_up_after, 0
 
     while (due := poll_schedule.schedule_next(task, [], now=now, poll=POLL).due_at) is not None:
         assert due - now == (now - at(0)) / 4
-        now, asked = due, asked + 1
+        now, polled = due, polled + 1
 
     assert now >= at(0) + month
-    assert asked <= 15
+    assert polled <= 15
 
 
-def test_a_given_up_task_that_kling_may_never_have_had_is_not_asked_about() -> None:
+def test_an_expired_task_without_a_kling_id_is_not_polled() -> None:
     lost = a_task(state=TaskState.EXPIRED, kling_id=None)
 
     assert poll_schedule.schedule_next(lost, [], now=at(9), poll=POLL).due_at is None
 
 
-def test_a_task_is_stuck_once_when_kling_has_had_it_for_too_long() -> None:
+def test_a_task_that_runs_too_long_is_stuck_once() -> None:
     task, late = a_task(created_at=at(-9999), started_at=at(0)), at(3600)
 
     assert not poll_schedule.is_stuck(task, now=at(3599), poll=POLL)
@@ -147,34 +147,34 @@ def test_a_task_is_stuck_once_when_kling_has_had_it_for_too_long() -> None:
     "state",
     [TaskState.QUEUED, TaskState.AWAITING, TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED],
 )
-def test_a_task_that_is_not_with_kling_is_not_stuck(state: TaskState) -> None:
+def test_a_task_that_is_not_running_is_not_stuck(state: TaskState) -> None:
     assert not poll_schedule.is_stuck(a_task(state=state), now=at(10**6), poll=POLL)
 
 
-def test_nothing_is_stuck_where_nobody_wants_to_hear_of_it() -> None:
+def test_no_task_is_stuck_if_stuck_after_is_off() -> None:
     assert not poll_schedule.is_stuck(a_task(), now=at(10**6), poll=PollSettings(stuck_after=None))
 
 
-def test_a_task_that_nobody_can_be_asked_about_is_looked_at_when_it_is_stuck_and_when_it_is_given_up() -> None:
+def test_a_task_that_cannot_be_polled_is_checked_at_its_deadlines() -> None:
     task = a_task(endpoint=None, state=TaskState.PROCESSING)
     first = poll_schedule.next_check_at(task, POLL.after, now=at(0), poll=POLL)
 
-    told = poll_schedule.mark_stuck(task, now=first, poll=POLL)
+    alert = poll_schedule.mark_stuck(task, now=first, poll=POLL)
 
     assert first == at(3600)
-    assert told.due_at == at(0) + POLL.give_up_after
+    assert alert.due_at == at(0) + POLL.give_up_after
 
 
-def test_what_is_told_of_a_stuck_task_says_what_is_known_and_what_to_do() -> None:
+def test_a_stuck_alert_has_the_facts_and_a_remedy() -> None:
     task = a_task(state=TaskState.PROCESSING, poll_count=15, polled_at=at(3590))
 
-    told = poll_schedule.stuck_alert(task, poll=POLL)
+    alert = poll_schedule.stuck_alert(task, poll=POLL)
 
-    assert told["message"] == (
+    assert alert["message"] == (
         "Kling has had this task since 2026-11-22T10:00:00.000Z without ending it: it is processing, "
         "and it was last polled at 2026-11-22T10:59:50.000Z."
     )
-    assert "console" in told["remedy"]
-    assert "2026-11-24T10:00:00.000Z" in told["remedy"]
-    assert told["asks"] == 15
+    assert "console" in alert["remedy"]
+    assert "2026-11-24T10:00:00.000Z" in alert["remedy"]
+    assert alert["asks"] == 15
     assert "because its endpoint is unknown" in poll_schedule.stuck_alert(a_task(endpoint=None), poll=POLL)["message"]

@@ -1,4 +1,4 @@
-"""Which routes want an event; a condition that cannot be judged means no."""
+"""Which routes an event matches. A condition that cannot be evaluated does not match."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def a_candidate(type_: str = "task.succeed", *, endpoint: str | None = "images/g
         ("alert.route_held", ["succeed"], False),
     ],
 )
-def test_a_route_asks_for_events_by_their_word(type_: str, on: list[str] | None, wanted: bool) -> None:
+def test_a_route_matches_events_by_kind(type_: str, on: list[str] | None, wanted: bool) -> None:
     route = {} if on is None else {"on": frozenset(on)}
 
     assert decide(a_candidate(type_), **route).wanted is wanted
@@ -40,7 +40,7 @@ def test_a_route_asks_for_events_by_their_word(type_: str, on: list[str] | None,
 @pytest.mark.parametrize(
     ("endpoint", "wanted"), [("images/generations", True), ("videos/text2video", False), (None, False)]
 )
-def test_a_route_may_ask_for_endpoints_by_globs(endpoint: str | None, wanted: bool) -> None:
+def test_a_route_matches_endpoints_by_glob(endpoint: str | None, wanted: bool) -> None:
     assert decide(a_candidate(endpoint=endpoint), endpoints=("images/*",)).wanted is wanted
 
 
@@ -55,7 +55,7 @@ def test_a_route_may_ask_for_endpoints_by_globs(endpoint: str | None, wanted: bo
         ("kling.task_status == 'succeed'", True),
     ],
 )
-def test_a_condition_must_be_true_and_nothing_less(where: str, wanted: bool) -> None:
+def test_a_condition_must_be_exactly_true(where: str, wanted: bool) -> None:
     data = {"task": {"tags": {"project": "ads"}}, "kling": {"task_status": "succeed"}}
 
     decision = decide(a_candidate(data=data), where=where)
@@ -65,13 +65,13 @@ def test_a_condition_must_be_true_and_nothing_less(where: str, wanted: bool) -> 
 
 
 @pytest.mark.parametrize(("unverified", "wanted"), [(False, False), (True, True)])
-def test_what_nobody_can_confirm_goes_only_where_it_is_asked_for(unverified: bool, wanted: bool) -> None:
+def test_an_unconfirmed_event_needs_a_route_that_accepts_it(unverified: bool, wanted: bool) -> None:
     assert decide(a_candidate(trusted=False), unverified=unverified).wanted is wanted
 
 
-def test_every_no_has_its_reason() -> None:
+def test_a_mismatch_has_its_reason() -> None:
     assert "does not name 'failed'" in decide(a_candidate("task.failed")).reason
 
 
-def test_clients_urls_share_a_lane_per_host() -> None:
+def test_client_urls_of_one_host_share_a_lane() -> None:
     assert reply_route("https://user:pw@App.example.com:8443/hook?x=1") == "reply:app.example.com:8443"

@@ -1,4 +1,4 @@
-"""Signatures are those of Standard Webhooks, and nothing that arrives can make their check raise."""
+"""Signatures follow Standard Webhooks, and no request can make the verification raise."""
 
 import base64
 import json
@@ -39,25 +39,25 @@ def signed(*secrets: Secret, body: bytes = BODY) -> dict[str, str]:
     }
 
 
-def test_the_vendors_example_holds() -> None:
+def test_the_vendors_example_is_good() -> None:
     assert signing.verify([VENDOR_SECRET], VENDOR_HEADERS, VENDOR_BODY, now=VENDOR_TIME) is SignatureStatus.GOOD
 
 
-def test_the_vendors_example_is_what_we_would_sign() -> None:
-    ours = signing.sign([VENDOR_SECRET], message_id="9876543210", at=VENDOR_TIME, body=VENDOR_BODY)
+def test_signing_reproduces_the_vendors_example() -> None:
+    signature = signing.sign([VENDOR_SECRET], message_id="9876543210", at=VENDOR_TIME, body=VENDOR_BODY)
 
-    assert ours == VENDOR_HEADERS["webhook-signature"]
+    assert signature == VENDOR_HEADERS["webhook-signature"]
 
 
 @pytest.mark.parametrize("secret", [PREFIXED, VENDOR_SECRET])
-def test_what_we_sign_is_what_the_reference_signs(secret: Secret) -> None:
+def test_signing_equals_the_reference_implementation(secret: Secret) -> None:
     reference = Webhook(secret.reveal()).sign("evt_1", START, BODY.decode())
 
     assert signing.sign([secret], message_id="evt_1", at=START, body=BODY) == reference
 
 
-def test_the_reference_accepts_one_of_two_signatures_during_a_rotation() -> None:
-    now = SystemClock().now()  # the reference knows no other time
+def test_the_reference_accepts_either_signature_of_a_rotation() -> None:
+    now = SystemClock().now()  # the reference reads the system clock
     headers = {
         "webhook-id": "evt_1",
         "webhook-timestamp": signing.timestamp(now),
@@ -68,7 +68,7 @@ def test_the_reference_accepts_one_of_two_signatures_during_a_rotation() -> None
         assert Webhook(secret.reveal()).verify(BODY, headers) == json.loads(BODY)
 
 
-def test_each_secret_of_a_rotation_signs_and_each_is_taken() -> None:
+def test_each_secret_of_a_rotation_signs_and_is_accepted() -> None:
     headers = signed(PREFIXED, PLAIN)
 
     assert len(headers["webhook-signature"].split(" ")) == 2
@@ -76,17 +76,17 @@ def test_each_secret_of_a_rotation_signs_and_each_is_taken() -> None:
     assert signing.verify([VENDOR_SECRET, PREFIXED], headers, BODY, now=START) is SignatureStatus.GOOD
 
 
-def test_a_secret_without_the_prefix_is_its_own_bytes() -> None:
+def test_a_secret_without_the_prefix_is_its_own_key() -> None:
     assert signing.decode_key(PLAIN) == b"not base64 at all"
 
 
 @pytest.mark.parametrize("text", ["whsec_AAECAwQ=", "whsec_AAECAwQ", " whsec_AAECAwQ= "])
-def test_padding_of_a_secret_may_be_missing(text: str) -> None:
+def test_a_secrets_padding_is_optional(text: str) -> None:
     assert signing.decode_key(Secret(text)) == bytes([0, 1, 2, 3, 4])
 
 
 @pytest.mark.parametrize(
-    ("drift", "verdict"),
+    ("drift", "expected"),
     [
         (timedelta(minutes=5), SignatureStatus.GOOD),
         (timedelta(minutes=-5), SignatureStatus.GOOD),
@@ -94,16 +94,16 @@ def test_padding_of_a_secret_may_be_missing(text: str) -> None:
         (timedelta(minutes=-5, seconds=-1), SignatureStatus.BAD),
     ],
 )
-def test_a_signature_holds_for_five_minutes_either_way(drift: timedelta, verdict: SignatureStatus) -> None:
-    assert signing.verify([PLAIN], signed(PLAIN), BODY, now=START + drift) is verdict
+def test_a_signature_is_good_for_five_minutes_either_way(drift: timedelta, expected: SignatureStatus) -> None:
+    assert signing.verify([PLAIN], signed(PLAIN), BODY, now=START + drift) is expected
 
 
-def test_without_any_of_the_headers_a_signature_is_absent() -> None:
+def test_a_signature_without_its_headers_is_absent() -> None:
     assert signing.verify([PLAIN], {"content-type": "application/json"}, BODY, now=START) is SignatureStatus.ABSENT
 
 
 @pytest.mark.parametrize("missing", ["webhook-id", "webhook-timestamp", "webhook-signature"])
-def test_a_signature_in_part_is_bad(missing: str) -> None:
+def test_an_incomplete_signature_is_bad(missing: str) -> None:
     headers = signed(PLAIN)
     del headers[missing]
 
@@ -132,7 +132,7 @@ def test_a_signature_in_part_is_bad(missing: str) -> None:
         {"webhook-signature": "\ud800"},
     ],
 )
-def test_malformed_and_altered_headers_are_bad(change: dict[str, str]) -> None:
+def test_malformed_or_altered_headers_are_bad(change: dict[str, str]) -> None:
     assert signing.verify([PLAIN], signed(PLAIN) | change, BODY, now=START) is SignatureStatus.BAD
 
 
@@ -140,13 +140,13 @@ def test_an_altered_body_is_bad() -> None:
     assert signing.verify([PLAIN], signed(PLAIN), BODY + b" ", now=START) is SignatureStatus.BAD
 
 
-def test_no_secret_and_an_empty_secret_vouch_for_nothing() -> None:
+def test_no_secret_or_an_empty_one_verifies_nothing() -> None:
     assert signing.verify([], signed(PLAIN), BODY, now=START) is SignatureStatus.BAD
     assert signing.verify([Secret("")], signed(Secret("")), BODY, now=START) is SignatureStatus.BAD
     assert signing.verify([Secret("whsec_")], signed(Secret("whsec_")), BODY, now=START) is SignatureStatus.BAD
 
 
-def test_unreadable_signatures_beside_a_good_one_do_no_harm() -> None:
+def test_invalid_signatures_beside_a_good_one_are_ignored() -> None:
     headers = signed(PLAIN)
     headers["webhook-signature"] = f"v1a,xxx v1,%%% v1,AAAA {headers['webhook-signature']}"
 
@@ -154,7 +154,7 @@ def test_unreadable_signatures_beside_a_good_one_do_no_harm() -> None:
 
 
 @given(message_id=st.text(), sent_at=st.text(), offered=st.text(), body=st.binary())
-def test_no_header_makes_the_check_raise(message_id: str, sent_at: str, offered: str, body: bytes) -> None:
+def test_no_header_makes_verification_raise(message_id: str, sent_at: str, offered: str, body: bytes) -> None:
     headers = {"webhook-id": message_id, "webhook-timestamp": sent_at, "webhook-signature": offered}
 
     assert signing.verify([PLAIN, PREFIXED], headers, body, now=START) is SignatureStatus.BAD
