@@ -4,6 +4,7 @@ Times are timezone-aware UTC datetimes; stores keep them as integer microseconds
 """
 
 import asyncio
+import hashlib
 import os
 import secrets
 from collections.abc import Callable
@@ -80,6 +81,11 @@ class Ids:
     def token() -> str:
         """Return a random 256-bit secret that is safe in a URL path."""
         return secrets.token_urlsafe(_TOKEN_BYTES)
+
+
+def token_hash(token: str) -> bytes:
+    """Return the hash of a callback token, which is stored instead of the token. Takes any string from a URL."""
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()
 
 
 def first_id(prefix: str, at: datetime) -> str:

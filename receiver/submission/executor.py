@@ -4,13 +4,13 @@ What an answer teaches stays here: when Kling may be called again, and how many 
 """
 
 import asyncio
-import hashlib
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
 
 import structlog
 
+from receiver.domain.backoff import backoff
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.clock import Clock
 from receiver.domain.errors import (
@@ -275,12 +275,5 @@ class CreateExecutor:
             await self._recorder.requeue(task, str(error), until=self._clock.now() + wait)
 
 
-def token_hash(token: str) -> bytes:
-    """Give what of a callback's token is stored."""
-    return hashlib.sha256(token.encode()).digest()
-
-
 def _backoff(task: Task, *, maximum: timedelta) -> timedelta:
-    """Tell how long a task is left alone: twice as long after each attempt."""
-    grown: timedelta = _BASE_DELAY * 2 ** min(max(task.attempts - 1, 0), 20)
-    return min(grown, maximum)
+    return backoff(task.attempts - 1, base=_BASE_DELAY, maximum=maximum)

@@ -11,16 +11,20 @@ another. The list of a host on this machine may be empty for that, any other's m
 import asyncio
 from collections.abc import Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 from urllib.parse import urlsplit
 
 import structlog
 
+from receiver.domain.backoff import backoff
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.clock import FAR_FUTURE, Clock
-from receiver.domain.errors import KlingError, KlingUncertain, NoResponse, RetryHint, StoreUnavailable, UnknownResource
+from receiver.domain.clock_watch import ClockWatch
+from receiver.domain.errors import KlingError, KlingUncertain, NoResponse, RetryHint, UnknownResource
 from receiver.domain.model import Origin, StatusReport, Task, TaskState
 from receiver.domain.notifier import Notifiers
+from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
 from receiver.settings import Settings
@@ -35,7 +39,6 @@ _BOUND = (TaskState.SUBMITTED, TaskState.PROCESSING, TaskState.SUCCEED, TaskStat
 _MAX_CONCURRENT = 4
 _BATCH_SIZE = 64
 _MARGIN = timedelta(seconds=5)
-_STORE_RETRY_DELAY = timedelta(seconds=1)
 _BASE_DELAY = timedelta(seconds=1)
 _MAX_DELAY = timedelta(minutes=1)
 _MAX_EVIDENCE_AGE = timedelta(days=1)
@@ -109,27 +112,20 @@ class CreateRecovery:
         self._clock = clock
         self._lease = 4 * settings.kling.timeout + _MARGIN  # a look-up may take four calls
         self._breaker = CircuitBreaker(max_delay=_MAX_DELAY)
-        self._seen_at: datetime | None = None
+        self._clock_watch = ClockWatch()
         self._restarted_at = clock.now()  # that this process runs, or that the clock was set back
         self._in_flight: dict[str, asyncio.Task[None]] = {}
+        self._lookups = TaskSet("lookup")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look tasks up as they fall due, until *stop*; first those that a former process was sending."""
-        bell = self._notifiers.tasks.subscribe()
+        wake = self._notifiers.tasks.subscribe()
+        look_up_due = partial(self._look_up_due, wake)
         try:
-            while not stop.is_set():
-                bell.clear()
-                try:
-                    await self._catch_up()
-                    until = await self._round(bell)
-                except StoreUnavailable as exc:  # a full disk, say; what is due stays due
-                    log.warning("lookups.delayed", reason=exc.message)
-                    until = self._clock.now() + _STORE_RETRY_DELAY
-                await self._clock.wait(bell, until=until)
+            await run_worker(look_up_due, wake=wake, stop=stop, clock=self._clock, name="lookups")
         finally:
-            self._notifiers.tasks.unsubscribe(bell)
-        if self._in_flight:
-            await asyncio.wait(self._in_flight.values())
+            self._notifiers.tasks.unsubscribe(wake)
+        await self._lookups.drain()
 
     async def adopt(self, task: Task) -> bool:
         """Bind a task that Kling says it has already; False when it has not, after all.
@@ -147,13 +143,13 @@ class CreateRecovery:
     async def _catch_up(self) -> None:
         """Let nothing wait for a process that is gone, nor for a moment planned by a clock that was set back since."""
         now = self._clock.now()
-        if self._seen_at is None:
+        if self._clock_watch.is_start:
             self._restarted_at = now
             await self._make_interrupted_due(now)
-        elif now < self._seen_at - _MARGIN:
+        elif self._clock_watch.was_set_back(now):
             self._restarted_at = now
             await self._task_store.make_due(_SUBMITTING, now=now, before=FAR_FUTURE, min_gap=timedelta())
-        self._seen_at = now
+        self._clock_watch.record(now)
 
     async def _make_interrupted_due(self, started_at: datetime) -> None:
         """At start: have what a former process was sending looked up now, not when its lease is over.
@@ -171,7 +167,8 @@ class CreateRecovery:
             if task.started_at is None or task.started_at <= started_at or task.started_at > self._clock.now():
                 await self._recorder.schedule_lookup(task, task.message, wait=timedelta())
 
-    async def _round(self, wake: asyncio.Event) -> datetime | None:
+    async def _look_up_due(self, wake: asyncio.Event) -> datetime | None:
+        await self._catch_up()
         now = self._clock.now()
         if not self._breaker.allows(now):
             return self._breaker.next_probe_at
@@ -321,14 +318,11 @@ class CreateRecovery:
             await self._recorder.schedule_lookup(task, task.message, wait=_backoff(task))
 
     def _spawn(self, task: Task, wake: asyncio.Event) -> None:
-        looking = self._in_flight[task.id] = asyncio.create_task(self._look_up(task))
-        looking.add_done_callback(lambda done: self._on_done(task.id, done, wake))
+        def done() -> None:
+            del self._in_flight[task.id]
+            wake.set()
 
-    def _on_done(self, task_id: str, lookup: "asyncio.Task[None]", wake: asyncio.Event) -> None:
-        del self._in_flight[task_id]
-        wake.set()
-        if not lookup.cancelled() and lookup.exception() is not None:
-            log.error("lookup.failed", exc_info=lookup.exception())
+        self._in_flight[task.id] = self._lookups.spawn(self._look_up(task), on_done=done)
 
 
 def _is_official_host(base_url: str) -> bool:
@@ -351,6 +345,4 @@ def _classify(error: KlingError) -> _Unavailable | _Inconclusive:
 
 
 def _backoff(task: Task) -> timedelta:
-    """Tell how long to wait for the next look-up: twice as long each time."""
-    grown: timedelta = _BASE_DELAY * 2 ** min(task.poll_count, 10)
-    return min(grown, _MAX_DELAY)
+    return backoff(task.poll_count, base=_BASE_DELAY, maximum=_MAX_DELAY)

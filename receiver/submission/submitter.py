@@ -17,16 +17,18 @@ from typing import TypeVar
 import structlog
 
 from receiver.domain.audit import AuditEntry
-from receiver.domain.clock import FAR_FUTURE, Clock, Ids
-from receiver.domain.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound, StoreUnavailable
+from receiver.domain.clock import FAR_FUTURE, Clock, Ids, token_hash
+from receiver.domain.clock_watch import ClockWatch
+from receiver.domain.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound
 from receiver.domain.model import EndReason, Origin, Push, Task, TaskState
 from receiver.domain.notifier import Notifiers
+from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
 from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import Settings
 from receiver.store.interfaces import ById, Change, TaskStore
-from receiver.submission.executor import CreateExecutor, token_hash
+from receiver.submission.executor import CreateExecutor
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata, make_task
 from receiver.tasks import submit_lifecycle
@@ -42,9 +44,7 @@ MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 """How many bytes of them: one with pictures in it may have tens of megabytes."""
 
 _QUEUED = (TaskState.QUEUED,)
-_STORE_RETRY_DELAY = timedelta(seconds=1)
 _SHUTDOWN_GRACE = timedelta(seconds=20)
-_CLOCK_TOLERANCE = timedelta(seconds=5)  # less is a clock being adjusted
 _WAITING_FOR_SLOT = "waits for a slot"
 _WAITING_FOR_MORE_SLOTS = "waits for more slots than Kling was seen to have free"
 _NO_METADATA = TaskMetadata()
@@ -71,10 +71,11 @@ class Submitter:
         self._clock = clock
         self._ids = ids
         self._notifiers = notifiers
-        self._seen_at: datetime | None = None
+        self._clock_watch = ClockWatch()
+        self._is_restored = False
         self._in_flight: dict[str, asyncio.Task[KlingResponse | KlingError]] = {}
         self._bytes_in_flight: dict[str, int] = {}
-        self._spawned: set[asyncio.Task[object]] = set()
+        self._spawned = TaskSet("submit")
 
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> SubmitResult:
         """Store a job and send it if it is its turn; give the task as it then stands, or without *wait* as stored.
@@ -200,39 +201,34 @@ class Submitter:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Send queued tasks as slots get free, until *stop*; calls under way then are waited for, within bounds."""
-        bell = self._notifiers.tasks.subscribe()
+        wake = self._notifiers.tasks.subscribe()
+        self._is_restored = False
         try:
-            is_shared_out = False
-            while not stop.is_set():
-                bell.clear()
-                try:
-                    if not is_shared_out:  # by the tag that the configuration names now
-                        await self._executor.restore()
-                        await self._task_store.assign_fair_shares(self._settings.kling.fair_by)
-                        is_shared_out = True
-                    await self._catch_up()
-                    until = await self._drain_queue()
-                except StoreUnavailable as exc:  # a full disk, say; what is due stays due
-                    log.warning("submits.delayed", reason=exc.message)
-                    until = self._clock.now() + _STORE_RETRY_DELAY
-                await self._clock.wait(bell, until=until)
+            await run_worker(self._submit_due, wake=wake, stop=stop, clock=self._clock, name="submits")
         finally:
-            self._notifiers.tasks.unsubscribe(bell)
+            self._notifiers.tasks.unsubscribe(wake)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_SHUTDOWN_GRACE.total_seconds()):
                 await self.drain()
 
     async def drain(self) -> None:
         """Wait for calls to Kling that are under way, so that their answers are bound."""
-        while self._spawned:
-            await asyncio.wait(self._spawned)
+        await self._spawned.drain()
+
+    async def _submit_due(self) -> datetime | None:
+        if not self._is_restored:
+            await self._executor.restore()
+            await self._task_store.assign_fair_shares(self._settings.kling.fair_by)  # the tag may have changed
+            self._is_restored = True
+        await self._catch_up()
+        return await self._drain_queue()
 
     async def _catch_up(self) -> None:
-        """Let nothing wait for a moment that was planned by a clock which has been set back since."""
+        """Make every queued task due at the start and after the clock was set back."""
         now = self._clock.now()
-        if self._seen_at is None or now < self._seen_at - _CLOCK_TOLERANCE:
+        if self._clock_watch.needs_catch_up(now):
             await self._task_store.make_due(_QUEUED, now=now, before=FAR_FUTURE, min_gap=timedelta())
-        self._seen_at = now
+        self._clock_watch.record(now)
 
     async def _drain_queue(self) -> datetime | None:
         """Send all that may be sent now; tell when there may be more, None when a bell will."""
@@ -360,17 +356,8 @@ class Submitter:
         return replace(task, label=metadata.label, tags=dict(metadata.tags), batch=metadata.batch, fair_share=share)
 
     def _spawn(self, work: Coroutine[object, object, T]) -> "asyncio.Task[T]":
-        """Run *work* as a task of ours: it goes on when whoever asked for it goes away."""
-        owned = asyncio.create_task(work)
-        self._spawned.add(owned)
-        owned.add_done_callback(self._on_done)
-        return owned
-
-    def _on_done(self, spawned: "asyncio.Task[object]") -> None:
-        self._spawned.discard(spawned)
-        self._notifiers.tasks.notify()
-        if not spawned.cancelled() and spawned.exception() is not None:
-            log.error("submit.failed", exc_info=spawned.exception())
+        """Run *work* as an owned task: it continues if the caller is cancelled."""
+        return self._spawned.spawn(work, on_done=self._notifiers.tasks.notify)
 
 
 def _not_found(task_id: str) -> NotFound:

@@ -10,7 +10,7 @@ from typing import Protocol
 import structlog
 
 from receiver.domain import signing
-from receiver.domain.clock import Clock, Ids
+from receiver.domain.clock import Clock, Ids, token_hash
 from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task, Verification
 from receiver.domain.notifier import Notifiers
 from receiver.domain.signing import SignatureStatus
@@ -358,8 +358,3 @@ def _count_redundant(change: Change) -> Change:
     return replace(
         change, task=replace(task, redundant_push_count=surplus), keep_redundant=MAX_REDUNDANT_PUSHES if trims else None
     )
-
-
-def token_hash(token: str) -> bytes:
-    """Give what is stored of a callback token."""
-    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).digest()

@@ -17,12 +17,15 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Protocol
 
 import structlog
 
+from receiver.domain.backoff import backoff
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.clock import FAR_FUTURE, Clock
+from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import (
     Forbidden,
     KlingError,
@@ -30,12 +33,12 @@ from receiver.domain.errors import (
     KlingUncertain,
     RetryHint,
     ServerError,
-    StoreUnavailable,
     UnknownResource,
 )
 from receiver.domain.model import StatusReport, Task, TaskState
 from receiver.domain.notifier import Notifier
 from receiver.domain.rate_limiter import RateLimiter
+from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import protocol
 from receiver.kling.client import MAX_BATCH, KlingResponse, is_batchable
 from receiver.store.interfaces import TaskStore
@@ -56,7 +59,6 @@ MAX_BACKOFF = timedelta(seconds=20)
 _POLLABLE = tuple(state for state in TaskState if state not in (TaskState.QUEUED, TaskState.SUBMITTING))
 _RUNNING = (TaskState.SUBMITTED, TaskState.PROCESSING)
 _MARGIN = timedelta(seconds=5)
-_STORE_RETRY_DELAY = timedelta(seconds=1)
 _SECOND = timedelta(seconds=1)
 _MAX_TRACKED_TASKS = 10_000
 
@@ -117,7 +119,7 @@ class Poller:
         latest: datetime,
     ) -> None:
         """*latest* is the latest moment that former runs knew of."""
-        self._latest = latest
+        self._clock_watch = ClockWatch(latest=latest)
         self._task_store = task_store
         self._kling = kling
         self._answers = answers
@@ -131,26 +133,17 @@ class Poller:
         self._unbatchable: OrderedDict[str, int] = OrderedDict()
         self._batch_endpoints: set[str] = set()
         self._pushes_first = True
-        self._seen_at: datetime | None = None
         self._in_flight: dict[str, asyncio.Task[None]] = {}
+        self._polls = TaskSet("poll")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Ask about tasks as they fall due, until *stop*; what is under way then is waited for."""
-        bell = self._notifier.subscribe()
+        wake = self._notifier.subscribe()
         try:
-            while not stop.is_set():
-                bell.clear()
-                try:
-                    await self._catch_up()
-                    until = await self._round(bell)
-                except StoreUnavailable as exc:  # a full disk, say; what is due stays due
-                    log.warning("polls.delayed", reason=exc.message)
-                    until = self._clock.now() + _STORE_RETRY_DELAY
-                await self._clock.wait(bell, until=until)
+            await run_worker(partial(self._poll_due, wake), wake=wake, stop=stop, clock=self._clock, name="polls")
         finally:
-            self._notifier.unsubscribe(bell)
-        if self._in_flight:
-            await asyncio.wait(set(self._in_flight.values()))
+            self._notifier.unsubscribe(wake)
+        await self._polls.drain()
 
     async def _catch_up(self) -> None:
         """At start: have all running tasks asked about now, for nobody was there to be called back.
@@ -159,15 +152,15 @@ class Poller:
         back: what was planned by it lies too far ahead.
         """
         now = self._clock.now()
-        was_set_back = now < (self._seen_at or self._latest) - _MARGIN
-        if self._seen_at is None or was_set_back:
-            before = FAR_FUTURE if was_set_back else now + self._lease
+        if self._clock_watch.needs_catch_up(now):
+            before = FAR_FUTURE if self._clock_watch.was_set_back(now) else now + self._lease
             await self._task_store.make_due(_POLLABLE, now=now, before=before, min_gap=MIN_END_POLL_GAP)
             await self._task_store.make_due(_RUNNING, now=now, before=FAR_FUTURE, min_gap=MIN_END_POLL_GAP)
-        self._seen_at = now
+        self._clock_watch.record(now)
 
-    async def _round(self, wake: asyncio.Event) -> datetime | None:
-        """Ask about what is due; tell when to look again, None when a bell will say."""
+    async def _poll_due(self, wake: asyncio.Event) -> datetime | None:
+        """Start the polls that are due. Return when to continue, or None to wait for a notification."""
+        await self._catch_up()
         now = self._clock.now()
         if not self._breaker.allows(now):
             return self._breaker.next_probe_at
@@ -219,18 +212,16 @@ class Poller:
     def _start(self, tasks: Sequence[Task], wake: asyncio.Event, now: datetime) -> None:
         self._rate_limiter.acquire(1, now)
         self._breaker.start(now, max_duration=self._lease)
-        asking = asyncio.create_task(self._poll_one(tasks[0]) if len(tasks) == 1 else self._poll_batch(tasks))
-        self._in_flight.update(dict.fromkeys((task.id for task in tasks), asking))
+        poll = self._poll_one(tasks[0]) if len(tasks) == 1 else self._poll_batch(tasks)
 
-        def done(ended: "asyncio.Task[None]") -> None:
+        def done() -> None:
             for task in tasks:
-                if self._in_flight.get(task.id) is ended:
+                if self._in_flight.get(task.id) is spawned:
                     del self._in_flight[task.id]
             wake.set()
-            if not ended.cancelled() and ended.exception() is not None:
-                log.error("poll.failed", task=tasks[0].id, exc_info=ended.exception())
 
-        asking.add_done_callback(done)
+        spawned = self._polls.spawn(poll, on_done=done, task=tasks[0].id)
+        self._in_flight.update(dict.fromkeys((task.id for task in tasks), spawned))
 
     async def _poll_one(self, task: Task) -> None:
         asked_for = await self._answers.next_poll_id(task)
@@ -298,7 +289,7 @@ class Poller:
             if isinstance(error, ServerError | KlingUncertain) or error.retry is RetryHint.NEVER:
                 # it may be the task that Kling, or what stands before it, chokes on
                 _increment(self._failures, task.id)
-            await self._answers.postpone_poll(task.id, now + min(_SECOND * 2 ** min(times, 10), MAX_BACKOFF))
+            await self._answers.postpone_poll(task.id, now + backoff(times, base=_SECOND, maximum=MAX_BACKOFF))
 
 
 def _increment(counts: OrderedDict[str, int], task_id: str) -> None:

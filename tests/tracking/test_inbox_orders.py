@@ -18,10 +18,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from receiver.domain import signing
+from receiver.domain.clock import token_hash
 from receiver.domain.model import Json, Origin, PushOutcome, Secret, Task, TaskState
 from receiver.kling import protocol
 from receiver.settings import CallbackSettings, Verify
-from receiver.tracking.inbox import token_hash
 
 EXAMPLES = env_int("EXAMPLES", 100)
 KEY = Secret("whsec_" + base64.b64encode(b"the-key-of-these-tests").decode())
