@@ -1,9 +1,8 @@
-"""The create itself: Kling is called for a task whose submit has begun, and what came of it is written down.
+"""Calls Kling to create a task whose submit has begun, and records the result.
 
-What an answer teaches stays here: when Kling may be called again, and how many tasks it takes at once.
+The result also adjusts the limits of :class:`~receiver.submission.admission.AdmissionControl`.
 """
 
-import asyncio
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -11,7 +10,6 @@ from typing import Protocol
 import structlog
 
 from receiver.domain.backoff import backoff
-from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.clock import Clock
 from receiver.domain.errors import (
     InvalidParameters,
@@ -29,10 +27,10 @@ from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import Settings
 from receiver.store.interfaces import TaskStore
+from receiver.submission.admission import MAX_DELAY, AdmissionControl
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.request import permission_key
-from receiver.submission.slots import SlotLimiter
-from receiver.tasks.account import AccountIssue, IssueBreakers, KlingCall, Scope
+from receiver.tasks.account import AccountIssue, KlingCall, Scope
 
 log = structlog.get_logger()
 
@@ -41,43 +39,39 @@ FIRST_LOOKUP_DELAY = timedelta(seconds=1)
 
 _MARGIN = timedelta(seconds=5)
 _BASE_DELAY = timedelta(seconds=1)
-_MAX_DELAY = timedelta(minutes=1)
 _MAX_LARGE_TASK_DELAY = timedelta(hours=1)
 
 
 class CreateApi(Protocol):
-    """What a submit asks of Kling."""
+    """The part of Kling's API that creates tasks."""
 
     async def create(self, endpoint: str, content: bytes, *, pass_through: PassThrough) -> KlingResponse:
-        """Create a task; what is *beside* the body goes along, as far as it may."""
+        """Create a task; *pass_through* is what a gateway client sent beside the body."""
         ...
 
 
 class CreateLookup(Protocol):
-    """Finds out about tasks that Kling may have made."""
+    """Looks up tasks that Kling may have created."""
 
     async def adopt(self, task: Task) -> bool:
-        """Bind a task that Kling says it has already; False when it has not, after all."""
+        """Bind a task that exists at Kling according to its answer. Return False if it does not exist."""
         ...
 
 
 class CallObserver(Protocol):
-    """Hears how calls to Kling end."""
+    """Observes how calls to Kling end."""
 
     async def on_call(self, error: KlingError | None, call: KlingCall) -> None:
-        """Take in how a call ended, None for well."""
+        """Record how a call ended, None if it succeeded."""
         ...
 
     async def restore(self) -> Mapping[AccountIssue, str]:
-        """Give what was in trouble before a restart, and what was said of it."""
+        """Return the issues that were open before a restart, with their reasons."""
         ...
 
 
 class CreateExecutor:
-    """Calls Kling, and learns from how it goes. ``lasts`` is the longest that one call may take.
-
-    Whoever chooses who goes next does it while ``serving`` is theirs, so that the line does not change meanwhile.
-    """
+    """Makes creates and records their results. ``max_duration`` is the longest that one create may take."""
 
     def __init__(
         self,
@@ -97,30 +91,21 @@ class CreateExecutor:
         self._observer = observer
         self._public_url = settings.public.url.rstrip("/")
         self._clock = clock
-        self.queue_lock = asyncio.Lock()
+        self.max_duration = 2 * settings.kling.timeout + _MARGIN  # a call may be signed again and repeated once
         slots = settings.kling.slots
-        self.slot_limiter = SlotLimiter({"video": slots.video, "image": slots.image})
-        self.breaker = CircuitBreaker(max_delay=_MAX_DELAY)
-        self.issue_breakers = IssueBreakers()
-        self.max_duration = 2 * settings.kling.timeout + _MARGIN  # a call may be signed anew and made once more
+        self.admission = AdmissionControl({"video": slots.video, "image": slots.image}, max_duration=self.max_duration)
 
     async def restore(self) -> None:
-        """At start: begin with one trial where there was trouble before, not with all that wait.
+        """Restore the limits at the start from the stored tasks and the open issues.
 
-        Where Kling teaches how many there may be, what runs is taken for as many until it is known better.
+        If a limit is learned from Kling, the slots in use count as the limit until Kling shows another one.
         """
-        now = self._clock.now()
-        self.slot_limiter.restore(await self._task_store.slots_in_use(confirmed_only=True), now)
-        for concern, why in (await self._observer.restore()).items():
-            if concern.scope is Scope.ACCOUNT:
-                self.breaker.record_failure(why, started_at=now, now=now)
-            else:
-                self.issue_breakers.record_failure(concern, why, started_at=now, now=now)
+        in_use = await self._task_store.slots_in_use(confirmed_only=True)
+        self.admission.restore(in_use, await self._observer.restore(), self._clock.now())
 
     async def call_of(self, task: Task, endpoint: Endpoint) -> KlingCall:
-        """Tell what a task asks of the account; the model it names is looked up only where that matters."""
-        is_right_missing = self.issue_breakers.has_issue_at(endpoint.path)
-        intent = await self._task_store.intent(task.id) if is_right_missing else b"{}"
+        """Return what the create of a task needs from the account. The model is read only if it matters."""
+        intent = await self._task_store.intent(task.id) if self.admission.has_issue_at(endpoint.path) else b"{}"
         return KlingCall(creates=True, pack=task.pack, resource=permission_key(endpoint, protocol.parse_object(intent)))
 
     async def execute(
@@ -133,40 +118,32 @@ class CreateExecutor:
         slots_in_use: Mapping[str, int],
         pass_through: PassThrough = NO_PASS_THROUGH,
     ) -> KlingResponse | KlingError:
-        """Call Kling for a task whose submit has begun, and write down what came of it.
+        """Call Kling for a task whose submit has begun, and record the result.
 
-        *taken* counts by pack the slots that other tasks were known to take when it was sent, *beside* is what a
-        client of the gateway sent with the body.
+        *slots_in_use* is the number of slots by pack that other tasks used when the call began. *pass_through* is
+        what a gateway client sent beside the body.
         """
-        composed = self._create_body(task, endpoint, intent, token)
-        call = KlingCall(creates=True, pack=task.pack, resource=permission_key(endpoint, composed.parsed))
-        begun = self._clock.now()
+        body = self._create_body(task, endpoint, intent, token)
+        call = KlingCall(creates=True, pack=task.pack, resource=permission_key(endpoint, body.parsed))
+        started_at = self._clock.now()
         answer: KlingResponse | KlingError
         self._recorder.in_flight.add(task.id)
         try:
-            answer = await self._kling.create(endpoint.path, composed.content, pass_through=pass_through)
+            answer = await self._kling.create(endpoint.path, body.content, pass_through=pass_through)
         except (KlingUnreachable, KlingUncertain) as exc:
             answer = exc
         finally:
             self._recorder.in_flight.discard(task.id)
-        error = answer if isinstance(answer, KlingError) else answer.error
         try:
-            before, after = (
-                held.get(task.pack or "", 0)
-                for held in (slots_in_use, await self._task_store.slots_in_use(confirmed_only=True))
-            )
-            self._update_limits(task, call, error, begun, in_use_before=before, in_use_after=after)
-            await self._record(task, call, answer, error, intent, alone=not before and not after)
-            if error is None:  # with those made at the same time, as far as they are written down
-                held = (await self._task_store.slots_in_use(confirmed_only=True)).get(task.pack or "", 0)
-                self.slot_limiter.on_accepted(task, before, held, self._clock.now())
-            await self._observer.on_call(error, call)
-            if error is None and self.issue_breakers.record_success(call):
-                await self._wake_postponed()
+            await self._finish(task, call, answer, intent, started_at, before=slots_in_use.get(task.pack or "", 0))
         except StoreError as exc:
-            # Whoever asked must hear what Kling said; the task is looked up and bound when its lease is over.
+            # The caller must get Kling's answer. The task is looked up and bound when its lease ends.
             log.error("task.not_recorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
         return answer
+
+    def callback_url(self, token: str) -> str:
+        """Return the URL that Kling calls back for a task."""
+        return f"{self._public_url}/callbacks/{token}"
 
     def _create_body(self, task: Task, endpoint: Endpoint, intent: bytes, token: str) -> create_body.CreateBody:
         return create_body.compose(
@@ -176,40 +153,37 @@ class CreateExecutor:
             external_task_id=task.external_task_id,
         )
 
-    def callback_url(self, token: str) -> str:
-        """Give the address that Kling calls a task's news in by."""
-        return f"{self._public_url}/callbacks/{token}"
-
-    def _update_limits(
+    async def _finish(
         self,
         task: Task,
         call: KlingCall,
-        error: KlingError | None,
+        answer: KlingResponse | KlingError,
+        intent: bytes,
         started_at: datetime,
         *,
-        in_use_before: int,
-        in_use_after: int,
+        before: int,
     ) -> None:
-        """Learn from how a create ended when the next may be made: so many slots were taken *before* and *after* it."""
-        now = self._clock.now()
-        concern = None if error is None else call.issue_for(error)
-        is_barred = concern is not None and concern.scope is not Scope.ACCOUNT
-        if concern is not None and is_barred:
-            self.issue_breakers.record_failure(concern, str(error), started_at=started_at, now=now)
-        if error is None or is_barred or error.retry in (RetryHint.NEVER, RetryHint.WHEN_SLOT_FREE):
-            self.breaker.record_success()
-        else:
-            asked = error.retry_after if isinstance(error, KlingRefusal) else None
-            self.breaker.record_failure(str(error), started_at=started_at, now=now, retry_after=asked)
-        if error is not None and error.retry is RetryHint.WHEN_SLOT_FREE:
-            self.slot_limiter.on_slots_full(task, max(in_use_before, in_use_after), started_at=started_at, now=now)
-        elif error is not None:
-            self.slot_limiter.on_other_error(task, now)
+        """Adjust the limits, record the result and inform the observer."""
+        error = answer if isinstance(answer, KlingError) else answer.error
+        after = await self._confirmed_in_use(task)
+        self.admission.finished(
+            task, call, error, started_at=started_at, now=self._clock.now(), max_in_use=max(before, after)
+        )
+        await self._record(task, call, answer, error, intent, alone=not before and not after)
+        if error is None:  # includes tasks created at the same time, as far as they are recorded
+            after = await self._confirmed_in_use(task)
+            self.admission.accepted(task, self._clock.now(), in_use_before=before, in_use_after=after)
+        await self._observer.on_call(error, call)
+        if error is None and self.admission.resolve_issues(call):
+            await self._wake_postponed()
+
+    async def _confirmed_in_use(self, task: Task) -> int:
+        return (await self._task_store.slots_in_use(confirmed_only=True)).get(task.pack or "", 0)
 
     async def _wake_postponed(self) -> None:
-        """Let those that were put aside for what is mended now go at once."""
+        """Make the tasks due that were postponed because of an issue that has ended."""
         now = self._clock.now()
-        before = now + self.max_duration + _MAX_DELAY
+        before = now + self.max_duration + MAX_DELAY
         await self._task_store.make_due((TaskState.QUEUED,), now=now, before=before, min_gap=timedelta())
 
     async def _record(
@@ -223,11 +197,11 @@ class CreateExecutor:
         alone: bool,
     ) -> None:
         if error is None and isinstance(answer, KlingResponse):
-            reading = answer.report or StatusReport(state=None)
-            if reading.kling_id:
-                await self._recorder.bind(task, reading, intent=intent)
+            report = answer.report or StatusReport(state=None)
+            if report.kling_id:
+                await self._recorder.bind(task, report, intent=intent)
                 return
-            error = KlingUncertain("Kling answered that it made the task, and did not name it.")
+            error = KlingUncertain("Kling accepted the create, but its answer contains no task id.")
         if isinstance(answer, KlingResponse) and answer.is_success and isinstance(error, KlingUncertain):
             endpoint = endpoints.resolve(task.endpoint or "")
             if endpoint is not None and not endpoint.is_listed:
@@ -241,37 +215,38 @@ class CreateExecutor:
     async def _record_failure(
         self, task: Task, call: KlingCall, error: KlingError, body: bytes, *, alone: bool
     ) -> None:
-        """Write down a create that did not succeed: queued again, to be looked up, or rejected."""
+        """Record a create that did not succeed: requeue the task, schedule a lookup, or reject it."""
         log.warning("task.refused", task=task.id, code=error.code, retry=error.retry, reason=error.message)
         if error.retry is RetryHint.AFTER_LOOKUP:
             await self._recorder.schedule_lookup(task, error.message, wait=FIRST_LOOKUP_DELAY)
         elif task.origin is Origin.API and (error.retry is not RetryHint.NEVER or call.issue_for(error) is not None):
             await self._requeue(task, call, error, alone=alone)
         elif isinstance(error, InvalidParameters) and task.attempts > 1 and await self._lookup.adopt(task):
-            log.info("task.adopted", task=task.id)  # its external id was taken by an attempt before this one
+            log.info("task.adopted", task=task.id)  # an earlier attempt already used its external id
         else:
             await self._recorder.reject(task, error.message, body)
 
     async def _requeue(self, task: Task, call: KlingCall, error: KlingError, *, alone: bool) -> None:
-        """Put a task back: to its place where others would fare no better, else aside for a while.
+        """Requeue a task: at its old place if other tasks would get the same answer, else after a delay.
 
-        A large one that Kling has no room for, though nothing else of ours runs, would keep all others from going.
+        A large task that Kling has no slots for, although no other task of ours runs, would block all others. It is
+        delayed too.
         """
-        asked = error.retry_after if isinstance(error, KlingRefusal) else None
-        concern = call.issue_for(error)
+        retry_after = error.retry_after if isinstance(error, KlingRefusal) else None
+        issue = call.issue_for(error)
         if error.retry is RetryHint.WHEN_SLOT_FREE and alone and task.weight > 1:
             wait = _backoff(task, maximum=_MAX_LARGE_TASK_DELAY)
             await self._recorder.requeue(task, str(error), until=self._clock.now() + wait)
         elif (
             error.retry is RetryHint.WHEN_SLOT_FREE
             or isinstance(error, RateLimited)
-            or (concern is not None and concern.scope is Scope.PACK)
+            or (issue is not None and issue.scope is Scope.PACK)
         ):
-            async with self.queue_lock:
+            async with self.admission.queue_lock:
                 await self._recorder.requeue(task, str(error), until=task.created_at)
-                self.slot_limiter.requeue_at_head(task)
+                self.admission.requeued_at_head(task)
         else:
-            wait = min(max(_backoff(task, maximum=_MAX_DELAY), asked or timedelta()), _MAX_DELAY)
+            wait = min(max(_backoff(task, maximum=MAX_DELAY), retry_after or timedelta()), MAX_DELAY)
             await self._recorder.requeue(task, str(error), until=self._clock.now() + wait)
 
 

@@ -1,6 +1,6 @@
-"""Writes down what came of a create: bound to Kling's id, queued again, rejected, to be looked up, or unknown.
+"""Records the result of a create: bound to Kling's id, requeued, rejected, to be looked up, or unknown.
 
-And where a person would rather that there be none, that it was cancelled.
+It also records that an operator cancelled a queued task.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,13 +24,14 @@ log = structlog.get_logger()
 
 _CREATE_PENDING = (TaskState.QUEUED, TaskState.SUBMITTING)
 _EMPTY_REPORT = StatusReport(state=None)
-_UNNAMED = "Kling's answer names no task, so there is none to follow; should it call back all the same, that counts."
+_UNNAMED = "Kling's answer contains no task id, so the task cannot be polled. A later callback is still accepted."
 
 
 class CreateRecorder:
-    """Changes tasks whose create has ended. One that callbacks have moved on in the meantime is left where it is.
+    """Updates tasks whose create has ended. A task that a callback has already updated keeps its state.
 
-    ``awaited`` are those whose create this process is making: whatever the clock says, its answer is yet to come.
+    ``in_flight`` are the tasks whose create this process is making. Their answers are still to come, even if their
+    leases have ended because the clock was set.
     """
 
     def __init__(
@@ -50,9 +51,9 @@ class CreateRecorder:
         self.in_flight: set[str] = set()
 
     async def bind(self, task: Task, report: StatusReport, *, intent: bytes, poll_now: bool = False) -> Task:
-        """Bind Kling's id; *news* says that there may be more to hear, so that it is asked for at once.
+        """Bind Kling's id. With *poll_now* the task is polled at once, because its state may have changed.
 
-        Of the *intent* no more is kept than people want to see.
+        The long strings of *intent* are truncated, because from now on only people read it.
         """
         now = self._clock.now()
         slim = truncate_strings(intent)
@@ -67,14 +68,14 @@ class CreateRecorder:
         return kept
 
     async def requeue(self, task: Task, message: str, *, until: datetime) -> Task:
-        """Put a task back, to be sent *until* then at the earliest; *message* tells people why it waits."""
+        """Return a task to the queue, to be sent not before *until*; *message* is the reason for people."""
         now = self._clock.now()
         return await self._apply_if_create_pending(
             task, lambda held: Change(task=submit_lifecycle.requeue(held, message, now=now, due_at=until))
         )
 
     async def schedule_lookup(self, task: Task, message: str, *, wait: timedelta) -> Task:
-        """Have a task looked up (again) that Kling may have made."""
+        """Schedule a lookup of a task that Kling may have created."""
         now = self._clock.now()
         until = now + wait
         kept = await self._apply_if_create_pending(
@@ -84,7 +85,7 @@ class CreateRecorder:
         return kept
 
     async def reject(self, task: Task, message: str, body: bytes = b"") -> Task:
-        """End a task that Kling did not make; *body* is what it answered."""
+        """Reject a task that Kling did not create; *body* is Kling's answer."""
         now = self._clock.now()
         log.warning("task.rejected", task=task.id, reason=message)
         kept = await self._apply_if_create_pending(task, lambda held: self._rejection(held, message, body, now))
@@ -92,9 +93,9 @@ class CreateRecorder:
         return kept
 
     async def cancel(self, task_id: str, action: AuditEntry) -> Task | None:
-        """End a task that waits to be sent, on a person's word; give it as it is then, None where there is none.
+        """Cancel a queued task for an operator. Return the task after that, or None if it does not exist.
 
-        One that waits no more is left as it is: Kling may have it.
+        A task that is no longer queued is not changed, because Kling may have it.
         """
         message = f"cancelled by {action.actor}{f': {action.reason}' if action.reason else '.'}"
 
@@ -143,16 +144,16 @@ class CreateRecorder:
         return Change(task=rejected, events=(said.event,), deliveries=said.deliveries)
 
     async def record_unnamed(self, task: Task, body: bytes, *, intent: bytes) -> Task:
-        """Take in that Kling took a call at an endpoint we do not know, and that its answer, *body*, names no task.
+        """Record that Kling accepted a create on an unlisted endpoint, and that its answer, *body*, has no task id.
 
-        It has probably made none. A client of the gateway has its answer; whoever else waits for a result, or a batch
-        does, is told.
+        Kling has probably created no task. A gateway client has the answer. A task of the API or of a batch is
+        rejected, so that an event is sent.
         """
         now, slim = self._clock.now(), truncate_strings(intent)
         log.info("task.unnamed", task=task.id, endpoint=task.endpoint)
 
         def change(held: Task) -> Change:
-            if held.kling_id is not None:  # named by a callback, which was quicker
+            if held.kling_id is not None:  # a callback that arrived first had the id
                 bound = submit_lifecycle.bind(held, _EMPTY_REPORT, poll_now=True, now=now, poll=self._poll)
                 return Change(task=bound, intent=slim)
             if held.origin is Origin.API or held.batch is not None:
@@ -164,15 +165,16 @@ class CreateRecorder:
         return kept
 
     async def record_unknown(self, task: Task, reason: str) -> Task:
-        """Give up on a task that nobody can tell whether Kling made it, and raise the alarm: it may have been paid.
+        """Expire a task for which it cannot be determined whether Kling created it, and raise an alert.
 
-        Sent again it might be paid twice, so that is left to a person. Should a callback come yet, it counts.
+        The task may have been billed, and a repeated create might be billed again, so an operator must decide. A later
+        callback is still accepted.
         """
         now = self._clock.now()
         log.error("task.unknown", task=task.id, reason=reason)
 
         def change(held: Task) -> Change:
-            message = f"unknown: Kling may have made this task or not. {reason}"
+            message = f"unknown: Kling may have created this task or not. {reason}"
             lost = lifecycle.expire(held, now=now, message=message, end_reason=EndReason.UNKNOWN)
             said = self._event_factory.task_event(
                 lost, _EMPTY_REPORT, b"", source=Source.RECEIVER, verified=Verification.NONE, at=now
@@ -200,11 +202,11 @@ class CreateRecorder:
 def _unknown_alert(task: Task, reason: str) -> Json:
     sent_at = iso(task.started_at or task.created_at)
     return {
-        "message": f"Task {task.id} was sent at {sent_at} and nobody can tell whether Kling made it. {reason}",
+        "message": f"Task {task.id} was sent at {sent_at}. It is unknown whether Kling created it. {reason}",
         "remedy": (
-            f"Look at Kling's console, or your gateway's, for a task on {task.endpoint} made at about {sent_at}. "
-            "If there is none, submit it again, under another idempotency key if it has one. "
-            "If there is one, its result still counts here should its callback come."
+            f"Look in Kling's or your gateway's console for a task on {task.endpoint} created at about {sent_at}. "
+            "If there is none, submit it again, with another idempotency key if it has one. "
+            "If there is one, its callback is still accepted here."
         ),
         "sent_at": sent_at,
     }

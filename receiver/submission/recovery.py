@@ -1,11 +1,16 @@
-"""Finds out about tasks whose create has no clear answer: a crash, a time-out, a 5000. Kling may have made them, and
-billed them, so each is looked up by its external id, and sent again only when Kling, having had its time, denies it.
+"""Recovers tasks whose create has no clear answer: after a crash, a timeout, or a 5000.
 
-Not every denial counts. Gateways that drop the external id know no task by it, whatever was made, and at an endpoint
-that the catalogue does not list nobody knows whether tasks can be looked up. There a denial is believed only after
-another task of ours at the same endpoint was found by such an id, or where every task that is listed there is known to
-us; else the task ends as unknown, aloud. Kling's own hosts are believed without that: whatever stands between has
-another. The list of a host on this machine may be empty for that, any other's may not.
+Kling may have created and billed such a task. So it is looked up by its external id. It is sent again only if Kling
+answers "not found" after enough time.
+
+"Not found" is not always trusted. A gateway that drops the external id never finds a task by it. An endpoint that the
+catalogue does not list may not permit lookups. "Not found" is trusted:
+
+- at a listed endpoint, if the host is Kling's own: a gateway has another host;
+- if another recent task of ours at the same endpoint was found by its external id;
+- at a listed endpoint, if every task that the endpoint lists is known. An empty list counts only on this machine.
+
+Otherwise the task ends as unknown, with an alert.
 """
 
 import asyncio
@@ -42,43 +47,43 @@ _MARGIN = timedelta(seconds=5)
 _BASE_DELAY = timedelta(seconds=1)
 _MAX_DELAY = timedelta(minutes=1)
 _MAX_EVIDENCE_AGE = timedelta(days=1)
-_OFFICIAL_DOMAINS = ("klingai.com", "kling.ai")  # its domains: no host in them is a gateway's
-_NOT_CREATED = "Kling never got it"
-_ANSWER_LOST = "The answer to the create was lost, and Kling knows no such task: nothing was made. Send it again."
+_OFFICIAL_DOMAINS = ("klingai.com", "kling.ai")  # Kling's domains: a host in them is not a gateway
+_NOT_CREATED = "Kling did not receive the create"
+_ANSWER_LOST = "The answer to the create was lost, and Kling has no such task: nothing was created. Send it again."
 
 
 class LookupApi(Protocol):
-    """What is asked of Kling."""
+    """The part of Kling's API that looks tasks up."""
 
     async def find_by_external_id(self, endpoint: str, external_task_id: str) -> KlingResponse | None:
-        """Look a task up by the id we gave it."""
+        """Return the task with an external id of ours, or None."""
         ...
 
     async def query(self, endpoint: str, task_id: str) -> KlingResponse:
-        """Ask about one task."""
+        """Query one task."""
         ...
 
     async def list_newest(self, endpoint: str) -> Sequence[StatusReport] | None:
-        """List the newest tasks of an endpoint; None where not all that may be new can be seen."""
+        """Return the newest tasks of an endpoint, or None if some of the newest may be missing."""
         ...
 
 
 class TaskHistory(Protocol):
-    """Tasks of ours."""
+    """The stored tasks."""
 
     async def task(self, ref: str) -> Task | None:
-        """Find a task by our id, Kling's or the external one."""
+        """Return the task with this id, Kling id or external id."""
         ...
 
     async def tasks(
         self, *, states: Sequence[TaskState] = (), endpoint: str | None = None, limit: int = 50
     ) -> Page[Task]:
-        """List tasks, newest first."""
+        """Return a page of tasks, newest first."""
         ...
 
 
 class _Unavailable(Exception):
-    """Kling cannot be asked just now."""
+    """Kling cannot be queried now."""
 
     def __init__(self, error: KlingError) -> None:
         super().__init__(error.message)
@@ -86,11 +91,11 @@ class _Unavailable(Exception):
 
 
 class _Inconclusive(Exception):
-    """Kling was asked, and its answer leaves it open."""
+    """Kling answered, and its answer does not show whether the task exists."""
 
 
 class CreateRecovery:
-    """Looks up what was being sent when an answer got lost, or a process."""
+    """Looks up each task whose create was in flight when its answer was lost or the process ended."""
 
     def __init__(
         self,
@@ -110,15 +115,15 @@ class CreateRecovery:
         self._settings = settings
         self._notifiers = notifiers
         self._clock = clock
-        self._lease = 4 * settings.kling.timeout + _MARGIN  # a look-up may take four calls
+        self._lease = 4 * settings.kling.timeout + _MARGIN  # a lookup takes up to four calls
         self._breaker = CircuitBreaker(max_delay=_MAX_DELAY)
         self._clock_watch = ClockWatch()
-        self._restarted_at = clock.now()  # that this process runs, or that the clock was set back
+        self._restarted_at = clock.now()  # when this process started, or the clock was set back
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._lookups = TaskSet("lookup")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look tasks up as they fall due, until *stop*; first those that a former process was sending."""
+        """Look up due tasks until *stop*, first those that an earlier process was sending."""
         wake = self._notifiers.tasks.subscribe()
         look_up_due = partial(self._look_up_due, wake)
         try:
@@ -128,9 +133,9 @@ class CreateRecovery:
         await self._lookups.drain()
 
     async def adopt(self, task: Task) -> bool:
-        """Bind a task that Kling says it has already; False when it has not, after all.
+        """Bind a task that exists at Kling according to its answer. Return False if it does not exist.
 
-        Where Kling cannot be asked just now the task is looked up later.
+        If Kling cannot be queried now, schedule a lookup and return True.
         """
         try:
             return await self._find_and_bind(task)
@@ -141,7 +146,7 @@ class CreateRecovery:
             return False
 
     async def _catch_up(self) -> None:
-        """Let nothing wait for a process that is gone, nor for a moment planned by a clock that was set back since."""
+        """Make the affected tasks due at the start and after the clock was set back."""
         now = self._clock.now()
         if self._clock_watch.is_start:
             self._restarted_at = now
@@ -152,9 +157,9 @@ class CreateRecovery:
         self._clock_watch.record(now)
 
     async def _make_interrupted_due(self, started_at: datetime) -> None:
-        """At start: have what a former process was sending looked up now, not when its lease is over.
+        """Make the tasks due that an earlier process was sending, although their leases have not ended.
 
-        What was begun ahead of the clock was begun before that was set back.
+        A start time after *started_at* and ahead of the clock was set before the clock was set back.
         """
         horizon = started_at + 2 * self._lease
         await self._task_store.make_due(_SUBMITTING, now=horizon, before=FAR_FUTURE, min_gap=timedelta())
@@ -180,14 +185,14 @@ class CreateRecovery:
             return due
         tasks = await self._task_store.claim_tasks(_SUBMITTING, now=now, until=now + self._lease, limit=free)
         for task in tasks:
-            # Of what is under way the lease is over only because the clock was set.
+            # the lease of a task in flight ends only if the clock was set
             if task.id not in self._recorder.in_flight and task.id not in self._in_flight:
                 self._breaker.start(now, max_duration=self._lease)
                 self._spawn(task, wake)
         return now
 
     async def _look_up(self, task: Task) -> None:
-        """Find out what became of one submit, and write it down."""
+        """Look up one task and record the result."""
         begun = self._clock.now()
         try:
             if await self._find_and_bind(task):
@@ -203,12 +208,10 @@ class CreateRecovery:
             await self._conclude(task, denied=False, reason=str(exc))
             return
         self._breaker.record_success()
-        await self._conclude(
-            task, denied=denied, reason="It knows none by the id that was sent with it, nor any other."
-        )
+        await self._conclude(task, denied=denied, reason="Kling does not find it by its external id or any other id.")
 
     async def _find_and_bind(self, task: Task) -> bool:
-        """Bind the task if Kling has it; False when Kling denies it, or has it as another task of ours."""
+        """Bind the task if Kling has it. Return False if it was not found, or if it is another task of ours."""
         if task.external_task_id:
             try:
                 answer = await self._kling.find_by_external_id(task.endpoint or "", task.external_task_id)
@@ -222,7 +225,7 @@ class CreateRecovery:
         return await self._bind_by_callback(task)
 
     async def _bind_by_callback(self, task: Task) -> bool:
-        """Bind the task if it was called back about, for only Kling was told where."""
+        """Bind the task by the id from its callback. Only Kling knew the callback URL."""
         if not task.kling_id:
             return False
         try:
@@ -239,9 +242,9 @@ class CreateRecovery:
         return True
 
     async def _is_same_task(self, task: Task, report: StatusReport) -> bool:
-        """Tell whether what was found is this task: a client may have given two the same external id."""
+        """Return whether *report* is about this task: a client may have used one external id twice."""
         if not report.kling_id:
-            raise _Inconclusive("What was found has no id of Kling's.")
+            raise _Inconclusive("Kling returned a task without an id.")
         if report.external_task_id and task.external_task_id and report.external_task_id != task.external_task_id:
             return False
         known = await self._history.task(report.kling_id)
@@ -252,30 +255,28 @@ class CreateRecovery:
         await self._recorder.bind(task, report, intent=await self._task_store.intent(task.id), poll_now=True)
 
     async def _trusts_denial(self, task: Task) -> bool:
-        """Tell whether a denial counts: where another task of ours is found by such an id, ids are not dropped."""
+        """Return whether "not found" is trusted; the module's docstring lists the conditions."""
         since = self._clock.now() - _MAX_EVIDENCE_AGE
         page = await self._history.tasks(states=_BOUND, endpoint=task.endpoint, limit=10)
-        for witness in page.items:
-            if witness.kling_id and witness.external_task_id and witness.created_at >= since and witness.id != task.id:
+        for other in page.items:
+            if other.kling_id and other.external_task_id and other.created_at >= since and other.id != task.id:
                 try:
-                    return (
-                        await self._kling.find_by_external_id(witness.endpoint or "", witness.external_task_id)
-                        is not None
-                    )
+                    found = await self._kling.find_by_external_id(other.endpoint or "", other.external_task_id)
                 except KlingError as exc:
                     if _is_transient(exc):
                         raise _Unavailable(exc) from exc
                     return False
+                return found is not None
         endpoint = endpoints.resolve(task.endpoint or "")
-        is_known = endpoint is not None and endpoint.is_listed  # else nobody knows that tasks can be looked up there
-        if not is_known or _is_official_host(self._settings.kling.base_url):
-            return is_known
+        is_listed = endpoint is not None and endpoint.is_listed  # only there a lookup is known to work
+        if not is_listed or _is_official_host(self._settings.kling.base_url):
+            return is_listed
         return await self._all_listed_are_known(task.endpoint or "")
 
     async def _all_listed_are_known(self, endpoint: str) -> bool:
-        """Tell whether all that is listed at an endpoint is ours and bound, so that nothing there can be the lost task.
+        """Return whether every task that an endpoint lists is known here, so that none can be the lost task.
 
-        An empty list proves it on this machine alone, where a simulator answers: a gateway may have none for anybody.
+        An empty list counts only on this machine, where a simulator answers: a gateway may always return it.
         """
         try:
             listed = await self._kling.list_newest(endpoint)
@@ -285,19 +286,19 @@ class CreateRecovery:
             return False
         if listed is None:
             return False
-        for reading in listed:
-            refs = [ref for ref in (reading.kling_id, reading.external_task_id) if ref]
+        for report in listed:
+            refs = [ref for ref in (report.kling_id, report.external_task_id) if ref]
             if not any([await self._history.task(ref) for ref in refs]):
                 return False
         return bool(listed) or is_loopback(urlsplit(self._settings.kling.base_url).hostname or "")
 
     async def _conclude(self, task: Task, *, denied: bool, reason: str) -> None:
-        """Draw the conclusion, once Kling has had its time: what is under way there may not be seen yet."""
+        """Record the result. Before enough time has passed, look again: a create in progress may not be visible."""
         now = self._clock.now()
-        begun = task.started_at or task.updated_at
-        if begun > now:  # by a clock that was set back since, at the latest when that was noticed
-            begun = self._restarted_at
-        certain_at = begun + 2 * self._settings.kling.timeout
+        started_at = task.started_at or task.updated_at
+        if started_at > now:  # the clock was set back later, at the latest when this was noticed
+            started_at = self._restarted_at
+        certain_at = started_at + 2 * self._settings.kling.timeout
         if now < certain_at:
             await self._recorder.schedule_lookup(task, task.message, wait=min(_backoff(task), certain_at - now))
         elif not denied:
@@ -309,11 +310,11 @@ class CreateRecovery:
             await self._recorder.reject(task, _ANSWER_LOST)
 
     async def _retry_later(self, task: Task, error: KlingError) -> None:
-        """Leave it for later, for as long as an end is waited for at all."""
+        """Schedule another lookup, or record the task as unknown after `give_up_after`."""
         log.warning("task.lookup_failed", task=task.id, code=error.code, reason=error.message)
         started_at = task.started_at or task.created_at
         if self._clock.now() - started_at >= self._settings.poll.give_up_after:
-            await self._recorder.record_unknown(task, f"It could not be asked since: {error.message}")
+            await self._recorder.record_unknown(task, f"Kling could not be queried since: {error.message}")
         else:
             await self._recorder.schedule_lookup(task, task.message, wait=_backoff(task))
 
@@ -331,9 +332,9 @@ def _is_official_host(base_url: str) -> bool:
 
 
 def _is_transient(error: KlingError) -> bool:
-    """Tell whether Kling cannot be asked just now, and so may answer later.
+    """Return whether Kling cannot be queried now and may answer later.
 
-    An uncertain answer without a missing one behind it is about another task, and would be so again.
+    An uncertain answer that was not caused by a missing response would be the same again.
     """
     if isinstance(error, KlingUncertain):
         return isinstance(error.__cause__, NoResponse)

@@ -1,4 +1,4 @@
-"""What is asked of Kling, as it is stored before Kling hears of it. Pure: no clock, no I/O."""
+"""A submit request and the task made from it, as stored before Kling is called. Pure: no clock, no I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from receiver.kling.endpoints import Endpoint
 
 _MAX_MODEL_LENGTH = 100
 MAX_PRIORITY = 1000
-"""How far from 0 a priority may be, either way."""
+"""The highest priority; the lowest is its negative."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMetadata:
-    """What a task is to be known by, to us alone. ``batch_size`` says of how many tasks its batch is to be."""
+    """Metadata of a task, not sent to Kling. ``batch_size`` is the expected number of tasks in its batch."""
 
     label: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -25,9 +25,9 @@ class TaskMetadata:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitRequest(TaskMetadata):
-    """A job for Kling. ``body`` goes to Kling with the callback URL and the external id put in.
+    """A request to submit a task. ``body`` is sent to Kling with the callback URL and the external id added.
 
-    Of what waits the higher ``priority`` goes first.
+    A queued task with a higher ``priority`` is sent first.
     """
 
     endpoint: str
@@ -38,7 +38,7 @@ class SubmitRequest(TaskMetadata):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SubmitResult:
-    """A job's task; ``existing`` says that it was there already, from a request with the same idempotency key."""
+    """The submitted task. If ``deduplicated``, an earlier request with the same idempotency key created it."""
 
     task: Task
     deduplicated: bool = False
@@ -54,9 +54,9 @@ def make_task(
     now: datetime,
     expires_at: datetime,
 ) -> Task:
-    """Make the task for a job; checks its *body* as far as we put something into it.
+    """Return the task for a request. Only the members of *body* that the receiver adds or reads are checked.
 
-    Its external id is the client's own, or else *task_id*. Raises Unreadable and InvalidRequest.
+    The external id is the client's own, or else *task_id*. Raises Unreadable and InvalidRequest.
     """
     composed = create_body.compose(body, generation=endpoint.generation, callback_url=None, external_task_id=task_id)
     return Task(
@@ -76,7 +76,7 @@ def make_task(
 
 
 def permission_key(endpoint: Endpoint, body: Json) -> str:
-    """Name what a job asks for, as far as a right to it may be missing: the endpoint, and the model that it names."""
+    """Return the resource that may need a permission: the endpoint, and the model if the body names one."""
     model = body.get("model_name")
     is_named = isinstance(model, str) and model.isprintable() and 0 < len(model) <= _MAX_MODEL_LENGTH
     return f"{endpoint.path} {model}" if is_named else endpoint.path

@@ -1,7 +1,7 @@
-"""Which queued tasks may be sent now: the account's parallel tasks, by pack. Pure: the time comes in by arguments.
+"""The slot limiter: how many tasks of each pack may run in parallel. Pure: the time is an argument.
 
-A limit is configured, or taught by Kling: a 1303 says that what was running then, and the task it refused, are too
-much together. A taught limit is tried again now and then, for others may use the account too.
+A limit is configured, or learned from Kling. A 1303 shows that the running tasks and the refused task together exceed
+the limit. A learned limit is probed from time to time, because other programs may use the same account.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,16 +12,16 @@ from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.model import Task
 
 MAX_PROBE_DELAY = timedelta(minutes=1)
-"""How far apart the trials of a taught limit get."""
+"""The longest delay between probes of a learned limit."""
 
 _YIELD_TIME = timedelta(seconds=10)
 
 
 @dataclass(slots=True)
 class _Pack:
-    """What is known of a pack: the ``limit`` configured (0: none) or ``taught``, and who waits for room.
+    """The state of a pack: its configured ``limit`` (0: none), its ``learned_limit``, and whether tasks wait.
 
-    ``first`` is who stays at the head. ``taken`` is always what runs besides the task in question.
+    ``head`` is the task that stays at the head. ``in_use`` never includes the task in question.
     """
 
     limit: int = 0
@@ -32,17 +32,17 @@ class _Pack:
     probe_breaker: CircuitBreaker = field(default_factory=lambda: CircuitBreaker(max_delay=MAX_PROBE_DELAY))
 
     def exceeds_learned_limit(self, weight: int) -> bool:
-        """Tell whether a task is beyond what was taught by itself: no slot of ours that gets free makes room for it."""
+        """Return whether the task alone exceeds the learned limit, so that no freed slot is enough."""
         return not self.fits(weight, 0)
 
     def fits(self, weight: int, in_use: int) -> bool:
-        """Tell whether a task is within what was taught."""
+        """Return whether the task is within the learned limit."""
         return self.learned_limit is None or in_use + weight <= self.learned_limit
 
     def has_capacity(self, weight: int, in_use: int, now: datetime) -> bool:
-        """Tell whether a task may be sent now, if need be beyond what was taught, to see whether it still holds.
+        """Return whether the task may be sent now: within the learned limit, or beyond it as a probe.
 
-        One too large for the configured limit goes when nothing else runs.
+        A task larger than the configured limit may be sent if no other task runs.
         """
         if self.limit and in_use and in_use + weight > self.limit:
             return False
@@ -50,18 +50,17 @@ class _Pack:
 
 
 class SlotLimiter:
-    """Lets tasks go, each in its turn, as long as their pack has room.
+    """An adaptive concurrency limit by pack. Tasks without a pack use no slots.
 
-    A task that needs several slots stays at the head once it is its turn, so that it is not overtaken for ever by
-    small ones that need less room, but not where it needs more than Kling was seen to take: then it stands aside until
-    it may be tried, and the small ones go. Tasks without a pack take no slots.
+    A task that needs several slots stays at the head of its pack, so that small tasks do not overtake it for ever.
+    A task that alone exceeds the learned limit yields to small tasks until its next probe.
     """
 
     def __init__(self, limits: Mapping[str, int]) -> None:
         self._packs = {pack: _Pack(limit=limit) for pack, limit in limits.items()}
 
     def restore(self, in_use: Mapping[str, int], now: datetime) -> None:
-        """At start: take what runs in a pack without a limit for what it was taught, to be tried beyond at once."""
+        """Use the slots *in_use* as the learned limit of packs without a configured limit; a probe may start now."""
         for name, pack in self._packs.items():
             if not pack.limit and in_use.get(name, 0):
                 pack.learned_limit = in_use[name]
@@ -73,12 +72,12 @@ class SlotLimiter:
         return [pack.head.id for pack in self._packs.values() if pack.head is not None]
 
     def has_waiters(self, task: Task) -> bool:
-        """Tell whether somebody waits for room in a task's pack."""
+        """Return whether another task of the same pack waits for a slot."""
         pack = self._packs.get(task.pack or "")
         return pack is not None and pack.has_waiters
 
     def admits(self, task: Task, in_use: Mapping[str, int], now: datetime) -> bool:
-        """Tell whether there is room for a task whose turn it is; if not, it waits."""
+        """Return whether the task may be sent now; if not, record that it waits."""
         pack = self._packs.get(task.pack or "")
         if pack is None or pack.has_capacity(task.weight, in_use.get(task.pack or "", 0), now):
             return True
@@ -88,7 +87,7 @@ class SlotLimiter:
         return False
 
     def yields_until(self, task: Task, now: datetime) -> datetime | None:
-        """Tell until when a task that was not admitted lets others by; None where it keeps its place."""
+        """Return until when a refused task yields to others, or None if it keeps its place."""
         pack = self._packs.get(task.pack or "")
         if pack is None or task.weight == 1 or not pack.exceeds_learned_limit(task.weight):
             return None
@@ -96,7 +95,7 @@ class SlotLimiter:
         return now + _YIELD_TIME if opens_at is None or opens_at <= now else opens_at
 
     def start(self, task: Task, in_use: Mapping[str, int], now: datetime, *, max_duration: timedelta) -> None:
-        """Note that a task is being sent; the call it makes *lasts* no longer than that."""
+        """Record that the create of a task starts; it takes at most *max_duration*."""
         pack = self._packs.get(task.pack or "")
         if pack is None:
             return
@@ -106,7 +105,7 @@ class SlotLimiter:
         pack.head, pack.has_waiters = None, False
 
     def requeue_at_head(self, task: Task) -> None:
-        """Put a large task that Kling could not take just now back at the head; of several the oldest."""
+        """Keep a large task that Kling could not accept now at the head; of several tasks, the oldest."""
         pack = self._packs.get(task.pack or "")
         if pack is None or task.weight == 1 or pack.exceeds_learned_limit(task.weight):
             return
@@ -114,19 +113,19 @@ class SlotLimiter:
             pack.head = task
 
     def remove(self, task: Task) -> None:
-        """Note that a task has left the line unsent."""
+        """Record that a task left the queue without being sent."""
         pack = self._packs.get(task.pack or "")
         if pack is not None and pack.head is not None and pack.head.id == task.id:
             pack.head = None
 
     def sync_heads(self, next_queued: Sequence[Task]) -> None:
-        """Note who stands at the head of each pack: where nobody does, nobody waits."""
+        """Record the next task of each pack: in a pack without one, no task waits."""
         heads = {task.pack for task in next_queued}
         for name, pack in self._packs.items():
             pack.has_waiters = pack.has_waiters and name in heads
 
     def next_probe_at(self, now: datetime) -> datetime | None:
-        """Tell when a pack may be tried beyond what it was taught; what a limit of ours keeps shut no moment opens."""
+        """Return the next time in the future when a pack may be probed beyond its learned limit, or None."""
         moments = [
             pack.probe_breaker.next_probe_at
             for pack in self._packs.values()
@@ -135,12 +134,11 @@ class SlotLimiter:
         return min((moment for moment in moments if moment > now), default=None)
 
     def on_slots_full(self, task: Task, in_use: int, *, started_at: datetime, now: datetime) -> None:
-        """Learn from a 1303: what runs and the task it refused are too much together.
+        """Lower the learned limit after a 1303: the running tasks and the refused task exceed it together.
 
-        *taken* is the most that may have counted: what ended during the call may have done so after the refusal.
-
-        A window that becomes smaller is tried again in a second, for Kling may only be late in freeing a slot that we
-        know to be free; one that does not, further and further apart.
+        *in_use* is the most slots that may have counted, because a task that ended during the call may have ended
+        after the refusal. If the limit becomes lower, it is probed again after 1 s: Kling may only be late to free a
+        slot. Otherwise the delay between probes grows.
         """
         pack = self._packs.get(task.pack or "")
         if pack is None:
@@ -153,9 +151,9 @@ class SlotLimiter:
         pack.learned_limit = too_much if pack.learned_limit is None else min(pack.learned_limit, too_much)
 
     def on_accepted(self, task: Task, in_use_before: int, in_use_after: int, now: datetime) -> None:
-        """Learn from a task that Kling took: so many slots were taken *before* it, and are *held* with it.
+        """Raise the learned limit after Kling accepted a task; *in_use_after* includes that task.
 
-        A trial teaches no more than holds either way: it may have gone where one had ended that we believed to run.
+        A probe proves only the lower of the two counts: a task that seemed to run may have ended already.
         """
         pack = self._packs.get(task.pack or "")
         if pack is None or pack.learned_limit is None:
@@ -169,7 +167,7 @@ class SlotLimiter:
             pack.probe_breaker.record_transient_failure(started_at=now, now=now)
 
     def on_other_error(self, task: Task, now: datetime) -> None:
-        """Note that a task's call ended without a lesson."""
+        """Record that a create ended with an error that is not about slots."""
         pack = self._packs.get(task.pack or "")
         if pack is not None and pack.probing == task.id:
             pack.probe_breaker.record_transient_failure(started_at=now, now=now)

@@ -1,9 +1,9 @@
-"""Intent → Kling → bound task. The intent and its token are stored before Kling is called.
+"""Submits tasks: store the intent, call Kling, bind the id. The intent and its token are stored before the call.
 
-Whatever happens after that, the task's external id tells whether Kling made it: a submit without a clear answer is
-left to :mod:`receiver.submission.recovery`, which looks it up. Nothing here sends a task again that Kling may have.
+After that, the external id of the task shows whether Kling created it. :mod:`receiver.submission.recovery` looks up
+a submit without a clear answer. This module never repeats a create that may have succeeded.
 
-All that is queued stands in one line, in the store; whoever hands a task in serves the line like everybody else.
+All queued tasks form one queue in the store. A caller that submits a task serves this queue like the worker does.
 """
 
 import asyncio
@@ -28,30 +28,29 @@ from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import Settings
 from receiver.store.interfaces import ById, Change, TaskStore
+from receiver.submission.admission import Admitted, Skip, Wait
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata, make_task
 from receiver.tasks import submit_lifecycle
-from receiver.tasks.account import Scope
+from receiver.tasks.account import KlingCall
 
 log = structlog.get_logger()
 T = TypeVar("T")
 
 MAX_CONCURRENT = 32
-"""How many queued tasks are being sent at the same time at most."""
+"""The most queued tasks that are sent at the same time."""
 
 MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
-"""How many bytes of them: one with pictures in it may have tens of megabytes."""
+"""The most bytes of their bodies: one body with images may have tens of megabytes."""
 
 _QUEUED = (TaskState.QUEUED,)
 _SHUTDOWN_GRACE = timedelta(seconds=20)
-_WAITING_FOR_SLOT = "waits for a slot"
-_WAITING_FOR_MORE_SLOTS = "waits for more slots than Kling was seen to have free"
 _NO_METADATA = TaskMetadata()
 
 
 class Submitter:
-    """Sends tasks to Kling, each once and in its turn, no more at a time than there are slots."""
+    """Sends queued tasks to Kling: each once, in the order of the queue, as far as admission control permits."""
 
     def __init__(
         self,
@@ -66,6 +65,7 @@ class Submitter:
     ) -> None:
         self._task_store = task_store
         self._executor = executor
+        self._admission = executor.admission
         self._recorder = recorder
         self._settings = settings
         self._clock = clock
@@ -78,16 +78,16 @@ class Submitter:
         self._spawned = TaskSet("submit")
 
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> SubmitResult:
-        """Store a job and send it if it is its turn; give the task as it then stands, or without *wait* as stored.
+        """Store a task and send it if it is next in the queue. Return the task after that, or as stored without *wait*.
 
-        A request whose idempotency key was seen before gives the first one's task. Raises InvalidRequest, and
-        Conflict where its batch is closed.
+        A repeated idempotency key returns the first request's task. Raises InvalidRequest, and Conflict if the batch
+        is closed.
         """
         endpoint = endpoints.resolve(request.endpoint)
         if endpoint is None:
             raise InvalidRequest(
                 f"Kling has no asynchronous endpoint {request.endpoint!r}.",
-                remedy='Name it without "/v1/", such as "images/multi-image2image".',
+                remedy='Write it without "/v1/", such as "images/multi-image2image".',
             )
         intent = json.dumps(request.body, separators=(",", ":")).encode()
         task = self._new_task(endpoint, intent, Origin.API, TaskState.QUEUED, request)
@@ -95,13 +95,13 @@ class Submitter:
             task,
             idempotency_key=request.idempotency_key,
             priority=request.priority,
-            message=self._wait_reason(task),
+            message=self._admission.expected_wait_reason(task, self._clock.now()),
         )
         stored = await self._task_store.add(task, intent, batch_size=request.batch_size)
         if stored.id != task.id:
             return SubmitResult(task=stored, deduplicated=True)
         log.info("task.queued", task=task.id, endpoint=task.endpoint)
-        if stored.message or not wait:  # whoever serves the line hears of it; most of many at once have to wait
+        if stored.message or not wait:  # the worker sends it; most of many tasks have to wait
             self._notifiers.tasks.notify()
             return SubmitResult(task=stored)
         return SubmitResult(task=await asyncio.shield(self._spawn(self._submit_and_wait(stored))))
@@ -113,23 +113,22 @@ class Submitter:
         metadata: TaskMetadata = _NO_METADATA,
         pass_through: PassThrough = NO_PASS_THROUGH,
     ) -> KlingResponse:
-        """Send a gateway client's create on, and give Kling's answer back. It is never queued.
+        """Forward a gateway client's create, without queueing it, and return Kling's answer.
 
-        What the client sent *beside* the body goes along, and is not kept.
-        Raises Unreadable and InvalidRequest for the body, Conflict where its batch is closed, KlingUnreachable,
-        KlingUncertain.
+        *pass_through* is what the client sent beside the body; it is forwarded and not stored. Raises Unreadable and
+        InvalidRequest for the body, Conflict if the batch is closed, KlingUnreachable and KlingUncertain.
         """
         token = self._ids.token()
         task = self._new_task(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING, metadata)
         task = submit_lifecycle.start_submit(
             task, token_hash(token), now=task.created_at, lookup_at=task.created_at + self._executor.max_duration
         )
-        taken = await self._task_store.slots_in_use(confirmed_only=True)
+        in_use = await self._task_store.slots_in_use(confirmed_only=True)
         await self._task_store.add(task, body, batch_size=metadata.batch_size)
-        sending = self._spawn(
-            self._executor.execute(task, endpoint, body, token, slots_in_use=taken, pass_through=pass_through)
+        create = self._spawn(
+            self._executor.execute(task, endpoint, body, token, slots_in_use=in_use, pass_through=pass_through)
         )
-        answer = await asyncio.shield(sending)
+        answer = await asyncio.shield(create)
         if isinstance(answer, KlingUncertain):
             raise KlingUncertain(
                 answer.message, remedy=answer.remedy, external_task_id=task.external_task_id
@@ -139,29 +138,30 @@ class Submitter:
         return answer
 
     async def cancel(self, task_id: str, *, reason: str, actor: str) -> Task:
-        """Take a task that waits to be sent out of the line: it counts as rejected. Twice is as good as once.
+        """Cancel a queued task: it becomes rejected. Idempotent.
 
-        Raises NotFound, and Conflict where Kling may have it already, which takes nothing back.
+        Raises NotFound, and Conflict if Kling may have the task already, because Kling cannot cancel a task.
         """
         action = AuditEntry(at=self._clock.now(), actor=actor, verb="task.cancelled", subject=task_id, reason=reason)
         task = await self._recorder.cancel(task_id, action)
         if task is None:
             raise _not_found(task_id)
         if task.end_reason is not EndReason.CANCELLED:
-            raise Conflict(f"It does not wait to be sent any more: {task.state}.", remedy="Kling takes no task back.")
-        self._executor.slot_limiter.remove(task)
+            raise Conflict(f"The task is no longer queued: {task.state}.", remedy="Kling cannot cancel a task.")
+        self._admission.removed(task)
         return task
 
     async def create_callback_url(
         self, *, endpoint: str | None, metadata: TaskMetadata = _NO_METADATA
     ) -> tuple[Task, str]:
-        """Make a callback URL for a job submitted elsewhere. The URL is told here and never again.
+        """Create a callback URL for a task that is submitted elsewhere. The URL is returned only here.
 
-        Nobody may ever submit that job: it belongs to no batch, which would wait for it.
+        The task may never be submitted, so it is not in a batch: the batch would wait for it.
         """
         if not self._settings.public.url:
             raise Conflict(
-                "There is no public address that Kling could call.", remedy="Set [public] url in config.toml."
+                "Kling needs a public URL to call back.",
+                remedy="Set [public] url in config.toml.",
             )
         known = None if endpoint is None else endpoints.resolve(endpoint)
         if endpoint is not None and known is None:
@@ -185,10 +185,7 @@ class Submitter:
         return task, self._executor.callback_url(token)
 
     async def revoke_callback_url(self, task_id: str) -> Task:
-        """Let a task's callback URL lead nowhere from now on; the task is followed by polling alone.
-
-        Raises NotFound.
-        """
+        """Revoke the callback URL of a task, which is then only polled. Raises NotFound."""
 
         def decide(held: Task, _: Sequence[Push]) -> Change:
             return Change(task=replace(held, token_hash=None, updated_at=self._clock.now()))
@@ -200,7 +197,7 @@ class Submitter:
         return change.task
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send queued tasks as slots get free, until *stop*; calls under way then are waited for, within bounds."""
+        """Send queued tasks as slots become free, until *stop*. Then wait for calls in flight, at most 20 s."""
         wake = self._notifiers.tasks.subscribe()
         self._is_restored = False
         try:
@@ -212,7 +209,7 @@ class Submitter:
                 await self.drain()
 
     async def drain(self) -> None:
-        """Wait for calls to Kling that are under way, so that their answers are bound."""
+        """Wait for calls to Kling in flight, so that their answers are bound."""
         await self._spawned.drain()
 
     async def _submit_due(self) -> datetime | None:
@@ -231,62 +228,57 @@ class Submitter:
         self._clock_watch.record(now)
 
     async def _drain_queue(self) -> datetime | None:
-        """Send all that may be sent now; tell when there may be more, None when a bell will."""
-        async with self._executor.queue_lock:
+        """Send all tasks that may be sent now. Return when to continue, or None to wait for a notification."""
+        async with self._admission.queue_lock:
             while True:
                 now = self._clock.now()
-                if not self._executor.breaker.allows(now):
-                    return self._executor.breaker.next_probe_at
+                if not self._admission.is_open(now):
+                    return self._admission.account_probe_at
                 if len(self._in_flight) >= MAX_CONCURRENT or sum(self._bytes_in_flight.values()) >= MAX_BYTES_IN_FLIGHT:
                     return None
                 if not await self._submit_next(now):
                     due = await self._task_store.next_task_due(_QUEUED, after=now)
-                    opening = (
-                        self._executor.slot_limiter.next_probe_at(now),
-                        self._executor.issue_breakers.next_pack_probe_at(now),
-                    )
-                    moments = [moment for moment in (due, *opening) if moment is not None]
-                    return min(moments, default=None)
+                    probe_at = self._admission.next_probe_at(now)
+                    return min((at for at in (due, probe_at) if at is not None), default=None)
 
     async def _submit_next(self, now: datetime) -> bool:
-        """Send the next task in the line that there is room for; False where there is none."""
-        line = await self._task_store.next_queued(now=now, head_ids=self._executor.slot_limiter.head_ids)
-        self._executor.slot_limiter.sync_heads(line)
-        if not line:
-            return False
-        taken, bound = await self._task_store.slots_in_use(), await self._task_store.slots_in_use(confirmed_only=True)
-        for task in line:
+        """Send or postpone the first queued task for which this is possible. Return False if there is none."""
+        queued = await self._task_store.next_queued(now=now, head_ids=self._admission.head_ids)
+        self._admission.sync_heads(queued)
+        in_use = await self._task_store.slots_in_use() if queued else {}
+        for task in queued:
             endpoint = endpoints.resolve(task.endpoint or "")
             if endpoint is None:
-                await self._recorder.reject(task, f"This version knows no endpoint {task.endpoint!r}.")
+                await self._recorder.reject(task, f"This version does not know the endpoint {task.endpoint!r}.")
                 return True
             call = await self._executor.call_of(task, endpoint)
-            barred = self._executor.issue_breakers.blocked(call, now)
-            if barred is not None and barred.issue.scope is Scope.RESOURCE:
-                await self._recorder.requeue(task, barred.reason, until=barred.until)
-                return True  # whoever comes after it may ask for something else
-            if barred is not None:
-                continue
-            if not self._executor.slot_limiter.admits(task, taken, now):
-                aside = self._executor.slot_limiter.yields_until(task, now)
-                if aside is None:
+            match self._admission.admit(task, call, in_use, now):
+                case Wait(until=until, reason=reason):
+                    await self._recorder.requeue(task, reason, until=until)
+                    return True
+                case Admitted():
+                    await self._begin_create(task, endpoint, call, in_use, now)
+                    return True
+                case Skip():
                     continue
-                await self._recorder.requeue(task, _WAITING_FOR_MORE_SLOTS, until=aside)
-                return True
-            token = self._ids.token()
-            begun = await self._start(task, token, now)
-            if begun is not None:
-                self._executor.slot_limiter.start(task, taken, now, max_duration=self._executor.max_duration)
-                self._executor.breaker.start(now, max_duration=self._executor.max_duration)
-                self._executor.issue_breakers.start(call, now, max_duration=self._executor.max_duration)
-                loaded = asyncio.Event()
-                self._in_flight[task.id] = self._spawn(self._execute(begun, endpoint, token, bound, loaded))
-                await loaded.wait()  # so that what it holds is known before the next one goes
-            return True
         return False
 
+    async def _begin_create(
+        self, task: Task, endpoint: Endpoint, call: KlingCall, in_use: Mapping[str, int], now: datetime
+    ) -> None:
+        """Start the create of an admitted task, unless it is no longer queued."""
+        confirmed_in_use = await self._task_store.slots_in_use(confirmed_only=True)
+        token = self._ids.token()
+        started = await self._start(task, token, now)
+        if started is None:
+            return
+        self._admission.started(task, call, in_use, now)
+        loaded = asyncio.Event()
+        self._in_flight[task.id] = self._spawn(self._execute(started, endpoint, token, confirmed_in_use, loaded))
+        await loaded.wait()  # its size must be known before the next task is sent
+
     async def _start(self, task: Task, token: str, now: datetime) -> Task | None:
-        """Write down that a task is being sent; None where it is not queued any more."""
+        """Record that the submit of a task starts. Return None if the task is no longer queued."""
 
         def decide(held: Task, _: Sequence[Push]) -> Change:
             if held.state is not TaskState.QUEUED:
@@ -297,8 +289,8 @@ class Submitter:
                 )
             )
 
-        begun = await self._task_store.apply(ById(id=task.id), decide)
-        return None if begun is None else begun.task
+        change = await self._task_store.apply(ById(id=task.id), decide)
+        return None if change is None else change.task
 
     async def _execute(
         self, task: Task, endpoint: Endpoint, token: str, slots_in_use: Mapping[str, int], loaded: asyncio.Event
@@ -314,30 +306,21 @@ class Submitter:
             del self._in_flight[task.id]
 
     async def _submit_and_wait(self, task: Task) -> Task:
-        """Serve the line on a new task's behalf; give the task when Kling has answered, or when it has to wait."""
+        """Serve the queue for a new task. Return the task when Kling has answered, or when the task has to wait."""
         await self._drain_queue()
-        sending = self._in_flight.get(task.id)
-        if sending is not None:
-            await asyncio.wait([sending])
-        seen = task
+        create = self._in_flight.get(task.id)
+        if create is not None:
+            await asyncio.wait([create])
+        latest = task
 
         def decide(held: Task, _: Sequence[Push]) -> Change:
-            nonlocal seen
-            is_untold = held.state is TaskState.QUEUED and not held.message
-            why = self._executor.breaker.reason or self._executor.issue_breakers.reason(task.pack) or _WAITING_FOR_SLOT
-            seen = replace(held, message=why) if is_untold else held
-            return Change(task=seen) if is_untold else Change()
+            nonlocal latest
+            needs_reason = held.state is TaskState.QUEUED and not held.message
+            latest = replace(held, message=self._admission.wait_reason(task)) if needs_reason else held
+            return Change(task=latest) if needs_reason else Change()
 
         await self._task_store.apply(ById(id=task.id), decide)
-        return seen
-
-    def _wait_reason(self, task: Task) -> str:
-        """Tell people why a new task is not sent at once, as far as that can be foreseen; "" where it may be."""
-        if not self._executor.breaker.allows(self._clock.now()):
-            return self._executor.breaker.reason
-        return self._executor.issue_breakers.reason(task.pack) or (
-            _WAITING_FOR_SLOT if self._executor.slot_limiter.has_waiters(task) else ""
-        )
+        return latest
 
     def _new_task(
         self, endpoint: Endpoint, body: bytes, origin: Origin, state: TaskState, metadata: TaskMetadata
@@ -361,4 +344,4 @@ class Submitter:
 
 
 def _not_found(task_id: str) -> NotFound:
-    return NotFound(f"No task goes by {task_id[:64]!r}.")
+    return NotFound(f"Unknown task {task_id[:64]!r}.")

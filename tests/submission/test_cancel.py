@@ -109,7 +109,7 @@ async def test_a_large_task_that_kept_the_head_of_the_line_lets_the_others_by(tm
         await cancel(system, large)
         await system.settle()
 
-        assert system.executor.slot_limiter.head_ids == []
+        assert system.executor.admission.head_ids == []
         assert (await system.task(small.id)).state is TaskState.SUBMITTED
 
 

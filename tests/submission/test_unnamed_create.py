@@ -63,7 +63,7 @@ async def test_a_client_of_the_gateway_has_its_answer_and_nobody_waits(tmp_path:
         assert answer.body == body
         task = await system.task(task.id)
         assert (task.state, task.due_at) == (TaskState.AWAITING, None)
-        assert "names no task" in task.message
+        assert "contains no task id" in task.message
         assert (len(kling.create_ids), kling.lookups, kling.queries) == (1, [], [])
         assert await system.event_types() == []
         assert await system.store.slots_in_use() == {}
