@@ -56,7 +56,7 @@ def make_task(
 ) -> Task:
     """Return the task for a request. Only the members of *body* that the receiver adds or reads are checked.
 
-    The external id is the client's own, or else *task_id*. Raises Unreadable and InvalidRequest.
+    The external id is the client's own, or else *task_id*. Raises MalformedBody and InvalidRequest.
     """
     composed = create_body.compose(body, generation=endpoint.generation, callback_url=None, external_task_id=task_id)
     return Task(

@@ -115,7 +115,7 @@ class Submitter:
     ) -> KlingResponse:
         """Forward a gateway client's create, without queueing it, and return Kling's answer.
 
-        *pass_through* is what the client sent beside the body; it is forwarded and not stored. Raises Unreadable and
+        *pass_through* is what the client sent beside the body; it is forwarded and not stored. Raises MalformedBody and
         InvalidRequest for the body, Conflict if the batch is closed, KlingUnreachable and KlingUncertain.
         """
         token = self._ids.token()

@@ -1,7 +1,8 @@
-"""The pushes of one task that wait for the API's word: how many may, and whose turn it is to be asked about.
+"""The pending pushes of one task: how many may await confirmation by the API, and which id is polled next.
 
-What has been acknowledged is not let go of before it was asked about: of a job submitted elsewhere a push may be all
-that ever says which of Kling's it is. So what anybody who found the URL could claim without end is refused at the door.
+An acknowledged push is never dropped before Kling was polled about it. For a task that was submitted elsewhere, a push
+may be the only source of Kling's id. New pushes are refused once too many are pending, because anyone who knows the
+URL can send them.
 """
 
 from collections import OrderedDict
@@ -12,65 +13,65 @@ from receiver.domain.model import PushOutcome, StatusReport, Task
 from receiver.tasks.poll_schedule import PendingPushes, candidate_ids, ids_in
 
 MAX_PENDING = 50
-"""How many different claims about one task may wait."""
+"""The most different assertions about one task that may be pending."""
 
 MAX_PENDING_BYTES = 4 * 1024 * 1024
-"""How many bytes of them: each push that comes is compared with all."""
+"""The most bytes of their bodies: each new push is compared with all of them."""
 
 _MAX_TRACKED_TASKS = 1000
 
 
 def admit_pending(task: Task, pending: PendingPushes, report: StatusReport, body: bytes) -> Mapping[str, PushOutcome]:
-    """Let one more push wait; give their outcome to those whose place it takes.
+    """Admit one more pending push. Return the outcomes of the pushes that it replaces.
 
-    These are the ones that say the same, and where there is no room all but the newest of those that make one claim in
-    other words: it is enough to ask by. Raises Crowded where there are too many different claims.
+    It replaces equal pushes. If there is no capacity, only the newest push of each assertion is kept, because one is
+    enough to poll by. Raises TooManyPending if there are too many different assertions.
     """
-    mine = _assertion(task, report)
-    settles = {
+    asserted = _assertion(task, report)
+    resolved = {
         push.id: PushOutcome.DUPLICATE
         for push, before in pending
-        if _assertion(task, before) == mine and before.matches(report)
+        if _assertion(task, before) == asserted and before.matches(report)
     }
-    if not _has_capacity(pending, settles, body):
-        newest = {_assertion(task, before): push.id for push, before in pending} | {mine: ""}
+    if not _has_capacity(pending, resolved, body):
+        newest = {_assertion(task, before): push.id for push, before in pending} | {asserted: ""}
         older = [push.id for push, before in pending if newest[_assertion(task, before)] != push.id]
-        settles = dict.fromkeys(older, PushOutcome.STALE) | settles
-    if not _has_capacity(pending, settles, body):
-        raise TooManyPending("Too many claims about this task wait for Kling's word. Send this one again later.")
-    return settles
+        resolved = dict.fromkeys(older, PushOutcome.STALE) | resolved
+    if not _has_capacity(pending, resolved, body):
+        raise TooManyPending("Too many unconfirmed pushes about this task are pending. Send this one again later.")
+    return resolved
 
 
 def _has_capacity(pending: PendingPushes, resolved: Container[str], body: bytes) -> bool:
-    """Tell whether one more may wait with those that are not settled; the first may be as large as it likes."""
+    """Return whether one more push may be pending beside the unresolved ones. The first may have any size."""
     sizes = [len(push.body) for push, _ in pending if push.id not in resolved]
     return len(sizes) < MAX_PENDING and (not sizes or sum(sizes) + len(body) <= MAX_PENDING_BYTES)
 
 
 class IdRotation:
-    """The line in which the ids of each task wait to be asked by: to its end goes who is new, and who has had a turn.
+    """Rotates the candidate ids of each task: a new id, and the id polled last, go to the end.
 
-    It is kept in memory; after a start it begins where the count of questions says.
+    The order is kept in memory. After a restart the task's poll count selects the first id.
     """
 
     def __init__(self) -> None:
         self._queues: OrderedDict[str, list[str]] = OrderedDict()
 
     def next(self, task: Task, pending: PendingPushes) -> str | None:
-        """Give the id to ask about the task by; None when there is none."""
+        """Return the id to poll the task by, or None if there is none."""
         ids = candidate_ids(task, pending)
-        before = self._queues.pop(task.id, [])
+        previous = self._queues.pop(task.id, [])
         if not ids:
             return None
-        line = [name for name in before if name in ids]
-        line += [name for name in ids if name not in line]
+        queue = [name for name in previous if name in ids]
+        queue += [name for name in ids if name not in queue]
         if len(ids) > 1:
-            self._queues[task.id] = [*line[1:], line[0]]
+            self._queues[task.id] = [*queue[1:], queue[0]]
         if len(self._queues) > _MAX_TRACKED_TASKS:
             self._queues.popitem(last=False)
-        return line[0]
+        return queue[0]
 
 
 def _assertion(task: Task, report: StatusReport) -> object:
-    """Tell what a push claims: a state, and which of Kling's tasks this is where that is not known yet."""
+    """Return what a push asserts: the state, and Kling's id if it is not known yet."""
     return report.state, () if task.kling_id is not None else tuple(ids_in(report))

@@ -1,4 +1,4 @@
-"""A push becomes state, event and deliveries: the one road for callbacks and for what the API answers."""
+"""Turns each push, a callback or a poll's answer, into task state, an event and deliveries."""
 
 import hashlib
 from collections import OrderedDict
@@ -25,7 +25,7 @@ from receiver.tracking import confirmations
 log = structlog.get_logger()
 
 MAX_REDUNDANT_PUSHES = 50
-"""How many of a task's pushes that changed nothing are kept, the newest; ``Task.surplus`` counts them all."""
+"""How many pushes of a task that changed nothing are kept, the newest; ``Task.redundant_push_count`` counts all."""
 
 _DROPPED_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
 _EMPTY_REPORT = StatusReport(state=None)
@@ -34,19 +34,19 @@ _MAX_CONTRADICTIONS = 1000
 
 
 class CallbackHealthObserver(Protocol):
-    """Hears how callbacks attend."""
+    """Notified when callbacks stop arriving or resume."""
 
     async def on_callback_health(self, change: CallbackHealthChange) -> None:
-        """Take in that callbacks stay away, or come again."""
+        """Record that callbacks stopped arriving or resumed."""
         ...
 
     async def callbacks_missing(self) -> bool:
-        """Tell whether it was told that callbacks stay away, and not yet that they come again."""
+        """Return whether the last recorded change was that callbacks stopped arriving."""
         ...
 
 
 class Inbox:
-    """Takes pushes in, durably, and decides in the same transaction what follows."""
+    """Stores each push durably, and decides in the same transaction what follows."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class Inbox:
         ids: Ids,
         health_observer: CallbackHealthObserver | None = None,
     ) -> None:
-        """*attention* is told when callbacks stay away; without it nobody expects any."""
+        """Without a *health_observer*, missing callbacks are not counted."""
         self._task_store = task_store
         self._event_factory = event_factory
         self._callbacks = callbacks
@@ -77,16 +77,16 @@ class Inbox:
 
     @property
     def missed_callbacks(self) -> int:
-        """How many tasks have ended without the callback that was to say so."""
+        """How many tasks have ended without their callback."""
         return self._callback_monitor.missed
 
     async def accept_callback(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
-        """Take a callback in; True once it is committed, False when *token* is none of ours.
+        """Store a callback. Return True after the commit, or False if *token* is unknown.
 
-        Raises Unreadable for a body that is no JSON object, StoreUnavailable when it could not be kept, Crowded among
-        these where too many others of its task wait for confirmation.
+        Raises MalformedBody if the body is not a JSON object, StoreUnavailable if the callback could not be stored, and
+        its subclass TooManyPending if too many pushes of the task are unconfirmed.
         """
-        arrival = _Incoming(
+        incoming = _Incoming(
             source=Source.CALLBACK,
             report=protocol.parse_status(body),
             body=body,
@@ -94,68 +94,71 @@ class Inbox:
             signature=self._check_signature(dict(headers), body),
             at=self._clock.now(),
         )
-        is_unsigned, is_good = arrival.signature is SignatureStatus.ABSENT, arrival.signature is SignatureStatus.GOOD
+        is_unsigned, is_signed = (
+            incoming.signature is SignatureStatus.ABSENT,
+            incoming.signature is SignatureStatus.GOOD,
+        )
         change = await self._task_store.apply(
             ByToken(token_hash=token_hash(token)),
-            lambda task, pending: self._decide_callback(arrival, task, pending),
-            # it may have to wait with others, or spare them the question they wait for
-            with_pending=is_unsigned or (is_good and arrival.is_final),
+            lambda task, pending: self._decide_callback(incoming, task, pending),
+            # the callback may become pending itself, or make the poll for pending pushes unnecessary
+            with_pending=is_unsigned or (is_signed and incoming.is_final),
         )
         if change is None or change.push is None:
             return False
-        if arrival.is_final:
+        if incoming.is_final:
             self._callback_monitor.record_callback(change.push.task_id)
-        self._log("callback.accepted", change, arrival)
+        self._log("callback.accepted", change, incoming)
         return True
 
     async def has_token(self, token: str) -> bool:
-        """Tell whether a live task has *token*, at no cost to those who write."""
+        """Return whether *token* belongs to a live task. This does not use the store's writer."""
         return await self._task_store.has_live_token(token_hash(token), now=self._clock.now())
 
     async def next_poll_id(self, task: Task) -> str | None:
-        """Give the id to ask Kling about *task* by; where its own is not known, one that its pushes name."""
+        """Return the id to poll *task* by: Kling's id, or one from its pending pushes if that is unknown."""
         if task.kling_id is not None:
             return task.kling_id
-        asked: list[str | None] = [None]
+        chosen: list[str | None] = [None]
 
         def choose_id(held: Task, pending: Sequence[Push]) -> Change:
-            asked[0] = self._id_rotation.next(held, _parse_pending(pending))
+            chosen[0] = self._id_rotation.next(held, _parse_pending(pending))
             return Change()
 
         await self._task_store.apply(ById(id=task.id), choose_id, with_pending=True)
-        return asked[0]
+        return chosen[0]
 
     async def apply_answer(self, task_id: str, report: StatusReport, answer: bytes) -> None:
-        """Take in what the API answered about a task; *answer* is the raw body, *reading* what it says."""
-        arrival = _Incoming(source=Source.POLL, report=report, body=answer, at=self._clock.now())
+        """Apply an answer of the API about a task; *answer* is the raw body of *report*."""
+        incoming = _Incoming(source=Source.POLL, report=report, body=answer, at=self._clock.now())
         before: list[Task] = []
 
         def decide(task: Task, pending: Sequence[Push]) -> Change:
             before[:] = [task]
-            return self._decide_answer(arrival, task, pending)
+            return self._decide_answer(incoming, task, pending)
 
         change = await self._task_store.apply(ById(id=task_id), decide, with_pending=True)
         if change is None or change.task is None:
             return
-        self._log("answer.accepted", change, arrival)
+        self._log("answer.accepted", change, incoming)
         if change.task.state.is_final and not before[0].state.is_final:
             await self._track_callback_health(before[0])
 
     async def record_no_answer(self, task_id: str, *, denied: str | None = None) -> None:
-        """Note a question that got no answer about the task, or that Kling knows of none by the id *denied*.
+        """Record a poll without an answer about the task. *denied* is an id that Kling does not know.
 
-        Pushes that Kling itself denies are forged. A task silent for too long is given up.
+        Pushes with an id that Kling does not know are forged. A task without an answer for too long expires.
         """
         now = self._clock.now()
 
         def decide(task: Task, pending: Sequence[Push]) -> Change:
-            lesson = lifecycle.on_no_answer(task, _parse_pending(pending), denied_id=denied, now=now, poll=self._poll)
-            return self._enforce_deadlines(Change(task=lesson.task, resolved=lesson.resolved))
+            decision = lifecycle.on_no_answer(task, _parse_pending(pending), denied_id=denied, now=now, poll=self._poll)
+            return self._enforce_deadlines(Change(task=decision.task, resolved=decision.resolved))
 
         await self._apply(task_id, decide)
 
     async def postpone_poll(self, task_id: str, until: datetime) -> None:
-        """Leave a question for later: Kling cannot be asked just now. A task silent for too long is given up."""
+        """Postpone a poll because Kling cannot be polled now. A task without an answer for too long expires."""
         await self._apply(
             task_id, lambda task, _: self._enforce_deadlines(Change(task=poll_schedule.postpone(task, until=until)))
         )
@@ -166,90 +169,90 @@ class Inbox:
             self._notify(change)
 
     async def _track_callback_health(self, before: Task) -> None:
-        """Note whether a task that has ended was called back about, if it was to be and we were there."""
-        last_heard_of = before.polled_at or before.started_at or before.created_at
-        if self._health_observer is None or before.token_hash is None or last_heard_of < self._started_at:
+        """Record whether a finished task had its callback, if one was due while this process ran."""
+        last_seen_at = before.polled_at or before.started_at or before.created_at
+        if self._health_observer is None or before.token_hash is None or last_seen_at < self._started_at:
             return
         if not self._is_restored:
             self._is_restored = True
             if await self._health_observer.callbacks_missing():
                 self._callback_monitor.restore()
-        turn = self._callback_monitor.record_end(before.id)
-        if turn is not None:
-            await self._health_observer.on_callback_health(turn)
+        health_change = self._callback_monitor.record_end(before.id)
+        if health_change is not None:
+            await self._health_observer.on_callback_health(health_change)
 
     def _decide_callback(self, incoming: "_Incoming", task: Task, pending: Sequence[Push]) -> Change:
         now = incoming.at
         if task.expires_at is not None and task.expires_at <= now:
             return Change()
-        waiting = _parse_pending(pending)
+        parsed = _parse_pending(pending)
         verified = Verification.SIGNATURE if incoming.signature is SignatureStatus.GOOD else Verification.NONE
         if incoming.signature is SignatureStatus.BAD:
-            ruling = lifecycle.on_bad_signature(task, now=now)
+            decision = lifecycle.on_bad_signature(task, now=now)
         else:
-            ruling = lifecycle.on_callback(
+            decision = lifecycle.on_callback(
                 task,
                 incoming.report,
-                waiting,
+                parsed,
                 verified=verified,
                 verify=self._callbacks.verify,
                 now=now,
                 poll=self._poll,
             )
-        push = self._new_push(incoming, task, ruling.outcome)
+        push = self._new_push(incoming, task, decision.outcome)
         if push.outcome is PushOutcome.PENDING:
             return _count_redundant(
                 Change(
-                    task=ruling.task,
+                    task=decision.task,
                     push=push,
-                    resolved=confirmations.admit_pending(task, waiting, incoming.report, incoming.body),
+                    resolved=confirmations.admit_pending(task, parsed, incoming.report, incoming.body),
                 )
             )
-        if not ruling.announce:
+        if not decision.announce:
             return self._add_contradiction_alert(
-                _count_redundant(Change(task=ruling.task, push=push)), contradicts=ruling.contradicts
+                _count_redundant(Change(task=decision.task, push=push)), contradicts=decision.contradicts
             )
-        said = self._event_factory.task_event(
-            ruling.task,
+        routed = self._event_factory.task_event(
+            decision.task,
             incoming.report,
             incoming.body,
             source=Source.CALLBACK,
             verified=verified,
-            trusted=ruling.trusted,
+            trusted=decision.trusted,
             push_id=push.id,
             at=now,
         )
-        cost = incoming.report.cost if ruling.trusted and ruling.task.state.is_final else None
-        return _add_event(Change(task=ruling.task, push=push, resolved=ruling.resolved, cost=cost), said)
+        cost = incoming.report.cost if decision.trusted and decision.task.state.is_final else None
+        return _add_event(Change(task=decision.task, push=push, resolved=decision.resolved, cost=cost), routed)
 
     def _decide_answer(self, incoming: "_Incoming", task: Task, pending: Sequence[Push]) -> Change:
-        reading, now = incoming.report, incoming.at
-        lesson = lifecycle.on_poll_answer(task, reading, _parse_pending(pending), now=now, poll=self._poll)
-        push = self._new_push(incoming, task, lesson.outcome)
-        agrees = lesson.outcome is not PushOutcome.MISMATCH and reading.state == lesson.task.state
-        cost = reading.cost if agrees and lesson.task.state.is_final else None
-        change = _count_redundant(Change(task=lesson.task, push=push, resolved=lesson.resolved, cost=cost))
-        if not lesson.announce:
-            return self._add_contradiction_alert(self._enforce_deadlines(change), contradicts=lesson.contradicts)
-        confirmed = lesson.confirmed
-        said = self._event_factory.task_event(
-            lesson.task,
-            reading,
-            protocol.unwrap_task(incoming.body, task_id=reading.kling_id) if confirmed is None else confirmed.body,
+        report, now = incoming.report, incoming.at
+        decision = lifecycle.on_poll_answer(task, report, _parse_pending(pending), now=now, poll=self._poll)
+        push = self._new_push(incoming, task, decision.outcome)
+        agrees = decision.outcome is not PushOutcome.MISMATCH and report.state == decision.task.state
+        cost = report.cost if agrees and decision.task.state.is_final else None
+        change = _count_redundant(Change(task=decision.task, push=push, resolved=decision.resolved, cost=cost))
+        if not decision.announce:
+            return self._add_contradiction_alert(self._enforce_deadlines(change), contradicts=decision.contradicts)
+        confirmed = decision.confirmed
+        routed = self._event_factory.task_event(
+            decision.task,
+            report,
+            protocol.unwrap_task(incoming.body, task_id=report.kling_id) if confirmed is None else confirmed.body,
             source=Source.POLL if confirmed is None else Source.CALLBACK,
             verified=Verification.API,
             push_id=push.id if confirmed is None else confirmed.id,
             at=now,
         )
-        return self._enforce_deadlines(_add_event(change, said))
+        return self._enforce_deadlines(_add_event(change, routed))
 
     def _add_contradiction_alert(self, change: Change, *, contradicts: bool) -> Change:
-        """Raise an alert, once, where a task's end was spoken against."""
+        """Add an alert, once for each task, if a final state was contradicted."""
         task = change.task
         if not contradicts or task is None or task.id in self._contradicted:
             return change
         data = {
-            "message": f"Kling now tells of another end than {task.state}, which stands: look at the task's pushes.",
+            "message": f"Kling now reports another final state than {task.state}, which is kept. See the task's pushes.",
             "state": task.state.value,
         }
         return _add_event(change, self._event_factory.alert("task_contradicted", data, at=self._clock.now(), task=task))
@@ -267,23 +270,23 @@ class Inbox:
         )
 
     def _enforce_deadlines(self, change: Change) -> Change:
-        """Give the task up instead of asking again where its time is over; tell, once, where it takes long."""
+        """Expire the task after `give_up_after`, or add one alert after `stuck_after`."""
         task, now = change.task, self._clock.now()
         if task is None:
             return change
         if poll_schedule.has_timed_out(task, now=now, poll=self._poll):
             task = lifecycle.expire(task, now=now)
-            said = self._event_factory.task_event(
+            routed = self._event_factory.task_event(
                 task, _EMPTY_REPORT, b"", source=Source.RECEIVER, verified=Verification.NONE, at=now
             )
         elif poll_schedule.is_stuck(task, now=now, poll=self._poll):
             task = poll_schedule.mark_stuck(task, now=now, poll=self._poll)
-            said = self._event_factory.alert(
+            routed = self._event_factory.alert(
                 "task_stuck", poll_schedule.stuck_alert(task, poll=self._poll), at=now, task=task
             )
         else:
             return change
-        return _add_event(replace(change, task=task), said)
+        return _add_event(replace(change, task=task), routed)
 
     def _check_signature(self, headers: Mapping[str, str], body: bytes) -> SignatureStatus:
         if not self._callbacks.signing_secrets:
@@ -316,16 +319,16 @@ class Inbox:
         task = change.task
         if task is None:
             return
-        is_over = poll_schedule.has_ended(task)
-        if is_over or task.due_at is not None:
+        has_ended = poll_schedule.has_ended(task)
+        if has_ended or task.due_at is not None:
             self._notifiers.tasks.notify()
-        if is_over and task.batch is not None:
+        if has_ended and task.batch is not None:
             self._notifiers.batches.notify()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Incoming:
-    """What came in, read but not yet judged."""
+    """A push that was parsed but not yet decided."""
 
     source: Source
     report: StatusReport
@@ -336,7 +339,7 @@ class _Incoming:
 
     @property
     def is_final(self) -> bool:
-        """Whether it tells of an end."""
+        """Whether it reports a final state."""
         return self.report.state is not None and self.report.state.is_final
 
 
@@ -349,12 +352,12 @@ def _add_event(change: Change, routed: RoutedEvent) -> Change:
 
 
 def _count_redundant(change: Change) -> Change:
-    """Count a push that changed nothing, and now and then forget the oldest of its kind."""
+    """Count a push that changed nothing, and trim the oldest of them from time to time."""
     task, push = change.task, change.push
     if task is None or push is None or push.outcome is PushOutcome.APPLIED:
         return change
-    surplus = task.redundant_push_count + 1
-    trims = surplus > MAX_REDUNDANT_PUSHES and surplus % _TRIM_EVERY == 0
+    count = task.redundant_push_count + 1
+    trims = count > MAX_REDUNDANT_PUSHES and count % _TRIM_EVERY == 0
     return replace(
-        change, task=replace(task, redundant_push_count=surplus), keep_redundant=MAX_REDUNDANT_PUSHES if trims else None
+        change, task=replace(task, redundant_push_count=count), keep_redundant=MAX_REDUNDANT_PUSHES if trims else None
     )

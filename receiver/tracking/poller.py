@@ -1,16 +1,15 @@
-"""Asks Kling's API about tasks that have gone quiet, or whose news wants confirming. The guarantee behind callbacks.
+"""Polls Kling for tasks that are due and for pushes that must be confirmed. Polling is the guarantee behind callbacks.
 
-However many tasks fall due at once, after a start or an outage, Kling is asked no more than so often, so much at a
-time, and about each task by one at a time. While it cannot answer there is one question now and then, of another task
-each time, and no task's own interval grows, so that all are caught up with as soon as it is back.
+Many tasks may become due at once, after a start or an outage. The poller then limits the rate of polls and the polls
+in flight, and each task has at most one. While Kling cannot answer, the circuit breaker permits one probe at a time,
+each for another task. The interval of a task does not grow then, so polling catches up as soon as Kling is back.
 
-What a push waits for does not wait behind thousands of others that are due: every other claim takes such tasks first,
-and only every other one, so that no flood of pushes keeps the rest waiting.
+Tasks with pending pushes do not wait behind thousands of due tasks: every second claim takes them first. Only every
+second, so that a flood of pushes does not delay the other tasks.
 
-Tasks of the new generation that are due at the same moment share a question. Nobody waits for company, and whoever a
-shared question does not serve is asked about alone. The older endpoints have no such question, only lists by pages,
-in no order that Kling promises and moving on with every task that anybody makes: what is missing from a page would
-prove nothing, so that each is asked about by itself.
+Due tasks of the new API are polled in one batch. No task waits for a batch to fill, and a task that the answer omits
+is polled alone from then on. The older endpoints have no batch query, only paged lists without a promised order. New
+tasks shift the pages, so a task missing from a page proves nothing, and each of these tasks is polled alone.
 """
 
 import asyncio
@@ -48,13 +47,13 @@ from receiver.tasks.poll_schedule import MIN_END_POLL_GAP
 log = structlog.get_logger()
 
 MAX_POLLS_PER_SECOND = 50
-"""The most questions in a second."""
+"""The most polls in a second."""
 
 MAX_CONCURRENT = 8
-"""The most questions under way at a time."""
+"""The most polls in flight at a time."""
 
 MAX_BACKOFF = timedelta(seconds=20)
-"""The longest Kling is left alone after it could not answer: with a call's own time-out still within a minute."""
+"""The longest delay after Kling could not answer; with the timeout of a call it stays within one minute."""
 
 _POLLABLE = tuple(state for state in TaskState if state not in (TaskState.QUEUED, TaskState.SUBMITTING))
 _RUNNING = (TaskState.SUBMITTED, TaskState.PROCESSING)
@@ -64,47 +63,47 @@ _MAX_TRACKED_TASKS = 10_000
 
 
 class PollApi(Protocol):
-    """What is asked of Kling."""
+    """The part of Kling's API that queries tasks."""
 
     async def query(self, endpoint: str, task_id: str) -> KlingResponse:
-        """Ask about one task."""
+        """Query one task."""
         ...
 
     async def query_batch(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, KlingResponse]:
-        """Ask about several; those that nothing was said of are left out. Raises where nothing was said of any."""
+        """Query several tasks. The answer omits tasks that Kling omitted; raises if it omitted all of them."""
         ...
 
 
 class AnswerSink(Protocol):
-    """Where answers go."""
+    """Applies the answers of polls."""
 
     async def apply_answer(self, task_id: str, report: StatusReport, answer: bytes) -> None:
-        """Take in what the API said."""
+        """Apply an answer of the API about a task."""
         ...
 
     async def next_poll_id(self, task: Task) -> str | None:
-        """Give the id to ask about the task by."""
+        """Return the id to poll the task by."""
         ...
 
     async def record_no_answer(self, task_id: str, *, denied: str | None = None) -> None:
-        """Note that the API said nothing about the task, or that it knows none by the id *denied*."""
+        """Record a poll without an answer about the task; *denied* is an id that Kling does not know."""
         ...
 
     async def postpone_poll(self, task_id: str, until: datetime) -> None:
-        """Leave the question for later; it does not count as asked."""
+        """Postpone the poll; it does not count as a poll."""
         ...
 
 
 class CallObserver(Protocol):
-    """Hears how calls to Kling end."""
+    """Observes how calls to Kling end."""
 
     async def on_call(self, error: KlingError | None, call: KlingCall) -> None:
-        """Take in how a call ended, None for well."""
+        """Record how a call ended, None if it succeeded."""
         ...
 
 
 class Poller:
-    """Claims tasks as they fall due and asks about each; a task is asked about by one at a time."""
+    """Claims due tasks and polls Kling about them; each task has at most one poll in flight."""
 
     def __init__(
         self,
@@ -118,13 +117,13 @@ class Poller:
         clock: Clock,
         latest: datetime,
     ) -> None:
-        """*latest* is the latest moment that former runs knew of."""
+        """*latest* is the latest time that earlier processes recorded."""
         self._clock_watch = ClockWatch(latest=latest)
         self._task_store = task_store
         self._kling = kling
         self._answers = answers
         self._observer = observer
-        self._lease = 2 * timeout + _MARGIN  # a call may be signed anew and made once more
+        self._lease = 2 * timeout + _MARGIN  # a call may be signed again and repeated once
         self._notifier = tasks_notifier
         self._clock = clock
         self._rate_limiter = RateLimiter(count=MAX_POLLS_PER_SECOND, per=_SECOND)
@@ -137,7 +136,7 @@ class Poller:
         self._polls = TaskSet("poll")
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Ask about tasks as they fall due, until *stop*; what is under way then is waited for."""
+        """Poll due tasks until *stop*, then wait for the polls in flight."""
         wake = self._notifier.subscribe()
         try:
             await run_worker(partial(self._poll_due, wake), wake=wake, stop=stop, clock=self._clock, name="polls")
@@ -146,10 +145,10 @@ class Poller:
         await self._polls.drain()
 
     async def _catch_up(self) -> None:
-        """At start: have all running tasks asked about now, for nobody was there to be called back.
+        """Make tasks due at the start and after the clock was set back.
 
-        Nor does what a former process was asking about wait for its lease's end. The same holds when the clock was set
-        back: what was planned by it lies too far ahead.
+        At the start all running tasks are due, because their callbacks may have been missed, and so are the tasks that
+        an earlier process had claimed. Times planned before the clock was set back lie too far ahead.
         """
         now = self._clock.now()
         if self._clock_watch.needs_catch_up(now):
@@ -178,7 +177,7 @@ class Poller:
         return now
 
     async def _claim(self, now: datetime, *, limit: int) -> Sequence[Sequence[Task]]:
-        """Claim what is due, sorted into *limit* questions at the most; a probe is about one task alone."""
+        """Claim due tasks, grouped into at most *limit* polls. A probe is for one task."""
         until, pushes_first = now + self._lease, self._pushes_first
         self._pushes_first = not pushes_first
         claimed = await self._task_store.claim_tasks(
@@ -187,20 +186,22 @@ class Poller:
         alone, together = self._partition(claimed)
         if together and self._breaker.next_probe_at is None:
             self._batch_endpoints.update(task.endpoint or "" for task in together)
-            room, endpoints = MAX_BATCH - len(together), sorted(self._batch_endpoints)
-            more = await self._task_store.claim_tasks(_POLLABLE, now=now, until=until, limit=room, endpoints=endpoints)
-            others, company = self._partition(more)
-            together += company
+            capacity, endpoints = MAX_BATCH - len(together), sorted(self._batch_endpoints)
+            more = await self._task_store.claim_tasks(
+                _POLLABLE, now=now, until=until, limit=capacity, endpoints=endpoints
+            )
+            others, batchable = self._partition(more)
+            together += batchable
             for task in others:
                 await self._answers.postpone_poll(task.id, now)
         return [[task] for task in alone] + ([together] if together else [])
 
     def _partition(self, tasks: Sequence[Task]) -> tuple[list[Task], list[Task]]:
-        """Tell those to be asked about one by one from those that share a question, leaving out who is asked about."""
+        """Split *tasks* into those polled alone and those polled in a batch, without those already in flight."""
         alone: list[Task] = []
         together: list[Task] = []
         for task in tasks:
-            if task.id not in self._in_flight:  # else the answer under way plans the next question
+            if task.id not in self._in_flight:  # else the answer in flight schedules the next poll
                 (together if self._is_batchable(task) else alone).append(task)
         return alone, together
 
@@ -224,22 +225,22 @@ class Poller:
         self._in_flight.update(dict.fromkeys((task.id for task in tasks), spawned))
 
     async def _poll_one(self, task: Task) -> None:
-        asked_for = await self._answers.next_poll_id(task)
-        if task.endpoint is None or asked_for is None:
+        kling_id = await self._answers.next_poll_id(task)
+        if task.endpoint is None or kling_id is None:
             self._breaker.cancel(self._clock.now())
             await self._answers.record_no_answer(task.id)
             return
-        begun = self._clock.now()
+        started_at = self._clock.now()
         answer: KlingResponse | KlingError
         try:
-            answer = await self._kling.query(task.endpoint, asked_for)
+            answer = await self._kling.query(task.endpoint, kling_id)
         except KlingError as exc:
             answer = exc
         error = answer if isinstance(answer, KlingError) else answer.error
         await self._observer.on_call(error, QUERY)
-        is_no_word = isinstance(answer, KlingResponse) and _is_proxy_error(answer)
-        if error is not None and (error.retry is not RetryHint.NEVER or is_no_word):
-            await self._postpone([task], error, begun)
+        is_from_proxy = isinstance(answer, KlingResponse) and _is_proxy_error(answer)
+        if error is not None and (error.retry is not RetryHint.NEVER or is_from_proxy):
+            await self._postpone([task], error, started_at)
             return
         self._breaker.record_success()
         self._failures.pop(task.id, None)
@@ -247,30 +248,31 @@ class Poller:
             await self._answers.apply_answer(task.id, answer.report, answer.body)
             return
         log.warning("poll.refused", task=task.id, reason="" if error is None else str(error))
-        await self._answers.record_no_answer(task.id, denied=asked_for if _is_task_not_found(error) else None)
+        await self._answers.record_no_answer(task.id, denied=kling_id if _is_task_not_found(error) else None)
 
     async def _poll_batch(self, tasks: Sequence[Task]) -> None:
-        begun = self._clock.now()
-        told: Mapping[str, KlingResponse] = {}
+        started_at = self._clock.now()
+        answers: Mapping[str, KlingResponse] = {}
         error: KlingError | None = None
         try:
-            told = await self._kling.query_batch(tasks[0].endpoint or "", [task.kling_id or "" for task in tasks])
+            answers = await self._kling.query_batch(tasks[0].endpoint or "", [task.kling_id or "" for task in tasks])
         except KlingError as exc:
             error = exc
         await self._observer.on_call(error, QUERY)
         if error is not None and error.retry is not RetryHint.NEVER:
-            await self._postpone(tasks, error, begun)
+            await self._postpone(tasks, error, started_at)
             return
         self._breaker.record_success()
-        if len(told) < len(tasks):
-            log.warning("poll.incomplete", told=len(told), of=len(tasks), reason="" if error is None else str(error))
-        taking = (self._apply_one(task, told.get(task.kling_id or "")) for task in tasks)
-        for task, ended in zip(tasks, await asyncio.gather(*taking, return_exceptions=True), strict=True):
-            if isinstance(ended, BaseException):
-                log.error("poll.failed", task=task.id, exc_info=ended)
+        if len(answers) < len(tasks):
+            reason = "" if error is None else str(error)
+            log.warning("poll.incomplete", answered=len(answers), of=len(tasks), reason=reason)
+        applying = (self._apply_one(task, answers.get(task.kling_id or "")) for task in tasks)
+        for task, result in zip(tasks, await asyncio.gather(*applying, return_exceptions=True), strict=True):
+            if isinstance(result, BaseException):
+                log.error("poll.failed", task=task.id, exc_info=result)
 
     async def _apply_one(self, task: Task, answer: KlingResponse | None) -> None:
-        """Take in what an answer about several says of one; whom it leaves out is asked about alone, from now on."""
+        """Apply the part of a batch answer about one task. An omitted task is polled alone from now on."""
         if answer is None or answer.report is None:
             _increment(self._unbatchable, task.id)
             del self._in_flight[task.id]
@@ -279,30 +281,30 @@ class Poller:
             await self._answers.apply_answer(task.id, answer.report, answer.body)
 
     async def _postpone(self, tasks: Sequence[Task], error: KlingError, started_at: datetime) -> None:
-        """Leave tasks for later that Kling could not answer about; others may be answered about all the same."""
+        """Postpone tasks that Kling could not answer about; other tasks may still be polled."""
         now = self._clock.now()
         log.warning("poll.failed", task=tasks[0].id, of=len(tasks), code=error.code, reason=error.message)
-        asked = error.retry_after if isinstance(error, KlingRefusal) else None
-        self._breaker.record_failure(error.message, started_at=started_at, now=now, retry_after=asked)
+        retry_after = error.retry_after if isinstance(error, KlingRefusal) else None
+        self._breaker.record_failure(error.message, started_at=started_at, now=now, retry_after=retry_after)
         for task in tasks:
-            times = self._failures.get(task.id, 0)
+            failures = self._failures.get(task.id, 0)
             if isinstance(error, ServerError | KlingUncertain) or error.retry is RetryHint.NEVER:
-                # it may be the task that Kling, or what stands before it, chokes on
+                # this task may be the one that Kling or a proxy fails on
                 _increment(self._failures, task.id)
-            await self._answers.postpone_poll(task.id, now + backoff(times, base=_SECOND, maximum=MAX_BACKOFF))
+            await self._answers.postpone_poll(task.id, now + backoff(failures, base=_SECOND, maximum=MAX_BACKOFF))
 
 
 def _increment(counts: OrderedDict[str, int], task_id: str) -> None:
-    """Count one more time for a task, and forget whom nothing was counted for the longest."""
+    """Increment the count of a task, and evict the task whose count is the oldest."""
     counts[task_id] = counts.pop(task_id, 0) + 1
     if len(counts) > _MAX_TRACKED_TASKS:
         counts.popitem(last=False)
 
 
 def _is_proxy_error(answer: KlingResponse) -> bool:
-    """Tell whether an error says nothing of the task: a page, or a 403, that some proxy or firewall put in between.
+    """Return whether an error is not about the task: an HTML page or a 403 from a proxy or firewall.
 
-    A gateway may say in JSON, without a code, that it knows no such task, or cannot be asked about any.
+    A gateway may answer in JSON, without a code, that the task does not exist or that it does not support queries.
     """
     error = answer.error
     if not isinstance(error, KlingRefusal) or error.kling_code not in (None, answer.status):
@@ -311,5 +313,5 @@ def _is_proxy_error(answer: KlingResponse) -> bool:
 
 
 def _is_task_not_found(error: KlingError | None) -> bool:
-    """Tell whether Kling itself denies the task: a bare 404 may be a gateway that cannot be asked about tasks."""
+    """Return whether Kling itself does not know the task: a bare 404 may be a gateway without queries."""
     return isinstance(error, UnknownResource) and error.kling_code is not None

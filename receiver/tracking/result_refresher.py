@@ -1,4 +1,4 @@
-"""Asks Kling for a task's result anew: its URLs are signed for a time, and their files may live on after that."""
+"""Queries Kling for fresh result URLs: their signatures expire, while the files may still exist."""
 
 from collections.abc import Mapping, Sequence
 from typing import Protocol
@@ -14,34 +14,34 @@ log = structlog.get_logger()
 
 
 class TaskQueryApi(Protocol):
-    """What is asked of Kling."""
+    """The part of Kling's API that queries tasks."""
 
     async def query(self, endpoint: str, task_id: str) -> KlingResponse:
-        """Ask about one task."""
+        """Query one task."""
         ...
 
 
 class ResultRefresher:
-    """Gives the result that Kling tells of today."""
+    """Returns the current result of a task, as Kling reports it now."""
 
     def __init__(self, kling: TaskQueryApi) -> None:
         self._kling = kling
 
     async def refresh(self, task: Task) -> Mapping[str, Sequence[Json]]:
-        """Give a task's result, kind by kind; nothing where Kling cannot be asked, or has none.
+        """Return a task's result by kind; empty if the task cannot be polled or has no result.
 
-        Raises NoAnswer when Kling could not say, and may yet.
+        Raises NoResponse if Kling did not answer and may answer later.
         """
-        asked_for = poll_id(task, ())
-        if task.endpoint is None or asked_for is None:
+        kling_id = poll_id(task, ())
+        if task.endpoint is None or kling_id is None:
             return {}
         try:
-            answer = await self._kling.query(task.endpoint, asked_for)
+            answer = await self._kling.query(task.endpoint, kling_id)
         except KlingError as exc:
             raise NoResponse(exc.message) from exc
-        error, reading = answer.error, answer.report
+        error, report = answer.error, answer.report
         if error is not None and error.retry is not RetryHint.NEVER:
             raise NoResponse(error.message) from error
-        is_there = error is None and reading is not None and reading.state is TaskState.SUCCEED
-        log.info("result.refreshed", task=task.id, found=is_there, reason="" if error is None else error.message)
-        return reading.result if is_there and reading is not None else {}
+        is_found = error is None and report is not None and report.state is TaskState.SUCCEED
+        log.info("result.refreshed", task=task.id, found=is_found, reason="" if error is None else error.message)
+        return report.result if is_found and report is not None else {}
