@@ -1,1 +1,1 @@
-"""Download results and keep them: the archive folder and its copy on S3."""
+"""Download results and keep them, in the archive folder and on S3."""

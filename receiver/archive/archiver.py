@@ -1,14 +1,14 @@
-"""Brings results home before the routes are told: Kling's URLs expire, files do not.
+"""Archive results before their events are delivered: Kling's URLs expire, archived files do not.
 
-An event whose results are wanted says so in the store, and its deliveries wait there. Each round tries what is
-missing of it; every file that comes home is written down at once, in one transaction with the event's new object, so
-that a crash costs no more than what was on its way. When all is there, or nothing more can come, or the routes have
-waited long enough, they are told, and what is still missing is tried for in the background.
+The store marks an event whose results must be archived, and its deliveries wait. Each round downloads the missing
+files. Every archived file is stored at once, in one transaction with the event's new envelope, so a crash loses only
+downloads in flight. Deliveries start when all files are archived, none can be, or the maximum wait is over. Files that
+are still missing are then retried in the background.
 
-With a storage each file is copied there from here, and counts as home when the storage has it.
+With an object store, each file is also copied there, and counts as archived once the copy exists.
 
-A URL that is refused is not given up before Kling was asked for a fresh one: what it carries is a signature, and
-that may end before its file does.
+If a URL is refused, Kling is asked for a fresh one before the file is given up: the signature in a URL may expire
+before the file does.
 """
 
 import asyncio
@@ -38,59 +38,59 @@ from receiver.store.interfaces import ArchiveStore, ArchiveUpdate
 log = structlog.get_logger()
 
 MAX_CONCURRENT = 4
-"""How many downloads go on at once, of all events together, and how many copies."""
+"""The most downloads at once, and the most copies at once, over all events."""
 
 _MAX_EVENTS = 256
-_KEY_PARTS = 3  # the last parts of a file's path: its task, its event, its own name
+_KEY_PARTS = 3  # the last parts of a file's path: task, event, file name
 _SET_BACK = timedelta(seconds=5)
 _RETRY_DELAY = timedelta(seconds=5)
 _FAULT_DELAY = timedelta(minutes=1)
 
 
 class Shelf(ArchiveStore, Protocol):
-    """What the archiver asks of the store."""
+    """The store as the archiver needs it."""
 
     async def task(self, ref: str) -> Task | None:
-        """Find a task."""
+        """Return a task, or None."""
         ...
 
 
 class ArchiveAlerts(Protocol):
-    """Puts alerts into words."""
+    """Makes the alerts about results."""
 
     def archive_alert(
         self, name: str, message: str, event: Event, task: Task | None, results: Sequence[Json]
     ) -> RoutedEvent:
-        """Tell how it stands with results that were to be brought home."""
+        """Return the alert about an event's results."""
         ...
 
 
 class UrlRefresher(Protocol):
-    """Asks for results anew, for their URLs."""
+    """Queries Kling for fresh URLs of results."""
 
     async def refresh(self, task: Task) -> Mapping[str, Sequence[Json]]:
-        """Give a task's result as it is told of today; nothing where nobody has it. Raises NoAnswer: later."""
+        """Return a task's current result; empty if Kling has none. Raises NoResponse: try again later."""
         ...
 
 
 class ObjectStore(Protocol):
-    """Keeps copies of files elsewhere."""
+    """Keeps copies of archived files."""
 
     async def put(self, file: Path, name: str, asset: Asset) -> str:
-        """Copy *file*, which *asset* tells of, to *name*; give its URL there. Raises NotKept."""
+        """Copy *file*, described by *asset*, to *name* and return its URL. Raises FileNotStored."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyTarget:
-    """Where results are copied to as well; with *alone* they do not stay on this machine then."""
+    """Where results are copied to. With ``remove_local`` the local file is removed after the copy."""
 
     storage: ObjectStore
     remove_local: bool = False
 
 
 class Archiver:
-    """Downloads results, a few at a time, and lets the routes be told."""
+    """Downloads the results of events, a few at a time, then lets their deliveries start."""
 
     def __init__(
         self,
@@ -120,7 +120,7 @@ class Archiver:
         self._seen_at: datetime | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Look after events as they come and as they fall due, until *stop*; a download under way is broken off."""
+        """Archive the results of due events until *stop*. Downloads in flight are then cancelled and resume later."""
         wake = self._notifiers.events.subscribe()
         try:
             while not stop.is_set():
@@ -135,12 +135,14 @@ class Archiver:
             await asyncio.gather(*visits, return_exceptions=True)
 
     async def _start_due_jobs(self, wake: asyncio.Event) -> datetime | None:
-        """Begin with every event that is due, as far as there is room; tell when the next is."""
+        """Start a job for every due event, up to the limit. Return when the next event is due, or None."""
         now = self._clock.now()
         try:
             await self._make_due_after_restart(now)
-            room = _MAX_EVENTS - len(self._jobs)
-            for event in await self._store.due_events(now=now, exclude=[*self._jobs], limit=room) if room else ():
+            capacity = _MAX_EVENTS - len(self._jobs)
+            for event in (
+                await self._store.due_events(now=now, exclude=[*self._jobs], limit=capacity) if capacity else ()
+            ):
                 self._start_job(event, wake)
             if len(self._jobs) >= _MAX_EVENTS:
                 return None
@@ -150,7 +152,7 @@ class Archiver:
             return now + _RETRY_DELAY
 
     async def _make_due_after_restart(self, now: datetime) -> None:
-        """Let nothing wait for a former process, nor for a moment planned by a clock that was set back since."""
+        """Make all events due after a restart, and after the clock was set back."""
         if self._seen_at is None or now < self._seen_at - _SET_BACK:
             await self._store.make_all_due(now=now)
         self._seen_at = now
@@ -166,7 +168,7 @@ class Archiver:
         visit.add_done_callback(done)
 
     async def _process(self, event: Event) -> None:
-        """Look after one event; whatever goes wrong, it is looked after again, and not at once."""
+        """Archive one event. After an error, wait so that the retry is not immediate."""
         try:
             await self._archive(event)
         except StoreUnavailable as exc:
@@ -177,46 +179,46 @@ class Archiver:
             await self._clock.wait(asyncio.Event(), until=self._clock.now() + _FAULT_DELAY)
 
     async def _archive(self, event: Event) -> None:
-        """Try what is missing of an event, and decide what follows."""
+        """Download the missing results of an event, and act on the decision."""
         if event.archiving is None:
             return
-        errand = ArchiveJob.from_event(event, self._folder)
-        missing = await self._fetch_all(errand, errand.missing(require_copy=self._copy_target is not None))
+        job = ArchiveJob.from_event(event, self._folder)
+        missing = await self._fetch_all(job, job.missing(require_copy=self._copy_target is not None))
         if self._age(event) >= REFUSAL_GRACE:
-            missing = await self._retry_with_fresh_urls(errand, missing)
-        await self._conclude(errand, decide(event.archiving, missing, age=self._age(event), rng=self._rng), missing)
+            missing = await self._retry_with_fresh_urls(job, missing)
+        await self._conclude(job, decide(event.archiving, missing, age=self._age(event), rng=self._rng), missing)
 
     def _age(self, event: Event) -> timedelta:
-        """Tell how old an event is; one that lies ahead, for the clock was set back since, counts as old as that is."""
+        """Return an event's age. A creation time in the future (the clock was set back) counts by its distance."""
         return abs(self._clock.now() - event.created_at)
 
     async def _fetch_all(self, job: ArchiveJob, results: Sequence[ResultFile]) -> Sequence[MissingResult]:
-        """Try results, and give those that are missing all the same."""
-        tries = (self._fetch_one(job, result) for result in results)
-        tried = await asyncio.gather(*tries, return_exceptions=True)  # none is left behind when another one breaks
-        for fault in tried:
-            if isinstance(fault, BaseException):
-                raise fault
-        return [result for result in tried if isinstance(result, MissingResult)]
+        """Download results and return those still missing."""
+        downloads = (self._fetch_one(job, result) for result in results)
+        outcomes = await asyncio.gather(*downloads, return_exceptions=True)  # one's error must not leave others running
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [outcome for outcome in outcomes if isinstance(outcome, MissingResult)]
 
     async def _retry_with_fresh_urls(
         self, job: ArchiveJob, missing: Sequence[MissingResult]
     ) -> Sequence[MissingResult]:
-        """Try what was refused by the URLs that Kling tells of today; while it cannot say, nothing of that is lost."""
+        """Retry refused downloads with fresh URLs. If Kling does not answer, no refusal counts as permanent yet."""
         refused = {result.number for result in missing if result.url_refused}
         try:
             fresh = await self._refreshed_urls(job) if refused else {}
         except NoResponse as exc:
             log.warning("urls.not_refreshed", event_id=job.event.id, task=job.event.task_id, reason=exc.message)
             return [replace(result, is_permanent=result.is_permanent and not result.url_refused) for result in missing]
-        again = [
+        retries = [
             ResultFile(number=number, url=url, fetch_url=fresh[url])
             for number, url in enumerate(job.urls)
             if number in refused and fresh.get(url, url) != url
         ]
-        numbers = {result.number for result in again}
+        numbers = {result.number for result in retries}
         others = [result for result in missing if result.number not in numbers]
-        return sorted([*others, *await self._fetch_all(job, again)], key=lambda result: result.number)
+        return sorted([*others, *await self._fetch_all(job, retries)], key=lambda result: result.number)
 
     async def _refreshed_urls(self, job: ArchiveJob) -> Mapping[str, str]:
         task_id = job.event.task_id
@@ -225,26 +227,26 @@ class Archiver:
         return match_refreshed_urls(job.result, result)
 
     async def _fetch_one(self, job: ArchiveJob, result: ResultFile) -> MissingResult | None:
-        """Bring one result home and write it down, or say why it is missing."""
+        """Archive one result and store it. Return the missing result with its reason if that fails."""
         async with self._download_limiter.slot(job.event.id):
             began = time.perf_counter()
-            brought = await self._fetcher.fetch(job.folder, result)
-        if isinstance(brought, Asset) and self._copy_target is not None:
-            brought = await self._copy(job, brought, self._copy_target)
+            fetched = await self._fetcher.fetch(job.folder, result)
+        if isinstance(fetched, Asset) and self._copy_target is not None:
+            fetched = await self._copy(job, fetched, self._copy_target)
         seconds = round(time.perf_counter() - began, 3)
-        about = {"event_id": job.event.id, "task": job.event.task_id, "number": result.number, "seconds": seconds}
-        if isinstance(brought, MissingResult):
-            log.warning("asset.failed", **about, reason=brought.reason, is_dead=brought.is_permanent)
-            return brought
-        await self._save(job, brought)
-        what = {"bytes": brought.size, "content_type": brought.content_type, "storage": brought.storage}
-        log.info("asset.archived", **about, **what)
+        fields = {"event_id": job.event.id, "task": job.event.task_id, "number": result.number, "seconds": seconds}
+        if isinstance(fetched, MissingResult):
+            log.warning("asset.failed", **fields, reason=fetched.reason, is_permanent=fetched.is_permanent)
+            return fetched
+        await self._save(job, fetched)
+        details = {"bytes": fetched.size, "content_type": fetched.content_type, "storage": fetched.storage}
+        log.info("asset.archived", **fields, **details)
         return None
 
     async def _copy(self, job: ArchiveJob, asset: Asset, target: CopyTarget) -> Asset | MissingResult:
-        """Copy what is here to the storage, in a turn of its own: what hangs must not keep others from coming here."""
+        """Copy a file to the object store, under its own limit: a slow copy must not block downloads."""
         if not target.remove_local and asset.number not in job.assets:
-            await self._save(job, asset)  # should the copy take too long, routes are told of the file
+            await self._save(job, asset)  # if the copy takes too long, the event is delivered with the local file
         file = Path(str(asset.path))
         try:
             async with self._copy_limiter.slot(job.event.id):
@@ -254,7 +256,7 @@ class Archiver:
         return replace(asset, storage=storage, path=None if target.remove_local else asset.path)
 
     async def _save(self, job: ArchiveJob, asset: Asset) -> None:
-        """Keep what is home by now, whatever may become of the rest: after a crash the event is due at once."""
+        """Store an archived file at once. After a crash the event is due immediately and continues from there."""
         event = job.event
         async with job.save_lock:
             job.assets[asset.number] = asset
@@ -271,7 +273,7 @@ class Archiver:
     async def _conclude(self, job: ArchiveJob, decision: ArchiveDecision, missing: Sequence[MissingResult]) -> None:
         event, now = job.event, self._clock.now()
         await self._clean_up(job, missing if decision.archiving is None else ())
-        ours = await self._store.save(
+        recorded = await self._store.save(
             ArchiveUpdate(
                 event_id=event.id,
                 envelope=job.envelope(),
@@ -285,10 +287,10 @@ class Archiver:
             "event.archived" if decision.archiving is None else "event.archive_delayed",
             event_id=event.id,
             task=event.task_id,
-            home=len(job.assets),
+            archived=len(job.assets),
             missing=len(missing),
             wait_s=None if decision.wait is None else round(decision.wait.total_seconds()),
-            recorded=ours,
+            recorded=recorded,
         )
         if decision.deliver or decision.alert is not None:
             self._notifiers.deliveries.notify()
@@ -304,17 +306,17 @@ class Archiver:
             return ()
         event = job.event
         task = None if event.task_id is None else await self._store.task(event.task_id)
-        goes_on = decision.archiving is not None
-        told: list[Json] = [
-            {"number": result.number, "url": result.url, "reason": result.reason, "still_tried": goes_on}
+        still_tried = decision.archiving is not None
+        results: list[Json] = [
+            {"number": result.number, "url": result.url, "reason": result.reason, "still_tried": still_tried}
             | ({} if result.path is None else {"path": result.path})
             for result in missing
         ]
-        message = alert_text(decision.alert, missing, total=len(job.urls), still_tried=goes_on)
-        return [self._alert_factory.archive_alert(decision.alert.value, message, event, task, told)]
+        message = alert_text(decision.alert, missing, total=len(job.urls), still_tried=still_tried)
+        return [self._alert_factory.archive_alert(decision.alert.value, message, event, task, results)]
 
     async def _clean_up(self, job: ArchiveJob, missing: Sequence[MissingResult]) -> None:
-        """Leave nothing of what did not come whole, nor of what has left for the storage."""
+        """Remove partial files, and local files that were copied to the object store."""
         try:
             for result in missing:
                 await PartialFile(job.folder, result.number).discard()
@@ -327,6 +329,6 @@ class Archiver:
 
 
 async def abandon(store: ArchiveStore, *, clock: Clock) -> None:
-    """Where results are not to be brought home any more, tell the routes that still waited for some."""
+    """Start the deliveries that still wait for results, after the archive was turned off."""
     if count := await store.abandon_all(now=clock.now()):
         log.warning("archive.abandoned", events=count)

@@ -1,4 +1,4 @@
-"""Who may download now: a few at once, and no event more than its share while others wait."""
+"""Limits downloads at once, shared fairly between events."""
 
 import asyncio
 from collections import Counter
@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 
 class FairLimiter:
-    """So many places for all. A free one goes to whoever has the fewest, and of those to whose turn is longest ago."""
+    """A fair semaphore. A free slot goes to the owner with the fewest slots; ties go to the least recently served."""
 
     def __init__(self, capacity: int) -> None:
         self._free = capacity
@@ -18,16 +18,16 @@ class FairLimiter:
 
     @asynccontextmanager
     async def slot(self, owner: str) -> AsyncIterator[None]:
-        """Have a place, for as long as the block lasts."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((owner, turn))
+        """Hold a slot while the block runs."""
+        granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((owner, granted))
         self._grant()
         try:
-            await turn
+            await granted
             yield
         finally:
-            if (owner, turn) in self._waiting:
-                self._waiting.remove((owner, turn))
+            if (owner, granted) in self._waiting:
+                self._waiting.remove((owner, granted))
             else:
                 self._free += 1
                 self._in_use[owner] -= 1
@@ -35,16 +35,16 @@ class FairLimiter:
             self._grant()
 
     def _grant(self) -> None:
-        while self._free and (waiting := [one for one in self._waiting if not one[1].done()]):
-            owner, turn = next_one = min(
-                waiting, key=lambda one: (self._in_use[one[0]], self._last_grant.get(one[0], 0))
+        while self._free and (waiting := [waiter for waiter in self._waiting if not waiter[1].done()]):
+            owner, granted = chosen = min(
+                waiting, key=lambda waiter: (self._in_use[waiter[0]], self._last_grant.get(waiter[0], 0))
             )
-            self._waiting.remove(next_one)
+            self._waiting.remove(chosen)
             self._free -= 1
             self._grants += 1
             self._in_use[owner] += 1
             self._last_grant[owner] = self._grants
-            turn.set_result(None)
+            granted.set_result(None)
 
     def _forget(self, owner: str) -> None:
         if not self._in_use[owner] and all(other != owner for other, _ in self._waiting):

@@ -1,4 +1,4 @@
-"""Brings one result to its place in a folder, or says why it did not come."""
+"""Download one result into its folder, or return why it is missing."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ _RETRYABLE = frozenset({408, 416, 425, 429})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadLimits:
-    """What one download may take: bytes, time all in all, and how little may come of it."""
+    """Limits of one download: size, total time and minimum rate."""
 
     max_bytes: int = MAX_FILE_BYTES
     time_limit: timedelta = timedelta(minutes=30)
@@ -29,7 +29,7 @@ class DownloadLimits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResultFile:
-    """One result of an event: its place among them, the URL it is known by, and the one it is to be had at."""
+    """One result of an event: its number, its URL in the event, and the URL to download it from."""
 
     number: int
     url: str
@@ -37,7 +37,7 @@ class ResultFile:
 
 
 class Fetcher:
-    """Downloads one file at a time, to go on with what is there of it."""
+    """Downloads a file, resuming from its partial file."""
 
     def __init__(
         self,
@@ -51,46 +51,46 @@ class Fetcher:
         self._free_space = free_space
 
     async def fetch(self, folder: Path, result: ResultFile) -> Asset | MissingResult:
-        """Bring a result to *folder*, under a name of ours, or say why it is missing."""
-        berth = PartialFile(folder, result.number, free_space=self._free_space)
+        """Download a result into *folder*. Return the asset, or the missing result with its reason."""
+        partial = PartialFile(folder, result.number, free_space=self._free_space)
         try:
-            return await self._download(berth, result)
+            return await self._download(partial, result)
         except (RequestNotSent, NoResponse, FileNotStored) as exc:
             return _missing(result, str(exc))
         except AddressBlocked as exc:
             return _missing(result, str(exc), is_permanent=True)
         finally:
-            berth.close()
+            partial.close()
 
     async def _download(self, partial: PartialFile, result: ResultFile) -> Asset | MissingResult:
-        whole = await partial.open()
-        if whole is not None:
-            return await partial.describe(whole, result.url)
-        bounds = self._limits
+        complete = await partial.open()
+        if complete is not None:
+            return await partial.describe(complete, result.url)
+        limits = self._limits
         try:
-            ending = await download(
+            outcome = await download(
                 self._http_client,
                 result.fetch_url,
                 target=partial,
-                time_limit=bounds.time_limit,
-                max_bytes=bounds.max_bytes,
-                minimum_rate=bounds.minimum_rate,
+                time_limit=limits.time_limit,
+                max_bytes=limits.max_bytes,
+                minimum_rate=limits.minimum_rate,
             )
         except (RequestNotSent, NoResponse):
             await partial.sync()
             raise
-        match ending:
+        match outcome:
             case Completed():
                 return await partial.finish(result.url)
             case ErrorStatus(peer=peer, status=status):
                 if status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:
-                    await partial.discard()  # it is a part of something else
-                is_refused = status // 100 == 4 and status not in _RETRYABLE  # noqa: PLR2004  # 4xx is a client's fault
+                    await partial.discard()  # the partial file belongs to another file
+                is_refused = status // 100 == 4 and status not in _RETRYABLE  # noqa: PLR2004  # 4xx: a client error
                 return _missing(result, f"{peer} answered {status}.", is_permanent=is_refused, url_refused=is_refused)
             case TooLarge(peer=peer):
                 await partial.discard()
                 return _missing(
-                    result, f"{peer} has a file of more than {bounds.max_bytes} bytes there.", is_permanent=True
+                    result, f"The file at {peer} is larger than {limits.max_bytes} bytes.", is_permanent=True
                 )
 
 

@@ -1,4 +1,4 @@
-"""One event whose results are on their way home: what of it is there, and what is still to come."""
+"""One event whose results are being archived: which files are archived, and which are missing."""
 
 import asyncio
 import json
@@ -15,7 +15,7 @@ from receiver.events.payload import result_urls, with_assets
 
 @dataclass(slots=True, kw_only=True)
 class ArchiveJob:
-    """One event under way: what of it is home. ``event`` is as it stands in the store."""
+    """One event being archived, with its archived files so far. ``event`` is the stored one."""
 
     event: Event
     folder: Path
@@ -26,10 +26,10 @@ class ArchiveJob:
 
     @classmethod
     def from_event(cls, event: Event, folder: Path) -> Self:
-        """Read from an event what is to be brought home, and what is home already."""
+        """Read from an event which results it has and which are archived already."""
         data = json.loads(event.envelope)["data"]
         urls = result_urls(data["result"])
-        home = [
+        archived = [
             _asset_from_json(urls.index(asset["url"]), asset)
             for asset in data.get("assets", ())
             if asset["url"] in urls
@@ -39,27 +39,27 @@ class ArchiveJob:
             folder=folder / str(event.task_id) / event.id,
             result=data["result"],
             urls=urls,
-            assets={asset.number: asset for asset in home},
+            assets={asset.number: asset for asset in archived},
         )
 
     def missing(self, *, require_copy: bool) -> Sequence[ResultFile]:
-        """Give each result that is not home; with *copied* that is one with no copy in the storage."""
-        home = {number for number, asset in self.assets.items() if asset.storage is not None or not require_copy}
+        """Return each result that is not archived. With *require_copy* it must also have a copy in the object store."""
+        archived = {number for number, asset in self.assets.items() if asset.storage is not None or not require_copy}
         return [
             ResultFile(number=number, url=url, fetch_url=url)
             for number, url in enumerate(self.urls)
-            if number not in home
+            if number not in archived
         ]
 
     def envelope(self) -> bytes:
-        """Give the event's object with all that is home by now."""
+        """Return the event's envelope with all files archived so far."""
         if not self.assets:
             return self.event.envelope
         return with_assets(self.event.envelope, [self.assets[number] for number in sorted(self.assets)])
 
 
 def _asset_from_json(number: int, asset: Json) -> Asset:
-    """Read a file back from the event that tells of it."""
+    """Read an asset from the event's JSON."""
     return Asset(
         number=number,
         url=asset["url"],
@@ -72,18 +72,18 @@ def _asset_from_json(number: int, asset: Json) -> Asset:
 
 
 def alert_text(alert: ArchiveAlert, missing: Sequence[MissingResult], *, total: int, still_tried: bool) -> str:
-    """Say for people how it stands with results; *of* is how many the event has."""
+    """Return an alert's message. *total* is the number of results of the event."""
     what = f"{len(missing)} of {total} results"
-    are_here = all(result.path for result in missing)
-    place = "to the storage" if are_here else "home"
+    are_local = all(result.path for result in missing)
+    done = "copied to the object store" if are_local else "archived"
     match alert:
         case ArchiveAlert.LOST if still_tried:
-            return f"Routes are told without {what}, which did not come {place} in time and are still tried for."
+            return f"{what} were not {done} in time. Events are delivered without them; they are still retried."
         case ArchiveAlert.LOST:
-            return f"{what} cannot be brought {place} and are not tried for any more."
-        case ArchiveAlert.EXPIRING if are_here:
-            return f"{what} have not come to the storage for long; they are on this machine until they do."
+            return f"{what} cannot be {done} and are no longer retried."
+        case ArchiveAlert.EXPIRING if are_local:
+            return f"{what} have not been copied to the object store for a long time; they stay on this machine."
         case ArchiveAlert.EXPIRING:
-            return f"{what} have not come home for long, and their URLs may expire: fetch them by hand."
+            return f"{what} have not been archived for a long time and their URLs may expire: download them by hand."
         case ArchiveAlert.RECOVERED:
-            return "All results came home after routes were told without some; replay the event where they are wanted."
+            return "All results are now archived, but the event was delivered without some. Replay it if needed."

@@ -1,8 +1,7 @@
-"""Where one result lies: beside its name while it comes, under it only when it is whole and on the disk.
+"""A result's file on disk: a partial file while it downloads, renamed once it is complete and fsynced.
 
-``0.png.part`` grows as the bytes come; ``.0.part`` notes how much of it is sure to outlast a power cut and what it is
-a part of, so that it can be taken up again. Names are made of our own ids and a short list of endings, never of
-anything a stranger wrote.
+``0.png.part`` holds the bytes so far. ``.0.part`` records how many of them are fsynced and which file they belong to,
+so that the download can resume. File names use our own IDs and a fixed list of extensions, never untrusted input.
 """
 
 import asyncio
@@ -23,7 +22,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 MIN_FREE_BYTES = 256 * 1024 * 1024
-"""How much of the disk is left to others, the store before all."""
+"""Free disk space reserved for others, above all the store."""
 
 UNKNOWN_TYPE = "application/octet-stream"
 
@@ -51,13 +50,13 @@ _TYPE_ALIASES: Mapping[str, str] = {
 _WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
 _TYPES_BY_EXTENSION: Mapping[str, str] = {ending: type_ for type_, ending in _EXTENSIONS.items()}
 
-_BLOCK = 1024 * 1024  # written at once, in a thread
+_BLOCK = 1024 * 1024  # written at a time, in a thread
 _SYNC_EVERY = 16 * _BLOCK
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartMetadata:
-    """What is known of a part: how much of it is on the disk for sure, and what it is a part of."""
+    """The metadata of a partial file: how many bytes are fsynced, and which file they belong to."""
 
     name: str
     size: int
@@ -66,13 +65,13 @@ class PartMetadata:
 
 
 def free_bytes(folder: Path) -> int:
-    """Tell how much room the disk under *folder* has for us."""
+    """Return the free bytes on the disk of *folder*."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
 
 
 class PartialFile:
-    """The place of one result in its event's folder."""
+    """The file of one result, in its event's folder."""
 
     def __init__(self, folder: Path, number: int, *, free_space: Callable[[Path], int] = free_bytes) -> None:
         self._folder = folder
@@ -86,70 +85,70 @@ class PartialFile:
         self._size = 0
         self._synced = 0
 
-    # What a download asks of it.
+    # For the download.
 
     @property
     def offset(self) -> int:
-        """How much of the file is there already."""
+        """How many bytes of the file exist already."""
         return self._size
 
     @property
     def validator(self) -> str | None:
-        """What the part was told from other files by."""
+        """The validator (ETag or date) of the file that the part belongs to."""
         return None if self._metadata is None else self._metadata.validator
 
     async def start(self, info: ContentInfo) -> None:
-        """Open the part to go on with it, or a new one."""
+        """Open the partial file to resume it, or a new one."""
         if info.content_type in _WEB_PAGES:
-            raise FileNotStored("A web page came instead of a file.")
+            raise FileNotStored("The server sent a web page instead of a file.")
         self.close()
         await _in_thread(self._start, info)
 
     async def write(self, chunk: bytes) -> None:
-        """Take what follows; it goes to the disk a block at a time."""
+        """Append *chunk*; it is written one block at a time."""
         self._buffer += chunk
         self._size += len(chunk)
         if len(self._buffer) >= _BLOCK:
             await _in_thread(self._write)
 
-    # What the archiver asks of it.
+    # For the archiver.
 
     async def open(self) -> Path | None:
-        """Make the folder and see what is there of the file: give it if it is whole, else take up the part."""
+        """Create the folder. Return the file if it is complete; otherwise load the partial file and return None."""
         return await _in_thread(self._open)
 
     async def sync(self) -> None:
-        """After a download that broke off: make what came of it outlast everything."""
+        """Fsync the partial file after an interrupted download, and close it."""
         if self._file is not None:
             await _in_thread(self._sync)
             self.close()
 
     def close(self) -> None:
-        """Let go of the part as it is; what is not on the disk for sure does not count."""
+        """Close the partial file as it is. Bytes that are not fsynced do not count."""
         if self._file is not None:
             self._file.close()
             self._file = None
         self._buffer.clear()
 
     async def discard(self) -> None:
-        """Throw away what there is of the file."""
+        """Delete the partial file."""
         self.close()
         await _in_thread(self._discard)
 
     async def remove(self) -> None:
-        """Throw away the file itself as well: it is kept elsewhere."""
+        """Delete the partial file and the complete file: it is kept elsewhere."""
         await self.discard()
         await _in_thread(self._remove)
 
     async def finish(self, url: str) -> Asset:
-        """Give the whole file its name, and tell all there is to know about it."""
+        """Rename the complete file and return its asset."""
         return await _in_thread(self._finish, url)
 
     async def describe(self, path: Path, url: str) -> Asset:
-        """Tell all there is to know about a file that was there, whole, before anybody wrote down that it is."""
+        """Return the asset of a file that was complete before it was recorded in the store."""
         return await _in_thread(_asset, self._number, url, path, _TYPES_BY_EXTENSION[path.suffix[1:]])
 
-    # On the disk; each in a thread.
+    # Blocking disk I/O; each runs in a thread.
 
     def _open(self) -> Path | None:
         try:
@@ -164,23 +163,23 @@ class PartialFile:
 
     def _load_part(self) -> None:
         try:
-            notes = PartMetadata(**json.loads(self._metadata_path.read_text(encoding="utf-8")))
-            size = (self._folder / notes.name).stat().st_size
+            metadata = PartMetadata(**json.loads(self._metadata_path.read_text(encoding="utf-8")))
+            size = (self._folder / metadata.name).stat().st_size
         except (FileNotFoundError, ValueError, TypeError):
             return
-        if notes.name in self._parts() and size >= notes.size:
-            self._metadata, self._size = notes, notes.size
+        if metadata.name in self._parts() and size >= metadata.size:
+            self._metadata, self._size = metadata, metadata.size
 
     def _start(self, info: ContentInfo) -> None:
         try:
-            notes = self._metadata if info.offset else None
-            if notes is None:
-                self._discard()  # what is worth nothing must not take the room of what comes
+            metadata = self._metadata if info.offset else None
+            if metadata is None:
+                self._discard()  # a useless partial file must not take the space of the new one
             self._check_free_space(0 if info.size is None else info.size - info.offset)
-            if notes is None:
+            if metadata is None:
                 self._create_part(info)
             else:
-                self._reopen_part(notes, info)
+                self._reopen_part(metadata, info)
         except OSError as exc:
             raise _translate_error(exc) from exc
 
@@ -209,7 +208,7 @@ class PartialFile:
             raise _translate_error(exc) from exc
 
     def _sync(self) -> None:
-        """See to it that what has come is on the disk, and only then note that it is."""
+        """Fsync the bytes first, then record how many."""
         if self._file is None or self._metadata is None:
             return
         try:
@@ -218,13 +217,13 @@ class PartialFile:
             self._file.flush()
             os.fsync(self._file.fileno())
             self._synced = self._file.tell()
-            notes = PartMetadata(**asdict(self._metadata) | {"size": self._synced})
+            metadata = PartMetadata(**asdict(self._metadata) | {"size": self._synced})
             draft = self._folder / self._draft_name
-            draft.write_text(json.dumps(asdict(notes)), encoding="utf-8")
+            draft.write_text(json.dumps(asdict(metadata)), encoding="utf-8")
             draft.rename(self._metadata_path)
         except OSError as exc:
             raise _translate_error(exc) from exc
-        self._metadata, self._size = notes, self._synced
+        self._metadata, self._size = metadata, self._synced
 
     def _finish(self, url: str) -> Asset:
         try:
@@ -237,7 +236,7 @@ class PartialFile:
             raise FileNotStored("The file is empty.")
         part = self._folder / self._metadata.name
         if self._file is None:
-            self._file = part.open("r+b")  # it was whole before this download began
+            self._file = part.open("r+b")  # complete before this download began
         self._file.write(self._buffer)
         self._buffer.clear()
         self._file.flush()
@@ -273,19 +272,21 @@ class PartialFile:
 
     def _check_free_space(self, needed: int) -> None:
         if self._free_space(self._folder) < needed + MIN_FREE_BYTES:
-            raise FileNotStored("The disk is almost full.", remedy="Make room under [archive] dir: it is tried again.")
+            raise FileNotStored(
+                "The disk is almost full.", remedy="Free space under [archive] dir; the download is retried."
+            )
 
 
 async def _in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Do *work* in a thread and wait for its end, also when cancelled: two threads must not be at one file."""
-    doing = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
+    """Run *work* in a thread. If cancelled, wait until it ends: two threads must never use one file."""
+    future = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
     try:
-        return await asyncio.shield(doing)
+        return await asyncio.shield(future)
     except asyncio.CancelledError:
-        while not doing.done():
+        while not future.done():
             with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([doing])
-        doing.exception()  # is nobody's any more
+                await asyncio.wait([future])
+        future.exception()  # marks it as retrieved
         raise
 
 
@@ -303,7 +304,7 @@ def _normalize_type(content_type: str) -> str:
 
 
 def _sniff_type(file: Path) -> str:
-    """Tell a file by how it begins, where the server did not say what it is."""
+    """Return the content type by the first bytes of the file, if the server sent no known type."""
     with file.open("rb") as content:
         head = content.read(12)
     for start, content_type in (
@@ -320,14 +321,14 @@ def _sniff_type(file: Path) -> str:
 
 
 def remove_empty_folder(folder: Path) -> None:
-    """Take an event's folder away again, and its task's, if nothing came to lie in them."""
+    """Remove the folders of an event and its task if they are empty."""
     with contextlib.suppress(OSError):
         folder.rmdir()
         folder.parent.rmdir()
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder that outlasts a power cut: a name is sure only once the folder it stands in is on the disk."""
+    """Create a folder durably: its name survives a power cut only after its parent is fsynced."""
     if folder.is_dir():
         return
     make_folder(folder.parent)
@@ -336,7 +337,7 @@ def make_folder(folder: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Wait until the names in a folder are on the disk."""
+    """Fsync a folder, so that its file names are durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)
@@ -345,6 +346,4 @@ def sync_folder(folder: Path) -> None:
 
 
 def _translate_error(exc: OSError) -> FileNotStored:
-    return FileNotStored(
-        f"The file could not be put on the disk: {exc.strerror or exc}.", remedy="See to [archive] dir."
-    )
+    return FileNotStored(f"The file could not be written: {exc.strerror or exc}.", remedy="Check [archive] dir.")

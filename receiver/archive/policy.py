@@ -1,4 +1,4 @@
-"""What follows from a round of downloads for an event: tell its routes, try again, or give up. Pure."""
+"""Decide what follows a round of downloads: deliver the event, retry, or give up. Pure."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,31 +10,32 @@ from receiver.domain.model import ArchiveState
 from receiver.events.factory import MAX_ARCHIVE_WAIT
 
 REFUSAL_GRACE = timedelta(seconds=30)
-"""How long a URL is tried although it is refused: what was made a moment ago may not be everywhere yet."""
+"""How long a refused URL is retried: a new file may not have reached every server of the CDN yet."""
 
 WARN_AFTER = timedelta(hours=12)
-"""After so long without a file an alert says that it may be lost: some URLs live for no more than a day."""
+"""An alert warns if a file is missing for this long: some URLs expire after one day."""
 
 GIVE_UP_AFTER = timedelta(days=30)
-"""How long URLs live at the longest."""
+"""The longest lifetime of a URL."""
 
 _MIN_WAIT, _MAX_WAIT = timedelta(seconds=2), timedelta(minutes=30)
 _JITTER = 0.2
 
 
 class ArchiveAlert(StrEnum):
-    """What is said about results."""
+    """Alerts about results."""
 
-    LOST = "asset_lost"  # routes are told without them
+    LOST = "asset_lost"  # delivered without them
     EXPIRING = "asset_expiring"
-    RECOVERED = "asset_recovered"  # they came home after routes were told without them
+    RECOVERED = "asset_recovered"  # archived after the event was delivered without them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MissingResult:
-    """A result that did not come home this time; ``is_dead`` when trying again would be of no use.
+    """A result that was not archived in this round.
 
-    ``is_refused`` says that it was for its URL: there may be a fresh one. ``path`` is where the file lies all the same.
+    ``is_permanent``: a retry cannot succeed. ``url_refused``: a fresh URL may help. ``path``: the local file,
+    if only the copy failed.
     """
 
     number: int
@@ -47,9 +48,9 @@ class MissingResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArchiveDecision:
-    """What follows: ``archiving`` None ends it, else the event is looked after again after ``wait``.
+    """What follows: ``archiving`` None ends the job, otherwise the next round starts after ``wait``.
 
-    ``deliver`` lets the routes be told now.
+    ``deliver`` starts the event's deliveries now.
     """
 
     archiving: ArchiveState | None
@@ -59,7 +60,7 @@ class ArchiveDecision:
 
 
 def decide(state: ArchiveState, missing: Sequence[MissingResult], *, age: timedelta, rng: Random) -> ArchiveDecision:
-    """Decide how it goes on with an event of that *age*, counted from when it happened."""
+    """Decide what follows for an event of this *age*, counted from its creation."""
     if not missing:
         is_late = state is not ArchiveState.PENDING
         return ArchiveDecision(archiving=None, deliver=True, alert=ArchiveAlert.RECOVERED if is_late else None)
@@ -77,7 +78,7 @@ def decide(state: ArchiveState, missing: Sequence[MissingResult], *, age: timede
 
 
 def _wait(age: timedelta, rng: Random) -> timedelta:
-    """Wait half as long again as it has taken so far, but not past a moment at which there is something to decide."""
+    """Return half of *age* within bounds, but never past the next age at which the decision changes."""
     wait = min(max(age / 2, _MIN_WAIT), _MAX_WAIT) * (1 + rng.uniform(-_JITTER, _JITTER))
     ahead = [moment - age for moment in (REFUSAL_GRACE, MAX_ARCHIVE_WAIT, WARN_AFTER, GIVE_UP_AFTER) if moment > age]
     return min(wait, *ahead) if ahead else wait

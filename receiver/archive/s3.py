@@ -1,8 +1,7 @@
-"""Copies results to a store that speaks S3, and takes nobody's word for it that they arrived: each part is sent with
-its digests, which the store compares before it keeps it.
+"""Copy results to an S3-compatible object store. Each part is sent with digests that the server verifies.
 
-The one place that knows the S3 client, which is an extra. The client dials through the guard, reads no files and no
-variables of the AWS tools, and takes no proxy from the environment.
+Only this module knows the S3 client, which is an optional extra. The client connects through the address guard. It
+reads no AWS configuration files or variables, and no proxy from the environment.
 """
 
 import asyncio
@@ -25,17 +24,17 @@ from receiver.net.http_client import AddressGuard
 from receiver.settings.storage import StorageSettings
 
 PART_SIZE = 8 * 1024 * 1024
-"""What is sent at once; a larger file goes in parts."""
+"""The size of one part; larger files are sent in parts."""
 
 PART_TIMEOUT = timedelta(minutes=2)
-"""How long one part may take."""
+"""The time limit for one part."""
 
 _CONNECT_SECONDS, _READ_SECONDS = 10, 60
-_MAX_ATTEMPTS = 2  # of one part, one soon after the other; the archiver comes again after longer waits
+_MAX_ATTEMPTS = 2  # per part, in quick succession; the archiver retries later with longer waits
 _ABORT_SECONDS = 5
-_CHECK_KEYS = "Check [archive.storage] access_key and secret_key, and that they may write there."
+_CHECK_KEYS = "Check [archive.storage] access_key and secret_key, and their write permission."
 _REMEDIES = {
-    "NoSuchBucket": "Make the bucket, or correct [archive.storage] url.",
+    "NoSuchBucket": "Create the bucket, or correct [archive.storage] url.",
     "InvalidAccessKeyId": _CHECK_KEYS,
     "SignatureDoesNotMatch": _CHECK_KEYS,
     "AccessDenied": _CHECK_KEYS,
@@ -47,7 +46,7 @@ _REMEDIES = {
 
 @contextlib.asynccontextmanager
 async def open_s3(settings: StorageSettings, *, guard: AddressGuard) -> AsyncIterator["S3Storage"]:
-    """Have the store at hand. Nothing is sent before the first file."""
+    """Open the object store. Nothing is sent before the first file."""
     from aiobotocore.config import AioConfig  # noqa: PLC0415 -- an extra, and slow to load
     from aiobotocore.session import AioSession  # noqa: PLC0415 -- as above
     from botocore.handlers import add_expect_header  # noqa: PLC0415 -- as above
@@ -68,20 +67,20 @@ async def open_s3(settings: StorageSettings, *, guard: AddressGuard) -> AsyncIte
             connect_timeout=_CONNECT_SECONDS,
             read_timeout=_READ_SECONDS,
             retries={"mode": "standard", "total_max_attempts": _MAX_ATTEMPTS},
-            request_checksum_calculation="when_required",  # the digests are ours
+            request_checksum_calculation="when_required",  # we send our own digests
             response_checksum_validation="when_required",
             connector_args={"socket_factory": _GuardedSocketFactory(guard, urlsplit(endpoint).hostname or "")},
         ),
     )
     async with client as s3:
-        # Who waits to be told to go on with so little waits in vain where something between does not know the question.
+        # "Expect: 100-continue" would stall where a proxy does not support it, and a part is small enough without.
         s3.meta.events.unregister("before-call.s3", add_expect_header)
         yield S3Storage(s3, settings, peer=urlsplit(endpoint).netloc)
 
 
 @dataclass(frozen=True, slots=True)
 class _GuardedSocketFactory:
-    """Makes the sockets that connections are made by, once the guard has seen where they lead."""
+    """Makes sockets for connections, after the guard has approved the address."""
 
     guard: AddressGuard
     host: str
@@ -93,7 +92,7 @@ class _GuardedSocketFactory:
 
 
 class S3Storage:
-    """Keeps files in a bucket, under names that its caller gives."""
+    """Stores files in a bucket, under names that its caller gives."""
 
     def __init__(self, s3: Any, settings: StorageSettings, *, peer: str) -> None:  # noqa: ANN401 -- it has no types
         self._s3 = s3
@@ -102,18 +101,18 @@ class S3Storage:
         self._peer = peer
 
     async def put(self, file: Path, name: str, asset: Asset) -> str:
-        """Copy *file*, which *asset* tells of, to *name*; give its URL there. What was there by that name is replaced.
+        """Copy *file*, described by *asset*, to *name* and return its URL. An existing object is replaced.
 
-        Raises NotKept.
+        Raises FileNotStored.
         """
         key = self._prefix + name
-        about = {"Key": key, "ContentType": asset.content_type}
+        target = {"Key": key, "ContentType": asset.content_type}
         with _translate_errors(self._peer):
             if asset.size <= PART_SIZE:
                 content, digests = await asyncio.to_thread(_read_whole, file, asset.sha256)
-                await self._call("put_object", **about, Body=content, **digests)
+                await self._call("put_object", **target, Body=content, **digests)
             else:
-                await self._put_parts(file, about, asset)
+                await self._put_parts(file, target, asset)
         return f"s3://{self._bucket}/{key}"
 
     async def _put_parts(self, file: Path, target: dict[str, str], asset: Asset) -> None:
@@ -128,7 +127,7 @@ class S3Storage:
             raise
 
     async def _send_parts(self, file: Path, upload: dict[str, str], asset: Asset) -> list[dict[str, Any]]:
-        """Send a file piece by piece, and give what the store is to put together."""
+        """Send a file in parts and return the list of parts for the final request."""
         whole = hashlib.sha256()
         parts: list[dict[str, Any]] = []
         with await asyncio.to_thread(file.open, "rb") as content:
@@ -142,9 +141,9 @@ class S3Storage:
         return parts
 
     async def _abort_stale_uploads(self, key: str) -> None:
-        """Let the store forget the parts that an earlier try left when it was killed: they would be paid for unseen.
+        """Abort uploads that a killed process left: their invisible parts would cost money.
 
-        Nobody else copies to our names. Where the keys may not list uploads, nothing is done.
+        Only this service writes to these names. Without permission to list uploads, nothing is done.
         """
         with _best_effort():
             async with asyncio.timeout(_ABORT_SECONDS):
@@ -154,7 +153,7 @@ class S3Storage:
                         await self._abort({"Key": key, "UploadId": upload["UploadId"]})
 
     async def _abort(self, upload: dict[str, str]) -> None:
-        """Let the store forget the parts of a copy that did not come to its end, if it can still be told."""
+        """Abort an unfinished upload, if the object store can be reached."""
         with _best_effort():
             async with asyncio.timeout(_ABORT_SECONDS):
                 await self._s3.abort_multipart_upload(Bucket=self._bucket, **upload)
@@ -167,7 +166,7 @@ class S3Storage:
 
 @contextlib.contextmanager
 def _best_effort() -> Iterator[None]:
-    """Do without what the store refuses or is too slow for."""
+    """Ignore errors and timeouts of the object store in the block."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415 -- an extra
 
     with contextlib.suppress(BotoCoreError, ClientError, TimeoutError):
@@ -188,18 +187,20 @@ def _read_part(content: BinaryIO, hasher: "hashlib._Hash") -> tuple[bytes, dict[
 
 
 def _file_changed() -> FileNotStored:
-    return FileNotStored("The file is not what it was.", remedy="See who writes into the folder of results.")
+    return FileNotStored(
+        "The file has changed since it was downloaded.", remedy="Check which program writes into the archive folder."
+    )
 
 
 def _digests(content: bytes, sha256: bytes) -> dict[str, str]:
-    """Give what the store is to check by: the digest that it keeps, and for stores that know no other the old one."""
+    """Return the digests to verify: SHA-256, and MD5 for servers that know nothing newer."""
     old = hashlib.md5(content, usedforsecurity=False).digest()
     return {"ChecksumSHA256": b64encode(sha256).decode(), "ContentMD5": b64encode(old).decode()}
 
 
 @contextlib.contextmanager
 def _translate_errors(peer: str) -> Iterator[None]:
-    """Say in our words what went wrong: a server's words may hold what is not to be shown."""
+    """Translate client errors into our own words: a server's message may contain secrets."""
     from botocore import exceptions as foreign  # noqa: PLC0415 -- an extra
 
     try:
@@ -215,25 +216,27 @@ def _translate_errors(peer: str) -> Iterator[None]:
         remedy = "Check its certificate and [archive.storage] endpoint; AWS_CA_BUNDLE may name a private authority."
         raise FileNotStored(f"TLS with {peer} failed.", remedy=remedy) from exc
     except (foreign.EndpointConnectionError, foreign.ConnectTimeoutError) as exc:
-        remedy = "Check [archive.storage] endpoint, and that the store is up."
+        remedy = "Check [archive.storage] endpoint, and that the object store is up."
         raise FileNotStored(f"{peer} cannot be reached{_cause(exc.kwargs.get('error'))}.", remedy=remedy) from exc
     except foreign.HTTPClientError as exc:
         refused = exc.kwargs.get("error")
         raise FileNotStored(
-            str(refused) if isinstance(refused, AddressBlocked) else f"{peer} did not answer in order."
+            str(refused) if isinstance(refused, AddressBlocked) else f"{peer} sent an invalid answer."
         ) from exc
     except foreign.BotoCoreError as exc:
         raise FileNotStored(f"The copy to {peer} failed: {type(exc).__name__}.") from exc
     except TimeoutError as exc:
-        raise FileNotStored(f"{peer} did not take {PART_SIZE} bytes in {PART_TIMEOUT.total_seconds():g} s.") from exc
+        raise FileNotStored(
+            f"{peer} did not accept {PART_SIZE} bytes within {PART_TIMEOUT.total_seconds():g} s."
+        ) from exc
     except OSError as exc:
         raise FileNotStored(
-            f"The file could not be read: {exc.strerror or exc}.", remedy="See to [archive] dir."
+            f"The file could not be read: {exc.strerror or exc}.", remedy="Check [archive] dir."
         ) from exc
 
 
 def _cause(error: object) -> str:
-    """Say what the system says, where it says something."""
+    """Return the system's reason, if there is one."""
     if not isinstance(error, OSError) or error.errno is None:
         return ""
-    return f": {os.strerror(error.errno) if error.errno > 0 else error.strerror}"  # below are the resolver's
+    return f": {os.strerror(error.errno) if error.errno > 0 else error.strerror}"  # negative: the resolver's

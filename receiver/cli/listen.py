@@ -224,8 +224,8 @@ def _candidate(event: Event) -> Candidate:
 async def _open_senders(routes: Sequence[RouteSettings]) -> AsyncIterator[Mapping[str, Sender]]:
     """Open the senders that the service would have for such routes."""
     from receiver import __version__
+    from receiver.delivery.lanes import make_sender
     from receiver.net.http_client import HttpClient
-    from receiver.service.bootstrap import make_sender
 
     async with AsyncExitStack() as stack:
         outbound = HttpClient(user_agent=f"kling-receiver/{__version__}")

@@ -1,1 +1,1 @@
-"""Deliver events to destinations: claim, send, decide what follows."""
+"""Deliver events to destinations: claim, attempt, decide."""

@@ -1,7 +1,7 @@
-"""Claims due deliveries, has each attempted by the sender of its kind, and records what came of it.
+"""Claim due deliveries, attempt each through its route's sender, and record the outcome.
 
-Each route has its own lane with its own number of attempts at once, so that a slow one delays no other. A lane
-that is held by failures sends one probe a minute; one that is held by a person sends nothing.
+Each route has its own lane with its own concurrency, so a slow route never delays another. A route held by failures
+sends one probe a minute. A route held by an operator sends nothing.
 """
 
 import asyncio
@@ -31,15 +31,15 @@ log = structlog.get_logger()
 LEASE_MARGIN = timedelta(seconds=30)
 _SET_BACK = timedelta(seconds=5)
 _BRING_FORWARD_BATCH = 1000  # deliveries brought forward in one transaction: a backlog may be a million
-_MAX_PROBE_DELAY = timedelta(
-    hours=2
-)  # no answer may ask for more than an hour; what is planned later, another clock planned
+_MAX_PROBE_DELAY = timedelta(hours=2)
+"""A probe planned later than this was planned before the clock was set back: Retry-After is capped at one hour."""
+
 _RECHECK_DELAY = timedelta(seconds=1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lane:
-    """How deliveries of one route travel."""
+    """How one route delivers: sender, retry policy, concurrency and rate limit."""
 
     sender: Sender
     policy: RetryPolicy
@@ -48,11 +48,11 @@ class Lane:
 
 
 LaneLookup = Callable[[str], Lane | None]
-"""Finds a route's lane by its name; None for a route that the configuration no longer has."""
+"""Return a route's lane by name, or None if the route is no longer configured."""
 
 
 class Dispatcher:
-    """Brings deliveries out, as many at a time as each lane allows."""
+    """Attempts due deliveries, within each lane's concurrency and rate limit."""
 
     def __init__(
         self,
@@ -76,11 +76,11 @@ class Dispatcher:
         self._grace = grace
         self._in_flight: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
-        self._claims: dict[str, str] = {}  # of the deliveries under way
+        self._claims: dict[str, str] = {}  # delivery ID -> claim of its attempt in flight
         self._seen_at = ids.latest
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Bring out what falls due until *stop*; then finish what is under way, or give it back when grace is over."""
+        """Attempt due deliveries until *stop*. Then drain: attempts that outlast the grace are released."""
         await self._recover_claims(stop)
         try:
             while not stop.is_set():
@@ -89,11 +89,11 @@ class Dispatcher:
                 await self._clock.wait(self._wake, until=until)
             await self._drain()
         finally:
-            for attempt in self._attempts:  # none, unless we are ended otherwise than by *stop*
+            for attempt in self._attempts:  # none left after a normal stop
                 attempt.cancel()
 
     async def _recover_claims(self, stop: asyncio.Event) -> None:
-        """Make due again what a former process had under way, and learn which routes it held."""
+        """Release the claims of a previous process and load the states of the routes."""
         while not stop.is_set():
             try:
                 released = await self._queue.release_all(now=self._clock.now())
@@ -106,7 +106,7 @@ class Dispatcher:
                 return
 
     async def _start_due_attempts(self) -> datetime | None:
-        """Start every attempt that is due and has room; tell when to look again."""
+        """Start every due attempt that has a free slot. Return when to check again, or None."""
         soonest: datetime | None = None
         try:
             await self._handle_clock_set_back()
@@ -115,26 +115,28 @@ class Dispatcher:
                 at = None if lane is None else await self._dispatch_route(route, lane, due_at)
                 if at is not None and (soonest is None or at < soonest):
                     soonest = at
-        except StoreUnavailable as exc:  # a full disk, say; what is due stays due
+        except StoreUnavailable as exc:  # e.g. a full disk; due deliveries stay due
             log.warning("dispatch.delayed", reason=exc.message)
             return self._clock.now() + _RECHECK_DELAY
         return soonest
 
     async def _handle_clock_set_back(self) -> None:
-        """Let nothing wait for a moment planned by a clock that was set back since, in this run or before it."""
+        """Make everything due that was planned before the clock was set back, in this run or an earlier one."""
         now = self._clock.now()
         if now < self._seen_at - _SET_BACK:
             log.warning("clock.set_back", by_seconds=(self._seen_at - now).total_seconds())
             self._route_states.probe_now()
             for route in await self._queue.due_routes():
                 await self._queue.retry_now(route, now=now)
-                ahead = partial(self._queue.bring_forward, route, now=now, archive_wait_until=now + MAX_ARCHIVE_WAIT)
-                while await ahead(limit=_BRING_FORWARD_BATCH):
+                bring_forward = partial(
+                    self._queue.bring_forward, route, now=now, archive_wait_until=now + MAX_ARCHIVE_WAIT
+                )
+                while await bring_forward(limit=_BRING_FORWARD_BATCH):
                     pass
         self._seen_at = now
 
     async def _dispatch_route(self, route: str, lane: Lane, due_at: datetime) -> datetime | None:
-        """Start what one lane has due and room for; tell when to look again, None when some attempt's end will."""
+        """Start one lane's due attempts. Return when to check again, or None if the end of an attempt will wake us."""
         state, now = self._route_states.get(route), self._clock.now()
         if state.is_held:
             return await self._probe(lane, state, due_at, now)
@@ -149,13 +151,13 @@ class Dispatcher:
         return await self._claim(route, lane, now, limit=min(free, allowed))
 
     async def _probe(self, lane: Lane, state: RouteState, due_at: datetime, now: datetime) -> datetime | None:
-        """Try one delivery of a held route, due or waiting to be tried again; tell when the next may be tried."""
+        """Attempt one delivery of a held route, due or waiting for its retry. Return when to check again, or None."""
         if state.held_by is HeldBy.OPERATOR or self._in_flight[state.name]:
             return None
         if state.probe_at is not None and now < state.probe_at <= now + _MAX_PROBE_DELAY:
             return state.probe_at
-        again = await self._claim(state.name, lane, now, limit=1, early=True)
-        return again if again is None or due_at <= now else due_at
+        recheck_at = await self._claim(state.name, lane, now, limit=1, early=True)
+        return recheck_at if recheck_at is None or due_at <= now else due_at
 
     async def _claim(
         self, route: str, lane: Lane, now: datetime, *, limit: int, early: bool = False
@@ -167,10 +169,10 @@ class Dispatcher:
             return now + _RECHECK_DELAY
         if lane.rate is not None:
             lane.rate.acquire(len(claimed), now)
-        for one in claimed:
-            if one.delivery.id not in self._claims:
-                self._start_attempt(route, lane, one)
-            self._claims[one.delivery.id] = claim  # a lease ends before its attempt only when the clock was set
+        for item in claimed:
+            if item.delivery.id not in self._claims:
+                self._start_attempt(route, lane, item)
+            self._claims[item.delivery.id] = claim  # a lease expires during its attempt only if the clock was changed
         self._wake.set()
         return None
 
@@ -190,7 +192,7 @@ class Dispatcher:
         attempt.add_done_callback(done)
 
     async def _make_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
-        """Try one delivery and record what came of it; give it back untried when we are cancelled."""
+        """Attempt one delivery and record the outcome. If cancelled, release the claim without counting an attempt."""
         number = claimed.delivery.attempts + 1
         started_at, began = self._clock.now(), time.perf_counter()
         try:
@@ -210,14 +212,14 @@ class Dispatcher:
             reason=_reason(outcome),
             excerpt=outcome.excerpt,
         )
-        verdict, ours = await self._route_states.record_attempt(
+        verdict, recorded = await self._route_states.record_attempt(
             route,
             attempt,
             outcome,
             claim=self._claims[claimed.delivery.id],
             decide=partial(self._decide, lane, claimed, outcome),
         )
-        _log_attempt(claimed, attempt, verdict, recorded=ours)
+        _log_attempt(claimed, attempt, verdict, recorded=recorded)
 
     def _decide(
         self, lane: Lane, claimed: ClaimedDelivery, outcome: Outcome, route: RouteState, now: datetime
@@ -234,9 +236,9 @@ class Dispatcher:
     async def _send(self, lane: Lane, claimed: ClaimedDelivery, number: int, at: datetime) -> Outcome:
         if claimed.delivery.unfinished_claims > MAX_UNFINISHED_CLAIMS:
             return Refused(
-                reason=f"The service ended {MAX_UNFINISHED_CLAIMS} times during this delivery; it is not retried."
+                reason=f"The service stopped {MAX_UNFINISHED_CLAIMS} times during this delivery, so it is not retried."
             )
-        parcel = DeliveryRequest(
+        request = DeliveryRequest(
             delivery_id=claimed.delivery.id,
             event=claimed.event,
             attempt=number,
@@ -244,22 +246,22 @@ class Dispatcher:
             url=claimed.reply_to,
         )
         try:
-            return await lane.sender.send(parcel)
-        except Exception as exc:  # one attempt must not end the others; the fault is recorded with it
+            return await lane.sender.send(request)
+        except Exception as exc:  # one attempt must not end the others; the reason is recorded with it
             log.exception("sender.failed", delivery=claimed.delivery.id)
-            return Failed(reason=f"A fault of the receiver's own: {type(exc).__name__}. See its log.")
+            return Failed(reason=f"Internal error in the receiver: {type(exc).__name__}. See its log.")
 
     async def _drain(self) -> None:
-        """Wait for what is under way; when grace is over, stop it and give it back."""
+        """Wait for attempts in flight. After the grace period, cancel the rest and release their claims."""
         if not self._attempts:
             return
-        log.info("dispatch.draining", under_way=len(self._attempts))
+        log.info("dispatch.draining", in_flight=len(self._attempts))
         _, late = await asyncio.wait(self._attempts, timeout=self._grace.total_seconds())
         for attempt in late:
             attempt.cancel()
         if late:
             await asyncio.wait(late)
-            log.warning("dispatch.interrupted", given_back=len(late))
+            log.warning("dispatch.interrupted", released=len(late))
 
 
 def _log_attempt(claimed: ClaimedDelivery, attempt: Attempt, verdict: Verdict, *, recorded: bool) -> None:

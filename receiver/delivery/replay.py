@@ -1,8 +1,7 @@
-"""Brings events out again on a person's word: one delivery at once, or a whole replay at its own pace.
+"""Deliver events again on an operator's request: one delivery at once, or a rate-limited replay of many.
 
-What is over stays as it was: to go out again is a new delivery that points at the old one. A replay is a stored row
-that says how far it has come; each step and its deliveries are one transaction, so that it goes on after a crash
-where it was, and nothing of it goes out twice.
+A finished delivery never changes: a replay creates a new delivery that points at the old one. A replay's progress is a
+stored row. Each step and its deliveries are one transaction, so a replay resumes after a crash and repeats nothing.
 """
 
 import asyncio
@@ -32,26 +31,26 @@ _RETRY_DELAY = timedelta(seconds=5)
 
 
 class ReplayStore(Protocol):
-    """What a store keeps of it. Each call that a person is behind writes down who that was."""
+    """The store of replays. Each call made for an operator writes an audit entry."""
 
     async def make_due(self, delivery_id: str, *, now: datetime, action: AuditEntry) -> bool:
-        """Make a waiting delivery due *now*; False where it does not wait, or is being tried."""
+        """Make a pending delivery due *now*. Return False if it is not pending or an attempt is in flight."""
         ...
 
     async def add_repeat(self, delivery: Delivery, *, action: AuditEntry) -> None:
-        """Store a delivery that points at the one it repeats."""
+        """Store a delivery that repeats an earlier one."""
         ...
 
     async def high_water_mark(self) -> str:
-        """Tell where the present ends: what a replay's ``last`` is to be."""
+        """Return the newest ID of all events and deliveries, without prefix: the ``last`` of a new replay."""
         ...
 
     async def count(self, replay: Replay) -> Sequence[ReplayCount]:
-        """Count what a replay, stored or only thought of, has before it."""
+        """Count the items that a stored or drafted replay has left."""
         ...
 
     async def next_items(self, replay: Replay, *, limit: int) -> Sequence[ReplayItem]:
-        """Give what a replay has before it, oldest first, each event once for each route."""
+        """Return the next items of a replay, oldest first, each event once per route."""
         ...
 
     async def add(self, replay: Replay, *, action: AuditEntry) -> None:
@@ -59,29 +58,29 @@ class ReplayStore(Protocol):
         ...
 
     async def advance(self, step: ReplayStep) -> bool:
-        """Store a step's deliveries and how far it went, all or nothing; False where the replay moved meanwhile."""
+        """Store a step's deliveries and the new cursor atomically. Return False if the replay changed meanwhile."""
         ...
 
     async def cancel(self, replay_id: str, *, now: datetime, action: AuditEntry) -> bool:
-        """End a replay before its end; False where it is not under way."""
+        """Cancel a running replay. Return False if it is not running."""
         ...
 
     async def running(self) -> Sequence[Replay]:
-        """Give the replays that are under way, oldest first."""
+        """Return the running replays, oldest first."""
         ...
 
     async def find(self, replay_id: str) -> Replay | None:
-        """Find a replay."""
+        """Return a replay, or None."""
         ...
 
     async def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[Replay]:
-        """List replays, newest first."""
+        """Return a page of replays, newest first."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayPreview:
-    """What a replay would bring out: how much of what, and the first few of it."""
+    """What a replay would deliver: counts, and the first few items."""
 
     total: int
     counts: Sequence[ReplayCount]
@@ -89,7 +88,7 @@ class ReplayPreview:
 
 
 class ReplayService:
-    """Takes wishes for events to go out again, and sees to them."""
+    """Accepts retries and replays, and carries replays out step by step."""
 
     def __init__(
         self,
@@ -110,21 +109,21 @@ class ReplayService:
         self._rate_limiters: dict[str, RateLimiter] = {}
 
     async def retry(self, delivery_id: str, *, why: str, actor: str) -> DeliveryView:
-        """Have a delivery tried now: itself while it waits, else anew, with nothing spent.
+        """Retry a pending delivery now; repeat a finished one as a new delivery with all its attempts left.
 
-        Gives the delivery that goes out. Raises NotFound, Conflict.
+        Return the delivery that is due now. Raises NotFound, Conflict.
         """
         view = await self._delivery(delivery_id)
         old, now = view.delivery, self._clock.now()
         if not self._is_known_route(old.route):
             raise Conflict(
-                f"Its route {old.route} is not in the configuration any more.",
-                remedy="Bring the event to another route: kling-receiver replay --event ID --to-route NAME.",
+                f"Route {old.route} of this delivery is no longer configured.",
+                remedy="Send the event to another route: `kling-receiver replay --event ID --to-route NAME`.",
             )
         action = AuditEntry(at=now, actor=actor, verb="delivery.retried", subject=old.id, reason=why)
         if old.status is DeliveryStatus.PENDING:
             if not await self._store.make_due(old.id, now=now, action=action):
-                raise Conflict("It is being tried at this moment.", remedy="Look at what comes of it first.")
+                raise Conflict("An attempt is in progress.", remedy="Wait for it to finish, then retry.")
             again = old.id
         else:
             new = self._new_delivery(old.event_id, old.route, replay_of=old.id, now=now)
@@ -135,15 +134,15 @@ class ReplayService:
         return await self._delivery(again)
 
     async def preview(self, selection: ReplaySelection) -> ReplayPreview:
-        """Tell what a replay would bring out. Raises InvalidRequest."""
+        """Return what a replay would deliver. Raises InvalidRequest."""
         return await self._preview(await self._draft(selection))
 
     async def start(self, selection: ReplaySelection, *, rate: Rate | None, why: str, actor: str) -> Replay:
-        """Store a replay, and begin. Raises InvalidRequest."""
-        thought = await self._draft(selection)
-        total = sum(tally.count for tally in await self._store.count(thought))
+        """Store a replay and start it. Raises InvalidRequest."""
+        draft = await self._draft(selection)
+        total = sum(part.count for part in await self._store.count(draft))
         replay = replace(
-            thought, total=total, why=why, actor=actor, rate=None if rate is None else (rate.count, rate.per)
+            draft, total=total, why=why, actor=actor, rate=None if rate is None else (rate.count, rate.per)
         )
         action = AuditEntry(at=replay.created_at, actor=actor, verb="replay.started", subject=replay.id, reason=why)
         await self._store.add(replay, action=action)
@@ -152,25 +151,25 @@ class ReplayService:
         return replay
 
     async def cancel(self, replay_id: str, *, why: str, actor: str) -> Replay:
-        """Stop a replay; what it has brought out already goes on. Raises NotFound, Conflict."""
+        """Cancel a replay. Deliveries it has created already continue. Raises NotFound, Conflict."""
         now = self._clock.now()
         action = AuditEntry(at=now, actor=actor, verb="replay.cancelled", subject=replay_id, reason=why)
         cancelled = await self._store.cancel(replay_id, now=now, action=action)
         replay = await self.find(replay_id)
         if not cancelled:
-            raise Conflict(f"The replay is {replay.state} already.")
+            raise Conflict(f"The replay is already {replay.state}.")
         log.info("replay.cancelled", replay=replay_id, created=replay.created, actor=actor)
         return replay
 
     async def find(self, replay_id: str) -> Replay:
-        """Find a replay. Raises NotFound."""
+        """Return a replay. Raises NotFound."""
         replay = await self._store.find(replay_id)
         if replay is None:
-            raise NotFound("There is no such replay.")
+            raise NotFound("Replay not found.")
         return replay
 
     async def list(self, *, limit: int, cursor: str | None) -> Page[Replay]:
-        """List replays, newest first."""
+        """Return a page of replays, newest first."""
         return await self._store.list(limit=limit, cursor=cursor)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -189,14 +188,14 @@ class ReplayService:
         self._notifiers.replays.unsubscribe(bell)
 
     async def _advance(self, replay: Replay) -> datetime:
-        """Bring out as much of a replay as may go now; tell when to look at it again."""
-        now, pace = self._clock.now(), self._rate_limiter(replay)
-        limit = _STEP_SIZE if pace is None else min(_STEP_SIZE, pace.available(now))
-        if pace is not None and limit <= 0:
-            return pace.next_at(now)
+        """Create the next deliveries of a replay, within its rate. Return when to continue."""
+        now, limiter = self._clock.now(), self._rate_limiter(replay)
+        limit = _STEP_SIZE if limiter is None else min(_STEP_SIZE, limiter.available(now))
+        if limiter is not None and limit <= 0:
+            return limiter.next_at(now)
         found = await self._store.next_items(replay, limit=limit)
         deliveries = [
-            self._new_delivery(again.event_id, again.route, replay_of=again.replay_of, now=now) for again in found
+            self._new_delivery(item.event_id, item.route, replay_of=item.replay_of, now=now) for item in found
         ]
         is_over = len(found) < limit
         step = ReplayStep(
@@ -207,8 +206,8 @@ class ReplayService:
         )
         if not await self._store.advance(step):
             return now
-        if pace is not None:
-            pace.acquire(len(found), now)
+        if limiter is not None:
+            limiter.acquire(len(found), now)
         self._notifiers.deliveries.notify()
         if is_over:
             self._rate_limiters.pop(replay.id, None)
@@ -230,40 +229,40 @@ class ReplayService:
         )
 
     def _validated(self, selection: ReplaySelection) -> ReplaySelection:
-        """See to it that all that is chosen leads somewhere, and fill in what the configuration knows."""
+        """Check that every selected event has a configured route, and add the known routes and event kinds."""
         if selection == ReplaySelection(to_route=selection.to_route):
             raise InvalidRequest(
-                "A replay of everything there ever was is not done.",
-                remedy="Say what: a route, a status, a task, an event, a delivery, or from when.",
+                "Refusing to replay everything.",
+                remedy="Select by route, status, task, event, delivery or start time.",
             )
         if DeliveryStatus.PENDING in selection.statuses:
             raise InvalidRequest(
-                "What is pending goes out by itself.",
-                remedy="To have it tried now: kling-receiver deliveries retry ID, or routes release NAME.",
+                "Pending deliveries cannot be replayed: they are retried automatically.",
+                remedy="To retry now: `kling-receiver deliveries retry ID` or `kling-receiver routes release NAME`.",
             )
         if selection.to_route is not None and selection.to_route not in self._routes:
-            raise InvalidRequest(f"There is no route {selection.to_route!r} to go to.")
+            raise InvalidRequest(f"There is no route {selection.to_route!r} to send to.")
         if selection.to_route is None and selection.route is not None and not self._is_known_route(selection.route):
             raise InvalidRequest(
-                f"There is no route {selection.route!r} any more.", remedy="Say where its events go with to_route."
+                f"There is no route {selection.route!r} any more.", remedy="Name a target route with `to_route`."
             )
         return replace(selection, known_routes=tuple(self._routes), event_kinds=self._event_kinds(selection))
 
     def _event_kinds(self, selection: ReplaySelection) -> tuple[str, ...]:
-        """Tell which words of events a route asks for; what is named one by one goes there whatever its word."""
+        """Return the event kinds of the target route; empty means all. Events selected by ID are always sent."""
         if selection.to_route is None or selection.events or WILDCARD in self._routes[selection.to_route].on:
             return ()
         return tuple(sorted(self._routes[selection.to_route].on))
 
     async def _preview(self, replay: Replay) -> ReplayPreview:
-        tallies = await self._store.count(replay)
+        counts = await self._store.count(replay)
         sample = await self._store.next_items(replay, limit=PREVIEW_SIZE)
-        return ReplayPreview(total=sum(tally.count for tally in tallies), counts=tallies, sample=sample)
+        return ReplayPreview(total=sum(part.count for part in counts), counts=counts, sample=sample)
 
     async def _delivery(self, delivery_id: str) -> DeliveryView:
         view = await self._catalog.delivery(delivery_id)
         if view is None:
-            raise NotFound("There is no such delivery.")
+            raise NotFound("Delivery not found.")
         return view
 
     def _is_known_route(self, route: str) -> bool:

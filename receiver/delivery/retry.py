@@ -1,4 +1,4 @@
-"""What happens to a delivery after an attempt, and to the route it travels in. Pure: no clock, no I/O."""
+"""Decide what happens to a delivery and its route after an attempt. Pure: no clock, no I/O."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,13 +6,13 @@ from datetime import datetime, timedelta
 from random import Random
 
 from receiver.domain.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
+from receiver.net.retry_after import MAX_RETRY_AFTER
 
 JITTER = 0.2
 HOLD_AFTER = 5
 PROBE_INTERVAL = timedelta(minutes=1)
-MAX_RETRY_AFTER = timedelta(hours=1)
 MAX_UNFINISHED_CLAIMS = 10
-"""Claims in a row that came to no verdict, after which a delivery is taken to be what ends the process."""
+"""Consecutive claims without a verdict after which the delivery is assumed to crash the process."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +27,7 @@ class RetryPolicy:
     ) -> Verdict:
         """Decide what follows attempt number *attempt*, counted from one without probes, of a delivery of that *age*.
 
-        In a held route nothing dies unless for its own sake: it is the route that fails, not the event.
+        In a held route a delivery dies only if it is refused itself: the route is failing, not the event.
         """
         match outcome:
             case Accepted():
@@ -38,8 +38,8 @@ class RetryPolicy:
                 return Verdict(status=DeliveryStatus.DEAD, due_at=now, finished_at=now)
             case Failed() if age >= self.give_up_after:
                 return Verdict(status=DeliveryStatus.DEAD, due_at=now, finished_at=now)
-            case Failed(retry_after=asked):
-                return Verdict(status=DeliveryStatus.PENDING, due_at=now + self._delay(attempt, asked, rng))
+            case Failed(retry_after=retry_after):
+                return Verdict(status=DeliveryStatus.PENDING, due_at=now + self._delay(attempt, retry_after, rng))
 
     def _delay(self, attempt: int, retry_after: timedelta | None, rng: Random) -> timedelta:
         planned = self.schedule[min(attempt, len(self.schedule)) - 1]
@@ -50,15 +50,15 @@ class RetryPolicy:
 
 
 def effective_age(created_at: datetime, route: RouteState, *, now: datetime) -> timedelta:
-    """Tell for how long a delivery has had its chance: while its route was held it had none."""
+    """Return how long a delivery could be attempted: since its creation or its route's last release."""
     return now - max(created_at, route.released_at or created_at)
 
 
 def next_route_state(route: RouteState, outcome: Outcome, *, started_at: datetime, now: datetime) -> RouteState:
-    """Tell what is remembered of a route after an attempt: failures in a row, and whether it is held.
+    """Return a route's state after an attempt: consecutive failures, and whether it is held.
 
-    A delivery that is refused for good says nothing about the others, unless the destination is gone.
-    What an operator holds is released by an operator alone.
+    A refused delivery does not count against the route, unless the destination is gone.
+    Only an operator releases a route that an operator holds.
     """
     match outcome:
         case Accepted() if route.held_by is HeldBy.FAILURES:
@@ -70,20 +70,20 @@ def next_route_state(route: RouteState, outcome: Outcome, *, started_at: datetim
         case Refused(reason=reason):
             route = _hold_for_failures(replace(route, failures=route.failures + 1), reason, now=now)
             return _schedule_probe(route, None, started_at=started_at, now=now)
-        case Failed(reason=reason, retry_after=asked):
+        case Failed(reason=reason, retry_after=retry_after):
             route = replace(route, failures=route.failures + 1)
             if route.failures >= HOLD_AFTER:
                 route = _hold_for_failures(route, reason, now=now)
-            return _schedule_probe(route, asked, started_at=started_at, now=now)
+            return _schedule_probe(route, retry_after, started_at=started_at, now=now)
 
 
 def hold(route: RouteState, why: str, *, now: datetime) -> RouteState:
-    """Hold a route on an operator's word, also one that failures hold already."""
+    """Return the state of a route held by an operator, even if failures hold it already."""
     return replace(route, held_at=route.held_at or now, held_by=HeldBy.OPERATOR, held_why=why, probe_at=None)
 
 
 def release(route: RouteState, *, now: datetime) -> RouteState:
-    """Let a route go on."""
+    """Return the state of a released route."""
     return RouteState(name=route.name, released_at=now)
 
 
@@ -96,7 +96,7 @@ def _hold_for_failures(route: RouteState, why: str, *, now: datetime) -> RouteSt
 def _schedule_probe(
     route: RouteState, retry_after: timedelta | None, *, started_at: datetime, now: datetime
 ) -> RouteState:
-    """Say when a route that failures hold is tried next: a minute after the last try began, or as it asked for."""
+    """Plan the next probe of a route held by failures: a minute after the last attempt, or after its Retry-After."""
     if route.held_by is not HeldBy.FAILURES:
         return route
     planned = [started_at + PROBE_INTERVAL]

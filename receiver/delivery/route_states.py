@@ -1,8 +1,7 @@
-"""Which routes are held, by what, and how that changes: for each route one change at a time, each with its alert.
+"""Hold and release routes: one change at a time per route, each with its alert.
 
-The states are kept in memory as they stand in the store. A change is written in one transaction with what brought
-it about, an attempt or a person's word, and with the alert that tells of it; so each alert is told once, whatever
-ends the process.
+Memory mirrors the store. A change is stored in one transaction with its cause (an attempt or an operator's request)
+and its alert, so each alert is raised exactly once even if the process crashes.
 """
 
 import asyncio
@@ -25,23 +24,23 @@ from receiver.store.interfaces import DeliveryQueue
 log = structlog.get_logger()
 
 Decide = Callable[[RouteState, datetime], Verdict]
-"""Decides what follows an attempt for its delivery, given its route's state before it."""
+"""Return the verdict on a delivery after an attempt, given its route's state before the attempt."""
 
 
 class RouteAlerts(Protocol):
-    """Puts into words that a route is held, or goes on."""
+    """Makes the alerts about held and released routes."""
 
     def route_held(self, state: RouteState) -> RoutedEvent:
-        """Tell that a route is held."""
+        """Return the alert for a route that is now held."""
         ...
 
     def route_recovered(self, before: RouteState, after: RouteState) -> RoutedEvent:
-        """Tell that a route goes on."""
+        """Return the alert for a route that is no longer held."""
         ...
 
 
 class RouteStates:
-    """The states of all routes."""
+    """The states of all routes, in memory and in the store."""
 
     def __init__(self, queue: DeliveryQueue, alerts: RouteAlerts, *, notifiers: Notifiers, clock: Clock) -> None:
         self._queue = queue
@@ -54,25 +53,25 @@ class RouteStates:
         self._locks: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
 
     async def load(self) -> None:
-        """Read what is remembered from former runs, once: a person may ask for a change before anything went out."""
+        """Load the stored states once: an operator may change a route before the dispatcher starts."""
         async with self._load_lock:
             if not self._is_loaded:
                 self._states = dict(await self._queue.route_states())
                 self._is_loaded = True
 
     def get(self, route: str) -> RouteState:
-        """Give a route's state."""
+        """Return a route's state."""
         return self._states.get(route) or RouteState(name=route)
 
     def probe_now(self) -> None:
-        """Let the routes that failures hold be probed at once: when the clock was set back, what it planned is far."""
+        """Make all probes due: after the clock was set back, the planned times are too far ahead."""
         for name, state in self._states.items():
             self._states[name] = replace(state, probe_at=None)
 
     async def record_attempt(
         self, route: str, attempt: Attempt, outcome: Outcome, *, claim: str, decide: Decide
     ) -> tuple[Verdict, bool]:
-        """Record an attempt with what follows for its delivery and its route; False where the claim was lost."""
+        """Record an attempt with its verdict and route state. Return the verdict, and False if the claim was lost."""
         now, before = self._clock.now(), self.get(route)
         if next_route_state(before, outcome, started_at=attempt.started_at, now=now) == before:
             verdict = decide(before, now)
@@ -81,20 +80,20 @@ class RouteStates:
             before = self.get(route)
             after = next_route_state(before, outcome, started_at=attempt.started_at, now=now)
             verdict, alert = decide(before, now), self._alert(before, after)
-            ours = await self._queue.record_attempt(attempt, verdict, claim=claim, route=after, alert=alert)
-            if ours:
+            recorded = await self._queue.record_attempt(attempt, verdict, claim=claim, route=after, alert=alert)
+            if recorded:
                 await self._publish(before, after)
-            return verdict, ours
+            return verdict, recorded
 
     async def hold(self, route: str, *, why: str, actor: str) -> RouteState:
-        """Hold a route until a person releases it."""
+        """Hold a route until an operator releases it."""
         await self.load()
         now = self._clock.now()
         async with self._locks[route]:
             return await self._save(hold(self.get(route), why, now=now), "route.held", why=why, actor=actor, now=now)
 
     async def release(self, route: str, *, why: str, actor: str) -> RouteState:
-        """Let a route go on, whatever held it; one that is not held stays as it is."""
+        """Release a route, however it was held. A route that is not held does not change."""
         await self.load()
         now = self._clock.now()
         async with self._locks[route]:
@@ -116,7 +115,7 @@ class RouteStates:
         return self._alerts.route_held(after) if after.is_held else self._alerts.route_recovered(before, after)
 
     async def _publish(self, before: RouteState, after: RouteState) -> None:
-        """Take over what was written. A route opens only when its backlog lies in the order of its age."""
+        """Update memory and notify. A released route resumes only after its backlog is due in order of age."""
         try:
             if before.is_held and not after.is_held:
                 await self._queue.retry_now(after.name, now=self._clock.now())

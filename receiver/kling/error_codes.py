@@ -6,8 +6,7 @@ The code decides, for one status stands for many things: a 429 may pass in a sec
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Final
 
@@ -28,6 +27,7 @@ from receiver.domain.errors import (
     UnknownResource,
 )
 from receiver.domain.model import Json
+from receiver.net.retry_after import parse_retry_after
 
 _BY_CODE: Final[Mapping[int, type[KlingRefusal]]] = {
     code: kind
@@ -157,21 +157,8 @@ def to_error(
         status=response.status,
         kling_code=code,
         request_id=response.request_id,
-        retry_after=parse_retry_after(response.headers, now),
+        retry_after=parse_retry_after(response.headers.get("retry-after", ""), now=now, maximum=_MAX_RETRY_AFTER),
     )
-
-
-def parse_retry_after(headers: Mapping[str, str], now: datetime) -> timedelta | None:
-    """Read ``Retry-After``, in seconds or as a date; None for none or one that cannot be read. At most a day."""
-    asked = headers.get("retry-after", "").strip()
-    if re.fullmatch(r"[0-9]+(\.[0-9]+)?", asked, re.ASCII):
-        return timedelta(seconds=min(float(asked), _MAX_RETRY_AFTER.total_seconds()))
-    try:
-        at = parsedate_to_datetime(asked)
-        wait = (at if at.tzinfo is not None else at.replace(tzinfo=UTC)) - now
-    except (ValueError, TypeError, OverflowError, IndexError):
-        return None
-    return min(max(wait, timedelta()), _MAX_RETRY_AFTER)
 
 
 def _one_line(text: str) -> str:

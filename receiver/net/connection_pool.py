@@ -1,4 +1,4 @@
-"""Open connections: the bytes of each, and which of them are idle."""
+"""Keep-alive connections and a pool of idle ones."""
 
 import asyncio
 import contextlib
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 import httpcore2
 
-IDLE_SECONDS = 4.0  # under the 5 s after which uvicorn and node hang up: a request must not meet a closing connection
+IDLE_SECONDS = 4.0  # below the 5 s after which uvicorn and node close: a request must not meet a closing connection
 CHUNK_SIZE = 64 * 1024
 _MAX_UNREAD = 256 * 1024
 _CLOSING_SECONDS = 1.0
 
 
 class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
-    """One connection's bytes, without a task or a time-out per read: the deadline around the request is enough.
+    """The byte stream of one connection, without a task or a timeout per read: the request has one deadline.
 
-    What is written is kept until a piece is full or an answer is wanted, so that headers and body leave together.
+    Writes are buffered until a chunk is full or a response is read, so that headers and body leave together.
     """
 
     def __init__(self, open_connections: set["Connection"]) -> None:
@@ -33,27 +33,27 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self._waiter: asyncio.Future[None] | None = None
 
     def reset(self) -> None:
-        """Forget the exchange before."""
+        """Clear the flags of the previous request."""
         self.sent = self.received = False
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a connection to close."""
+        """Whether the connection is open."""
         return self._transport is not None
 
     def abort(self) -> None:
-        """Close at once; what is still unsent is not wanted any more."""
+        """Close at once and drop unsent bytes."""
         if self._transport is not None:
             self._transport.abort()
 
-    # What the loop calls.
+    # Called by the event loop.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Note that the connection stands."""
-        self._transport = transport  # type: ignore[assignment]  # of a stream socket it is a full transport
+        """Store the transport."""
+        self._transport = transport  # type: ignore[assignment]  # a stream socket has a full transport
 
     def data_received(self, data: bytes) -> None:
-        """Keep what came until it is asked for, and ask the peer to wait when that grows large."""
+        """Buffer *data*, and pause reading when the buffer is large."""
         self.received = True
         self._read_buffer += data
         if len(self._read_buffer) > _MAX_UNREAD and self._transport is not None and not self._read_paused:
@@ -62,20 +62,20 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self._notify_waiter()
 
     def eof_received(self) -> None:
-        """Note that the peer says no more; the loop closes the connection by itself."""
+        """Note that the peer has ended; the loop closes the connection."""
         self._ended = True
         self._notify_waiter()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Note the end, and the trouble that brought it, if any."""
+        """Note the end, and the error that caused it, if any."""
         self._ended = True
         self.error = exc
-        self._transport = None  # what is gone must not be called again
+        self._transport = None  # a closed transport must not be used again
         self._open_connections.discard(self)
         self._notify_waiter()
 
     def pause_writing(self) -> None:
-        """Note that the peer does not keep up."""
+        """Note that the peer reads too slowly."""
         self._write_paused = True
 
     def resume_writing(self) -> None:
@@ -83,18 +83,18 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self._write_paused = False
         self._notify_waiter()
 
-    # What the HTTP connection calls.
+    # Called by the HTTP connection.
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109  # httpcore's
-        """Send, or keep until there is more to send."""
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109  # httpcore's signature
+        """Send *buffer*, or buffer it until there is more."""
         self._write_buffer.append(buffer)
         if len(self._write_buffer) > 1 and sum(map(len, self._write_buffer)) > CHUNK_SIZE:
             await self._flush()
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109  # httpcore's
-        """Give what has come in, nothing at all once the peer has ended; *max_bytes* is the loop's to keep."""
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109  # httpcore's signature
+        """Return the bytes received so far; empty once the peer has ended. The event loop bounds their size."""
         if self._write_buffer:
-            with contextlib.suppress(httpcore2.WriteError):  # the peer may have answered before it hung up
+            with contextlib.suppress(httpcore2.WriteError):  # the peer may have answered before it closed
                 await self._flush()
         while not self._read_buffer and not self._ended:
             await self._wait_for_change()
@@ -112,11 +112,11 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
         self.abort()
 
     def get_extra_info(self, info: str) -> bool | None:
-        """Tell whether an idle connection has something to say, which can only be its end."""
+        """Return whether an idle connection is readable, which can only mean that the peer closed it."""
         return (self._ended or bool(self._read_buffer) or self._is_readable()) if info == "is_readable" else None
 
     def _is_readable(self) -> bool:
-        """Ask the system itself: the loop may not have looked since the peer hung up."""
+        """Poll the socket itself: the event loop may not have noticed yet that the peer closed."""
         sock = None if self._transport is None else self._transport.get_extra_info("socket")
         if sock is None or sock.fileno() < 0:
             return True
@@ -147,14 +147,14 @@ class Connection(asyncio.Protocol, httpcore2.AsyncNetworkStream):
 
 @dataclass(frozen=True, slots=True)
 class PooledConnection:
-    """A wire and the HTTP that is spoken over it."""
+    """A connection and its HTTP/1.1 state."""
 
     connection: Connection
     http: httpcore2.AsyncHTTP11Connection
 
 
 class ConnectionPool:
-    """Every open connection, and which of them are idle. Nothing here awaits, so that no cancellation can lose one."""
+    """All open connections, and which are idle. Only ``aclose`` awaits, so that no cancellation can lose one."""
 
     def __init__(self, *, max_idle: int) -> None:
         self._max_idle = max_idle
@@ -163,11 +163,11 @@ class ConnectionPool:
         self._sweep_timer: asyncio.TimerHandle | None = None
 
     def new_connection(self) -> Connection:
-        """Make the wire of a new connection."""
+        """Make a connection object for the dialer."""
         return Connection(self._open)
 
     def register(self, connection: Connection, origin: httpcore2.Origin) -> PooledConnection:
-        """Take in a connection that has just been made, unless it has already ended."""
+        """Track a connection that was just opened, unless it has already closed."""
         if connection.is_open:
             self._open.add(connection)
         return PooledConnection(
@@ -175,17 +175,17 @@ class ConnectionPool:
         )
 
     def acquire(self, origin: str) -> PooledConnection | None:
-        """Take the idle connection to *origin* that was used last, if it still stands."""
+        """Return the most recently used idle connection to *origin* that is still open, or None."""
         idle = self._idle.get(origin, [])
         while idle:
-            line = idle.pop()
-            if not line.http.has_expired():
-                return line
-            line.connection.abort()
+            pooled = idle.pop()
+            if not pooled.http.has_expired():
+                return pooled
+            pooled.connection.abort()
         return None
 
     def release(self, origin: str, pooled: PooledConnection) -> None:
-        """Keep a connection whose exchange ended in order, drop any other."""
+        """Keep the connection if its request completed cleanly and there is capacity; otherwise close it."""
         if not pooled.http.is_idle() or sum(map(len, self._idle.values())) >= self._max_idle:
             pooled.connection.abort()
             return
@@ -194,27 +194,27 @@ class ConnectionPool:
             self._sweep_timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_expired)
 
     def _close_expired(self) -> None:
-        """Close what nobody used for a while."""
+        """Close connections that were idle too long."""
         self._sweep_timer = None
-        for origin, lines in list(self._idle.items()):
-            for line in lines:
-                if line.http.has_expired():
-                    line.connection.abort()
-            self._idle[origin] = [line for line in lines if not line.http.has_expired()]
+        for origin, idle in list(self._idle.items()):
+            for pooled in idle:
+                if pooled.http.has_expired():
+                    pooled.connection.abort()
+            self._idle[origin] = [pooled for pooled in idle if not pooled.http.has_expired()]
             if not self._idle[origin]:
                 del self._idle[origin]
         if self._idle:
             self._sweep_timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_expired)
 
     async def aclose(self) -> None:
-        """Close all and wait a moment until the system has them back."""
+        """Close all connections and wait up to a second until they are released."""
         if self._sweep_timer is not None:
             self._sweep_timer.cancel()
             self._sweep_timer = None
         self._idle.clear()
-        for wire in tuple(self._open):
-            wire.abort()
+        for connection in tuple(self._open):
+            connection.abort()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_CLOSING_SECONDS):
-                while self._open:  # noqa: ASYNC110  # an event for this would outweigh the wait
+                while self._open:  # noqa: ASYNC110  # an event would cost more than this short wait
                     await asyncio.sleep(0)

@@ -1,7 +1,7 @@
-"""From a host's name to an open connection: resolve once, let a guard see every address, dial only what it saw.
+"""Open connections: resolve a host once, let the guard check every address, connect only to a checked one.
 
-A check of the URL alone is worth nothing: a name may lead to any address, and to another one a moment
-later. So the name is resolved here, once, and what is dialled is an address of that one answer.
+Checking the URL alone is useless: a name may resolve to any address, and to another one a moment later (DNS
+rebinding). So the name is resolved exactly once, and only an address from that answer is dialled.
 """
 
 import asyncio
@@ -22,20 +22,20 @@ ProtocolT = TypeVar("ProtocolT", bound=asyncio.Protocol)
 RESOLVE_SECONDS = 5.0
 CONNECT_SECONDS = 10.0
 TLS_SECONDS = 10.0
-_FALLBACK_CONNECT_SECONDS = 3.0  # a dead address must not use up the time of the ones behind it
+_FALLBACK_CONNECT_SECONDS = 3.0  # a dead address must leave time for the next ones
 _MAX_ADDRESSES = 6
 
 
 class AddressGuard(Protocol):
-    """Says which addresses may be dialled for whoever named the host."""
+    """Decides which addresses may be dialled."""
 
     def check(self, host: str, addresses: Sequence[IPAddress]) -> None:
-        """Raise DialRefused unless every one of *addresses*, all that *host* resolved to, may be dialled."""
+        """Raise AddressBlocked unless every address that *host* resolved to may be dialled."""
         ...
 
 
 class Dialer:
-    """Opens connections to addresses that its guard has seen; nothing else ever gets a packet."""
+    """Opens connections, only to addresses that its guard has approved."""
 
     def __init__(
         self,
@@ -47,12 +47,12 @@ class Dialer:
         self._guard = guard
         self._resolve = resolve or resolve_name
         self._make_tls = make_tls
-        self._tls: ssl.SSLContext | None = None  # made when first wanted: loading the certificates takes a while
+        self._tls: ssl.SSLContext | None = None  # created on first use: loading the certificates is slow
 
     async def dial(self, host: str, port: int, *, secure: bool, make_protocol: Callable[[], ProtocolT]) -> ProtocolT:
-        """Connect to *host*, with TLS if *secure*, and give the connected protocol made by *wire*.
+        """Connect to *host*, with TLS if *secure*, and return the connected protocol made by *make_protocol*.
 
-        Raises DialRefused when the guard says no, NotSent for everything that keeps a connection from standing.
+        Raises AddressBlocked if the guard refuses, RequestNotSent for every other connection failure.
         """
         addresses = await self._resolve_addresses(host)
         if self._guard is not None:
@@ -68,28 +68,32 @@ class Dialer:
                 addresses = await self._resolve(host)
         except TimeoutError as exc:
             raise RequestNotSent(
-                f"The name {host} was not resolved within {RESOLVE_SECONDS:g} s: check the DNS."
+                f"The host name {host} was not resolved within {RESOLVE_SECONDS:g} s: check the DNS."
             ) from exc
         except (OSError, UnicodeError) as exc:
-            later = isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN
-            what = "this machine's DNS" if later else "its spelling"
-            raise RequestNotSent(f"The name {host} could not be resolved ({_error_text(exc)}): check {what}.") from exc
+            is_temporary = isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN
+            hint = "this machine's DNS" if is_temporary else "its spelling"
+            raise RequestNotSent(
+                f"The host name {host} could not be resolved ({_error_text(exc)}): check {hint}."
+            ) from exc
         if not addresses:
-            raise RequestNotSent(f"The name {host} has no address: check its spelling.")
+            raise RequestNotSent(f"The host name {host} has no address: check its spelling.")
         return addresses
 
     async def _attach(
         self, sock: socket.socket, host: str, port: int, *, secure: bool, make_protocol: Callable[[], ProtocolT]
     ) -> ProtocolT:
-        """Put *wire* on the connected socket, with the TLS handshake if *secure*."""
+        """Attach the protocol to the connected socket, after the TLS handshake if *secure*."""
         try:
             return await self._create_connection(sock, host, secure=secure, make_protocol=make_protocol)
         except ssl.SSLCertVerificationError as exc:
             raise RequestNotSent(
-                f"The certificate of {host} does not hold: {exc.verify_message or _error_text(exc)}."
+                f"The certificate of {host} is not valid: {exc.verify_message or _error_text(exc)}."
             ) from exc
         except ssl.SSLError as exc:
-            raise RequestNotSent(f"TLS with {host}:{port} failed ({_error_text(exc)}): is it an https port?") from exc
+            raise RequestNotSent(
+                f"TLS with {host}:{port} failed ({_error_text(exc)}): check that it is an https port."
+            ) from exc
         except (OSError, ValueError) as exc:
             raise RequestNotSent(
                 f"TLS with {host}:{port} failed: {_error_text(exc) or 'the peer closed the connection'}."
@@ -116,37 +120,37 @@ class Dialer:
 
 
 async def resolve_name(host: str) -> Sequence[IPAddress]:
-    """Ask the system's resolver for every address of *host*, in its order of preference.
+    """Return every address of *host* from the system's resolver, in its order of preference.
 
-    On a daemon thread of its own: a resolver that hangs for half a minute blocks neither the few
-    threads of the loop's executor nor the end of the process.
+    It runs in its own daemon thread: a resolver that hangs for half a minute must block neither the few threads of the
+    loop's executor nor the exit of the process.
     """
     loop = asyncio.get_running_loop()
     answer: asyncio.Future[Sequence[IPAddress]] = loop.create_future()
 
-    def ask() -> None:
+    def resolve() -> None:
         try:
             found = _unique_addresses(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
         except (OSError, UnicodeError) as exc:
-            tell(answer.set_exception, exc)
+            complete(answer.set_exception, exc)
         else:
-            tell(answer.set_result, found)
+            complete(answer.set_result, found)
 
-    def tell(say: Callable[..., None], what: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is gone, and nobody waits any more
-            loop.call_soon_threadsafe(lambda: None if answer.done() else say(what))
+    def complete(set_outcome: Callable[..., None], value: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits for this
+            loop.call_soon_threadsafe(lambda: None if answer.done() else set_outcome(value))
 
-    threading.Thread(target=ask, name="resolve", daemon=True).start()
+    threading.Thread(target=resolve, name="resolve", daemon=True).start()
     return await answer
 
 
 def is_literal(host: str) -> bool:
-    """Whether *host* is an address as it stands, in any spelling the system takes (``0x7f.1``, ``2130706433``)."""
+    """Whether *host* is a literal IP address, in any spelling the system accepts (``0x7f.1``, ``2130706433``)."""
     return bool(_literal_addresses(host))
 
 
 def _literal_addresses(host: str) -> Sequence[IPAddress]:
-    """Read *host* as an address the way the system would, without asking anybody."""
+    """Parse *host* as an address the way the system does, without DNS; empty if it is a name."""
     try:
         return _unique_addresses(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))
     except (OSError, UnicodeError, ValueError):
@@ -154,29 +158,29 @@ def _literal_addresses(host: str) -> Sequence[IPAddress]:
 
 
 def _unique_addresses(found: Sequence[tuple[object, ...]]) -> Sequence[IPAddress]:
-    return tuple(dict.fromkeys(ip_address(entry[4][0]) for entry in found))  # type: ignore[index]  # a sockaddr
+    return tuple(dict.fromkeys(ip_address(entry[4][0]) for entry in found))  # type: ignore[index]  # a sockaddr tuple
 
 
 async def _connect(host: str, port: int, addresses: Sequence[IPAddress]) -> socket.socket:
-    """Connect to the first of *addresses* that answers; of the troubles, the last is told."""
-    trouble = RequestNotSent(f"{host} has no address.")
+    """Connect to the first of *addresses* that answers. If none does, raise the last error."""
+    error = RequestNotSent(f"{host} has no address.")
     for number, address in enumerate(addresses, start=1):
-        where = f"{host}:{port}" if is_literal(host) else f"{host}:{port} ({address})"
-        patience = CONNECT_SECONDS if number == len(addresses) else _FALLBACK_CONNECT_SECONDS
+        peer = f"{host}:{port}" if is_literal(host) else f"{host}:{port} ({address})"
+        time_limit = CONNECT_SECONDS if number == len(addresses) else _FALLBACK_CONNECT_SECONDS
         try:
-            return await _connect_to(address, port, time_limit=patience)
+            return await _connect_to(address, port, time_limit=time_limit)
         except ConnectionRefusedError as exc:
-            trouble = RequestNotSent(f"{where} refused the connection: is anything listening there?")
-            trouble.__cause__ = exc
+            error = RequestNotSent(f"{peer} refused the connection: check that a server is listening there.")
+            error.__cause__ = exc
         except TimeoutError as exc:
-            trouble = RequestNotSent(
-                f"{where} did not take the connection in {patience:g} s: is a firewall in between?"
+            error = RequestNotSent(
+                f"{peer} did not accept the connection within {time_limit:g} s: check for a firewall in between."
             )
-            trouble.__cause__ = exc
+            error.__cause__ = exc
         except OSError as exc:
-            trouble = RequestNotSent(f"No connection to {where}: {_error_text(exc)}.")
-            trouble.__cause__ = exc
-    raise trouble
+            error = RequestNotSent(f"No connection to {peer}: {_error_text(exc)}.")
+            error.__cause__ = exc
+    raise error
 
 
 async def _connect_to(address: IPAddress, port: int, *, time_limit: float) -> socket.socket:
@@ -193,7 +197,7 @@ async def _connect_to(address: IPAddress, port: int, *, time_limit: float) -> so
 
 
 def _error_text(exc: BaseException) -> str:
-    """Say what the system says, without its numbers and its file names."""
+    """Return the system's message, without error numbers and file names."""
     match exc:
         case ssl.SSLError(reason=str(reason)) if reason:
             return reason.replace("_", " ").lower()

@@ -1,4 +1,4 @@
-"""A file from elsewhere, put down as it comes: bounded in size, time and pace, taken up again where it broke off."""
+"""Download a file to a target, with limits on size, time and minimum rate; interrupted downloads resume."""
 
 import asyncio
 import re
@@ -13,7 +13,7 @@ from receiver.domain.errors import NoResponse
 from receiver.net.http_client import HttpClient, StreamedResponse
 
 MAX_REDIRECTS = 3
-"""How many redirects are followed. Each leads to an address of its own, which the guard sees like the first."""
+"""The most redirects to follow. The guard checks the address of each one."""
 
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 _RANGE = re.compile(r"bytes (?P<start>\d{1,18})-\d{1,18}/(?P<size>\d{1,18}|\*)")
@@ -23,7 +23,7 @@ _LENGTH = re.compile(r"\d{1,18}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinimumRate:
-    """The least that must come: so many bytes within so many seconds, again and again until the end."""
+    """The minimum transfer rate: at least ``min_bytes`` in every ``seconds``, until the end."""
 
     min_bytes: int = 256 * 1024
     seconds: float = 30.0
@@ -31,10 +31,10 @@ class MinimumRate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContentInfo:
-    """What is known as a body begins: where in the file it starts, and what the file is.
+    """What the response headers say about the body.
 
-    ``size`` is the whole file's, where the server tells it. ``validator`` is what tells this file from a later one
-    of the same name, None where the server gives nothing that can.
+    ``offset`` is where in the file the body starts. ``size`` is the whole file's, None if unknown. ``validator``
+    identifies this version of the file (ETag or date), None if the server sends neither.
     """
 
     offset: int
@@ -44,37 +44,37 @@ class ContentInfo:
 
 
 class DownloadTarget(Protocol):
-    """Where a file is put down."""
+    """Where a downloaded file is written."""
 
     @property
     def offset(self) -> int:
-        """How much of the file is there already."""
+        """How many bytes of the file exist already."""
         ...
 
     @property
     def validator(self) -> str | None:
-        """What the file that is partly there was told from others by."""
+        """The validator of the partial file."""
         ...
 
     async def start(self, info: ContentInfo) -> None:
-        """Make ready for what comes; an offset of 0 means that what is there is worth nothing."""
+        """Prepare for the body. An offset of 0 means that the partial file must be discarded."""
         ...
 
     async def write(self, chunk: bytes) -> None:
-        """Put down what follows."""
+        """Append *chunk*."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completed:
-    """The file is there, whole."""
+    """The file is complete."""
 
     size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorStatus:
-    """The server gave no file but a status."""
+    """The server answered with an error status."""
 
     peer: str
     status: int
@@ -82,7 +82,7 @@ class ErrorStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TooLarge:
-    """The file is larger than wanted; what came of it is worth nothing."""
+    """The file exceeds the size limit; the bytes received so far are useless."""
 
     peer: str
 
@@ -92,7 +92,7 @@ DownloadResult: TypeAlias = Completed | ErrorStatus | TooLarge
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Redirect:
-    """The file is at another URL."""
+    """The server redirects to another URL."""
 
     url: str
 
@@ -109,21 +109,21 @@ async def download(
     max_bytes: int,
     minimum_rate: MinimumRate = _DEFAULT_RATE,
 ) -> DownloadResult:
-    """Get the file at *url*, or the rest of it, within *total* for each hop; it may have *limit* bytes.
+    """Download the file at *url*, or the rest of it, up to *max_bytes*. *time_limit* restarts at each redirect.
 
-    Raises DialRefused, NotSent or NoAnswer, and what *to* raises. Whatever has come by then stays put down.
+    Raises AddressBlocked, RequestNotSent or NoResponse, and what *target* raises. The bytes written so far remain.
     """
     for _ in range(MAX_REDIRECTS + 1):
         read = partial(_receive, url=url, target=target, max_bytes=max_bytes, minimum_rate=minimum_rate)
-        ending = await http_client.stream(url, headers=_range_headers(target), time_limit=time_limit, read=read)
-        if not isinstance(ending, _Redirect):
-            return ending
-        url = ending.url
-    raise NoResponse(f"More than {MAX_REDIRECTS} redirects, one after the other.")
+        outcome = await http_client.stream(url, headers=_range_headers(target), time_limit=time_limit, read=read)
+        if not isinstance(outcome, _Redirect):
+            return outcome
+        url = outcome.url
+    raise NoResponse(f"The server sent more than {MAX_REDIRECTS} redirects in a row.")
 
 
 def _range_headers(target: DownloadTarget) -> dict[str, str]:
-    """Ask for the rest alone, and only if it is the rest of the same file."""
+    """Return the headers that request only the rest, and only if the file has not changed."""
     if not target.offset or target.validator is None:
         return {}
     return {"range": f"bytes={target.offset}-", "if-range": target.validator}
@@ -138,40 +138,40 @@ async def _receive(
         return Completed(size=target.offset)
     if response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         return ErrorStatus(peer=response.peer, status=response.status)
-    beginning = _content_info(response, target)
-    if beginning.size is not None and beginning.size > max_bytes:
+    info = _content_info(response, target)
+    if info.size is not None and info.size > max_bytes:
         return TooLarge(peer=response.peer)
-    await target.start(beginning)
-    count = await _write_chunks(response, target, beginning.offset, max_bytes=max_bytes, minimum_rate=minimum_rate)
+    await target.start(info)
+    count = await _write_chunks(response, target, info.offset, max_bytes=max_bytes, minimum_rate=minimum_rate)
     if count > max_bytes:
         return TooLarge(peer=response.peer)
-    if beginning.size is not None and count != beginning.size:
-        raise NoResponse(f"{response.peer} sent {count} bytes of a file of {beginning.size}.")
+    if info.size is not None and count != info.size:
+        raise NoResponse(f"{response.peer} sent {count} of {info.size} bytes.")
     return Completed(size=count)
 
 
 def _redirect_url(response: StreamedResponse, url: str) -> str:
     try:
-        there = urljoin(url, response.headers["location"])
-        scheme = urlsplit(there).scheme
+        target = urljoin(url, response.headers["location"])
+        scheme = urlsplit(target).scheme
     except ValueError as exc:
-        raise NoResponse(f"{response.peer} redirects to a place that cannot be read.") from exc
+        raise NoResponse(f"{response.peer} redirects to an invalid URL.") from exc
     if scheme not in ("http", "https"):
-        raise NoResponse(f"{response.peer} redirects to something that is neither http nor https.")
-    return there
+        raise NoResponse(f"{response.peer} redirects to a URL that is neither http nor https.")
+    return target
 
 
 def _content_info(response: StreamedResponse, target: DownloadTarget) -> ContentInfo:
-    """Read from the headers what comes. What was not asked for is no file: other coding, another part."""
+    """Read the headers. An encoded body, or another part than the requested one, is an error."""
     headers = response.headers
     if headers.get("content-encoding", "identity").strip().lower() not in ("identity", ""):
-        raise NoResponse(f"{response.peer} sent the file in a coding that was not asked for.")
+        raise NoResponse(f"{response.peer} sent the file in an encoding that was not requested.")
     length = headers.get("content-length", "")
     offset, size = 0, int(length) if _LENGTH.fullmatch(length) else None
     if response.status == HTTPStatus.PARTIAL_CONTENT:
         part = _RANGE.fullmatch(headers.get("content-range", "").strip())
         if part is None or not target.offset or int(part["start"]) != target.offset:
-            raise NoResponse(f"{response.peer} sent another part of the file than was asked for.")
+            raise NoResponse(f"{response.peer} sent a part of the file that was not requested.")
         offset, size = target.offset, None if part["size"] == "*" else int(part["size"])
     return ContentInfo(
         offset=offset,
@@ -182,7 +182,7 @@ def _content_info(response: StreamedResponse, target: DownloadTarget) -> Content
 
 
 def _validator(response: StreamedResponse) -> str | None:
-    """Give what an If-Range may ask by: a strong tag, else a date."""
+    """Return the value for If-Range: a strong ETag, or else the date."""
     tag = response.headers.get("etag", "")
     if tag.startswith('"'):
         return tag
@@ -190,30 +190,30 @@ def _validator(response: StreamedResponse) -> str | None:
 
 
 def _is_complete(response: StreamedResponse, target: DownloadTarget) -> bool:
-    """Whether there is nothing left to ask for because all is here."""
-    told = _UNSATISFIED_RANGE.fullmatch(response.headers.get("content-range", "").strip())
-    return told is not None and target.offset > 0 and int(told["size"]) == target.offset
+    """Whether the partial file is already complete."""
+    match = _UNSATISFIED_RANGE.fullmatch(response.headers.get("content-range", "").strip())
+    return match is not None and target.offset > 0 and int(match["size"]) == target.offset
 
 
 async def _write_chunks(
     response: StreamedResponse, target: DownloadTarget, count: int, *, max_bytes: int, minimum_rate: MinimumRate
 ) -> int:
-    """Put down what comes, as long as enough comes: a trickle would hold its place for ever. Give the file's size."""
+    """Write the body and return the file's size. A response below the minimum rate would hold its slot for ever."""
     loop = asyncio.get_running_loop()
     since = 0
     try:
-        async with asyncio.timeout(minimum_rate.seconds) as patience:
-            async for piece in response.chunks:
-                count += len(piece)
+        async with asyncio.timeout(minimum_rate.seconds) as deadline:
+            async for chunk in response.chunks:
+                count += len(chunk)
                 if count > max_bytes:
                     break
-                await target.write(piece)
-                since += len(piece)
+                await target.write(chunk)
+                since += len(chunk)
                 if since >= minimum_rate.min_bytes:
-                    patience.reschedule(loop.time() + minimum_rate.seconds)
+                    deadline.reschedule(loop.time() + minimum_rate.seconds)
                     since = 0
     except TimeoutError as exc:
         raise NoResponse(
-            f"{response.peer} sent less than {minimum_rate.min_bytes} bytes in {minimum_rate.seconds:g} s."
+            f"{response.peer} sent less than {minimum_rate.min_bytes} bytes within {minimum_rate.seconds:g} s."
         ) from exc
     return count

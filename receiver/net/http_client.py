@@ -1,8 +1,8 @@
-"""Every HTTP request that leaves: guarded at the dial, bounded in time and size, and honest about how it ended.
+"""The HTTP client for every outgoing request: checked addresses, bounded time and size, exact errors.
 
-The one place that knows the HTTP client library. It uses that library's connections and not its client:
-cookies, redirects, proxies from the environment and decoding are all things that must not happen here, and
-without them the same protocol code does several times as many requests a second.
+Only this package knows the HTTP client library. It uses the library's connections but not its client. Cookies,
+redirects, proxies from the environment and decoding must not happen here, and without them the same protocol code
+makes several times as many requests per second.
 """
 
 import asyncio
@@ -53,7 +53,7 @@ _MANAGED_HEADERS = frozenset(
 )
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _LAST_PORT = 65535
-_HOST = re.compile(r"[0-9A-Za-z_.:-]+")  # a name after IDNA, or an address
+_HOST = re.compile(r"[0-9A-Za-z_.:-]+")  # an IDNA-encoded name, or an address
 _TRANSPORT_ERRORS = (
     httpcore2.NetworkError,
     httpcore2.ProtocolError,
@@ -64,7 +64,7 @@ _TRANSPORT_ERRORS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpResponse:
-    """What the peer answered. Header names are in lower case; ``body`` is raw and, if ``truncated``, its start."""
+    """A complete response. Header names are lower case; ``body`` is not decoded and may be ``truncated``."""
 
     status: int
     headers: Mapping[str, str]
@@ -74,7 +74,7 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamedResponse:
-    """An answer whose body is still on the wire. ``peer`` names who gives it, as far as it may be shown."""
+    """A response whose body is still arriving. ``peer`` is the host and port, safe to show."""
 
     peer: str
     status: int
@@ -84,17 +84,17 @@ class StreamedResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamedBody:
-    """A body to send that is itself still on its way to us; its pieces can be had once. ``size``: None if unknown."""
+    """A request body that is still arriving; it can be read once. ``size`` is None if unknown."""
 
     size: int | None
     chunks: AsyncIterator[bytes]
 
 
 class HttpClient:
-    """Makes HTTP requests over kept-alive connections of its own.
+    """Makes HTTP requests over its own keep-alive connections.
 
-    Bounds: *max_connections* requests at once, the time and size each request states. A guard sees every
-    address before it is dialled. ``request`` raises DialRefused, NotSent or NoAnswer and nothing else.
+    Limits: *max_connections* requests at once, and the time and size of each request. The guard checks every address
+    before it is dialled. ``request`` raises AddressBlocked, RequestNotSent or NoResponse, and nothing else.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class HttpClient:
         time_limit: timedelta,
         max_body: int,
     ) -> HttpResponse:
-        """Make one request within *total*, all in all, and keep at most *limit* bytes of the answer's body."""
+        """Make one request within *time_limit* in total, and keep at most *max_body* bytes of the response body."""
         read = partial(read_limited, max_body=max_body)
         return await self._exchange(
             method, url, headers=headers or {}, content=content, time_limit=time_limit, read=read
@@ -138,10 +138,10 @@ class HttpClient:
         extra_body_time: timedelta = timedelta(),
         read: Callable[[StreamedResponse], Awaitable[T]],
     ) -> T:
-        """Get *url* and let *read* take the answer as it comes; give what it gives.
+        """Request *url*, pass the streamed response to *read*, and return its result.
 
-        It may take *total*, all in all, and once the answer has begun the *rest* on top of that. What *read* leaves on
-        the wire is dropped. What it or *content* raises is raised, beside what ``request`` raises.
+        It may take *time_limit* in total, plus *extra_body_time* once the response has started. Bytes that *read* does
+        not consume are dropped. Exceptions of *read* and *content* propagate, besides those of ``request``.
         """
         return await self._exchange(
             method,
@@ -180,17 +180,17 @@ class HttpClient:
             raise exchange.timeout_error() from exc
 
     async def aclose(self) -> None:
-        """Close every connection and wait until the system has them back."""
+        """Close all connections and wait until they are released."""
         await self._pool.aclose()
 
     def _headers(
         self, method: str, target: "_Target", headers: Mapping[str, str], content: bytes | StreamedBody
     ) -> list[tuple[bytes, bytes]]:
-        """Put the headers together; what frames the message is ours to say, whatever the caller hands on."""
-        asked = {name.lower(): value for name, value in headers.items()}
-        wanted = {"accept": "*/*", "user-agent": self._user_agent, **target.authorization, **asked}
+        """Build the headers. Those that frame the message are always ours; the caller cannot set them."""
+        given = {name.lower(): value for name, value in headers.items()}
+        merged = {"accept": "*/*", "user-agent": self._user_agent, **target.authorization, **given}
         lines = [(b"host", target.host_header), (b"accept-encoding", b"identity")]
-        lines += [(_encode(name), _encode(value)) for name, value in wanted.items() if name not in _MANAGED_HEADERS]
+        lines += [(_encode(name), _encode(value)) for name, value in merged.items() if name not in _MANAGED_HEADERS]
         size = content.size if isinstance(content, StreamedBody) else len(content)
         if size is None:
             lines.append((b"transfer-encoding", b"chunked"))
@@ -206,24 +206,24 @@ class HttpClient:
         on_response_started: Callable[[], None],
     ) -> T:
         target = exchange.target
-        line = self._pool.acquire(target.origin)
-        if line is None:
+        pooled = self._pool.acquire(target.origin)
+        if pooled is None:
             exchange.dialing = True
-            wire = await self._dialer.dial(
+            connection = await self._dialer.dial(
                 target.host, target.port, secure=target.url.scheme == b"https", make_protocol=self._pool.new_connection
             )
-            line = self._pool.register(wire, target.url.origin)
-        exchange.connection = line.connection
-        line.connection.reset()
+            pooled = self._pool.register(connection, target.url.origin)
+        exchange.connection = pooled.connection
+        pooled.connection.reset()
         try:
-            response = await line.http.handle_async_request(request)
+            response = await pooled.http.handle_async_request(request)
             on_response_started()
-            async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as pieces:
-                return await read(_streamed_response(response, target, pieces))
+            async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as chunks:
+                return await read(_streamed_response(response, target, chunks))
         except _TRANSPORT_ERRORS as exc:
             raise exchange.transport_error(exc) from exc
         finally:
-            self._pool.release(target.origin, line)
+            self._pool.release(target.origin, pooled)
 
 
 def _encode(text: str) -> bytes:
@@ -232,15 +232,15 @@ def _encode(text: str) -> bytes:
 
 async def _chunks(content: bytes | StreamedBody) -> AsyncGenerator[bytes]:
     if isinstance(content, StreamedBody):
-        async for piece in content.chunks:
-            yield piece
+        async for chunk in content.chunks:
+            yield chunk
         return
     for start in range(0, len(content), CHUNK_SIZE):
         yield content[start : start + CHUNK_SIZE]
 
 
 def has_literal_ip(url: str) -> bool:
-    """Whether the host in *url* is an address as it stands, so that no change of the DNS can lead it elsewhere."""
+    """Whether the host in *url* is a literal IP address, so that DNS cannot change where it leads."""
     try:
         return is_literal(_target(url).host)
     except RequestNotSent:
@@ -258,10 +258,10 @@ def _streamed_response(
 
 
 async def read_limited(response: StreamedResponse, *, max_body: int) -> HttpResponse:
-    """Read the body raw; past *limit* the rest, however long it is, is left on the wire."""
+    """Read the body without decoding it. Bytes beyond *max_body* are not read."""
     body = bytearray()
-    async for piece in response.chunks:
-        body += piece
+    async for chunk in response.chunks:
+        body += chunk
         if len(body) > max_body:
             break
     return HttpResponse(
@@ -271,7 +271,7 @@ async def read_limited(response: StreamedResponse, *, max_body: int) -> HttpResp
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Target:
-    """Where a URL leads, as the connection wants to know it."""
+    """A parsed URL, in the parts that a connection needs."""
 
     url: httpcore2.URL
     host: str
@@ -282,7 +282,7 @@ class _Target:
 
     @property
     def name(self) -> str:
-        """The part of the URL that may be shown."""
+        """Host and port, the only part of the URL that may be shown."""
         return f"{self.host}:{self.port}"
 
 
@@ -292,17 +292,17 @@ def _target(url: str) -> _Target:
         parsed = httpx.URL(url)
         host = parsed.raw_host.decode("ascii")
     except (httpx.InvalidURL, ValueError, TypeError) as exc:
-        raise RequestNotSent("The URL cannot be read: write it as https://host/path.") from exc
+        raise RequestNotSent("The URL is not valid. Write it like https://host/path.") from exc
     default_port = _DEFAULT_PORTS.get(parsed.scheme)
     if default_port is None or not _HOST.fullmatch(host):
-        raise RequestNotSent("The URL is not one of http or https with a host: write it as https://host/path.")
+        raise RequestNotSent("The URL is not an http or https URL with a host. Write it like https://host/path.")
     port = default_port if parsed.port is None else parsed.port
     if not 0 < port <= _LAST_PORT:
-        raise RequestNotSent(f"There is no port {port}: correct the URL.")
+        raise RequestNotSent(f"The URL has an invalid port: {port}. Expected 1 to 65535.")
     authorization = {}
     if parsed.userinfo:
-        word = base64.b64encode(f"{parsed.username}:{parsed.password}".encode()).decode("ascii")
-        authorization["authorization"] = f"Basic {word}"
+        credentials = base64.b64encode(f"{parsed.username}:{parsed.password}".encode()).decode("ascii")
+        authorization["authorization"] = f"Basic {credentials}"
     return _Target(
         url=httpcore2.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=port, target=parsed.raw_path),
         host=host,
@@ -315,7 +315,7 @@ def _target(url: str) -> _Target:
 
 @dataclass(slots=True, kw_only=True)
 class _Exchange:
-    """How far one request has come, so that its end can be told truthfully."""
+    """The progress of one request, so that an error can say exactly how far it came."""
 
     target: _Target
     seconds: float
@@ -324,34 +324,34 @@ class _Exchange:
     response_started: bool = False
 
     def on_response_started(self, deadline: asyncio.Timeout, extra_body_time: timedelta) -> None:
-        """Note that the answer has begun, and give it time to end."""
+        """Note that the response has started, and extend the deadline for its body."""
         self.response_started = True
-        due = deadline.when()
-        if extra_body_time and due is not None:
+        ends_at = deadline.when()
+        if extra_body_time and ends_at is not None:
             self.seconds += extra_body_time.total_seconds()
-            deadline.reschedule(due + extra_body_time.total_seconds())
+            deadline.reschedule(ends_at + extra_body_time.total_seconds())
 
     def timeout_error(self) -> RequestNotSent | NoResponse:
-        """Say what the time ran out on."""
+        """Return the error for a timeout, by the progress so far."""
         name, seconds = self.target.name, self.seconds
         if self.response_started:
-            return NoResponse(f"{name} began an answer and did not finish it within {seconds:g} s.")
+            return NoResponse(f"{name} started a response but did not finish it within {seconds:g} s.")
         if self.connection is not None and self.connection.sent:
-            return NoResponse(f"{name} took the request and did not answer within {seconds:g} s.")
+            return NoResponse(f"{name} received the request but did not answer within {seconds:g} s.")
         if self.dialing:
-            return RequestNotSent(f"No connection to {name} within {seconds:g} s.")
-        return RequestNotSent(f"{name} was not tried: all connections were in use for {seconds:g} s.")
+            return RequestNotSent(f"Could not connect to {name} within {seconds:g} s.")
+        return RequestNotSent(f"No request was sent to {name}: all connections were in use for {seconds:g} s.")
 
     def transport_error(self, exc: Exception) -> RequestNotSent | NoResponse:
-        """Say how the exchange broke, without a word of what either side sent."""
+        """Return the error for a broken connection. It never quotes what either side sent."""
         name = self.target.name
         if isinstance(exc, httpcore2.LocalProtocolError):
-            return RequestNotSent(f"The request to {name} has a method, path or header that HTTP does not allow.")
+            return RequestNotSent(f"The request to {name} has a method, path or header that is not valid HTTP.")
         if self.connection is None or not self.connection.sent:
             return RequestNotSent(f"{name} closed the connection before the request was sent.")
         if self.response_started:
-            return NoResponse(f"{name} broke off in the middle of its answer.")
+            return NoResponse(f"{name} closed the connection in the middle of its response.")
         if not self.connection.received:
-            how = "closed" if self.connection.error is None else "reset"
-            return NoResponse(f"{name} took the request and {how} the connection without an answer.")
-        return NoResponse(f"{name} did not answer in HTTP that can be understood.")
+            action = "closed" if self.connection.error is None else "reset"
+            return NoResponse(f"{name} received the request and {action} the connection without a response.")
+        return NoResponse(f"{name} sent a response that is not valid HTTP.")

@@ -21,22 +21,18 @@ from receiver import __version__
 from receiver.archive.archiver import Archiver, CopyTarget, abandon
 from receiver.archive.fetcher import Fetcher
 from receiver.archive.s3 import open_s3
-from receiver.delivery.dispatcher import Dispatcher, Lane
+from receiver.delivery.dispatcher import Dispatcher
+from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.replay import ReplayService
-from receiver.delivery.retry import RetryPolicy
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.process import kill_orphans
-from receiver.delivery.senders.script import ScriptSender
-from receiver.delivery.senders.sender import Sender
-from receiver.delivery.senders.webhook import ClientCallbackSender, WebhookSender
 from receiver.domain.clock import Clock, Ids, SystemClock
-from receiver.domain.errors import ConfigurationError, ReceiverError, StoreUnavailable
+from receiver.domain.errors import ConfigurationError, StoreUnavailable
 from receiver.domain.model import Secret
 from receiver.domain.notifier import Notifiers
-from receiver.domain.rate_limiter import RateLimiter
 from receiver.events.alerts import AlertFactory
 from receiver.events.factory import EventFactory
-from receiver.events.routing import REPLY_PREFIX, compile_routes
+from receiver.events.routing import compile_routes
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
@@ -44,7 +40,7 @@ from receiver.service.retention import Retention
 from receiver.service.startup_gate import StartupGate
 from receiver.service.supervisor import Supervisor, Work
 from receiver.service.systemd import SystemdNotifier, listen_fds
-from receiver.settings import Address, Loaded, RouteSettings, Settings
+from receiver.settings import Address, Loaded, Settings
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.recorder import CreateRecorder
@@ -70,12 +66,6 @@ GRACE = timedelta(seconds=20)
 """How long work under way may go on after a stop was asked for: longer than a webhook's time-out."""
 
 _LISTENER_GRACE = timedelta(seconds=5)
-_REPLY_TIMEOUT = timedelta(seconds=15)
-_REPLY_CONCURRENCY = 8
-_REPLY_POLICY = RetryPolicy(
-    schedule=[timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600)],
-    give_up_after=timedelta(hours=96),
-)
 _MAX_CONNECTIONS = 1000
 _ADMIN_LIMITS = ConnectionLimits(request=timedelta(minutes=5))  # pictures come in by base64
 
@@ -292,47 +282,6 @@ def _build_http_clients(settings: Settings, stack: AsyncExitStack) -> tuple[Http
     stack.push_async_callback(inside.aclose)
     stack.push_async_callback(outside.aclose)
     return inside, outside
-
-
-class LaneRegistry:
-    """Finds the lane of a route: those of the configuration, and one per host for clients' own URLs."""
-
-    def __init__(self, settings: Settings, operator_client: HttpClient, public_client: HttpClient) -> None:
-        self._lanes = {route.name: _build_lane(route, operator_client) for route in settings.routes}
-        self._client_callback_sender = ClientCallbackSender(
-            http_client=public_client, timeout=_REPLY_TIMEOUT, secret=settings.gateway.secret
-        )
-
-    def __call__(self, route: str) -> Lane | None:
-        """Return the lane of *route*, or None if no such route is configured."""
-        if route.startswith(REPLY_PREFIX) and route not in self._lanes:
-            self._lanes[route] = Lane(
-                sender=self._client_callback_sender, policy=_REPLY_POLICY, concurrency=_REPLY_CONCURRENCY
-            )
-        return self._lanes.get(route)
-
-    def sender(self, route: str) -> Sender | None:
-        """Find the sender of a route."""
-        lane = self(route)
-        return None if lane is None else lane.sender
-
-
-def _build_lane(route: RouteSettings, http_client: HttpClient) -> Lane:
-    return Lane(
-        sender=make_sender(route, http_client),
-        policy=RetryPolicy(schedule=route.retry, give_up_after=route.give_up_after),
-        concurrency=route.concurrency,
-        rate=None if route.rate is None else RateLimiter(count=route.rate.count, per=route.rate.per),
-    )
-
-
-def make_sender(route: RouteSettings, http_client: HttpClient) -> Sender:
-    """Make the sender for a route's kind of destination."""
-    if route.webhook is not None:
-        return WebhookSender(route.webhook, http_client=http_client)
-    if route.script is not None:
-        return ScriptSender(route.script)
-    raise ReceiverError(f"Route {route.name} leads nowhere.")
 
 
 def admin_token(settings: Settings) -> Secret:

@@ -8,27 +8,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
+from receiver.domain.forbidden_networks import FORBIDDEN_NETWORKS
 from receiver.settings.values import InvalidValue, quoted, read_text
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
 _PORT = re.compile(r"[0-9]{1,5}")
 _MAX_PORT = 65535
 
-# Where machines ask who they are and for their keys. Nothing of ours is ever sent there, whoever names it.
-_FORBIDDEN_NETWORKS = tuple(
-    ip_network(text)
-    for text in (
-        "169.254.0.0/16",
-        "fe80::/10",
-        "fd00:ec2::254/128",
-        "fd00:ec2::23/128",
-        "fd00:42::42/128",
-        "fd20:ce::254/128",
-        "100.100.100.200/32",
-        "168.63.129.16/32",
-        "192.0.0.192/32",
-    )
-)
 _FORBIDDEN_HOSTS = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 
 
@@ -85,7 +71,7 @@ def read_network(raw: object) -> IPv4Network | IPv6Network:
     network = _read_network(raw)
     if network.prefixlen == 0:
         raise InvalidValue("would open every address to strangers; name the networks that are meant")
-    if any(_is_subnet(network, never) for never in _FORBIDDEN_NETWORKS):
+    if any(_is_subnet(network, forbidden) for forbidden, _ in FORBIDDEN_NETWORKS):
         raise InvalidValue(f"{network} is link-local or cloud metadata, which is never dialled; leave it out")
     return network
 
@@ -174,7 +160,7 @@ def _is_forbidden(host: str) -> bool:
         address = address.ipv4_mapped
     if address is None:
         return False
-    return address.is_multicast or any(address in network for network in _FORBIDDEN_NETWORKS)
+    return address.is_multicast or any(address in network for network, _ in FORBIDDEN_NETWORKS)
 
 
 def is_loopback(host: str) -> bool:

@@ -252,7 +252,7 @@ class Inbox:
         if not contradicts or task is None or task.id in self._contradicted:
             return change
         data = {
-            "message": f"Kling now reports another final state than {task.state}, which is kept. See the task's pushes.",
+            "message": f"Kling now reports a final state other than {task.state}, which is kept. See its pushes.",
             "state": task.state.value,
         }
         return _add_event(change, self._event_factory.alert("task_contradicted", data, at=self._clock.now(), task=task))

@@ -115,7 +115,7 @@ async def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_and_goes_on_wh
         await system.wait_for_assets(event, ArchiveState.LATE)
         [(_, told)] = await system.alerts()
         assert [one["reason"] for one in told["results"] if one["number"] == 0] == [
-            "The file could not be put on the disk: No space left on device. See to [archive] dir."
+            "The file could not be written: No space left on device. Check [archive] dir."
         ]
         assert not (small_disk / str(event.task_id) / event.id / "0.mp4").exists()
 

@@ -1,4 +1,4 @@
-"""A result is home when the storage has it: routes wait for that as for a file, and no trouble there loses one."""
+"""A result counts as archived once the object store has it; no error there loses a file."""
 
 import asyncio
 import json
@@ -100,7 +100,7 @@ async def test_while_the_storage_is_down_routes_wait_and_then_have_the_file_alon
     assert asset["storage"].startswith("s3://")
     alerts = await system.alerts()
     assert [what for what, _ in alerts] == ["asset_lost", "asset_expiring", "asset_recovered"]
-    assert "which did not come to the storage in time" in alerts[0][1]["message"]
+    assert "were not copied to the object store in time" in alerts[0][1]["message"]
     assert "cannot be reached" in alerts[0][1]["results"][0]["reason"]
     assert alerts[0][1]["results"][0]["path"] == asset["path"]
 
@@ -136,7 +136,7 @@ async def test_what_the_storage_never_took_stays_here(
     [(what, told)] = await system.alerts()
     assert (what, told["message"]) == (
         "asset_lost",
-        "1 of 1 results cannot be brought to the storage and are not tried for any more.",
+        "1 of 1 results cannot be copied to the object store and are no longer retried.",
     )
     assert system.content(told["results"][0]) == PNG
 
@@ -156,7 +156,7 @@ async def test_a_bucket_that_is_missing_is_said_and_once_it_is_made_all_goes_on(
 
     [(_, told), _] = await system.alerts()
     assert "(NoSuchBucket)" in told["results"][0]["reason"]
-    assert "Make the bucket" in told["results"][0]["reason"]
+    assert "Create the bucket" in told["results"][0]["reason"]
     assert len(s3.objects()) == 1
 
 

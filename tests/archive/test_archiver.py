@@ -1,4 +1,4 @@
-"""Results come home whole or not at all, routes are told when they are there, and no server keeps them from it."""
+"""Results are archived completely or not at all, then events are delivered; no server can prevent that."""
 
 import asyncio
 import hashlib
@@ -196,7 +196,7 @@ async def test_a_dead_url_is_lost_soon_and_routes_are_told_of_the_rest(system: A
     assert await system.due_by_route(event) == {"publish": True}
     [(what, told)] = await system.alerts()
     assert what == "asset_lost"
-    assert told["message"] == "3 of 4 results cannot be brought home and are not tried for any more."
+    assert told["message"] == "3 of 4 results cannot be archived and are no longer retried."
     assert told["event"] == event.id
     assert told["task"]["id"] == event.task_id
     assert [(one["number"], one["reason"][-13:], one["still_tried"]) for one in told["results"]] == [
@@ -326,7 +326,7 @@ async def test_what_is_too_large_is_lost_and_takes_no_room(system: ArchiveSystem
         assert len(await system.wait_for_assets(event)) == 1
 
     [(what, told)] = await system.alerts()
-    assert (what, "more than 50000 bytes" in told["results"][0]["reason"]) == ("asset_lost", True)
+    assert (what, "larger than 50000 bytes" in told["results"][0]["reason"]) == ("asset_lost", True)
     assert system.files() == [f"{event.task_id}/{event.id}/1.png"]
 
 
@@ -415,7 +415,7 @@ async def test_what_was_under_way_is_found_again_after_a_restart(system: Archive
 
     assert [Path(asset["path"]).name for asset in assets] == ["0.png", "1.png"]
     asked = [request.line.split()[1] for request in cdn.requests[before:]]
-    assert asked == ["/b"], "what is home is not fetched again"
+    assert asked == ["/b"], "archived files are not fetched again"
 
 
 async def test_of_a_large_file_a_restart_asks_for_the_rest_alone(system: ArchiveSystem) -> None:

@@ -14,14 +14,14 @@ from harness.raw_http import RawConnection
 PASS_THROUGH = "fair"
 FAULTS = {
     "slow": "",
-    "dripping": r"began an answer and did not finish it within",
-    "hanging": r"took the request and did not answer within",
-    "reset": r"took the request and reset the connection without an answer",
-    "half-closed": r"took the request and closed the connection without an answer",
-    "unanswered": r"took the request and closed the connection without an answer",
-    "cut off": r"broke off in the middle of its answer",
-    "garbled": r"did not answer in HTTP that can be understood",
-    "slammed": r"closed the connection before the request was sent|took the request and (reset|closed) the connection",
+    "dripping": r"started a response but did not finish it within",
+    "hanging": r"received the request but did not answer within",
+    "reset": r"received the request and reset the connection without a response",
+    "half-closed": r"received the request and closed the connection without a response",
+    "unanswered": r"received the request and closed the connection without a response",
+    "cut off": r"closed the connection in the middle of its response",
+    "garbled": r"sent a response that is not valid HTTP",
+    "slammed": r"closed the connection before the request was sent|received the request and (reset|closed) the ",
 }
 """The faults, and the expected reason of each. A slow answer has none."""
 

@@ -81,7 +81,7 @@ async def test_each_network_fault_is_recorded_and_the_delivery_arrives_after_it(
     names = {"host.example": ["127.0.0.1"], "dead.example": [TEMPORARY_FAILURE, "127.0.0.1"]}
     environ = fake_dns_environment(tmp_path, names) | {"SSL_CERT_FILE": str(CERTIFICATE)}
     said = FAULTS | {NOT_TLS: r"TLS with host\.example:\d+ failed \(.+\): is it an https port\?"}
-    said |= {"no name": r"The name dead\.example could not be resolved \(.+\): check this machine's DNS"}
+    said |= {"no name": r"The host name dead\.example could not be resolved \(.+\): check this machine's DNS"}
     async with a_sink() as sink, contextlib.AsyncExitStack() as stack:
         respond_with_text(sink)
         proxies: list[FaultProxy] = []

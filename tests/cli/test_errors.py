@@ -185,12 +185,12 @@ NO_SUCH_ROUTE = "the configuration has no such route. Name one that `kling-recei
         ),
         (
             "replay --route x",
-            "There is no route 'x' any more. Say where its events go with to_route.",
+            "There is no route 'x' any more. Name a target route with `to_route`.",
             f"--route x: {NO_SUCH_ROUTE}, or say with --to-route where its events go.",
         ),
         (
             "replay --status dead --to-route x",
-            "There is no route 'x' to go to.",
+            "There is no route 'x' to send to.",
             f"--to-route x: {NO_SUCH_ROUTE}.",
         ),
     ],

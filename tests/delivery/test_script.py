@@ -225,7 +225,7 @@ async def test_a_death_inside_a_shell_is_named() -> None:
 async def test_a_missing_program_is_named() -> None:
     outcome = expect_failed(await send_to_script("/nowhere/publish"))
 
-    assert outcome.reason == "/nowhere/publish was not started: there is no such program. Correct the route's command."
+    assert outcome.reason == "/nowhere/publish was not started: program not found. Correct the route's command."
 
 
 async def test_a_missing_name_says_where_it_was_looked_for() -> None:
@@ -233,7 +233,7 @@ async def test_a_missing_name_says_where_it_was_looked_for() -> None:
 
     outcome = expect_failed(await ScriptSender(settings, environ={"PATH": "/bin:/usr/bin"}).send(a_delivery_request()))
 
-    assert "there is no such program in /bin:/usr/bin" in outcome.reason
+    assert "program not found in /bin:/usr/bin" in outcome.reason
 
 
 async def test_a_name_is_looked_for_in_the_path_of_the_script(tmp_path: Path) -> None:
@@ -269,8 +269,8 @@ async def test_an_interpreter_without_its_execute_bit_is_named_instead_of_the_sc
     outcome = expect_failed(await send_to_script(a_script(tmp_path / "publish", f"#!{interpreter} -e\n")))
 
     assert outcome.reason == (
-        f"{tmp_path}/publish was not started: its interpreter may not be executed. "
-        f"Try chmod +x {interpreter}, or correct its first line."
+        f"{tmp_path}/publish was not started: its interpreter is not executable. "
+        f"Run `chmod +x {interpreter}`, or correct its first line."
     )
 
 
@@ -320,7 +320,7 @@ def test_a_folder_that_may_not_be_entered_is_named(open_folder: Path) -> None:
     (open_folder / "link").symlink_to(script)
     shut.chmod(0)
     try:
-        why = f"he folder {shut} may not be entered. Let the service's user in, as by chmod a+x {shut}."
+        why = f"he folder {shut} may not be entered. Give the service's user access: `chmod a+x {shut}`."
 
         assert start_failure_as_nobody(script) == f"{script} was not started: t{why}"
         assert start_failure_as_nobody(open_folder / "link") == f"{open_folder}/link was not started: t{why}"
@@ -341,7 +341,7 @@ async def test_a_pipe_is_no_program_and_holds_nothing_up(tmp_path: Path) -> None
     os.mkfifo(tmp_path / "publish", 0o755)
 
     assert (
-        "it is no file. Correct the route's command."
+        "it is not a regular file. Correct the route's command."
         in expect_failed(await send_to_script(str(tmp_path / "publish"))).reason
     )
 
@@ -377,7 +377,9 @@ async def test_what_cannot_be_passed_on_fails() -> None:
         command=("/bin/true", "a\0b"), cwd=None, env={}, timeout=SHORT_TIMEOUT, output_limit=Size(10)
     )
 
-    assert "cannot be passed on" in expect_failed(await ScriptSender(settings).send(a_delivery_request())).reason
+    assert (
+        "cannot be passed to a program" in expect_failed(await ScriptSender(settings).send(a_delivery_request())).reason
+    )
 
 
 def open_files() -> int:
@@ -440,7 +442,7 @@ async def test_a_script_that_runs_too_long_is_ended() -> None:
 
     assert time.perf_counter() - started < 4
     assert outcome.excerpt == b"begun\n"
-    assert "ran longer than 0.3 s and was ended" in outcome.reason
+    assert "ran longer than 0.3 s and was stopped" in outcome.reason
 
 
 async def test_ending_begins_with_a_request() -> None:

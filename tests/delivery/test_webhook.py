@@ -15,7 +15,7 @@ from harness.support import START, free_port
 from standardwebhooks import Webhook
 
 from receiver.delivery.senders.sender import DeliveryRequest
-from receiver.delivery.senders.webhook import ClientCallbackSender, WebhookSender, outcome_of, parse_retry_after
+from receiver.delivery.senders.webhook import ClientCallbackSender, WebhookSender, outcome_of
 from receiver.domain.clock import SystemClock
 from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused, Secret
 from receiver.net.http_client import HttpClient, HttpResponse
@@ -162,7 +162,7 @@ async def test_a_time_out_fails_with_its_reason(http_client: HttpClient) -> None
     async with http_peer(never_respond) as peer:
         outcome = await send(http_client, peer.url, timeout=timedelta(milliseconds=100))
 
-    assert outcome == Failed(reason=f"127.0.0.1:{peer.port} took the request and did not answer within 0.1 s.")
+    assert outcome == Failed(reason=f"127.0.0.1:{peer.port} received the request but did not answer within 0.1 s.")
 
 
 async def test_nobody_there_fails_with_its_reason(http_client: HttpClient) -> None:
@@ -171,7 +171,7 @@ async def test_nobody_there_fails_with_its_reason(http_client: HttpClient) -> No
     outcome = await send(http_client, f"http://127.0.0.1:{port}/secret")
 
     assert outcome == Failed(
-        reason=f"127.0.0.1:{port} refused the connection: is anything listening there?",
+        reason=f"127.0.0.1:{port} refused the connection: check that a server is listening there.",
     )
 
 
@@ -180,7 +180,7 @@ async def test_a_reset_fails_with_its_reason(http_client: HttpClient) -> None:
         outcome = await send(http_client, peer.url)
 
     assert isinstance(outcome, Failed)
-    assert "closed the connection without an answer" in outcome.reason
+    assert "closed the connection without a response" in outcome.reason
 
 
 # Verdicts.
@@ -221,10 +221,10 @@ def test_trouble_of_the_servers_is_tried_again(status: int) -> None:
     ("location", "words"),
     [
         ("https://user:pw@www.example:8443/login?next=token", "to https://www.example:8443."),
-        ("/login?token=1", "to another path of its own."),
+        ("/login?token=1", "to another path on the same host."),
         ("//other.example/x", "to https://other.example."),
         ("http://app.example/hook", "to http://app.example."),
-        ("http://[broken", "to a place that cannot be read."),
+        ("http://[broken", "to an invalid URL."),
     ],
 )
 def test_a_redirect_says_where_it_points_without_path_or_credentials(location: str, words: str) -> None:
@@ -281,7 +281,7 @@ def test_retry_after_beside_another_status_is_not(status: int) -> None:
         (format_datetime(START - timedelta(minutes=10), usegmt=True), None),
         ("0", None),
         ("-5", None),
-        ("1.5", None),
+        ("1.5", timedelta(seconds=1.5)),
         ("soon", None),
         ("", None),
         ("Fri, 99 Foo 9999999 99:99:99 GMT", None),
@@ -289,7 +289,10 @@ def test_retry_after_beside_another_status_is_not(status: int) -> None:
     ],
 )
 def test_retry_after_is_read_in_both_forms_within_an_hour(value: str, asked: timedelta | None) -> None:
-    assert parse_retry_after(value, at=START) == asked
+    outcome = outcome_for(429, retry_after=value)
+
+    assert isinstance(outcome, Failed)
+    assert outcome.retry_after == asked
 
 
 # Addresses that are not dialled.

@@ -38,7 +38,7 @@ async def a_unit(folder: Path, text: str, *arguments: str) -> AsyncIterator[str]
     script.chmod(0o755)
     command = ["systemd-socket-activate", "--accept", "--inetd", "--listen", str(path)]
     with (folder / "journal").open("wb") as journal:
-        activator = subprocess.Popen([*command, *RELAY, "run", str(script), *arguments], stderr=journal)
+        activator = subprocess.Popen([*command, *RELAY, "serve", str(script), *arguments], stderr=journal)
     try:
         await wait_until(lambda: is_listening(path))
         yield str(path)
@@ -48,7 +48,7 @@ async def a_unit(folder: Path, text: str, *arguments: str) -> AsyncIterator[str]
 
 
 async def send_by_relay(path: str, *, seconds: float = 10, **changes: Any) -> Outcome:
-    settings = ScriptSettings(command=(*RELAY, "ask", path), timeout=timedelta(seconds=seconds))
+    settings = ScriptSettings(command=(*RELAY, "request", path), timeout=timedelta(seconds=seconds))
     event = an_event(**changes)
     return await ScriptSender(settings).send(DeliveryRequest(delivery_id="dlv_1", event=event, attempt=3, at=START))
 
@@ -61,20 +61,20 @@ def is_listening(path: Path) -> bool:
 
 @contextlib.contextmanager
 def a_requester(path: str) -> Iterator[socket.socket]:
-    """Run an `ask` process and kill it at the end, which closes its socket in both directions."""
+    """Be a `request` that is killed in the end: its socket is closed with both halves."""
     with socket.socket(socket.AF_UNIX) as asker:
         asker.connect(path)
         yield asker
 
 
 def a_head(*, length: int) -> bytes:
-    """Return the header that precedes the event on the socket."""
-    return json.dumps({"word": "w", "variables": {}, "length": length}).encode() + b"\n"
+    """What goes over the socket before the event."""
+    return json.dumps({"marker": "w", "variables": {}, "length": length}).encode() + b"\n"
 
 
 def a_route(path: str, *, retry: str = "1h") -> str:
-    """A route to the unit with a script timeout of two seconds, and callbacks that are trusted."""
-    command = json.dumps([*RELAY, "ask", path])
+    """A route to the unit whose script may take two seconds, and the trust that it needs."""
+    command = json.dumps([*RELAY, "request", path])
     return f"""
 [callbacks]
 verify = "never"
@@ -112,7 +112,7 @@ async def test_only_kling_variables_are_passed(tmp_path: Path) -> None:
     async with a_unit(tmp_path, 'echo "[$LD_PRELOAD] [$KLING_STATUS]"') as path:
         reader, writer = await asyncio.open_unix_connection(path)
         variables = {"LD_PRELOAD": "evil.so", "KLING_STATUS": "succeed", "KLING_RUN": "1-2-3"}
-        writer.write(json.dumps({"word": "w", "variables": variables, "length": 2}).encode() + b"\n{}")
+        writer.write(json.dumps({"marker": "w", "variables": variables, "length": 2}).encode() + b"\n{}")
         said = await reader.read()
         writer.close()
 
@@ -124,11 +124,11 @@ async def test_only_kling_variables_are_passed(tmp_path: Path) -> None:
     [
         ("exit 0", Accepted, 0, ""),
         ("echo no room; exit 7", Failed, 7, "exited with 7"),
-        ("exit 75", Failed, 75, "asks to be tried again"),
-        ("exit 65", Refused, 65, "can never be taken"),
-        ("exit 78", Refused, 78, "is not set up"),
+        ("exit 75", Failed, 75, "asked for a retry"),
+        ("exit 65", Refused, 65, "refused this event for good"),
+        ("exit 78", Refused, 78, "is not configured"),
         ("kill -9 $$", Failed, 137, "was killed by SIGKILL"),
-        ("kill -9 $PPID", Failed, 75, "asks to be tried again"),
+        ("kill -9 $PPID", Failed, 75, "asked for a retry"),
         ("setsid sleep 6 & exit 0", Accepted, 0, ""),
         ("exec <&-; exit 0", Accepted, 0, ""),
         ("printf 'no line end'; exit 9", Failed, 9, ""),
@@ -192,7 +192,7 @@ async def test_a_truncated_request_starts_no_script(tmp_path: Path, said: bytes 
         with a_requester(path) as asker:
             asker.sendall(said)
 
-        await wait_until(lambda: "Whoever asked has hung up." in (tmp_path / "journal").read_text())
+        await wait_until(lambda: "The client has disconnected." in (tmp_path / "journal").read_text())
     assert not (tmp_path / "ran").exists()
 
 

@@ -47,7 +47,7 @@ class Case:
     first_line: str = "#!/bin/sh"
 
 
-LATE_RESPONSE = "ran longer than 1 s and was ended. Raise the route's timeout"
+LATE_RESPONSE = "ran longer than 1 s and was stopped. Raise the route's timeout"
 CASES: Mapping[str, Case] = {
     "runaway": Case(text="exec sleep 1000", reason=LATE_RESPONSE),
     "busy": Case(text="while :; do :; done", reason=LATE_RESPONSE),
@@ -67,15 +67,15 @@ CASES: Mapping[str, Case] = {
     "flood": Case(
         text=f"exec head -c {GIGABYTES}000000000 /dev/zero", outcome="accepted", reason="", timeout=f"{GIGABYTES}m"
     ),
-    "unset": Case(text="exit 78", outcome="refused", reason="is not set up (exit 78)"),
-    "never": Case(text="exit 65", outcome="refused", reason="can never be taken (exit 65)"),
+    "unset": Case(text="exit 78", outcome="refused", reason="is not configured (exit 78)"),
+    "never": Case(text="exit 65", outcome="refused", reason="refused this event for good (exit 65)"),
     "killed": Case(text="kill -9 $$", reason="was killed by SIGKILL (perhaps for want of memory)"),
-    "no-bit": Case(text="exit 0", mode=0o644, reason="may not be executed. Try chmod +x"),
+    "no-bit": Case(text="exit 0", mode=0o644, reason="is not executable. Run `chmod +x"),
     "no-interpreter": Case(
         text="", first_line="#!/opt/none/python", reason="its interpreter /opt/none/python does not exist"
     ),
     "no-first-line": Case(text="exit 0", first_line="", reason="Begin it with a line such as #!/bin/sh"),
-    "no-file": Case(text="", mode=0, reason="there is no such program. Correct the route's command"),
+    "no-file": Case(text="", mode=0, reason="program not found. Correct the route's command"),
 }
 
 

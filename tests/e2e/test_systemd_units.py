@@ -87,8 +87,8 @@ def test_the_script_unit_is_started_by_its_socket_and_limited() -> None:
     listening, script = Unit("kling-receiver-script.socket"), Unit("kling-receiver-script@.service")
 
     assert listening.last["Accept"] == "yes"
-    assert f'receiver.delivery.senders.script_relay", "ask", "{listening.last["ListenStream"]}"' in listening.text
-    assert " -Im receiver.delivery.senders.script_relay run " in script.last["ExecStart"]
+    assert f'receiver.delivery.senders.script_relay", "request", "{listening.last["ListenStream"]}"' in listening.text
+    assert " -Im receiver.delivery.senders.script_relay serve " in script.last["ExecStart"]
     assert script.last["StandardInput"] == "socket"
     assert script.last["User"] == listening.last["SocketGroup"]
     assert {"TasksMax", "RuntimeMaxSec"} <= script.last.keys()

@@ -200,8 +200,8 @@ def test_a_refusal_names_the_host_the_address_and_the_setting() -> None:
         PublicGuard().check("intranet.example", [ip_address("10.0.0.7")])
 
     assert str(caught.value) == (
-        "intranet.example → 10.0.0.7 is not public but private. "
-        'If it is meant to be reached, put "10.0.0.7" or its network into [network] allow.'
+        "intranet.example → 10.0.0.7 is not public: private. "
+        'If it should be reachable, add "10.0.0.7" or its network to [network] allow.'
     )
 
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from receiver.domain import errors
 from receiver.domain.errors import KlingError, KlingRefusal, KlingUncertain, RetryHint
 from receiver.domain.model import Json
-from receiver.kling.error_codes import ErrorResponse, parse_retry_after, to_error
+from receiver.kling.error_codes import ErrorResponse, to_error
+from receiver.net.retry_after import parse_retry_after
 
 
 def an_error_response(status: int, document: Json | None = None, **headers: str) -> ErrorResponse:
@@ -197,7 +198,7 @@ def test_a_remedy_for_people_comes_with_the_error() -> None:
     ],
 )
 def test_retry_after_is_read_in_seconds_or_as_a_date(value: str, wait: timedelta | None) -> None:
-    assert parse_retry_after({"retry-after": value}, START) == wait
+    assert parse_retry_after(value, now=START, maximum=timedelta(days=1)) == wait
     error = to_error(an_error_response(429, {"code": 1302}, retry_after=value), is_create=True, now=START)
     assert isinstance(error, errors.RateLimited)
     assert error.retry_after == wait
@@ -205,7 +206,7 @@ def test_retry_after_is_read_in_seconds_or_as_a_date(value: str, wait: timedelta
 
 @given(st.text())
 def test_no_retry_after_is_too_odd(value: str) -> None:
-    wait = parse_retry_after({"retry-after": value}, START)
+    wait = parse_retry_after(value, now=START, maximum=timedelta(days=1))
 
     assert wait is None or timedelta() <= wait <= timedelta(days=1)
 

@@ -10,7 +10,6 @@ from harness.support import START
 from receiver.delivery.retry import (
     HOLD_AFTER,
     JITTER,
-    MAX_RETRY_AFTER,
     PROBE_INTERVAL,
     RetryPolicy,
     effective_age,
@@ -20,6 +19,7 @@ from receiver.delivery.retry import (
 )
 from receiver.domain.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
 from receiver.domain.rate_limiter import RateLimiter
+from receiver.net.retry_after import MAX_RETRY_AFTER
 
 POLICY = RetryPolicy(
     schedule=(timedelta(seconds=5), timedelta(seconds=30), timedelta(hours=1)), give_up_after=timedelta(hours=96)

@@ -1,1 +1,1 @@
-"""One sender per kind of destination."""
+"""One sender per kind of destination: webhook and script."""

@@ -1,8 +1,8 @@
-"""Runs a program to its end, with everything it started: its time, its output and its leftovers are bounded.
+"""Run a program and all its children, with limits on time, output and leftover processes.
 
-Standard input is a file that is already complete, not a pipe to be fed: a program may read it when it likes,
-open ``/dev/stdin``, or never look at it. What it starts does not outlive it, unless it succeeded and the rest
-let go of its output; before another try nothing of the one before may go on.
+Standard input is a complete file, not a pipe: a program may read it at any time, open ``/dev/stdin``, or ignore it.
+Children do not outlive the program, unless it succeeded and they closed its output. No process of one attempt may
+still run when the next attempt begins.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from receiver.delivery.senders.process_tree import Process, ProcessTree, orphans
 KILL_AFTER = timedelta(seconds=5)
 LINGER = timedelta(seconds=1)
 MAX_SHUTDOWN = KILL_AFTER + 3 * LINGER
-"""What ending a program may take beyond its own time."""
+"""The longest that ending a program takes after its time limit."""
 
 _POLL_INTERVAL = 0.03
 _KILL_ROUNDS = 10  # a program may fork while it is being killed
@@ -32,7 +32,7 @@ _FINAL_WAIT = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessResult:
-    """How a program ended: its exit code or minus a signal's number, and the end of its output."""
+    """How a program ended: its exit code, or minus the signal's number, and the last part of its output."""
 
     code: int
     timed_out: bool
@@ -48,9 +48,9 @@ async def run(
     time_limit: timedelta,
     output_limit: int,
 ) -> ProcessResult:
-    """Run *command* with *content* at its standard input and keep the last *keep* bytes of both its outputs.
+    """Run *command* with *content* as standard input and keep the last *output_limit* bytes of its output.
 
-    Raises OSError or ValueError when it cannot be started. Cancelled, it ends the program before it gives way.
+    Raises OSError or ValueError if it cannot be started. When cancelled, it ends the program before it returns.
     """
     tail = _Tail(output_limit)
     with _memory_file(content) as event:
@@ -71,9 +71,9 @@ async def run(
 
 
 async def kill_orphans() -> int:
-    """End what a runner that died in the middle of its work, as by ``kill -9``, left running; tell how many.
+    """End the processes that a killed receiver (``kill -9``) left running. Return how many.
 
-    What it ran is run again, and must not meet itself.
+    Their deliveries are attempted again, and two attempts must not overlap.
     """
     found = orphans()
     if not found:
@@ -82,7 +82,7 @@ async def kill_orphans() -> int:
     _signal(found, signal.SIGCONT)
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(KILL_AFTER.total_seconds()):
-            while any(process.is_alive() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
+            while any(process.is_alive() for process in found):  # noqa: ASYNC110  # another process's exit raises no event here
                 await asyncio.sleep(_POLL_INTERVAL)
     _signal(found | orphans(), signal.SIGKILL)
     return len(found)
@@ -104,7 +104,7 @@ def _spawn(
 
 
 class _Program:
-    """A program that was started, in a session and a group of its own."""
+    """A running program, in its own session and process group."""
 
     def __init__(
         self, process: "subprocess.Popen[bytes]", pipe: asyncio.ReadTransport, tail: "_Tail", *, tree: ProcessTree
@@ -116,7 +116,7 @@ class _Program:
         self._has_ended = False
 
     async def finish(self, time_limit: timedelta) -> ProcessResult:
-        """Let it run for so long, then end it; settle what it left behind."""
+        """Wait until it exits, end it after *time_limit*, and clean up its leftover processes."""
         timed_out = False
         try:
             try:
@@ -137,7 +137,7 @@ class _Program:
         )
 
     def close(self) -> None:
-        """Leave nothing of it behind, whatever cut the ending short."""
+        """Kill everything that is left, even if ending the program was interrupted."""
         if not self._has_ended:
             self._signal(self._tree.descendants(), signal.SIGKILL, group=True)
             with contextlib.suppress(subprocess.TimeoutExpired):
@@ -145,30 +145,30 @@ class _Program:
         self._pipe.close()
 
     async def _wait_for_exit(self) -> None:
-        """Wait until the program itself is gone, whoever still holds its pipe."""
+        """Wait until the program itself has exited, even if its pipe is still open elsewhere."""
         try:
-            watch = _open_pidfd(self._process.pid)
-        except OSError:  # no such call on this system, or none allowed
+            pidfd = _open_pidfd(self._process.pid)
+        except OSError:  # not available or not permitted on this system
             await asyncio.to_thread(self._process.wait)
             return
         loop = asyncio.get_running_loop()
-        gone = asyncio.Event()
-        loop.add_reader(watch, gone.set)
+        exited = asyncio.Event()
+        loop.add_reader(pidfd, exited.set)
         try:
-            await gone.wait()
+            await exited.wait()
         finally:
-            loop.remove_reader(watch)
-            os.close(watch)
+            loop.remove_reader(pidfd)
+            os.close(pidfd)
         self._process.wait()
 
     async def _clean_up(self) -> None:
-        """End who still holds its output, and after a failure all else that it started."""
-        quiet = await self._wait_for_output_end()
-        if self._process.returncode == 0 and not quiet:
+        """End the processes that hold its output open, and after a failure all of its descendants."""
+        output_ended = await self._wait_for_output_end()
+        if self._process.returncode == 0 and not output_ended:
             await self._terminate(self._tree.output_holders, group=False, grace=LINGER)
         elif self._process.returncode != 0:
             await self._terminate(self._tree.descendants, group=True, grace=LINGER)
-        if not quiet:
+        if not output_ended:
             await self._wait_for_output_end()
 
     async def _wait_for_output_end(self) -> bool:
@@ -178,13 +178,13 @@ class _Program:
         return self._tail.ended.is_set()
 
     async def _terminate(self, find: Callable[[], frozenset[Process]], *, group: bool, grace: timedelta) -> None:
-        """Ask those whom *find* finds, and the *group*, to end; kill who is still there after *grace*."""
+        """Send SIGTERM to the processes from *find*, and to the *group*. Kill those still alive after *grace*."""
         found = find()
         self._signal(found, signal.SIGTERM, group=group)
-        self._signal(found, signal.SIGCONT, group=group)  # one that is stopped could not heed the first
+        self._signal(found, signal.SIGCONT, group=group)  # a stopped process cannot handle SIGTERM
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(grace.total_seconds()):
-                while (group and self._group_is_alive()) or any(process.is_alive() for process in found):  # noqa: ASYNC110  # others' ends are no events of ours
+                while (group and self._group_is_alive()) or any(process.is_alive() for process in found):  # noqa: ASYNC110  # another process's exit raises no event here
                     await asyncio.sleep(_POLL_INTERVAL)
         for _ in range(_KILL_ROUNDS):
             if not (found := found | find()) and not (group and self._group_is_alive()):
@@ -201,16 +201,16 @@ class _Program:
         _signal(processes, number)
 
     def _group_is_alive(self) -> bool:
-        self._process.poll()  # buries it, so that it does not count itself
+        self._process.poll()  # reaps it, so that a zombie does not count
         try:
             os.killpg(self._process.pid, 0)
         except (ProcessLookupError, PermissionError):
             return False
-        return self._tree.group_is_alive()  # the call above also counts those that nobody has buried yet
+        return self._tree.group_is_alive()  # the call above also counts zombies
 
 
 class _Tail(asyncio.Protocol):
-    """Keeps the last bytes of an output, however long it is."""
+    """Keeps the last *limit* bytes of an output of any length."""
 
     def __init__(self, limit: int) -> None:
         self.ended = asyncio.Event()
@@ -218,33 +218,33 @@ class _Tail(asyncio.Protocol):
         self._buffer = bytearray()
 
     def data_received(self, data: bytes) -> None:
-        """Take what came; what lies too far back is let go in large steps."""
+        """Append *data*. Drop old bytes in large steps, because each drop copies the buffer."""
         self._buffer += data
         if len(self._buffer) > 2 * self._limit + len(data):
             del self._buffer[: -self._limit or None]
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the protocol's; an end is an end
-        """Note that nobody writes any more."""
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """Note the end of the output."""
         self.ended.set()
 
     def excerpt(self) -> bytes:
-        """Give the last bytes."""
+        """Return the last bytes."""
         return bytes(self._buffer[-self._limit :]) if self._limit else b""
 
 
 def _open_pidfd(process_id: int) -> int:
-    """Open a descriptor that becomes readable when the process exits, without burying it."""
+    """Open a descriptor that becomes readable when the process exits, without reaping it."""
     if sys.platform != "linux":
-        raise OSError("no such call here")
+        raise OSError("pidfd_open needs Linux")
     return os.pidfd_open(process_id)
 
 
 def _memory_file(content: bytes) -> IO[bytes]:
-    """Make a nameless file that holds *content*, to be read from its start."""
+    """Make an unnamed file with *content*, positioned at its start."""
     if sys.platform == "linux":
         file: IO[bytes] = os.fdopen(os.memfd_create("event", os.MFD_CLOEXEC), "w+b", buffering=0)
     else:
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller's to close
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller closes it
     try:
         file.write(content)
         file.seek(0)

@@ -1,7 +1,7 @@
-"""Finds processes that a program started, wherever they strayed to, by what they carry along.
+"""Find every process that a program started, even in another session or group.
 
-Each run of a program has a mark in its environment, which its children inherit: who runs it, and the pipe that its
-output goes to. All of this only where there is a ``/proc``; elsewhere nothing is found.
+Each run puts a marker into the program's environment, which its children inherit. It names the process that runs it
+and the pipe for its output. This needs ``/proc``; without it nothing is found.
 """
 
 import contextlib
@@ -12,28 +12,28 @@ from functools import cache
 from pathlib import Path
 
 _RUN_VARIABLE = "KLING_RUN"
-_START_FIELD = 19  # where among the fields of /proc/ID/stat, counted from the state, the start stands
+_START_FIELD = 19  # index of the start time in /proc/ID/stat, counted from the state
 
 
 def run_marker(pipe: int) -> Mapping[str, str]:
-    """Give the variable that marks a run of ours whose output goes to the pipe with this inode, and no other run."""
+    """Return the variable that marks the run whose output goes to the pipe with this inode."""
     return {_RUN_VARIABLE: f"{_own_identity()}-{pipe}"}
 
 
 def orphans() -> "frozenset[Process]":
-    """Find what goes on of runs whose runner is dead: their processes, where one of them still holds their output.
+    """Return the processes of runs whose runner is dead, if one of them still holds the run's output open.
 
-    What has let go of its output may have been meant to stay, so it does.
+    If none does, they may be daemons that were started on purpose, so they keep running.
     """
     living = _live_processes()
     runs: dict[str, set[int]] = {}
     for stat in living:
-        mark = _marker_of(stat.id)
-        if mark is not None and _is_dead(mark.rpartition("-")[0]):
-            runs.setdefault(mark, set()).add(stat.id)
+        marker = _marker_of(stat.id)
+        if marker is not None and _is_dead(marker.rpartition("-")[0]):
+            runs.setdefault(marker, set()).add(stat.id)
     found: set[int] = set()
-    for mark, ids in runs.items():
-        pipe = f"pipe:[{mark.rpartition('-')[2]}]"
+    for marker, ids in runs.items():
+        pipe = f"pipe:[{marker.rpartition('-')[2]}]"
         if any(_has_open(each, pipe) for each in ids):
             found |= ids
     return _with_children(found, living)
@@ -41,13 +41,13 @@ def orphans() -> "frozenset[Process]":
 
 @cache
 def _own_identity() -> str:
-    """Name this process so that it is taken for no other: its namespace, its number, its start."""
+    """Return a unique identity of this process: PID namespace, PID and start time."""
     own = _stat(os.getpid())
     return f"{_namespace()}-{os.getpid()}-{own.started if own else 0}"
 
 
 def _is_dead(runner: str) -> bool:
-    """Whether a runner is gone. One of another namespace has numbers that mean nothing here, so it counts as alive."""
+    """Whether a runner is gone. In another PID namespace this cannot be known, so it counts as alive."""
     namespace, _, rest = runner.partition("-")
     number, _, started = rest.partition("-")
     if namespace != str(_namespace()) or not number.isdecimal():
@@ -64,20 +64,20 @@ def _namespace() -> int:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process of this machine, told by its start from a later one of the same number."""
+    """A process on this machine. The start time distinguishes it from a later one with the same PID."""
 
     id: int
     started: str
 
     def is_alive(self) -> bool:
-        """Whether it is still there, and not merely unburied."""
+        """Whether it still runs and is not a zombie."""
         stat = _stat(self.id)
         return stat is not None and stat.started == self.started
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Stat:
-    """What ``/proc/ID/stat`` says of a live process."""
+    """Fields of ``/proc/ID/stat`` of a live process."""
 
     id: int
     parent: int
@@ -88,7 +88,7 @@ class _Stat:
 
 @dataclass(frozen=True, slots=True)
 class ProcessTree:
-    """What the descendants of one run can be known by, also those that left its group and session."""
+    """Identifies the descendants of one run, including those that left its group and session."""
 
     group: int
     pipe: int
@@ -96,22 +96,22 @@ class ProcessTree:
 
     @classmethod
     def of(cls, process_id: int, *, pipe: int) -> "ProcessTree":
-        """Take the traces of a program that was just started and is not buried, whose output goes to *pipe*."""
+        """Return the tree of a program that was just started and not yet reaped, with the inode of its output pipe."""
         fields = _fields(process_id)
         return cls(process_id, pipe, int(fields[_START_FIELD]) if fields else 0)
 
     def descendants(self) -> frozenset[Process]:
-        """Find everything that the program started: by group, session, parent, environment or output."""
+        """Return all processes that the program started: by group, session, parent, environment or output."""
         living = _live_processes()
         return _with_children({stat.id for stat in living if self._belongs(stat)}, living)
 
     def group_is_alive(self) -> bool:
-        """Whether somebody lives in the program's group, as far as can be told."""
+        """Whether the program's group has a live process. True if this cannot be known."""
         living = _live_processes()
         return not living or any(stat.group == self.group for stat in living)
 
     def output_holders(self) -> frozenset[Process]:
-        """Find who still has the program's output open."""
+        """Return the processes that still have the program's output open."""
         return _processes(stat for stat in _live_processes() if _has_open(stat.id, self._output))
 
     @property
@@ -120,7 +120,7 @@ class ProcessTree:
 
     def _belongs(self, stat: _Stat) -> bool:
         if int(stat.started) < self.since:
-            return False  # known at once, without a look at what a stranger has open
+            return False  # cheap check first: no need to list the open files of older processes
         return (
             self.group in (stat.id, stat.group, stat.session)
             or _marker_of(stat.id) == run_marker(self.pipe)[_RUN_VARIABLE]
@@ -141,7 +141,7 @@ def _processes(stats: Iterable[_Stat]) -> frozenset[Process]:
 def _marker_of(process_id: int) -> str | None:
     try:
         environ = Path(f"/proc/{process_id}/environ").read_bytes()
-    except OSError:  # gone, or somebody else's
+    except OSError:  # exited, or owned by another user
         return None
     prefix = f"{_RUN_VARIABLE}=".encode()
     return next(
@@ -184,7 +184,7 @@ def _stat(process_id: int) -> _Stat | None:
 
 
 def _fields(process_id: int) -> Sequence[str]:
-    """Give what ``/proc/ID/stat`` says from the state on, nothing when there is no such process."""
+    """Return the fields of ``/proc/ID/stat`` from the state on; empty if there is no such process."""
     try:
         text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
     except OSError:

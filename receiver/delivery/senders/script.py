@@ -1,4 +1,4 @@
-"""Delivers by running a program: the event on its standard input, the verdict in its exit code."""
+"""Deliver by running a program: it reads the event from standard input, its exit code is the outcome."""
 
 import contextlib
 import errno
@@ -20,27 +20,27 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9_./:-]")
 _DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 _EXIT_REASONS = {
-    75: "asks to be tried again (exit 75)",
-    126: "exited with 126: a command in it cannot be executed; look at its permissions",
-    127: f"exited with 127: a command in it was not found; its PATH is the service's, else {_DEFAULT_PATH}",
+    75: "asked for a retry (exit 75)",
+    126: "exited with 126: a command in it cannot be executed; check its permissions",
+    127: f"exited with 127: a command in it was not found; its PATH is the service's, or {_DEFAULT_PATH}",
 }
-_SIGNAL_BASE = 128  # what a shell adds to the number of the signal that killed a command of its own
+_SIGNAL_BASE = 128  # a shell adds this to the number of the signal that killed its command
 _SIGNAL_HINTS = {
-    signal.SIGKILL: "perhaps for want of memory",
-    signal.SIGSEGV: "a fault of its own",
-    signal.SIGABRT: "a fault of its own",
-    signal.SIGSYS: "a system call that the service's sandbox does not allow",
-    signal.SIGXCPU: "it used up its processor time",
+    signal.SIGKILL: "possibly out of memory",
+    signal.SIGSEGV: "a crash in the program",
+    signal.SIGABRT: "a crash in the program",
+    signal.SIGSYS: "a system call that the service's sandbox forbids",
+    signal.SIGXCPU: "its CPU time limit is used up",
 }
 
 
 _FORBIDDEN = (
-    "the system forbids it, though its permissions do not. See to its interpreter, and to the service's sandbox."
+    "the system forbids it, although its permissions allow it. Check its interpreter and the service's sandbox."
 )
 
 
 class ScriptSender:
-    """Runs a route's program once per attempt: no shell, a clean environment, a group of processes of its own."""
+    """Runs a route's program once per attempt: no shell, a clean environment, its own process group."""
 
     def __init__(self, settings: ScriptSettings, *, environ: Mapping[str, str] | None = None) -> None:
         self._settings = settings
@@ -48,13 +48,13 @@ class ScriptSender:
 
     @property
     def timeout(self) -> timedelta:
-        """The longest one attempt may take: the script's own time, and what ending it may add."""
+        """The longest one attempt may take: the script's time limit plus the time to end it."""
         return self._settings.timeout + MAX_SHUTDOWN
 
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Run the program once."""
         try:
-            ended = await run(
+            result = await run(
                 self._settings.command,
                 content=payload.serialize(request.event),
                 env=self._base_environment() | _variables(request),
@@ -64,13 +64,13 @@ class ScriptSender:
             )
         except (OSError, ValueError) as exc:
             return Failed(reason=start_failure(self._settings, exc, path=self._base_environment()["PATH"]))
-        return outcome_of(ended, name=self._settings.command[0], timeout=self._settings.timeout)
+        return outcome_of(result, name=self._settings.command[0], timeout=self._settings.timeout)
 
     async def aclose(self) -> None:
-        """Nothing is kept between attempts."""
+        """Do nothing: no resources are kept between attempts."""
 
     def _base_environment(self) -> dict[str, str]:
-        """Give the environment that every script has: three variables of ours, and what the route adds."""
+        """Return the environment of every script: PATH, LANG, HOME and the route's own variables."""
         own = {
             "PATH": self._environ.get("PATH") or _DEFAULT_PATH,
             "LANG": self._environ.get("LANG") or "C.UTF-8",
@@ -81,11 +81,11 @@ class ScriptSender:
 
 
 def outcome_of(result: ProcessResult, *, name: str, timeout: timedelta) -> Outcome:
-    """Say what an exit means, in words that a person can act on."""
+    """Return the outcome of a program's exit, with a reason that says what to do."""
     code, excerpt = result.code, result.output
     if result.timed_out:
         seconds = timeout.total_seconds()
-        reason = f"{name} ran longer than {seconds:g} s and was ended. Raise the route's timeout if it needs more."
+        reason = f"{name} ran longer than {seconds:g} s and was stopped. Raise the route's timeout if it needs longer."
         return Failed(reason=reason, excerpt=excerpt)
     match code:
         case 0:
@@ -93,28 +93,28 @@ def outcome_of(result: ProcessResult, *, name: str, timeout: timedelta) -> Outco
         case _ if code < 0:
             return Failed(reason=f"{name} was killed by {_signal_name(-code)}.", code=code, excerpt=excerpt)
         case 65:
-            reason = f"{name} says that this event can never be taken (exit 65). Its output says why."
+            reason = f"{name} refused this event for good (exit 65). Its output says why."
             return Refused(reason=reason, code=code, excerpt=excerpt)
         case 78:
-            reason = f"{name} says that it is not set up (exit 78). Mend that, then replay the event."
+            reason = f"{name} is not configured (exit 78). Fix that, then replay the event."
             return Refused(reason=reason, code=code, excerpt=excerpt)
         case _:
             return Failed(reason=f"{name} {_exit_reason(code)}.", code=code, excerpt=excerpt)
 
 
 def start_failure(settings: ScriptSettings, exc: OSError | ValueError, *, path: str) -> str:
-    """Say what keeps the program from being started, and how to mend it."""
+    """Return why the program could not be started, and how to fix it."""
     return f"{settings.command[0]} was not started: {_blocker(settings, exc, path=path)}"
 
 
-def _blocker(settings: ScriptSettings, exc: OSError | ValueError, *, path: str) -> str:  # noqa: PLR0911  # one sentence per cause
+def _blocker(settings: ScriptSettings, exc: OSError | ValueError, *, path: str) -> str:  # noqa: PLR0911  # one return per cause
     name, cwd = settings.command[0], settings.cwd
     if isinstance(exc, ValueError):
-        return "its command or environment holds a character that cannot be passed on."
-    if cwd is not None and (shut := _locked_folder(cwd)):
-        return f"its folder {cwd} cannot be reached: {_enter_denied(shut)}"
+        return "its command or environment contains a character that cannot be passed to a program."
+    if cwd is not None and (locked := _locked_folder(cwd)):
+        return f"its folder {cwd} cannot be reached: {_enter_denied(locked)}"
     if cwd is not None and not cwd.is_dir():
-        return f"its folder {cwd} does not exist. Make it, or correct the route's cwd."
+        return f"its folder {cwd} does not exist. Create it, or correct the route's cwd."
     folders = [cwd or Path()] if "/" in name else [Path(folder) for folder in path.split(os.pathsep)]
     file = next((folder / name for folder in folders if os.access(folder / name, os.F_OK)), None)
     match exc:
@@ -122,58 +122,57 @@ def _blocker(settings: ScriptSettings, exc: OSError | ValueError, *, path: str) 
             return f"its interpreter {_interpreter(file)} does not exist. Correct its first line."
         case FileNotFoundError():
             place = "" if "/" in name else f" in {path}"
-            return f"there is no such program{place}. Correct the route's command."
+            return f"program not found{place}. Correct the route's command."
         case PermissionError() if file:
             return _exec_denied(file)
         case PermissionError():
-            shut = next(filter(None, (_locked_folder(folder / name) for folder in folders)), None)
-            return _enter_denied(shut) if shut else _FORBIDDEN
+            locked = next(filter(None, (_locked_folder(folder / name) for folder in folders)), None)
+            return _enter_denied(locked) if locked else _FORBIDDEN
         case OSError(errno=errno.ENOEXEC):
-            return "it is no program for this machine. Begin it with a line such as #!/bin/sh."
+            return "it is not a program for this machine. Begin it with a line such as #!/bin/sh."
         case _:
             return f"{exc.strerror}."
 
 
 def _exec_denied(file: Path) -> str:
-    """Say why a file that is there may not be executed: for its own sake, or for its interpreter's."""
+    """Return why an existing file may not be executed: itself, or its interpreter."""
     if not file.is_file():
-        return f"it is {'a folder' if file.is_dir() else 'no file'}. Correct the route's command."
+        return f"it is {'a folder' if file.is_dir() else 'not a regular file'}. Correct the route's command."
     if not os.access(file, os.X_OK):
-        return f"it may not be executed. Try chmod +x {file}; see its user and its mount."
+        return f"it is not executable. Run `chmod +x {file}`; check its owner and its mount options."
     words = _first_line(file).removeprefix(b"#!").split(maxsplit=1)
     if not words:
         return _FORBIDDEN
     interpreter = Path(os.fsdecode(words[0]))
-    if shut := _locked_folder(interpreter):
-        return f"its interpreter {interpreter} cannot be reached: {_enter_denied(shut)}"
+    if locked := _locked_folder(interpreter):
+        return f"its interpreter {interpreter} cannot be reached: {_enter_denied(locked)}"
     if not os.access(interpreter, os.X_OK):
-        return f"its interpreter may not be executed. Try chmod +x {interpreter}, or correct its first line."
+        return f"its interpreter is not executable. Run `chmod +x {interpreter}`, or correct its first line."
     return _FORBIDDEN
 
 
 def _locked_folder(path: Path) -> Path | None:
-    """Find the first folder that may not be entered, of those that lead to *path* and that itself."""
-    way = Path(os.path.realpath(path))
-    return next(
-        (each for each in (*reversed(way.parents), way) if each.is_dir() and not os.access(each, os.X_OK)), None
-    )
+    """Return the first folder on the way to *path*, or *path* itself, that may not be entered; None if all may."""
+    target = Path(os.path.realpath(path))
+    folders = (*reversed(target.parents), target)
+    return next((folder for folder in folders if folder.is_dir() and not os.access(folder, os.X_OK)), None)
 
 
 def _enter_denied(folder: Path) -> str:
-    return f"the folder {folder} may not be entered. Let the service's user in, as by chmod a+x {folder}."
+    return f"the folder {folder} may not be entered. Give the service's user access: `chmod a+x {folder}`."
 
 
 def _interpreter(file: Path) -> str:
-    """Name what a file that is there needs, and is not."""
+    """Return the missing interpreter of an existing file, as written in its first line."""
     first = _first_line(file)
     words = first.removeprefix(b"#!").strip().decode(errors="replace")
     if first.endswith(b"\r\n"):
-        words += " (with the carriage return at the line's end)"
+        words += " (with a carriage return at the end of the line)"
     return words or "or a library it needs"
 
 
 def _first_line(file: Path) -> bytes:
-    """Give the line that names a file's interpreter, nothing where it names none or may not be read."""
+    """Return the ``#!`` line of a file; empty if it has none or cannot be read."""
     first = b""
     with contextlib.suppress(OSError), file.open("rb") as content:
         first = content.readline(256)
@@ -198,7 +197,7 @@ def _signal_name(number: int) -> str:
 
 
 def _variables(request: DeliveryRequest) -> dict[str, str]:
-    """Give what a script can tell the event by without reading it; strangers' words are cut to harmless characters."""
+    """Return the KLING_ variables of an event. Untrusted values are reduced to safe characters."""
     data = _event_data(request.event)
     task = data.get("task") or {}
     values = {
@@ -222,9 +221,9 @@ def _event_data(event: Event) -> Json:
 
 
 def _asset_dir(data: Json) -> str:
-    """Give the folder that the event's downloaded results lie in, empty when none were downloaded.
+    """Return the folder of the event's downloaded results; empty if there are none.
 
-    It is empty too where its name has other letters than may be given: half a name leads elsewhere.
+    It is also empty if its name has unsafe characters: a shortened name would be another folder.
     """
     paths = [asset.get("path") for asset in data.get("assets") or ()]
     folder = next((str(PurePosixPath(path).parent) for path in paths if path), "")

@@ -1,13 +1,15 @@
-"""Runs a route's script where the service's sandbox does not reach: in a unit of its own, made anew for each attempt.
+"""Run a route's script outside the service's sandbox, in its own systemd unit, started anew for each attempt.
 
-    the route's command     python -Im receiver.relay ask /run/kling-receiver-script.sock
-    the unit's ExecStart    python -Im receiver.relay run /usr/local/bin/publish --fast
+    the route's command     python -Im receiver.delivery.senders.script_relay request /run/kling-receiver-script.sock
+    the unit's ExecStart    python -Im receiver.delivery.senders.script_relay serve /usr/local/bin/publish --fast
 
-Over the socket go one line of JSON, the KLING_ variables, a word and the event's length, and then the event; back come
-the output of the script and in the end a line of that word and the exit code. Who hangs up ends the script; a script
-without an end is a failed attempt. Told to end, `ask` hangs up with its own half alone and waits for the other: systemd
-keeps it until the unit is gone with all that was in it, so no other attempt begins before. It imports nothing of ours,
-so that it starts as quickly as can be.
+`request` sends one line of JSON (the KLING_ variables, a random end marker, the event's length), then the event.
+`serve` sends back the script's output, then a line with the marker and the exit code. If `request` disconnects, the
+script is ended. An answer without the marker is a failed attempt.
+
+On SIGTERM, `request` closes only its sending half and waits for the other half to close. systemd keeps that open until
+every process of the unit is gone, so no other attempt begins before. This module imports nothing from the project,
+so it starts quickly.
 """
 
 import contextlib
@@ -24,49 +26,51 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from typing import IO, Any
 
-TRY_AGAIN = 75
+_MODULE = "receiver.delivery.senders.script_relay"
+
+RETRY_LATER = 75
 NOT_FOUND = 127
 NOT_EXECUTABLE = 126
 
 _VARIABLE = re.compile(r"KLING_[A-Z_]+")
-_RESERVED_VARIABLES = frozenset({"KLING_RUN"})  # by this the service would take the unit's processes for its own
+_RESERVED_VARIABLES = frozenset({"KLING_RUN"})  # the service would take the unit's processes for its own run
 _CHUNK_SIZE = 65536
-_MAX_CHUNKS_AFTER_EXIT = 64  # what a script leaves behind may go on writing for ever
-_TERMINATE_SECONDS = 3  # of the five that `ask` has; the unit's strays need some too
+_MAX_CHUNKS_AFTER_EXIT = 64  # leftover processes of a script may write endlessly
+_TERMINATE_SECONDS = 3  # of the 5 s that `request` has; the unit's other processes need some too
 _SIGNAL_BASE = 128
 
 
 def request(path: str) -> int:
-    """Have the unit behind the socket at *path* run its script; pass its output on and give its exit code."""
-    word = secrets.token_hex(16)
+    """Ask the unit behind the socket at *path* to run its script. Forward its output and return its exit code."""
+    marker = secrets.token_hex(16)
     variables = {name: value for name, value in os.environ.items() if _is_forwarded(name)}
     event = sys.stdin.buffer.read()
-    head = json.dumps({"word": word, "variables": variables, "length": len(event)}).encode()
+    head = json.dumps({"marker": marker, "variables": variables, "length": len(event)}).encode()
     with socket.socket(socket.AF_UNIX) as unit:
         signal.signal(signal.SIGTERM, lambda *_: _close_sending_half(unit))
         try:
             unit.connect(path)
             unit.sendall(head + b"\n" + event)
-            return _forward_output(unit, f"\n{word} ".encode())
+            return _forward_output(unit, f"\n{marker} ".encode())
         except OSError as exc:
-            _print_error(f"{path}: {exc.strerror}. Is its socket unit started, and may the service use it?")
-            return TRY_AGAIN
+            _print_error(f"{path}: {exc.strerror}. Check that its socket unit runs and that the service may use it.")
+            return RETRY_LATER
 
 
 def _close_sending_half(unit: socket.socket) -> None:
-    with contextlib.suppress(OSError):  # over already
+    with contextlib.suppress(OSError):  # closed already
         unit.shutdown(socket.SHUT_WR)
 
 
 def _forward_output(unit: socket.socket, marker: bytes) -> int:
-    """Write out what comes until *mark*; what follows the mark is the exit code.
+    """Forward output until *marker* and return the exit code that follows it.
 
-    After a success it matters to nobody who still holds the other end; after a failure all of the unit must be gone.
+    After a failure, wait until the other end is closed: every process of the unit must be gone before a retry.
     """
-    held = b""
+    pending = b""
     while data := unit.recv(_CHUNK_SIZE):
-        held += data
-        output, found, end = held.partition(marker)
+        pending += data
+        output, found, end = pending.partition(marker)
         if found and b"\n" in end:
             _write(output)
             code = int(end.partition(b"\n")[0])
@@ -74,11 +78,11 @@ def _forward_output(unit: socket.socket, marker: bytes) -> int:
                 pass
             return code
         if not found:
-            _write(held[: -len(marker)])
-            held = held[-len(marker) :]
-    _write(held)
-    _print_error("The unit ended before its script did; its journal says why.")
-    return TRY_AGAIN
+            _write(pending[: -len(marker)])
+            pending = pending[-len(marker) :]
+    _write(pending)
+    _print_error("The unit ended before its script; see the unit's journal.")
+    return RETRY_LATER
 
 
 def _write(output: bytes) -> None:
@@ -87,38 +91,38 @@ def _write(output: bytes) -> None:
 
 
 def serve(command: Sequence[str]) -> int:
-    """Run *command* for whoever is at the other end of standard input, a socket."""
-    with socket.socket(fileno=os.dup(sys.stdin.fileno())) as asker, tempfile.TemporaryFile() as event:
+    """Run *command* for the client connected to standard input, a socket. Return the exit code of this process."""
+    with socket.socket(fileno=os.dup(sys.stdin.fileno())) as client, tempfile.TemporaryFile() as event:
         try:
-            head = _read_request(asker, event)
+            head = _read_request(client, event)
             variables = {name: str(value) for name, value in head["variables"].items() if _is_forwarded(name)}
-            code = _run_script(command, asker, event, {**os.environ, **variables})
-            asker.sendall(f"\n{head['word']} {code}\n".encode())
+            code = _run_script(command, client, event, {**os.environ, **variables})
+            client.sendall(f"\n{head['marker']} {code}\n".encode())
         except ConnectionError:
-            _print_error("Whoever asked has hung up.")
+            _print_error("The client has disconnected.")
             return 1
     return 0
 
 
 def _read_request(client: socket.socket, event: IO[bytes]) -> dict[str, Any]:
-    """Give the asker's line of JSON and write the event. Raises ConnectionError when no more than a part of it came."""
-    with client.makefile("rb") as asked:
-        line = asked.readline()
+    """Return the client's header and write the event to *event*. Raises ConnectionError if it is incomplete."""
+    with client.makefile("rb") as stream:
+        line = stream.readline()
         if line.endswith(b"\n"):
             head: dict[str, Any] = json.loads(line)
-            if event.write(asked.read(head["length"])) == head["length"]:
+            if event.write(stream.read(head["length"])) == head["length"]:
                 event.seek(0)
                 return head
     raise ConnectionResetError
 
 
 def _run_script(command: Sequence[str], client: socket.socket, event: IO[bytes], environ: Mapping[str, str]) -> int:
-    """Give the exit code as a shell would, TRY_AGAIN when the asker hung up; then the script has ended.
+    """Run the script and return its exit code as a shell would. If the client disconnects, end it: RETRY_LATER.
 
-    Raises ConnectionError when the asker does not listen either.
+    Raises ConnectionError if the client can no longer receive either.
     """
-    if select.select([client], [], [], 0)[0]:  # it has said all that it had to: this is its end
-        return TRY_AGAIN
+    if select.select([client], [], [], 0)[0]:  # the request was complete, so readable means closed
+        return RETRY_LATER
     try:
         script = subprocess.Popen(  # noqa: S603 -- the unit's own command
             command, stdin=event, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environ, start_new_session=True
@@ -129,41 +133,41 @@ def _run_script(command: Sequence[str], client: socket.socket, event: IO[bytes],
     assert script.stdout is not None  # noqa: S101 -- for the type checker
     with script.stdout as output:
         try:
-            is_waited_for = _send_output(output.fileno(), client, os.pidfd_open(script.pid))
+            client_is_connected = _send_output(output.fileno(), client, os.pidfd_open(script.pid))
         finally:
             if script.poll() is None:
                 _terminate(script)
-    if not is_waited_for:
-        _print_error("Whoever asked has hung up; the script was ended.")
-        return TRY_AGAIN
+    if not client_is_connected:
+        _print_error("The client has disconnected; the script was ended.")
+        return RETRY_LATER
     return script.returncode if script.returncode >= 0 else _SIGNAL_BASE - script.returncode
 
 
 def _send_output(output: int, client: socket.socket, pidfd: int) -> bool:
-    """Send what the script writes until it has exited, whoever still holds its output; False when the asker hung up."""
-    ends = select.poll()
-    for end in (output, pidfd, client.fileno()):
-        ends.register(end, select.POLLIN)
-    pieces_left = _MAX_CHUNKS_AFTER_EXIT
-    while pieces_left:
-        ready = dict(ends.poll())
+    """Forward the script's output until the script itself exits. Return False if the client disconnected."""
+    poller = select.poll()
+    for descriptor in (output, pidfd, client.fileno()):
+        poller.register(descriptor, select.POLLIN)
+    chunks_left = _MAX_CHUNKS_AFTER_EXIT
+    while chunks_left:
+        ready = dict(poller.poll())
         if client.fileno() in ready:
             return False
         if output in ready:
             data = os.read(output, _CHUNK_SIZE)
             client.sendall(data)
             if not data:
-                ends.unregister(output)
+                poller.unregister(output)
         elif pidfd in ready:
             return True
-        pieces_left -= pidfd in ready
+        chunks_left -= pidfd in ready
     return True
 
 
 def _terminate(script: "subprocess.Popen[bytes]") -> None:
-    """Ask a script to end, kill it when it does not; systemd then ends whatever else is in the unit.
+    """Send the script SIGTERM, then SIGKILL. systemd then ends all other processes of the unit.
 
-    One that has become another account's, as by sudo, is left to systemd altogether.
+    A script that runs as another user, for example through sudo, is left to systemd.
     """
     with contextlib.suppress(PermissionError):
         os.killpg(script.pid, signal.SIGTERM)
@@ -183,13 +187,13 @@ def _is_forwarded(name: str) -> bool:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Be one of the two ends."""
+    """Run one end of the relay and return its exit code."""
     match arguments:
-        case ["ask", path]:
+        case ["request", path]:
             return request(path)
-        case ["run", *command] if command:
+        case ["serve", *command] if command:
             return serve(command)
-    _print_error("usage: python -Im receiver.relay ask SOCKET | run PROGRAM [ARGUMENT...]")
+    _print_error(f"usage: python -Im {_MODULE} request SOCKET | serve PROGRAM [ARGUMENT...]")
     return 2
 
 

@@ -1,6 +1,6 @@
-"""How a delivery leaves: one sender per kind of destination, all behind one protocol.
+"""The protocol that every sender implements, one sender per kind of destination.
 
-A new kind is one file here and one line in :func:`receiver.service.make_senders`.
+A new kind is one file here and one branch in :func:`receiver.delivery.lanes.make_sender`.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ from receiver.domain.model import Event, Outcome
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DeliveryRequest:
-    """What a sender is given: the event, which attempt this is (from one), and the moment it is made.
+    """One attempt to make: the event, the attempt's number (from one) and its time.
 
-    ``url`` is set where the task itself says where to send (a client's own callback URL).
+    ``url`` is set if the task carries its client's own callback URL.
     """
 
     delivery_id: str
@@ -25,11 +25,11 @@ class DeliveryRequest:
 
 
 class Sender(Protocol):
-    """Makes one attempt and says how it went. Never raises for what a destination does."""
+    """Makes one attempt and returns its outcome. A destination's behaviour never raises."""
 
     @property
     def timeout(self) -> timedelta:
-        """The longest one attempt may take, all in all."""
+        """The longest one attempt may take in total."""
         ...
 
     async def send(self, request: DeliveryRequest) -> Outcome:
@@ -37,5 +37,5 @@ class Sender(Protocol):
         ...
 
     async def aclose(self) -> None:
-        """Let go of connections."""
+        """Close connections."""
         ...

@@ -1,9 +1,8 @@
-"""Delivers by HTTP POST: to a route's webhook, signed as Standard Webhooks, or to a client's own callback URL."""
+"""Deliver by HTTP POST: to a route's webhook, signed by Standard Webhooks, or to a client's own callback URL."""
 
 import re
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
+from datetime import datetime, timedelta
 from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
@@ -13,34 +12,33 @@ from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
 from receiver.domain.model import Accepted, Failed, Outcome, Refused, Secret
 from receiver.events import payload
 from receiver.net.http_client import HttpClient, HttpResponse, has_literal_ip
+from receiver.net.retry_after import parse_retry_after
 from receiver.settings import WebhookSettings
 
 EXCERPT_BYTES = 4096
-MAX_RETRY_AFTER = timedelta(hours=1)
 
 _RESERVED_HEADERS = re.compile(r"webhook-.*|kling-receiver-.*|user-agent|content-.*")
-_DIGITS = re.compile(r"\d{1,9}")
 _JSON = {"content-type": "application/json"}
 _ADVICE: Mapping[int, str] = {
-    HTTPStatus.BAD_REQUEST: "it does not take the body as it is; what it says is kept with the attempt",
+    HTTPStatus.BAD_REQUEST: "it rejected the body; its response is stored with the attempt",
     HTTPStatus.UNAUTHORIZED: "check the route's secret and headers",
-    HTTPStatus.FORBIDDEN: "check the route's secret and headers, and for a firewall in front of it",
+    HTTPStatus.FORBIDDEN: "check the route's secret and headers, and any firewall in front of it",
     HTTPStatus.NOT_FOUND: "check the path of the URL",
-    HTTPStatus.METHOD_NOT_ALLOWED: "it takes no POST there: check the path of the URL",
-    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "a proxy in front of it wants credentials",
-    HTTPStatus.REQUEST_TIMEOUT: "it did not get the body in time",
-    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "it does not take application/json",
-    HTTPStatus.UNPROCESSABLE_ENTITY: "it does not take the body as it is; what it says is kept with the attempt",
-    HTTPStatus.TOO_MANY_REQUESTS: "it wants fewer requests: see the route's rate and concurrency",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "look at its log",
+    HTTPStatus.METHOD_NOT_ALLOWED: "it does not accept POST there: check the path of the URL",
+    HTTPStatus.PROXY_AUTHENTICATION_REQUIRED: "a proxy in front of it requires credentials",
+    HTTPStatus.REQUEST_TIMEOUT: "it did not receive the body in time",
+    HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "it does not accept application/json",
+    HTTPStatus.UNPROCESSABLE_ENTITY: "it rejected the body; its response is stored with the attempt",
+    HTTPStatus.TOO_MANY_REQUESTS: "too many requests: lower the route's rate or concurrency",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "check its log",
     HTTPStatus.BAD_GATEWAY: "the server behind its proxy is down",
-    HTTPStatus.SERVICE_UNAVAILABLE: "it cannot serve just now",
+    HTTPStatus.SERVICE_UNAVAILABLE: "it is temporarily unavailable",
     HTTPStatus.GATEWAY_TIMEOUT: "the server behind its proxy did not answer in time",
 }
 
 
 class WebhookSender:
-    """Posts events to a route's webhook. The operator's headers are sent along and never replace ours."""
+    """Posts events to a route's webhook. The route's headers are added and never replace ours."""
 
     def __init__(self, settings: WebhookSettings, *, http_client: HttpClient) -> None:
         self._settings = settings
@@ -49,13 +47,13 @@ class WebhookSender:
 
     @property
     def timeout(self) -> timedelta:
-        """The longest one attempt may take, all in all."""
+        """The longest one attempt may take in total."""
         return self._settings.timeout
 
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Post the event once."""
-        as_it_came = self._settings.payload == "kling" and request.event.body
-        content = request.event.body if as_it_came else payload.serialize(request.event)
+        raw_body = self._settings.payload == "kling" and request.event.body
+        content = request.event.body if raw_body else payload.serialize(request.event)
         headers = self._headers | _tracking_headers(request) | _id_headers(request)
         if self._settings.secret:
             headers |= _signature_header(self._settings.secret, request, content)
@@ -71,8 +69,8 @@ class WebhookSender:
 class ClientCallbackSender:
     """Posts Kling's own body, byte for byte, to the callback URL that the task's client gave.
 
-    Signed only if the gateway has a secret: a client that checks signatures takes any of their headers as the
-    promise of all. *outbound* must have a guard for strangers' words.
+    Signed only if the gateway has a secret: a client that verifies signatures expects all signature headers or none.
+    *http_client* must have a guard for URLs from untrusted clients.
     """
 
     def __init__(self, *, http_client: HttpClient, timeout: timedelta, secret: Secret | None = None) -> None:
@@ -82,20 +80,20 @@ class ClientCallbackSender:
 
     @property
     def timeout(self) -> timedelta:
-        """The longest one attempt may take, all in all."""
+        """The longest one attempt may take in total."""
         return self._timeout
 
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Post the body once."""
         if request.url is None:
-            return Refused(reason="The task has no callback URL of its client's.")
+            return Refused(reason="The task has no client callback URL.")
         content = request.event.body or payload.serialize(request.event)
         headers = _JSON | _tracking_headers(request)
         if self._secret:
             headers |= _id_headers(request) | _signature_header((self._secret,), request, content)
         outcome = await _post(self._http_client, request.url, headers, content, time_limit=self._timeout, at=request.at)
         match outcome:
-            case Refused(hold=True):  # one client's URL is gone, which says nothing of the others on that host
+            case Refused(hold=True):  # only this client's URL is gone, not the whole host
                 return Refused(reason="410: the client's callback URL is gone.", code=410, excerpt=outcome.excerpt)
             case _:
                 return outcome
@@ -106,7 +104,7 @@ class ClientCallbackSender:
 
 
 def outcome_of(response: HttpResponse, *, url: str, body_size: int, at: datetime) -> Outcome:
-    """Say what an answer to a body of *sent* bytes means, in words that a person can act on."""
+    """Return the outcome of a response to a body of *body_size* bytes, with advice for the operator."""
     status, excerpt = response.status, response.body[:EXCERPT_BYTES]
     match status, status // 100:
         case _, 2:
@@ -114,31 +112,18 @@ def outcome_of(response: HttpResponse, *, url: str, body_size: int, at: datetime
         case _, 3:
             return Failed(reason=_redirect_reason(response, url), code=status, excerpt=excerpt)
         case HTTPStatus.GONE, _:
-            reason = "410: the destination wants no more events. Take the route out, or correct its URL and release it."
+            reason = "410: the destination is gone. Remove the route, or correct its URL and release it."
             return Refused(reason=reason, code=status, excerpt=excerpt, hold=True)
         case HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _:
-            advice = f"a body of {body_size} bytes is too large for it; raise its limit, or that of a proxy before it"
+            advice = f"a body of {body_size} bytes is too large; raise its limit, or that of a proxy in front of it"
         case _, 5:
-            advice = _ADVICE.get(status, "it has trouble: look at its log")
+            advice = _ADVICE.get(status, "it failed: check its log")
         case _:
-            advice = _ADVICE.get(status, "it does not take the event; what it says is kept with the attempt")
-    patient = status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE)
-    asked = parse_retry_after(response.headers.get("retry-after", ""), at=at) if patient else None
-    return Failed(reason=f"{status}: {advice}.", code=status, excerpt=excerpt, retry_after=asked)
-
-
-def parse_retry_after(value: str, *, at: datetime) -> timedelta | None:
-    """Read ``Retry-After``, seconds or a date, up to an hour; None when it asks for no wait or cannot be read."""
-    text = value.strip()
-    if text.isdecimal() and text.isascii():
-        asked = timedelta(seconds=int(text)) if _DIGITS.fullmatch(text) else MAX_RETRY_AFTER
-    else:
-        try:
-            date = parsedate_to_datetime(text)
-            asked = (date if date.tzinfo else date.replace(tzinfo=UTC)) - at
-        except (ValueError, TypeError, OverflowError, IndexError):
-            return None
-    return min(asked, MAX_RETRY_AFTER) if asked > timedelta(0) else None
+            advice = _ADVICE.get(status, "it rejected the event; its response is stored with the attempt")
+    retry_after = None
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        retry_after = parse_retry_after(response.headers.get("retry-after", ""), now=at) or None
+    return Failed(reason=f"{status}: {advice}.", code=status, excerpt=excerpt, retry_after=retry_after)
 
 
 async def _post(
@@ -151,14 +136,14 @@ async def _post(
     at: datetime,
 ) -> Outcome:
     try:
-        reply = await http_client.request(
+        response = await http_client.request(
             "POST", url, headers=headers, content=content, time_limit=time_limit, max_body=EXCERPT_BYTES
         )
     except AddressBlocked as exc:
         return Refused(reason=str(exc)) if has_literal_ip(url) else Failed(reason=str(exc))
     except (RequestNotSent, NoResponse) as exc:
         return Failed(reason=str(exc))
-    return outcome_of(reply, url=url, body_size=len(content), at=at)
+    return outcome_of(response, url=url, body_size=len(content), at=at)
 
 
 def _extra_headers(settings: WebhookSettings) -> dict[str, str]:
@@ -184,15 +169,15 @@ def _signature_header(secrets: tuple[Secret, ...], request: DeliveryRequest, con
 
 
 def _redirect_reason(response: HttpResponse, url: str) -> str:
-    """Say where a redirect points, as far as it may be shown: the origin, neither path nor credentials."""
-    leads = ""
+    """Return the reason for a redirect. It shows the target's origin only, never path or credentials."""
+    target = ""
     try:
         there, here = urlsplit(urljoin(url, response.headers.get("location", ""))), urlsplit(url)
         if (there.scheme, there.hostname, there.port) != (here.scheme, here.hostname, here.port) and there.hostname:
             port = f":{there.port}" if there.port else ""
-            leads = f" to {there.scheme}://{there.hostname[:253]}{port}"
+            target = f" to {there.scheme}://{there.hostname[:253]}{port}"
         elif "location" in response.headers:
-            leads = " to another path of its own"
+            target = " to another path on the same host"
     except ValueError:
-        leads = " to a place that cannot be read"
-    return f"{response.status}: a redirect{leads}. Redirects are not followed: put the URL it leads to into the route."
+        target = " to an invalid URL"
+    return f"{response.status}: a redirect{target}. Redirects are not followed: configure the final URL in the route."

@@ -1,0 +1,62 @@
+"""Build the lane of each route from the configuration: its sender, retry policy, concurrency and rate limit."""
+
+from datetime import timedelta
+
+from receiver.delivery.dispatcher import Lane
+from receiver.delivery.retry import RetryPolicy
+from receiver.delivery.senders.script import ScriptSender
+from receiver.delivery.senders.sender import Sender
+from receiver.delivery.senders.webhook import ClientCallbackSender, WebhookSender
+from receiver.domain.errors import ReceiverError
+from receiver.domain.rate_limiter import RateLimiter
+from receiver.events.routing import REPLY_PREFIX
+from receiver.net.http_client import HttpClient
+from receiver.settings import RouteSettings, Settings
+
+_CLIENT_TIMEOUT = timedelta(seconds=15)
+_CLIENT_CONCURRENCY = 8
+_CLIENT_POLICY = RetryPolicy(
+    schedule=[timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600)],
+    give_up_after=timedelta(hours=96),
+)
+
+
+class LaneRegistry:
+    """The lanes of the configured routes, and one lane per host for clients' own callback URLs."""
+
+    def __init__(self, settings: Settings, operator_client: HttpClient, public_client: HttpClient) -> None:
+        self._lanes = {route.name: _build_lane(route, operator_client) for route in settings.routes}
+        self._client_callback_sender = ClientCallbackSender(
+            http_client=public_client, timeout=_CLIENT_TIMEOUT, secret=settings.gateway.secret
+        )
+
+    def __call__(self, route: str) -> Lane | None:
+        """Return the lane of *route*, or None if no such route is configured."""
+        if route.startswith(REPLY_PREFIX) and route not in self._lanes:
+            self._lanes[route] = Lane(
+                sender=self._client_callback_sender, policy=_CLIENT_POLICY, concurrency=_CLIENT_CONCURRENCY
+            )
+        return self._lanes.get(route)
+
+    def sender(self, route: str) -> Sender | None:
+        """Return the sender of *route*, or None if no such route is configured."""
+        lane = self(route)
+        return None if lane is None else lane.sender
+
+
+def make_sender(route: RouteSettings, http_client: HttpClient) -> Sender:
+    """Return the sender for a route's kind of destination."""
+    if route.webhook is not None:
+        return WebhookSender(route.webhook, http_client=http_client)
+    if route.script is not None:
+        return ScriptSender(route.script)
+    raise ReceiverError(f"Route {route.name} has no destination.", remedy="Give it a webhook or a script.")
+
+
+def _build_lane(route: RouteSettings, http_client: HttpClient) -> Lane:
+    return Lane(
+        sender=make_sender(route, http_client),
+        policy=RetryPolicy(schedule=route.retry, give_up_after=route.give_up_after),
+        concurrency=route.concurrency,
+        rate=None if route.rate is None else RateLimiter(count=route.rate.count, per=route.rate.per),
+    )
