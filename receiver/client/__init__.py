@@ -1,4 +1,4 @@
-"""The service for programs: hand a task in, wait for its end, follow events. The commands use nothing else.
+"""The Python client of the service: submit tasks, wait for them, follow events. The CLI uses it too.
 
 ::
 
@@ -6,8 +6,8 @@
         task = await client.submit("images/multi-image2image", {"prompt": "two friends", ...})
         task = await client.wait(task.id)
 
-:class:`Client` is for programs with an event loop, :class:`SyncClient` for those without. What goes wrong is told by
-the errors of :mod:`receiver.domain.errors`.
+:class:`Client` is for asyncio programs, :class:`SyncClient` for all others. Errors are those of
+:mod:`receiver.domain.errors`.
 """
 
 from receiver.client.client import Client

@@ -1,44 +1,33 @@
-"""What is asked of the service, and how its answers are read."""
+"""The asyncio client of the admin API."""
 
 import asyncio
-import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeAlias
+from typing import Any, Self
 from urllib.parse import quote
 
-import httpx2 as httpx
-
 from receiver.client import event_signal
-from receiver.client.discovery import current_user, discover
-from receiver.client.event_cursor import BEFORE_ALL, LOOK_BACK, EventCursor, OutageTimer
+from receiver.client.discovery import discover
+from receiver.client.event_cursor import BEFORE_ALL, LOOK_BACK, EventCursor
 from receiver.client.event_signal import EventSignal, EventSignals
-from receiver.client.models import Batch, BatchNotFinished, Event, Page, Task, TaskNotFinished, parse_object, to_error
-from receiver.client.watch import shorter, watch
-from receiver.domain.errors import ReceiverError, ServiceUnreachable
+from receiver.client.models import Batch, BatchNotFinished, Event, Page, Task, TaskNotFinished, parse_object
+from receiver.client.transport import Query, Transport
+from receiver.client.watch import watch
+from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
 
 OUTAGE_TOLERANCE = timedelta(minutes=1)
 
-_CONNECT_SECONDS = 3.0
-_RESPONSE_SECONDS = 60.0  # a submit may first wait for Kling
-_STREAM_IDLE_SECONDS = 40.0  # the stream has a heartbeat every 15 s
-_ACTOR_HEADER = "kling-receiver-actor"  # whose word it is, for the record of what people did
-
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
-
-Query: TypeAlias = Mapping[str, str | Sequence[str]]
-
 
 class Client:
-    """The service's admin listener, found as the commands find it unless *url* and *token* say where.
+    """A client of the service's admin API, for asyncio programs.
 
-    *config* is the configuration the service runs on, for a place it is not found in by itself. A service that has
-    answered once may be away for *patience*, such as for a restart: whatever may be asked again is, and what is waited
-    for or followed goes on with nothing lost.
+    Without *url* and *token*, the service is found through its configuration: *config*, or the default locations.
+    Once the service has responded, it may be down for *outage_tolerance*, as during a restart. Safe requests are then
+    repeated, and waiting and following continue without losing events.
     """
 
     def __init__(
@@ -50,18 +39,9 @@ class Client:
         outage_tolerance: timedelta = OUTAGE_TOLERANCE,
     ) -> None:
         url, token = discover(url, token, None if config is None else Path(config))
-        self.url = url.rstrip("/")
-        self._outage_tolerance = outage_tolerance
-        self._has_answered = False
-        self._signals = EventSignals(self._stream)
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            headers={"authorization": f"Bearer {token}", _ACTOR_HEADER: current_user()},
-            timeout=httpx.Timeout(_RESPONSE_SECONDS, connect=_CONNECT_SECONDS),
-            verify=_tls_for(self.url),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        self._transport = Transport(url, token, outage_tolerance=outage_tolerance)
+        self._signals = EventSignals(self._transport.stream)
+        self.url = self._transport.url
 
     async def __aenter__(self) -> Self:
         return self
@@ -73,7 +53,7 @@ class Client:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        await self._transport.aclose()
 
     async def submit(
         self,
@@ -87,26 +67,26 @@ class Client:
         idempotency_key: str | None = None,
         wait: bool = True,
     ) -> Task:
-        """Hand a job in; it is stored when this returns, and sent when Kling has a slot for it.
+        """Submit a task. It is stored when this returns, and sent when Kling has a free slot.
 
-        One whose turn it is comes back with Kling's answer, or without *wait* as it was stored.
+        If a slot is free now, this waits for Kling's response. With ``wait=False`` it returns once the task is stored.
 
-        *batch* is the name of the batch it belongs to, or ``{"name": ..., "size": ...}``. Of what waits the higher
-        *priority* goes first.
+        *batch* is a name, or ``{"name": ..., "size": ...}``. Queued tasks of higher *priority* are sent first.
 
-        The same *idempotency_key* again gives the first task, so a submit that was not answered can be made again.
+        A repeated *idempotency_key* returns the first task, so a submit without a response can be repeated safely.
         """
-        asked = {"endpoint": endpoint, "body": dict(body)}
-        more: Json = {"label": label, "tags": dict(tags or {}), "batch": batch, "priority": priority}
-        more["idempotency_key"] = idempotency_key
-        asked |= {name: value for name, value in more.items() if value}
+        request: Json = {"endpoint": endpoint, "body": dict(body)}
+        options: Json = {"label": label, "tags": dict(tags or {}), "batch": batch, "priority": priority}
+        options["idempotency_key"] = idempotency_key
+        request |= {name: value for name, value in options.items() if value}
         headers = None if wait else {"prefer": "respond-async"}
-        again = bool(idempotency_key)  # an empty one is none
-        answer = await self._request_with_retry("POST", "/api/tasks", body=asked, headers=headers, repeatable=again)
-        return Task.from_json(parse_object(answer.content))
+        # An empty key counts as none.
+        return Task.from_json(
+            await self._transport.post("/api/tasks", request, headers=headers, repeatable=bool(idempotency_key))
+        )
 
     async def task(self, ref: str) -> Task:
-        """Give a task by our id, Kling's or the external one, with its results."""
+        """Return a task with its results, by our ID, Kling's or the external one."""
         return Task.from_json(await self.get(f"/api/tasks/{_quoted(ref)}"))
 
     async def tasks(
@@ -121,33 +101,31 @@ class Client:
         cursor: str | None = None,
     ) -> Page[Task]:
         """List tasks, newest first, without their results."""
-        asked = _query(state=state, endpoint=endpoint, label=label, batch=batch, limit=str(limit), cursor=cursor)
-        asked |= _query(tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
-        return Page.from_json(await self.get("/api/tasks", asked), Task.from_json)
+        query = _query(state=state, endpoint=endpoint, label=label, batch=batch, limit=str(limit), cursor=cursor)
+        query |= _query(tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
+        return Page.from_json(await self.get("/api/tasks", query), Task.from_json)
 
     async def cancel(self, ref: str, *, why: str = "") -> Task:
-        """Cancel a task that waits to be sent, for good; twice is as good as once.
+        """Cancel a queued task for good. Idempotent.
 
-        Raises :class:`~receiver.errors.Conflict` where Kling may have it already, which takes nothing back.
+        Raises :class:`~receiver.domain.errors.Conflict` if Kling may already have it: Kling cannot cancel tasks.
         """
         path = f"/api/tasks/{_quoted(ref)}/cancel"
-        return Task.from_json(
-            parse_object((await self._request_with_retry("POST", path, body={"why": why}, repeatable=True)).content)
-        )
+        return Task.from_json(await self._transport.post(path, {"why": why}, repeatable=True))
 
     async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
         """Count tasks by state."""
-        asked = _query(batch=batch, tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
-        found: Mapping[str, int] = (await self.get("/api/tasks/counts", asked))["counts"]
-        return found
+        query = _query(batch=batch, tag=[f"{key}:{value}" for key, value in (tags or {}).items()])
+        counts: Mapping[str, int] = (await self.get("/api/tasks/counts", query))["counts"]
+        return counts
 
-    async def wait(self, ref: str, *, timeout: timedelta | float | None = None) -> Task:  # noqa: ASYNC109 -- it may end between two answers, which a cancellation could not
-        """Wait until a task is over, however it ends, and its results are where they are to be; give it as it is then.
+    async def wait(self, ref: str, *, timeout: timedelta | float | None = None) -> Task:  # noqa: ASYNC109 -- it ends only between two polls, unlike a cancellation
+        """Wait until a task is finished, successfully or not, and its results are archived if the archive is on.
 
-        Raises :class:`TaskNotOver`, a ``TimeoutError``, after *timeout* (seconds, if a number); the task goes on.
+        Raises :class:`TaskNotFinished`, a ``TimeoutError``, after *timeout* (seconds, if a number); the task continues.
         """
-        async with aclosing(self.follow(ref, timeout=timeout)) as sightings:
-            task = [task async for task in sightings][-1]
+        async with aclosing(self.follow(ref, timeout=timeout)) as updates:
+            task = [task async for task in updates][-1]
         if not task.is_finished:
             raise TaskNotFinished(task)
         return task
@@ -156,53 +134,51 @@ class Client:
         self,
         ref: str,
         *,
-        timeout: timedelta | float | None = None,  # noqa: ASYNC109 -- the same as of wait
+        timeout: timedelta | float | None = None,  # noqa: ASYNC109 -- as for wait
     ) -> AsyncGenerator[Task, None]:
-        """Give the task now and each time its state changes, until it is over or *timeout* has passed.
+        """Yield the task now and after each change of state, until it is finished or *timeout* has passed.
 
-        The stream of events only says when to look; what is true is asked of the service. Where the stream cannot
-        be had, the same question is asked by the clock.
+        Events only trigger a poll; the task always comes from the service. Without an event stream, the task is polled
+        at intervals.
         """
-        known = ref
+        task_ref = ref
 
-        async def look(within: float | None) -> Task:
-            nonlocal known
-            task = Task.from_json(await self._get_within(f"/api/tasks/{_quoted(known)}", within))
-            known = task.id  # another task may come to go by the same external id
+        async def fetch(within: float | None) -> Task:
+            nonlocal task_ref
+            task = Task.from_json(await self._transport.get(f"/api/tasks/{_quoted(task_ref)}", within=within))
+            task_ref = task.id  # another task may later get the same external ID
             return task
 
-        def bell(task: Task) -> AbstractAsyncContextManager[EventSignal]:
+        def signal_for(task: Task) -> AbstractAsyncContextManager[EventSignal]:
             return self._signals.signal(lambda event: Event.from_json(event).task_id == task.id)
 
-        async with aclosing(watch(look, bell, _seconds(timeout))) as sightings:
-            async for task in sightings:
+        async with aclosing(watch(fetch, signal_for, _seconds(timeout))) as updates:
+            async for task in updates:
                 yield task
 
     async def batch(self, name: str) -> Batch:
-        """Give a batch by its name."""
+        """Return a batch by its name."""
         return Batch.from_json(await self.get(f"/api/batches/{_quoted(name)}"))
 
     async def batches(
         self, *, state: str | Sequence[str] = (), limit: int = 50, cursor: str | None = None
     ) -> Page[Batch]:
         """List batches, newest first."""
-        asked = _query(state=state, limit=str(limit), cursor=cursor)
-        return Page.from_json(await self.get("/api/batches", asked), Batch.from_json)
+        query = _query(state=state, limit=str(limit), cursor=cursor)
+        return Page.from_json(await self.get("/api/batches", query), Batch.from_json)
 
     async def close_batch(self, name: str, *, why: str = "") -> Batch:
-        """Let a batch take no more tasks in: it is finished when those it has are over. Twice is as good as once."""
+        """Close a batch: it accepts no more tasks, and is finished when all its tasks are. Idempotent."""
         path = f"/api/batches/{_quoted(name)}/close"
-        return Batch.from_json(
-            parse_object((await self._request_with_retry("POST", path, body={"why": why}, repeatable=True)).content)
-        )
+        return Batch.from_json(await self._transport.post(path, {"why": why}, repeatable=True))
 
-    async def wait_for_batch(self, name: str, *, timeout: timedelta | float | None = None) -> Batch:  # noqa: ASYNC109 -- the same as of wait
-        """Wait until a batch is finished and its event is stored; give it as it is then.
+    async def wait_for_batch(self, name: str, *, timeout: timedelta | float | None = None) -> Batch:  # noqa: ASYNC109 -- as for wait
+        """Wait until a batch is finished and its event is stored; return the batch.
 
-        Raises :class:`BatchNotOver`, a ``TimeoutError``, after *timeout* (seconds, if a number).
+        Raises :class:`BatchNotFinished`, a ``TimeoutError``, after *timeout* (seconds, if a number).
         """
-        async with aclosing(self.follow_batch(name, timeout=timeout)) as sightings:
-            batch = [batch async for batch in sightings][-1]
+        async with aclosing(self.follow_batch(name, timeout=timeout)) as updates:
+            batch = [batch async for batch in updates][-1]
         if not batch.is_finished:
             raise BatchNotFinished(batch)
         return batch
@@ -211,67 +187,67 @@ class Client:
         self,
         name: str,
         *,
-        timeout: timedelta | float | None = None,  # noqa: ASYNC109 -- the same as of wait
+        timeout: timedelta | float | None = None,  # noqa: ASYNC109 -- as for wait
     ) -> AsyncGenerator[Batch, None]:
-        """Give the batch now and each time its counts change, until it is finished or *timeout* has passed."""
+        """Yield the batch now and after each change of its counts, until it is finished or *timeout* has passed."""
 
-        async def look(within: float | None) -> Batch:
-            return Batch.from_json(await self._get_within(f"/api/batches/{_quoted(name)}", within))
+        async def fetch(within: float | None) -> Batch:
+            return Batch.from_json(await self._transport.get(f"/api/batches/{_quoted(name)}", within=within))
 
-        def bell(_: Batch) -> AbstractAsyncContextManager[EventSignal]:
+        def signal_for(_: Batch) -> AbstractAsyncContextManager[EventSignal]:
             return self._signals.signal(lambda event: event["type"] == "batch.finished")
 
-        async with aclosing(watch(look, bell, _seconds(timeout))) as sightings:
-            async for batch in sightings:
+        async with aclosing(watch(fetch, signal_for, _seconds(timeout))) as updates:
+            async for batch in updates:
                 yield batch
 
     async def costs(
         self, by: str = "endpoint", *, since: datetime | None = None, until: datetime | None = None
     ) -> Json:
-        """Sum what tasks have cost, by ``tag:NAME``, ``endpoint``, ``day``, ``label`` or ``batch``.
+        """Sum the costs of tasks by ``tag:NAME``, ``endpoint``, ``day``, ``label`` or ``batch``.
 
-        Amounts are texts, to be read by :class:`decimal.Decimal`.
+        Amounts are text; read them with :class:`decimal.Decimal`.
         """
-        moments = {"from": since, "to": until}
-        asked = {name: at.astimezone(UTC).isoformat() for name, at in moments.items() if at is not None}
-        return await self.get("/api/costs", {"by": by, **asked})
+        bounds = {"from": since, "to": until}
+        query = {name: at.astimezone(UTC).isoformat() for name, at in bounds.items() if at is not None}
+        return await self.get("/api/costs", {"by": by, **query})
 
     async def events(
         self, *, types: str | Sequence[str] = (), task: str | None = None, after: str | None = None
     ) -> AsyncGenerator[Event, None]:
-        """Give events as they happen, from now on or from those *after* an event, without end.
+        """Yield events as they happen, from now on or after the event *after*, without end.
 
-        A broken connection is taken up where it broke off: each event is given once. Raises ServiceUnreachable when
-        the service is away for longer than the client's patience; go on with *after* the last event you had.
+        A broken connection is resumed, and each event is yielded once. Raises ServiceUnreachable if the service is down
+        for longer than the client's outage tolerance. To continue, pass the ID of the last event as *after*.
         """
-        wanted = _query(type=types, task=task)
-        heard = EventCursor(after) if after else await self._cursor_from_now(wanted)
-        outage = self._outage_timer()
+        query = _query(type=types, task=task)
+        cursor = EventCursor(after) if after else await self._cursor_from_now(query)
+        outage = self._transport.outage_timer()
         while True:
             try:
-                async with self._stream({**wanted, "after": heard.resume_from}) as source:
+                async with self._transport.stream({**query, "after": cursor.resume_from}) as source:
                     outage.reset()
                     async for each in source:
-                        if heard.accept(each.id):
+                        if cursor.accept(each.id):
                             yield Event.from_json(parse_object(each.data))
             except ReceiverError as exc:
                 outage.check(exc)
             await asyncio.sleep(event_signal.RECONNECT_SECONDS)
 
     async def changes(self) -> AsyncGenerator[None, None]:
-        """Give a sign now and whenever it is worth asking the service again, without end."""
-        async with self._signals.signal(lambda _: True) as bell:
+        """Yield now and whenever the service may have news, without end."""
+        async with self._signals.signal(lambda _: True) as signal:
             while True:
                 yield
-                await bell.wait()
+                await signal.wait()
 
     async def event(self, event_id: str) -> Event:
-        """Give one event."""
+        """Return one event."""
         return Event.from_json(parse_object(await self.event_body(event_id)))
 
     async def event_body(self, event_id: str) -> bytes:
-        """Give one event in the very bytes that destinations receive."""
-        return (await self._request_with_retry("GET", f"/api/events/{_quoted(event_id)}")).content
+        """Return one event in exactly the bytes that destinations receive."""
+        return await self._transport.get_bytes(f"/api/events/{_quoted(event_id)}")
 
     async def list_events(
         self,
@@ -283,9 +259,9 @@ class Client:
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Event]:
-        """List events that have happened, newest first; with *after*, those after an event, oldest first."""
-        asked = _query(type=types, task=task, batch=batch, after=after, limit=str(limit), cursor=cursor)
-        return Page.from_json(await self.get("/api/events", asked), Event.from_json)
+        """List past events, newest first; with *after*, those after an event, oldest first."""
+        query = _query(type=types, task=task, batch=batch, after=after, limit=str(limit), cursor=cursor)
+        return Page.from_json(await self.get("/api/events", query), Event.from_json)
 
     async def deliveries(
         self,
@@ -298,109 +274,26 @@ class Client:
         cursor: str | None = None,
     ) -> Page[Json]:
         """List deliveries, newest first."""
-        asked = _query(status=status, route=route, task=task, event=event, limit=str(limit), cursor=cursor)
-        return Page.from_json(await self.get("/api/deliveries", asked), dict)
+        query = _query(status=status, route=route, task=task, event=event, limit=str(limit), cursor=cursor)
+        return Page.from_json(await self.get("/api/deliveries", query), dict)
 
     async def delivery(self, delivery_id: str) -> Json:
-        """Give one delivery and each attempt at it."""
+        """Return one delivery and its attempts."""
         return await self.get(f"/api/deliveries/{_quoted(delivery_id)}")
 
     async def get(self, path: str, query: Query | None = None) -> Json:
-        """Ask the API for an object; ``/openapi.json`` says which there are."""
-        return parse_object((await self._request_with_retry("GET", path, query=query)).content)
+        """Return an object of the API; ``/openapi.json`` lists the paths."""
+        return await self._transport.get(path, query)
 
     async def post(self, path: str, body: Mapping[str, Any]) -> Json:
-        """Hand the API an object, and get the answer's object."""
-        return parse_object((await self._request_with_retry("POST", path, body=body)).content)
-
-    async def _get_within(self, path: str, within: float | None) -> Json:
-        return parse_object((await self._request_with_retry("GET", path, within=within)).content)
-
-    async def _request_with_retry(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Query | None = None,
-        body: Mapping[str, Any] | None = None,
-        headers: Mapping[str, str] | None = None,
-        repeatable: bool = False,
-        within: float | None = None,
-    ) -> httpx.Response:
-        """Ask until there is an answer, or the service is away for too long.
-
-        What may have been done is asked once, unless to ask twice is to ask once.
-        """
-        outage = self._outage_timer(within)
-        while True:
-            try:
-                return await self._request(method, path, query=query, body=body, headers=headers)
-            except ReceiverError as exc:
-                if method != "GET" and not repeatable and not isinstance(exc.__cause__, _NOT_SENT):
-                    raise
-                outage.check(exc)
-            await asyncio.sleep(event_signal.RECONNECT_SECONDS)
-
-    async def _request(
-        self,
-        method: str,
-        path: str,
-        *,
-        query: Query | None,
-        body: Mapping[str, Any] | None,
-        headers: Mapping[str, str] | None,
-    ) -> httpx.Response:
-        try:
-            response = await self._http.request(method, path, params=query, json=body, headers=headers)
-        except (httpx.HTTPError, httpx.StreamError) as exc:
-            raise self._unreachable(exc) from exc
-        self._has_answered = True
-        if not response.is_success:
-            raise to_error(response.status_code, response.content)
-        return response
-
-    def _outage_timer(self, limit: float | None = None) -> OutageTimer:
-        """Begin to count how long the service is away; where none has answered yet, there may be none."""
-        return OutageTimer(lambda: shorter(limit, self._outage_tolerance.total_seconds() if self._has_answered else 0))
-
-    @asynccontextmanager
-    async def _stream(self, query: Query | None = None) -> AsyncIterator[AsyncIterator[httpx.ServerSentEvent]]:
-        """Follow the stream of events, each in its frame; entered once it has begun."""
-        try:
-            async with self._http.sse(
-                "/api/stream",
-                params=query,
-                timeout=httpx.Timeout(_STREAM_IDLE_SECONDS, connect=_CONNECT_SECONDS),
-                max_event_size=None,  # what the service has taken, we take
-            ) as source:
-                if source.response.status_code != httpx.codes.OK:
-                    raise to_error(source.response.status_code, await source.response.aread())
-                self._has_answered = True
-                yield (event async for event in source if event.data)
-        except (httpx.HTTPError, httpx.StreamError) as exc:
-            raise self._unreachable(exc) from exc
+        """Post an object to the API and return the response's object."""
+        return await self._transport.post(path, body)
 
     async def _cursor_from_now(self, query: Query) -> EventCursor:
-        """Tell what is new from here on: all but the newest events there are."""
+        """Return a cursor that accepts only events newer than the present ones."""
         page = Page.from_json(await self.get("/api/events", {**query, "limit": str(LOOK_BACK)}), Event.from_json)
-        known = [event.id for event in reversed(page.items)]
-        return EventCursor(known[0] if len(known) == LOOK_BACK else BEFORE_ALL, known)
-
-    def _unreachable(self, exc: Exception) -> ServiceUnreachable:
-        if isinstance(exc, _NOT_SENT):
-            return ServiceUnreachable(
-                f"No service answers at {self.url}.",
-                remedy="Start it with `kling-receiver serve`, or name the configuration it runs on with --config.",
-            )
-        return ServiceUnreachable(
-            f"The service at {self.url} did not answer in full ({type(exc).__name__}).",
-            remedy="Look at its log, and at `kling-receiver tasks list` before you submit again.",
-        )
-
-
-def _tls_for(url: str) -> ssl.SSLContext | bool:
-    """Read the machine's certificates only where TLS is spoken: it takes a command longer than to ask."""
-    return True if url.lower().startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        recent = [event.id for event in reversed(page.items)]
+        return EventCursor(recent[0] if len(recent) == LOOK_BACK else BEFORE_ALL, recent)
 
 
 def _query(**values: str | Sequence[str] | None) -> dict[str, str | Sequence[str]]:
@@ -411,5 +304,5 @@ def _quoted(ref: str) -> str:
     return quote(ref, safe="")
 
 
-def _seconds(length: timedelta | float | None) -> float | None:
-    return length.total_seconds() if isinstance(length, timedelta) else length
+def _seconds(duration: timedelta | float | None) -> float | None:
+    return duration.total_seconds() if isinstance(duration, timedelta) else duration

@@ -1,4 +1,4 @@
-"""Where the service is, and the token it wants: found by its configuration."""
+"""Finds the service's admin URL and token from its configuration."""
 
 import getpass
 import os
@@ -8,11 +8,11 @@ from receiver.domain.errors import ServiceUnreachable
 from receiver.settings import Settings, load
 
 _FILE_NAME = "admin-token"
-_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what others bind; we call loopback
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- compared with the configuration, not bound
 
 
 def discover(url: str | None, token: str | None, config: Path | None) -> tuple[str, str]:
-    """Tell the URL and the token, each as given, else from the configuration."""
+    """Return the URL and the token, each as given, else from the configuration."""
     if url is not None and token is not None:
         return url, token
     settings = load(config).settings
@@ -25,7 +25,7 @@ def _admin_url(settings: Settings) -> str:
 
 
 def _read_token(settings: Settings) -> str:
-    """Find the admin token: from the configuration, else where the service put it at its first start."""
+    """Return the admin token from the configuration, else from the file written at the service's first start."""
     if settings.admin.token:
         return settings.admin.token.reveal()
     path = settings.data_dir / _FILE_NAME
@@ -33,11 +33,11 @@ def _read_token(settings: Settings) -> str:
         return path.read_text("utf-8").strip()
     except FileNotFoundError as exc:
         raise ServiceUnreachable(
-            f"No service has run here yet: {path} does not exist.",
-            remedy="Start it with `kling-receiver serve`, or name the configuration it runs on with --config.",
+            f"The service has not run here yet: {path} does not exist.",
+            remedy="Start it with `kling-receiver serve`, or pass its configuration with `--config`.",
         ) from exc
     except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
+        reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
         raise ServiceUnreachable(
             f"The admin token in {path} cannot be read ({reason}).",
             remedy="Run the command as the service's own user, or set KLING_RECEIVER__ADMIN__TOKEN.",
@@ -45,9 +45,9 @@ def _read_token(settings: Settings) -> str:
 
 
 def current_user() -> str:
-    """Name the user of this machine who asks."""
+    """Return the name of the operating system's user, in ASCII."""
     try:
         name = getpass.getuser()
-    except (KeyError, OSError):  # a container that runs as a number nobody has a name for
+    except (KeyError, OSError):  # a container with a user ID that has no name
         name = f"uid {os.getuid()}"
     return name.encode("ascii", "backslashreplace").decode()

@@ -1,4 +1,4 @@
-"""What following events needs to remember, so that each is given once, through an outage as well."""
+"""The state of following events, so that each event is yielded once, across outages too."""
 
 import asyncio
 from collections import deque
@@ -14,15 +14,18 @@ _TRANSIENT_STATUSES = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, H
 
 
 class EventCursor:
-    """Which events were heard. Ids are made a little before they are committed, so one may turn up behind others:
-    the service is asked again from ``floor``, some way back, and what was heard already is left out."""
+    """Which events were received.
+
+    IDs are created shortly before the commit, so an event may become visible after newer ones. The stream therefore
+    resumes from ``resume_from``, some events back, and events that were already received are skipped.
+    """
 
     def __init__(self, resume_from: str, recent: Sequence[str] = ()) -> None:
         self.resume_from = resume_from
         self._recent = deque(recent)
 
     def accept(self, event_id: str) -> bool:
-        """Whether an event is heard for the first time, which it is no more from now on."""
+        """Record an event and return whether it is new."""
         if event_id in self._recent:
             return False
         self._recent.append(event_id)
@@ -32,15 +35,15 @@ class EventCursor:
 
 
 class OutageTimer:
-    """How long the service has been away, and whether that is to be borne."""
+    """Measures an outage of the service and limits it."""
 
     def __init__(self, tolerance: Callable[[], float]) -> None:
-        """*patience* tells how many seconds are to be borne."""
+        """*tolerance* returns how many seconds of outage are tolerated."""
         self._tolerance = tolerance
         self._since: float | None = None
 
     def check(self, error: ReceiverError) -> None:
-        """Take an error that may be an outage; raises it when it is none, or has lasted for too long."""
+        """Record an error; raise it if it is not transient or the outage has lasted too long."""
         now = asyncio.get_running_loop().time()
         if self._since is None:
             self._since = now
@@ -48,11 +51,11 @@ class OutageTimer:
             raise error
 
     def reset(self) -> None:
-        """Take note that the service is there."""
+        """Record that the service responds."""
         self._since = None
 
 
 def _is_transient(error: ReceiverError) -> bool:
-    """Whether an error is one of the moment, such as a service that is being started anew."""
-    trouble = isinstance(error, RequestFailed) and error.status in _TRANSIENT_STATUSES
-    return trouble or isinstance(error, ServiceUnreachable)
+    """Return whether an error may pass, as during a restart of the service."""
+    is_unavailable = isinstance(error, RequestFailed) and error.status in _TRANSIENT_STATUSES
+    return is_unavailable or isinstance(error, ServiceUnreachable)

@@ -1,4 +1,4 @@
-"""Tells those who wait when it is worth asking the service again: one stream of events for all of them."""
+"""Wakes waiting calls when the service may have news. All calls of a client share one event stream."""
 
 import asyncio
 import json
@@ -11,9 +11,9 @@ from receiver.domain.model import Json
 
 RECONNECT_SECONDS = 1.0
 
-_CONNECTED_POLL_SECONDS = 15.0  # with the stream there
-_DISCONNECTED_POLL_SECONDS = 2.0  # without it
-_COMMIT_LAG_SECONDS = 1.0  # by then all is committed whose event is older than the stream
+_CONNECTED_POLL_SECONDS = 15.0  # while the stream is connected
+_DISCONNECTED_POLL_SECONDS = 2.0  # while it is not
+_COMMIT_LAG_SECONDS = 1.0  # by then every event from before the stream's start is committed
 
 
 class SseEvent(Protocol):
@@ -21,18 +21,18 @@ class SseEvent(Protocol):
 
     @property
     def data(self) -> str:
-        """The event's object."""
+        """The event as JSON."""
         ...
 
 
 Stream: TypeAlias = Callable[[], AbstractAsyncContextManager[AsyncIterator[SseEvent]]]
-"""Opens the stream of events; entered once it has begun."""
+"""Opens the event stream; the context is entered once the stream is connected."""
 Filter: TypeAlias = Callable[[Json], bool]
-"""Whether an event, as its object, is of interest."""
+"""Returns whether an event, as its JSON object, is relevant."""
 
 
 class EventSignals:
-    """The bells of one client. They listen, across reconnects, for as long as there is anybody to ring for."""
+    """The signals of one client. The event stream is read, with reconnects, while at least one signal exists."""
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
@@ -42,34 +42,34 @@ class EventSignals:
 
     @asynccontextmanager
     async def signal(self, matches: Filter) -> "AsyncIterator[EventSignal]":
-        """Give a bell that rings for such events."""
-        bell = EventSignal(self, matches)
-        self._signals.append(bell)
+        """Yield a signal that is set for each matching event."""
+        signal = EventSignal(self, matches)
+        self._signals.append(signal)
         if self._reader is None:
             self._reader = asyncio.create_task(self._read_stream())
         elif self._is_connected:
-            bell.event.set()  # for what happened before it was there
+            signal.event.set()  # for events before it existed
         try:
-            yield bell
+            yield signal
         finally:
-            self._signals.remove(bell)
+            self._signals.remove(signal)
             if not self._signals:
-                listening, self._reader = self._reader, None
-                listening.cancel()
-                await asyncio.gather(listening, return_exceptions=True)
+                reader, self._reader = self._reader, None
+                reader.cancel()
+                await asyncio.gather(reader, return_exceptions=True)
 
     @property
     def poll_interval(self) -> float:
-        """For how many seconds nobody needs to ask who has heard nothing: a ring may have been missed."""
+        """Seconds between polls without a signal, since an event may be missed."""
         return _CONNECTED_POLL_SECONDS if self._is_connected else _DISCONNECTED_POLL_SECONDS
 
     async def _read_stream(self) -> None:
         while True:
             try:
-                with suppress(ReceiverError):  # asking by the clock goes on meanwhile
+                with suppress(ReceiverError):  # waiting calls poll meanwhile
                     async with self._stream() as events:
                         self._is_connected = True
-                        self._notify_all()  # for what happened before we listened
+                        self._notify_all()  # for events before the connection
                         asyncio.get_running_loop().call_later(_COMMIT_LAG_SECONDS, self._notify_all)
                         async for event in events:
                             self._notify(json.loads(event.data))
@@ -78,17 +78,17 @@ class EventSignals:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     def _notify(self, event: Json) -> None:
-        for bell in self._signals:
-            if bell.matches(event):
-                bell.event.set()
+        for signal in self._signals:
+            if signal.matches(event):
+                signal.event.set()
 
     def _notify_all(self) -> None:
-        for bell in self._signals:
-            bell.event.set()
+        for signal in self._signals:
+            signal.event.set()
 
 
 class EventSignal:
-    """Rings for one who waits."""
+    """The signal of one waiting call."""
 
     def __init__(self, signals: EventSignals, matches: Filter) -> None:
         self.matches = matches
@@ -96,9 +96,9 @@ class EventSignal:
         self._signals = signals
 
     async def wait(self, at_most: float | None = None) -> None:
-        """Wait until it is worth asking again, at the longest *at_most* seconds."""
-        patience = self._signals.poll_interval
+        """Wait for a matching event or the next poll, at most *at_most* seconds."""
+        interval = self._signals.poll_interval
         with suppress(TimeoutError):
-            async with asyncio.timeout(patience if at_most is None else max(0.0, min(patience, at_most))):
+            async with asyncio.timeout(interval if at_most is None else max(0.0, min(interval, at_most))):
                 await self.event.wait()
         self.event.clear()

@@ -1,4 +1,4 @@
-"""What the service tells, as values and errors. Each value keeps all that was said in ``raw``."""
+"""The API's objects as values, and its errors as exceptions. ``raw`` is the complete JSON object."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A task as it stood when it was asked about. ``result`` and ``assets`` are empty in a list."""
+    """A task at the time of the request. ``result`` and ``assets`` are empty in a list."""
 
     id: str
     state: str
@@ -36,7 +36,7 @@ class Task:
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
-        """Read a task from the API's object."""
+        """Parse a task from the API's object."""
         return cls(
             id=raw["id"],
             state=raw["state"],
@@ -54,40 +54,40 @@ class Task:
 
     @property
     def succeeded(self) -> bool:
-        """Whether Kling has made what was asked for."""
+        """Whether Kling has produced the results."""
         return self.state == TaskState.SUCCEED
 
     @property
     def is_archiving(self) -> bool:
-        """Whether its results are on their way home, and its routes are told when they are there."""
+        """Whether its results are still being archived; routes receive its event afterwards."""
         return self.raw.get("archiving") == ArchiveState.PENDING
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more is to be waited for: its state is an end, and no result is on its way home."""
+        """Whether its state is final and no result is still being archived."""
         return self.state in FINAL_STATES and not self.is_archiving
 
     @property
     def fingerprint(self) -> object:
-        """What has changed where two looks differ."""
+        """Differs whenever there is something new to report."""
         return self.state, self.is_archiving
 
     @property
     def poll_every(self) -> float | None:
-        """How many seconds apart to look: of files on their way home no event tells."""
+        """The maximum number of seconds between polls, since no event reports the progress of the archive."""
         return 1.0 if self.is_archiving else None
 
     @property
     def result_locations(self) -> Sequence[str]:
-        """Where its results are: what was brought home, as near as it is kept, and Kling's URLs of what was not."""
-        home = {asset.get("url"): asset.get("path") or asset.get("storage") for asset in self.assets}
+        """The results' locations: path or storage URL of archived files, Kling's URL of the others."""
+        archived = {asset.get("url"): asset.get("path") or asset.get("storage") for asset in self.assets}
         urls = [entry["url"] for entries in self.result.values() for entry in entries if entry.get("url")]
-        return tuple(dict.fromkeys(str(home.get(url) or url) for url in [*urls, *home]))
+        return tuple(dict.fromkeys(str(archived.get(url) or url) for url in [*urls, *archived]))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Tasks that are told of together: ``tasks`` is how many it has taken in, ``counts`` how many are in each state."""
+    """A group of tasks with one final event. ``tasks`` is their number, ``counts`` how many are in each state."""
 
     name: str
     state: str
@@ -99,7 +99,7 @@ class Batch:
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
-        """Read a batch from the API's object."""
+        """Parse a batch from the API's object."""
         return cls(
             name=raw["name"],
             state=raw["state"],
@@ -112,38 +112,41 @@ class Batch:
 
     @property
     def summary(self) -> str:
-        """How its tasks stand, in words."""
-        return ", ".join(f"{number} {state}" for state, number in self.counts.items()) or "no task is kept any more"
+        """The number of tasks in each state, as text."""
+        return (
+            ", ".join(f"{number} {state}" for state, number in self.counts.items())
+            or "none of its tasks are stored any more"
+        )
 
     @property
     def finished_count(self) -> int:
-        """How many of its tasks are over."""
+        """The number of its tasks in a final state."""
         return sum(number for state, number in self.counts.items() if state in FINAL_STATES)
 
     @property
     def is_finished(self) -> bool:
-        """Whether all its tasks are over, and that was told by an event."""
+        """Whether all its tasks are finished and the final event is stored."""
         return self.state == BatchState.FINISHED
 
     @property
     def succeeded(self) -> bool:
-        """Whether Kling has made all that was asked for."""
+        """Whether all its tasks succeeded."""
         return self.is_finished and set(self.counts) <= {TaskState.SUCCEED}
 
     @property
     def fingerprint(self) -> object:
-        """What has changed where two looks differ."""
+        """Differs whenever there is something new to report."""
         return self.state, self.tasks, self.counts
 
     @property
     def poll_every(self) -> float | None:
-        """How many seconds apart to look; no event tells of all that can be seen."""
+        """The maximum number of seconds between polls, since not every change has an event."""
         return 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """Something that happened. ``raw`` is the object that destinations receive, ``data`` its main part."""
+    """An event. ``raw`` is the object that destinations receive, ``data`` its main part."""
 
     id: str
     type: str
@@ -153,7 +156,7 @@ class Event:
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
-        """Read an event from the API's object."""
+        """Parse an event from the API's object."""
         data = raw.get("data") or {}
         return cls(
             id=data["event_id"],
@@ -165,14 +168,14 @@ class Event:
 
     @property
     def data(self) -> Json:
-        """What happened to which task, with its result and Kling's own words."""
+        """The task, its new state, its result and Kling's message."""
         data: Json = self.raw.get("data") or {}
         return data
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page(Generic[T]):
-    """Part of a list; ``next`` is the cursor of the part that follows, None at the end."""
+    """One page of a list. ``next`` is the cursor of the next page, None at the end."""
 
     items: Sequence[T]
     next: str | None = None
@@ -180,65 +183,65 @@ class Page(Generic[T]):
 
     @classmethod
     def from_json(cls, raw: Json, parse_item: Callable[[Json], T]) -> Self:
-        """Read a page from the API's object, each item by *read*."""
+        """Parse a page from the API's object, each item with *parse_item*."""
         return cls(items=[parse_item(each) for each in raw["items"]], next=raw.get("next"), raw=raw)
 
 
 class TaskNotFinished(ReceiverError, TimeoutError):
-    """A task was not over in the time it was waited for; ``task`` is how it stood last."""
+    """A task was not finished within the timeout. ``task`` is its last known state."""
 
     code = "task_not_over"
 
     def __init__(self, task: Task) -> None:
         super().__init__(
             f"Task {task.id} is still {task.state}.",
-            remedy=f"It goes on by itself; wait again with `kling-receiver tasks wait {task.id}`.",
+            remedy=f"The task continues. Wait again with `kling-receiver tasks wait {task.id}`.",
         )
         self.task = task
 
 
 class BatchNotFinished(ReceiverError, TimeoutError):
-    """A batch was not finished in the time it was waited for; ``batch`` is how it stood last."""
+    """A batch was not finished within the timeout. ``batch`` is its last known state."""
 
     code = "batch_not_over"
 
     def __init__(self, batch: Batch) -> None:
         is_open = batch.state == BatchState.OPEN
-        close = f"nobody has closed it: kling-receiver batches close {batch.name}"
+        close = f"Close it with `kling-receiver batches close {batch.name}`: an open batch is never finished."
         super().__init__(
             f"Batch {batch.name} is still {batch.state}: {batch.summary}.",
-            remedy=f"It is not finished while {close}" if is_open else "It goes on by itself; wait for it again.",
+            remedy=close if is_open else "The batch continues. Wait for it again.",
         )
         self.batch = batch
 
 
 def parse_object(content: str | bytes) -> Json:
-    """Read an answer's JSON object."""
+    """Parse a response's JSON object; raise RequestFailed if it is not one."""
     try:
         value: Any = json.loads(content)
     except ValueError:
         value = None
     if not isinstance(value, dict):
         raise RequestFailed(
-            "What answers at the admin address does not speak our API.",
-            remedy="Check [admin] listen: another program may have taken the port.",
+            "The response from the admin address is not a JSON object of this API.",
+            remedy="Check [admin] listen: another program may use the port.",
         )
     return value
 
 
 def to_error(status: int, content: bytes) -> ReceiverError:
-    """Read an answer that is not what was asked for."""
+    """Return the exception for an error response."""
     if status == HTTPStatus.UNAUTHORIZED:
         return RequestFailed(
-            "The service does not take our admin token.",
-            remedy="Name the configuration it runs on with --config, so that the right token is found.",
+            "The service rejected the admin token.",
+            remedy="Pass the service's configuration with `--config`, so that the right token is used.",
             status=status,
         )
     try:
         problem = parse_object(content)
     except ReceiverError:
         problem = {}
-    sentence = str(problem.get("detail") or problem.get("title") or f"The service answered {status}.")
+    message = str(problem.get("detail") or problem.get("title") or f"The service answered {status}.")
     if known := _ERROR_BY_CODE.get(str(problem.get("code"))):
-        return known(sentence)
-    return RequestFailed(sentence, status=status)
+        return known(message)
+    return RequestFailed(message, status=status)

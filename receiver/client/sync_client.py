@@ -1,4 +1,4 @@
-"""The client for programs without an event loop: the very same one, with a loop on a thread of its own."""
+"""The blocking client: runs :class:`Client` on an event loop in its own thread."""
 
 import asyncio
 import threading
@@ -19,16 +19,16 @@ P = ParamSpec("P")
 
 
 class _Loop:
-    """An event loop on a thread of its own, on which other threads have things done."""
+    """An event loop in its own thread, on which other threads run coroutines."""
 
     def __init__(self, *, on_close: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """*last* is done when all else has ended."""
+        """*on_close* runs after everything else on the loop has ended."""
         self._on_close = on_close
         self._started = threading.Event()
         self._submit_lock = threading.Lock()
         self._is_closed = False
         self._thread = threading.Thread(
-            target=asyncio.run, args=(self._main(),), name="client of the receiver", daemon=True
+            target=asyncio.run, args=(self._main(),), name="kling-receiver-client", daemon=True
         )
         self._thread.start()
         self._started.wait()
@@ -45,7 +45,7 @@ class _Loop:
         await self._on_close()
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Have *work* done, and wait for what comes of it; whoever stops waiting stops the work."""
+        """Run a coroutine and return its result. An interrupted caller cancels it."""
         with self._submit_lock:
             if self._is_closed:
                 coroutine.close()
@@ -59,7 +59,7 @@ class _Loop:
             future.cancel()
 
     def close(self) -> None:
-        """End the loop and all that is still being done on it."""
+        """Stop the loop and cancel everything that still runs on it."""
         with self._submit_lock:
             if not self._is_closed:
                 self._loop.call_soon_threadsafe(self._stop.set)
@@ -68,11 +68,11 @@ class _Loop:
 
 
 def _closed_error() -> ServiceUnreachable:
-    return ServiceUnreachable("The client is closed.", remedy="Ask while it is open: inside its `with`.")
+    return ServiceUnreachable("The client is closed.", remedy="Use it inside its `with` block.")
 
 
 class _Exhausted:
-    """Stands for what would follow the last one."""
+    """Marks the end of an iteration."""
 
 
 _EXHAUSTED = _Exhausted()
@@ -81,45 +81,45 @@ _EXHAUSTED = _Exhausted()
 def _blocking(
     method: Callable[Concatenate[Client, P], Coroutine[Any, Any, T]],
 ) -> Callable[Concatenate["SyncClient", P], T]:
-    """Ask the same, and wait for the answer."""
+    """Return the blocking version of a coroutine method."""
 
     @wraps(method)
-    def answer(self: "SyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self: "SyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.loop.run(method(self.client, *args, **kwargs))
 
-    return answer
+    return call
 
 
 def _iterating(
     method: Callable[Concatenate[Client, P], AsyncGenerator[T, None]],
 ) -> Callable[Concatenate["SyncClient", P], Generator[T, None, None]]:
-    """Ask the same, and give one answer after the other."""
+    """Return the blocking version of an asynchronous generator method."""
 
     @wraps(method)
-    def answers(self: "SyncClient", /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
+    def iterate(self: "SyncClient", /, *args: P.args, **kwargs: P.kwargs) -> Generator[T, None, None]:
         source = method(self.client, *args, **kwargs)
-        turn = asyncio.Lock()
+        lock = asyncio.Lock()
 
-        async def following() -> T | _Exhausted:
-            async with turn:
+        async def advance() -> T | _Exhausted:
+            async with lock:
                 return await anext(source, _EXHAUSTED)
 
-        async def leave() -> None:
-            async with turn:  # whoever was interrupted while it asked may still be on its way out
+        async def close() -> None:
+            async with lock:  # an interrupted advance() may still be running
                 await source.aclose()
 
         try:
-            while not isinstance(answer := self.loop.run(following()), _Exhausted):
-                yield answer
+            while not isinstance(item := self.loop.run(advance()), _Exhausted):
+                yield item
         finally:
-            with suppress(ServiceUnreachable):  # a closed client has left it already
-                self.loop.run(leave())
+            with suppress(ServiceUnreachable):  # a closed client has closed the generator already
+                self.loop.run(close())
 
-    return answers
+    return iterate
 
 
 class SyncClient:
-    """The client for plain programs: what :class:`Client` does, without ``await``. Threads may share one."""
+    """The blocking client: like :class:`Client`, without ``await``. Threads may share one."""
 
     def __init__(
         self,
@@ -140,7 +140,7 @@ class SyncClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; what other threads still ask for is given up."""
+        """Close the connections and cancel the calls of other threads."""
         self.loop.close()
 
     submit = _blocking(Client.submit)

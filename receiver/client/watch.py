@@ -1,4 +1,4 @@
-"""Looking at something again and again until it is over: the stream of events says when it is worth it."""
+"""Polls a task or batch until it is finished; the event stream triggers polls early."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -10,54 +10,54 @@ from receiver.domain.errors import ServiceUnreachable
 
 
 class Watchable(Protocol):
-    """What is looked at until it is over."""
+    """Something that is polled until it is finished."""
 
     @property
     def is_finished(self) -> bool:
-        """Whether nothing more is to be waited for."""
+        """Whether nothing further will change."""
         ...
 
     @property
     def fingerprint(self) -> object:
-        """What has changed where two looks differ."""
+        """Differs whenever there is something new to report."""
         ...
 
     @property
     def poll_every(self) -> float | None:
-        """How many seconds apart to look at the most; None where the stream says enough."""
+        """The maximum number of seconds between polls; None if events report every change."""
         ...
 
 
 S = TypeVar("S", bound=Watchable)
 Fetch: TypeAlias = Callable[[float | None], Awaitable[S]]
-"""Looks once, and bears an outage for so many seconds at the most."""
+"""Polls once, and tolerates an outage of at most that many seconds."""
 
 
 async def watch(
     fetch: Fetch[S], signal_for: Callable[[S], AbstractAsyncContextManager[EventSignal]], max_seconds: float | None
 ) -> AsyncGenerator[S, None]:
-    """Give what is seen now and each time it looks different, until it is over or *length* seconds have passed."""
+    """Yield the current value and each changed one, until it is finished or *max_seconds* have passed."""
     time = asyncio.get_running_loop().time
     ends_at = None if max_seconds is None else time() + max_seconds
-    seen = await fetch(max_seconds)
-    yield seen
-    async with signal_for(seen) as bell:
-        while not seen.is_finished:
-            left = None if ends_at is None else ends_at - time()
-            if left is not None and left <= 0:
+    current = await fetch(max_seconds)
+    yield current
+    async with signal_for(current) as signal:
+        while not current.is_finished:
+            remaining = None if ends_at is None else ends_at - time()
+            if remaining is not None and remaining <= 0:
                 return
-            await bell.wait(left if seen.poll_every is None else shorter(left, seen.poll_every))
-            before = seen
+            await signal.wait(remaining if current.poll_every is None else shorter(remaining, current.poll_every))
+            before = current
             try:
-                seen = await fetch(left)
+                current = await fetch(remaining)
             except ServiceUnreachable:
                 if ends_at is None or time() < ends_at:
                     raise
                 return
-            if seen.fingerprint != before.fingerprint:
-                yield seen
+            if current.fingerprint != before.fingerprint:
+                yield current
 
 
 def shorter(one: float | None, other: float) -> float:
-    """Give the shorter of two times, the first of which may be endless."""
+    """Return the shorter of two durations; None means unlimited."""
     return other if one is None else max(0.0, min(one, other))

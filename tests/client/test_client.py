@@ -21,7 +21,7 @@ from starlette.responses import JSONResponse
 import receiver
 from receiver import Client, SyncClient
 from receiver.client import BatchNotFinished, TaskNotFinished, event_signal
-from receiver.client import client as client_module
+from receiver.client import transport
 from receiver.domain.costs import Cost
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
 from receiver.domain.model import Event, Task, TaskState, Verification
@@ -158,7 +158,7 @@ async def test_what_was_there_before_stays_untold_after_a_break(web: WebApp) -> 
 
 
 async def test_a_stream_that_has_gone_silent_is_begun_anew(web: WebApp, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "_STREAM_IDLE_SECONDS", 0.3)
+    monkeypatch.setattr(transport, "_STREAM_IDLE_SECONDS", 0.3)
     async with a_breakable_proxy(web) as proxy, Client(proxy.url, TOKEN) as client, aclosing(client.events()) as events:
         first = asyncio.create_task(anext(events))
         await wait_until(lambda: subscriber_count(web) == 1)
@@ -219,7 +219,7 @@ async def test_a_task_keeps_all_that_was_said_of_it(web: WebApp) -> None:
 
 async def test_what_is_refused_is_told_by_its_kind(web: WebApp) -> None:
     async with a_client(web) as client:
-        with pytest.raises(NotFound, match="No task"):
+        with pytest.raises(NotFound, match="There is no task"):
             await client.task("no/such task?")
         with pytest.raises(InvalidRequest):
             await client.submit("nowhere", {}, tags={":": "x"})
