@@ -1,1 +1,1 @@
-"""The two faces of the service over HTTP: what Kling posts to, and what people and programs of the operator's use."""
+"""The two HTTP apps of the service: the public one receives Kling's callbacks, the admin one serves the operator."""

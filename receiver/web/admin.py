@@ -1,18 +1,16 @@
-"""The admin face: everything people and programs of the operator's may do, behind one token."""
+"""The admin app: the API, Kling's gateway and the console, all behind one token."""
 
-import traceback
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import structlog
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import ReceiverError
@@ -28,7 +26,8 @@ from receiver.web.openapi.document import OPENAPI_DOCUMENT
 from receiver.web.resources import tasks
 from receiver.web.resources.batches import BatchApi, BatchService
 from receiver.web.resources.costs import CostApi, CostStore
-from receiver.web.resources.deliveries import DeliveryApi, EventApi
+from receiver.web.resources.deliveries import DeliveryApi
+from receiver.web.resources.events import EventApi
 from receiver.web.resources.explain import ExplainApi
 from receiver.web.resources.health import HealthApi, ReadinessCheck
 from receiver.web.resources.replays import ReplayApi, ReplayService
@@ -36,21 +35,20 @@ from receiver.web.resources.routes import FindSender, RouteApi, RouteStates, Rou
 from receiver.web.resources.stream import EventStream
 from receiver.web.resources.tasks import TaskApi
 from receiver.web.server import problems
-from receiver.web.server.body import BodyMemoryBudget, ClientDisconnected
+from receiver.web.server.body import BodyMemoryBudget
+from receiver.web.server.error_boundary import ErrorBoundary
 from receiver.web.server.problems import Problem
-
-log = structlog.get_logger()
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Submitter(tasks.Submitter, gateway.Submitter, Protocol):
-    """Makes tasks, whichever way they are asked for."""
+    """Creates tasks for the API and for the gateway."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminServices:
-    """What the admin listener shows and sets going. ``events`` rings when events were committed."""
+    """The services that the admin app calls. ``event_notifier`` notifies after events were committed."""
 
     submitter: Submitter
     kling: ForwardApi
@@ -77,15 +75,18 @@ def admin_app(
     hosts: Collection[str] = (),
     extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
-    """Make the app of the admin listener.
+    """Create the app of the admin listener.
 
-    *hosts* are names that it answers to beside its own and this machine's; *more* are further pages, which want the
-    token as well.
+    *hosts* are allowed host names in addition to its own address and this machine's names.
+    *extra_routes* are further pages; they need the token too.
     """
     app = Starlette(
         routes=[*_routes(services), *extra_routes],
-        middleware=[Middleware(ErrorBoundary), Middleware(TokenAuth, token=token, listen=listen, hosts=hosts)],
-        exception_handlers=dict.fromkeys((Problem, ReceiverError, HTTPException), problems.problem_response),
+        middleware=[
+            Middleware(ErrorBoundary, render=_render_error),
+            Middleware(TokenAuth, token=token, listen=listen, hosts=hosts),
+        ],
+        exception_handlers={HTTPException: problems.http_exception_response},
     )
     # A redirect to the address without a slash at its end would be built from the Host header.
     app.router.redirect_slashes = False
@@ -93,15 +94,15 @@ def admin_app(
 
 
 def _routes(services: AdminServices) -> Sequence[Route]:
-    health, room = HealthApi(services.readiness), BodyMemoryBudget()
+    health, body_memory = HealthApi(services.readiness), BodyMemoryBudget()
     return [
-        *_task_routes(services, room),
+        *_task_routes(services, body_memory),
         *_history_routes(services),
         *_route_routes(services),
         _route("/openapi.json", GET=_openapi),
         _route("/healthz", GET=health.liveness),
         _route("/readyz", GET=health.readiness),
-        Route("/kling/{path:path}", Gateway(services.submitter, services.kling, room)),
+        Route("/kling/{path:path}", Gateway(services.submitter, services.kling, body_memory)),
     ]
 
 
@@ -163,47 +164,20 @@ def _route_routes(services: AdminServices) -> Sequence[Route]:
 
 
 def _route(path: str, **by_method: Handler) -> Route:
-    """Put all methods of an address into one route, so that a wrong one is told all the right ones."""
+    """Put all methods of a path into one route, so that a 405 lists all of them."""
 
-    async def answer(request: Request) -> Response:
+    async def respond(request: Request) -> Response:
         method = "GET" if request.method == "HEAD" else request.method
         return await by_method[method](request)
 
-    return Route(path, answer, methods=list(by_method))
+    return Route(path, respond, methods=list(by_method))
 
 
 async def _openapi(_request: Request) -> Response:
     return serializers.json_response(OPENAPI_DOCUMENT)
 
 
-class ErrorBoundary:
-    """Ends what no one else has ended: a client that left, and faults of our own, which are logged and owned up to."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Hand a request on, and answer it if nobody could."""
-        started = False
-
-        async def watched(message: Message) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        try:
-            await self._app(scope, receive, watched)
-        except ClientDisconnected:
-            log.info("request.abandoned", method=scope["method"], path=scope["path"])
-        except Exception:
-            # The text alone: a renderer that shows the frames' variables would show the token among them.
-            fault = traceback.format_exc()
-            log.error("request.failed", method=scope["method"], path=scope["path"], exception=fault)  # noqa: TRY400 - as said above
-            if started:
-                raise
-            await _internal_error(scope)(scope, receive, send)
-
-
-def _internal_error(scope: Scope) -> Response:
-    problem = problems.internal_error()
-    return gateway.kling_error(problem) if gateway.is_gateway_path(scope["path"]) else problem.response()
+def _render_error(scope: Scope, error: Problem | ReceiverError) -> Response:
+    if gateway.is_gateway_path(scope["path"]):
+        return gateway.error_response(error)
+    return problems.from_error(error).response()

@@ -1,10 +1,10 @@
-"""The public face: where Kling posts, and whether we are alive. Nothing else is here.
+"""The public app: Kling's callbacks and a liveness check, nothing else.
 
-Written against ASGI itself: this is the path of every callback, and there are but two addresses.
+It is plain ASGI because every callback passes here, and there are only two paths.
 
-A caller that goes on being wrong, by guessing tokens or otherwise, is no longer written about, and what it asks for
-is looked up beside the writer that all callbacks wait for. It gets the same answers, and a good token of its is
-taken as ever: Kling may come through the same proxy.
+A client that keeps sending bad requests, such as guessed tokens, is no longer logged. Its tokens are looked up with a
+read, so that it does not occupy the database writer. It still gets the same responses, and a valid token is still
+accepted: Kling may call through the same proxy.
 """
 
 import time
@@ -20,7 +20,8 @@ from receiver.domain import errors
 from receiver.web.server import problems
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
 from receiver.web.server.body import ClientDisconnected, read_body
-from receiver.web.server.client_address import FailureLimiter, TrustedProxies
+from receiver.web.server.client_address import TrustedProxies
+from receiver.web.server.failure_limiter import FailureLimiter
 from receiver.web.server.problems import Problem
 
 log = structlog.get_logger()
@@ -33,17 +34,17 @@ _OK_HEADERS = [_JSON, (b"content-length", str(len(_OK)).encode())]
 
 
 class Inbox(Protocol):
-    """Takes what Kling posts."""
+    """Accepts Kling's callbacks."""
 
     async def accept_callback(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
-        """Commit a callback and all that follows from it; False when no live task has the token.
+        """Commit a callback and its consequences; return False if no live task has the token.
 
-        Raises Unreadable and StoreUnavailable, and then nothing was stored.
+        Raises MalformedBody and StoreUnavailable; nothing was stored then.
         """
         ...
 
     async def has_token(self, token: str) -> bool:
-        """Tell whether a live task has the token, at no cost to those who write."""
+        """Return whether a live task has the token, without using the database writer."""
         ...
 
 
@@ -55,9 +56,9 @@ def public_app(
     proxies: TrustedProxies | None = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> ASGIApp:
-    """Make the app of the public listener.
+    """Create the app of the public listener.
 
-    It answers to *names* only, where there are any, and to whatever name one of the *proxies* asks by.
+    If *allowed_hosts* is given, other host names get 421. Requests from one of the *proxies* may use any name.
     """
     return _PublicApp(inbox, max_body, allowed_hosts, proxies or TrustedProxies(), timer)
 
@@ -91,14 +92,15 @@ class _PublicApp:
             self._log_refusal(caller, problems.from_error(error))
             await _send_problem(send, problems.from_error(error))
         except Exception:  # noqa: BLE001 -- the boundary of a request
-            # The text alone: a renderer that shows the frames' variables would show the token among them.
+            # Only the text: a log renderer that prints local variables would print the token.
             log.error("callback.failed", peer=caller, exception=_redacted_traceback(scope))  # noqa: TRY400 -- see above
             await _send_problem(send, problems.internal_error())
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
         if not self._is_allowed_host(scope):
             raise misdirected(
-                "The host is not the one in [public] url. Pass it on, or name the proxy in [public] proxies."
+                "This host is not the one in [public] url. "
+                "Let the proxy pass the Host header on, or list the proxy in [public] proxies."
             )
         path: str = scope["path"]
         if path.startswith(_CALLBACK_PREFIX) and path != _CALLBACK_PREFIX and "/" not in path[len(_CALLBACK_PREFIX) :]:
@@ -121,31 +123,31 @@ class _PublicApp:
         return await self._inbox.accept_callback(token, headers, body)
 
     def _is_allowed_host(self, scope: Scope) -> bool:
-        # Without a host it is an old health check's; that there are not two of them has been seen to.
+        # Only old health checks (HTTP/1.0) send no host. HeaderValidation has refused requests with two.
         host = next((value for name, value in scope["headers"] if name == b"host"), None)
         if self._allowed_hosts is None or host is None or self._allowed_hosts.allows(host.decode("latin-1")):
             return True
         return self._proxies.contains(scope.get("client"))
 
     def _log_refusal(self, client: str, problem: Problem) -> None:
-        """Write down why a request was refused; where the caller is to blame, as long as there is patience with it."""
+        """Log why a request was refused. Errors of a client are logged only while its failure limit allows it."""
         now = self._timer()
         is_ours = problem.status >= HTTPStatus.INTERNAL_SERVER_ERROR
         if not is_ours and not self._failure_limiter.allows(client, now):
             return
-        # The address holds the token, so the reason alone is told.
-        say = log.info if problem.status in _EXPECTED_STATUSES else log.warning
-        say("callback.refused", peer=client, code=problem.code, reason=problem.detail)
+        # The path contains the token, so it is not logged.
+        write = log.info if problem.status in _EXPECTED_STATUSES else log.warning
+        write("callback.refused", peer=client, code=problem.code, reason=problem.detail)
         if not is_ours and self._failure_limiter.record(client, now):
-            log.warning("caller.muted", peer=client, reason="It is wrong too often to have each time written down.")
+            log.warning("caller.muted", peer=client, reason="Too many bad requests; no more of them are logged.")
 
 
 _EXPECTED_STATUSES = frozenset({HTTPStatus.NOT_FOUND, HTTPStatus.METHOD_NOT_ALLOWED})
-"""What whoever scans the net brings about."""
+"""Statuses that network scanners cause; they are logged as info."""
 
 
 def _redacted_traceback(scope: Scope) -> str:
-    """Write down the exception at hand, which may quote the token."""
+    """Return the current exception's traceback, with the token replaced: an exception may quote it."""
     token = scope["path"].removeprefix(_CALLBACK_PREFIX)
     text = traceback.format_exc()
     return text.replace(token, "***") if token else text

@@ -1,8 +1,8 @@
-"""Kling's own API, at ``/kling/``: a client that speaks to us as if to Kling notices no difference.
+"""Kling's own API at ``/kling/``: a client written for Kling works here unchanged.
 
-What makes a task goes through the submitter, all else straight to Kling. What the client tells us alone, a label say,
-stands in headers, for the body is Kling's. Our own trouble is told in the shape that
-Kling gives its own, so that a client's code for errors understands it.
+Creates go through the submitter; every other call goes straight to Kling. The body belongs to Kling, so a client sends
+a task's label, tags and batch in headers. Our errors have the shape of Kling's errors, so that the client's
+error handling understands them.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 from starlette.datastructures import Headers
 from starlette.responses import Response, StreamingResponse
-from starlette.types import Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from receiver.domain import errors
 from receiver.kling import endpoints, protocol
@@ -31,7 +31,7 @@ log = structlog.get_logger()
 
 PREFIX = "/kling/"
 _MAX_BUFFERED = 256 * 1024
-"""How much of an answer is held until it is whole; should it break off by then, that can still be said."""
+"""Bytes of a response that are buffered. If Kling's response breaks off within them, the client still gets an error."""
 
 _KLING_CODES: Mapping[HTTPStatus, int] = {
     HTTPStatus.UNAUTHORIZED: 1000,
@@ -47,17 +47,17 @@ _VALID_STATUSES = range(200, 600)
 
 
 class Submitter(Protocol):
-    """Makes tasks for the gateway's clients."""
+    """Creates tasks for the gateway's clients."""
 
     async def submit_now(
         self, endpoint: Endpoint, body: bytes, metadata: TaskMetadata, pass_through: PassThrough
     ) -> KlingResponse:
-        """Send a client's create to Kling with our callback URL in it, and with what it has beside its body."""
+        """Send a client's create to Kling with our callback URL added, and with the client's query and headers."""
         ...
 
 
 class ForwardApi(Protocol):
-    """Passes calls on to Kling."""
+    """Forwards calls to Kling."""
 
     async def forward(
         self,
@@ -68,9 +68,9 @@ class ForwardApi(Protocol):
         *,
         write_response: ResponseWriter,
     ) -> None:
-        """Call Kling as the client would, and hand on what it answers.
+        """Call Kling as the client would, and pass its response to *write_response*.
 
-        *path* is as it was quoted, without the slash before it.
+        *path* is still percent-encoded and has no leading slash.
         """
         ...
 
@@ -84,26 +84,12 @@ class Gateway:
         self._body_memory = body_memory
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as Kling does."""
-        begun = False
-
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
-            await send(message)
-
+        """Handle a request. The error boundary turns errors into responses."""
         try:
-            await self._handle(scope, receive, watched)
-        except Problem as problem:
-            response = kling_error(problem)
+            await self._handle(scope, receive, send)
         except errors.ReceiverError as error:
             log.warning("gateway.failed", method=scope["method"], code=error.code, reason=error.message)
-            if begun:
-                return  # the server then breaks the connection off, as Kling's was
-            response = kling_error(problems.from_error(error), task=_uncertain_task_id(error))
-        else:
-            return
-        await response(scope, receive, send)
+            raise
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["raw_path"].decode("latin-1")
@@ -117,38 +103,44 @@ class Gateway:
         async with self._body_memory.reserve(scope, limit=MAX_JOB_BODY):
             body = await read_body(scope, receive, limit=MAX_JOB_BODY)
             if endpoint.is_listed or _is_object(body):
-                answer = await self._submitter.submit_now(
+                response = await self._submitter.submit_now(
                     endpoint, body, task_metadata(Headers(scope=scope)), _pass_through(scope)
                 )
-                await _passthrough(answer.status, answer.headers, answer.body)(scope, receive, send)
+                await _passthrough(response.status, response.headers, response.body)(scope, receive, send)
             else:
                 await self._forward(path, body, scope, receive, send)
 
     async def _forward(
         self, path: str, content: bytes | StreamedBody, scope: Scope, receive: Receive, send: Send
     ) -> None:
-        """Send a call straight on to Kling, and its answer back as it comes."""
+        """Forward a call to Kling and stream the response back."""
 
-        async def give(status: int, headers: Mapping[str, str], pieces: AsyncIterator[bytes]) -> None:
-            begin = bytearray()
-            async for piece in pieces:
-                begin += piece
-                if len(begin) > _MAX_BUFFERED:
-                    chain = _prepend(bytes(begin), pieces)
-                    await StreamingResponse(chain, status, headers=headers)(scope, receive, send)
+        async def write(status: int, headers: Mapping[str, str], chunks: AsyncIterator[bytes]) -> None:
+            buffered = bytearray()
+            async for chunk in chunks:
+                buffered += chunk
+                if len(buffered) > _MAX_BUFFERED:
+                    content = _prepend(bytes(buffered), chunks)
+                    await StreamingResponse(content, status, headers=headers)(scope, receive, send)
                     return
-            await _passthrough(status, headers, bytes(begin))(scope, receive, send)
+            await _passthrough(status, headers, bytes(buffered))(scope, receive, send)
 
-        await self._kling.forward(scope["method"], path, content, _pass_through(scope), write_response=give)
+        await self._kling.forward(scope["method"], path, content, _pass_through(scope), write_response=write)
 
 
 def is_gateway_path(path: str) -> bool:
-    """Whether a path is one of Kling's, so that its client expects Kling's words."""
+    """Return whether a path belongs to the gateway, so that its client expects Kling's error shape."""
     return path.startswith(PREFIX)
 
 
+def error_response(error: Problem | errors.ReceiverError) -> Response:
+    """Render an error in Kling's error shape. It names a task that may exist nevertheless."""
+    task = error.external_task_id if isinstance(error, errors.KlingUncertain) else None
+    return kling_error(problems.from_error(error), task=task)
+
+
 def kling_error(problem: Problem, *, task: str | None = None) -> Response:
-    """Tell of a problem in Kling's shape. *task* is the external id of a task that may exist all the same."""
+    """Render a problem in Kling's error shape. *task* is the external ID of a task that may exist nevertheless."""
     body: dict[str, object] = {
         "code": _KLING_CODES.get(problem.status, _BAD_PARAMETERS),
         "message": problem.detail,
@@ -161,7 +153,7 @@ def kling_error(problem: Problem, *, task: str | None = None) -> Response:
 
 def _passthrough(status: int, headers: Mapping[str, str], body: bytes) -> Response:
     if status not in _VALID_STATUSES:
-        detail = f"Kling answered with the status {status}, which is none."
+        detail = f"Kling answered with an invalid HTTP status: {status}."
         return kling_error(Problem(HTTPStatus.BAD_GATEWAY, "kling", detail))
     response = Response(body, status)
     for name, value in headers.items():
@@ -171,9 +163,9 @@ def _passthrough(status: int, headers: Mapping[str, str], body: bytes) -> Respon
 
 async def _prepend(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
     yield first
-    async for piece in chunks:
-        yield piece
-        await asyncio.sleep(0)  # else a peer that always has more would keep us from seeing that nobody listens
+    async for chunk in chunks:
+        yield chunk
+        await asyncio.sleep(0)  # a fast sender would otherwise keep us from noticing that the client disconnected
 
 
 def _pass_through(scope: Scope) -> PassThrough:
@@ -181,13 +173,9 @@ def _pass_through(scope: Scope) -> PassThrough:
 
 
 def _is_object(body: bytes) -> bool:
-    """Tell whether a body can have a callback URL put in: what can not is not meant to make a task."""
+    """Return whether a body is a JSON object, so that a callback URL can be added. Any other body creates no task."""
     try:
         protocol.parse_object(body)
     except errors.MalformedBody:
         return False
     return True
-
-
-def _uncertain_task_id(error: errors.ReceiverError) -> str | None:
-    return error.external_task_id if isinstance(error, errors.KlingUncertain) else None

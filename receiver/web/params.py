@@ -1,4 +1,4 @@
-"""Reads what a client asks for: a query or a JSON object of which every name is known and every value fits."""
+"""Parses query parameters and JSON bodies. Unknown names and invalid values are errors that say what is expected."""
 
 import re
 from collections.abc import Collection, Mapping, Sequence
@@ -19,124 +19,124 @@ DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 SMALL_BODY = 1024 * 1024
 ACTOR_HEADER = "kling-receiver-actor"
-"""Names the header in which a command says which of this machine's users gave it."""
+"""The header in which the CLI sends the name of the operating system's user."""
 
 _PAGING = frozenset({"limit", "cursor"})
 _EVENT_ID = re.compile(r"evt_[0-9a-z]{25}")
-_BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")  # so that it can stand in a path as it is
+_BATCH_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}")  # needs no quoting in a path
 _MAX_BATCH_SIZE = 1_000_000
 _MAX_TEXT_LENGTH = 256
 _MAX_TAGS = 32
 _MAX_TAG_LENGTH = 64
 _MAX_ACTOR_LENGTH = 64
-_MAX_TEXTS = 500
+_MAX_LIST_ITEMS = 500
 
-Word = TypeVar("Word", bound=StrEnum)
+EnumT = TypeVar("EnumT", bound=StrEnum)
 
 
 class QueryParams:
-    """A request's query. A name that is not known is refused, so that no filter is ever silently ignored."""
+    """A request's query parameters. Unknown names are errors, so that no filter is silently ignored."""
 
     def __init__(self, request: Request, *, filters: Collection[str] = (), paged: bool = True) -> None:
         known = {*filters, *(_PAGING if paged else ())}
         self._values: dict[str, list[str]] = {}
         for name, value in request.query_params.multi_items():
             if name not in known:
-                raise bad_request(f"There is no {name!r} to ask for here; there is {_join_sorted(known)}.")
+                raise bad_request(f"Unknown query parameter {name!r}. Expected: {_join_sorted(known)}.")
             self._values.setdefault(name, []).append(value)
 
     def single(self, name: str) -> str | None:
-        """Give a name's only value, None where it was not given."""
+        """Return a parameter's value, or None if it is missing. It must not be repeated."""
         values = self._values.get(name, [])
         if len(values) > 1:
-            raise bad_request(f"{name!r} may be given once.")
+            raise bad_request(f"{name!r} must be given only once.")
         return values[0] if values else None
 
     def multi(self, name: str) -> list[str]:
-        """Give all values of a name, whether it was repeated or they stand behind one another, with commas."""
+        """Return all values of a parameter, which may be repeated or separated by commas."""
         return [each for value in self._values.get(name, []) for each in value.split(",") if each]
 
-    def enums(self, name: str, among: type[Word]) -> list[Word]:
-        """Give a name's values, each one of a few words."""
+    def enums(self, name: str, among: type[EnumT]) -> list[EnumT]:
+        """Return a parameter's values as members of an enum."""
         try:
             return [among(word) for word in self.multi(name)]
         except ValueError:
-            raise bad_request(f"{name!r} is one of {_join_sorted([str(word) for word in among])}.") from None
+            raise bad_request(f"{name!r} must be one of: {_join_sorted([str(word) for word in among])}.") from None
 
     def pairs(self, name: str) -> Mapping[str, str]:
-        """Give a name's values, each ``key:value``."""
+        """Return a parameter's values, each written ``key:value``."""
         split = [value.partition(":") for value in self._values.get(name, [])]
         if any(not key or not colon for key, colon, _ in split):
-            raise bad_request(f"{name!r} is written as key:value.")
+            raise bad_request(f"{name!r} must be written as key:value.")
         if len({key for key, _, _ in split}) != len(split):
-            raise bad_request(f"{name!r} may be given once for each key.")
+            raise bad_request(f"{name!r} must be given only once for each key.")
         return {key: value for key, _, value in split}
 
     def event_id(self, name: str) -> str | None:
-        """Give a name's only value, which is an event's id."""
+        """Return a parameter's value, which must be an event's ID."""
         value = self.single(name)
         return None if value is None else check_event_id(value, name)
 
     def timestamp(self, name: str) -> datetime | None:
-        """Give a name's only value, which is a moment and says how far it is from UTC."""
+        """Return a parameter's value, which must be a timestamp with a UTC offset."""
         return _parse_timestamp(self.single(name), name)
 
     @property
     def limit(self) -> int:
-        """How many items one page may have."""
+        """The maximum number of items in the page."""
         text = self.single("limit")
         if text is None:
             return DEFAULT_LIMIT
         if not (text.isascii() and text.isdigit() and len(text) <= len(str(MAX_LIMIT)) and 1 <= int(text) <= MAX_LIMIT):
-            raise bad_request(f"'limit' is a number from 1 to {MAX_LIMIT}.")
+            raise bad_request(f"'limit' must be a number from 1 to {MAX_LIMIT}.")
         return int(text)
 
     @property
     def cursor(self) -> str | None:
-        """Where the page begins: the former page's ``next``."""
+        """The start of the page: the previous page's ``next``."""
         return self.single("cursor")
 
 
 def actor(request: Request) -> str:
-    """Tell on whose word a request acts, for the record: the token is one, the people behind it may be many."""
+    """Return who acts, for the audit log. All operators share one token, so the CLI sends the user's name."""
     name = request.headers.get(ACTOR_HEADER, "")
     return name[:_MAX_ACTOR_LENGTH] if name.isprintable() and name else "api"
 
 
 def check_event_id(value: str, name: str) -> str:
-    """Check that a value is an event's id."""
+    """Return *value* if it is an event's ID; raise ``Problem`` (400) otherwise."""
     if not _EVENT_ID.fullmatch(value):
-        raise bad_request(f"{name!r} is an event's id, such as evt_ and 25 letters and digits.")
+        raise bad_request(f"{name!r} must be an event's ID: evt_ and 25 letters or digits.")
     return value
 
 
 def task_metadata(headers: Headers) -> TaskMetadata:
-    """Read what a client wants its task to be known by where the body is not for us; each header may be left out.
+    """Parse the optional headers with a task's label, tags and batch; the gateway's body belongs to Kling.
 
     ``kling-receiver-label: spring``, ``kling-receiver-tags: project=ads, team=a``, ``kling-receiver-batch: spring``.
-    A batch has no size here: what Kling refuses and the client sends again is a task each time.
+    A batch has no size here: each time a client repeats a create that Kling refused, that is another task.
     """
-    said = {name: _header(headers, name) for name in ("label", "tags", "batch")}
-    pairs = [pair.partition("=") for pair in said["tags"].split(",") if pair.strip()]
+    values = {name: _header(headers, name) for name in ("label", "tags", "batch")}
+    pairs = [pair.partition("=") for pair in values["tags"].split(",") if pair.strip()]
     if not all(equals for _, equals, _ in pairs):
-        raise bad_request("The header kling-receiver-tags is written as name=value, name=value.")
+        raise bad_request("The header kling-receiver-tags must be written as name=value, name=value.")
     tags = {key.strip(): value.strip() for key, _, value in pairs}
-    fields = JsonBody({"label": said["label"], "tags": tags, "batch": said["batch"] or None}, known=said)
+    fields = JsonBody({"label": values["label"], "tags": tags, "batch": values["batch"] or None}, known=values)
     batch, _ = fields.batch("batch")
     return TaskMetadata(label=fields.text("label"), tags=fields.tags("tags"), batch=batch)
 
 
 def _header(headers: Headers, name: str) -> str:
-    """Give a header of ours, in UTF-8; those of one name stand behind one another."""
+    """Return one of our headers, decoded as UTF-8; repeated headers are joined with commas."""
     text = ",".join(headers.getlist(f"kling-receiver-{name}"))
     try:
         return text.encode("latin-1").decode()
     except UnicodeDecodeError:
-        raise bad_request(f"The header kling-receiver-{name} is text in UTF-8.") from None
+        raise bad_request(f"The header kling-receiver-{name} must be UTF-8 text.") from None
 
 
 async def read_json_body(request: Request, *, known: Collection[str], limit: int = SMALL_BODY) -> "JsonBody":
-    """Read a request's body, a JSON object with no other members than *known*. An empty body is an empty object."""
+    """Read a request's body: a JSON object whose members are all in *known*. An empty body is an empty object."""
     body = await read_body(request.scope, request.receive, limit=limit)
     return JsonBody(parse_object(body) if body.strip() else {}, known=known)
 
@@ -148,93 +148,96 @@ class JsonBody:
         self._body = body
         for name in body:
             if name not in known:
-                raise bad_request(
-                    f"There is no member {name[:_MAX_TEXT_LENGTH]!r} here; there is {_join_sorted(known)}."
-                )
+                raise bad_request(f"Unknown member {name[:_MAX_TEXT_LENGTH]!r}. Expected: {_join_sorted(known)}.")
 
     def text(self, name: str) -> str | None:
-        """Give a member that is a line of text; None where it is missing, null or empty."""
+        """Return a member that is a line of text, or None if it is missing, null or empty."""
         value = self._body.get(name)
         if value is None or value == "":
             return None
         return _check_line(value, name, _MAX_TEXT_LENGTH)
 
     def required_text(self, name: str) -> str:
-        """Give a member that is a line of text and must be there."""
+        """Return a required member that is a line of text."""
         value = self.text(name)
         if value is None:
             raise bad_request(f"The member {name!r} is missing.")
         return value
 
     def number(self, name: str, *, least: int, most: int) -> int:
-        """Give a member that is a whole number; 0 where it is missing or null."""
+        """Return a member that is a whole number, or 0 if it is missing or null."""
         value = self._body.get(name)
         if value is None:
             return 0
         if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
-            raise bad_request(f"{name!r} is a whole number from {least} to {most}.")
+            raise bad_request(f"{name!r} must be a whole number from {least} to {most}.")
         return value
 
     def required_object(self, name: str) -> Json:
-        """Give a member that is an object and must be there."""
+        """Return a required member that is an object."""
         value = self._body.get(name)
         if not isinstance(value, dict):
-            raise bad_request(f"The member {name!r} is missing, or is no object.")
+            raise bad_request(f"The member {name!r} is missing or not an object.")
         return value
 
     def texts(self, name: str) -> Sequence[str]:
-        """Give a member that is a list of lines of text."""
+        """Return a member that is a list of lines of text."""
         value = self._body.get(name)
         if value is None:
             return ()
-        if not isinstance(value, list) or len(value) > _MAX_TEXTS:
-            raise bad_request(f"{name!r} is a list of at most {_MAX_TEXTS} texts.")
+        if not isinstance(value, list) or len(value) > _MAX_LIST_ITEMS:
+            raise bad_request(f"{name!r} must be a list of at most {_MAX_LIST_ITEMS} texts.")
         return [_check_line(each, name, _MAX_TEXT_LENGTH) for each in value]
 
-    def enums(self, name: str, among: type[Word]) -> Sequence[Word]:
-        """Give a member that is a list of words, each one of a few."""
+    def enums(self, name: str, among: type[EnumT]) -> Sequence[EnumT]:
+        """Return a member that is a list of an enum's values."""
         try:
             return [among(word) for word in self.texts(name)]
         except ValueError:
-            raise bad_request(f"{name!r} is a list of some of {_join_sorted([str(word) for word in among])}.") from None
+            expected = _join_sorted([str(word) for word in among])
+            raise bad_request(f"{name!r} must be a list with items from: {expected}.") from None
 
     def boolean(self, name: str) -> bool:
-        """Give a member that is true or false; missing is false."""
+        """Return a member that is true or false, or False if it is missing."""
         value = self._body.get(name, False)
         if not isinstance(value, bool):
-            raise bad_request(f"{name!r} is true or false.")
+            raise bad_request(f"{name!r} must be true or false.")
         return value
 
     def timestamp(self, name: str) -> datetime | None:
-        """Give a member that is a moment, such as ``2026-11-22T10:00:00Z``; it says how far it is from UTC."""
+        """Return a member that is a timestamp with a UTC offset, such as ``2026-11-22T10:00:00Z``."""
         return _parse_timestamp(self.text(name), name)
 
     def batch(self, name: str) -> tuple[str | None, int | None]:
-        """Give a member that names a batch, as text or as ``{"name": ..., "size": ...}``: its name and size."""
+        """Return the name and size of a member that is a batch: a name, or ``{"name": ..., "size": ...}``."""
         value = self._body.get(name)
         size = None
         if isinstance(value, dict):
             if unknown := value.keys() - {"name", "size"}:
-                raise bad_request(f"There is no {min(unknown)[:_MAX_TEXT_LENGTH]!r} in {name!r}; there is name, size.")
+                raise bad_request(
+                    f"Unknown member {min(unknown)[:_MAX_TEXT_LENGTH]!r} in {name!r}. Expected: name, size."
+                )
             size, value = value.get("size"), value.get("name", "")
         if value is None and size is None:
             return None, None
         if not isinstance(value, str) or not _BATCH_NAME.fullmatch(value):
-            raise bad_request(f"{name!r} has a name of letters, digits, and any of . _ : - between, 100 at most.")
-        if size is not None and (type(size) is not int or not 1 <= size <= _MAX_BATCH_SIZE):  # true is an int as well
-            raise bad_request(f"The size of {name!r} is a number of tasks, from 1 to {_MAX_BATCH_SIZE}.")
+            raise bad_request(
+                f"{name!r} must have a name of at most 100 letters, digits or . _ : - and start with a letter or digit."
+            )
+        if size is not None and (type(size) is not int or not 1 <= size <= _MAX_BATCH_SIZE):  # a bool is an int too
+            raise bad_request(f"The size of {name!r} must be a number of tasks from 1 to {_MAX_BATCH_SIZE}.")
         return value, size
 
     def tags(self, name: str) -> Mapping[str, str]:
-        """Give a member that is an object of short texts; the names in it hold no colon, so as to be asked for."""
+        """Return a member that maps names to short texts. Names contain no colon, since filters are ``key:value``."""
         value = self._body.get(name)
         if value is None:
             return {}
         if not isinstance(value, dict) or len(value) > _MAX_TAGS:
-            raise bad_request(f"{name!r} is an object of at most {_MAX_TAGS} texts.")
+            raise bad_request(f"{name!r} must be an object of at most {_MAX_TAGS} texts.")
         for key in value:
             if not key or ":" in _check_line(key, f"a name in {name}", _MAX_TAG_LENGTH):
-                raise bad_request(f"A name in {name!r} is not empty and holds no colon.")
+                raise bad_request(f"A name in {name!r} must not be empty or contain a colon.")
         return {key: _check_line(each, f"{name}.{key}", _MAX_TEXT_LENGTH) for key, each in value.items()}
 
 
@@ -245,14 +248,14 @@ def _parse_timestamp(text: str | None, name: str) -> datetime | None:
         at = datetime.fromisoformat(text)
         if at.tzinfo is not None:
             return at.astimezone(UTC)
-    except (ValueError, OverflowError):  # the last hours of the year 9999 may have no UTC
+    except (ValueError, OverflowError):  # the last hours of the year 9999 may not exist in UTC
         pass
-    raise bad_request(f"{name!r} is a moment with its zone, such as 2026-11-22T10:00:00Z.")
+    raise bad_request(f"{name!r} must be a timestamp with a UTC offset, such as 2026-11-22T10:00:00Z.")
 
 
 def _check_line(value: object, name: str, max_length: int) -> str:
     if not isinstance(value, str) or len(value) > max_length or not value.isprintable():
-        raise bad_request(f"{name!r} is one line of text, of at most {max_length} characters.")
+        raise bad_request(f"{name!r} must be a single line of at most {max_length} characters.")
     return value
 
 

@@ -1,4 +1,4 @@
-"""How tasks, events, deliveries and routes look as JSON to those who ask the admin listener."""
+"""Serializes tasks, events, deliveries and routes to the JSON of the admin API."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -39,39 +39,39 @@ _OUTCOME_NAMES = {Accepted: "accepted", Failed: "failed", Refused: "refused"}
 def json_response(
     value: object, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answer with a value as JSON."""
+    """Return a response with *value* as JSON."""
     return raw_json_response(encode(value), status, headers)
 
 
 def raw_json_response(
     content: bytes, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Answer with JSON that is already written."""
+    """Return a response with JSON that is already encoded."""
     headers = {"cache-control": "no-store", **(headers or {})}
     return Response(content, status, headers=headers, media_type="application/json")
 
 
 def encode(value: object) -> bytes:
-    """Write a value as JSON, in readable letters as far as they are letters."""
+    """Encode a value as JSON. Only text that is not valid Unicode is escaped."""
     try:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
-    except UnicodeEncodeError:  # half of a surrogate pair, which Kling or a client has sent as an escape
+    except UnicodeEncodeError:  # a lone surrogate, which Kling or a client sent as an escape
         return json.dumps(value, separators=(",", ":")).encode()
 
 
 def page_response(page: Page[T], to_json: Callable[[T], Json]) -> Response:
-    """Answer with one page of a list."""
+    """Return a response with one page of a list."""
     return json_response({"items": [to_json(each) for each in page.items], "next": page.next})
 
 
 def event_page_response(page: Page[Event]) -> Response:
-    """Answer with one page of events, each in the very bytes that destinations receive."""
+    """Return a response with one page of events, each in exactly the bytes that destinations receive."""
     items = b",".join(serialize(event) for event in page.items)
     return raw_json_response(b'{"items":[' + items + b'],"next":' + encode(page.next) + b"}")
 
 
 def task_json(task: Task) -> Json:
-    """Show a task."""
+    """Return a task as JSON."""
     return {
         "id": task.id,
         "state": task.state.value,
@@ -91,7 +91,7 @@ def task_json(task: Task) -> Json:
 
 
 def task_with_result_json(task: Task, end_event: Event | None, cost: Cost | None) -> Json:
-    """Show a task with what came of it: its last event's result, files, how far it was verified, and what it cost."""
+    """Return a task as JSON with its cost and its final event's result, files and verification."""
     data: Json = json.loads(end_event.envelope)["data"] if end_event is not None else {}
     return {
         **task_json(task),
@@ -104,31 +104,31 @@ def task_with_result_json(task: Task, end_event: Event | None, cost: Cost | None
 
 
 def charges_json(charges: Mapping[str, Decimal]) -> Json:
-    """Show amounts by their units, as texts: a reader's float would round them."""
+    """Return amounts by unit, as text: a float would round them."""
     return {unit: format(charges[unit], "f") for unit in sorted(charges)}
 
 
 def delivery_json(view: DeliveryView, *, now: datetime) -> Json:
-    """Show a delivery. It is in flight while somebody's claim on it lasts."""
-    shown = view.delivery
+    """Return a delivery as JSON. It is in flight while a worker's claim on it lasts."""
+    delivery = view.delivery
     return {
-        "id": shown.id,
-        "event_id": shown.event_id,
+        "id": delivery.id,
+        "event_id": delivery.event_id,
         "event_type": view.event_type,
         "task_id": view.task_id,
-        "route": shown.route,
-        "status": shown.status.value,
-        "attempts": shown.attempts,
-        "due_at": iso(shown.due_at),
-        "created_at": iso(shown.created_at),
-        "finished_at": _optional_iso(shown.finished_at),
-        "replay_of": shown.replay_of,
-        "in_flight": shown.status is DeliveryStatus.PENDING and shown.claim is not None and shown.due_at > now,
+        "route": delivery.route,
+        "status": delivery.status.value,
+        "attempts": delivery.attempts,
+        "due_at": iso(delivery.due_at),
+        "created_at": iso(delivery.created_at),
+        "finished_at": _optional_iso(delivery.finished_at),
+        "replay_of": delivery.replay_of,
+        "in_flight": delivery.status is DeliveryStatus.PENDING and delivery.claim is not None and delivery.due_at > now,
     }
 
 
 def attempt_json(attempt: Attempt) -> Json:
-    """Show an attempt."""
+    """Return an attempt as JSON."""
     return {
         "number": attempt.number,
         "started_at": iso(attempt.started_at),
@@ -141,7 +141,7 @@ def attempt_json(attempt: Attempt) -> Json:
 
 
 def outcome_json(outcome: Outcome, *, duration: timedelta) -> Json:
-    """Show what came of an attempt that is not kept."""
+    """Return the outcome of an attempt that is not stored, as JSON."""
     return {
         "outcome": _OUTCOME_NAMES[type(outcome)],
         "code": outcome.code,
@@ -152,7 +152,7 @@ def outcome_json(outcome: Outcome, *, duration: timedelta) -> Json:
 
 
 def route_json(route: RouteSettings, state: RouteState | None, backlog: RouteBacklog | None) -> Json:
-    """Show a route: its rule, without secrets, and how it fares."""
+    """Return a configured route as JSON: its rule without secrets, and its state."""
     return {
         "name": route.name,
         "kind": "webhook" if route.webhook is not None else "script",
@@ -166,7 +166,7 @@ def route_json(route: RouteSettings, state: RouteState | None, backlog: RouteBac
 
 
 def unconfigured_route_json(name: str, state: RouteState | None, backlog: RouteBacklog | None) -> Json:
-    """Show where events wait beside the configured routes: for a client's own host, or for a route that is gone."""
+    """Return a route that is not in the configuration: a client's own callback host, or a removed route."""
     is_reply = name.startswith(REPLY_PREFIX)
     return {
         "name": name,
@@ -193,7 +193,7 @@ def _health(state: RouteState, backlog: RouteBacklog | None) -> Json:
 
 
 def replay_preview_json(preview: ReplayPreview) -> Json:
-    """Show what a replay would bring out."""
+    """Return what a replay would deliver, as JSON."""
     return {
         "dry_run": True,
         "total": preview.total,
@@ -209,35 +209,35 @@ def replay_preview_json(preview: ReplayPreview) -> Json:
         ],
         "sample": [
             {
-                "event_id": again.event_id,
-                "event_type": again.event_type,
-                "task_id": again.task_id,
-                "route": again.route,
-                "replay_of": again.replay_of,
-                "created_at": iso(again.created_at),
+                "event_id": item.event_id,
+                "event_type": item.event_type,
+                "task_id": item.task_id,
+                "route": item.route,
+                "replay_of": item.replay_of,
+                "created_at": iso(item.created_at),
             }
-            for again in preview.sample
+            for item in preview.sample
         ],
     }
 
 
 def replay_json(replay: Replay) -> Json:
-    """Show a replay and how far it has come."""
-    chosen = replay.selection
+    """Return a replay and its progress as JSON."""
+    selection = replay.selection
     return {
         "id": replay.id,
         "state": replay.state.value,
         "total": replay.total,
         "created": replay.created,
         "selection": {
-            "deliveries": list(chosen.deliveries),
-            "events": list(chosen.events),
-            "task": chosen.task_id,
-            "route": chosen.route,
-            "status": [status.value for status in chosen.statuses],
-            "from": _optional_iso(chosen.since),
-            "to": _optional_iso(chosen.until),
-            "to_route": chosen.to_route,
+            "deliveries": list(selection.deliveries),
+            "events": list(selection.events),
+            "task": selection.task_id,
+            "route": selection.route,
+            "status": [status.value for status in selection.statuses],
+            "from": _optional_iso(selection.since),
+            "to": _optional_iso(selection.until),
+            "to_route": selection.to_route,
         },
         "pace": None if replay.rate is None else str(Rate(*replay.rate)),
         "actor": replay.actor,
@@ -248,12 +248,12 @@ def replay_json(replay: Replay) -> Json:
 
 
 def routes_response(routes: Sequence[Json]) -> Response:
-    """Answer with all routes; they are about as many as the configuration has."""
+    """Return a response with all routes in one page: there are few."""
     return json_response({"items": list(routes), "next": None})
 
 
 def _destination(route: RouteSettings) -> str:
-    """Name where a route leads; the rest of a URL, and a script's arguments, may be secrets."""
+    """Return a route's host or command. The rest of a URL and a script's arguments may contain secrets."""
     if route.webhook is not None:
         parts = urlsplit(route.webhook.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -23,7 +23,7 @@ def test_nobody_at_the_admin_address_says_how_to_start(tmp_path: Path, capsys: p
     assert code == 1
     assert capsys.readouterr().err == (
         f"kling-receiver: No service answers at http://127.0.0.1:{port}. "
-        "Start it with `kling-receiver serve`, or name the configuration it runs on with --config.\n"
+        "Start it with `kling-receiver serve`, or pass its configuration with `--config`.\n"
     )
 
 
@@ -34,7 +34,7 @@ def test_a_service_that_never_ran_here_has_no_token(tmp_path: Path, capsys: pyte
     code = main(["tasks", "list", "--config", str(config)])
 
     assert code == 1
-    assert "No service has run here yet" in capsys.readouterr().err
+    assert "The service has not run here yet" in capsys.readouterr().err
 
 
 def test_a_folder_in_the_tokens_place_keeps_the_service_from_starting_until_somebody_has_mended_it(
@@ -51,7 +51,7 @@ def test_a_folder_in_the_tokens_place_keeps_the_service_from_starting_until_some
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize(("content", "reason"), [(None, "Is a directory"), (b"\xff", "it is no UTF-8 text")])
+@pytest.mark.parametrize(("content", "reason"), [(None, "Is a directory"), (b"\xff", "it is not UTF-8 text")])
 def test_what_is_no_token_is_not_taken_for_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, reason: str
 ) -> None:
@@ -78,7 +78,7 @@ def test_another_services_token_is_told_apart(
 
     err = capsys.readouterr().err
     assert code == 1
-    assert "does not take our admin token" in err
+    assert "rejected the admin token" in err
     assert "another" not in err
     assert service.requests == []
 
@@ -121,7 +121,7 @@ def test_another_program_on_the_port_is_told_apart(
     code = main(["tasks", "list", "--config", str(config)])
 
     assert code == 1
-    assert "does not speak our API" in capsys.readouterr().err
+    assert "is not a JSON object of this API" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -174,14 +174,14 @@ NO_SUCH_ROUTE = "the configuration has no such route. Name one that `kling-recei
 @pytest.mark.parametrize(
     "case",
     [
-        ("tasks list --state x", "'state' is one of queued.", "--state is one of queued."),
-        ("deliveries list --status x", "'status' is one of dead.", "--status is one of dead."),
-        ("events list --after x", "'after' is an event's id.", "--after is an event's id."),
+        ("tasks list --state x", "'state' must be one of: queued.", "--state must be one of: queued."),
+        ("deliveries list --status x", "'status' must be one of: dead.", "--status must be one of: dead."),
+        ("events list --after x", "'after' must be an event's ID.", "--after must be an event's ID."),
         ("replay --status dead --pace x", "'pace': is no rate.", "--pace: is no rate."),
         (
             "replay --from 1h --to 2h",
-            "'from' is not before 'to'.",
-            "--from is not before --to.",
+            "'from' must be before 'to'.",
+            "--from must be before --to.",
         ),
         (
             "replay --route x",

@@ -95,7 +95,7 @@ async def test_commands_fill_close_and_await_a_batch(tmp_path: Path) -> None:
             listed = await receiver.run_cli_async("batches", "list")
             cost = await receiver.run_cli_async("tasks", "cost", "--by", "tag:project")
 
-            assert (open_.returncode, "nobody has closed it" in open_.stderr) == (1, True)
+            assert (open_.returncode, "an open batch is never finished" in open_.stderr) == (1, True)
             assert json.loads(closed.stdout)["state"] in ("closed", "finished")
             assert (waited.returncode, waited.stdout) == (0, "Batch spring is finished: 2 succeed.\n")
             assert (refused.returncode, "Batch spring is closed" in refused.stderr) == (1, True)

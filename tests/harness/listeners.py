@@ -11,7 +11,7 @@ from harness.web_app import SendBytes, Serve, WebApp, a_web_app
 from starlette.types import ASGIApp
 
 from receiver.settings import Address
-from receiver.web.server.connections import ConnectionLimits, ConnectionMaker, HttptoolsConnection
+from receiver.web.server.connections import ConnectionLimits
 from receiver.web.server.listener import Listener
 
 
@@ -32,7 +32,6 @@ async def serve(stop: asyncio.Event) -> AsyncIterator[Serve]:
         host: str = "127.0.0.1",
         sockets: Sequence[socket] = (),
         limits: ConnectionLimits | None = None,
-        connection: ConnectionMaker = HttptoolsConnection,
     ) -> Address:
         listener = Listener(
             app,
@@ -41,7 +40,6 @@ async def serve(stop: asyncio.Event) -> AsyncIterator[Serve]:
             sockets=sockets,
             limits=limits,
             grace=timedelta(seconds=1),
-            connection=connection,
         )
         running.append(asyncio.create_task(listener.serve(stop)))
         await listener.started.wait()

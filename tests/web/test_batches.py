@@ -80,11 +80,11 @@ async def test_a_batch_that_is_not_there_is_said(web: WebApp) -> None:
 @pytest.mark.parametrize(
     ("batch", "says"),
     [
-        (7, "'batch' has a name"),
-        ({"size": 3}, "'batch' has a name"),
-        ("a/b", "'batch' has a name"),
-        ("..", "'batch' has a name"),
-        ("x" * 101, "100 at most"),
+        (7, "'batch' must have a name"),
+        ({"size": 3}, "'batch' must have a name"),
+        ("a/b", "'batch' must have a name"),
+        ("..", "'batch' must have a name"),
+        ("x" * 101, "at most 100"),
         ({"name": "b", "size": 0}, "from 1 to"),
         ({"name": "b", "size": True}, "from 1 to"),
         ({"name": "b", "size": "50"}, "from 1 to"),

@@ -188,7 +188,7 @@ async def test_a_problem_is_told_in_the_standard_form(serve: Serve, inbox: FakeI
         "type": "about:blank",
         "title": "Not Found",
         "status": 404,
-        "detail": "There is nothing here.",
+        "detail": "Nothing is served at this path.",
         "code": "not_found",
     }
 

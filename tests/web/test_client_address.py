@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from receiver.web.server.client_address import FailureLimiter, TrustedProxies, peer_name
+from receiver.web.server.client_address import TrustedProxies, peer_name
+from receiver.web.server.failure_limiter import FailureLimiter
 
 NEAR, FAR, STRANGER, LIAR = "10.0.0.1", "10.0.0.2", "198.51.100.7", "203.0.113.9"
 

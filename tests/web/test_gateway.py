@@ -9,8 +9,9 @@ from starlette.responses import Response
 
 from receiver.domain.errors import InvalidRequest, KlingUncertain, KlingUnreachable, ReceiverError, StoreUnavailable
 from receiver.kling.client import KlingResponse
-from receiver.web.gateway import Gateway
+from receiver.web.gateway import Gateway, error_response
 from receiver.web.server.body import BodyMemoryBudget
+from receiver.web.server.error_boundary import ErrorBoundary
 
 CREATE = "/kling/v1/images/multi-image2image"
 
@@ -133,8 +134,8 @@ async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_n
     ("name", "value", "says"),
     [
         ("tags", b"project", "written as name=value"),
-        ("tags", b"=ads", "not empty"),
-        ("tags", b"a:b=1", "no colon"),
+        ("tags", b"=ads", "not be empty"),
+        ("tags", b"a:b=1", "contain a colon"),
         ("label", b"x" * 300, "256 characters"),
         ("label", b"\xff", "UTF-8"),
         ("batch", b"a b", "letters, digits"),
@@ -238,7 +239,9 @@ async def test_what_goes_wrong_is_said_in_klings_shape(
     serve: Serve, *, method: str, error: ReceiverError, status: int, code: int, data: object
 ) -> None:
     nobody = FailingSubmitter(error)
-    address = await serve(Gateway(nobody, nobody, BodyMemoryBudget()))
+    address = await serve(
+        ErrorBoundary(Gateway(nobody, nobody, BodyMemoryBudget()), render=lambda _, error: error_response(error))
+    )
 
     async with plain_http(base_url=f"http://{address}") as client:
         answer = await client.request(method, CREATE, content=b"{}")

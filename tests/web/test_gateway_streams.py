@@ -12,6 +12,7 @@ import pytest
 from harness.support import FakeClock, plain_http
 from harness.web_app import Serve, WebApp
 from starlette.applications import Starlette
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
@@ -21,10 +22,11 @@ from receiver.domain.model import Secret
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
 from receiver.settings import KlingSettings
-from receiver.web.gateway import Gateway
+from receiver.web.gateway import Gateway, error_response
 from receiver.web.resources.tasks import TaskApi
 from receiver.web.server.body import MAX_JOB_BODY, SMALL_BODY, BodyMemoryBudget
-from receiver.web.server.problems import Problem, problem_response
+from receiver.web.server.error_boundary import ErrorBoundary
+from receiver.web.server.problems import Problem, from_error
 
 PASSES = "/kling/v1/audio/tts"
 CREATE = "/kling/v1/images/generations"
@@ -43,7 +45,8 @@ async def a_gateway(serve: Serve, upstream: Upstream) -> AsyncIterator[httpx.Asy
     settings = KlingSettings(base_url=f"http://{await serve(app)}", api_key=Secret("key"))
     http_client = HttpClient(user_agent="kling-receiver/test")
     kling = KlingClient(settings, http_client=http_client, clock=FakeClock())
-    address = await serve(Gateway(kling, kling, BodyMemoryBudget()))  # type: ignore[arg-type]  # no test here makes a task
+    gateway = Gateway(kling, kling, BodyMemoryBudget())  # type: ignore[arg-type]  # no test here makes a task
+    address = await serve(ErrorBoundary(gateway, render=lambda _, error: error_response(error)))
     async with plain_http(base_url=f"http://{address}", timeout=30) as client:
         yield client
     await http_client.aclose()
@@ -220,8 +223,9 @@ async def test_large_bodies_share_the_room_there_is_and_small_ones_need_none() -
 async def test_a_large_job_for_the_api_needs_room_as_one_through_the_gateway_does(serve: Serve) -> None:
     nothing: Any = None  # is asked of what stands behind
     tasks = TaskApi(nothing, nothing, nothing, BodyMemoryBudget(SMALL_BODY, wait_timeout=timedelta(milliseconds=20)))
+    boundary = Middleware(ErrorBoundary, render=lambda _, error: from_error(error).response())
     routes = [Route("/api/tasks", tasks.create, methods=["POST"])]
-    address = await serve(Starlette(routes=routes, exception_handlers={Problem: problem_response}))
+    address = await serve(Starlette(routes=routes, middleware=[boundary]))
 
     async with plain_http(base_url=f"http://{address}", timeout=30) as client:
         answer = await client.post(

@@ -1,4 +1,4 @@
-"""What a connection may do to us, with both parsers, on real sockets."""
+"""What a connection may do to us, on real sockets."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from starlette.types import Receive, Scope, Send
 from receiver.domain.errors import BindFailed
 from receiver.settings import Address
 from receiver.web.server.client_address import TrustedProxies
-from receiver.web.server.connections import ConnectionLimits, ConnectionMaker, H11Connection, HttptoolsConnection
+from receiver.web.server.connections import ConnectionLimits
 from receiver.web.server.listener import Listener
 
 SHORT_LIMITS = ConnectionLimits(
@@ -37,8 +37,6 @@ GET = b"GET / HTTP/1.1\r\nhost: localhost\r\n"
 CHUNKED = b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
 
 Call = Callable[..., Awaitable[asyncio.StreamReader]]
-
-pytestmark = pytest.mark.parametrize("connection", [HttptoolsConnection, H11Connection])
 
 
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,10 +56,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
         pytest.param(GET + b"\r\n" + GET, id="a request, then half of one"),
     ],
 )
-async def test_who_falls_silent_is_cut_off(
-    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker, sent: bytes
-) -> None:
-    address = await serve(echo, limits=SHORT_LIMITS, connection=connection)
+async def test_who_falls_silent_is_cut_off(serve: Serve, send_bytes: SendBytes, sent: bytes) -> None:
+    address = await serve(echo, limits=SHORT_LIMITS)
 
     async with asyncio.timeout(3):
         answer = await send_bytes(address, sent)
@@ -76,10 +72,8 @@ async def test_who_falls_silent_is_cut_off(
         pytest.param(b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n", id="body"),
     ],
 )
-async def test_who_drips_for_ever_is_cut_off(
-    serve: Serve, connection: ConnectionMaker, start: bytes, drop: bytes
-) -> None:
-    address = await serve(echo, limits=SHORT_LIMITS, connection=connection)
+async def test_who_drips_for_ever_is_cut_off(serve: Serve, start: bytes, drop: bytes) -> None:
+    address = await serve(echo, limits=SHORT_LIMITS)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(start)
     answer = asyncio.ensure_future(reader.read())
@@ -94,7 +88,7 @@ async def test_who_drips_for_ever_is_cut_off(
     writer.close()
 
 
-async def test_who_does_not_read_the_answer_is_cut_off(serve: Serve, connection: ConnectionMaker) -> None:
+async def test_who_does_not_read_the_answer_is_cut_off(serve: Serve) -> None:
     ended = asyncio.Event()
 
     async def pour(scope: Scope, receive: Receive, send: Send) -> None:
@@ -108,7 +102,7 @@ async def test_who_does_not_read_the_answer_is_cut_off(serve: Serve, connection:
         finally:
             ended.set()
 
-    address = await serve(pour, limits=SHORT_LIMITS, connection=connection)
+    address = await serve(pour, limits=SHORT_LIMITS)
     _, writer = await asyncio.open_connection(address.host, address.port, limit=1)
     writer.write(GET + b"\r\n")
 
@@ -118,12 +112,12 @@ async def test_who_does_not_read_the_answer_is_cut_off(serve: Serve, connection:
     writer.close()
 
 
-async def test_a_slow_answer_is_not_cut_off(serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker) -> None:
+async def test_a_slow_answer_is_not_cut_off(serve: Serve, send_bytes: SendBytes) -> None:
     async def ponder(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(0.8)
         await echo(scope, receive, send)
 
-    address = await serve(ponder, limits=SHORT_LIMITS, connection=connection)
+    address = await serve(ponder, limits=SHORT_LIMITS)
 
     answer = await send_bytes(address, b"POST / HTTP/1.1\r\nhost: h\r\ncontent-length: 2\r\n\r\nhi")
 
@@ -150,10 +144,8 @@ async def test_a_slow_answer_is_not_cut_off(serve: Serve, send_bytes: SendBytes,
         pytest.param(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", None, id="HTTP/2"),
     ],
 )
-async def test_a_bad_head_is_refused(
-    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker, head: bytes, status: int | None
-) -> None:
-    address = await serve(echo, connection=connection)
+async def test_a_bad_head_is_refused(serve: Serve, send_bytes: SendBytes, head: bytes, status: int | None) -> None:
+    address = await serve(echo)
 
     async with asyncio.timeout(5):
         answer = await send_bytes(address, head)
@@ -174,7 +166,7 @@ async def test_a_bad_head_is_refused(
     ],
 )
 async def test_a_trailer_is_refused_and_never_a_field_of_the_head(
-    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker, trailers: bytes
+    serve: Serve, send_bytes: SendBytes, trailers: bytes
 ) -> None:
     whole = []
 
@@ -182,7 +174,7 @@ async def test_a_trailer_is_refused_and_never_a_field_of_the_head(
         await echo(scope, receive, send)
         whole.append(scope["headers"])
 
-    address = await serve(hear, connection=connection)
+    address = await serve(hear)
 
     async with asyncio.timeout(5):
         answer = await send_bytes(address, CHUNKED + b"2\r\nhi\r\n0\r\n" + trailers)
@@ -203,9 +195,7 @@ async def test_a_trailer_is_refused_and_never_a_field_of_the_head(
     ],
 )
 @pytest.mark.parametrize("is_answered", [True, False])
-async def test_what_is_around_a_body_has_an_end(
-    serve: Serve, connection: ConnectionMaker, start: bytes, drop: bytes, *, is_answered: bool
-) -> None:
+async def test_what_is_around_a_body_has_an_end(serve: Serve, start: bytes, drop: bytes, *, is_answered: bool) -> None:
     arrived = asyncio.Event()
 
     async def hear(scope: Scope, receive: Receive, send: Send) -> None:
@@ -213,7 +203,7 @@ async def test_what_is_around_a_body_has_an_end(
         arrived.set()
         await (PlainTextResponse("no") if is_answered else echo)(scope, receive, send)
 
-    address = await serve(hear, connection=connection)
+    address = await serve(hear)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(CHUNKED + b"2\r\nhi\r\n" + start)
     await arrived.wait()
@@ -231,8 +221,8 @@ async def test_what_is_around_a_body_has_an_end(
     writer.close()
 
 
-async def test_a_body_that_nobody_reads_after_the_answer_is_let_by(serve: Serve, connection: ConnectionMaker) -> None:
-    address = await serve(PlainTextResponse("no"), connection=connection)
+async def test_a_body_that_nobody_reads_after_the_answer_is_let_by(serve: Serve) -> None:
+    address = await serve(PlainTextResponse("no"))
     reader, writer = await asyncio.open_connection(address.host, address.port)
 
     writer.write(CHUNKED)
@@ -247,8 +237,8 @@ async def test_a_body_that_nobody_reads_after_the_answer_is_let_by(serve: Serve,
     writer.close()
 
 
-async def test_a_few_requests_may_come_ahead_of_the_answers(serve: Serve, connection: ConnectionMaker) -> None:
-    address = await serve(echo, connection=connection, limits=ConnectionLimits(pipelined=3))
+async def test_a_few_requests_may_come_ahead_of_the_answers(serve: Serve) -> None:
+    address = await serve(echo, limits=ConnectionLimits(pipelined=3))
     reader, writer = await asyncio.open_connection(address.host, address.port)
     bodies = [b"a" * 150_000, b"b", b"c" * 300_000, b"d"]
     requests = [
@@ -265,16 +255,14 @@ async def test_a_few_requests_may_come_ahead_of_the_answers(serve: Serve, connec
     writer.close()
 
 
-async def test_a_connection_ends_after_so_many_requests_that_came_ahead(
-    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
-) -> None:
+async def test_a_connection_ends_after_so_many_requests_that_came_ahead(serve: Serve, send_bytes: SendBytes) -> None:
     heard = []
 
     async def count(scope: Scope, receive: Receive, send: Send) -> None:
         heard.append(scope["path"])
         await echo(scope, receive, send)
 
-    address = await serve(count, connection=connection, limits=ConnectionLimits(pipelined=3))
+    address = await serve(count, limits=ConnectionLimits(pipelined=3))
 
     async with asyncio.timeout(5):
         few = await send_bytes(address, (GET + b"\r\n") * 20)
@@ -285,7 +273,7 @@ async def test_a_connection_ends_after_so_many_requests_that_came_ahead(
 
 
 async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
-    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
+    serve: Serve, send_bytes: SendBytes
 ) -> None:
     arrived = asyncio.Event()
 
@@ -294,7 +282,7 @@ async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
             await arrived.wait()
         await echo(scope, receive, send)
 
-    address = await serve(wait, connection=connection)
+    address = await serve(wait)
     asyncio.get_running_loop().call_later(0.05, arrived.set)
 
     async with asyncio.timeout(5):
@@ -304,15 +292,13 @@ async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
     assert answer.index(b"heard ") < answer.index(b"HTTP/1.1 400 ")
 
 
-async def test_who_waits_for_an_answer_is_not_blamed_for_what_is_not_read_meanwhile(
-    serve: Serve, connection: ConnectionMaker
-) -> None:
+async def test_who_waits_for_an_answer_is_not_blamed_for_what_is_not_read_meanwhile(serve: Serve) -> None:
     async def ponder(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET":
             await asyncio.sleep(0.8)
         await echo(scope, receive, send)
 
-    address = await serve(ponder, limits=SHORT_LIMITS, connection=connection)
+    address = await serve(ponder, limits=SHORT_LIMITS)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     body = b"b" * 1_000_000
 
@@ -325,7 +311,7 @@ async def test_who_waits_for_an_answer_is_not_blamed_for_what_is_not_read_meanwh
     writer.close()
 
 
-async def test_who_sends_ahead_without_an_end_is_not_read(serve: Serve, connection: ConnectionMaker) -> None:
+async def test_who_sends_ahead_without_an_end_is_not_read(serve: Serve) -> None:
     done, ended = asyncio.Event(), asyncio.Event()
 
     async def look_out(scope: Scope, receive: Receive, send: Send) -> None:
@@ -336,7 +322,7 @@ async def test_who_sends_ahead_without_an_end_is_not_read(serve: Serve, connecti
         await PlainTextResponse("done")(scope, receive, send)
         ended.set()
 
-    address = await serve(look_out, connection=connection)
+    address = await serve(look_out)
     _, writer = await asyncio.open_connection(address.host, address.port)
     flood = (GET + b"\r\n") * 1_000_000
 
@@ -350,9 +336,7 @@ async def test_who_sends_ahead_without_an_end_is_not_read(serve: Serve, connecti
     writer.transport.abort()
 
 
-async def test_who_goes_away_is_missed_also_where_another_request_waits(
-    serve: Serve, connection: ConnectionMaker
-) -> None:
+async def test_who_goes_away_is_missed_also_where_another_request_waits(serve: Serve) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def pour(scope: Scope, receive: Receive, send: Send) -> None:
@@ -367,7 +351,7 @@ async def test_who_goes_away_is_missed_also_where_another_request_waits(
         finally:
             ended.set()
 
-    address = await serve(pour, connection=connection)
+    address = await serve(pour)
     _, writer = await asyncio.open_connection(address.host, address.port)
     writer.write((GET + b"\r\n") * 2)
     await begun.wait()
@@ -378,10 +362,8 @@ async def test_who_goes_away_is_missed_also_where_another_request_waits(
         await ended.wait()
 
 
-async def test_a_request_before_garbage_is_answered(
-    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
-) -> None:
-    address = await serve(echo, connection=connection)
+async def test_a_request_before_garbage_is_answered(serve: Serve, send_bytes: SendBytes) -> None:
+    address = await serve(echo)
 
     answer = await send_bytes(address, GET + b"\r\n\x00\x01garbage\r\n\r\n")
 
@@ -389,10 +371,8 @@ async def test_a_request_before_garbage_is_answered(
     assert b"heard " in answer
 
 
-async def test_who_offers_another_protocol_is_answered_and_let_go(
-    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
-) -> None:
-    address = await serve(echo, connection=connection, limits=ConnectionLimits(idle=timedelta(seconds=0.3)))
+async def test_who_offers_another_protocol_is_answered_and_let_go(serve: Serve, send_bytes: SendBytes) -> None:
+    address = await serve(echo, limits=ConnectionLimits(idle=timedelta(seconds=0.3)))
     offer = GET + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n"
 
     async with asyncio.timeout(3):
@@ -428,8 +408,8 @@ async def status(reader: asyncio.StreamReader) -> int:
         return 0
 
 
-async def test_a_peer_has_so_many_connections_and_no_more(serve: Serve, connection: ConnectionMaker) -> None:
-    address = await serve(echo, connection=connection, limits=ConnectionLimits(per_peer=2))
+async def test_a_peer_has_so_many_connections_and_no_more(serve: Serve) -> None:
+    address = await serve(echo, limits=ConnectionLimits(per_peer=2))
 
     async with a_connection(address) as call:
         peers = ["127.0.0.1", "127.0.0.1", "127.0.0.1", "127.0.0.2"]
@@ -444,9 +424,9 @@ async def test_a_peer_has_so_many_connections_and_no_more(serve: Serve, connecti
     await wait_until(has_room)
 
 
-async def test_a_trusted_proxy_has_as_many_connections_as_there_are(serve: Serve, connection: ConnectionMaker) -> None:
+async def test_a_trusted_proxy_has_as_many_connections_as_there_are(serve: Serve) -> None:
     limits = ConnectionLimits(per_peer=2, proxies=TrustedProxies([ip_network("127.0.0.8/32")]))
-    address = await serve(echo, connection=connection, limits=limits)
+    address = await serve(echo, limits=limits)
 
     async with a_connection(address) as call:
         statuses = [await status(await call("127.0.0.8")) for _ in range(10)]
@@ -454,14 +434,14 @@ async def test_a_trusted_proxy_has_as_many_connections_as_there_are(serve: Serve
     assert statuses == [200] * 10
 
 
-async def test_only_so_many_requests_are_worked_on_at_once(serve: Serve, connection: ConnectionMaker) -> None:
+async def test_only_so_many_requests_are_worked_on_at_once(serve: Serve) -> None:
     go_on = asyncio.Event()
 
     async def wait(scope: Scope, receive: Receive, send: Send) -> None:
         await go_on.wait()
         await echo(scope, receive, send)
 
-    address = await serve(wait, connection=connection, limits=ConnectionLimits(connections=3))
+    address = await serve(wait, limits=ConnectionLimits(connections=3))
     async with a_connection(address) as call:
         first = [await call("127.0.0.1") for _ in range(3)]
         refused = await status(await call("127.0.0.2"))
@@ -480,10 +460,8 @@ async def test_only_so_many_requests_are_worked_on_at_once(serve: Serve, connect
         pytest.param(GET + b"\r\n", id="a request and then nothing"),
     ],
 )
-async def test_a_flood_of_slow_clients_keeps_nobody_else_out(
-    serve: Serve, connection: ConnectionMaker, sent: bytes
-) -> None:
-    address = await serve(echo, connection=connection, limits=ConnectionLimits(connections=40, per_peer=20))
+async def test_a_flood_of_slow_clients_keeps_nobody_else_out(serve: Serve, sent: bytes) -> None:
+    address = await serve(echo, limits=ConnectionLimits(connections=40, per_peer=20))
     flood = [f"127.0.1.{number}" for number in range(1, 9)]
 
     async with a_connection(address) as call:
@@ -497,8 +475,8 @@ async def test_a_flood_of_slow_clients_keeps_nobody_else_out(
     assert statuses == [200] * 20
 
 
-async def test_who_takes_all_places_gives_up_one_of_its_own(serve: Serve, connection: ConnectionMaker) -> None:
-    address = await serve(echo, connection=connection, limits=ConnectionLimits(connections=6))
+async def test_who_takes_all_places_gives_up_one_of_its_own(serve: Serve) -> None:
+    address = await serve(echo, limits=ConnectionLimits(connections=6))
 
     async with a_connection(address) as call:
         quiet = await call("127.0.0.2", b"POST / HTTP/1.1\r\nhost: h\r\nx-drip: ")
@@ -517,10 +495,10 @@ async def test_who_takes_all_places_gives_up_one_of_its_own(serve: Serve, connec
             end.cancel()
 
 
-async def test_a_stop_is_not_held_up_by_the_silent(connection: ConnectionMaker) -> None:
+async def test_a_stop_is_not_held_up_by_the_silent() -> None:
     stop = asyncio.Event()
     address = Address("127.0.0.1", 0)
-    listener = Listener(echo, key="[public] listen", address=address, grace=timedelta(seconds=1), connection=connection)
+    listener = Listener(echo, key="[public] listen", address=address, grace=timedelta(seconds=1))
     serving = asyncio.create_task(listener.serve(stop))
     await listener.started.wait()
     address = listener.addresses[0]
@@ -539,7 +517,7 @@ async def test_a_stop_is_not_held_up_by_the_silent(connection: ConnectionMaker) 
         writer.close()
 
 
-async def test_a_request_under_way_ends_before_the_stop(connection: ConnectionMaker) -> None:
+async def test_a_request_under_way_ends_before_the_stop() -> None:
     stop, arrived, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def wait(scope: Scope, receive: Receive, send: Send) -> None:
@@ -547,7 +525,7 @@ async def test_a_request_under_way_ends_before_the_stop(connection: ConnectionMa
         await go_on.wait()
         await echo(scope, receive, send)
 
-    listener = Listener(wait, key="[public] listen", address=Address("127.0.0.1", 0), connection=connection)
+    listener = Listener(wait, key="[public] listen", address=Address("127.0.0.1", 0))
     serving = asyncio.create_task(listener.serve(stop))
     await listener.started.wait()
     reader, writer = await asyncio.open_connection("127.0.0.1", listener.addresses[0].port)
@@ -564,20 +542,18 @@ async def test_a_request_under_way_ends_before_the_stop(connection: ConnectionMa
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_sigterm_is_the_owners_and_ends_the_process_in_order(connection: ConnectionMaker, loop: str) -> None:
+def test_sigterm_is_the_owners_and_ends_the_process_in_order(loop: str) -> None:
     program = f"""
 import asyncio, signal, sys, uvloop
 from datetime import timedelta
 from receiver.settings import Address
-from receiver.web.server.connections import *
 from receiver.web.server.listener import Listener
 async def app(scope, receive, send):
     while (await receive()).get("more_body"): pass
 async def main():
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    listener = Listener(app, key="k", address=Address("127.0.0.1", 0), grace=timedelta(seconds=1),
-                        connection={connection.__name__})  # type: ignore[attr-defined] # text of a program
+    listener = Listener(app, key="k", address=Address("127.0.0.1", 0), grace=timedelta(seconds=1))
     serving = asyncio.create_task(listener.serve(stop))
     await listener.started.wait()
     print(listener.addresses[0].port, flush=True)
@@ -602,12 +578,12 @@ async def main():
     half.close()
 
 
-async def test_a_socket_handed_over_answers_without_delay(serve: Serve, connection: ConnectionMaker) -> None:
+async def test_a_socket_handed_over_answers_without_delay(serve: Serve) -> None:
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         opened.listen()
         handed_over = socket.socket(fileno=os.dup(opened.fileno()))
-    address = await serve(echo, sockets=[handed_over], connection=connection)
+    address = await serve(echo, sockets=[handed_over])
     reader, writer = await asyncio.open_connection(address.host, address.port)
     started = perf_counter()
 
@@ -619,12 +595,12 @@ async def test_a_socket_handed_over_answers_without_delay(serve: Serve, connecti
     writer.close()
 
 
-async def test_an_address_in_use_is_named_with_its_key(connection: ConnectionMaker) -> None:
+async def test_an_address_in_use_is_named_with_its_key() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        listener = Listener(echo, key="[public] listen", address=Address("127.0.0.1", port), connection=connection)
+        listener = Listener(echo, key="[public] listen", address=Address("127.0.0.1", port))
 
         with pytest.raises(BindFailed) as refusal:
             await listener.serve(asyncio.Event())
@@ -633,10 +609,10 @@ async def test_an_address_in_use_is_named_with_its_key(connection: ConnectionMak
     assert "[public] listen" in str(refusal.value)
 
 
-async def test_an_address_is_taken_as_soon_as_it_is_bound(connection: ConnectionMaker) -> None:
-    first = Listener(echo, key="[public] listen", address=Address("127.0.0.1", 0), connection=connection)
+async def test_an_address_is_taken_as_soon_as_it_is_bound() -> None:
+    first = Listener(echo, key="[public] listen", address=Address("127.0.0.1", 0))
     first.bind()
-    second = Listener(echo, key="[admin] listen", address=first.addresses[0], connection=connection)
+    second = Listener(echo, key="[admin] listen", address=first.addresses[0])
 
     with pytest.raises(BindFailed, match=r"\[admin\] listen"):
         second.bind()
@@ -647,8 +623,8 @@ async def test_an_address_is_taken_as_soon_as_it_is_bound(connection: Connection
 
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="this machine has no IPv6")
-async def test_ipv6_is_served(serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker) -> None:
-    address = await serve(echo, host="::1", connection=connection)
+async def test_ipv6_is_served(serve: Serve, send_bytes: SendBytes) -> None:
+    address = await serve(echo, host="::1")
 
     answer = await send_bytes(address, GET + b"connection: close\r\n\r\n")
 
@@ -656,11 +632,11 @@ async def test_ipv6_is_served(serve: Serve, send_bytes: SendBytes, connection: C
 
 
 async def test_ten_thousand_broken_requests_cost_nothing_but_their_connection(
-    serve: Serve, send_bytes: SendBytes, connection: ConnectionMaker
+    serve: Serve, send_bytes: SendBytes
 ) -> None:
-    address = await serve(echo, connection=connection, limits=SHORT_LIMITS)
+    address = await serve(echo, limits=SHORT_LIMITS)
     chance = random.Random(20261122)
-    rounds = 10_000 if connection is HttptoolsConnection else 2_000
+    rounds = 10_000
     whole = b"POST /a?b=c HTTP/1.1\r\nhost: localhost\r\ncontent-length: 4\r\nx-y: z\r\nconnection: close\r\n\r\nbody"
     loop = asyncio.get_running_loop()
     faults: list[Any] = []

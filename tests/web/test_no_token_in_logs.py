@@ -15,7 +15,7 @@ from receiver.domain.errors import MalformedBody, StoreBroken, StoreUnavailable
 from receiver.settings import Address
 from receiver.web.callbacks import public_app
 from receiver.web.server.allowed_hosts import AllowedHosts
-from receiver.web.server.connections import ConnectionLimits, ConnectionMaker, H11Connection, HttptoolsConnection
+from receiver.web.server.connections import ConnectionLimits
 
 TOKEN = "the-canary-Zz8-token"
 POST = f"POST /callbacks/{TOKEN} HTTP/1.1\r\nhost: hooks.example.com\r\n".encode()
@@ -23,8 +23,6 @@ SHORT_LIMITS = ConnectionLimits(
     head=timedelta(seconds=0.2), request=timedelta(seconds=0.4), idle=timedelta(seconds=0.3)
 )
 ALLOWED_HOSTS = AllowedHosts(Address("127.0.0.1", 8700), {"hooks.example.com"})
-
-pytestmark = pytest.mark.parametrize("connection", [HttptoolsConnection, H11Connection])
 
 
 class FakeInbox:
@@ -99,7 +97,6 @@ async def test_a_refused_request_leaves_no_token_in_the_log(
     serve: Serve,
     caplog: pytest.LogCaptureFixture,
     *,
-    connection: ConnectionMaker,
     sent: bytes,
     does: Exception | bool,
     status: int,
@@ -108,7 +105,6 @@ async def test_a_refused_request_leaves_no_token_in_the_log(
         address = await serve(
             public_app(FakeInbox(does), max_body=1000, allowed_hosts=ALLOWED_HOSTS),
             limits=SHORT_LIMITS,
-            connection=connection,
         )
         reader, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(sent)
@@ -121,10 +117,10 @@ async def test_a_refused_request_leaves_no_token_in_the_log(
 
 
 async def test_a_caller_that_leaves_in_the_middle_leaves_no_token_in_the_log(
-    serve: Serve, caplog: pytest.LogCaptureFixture, connection: ConnectionMaker
+    serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     with capturing_logs(caplog) as said:
-        address = await serve(public_app(FakeInbox(), max_body=1000), connection=connection)
+        address = await serve(public_app(FakeInbox(), max_body=1000))
         _, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(POST + b"content-length: 9\r\n\r\nhalf")
         await writer.drain()
@@ -138,7 +134,6 @@ async def test_a_caller_that_leaves_in_the_middle_leaves_no_token_in_the_log(
 async def test_a_caller_that_leaves_before_the_answer_leaves_no_token_in_the_log(
     serve: Serve,
     caplog: pytest.LogCaptureFixture,
-    connection: ConnectionMaker,
     ending: Exception | bool,
 ) -> None:
     go_on, ended = asyncio.Event(), asyncio.Event()
@@ -152,7 +147,7 @@ async def test_a_caller_that_leaves_before_the_answer_leaves_no_token_in_the_log
 
     with capturing_logs(caplog) as said:
         inbox = FakeInbox(wait)
-        address = await serve(public_app(inbox, max_body=1000), connection=connection)
+        address = await serve(public_app(inbox, max_body=1000))
         _, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(POST + b"content-length: 2\r\n\r\n{}")
         await inbox.is_reached.wait()

@@ -195,7 +195,7 @@ async def test_a_replay_is_stored_shown_listed_and_cancelled(web: WebApp) -> Non
         ({"route": "renamed"}, ["renamed", "to_route"]),
         ({"route": "publish", "to_route": "nobody"}, ["nobody"]),
         ({"route": "publish", "from": "yesterday"}, ["'from'", "Z"]),
-        ({"route": "publish", "to": "2026-11-22T10:00:00"}, ["'to'", "zone"]),
+        ({"route": "publish", "to": "2026-11-22T10:00:00"}, ["'to'", "UTC offset"]),
         ({"from": "2026-11-23T00:00:00Z", "to": "2026-11-22T00:00:00Z"}, ["before"]),
         ({"route": "publish", "pace": "fast"}, ["'pace'", "10/s"]),
         ({"route": "publish", "dry_run": "yes"}, ["'dry_run'"]),

@@ -1,4 +1,4 @@
-"""The admin listener's API described for machines (OpenAPI 3.1), at ``/openapi.json``."""
+"""The OpenAPI 3.1 document of the admin API, served at ``/openapi.json``."""
 
 from receiver import __version__
 from receiver.domain.batches import BatchState
@@ -25,8 +25,8 @@ def _content(schema: Json, media_type: str = "application/json") -> Json:
 
 def _responses(schema: Json, *, status: int = 200, media_type: str = "application/json") -> Json:
     return {
-        str(status): {"description": "As asked.", **_content(schema, media_type)},
-        "default": {"description": "A problem.", **_content(named("Problem"), "application/problem+json")},
+        str(status): {"description": "Success.", **_content(schema, media_type)},
+        "default": {"description": "An error.", **_content(named("Problem"), "application/problem+json")},
     }
 
 
@@ -44,8 +44,10 @@ def _query_list_parameter(name: str, description: str, schema: Json = TEXT) -> J
 
 def _list_operation(summary: str, item: str, *filters: Json) -> Json:
     paging = [
-        _query_parameter("limit", "How many.", {**COUNT, "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}),
-        _query_parameter("cursor", "The former page's `next`."),
+        _query_parameter(
+            "limit", "Maximum number of items.", {**COUNT, "minimum": 1, "maximum": MAX_LIMIT, "default": DEFAULT_LIMIT}
+        ),
+        _query_parameter("cursor", "The previous page's `next`."),
     ]
     return {"summary": summary, "parameters": [*filters, *paging], "responses": _responses(a_list_of(item))}
 
@@ -58,7 +60,7 @@ def _public_operation(summary: str, responses: Json) -> Json:
     return {"summary": summary, "security": [], "responses": responses}
 
 
-_REASON_BODY: Json = an_object((), why={**TEXT, "description": "For the record."})
+_REASON_BODY: Json = an_object((), why={**TEXT, "description": "Reason, for the audit log."})
 
 
 def _action_operation(summary: str, schema: Json, *parameters: Json, status: int = 200) -> Json:
@@ -70,23 +72,23 @@ def _action_operation(summary: str, schema: Json, *parameters: Json, status: int
     }
 
 
-_BATCH_NAME = _path_parameter("name", "The batch's name.")
-_ROUTE_NAME = _path_parameter("name", "The route's name.")
-_REPLAY_ID = _path_parameter("id", "The replay's id.")
+_BATCH_NAME = _path_parameter("name", "Name of the batch.")
+_ROUTE_NAME = _path_parameter("name", "Name of the route.")
+_REPLAY_ID = _path_parameter("id", "ID of the replay.")
 
 _PATHS: Json = {
     "/api/tasks": {
         "get": _list_operation(
             "List tasks, newest first",
             "Task",
-            _query_list_parameter("state", "In one of these states.", one_of(list(TaskState))),
-            _query_parameter("endpoint", "Of this endpoint."),
-            _query_parameter("label", "Of this label."),
-            _query_list_parameter("tag", "With this tag, written key:value."),
-            _query_parameter("batch", "Of this batch."),
+            _query_list_parameter("state", "Only these states.", one_of(list(TaskState))),
+            _query_parameter("endpoint", "Only this endpoint."),
+            _query_parameter("label", "Only this label."),
+            _query_list_parameter("tag", "Only this tag, written key:value."),
+            _query_parameter("batch", "Only this batch."),
         ),
         "post": {
-            "summary": "Hand a job in; it is sent to Kling when a slot is free",
+            "summary": "Submit a task; it is sent to Kling when a slot is free",
             "requestBody": {"required": True, **_content(named("SubmitRequest"))},
             "responses": _responses(named("Task"), status=202),
         },
@@ -95,35 +97,35 @@ _PATHS: Json = {
         "get": _get_operation(
             "Count tasks by state",
             an_object(("counts",), counts={"type": "object", "additionalProperties": COUNT}),
-            _query_list_parameter("tag", "With this tag, written key:value."),
-            _query_parameter("batch", "Of this batch."),
+            _query_list_parameter("tag", "Only this tag, written key:value."),
+            _query_parameter("batch", "Only this batch."),
         ),
     },
     "/api/tasks/{ref}": {
         "get": _get_operation(
-            "Show a task", named("Task"), _path_parameter("ref", "Our id, Kling's, or the external one.")
+            "Show a task", named("Task"), _path_parameter("ref", "The task's ID: ours, Kling's, or the external one.")
         ),
     },
     "/api/tasks/{ref}/explain": {
         "get": _get_operation(
-            "Tell a task's whole story: what was wanted, arrived, was decided and tried, and what comes next",
+            "Explain a task: its request, pushes, events, deliveries and attempts, and the next step",
             named("TaskExplanation"),
-            _path_parameter("ref", "Our id, Kling's, or the external one."),
+            _path_parameter("ref", "The task's ID: ours, Kling's, or the external one."),
         ),
     },
     "/api/tasks/{ref}/cancel": {
         "post": _action_operation(
-            "Cancel a task that waits to be sent; 409 where Kling may have it already",
+            "Cancel a queued task; 409 if Kling may already have it",
             named("Task"),
-            _path_parameter("ref", "Our id, Kling's, or the external one."),
+            _path_parameter("ref", "The task's ID: ours, Kling's, or the external one."),
         ),
     },
     "/api/endpoints": {
-        "get": {"summary": "List what Kling can be asked for", "responses": _responses(a_list_of("Endpoint"))},
+        "get": {"summary": "List Kling's endpoints", "responses": _responses(a_list_of("Endpoint"))},
     },
     "/api/callback-urls": {
         "post": {
-            "summary": "Make a callback URL for a job that is submitted elsewhere; it is told once",
+            "summary": "Create a callback URL for a task that is submitted elsewhere; only this response contains it",
             "requestBody": _content(an_object((), label=MAYBE_TEXT, tags=TAGS, endpoint=MAYBE_TEXT)),
             "responses": _responses(
                 an_object(("task", "callback_url"), task=named("Task"), callback_url=TEXT), status=201
@@ -132,8 +134,8 @@ _PATHS: Json = {
     },
     "/api/callback-urls/{ref}/revoke": {
         "post": {
-            "summary": "Let a task's callback URL lead nowhere from now on; the task is followed by polling",
-            "parameters": [_path_parameter("ref", "Our id, Kling's, or the external one.")],
+            "summary": "Revoke a task's callback URL; the task is still polled",
+            "parameters": [_path_parameter("ref", "The task's ID: ours, Kling's, or the external one.")],
             "responses": _responses(named("Task")),
         },
     },
@@ -141,88 +143,94 @@ _PATHS: Json = {
         "get": _list_operation(
             "List batches, newest first",
             "Batch",
-            _query_list_parameter("state", "In one of these states.", one_of(list(BatchState))),
+            _query_list_parameter("state", "Only these states.", one_of(list(BatchState))),
         ),
     },
     "/api/batches/{name}": {"get": _get_operation("Show a batch", named("Batch"), _BATCH_NAME)},
     "/api/batches/{name}/close": {
         "post": _action_operation(
-            "Close a batch: it takes no more tasks, and is finished when those it has are over",
+            "Close a batch: it accepts no more tasks, and is finished when all its tasks are",
             named("Batch"),
             _BATCH_NAME,
         ),
     },
     "/api/costs": {
         "get": _get_operation(
-            "Sum what tasks have cost, by what they share, and all in all",
+            "Sum the costs of tasks, by a grouping and in total",
             an_object(
                 ("items", "total"), items={"type": "array", "items": named("CostTotal")}, total=named("CostTotal")
             ),
-            _query_parameter("by", "tag:NAME, endpoint, day, label or batch; endpoint if not given."),
-            _query_parameter("from", "Of tasks that ended at this moment or later."),
-            _query_parameter("to", "Of tasks that ended before this moment."),
+            _query_parameter("by", "tag:NAME, endpoint, day, label or batch; default: endpoint."),
+            _query_parameter("from", "Only tasks that ended at or after this time."),
+            _query_parameter("to", "Only tasks that ended before this time."),
         ),
     },
     "/api/events": {
         "get": _list_operation(
-            "List events, newest first; after an event, oldest first",
+            "List events, newest first; with `after`, oldest first",
             "Event",
-            _query_list_parameter("type", "Of one of these types."),
-            _query_parameter("task", "Of this task, by any of its ids."),
-            _query_parameter("batch", "Of the tasks of this batch."),
-            _query_parameter("after", "Newer than the event of this id."),
+            _query_list_parameter("type", "Only these types."),
+            _query_parameter("task", "Only this task, by any of its IDs."),
+            _query_parameter("batch", "Only tasks of this batch."),
+            _query_parameter("after", "Only events newer than the one with this ID."),
         ),
     },
     "/api/events/{id}": {
-        "get": _get_operation("Show an event", named("Event"), _path_parameter("id", "The event's id."))
+        "get": _get_operation("Show an event", named("Event"), _path_parameter("id", "ID of the event."))
     },
     "/api/deliveries": {
         "get": _list_operation(
             "List deliveries, newest first",
             "Delivery",
-            _query_list_parameter("status", "Of one of these statuses.", one_of(list(DeliveryStatus))),
-            _query_parameter("route", "To this route."),
-            _query_parameter("task", "Of this task, by any of its ids."),
-            _query_parameter("event", "Of this event."),
+            _query_list_parameter("status", "Only these statuses.", one_of(list(DeliveryStatus))),
+            _query_parameter("route", "Only this route."),
+            _query_parameter("task", "Only this task, by any of its IDs."),
+            _query_parameter("event", "Only this event."),
         ),
     },
     "/api/deliveries/{id}": {
         "get": _get_operation(
-            "Show a delivery and its attempts", named("Delivery"), _path_parameter("id", "The delivery's id.")
+            "Show a delivery and its attempts", named("Delivery"), _path_parameter("id", "ID of the delivery.")
         ),
     },
     "/api/deliveries/{id}/retry": {
         "post": _action_operation(
-            "Try a delivery now: itself while it waits, else anew as a delivery that points at it",
+            "Retry a pending delivery now; for a finished one, create a new delivery that refers to it",
             named("Delivery"),
-            _path_parameter("id", "The delivery's id."),
+            _path_parameter("id", "ID of the delivery."),
             status=202,
         ),
     },
     "/api/replays": {
         "get": _list_operation("List replays, newest first", "Replay"),
         "post": {
-            "summary": "Bring out again what is over; with dry_run only say what that would be",
+            "summary": "Deliver past events again; with `dry_run`, only preview it",
             "requestBody": {"required": True, **_content(named("ReplayRequest"))},
             "responses": {**_responses(named("ReplayPreview")), **_responses(named("Replay"), status=202)},
         },
     },
-    "/api/replays/{id}": {"get": _get_operation("Show a replay and how far it has come", named("Replay"), _REPLAY_ID)},
+    "/api/replays/{id}": {"get": _get_operation("Show a replay and its progress", named("Replay"), _REPLAY_ID)},
     "/api/replays/{id}/cancel": {
-        "post": _action_operation("Stop a replay; what it has brought out goes on", named("Replay"), _REPLAY_ID),
+        "post": _action_operation(
+            "Cancel a replay; deliveries it has already created continue", named("Replay"), _REPLAY_ID
+        ),
     },
     "/api/routes": {
-        "get": {"summary": "List routes, and how each fares", "responses": _responses(a_list_of("Route"))},
+        "get": {"summary": "List routes and their state", "responses": _responses(a_list_of("Route"))},
     },
     "/api/routes/{name}/hold": {
-        "post": _action_operation("Hold a route until it is released; its events wait", named("Route"), _ROUTE_NAME),
+        "post": _action_operation(
+            "Hold a route until it is released; its deliveries stay pending", named("Route"), _ROUTE_NAME
+        ),
     },
     "/api/routes/{name}/release": {
-        "post": _action_operation("Let a route go on, whatever held it", named("Route"), _ROUTE_NAME),
+        "post": _action_operation(
+            "Release a route, whether an operator or the service held it", named("Route"), _ROUTE_NAME
+        ),
     },
     "/api/routes/{name}/test": {
         "post": {
-            "summary": "Send a made-up success through a route, once; nothing is stored",
+            "summary": "Send a sample event to a route once; nothing is stored",
             "parameters": [_ROUTE_NAME],
             "responses": _responses(named("Attempt")),
         },
@@ -231,18 +239,20 @@ _PATHS: Json = {
         "get": {
             "summary": "Follow events as they happen (server-sent events)",
             "parameters": [
-                _query_parameter("after", "Begin after the event of this id; a Last-Event-ID header does the same."),
-                _query_list_parameter("type", "Of one of these types."),
-                _query_parameter("task", "Of this task, by any of its ids."),
+                _query_parameter(
+                    "after", "Start after the event with this ID; the Last-Event-ID header does the same."
+                ),
+                _query_list_parameter("type", "Only these types."),
+                _query_parameter("task", "Only this task, by any of its IDs."),
             ],
             "responses": _responses(TEXT, media_type="text/event-stream"),
         },
     },
-    "/openapi.json": {"get": {"summary": "This description", "responses": _responses(ANYTHING)}},
-    "/healthz": {"get": _public_operation("Whether the service answers", _responses(an_object(("ok",), ok=FLAG)))},
+    "/openapi.json": {"get": {"summary": "This document", "responses": _responses(ANYTHING)}},
+    "/healthz": {"get": _public_operation("Check that the service responds", _responses(an_object(("ok",), ok=FLAG)))},
     "/readyz": {
         "get": _public_operation(
-            "Whether the service can do its work; 503 when not",
+            "Check that the service is ready; 503 if not",
             _responses(an_object(("ready", "checks"), ready=FLAG, checks={"type": "array", "items": ANYTHING})),
         ),
     },
@@ -253,8 +263,8 @@ OPENAPI_DOCUMENT: Json = {
     "info": {
         "title": "Kling Receiver",
         "version": __version__,
-        "description": "The admin listener. Kling's own API is passed through at /kling/, as Kling documents it."
-        " What a task made there is to be known by can be said in headers: kling-receiver-label,"
+        "description": "The admin API. Kling's own API is served at /kling/, as Kling documents it."
+        " Headers set the label, tags and batch of a task created there: kling-receiver-label,"
         " kling-receiver-tags (project=ads, team=a), kling-receiver-batch (spring).",
     },
     "security": [{"token": []}],

@@ -1,4 +1,4 @@
-"""How what the API speaks of looks, described for machines (OpenAPI 3.1)."""
+"""The JSON schemas of the API's objects, for the OpenAPI document."""
 
 from collections.abc import Sequence
 

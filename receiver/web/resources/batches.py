@@ -1,4 +1,4 @@
-"""Batches over HTTP: how they stand, and the word that closes them."""
+"""Batches over HTTP: list, show and close."""
 
 from collections.abc import Sequence
 from typing import Protocol
@@ -15,14 +15,14 @@ from receiver.web.params import QueryParams, actor, read_json_body
 
 
 class BatchService(Protocol):
-    """Looks after batches."""
+    """Manages batches."""
 
     async def close(self, name: str, *, why: str, actor: str) -> BatchView:
-        """Let a batch take no more tasks in."""
+        """Close a batch, so that it accepts no more tasks."""
         ...
 
     async def find(self, name: str) -> BatchView:
-        """Find a batch."""
+        """Return a batch; raise NotFound if there is none."""
         ...
 
     async def list(
@@ -47,12 +47,12 @@ class BatchApi:
         return serializers.page_response(found, _batch_json)
 
     async def show(self, request: Request) -> Response:
-        """Show one batch."""
+        """Return one batch."""
         QueryParams(request, paged=False)
         return serializers.json_response(_batch_json(await self._batches.find(request.path_params["name"])))
 
     async def close(self, request: Request) -> Response:
-        """Close a batch; one that is closed stays so."""
+        """Close a batch. Idempotent."""
         QueryParams(request, paged=False)
         fields = await read_json_body(request, known=("why",))
         name = request.path_params["name"]

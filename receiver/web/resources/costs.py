@@ -1,4 +1,4 @@
-"""What tasks have cost, over HTTP: sums by what they share. Amounts are texts: a float would round them."""
+"""Task costs over HTTP, summed by a grouping. Amounts are text: a float would round them."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -19,16 +19,16 @@ MAX_TOTALS = 1000
 
 
 class CostStore(Protocol):
-    """Knows what tasks have cost."""
+    """Stores the costs of tasks."""
 
     async def find(self, task_id: str) -> Cost | None:
-        """Tell what a task has cost, None where nobody has said."""
+        """Return a task's cost, or None if it is unknown."""
         ...
 
     async def totals(
         self, by: CostGrouping, *, tag: str | None = None, since: datetime | None = None, until: datetime | None = None
     ) -> Sequence[CostTotal]:
-        """Sum what tasks have cost that ended from *since* on and before *until*, by what they share."""
+        """Sum the costs of tasks that ended at or after *since* and before *until*, by a grouping."""
         ...
 
 
@@ -39,7 +39,7 @@ class CostApi:
         self._costs = costs
 
     async def totals(self, request: Request) -> Response:
-        """Tell what was spent, by a tag, the endpoint, the day, the label or the batch, and all in all."""
+        """Sum costs by a tag, the endpoint, the day, the label or the batch, and in total."""
         query = QueryParams(request, filters=("by", "from", "to"), paged=False)
         by, tag = _parse_grouping(query.single("by") or CostGrouping.ENDPOINT)
         since, until = query.timestamp("from"), query.timestamp("to")
@@ -62,7 +62,7 @@ def _parse_grouping(text: str) -> tuple[CostGrouping, str | None]:
     if name == CostGrouping.TAG and tag:
         return CostGrouping.TAG, tag
     if colon or name not in words:
-        raise bad_request(f"'by' is tag:NAME, or one of {', '.join(words)}.")
+        raise bad_request(f"'by' must be tag:NAME or one of: {', '.join(words)}.")
     return CostGrouping(name), None
 
 

@@ -1,4 +1,4 @@
-"""What happened, over HTTP: events, and the deliveries that came of them."""
+"""Deliveries over HTTP: list, show and retry."""
 
 from http import HTTPStatus
 
@@ -8,40 +8,11 @@ from starlette.responses import Response
 from receiver.domain.clock import Clock
 from receiver.domain.errors import NotFound
 from receiver.domain.model import DeliveryStatus
-from receiver.events.payload import serialize
 from receiver.store.interfaces import Catalog
 from receiver.web import serializers
 from receiver.web.params import QueryParams, actor, read_json_body
 from receiver.web.resources.replays import ReplayService
 from receiver.web.resources.stream import resolve_task_id
-
-
-class EventApi:
-    """Answers ``/api/events``."""
-
-    def __init__(self, catalog: Catalog) -> None:
-        self._catalog = catalog
-
-    async def list(self, request: Request) -> Response:
-        """List events, newest first; after an event, oldest first."""
-        query = QueryParams(request, filters=("type", "task", "batch", "after"))
-        found = await self._catalog.events(
-            types=query.multi("type"),
-            task_id=await resolve_task_id(self._catalog, query.single("task")),
-            batch=query.single("batch"),
-            after=query.event_id("after"),
-            limit=query.limit,
-            cursor=query.cursor,
-        )
-        return serializers.event_page_response(found)
-
-    async def show(self, request: Request) -> Response:
-        """Show one event, in the bytes that destinations receive."""
-        QueryParams(request, paged=False)
-        event = await self._catalog.event(request.path_params["id"])
-        if event is None:
-            raise NotFound("There is no such event.")
-        return serializers.raw_json_response(serialize(event))
 
 
 class DeliveryApi:
@@ -67,7 +38,7 @@ class DeliveryApi:
         return serializers.page_response(found, lambda view: serializers.delivery_json(view, now=now))
 
     async def show(self, request: Request) -> Response:
-        """Show one delivery and each attempt at it."""
+        """Return one delivery and its attempts."""
         QueryParams(request, paged=False)
         view = await self._catalog.delivery(request.path_params["id"])
         if view is None:
@@ -81,7 +52,7 @@ class DeliveryApi:
         )
 
     async def retry(self, request: Request) -> Response:
-        """Have a delivery tried now: itself while it waits, else anew. Answers with the one that goes out."""
+        """Retry a pending delivery now, or create a new delivery if it is finished. Return the delivery to be tried."""
         QueryParams(request, paged=False)
         fields = await read_json_body(request, known=("why",))
         view = await self._replays.retry(request.path_params["id"], why=fields.text("why") or "", actor=actor(request))

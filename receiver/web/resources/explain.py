@@ -1,4 +1,4 @@
-"""A task's whole story over HTTP."""
+"""A task's complete history over HTTP."""
 
 import json
 
@@ -23,7 +23,7 @@ class ExplainApi:
         self._clock = clock
 
     async def show(self, request: Request) -> Response:
-        """Tell all that is kept about a task, oldest first, and what comes next."""
+        """Return everything stored about a task, oldest first, and the next step."""
         QueryParams(request, paged=False)
         return serializers.json_response(
             self._explanation_json(await self._explainer.explain(request.path_params["ref"]))
@@ -33,7 +33,7 @@ class ExplainApi:
         return {
             "task": serializers.task_json(explanation.task),
             "intent": explanation.intent,
-            "pushes": [_push_json(arrival) for arrival in explanation.pushes],
+            "pushes": [_push_json(received) for received in explanation.pushes],
             "events": [
                 _event_json(event)
                 | {
@@ -53,7 +53,7 @@ class ExplainApi:
 
 
 def _push_json(received: ReceivedPush) -> Json:
-    push, reading = received.push, received.report
+    push, report = received.push, received.report
     body = push.body or b""
     return {
         "id": push.id,
@@ -61,8 +61,8 @@ def _push_json(received: ReceivedPush) -> Json:
         "received_at": iso(push.received_at),
         "outcome": push.outcome.value,
         "meaning": OUTCOME_TEXT[push.outcome],
-        "status": None if reading is None else reading.raw_status,
-        "message": "" if reading is None else reading.message,
+        "status": None if report is None else report.raw_status,
+        "message": "" if report is None else report.message,
         "body": body[:_MAX_BODY].decode("utf-8", "replace") if body else None,
         "bytes": len(body),
     }

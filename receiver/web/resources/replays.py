@@ -1,4 +1,4 @@
-"""Replays over HTTP: what would go out again, what does, how far it has come."""
+"""Replays over HTTP: preview, start, progress and cancel."""
 
 from http import HTTPStatus
 from typing import Protocol
@@ -21,26 +21,26 @@ _MEMBERS = ("deliveries", "events", "task", "route", "status", "from", "to", "to
 
 
 class ReplayService(Protocol):
-    """Sees to events that are to go out again."""
+    """Delivers past events again."""
 
     async def retry(self, delivery_id: str, *, why: str, actor: str) -> DeliveryView:
-        """Have a delivery tried now; give the one that goes out."""
+        """Retry a delivery now; return the delivery that will be tried."""
         ...
 
     async def preview(self, selection: ReplaySelection) -> ReplayPreview:
-        """Tell what a replay would bring out."""
+        """Return what a replay would deliver."""
         ...
 
     async def start(self, selection: ReplaySelection, *, rate: Rate | None, why: str, actor: str) -> Replay:
-        """Begin a replay."""
+        """Start a replay."""
         ...
 
     async def cancel(self, replay_id: str, *, why: str, actor: str) -> Replay:
-        """Stop a replay."""
+        """Cancel a replay."""
         ...
 
     async def find(self, replay_id: str) -> Replay:
-        """Find a replay."""
+        """Return a replay; raise NotFound if there is none."""
         ...
 
     async def list(self, *, limit: int, cursor: str | None) -> Page[Replay]:
@@ -56,7 +56,7 @@ class ReplayApi:
         self._catalog = catalog
 
     async def create(self, request: Request) -> Response:
-        """Begin a replay, or with ``dry_run`` only say what it would bring out."""
+        """Start a replay, or with ``dry_run`` only preview it."""
         QueryParams(request, paged=False)
         fields = await read_json_body(request, known=_MEMBERS)
         selection = await self._selection(fields)
@@ -71,7 +71,7 @@ class ReplayApi:
     async def _selection(self, fields: JsonBody) -> ReplaySelection:
         since, until = fields.timestamp("from"), fields.timestamp("to")
         if since is not None and until is not None and since >= until:
-            raise bad_request("'from' is not before 'to'.")
+            raise bad_request("'from' must be before 'to'.")
         return ReplaySelection(
             deliveries=tuple(fields.texts("deliveries")),
             events=tuple(fields.texts("events")),
@@ -91,12 +91,12 @@ class ReplayApi:
         )
 
     async def show(self, request: Request) -> Response:
-        """Show one replay and how far it has come."""
+        """Return one replay and its progress."""
         QueryParams(request, paged=False)
         return serializers.json_response(serializers.replay_json(await self._replays.find(request.path_params["id"])))
 
     async def cancel(self, request: Request) -> Response:
-        """Stop a replay; what it has brought out already goes on."""
+        """Cancel a replay; deliveries that it has already created continue."""
         QueryParams(request, paged=False)
         fields = await read_json_body(request, known=("why",))
         replay = await self._replays.cancel(

@@ -1,4 +1,4 @@
-"""Routes over HTTP: how each fares, and whether it gets through."""
+"""Routes over HTTP: their state, hold and release, and a test delivery."""
 
 import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -20,30 +20,30 @@ from receiver.web import serializers
 from receiver.web.params import QueryParams, actor, read_json_body
 
 FindSender = Callable[[str], Sender | None]
-"""Finds the sender of a route by the route's name."""
+"""Returns a route's sender by the route's name."""
 
 _ENDPOINT = "images/multi-image2image"
 _IMAGE = {"index": 0, "url": "https://example.com/test.png"}
-_MESSAGE = "A test of the route: no such task exists."
+_MESSAGE = "Test event for this route: the task does not exist."
 
 
 class RouteStateStore(Protocol):
-    """Remembers how routes fare."""
+    """Stores the state of routes."""
 
     async def route_states(self) -> Mapping[str, RouteState]:
-        """Give what is remembered about each route."""
+        """Return the stored state of each route, by name."""
         ...
 
 
 class RouteStates(Protocol):
-    """Holds routes and lets them go on."""
+    """Holds and releases routes."""
 
     async def hold(self, route: str, *, why: str, actor: str) -> RouteState:
-        """Hold a route until a person releases it."""
+        """Hold a route until an operator releases it."""
         ...
 
     async def release(self, route: str, *, why: str, actor: str) -> RouteState:
-        """Let a route go on."""
+        """Release a route."""
         ...
 
 
@@ -70,16 +70,16 @@ class RouteApi:
         self._ids = ids
 
     async def list(self, request: Request) -> Response:
-        """List all routes, in the configuration's order, then what else events wait for."""
+        """List the configured routes in their order, then other routes that have pending deliveries or are held."""
         QueryParams(request, paged=False)
         return serializers.routes_response(await self._all_routes())
 
     async def hold(self, request: Request) -> Response:
-        """Hold a route until it is released: its events wait."""
+        """Hold a route until it is released; its deliveries stay pending."""
         return await self._change(request, self._route_states.hold)
 
     async def release(self, request: Request) -> Response:
-        """Let a route go on, whatever held it."""
+        """Release a route, whether an operator or the service held it."""
         return await self._change(request, self._route_states.release)
 
     async def _change(self, request: Request, change: Callable[..., Awaitable[RouteState]]) -> Response:
@@ -107,24 +107,24 @@ class RouteApi:
         ]
 
     async def test(self, request: Request) -> Response:
-        """Send a made-up success through a route, once, and tell what came of it. Nothing is stored."""
+        """Send a sample event to a route once and return the outcome. Nothing is stored."""
         QueryParams(request, paged=False)
         await read_json_body(request, known=())
         name = request.path_params["name"]
         sender = self._find_sender(name) if name in {route.name for route in self._routes} else None
         if sender is None:
             raise _no_route(name)
-        parcel = DeliveryRequest(
+        delivery = DeliveryRequest(
             delivery_id=self._ids.new("dlv"), event=self._sample_event(), attempt=1, at=self._clock.now()
         )
-        began = perf_counter()
-        outcome = await sender.send(parcel)
+        started_at = perf_counter()
+        outcome = await sender.send(delivery)
         return serializers.json_response(
-            serializers.outcome_json(outcome, duration=timedelta(seconds=perf_counter() - began))
+            serializers.outcome_json(outcome, duration=timedelta(seconds=perf_counter() - started_at))
         )
 
     def _sample_event(self) -> Event:
-        """Make an event that looks like any other; its tag and its message say what it is."""
+        """Return an event like a real one; its tag and its message mark it as a test."""
         now, event_id = self._clock.now(), self._ids.new("evt")
         task = Task(
             id=self._ids.new("tsk"),
@@ -165,4 +165,4 @@ class RouteApi:
 
 
 def _no_route(name: str) -> NotFound:
-    return NotFound(f"There is no route {name[:64]!r}.")
+    return NotFound(f"There is no route {name[:64]!r}.", remedy="List the routes with `kling-receiver routes list`.")

@@ -1,7 +1,7 @@
-"""Events as they happen, for whoever listens: server-sent events, which can be taken up where they broke off.
+"""Events as they happen, as server-sent events that can be resumed.
 
-Each listener reads the store for itself, a page at a time, and no further than it takes what it is sent; so there
-is nothing to overflow, and a slow one holds up nobody.
+Each subscriber reads the store itself, one page at a time, as fast as its client reads. So no buffer can overflow, and
+a slow subscriber does not delay others.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ _HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamFilter:
-    """Which events a listener wants: those after an event, of some types, of one task."""
+    """Which events a subscriber gets: those after an event, of some types, of one task."""
 
     after: str
     types: Sequence[str] = ()
@@ -55,22 +55,22 @@ class EventStream:
         self.subscribers = 0
 
     async def subscribe(self, request: Request) -> Response:
-        """Begin to stream, from now on or from where the client says that it broke off."""
+        """Start a stream, from now on or after the event that the client names."""
         query = QueryParams(request, filters=("after", "type", "task"), paged=False)
         after = query.event_id("after")
         if after is None and (last := request.headers.get("last-event-id")):
             after = check_event_id(last, "Last-Event-ID")
         if self.subscribers >= MAX_SUBSCRIBERS:
-            detail = f"{MAX_SUBSCRIBERS} are listening already."
+            detail = f"All {MAX_SUBSCRIBERS} event streams are in use. Close one, or try again later."
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_listeners", detail, headers=RETRY_AFTER)
-        wish = StreamFilter(
+        stream_filter = StreamFilter(
             after=after or await self._newest_id(),
             types=query.multi("type"),
             task_id=await resolve_task_id(self.catalog, query.single("task")),
         )
         if request.method == "HEAD":
             return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)
-        return EventStreamResponse(self, wish, request.scope.get(STOPPING) or asyncio.Event())
+        return EventStreamResponse(self, stream_filter, request.scope.get(STOPPING) or asyncio.Event())
 
     async def _newest_id(self) -> str:
         page = await self.catalog.events(limit=1)
@@ -78,13 +78,13 @@ class EventStream:
 
 
 async def resolve_task_id(catalog: Catalog, ref: str | None) -> str | None:
-    """Find our id of a task that is asked for by any of its ids; an id nobody knows stands for itself."""
+    """Return our ID of a task from any of its IDs; an unknown ID is returned unchanged."""
     found = await catalog.task(ref) if ref else None
     return found.id if found is not None else ref
 
 
 class EventStreamResponse(StreamingResponse):
-    """One listener's stream; Starlette ends it when the client goes away."""
+    """The stream of one subscriber; Starlette cancels it when the client disconnects."""
 
     def __init__(self, stream: EventStream, stream_filter: StreamFilter, stopping: asyncio.Event) -> None:
         super().__init__((), headers=_HEADERS, media_type=_MEDIA_TYPE)
@@ -94,24 +94,24 @@ class EventStreamResponse(StreamingResponse):
         self._cursor = _EventCursor(resume_from=stream_filter.after)
 
     async def stream_response(self, send: Send) -> None:
-        """Send what there is, then whatever comes, until the listener or we have to go."""
-        rung = self._stream.notifier.subscribe()
+        """Send stored events, then new ones, until the client disconnects or the service stops."""
+        signal = self._stream.notifier.subscribe()
         self._stream.subscribers += 1
         try:
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
             await _send_chunk(send, _PREAMBLE)
             while not self._stopping.is_set():
-                rung.clear()
+                signal.clear()
                 while fresh := await self._next_events():
                     for event in fresh:
                         await _send_chunk(send, _sse_frame(event))
                         self._cursor.record(event.id)
-                if not await self._wait(rung):
+                if not await self._wait(signal):
                     await _send_chunk(send, _HEARTBEAT_COMMENT)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
             self._stream.subscribers -= 1
-            self._stream.notifier.unsubscribe(rung)
+            self._stream.notifier.unsubscribe(signal)
 
     async def _next_events(self) -> list[Event]:
         if self._stopping.is_set():
@@ -122,7 +122,7 @@ class EventStreamResponse(StreamingResponse):
         return [event for event in page.items if event.id not in self._cursor.recent]
 
     async def _wait(self, signal: asyncio.Event) -> bool:
-        """Wait for a ring or the end; False when neither came for a heartbeat's time."""
+        """Wait for a notification or the stop; return False after one heartbeat interval without either."""
         clock = self._stream.clock
         waits = [
             asyncio.create_task(clock.wait(signal, until=clock.now() + HEARTBEAT)),
@@ -138,8 +138,11 @@ class EventStreamResponse(StreamingResponse):
 
 @dataclass(slots=True)
 class _EventCursor:
-    """What a listener has had. Ids are made a little before they are committed, so one may turn up behind others;
-    the store is asked again from some way back, and what was sent already is left out."""
+    """What a subscriber has received.
+
+    IDs are created shortly before the commit, so an event may become visible after newer ones. Queries therefore start
+    some events back, and events that were already sent are skipped.
+    """
 
     resume_from: str
     recent: deque[str] = field(default_factory=deque)
@@ -152,7 +155,7 @@ class _EventCursor:
 
 
 def _sse_frame(event: Event) -> bytes:
-    # Kling's own line breaks go on inside the object, as further lines of data.
+    # Line breaks from Kling's body remain in the object, as further data lines.
     lines = b"".join(b"data: " + line + b"\n" for line in serialize(event).splitlines() if line)
     return f"id: {event.id}\nevent: {event.type}\n".encode() + lines + b"\n"
 

@@ -1,4 +1,4 @@
-"""Tasks over HTTP: hand one in, find one, cancel one, or get a callback URL for one that is submitted elsewhere."""
+"""Tasks over HTTP: submit, find and cancel; callback URLs for tasks that are submitted elsewhere."""
 
 from http import HTTPStatus
 from typing import Protocol
@@ -20,22 +20,22 @@ _END_EVENTS = ("task.succeed", "task.failed")
 
 
 class Submitter(Protocol):
-    """Takes jobs for Kling."""
+    """Submits tasks to Kling."""
 
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> SubmitResult:
-        """Store a job, and send it when it is its turn; without *wait* give it as stored."""
+        """Store a task; it is sent when a slot is free. Without *wait*, return as soon as it is stored."""
         ...
 
     async def cancel(self, task_id: str, *, reason: str, actor: str) -> Task:
-        """Take a task that waits to be sent out of the line."""
+        """Cancel a queued task."""
         ...
 
     async def create_callback_url(self, *, endpoint: str | None, metadata: TaskMetadata) -> tuple[Task, str]:
-        """Make a callback URL for a job submitted elsewhere."""
+        """Create a callback URL for a task submitted elsewhere."""
         ...
 
     async def revoke_callback_url(self, task_id: str) -> Task:
-        """Let a task's callback URL lead nowhere from now on."""
+        """Revoke a task's callback URL."""
         ...
 
 
@@ -49,15 +49,15 @@ class TaskApi:
         self._costs = costs
 
     async def create(self, request: Request) -> Response:
-        """Take a job; it is stored when the answer is given, and may not have been sent yet.
+        """Submit a task. It is stored before the response, but may not have been sent yet.
 
-        One whose turn it is gets Kling's answer first, unless the client would rather not wait for that.
+        If a slot is free, the response waits for Kling's, unless the client sends ``Prefer: respond-async``.
         """
         QueryParams(request, paged=False)
         async with self._body_memory.reserve(request.scope, limit=MAX_JOB_BODY):
-            taken = await self._submit(request)
-        told = {**serializers.task_json(taken.task), "existing": taken.deduplicated}
-        return serializers.json_response(told, HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{taken.task.id}"})
+            result = await self._submit(request)
+        task = {**serializers.task_json(result.task), "existing": result.deduplicated}
+        return serializers.json_response(task, HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{result.task.id}"})
 
     async def _submit(self, request: Request) -> SubmitResult:
         fields = await read_json_body(
@@ -81,7 +81,7 @@ class TaskApi:
         )
 
     async def endpoints(self, request: Request) -> Response:
-        """List the endpoints that are known; the list is short and has one page."""
+        """List the known endpoints, in one page."""
         QueryParams(request, paged=False)
         return serializers.json_response(
             {"items": [endpoint.describe() for endpoint in CATALOGUE.values()], "next": None}
@@ -108,7 +108,7 @@ class TaskApi:
         return serializers.json_response({"counts": {state.value: found.get(state, 0) for state in TaskState}})
 
     async def show(self, request: Request) -> Response:
-        """Show one task, found by our id, Kling's or the external one, and what came of it."""
+        """Return one task with its results, by our ID, Kling's or the external one."""
         QueryParams(request, paged=False)
         task = await self._find(request.path_params["ref"])
         ends = await self._catalog.events(types=_END_EVENTS, task_id=task.id, limit=1)
@@ -118,7 +118,7 @@ class TaskApi:
         )
 
     async def cancel(self, request: Request) -> Response:
-        """Cancel a task that waits to be sent."""
+        """Cancel a queued task."""
         QueryParams(request, paged=False)
         fields = await read_json_body(request, known=("why",))
         task = await self._find(request.path_params["ref"])
@@ -126,15 +126,15 @@ class TaskApi:
         return serializers.json_response(serializers.task_json(cancelled))
 
     async def create_callback_url(self, request: Request) -> Response:
-        """Make a callback URL. It is told in this answer alone: only its hash is kept."""
+        """Create a callback URL. Only this response contains it: the service stores only its hash."""
         QueryParams(request, paged=False)
         fields = await read_json_body(request, known=("label", "tags", "endpoint"))
-        marks = TaskMetadata(label=fields.text("label"), tags=fields.tags("tags"))
-        task, url = await self._submitter.create_callback_url(endpoint=fields.text("endpoint"), metadata=marks)
+        metadata = TaskMetadata(label=fields.text("label"), tags=fields.tags("tags"))
+        task, url = await self._submitter.create_callback_url(endpoint=fields.text("endpoint"), metadata=metadata)
         return serializers.json_response({"task": serializers.task_json(task), "callback_url": url}, HTTPStatus.CREATED)
 
     async def revoke_callback_url(self, request: Request) -> Response:
-        """Revoke a task's callback URL. The task itself is followed on by polling."""
+        """Revoke a task's callback URL. The task is still polled."""
         QueryParams(request, paged=False)
         task = await self._find(request.path_params["ref"])
         return serializers.json_response(serializers.task_json(await self._submitter.revoke_callback_url(task.id)))
@@ -142,11 +142,11 @@ class TaskApi:
     async def _find(self, ref: str) -> Task:
         task = await self._catalog.task(ref)
         if task is None:
-            raise NotFound(f"No task goes by {ref[:64]!r}.", remedy="Ask by our id, Kling's, or the external one.")
+            raise NotFound(f"There is no task {ref[:64]!r}.", remedy="Use our ID, Kling's, or the external one.")
         return task
 
 
 def _prefers_async(request: Request) -> bool:
-    """Tell whether a client wants its answer as soon as its job is stored (RFC 7240)."""
-    wishes = ",".join(request.headers.getlist("prefer"))
-    return "respond-async" in [wish.strip().lower() for wish in wishes.split(",")]
+    """Return whether the client wants its response as soon as the task is stored (RFC 7240)."""
+    preferences = ",".join(request.headers.getlist("prefer"))
+    return "respond-async" in [each.strip().lower() for each in preferences.split(",")]

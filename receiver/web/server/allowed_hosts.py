@@ -1,7 +1,7 @@
-"""By which names a listener is asked for.
+"""Checks the Host header against the names a listener may be called by.
 
-The name matters because a web page may point a name of its own at an address of ours, and have its reader's
-browser ask there; such a request carries the page's name, not ours.
+This stops DNS rebinding: a web page can point its own name at our address and let a visitor's browser send requests.
+Such a request carries the page's host name, not ours.
 """
 
 from collections.abc import Collection
@@ -15,25 +15,25 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class AllowedHosts:
-    """The names of one listener: where it listens, this machine's own, and *more*."""
+    """The allowed host names of one listener: its address, this machine's loopback names, and *extra*."""
 
     def __init__(self, listen: Address, extra: Collection[str] = ()) -> None:
         self._names = _LOOPBACK | {listen.host.lower()} | {_ascii(name) for name in extra}
         self._any_address = listen.host in ("0.0.0.0", "::")  # noqa: S104 -- compared, not bound
 
     def allows(self, host: str) -> bool:
-        """Whether *host*, as the header has it, is one of them; its port is not looked at."""
+        """Return whether a Host header's value is allowed. Its port is ignored."""
         name = _without_port(host).rstrip(".").lower()
         return name in self._names or name.endswith(".localhost") or (self._any_address and _is_address(name))
 
 
-def misdirected(detail: str = "This is not the host you asked for.") -> Problem:
-    """Say that a request was meant for somebody else."""
+def misdirected(detail: str = "This service does not serve the requested host.") -> Problem:
+    """Return the problem (421) of a request for another host."""
     return Problem(HTTPStatus.MISDIRECTED_REQUEST, "misdirected", detail)
 
 
 def _ascii(name: str) -> str:
-    """Write a name as the header will have it."""
+    """Encode a name as the Host header has it."""
     try:
         return name.rstrip(".").encode("idna").decode().lower()
     except UnicodeError:

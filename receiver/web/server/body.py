@@ -1,4 +1,4 @@
-"""Reads a request's body, and never more of it than is allowed."""
+"""Reads request bodies within size limits and a shared memory budget."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,30 +15,30 @@ from receiver.web.server.problems import RETRY_AFTER, Problem
 T = TypeVar("T")
 
 SMALL_BODY = 1024 * 1024
-"""What any request may hold in memory."""
+"""Bytes that any request may hold in memory without a reservation."""
 
 MAX_JOB_BODY = 64 * 1024 * 1024
-"""What may be asked of Kling: several images of 10 MB each, in base64."""
+"""Maximum bytes of a job: several images of 10 MB each, in base64."""
 
 
 class ClientDisconnected(Exception):
-    """The client went away before its request was whole; nobody is left to answer."""
+    """The client disconnected before its request was complete."""
 
 
 class BodyMemoryBudget:
-    """Memory for large bodies that must be held whole, shared by all requests at once."""
+    """Memory for large bodies that must be read completely, shared by all concurrent requests."""
 
     def __init__(self, size: int = 4 * MAX_JOB_BODY, *, wait_timeout: timedelta = timedelta(seconds=20)) -> None:
         self._free = size
-        self._wait_timeout = wait_timeout  # less than what a listener gives a request to arrive
+        self._wait_timeout = wait_timeout  # shorter than the listener's deadline for a request
         self._changed = asyncio.Condition()
 
     @asynccontextmanager
     async def reserve(self, scope: Scope, *, limit: int) -> AsyncIterator[None]:
-        """Hold room for a request's body, of *limit* bytes where it does not say.
+        """Reserve memory for a request's body: its declared size, or *limit* bytes if it declares none.
 
-        Small ones always find some, and those that are too large to be read need none. Raises ``Problem`` (503) when
-        none gets free for a while.
+        Small bodies, and bodies over the limit that will be refused, reserve nothing.
+        Raises ``Problem`` (503) if no memory becomes free within the timeout.
         """
         size = _declared_size(scope, default=limit)
         if not SMALL_BODY < size <= limit:
@@ -60,7 +60,7 @@ class BodyMemoryBudget:
 
 
 async def stream_body(scope: Scope, receive: Receive, *, limit: int) -> bytes | StreamedBody:
-    """Give the body, as it comes where it is large. Raises as ``read_body`` does, if need be while it is read."""
+    """Return a small body as bytes and a large one as a stream. Raises as ``read_body``, possibly while streaming."""
     message, size = await _receive_first(scope, receive, limit=limit), _declared_size(scope, default=None)
     if not message.get("more_body", False) or (size is not None and size <= SMALL_BODY):
         return await _read_rest(message, receive, limit=limit)
@@ -70,8 +70,8 @@ async def stream_body(scope: Scope, receive: Receive, *, limit: int) -> bytes | 
 async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     """Read the whole body, of at most *limit* bytes.
 
-    Raises ``Problem`` (413) as soon as the declared or the real size passes the limit, ``Problem`` (415) for
-    a compressed body, and ``ClientGone``.
+    Raises ``Problem`` (413) as soon as the declared or the real size exceeds the limit, ``Problem`` (415) for a
+    compressed body, and ``ClientDisconnected``.
     """
     return await _read_rest(await _receive_first(scope, receive, limit=limit), receive, limit=limit)
 
@@ -87,14 +87,14 @@ async def _receive_first(scope: Scope, receive: Receive, *, limit: int) -> Messa
 
 async def _read_rest(message: Message, receive: Receive, *, limit: int) -> bytes:
     if message["type"] == "http.request" and not message.get("more_body", False):
-        # Nearly every request comes in one piece, which needs no copying.
+        # Nearly every body arrives in one chunk, which needs no copying.
         whole: bytes = message.get("body", b"")
         if len(whole) > limit:
             raise too_large(limit)
         return whole
     read = bytearray()
-    async for piece in _chunks(message, receive, limit=limit):
-        read += piece
+    async for chunk in _chunks(message, receive, limit=limit):
+        read += chunk
     return bytes(read)
 
 
@@ -103,12 +103,12 @@ async def _chunks(message: Message, receive: Receive, *, limit: int) -> AsyncIte
     while True:
         if message["type"] == "http.disconnect":
             raise ClientDisconnected
-        piece: bytes = message.get("body", b"")
-        read += len(piece)
+        chunk: bytes = message.get("body", b"")
+        read += len(chunk)
         if read > limit:
             raise too_large(limit)
-        if piece:
-            yield piece
+        if chunk:
+            yield chunk
         if not message.get("more_body", False):
             return
         message = await receive()
@@ -120,17 +120,17 @@ def _declared_size(scope: Scope, *, default: T) -> int | T:
 
 
 def too_large(limit: int) -> Problem:
-    """Say how large a body may be."""
+    """Return the problem (413) of a body over the limit."""
     detail = f"The body is larger than {limit} bytes."
     return Problem(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", detail)
 
 
 def _no_memory() -> Problem:
-    detail = "Other large bodies are being sent on just now, and there is no room for this one. Send it again later."
+    detail = "Too many large bodies are being processed, so there is no memory for this one. Send it again later."
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "crowded", detail, headers=RETRY_AFTER)
 
 
 def _unsupported_encoding() -> Problem:
-    detail = "Send the body as it is, without a content-encoding."
+    detail = "Send the body uncompressed, without a content-encoding."
     headers = {"accept-encoding": "identity"}
     return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content_encoding", detail, headers=headers)

@@ -1,7 +1,7 @@
-"""One address the service listens at: uvicorn as a service among others, started and stopped by its owner.
+"""One listening address: uvicorn, run as one service among others.
 
-uvicorn's own ways are off where they would get in the others' way: signals are the owner's, a port that is taken
-is an error and no exit, and its logs, which print whole paths and so tokens, are silent.
+Some of uvicorn's own behaviour is switched off. The supervisor handles signals, and an occupied port raises an error
+instead of exiting. uvicorn's logs are silent, because they contain full paths and so tokens.
 """
 
 import asyncio
@@ -20,25 +20,25 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from receiver.domain.errors import BindFailed
 from receiver.settings import Address
 from receiver.web.server.client_address import peer_name
-from receiver.web.server.connections import ConnectionLimits, ConnectionMaker, ConnectionRegistry, HttptoolsConnection
+from receiver.web.server.connections import ConnectionLimits, ConnectionRegistry, HttptoolsConnection
 from receiver.web.server.problems import Problem
 from receiver.web.server.rejections import HEAD_TOO_LARGE
 
 log = structlog.get_logger()
 
 STOPPING = "receiver.stopping"
-"""Where a request's scope has the event that is set when its listener stops, for answers that would never end."""
+"""Scope key of the event that is set when the listener stops, for responses that would never end."""
 
 _BACKLOG = 1024
-_MAX_CHECK_INTERVAL = 1.0  # seconds; uvicorn also writes its Date header anew this often
+_MAX_CHECK_INTERVAL = 1.0  # seconds; uvicorn also updates its Date header this often
 _CHECKS_PER_LIMIT = 4
 _UVICORN_LOG_LEVEL = "critical"
 
 
 class Listener:
-    """Serves an app at an address, or on sockets that somebody else has opened.
+    """Serves an app at an address, or on sockets that are already open.
 
-    ``key`` is where the address is configured, for people to find. ``started`` is set once connections are taken.
+    ``key`` is the config key of the address, for messages. ``started`` is set once connections are accepted.
     """
 
     def __init__(
@@ -50,7 +50,6 @@ class Listener:
         sockets: Sequence[socket.socket] = (),
         limits: ConnectionLimits | None = None,
         grace: timedelta = timedelta(seconds=10),
-        connection: ConnectionMaker = HttptoolsConnection,
     ) -> None:
         self.started = asyncio.Event()
         self._app = app
@@ -59,39 +58,38 @@ class Listener:
         self._sockets = list(sockets)
         self._limits = limits or ConnectionLimits()
         self._grace = grace
-        self._connection = connection
 
     def bind(self) -> None:
-        """Take the address, so that a failure is known before anything else is started. Raises CannotListen."""
+        """Open the sockets, so that a failure is known before anything else starts. Raises BindFailed."""
         if not self._sockets and self._address is not None:
             self._sockets = bind_sockets(self._address, self._key)
         for each in self._sockets:
-            # Accepted sockets inherit both. Without the first an answer waits 40 ms for the peer's ACK.
+            # Accepted sockets inherit both. Without the first a response waits 40 ms for the peer's ACK.
             each.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             each.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 
     @property
     def addresses(self) -> tuple[Address, ...]:
-        """Where it really listens, also when the port was left to the system."""
+        """The actual addresses, also if the system chose the port."""
         return tuple(Address(name[0], name[1]) for name in (each.getsockname() for each in self._sockets))
 
     async def serve(self, stop: asyncio.Event) -> None:
-        """Serve until *stop*; requests then under way have the grace to end. Raises CannotListen."""
+        """Serve until *stop* is set. Requests in flight then have the grace period to end. Raises BindFailed."""
         if not self._sockets:
             self.bind()
-        crowd = ConnectionRegistry(self._limits)
-        server = _Server(self._config(stop), crowd, stop=stop, started=self.started)
+        registry = ConnectionRegistry(self._limits)
+        server = _Server(self._config(stop), registry, stop=stop, started=self.started)
         addresses = [str(address) for address in self.addresses]
         log.info("listener.opened", listener=self._key, addresses=addresses)
         try:
             await server.serve(sockets=self._sockets)
         finally:
             self.started.clear()
-            crowd.abort_all()
+            registry.abort_all()
             for each in self._sockets:
                 each.close()
             self._sockets = []
-        log.info("listener.closed", listener=self._key, requests=crowd.total_requests)
+        log.info("listener.closed", listener=self._key, requests=registry.total_requests)
 
     def _config(self, stop: asyncio.Event) -> uvicorn.Config:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -100,7 +98,7 @@ class Listener:
 
         return uvicorn.Config(
             HeaderValidation(app, self._limits),
-            http=self._connection,  # type: ignore[arg-type]  # it is only ever called
+            http=HttptoolsConnection,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -114,19 +112,18 @@ class Listener:
             backlog=_BACKLOG,
             timeout_keep_alive=math.ceil(self._limits.idle.total_seconds()),
             timeout_graceful_shutdown=math.ceil(self._grace.total_seconds()),
-            h11_max_incomplete_event_size=self._limits.head_bytes,
         )
 
 
 class HeaderValidation:
-    """Refuses what the parsers let pass: heads too large, no host or two, and two readings of where a body ends."""
+    """Middleware for checks that the parser omits: size of the head, exactly one host, unambiguous body length."""
 
     def __init__(self, app: ASGIApp, limits: ConnectionLimits) -> None:
         self._app = app
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a bad head at once, hand a good one on."""
+        """Pass a request with a valid head on, and answer any other."""
         problem = self._check(scope)
         if problem is None:
             await self._app(scope, receive, send)
@@ -146,15 +143,15 @@ class HeaderValidation:
         if size > self._limits.head_bytes or len(scope["headers"]) > self._limits.head_fields:
             return HEAD_TOO_LARGE.problem()
         if len(framings) > 1 or (b"transfer-encoding" in framings and scope["http_version"] == "1.0"):
-            # A proxy before us and we could differ on where this request ends and a smuggled one begins.
+            # A proxy might see the end of this request elsewhere than we do, which allows request smuggling.
             return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "Content-Length and Transfer-Encoding disagree.")
         if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
-            return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "A request names one host.")
+            return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "A request must have exactly one Host header.")
         return None
 
 
 class _Server(uvicorn.Server):
-    """uvicorn's server, which leaves signals alone and sweeps its connections."""
+    """uvicorn's server without signal handlers, and with deadlines for its connections."""
 
     def __init__(
         self, config: uvicorn.Config, registry: ConnectionRegistry, *, stop: asyncio.Event, started: asyncio.Event
@@ -166,16 +163,16 @@ class _Server(uvicorn.Server):
         self._on_started = started
 
     def capture_signals(self) -> AbstractContextManager[None]:  # type: ignore[override] # uvicorn declares a generator
-        """Leave signals to the owner: uvicorn would raise them again before the others have drained."""
+        """Install no signal handlers: uvicorn would raise signals again before the other services have drained."""
         return nullcontext()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Begin to take connections."""
+        """Start accepting connections."""
         await super().startup(sockets=sockets)
         self._on_started.set()
 
     async def main_loop(self) -> None:
-        """Keep the clock of the Date header and the connections' deadlines, until it is time to stop."""
+        """Update the Date header and enforce the connections' deadlines until the listener stops."""
         loop = asyncio.get_running_loop()
         limits = self._registry.limits
         shortest = min(limits.head, limits.request, limits.idle, limits.stall)
@@ -190,7 +187,7 @@ class _Server(uvicorn.Server):
                 continue
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, and let requests under way end within the grace."""
+        """Accept no more connections, and let requests in flight end within the grace period."""
         self._on_started.clear()
         await super().shutdown(sockets=sockets)
         if self._registry.tasks:
@@ -198,7 +195,7 @@ class _Server(uvicorn.Server):
 
 
 def bind_sockets(address: Address, key: str) -> list[socket.socket]:
-    """Open the sockets that listen at an address, which is configured at *key*. Raises CannotListen."""
+    """Open the listening sockets of an address, which is configured at *key*. Raises BindFailed."""
     opened: list[socket.socket] = []
     try:
         found = socket.getaddrinfo(
@@ -221,10 +218,10 @@ def _open(family: int, kind: int, protocol: int, name: tuple[Any, ...]) -> socke
     try:
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
-            # "::" means every address, IPv4's too; any other IPv6 address means itself.
+            # "::" includes every IPv4 address too; any other IPv6 address is only itself.
             opened.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, name[0] != "::")
         opened.bind(name)
-        # Two may bind to one address as long as none listens, so only this tells whether it is ours.
+        # Several sockets may bind to an address while none listens, so only listen() shows that it is free.
         opened.listen(_BACKLOG)
     except OSError:
         opened.close()

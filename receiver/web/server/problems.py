@@ -1,4 +1,4 @@
-"""What is said when a request cannot be done: problem+json (RFC 9457), the same everywhere."""
+"""Error responses as problem+json (RFC 9457), and the translation of errors into them."""
 
 import json
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ _STATUS_OF: Mapping[type[errors.ReceiverError], HTTPStatus] = {
     errors.KlingUncertain: HTTPStatus.GATEWAY_TIMEOUT,
     errors.KlingError: HTTPStatus.BAD_GATEWAY,
 }
-"""The nearest ancestor counts; an error of ours that is not here is our own fault."""
+"""The nearest ancestor counts. An error that is not listed is an internal error (500)."""
 
 
 class Problem(Exception):
-    """A request that gets an error for an answer. ``code`` is for machines, ``detail`` for people."""
+    """An error response to a request. ``code`` is for machines, ``detail`` for people."""
 
     def __init__(self, status: HTTPStatus, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
@@ -37,7 +37,7 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
     def body(self) -> bytes:
-        """Write the problem as JSON."""
+        """Return the problem as JSON."""
         return json.dumps(
             {
                 "type": "about:blank",
@@ -49,35 +49,37 @@ class Problem(Exception):
         ).encode()
 
     def response(self) -> Response:
-        """Give the answer that tells of the problem."""
+        """Return the problem as a response."""
         headers = {"cache-control": "no-store", **self.headers}
         return Response(self.body(), self.status, headers=headers, media_type=MEDIA_TYPE)
 
 
 def bad_request(detail: str) -> Problem:
-    """Say what is wrong with a client's input."""
+    """Return the problem (400) of invalid input."""
     return Problem(HTTPStatus.BAD_REQUEST, errors.InvalidRequest.code, detail)
 
 
 def not_found() -> Problem:
-    """Say that nothing is served at an address."""
-    return Problem(HTTPStatus.NOT_FOUND, errors.NotFound.code, "There is nothing here.")
+    """Return the problem (404) of an unknown path."""
+    return Problem(HTTPStatus.NOT_FOUND, errors.NotFound.code, "Nothing is served at this path.")
 
 
 def method_not_allowed(allow: str) -> Problem:
-    """Say which methods an address takes."""
-    detail = f"This address takes {allow}."
+    """Return the problem (405) of a path that accepts only other methods."""
+    detail = f"This path accepts only {allow}."
     return Problem(HTTPStatus.METHOD_NOT_ALLOWED, "method_not_allowed", detail, headers={"allow": allow})
 
 
 def internal_error() -> Problem:
-    """Say that the fault is ours, and nothing more: what happened is in the log."""
-    detail = "Something went wrong on this side; the log has the details."
+    """Return the problem (500) of an unexpected error. Only the log has the details."""
+    detail = "Internal error. See the service's log for details."
     return Problem(HTTPStatus.INTERNAL_SERVER_ERROR, "internal", detail)
 
 
-def from_error(error: errors.ReceiverError) -> Problem:
-    """Translate an error of ours into what the client is told."""
+def from_error(error: "Problem | errors.ReceiverError") -> Problem:
+    """Translate an error of the service into a problem; return a problem unchanged."""
+    if isinstance(error, Problem):
+        return error
     for kind in type(error).__mro__:
         if (status := _STATUS_OF.get(kind)) is not None:
             headers = RETRY_AFTER if status is HTTPStatus.SERVICE_UNAVAILABLE else None
@@ -86,7 +88,7 @@ def from_error(error: errors.ReceiverError) -> Problem:
 
 
 def from_http_exception(error: HTTPException) -> Problem:
-    """Translate what the router says of addresses and methods that it does not know."""
+    """Translate the router's errors for unknown paths and methods into problems."""
     status = HTTPStatus(error.status_code)
     if status is HTTPStatus.NOT_FOUND:
         return not_found()
@@ -95,19 +97,14 @@ def from_http_exception(error: HTTPException) -> Problem:
     return Problem(status, status.name.lower(), error.detail, headers=error.headers)
 
 
-async def problem_response(_request: Request, error: Exception) -> Response:
-    """Answer a raised :class:`Problem`, an error of ours, or the router's word, as problem+json."""
-    match error:
-        case Problem():
-            return error.response()
-        case errors.ReceiverError():
-            return from_error(error).response()
-        case HTTPException():
-            return from_http_exception(error).response()
-    raise error
+async def http_exception_response(_request: Request, error: Exception) -> Response:
+    """Return the router's error as a response. This is a Starlette exception handler."""
+    if not isinstance(error, HTTPException):
+        raise error
+    return from_http_exception(error).response()
 
 
 async def send_raw(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-    """Answer with ready-made bytes, for the paths where each microsecond counts."""
+    """Send a response without building a Response object, for hot paths."""
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -1,4 +1,4 @@
-"""What a connection is told that is turned away before an app can answer."""
+"""Responses to requests that are rejected before they reach an app."""
 
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -8,18 +8,18 @@ from receiver.web.server.problems import MEDIA_TYPE, Problem
 
 @dataclass(frozen=True, slots=True)
 class Rejection:
-    """Why a connection ends. ``code`` is for machines, ``detail`` for people."""
+    """Why a connection is closed. ``code`` is for machines, ``detail`` for people."""
 
     status: HTTPStatus
     code: str
     detail: str
 
     def problem(self) -> Problem:
-        """Give it as the answer to a request."""
+        """Return the problem with which an app would answer."""
         return Problem(self.status, self.code, self.detail)
 
     def raw_response(self) -> bytes:
-        """Write it as the last that is said on a connection."""
+        """Return the complete HTTP response, to be sent before the connection is closed."""
         body = self.problem().body()
         head = (
             f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"
@@ -31,17 +31,17 @@ class Rejection:
 BAD_HTTP = Rejection(
     HTTPStatus.BAD_REQUEST,
     "bad_http",
-    "This is not HTTP, or has more around its body than is taken: send no trailers and no long chunk extensions.",
+    "This is not valid HTTP, or it has trailers or long chunk extensions, which are not accepted.",
 )
 HEAD_TOO_LARGE = Rejection(
     HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
     "head_too_large",
-    "The request's head is too large, or has too many fields.",
+    "The request's head is too large or has too many header fields.",
 )
 TOO_MANY_PIPELINED = Rejection(
     HTTPStatus.TOO_MANY_REQUESTS,
     "too_far_ahead",
-    "Too many requests came ahead of the answers; wait for those.",
+    "Too many pipelined requests. Wait for the responses to the earlier ones.",
 )
 TOO_MANY_CONNECTIONS = Rejection(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections.")
 TOO_SLOW = Rejection(HTTPStatus.REQUEST_TIMEOUT, "too_slow", "The request took too long to arrive.")

@@ -1,0 +1,39 @@
+"""Events over HTTP: list and show."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from receiver.domain.errors import NotFound
+from receiver.events.payload import serialize
+from receiver.store.interfaces import Catalog
+from receiver.web import serializers
+from receiver.web.params import QueryParams
+from receiver.web.resources.stream import resolve_task_id
+
+
+class EventApi:
+    """Answers ``/api/events``."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+
+    async def list(self, request: Request) -> Response:
+        """List events, newest first; with ``after``, oldest first."""
+        query = QueryParams(request, filters=("type", "task", "batch", "after"))
+        found = await self._catalog.events(
+            types=query.multi("type"),
+            task_id=await resolve_task_id(self._catalog, query.single("task")),
+            batch=query.single("batch"),
+            after=query.event_id("after"),
+            limit=query.limit,
+            cursor=query.cursor,
+        )
+        return serializers.event_page_response(found)
+
+    async def show(self, request: Request) -> Response:
+        """Return one event, in exactly the bytes that destinations receive."""
+        QueryParams(request, paged=False)
+        event = await self._catalog.event(request.path_params["id"])
+        if event is None:
+            raise NotFound("There is no such event.")
+        return serializers.raw_json_response(serialize(event))
