@@ -2,6 +2,8 @@
 
 from datetime import datetime, timedelta
 
+from receiver.domain.backoff import backoff
+
 SECOND = timedelta(seconds=1)
 
 
@@ -52,10 +54,10 @@ class CircuitBreaker:
         self._failures += 1
         if self._failures <= self._failure_threshold:
             return
-        backoff = self._base_delay * 2 ** min(self._failures - self._failure_threshold - 1, 20)
+        delay = backoff(self._failures - self._failure_threshold - 1, base=self._base_delay, maximum=self._max_delay)
         self.reason = reason
         self._opened_at = self._set_at = now
-        self._next_probe_at = now + min(max(backoff, retry_after or timedelta()), self._max_delay)
+        self._next_probe_at = now + min(max(delay, retry_after or timedelta()), self._max_delay)
 
     def record_transient_failure(self, *, started_at: datetime, now: datetime) -> None:
         """Record a failure with a passing cause: the next probe comes after the base delay, without growth."""

@@ -235,7 +235,7 @@ class AuthenticationFailed(KlingRefusal):
 
     code = "kling_authentication"
     retry = RetryHint.AFTER_OPERATOR
-    advice = "Check [kling] api_key, or access_key and secret_key, and that base_url is the key's own region."
+    advice = "Check [kling] api_key, or access_key and secret_key, and that base_url is the one of the key's region."
 
 
 class TokenRejected(KlingRefusal):
@@ -243,7 +243,7 @@ class TokenRejected(KlingRefusal):
 
     code = "kling_token"
     retry = RetryHint.REAUTHENTICATE
-    advice = "Check this machine's clock; Kling allows the token a few seconds only."
+    advice = "Check this machine's clock: Kling accepts a token for a few seconds only."
 
 
 class AccountBlocked(KlingRefusal):
@@ -251,35 +251,35 @@ class AccountBlocked(KlingRefusal):
 
     code = "kling_account"
     retry = RetryHint.AFTER_OPERATOR
-    advice = "Look at the account in Kling's console: balance, resource pack, and the list of allowed addresses."
+    advice = "Check the account in Kling's console: balance, resource pack, and the list of allowed addresses."
 
 
 class Forbidden(KlingRefusal):
     """1103: the account has no permission for this model or function."""
 
     code = "kling_forbidden"
-    advice = "Ask for the right in Kling's console, or use another model."
+    advice = "Request the right in Kling's console, or use another model."
 
 
 class InvalidParameters(KlingRefusal):
     """1200, 1201: Kling does not accept a parameter."""
 
     code = "kling_invalid_parameters"
-    advice = "Correct the request's body as Kling's message says."
+    advice = "Correct the request body as Kling's message says."
 
 
 class UnknownResource(KlingRefusal):
     """1202, 1203: no such method, or no such model."""
 
     code = "kling_unknown_resource"
-    advice = "Check the endpoint and the model's name, and [kling] base_url if a gateway is between."
+    advice = "Check the endpoint and the model name, and [kling] base_url if you use a gateway."
 
 
 class ContentRefused(KlingRefusal):
     """1300, 1301: the content violates Kling's policy."""
 
     code = "kling_content"
-    advice = "Change the prompt or the images; the same again would be refused again."
+    advice = "Change the prompt or the images; the same request would be refused again."
 
 
 class RateLimited(KlingRefusal):

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
 
+from receiver.domain.backoff import backoff
 from receiver.domain.clock import iso
 from receiver.domain.model import Json, Origin, Push, StatusReport, Task, TaskState
 from receiver.settings import PollSettings
@@ -195,8 +196,7 @@ def next_check_at(task: Task, delay: timedelta, *, now: datetime, poll: PollSett
 
 def poll_interval(task: Task, poll: PollSettings) -> timedelta:
     """Return the delay until the next poll, which doubles with each poll up to ``poll.every``."""
-    backoff: timedelta = poll.after * 2 ** min(task.poll_count, 20)
-    return min(backoff, poll.every)
+    return backoff(task.poll_count, base=poll.after, maximum=poll.every)
 
 
 def ids_in(report: StatusReport) -> Sequence[str]:

@@ -159,10 +159,10 @@ def test_a_task_that_cannot_be_polled_is_checked_at_its_deadlines() -> None:
     task = a_task(endpoint=None, state=TaskState.PROCESSING)
     first = poll_schedule.next_check_at(task, POLL.after, now=at(0), poll=POLL)
 
-    alert = poll_schedule.mark_stuck(task, now=first, poll=POLL)
+    marked = poll_schedule.mark_stuck(task, now=first, poll=POLL)
 
     assert first == at(3600)
-    assert alert.due_at == at(0) + POLL.give_up_after
+    assert marked.due_at == at(0) + POLL.give_up_after
 
 
 def test_a_stuck_alert_has_the_facts_and_a_remedy() -> None:
