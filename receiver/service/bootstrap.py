@@ -36,6 +36,7 @@ from receiver.events.routing import compile_routes
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
+from receiver.service.disk_monitor import DiskMonitor
 from receiver.service.retention import Retention
 from receiver.service.startup_gate import StartupGate
 from receiver.service.supervisor import Supervisor, Work
@@ -46,7 +47,7 @@ from receiver.submission.executor import CreateExecutor
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.recovery import CreateRecovery
 from receiver.submission.submitter import Submitter
-from receiver.tasks.alerts import DiskMonitor, TaskAlerts
+from receiver.tasks.alerts import TaskAlerts
 from receiver.tasks.batches import BatchService
 from receiver.tasks.explain import Explainer
 from receiver.tracking.inbox import Inbox

@@ -17,6 +17,7 @@ from receiver.domain.batches import BatchState, BatchView, FinishedBatch
 from receiver.domain.clock import Clock
 from receiver.domain.errors import NotFound, StoreUnavailable
 from receiver.domain.notifier import Notifiers
+from receiver.domain.worker import run_worker
 from receiver.events.factory import EventFactory, RoutedEvent
 from receiver.events.payload import MAX_BATCH_TASKS, batch_data
 from receiver.store.interfaces import Page
@@ -93,21 +94,17 @@ class BatchService:
         """Finish every complete batch, now and after each notification, until *stop*."""
         wake = self._notifiers.batches.subscribe()
         try:
-            while not stop.is_set():
-                wake.clear()
-                await self._clock.wait(wake, until=await self._finish_complete())
+            await run_worker(
+                self._finish_complete, wake=wake, stop=stop, clock=self._clock, name="batch", retry_delay=_RETRY_DELAY
+            )
         finally:
             self._notifiers.batches.unsubscribe(wake)
 
     async def _finish_complete(self) -> datetime | None:
         """Finish every complete batch. Return when to check again without a notification, or None."""
         now, next_check_at = self._clock.now(), None
-        try:
-            for name in await self._batches.list_complete():
-                next_check_at = now if await self._finish(name) else next_check_at or now + _FAILURE_DELAY
-        except StoreUnavailable as exc:  # such as a full disk; complete batches stay complete
-            log.warning("batch.delayed", reason=exc.message)
-            return now + _RETRY_DELAY
+        for name in await self._batches.list_complete():
+            next_check_at = now if await self._finish(name) else next_check_at or now + _FAILURE_DELAY
         return next_check_at
 
     async def _finish(self, name: str) -> bool:

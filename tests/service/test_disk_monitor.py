@@ -14,8 +14,9 @@ from receiver.domain.errors import StoreUnavailable
 from receiver.domain.notifier import Notifiers
 from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
+from receiver.service.disk_monitor import DiskMonitor
 from receiver.store.sqlite.store import SqliteStore
-from receiver.tasks.alerts import DiskMonitor, TaskAlerts
+from receiver.tasks.alerts import TaskAlerts
 
 MIB = 1024 * 1024
 NEEDED = 64 * MIB
