@@ -71,9 +71,7 @@ class EventFactory:
         )
         type_ = f"task.{state}"
         decisions = self._decide(type_, body, task.endpoint, data, trusted=trusted)
-        # The results of an untrusted report are downloaded only if a route accepts it anyway.
         is_wanted = trusted or any(decision.wanted for decision in decisions)
-        is_archived = self._archive and state is TaskState.SUCCEED and is_wanted and bool(result_urls(report.result))
         if task.reply_to is not None:
             decisions.append(_decide_reply(task.reply_to, source, trusted=trusted))
         event = Event(
@@ -86,7 +84,7 @@ class EventFactory:
             task_id=task.id,
             push_id=push_id,
             decisions=tuple(decisions),
-            archiving=ArchiveState.PENDING if is_archived else None,
+            archiving=self._archive_state(state, report, is_wanted=is_wanted),
         )
         return self._with_deliveries(event)
 
@@ -122,6 +120,11 @@ class EventFactory:
             return {**data, "kling": json.loads(body)} if body else data
 
         return list(self._route_table.decide(Candidate(type=type_, endpoint=endpoint, trusted=trusted, data=full_data)))
+
+    def _archive_state(self, state: TaskState, report: StatusReport, *, is_wanted: bool) -> ArchiveState | None:
+        """Return whether results are to be archived. Those of an untrusted report are, if a route accepts it anyway."""
+        has_results = state is TaskState.SUCCEED and bool(result_urls(report.result))
+        return ArchiveState.PENDING if self._archive and is_wanted and has_results else None
 
     def _with_deliveries(self, event: Event) -> RoutedEvent:
         """Return the event with a delivery for each matching route."""
