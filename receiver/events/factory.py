@@ -64,14 +64,12 @@ class EventFactory:
             task,
             event_id=event_id,
             state=state,
-            message=task.message,
             source=source,
             verified=verified,
             result=report.result,
         )
         type_ = f"task.{state}"
         decisions = self._decide(type_, body, task.endpoint, data, trusted=trusted)
-        is_wanted = trusted or any(decision.wanted for decision in decisions)
         if task.reply_to is not None:
             decisions.append(_decide_reply(task.reply_to, source, trusted=trusted))
         event = Event(
@@ -84,7 +82,7 @@ class EventFactory:
             task_id=task.id,
             push_id=push_id,
             decisions=tuple(decisions),
-            archiving=self._archive_state(state, report, is_wanted=is_wanted),
+            archiving=self._archive_state(state, report, is_wanted=trusted or _is_wanted(decisions)),
         )
         return self._with_deliveries(event)
 
@@ -142,6 +140,10 @@ class EventFactory:
             created_at=event.created_at,
             due_at=event.created_at + MAX_ARCHIVE_WAIT if waits else event.created_at,
         )
+
+
+def _is_wanted(decisions: Sequence[RouteDecision]) -> bool:
+    return any(decision.wanted for decision in decisions)
 
 
 def _decide_reply(url: str, source: Source, *, trusted: bool) -> RouteDecision:

@@ -47,7 +47,6 @@ def task_data(
     *,
     event_id: str,
     state: TaskState,
-    message: str,
     source: Source,
     verified: Verification,
     result: Mapping[str, Sequence[Json]],
@@ -56,7 +55,7 @@ def task_data(
     return {
         "event_id": event_id,
         "status": state.value,
-        "message": message,
+        "message": task.message,
         "source": source.value,
         "verified": verified.value,
         "task": task_summary(task),

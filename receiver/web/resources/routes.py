@@ -142,7 +142,6 @@ class RouteApi:
             task,
             event_id=event_id,
             state=TaskState.SUCCEED,
-            message=_MESSAGE,
             source=Source.CALLBACK,
             verified=Verification.NONE,
             result={"images": [_IMAGE]},
