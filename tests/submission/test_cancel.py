@@ -20,7 +20,7 @@ async def cancel(system: TaskSystem, task: Task, why: str = "a typo") -> Task:
     return await system.submitter.cancel(task.id, reason=why, actor="alice")
 
 
-async def test_a_task_that_waits_is_never_sent_once_it_is_cancelled_and_routes_are_told(tmp_path: Path) -> None:
+async def test_a_cancelled_task_is_never_sent_and_routes_get_an_event(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, kling_settings=ONE_SLOT) as system, system.running():
         first, second, third = [await system.submit() for _ in range(3)]
 
@@ -38,7 +38,7 @@ async def test_a_task_that_waits_is_never_sent_once_it_is_cancelled_and_routes_a
         assert delivery.event_type == "task.rejected"
 
 
-async def test_twice_is_as_good_as_once(tmp_path: Path) -> None:
+async def test_cancelling_twice_is_idempotent(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, kling_settings=ONE_SLOT) as system, system.running():
         _, second = [await system.submit() for _ in range(2)]
 
@@ -51,7 +51,7 @@ async def test_twice_is_as_good_as_once(tmp_path: Path) -> None:
         assert len(await system.store.actions(subjects=[second.id])) == 1
 
 
-async def test_what_kling_may_have_is_left_as_it_is(tmp_path: Path) -> None:
+async def test_a_task_that_kling_may_have_cannot_be_cancelled(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_gate = asyncio.Event()
         submitting = asyncio.create_task(system.submit())
@@ -74,7 +74,7 @@ async def test_what_kling_may_have_is_left_as_it_is(tmp_path: Path) -> None:
         assert await system.store.actions() == []
 
 
-async def test_what_kling_refused_was_not_cancelled(tmp_path: Path) -> None:
+async def test_a_task_that_kling_refused_cannot_be_cancelled(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         queued = a_task(state=TaskState.QUEUED, kling_id=None, due_at=None)
         rejected = await system.recorder.reject(await system.store.add(queued, b"{}"), "Kling does not like it.")
@@ -85,7 +85,7 @@ async def test_what_kling_refused_was_not_cancelled(tmp_path: Path) -> None:
             await system.submitter.cancel("tsk_none", reason="", actor="alice")
 
 
-async def test_a_batch_does_not_wait_for_what_was_cancelled(tmp_path: Path) -> None:
+async def test_a_batch_does_not_wait_for_a_cancelled_task(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, kling_settings=ONE_SLOT) as system, system.running():
         tasks = [await system.submit(batch="spring", batch_size=2) for _ in range(2)]
 
@@ -98,7 +98,7 @@ async def test_a_batch_does_not_wait_for_what_was_cancelled(tmp_path: Path) -> N
         assert (await system.batch_service.find("spring")).counts == {"succeed": 1, "rejected": 1}
 
 
-async def test_a_large_task_that_kept_the_head_of_the_line_lets_the_others_by(tmp_path: Path) -> None:
+async def test_cancelling_a_large_head_task_unblocks_the_queue(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, kling_settings=THREE_SLOTS) as system, system.running():
         for _ in range(2):
             await system.submit()
@@ -113,7 +113,7 @@ async def test_a_large_task_that_kept_the_head_of_the_line_lets_the_others_by(tm
         assert (await system.task(small.id)).state is TaskState.SUBMITTED
 
 
-async def test_after_a_cancel_who_comes_next_waits_for_nobody(tmp_path: Path) -> None:
+async def test_after_a_cancel_the_next_task_is_not_delayed(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, kling_settings=ONE_SLOT) as system, system.running():
         await system.submit()
         await cancel(system, await system.submit())
@@ -125,7 +125,7 @@ async def test_after_a_cancel_who_comes_next_waits_for_nobody(tmp_path: Path) ->
         assert (third.state, third.message) == (TaskState.SUBMITTED, "")
 
 
-async def test_of_two_that_come_at_once_one_sends_or_the_other_cancels(tmp_path: Path) -> None:
+async def test_a_concurrent_send_and_cancel_have_one_winner(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, kling_settings=ONE_SLOT) as system, system.running():
         await system.submit()
         waiting = [await system.submit() for _ in range(30)]

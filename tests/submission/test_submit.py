@@ -45,7 +45,7 @@ async def test_the_intent_is_stored_before_kling_is_called(tmp_path: Path) -> No
         await sending
 
 
-async def test_a_task_goes_on_when_whoever_asked_for_it_goes_away(tmp_path: Path) -> None:
+async def test_a_submit_continues_after_its_caller_is_cancelled(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         system.kling.create_gate = asyncio.Event()
         asking = asyncio.create_task(system.submitter.submit_now(IMAGES, json.dumps(JOB).encode()))
@@ -60,7 +60,7 @@ async def test_a_task_goes_on_when_whoever_asked_for_it_goes_away(tmp_path: Path
         assert (task.state, task.kling_id) == (TaskState.SUBMITTED, "k1")
 
 
-async def test_the_oldest_of_a_pack_goes_first_and_a_small_one_does_not_overtake(tmp_path: Path) -> None:
+async def test_the_oldest_task_of_a_pack_is_sent_first(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=3))
     async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         first = await system.submit(body=JOB | {"n": 2})
@@ -81,7 +81,7 @@ async def test_the_oldest_of_a_pack_goes_first_and_a_small_one_does_not_overtake
         assert (await system.task(small.id)).state is TaskState.QUEUED
 
 
-async def test_a_task_that_is_given_up_frees_its_slot(tmp_path: Path) -> None:
+async def test_an_expired_task_frees_its_slot(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=1))
     async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         first, second = await system.submit(), await system.submit()
@@ -92,7 +92,7 @@ async def test_a_task_that_is_given_up_frees_its_slot(tmp_path: Path) -> None:
         assert (await system.task(second.id)).state is TaskState.SUBMITTED
 
 
-async def test_packs_that_wait_hold_up_no_other(tmp_path: Path) -> None:
+async def test_a_full_pack_does_not_block_other_packs(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=1))
     async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         for _ in range(40):
@@ -107,7 +107,7 @@ async def test_packs_that_wait_hold_up_no_other(tmp_path: Path) -> None:
         assert len(system.kling.tasks) == 2
 
 
-async def test_a_1303_teaches_the_window_and_tasks_go_as_others_end(tmp_path: Path) -> None:
+async def test_a_1303_lowers_the_learned_limit(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.slot_limit = 2
         tasks = [await system.submit() for _ in range(8)]
@@ -126,7 +126,7 @@ async def test_a_1303_teaches_the_window_and_tasks_go_as_others_end(tmp_path: Pa
         assert refused <= 16
 
 
-async def test_when_others_fill_the_account_tasks_try_further_and_further_apart(tmp_path: Path) -> None:
+async def test_probes_back_off_while_other_programs_use_all_slots(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_fault = refusal(429, 1303)
         for _ in range(5):
@@ -143,9 +143,7 @@ async def test_when_others_fill_the_account_tasks_try_further_and_further_apart(
 @pytest.mark.parametrize(
     "error", [refusal(429, 1302), refusal(503, 5001), KlingUnreachable("Kling cannot be reached.")], ids=str
 )
-async def test_a_kling_that_cannot_serve_just_now_is_tried_by_one_task_at_a_time(
-    tmp_path: Path, error: KlingError
-) -> None:
+async def test_an_unavailable_kling_is_probed_by_one_task_at_a_time(tmp_path: Path, error: KlingError) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_fault = error
         tasks = [await system.submit() for _ in range(50)]
@@ -162,7 +160,7 @@ async def test_a_kling_that_cannot_serve_just_now_is_tried_by_one_task_at_a_time
         assert len(system.kling.create_ids) == tried + 50
 
 
-async def test_a_task_that_is_always_in_trouble_does_not_stop_the_others(tmp_path: Path) -> None:
+async def test_a_task_that_always_fails_does_not_block_other_tasks(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_fault = refusal(503, 5001)
         bad = await system.submit()
@@ -185,7 +183,7 @@ async def test_a_task_that_is_always_in_trouble_does_not_stop_the_others(tmp_pat
         assert system.kling.create_ids.count(bad.id) <= 8
 
 
-async def test_an_answer_without_an_id_is_no_answer(tmp_path: Path) -> None:
+async def test_an_answer_without_an_id_causes_a_lookup(tmp_path: Path) -> None:
     clock = IdleClock()
 
     class Nameless(FakeKling):
@@ -206,7 +204,7 @@ async def test_an_answer_without_an_id_is_no_answer(tmp_path: Path) -> None:
         assert len(system.kling.create_ids) == 1
 
 
-async def test_the_lost_answer_tells_a_gateways_client_what_to_look_its_task_up_by(tmp_path: Path) -> None:
+async def test_a_lost_answer_gives_a_gateway_client_the_external_id(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         system.kling.create_faults = [no_response()]
 
@@ -216,7 +214,7 @@ async def test_the_lost_answer_tells_a_gateways_client_what_to_look_its_task_up_
         assert raised.value.external_task_id == "mine"
 
 
-async def test_an_endpoint_that_is_none_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
+async def test_an_unknown_endpoint_is_refused_and_nothing_is_stored(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         with pytest.raises(InvalidRequest):
             await system.submit(endpoint="no/such/thing")
@@ -231,7 +229,7 @@ async def finish_task(system: TaskSystem, number: int) -> None:
     await system.advance(1)
 
 
-async def test_one_projects_many_tasks_do_not_starve_anothers_few(tmp_path: Path) -> None:
+async def test_many_tasks_of_one_project_do_not_starve_another(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=2), fair_by="project")
     async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         many = [await system.submit(tags={"project": "many"}) for _ in range(20)]
@@ -246,7 +244,7 @@ async def test_one_projects_many_tasks_do_not_starve_anothers_few(tmp_path: Path
         assert went[:2] in ([few[0].id, untagged.id], [untagged.id, few[0].id])
 
 
-async def test_the_urgent_goes_first_and_the_rest_by_age(tmp_path: Path) -> None:
+async def test_tasks_are_sent_by_priority_and_then_by_age(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=1))
     async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         await system.submit()
@@ -259,7 +257,7 @@ async def test_the_urgent_goes_first_and_the_rest_by_age(tmp_path: Path) -> None
         assert went == [asked[place].id for place in (2, 4, 0, 3, 1)]
 
 
-async def test_a_large_task_is_not_overtaken_for_ever_by_small_ones_of_others(tmp_path: Path) -> None:
+async def test_small_tasks_do_not_overtake_a_large_task_for_ever(tmp_path: Path) -> None:
     settings = KlingSettings(slots=SlotSettings(image=3), fair_by="project")
     async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         for project in "abc":
@@ -275,7 +273,7 @@ async def test_a_large_task_is_not_overtaken_for_ever_by_small_ones_of_others(tm
         assert len(system.kling.tasks) == 4
 
 
-async def test_a_task_that_no_slots_are_ever_enough_for_does_not_block_the_others(tmp_path: Path) -> None:
+async def test_a_task_larger_than_any_limit_does_not_block_others(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.slot_limit = 1
         system.kling.counts_images = True
@@ -291,9 +289,7 @@ async def test_a_task_that_no_slots_are_ever_enough_for_does_not_block_the_other
 
 
 @pytest.mark.parametrize("configured", [5, 0])
-async def test_large_tasks_that_there_is_no_room_for_keep_no_small_one_from_a_free_slot(
-    tmp_path: Path, configured: int
-) -> None:
+async def test_refused_large_tasks_do_not_keep_small_ones_from_free_slots(tmp_path: Path, configured: int) -> None:
     settings = KlingSettings(slots=SlotSettings(image=configured))
     async with a_task_system(tmp_path, kling_settings=settings) as system, system.running():
         system.kling.slot_limit, system.kling.counts_images = 3, True  # somebody else has the others
@@ -318,7 +314,7 @@ async def test_large_tasks_that_there_is_no_room_for_keep_no_small_one_from_a_fr
         assert [(await system.task(task.id)).state for task in large] == ["succeed"] * 8
 
 
-async def test_a_task_whose_endpoint_is_not_known_any_more_is_rejected_and_holds_nobody_up(tmp_path: Path) -> None:
+async def test_a_task_of_an_endpoint_no_longer_known_is_rejected(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         old = a_task(
             state=TaskState.QUEUED,
@@ -335,7 +331,7 @@ async def test_a_task_whose_endpoint_is_not_known_any_more_is_rejected_and_holds
         assert (await system.task(old.id)).state is TaskState.REJECTED
 
 
-async def test_who_does_not_want_to_wait_is_answered_when_the_job_is_stored(tmp_path: Path) -> None:
+async def test_without_wait_submit_returns_when_the_task_is_stored(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_gate = asyncio.Event()
 
@@ -345,9 +341,7 @@ async def test_who_does_not_want_to_wait_is_answered_when_the_job_is_stored(tmp_
         await wait_until(lambda: system.kling.create_ids == [task.id])
 
 
-async def test_no_more_is_held_of_what_is_being_sent_than_there_is_memory_for(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_bytes_in_flight_are_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submitter, "MAX_BYTES_IN_FLIGHT", 2 * len(json.dumps(JOB)))
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_gate = asyncio.Event()
@@ -363,7 +357,7 @@ async def test_no_more_is_held_of_what_is_being_sent_than_there_is_memory_for(
         assert len(set(system.kling.create_ids)) == 8
 
 
-async def test_what_waits_is_shared_out_by_the_tag_that_is_configured_now(tmp_path: Path) -> None:
+async def test_queued_tasks_are_grouped_by_the_current_fair_by_tag(tmp_path: Path) -> None:
     clock = IdleClock()
     kling = FakeKling(clock)
     for tag in ("", "project"):
@@ -383,7 +377,7 @@ async def test_what_waits_is_shared_out_by_the_tag_that_is_configured_now(tmp_pa
                 assert (last.tags, last.state) == ({"project": "few"}, TaskState.SUBMITTED)
 
 
-async def test_a_clock_that_is_set_back_keeps_no_task_in_the_queue(tmp_path: Path) -> None:
+async def test_queued_tasks_are_sent_after_the_clock_is_set_back(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_fault = refusal(503, 5001)
         waiting = [await system.submit() for _ in range(10)]

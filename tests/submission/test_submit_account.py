@@ -59,7 +59,7 @@ async def states(system: TaskSystem, tasks: list[Task]) -> Counter[TaskState]:
         (429, 1101, "arrears"), (429, 1304, "address"),
     ],
 )  # fmt: skip
-async def test_the_account_in_trouble_stops_all_submits_and_no_callback_and_is_told_once_with_its_remedy(
+async def test_an_account_issue_stops_submits_and_raises_one_alert(
     tmp_path: Path, status: int, code: int, word: str
 ) -> None:
     async with a_task_system(tmp_path) as system, system.running():
@@ -85,7 +85,7 @@ async def test_the_account_in_trouble_stops_all_submits_and_no_callback_and_is_t
         assert recovered["concerns"] == alert["concerns"]
 
 
-async def test_a_pack_that_is_used_up_keeps_its_own_tasks_in_order_and_lets_others_go(tmp_path: Path) -> None:
+async def test_an_exhausted_pack_keeps_its_order_and_blocks_no_other(tmp_path: Path) -> None:
     async with a_refusing_system(
         tmp_path, refusal(429, 1102, "used up"), lambda endpoint, _: endpoint == FILM
     ) as system:
@@ -108,7 +108,7 @@ async def test_a_pack_that_is_used_up_keeps_its_own_tasks_in_order_and_lets_othe
         assert len(await system.alerts("account_recovered")) == len(await system.alerts("account")) == 1
 
 
-async def test_a_right_that_is_missing_stops_the_model_it_is_for_and_lets_others_go(tmp_path: Path) -> None:
+async def test_a_missing_permission_stops_only_its_model(tmp_path: Path) -> None:
     async with a_refusing_system(
         tmp_path, refusal(403, 1103, "no right"), lambda _, body: body.get("model_name") == "kling-v9"
     ) as system:
@@ -141,7 +141,7 @@ async def test_a_403_without_klings_code_rejects_the_task(tmp_path: Path) -> Non
         assert await system.alerts("account") == []
 
 
-async def test_the_gateway_never_queues_and_what_it_meets_counts(tmp_path: Path) -> None:
+async def test_the_gateway_never_queues_and_its_errors_count(tmp_path: Path) -> None:
     image = endpoints.resolve(IMAGE)
     assert image is not None
     async with a_task_system(tmp_path) as system, system.running():
@@ -162,9 +162,7 @@ async def test_the_gateway_never_queues_and_what_it_meets_counts(tmp_path: Path)
 
 
 @pytest.mark.parametrize(("status", "code"), [(401, 1002), (429, 1101), (429, 1102), (403, 1103)])
-async def test_restarts_in_trouble_are_no_storm_and_no_second_alert_and_its_end_is_told(
-    tmp_path: Path, status: int, code: int
-) -> None:
+async def test_restarts_during_an_issue_probe_once_and_repeat_no_alert(tmp_path: Path, status: int, code: int) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_fault = refusal(status, code)
         waiting = await queue(system, 30, IMAGE)
@@ -185,7 +183,7 @@ async def test_restarts_in_trouble_are_no_storm_and_no_second_alert_and_its_end_
         assert (len(await system.alerts("account")), len(await system.alerts("account_recovered"))) == (1, 1)
 
 
-async def test_restarts_while_questions_meet_trouble_tell_it_once_and_stop_no_submit(tmp_path: Path) -> None:
+async def test_restarts_during_a_poll_issue_raise_one_alert_and_stop_no_submit(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         await system.submit()
         system.kling.query_fault = refusal(401, 1002)
@@ -197,7 +195,7 @@ async def test_restarts_while_questions_meet_trouble_tell_it_once_and_stop_no_su
         assert (await system.submit()).state is TaskState.SUBMITTED
 
 
-async def test_another_reason_is_told_as_well(tmp_path: Path) -> None:
+async def test_another_reason_raises_another_alert(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_fault = refusal(429, 1304)
         await system.submit()

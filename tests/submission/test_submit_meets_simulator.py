@@ -27,7 +27,7 @@ def created_count(simulator: Simulator) -> int:
     ids=["hung up", "5000", "502"],
 )
 @pytest.mark.parametrize("dialect", Dialect)
-async def test_what_was_made_without_an_answer_is_found_by_the_id_we_gave_it(
+async def test_a_task_created_without_an_answer_is_found_by_its_external_id(
     tmp_path: Path, fault: dict[str, object], dialect: Dialect
 ) -> None:
     async with a_task_system_with_simulator(tmp_path, dialect=dialect, **fault) as (system, simulator):
@@ -39,7 +39,7 @@ async def test_what_was_made_without_an_answer_is_found_by_the_id_we_gave_it(
         assert created_count(simulator) == 1
 
 
-async def test_a_gateway_that_forgets_our_id_is_not_sent_the_task_again(tmp_path: Path) -> None:
+async def test_a_create_is_not_repeated_at_a_gateway_that_drops_ids(tmp_path: Path) -> None:
     async with a_task_system_with_simulator(
         tmp_path, dialect=Dialect.GATEWAY, drop_external="always", gateway_ids="always"
     ) as (system, simulator):
@@ -56,7 +56,7 @@ async def test_a_gateway_that_forgets_our_id_is_not_sent_the_task_again(tmp_path
         assert [alert["task"]["id"] for alert in await system.alerts("submit_unknown")] == [lost.id]
 
 
-async def test_one_that_has_yet_to_show_that_it_keeps_our_id_is_not_sent_a_task_again(tmp_path: Path) -> None:
+async def test_a_create_is_not_repeated_at_a_gateway_without_evidence(tmp_path: Path) -> None:
     async with a_task_system_with_simulator(tmp_path, drop_external="always", hang_up="next:1") as (system, simulator):
         lost = await system.submit()
 
@@ -67,7 +67,7 @@ async def test_one_that_has_yet_to_show_that_it_keeps_our_id_is_not_sent_a_task_
         assert [alert["task"]["id"] for alert in await system.alerts("submit_unknown")] == [lost.id]
 
 
-async def test_a_create_that_never_arrived_is_sent_once_more(tmp_path: Path) -> None:
+async def test_a_create_that_never_arrived_is_repeated_once(tmp_path: Path) -> None:
     async with a_task_system_with_simulator(tmp_path) as (system, simulator):
         await system.submit()
         simulator.configure({"lose": "next:1"})
@@ -79,7 +79,7 @@ async def test_a_create_that_never_arrived_is_sent_once_more(tmp_path: Path) -> 
         assert created_count(simulator) == 2
 
 
-async def test_tasks_of_the_new_generation_are_looked_up_and_polled_as_well(tmp_path: Path) -> None:
+async def test_tasks_of_the_new_api_are_looked_up_and_polled(tmp_path: Path) -> None:
     new = {"endpoint": "text-to-video/kling-3.0-turbo", "body": {"prompt": "a cat"}}
     async with a_task_system_with_simulator(tmp_path, hang_up="next:1", submitted_for="0s", processing_for="0s") as (
         system,

@@ -51,7 +51,7 @@ async def submit_by_gateway(
 
 
 @pytest.mark.parametrize("body", [SPEECH_ANSWER, SOUND], ids=["an object", "no JSON"])
-async def test_a_client_of_the_gateway_has_its_answer_and_nobody_waits(tmp_path: Path, body: bytes) -> None:
+async def test_a_gateway_client_has_its_answer_and_no_event_is_sent(tmp_path: Path, body: bytes) -> None:
     clock = IdleClock()
     async with (
         a_task_system(tmp_path, kling=(kling := SynchronousKling(clock, body)), clock=clock) as system,
@@ -70,7 +70,7 @@ async def test_a_client_of_the_gateway_has_its_answer_and_nobody_waits(tmp_path:
         assert task.expires_at is not None
 
 
-async def test_a_batch_that_a_client_of_the_gateway_put_it_into_does_not_wait_for_it(tmp_path: Path) -> None:
+async def test_a_batch_does_not_wait_for_an_unnamed_gateway_task(tmp_path: Path) -> None:
     clock = IdleClock()
     async with a_task_system(tmp_path, kling=SynchronousKling(clock), clock=clock) as system, system.running():
         answer, task = await submit_by_gateway(system, batch="spring", batch_size=1)
@@ -81,7 +81,7 @@ async def test_a_batch_that_a_client_of_the_gateway_put_it_into_does_not_wait_fo
         assert await system.event_types() == ["task.rejected", "batch.finished"]
 
 
-async def test_whoever_waits_for_a_result_is_told_that_there_is_none_with_what_kling_said(tmp_path: Path) -> None:
+async def test_an_unnamed_api_task_is_rejected_with_klings_answer(tmp_path: Path) -> None:
     clock = IdleClock()
     async with (
         a_task_system(tmp_path, kling=(kling := SynchronousKling(clock)), clock=clock) as system,
@@ -97,7 +97,7 @@ async def test_whoever_waits_for_a_result_is_told_that_there_is_none_with_what_k
         assert event.body == SPEECH_ANSWER
 
 
-async def test_a_callback_that_comes_all_the_same_counts(tmp_path: Path) -> None:
+async def test_a_callback_after_an_unnamed_answer_counts(tmp_path: Path) -> None:
     clock = IdleClock()
     async with (
         a_task_system(tmp_path, kling=(kling := SynchronousKling(clock)), clock=clock) as system,
@@ -114,7 +114,7 @@ async def test_a_callback_that_comes_all_the_same_counts(tmp_path: Path) -> None
         assert await system.event_types() == ["task.succeed"]
 
 
-async def test_a_callback_that_came_before_the_nameless_answer_names_the_task(tmp_path: Path) -> None:
+async def test_a_callback_before_an_unnamed_answer_names_the_task(tmp_path: Path) -> None:
     class Hasty(SynchronousKling):
         async def create(
             self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
@@ -137,7 +137,7 @@ async def test_a_callback_that_came_before_the_nameless_answer_names_the_task(tm
         assert (task.state, task.kling_id) == (TaskState.SUCCEED, "k1")
 
 
-async def test_an_endpoint_that_is_listed_is_still_looked_up(tmp_path: Path) -> None:
+async def test_an_unnamed_answer_of_a_listed_endpoint_causes_a_lookup(tmp_path: Path) -> None:
     clock = IdleClock()
     async with (
         a_task_system(tmp_path, kling=(kling := SynchronousKling(clock)), clock=clock) as system,
@@ -152,7 +152,7 @@ async def test_an_endpoint_that_is_listed_is_still_looked_up(tmp_path: Path) -> 
         assert (await system.task(task.id)).state is TaskState.SUBMITTED
 
 
-async def test_what_may_have_been_made_at_an_endpoint_never_heard_of_is_not_sent_again(tmp_path: Path) -> None:
+async def test_an_uncertain_create_at_an_unlisted_endpoint_is_not_repeated(tmp_path: Path) -> None:
     clock = IdleClock()
     async with (
         a_task_system(tmp_path, kling=(kling := SynchronousKling(clock)), clock=clock) as system,
@@ -168,7 +168,7 @@ async def test_what_may_have_been_made_at_an_endpoint_never_heard_of_is_not_sent
         assert len(await system.alerts("submit_unknown")) == 1
 
 
-def test_an_answer_tells_whether_the_call_succeeded_whatever_its_body_says() -> None:
+def test_success_of_a_call_does_not_depend_on_the_body() -> None:
     error = KlingError("no")
 
     assert KlingResponse(status=200, headers={}, body=b"", error=error).is_success

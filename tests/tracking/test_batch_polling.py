@@ -33,7 +33,7 @@ def batch_sizes(system: TaskSystem) -> Counter[int]:
     return Counter(len(asked) for asked in system.kling.query_batches)
 
 
-async def test_two_hundred_silent_tasks_are_caught_up_with_by_ten_questions(tmp_path: Path) -> None:
+async def test_two_hundred_due_tasks_are_polled_in_ten_batches(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         await add_new_api_tasks(system, 200)
         for kling_task in system.kling.tasks.values():
@@ -46,7 +46,7 @@ async def test_two_hundred_silent_tasks_are_caught_up_with_by_ten_questions(tmp_
         assert Counter(await system.event_types()) == {"task.succeed": 200}
 
 
-async def test_two_hundred_silent_tasks_of_the_older_endpoints_are_asked_about_one_by_one(tmp_path: Path) -> None:
+async def test_due_tasks_of_older_endpoints_are_polled_one_by_one(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         await add_stalled_tasks(system, 200)
 
@@ -56,7 +56,7 @@ async def test_two_hundred_silent_tasks_of_the_older_endpoints_are_asked_about_o
         assert batch_sizes(system) == {1: 200}
 
 
-async def test_a_shared_question_counts_once_and_no_more_are_asked_than_may_be(tmp_path: Path) -> None:
+async def test_a_batch_counts_as_one_poll_within_the_limits(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         await add_new_api_tasks(system, 1500)
         await add_stalled_tasks(system, 100, start=1500)
@@ -72,7 +72,7 @@ async def test_a_shared_question_counts_once_and_no_more_are_asked_than_may_be(t
         assert system.kling.max_in_flight <= MAX_CONCURRENT
 
 
-async def test_what_an_answer_leaves_out_is_asked_about_alone_at_once_and_from_then_on(tmp_path: Path) -> None:
+async def test_a_task_omitted_from_a_batch_is_polled_alone_from_then_on(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, poll=FAST_POLLING) as system:
         await add_new_api_tasks(system, 20)
         system.kling.hidden_ids = {"k3"}
@@ -90,7 +90,7 @@ async def test_what_an_answer_leaves_out_is_asked_about_alone_at_once_and_from_t
 
 
 @pytest.mark.parametrize("fault", [refusal(400, 1201), refusal(404, None)], ids=["one bad id", "no such method"])
-async def test_when_a_shared_question_is_refused_each_is_asked_about_alone(tmp_path: Path, fault: Exception) -> None:
+async def test_tasks_of_a_refused_batch_are_polled_alone(tmp_path: Path, fault: Exception) -> None:
     async with a_task_system(tmp_path, poll=FAST_POLLING) as system:
         await add_new_api_tasks(system, 60)
         for kling_task in system.kling.tasks.values():
@@ -105,7 +105,7 @@ async def test_when_a_shared_question_is_refused_each_is_asked_about_alone(tmp_p
         assert Counter(await system.event_types()) == {"task.succeed": 59}
 
 
-async def test_one_task_that_kling_chokes_on_costs_its_company_a_second_once(tmp_path: Path) -> None:
+async def test_a_task_that_fails_its_batch_delays_it_once_for_a_second(tmp_path: Path) -> None:
     async with a_task_system(tmp_path, poll=FAST_POLLING) as system:
         await add_new_api_tasks(system, 20)
         system.kling.query_fault = lambda asked: refusal(500, 5000) if asked == "k0" else None
@@ -120,7 +120,7 @@ async def test_one_task_that_kling_chokes_on_costs_its_company_a_second_once(tmp
         assert max(map(len, system.kling.query_batches[1:])) >= 18
 
 
-async def test_while_kling_is_down_a_probe_is_one_task_and_all_share_again_once_it_is_back(tmp_path: Path) -> None:
+async def test_a_probe_polls_one_task_and_batches_return_after_recovery(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         await add_new_api_tasks(system, 400)
         system.kling.query_fault = UNREACHABLE
@@ -139,7 +139,7 @@ async def test_while_kling_is_down_a_probe_is_one_task_and_all_share_again_once_
         assert Counter(await system.event_types()) == {"task.succeed": 400}
 
 
-async def test_a_push_that_waits_for_its_confirmation_waits_for_no_company(tmp_path: Path) -> None:
+async def test_a_pending_push_does_not_wait_for_a_batch(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         task = await system.submit(**JOB)
         for _ in range(5):
@@ -154,7 +154,7 @@ async def test_a_push_that_waits_for_its_confirmation_waits_for_no_company(tmp_p
         assert (await system.task(task.id)).state is TaskState.SUCCEED
 
 
-async def test_forged_pushes_for_many_cost_a_question_each_now_and_then_at_the_most(tmp_path: Path) -> None:
+async def test_forged_pushes_for_many_tasks_cost_few_polls(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         for _ in range(10):
             await system.submit(**JOB)
@@ -172,7 +172,7 @@ async def test_forged_pushes_for_many_cost_a_question_each_now_and_then_at_the_m
         assert "task.succeed" not in await system.event_types()
 
 
-async def test_a_task_whose_id_would_read_as_two_is_asked_about_alone(tmp_path: Path) -> None:
+async def test_a_task_whose_id_contains_a_separator_is_polled_alone(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         await add_new_api_tasks(system, 3)
         for odd in ("a,b", "x" * 65):
@@ -189,9 +189,7 @@ async def test_a_task_whose_id_would_read_as_two_is_asked_about_alone(tmp_path: 
 
 
 @pytest.mark.parametrize("unknown", [0, 3])
-async def test_over_http_two_hundred_silent_tasks_are_ten_requests_and_what_kling_forgot_a_few_more(
-    tmp_path: Path, unknown: int
-) -> None:
+async def test_two_hundred_due_tasks_are_ten_http_requests(tmp_path: Path, unknown: int) -> None:
     async with a_task_system_with_simulator(tmp_path, submitted_for="0s", processing_for="0s") as (system, simulator):
         soon = system.clock.now() + timedelta(seconds=10)
         for number in range(200):

@@ -28,7 +28,7 @@ async def push_to_new_url(system: TaskSystem, body: bytes) -> str:
 
 
 @pytest.mark.parametrize("case", [each for each in CASES if "asked_for" not in each], ids=lambda case: case["rule"])
-async def test_a_pushed_body_makes_of_its_task_what_the_table_says(tmp_path: Path, case: dict[str, Any]) -> None:
+async def test_a_pushed_body_changes_its_task_as_listed(tmp_path: Path, case: dict[str, Any]) -> None:
     async with a_task_system(tmp_path) as system:
         task = await system.task(await push_to_new_url(system, case_bytes(case)))
 
@@ -44,7 +44,7 @@ async def test_a_pushed_body_makes_of_its_task_what_the_table_says(tmp_path: Pat
 
 
 @pytest.mark.soak("odd bodies through the inbox", minutes=3)
-def test_no_body_whatever_is_lost_or_does_any_harm(tmp_path: Path, record_counts: RecordCounts) -> None:
+def test_any_body_is_stored_and_harmless(tmp_path: Path, record_counts: RecordCounts) -> None:
     record_counts(bodies=EXAMPLES)
     with asyncio.Runner() as runner:
         opening = a_task_system(tmp_path, clock=IdleClock())

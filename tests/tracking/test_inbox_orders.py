@@ -115,9 +115,7 @@ def a_shared_system(folder: Path, verify: Verify, *secrets: Secret) -> Iterator[
 
 @pytest.mark.soak("orders and repetitions of news", minutes=5)
 @pytest.mark.parametrize("verify", Verify)
-def test_no_order_and_no_repetition_makes_two_ends_or_an_event_twice(
-    tmp_path: Path, verify: Verify, record_counts: RecordCounts
-) -> None:
+def test_no_order_or_repetition_ends_a_task_twice(tmp_path: Path, verify: Verify, record_counts: RecordCounts) -> None:
     record_counts(orders=EXAMPLES)
     with a_shared_system(tmp_path, verify, KEY) as shared:
 
@@ -155,7 +153,7 @@ async def check_order(shared: SharedSystem, order: list[Update]) -> None:
 
 @pytest.mark.soak("pushes against the API's answers", minutes=5)
 @pytest.mark.parametrize("verify", [Verify.TERMINAL, Verify.ALWAYS])
-def test_no_push_moves_the_end_that_the_api_tells_of(
+def test_no_push_changes_an_end_reported_by_the_api(
     tmp_path: Path, verify: Verify, record_counts: RecordCounts
 ) -> None:
     record_counts(orders=EXAMPLES)
@@ -190,7 +188,7 @@ async def check_order_against_api(shared: SharedSystem, order: list[Update], tru
             assert said.get("result", {}) == (IMAGES if said["status"] == "succeed" else {})
 
 
-def test_a_signed_end_settles_the_pushes_that_waited_for_an_answer(tmp_path: Path) -> None:
+def test_a_signed_end_resolves_the_pending_pushes(tmp_path: Path) -> None:
     with a_shared_system(tmp_path, Verify.ALWAYS, KEY) as shared:
         order = [Update(status=word) for word in ("processing", "succeed", "failed")]
 

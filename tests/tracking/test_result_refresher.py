@@ -71,7 +71,7 @@ async def statuses(urls: list[str]) -> list[int]:
         return [(await client.get(url)).status_code for url in urls]
 
 
-async def test_when_urls_have_ended_kling_gives_others_in_the_same_order(system: RefreshSystem) -> None:
+async def test_expired_urls_are_replaced_in_the_same_order(system: RefreshSystem) -> None:
     task, old = await system.succeed_task()
     system.clock.advance(2 * LIFETIME)
 
@@ -82,7 +82,7 @@ async def test_when_urls_have_ended_kling_gives_others_in_the_same_order(system:
     assert [url.partition("?")[0] for url in fresh] == [url.partition("?")[0] for url in old]
 
 
-async def test_a_task_that_kling_denies_has_none(system: RefreshSystem) -> None:
+async def test_a_task_that_kling_does_not_know_has_no_result(system: RefreshSystem) -> None:
     assert await system.refresher.refresh(a_task(kling_id="867283741759111202", endpoint=ENDPOINT)) == {}
 
 
@@ -90,15 +90,13 @@ async def test_a_task_that_kling_denies_has_none(system: RefreshSystem) -> None:
     "unaskable",
     [{"endpoint": None, "kling_id": "1"}, {"kling_id": None, "external_task_id": None, "origin": Origin.MINTED}],
 )
-async def test_a_task_that_cannot_be_asked_about_has_none(system: RefreshSystem, unaskable: dict[str, Any]) -> None:
+async def test_an_unpollable_task_has_no_result(system: RefreshSystem, unaskable: dict[str, Any]) -> None:
     assert await system.refresher.refresh(a_task(**{"endpoint": ENDPOINT} | unaskable)) == {}
     assert system.simulator.counts["queries"] == 0
 
 
 @pytest.mark.parametrize(("where", "key"), [("", "revoked"), ("http://127.0.0.1:1", "key")])
-async def test_while_kling_does_not_take_the_key_or_is_not_there_it_has_not_said_no(
-    system: RefreshSystem, where: str, key: str
-) -> None:
+async def test_a_rejected_key_or_an_outage_raises_no_response(system: RefreshSystem, where: str, key: str) -> None:
     task, _ = await system.succeed_task()
     http_client = HttpClient(user_agent="kling-receiver/test")
     try:

@@ -23,7 +23,7 @@ def admit(task: Task, pending: list[tuple[Push, StatusReport]], answer: StatusRe
     return dict(confirmations.admit_pending(task, pending, answer, b"{}"))
 
 
-def test_a_push_takes_the_place_of_one_that_says_the_same_and_of_no_other() -> None:
+def test_a_push_replaces_an_equal_one_and_no_other() -> None:
     pending = pending_pushes("a", "b")
 
     assert admit(UNBOUND, pending, a_pending_status("a")) == {"psh_a": PushOutcome.DUPLICATE}
@@ -32,11 +32,11 @@ def test_a_push_takes_the_place_of_one_that_says_the_same_and_of_no_other() -> N
     assert admit(UNBOUND, pending, a_pending_status("c")) == {}
 
 
-def test_once_klings_id_is_known_the_state_alone_is_claimed() -> None:
+def test_a_bound_tasks_push_asserts_only_a_state() -> None:
     assert admit(BOUND, pending_pushes("a"), a_pending_status("b")) == {"psh_a": PushOutcome.DUPLICATE}
 
 
-def test_beyond_the_most_another_claim_is_refused_and_one_that_waits_already_is_not() -> None:
+def test_a_new_assertion_is_refused_when_full_and_a_pending_one_is_not() -> None:
     full = pending_pushes(*(f"f{number}" for number in range(confirmations.MAX_PENDING)))
 
     assert admit(UNBOUND, full[1:], a_pending_status("true")) == {}
@@ -46,7 +46,7 @@ def test_beyond_the_most_another_claim_is_refused_and_one_that_waits_already_is_
     assert admit(UNBOUND, full, a_pending_status("f7", result={})) == {"psh_f7": PushOutcome.STALE}
 
 
-def test_many_versions_of_one_claim_leave_room_for_another() -> None:
+def test_versions_of_one_assertion_leave_capacity_for_another() -> None:
     versions = [
         (a_push(f"psh_{number}"), a_pending_status("a", message=f"lie {number}"))
         for number in range(confirmations.MAX_PENDING)
@@ -57,7 +57,7 @@ def test_many_versions_of_one_claim_leave_room_for_another() -> None:
     assert settles == dict.fromkeys((push.id for push, _ in versions[:-1]), PushOutcome.STALE)
 
 
-def test_a_few_large_claims_are_as_many_as_may_wait_and_the_first_may_be_as_large_as_it_likes() -> None:
+def test_pending_bytes_are_limited_except_for_the_first_push() -> None:
     large = b"x" * (confirmations.MAX_PENDING_BYTES // 4)
 
     assert admit(UNBOUND, pending_pushes("a", "b", "c", body=large), a_pending_status("true")) == {}
@@ -69,7 +69,7 @@ def test_a_few_large_claims_are_as_many_as_may_wait_and_the_first_may_be_as_larg
     )
 
 
-def test_whoever_waits_has_a_turn_before_all_that_come_later_however_many_they_are() -> None:
+def test_an_id_is_polled_before_all_later_ids() -> None:
     turns, pending = confirmations.IdRotation(), pending_pushes("unanswered", "true")
     asked = []
 
@@ -86,7 +86,7 @@ def test_whoever_waits_has_a_turn_before_all_that_come_later_however_many_they_a
     assert asked.count("true") >= 3
 
 
-def test_a_known_id_and_one_that_is_alone_need_no_turns() -> None:
+def test_a_known_or_single_id_needs_no_rotation() -> None:
     turns = confirmations.IdRotation()
 
     assert [turns.next(BOUND, pending_pushes("a", "b")) for _ in range(2)] == ["k1", "k1"]

@@ -9,7 +9,7 @@ from receiver.submission.slots import SlotLimiter
 CALL = timedelta(seconds=30)
 
 
-def test_a_pack_that_is_full_by_its_own_limit_is_not_waited_for_by_a_lesson_that_is_over() -> None:
+def test_a_pack_full_by_its_configured_limit_has_no_probe_time() -> None:
     slots, task = SlotLimiter({"image": 2}), a_task(weight=1)
     slots.on_slots_full(task, 1, started_at=at(0), now=at(1))
 
@@ -19,7 +19,7 @@ def test_a_pack_that_is_full_by_its_own_limit_is_not_waited_for_by_a_lesson_that
     assert slots.next_probe_at(at(5)) is None
 
 
-def test_what_was_taught_is_tried_again_after_a_while() -> None:
+def test_a_learned_limit_is_probed_after_a_while() -> None:
     slots, task = SlotLimiter({"image": 0}), a_task(weight=1)
     slots.on_slots_full(task, 3, started_at=at(0), now=at(1))
 
@@ -29,7 +29,7 @@ def test_what_was_taught_is_tried_again_after_a_while() -> None:
     assert not slots.admits(task, {"image": 3}, at(3))
 
 
-def test_trials_that_teach_nothing_new_come_further_and_further_apart() -> None:
+def test_failed_probes_back_off() -> None:
     slots, task, now = SlotLimiter({"image": 0}), a_task(weight=1), 0.0
     waits = []
 
@@ -43,7 +43,7 @@ def test_trials_that_teach_nothing_new_come_further_and_further_apart() -> None:
     assert waits == [1, 1, 2, 4, 8, 16, 32, 60, 60]
 
 
-def test_a_window_that_becomes_smaller_is_tried_again_in_a_second() -> None:
+def test_a_lowered_limit_is_probed_again_in_a_second() -> None:
     slots, task = SlotLimiter({"image": 0}), a_task(weight=1)
     for second in (0, 10, 20, 30):
         slots.on_slots_full(task, 3, started_at=at(second), now=at(second))
@@ -53,7 +53,7 @@ def test_a_window_that_becomes_smaller_is_tried_again_in_a_second() -> None:
     assert slots.next_probe_at(at(40)) == at(41)
 
 
-def test_a_refusal_makes_no_window_larger() -> None:
+def test_a_refusal_never_raises_the_limit() -> None:
     slots, small, large = SlotLimiter({"image": 0}), a_task(weight=1), a_task(weight=9)
     slots.on_slots_full(small, 5, started_at=at(0), now=at(0))
 
@@ -63,7 +63,7 @@ def test_a_refusal_makes_no_window_larger() -> None:
     assert slots.admits(small, {"image": 4}, at(1))
 
 
-def test_a_large_task_stays_at_the_head_until_there_is_room() -> None:
+def test_a_large_task_stays_at_the_head_until_it_fits() -> None:
     slots, large = SlotLimiter({"image": 3}), a_task(id="tsk_1", weight=3)
 
     assert not slots.admits(large, {"image": 1}, at(0))
@@ -74,7 +74,7 @@ def test_a_large_task_stays_at_the_head_until_there_is_room() -> None:
     assert slots.head_ids == []
 
 
-def test_a_small_task_waits_for_room_and_may_be_overtaken() -> None:
+def test_a_small_task_waits_and_may_be_overtaken() -> None:
     slots, small = SlotLimiter({"image": 1}), a_task(weight=1)
 
     assert not slots.admits(small, {"image": 1}, at(0))
@@ -83,7 +83,7 @@ def test_a_small_task_waits_for_room_and_may_be_overtaken() -> None:
     assert slots.head_ids == []
 
 
-def test_of_large_tasks_that_kling_had_no_room_for_the_oldest_is_kept() -> None:
+def test_the_oldest_refused_large_task_stays_at_the_head() -> None:
     slots = SlotLimiter({"image": 0})
 
     for name in ("tsk_2", "tsk_1", "tsk_3"):
@@ -92,14 +92,14 @@ def test_of_large_tasks_that_kling_had_no_room_for_the_oldest_is_kept() -> None:
     assert slots.head_ids == ["tsk_1"]
 
 
-def test_a_task_larger_than_the_limit_goes_when_nothing_else_runs() -> None:
+def test_a_task_larger_than_the_limit_is_sent_if_no_other_runs() -> None:
     slots, huge = SlotLimiter({"image": 2}), a_task(weight=9)
 
     assert not slots.admits(huge, {"image": 1}, at(0))
     assert slots.admits(huge, {}, at(0))
 
 
-def test_after_a_start_what_runs_is_a_lesson_and_one_at_a_time_is_tried_beyond_it() -> None:
+def test_after_a_start_the_slots_in_use_are_the_learned_limit() -> None:
     slots, task = SlotLimiter({"image": 0, "video": 5}), a_task(weight=1)
 
     slots.restore({"image": 3, "video": 2}, at(1))
@@ -114,7 +114,7 @@ def test_after_a_start_what_runs_is_a_lesson_and_one_at_a_time_is_tried_beyond_i
     assert not slots.admits(task, {"image": 5}, at(1))
 
 
-def test_those_that_kling_takes_of_many_at_once_are_the_lesson_whatever_it_said_of_the_others_before() -> None:
+def test_concurrent_accepts_raise_a_limit_lowered_by_a_refusal() -> None:
     slots, task = SlotLimiter({"image": 0}), a_task(weight=1)
     for _ in range(3):
         slots.start(task, {}, at(0), max_duration=CALL)
@@ -128,7 +128,7 @@ def test_those_that_kling_takes_of_many_at_once_are_the_lesson_whatever_it_said_
     assert slots.admits(task, {"image": 1}, at(1))
 
 
-def test_a_trial_that_teaches_nothing_is_made_again() -> None:
+def test_an_inconclusive_probe_is_repeated() -> None:
     slots, task = SlotLimiter({"image": 0}), a_task(weight=1)
     for learn in (slots.on_other_error, lambda task, now: slots.on_accepted(task, 3, 2, now)):
         slots.restore({"image": 3}, at(1))
@@ -139,7 +139,7 @@ def test_a_trial_that_teaches_nothing_is_made_again() -> None:
         assert slots.admits(task, {"image": 3}, at(3))
 
 
-def test_a_pack_without_slots_is_never_full() -> None:
+def test_a_task_without_a_pack_is_never_blocked() -> None:
     slots, task = SlotLimiter({"image": 1}), a_task(pack=None)
 
     assert slots.admits(task, {"image": 5}, at(0))
@@ -147,7 +147,7 @@ def test_a_pack_without_slots_is_never_full() -> None:
     assert slots.head_ids == []
 
 
-def test_whoever_leaves_the_line_gives_up_the_head_of_it_and_nobody_elses() -> None:
+def test_a_removed_task_frees_only_its_own_head() -> None:
     slots, large = SlotLimiter({"image": 2}), a_task(weight=2)
     assert not slots.admits(large, {"image": 1}, at(0))
 
@@ -159,7 +159,7 @@ def test_whoever_leaves_the_line_gives_up_the_head_of_it_and_nobody_elses() -> N
     assert slots.head_ids == []
 
 
-def test_what_kling_takes_beyond_the_lesson_widens_it() -> None:
+def test_an_accepted_probe_raises_the_limit() -> None:
     slots, task = SlotLimiter({"video": 0}), a_task(pack="video")
     slots.on_slots_full(task, 2, started_at=at(0), now=at(0))
 
