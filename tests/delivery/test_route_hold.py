@@ -1,46 +1,18 @@
-"""A route that fails is held: its events wait, one probe a minute goes out, the first success lets all go on."""
+"""Failures hold a route; one probe a minute finds out when it works again."""
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
 from itertools import pairwise
-from pathlib import Path
 
 import pytest
-from harness.delivery_system import FAILED, DeliverySystem, a_delivery_system
+from harness.delivery_system import FAILED, DeliverySystem
+from harness.route_hold import HOUR, MINUTE, fail_until_held, respond_in_turn
 from harness.support import START
 
 from receiver.delivery.retry import HOLD_AFTER, PROBE_INTERVAL
-from receiver.delivery.route_states import RouteStates
-from receiver.delivery.senders.sender import DeliveryRequest
-from receiver.domain.model import Accepted, Failed, HeldBy, Outcome, Refused, RouteState
+from receiver.domain.model import Accepted, Failed, Refused, RouteState
 from receiver.domain.rate_limiter import RateLimiter
-
-MINUTE = timedelta(minutes=1)
-HOUR = timedelta(hours=1)
-
-
-@pytest.fixture
-async def system(tmp_path: Path) -> AsyncIterator[DeliverySystem]:
-    async with a_delivery_system(tmp_path) as system:
-        yield system
-
-
-async def fail_until_held(system: DeliverySystem, events: int = HOLD_AFTER) -> list[str]:
-    """Bring a route to be held: so many events, none of which gets through."""
-    system.destinations["publish"].respond = lambda _: FAILED
-    ids = await system.add_events(events)
-    if not system.route_states.get("publish").is_held:  # a slow lane
-        await system.advance(timedelta(seconds=2))
-    assert system.route_states.get("publish").held_by is HeldBy.FAILURES
-    return ids
-
-
-def respond_in_turn(*outcomes: Outcome) -> Callable[[DeliveryRequest], Outcome]:
-    """Answer these one after the other, and take everything after them."""
-    left = list(outcomes)
-    return lambda _: left.pop(0) if left else Accepted(code=204)
 
 
 async def test_five_failures_in_a_row_hold_a_route_and_then_it_is_tried_once_a_minute(system: DeliverySystem) -> None:
@@ -379,93 +351,3 @@ async def test_a_probe_waits_as_long_as_the_destination_asks(system: DeliverySys
     await system.advance(HOUR)
 
     assert there.attempt_times[HOLD_AFTER:] == [START + timedelta(minutes=20 * n) for n in (1, 2, 3)]
-
-
-async def test_an_operators_hold_lets_nothing_out_until_it_is_released(system: DeliverySystem) -> None:
-    there = system.add_route()
-    await system.start()
-
-    state = await system.route_states.hold("publish", why="maintenance", actor="alice")
-    waiting = await system.add_events(5)
-    await system.advance(24 * HOUR)
-
-    assert (state.held_by, state.held_why) == (HeldBy.OPERATOR, "maintenance")
-    assert there.attempts == []
-
-    released = await system.route_states.release("publish", why="done", actor="bob")
-    await system.settle()
-
-    assert not released.is_held
-    assert there.event_ids == waiting
-    assert await system.alerts() == ["alert.route_held", "alert.route_recovered"]
-    actions = [(each.actor, each.verb, each.subject, each.reason) for each in await system.store.actions(limit=9)]
-    assert actions == [
-        ("bob", "route.released", "publish", "done"),
-        ("alice", "route.held", "publish", "maintenance"),
-    ]
-
-
-async def test_an_operators_hold_outlives_the_process_and_what_was_under_way(system: DeliverySystem) -> None:
-    there = system.add_route()
-    there.gate.clear()
-    await system.start()
-    await system.add_events(3)
-
-    await system.route_states.hold("publish", why="", actor="alice")
-    there.gate.set()
-    await system.settle()
-    await system.stop()
-    await system.start()
-    await system.advance(HOUR)
-
-    assert await system.statuses() == ["delivered", "pending", "pending"]
-    assert system.route_states.get("publish").held_by is HeldBy.OPERATOR
-
-
-async def test_an_operator_releases_what_failures_hold_and_it_starts_anew(system: DeliverySystem) -> None:
-    there = system.add_route()
-    await system.start()
-    await fail_until_held(system)
-
-    there.attempts.clear()
-    await system.route_states.release("publish", why="mended, I think", actor="alice")
-    await system.settle()
-
-    assert len(there.attempts) == HOLD_AFTER
-    assert system.route_states.get("publish").held_by is HeldBy.FAILURES
-    assert await system.alerts() == ["alert.route_held", "alert.route_recovered", "alert.route_held"]
-
-
-async def test_a_release_before_anything_else_knows_what_was_held_before(system: DeliverySystem) -> None:
-    system.add_route()
-    await system.start()
-    await system.route_states.hold("publish", why="", actor="alice")
-    await system.stop()
-    await system.start()
-
-    fresh = RouteStates(system.store, system.alert_factory, notifiers=system.notifiers, clock=system.clock)
-
-    assert (await fresh.release("publish", why="", actor="alice")).released_at == START
-
-
-async def test_to_release_what_is_not_held_changes_nothing(system: DeliverySystem) -> None:
-    system.add_route()
-    await system.start()
-
-    assert await system.route_states.release("publish", why="", actor="alice") == RouteState(name="publish")
-
-    assert await system.store.actions(limit=9) == []
-    assert await system.alerts() == []
-
-
-async def test_a_hold_that_an_operator_takes_over_is_announced_once(system: DeliverySystem) -> None:
-    there = system.add_route()
-    await system.start()
-    await fail_until_held(system)
-
-    await system.route_states.hold("publish", why="they are moving house", actor="alice")
-    there.respond = lambda _: Accepted()
-    await system.advance(HOUR)
-
-    assert len(there.attempts) == HOLD_AFTER
-    assert await system.alerts() == ["alert.route_held"]

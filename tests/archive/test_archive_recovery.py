@@ -1,0 +1,189 @@
+"""Crashes, store errors and late replays lose no archived file."""
+
+import asyncio
+import hashlib
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from harness.archive_system import A_PNG, PNG, ArchiveSystem, a_cdn
+from harness.http_peers import http_peer, respond_with, response
+from harness.support import wait_until
+
+from receiver.archive.archiver import abandon
+from receiver.delivery.replay import ReplayService
+from receiver.domain.errors import StoreUnavailable
+from receiver.domain.model import Attempt, DeliveryStatus, Event, Verdict
+from receiver.service.retention import Retention
+from receiver.settings import RetentionSettings, RouteSettings, WebhookSettings
+from receiver.store.interfaces import ArchiveUpdate
+from receiver.store.sqlite.store import SqliteStore
+
+# Crashes and faults
+
+
+async def test_what_was_under_way_is_found_again_after_a_restart(system: ArchiveSystem) -> None:
+    async def hanging(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(response(200, PNG, content_type="image/png")[:-100])
+        await asyncio.sleep(60)
+
+    async with a_cdn(a=A_PNG, b=hanging) as cdn:
+        event = await system.succeed_task(f"{cdn.url}/a", f"{cdn.url}/b")
+        system.start()
+        await wait_until(lambda: any(name.endswith("/1.png.part") for name in system.files()))
+        await wait_until(lambda: any(name.endswith("/0.png") for name in system.files()))
+        await system.shut_down()
+        before = len(cdn.requests)
+        cdn.handler = respond_with(A_PNG)
+        system.start()
+        assets = await system.wait_for_assets(event)
+
+    assert [Path(asset["path"]).name for asset in assets] == ["0.png", "1.png"]
+    asked = [request.line.split()[1] for request in cdn.requests[before:]]
+    assert asked == ["/b"], "archived files are not fetched again"
+
+
+async def test_of_a_large_file_a_restart_asks_for_the_rest_alone(system: ArchiveSystem) -> None:
+    film = b"\0\0\0\x20ftypisom" + bytes(20 * 1024 * 1024)
+    headers = {"content_type": "video/mp4", "etag": '"v1"'}
+
+    async def film_of_two_parts(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        asked = cdn.requests[-1].headers.get("range")
+        if asked is None:
+            writer.write(response(200, film, **headers)[:-1000])
+            await asyncio.sleep(60)
+        start = int(str(asked).removeprefix("bytes=").removesuffix("-"))
+        part = f"bytes {start}-{len(film) - 1}/{len(film)}"
+        writer.write(response(206, film[start:], content_range=part, **headers))
+
+    async with http_peer(film_of_two_parts) as cdn:
+        event = await system.succeed_task(f"{cdn.url}/a")
+        system.start()
+        await wait_until(lambda: any(name.endswith("/.0.part") for name in system.files()))
+        await system.shut_down()
+        system.start()
+        [asset] = await system.wait_for_assets(event)
+
+    assert int(cdn.requests[-1].headers["range"][6:-1]) >= 16 * 1024 * 1024
+    assert asset["sha256"] == hashlib.sha256(film).hexdigest()
+
+
+async def test_a_file_that_came_home_and_was_not_written_down_is_not_fetched_again(system: ArchiveSystem) -> None:
+    async with a_cdn(a=A_PNG) as cdn:
+        event = await system.succeed_task(f"{cdn.url}/a")
+        folder = system.folder / str(event.task_id) / event.id
+        folder.mkdir(parents=True)
+        (folder / "0.png").write_bytes(PNG)
+        system.start()
+        [asset] = await system.wait_for_assets(event)
+
+    assert cdn.connections == 0
+    assert (asset["bytes"], asset["sha256"]) == (len(PNG), hashlib.sha256(PNG).hexdigest())
+
+
+@pytest.mark.parametrize(
+    "notes",
+    [
+        "",
+        "{",
+        "[]",
+        '{"name": "../../x"}',
+        '{"name": "../../../receiver.db", "size": 10, "content_type": "", "validator": "x"}',
+        '{"name": "0.png.part", "size": 9999, "content_type": "image/png", "validator": "x"}',
+    ],
+)
+async def test_notes_that_cannot_be_are_not_believed(system: ArchiveSystem, notes: str) -> None:
+    async with a_cdn(a=A_PNG) as cdn:
+        event = await system.succeed_task(f"{cdn.url}/a")
+        folder = system.folder / str(event.task_id) / event.id
+        folder.mkdir(parents=True)
+        (folder / ".0.part").write_text(notes)
+        (folder / "0.png.part").write_bytes(b"old")
+        system.start()
+        [asset] = await system.wait_for_assets(event)
+
+    assert "range" not in cdn.requests[0].headers
+    assert system.content(asset) == PNG
+
+
+class FailingStore:
+    """A store that cannot write for a while."""
+
+    def __init__(self, store: SqliteStore, failures: int, error: Exception) -> None:
+        self._store = store
+        self._failures_left = failures
+        self._error = error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    async def save(self, update: ArchiveUpdate) -> bool:
+        if self._failures_left:
+            self._failures_left -= 1
+            raise self._error
+        return await self._store.save(update)
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("The disk is full."), RuntimeError("a fault of ours")])
+async def test_a_fault_of_the_store_or_of_ours_costs_a_wait_and_no_download(
+    system: ArchiveSystem, error: Exception
+) -> None:
+    async with a_cdn(a=A_PNG, b=A_PNG) as cdn:
+        event = await system.succeed_task(f"{cdn.url}/a", f"{cdn.url}/b")
+        system.start(archive_store=FailingStore(system.store, 3, error))
+        while await system.archive_state(event) is not None:
+            system.clock.advance(timedelta(seconds=30))
+            await asyncio.sleep(0.01)
+
+        assert len((await system.data(event))["assets"]) == 2
+        assert len(cdn.requests) == 2
+
+
+async def test_a_replay_weeks_later_still_has_its_files(system: ArchiveSystem) -> None:
+    routes = [RouteSettings(name="publish", webhook=WebhookSettings(url="https://app.example.com/"))]
+    replayer = ReplayService(
+        system.store.replays,
+        system.store,
+        routes=routes,
+        notifiers=system.notifiers,
+        clock=system.clock,
+        ids=system.ids,
+    )
+    async with a_cdn(a=A_PNG) as cdn:
+        event = await system.succeed_task(f"{cdn.url}/a")
+        system.start()
+        assets = await system.wait_for_assets(event)
+    await deliver_due(system)
+
+    system.clock.advance(timedelta(weeks=8))
+    await Retention(system.store, RetentionSettings(), clock=system.clock).sweep(asyncio.Event())
+    [old] = (await system.store.deliveries(event_id=event.id)).items
+    await replayer.retry(old.delivery.id, why="", actor="alice")
+    again = await deliver_due(system)
+
+    assert json.loads(again.envelope)["data"]["assets"] == assets
+    assert [system.content(asset) for asset in assets] == [PNG]
+
+
+async def deliver_due(system: ArchiveSystem) -> Event:
+    """Have the one delivery that is due delivered; give its event as it went out."""
+    now = system.clock.now()
+    [claimed] = await system.store.claim("publish", now=now, until=now + timedelta(minutes=1), limit=9, claim="c")
+    attempt = Attempt(
+        delivery_id=claimed.delivery.id, number=1, started_at=now, duration=timedelta(), outcome="delivered"
+    )
+    verdict = Verdict(status=DeliveryStatus.DELIVERED, due_at=now, finished_at=now)
+    assert await system.store.record_attempt(attempt, verdict, claim="c")
+    return claimed.event
+
+
+async def test_where_results_are_left_where_they_are_routes_wait_no_more(system: ArchiveSystem) -> None:
+    event = await system.succeed_task("https://cdn.example.com/0.png")
+
+    await abandon(system.store, clock=system.clock)
+
+    assert await system.archive_state(event) is None
+    assert await system.due_by_route(event) == {"publish": True}
+    assert await system.store.next_due(exclude=()) is None

@@ -1,0 +1,224 @@
+"""A script always ends, with everything it started, and no slot stays blocked."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from harness.script_sender import (
+    SHORT_TIMEOUT,
+    a_delivery_request,
+    a_full_event,
+    children,
+    expect_failed,
+    is_gone,
+    run_shell,
+)
+from harness.support import wait_until
+
+from receiver.domain.model import Accepted, Failed
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
+
+
+# What never reads, never ends, never lets go.
+
+
+@pytest.mark.parametrize("text", ["exit 0", "exec <&-; exit 0", "head -c 1 >/dev/null"])
+async def test_a_script_that_does_not_read_the_event_does_no_harm(text: str) -> None:
+    huge = a_full_event(body=json.dumps({"x": "y" * 5_000_000}).encode())
+
+    for _ in range(3):
+        assert isinstance(await run_shell(text, request=a_delivery_request(event=huge)), Accepted)
+
+
+async def test_a_script_that_runs_too_long_is_ended() -> None:
+    started = time.perf_counter()
+
+    outcome = expect_failed(await run_shell("echo begun; exec sleep 60", timeout=SHORT_TIMEOUT))
+
+    assert time.perf_counter() - started < 4
+    assert outcome.excerpt == b"begun\n"
+    assert "ran longer than 0.3 s and was stopped" in outcome.reason
+
+
+async def test_ending_begins_with_a_request() -> None:
+    outcome = expect_failed(
+        await run_shell("trap 'echo bye; exit 0' TERM; echo begun; sleep 60 & wait", timeout=SHORT_TIMEOUT)
+    )
+
+    assert outcome.excerpt == b"begun\nbye\n"
+    assert outcome.code is None
+
+
+async def test_what_does_not_heed_the_request_is_killed_five_seconds_later(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    started = time.perf_counter()
+
+    expect_failed(await run_shell(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done", timeout=SHORT_TIMEOUT))
+
+    assert 5 <= time.perf_counter() - started < 9
+    assert is_gone(pid)()
+
+
+async def test_a_time_out_ends_the_whole_group(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+
+    await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}; sleep 60", timeout=SHORT_TIMEOUT)
+
+    await wait_until(is_gone(pid))
+
+
+@pytest.mark.parametrize(
+    "escape",
+    [
+        "setsid sh -c 'echo $$ >{pid}; exec sleep 60' &",
+        "setsid sh -c 'echo $$ >{pid}; exec sleep 60' >/dev/null 2>&1 </dev/null &",
+        "setsid env -i /bin/sh -c 'echo $$ >{pid}; exec sleep 60' &",
+        "(setsid sh -c 'setsid sh -c \"echo \\$\\$ >{pid}; exec sleep 60\" & exit' >/dev/null 2>&1 &) ;",
+    ],
+    ids=["new session", "detached", "without environment", "twice over"],
+)
+async def test_a_time_out_ends_also_what_left_the_group(tmp_path: Path, escape: str) -> None:
+    pid = tmp_path / "pid"
+
+    await run_shell(escape.format(pid=pid) + " sleep 60", timeout=timedelta(seconds=1))
+
+    assert pid.exists()
+    await wait_until(is_gone(pid))
+
+
+@pytest.mark.parametrize("prefix", ["", "setsid ", "nohup "])
+@pytest.mark.parametrize("code", [0, 1])
+async def test_a_child_that_holds_the_output_is_ended_and_holds_nothing_up(
+    tmp_path: Path, prefix: str, code: int
+) -> None:
+    pid = tmp_path / "pid"
+    started = time.perf_counter()
+
+    outcome = await run_shell(f"{prefix}sh -c 'echo $$ >{pid}; exec sleep 60' & sleep 0.1; echo done; exit {code}")
+
+    assert time.perf_counter() - started < 5
+    assert isinstance(outcome, Failed if code else Accepted)
+    assert b"done\n" in outcome.excerpt
+    await wait_until(is_gone(pid))
+
+
+async def test_after_a_success_what_let_go_of_the_output_may_go_on(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+
+    outcome = await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}")
+
+    assert isinstance(outcome, Accepted)
+    assert not is_gone(pid)()
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+async def test_after_a_failure_nothing_of_the_group_goes_on(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+
+    await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}; exit 1")
+
+    await wait_until(is_gone(pid))
+
+
+@pytest.mark.parametrize(
+    "end", ["exit 7", "exit 75", "exit 65", "kill -9 $$"], ids=["failed", "asked for another try", "refused", "killed"]
+)
+async def test_after_a_failure_nothing_goes_on_that_left_group_and_output(tmp_path: Path, end: str) -> None:
+    pid, loop = tmp_path / "pid", "while :; do sleep 0.2; done"
+
+    await run_shell(
+        f"setsid sh -c 'echo $$ >{pid}; {loop}' >/dev/null 2>&1 </dev/null & "
+        f"while ! test -s {pid}; do sleep 0.01; done; {end}"
+    )
+
+    assert is_gone(pid)()
+
+
+async def test_a_failure_ends_nothing_of_an_earlier_success(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    await run_shell(f"setsid sleep 60 >/dev/null 2>&1 </dev/null & echo $! >{pid}")
+
+    await run_shell("exit 7")
+
+    assert not is_gone(pid)()
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+
+
+async def test_a_stopped_script_is_ended_all_the_same(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+
+    expect_failed(await run_shell(f"echo $$ >{pid}; kill -STOP $$", timeout=SHORT_TIMEOUT))
+
+    assert is_gone(pid)()
+
+
+async def test_no_child_is_left_unburied() -> None:
+    before = children()
+
+    await asyncio.gather(*(run_shell(f"sleep 0.0{number}; exit {number}") for number in range(8)))
+    await run_shell("exec sleep 60", timeout=SHORT_TIMEOUT)
+
+    assert children() <= before
+
+
+async def test_cancelling_ends_the_script_and_all_of_its(tmp_path: Path) -> None:
+    pids = [tmp_path / "own", tmp_path / "child", tmp_path / "strayed"]
+    before = children()
+    text = (
+        f"sleep 60 & echo $! >{pids[1]}; setsid sh -c 'echo $$ >{pids[2]}; exec sleep 60' >/dev/null 2>&1 & "
+        f"echo $$ >{pids[0]}; wait"
+    )
+    task = asyncio.ensure_future(run_shell(text))
+    await wait_until(lambda: all(pid.exists() and pid.read_text() for pid in pids))
+
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    for pid in pids:
+        await wait_until(is_gone(pid))
+    assert children() <= before
+
+
+async def test_cancelling_twice_kills_at_once(tmp_path: Path) -> None:
+    pid = tmp_path / "pid"
+    task = asyncio.ensure_future(run_shell(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done"))
+    await wait_until(lambda: pid.exists() and bool(pid.read_text()))
+    started = time.perf_counter()
+
+    task.cancel()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    assert time.perf_counter() - started < 3
+    await wait_until(is_gone(pid))
+
+
+async def test_cancelling_twice_kills_also_what_outlived_the_script(tmp_path: Path) -> None:
+    own, strayed = tmp_path / "own", tmp_path / "strayed"
+    stubborn = f'trap "" TERM; echo $$ >{strayed}; while :; do sleep 0.2; done'
+    text = (
+        f"setsid sh -c '{stubborn}' >/dev/null 2>&1 </dev/null & "
+        f"while ! test -s {strayed}; do sleep 0.01; done; echo $$ >{own}; exec sleep 60"
+    )
+    task = asyncio.ensure_future(run_shell(text))
+    await wait_until(lambda: own.exists() and bool(own.read_text()))
+
+    task.cancel()
+    await wait_until(is_gone(own))
+    assert not is_gone(strayed)()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+    await wait_until(is_gone(strayed))
