@@ -69,7 +69,7 @@ CASES: Mapping[str, Case] = {
     ),
     "unset": Case(text="exit 78", outcome="refused", reason="is not configured (exit 78)"),
     "never": Case(text="exit 65", outcome="refused", reason="refused this event for good (exit 65)"),
-    "killed": Case(text="kill -9 $$", reason="was killed by SIGKILL (perhaps for want of memory)"),
+    "killed": Case(text="kill -9 $$", reason="was killed by SIGKILL (possibly out of memory)"),
     "no-bit": Case(text="exit 0", mode=0o644, reason="is not executable. Run `chmod +x"),
     "no-interpreter": Case(
         text="", first_line="#!/opt/none/python", reason="its interpreter /opt/none/python does not exist"
