@@ -68,7 +68,7 @@ async def test_a_folder_that_cannot_be_made_is_said(system: ArchiveSystem) -> No
     assert cdn.connections == 0
 
 
-async def test_what_cannot_be_gone_on_with_does_not_take_the_room_of_its_own_file(system: ArchiveSystem) -> None:
+async def test_a_useless_partial_file_does_not_take_the_space_of_its_file(system: ArchiveSystem) -> None:
     room = MIN_FREE_BYTES + len(PNG)
 
     def free(folder: Path) -> int:
@@ -103,7 +103,7 @@ def mount(folder: Path, options: str) -> list[str]:
     return ["/bin/mount", "-t", "tmpfs", "-o", options, "kling-receiver-test", str(folder)]
 
 
-async def test_a_disk_that_is_full_to_the_last_byte_loses_nothing_and_goes_on_when_there_is_room(
+async def test_a_completely_full_disk_loses_nothing_and_resumes_with_space(
     system: ArchiveSystem, small_disk: Path
 ) -> None:
     film = b"\0\0\0\x20ftypisom" + bytes(6 * 1024 * 1024)

@@ -52,7 +52,7 @@ async def test_a_file_that_is_another_one_by_now_is_taken_anew(system: ArchiveSy
     assert system.files() == [f"{event.task_id}/{event.id}/0.jpg"]
 
 
-async def test_a_dead_url_is_lost_soon_and_routes_are_told_of_the_rest(system: ArchiveSystem) -> None:
+async def test_a_dead_url_is_given_up_soon_and_the_rest_is_delivered(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG, gone=response(410), denied=response(403)) as cdn:
         event = await system.succeed_task(*(f"{cdn.url}/{name}" for name in ("gone", "a", "nowhere", "denied")))
         system.start()
@@ -97,7 +97,7 @@ async def test_a_404_of_the_first_moment_is_not_believed(system: ArchiveSystem) 
     assert await system.alerts() == []
 
 
-async def test_a_server_that_is_down_holds_routes_back_for_an_hour_and_is_tried_on(system: ArchiveSystem) -> None:
+async def test_a_server_that_is_down_delays_delivery_by_at_most_an_hour(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG, b=response(503)) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a", f"{cdn.url}/b")
         system.start()
@@ -132,7 +132,7 @@ async def test_when_urls_have_lived_their_life_it_ends(system: ArchiveSystem) ->
     assert [what for what, _ in await system.alerts()] == ["asset_lost"]
 
 
-async def test_even_if_nobody_looks_after_it_routes_are_told_after_an_hour(system: ArchiveSystem) -> None:
+async def test_even_without_the_archiver_delivery_starts_after_an_hour(system: ArchiveSystem) -> None:
     event = await system.succeed_task("http://127.0.0.1:1/a")
 
     system.clock.advance(MAX_ARCHIVE_WAIT)
@@ -238,7 +238,7 @@ async def test_a_trickle_does_not_hold_its_place(system: ArchiveSystem) -> None:
     assert await system.archive_state(slow) is ArchiveState.PENDING
 
 
-async def test_no_more_than_a_few_downloads_go_on_at_once_and_each_task_has_its_share(system: ArchiveSystem) -> None:
+async def test_downloads_at_once_are_limited_and_shared_between_tasks(system: ArchiveSystem) -> None:
     go = asyncio.Semaphore(0)
 
     async def waiting(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -70,7 +70,7 @@ async def test_of_a_large_file_a_restart_asks_for_the_rest_alone(system: Archive
     assert asset["sha256"] == hashlib.sha256(film).hexdigest()
 
 
-async def test_a_file_that_came_home_and_was_not_written_down_is_not_fetched_again(system: ArchiveSystem) -> None:
+async def test_a_complete_file_that_was_not_recorded_is_not_downloaded_again(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
         folder = system.folder / str(event.task_id) / event.id

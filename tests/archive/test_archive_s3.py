@@ -75,7 +75,7 @@ async def test_alone_in_the_storage_nothing_stays_here(system: ArchiveSystem, st
     assert list(system.folder.iterdir()) == []
 
 
-async def test_while_the_storage_is_down_routes_wait_and_then_have_the_file_alone(
+async def test_while_the_object_store_is_down_delivery_waits_then_has_the_file(
     system: ArchiveSystem, s3: S3Server
 ) -> None:
     s3.stop()
@@ -160,7 +160,7 @@ async def test_a_bucket_that_is_missing_is_said_and_once_it_is_made_all_goes_on(
     assert len(s3.objects()) == 1
 
 
-async def test_keys_that_are_not_taken_are_said_and_right_ones_go_on_where_it_was(
+async def test_wrong_keys_are_reported_and_right_keys_resume(
     system: ArchiveSystem, storage: S3Storage, s3: S3Server
 ) -> None:
     wrong = StorageSettings.model_construct(

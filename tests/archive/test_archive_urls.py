@@ -121,7 +121,7 @@ async def test_a_fresh_url_is_guarded_like_any_other(system: ArchiveSystem) -> N
         assert secret.connections == 0
 
 
-async def test_no_url_is_asked_for_where_the_address_or_the_size_is_what_is_wrong(system: ArchiveSystem) -> None:
+async def test_no_fresh_url_is_requested_for_a_blocked_address_or_a_size(system: ArchiveSystem) -> None:
     async with a_cdn(large=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/large", "http://169.254.169.254/a")
         system.url_refresher = FakeUrlRefresher()
@@ -132,7 +132,7 @@ async def test_no_url_is_asked_for_where_the_address_or_the_size_is_what_is_wron
     assert system.url_refresher.requested == []
 
 
-async def test_a_url_of_a_simulated_kling_that_ended_while_nobody_was_here_is_replaced(system: ArchiveSystem) -> None:
+async def test_a_simulated_url_that_expired_during_downtime_is_replaced(system: ArchiveSystem) -> None:
     given = {"api_key": "key", "submitted_for": 0, "processing_for": 0, "results_for": "10m", "fresh_urls": 1}
     http_client = HttpClient(user_agent="kling-receiver/test")
     async with serve(Options.parse(given), clock=system.clock) as simulator:

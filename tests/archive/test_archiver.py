@@ -12,7 +12,7 @@ from harness.http_peers import http_peer, response
 # What comes home
 
 
-async def test_results_come_home_before_routes_are_told(system: ArchiveSystem) -> None:
+async def test_results_are_archived_before_delivery(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG, b=response(200, JPG, content_type="image/jpeg; q=1")) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a?sig=x", f"{cdn.url}/b")
         assert await system.due_by_route(event) == {"publish": False}
@@ -35,7 +35,7 @@ async def test_results_come_home_before_routes_are_told(system: ArchiveSystem) -
     assert await system.alerts() == []
 
 
-async def test_whoever_waits_for_a_batch_is_woken_when_routes_may_be_told_and_not_before(system: ArchiveSystem) -> None:
+async def test_batch_waiters_are_woken_when_delivery_may_start_not_before(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
         woken = system.notifiers.batches.subscribe()
@@ -48,7 +48,7 @@ async def test_whoever_waits_for_a_batch_is_woken_when_routes_may_be_told_and_no
     assert await system.due_by_route(event) == {"publish": True}
 
 
-async def test_one_result_that_stands_twice_is_one_file(system: ArchiveSystem) -> None:
+async def test_a_result_listed_twice_is_one_file(system: ArchiveSystem) -> None:
     async with a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a", f"{cdn.url}/a")
         system.start()
@@ -72,7 +72,7 @@ async def test_a_clients_own_url_waits_for_nothing(system: ArchiveSystem) -> Non
     assert await system.due_by_route(event) == {"publish": False, "reply:client.example.com": True}
 
 
-async def test_what_nobody_vouches_for_is_not_fetched_unless_somebody_wants_it(system: ArchiveSystem) -> None:
+async def test_an_unverified_event_is_archived_only_if_a_route_takes_it(system: ArchiveSystem) -> None:
     event = await system.succeed_task("https://cdn.example.com/0.png", trusted=False)
 
     assert await system.archive_state(event) is None
@@ -87,7 +87,7 @@ async def test_a_probe_of_a_held_route_takes_nothing_that_waits_for_files(system
     assert await system.store.retry_now("publish", now=now) == 0
 
 
-async def test_names_are_ours_whatever_a_stranger_calls_a_file(system: ArchiveSystem) -> None:
+async def test_file_names_never_use_untrusted_input(system: ArchiveSystem) -> None:
     hostile = ["..%2f..%2fetc%2fpasswd", "a.php", "%00.sh", "x" * 900, "con.txt%0d%0aSet-Cookie:a", "~root"]
     names = {"content_disposition": 'attachment; filename="../../../evil.sh"'}
     async with http_peer(response(200, JPG, content_type="text/x-shellscript", **names)) as cdn:

@@ -90,7 +90,7 @@ async def test_what_is_changed_on_the_way_is_not_kept(s3: S3Server, tmp_path: Pa
 
 
 @pytest.mark.parametrize("size", [1000, PART_SIZE + 1000])
-async def test_what_is_not_on_the_disk_as_it_was_told_of_is_not_kept(s3: S3Server, tmp_path: Path, size: int) -> None:
+async def test_a_file_that_changed_on_disk_is_not_copied(s3: S3Server, tmp_path: Path, size: int) -> None:
     file, asset = a_file(tmp_path, size)
     file.write_bytes(b"\0" * size)
     async with a_storage(s3.url) as storage:
@@ -123,7 +123,7 @@ async def test_what_is_not_on_the_disk_as_it_was_told_of_is_not_kept(s3: S3Serve
         ),
     ],
 )
-async def test_a_refusal_is_told_with_what_to_do_and_without_a_key(
+async def test_a_refusal_names_the_remedy_and_no_key(
     s3: S3Server, tmp_path: Path, changes: dict[str, Any], size: int, said: str
 ) -> None:
     file, asset = a_file(tmp_path, size)
@@ -135,7 +135,7 @@ async def test_a_refusal_is_told_with_what_to_do_and_without_a_key(
     assert not any(key in str(refused.value) for key in (ACCESS_KEY, SECRET_KEY, "wrong-"))
 
 
-async def test_a_server_that_is_not_there_or_does_not_speak_s3_is_told(tmp_path: Path) -> None:
+async def test_a_missing_or_non_s3_server_is_reported(tmp_path: Path) -> None:
     file, asset = a_file(tmp_path, 1000)
 
     async def fails(endpoint: str, said: str) -> None:
@@ -175,7 +175,7 @@ async def test_the_guard_sees_every_address_that_is_dialled(tmp_path: Path, endp
     assert any(word in str(refused.value) for word in ("is never dialled", "cannot be reached"))
 
 
-async def test_the_guard_is_asked_by_the_name_of_the_host(s3: S3Server, tmp_path: Path) -> None:
+async def test_the_guard_checks_the_host_name(s3: S3Server, tmp_path: Path) -> None:
     seen: list[tuple[str, Any]] = []
 
     class Watching(OperatorGuard):

@@ -20,8 +20,7 @@ from starlette.responses import JSONResponse
 
 import receiver
 from receiver import Client, SyncClient
-from receiver.client import BatchNotFinished, TaskNotFinished, event_signal
-from receiver.client import transport
+from receiver.client import BatchNotFinished, TaskNotFinished, event_signal, transport
 from receiver.domain.costs import Cost
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
 from receiver.domain.model import Event, Task, TaskState, Verification

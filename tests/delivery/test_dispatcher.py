@@ -26,7 +26,7 @@ async def system(tmp_path: Path) -> AsyncIterator[DeliverySystem]:
         yield system
 
 
-async def test_an_event_goes_out_at_once_and_what_came_of_it_is_kept(system: DeliverySystem) -> None:
+async def test_a_new_event_is_attempted_at_once_and_the_outcome_stored(system: DeliverySystem) -> None:
     there = system.add_route()
     there.respond = lambda _: Accepted(code=204, excerpt=b"thanks")
     await system.start()
@@ -68,7 +68,7 @@ async def test_a_destination_is_left_alone_for_as_long_as_it_asks(system: Delive
     assert there.attempt_times == [START, START + timedelta(minutes=7)]
 
 
-async def test_a_refused_delivery_is_dead_and_the_next_goes_out(system: DeliverySystem) -> None:
+async def test_a_refused_delivery_is_dead_and_the_next_is_attempted(system: DeliverySystem) -> None:
     there = system.add_route()
     there.respond = lambda _: Refused(reason="exit 65", code=65) if len(there.attempts) == 1 else Accepted()
     await system.start()
@@ -216,7 +216,7 @@ async def test_a_late_finisher_whose_claim_is_lost_writes_nothing(system: Delive
     assert await system.store.route_states() == {}
 
 
-async def test_an_attempt_that_is_under_way_is_not_made_again_when_the_clock_is_set_past_its_lease(
+async def test_setting_the_clock_past_a_lease_does_not_repeat_an_attempt(
     system: DeliverySystem,
 ) -> None:
     there = system.add_route(concurrency=2)

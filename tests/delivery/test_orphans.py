@@ -68,7 +68,7 @@ async def test_all_that_it_started_is_ended_with_it(tmp_path: Path) -> None:
     await wait_until(lambda: not is_running(own)() and not is_running(strayed)())
 
 
-async def test_a_script_that_does_not_heed_the_request_is_killed(tmp_path: Path) -> None:
+async def test_a_script_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     await run_until_killed(f"trap '' TERM; echo $$ >{pid}; while :; do sleep 1; done", once=pid)
 

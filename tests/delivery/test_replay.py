@@ -49,7 +49,7 @@ async def replay(system: DeliverySystem, *, rate: Rate | None = None, **selectio
     return started
 
 
-async def test_what_died_goes_out_again_under_its_own_event_id_and_its_history_stays(system: DeliverySystem) -> None:
+async def test_a_replayed_delivery_keeps_its_event_id_and_history(system: DeliverySystem) -> None:
     before = await add_dead_deliveries(system)
     attempts = [await system.attempts(view.delivery.id) for view in before]
 
@@ -66,7 +66,7 @@ async def test_what_died_goes_out_again_under_its_own_event_id_and_its_history_s
     assert (done.state, done.total, done.created, done.finished_at) == (ReplayState.DONE, 3, 3, START)
 
 
-async def test_the_same_replay_twice_brings_all_out_twice(system: DeliverySystem) -> None:
+async def test_the_same_replay_twice_delivers_everything_twice(system: DeliverySystem) -> None:
     events = [view.delivery.event_id for view in await add_dead_deliveries(system)]
 
     for _ in range(2):
@@ -165,7 +165,7 @@ async def test_dead_events_may_go_to_another_route(system: DeliverySystem) -> No
     assert system.destinations["publish"].attempts == []
 
 
-async def test_a_new_route_may_have_what_happened_before_it_as_far_as_it_asks_for_it(system: DeliverySystem) -> None:
+async def test_a_replay_to_a_new_route_sends_past_events_it_subscribes_to(system: DeliverySystem) -> None:
     events = [view.delivery.event_id for view in await add_dead_deliveries(system)]
     await system.route_states.hold(
         "publish", why="makes an alert, which the other route does not ask for", actor="alice"

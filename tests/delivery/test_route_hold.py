@@ -15,7 +15,7 @@ from receiver.domain.model import Accepted, Failed, Refused, RouteState
 from receiver.domain.rate_limiter import RateLimiter
 
 
-async def test_five_failures_in_a_row_hold_a_route_and_then_it_is_tried_once_a_minute(system: DeliverySystem) -> None:
+async def test_five_consecutive_failures_hold_a_route_and_probe_it_each_minute(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
 
@@ -57,7 +57,7 @@ async def test_one_event_alone_can_hold_its_route_and_is_then_probed_for(system:
     assert (await system.deliveries())[0].delivery.attempts == len(there.attempts)
 
 
-async def test_the_first_success_releases_the_route_and_its_backlog_drains_oldest_first(system: DeliverySystem) -> None:
+async def test_the_first_success_releases_the_route_oldest_event_first(system: DeliverySystem) -> None:
     there = system.add_route()
     await system.start()
     waiting = await fail_until_held(system, events=8)
@@ -94,7 +94,7 @@ async def test_new_events_share_the_lane_with_the_backlog_and_its_rate(system: D
     assert max(spans) <= pace.count
 
 
-async def test_other_routes_know_nothing_of_it(system: DeliverySystem) -> None:
+async def test_other_routes_are_not_affected(system: DeliverySystem) -> None:
     system.add_route()
     other = system.add_route("other")
     await system.start()
@@ -106,7 +106,7 @@ async def test_other_routes_know_nothing_of_it(system: DeliverySystem) -> None:
     assert system.route_states.get("other") == RouteState(name="other")
 
 
-async def test_each_alert_is_told_once_and_goes_where_alerts_go(system: DeliverySystem) -> None:
+async def test_each_alert_is_raised_once_and_sent_to_alert_routes(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=8)
     mail = system.add_route("alerts")
     await system.start()
@@ -158,7 +158,7 @@ async def test_held_routes_and_their_backlog_outlive_the_process(system: Deliver
     assert await system.alerts() == ["alert.route_held", "alert.route_recovered"]
 
 
-async def test_six_hours_of_silence_cost_a_probe_a_minute_and_end_within_a_minute(system: DeliverySystem) -> None:
+async def test_six_hours_of_outage_cost_one_probe_a_minute(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=8)
     there.respond = lambda _: FAILED
     await system.start()
@@ -178,7 +178,7 @@ async def test_six_hours_of_silence_cost_a_probe_a_minute_and_end_within_a_minut
     assert set(await system.statuses()) == {"delivered"}
 
 
-async def test_a_held_route_keeps_however_much_comes_and_all_of_it_goes_out(system: DeliverySystem) -> None:
+async def test_a_held_route_keeps_every_event_and_delivers_all_later(system: DeliverySystem) -> None:
     there = system.add_route(concurrency=100)
     there.respond = lambda _: FAILED
     await system.start()
@@ -208,7 +208,7 @@ async def test_a_probe_that_hangs_until_its_timeout_does_not_stretch_the_minute(
     assert there.attempt_times[-2:] == [START + MINUTE, START + 2 * MINUTE]
 
 
-async def test_what_is_held_back_for_its_files_goes_out_neither_as_a_probe_nor_at_a_release(
+async def test_an_event_waiting_for_files_is_not_sent_by_a_probe_or_release(
     system: DeliverySystem,
 ) -> None:
     there = system.add_route()

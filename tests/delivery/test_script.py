@@ -105,7 +105,7 @@ async def test_a_folder_whose_name_would_have_to_be_cut_is_not_given() -> None:
     assert outcome.excerpt == b"[]\n"
 
 
-async def test_it_runs_where_it_is_told_to(tmp_path: Path) -> None:
+async def test_it_runs_in_the_configured_folder(tmp_path: Path) -> None:
     assert (await send_to_script("/bin/pwd", cwd=tmp_path)).excerpt.decode().strip() == str(tmp_path)
 
 

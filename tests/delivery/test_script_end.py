@@ -56,7 +56,7 @@ async def test_ending_begins_with_a_request() -> None:
     assert outcome.code is None
 
 
-async def test_what_does_not_heed_the_request_is_killed_five_seconds_later(tmp_path: Path) -> None:
+async def test_a_script_that_ignores_sigterm_is_killed_after_five_seconds(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     started = time.perf_counter()
 
@@ -109,7 +109,7 @@ async def test_a_child_that_holds_the_output_is_ended_and_holds_nothing_up(
     await wait_until(is_gone(pid))
 
 
-async def test_after_a_success_what_let_go_of_the_output_may_go_on(tmp_path: Path) -> None:
+async def test_after_a_success_a_child_that_closed_the_output_may_go_on(tmp_path: Path) -> None:
     pid = tmp_path / "pid"
 
     outcome = await run_shell(f"sleep 60 >/dev/null 2>&1 & echo $! >{pid}")
@@ -159,7 +159,7 @@ async def test_a_stopped_script_is_ended_all_the_same(tmp_path: Path) -> None:
     assert is_gone(pid)()
 
 
-async def test_no_child_is_left_unburied() -> None:
+async def test_no_zombie_is_left() -> None:
     before = children()
 
     await asyncio.gather(*(run_shell(f"sleep 0.0{number}; exit {number}") for number in range(8)))

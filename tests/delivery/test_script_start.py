@@ -66,7 +66,7 @@ async def test_a_bad_interpreter_is_named(tmp_path: Path) -> None:
     assert "its interpreter /no/such/python does not exist" in outcome.reason
 
 
-async def test_an_interpreter_without_its_execute_bit_is_named_instead_of_the_script(tmp_path: Path) -> None:
+async def test_an_interpreter_that_is_not_executable_is_named(tmp_path: Path) -> None:
     interpreter = a_script(tmp_path / "interpreter", "#!/bin/sh\n", mode=0o644)
 
     outcome = expect_failed(await send_to_script(a_script(tmp_path / "publish", f"#!{interpreter} -e\n")))

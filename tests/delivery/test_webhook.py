@@ -67,7 +67,7 @@ async def test_each_header_that_is_promised_is_there(http_client: HttpClient) ->
     assert headers["kling-receiver-attempt"] == "3"
 
 
-async def test_the_reference_verifies_what_was_sent_with_either_secret_of_a_rotation(http_client: HttpClient) -> None:
+async def test_the_reference_library_verifies_both_secrets_of_a_rotation(http_client: HttpClient) -> None:
     async with http_peer(response()) as peer:
         await send(http_client, peer.url, a_delivery_request(at=SystemClock().now()), secret=(NEW, OLD))
 
@@ -77,7 +77,7 @@ async def test_the_reference_verifies_what_was_sent_with_either_secret_of_a_rota
         Webhook(secret.reveal().encode()).verify(request.body, request.headers)
 
 
-async def test_without_a_secret_nothing_is_signed_and_the_id_is_sent_all_the_same(http_client: HttpClient) -> None:
+async def test_without_a_secret_the_id_is_sent_but_no_signature(http_client: HttpClient) -> None:
     async with http_peer(response()) as peer:
         await send(http_client, peer.url)
 
@@ -165,7 +165,7 @@ async def test_a_time_out_fails_with_its_reason(http_client: HttpClient) -> None
     assert outcome == Failed(reason=f"127.0.0.1:{peer.port} received the request but did not answer within 0.1 s.")
 
 
-async def test_nobody_there_fails_with_its_reason(http_client: HttpClient) -> None:
+async def test_a_refused_connection_fails_with_its_reason(http_client: HttpClient) -> None:
     port = free_port()
 
     outcome = await send(http_client, f"http://127.0.0.1:{port}/secret")
@@ -338,7 +338,7 @@ async def test_a_client_gets_kling_s_body_byte_for_byte(http_client: HttpClient)
     assert peer.requests[0].headers["content-type"] == "application/json"
 
 
-async def test_a_client_gets_no_part_of_a_signature_unless_the_gateway_has_a_secret(http_client: HttpClient) -> None:
+async def test_a_client_gets_no_signature_headers_without_a_gateway_secret(http_client: HttpClient) -> None:
     async with http_peer(response()) as peer:
         await a_client_callback_sender(http_client).send(a_delivery_request(url=peer.url))
         await a_client_callback_sender(http_client, NEW).send(a_delivery_request(url=peer.url, at=SystemClock().now()))
@@ -358,7 +358,7 @@ async def test_a_client_cannot_reach_inward_by_its_url() -> None:
         assert peer.connections == 0
 
 
-async def test_a_client_s_url_that_is_gone_holds_nobody_else_s(http_client: HttpClient) -> None:
+async def test_a_client_url_that_is_gone_holds_no_other_client(http_client: HttpClient) -> None:
     async with http_peer(response(410, b"bye")) as peer:
         outcome = await a_client_callback_sender(http_client).send(a_delivery_request(url=peer.url))
 

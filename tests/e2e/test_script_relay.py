@@ -150,7 +150,7 @@ async def test_a_missing_unit_is_named(tmp_path: Path) -> None:
     assert isinstance(outcome, Failed)
     assert outcome.code == 75
     assert outcome.excerpt.endswith(
-        b"script.sock: No such file or directory. Is its socket unit started, and may the service use it?\n"
+        b"script.sock: No such file or directory. Check that its socket unit runs and that the service may use it.\n"
     )
 
 
@@ -204,7 +204,7 @@ def test_an_early_disconnect_starts_no_script(tmp_path: Path) -> None:
         asker.sendall(a_head(length=2) + b"{}")
         asker.shutdown(socket.SHUT_WR)
 
-        with subprocess.Popen([*RELAY, "run", str(tmp_path / "publish")], stdin=unit.fileno()) as relay:
+        with subprocess.Popen([*RELAY, "serve", str(tmp_path / "publish")], stdin=unit.fileno()) as relay:
             assert relay.wait(10) == 0
 
         assert asker.recv(100) == b"\nw 75\n"

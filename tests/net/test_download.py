@@ -70,7 +70,7 @@ async def test_a_file_comes_with_its_type_and_its_validator(http_client: HttpCli
     assert "range" not in peer.requests[0].headers
 
 
-async def test_what_broke_off_stays_and_the_rest_is_asked_for(http_client: HttpClient) -> None:
+async def test_an_interrupted_download_requests_only_the_rest(http_client: HttpClient) -> None:
     target = MemoryTarget()
     async with http_peer(truncated_response(FILE, after=100, etag='"v1"')) as peer:
         with pytest.raises(NoResponse):
@@ -120,7 +120,7 @@ async def test_a_date_is_a_validator_too(http_client: HttpClient) -> None:
 
 
 @pytest.mark.parametrize("part", ["bytes 0-10/100", "bytes 99-10", "items 5-9/10", ""])
-async def test_another_part_than_was_asked_for_is_not_taken(http_client: HttpClient, part: str) -> None:
+async def test_a_part_that_was_not_requested_is_refused(http_client: HttpClient, part: str) -> None:
     target = MemoryTarget(content=bytearray(b"12345"), validator='"v1"')
     async with http_peer(response(206, b"67890", content_range=part)) as peer:
         with pytest.raises(NoResponse, match="part of the file that was not requested"):
@@ -129,7 +129,7 @@ async def test_another_part_than_was_asked_for_is_not_taken(http_client: HttpCli
     assert bytes(target.content) == b"12345"
 
 
-async def test_a_part_that_nobody_asked_for_is_not_taken(http_client: HttpClient) -> None:
+async def test_a_part_without_a_range_request_is_refused(http_client: HttpClient) -> None:
     target = MemoryTarget()
     async with http_peer(response(206, b"x", content_range="bytes 0-0/100")) as peer:
         with pytest.raises(NoResponse, match="part of the file that was not requested"):
@@ -219,7 +219,7 @@ async def test_an_encoded_file_is_no_file(http_client: HttpClient) -> None:
             await fetch(http_client, peer.url, MemoryTarget())
 
 
-async def test_a_status_is_told_as_it_is(http_client: HttpClient) -> None:
+async def test_an_error_status_is_returned(http_client: HttpClient) -> None:
     async with http_peer(response(403, b"<Error>expired</Error>")) as peer:
         assert await fetch(http_client, peer.url, MemoryTarget()) == ErrorStatus(
             peer=f"127.0.0.1:{peer.port}", status=403

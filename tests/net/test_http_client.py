@@ -114,7 +114,7 @@ async def test_no_more_requests_at_once_than_there_are_connections() -> None:
     assert most == 3
 
 
-async def test_waiting_for_a_connection_counts_and_is_told_apart() -> None:
+async def test_waiting_for_a_connection_counts_and_has_its_own_error() -> None:
     http_client = HttpClient(user_agent="x", max_connections=1)
     async with http_peer(never_respond) as peer:
         first = asyncio.ensure_future(post(http_client, peer.url))

@@ -18,7 +18,7 @@ from receiver.net.http_client import HttpClient, HttpResponse, IPAddress
 # How a request ends without an answer.
 
 
-async def test_nobody_listening_is_refused(http_client: HttpClient) -> None:
+async def test_a_port_without_a_listener_is_a_refused_connection(http_client: HttpClient) -> None:
     port = free_port()
 
     with pytest.raises(RequestNotSent, match=f"127.0.0.1:{port} refused the connection"):
@@ -37,7 +37,7 @@ async def test_an_unknown_name_says_so() -> None:
         await post(http_client, "http://nowhere.example/")
 
 
-async def test_the_systems_resolver_is_asked_and_its_failure_told(http_client: HttpClient) -> None:
+async def test_the_system_resolver_is_used_and_its_failure_reported(http_client: HttpClient) -> None:
     with pytest.raises(RequestNotSent, match=r"nothing\.invalid"):
         await post(http_client, "http://nothing.invalid/")
 
@@ -244,7 +244,7 @@ CONTINUED = b"HTTP/1.1 100 Continue\r\n\r\n" + response(204)
 UPGRADED = b"HTTP/1.1 101 Up\r\nupgrade: x\r\nconnection: upgrade\r\n\r\n"
 
 
-async def test_whatever_a_peer_sends_ends_in_an_answer_or_one_of_our_errors() -> None:
+async def test_any_bytes_from_a_peer_end_in_a_response_or_a_typed_error() -> None:
     rng = Random(23)
     http_client = HttpClient(user_agent="x", max_connections=8)
 

@@ -46,7 +46,7 @@ async def test_tls_checks_the_name_and_not_the_address_dialled(server_tls: ssl.S
     assert [request.headers["host"] for request in peer.requests] == [f"host.example:{peer.port}"] * 2
 
 
-async def test_a_certificate_that_nobody_vouches_for_is_not_taken(server_tls: ssl.SSLContext) -> None:
+async def test_a_self_signed_certificate_is_refused(server_tls: ssl.SSLContext) -> None:
     http_client = HttpClient(user_agent="x", resolve=to_loopback)
     async with http_peer(response(), tls=server_tls) as peer:
         with pytest.raises(

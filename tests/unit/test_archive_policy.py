@@ -26,7 +26,7 @@ def decided(state: ArchiveState, *missing: MissingResult, age: timedelta) -> Arc
 
 
 @pytest.mark.parametrize("age", [timedelta(0), HOUR, 40 * DAY])
-def test_when_all_is_home_routes_are_told(age: timedelta) -> None:
+def test_when_all_is_archived_delivery_starts(age: timedelta) -> None:
     assert decided(ArchiveState.PENDING, age=age) == ArchiveDecision(archiving=None, deliver=True)
 
 
@@ -42,7 +42,7 @@ def test_routes_wait_while_something_may_come() -> None:
     assert verdict.wait == MINUTE, "the next look is at the moment at which they have waited long enough"
 
 
-def test_routes_that_waited_long_enough_are_told_without_it_and_it_is_tried_for() -> None:
+def test_after_the_maximum_wait_delivery_starts_and_retries_go_on() -> None:
     verdict = decided(ArchiveState.PENDING, SLOW, age=HOUR)
 
     assert (verdict.archiving, verdict.deliver, verdict.alert) == (ArchiveState.LATE, True, ArchiveAlert.LOST)

@@ -90,7 +90,7 @@ async def test_a_place_comes_back_from_one_that_was_cancelled_in_any_state() -> 
     await owners.end()
 
 
-async def test_one_that_is_cancelled_as_its_turn_comes_takes_nobodys_place() -> None:
+async def test_cancelling_a_waiter_as_it_is_granted_frees_the_slot() -> None:
     owners = Owners(1)
     await owners.acquire("a", "b", "c")
 

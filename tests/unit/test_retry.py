@@ -100,7 +100,7 @@ def failing_state(times: int = HOLD_AFTER, *, reason: str = "500") -> RouteState
     return state
 
 
-def test_a_route_is_held_after_failures_in_a_row_and_the_first_success_releases_it() -> None:
+def test_consecutive_failures_hold_a_route_and_a_success_releases_it() -> None:
     state = failing_state(HOLD_AFTER - 1)
     assert not state.is_held
 
