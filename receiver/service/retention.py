@@ -1,4 +1,4 @@
-"""Takes away what has been kept for long enough, an hour apart and in small steps, so that nobody waits for it."""
+"""Deletes old data every hour, in small steps, so that other writes do not wait."""
 
 import asyncio
 from collections import Counter
@@ -17,49 +17,49 @@ log = structlog.get_logger()
 SWEEP_INTERVAL = timedelta(hours=1)
 
 _PAUSE = timedelta(milliseconds=20)
-"""A pause after each step, longer than the step, so that the store is free for others most of the time."""
+"""The pause after each step, longer than the step, so that the store is available for other writes."""
 
 
 class Retention:
-    """Keeps the store from growing for ever."""
+    """Deletes old data, so that the store does not grow without limit."""
 
     def __init__(self, store: RetentionStore, settings: RetentionSettings, *, clock: Clock) -> None:
         self._store = store
         self._clock = clock
         self._ages: Mapping[RetentionTarget, timedelta] = {
-            litter: settings.bodies if litter in (RetentionTarget.BODIES, RetentionTarget.INTENTS) else settings.events
-            for litter in RetentionTarget
+            target: settings.bodies if target in (RetentionTarget.BODIES, RetentionTarget.INTENTS) else settings.events
+            for target in RetentionTarget
         }
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Sweep now and every hour, until *stop*; what a stop interrupts is done at the next start."""
+        """Sweep now and every hour until *stop*. The next start continues an interrupted sweep."""
         while not stop.is_set():
             try:
                 await self.sweep(stop)
-            except StoreUnavailable as exc:  # a full disk, say; nothing is lost by doing it later
+            except StoreUnavailable as exc:  # a full disk, for example; the next sweep catches up
                 log.warning("retention.delayed", reason=exc.message)
             await self._clock.wait(stop, until=self._clock.now() + SWEEP_INTERVAL)
 
     async def sweep(self, stop: asyncio.Event) -> Mapping[str, int]:
-        """Take away all that is old by now; give how much it was, by kind."""
+        """Delete everything that is old now; return the number of deleted rows by kind."""
         now = self._clock.now()
-        gone: Counter[str] = Counter()
-        for litter, age in self._ages.items():
-            gone.update(await self._sweep_target(litter, stop, before=now - age, now=now))
-        if any(gone.values()):
+        deleted: Counter[str] = Counter()
+        for target, age in self._ages.items():
+            deleted.update(await self._sweep_target(target, stop, before=now - age, now=now))
+        if any(deleted.values()):
             await self._store.truncate_wal()
-        log.info("retention.swept", **gone)
-        return gone
+        log.info("retention.swept", **deleted)
+        return deleted
 
     async def _sweep_target(
         self, target: RetentionTarget, stop: asyncio.Event, *, before: datetime, now: datetime
     ) -> Counter[str]:
-        gone: Counter[str] = Counter()
+        deleted: Counter[str] = Counter()
         after: str | None = ""
         while after is not None and not stop.is_set():
             swept = await self._store.sweep(target, before=before, now=now, after=after)
-            gone.update(swept.deleted)
+            deleted.update(swept.deleted)
             after = swept.next
             if after is not None:
                 await self._clock.wait(stop, until=self._clock.now() + _PAUSE)
-        return gone
+        return deleted

@@ -1,1 +1,1 @@
-"""What the rest of the program needs of a store, and the stores that implement it."""
+"""The protocols of a store, and the stores that implement them."""

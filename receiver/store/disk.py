@@ -1,21 +1,23 @@
-"""How much room a store's disk has left, and how much of it is kept to finish in."""
+"""Files on a disk: the free space, the reserve that a store keeps, and folders that survive a power cut."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 RESERVE = 64 * 1024 * 1024
+"""Bytes that stay free for finishing work in progress."""
+
 _MIB = 1024 * 1024
 
 
 def free_bytes(folder: Path) -> int:
-    """Tell how much room the disk under *folder* has for us."""
+    """Return the bytes that this account may still use on the disk of *folder*."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
 
 
 class DiskSpace:
-    """The room for a store in *folder*: below *reserve* bytes nothing new is taken."""
+    """The free space for a store in *folder*: below *reserve* bytes the store accepts nothing new."""
 
     def __init__(self, folder: Path, *, reserve: int = RESERVE, free: Callable[[Path], int] = free_bytes) -> None:
         self.folder = folder
@@ -23,19 +25,46 @@ class DiskSpace:
         self._free = free
 
     def free(self) -> int:
-        """Tell how many bytes are left."""
+        """Return the number of free bytes."""
         return self._free(self.folder)
 
     def has_space(self) -> bool:
-        """Tell whether there is enough left to take something new."""
+        """Return whether there is enough space to accept something new."""
         return self.free() >= self.reserve
 
     def shortage(self) -> str:
-        """Say why nothing new is taken, and what to do; nothing where there is enough."""
+        """Return why nothing new is accepted and what to do; empty if there is enough space."""
         free = self.free()
         if free >= self.reserve:
             return ""
         return (
-            f"The store's disk is almost full: {free // _MIB} MiB are left, and nothing new is taken below "
-            f"{self.reserve // _MIB} MiB. Make room: it goes on by itself."
+            f"The store's disk is almost full: {free // _MIB} MiB are left, and nothing new is accepted below "
+            f"{self.reserve // _MIB} MiB. Make room: the service resumes by itself."
         )
+
+
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """Create a folder that survives a power cut: its name is safe only after a sync of its parent folder."""
+    if folder.is_dir():
+        return
+    make_folder(folder.parent, mode=mode)
+    folder.mkdir(mode=mode, exist_ok=True)
+    sync_folder(folder.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Wait until the names in a folder are on the disk."""
+    _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def sync_file(path: Path) -> None:
+    """Wait until the content of a file is on the disk."""
+    _sync(path, os.O_RDONLY)
+
+
+def _sync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -141,7 +141,7 @@ async def test_a_removed_store_ends_the_process_before_the_next_acknowledgement(
             assert (code, again) == (1, 1)
             (said,) = receiver.log_entries("store.damaged")
             assert f"was {how}" in said["reason"]
-            assert "Put the file that was there back" in said["remedy"]
+            assert "Restore the original file" in said["remedy"]
             moved.rename(path)
             receiver.environ[START_NUMBER] = "1"
             await receiver.start()

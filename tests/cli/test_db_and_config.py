@@ -75,9 +75,7 @@ def test_a_file_with_no_store_in_it_is_a_failure_and_a_sentence(
     assert main(["db", *(str(copy) if word == "COPY" else word for word in command), "--config", str(config)]) == 1
 
     said = capsys.readouterr()
-    assert (said.out + said.err).endswith(
-        "holds no store. Restore a backup; where there never was one, `serve` makes it.\n"
-    )
+    assert (said.out + said.err).endswith("contains no store. Restore a backup, or let `serve` create a new store.\n")
     assert not copy.exists()
 
 
@@ -88,7 +86,7 @@ def test_another_programs_database_is_not_counted(config: Path, capsys: pytest.C
 
     assert main(["db", "stats", "--config", str(config)]) == 1
 
-    said = f"kling-receiver: {path} is a database of another program. Check [store] url.\n"
+    said = f"kling-receiver: {path} is the database of another program. Check [store] url.\n"
     assert capsys.readouterr().err == said
 
 

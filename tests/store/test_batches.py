@@ -118,10 +118,10 @@ async def test_a_size_may_be_said_late_and_only_one(store: Store, batches: Batch
     await add_batch_task(store, 1)
     await add_batch_task(store, 2)
     for size in (1, 2):
-        with pytest.raises(Conflict, match=f"cannot be of {size} tasks"):
+        with pytest.raises(Conflict, match=f"cannot have a size of {size}: "):
             await add_batch_task(store, 3, size=size)
     await add_batch_task(store, 3, size=4)
-    with pytest.raises(Conflict, match="cannot be of 9 tasks"):
+    with pytest.raises(Conflict, match="cannot have a size of 9: "):
         await add_batch_task(store, 4, size=9)
 
     assert (await find_batch(batches)).batch.task_count == 3

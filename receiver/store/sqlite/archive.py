@@ -1,4 +1,4 @@
-"""What is written about results that are brought home: files, the event that tells of them, who may now be told."""
+"""Archiving in the store's file: the archived files, their events, and the deliveries that wait for them."""
 
 import json
 import sqlite3
@@ -15,31 +15,34 @@ from receiver.store.sqlite.writer import WriteOp
 
 
 def due_events(connection: sqlite3.Connection, now: datetime, exclude: Sequence[str], limit: int) -> Sequence[Event]:
-    """Give the events whose results are to be looked after now."""
-    wanted = {"now": micros(now), "exclude": json.dumps(exclude), "limit": limit}
-    return [rows.event(row) for row in connection.execute(sql("events_to_archive"), wanted)]
+    """Return the events due for archiving."""
+    arguments = {"now": micros(now), "exclude": json.dumps(exclude), "limit": limit}
+    return [rows.event(row) for row in connection.execute(sql("events_to_archive"), arguments)]
 
 
 def next_due(connection: sqlite3.Connection, exclude: Sequence[str]) -> datetime | None:
-    """Tell when results are next to be looked after."""
+    """Return when the next event is due for archiving."""
     row = connection.execute(sql("next_archive_due"), {"exclude": json.dumps(exclude)}).fetchone()
     return None if row is None else from_micros(row["archive_at"])
 
 
 def _save(connection: sqlite3.Connection, group: Sequence[ArchiveUpdate]) -> Sequence[bool]:
-    ids = json.dumps([homecoming.event_id for homecoming in group])
-    known = {row["id"] for row in connection.execute(sql("events_still_archiving"), {"ids": ids})}
-    ours = [homecoming for homecoming in group if homecoming.event_id in known]
-    for homecoming in ours:
-        assets = [rows.asset_row(homecoming.event_id, asset) for asset in homecoming.assets]
-        connection.executemany(sql("insert_asset"), assets)
-        connection.execute(sql("save_archived_event"), _event_row(homecoming))
-        if homecoming.deliver_at is not None:
-            due_at = micros(homecoming.deliver_at)
-            connection.execute(sql("make_archived_deliveries_due"), (due_at, homecoming.event_id, due_at))
-        for alert in homecoming.alerts:
-            write_events(connection, [alert.event], alert.deliveries)
-    return [homecoming.event_id in known for homecoming in group]
+    ids = json.dumps([update.event_id for update in group])
+    archiving = {row["id"] for row in connection.execute(sql("events_still_archiving"), {"ids": ids})}
+    for update in group:
+        if update.event_id in archiving:
+            _save_one(connection, update)
+    return [update.event_id in archiving for update in group]
+
+
+def _save_one(connection: sqlite3.Connection, update: ArchiveUpdate) -> None:
+    connection.executemany(sql("insert_asset"), [rows.asset_row(update.event_id, asset) for asset in update.assets])
+    connection.execute(sql("save_archived_event"), _event_row(update))
+    if update.deliver_at is not None:
+        due_at = micros(update.deliver_at)
+        connection.execute(sql("make_archived_deliveries_due"), (due_at, update.event_id, due_at))
+    for alert in update.alerts:
+        write_events(connection, [alert.event], alert.deliveries)
 
 
 def _event_row(update: ArchiveUpdate) -> rows.Values:

@@ -1,4 +1,4 @@
-"""Which batches a group of new tasks goes into: made with their first task, closed with their last."""
+"""Adds new tasks to their batches. A batch is created with its first task and closed with its last."""
 
 import json
 import sqlite3
@@ -14,15 +14,15 @@ from receiver.store.sqlite.queries import sql, write_rows
 
 
 class BatchMembership:
-    """The batches as they stand after each task that was entered."""
+    """The batches of a group of new tasks, updated with each added task."""
 
     def __init__(self, connection: sqlite3.Connection, names: Collection[str]) -> None:
-        rows = connection.execute(sql("batches_by_name"), {"names": json.dumps(list(names))}) if names else ()
-        self._batches = {row["name"]: read_batch(row) for row in rows}
+        found = connection.execute(sql("batches_by_name"), {"names": json.dumps(list(names))}) if names else ()
+        self._batches = {row["name"]: read_batch(row) for row in found}
         self._changed: dict[str, Batch] = {}
 
     def add(self, task: Task, size: int | None) -> None:
-        """Take a task into its batch, which is to have *size* tasks if that is given. Raises Conflict."""
+        """Add a task to its batch, whose size is *size* tasks unless None. Raises Conflict."""
         if task.batch is None:
             return
         batch = self._batches.get(task.batch) or Batch(
@@ -32,7 +32,7 @@ class BatchMembership:
         self._batches[batch.name] = self._changed[batch.name] = batch
 
     def write(self, connection: sqlite3.Connection) -> None:
-        """Keep the batches that took tasks in."""
+        """Store the changed batches."""
         write_rows(connection, "save_batch", map(_row, self._changed.values()))
 
 
@@ -40,20 +40,22 @@ def _with_task(batch: Batch, task: Task, size: int | None) -> Batch:
     if batch.closed_at is not None:
         raise Conflict(
             f"Batch {batch.name} is closed: it has its {batch.task_count} tasks.",
-            remedy="Give the task another batch, or none.",
+            remedy="Use another batch for the task, or none.",
         )
     size = batch.size if size is None else size
-    taken = batch.task_count + 1
-    if size is not None and (batch.size not in (None, size) or size < taken):
+    task_count = batch.task_count + 1
+    if size is not None and (batch.size not in (None, size) or size < task_count):
         raise Conflict(
-            f"Batch {batch.name} cannot be of {size} tasks: it has {batch.task_count} of {batch.size or 'any number'}.",
-            remedy="Say one size, with its first task or with each, or none at all.",
+            f"Batch {batch.name} cannot have a size of {size}: "
+            f"it has {batch.task_count} tasks and its size is {batch.size or 'not set'}.",
+            remedy="Set the same size with its first task or with each task, or set none.",
         )
-    return replace(batch, size=size, task_count=taken, closed_at=task.created_at if taken == size else None)
+    closed_at = task.created_at if task_count == size else None
+    return replace(batch, size=size, task_count=task_count, closed_at=closed_at)
 
 
 def read_batch(row: rows.Row) -> Batch:
-    """Read a batch."""
+    """Read a batch from its row."""
     closed_at, finished_at = row["closed_at"], row["finished_at"]
     return Batch(
         name=row["name"],
@@ -68,6 +70,6 @@ def read_batch(row: rows.Row) -> Batch:
 
 
 def _row(batch: Batch) -> rows.Values:
-    """Write a batch for ``save_batch``, which leaves its end alone."""
+    """Return the row of a batch for ``save_batch``, which does not change its finish."""
     closed_at = None if batch.closed_at is None else micros(batch.closed_at)
     return (batch.name, batch.id, batch.size, batch.task_count, micros(batch.created_at), closed_at)

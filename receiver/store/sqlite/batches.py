@@ -1,4 +1,4 @@
-"""Batches in the store's file: how they stand, what closes them, and the one time each is finished."""
+"""Batches in the store's file: their states and counts, their closing, and the single finish of each."""
 
 import json
 import sqlite3
@@ -22,11 +22,11 @@ from receiver.store.sqlite.writer import DecidedWriteOp, ItemError, WriteOp, Wri
 
 Read: TypeAlias = Callable[..., Awaitable[Any]]
 
-_MAX_COMPLETE = 100  # complete batches that are found at once
+_MAX_COMPLETE = 100  # batches per call of list_complete
 
 
 class SqliteBatchStore:
-    """What tasks share a batch, in the store's file."""
+    """Batches of tasks, in the store's file."""
 
     def __init__(self, writer: Writer, hot_read: Read, list_read: Read) -> None:
         self._writer = writer
@@ -34,20 +34,20 @@ class SqliteBatchStore:
         self._list_read = list_read
 
     async def close(self, name: str, *, now: datetime, action: AuditEntry) -> bool:
-        """Let a batch take no more tasks in; False where it is not open."""
+        """Close a batch for new tasks; return False if it is not open."""
         return await self._writer.execute(_CLOSE, CloseCall(name=name, now=now, action=action))
 
     async def list_complete(self) -> Sequence[str]:
-        """Name batches that are closed and whose tasks are all over, their results home or given up, untold so far."""
+        """Return the names of closed batches whose tasks and archiving have all ended and that are not finished yet."""
         found: Sequence[str] = await self._hot_read(_list_complete)
         return found
 
     async def finish(
         self, name: str, make_event: Callable[[FinishedBatch], RoutedEvent], *, limit: int
     ) -> RoutedEvent | None:
-        """Store what *announce* makes of a complete batch and its first *limit* tasks, in one transaction.
+        """Store the event that *make_event* makes of a complete batch and its first *limit* tasks, in one transaction.
 
-        None, and nothing written, where it is not complete, or was finished before.
+        Return None and write nothing if the batch is not complete or already finished.
         """
         return await self._writer.execute(_FINISH, FinishCall(name=name, make_event=make_event, limit=limit))
 
@@ -60,8 +60,8 @@ class SqliteBatchStore:
         self, *, states: Sequence[BatchState] = (), limit: int = 50, cursor: str | None = None
     ) -> Page[BatchView]:
         """List batches, newest first."""
-        wanted = {"states": json_list(states), "cursor": decode_cursor(cursor, prefix="bat")}
-        found: Page[BatchView] = await self._list_read(_page, wanted, limit=limit)
+        arguments = {"states": json_list(states), "cursor": decode_cursor(cursor, prefix="bat")}
+        found: Page[BatchView] = await self._list_read(_page, arguments, limit=limit)
         return found
 
 
@@ -106,22 +106,22 @@ def _close(connection: sqlite3.Connection, group: Sequence[CloseCall]) -> Sequen
         change_audited(
             connection,
             "close_batch",
-            {"name": close.name, "now": micros(close.now)},
-            action=rows.action_row(close.action),
+            {"name": call.name, "now": micros(call.now)},
+            action=rows.action_row(call.action),
         )
-        for close in group
+        for call in group
     ]
 
 
 def _load(connection: sqlite3.Connection, group: Sequence[FinishCall]) -> dict[str, FinishedBatch]:
-    """Read each batch whole that is still to be finished: what its announcement tells is true as of one moment."""
+    """Read each complete, unfinished batch with its tasks, so that its event describes one point in time."""
     statement = queries()["complete_batches"].with_optional({"name": True})
-    ends = {}
-    for finish in group:
-        row = connection.execute(statement, {"name": finish.name, "limit": 1}).fetchone()
+    finished = {}
+    for call in group:
+        row = connection.execute(statement, {"name": call.name, "limit": 1}).fetchone()
         if row is not None:
-            ends[finish.name] = _load_finished(connection, read_batch(row), finish.limit)
-    return ends
+            finished[call.name] = _load_finished(connection, read_batch(row), call.limit)
+    return finished
 
 
 def _load_finished(connection: sqlite3.Connection, batch: Batch, limit: int) -> FinishedBatch:
@@ -133,28 +133,28 @@ def _load_finished(connection: sqlite3.Connection, batch: Batch, limit: int) -> 
 def _decide(
     group: Sequence[FinishCall], finished: dict[str, FinishedBatch]
 ) -> tuple[Sequence[RoutedEvent | ItemError | None], Mapping[str, RoutedEvent]]:
-    said: dict[str, RoutedEvent] = {}
+    routed: dict[str, RoutedEvent] = {}
     results: list[RoutedEvent | ItemError | None] = []
-    for finish in group:
-        end = finished.pop(finish.name, None)  # popped, so that one group finishes a batch once
-        if end is None:
+    for call in group:
+        batch = finished.pop(call.name, None)  # popped, so that one group finishes a batch once
+        if batch is None:
             results.append(None)
             continue
         try:
-            said[finish.name] = finish.make_event(end)
-            results.append(said[finish.name])
-        except Exception as exc:  # noqa: BLE001 -- whatever a caller's words raise is its caller's alone
+            routed[call.name] = call.make_event(batch)
+            results.append(routed[call.name])
+        except Exception as exc:  # noqa: BLE001 -- an error of a caller's make_event concerns only that caller
             results.append(ItemError(exc))
-    return results, said
+    return results, routed
 
 
 def _write(connection: sqlite3.Connection, routed: Mapping[str, RoutedEvent]) -> None:
-    for name, announcement in routed.items():
-        event = announcement.event
-        wanted = {"name": name, "now": micros(event.created_at), "event_id": event.id}
-        if connection.execute(sql("finish_batch"), wanted).rowcount != 1:
-            raise RuntimeError(f"batch {name} was finished within one transaction by another hand")
-        write_events(connection, [event], announcement.deliveries)
+    for name, finish in routed.items():
+        event = finish.event
+        arguments = {"name": name, "now": micros(event.created_at), "event_id": event.id}
+        if connection.execute(sql("finish_batch"), arguments).rowcount != 1:
+            raise RuntimeError(f"batch {name} was finished twice in one transaction")
+        write_events(connection, [event], finish.deliveries)
 
 
 _CLOSE: WriteOp[CloseCall, bool] = WriteOp(write=_close, uses_disk=False)

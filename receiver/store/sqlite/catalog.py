@@ -1,4 +1,4 @@
-"""What is read, each in one go on a read-only connection: the lists of the catalog and the look-ups of the rest."""
+"""Reads, each one function on a read-only connection: the catalog's lists and the other protocols' look-ups."""
 
 import base64
 import binascii
@@ -13,7 +13,7 @@ from receiver.domain.clock import from_micros, micros
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Attempt, Event, Push, RouteState, Task, TaskState
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
-from receiver.store.sqlite import rows
+from receiver.store.sqlite import delivery_rows, rows
 from receiver.store.sqlite.queries import queries, sql
 
 T = TypeVar("T")
@@ -29,24 +29,24 @@ def find_task(connection: sqlite3.Connection, ref: str) -> Task | None:
 
 
 def intent(connection: sqlite3.Connection, task_id: str) -> bytes:
-    """Give the body a task was asked for with; empty when there is none."""
+    """Return the body a task was submitted with; empty if none is stored."""
     row = connection.execute(sql("intent"), {"task_id": task_id}).fetchone()
     return b"" if row is None else row["body"]
 
 
 def newest_id(connection: sqlite3.Connection) -> str:
-    """Give the newest id that anything has, without its prefix; empty in an empty store."""
+    """Return the newest id of all tables without its prefix; empty for an empty store."""
     return connection.execute(sql("newest_id")).fetchone()["newest"] or ""
 
 
 def has_live_token(connection: sqlite3.Connection, token_hash: bytes, now: datetime) -> bool:
-    """Tell whether a live task has the token."""
+    """Return whether an unexpired task has the token."""
     row = connection.execute(sql("has_live_token"), {"token_hash": token_hash, "now": micros(now)}).fetchone()
     return bool(row["is_live"])
 
 
 def pushes(connection: sqlite3.Connection, task_id: str) -> Sequence[Push]:
-    """Give all that arrived about a task."""
+    """Return the pushes of a task, oldest first."""
     return [rows.push(row) for row in connection.execute(sql("pushes_of_task"), {"task_id": task_id})]
 
 
@@ -63,18 +63,20 @@ def find_delivery(connection: sqlite3.Connection, delivery_id: str) -> DeliveryV
 
 
 def delivery_view(row: sqlite3.Row) -> DeliveryView:
-    """Read a delivery with what its event tells."""
-    return DeliveryView(delivery=rows.delivery(row), event_type=row["event_type"], task_id=row["event_task_id"])
+    """Read a delivery with its event's type and task id."""
+    return DeliveryView(
+        delivery=delivery_rows.delivery(row), event_type=row["event_type"], task_id=row["event_task_id"]
+    )
 
 
 def attempts(connection: sqlite3.Connection, delivery_id: str) -> Sequence[Attempt]:
-    """Give a delivery's attempts."""
+    """Return the attempts of a delivery, oldest first."""
     found = connection.execute(sql("attempts_of_delivery"), {"delivery_id": delivery_id})
-    return [rows.attempt(row) for row in found]
+    return [delivery_rows.attempt(row) for row in found]
 
 
 def backlog(connection: sqlite3.Connection) -> Sequence[RouteBacklog]:
-    """Tell what waits in each route."""
+    """Return the backlog of each route with pending deliveries."""
     return [
         RouteBacklog(route=row["route"], pending=row["pending"], oldest=from_micros(row["oldest"]))
         for row in connection.execute(sql("backlog"))
@@ -82,50 +84,46 @@ def backlog(connection: sqlite3.Connection) -> Sequence[RouteBacklog]:
 
 
 def actions(connection: sqlite3.Connection, subjects: Sequence[str], *, limit: int) -> Sequence[AuditEntry]:
-    """Tell what people did."""
-    wanted = {"subjects": json_list(subjects), "limit": limit}
-    found = connection.execute(queries()["list_actions"].with_optional(wanted), wanted)
+    """Return the audit log, newest first."""
+    arguments = {"subjects": json_list(subjects), "limit": limit}
+    found = connection.execute(queries()["list_actions"].with_optional(arguments), arguments)
     return [rows.action(row) for row in found]
 
 
 def due_routes(connection: sqlite3.Connection) -> Mapping[str, datetime]:
-    """Tell when each route's next delivery falls due."""
+    """Return when each route's next delivery is due."""
     return {row["route"]: from_micros(row["due_at"]) for row in connection.execute(sql("due_routes"))}
 
 
 def route_states(connection: sqlite3.Connection) -> Mapping[str, RouteState]:
-    """Give what is remembered about each route."""
-    return {row["name"]: rows.route_state(row) for row in connection.execute(sql("route_states"))}
+    """Return the stored state of each route."""
+    return {row["name"]: delivery_rows.route_state(row) for row in connection.execute(sql("route_states"))}
 
 
 def next_task_due(
     connection: sqlite3.Connection, states: Sequence[TaskState], after: datetime | None
 ) -> datetime | None:
-    """Tell when the next task in *states* falls due, of those that do so *after* a moment."""
-    wanted = {"states": json_list(states), "after": None if after is None else micros(after)}
-    row = connection.execute(queries()["next_task_due"].with_optional(wanted), wanted).fetchone()
+    """Return when the next task in *states* is due, ignoring those due at or before *after*."""
+    arguments = {"states": json_list(states), "after": None if after is None else micros(after)}
+    row = connection.execute(queries()["next_task_due"].with_optional(arguments), arguments).fetchone()
     return None if row["due_at"] is None else from_micros(row["due_at"])
 
 
 def counts(connection: sqlite3.Connection, tags: Mapping[str, str] | None, batch: str | None) -> Mapping[str, int]:
     """Count tasks by state."""
-    wanted = {"tags": json.dumps(dict(tags)) if tags else None, "batch": batch}
-    found = connection.execute(queries()["count_tasks"].with_optional(wanted), wanted)
+    arguments = {"tags": json.dumps(dict(tags)) if tags else None, "batch": batch}
+    found = connection.execute(queries()["count_tasks"].with_optional(arguments), arguments)
     return {row["state"]: row["tasks"] for row in found}
 
 
 def next_queued(connection: sqlite3.Connection, now: datetime, head_ids: Sequence[str]) -> Sequence[Task]:
-    """Give for each pack the queued task that goes next."""
-    return list(
-        map(
-            rows.task,
-            connection.execute(sql("next_queued_tasks"), {"now": micros(now), "head_ids": json.dumps(head_ids)}),
-        )
-    )
+    """Return the queued task that is next in each pack."""
+    arguments = {"now": micros(now), "head_ids": json.dumps(head_ids)}
+    return [rows.task(row) for row in connection.execute(sql("next_queued_tasks"), arguments)]
 
 
 def slots_in_use(connection: sqlite3.Connection, *, confirmed_only: bool) -> Mapping[str, int]:
-    """Count the slots that running tasks take, by pack; of those alone that are known to be made where *bound*."""
+    """Return the slots that running tasks use, by pack; *confirmed_only* ignores tasks still submitting."""
     statement = queries()["slots_in_use"].with_optional({"confirmed_only": confirmed_only or None})
     return {row["pack"]: row["slots"] for row in connection.execute(statement)}
 
@@ -138,7 +136,7 @@ def page(
     limit: int,
     read: Callable[[sqlite3.Row], T],
 ) -> Page[T]:
-    """Read one page of the list *name*; one row more than asked for tells whether there is another page."""
+    """Read one page of the list *name*. One extra row shows whether there is another page."""
     statement = queries()[name].with_optional(arguments)
     found = connection.execute(statement, {**arguments, "limit": limit + 1}).fetchall()
     items = [read(row) for row in found[:limit]]
@@ -146,23 +144,23 @@ def page(
 
 
 def json_list(values: Sequence[str]) -> str | None:
-    """Write a filter's values for json_each; None, which leaves the filter out, when there are none."""
+    """Return a filter's values as JSON for json_each, or None, which omits the filter, if there are none."""
     return json.dumps(values) if values else None
 
 
 def encode_cursor(last_id: str) -> str:
-    """Hide the last id of a page, so that nobody builds on what a cursor looks like."""
+    """Encode the last id of a page, so that clients do not depend on the form of a cursor."""
     return base64.urlsafe_b64encode(last_id.encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str | None, *, prefix: str) -> str | None:
-    """Give the id a cursor holds; it must be one of this list's."""
+    """Return the id in a cursor. Raises InvalidRequest if its prefix is not the list's."""
     if cursor is None:
         return None
     try:
         last_id = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
     except (ValueError, binascii.Error) as exc:
-        raise InvalidRequest("The cursor is not one of ours.", remedy="Start again without a cursor.") from exc
+        raise InvalidRequest("The cursor is not valid.", remedy="Start again without a cursor.") from exc
     if not last_id.startswith(f"{prefix}_"):
-        raise InvalidRequest("The cursor is of another list.", remedy="Start again without a cursor.")
+        raise InvalidRequest("The cursor belongs to another list.", remedy="Start again without a cursor.")
     return last_id

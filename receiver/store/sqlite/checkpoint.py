@@ -1,7 +1,7 @@
-"""Moves the write-ahead log into the file, by our own hand and where we hear of what goes wrong.
+"""Checkpoints the write-ahead log into the database file, instead of SQLite's automatic checkpoints.
 
-SQLite would do so itself at the end of some commits, but keeps to itself what fails on the way: a broken disk would go
-unnoticed there, and more would be acknowledged.
+SQLite hides the errors of an automatic checkpoint. A broken disk would go unnoticed, and the store would go on
+acknowledging writes.
 """
 
 import sqlite3
@@ -13,18 +13,18 @@ from receiver.domain.errors import StoreBroken, StoreUnavailable
 from receiver.store.sqlite.database import StoreMoved, identity, translate_error, wal_path
 
 _MAX_COMMITS = 100
-"""Commits: under little load these make as long a log as SQLite would let grow."""
+"""Commits between checkpoints: under light load the log then grows about as long as SQLite's default allows."""
 
 _MAX_WAL_GROWTH = 4 * 1024 * 1024
-"""Bytes: under much load the log grows by more than that in fewer commits."""
+"""Bytes between checkpoints: under heavy load the log grows by this much in fewer commits."""
 
 log = structlog.get_logger()
 
 
 class Checkpointer:
-    """Sees to it that the log of the store at *path* stays short, and that file and log are still there.
+    """Keeps the log of the store at *path* short, and checks that the file and its log still exist.
 
-    To be made before the file is opened: a file that takes its place later is another one.
+    Create it before the file is opened, so that a later replacement of the file is detected.
     """
 
     def __init__(self, path: Path) -> None:
@@ -35,10 +35,7 @@ class Checkpointer:
         self._commits = 0
 
     def after_commit(self, connection: sqlite3.Connection) -> None:
-        """Move the log into the file where it is time to; where there is no room for it, the log keeps it all.
-
-        Raises StoreBroken.
-        """
+        """Checkpoint the log if it is due. If the disk is full, the log keeps the data. Raises StoreBroken."""
         self._commits += 1
         try:
             size = self._wal_size()
@@ -48,17 +45,17 @@ class Checkpointer:
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except (sqlite3.Error, OSError) as exc:
             match translate_error(exc):
-                case StoreUnavailable() as put_off:
-                    log.warning("store.checkpoint_postponed", reason=put_off.message)
+                case StoreUnavailable() as unavailable:
+                    log.warning("store.checkpoint_postponed", reason=unavailable.message)
                 case StoreBroken() as broken:
                     raise broken from exc
                 case _:
-                    raise StoreBroken(f"The store's log cannot be emptied: {exc}.") from exc
+                    raise StoreBroken(f"The store's write-ahead log cannot be checkpointed: {exc}.") from exc
 
     def _wal_size(self) -> int:
-        """Give the room the log takes: from time to time it begins anew at its beginning.
+        """Return the size of the log file. SQLite reuses it from the beginning from time to time.
 
-        What is written to a file that has lost its name is gone with the process. Raises Moved, OSError.
+        Data written to a file without a name is lost when the process ends. Raises StoreMoved, OSError.
         """
         file = identity(self._path)
         if file is None or file != self._identity:
@@ -67,10 +64,10 @@ class Checkpointer:
 
 
 def truncate_wal(connection: sqlite3.Connection) -> None:
-    """Move the log into the file and cut it short, as far as that can be done without waiting for a reader."""
-    patience = connection.execute("PRAGMA busy_timeout").fetchone()[0]
+    """Checkpoint and truncate the log, as far as possible without waiting for a reader."""
+    busy_timeout = connection.execute("PRAGMA busy_timeout").fetchone()[0]
     connection.execute("PRAGMA busy_timeout = 0")
     try:
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     finally:
-        connection.execute(f"PRAGMA busy_timeout = {patience}")
+        connection.execute(f"PRAGMA busy_timeout = {busy_timeout}")

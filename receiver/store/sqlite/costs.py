@@ -1,4 +1,4 @@
-"""What tasks have cost, in the store's file: amounts are kept as they are written, and added as exact numbers."""
+"""Costs of tasks in the store's file: amounts are stored as text and added as exact decimals."""
 
 import json
 import sqlite3
@@ -15,34 +15,34 @@ from receiver.store.sqlite.queries import queries, sql
 
 
 class SqliteCostStore:
-    """What tasks have cost."""
+    """Costs of tasks, in the store's file."""
 
     def __init__(self, read: Callable[..., Awaitable[Any]]) -> None:
         self._read = read
 
     async def find(self, task_id: str) -> Cost | None:
-        """Tell what a task has cost, None where nobody has said."""
+        """Return the cost of a task; None if Kling has not reported it."""
         found: Cost | None = await self._read(_find, task_id)
         return found
 
     async def totals(
         self, by: CostGrouping, *, tag: str | None = None, since: datetime | None = None, until: datetime | None = None
     ) -> Sequence[CostTotal]:
-        """Sum what tasks have cost that ended from *since* on and before *until*, by what they share.
+        """Sum the costs of the tasks that ended from *since* until before *until*, grouped by *by*.
 
-        By a tag it is the one called *tag*. What does not have it goes by None, first.
+        Grouping by tag uses the tag *tag*. Tasks without a value are in the first group, named None.
         """
-        wanted = {
+        arguments = {
             by.value: tag if by is CostGrouping.TAG else True,
             "since": None if since is None else micros(since),
             "until": None if until is None else micros(until),
         }
-        found: Sequence[CostTotal] = await self._read(_totals, wanted)
+        found: Sequence[CostTotal] = await self._read(_totals, arguments)
         return found
 
 
 def cost_row(task: Task, cost: Cost) -> rows.Values:
-    """Write what a task has cost for ``save_cost``."""
+    """Return the row of a task's cost for ``save_cost``."""
     charges = {unit: format(amount, "f") for unit, amount in cost.charges.items()}
     return (task.id, micros(task.updated_at), json.dumps(charges, separators=(",", ":")), cost.raw)
 
@@ -64,6 +64,6 @@ def _totals(connection: sqlite3.Connection, arguments: dict[str, object]) -> Seq
             tasks[name] = row["times"]
             continue
         sums = charges.setdefault(name, {})
-        taken = EXACT_DECIMAL.multiply(Decimal(row["amount"]), Decimal(row["times"]))
-        sums[unit] = EXACT_DECIMAL.add(sums.get(unit, Decimal()), taken)
+        product = EXACT_DECIMAL.multiply(Decimal(row["amount"]), Decimal(row["times"]))
+        sums[unit] = EXACT_DECIMAL.add(sums.get(unit, Decimal()), product)
     return [CostTotal(name=name, tasks=tasks[name], charges=charges.get(name, {})) for name in tasks]

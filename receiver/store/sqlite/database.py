@@ -1,11 +1,11 @@
-"""One SQLite file: who may have it, how it is opened, which thread touches it, and what its errors mean."""
+"""One SQLite file: its lock, its connections, the thread of each connection, and the meaning of its errors."""
 
 import asyncio
 import fcntl
 import os
 import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AsyncExitStack, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -14,12 +14,13 @@ import aiosqlite
 import structlog
 
 from receiver.domain.errors import Conflict, ReceiverError, StoreBroken, StoreError, StoreLocked, StoreUnavailable
+from receiver.store.disk import make_folder, sync_folder
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 APPLICATION_ID = 0x4B6C5265
-"""Written into the file's header, so that another program's database is not taken for a store."""
+"""Stored in the file's header, so that the database of another program is not mistaken for a store."""
 
 _SYNCHRONOUS_FULL = 2
 _BUSY_TIMEOUT_MS = 5_000
@@ -27,13 +28,13 @@ _CACHED_STATEMENTS = 256
 _WAL_LIMIT = 64 * 1024 * 1024
 _ITER_CHUNK_SIZE = 64
 
-# What a later try may mend. A wal-index that cannot grow is a full disk too, under an I/O error's name.
+# Errors that a later try may not meet. A wal-index that cannot grow is a full disk, reported as an I/O error.
 _UNAVAILABLE = frozenset({
     sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_NOMEM,
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY,
 })  # fmt: skip
 _UNAVAILABLE_IO = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_NOMEM})
-# After one of these nothing that was acknowledged can be vouched for.
+# After one of these errors, acknowledged data may be lost.
 _BROKEN = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
 log = structlog.get_logger()
@@ -41,7 +42,7 @@ log = structlog.get_logger()
 
 @contextmanager
 def exclusive(path: Path, *, create: bool) -> Iterator[None]:
-    """See to it that the file exists, is ours alone and is locked by us. Raises StoreError."""
+    """Create the file if it is missing, make it private and lock it. Raises StoreError."""
     with ExitStack() as stack:
         try:
             refuse_orphan_wal(path)
@@ -50,17 +51,17 @@ def exclusive(path: Path, *, create: bool) -> Iterator[None]:
             _refuse_foreign_wal(path)
         except OSError as exc:
             raise StoreUnavailable(
-                f"The store {path} cannot be worked on: {exc.strerror or exc}.",
-                remedy=f"The account that runs this needs to write in {path.parent}, and room to do so.",
+                f"The store {path} cannot be used: {exc.strerror or exc}.",
+                remedy=f"The account that runs this needs write access to {path.parent} and free disk space.",
             ) from exc
         yield
 
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Have the store at *path* alone, by a lock on a file beside it that names our process.
+    """Hold an exclusive lock on the store at *path*. The lock file beside it contains our process id.
 
-    The file stays when the lock goes: to remove it would let two processes lock two files of one name.
+    The file stays after the release: without it, two processes could lock two files of the same name.
     """
     beside = path.with_name(f"{path.name}.lock")
     descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
@@ -71,7 +72,7 @@ def locked(path: Path) -> Iterator[None]:
             holder = os.read(descriptor, 32).decode("ascii", "replace").strip() or "unknown"
             raise StoreLocked(
                 f"The store {path} is in use by process {holder}.",
-                remedy="One process works on a SQLite store at a time: stop the other one first.",
+                remedy="Only one process can use a SQLite store: stop the other one first.",
             ) from exc
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -82,31 +83,31 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def refuse_orphan_wal(path: Path) -> None:
-    """Stop before SQLite sees a log whose file is empty or gone: it would remove the log. Raises StoreError."""
+    """Refuse a write-ahead log whose database is empty or missing: SQLite would delete the log. Raises StoreError."""
     log_beside = wal_path(path)
     if _size(path) or not _size(log_beside):
         return
     what = f"{path} is empty" if path.exists() else f"There is no store at {path}"
     raise StoreError(
-        f"{what}, but the log beside it is not empty: {log_beside} holds what was acknowledged last.",
-        remedy="Put the file back that the log belongs to; if it is lost, move the log away and restore a backup.",
+        f"{what}, but its write-ahead log {log_beside} contains acknowledged data.",
+        remedy="Restore the file that the log belongs to. If it is lost, move the log away and restore a backup.",
     )
 
 
 def _refuse_foreign_wal(path: Path) -> None:
-    """Stop before SQLite plays the log of a store that was replaced into the file that took its place."""
-    mark, log_beside = suspect_marker(path), wal_path(path)
-    was = mark.read_text().strip() if mark.exists() else ""
-    if not was or was == str(path.stat().st_ino) or not _size(log_beside):
+    """Refuse a replaced database: SQLite would apply the write-ahead log of the old file to the new one."""
+    marker, log_beside = suspect_marker(path), wal_path(path)
+    inode = marker.read_text().strip() if marker.exists() else ""
+    if not inode or inode == str(path.stat().st_ino) or not _size(log_beside):
         return
     raise StoreError(
-        f"{path} took the place of another file while that was worked on, and the log beside it is the other's.",
-        remedy=f"Put the other back by `mv`; where this one is to be used as it is, move {log_beside} away.",
+        f"{path} replaced another file that was in use, and the log beside it belongs to the other file.",
+        remedy=f"Restore the other file with `mv`. To use this one without the log, move {log_beside} away.",
     )
 
 
 def identity(path: Path) -> tuple[int, int] | None:
-    """Tell one file from another that has its name, by device and inode; None where there is none."""
+    """Return the device and inode, which differ for another file of the same name; None if there is no file."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -115,7 +116,7 @@ def identity(path: Path) -> tuple[int, int] | None:
 
 
 def wal_path(path: Path) -> Path:
-    """Name the write-ahead log of the store at *path*."""
+    """Return the path of the write-ahead log of the store at *path*."""
     return path.with_name(f"{path.name}-wal")
 
 
@@ -127,50 +128,32 @@ def _size(path: Path) -> int:
 
 
 def make_private(path: Path, *, create: bool) -> None:
-    """See to it that the file exists and is ours alone; a folder made for it is ours alone too."""
+    """Create the file if it is missing and make it private; a folder created for it is private too."""
     if not path.exists():
         if not create:
-            raise StoreError(f"There is no store at {path}.", remedy="Check [store] url; `serve` makes a new one.")
-        make_folder(path.parent)
+            raise StoreError(f"There is no store at {path}.", remedy="Check [store] url; `serve` creates a new one.")
+        make_folder(path.parent, mode=0o700)
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
-        sync(path.parent)
+        sync_folder(path.parent)
     path.chmod(0o600)
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder that outlasts a power cut: a name is sure only once the folder it stands in is on the disk."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(mode=0o700, exist_ok=True)
-    sync(folder.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def connect_writer(path: Path) -> sqlite3.Connection:
-    """Open the one connection that writes and checkpoints."""
+    """Open the only connection that writes and checkpoints."""
     connection = sqlite3.connect(path, isolation_level=None, cached_statements=_CACHED_STATEMENTS)
     with _closed_on_failure(connection):
         _prepare(connection)
         if is_foreign(connection):
-            raise StoreError(f"{path} is a database of another program.", remedy="Check [store] url.")
+            raise StoreError(f"{path} is the database of another program.", remedy="Check [store] url.")
         if _pragma(connection, "journal_mode = WAL") != "wal":
-            raise StoreError(f"The file system under {path} cannot hold a write-ahead log.", remedy="Use a local disk.")
+            raise StoreError(f"The file system of {path} does not support WAL mode.", remedy="Use a local disk.")
         connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT}")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # see checkpoint.py
     return connection
 
 
 def connect_reader(path: Path) -> sqlite3.Connection:
-    """Open a connection that cannot write, so that it never checkpoints beside the writer."""
+    """Open a read-only connection, which never checkpoints: only the writer does."""
     uri = f"{path.absolute().as_uri()}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, cached_statements=_CACHED_STATEMENTS)
     with _closed_on_failure(connection):
@@ -189,7 +172,7 @@ def _closed_on_failure(connection: sqlite3.Connection) -> Iterator[None]:
 
 
 def is_foreign(connection: sqlite3.Connection) -> bool:
-    """Tell whether the file is a database, and not one of ours."""
+    """Return whether the file is the database of another program."""
     tables = connection.execute("SELECT COUNT(*) FROM sqlite_schema").fetchone()[0]
     return bool(tables) and _pragma(connection, "application_id") != APPLICATION_ID
 
@@ -199,9 +182,12 @@ def _prepare(connection: sqlite3.Connection) -> None:
     connection.execute(f"PRAGMA busy_timeout = {_BUSY_TIMEOUT_MS}")
     connection.execute("PRAGMA foreign_keys = ON")
     connection.execute("PRAGMA synchronous = FULL")
-    # A build of SQLite may ignore a pragma in silence; with less than FULL a power cut loses what was acknowledged.
+    # Some builds of SQLite silently ignore a pragma. Without FULL, a power cut loses acknowledged data.
     if _pragma(connection, "synchronous") != _SYNCHRONOUS_FULL or _pragma(connection, "foreign_keys") != 1:
-        raise StoreError("This SQLite does not keep what it acknowledges: it refuses synchronous=FULL or foreign keys.")
+        raise StoreError(
+            "This SQLite build may lose acknowledged data: it ignores synchronous=FULL or foreign_keys=ON.",
+            remedy="Use a standard build of SQLite.",
+        )
 
 
 def _pragma(connection: sqlite3.Connection, pragma: str) -> object:
@@ -209,7 +195,7 @@ def _pragma(connection: sqlite3.Connection, pragma: str) -> object:
 
 
 def translate_error(exc: Exception) -> ReceiverError | None:
-    """Say in our words what a SQLite error means; None for what is a fault of the program."""
+    """Translate a SQLite error into ours; None if it is a programming error."""
     if isinstance(exc, ReceiverError):
         return exc
     code = getattr(exc, "sqlite_errorcode", None)
@@ -217,33 +203,33 @@ def translate_error(exc: Exception) -> ReceiverError | None:
         return None
     primary = code & 0xFF
     if primary in _UNAVAILABLE or code in _UNAVAILABLE_IO:
-        return StoreUnavailable(f"The store cannot do it just now: {exc}.")
+        return StoreUnavailable(f"The store is temporarily unavailable: {exc}.")
     if primary in _BROKEN:
         return StoreBroken(
             f"The store is broken: {exc}.",
-            remedy="Look after the disk, then run `kling-receiver db check`; where it finds damage, restore a backup.",
+            remedy="Check the disk, then run `kling-receiver db check`. If it finds damage, restore a backup.",
         )
     if primary == sqlite3.SQLITE_CONSTRAINT:
-        return Conflict(f"The store refuses it: {exc}.")
+        return Conflict(f"The store refused the write: {exc}.")
     return None
 
 
 class StoreMoved(StoreBroken):
-    """The store's file is no longer where it was opened; *was* tells which one that was."""
+    """The store's file was removed or replaced while it was open; ``expected`` is the identity of the open file."""
 
     def __init__(self, path: Path, *, expected: tuple[int, int] | None, is_gone: bool) -> None:
         how = "removed" if is_gone else "replaced by another file"
         super().__init__(
-            f"{path} was {how} while it was worked on.",
-            remedy="Put the file that was there back by `mv`; if it is lost, restore a backup.",
+            f"{path} was {how} while it was in use.",
+            remedy="Restore the original file with `mv`. If it is lost, restore a backup.",
         )
         self.expected = expected
 
 
 class Health:
-    """Remembers that a store broke: from then on every call ends the same way, and nothing is acknowledged.
+    """Whether the store is broken. Once it is, every call raises the same error and nothing is acknowledged.
 
-    A mark beside the file tells the next start to look through the whole store before it goes on.
+    A marker file beside the store makes the next start check the whole store first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -252,71 +238,80 @@ class Health:
         self._fault: StoreBroken | None = None
 
     def check(self) -> None:
-        """Raise where the store is broken."""
+        """Raise StoreBroken if the store is broken."""
         if self._fault is not None:
             raise StoreBroken(self._fault.message, remedy=self._fault.remedy)
 
     async def guard(self, awaitable: Awaitable[R]) -> R:
-        """Wait for something done to the file, and tell its errors in our words."""
+        """Await work on the file and translate its errors."""
         try:
             return await awaitable
         except Exception as exc:
-            meant = self.classify(exc)
-            if meant is exc:
+            translated = self.classify(exc)
+            if translated is exc:
                 raise
-            raise meant from exc
+            raise translated from exc
 
     def classify(self, exc: Exception) -> Exception:
-        """Translate what a connection raised; the first sign of a broken store is remembered."""
-        meant = translate_error(exc)
-        if isinstance(meant, StoreBroken) and self._fault is None:
-            self._fault = meant
-            log.error("store.damaged", reason=meant.message, remedy=meant.remedy)
+        """Translate an error of a connection. The first StoreBroken is stored as the fault."""
+        translated = translate_error(exc)
+        if isinstance(translated, StoreBroken) and self._fault is None:
+            self._fault = translated
+            log.error("store.damaged", reason=translated.message, remedy=translated.remedy)
             try:
                 self._marker.touch(mode=0o600)
-                if isinstance(meant, StoreMoved) and meant.expected is not None:
-                    self._marker.write_text(f"{meant.expected[1]}\n")
-            except OSError:  # the disk that broke the store may well refuse the mark
+                if isinstance(translated, StoreMoved) and translated.expected is not None:
+                    self._marker.write_text(f"{translated.expected[1]}\n")
+            except OSError:  # a disk that broke the store may also refuse the marker
                 log.warning("store.marker_not_written", path=str(self._marker))
             self.broken.set()
-        return meant or exc
+        return translated or exc
 
 
 def suspect_marker(path: Path) -> Path:
-    """Name the file whose being there says that the store broke when it was last open.
+    """Return the path of the marker file, which exists if the store broke when it was last open.
 
-    Where the store was taken away meanwhile, its inode stands in it; devices may have other numbers after a restart.
+    If the store was moved while open, the marker contains its inode. Device numbers may change at a restart.
     """
     return path.with_name(f"{path.name}.suspect")
 
 
 class ConnectionThread(aiosqlite.Connection):
-    """A connection and the one thread that ever touches it; what is run on it runs in order.
+    """A connection and the only thread that uses it. Functions run on it in order.
 
-    aiosqlite's own methods take a turn in the thread for every statement. Under load the turns cost more than the
-    statements, so whole steps go over at once.
+    aiosqlite's own methods switch threads for each statement. Under load the switches cost more than the
+    statements, so one call runs a whole function in the thread.
     """
 
     @classmethod
     async def open(cls, connect: Callable[[], sqlite3.Connection], *, name: str) -> "ConnectionThread":
-        """Start the thread and let it open its connection."""
-        lane = cls(connect, _ITER_CHUNK_SIZE)
-        lane._thread.name = name
+        """Start the thread, which opens the connection."""
+        thread = cls(connect, _ITER_CHUNK_SIZE)
+        thread._thread.name = name
         try:
-            await lane
+            await thread
         except BaseException:
-            # It ends by itself, but only now is the loop sure to be there for its last word.
-            await asyncio.to_thread(lane._thread.join)
+            # The thread ends by itself and then calls into the event loop, so the loop must still run.
+            await asyncio.to_thread(thread._thread.join)
             raise
-        return lane
+        return thread
 
     async def run(
         self, function: Callable[Concatenate[sqlite3.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
     ) -> R:
-        """Do *work* with the connection in its thread. A caller that gives up does not stop it."""
+        """Call *function* with the connection in its thread. Cancelling the caller does not stop the function."""
         done: R = await self._execute(partial(function, self._conn), *args, **kwargs)  # type: ignore[no-untyped-call]  # aiosqlite leaves it untyped
         return done
 
     async def aclose(self) -> None:
-        """Finish what was begun, close the connection, end the thread."""
+        """Finish pending calls, close the connection and end the thread."""
         await self.close()
+
+
+async def open_thread(
+    stack: AsyncExitStack, health: Health, connect: Callable[[], sqlite3.Connection], name: str
+) -> ConnectionThread:
+    """Open a connection in its own thread and close it with *stack*."""
+    thread = await health.guard(ConnectionThread.open(connect, name=name))
+    stack.push_async_callback(thread.aclose)
+    return thread

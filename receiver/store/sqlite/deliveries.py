@@ -1,4 +1,4 @@
-"""What is written about deliveries, for a whole group of callers at once: claims, verdicts, releases, routes."""
+"""Writes of deliveries, for a whole group of callers at once: claims, attempts, releases, route states."""
 
 import json
 import sqlite3
@@ -12,13 +12,13 @@ from receiver.domain.clock import micros
 from receiver.domain.model import Attempt, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import ClaimedDelivery
-from receiver.store.sqlite import rows
+from receiver.store.sqlite import delivery_rows, rows
 from receiver.store.sqlite.queries import queries, sql, write_rows
 from receiver.store.sqlite.tasks import write_events
 from receiver.store.sqlite.writer import WriteOp
 
 MAX_ATTEMPTS_RETAINED = 200
-"""How many of a delivery's attempts are kept, the newest."""
+"""The number of newest attempts that are kept for each delivery."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +35,7 @@ class ClaimCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordAttemptCall:
-    """One call of ``finish``."""
+    """One call of ``record_attempt``."""
 
     attempt: Attempt
     verdict: Verdict
@@ -55,7 +55,7 @@ class ReleaseCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RetryNowCall:
-    """One call of ``hasten``."""
+    """One call of ``retry_now``."""
 
     route: str
     now: datetime
@@ -81,52 +81,51 @@ class SaveRouteCall:
 
 
 def _claim(connection: sqlite3.Connection, group: Sequence[ClaimCall]) -> Sequence[Sequence[ClaimedDelivery]]:
-    # One after the other: each must see what the one before it took.
-    return [_claim_one(connection, claim) for claim in group]
+    # In sequence, because each call must see the claims of the previous ones.
+    return [_claim_one(connection, call) for call in group]
 
 
 def _claim_one(connection: sqlite3.Connection, call: ClaimCall) -> Sequence[ClaimedDelivery]:
-    moment = {"early" if call.early else "now": micros(call.now)}
-    wanted = {"route": call.route, "limit": call.limit, **moment}
-    found = list(rows.as_dicts(connection.execute(queries()["due_deliveries"].with_optional(wanted), wanted)))
+    arguments = {"route": call.route, "limit": call.limit, "early" if call.early else "now": micros(call.now)}
+    found = list(rows.as_dicts(connection.execute(queries()["due_deliveries"].with_optional(arguments), arguments)))
     if found:
         ids = json.dumps([row["id"] for row in found])
-        taken = {"claim": call.claim, "until": micros(call.until), "ids": ids}
-        connection.execute(sql("claim_deliveries"), taken)
+        connection.execute(sql("claim_deliveries"), {"claim": call.claim, "until": micros(call.until), "ids": ids})
     return [_claimed(row, call) for row in found]
 
 
 def _claimed(row: dict[str, Any], call: ClaimCall) -> ClaimedDelivery:
-    taken = {"claim": call.claim, "due_at": micros(call.until), "unfinished_claims": row["unfinished_claims"] + 1}
-    ours = rows.delivery({**row, **taken})
-    return ClaimedDelivery(delivery=ours, event=rows.event_of_delivery(row), reply_to=row["reply_to"])
+    lease = {"claim": call.claim, "due_at": micros(call.until), "unfinished_claims": row["unfinished_claims"] + 1}
+    claimed = delivery_rows.delivery({**row, **lease})
+    return ClaimedDelivery(delivery=claimed, event=rows.event_of_delivery(row), reply_to=row["reply_to"])
 
 
 def _record_attempts(connection: sqlite3.Connection, group: Sequence[RecordAttemptCall]) -> Sequence[bool]:
-    held = _claims(connection, [finish.attempt.delivery_id for finish in group])
-    # Popped, so that a second verdict on the same delivery finds the claim gone.
-    results = [_drop_claim(held, finish.attempt.delivery_id, finish.claim) for finish in group]
-    ours = [finish for finish, is_ours in zip(group, results, strict=True) if is_ours]
-    write_rows(connection, "record_verdict", map(_verdict_row, ours))
-    write_rows(connection, "insert_attempt", [rows.attempt_row(finish.attempt) for finish in ours])
-    old = [(finish.attempt.delivery_id, finish.attempt.number - MAX_ATTEMPTS_RETAINED) for finish in ours]
+    claims = _claims(connection, [call.attempt.delivery_id for call in group])
+    # Each claim is dropped once, so a second verdict on the same delivery is refused.
+    results = [_drop_claim(claims, call.attempt.delivery_id, call.claim) for call in group]
+    valid = [call for call, is_valid in zip(group, results, strict=True) if is_valid]
+    write_rows(connection, "record_verdict", map(_verdict_row, valid))
+    write_rows(connection, "insert_attempt", [delivery_rows.attempt_row(call.attempt) for call in valid])
+    old = [(call.attempt.delivery_id, call.attempt.number - MAX_ATTEMPTS_RETAINED) for call in valid]
     connection.executemany(
         sql("delete_oldest_attempts"), [(delivery, number) for delivery, number in old if number > 0]
     )
-    routes = [rows.route_state_row(finish.route) for finish in ours if finish.route is not None]
+    routes = [delivery_rows.route_state_row(call.route) for call in valid if call.route is not None]
     connection.executemany(sql("save_route"), routes)
-    _write_alerts(connection, [finish.alert for finish in ours])
+    _write_alerts(connection, [call.alert for call in valid])
     return results
 
 
 def _write_alerts(connection: sqlite3.Connection, alerts: Iterable[RoutedEvent | None]) -> None:
-    said = [alert for alert in alerts if alert is not None]
-    if said:
-        write_events(connection, [alert.event for alert in said], [each for alert in said for each in alert.deliveries])
+    raised = [alert for alert in alerts if alert is not None]
+    if raised:
+        deliveries = [delivery for alert in raised for delivery in alert.deliveries]
+        write_events(connection, [alert.event for alert in raised], deliveries)
 
 
 def _claims(connection: sqlite3.Connection, ids: Sequence[str]) -> dict[str, str]:
-    """Tell under whose claim deliveries are, as far as they are under any."""
+    """Return the claims of those deliveries that are claimed, by delivery id."""
     return {row["id"]: row["claim"] for row in connection.execute(sql("delivery_claims"), {"ids": json.dumps(ids)})}
 
 
@@ -153,11 +152,11 @@ def _verdict_row(call: RecordAttemptCall) -> rows.Values:
 
 
 def _release(connection: sqlite3.Connection, group: Sequence[ReleaseCall]) -> Sequence[bool]:
-    held = _claims(connection, [release.delivery_id for release in group])
-    results = [_drop_claim(held, release.delivery_id, release.claim) for release in group]
-    ours = [release for release, is_ours in zip(group, results, strict=True) if is_ours]
-    found = [(micros(release.now), release.delivery_id, release.claim) for release in ours]
-    connection.executemany(sql("release_delivery"), found)
+    claims = _claims(connection, [call.delivery_id for call in group])
+    results = [_drop_claim(claims, call.delivery_id, call.claim) for call in group]
+    valid = [call for call, is_valid in zip(group, results, strict=True) if is_valid]
+    released = [(micros(call.now), call.delivery_id, call.claim) for call in valid]
+    connection.executemany(sql("release_delivery"), released)
     return results
 
 
@@ -166,32 +165,32 @@ def _release_all(connection: sqlite3.Connection, group: Sequence[datetime]) -> S
 
 
 def _retry_now(connection: sqlite3.Connection, group: Sequence[RetryNowCall]) -> Sequence[int]:
-    wanted = [{"route": hasten.route, "now": micros(hasten.now)} for hasten in group]
-    return [connection.execute(sql("retry_route_now"), one).rowcount for one in wanted]
+    arguments = [{"route": call.route, "now": micros(call.now)} for call in group]
+    return [connection.execute(sql("retry_route_now"), each).rowcount for each in arguments]
 
 
 def _bring_forward(connection: sqlite3.Connection, group: Sequence[BringForwardCall]) -> Sequence[int]:
-    wanted = [
+    arguments = [
         {
-            "route": each.route,
-            "now": micros(each.now),
-            "archive_wait_until": micros(each.archive_wait_until),
-            "limit": each.limit,
+            "route": call.route,
+            "now": micros(call.now),
+            "archive_wait_until": micros(call.archive_wait_until),
+            "limit": call.limit,
         }
-        for each in group
+        for call in group
     ]
-    return [connection.execute(sql("bring_forward"), one).rowcount for one in wanted]
+    return [connection.execute(sql("bring_forward"), each).rowcount for each in arguments]
 
 
 def _save_routes(connection: sqlite3.Connection, group: Sequence[SaveRouteCall]) -> Sequence[None]:
-    connection.executemany(sql("save_route"), [rows.route_state_row(save.state) for save in group])
-    actions = [rows.action_row(save.action) for save in group if save.action is not None]
+    connection.executemany(sql("save_route"), [delivery_rows.route_state_row(call.state) for call in group])
+    actions = [rows.action_row(call.action) for call in group if call.action is not None]
     connection.executemany(sql("insert_action"), actions)
-    _write_alerts(connection, [save.alert for save in group])
+    _write_alerts(connection, [call.alert for call in group])
     return [None] * len(group)
 
 
-# What drains the queue is let through to the last byte: it is how room is made again.
+# These writes drain the queue, which frees disk space. So they are never refused for lack of it.
 CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(write=_claim, uses_disk=False)
 RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts, uses_disk=False)
 RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release, uses_disk=False)

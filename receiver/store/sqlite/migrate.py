@@ -1,4 +1,4 @@
-"""Brings a store's tables up to this program: numbered steps, each in one transaction, each remembered by checksum."""
+"""Migrates a store's schema: numbered steps, each in one transaction, each recorded with its checksum."""
 
 import hashlib
 import re
@@ -28,7 +28,7 @@ CREATE TABLE IF NOT EXISTS migrations (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Migration:
-    """One step of the schema."""
+    """One numbered step of the schema."""
 
     version: int
     name: str
@@ -36,11 +36,11 @@ class Migration:
 
     @property
     def checksum(self) -> str:
-        """Tell whether the step is the one that was applied."""
+        """The SHA-256 of the SQL, to detect that an applied step was changed."""
         return hashlib.sha256(self.sql.encode()).hexdigest()
 
     def statements(self) -> Iterator[str]:
-        """Split the step, triggers kept whole. The driver's own script runner would commit in between."""
+        """Split the step into statements; a trigger is one. The driver's ``executescript`` would commit in between."""
         statement = ""
         for line in self.sql.splitlines(keepends=True):
             statement += line
@@ -48,12 +48,12 @@ class Migration:
                 yield statement
                 statement = ""
         if any(line and not line.startswith("--") for line in map(str.strip, statement.splitlines())):
-            raise ValueError(f"migration {self.version} ends in the middle of a statement")
+            raise ValueError(f"migration {self.version} ends inside a statement")
 
 
 @cache
 def known_migrations() -> tuple[Migration, ...]:
-    """Read the steps this program brings, in order."""
+    """Return the steps this program contains, in order."""
     found = []
     for file in files("receiver.store.sqlite").joinpath("sql/migrations").iterdir():
         named = _FILE.fullmatch(file.name)
@@ -64,7 +64,7 @@ def known_migrations() -> tuple[Migration, ...]:
 
 
 def migrate(path: Path, *, clock: Clock = _CLOCK) -> list[str]:
-    """Bring the store at *path* up to date while nobody else has it; name the steps taken."""
+    """Migrate the store at *path* under its exclusive lock; return the names of the applied steps."""
     with exclusive(path, create=True):
         try:
             connection = connect_writer(path)
@@ -77,7 +77,7 @@ def migrate(path: Path, *, clock: Clock = _CLOCK) -> list[str]:
 
 
 def upgrade(connection: sqlite3.Connection, steps: Sequence[Migration], *, clock: Clock = _CLOCK) -> list[str]:
-    """Take the steps that are missing, each whole or not at all; name them."""
+    """Apply the missing steps, each completely or not at all; return their names."""
     faults = schema_mismatches(connection, steps)
     if faults:
         raise StoreError(" ".join(faults))
@@ -89,17 +89,17 @@ def upgrade(connection: sqlite3.Connection, steps: Sequence[Migration], *, clock
 
 
 def schema_mismatches(connection: sqlite3.Connection, steps: Sequence[Migration]) -> list[str]:
-    """Say what keeps this program from working with the file as it is."""
+    """Return the reasons why this program cannot use the schema of the file."""
     applied = _applied(connection)
     newest = max((step.version for step in steps), default=0)
     faults = []
     if applied and max(applied) > newest:
         faults.append(
-            f"The store has schema {max(applied)}, newer than this program's {newest}. "
-            "Install the version that made it, or restore a backup from before."
+            f"The store has schema version {max(applied)}, newer than this program's {newest}. "
+            "Install the version that created it, or restore an older backup."
         )
     faults += [
-        f"Migration {step.version:04d}_{step.name} is not the one the store was made with."
+        f"Migration {step.version:04d}_{step.name} differs from the one the store was created with."
         for step in steps
         if step.version in applied and applied[step.version] != step.checksum
     ]
@@ -107,7 +107,7 @@ def schema_mismatches(connection: sqlite3.Connection, steps: Sequence[Migration]
 
 
 def is_initialized(connection: sqlite3.Connection) -> bool:
-    """Tell whether there was ever a store in the file: SQLite takes an empty one for a sound database."""
+    """Return whether the file contains a store: SQLite accepts an empty file as a valid database."""
     return bool(_applied(connection))
 
 

@@ -1,4 +1,4 @@
-"""Gives the statements of ``sql/queries.sql`` by their names, so that SQL is read and reviewed as SQL."""
+"""Loads the statements of ``sql/queries.sql`` by name, so that SQL is written and reviewed as SQL."""
 
 import re
 import sqlite3
@@ -11,45 +11,45 @@ _NAME = re.compile(r"^-- name: (?P<name>\w+)$", re.MULTILINE)
 _OPTIONAL = re.compile(r"^(?P<line>.*?) -- if (?P<argument>\w+)$")
 _MANY = ":many"
 _ROW = re.compile(r"(?<=VALUES )\(\?(?:, \?)*\)")
-_MAX_ROWS = 64  # a power of two; times the widest row it stays within the arguments SQLite takes
+_MAX_ROWS = 64  # a power of two; 64 of the widest rows stay within SQLite's limit of arguments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """One named statement and the sentence that says what it is for."""
+    """One named statement and its purpose in one sentence."""
 
     name: str
     purpose: str
     sql: str
 
     def with_optional(self, arguments: Mapping[str, object]) -> str:
-        """Write the statement without the optional lines whose argument is None or absent."""
+        """Return the statement without the optional lines whose argument is None or absent."""
         return _with_optional(self.sql, frozenset(name for name, value in arguments.items() if value is not None))
 
     def with_list(self, count: int) -> str:
-        """Write the statement with *count* places where it says ``:many``."""
+        """Return the statement with *count* placeholders instead of ``:many``."""
         return self.sql.replace(_MANY, ", ".join("?" * count))
 
     def with_rows(self, count: int) -> str:
-        """Write the statement with *count* rows after its ``VALUES``."""
+        """Return the statement with *count* rows after its ``VALUES``."""
         return _ROW.sub(lambda row: ", ".join([row[0]] * count), self.sql)
 
 
 @cache
 def queries() -> Mapping[str, Query]:
-    """Read all statements, once."""
+    """Return all statements by name; the file is read once."""
     return parse(files("receiver.store.sqlite").joinpath("sql/queries.sql").read_text(encoding="utf-8"))
 
 
 def sql(name: str) -> str:
-    """Give the statement *name* as it stands."""
+    """Return the text of the statement *name*."""
     return queries()[name].sql
 
 
 def write_rows(connection: sqlite3.Connection, name: str, rows: Iterable[tuple[object, ...]]) -> None:
-    """Run a statement on many rows: on 64 at once, then on 32, and so on, so that few statements serve all counts.
+    """Run a statement for many rows, in chunks of 64, 32, 16 and so on, so that few statements serve every count.
 
-    Before and after each statement Python's lock changes hands, which costs more than a row.
+    Python releases and takes its lock around each statement, which costs more than one row.
     """
     left = list(rows)
     size = _MAX_ROWS
@@ -63,7 +63,7 @@ def write_rows(connection: sqlite3.Connection, name: str, rows: Iterable[tuple[o
 def change_audited(
     connection: sqlite3.Connection, name: str, arguments: Mapping[str, object], *, action: tuple[object, ...]
 ) -> bool:
-    """Change one row on a person's word, and write down whose word it was where there was something to change."""
+    """Change one row and store the audit entry. Return False and store nothing if no row changed."""
     if connection.execute(sql(name), arguments).rowcount != 1:
         return False
     connection.execute(sql("insert_action"), action)
@@ -76,16 +76,16 @@ def _with_rows(name: str, count: int) -> str:
 
 
 def parse(text: str) -> Mapping[str, Query]:
-    """Read named statements: a line ``-- name: it``, comment lines that say what for, the SQL."""
+    """Parse named statements: a line ``-- name: NAME``, comment lines with the purpose, then the SQL."""
     _, *parts = _NAME.split(text)
     found: dict[str, Query] = {}
     for name, block in zip(parts[::2], parts[1::2], strict=True):
         if name in found:
-            raise ValueError(f"two queries are called {name}")
+            raise ValueError(f"two queries have the name {name}")
         lines = block.strip().splitlines()
-        told = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
+        purpose = [line.removeprefix("--").strip() for line in lines if line.startswith("--")]
         body = [line for line in lines if not line.startswith("--")]
-        found[name] = Query(name=name, purpose=" ".join(told), sql="\n".join(body).strip().rstrip(";"))
+        found[name] = Query(name=name, purpose=" ".join(purpose), sql="\n".join(body).strip().rstrip(";"))
     return found
 
 
@@ -96,7 +96,7 @@ def _with_optional(statement: str, arguments: frozenset[str]) -> str:
 
 
 def _resolve_optional(line: str, arguments: frozenset[str]) -> str | None:
-    """Keep a line, keep it without its mark, or drop it."""
+    """Return a plain line as it is, and an optional line without its marker or None."""
     optional = _OPTIONAL.match(line)
     if optional is None:
         return line

@@ -1,50 +1,58 @@
-"""What goes out again because a person asked for it: what a replay is about, its next steps, single deliveries."""
+"""Replays in the store's file: their selections, their steps and the replays of single deliveries."""
 
 import json
 import sqlite3
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from receiver.domain.audit import AuditEntry
-from receiver.domain.clock import from_micros, micros
+from receiver.domain.clock import MICROSECOND, from_micros, micros
 from receiver.domain.model import Delivery, DeliveryStatus
-from receiver.domain.replays import Replay, ReplayCount, ReplayItem, ReplayState, ReplayStep
+from receiver.domain.replays import (
+    Replay,
+    ReplayCount,
+    ReplayItem,
+    ReplaySelection,
+    ReplayState,
+    ReplayStep,
+)
 from receiver.store.interfaces import Page
-from receiver.store.sqlite import catalog, rows
+from receiver.store.sqlite import catalog, delivery_rows, rows
 from receiver.store.sqlite.catalog import decode_cursor, json_list
 from receiver.store.sqlite.queries import change_audited, queries, sql
+from receiver.store.sqlite.rows import datetime_or_none, micros_or_none, storable_text
 from receiver.store.sqlite.writer import WriteOp, Writer
 
 
 class SqliteReplayStore:
-    """What is to go out again, in the store's file."""
+    """Replays, in the store's file."""
 
     def __init__(self, writer: Writer, read: Callable[..., Awaitable[Any]]) -> None:
         self._writer = writer
         self._read = read
 
     async def make_due(self, delivery_id: str, *, now: datetime, action: AuditEntry) -> bool:
-        """Make a waiting delivery due now; False where it does not wait, or is being tried."""
+        """Make a pending delivery due now; return False if it is not pending or an attempt is in progress."""
         return await self._writer.execute(_MAKE_DUE, MakeDueCall(delivery_id=delivery_id, now=now, action=action))
 
     async def add_repeat(self, delivery: Delivery, *, action: AuditEntry) -> None:
-        """Store a delivery that points at the one it repeats."""
+        """Store a delivery that repeats another one."""
         await self._writer.execute(_ADD_REPEAT, AddRepeatCall(delivery=delivery, action=action))
 
     async def high_water_mark(self) -> str:
-        """Tell where the present ends: what a replay's ``last`` is to be."""
+        """Return the newest id stored, which becomes a new replay's ``last``."""
         found: str = await self._read(_high_water_mark)
         return found
 
     async def count(self, replay: Replay) -> Sequence[ReplayCount]:
-        """Count what a replay, stored or only thought of, has before it."""
+        """Count the remaining items of a replay, stored or not, by route and status."""
         counted: Sequence[ReplayCount] = await self._read(_count, replay)
         return counted
 
     async def next_items(self, replay: Replay, *, limit: int) -> Sequence[ReplayItem]:
-        """Give what a replay has before it, oldest first, each event once for each route."""
+        """Return the next items of a replay, oldest first; each event occurs once per route."""
         found: Sequence[ReplayItem] = await self._read(_next_items, replay, limit=limit)
         return found
 
@@ -53,15 +61,15 @@ class SqliteReplayStore:
         await self._writer.execute(_ADD_REPLAY, AddCall(replay=replay, action=action))
 
     async def advance(self, step: ReplayStep) -> bool:
-        """Store a step's deliveries and how far it went, all or nothing; False where the replay moved meanwhile."""
+        """Store a step's deliveries and its progress, all or nothing; return False if the replay has changed."""
         return await self._writer.execute(_ADVANCE, step)
 
     async def cancel(self, replay_id: str, *, now: datetime, action: AuditEntry) -> bool:
-        """End a replay before its end; False where it is not under way."""
+        """Cancel a replay; return False if it is not running."""
         return await self._writer.execute(_CANCEL, CancelCall(replay_id=replay_id, now=now, action=action))
 
     async def running(self) -> Sequence[Replay]:
-        """Give the replays that are under way, oldest first."""
+        """Return the running replays, oldest first."""
         found: Sequence[Replay] = await self._read(_running)
         return found
 
@@ -72,14 +80,14 @@ class SqliteReplayStore:
 
     async def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[Replay]:
         """List replays, newest first."""
-        wanted = {"cursor": decode_cursor(cursor, prefix="rpl")}
-        page: Page[Replay] = await self._read(catalog.page, "list_replays", wanted, limit=limit, read=rows.replay)
+        arguments = {"cursor": decode_cursor(cursor, prefix="rpl")}
+        page: Page[Replay] = await self._read(catalog.page, "list_replays", arguments, limit=limit, read=_replay)
         return page
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakeDueCall:
-    """One call of ``hurry``."""
+    """One call of ``make_due``."""
 
     delivery_id: str
     now: datetime
@@ -88,7 +96,7 @@ class MakeDueCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddRepeatCall:
-    """One call of ``repeat``."""
+    """One call of ``add_repeat``."""
 
     delivery: Delivery
     action: AuditEntry
@@ -112,16 +120,15 @@ class CancelCall:
 
 
 def _high_water_mark(connection: sqlite3.Connection) -> str:
-    """Give the newest id there is among deliveries and events, without its prefix, which is what ids sort by."""
+    """Return the newest id of the deliveries and events without its prefix, because ids sort by the rest."""
     row = connection.execute(sql("replay_high_water_mark")).fetchone()
     return max((id_.partition("_")[2] for id_ in (row["delivery"], row["event"]) if id_ is not None), default="")
 
 
 def _count(connection: sqlite3.Connection, replay: Replay) -> Sequence[ReplayCount]:
-    """Count what a replay is about, by route and status."""
-    name, wanted = _selection_query(replay)
-    chosen = queries()[name].with_optional(wanted)
-    statement = sql("count_replay_items").replace(":items", f"({chosen})")
+    name, arguments = _selection_query(replay)
+    selected = queries()[name].with_optional(arguments)
+    statement = sql("count_replay_items").replace(":items", f"({selected})")
     return [
         ReplayCount(
             route=row["route"],
@@ -130,14 +137,13 @@ def _count(connection: sqlite3.Connection, replay: Replay) -> Sequence[ReplayCou
             oldest=from_micros(row["oldest"]),
             newest=from_micros(row["newest"]),
         )
-        for row in connection.execute(statement, {**wanted, "limit": -1})
+        for row in connection.execute(statement, {**arguments, "limit": -1})
     ]
 
 
 def _next_items(connection: sqlite3.Connection, replay: Replay, *, limit: int) -> Sequence[ReplayItem]:
-    """Give what a replay is to bring out next, oldest first."""
-    name, wanted = _selection_query(replay)
-    rows = connection.execute(queries()[name].with_optional(wanted), {**wanted, "limit": limit})
+    name, arguments = _selection_query(replay)
+    found = connection.execute(queries()[name].with_optional(arguments), {**arguments, "limit": limit})
     return [
         ReplayItem(
             position=row["position"],
@@ -148,12 +154,12 @@ def _next_items(connection: sqlite3.Connection, replay: Replay, *, limit: int) -
             replay_of=row["replay_of"],
             created_at=from_micros(row["created_at"]),
         )
-        for row in rows
+        for row in found
     ]
 
 
 def _selection_query(replay: Replay) -> tuple[str, Mapping[str, object]]:
-    """Name the query that a replay's selection asks, and give its arguments."""
+    """Return the name and the arguments of the query for a replay's selection."""
     selection = replay.selection
     shared = {
         "events": json_list(selection.events),
@@ -179,14 +185,12 @@ def _selection_query(replay: Replay) -> tuple[str, Mapping[str, object]]:
 
 
 def _find(connection: sqlite3.Connection, replay_id: str) -> Replay | None:
-    """Find a replay."""
     row = connection.execute(sql("replay"), {"id": replay_id}).fetchone()
-    return None if row is None else rows.replay(row)
+    return None if row is None else _replay(row)
 
 
 def _running(connection: sqlite3.Connection) -> Sequence[Replay]:
-    """Give the replays that are under way, oldest first."""
-    return [rows.replay(row) for row in connection.execute(sql("running_replays"))]
+    return [_replay(row) for row in connection.execute(sql("running_replays"))]
 
 
 def _make_due(connection: sqlite3.Connection, group: Sequence[MakeDueCall]) -> Sequence[bool]:
@@ -194,22 +198,22 @@ def _make_due(connection: sqlite3.Connection, group: Sequence[MakeDueCall]) -> S
         change_audited(
             connection,
             "make_delivery_due",
-            {"id": hurry.delivery_id, "now": micros(hurry.now)},
-            action=rows.action_row(hurry.action),
+            {"id": call.delivery_id, "now": micros(call.now)},
+            action=rows.action_row(call.action),
         )
-        for hurry in group
+        for call in group
     ]
 
 
 def _add_repeat(connection: sqlite3.Connection, group: Sequence[AddRepeatCall]) -> Sequence[None]:
-    connection.executemany(sql("insert_delivery"), [rows.delivery_row(repeat.delivery) for repeat in group])
-    connection.executemany(sql("insert_action"), [rows.action_row(repeat.action) for repeat in group])
+    connection.executemany(sql("insert_delivery"), [delivery_rows.delivery_row(call.delivery) for call in group])
+    connection.executemany(sql("insert_action"), [rows.action_row(call.action) for call in group])
     return [None] * len(group)
 
 
 def _add(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Sequence[None]:
-    connection.executemany(sql("insert_replay"), [rows.replay_row(new.replay) for new in group])
-    connection.executemany(sql("insert_action"), [rows.action_row(new.action) for new in group])
+    connection.executemany(sql("insert_replay"), [_replay_row(call.replay) for call in group])
+    connection.executemany(sql("insert_action"), [rows.action_row(call.action) for call in group])
     return [None] * len(group)
 
 
@@ -219,7 +223,7 @@ def _advance(connection: sqlite3.Connection, group: Sequence[ReplayStep]) -> Seq
 
 def _advance_one(connection: sqlite3.Connection, step: ReplayStep) -> bool:
     state = ReplayState.RUNNING if step.finished_at is None else ReplayState.DONE
-    wanted = {
+    arguments = {
         "id": step.replay.id,
         "before": step.replay.cursor,
         "after": step.cursor,
@@ -227,9 +231,9 @@ def _advance_one(connection: sqlite3.Connection, step: ReplayStep) -> bool:
         "state": state.value,
         "finished_at": None if step.finished_at is None else micros(step.finished_at),
     }
-    if connection.execute(sql("advance_replay"), wanted).rowcount != 1:
+    if connection.execute(sql("advance_replay"), arguments).rowcount != 1:
         return False
-    connection.executemany(sql("insert_delivery"), map(rows.delivery_row, step.deliveries))
+    connection.executemany(sql("insert_delivery"), map(delivery_rows.delivery_row, step.deliveries))
     return True
 
 
@@ -238,11 +242,65 @@ def _cancel(connection: sqlite3.Connection, group: Sequence[CancelCall]) -> Sequ
         change_audited(
             connection,
             "cancel_replay",
-            {"id": cancel.replay_id, "now": micros(cancel.now)},
-            action=rows.action_row(cancel.action),
+            {"id": call.replay_id, "now": micros(call.now)},
+            action=rows.action_row(call.action),
         )
-        for cancel in group
+        for call in group
     ]
+
+
+def _replay(row: rows.Row) -> Replay:
+    rate = None if row["rate_count"] is None else (row["rate_count"], timedelta(microseconds=row["rate_per"]))
+    return Replay(
+        id=row["id"],
+        state=ReplayState(row["state"]),
+        selection=_selection(json.loads(row["selection"])),
+        actor=row["actor"],
+        why=row["why"],
+        last=row["last"],
+        total=row["total"],
+        created_at=from_micros(row["created_at"]),
+        rate=rate,
+        cursor=row["cursor"],
+        created=row["created"],
+        finished_at=datetime_or_none(row["finished_at"]),
+    )
+
+
+def _selection(members: dict[str, Any]) -> ReplaySelection:
+    return ReplaySelection(
+        deliveries=tuple(members["deliveries"]),
+        events=tuple(members["events"]),
+        task_id=members["task_id"],
+        route=members["route"],
+        statuses=tuple(DeliveryStatus(status) for status in members["statuses"]),
+        since=datetime_or_none(members["since"]),
+        until=datetime_or_none(members["until"]),
+        to_route=members["to_route"],
+        event_kinds=tuple(members["event_kinds"]),
+        known_routes=tuple(members["known_routes"]),
+    )
+
+
+def _replay_row(replay: Replay) -> rows.Values:
+    selection = replay.selection
+    members = asdict(selection) | {"since": micros_or_none(selection.since), "until": micros_or_none(selection.until)}
+    count, per = (None, None) if replay.rate is None else replay.rate
+    return (
+        replay.id,
+        replay.state.value,
+        json.dumps(members, separators=(",", ":")),
+        storable_text(replay.actor),
+        storable_text(replay.why),
+        replay.last,
+        replay.total,
+        micros(replay.created_at),
+        count,
+        None if per is None else per // MICROSECOND,
+        replay.cursor,
+        replay.created,
+        micros_or_none(replay.finished_at),
+    )
 
 
 _MAKE_DUE: WriteOp[MakeDueCall, bool] = WriteOp(write=_make_due, uses_disk=False)

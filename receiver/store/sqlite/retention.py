@@ -1,7 +1,7 @@
-"""What is taken away once it is old: a page at a time, so that whoever waits to write never waits for long.
+"""Deletes old data, one page per transaction, so that other writes never wait for long.
 
-The file does not shrink: SQLite fills the room that is left by what is gone before it asks for more, so it stays as
-large as the busiest time it has seen. Giving pages back to the disk would cost every write a little for ever.
+The file does not shrink. SQLite reuses the freed pages before it grows the file, so the file keeps its largest size.
+Returning pages to the disk would slow down every write.
 """
 
 import json
@@ -16,10 +16,10 @@ from receiver.store.sqlite.queries import sql
 from receiver.store.sqlite.writer import WriteOp
 
 PAGE_SIZE = 200
-"""How many rows are looked at in one transaction."""
+"""The number of rows checked in one transaction."""
 
-_MAX_BYTES = 8 * 1024 * 1024  # of bodies taken in one transaction
-_MAX_ROWS = 1000  # that go with others in one transaction: attempts with events, pushes with tasks
+_MAX_BYTES = 8 * 1024 * 1024  # of bodies deleted in one transaction
+_MAX_ROWS = 1000  # dependent rows deleted in one transaction: attempts of events, pushes of tasks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,52 +33,52 @@ class SweepCall:
 
     @property
     def arguments(self) -> Mapping[str, object]:
-        """Give what the statements ask for."""
+        """The arguments of the SQL statements."""
         return {"before": micros(self.before), "now": micros(self.now), "after": self.after, "limit": PAGE_SIZE}
 
 
 def _sweep(connection: sqlite3.Connection, group: Sequence[SweepCall]) -> Sequence[SweepResult]:
-    return [_SWEEPERS[sweep.target](connection, sweep) for sweep in group]
+    return [_SWEEPERS[call.target](connection, call) for call in group]
 
 
-def _bodies(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
-    ids, _ = _select(connection, "old_push_bodies", sweep, max_weight=_MAX_BYTES)
+def _bodies(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
+    ids, _ = _select(connection, "old_push_bodies", call, max_weight=_MAX_BYTES)
     count = connection.execute(sql("clear_push_bodies"), {"ids": ids}).rowcount
     return SweepResult(deleted={"bodies": count}, next="" if count else None)
 
 
-def _intents(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
-    ids, last = _select(connection, "old_intents", sweep, max_weight=_MAX_BYTES)
+def _intents(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
+    ids, last = _select(connection, "old_intents", call, max_weight=_MAX_BYTES)
     return SweepResult(deleted={"intents": connection.execute(sql("delete_intents"), {"ids": ids}).rowcount}, next=last)
 
 
-def _events(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
-    ids, last = _select(connection, "old_events", sweep, max_weight=_MAX_ROWS)
+def _events(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
+    ids, last = _select(connection, "old_events", call, max_weight=_MAX_ROWS)
     deliveries, attempts = connection.execute(sql("count_deliveries"), {"ids": ids}).fetchone()
     events = connection.execute(sql("delete_events"), {"ids": ids}).rowcount
     return SweepResult(deleted={"events": events, "deliveries": deliveries, "attempts": attempts}, next=last)
 
 
-def _tasks(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
-    ids, last = _select(connection, "old_tasks", sweep, max_weight=_MAX_ROWS)
+def _tasks(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
+    ids, last = _select(connection, "old_tasks", call, max_weight=_MAX_ROWS)
     pushes = connection.execute(sql("count_pushes"), {"ids": ids}).fetchone()[0]
     return SweepResult(
         deleted={"tasks": connection.execute(sql("delete_tasks"), {"ids": ids}).rowcount, "pushes": pushes}, next=last
     )
 
 
-def _batches(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
-    count = connection.execute(sql("delete_batches"), sweep.arguments).rowcount
+def _batches(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
+    count = connection.execute(sql("delete_batches"), call.arguments).rowcount
     return SweepResult(deleted={"batches": count}, next="" if count else None)
 
 
-def _actions(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
-    count = connection.execute(sql("delete_actions"), sweep.arguments).rowcount
+def _actions(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
+    count = connection.execute(sql("delete_actions"), call.arguments).rowcount
     return SweepResult(deleted={"actions": count}, next="" if count else None)
 
 
-def _replays(connection: sqlite3.Connection, sweep: SweepCall) -> SweepResult:
-    count = connection.execute(sql("delete_replays"), sweep.arguments).rowcount
+def _replays(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
+    count = connection.execute(sql("delete_replays"), call.arguments).rowcount
     return SweepResult(deleted={"replays": count}, next="" if count else None)
 
 
@@ -93,25 +93,25 @@ _SWEEPERS: Mapping[RetentionTarget, Callable[[sqlite3.Connection, SweepCall], Sw
 }
 
 
-def _select(connection: sqlite3.Connection, name: str, sweep: SweepCall, *, max_weight: int) -> tuple[str, str | None]:
-    """Choose what goes out of one page: the rows that may, until they weigh *most* together, though one at the least.
+def _select(connection: sqlite3.Connection, name: str, call: SweepCall, *, max_weight: int) -> tuple[str, str | None]:
+    """Select the deletable rows of one page, up to a total weight of *max_weight*, but at least one row.
 
-    Gives their ids as JSON, and after which row the next page begins, None where nothing older is left.
+    Return their ids as JSON, and the row before the next page, or None if nothing old is left.
     """
-    page = connection.execute(sql(name), sweep.arguments).fetchall()
-    taken: list[str] = []
-    weight, last = 0, sweep.after
+    page = connection.execute(sql(name), call.arguments).fetchall()
+    selected: list[str] = []
+    weight, last = 0, call.after
     for row in page:
         if not row["is_old"]:
-            return json.dumps(taken), None
+            return json.dumps(selected), None
         if row["is_free"]:
             weight += row["weight"]
-            if taken and weight > max_weight:
-                return json.dumps(taken), last
-            taken.append(row["id"])
+            if selected and weight > max_weight:
+                return json.dumps(selected), last
+            selected.append(row["id"])
         last = row["id"]
-    return json.dumps(taken), last if len(page) == PAGE_SIZE else None
+    return json.dumps(selected), last if len(page) == PAGE_SIZE else None
 
 
-# What makes room is let through to the last byte.
+# Deletion frees disk space, so it is never refused for lack of it.
 SWEEP: WriteOp[SweepCall, SweepResult] = WriteOp(write=_sweep, uses_disk=False)

@@ -1,4 +1,4 @@
-"""What is written about tasks, for a whole group of callers at once: new tasks, judged news, claims, alerts."""
+"""Writes of tasks, for a whole group of callers at once: new tasks, changes, claims, events without a task."""
 
 import json
 import sqlite3
@@ -11,7 +11,7 @@ from receiver.domain.clock import micros
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task, TaskState
 from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
-from receiver.store.sqlite import rows
+from receiver.store.sqlite import delivery_rows, rows
 from receiver.store.sqlite.batch_members import BatchMembership
 from receiver.store.sqlite.costs import cost_row
 from receiver.store.sqlite.queries import queries, sql, write_rows
@@ -51,7 +51,7 @@ class ClaimTasksCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MakeDueCall:
-    """One call of ``hasten_tasks``."""
+    """One call of ``make_due``."""
 
     states: Sequence[TaskState]
     now: datetime
@@ -61,7 +61,7 @@ class MakeDueCall:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AddEventsCall:
-    """One call of ``record``."""
+    """One call of ``add_events``."""
 
     events: Sequence[Event]
     deliveries: Sequence[Delivery]
@@ -69,7 +69,7 @@ class AddEventsCall:
 
 @dataclass(slots=True)
 class UnitOfWork:
-    """The tasks a group is about as they stand after each judgement, and all that is to be written."""
+    """The tasks of a group with the changes decided so far, and everything to be written."""
 
     tasks: dict[str, Task]
     pending: dict[str, list[Push]]
@@ -88,13 +88,13 @@ class UnitOfWork:
         self.ids_by_token = {task.token_hash: task.id for task in self.tasks.values() if task.token_hash is not None}
 
     def apply(self, call: ApplyCall) -> Change | None:
-        """Let one caller judge its task as the ones before it left it, and take down what it decides."""
+        """Let one caller decide on its task, which has the earlier changes of the group, and collect its change."""
         task = self._find(call.ref)
         if task is None:
             return None
         change = call.decide(task, tuple(self.pending.get(task.id, ())) if call.with_pending else ())
         if change.task is not None and change.task.id != task.id:
-            raise ValueError(f"the judge of {task.id} changed {change.task.id}")
+            raise ValueError(f"the decision on {task.id} changed {change.task.id}")
         self._collect(task, change)
         return change
 
@@ -113,8 +113,8 @@ class UnitOfWork:
                 self.pending.setdefault(task.id, []).append(change.push)
         if change.resolved:
             self.outcomes.update(change.resolved)
-            left = [push for push in self.pending.get(task.id, ()) if push.id not in change.resolved]
-            self.pending[task.id] = left
+            pending = [push for push in self.pending.get(task.id, ()) if push.id not in change.resolved]
+            self.pending[task.id] = pending
         if change.intent is not None:
             self.intents[task.id] = change.intent
         if change.cost is not None:
@@ -134,8 +134,8 @@ class UnitOfWork:
 
 
 def _load(connection: sqlite3.Connection, group: Sequence[ApplyCall]) -> UnitOfWork:
-    tokens = [news.ref.token_hash for news in group if isinstance(news.ref, ByToken)]
-    ids = [news.ref.id for news in group if not isinstance(news.ref, ByToken)]
+    tokens = [call.ref.token_hash for call in group if isinstance(call.ref, ByToken)]
+    ids = [call.ref.id for call in group if not isinstance(call.ref, ByToken)]
     found: list[rows.Row] = []
     if tokens:
         found += rows.as_dicts(connection.execute(*_with_list("tasks_by_token", tokens)))
@@ -143,24 +143,24 @@ def _load(connection: sqlite3.Connection, group: Sequence[ApplyCall]) -> UnitOfW
         found += rows.as_dicts(connection.execute(sql("tasks_by_id"), {"ids": json.dumps(ids)}))
     tasks = {row["id"]: rows.task(row) for row in found}
     pending: dict[str, list[Push]] = {}
-    if any(news.with_pending for news in group):
+    if any(call.with_pending for call in group):
         for row in connection.execute(sql("pending_pushes"), {"ids": json.dumps(list(tasks))}):
             pending.setdefault(row["task_id"], []).append(rows.push(row))
     return UnitOfWork(tasks=tasks, pending=pending)
 
 
 def _with_list(name: str, values: Sequence[bytes]) -> tuple[str, Sequence[bytes]]:
-    """Fill a ``:many`` up to a power of two by repeating, so that few statements serve groups of every size."""
+    """Return the statement and its list padded to a power of two, so that few statements serve every group size."""
     size = 1 << (len(values) - 1).bit_length()
     return queries()[name].with_list(size), [*values, *[values[0]] * (size - len(values))]
 
 
 def _decide(group: Sequence[ApplyCall], unit: UnitOfWork) -> tuple[Sequence[Change | ItemError | None], UnitOfWork]:
     results: list[Change | ItemError | None] = []
-    for news in group:
+    for call in group:
         try:
-            results.append(unit.apply(news))
-        except Exception as exc:  # noqa: BLE001 -- whatever a caller's judge raises is its caller's alone
+            results.append(unit.apply(call))
+        except Exception as exc:  # noqa: BLE001 -- an error of a caller's decide concerns only that caller
             results.append(ItemError(exc))
     return results, unit
 
@@ -173,8 +173,8 @@ def _write(connection: sqlite3.Connection, unit: UnitOfWork) -> None:
     if unit.pushes:
         write_rows(connection, "insert_push", map(rows.push_row, unit.pushes))
     if unit.outcomes:
-        settled = [(outcome.value, push_id) for push_id, outcome in unit.outcomes.items()]
-        connection.executemany(sql("set_push_outcome"), settled)
+        outcomes = [(outcome.value, push_id) for push_id, outcome in unit.outcomes.items()]
+        connection.executemany(sql("set_push_outcome"), outcomes)
     if unit.costs:
         write_rows(connection, "save_cost", unit.costs)
     if unit.redundant_limits:
@@ -185,73 +185,73 @@ def _write(connection: sqlite3.Connection, unit: UnitOfWork) -> None:
 
 
 def write_events(connection: sqlite3.Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
-    """Keep events and their deliveries."""
+    """Store events and their deliveries."""
     write_rows(connection, "insert_event", map(rows.event_row, events))
-    write_rows(connection, "insert_delivery", map(rows.delivery_row, deliveries))
+    write_rows(connection, "insert_delivery", map(delivery_rows.delivery_row, deliveries))
 
 
 def _add(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Sequence[Task | ItemError]:
-    first = _tasks_by_idempotency_key(connection, group)
-    roll = BatchMembership(connection, {new.task.batch for new in group if new.task.batch is not None})
-    kept: list[AddCall] = []
+    known = _tasks_by_idempotency_key(connection, group)
+    batches = BatchMembership(connection, {call.task.batch for call in group if call.task.batch is not None})
+    accepted: list[AddCall] = []
     results: list[Task | ItemError] = []
-    for new in group:
-        key = new.task.idempotency_key
-        if key is not None and key in first:
-            results.append(first[key])
+    for call in group:
+        key = call.task.idempotency_key
+        if key is not None and key in known:
+            results.append(known[key])
             continue
         try:
-            roll.add(new.task, new.batch_size)
+            batches.add(call.task, call.batch_size)
         except Conflict as exc:
             results.append(ItemError(exc))
             continue
         if key is not None:
-            first[key] = new.task
-        kept.append(new)
-        results.append(new.task)
-    roll.write(connection)
-    write_rows(connection, "insert_task", [rows.new_task_row(new.task) for new in kept])
-    write_rows(connection, "save_intent", [(new.task.id, new.intent) for new in kept if new.intent])
-    write_events(connection, [event for new in kept for event in new.events], ())
+            known[key] = call.task
+        accepted.append(call)
+        results.append(call.task)
+    batches.write(connection)
+    write_rows(connection, "insert_task", [rows.new_task_row(call.task) for call in accepted])
+    write_rows(connection, "save_intent", [(call.task.id, call.intent) for call in accepted if call.intent])
+    write_events(connection, [event for call in accepted for event in call.events], ())
     return results
 
 
 def _tasks_by_idempotency_key(connection: sqlite3.Connection, group: Sequence[AddCall]) -> dict[str, Task]:
-    """Give the tasks that were asked for before, by their idempotency keys."""
-    keys = [new.task.idempotency_key for new in group if new.task.idempotency_key is not None]
+    """Return the stored tasks with the idempotency keys of the group, by key."""
+    keys = [call.task.idempotency_key for call in group if call.task.idempotency_key is not None]
     found = connection.execute(sql("tasks_by_idempotency_key"), {"keys": json.dumps(keys)}) if keys else ()
     return {row["idempotency_key"]: rows.task(row) for row in found}
 
 
 def _claim(connection: sqlite3.Connection, group: Sequence[ClaimTasksCall]) -> Sequence[Sequence[Task]]:
-    return [_claim_one(connection, claim) for claim in group]
+    return [_claim_one(connection, call) for call in group]
 
 
 def _claim_one(connection: sqlite3.Connection, call: ClaimTasksCall) -> Sequence[Task]:
     due = {task.id: task for task in (*_due_after_push(connection, call), *_longest_due(connection, call))}
-    taken = [replace(task, due_at=call.until) for task in islice(due.values(), call.limit)]
-    if taken:
-        ids = json.dumps([task.id for task in taken])
+    claimed = [replace(task, due_at=call.until) for task in islice(due.values(), call.limit)]
+    if claimed:
+        ids = json.dumps([task.id for task in claimed])
         connection.execute(sql("postpone_tasks"), {"until": micros(call.until), "ids": ids})
-    return taken
+    return claimed
 
 
 def _due_after_push(connection: sqlite3.Connection, call: ClaimTasksCall) -> Sequence[Task]:
-    """Read those whose next question a push brought about, if they are to go first."""
+    """Return the due tasks whose next poll a push caused, if the call prefers them."""
     if not call.pushes_first:
         return []
-    wanted = {"states": json.dumps(call.states), "now": micros(call.now), "limit": call.limit}
-    return [rows.task(row) for row in connection.execute(sql("tasks_due_after_push"), wanted)]
+    arguments = {"states": json.dumps(call.states), "now": micros(call.now), "limit": call.limit}
+    return [rows.task(row) for row in connection.execute(sql("tasks_due_after_push"), arguments)]
 
 
 def _longest_due(connection: sqlite3.Connection, call: ClaimTasksCall) -> Sequence[Task]:
     due: list[Task] = []
     endpoints = None if call.endpoints is None else json.dumps(call.endpoints)
-    given = {"endpoints": endpoints}
-    statement = queries()["due_tasks"].with_optional(given)
+    optional = {"endpoints": endpoints}
+    statement = queries()["due_tasks"].with_optional(optional)
     for state in dict.fromkeys(call.states):
-        wanted = {"state": state.value, "now": micros(call.now), "limit": call.limit, **given}
-        due += map(rows.task, connection.execute(statement, wanted))
+        arguments = {"state": state.value, "now": micros(call.now), "limit": call.limit, **optional}
+        due += map(rows.task, connection.execute(statement, arguments))
     return sorted(due, key=lambda task: (task.due_at, task.id))
 
 
@@ -260,13 +260,13 @@ def _make_due(connection: sqlite3.Connection, group: Sequence[MakeDueCall]) -> S
         connection.execute(
             sql("make_tasks_due"),
             {
-                "states": json.dumps(each.states),
-                "now": micros(each.now),
-                "before": micros(each.before),
-                "min_gap": each.min_gap // timedelta(microseconds=1),
+                "states": json.dumps(call.states),
+                "now": micros(call.now),
+                "before": micros(call.before),
+                "min_gap": call.min_gap // timedelta(microseconds=1),
             },
         ).rowcount
-        for each in group
+        for call in group
     ]
 
 
@@ -277,8 +277,8 @@ def _assign_fair_shares(connection: sqlite3.Connection, group: Sequence[str]) ->
 
 
 def _add_events(connection: sqlite3.Connection, group: Sequence[AddEventsCall]) -> Sequence[None]:
-    events = [event for record in group for event in record.events]
-    write_events(connection, events, [delivery for record in group for delivery in record.deliveries])
+    events = [event for call in group for event in call.events]
+    write_events(connection, events, [delivery for call in group for delivery in call.deliveries])
     return [None] * len(group)
 
 
@@ -289,5 +289,5 @@ ADD: WriteOp[AddCall, Task] = WriteOp(write=_add)
 CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim, uses_disk=False)
 MAKE_DUE: WriteOp[MakeDueCall, int] = WriteOp(write=_make_due, uses_disk=False)
 ASSIGN_FAIR_SHARES: WriteOp[str, None] = WriteOp(write=_assign_fair_shares)
-# Alerts are small and few, and that the disk is full is one of them.
+# Alerts are small and few, and one of them reports a full disk.
 ADD_EVENTS: WriteOp[AddEventsCall, None] = WriteOp(write=_add_events, uses_disk=False)

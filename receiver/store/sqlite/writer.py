@@ -1,7 +1,7 @@
-"""The one writer: what waits at the same time is written in one transaction, and each caller goes on after its commit.
+"""The only writer: pending writes share one transaction, and each caller resumes after the commit.
 
-A commit costs the same for one row and for a hundred, so under load the groups grow by themselves and the cost
-per call falls. One task owns the connection's transactions; a caller that is cancelled only stops waiting.
+A commit costs the same for one row and for a hundred. Under load the groups grow, so the cost per call falls.
+One task owns the connection's transactions. Cancelling a caller does not cancel its write once the group has started.
 """
 
 import asyncio
@@ -30,17 +30,17 @@ log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class ItemError:
-    """What one item's own code raised: its caller gets the error, the rest of the group goes on."""
+    """An error that concerns one item: its caller gets the error, and the rest of the group is written."""
 
     error: Exception
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WriteOp(Generic[Item, Result]):
-    """One kind of write, done for all items of a group by the same few statements.
+    """One kind of write, which handles all items of a group with the same few statements.
 
-    ``write`` runs in the writer's thread, inside the transaction, and gives one result per item, or why it got none.
-    ``grows`` says that it takes room on the disk, so that it is refused first when room is short.
+    ``write`` runs in the writer's thread, inside the transaction, and returns one result or ItemError per item.
+    ``uses_disk``: the write needs disk space, so it is refused first when space is low.
     """
 
     write: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[Result | ItemError]]
@@ -49,9 +49,9 @@ class WriteOp(Generic[Item, Result]):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecidedWriteOp(Generic[Item, Seen, Plan, Result]):
-    """A kind of write that asks callers' code what to write, on the event loop and inside the transaction.
+    """A kind of write whose content the caller's code decides, on the event loop and inside the transaction.
 
-    ``look`` reads what the judging needs, ``judge`` gives the results and a plan, ``write`` carries the plan out.
+    ``load`` reads what the decision needs. ``decide`` returns the results and a plan. ``write`` executes the plan.
     """
 
     load: Callable[[sqlite3.Connection, Sequence[Item]], Seen]
@@ -60,20 +60,20 @@ class DecidedWriteOp(Generic[Item, Seen, Plan, Result]):
     uses_disk: bool = True
 
 
-# A group holds many kinds of items at once; which belongs to which work is known to `Writer.do` alone.
+# A group contains items of many types; only `Writer.execute` knows the item type of each operation.
 AnyWriteOp: TypeAlias = WriteOp[Any, Any] | DecidedWriteOp[Any, Any, Any, Any]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Pending:
-    """One caller's item on its way through a group."""
+    """One caller's item, and the future of its result."""
 
     op: AnyWriteOp
     item: Any
     future: asyncio.Future[Any]
 
     def resolve(self, result: object) -> None:
-        """Wake the caller with a result, or with an error, if it still waits."""
+        """Wake the caller with a result or an error, unless it was cancelled."""
         if self.future.done():
             return
         match result:
@@ -86,7 +86,7 @@ class _Pending:
 class Writer:
     """Groups the writes of many callers into transactions on one connection.
 
-    ``after_commit`` may raise StoreBroken and nothing else: by then the group is written.
+    ``after_commit`` may raise only StoreBroken, because the group is already committed.
     """
 
     def __init__(
@@ -108,23 +108,23 @@ class Writer:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="store-writer")
 
     async def execute(self, op: WriteOp[Item, Result] | DecidedWriteOp[Item, Seen, Plan, Result], item: Item) -> Result:
-        """Have *item* written and give its result, once it is committed.
+        """Write *item* and return its result after the commit.
 
-        Raises StoreUnavailable or StoreBroken, or what the item itself brought about; then nothing of it is written,
-        or the store broke meanwhile, and nothing of it may be acknowledged.
+        Raises StoreUnavailable, StoreBroken or the error of the item itself. Then nothing of it was written,
+        or the store has broken and nothing of it may be acknowledged.
         """
         self._health.check()
         if self._closing or self._task.done():
             raise StoreUnavailable("The store is closed.")
-        answer: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._pending.append(_Pending(op, item, answer))
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._pending.append(_Pending(op, item, future))
         self._wake.set()
-        written = await answer
-        self._health.check()  # a reader may have met the damage since the commit
-        return written
+        result = await future
+        self._health.check()  # a reader may have found damage since the commit
+        return result
 
     async def run_exclusive(self, function: Callable[[sqlite3.Connection], Done]) -> Done:
-        """Do something with the connection that cannot be part of a transaction, between two of them."""
+        """Call *function* with the connection between two transactions, for work that cannot be part of one."""
         self._health.check()
         async with self._transaction_lock:
             if self._closing or self._task.done():
@@ -132,7 +132,7 @@ class Writer:
             return await self._thread.run(function)
 
     async def aclose(self) -> None:
-        """Write what still waits, then stop."""
+        """Write what is pending, then stop."""
         self._closing = True
         self._wake.set()
         with suppress(asyncio.CancelledError):
@@ -148,7 +148,7 @@ class Writer:
                     if group:
                         async with self._transaction_lock:
                             await self._process_group(group)
-                    # Whoever was just woken gets to hand in what it wants next, so that it is in the next group.
+                    # Let the callers that were just woken submit their next write, so that the next group has it.
                     await asyncio.sleep(0)
         except Exception as exc:
             self._health.classify(StoreBroken(f"The store's writer failed: {exc!r}."))
@@ -166,12 +166,12 @@ class Writer:
         return [call for call in calls if not call.future.done()]
 
     async def _process_group(self, group: list[_Pending]) -> None:
-        """Write a group, or each of it alone where one of them spoils it; nobody is left without an answer."""
+        """Write a group; if one item makes it fail, write each item alone. Every caller gets a result or an error."""
         try:
             try:
                 self._health.check()
                 results = await self._transact(group)
-            except Exception as exc:  # noqa: BLE001 -- whatever went wrong, the callers are told it
+            except Exception as exc:  # noqa: BLE001 -- every error is passed on to the callers
                 await self._fail_group(group, self._health.classify(exc))
             else:
                 for call, result in zip(group, results, strict=True):
@@ -189,19 +189,19 @@ class Writer:
             call.resolve(ItemError(error))
 
     async def _transact(self, group: list[_Pending]) -> list[object]:
-        """Carry out a group between one BEGIN and one COMMIT.
+        """Write a group between one BEGIN and one COMMIT.
 
-        Judged work comes first: it judged what it saw, so nothing may write between its look and its write.
+        Decided operations come first: nothing may be written between their load and their write.
         """
-        batches = sorted(_op_groups(group), key=lambda batch: not batch.needs_decision)
+        op_groups = sorted(_op_groups(group), key=lambda op_group: not op_group.needs_decision)
         results: list[object] = [None] * len(group)
         try:
-            begun = batches[0].needs_decision
+            begun = op_groups[0].needs_decision
             if begun:
-                await self._thread.run(_begin_and_load, batches)
-                for batch in batches:
-                    batch.decide(results)
-            await self._thread.run(_write_and_commit, batches, results, self._after_commit, begun=begun)
+                await self._thread.run(_begin_and_load, op_groups)
+                for op_group in op_groups:
+                    op_group.decide(results)
+            await self._thread.run(_write_and_commit, op_groups, results, self._after_commit, begun=begun)
         except BaseException:
             await self._thread.run(_roll_back)
             raise
@@ -209,7 +209,7 @@ class Writer:
 
     def _reject_unwritten(self, calls: Iterable[_Pending]) -> None:
         for call in calls:
-            call.resolve(ItemError(StoreUnavailable("The store was closed before it could do it.")))
+            call.resolve(ItemError(StoreUnavailable("The store was closed before the write.")))
 
 
 def _disk_almost_full() -> StoreUnavailable:
@@ -218,7 +218,7 @@ def _disk_almost_full() -> StoreUnavailable:
 
 @dataclass(slots=True, eq=False)
 class _OpGroup:
-    """The items of one work in a group, and their places in it."""
+    """The items of one operation in a group, and their positions in the group."""
 
     op: AnyWriteOp
     items: list[Any]
@@ -236,34 +236,34 @@ class _OpGroup:
 
     def decide(self, results: list[object]) -> None:
         if isinstance(self.op, DecidedWriteOp):
-            judged, self.plan = self.op.decide(self.items, self.loaded)
-            self._set_results(judged, results)
+            decided, self.plan = self.op.decide(self.items, self.loaded)
+            self._set_results(decided, results)
 
     def write(self, connection: sqlite3.Connection, results: list[object]) -> None:
         match self.op:
-            case DecidedWriteOp(write=carry_out):
-                carry_out(connection, self.plan)
+            case DecidedWriteOp(write=write_plan):
+                write_plan(connection, self.plan)
             case WriteOp(write=write):
                 self._set_results(write(connection, self.items), results)
 
     def _set_results(self, values: Sequence[object], results: list[object]) -> None:
-        for place, result in zip(self.positions, values, strict=True):
-            results[place] = result
+        for position, result in zip(self.positions, values, strict=True):
+            results[position] = result
 
 
 def _op_groups(group: list[_Pending]) -> list[_OpGroup]:
-    batches: dict[AnyWriteOp, _OpGroup] = {}
-    for place, call in enumerate(group):
-        batch = batches.setdefault(call.op, _OpGroup(call.op, [], []))
-        batch.items.append(call.item)
-        batch.positions.append(place)
-    return list(batches.values())
+    op_groups: dict[AnyWriteOp, _OpGroup] = {}
+    for position, call in enumerate(group):
+        op_group = op_groups.setdefault(call.op, _OpGroup(call.op, [], []))
+        op_group.items.append(call.item)
+        op_group.positions.append(position)
+    return list(op_groups.values())
 
 
 def _begin_and_load(connection: sqlite3.Connection, op_groups: Sequence[_OpGroup]) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    for batch in op_groups:
-        batch.load(connection)
+    for op_group in op_groups:
+        op_group.load(connection)
 
 
 def _write_and_commit(
@@ -276,13 +276,13 @@ def _write_and_commit(
 ) -> None:
     if not begun:
         connection.execute("BEGIN IMMEDIATE")
-    for batch in op_groups:
-        batch.write(connection, results)
+    for op_group in op_groups:
+        op_group.write(connection, results)
     connection.execute("COMMIT")
     after_commit(connection)
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:
-    # SQLite itself has rolled back where the disk was full.
+    # If the disk was full, SQLite has already rolled back.
     if connection.in_transaction:
         connection.execute("ROLLBACK")

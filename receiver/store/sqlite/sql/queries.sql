@@ -1,9 +1,8 @@
--- Every statement the store runs, by name. A line that ends in `-- if NAME` is left out unless that argument is given.
--- A list of unknown length is one JSON argument, read by json_each; bytes, which JSON cannot hold, come as `:many`.
-
+-- Every statement of the store, by name. A line that ends in `-- if NAME` is omitted unless that argument is given.
+-- A list of variable length is one JSON argument, read by json_each. JSON cannot hold bytes, so those use `:many`.
 
 -- name: insert_task
--- Stores a new task.
+-- Inserts a new task.
 INSERT INTO tasks (
     id, origin, state, created_at, updated_at, token_hash, endpoint, label, tags, batch, idempotency_key, kling_id,
     external_task_id, reply_to, message, kling_state, end_reason, pack, weight, priority, fair_share, attempts,
@@ -13,7 +12,7 @@ INSERT INTO tasks (
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: save_task
--- Replaces a task's row after it was judged; what never changes in a task's life is not written again.
+-- Updates a changed task. Columns that never change are not written.
 WITH updated (
     id, state, updated_at, token_hash, endpoint, label, tags, kling_id, external_task_id, reply_to, message, kling_state,
     end_reason, pack, weight, attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at,
@@ -35,19 +34,19 @@ FROM updated
 WHERE tasks.id = updated.id;
 
 -- name: tasks_by_id
--- Reads the tasks a group of changes is about.
+-- Reads the tasks of a group of changes.
 SELECT *
 FROM tasks
 WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: tasks_by_token
--- Reads the tasks that callbacks speak of.
+-- Reads the tasks of a group of callbacks.
 SELECT *
 FROM tasks
 WHERE token_hash IN (:many);
 
 -- name: has_live_token
--- Tells whether a callback that came in by a token would find a task.
+-- Checks whether an unexpired task has a token.
 SELECT EXISTS (
     SELECT 1
     FROM tasks
@@ -56,25 +55,25 @@ SELECT EXISTS (
 ) AS is_live;
 
 -- name: tasks_by_idempotency_key
--- Reads the tasks that were asked for before under the same idempotency keys.
+-- Reads the tasks with some idempotency keys.
 SELECT *
 FROM tasks
 WHERE idempotency_key IN (SELECT value FROM json_each(:keys));
 
 -- name: save_intent
--- Keeps the body a task was asked for with.
+-- Stores the body of a submit.
 INSERT INTO intents (task_id, body)
 VALUES (?, ?)
 ON CONFLICT (task_id) DO UPDATE SET body = excluded.body;
 
 -- name: intent
--- Gives the body a task was asked for with.
+-- Reads the body a task was submitted with.
 SELECT body
 FROM intents
 WHERE task_id = :task_id;
 
 -- name: due_tasks
--- Finds the tasks in one state that have been due the longest, leaving out all but some endpoints.
+-- Finds the longest due tasks in one state, optionally of some endpoints only.
 SELECT *
 FROM tasks
 WHERE state = :state
@@ -84,7 +83,7 @@ ORDER BY due_at, id
 LIMIT :limit;
 
 -- name: tasks_due_after_push
--- Finds the tasks that have been due the longest of those whose next question a push brought about.
+-- Finds the longest due tasks among those whose next poll a push caused.
 SELECT *
 FROM tasks INDEXED BY tasks_due_after_push
 WHERE push_poll_at IS NOT NULL
@@ -95,13 +94,13 @@ ORDER BY due_at, id
 LIMIT :limit;
 
 -- name: postpone_tasks
--- Keeps claimed tasks from being claimed again before *until*.
+-- Prevents another claim of claimed tasks before *until*.
 UPDATE tasks
 SET due_at = :until
 WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: make_tasks_due
--- Makes tasks due at once, or as soon as they were last asked about long enough ago, that would be due before long.
+-- Makes tasks due that are due before a moment: at once, or *min_gap* after their last poll.
 UPDATE tasks
 SET due_at = MIN(due_at, CASE WHEN polled_at <= :now THEN MAX(:now, polled_at + :min_gap) ELSE :now END)
 WHERE state IN (SELECT value FROM json_each(:states))
@@ -109,7 +108,7 @@ WHERE state IN (SELECT value FROM json_each(:states))
   AND due_at <= :before;
 
 -- name: next_task_due
--- Tells the next moment for the tasks in some states: one step into the index for each state.
+-- Finds the next due time of the tasks in some states, with one index step per state.
 SELECT MIN(due_at) AS due_at
 FROM (
     SELECT (
@@ -123,7 +122,7 @@ FROM (
 );
 
 -- name: slots_in_use
--- Counts the slots that running tasks take, by pack.
+-- Counts the slots that running tasks use, by pack.
 SELECT pack, SUM(weight) AS slots
 FROM tasks
 WHERE state IN ('submitting', 'submitted', 'processing')
@@ -132,28 +131,28 @@ WHERE state IN ('submitting', 'submitted', 'processing')
 GROUP BY pack;
 
 -- name: batches_by_name
--- Reads the batches that new tasks go into.
+-- Reads the batches of new tasks.
 SELECT *
 FROM batches
 WHERE name IN (SELECT value FROM json_each(:names));
 
 -- name: save_batch
--- Makes a batch, or notes what it has taken in.
+-- Inserts a batch, or updates its size, its number of tasks and its closing.
 INSERT INTO batches (name, id, size, task_count, created_at, closed_at)
 VALUES (?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE
 SET size = excluded.size, task_count = excluded.task_count, closed_at = excluded.closed_at;
 
 -- name: close_batch
--- Closes a batch that is open.
+-- Closes an open batch.
 UPDATE batches
 SET closed_at = :now
 WHERE name = :name
   AND closed_at IS NULL;
 
 -- name: complete_batches
--- Finds the batches that are closed, whose tasks are all over and their results home or given up, and nobody was told.
--- It is asked at each end of a task, so it goes by what is not over, and by what is on its way home, which are few.
+-- Finds closed, unfinished batches whose tasks and archiving have all ended.
+-- It runs at each end of a task, so it starts from the unfinished tasks and the events in archiving, which are few.
 SELECT *
 FROM batches
 WHERE closed_at IS NOT NULL
@@ -177,7 +176,7 @@ ORDER BY name
 LIMIT :limit;
 
 -- name: finish_batch
--- Notes that a batch is finished, and which event says so, if none has said it before.
+-- Marks a batch as finished and sets its event, unless it is already finished.
 UPDATE batches
 SET finished_at = :now, event_id = :event_id
 WHERE name = :name
@@ -192,7 +191,7 @@ WHERE batch IN (SELECT value FROM json_each(:names))
 GROUP BY batch, state;
 
 -- name: finished_batch_tasks
--- Reads the first tasks of a batch, each with the event that tells of the state it is in.
+-- Reads the first tasks of a batch, each with the event of its current state.
 SELECT
     tasks.*,
     (
@@ -221,9 +220,9 @@ WHERE TRUE
 ORDER BY id DESC
 LIMIT :limit;
 -- name: next_queued_tasks
--- Finds for each pack the queued task that goes next: of the highest priority one that is *kept* at the head, else the
--- longest due of the share that takes the fewest slots, among equal ones of that served the longest ago. Skips from pack to
--- pack and from share to share in the index: how many wait in a share does not matter.
+-- Finds the next queued task of each pack. Within the highest priority, that is a task in *head_ids* or else the
+-- longest due task of the share with the fewest slots in use. Ties go to the share served least recently.
+-- It skips from pack to pack and from share to share in the index, so the number of tasks in a share does not matter.
 WITH RECURSIVE packs (pack) AS (
     SELECT MIN(pack)
     FROM tasks
@@ -238,7 +237,7 @@ WITH RECURSIVE packs (pack) AS (
     FROM packs
     WHERE packs.pack IS NOT NULL
 ),
-lines (pack, priority) AS MATERIALIZED (
+top_priorities (pack, priority) AS MATERIALIZED (
     SELECT
         packs.pack,
         (
@@ -255,17 +254,17 @@ lines (pack, priority) AS MATERIALIZED (
 ),
 shares (pack, priority, fair_share) AS (
     SELECT
-        lines.pack,
-        lines.priority,
+        top_priorities.pack,
+        top_priorities.priority,
         (
             SELECT MIN(tasks.fair_share)
             FROM tasks
             WHERE tasks.state = 'queued'
-              AND tasks.pack = lines.pack
-              AND tasks.priority = lines.priority
+              AND tasks.pack = top_priorities.pack
+              AND tasks.priority = top_priorities.priority
         )
-    FROM lines
-    WHERE lines.priority IS NOT NULL
+    FROM top_priorities
+    WHERE top_priorities.priority IS NOT NULL
     UNION ALL
     SELECT
         shares.pack,
@@ -281,7 +280,7 @@ shares (pack, priority, fair_share) AS (
     FROM shares
     WHERE shares.fair_share IS NOT NULL
 ),
-heads (pack, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
+candidates (pack, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
     SELECT
         shares.pack,
         (
@@ -314,18 +313,18 @@ heads (pack, id, is_head, slots_in_use, served_at) AS MATERIALIZED (
     WHERE shares.fair_share IS NOT NULL
     UNION ALL
     SELECT tasks.pack, tasks.id, 1, 0, 0
-    FROM json_each(:head_ids) AS wanted
+    FROM json_each(:head_ids) AS head
     CROSS JOIN tasks
-    CROSS JOIN lines
-    WHERE tasks.id = wanted.value
-      AND lines.pack = tasks.pack
-      AND lines.priority = tasks.priority
+    CROSS JOIN top_priorities
+    WHERE tasks.id = head.value
+      AND top_priorities.pack = tasks.pack
+      AND top_priorities.priority = tasks.priority
       AND tasks.state = 'queued'
       AND tasks.due_at <= :now
 ),
 ranked (id, rank) AS (
     SELECT id, ROW_NUMBER() OVER (PARTITION BY pack ORDER BY is_head DESC, slots_in_use, served_at, id)
-    FROM heads
+    FROM candidates
     WHERE id IS NOT NULL
 )
 SELECT *
@@ -334,7 +333,7 @@ WHERE id IN (SELECT id FROM ranked WHERE rank = 1)
 ORDER BY priority DESC, id;
 
 -- name: assign_fair_shares
--- Sorts what waits and runs into shares anew, by the value of a tag.
+-- Sets the fair share of queued and running tasks to the value of a tag.
 WITH queued_or_running (id, tags) AS (
     SELECT id, tags
     FROM tasks
@@ -355,18 +354,18 @@ WHERE tasks.id = assigned.id
   AND tasks.fair_share <> assigned.fair_share;
 
 -- name: insert_push
--- Keeps a push as it came.
+-- Stores a push as received.
 INSERT INTO pushes (id, task_id, source, headers, body, digest, received_at, outcome)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: set_push_outcome
--- Gives an earlier push its outcome.
+-- Sets the outcome of an earlier push.
 UPDATE pushes
 SET outcome = ?
 WHERE id = ?;
 
 -- name: save_cost
--- Keeps what a task has cost; of two words the fuller one stands, and the later one of two as full.
+-- Stores the cost of a task. The more complete report replaces the other; of two equally complete ones the later wins.
 INSERT INTO costs (task_id, at, charges, raw)
 VALUES (?, ?, ?, ?)
 ON CONFLICT (task_id) DO UPDATE
@@ -374,14 +373,14 @@ SET charges = excluded.charges, raw = excluded.raw
 WHERE (SELECT COUNT(*) FROM json_each(excluded.charges)) >= (SELECT COUNT(*) FROM json_each(costs.charges));
 
 -- name: cost
--- Tells what a task has cost.
+-- Reads the cost of a task.
 SELECT charges, raw
 FROM costs
 WHERE task_id = :task_id;
 
 -- name: cost_totals
--- Counts tasks by a name, and for each name how often each amount of each unit was taken: to multiply and to add is
--- left to exact numbers, which are not the database's.
+-- Counts tasks by name, and how often each amount of each unit occurs per name. The program multiplies and adds,
+-- because the database has no exact decimals.
 WITH told AS (
     SELECT
         costs.charges,
@@ -407,8 +406,8 @@ GROUP BY told.name, charge.key, charge.value
 ORDER BY name;
 
 -- name: delete_redundant_pushes
--- Bounds what is kept of the pushes that changed nothing, so that a flood of them does not fill the disk. What awaits
--- confirmation is not among them: it may be all that says which of Kling's tasks this is.
+-- Limits the stored pushes that changed nothing, so that a flood of them does not fill the disk. Pending pushes are
+-- excluded: one of them may be the only link to Kling's task.
 DELETE FROM pushes
 WHERE id IN (
     SELECT id
@@ -428,14 +427,14 @@ WHERE outcome = 'pending'
 ORDER BY id;
 
 -- name: insert_event
--- Stores an event.
+-- Inserts an event.
 INSERT INTO events (
     id, task_id, push_id, type, envelope, body, verified, created_at, decisions, archiving, archive_at
 )
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: insert_delivery
--- Promises an event to a route, once; a replay is a promise of its own.
+-- Inserts a delivery. Each event has one per route, apart from replays.
 INSERT INTO deliveries (
     id, event_id, route, status, created_at, due_at, attempts, probes, unfinished_claims, claim, replay_of, finished_at
 )
@@ -443,8 +442,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id, route) WHERE replay_of IS NULL DO NOTHING;
 
 -- name: due_routes
--- Tells for each route when its next delivery falls due. Skips from route to route in the index instead of
--- reading all that waits: a backlog of a million costs no more than one of ten.
+-- Finds when the next delivery of each route is due. It skips from route to route in the index instead of reading
+-- the backlog, so a backlog of a million costs no more than one of ten.
 WITH RECURSIVE waiting (route) AS (
     SELECT MIN(route)
     FROM deliveries
@@ -471,7 +470,7 @@ FROM waiting
 WHERE waiting.route IS NOT NULL;
 
 -- name: due_deliveries
--- Finds the deliveries of a route that have been due the longest, with all their sender needs.
+-- Finds the longest due deliveries of a route, with everything their sender needs.
 SELECT
     deliveries.*,
     events.task_id AS event_task_id,
@@ -493,14 +492,14 @@ ORDER BY deliveries.due_at, deliveries.id
 LIMIT :limit;
 
 -- name: claim_deliveries
--- Puts deliveries under a claim; without a verdict they fall due again at the lease's end.
+-- Claims deliveries. Without a verdict they are due again when the lease ends.
 UPDATE deliveries
 SET claim = :claim, due_at = :until, unfinished_claims = unfinished_claims + 1
 WHERE status = 'pending'
   AND id IN (SELECT value FROM json_each(:ids));
 
 -- name: delivery_claims
--- Tells under whose claim deliveries are.
+-- Reads the claims of some deliveries.
 SELECT id, claim
 FROM deliveries
 WHERE status = 'pending'
@@ -508,7 +507,7 @@ WHERE status = 'pending'
   AND id IN (SELECT value FROM json_each(:ids));
 
 -- name: record_verdict
--- Writes the verdict on a delivery that is still under the claim.
+-- Stores the verdict on a delivery that still has the same claim.
 WITH verdicts (id, claim, status, due_at, finished_at, attempts, probes) AS (
     VALUES (?, ?, ?, ?, ?, ?, ?)
 )
@@ -521,7 +520,7 @@ WHERE deliveries.id = verdicts.id
   AND deliveries.status = 'pending';
 
 -- name: release_delivery
--- Gives a claimed delivery back untried.
+-- Releases a claimed delivery without an attempt.
 UPDATE deliveries
 SET due_at = ?, unfinished_claims = MAX(0, unfinished_claims - 1), claim = NULL
 WHERE id = ?
@@ -529,15 +528,15 @@ WHERE id = ?
   AND status = 'pending';
 
 -- name: release_all_deliveries
--- Makes everything claimed due again, for when whoever claimed it is gone.
+-- Makes every claimed delivery due, after the process that claimed them has ended.
 UPDATE deliveries
 SET due_at = :now, claim = NULL
 WHERE status = 'pending'
   AND claim IS NOT NULL;
 
 -- name: retry_route_now
--- Makes what was tried before in a route due as of its creation, which is what the untried are due by: all go out by
--- age. The untried, which may be a million, are not touched.
+-- Makes attempted deliveries of a route due at their creation time, like those without an attempt, so that all are
+-- ordered by age. Those without an attempt, up to a million, are not changed.
 UPDATE deliveries
 SET due_at = MIN(created_at, :now)
 WHERE status = 'pending'
@@ -546,8 +545,8 @@ WHERE status = 'pending'
   AND route = :route;
 
 -- name: bring_forward
--- Makes due what lies ahead and was never tried, a little at once, for when the clock was set back. What waits for
--- files goes on waiting, but no longer than it may.
+-- Makes some deliveries due that have a later due time and no attempt, after the clock was set back. Those that wait
+-- for files keep waiting, but no longer than allowed.
 UPDATE deliveries
 SET due_at = CASE
         WHEN EXISTS (SELECT 1 FROM events WHERE events.id = deliveries.event_id AND events.archiving = 'awaited')
@@ -571,23 +570,23 @@ WHERE id IN (
 );
 
 -- name: insert_attempt
--- Records one try at a delivery.
+-- Inserts an attempt.
 INSERT INTO attempts (delivery_id, number, started_at, duration, outcome, code, reason, excerpt)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: delete_oldest_attempts
--- Bounds the history of one delivery, so that a destination that is down for weeks does not fill the disk.
+-- Limits the attempts of one delivery, so that a destination that is down for weeks does not fill the disk.
 DELETE FROM attempts
 WHERE delivery_id = ?
   AND number <= ?;
 
 -- name: route_states
--- Reads what is remembered about every route.
+-- Reads the state of every route.
 SELECT *
 FROM routes;
 
 -- name: save_route
--- Remembers a route's state.
+-- Stores a route's state.
 INSERT INTO routes (name, failures, held_at, held_by, held_why, probe_at, released_at)
 VALUES (?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (name) DO UPDATE
@@ -595,7 +594,7 @@ SET failures = excluded.failures, held_at = excluded.held_at, held_by = excluded
     held_why = excluded.held_why, probe_at = excluded.probe_at, released_at = excluded.released_at;
 
 -- name: make_delivery_due
--- Makes a waiting delivery due, unless it is being tried.
+-- Makes a pending delivery due, unless an attempt is in progress.
 UPDATE deliveries
 SET due_at = MIN(due_at, :now)
 WHERE id = :id
@@ -603,14 +602,14 @@ WHERE id = :id
   AND (claim IS NULL OR due_at <= :now);
 
 -- name: replay_high_water_mark
--- Tells where the present ends.
+-- Finds the newest delivery and the newest event.
 SELECT
     (SELECT MAX(id) FROM deliveries) AS delivery,
     (SELECT MAX(id) FROM events) AS event;
 
 -- name: deliveries_to_replay
--- Chooses deliveries that were over when a replay was asked for, oldest first: of each event the newest in each
--- route, or the newest of all where they go to another route, so that no event goes anywhere twice.
+-- Selects deliveries that had ended when a replay was requested, oldest first. Of each event it selects the newest per
+-- route, or the newest of all routes if the replay has another target, so that no event is repeated twice to one route.
 SELECT
     deliveries.id AS position,
     deliveries.event_id,
@@ -653,7 +652,7 @@ ORDER BY deliveries.id
 LIMIT :limit;
 
 -- name: events_to_replay
--- Chooses events for a route, oldest first, with the newest delivery that each already had there.
+-- Selects events for a route, oldest first, with the newest delivery of each to that route.
 SELECT
     events.id AS position,
     events.id AS event_id,
@@ -677,21 +676,21 @@ ORDER BY events.id
 LIMIT :limit;
 
 -- name: count_replay_items
--- Counts what a replay has chosen.
+-- Counts the items of a replay by route and status.
 SELECT route, status, COUNT(*) AS count, MIN(created_at) AS oldest, MAX(created_at) AS newest
 FROM :items
 GROUP BY route, status
 ORDER BY route, status;
 
 -- name: insert_replay
--- Stores a replay.
+-- Inserts a replay.
 INSERT INTO replays (
     id, state, selection, actor, why, last, total, created_at, rate_count, rate_per, cursor, created, finished_at
 )
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: advance_replay
--- Moves a replay on, if it stands where it was read and nobody has cancelled it.
+-- Advances a running replay, if its cursor is unchanged.
 UPDATE replays
 SET cursor = :after, created = created + :made, state = :state, finished_at = :finished_at
 WHERE id = :id
@@ -699,20 +698,20 @@ WHERE id = :id
   AND cursor = :before;
 
 -- name: cancel_replay
--- Ends a replay that is under way.
+-- Cancels a running replay.
 UPDATE replays
 SET state = 'cancelled', finished_at = :now
 WHERE id = :id
   AND state = 'running';
 
 -- name: replay
--- Finds a replay.
+-- Reads a replay.
 SELECT *
 FROM replays
 WHERE id = :id;
 
 -- name: running_replays
--- Gives the replays that are under way, oldest first.
+-- Lists the running replays, oldest first.
 SELECT *
 FROM replays
 WHERE state = 'running'
@@ -728,7 +727,7 @@ ORDER BY id DESC
 LIMIT :limit;
 
 -- name: insert_action
--- Writes down what a person did.
+-- Inserts an audit entry.
 INSERT INTO actions (at, actor, verb, subject, reason)
 VALUES (?, ?, ?, ?, ?);
 
@@ -769,7 +768,7 @@ ORDER BY id DESC
 LIMIT :limit;
 
 -- name: count_tasks
--- Counts tasks by state, out of an index alone where no tag is asked for.
+-- Counts tasks by state, from an index alone unless a tag is given.
 SELECT state, COUNT(*) AS tasks
 FROM tasks
 WHERE TRUE
@@ -778,14 +777,14 @@ WHERE TRUE
 GROUP BY state;
 
 -- name: pushes_of_task
--- Gives all that arrived about a task, oldest first.
+-- Lists the pushes of a task, oldest first.
 SELECT *
 FROM pushes
 WHERE task_id = :task_id
 ORDER BY id;
 
 -- name: event
--- Finds an event.
+-- Reads an event.
 SELECT *
 FROM events
 WHERE id = :id;
@@ -803,7 +802,7 @@ ORDER BY id DESC
 LIMIT :limit;
 
 -- name: events_after
--- Lists the events that were committed after a known one, in that order; where the known one is gone, after its age.
+-- Lists the events committed after a known one, in that order. If the known one is deleted, its id gives the position.
 SELECT *
 FROM events
 WHERE seq > COALESCE((SELECT known.seq FROM events AS known WHERE known.id <= :after ORDER BY known.id DESC LIMIT 1), 0)
@@ -814,14 +813,14 @@ ORDER BY seq
 LIMIT :limit;
 
 -- name: delivery
--- Finds a delivery, with its event's type and task.
+-- Reads a delivery with its event's type and task id.
 SELECT deliveries.*, events.type AS event_type, events.task_id AS event_task_id
 FROM deliveries
 JOIN events ON events.id = deliveries.event_id
 WHERE deliveries.id = :id;
 
 -- name: list_deliveries
--- Lists deliveries with their event's type and task, newest first.
+-- Lists deliveries with their event's type and task id, newest first.
 SELECT deliveries.*, events.type AS event_type, events.task_id AS event_task_id
 FROM deliveries
 JOIN events ON events.id = deliveries.event_id
@@ -835,14 +834,14 @@ ORDER BY deliveries.id DESC
 LIMIT :limit;
 
 -- name: attempts_of_delivery
--- Gives a delivery's attempts, oldest first.
+-- Lists the attempts of a delivery, oldest first.
 SELECT *
 FROM attempts
 WHERE delivery_id = :delivery_id
 ORDER BY number;
 
 -- name: backlog
--- Tells what waits in each route, and since when.
+-- Counts the pending deliveries of each route and finds the oldest.
 SELECT waiting.route, waiting.pending, deliveries.created_at AS oldest
 FROM (
     SELECT route, COUNT(*) AS pending, MIN(id) AS oldest_id
@@ -854,7 +853,7 @@ JOIN deliveries ON deliveries.id = waiting.oldest_id
 ORDER BY waiting.route;
 
 -- name: list_actions
--- Tells what people did, newest first.
+-- Lists audit entries, newest first.
 SELECT *
 FROM actions
 WHERE TRUE
@@ -863,7 +862,7 @@ ORDER BY seq DESC
 LIMIT :limit;
 
 -- name: newest_id
--- Gives the newest id, so that the next ones are newer whatever the clock says; what follows a prefix sorts by age.
+-- Finds the newest id, so that new ids are newer even if the clock was set back. Ids sort by age without their prefix.
 SELECT MAX(SUBSTR(id, INSTR(id, '_') + 1)) AS newest
 FROM (
     SELECT MAX(id) AS id FROM tasks
@@ -876,7 +875,7 @@ FROM (
 );
 
 -- name: stats
--- Counts the rows of every kind, for a person who looks after the store.
+-- Counts the rows of every kind, for the operator.
 SELECT 'tasks.' || state AS name, COUNT(*) AS number FROM tasks GROUP BY state
 UNION ALL
 SELECT 'batches', COUNT(*) FROM batches
@@ -892,7 +891,7 @@ UNION ALL
 SELECT 'assets', COUNT(*) FROM assets;
 
 -- name: old_push_bodies
--- Finds the oldest bodies of pushes; of those that await confirmation none is ever taken.
+-- Finds the oldest push bodies. Pending pushes are excluded.
 SELECT id, TRUE AS is_old, TRUE AS is_free, LENGTH(body) AS weight
 FROM pushes
 WHERE body IS NOT NULL
@@ -902,13 +901,13 @@ ORDER BY received_at
 LIMIT :limit;
 
 -- name: clear_push_bodies
--- Takes the bodies out of pushes; what they were and what came of them stays.
+-- Deletes the bodies of pushes. Their rows, digests and outcomes stay.
 UPDATE pushes
 SET body = NULL
 WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: old_intents
--- Reads a page of intents by age, and tells which are old and not wanted for a submit any more.
+-- Reads a page of intents by age, with whether each is old and no longer needed for a submit.
 SELECT
     intents.task_id AS id,
     tasks.created_at < :before AS is_old,
@@ -921,13 +920,13 @@ ORDER BY intents.task_id
 LIMIT :limit;
 
 -- name: delete_intents
--- Takes away what tasks were asked for with.
+-- Deletes the bodies of submits.
 DELETE FROM intents
 WHERE task_id IN (SELECT value FROM json_each(:ids));
 
 -- name: old_events
--- Reads a page of events by age, and tells which are old, with nothing on its way out or home, of no task that goes on
--- and of no closed batch, whose end is to tell of them.
+-- Reads a page of events by age, with whether each is old and may be deleted. An event may be deleted if it has no
+-- pending delivery and no archiving, and belongs neither to an unfinished task nor to a closed, unfinished batch.
 SELECT
     events.id,
     events.created_at < :before AS is_old,
@@ -958,20 +957,20 @@ ORDER BY events.id
 LIMIT :limit;
 
 -- name: count_deliveries
--- Counts what goes with some events.
+-- Counts the deliveries and attempts of some events.
 SELECT COUNT(DISTINCT deliveries.id), COUNT(attempts.number)
 FROM deliveries
 LEFT JOIN attempts ON attempts.delivery_id = deliveries.id
 WHERE deliveries.event_id IN (SELECT value FROM json_each(:ids));
 
 -- name: delete_events
--- Takes events away, and with them their deliveries, attempts and assets.
+-- Deletes events, and by cascade their deliveries, attempts and assets.
 DELETE FROM events
 WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: old_tasks
--- Reads a page of tasks by age, and tells which have been over for long, with no event left. A task is over too when
--- nobody can speak of it any more: its URL has expired, and Kling is not to be asked.
+-- Reads a page of tasks by age, with whether each is old, ended and without events. A task also counts as ended if
+-- its callback URL has expired and Kling is not polled.
 SELECT
     id,
     created_at < :before AS is_old,
@@ -989,28 +988,28 @@ ORDER BY id
 LIMIT :limit;
 
 -- name: count_pushes
--- Counts what goes with some tasks.
+-- Counts the pushes of some tasks.
 SELECT COUNT(*)
 FROM pushes
 WHERE task_id IN (SELECT value FROM json_each(:ids));
 
 -- name: delete_tasks
--- Takes tasks away, and with them their intents and pushes.
+-- Deletes tasks, and by cascade their intents, costs and pushes.
 DELETE FROM tasks
 WHERE id IN (SELECT value FROM json_each(:ids));
 
 -- name: delete_actions
--- Takes away what people did long ago.
+-- Deletes old audit entries.
 DELETE FROM actions
 WHERE seq IN (SELECT seq FROM actions WHERE at < :before ORDER BY seq LIMIT :limit);
 
 -- name: delete_replays
--- Takes away replays that were over long ago.
+-- Deletes replays that ended long ago.
 DELETE FROM replays
 WHERE id IN (SELECT id FROM replays WHERE finished_at < :before ORDER BY id LIMIT :limit);
 
 -- name: delete_batches
--- Takes away batches of long ago that have no task left.
+-- Deletes old batches without tasks.
 DELETE FROM batches
 WHERE id IN (
     SELECT batches.id
@@ -1022,7 +1021,7 @@ WHERE id IN (
 );
 
 -- name: events_to_archive
--- Finds the events whose results are to be looked after now, leaving out those that somebody is at.
+-- Finds the events due for archiving, except those in progress.
 SELECT *
 FROM events
 WHERE archive_at <= :now
@@ -1031,7 +1030,7 @@ ORDER BY archive_at, seq
 LIMIT :limit;
 
 -- name: next_archive_due
--- Tells when results are next to be looked after, leaving out the events that somebody is at.
+-- Finds when the next event is due for archiving, except those in progress.
 SELECT archive_at
 FROM events
 WHERE archive_at IS NOT NULL
@@ -1040,33 +1039,33 @@ ORDER BY archive_at
 LIMIT 1;
 
 -- name: make_all_archiving_due
--- Has results looked after now that were to be later.
+-- Makes events due for archiving now that would be due later.
 UPDATE events
 SET archive_at = :now
 WHERE archive_at > :now;
 
 -- name: events_still_archiving
--- Tells which of some events have results to be brought home.
+-- Selects those of some events whose archiving has not ended.
 SELECT id
 FROM events
 WHERE archiving IS NOT NULL
   AND id IN (SELECT value FROM json_each(:ids));
 
 -- name: insert_asset
--- Writes down where a result is that was brought home; it may come to be at a second place.
+-- Stores where an archived file is; a second location may be added later.
 INSERT INTO assets (event_id, number, url, path, storage, sha256, bytes, content_type)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id, number) DO UPDATE
 SET path = excluded.path, storage = excluded.storage;
 
 -- name: save_archived_event
--- Gives an event the files it now has, and says how it goes on with the rest.
+-- Updates an event's envelope with its files, and its archiving state.
 UPDATE events
 SET envelope = ?, archiving = ?, archive_at = ?
 WHERE id = ?;
 
 -- name: make_archived_deliveries_due
--- Makes due what was held back for the sake of an event's files.
+-- Makes the deliveries due that waited for an event's files.
 UPDATE deliveries
 SET due_at = ?
 WHERE event_id = ?
@@ -1076,7 +1075,7 @@ WHERE event_id = ?
   AND due_at > ?;
 
 -- name: make_all_archiving_deliveries_due
--- Makes due all that was held back for the sake of files, for when nobody brings them home any more.
+-- Makes all deliveries due that waited for files, when archiving is turned off.
 UPDATE deliveries
 SET due_at = :now
 WHERE event_id IN (SELECT id FROM events WHERE archiving = 'awaited' AND archive_at IS NOT NULL)
@@ -1086,7 +1085,7 @@ WHERE event_id IN (SELECT id FROM events WHERE archiving = 'awaited' AND archive
   AND due_at > :now;
 
 -- name: abandon_all_archiving
--- Notes that results are not brought home any more.
+-- Ends the archiving of all events.
 UPDATE events
 SET archiving = NULL, archive_at = NULL
 WHERE archive_at IS NOT NULL;

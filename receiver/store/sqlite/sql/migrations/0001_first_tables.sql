@@ -1,7 +1,7 @@
 -- The first tables. Times are microseconds since the epoch in UTC, bodies are bytes, ids sort by age.
 
--- Tasks that somebody wants to hear of together. An open batch takes tasks in; `taken` counts them. The id is that of
--- its first task, under its own prefix.
+-- Groups of tasks that are reported together. An open batch accepts tasks; `task_count` counts them. The id is that of
+-- its first task with the prefix of batches.
 CREATE TABLE batches (
     name TEXT PRIMARY KEY NOT NULL,
     id TEXT NOT NULL UNIQUE,
@@ -18,7 +18,7 @@ CREATE TABLE batches (
 
 CREATE INDEX batches_unfinished ON batches (name) WHERE closed_at IS NOT NULL AND finished_at IS NULL;
 
--- That a batch is finished is said once.
+-- A batch is finished once, and its event is sent once.
 CREATE TRIGGER batches_end_is_final BEFORE UPDATE ON batches
 WHEN OLD.finished_at IS NOT NULL
 BEGIN
@@ -77,20 +77,20 @@ CREATE INDEX tasks_of_batch ON tasks (batch, id, state) WHERE batch IS NOT NULL;
 CREATE INDEX tasks_unfinished_in_batch ON tasks (batch)
 WHERE batch IS NOT NULL AND state IN ('awaiting', 'queued', 'submitting', 'submitted', 'processing');
 
--- Whatever a client of the store believes: Kling's last word on a task stands.
+-- Kling's final state of a task never changes, even if a client of the store tries to change it.
 CREATE TRIGGER tasks_end_is_final BEFORE UPDATE OF state ON tasks
 WHEN OLD.state IN ('succeed', 'failed') AND NEW.state <> OLD.state
 BEGIN
     SELECT RAISE(ABORT, 'a task never leaves succeed or failed');
 END;
 
--- What a task was asked for with, apart from it so that task rows stay small.
+-- The bodies of submits, in their own table so that task rows stay small.
 CREATE TABLE intents (
     task_id TEXT PRIMARY KEY NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
     body BLOB NOT NULL
 ) STRICT;
 
--- What Kling took for a task: exact amounts as text by their unit, and the words it said so in.
+-- The cost of a task: exact amounts as text by unit, and the part of Kling's answer that reports them.
 CREATE TABLE costs (
     task_id TEXT PRIMARY KEY NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
     at INTEGER NOT NULL,
@@ -100,7 +100,7 @@ CREATE TABLE costs (
 
 CREATE INDEX costs_at ON costs (at);
 
--- A body that has been kept for long enough is NULL; that it was there, and its digest, stay.
+-- Retention sets a body to NULL; the row and its digest stay.
 CREATE TABLE pushes (
     id TEXT PRIMARY KEY NOT NULL,
     task_id TEXT NOT NULL REFERENCES tasks (id) ON DELETE CASCADE,
@@ -119,8 +119,8 @@ CREATE INDEX pushes_of_task ON pushes (task_id, id);
 CREATE INDEX pushes_pending ON pushes (task_id, id) WHERE outcome = 'pending';
 CREATE INDEX pushes_with_body ON pushes (received_at) WHERE body IS NOT NULL AND outcome <> 'pending';
 
--- `seq` is the order of commits: an id is made before its commit and may be overtaken by a younger one.
--- `archiving` says how it stands with results that are to be brought home, `archive_at` when that is next looked after.
+-- `seq` is the order of commits. An id is created before its commit, so a newer id may be committed first.
+-- `archiving` is the state of results that are still to be archived, `archive_at` the time of the next archiving step.
 CREATE TABLE events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE,
@@ -164,7 +164,7 @@ CREATE INDEX deliveries_due ON deliveries (route, due_at, id) WHERE status = 'pe
 CREATE INDEX deliveries_retrying ON deliveries (route, id) WHERE status = 'pending' AND attempts > 0;
 CREATE INDEX deliveries_of_event ON deliveries (event_id);
 
--- A verdict once given stands; trying again is a new delivery that points at the old one.
+-- A final verdict never changes; a replay is a new delivery that refers to the old one.
 CREATE TRIGGER deliveries_end_is_final BEFORE UPDATE ON deliveries
 WHEN OLD.status <> 'pending'
 BEGIN
@@ -194,7 +194,7 @@ CREATE TABLE routes (
     CHECK ((held_at IS NULL) = (held_by IS NULL))
 ) STRICT, WITHOUT ROWID;
 
--- The results that were brought home, as an event lists them.
+-- The archived results, as an event lists them.
 CREATE TABLE assets (
     event_id TEXT NOT NULL REFERENCES events (id) ON DELETE CASCADE,
     number INTEGER NOT NULL CHECK (number >= 0),
@@ -208,7 +208,7 @@ CREATE TABLE assets (
     CHECK (path IS NOT NULL OR storage IS NOT NULL)
 ) STRICT;
 
--- What people want to go out again, and how far that has come: the place in the order of ids.
+-- Requested replays and their progress: `cursor` is the last id processed.
 CREATE TABLE replays (
     id TEXT PRIMARY KEY NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('running', 'done', 'cancelled')),
@@ -229,7 +229,7 @@ CREATE TABLE replays (
 
 CREATE INDEX replays_running ON replays (id) WHERE state = 'running';
 
--- What people did, such as holding a route or replaying a delivery.
+-- The audit log: actions of people, such as holding a route or replaying a delivery.
 CREATE TABLE actions (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     at INTEGER NOT NULL,

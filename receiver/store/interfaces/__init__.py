@@ -1,0 +1,38 @@
+"""What the rest of the program needs of a store, one protocol for each user. The conformance suite defines them.
+
+A store keeps what it acknowledged through a process crash and a power cut. Every method that writes returns
+only after its commit. Writes that are pending at the same time share one transaction.
+Time, ids and claims are arguments: a store has no clock and no randomness.
+
+    TaskStore       tasks and their transitions              inbox, submitter, poller
+    DeliveryQueue   pending deliveries and route states      dispatcher
+    Catalog         reads for lists and single items         web, replay
+    ArchiveStore    events whose results are archived        archiver
+    RetentionStore  deletion of old data                     retention
+"""
+
+from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate
+from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, RouteBacklog
+from receiver.store.interfaces.deliveries import ClaimedDelivery, DeliveryQueue
+from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
+from receiver.store.interfaces.tasks import ById, ByToken, Change, Decide, TaskRef, TaskStore
+
+__all__ = [
+    "ArchiveStore",
+    "ArchiveUpdate",
+    "ById",
+    "ByToken",
+    "Catalog",
+    "Change",
+    "ClaimedDelivery",
+    "Decide",
+    "DeliveryQueue",
+    "DeliveryView",
+    "Page",
+    "RetentionStore",
+    "RetentionTarget",
+    "RouteBacklog",
+    "SweepResult",
+    "TaskRef",
+    "TaskStore",
+]

@@ -1,0 +1,39 @@
+"""Deletion of old data."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Protocol
+
+
+class RetentionTarget(StrEnum):
+    """The kinds of data that are deleted with age, in the order of deletion."""
+
+    BODIES = "bodies"  # of pushes: their rows, digests and outcomes stay
+    INTENTS = "intents"  # the bodies of submits
+    EVENTS = "events"  # with deliveries, attempts and assets
+    TASKS = "tasks"  # finished and without events, with their pushes
+    BATCHES = "batches"  # without tasks
+    ACTIONS = "actions"
+    REPLAYS = "replays"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepResult:
+    """The number of rows one step deleted, by kind. The next step starts after ``next``; None: nothing old is left."""
+
+    deleted: Mapping[str, int]
+    next: str | None
+
+
+class RetentionStore(Protocol):
+    """Deletes old data in small steps."""
+
+    async def sweep(self, target: RetentionTarget, *, before: datetime, now: datetime, after: str = "") -> SweepResult:
+        """Delete one page of data older than *before*, except pending data and data of unfinished tasks."""
+        ...
+
+    async def truncate_wal(self) -> None:
+        """Checkpoint the database file and truncate its write-ahead log, without blocking readers or writers."""
+        ...

@@ -1,0 +1,132 @@
+"""Tasks: new ones, their transitions, the submit queue and the poll schedule."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from receiver.domain.audit import AuditEntry
+from receiver.domain.costs import Cost
+from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task, TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ByToken:
+    """Finds a task by the SHA-256 of its callback token."""
+
+    token_hash: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ById:
+    """Finds a task by our own id."""
+
+    id: str
+
+
+TaskRef = ByToken | ById
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """Everything that one push, poll or request writes about a task: all of it or nothing.
+
+    ``task`` replaces the row; None leaves it unchanged. ``push`` is stored as received. ``resolved`` sets the
+    outcome of earlier pushes. ``intent`` replaces the stored body of the submit. ``cost`` is stored unless a more
+    complete one is known. ``keep_redundant`` is how many redundant pushes of the task to keep, newest first;
+    None keeps all. ``action`` is the audit entry if a person made the change.
+    """
+
+    task: Task | None = None
+    push: Push | None = None
+    events: Sequence[Event] = ()
+    deliveries: Sequence[Delivery] = ()
+    resolved: Mapping[str, PushOutcome] = field(default_factory=dict)
+    intent: bytes | None = None
+    cost: Cost | None = None
+    keep_redundant: int | None = None
+    action: AuditEntry | None = None
+
+
+Decide = Callable[[Task, Sequence[Push]], Change]
+"""Decides inside the transaction what changes for a task. Receives the task and, on request, its pending pushes.
+It must be pure: if the transaction is repeated, the store calls it again with a newer row."""
+
+
+class TaskStore(Protocol):
+    """Tasks. ``apply`` is the only way to change a stored one."""
+
+    async def add(
+        self, task: Task, intent: bytes, *, events: Sequence[Event] = (), batch_size: int | None = None
+    ) -> Task:
+        """Store a new task and its submit body. Return the earlier task if its idempotency key is known.
+
+        Compare the ids to tell which one was returned. The task's batch is created if it is missing, and closed when
+        it has *batch_size* tasks. Raises Conflict if the batch is closed or has another size.
+        """
+        ...
+
+    async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
+        """Call *decide* with the current task and write its change, in one transaction.
+
+        Return None if there is no such task. Calls for one task run in sequence, and each sees what the previous one
+        wrote. *with_pending* also loads the task's pushes that await confirmation.
+        """
+        ...
+
+    async def has_live_token(self, token_hash: bytes, *, now: datetime) -> bool:
+        """Return whether an unexpired task has this token, without waiting for the writer."""
+        ...
+
+    async def intent(self, task_id: str) -> bytes:
+        """Return the body the task was submitted with; empty if it is no longer stored."""
+        ...
+
+    async def claim_tasks(
+        self,
+        states: Sequence[TaskState],
+        *,
+        now: datetime,
+        until: datetime,
+        limit: int,
+        endpoints: Sequence[str] | None = None,
+        pushes_first: bool = False,
+    ) -> Sequence[Task]:
+        """Claim up to *limit* due tasks in *states*, longest due first. They become due again at *until*.
+
+        *endpoints* limits the claim to these endpoints. *pushes_first* prefers tasks that a push made due.
+        """
+        ...
+
+    async def make_due(
+        self, states: Sequence[TaskState], *, now: datetime, before: datetime, min_gap: timedelta
+    ) -> int:
+        """Make tasks that are due before *before* due *now*, or *min_gap* after their last poll. Return the count.
+
+        Call it only at startup, when no other process is at work: claimed tasks become due as well.
+        """
+        ...
+
+    async def next_task_due(self, states: Sequence[TaskState], *, after: datetime | None = None) -> datetime | None:
+        """Return when the next task in *states* is due, ignoring those due at or before *after*."""
+        ...
+
+    async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
+        """Return the due queued task that is next in each pack, highest priority first; nothing is claimed.
+
+        Within a pack's highest priority, a task in *head_ids* is first. Otherwise it is the longest due task of
+        the share that uses the fewest slots. Ties go to the share served least recently.
+        """
+        ...
+
+    async def assign_fair_shares(self, tag: str) -> None:
+        """Set the fair share of each queued or running task to its value of *tag*, or "" without one."""
+        ...
+
+    async def slots_in_use(self, *, confirmed_only: bool = False) -> Mapping[str, int]:
+        """Return the slots that running tasks use, by pack; *confirmed_only* ignores tasks still submitting."""
+        ...
+
+    async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
+        """Store events without a task, such as alerts, and deliveries. Works even if disk space is low."""
+        ...
