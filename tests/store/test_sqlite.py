@@ -316,7 +316,7 @@ async def test_a_store_whose_file_is_taken_away_acknowledges_nothing_more(path: 
     left, kept = contents(path), contents(log)
     assert kept
 
-    with pytest.raises(StoreError, match="write-ahead log|the log beside it"):
+    with pytest.raises(StoreError, match=r"write-ahead log|the log beside it"):
         async with a_sqlite_store(path):
             pass
 
