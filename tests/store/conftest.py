@@ -1,7 +1,8 @@
-"""The stores that the conformance suite is run against, and short ways to fill them."""
+"""The stores that the conformance suite tests, and short ways to fill them."""
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -19,11 +20,13 @@ from receiver.store.interfaces import (
     RetentionStore,
     TaskStore,
 )
+from receiver.store.sqlite.database import connect_writer
+from receiver.store.sqlite.migrate import migrate
 from receiver.store.sqlite.store import SqliteStore
 
 
 class Store(TaskStore, DeliveryQueue, Catalog, ArchiveStore, RetentionStore, Protocol):
-    """All that a store is."""
+    """All protocols of a store."""
 
 
 Opener = Callable[[], contextlib.AbstractAsyncContextManager[Store]]
@@ -41,6 +44,14 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "var" / "receiver.db"
 
 
+@pytest.fixture
+def raw(path: Path) -> Iterator[sqlite3.Connection]:
+    """A writing connection to a migrated store that is not open elsewhere."""
+    migrate(path)
+    with contextlib.closing(connect_writer(path)) as connection:
+        yield connection
+
+
 @pytest.fixture(params=["sqlite"])
 def opener(request: pytest.FixtureRequest, path: Path) -> Opener:
     """Opens the same store each time it is called. A second database is a second parameter here."""
@@ -55,22 +66,22 @@ async def store(opener: Opener) -> AsyncIterator[Store]:
 
 
 def decide_always(change: Change) -> Decide:
-    """A judge that decides the same whatever it sees."""
+    """A decide that always returns *change*."""
     return lambda _task, _pending: change
 
 
 def record_arguments(seen: list[tuple[Task, list[Push]]]) -> Decide:
-    """A judge that changes nothing and takes down what it was shown."""
+    """A decide that changes nothing and records its arguments."""
 
-    def judge(task: Task, pending: Any) -> Change:
+    def decide(task: Task, pending: Any) -> Change:
         seen.append((task, list(pending)))
         return Change()
 
-    return judge
+    return decide
 
 
 async def add_deliveries(store: Store, *deliveries: Delivery) -> None:
-    """Keep deliveries, with a task and the events they need."""
+    """Store deliveries, with the task and the events they need."""
     if await store.task("tsk_1") is None:
         await store.add(a_task(), b"{}")
     ids = dict.fromkeys(delivery.event_id for delivery in deliveries)
@@ -79,7 +90,7 @@ async def add_deliveries(store: Store, *deliveries: Delivery) -> None:
 
 
 async def add_route_deliveries(store: Store, count: int, *, route: str = "publish") -> None:
-    """Keep so many due deliveries of one route."""
+    """Store *count* due deliveries of one route."""
     name = route.encode().hex()
     await add_deliveries(
         store, *(a_delivery(f"dlv_{name}{n:05}", event_id=f"evt_{name}{n:05}", route=route) for n in range(count))

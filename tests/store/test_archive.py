@@ -1,4 +1,4 @@
-"""What a store promises about results on their way home: nothing is told before its time, and nothing by halves."""
+"""Archiving in a store: deliveries wait for the files, and each update is written completely."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ ASSET = Asset(number=0, url="https://a.example/0.png", path="/r/0.png", sha256=b
 
 
 async def a_pending_event(store: Store, event_id: str, *deliveries: Delivery, **changes: Any) -> Event:
-    """Keep an event whose results are to be brought home."""
+    """Store an event whose results are to be archived."""
     task = await store.add(a_task(id=f"tsk_{event_id}", external_task_id=event_id, kling_id=event_id), b"")
     event = an_event(event_id, task_id=task.id, **{"archiving": ArchiveState.PENDING, "created_at": at(0)} | changes)
     await store.apply(ById(id=task.id), decide_always(Change(events=[event], deliveries=deliveries)))
@@ -24,7 +24,7 @@ def an_archive_update(event: Event, **changes: Any) -> ArchiveUpdate:
     return ArchiveUpdate(event_id=event.id, **{"envelope": b'{"data":{}}', "assets": [ASSET]} | changes)
 
 
-async def test_an_event_is_looked_after_from_when_it_happened(store: Store) -> None:
+async def test_archiving_is_due_from_the_event_on(store: Store) -> None:
     later = await a_pending_event(store, "evt_2", created_at=at(2))
     first = await a_pending_event(store, "evt_1", created_at=at(1))
     await a_pending_event(store, "evt_3", archiving=None)
@@ -39,7 +39,7 @@ async def test_an_event_is_looked_after_from_when_it_happened(store: Store) -> N
     assert await store.next_due(exclude=[first.id, later.id]) is None
 
 
-async def test_a_file_the_event_and_what_waited_for_them_are_one(store: Store) -> None:
+async def test_files_event_and_deliveries_are_saved_together(store: Store) -> None:
     waiting = a_delivery(event_id="evt_1", due_at=at(3600))
     event = await a_pending_event(store, "evt_1", waiting)
 
@@ -53,7 +53,7 @@ async def test_a_file_the_event_and_what_waited_for_them_are_one(store: Store) -
     assert await store.next_due(exclude=()) is None
 
 
-async def test_while_more_is_to_come_what_waits_goes_on_waiting(store: Store) -> None:
+async def test_deliveries_wait_until_the_last_file(store: Store) -> None:
     event = await a_pending_event(store, "evt_1", a_delivery(event_id="evt_1", due_at=at(3600)))
 
     assert await store.save(an_archive_update(event, archiving=ArchiveState.PENDING, archive_at=at(30)))
@@ -64,7 +64,7 @@ async def test_while_more_is_to_come_what_waits_goes_on_waiting(store: Store) ->
     assert found.archiving is ArchiveState.PENDING
 
 
-async def test_only_what_was_held_back_falls_due(store: Store) -> None:
+async def test_only_waiting_deliveries_become_due(store: Store) -> None:
     event = await a_pending_event(
         store,
         "evt_1",
@@ -80,7 +80,7 @@ async def test_only_what_was_held_back_falls_due(store: Store) -> None:
     assert await store.due_routes() == {"a": at(5), "b": at(900), "c": at(600), "d": at(1)}
 
 
-async def test_alerts_come_with_it_or_not_at_all(store: Store) -> None:
+async def test_alerts_are_saved_with_the_update_or_not_at_all(store: Store) -> None:
     event = await a_pending_event(store, "evt_1")
     alert = an_event("evt_alert", type="alert.asset_lost", task_id=event.task_id)
     said = RoutedEvent(event=alert, deliveries=[a_delivery("dlv_alert", event_id="evt_alert", route="mail")])
@@ -93,7 +93,7 @@ async def test_alerts_come_with_it_or_not_at_all(store: Store) -> None:
     assert await store.due_routes() == {"mail": alert.created_at}
 
 
-async def test_the_same_file_twice_is_one(opener: Opener) -> None:
+async def test_the_same_file_is_stored_once(opener: Opener) -> None:
     async with opener() as store:
         event = await a_pending_event(store, "evt_1")
         for _ in range(2):
@@ -104,7 +104,7 @@ async def test_the_same_file_twice_is_one(opener: Opener) -> None:
         assert (found.id, found.archiving) == ("evt_1", ArchiveState.LATE)
 
 
-async def test_what_is_to_be_looked_after_later_can_be_looked_after_now(store: Store) -> None:
+async def test_later_archiving_can_be_made_due_now(store: Store) -> None:
     await a_pending_event(store, "evt_1", created_at=at(1))
     await a_pending_event(store, "evt_2", created_at=at(9000))
     await a_pending_event(store, "evt_3", archiving=None)
@@ -115,7 +115,7 @@ async def test_what_is_to_be_looked_after_later_can_be_looked_after_now(store: S
     assert [event.id for event in await store.due_events(now=at(5), exclude=(), limit=9)] == ["evt_1", "evt_2"]
 
 
-async def test_where_nothing_is_brought_home_nothing_waits(store: Store) -> None:
+async def test_abandoned_archiving_makes_deliveries_due(store: Store) -> None:
     event = await a_pending_event(store, "evt_1", a_delivery(event_id="evt_1", due_at=at(3600)))
     late = await a_pending_event(store, "evt_2", archiving=ArchiveState.LATE)
 

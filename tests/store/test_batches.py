@@ -1,4 +1,4 @@
-"""What a store promises about batches: who is taken in, what closes one, and that its end is told once."""
+"""Batches in a store: which tasks they accept, what closes them, and that each is finished once."""
 
 import asyncio
 from typing import Any, cast
@@ -24,19 +24,19 @@ def batches(store: Store) -> BatchStore:
 
 
 def batch_store(store: Store) -> BatchStore:
-    """Give the part of a store that looks after batches."""
+    """Return the batch store."""
     return cast("BatchStore", cast("Any", store).batches)
 
 
 async def add_batch_task(store: Store, number: int, *, size: int | None = None, **changes: Any) -> Task:
-    """Hand in one task of batch b1."""
+    """Add one task to batch b1."""
     name = f"tsk_{number}"
     given = {"id": name, "kling_id": f"k{number}", "external_task_id": name, "batch": "b1"} | changes
     return await store.add(a_task(**given), b"{}", batch_size=size)
 
 
 async def finish_task(store: Store, number: int, state: TaskState = TaskState.SUCCEED, **event: Any) -> None:
-    """Let a task end."""
+    """Finish a task."""
     task = await store.task(f"tsk_{number}")
     assert task is not None
     over = Change(
@@ -55,7 +55,7 @@ async def find_batch(batches: BatchStore, name: str = "b1") -> BatchView:
 
 
 class BatchEventRecorder:
-    """Says that a batch is finished, and takes down what it was shown."""
+    """Makes the event of a finished batch and records its argument."""
 
     def __init__(self) -> None:
         self.ends: list[FinishedBatch] = []
@@ -66,7 +66,7 @@ class BatchEventRecorder:
         return RoutedEvent(event=event, deliveries=[a_delivery(f"dlv_b{len(self.ends)}", event_id=event.id)])
 
 
-async def test_a_batch_is_made_by_its_first_task_and_counts_all(store: Store, batches: BatchStore) -> None:
+async def test_the_first_task_creates_a_batch_and_all_are_counted(store: Store, batches: BatchStore) -> None:
     first = await add_batch_task(store, 1, created_at=at(1))
     await add_batch_task(store, 2, state=TaskState.QUEUED)
     await store.add(a_task(id="tsk_other", kling_id="k", external_task_id="e"), b"{}")
@@ -91,7 +91,7 @@ async def test_the_events_of_a_batch_are_those_of_its_tasks(store: Store) -> Non
     assert [event.task_id for event in (await store.events(batch="b2", after="evt_0")).items] == ["tsk_2"]
 
 
-async def test_a_size_that_is_reached_closes_the_batch(store: Store, batches: BatchStore) -> None:
+async def test_a_full_batch_is_closed(store: Store, batches: BatchStore) -> None:
     await add_batch_task(store, 1, size=3)
     await add_batch_task(store, 2)
     assert (await find_batch(batches)).batch.state is BatchState.OPEN
@@ -106,7 +106,7 @@ async def test_a_size_that_is_reached_closes_the_batch(store: Store, batches: Ba
     assert await store.intent("tsk_4") == b""
 
 
-async def test_tasks_that_come_at_once_are_counted_one_by_one(store: Store, batches: BatchStore) -> None:
+async def test_concurrent_tasks_are_counted_one_by_one(store: Store, batches: BatchStore) -> None:
     results = await asyncio.gather(*(add_batch_task(store, n, size=5) for n in range(8)), return_exceptions=True)
 
     assert [isinstance(result, Conflict) for result in results] == [False] * 5 + [True] * 3
@@ -114,7 +114,7 @@ async def test_tasks_that_come_at_once_are_counted_one_by_one(store: Store, batc
     assert (view.batch.task_count, sum(view.counts.values()), view.batch.state) == (5, 5, BatchState.CLOSED)
 
 
-async def test_a_size_may_be_said_late_and_only_one(store: Store, batches: BatchStore) -> None:
+async def test_a_size_can_be_set_late_but_not_changed(store: Store, batches: BatchStore) -> None:
     await add_batch_task(store, 1)
     await add_batch_task(store, 2)
     for size in (1, 2):
@@ -127,7 +127,7 @@ async def test_a_size_may_be_said_late_and_only_one(store: Store, batches: Batch
     assert (await find_batch(batches)).batch.task_count == 3
 
 
-async def test_a_task_that_was_handed_in_before_is_not_counted_again(store: Store, batches: BatchStore) -> None:
+async def test_a_repeated_task_is_not_counted_again(store: Store, batches: BatchStore) -> None:
     first = await add_batch_task(store, 1, idempotency_key="key")
     again = await asyncio.gather(*(add_batch_task(store, n, idempotency_key="key") for n in (2, 3)))
     await batches.close("b1", now=at(100), action=ALICE)
@@ -137,7 +137,7 @@ async def test_a_task_that_was_handed_in_before_is_not_counted_again(store: Stor
     assert (await find_batch(batches)).batch.task_count == 1
 
 
-async def test_a_batch_is_closed_once_and_it_is_written_down_who_did(store: Store, batches: BatchStore) -> None:
+async def test_a_batch_is_closed_once_and_audited(store: Store, batches: BatchStore) -> None:
     assert not await batches.close("b1", now=at(100), action=ALICE), "there is none yet"
     await add_batch_task(store, 1)
 
@@ -148,7 +148,7 @@ async def test_a_batch_is_closed_once_and_it_is_written_down_who_did(store: Stor
     assert await store.actions(subjects=["b1"]) == [ALICE]
 
 
-async def test_what_is_open_or_waits_for_a_task_is_not_complete(store: Store, batches: BatchStore) -> None:
+async def test_an_open_or_unfinished_batch_is_not_complete(store: Store, batches: BatchStore) -> None:
     for number, state in enumerate(TaskState):
         await store.add(
             a_task(id=f"tsk_{state}", kling_id=None, external_task_id=None, state=state, batch=f"of-{state}"), b""
@@ -173,9 +173,7 @@ async def test_what_is_open_or_waits_for_a_task_is_not_complete(store: Store, ba
     assert await batches.finish("of-queued", BatchEventRecorder(), limit=9) is None
 
 
-async def test_a_batch_is_not_complete_until_its_results_are_home_or_given_up(
-    store: Store, batches: BatchStore
-) -> None:
+async def test_a_batch_is_not_complete_before_archiving_ends(store: Store, batches: BatchStore) -> None:
     await add_batch_task(store, 1, size=1)
     await finish_task(store, 1, archiving=ArchiveState.PENDING)
     make_event = BatchEventRecorder()
@@ -191,7 +189,7 @@ async def test_a_batch_is_not_complete_until_its_results_are_home_or_given_up(
     assert [each.envelope for each in make_event.ends[0].tasks] == [b'{"a":1}']
 
 
-async def test_an_end_is_told_with_all_that_came_of_it_and_then_never_again(store: Store, batches: BatchStore) -> None:
+async def test_a_batch_is_finished_once_with_all_its_tasks(store: Store, batches: BatchStore) -> None:
     for number in (1, 2, 3):
         await add_batch_task(store, number, size=3)
     await finish_task(store, 2, TaskState.FAILED, envelope=b"two")
@@ -219,7 +217,7 @@ async def test_an_end_is_told_with_all_that_came_of_it_and_then_never_again(stor
     assert claimed.event.id == "evt_b1"
 
 
-async def test_a_late_success_changes_the_task_and_not_what_was_told(store: Store, batches: BatchStore) -> None:
+async def test_a_late_success_does_not_change_the_batch_event(store: Store, batches: BatchStore) -> None:
     await add_batch_task(store, 1, size=1)
     await finish_task(store, 1, TaskState.EXPIRED)
     await batches.finish("b1", BatchEventRecorder(), limit=9)
@@ -230,7 +228,7 @@ async def test_a_late_success_changes_the_task_and_not_what_was_told(store: Stor
     assert (await find_batch(batches)).counts == {TaskState.SUCCEED: 1}
 
 
-async def test_words_that_fail_leave_the_batch_as_it_was(store: Store, batches: BatchStore) -> None:
+async def test_a_failing_make_event_leaves_the_batch_unchanged(store: Store, batches: BatchStore) -> None:
     def stumble(_: FinishedBatch) -> RoutedEvent:
         raise ZeroDivisionError
 
@@ -243,7 +241,7 @@ async def test_words_that_fail_leave_the_batch_as_it_was(store: Store, batches: 
     assert await batches.list_complete() == ["b1"]
 
 
-async def test_a_batch_outlives_a_restart(opener: Opener) -> None:
+async def test_a_batch_survives_a_restart(opener: Opener) -> None:
     async with opener() as store:
         await add_batch_task(store, 1, size=2)
     async with opener() as store:
@@ -272,9 +270,7 @@ async def test_batches_are_listed_newest_first_by_pages_and_by_state(store: Stor
     assert [view.batch.name for view in (await batches.list(states=[BatchState.FINISHED])).items] == ["b3"]
 
 
-async def test_nothing_of_a_closed_batch_is_taken_away_before_its_end_is_told(
-    store: Store, batches: BatchStore
-) -> None:
+async def test_retention_keeps_a_closed_batch_until_it_is_finished(store: Store, batches: BatchStore) -> None:
     await add_batch_task(store, 1, size=2)
     await add_batch_task(store, 2)
     await add_batch_task(store, 3, batch="open")
@@ -293,8 +289,8 @@ async def test_nothing_of_a_closed_batch_is_taken_away_before_its_end_is_told(
 
 
 async def sweep(store: Store, **when: Any) -> dict[str, int]:
-    """Take away what is old, and say how much it was."""
+    """Sweep everything old; return the number of deleted rows."""
     gone = {}
-    for litter in (RetentionTarget.EVENTS, RetentionTarget.TASKS, RetentionTarget.BATCHES):
-        gone[litter.value] = (await store.sweep(litter, now=at(2000), **when)).deleted[litter.value]
+    for target in (RetentionTarget.EVENTS, RetentionTarget.TASKS, RetentionTarget.BATCHES):
+        gone[target.value] = (await store.sweep(target, now=at(2000), **when)).deleted[target.value]
     return gone

@@ -1,4 +1,4 @@
-"""What a store promises to those who look at it."""
+"""The catalog of a store: look-ups, lists, filters and pages."""
 
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -13,7 +13,7 @@ from receiver.store.interfaces import ById, Change, Page
 
 
 async def read_pages(page: Callable[[str | None], Awaitable[Page[str]]]) -> list[list[str]]:
-    """Follow a list's cursors to its end."""
+    """Read all pages of a list."""
     pages = []
     cursor: str | None = None
     while True:
@@ -24,7 +24,7 @@ async def read_pages(page: Callable[[str | None], Awaitable[Page[str]]]) -> list
             return pages
 
 
-async def test_a_task_is_found_by_our_id_klings_or_the_external_one(store: Store) -> None:
+async def test_a_task_is_found_by_each_of_its_ids(store: Store) -> None:
     await store.add(a_task(id="tsk_1", kling_id="k1", external_task_id="mine"), b"")
     await store.add(a_task(id="tsk_2", kling_id="tsk_1", external_task_id="k1"), b"")
     await store.add(a_task(id="tsk_3", kling_id=None, external_task_id="mine"), b"")
@@ -45,7 +45,7 @@ async def test_tasks_are_listed_newest_first_page_by_page(store: Store) -> None:
     assert await read_pages(page) == [["tsk_6", "tsk_5", "tsk_4"], ["tsk_3", "tsk_2", "tsk_1"], ["tsk_0"]]
 
 
-async def test_a_list_that_ends_with_its_page_has_no_next(store: Store) -> None:
+async def test_the_last_page_has_no_cursor(store: Store) -> None:
     assert await store.tasks() == Page(items=[], next=None)
 
     for n in range(3):
@@ -55,7 +55,7 @@ async def test_a_list_that_ends_with_its_page_has_no_next(store: Store) -> None:
     assert (await store.tasks(limit=2)).next is not None
 
 
-async def test_tasks_are_filtered_by_all_that_is_asked(store: Store) -> None:
+async def test_task_filters_are_combined(store: Store) -> None:
     await store.add(a_task(id="tsk_1", label="x", tags={"project": "ads", "n": "1"}), b"")
     await store.add(a_task(id="tsk_2", label="y", tags={"project": "ads", "n": "2"}, state=TaskState.FAILED), b"")
     await store.add(a_task(id="tsk_3", endpoint="videos/text2video", tags={"project": "'; DROP"}), b"")
@@ -74,7 +74,7 @@ async def test_tasks_are_filtered_by_all_that_is_asked(store: Store) -> None:
     assert await ids(tags={"nobody": "1"}) == []
 
 
-async def test_pushes_are_given_oldest_first(store: Store) -> None:
+async def test_pushes_are_listed_oldest_first(store: Store) -> None:
     await store.add(a_task(), b"")
     for id_ in ("psh_1", "psh_2"):
         await store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push(id_))))
@@ -98,7 +98,7 @@ async def test_events_are_listed_newest_first_page_by_page(store: Store) -> None
     assert await read_pages(page) == [["evt_3", "evt_2"], ["evt_1"]]
 
 
-async def test_events_after_a_known_one_come_oldest_first_page_by_page(store: Store) -> None:
+async def test_events_after_one_are_listed_oldest_first_by_page(store: Store) -> None:
     await add_events(store, "evt_1", "evt_2", "evt_3", "evt_4")
 
     async def page(cursor: str | None) -> Page[str]:
@@ -108,14 +108,14 @@ async def test_events_after_a_known_one_come_oldest_first_page_by_page(store: St
     assert await read_pages(page) == [["evt_2", "evt_3"], ["evt_4"]]
 
 
-async def test_an_event_overtaken_by_a_younger_one_is_not_missed_by_who_follows(store: Store) -> None:
+async def test_an_event_committed_late_is_not_missed(store: Store) -> None:
     await add_events(store, "evt_1", "evt_5", "evt_3")
 
     assert [event.id for event in (await store.events(after="evt_5")).items] == ["evt_3"]
     assert [event.id for event in (await store.events(after="evt_1")).items] == ["evt_5", "evt_3"]
 
 
-async def test_who_follows_from_an_event_that_is_gone_goes_on_from_its_age(store: Store) -> None:
+async def test_a_deleted_event_still_marks_a_position(store: Store) -> None:
     await add_events(store, "evt_1", "evt_3")
 
     assert [event.id for event in (await store.events(after="evt_2")).items] == ["evt_3"]
@@ -138,7 +138,7 @@ async def test_events_are_filtered_by_type_and_task(store: Store) -> None:
     assert await store.event("evt_none") is None
 
 
-async def test_deliveries_are_listed_with_their_events_type_and_task(store: Store) -> None:
+async def test_deliveries_are_listed_with_event_type_and_task(store: Store) -> None:
     await store.add(a_task(), b"", events=[an_event("evt_1")])
     await store.add_events(
         [an_event("evt_2", type="alert.route_held", task_id=None)],
@@ -155,7 +155,7 @@ async def test_deliveries_are_listed_with_their_events_type_and_task(store: Stor
     assert await store.delivery("dlv_none") is None
 
 
-async def test_deliveries_are_filtered_by_all_that_is_asked_and_paged(store: Store) -> None:
+async def test_delivery_filters_are_combined_and_paged(store: Store) -> None:
     dead: dict[str, Any] = {"status": DeliveryStatus.DEAD, "finished_at": at(1)}
     await add_deliveries(
         store,
@@ -179,7 +179,7 @@ async def test_deliveries_are_filtered_by_all_that_is_asked_and_paged(store: Sto
 
 
 @pytest.mark.parametrize("cursor", ["", "%%%", "x", "Zm9v", "w6k", "dHNrXzE=\n", "\N{SNOWMAN}"])
-async def test_a_cursor_that_is_not_ours_is_an_invalid_request(store: Store, cursor: str) -> None:
+async def test_an_invalid_cursor_is_an_invalid_request(store: Store, cursor: str) -> None:
     for listed in (store.tasks, store.events, store.deliveries):
         with pytest.raises(InvalidRequest):
             await listed(cursor=cursor)

@@ -1,4 +1,4 @@
-"""What a store promises about costs: what was accepted is kept once per task, and summed exactly."""
+"""Costs in a store: one per task, summed exactly."""
 
 from collections.abc import Mapping
 from decimal import Decimal
@@ -20,7 +20,7 @@ def costs(store: Store) -> SqliteCostStore:
 
 
 def cost_store(store: Store) -> SqliteCostStore:
-    """Give the part of a store that knows of costs."""
+    """Return the cost store."""
     return cast("SqliteCostStore", cast("Any", store).costs)
 
 
@@ -29,7 +29,7 @@ def a_cost(raw: str = "{}", **charges: str) -> Cost:
 
 
 async def add_finished_task(store: Store, number: int, cost: Cost, *, ended: float = 0, **task: Any) -> None:
-    """Let a task end that has cost something."""
+    """Store a finished task with a cost."""
     id_ = f"tsk_{number}"
     over = a_task(
         id=id_,
@@ -50,7 +50,7 @@ async def totals(
     return [(each.name, each.tasks, each.charges) for each in await costs.totals(by, **which)]
 
 
-async def test_a_cost_comes_back_as_it_was_stored(opener: Opener) -> None:
+async def test_a_cost_is_read_back_unchanged(opener: Opener) -> None:
     cost = a_cost('{"final_unit_deduction":"1.50"}', units="1.50", list_price="0.000000000000000000000000000001")
     async with opener() as store:
         await add_finished_task(store, 1, cost)
@@ -61,9 +61,7 @@ async def test_a_cost_comes_back_as_it_was_stored(opener: Opener) -> None:
         assert await cost_store(store).find("tsk_2") is None
 
 
-async def test_of_two_words_the_fuller_one_stands_and_of_two_as_full_the_later(
-    store: Store, costs: SqliteCostStore
-) -> None:
+async def test_the_more_complete_or_later_cost_is_kept(store: Store, costs: SqliteCostStore) -> None:
     await add_finished_task(store, 1, a_cost(units="1"))
     for cost, stands in [
         (a_cost(units="2", quota="0"), a_cost(units="2", quota="0")),
@@ -78,7 +76,7 @@ async def test_of_two_words_the_fuller_one_stands_and_of_two_as_full_the_later(
     ]
 
 
-async def test_costs_are_summed_by_what_tasks_share(store: Store, costs: SqliteCostStore) -> None:
+async def test_costs_are_summed_by_group(store: Store, costs: SqliteCostStore) -> None:
     ads = {"project": "ads", "client": "b"}
     await add_finished_task(store, 1, a_cost(units="1.5"), tags=ads, label="x", batch="b1")
     await add_finished_task(
@@ -125,10 +123,10 @@ async def test_sums_are_exact(store: Store, costs: SqliteCostStore) -> None:
     assert (count, format(charges["units"], "f")) == (12, "1" + "0" * 30 + "." + "0" * 29 + "1")
 
 
-async def test_a_cost_goes_with_its_task(store: Store, costs: SqliteCostStore) -> None:
+async def test_a_cost_is_deleted_with_its_task(store: Store, costs: SqliteCostStore) -> None:
     await add_finished_task(store, 1, a_cost(units="1"))
-    for litter in (RetentionTarget.EVENTS, RetentionTarget.TASKS):
-        await store.sweep(litter, before=at(100), now=at(200))
+    for target in (RetentionTarget.EVENTS, RetentionTarget.TASKS):
+        await store.sweep(target, before=at(100), now=at(200))
 
     assert await costs.find("tsk_1") is None
     assert await totals(costs, CostGrouping.DAY) == []

@@ -1,4 +1,4 @@
-"""What a store promises about deliveries that want to go out."""
+"""The delivery queue of a store: claims, attempts, releases and route states."""
 
 import asyncio
 from datetime import timedelta
@@ -34,7 +34,7 @@ async def get_delivery(store: Store, delivery_id: str) -> Delivery:
     return view.delivery
 
 
-async def test_routes_with_anything_pending_are_told_with_their_next_moment(store: Store) -> None:
+async def test_due_routes_have_their_next_due_time(store: Store) -> None:
     assert await store.due_routes() == {}
 
     await add_deliveries(
@@ -49,7 +49,7 @@ async def test_routes_with_anything_pending_are_told_with_their_next_moment(stor
     assert await store.due_routes() == {"a": at(7), "b": at(5), "reply:client.example": at(1)}
 
 
-async def test_a_claim_brings_all_that_its_sender_needs(store: Store) -> None:
+async def test_a_claim_has_everything_its_sender_needs(store: Store) -> None:
     event = an_event()
     await store.add(a_task(reply_to="https://client.example/hook"), b"", events=[event])
     await store.add_events([], [a_delivery(attempts=2)])
@@ -61,7 +61,7 @@ async def test_a_claim_brings_all_that_its_sender_needs(store: Store) -> None:
     assert await get_delivery(store, "dlv_1") == expected
 
 
-async def test_the_longest_due_are_claimed_first_up_to_the_limit(store: Store) -> None:
+async def test_longest_due_deliveries_are_claimed_up_to_the_limit(store: Store) -> None:
     due = {"dlv_1": 5, "dlv_2": 3, "dlv_3": 3, "dlv_4": 1, "dlv_5": 100}
     await add_deliveries(
         store, *(a_delivery(id_, event_id=f"evt_{id_}", due_at=at(seconds)) for id_, seconds in due.items())
@@ -72,7 +72,7 @@ async def test_the_longest_due_are_claimed_first_up_to_the_limit(store: Store) -
     assert [[one.delivery.id for one in claim] for claim in claims] == [["dlv_4", "dlv_2", "dlv_3"], ["dlv_1"], []]
 
 
-async def test_a_claim_takes_from_its_own_route_alone(store: Store) -> None:
+async def test_a_claim_is_limited_to_its_route(store: Store) -> None:
     await add_deliveries(store, a_delivery("dlv_1", route="a"), a_delivery("dlv_2", route="b"))
 
     claimed = await store.claim("a", now=at(1), until=at(60), limit=9, claim="c")
@@ -80,7 +80,7 @@ async def test_a_claim_takes_from_its_own_route_alone(store: Store) -> None:
     assert [one.delivery.id for one in claimed] == ["dlv_1"]
 
 
-async def test_many_who_claim_at_once_never_share_a_delivery(store: Store) -> None:
+async def test_concurrent_claims_never_share_a_delivery(store: Store) -> None:
     await add_route_deliveries(store, 200)
 
     claims = [store.claim("publish", now=at(1), until=at(60), limit=7, claim=f"c{n}") for n in range(40)]
@@ -92,7 +92,7 @@ async def test_many_who_claim_at_once_never_share_a_delivery(store: Store) -> No
         assert (await get_delivery(store, delivery.id)).claim == delivery.claim
 
 
-async def test_a_lease_that_ends_makes_the_delivery_due_again(store: Store) -> None:
+async def test_an_expired_lease_makes_the_delivery_due_again(store: Store) -> None:
     await add_route_deliveries(store, 1)
     [first] = await store.claim("publish", now=at(1), until=at(60), limit=9, claim="first")
 
@@ -117,7 +117,7 @@ async def test_a_verdict_is_recorded_with_its_attempt(store: Store) -> None:
     assert await store.due_routes() == {}
 
 
-async def test_a_failed_attempt_leaves_the_delivery_pending_until_its_next_moment(store: Store) -> None:
+async def test_a_failed_attempt_keeps_the_delivery_pending(store: Store) -> None:
     await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
@@ -127,7 +127,7 @@ async def test_a_failed_attempt_leaves_the_delivery_pending_until_its_next_momen
     assert await store.due_routes() == {"publish": at(30)}
 
 
-async def test_a_late_finisher_writes_nothing(store: Store) -> None:
+async def test_an_attempt_under_an_old_claim_is_not_stored(store: Store) -> None:
     await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="late")
     await store.claim("publish", now=at(60), until=at(120), limit=1, claim="new")
@@ -141,7 +141,7 @@ async def test_a_late_finisher_writes_nothing(store: Store) -> None:
     assert await store.route_states() == {}
 
 
-async def test_of_two_verdicts_on_one_claim_at_once_one_counts(store: Store) -> None:
+async def test_one_of_two_concurrent_verdicts_is_stored(store: Store) -> None:
     await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
@@ -156,7 +156,7 @@ async def test_of_two_verdicts_on_one_claim_at_once_one_counts(store: Store) -> 
     assert (await get_delivery(store, "dlv_1")).status is DeliveryStatus.DELIVERED
 
 
-async def test_many_verdicts_at_once_each_meet_their_own_delivery(store: Store) -> None:
+async def test_concurrent_verdicts_reach_their_own_deliveries(store: Store) -> None:
     await add_route_deliveries(store, 100)
     claimed = await store.claim("publish", now=at(1), until=at(60), limit=100, claim="mine")
 
@@ -186,7 +186,7 @@ async def test_a_verdict_that_contradicts_itself_is_refused(store: Store) -> Non
     assert (await get_delivery(store, "dlv_1")).claim == "mine"
 
 
-async def test_a_final_delivery_is_neither_claimed_nor_finished_nor_released(store: Store) -> None:
+async def test_a_final_delivery_never_changes(store: Store) -> None:
     final = a_delivery(status=DeliveryStatus.DEAD, finished_at=at(1))
     await add_deliveries(store, final)
 
@@ -208,7 +208,7 @@ async def test_the_route_state_is_saved_with_the_verdict(store: Store) -> None:
     assert await store.route_states() == {"publish": state}
 
 
-async def test_a_route_state_replaces_the_one_before(store: Store) -> None:
+async def test_a_route_state_replaces_the_previous_one(store: Store) -> None:
     await store.save_route(RouteState(name="publish", failures=5, held_at=at(5), held_by=HeldBy.OPERATOR, held_why="x"))
     await store.save_route(RouteState(name="other"))
     await store.save_route(RouteState(name="publish"))
@@ -216,7 +216,7 @@ async def test_a_route_state_replaces_the_one_before(store: Store) -> None:
     assert await store.route_states() == {"publish": RouteState(name="publish"), "other": RouteState(name="other")}
 
 
-async def test_a_released_delivery_is_due_and_its_claim_does_not_count(store: Store) -> None:
+async def test_a_released_delivery_is_due_and_not_counted(store: Store) -> None:
     await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
@@ -227,7 +227,7 @@ async def test_a_released_delivery_is_due_and_its_claim_does_not_count(store: St
     assert await store.release("dlv_1", claim="mine", now=at(2)) is False
 
 
-async def test_all_claims_are_released_at_once_and_stay_counted(store: Store) -> None:
+async def test_all_claims_are_released_and_stay_counted(store: Store) -> None:
     await add_route_deliveries(store, 5)
     await store.claim("publish", now=at(1), until=at(600), limit=3, claim="of a process that is gone")
 
@@ -237,7 +237,7 @@ async def test_all_claims_are_released_at_once_and_stay_counted(store: Store) ->
     assert sorted(one.delivery.unfinished_claims for one in again) == [1, 1, 2, 2, 2]
 
 
-async def test_a_hastened_route_goes_out_by_age_but_for_what_is_claimed(store: Store) -> None:
+async def test_retry_now_orders_a_route_by_age_except_claims(store: Store) -> None:
     await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", created_at=at(1), due_at=at(500), attempts=2),
@@ -257,7 +257,7 @@ async def test_a_hastened_route_goes_out_by_age_but_for_what_is_claimed(store: S
     assert (await get_delivery(store, "dlv_6")).due_at == at(900)
 
 
-async def test_what_lies_ahead_untried_is_brought_forward_a_little_at_once_and_files_are_waited_for(
+async def test_bring_forward_is_limited_and_waits_for_files(
     store: Store,
 ) -> None:
     awaited = [
@@ -296,14 +296,14 @@ async def test_what_lies_ahead_untried_is_brought_forward_a_little_at_once_and_f
     }
 
 
-async def test_what_is_claimed_is_not_brought_forward(store: Store) -> None:
+async def test_claimed_deliveries_are_not_brought_forward(store: Store) -> None:
     await add_deliveries(store, a_delivery("dlv_1", event_id="evt_1", due_at=at(1)))
     await store.claim("publish", now=at(1), until=at(8000), limit=1, claim="mine")
 
     assert await store.bring_forward("publish", now=at(10), archive_wait_until=at(910), limit=9) == 0
 
 
-async def test_a_probe_takes_what_is_due_next_but_nothing_that_is_claimed(store: Store) -> None:
+async def test_a_probe_claims_the_next_unclaimed_delivery(store: Store) -> None:
     await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", due_at=at(1)),
@@ -322,7 +322,7 @@ async def test_a_probe_takes_what_is_due_next_but_nothing_that_is_claimed(store:
     assert [[one.delivery.id for one in probe] for probe in probes] == [["dlv_3"], [], ["dlv_1"], []]
 
 
-async def test_an_alert_is_stored_with_the_verdict_that_brought_it_about(store: Store) -> None:
+async def test_an_alert_is_stored_with_its_verdict(store: Store) -> None:
     await add_deliveries(store, a_delivery())
     await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
     event = an_event("evt_alert", type="alert.route_held", task_id=None)
@@ -348,7 +348,7 @@ async def test_the_newest_two_hundred_attempts_are_kept(store: Store) -> None:
     assert (await get_delivery(store, "dlv_1")).attempts == 203
 
 
-async def test_what_waits_is_told_by_route(store: Store) -> None:
+async def test_the_backlog_is_counted_by_route(store: Store) -> None:
     await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", created_at=at(1), due_at=at(900)),

@@ -1,4 +1,4 @@
-"""What a store promises about keeping: through a reopening, callers that give up, and a kill in the middle."""
+"""Durability of a store: reopening, cancelled callers, and a kill during writes."""
 
 import asyncio
 import subprocess
@@ -24,7 +24,7 @@ SYNC_CALLS = env_int("CANCELLATIONS", 200) * 2
 TESTS = Path(__file__).parents[1]
 
 
-async def test_all_of_it_is_there_after_a_reopening(opener: Opener) -> None:
+async def test_everything_survives_a_reopening(opener: Opener) -> None:
     state = RouteState(name="publish", failures=5, held_at=at(1), held_by=HeldBy.FAILURES, held_why="why")
     async with opener() as store:
         await store.add(a_task(), b"intent", events=[an_event()])
@@ -40,7 +40,7 @@ async def test_all_of_it_is_there_after_a_reopening(opener: Opener) -> None:
         assert await store.route_states() == {"publish": state}
 
 
-async def test_a_closed_store_takes_nothing_and_says_so(opener: Opener) -> None:
+async def test_a_closed_store_refuses_calls(opener: Opener) -> None:
     async with opener() as store:
         pass
 
@@ -50,7 +50,7 @@ async def test_a_closed_store_takes_nothing_and_says_so(opener: Opener) -> None:
         await store.tasks()
 
 
-async def test_what_was_handed_in_before_the_closing_is_written(opener: Opener) -> None:
+async def test_pending_writes_are_written_on_close(opener: Opener) -> None:
     async with opener() as store:
         adding = [asyncio.ensure_future(store.add(a_task(id=f"tsk_{n}"), b"")) for n in range(20)]
         await asyncio.sleep(0)
@@ -61,7 +61,7 @@ async def test_what_was_handed_in_before_the_closing_is_written(opener: Opener) 
 
 
 async def count_complete(store: Store) -> int:
-    """See that every news item is there whole or not at all; count them."""
+    """Check that every change is stored completely or not at all; return the count."""
     total = 0
     for n in range(TASKS):
         task = await store.task(f"tsk_{n}")
@@ -75,9 +75,7 @@ async def count_complete(store: Store) -> int:
 
 
 @pytest.mark.soak("callers that give up at any moment")
-async def test_callers_that_give_up_at_any_moment_break_no_transaction_and_lose_nothing_acknowledged(
-    store: Store, record_counts: RecordCounts
-) -> None:
+async def test_cancelled_callers_break_no_transaction(store: Store, record_counts: RecordCounts) -> None:
     seed = fresh_seed()
     rng = Random(seed)
     for n in range(TASKS):
@@ -109,7 +107,7 @@ async def test_callers_that_give_up_at_any_moment_break_no_transaction_and_lose_
     assert await store.apply(ById(id="tsk_0"), decision_for(SYNC_CALLS)) is not None
 
 
-async def test_a_caller_cancelled_while_it_is_judged_does_not_stop_the_others(store: Store) -> None:
+async def test_a_caller_cancelled_in_decide_does_not_stop_others(store: Store) -> None:
     await store.add(a_task(), b"")
     calls: list[asyncio.Future[Change | None]] = []
 
@@ -126,7 +124,7 @@ async def test_a_caller_cancelled_while_it_is_judged_does_not_stop_the_others(st
     assert len(await store.pushes("tsk_1")) == 2
 
 
-async def test_a_kill_in_the_middle_loses_nothing_acknowledged(opener: Opener, path: Path) -> None:
+async def test_a_kill_loses_nothing_acknowledged(opener: Opener, path: Path) -> None:
     hammering = subprocess.Popen(
         [sys.executable, str(TESTS / "store" / "write_until_killed.py"), str(path)],
         stdout=subprocess.PIPE,
@@ -144,7 +142,7 @@ async def test_a_kill_in_the_middle_loses_nothing_acknowledged(opener: Opener, p
             assert await store.event(f"evt_{n}") is not None
 
 
-async def test_readers_see_what_was_acknowledged_while_writers_write(store: Store) -> None:
+async def test_readers_see_acknowledged_writes_during_writes(store: Store) -> None:
     await add_route_deliveries(store, 50)
     seen: list[bool] = []
 

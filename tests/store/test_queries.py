@@ -1,4 +1,4 @@
-"""How named queries are read."""
+"""How named queries are parsed."""
 
 import pytest
 
@@ -29,7 +29,7 @@ def test_a_query_has_its_name_its_purpose_and_its_statement() -> None:
     assert found["two"].sql == "SELECT 2"
 
 
-def test_an_optional_line_is_there_when_its_argument_is() -> None:
+def test_an_optional_line_depends_on_its_argument() -> None:
     one = parse(TEXT)["one"]
 
     assert "  AND id = :id\n" in one.with_optional({"id": "x"})
@@ -37,14 +37,14 @@ def test_an_optional_line_is_there_when_its_argument_is() -> None:
     assert "id = :id" not in one.with_optional({})
 
 
-def test_many_is_as_many_places_as_wanted() -> None:
+def test_many_becomes_as_many_placeholders() -> None:
     assert parse(TEXT)["one"].with_list(3).endswith("kind IN (?, ?, ?)")
 
 
-def test_two_queries_of_one_name_are_an_error() -> None:
+def test_a_duplicate_query_name_is_an_error() -> None:
     with pytest.raises(ValueError, match="two"):
         parse(TEXT + "-- name: two\nSELECT 3;\n")
 
 
-def test_every_query_says_what_it_is_for() -> None:
+def test_every_query_has_a_purpose() -> None:
     assert [query.name for query in queries().values() if not query.purpose.endswith(".")] == []

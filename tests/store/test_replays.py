@@ -1,4 +1,4 @@
-"""What a store promises about what is to go out again."""
+"""Replays in a store: selection, steps and single deliveries."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -20,12 +20,12 @@ DEAD = DeliveryStatus.DEAD
 
 @pytest.fixture
 def replays(store: Store) -> ReplayStore:
-    """Give the part of the store that looks after replays."""
+    """Return the replay store."""
     return cast("ReplayStore", cast("Any", store).replays)
 
 
 def a_replay(id_: str = "rpl_1", *, known_routes: Sequence[str] = ("publish", "other"), **changes: Any) -> Replay:
-    """A replay of all that was over by the hundredth second."""
+    """A replay of everything that ended by the hundredth second."""
     names = set(ReplaySelection.__dataclass_fields__)
     selection = ReplaySelection(
         known_routes=tuple(known_routes), **{name: changes.pop(name) for name in names & set(changes)}
@@ -52,7 +52,7 @@ async def next_items(replays: ReplayStore, replay: Replay, *, limit: int = 99) -
     return [(each.event_id, each.route, each.replay_of) for each in await replays.next_items(replay, limit=limit)]
 
 
-async def test_what_is_over_is_chosen_oldest_first_and_what_waits_is_not(store: Store, replays: ReplayStore) -> None:
+async def test_ended_deliveries_are_selected_oldest_first(store: Store, replays: ReplayStore) -> None:
     await add_deliveries(
         store,
         a_finished_delivery("dlv_1", "evt_1"),
@@ -86,7 +86,7 @@ async def test_what_is_over_is_chosen_oldest_first_and_what_waits_is_not(store: 
         ({"known_routes": ()}, []),
     ],
 )
-async def test_each_filter_holds(store: Store, replays: ReplayStore, wanted: dict[str, Any], ids: list[str]) -> None:
+async def test_each_filter_applies(store: Store, replays: ReplayStore, wanted: dict[str, Any], ids: list[str]) -> None:
     await add_deliveries(
         store,
         a_finished_delivery("dlv_1", "evt_1", created_at=at(1)),
@@ -98,7 +98,7 @@ async def test_each_filter_holds(store: Store, replays: ReplayStore, wanted: dic
     assert [replay_of for _, _, replay_of in await next_items(replays, a_replay(**wanted))] == ids
 
 
-async def test_an_event_goes_once_to_each_route_however_often_it_went_there(store: Store, replays: ReplayStore) -> None:
+async def test_an_event_is_selected_once_per_route(store: Store, replays: ReplayStore) -> None:
     await add_deliveries(
         store,
         a_finished_delivery("dlv_1", "evt_1"),
@@ -115,7 +115,7 @@ async def test_an_event_goes_once_to_each_route_however_often_it_went_there(stor
     assert await next_items(replays, a_replay(statuses=(DEAD,), to_route="third")) == [("evt_1", "third", "dlv_3")]
 
 
-async def test_events_are_chosen_for_a_route_by_its_words(store: Store, replays: ReplayStore) -> None:
+async def test_events_are_selected_by_the_kinds_of_a_route(store: Store, replays: ReplayStore) -> None:
     await store.add(a_task(), b"")
     types = ["task.processing", "task.succeed", "alert.route_held", "batch.finished"]
     await store.add_events([an_event(f"evt_{n}", type=type_) for n, type_ in enumerate(types, start=1)], [])
@@ -129,7 +129,7 @@ async def test_events_are_chosen_for_a_route_by_its_words(store: Store, replays:
     assert len(await words()) == 4
 
 
-async def test_a_tally_counts_all_that_is_chosen(store: Store, replays: ReplayStore) -> None:
+async def test_all_selected_items_are_counted(store: Store, replays: ReplayStore) -> None:
     await add_deliveries(
         store,
         a_finished_delivery("dlv_1", "evt_1", created_at=at(1)),
@@ -145,7 +145,7 @@ async def test_a_tally_counts_all_that_is_chosen(store: Store, replays: ReplaySt
     ]
 
 
-async def test_a_replay_is_kept_with_whoever_asked_for_it(opener: Opener) -> None:
+async def test_a_replay_is_stored_with_its_actor(opener: Opener) -> None:
     replay = a_replay(
         events=("evt_1",),
         statuses=(DEAD,),
@@ -168,7 +168,7 @@ async def test_a_replay_is_kept_with_whoever_asked_for_it(opener: Opener) -> Non
         assert await store.actions(subjects=["rpl_1"]) == [ALICE]
 
 
-async def test_a_step_writes_its_deliveries_and_its_place_or_nothing(store: Store, replays: ReplayStore) -> None:
+async def test_a_step_is_written_completely_or_not_at_all(store: Store, replays: ReplayStore) -> None:
     await add_deliveries(store, a_finished_delivery("dlv_1", "evt_1"))
     replay = a_replay()
     await replays.add(replay, action=ALICE)
@@ -187,7 +187,7 @@ async def test_a_step_writes_its_deliveries_and_its_place_or_nothing(store: Stor
     assert await replays.running() == []
 
 
-async def test_a_cancelled_replay_goes_no_further(store: Store, replays: ReplayStore) -> None:
+async def test_a_cancelled_replay_does_not_advance(store: Store, replays: ReplayStore) -> None:
     await add_deliveries(store, a_finished_delivery("dlv_1", "evt_1"))
     await replays.add(a_replay(), action=ALICE)
     cancelling = replace(ALICE, verb="replay.cancelled")
@@ -200,7 +200,7 @@ async def test_a_cancelled_replay_goes_no_further(store: Store, replays: ReplayS
     assert await store.actions() == [cancelling, ALICE]
 
 
-async def test_a_waiting_delivery_is_hurried_unless_it_is_being_tried(store: Store, replays: ReplayStore) -> None:
+async def test_a_pending_delivery_is_made_due_unless_in_progress(store: Store, replays: ReplayStore) -> None:
     await add_deliveries(
         store,
         a_delivery("dlv_1", event_id="evt_1", due_at=at(900)),
@@ -216,7 +216,7 @@ async def test_a_waiting_delivery_is_hurried_unless_it_is_being_tried(store: Sto
     assert await store.actions() == [ALICE]
 
 
-async def test_a_final_delivery_is_repeated_as_often_as_is_asked(store: Store, replays: ReplayStore) -> None:
+async def test_a_final_delivery_can_be_repeated_many_times(store: Store, replays: ReplayStore) -> None:
     old = a_finished_delivery("dlv_1", "evt_1")
     await add_deliveries(store, old)
 
@@ -228,7 +228,7 @@ async def test_a_final_delivery_is_repeated_as_often_as_is_asked(store: Store, r
     assert kept[-1] == old
 
 
-async def test_the_present_ends_with_the_newest_of_all(store: Store, replays: ReplayStore) -> None:
+async def test_the_high_water_mark_is_the_newest_id(store: Store, replays: ReplayStore) -> None:
     assert await replays.high_water_mark() == ""
 
     await add_deliveries(store, a_delivery("dlv_3", event_id="evt_7"))

@@ -1,4 +1,4 @@
-"""Who of the queued tasks goes next, in each pack: by priority, then the shares in turn, then by age."""
+"""The order of the submit queue in each pack: priority, then fair shares, then age."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from receiver.store.interfaces import ById, Change
 
 
 async def add_queued_task(store: Store, name: str, **changes: Any) -> Task:
-    """Keep a queued task that is due."""
+    """Store a queued task that is due."""
     given: dict[str, Any] = {"state": TaskState.QUEUED, "due_at": at(0), "started_at": None, "pack": "image"}
     return await store.add(a_task(id=name, **given | changes), b"{}")
 
 
 async def add_running_task(store: Store, name: str, *, started: float, **changes: Any) -> Task:
-    """Keep a task that takes slots."""
+    """Store a running task that uses slots."""
     return await add_queued_task(store, name, state=TaskState.PROCESSING, started_at=at(started), **changes)
 
 
@@ -28,7 +28,7 @@ async def update(store: Store, task: Task) -> None:
     await store.apply(ById(id=task.id), decide_always(Change(task=task)))
 
 
-async def test_an_empty_line_has_no_head(store: Store) -> None:
+async def test_an_empty_queue_has_no_head(store: Store) -> None:
     assert await next_queued(store) == []
 
     await add_running_task(store, "tsk_1", started=0)
@@ -36,7 +36,7 @@ async def test_an_empty_line_has_no_head(store: Store) -> None:
     assert await next_queued(store) == []
 
 
-async def test_each_pack_has_a_line_of_its_own_and_so_have_tasks_without_one(store: Store) -> None:
+async def test_each_pack_has_its_own_queue(store: Store) -> None:
     await add_queued_task(store, "tsk_3", pack="video")
     await add_queued_task(store, "tsk_4", pack="video")
     await add_queued_task(store, "tsk_1", pack="image")
@@ -47,7 +47,7 @@ async def test_each_pack_has_a_line_of_its_own_and_so_have_tasks_without_one(sto
     assert [(task.id, task.pack) for task in heads] == [("tsk_1", "image"), ("tsk_2", None), ("tsk_3", "video")]
 
 
-async def test_the_longest_due_goes_next(store: Store) -> None:
+async def test_the_longest_due_task_is_next(store: Store) -> None:
     await add_queued_task(store, "tsk_1", due_at=at(20))
     await add_queued_task(store, "tsk_3", due_at=at(5))
     await add_queued_task(store, "tsk_2", due_at=at(5))
@@ -60,7 +60,7 @@ async def test_the_longest_due_goes_next(store: Store) -> None:
     assert await next_queued(store, now=30) == ["tsk_1"]
 
 
-async def test_the_higher_priority_goes_before_the_older(store: Store) -> None:
+async def test_a_higher_priority_is_before_an_older_task(store: Store) -> None:
     await add_queued_task(store, "tsk_1", priority=-1)
     await add_queued_task(store, "tsk_2", pack="video")
     await add_queued_task(store, "tsk_3", priority=5)
@@ -70,7 +70,7 @@ async def test_the_higher_priority_goes_before_the_older(store: Store) -> None:
     assert await next_queued(store, now=60) == ["tsk_4", "tsk_2"]
 
 
-async def test_the_share_that_takes_the_fewest_slots_goes_next(store: Store) -> None:
+async def test_the_share_with_the_fewest_slots_is_next(store: Store) -> None:
     for number in range(5):
         await add_queued_task(store, f"tsk_{number}", fair_share="many")
     await add_queued_task(store, "tsk_8", fair_share="few")
@@ -84,7 +84,7 @@ async def test_the_share_that_takes_the_fewest_slots_goes_next(store: Store) -> 
     assert await next_queued(store) == ["tsk_9"]
 
 
-async def test_among_shares_with_as_many_slots_that_served_the_longest_ago_goes_next(store: Store) -> None:
+async def test_equal_shares_alternate_by_last_service(store: Store) -> None:
     await add_queued_task(store, "tsk_1", fair_share="a")
     await add_queued_task(store, "tsk_2", fair_share="b")
     await add_queued_task(store, "tsk_3", fair_share="c")
@@ -99,7 +99,7 @@ async def test_among_shares_with_as_many_slots_that_served_the_longest_ago_goes_
     assert await next_queued(store) == ["tsk_4"]
 
 
-async def test_a_task_that_is_kept_stays_at_the_head_of_its_priority(store: Store) -> None:
+async def test_a_head_id_stays_at_the_head_of_its_priority(store: Store) -> None:
     await add_queued_task(store, "tsk_1", fair_share="a")
     await add_queued_task(store, "tsk_2", fair_share="b")
     large = await add_queued_task(store, "tsk_3", fair_share="a", weight=9)
@@ -114,7 +114,7 @@ async def test_a_task_that_is_kept_stays_at_the_head_of_its_priority(store: Stor
     assert await next_queued(store, "tsk_3") == ["tsk_1"]
 
 
-async def test_what_waits_and_runs_is_shared_out_anew_by_a_tag(store: Store) -> None:
+async def test_fair_shares_are_assigned_by_a_tag(store: Store) -> None:
     await add_queued_task(store, "tsk_1", tags={"project": "ads", 'o"dd': "x"})
     await add_running_task(store, "tsk_2", started=1, tags={"project": "books"}, fair_share="old")
     await add_queued_task(store, "tsk_3", fair_share="old")
@@ -133,7 +133,7 @@ async def test_what_waits_and_runs_is_shared_out_anew_by_a_tag(store: Store) -> 
     assert set((await shares()).values()) == {""}
 
 
-async def test_tasks_are_counted_by_state_all_or_those_of_a_batch_or_with_tags(store: Store) -> None:
+async def test_tasks_are_counted_by_state_batch_and_tags(store: Store) -> None:
     await add_queued_task(store, "tsk_1", batch="b", tags={"project": "ads"})
     await add_queued_task(store, "tsk_2", batch="b", tags={"project": "film"})
     await add_running_task(store, "tsk_3", started=1, tags={"project": "ads", "more": "x"})

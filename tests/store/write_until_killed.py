@@ -1,6 +1,6 @@
-"""A process that writes as fast as it can and says what was acknowledged, until it is killed.
+"""A process that writes without pause and prints what was acknowledged, until it is killed.
 
-Each line is the number of one news item whose ``apply`` has returned.
+Each line is the number of one ``apply`` that has returned.
 """
 
 import asyncio
@@ -36,9 +36,9 @@ async def write_continuously(path: Path) -> None:
 
 
 def decision_for(n: int) -> Decide:
-    """Make a push, an event and a delivery out of a number, and count it on the task."""
+    """Return a change with a push, an event and a delivery numbered *n*; count it on the task."""
 
-    def judge(task: Task, _pending: Sequence[Push]) -> Change:
+    def decide(task: Task, _pending: Sequence[Push]) -> Change:
         return Change(
             task=replace(task, poll_count=task.poll_count + 1),
             push=a_push(f"psh_{n}", task_id=task.id),
@@ -46,7 +46,7 @@ def decision_for(n: int) -> Decide:
             deliveries=[a_delivery(f"dlv_{n}", event_id=f"evt_{n}")],
         )
 
-    return judge
+    return decide
 
 
 if __name__ == "__main__":

@@ -1,0 +1,80 @@
+"""Migrations, and the rules that the schema itself enforces."""
+
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from store.database_files import run_code
+
+from receiver.domain.errors import (
+    StoreError,
+)
+from receiver.store.sqlite import maintenance
+from receiver.store.sqlite.database import connect_reader
+from receiver.store.sqlite.migrate import Migration, known_migrations, migrate, upgrade
+from receiver.store.sqlite.store import SqliteStore
+
+
+def test_a_store_is_migrated_once(path: Path) -> None:
+    assert migrate(path) == ["0001_first_tables"]
+    assert migrate(path) == []
+
+
+def test_each_migration_is_applied_completely_or_not_at_all(raw: sqlite3.Connection) -> None:
+    good = Migration(version=2, name="more", sql="CREATE TABLE more (x);\nCREATE INDEX more_x ON more (x);\n")
+    bad = Migration(version=3, name="bad", sql="CREATE TABLE half (x);\nINSERT INTO nowhere VALUES (1);\n")
+
+    with pytest.raises(sqlite3.OperationalError):
+        upgrade(raw, [*known_migrations(), good, bad])
+
+    tables = {row[0] for row in raw.execute("SELECT name FROM sqlite_schema")}
+    assert "more" in tables
+    assert "half" not in tables
+    assert not raw.in_transaction
+    assert upgrade(raw, [*known_migrations(), good]) == []
+
+
+def test_a_migration_killed_midway_leaves_the_old_schema(path: Path) -> None:
+    migrate(path)
+    code = (
+        "import os, pathlib, sys\n"
+        "from receiver.store.sqlite.database import connect_writer\n"
+        "from receiver.store.sqlite.migrate import Migration, upgrade, known_migrations\n"
+        "sql = 'CREATE TABLE half (x);\\nINSERT INTO half SELECT killed();\\n'\n"
+        "connection = connect_writer(pathlib.Path(sys.argv[1]))\n"
+        "connection.create_function('killed', 0, lambda: os.kill(os.getpid(), 9))\n"
+        "upgrade(connection, [*known_migrations(), Migration(version=2, name='half', sql=sql)])\n"
+    )
+
+    assert run_code(code, path) == -signal.SIGKILL
+    assert maintenance.check(path) == []
+    with closing(connect_reader(path)) as connection:
+        assert connection.execute("SELECT * FROM sqlite_schema WHERE name = 'half'").fetchall() == []
+
+
+async def test_a_newer_store_is_refused(path: Path, raw: sqlite3.Connection) -> None:
+    upgrade(raw, [*known_migrations(), Migration(version=9, name="from_tomorrow", sql="CREATE TABLE tomorrow (x);")])
+    raw.close()
+
+    with pytest.raises(StoreError, match="schema version 9, newer than this program's 1"):
+        await SqliteStore.open(path)
+    with pytest.raises(StoreError, match="newer"):
+        migrate(path)
+
+
+def test_a_migration_may_contain_triggers_and_comments() -> None:
+    sql = "-- one; two\nCREATE TABLE t (x);\nCREATE TRIGGER g AFTER INSERT ON t\nBEGIN\n  SELECT 1;\nEND;\n-- end\n"
+
+    assert len(list(Migration(version=1, name="m", sql=sql).statements())) == 2
+    with pytest.raises(ValueError, match="inside a statement"):
+        list(Migration(version=1, name="m", sql=sql + "CREATE TABLE").statements())
+
+
+def test_the_schema_refuses_to_change_a_final_delivery(raw: sqlite3.Connection) -> None:
+    raw.execute("INSERT INTO events VALUES (1, 'evt_1', NULL, NULL, 'alert.x', x'', x'', 'none', 0, '[]', NULL, NULL)")
+    raw.execute("INSERT INTO deliveries VALUES ('d', 'evt_1', 'r', 'dead', 0, 0, 0, 0, 0, NULL, NULL, 1)")
+
+    with pytest.raises(sqlite3.IntegrityError, match="a final delivery never changes"):
+        raw.execute("UPDATE deliveries SET status = 'pending', finished_at = NULL")
