@@ -80,20 +80,20 @@ class _PublicApp:
         self._timer = timer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        caller = self._proxies.client(scope)
+        client = self._proxies.client(scope)
         try:
-            await self._handle(scope, receive, send, caller)
+            await self._handle(scope, receive, send, client)
         except ClientDisconnected:
-            log.info("callback.abandoned", peer=caller)
+            log.info("callback.abandoned", peer=client)
         except Problem as problem:
-            self._log_refusal(caller, problem)
+            self._log_refusal(client, problem)
             await _send_problem(send, problem)
         except errors.ReceiverError as error:
-            self._log_refusal(caller, problems.from_error(error))
+            self._log_refusal(client, problems.from_error(error))
             await _send_problem(send, problems.from_error(error))
         except Exception:  # noqa: BLE001 -- the boundary of a request
             # Only the text: a log renderer that prints local variables would print the token.
-            log.error("callback.failed", peer=caller, exception=_redacted_traceback(scope))  # noqa: TRY400 -- see above
+            log.error("callback.failed", peer=client, exception=_redacted_traceback(scope))  # noqa: TRY400 -- see above
             await _send_problem(send, problems.internal_error())
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
