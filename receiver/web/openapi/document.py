@@ -158,7 +158,13 @@ _PATHS: Json = {
         "get": _get_operation(
             "Sum the costs of tasks, by a grouping and in total",
             an_object(
-                ("items", "total"), items={"type": "array", "items": named("CostTotal")}, total=named("CostTotal")
+                ("by", "from", "to", "items", "left_out", "total"),
+                by=TEXT,
+                **{"from": MAYBE_TEXT},
+                to=MAYBE_TEXT,
+                items={"type": "array", "items": named("CostTotal")},
+                left_out=COUNT,
+                total=named("CostTotal"),
             ),
             _query_parameter("by", "tag:NAME, endpoint, day, label or batch; default: endpoint."),
             _query_parameter("from", "Only tasks that ended at or after this time."),
@@ -232,7 +238,7 @@ _PATHS: Json = {
         "post": {
             "summary": "Send a sample event to a route once; nothing is stored",
             "parameters": [_ROUTE_NAME],
-            "responses": _responses(named("Attempt")),
+            "responses": _responses(named("RouteTestOutcome")),
         },
     },
     "/api/stream": {
@@ -253,7 +259,7 @@ _PATHS: Json = {
     "/readyz": {
         "get": _public_operation(
             "Check that the service is ready; 503 if not",
-            _responses(an_object(("ready", "checks"), ready=FLAG, checks={"type": "array", "items": ANYTHING})),
+            _responses(an_object(("ready", "checks"), ready=FLAG, checks={"type": "array", "items": named("Check")})),
         ),
     },
 }
