@@ -5,8 +5,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from harness.logs import configure_plain_logs
 from harness.soak_report import RecordCounts, SoakRecorder, attach_titles, balance_workers, longest_first, serializable
-from harness.support import configure_plain_logs
 
 pytest_plugins = ["harness.listeners"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness.archive_system import A_PNG, PNG, ArchiveSystem, a_cdn, an_archive_system, truncated_response
 from harness.http_peers import respond_with, response
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.archive.partial_file import MIN_FREE_BYTES, free_bytes
 from receiver.domain.model import ArchiveState

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from harness.archive_system import A_PNG, JPG, PNG, ArchiveSystem, a_cdn, truncated_response
 from harness.http_peers import Handler, http_peer, respond_with, response
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.archive.archiver import MAX_CONCURRENT
 from receiver.archive.fetcher import DownloadLimits

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from harness.archive_system import A_PNG, PNG, ArchiveSystem, a_cdn
 from harness.http_peers import http_peer, respond_with, response
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.archive.archiver import abandon
 from receiver.delivery.replay import ReplayService

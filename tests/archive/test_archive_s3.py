@@ -11,7 +11,7 @@ import pytest
 from harness.archive_system import A_PNG, JPG, PNG, ArchiveSystem, a_cdn, an_archive_system
 from harness.http_peers import response
 from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, an_s3_server
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.archive.archiver import MAX_CONCURRENT, CopyTarget
 from receiver.archive.policy import GIVE_UP_AFTER, WARN_AFTER

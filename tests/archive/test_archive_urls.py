@@ -18,7 +18,7 @@ from harness.archive_system import (
     truncated_response,
 )
 from harness.http_peers import http_peer, respond_with, response
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.archive.fetcher import DownloadLimits
 from receiver.archive.policy import REFUSAL_GRACE

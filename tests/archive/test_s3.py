@@ -14,7 +14,7 @@ import pytest
 from botocore.exceptions import ClientError
 from harness.http_peers import http_peer, never_respond, response
 from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, an_s3_server, s3_proxy
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.archive.s3 import PART_SIZE, S3Storage, open_s3
 from receiver.domain.errors import FileNotStored

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from benchmarks.load import LoadResult, post_all, request
-from harness.support import free_port
+from harness.ports import free_port
 
 ROOT = Path(__file__).parents[2]
 STOP_TIMEOUT = 30.0

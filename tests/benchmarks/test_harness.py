@@ -19,7 +19,7 @@ from benchmarks.measures import (
 )
 from benchmarks.processes import run_load, run_load_on_one_loop, server_process
 from benchmarks.sink import Sink
-from harness.support import free_port
+from harness.ports import free_port
 
 
 def test_generator_posts_each_request_once_and_counts_answers(tmp_path: Path) -> None:

@@ -12,18 +12,10 @@ import pytest
 from harness import archive_system
 from harness.archive_system import A_PNG, PNG, a_cdn
 from harness.delivery_system import FAILED, a_delivery_system
+from harness.fake_kling import FakeKling, KlingTask, no_response, refusal
 from harness.http_peers import response
-from harness.support import wait_until
-from harness.task_system import (
-    ENDPOINT,
-    FakeKling,
-    IdleClock,
-    KlingTask,
-    TaskSystem,
-    a_task_system,
-    no_response,
-    refusal,
-)
+from harness.task_system import ENDPOINT, IdleClock, TaskSystem, a_task_system
+from harness.waiting import wait_until
 
 from receiver.delivery.retry import HOLD_AFTER
 from receiver.domain.model import Accepted, ArchiveState, Task, TaskState

@@ -27,7 +27,7 @@ from harness.running_service import (
     create_callback_url,
 )
 from harness.soak_report import RecordCounts
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 MIB = 1024 * 1024
 SIZE, LOW_WATER = 96 * MIB, 64 * MIB

@@ -15,7 +15,7 @@ import pytest
 from chaos.simulated_account import HOST, InProcessHttpClient, SimulatedAccount, a_simulated_account
 from chaos.simulated_host import HostDownError, SimulatedHost
 from chaos.virtual_time import VirtualClock, VirtualLoop
-from harness.support import configure_plain_logs
+from harness.logs import configure_plain_logs
 
 from receiver.net.http_client import IPAddress
 from receiver.service import bootstrap

@@ -16,8 +16,8 @@ from chaos.invariants import violations
 from chaos.parameters import env_int, fresh_seed
 from chaos.simulation import Simulation
 from chaos.virtual_time import VirtualLoop
+from harness.logs import configure_plain_logs
 from harness.soak_report import RecordCounts
-from harness.support import configure_plain_logs
 
 HOURS = env_int("HOURS", 1000)
 PER_RUN = 1000

@@ -17,7 +17,7 @@ from chaos.strace import attach, requires_strace
 from harness.load import START_NUMBER, LoadReport, a_load_config, generate_load
 from harness.running_service import Receiver, a_receiver, a_sink
 from harness.soak_report import RecordCounts
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 FAILING_CALLS = ("fdatasync", "pwrite64", "pread64")
 FAULTS = env_int("FAULTS", 1) * len(FAILING_CALLS)

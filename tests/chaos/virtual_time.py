@@ -13,7 +13,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
-from harness.support import START
+from harness.clock import START
 
 from receiver.domain.clock import SystemClock
 

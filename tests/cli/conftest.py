@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import uvicorn
 from harness.fake_api import TOKEN, FakeService
-from harness.support import free_port, wait_until
+from harness.ports import free_port
+from harness.waiting import wait_until
 
 
 @pytest.fixture

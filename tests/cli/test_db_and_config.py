@@ -7,7 +7,7 @@ from sqlite3 import connect
 
 import pytest
 from cli.conftest import write_config
-from harness.support import free_port
+from harness.ports import free_port
 
 from receiver.cli import main
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import httpx2 as httpx
 import pytest
-from harness.support import START, FakeClock, free_port
+from harness.clock import START, FakeClock
+from harness.ports import free_port
 
 from receiver.cli.demo.output import DemoOutput
 from receiver.cli.demo.sandbox import DemoFailed, Ports, Sandbox

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from cli.conftest import write_config
 from harness.fake_api import FakeService, make_task
+from harness.ports import free_port
 from harness.run_cli import clean_environment, run_cli
-from harness.support import free_port
 
 from receiver.cli import main
 

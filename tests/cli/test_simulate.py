@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import httpx2 as httpx
+from harness.ports import free_port
 from harness.run_cli import clean_environment, run_cli
-from harness.support import free_port
 
 
 def test_it_tells_each_thing_that_happens_as_a_line_of_json() -> None:

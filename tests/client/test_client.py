@@ -13,8 +13,10 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from harness.http_client import plain_http
 from harness.http_peers import http_peer, response
-from harness.support import free_port, plain_http, wait_until
+from harness.ports import free_port
+from harness.waiting import wait_until
 from harness.web_app import TOKEN, WebApp
 from starlette.responses import JSONResponse
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from harness.clock import START
 from harness.delivery_system import FAILED, SCHEDULE, DeliverySystem, a_delivery_system
-from harness.support import START
 
 from receiver.delivery.retry import JITTER, MAX_UNFINISHED_CLAIMS
 from receiver.delivery.senders.sender import DeliveryRequest

@@ -1,8 +1,8 @@
 """An operator holds and releases routes, whatever failures do."""
 
+from harness.clock import START
 from harness.delivery_system import DeliverySystem
 from harness.route_hold import HOUR, fail_until_held
-from harness.support import START
 
 from receiver.delivery.retry import HOLD_AFTER
 from receiver.delivery.route_states import RouteStates

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.delivery.senders.process import kill_orphans
 

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.clock import START
 from harness.delivery_system import FAILED, SECOND, DeliverySystem, a_delivery_system
-from harness.support import START
 
 from receiver.domain.errors import InvalidRequest
 from receiver.domain.model import Accepted, DeliveryStatus, Refused

@@ -6,9 +6,9 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
+from harness.clock import START
 from harness.delivery_system import FAILED, DeliverySystem
 from harness.route_hold import HOUR, MINUTE, fail_until_held, respond_in_turn
-from harness.support import START
 
 from receiver.delivery.retry import HOLD_AFTER, PROBE_INTERVAL
 from receiver.domain.model import Accepted, Failed, Refused, RouteState

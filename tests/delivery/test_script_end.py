@@ -19,7 +19,7 @@ from harness.script_sender import (
     is_gone,
     run_shell,
 )
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.domain.model import Accepted, Failed
 

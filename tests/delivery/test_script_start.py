@@ -81,7 +81,7 @@ AS_NOBODY = """
 import asyncio, os, sys
 from pathlib import Path
 from harness.factories import an_event
-from harness.support import START
+from harness.clock import START
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.delivery.senders.script import ScriptSender
 from receiver.settings import ScriptSettings

@@ -9,9 +9,10 @@ from ipaddress import ip_address
 from typing import Any
 
 import pytest
+from harness.clock import START
 from harness.factories import an_event
 from harness.http_peers import http_peer, never_respond, respond_with, response
-from harness.support import START, free_port
+from harness.ports import free_port
 from standardwebhooks import Webhook
 
 from receiver.delivery.senders.sender import DeliveryRequest

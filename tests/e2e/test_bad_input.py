@@ -23,7 +23,7 @@ from harness.running_service import (
     wait_for_state,
 )
 from harness.soak_report import RecordCounts
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 BODIES = env_int("BODIES", 10_000)
 CLIENT_COUNT, TASKS = 8, 100

@@ -13,7 +13,7 @@ import pytest
 from chaos.parameters import env_int
 from harness.running_service import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver, a_sink, a_webhook_route
 from harness.soak_report import RecordCounts
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 SIZE = 50
 KILLS = 3

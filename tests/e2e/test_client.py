@@ -4,7 +4,7 @@ import asyncio
 from pathlib import Path
 
 from harness.running_service import ENDPOINT, JOB, a_config, a_kling, a_receiver
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver import Client, SyncClient, Task
 

@@ -19,7 +19,7 @@ from harness.running_service import (
     submit_task,
     wait_for_state,
 )
-from harness.support import wait_until
+from harness.waiting import wait_until
 from starlette.responses import Response
 
 UNREACHABLE = "http://127.0.0.1:9"

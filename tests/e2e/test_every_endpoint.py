@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from harness.running_service import Sink, a_config, a_kling, a_receiver, a_sink, a_webhook_route
-from harness.support import wait_until
+from harness.waiting import wait_until
 from httpx2 import AsyncClient
 
 from receiver.domain.model import Generation, Json

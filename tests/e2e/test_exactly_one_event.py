@@ -15,7 +15,7 @@ from harness.running_service import (
     submit_task,
     wait_for_state,
 )
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 
 async def test_a_repeated_late_success_is_delivered_once(tmp_path: Path) -> None:

@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from harness.http_client import plain_http
+from harness.ports import free_port
 from harness.raw_http import http_request
 from harness.running_service import (
     Receiver,
@@ -20,7 +22,7 @@ from harness.running_service import (
     submit_task,
     wait_for_state,
 )
-from harness.support import free_port, plain_http, wait_until
+from harness.waiting import wait_until
 
 PROXIES = [
     pytest.param(kind, marks=pytest.mark.skipif(shutil.which(kind) is None, reason=f"{kind} is not installed here"))

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.running_service import KEY, a_config, a_kling, a_receiver, a_recording_server, a_sink, a_webhook_route
-from harness.support import wait_until
+from harness.waiting import wait_until
 from starlette.requests import Request
 from starlette.responses import Response
 

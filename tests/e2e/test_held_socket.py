@@ -19,7 +19,7 @@ from chaos.parameters import env_int, fresh_seed
 from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config
 from harness.running_service import Receiver, a_sink, run_receiver
 from harness.soak_report import RecordCounts
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 RESTARTS = env_int("RESTARTS", 4)
 

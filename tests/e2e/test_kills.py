@@ -13,7 +13,7 @@ from chaos.parameters import env_int, fresh_seed
 from harness.load import CONCURRENCY, START_NUMBER, THREE_AND_A_SCRIPT, LoadGenerator, LoadReport, a_load_config
 from harness.running_service import Receiver, a_receiver, a_sink
 from harness.soak_report import RecordCounts
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 KILLS = env_int("KILLS", 30)
 

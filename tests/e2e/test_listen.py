@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.running_service import ENDPOINT, JOB, SECRET, Receiver, a_config, a_kling, a_receiver, a_sink
-from harness.support import wait_until
+from harness.waiting import wait_until
 from standardwebhooks import Webhook
 
 from receiver import Client

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from harness.run_cli import clean_environment, run_cli
 from harness.running_service import ENDPOINT, JOB, KEY, a_config, a_kling, a_receiver
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.kling.simulator import Simulator
 

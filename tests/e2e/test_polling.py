@@ -13,7 +13,7 @@ from harness.running_service import (
     submit_task,
     wait_for_state,
 )
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 FAST_POLLING = '[poll]\nafter = "50ms"\nevery = "100ms"\n'
 

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from harness.raw_http import RawConnection, RawResponse, a_connection, http_request
 from harness.running_service import Receiver, a_config, a_push_body, a_receiver, create_callback_url
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 NO_KLING = "http://127.0.0.1:9"
 HALF_A_HEAD = b"POST /callbacks/%s HTTP/1.1\r\nhost: localhost\r\nx-drip: "

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from harness.http_client import plain_http
+from harness.ports import free_port
 from harness.running_service import SECRET, a_config, a_kling, a_receiver, wait_for_state
-from harness.support import free_port, plain_http, wait_until
+from harness.waiting import wait_until
 from standardwebhooks import Webhook
 
 from receiver import Client

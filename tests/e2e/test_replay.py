@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 from harness.running_service import Receiver, Sink, a_config, a_kling, a_receiver, a_sink, a_webhook_route
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 BODY = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
 

@@ -9,7 +9,7 @@ from sqlite3 import connect
 from harness.load import START_NUMBER, a_load_config, generate_load
 from harness.raw_http import http_request
 from harness.running_service import a_config, a_push_body, a_receiver, a_sink, create_callback_url
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 OPERATIONS = (Path(__file__).parents[2] / "receiver" / "docs" / "operations.md").read_text(encoding="utf-8")
 

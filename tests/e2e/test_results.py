@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+from harness.http_client import plain_http
 from harness.http_peers import Peer, http_peer, response
 from harness.running_service import (
     ENDPOINT,
@@ -20,7 +21,7 @@ from harness.running_service import (
     submit_task,
     wait_for_state,
 )
-from harness.support import plain_http, wait_until
+from harness.waiting import wait_until
 
 from receiver.kling.simulator.results import content
 

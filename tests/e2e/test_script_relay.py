@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.clock import START
 from harness.factories import an_event
 from harness.raw_http import http_request
 from harness.running_service import a_config, a_push_body, a_receiver, create_callback_url
-from harness.support import START, wait_until
+from harness.waiting import wait_until
 
 from receiver.delivery.senders.script import ScriptSender
 from receiver.delivery.senders.sender import DeliveryRequest

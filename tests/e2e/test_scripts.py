@@ -18,7 +18,7 @@ from chaos.parameters import env_int
 from harness.raw_http import http_request
 from harness.running_service import Receiver, a_config, a_push_body, a_receiver, create_callback_url
 from harness.soak_report import RecordCounts
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
 

@@ -11,6 +11,7 @@ from subprocess import CompletedProcess
 from urllib.parse import urlsplit
 
 import pytest
+from harness.ports import free_port
 from harness.raw_http import a_connection, http_request
 from harness.running_service import (
     ENDPOINT,
@@ -24,7 +25,7 @@ from harness.running_service import (
     create_callback_url,
     submit_task,
 )
-from harness.support import free_port, wait_until
+from harness.waiting import wait_until
 from starlette.requests import Request
 from starlette.responses import Response
 

@@ -22,7 +22,7 @@ from harness.running_service import (
     a_webhook_route,
     submit_task,
 )
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 ROUTED_AT_ONCE = '[callbacks]\nverify = "never"\n'
 

@@ -12,7 +12,7 @@ from harness.load import START_NUMBER, LoadGenerator, LoadReport, a_load_config
 from harness.raw_http import RawConnection, a_connection, http_request
 from harness.running_service import a_config, a_push_body, a_receiver, a_sink, a_webhook_route, create_callback_url
 from harness.soak_report import RecordCounts
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 UNREACHABLE = "http://127.0.0.1:9"
 TRUST_CALLBACKS = '[callbacks]\nverify = "never"\n'

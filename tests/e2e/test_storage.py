@@ -19,7 +19,7 @@ from harness.running_service import (
     submit_task,
 )
 from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, an_s3_server, s3_proxy
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.kling.simulator.results import content
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from harness.running_service import a_config, a_kling, a_receiver, a_sink, a_webhook_route, submit_task, wait_for_state
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 
 async def test_an_account_problem_raises_one_alert_through_a_kill_and_recovers(

@@ -15,7 +15,7 @@ import pytest
 from chaos.parameters import env_int, fresh_seed
 from harness.running_service import ENDPOINT, JOB, Receiver, a_config, a_kling, a_receiver
 from harness.soak_report import RecordCounts
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.kling.simulator import Simulator
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.support import free_port
+from harness.ports import free_port
 
 # As systemd does between fork and exec: the socket becomes descriptor 3, named by environment variables.
 LAUNCH = """

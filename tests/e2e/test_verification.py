@@ -20,7 +20,7 @@ from harness.running_service import (
     submit_task,
     wait_for_state,
 )
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.kling.simulator import Simulator
 

@@ -13,7 +13,7 @@ from harness.running_service import (
     submit_task,
     wait_for_state,
 )
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 
 async def test_a_submitted_job_reaches_webhook_and_script(tmp_path: Path) -> None:

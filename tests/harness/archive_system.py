@@ -10,9 +10,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from harness.clock import FakeClock
 from harness.factories import a_status_report, a_task
 from harness.http_peers import Handler, Peer, http_peer, respond_with, response
-from harness.support import FakeClock, wait_until
+from harness.waiting import wait_until
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.fetcher import DownloadLimits, Fetcher

@@ -8,8 +8,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 
+from harness.clock import FakeClock
 from harness.factories import a_task, an_event
-from harness.support import FakeClock, wait_until
+from harness.waiting import wait_until
 
 from receiver.delivery.dispatcher import Dispatcher, Lane
 from receiver.delivery.replay import ReplayService

@@ -4,7 +4,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from harness.support import START
+from harness.clock import START
 
 from receiver.domain.model import (
     Delivery,

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from harness.raw_http import RawConnection, RawResponse
 from harness.running_service import Receiver, Sink, a_config, a_push_body, a_webhook_route
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 STATUSES = ("submitted", "processing", "succeed")
 CONCURRENCY = 8

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from harness.clock import FakeClock
 from harness.factories import a_delivery, a_push, a_task, an_event
-from harness.support import FakeClock
 
 from receiver.domain.clock import Ids
 from receiver.domain.model import (

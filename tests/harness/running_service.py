@@ -17,8 +17,10 @@ from typing import Any
 
 import httpx2
 import uvicorn
+from harness.http_client import plain_http
+from harness.ports import free_port
 from harness.raw_http import http_request
-from harness.support import free_port, plain_http, wait_until
+from harness.waiting import wait_until
 from harness.web_app import RecordingServer
 from standardwebhooks import Webhook
 from starlette.applications import Starlette

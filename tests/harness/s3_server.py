@@ -9,7 +9,8 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
-from harness.support import free_port, wait_until
+from harness.ports import free_port
+from harness.waiting import wait_until
 
 ACCESS_KEY, SECRET_KEY = "the-access-key-of-a-test", "the-secret-key-of-a-test"
 BUCKET = "results"

@@ -8,8 +8,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from harness.clock import START
 from harness.factories import an_event
-from harness.support import START
 
 from receiver.delivery.senders.script import ScriptSender
 from receiver.delivery.senders.sender import DeliveryRequest

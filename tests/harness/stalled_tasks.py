@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.factories import a_task
-from harness.task_system import IdleClock, KlingTask, TaskSystem, a_task_system
+from harness.fake_kling import KlingTask
+from harness.task_system import IdleClock, TaskSystem, a_task_system
 
 from receiver.domain.errors import KlingUnreachable
 from receiver.domain.model import Secret, Task

@@ -4,7 +4,8 @@ import contextlib
 import json
 from typing import Any
 
-from harness.task_system import ENDPOINT, JOB, KlingTask, TaskSystem
+from harness.fake_kling import KlingTask
+from harness.task_system import ENDPOINT, JOB, TaskSystem
 
 from receiver.domain.errors import KlingError
 from receiver.domain.model import Task

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx2 as httpx
-from harness.support import FakeClock, plain_http
+from harness.clock import FakeClock
+from harness.http_client import plain_http
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response

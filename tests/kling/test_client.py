@@ -10,7 +10,8 @@ from typing import TypeAlias
 import jwt
 import pytest
 import structlog
-from harness.support import FakeClock, free_port
+from harness.clock import FakeClock
+from harness.ports import free_port
 
 from receiver.domain.errors import (
     AuthenticationFailed,

@@ -6,7 +6,8 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from harness.support import FakeClock, wait_until
+from harness.clock import FakeClock
+from harness.waiting import wait_until
 
 from receiver.domain.errors import (
     AccountBlocked,

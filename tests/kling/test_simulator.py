@@ -20,7 +20,9 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 import jwt
 import pytest
-from harness.support import START, FakeClock, plain_http, wait_until
+from harness.clock import START, FakeClock
+from harness.http_client import plain_http
+from harness.waiting import wait_until
 from standardwebhooks import Webhook, WebhookVerificationError
 
 from receiver.domain.clock import SystemClock

@@ -6,7 +6,7 @@ import gzip
 import pytest
 from harness.http_peers import Peer, Request, http_peer, never_respond, respond_with, response
 from harness.http_requests import SHORT_TIMEOUT, TIMEOUT, post
-from harness.support import wait_until
+from harness.waiting import wait_until
 
 from receiver.domain.errors import RequestNotSent
 from receiver.net.http_client import HttpClient

@@ -10,7 +10,8 @@ from random import Random
 import pytest
 from harness.http_peers import http_peer, never_respond, respond_with, response
 from harness.http_requests import SHORT_TIMEOUT, TIMEOUT, post, reset_connection
-from harness.support import free_port, wait_until
+from harness.ports import free_port
+from harness.waiting import wait_until
 
 from receiver.domain.errors import NoResponse, RequestNotSent
 from receiver.net.http_client import HttpClient, HttpResponse, IPAddress

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from harness.clock import FakeClock
 from harness.factories import a_task
-from harness.support import FakeClock
 
 from receiver.domain.clock import Ids
 from receiver.domain.errors import StoreUnavailable

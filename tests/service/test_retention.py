@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from harness.clock import START
 from harness.factories import an_event
 from harness.retention_system import DAY, RetentionSystem, a_retention_system
-from harness.support import START
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.model import (

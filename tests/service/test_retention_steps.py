@@ -8,8 +8,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+from harness.clock import START
 from harness.retention_system import DAY, SETTINGS, AutoAdvancingClock, RetentionSystem, a_retention_system
-from harness.support import START
 from structlog.testing import capture_logs
 
 from receiver.domain.errors import StoreUnavailable

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 from harness.factories import a_task
-from harness.support import wait_until
 from harness.task_system import JOB, TaskSystem, a_task_system
+from harness.waiting import wait_until
 
 from receiver.domain.errors import Conflict, NotFound
 from receiver.domain.model import Task, TaskState

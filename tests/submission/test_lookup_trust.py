@@ -3,12 +3,9 @@
 from pathlib import Path
 
 import pytest
+from harness.fake_kling import no_response, refusal
 from harness.submitted_tasks import CERTAIN_AFTER, GATEWAY, only_task, submit_by_gateway
-from harness.task_system import (
-    a_task_system,
-    no_response,
-    refusal,
-)
+from harness.task_system import a_task_system
 
 from receiver.domain.model import TaskState
 from receiver.settings import Dialect, KlingSettings

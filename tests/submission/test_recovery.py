@@ -6,14 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.fake_kling import FakeKling, no_response, refusal
 from harness.submitted_tasks import CERTAIN_AFTER, GATEWAY, only_task, submit_by_gateway
-from harness.task_system import (
-    JOB,
-    FakeKling,
-    a_task_system,
-    no_response,
-    refusal,
-)
+from harness.task_system import JOB, a_task_system
 
 from receiver.domain.errors import KlingError, KlingUnreachable
 from receiver.domain.model import TaskState

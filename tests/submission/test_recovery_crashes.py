@@ -7,17 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.fake_kling import FakeKling, no_response, refusal
 from harness.submitted_tasks import CERTAIN_AFTER, submit_by_gateway
-from harness.support import wait_until
-from harness.task_system import (
-    FakeKling,
-    IdleClock,
-    TaskSystem,
-    a_configuration,
-    a_task_system,
-    no_response,
-    refusal,
-)
+from harness.task_system import IdleClock, TaskSystem, a_configuration, a_task_system
+from harness.waiting import wait_until
 
 from receiver.domain.errors import KlingError
 from receiver.domain.model import TaskState

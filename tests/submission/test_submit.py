@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 from harness.factories import a_task
-from harness.support import wait_until
-from harness.task_system import JOB, FakeKling, IdleClock, TaskSystem, a_task_system, no_response, refusal
+from harness.fake_kling import FakeKling, no_response, refusal
+from harness.task_system import JOB, IdleClock, TaskSystem, a_task_system
+from harness.waiting import wait_until
 
 from receiver.domain.errors import InvalidRequest, KlingError, KlingUncertain, KlingUnreachable
 from receiver.domain.model import Origin, StatusReport, TaskState

@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from harness.support import FakeClock
-from harness.task_system import JOB, FakeKling, IdleClock, TaskSystem, a_task_system, refusal
+from harness.clock import FakeClock
+from harness.fake_kling import FakeKling, refusal
+from harness.task_system import JOB, IdleClock, TaskSystem, a_task_system
 
 from receiver.domain.errors import KlingError
 from receiver.domain.model import Json, Task, TaskState

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.task_system import FakeKling, IdleClock, KlingTask, TaskSystem, a_task_system, no_response
+from harness.fake_kling import FakeKling, KlingTask, no_response
+from harness.task_system import IdleClock, TaskSystem, a_task_system
 
 from receiver.domain.errors import KlingError, KlingUncertain
 from receiver.domain.model import StatusReport, Task, TaskState

@@ -10,7 +10,8 @@ from typing import Any, cast
 
 import pytest
 from harness.factories import a_task, an_event, at
-from harness.task_system import FakeKling, IdleClock, TaskSystem, a_task_system, refusal
+from harness.fake_kling import FakeKling, refusal
+from harness.task_system import IdleClock, TaskSystem, a_task_system
 
 from receiver.domain.batches import Batch, BatchState, BatchView
 from receiver.domain.errors import Conflict, NotFound, StoreUnavailable

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from harness.factories import a_task
+from harness.fake_kling import refusal
 from harness.stalled_tasks import FAST_POLLING, UNREACHABLE, a_task_system_with_simulator, add_stalled_tasks
-from harness.support import wait_until
-from harness.task_system import TaskSystem, a_task_system, refusal
+from harness.task_system import TaskSystem, a_task_system
+from harness.waiting import wait_until
 
 from receiver.domain.model import TaskState
 from receiver.kling.client import MAX_BATCH

@@ -4,8 +4,9 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from harness.fake_kling import KlingTask, refusal
 from harness.submitted_tasks import a_running_task
-from harness.task_system import KlingTask, TaskSystem, a_task_system, refusal
+from harness.task_system import TaskSystem, a_task_system
 
 from receiver.domain.model import Task, TaskState
 from receiver.settings import CallbackSettings, KlingSettings, SlotSettings

@@ -8,9 +8,10 @@ from random import Random
 
 import pytest
 from chaos.parameters import env_int, fresh_seed
+from harness.fake_kling import IMAGES, KlingTask
 from harness.soak_report import RecordCounts
 from harness.submitted_tasks import a_running_task
-from harness.task_system import IMAGES, KlingTask, a_task_system
+from harness.task_system import a_task_system
 
 from receiver.domain.model import TaskState
 from receiver.settings import CallbackSettings, Verify

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 from chaos.parameters import env_int
+from harness.fake_kling import IMAGES
 from harness.soak_report import RecordCounts
-from harness.task_system import ENDPOINT, IMAGES, IdleClock, TaskSystem, a_task_system
+from harness.task_system import ENDPOINT, IdleClock, TaskSystem, a_task_system
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

@@ -4,8 +4,9 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from harness.fake_kling import KlingTask, refusal
 from harness.submitted_tasks import a_running_task
-from harness.task_system import ENDPOINT, KlingTask, TaskSystem, a_task_system, refusal
+from harness.task_system import ENDPOINT, TaskSystem, a_task_system
 
 from receiver.domain.errors import TooManyPending
 from receiver.domain.model import Task, TaskState

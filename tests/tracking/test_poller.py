@@ -6,9 +6,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+from harness.clock import START
+from harness.fake_kling import FakeKling, refusal
 from harness.stalled_tasks import FAST_POLLING, UNREACHABLE, add_stalled_tasks
-from harness.support import START
-from harness.task_system import FakeKling, IdleClock, a_task_system, refusal
+from harness.task_system import IdleClock, a_task_system
 
 from receiver.domain.errors import KlingError
 from receiver.domain.model import TaskState

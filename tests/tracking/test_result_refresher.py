@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from harness.clock import FakeClock
 from harness.factories import a_task
-from harness.support import FakeClock, plain_http, wait_until
+from harness.http_client import plain_http
+from harness.waiting import wait_until
 
 from receiver.domain.errors import NoResponse
 from receiver.domain.model import Origin, Secret, Task

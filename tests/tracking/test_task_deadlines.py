@@ -3,7 +3,8 @@
 from pathlib import Path
 
 import pytest
-from harness.task_system import KlingTask, TaskSystem, a_task_system, refusal
+from harness.fake_kling import KlingTask, refusal
+from harness.task_system import TaskSystem, a_task_system
 
 from receiver.domain.model import TaskState
 from receiver.settings import PollSettings, RouteSettings, WebhookSettings

@@ -2,7 +2,7 @@
 
 import pytest
 from harness.factories import at
-from harness.task_system import refusal
+from harness.fake_kling import refusal
 
 from receiver.domain.errors import KlingError, KlingUnreachable
 from receiver.tasks.account import (

@@ -3,7 +3,7 @@
 from datetime import timedelta
 from itertools import pairwise
 
-from harness.support import FakeClock
+from harness.clock import FakeClock
 
 from receiver.domain.clock import Ids, first_id
 

@@ -2,7 +2,7 @@ from datetime import timedelta
 from email.utils import format_datetime
 
 import pytest
-from harness.support import START
+from harness.clock import START
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from harness.clock import START, FakeClock
 from harness.factories import a_status_report, a_task
-from harness.support import START, FakeClock
 
 from receiver.domain.clock import Ids
 from receiver.domain.model import Source, TaskState, Verification

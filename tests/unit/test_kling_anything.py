@@ -6,8 +6,8 @@ import json
 import pytest
 from chaos.parameters import env_int
 from data.kling_bodies import KEYS, any_json, corrupted_bodies, corrupted_bytes
+from harness.clock import START
 from harness.soak_report import RecordCounts
-from harness.support import START
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

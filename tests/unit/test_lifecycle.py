@@ -5,8 +5,8 @@ from datetime import timedelta
 from itertools import product
 
 import pytest
+from harness.clock import START
 from harness.factories import POLL, a_push, a_status_report, a_task, at
-from harness.support import START
 from hypothesis import given
 from hypothesis import strategies as st
 

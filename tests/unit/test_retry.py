@@ -4,8 +4,8 @@ from datetime import timedelta
 from random import Random
 
 import pytest
+from harness.clock import START
 from harness.factories import at
-from harness.support import START
 
 from receiver.delivery.retry import (
     HOLD_AFTER,

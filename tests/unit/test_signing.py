@@ -5,7 +5,7 @@ import json
 from datetime import timedelta
 
 import pytest
-from harness.support import START
+from harness.clock import START
 from hypothesis import given
 from hypothesis import strategies as st
 from standardwebhooks import Webhook

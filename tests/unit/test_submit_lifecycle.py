@@ -3,8 +3,8 @@
 from datetime import timedelta
 
 import pytest
+from harness.clock import START
 from harness.factories import POLL, a_status_report, a_task, at
-from harness.support import START
 
 from receiver.domain.model import EndReason, PushOutcome, StatusReport, Task, TaskState, Verification
 from receiver.settings import Verify

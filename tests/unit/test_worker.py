@@ -4,7 +4,8 @@ import asyncio
 from datetime import datetime, timedelta
 
 import pytest
-from harness.support import START, FakeClock, wait_until
+from harness.clock import START, FakeClock
+from harness.waiting import wait_until
 from structlog.testing import capture_logs
 
 from receiver.domain.errors import StoreUnavailable

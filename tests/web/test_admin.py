@@ -6,7 +6,8 @@ from typing import Any, cast
 
 import httpx2 as httpx
 import pytest
-from harness.support import START, plain_http
+from harness.clock import START
+from harness.http_client import plain_http
 from harness.web_app import WebApp
 
 from receiver.domain import signing

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import httpx2 as httpx
 import pytest
-from harness.support import plain_http
+from harness.http_client import plain_http
 from harness.web_app import TOKEN, WebApp
 
 from receiver.settings import Address

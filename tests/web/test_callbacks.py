@@ -8,7 +8,8 @@ from ipaddress import ip_network
 import httpx2 as httpx
 import pytest
 import structlog
-from harness.support import plain_http, wait_until
+from harness.http_client import plain_http
+from harness.waiting import wait_until
 from harness.web_app import SendBytes, Serve
 
 from receiver.domain.errors import MalformedBody, StoreBroken, StoreUnavailable, TooManyPending

@@ -4,8 +4,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
+from harness.clock import START
 from harness.factories import a_delivery, a_push, a_task, an_event, at
-from harness.support import START
 from harness.web_app import WebApp
 
 from receiver.domain.audit import AuditEntry

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from harness.support import plain_http
+from harness.http_client import plain_http
 from harness.web_app import TOKEN, SendBytes, Serve, WebApp
 from starlette.responses import Response
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import httpx2 as httpx
 import pytest
-from harness.support import FakeClock, plain_http
+from harness.clock import FakeClock
+from harness.http_client import plain_http
 from harness.web_app import Serve, WebApp
 from starlette.applications import Starlette
 from starlette.middleware import Middleware

@@ -15,7 +15,7 @@ from time import perf_counter
 from typing import Any
 
 import pytest
-from harness.support import wait_until
+from harness.waiting import wait_until
 from harness.web_app import SendBytes, Serve
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 import structlog
-from harness.support import wait_until
+from harness.waiting import wait_until
 from harness.web_app import Serve
 
 from receiver.domain.errors import MalformedBody, StoreBroken, StoreUnavailable

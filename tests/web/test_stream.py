@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import pytest
-from harness.support import wait_until
+from harness.waiting import wait_until
 from harness.web_app import TOKEN, WebApp
 
 from receiver.domain.model import Event, Verification
