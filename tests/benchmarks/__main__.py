@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.measures import ALL, Measurement, Scale
 
-_HEAD = f"{'figure':<36} {'ours':>11} {'baseline':>11} {'ratio':>6} {'aim':>7}  {'':<6}  notes"
+_HEAD = f"{'figure':<36} {'ours':>11} {'baseline':>11} {'ratio':>6} {'goal':>7}  {'':<6}  notes"
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -36,7 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="make bench ARGS=", description=__doc__)
     parser.add_argument("--only", action="append", choices=list(ALL), help="measure just this; may be repeated")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the findings there too")
-    parser.add_argument("--strict", action="store_true", help="end with 1 when an aim is missed")
+    parser.add_argument("--strict", action="store_true", help="exit with 1 if a goal is missed")
     for each in fields(Scale):
         flag = f"--{each.name.replace('_', '-')}"
         parser.add_argument(flag, type=int, default=each.default, help=f"default {each.default}")
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _row(found: Measurement) -> str:
     ratio = "" if found.baseline is None else f"{found.value:.2f}"
-    wanted = f"{'>=' if found.more_is_better else '<'} {found.aim:g}"
+    wanted = f"{'>=' if found.more_is_better else '<'} {found.goal:g}"
     verdict = "met" if found.met else "MISSED"
     ours, baseline = (_shown(number, found.unit) for number in (found.ours, found.baseline))
     return f"{found.name:<36} {ours:>11} {baseline:>11} {ratio:>6} {wanted:>7}  {verdict:<6}  {found.detail}"

@@ -47,7 +47,7 @@ class Measurement:
     ours: float
     baseline: float | None = None
     unit: str
-    aim: float
+    goal: float
     more_is_better: bool
     detail: str
 
@@ -59,7 +59,7 @@ class Measurement:
     @property
     def met(self) -> bool:
         """Whether the goal is reached."""
-        return self.value >= self.aim if self.more_is_better else self.value < self.aim
+        return self.value >= self.goal if self.more_is_better else self.value < self.goal
 
 
 def acknowledged(size: Scale) -> Iterator[Measurement]:
@@ -70,7 +70,9 @@ def acknowledged(size: Scale) -> Iterator[Measurement]:
             posts = callbacks(running, size.callbacks)
             empty.append(run_load(empty_port, posts, path).rate)
             ours.append(run_load(running.public, posts, path).rate)
-    yield compare_rates("acknowledged / empty handler", ours, empty, aim=0.7, detail="the generator is another process")
+    yield compare_rates(
+        "acknowledged / empty handler", ours, empty, goal=0.7, detail="the generator is another process"
+    )
 
 
 def acknowledged_on_one_loop(size: Scale) -> Iterator[Measurement]:
@@ -82,7 +84,9 @@ def acknowledged_on_one_loop(size: Scale) -> Iterator[Measurement]:
                 posts = callbacks(running, size.callbacks)
             empty.append(run_load_on_one_loop(running.public, posts, path).rate)
             ours.append(run_load_on_one_loop(running.public, posts, path, config=running.config).rate)
-    yield compare_rates("the same, generator on one loop", ours, empty, aim=0.7, detail="its work counts on both sides")
+    yield compare_rates(
+        "the same, generator on one loop", ours, empty, goal=0.7, detail="its work counts on both sides"
+    )
 
 
 def delivered(size: Scale) -> Iterator[Measurement]:
@@ -99,9 +103,7 @@ def delivered(size: Scale) -> Iterator[Measurement]:
             usual.append(delivery_rate(by_hand, posts, path, done=forwarder_finished(path)))
             ours.append(delivery_rate(running.public, posts, path, done=delivered_at_first_attempt(path)))
         lost = forwarder_lost(path)()
-    yield compare_rates(
-        "delivered / forwarder made by hand", ours, usual, aim=6, detail=f"{lost} lost by the forwarder"
-    )
+    yield compare_rates("delivered / simple forwarder", ours, usual, goal=6, detail=f"{lost} lost by the forwarder")
 
 
 def hanging(size: Scale) -> Iterator[Measurement]:
@@ -125,7 +127,7 @@ def hanging(size: Scale) -> Iterator[Measurement]:
                 found.append(percentile([seconds * 1000 for seconds in ran.times], 99))
                 wait_until_counted(delivered_to(path, sink), before + len(posts))
     detail = "of two destinations; against both being well"
-    yield compare_times("p99 of callbacks while one hangs", ours, well, aim=1.2, detail=detail)
+    yield compare_times("p99 of callbacks while one hangs", ours, well, goal=1.2, detail=detail)
 
 
 def latency(size: Scale) -> Iterator[Measurement]:
@@ -133,8 +135,8 @@ def latency(size: Scale) -> Iterator[Measurement]:
     with temp_folder() as path:
         times, resident = uvloop.run(_probe(path, size.probes))
     detail = f"p90 {percentile(times, 90):.1f}, p99 {percentile(times, 99):.1f} of {len(times)}"
-    yield single_value("callback to webhook, idle, p50", percentile(times, 50), "ms", aim=10, detail=detail)
-    yield single_value("memory, idle", resident, "MiB", aim=80, detail="resident, before the first callback")
+    yield single_value("callback to webhook, idle, p50", percentile(times, 50), "ms", goal=10, detail=detail)
+    yield single_value("memory, idle", resident, "MiB", goal=80, detail="resident, before the first callback")
 
 
 def start(size: Scale) -> Iterator[Measurement]:
@@ -145,7 +147,7 @@ def start(size: Scale) -> Iterator[Measurement]:
             with a_receiver(path) as running:
                 times.append(running.startup_seconds)
     detail = f"{min(times):.2f} to {max(times):.2f} of {len(times)}"
-    yield single_value("process start to ready", statistics.median(times), "s", aim=0.7, detail=detail)
+    yield single_value("process start to ready", statistics.median(times), "s", goal=0.7, detail=detail)
 
 
 ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
@@ -255,14 +257,18 @@ async def _probe(path: Path, probes: int) -> tuple[list[float], float]:
     return times, resident
 
 
-def compare_rates(name: str, ours: Sequence[float], theirs: Sequence[float], *, aim: float, detail: str) -> Measurement:
+def compare_rates(
+    name: str, ours: Sequence[float], theirs: Sequence[float], *, goal: float, detail: str
+) -> Measurement:
     """Compare rates that were measured alternately."""
-    return _compared(name, ours, theirs, unit="/s", aim=aim, more_is_better=True, detail=detail)
+    return _compared(name, ours, theirs, unit="/s", goal=goal, more_is_better=True, detail=detail)
 
 
-def compare_times(name: str, ours: Sequence[float], theirs: Sequence[float], *, aim: float, detail: str) -> Measurement:
+def compare_times(
+    name: str, ours: Sequence[float], theirs: Sequence[float], *, goal: float, detail: str
+) -> Measurement:
     """Compare times in milliseconds that were measured alternately."""
-    return _compared(name, ours, theirs, unit="ms", aim=aim, more_is_better=False, detail=detail)
+    return _compared(name, ours, theirs, unit="ms", goal=goal, more_is_better=False, detail=detail)
 
 
 def _compared(
@@ -271,7 +277,7 @@ def _compared(
     theirs: Sequence[float],
     *,
     unit: str,
-    aim: float,
+    goal: float,
     more_is_better: bool,
     detail: str,
 ) -> Measurement:
@@ -281,15 +287,15 @@ def _compared(
         ours=statistics.median(ours),
         baseline=statistics.median(theirs),
         unit=unit,
-        aim=aim,
+        goal=goal,
         more_is_better=more_is_better,
         detail=detail,
     )
 
 
-def single_value(name: str, ours: float, unit: str, *, aim: float, detail: str) -> Measurement:
+def single_value(name: str, ours: float, unit: str, *, goal: float, detail: str) -> Measurement:
     """Judge a cost by itself."""
-    return Measurement(name=name, ours=ours, unit=unit, aim=aim, more_is_better=False, detail=detail)
+    return Measurement(name=name, ours=ours, unit=unit, goal=goal, more_is_better=False, detail=detail)
 
 
 def percentile(times: Sequence[float], percent: int) -> float:

@@ -73,19 +73,19 @@ def test_simple_forwarder_delivers_and_records(tmp_path: Path) -> None:
 
 
 def test_rates_are_compared_by_medians() -> None:
-    found = compare_rates("a", [90, 1, 80], [100, 160, 100], aim=0.7, detail="")
+    found = compare_rates("a", [90, 1, 80], [100, 160, 100], goal=0.7, detail="")
 
     assert (found.ours, found.baseline, found.value, found.met) == (80, 100, 0.8, True)
 
 
 def test_times_may_exceed_the_baseline_up_to_the_goal() -> None:
-    assert compare_times("a", [11.9], [10], aim=1.2, detail="").met
-    assert not compare_times("a", [12.1], [10], aim=1.2, detail="").met
+    assert compare_times("a", [11.9], [10], goal=1.2, detail="").met
+    assert not compare_times("a", [12.1], [10], goal=1.2, detail="").met
 
 
 def test_a_cost_meets_its_goal_if_it_is_lower() -> None:
-    assert single_value("a", 9.9, "ms", aim=10, detail="").met
-    assert not single_value("a", 10, "ms", aim=10, detail="").met
+    assert single_value("a", 9.9, "ms", goal=10, detail="").met
+    assert not single_value("a", 10, "ms", goal=10, detail="").met
 
 
 def test_a_percentile_is_one_of_the_times() -> None:

@@ -123,7 +123,7 @@ class Clients:
         try:
             answer = await self._host.call(listener, "POST", path, headers={**sent, **headers}, body=content)
         except HostDownError:
-            self._oracle.counts["requests nobody answered"] += 1
+            self._oracle.counts["requests without an answer"] += 1
             return None
         if answer.status >= 500 and answer.status not in _ALLOWED_SERVER_ERRORS and not path.startswith("/kling/"):
             self._oracle.report(f"{path} was answered {answer.status}: {answer.body!r}")

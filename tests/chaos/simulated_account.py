@@ -123,7 +123,7 @@ class _HostTransport(httpx.AsyncBaseTransport):
                 "public", "POST", request.url.path, headers=headers, body=await request.aread()
             )
         except HostDownError as exc:
-            raise httpx.ConnectError("nobody listens") from exc
+            raise httpx.ConnectError("the host is down") from exc
         return httpx.Response(answer.status, content=answer.body)
 
 

@@ -221,7 +221,7 @@ async def test_a_clock_set_back_delays_no_result(tmp_path: Path) -> None:
 
         await system.wait_for_assets(event, ArchiveState.LATE)
         assert len(cdn.requests) == 2
-        assert await system.due_by_route(event) == {"publish": True}, "nobody knows for how long they have waited"
+        assert await system.due_by_route(event) == {"publish": True}, "the waiting time is unknown after the jump"
 
 
 @pytest.mark.parametrize("back", [DAY, timedelta(hours=1)], ids=["a day", "an hour"])

@@ -18,7 +18,7 @@ from harness.clock import START
 from receiver.domain.clock import SystemClock
 
 _MAX_IDLE_TURNS = 200_000
-"""So many turns of the loop at one moment mean that somebody waits for something by asking again and again."""
+"""This many turns of the loop without a time step mean that a task is busy-waiting."""
 
 
 class Network(Protocol):
@@ -80,7 +80,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             self._busy.update(_describe_handle(each) for each in self._ready)  # type: ignore[attr-defined]  # private member of asyncio
         if self.idle_turns > _MAX_IDLE_TURNS + 100:
             busy = "\n".join(f"{count} {what}" for what, count in self._busy.most_common(10))
-            raise RuntimeError(f"somebody spins: the loop turns and turns and no time passes\n{busy}")
+            raise RuntimeError(f"a task is busy-waiting: the loop turns and no time passes\n{busy}")
 
 
 def _describe_handle(handle: asyncio.Handle) -> str:

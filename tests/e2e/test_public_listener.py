@@ -14,7 +14,7 @@ from harness.waiting import wait_until
 NO_KLING = "http://127.0.0.1:9"
 HALF_A_HEAD = b"POST /callbacks/%s HTTP/1.1\r\nhost: localhost\r\nx-drip: "
 FLOOD = [f"127.0.1.{number}" for number in range(1, 11)]
-GUESSED_PATH = "/callbacks/a-guess-of-somebody-who-scans-the-net"
+GUESSED_PATH = "/callbacks/a-guess-by-a-scanner"
 
 
 @contextlib.asynccontextmanager
