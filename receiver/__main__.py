@@ -1,4 +1,4 @@
-"""``python -m receiver``: the same command as ``kling-receiver``."""
+"""Run ``kling-receiver`` as ``python -m receiver``."""
 
 import sys
 

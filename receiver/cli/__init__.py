@@ -1,7 +1,7 @@
-"""The command ``kling-receiver``: turns arguments into a command, and trouble into a sentence and an exit code.
+"""The command ``kling-receiver``: runs a command, and turns errors into one sentence and an exit code.
 
-Nothing heavy is imported here. Each command lives in a file of its own that is loaded when it is called, so that
-the service starts quickly and carries no terminal library around.
+Nothing heavy is imported here. Each command is a module that is loaded when it is called.
+This keeps the service's start fast and its memory free of terminal libraries.
 """
 
 import errno
@@ -20,14 +20,14 @@ _PROGRAM = "kling-receiver"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and give its exit code: 0 ok, 1 failed, 2 usage, 78 configuration, 130 interrupted."""
+    """Run one command. Return its exit code: 0 ok, 1 failed, 2 usage, 78 configuration, 130 interrupted."""
     from receiver.domain.errors import ConfigurationError, ReceiverError
 
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
     except ConfigurationError as error:
-        _print_error("the configuration does not hold:\n" + "\n".join(f"  {fault}" for fault in error.faults))
+        _print_error("the configuration is invalid:\n" + "\n".join(f"  {fault}" for fault in error.faults))
         return CONFIGURATION
     except ReceiverError as error:
         _print_error(str(error))
@@ -35,12 +35,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        _discard_output()  # whoever read it has seen enough
+        _discard_output()  # the reader closed the pipe, as `head` does
         return OK
     except OSError as error:
         if error.errno not in _WRITE_ERRORS or error.filename is not None:
             raise
-        _print_error(f"the output cannot be written: {error.strerror}.")
+        _print_error(f"cannot write the output: {error.strerror}.")
         _discard_output()
         return FAILED
     return code
@@ -58,14 +58,14 @@ def _run(argv: list[str]) -> int:
         return USAGE
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):
-            return OK  # how a table or a help text says that its reader has seen enough
-        # The parser's own way of saying that Ctrl-C came.
+            return OK  # rich raises this when the reader of a table or a help text closed the pipe
+        # The parser raises SystemExit on Ctrl-C.
         return leaving.code if isinstance(leaving.code, int) else FAILED
     return result if isinstance(result, int) else OK
 
 
 def _move_global_options(argv: list[str]) -> list[str]:
-    """Let ``--config`` stand before the command too, by moving it behind."""
+    """Move a leading ``--config`` behind the command, so that both positions work."""
     if not argv or not (argv[0] == "--config" or argv[0].startswith("--config=")):
         return argv
     width = 1 if "=" in argv[0] else 2
@@ -75,7 +75,7 @@ def _move_global_options(argv: list[str]) -> list[str]:
 
 
 def _discard_output() -> None:
-    """Write to nowhere what is left: Python would complain once more while it shuts down."""
+    """Send remaining output to /dev/null: otherwise Python reports the error again at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

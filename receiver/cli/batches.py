@@ -1,25 +1,33 @@
-"""`kling-receiver batches`: tasks that are told of together, and how they stand."""
+"""`kling-receiver batches`: tasks that finish with one common event."""
 
 import sys
 from collections.abc import Iterator
 from time import perf_counter
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import OUTPUT, PAGING, OutputOptions, Paging, duration, usage_errors
+from receiver.cli.options import (
+    OUTPUT,
+    PAGING,
+    BatchName,
+    OutputOptions,
+    Paging,
+    Reason,
+    Timeout,
+    duration,
+    usage_errors,
+)
 from receiver.client import Batch, BatchNotFinished, SyncClient
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
-
-BatchName: TypeAlias = Annotated[str, Parameter(help="The batch's name.")]
 
 batches = App(name="batches", help="List, show, wait for and close batches of tasks.")
 
 
 class BatchNotSucceeded(ReceiverError):
-    """A batch that was waited for, and not all of whose tasks succeeded."""
+    """The batch finished, but some of its tasks did not succeed."""
 
     code = "batch_not_succeeded"
 
@@ -35,7 +43,7 @@ _COLUMNS = (
     render.id_column("name", "name"),
     render.state_column("state"),
     render.Column(title="tasks", value=lambda batch: f"{batch['tasks']} of {batch['size'] or '?'}"),
-    render.Column(title="they are", value=_counts_text),
+    render.Column(title="states", value=_counts_text),
     render.time_column("created_at", "created"),
     render.time_column("finished_at", "finished"),
 )
@@ -44,7 +52,7 @@ _COLUMNS = (
 @batches.command(name="list")
 def list_(
     *,
-    state: Annotated[list[str] | None, Parameter(help="open, closed or finished; many times for several.")] = None,
+    state: Annotated[list[str] | None, Parameter(help="Only open, closed or finished ones. May be repeated.")] = None,
     paging: Paging = PAGING,
     output: OutputOptions = OUTPUT,
 ) -> int:
@@ -57,7 +65,7 @@ def list_(
 
 @batches.command
 def show(name: BatchName, /, *, output: OutputOptions = OUTPUT) -> int:
-    """Show one batch, and how many of its tasks are in which state."""
+    """Show one batch, with the number of its tasks in each state."""
     with SyncClient(config=output.config) as client:
         return _print_batch(client.batch(name), output)
 
@@ -67,10 +75,10 @@ def close(
     name: BatchName,
     /,
     *,
-    why: Annotated[str, Parameter(help="Why, for the record.")] = "",
+    why: Reason = "",
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Close a batch: it takes no more tasks, and batch.finished follows when those it has are over."""
+    """Close a batch to new tasks; batch.finished follows when its tasks are finished."""
     with SyncClient(config=output.config) as client:
         return _print_batch(client.close_batch(name, why=why), output)
 
@@ -80,14 +88,14 @@ def wait(
     name: BatchName,
     /,
     *,
-    timeout: Annotated[str | None, Parameter(help="Stop waiting after so long: 90s, 10m, 2h.")] = None,
+    timeout: Timeout = None,
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Wait until a batch is finished; ends with 0 if all its tasks succeeded."""
+    """Wait until a batch is finished; exit 0 if all its tasks succeeded."""
     limit = duration("--timeout", timeout) if timeout else None
     with SyncClient(config=output.config) as client:
-        sightings = client.follow_batch(name, timeout=limit)
-        batch = _show_progress(sightings) if render.is_terminal(sys.stderr) else _print_progress(sightings)
+        snapshots = client.follow_batch(name, timeout=limit)
+        batch = _show_progress(snapshots) if render.is_terminal(sys.stderr) else _print_progress(snapshots)
     if output.json:
         render.print_json(batch.raw)
         return OK if batch.succeeded else FAILED
@@ -96,7 +104,7 @@ def wait(
     if not batch.succeeded:
         raise BatchNotSucceeded(
             f"Batch {name} is finished: {batch.summary}.",
-            remedy=f"See which: kling-receiver tasks list --batch {name} {_UNSUCCESSFUL}",
+            remedy=f"List them: `kling-receiver tasks list --batch {name} {_UNSUCCESSFUL}`.",
         )
     render.print_line(f"Batch {name} is finished: {batch.summary}.")
     return OK
@@ -127,8 +135,7 @@ def _print_batch(batch: Batch, output: OutputOptions) -> int:
     if output.json:
         render.print_json(batch.raw)
         return OK
-    told = batch.raw
-    moments = [(name.replace("_", " "), render.local_time(told.get(name))) for name in _TIME_FIELDS]
-    facts = [("name", batch.name), ("state", batch.state), ("size", batch.size), ("tasks", batch.tasks)]
-    render.details([*facts, *batch.counts.items(), *moments, ("event", batch.event_id)])
+    times = [(name.replace("_", " "), render.local_time(batch.raw.get(name))) for name in _TIME_FIELDS]
+    fields = [("name", batch.name), ("state", batch.state), ("size", batch.size), ("tasks", batch.tasks)]
+    render.details([*fields, *batch.counts.items(), *times, ("event", batch.event_id)])
     return OK

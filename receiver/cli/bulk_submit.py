@@ -1,4 +1,7 @@
-"""Hands many jobs in, each under its key, so that what is broken off can be begun again and nothing is asked twice."""
+"""Submits many jobs, each with its own idempotency key.
+
+After an interruption the same command resumes, and no job is submitted twice.
+"""
 
 import asyncio
 import sys
@@ -26,7 +29,7 @@ _NOTICE_COUNT = 10
 _END_EVENTS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
 
 ShowProgress: TypeAlias = Callable[[int, str], None]
-"""Shows that so many are done, and a few words about it."""
+"""Shows the number of finished items and a short note."""
 
 COLUMNS = (
     render.id_column("id", "id"),
@@ -37,7 +40,7 @@ COLUMNS = (
 
 
 class IncompleteSubmit(ReceiverError):
-    """Many jobs that were not all taken."""
+    """Not all jobs were submitted."""
 
     code = "not_all_handed_in"
 
@@ -52,64 +55,64 @@ class TaskEnd:
 
 @dataclass(slots=True)
 class BulkProgress:
-    """What has been taken so far: how many were there already, and how each task stands."""
+    """The submitted jobs so far, how many of them existed before, and the state of each task."""
 
     total: int
     accepted: int = 0
     existing: int = 0
     tasks: dict[str, Task] = field(default_factory=dict)
-    ends: dict[str, TaskEnd] = field(default_factory=dict)  # by the task's id, also of those not heard of yet
+    ends: dict[str, TaskEnd] = field(default_factory=dict)  # by task id; may include tasks not submitted here
 
     def record(self, task: Task) -> None:
-        """Note a job that was taken."""
+        """Record a submitted job."""
         self.accepted += 1
         self.existing += bool(task.raw.get("existing"))
         self.tasks[task.id] = task
 
     def state(self, task_id: str) -> str:
-        """Tell how a task stands by the last that was heard of it."""
+        """Return the latest known state of a task."""
         return self.end(task_id).state
 
     def end(self, task_id: str) -> TaskEnd:
-        """Tell the last that was heard of a task, and why it is so."""
+        """Return the latest known state of a task, with its message."""
         task = self.tasks[task_id]
         return self.ends.get(task_id) or TaskEnd(state=task.state, message=task.message)
 
     @property
     def finished(self) -> Counter[str]:
-        """The ends of those that are over."""
+        """The number of finished tasks in each final state."""
         return Counter(state for state in map(self.state, self.tasks) if state in FINAL_STATES)
 
     def summary(self) -> str:
-        """Say how many were taken."""
-        there = f", {self.existing} of them were there already" if self.existing else ""
-        return f"{self.accepted} of {self.total} jobs handed in{there}."
+        """Return a sentence with the number of submitted jobs."""
+        existing = f", {self.existing} of them already existed" if self.existing else ""
+        return f"{self.accepted} of {self.total} jobs submitted{existing}."
 
 
 def submit_all(
     jobs: Sequence[Job], *, config: Path | None, close_batches: Sequence[str] = (), wait: bool, as_json: bool
 ) -> int:
-    """Hand jobs in, *close* these batches then, and wait for the jobs' ends if asked to; give the exit code.
+    """Submit all jobs, then close these batches and optionally wait for the tasks. Return the exit code.
 
-    Raises NotAllHandedIn where it came to a stop.
+    Raises IncompleteSubmit if an error stops it.
     """
-    handed = BulkProgress(total=len(jobs))
+    progress = BulkProgress(total=len(jobs))
     try:
-        asyncio.run(_run(jobs, handed, config=config, close_batches=close_batches, wait=wait, as_json=as_json))
+        asyncio.run(_run(jobs, progress, config=config, close_batches=close_batches, wait=wait, as_json=as_json))
     except KeyboardInterrupt:
-        render.notice(f"{handed.summary()} {_RESUME_HINT}")
+        render.notice(f"{progress.summary()} {_RESUME_HINT}")
         return INTERRUPTED
     except ReceiverError as exc:
         raise IncompleteSubmit(
-            f"{exc.message} {handed.summary()}", remedy=f"{exc.remedy or ''} {_RESUME_HINT}".strip()
+            f"{exc.message} {progress.summary()}", remedy=f"{exc.remedy or ''} {_RESUME_HINT}".strip()
         ) from exc
     if not wait:
-        rejected = [task for task in handed.tasks.values() if task.state == TaskState.REJECTED]
+        rejected = [task for task in progress.tasks.values() if task.state == TaskState.REJECTED]
         return FAILED if rejected else OK
-    return _report_ends(handed)
+    return _report_ends(progress)
 
 
-_RESUME_HINT = "The same command again goes on where this ended."
+_RESUME_HINT = "Run the same command again to resume."
 
 
 async def _run(
@@ -122,32 +125,32 @@ async def _run(
     as_json: bool,
 ) -> None:
     async with Client(config=config) as client:
-        listening = asyncio.create_task(_record_ends(client, progress)) if wait else None
+        listener = asyncio.create_task(_record_ends(client, progress)) if wait else None
         try:
-            if listening is not None:
-                await client.tasks(limit=1)  # so that the listener is there before the first job is over
-            with _progress_display("handed in", len(jobs)) as show:
+            if listener is not None:
+                await client.tasks(limit=1)  # lets the listener connect before the first task can finish
+            with _progress_display("submitted", len(jobs)) as show:
                 await _submit_jobs(client, jobs, progress, show, as_json=as_json)
             render.notice(progress.summary())
             for name in close_batches:
                 await client.close_batch(name, why=BATCH_CLOSE_REASON)
-            if listening is not None:
-                with _progress_display("over", len(progress.tasks)) as show:
-                    await _wait_until_finished(client, progress, listening, show)
+            if listener is not None:
+                with _progress_display("finished", len(progress.tasks)) as show:
+                    await _wait_until_finished(client, progress, listener, show)
         finally:
-            if listening is not None:
-                listening.cancel()
+            if listener is not None:
+                listener.cancel()
                 with suppress(asyncio.CancelledError, ReceiverError):
-                    await listening
+                    await listener
 
 
 async def _submit_jobs(
     client: Client, jobs: Sequence[Job], progress: BulkProgress, show: ShowProgress, *, as_json: bool
 ) -> None:
-    waiting = iter(jobs)
+    remaining = iter(jobs)  # shared by the workers
 
     async def work() -> None:
-        for job in waiting:
+        for job in remaining:
             task = await client.submit(
                 job.endpoint.path,
                 job.body_with_images(),
@@ -175,39 +178,39 @@ async def _submit_jobs(
 
 
 async def _record_ends(client: Client, progress: BulkProgress) -> None:
-    """Take down the end of every task there is, ours or not."""
+    """Record the final state of every task, including tasks that this command did not submit."""
 
-    def hear(event: Event) -> None:
+    def record(event: Event) -> None:
         task = event.data.get("task") or {}
         if event.type in _END_EVENTS and "id" in task:
             end = TaskEnd(state=event.type.removeprefix("task."), message=event.data.get("message") or "")
             progress.ends[task["id"]] = end
 
     async for event in client.events(types=_END_EVENTS):
-        hear(event)
+        record(event)
 
 
 async def _wait_until_finished(
     client: Client, progress: BulkProgress, listener: "asyncio.Task[None]", show: ShowProgress
 ) -> None:
-    began, had = perf_counter(), progress.finished.total()
+    started_at, finished_before = perf_counter(), progress.finished.total()
     await _refresh_existing(client, progress)
     while (done := progress.finished).total() < len(progress.tasks):
         if listener.done():
             listener.result()
-        seconds, left = perf_counter() - began, len(progress.tasks) - done.total()
-        rate = (done.total() - had) / seconds if seconds else 0.0
+        seconds, left = perf_counter() - started_at, len(progress.tasks) - done.total()
+        rate = (done.total() - finished_before) / seconds if seconds else 0.0
         time_left = f", {format_duration(left / rate)} left" if rate else ""
         show(
             done.total(),
-            f"{done[TaskState.SUCCEED]} succeed, {_count_unsuccessful(done)} failed, {left} to come{time_left}",
+            f"{done[TaskState.SUCCEED]} succeeded, {_count_unsuccessful(done)} did not, {left} remaining{time_left}",
         )
         await asyncio.sleep(0.5)
     show(done.total(), "")
 
 
 async def _refresh_existing(client: Client, progress: BulkProgress) -> None:
-    """Ask about those that may have ended before anybody listened: what was there already when it was handed in."""
+    """Query tasks that existed before: they may have finished before the listener connected."""
     for task_id, task in list(progress.tasks.items()):
         if task.raw.get("existing") and progress.state(task_id) not in FINAL_STATES:
             progress.tasks[task_id] = await client.task(task_id)
@@ -217,14 +220,14 @@ def _report_ends(progress: BulkProgress) -> int:
     done = progress.finished
     render.notice(f"{done[TaskState.SUCCEED]} succeeded, {_count_unsuccessful(done)} did not.")
     ends = ((task, progress.end(task.id)) for task in progress.tasks.values())
-    bad = [
+    unsuccessful = [
         task.raw | {"state": end.state, "message": end.message or NO_REASON}
         for task, end in ends
         if end.state != TaskState.SUCCEED
     ]
-    if bad:
-        render.table(COLUMNS, bad, empty="")
-    return FAILED if bad else OK
+    if unsuccessful:
+        render.table(COLUMNS, unsuccessful, empty="")
+    return FAILED if unsuccessful else OK
 
 
 def _count_unsuccessful(finished: Counter[str]) -> int:
@@ -233,17 +236,17 @@ def _count_unsuccessful(finished: Counter[str]) -> int:
 
 @contextmanager
 def _progress_display(label: str, total: int) -> Iterator[ShowProgress]:
-    """Show a bar on a terminal, and a line for each tenth in a pipe."""
+    """Show a progress bar on a terminal; in a pipe, print a line for each 10 %."""
     if not render.is_terminal(sys.stderr):
-        told = 0
+        printed = 0
 
-        def note(done: int, more: str) -> None:
-            nonlocal told
-            if done * _NOTICE_COUNT // total > told:
-                told = done * _NOTICE_COUNT // total
+        def print_progress(done: int, more: str) -> None:
+            nonlocal printed
+            if done * _NOTICE_COUNT // total > printed:
+                printed = done * _NOTICE_COUNT // total
                 render.notice(f"{done}/{total} {label}" + (f": {more}" if more else ""))
 
-        yield note
+        yield print_progress
         return
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -1,10 +1,11 @@
-"""`kling-receiver tasks cancel`: what waits to be sent, taken out of the line."""
+"""`kling-receiver tasks cancel`: removes queued tasks before they are sent to Kling."""
 
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from receiver.cli import FAILED, OK, render
+from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.options import OutputOptions, UsageError, usage_errors
 from receiver.client import SyncClient, Task
 from receiver.domain.errors import Conflict
@@ -15,7 +16,7 @@ _PAGE_SIZE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSelection:
-    """Which of the tasks that wait are meant; all that is given must hold."""
+    """Filters for queued tasks; a task must match all that are set."""
 
     endpoint: str | None
     label: str | None
@@ -27,30 +28,29 @@ class TaskSelection:
 
 
 def cancel(refs: Sequence[str], selection: TaskSelection, *, why: str, dry_run: bool, output: OutputOptions) -> int:
-    """Cancel the tasks that are named, or all that are chosen and wait; 1 where one that is named cannot be."""
+    """Cancel the named tasks, or all queued tasks of a selection. Return 1 if a named task cannot be cancelled."""
     if bool(refs) == bool(selection):
         raise UsageError(
-            "Say which tasks, in one of two ways.",
-            remedy="Name them, or choose among those that wait by --batch, --tag, --label or --endpoint.",
+            "Name the tasks to cancel, or select them by options, but not both.",
+            remedy="Give task ids, or select queued tasks by --batch, --tag, --label or --endpoint.",
         )
     with usage_errors(), SyncClient(config=output.config) as client:
-        found = [client.task(ref) for ref in refs] if refs else _queued_tasks(client, selection)
+        tasks = [client.task(ref) for ref in refs] if refs else _queued_tasks(client, selection)
         if dry_run:
-            waiting = [task for task in found if task.state == TaskState.QUEUED]
-            render.notice(f"{_count_text(waiting)} would be cancelled.")
-            return _print_tasks(waiting, output)
-        cancelled, left = _cancel_each(client, found, why)
+            queued = [task for task in tasks if task.state == TaskState.QUEUED]
+            render.notice(f"{_count_text(queued)} would be cancelled.")
+            return _print_tasks(queued, output)
+        cancelled, too_late = _cancel_each(client, tasks, why)
     code = _print_tasks(cancelled, output)
-    too_late = (
-        f" {_count_text(left)} had gone to Kling, or ended: {', '.join(task.id for task in left)}." if left else ""
-    )
-    render.notice(f"{_count_text(cancelled)} cancelled.{too_late}")
-    return FAILED if refs and left else code
+    names = ", ".join(task.id for task in too_late)
+    note = f" {_count_text(too_late)} already sent to Kling or finished: {names}." if too_late else ""
+    render.notice(f"{_count_text(cancelled)} cancelled.{note}")
+    return FAILED if refs and too_late else code
 
 
 def _queued_tasks(client: SyncClient, selection: TaskSelection) -> list[Task]:
-    """Find all that wait; all of it first, for the list changes as they are cancelled."""
-    found: list[Task] = []
+    """Return all queued tasks of the selection, read before the first cancel changes the list."""
+    tasks: list[Task] = []
     cursor: str | None = None
     while True:
         page = client.tasks(
@@ -62,35 +62,33 @@ def _queued_tasks(client: SyncClient, selection: TaskSelection) -> list[Task]:
             limit=_PAGE_SIZE,
             cursor=cursor,
         )
-        found += page.items
+        tasks += page.items
         cursor = page.next
         if cursor is None:
-            return found
+            return tasks
 
 
 def _cancel_each(client: SyncClient, tasks: Sequence[Task], why: str) -> tuple[list[Task], list[Task]]:
-    """Cancel tasks, the newest first: what goes out meanwhile is what was to go next. Give those that were too late."""
+    """Cancel tasks, newest first, because the oldest are sent next. Return those cancelled and those too late."""
     from rich.progress import track
 
     cancelled: list[Task] = []
-    left: list[Task] = []
+    too_late: list[Task] = []
     hidden = not render.is_terminal(sys.stderr)
     for task in track(tasks, "Cancelling", console=render.console(sys.stderr), transient=True, disable=hidden):
         try:
             cancelled.append(client.cancel(task.id, why=why))
         except Conflict:
-            left.append(client.task(task.id))
-    return cancelled, left
+            too_late.append(client.task(task.id))
+    return cancelled, too_late
 
 
 def _print_tasks(tasks: Sequence[Task], output: OutputOptions) -> int:
-    from receiver.cli.tasks import COLUMNS
-
     items = [task.raw for task in tasks]
     if output.json:
         render.print_json({"items": items, "next": None})
     elif items:
-        render.table(COLUMNS, items, empty="")
+        render.table(TASK_COLUMNS, items, empty="")
     return OK
 
 

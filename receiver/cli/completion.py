@@ -1,4 +1,4 @@
-"""`kling-receiver completion`: what a shell needs to complete our commands and options."""
+"""`kling-receiver completion`: shell completion for commands and options."""
 
 import sys
 from typing import Annotated, Literal
@@ -8,7 +8,7 @@ from cyclopts import Parameter
 from receiver.cli import OK
 
 
-def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Which shell.")], /) -> int:
+def completion(shell: Annotated[Literal["bash", "zsh", "fish"], Parameter(help="Name of the shell.")], /) -> int:
     """Print a shell's completion script.
 
     bash: `kling-receiver completion bash > ~/.local/share/bash-completion/completions/kling-receiver`

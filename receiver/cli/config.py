@@ -1,4 +1,4 @@
-"""`kling-receiver config`: whether the configuration holds, and what it comes to."""
+"""`kling-receiver config`: checks the configuration and shows the effective settings."""
 
 import re
 
@@ -17,12 +17,12 @@ _FAULT_PATTERN = re.compile(
     r'(?P<message>(?:"[^"]*"|.)+?)(?:; (?P<fix>.+))?',
     re.DOTALL,
 )
-"""How a fault is written: where it is, which key, what is wrong, and after a semicolon how to mend it."""
+"""The form of a fault: its place, the key, what is wrong, and after a semicolon the fix."""
 
 
 @config.command
 def check(*, output: OutputOptions = OUTPUT) -> int:
-    """Check the configuration; every fault is named at once, by file, line and key."""
+    """Check the configuration; list every fault with its file, line and key."""
     from receiver.settings import load
 
     try:
@@ -32,35 +32,35 @@ def check(*, output: OutputOptions = OUTPUT) -> int:
             raise
         render.print_json({"ok": False, "faults": [_parse_fault(text) for text in error.faults]})
         return CONFIGURATION
-    where = str(loaded.path) if loaded.path else "the defaults"
+    source = str(loaded.path) if loaded.path else "the defaults"
     if output.json:
-        render.print_json({"ok": True, "path": where, "warnings": list(loaded.warnings)})
+        render.print_json({"ok": True, "path": source, "warnings": list(loaded.warnings)})
         return OK
     for warning in loaded.warnings:
         render.notice(f"{warning}")
     names = [route.name for route in loaded.settings.routes]
     routes = f"routes: {', '.join(names)}" if names else "no routes"
-    render.print_line(f"{where}: good ({routes})")
+    render.print_line(f"{source}: good ({routes})")
     return OK
 
 
 @config.command
 def show(*, output: OutputOptions = OUTPUT) -> int:
-    """Show every setting, and whether it is from the file, the environment or a default. Secrets stay hidden."""
+    """Show every setting and its origin: file, environment or default. Secrets are hidden."""
     from receiver.settings import effective_settings, load
 
-    found = [each._asdict() for each in effective_settings(load(output.config))]
+    settings = [each._asdict() for each in effective_settings(load(output.config))]
     if output.json:
-        render.print_json(found)
+        render.print_json(settings)
         return OK
     columns = (render.id_column("key", "key"), render.column("value"), render.column("origin", "from", rank=2))
-    render.table(columns, found, empty="Nothing is set.")
+    render.table(columns, settings, empty="Nothing is set.")
     return OK
 
 
 @config.command
 def schema() -> int:
-    """Print the configuration's JSON schema, for an editor to check against."""
+    """Print the configuration's JSON schema, for editors."""
     from receiver.settings import schema as settings_schema
 
     render.print_json(settings_schema())
@@ -68,15 +68,15 @@ def schema() -> int:
 
 
 def _parse_fault(text: str) -> Json:
-    """Take a fault apart for a program, as far as it is told."""
-    found = _FAULT_PATTERN.fullmatch(text)
-    told = {} if found is None else found.groupdict()
-    line = told.get("line")
+    """Split the text of a fault into its parts; parts that it does not state are None."""
+    match = _FAULT_PATTERN.fullmatch(text)
+    parts = {} if match is None else match.groupdict()
+    line = parts.get("line")
     return {
-        "file": told.get("file") or told.get("whole_file"),
+        "file": parts.get("file") or parts.get("whole_file"),
         "line": None if line is None else int(line),
-        "variable": told.get("variable"),
-        "key": told.get("key"),
-        "message": told.get("message") or text,
-        "fix": told.get("fix"),
+        "variable": parts.get("variable"),
+        "key": parts.get("key"),
+        "message": parts.get("message") or text,
+        "fix": parts.get("fix"),
     }

@@ -1,4 +1,4 @@
-"""What `tasks cost` shows: a row for each name, a column for each unit, and the sum of all."""
+"""The output of `tasks cost`: a row for each group, a column for each unit, and a total."""
 
 from datetime import datetime
 
@@ -11,12 +11,12 @@ _UNNAMED = "(none)"
 
 
 def cost(by: str, *, since: str | None, until: str | None, output: OutputOptions) -> int:
-    """Ask for the sums, and show them."""
-    began, ended = _parse_time("--from", since), _parse_time("--to", until)
-    if began is not None and ended is not None and began >= ended:
-        raise UsageError("--from is not before --to.", remedy="2h is two hours ago, and so before 1h.")
+    """Query the sums and print them."""
+    start, end = _parse_time("--from", since), _parse_time("--to", until)
+    if start is not None and end is not None and start >= end:
+        raise UsageError("--from must be before --to.", remedy="2h means two hours ago, which is before 1h.")
     with usage_errors(), SyncClient(config=output.config) as client:
-        answer = client.costs(by, since=began, until=ended)
+        answer = client.costs(by, since=start, until=end)
     if output.json:
         render.print_json(answer)
         return OK
@@ -37,11 +37,11 @@ def _print_costs(answer: Json) -> None:
     ]
     rows = answer["items"]
     if not rows:
-        render.table(columns, [], empty="No task of known cost.")
+        render.table(columns, [], empty="No tasks with a known cost.")
         return
     render.table(columns, [*rows, {**total, "name": "total"}], empty="")
     if answer["left_out"]:
-        render.notice(f"{answer['left_out']} more are in the total alone; ask for a shorter time with --from and --to.")
+        render.notice(f"{answer['left_out']} more groups are only in the total. Narrow it with --from and --to.")
 
 
 def _amount_column(unit: str) -> render.Column:

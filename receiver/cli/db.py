@@ -1,4 +1,4 @@
-"""`kling-receiver db`: looking after the store's file. All but `migrate` may be run while the service works on it."""
+"""`kling-receiver db`: maintains the store's file. All commands but `migrate` may run beside the service."""
 
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +9,9 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.options import COMMON, OUTPUT, CommonOptions, OutputOptions
 from receiver.settings import load
 from receiver.store.sqlite import maintenance
-from receiver.store.sqlite.migrate import migrate as bring_up_to_date
+from receiver.store.sqlite.migrate import migrate as apply_migrations
 
-db = App(name="db", help="Look after the store.")
+db = App(name="db", help="Migrate, check, back up and measure the store.")
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _UNIT_SIZE = 1024
@@ -19,9 +19,9 @@ _UNIT_SIZE = 1024
 
 @db.command
 def migrate(*, common: CommonOptions = COMMON) -> int:
-    """Bring the store up to date while the service is stopped; `serve` does the same when it starts."""
+    """Migrate the store while the service is stopped; `serve` also does this at start."""
     path = load(common.config).settings.store.path
-    steps = bring_up_to_date(path)
+    steps = apply_migrations(path)
     for step in steps:
         render.print_line(f"{step}: done")
     if not steps:
@@ -31,7 +31,7 @@ def migrate(*, common: CommonOptions = COMMON) -> int:
 
 @db.command
 def check(*, output: OutputOptions = OUTPUT) -> int:
-    """Look through every page, index and reference of the store; exit 1 when anything is wrong."""
+    """Check every page, index and reference of the store; exit 1 if any is damaged."""
     path = load(output.config).settings.store.path
     faults = maintenance.check(path)
     if output.json:
@@ -45,8 +45,8 @@ def check(*, output: OutputOptions = OUTPUT) -> int:
 
 
 @db.command
-def backup(target: Annotated[Path, Parameter(help="The file to write.")], /, *, common: CommonOptions = COMMON) -> int:
-    """Copy the store to a new file while it is worked on; the copy is checked before it gets its name."""
+def backup(target: Annotated[Path, Parameter(help="File to write.")], /, *, common: CommonOptions = COMMON) -> int:
+    """Copy the store to a new file, even while it is in use; the copy is checked before it gets its name."""
     maintenance.backup(load(common.config).settings.store.path, target)
     render.print_line(f"{target}: written and checked, {_format_size(target.stat().st_size)}")
     return OK
@@ -54,21 +54,21 @@ def backup(target: Annotated[Path, Parameter(help="The file to write.")], /, *, 
 
 @db.command
 def stats(*, output: OutputOptions = OUTPUT) -> int:
-    """Count what is in the store, and the room it takes."""
+    """Show the number of rows in the store and its size."""
     counts = maintenance.stats_at(load(output.config).settings.store.path)
     if output.json:
         render.print_json(dict(counts))
         return OK
-    is_for_a_person = render.is_terminal()
+    for_terminal = render.is_terminal()
     render.details(
-        (name, _format_size(count) if is_for_a_person and name.startswith("bytes.") else str(count))
+        (name, _format_size(count) if for_terminal and name.startswith("bytes.") else str(count))
         for name, count in counts.items()
     )
     return OK
 
 
 def _format_size(count: float) -> str:
-    """Write a number of bytes the way people say it."""
+    """Format a number of bytes with a binary unit."""
     for unit in _UNITS:
         if count < _UNIT_SIZE or unit == _UNITS[-1]:
             break

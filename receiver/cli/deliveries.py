@@ -1,4 +1,4 @@
-"""`kling-receiver deliveries`: what went where, and what came back."""
+"""`kling-receiver deliveries`: the deliveries, their attempts and the destinations' answers."""
 
 from typing import Annotated
 from urllib.parse import quote
@@ -6,7 +6,16 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import OUTPUT, PAGING, OutputOptions, Paging, not_found_hint, usage_errors
+from receiver.cli.options import (
+    OUTPUT,
+    PAGING,
+    DeliveryId,
+    OutputOptions,
+    Paging,
+    Reason,
+    not_found_hint,
+    usage_errors,
+)
 from receiver.client import SyncClient
 from receiver.domain.model import Json
 
@@ -14,7 +23,7 @@ deliveries = App(name="deliveries", help="List, show and retry deliveries.")
 
 
 def _due_text(delivery: Json) -> str:
-    """Say when a delivery is tried next, which is of interest while it is not over."""
+    """Return the time of the next attempt, or nothing for a finished delivery."""
     return "" if delivery.get("finished_at") else render.format_local_time(delivery.get("due_at"))
 
 
@@ -46,7 +55,7 @@ _ATTEMPT_COLUMNS = (
 def list_(
     *,
     status: Annotated[
-        list[str] | None, Parameter(help="pending, delivered, dead or cancelled; many times for several.")
+        list[str] | None, Parameter(help="Only pending, delivered, dead or cancelled ones. May be repeated.")
     ] = None,
     route: Annotated[str | None, Parameter(help="Only deliveries to this route.")] = None,
     task: Annotated[str | None, Parameter(help="Only deliveries of this task.")] = None,
@@ -63,8 +72,8 @@ def list_(
 
 
 @deliveries.command
-def show(delivery: Annotated[str, Parameter(help="Its id.")], /, *, output: OutputOptions = OUTPUT) -> int:
-    """Show one delivery, with each attempt and its answer or output."""
+def show(delivery: DeliveryId, /, *, output: OutputOptions = OUTPUT) -> int:
+    """Show one delivery, with the answer or output of each attempt."""
     with not_found_hint("deliveries list"), SyncClient(config=output.config) as client:
         found = client.delivery(delivery)
     if output.json:
@@ -83,28 +92,28 @@ def show(delivery: Annotated[str, Parameter(help="Its id.")], /, *, output: Outp
 
 @deliveries.command
 def retry(
-    delivery: Annotated[str, Parameter(help="Its id.")],
+    delivery: DeliveryId,
     /,
     *,
-    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    why: Reason = "",
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Try a delivery now: itself while it waits, else anew, as a delivery that points at it.
+    """Attempt a pending delivery now, or replay a finished one as a new delivery.
 
-    In a route that failures hold it goes out with the next probe, within a minute.
+    On a route that is held because of failures, it is sent with the next probe, within a minute.
     """
     with not_found_hint("deliveries list"), SyncClient(config=output.config) as client:
-        again = client.post(f"/api/deliveries/{quote(delivery, safe='')}/retry", {"why": why} if why else {})
+        retried = client.post(f"/api/deliveries/{quote(delivery, safe='')}/retry", {"why": why} if why else {})
     if output.json:
-        render.print_json(again)
+        render.print_json(retried)
     else:
-        render.details(_details(again))
+        render.details(_details(retried))
     return OK
 
 
 def _details(delivery: Json) -> list[tuple[str, object]]:
     names = ("id", "status", "route", "event_type", "event_id", "task_id", "replay_of")
-    moments = ("created_at", "due_at", "finished_at")
-    facts: list[tuple[str, object]] = [(name.replace("_", " "), delivery.get(name)) for name in names]
-    facts += [(name.replace("_", " "), render.local_time(delivery.get(name))) for name in moments]
-    return facts + ([("in flight", "yes")] if delivery.get("in_flight") else [])
+    times = ("created_at", "due_at", "finished_at")
+    fields: list[tuple[str, object]] = [(name.replace("_", " "), delivery.get(name)) for name in names]
+    fields += [(name.replace("_", " "), render.local_time(delivery.get(name))) for name in times]
+    return fields + ([("in flight", "yes")] if delivery.get("in_flight") else [])

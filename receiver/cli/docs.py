@@ -31,7 +31,7 @@ Subject: TypeAlias = Literal[
     "simulator",
     "development",
 ]
-"""Every page, in reading order. Literals, so that shells complete them and a typo is a usage error."""
+"""Every page, in reading order. Literals give shell completion, and make a typo a usage error."""
 
 SUBJECTS: tuple[Subject, ...] = get_args(Subject)
 
@@ -40,7 +40,7 @@ _COLUMNS = (render.id_column("subject", "subject"), render.column("purpose"))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One page of the manual: a title, a sentence of purpose, and the Markdown source of both and the rest."""
+    """One page of the manual: its title, its sentence of purpose, and its whole Markdown source."""
 
     subject: Subject
     title: str
@@ -57,7 +57,7 @@ class Page:
         )
 
     def summary(self) -> Json:
-        """Return what a list shows of the page."""
+        """Return the fields that a list shows."""
         return {"subject": self.subject, "title": self.title, "purpose": self.purpose}
 
 
@@ -81,7 +81,7 @@ def docs(
     elif render.is_terminal():
         from rich.markdown import Markdown
 
-        # A relative link leads nowhere from a terminal; its target, written out, names the subject to read next.
+        # Relative links do not work in a terminal; the printed target names the subject to read next.
         render.console().print(Markdown(page.markdown, hyperlinks=False))
     else:
         sys.stdout.write(page.markdown)

@@ -1,4 +1,4 @@
-"""`kling-receiver endpoints`: what Kling can be asked for, and what is known of it. Needs no service."""
+"""`kling-receiver endpoints`: Kling's endpoints and their properties. Needs no service."""
 
 from typing import Annotated
 
@@ -23,14 +23,14 @@ _DETAIL_COLUMNS = (*_COLUMNS, render.column("list"))
 
 
 def endpoints(
-    path: Annotated[str | None, Parameter(help="Only this one; it need not be listed to be taken.")] = None,
+    path: Annotated[str | None, Parameter(help="Only this endpoint, listed or not.")] = None,
     /,
     *,
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """List Kling's endpoints: whose slots a task takes, what it makes, how it is asked about.
+    """List Kling's endpoints: the slots a task takes, its kind of result, and how it is queried.
 
-    One that is not listed works too, wherever its path has a form of Kling's: name it to see what is made of it.
+    An endpoint that is not listed works too if its path has the form of Kling's paths. Name it to see how it is used.
     """
     if path is None:
         items = [endpoint.describe() for endpoint in CATALOGUE.values()]

@@ -1,4 +1,4 @@
-"""`kling-receiver events`: what was accepted as having happened."""
+"""`kling-receiver events`: the accepted changes of tasks, and alerts."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,16 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import OUTPUT, PAGING, OutputOptions, Paging, UsageError, not_found_hint, usage_errors
+from receiver.cli.options import (
+    OUTPUT,
+    PAGING,
+    EventId,
+    OutputOptions,
+    Paging,
+    UsageError,
+    not_found_hint,
+    usage_errors,
+)
 from receiver.client import SyncClient
 from receiver.domain.model import Json
 
@@ -17,14 +26,14 @@ events = App(name="events", help="List and show events.")
 _ALERT = re.compile(r"alert\.[a-z_]+")
 _STATES = ("submitted", "processing", "succeed", "failed", "rejected", "expired")
 _TYPES = (*(f"task.{state}" for state in _STATES), "batch.finished")
-_TYPES_TEXT = f"There are {', '.join(_TYPES)}, and alert. with what is wrong, such as alert.route_held"
+_TYPES_TEXT = f"Expected: {', '.join(_TYPES)}, or an alert such as alert.route_held"
 
 
 def _check_types(types: Sequence[str]) -> None:
-    """Refuse a type that no event has: nothing would ever be found. Raises UsageError."""
+    """Raise UsageError for a type that no event has, because it would never match."""
     for name in (each for given in types for each in given.split(",")):
         if name not in _TYPES and not _ALERT.fullmatch(name):
-            raise UsageError(f"--type {name}: no event is of this type.", remedy=f"{_TYPES_TEXT}.")
+            raise UsageError(f"--type {name}: unknown event type.", remedy=f"{_TYPES_TEXT}.")
 
 
 def _data(event: Json) -> Json:
@@ -53,10 +62,11 @@ COLUMNS = (
 def list_(
     *,
     type_: Annotated[
-        list[str] | None, Parameter(name="--type", help="Only events of this type, such as task.succeed.")
+        list[str] | None,
+        Parameter(name="--type", help="Only this type, such as task.succeed. May be repeated."),
     ] = None,
     task: Annotated[str | None, Parameter(help="Only events of this task.")] = None,
-    batch: Annotated[str | None, Parameter(help="Only events of the tasks of this batch.")] = None,
+    batch: Annotated[str | None, Parameter(help="Only events of tasks in this batch.")] = None,
     after: Annotated[str | None, Parameter(help="Only events newer than this one, oldest first.")] = None,
     paging: Paging = PAGING,
     output: OutputOptions = OUTPUT,
@@ -71,8 +81,8 @@ def list_(
 
 
 @events.command
-def show(event: Annotated[str, Parameter(help="Its id.")], /, *, output: OutputOptions = OUTPUT) -> int:
-    """Show one event as destinations receive it."""
+def show(event: EventId, /, *, output: OutputOptions = OUTPUT) -> int:
+    """Show one event as it is delivered."""
     with not_found_hint("events list"), SyncClient(config=output.config) as client:
         found = client.event(event).raw
     if output.json or not render.is_terminal():

@@ -1,7 +1,7 @@
-"""`kling-receiver expose`: settings for what stands before the public listener, printed to be saved as they are.
+"""`kling-receiver expose`: prints a proxy configuration for the public listener, ready to be saved.
 
-A callback's path holds the token, so none of these lets a path into a log. They pass on what the listener serves and
-nothing else, redirect nothing, and say who called, which ``[public] proxies`` then has to believe.
+A callback's path contains the token, so no template logs a path. Each forwards only the paths the listener serves,
+never redirects, and reports the client's address. ``[public] proxies`` must then trust the proxy.
 """
 
 import re
@@ -22,15 +22,13 @@ from receiver.settings.addresses import read_optional_url
 
 _PLAIN = re.compile(r"[A-Za-z0-9:/._~\[\]-]+")
 _PORTS = {"https": 443, "http": 80}
-_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- what others bind; a proxy calls loopback
-_BODY_MARGIN = (
-    4096  # a little more than the receiver takes, so that a body too large is refused in the receiver's words
-)
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- the listener binds it; a proxy connects to loopback
+_BODY_MARGIN = 4096  # above the receiver's own limit, so that the receiver itself refuses a body that is too large
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProxyPlan:
-    """What Kling calls, and where that leads."""
+    """The public URL that Kling calls, and the listener it is forwarded to."""
 
     url: str
     upstream: Address
@@ -40,7 +38,7 @@ class ProxyPlan:
 
     @property
     def host(self) -> str:
-        """The name that Kling calls."""
+        """The host name that Kling calls."""
         return urlsplit(self.url).hostname or ""
 
     @property
@@ -56,20 +54,20 @@ class ProxyPlan:
 
     @property
     def prefix(self) -> str:
-        """The path before ours, if the name serves other things too."""
+        """The path prefix, if the host also serves other things."""
         return urlsplit(self.url).path
 
     @property
     def proxies(self) -> tuple[str, ...]:
-        """Where a proxy on this machine calls us from."""
+        """The addresses from which a proxy on this machine connects."""
         try:
             return (str(ip_address(self.upstream.host)),)
         except ValueError:
             return ("127.0.0.1", "::1")
 
     def fill(self, template: str) -> str:
-        """Put what is planned into a template's places."""
-        places = {
+        """Return the template with its placeholders replaced."""
+        values = {
             "@URL@": self.url,
             "@HOST@": self.host,
             "@PORT@": str(self.port),
@@ -80,46 +78,48 @@ class ProxyPlan:
             "@CERTIFICATE@": str(self.certificate),
             "@CERTIFICATE_KEY@": str(self.certificate_key),
         }
-        for place, value in places.items():
-            template = template.replace(place, value)
+        for placeholder, value in values.items():
+            template = template.replace(placeholder, value)
         return template
 
 
 def expose(
-    by: Annotated[Literal["nginx", "caddy", "cloudflared"], Parameter(help="nginx, caddy or cloudflared.")] = "nginx",
+    by: Annotated[
+        Literal["nginx", "caddy", "cloudflared"], Parameter(help="Proxy: nginx, caddy or cloudflared.")
+    ] = "nginx",
     /,
     *,
     host: Annotated[
-        str | None, Parameter(help="The name that Kling is to call, instead of the one in [public] url.")
+        str | None, Parameter(help="Host name for Kling to call, instead of the one in [public] url.")
     ] = None,
     certificate: Annotated[
-        Path | None, Parameter(help="For nginx: the certificate's chain (default: where certbot puts it).")
+        Path | None, Parameter(help="For nginx: file of the certificate chain (default: certbot's path).")
     ] = None,
-    certificate_key: Annotated[Path | None, Parameter(help="For nginx: its private key.")] = None,
+    certificate_key: Annotated[Path | None, Parameter(help="For nginx: file of its private key.")] = None,
     common: CommonOptions = COMMON,
 ) -> int:
-    """Print settings that make the public listener, and only that, reachable for Kling, with no token in any log."""
+    """Print a proxy configuration that exposes only the public listener and logs no tokens."""
     settings = load(common.config).settings
     url = _url(settings.public, host)
-    lies_in = Path("/etc/letsencrypt/live") / (urlsplit(url).hostname or "")
+    folder = Path("/etc/letsencrypt/live") / (urlsplit(url).hostname or "")
     plan = ProxyPlan(
         url=url,
         upstream=_upstream(settings.public.listen),
         max_body=settings.callbacks.max_body,
-        certificate=certificate or lies_in / "fullchain.pem",
-        certificate_key=certificate_key or lies_in / "privkey.pem",
+        certificate=certificate or folder / "fullchain.pem",
+        certificate_key=certificate_key or folder / "privkey.pem",
     )
     write, advice = _KINDS[by]
-    print(write(plan), end="")  # noqa: T201 -- it is a file's text
+    print(write(plan), end="")  # noqa: T201 -- the text of a file, printed exactly
     render.notice(advice.replace("@HOST@", plan.host))
     _print_config_hint(plan, settings.public)
     return OK
 
 
 def _url(public: PublicSettings, host: str | None) -> str:
-    """Tell what Kling is to call: the name that was asked for, else what the configuration says."""
+    """Return the URL for Kling to call: of the option --host, else of the configuration."""
     if host is None and not public.url:
-        raise UsageError("Nothing says under which name Kling is to call.", remedy="Add --host hooks.example.com.")
+        raise UsageError("The public host name is not configured.", remedy="Add --host hooks.example.com.")
     url = public.url if host is None else host if "://" in host else f"https://{host}"
     try:
         url = read_optional_url(url)
@@ -127,7 +127,8 @@ def _url(public: PublicSettings, host: str | None) -> str:
         raise UsageError(f"--host: {exc}.") from exc
     if not _PLAIN.fullmatch(url):
         raise UsageError(
-            "The URL holds characters that mean something else in such settings.", remedy="Use a plain one."
+            f"The URL {url!r} contains characters that are special in a proxy configuration.",
+            remedy="Use letters, digits and :/._~[]- only.",
         )
     return url
 
@@ -135,37 +136,37 @@ def _url(public: PublicSettings, host: str | None) -> str:
 def _upstream(listen: Address) -> Address:
     if not listen.port:
         raise NoFixedPort(
-            "[public] listen takes any free port, which no proxy can know.",
-            remedy='Give it one: listen = "127.0.0.1:8700".',
+            "[public] listen has no fixed port, so a proxy cannot be configured for it.",
+            remedy='Set one: listen = "127.0.0.1:8700".',
         )
     return Address(_LOOPBACK_OF.get(listen.host, listen.host), listen.port)
 
 
 class NoFixedPort(ReceiverError):
-    """A listener that nothing can be put before."""
+    """The public listener has no fixed port."""
 
     code = "no_fixed_port"
 
 
 def _print_config_hint(plan: ProxyPlan, public: PublicSettings) -> None:
-    """Say what the configuration has to say, where it does not."""
-    believed = {str(network.network_address) for network in public.proxies if network.num_addresses == 1}
+    """Print the settings that the configuration still lacks for this proxy."""
+    trusted = {str(network.network_address) for network in public.proxies if network.num_addresses == 1}
     lines = [] if plan.url == public.url else [f'url = "{plan.url}"']
-    if not believed.issuperset(plan.proxies):
-        named = ", ".join(f'"{address}"' for address in plan.proxies)
-        lines.append(f"proxies = [{named}]      # if it runs on this machine; else the address it calls from")
+    if not trusted.issuperset(plan.proxies):
+        addresses = ", ".join(f'"{address}"' for address in plan.proxies)
+        lines.append(f"proxies = [{addresses}]      # for a proxy on this machine; else the proxy's address")
     if lines:
-        render.notice("In config.toml, before the next start of the service:")
+        render.notice("Add to config.toml, then restart the service:")
         for line in ["[public]", *lines]:
             render.notice(f"  {line}")
-    render.notice(f"Then try: curl {plan.url}/healthz")
+    render.notice(f"Then test: curl {plan.url}/healthz")
 
 
 _NGINX = """\
-# Kling's callbacks to @URL@, on to the receiver at @UPSTREAM@. From `kling-receiver expose nginx`.
+# Forwards Kling's callbacks from @URL@ to the receiver at @UPSTREAM@. Made by `kling-receiver expose nginx`.
 #
-# The path of a callback holds its token, and nginx writes paths into both of its logs: for this name both are off.
-# What matters of each callback is in the receiver's log.
+# A callback's path contains its token, and nginx writes paths into both of its logs. So both are off for this server.
+# The receiver logs every callback without its token.
 server {
 @LISTEN@
     server_name @HOST@;
@@ -180,13 +181,13 @@ server {
     location ^~ @PREFIX@/callbacks/ {
         limit_except POST { deny all; }
         client_max_body_size @MAX_BODY@;
-        client_body_buffer_size @MAX_BODY@;  # a body is passed on when it is whole, and is never written to a disk
+        client_body_buffer_size @MAX_BODY@;  # a body is forwarded once it is complete, and never written to disk
 
         proxy_pass http://@UPSTREAM@@TO_CALLBACKS@;
         proxy_http_version 1.1;
         proxy_set_header Host $host;
         proxy_set_header Connection "";
-        proxy_set_header X-Forwarded-For $remote_addr;  # whoever really called, whatever they say
+        proxy_set_header X-Forwarded-For $remote_addr;  # the real client address; a value sent by the client is dropped
         proxy_connect_timeout 5s;
         proxy_send_timeout 15s;
         proxy_read_timeout 30s;
@@ -206,9 +207,9 @@ server {
 """
 
 _NGINX_TLS = """\
-    # Not on port 80, on purpose: a redirect to https would turn Kling's POST into a GET, or end it.
+    # Not port 80, on purpose: a redirect to HTTPS would turn Kling's POST into a GET, or fail.
     listen @PORT@ ssl;
-    # listen [::]:@PORT@ ssl;  # if the name has an IPv6 address too
+    # listen [::]:@PORT@ ssl;  # if the host also has an IPv6 address
     ssl_certificate @CERTIFICATE@;
     ssl_certificate_key @CERTIFICATE_KEY@;
     ssl_protocols TLSv1.2 TLSv1.3;
@@ -217,16 +218,16 @@ _NGINX_TLS = """\
 
 def _nginx(plan: ProxyPlan) -> str:
     listen = _NGINX_TLS if plan.has_tls else "    listen @PORT@;\n"
-    # With a path of its own a location's is replaced, without one the request's goes on as it came.
+    # With a path in proxy_pass, nginx replaces the location's prefix. Without one it forwards the path unchanged.
     onward = "/callbacks/" if plan.prefix else ""
     return plan.fill(_NGINX.replace("@LISTEN@\n", listen).replace("@TO_CALLBACKS@", onward))
 
 
 _CADDY = """\
-# Kling's callbacks to @URL@, on to the receiver at @UPSTREAM@. From `kling-receiver expose caddy`.
+# Forwards Kling's callbacks from @URL@ to the receiver at @UPSTREAM@. Made by `kling-receiver expose caddy`.
 #
-# The path of a callback holds its token. Caddy writes no access log unless it is told to, but it tells of errors with
-# the whole path: the filter leaves the token out. An access log of this site needs the same filter.
+# A callback's path contains its token. Caddy has no access log by default, but it logs errors with the whole path:
+# the filter removes the token. If you add an access log for this site, it needs the same filter.
 {
 	auto_https disable_redirects
 	log default {
@@ -287,10 +288,10 @@ def _caddy(plan: ProxyPlan) -> str:
 
 
 _CLOUDFLARED = """\
-# Kling's callbacks to @URL@, on to the receiver at @UPSTREAM@. From `kling-receiver expose cloudflared`.
+# Forwards Kling's callbacks from @URL@ to the receiver at @UPSTREAM@. Made by `kling-receiver expose cloudflared`.
 #
-# The path of a callback holds its token, and cloudflared's errors name the whole URL of a request that failed: so it
-# logs what is fatal, and nothing else. What matters of each callback is in the receiver's log.
+# A callback's path contains its token, and cloudflared logs the whole URL of a failed request. So it logs only fatal
+# errors. The receiver logs every callback without its token.
 tunnel: kling-receiver
 credentials-file: /etc/cloudflared/kling-receiver.json
 loglevel: fatal
@@ -314,7 +315,7 @@ ingress:
 def _cloudflared(plan: ProxyPlan) -> str:
     if plan.prefix or not plan.has_tls or plan.port != _PORTS["https"]:
         raise UsageError(
-            "A tunnel of Cloudflare's serves https:// and a name alone, without a port or a path.",
+            f"A Cloudflare tunnel serves https:// and a host name only, without a port or a path, not {plan.url}.",
             remedy=f"Add --host {plan.host}.",
         )
     return plan.fill(_CLOUDFLARED)
@@ -327,14 +328,14 @@ _KINDS: Mapping[str, tuple[Callable[[ProxyPlan], str], str]] = {
     ),
     "caddy": (
         _caddy,
-        "Save it as /etc/caddy/Caddyfile, or put its parts into yours; then: systemctl reload caddy",
+        "Save it as /etc/caddy/Caddyfile, or merge it into yours; then: systemctl reload caddy",
     ),
     "cloudflared": (
         _cloudflared,
         (
             "First: cloudflared tunnel create --credentials-file /etc/cloudflared/kling-receiver.json kling-receiver"
             " && cloudflared tunnel route dns kling-receiver @HOST@. Save this as /etc/cloudflared/config.yml; then:"
-            " cloudflared tunnel run. At Cloudflare, let no challenge or bot rule meet requests to /callbacks/."
+            " cloudflared tunnel run. At Cloudflare, exclude /callbacks/ from challenges and bot rules."
         ),
     ),
 }

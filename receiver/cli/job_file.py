@@ -1,4 +1,4 @@
-"""Many jobs out of one file, a line each: read and checked whole before any is sent."""
+"""Reads a file of jobs, one per line. All lines are checked before any job is submitted."""
 
 import hashlib
 import json
@@ -18,8 +18,8 @@ from receiver.kling.protocol import parse_object
 from receiver.settings import Dialect
 from receiver.submission.request import MAX_PRIORITY
 
-BATCH_CLOSE_REASON = "all that was to be handed in is"
-"""Why a batch is closed by the command that filled it, for the record."""
+BATCH_CLOSE_REASON = "all jobs were submitted"
+"""The reason in the audit log when a command closes the batch that it filled."""
 
 _MEMBERS = ("endpoint", "body", "label", "tags", "batch", "priority", "idempotency_key", "image")
 _URLS = ("http://", "https://")
@@ -28,9 +28,9 @@ _MAX_FAULTS = 50
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One line: what is asked of which endpoint, and under which key, so that it is never asked twice.
+    """One job of the file. Its idempotency key prevents a second submission.
 
-    Images of this machine are read when it is sent.
+    Local images are read when it is submitted.
     """
 
     line: int
@@ -46,18 +46,18 @@ class Job:
 
     @property
     def batch_name(self) -> str | None:
-        """Name the batch it belongs to, if any."""
+        """The name of its batch, or None."""
         name: str | None = self.batch["name"] if isinstance(self.batch, dict) else self.batch
         return name
 
     def body_with_images(self) -> Json:
-        """Give the body with its images in it."""
+        """Return the body with its images filled in."""
         return fill_images(self.endpoint, self.body, [_image_content(image) for image in self.images], self.dialect)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobDefaults:
-    """What the command line says about every line that does not say it itself; ``run`` makes the keys others."""
+    """Values from the command line for members that a line lacks. A new ``run`` gives every job a new key."""
 
     endpoint: Endpoint | None
     dialect: Dialect
@@ -69,13 +69,13 @@ class JobDefaults:
 
 
 def is_job_file(argument: str | None) -> bool:
-    """Tell whether ``--body`` names a file of many jobs."""
+    """Return whether ``--body`` names a file of jobs."""
     return argument is not None and argument.startswith("@") and argument.endswith((".jsonl", ".ndjson"))
 
 
 def read_jobs(path: Path, defaults: JobDefaults) -> Sequence[Job]:
-    """Read all jobs of a file. Raises UsageError with every line that is none, and why."""
-    from receiver.web.server.problems import Problem  # with the web, which a single job never pays for
+    """Read all jobs of a file. Raises UsageError that lists every invalid line with its fault."""
+    from receiver.web.server.problems import Problem  # imports the web; a single job does not need it
 
     jobs, faults = list[Job](), list[str]()
     seen: Counter[str] = Counter()
@@ -83,20 +83,20 @@ def read_jobs(path: Path, defaults: JobDefaults) -> Sequence[Job]:
         try:
             jobs.append(_parse_job(number, line, path.parent, defaults, seen))
         except ReceiverError as exc:
-            # What is told of the body has a line of its own in it, always the first: it is this line of the file.
+            # A JSON error counts lines within the body, which is always line 1; the file's line number is right.
             faults.append(f"  line {number}: {exc.message.replace('line 1 column', 'column')}")
         except Problem as exc:
             faults.append(f"  line {number}: {exc.detail}")
     if faults:
-        left = len(faults) - _MAX_FAULTS
-        more = [f"  and {left} more"] if left > 0 else []
-        count = f"{len(faults)} lines of {path} are no jobs" if len(faults) > 1 else f"A line of {path} is no job"
+        omitted = len(faults) - _MAX_FAULTS
+        more = [f"  and {omitted} more"] if omitted > 0 else []
+        count = f"{len(faults)} lines of {path} are not jobs" if len(faults) > 1 else f"A line of {path} is not a job"
         raise UsageError(
-            "\n".join([f"{count}; nothing was sent:", *faults[:_MAX_FAULTS], *more]),
-            remedy='A line is an object with a "body", or Kling\'s body for the endpoint that the command names.',
+            "\n".join([f"{count}; nothing was submitted:", *faults[:_MAX_FAULTS], *more]),
+            remedy='A line must be an object with a "body", or Kling\'s body for the endpoint of the command.',
         )
     if not jobs:
-        raise UsageError(f"{path} has no line in it.", remedy="Write one JSON object on each line.")
+        raise UsageError(f"{path} is empty.", remedy="Write one JSON object on each line.")
     return jobs
 
 
@@ -107,11 +107,11 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
                 if line.strip():
                     yield number, line.strip()
     except OSError as exc:
-        raise UsageError(f"--body @{path} cannot be read ({exc.strerror}).", remedy="Check its name.") from exc
+        raise UsageError(f"Cannot read --body @{path}: {exc.strerror}.", remedy="Check the path.") from exc
 
 
 def _parse_job(number: int, line: bytes, folder: Path, defaults: JobDefaults, seen: Counter[str]) -> Job:
-    from receiver.web.params import JsonBody  # which checks what the API will be asked
+    from receiver.web.params import JsonBody  # the same checks as the API's
 
     content = parse_object(line)
     if "body" not in content:
@@ -139,9 +139,9 @@ def _parse_job(number: int, line: bytes, folder: Path, defaults: JobDefaults, se
 
 
 def _with_key(job: Job, content: bytes, run: str, seen: Counter[str]) -> Job:
-    """Give a job a key made of what it asks for; the same line again is another job."""
-    said = [run, job.endpoint.path, job.label, dict(job.tags), job.batch]
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode() + content).hexdigest()[:40]
+    """Return the job with a key derived from its content; a repeated line is a separate job."""
+    identity = [run, job.endpoint.path, job.label, dict(job.tags), job.batch]
+    digest = hashlib.sha256(json.dumps(identity, sort_keys=True).encode() + content).hexdigest()[:40]
     seen[digest] += 1
     return replace(job, key=f"line-{digest}-{seen[digest]}")
 
@@ -149,11 +149,11 @@ def _with_key(job: Job, content: bytes, run: str, seen: Counter[str]) -> Job:
 def _resolve_endpoint(name: str | None, defaults: JobDefaults) -> Endpoint:
     if name is None:
         if defaults.endpoint is None:
-            raise UsageError("it names no endpoint, and neither does the command.")
+            raise UsageError("neither the line nor the command names an endpoint.")
         return defaults.endpoint
     found = resolve(name)
     if found is None:
-        raise UsageError(f"{name!r} is not an endpoint of Kling's that calls back.")
+        raise UsageError(f"{name!r} is not a Kling endpoint with callbacks.")
     return found
 
 
@@ -162,7 +162,7 @@ def _image_list(value: object) -> list[str]:
     if texts is None:
         return []
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
-        raise UsageError("'image' is a file, a URL, or a list of those.")
+        raise UsageError("'image' must be a file, a URL, or a list of these.")
     return texts
 
 

@@ -1,6 +1,6 @@
-"""`kling-receiver listen`: events brought to a program under development, signed and shaped as a route would.
+"""`kling-receiver listen`: forwards events to a program under development, in the form of real deliveries.
 
-It is only a listener: nothing is marked as delivered, and what fails is told and not tried again.
+It only listens: nothing is marked as delivered, and a failure is printed, not retried.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from receiver.events.routing import Candidate, compile_routes
 from receiver.settings import RouteSettings
 from receiver.settings.secrets import LoadContext, is_reference, resolve
 
-_OUTAGE_TOLERANCE = timedelta(hours=1)  # a person is there, who may end it
+_OUTAGE_TOLERANCE = timedelta(hours=1)  # a developer is present and can stop it
 _WEBHOOK, _SCRIPT, _SHOWN = "webhook", "script", "shown"
 _OPTIONS = {
     "on": "--on",
@@ -51,19 +51,24 @@ _MAX_TEXT = 200
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventOptions:
-    """Which events are wanted, and from which service."""
+    """Filters for events, and the service to read them from."""
 
-    on: Annotated[list[str] | None, Parameter(help="Only these: succeed, failed, alert, ... (default: all).")] = None
-    endpoints: Annotated[list[str] | None, Parameter(help='Only of these endpoints, as globs: "images/*".')] = None
-    where: Annotated[str | None, Parameter(help="Only those for whose data this JMESPath expression is true.")] = None
-    since: Annotated[
-        str | None, Parameter(help='Begin after this event, or so long ago: evt_..., "1h", "2026-11-22 10:00".')
+    on: Annotated[
+        list[str] | None,
+        Parameter(help="Only this kind: succeed, failed, alert, ... May be repeated."),
     ] = None
-    url: Annotated[str | None, Parameter(help="The service's admin listener, if it is on another machine.")] = None
-    token: Annotated[str | None, Parameter(help="Its token, or where it is kept: env:NAME, file:PATH.")] = None
+    endpoints: Annotated[
+        list[str] | None, Parameter(help='Only these endpoints, as globs: "images/*". May be repeated.')
+    ] = None
+    where: Annotated[str | None, Parameter(help="Only events for whose data this JMESPath expression is true.")] = None
+    since: Annotated[
+        str | None, Parameter(help='Start after this event or time: evt_..., "1h" ago, "2026-11-22 10:00".')
+    ] = None
+    url: Annotated[str | None, Parameter(help="URL of the admin listener, if it is on another machine.")] = None
+    token: Annotated[str | None, Parameter(help="Admin token, or a reference to it: env:NAME, file:PATH.")] = None
 
     def route_keys(self) -> Json:
-        """Give the keys of a route that wants these events."""
+        """Return the keys of a route that matches these events."""
         keys = {"on": self.on or ["*"], "endpoints": self.endpoints, "where": self.where}
         return {name: value for name, value in keys.items() if value}
 
@@ -72,31 +77,35 @@ _ALL_EVENTS = EventOptions()
 
 
 def listen(
-    *command: Annotated[str, Parameter(help="After --: a program and its arguments, run once for each event.")],
-    forward_to: Annotated[str | None, Parameter(help="Post each event there: http://127.0.0.1:3000/hook.")] = None,
-    exec_: Annotated[
-        str | None, Parameter(name="--exec", help="The program in one word: './publish --fast'; no shell is between.")
+    *command: Annotated[str, Parameter(help="After --: the program and its arguments to run for each event.")],
+    forward_to: Annotated[
+        str | None, Parameter(help="Post each event to this URL: http://localhost:3000/hook.")
     ] = None,
-    secret: Annotated[str | None, Parameter(help="Sign with this, or env:NAME; else with one made and shown.")] = None,
+    exec_: Annotated[
+        str | None, Parameter(name="--exec", help="Run this command per event (no shell): './publish --fast'.")
+    ] = None,
+    secret: Annotated[
+        str | None, Parameter(help="Signing secret, or env:NAME. Without one, a new secret is made and shown.")
+    ] = None,
     options: EventOptions = _ALL_EVENTS,
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Bring events to a URL or a program while you develop it, or just show them, until Ctrl-C.
+    """Forward events to a URL or a program under development, or print them, until Ctrl-C.
 
-    Body, headers, signature and variables are those of a real delivery, but for results that are brought home: an
-    event comes when it happens, before its files are there (no assets, KLING_ASSET_DIR empty). Nothing is marked as
-    delivered.
+    Body, headers, signature and variables are those of a real delivery, with one exception: archived results.
+    An event arrives before its files are archived (no assets, KLING_ASSET_DIR empty).
+    Nothing is marked as delivered.
     """
     program = [*command, *(shlex.split(exec_) if exec_ else ())]
     if command and exec_:
-        raise UsageError("The program is named twice.", remedy="Give --exec, or the program behind --.")
-    signed_with = secret or f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
-    routes = _build_routes(options.route_keys(), forward_to, signed_with, program)
+        raise UsageError("The program is given twice.", remedy="Use either --exec or the program after --.")
+    signing_secret = secret or f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
+    routes = _build_routes(options.route_keys(), forward_to, signing_secret, program)
     _check_targets(routes)
     token = _resolve_secret("--token", options.token) if options.token else None
     client = Client(options.url, token, config=output.config, outage_tolerance=_OUTAGE_TOLERANCE)
     if forward_to and not secret:
-        render.notice(f"Signed with {signed_with}, made for this run; --secret keeps to one of yours.")
+        render.notice(f"Signed with {signing_secret}, made for this run. Use --secret to set your own.")
     with suppress(asyncio.CancelledError):
         asyncio.run(_Forwarder(client, routes, as_json=output.json).run(options.since))
     return INTERRUPTED
@@ -104,29 +113,29 @@ def listen(
 
 @dataclass(slots=True)
 class _Summary:
-    """How many events came, how their deliveries went, and which event was the last."""
+    """Counts of events and of their deliveries, and the last event."""
 
     events: int = 0
     accepted: int = 0
     failed: int = 0
     newest: str = ""
-    last_forwarded: str = ""  # that all got who were to have it
+    last_forwarded: str = ""  # the last event that every matching target received
 
     def count(self, event: Event, outcome: Outcome | None = None) -> None:
-        """Count an event that was handed on, once for all who got it, and how one of them took it."""
+        """Count an event once, and the outcome of each of its deliveries."""
         self.events += event.id != self.newest
         self.newest = event.id
         self.accepted += isinstance(outcome, Accepted)
         self.failed += outcome is not None and not isinstance(outcome, Accepted)
 
     def __str__(self) -> str:
-        went = f", {self.accepted} taken, {self.failed} not" if self.accepted or self.failed else ""
-        more = f" Go on from here with --since {self.last_forwarded}" if self.last_forwarded else ""
-        return f"{self.events} {'event' if self.events == 1 else 'events'}{went}.{more}"
+        outcomes = f", {self.accepted} accepted, {self.failed} failed" if self.accepted or self.failed else ""
+        resume = f" Resume with --since {self.last_forwarded}" if self.last_forwarded else ""
+        return f"{self.events} {'event' if self.events == 1 else 'events'}{outcomes}.{resume}"
 
 
 class _Forwarder:
-    """Hands events on, one after the other, and tells how each was taken."""
+    """Forwards events in order, and prints the outcome of each."""
 
     def __init__(self, client: Client, routes: Sequence[RouteSettings], *, as_json: bool) -> None:
         self._client = client
@@ -138,13 +147,13 @@ class _Forwarder:
         self._summary = _Summary()
 
     async def run(self, since: str | None) -> None:
-        """Hand on what happens, until somebody ends it."""
-        me = asyncio.current_task()
-        if me is not None:
-            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, me.cancel)
+        """Forward events until SIGTERM or Ctrl-C."""
+        this_task = asyncio.current_task()
+        if this_task is not None:
+            asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this_task.cancel)
         async with self._client, _open_senders(self._routes) as senders:
             after = await self._start_after(since)
-            render.notice(f"Listening to {self._client.url}. End with Ctrl-C.")
+            render.notice(f"Listening to {self._client.url}. Stop with Ctrl-C.")
             try:
                 async for event in self._client.events(after=after):
                     await self._forward(event, senders)
@@ -152,7 +161,7 @@ class _Forwarder:
                 render.notice(str(self._summary))
 
     async def _start_after(self, since: str | None) -> str:
-        """Tell after which event to begin; without a wish, after the newest."""
+        """Return the id of the event to start after; by default the newest."""
         if since is None:
             newest = (await self._client.list_events(limit=1)).items
             return newest[0].id if newest else BEFORE_ALL
@@ -169,15 +178,15 @@ class _Forwarder:
                 self._summary.count(event)
                 self._print_event(event)
                 continue
-            parcel = await self._delivery_request(event)
-            started = perf_counter()
-            outcome = await sender.send(parcel)
+            request = await self._delivery_request(event)
+            started_at = perf_counter()
+            outcome = await sender.send(request)
             self._summary.count(event, outcome)
-            self._print_outcome(event, name, outcome, timedelta(seconds=perf_counter() - started))
+            self._print_outcome(event, name, outcome, timedelta(seconds=perf_counter() - started_at))
         self._summary.last_forwarded = event.id
 
     async def _delivery_request(self, event: Event) -> DeliveryRequest:
-        """Pack an event as the service would, in the very bytes it would send."""
+        """Build the request of a real delivery, with exactly the bytes the service would send."""
         stored = StoredEvent(
             id=event.id,
             type=event.type,
@@ -198,15 +207,15 @@ class _Forwarder:
     def _print_outcome(self, event: Event, name: str, outcome: Outcome, duration: timedelta) -> None:
         from receiver.web import serializers
 
-        told = serializers.outcome_json(outcome, duration=duration)
+        fields = serializers.outcome_json(outcome, duration=duration)
         if self._as_json:
             ids = {"event_id": event.id, "type": event.type, "task_id": event.task_id, "to": name}
-            render.print_json_line(ids | told)
+            render.print_json_line(ids | fields)
             return
-        words = (told["reason"] or told["excerpt"].strip())[:_MAX_TEXT]
-        code = "" if told["code"] is None else f"({told['code']})"
+        text = (fields["reason"] or fields["excerpt"].strip())[:_MAX_TEXT]
+        code = "" if fields["code"] is None else f"({fields['code']})"
         render.print_line(
-            *_event_cells(event), name, f"{told['outcome']} {code}".strip(), f"{told['duration_ms']:.0f} ms", words
+            *_event_cells(event), name, f"{fields['outcome']} {code}".strip(), f"{fields['duration_ms']:.0f} ms", text
         )
 
 
@@ -215,38 +224,38 @@ def _event_cells(event: Event) -> tuple[object, ...]:
 
 
 def _candidate(event: Event) -> Candidate:
-    """Ask as the service does, but for trust: what it could not confirm is shown to a developer as well."""
+    """Return the routing candidate of an event. Unconfirmed events count as trusted, so that a developer sees them."""
     endpoint = (event.data.get("task") or {}).get("endpoint")
     return Candidate(type=event.type, endpoint=endpoint, trusted=True, data=lambda: event.data)
 
 
 @asynccontextmanager
 async def _open_senders(routes: Sequence[RouteSettings]) -> AsyncIterator[Mapping[str, Sender]]:
-    """Open the senders that the service would have for such routes."""
+    """Open the same senders that the service uses for these routes."""
     from receiver import __version__
     from receiver.delivery.lanes import make_sender
     from receiver.net.http_client import HttpClient
 
     async with AsyncExitStack() as stack:
-        outbound = HttpClient(user_agent=f"kling-receiver/{__version__}")
-        stack.push_async_callback(outbound.aclose)
-        yield {route.name: make_sender(route, outbound) for route in routes if route.name != _SHOWN}
+        http_client = HttpClient(user_agent=f"kling-receiver/{__version__}")
+        stack.push_async_callback(http_client.aclose)
+        yield {route.name: make_sender(route, http_client) for route in routes if route.name != _SHOWN}
 
 
 def _build_routes(
     route_keys: Json, forward_to: str | None, secret: str, program: Sequence[str]
 ) -> Sequence[RouteSettings]:
-    """Make the routes that the service would have for this; one that leads to the screen, if nothing is asked for."""
-    wanted: list[Json] = []
+    """Build a route for each target; without a target, one that only prints."""
+    tables: list[Json] = []
     if forward_to:
         url = forward_to if "://" in forward_to or is_reference(forward_to) else f"http://{forward_to}"
-        wanted.append({"name": _WEBHOOK, "webhook": {"url": url, "secret": [secret]}})
+        tables.append({"name": _WEBHOOK, "webhook": {"url": url, "secret": [secret]}})
     if program or not forward_to:
         name = _SCRIPT if program else _SHOWN
-        wanted.append({"name": name, "script": {"command": program or ["true"]}})  # what only shows runs nothing
-    around = LoadContext(environ=os.environ, folder=Path.cwd())
+        tables.append({"name": name, "script": {"command": program or ["true"]}})  # a route that prints runs nothing
+    context = LoadContext(environ=os.environ, folder=Path.cwd())
     try:
-        return [RouteSettings.model_validate(each | route_keys, context=around) for each in wanted]
+        return [RouteSettings.model_validate(table | route_keys, context=context) for table in tables]
     except ValidationError as exc:
         error = exc.errors(include_url=False, include_input=False)[0]
         option = next((_OPTIONS[step] for step in error["loc"] if step in _OPTIONS), "")
@@ -254,7 +263,7 @@ def _build_routes(
 
 
 def _check_targets(routes: Sequence[RouteSettings]) -> None:
-    """Refuse at once what no event could be brought to. Raises UsageError."""
+    """Check at start that the targets exist. Raises UsageError."""
     for route in routes:
         if route.webhook is not None:
             host = urlsplit(route.webhook.url).hostname or ""
@@ -262,13 +271,13 @@ def _check_targets(routes: Sequence[RouteSettings]) -> None:
                 socket.getaddrinfo(host, None)
             except OSError as exc:
                 raise UsageError(
-                    f"--forward-to: there is no machine called {host}.",
-                    remedy="Write it like http://127.0.0.1:3000/hook.",
+                    f"--forward-to: the host {host} is unknown.",
+                    remedy="Write a URL such as http://127.0.0.1:3000/hook.",
                 ) from exc
         if route.script is not None and shutil.which(route.script.command[0]) is None:
             raise UsageError(
-                f"{route.script.command[0]} is no program that can be run here.",
-                remedy="Check its name, and that it may be executed (chmod +x).",
+                f"{route.script.command[0]} is not an executable program.",
+                remedy="Check its path and its permissions (`chmod +x`).",
             )
 
 

@@ -1,4 +1,4 @@
-"""Options that many commands share, and how their values are read."""
+"""Options that several commands share, and the parsing of their values."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
 from cyclopts import Group, Parameter
 
@@ -14,7 +14,7 @@ from receiver.domain.clock import SystemClock
 from receiver.domain.errors import InvalidRequest, NotFound, ReceiverError
 from receiver.settings.values import read_duration
 
-MAX_LIMIT = 500  # the longest page the API gives
+MAX_LIMIT = 500  # the API's maximum page size
 
 _OPTION_OF_PARAMETER = {"events": "event", "deliveries": "delivery", "tags": "tag"}
 _API_PARAMETERS = (
@@ -22,11 +22,11 @@ _API_PARAMETERS = (
 )
 _QUOTED_PARAMETER = re.compile(rf"'({_API_PARAMETERS}|state|status|tags?|task|to|to_route|type|why)'")
 
-_GLOBAL_OPTIONS = Group("Everywhere", sort_key=9)
+_GLOBAL_OPTIONS = Group("Global options", sort_key=9)
 
 
 class UsageError(ReceiverError):
-    """An argument that cannot be understood."""
+    """An argument is invalid."""
 
     code = "usage"
 
@@ -34,12 +34,12 @@ class UsageError(ReceiverError):
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CommonOptions:
-    """What every command takes."""
+    """Options of every command."""
 
     config: Annotated[
         Path | None,
         Parameter(
-            group=_GLOBAL_OPTIONS, help="The configuration file, instead of the first one found in the usual places."
+            group=_GLOBAL_OPTIONS, help="Configuration file (default: the first one found in the standard places)."
         ),
     ] = None
 
@@ -47,7 +47,7 @@ class CommonOptions:
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions(CommonOptions):
-    """What every command takes that has something to tell."""
+    """Options of every command that prints data."""
 
     json: Annotated[bool, Parameter(group=_GLOBAL_OPTIONS, help="Print JSON instead of a table.")] = False
 
@@ -55,20 +55,35 @@ class OutputOptions(CommonOptions):
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Paging:
-    """Which part of a list is wanted."""
+    """Options for one page of a list."""
 
-    limit: Annotated[int, Parameter(help="How many at most, 1 to 500 (default 50).")] = 50
-    cursor: Annotated[str | None, Parameter(help="Go on where an earlier list ended.")] = None
+    limit: Annotated[int, Parameter(help="Maximum number of items, 1 to 500 (default: 50).")] = 50
+    cursor: Annotated[str | None, Parameter(help="Cursor of the next page, from the end of a list.")] = None
 
     @property
     def size(self) -> int:
-        """How many at most, as the API takes it."""
+        """The maximum number of items, checked against the API's range."""
         return check_limit("--limit", self.limit)
 
     def query(self) -> dict[str, str]:
-        """Give the options as the API's query."""
+        """Return the options as the API's query parameters."""
         return {"limit": str(self.size)} | ({"cursor": self.cursor} if self.cursor else {})
 
+
+BatchFilter: TypeAlias = Annotated[str | None, Parameter(help="Only tasks of this batch.")]
+BatchName: TypeAlias = Annotated[str, Parameter(help="Name of the batch.")]
+DeliveryId: TypeAlias = Annotated[str, Parameter(help="ID of the delivery.")]
+EventId: TypeAlias = Annotated[str, Parameter(help="ID of the event.")]
+Label: TypeAlias = Annotated[str | None, Parameter(help="Label of the task, for your own use.")]
+Reason: TypeAlias = Annotated[str, Parameter(help="Reason, for the audit log.")]
+ReplayId: TypeAlias = Annotated[str, Parameter(help="ID of the replay.")]
+RouteName: TypeAlias = Annotated[str, Parameter(help="Name of the route.")]
+TagFilter: TypeAlias = Annotated[
+    list[str] | None, Parameter(help="Only tasks with this tag, key=value. May be repeated.")
+]
+Tags: TypeAlias = Annotated[list[str] | None, Parameter(help="Tag for routes to match, key=value. May be repeated.")]
+TaskRef: TypeAlias = Annotated[str, Parameter(help="ID of the task: ours, Kling's, or the external one.")]
+Timeout: TypeAlias = Annotated[str | None, Parameter(help="Maximum time to wait: 90s, 10m, 2h.")]
 
 COMMON = CommonOptions()
 OUTPUT = OutputOptions()
@@ -77,26 +92,26 @@ PAGING = Paging()
 
 @contextmanager
 def usage_errors() -> Iterator[None]:
-    """Tell what the service refuses of a request as wrong usage, by the options that asked for it."""
+    """Turn the service's InvalidRequest into a UsageError that names options instead of parameters."""
     try:
         yield
     except InvalidRequest as exc:
         raise UsageError(
-            _QUOTED_PARAMETER.sub(lambda found: _option(found[1]), exc.message), remedy=exc.remedy
+            _QUOTED_PARAMETER.sub(lambda match: _option(match[1]), exc.message), remedy=exc.remedy
         ) from exc
 
 
 @contextmanager
 def not_found_hint(command: str) -> Iterator[None]:
-    """Say of what is not there which command shows what is."""
+    """Add to a NotFound error the command that lists what exists."""
     try:
         yield
     except NotFound as exc:
-        raise NotFound(exc.message, remedy=exc.remedy or f"Those there are: kling-receiver {command}.") from exc
+        raise NotFound(exc.message, remedy=exc.remedy or f"To list them: `kling-receiver {command}`.") from exc
 
 
 def check_limit(option: str, number: int) -> int:
-    """Check that a list may have so many items."""
+    """Return the number of list items if it is in range. Raises UsageError."""
     if not 1 <= number <= MAX_LIMIT:
         raise UsageError(f"{option} {number} is out of range.", remedy=f"Give a number from 1 to {MAX_LIMIT}.")
     return number
@@ -107,20 +122,20 @@ def _option(member: str) -> str:
 
 
 def key_values(option: str, texts: Sequence[str]) -> dict[str, str]:
-    """Read ``key=value`` arguments; the last one of a key counts."""
-    read = {}
+    """Parse ``key=value`` arguments; the last value of a key counts."""
+    values = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UsageError(f"{option} {text!r} is not of the form key=value.", remedy=f"Write {option} key=value.")
-        read[key] = value
-    return read
+        values[key] = value
+    return values
 
 
 def parse_time(option: str, text: str, *, days_are_utc: bool = False) -> str:
-    """Read a moment: ``2026-11-22 10:00``, in this machine's zone if it names none, or ``2h`` for so long ago.
+    """Parse a time such as ``2026-11-22 10:00`` (local unless it has a zone), or ``2h`` for two hours ago.
 
-    A date alone is the beginning of that day: here, or with *days_are_utc* in UTC.
+    A date alone means the start of that day: in local time, or with *days_are_utc* in UTC.
     """
     try:
         at = SystemClock().now() - read_duration(text.strip())
@@ -129,7 +144,7 @@ def parse_time(option: str, text: str, *, days_are_utc: bool = False) -> str:
             at = datetime.fromisoformat(text.strip())
         except ValueError:
             raise UsageError(
-                f"{option} {text!r} is no moment.",
+                f"{option} {text!r} is not a time.",
                 remedy='Write "2026-11-22 10:00", "2026-11-22T10:00:00Z", or "2h" for two hours ago.',
             ) from None
         if days_are_utc and _is_date(text.strip()):
@@ -146,7 +161,7 @@ def _is_date(text: str) -> bool:
 
 
 def duration(option: str, text: str) -> timedelta:
-    """Read a duration such as ``250ms``, ``5s``, ``10m``, ``24h`` or ``30d``."""
+    """Parse a duration such as ``250ms``, ``5s``, ``10m``, ``24h`` or ``30d``."""
     try:
         return read_duration(text.strip())
     except ValueError as exc:

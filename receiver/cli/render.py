@@ -1,6 +1,6 @@
-"""How things look: tables and colour on a terminal, tab-separated lines in a pipe, JSON where asked for.
+"""Output: tables and colour on a terminal, tab-separated lines in a pipe, JSON on request.
 
-What is shown comes from strangers in part, so nothing that could command a terminal ever reaches it.
+Some of the text comes from untrusted sources, so control characters are always escaped.
 """
 
 import json
@@ -37,43 +37,43 @@ _STYLES = {
     "finished": "green",
 }
 
-_UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # those that json.dumps lets through
-_COLUMN_GAP = 2  # columns of the terminal between two of a table's
-_MIN_FOLD_WIDTH = 16  # text is folded into no less, where it has as much
-_MAX_WORD = 24  # longer ones are broken where text is folded
+_UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # json.dumps leaves these unescaped
+_COLUMN_GAP = 2  # characters between two columns
+_MIN_FOLD_WIDTH = 16  # minimum width of a folded column, if its text is that long
+_MAX_WORD = 24  # longer words are broken when text is folded
 
 Cell: TypeAlias = Callable[[Json], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """One column of a table: its title, and where its text is found in an item."""
+    """One column of a table: its title, and how to get its value from an item."""
 
     title: str
     value: Cell
-    short: Cell | None = None  # what a terminal shows instead, where space is dear
-    is_state: bool = False  # coloured by what it says
+    short: Cell | None = None  # a shorter value for a terminal
+    is_state: bool = False  # coloured by its value
     no_wrap: bool = False  # never folded, so that it can be copied
-    rank: int = 1  # on a narrow terminal those of the lowest rank come first; 0 is never left out
+    rank: int = 1  # a narrow terminal keeps the lowest ranks; 0 is always kept
 
 
 def column(name: str, title: str | None = None, *, rank: int = 1) -> Column:
-    """Make a column of a plain member."""
+    """Return a column for a plain member."""
     return Column(title=title or name.replace("_", " "), value=lambda item: item.get(name), rank=rank)
 
 
 def id_column(name: str, title: str, *, rank: int = 0) -> Column:
-    """Make a column of an id."""
+    """Return a column for an id."""
     return Column(title=title, value=lambda item: item.get(name), no_wrap=True, rank=rank)
 
 
 def state_column(name: str) -> Column:
-    """Make a column of a state or status, coloured by what it says."""
+    """Return a column for a state or status, coloured by its value."""
     return Column(title=name, value=lambda item: item.get(name), is_state=True, no_wrap=True, rank=0)
 
 
 def time_column(name: str, title: str, *, rank: int = 1) -> Column:
-    """Make a column of a moment: local time on a terminal, as the API writes it in a pipe."""
+    """Return a column for a time: local time on a terminal, the API's form in a pipe."""
     return Column(
         title=title,
         value=lambda item: item.get(name),
@@ -84,19 +84,19 @@ def time_column(name: str, title: str, *, rank: int = 1) -> Column:
 
 
 def is_terminal(stream: TextIO | None = None) -> bool:
-    """Tell whether a person looks at *stream* (default: stdout)."""
+    """Return whether *stream* (default: stdout) is a terminal."""
     return (stream or sys.stdout).isatty()
 
 
 def console(stream: TextIO | None = None) -> "Console":
-    """Open a terminal for rich output; colour is left out as NO_COLOR and TERM ask."""
+    """Return a console for rich output, which respects NO_COLOR and TERM."""
     from rich.console import Console
 
     return Console(file=stream or sys.stdout, highlight=False, emoji=False, markup=False)
 
 
 def clean(value: object) -> str:
-    """Write a value on one line, with control characters shown instead of obeyed."""
+    """Format a value on one line, with control characters escaped."""
     text = "" if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     text = text.rstrip("\r\n")
     if text.isprintable():
@@ -105,7 +105,7 @@ def clean(value: object) -> str:
 
 
 def format_local_time(timestamp: object) -> str:
-    """Write a moment of the API's in this machine's own time."""
+    """Format a timestamp of the API in local time."""
     if not isinstance(timestamp, str):
         return ""
     try:
@@ -120,25 +120,25 @@ def print_json(value: object) -> None:
 
 
 def print_json_line(value: object) -> None:
-    """Print a value as one line of JSON, at once."""
+    """Print a value as one line of JSON, and flush."""
     sys.stdout.write(_dump_json(value) + "\n")
     sys.stdout.flush()
 
 
 def print_line(*cells: object) -> None:
-    """Print one plain line, its cells tab-separated, at once."""
+    """Print one line of tab-separated cells, and flush."""
     sys.stdout.write("\t".join(clean(cell) for cell in cells) + "\n")
     sys.stdout.flush()
 
 
 def notice(text: str) -> None:
-    """Tell a person something beside the output proper."""
+    """Print a note to stderr."""
     sys.stderr.write(clean(text) + "\n")
     sys.stderr.flush()
 
 
 def table(columns: Sequence[Column], items: Iterable[Json], *, empty: str) -> None:
-    """Print items as a table, or in a pipe as tab-separated lines without a head."""
+    """Print items as a table, or in a pipe as tab-separated lines without a header."""
     if not is_terminal():
         for item in items:
             print_line(*(column.value(item) for column in columns))
@@ -148,17 +148,17 @@ def table(columns: Sequence[Column], items: Iterable[Json], *, empty: str) -> No
         notice(empty)
         return
     terminal = console()
-    laid = layout(columns, rows, terminal.width)
-    # Where not even what must stay has room, the terminal wraps the lines, and no id is cut.
-    terminal.width = max(terminal.width, laid.width)
-    terminal.print(laid.grid, crop=False)
-    if laid.omitted:
-        notice(f"There was no room for: {', '.join(laid.omitted)}. --json has all.")
+    result = layout(columns, rows, terminal.width)
+    # If even the required columns are too wide, the terminal wraps the lines and no id is cut.
+    terminal.width = max(terminal.width, result.width)
+    terminal.print(result.grid, crop=False)
+    if result.omitted:
+        notice(f"Columns that did not fit: {', '.join(result.omitted)}. Use --json to see all.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableLayout:
-    """A table for a terminal: how wide it is, and the titles of the columns there was no room for."""
+    """A table for a terminal, its width, and the titles of the columns that did not fit."""
 
     grid: "RenderableType"
     width: int
@@ -166,45 +166,45 @@ class TableLayout:
 
 
 def layout(columns: Sequence[Column], items: Sequence[Json], available: int) -> TableLayout:
-    """Lay items out for a terminal so wide; a column with nothing in it is left out."""
+    """Lay out items for a terminal of the *available* width; empty columns are omitted."""
     from rich.table import Table
 
     cells = {column: [_cell(column, item) for item in items] for column in columns}
-    told = [column for column in columns if any(cell.plain for cell in cells[column])]
-    widths = _choose_widths({column: _width_range(column, cells[column]) for column in told}, available)
+    filled = [column for column in columns if any(cell.plain for cell in cells[column])]
+    widths = _choose_widths({column: _width_range(column, cells[column]) for column in filled}, available)
     grid = Table(box=None, header_style="bold", padding=(0, _COLUMN_GAP, 0, 0), pad_edge=False)
     for column, width in widths.items():
         grid.add_column(column.title.upper(), overflow="fold", width=width)
     for row in zip(*(cells[column] for column in widths), strict=True):
         grid.add_row(*row)
-    left_out = [column.title for column in told if column not in widths]
-    return TableLayout(grid=grid, width=_total_width(widths.values()), omitted=left_out)
+    omitted = [column.title for column in filled if column not in widths]
+    return TableLayout(grid=grid, width=_total_width(widths.values()), omitted=omitted)
 
 
 def _width_range(column: Column, cells: Sequence["Text"]) -> tuple[int, int]:
-    """Tell how narrow a column may be, and how wide it is at its best."""
+    """Return the minimum and the ideal width of a column."""
     title = len(column.title)
-    best = max(title, *(cell.cell_len for cell in cells))
+    ideal = max(title, *(cell.cell_len for cell in cells))
     if column.no_wrap:
-        return best, best
+        return ideal, ideal
     word = max(len(word) for cell in cells for word in cell.plain.split(" "))
-    return max(title, min(best, _MIN_FOLD_WIDTH), min(word, _MAX_WORD)), best
+    return max(title, min(ideal, _MIN_FOLD_WIDTH), min(word, _MAX_WORD)), ideal
 
 
-def _choose_widths(spans: Mapping[Column, tuple[int, int]], available: int) -> Mapping[Column, int]:
-    """Choose the columns there is room for, those of the lowest rank first, and share what is left among them."""
+def _choose_widths(ranges: Mapping[Column, tuple[int, int]], available: int) -> Mapping[Column, int]:
+    """Choose the columns that fit, lowest ranks first, and share the spare width among them."""
     chosen: dict[Column, int] = {}
-    ranked = sorted(spans, key=lambda column: column.rank)
+    ranked = sorted(ranges, key=lambda column: column.rank)
     for column in ranked:
-        least, _ = spans[column]
-        if column.rank == 0 or _total_width([*chosen.values(), least]) <= available:
-            chosen[column] = least
-    left = max(0, available - _total_width(chosen.values()))
-    for column, least in chosen.items():
-        more = min(left, spans[column][1] - least)
-        chosen[column] += more
-        left -= more
-    return {column: chosen[column] for column in spans if column in chosen}
+        minimum, _ = ranges[column]
+        if column.rank == 0 or _total_width([*chosen.values(), minimum]) <= available:
+            chosen[column] = minimum
+    spare = max(0, available - _total_width(chosen.values()))
+    for column, minimum in chosen.items():
+        extra = min(spare, ranges[column][1] - minimum)
+        chosen[column] += extra
+        spare -= extra
+    return {column: chosen[column] for column in ranges if column in chosen}
 
 
 def _total_width(widths: Collection[int]) -> int:
@@ -212,17 +212,17 @@ def _total_width(widths: Collection[int]) -> int:
 
 
 def page(columns: Sequence[Column], answer: Json, *, as_json: bool, empty: str) -> None:
-    """Print one page of a list of the API's, and how to get the next."""
+    """Print one page of an API list, and the option for the next page."""
     if as_json:
         print_json(answer)
         return
     table(columns, answer["items"], empty=empty)
     if answer.get("next") and is_terminal():
-        notice(f"There is more: --cursor {answer['next']}")
+        notice(f"More results: --cursor {answer['next']}")
 
 
 def details(pairs: Iterable[tuple[str, object]]) -> None:
-    """Print named values, one a line; empty ones are left out."""
+    """Print named values, one per line, without the empty ones."""
     shown = [(name, value) for name, value in pairs if value not in (None, "", {}, [])]
     if not is_terminal():
         for name, value in shown:
@@ -232,24 +232,24 @@ def details(pairs: Iterable[tuple[str, object]]) -> None:
 
     width = max((len(name) for name, _ in shown), default=0) + 2
     for name, value in shown:
-        # Not a table: a path or a URL that was folded could not be copied.
+        # Not a table, because a folded path or URL cannot be copied.
         console().print(Text.assemble((name.ljust(width), "bold"), coloured(clean(value))), soft_wrap=True)
 
 
 def local_time(timestamp: object) -> object:
-    """Give a moment the way its reader wants it: local time on a terminal, as the API wrote it in a pipe."""
+    """Return local time on a terminal, and the API's form in a pipe."""
     return format_local_time(timestamp) if is_terminal() else timestamp
 
 
 def coloured(text: str) -> "Text":
-    """Give a word the colour of what it says."""
+    """Return a state or status in its colour."""
     from rich.text import Text
 
     return Text(text, style=_STYLES.get(text, ""))
 
 
 def _dump_json(value: object, *, indent: int | None = None) -> str:
-    """Write JSON as people read it; what would command a terminal, or is no character at all, stays an escape."""
+    """Serialize readable JSON; control characters and lone surrogates stay escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 

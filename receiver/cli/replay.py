@@ -1,8 +1,9 @@
-"""`kling-receiver replay`: has events go out again, and shows how far that has come.
+"""`kling-receiver replay`: starts replays of stored events, and shows their progress.
 
-The service does it, from what it has stored: the command only asks for it and watches, and may go away.
+The service runs the replay. The command only starts and watches it, and may end before the replay does.
 """
 
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -17,6 +18,8 @@ from receiver.cli.options import (
     PAGING,
     OutputOptions,
     Paging,
+    Reason,
+    ReplayId,
     UsageError,
     not_found_hint,
     parse_time,
@@ -26,18 +29,19 @@ from receiver.client import SyncClient
 from receiver.domain.errors import InvalidRequest, ServiceUnreachable
 from receiver.domain.model import Json
 
-replay = App(name="replay", help="Bring out again what died, or what a new route is to have.")
+replay = App(name="replay", help="Redeliver dead deliveries, or send past events to a new route.")
 
 _POLL_SECONDS = 0.5
 _MAX_LISTED = 3
+_UNKNOWN_ROUTE = re.compile(r"\b(no|unknown) route\b|not configured|does not exist", re.IGNORECASE)
 
 COLUMNS = (
     render.id_column("id", "id"),
     render.state_column("state"),
-    render.Column(title="out", value=lambda each: f"{each['created']} of {each['total']}"),
+    render.Column(title="created", value=lambda each: f"{each['created']} of {each['total']}"),
     render.column("pace", rank=4),
-    render.Column(title="what", value=lambda each: _selection_text(each["selection"]), rank=2),
-    render.time_column("created_at", "asked", rank=3),
+    render.Column(title="selection", value=lambda each: _selection_text(each["selection"]), rank=2),
+    render.time_column("created_at", "started", rank=3),
     render.column("actor", "by", rank=5),
     render.column("why", rank=5),
 )
@@ -53,7 +57,7 @@ _SAMPLE_COLUMNS = (
     render.column("event_type", "type"),
     render.id_column("task_id", "task", rank=2),
     render.column("route", "to"),
-    render.id_column("replay_of", "again after", rank=4),
+    render.id_column("replay_of", "replay of", rank=4),
     render.time_column("created_at", "created", rank=3),
 )
 
@@ -61,27 +65,29 @@ _SAMPLE_COLUMNS = (
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayOptions:
-    """What is to go out again; all that is given must hold."""
+    """Filters for deliveries or events; an item must match all that are set."""
 
-    route: Annotated[str | None, Parameter(help="What went to this route.")] = None
-    status: Annotated[list[str] | None, Parameter(help="dead, delivered or cancelled; many times for several.")] = None
-    task: Annotated[str | None, Parameter(help="Of this task, by any of its ids.")] = None
-    event: Annotated[list[str] | None, Parameter(help="This event; many times for several.")] = None
-    delivery: Annotated[list[str] | None, Parameter(help="This delivery; many times for several.")] = None
+    route: Annotated[str | None, Parameter(help="Only deliveries to this route.")] = None
+    status: Annotated[list[str] | None, Parameter(help="Only dead, delivered or cancelled ones. May be repeated.")] = (
+        None
+    )
+    task: Annotated[str | None, Parameter(help="Only of this task, by any of its ids.")] = None
+    event: Annotated[list[str] | None, Parameter(help="Only this event. May be repeated.")] = None
+    delivery: Annotated[list[str] | None, Parameter(help="Only this delivery. May be repeated.")] = None
     from_: Annotated[
-        str | None, Parameter(name="--from", help='Made since then: "2026-11-22 10:00", or "2h" for two hours ago.')
+        str | None, Parameter(name="--from", help='Created at or after: "2026-11-22 10:00", or "2h" for two hours ago.')
     ] = None
-    to: Annotated[str | None, Parameter(help="Made before then.")] = None
+    to: Annotated[str | None, Parameter(help="Created before this time.")] = None
     to_route: Annotated[
         str | None,
         Parameter(
             name="--to-route",
-            help="Bring it to this route instead. Alone with a time, task or event: all that this route asks for.",
+            help="Target route. With only a time, task or event: all past events that this route matches.",
         ),
     ] = None
 
     def body(self) -> Json:
-        """Give the options as the API's members."""
+        """Return the options as members of the API's request."""
         members = {
             "route": self.route,
             "status": self.status,
@@ -102,43 +108,46 @@ _NO_OPTIONS = ReplayOptions()
 def start(
     *,
     options: ReplayOptions = _NO_OPTIONS,
-    pace: Annotated[str | None, Parameter(help='No quicker than this: "5/s", "100/m".')] = None,
-    dry_run: Annotated[bool, Parameter(help="Only say what would go out.")] = False,
-    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    pace: Annotated[str | None, Parameter(help='Maximum rate: "5/s", "100/m".')] = None,
+    dry_run: Annotated[bool, Parameter(help="Only show what would be replayed.")] = False,
+    why: Reason = "",
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Say what would go out again, and do it. Each event goes once to each route; what was stays as it was.
+    """Replay events: each is sent once to each route, as a new delivery. Past deliveries do not change.
 
-    It goes on in the service if this command is ended, and after a crash: see `replay list` and `replay cancel`.
+    The service continues a replay after this command ends, and after a crash. See `replay list` and `replay cancel`.
     """
     if options == ReplayOptions(to_route=options.to_route):
-        raise UsageError("Replay what?", remedy="Say it with --route, --status, --task, --event, --delivery or --from.")
+        raise UsageError(
+            "Nothing is selected to replay.",
+            remedy="Add at least one of --route, --status, --task, --event, --delivery and --from.",
+        )
     body = options.body() | {name: value for name, value in (("pace", pace), ("why", why)) if value}
     with usage_errors(), SyncClient(config=output.config) as client:
-        outline = _preview(client, options, body)
-        if dry_run or not outline["total"]:
-            _print_preview(outline, as_json=output.json)
+        preview = _preview(client, options, body)
+        if dry_run or not preview["total"]:
+            _print_preview(preview, as_json=output.json)
             return OK
-        _print_summary(outline)
-        done = _follow(client, client.post("/api/replays", body))
+        _print_summary(preview)
+        finished = _follow(client, client.post("/api/replays", body))
     if output.json:
-        render.print_json(done)
+        render.print_json(finished)
     else:
-        render.details(_details(done))
+        render.details(_details(finished))
     return OK
 
 
 def _preview(client: SyncClient, options: ReplayOptions, body: Json) -> Json:
-    """Ask what would go out. Raises UsageError where what is asked for leads nowhere."""
+    """Return what would be replayed. Raises UsageError if a named route does not exist."""
     try:
         return client.post("/api/replays", body | {"dry_run": True})
     except InvalidRequest as exc:
         for option, name in (("--route", options.route), ("--to-route", options.to_route)):
-            if name and f"There is no route {name!r}" in exc.message:
-                other = "" if options.to_route else ", or say with --to-route where its events go"
+            if name and _UNKNOWN_ROUTE.search(exc.message) and repr(name) in exc.message:
+                other = "" if options.to_route else ", or set another target with --to-route"
                 raise UsageError(
-                    f"{option} {name}: the configuration has no such route.",
-                    remedy=f"Name one that `kling-receiver routes list` shows{other}.",
+                    f"{option} {name}: this route is not in the configuration.",
+                    remedy=f"Choose one from `kling-receiver routes list`{other}.",
                 ) from exc
         raise
 
@@ -153,8 +162,8 @@ def list_(*, paging: Paging = PAGING, output: OutputOptions = OUTPUT) -> int:
 
 
 @replay.command
-def show(id_: Annotated[str, Parameter(help="Its id.")], /, *, output: OutputOptions = OUTPUT) -> int:
-    """Show one replay, and how far it has come."""
+def show(id_: ReplayId, /, *, output: OutputOptions = OUTPUT) -> int:
+    """Show one replay and its progress."""
     with not_found_hint("replay list"), SyncClient(config=output.config) as client:
         found = client.get(f"/api/replays/{id_}")
     if output.json:
@@ -166,13 +175,13 @@ def show(id_: Annotated[str, Parameter(help="Its id.")], /, *, output: OutputOpt
 
 @replay.command
 def cancel(
-    id_: Annotated[str, Parameter(help="Its id.")],
+    id_: ReplayId,
     /,
     *,
-    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    why: Reason = "",
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Stop a replay; what it has brought out already goes on."""
+    """Cancel a replay; the deliveries that it already created continue."""
     with not_found_hint("replay list"), SyncClient(config=output.config) as client:
         cancelled = client.post(f"/api/replays/{id_}/cancel", {"why": why} if why else {})
     if output.json:
@@ -186,42 +195,42 @@ def _print_preview(preview: Json, *, as_json: bool) -> None:
     if as_json:
         render.print_json(preview)
         return
-    render.table(_COUNT_COLUMNS, preview["by"], empty="Nothing matches: there is nothing to bring out again.")
+    render.table(_COUNT_COLUMNS, preview["by"], empty="Nothing matches, so there is nothing to replay.")
     if preview["total"] and render.is_terminal():
         render.console().print()
         render.table(_SAMPLE_COLUMNS, preview["sample"], empty="")
         if preview["total"] > len(preview["sample"]):
-            render.notice(f"... and {preview['total'] - len(preview['sample'])} more. Nothing was done.")
+            render.notice(f"... and {preview['total'] - len(preview['sample'])} more. Nothing was replayed.")
 
 
 def _print_summary(preview: Json) -> None:
     parts = [f"{each['count']} {each['status'] or 'events'} to {each['route']}" for each in preview["by"]]
-    render.notice(f"{preview['total']} go out again: {', '.join(parts)}")
+    render.notice(f"{preview['total']} to replay: {', '.join(parts)}")
 
 
 def _follow(client: SyncClient, started: Json) -> Json:
-    """Show how far a replay has come until it is over."""
-    sightings = _poll(client, started)
+    """Show the progress of a replay until it is finished."""
+    snapshots = _poll(client, started)
     try:
         return (
-            _show_progress(sightings, started)
+            _show_progress(snapshots, started)
             if render.is_terminal(sys.stderr)
-            else _print_progress(sightings, started)
+            else _print_progress(snapshots, started)
         )
     except KeyboardInterrupt:
-        render.notice(f"It goes on in the service. To stop it: kling-receiver replay cancel {started['id']}")
+        render.notice(f"The replay continues in the service. To stop it: kling-receiver replay cancel {started['id']}")
         raise
 
 
 def _poll(client: SyncClient, started: Json) -> Iterator[Json]:
-    """Give the replay again and again until it is over, through a restart of the service too."""
+    """Yield the replay's state at each poll until it is finished."""
     found = started
     while found["state"] == "running":
         time.sleep(_POLL_SECONDS)
         try:
             found = client.get(f"/api/replays/{started['id']}")
         except ServiceUnreachable as exc:
-            remedy = f"The replay goes on when it runs again: kling-receiver replay show {started['id']}"
+            remedy = f"The replay continues when the service runs again: `kling-receiver replay show {started['id']}`"
             raise ServiceUnreachable(exc.message, remedy=remedy) from exc
         yield found
 
@@ -248,22 +257,22 @@ def _print_progress(snapshots: Iterator[Json], started: Json) -> Json:
 
 
 def _selection_text(selection: Json) -> str:
-    """Put a selection into a few words, as the options that ask for it."""
-    words = []
+    """Return a short text of a selection, as name=value pairs."""
+    pairs = []
     for name, value in selection.items():
         if value and isinstance(value, list):
-            words.append(f"{name}={','.join(value) if len(value) <= _MAX_LISTED else len(value)}")
+            pairs.append(f"{name}={','.join(value) if len(value) <= _MAX_LISTED else len(value)}")
         elif value:
-            words.append(f"{name}={value}")
-    return " ".join(words)
+            pairs.append(f"{name}={value}")
+    return " ".join(pairs)
 
 
 def _details(found: Json) -> list[tuple[str, object]]:
     return [
         ("id", found["id"]),
         ("state", found["state"]),
-        ("out", f"{found['created']} of {found['total']}"),
-        ("what", _selection_text(found["selection"])),
+        ("created", f"{found['created']} of {found['total']}"),
+        ("selection", _selection_text(found["selection"])),
         ("pace", found.get("pace")),
         ("by", found.get("actor")),
         ("why", found.get("why")),

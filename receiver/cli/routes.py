@@ -1,12 +1,11 @@
-"""`kling-receiver routes`: where events go, and whether they get there."""
+"""`kling-receiver routes`: the configured routes, their pending deliveries and their state."""
 
-from typing import Annotated
 from urllib.parse import quote
 
-from cyclopts import App, Parameter
+from cyclopts import App
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import OUTPUT, OutputOptions, not_found_hint
+from receiver.cli.options import OUTPUT, OutputOptions, Reason, RouteName, not_found_hint
 from receiver.client import SyncClient
 
 routes = App(name="routes", help="List, test, hold and release routes.")
@@ -35,7 +34,7 @@ _COLUMNS = (
 
 @routes.command(name="list")
 def list_(*, output: OutputOptions = OUTPUT) -> int:
-    """List routes, and what waits in each."""
+    """List routes, with their pending deliveries."""
     with SyncClient(config=output.config) as client:
         answer = client.get("/api/routes")
     render.page(_COLUMNS, answer, as_json=output.json, empty="No routes. Add a [[routes]] table to config.toml.")
@@ -44,29 +43,29 @@ def list_(*, output: OutputOptions = OUTPUT) -> int:
 
 @routes.command
 def hold(
-    name: Annotated[str, Parameter(help="Its name.")],
+    name: RouteName,
     /,
     *,
-    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    why: Reason = "",
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Hold a route: its events wait, and nothing goes out, until it is released."""
+    """Hold a route: its deliveries wait until it is released."""
     return _hold_or_release(name, "hold", why=why, output=output)
 
 
 @routes.command
 def release(
-    name: Annotated[str, Parameter(help="Its name.")],
+    name: RouteName,
     /,
     *,
-    why: Annotated[str | None, Parameter(help="Why, for the record.")] = None,
+    why: Reason = "",
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Let a route go on, whatever held it; what waits goes out oldest first."""
+    """Release a held route; its pending deliveries are sent, oldest first."""
     return _hold_or_release(name, "release", why=why, output=output)
 
 
-def _hold_or_release(name: str, verb: str, *, why: str | None, output: OutputOptions) -> int:
+def _hold_or_release(name: str, verb: str, *, why: str, output: OutputOptions) -> int:
     with not_found_hint("routes list"), SyncClient(config=output.config) as client:
         answer = client.post(f"/api/routes/{quote(name, safe=':')}/{verb}", {"why": why} if why else {})
     if output.json:
@@ -77,8 +76,8 @@ def _hold_or_release(name: str, verb: str, *, why: str | None, output: OutputOpt
 
 
 @routes.command(name="test")
-def send_test(name: Annotated[str, Parameter(help="Its name.")], /, *, output: OutputOptions = OUTPUT) -> int:
-    """Send a made-up succeed through a route, once; nothing is stored."""
+def send_test(name: RouteName, /, *, output: OutputOptions = OUTPUT) -> int:
+    """Send a sample task.succeed event to a route once; nothing is stored."""
     with not_found_hint("routes list"), SyncClient(config=output.config) as client:
         answer = client.post(f"/api/routes/{quote(name, safe=':')}/test", {})
     if output.json:

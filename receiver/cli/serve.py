@@ -1,4 +1,4 @@
-"""`kling-receiver serve`: the service itself."""
+"""`kling-receiver serve`: runs the service."""
 
 import gc
 from typing import Annotated, Literal
@@ -12,12 +12,12 @@ def serve(
     *,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"] | None,
-        Parameter(help="How much to log: debug, info, warning or error (default: info)."),
+        Parameter(help="Minimum level to log: debug, info, warning or error (default: info)."),
     ] = None,
     common: CommonOptions = COMMON,
 ) -> int:
-    """Run the service until it is told to stop (SIGTERM or Ctrl-C)."""
-    gc.disable()  # until the service stands: what is loaded stays, and looking through it is a fifth of the start
+    """Run the service until SIGTERM or Ctrl-C."""
+    gc.disable()  # until start is complete: loaded modules are never freed, and collecting takes a fifth of the start
     from receiver.service import logs
     from receiver.service.bootstrap import run
     from receiver.settings import load

@@ -10,21 +10,19 @@ from receiver.cli import OK, render
 from receiver.cli.options import UsageError
 from receiver.domain.errors import ReceiverError
 
-_ACCOUNT = Group("The account", sort_key=2)
-_TIMING = Group("The pace", sort_key=3, help="Durations: 250ms, 5s, 10m.")
+_ACCOUNT = Group("Account", sort_key=2)
+_TIMING = Group("Timing", sort_key=3, help="Durations: 250ms, 5s, 10m.")
 _CALLBACKS = Group(
-    "Faults of callbacks", sort_key=4, help="How often: a share (0.3, 30%, always) or so many times (next:2)."
+    "Callback faults", sort_key=4, help="Frequency: a share (0.3, 30%, always) or the next N times (next:2)."
 )
-_CREATES = Group(
-    "Faults of creates and queries", sort_key=5, help="Errors: a code and how often (1303:3,502,1302:20%)."
-)
-_TASKS = Group("Faults of tasks", sort_key=6)
+_CREATES = Group("Create and query faults", sort_key=5, help="Errors: a code and its frequency (1303:3,502,1302:20%).")
+_TASKS = Group("Task faults", sort_key=6)
 
 Text: TypeAlias = str | None
 
 
 class SimulatorFailed(ReceiverError):
-    """The simulator cannot do what it was asked to."""
+    """The simulator cannot start."""
 
     code = "simulator_failed"
 
@@ -32,61 +30,70 @@ class SimulatorFailed(ReceiverError):
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Account:
-    """The account and its pace."""
+    """The simulated account and its timing."""
 
-    api_key: Annotated[Text, Parameter(group=_ACCOUNT, help="The one key to take (default: any).")] = None
-    access_key: Annotated[Text, Parameter(group=_ACCOUNT, help="For keys in two parts, signed as a JWT.")] = None
-    secret_key: Annotated[Text, Parameter(group=_ACCOUNT, help="Its other part.")] = None
+    api_key: Annotated[Text, Parameter(group=_ACCOUNT, help="Accept only this API key (default: any).")] = None
+    access_key: Annotated[Text, Parameter(group=_ACCOUNT, help="Access key, for clients that sign a JWT.")] = None
+    secret_key: Annotated[Text, Parameter(group=_ACCOUNT, help="Secret key for the access key.")] = None
     signing_secrets: Annotated[
-        list[str] | None, Parameter(name="--signing-secret", group=_ACCOUNT, help="Sign callbacks with whsec_...")
+        list[str] | None,
+        Parameter(name="--signing-secret", group=_ACCOUNT, help="Sign callbacks with whsec_... May be repeated."),
     ] = None
-    dialect: Annotated[Text, Parameter(group=_ACCOUNT, help="official, or gateway (images are strings).")] = None
-    video_slots: Annotated[int | None, Parameter(group=_ACCOUNT, help="Parallel videos (default: no limit).")] = None
-    image_slots: Annotated[int | None, Parameter(group=_ACCOUNT, help="Parallel images (default: no limit).")] = None
-    rate: Annotated[int | None, Parameter(group=_ACCOUNT, help="Creates in a second (default: no limit).")] = None
-    public_url: Annotated[Text, Parameter(group=_ACCOUNT, help="How results' URLs begin.")] = None
+    dialect: Annotated[Text, Parameter(group=_ACCOUNT, help="Dialect: official, or gateway (images are strings).")] = (
+        None
+    )
+    video_slots: Annotated[int | None, Parameter(group=_ACCOUNT, help="Maximum parallel videos (default: none).")] = (
+        None
+    )
+    image_slots: Annotated[int | None, Parameter(group=_ACCOUNT, help="Maximum parallel images (default: none).")] = (
+        None
+    )
+    rate: Annotated[int | None, Parameter(group=_ACCOUNT, help="Maximum creates per second (default: none).")] = None
+    public_url: Annotated[Text, Parameter(group=_ACCOUNT, help="Base URL of result files.")] = None
     endpoints: Annotated[
         list[str] | None,
-        Parameter(name="--endpoint", group=_ACCOUNT, help="One more, v1/videos/new=videos or dance-to-video=videos."),
+        Parameter(name="--endpoint", group=_ACCOUNT, help="Add an endpoint: v1/videos/new=videos. May be repeated."),
     ] = None
-    seed: Annotated[int | None, Parameter(group=_ACCOUNT, help="Repeat the chances of an earlier run.")] = None
-    submitted_for: Annotated[Text, Parameter(group=_TIMING, help="How long a task stays submitted (300ms).")] = None
-    processing_for: Annotated[Text, Parameter(group=_TIMING, help="How long it stays processing (1s).")] = None
-    slow_for: Annotated[Text, Parameter(group=_TIMING, help="How long a slow one stays processing (30s).")] = None
-    push_submitted: Annotated[bool | None, Parameter(group=_TIMING, help="Send a callback for submitted, too.")] = None
+    seed: Annotated[int | None, Parameter(group=_ACCOUNT, help="Random seed, to repeat an earlier run.")] = None
+    submitted_for: Annotated[Text, Parameter(group=_TIMING, help="Time in state submitted (300ms).")] = None
+    processing_for: Annotated[Text, Parameter(group=_TIMING, help="Time in state processing (1s).")] = None
+    slow_for: Annotated[Text, Parameter(group=_TIMING, help="Time in state processing for a slow task (30s).")] = None
+    push_submitted: Annotated[bool | None, Parameter(group=_TIMING, help="Also send a callback for submitted.")] = None
 
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """What goes wrong, and how often."""
+    """The faults to inject, and their frequency."""
 
     drop: Annotated[Text, Parameter(group=_CALLBACKS, help="Never send a callback.")] = None
-    duplicate: Annotated[Text, Parameter(group=_CALLBACKS, help="Send it twice.")] = None
-    reorder: Annotated[Text, Parameter(group=_CALLBACKS, help="Send it after the one that follows.")] = None
-    delay: Annotated[Text, Parameter(group=_CALLBACKS, help="Send it later.")] = None
-    delay_by: Annotated[Text, Parameter(group=_CALLBACKS, help="So much later (2s).")] = None
-    forge: Annotated[Text, Parameter(group=_CALLBACKS, help="Send a false succeed before the true end.")] = None
-    truncate: Annotated[Text, Parameter(group=_CALLBACKS, help="Cut the body in half.")] = None
-    wrap: Annotated[Text, Parameter(group=_CALLBACKS, help="Wrap the body as some gateways do.")] = None
+    duplicate: Annotated[Text, Parameter(group=_CALLBACKS, help="Send a callback twice.")] = None
+    reorder: Annotated[Text, Parameter(group=_CALLBACKS, help="Send a callback after the next one.")] = None
+    delay: Annotated[Text, Parameter(group=_CALLBACKS, help="Delay a callback.")] = None
+    delay_by: Annotated[Text, Parameter(group=_CALLBACKS, help="Length of a callback's delay (2s).")] = None
+    forge: Annotated[Text, Parameter(group=_CALLBACKS, help="Send a forged succeed before the real end.")] = None
+    truncate: Annotated[Text, Parameter(group=_CALLBACKS, help="Cut a callback's body in half.")] = None
+    wrap: Annotated[Text, Parameter(group=_CALLBACKS, help="Wrap a callback's body as some gateways do.")] = None
     refuse: Annotated[Text, Parameter(group=_CREATES, help="Answer a create with an error.")] = None
-    lose: Annotated[Text, Parameter(group=_CREATES, help="Hang up before anything is made.")] = None
-    hang_up: Annotated[Text, Parameter(group=_CREATES, help="Hang up after the task is made.")] = None
+    lose: Annotated[Text, Parameter(group=_CREATES, help="Close the connection before the task is created.")] = None
+    hang_up: Annotated[Text, Parameter(group=_CREATES, help="Close the connection after the task is created.")] = None
     late: Annotated[Text, Parameter(group=_CREATES, help="Answer a create late.")] = None
-    late_by: Annotated[Text, Parameter(group=_CREATES, help="So late (2s).")] = None
-    after_callback: Annotated[Text, Parameter(group=_CREATES, help="Answer it after the last callback.")] = None
-    gateway_ids: Annotated[Text, Parameter(group=_CREATES, help="Answer with an id no callback will carry.")] = None
-    drop_external: Annotated[Text, Parameter(group=_CREATES, help="Forget the client's own id.")] = None
+    late_by: Annotated[Text, Parameter(group=_CREATES, help="Length of a late answer's delay (2s).")] = None
+    after_callback: Annotated[Text, Parameter(group=_CREATES, help="Answer a create after the last callback.")] = None
+    gateway_ids: Annotated[Text, Parameter(group=_CREATES, help="Answer a create with an id unknown to callbacks.")] = (
+        None
+    )
+    drop_external: Annotated[Text, Parameter(group=_CREATES, help="Ignore the client's external id.")] = None
     refuse_queries: Annotated[Text, Parameter(group=_CREATES, help="Answer a query with an error.")] = None
-    listed: Annotated[Text, Parameter(group=_CREATES, help="Answer a query with a list of one.")] = None
-    fresh_urls: Annotated[Text, Parameter(group=_CREATES, help="Answer each query with URLs signed anew.")] = None
-    fail: Annotated[Text, Parameter(group=_TASKS, help="End as failed.")] = None
-    fail_reason: Annotated[Text, Parameter(group=_TASKS, help="With this reason.")] = None
-    slow: Annotated[Text, Parameter(group=_TASKS, help="Take long.")] = None
-    stall: Annotated[Text, Parameter(group=_TASKS, help="Take for ever.")] = None
+    listed: Annotated[Text, Parameter(group=_CREATES, help="Answer a query with a list of one task.")] = None
+    fresh_urls: Annotated[Text, Parameter(group=_CREATES, help="Answer each query with newly signed URLs.")] = None
+    fail: Annotated[Text, Parameter(group=_TASKS, help="Fail the task.")] = None
+    fail_reason: Annotated[Text, Parameter(group=_TASKS, help="Reason of a failed task.")] = None
+    slow: Annotated[Text, Parameter(group=_TASKS, help="Make the task slow.")] = None
+    stall: Annotated[Text, Parameter(group=_TASKS, help="Never finish the task.")] = None
     result_missing: Annotated[Text, Parameter(group=_TASKS, help="Succeed without a result.")] = None
-    result_late: Annotated[Text, Parameter(group=_TASKS, help="Tell the result to queries alone.")] = None
-    result_late_by: Annotated[Text, Parameter(group=_TASKS, help="So much later.")] = None
+    result_late: Annotated[Text, Parameter(group=_TASKS, help="Return the result only to queries, and late.")] = None
+    result_late_by: Annotated[Text, Parameter(group=_TASKS, help="Time until queries return a late result.")] = None
 
 
 _DEFAULT_ACCOUNT = Account()
@@ -95,15 +102,15 @@ _NO_FAULTS = Faults()
 
 def simulate(
     *,
-    listen: Annotated[str, Parameter(help="Where to listen.")] = "127.0.0.1:8790",
+    listen: Annotated[str, Parameter(help="Address and port to listen on.")] = "127.0.0.1:8790",
     account: Account = _DEFAULT_ACCOUNT,
     faults: Faults = _NO_FAULTS,
-    json: Annotated[bool, Parameter(help="Print each thing that happens as a line of JSON.")] = False,
+    json: Annotated[bool, Parameter(help="Print each event as a line of JSON.")] = False,
 ) -> int:
-    """Be Kling's API on this machine, until Ctrl-C. Prints a line for each thing that happens.
+    """Simulate Kling's API on this machine until Ctrl-C, and print a line for each event.
 
-    Words in a prompt steer a task: [fail], [fail: reason], [slow], [stuck], [empty], [unsafe].
-    While it runs, GET /_simulator/state tells all it saw, and POST /_simulator/faults changes what goes wrong.
+    Words in a prompt control a task: [fail], [fail: reason], [slow], [stuck], [empty], [unsafe].
+    While it runs, GET /_simulator/state returns all it received, and POST /_simulator/faults changes the faults.
     """
     from receiver.kling import simulator
 
@@ -120,8 +127,8 @@ def simulate(
 
 
 def _print_event(event: str, /, **fields: object) -> None:
-    noun, _, happened = event.partition(".")
-    render.print_line(f"{noun} {happened}", _fields_text(fields))
+    noun, _, verb = event.partition(".")
+    render.print_line(f"{noun} {verb}", _fields_text(fields))
 
 
 def _print_event_json(event: str, /, **fields: object) -> None:

@@ -1,4 +1,4 @@
-"""What `submit --wait` and `tasks wait` show while a task runs, and how they end."""
+"""Waiting for a task in `submit --wait` and `tasks wait`: the progress, the results, and the exit code."""
 
 import sys
 from collections.abc import Iterator
@@ -14,27 +14,27 @@ NO_REASON = "Kling gave no reason"
 
 
 class TaskNotSucceeded(ReceiverError):
-    """A task that was waited for, and ended otherwise or not yet."""
+    """The task did not succeed, or is not finished yet."""
 
     code = "task_not_succeeded"
 
 
 def wait(client: SyncClient, ref: str, *, timeout: timedelta | None, as_json: bool) -> int:
-    """Wait until a task is over, and print its results.
+    """Wait until a task is finished, print its results, and return the exit code.
 
-    Progress goes to stderr, so that stdout holds the results alone: a moving line for a person, plain lines
-    for a log.
+    Progress goes to stderr, so that stdout contains only the results. It is one live line on a terminal, else
+    plain lines.
     """
-    started = perf_counter()
-    sightings = client.follow(ref, timeout=timeout)
-    task = _show_progress(sightings) if render.is_terminal(sys.stderr) else _print_progress(sightings, started)
+    started_at = perf_counter()
+    snapshots = client.follow(ref, timeout=timeout)
+    task = _show_progress(snapshots) if render.is_terminal(sys.stderr) else _print_progress(snapshots, started_at)
     if as_json:
         render.print_json(task.raw)
         return OK if task.succeeded else FAILED
     if not task.succeeded:
-        raise failure_message(task, perf_counter() - started)
-    for place in task.result_locations:
-        render.print_line(place)
+        raise not_succeeded_error(task, perf_counter() - started_at)
+    for location in task.result_locations:
+        render.print_line(location)
     return OK
 
 
@@ -58,16 +58,16 @@ def _print_progress(snapshots: Iterator[Task], started_at: float) -> Task:
 
 def _status_text(task: Task) -> str:
     if task.is_archiving:
-        return f"{task.state}, bringing its results home"
+        return f"{task.state}, archiving its results"
     return render.clean(task.state) + (f" ({render.clean(task.message)})" if task.message else "")
 
 
-def failure_message(task: Task, seconds: float) -> TaskNotSucceeded:
-    """Say how a task is that has not succeeded after so many seconds, and what can be done."""
+def not_succeeded_error(task: Task, seconds: float) -> TaskNotSucceeded:
+    """Return the error for a task that has not succeeded after *seconds*."""
     if not task.is_finished:
         return TaskNotSucceeded(
             f"Task {task.id} is still {task.state} after {seconds:.0f} s.",
-            remedy=f"It goes on by itself; wait again with `kling-receiver tasks wait {task.id}`.",
+            remedy=f"The task continues; wait again with `kling-receiver tasks wait {task.id}`.",
         )
     reason = render.clean(task.message or NO_REASON).rstrip(".")
     return TaskNotSucceeded(f"Task {task.id} {_END_TEXT[TaskState(task.state)]}: {reason}.")

@@ -1,16 +1,22 @@
-"""`kling-receiver tasks`: what was submitted, and how it stands."""
+"""`kling-receiver tasks`: the submitted tasks and their states."""
 
 from contextlib import closing
-from typing import Annotated, TypeAlias
+from typing import Annotated
 
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
+from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.options import (
     OUTPUT,
     PAGING,
+    BatchFilter,
     OutputOptions,
     Paging,
+    Reason,
+    TagFilter,
+    TaskRef,
+    Timeout,
     check_limit,
     duration,
     key_values,
@@ -19,32 +25,22 @@ from receiver.cli.options import (
 )
 from receiver.client import SyncClient, Task
 
-TaskRef: TypeAlias = Annotated[str, Parameter(help="Our id, Kling's, or the external one.")]
+tasks = App(name="tasks", help="List, show, wait for, watch and cancel tasks, and sum their costs.")
 
-tasks = App(name="tasks", help="List, show, wait for, watch and cancel tasks, and sum what they cost.")
-
-COLUMNS = (
-    render.id_column("id", "id"),
-    render.state_column("state"),
-    render.column("endpoint", rank=2),
-    render.column("label", rank=3),
-    render.Column(
-        title="tags", value=lambda task: ",".join(f"{k}={v}" for k, v in (task.get("tags") or {}).items()), rank=5
-    ),
-    render.id_column("kling_id", "kling id", rank=6),
-    render.time_column("created_at", "created", rank=4),
-    render.column("message", rank=1),
-)
+_TEXT_FIELDS = (
+    "id", "state", "message", "verified", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin",
+)  # fmt: skip
+_TIME_FIELDS = ("created_at", "updated_at", "expires_at")
 
 
 @tasks.command(name="list")
 def list_(
     *,
-    state: Annotated[list[str] | None, Parameter(help="Only tasks in this state; many times for several.")] = None,
+    state: Annotated[list[str] | None, Parameter(help="Only tasks in this state. May be repeated.")] = None,
     endpoint: Annotated[str | None, Parameter(help="Only tasks of this endpoint.")] = None,
-    label: Annotated[str | None, Parameter(help="Only tasks of this label.")] = None,
-    tag: Annotated[list[str] | None, Parameter(help="Only tasks with this tag, key=value.")] = None,
-    batch: Annotated[str | None, Parameter(help="Only tasks of this batch.")] = None,
+    label: Annotated[str | None, Parameter(help="Only tasks with this label.")] = None,
+    tag: TagFilter = None,
+    batch: BatchFilter = None,
     paging: Paging = PAGING,
     output: OutputOptions = OUTPUT,
 ) -> int:
@@ -60,7 +56,7 @@ def list_(
             limit=limit,
             cursor=cursor,
         )
-    render.page(COLUMNS, found.raw, as_json=output.json, empty="No tasks.")
+    render.page(TASK_COLUMNS, found.raw, as_json=output.json, empty="No tasks.")
     return OK
 
 
@@ -81,10 +77,10 @@ def wait(
     task: TaskRef,
     /,
     *,
-    timeout: Annotated[str | None, Parameter(help="Stop waiting after so long: 90s, 10m, 2h.")] = None,
+    timeout: Timeout = None,
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Wait until a task is over, and print where its results are."""
+    """Wait until a task is finished, and print where its results are."""
     from receiver.cli.task_wait import wait as wait_for
 
     limit = duration("--timeout", timeout) if timeout else None
@@ -95,91 +91,77 @@ def wait(
 @tasks.command
 def watch(
     *,
-    limit: Annotated[int, Parameter(help="How many of the newest tasks to keep in sight.")] = 20,
-    tag: Annotated[list[str] | None, Parameter(help="Only tasks with this tag, key=value.")] = None,
-    batch: Annotated[str | None, Parameter(help="Only tasks of this batch.")] = None,
+    limit: Annotated[int, Parameter(help="Number of newest tasks to show (default: 20).")] = 20,
+    tag: TagFilter = None,
+    batch: BatchFilter = None,
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Watch tasks as they change, until Ctrl-C. In a pipe or with --json: a line for each change."""
+    """Watch tasks change, until Ctrl-C. In a pipe or with --json, print a line per change."""
     from receiver.cli.task_table import TaskFilter, show_live, task_snapshots, with_notices
 
-    wanted = TaskFilter(tags=key_values("--tag", tag or []), batch=batch, limit=check_limit("--limit", limit))
+    task_filter = TaskFilter(tags=key_values("--tag", tag or []), batch=batch, limit=check_limit("--limit", limit))
     with (
         usage_errors(),
         SyncClient(config=output.config) as client,
-        closing(task_snapshots(client, wanted)) as sightings,
+        closing(task_snapshots(client, task_filter)) as snapshots,
     ):
         if render.is_terminal() and not output.json:
-            show_live(sightings, COLUMNS)
-        for page in with_notices(sightings):
-            for task in page.changed:
+            show_live(snapshots, TASK_COLUMNS)
+        for snapshot in with_notices(snapshots):
+            for task in snapshot.changed:
                 if output.json:
                     render.print_json_line(task.raw)
                 else:
-                    render.print_line(task.raw["updated_at"], *(column.value(task.raw) for column in COLUMNS))
+                    render.print_line(task.raw["updated_at"], *(column.value(task.raw) for column in TASK_COLUMNS))
     return OK
 
 
 @tasks.command
 def cancel(
-    task: Annotated[list[str] | None, Parameter(help="Our ids, Kling's, or the external ones.")] = None,
+    task: Annotated[list[str] | None, Parameter(help="IDs of the tasks: ours, Kling's, or external ones.")] = None,
     /,
     *,
-    endpoint: Annotated[str | None, Parameter(help="All that wait for this endpoint.")] = None,
-    label: Annotated[str | None, Parameter(help="All that wait with this label.")] = None,
-    tag: Annotated[list[str] | None, Parameter(help="All that wait with this tag, key=value.")] = None,
-    batch: Annotated[str | None, Parameter(help="All that wait of this batch.")] = None,
-    why: Annotated[str, Parameter(help="Why, for the record.")] = "",
+    endpoint: Annotated[str | None, Parameter(help="All queued tasks of this endpoint.")] = None,
+    label: Annotated[str | None, Parameter(help="All queued tasks with this label.")] = None,
+    tag: Annotated[
+        list[str] | None, Parameter(help="All queued tasks with this tag, key=value. May be repeated.")
+    ] = None,
+    batch: Annotated[str | None, Parameter(help="All queued tasks of this batch.")] = None,
+    why: Reason = "",
     dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be cancelled.")] = False,
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Cancel tasks that wait to be sent, for good. What Kling has already goes on: Kling takes nothing back."""
+    """Cancel queued tasks for good. A task already sent to Kling continues: Kling cannot cancel tasks."""
     from receiver.cli.cancel import TaskSelection
-    from receiver.cli.cancel import cancel as cancel_them
+    from receiver.cli.cancel import cancel as cancel_tasks
 
-    chosen = TaskSelection(endpoint=endpoint, label=label, tags=key_values("--tag", tag or ()), batch=batch)
-    return cancel_them(task or (), chosen, why=why, dry_run=dry_run, output=output)
+    selection = TaskSelection(endpoint=endpoint, label=label, tags=key_values("--tag", tag or ()), batch=batch)
+    return cancel_tasks(task or (), selection, why=why, dry_run=dry_run, output=output)
 
 
 @tasks.command
 def cost(
     *,
-    by: Annotated[str, Parameter(help="tag:NAME, endpoint, day (UTC), label or batch.")] = "endpoint",
+    by: Annotated[str, Parameter(help="Group by tag:NAME, endpoint, day (UTC), label or batch.")] = "endpoint",
     from_: Annotated[
         str | None,
-        Parameter(name="--from", help="Only tasks that ended then or later: 2026-11-01 (that day in UTC), or 30d ago."),
+        Parameter(name="--from", help="Only tasks that ended at or after: 2026-11-01 (UTC), or 30d ago."),
     ] = None,
-    to: Annotated[str | None, Parameter(help="Only tasks that ended before then: 2026-12-01 (UTC), or 1d ago.")] = None,
+    to: Annotated[str | None, Parameter(help="Only tasks that ended before: 2026-12-01 (UTC), or 1d ago.")] = None,
     output: OutputOptions = OUTPUT,
 ) -> int:
-    """Sum what Kling took for tasks, as far as it said so, exactly."""
-    from receiver.cli.cost import cost as tell
+    """Sum the exact costs that Kling reported for tasks."""
+    from receiver.cli.cost import cost as print_cost
 
-    return tell(by, since=from_, until=to, output=output)
+    return print_cost(by, since=from_, until=to, output=output)
 
 
 def _details(found: Task) -> list[tuple[str, object]]:
     task = found.raw
-    facts: list[tuple[str, object]] = [
-        (name.replace("_", " "), task.get(name))
-        for name in (
-            "id",
-            "state",
-            "message",
-            "verified",
-            "endpoint",
-            "label",
-            "batch",
-            "kling_id",
-            "external_task_id",
-            "origin",
-        )
-    ]
-    facts += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
-    facts += [
-        (name.replace("_", " "), render.local_time(task.get(name)))
-        for name in ("created_at", "updated_at", "expires_at")
-    ]
-    facts += [("cost", f"{amount} {unit}") for unit, amount in ((task.get("cost") or {}).get("charges") or {}).items()]
-    facts += [("result", place) for place in found.result_locations]
-    return facts
+    charges = (task.get("cost") or {}).get("charges") or {}
+    fields: list[tuple[str, object]] = [(name.replace("_", " "), task.get(name)) for name in _TEXT_FIELDS]
+    fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
+    fields += [(name.replace("_", " "), render.local_time(task.get(name))) for name in _TIME_FIELDS]
+    fields += [("cost", f"{amount} {unit}") for unit, amount in charges.items()]
+    fields += [("result", location) for location in found.result_locations]
+    return fields

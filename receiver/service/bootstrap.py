@@ -1,16 +1,15 @@
-"""Puts the receiver together from its configuration, and runs it. The only place that names adapters.
+"""Builds the service from its configuration and runs it. Only this module names adapters.
 
-What is opened is closed in reverse: the store first and last.
+Resources are closed in reverse order of opening, so the store opens first and closes last.
 """
 
 import asyncio
 import gc
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from random import SystemRandom
 from urllib.parse import urlsplit
 
@@ -27,8 +26,7 @@ from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.process import kill_orphans
 from receiver.domain.clock import Clock, Ids, SystemClock
-from receiver.domain.errors import ConfigurationError, StoreUnavailable
-from receiver.domain.model import Secret
+from receiver.domain.errors import StoreUnavailable
 from receiver.domain.notifier import Notifiers
 from receiver.events.alerts import AlertFactory
 from receiver.events.factory import EventFactory
@@ -36,6 +34,7 @@ from receiver.events.routing import compile_routes
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
+from receiver.service.admin_token import admin_token
 from receiver.service.disk_monitor import DiskMonitor
 from receiver.service.retention import Retention
 from receiver.service.startup_gate import StartupGate
@@ -64,19 +63,44 @@ from receiver.web.server.listener import Listener
 log = structlog.get_logger()
 
 GRACE = timedelta(seconds=20)
-"""How long work under way may go on after a stop was asked for: longer than a webhook's time-out."""
+"""How long work in flight may continue after a stop signal: longer than a webhook's timeout."""
 
 _LISTENER_GRACE = timedelta(seconds=5)
 _MAX_CONNECTIONS = 1000
-_ADMIN_LIMITS = ConnectionLimits(request=timedelta(minutes=5))  # pictures come in by base64
+_ADMIN_LIMITS = ConnectionLimits(request=timedelta(minutes=5))  # uploads of base64 images are slow
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What every part of the service is built from."""
+
+    settings: Settings
+    store: SqliteStore
+    kling: KlingClient
+    operator_client: HttpClient
+    public_client: HttpClient
+    event_factory: EventFactory
+    alerts: AlertFactory
+    notifiers: Notifiers
+    clock: Clock
+    ids: Ids
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskServices:
+    """The services that submit and track tasks, and their background work."""
+
+    inbox: Inbox
+    submitter: Submitter
+    work: Mapping[str, Work]
 
 
 def run(loaded: Loaded) -> int:
-    """Run the service until it is told to stop; give the process's exit code.
+    """Run the service until it is stopped, and return the process's exit code.
 
-    Raises ReceiverError when it cannot start.
+    Raises ReceiverError if it cannot start.
     """
-    import uvloop  # noqa: PLC0415 -- commands that only ask for help or a table never pay for it
+    import uvloop  # noqa: PLC0415 -- commands that print a help text or a table do not need it
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_run(loaded))
@@ -85,118 +109,121 @@ def run(loaded: Loaded) -> int:
 async def _run(loaded: Loaded) -> int:
     for warning in loaded.warnings:
         log.warning("configuration.warned", warning=warning)
-    notifier = SystemdNotifier.from_environment()
+    systemd = SystemdNotifier.from_environment()
     async with AsyncExitStack() as stack:
-        supervisor = await _build_when_disk_has_space(loaded.settings, stack, notifier)
+        supervisor = await _build_when_disk_has_space(loaded.settings, stack, systemd)
         if supervisor is None:
             return 0
-        gc.freeze()  # all this stays, and looking through it for garbage would stop the loop for some 30 ms each time
+        gc.freeze()  # these objects live forever, and each collection of them would block the loop for about 30 ms
         gc.enable()
-        if ended := await kill_orphans():
-            log.warning("scripts.ended", processes=ended, reason="The receiver that ran them was killed.")
-        return await supervisor.run(notifier)
+        if killed := await kill_orphans():
+            log.warning("scripts.killed", processes=killed, reason="The receiver that started them was killed.")
+        return await supervisor.run(systemd)
 
 
 async def _build_when_disk_has_space(
     settings: Settings, stack: AsyncExitStack, systemd: SystemdNotifier
 ) -> Supervisor | None:
-    """Put the parts together, however long that takes on a full disk; None when told to stop before."""
+    """Build the service, after waiting while the disk is full. Return None if stopped before."""
     addresses = {"public": settings.public.listen, "admin": settings.admin.listen}
-    anteroom = StartupGate(settings.data_dir, addresses, listen_fds(), systemd=systemd, clock=SystemClock())
+    gate = StartupGate(settings.data_dir, addresses, listen_fds(), systemd=systemd, clock=SystemClock())
     while True:
         try:
             async with AsyncExitStack() as attempt:
-                supervisor = await _build(settings, anteroom.sockets, attempt)
+                supervisor = await _build(settings, gate.sockets, attempt)
                 stack.push_async_exit(attempt.pop_all())
                 return supervisor
         except (StoreUnavailable, OSError):
-            if not anteroom.is_disk_full():
+            if not gate.is_disk_full():
                 raise
-        if not await anteroom.wait():
+        if not await gate.wait():
             return None
 
 
 async def _build(
     settings: Settings, sockets: Mapping[str, Sequence[socket.socket]], stack: AsyncExitStack
 ) -> Supervisor:
-    """Put the parts together, from the store up."""
-    clock, bells = SystemClock(), Notifiers()
-    store = await SqliteStore.open(settings.store.path)
-    stack.push_async_callback(store.aclose)
-    ids = Ids(clock, after=await store.newest_id())
-    announcer = EventFactory(compile_routes(settings.routes), ids, archive=settings.archive.is_on)
-    alerts = AlertFactory(announcer, clock=clock)
-    inside, outside = _build_http_clients(settings, stack)
-    lanes = LaneRegistry(settings, inside, outside)
-    kling = KlingClient(settings.kling, http_client=inside, clock=clock)
-    inbox, submitter, work = _build_tasks(settings, store, kling, announcer, notifiers=bells, clock=clock, ids=ids)
-    holds = RouteStates(store, alerts, notifiers=bells, clock=clock)
+    context = await _open_context(settings, stack)
+    store, notifiers, clock, ids = context.store, context.notifiers, context.clock, context.ids
+    lanes = LaneRegistry(settings, context.operator_client, context.public_client)
+    tasks = _build_tasks(context)
+    route_states = RouteStates(store, context.alerts, notifiers=notifiers, clock=clock)
     dispatcher = Dispatcher(
-        store, lanes, holds, notifier=bells.deliveries, clock=clock, ids=ids, rng=SystemRandom(), grace=GRACE
+        store, lanes, route_states, notifier=notifiers.deliveries, clock=clock, ids=ids, rng=SystemRandom(), grace=GRACE
     )
-    gatherer = BatchService(store.batches, announcer, notifiers=bells, clock=clock)
-    replayer = ReplayService(store.replays, store, routes=settings.routes, notifiers=bells, clock=clock, ids=ids)
-    kept = await _build_archive_and_retention(
-        settings, store, kling, outside, alerts, stack=stack, notifiers=bells, clock=clock
-    )
-    work = {"dispatch": dispatcher.run, "replay": replayer.run, "batches": gatherer.run, **kept, **work}
-    supervisor = Supervisor(broken=store.broken, work=work, notifiers=bells)
-    parts = AdminServices(
-        submitter=submitter,
-        kling=kling,
+    batches = BatchService(store.batches, context.event_factory, notifiers=notifiers, clock=clock)
+    replays = ReplayService(store.replays, store, routes=settings.routes, notifiers=notifiers, clock=clock, ids=ids)
+    work: dict[str, Work] = {"dispatch": dispatcher.run, "replay": replays.run, "batches": batches.run}
+    work |= {**await _build_archive_and_retention(context, stack), **tasks.work}
+    supervisor = Supervisor(broken=store.broken, work=work, notifiers=notifiers)
+    services = AdminServices(
+        submitter=tasks.submitter,
+        kling=context.kling,
         catalog=store,
         routes=settings.routes,
         route_state_store=store,
-        route_states=holds,
-        replays=replayer,
-        batches=gatherer,
+        route_states=route_states,
+        replays=replays,
+        batches=batches,
         costs=store.costs,
         explainer=Explainer(store, store, routes=[route.name for route in settings.routes], clock=clock),
         find_sender=lanes.sender,
-        event_notifier=bells.events,
+        event_notifier=notifiers.events,
         readiness=with_disk_check(supervisor.readiness, store.disk_space.shortage),
         clock=clock,
         ids=ids,
     )
-    supervisor.set_listeners(**_listeners(settings, inbox, parts, sockets))
+    supervisor.set_listeners(**_listeners(settings, tasks.inbox, services, sockets))
     return supervisor
 
 
-async def _build_archive_and_retention(
-    settings: Settings,
-    store: SqliteStore,
-    kling: KlingClient,
-    public_client: HttpClient,
-    alerts: AlertFactory,
-    *,
-    stack: AsyncExitStack,
-    notifiers: Notifiers,
-    clock: Clock,
-) -> Mapping[str, Work]:
-    """Put together what brings results home, and what takes away what is old."""
-    work: dict[str, Work] = {"retention": Retention(store, settings.retention, clock=clock).run}
+async def _open_context(settings: Settings, stack: AsyncExitStack) -> Context:
+    """Open the store and the HTTP clients."""
+    clock = SystemClock()
+    store = await SqliteStore.open(settings.store.path)
+    stack.push_async_callback(store.aclose)
+    ids = Ids(clock, after=await store.newest_id())
+    event_factory = EventFactory(compile_routes(settings.routes), ids, archive=settings.archive.is_on)
+    operator_client, public_client = _build_http_clients(settings, stack)
+    return Context(
+        settings=settings,
+        store=store,
+        kling=KlingClient(settings.kling, http_client=operator_client, clock=clock),
+        operator_client=operator_client,
+        public_client=public_client,
+        event_factory=event_factory,
+        alerts=AlertFactory(event_factory, clock=clock),
+        notifiers=Notifiers(),
+        clock=clock,
+        ids=ids,
+    )
+
+
+async def _build_archive_and_retention(context: Context, stack: AsyncExitStack) -> Mapping[str, Work]:
+    """Build the work that archives results and deletes old data."""
+    settings, clock = context.settings, context.clock
+    work: dict[str, Work] = {"retention": Retention(context.store, settings.retention, clock=clock).run}
     folder, storage = settings.archive.dir, settings.archive.storage
     if not settings.archive.is_on:
-        await abandon(store, clock=clock)
-    else:
-        copies = None
-        if storage.url:
-            kept = await stack.enter_async_context(open_s3(storage, guard=OperatorGuard()))
-            copies = CopyTarget(storage=kept, remove_local=folder is None)
-        has_key = bool(settings.kling.api_key or settings.kling.access_key)
-        archiver = Archiver(
-            store,
-            Fetcher(public_client),
-            folder or settings.data_dir / "arriving",
-            refresher=ResultRefresher(kling) if has_key else None,
-            copy_target=copies,
-            alerts=alerts,
-            notifiers=notifiers,
-            clock=clock,
-            rng=SystemRandom(),
-        )
-        work["archive"] = archiver.run
-    return work
+        await abandon(context.store, clock=clock)
+        return work
+    copy_target = None
+    if storage.url:
+        opened = await stack.enter_async_context(open_s3(storage, guard=OperatorGuard()))
+        copy_target = CopyTarget(storage=opened, remove_local=folder is None)
+    has_key = bool(settings.kling.api_key or settings.kling.access_key)
+    archiver = Archiver(
+        context.store,
+        Fetcher(context.public_client),
+        folder or settings.data_dir / "arriving",
+        refresher=ResultRefresher(context.kling) if has_key else None,
+        copy_target=copy_target,
+        alerts=context.alerts,
+        notifiers=context.notifiers,
+        clock=clock,
+        rng=SystemRandom(),
+    )
+    return work | {"archive": archiver.run}
 
 
 def _listeners(
@@ -213,18 +240,10 @@ def _listeners(
     }
 
 
-def _build_tasks(
-    settings: Settings,
-    store: SqliteStore,
-    kling: KlingClient,
-    event_factory: EventFactory,
-    *,
-    notifiers: Notifiers,
-    clock: Clock,
-    ids: Ids,
-) -> tuple[Inbox, Submitter, Mapping[str, Work]]:
-    """Put together what submits to Kling, hears from it and asks it; the last of the three is what runs by itself."""
-    alarm = TaskAlerts(store, store, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock)
+def _build_tasks(context: Context) -> TaskServices:
+    settings, store, kling, event_factory = context.settings, context.store, context.kling, context.event_factory
+    notifiers, clock, ids = context.notifiers, context.clock, context.ids
+    alerts = TaskAlerts(store, store, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock)
     inbox = Inbox(
         store,
         event_factory,
@@ -233,29 +252,29 @@ def _build_tasks(
         notifiers=notifiers,
         clock=clock,
         ids=ids,
-        health_observer=alarm if settings.public.url else None,
+        health_observer=alerts if settings.public.url else None,
     )
-    outcomes = CreateRecorder(store, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
-    recovery = CreateRecovery(store, kling, outcomes, store, settings=settings, notifiers=notifiers, clock=clock)
-    creates = CreateExecutor(store, kling, outcomes, recovery, alarm, settings=settings, clock=clock)
-    submitter = Submitter(store, creates, outcomes, settings=settings, notifiers=notifiers, clock=clock, ids=ids)
-    reconciler = Poller(
+    recorder = CreateRecorder(store, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
+    recovery = CreateRecovery(store, kling, recorder, store, settings=settings, notifiers=notifiers, clock=clock)
+    executor = CreateExecutor(store, kling, recorder, recovery, alerts, settings=settings, clock=clock)
+    submitter = Submitter(store, executor, recorder, settings=settings, notifiers=notifiers, clock=clock, ids=ids)
+    poller = Poller(
         store,
         kling,
         inbox,
-        alarm,
+        alerts,
         timeout=settings.kling.timeout,
         tasks_notifier=notifiers.tasks,
         clock=clock,
         latest=ids.latest,
     )
-    room = DiskMonitor(store.disk_space, alarm, clock=clock)
-    work = {"reconcile": reconciler.run, "recover": recovery.run, "submit": submitter.run, "room": room.run}
-    return inbox, submitter, work
+    disk_monitor = DiskMonitor(store.disk_space, alerts, clock=clock)
+    work = {"reconcile": poller.run, "recover": recovery.run, "submit": submitter.run, "room": disk_monitor.run}
+    return TaskServices(inbox=inbox, submitter=submitter, work=work)
 
 
 def _public_hosts(settings: Settings) -> AllowedHosts | None:
-    """Give the names that callbacks may come by; None where nobody has said how Kling reaches us."""
+    """Return the host names that callbacks may use, or None if no public URL is configured."""
     host = urlsplit(settings.public.url).hostname
     return None if host is None else AllowedHosts(settings.public.listen, {host})
 
@@ -276,49 +295,10 @@ def _listener(
 
 
 def _build_http_clients(settings: Settings, stack: AsyncExitStack) -> tuple[HttpClient, HttpClient]:
-    """Make the way to what the operator named, and the one to what strangers named."""
+    """Return the client for URLs of the operator, and the client for URLs of untrusted parties."""
     agent = f"kling-receiver/{__version__}"
-    inside = HttpClient(guard=OperatorGuard(), user_agent=agent, max_connections=_MAX_CONNECTIONS)
-    outside = HttpClient(guard=PublicGuard(settings.network.allow), user_agent=agent, max_connections=_MAX_CONNECTIONS)
-    stack.push_async_callback(inside.aclose)
-    stack.push_async_callback(outside.aclose)
-    return inside, outside
-
-
-def admin_token(settings: Settings) -> Secret:
-    """Give the admin listener's token; at first start it is made and kept beside the store, for its owner alone.
-
-    Raises ConfigurationError where something lies there that is no token, and StoreUnavailable where none can be kept.
-    """
-    if settings.admin.token:
-        return settings.admin.token
-    path = settings.data_dir / "admin-token"
-    try:
-        kept = path.read_text(encoding="utf-8").strip()
-    except FileNotFoundError:
-        kept = ""
-    except (OSError, UnicodeDecodeError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "it is no UTF-8 text"
-        remedy = "let the service's user read it, or move it away and a new one is made, or set [admin] token"
-        raise ConfigurationError([f"admin.token: the token kept in {path} cannot be read: {reason}; {remedy}"]) from exc
-    return Secret(kept or _create_token_file(path))
-
-
-def _create_token_file(path: Path) -> str:
-    """Make a token; its file is there whole or not at all, for whoever took an empty one for it would let all in."""
-    token = Ids.token()
-    draft = path.with_name(f"{path.name}.part")
-    try:
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(f"{token}\n")
-            file.flush()
-            os.fsync(descriptor)
-        draft.rename(path)
-    except OSError as exc:
-        raise StoreUnavailable(
-            f"The admin token cannot be kept: {draft} cannot be written: {exc.strerror}.",
-            remedy="Let the service's user write there, move away what is in its way, or set [admin] token.",
-        ) from exc
-    return token
+    operator = HttpClient(guard=OperatorGuard(), user_agent=agent, max_connections=_MAX_CONNECTIONS)
+    public = HttpClient(guard=PublicGuard(settings.network.allow), user_agent=agent, max_connections=_MAX_CONNECTIONS)
+    stack.push_async_callback(operator.aclose)
+    stack.push_async_callback(public.aclose)
+    return operator, public

@@ -1,7 +1,7 @@
-"""What the service says about its work: JSON lines for machines, coloured lines on a terminal.
+"""Logging: JSON lines, or coloured lines on a terminal.
 
-Every module logs through ``structlog.get_logger()``; what libraries say through :mod:`logging` joins the same stream.
-Import this module before any other that imports structlog: it keeps start-up quick.
+Every module logs through ``structlog.get_logger()``. Libraries that use :mod:`logging` write to the same stream.
+Import this module before any other that imports structlog, to keep the start fast.
 """
 
 import json
@@ -14,11 +14,11 @@ from typing import Any, TextIO
 
 from receiver.domain.errors import ConfigurationError
 
-# structlog imports rich, when it is there, for tracebacks nobody asked for: 35 ms and 5 MiB.
+# structlog imports rich if it is installed, for tracebacks that we do not use. That costs 35 ms and 5 MiB.
 _rich_is_absent = "rich" not in sys.modules
 if _rich_is_absent:
     sys.modules["rich"] = None  # type: ignore[assignment]  # how Python spells "cannot be imported"
-import structlog  # noqa: E402 - only now
+import structlog  # noqa: E402 - must follow the block above
 
 if _rich_is_absent:
     del sys.modules["rich"]
@@ -31,8 +31,8 @@ LEVELS: Mapping[str, int] = {
     "error": logging.ERROR,
 }
 
-# Nothing of ours logs a secret; this is the fence behind that rule, and the only one against what libraries say.
-# Each pattern with a word it cannot match without: looking for that first makes the fence ten times cheaper.
+# Our code logs no secrets. These patterns are the second line of defence, and the only one for libraries' messages.
+# Each pattern has a word that every match contains: testing for the word first makes redaction ten times cheaper.
 _SECRET_PATTERNS: Sequence[tuple[str, re.Pattern[str], str]] = [
     ("/callbacks/", re.compile(r"(/callbacks/)[^\s\"'<>?#/\\\x1b]+"), r"\1***"),  # a callback's token
     ("bearer", re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE), r"\1***"),  # an API key, the admin token
@@ -49,8 +49,8 @@ def configure(
 ) -> None:
     """Set up logging for the whole process.
 
-    *level* is debug, info, warning or error; without it ``KLING_RECEIVER_LOG`` decides, else info.
-    Raises ConfigurationError for any other word.
+    *level* is debug, info, warning or error. The default is ``KLING_RECEIVER_LOG``, else info.
+    Raises ConfigurationError for an unknown level.
     """
     stream = stream or sys.stderr
     threshold = _threshold(level, environ)
@@ -70,25 +70,25 @@ def configure(
 
 
 def redact(text: str) -> str:
-    """Cut out of *text* whatever looks like a secret."""
-    words = text.lower()
-    for word, pattern, remainder in _SECRET_PATTERNS:
-        if word in words:
-            text = pattern.sub(remainder, text)
+    """Return *text* with everything that looks like a secret replaced by ``***``."""
+    lowered = text.lower()
+    for word, pattern, replacement in _SECRET_PATTERNS:
+        if word in lowered:
+            text = pattern.sub(replacement, text)
     return text
 
 
 def _threshold(level: str | None, environ: Mapping[str, str]) -> int:
-    word = level or environ.get(LEVEL_VARIABLE) or "info"
+    name = level or environ.get(LEVEL_VARIABLE) or "info"
     try:
-        return LEVELS[word.lower()]
+        return LEVELS[name.lower()]
     except KeyError:
-        named = "--log" if level else LEVEL_VARIABLE
-        raise ConfigurationError([f"{named}: {word!r} is no level; use one of {', '.join(LEVELS)}"]) from None
+        source = "--log-level" if level else LEVEL_VARIABLE
+        raise ConfigurationError([f"{source}: {name!r} is not a log level; use one of {', '.join(LEVELS)}"]) from None
 
 
 def _json_processors() -> list[structlog.typing.Processor]:
-    write = json.JSONEncoder(default=repr).encode  # made once: json.dumps would make one for each line
+    write = json.JSONEncoder(default=repr).encode  # created once; json.dumps would create an encoder for each line
     return [structlog.processors.format_exc_info, _order_keys, lambda _logger, _method, line: write(line)]
 
 
@@ -98,26 +98,26 @@ def _console_processors(*, colors: bool) -> list[structlog.typing.Processor]:
 
 
 def _order_keys(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Put what is looked for first in front, as people read JSON lines too."""
+    """Move timestamp, level and event to the front, because people read the JSON lines too."""
     return {"timestamp": line.pop("timestamp"), "level": line.pop("level"), "event": line.pop("event"), **line}
 
 
 def _escape_values(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Show control characters instead of obeying them: a stranger's words must not steer the terminal."""
+    """Escape control characters, because untrusted text must not control the terminal."""
     return {key: _escape(value) if isinstance(value, str) else value for key, value in line.items()}
 
 
 def _escape(text: str) -> str:
-    return _CONTROL_CHARACTERS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
 
 
-def _redact_line(_logger: object, _method: str, line: Any) -> str:  # noqa: ANN401 - whatever the renderer made
-    """Redact the finished line, so that no value, however deep, and no traceback gets around it."""
+def _redact_line(_logger: object, _method: str, line: Any) -> str:  # noqa: ANN401 - the renderer's output
+    """Redact the finished line, so that nested values and tracebacks are covered too."""
     return redact(line)
 
 
 class _LineWriter:
-    """Writes lines. A full disk or a closed pipe costs the line, never the work it tells of."""
+    """Writes lines. A full disk or a closed pipe loses the line, but never fails the work that logs it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -133,7 +133,7 @@ class _LineWriter:
 
 
 class _StdlibHandler(logging.Handler):
-    """Sends what libraries log down the same road."""
+    """Forwards libraries' log records to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger().log(
@@ -142,7 +142,7 @@ class _StdlibHandler(logging.Handler):
 
 
 def _capture_libraries() -> None:
-    """Hear libraries from a warning on, whatever our own level: below that they print URLs, headers and paths."""
+    """Forward libraries' records from warning up, at every level of ours: below it they log URLs, headers and paths."""
     root = logging.getLogger()
     root.handlers = [_StdlibHandler()]
     root.setLevel(logging.WARNING)
@@ -152,4 +152,4 @@ def _capture_libraries() -> None:
         library.propagate = True
         library.setLevel(logging.WARNING)
     logging.getLogger("uvicorn.access").disabled = True
-    logging.captureWarnings(True)  # noqa: FBT003 - the call knows no name for it
+    logging.captureWarnings(True)  # noqa: FBT003 - a positional-only parameter

@@ -1,6 +1,6 @@
-"""Where a start waits that finds the disk full: what comes is refused, not ignored, and the start goes on by itself.
+"""Waits at startup while the disk is full. Requests get 503; startup continues once there is space.
 
-No store can be opened without some room: its index of the log is a file of its own, and so is the log.
+Opening the store needs free space: SQLite creates the write-ahead log and its index as files.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from receiver.web.server.listener import Listener, bind_sockets
 log = structlog.get_logger()
 
 MIN_START_BYTES = 8 * 1024 * 1024
-"""Bytes that opening a store may take: what was under way at a crash is written anew."""
+"""Bytes that opening a store may need: it rewrites what was in flight at a crash."""
 
 _CHECK_INTERVAL = timedelta(seconds=1)
 _KIB = 1024
 
 
 class StartupGate:
-    """Holds the addresses while there is no service to serve them.
+    """Answers requests until the service can start.
 
-    ``sockets`` are those that were handed over and, once there was a wait, all that the service is to listen on.
+    ``sockets`` are those from systemd and, after a wait, all sockets for the service to listen on.
     """
 
     def __init__(
@@ -54,49 +54,49 @@ class StartupGate:
         self._clock = clock
 
     def is_disk_full(self) -> bool:
-        """Tell whether a start that failed did so for want of room."""
+        """Return whether the disk has too little space to start."""
         return _free_bytes(self._folder) < MIN_START_BYTES
 
     async def wait(self) -> bool:
-        """Refuse what comes until there is room; False when told to stop before that. Raises CannotListen."""
-        asked_to_stop, done = stop_signals(), asyncio.Event()
-        refusal = self._disk_full_error()
-        log.error("service.waiting_for_disk", reason=refusal.message, remedy=refusal.remedy)
-        self._systemd.status(str(refusal))
+        """Answer 503 until there is space. Return False if stopped before. Raises BindFailed."""
+        stop_requested, done = stop_signals(), asyncio.Event()
+        error = self._disk_full_error()
+        log.error("service.waiting_for_disk", reason=error.message, remedy=error.remedy)
+        self._systemd.status(str(error))
         for name, address in self._addresses.items():
             if not self.sockets.get(name):
                 self.sockets[name] = bind_sockets(address, f"[{name}] listen")
-        async with asyncio.TaskGroup() as listening:
+        async with asyncio.TaskGroup() as listeners:
             for name in self._addresses:
-                listening.create_task(self._listener(name).serve(done))
-            while self.is_disk_full() and not asked_to_stop.is_set():
-                await self._clock.wait(asked_to_stop, until=self._clock.now() + _CHECK_INTERVAL)
+                listeners.create_task(self._listener(name).serve(done))
+            while self.is_disk_full() and not stop_requested.is_set():
+                await self._clock.wait(stop_requested, until=self._clock.now() + _CHECK_INTERVAL)
             done.set()
-        if not asked_to_stop.is_set():
-            self._systemd.status("There is room again.")
+        if not stop_requested.is_set():
+            self._systemd.status("The disk has space again.")
             log.info("service.disk_recovered", free=_free_bytes(self._folder))
-        return not asked_to_stop.is_set()
+        return not stop_requested.is_set()
 
     def _listener(self, name: str) -> Listener:
-        """Make one that leaves the sockets open when it stops: nobody who comes in between is turned away."""
+        """Return a listener that leaves the sockets open when it stops, so that no connection is refused meanwhile."""
         return Listener(_reject, key=f"[{name}] listen", sockets=[each.dup() for each in self.sockets[name]])
 
     def _disk_full_error(self) -> StoreUnavailable:
         free = _free_bytes(self._folder)
         return StoreUnavailable(
-            f"The disk is full: {self._folder} has {free // _KIB} KiB left, "
-            f"and to start takes {(MIN_START_BYTES - free) // _KIB} KiB more.",
-            remedy="Make room: until then callbacks are answered 503, and the start goes on by itself.",
+            f"The disk is full: {self._folder} has {free // _KIB} KiB free, "
+            f"and starting needs {(MIN_START_BYTES - free) // _KIB} KiB more.",
+            remedy="Free some space; startup then continues. Until then callbacks are answered 503.",
         )
 
 
 async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer whoever comes, on either listener."""
+    """Answer a request on either listener."""
     match scope["path"]:
         case "/healthz":
             response = serializers.json_response({"ok": True})
         case "/readyz":
-            check = {"name": "store", "ok": False, "reason": "The disk is full; the log says where."}
+            check = {"name": "store", "ok": False, "reason": "The disk is full; the log has the folder."}
             response = serializers.json_response({"ready": False, "checks": [check]}, HTTPStatus.SERVICE_UNAVAILABLE)
         case _:
             response = problems.from_error(StoreUnavailable("The disk is full.")).response()
@@ -104,7 +104,7 @@ async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def _free_bytes(folder: Path) -> int:
-    """Tell how much room there is for us in a folder, or in the one it is to be made in."""
+    """Return the bytes available in a folder, or in its nearest existing parent."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
     disk = os.statvfs(folder)

@@ -1,8 +1,8 @@
-"""Runs the parts of the service together, and says how it ended.
+"""Runs the parts of the service together, and returns the exit code.
 
-Start: work, then listeners, then READY. Stop: listeners first, so that nothing new comes in, then work, which ends or
-gives back what is under way. Should any one part end by itself, all end, and the process with 1: a receiver that is
-half alive is worse than one that is started anew.
+Start: work, then listeners, then READY. Stop: listeners first, so that no new requests arrive. Then the work stops,
+which finishes or releases everything in flight. If one part ends by itself, all parts stop and the exit code is 1:
+a service that runs only in part is worse than a restarted one.
 """
 
 import asyncio
@@ -20,19 +20,19 @@ from receiver.web.server.listener import Listener
 log = structlog.get_logger()
 
 Work = Callable[[asyncio.Event], Coroutine[object, object, None]]
-"""A service: runs until the event it is given, ends what it has under way, and returns."""
+"""A part of the service: runs until the event is set, finishes its work in flight, and returns."""
 
 
 @dataclass(slots=True)
 class _Running:
-    """A service under way, and how it is told to stop."""
+    """A running part, and the event that stops it."""
 
     stop: asyncio.Event
     task: "asyncio.Task[None]"
 
 
 class Supervisor:
-    """Keeps all parts of the service running, or none."""
+    """Runs all parts of the service, or none."""
 
     def __init__(self, *, broken: asyncio.Event, work: Mapping[str, Work], notifiers: Notifiers) -> None:
         self._broken = broken
@@ -42,27 +42,32 @@ class Supervisor:
         self._running: dict[str, _Running] = {}
 
     def set_listeners(self, **listeners: Listener) -> None:
-        """Say which listeners the service is to have."""
+        """Set the listeners; call this before run()."""
         self._listeners = listeners
 
     async def readiness(self) -> Sequence[Check]:
-        """Tell whether every part does its work."""
-        store = "" if not self._broken.is_set() else "It broke; see the log, and run: kling-receiver db check"
+        """Return a check for the store, each listener and each part."""
+        store = (
+            "" if not self._broken.is_set() else "The store is broken. See the log, and run `kling-receiver db check`."
+        )
         parts = {name: running.task.done() for name, running in self._running.items() if name in self._work}
         return [
             Check(name="store", ok=not store, reason=store),
             *(Check(name=name, ok=each.started.is_set()) for name, each in self._listeners.items()),
-            *(Check(name=name, ok=not ended, reason="It has ended." if ended else "") for name, ended in parts.items()),
+            *(
+                Check(name=name, ok=not ended, reason="This part has ended." if ended else "")
+                for name, ended in parts.items()
+            ),
         ]
 
     async def run(self, systemd: SystemdNotifier) -> int:
         """Run until SIGTERM or SIGINT (0), or until a part fails (1)."""
-        asked_to_stop = stop_signals()
+        stop_requested = stop_signals()
         for name, work in self._work.items():
             self._start(name, work)
         for name, listener in self._listeners.items():
             self._start(name, listener.serve)
-        ends = [asyncio.create_task(asked_to_stop.wait()), asyncio.create_task(self._broken.wait())]
+        ends = [asyncio.create_task(stop_requested.wait()), asyncio.create_task(self._broken.wait())]
         try:
             ready = asyncio.create_task(self._report_ready(systemd))
             self._running["readiness"] = _Running(stop=asyncio.Event(), task=ready)
@@ -72,7 +77,7 @@ class Supervisor:
             systemd.stopping()
             failed = self._failed_part()
             if self._broken.is_set():
-                log.critical("store.broken", remedy="Run: kling-receiver db check")
+                log.critical("store.broken", remedy="Run `kling-receiver db check`.")
                 return 1
             log.info("service.stopping", reason="a signal" if not failed else f"{failed} ended")
             await self._stop()
@@ -100,7 +105,7 @@ class Supervisor:
         self._running[name] = _Running(stop=stop, task=asyncio.create_task(work(stop), name=name))
 
     def _failed_part(self) -> str:
-        """Name a part that ended though nobody told it to, and say in the log what it died of."""
+        """Return the name of a part that ended without a stop, after logging its exception, or an empty string."""
         for name, running in self._running.items():
             if running.task.done() and not running.task.cancelled() and not running.stop.is_set():
                 log.critical("service.failed", part=name, exc_info=running.task.exception())
@@ -108,7 +113,7 @@ class Supervisor:
         return ""
 
     async def _stop(self) -> None:
-        """Stop the listeners, and then the work they feed."""
+        """Stop the listeners, then the work."""
         for names in (self._listeners, self._work):
             stopping = [self._running[name] for name in names]
             for running in stopping:
@@ -117,16 +122,16 @@ class Supervisor:
             await asyncio.gather(*(running.task for running in stopping), return_exceptions=True)
 
     async def _cancel_all(self, ends: "Sequence[asyncio.Task[bool]]") -> None:
-        left = [*ends, *(running.task for running in self._running.values())]
-        for task in left:
+        tasks = [*ends, *(running.task for running in self._running.values())]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def stop_signals() -> asyncio.Event:
-    """Turn SIGTERM and SIGINT into an event."""
-    asked = asyncio.Event()
+    """Return an event that SIGTERM and SIGINT set."""
+    requested = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, asked.set)
-    return asked
+        loop.add_signal_handler(number, requested.set)
+    return requested

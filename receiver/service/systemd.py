@@ -1,8 +1,7 @@
-"""What the service and systemd say to each other: ready, alive, stopping, and the sockets handed over at start.
+"""The systemd protocols: notifications (ready, watchdog, stopping, status) and socket activation.
 
-The protocols are those of sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). Started by hand, without
-systemd around, all of it does nothing. What is read from the environment is taken out of it, so that no child
-process believes it was meant.
+They are described in sd_notify(3), sd_watchdog_enabled(3) and sd_listen_fds(3). Without systemd they do nothing.
+The variables are removed from the environment when they are read, so that child processes do not use them.
 """
 
 import os
@@ -17,33 +16,33 @@ _SEND_TIMEOUT = 0.2
 
 
 class SystemdNotifier:
-    """Tells systemd how the service is. Never raises and never waits long: the service matters more than the news."""
+    """Sends the service's state to systemd. It never raises and waits at most 0.2 s, so it cannot delay the service."""
 
     def __init__(self, address: str = "", *, watchdog: timedelta | None = None) -> None:
         self._address = "\0" + address[1:] if address.startswith("@") else address
         self.watchdog_interval = None if watchdog is None else watchdog / 2
 
     watchdog_interval: timedelta | None
-    """How often :meth:`alive` must be called; None when nobody watches. Half of what systemd allows."""
+    """How often :meth:`watchdog` must be called: half of systemd's timeout. None without a watchdog."""
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str] = os.environ) -> "SystemdNotifier":
-        """Make the notifier that systemd asked for; without systemd, one that keeps silent."""
+        """Create the notifier from systemd's variables; without systemd it sends nothing."""
         address = environ.pop("NOTIFY_SOCKET", "")
         allowed = _parse_count(environ.pop("WATCHDOG_USEC", ""))
         watched = environ.pop("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         return cls(address, watchdog=timedelta(microseconds=allowed) if allowed and watched else None)
 
     def ready(self) -> None:
-        """Say that start-up is done and callbacks are taken."""
+        """Report that the start is complete and callbacks are accepted."""
         self._send("READY=1")
 
     def watchdog(self) -> None:
-        """Say that the service still turns; missing for too long, systemd starts it anew."""
+        """Report that the service is alive; systemd restarts it if this is missing for too long."""
         self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """Say that the service has begun to stop."""
+        """Report that the service is stopping."""
         self._send("STOPPING=1")
 
     def status(self, text: str) -> None:
@@ -62,27 +61,27 @@ class SystemdNotifier:
 
 
 def listen_fds(environ: MutableMapping[str, str] = os.environ) -> Mapping[str, list[socket.socket]]:
-    """Take over the listening sockets systemd opened for this process, by their ``FileDescriptorName``.
+    """Return the listening sockets that systemd opened for this process, by their ``FileDescriptorName``.
 
-    Sockets meant for another process are left alone. Raises ConfigurationError for a descriptor that nobody
-    can connect to, as of a socket unit that lists a datagram or a file.
+    Sockets for another process are ignored. Raises ConfigurationError for a descriptor that is not a listening
+    socket, such as a datagram socket or a file.
     """
     pid, count, names = (environ.pop(name, "") for name in ("LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"))
     if pid != str(os.getpid()):
         return {}
-    taken: dict[str, list[socket.socket]] = {}
+    sockets: dict[str, list[socket.socket]] = {}
     descriptors = range(_FIRST_FD, _FIRST_FD + _parse_count(count))
     for descriptor, name in zip(descriptors, _descriptor_names(names, len(descriptors)), strict=True):
-        taken.setdefault(name, []).append(_listening_socket(descriptor, name))
-    return taken
+        sockets.setdefault(name, []).append(_listening_socket(descriptor, name))
+    return sockets
 
 
 def _listening_socket(descriptor: int, name: str) -> socket.socket:
     try:
-        os.set_inheritable(descriptor, False)  # noqa: FBT003 - the call knows no name for it
-        handed = socket.socket(fileno=descriptor)
-        if handed.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return handed
+        os.set_inheritable(descriptor, False)  # noqa: FBT003 - a positional-only parameter
+        inherited = socket.socket(fileno=descriptor)
+        if inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return inherited
     except OSError as error:
         raise _not_listening_error(name) from error
     raise _not_listening_error(name)
@@ -90,16 +89,16 @@ def _listening_socket(descriptor: int, name: str) -> socket.socket:
 
 def _not_listening_error(name: str) -> ConfigurationError:
     return ConfigurationError(
-        [f"the socket unit handed over {name!r}, which is no listening socket: only ListenStream= is understood"]
+        [f"the socket unit passed {name!r}, which is not a listening socket; use only ListenStream= in the unit"]
     )
 
 
 def _descriptor_names(joined: str, count: int) -> list[str]:
-    """Give one name per descriptor; systemd says ``unknown`` for those without."""
+    """Return one name per descriptor; a descriptor without a name is ``unknown``, as in systemd."""
     names = joined.split(":") if joined else []
     return [*names, *["unknown"] * count][:count]
 
 
 def _parse_count(text: str) -> int:
-    """Read a count; zero for anything that is none."""
+    """Parse a count; return 0 if it is not a number."""
     return int(text) if text.isascii() and text.isdigit() else 0

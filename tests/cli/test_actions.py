@@ -109,7 +109,7 @@ def test_a_replay_says_what_it_will_do_does_it_and_shows_how_far_it_is(
         "why": "the outage",
     }
     assert err.splitlines() == [
-        "2 go out again: 2 dead to publish",
+        "2 to replay: 2 dead to publish",
         "rpl_one  1 of 2",
         "rpl_one  2 of 2",
     ]

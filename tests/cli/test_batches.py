@@ -116,7 +116,7 @@ def test_a_submit_names_its_batch(service: FakeService, config: Path, capsys: py
     assert main([*job, "--batch", "spring", "--batch-size", "50"]) == 0
     assert main([*job, "--batch-size", "50"]) == 2
 
-    assert "Name it with --batch" in capsys.readouterr().err
+    assert "Name the batch with --batch" in capsys.readouterr().err
     assert [body["batch"] for _, _, body in service.requests] == [
         {"name": "spring", "size": None},
         {"name": "spring", "size": 50},
@@ -133,7 +133,7 @@ def test_the_last_submit_closes_its_batch(
     assert main([*job, "--batch", "spring"]) == 0
     assert main(job) == 2
 
-    assert "Name it with --batch" in capsys.readouterr().err
+    assert "Name the batch with --batch" in capsys.readouterr().err
     assert [path for _, path, _ in service.requests] == ["/api/tasks", "/api/batches/spring/close"]
 
 
@@ -152,7 +152,7 @@ def test_a_file_of_jobs_closes_each_batch_that_it_names_when_all_are_in(
     assert main([*command, "--body", f"@{jobs}", "--batch", "spring"]) == 0
     assert main([*command, "--body", f"@{loose}"]) == 2
 
-    assert "on the lines of the file" in capsys.readouterr().err
+    assert "in the lines of the file" in capsys.readouterr().err
     assert [path for _, path, _ in service.requests] == [
         *["/api/tasks"] * 3,
         "/api/batches/autumn/close",
@@ -212,7 +212,7 @@ def test_costs_of_a_time_that_ends_before_it_begins_are_not_asked_for(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tasks", "cost", "--from", "1h", "--to", "2h", "--config", str(config)]) == 2
-    assert "--from is not before --to" in capsys.readouterr().err
+    assert "--from must be before --to" in capsys.readouterr().err
     assert service.requests == []
 
 

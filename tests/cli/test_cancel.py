@@ -53,7 +53,7 @@ def test_one_that_is_named_and_cannot_be_makes_it_fail(
     out, err = capsys.readouterr()
     assert code == 1
     assert [item["id"] for item in json.loads(out)["items"]] == ["tsk_1"]
-    assert err == "1 task cancelled. 1 task had gone to Kling, or ended: tsk_2.\n"
+    assert err == "1 task cancelled. 1 task already sent to Kling or finished: tsk_2.\n"
 
 
 def test_all_that_wait_of_a_choice_are_cancelled_page_by_page(
@@ -69,7 +69,7 @@ def test_all_that_wait_of_a_choice_are_cancelled_page_by_page(
     code = main(["tasks", "cancel", "--batch", "spring", "--tag", "project=ads", "--config", str(config)])
 
     assert code == 0, "those that went meanwhile were not asked for"
-    assert capsys.readouterr().err == "2 tasks cancelled. 1 task had gone to Kling, or ended: tsk_2.\n"
+    assert capsys.readouterr().err == "2 tasks cancelled. 1 task already sent to Kling or finished: tsk_2.\n"
     asked = [path for method, path, _ in service.requests if method == "GET" and path.startswith("/api/tasks?")]
     assert asked[0] == "/api/tasks?state=queued&batch=spring&limit=500&tag=project%3Aads"
     assert "cursor=more" in asked[1]
@@ -93,5 +93,5 @@ def test_it_is_said_in_one_way_which_tasks(
     code = main(["tasks", "cancel", *argv, "--config", str(config)])
 
     assert code == 2
-    assert "Say which tasks, in one of two ways." in capsys.readouterr().err
+    assert "Name the tasks to cancel, or select them by options, but not both." in capsys.readouterr().err
     assert service.requests == []

@@ -79,7 +79,7 @@ def test_a_port_that_is_taken_is_a_reason(which: int, capsys: pytest.CaptureFixt
 
     out, err = capsys.readouterr()
     assert (code, out) == (1, "")
-    assert f"Port {first + which} cannot be used: Address already in use. Name another with --port" in err
+    assert f"Cannot listen on port {first + which}: Address already in use. Choose another --port" in err
 
 
 def four_ports_are_free(first: int) -> bool:

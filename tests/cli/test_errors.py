@@ -47,7 +47,7 @@ def test_a_folder_in_the_tokens_place_keeps_the_service_from_starting_until_some
     ended = run_cli("serve", "--config", config, env={"KLING_RECEIVER__PUBLIC__LISTEN": "127.0.0.1:0"})
 
     assert ended.returncode == 78
-    assert f"admin.token: the token kept in {tmp_path}/admin-token cannot be read: Is a directory" in ended.stderr
+    assert f"admin.token: cannot read the token file {tmp_path}/admin-token: Is a directory" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 
@@ -88,7 +88,7 @@ def test_what_the_api_refuses_is_told_in_its_own_words(config: Path, capsys: pyt
 
     assert code == 1
     assert capsys.readouterr().err == (
-        "kling-receiver: There is no such thing. Those there are: kling-receiver tasks list.\n"
+        "kling-receiver: There is no such thing. To list them: `kling-receiver tasks list`.\n"
     )
 
 
@@ -110,7 +110,7 @@ def test_of_what_is_not_there_it_says_where_to_look(
     code = main([*argv.split(), "--config", str(config)])
 
     assert code == 1
-    assert capsys.readouterr().err.endswith(f" Those there are: kling-receiver {lists}.\n")
+    assert capsys.readouterr().err.endswith(f" To list them: `kling-receiver {lists}`.\n")
 
 
 def test_another_program_on_the_port_is_told_apart(
@@ -137,20 +137,20 @@ def test_another_program_on_the_port_is_told_apart(
         (["tasks", "wait", "tsk_one", "--timeout", "soon"], "--timeout"),
         (["submit", "images/multi-image2image", "--set", "novalue"], "--set"),
         (["submit", "images/multi-image2image", "--body", "[]"], "--body"),
-        (["submit", "images/multi-image2image", "--body", "@/does/not/exist"], "cannot be read"),
+        (["submit", "images/multi-image2image", "--body", "@/does/not/exist"], "Cannot read --body @/does/not/exist"),
         (["submit", "images/multi-image2image", "--image", "/does/not/exist.png"], "no file"),
         (["submit", "images/multi-image2image", "--timeout", "5s"], "Add --wait"),
-        (["submit", "stories/multi/many"], "calls back"),
-        (["events", "list", "--type", "succeed"], "There are task.submitted, task.processing, task.succeed"),
-        (["events", "list", "--type", "task.succeed,batch"], "--type batch: no event is of this type"),
+        (["submit", "stories/multi/many"], "endpoint with callbacks"),
+        (["events", "list", "--type", "succeed"], "Expected: task.submitted, task.processing, task.succeed"),
+        (["events", "list", "--type", "task.succeed,batch"], "--type batch: unknown event type"),
         (["tasks", "watch", "--limit", "0"], "from 1 to 500"),
-        (["submit", "audio/tts"], "audio/tts answers at once and calls nobody back"),
+        (["submit", "audio/tts"], "audio/tts answers at once and sends no callbacks"),
         (["submit", "audio/tts"], "POST /kling/v1/audio/tts"),
         (["callback-url", "--endpoint", "v1/audio/tts"], "POST /kling/v1/audio/tts"),
-        (["callback-url", "--endpoint", "stories/multi/many"], "calls back"),
-        (["listen", "--forward-to", "no-such-host.invalid"], "no machine called no-such-host.invalid"),
-        (["listen", "--", "./nosuch"], "/nosuch is no program"),
-        (["listen", "--exec", "nosuch --fast"], "nosuch is no program"),
+        (["callback-url", "--endpoint", "stories/multi/many"], "endpoint with callbacks"),
+        (["listen", "--forward-to", "no-such-host.invalid"], "the host no-such-host.invalid is unknown"),
+        (["listen", "--", "./nosuch"], "/nosuch is not an executable program"),
+        (["listen", "--exec", "nosuch --fast"], "nosuch is not an executable program"),
         (["simulate", "--drop", "often"], "drop"),
     ],
 )
@@ -331,7 +331,7 @@ def test_output_that_cannot_be_written_is_one_sentence(service: FakeService, con
         )
 
     assert ended.returncode == 1
-    assert ended.stderr == "kling-receiver: the output cannot be written: No space left on device.\n"
+    assert ended.stderr == "kling-receiver: cannot write the output: No space left on device.\n"
 
 
 def test_ctrl_c_is_130_and_silent(service: FakeService, config: Path) -> None:

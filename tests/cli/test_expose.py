@@ -72,7 +72,7 @@ def test_only_what_the_configuration_does_not_say_yet_is_asked_for(
         ([], 'listen = "127.0.0.1:9700"', 2, "--host"),
         (["--host", "hooks.example.com; include x"], 'listen = "127.0.0.1:9700"', 2, "--host"),
         (["--host", "hooks.example.com;x"], 'listen = "127.0.0.1:9700"', 2, "characters"),
-        (["--host", "hooks.example.com"], 'listen = "127.0.0.1:0"', 1, "any free port"),
+        (["--host", "hooks.example.com"], 'listen = "127.0.0.1:0"', 1, "no fixed port"),
         (["traefik"], 'url = "https://hooks.example.com"', 2, "traefik"),
         (["cloudflared"], 'url = "https://hooks.example.com:8443"', 2, "without a port"),
     ],

@@ -56,7 +56,7 @@ def test_every_bad_line_is_named_at_once_with_its_reason(tmp_path: Path) -> None
         read_jobs(path, GIVEN)
 
     said = raised.value.message.splitlines()
-    assert said[0] == f"6 lines of {path} are no jobs; nothing was sent:"
+    assert said[0] == f"6 lines of {path} are not jobs; nothing was submitted:"
     assert [line.partition(":")[0] for line in said[1:]] == [f"  line {number}" for number in range(2, 8)]
     assert "'tagz'" in raised.value.message
 

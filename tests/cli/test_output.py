@@ -15,8 +15,8 @@ from harness.run_cli import clean_environment, run_cli
 from rich.console import Console
 
 from receiver.cli import main, render
+from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.render import print_json_line
-from receiver.cli.tasks import COLUMNS as TASK_COLUMNS
 
 
 def test_a_list_in_a_pipe_is_tab_separated_lines_without_a_head(
@@ -232,7 +232,7 @@ def test_a_list_fits_the_terminal_and_cuts_neither_ids_nor_states(
             "deliveries": ["dlv_01k0xa70k6d2ba4a7q2n4ps7v", "delivered"],
         }[what]
     )
-    assert last.startswith("There was no room for: ")
+    assert last.startswith("Columns that did not fit: ")
     assert ("TASK" in head.split()) == (TASK in first if what != "tasks" else False)
 
 
@@ -262,7 +262,7 @@ def test_where_not_even_an_id_has_room_it_is_wrapped_by_the_terminal_and_not_cut
 ) -> None:
     service.answer("/api/deliveries", {"items": [LISTS["deliveries"]], "next": None})
 
-    shown = run_in_terminal(["deliveries", "list", "--config", str(config)], COLUMNS="20")
+    shown = run_in_terminal(["deliveries", "list", "--config", str(config)], TASK_COLUMNS="20")
 
     assert "dlv_01k0xa70k6d2ba4a7q2n4ps7v" in shown
 

@@ -73,7 +73,7 @@ def test_results_on_their_way_home_are_waited_for(
     out, err = capsys.readouterr()
     assert out.splitlines()[0] == "/var/lib/kling/0.png"
     assert [line.split("  ")[-1] for line in err.splitlines()] == [
-        "processing", "succeed, bringing its results home", "succeed",
+        "processing", "succeed, archiving its results", "succeed",
     ]  # fmt: skip
 
 

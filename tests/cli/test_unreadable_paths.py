@@ -62,7 +62,7 @@ def test_a_store_behind_a_locked_folder_is_a_fault(unprivileged: Sequence[str], 
 
     assert ended.returncode == 78
     assert ended.stderr == (
-        "kling-receiver: the configuration does not hold:\n"
+        "kling-receiver: the configuration is invalid:\n"
         f"  {config}:2: store.url: {locked}/in/receiver.db cannot be looked at: Permission denied; "
         "run this as the service's user, and let it enter the folders above\n"
     )

@@ -68,7 +68,7 @@ async def test_each_job_of_a_file_is_created_once_through_kills(tmp_path: Path) 
             await wait_until(lambda: receiver.rows(finished) == [("all", JOBS)], seconds=60)
 
             again = await asyncio.to_thread(run_cli, "submit", *argv)
-            assert f"{JOBS} of them were there already" in again.stderr
+            assert f"{JOBS} of them already existed" in again.stderr
             anew = await asyncio.to_thread(run_cli, "submit", *argv[:3], "--idempotency-key", "2", "--config", argv[-1])
             assert anew.returncode == 0
             assert "already" not in anew.stderr

@@ -8,7 +8,7 @@ from harness.settings_files import load_text
 
 from receiver.domain.errors import ConfigurationError, StoreUnavailable
 from receiver.domain.model import Secret
-from receiver.service.bootstrap import admin_token
+from receiver.service.admin_token import admin_token
 from receiver.settings import Settings
 
 
@@ -47,10 +47,10 @@ def test_what_lies_in_the_tokens_place_and_is_none_is_a_fault_of_the_configurati
         admin_token(settings)
 
     (fault,) = caught.value.faults
-    reason = "it is no UTF-8 text" if content else "Is a directory"
+    reason = "it is not UTF-8 text" if content else "Is a directory"
     assert fault == (
-        f"admin.token: the token kept in {kept} cannot be read: {reason}; let the service's user read it, "
-        "or move it away and a new one is made, or set [admin] token"
+        f"admin.token: cannot read the token file {kept}: {reason}; let the service's user read it, "
+        "or move it away to get a new one, or set [admin] token"
     )
 
 

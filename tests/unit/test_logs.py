@@ -50,7 +50,9 @@ def test_the_argument_decides_before_the_environment(
 
 
 def test_an_unknown_level_says_where_it_stands_and_what_to_write() -> None:
-    with pytest.raises(ConfigurationError, match=r"KLING_RECEIVER_LOG: 'loud' is no level; use one of debug, info"):
+    with pytest.raises(
+        ConfigurationError, match=r"KLING_RECEIVER_LOG: 'loud' is not a log level; use one of debug, info"
+    ):
         configure(stream=io.StringIO(), environ={"KLING_RECEIVER_LOG": "loud"})
 
 

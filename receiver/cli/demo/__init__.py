@@ -1,4 +1,4 @@
-"""`kling-receiver demo`: a whole round trip on this machine, with no account: the first thing a new user sees."""
+"""`kling-receiver demo`: a complete round trip on this machine, without an account, for new users."""
 
 import signal
 from contextlib import suppress
@@ -11,16 +11,16 @@ from receiver.cli import OK
 
 def demo(
     *,
-    keep: Annotated[bool, Parameter(help="Leave everything running until Ctrl-C, and say what to try next.")] = False,
+    keep: Annotated[bool, Parameter(help="Keep everything running until Ctrl-C, and suggest commands to try.")] = False,
     port: Annotated[
-        int | None, Parameter(help="Use this port and the three after it, instead of any that are free.")
+        int | None, Parameter(help="First of four consecutive ports to use (default: any free ports).")
     ] = None,
     json: Annotated[bool, Parameter(help="Print each step as a line of JSON.")] = False,
 ) -> int:
-    """Show a whole round trip on this machine, with no account and nothing left behind.
+    """Show a complete round trip on this machine, without an account. It leaves nothing behind.
 
-    Starts a simulated Kling, the receiver, a webhook that verifies signatures and a script; submits one
-    multi-image2image job and shows each step as it happens. Ends 0 when both have the result.
+    It starts a simulated Kling, the receiver, a webhook that verifies signatures, and a script.
+    Then it submits one multi-image2image job and shows each step. It exits 0 when both have received the result.
     """
     from receiver.cli.demo.output import DemoOutput
     from receiver.cli.demo.sandbox import DemoFailed, Ports, Sandbox
@@ -29,17 +29,17 @@ def demo(
 
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
-    teller = DemoOutput(as_json=json)
-    with Sandbox(Ports.choose(port)) as stage:
+    demo_output = DemoOutput(as_json=json)
+    with Sandbox(Ports.choose(port)) as sandbox:
         try:
-            with run_scenario(stage, teller) as client:
+            with run_scenario(sandbox, demo_output) as client:
                 if keep:
                     with suppress(KeyboardInterrupt):
-                        keep_running(stage, teller, client.url)
+                        keep_running(sandbox, demo_output, client.url)
         except ReceiverError as error:
-            stage.keep_folder = True
-            teller.fail(str(error))
-            raise DemoFailed(str(error), remedy=f"\nThe logs are in {stage.folder}.") from error
+            sandbox.keep_folder = True
+            demo_output.fail(str(error))
+            raise DemoFailed(str(error), remedy=f"\nThe logs are in {sandbox.folder}.") from error
     return OK
 
 

@@ -1,4 +1,4 @@
-"""How the demo tells its story: numbered lines with times for a person, JSON lines for a program."""
+"""The demo's output: numbered lines with times, or JSON lines for programs."""
 
 from collections.abc import Mapping, Sequence
 from time import perf_counter
@@ -17,11 +17,11 @@ class DemoOutput:
 
     @property
     def seconds(self) -> float:
-        """How long the story has been going on."""
+        """Seconds since the demo started."""
         return perf_counter() - self._started
 
     def step(self, name: str, title: str, detail: str, **facts: object) -> None:
-        """Tell the next step: *what* names it for programs, *title* and *detail* say it."""
+        """Print the next step. *name* identifies it for programs; *title* and *detail* are for people."""
         self._steps += 1
         if self._as_json:
             self._print_json(name, step=self._steps, title=title, detail=detail, **facts)
@@ -38,23 +38,23 @@ class DemoOutput:
             render.print_line(self._steps, f"{self.seconds:.2f} s", title, detail)
 
     def introduce(self, text: str) -> None:
-        """Say what this is going to be."""
+        """Print the introduction."""
         self._print(text, style="bold", blank_after=True)
 
     def finish(self, text: str, *, style: str = "bold green", **facts: object) -> None:
-        """Say how it ended."""
+        """Print the successful end."""
         if self._as_json:
             self._print_json("done", ok=True, detail=text, **facts)
         else:
             self._print(text, style=style, blank_before=True)
 
     def fail(self, text: str) -> None:
-        """Say why it did not end well; programs read it here, people on stderr."""
+        """Print the failure as JSON; without JSON, the error goes to stderr instead."""
         if self._as_json:
             self._print_json("done", ok=False, detail=text)
 
     def show_running(self, places: Mapping[str, str], commands: Sequence[str]) -> None:
-        """Say what goes on running where, and what a person may try."""
+        """Print the addresses and files in use, and commands to try."""
         if self._as_json:
             self._print_json("kept", **places, commands=commands)
             return

@@ -1,4 +1,4 @@
-"""The demo's stage: a temporary folder, free ports, a configuration, and the processes that live on them."""
+"""The demo's sandbox: a temporary folder, free ports, a configuration, and the processes."""
 
 import os
 import secrets
@@ -30,7 +30,7 @@ _LAST_PORT = 65535
 
 _SCRIPT = """\
 #!/bin/sh
-# A route's script: the event is on stdin, its essentials are in the environment. Exit 0 means delivered.
+# A route's script: the event is on stdin, its main fields are in the environment. Exit 0 means delivered.
 cat >> "{output}"
 echo >> "{output}"
 echo "published task $KLING_TASK_ID: $KLING_STATUS"
@@ -55,7 +55,7 @@ api_key = "any-key-will-do"
 secret = "file:{secret_file}"
 
 [network]
-allow = ["127.0.0.1/32"]  # the demo's client listens here; real ones are on public addresses
+allow = ["127.0.0.1/32"]  # the demo's client listens here; real clients have public addresses
 
 [[routes]]
 name = "{webhook_route}"
@@ -70,14 +70,14 @@ script = {{ command = ["/bin/sh", "{script_file}"], timeout = "10s" }}
 
 
 class DemoFailed(ReceiverError):
-    """The demo did not come to its good end."""
+    """The demo failed."""
 
     code = "demo_failed"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
-    """Where everybody of the demo listens, on loopback."""
+    """The loopback ports of the demo's listeners."""
 
     public: int
     admin: int
@@ -86,14 +86,14 @@ class Ports:
 
     @classmethod
     def choose(cls, first: int | None) -> "Ports":
-        """Take four ports in a row from *first* on, or any four that are free.
+        """Choose four consecutive ports from *first* on, or any four free ports.
 
-        Raises UsageError where there are no such ports, DemoFailed where one of them is taken: what is there already
-        would be spoken to instead of what the demo starts.
+        Raises UsageError if the ports are out of range, and DemoFailed if one is in use. The demo would otherwise talk
+        to the program that already uses the port.
         """
         if first is not None and not 1 <= first <= _LAST_PORT - 3:
             raise UsageError(
-                f"--port {first}: there is no such port, or no three after it.",
+                f"--port {first} is out of range: the demo needs four consecutive ports.",
                 remedy=f"Give a number from 1 to {_LAST_PORT - 3}.",
             )
         wanted = [0] * 4 if first is None else [first + n for n in range(4)]
@@ -108,13 +108,13 @@ def _probe(port: int) -> socket.socket:
         return socket.create_server(("127.0.0.1", port))
     except OSError as exc:
         raise DemoFailed(
-            f"Port {port} cannot be used: {os.strerror(exc.errno or 0)}.",
-            remedy="Name another with --port, or leave it out: any four that are free are taken then.",
+            f"Cannot listen on port {port}: {os.strerror(exc.errno or 0)}.",
+            remedy="Choose another --port, or omit it to use any four free ports.",
         ) from exc
 
 
 class Sandbox:
-    """Sets the demo up in a folder of its own, starts processes, and stops every one of them at the end."""
+    """A temporary folder with the demo's files. It starts the demo's processes and stops them all at the end."""
 
     def __init__(self, ports: Ports) -> None:
         self.ports = ports
@@ -135,15 +135,15 @@ class Sandbox:
             rmtree(self.folder, ignore_errors=True)
 
     def start(self, name: str, *argv: str) -> None:
-        """Start one of our own commands as a process; all it writes goes to a file."""
+        """Start a kling-receiver command as a process, with its output in a log file."""
         with self.log_file(name).open("wb") as log:
             self._start(name, argv, stdout=log, stderr=log)
 
     def start_with_output(self, name: str, *argv: str) -> IO[bytes]:
-        """Start one of our own commands as a process; what it prints comes to us."""
+        """Start a kling-receiver command as a process, and return its stdout."""
         with self.log_file(name).open("wb") as log:
             process = self._start(name, argv, stdout=subprocess.PIPE, stderr=log)
-        return cast("IO[bytes]", process.stdout)  # a pipe, as asked for
+        return cast("IO[bytes]", process.stdout)  # never None, because stdout is a pipe
 
     def _start(
         self, name: str, argv: Sequence[str], *, stdout: IO[bytes] | int, stderr: IO[bytes]
@@ -154,23 +154,23 @@ class Sandbox:
             stdout=stdout,
             stderr=stderr,
             env=_process_environment(),
-            start_new_session=True,  # Ctrl-C is ours alone; we stop them in order
+            start_new_session=True,  # Ctrl-C reaches only this process, which stops the others in order
         )
         self._started.append((name, process))
         return process
 
     def log_file(self, name: str) -> Path:
-        """Tell where a process writes."""
+        """Return the log file of a process."""
         return self.folder / f"{name}.log"
 
     def check_running(self) -> None:
-        """Raise when one of the processes has ended before its time."""
+        """Raise DemoFailed if a process has ended."""
         for name, process in self._started:
             if process.poll() is not None:
                 raise DemoFailed(f"The {name} ended with exit code {process.returncode}.{self.log_tail(name)}")
 
     def log_tail(self, name: str) -> str:
-        """Quote the end of a process' log."""
+        """Return the last lines of a process's log."""
         lines = self.log_file(name).read_text("utf-8", "replace").strip().splitlines()[-_LOG_TAIL_LINES:]
         return "".join(f"\n  {line}" for line in lines)
 
@@ -197,7 +197,7 @@ class Sandbox:
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """Stop processes one after the other; when one takes too long, or a person does not want to wait, kill."""
+    """Stop the processes in order. Kill them all if one takes too long, or at Ctrl-C."""
     try:
         for process in processes:
             process.terminate()
@@ -212,12 +212,12 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
 
 
 def clean_environment() -> dict[str, str]:
-    """Our environment without the settings of a real installation, which must not leak into the demo."""
+    """Return this environment without the settings of a real installation."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KLING_")}
 
 
 def _process_environment() -> dict[str, str]:
-    """Let a process find this very package, and nothing that happens to lie in the current folder."""
-    found_in = str(Path(receiver.__file__).parent.parent)
+    """Return an environment in which a process imports this package, and nothing from the current folder."""
+    package_root = str(Path(receiver.__file__).parent.parent)
     inherited = [path] if (path := os.environ.get("PYTHONPATH")) else []
-    return clean_environment() | {"PYTHONPATH": os.pathsep.join([found_in, *inherited]), "PYTHONUNBUFFERED": "1"}
+    return clean_environment() | {"PYTHONPATH": os.pathsep.join([package_root, *inherited]), "PYTHONUNBUFFERED": "1"}

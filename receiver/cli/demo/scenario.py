@@ -1,4 +1,4 @@
-"""What happens in the demo, in order. Everything told was seen: by the simulator, the sink, or the service's API."""
+"""The demo's steps, in order. Each printed step was observed by the simulator, the sink, or the service's API."""
 
 import json
 import shlex
@@ -22,6 +22,7 @@ from receiver.client.event_cursor import BEFORE_ALL
 from receiver.domain.clock import SystemClock
 from receiver.domain.errors import ServiceUnreachable
 from receiver.domain.model import Json
+from receiver.service.admin_token import TOKEN_FILE
 from receiver.settings import load
 
 ENDPOINT = "images/multi-image2image"
@@ -46,46 +47,50 @@ _Updates: TypeAlias = "Queue[Callable[[DemoProgress], None]]"
 
 @contextmanager
 def run_scenario(sandbox: Sandbox, output: DemoOutput) -> Iterator[SyncClient]:
-    """Play the whole story; while the caller stays inside, everything is still running."""
+    """Run the whole scenario. Everything keeps running while the context is open."""
     deadline = perf_counter() + _TIMEOUT_SECONDS
-    news: _Updates = Queue()
-    output.introduce("One job's round trip on this machine: a simulated Kling, the receiver, a webhook, a script.")
+    updates: _Updates = Queue()
+    output.introduce("The round trip of one job on this machine: a simulated Kling, the receiver, a webhook, a script.")
     with ExitStack() as running:
-        sink = running.enter_context(_webhook_sink(sandbox, news))
+        sink = running.enter_context(_webhook_sink(sandbox, updates))
         kling = sandbox.start_with_output(
             "simulator", "simulate", *_SIMULATOR, "--listen", f"127.0.0.1:{sandbox.ports.kling}"
         )
         sandbox.start("receiver", "serve", "--config", str(sandbox.config))
-        started = _read_simulator(kling, news)
+        has_started = _read_simulator(kling, updates)
         client = running.enter_context(_connect_receiver(sandbox, deadline))
-        _wait_for(started, sandbox, deadline, "the simulator to start")
-        _read_events(client, news)
+        _wait_for(has_started, sandbox, deadline, "the simulator to start")
+        _read_events(client, updates)
         _report_ready(sandbox, output)
         simulator = running.enter_context(SyncClient(f"http://127.0.0.1:{sandbox.ports.kling}", "any"))
-        plot = DemoProgress(client=client, kling=simulator, output=output)
-        _submit(plot, callback_url=sink.url + CLIENT_PATH)
-        _follow_until_complete(plot, news, sandbox, deadline)
-        output.finish("Done. Webhook and script both have the succeed.", kling_id=plot.kling_id, event=plot.event_id)
+        progress = DemoProgress(client=client, kling=simulator, output=output)
+        _submit(progress, callback_url=sink.url + CLIENT_PATH)
+        _follow_until_complete(progress, updates, sandbox, deadline)
+        output.finish(
+            "Done. The webhook and the script both received the result.",
+            kling_id=progress.kling_id,
+            event=progress.event_id,
+        )
         yield client
 
 
 def keep_running(sandbox: Sandbox, output: DemoOutput, admin_url: str) -> None:
-    """Say what is running where and what to try, and leave it alone until Ctrl-C."""
+    """Print what is running and commands to try, then wait until Ctrl-C."""
     places = {
         "gateway": f"{admin_url}/kling",
         "api": f"{admin_url}/api/tasks",
         "simulator": f"http://127.0.0.1:{sandbox.ports.kling}",
-        "token": str(sandbox.folder / "admin-token"),
+        "token": str(sandbox.folder / TOKEN_FILE),
         "config": str(sandbox.config),
         "output": str(sandbox.output_file),
         "log": str(sandbox.log_file("receiver")),
     }
-    ours = command_name()
+    command = command_name()
     commands = [
         f"export KLING_RECEIVER_CONFIG={sandbox.config}",
-        f"{ours} tasks list",
-        f"{ours} deliveries list",
-        f"{ours} submit {ENDPOINT} --set prompt='a boat' --image https://example.com/cat.png --wait",
+        f"{command} tasks list",
+        f"{command} deliveries list",
+        f"{command} submit {ENDPOINT} --set prompt='a boat' --image https://example.com/cat.png --wait",
         f"tail -f {sandbox.output_file}",
     ]
     output.show_running(places, commands)
@@ -95,71 +100,71 @@ def keep_running(sandbox: Sandbox, output: DemoOutput, admin_url: str) -> None:
 
 
 def command_name() -> str:
-    """Write the command as a person calls it here: by its name alone only where a shell would find it by that."""
-    called = Path(sys.argv[0])
-    if called.name == "__main__.py":
+    """Return the command as the user can type it: the name alone only if the shell would find this program."""
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
         return f"{shlex.quote(sys.executable)} -m receiver"
-    found = shutil.which(called.name)
-    by_name = found is not None and Path(found).absolute() == called.absolute()
-    return shlex.quote(called.name if by_name else sys.argv[0])
+    found = shutil.which(program.name)
+    is_on_path = found is not None and Path(found).absolute() == program.absolute()
+    return shlex.quote(program.name if is_on_path else sys.argv[0])
 
 
 @contextmanager
 def _webhook_sink(sandbox: Sandbox, updates: _Updates) -> Iterator[WebhookSink]:
-    def tell(arrival: ReceivedRequest) -> None:
-        updates.put(partial(DemoProgress.on_webhook_request, arrival=arrival))
+    def on_request(request: ReceivedRequest) -> None:
+        updates.put(partial(DemoProgress.on_webhook_request, request=request))
 
     try:
-        sink = WebhookSink(port=sandbox.ports.sink, secret=sandbox.secret, clock=SystemClock(), on_request=tell)
+        sink = WebhookSink(port=sandbox.ports.sink, secret=sandbox.secret, clock=SystemClock(), on_request=on_request)
     except OSError as exc:
         raise DemoFailed(
-            f"Port {sandbox.ports.sink} cannot be used: {exc.strerror}.", remedy="Use another --port."
+            f"Cannot listen on port {sandbox.ports.sink}: {exc.strerror}.", remedy="Choose another --port."
         ) from exc
     with sink:
         yield sink
 
 
 def _read_simulator(lines: IO[bytes], updates: _Updates) -> Callable[[], bool]:
-    """Read what the simulator tells, on a thread; give what says whether it has started."""
+    """Read the simulator's output on a thread. Return a function that returns whether it has started."""
     started = Event()
 
-    def listen() -> None:
+    def read() -> None:
         for line in lines:
-            what: Json = json.loads(line)
+            event: Json = json.loads(line)
             started.set()
-            updates.put(partial(DemoProgress.on_simulator_event, what=what))
+            updates.put(partial(DemoProgress.on_simulator_event, event=event))
 
-    Thread(target=listen, name="simulator's lines", daemon=True).start()
+    Thread(target=read, name="simulator output", daemon=True).start()
     return started.is_set
 
 
 def _read_events(client: SyncClient, updates: _Updates) -> None:
-    """Read the service's events, from the first one on, on a thread."""
+    """Read all events of the service on a thread."""
 
-    def listen() -> None:
-        with suppress(ServiceUnreachable):  # the story is over
+    def read() -> None:
+        with suppress(ServiceUnreachable):  # the demo has ended
             for event in client.events(after=BEFORE_ALL):
                 updates.put(partial(DemoProgress.on_receiver_event, event=event))
 
-    Thread(target=listen, name="events", daemon=True).start()
+    Thread(target=read, name="events", daemon=True).start()
 
 
 @contextmanager
 def _connect_receiver(sandbox: Sandbox, deadline: float) -> Iterator[SyncClient]:
-    """Reach the receiver as soon as it is ready."""
+    """Connect to the receiver as soon as it is ready."""
     settings = load(sandbox.config, clean_environment()).settings
-    token_file = settings.data_dir / "admin-token"
-    _wait_for(token_file.exists, sandbox, deadline, "the receiver to make its admin token")
+    token_file = settings.data_dir / TOKEN_FILE
+    _wait_for(token_file.exists, sandbox, deadline, "the receiver to create its admin token")
     with SyncClient(f"http://{settings.admin.listen}", token_file.read_text("utf-8").strip()) as client:
 
-        def ready() -> bool:
+        def is_ready() -> bool:
             try:
                 client.get("/api/routes")
             except ServiceUnreachable:
                 return False
             return True
 
-        _wait_for(ready, sandbox, deadline, "the receiver to be ready")
+        _wait_for(is_ready, sandbox, deadline, "the receiver to be ready")
         yield client
 
 
@@ -174,7 +179,7 @@ def _report_ready(sandbox: Sandbox, output: DemoOutput) -> None:
 
 
 def _submit(progress: DemoProgress, *, callback_url: str) -> None:
-    """Submit as a client does that changed nothing but its base URL and its key."""
+    """Submit as a Kling client that changed only its base URL and its key."""
     answer = progress.client.post(f"/kling/v1/{ENDPOINT}", _JOB | {"callback_url": callback_url})
     progress.kling_id = str(answer["data"]["task_id"])
     progress.output.step(
@@ -190,8 +195,8 @@ def _follow_until_complete(progress: DemoProgress, updates: _Updates, sandbox: S
     while progress.missing:
         sandbox.check_running()
         if perf_counter() > deadline:
-            waits = ", ".join(progress.missing)
-            raise DemoFailed(f"After {_TIMEOUT_SECONDS:.0f} s still missing: {waits}.{sandbox.log_tail('receiver')}")
+            missing = ", ".join(progress.missing)
+            raise DemoFailed(f"After {_TIMEOUT_SECONDS:.0f} s still missing: {missing}.{sandbox.log_tail('receiver')}")
         try:
             updates.get(timeout=_POLL_SECONDS)(progress)
         except Empty:

@@ -1,4 +1,4 @@
-"""The demo's destination: a small web server that believes nothing it cannot verify."""
+"""The demo's webhook destination: a small web server that accepts only signed requests."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ _MAX_BODY = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReceivedRequest:
-    """One request that arrived, and whether its signature holds."""
+    """A received request, and the status of its signature."""
 
     path: str
     event_id: str
@@ -29,7 +29,7 @@ class ReceivedRequest:
 
 
 class WebhookSink:
-    """Takes POSTs, checks each by Standard Webhooks, and tells of it."""
+    """Receives POST requests, verifies each by Standard Webhooks, and reports it to a callback."""
 
     def __init__(
         self, *, port: int, secret: Secret, clock: Clock, on_request: Callable[[ReceivedRequest], None]
@@ -40,7 +40,7 @@ class WebhookSink:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The base URL of the server."""
         return f"http://127.0.0.1:{self._server.server_port}"
 
     def __enter__(self) -> Self:
@@ -63,14 +63,14 @@ def _handler(
             body = self.rfile.read(min(int(self.headers.get("content-length") or 0), _MAX_BODY))
             headers = {name.lower(): value for name, value in self.headers.items()}
             signature = verify([secret], headers, body, now=clock.now())
-            arrival = ReceivedRequest(
+            request = ReceivedRequest(
                 path=self.path,
                 event_id=headers.get("webhook-id", ""),
                 signature=signature,
                 content=json.loads(body),
             )
             self._answer(200 if signature is SignatureStatus.GOOD else 401)
-            on_request(arrival)
+            on_request(request)
 
         def _answer(self, status: int) -> None:
             self.send_response(status)
@@ -78,6 +78,6 @@ def _handler(
             self.end_headers()
 
         def log_message(self, *_: object) -> None:
-            """Say nothing: the demo tells the story itself."""
+            """Log nothing: the demo prints its own steps."""
 
     return Handler
