@@ -6,12 +6,13 @@ from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
 
-from receiver.archive.partial_file import PartialFile, free_bytes
+from receiver.archive.partial_file import PartialFile
 from receiver.archive.policy import MissingResult
 from receiver.domain.errors import AddressBlocked, FileNotStored, NoResponse, RequestNotSent
 from receiver.domain.model import Asset
 from receiver.net.download import Completed, ErrorStatus, MinimumRate, TooLarge, download
 from receiver.net.http_client import HttpClient
+from receiver.store.disk import free_bytes
 
 MAX_FILE_BYTES = 2 * 1024**3
 

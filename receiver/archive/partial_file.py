@@ -17,6 +17,7 @@ from typing import BinaryIO, ParamSpec, TypeVar
 from receiver.domain.errors import FileNotStored
 from receiver.domain.model import Asset
 from receiver.net.download import ContentInfo
+from receiver.store.disk import free_bytes, make_folder, sync_folder
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,12 +63,6 @@ class PartMetadata:
     size: int
     content_type: str
     validator: str | None
-
-
-def free_bytes(folder: Path) -> int:
-    """Return the free bytes on the disk of *folder*."""
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
 
 
 class PartialFile:
@@ -325,24 +320,6 @@ def remove_empty_folder(folder: Path) -> None:
     with contextlib.suppress(OSError):
         folder.rmdir()
         folder.parent.rmdir()
-
-
-def make_folder(folder: Path) -> None:
-    """Create a folder durably: its name survives a power cut only after its parent is fsynced."""
-    if folder.is_dir():
-        return
-    make_folder(folder.parent)
-    folder.mkdir(exist_ok=True)
-    sync_folder(folder.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Fsync a folder, so that its file names are durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _translate_error(exc: OSError) -> FileNotStored:

@@ -4,7 +4,6 @@ Opening the store needs free space: SQLite creates the write-ahead log and its i
 """
 
 import asyncio
-import os
 import socket
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -19,6 +18,7 @@ from receiver.domain.errors import StoreUnavailable
 from receiver.service.supervisor import stop_signals
 from receiver.service.systemd import SystemdNotifier
 from receiver.settings import Address
+from receiver.store.disk import free_bytes
 from receiver.web import serializers
 from receiver.web.server import problems
 from receiver.web.server.listener import Listener, bind_sockets
@@ -107,5 +107,4 @@ def _free_bytes(folder: Path) -> int:
     """Return the bytes available in a folder, or in its nearest existing parent."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    disk = os.statvfs(folder)
-    return disk.f_bavail * disk.f_frsize
+    return free_bytes(folder)

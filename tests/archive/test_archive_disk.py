@@ -11,9 +11,10 @@ from harness.archive_system import A_PNG, PNG, ArchiveSystem, a_cdn, an_archive_
 from harness.http_peers import respond_with, response
 from harness.waiting import wait_until
 
-from receiver.archive.partial_file import MIN_FREE_BYTES, free_bytes
+from receiver.archive.partial_file import MIN_FREE_BYTES
 from receiver.domain.model import ArchiveState
 from receiver.events.factory import MAX_ARCHIVE_WAIT
+from receiver.store.disk import free_bytes
 
 
 @pytest.fixture
