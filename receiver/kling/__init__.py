@@ -1,1 +1,1 @@
-"""Kling, and nothing but Kling: its endpoints, its bodies, its API and its other side for tests."""
+"""Everything specific to Kling: its endpoints, bodies, API client, and a simulator of its API."""

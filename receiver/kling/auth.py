@@ -1,4 +1,4 @@
-"""The ``authorization`` header: an API key, or a token signed with the account's pair of keys."""
+"""The ``authorization`` header: an API key, or a token signed with the account's key pair."""
 
 import warnings
 from datetime import datetime, timedelta
@@ -11,12 +11,12 @@ from receiver.domain.model import Secret
 from receiver.settings import KlingSettings
 
 TOKEN_LIFETIME = timedelta(seconds=1800)
-NOT_BEFORE_MARGIN = timedelta(seconds=5)  # for a clock of Kling's that is a little behind ours
-RENEWAL_MARGIN = timedelta(seconds=60)  # a token must not run out on its way
+NOT_BEFORE_MARGIN = timedelta(seconds=5)  # tolerates a clock at Kling that is slightly behind
+RENEWAL_MARGIN = timedelta(seconds=60)  # a token must not expire in transit
 
 
 class Authorization:
-    """Says who we are in each call. Tokens are kept until shortly before they run out."""
+    """Creates authorization headers. Tokens are cached until shortly before they expire."""
 
     def __init__(self, settings: KlingSettings, clock: Clock) -> None:
         self._api_key = settings.api_key or Secret("")
@@ -28,20 +28,20 @@ class Authorization:
 
     @property
     def uses_token(self) -> bool:
-        """Whether calls carry a token of ours, which can be made anew; an API key cannot."""
+        """Whether calls carry a signed token, which can be renewed, rather than an API key."""
         return not self._api_key and bool(self._access_key and self._secret_key)
 
     def headers(self) -> dict[str, str]:
-        """Give the header for a call; none without any key, which a simulator may take and Kling refuses."""
+        """Return the header for a call; empty without a key, which Kling refuses and a simulator may accept."""
         key = self._current_token() if self.uses_token else self._api_key
         return {"authorization": f"Bearer {key.reveal()}"} if key else {}
 
     def invalidate(self) -> None:
-        """Make the next call sign anew: Kling did not take the token."""
+        """Discard the token, so the next call signs a new one."""
         self._fresh_until = None
 
     def redact(self, text: str) -> str:
-        """Take our keys out of what somebody else wrote: some servers quote the key they refuse."""
+        """Return a server's text without our keys: some servers quote the key they refuse."""
         for secret in (self._api_key, self._access_key, self._secret_key, self._token):
             if secret:
                 text = text.replace(secret.reveal(), "***")
@@ -55,7 +55,7 @@ class Authorization:
                 "exp": int((now + TOKEN_LIFETIME).timestamp()),
                 "nbf": int((now - NOT_BEFORE_MARGIN).timestamp()),
             }
-            with warnings.catch_warnings():  # how long the secret is, is Kling's choice
+            with warnings.catch_warnings():  # Kling chooses the length of the secret
                 warnings.simplefilter("ignore", InsecureKeyLengthWarning)
                 self._token = Secret(jwt.encode(claims, self._secret_key.reveal(), algorithm="HS256"))
             self._fresh_until = now + TOKEN_LIFETIME - RENEWAL_MARGIN

@@ -1,7 +1,7 @@
-"""Kling's API as the service uses it: make a task, ask about it, pass a client's call on.
+"""Client of Kling's API: creates tasks, queries them, and forwards a client's calls.
 
-Whether a create may be made again hangs on what is known of the first, so three ends are kept apart: an answer,
-nothing sent (KlingUnreachable), and sent without a clear answer (KlingUncertain).
+Whether a create may be retried depends on what is known about the first try. So three outcomes are distinct: an
+answer, nothing sent (KlingUnreachable), and sent without a clear answer (KlingUncertain).
 """
 
 import re
@@ -38,11 +38,11 @@ from receiver.net.http_client import HttpClient, HttpResponse, StreamedBody, Str
 from receiver.settings import KlingSettings
 
 MAX_BATCH = QUERY_APIS[Generation.NEW].max_ids
-"""How many tasks of the new generation Kling tells of in one answer."""
+"""Maximum number of tasks of the new generation in one query."""
 
 MAX_RESPONSE = 16 * 1024 * 1024  # a page of 500 tasks with room to spare
 _LIST_SIZE = 100
-_MAX_BATCH_ID_LENGTH = 64  # of those asked about together, so that the address stays one that every server takes
+_MAX_BATCH_ID_LENGTH = 64  # of ids in a batch, so that the URL stays short enough for every server
 _JSON = {"content-type": "application/json", "accept": "application/json"}
 _STREAMED_BODY_TIMEOUT = timedelta(minutes=10)
 _ID_HEADERS = frozenset({"request-id", "x-request-id", "x-trace-id", "traceparent", "idempotency-key"})
@@ -60,14 +60,14 @@ _SAFE_IN_PATH = "/%:@!$&'()*+,;=~"
 _SAFE_IN_QUERY = _SAFE_IN_PATH + "?[]"
 
 ResponseWriter: TypeAlias = Callable[[int, Mapping[str, str], AsyncIterator[bytes]], Awaitable[None]]
-"""Takes an answer's status, headers and body, which is still on its way."""
+"""Receives an answer's status and headers, and its body as a stream."""
 
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KlingResponse:
-    """What Kling answered, as it came; ``reading`` is what it says of a task, ``error`` what is wrong with it."""
+    """Kling's answer, unchanged. ``report`` is the task's status, ``error`` the error it means."""
 
     status: int
     headers: Mapping[str, str] = field(repr=False)
@@ -77,23 +77,23 @@ class KlingResponse:
 
     @property
     def is_success(self) -> bool:
-        """Whether the HTTP call succeeded, whatever the body says."""
+        """Whether the HTTP call succeeded, independent of the body."""
         return self.status in range(200, 300)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PassThrough:
-    """What a client's call has beside its body: its query, and all its headers, of which no more pass than may."""
+    """The query and the headers of a client's call. Only allowed headers are forwarded."""
 
     query: str = ""
     headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def target(self, path: str) -> str:
-        """Write the path with the query after it."""
+        """Return the path with the query."""
         return f"{path}?{quote(self.query, safe=_SAFE_IN_QUERY)}" if self.query else path
 
     def forwarded_headers(self) -> Mapping[str, str]:
-        """Give the headers that Kling is to see: never a key, a cookie, or what is meant for us."""
+        """Return the headers to forward: never a key, a cookie, or a header for the receiver."""
         lower = {name.lower(): value for name, value in self.headers.items()}
         return {name: value for name, value in lower.items() if _is_allowed(name, _FORWARDED_HEADERS)}
 
@@ -104,7 +104,8 @@ NO_PASS_THROUGH = PassThrough()
 class KlingClient:
     """Calls Kling at the configured address with the configured key.
 
-    An answer that is an error is an Answer with its ``error``. Raised are KlingUnreachable and KlingUncertain alone.
+    An error answer is returned as a KlingResponse with ``error``. Only KlingUnreachable and KlingUncertain are raised,
+    except where a method says otherwise.
     """
 
     def __init__(self, settings: KlingSettings, *, http_client: HttpClient, clock: Clock) -> None:
@@ -117,9 +118,9 @@ class KlingClient:
     async def create(
         self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH
     ) -> KlingResponse:
-        """Ask for a task. Once only: what may follow an error, the error's ``retry`` says.
+        """Create a task, without retries: the error's ``retry`` says what may follow.
 
-        What a client sent *beside* its body goes along, but for what it called the body, which is JSON by now.
+        The query and headers of *pass_through* are sent too, but the content type is always JSON.
         """
         target = pass_through.target(_endpoint(endpoint).url_path)
         headers = {**_JSON, **pass_through.forwarded_headers(), "content-type": _JSON["content-type"]}
@@ -128,40 +129,42 @@ class KlingClient:
         )
 
     async def query(self, endpoint: str, task_id: str) -> KlingResponse:
-        """Ask about a task, by Kling's id or the client's own; UnknownResource when Kling does not know it."""
-        asked = _endpoint(endpoint)
-        by_id, by_external_id = asked.query_path(task_id), asked.query_path(task_id, external=True)
-        answer = self._parse_response(await self._request_with_auth_retry("GET", by_id, headers=_JSON), task_id=task_id)
-        if isinstance(answer.error, UnknownResource) and by_external_id != by_id:
+        """Query a task by Kling's id, then by the client's id; UnknownResource if Kling knows neither."""
+        target = _endpoint(endpoint)
+        by_id, by_external_id = target.query_path(task_id), target.query_path(task_id, external=True)
+        response = self._parse_response(
+            await self._request_with_auth_retry("GET", by_id, headers=_JSON), task_id=task_id
+        )
+        if isinstance(response.error, UnknownResource) and by_external_id != by_id:
             return self._parse_response(
                 await self._request_with_auth_retry("GET", by_external_id, headers=_JSON), task_id=task_id
             )
-        return answer
+        return response
 
     async def query_batch(self, endpoint: str, task_ids: Sequence[str]) -> Mapping[str, KlingResponse]:
-        """Ask about several tasks in one call, by Kling's ids. The new generation's may be of any of its endpoints.
+        """Query several tasks in one call, by Kling's ids. Those of the new generation may mix endpoints.
 
-        An answer holds what was said of one task alone; those that Kling did not tell of are left out. Raises the
-        error of an answer that tells of none of them.
+        Each returned response contains one task. Tasks that Kling's answer omits are missing. Raises the error if the
+        whole answer is an error.
         """
         reply = await self._request_with_auth_retry("GET", _endpoint(endpoint).query_path(*task_ids), headers=_JSON)
         error = self._to_error(_as_error_response(reply))
         if error is not None:
             log.info("kling.refused", status=reply.status, kling_code=_as_error_response(reply).code, code=error.code)
             raise error
-        told: dict[str, KlingResponse] = {}
+        responses: dict[str, KlingResponse] = {}
         for task in protocol.split_tasks(reply.body):
-            reading = protocol.parse_status(task)
-            kling_id = reading.kling_id or ""
-            if kling_id in task_ids and kling_id not in told:
-                told[kling_id] = KlingResponse(status=reply.status, headers={}, body=task, report=reading)
-        return told
+            report = protocol.parse_status(task)
+            kling_id = report.kling_id or ""
+            if kling_id in task_ids and kling_id not in responses:
+                responses[kling_id] = KlingResponse(status=reply.status, headers={}, body=task, report=report)
+        return responses
 
     async def find_by_external_id(self, endpoint: str, external_task_id: str) -> KlingResponse | None:
-        """Look a task up by the id we or the client gave it; None when Kling says there is none.
+        """Return a task by its external id; None if Kling reports that it does not exist.
 
-        Raises the error of any answer that leaves it open, and KlingUncertain for one about another task. That there
-        is none by an id which a server may read otherwise, even quoted, is not believed.
+        Raises the error of any other answer, and KlingUncertain for an answer about another task. "Not found" is not
+        trusted for an id that a server may misread even when quoted.
         """
         path = _endpoint(endpoint).query_path(external_task_id, external=True)
         reply = await self._request_with_auth_retry("GET", path, headers=_JSON)
@@ -169,7 +172,7 @@ class KlingClient:
         if answer.error is None:
             named = answer.report.external_task_id if answer.report is not None else None
             if named not in (None, external_task_id):
-                raise KlingUncertain("Kling was asked for one task and answered with another.")
+                raise KlingUncertain("Kling's answer is about another task than the one queried.")
             return answer
         answered_with_none = reply.status < HTTPStatus.BAD_REQUEST and isinstance(answer.error, UnknownResource)
         is_plain = not _AMBIGUOUS_IN_PATH.search(external_task_id)
@@ -178,9 +181,9 @@ class KlingClient:
         raise answer.error
 
     async def list_newest(self, endpoint: str) -> Sequence[StatusReport] | None:
-        """List the newest tasks of an endpoint, whoever made them; None where not all that may be new can be seen.
+        """Return the newest tasks of an endpoint, from any client; None if the list may be incomplete.
 
-        Raises the error of any other answer than a list.
+        Raises the error if the answer is not a list.
         """
         path = _endpoint(endpoint).list_path(_LIST_SIZE)
         if path is None:
@@ -189,8 +192,8 @@ class KlingClient:
         error = self._to_error(_as_error_response(reply))
         if error is not None:
             raise error
-        listed = [protocol.parse_status(task) for task in protocol.split_tasks(reply.body)]
-        return None if len(listed) >= _LIST_SIZE else listed
+        reports = [protocol.parse_status(task) for task in protocol.split_tasks(reply.body)]
+        return None if len(reports) >= _LIST_SIZE else reports
 
     async def forward(
         self,
@@ -201,45 +204,49 @@ class KlingClient:
         *,
         write_response: ResponseWriter,
     ) -> None:
-        """Pass a client's call on as it is, under our key, and its answer to *give* as it comes.
+        """Forward a client's call unchanged, with our key, and stream the answer to *write_response*.
 
-        *path* is what follows ``/kling/``, as it was quoted.
+        *path* follows ``/kling/`` and is still quoted.
         """
         if any(segment in (".", "..") for segment in path.replace("%2e", ".").replace("%2E", ".").split("/")):
-            raise InvalidRequest("The path has `.` or `..` for a segment.", remedy="Give Kling's path as documented.")
-        passed = pass_through.forwarded_headers()
+            raise InvalidRequest(
+                "The path must not have `.` or `..` as a segment.", remedy="Use Kling's path as documented."
+            )
+        headers = pass_through.forwarded_headers()
         target = pass_through.target("/" + quote(path.lstrip("/"), safe=_SAFE_IN_PATH))
 
         async def take(incoming: StreamedResponse, *, is_last: bool) -> bool:
-            pieces = incoming.chunks
+            chunks = incoming.chunks
             if incoming.status == HTTPStatus.UNAUTHORIZED and not is_last:
                 reply = await read_limited(incoming, max_body=MAX_RESPONSE)
                 if isinstance(self._to_error(_as_error_response(reply)), TokenRejected):
                     return False
-                pieces = _single_chunk(reply.body)
-            await write_response(incoming.status, _returned_headers(incoming.headers, {"content-length"}), pieces)
+                chunks = _single_chunk(reply.body)
+            await write_response(incoming.status, _returned_headers(incoming.headers, {"content-length"}), chunks)
             return True
 
-        # What comes in while it goes out cannot be sent a second time.
+        # A streamed body cannot be sent a second time.
         if isinstance(content, StreamedBody) or not self._authorization.uses_token:
-            await self._stream(method, target, content, passed, partial(take, is_last=True))
-        elif not await self._stream(method, target, content, passed, partial(take, is_last=False)):
+            await self._stream(method, target, content, headers, partial(take, is_last=True))
+        elif not await self._stream(method, target, content, headers, partial(take, is_last=False)):
             self._authorization.invalidate()
-            await self._stream(method, target, content, passed, partial(take, is_last=True))
+            await self._stream(method, target, content, headers, partial(take, is_last=True))
 
     def _parse_response(
         self, reply: HttpResponse, *, is_create: bool = False, task_id: str | None = None
     ) -> KlingResponse:
-        said = _as_error_response(reply)
-        error = self._to_error(said, is_create=is_create)
+        response = _as_error_response(reply)
+        error = self._to_error(response, is_create=is_create)
         if error is not None:
-            log.info("kling.refused", status=reply.status, kling_code=said.code, code=error.code)
+            log.info("kling.refused", status=reply.status, kling_code=response.code, code=error.code)
             return _kling_response(reply, error=error)
-        reading = protocol.parse_status(reply.body, task_id=task_id)
-        if task_id is not None and not reading.kling_id and not reading.raw_status:
-            none = UnknownResource("Kling's answer has no such task in it.", status=reply.status, kling_code=said.code)
-            return _kling_response(reply, error=none)
-        return _kling_response(reply, error=None, report=reading)
+        report = protocol.parse_status(reply.body, task_id=task_id)
+        if task_id is not None and not report.kling_id and not report.raw_status:
+            missing = UnknownResource(
+                "Kling's answer does not contain the task.", status=reply.status, kling_code=response.code
+            )
+            return _kling_response(reply, error=missing)
+        return _kling_response(reply, error=None, report=report)
 
     def _to_error(self, response: ErrorResponse, *, is_create: bool = False) -> KlingError | None:
         return to_error(response, is_create=is_create, now=self._clock.now(), redact=self._authorization.redact)
@@ -247,7 +254,7 @@ class KlingClient:
     async def _request_with_auth_retry(
         self, method: str, path: str, content: bytes = b"", *, headers: Mapping[str, str]
     ) -> HttpResponse:
-        """Make one call, and one more under a fresh token where Kling did not take the old: then it did nothing yet."""
+        """Make a call, and repeat it with a new token if Kling rejected the old one and so did nothing."""
         reply = await self._request(method, path, content, headers)
         if self._authorization.uses_token and isinstance(self._to_error(_as_error_response(reply)), TokenRejected):
             self._authorization.invalidate()
@@ -285,14 +292,14 @@ class KlingClient:
             )
 
     def _url(self, path: str) -> str:
-        """Join a path to the base, which may end in a prefix of a gateway's, or in the version already."""
+        """Join a path to the base URL, which may end in a gateway's prefix or in the version."""
         if self._base_url.endswith("/v1") and path.startswith("/v1/"):
             path = path.removeprefix("/v1")
         return self._base_url + path
 
 
 def is_batchable(endpoint: str, task_id: str) -> bool:
-    """Tell whether a task can be asked about in one call with others: only the new generation's, by a plain id."""
+    """Return whether a task can be queried in a batch: only the new generation, and only with a plain id."""
     return _endpoint(endpoint).query_api.max_ids > 1 and "," not in task_id and len(task_id) <= _MAX_BATCH_ID_LENGTH
 
 
@@ -327,17 +334,17 @@ async def _single_chunk(content: bytes) -> AsyncIterator[bytes]:
 
 @contextmanager
 def _translate_errors() -> Iterator[None]:
-    """Tell of trouble on the way as of Kling's: whether something was sent is what counts."""
+    """Translate network errors by whether the request was sent."""
     try:
         yield
     except (RequestNotSent, AddressBlocked) as exc:
         raise KlingUnreachable(
-            f"Kling cannot be reached: {exc.message}", remedy="Check [kling] base_url and the way out."
+            f"Kling cannot be reached: {exc.message}", remedy="Check `[kling] base_url` and the network."
         ) from exc
     except NoResponse as exc:
         raise KlingUncertain(f"Kling did not answer: {exc.message}") from exc
 
 
 def _endpoint(path: str) -> Endpoint:
-    """Find an endpoint again that a task was kept with, should its form be Kling's no more."""
+    """Return the endpoint of a stored task, even if its path no longer matches a known form."""
     return resolve(path) or Endpoint(path=quote(path.strip("/"), safe="/"))

@@ -1,8 +1,7 @@
-"""What Kling says a task has cost, in either generation's words. Pure, and exact: no amount is ever a float.
+"""Parses a task's cost, in either generation's fields. Pure and exact: no amount is ever a float.
 
-Documented are ``final_unit_deduction``, ``final_balance_deduction`` with its ``quota`` and ``list_price``, and the new
-generation's ``billing``, a list of amounts. What else is in them is kept as it was said, and summed where it is a
-number with a name.
+Documented are ``final_unit_deduction``, ``final_balance_deduction`` with ``quota`` and ``list_price``, and the new
+generation's ``billing``, a list of amounts. Other members are kept as raw text, and summed if they are named numbers.
 """
 
 import json
@@ -24,26 +23,26 @@ _MAX_UNIT = 32
 
 
 def parse_cost(task: Json, parse_exactly: Callable[[], Json]) -> Cost | None:
-    """Tell what a task has cost, None where nothing is said of it.
+    """Return a task's cost, or None if it reports none.
 
-    *exactly* gives the same task with its fractions as decimals; it is called only where some amount is one.
+    *parse_exactly* returns the same task with fractions as decimals; it is called only if an amount is a fraction.
     """
-    said = _cost_fields(task)
-    if not said:
+    reported = _cost_fields(task)
+    if not reported:
         return None
-    if any(isinstance(value, float) for value in _scalars(said)):
-        said = _cost_fields(parse_exactly())
+    if any(isinstance(value, float) for value in _scalars(reported)):
+        reported = _cost_fields(parse_exactly())
     charges: dict[str, Decimal] = {}
-    for unit, value in _amounts(said):
+    for unit, value in _amounts(reported):
         amount = _amount(value)
         if amount is not None and (unit in charges or len(charges) < _MAX_CHARGES):
             charges[unit] = EXACT_DECIMAL.add(charges.get(unit, Decimal()), amount)
-    words = json.dumps(said, default=str, separators=(",", ":"))
-    return Cost(charges=charges, raw=words if len(words) <= _MAX_RAW else "{}")
+    raw = json.dumps(reported, default=str, separators=(",", ":"))
+    return Cost(charges=charges, raw=raw if len(raw) <= _MAX_RAW else "{}")
 
 
 def parse_decimal(digits: str) -> Decimal | None:
-    """Read a fraction as it is written; None for one that is too small for anybody."""
+    """Parse a fraction exactly; None if its exponent is out of range."""
     try:
         return Decimal(digits)
     except InvalidOperation:
@@ -67,7 +66,7 @@ def _scalars(value: object) -> Iterator[object]:
 
 
 def _amounts(raw: Json) -> Iterator[tuple[str, object]]:
-    """Give what was taken, each amount with its unit; the units of both generations go by one name."""
+    """Yield each amount with its unit; both generations' units are named ``units``."""
     yield UNITS, raw.get("final_unit_deduction")
     match raw.get("final_balance_deduction"):
         case dict() as parts:
@@ -89,7 +88,7 @@ def _amount(value: object) -> Decimal | None:
     match value:
         case bool():
             return None
-        case Decimal():  # spelled out only where that is no million of zeros
+        case Decimal():  # written in full only if that is not a million zeros
             text = format(value, "f") if abs(value.adjusted()) <= _MAX_DIGITS else ""
         case int() | str():
             text = str(value).strip()

@@ -89,7 +89,7 @@ def _parse_callback_url(value: object) -> str | None:
     if isinstance(value, str) and _is_http_url(value):
         return value
     raise InvalidRequest(
-        "`callback_url` must be an http or https URL.", remedy="Give one as a string, or leave the key out."
+        "`callback_url` must be an http or https URL.", remedy="Write it as a string, or remove the key."
     )
 
 
@@ -109,6 +109,6 @@ def _parse_external_task_id(value: object) -> str | None:
     if isinstance(value, str) and storable(value) == value and len(value) <= MAX_ID:
         return value
     raise InvalidRequest(
-        "`external_task_id` is not a string that can be kept.",
-        remedy=f"Give a string of at most {MAX_ID} characters, or leave the key out.",
+        "`external_task_id` must be a string that can be stored.",
+        remedy=f"Use at most {MAX_ID} characters, or remove the key.",
     )

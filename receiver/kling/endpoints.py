@@ -1,7 +1,6 @@
-"""Kling's endpoints: which of them call back, whose slots they take, how their tasks are asked about, and where their
-bodies hold images.
+"""Catalogue of Kling's endpoints: which ones call back, which slots they use, and how their tasks are queried.
 
-An endpoint that is not listed works as well, by the form of its path: only its slots and its images are guesses.
+An unlisted endpoint works too, by the form of its path; only its slots and images are guesses.
 """
 
 import re
@@ -16,7 +15,7 @@ Pack: TypeAlias = Literal["video", "image"]
 MAX_IMAGES: Final = 9
 
 _FAMILIES = "images|videos|audio|general"
-_WORD = r"(?=[0-9_-]*[a-z])[a-z0-9_-]+"  # what is all digits, or has capitals, is an id
+_WORD = r"(?=[0-9_-]*[a-z])[a-z0-9_-]+"  # all digits, or capitals, mean an id
 _LEGACY = re.compile(rf"(?:{_FAMILIES})(?:/(?=[0-9._-]*[a-z])[a-z0-9_-][a-z0-9._-]*)+")
 _LEGACY_OTHERS = re.compile(rf"v1/(?!(?:{_FAMILIES})(?:/|$)){_WORD}(?:/{_WORD})*")
 _NEW = re.compile(
@@ -29,16 +28,16 @@ _HOUSEKEEPING = re.compile(
     r"|(?:cancel|delete|list|query|update|upload)[-_].*|.*[-_](?:cancel|delete|list|query|upload)"
     r"|(?:.*[-_])?presets(?:[-_].*)?"
 )
-"""Segments that make nothing, by one such word alone or by an order: ``delete-voices``, but not ``user-avatar``."""
+"""Segments that create nothing: a single word, or a verb with an object (``delete-voices``, not ``user-avatar``)."""
 
 _MODEL = "{model}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QueryApi:
-    """How the tasks of a generation are asked about: some by their ids, at most *at_once* in one call, or all of them.
+    """How to query the tasks of a generation: by ids, at most ``max_ids`` per call, or as a list.
 
-    ``by_id`` and ``by_external_id`` are paths, ``listing`` a method and a path, all with names in braces to fill in.
+    ``by_id`` and ``by_external_id`` are path templates; ``listing`` is a method and a path template.
     """
 
     by_id: str
@@ -65,14 +64,14 @@ QUERY_APIS: Final[Mapping[Generation, QueryApi]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldImages:
-    """Images go one by one into members of these names."""
+    """Each image goes into one of these members."""
 
     names: Sequence[str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListImages:
-    """Images go into a list, each as an object with one member, or as a plain string where *key* is None."""
+    """Images go into a list, each as an object with the member *key*, or as a string if *key* is None."""
 
     name: str
     key: str | None = None
@@ -80,7 +79,7 @@ class ListImages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameImages:
-    """Images go into the new generation's ``contents``, each marked with its part; the last part may repeat."""
+    """Images go into the new generation's ``contents``, each with its part as type; the last part may repeat."""
 
     parts: Sequence[str]
     may_repeat: bool = False
@@ -88,7 +87,7 @@ class FrameImages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectImages:
-    """One image goes into a member of the object *name*; several, where that is possible, into another."""
+    """One image goes into member ``one`` of the object *name*; several go into ``several``, if it is set."""
 
     name: str
     one: str
@@ -100,9 +99,9 @@ Images: TypeAlias = FieldImages | ListImages | FrameImages | ObjectImages
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One of Kling's endpoints: its path without the version, whose slots a task takes, what kind of result it has.
+    """One of Kling's endpoints: its path without the version, the pack whose slots it uses, and its kind of result.
 
-    ``is_listed`` tells the catalogue's own from those that are taken by the form of their path.
+    ``is_listed`` is true for endpoints of the catalogue, false for those recognized by the form of their path.
     """
 
     path: str
@@ -115,26 +114,26 @@ class Endpoint:
 
     @property
     def url_path(self) -> str:
-        """The path as Kling's host knows it."""
+        """The path in Kling's URL."""
         return f"/v1/{self.path.removeprefix('v1/')}" if self.generation is Generation.LEGACY else f"/{self.path}"
 
     @property
     def query_api(self) -> QueryApi:
-        """How its tasks are asked about."""
+        """How to query its tasks."""
         return QUERY_APIS[self.generation]
 
     def query_path(self, *ids: str, external: bool = False) -> str:
-        """Write the path that tells of tasks by their ids, Kling's or the *external* ones."""
+        """Return the path that queries tasks by Kling's ids or, if *external*, by external ids."""
         way = self.query_api.by_external_id if external else self.query_api.by_id
         return way.format(path=self.url_path, ids=",".join(_quote_id(name) for name in ids))
 
     def list_path(self, size: int) -> str | None:
-        """Write the path that lists its newest tasks; None where they are listed otherwise than by a GET."""
+        """Return the path that lists its newest tasks; None if listing needs another method than GET."""
         method, _, path = self.query_api.listing.partition(" ")
         return path.format(path=self.url_path, page=1, size=size) if method == "GET" else None
 
     def describe(self) -> Json:
-        """Tell what is known of it, for a table or a program. Braces are where something is to be filled in."""
+        """Return its properties, for a table or a program. Braces are placeholders."""
         slots = "n" if self.pack == "image" else 1 if self.pack else None
         ids = "{ids}" if self.query_api.max_ids > 1 else "{id}"
         filled = {"path": self.url_path, "ids": ids, "page": "{page}", "size": "{size}"}
@@ -152,7 +151,7 @@ class Endpoint:
 
 
 def _quote_id(name: str) -> str:
-    """Write an id, which may be anything a client chose, so that it is one segment of a path, or one of a list."""
+    """Quote an id, which a client may choose freely, as one path segment or one list entry."""
     quoted = quote(name, safe="")
     return quoted.replace(".", "%2E") if quoted.strip(".") == "" else quoted
 
@@ -225,20 +224,22 @@ CATALOGUE: Final[Mapping[str, Endpoint]] = _catalogue(
     _synchronous("videos/identify-face"),
     _synchronous("general/custom-elements"),
 )
-"""Endpoints known by name. Of the new generation the kinds are: the model stands in the path, and each month has
-another."""
+"""Endpoints known by name. The new generation is listed by kind: its paths contain the model, which changes often."""
 
 
 def resolve(path: str) -> Endpoint | None:
-    """Find the endpoint a path means, with or without ``/v1/`` before it; None for one that does not call back.
+    """Return the endpoint of a path, with or without ``/v1/``; None for a path that does not call back.
 
-    The catalogue is looked at first, with any model. What it does not know is taken for a create by its form: words
-    in small letters under ``/v1/`` or one of the families known, and ``{kind}/{model}`` without a version. No create
-    are what the catalogue has as synchronous, what lies beneath one of its endpoints (a task, or a step of it), what
-    has an id in it, and housekeeping such as ``/tasks``, ``account/costs``, uploads, presets and what is deleted.
+    The catalogue is checked first, with any model. Unlisted paths are creates if their form fits: lower-case words
+    below ``/v1/`` or a known family, or ``{kind}/{model}`` without a version. Not creates are:
 
-    In doubt it is a create. A call that is wrongly taken for one has Kling's answer all the same, be it that a key is
-    unknown, and its client sees it; a create that is passed over is a task paid for that nobody follows or misses.
+    - synchronous endpoints of the catalogue,
+    - paths below one of its endpoints (a task, or a step of it),
+    - paths with an id,
+    - housekeeping such as ``/tasks``, ``account/costs``, uploads, presets and deletes.
+
+    In doubt a path is a create. A call wrongly treated as a create still returns Kling's answer to its client. A
+    missed create would be a paid task that is never tracked.
     """
     trimmed = path.strip("/")
     name = trimmed.removeprefix("v1/")
@@ -249,9 +250,9 @@ def resolve(path: str) -> Endpoint | None:
 
 
 def _legacy(name: str, trimmed: str) -> Endpoint | None:
-    """Take an endpoint that is not listed by its form; what lies beneath a listed one is a task, or a step of it.
+    """Return an unlisted legacy endpoint by the form of its path; a path below a listed one is a task or its step.
 
-    One of a family never heard of keeps its version, which alone tells the generation.
+    An endpoint of an unknown family keeps its version, because only the version shows the generation.
     """
     if _is_housekeeping(name) or any(name.startswith(f"{listed}/") for listed in CATALOGUE):
         return None
@@ -269,7 +270,7 @@ def _legacy(name: str, trimmed: str) -> Endpoint | None:
 
 
 def _new_generation(name: str) -> Endpoint | None:
-    """Read ``/text-to-video/kling-3.0-turbo`` and its like: a kind that is listed, or else one by its form."""
+    """Parse a path such as ``/text-to-video/kling-3.0-turbo``: a listed kind, or one recognized by its form."""
     match = _NEW.fullmatch(name)
     if match is None or _is_housekeeping(name):
         return None
@@ -297,21 +298,21 @@ _RESULT_BY_WORD: Final[Mapping[str, tuple[Pack | None, str]]] = {
     "voice": (None, "voices"),
     "element": (None, "elements"),
 }
-"""What the last word of a kind says that it makes; without such a word it is most likely a video."""
+"""Pack and result kind by the last known word of a kind; without one, video is most likely."""
 
 
 def slot_weight(endpoint: Endpoint, body: Json) -> int:
-    """Tell how many of the account's slots a task takes: as many as it makes images, one for anything else.
+    """Return how many of the account's slots a task uses: one per image, and one for anything else.
 
-    A series whose length Kling is to choose takes as many as it may turn out to be.
+    A series whose length Kling chooses uses the maximum.
     """
     if endpoint.pack != "image":
         return 1
     settings = body.get("settings") if endpoint.generation is Generation.NEW else None
-    asked = settings if isinstance(settings, dict) else body
-    if asked.get("result_type") == "series":
-        return _image_count(asked.get("series_amount"), default=MAX_IMAGES)
-    return _image_count(asked.get("n"), default=1)
+    fields = settings if isinstance(settings, dict) else body
+    if fields.get("result_type") == "series":
+        return _image_count(fields.get("series_amount"), default=MAX_IMAGES)
+    return _image_count(fields.get("n"), default=1)
 
 
 def _image_count(value: object, *, default: int) -> int:

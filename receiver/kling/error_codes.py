@@ -1,6 +1,6 @@
-"""What an answer of Kling's means when it is not what was asked for: its code, or failing that its status, as an error.
+"""Translates Kling's error answers into errors, by the code or else by the HTTP status.
 
-The code decides, for one status stands for many things: a 429 may pass in a second, when a task ends, or never.
+The code decides, because one status has many meanings: a 429 may end in a second, when a task ends, or never.
 """
 
 import re
@@ -68,7 +68,7 @@ _MAYBE_CREATED_CODES: Final = frozenset({5000, 5002})
 _SERVER_ERROR_CODES: Final = frozenset({5000, 5001, 5002})
 _NOT_CREATED_STATUSES: Final = frozenset(
     {501, 503, 521, 523, 525, 526}
-)  # of 5xx; the last four are a CDN's, before the origin
+)  # of 5xx; the last four come from a CDN, before the origin
 _NOT_FOUND_MESSAGE: Final = re.compile(
     r"not (?:be )?(?:found|exist)|no such|does ?n.?t exist|unknown task|不存在|未找到"
 )
@@ -78,7 +78,7 @@ _MAX_RETRY_AFTER: Final = timedelta(days=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErrorResponse:
-    """An answer as far as errors are concerned. ``document`` is None where the body is no JSON object."""
+    """The parts of an answer that matter for errors. ``document`` is None if the body is not a JSON object."""
 
     status: int
     headers: Mapping[str, str]
@@ -86,12 +86,12 @@ class ErrorResponse:
 
     @property
     def is_success(self) -> bool:
-        """Whether the HTTP call succeeded, whatever the body says."""
+        """Whether the HTTP call succeeded, independent of the body."""
         return self.status in _SUCCESS_STATUSES
 
     @property
     def code(self) -> int | str | None:
-        """The code of the body: Kling's number, a gateway's word, None for none. Success is always 0."""
+        """The code in the body: Kling's number, a gateway's word, or None. Success is always 0."""
         code = (self.document or {}).get("code")
         if isinstance(code, float) and code.is_integer():
             code = int(code)
@@ -107,7 +107,7 @@ class ErrorResponse:
 
     @property
     def message(self) -> str:
-        """What the body says is wrong, for people, in one line; "" for nothing."""
+        """The error message in the body, on one line; "" if there is none."""
         document = self.document or {}
         error = document.get("error")
         nested = error.get("message") if isinstance(error, dict) else error
@@ -118,14 +118,14 @@ class ErrorResponse:
 
     @property
     def request_id(self) -> str:
-        """What Kling's support wants to know."""
+        """The request id, for Kling's support."""
         found = (self.document or {}).get("request_id") or self.headers.get("x-request-id", "")
         return found[:100] if isinstance(found, str) and found.isprintable() else ""
 
     def is_not_found(self) -> bool:
-        """Whether the answer, an error, means that there is no such task.
+        """Whether this error means that the task does not exist.
 
-        A 404 without Kling's code does not: a gateway that cannot be asked about tasks answers so, too.
+        A 404 without Kling's code does not: a gateway that does not support queries answers the same.
         """
         if self.code is None:
             return False
@@ -137,10 +137,10 @@ class ErrorResponse:
 def to_error(
     response: ErrorResponse, *, is_create: bool, now: datetime, redact: Callable[[str], str] = lambda text: text
 ) -> KlingError | None:
-    """Tell which error an answer is, None for success.
+    """Return the error that an answer means, or None for success.
 
-    With *creates* a server's trouble that may have come after the work was done is KlingUncertain.
-    *hide* takes out of the answer's words what must not be repeated.
+    With *is_create*, a server error that may have come after the task was created is KlingUncertain.
+    *redact* removes secrets from the answer's message.
     """
     code = response.code
     if response.is_success and (code == 0 or (code is None and response.document is not None)):
@@ -148,8 +148,8 @@ def to_error(
     words = redact(response.message) or _likely_cause(response)
     if is_create and _may_have_created(response):
         return KlingUncertain(
-            f"Kling answered {_status_and_code(response)}{_end_of_sentence(words)} The task may exist all the same.",
-            remedy="It is looked up by its external_task_id before it is sent again.",
+            f"Kling answered {_status_and_code(response)}{_end_of_sentence(words)} The task may exist anyway.",
+            remedy="The receiver looks it up by its external_task_id before it retries.",
         )
     kind = _error_class(response)
     return kind(
@@ -162,7 +162,7 @@ def to_error(
 
 
 def _one_line(text: str) -> str:
-    """Write what a stranger wrote as one line that every terminal and every store takes."""
+    """Return a foreign text as one line of printable characters."""
     return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
@@ -170,7 +170,7 @@ def _error_class(response: ErrorResponse) -> type[KlingRefusal]:
     code, status = response.code, response.status
     if isinstance(code, int) and code in _BY_CODE:
         return _BY_CODE[code]
-    if isinstance(code, int) and code in _ERROR_STATUSES:  # a gateway that repeats, or puts there, an HTTP status
+    if isinstance(code, int) and code in _ERROR_STATUSES:  # a gateway that puts an HTTP status there
         status, code = code, None
     if status in _SERVER_ERROR_STATUSES:
         return ServerError
@@ -182,7 +182,7 @@ def _error_class(response: ErrorResponse) -> type[KlingRefusal]:
 
 
 def _may_have_created(response: ErrorResponse) -> bool:
-    """Whether a create may have made a task though the answer is no success."""
+    """Whether a create may have created a task although the answer is an error."""
     code = response.code
     if isinstance(code, int) and code in _BY_CODE:
         return code in _MAYBE_CREATED_CODES or (
@@ -195,9 +195,9 @@ def _may_have_created(response: ErrorResponse) -> bool:
 
 
 def _likely_cause(response: ErrorResponse) -> str:
-    """Say what is probably wrong where the answer has no words for it."""
+    """Return the likely cause of an error without a message."""
     if response.status in _REDIRECT_STATUSES:
-        return "it leads elsewhere, and is not followed with a key; [kling] base_url is not quite right"
+        return "redirects are not followed with a key; check [kling] base_url"
     return ""
 
 

@@ -1,4 +1,4 @@
-"""Local images made ready for a create: checked against Kling's limits, written as the raw base64 it takes."""
+"""Images of a create: local files as raw base64 within Kling's limits, and their place in the body."""
 
 import base64
 import struct
@@ -25,18 +25,18 @@ _SCAN_STARTS = frozenset({0xD9, 0xDA})
 
 
 def base64_image(path: str | Path) -> str:
-    """Read an image file as base64 without a ``data:`` prefix; raise InvalidRequest for one Kling would refuse."""
+    """Return an image file as base64 without a ``data:`` prefix; raise InvalidRequest if Kling would refuse it."""
     content = _content(Path(path))
     if content.startswith(_PNG):
         size = _png_size(content)
     elif content.startswith(_JPEG):
         size = _jpeg_size(content)
     else:
-        raise InvalidRequest(f"{path} is neither a JPEG nor a PNG image.", remedy="Convert it; Kling takes these two.")
+        raise InvalidRequest(f"{path} is neither a JPEG nor a PNG image.", remedy="Convert it to JPEG or PNG.")
     if size is not None and min(size) < MIN_SIDE:
         width, height = size
         raise InvalidRequest(
-            f"{path} is {width} x {height} pixels.", remedy=f"Kling wants at least {MIN_SIDE} pixels a side."
+            f"{path} is {width} x {height} pixels.", remedy=f"Kling requires at least {MIN_SIDE} pixels per side."
         )
     return base64.b64encode(content).decode("ascii")
 
@@ -46,7 +46,7 @@ def _content(path: Path) -> bytes:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise InvalidRequest(f"There is no file {path}.", remedy="Check the image's path.") from None
+        raise InvalidRequest(f"The file {path} does not exist.", remedy="Check the image's path.") from None
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a path"
         raise InvalidRequest(f"{path} cannot be read: {reason}.", remedy="Check the image's path.") from exc
@@ -72,7 +72,7 @@ def _jpeg_size(content: bytes) -> tuple[int, int] | None:
 
 
 def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Give marker and content of each segment before the picture itself."""
+    """Yield marker and content of each segment before the image data."""
     at = 2
     while at + 4 <= len(content) and content[at] == _MARK:
         marker = content[at + 1]
@@ -89,32 +89,36 @@ def _segments(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def fill_images(endpoint: Endpoint, body: Json, images: Sequence[str], dialect: Dialect) -> Json:
-    """Give the body with *images*, URLs or base64, put where this endpoint and dialect want them.
+    """Return the body with *images*, URLs or base64, in the members that this endpoint and dialect use.
 
-    What the body holds already stays and comes first. Raises InvalidRequest when there is no place for them.
+    Images already in the body stay first. Raises InvalidRequest if there is no place for the images.
     """
-    where = endpoint.images
+    layout = endpoint.images
     if endpoint.path == "images/multi-image2image":
         body = _spell_scene_key(body, dialect)
         if dialect is Dialect.GATEWAY:
-            where = ListImages(name="subject_image_list")
+            layout = ListImages(name="subject_image_list")
     if not images:
         return body
-    match where:
+    match layout:
         case FieldImages(names=names):
             return _into_fields(endpoint, body, images, names)
         case ListImages(name=name, key=key):
             return body | {name: _list(body, name) + [image if key is None else {key: image} for image in images]}
         case FrameImages():
-            return _into_contents(endpoint, body, images, where)
+            return _into_contents(endpoint, body, images, layout)
         case ObjectImages():
-            return _into_object(endpoint, body, images, where)
-    reason = "takes no images" if endpoint.path in CATALOGUE else "is not known, nor where its images go"
-    raise InvalidRequest(f"{endpoint.path} {reason}.", remedy="Put what it needs into the body.")
+            return _into_object(endpoint, body, images, layout)
+    reason = (
+        "takes no images"
+        if endpoint.path in CATALOGUE
+        else "is not a known endpoint, so the place of its images is unknown"
+    )
+    raise InvalidRequest(f"{endpoint.path} {reason}.", remedy="Write the images into the body yourself.")
 
 
 def _spell_scene_key(body: Json, dialect: Dialect) -> Json:
-    """Spell the scene image's key as the dialect does: Kling has ``scene_image``, gateways copied a slip of the pen."""
+    """Rename the scene image's key for the dialect: ``scene_image`` at Kling, ``scence_image`` (a typo) at gateways."""
     right, wrong = ("scence_image", "scene_image") if dialect is Dialect.GATEWAY else ("scene_image", "scence_image")
     if wrong not in body or right in body:
         return body
@@ -147,7 +151,7 @@ def _into_object(endpoint: Endpoint, body: Json, images: Sequence[str], layout: 
     inner = body.get(layout.name) or {}
     if not isinstance(inner, dict):
         raise InvalidRequest(
-            f"`{layout.name}` is not an object.", remedy=f"{endpoint.path} wants its images inside it."
+            f"`{layout.name}` must be an object.", remedy=f"{endpoint.path} expects its images inside it."
         )
     if len(images) == 1 and not inner.get(layout.one) and not (layout.several and inner.get(layout.several)):
         return body | {layout.name: inner | {layout.one: images[0]}}
@@ -159,12 +163,12 @@ def _into_object(endpoint: Endpoint, body: Json, images: Sequence[str], layout: 
 def _list(body: Json, name: str) -> list[object]:
     held = body.get(name) or []
     if not isinstance(held, list):
-        raise InvalidRequest(f"`{name}` is not a list.", remedy="Write it as a list, or leave it out.")
+        raise InvalidRequest(f"`{name}` must be a list.", remedy="Write it as a list, or remove it.")
     return held
 
 
 def _too_many(endpoint: Endpoint, capacity: str) -> InvalidRequest:
-    return InvalidRequest(f"These are too many images: {endpoint.path} takes {capacity}.", remedy="Leave some out.")
+    return InvalidRequest(f"Too many images: {endpoint.path} takes {capacity}.", remedy="Remove some.")
 
 
 def _join_names(names: Sequence[str]) -> str:

@@ -1,9 +1,9 @@
-"""config.toml, the environment and secrets, as frozen values; every fault named by file, line and key.
+"""config.toml, the environment and secrets as frozen values; every error names file, line and key.
 
-Read on in the order of the work: ``loading`` finds and loads, ``document`` knows the lines of the file,
-``overrides`` the environment, ``sections`` and ``routes`` what may stand where; ``words``, ``addresses``,
-``references`` and ``conditions`` read single values, ``places`` looks where a path leads; ``faults`` and ``doubts``
-say what is wrong and what seems so; ``showing`` shows what holds.
+``loader`` finds and loads the file. ``toml_document`` keeps its line numbers, ``environment`` applies overrides.
+``sections``, ``routes`` and ``storage`` define the keys; ``fields`` and ``introspection`` serve these definitions.
+``values``, ``addresses``, ``secrets`` and ``conditions`` parse single values; ``paths`` checks a path.
+``diagnostics`` writes errors, ``warnings`` finds likely mistakes, and ``export`` lists the effective settings.
 """
 
 from receiver.settings.addresses import Address

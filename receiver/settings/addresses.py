@@ -1,6 +1,6 @@
-"""Addresses, networks and URLs of the configuration: read, and kept away from where nothing may be sent.
+"""Parses addresses, networks and URLs of the configuration, and rejects destinations that are never allowed.
 
-The readers follow :mod:`receiver.settings.values`. A URL may hold a secret, so no sentence quotes one.
+The readers follow :mod:`receiver.settings.values`. A URL may contain a secret, so no error quotes one.
 """
 
 import re
@@ -20,7 +20,7 @@ _FORBIDDEN_HOSTS = frozenset({"metadata", "metadata.google.internal", "metadata.
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a listener listens."""
+    """Host and port of a listener."""
 
     host: str
     port: int
@@ -29,14 +29,14 @@ class Address:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     def clashes_with(self, other: "Address") -> bool:
-        """Whether both cannot be listened on at once; port 0 is any free port and never clashes."""
+        """Whether two listeners cannot use both; port 0 means any free port and never clashes."""
         everywhere = {"0.0.0.0", "::"}  # noqa: S104 -- compared, not bound
         same_host = self.host == other.host or bool({self.host, other.host} & everywhere)
         return self.port == other.port != 0 and same_host
 
 
 def read_address(raw: object) -> Address:
-    """Read ``127.0.0.1:8700``, ``[::1]:8700`` or ``localhost:8700``; port 0 is any free one."""
+    """Parse ``127.0.0.1:8700``, ``[::1]:8700`` or ``localhost:8700``; port 0 means any free port."""
     if isinstance(raw, Address):
         return raw
     text = read_text(raw)
@@ -44,7 +44,7 @@ def read_address(raw: object) -> Address:
     if not colon or not host:
         raise InvalidValue(f'{quoted(text)} must be an address and a port, such as "127.0.0.1:8700"')
     if not _PORT.fullmatch(port) or int(port) > _MAX_PORT:
-        raise InvalidValue(f"{quoted(text)} must end in a port, 1 to 65535, or 0 for any free one")
+        raise InvalidValue(f"{quoted(text)} must end in a port, 1 to 65535, or 0 for any free port")
     return Address(_listening_host(host), int(port))
 
 
@@ -53,34 +53,34 @@ def _listening_host(host: str) -> str:
         try:
             return str(IPv6Address(host[1:-1]))
         except ValueError:
-            raise InvalidValue(f"{quoted(host)} is no IPv6 address") from None
+            raise InvalidValue(f"{quoted(host)} is not an IPv6 address") from None
     if ":" in host:
-        raise InvalidValue(f'an IPv6 address stands in brackets: "[{host}]:PORT"')
+        raise InvalidValue(f'an IPv6 address must be in brackets: "[{host}]:PORT"')
     if re.fullmatch(r"[0-9.]+", host):
         try:
             return str(IPv4Address(host))
         except ValueError:
-            raise InvalidValue(f"{quoted(host)} is no IPv4 address") from None
+            raise InvalidValue(f"{quoted(host)} is not an IPv4 address") from None
     if not _HOST_NAME.fullmatch(host):
-        raise InvalidValue(f"{quoted(host)} is no address and no host name")
+        raise InvalidValue(f"{quoted(host)} is neither an address nor a host name")
     return host.lower()
 
 
 def read_network(raw: object) -> IPv4Network | IPv6Network:
-    """Read ``"10.0.0.0/8"``, where strangers' URLs may lead; one address is a network of one."""
+    """Parse a network to which clients' URLs may lead, such as ``"10.0.0.0/8"``; an address is a network of one."""
     network = _read_network(raw)
     if network.prefixlen == 0:
-        raise InvalidValue("would open every address to strangers; name the networks that are meant")
+        raise InvalidValue("would allow every private address; list only the networks you need")
     if any(_is_subnet(network, forbidden) for forbidden, _ in FORBIDDEN_NETWORKS):
-        raise InvalidValue(f"{network} is link-local or cloud metadata, which is never dialled; leave it out")
+        raise InvalidValue(f"{network} is link-local or cloud metadata, which is never dialled; remove it")
     return network
 
 
 def read_proxies(raw: object) -> IPv4Network | IPv6Network:
-    """Read ``"10.0.0.0/8"``, where our own proxies are; one address is a network of one."""
+    """Parse a network of your own proxies, such as ``"10.0.0.0/8"``; an address is a network of one."""
     network = _read_network(raw)
     if network.prefixlen == 0:
-        raise InvalidValue("would believe everybody about who called; name the proxies that are yours")
+        raise InvalidValue("would trust X-Forwarded-For from every client; list only your own proxies")
     return network
 
 
@@ -91,7 +91,7 @@ def _read_network(raw: object) -> IPv4Network | IPv6Network:
     try:
         network = ip_network(text, strict=False)
     except ValueError:
-        raise InvalidValue(f'{quoted(text)} is no network; write it like "10.0.0.0/8" or "fd00::/8"') from None
+        raise InvalidValue(f'{quoted(text)} is not a network; write it like "10.0.0.0/8" or "fd00::/8"') from None
     if "/" in text and str(network.network_address) != str(ip_address(text.partition("/")[0])):
         raise InvalidValue(f'{quoted(text)} has bits beyond its mask; did you mean "{network}"?')
     return network
@@ -104,15 +104,15 @@ def _is_subnet(network: IPv4Network | IPv6Network, other: IPv4Network | IPv6Netw
 
 
 def read_optional_url(raw: object) -> str:
-    """Read the address under which Kling reaches us, or a store does, or nothing from an empty string."""
+    """Parse a base URL; an empty string stays empty."""
     return "" if raw == "" else _read_base_url(raw)
 
 
 def read_kling_url(raw: object) -> str:
-    """Read the address under which Kling's paths lie."""
+    """Parse the base URL of Kling's API."""
     url = _read_base_url(raw)
     if url.endswith("/v1"):
-        raise InvalidValue("must not end in /v1: Kling's paths begin with it already")
+        raise InvalidValue("must not end in /v1, because Kling's paths begin with it")
     return url
 
 
@@ -125,20 +125,20 @@ def _read_base_url(raw: object) -> str:
 
 
 def check_url(text: str) -> None:
-    """Refuse what is no plain http(s) URL, and hosts that are never dialled. Never quotes the URL."""
+    """Raise InvalidValue unless this is a plain http(s) URL of an allowed host. The error never quotes the URL."""
     parts = _split(text)
     if parts.scheme not in ("http", "https"):
         raise InvalidValue('must begin with "https://" or "http://"')
     if not text.isprintable() or " " in text:
-        raise InvalidValue("must not hold blanks or control characters")
+        raise InvalidValue("must not contain spaces or control characters")
     if "@" in parts.netloc:
-        raise InvalidValue("must not hold a user and a password; put them into a header by reference")
+        raise InvalidValue("must not contain a user and a password; put them into a header by reference")
     if "#" in text:
         raise InvalidValue("must not have a fragment (#...)")
     if not parts.hostname:
-        raise InvalidValue('names no host; write it like "https://app.example.com/path"')
+        raise InvalidValue('has no host; write it like "https://app.example.com/path"')
     if _is_forbidden(parts.hostname):
-        raise InvalidValue("leads to a link-local or cloud-metadata address, which is never dialled")
+        raise InvalidValue("points to a link-local or cloud-metadata address, which is never dialled")
 
 
 def _split(text: str) -> SplitResult:
@@ -146,9 +146,9 @@ def _split(text: str) -> SplitResult:
         parts = urlsplit(text)
         port = parts.port
     except ValueError:
-        raise InvalidValue("is no URL: its host or port cannot be read") from None
+        raise InvalidValue("is not a URL: its host or port is invalid") from None
     if port == 0:
-        raise InvalidValue("is no URL one can call: port 0")
+        raise InvalidValue("is not a valid URL: port 0 is not allowed")
     return parts
 
 
@@ -164,7 +164,7 @@ def _is_forbidden(host: str) -> bool:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether *host*, as it is written, is this machine alone."""
+    """Whether *host*, as written, is a loopback address."""
     address = _parse_ip(host)
     return address.is_loopback if address else host == "localhost" or host.endswith(".localhost")
 

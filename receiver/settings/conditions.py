@@ -1,4 +1,4 @@
-"""A route's ``where``: checked when the configuration is loaded, so that a slip does not wait for the first event."""
+"""A route's ``where`` condition, checked when the configuration is loaded rather than at the first event."""
 
 import re
 import warnings
@@ -10,11 +10,11 @@ _DOUBLE_QUOTED_OPERAND = re.compile(r"""[=!<>]=?\s*"[^"]*"|"[^"]*"\s*[=!<>]=""")
 
 
 def read_condition(raw: object) -> str | None:
-    """Read a JMESPath expression; none from an empty string."""
+    """Parse a JMESPath expression; None for an empty string."""
     if raw is None or raw == "":
         return None
     text = read_text(raw)
-    import jmespath  # noqa: PLC0415 -- only a configuration with conditions pays for it at start
+    import jmespath  # noqa: PLC0415 -- loaded only if the configuration has conditions
     from jmespath.exceptions import JMESPathError  # noqa: PLC0415 -- as above
     from jmespath.functions import Functions  # noqa: PLC0415 -- as above
 
@@ -23,35 +23,35 @@ def read_condition(raw: object) -> str | None:
             warnings.simplefilter("error", PendingDeprecationWarning)
             tree = jmespath.compile(text).parsed
     except PendingDeprecationWarning:
-        raise InvalidValue("holds text between backticks, where JSON stands; text stands in 'single quotes'") from None
+        raise InvalidValue("has text between backticks, which are for JSON; write text in 'single quotes'") from None
     except RecursionError:
-        raise InvalidValue("is nested too deeply to be read") from None
+        raise InvalidValue("is nested too deeply") from None
     except (JMESPathError, ValueError, LookupError, TypeError, AttributeError) as exc:
-        raise InvalidValue(f"is no JMESPath expression: {_describe_error(exc)}") from None
+        raise InvalidValue(f"is not a JMESPath expression: {_describe_error(exc)}") from None
     for name in _called_functions(tree):
         if name not in Functions.FUNCTION_TABLE:
             raise InvalidValue(
-                f'calls "{name}", which JMESPath does not have; {did_you_mean(name, Functions.FUNCTION_TABLE)}'
+                f'calls "{name}", which is not a JMESPath function; {did_you_mean(name, Functions.FUNCTION_TABLE)}'
             )
     return text
 
 
 def compares_with_quoted_key(text: str) -> bool:
-    """Whether something is compared with a word in double quotes: to JMESPath that is a key, and hardly ever meant."""
+    """Whether a comparison has an operand in double quotes. JMESPath reads it as a key, which is rarely intended."""
     return _DOUBLE_QUOTED_OPERAND.search(text) is not None
 
 
 def _called_functions(tree: object) -> Iterator[str]:
-    waiting = [tree]
-    while waiting:
-        node = waiting.pop()
+    pending = [tree]
+    while pending:
+        node = pending.pop()
         if isinstance(node, dict):
             if node.get("type") == "function_expression":
                 yield str(node["value"])
-            waiting.extend(node.get("children", ()))
+            pending.extend(node.get("children", ()))
 
 
 def _describe_error(exc: Exception) -> str:
     line = next(iter(str(exc).splitlines()), "").rstrip(": ")
-    said = re.sub(r"^(Bad|Invalid) jmespath expression: ", "", line).lower()
-    return "equality is written ==" if "unknown token '='" in said else said or "it cannot be read"
+    reason = re.sub(r"^(Bad|Invalid) jmespath expression: ", "", line).lower()
+    return "equality is written ==" if "unknown token '='" in reason else reason or "it cannot be parsed"

@@ -1,4 +1,4 @@
-"""What is wrong with the configuration, as sentences that name file, line, key and the way out."""
+"""Describes errors in the configuration as sentences with file, line, key and remedy."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,24 +15,24 @@ _DEFAULTS = "the defaults"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ValueSources:
-    """Who said what: the file by its lines, the environment by its variables."""
+    """The source of each value: a line of the file, or an environment variable."""
 
     file: Document
     variables: Mapping[Location, str]
 
     def origin(self, location: Location) -> str:
-        """Tell where the value at *location* came from."""
+        """Return the source of the value at *location*."""
         if self._variable(location):
             return "environment"
         line = self.file.lines.get(location)
         return f"{self.file.label}:{line}" if line else "default"
 
     def sort_key(self, location: Location) -> int:
-        """Tell the line to sort a fault at *location* by: the file's first, then the environment's."""
+        """Return the sort key of an error at *location*: errors in the file come before those in the environment."""
         return 1 << 30 if self._variable(location) else self._line(location)
 
     def prefix(self, location: Location) -> str:
-        """Begin a sentence about *location*: with its line, else the nearest one around it."""
+        """Return the start of a sentence about *location*: its line, or the line of its nearest parent."""
         key = dotted(location)
         if variable := self._variable(location):
             return f"{variable}: {key}: "
@@ -54,17 +54,17 @@ class ValueSources:
 
 
 def describe_errors(exc: ValidationError, model: type[BaseModel], sources: ValueSources) -> Sequence[str]:
-    """Turn every error that *model* found into a sentence, in the order of the file."""
-    faults = []
+    """Return one sentence for each validation error, in the order of the file."""
+    errors = []
     for error in exc.errors(include_url=False, include_input=False):
         for at, text in _error_parts(error, model):
             location = (*error["loc"], *at)
-            faults.append((sources.sort_key(location), sources.prefix(location) + text))
-    return [text for _, text in sorted(faults, key=lambda fault: fault[0])]
+            errors.append((sources.sort_key(location), sources.prefix(location) + text))
+    return [text for _, text in sorted(errors, key=lambda error: error[0])]
 
 
 def _error_parts(error: ErrorDetails, model: type[BaseModel]) -> Iterator[tuple[Location, str]]:
-    """Give a sentence for each part of a value that an error is about, and where in the value it stands."""
+    """Yield the position inside the value, and a sentence, for each invalid part of it."""
     match error.get("ctx", {}).get("error"):
         case InvalidValues(parts=parts):
             yield from ((part.at, str(part)) for part in parts)
@@ -83,7 +83,7 @@ def _describe_error(error: ErrorDetails, model: type[BaseModel]) -> str:
             field = field_at(model, location)
             return f"is missing: {field.description}" if field and field.description else "is missing"
         case "model_type" | "model_attributes_type" if len(location) == 1:
-            return f"must be one section; begin it with [{location[0]}]"
+            return f"must be one section; start it with [{location[0]}]"
         case "model_type" | "model_attributes_type" | "dict_type" | "mapping_type":
             return "must be a table, such as { key = ... }"
         case "value_error":
@@ -93,21 +93,21 @@ def _describe_error(error: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _unknown_key(location: Location, model: type[BaseModel]) -> str:
-    key, around = str(location[-1]), location[:-1]
-    here = section_at(model, around)
+    key, parent = str(location[-1]), location[:-1]
+    here = section_at(model, parent)
     if here is None:
         return "unknown key"
-    if below := _sections_with(key, here, around):
+    if below := _sections_with(key, here, parent):
         return f"unknown key; it belongs in {below}"
     if near := closest(key, here.model_fields):
         return f'unknown key; did you mean "{near}"?'
     if elsewhere := _sections_with(key, model, ()):
         return f"unknown key; it belongs in {elsewhere}"
-    return "unknown key; there are " + ", ".join(f'"{each}"' for each in here.model_fields)
+    return "unknown key; expected: " + ", ".join(f'"{each}"' for each in here.model_fields)
 
 
 def _sections_with(key: str, model: type[BaseModel], parent: Location) -> str:
-    """Name the sections right below *model*, which stands at *around*, that have such a key."""
+    """Return the names of the sections directly below *model* that have this key."""
     names = [
         f"[{dotted((*(step for step in parent if isinstance(step, str)), name))}]"
         for name, field in model.model_fields.items()

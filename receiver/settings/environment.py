@@ -1,7 +1,7 @@
-"""The environment's say: ``KLING_RECEIVER__SECTION__KEY=...`` goes before what the file says.
+"""Environment variables ``KLING_RECEIVER__SECTION__KEY=...`` override the file.
 
-Text is taken as it stands; numbers, lists and tables are JSON or a TOML value. Routes are counted from 0, and
-the number after the last one makes a new route: ``KLING_RECEIVER__ROUTES__0__CONCURRENCY=2``.
+Text is used unchanged; numbers, lists and tables are JSON or a TOML value. Routes are numbered from 0, and the
+number after the last one adds a route: ``KLING_RECEIVER__ROUTES__0__CONCURRENCY=2``.
 """
 
 import copy
@@ -26,7 +26,7 @@ _NUMBER = re.compile(r"[0-9]{1,4}")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EnvOverrides:
-    """Values with the environment's say in them, which variable spoke for what, and what could not be taken."""
+    """Values after the overrides, the variable behind each overridden value, and errors."""
 
     values: dict[str, Any]
     variables: Mapping[Location, str]
@@ -34,28 +34,28 @@ class EnvOverrides:
 
 
 def apply_environment(values: Mapping[str, Any], environ: Mapping[str, str], model: type[BaseModel]) -> EnvOverrides:
-    """Lay what the environment says over *values*, which are shaped like *model*."""
+    """Return a copy of *values*, which have the shape of *model*, with the environment's overrides."""
     merged = copy.deepcopy(dict(values))
     variables: dict[Location, str] = {}
-    faults = []
+    errors = []
     for variable in sorted((each for each in environ if each.startswith(PREFIX)), key=_sort_key):
         try:
             location, kind = _resolve_key(variable, model)
             _set_value(merged, location, _parse_value(environ[variable], kind))
-        except InvalidValue as fault:
-            faults.append(f"{variable}: {fault}")
+        except InvalidValue as exc:
+            errors.append(f"{variable}: {exc}")
         else:
             variables[location] = variable
-    return EnvOverrides(values=merged, variables=variables, errors=tuple(faults))
+    return EnvOverrides(values=merged, variables=variables, errors=tuple(errors))
 
 
 def _sort_key(variable: str) -> tuple[str, ...]:
-    """Put a whole before its parts, and the routes in the order of their numbers."""
+    """Sort a table before its members, and routes by number."""
     return tuple(part.zfill(4) if part.isdigit() else part for part in variable.split("__"))
 
 
 def _resolve_key(variable: str, model: type[BaseModel]) -> tuple[Location, object]:
-    """Find the key that a variable names, and the type of what stands there."""
+    """Return the location of the key that a variable names, and its type."""
     location: Location = ()
     kind: object = model
     parts = variable.removeprefix(PREFIX).split("__")
@@ -67,13 +67,13 @@ def _resolve_key(variable: str, model: type[BaseModel]) -> tuple[Location, objec
             location, kind = (*location, key), section.model_fields[key].annotation
         elif section := as_sections(kind):
             if not _NUMBER.fullmatch(part):
-                raise InvalidValue(f'names no route: "{part[:40]}" must be its number, from 0 in the order of the file')
+                raise InvalidValue(f'is not a route: "{part[:40]}" must be a number, from 0 in the order of the file')
             location, kind = (*location, int(part)), section
         elif is_table(kind):
             return (*location, "__".join(parts[depth:])), str
         else:
             whole = PREFIX + "__".join(parts[:depth])
-            raise InvalidValue(f"unknown key; nothing lies below {whole}, so set that as a whole")
+            raise InvalidValue(f"unknown key; {whole} has no members, so set it as a whole")
     return location, kind
 
 
@@ -82,7 +82,7 @@ def _unknown_key(variable: str, parents: list[str], part: str, model: type[BaseM
     if near:
         rest = variable.removeprefix(PREFIX + "__".join([*parents, part]))
         return f"unknown key; did you mean {PREFIX}{'__'.join([*parents, near.upper()])}{rest}?"
-    return "unknown key; there are " + ", ".join(each.upper() for each in model.model_fields)
+    return "unknown key; expected: " + ", ".join(each.upper() for each in model.model_fields)
 
 
 def _set_value(values: dict[str, Any], location: Location, value: object) -> None:
@@ -90,7 +90,7 @@ def _set_value(values: dict[str, Any], location: Location, value: object) -> Non
     for step, below in pairwise(location):
         place = _get_or_create(place, step, [] if isinstance(below, int) else {})
         if not isinstance(place, list if isinstance(below, int) else dict):
-            return  # The file has something else there, which is its own fault.
+            return  # The file has a value of another type, which is reported separately.
     last = location[-1]
     if isinstance(last, int):
         _get_or_create(place, last, value)
@@ -101,14 +101,14 @@ def _get_or_create(place: Any, step: str | int, new: object) -> Any:  # noqa: AN
     if isinstance(step, str):
         return place.setdefault(step, new)
     if step > len(place):
-        raise InvalidValue(f"there is no route {step}; the next new one is {len(place)}")
+        raise InvalidValue(f"route {step} does not exist; the next new route is {len(place)}")
     if step == len(place):
         place.append(new)
     return place[step]
 
 
 def _parse_value(text: str, kind: object) -> object:
-    """Read a variable's text as what its key wants."""
+    """Parse a variable's text as the type of its key."""
     structured = is_list(kind) or is_table(kind) or as_section(kind) is not None
     if structured and not text.lstrip().startswith(("[", "{")):
         return text

@@ -1,4 +1,4 @@
-"""The configuration shown: what holds and who said so, and what may stand in the file."""
+"""Lists the effective settings with their sources, and describes the file as a JSON schema."""
 
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
@@ -17,12 +17,12 @@ from receiver.settings.values import Size, write_duration
 
 MASK = "***"
 
-# Their values are written by people who think of a key or a password, reference or not.
+# Their values are often keys or passwords, by reference or not.
 _SECRET_TABLES = ("headers", "env")
 
 
 class EffectiveSetting(NamedTuple):
-    """One key that holds, its value as the file would write it, and who said so."""
+    """A key, its effective value as the file would write it, and its source."""
 
     key: str
     value: object
@@ -30,7 +30,7 @@ class EffectiveSetting(NamedTuple):
 
 
 def list_settings(settings: Settings, origins: Mapping[str, str]) -> list[EffectiveSetting]:
-    """List every key with its value, secrets hidden, and its origin."""
+    """Return every key with its value and source; secrets are masked."""
     return [
         EffectiveSetting(dotted(location), _masked(location, value), origins.get(dotted(location), "default"))
         for location, value in walk_values(settings)
@@ -38,13 +38,13 @@ def list_settings(settings: Settings, origins: Mapping[str, str]) -> list[Effect
 
 
 def schema() -> Json:
-    """Describe the file as JSON schema, for editors and other programs."""
+    """Return a JSON schema of the file, for editors and other programs."""
     described = Settings.model_json_schema(schema_generator=_Schema)
     return {"$schema": GenerateJsonSchema.schema_dialect, **described, "title": "config.toml of kling-receiver"}
 
 
 def walk_values(section: BaseModel, parent: Location = ()) -> Iterator[tuple[Location, object]]:
-    """Walk over every key that has a value of its own, in the file's order."""
+    """Yield every key that has a value of its own, in the order of the sections."""
     for name, field in type(section).model_fields.items():
         here = (*parent, name)
         match getattr(section, name):
@@ -62,7 +62,7 @@ def walk_values(section: BaseModel, parent: Location = ()) -> Iterator[tuple[Loc
 
 
 def to_toml_value(value: object) -> object:
-    """Write a value as the file would, in JSON's types, secrets hidden."""
+    """Return a value as the file would write it, in JSON types; secrets are masked."""
     match value:
         case None | Secret():
             return MASK if value else ""
@@ -83,7 +83,7 @@ def _masked(location: Location, value: object) -> object:
         case (*_, table, _) if table in _SECRET_TABLES:
             return MASK
         case (*_, "webhook", "url"):
-            # The path of a webhook's URL is often its password.
+            # The path of a webhook URL is often a secret.
             parts = urlsplit(str(value))
             return f"{parts.scheme}://{parts.netloc}/{MASK}" if parts.path.strip("/") or parts.query else value
         case _:
@@ -91,14 +91,14 @@ def _masked(location: Location, value: object) -> object:
 
 
 class _Schema(GenerateJsonSchema):
-    """Writes defaults as the file would, and knows that TOML has no null."""
+    """Writes defaults as the file would, and omits null, which TOML does not have."""
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> Json:
         return self.generate_inner(schema["schema"])
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> Json:
         described = super().default_schema(schema)
-        if described.get("default") == "" and "$ref" in described:  # a section that is left out has no default
+        if described.get("default") == "" and "$ref" in described:  # an omitted section has no default
             del described["default"]
         return described
 

@@ -1,4 +1,4 @@
-"""What sections of the configuration are made of: keys tied to their readers, and to what JSON schema says of them."""
+"""Field types of the configuration: each ties a key to its parser and to its JSON schema."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from receiver.settings.values import InvalidValue, InvalidValues, Size
 
 
 class Section(BaseModel):
-    """What all sections have in common: frozen, no unknown keys, and no value shown in a fault."""
+    """Base of all sections: frozen, no unknown keys, and no input value in an error."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, hide_input_in_errors=True, defer_build=True
@@ -26,7 +26,7 @@ class Section(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class ParsedField:
-    """Stands beside a type: *by* reads the value wholly, *schema* describes what the file may hold."""
+    """Annotates a type: ``parse`` replaces pydantic's validation, ``schema`` describes the value in the file."""
 
     parse: Callable[[object], object]
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
@@ -40,7 +40,7 @@ class ParsedField:
 
 @dataclass(frozen=True, slots=True)
 class ReferenceField:
-    """As :class:`Read`, for values that may refer to the environment or to files."""
+    """Like :class:`ParsedField`, for values that may refer to the environment or to files."""
 
     parse: Callable[[object, Any], object]
     schema: Mapping[str, Any] = field(default_factory=lambda: {"type": "string"})
@@ -54,9 +54,9 @@ class ReferenceField:
 
 @dataclass(frozen=True, slots=True)
 class TableField:
-    """Stands beside a table whose names are free, and names every fault in it at once.
+    """Annotates a table with free names, and reports all errors in it at once.
 
-    *judge* is given a name and those above it, and says what is wrong with it, or nothing; *by* reads a value.
+    ``name_error`` takes a name and the names before it, and returns an error or "". ``parse`` parses a value.
     """
 
     name_error: Callable[[str, Sequence[str]], str]
@@ -71,49 +71,49 @@ class TableField:
     def _parse_table(self, raw: object, info: ValidationInfo) -> Mapping[str, object]:
         if not isinstance(raw, Mapping):
             raise InvalidValue("must be a table, such as { key = ... }")
-        read: dict[str, object] = {}
-        faults = []
-        above: list[str] = []
+        parsed: dict[str, object] = {}
+        errors = []
+        previous: list[str] = []
         for name, value in raw.items():
-            if fault := self.name_error(name, above):
-                faults.append(InvalidValue(fault, at=(name,)))
+            if reason := self.name_error(name, previous):
+                errors.append(InvalidValue(reason, at=(name,)))
             try:
-                read[name] = self.parse(value, info)
+                parsed[name] = self.parse(value, info)
             except ValueError as exc:
-                faults.append(InvalidValue(str(exc), at=(name,)))
-            above.append(name)
-        if faults:
-            raise InvalidValues(faults)
-        return read
+                errors.append(InvalidValue(str(exc), at=(name,)))
+            previous.append(name)
+        if errors:
+            raise InvalidValues(errors)
+        return parsed
 
 
 def duration_field(
     *, least: timedelta = timedelta(milliseconds=1), most: timedelta = values.MAX_DURATION
 ) -> ParsedField:
-    """Read a duration within bounds."""
+    """Return a field for a duration within bounds."""
     return ParsedField(
         partial(values.read_duration, least=least, most=most), {"type": "string", "examples": ["30s", "24h"]}
     )
 
 
 def optional_duration_field() -> ParsedField:
-    """Read a duration, or none from an empty string or from zero."""
+    """Return a field for a duration, or None for an empty string or zero."""
     return ParsedField(values.read_optional_duration, {"type": "string", "examples": ["30s", "24h", ""]})
 
 
 def int_field(least: int, most: int) -> ParsedField:
-    """Read a whole number within bounds."""
+    """Return a field for an integer within bounds."""
     read = partial(values.read_int, least=least, most=most)
     return ParsedField(read, {"type": "integer", "minimum": least, "maximum": most})
 
 
 def size_field(least: Size, most: Size) -> ParsedField:
-    """Read a number of bytes within bounds."""
+    """Return a field for a size in bytes within bounds."""
     return ParsedField(partial(values.read_size, least=least, most=most), {"type": ["string", "integer"]})
 
 
 def choice_field(*choices: str) -> ParsedField:
-    """Read one of a few words."""
+    """Return a field for one of *choices*."""
     read = partial(values.read_choice, choices={str(each): each for each in choices})
     return ParsedField(read, {"type": "string", "enum": [str(each) for each in choices]})
 
@@ -123,7 +123,7 @@ SigningSecret = Annotated[Secret, ReferenceField(secrets.read_signing_secret)]
 
 
 def read_folder(raw: object, info: ValidationInfo) -> Path | None:
-    """Read a folder's path, or nothing from an empty string. One that nobody can look at is a doubt, no fault."""
+    """Parse a folder's path; None for an empty string. A folder that cannot be inspected is a warning, not an error."""
     if isinstance(raw, Path):
         return raw
     if raw is None or raw == "":

@@ -1,4 +1,4 @@
-"""What stands at which place of the configuration, told from the types of its sections."""
+"""Finds the definition of a configuration key from the types of the sections."""
 
 import types
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from receiver.settings.toml_document import Location
 
 
 def unwrap_type(kind: object) -> object:
-    """Take the optional and the annotated from a type."""
+    """Return a type without Optional and Annotated."""
     if get_origin(kind) is Annotated:
         return unwrap_type(get_args(kind)[0])
     if get_origin(kind) in (Union, types.UnionType):
@@ -21,24 +21,24 @@ def unwrap_type(kind: object) -> object:
 
 
 def as_section(kind: object) -> type[BaseModel] | None:
-    """Give the section's class where *kind* is one, or may be."""
+    """Return the class if *kind* is a section or an optional one, else None."""
     kind = unwrap_type(kind)
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
 def as_sections(kind: object) -> type[BaseModel] | None:
-    """Give the class of a list's sections."""
+    """Return the class of the sections in a list, or None."""
     kind = unwrap_type(kind)
     return as_section(get_args(kind)[0]) if get_origin(kind) is tuple else None
 
 
 def section_of(field: FieldInfo) -> type[BaseModel] | None:
-    """Give the class of the section, or of the list of sections, that a key holds."""
+    """Return the class of a key's section or list of sections, or None."""
     return as_section(field.annotation) or as_sections(field.annotation)
 
 
 def is_table(kind: object) -> bool:
-    """Whether names in such a table are free, as those of headers are."""
+    """Whether this is a table with free names, such as headers."""
     origin = get_origin(unwrap_type(kind))
     return isinstance(origin, type) and issubclass(origin, Mapping)
 
@@ -55,7 +55,7 @@ def is_unquoted(kind: object) -> bool:
 
 
 def section_at(root: type[BaseModel], location: Location) -> type[BaseModel] | None:
-    """Find the class of the section at *location*."""
+    """Return the class of the section at *location*, or None."""
     section: type[BaseModel] | None = root
     for step in location:
         if section is None or isinstance(step, int):
@@ -66,6 +66,6 @@ def section_at(root: type[BaseModel], location: Location) -> type[BaseModel] | N
 
 
 def field_at(root: type[BaseModel], location: Location) -> FieldInfo | None:
-    """Find the definition of the key at *location*."""
+    """Return the definition of the key at *location*, or None."""
     section = section_at(root, location[:-1])
     return section.model_fields.get(str(location[-1])) if section else None

@@ -1,4 +1,4 @@
-"""Finding config.toml, reading it, and naming every fault at once by file, line and key."""
+"""Finds and loads config.toml, and reports all errors at once by file, line and key."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -28,11 +28,10 @@ DEFAULT_API_KEY = "env:KLING_API_KEY"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """The configuration and where it came from.
+    """The configuration and its sources.
 
-    ``origins`` tells for each key, such as ``kling.api_key`` or ``routes.0.on``, whether it is from
-    ``config.toml:12``, the ``environment`` or a ``default``. ``warnings`` are sentences about what is allowed
-    and probably not meant.
+    ``origins`` maps each key, such as ``kling.api_key`` or ``routes.0.on``, to its source: ``config.toml:12``,
+    ``environment`` or ``default``. ``warnings`` describe valid settings that are probably mistakes.
     """
 
     settings: Settings
@@ -42,9 +41,9 @@ class Loaded:
 
 
 def find(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path | None:
-    """Find the configuration file: the one named, else the first of the usual places that has one.
+    """Return the configuration file: the named one, else the first that exists at the usual paths.
 
-    Where none has, one that nobody can look at is given: to run on defaults beside a file would be a surprise.
+    If none exists, a path that cannot be inspected is returned, because silently ignoring a file would be a surprise.
     """
     if explicit is not None:
         return cwd / explicit
@@ -54,28 +53,28 @@ def find(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path |
     usual = [cwd / FILE_NAME, SYSTEM_FILE]
     if home.startswith("/"):
         usual.insert(1, Path(home) / "kling-receiver" / FILE_NAME)
-    seen = {each: probe(each) for each in usual}
-    there = (path for path, place in seen.items() if place.is_file)
-    hidden = (path for path, place in seen.items() if place.problem)
-    return next(there, None) or next(hidden, None)
+    probed = {each: probe(each) for each in usual}
+    existing = (path for path, info in probed.items() if info.is_file)
+    unreadable = (path for path, info in probed.items() if info.problem)
+    return next(existing, None) or next(unreadable, None)
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
-    """Load the configuration. Raises ConfigurationError with every fault there is, and nothing else."""
+    """Load the configuration. Raises ConfigurationError with all errors, and nothing else."""
     environ = os.environ if environ is None else environ
     cwd = Path.cwd()
     found = find(path, environ, cwd)
     file = toml_document.read(found, label=_label(found, cwd)) if found else Document()
-    said = apply_environment(file.values, environ, Settings)
-    values = _with_defaults(said.values)
-    sources = ValueSources(file=file, variables=said.variables)
-    around = LoadContext(environ=environ, folder=found.parent if found else cwd)
+    overrides = apply_environment(file.values, environ, Settings)
+    values = _with_defaults(overrides.values)
+    sources = ValueSources(file=file, variables=overrides.variables)
+    context = LoadContext(environ=environ, folder=found.parent if found else cwd)
     try:
-        settings = Settings.model_validate(values, context=around)
+        settings = Settings.model_validate(values, context=context)
     except ValidationError as exc:
-        raise _configuration_error([*describe_errors(exc, Settings, sources), *said.errors]) from None
-    if said.errors:
-        raise _configuration_error(said.errors)
+        raise _configuration_error([*describe_errors(exc, Settings, sources), *overrides.errors]) from None
+    if overrides.errors:
+        raise _configuration_error(overrides.errors)
     return Loaded(
         settings=settings,
         path=found,
@@ -85,12 +84,12 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
 
 
 def effective_settings(loaded: Loaded) -> list[EffectiveSetting]:
-    """List every key with its value, secrets hidden, and who said so."""
+    """Return every key with its value and source; secrets are masked."""
     return list_settings(loaded.settings, loaded.origins)
 
 
 def _configuration_error(errors: Sequence[str]) -> ConfigurationError:
-    return ConfigurationError([printable(fault) for fault in errors])
+    return ConfigurationError([printable(error) for error in errors])
 
 
 def _label(path: Path, cwd: Path) -> str:
@@ -98,7 +97,7 @@ def _label(path: Path, cwd: Path) -> str:
 
 
 def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Name every section, so that defaults too start from the file's folder, and Kling's usual key where none is."""
+    """Add missing sections, so default paths start from the file's folder, and the default key if none is given."""
     whole = {name: {} for name in Settings.model_fields if name != "routes"} | dict(values)
     kling = whole["kling"]
     if isinstance(kling, dict) and not any(kling.get(name) for name in ("access_key", "secret_key")):

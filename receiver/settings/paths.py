@@ -1,4 +1,4 @@
-"""What stands where a path of the configuration leads, as far as the account that asks may see."""
+"""Inspects paths of the configuration with the rights of the current user."""
 
 import stat
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PathInfo:
-    """What was found at a path; ``hidden`` is a sentence where nobody could look, and what to do about that."""
+    """What exists at a path. ``problem`` is a sentence with a remedy if the path could not be inspected."""
 
     exists: bool = False
     is_file: bool = False
@@ -16,14 +16,14 @@ class PathInfo:
 
 
 def probe(path: Path) -> PathInfo:
-    """See what stands at *path*, for the sake of a sentence about it. Raises nothing, whatever is in the way."""
+    """Inspect *path* for an error message or a warning. Never raises OSError."""
     try:
         mode = path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: no path can be written so
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: not a possible path
         return PathInfo()
     except PermissionError as exc:
-        remedy = "run this as the service's user, and let it enter the folders above"
-        return PathInfo(problem=f"{path} cannot be looked at: {exc.strerror}; {remedy}")
+        remedy = "run this as the service's user, and give it access to the parent folders"
+        return PathInfo(problem=f"{path} cannot be inspected: {exc.strerror}; {remedy}")
     except OSError as exc:
-        return PathInfo(problem=f"{path} cannot be looked at: {exc.strerror}; name another path")
+        return PathInfo(problem=f"{path} cannot be inspected: {exc.strerror}; name another path")
     return PathInfo(exists=True, is_file=stat.S_ISREG(mode), is_folder=stat.S_ISDIR(mode))

@@ -1,4 +1,4 @@
-"""A route of the configuration: which events, where to, and how hard to try."""
+"""A route of the configuration: which events, which destination, and how to retry."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -57,7 +57,7 @@ _RESERVED_VARIABLES = frozenset(
 def _read_on(raw: object) -> str:
     text = values.read_text(raw)
     if text not in EVENT_KINDS:
-        raise InvalidValue(f"{values.quoted(text)} is no word for events; {values.did_you_mean(text, EVENT_KINDS)}")
+        raise InvalidValue(f"{values.quoted(text)} is not an event kind; {values.did_you_mean(text, EVENT_KINDS)}")
     return text
 
 
@@ -67,14 +67,14 @@ def _read_glob(raw: object) -> str:
     if not text.isprintable() or " " in text or not bare:
         raise InvalidValue('must be an endpoint or a glob, such as "images/*"')
     if bare != text:
-        raise InvalidValue(f"endpoints are written without /v1/; write {values.quoted(bare)}")
+        raise InvalidValue(f"must not begin with /v1/; write {values.quoted(bare)}")
     if "/" not in text and not set(text) & set("*?["):
         raise InvalidValue(f'{values.quoted(text)} matches no endpoint; write "{text[:40]}/*" for all of a kind')
     return text
 
 
 def _read_url(raw: object, info: ValidationInfo) -> str:
-    # A chat's webhook URL is a secret as a whole, so it may be kept elsewhere.
+    # A chat's webhook URL is a secret as a whole, so it may be a reference.
     text = secrets.resolve(values.read_text(raw), secrets.load_context(info))
     check_url(text)
     return text
@@ -82,43 +82,43 @@ def _read_url(raw: object, info: ValidationInfo) -> str:
 
 def _header_error(name: str, previous: Sequence[str]) -> str:
     if not _HEADER_NAME.fullmatch(name):
-        return f"{values.quoted(name)} is no header's name"
+        return f"{values.quoted(name)} is not a header name"
     if _RESERVED_HEADERS.fullmatch(name):
-        return f"{name.lower()} is set by the receiver itself; leave it out"
+        return f"{name.lower()} is set by the receiver; remove it"
     if name.lower() in (each.lower() for each in previous):
-        return f"{name.lower()} stands here twice; headers do not know capitals"
+        return f"{name.lower()} is given twice; header names ignore case"
     return ""
 
 
 def _variable_error(name: str, _previous: Sequence[str]) -> str:
     if not _VARIABLE.fullmatch(name):
-        return f"{values.quoted(name)} is no variable's name"
+        return f"{values.quoted(name)} is not a variable name"
     if name in _RESERVED_VARIABLES:
-        return f"{name} is set by the receiver itself; leave it out"
+        return f"{name} is set by the receiver; remove it"
     return ""
 
 
 def _read_argument(raw: object) -> str:
     text = values.read_text(raw)
     if "\0" in text:
-        raise InvalidValue("holds a NUL, which no argument can carry")
+        raise InvalidValue("contains NUL, which is not allowed in an argument")
     return text
 
 
 def _read_name(raw: object, info: ValidationInfo) -> str:
     text = values.read_text(raw)
     if not _NAME.fullmatch(text):
-        raise InvalidValue(f"{values.quoted(text)} is no route's name; use a-z, 0-9, _ and - (64 at most)")
+        raise InvalidValue(f"{values.quoted(text)} is not a route name; use a-z, 0-9, _ and - (64 at most)")
     taken = secrets.load_context(info).route_names
     if text in taken:
-        raise InvalidValue(f"{values.quoted(text)} is taken by a route above; each needs a name of its own")
+        raise InvalidValue(f"{values.quoted(text)} is already used by an earlier route; each route needs its own name")
     taken.add(text)
     return text
 
 
 def _not_empty(entries: tuple[Any, ...] | frozenset[str]) -> tuple[Any, ...] | frozenset[str]:
     if not entries:
-        raise InvalidValue("must not be empty; leave the key out for the default")
+        raise InvalidValue("must not be empty; remove the key to use the default")
     return entries
 
 
@@ -127,58 +127,58 @@ NotEmpty = AfterValidator(_not_empty)
 
 def _read_command(raw: object) -> object:
     if isinstance(raw, str):
-        raise InvalidValue('is a list, for there is no shell: command = ["/usr/local/bin/publish", "--fast"]')
+        raise InvalidValue('must be a list, because no shell is used: command = ["/usr/local/bin/publish", "--fast"]')
     return values.as_list(raw)
 
 
 class WebhookSettings(Section):
-    """A destination that is sent a signed POST."""
+    """A webhook destination: receives a signed POST."""
 
     url: Annotated[str, ReferenceField(_read_url)] = Field(
-        repr=False, description="Where to; may be a reference, for it may be a secret."
+        repr=False, description="The URL to send to; may be a reference, because it may be a secret."
     )
     secret: Annotated[tuple[SigningSecret, ...], OneOrMany, WithJsonSchema(_TEXT_OR_TEXTS)] = Field(
-        default=(), description="Signs each request; during a rotation a list, newest first. Left out: unsigned."
+        default=(), description="Signs each request; during a rotation a list, newest first. Default: unsigned."
     )
     headers: Annotated[Mapping[str, Secret | str], TableField(_header_error, secrets.read_header_value)] = Field(
-        default_factory=dict, repr=False, description="Further headers; values may be references."
+        default_factory=dict, repr=False, description="Additional headers; values may be references."
     )
     timeout: Annotated[timedelta, duration_field(most=timedelta(minutes=15))] = Field(
-        default=timedelta(seconds=15), description="The longest one attempt may take, all in all."
+        default=timedelta(seconds=15), description="Total time limit of one attempt."
     )
     payload: Annotated[Literal["event", "kling"], choice_field("event", "kling")] = Field(
-        default="event", description="event: the receiver's JSON object; kling: Kling's body as it came."
+        default="event", description="event: the receiver's JSON object; kling: Kling's body, unchanged."
     )
 
     @field_validator("secret", mode="before")
     @classmethod
     def _secret_is_not_empty(cls, raw: object) -> object:
         if raw in ("", []):
-            raise InvalidValue("is empty; leave the key out to send unsigned")
+            raise InvalidValue("is empty; remove the key to send unsigned")
         return raw
 
 
 class ScriptSettings(Section):
-    """A destination that is a program, run once per attempt with the event on its standard input."""
+    """A script destination: a program that runs once per attempt, with the event on standard input."""
 
     command: Annotated[
         tuple[Annotated[str, ParsedField(_read_argument)], ...],
         BeforeValidator(_read_command),
         AfterValidator(_not_empty),
-    ] = Field(description="The program and its arguments, exactly so; no shell. With a slash: relative to this file.")
+    ] = Field(description="The program and its arguments; no shell. A program with a slash is relative to this file.")
     timeout: Annotated[timedelta, duration_field(most=timedelta(hours=24))] = Field(
-        default=timedelta(minutes=5), description="Then the program and all it started are ended."
+        default=timedelta(minutes=5), description="Time limit; then the program and its child processes are ended."
     )
     cwd: Annotated[Path | None, ReferenceField(read_folder)] = Field(
-        default=None, description="The folder it runs in, relative to this file."
+        default=None, description="The working directory, relative to this file."
     )
     env: Annotated[Mapping[str, Secret | str], TableField(_variable_error, secrets.read_variable_value)] = Field(
         default_factory=dict,
         repr=False,
-        description="Variables beside PATH, LANG, HOME and KLING_*; values may be references.",
+        description="Variables in addition to PATH, LANG, HOME and KLING_*; values may be references.",
     )
     output_limit: Annotated[Size, size_field(Size(0), Size(16 << 20))] = Field(
-        default=Size(64 << 10), description="How much of the end of its output is kept with the attempt."
+        default=Size(64 << 10), description="How many bytes from the end of the output are kept with the attempt."
     )
 
     @field_validator("command")
@@ -186,42 +186,46 @@ class ScriptSettings(Section):
     def _resolve_program(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
         program = value[0]
         if not program:
-            raise InvalidValue("names no program; the first entry is its path", at=(0,))
+            raise InvalidValue("has no program; the first entry must be its path", at=(0,))
         if "/" in program or program.startswith("~"):
             program = str(secrets.resolve_path(program, secrets.load_context(info)))
         return (program, *value[1:])
 
 
 class RouteSettings(Section):
-    """A rule: such events go there."""
+    """A rule that sends matching events to one destination."""
 
-    name: Annotated[str, ReferenceField(_read_name)] = Field(description="What the route is called, in lists and logs.")
+    name: Annotated[str, ReferenceField(_read_name)] = Field(description="Name of the route, in lists and logs.")
     on: Annotated[frozenset[Annotated[str, ParsedField(_read_on, {"enum": EVENT_KINDS})]], OneOrMany, NotEmpty] = Field(
-        default=frozenset({"succeed"}), description="Which events: task states, alert, or * for all."
+        default=frozenset({"succeed"}), description="Event kinds: task states, batch, alert, or * for all."
     )
     endpoints: Annotated[tuple[Annotated[str, ParsedField(_read_glob)], ...], OneOrMany] = Field(
-        default=(), description="Which endpoints, as globs. Empty: all."
+        default=(), description="Endpoints, as globs. Empty: all."
     )
     where: Annotated[str | None, ParsedField(read_condition)] = Field(
-        default=None, description="A JMESPath expression over the event's data that must be true. Empty: always."
+        default=None, description="A JMESPath expression over the event's data that must be true. Empty: no condition."
     )
-    webhook: WebhookSettings | None = Field(default=None, description="Send there by HTTP; or have a script.")
-    script: ScriptSettings | None = Field(default=None, description="Run a program; or have a webhook.")
+    webhook: WebhookSettings | None = Field(
+        default=None, description="Send to this URL; a route has either a webhook or a script."
+    )
+    script: ScriptSettings | None = Field(
+        default=None, description="Run this program; a route has either a webhook or a script."
+    )
     unverified: Annotated[bool, ParsedField(values.read_bool, {"type": "boolean"})] = Field(
-        default=False, description="Also events that should be confirmed and that nobody can confirm."
+        default=False, description="Also send events that should be confirmed but cannot be."
     )
-    concurrency: Annotated[int, int_field(1, 1000)] = Field(default=8, description="Attempts at once.")
+    concurrency: Annotated[int, int_field(1, 1000)] = Field(default=8, description="Maximum attempts in parallel.")
     rate: Annotated[Rate | None, ParsedField(values.read_rate)] = Field(
-        default=None, description="Attempts in a time, such as 10/s. Empty: no limit."
+        default=None, description="Maximum rate of attempts, such as 10/s. Empty: no limit."
     )
     retry: Annotated[tuple[Annotated[timedelta, duration_field(most=timedelta(days=30))], ...], OneOrMany, NotEmpty] = (
         Field(
             default=tuple(timedelta(seconds=each) for each in (5, 30, 120, 600, 1800, 3600)),
-            description="Waits after failed attempts, give or take a fifth; the last repeats until give_up_after.",
+            description="Delays after failed attempts, plus or minus 20 %; the last repeats until give_up_after.",
         )
     )
     give_up_after: Annotated[timedelta, duration_field()] = Field(
-        default=timedelta(hours=96), description="The age at which a delivery that keeps failing is dead."
+        default=timedelta(hours=96), description="Age at which a failing delivery becomes dead."
     )
 
     @field_validator("script")
@@ -230,7 +234,9 @@ class RouteSettings(Section):
         if "webhook" not in info.data:
             return value
         if value and info.data["webhook"]:
-            raise InvalidValue("stands beside webhook; a route has one of them, so make two routes")
+            raise InvalidValue("is given together with webhook; a route has only one of them, so make two routes")
         if not value and not info.data["webhook"]:
-            raise InvalidValue('is missing, and so is webhook; say where to: webhook = { url = "https://..." }', at=())
+            raise InvalidValue(
+                'is missing, and so is webhook; add a destination: webhook = { url = "https://..." }', at=()
+            )
         return value

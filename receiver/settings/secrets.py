@@ -1,7 +1,7 @@
-"""Secrets of the configuration: a string as it stands, or a reference to where the secret is kept.
+"""Secrets of the configuration: a literal string, or a reference to where the secret is stored.
 
-``env:NAME`` is an environment variable, ``file:PATH`` the text of a file (without line breaks at its end),
-``credential:NAME`` what systemd laid into ``$CREDENTIALS_DIRECTORY``. No sentence of a fault repeats a secret.
+``env:NAME`` is an environment variable, ``file:PATH`` the text of a file without its final line breaks,
+``credential:NAME`` a file in systemd's ``$CREDENTIALS_DIRECTORY``. No error message repeats a secret.
 """
 
 import re
@@ -28,7 +28,7 @@ _MIN_SIGNING_SECRET = 16
 class LoadContext:
     """What values may refer to: the environment, and the folder that relative paths start from.
 
-    ``names`` gathers the names of routes while they are read, so that none is given twice.
+    ``route_names`` collects the names of routes during the load, so that each is unique.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
@@ -37,17 +37,17 @@ class LoadContext:
 
 
 def load_context(info: ValidationInfo) -> LoadContext:
-    """Give what the loader put beside the values; nothing to refer to for values made in code."""
+    """Return the loader's context; an empty one for settings made in code."""
     return info.context if isinstance(info.context, LoadContext) else LoadContext()
 
 
 def is_reference(raw: object) -> bool:
-    """Whether a value says where a secret is, and is none itself."""
+    """Whether a value is a reference to a secret, not a secret itself."""
     return isinstance(raw, str) and _REFERENCE.fullmatch(raw) is not None
 
 
 def unset_variable(raw: object, environ: Mapping[str, str]) -> str | None:
-    """Name the environment variable that *raw* refers to and that holds nothing."""
+    """Return the environment variable that *raw* refers to, if it is unset or empty."""
     match = _REFERENCE.fullmatch(raw) if isinstance(raw, str) else None
     if match and match[1] == "env" and _VARIABLE.fullmatch(match[2]) and not environ.get(match[2]):
         return match[2]
@@ -55,7 +55,7 @@ def unset_variable(raw: object, environ: Mapping[str, str]) -> str | None:
 
 
 def resolve(text: str, context: LoadContext) -> str:
-    """Follow a reference to its secret; give any other text as it is."""
+    """Return the secret that a reference points to; return any other text unchanged."""
     match = _REFERENCE.fullmatch(text)
     if not match:
         return text
@@ -71,27 +71,25 @@ def resolve(text: str, context: LoadContext) -> str:
 
 def _from_environment(name: str, environ: Mapping[str, str]) -> str:
     if not _VARIABLE.fullmatch(name):
-        raise InvalidValue(
-            "is no reference: after env: stands the name of an environment variable, such as env:KLING_API_KEY"
-        )
+        raise InvalidValue("is not a reference: env: must be followed by a variable name, such as env:KLING_API_KEY")
     if name not in environ:
         raise InvalidValue(
-            f"the environment variable {name} is not set; set it before the start, or refer to another place"
+            f"the environment variable {name} is not set; set it before the start, or change the reference"
         )
     if not environ[name]:
         raise InvalidValue(
-            f"the environment variable {name} is empty; set it before the start, or refer to another place"
+            f"the environment variable {name} is empty; set it before the start, or change the reference"
         )
     return environ[name]
 
 
 def _from_credential(name: str, environ: Mapping[str, str]) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_.@-]+", name) or name in (".", ".."):
-        raise InvalidValue("is no reference: after credential: stands the name that systemd's LoadCredential= gives it")
+        raise InvalidValue("is not a reference: credential: must be followed by a name from systemd's LoadCredential=")
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
         raise InvalidValue(
-            f"there is no $CREDENTIALS_DIRECTORY; start with systemd and LoadCredential={name}:/path, or use file:"
+            f"$CREDENTIALS_DIRECTORY is not set; start with systemd and LoadCredential={name}:/path, or use file:"
         )
     return _from_file(Path(folder) / name, kind="credential")
 
@@ -102,25 +100,25 @@ def _from_file(path: Path, *, kind: str) -> str:
             content = file.read(_MAX_FILE_SIZE + 1)
     except FileNotFoundError:
         raise InvalidValue(
-            f"the {kind} {path} does not exist; write the secret there, or refer to another place"
+            f"the {kind} {path} does not exist; write the secret there, or change the reference"
         ) from None
     except OSError as exc:
         raise InvalidValue(
-            f"the {kind} {path} cannot be read: {exc.strerror}; let the service's user read it"
+            f"the {kind} {path} cannot be read: {exc.strerror}; make it readable for the service's user"
         ) from None
     if len(content) > _MAX_FILE_SIZE:
-        raise InvalidValue(f"the {kind} {path} is too large for a secret; it may hold nothing else")
+        raise InvalidValue(f"the {kind} {path} is too large for a secret; it must contain only the secret")
     try:
         secret = content.decode().rstrip("\r\n")
     except UnicodeDecodeError:
-        raise InvalidValue(f"the {kind} {path} is no UTF-8 text; store the secret as text") from None
+        raise InvalidValue(f"the {kind} {path} is not UTF-8 text; store the secret as text") from None
     if not secret:
         raise InvalidValue(f"the {kind} {path} is empty; write the secret there")
     return secret
 
 
 def resolve_path(text: str, context: LoadContext) -> Path:
-    """Find a path: relative ones start from the configuration's folder, ``~`` is the user's home."""
+    """Return an absolute path: relative ones start from the configuration's folder, ``~`` is the user's home."""
     if not text or "\0" in text:
         raise InvalidValue("must be a path")
     path = Path(text)
@@ -129,59 +127,59 @@ def resolve_path(text: str, context: LoadContext) -> Path:
         if not home:
             raise InvalidValue("begins with ~, but $HOME is not set; write the whole path")
         path = Path(home) / text[2:]
-    # Not resolve(): a link is the operator's way to move a store, and is followed when it is opened.
+    # Not resolve(): operators use a symbolic link to move a store, so it is followed only when opened.
     return Path.cwd() / context.folder / path
 
 
 def read_secret(raw: object, info: ValidationInfo) -> Secret:
-    """Read a secret that may travel in a header: one line, nothing invisible."""
+    """Parse a secret that is valid in a header: one line of printable ASCII."""
     if isinstance(raw, Secret):
         return raw
     text = resolve(read_text(raw), load_context(info))
     if not text:
-        raise InvalidValue("is empty; give the secret, or a reference such as env:NAME")
+        raise InvalidValue("is empty; write the secret, or a reference such as env:NAME")
     if not text.isascii() or not text.isprintable() or text != text.strip():
         raise InvalidValue(
-            "holds blanks at its ends, line breaks, or characters other than plain ASCII; give the secret alone"
+            "has spaces at its ends, line breaks, or characters other than printable ASCII; write only the secret"
         )
     return Secret(text)
 
 
 def read_optional_secret(raw: object, info: ValidationInfo) -> Secret | None:
-    """Read a secret, or nothing from an empty string."""
+    """Parse a secret; None for an empty string."""
     return None if raw is None or raw == "" else read_secret(raw, info)
 
 
 def read_api_key(raw: object, info: ValidationInfo) -> Secret | None:
-    """Read Kling's key. A variable that is not set is no fault: callbacks are taken without a key."""
+    """Parse Kling's key. An unset variable is not an error, because callbacks are accepted without a key."""
     if unset_variable(raw, load_context(info).environ):
         return None
     return read_optional_secret(raw, info)
 
 
 def read_signing_secret(raw: object, info: ValidationInfo) -> Secret:
-    """Read a secret that signs: ``whsec_`` and base64, or 16 characters and more that count as they are."""
+    """Parse a signing secret: ``whsec_`` and base64, or at least 16 characters that are used unchanged."""
     secret = read_secret(raw, info)
     text = secret.reveal()
     if not text.startswith(STANDARD_PREFIX):
         if len(text) < _MIN_SIGNING_SECRET:
             raise InvalidValue(
-                f"is too short to sign with; give whsec_ and base64, or at least {_MIN_SIGNING_SECRET} characters"
+                f"is too short to sign with; use whsec_ and base64, or at least {_MIN_SIGNING_SECRET} characters"
                 " (openssl rand -base64 32 makes one)"
             )
         return secret
-    if signing.decode_key(secret) in (b"", text.encode()):  # nothing that could be decoded
-        raise InvalidValue("begins with whsec_ but no base64 follows; copy it again, whole")
+    if signing.decode_key(secret) in (b"", text.encode()):  # could not be decoded
+        raise InvalidValue("begins with whsec_, but the rest is not base64; copy the whole secret again")
     return secret
 
 
 def read_optional_signing_secret(raw: object, info: ValidationInfo) -> Secret | None:
-    """Read a secret that signs, or nothing from an empty string."""
+    """Parse a signing secret; None for an empty string."""
     return None if raw is None or raw == "" else read_signing_secret(raw, info)
 
 
 def read_header_value(raw: object, info: ValidationInfo) -> Secret | str:
-    """Read the value of a header: text, or a reference."""
+    """Parse a header's value: text, or a reference."""
     if isinstance(raw, Secret):
         return raw
     text = read_text(raw)
@@ -189,24 +187,26 @@ def read_header_value(raw: object, info: ValidationInfo) -> Secret | str:
         return read_secret(text, info)
     if _EMBEDDED_REFERENCE.match(text):
         raise InvalidValue(
-            'holds a reference beside other text; put the whole value, such as "Bearer ...", where it leads'
+            'mixes a reference with other text; store the whole value, such as "Bearer ...", where the reference points'
         )
     if not text.isascii() or not text.isprintable():
-        raise InvalidValue("holds line breaks or characters other than plain ASCII, which no header can carry")
+        raise InvalidValue(
+            "has line breaks or characters other than printable ASCII, which are not allowed in a header"
+        )
     return text
 
 
 def read_variable_value(raw: object, info: ValidationInfo) -> Secret | str:
-    """Read the value of a script's environment variable: any text, or a reference."""
+    """Parse the value of a script's environment variable: any text, or a reference."""
     if isinstance(raw, Secret):
         return raw
     text = read_text(raw)
     value = resolve(text, load_context(info))
     if "\0" in value:
-        raise InvalidValue("holds a NUL, which no environment variable can carry")
+        raise InvalidValue("contains NUL, which is not allowed in an environment variable")
     return Secret(value) if is_reference(text) else value
 
 
 def read_url_reference(raw: object, info: ValidationInfo) -> str:
-    """Read text that may be kept elsewhere because it is a secret as a whole, such as a chat's webhook URL."""
+    """Parse text that may be a reference because it is a secret as a whole, such as a chat's webhook URL."""
     return resolve(read_text(raw), load_context(info))

@@ -1,6 +1,6 @@
-"""The configuration as frozen values: one class per section of config.toml, attribute names as the keys there.
+"""The configuration as frozen values: one class per section of config.toml, one attribute per key.
 
-A description here is what ``config schema`` tells of the key; config.toml says the same at more length.
+``config schema`` prints the descriptions; config.toml explains the keys in more detail.
 """
 
 from datetime import timedelta
@@ -43,14 +43,14 @@ SQLITE = "sqlite:"
 
 
 class Dialect(StrEnum):
-    """How requests to Kling are spelt."""
+    """The dialect of requests to Kling."""
 
     OFFICIAL = "official"
     GATEWAY = "gateway"
 
 
 class Verify(StrEnum):
-    """Which unsigned pushes Kling's API must confirm before anything follows from them."""
+    """Which unsigned pushes Kling's API must confirm before they take effect."""
 
     NEVER = "never"
     TERMINAL = "terminal"
@@ -60,7 +60,7 @@ class Verify(StrEnum):
 def _read_store(raw: object, info: ValidationInfo) -> str:
     text = values.read_text(raw)
     if text.startswith(("postgresql:", "postgres:")):
-        raise InvalidValue('this version stores on SQLite only; write "sqlite:var/receiver.db"')
+        raise InvalidValue('this version supports only SQLite; write "sqlite:var/receiver.db"')
     if text.startswith("sqlite:////"):
         text = SQLITE + text.removeprefix("sqlite:///")
     name = text.removeprefix(SQLITE)
@@ -71,7 +71,7 @@ def _read_store(raw: object, info: ValidationInfo) -> str:
     path = secrets.resolve_path(name, secrets.load_context(info))
     place = probe(path)
     if name.endswith("/") or place.is_folder:
-        raise InvalidValue(f"{path} is a folder; name the file in it")
+        raise InvalidValue(f"{path} is a folder; write the path of a file in it")
     if place.problem:
         raise InvalidValue(place.problem)
     return f"{SQLITE}{path}"
@@ -79,40 +79,42 @@ def _read_store(raw: object, info: ValidationInfo) -> str:
 
 def _read_routes(raw: object) -> object:
     if isinstance(raw, dict):
-        raise InvalidValue("is a list of tables; begin each route with [[routes]], in double brackets")
+        raise InvalidValue("must be a list of tables; start each route with [[routes]], in double brackets")
     if not isinstance(raw, list | tuple):
-        raise InvalidValue("must be a list of tables; begin each route with [[routes]]")
+        raise InvalidValue("must be a list of tables; start each route with [[routes]]")
     return list(raw)
 
 
 class PublicSettings(Section):
-    """What Kling reaches."""
+    """The public listener, which Kling calls."""
 
     listen: Annotated[Address, ParsedField(read_address)] = Field(
-        default=Address("127.0.0.1", 8700), description="Where callbacks arrive; all that a proxy or tunnel exposes."
+        default=Address("127.0.0.1", 8700),
+        description="Address for callbacks; the only one a proxy or tunnel must expose.",
     )
     url: Annotated[str, ParsedField(read_optional_url)] = Field(
         default="",
-        description="How Kling reaches this listener. Empty: no callbacks are asked for, tasks are polled alone.",
+        description="Public URL of this listener. Empty: no callbacks are requested, tasks are only polled.",
     )
     proxies: Annotated[tuple[Annotated[IPv4Network | IPv6Network, ParsedField(read_proxies)], ...], OneOrMany] = Field(
-        default=(), description="Where your reverse proxies are; their X-Forwarded-For says who called, nobody else's."
+        default=(), description="Networks of your reverse proxies; X-Forwarded-For is trusted only from them."
     )
 
 
 class AdminSettings(Section):
-    """What you and your programs reach."""
+    """The admin listener, for you and your programs."""
 
     listen: Annotated[Address, ParsedField(read_address)] = Field(
-        default=Address("127.0.0.1", 8701), description="Where the gateway and the API are."
+        default=Address("127.0.0.1", 8701), description="Address of the gateway and the API."
     )
     token: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
-        default=None, description="The bearer token it asks for. Empty: made at first start, kept beside the store."
+        default=None,
+        description="The bearer token it requires. Empty: created at the first start and kept beside the store.",
     )
 
 
 class StoreSettings(Section):
-    """Where everything is kept."""
+    """The database."""
 
     url: Annotated[str, ReferenceField(_read_store)] = Field(
         default="sqlite:var/receiver.db", description="The database: sqlite: and a path, relative to this file."
@@ -125,47 +127,50 @@ class StoreSettings(Section):
 
 
 class SlotSettings(Section):
-    """How many tasks the account allows at once, by pack."""
+    """How many parallel tasks the account allows, per pack."""
 
     video: Annotated[int, int_field(0, 10_000)] = Field(
-        default=0, description="Parallel video tasks; 0: no limit of ours."
+        default=0, description="Parallel video tasks; 0: no configured limit."
     )
-    image: Annotated[int, int_field(0, 10_000)] = Field(default=0, description="Parallel images; 0: no limit of ours.")
+    image: Annotated[int, int_field(0, 10_000)] = Field(
+        default=0, description="Parallel images; 0: no configured limit."
+    )
 
 
 class KlingSettings(Section):
     """Kling's API, or a gateway that resells it."""
 
     base_url: Annotated[str, ParsedField(read_kling_url)] = Field(
-        default="https://api-singapore.klingai.com", description="Where Kling is; paths begin with /v1 after it."
+        default="https://api-singapore.klingai.com",
+        description="Base URL of Kling's API; paths begin with /v1 after it.",
     )
     api_key: Annotated[Secret | None, ReferenceField(secrets.read_api_key)] = Field(
-        default=None, description="The key, sent as Bearer; env:KLING_API_KEY when neither kind of key is given."
+        default=None, description="The API key, sent as Bearer; env:KLING_API_KEY if no key of either kind is given."
     )
     access_key: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
-        default=None, description="With secret_key instead of api_key: signs short-lived tokens."
+        default=None, description="With secret_key, instead of api_key: signs short-lived tokens."
     )
     secret_key: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
-        default=None, description="The other half of access_key."
+        default=None, description="The secret that belongs to access_key."
     )
     dialect: Annotated[Dialect, choice_field(*Dialect)] = Field(
-        default=Dialect.OFFICIAL, description="gateway: subject images as plain strings, and the key scence_image."
+        default=Dialect.OFFICIAL, description="gateway: subject images are plain strings, and the key is scence_image."
     )
     timeout: Annotated[timedelta, duration_field(most=timedelta(hours=1))] = Field(
-        default=timedelta(seconds=30), description="The longest one call may take, all in all."
+        default=timedelta(seconds=30), description="Total time limit of one call."
     )
     slots: SlotSettings = Field(
-        default_factory=SlotSettings, description="Parallel tasks the account allows; 1303 teaches where it is 0."
+        default_factory=SlotSettings, description="Parallel tasks the account allows; if 0, error 1303 shows the limit."
     )
     fair_by: Annotated[str, ParsedField(values.read_text)] = Field(
-        default="", description="The tag whose values share the slots fairly. Empty: the oldest goes first."
+        default="", description="Tasks are grouped by this tag, and groups share the slots fairly. Empty: oldest first."
     )
 
     @field_validator("access_key")
     @classmethod
     def _one_kind_of_key(cls, value: Secret | None, info: ValidationInfo) -> Secret | None:
         if value and info.data.get("api_key"):
-            raise InvalidValue("stands beside api_key; keep one of them: api_key, or access_key with secret_key")
+            raise InvalidValue("is given together with api_key; keep either api_key, or access_key with secret_key")
         return value
 
     @field_validator("secret_key")
@@ -173,41 +178,42 @@ class KlingSettings(Section):
     def _both_halves(cls, value: Secret | None, info: ValidationInfo) -> Secret | None:
         if "access_key" in info.data and bool(value) != bool(info.data["access_key"]):
             have, want = ("secret_key", "access_key") if value else ("access_key", "secret_key")
-            raise InvalidValue(f"{have} is there without {want}; give both, or api_key alone")
+            raise InvalidValue(f"{have} is given without {want}; give both, or only api_key")
         return value
 
 
 class CallbackSettings(Section):
-    """What arrives from Kling."""
+    """Callbacks from Kling."""
 
     verify: Annotated[Verify, choice_field(*Verify)] = Field(
-        default=Verify.TERMINAL, description="Which unsigned pushes Kling's API must confirm before they count."
+        default=Verify.TERMINAL, description="Which unsigned pushes Kling's API must confirm before they take effect."
     )
     signing_secrets: Annotated[tuple[SigningSecret, ...], OneOrMany] = Field(
-        default=(), description="Kling's webhook secrets, newest first; a good signature needs no confirmation."
+        default=(), description="Kling's webhook secrets, newest first; a push with a valid signature is not confirmed."
     )
     max_body: Annotated[Size, size_field(Size(1024), Size(64 << 20))] = Field(
-        default=Size(1 << 20), description="The largest callback taken; a larger one is answered 413."
+        default=Size(1 << 20), description="Maximum size of a callback; a larger one is answered with 413."
     )
     expire_after: Annotated[timedelta, duration_field()] = Field(
-        default=timedelta(days=30), description="How long a callback URL is good for."
+        default=timedelta(days=30), description="How long a callback URL stays valid."
     )
 
 
 class PollSettings(Section):
-    """Asking Kling about tasks that have gone quiet."""
+    """Polling of tasks without recent pushes."""
 
     after: Annotated[timedelta, duration_field()] = Field(
-        default=timedelta(seconds=30), description="Silence after which a running task is asked about."
+        default=timedelta(seconds=30), description="Time without a push after which a running task is polled."
     )
     every: Annotated[timedelta, duration_field()] = Field(
-        default=timedelta(minutes=5), description="The ceiling of the growing interval between questions."
+        default=timedelta(minutes=5), description="Maximum of the growing interval between polls."
     )
     stuck_after: Annotated[timedelta | None, optional_duration_field()] = Field(
-        default=timedelta(hours=1), description="A task without an end by then is told of, once. Empty: never."
+        default=timedelta(hours=1),
+        description="Age at which a running task raises alert.task_stuck, once. Empty: never.",
     )
     give_up_after: Annotated[timedelta, duration_field()] = Field(
-        default=timedelta(hours=48), description="A task without an end by then is expired."
+        default=timedelta(hours=48), description="Age at which a running task becomes expired."
     )
 
     @field_validator("every", "give_up_after")
@@ -217,16 +223,16 @@ class PollSettings(Section):
         if before in info.data and value < info.data[before]:
             length, least = values.write_duration(value), values.write_duration(info.data[before])
             raise InvalidValue(
-                f"({length}) is shorter than {before} ({least}); it wants after <= every <= give_up_after"
+                f"({length}) is shorter than {before} ({least}); required: after <= every <= give_up_after"
             )
         return value
 
 
 class ArchiveSettings(Section):
-    """Bringing results home."""
+    """The archive of results."""
 
     dir: Annotated[Path | None, ReferenceField(read_folder)] = Field(
-        default=None, description="Where results are downloaded to before anybody is told. Empty: they are not."
+        default=None, description="Folder for results, downloaded before the event is sent. Empty: no download."
     )
     storage: StorageSettings = Field(
         default_factory=StorageSettings, description="The S3-compatible store that results are copied to."
@@ -234,20 +240,20 @@ class ArchiveSettings(Section):
 
     @property
     def is_on(self) -> bool:
-        """Whether results are brought home at all: into the folder, into the store, or both."""
+        """Whether results are archived: in the folder, in the store, or both."""
         return self.dir is not None or bool(self.storage.url)
 
 
 class GatewaySettings(Section):
-    """The drop-in for Kling's API."""
+    """The gateway, a drop-in for Kling's API."""
 
     secret: Annotated[Secret | None, ReferenceField(secrets.read_optional_signing_secret)] = Field(
-        default=None, description="Signs what goes to a client's own callback_url. Empty: unsigned."
+        default=None, description="Signs events sent to a client's own callback_url. Empty: unsigned."
     )
 
 
 class NetworkSettings(Section):
-    """Where strangers' URLs may lead."""
+    """Which private networks clients' URLs may lead to."""
 
     allow: Annotated[tuple[Annotated[IPv4Network | IPv6Network, ParsedField(read_network)], ...], OneOrMany] = Field(
         default=(), description="Private networks that a client's callback_url or a result's URL may lead to."
@@ -255,38 +261,46 @@ class NetworkSettings(Section):
 
 
 class RetentionSettings(Section):
-    """How long things are kept."""
+    """How long data is kept."""
 
     events: Annotated[timedelta, duration_field()] = Field(
-        default=timedelta(days=90), description="Events, their deliveries and attempts, and ended tasks."
+        default=timedelta(days=90), description="Events with their deliveries and attempts, and finished tasks."
     )
     bodies: Annotated[timedelta, duration_field()] = Field(
-        default=timedelta(days=30), description="Raw bodies, as they came and as they were asked for."
+        default=timedelta(days=30), description="Raw bodies of pushes and of creates."
     )
 
 
 class Settings(Section):
     """The whole configuration."""
 
-    public: PublicSettings = Field(default_factory=PublicSettings, description="What Kling reaches.")
-    admin: AdminSettings = Field(default_factory=AdminSettings, description="What you and your programs reach.")
-    store: StoreSettings = Field(default_factory=StoreSettings, description="Where everything is kept.")
+    public: PublicSettings = Field(
+        default_factory=PublicSettings, description="The public listener, which Kling calls."
+    )
+    admin: AdminSettings = Field(
+        default_factory=AdminSettings, description="The admin listener, for you and your programs."
+    )
+    store: StoreSettings = Field(default_factory=StoreSettings, description="The database.")
     kling: KlingSettings = Field(
         default_factory=KlingSettings, description="Kling's API, or a gateway that resells it."
     )
-    callbacks: CallbackSettings = Field(default_factory=CallbackSettings, description="What arrives from Kling.")
-    poll: PollSettings = Field(default_factory=PollSettings, description="Asking about tasks that have gone quiet.")
-    archive: ArchiveSettings = Field(default_factory=ArchiveSettings, description="Bringing results home.")
-    gateway: GatewaySettings = Field(default_factory=GatewaySettings, description="The drop-in for Kling's API.")
-    network: NetworkSettings = Field(default_factory=NetworkSettings, description="Where strangers' URLs may lead.")
-    retention: RetentionSettings = Field(default_factory=RetentionSettings, description="How long things are kept.")
+    callbacks: CallbackSettings = Field(default_factory=CallbackSettings, description="Callbacks from Kling.")
+    poll: PollSettings = Field(default_factory=PollSettings, description="Polling of tasks without recent pushes.")
+    archive: ArchiveSettings = Field(default_factory=ArchiveSettings, description="The archive of results.")
+    gateway: GatewaySettings = Field(
+        default_factory=GatewaySettings, description="The gateway, a drop-in for Kling's API."
+    )
+    network: NetworkSettings = Field(
+        default_factory=NetworkSettings, description="Which private networks clients' URLs may lead to."
+    )
+    retention: RetentionSettings = Field(default_factory=RetentionSettings, description="How long data is kept.")
     routes: Annotated[tuple[RouteSettings, ...], BeforeValidator(_read_routes)] = Field(
-        default=(), description="Where events go: as many [[routes]] as wanted."
+        default=(), description="Rules for events: any number of [[routes]]."
     )
 
     @property
     def data_dir(self) -> Path:
-        """The folder of the store and of what lies beside it."""
+        """The folder of the store and its companion files."""
         return self.store.path.parent
 
     @field_validator("admin")
@@ -294,5 +308,7 @@ class Settings(Section):
     def _has_own_address(cls, value: AdminSettings, info: ValidationInfo) -> AdminSettings:
         public = info.data.get("public")
         if public and value.listen.clashes_with(public.listen):
-            raise InvalidValue("is the public listener's address too; each needs a port of its own", at=("listen",))
+            raise InvalidValue(
+                "is also the public listener's address; each listener needs its own port", at=("listen",)
+            )
         return value

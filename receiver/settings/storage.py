@@ -1,4 +1,4 @@
-"""The S3-compatible store that results are copied to: where it is, and who we are there."""
+"""The S3-compatible store that results are copied to: its address and its keys."""
 
 import re
 from importlib.util import find_spec
@@ -14,7 +14,7 @@ from receiver.settings.values import InvalidValue, read_text
 
 _SCHEME = "s3://"
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
-_SEGMENT = re.compile(r"[A-Za-z0-9!_.*'()-]{1,200}")  # what every store and every tool writes alike
+_SEGMENT = re.compile(r"[A-Za-z0-9!_.*'()-]{1,200}")  # every store and tool writes these alike
 _REGION = re.compile(r"[a-z0-9-]{1,64}")
 _EXAMPLE = 'write it like "s3://bucket/prefix"'
 
@@ -24,13 +24,17 @@ def _read_bucket_url(raw: object) -> str:
         return ""
     text = read_text(raw).rstrip("/")
     if not text.startswith(_SCHEME):
-        raise InvalidValue(f'must begin with "s3://"; {_EXAMPLE}, and what speaks S3 elsewhere goes into endpoint')
+        raise InvalidValue(
+            f'must begin with "s3://"; {_EXAMPLE}, and put the address of another S3 service into endpoint'
+        )
     bucket, *prefix = text.removeprefix(_SCHEME).split("/")
     if not _BUCKET.fullmatch(bucket):
-        raise InvalidValue("names no bucket: 3 to 63 small letters, digits, dots and hyphens; " + _EXAMPLE)
+        raise InvalidValue(
+            "has no valid bucket name: 3 to 63 lower-case letters, digits, dots and hyphens; " + _EXAMPLE
+        )
     if any(not _SEGMENT.fullmatch(segment) or segment.strip(".") == "" for segment in prefix):
         raise InvalidValue(
-            "has a prefix with more than letters, digits and !_.*'()- between single slashes; " + _EXAMPLE
+            "has an invalid prefix: use letters, digits and !_.*'()- between single slashes; " + _EXAMPLE
         )
     return text
 
@@ -38,25 +42,25 @@ def _read_bucket_url(raw: object) -> str:
 def _read_region(raw: object) -> str:
     text = read_text(raw)
     if not _REGION.fullmatch(text):
-        raise InvalidValue('must be the name of a region, like "eu-central-1"; some stores want "auto"')
+        raise InvalidValue('must be the name of a region, such as "eu-central-1"; some stores need "auto"')
     return text
 
 
 class StorageSettings(Section):
-    """Where results are copied to, beyond this machine."""
+    """The remote copy of results."""
 
     url: Annotated[str, ParsedField(_read_bucket_url)] = Field(
-        default="", description="The bucket, and what keys begin with: s3://bucket/prefix. Empty: nothing is copied."
+        default="", description="The bucket and the prefix of keys: s3://bucket/prefix. Empty: nothing is copied."
     )
     endpoint: Annotated[str, ParsedField(read_optional_url)] = Field(
-        default="", description="Where the store answers, if it is not Amazon's."
+        default="", description="URL of the store's API, if it is not Amazon's."
     )
     region: Annotated[str, ParsedField(_read_region)] = Field(default="us-east-1", description="The bucket's region.")
     access_key: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
-        default=None, description="Who we are there."
+        default=None, description="The access key of the store."
     )
     secret_key: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
-        default=None, description="The other half of access_key; signs and is never sent."
+        default=None, description="The secret that belongs to access_key; signs requests and is never sent."
     )
 
     @property
@@ -66,7 +70,7 @@ class StorageSettings(Section):
 
     @property
     def prefix(self) -> str:
-        """What every key begins with, without slashes around it."""
+        """The prefix of every key, without slashes at its ends."""
         return self.url.removeprefix(_SCHEME).partition("/")[2]
 
     @field_validator("url")
@@ -84,7 +88,7 @@ class StorageSettings(Section):
     def _has_both_halves(cls, value: Secret | None, info: ValidationInfo) -> Secret | None:
         url = info.data.get("url")
         if url and not value:
-            raise InvalidValue(f"is missing; {url} is written to under access_key and secret_key")
+            raise InvalidValue(f"is missing; {url} needs access_key and secret_key")
         if value and url == "":
-            raise InvalidValue(f"is there without url; {_EXAMPLE}, or leave it out")
+            raise InvalidValue(f"is given without url; {_EXAMPLE}, or remove it")
         return value

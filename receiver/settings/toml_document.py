@@ -1,7 +1,7 @@
-"""config.toml as values, and the line each of them stands on, so that a fault can name it.
+"""config.toml as values, with the line number of each, for error messages.
 
-The standard library reads the file and keeps no positions. :class:`_Scanner` walks over the same text once more,
-and may rely on it being valid TOML.
+The standard library parses the file but keeps no positions. :class:`_Scanner` reads the same text again and can rely
+on valid TOML.
 """
 
 import re
@@ -17,13 +17,13 @@ from receiver.domain.errors import ConfigurationError
 Location: TypeAlias = tuple[str | int, ...]
 
 _POSITION = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
-_QUOTES = 'text stands in quotes: key = "text"'
+_QUOTES = 'text must be in quotes: key = "text"'
 _HINTS = {
     "Invalid value": _QUOTES,
     "Expected newline or end of document after a statement": _QUOTES,
-    "Cannot overwrite a value": "the key stands twice; keep one",
-    "Expected '=' after a key in a key/value pair": "a line is a [section], or key = value",
-    "Illegal character": "text stands on one line between quotes",
+    "Cannot overwrite a value": "the key is given twice; keep one",
+    "Expected '=' after a key in a key/value pair": "a line must be a [section], or key = value",
+    "Illegal character": "text must be on one line between quotes",
 }
 _BLANKS = re.compile(r"[ \t]*")
 _SPACE_AND_COMMENTS = re.compile(r"(?:[ \t\r\n]|#[^\n]*)*")
@@ -36,7 +36,7 @@ _BARE_VALUE = re.compile(r"[^,\]}#\n]*")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Document:
-    """The file's values, the lines they stand on (from one), and what to call the file in a sentence."""
+    """The file's values, their line numbers (from 1), and the file's name for messages."""
 
     label: str = ""
     values: Mapping[str, Any] = field(default_factory=dict)
@@ -44,19 +44,19 @@ class Document:
 
 
 def dotted(location: Location) -> str:
-    """Write a location as people do: ``routes.0.webhook.url``."""
+    """Return a location as text: ``routes.0.webhook.url``."""
     return ".".join(str(part) for part in location)
 
 
 def read(path: Path, *, label: str) -> Document:
-    """Read a configuration file."""
+    """Read a configuration file; raise ConfigurationError if it cannot be read."""
     try:
         content = path.read_bytes()
     except FileNotFoundError:
-        raise ConfigurationError([f"{label}: there is no such file; name the one that is meant"]) from None
+        raise ConfigurationError([f"{label}: the file does not exist; check its path"]) from None
     except (OSError, ValueError) as exc:
-        reason = exc.strerror if isinstance(exc, OSError) else "this is no path"
-        remedy = "let the service's user read it, or name another file"
+        reason = exc.strerror if isinstance(exc, OSError) else "this is not a path"
+        remedy = "make it readable for the service's user, or use another file"
         raise ConfigurationError([f"{label}: cannot be read: {reason}; {remedy}"]) from None
     try:
         text = content.decode("utf-8-sig")
@@ -67,7 +67,7 @@ def read(path: Path, *, label: str) -> Document:
 
 
 def parse(text: str, *, label: str) -> Document:
-    """Turn a file's text into values with lines."""
+    """Parse a file's text into values with line numbers."""
     text = text.replace("\r\n", "\n")
     try:
         values = tomllib.loads(text)
@@ -75,25 +75,25 @@ def parse(text: str, *, label: str) -> Document:
     except tomllib.TOMLDecodeError as exc:
         raise ConfigurationError([_describe_error(exc, text, label)]) from None
     except RecursionError:
-        raise ConfigurationError([f"{label}: is nested too deeply to be read; nothing here needs that"]) from None
+        raise ConfigurationError([f"{label}: is nested too deeply; no setting needs that"]) from None
     except ValueError:
-        # What the TOML reader lets through from int() and date(): numbers of thousands of digits.
-        raise ConfigurationError([f"{label}: holds a number or a date that cannot be; put text in quotes"]) from None
+        # tomllib passes on errors of int() and date(), such as for numbers of thousands of digits.
+        raise ConfigurationError([f"{label}: has an invalid number or date; put text in quotes"]) from None
     return Document(label=label, values=values, lines=lines)
 
 
 def _describe_error(exc: tomllib.TOMLDecodeError, text: str, label: str) -> str:
-    said = str(exc)
-    position = _POSITION.search(said)
-    what = _POSITION.sub("", said)
+    message = str(exc)
+    position = _POSITION.search(message)
+    what = _POSITION.sub("", message)
     hint = next((f"; {each}" for start, each in _HINTS.items() if what.startswith(start)), "")
     if position and position[1]:
         return f"{label}:{position[1]}: is not TOML: {what} at column {position[2]}{hint}"
-    return f"{label}:{text.count(chr(10)) + 1}: is not TOML: {what} at the file's end{hint}"
+    return f"{label}:{text.count(chr(10)) + 1}: is not TOML: {what} at the end of the file{hint}"
 
 
 class _Scanner:
-    """Finds the line of each key and each entry of a list."""
+    """Finds the line of each key and each list entry."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -103,7 +103,7 @@ class _Scanner:
         self._lines: dict[Location, int] = {}
 
     def scan(self) -> Mapping[Location, int]:
-        """Walk over the whole file."""
+        """Return the line of each location in the file."""
         table: Location = ()
         self._skip(_SPACE_AND_COMMENTS)
         while self._position < len(self._text):
@@ -195,7 +195,7 @@ class _Scanner:
     def _skip(self, pattern: re.Pattern[str]) -> str:
         match = pattern.match(self._text, self._position)
         if not match:
-            # Never on valid TOML. Were it a newer kind of it, lines would be lost, and not the reader in a circle.
+            # Not reached with valid TOML. Newer syntax would lose line numbers, but not cause an endless loop.
             self._position = len(self._text)
             return ""
         self._position = match.end()

@@ -1,7 +1,7 @@
-"""What single values of the configuration look like: text in, values out, and back again.
+"""Parses single values of the configuration, and writes them back.
 
-Every reader takes what a TOML file can hold, lets a value that is already read pass, and raises Unfit with
-a sentence that says what to write instead. None repeats what might be a secret, so URLs are never quoted.
+Every reader accepts any TOML value, returns an already parsed value unchanged, and raises InvalidValue with a sentence
+that says what to write instead. URLs are never quoted, because they may contain secrets.
 """
 
 import re
@@ -33,7 +33,7 @@ _MAX_QUOTED = 60
 
 
 class InvalidValue(ValueError):
-    """A value that does not fit. ``at`` leads on from the value to the part that is meant, if it is only a part."""
+    """An invalid value. ``at`` is the path from the value to its invalid part."""
 
     def __init__(self, message: str, *, at: tuple[str | int, ...] = ()) -> None:
         super().__init__(message)
@@ -41,7 +41,7 @@ class InvalidValue(ValueError):
 
 
 class InvalidValues(ValueError):
-    """Several parts of one value that do not fit, each with its ``at``, so that all of them are named at once."""
+    """Several invalid parts of one value, each with its ``at``, so that all are reported at once."""
 
     def __init__(self, parts: Sequence[InvalidValue]) -> None:
         super().__init__("; ".join(str(part) for part in parts))
@@ -49,7 +49,7 @@ class InvalidValues(ValueError):
 
 
 class Size(int):
-    """A number of bytes that is written the way people do: ``64KiB``."""
+    """A number of bytes, written with a unit: ``64KiB``."""
 
     __slots__ = ()
 
@@ -62,7 +62,7 @@ class Size(int):
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most so many in so much time."""
+    """At most ``count`` operations per period ``per``."""
 
     count: int
     per: timedelta
@@ -73,8 +73,8 @@ class Rate:
 
 
 def closest(word: str, words: Iterable[str]) -> str | None:
-    """Find the word that was probably meant."""
-    from difflib import get_close_matches  # noqa: PLC0415 -- only a fault needs it
+    """Return the most similar known word, or None."""
+    from difflib import get_close_matches  # noqa: PLC0415 -- only needed for an error
 
     known = {each.lower(): each for each in words}
     found = get_close_matches(word.lower(), known, n=1, cutoff=0.6)
@@ -82,28 +82,28 @@ def closest(word: str, words: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: str, words: Iterable[str]) -> str:
-    """Write the end of a sentence about an unknown *word*: a suggestion, else all there are."""
+    """Return the end of a sentence about an unknown *word*: a suggestion, or all known words."""
     known = list(words)
     near = closest(word, known)
-    return f'did you mean "{near}"?' if near else "there are " + ", ".join(f'"{each}"' for each in known)
+    return f'did you mean "{near}"?' if near else "expected: " + ", ".join(f'"{each}"' for each in known)
 
 
 def read_text(raw: object) -> str:
-    """Read any text."""
+    """Parse any text."""
     if not isinstance(raw, str):
         raise InvalidValue(f"must be text in quotes, not {type_name(raw)}")
     return raw
 
 
 def read_bool(raw: object) -> bool:
-    """Read true or false."""
+    """Parse true or false."""
     if not isinstance(raw, bool):
         raise InvalidValue(f"must be true or false, without quotes, not {type_name(raw)}")
     return raw
 
 
 def read_int(raw: object, *, least: int, most: int) -> int:
-    """Read a whole number within bounds."""
+    """Parse an integer within bounds."""
     if not isinstance(raw, int) or isinstance(raw, bool):
         raise InvalidValue(f"must be a whole number without quotes, not {type_name(raw)}")
     if not least <= raw <= most:
@@ -112,7 +112,7 @@ def read_int(raw: object, *, least: int, most: int) -> int:
 
 
 def read_duration(raw: object, *, least: timedelta = _UNITS["ms"], most: timedelta = MAX_DURATION) -> timedelta:
-    """Read ``"250ms" "5s" "10m" "24h" "30d"``, or several together, ``"1h30m"``."""
+    """Parse a duration: ``"250ms" "5s" "10m" "24h" "30d"``, or a combination such as ``"1h30m"``."""
     if isinstance(raw, timedelta):
         length = raw
     elif isinstance(raw, int) and not isinstance(raw, bool):
@@ -122,7 +122,7 @@ def read_duration(raw: object, *, least: timedelta = _UNITS["ms"], most: timedel
     elif not isinstance(raw, str):
         raise InvalidValue(f'must be a duration in quotes, such as "30s", not {type_name(raw)}')
     elif not _DURATION.fullmatch(raw):
-        raise InvalidValue(f'{quoted(raw)} is no duration; write it like "250ms", "5s", "10m", "24h" or "30d"')
+        raise InvalidValue(f'{quoted(raw)} is not a duration; write it like "250ms", "5s", "10m", "24h" or "30d"')
     else:
         length = _sum_parts(raw, most)
     if not least <= length <= most:
@@ -131,7 +131,7 @@ def read_duration(raw: object, *, least: timedelta = _UNITS["ms"], most: timedel
 
 
 def read_optional_duration(raw: object) -> timedelta | None:
-    """Read a duration as :func:`read_duration` does; ``""`` and zero are none at all."""
+    """Parse a duration like :func:`read_duration`; None for ``""`` and zero."""
     if raw is None or (isinstance(raw, str) and re.fullmatch(r"(?:0+(?:ms|[smhd])?)?", raw)):
         return None
     return read_duration(raw)
@@ -141,11 +141,11 @@ def _sum_parts(text: str, most: timedelta) -> timedelta:
     try:
         return sum((int(number) * _UNITS[unit] for number, unit in _DURATION_PART.findall(text)), timedelta())
     except OverflowError:
-        raise InvalidValue(f'must be "{write_duration(most)}" at most') from None
+        raise InvalidValue(f'must be at most "{write_duration(most)}"') from None
 
 
 def write_duration(length: timedelta) -> str:
-    """Write a duration as the file would: ``30s``; days only from a week on, so ``48h`` stays ``48h``."""
+    """Return a duration as the file would write it, such as ``30s``. Days are used from a week on: ``48h`` stays."""
     for unit, weight in _UNITS.items():
         if unit == "d" and length < _MIN_WRITTEN_IN_DAYS:
             continue
@@ -155,7 +155,7 @@ def write_duration(length: timedelta) -> str:
 
 
 def read_size(raw: object, *, least: int, most: int) -> Size:
-    """Read ``"64KiB" "1MiB"``, or a plain number of bytes."""
+    """Parse a size such as ``"64KiB"`` or ``"1MiB"``, or a number of bytes."""
     if isinstance(raw, int) and not isinstance(raw, bool):
         size = Size(raw)
     elif not isinstance(raw, str):
@@ -163,16 +163,16 @@ def read_size(raw: object, *, least: int, most: int) -> Size:
     elif match := _SIZE.fullmatch(raw):
         size = Size(int(match[1]) * _SIZES[match[2]])
     elif match := _MALFORMED_SIZE.fullmatch(raw):
-        raise InvalidValue(f'{quoted(raw)} is no size; write "{match[1]}{match[2].upper()}iB"')
+        raise InvalidValue(f'{quoted(raw)} is not a size; write "{match[1]}{match[2].upper()}iB"')
     else:
-        raise InvalidValue(f'{quoted(raw)} is no size; write it like "512B", "64KiB" or "1MiB"')
+        raise InvalidValue(f'{quoted(raw)} is not a size; write it like "512B", "64KiB" or "1MiB"')
     if not least <= size <= most:
         raise InvalidValue(f'must be "{Size(least)}" to "{Size(most)}"')
     return size
 
 
 def read_rate(raw: object) -> Rate | None:
-    """Read ``"10/s"``, ``"100/m"``, ``"5/10s"``; empty for no limit."""
+    """Parse a rate such as ``"10/s"``, ``"100/m"`` or ``"5/10s"``; None, for no limit, if empty."""
     if isinstance(raw, Rate):
         return raw
     if raw is None or raw == "":
@@ -186,15 +186,15 @@ def read_rate(raw: object) -> Rate | None:
 
 
 def read_choice(raw: object, *, choices: Mapping[str, Choice]) -> Choice:
-    """Read one of a few words, and give what it stands for."""
+    """Return the value of one of the *choices*."""
     text = read_text(raw)
     if text not in choices:
-        raise InvalidValue(f"{quoted(text)} is not known; {did_you_mean(text, choices)}")
+        raise InvalidValue(f"{quoted(text)} is not a valid choice; {did_you_mean(text, choices)}")
     return choices[text]
 
 
 def as_list(raw: object) -> object:
-    """Let one text stand for a list of one."""
+    """Return a list; one text becomes a list of one."""
     if isinstance(raw, str):
         return [raw]
     if not isinstance(raw, list | tuple | set | frozenset):
@@ -203,16 +203,16 @@ def as_list(raw: object) -> object:
 
 
 def quoted(text: str) -> str:
-    """Quote a value in a sentence, cut to its length."""
+    """Return a value in quotes for a message, truncated."""
     return f'"{printable(text[:_MAX_QUOTED])}..."' if len(text) > _MAX_QUOTED else f'"{printable(text)}"'
 
 
 def printable(text: str) -> str:
-    """Keep a text on one line, whatever it holds."""
+    """Return a text on one line, with ``?`` for unprintable characters."""
     return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def type_name(raw: object) -> str:
-    """Name what stands where something else is wanted."""
+    """Return the name of a value's type, for an error message."""
     names = {bool: "true or false", int: "a number", float: "a number", str: "text", dict: "a table", list: "a list"}
     return names.get(type(raw), "a date or a time" if hasattr(raw, "isoformat") else "nothing")

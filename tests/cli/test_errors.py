@@ -138,7 +138,7 @@ def test_another_program_on_the_port_is_told_apart(
         (["submit", "images/multi-image2image", "--set", "novalue"], "--set"),
         (["submit", "images/multi-image2image", "--body", "[]"], "--body"),
         (["submit", "images/multi-image2image", "--body", "@/does/not/exist"], "Cannot read --body @/does/not/exist"),
-        (["submit", "images/multi-image2image", "--image", "/does/not/exist.png"], "no file"),
+        (["submit", "images/multi-image2image", "--image", "/does/not/exist.png"], "does not exist"),
         (["submit", "images/multi-image2image", "--timeout", "5s"], "Add --wait"),
         (["submit", "stories/multi/many"], "endpoint with callbacks"),
         (["events", "list", "--type", "succeed"], "Expected: task.submitted, task.processing, task.succeed"),
@@ -246,9 +246,9 @@ def test_a_program_gets_every_fault_as_json(
     assert told["ok"] is False
     assert [fault for fault in told["faults"] if fault["key"] != "kling.api_key"] == [
         file | {"line": 2, "key": "kling.timeuot", "message": "unknown key", "fix": 'did you mean "timeout"?'},
-        file | {"line": 4, "key": "poll.after", "message": '"a; b" is no duration', "fix": fix},
+        file | {"line": 4, "key": "poll.after", "message": '"a; b" is not a duration', "fix": fix},
         {"file": None, "line": None, "variable": "KLING_RECEIVER__POLL__EVERY"}
-        | {"key": "poll.every", "message": '"soon" is no duration', "fix": fix},
+        | {"key": "poll.every", "message": '"soon" is not a duration', "fix": fix},
     ]
 
 
@@ -267,7 +267,7 @@ def test_a_file_that_is_no_toml_or_is_not_there_is_a_fault_as_json(
     assert said["message"].startswith("is not TOML: ")
     assert json.loads("{" + none)["faults"] == [
         {"file": "none.toml", "line": None, "variable": None, "key": None}
-        | {"message": "there is no such file", "fix": "name the one that is meant"}
+        | {"message": "the file does not exist", "fix": "check its path"}
     ]
 
 

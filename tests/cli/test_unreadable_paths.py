@@ -63,8 +63,8 @@ def test_a_store_behind_a_locked_folder_is_a_fault(unprivileged: Sequence[str], 
     assert ended.returncode == 78
     assert ended.stderr == (
         "kling-receiver: the configuration is invalid:\n"
-        f"  {config}:2: store.url: {locked}/in/receiver.db cannot be looked at: Permission denied; "
-        "run this as the service's user, and let it enter the folders above\n"
+        f"  {config}:2: store.url: {locked}/in/receiver.db cannot be inspected: Permission denied; "
+        "run this as the service's user, and give it access to the parent folders\n"
     )
 
 
@@ -83,7 +83,7 @@ def test_what_else_lies_behind_a_locked_folder_is_a_warning(unprivileged: Sequen
         ("5: routes.0.script.command", "publish"),
         ("6: routes.0.script.cwd", "in"),
     ):
-        assert f"{config}:{said}: {locked}/{path} cannot be looked at: Permission denied; run this" in ended.stderr
+        assert f"{config}:{said}: {locked}/{path} cannot be inspected: Permission denied; run this" in ended.stderr
     assert len(ended.stderr.splitlines()) == 3
 
 
@@ -99,6 +99,6 @@ def test_a_locked_folder_among_the_usual_places_is_passed_over_for_one_with_a_fi
     beside = run(unprivileged, "config", "check", config=None, XDG_CONFIG_HOME=str(locked))
 
     assert without.returncode == 78
-    assert f"{locked}/kling-receiver/config.toml: cannot be read: Permission denied; let the" in without.stderr
+    assert f"{locked}/kling-receiver/config.toml: cannot be read: Permission denied; make it" in without.stderr
     assert beside.returncode == 0
     assert f"{here}/config.toml: good" in beside.stdout

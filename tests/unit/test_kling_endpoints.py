@@ -357,13 +357,13 @@ def test_what_the_body_holds_already_stays_and_comes_first() -> None:
     [
         ("videos/text2video", {}, [A], "takes no images"),
         ("videos/video-extend", {}, [A], "takes no images"),
-        ("images/something-new", {}, [A], "is not known"),
+        ("images/something-new", {}, [A], "is not a known endpoint"),
         ("images/generations", {}, [A, B], "takes 1, as `image`"),
         ("images/generations", {"image": A}, [B], "`image` is set"),
         ("videos/image2video", {}, [A, B, C], "`image` and `image_tail`"),
         ("image-to-video/kling-4.0", {}, [A, B, C], "`contents`"),
-        ("images/omni-image", {"image_list": "x"}, [A], "`image_list` is not a list"),
-        ("videos/effects", {"input": "x"}, [A], "`input` is not an object"),
+        ("images/omni-image", {"image_list": "x"}, [A], "`image_list` must be a list"),
+        ("videos/effects", {"input": "x"}, [A], "`input` must be an object"),
         ("general/advanced-custom-elements", {}, [A, B], "one, as"),
     ],
 )

@@ -65,7 +65,7 @@ def test_a_named_file_that_is_not_there_is_a_fault(named_by: str, tmp_path: Path
     missing = tmp_path / "missing.toml"
     by_hand = named_by == "command line"
 
-    with pytest.raises(ConfigurationError, match=r"missing\.toml: there is no such file"):
+    with pytest.raises(ConfigurationError, match=r"missing\.toml: the file does not exist"):
         load(missing if by_hand else None, {} if by_hand else {"KLING_RECEIVER_CONFIG": str(missing)})
 
 
@@ -162,13 +162,16 @@ script = { command = [] }
         ('max_body = "1MiB"\n', "config.toml:1: max_body: unknown key; it belongs in [callbacks]"),
         ('[poll]\nmax_body = "1MiB"\n', "config.toml:2: poll.max_body: unknown key; it belongs in [callbacks]"),
         ('listen = "x"\n', "config.toml:1: listen: unknown key; it belongs in [public] or [admin]"),
-        ("[archive]\nzzz = 1\n", 'config.toml:2: archive.zzz: unknown key; there are "dir", "storage"'),
-        ("[store]\npath = 'x'", 'config.toml:2: store.path: unknown key; there are "url"'),
-        ("kling = 3", "config.toml:1: kling: must be one section; begin it with [kling]"),
-        ("[[poll]]\n", "config.toml:1: poll: must be one section; begin it with [poll]"),
+        ("[archive]\nzzz = 1\n", 'config.toml:2: archive.zzz: unknown key; expected: "dir", "storage"'),
+        ("[store]\npath = 'x'", 'config.toml:2: store.path: unknown key; expected: "url"'),
+        ("kling = 3", "config.toml:1: kling: must be one section; start it with [kling]"),
+        ("[[poll]]\n", "config.toml:1: poll: must be one section; start it with [poll]"),
         ("[kling]\nslots = 3\n", "config.toml:2: kling.slots: must be a table, such as { key = ... }"),
-        ("[routes]\nname='x'", "config.toml:1: routes: is a list of tables; begin each route with [[routes]], in dou"),
-        ("routes = 'x'", "config.toml:1: routes: must be a list of tables; begin each route with [[routes]]"),
+        (
+            "[routes]\nname='x'",
+            "config.toml:1: routes: must be a list of tables; start each route with [[routes]], in dou",
+        ),
+        ("routes = 'x'", "config.toml:1: routes: must be a list of tables; start each route with [[routes]]"),
     ],
 )
 def test_a_key_in_the_wrong_place_is_named_with_the_right_one(text: str, fault: str, tmp_path: Path) -> None:
@@ -184,7 +187,7 @@ def test_a_key_of_a_webhook_that_stands_in_the_route_is_sent_to_its_table(tmp_pa
 def test_both_listeners_want_an_address_of_their_own(tmp_path: Path) -> None:
     found = config_error(tmp_path, '[public]\nlisten = "0.0.0.0:8701"\n[admin]\n')
 
-    assert found.startswith("config.toml:3: admin.listen: is the public listener's address too")
+    assert found.startswith("config.toml:3: admin.listen: is also the public listener's address")
 
 
 @pytest.mark.parametrize(
@@ -200,9 +203,12 @@ def test_listeners_that_do_not_meet_are_fine(public: str, admin: str, tmp_path: 
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('api_key = "a"\naccess_key = "b"\nsecret_key = "c"', "config.toml:3: kling.access_key: stands beside api_key"),
-        ('access_key = "b"', "config.toml:1: kling.secret_key: access_key is there without secret_key"),
-        ('secret_key = "b"', "config.toml:2: kling.secret_key: secret_key is there without access_key"),
+        (
+            'api_key = "a"\naccess_key = "b"\nsecret_key = "c"',
+            "config.toml:3: kling.access_key: is given together with api_key",
+        ),
+        ('access_key = "b"', "config.toml:1: kling.secret_key: access_key is given without secret_key"),
+        ('secret_key = "b"', "config.toml:2: kling.secret_key: secret_key is given without access_key"),
     ],
 )
 def test_kling_is_given_one_kind_of_key_and_the_whole_of_it(text: str, fault: str, tmp_path: Path) -> None:
@@ -224,7 +230,7 @@ def test_a_pair_of_keys_goes_before_the_usual_variable(
 def test_that_a_task_takes_long_need_not_be_told(never: str, tmp_path: Path) -> None:
     assert load_text(tmp_path, f'[poll]\nstuck_after = "{never}"').settings.poll.stuck_after is None
     assert load_text(tmp_path, '[poll]\nstuck_after = "20m"').settings.poll.stuck_after == timedelta(minutes=20)
-    assert "is no duration" in config_error(tmp_path, '[poll]\nstuck_after = "never"')
+    assert "is not a duration" in config_error(tmp_path, '[poll]\nstuck_after = "never"')
 
 
 @pytest.mark.parametrize(
@@ -258,15 +264,15 @@ def test_the_store_is_a_file_named_from_the_configurations_folder(url: str, path
 @pytest.mark.parametrize(
     ("url", "reason"),
     [
-        ("postgresql://one:hunter2@db/receiver", "this version stores on SQLite only"),
-        ("postgres://db/receiver", "this version stores on SQLite only"),
+        ("postgresql://one:hunter2@db/receiver", "this version supports only SQLite"),
+        ("postgres://db/receiver", "this version supports only SQLite"),
         ("mysql://db/receiver", 'must be "sqlite:" and the path of a file'),
         ("sqlite:", 'must be "sqlite:" and the path of a file'),
         ("sqlite::memory:", 'must be "sqlite:" and the path of a file'),
         ("sqlite:///three/slashes.db", 'must be "sqlite:" and the path of a file'),
         ("sqlite:a.db?mode=ro", 'must be "sqlite:" and the path of a file'),
-        ("sqlite:.", "is a folder; name the file in it"),
-        ("sqlite:kept/", "is a folder; name the file in it"),
+        ("sqlite:.", "is a folder; write the path of a file in it"),
+        ("sqlite:kept/", "is a folder; write the path of a file in it"),
         ("sqlite:~/a.db", "begins with ~, but $HOME is not set"),
         ("var/receiver.db", 'must be "sqlite:" and the path of a file'),
     ],
@@ -305,7 +311,7 @@ def test_a_path_that_nobody_can_look_at_is_named_wherever_it_stands(text: str, t
         (said,) = load_text(tmp_path, text, KEYED).warnings
 
     assert said.removeprefix(f"{tmp_path}/").startswith("config.toml:2: ")
-    assert said.endswith("x cannot be looked at: File name too long; name another path")
+    assert said.endswith("x cannot be inspected: File name too long; name another path")
 
 
 @pytest.mark.parametrize("length", ["10m", "0s", "11y", "4000d", "999999999999999d"])
@@ -427,8 +433,11 @@ def test_the_schema_describes_every_key_with_its_default_as_the_file_writes_it()
         ('[kling]\nbase_url = "http://gateway.example.com"', "config.toml:2: kling.base_url: is plain http"),
         ('[gateway]\nsecret = "whsec_dGVzdA=="', "config.toml:2: gateway.secret: is a short key"),
         ('[callbacks]\nsigning_secrets = ["whsec_dGVzdA=="]', "config.toml:2: callbacks.signing_secrets.0: is a short"),
-        ('[kling]\napi_key = ""', "config.toml:2: kling.api_key: there is no key"),
-        ('[archive]\ndir = "/srv/my résults"', "config.toml:2: archive.dir: has ' é', so KLING_ASSET_DIR stays empty"),
+        ('[kling]\napi_key = ""', "config.toml:2: kling.api_key: no key is configured"),
+        (
+            '[archive]\ndir = "/srv/my résults"',
+            "config.toml:2: archive.dir: contains ' é', so KLING_ASSET_DIR stays empty",
+        ),
     ],
 )
 def test_what_is_allowed_and_hardly_meant_is_a_warning(text: str, warning: str, tmp_path: Path) -> None:

@@ -142,18 +142,18 @@ def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
         ("KLING__TIMEUOT", "3s", ": unknown key; did you mean KLING_RECEIVER__KLING__TIMEOUT?"),
         ("KLNG__TIMEOUT", "3s", ": unknown key; did you mean KLING_RECEIVER__KLING__TIMEOUT?"),
         ("ROUTES__0__WEBHOK__URL", "x", ": unknown key; did you mean KLING_RECEIVER__ROUTES__0__WEBHOOK__URL?"),
-        ("ZZZ", "x", ": unknown key; there are PUBLIC, ADMIN, STORE"),
-        ("", "x", ": unknown key; there are PUBLIC, ADMIN, STORE"),
-        ("KLING__", "x", ": unknown key; there are BASE_URL, API_KEY"),
+        ("ZZZ", "x", ": unknown key; expected: PUBLIC, ADMIN, STORE"),
+        ("", "x", ": unknown key; expected: PUBLIC, ADMIN, STORE"),
+        ("KLING__", "x", ": unknown key; expected: BASE_URL, API_KEY"),
         (
             "POLL__AFTER__X",
             "x",
-            ": unknown key; nothing lies below KLING_RECEIVER__POLL__AFTER, so set that as a whole",
+            ": unknown key; KLING_RECEIVER__POLL__AFTER has no members, so set it as a whole",
         ),
-        ("NETWORK__ALLOW__0", "x", ": unknown key; nothing lies below KLING_RECEIVER__NETWORK__ALLOW"),
-        ("ROUTES__first__NAME", "x", ': names no route: "first" must be its number'),
-        ("ROUTES__99999__NAME", "x", ': names no route: "99999" must be its number'),
-        ("ROUTES__7__NAME", "x", ": there is no route 7; the next new one is 1"),
+        ("NETWORK__ALLOW__0", "x", ": unknown key; KLING_RECEIVER__NETWORK__ALLOW has no members"),
+        ("ROUTES__first__NAME", "x", ': is not a route: "first" must be a number'),
+        ("ROUTES__99999__NAME", "x", ': is not a route: "99999" must be a number'),
+        ("ROUTES__7__NAME", "x", ": route 7 does not exist; the next new route is 1"),
         ("NETWORK__ALLOW", "[10.0.0.0", ": is neither JSON nor a TOML value; check its brackets and quotes"),
         ("NETWORK__ALLOW", "[" * 9000, ": is neither JSON nor a TOML value; check its brackets and quotes"),
         ("NETWORK__ALLOW", "{}", ": network.allow: must be a list"),
@@ -163,7 +163,7 @@ def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
         ("KLING", '{"timeuot": "3s"}', ': kling.timeuot: unknown key; did you mean "timeout"?'),
         ("ROUTES__0__UNVERIFIED", "yes", ": routes.0.unverified: must be true or false"),
         ("ROUTES__0__CONCURRENCY", "0", ": routes.0.concurrency: must be 1 to 1000"),
-        ("POLL__AFTER", "5", ': poll.after: "5" is no duration'),
+        ("POLL__AFTER", "5", ': poll.after: "5" is not a duration'),
         ("PUBLIC__LISTEN", "8700", ": public.listen: "),
     ],
 )
@@ -174,7 +174,7 @@ def test_a_fault_in_a_variable_names_the_variable(name: str, value: str, fault: 
 def test_what_is_wrong_in_the_file_stays_the_files_fault(tmp_path: Path) -> None:
     found = config_errors(tmp_path, "kling = 3\n", {f"{PREFIX}KLING__TIMEOUT": "3s"})
 
-    assert found == ["config.toml:1: kling: must be one section; begin it with [kling]"]
+    assert found == ["config.toml:1: kling: must be one section; start it with [kling]"]
 
 
 def test_the_files_own_values_are_not_changed() -> None:

@@ -68,16 +68,16 @@ give_up_after = "1h"
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('on = ["succeeded"]', 'routes.0.on.0: "succeeded" is no word for events; did you mean "succeed"?'),
-        ('on = ["zzz"]', 'routes.0.on.0: "zzz" is no word for events; there are "submitted", "processing", '),
+        ('on = ["succeeded"]', 'routes.0.on.0: "succeeded" is not an event kind; did you mean "succeed"?'),
+        ('on = ["zzz"]', 'routes.0.on.0: "zzz" is not an event kind; expected: "submitted", "processing", '),
         ("on = []", "routes.0.on: must not be empty"),
         ("on = [1]", "routes.0.on.0: must be text in quotes"),
         ("on = 1", "routes.0.on: must be a list"),
-        ('endpoints = ["/v1/images/*"]', 'routes.0.endpoints.0: endpoints are written without /v1/; write "images/*"'),
-        ('endpoints = ["v1/images/*"]', 'routes.0.endpoints.0: endpoints are written without /v1/; write "images/*"'),
+        ('endpoints = ["/v1/images/*"]', 'routes.0.endpoints.0: must not begin with /v1/; write "images/*"'),
+        ('endpoints = ["v1/images/*"]', 'routes.0.endpoints.0: must not begin with /v1/; write "images/*"'),
         ('endpoints = ["images"]', 'routes.0.endpoints.0: "images" matches no endpoint; write "images/*"'),
         ('endpoints = [""]', "routes.0.endpoints.0: must be an endpoint or a glob"),
-        ("where = \"a = 'b'\"", "routes.0.where: is no JMESPath expression: equality is written =="),
+        ("where = \"a = 'b'\"", "routes.0.where: is not a JMESPath expression: equality is written =="),
         ("where = 1", "routes.0.where: must be text in quotes"),
         ("unverified = 1", "routes.0.unverified: must be true or false"),
         ("concurrency = 0", "routes.0.concurrency: must be 1 to 1000"),
@@ -85,12 +85,15 @@ give_up_after = "1h"
         ('concurrency = "8"', "routes.0.concurrency: must be a whole number without quotes"),
         ("concurrency = true", "routes.0.concurrency: must be a whole number without quotes"),
         ('rate = "often"', "routes.0.rate: must be a rate such as"),
-        ("retry = []", "routes.0.retry: must not be empty; leave the key out for the default"),
-        ('retry = ["5s", "x"]', 'routes.0.retry.1: "x" is no duration'),
+        ("retry = []", "routes.0.retry: must not be empty; remove the key to use the default"),
+        ('retry = ["5s", "x"]', 'routes.0.retry.1: "x" is not a duration'),
         ('retry = ["0s"]', "routes.0.retry.0: must be"),
         ("give_up_after = 96", 'routes.0.give_up_after: has no unit; write it like "96s"'),
-        ('conditions = ""', 'routes.0.conditions: unknown key; there are "name", "on"'),
-        ('script = { command = ["true"] }', "routes.0.script: stands beside webhook; a route has one of them"),
+        ('conditions = ""', 'routes.0.conditions: unknown key; expected: "name", "on"'),
+        (
+            'script = { command = ["true"] }',
+            "routes.0.script: is given together with webhook; a route has only one of them",
+        ),
     ],
 )
 def test_a_route_that_cannot_be_is_named_by_line_and_key(text: str, fault: str, tmp_path: Path) -> None:
@@ -109,7 +112,7 @@ def test_each_route_has_a_name_of_its_own_also_where_another_is_at_fault(tmp_pat
     text = f'[[routes]]\nname = "a"\n{WEBHOOK}[[routes]]\nname = "a"\n{WEBHOOK}'
 
     assert config_error(tmp_path, text) == (
-        'config.toml:5: routes.1.name: "a" is taken by a route above; each needs a name of its own'
+        'config.toml:5: routes.1.name: "a" is already used by an earlier route; each route needs its own name'
     )
 
 
@@ -120,9 +123,9 @@ def test_the_same_names_are_free_again_for_the_next_load(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('name = "a"\n', "config.toml:1: routes.0.script: is missing, and so is webhook; say where to"),
-        (WEBHOOK, "config.toml:1: routes.0.name: is missing: What the route is called"),
-        ('name = "a"\nwebhook = {}\n', "config.toml:3: routes.0.webhook.url: is missing: Where to"),
+        ('name = "a"\n', "config.toml:1: routes.0.script: is missing, and so is webhook; add a destination"),
+        (WEBHOOK, "config.toml:1: routes.0.name: is missing: Name of the route"),
+        ('name = "a"\nwebhook = {}\n', "config.toml:3: routes.0.webhook.url: is missing: The URL to send to"),
         ('name = "a"\nwebhook = "https://h"\n', "config.toml:3: routes.0.webhook: must be a table, such as"),
         (
             'name = "a"\nwebhook = { url = "https://h", urll = 1 }\n',
@@ -139,17 +142,17 @@ def test_the_same_names_are_free_again_for_the_next_load(tmp_path: Path) -> None
         ),
         (
             'name = "a"\nwebhook = { url = "http://169.254.169.254/" }\n',
-            "config.toml:3: routes.0.webhook.url: leads to",
+            "config.toml:3: routes.0.webhook.url: points to",
         ),
         ('name = "a"\nscript = {}\n', "config.toml:3: routes.0.script.command: is missing: The program"),
         (
             'name = "a"\nscript = { command = "a | b" }\n',
-            "config.toml:3: routes.0.script.command: is a list, for there",
+            "config.toml:3: routes.0.script.command: must be a list, because",
         ),
         ('name = "a"\nscript = { command = [] }\n', "config.toml:3: routes.0.script.command: must not be empty"),
-        ('name = "a"\nscript = { command = [""] }\n', "config.toml:3: routes.0.script.command.0: names no program"),
+        ('name = "a"\nscript = { command = [""] }\n', "config.toml:3: routes.0.script.command.0: has no program"),
         ('name = "a"\nscript = { command = ["a", 1] }\n', "config.toml:3: routes.0.script.command.1: must be text in"),
-        ('name = "a"\nscript = { command = ["a\\u0000"] }\n', "config.toml:3: routes.0.script.command.0: holds a NUL"),
+        ('name = "a"\nscript = { command = ["a\\u0000"] }\n', "config.toml:3: routes.0.script.command.0: contains NUL"),
         (
             'name = "a"\nscript = { command = ["a"], output_limit = "1GB" }\n',
             "config.toml:3: routes.0.script.output_limit",
@@ -178,10 +181,10 @@ def test_a_program_with_a_slash_is_found_from_the_configurations_folder_and_othe
 @pytest.mark.parametrize(
     ("script", "warning"),
     [
-        ('command = ["./none"]', "none is no file; every attempt would fail"),
+        ('command = ["./none"]', "none is not a file; every attempt would fail"),
         ('command = ["./plain"]', "plain cannot be run; make it executable (chmod +x)"),
-        ('command = ["no-such-program-anywhere"]', "no-such-program-anywhere cannot be run; give its whole path"),
-        ('command = ["/bin/sh"], cwd = "none"', "none is no folder; every attempt would fail"),
+        ('command = ["no-such-program-anywhere"]', "no-such-program-anywhere cannot be run; write its absolute path"),
+        ('command = ["/bin/sh"], cwd = "none"', "none is not a folder; every attempt would fail"),
     ],
 )
 def test_a_script_that_would_never_run_is_a_warning(script: str, warning: str, tmp_path: Path) -> None:
@@ -207,7 +210,7 @@ def test_a_route_that_asks_for_batches_and_can_have_none_is_a_warning(tmp_path: 
 
     (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
 
-    assert "config.toml:5: routes.0.endpoints: keeps batches out" in said
+    assert "config.toml:5: routes.0.endpoints: never matches batches" in said
 
 
 def test_headers_that_travel_in_the_clear_are_a_warning(tmp_path: Path) -> None:
@@ -215,4 +218,4 @@ def test_headers_that_travel_in_the_clear_are_a_warning(tmp_path: Path) -> None:
 
     (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
 
-    assert "routes.0.webhook.url: is plain http beyond this machine" in said
+    assert "routes.0.webhook.url: is plain http to another machine" in said

@@ -43,16 +43,16 @@ def test_a_reference_that_leads_nowhere_says_where_and_what_to_do(tmp_path: Path
 
     assert "the environment variable TOKEN is not set; set it" in fault(tmp_path, "env:TOKEN")
     assert "the environment variable TOKEN is empty; set it" in fault(tmp_path, "env:TOKEN", TOKEN="")
-    assert "after env: stands the name" in fault(tmp_path, "env:")
-    assert "after env: stands the name" in fault(tmp_path, "env:$TOKEN")
+    assert "env: must be followed by a variable name" in fault(tmp_path, "env:")
+    assert "env: must be followed by a variable name" in fault(tmp_path, "env:$TOKEN")
     assert f"the file {tmp_path}/none does not exist; write the secret there" in fault(tmp_path, "file:none")
     assert "cannot be read: Is a directory" in fault(tmp_path, "file:.")
     assert "is empty; write the secret there" in fault(tmp_path, "file:empty")
-    assert "is no UTF-8 text" in fault(tmp_path, "file:bytes")
+    assert "is not UTF-8 text" in fault(tmp_path, "file:bytes")
     assert "is too large for a secret" in fault(tmp_path, "file:large")
     assert "must be a path" in fault(tmp_path, "file:")
-    assert "there is no $CREDENTIALS_DIRECTORY; start with systemd and LoadCr" in fault(tmp_path, "credential:kept")
-    assert "after credential: stands the name" in fault(tmp_path, "credential:../kept")
+    assert "$CREDENTIALS_DIRECTORY is not set; start with systemd and LoadCr" in fault(tmp_path, "credential:kept")
+    assert "credential: must be followed by a name" in fault(tmp_path, "credential:../kept")
     assert "the credential" in fault(tmp_path, "credential:kept", CREDENTIALS_DIRECTORY=str(tmp_path))
 
 
@@ -62,7 +62,7 @@ def test_a_reference_that_leads_nowhere_says_where_and_what_to_do(tmp_path: Path
 def test_a_secret_that_no_header_can_carry_is_refused_and_not_repeated(value: str, tmp_path: Path) -> None:
     said = fault(tmp_path, "env:TOKEN", TOKEN=value)
 
-    assert "give the secret alone" in said
+    assert "write only the secret" in said
     assert value not in said
 
 
@@ -97,10 +97,10 @@ def test_a_signing_secret_is_standard_or_long_enough_to_count_as_it_is(
     ("secret", "reason"),
     [
         ("fifteen-letters", "is too short to sign with"),
-        ("whsec_", "no base64 follows"),
-        ("whsec_not base64", "no base64 follows"),
-        ("whsec_dGVzd$", "no base64 follows"),
-        ("", "is empty; give the secret"),
+        ("whsec_", "the rest is not base64"),
+        ("whsec_not base64", "the rest is not base64"),
+        ("whsec_dGVzd$", "the rest is not base64"),
+        ("", "is empty; write the secret"),
     ],
 )
 @pytest.mark.parametrize("place", ["callbacks", "webhook"])
@@ -118,7 +118,7 @@ def test_a_signing_secret_that_cannot_sign_is_refused(place: str, secret: str, r
 def test_an_empty_secret_is_not_taken_for_unsigned(secret: str, tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", secret = {secret} }}'
 
-    assert "routes.0.webhook.secret: is empty; leave the key out to send unsigned" in config_error(tmp_path, text)
+    assert "routes.0.webhook.secret: is empty; remove the key to send unsigned" in config_error(tmp_path, text)
 
 
 def test_a_rotation_is_a_list_of_references_newest_first(tmp_path: Path) -> None:
@@ -166,15 +166,15 @@ def test_headers_hold_text_or_references(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("headers", "reason"),
     [
-        ('authorization = "Bearer env:AUTH"', "put the whole value"),
-        ('x = "a\\nb"', "which no header can carry"),
-        ('x = "é"', "which no header can carry"),
+        ('authorization = "Bearer env:AUTH"', "store the whole value"),
+        ('x = "a\\nb"', "which are not allowed in a header"),
+        ('x = "é"', "which are not allowed in a header"),
         ("x = 1", "must be text in quotes"),
-        ('"a b" = "1"', '"a b" is no header\'s name'),
-        ('Webhook-Id = "1"', "webhook-id is set by the receiver itself"),
-        ('Content-Length = "1"', "content-length is set by the receiver itself"),
-        ('kling-receiver-attempt = "1"', "kling-receiver-attempt is set by the receiver itself"),
-        ('a = "1", A = "2"', "a stands here twice"),
+        ('"a b" = "1"', '"a b" is not a header name'),
+        ('Webhook-Id = "1"', "webhook-id is set by the receiver"),
+        ('Content-Length = "1"', "content-length is set by the receiver"),
+        ('kling-receiver-attempt = "1"', "kling-receiver-attempt is set by the receiver"),
+        ('a = "1", A = "2"', "a is given twice"),
         ('x = "env:NONE"', "the environment variable NONE is not set"),
     ],
 )
@@ -201,9 +201,9 @@ def test_a_scripts_variables_hold_any_text_or_references(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("env", "reason"),
     [
-        ('"A B" = "x"', '"A B" is no variable\'s name'),
-        ('KLING_EVENT_ID = "x"', "KLING_EVENT_ID is set by the receiver itself"),
-        ('A = "x\\u0000"', "holds a NUL"),
+        ('"A B" = "x"', '"A B" is not a variable name'),
+        ('KLING_EVENT_ID = "x"', "KLING_EVENT_ID is set by the receiver"),
+        ('A = "x\\u0000"', "contains NUL"),
         ("A = 1", "must be text in quotes"),
         ('A = "env:NONE"', "the environment variable NONE is not set"),
     ],
@@ -232,14 +232,14 @@ script.env = {env}
 
     headers, env = "config.toml:5: routes.0.webhook.headers", "config.toml:9: routes.1.script.env"
     expected = [
-        f'{headers}.bad name: "bad name" is no header\'s name',
-        f"{headers}.Host: host is set by the receiver itself",
-        f"{headers}.Host: holds line breaks or characters other than plain ASCII",
-        f"{headers}.authorization: holds a reference beside other text",
-        f"{headers}.Good: good stands here twice",
-        f"{env}.KLING_STATUS: KLING_STATUS is set by the receiver itself",
-        f'{env}.a-b: "a-b" is no variable\'s name',
-        f'{env}.c d: "c d" is no variable\'s name',
+        f'{headers}.bad name: "bad name" is not a header name',
+        f"{headers}.Host: host is set by the receiver",
+        f"{headers}.Host: has line breaks or characters other than printable ASCII",
+        f"{headers}.authorization: mixes a reference with other text",
+        f"{headers}.Good: good is given twice",
+        f"{env}.KLING_STATUS: KLING_STATUS is set by the receiver",
+        f'{env}.a-b: "a-b" is not a variable name',
+        f'{env}.c d: "c d" is not a variable name',
         f"{env}.KEY: the environment variable NONE is not set",
     ]
     assert len(faults) == len(expected)

@@ -47,12 +47,12 @@ def test_results_are_brought_home_to_a_folder_a_storage_or_both(tmp_path: Path, 
     [
         (f'url = "https://s3.example.com/b"\n{KEYS}', 'config.toml:2: archive.storage.url: must begin with "s3://"'),
         (f'url = "s3://"\n{KEYS}', "config.toml:2: archive.storage.url: "),
-        (f'url = "s3://No_Bucket/x"\n{KEYS}', "config.toml:2: archive.storage.url: names no bucket"),
-        (f'url = "s3://b"\n{KEYS}', "config.toml:2: archive.storage.url: names no bucket"),
-        (f'url = "s3://key:hunter2@bucket"\n{KEYS}', "config.toml:2: archive.storage.url: names no bucket"),
-        (f'url = "s3://bucket/../x"\n{KEYS}', "config.toml:2: archive.storage.url: has a prefix with"),
-        (f'url = "s3://bucket/a//b"\n{KEYS}', "config.toml:2: archive.storage.url: has a prefix with"),
-        (f'url = "s3://bucket/a?b"\n{KEYS}', "config.toml:2: archive.storage.url: has a prefix with"),
+        (f'url = "s3://No_Bucket/x"\n{KEYS}', "config.toml:2: archive.storage.url: has no valid bucket name"),
+        (f'url = "s3://b"\n{KEYS}', "config.toml:2: archive.storage.url: has no valid bucket name"),
+        (f'url = "s3://key:hunter2@bucket"\n{KEYS}', "config.toml:2: archive.storage.url: has no valid bucket name"),
+        (f'url = "s3://bucket/../x"\n{KEYS}', "config.toml:2: archive.storage.url: has an invalid prefix"),
+        (f'url = "s3://bucket/a//b"\n{KEYS}', "config.toml:2: archive.storage.url: has an invalid prefix"),
+        (f'url = "s3://bucket/a?b"\n{KEYS}', "config.toml:2: archive.storage.url: has an invalid prefix"),
         (f"url = 3\n{KEYS}", "config.toml:2: archive.storage.url: must be text"),
         (f'url = "s3://bucket"\nendpoint = "s3.example.com"\n{KEYS}', "config.toml:3: archive.storage.endpoint: must"),
         (
@@ -60,10 +60,10 @@ def test_results_are_brought_home_to_a_folder_a_storage_or_both(tmp_path: Path, 
             "config.toml:3: archive.storage.endpoint",
         ),
         (f'url = "s3://bucket"\nregion = "Mars 1"\n{KEYS}', "config.toml:3: archive.storage.region: must be the name"),
-        ('url = "s3://bucket"\naccess_key = "a"', "archive.storage.secret_key: is missing; s3://bucket is written to"),
-        ('url = "s3://bucket"\nsecret_key = "a"', "archive.storage.access_key: is missing; s3://bucket is written to"),
-        ('access_key = "hunter2"', "config.toml:2: archive.storage.access_key: is there without url"),
-        ('secret_key = "hunter2"', "config.toml:2: archive.storage.secret_key: is there without url"),
+        ('url = "s3://bucket"\naccess_key = "a"', "archive.storage.secret_key: is missing; s3://bucket needs"),
+        ('url = "s3://bucket"\nsecret_key = "a"', "archive.storage.access_key: is missing; s3://bucket needs"),
+        ('access_key = "hunter2"', "config.toml:2: archive.storage.access_key: is given without url"),
+        ('secret_key = "hunter2"', "config.toml:2: archive.storage.secret_key: is given without url"),
         (f'url = "s3://bucket"\nbucket = "x"\n{KEYS}', "config.toml:3: archive.storage.bucket: unknown key"),
     ],
 )
@@ -78,7 +78,7 @@ def test_an_open_way_to_another_machine_is_doubted(tmp_path: Path) -> None:
     text = f'url = "s3://bucket"\nendpoint = "http://10.0.0.7:9000"\n{KEYS}'
 
     assert any(
-        "archive.storage.endpoint: is plain http beyond this machine" in each
+        "archive.storage.endpoint: is plain http to another machine" in each
         for each in load_text(tmp_path, a_text(text)).warnings
     )
 

@@ -1,29 +1,28 @@
-"""Kling's side of the wire: everything can be tried on one machine, without an account, and with Kling at its worst.
+"""A simulator of Kling's API: try everything on one machine, without an account, and with injected faults.
 
-It speaks the documented protocol of both generations: create, query, list, callbacks, keys, error codes, slots. It
-shares no code with the service, so that each side checks the other's reading of the documentation. Nothing it makes is
-a real generation, but every result can be fetched: pictures are pictures, sounds are sounds, films have no frames.
+It implements the documented protocol of both generations: create, query, list, callbacks, keys, error codes, slots. It
+shares no code with the service, so each side checks the other's interpretation of the documentation. Results are not
+real generations, but can be downloaded: valid images and sounds, and videos without frames.
 
-How a task goes is told by words in its prompt::
+Marks in the prompt control a task::
 
     [fail]  [fail: reason]   ends as failed, with that reason in ``task_status_msg``
     [slow]                   takes ``slow_for`` instead of ``processing_for``
-    [stuck]                  stays in processing for ever
+    [stuck]                  stays in processing forever
     [empty]                  succeeds without a result
     [unsafe]                 is refused at once, 400 and 1301
 
-Faults come with the options, and while it runs by ``POST /_simulator/faults`` with the same names, which
-:class:`Faults` lists::
+Set faults with the options, or at runtime with ``POST /_simulator/faults``; :class:`Faults` lists the names::
 
     {"drop": 0.5}                                        half of all callbacks
     {"duplicate": {"next": 2}}                           the next two
-    {"drop": {"next": 1, "on": ["succeed"]}}             the next one that tells of a success
+    {"drop": {"next": 1, "on": ["succeed"]}}             the next one that reports success
     {"refuse": [{"code": 1303, "next": 3}]}              the next three creates
-    {"refuse": [{"code": 5000, "created": true}]}        one create that answers 5000 and makes the task all the same
-    {"processing_for": "1m"}                             the pace, for tasks created from now on
+    {"refuse": [{"code": 5000, "created": true}]}        one create that answers 5000 but creates the task
+    {"processing_for": "1m"}                             timing, for tasks created from now on
 
-``GET`` shows what is set, ``DELETE`` ends every fault, ``GET /_simulator/state`` tells all that was seen and sent, and
-``POST /_simulator/test-push {"url": ...}`` sends what the vendor's console sends to try a callback URL.
+``GET`` shows the faults, ``DELETE`` ends all of them, and ``GET /_simulator/state`` returns all recorded requests and
+callbacks. ``POST /_simulator/test-push {"url": ...}`` sends the test callback of the vendor's console.
 """
 
 from receiver.kling.simulator.account import Simulator

@@ -1,4 +1,4 @@
-"""The simulated account: which tasks there are, what slots they hold, how each goes on until its end."""
+"""The simulated account: its tasks, their slots, and their progress."""
 
 import asyncio
 import base64
@@ -38,7 +38,7 @@ _TIMING_OPTIONS = ("submitted_for", "processing_for", "slow_for")
 _FAIL_MARK = re.compile(r"\[fail(?:\s*:\s*([^\]]*))?\]")
 _SECOND = timedelta(seconds=1)
 _MAX_TEXT = 4096
-# Ids as Kling's look: most are numbers of eighteen digits that grow with time, some are not numbers at all.
+# Like Kling's ids: most are eighteen-digit numbers that grow with time, some are not numbers.
 _ID_EPOCH_MS = 1_568_000_000_000
 _ID_RANDOM_BITS = 22
 _OPAQUE_SHARE = 0.2
@@ -46,7 +46,7 @@ _GATEWAY_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 class Simulator:
-    """An account of Kling's behind its API. While entered it can send callbacks; :meth:`run` moves its tasks on."""
+    """A simulated account. Inside its context it can send callbacks; :meth:`run` advances its tasks."""
 
     def __init__(
         self, options: Options, *, clock: Clock, rng: Random, base_url: str, observer: Observer = ignore
@@ -60,15 +60,15 @@ class Simulator:
         self.stopping = asyncio.Event()
         self.creates: deque[Json] = deque(maxlen=options.keep)
         self.counts = dict.fromkeys(("creates", "created", "queries", "lists", "results"), 0)
-        # A generator for each purpose, so that how often somebody asks does not change what happens to the tasks.
-        tasks, requests, names, courier = (Random(rng.getrandbits(64)) for _ in range(4))  # noqa: S311 - to be repeatable
+        # One generator per purpose, so the number of queries does not change what happens to tasks.
+        tasks, requests, ids, callbacks = (Random(rng.getrandbits(64)) for _ in range(4))  # noqa: S311 - to be repeatable
         self.request_rng = requests
-        self._task_rng, self._id_rng = tasks, names
+        self._task_rng, self._id_rng = tasks, ids
         self._scheduler = Scheduler(clock)
         self._callback_sender = CallbackSender(
             options,
             clock=clock,
-            rng=courier,
+            rng=callbacks,
             scheduler=self._scheduler,
             active_faults=self.active_faults,
             observer=observer,
@@ -77,7 +77,7 @@ class Simulator:
             base_url=options.public_url or base_url, key=rng.randbytes(32), lifetime=options.results_for
         )
         self._tasks: OrderedDict[str, Task] = OrderedDict()
-        self._by_id: dict[str, Task] = {}  # by Kling's id and, behind a gateway, by the gateway's
+        self._by_id: dict[str, Task] = {}  # by Kling's id and by the gateway's id
         self._by_external_id: dict[str, Task] = {}
         self._slots_used = dict.fromkeys(options.slots, 0)
         self._recent_creates: deque[datetime] = deque()
@@ -94,15 +94,15 @@ class Simulator:
         await self._callback_sender.__aexit__(kind, error, trace)
 
     async def run(self) -> None:
-        """Move the tasks on until :meth:`stop`."""
+        """Advance the tasks until :meth:`stop`."""
         await self._scheduler.run(self.stopping)
 
     def stop(self) -> None:
-        """End :meth:`run`, and every answer that is being held back."""
+        """End :meth:`run` and every delayed answer."""
         self.stopping.set()
 
     def check_rate(self) -> None:
-        """Refuse a create that follows too soon on others."""
+        """Raise ApiError if creates exceed the rate limit."""
         if not self.options.rate:
             return
         now = self.clock.now()
@@ -113,13 +113,13 @@ class Simulator:
         self._recent_creates.append(now)
 
     def create(self, endpoint: Endpoint, body: Json) -> Task:
-        """Make a task out of a client's body, or refuse it; from then on it goes its way by itself."""
+        """Create and start a task from a client's body, or raise ApiError."""
         strings_too = self.options.dialect == "gateway"
         validate(endpoint, body, allow_strings=strings_too, decode_images=self.options.check_images)
         if "[unsafe]" in prompt_of(body):
             raise ApiError(1301)
-        where = callback_fields(endpoint, body)
-        external = str(where.get("external_task_id") or "")
+        fields = callback_fields(endpoint, body)
+        external = str(fields.get("external_task_id") or "")
         if external and self.active_faults.triggers("drop_external", self.request_rng):
             external = ""
         if external in self._by_external_id:
@@ -127,68 +127,68 @@ class Simulator:
         weight = endpoint.slot_weight(body)
         self._acquire_slots(endpoint, weight)
         task = self._new_task(
-            endpoint, body, external=external, callback_url=where.get("callback_url") or None, weight=weight
+            endpoint, body, external=external, callback_url=fields.get("callback_url") or None, weight=weight
         )
         self._store(task)
         self._start(task)
         return task
 
     def find(self, reference: str, endpoint: Endpoint) -> Task | None:
-        """Find a task of *endpoint* by Kling's id, a gateway's, or the client's own."""
+        """Return a task of *endpoint* by Kling's id, a gateway's id, or the external id."""
         task = self.by_id(reference) or self.by_external_id(reference)
         return task if task is not None and task.endpoint == endpoint else None
 
     def by_id(self, task_id: str) -> Task | None:
-        """Find a task by Kling's id, or a gateway's."""
+        """Return a task by Kling's id or a gateway's id."""
         return self._by_id.get(task_id)
 
     def by_external_id(self, external_task_id: str) -> Task | None:
-        """Find a task by the client's own id."""
+        """Return a task by its external id."""
         return self._by_external_id.get(external_task_id)
 
     def newest(self, endpoint: Endpoint | None = None) -> Iterator[Task]:
-        """Go through the tasks of an endpoint, or those of the new generation, newest first."""
+        """Yield the tasks of an endpoint, or of the new generation, newest first."""
         for task in reversed(self._tasks.values()):
             if task.endpoint == endpoint or (endpoint is None and task.endpoint.is_new):
                 yield task
 
     def status(self, task: Task) -> Json:
-        """Tell how a task stands, as the answer to a query does."""
-        now, news = self.clock.now(), task.update
+        """Return a task's status, as in the answer to a query."""
+        now, update = self.clock.now(), task.update
         if task.result_at is not None and now < task.result_at:
-            news = replace(news, result={})
-        elif news.result and self.active_faults.triggers("fresh_urls", self.request_rng):
-            signed_at = max(now, news.at + _SECOND * (task.query_count + 1))  # never the same twice
-            news = replace(news, result=self._result(task, at=signed_at))
+            update = replace(update, result={})
+        elif update.result and self.active_faults.triggers("fresh_urls", self.request_rng):
+            signed_at = max(now, update.at + _SECOND * (task.query_count + 1))  # never the same URL twice
+            update = replace(update, result=self._result(task, at=signed_at))
         task.query_count += 1
-        return render(task, news, shown_id=task.shown_id)
+        return render(task, update, shown_id=task.shown_id)
 
     def configure(self, changes: Mapping[str, object]) -> None:
-        """Set faults or the pace by name; what means nothing is a ValueError, and then nothing changes."""
-        pace: dict[str, Any] = {name: parse_duration(changes[name]) for name in _TIMING_OPTIONS if name in changes}
+        """Set faults or timing by name; an invalid one raises ValueError and changes nothing."""
+        timing: dict[str, Any] = {name: parse_duration(changes[name]) for name in _TIMING_OPTIONS if name in changes}
         faults = {name: value for name, value in changes.items() if name not in _TIMING_OPTIONS}
         self.active_faults.current = Faults.parse(faults, self.active_faults.current)
-        self.options = replace(self.options, **pace)
+        self.options = replace(self.options, **timing)
 
     def send_test(self, url: str) -> Json:
-        """Send a callback as the vendor's console does to try a URL."""
+        """Send the test callback of the vendor's console to a URL."""
         return self._callback_sender.send_test(url)
 
     def new_request_id(self) -> str:
-        """Make the id that each answer carries."""
+        """Return a new request id for an answer."""
         return f"{self._id_rng.getrandbits(128):032x}"
 
     def current_settings(self) -> Json:
-        """Give the pace and the faults in force."""
+        """Return the current timing and faults."""
         return {name: to_json(getattr(self.options, name)) for name in _TIMING_OPTIONS} | self.active_faults.as_json()
 
     def state(self) -> Json:
-        """Give all that was seen, made and sent, oldest first."""
-        courier = self._callback_sender
+        """Return all recorded tasks, creates and callbacks, oldest first."""
+        sender = self._callback_sender
         counts = {
-            "callbacks": courier.count,
-            "callbacks_answered": courier.answered,
-            "callbacks_dropped": courier.dropped,
+            "callbacks": sender.count,
+            "callbacks_answered": sender.answered,
+            "callbacks_dropped": sender.dropped,
         }
         return {
             "url": self.url,
@@ -199,7 +199,7 @@ class Simulator:
             },
             "tasks": [_task_json(task) for task in self._tasks.values()],
             "creates": list(self.creates),
-            "pushes": list(courier.sent),
+            "pushes": list(sender.sent),
         }
 
     def _acquire_slots(self, endpoint: Endpoint, weight: int) -> None:
@@ -214,7 +214,7 @@ class Simulator:
         self, endpoint: Endpoint, body: Json, *, external: str, callback_url: str | None, weight: int
     ) -> Task:
         task_id, now = self._new_id(), self.clock.now()
-        rng = Random(self._task_rng.getrandbits(64))  # noqa: S311 - the task's own, to be repeatable whatever runs beside it
+        rng = Random(self._task_rng.getrandbits(64))  # noqa: S311 - one per task, so a seed repeats it
         gateway_id = "task_01" + "".join(rng.choices(_GATEWAY_ALPHABET, k=24))
         return Task(
             id=task_id,
@@ -267,18 +267,18 @@ class Simulator:
     def _finish(self, task: Task) -> None:
         if task.endpoint.pack is not None:
             self._slots_used[task.endpoint.pack] -= task.weight
-        now, marked = self.clock.now(), _FAIL_MARK.search(prompt_of(task.body))
-        if marked or self.active_faults.triggers("fail", task.rng):
-            reason = (marked and marked[1]) or self.active_faults.current.fail_reason
+        now, fail_mark = self.clock.now(), _FAIL_MARK.search(prompt_of(task.body))
+        if fail_mark or self.active_faults.triggers("fail", task.rng):
+            reason = (fail_mark and fail_mark[1]) or self.active_faults.current.fail_reason
             self._publish(task, TaskUpdate(status=FAILED, at=now, message=reason))
             return
         is_empty = "[empty]" in prompt_of(task.body) or self.active_faults.triggers("result_missing", task.rng)
-        news = TaskUpdate(status=SUCCEED, at=now, result={} if is_empty else self._result(task, at=now))
+        update = TaskUpdate(status=SUCCEED, at=now, result={} if is_empty else self._result(task, at=now))
         if self.active_faults.triggers("result_late", task.rng):
             task.result_at = now + self.active_faults.current.result_late_by
-            self._publish(task, news, callback=replace(news, result={}))
+            self._publish(task, update, callback=replace(update, result={}))
         else:
-            self._publish(task, news)
+            self._publish(task, update)
 
     def _publish(self, task: Task, update: TaskUpdate, *, callback: TaskUpdate | None = None) -> None:
         task.update = update
@@ -292,7 +292,7 @@ class Simulator:
 
 
 def truncate_texts(value: Any) -> Any:  # noqa: ANN401 - any JSON there is
-    """Shorten what is too long to be remembered ten thousand times: the images in a body."""
+    """Truncate long texts, such as images in a body, so that thousands of bodies fit into memory."""
     match value:
         case str() if len(value) > _MAX_TEXT:
             return f"{value[:32]}... ({len(value)} characters)"

@@ -1,4 +1,4 @@
-"""The HTTP side: Kling's paths, the results, and the simulator's own control."""
+"""The simulator's HTTP API: Kling's paths, results, and its own control paths."""
 
 import asyncio
 import json
@@ -31,7 +31,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class ErrorInjected(Exception):
-    """An error that a fault wants answered."""
+    """Raised when a fault requires an error as the answer."""
 
     def __init__(self, error: InjectedError) -> None:
         super().__init__(str(error.code))
@@ -39,17 +39,17 @@ class ErrorInjected(Exception):
 
 
 class HungUp(Exception):
-    """The connection is to be closed without an answer."""
+    """Raised to close the connection without an answer."""
 
 
 class Api:
-    """Answers for a simulator."""
+    """Request handlers of a simulator."""
 
     def __init__(self, simulator: Simulator) -> None:
         self._simulator = simulator
 
     def app(self) -> Starlette:
-        """Put the paths together; Kling's are also below ``/kling``, where gateways have them."""
+        """Return the ASGI app; Kling's paths are also below ``/kling``, as at gateways."""
         klings = [
             Route("/v1/{path:path}", self._with_auth(self.legacy), methods=["GET", "POST"]),
             Route("/tasks", self._with_auth(self.query_new), methods=["GET"]),
@@ -68,7 +68,7 @@ class Api:
         )
 
     async def legacy(self, request: Request) -> Response:
-        """Create, query or list at one of the legacy endpoints."""
+        """Create, query or list tasks of a legacy endpoint."""
         path = request.path_params["path"]
         if (endpoint := self._simulator.endpoints.legacy(path)) is not None:
             return await self._create(request, endpoint) if request.method == "POST" else self._list(request, endpoint)
@@ -80,32 +80,32 @@ class Api:
         task = self._simulator.find(reference, endpoint)
         if task is None:
             raise ApiError(1203, "task not found")
-        told = self._simulator.status(task)
-        return self._success([told] if self._triggers("listed") else told)
+        status = self._simulator.status(task)
+        return self._success([status] if self._triggers("listed") else status)
 
     async def create_new(self, request: Request) -> Response:
-        """Create at one of the new generation's paths, the model in it."""
+        """Create a task of the new generation, with the model in the path."""
         endpoint = self._simulator.endpoints.new(request.path_params["capability"], request.path_params["model"])
         if endpoint is None:
             raise ApiError(1202)
         return await self._create(request, endpoint)
 
     async def query_new(self, request: Request) -> Response:
-        """Tell of up to twenty tasks of the new generation; one that is not known is left out."""
-        by_id, by_own = (request.query_params.get(name, "") for name in ("task_ids", "external_task_ids"))
-        asked = by_id or by_own
-        references = [part for part in asked.split(",") if part]
+        """Return up to twenty tasks of the new generation; unknown ones are omitted."""
+        by_id, by_external_id = (request.query_params.get(name, "") for name in ("task_ids", "external_task_ids"))
+        ids = by_id or by_external_id
+        references = [part for part in ids.split(",") if part]
         if not 1 <= len(references) <= _MAX_QUERY_IDS:
             raise ApiError(1201, f"task_ids or external_task_ids must name 1 to {_MAX_QUERY_IDS} tasks")
-        self._count_query(asked)
-        look = self._simulator.by_id if by_id else self._simulator.by_external_id
-        found = (look(reference) for reference in dict.fromkeys(references))
+        self._count_query(ids)
+        lookup = self._simulator.by_id if by_id else self._simulator.by_external_id
+        found = (lookup(reference) for reference in dict.fromkeys(references))
         return self._success(
             [self._simulator.status(task) for task in found if task is not None and task.endpoint.is_new]
         )
 
     async def list_new(self, request: Request) -> Response:
-        """List the new generation's tasks, newest first, a cursor leading from page to page."""
+        """Return a page of the new generation's tasks, newest first, with a cursor to the next page."""
         body = await _read_object(request)
         limit, cursor = body.get("limit", 30), body.get("cursor") or "0"
         if not isinstance(limit, int) or not 1 <= limit <= _MAX_PAGE_SIZE or not str(cursor).isdigit():
@@ -114,25 +114,25 @@ class Api:
         start = int(cursor)
         page = list(islice(self._simulator.newest(), start, start + limit + 1))
         has_more = len(page) > limit
-        told = [self._simulator.status(task) for task in page[:limit]]
+        statuses = [self._simulator.status(task) for task in page[:limit]]
         after = str(start + limit) if has_more else ""
-        return self._success({"result": told, "count": len(told), "next_cursor": after, "has_more": has_more})
+        return self._success({"result": statuses, "count": len(statuses), "next_cursor": after, "has_more": has_more})
 
     async def result(self, request: Request) -> Response:
-        """Serve one result, while its URL is good."""
+        """Return a result file while its URL is valid."""
         task_id, name = request.path_params["task_id"], request.path_params["name"]
         found = self._simulator.results.fetch(task_id, name, request.query_params, at=self._simulator.clock.now())
         if found is None:
-            return Response("this address is wrong or has expired\n", status_code=403, media_type="text/plain")
+            return Response("this URL is invalid or has expired\n", status_code=403, media_type="text/plain")
         self._simulator.counts["results"] += 1
         return Response(found[0], media_type=found[1])
 
     async def state(self, _request: Request) -> Response:
-        """Tell all that was seen, made and sent."""
+        """Return all recorded tasks, creates and callbacks."""
         return Response(encode(self._simulator.state()), media_type="application/json")
 
     async def faults(self, request: Request) -> Response:
-        """Show, set or end the faults."""
+        """Return, set or end the faults."""
         if request.method == "DELETE":
             self._simulator.active_faults.clear()
         elif request.method == "POST":
@@ -304,7 +304,7 @@ async def _read_object(request: Request) -> Json:
 
 
 async def _hang_up(request: Request) -> Response:
-    """Close the connection, and give an answer that goes nowhere."""
+    """Close the connection; the returned answer is never sent."""
     request.scope["state"][HANG_UP]()
     while (await request.receive())["type"] != "http.disconnect":
         pass

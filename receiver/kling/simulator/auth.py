@@ -1,4 +1,4 @@
-"""Whether a request carries a key of the account: an API key, or a token signed with access key and secret key."""
+"""Checks a request's key: an API key, or a token signed with access key and secret key."""
 
 import base64
 import binascii
@@ -16,7 +16,7 @@ _JWT_PARTS = 3
 
 
 def check_key(header: str, options: Options, *, now: datetime, is_new: bool) -> None:
-    """Refuse an ``Authorization`` header as Kling does, with 1000 to 1004; the new generation takes API keys alone."""
+    """Raise ApiError 1000 to 1004 for an invalid header, like Kling; the new generation takes only API keys."""
     if not header.strip():
         raise ApiError(1001)
     scheme, _, key = header.strip().partition(" ")

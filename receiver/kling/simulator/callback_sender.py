@@ -1,4 +1,4 @@
-"""Sends callbacks, with all that can happen to one on the way. No retries: none are documented."""
+"""Sends callbacks, with the configured faults. It never retries, because Kling documents no retries."""
 
 import asyncio
 import base64
@@ -41,7 +41,7 @@ _FORGED_URL = "https://forged.invalid/"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutgoingCallback:
-    """One callback to be sent. ``kind`` is true, duplicate, truncated, forged or test."""
+    """A callback to send. ``kind`` is true, duplicate, truncated, forged, dropped or test."""
 
     task_id: str
     url: str
@@ -51,7 +51,7 @@ class OutgoingCallback:
 
 
 class CallbackSender:
-    """Tells each task's news to its callback URL, one after the other; remembers what went and what came back."""
+    """Sends each task's updates to its callback URL in order, and records callbacks and answers."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class CallbackSender:
             await client.aclose()
 
     def send_update(self, task: Task, update: TaskUpdate) -> None:
-        """Tell a task's news to whoever asked for it, with the faults that are on."""
+        """Send a task's update to its callback URL, with the active faults."""
         if task.callback_url is None:
             self._mark_done(task, update)
             return
@@ -112,7 +112,7 @@ class CallbackSender:
             self._forge(task)
 
     def send_test(self, url: str) -> Json:
-        """Send what the vendor's console sends to try a URL; give the body."""
+        """Send the test callback of the vendor's console, and return its body."""
         now = millis(self._clock.now())
         body: Json = {
             "id": str(now << 20 | self._rng.getrandbits(20)),
@@ -136,14 +136,14 @@ class CallbackSender:
             kinds, body = ["truncated"], body[: len(body) // 2]
         if self._active_faults.triggers("duplicate", task.rng, update.status):
             kinds.append("duplicate")
-        letters = [
+        callbacks = [
             OutgoingCallback(task_id=task.id, url=task.callback_url or "", status=update.status, body=body, kind=kind)
             for kind in kinds
         ]
 
         def post() -> None:
-            for letter in letters:
-                self._enqueue(task, letter)
+            for callback in callbacks:
+                self._enqueue(task, callback)
             self._mark_done(task, update)
 
         if self._active_faults.triggers("delay", task.rng, update.status):
@@ -160,21 +160,21 @@ class CallbackSender:
             task.last_send.add_done_callback(lambda _: task.callbacks_done.set())
 
     def _forge(self, task: Task) -> None:
-        lie = replace(
+        forged = replace(
             task.update,
             status=SUCCEED,
             result=make_result(task.endpoint, task.body, task.id, lambda name: _FORGED_URL + name),
         )
-        letter = OutgoingCallback(
-            task_id=task.id, url=task.callback_url or "", status=SUCCEED, body=self._body(task, lie), kind="forged"
+        callback = OutgoingCallback(
+            task_id=task.id, url=task.callback_url or "", status=SUCCEED, body=self._body(task, forged), kind="forged"
         )
-        self._enqueue(task, letter)
+        self._enqueue(task, callback)
 
     def _body(self, task: Task, update: TaskUpdate) -> bytes:
-        told = render(task, update, shown_id=task.id)
+        content = render(task, update, shown_id=task.id)
         if self._active_faults.triggers("wrap", task.rng, update.status):
-            told = envelope(f"{task.rng.getrandbits(128):032x}", told, code=self._active_faults.current.wrap_code)
-        return encode(told)
+            content = envelope(f"{task.rng.getrandbits(128):032x}", content, code=self._active_faults.current.wrap_code)
+        return encode(content)
 
     def _enqueue(self, task: Task, callback: OutgoingCallback) -> None:
         task.last_send = self._spawn(self._send(callback, after=task.last_send))
@@ -203,11 +203,11 @@ class CallbackSender:
             except (httpx.HTTPError, httpx.InvalidURL, OSError) as exc:
                 entry["error"] = type(exc).__name__
             entry["ms"] = round((perf_counter() - begun) * 1000, 1)
-        told = {name: entry[name] for name in ("task_id", "status", "kind", "answer", "error", "ms")}
-        self._observe("callback.sent", **told)
+        fields = {name: entry[name] for name in ("task_id", "status", "kind", "answer", "error", "ms")}
+        self._observe("callback.sent", **fields)
 
     def _client_for(self, url: str) -> httpx.AsyncClient:
-        """Give the client to call *url* with; the machine's certificates are read when TLS is first spoken."""
+        """Return the HTTP client for *url*; CA certificates are loaded with the first TLS connection."""
         secure = url.lower().startswith("https:")
         if secure not in self._clients:
             self._clients[secure] = httpx.AsyncClient(

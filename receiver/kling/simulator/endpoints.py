@@ -1,4 +1,4 @@
-"""Which endpoints there are, what each wants in its body, and how each refusal is worded."""
+"""The simulated endpoints: their required members, their validation, and Kling's error messages."""
 
 import base64
 import binascii
@@ -22,7 +22,7 @@ _JPEG = b"\xff\xd8\xff"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Endpoint:
-    """One thing Kling can be asked to make. ``makes`` lists the kinds of its result, ``pack`` whose slots it takes."""
+    """A simulated endpoint. ``result_kinds`` lists the kinds of its result, ``pack`` the slots it uses."""
 
     path: str
     result_kinds: tuple[str, ...]
@@ -31,12 +31,12 @@ class Endpoint:
     is_synchronous: bool = False
 
     def slot_weight(self, body: Json) -> int:
-        """Tell how many slots a task takes: as many as it makes images, one for a video."""
+        """Return how many slots a task uses: one per image, or one for a video."""
         return image_count(body) if self.pack == "image" else 1
 
 
 class ApiError(Exception):
-    """What Kling answers when it will not: a code of its own, the HTTP status that goes with it, a sentence."""
+    """An error answer of Kling: its code, the matching HTTP status, and a message."""
 
     def __init__(self, code: int, message: str = "") -> None:
         self.code = code
@@ -128,7 +128,7 @@ CAPABILITIES: Mapping[str, tuple[str, ...]] = {
     "omni-image": ("images",),
 }
 
-# Lightly, as far as the documentation is plain: of these at least one must be there.
+# As far as the documentation is clear: at least one of these members must be present.
 _REQUIRED_FIELDS: Mapping[str, tuple[str, ...]] = {
     "videos/text2video": ("prompt", "multi_prompt"),
     "videos/image2video": ("image", "image_tail"),
@@ -140,9 +140,9 @@ _REQUIRED_FIELDS: Mapping[str, tuple[str, ...]] = {
 
 
 class Endpoints:
-    """The endpoints of an account: those that are documented, and *more*, as Kling may have tomorrow.
+    """The endpoints of an account: the documented ones, and *extra* ones that Kling may add.
 
-    One of those is written ``v1/videos/text2dance=videos`` or, of the new generation, ``dance-to-video=videos``.
+    An extra endpoint is written ``v1/videos/text2dance=videos`` or, of the new generation, ``dance-to-video=videos``.
     """
 
     def __init__(self, extra: Sequence[str] = ()) -> None:
@@ -151,7 +151,7 @@ class Endpoints:
         for entry in extra:
             path, _, kind = entry.partition("=")
             if kind not in _KINDS or not path:
-                raise ValueError(f"an endpoint is such as v1/videos/text2dance=videos, not {entry!r}")
+                raise ValueError(f"an endpoint must be written like v1/videos/text2dance=videos, not {entry!r}")
             name = path.removeprefix("v1/")
             if path == name:
                 self._capabilities[name] = (kind,)
@@ -159,19 +159,19 @@ class Endpoints:
                 self._legacy[name] = Endpoint(path=name, result_kinds=(kind,), pack=_PACKS.get(kind))
 
     def legacy(self, path: str) -> Endpoint | None:
-        """Find an endpoint of the legacy generation, by its path after the version."""
+        """Return a legacy endpoint by its path after the version, or None."""
         return self._legacy.get(path)
 
     def new(self, capability: str, model: str) -> Endpoint | None:
-        """Find an endpoint of the new generation; its model is never refused by name."""
-        makes = self._capabilities.get(capability)
-        if makes is None:
+        """Return an endpoint of the new generation, or None; any model name is accepted."""
+        kinds = self._capabilities.get(capability)
+        if kinds is None:
             return None
-        return Endpoint(path=f"{capability}/{model}", result_kinds=makes, pack=_PACKS.get(makes[0]), is_new=True)
+        return Endpoint(path=f"{capability}/{model}", result_kinds=kinds, pack=_PACKS.get(kinds[0]), is_new=True)
 
 
 def image_count(body: Json) -> int:
-    """Tell how many images a body asks for; an omni-image series counts its own way."""
+    """Return how many images a body requests; an omni-image series has its own member."""
     if body.get("result_type") == "series" and isinstance(body.get("series_amount"), int):
         return max(1, int(body["series_amount"]))
     number = body.get("n", 1)
@@ -179,7 +179,7 @@ def image_count(body: Json) -> int:
 
 
 def prompt_of(body: Json) -> str:
-    """Find the prompt in a body of either generation."""
+    """Return the prompt in a body of either generation."""
     parts = [body.get("prompt")]
     contents = body.get("contents")
     parts += [part.get("text") for part in contents if isinstance(part, dict)] if isinstance(contents, list) else []
@@ -189,7 +189,7 @@ def prompt_of(body: Json) -> str:
 
 
 def callback_fields(endpoint: Endpoint, body: Json) -> Json:
-    """Find where ``callback_url`` and ``external_task_id`` stand: at the top, or in a new body's ``options``."""
+    """Return the object with ``callback_url`` and ``external_task_id``: the body, or a new body's ``options``."""
     if not endpoint.is_new:
         return body
     options = body.get("options") or {}
@@ -199,22 +199,22 @@ def callback_fields(endpoint: Endpoint, body: Json) -> Json:
 
 
 def validate(endpoint: Endpoint, body: Json, *, allow_strings: bool, decode_images: bool) -> None:
-    """Refuse a body that Kling would refuse, as far as that is documented.
+    """Raise ApiError for a body that Kling would refuse, as far as documented.
 
-    *strings_too* takes subject images as a gateway's plain strings, *images_too* looks into base64.
+    *allow_strings* accepts subject images as plain strings, like a gateway; *decode_images* checks base64 content.
     """
-    where = callback_fields(endpoint, body)
+    fields = callback_fields(endpoint, body)
     for name in ("callback_url", "external_task_id"):
-        if not isinstance(where.get(name, ""), str | None):
+        if not isinstance(fields.get(name, ""), str | None):
             raise ApiError(1201, f"{name} must be a string")
-    url = where.get("callback_url") or "http://"
+    url = fields.get("callback_url") or "http://"
     if not url.startswith(("http://", "https://")):
         raise ApiError(1201, "callback_url must be an http or https URL")
     if len(prompt_of(body)) > _MAX_PROMPT and not endpoint.is_new:
         raise ApiError(1201, f"prompt must not exceed {_MAX_PROMPT} characters")
-    wanted = _REQUIRED_FIELDS.get(endpoint.path, ())
-    if wanted and not any(body.get(name) for name in wanted):
-        raise ApiError(1201, f"{' or '.join(wanted)} is required")
+    required = _REQUIRED_FIELDS.get(endpoint.path, ())
+    if required and not any(body.get(name) for name in required):
+        raise ApiError(1201, f"{' or '.join(required)} is required")
     if endpoint.pack == "image":
         _check_images(body)
     if endpoint.path == "images/multi-image2image":
@@ -228,7 +228,7 @@ def _check_images(body: Json) -> None:
     ):
         raise ApiError(1201, f"n must be an integer from 1 to {_MAX_IMAGES}")
     ratio = body.get("aspect_ratio")
-    # Stripped, since an example in circulation has a blank before it.
+    # Stripped, because a published example has a leading space.
     if ratio is not None and (not isinstance(ratio, str) or ratio.strip() not in _RATIOS):
         raise ApiError(1201, "aspect_ratio is invalid")
 
@@ -254,7 +254,7 @@ def _subject(subject: object, *, allow_strings: bool) -> str:
 
 
 def _check_image(image: object) -> None:
-    """Refuse what is neither a URL nor raw base64 of a jpg or png that is small enough and large enough."""
+    """Raise ApiError unless the image is a URL, or raw base64 of a jpg or png of an allowed size."""
     if not isinstance(image, str):
         raise ApiError(1201, "an image must be a string")
     if image.startswith(("http://", "https://")):
@@ -267,5 +267,5 @@ def _check_image(image: object) -> None:
         raise ApiError(1201, "image format must be jpg or png")
     if len(content) > _MAX_IMAGE_BYTES:
         raise ApiError(1201, "image size must not exceed 10MB")
-    if content.startswith(_PNG) and (len(content) < 24 or min(struct.unpack(">II", content[16:24])) < _MIN_SIDE):  # noqa: PLR2004 - where IHDR ends its sides
+    if content.startswith(_PNG) and (len(content) < 24 or min(struct.unpack(">II", content[16:24])) < _MIN_SIDE):  # noqa: PLR2004 - IHDR has its width and height before byte 24
         raise ApiError(1201, "Image pixel is invalid")

@@ -1,4 +1,4 @@
-"""What can be made to go wrong, how often, and for whom. Chance is each task's own, so that a seed repeats a run."""
+"""Injectable faults and their rates. Each task has its own random generator, so a seed repeats a run."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -13,7 +13,7 @@ _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultRate:
-    """How often a fault strikes: a ``share`` (0 to 1) of all cases, or the ``next`` so many; ``on`` names statuses."""
+    """How often a fault occurs: in a ``share`` (0 to 1) of cases, or the ``next`` n times. ``on`` limits statuses."""
 
     share: float = 0.0
     next: int = 0
@@ -21,13 +21,13 @@ class FaultRate:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise ValueError(f"a share is from 0 to 1, not {self.share}")
+            raise ValueError(f"share must be 0 to 1, not {self.share}")
         if self.next < 0:
-            raise ValueError(f"the next {self.next} is not a number of times")
+            raise ValueError(f"next must not be negative, as {self.next} is")
 
     @classmethod
     def parse(cls, raw: object) -> "FaultRate":
-        """Read ``0.5``, ``true``, ``"30%"``, ``"next:3"`` or ``{"share" or "next": ..., "on": [...]}``."""
+        """Parse ``0.5``, ``true``, ``"30%"``, ``"next:3"`` or ``{"share" or "next": ..., "on": [...]}``."""
         match raw:
             case FaultRate():
                 return raw
@@ -36,17 +36,17 @@ class FaultRate:
             case str():
                 return cls._parse_text(raw.strip().lower())
             case Mapping():
-                strange = raw.keys() - {"share", "next", "on"}
-                if strange:
-                    raise ValueError(f"share, next and on are known, not {', '.join(sorted(strange))}")
-                words = raw.get("on", ())
+                unknown = raw.keys() - {"share", "next", "on"}
+                if unknown:
+                    raise ValueError(f"unknown key {', '.join(sorted(unknown))}; expected: share, next, on")
+                statuses = raw.get("on", ())
                 return cls(
                     share=float(raw.get("share", 0)),
                     next=int(raw.get("next", 0)),
-                    on=frozenset([words] if isinstance(words, str) else words),
+                    on=frozenset([statuses] if isinstance(statuses, str) else statuses),
                 )
             case _:
-                raise ValueError(f"how often is a share, a number of times or an object, not {raw!r}")
+                raise ValueError(f"a rate must be a share, a count or an object, not {raw!r}")
 
     @classmethod
     def _parse_text(cls, text: str) -> "FaultRate":
@@ -61,22 +61,22 @@ class FaultRate:
         return cls(share=float(text))
 
     def triggers(self, rng: Random, status: str = "") -> bool:
-        """Tell whether the fault strikes this time."""
+        """Return whether the fault occurs this time."""
         if self.on and status not in self.on:
             return False
         return self.next > 0 or (self.share > 0 and rng.random() < self.share)
 
     def consumed(self) -> "FaultRate":
-        """Give what is left after it has struck once."""
+        """Return the rate that remains after one occurrence."""
         return replace(self, next=self.next - 1) if self.next else self
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InjectedError:
-    """An error answered instead of what was asked for.
+    """An error to answer instead of the normal answer.
 
-    ``code`` is Kling's own (1303), or an HTTP status (502) that something in front of Kling answers with a page of
-    HTML. With ``created`` the task is made all the same, as after a 5000 or 5002 it may be.
+    ``code`` is Kling's (1303), or an HTTP status (502) that a proxy in front of Kling answers with an HTML page. With
+    ``created`` the task is created anyway, as may happen with a 5000 or 5002.
     """
 
     code: int
@@ -86,16 +86,20 @@ class InjectedError:
 
     @classmethod
     def parse(cls, raw: object) -> "InjectedError":
-        """Read ``1303`` (once), ``"1303:3"``, ``"1302:20%"`` or an object: code, next, share, created, retry_after."""
+        """Parse ``1303`` (once), ``"1303:3"``, ``"1302:20%"`` or an object: code, next, share, created, retry_after."""
         match raw:
             case InjectedError():
                 return raw
             case int():
                 return cls(code=raw, rate=FaultRate(next=1))
             case str():
-                code, _, often = raw.partition(":")
-                dial = FaultRate(next=int(often or 1)) if often.isdigit() or not often else FaultRate.parse(often)
-                return cls(code=int(code), rate=dial)
+                code, _, frequency = raw.partition(":")
+                rate = (
+                    FaultRate(next=int(frequency or 1))
+                    if frequency.isdigit() or not frequency
+                    else FaultRate.parse(frequency)
+                )
+                return cls(code=int(code), rate=rate)
             case Mapping():
                 rest = {name: raw[name] for name in raw if name not in ("code", "created", "retry_after")}
                 after = raw.get("retry_after")
@@ -106,27 +110,27 @@ class InjectedError:
                     retry_after=None if after is None else int(after),
                 )
             case _:
-                raise ValueError(f"an error to answer is a code or an object with one, not {raw!r}")
+                raise ValueError(f"an error must be a code or an object with a code, not {raw!r}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
-    """Every fault that can be shown, all of them off by default.
+    """All faults, off by default.
 
-    Callbacks: ``drop`` never sends one, ``duplicate`` sends it twice, ``reorder`` after the one that follows, ``delay``
-    by ``delay_by``; ``forge`` adds a false succeed before the true end, ``truncate`` cuts the body in half, ``wrap``
-    puts it into ``{code, message, request_id, data}`` as gateways do, with ``wrap_code``.
+    Callbacks: ``drop`` sends none, ``duplicate`` sends two, ``reorder`` sends it after the following one, ``delay``
+    sends it ``delay_by`` later. ``forge`` adds a false success before the real end, ``truncate`` cuts the body in half,
+    ``wrap`` puts it into ``{code, message, request_id, data}`` like gateways, with ``wrap_code``.
 
-    Creates: ``lose`` hangs up before anything is made, ``hang_up`` after; ``late`` answers ``late_by`` later,
-    ``after_callback`` once the last callback has been sent, ``refuse`` with an error; ``gateway_ids`` answers with an
-    id that no callback will carry, ``drop_external`` forgets the client's own id.
+    Creates: ``lose`` hangs up before the task is created, ``hang_up`` after. ``late`` answers ``late_by`` later,
+    ``after_callback`` after the last callback, ``refuse`` with an error. ``gateway_ids`` answers with an id that is in
+    no callback, ``drop_external`` drops the external id.
 
-    Tasks: ``fail`` ends them as failed with ``fail_reason``, ``slow`` and ``stall`` make them take long or for ever,
-    ``result_missing`` lets them succeed without a result, ``result_late`` tells it to queries alone, from
-    ``result_late_by`` on.
+    Tasks: ``fail`` ends them as failed with ``fail_reason``. ``slow`` makes them slow, ``stall`` never ends them.
+    ``result_missing`` lets them succeed without a result, ``result_late`` shows it only in queries, after
+    ``result_late_by``.
 
-    Queries: ``refuse_queries`` answers with an error, ``listed`` with a list of one, ``fresh_urls`` with URLs signed
-    anew.
+    Queries: ``refuse_queries`` answers with an error, ``listed`` with a list of one task, ``fresh_urls`` with newly
+    signed URLs.
     """
 
     drop: FaultRate = FaultRate()
@@ -159,11 +163,11 @@ class Faults:
 
     @classmethod
     def parse(cls, raw: Mapping[str, object], base: "Faults | None" = None) -> "Faults":
-        """Read faults by name, over those of *base*; a name or a value that means nothing is a ValueError."""
+        """Parse faults by name, on top of *base*; an unknown name or invalid value raises ValueError."""
         changes: dict[str, Any] = {}
         for name, value in raw.items():
             if name not in _PARSERS:
-                raise ValueError(f"no fault is called {name}; there are {', '.join(_PARSERS)}")
+                raise ValueError(f"unknown fault {name}; expected: {', '.join(_PARSERS)}")
             try:
                 changes[name] = _PARSERS[name](value)
             except (TypeError, KeyError, ValueError) as exc:
@@ -175,29 +179,29 @@ NO_FAULTS = Faults()
 
 
 class ActiveFaults:
-    """The faults as they stand just now; one that was set for the next so many counts down here."""
+    """The current faults; those set for the next n cases count down here."""
 
     def __init__(self, faults: Faults) -> None:
         self.current = faults
 
     def triggers(self, name: str, rng: Random, status: str = "") -> bool:
-        """Tell whether the fault of that name strikes this time, and count it."""
-        dial: FaultRate = getattr(self.current, name)
-        if not dial.triggers(rng, status):
+        """Return whether the named fault occurs this time, and count it."""
+        rate: FaultRate = getattr(self.current, name)
+        if not rate.triggers(rng, status):
             return False
-        changes: dict[str, Any] = {name: dial.consumed()}
+        changes: dict[str, Any] = {name: rate.consumed()}
         self.current = replace(self.current, **changes)
         return True
 
     def next_error(self, name: str, rng: Random) -> InjectedError | None:
-        """Find the first error of *name* that is to be answered this time, and count it."""
-        denials: tuple[InjectedError, ...] = getattr(self.current, name)
-        for place, denial in enumerate(denials):
-            if denial.rate.triggers(rng):
-                left = replace(denial, rate=denial.rate.consumed())
-                changes: dict[str, Any] = {name: (*denials[:place], left, *denials[place + 1 :])}
+        """Return the first error of *name* that occurs this time, and count it; else None."""
+        errors: tuple[InjectedError, ...] = getattr(self.current, name)
+        for index, error in enumerate(errors):
+            if error.rate.triggers(rng):
+                remaining = replace(error, rate=error.rate.consumed())
+                changes: dict[str, Any] = {name: (*errors[:index], remaining, *errors[index + 1 :])}
                 self.current = replace(self.current, **changes)
-                return denial
+                return error
         return None
 
     def clear(self) -> None:
@@ -205,22 +209,22 @@ class ActiveFaults:
         self.current = NO_FAULTS
 
     def as_json(self) -> dict[str, object]:
-        """Give the faults in force, in the words that set them."""
+        """Return the current faults, in the form that sets them."""
         return {name: to_json(value) for name, value in _changed(self.current)}
 
 
 def parse_duration(raw: object) -> timedelta:
-    """Read a duration: ``"250ms"``, ``"2s"``, ``"5m"``, or a number of seconds."""
+    """Parse a duration: ``"250ms"``, ``"2s"``, ``"5m"``, or a number of seconds."""
     if isinstance(raw, timedelta):
         return raw
     read = _DURATION.fullmatch(str(raw).strip())
     if read is None:
-        raise ValueError(f'a duration is such as "250ms", "2s" or a number of seconds, not {raw!r}')
+        raise ValueError(f'a duration must be written like "250ms" or "2s", or as a number of seconds, not {raw!r}')
     return timedelta(seconds=float(read[1]) * _SECONDS[read[2]])
 
 
 def to_json(value: object) -> object:
-    """Turn a setting into what JSON can say."""
+    """Return a setting as a JSON value."""
     match value:
         case timedelta():
             return value.total_seconds()
@@ -229,9 +233,9 @@ def to_json(value: object) -> object:
             return {**shown, "on": sorted(value.on)} if value.on else shown
         case InjectedError():
             rest = {"created": value.created, "retry_after": value.retry_after}
-            dial = to_json(value.rate)
-            assert isinstance(dial, dict)  # noqa: S101 - what the case above makes of a Dial
-            return {"code": value.code, **dial, **{name: part for name, part in rest.items() if part}}
+            frequency = to_json(value.rate)
+            assert isinstance(frequency, dict)  # noqa: S101 - the case above returns a dict for a FaultRate
+            return {"code": value.code, **frequency, **{name: part for name, part in rest.items() if part}}
         case tuple():
             return [to_json(part) for part in value]
         case _:

@@ -1,15 +1,15 @@
-"""How others look on: one call for each thing that happens."""
+"""The observer of a simulator: one call per event."""
 
 from typing import Protocol
 
 
 class Observer(Protocol):
-    """Is told what happened, as ``noun.past_participle`` and fields; ``structlog.get_logger().info`` is one."""
+    """Receives each event as ``noun.past_participle`` with fields, such as ``structlog.get_logger().info``."""
 
     def __call__(self, event: str, /, **fields: object) -> object:
-        """Take notice of one thing that happened."""
+        """Observe one event."""
         ...
 
 
 def ignore(event: str, /, **fields: object) -> None:
-    """Take no notice."""
+    """Ignore the event."""

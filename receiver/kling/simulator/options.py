@@ -1,4 +1,4 @@
-"""What the simulator is told before it starts: its keys, its slots, its pace."""
+"""Options of a simulator: its keys, slots and timing."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -11,13 +11,13 @@ from receiver.kling.simulator.faults import NO_FAULTS, Faults, parse_duration
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """An account as it is simulated.
+    """Options of a simulated account.
 
-    Without ``api_key`` and ``access_key`` any key is taken, but there must be one. ``dialect`` "gateway" also takes
-    subject images as plain strings. ``video_slots``, ``image_slots`` and ``rate`` (creates in a second): 0 is no limit.
-    ``submitted_for`` and ``processing_for`` are how long a task stays in each status; ``push_submitted`` also sends
-    a callback for the first. ``endpoints`` are more than are documented, as :class:`Endpoints` reads them. ``keep``
-    bounds what is remembered: tasks, creates, and four times as many callbacks.
+    Without ``api_key`` and ``access_key`` any key is accepted, but one is required. The dialect "gateway" also accepts
+    subject images as plain strings. For ``video_slots``, ``image_slots`` and ``rate`` (creates per second), 0 means no
+    limit. A task stays ``submitted_for`` and ``processing_for`` in these statuses; ``push_submitted`` also sends a
+    callback for the first. ``endpoints`` are additional ones, as :class:`Endpoints` parses them. ``keep`` limits the
+    recorded tasks and creates; four times as many callbacks are kept.
     """
 
     listen: str = "127.0.0.1:0"
@@ -44,24 +44,24 @@ class Options:
 
     def __post_init__(self) -> None:
         if self.dialect not in ("official", "gateway"):
-            raise ValueError(f"the dialect is official or gateway, not {self.dialect!r}")
+            raise ValueError(f"dialect must be official or gateway, not {self.dialect!r}")
         if bool(self.access_key) != bool(self.secret_key):
-            raise ValueError("access_key and secret_key go together")
+            raise ValueError("access_key and secret_key must be given together")
         Endpoints(self.endpoints)
         if self.keep < 1:
-            raise ValueError("keep is at least 1")
+            raise ValueError("keep must be at least 1")
 
     @classmethod
     def parse(cls, raw: Mapping[str, object]) -> "Options":
-        """Read options and faults by name, as a command line or a test gives them; None leaves the default."""
-        stated = {name: value for name, value in raw.items() if value is not None}
-        mine: dict[str, Any] = {name: _PARSERS[name](stated[name]) for name in stated if name in _PARSERS}
-        faults = Faults.parse({name: value for name, value in stated.items() if name not in _PARSERS})
-        return cls(**{"faults": faults} | mine)
+        """Parse options and faults by name, from a command line or a test; None means the default."""
+        given = {name: value for name, value in raw.items() if value is not None}
+        options: dict[str, Any] = {name: _PARSERS[name](given[name]) for name in given if name in _PARSERS}
+        faults = Faults.parse({name: value for name, value in given.items() if name not in _PARSERS})
+        return cls(**{"faults": faults} | options)
 
     @property
     def slots(self) -> Mapping[str, int]:
-        """How many parallel tasks each pack allows; 0 is without limit."""
+        """Parallel tasks that each pack allows; 0 means no limit."""
         return {"video": self.video_slots, "image": self.image_slots}
 
 

@@ -1,4 +1,4 @@
-"""What the tasks make: real pictures, sounds and (empty) films, made when they are fetched, behind URLs that expire."""
+"""Results of tasks: valid images, sounds and empty videos, generated on download, with expiring URLs."""
 
 import hashlib
 import hmac
@@ -23,7 +23,7 @@ _TYPES = {"png": "image/png", "mp4": "video/mp4", "mp3": "audio/mpeg", "wav": "a
 
 
 class Results:
-    """Signs and serves results. The signature is over path and expiry: a URL can be neither guessed nor prolonged."""
+    """Signs and serves results. The signature covers path and expiry, so a URL cannot be guessed or extended."""
 
     def __init__(self, *, base_url: str, key: bytes, lifetime: timedelta) -> None:
         self._base_url = base_url.rstrip("/")
@@ -31,13 +31,13 @@ class Results:
         self._lifetime = lifetime
 
     def url(self, task_id: str, name: str, *, at: datetime) -> str:
-        """Make the address of one result, good from *at* for as long as results are kept."""
+        """Return the URL of a result, valid from *at* for the lifetime of results."""
         expires = str(int((at + self._lifetime - EPOCH).total_seconds()))
         path = f"/results/{quote(task_id)}/{name}"
         return f"{self._base_url}{path}?x-expires={expires}&x-signature={self._sign(path, expires)}"
 
     def fetch(self, task_id: str, name: str, query: Mapping[str, str], *, at: datetime) -> tuple[bytes, str] | None:
-        """Give a result and its content type; None for a URL that is wrong or has expired."""
+        """Return a result and its content type; None if the URL is invalid or has expired."""
         named = _NAME.fullmatch(name)
         expires, signature = query.get("x-expires", ""), query.get("x-signature", "")
         signed = self._sign(f"/results/{quote(task_id)}/{name}", expires)
@@ -53,12 +53,12 @@ class Results:
 
 @lru_cache(maxsize=256)
 def content(task_id: str, name: str) -> bytes:
-    """Make the bytes of one result: the same for the same task and name, different for any other."""
+    """Return the bytes of a result: always the same for a task and name, and different for any other."""
     return _MAKERS[name.rpartition(".")[2]](hashlib.sha256(f"{task_id}/{name}".encode()).digest())
 
 
 def png(seed: bytes) -> bytes:
-    """Draw a picture of coloured squares, the same on its left as on its right, out of 32 bytes of *seed*."""
+    """Return an image of coloured squares, mirrored left to right, derived from 32 bytes of *seed*."""
     palette = bytes(seed[:3]) + bytes(255 - part for part in seed[:3]) + bytes(seed[3:6]) + bytes(seed[6:9])
     cell = SIDE // _CELLS
     rows = []
@@ -66,7 +66,7 @@ def png(seed: bytes) -> bytes:
         half = [seed[9 + row] >> (2 * column) & 3 for column in range(_CELLS // 2)]
         line = b"".join(bytes([colour]) * cell for colour in [*half, *reversed(half)])
         rows.append((b"\x00" + line) * cell)
-    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 3, 0, 0, 0)  # eight bits a pixel, into a palette
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 3, 0, 0, 0)  # eight bits per pixel, with a palette
     chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
 
@@ -76,7 +76,7 @@ def _chunk(kind: bytes, body: bytes) -> bytes:
 
 
 def mp4(seed: bytes) -> bytes:
-    """Make a film without tracks that says how long it would be: every box is whole, and there is nothing to see."""
+    """Return a video without tracks but with a duration; every box is complete."""
     matrix = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
     times = struct.pack(">IIIII", 0, 0, 0, 1000, SECONDS * 1000)
     movie = times + struct.pack(">IH10x", 0x10000, 0x100) + matrix + bytes(24) + struct.pack(">I", 1)
@@ -89,7 +89,7 @@ def _box(kind: bytes, body: bytes) -> bytes:
 
 
 def wav(seed: bytes) -> bytes:
-    """Make one second of a plain tone, its pitch out of *seed*."""
+    """Return one second of a tone whose pitch depends on *seed*."""
     pitch = 220 + seed[0] * 2
     samples = bytes(int(128 + 60 * math.sin(2 * math.pi * pitch * n / _RATE)) for n in range(_RATE * SECONDS))
     form = struct.pack("<HHIIHH", 1, 1, _RATE, _RATE, 1, 8)
@@ -98,7 +98,7 @@ def wav(seed: bytes) -> bytes:
 
 
 def mp3(seed: bytes) -> bytes:
-    """Make one second of silence: a tag with *seed*, then MPEG-1 layer III frames of 128 kbit/s that hold nothing."""
+    """Return one second of silence: a tag with *seed*, then empty MPEG-1 layer III frames of 128 kbit/s."""
     text = b"\x00" + seed.hex().encode()
     frame = b"TIT2" + struct.pack(">I", len(text)) + bytes(2) + text
     tag = b"ID3\x03\x00\x00" + bytes([0, 0, 0, len(frame)]) + frame

@@ -1,4 +1,4 @@
-"""What is to happen when: one heap and one loop, so that thousands of tasks need no thousands of timers."""
+"""Schedules actions with one heap and one loop, so thousands of tasks do not need thousands of timers."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,7 +12,7 @@ _MAX_PER_ROUND = 200
 
 
 class Scheduler:
-    """Performs short synchronous actions, each at its moment, in order."""
+    """Runs short synchronous actions at their scheduled times, in order."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
@@ -24,13 +24,13 @@ class Scheduler:
         return len(self._due)
 
     def schedule(self, at: datetime, action: Callable[[], None]) -> None:
-        """Have *action* performed at a moment, or right away when that has passed."""
+        """Schedule *action*; a time in the past means immediately."""
         heappush(self._due, (at, next(self._sequence), action))
         if self._due[0][0] == at:
             self._changed.set()
 
     async def run(self, stopping: asyncio.Event) -> None:
-        """Perform what falls due until *stopping*; an action that raises ends it."""
+        """Run due actions until *stopping*; an exception from an action ends the loop."""
         stop = asyncio.ensure_future(stopping.wait())
         stop.add_done_callback(lambda _: self._changed.set())
         try:
@@ -38,7 +38,7 @@ class Scheduler:
                 self._changed.clear()
                 self._run_due()
                 if self._due and self._due[0][0] <= self._clock.now():
-                    await asyncio.sleep(0)  # lets answers and callbacks out between two heaps of work
+                    await asyncio.sleep(0)  # lets answers and callbacks be sent between rounds
                 else:
                     await self._clock.wait(self._changed, until=self._due[0][0] if self._due else None)
         finally:

@@ -1,4 +1,4 @@
-"""The simulator as a server of its own: bound to an address, stopped with grace."""
+"""Runs the simulator as a server with a graceful stop."""
 
 import asyncio
 import signal
@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 def make_app(simulator: Simulator) -> Starlette:
-    """Make the ASGI app of a simulator that others enter, run and stop."""
+    """Return the ASGI app of a simulator; the caller enters, runs and stops it."""
     return Api(simulator).app()
 
 
@@ -33,17 +33,17 @@ def make_app(simulator: Simulator) -> Starlette:
 async def serve(
     options: Options, *, clock: Clock | None = None, rng: Random | None = None, observer: Observer = ignore
 ) -> AsyncIterator[Simulator]:
-    """Serve a simulator while inside the block; its ``url`` tells where, also when the port was left open."""
+    """Serve a simulator inside the block; its ``url`` has the actual port."""
     with _bound_socket(options.listen) as listener:
-        chance = rng or Random(options.seed)  # noqa: S311 - repeatable from a seed, on purpose
+        random = rng or Random(options.seed)  # noqa: S311 - repeatable from a seed, on purpose
         simulator = Simulator(
-            options, clock=clock or SystemClock(), rng=chance, base_url=_url(listener), observer=observer
+            options, clock=clock or SystemClock(), rng=random, base_url=_url(listener), observer=observer
         )
         server = _Server(make_app(simulator))
         async with simulator:
             running = [asyncio.create_task(simulator.run()), asyncio.create_task(server.serve(sockets=[listener]))]
             for each in running:
-                each.add_done_callback(lambda _: simulator.stop())  # one down, all down
+                each.add_done_callback(lambda _: simulator.stop())  # if one ends, all end
             try:
                 await asyncio.wait(
                     [*running, opened := asyncio.ensure_future(server.opened.wait())],
@@ -58,10 +58,10 @@ async def serve(
 
 
 def run(listen: str, *, observer: Observer | None = None, **options: object) -> None:
-    """Serve a simulator until SIGINT or SIGTERM, one log line for each thing that happens.
+    """Serve a simulator until SIGINT or SIGTERM, with one log line per event.
 
-    *options* are the names of :class:`Options` and :class:`Faults`, as values or as text: ``processing_for="5s"``,
-    ``drop="30%"``, ``refuse="1303:3,502"``. One that means nothing is a ValueError, before anything is bound.
+    *options* are fields of :class:`Options` and :class:`Faults`, as values or text: ``processing_for="5s"``,
+    ``drop="30%"``, ``refuse="1303:3,502"``. An invalid one raises ValueError before the socket is bound.
     """
     asyncio.run(_run(Options.parse({**options, "listen": listen}), observer or log.info))
 
@@ -77,7 +77,7 @@ async def _run(options: Options, observer: Observer) -> None:
 
 
 class _Protocol(HttpToolsProtocol):
-    """Lets a request close its own connection, which ASGI has no word for."""
+    """Lets a request close its own connection, which ASGI does not support."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override] # uvicorn narrows it so, too
         super().connection_made(transport)
@@ -85,7 +85,7 @@ class _Protocol(HttpToolsProtocol):
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, as one of several things that run: it leaves signals alone and tells when it has opened."""
+    """A uvicorn server that does not handle signals and sets ``opened`` after startup."""
 
     def __init__(self, app: Starlette) -> None:
         super().__init__(
@@ -117,7 +117,7 @@ class _Server(uvicorn.Server):
 def _bound_socket(listen: str) -> Iterator[socket.socket]:
     host, _, port = listen.rpartition(":")
     if not host or not port.isdigit():
-        raise ValueError(f'the address to listen on is such as "127.0.0.1:8790", not {listen!r}')
+        raise ValueError(f'listen must be an address and a port, such as "127.0.0.1:8790", not {listen!r}')
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, int(port)), family=family, backlog=_BACKLOG) as listener:

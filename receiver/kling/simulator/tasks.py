@@ -1,4 +1,4 @@
-"""A task as the simulator keeps it, and how each generation of the API tells of it."""
+"""A simulated task, and its JSON in each generation of the API."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ UrlOf = Callable[[str], str]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskUpdate:
-    """What is to be told of a task at a moment. ``result`` is None where there is none to tell."""
+    """A task's status at a point in time. ``result`` is None if there is none."""
 
     status: str
     at: datetime
@@ -42,9 +42,9 @@ class TaskUpdate:
 class Task:
     """One simulated task.
 
-    ``shown_id`` is what the create answered, a gateway's own id if it is behind one; callbacks carry ``id``.
-    ``pending`` are the callbacks that go one after the other, ``held`` those waiting to be overtaken, ``told`` is set
-    after the last.
+    ``shown_id`` is the id in the answer to the create, which may be a gateway's; callbacks contain ``id``.
+    ``last_send`` is the newest callback in the queue, ``held_back`` are reordered callbacks, and ``callbacks_done`` is
+    set after the last callback.
     """
 
     id: str
@@ -65,17 +65,17 @@ class Task:
 
     @property
     def is_finished(self) -> bool:
-        """Whether the task has come to its end."""
+        """Whether the task is in a final state."""
         return self.update.status in (SUCCEED, FAILED)
 
 
 def render(task: Task, update: TaskUpdate, *, shown_id: str) -> Json:
-    """Tell *news* of a task as its generation of the API does, the same in a callback and in an answer."""
+    """Return an update of a task as JSON of its generation, the same in callbacks and answers."""
     return _new(task, update, shown_id) if task.endpoint.is_new else _legacy(task, update, shown_id)
 
 
 def summary(task: Task) -> Json:
-    """Tell what the answer to a create tells."""
+    """Return the data of the answer to a create."""
     at = millis(task.created_at)
     if task.endpoint.is_new:
         own = {"external_id": task.external_task_id} if task.external_task_id else {}
@@ -94,7 +94,7 @@ def _legacy(task: Task, update: TaskUpdate, shown_id: str) -> Json:
     info: Json = {"external_task_id": task.external_task_id} if task.external_task_id else {}
     if task.endpoint.path == "videos/video-extend":
         info["parent_video"] = {"id": task.body.get("video_id", ""), "url": "", "duration": "5.1"}
-    told: Json = {
+    rendered: Json = {
         "task_id": shown_id,
         "task_status": update.status,
         "task_status_msg": update.message,
@@ -103,16 +103,16 @@ def _legacy(task: Task, update: TaskUpdate, shown_id: str) -> Json:
         "updated_at": millis(update.at),
     }
     if update.result is not None:
-        told["task_result"] = dict(update.result)
-    # Before the end the result has been seen as missing, as null and as empty; which of them is the task's own.
+        rendered["task_result"] = dict(update.result)
+    # Before the end Kling omits the result, or sends null or {}; each task uses one of the three.
     elif (blank := millis(task.created_at) % 3) > 0:
-        told["task_result"] = None if blank == 1 else {}
+        rendered["task_result"] = None if blank == 1 else {}
     if isinstance(mark := task.body.get("watermark_info"), dict):
-        told["watermark_info"] = mark
+        rendered["watermark_info"] = mark
     if update.status == SUCCEED:
-        told["final_unit_deduction"] = str(task.weight)
-        told["final_balance_deduction"] = {"quota": "0", "list_price": "0"}
-    return told
+        rendered["final_unit_deduction"] = str(task.weight)
+        rendered["final_balance_deduction"] = {"quota": "0", "list_price": "0"}
+    return rendered
 
 
 def _new(task: Task, update: TaskUpdate, shown_id: str) -> Json:
@@ -134,7 +134,7 @@ def _new(task: Task, update: TaskUpdate, shown_id: str) -> Json:
 
 
 def make_result(endpoint: Endpoint, body: Json, task_id: str, url_of: UrlOf) -> Result:
-    """Make the result of a success, its files addressed by *url_of* their names."""
+    """Return the result of a successful task; *url_of* maps a file name to its URL."""
     made = {}
     for kind in endpoint.result_kinds:
         named = "series_images" if kind == "images" and body.get("result_type") == "series" else kind
@@ -189,16 +189,16 @@ _RESULT_MAKERS: Mapping[str, Callable[[Json, str, UrlOf], list[Json]]] = {
 
 
 def envelope(request_id: str, data: object = None, *, code: int | str = 0, message: str = "SUCCEED") -> Json:
-    """Put an answer into what Kling puts around each; an error has no ``data`` at all."""
-    around: Json = {"code": code, "message": message, "request_id": request_id}
-    return around if data is None else around | {"data": data}
+    """Return an answer in Kling's envelope; an error has no ``data``."""
+    answer: Json = {"code": code, "message": message, "request_id": request_id}
+    return answer if data is None else answer | {"data": data}
 
 
 def encode(value: object) -> bytes:
-    """Write JSON as it goes over the wire."""
+    """Return compact UTF-8 JSON."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def millis(at: datetime) -> int:
-    """Turn a moment into Kling's milliseconds."""
+    """Return a time in milliseconds since the epoch, like Kling."""
     return micros(at) // 1000
