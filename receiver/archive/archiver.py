@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Protocol
@@ -28,9 +29,11 @@ from receiver.archive.job import ArchiveJob, alert_text
 from receiver.archive.partial_file import PartialFile, remove_empty_folder
 from receiver.archive.policy import REFUSAL_GRACE, ArchiveDecision, MissingResult, decide
 from receiver.domain.clock import Clock
+from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import FileNotStored, NoResponse, ReceiverError, StoreUnavailable
 from receiver.domain.model import Asset, Event, Json, Task
 from receiver.domain.notifier import Notifiers
+from receiver.domain.worker import run_worker
 from receiver.events.factory import RoutedEvent
 from receiver.events.payload import match_refreshed_urls
 from receiver.store.interfaces import ArchiveStore, ArchiveUpdate
@@ -42,7 +45,6 @@ MAX_CONCURRENT = 4
 
 _MAX_EVENTS = 256
 _KEY_PARTS = 3  # the last parts of a file's path: task, event, file name
-_SET_BACK = timedelta(seconds=5)
 _RETRY_DELAY = timedelta(seconds=5)
 _FAULT_DELAY = timedelta(minutes=1)
 
@@ -117,16 +119,20 @@ class Archiver:
         self._download_limiter = FairLimiter(MAX_CONCURRENT)
         self._copy_limiter = FairLimiter(MAX_CONCURRENT)
         self._jobs: dict[str, asyncio.Task[None]] = {}
-        self._seen_at: datetime | None = None
+        self._clock_watch = ClockWatch()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Archive the results of due events until *stop*. Downloads in flight are then cancelled and resume later."""
         wake = self._notifiers.events.subscribe()
         try:
-            while not stop.is_set():
-                wake.clear()
-                until = await self._start_due_jobs(wake)
-                await self._clock.wait(wake, until=until)
+            await run_worker(
+                partial(self._start_due_jobs, wake),
+                wake=wake,
+                stop=stop,
+                clock=self._clock,
+                name="archive",
+                retry_delay=_RETRY_DELAY,
+            )
         finally:
             self._notifiers.events.unsubscribe(wake)
             visits = list(self._jobs.values())
@@ -137,25 +143,19 @@ class Archiver:
     async def _start_due_jobs(self, wake: asyncio.Event) -> datetime | None:
         """Start a job for every due event, up to the limit. Return when the next event is due, or None."""
         now = self._clock.now()
-        try:
-            await self._make_due_after_restart(now)
-            capacity = _MAX_EVENTS - len(self._jobs)
-            for event in (
-                await self._store.due_events(now=now, exclude=[*self._jobs], limit=capacity) if capacity else ()
-            ):
-                self._start_job(event, wake)
-            if len(self._jobs) >= _MAX_EVENTS:
-                return None
-            return await self._store.next_due(exclude=[*self._jobs])
-        except StoreUnavailable as exc:
-            log.warning("archive.delayed", reason=exc.message)
-            return now + _RETRY_DELAY
+        await self._make_due_after_restart(now)
+        capacity = _MAX_EVENTS - len(self._jobs)
+        for event in await self._store.due_events(now=now, exclude=[*self._jobs], limit=capacity) if capacity else ():
+            self._start_job(event, wake)
+        if len(self._jobs) >= _MAX_EVENTS:
+            return None
+        return await self._store.next_due(exclude=[*self._jobs])
 
     async def _make_due_after_restart(self, now: datetime) -> None:
         """Make all events due after a restart, and after the clock was set back."""
-        if self._seen_at is None or now < self._seen_at - _SET_BACK:
+        if self._clock_watch.needs_catch_up(now):
             await self._store.make_all_due(now=now)
-        self._seen_at = now
+        self._clock_watch.record(now)
 
     def _start_job(self, event: Event, wake: asyncio.Event) -> None:
         visit = asyncio.create_task(self._process(event))

@@ -19,17 +19,18 @@ from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, RetryPolicy, effectiv
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.clock import Clock, Ids
+from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Accepted, Attempt, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
 from receiver.domain.notifier import Notifier
 from receiver.domain.rate_limiter import RateLimiter
+from receiver.domain.worker import run_worker
 from receiver.events.factory import MAX_ARCHIVE_WAIT
 from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
 
 log = structlog.get_logger()
 
 LEASE_MARGIN = timedelta(seconds=30)
-_SET_BACK = timedelta(seconds=5)
 _BRING_FORWARD_BATCH = 1000  # deliveries brought forward in one transaction: a backlog may be a million
 _MAX_PROBE_DELAY = timedelta(hours=2)
 """A probe planned later than this was planned before the clock was set back: Retry-After is capped at one hour."""
@@ -77,16 +78,13 @@ class Dispatcher:
         self._in_flight: Counter[str] = Counter()
         self._attempts: set[asyncio.Task[None]] = set()
         self._claims: dict[str, str] = {}  # delivery ID -> claim of its attempt in flight
-        self._seen_at = ids.latest
+        self._clock_watch = ClockWatch(latest=ids.latest)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Attempt due deliveries until *stop*. Then drain: attempts that outlast the grace are released."""
         await self._recover_claims(stop)
         try:
-            while not stop.is_set():
-                self._wake.clear()
-                until = await self._start_due_attempts()
-                await self._clock.wait(self._wake, until=until)
+            await run_worker(self._start_due_attempts, wake=self._wake, stop=stop, clock=self._clock, name="dispatch")
             await self._drain()
         finally:
             for attempt in self._attempts:  # none left after a normal stop
@@ -108,23 +106,19 @@ class Dispatcher:
     async def _start_due_attempts(self) -> datetime | None:
         """Start every due attempt that has a free slot. Return when to check again, or None."""
         soonest: datetime | None = None
-        try:
-            await self._handle_clock_set_back()
-            for route, due_at in (await self._queue.due_routes()).items():
-                lane = self._lanes(route)
-                at = None if lane is None else await self._dispatch_route(route, lane, due_at)
-                if at is not None and (soonest is None or at < soonest):
-                    soonest = at
-        except StoreUnavailable as exc:  # e.g. a full disk; due deliveries stay due
-            log.warning("dispatch.delayed", reason=exc.message)
-            return self._clock.now() + _RECHECK_DELAY
+        await self._handle_clock_set_back()
+        for route, due_at in (await self._queue.due_routes()).items():
+            lane = self._lanes(route)
+            at = None if lane is None else await self._dispatch_route(route, lane, due_at)
+            if at is not None and (soonest is None or at < soonest):
+                soonest = at
         return soonest
 
     async def _handle_clock_set_back(self) -> None:
         """Make everything due that was planned before the clock was set back, in this run or an earlier one."""
         now = self._clock.now()
-        if now < self._seen_at - _SET_BACK:
-            log.warning("clock.set_back", by_seconds=(self._seen_at - now).total_seconds())
+        if self._clock_watch.was_set_back(now):
+            log.warning("clock.set_back", by_seconds=self._clock_watch.set_back_by(now).total_seconds())
             self._route_states.probe_now()
             for route in await self._queue.due_routes():
                 await self._queue.retry_now(route, now=now)
@@ -133,7 +127,7 @@ class Dispatcher:
                 )
                 while await bring_forward(limit=_BRING_FORWARD_BATCH):
                     pass
-        self._seen_at = now
+        self._clock_watch.record(now)
 
     async def _dispatch_route(self, route: str, lane: Lane, due_at: datetime) -> datetime | None:
         """Start one lane's due attempts. Return when to check again, or None if the end of an attempt will wake us."""

@@ -14,11 +14,12 @@ import structlog
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, Ids
-from receiver.domain.errors import Conflict, InvalidRequest, NotFound, StoreUnavailable
+from receiver.domain.errors import Conflict, InvalidRequest, NotFound
 from receiver.domain.model import Delivery, DeliveryStatus
 from receiver.domain.notifier import Notifiers
 from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.replays import Replay, ReplayCount, ReplayItem, ReplaySelection, ReplayState, ReplayStep
+from receiver.domain.worker import run_worker
 from receiver.events.routing import REPLY_PREFIX, WILDCARD
 from receiver.settings import Rate, RouteSettings
 from receiver.store.interfaces import Catalog, DeliveryView, Page
@@ -173,19 +174,22 @@ class ReplayService:
         return await self._store.list(limit=limit, cursor=cursor)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Go on with all replays that are under way, until *stop*."""
-        bell = self._notifiers.replays.subscribe()
+        """Advance the running replays until *stop*."""
+        wake = self._notifiers.replays.subscribe()
         for replay in await self._store.running():
             log.info("replay.resumed", replay=replay.id, created=replay.created, total=replay.total)
-        while not stop.is_set():
-            bell.clear()
-            try:
-                again = [await self._advance(replay) for replay in await self._store.running()]
-            except (StoreUnavailable, Conflict) as exc:  # a full disk; an event that was taken away meanwhile
-                log.warning("replay.delayed", reason=exc.message)
-                again = [self._clock.now() + _RETRY_DELAY]
-            await self._clock.wait(bell, until=min(again, default=None))
-        self._notifiers.replays.unsubscribe(bell)
+        await run_worker(
+            self._advance_running, wake=wake, stop=stop, clock=self._clock, name="replay", retry_delay=_RETRY_DELAY
+        )
+        self._notifiers.replays.unsubscribe(wake)
+
+    async def _advance_running(self) -> datetime | None:
+        """Advance every running replay. Return when to continue, or None if none is running."""
+        try:
+            return min([await self._advance(replay) for replay in await self._store.running()], default=None)
+        except Conflict as exc:  # an event was deleted meanwhile
+            log.warning("replay.delayed", reason=exc.message)
+            return self._clock.now() + _RETRY_DELAY
 
     async def _advance(self, replay: Replay) -> datetime:
         """Create the next deliveries of a replay, within its rate. Return when to continue."""
