@@ -135,7 +135,9 @@ class CreateExecutor:
         finally:
             self._recorder.in_flight.discard(task.id)
         try:
-            await self._finish(task, call, answer, intent, started_at, before=slots_in_use.get(task.pack or "", 0))
+            await self._apply_answer(
+                task, call, answer, intent, started_at, before=slots_in_use.get(task.pack or "", 0)
+            )
         except StoreError as exc:
             # The caller must get Kling's answer. The task is looked up and bound when its lease ends.
             log.error("task.not_recorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
@@ -153,7 +155,7 @@ class CreateExecutor:
             external_task_id=task.external_task_id,
         )
 
-    async def _finish(
+    async def _apply_answer(
         self,
         task: Task,
         call: KlingCall,
