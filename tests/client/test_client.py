@@ -5,7 +5,6 @@ import contextlib
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from datetime import timedelta
 from decimal import Decimal
 
 import pytest
+from harness.event_stream import add_events, subscriber_count
 from harness.http_client import plain_http
 from harness.http_peers import http_peer, response
 from harness.ports import free_port
@@ -21,11 +21,11 @@ from harness.web_app import TOKEN, WebApp
 from starlette.responses import JSONResponse
 
 import receiver
-from receiver import Client, SyncClient
+from receiver import Client
 from receiver.client import BatchNotFinished, TaskNotFinished, event_signal, transport
 from receiver.domain.costs import Cost
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, ServiceUnreachable
-from receiver.domain.model import Event, Task, TaskState, Verification
+from receiver.domain.model import Task, TaskState
 from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.settings import Address
@@ -87,28 +87,6 @@ async def a_breakable_proxy(web: WebApp) -> AsyncIterator[BreakableProxy]:
 
 def a_client(web: WebApp) -> Client:
     return Client(f"http://{web.admin}", TOKEN)
-
-
-def subscriber_count(web: WebApp) -> int:
-    return len(web.notifiers.events._subscribers)
-
-
-async def add_events(web: WebApp, count: int = 1, *, type_: str = "alert.test", at: str = "") -> list[str]:
-    ids = [at or web.ids.new("evt") for _ in range(count)]
-    events = [
-        Event(
-            id=event_id,
-            type=type_,
-            envelope=b'{"type":"%s","data":{"event_id":"%s"}}' % (type_.encode(), event_id.encode()),
-            body=b'{ "as": "Kling\\r\\nwrote it",\r\n\r\n "n": 1.0 }',
-            verified=Verification.NONE,
-            created_at=web.clock.now(),
-        )
-        for event_id in ids
-    ]
-    await web.store.add_events(events, [])
-    web.notifiers.events.notify()
-    return ids
 
 
 async def test_events_are_given_from_now_on(web: WebApp) -> None:
@@ -319,48 +297,6 @@ async def test_many_who_wait_share_one_stream(web: WebApp) -> None:
 
         assert set(states) == {"processing"}
         await wait_until(lambda: subscriber_count(web) == 0)
-
-
-async def test_a_plain_program_needs_no_loop_and_minds_none(web: WebApp) -> None:
-    happened = await add_events(web, 3)
-
-    def plain() -> list[str]:
-        heard = []
-        with SyncClient(f"http://{web.admin}", TOKEN) as client:
-            for event in client.events(after=BEFORE_ALL):
-                heard.append(event.id)
-                if len(heard) == 3:
-                    break
-            assert [event.id for event in client.list_events().items] == heard[::-1]
-            with pytest.raises(NotFound):
-                client.task("nothing")
-        return heard
-
-    assert await asyncio.to_thread(plain) == happened
-    await wait_until(lambda: subscriber_count(web) == 0)
-
-
-async def test_closing_a_client_ends_what_other_threads_ask_for(web: WebApp) -> None:
-    client = SyncClient(f"http://{web.admin}", TOKEN)
-    ended: list[str] = []
-
-    def listen() -> None:
-        try:
-            for _ in client.events():
-                pass
-        except ServiceUnreachable as exc:
-            ended.append(exc.message)
-
-    thread = threading.Thread(target=listen)
-    thread.start()
-    await wait_until(lambda: subscriber_count(web) == 1)
-    await asyncio.to_thread(client.close)
-    await asyncio.to_thread(thread.join)
-
-    assert ended == ["The client is closed."]
-    with pytest.raises(ServiceUnreachable, match="closed"):
-        client.task("any")
-    client.close()
 
 
 def test_the_package_alone_loads_no_client() -> None:

@@ -1,4 +1,4 @@
-"""The loops that tests of the web listeners run on."""
+"""The event loops of the web tests."""
 
 import asyncio
 from collections.abc import Callable, Mapping
@@ -11,8 +11,8 @@ def pytest_asyncio_loop_factories(
     config: pytest.Config,  # noqa: ARG001 -- the hook's own name
     item: pytest.Item,
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
-    """Run every test on the service's loop, and what hangs on a loop's own ways on the standard one too."""
+    """Run every test on uvloop, as the service does, and tests that depend on the loop on asyncio's own loop too."""
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
-    if item.path.name in ("test_listener.py", "test_stream.py"):
+    if item.path.name in ("test_deadlines.py", "test_listener.py", "test_pipelining.py", "test_stream.py"):
         loops["asyncio"] = asyncio.SelectorEventLoop
     return loops

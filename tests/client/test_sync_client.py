@@ -1,0 +1,57 @@
+"""The blocking client works without an event loop and across threads."""
+
+import asyncio
+import threading
+
+import pytest
+from harness.event_stream import add_events, subscriber_count
+from harness.waiting import wait_until
+from harness.web_app import TOKEN, WebApp
+
+from receiver import SyncClient
+from receiver.domain.errors import NotFound, ServiceUnreachable
+
+BEFORE_ALL = "evt_" + "0" * 25
+JOB = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
+
+
+async def test_a_plain_program_needs_no_loop_and_minds_none(web: WebApp) -> None:
+    happened = await add_events(web, 3)
+
+    def plain() -> list[str]:
+        heard = []
+        with SyncClient(f"http://{web.admin}", TOKEN) as client:
+            for event in client.events(after=BEFORE_ALL):
+                heard.append(event.id)
+                if len(heard) == 3:
+                    break
+            assert [event.id for event in client.list_events().items] == heard[::-1]
+            with pytest.raises(NotFound):
+                client.task("nothing")
+        return heard
+
+    assert await asyncio.to_thread(plain) == happened
+    await wait_until(lambda: subscriber_count(web) == 0)
+
+
+async def test_closing_a_client_ends_what_other_threads_ask_for(web: WebApp) -> None:
+    client = SyncClient(f"http://{web.admin}", TOKEN)
+    ended: list[str] = []
+
+    def listen() -> None:
+        try:
+            for _ in client.events():
+                pass
+        except ServiceUnreachable as exc:
+            ended.append(exc.message)
+
+    thread = threading.Thread(target=listen)
+    thread.start()
+    await wait_until(lambda: subscriber_count(web) == 1)
+    await asyncio.to_thread(client.close)
+    await asyncio.to_thread(thread.join)
+
+    assert ended == ["The client is closed."]
+    with pytest.raises(ServiceUnreachable, match="closed"):
+        client.task("any")
+    client.close()
