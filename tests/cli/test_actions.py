@@ -114,7 +114,7 @@ def test_a_replay_says_what_it_will_do_does_it_and_shows_how_far_it_is(
         "rpl_one  2 of 2",
     ]
     assert "state\tdone" in out.splitlines()
-    assert "what\troute=publish status=dead" in out.splitlines()
+    assert "selection\troute=publish status=dead" in out.splitlines()
 
 
 def test_a_replay_of_nothing_does_nothing(
