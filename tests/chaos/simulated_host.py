@@ -29,8 +29,7 @@ from receiver.service import bootstrap, supervisor
 from receiver.service.systemd import SystemdNotifier
 from receiver.settings import Settings
 from receiver.store.interfaces import Change, Decide, TaskRef
-from receiver.store.sqlite import store as sqlite_store
-from receiver.store.sqlite import writer
+from receiver.store.sqlite import database, writer
 from receiver.store.sqlite.store import SqliteStore
 
 _INCARNATION: ContextVar[int] = ContextVar("life", default=0)
@@ -132,7 +131,7 @@ class SimulatedHost:
         patch.setattr(http11, "time", host.clock)  # decides when a connection is too old to reuse
         patch.setattr(bootstrap, "_listener", lambda name, app, *_: _Listener(host, name, app))
         patch.setattr(supervisor, "stop_signals", lambda: host._stop_requested)
-        patch.setattr(sqlite_store, "ConnectionThread", _ThreadOpener(host))
+        patch.setattr(database, "ConnectionThread", _ThreadOpener(host))
         structlog.configure(
             processors=[host._log],
             wrapper_class=structlog.make_filtering_bound_logger(30),

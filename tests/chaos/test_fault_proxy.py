@@ -80,7 +80,7 @@ async def test_each_network_fault_is_recorded_and_the_delivery_arrives_after_it(
     context.load_cert_chain(CERTIFICATE)
     names = {"host.example": ["127.0.0.1"], "dead.example": [TEMPORARY_FAILURE, "127.0.0.1"]}
     environ = fake_dns_environment(tmp_path, names) | {"SSL_CERT_FILE": str(CERTIFICATE)}
-    said = FAULTS | {NOT_TLS: r"TLS with host\.example:\d+ failed \(.+\): is it an https port\?"}
+    said = FAULTS | {NOT_TLS: r"TLS with host\.example:\d+ failed \(.+\): check that it is an https port"}
     said |= {"no name": r"The host name dead\.example could not be resolved \(.+\): check this machine's DNS"}
     async with a_sink() as sink, contextlib.AsyncExitStack() as stack:
         respond_with_text(sink)

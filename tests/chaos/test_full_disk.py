@@ -236,7 +236,7 @@ async def test_a_start_that_waits_for_disk_space_can_be_stopped(disk: SmallDisk,
     assert (ready.status, ready.json()["checks"][0]["reason"]) == (503, "The disk is full; the log has the folder.")
     (said,) = receiver.log_entries("service.waiting_for_disk")
     assert f"{disk.folder}/var has 0 KiB free, and starting needs 8192 KiB more" in said["reason"]
-    assert "Make room" in said["remedy"]
+    assert "Free some space" in said["remedy"]
     assert code == 0
 
 

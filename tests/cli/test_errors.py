@@ -168,7 +168,7 @@ def test_what_cannot_be_understood_is_usage(
     assert out == ""
 
 
-NO_SUCH_ROUTE = "the configuration has no such route. Name one that `kling-receiver routes list` shows"
+NO_SUCH_ROUTE = "this route is not in the configuration. Choose one from `kling-receiver routes list`"
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ NO_SUCH_ROUTE = "the configuration has no such route. Name one that `kling-recei
         (
             "replay --route x",
             "There is no route 'x' any more. Name a target route with `to_route`.",
-            f"--route x: {NO_SUCH_ROUTE}, or say with --to-route where its events go.",
+            f"--route x: {NO_SUCH_ROUTE}, or set another target with --to-route.",
         ),
         (
             "replay --status dead --to-route x",

@@ -87,7 +87,7 @@ async def test_listen_forwards_to_a_url_like_a_route_through_a_restart(tmp_path:
         assert receiver.rows("SELECT count(*) FROM deliveries") == [(0,)]
     assert code == 130
     assert all("webhook\taccepted (204)" in line for line in listen.lines)
-    assert f"{len(happened)} events, {len(happened)} taken, 0 not." in listen.err.read_text()
+    assert f"{len(happened)} events, {len(happened)} accepted, 0 failed." in listen.err.read_text()
     assert SECRET not in listen.err.read_text() + listen.out.read_text()
 
 
@@ -109,7 +109,7 @@ async def test_a_program_gets_arguments_variables_and_the_event(tmp_path: Path) 
 
     environ = dict(line.split("=", 1) for line in (tmp_path / "got.env").read_text().splitlines() if "=" in line)
     assert (told["type"], told["to"], told["outcome"], told["code"]) == ("task.succeed", "script", "accepted", 0)
-    assert "1 event, 1 taken, 0 not." in listen.err.read_text()
+    assert "1 event, 1 accepted, 0 failed." in listen.err.read_text()
     assert told["excerpt"] == "took --not-ours a b\n"
     assert (tmp_path / "got.json").read_bytes() == body
     assert environ["KLING_RECEIVER_TASK"] == task.id
@@ -139,7 +139,7 @@ async def test_a_closed_output_pipe_does_not_change_the_count(tmp_path: Path) ->
         _, said = await asyncio.to_thread(process.communicate, timeout=30)
 
     assert process.returncode == 0
-    assert b"\n1 event, 1 taken, 0 not." in said
+    assert b"\n1 event, 1 accepted, 0 failed." in said
 
 
 async def test_listening_to_a_remote_receiver_uses_a_temporary_secret(tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ async def test_listening_to_a_remote_receiver_uses_a_temporary_secret(tmp_path: 
     assert json.loads(sink.bodies[0])["data"]["task"]["id"] == ads.id
     Webhook(made).verify(sink.bodies[0], sink.headers[0])
     assert "webhook\tfailed (500)" in listen.lines[0]
-    assert "1 event, 0 taken, 1 not. Go on from here with --since evt_" in said
+    assert "1 event, 0 accepted, 1 failed. Resume with --since evt_" in said
     assert receiver.token not in said + listen.lines[0]
 
 

@@ -218,7 +218,7 @@ async def test_a_failed_attempt_lasts_until_the_unit_ends(tmp_path: Path, code: 
 
     async def a_unit_with_a_stray(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = json.loads(await reader.readline())
-        writer.write(f"\n{head['word']} {code}\n".encode())
+        writer.write(f"\n{head['marker']} {code}\n".encode())
         await writer.drain()
         ended.set()
         await gone.wait()

@@ -197,5 +197,5 @@ async def test_a_route_to_metadata_is_a_configuration_error(tmp_path: Path) -> N
     ran = receiver.run_cli("serve")
 
     assert ran.returncode == 78
-    fault = "routes.0.webhook.url: leads to a link-local or cloud-metadata address, which is never dialled"
+    fault = "routes.0.webhook.url: points to a link-local or cloud-metadata address, which is never dialled"
     assert f"config.toml:13: {fault}" in ran.stderr

@@ -64,7 +64,7 @@ async def test_a_closed_batch_takes_no_task_and_nothing_of_it_is_kept(web: WebAp
         "conflict",
         True,
     )
-    assert "Give the task another batch" in refused["detail"]
+    assert "Use another batch for the task" in refused["detail"]
     assert known["batch"] == "spring"
     assert len(web.kling.bodies) == 1, "what is refused is not sent"
     assert [(each.actor, each.verb, each.subject, each.reason) for each in await web.store.actions()] == [

@@ -120,7 +120,7 @@ async def test_what_cannot_be_retried_is_told(web: WebApp) -> None:
     nowhere = await post(web, f"/api/deliveries/{gone}/retry", status=409)
 
     assert missing["code"] == "not_found"
-    assert "at this moment" in tried["detail"]
+    assert "in progress" in tried["detail"]
     assert "renamed" in nowhere["detail"]
     assert "--to-route" in nowhere["detail"]
     assert await recorded_actions(web) == []
@@ -177,7 +177,7 @@ async def test_a_replay_is_stored_shown_listed_and_cancelled(web: WebApp) -> Non
 
     assert (cancelled["state"], cancelled["finished_at"]) == ("cancelled", "2026-11-22T10:00:00.000Z")
     again = await post(web, f"/api/replays/{replay['id']}/cancel", status=409)
-    assert "cancelled already" in again["detail"]
+    assert "already cancelled" in again["detail"]
     assert await recorded_actions(web) == [
         ("alice", "replay.started", replay["id"], "the outage"),
         ("alice", "replay.cancelled", replay["id"], "not yet"),
@@ -187,9 +187,9 @@ async def test_a_replay_is_stored_shown_listed_and_cancelled(web: WebApp) -> Non
 @pytest.mark.parametrize(
     ("wish", "words"),
     [
-        ({}, ["everything", "Say what"]),
+        ({}, ["everything", "Select by"]),
         ({"to_route": "publish"}, ["everything"]),
-        ({"status": ["pending"]}, ["by itself", "deliveries retry"]),
+        ({"status": ["pending"]}, ["automatically", "deliveries retry"]),
         ({"status": ["lost"]}, ["dead"]),
         ({"status": "dead"}, ["list"]),
         ({"route": "renamed"}, ["renamed", "to_route"]),
