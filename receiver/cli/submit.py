@@ -72,9 +72,7 @@ def submit(
     output: OutputOptions = OUTPUT,
 ) -> int:
     """Submit a task to Kling, through the running service."""
-    limit = duration("--timeout", timeout) if timeout else None
-    if limit and not wait:
-        raise UsageError("--timeout needs --wait.", remedy="Add --wait.")
+    limit = _time_limit(timeout, wait=wait)
     dialect = load(output.config).settings.kling.dialect
     tags = key_values("--tag", tag or [])
     options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority}
@@ -95,6 +93,12 @@ def submit(
     content = _fill_images(known, _set_members(read_body(body), set_ or []), image or [], dialect)
     options |= {"batch": _batch_json(batch, batch_size), "idempotency_key": idempotency_key}
     return _submit_one(known.path, content, options, close=close_batch, wait=wait, limit=limit, output=output)
+
+
+def _time_limit(timeout: str | None, *, wait: bool) -> timedelta | None:
+    if timeout and not wait:
+        raise UsageError("--timeout needs --wait.", remedy="Add --wait.")
+    return duration("--timeout", timeout) if timeout else None
 
 
 def _submit_one(

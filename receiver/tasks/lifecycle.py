@@ -145,7 +145,7 @@ def on_no_answer(
 def expire(
     task: Task, *, now: datetime, message: str | None = None, end_reason: EndReason = EndReason.TIMED_OUT
 ) -> Task:
-    """Give up a task that Kling has not ended. *message* replaces the task's message if given."""
+    """Expire a task that Kling has not ended. *message* replaces the task's message if given."""
     message = task.message if message is None else message
     task = replace(
         task,

@@ -201,13 +201,8 @@ class Inbox:
             )
         push = self._new_push(incoming, task, decision.outcome)
         if push.outcome is PushOutcome.PENDING:
-            return _count_redundant(
-                Change(
-                    task=decision.task,
-                    push=push,
-                    resolved=confirmations.admit_pending(task, parsed, incoming.report, incoming.body),
-                )
-            )
+            resolved = confirmations.admit_pending(task, parsed, incoming.report, incoming.body)
+            return _count_redundant(Change(task=decision.task, push=push, resolved=resolved))
         if not decision.announce:
             return self._add_contradiction_alert(
                 _count_redundant(Change(task=decision.task, push=push)), contradicts=decision.contradicts
