@@ -8,6 +8,30 @@ import pytest
 from receiver.domain.errors import ConfigurationError
 from receiver.settings import Loaded, RouteSettings, load
 
+SHIPPED = Path(__file__).parents[2] / "config.toml"
+CANARY = "canary-0123456789-canary"
+WITH_CANARIES = f"""
+[admin]
+token = "{CANARY}"
+[kling]
+access_key = "{CANARY}"
+secret_key = "{CANARY}"
+[callbacks]
+signing_secrets = ["{CANARY}"]
+[gateway]
+secret = "{CANARY}"
+[[routes]]
+name = "a"
+[routes.webhook]
+url = "https://chat.example.com/hooks/{CANARY}"
+secret = ["{CANARY}", "env:ROTATED"]
+headers = {{ authorization = "Bearer {CANARY}" }}
+[[routes]]
+name = "b"
+[routes.script]
+command = ["/bin/true"]
+env = {{ PASSWORD = "{CANARY}" }}
+"""
 WEBHOOK = 'webhook = { url = "https://app.example.com/hook" }\n'
 
 
