@@ -26,7 +26,7 @@ async def main():
 asyncio.run(main())
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphaned processes are found in Linux's /proc")
 
 
 async def run_until_killed(*scripts: str, once: Path) -> None:

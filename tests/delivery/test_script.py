@@ -25,7 +25,7 @@ from receiver.domain.model import Accepted, Secret
 from receiver.events import payload
 from receiver.settings import ScriptSettings
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphaned processes are found in Linux's /proc")
 
 
 # What a script is given.

@@ -23,7 +23,7 @@ from harness.waiting import wait_until
 
 from receiver.domain.model import Accepted, Failed
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphaned processes are found in Linux's /proc")
 
 
 # What never reads, never ends, never lets go.

@@ -19,7 +19,7 @@ from harness.script_sender import (
 from receiver.delivery.senders.script import ScriptSender
 from receiver.settings import ScriptSettings, Size
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphaned processes are found in Linux's /proc")
 
 
 # What keeps it from starting.

@@ -155,7 +155,7 @@ async def test_a_proxy_passes_only_callbacks_and_logs_no_token(kind: str, tmp_pa
 
 
 @pytest.mark.skipif(shutil.which("nginx") is None, reason="nginx is not installed here")
-@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not here")
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl, which makes the certificate, is not installed")
 def test_nginx_accepts_the_https_settings(tmp_path: Path) -> None:
     receiver = Receiver(tmp_path, a_config("http://127.0.0.1:9", public_url=""))
     files = [str(tmp_path / "chain.pem"), str(tmp_path / "key.pem")]

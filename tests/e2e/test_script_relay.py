@@ -27,7 +27,7 @@ from receiver.settings import ScriptSettings
 RELAY = (sys.executable, "-Im", "receiver.delivery.senders.script_relay")
 
 pytestmark = pytest.mark.skipif(
-    shutil.which("systemd-socket-activate") is None, reason="there is no systemd-socket-activate here"
+    shutil.which("systemd-socket-activate") is None, reason="systemd-socket-activate is not installed"
 )
 
 

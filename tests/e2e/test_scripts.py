@@ -20,7 +20,7 @@ from harness.running_service import Receiver, a_config, a_push_body, a_receiver,
 from harness.soak_report import RecordCounts
 from harness.waiting import wait_until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="what strays is found in /proc")
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="orphaned processes are found in Linux's /proc")
 
 GIGABYTES = env_int("GIGABYTES", 1)
 NO_KLING = "http://127.0.0.1:9"
