@@ -112,29 +112,33 @@ class Generation(StrEnum):
     NEW = "new"
 
 
-class Secret:
-    """A secret string. Only :meth:`reveal` returns it; its repr is ``***``."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Queueing:
+    """A task's place in the submit queue, and the number of its submit ``attempts``.
 
-    __slots__ = ("_value",)
+    ``weight`` is the number of slots of ``pack`` that the task uses.
+    A higher ``priority`` is submitted first. Tasks of equal priority take turns by ``share``, their fair share.
+    """
 
-    def __init__(self, value: str) -> None:
-        self._value = value
+    pack: str | None = None
+    weight: int = 1
+    priority: int = 0
+    share: str = ""
+    attempts: int = 0
 
-    def reveal(self) -> str:
-        """Return the secret itself."""
-        return self._value
 
-    def __repr__(self) -> str:
-        return "***"
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polling:
+    """The polls of a task so far: their ``count``, and ``at``, the time of the last one.
 
-    def __bool__(self) -> bool:
-        return bool(self._value)
+    ``push_at`` is the time of the last poll caused by a push, done or planned.
+    ``empty_results`` counts answers that reported a success without a result.
+    """
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._value == self._value
-
-    def __hash__(self) -> int:
-        return hash(self._value)
+    count: int = 0
+    at: datetime | None = None
+    push_at: datetime | None = None
+    empty_results: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,12 +148,8 @@ class Task:
     ``due_at`` is the time of the next submit, lookup or poll; None if none is planned.
     ``kling_state`` is the last state that Kling reported after the create, None before the first report.
     ``end_reason`` says why the receiver ended the task; None if Kling ended it or it has not ended.
-    ``weight`` is the number of slots of ``pack`` that the task uses.
-    A higher ``priority`` is submitted first. Tasks of equal priority take turns by ``fair_share``.
     ``started_at`` is since when Kling may be working on the task, None before the submit.
-    ``empty_result_count`` counts poll answers that reported a success without a result.
     ``redundant_push_count`` counts pushes that changed nothing; only the newest of them are kept.
-    ``push_poll_at`` is the time of the last poll caused by a push, done or planned.
     ``stuck_at`` is when ``alert.task_stuck`` was raised. ``batch`` names the task's batch.
     """
 
@@ -170,17 +170,10 @@ class Task:
     message: str = ""
     kling_state: TaskState | None = None
     end_reason: EndReason | None = None
-    pack: str | None = None
-    weight: int = 1
-    priority: int = 0
-    fair_share: str = ""
-    attempts: int = 0
-    poll_count: int = 0
-    empty_result_count: int = 0
+    queueing: Queueing = Queueing()
+    polling: Polling = Polling()
     redundant_push_count: int = 0
     started_at: datetime | None = None
-    polled_at: datetime | None = None
-    push_poll_at: datetime | None = None
     stuck_at: datetime | None = None
     due_at: datetime | None = None
     expires_at: datetime | None = None

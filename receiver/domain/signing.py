@@ -14,7 +14,7 @@ from enum import StrEnum
 from functools import lru_cache
 
 from receiver.domain.clock import EPOCH
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 
 ID_HEADER = "webhook-id"
 TIMESTAMP_HEADER = "webhook-timestamp"

@@ -7,7 +7,7 @@ import jwt
 from jwt.warnings import InsecureKeyLengthWarning
 
 from receiver.domain.clock import Clock
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings import KlingSettings
 
 TOKEN_LIFETIME = timedelta(seconds=1800)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from receiver.domain.clock import Ids
 from receiver.domain.errors import ConfigurationError, StoreUnavailable
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings import Settings
 
 TOKEN_FILE = "admin-token"  # noqa: S105 -- the name of a file

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core import core_schema
 
-from receiver.domain.model import Json, Secret
+from receiver.domain.model import Json
+from receiver.domain.secret import Secret
 from receiver.settings.introspection import as_section
 from receiver.settings.sections import Settings
 from receiver.settings.toml_document import Location, dotted

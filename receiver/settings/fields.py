@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler, ValidationInfo
 from pydantic_core import CoreSchema, core_schema
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings import secrets, values
 from receiver.settings.paths import probe
 from receiver.settings.values import InvalidValue, InvalidValues, Size

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings import secrets, values
 from receiver.settings.addresses import check_url
 from receiver.settings.conditions import read_condition

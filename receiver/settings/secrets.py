@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import ValidationInfo
 
 from receiver.domain import signing
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings.values import InvalidValue, read_text
 
 STANDARD_PREFIX = "whsec_"

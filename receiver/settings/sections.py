@@ -11,7 +11,7 @@ from typing import Annotated
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings import secrets, values
 from receiver.settings.addresses import (
     Address,

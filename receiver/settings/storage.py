@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings import secrets
 from receiver.settings.addresses import read_optional_url
 from receiver.settings.fields import ParsedField, ReferenceField, Section

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
 from receiver.domain import signing
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings.addresses import is_loopback
 from receiver.settings.conditions import compares_with_quoted_key
 from receiver.settings.paths import probe

@@ -157,12 +157,12 @@ class AdmissionControl:
 
     def wait_reason(self, task: Task) -> str:
         """Return why a queued task that was not sent waits."""
-        return self._breaker.reason or self._issue_breakers.reason(task.pack) or _WAITING_FOR_SLOT
+        return self._breaker.reason or self._issue_breakers.reason(task.queueing.pack) or _WAITING_FOR_SLOT
 
     def expected_wait_reason(self, task: Task, now: datetime) -> str:
         """Return why a new task will not be sent at once, or "" if it may be."""
         if not self._breaker.allows(now):
             return self._breaker.reason
-        return self._issue_breakers.reason(task.pack) or (
+        return self._issue_breakers.reason(task.queueing.pack) or (
             _WAITING_FOR_SLOT if self._slot_limiter.has_waiters(task) else ""
         )

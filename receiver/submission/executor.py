@@ -106,7 +106,9 @@ class CreateExecutor:
     async def call_of(self, task: Task, endpoint: Endpoint) -> KlingCall:
         """Return what the create of a task needs from the account. The model is read only if it matters."""
         intent = await self._task_store.intent(task.id) if self.admission.has_issue_at(endpoint.path) else b"{}"
-        return KlingCall(creates=True, pack=task.pack, resource=permission_key(endpoint, protocol.parse_object(intent)))
+        return KlingCall(
+            creates=True, pack=task.queueing.pack, resource=permission_key(endpoint, protocol.parse_object(intent))
+        )
 
     async def execute(
         self,
@@ -124,7 +126,7 @@ class CreateExecutor:
         what a gateway client sent beside the body.
         """
         body = self._create_body(task, endpoint, intent, token)
-        call = KlingCall(creates=True, pack=task.pack, resource=permission_key(endpoint, body.parsed))
+        call = KlingCall(creates=True, pack=task.queueing.pack, resource=permission_key(endpoint, body.parsed))
         started_at = self._clock.now()
         answer: KlingResponse | KlingError
         self._recorder.in_flight.add(task.id)
@@ -136,7 +138,7 @@ class CreateExecutor:
             self._recorder.in_flight.discard(task.id)
         try:
             await self._apply_answer(
-                task, call, answer, intent, started_at, before=slots_in_use.get(task.pack or "", 0)
+                task, call, answer, intent, started_at, before=slots_in_use.get(task.queueing.pack or "", 0)
             )
         except StoreError as exc:
             # The caller must get Kling's answer. The task is looked up and bound when its lease ends.
@@ -180,7 +182,7 @@ class CreateExecutor:
             await self._wake_postponed()
 
     async def _confirmed_in_use(self, task: Task) -> int:
-        return (await self._task_store.slots_in_use(confirmed_only=True)).get(task.pack or "", 0)
+        return (await self._task_store.slots_in_use(confirmed_only=True)).get(task.queueing.pack or "", 0)
 
     async def _wake_postponed(self) -> None:
         """Make the tasks due that were postponed because of an issue that has ended."""
@@ -223,7 +225,7 @@ class CreateExecutor:
             await self._recorder.schedule_lookup(task, error.message, wait=FIRST_LOOKUP_DELAY)
         elif task.origin is Origin.API and (error.retry is not RetryHint.NEVER or call.issue_for(error) is not None):
             await self._requeue(task, call, error, alone=alone)
-        elif isinstance(error, InvalidParameters) and task.attempts > 1 and await self._lookup.adopt(task):
+        elif isinstance(error, InvalidParameters) and task.queueing.attempts > 1 and await self._lookup.adopt(task):
             log.info("task.adopted", task=task.id)  # an earlier attempt already used its external id
         else:
             await self._recorder.reject(task, error.message, body)
@@ -236,7 +238,7 @@ class CreateExecutor:
         """
         retry_after = error.retry_after if isinstance(error, KlingRefusal) else None
         issue = call.issue_for(error)
-        if error.retry is RetryHint.WHEN_SLOT_FREE and alone and task.weight > 1:
+        if error.retry is RetryHint.WHEN_SLOT_FREE and alone and task.queueing.weight > 1:
             wait = _backoff(task, maximum=_MAX_LARGE_TASK_DELAY)
             await self._recorder.requeue(task, str(error), until=self._clock.now() + wait)
         elif (
@@ -253,4 +255,4 @@ class CreateExecutor:
 
 
 def _backoff(task: Task, *, maximum: timedelta) -> timedelta:
-    return backoff(task.attempts - 1, base=_BASE_DELAY, maximum=maximum)
+    return backoff(task.queueing.attempts - 1, base=_BASE_DELAY, maximum=maximum)

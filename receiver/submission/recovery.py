@@ -346,4 +346,4 @@ def _classify(error: KlingError) -> _Unavailable | _Inconclusive:
 
 
 def _backoff(task: Task) -> timedelta:
-    return backoff(task.poll_count, base=_BASE_DELAY, maximum=_MAX_DELAY)
+    return backoff(task.polling.count, base=_BASE_DELAY, maximum=_MAX_DELAY)

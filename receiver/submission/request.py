@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from receiver.domain.model import Json, Origin, Task, TaskState
+from receiver.domain.model import Json, Origin, Queueing, Task, TaskState
 from receiver.kling import create_body, endpoints
 from receiver.kling.endpoints import Endpoint
 
@@ -66,8 +66,7 @@ def make_task(
         endpoint=endpoint.path,
         external_task_id=composed.external_task_id,
         reply_to=composed.reply_to,
-        pack=endpoint.pack,
-        weight=endpoints.slot_weight(endpoint, composed.parsed),
+        queueing=Queueing(pack=endpoint.pack, weight=endpoints.slot_weight(endpoint, composed.parsed)),
         created_at=now,
         updated_at=now,
         due_at=now,

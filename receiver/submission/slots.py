@@ -73,54 +73,54 @@ class SlotLimiter:
 
     def has_waiters(self, task: Task) -> bool:
         """Return whether another task of the same pack waits for a slot."""
-        pack = self._packs.get(task.pack or "")
+        pack = self._packs.get(task.queueing.pack or "")
         return pack is not None and pack.has_waiters
 
     def admits(self, task: Task, in_use: Mapping[str, int], now: datetime) -> bool:
         """Return whether the task may be sent now; if not, record that it waits."""
-        pack = self._packs.get(task.pack or "")
-        if pack is None or pack.has_capacity(task.weight, in_use.get(task.pack or "", 0), now):
+        pack = self._packs.get(task.queueing.pack or "")
+        if pack is None or pack.has_capacity(task.queueing.weight, in_use.get(task.queueing.pack or "", 0), now):
             return True
         pack.has_waiters = True
-        if task.weight > 1 and not pack.exceeds_learned_limit(task.weight):
+        if task.queueing.weight > 1 and not pack.exceeds_learned_limit(task.queueing.weight):
             pack.head = task
         return False
 
     def yields_until(self, task: Task, now: datetime) -> datetime | None:
         """Return until when a refused task yields to others, or None if it keeps its place."""
-        pack = self._packs.get(task.pack or "")
-        if pack is None or task.weight == 1 or not pack.exceeds_learned_limit(task.weight):
+        pack = self._packs.get(task.queueing.pack or "")
+        if pack is None or task.queueing.weight == 1 or not pack.exceeds_learned_limit(task.queueing.weight):
             return None
         opens_at = pack.probe_breaker.next_probe_at
         return now + _YIELD_TIME if opens_at is None or opens_at <= now else opens_at
 
     def start(self, task: Task, in_use: Mapping[str, int], now: datetime, *, max_duration: timedelta) -> None:
         """Record that the create of a task starts; it takes at most *max_duration*."""
-        pack = self._packs.get(task.pack or "")
+        pack = self._packs.get(task.queueing.pack or "")
         if pack is None:
             return
-        if not pack.fits(task.weight, in_use.get(task.pack or "", 0)):
+        if not pack.fits(task.queueing.weight, in_use.get(task.queueing.pack or "", 0)):
             pack.probe_breaker.start(now, max_duration=max_duration)
             pack.probing = task.id
         pack.head, pack.has_waiters = None, False
 
     def requeue_at_head(self, task: Task) -> None:
         """Keep a large task that Kling could not accept now at the head; of several tasks, the oldest."""
-        pack = self._packs.get(task.pack or "")
-        if pack is None or task.weight == 1 or pack.exceeds_learned_limit(task.weight):
+        pack = self._packs.get(task.queueing.pack or "")
+        if pack is None or task.queueing.weight == 1 or pack.exceeds_learned_limit(task.queueing.weight):
             return
         if pack.head is None or _queue_order(task) < _queue_order(pack.head):
             pack.head = task
 
     def remove(self, task: Task) -> None:
         """Record that a task left the queue without being sent."""
-        pack = self._packs.get(task.pack or "")
+        pack = self._packs.get(task.queueing.pack or "")
         if pack is not None and pack.head is not None and pack.head.id == task.id:
             pack.head = None
 
     def sync_heads(self, next_queued: Sequence[Task]) -> None:
         """Record the next task of each pack: in a pack without one, no task waits."""
-        heads = {task.pack for task in next_queued}
+        heads = {task.queueing.pack for task in next_queued}
         for name, pack in self._packs.items():
             pack.has_waiters = pack.has_waiters and name in heads
 
@@ -140,14 +140,14 @@ class SlotLimiter:
         after the refusal. If the limit becomes lower, it is probed again after 1 s: Kling may only be late to free a
         slot. Otherwise the delay between probes grows.
         """
-        pack = self._packs.get(task.pack or "")
+        pack = self._packs.get(task.queueing.pack or "")
         if pack is None:
             return
-        if pack.fits(task.weight, in_use):
+        if pack.fits(task.queueing.weight, in_use):
             pack.probe_breaker.record_transient_failure(started_at=started_at, now=now)
         else:
             pack.probe_breaker.record_failure("", started_at=started_at, now=now)
-        too_much = max(in_use + task.weight - 1, 0)
+        too_much = max(in_use + task.queueing.weight - 1, 0)
         pack.learned_limit = too_much if pack.learned_limit is None else min(pack.learned_limit, too_much)
 
     def on_accepted(self, task: Task, in_use_before: int, in_use_after: int, now: datetime) -> None:
@@ -155,11 +155,11 @@ class SlotLimiter:
 
         A probe proves only the lower of the two counts: a task that seemed to run may have ended already.
         """
-        pack = self._packs.get(task.pack or "")
+        pack = self._packs.get(task.queueing.pack or "")
         if pack is None or pack.learned_limit is None:
             return
         if pack.probing == task.id:
-            in_use_after = min(in_use_before + task.weight, in_use_after)
+            in_use_after = min(in_use_before + task.queueing.weight, in_use_after)
         if in_use_after > pack.learned_limit:
             pack.learned_limit = in_use_after
             pack.probe_breaker.half_open(now)
@@ -168,10 +168,10 @@ class SlotLimiter:
 
     def on_other_error(self, task: Task, now: datetime) -> None:
         """Record that a create ended with an error that is not about slots."""
-        pack = self._packs.get(task.pack or "")
+        pack = self._packs.get(task.queueing.pack or "")
         if pack is not None and pack.probing == task.id:
             pack.probe_breaker.record_transient_failure(started_at=now, now=now)
 
 
 def _queue_order(task: Task) -> tuple[int, str]:
-    return -task.priority, task.id
+    return -task.queueing.priority, task.id

@@ -20,7 +20,7 @@ from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import FAR_FUTURE, Clock, Ids, token_hash
 from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound
-from receiver.domain.model import EndReason, Origin, Push, Task, TaskState
+from receiver.domain.model import EndReason, Origin, Push, Queueing, Task, TaskState
 from receiver.domain.notifier import Notifiers
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
@@ -94,7 +94,7 @@ class Submitter:
         task = replace(
             task,
             idempotency_key=request.idempotency_key,
-            priority=request.priority,
+            queueing=replace(task.queueing, priority=request.priority),
             message=self._admission.expected_wait_reason(task, self._clock.now()),
         )
         stored = await self._task_store.add(task, intent, batch_size=request.batch_size)
@@ -172,7 +172,7 @@ class Submitter:
             origin=Origin.MINTED,
             state=TaskState.AWAITING,
             endpoint=None if known is None else known.path,
-            pack=None if known is None else known.pack,
+            queueing=Queueing(pack=None if known is None else known.pack),
             label=metadata.label,
             tags=dict(metadata.tags),
             token_hash=token_hash(token),
@@ -335,8 +335,8 @@ class Submitter:
             now=now,
             expires_at=now + self._settings.callbacks.expire_after,
         )
-        share = metadata.tags.get(self._settings.kling.fair_by, "")
-        return replace(task, label=metadata.label, tags=dict(metadata.tags), batch=metadata.batch, fair_share=share)
+        queueing = replace(task.queueing, share=metadata.tags.get(self._settings.kling.fair_by, ""))
+        return replace(task, label=metadata.label, tags=dict(metadata.tags), batch=metadata.batch, queueing=queueing)
 
     def _spawn(self, work: Coroutine[object, object, T]) -> "asyncio.Task[T]":
         """Run *work* as an owned task: it continues if the caller is cancelled."""

@@ -114,8 +114,9 @@ def on_poll_answer(
     if not _is_about(task, report):
         return _answer_for_other_task(task, report, pending, now=now, poll=poll)
     task = _bind_minted(task, report, now=now)
-    empty_results = task.empty_result_count + 1 if _is_empty(report) else task.empty_result_count
-    task = replace(task, kling_id=task.kling_id or report.kling_id, empty_result_count=empty_results)
+    task = replace(task, kling_id=task.kling_id or report.kling_id)
+    if _is_empty(report):
+        task = replace(task, polling=replace(task.polling, empty_results=task.polling.empty_results + 1))
     foreign, own = _split_foreign_pushes(task, pending)
     transition = _decide_answer(task, report, own, now=now, poll=poll)
     return replace(transition, resolved={**foreign, **transition.resolved})
@@ -134,7 +135,8 @@ def on_no_answer(
     ]  # fmt: skip
     left = [(push, report) for push, report in pending if push.id not in forged]
     if forged and is_unbound(task):
-        task = replace(task, poll_count=0)  # the other ids must not wait longer because of the forged one
+        # the other ids must not wait longer because of the forged one
+        task = replace(task, polling=replace(task.polling, count=0))
     return Transition(
         task=schedule_next(task, left, now=now, poll=poll),
         outcome=PushOutcome.UNRECOGNIZED,
@@ -183,7 +185,7 @@ def _decide_answer(
         return Transition(task=schedule_next(task, pending, now=now, poll=poll), outcome=PushOutcome.UNRECOGNIZED)
     if task.state.is_final:
         return _answer_after_end(task, state, pending, now=now, poll=poll)
-    if state.is_final and not (_is_empty(report) and task.empty_result_count < EMPTY_RESULT_RETRIES):
+    if state.is_final and not (_is_empty(report) and task.polling.empty_results < EMPTY_RESULT_RETRIES):
         return _final_answer(task, report, pending, now=now, poll=poll)
     return _progress_answer(task, report, pending, now=now, poll=poll)
 
@@ -320,7 +322,7 @@ def _bind_minted(task: Task, report: StatusReport, *, now: datetime) -> Task:
         kling_id=report.kling_id,
         external_task_id=task.external_task_id or report.external_task_id,
         state=TaskState.SUBMITTED if task.state is TaskState.AWAITING else task.state,
-        poll_count=0,
+        polling=replace(task.polling, count=0),
         started_at=task.started_at or now,
     )
 

@@ -49,16 +49,16 @@ def candidate_ids(task: Task, pending: PendingPushes) -> Sequence[str]:
         return [task.kling_id]
     pushed = [id_ for _, report in pending for id_ in ids_in(report)]
     ids = list(dict.fromkeys(id_ for id_ in (*pushed, task.external_task_id) if id_))
-    first = task.poll_count % len(ids) if ids else 0
+    first = task.polling.count % len(ids) if ids else 0
     return ids[first:] + ids[:first]
 
 
 def record_poll(task: Task, *, now: datetime) -> Task:
     """Record that a task was polled."""
-    polled_at, push_poll_at = task.polled_at, task.push_poll_at
-    if push_poll_at is not None and (polled_at is None or polled_at < push_poll_at):
-        push_poll_at = now  # this is the poll that a push caused
-    return replace(task, polled_at=now, poll_count=task.poll_count + 1, push_poll_at=push_poll_at)
+    last, push_at = task.polling.at, task.polling.push_at
+    if push_at is not None and (last is None or last < push_at):
+        push_at = now  # this is the poll that a push caused
+    return replace(task, polling=replace(task.polling, count=task.polling.count + 1, at=now, push_at=push_at))
 
 
 def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: PollSettings) -> Task:
@@ -72,10 +72,10 @@ def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: Po
         and not (pending and task.state in _OWN_END_STATES and _accepts_callbacks(task, now))
     ):
         return replace(task, due_at=next_poll_after_expiry(task, now=now))
-    if task.empty_result_count:
-        wait = MIN_POLL_GAP * 2 ** min(task.empty_result_count, EMPTY_RESULT_RETRIES)
-    elif fresh or (is_unbound(task) and task.poll_count <= 2 * len(pending)):
-        wait, task = MIN_POLL_GAP, replace(task, push_poll_at=now + MIN_POLL_GAP)
+    if task.polling.empty_results:
+        wait = MIN_POLL_GAP * 2 ** min(task.polling.empty_results, EMPTY_RESULT_RETRIES)
+    elif fresh or (is_unbound(task) and task.polling.count <= 2 * len(pending)):
+        wait, task = MIN_POLL_GAP, replace(task, polling=replace(task.polling, push_at=now + MIN_POLL_GAP))
     else:
         wait = poll_interval(task, poll)
     return replace(task, due_at=next_check_at(task, wait, now=now, poll=poll))
@@ -86,12 +86,12 @@ def schedule_soon(task: Task, *, now: datetime, min_gap: timedelta = MIN_POLL_GA
     if not can_poll(task) or task.state in (TaskState.SUBMITTING, TaskState.QUEUED):
         return task
     soon = now
-    if task.polled_at is not None and task.polled_at <= now:  # otherwise the clock was set back
-        soon = max(soon, task.polled_at + min_gap)
-    if task.push_poll_at is not None and task.push_poll_at <= now + MIN_POLL_GAP:
-        soon = max(soon, task.push_poll_at + MIN_POLL_GAP)
+    if task.polling.at is not None and task.polling.at <= now:  # otherwise the clock was set back
+        soon = max(soon, task.polling.at + min_gap)
+    if task.polling.push_at is not None and task.polling.push_at <= now + MIN_POLL_GAP:
+        soon = max(soon, task.polling.push_at + MIN_POLL_GAP)
     due_at = earliest(task.due_at, soon)
-    return replace(task, due_at=due_at, push_poll_at=due_at)
+    return replace(task, due_at=due_at, polling=replace(task.polling, push_at=due_at))
 
 
 def schedule_end_check(task: Task, *, now: datetime) -> Task:
@@ -144,10 +144,10 @@ def stuck_alert(task: Task, *, poll: PollSettings) -> Json:
     since = running_since(task)
     if not can_poll(task):
         last_poll = "it cannot be polled, because its endpoint is unknown"
-    elif task.polled_at is None:
+    elif task.polling.at is None:
         last_poll = "no poll has succeeded yet"
     else:
-        last_poll = f"it was last polled at {iso(task.polled_at)}"
+        last_poll = f"it was last polled at {iso(task.polling.at)}"
     return {
         "message": (
             f"Kling has had this task since {iso(since)} without ending it: it is {task.state}, and {last_poll}."
@@ -159,7 +159,7 @@ def stuck_alert(task: Task, *, poll: PollSettings) -> Json:
         ),
         "state": task.state.value,
         "reason": task.message,
-        "asks": task.poll_count,
+        "asks": task.polling.count,
         "since": iso(since),
     }
 
@@ -196,7 +196,7 @@ def next_check_at(task: Task, delay: timedelta, *, now: datetime, poll: PollSett
 
 def poll_interval(task: Task, poll: PollSettings) -> timedelta:
     """Return the delay until the next poll, which doubles with each poll up to ``poll.every``."""
-    return backoff(task.poll_count, base=poll.after, maximum=poll.every)
+    return backoff(task.polling.count, base=poll.after, maximum=poll.every)
 
 
 def ids_in(report: StatusReport) -> Sequence[str]:

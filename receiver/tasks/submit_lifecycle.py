@@ -18,8 +18,8 @@ def start_submit(task: Task, token_hash: bytes | None, *, now: datetime, lookup_
         task,
         state=TaskState.SUBMITTING,
         token_hash=token_hash,
-        attempts=task.attempts + 1,
-        poll_count=0,
+        queueing=replace(task.queueing, attempts=task.queueing.attempts + 1),
+        polling=replace(task.polling, count=0),
         started_at=now,
         updated_at=now,
         due_at=lookup_at,
@@ -37,19 +37,22 @@ def bind(task: Task, report: StatusReport, *, poll_now: bool, now: datetime, pol
         task,
         kling_id=report.kling_id or task.kling_id,
         external_task_id=task.external_task_id or report.external_task_id,
-        poll_count=0,
+        polling=replace(task.polling, count=0),
         updated_at=now,
     )
     if task.state.is_final:
         return task
     state = TaskState.PROCESSING if task.kling_state is TaskState.PROCESSING else TaskState.SUBMITTED
-    due_at, push_poll_at = (now, now) if poll_now else (now + poll_interval(task, poll), task.push_poll_at)
-    return replace(task, state=state, end_reason=None, message="", due_at=due_at, push_poll_at=push_poll_at)
+    task = replace(task, state=state, end_reason=None, message="")
+    if poll_now:
+        return replace(task, due_at=now, polling=replace(task.polling, push_at=now))
+    return replace(task, due_at=now + poll_interval(task, poll))
 
 
 def schedule_lookup(task: Task, message: str, *, now: datetime, lookup_at: datetime) -> Task:
     """Schedule a lookup of a task whose create has no clear answer."""
-    return replace(task, message=message, poll_count=task.poll_count + 1, updated_at=now, due_at=lookup_at)
+    polling = replace(task.polling, count=task.polling.count + 1)
+    return replace(task, message=message, polling=polling, updated_at=now, due_at=lookup_at)
 
 
 def reject(task: Task, message: str, *, now: datetime, end_reason: EndReason = EndReason.REFUSED) -> Task:

@@ -170,7 +170,7 @@ class Inbox:
 
     async def _track_callback_health(self, before: Task) -> None:
         """Record whether a finished task had its callback, if one was due while this process ran."""
-        last_seen_at = before.polled_at or before.started_at or before.created_at
+        last_seen_at = before.polling.at or before.started_at or before.created_at
         if self._health_observer is None or before.token_hash is None or last_seen_at < self._started_at:
             return
         if not self._is_restored:

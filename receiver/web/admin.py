@@ -14,8 +14,8 @@ from starlette.types import Scope
 
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import ReceiverError
-from receiver.domain.model import Secret
 from receiver.domain.notifier import Notifier
+from receiver.domain.secret import Secret
 from receiver.settings import Address, RouteSettings
 from receiver.store.interfaces import Catalog
 from receiver.tasks.explain import Explainer

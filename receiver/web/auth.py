@@ -7,7 +7,7 @@ from http import HTTPStatus
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings import Address
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
 from receiver.web.server.problems import Problem

@@ -79,7 +79,7 @@ def task_json(task: Task) -> Json:
         "label": task.label,
         "tags": dict(task.tags),
         "batch": task.batch,
-        "priority": task.priority,
+        "priority": task.queueing.priority,
         "kling_id": task.kling_id,
         "external_task_id": task.external_task_id,
         "message": task.message,

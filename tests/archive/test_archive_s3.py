@@ -16,7 +16,8 @@ from harness.waiting import wait_until
 from receiver.archive.archiver import MAX_CONCURRENT, CopyTarget
 from receiver.archive.policy import GIVE_UP_AFTER, WARN_AFTER
 from receiver.archive.s3 import S3Storage, open_s3
-from receiver.domain.model import ArchiveState, Asset, Secret
+from receiver.domain.model import ArchiveState, Asset
+from receiver.domain.secret import Secret
 from receiver.events.factory import MAX_ARCHIVE_WAIT
 from receiver.net.ssrf_guard import OperatorGuard
 from receiver.settings.storage import StorageSettings

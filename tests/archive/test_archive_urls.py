@@ -22,7 +22,8 @@ from harness.waiting import wait_until
 
 from receiver.archive.fetcher import DownloadLimits
 from receiver.archive.policy import REFUSAL_GRACE
-from receiver.domain.model import ArchiveState, Secret
+from receiver.domain.model import ArchiveState
+from receiver.domain.secret import Secret
 from receiver.events.factory import MAX_ARCHIVE_WAIT
 from receiver.events.payload import result_urls
 from receiver.kling.client import KlingClient

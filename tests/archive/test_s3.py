@@ -18,7 +18,8 @@ from harness.waiting import wait_until
 
 from receiver.archive.s3 import PART_SIZE, S3Storage, open_s3
 from receiver.domain.errors import FileNotStored
-from receiver.domain.model import Asset, Secret
+from receiver.domain.model import Asset
+from receiver.domain.secret import Secret
 from receiver.net.http_client import AddressGuard
 from receiver.net.ssrf_guard import OperatorGuard
 from receiver.settings.storage import StorageSettings

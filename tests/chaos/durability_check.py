@@ -99,8 +99,8 @@ async def _partial_writes(store: SqliteStore) -> list[str]:
         pushes = {push.id[-6:] for push in await store.pushes(task.id)}
         events = {event.id[-6:] for event in (await store.events(task_id=task.id, limit=ALL)).items}
         views = (await store.deliveries(task_id=task.id, limit=ALL)).items
-        if not pushes == events == {view.delivery.id[-6:] for view in views} or len(pushes) != task.poll_count:
-            faults.append(f"{task.id} has halves: {task.poll_count} {len(pushes)} {len(events)} {len(views)}")
+        if not pushes == events == {view.delivery.id[-6:] for view in views} or len(pushes) != task.polling.count:
+            faults.append(f"{task.id} has halves: {task.polling.count} {len(pushes)} {len(events)} {len(views)}")
         delivered += sum(view.delivery.status is DeliveryStatus.DELIVERED for view in views)
     attempts = (await store.stats())["attempts"]
     if attempts != delivered:

@@ -55,7 +55,10 @@ def decision_for(number: int) -> Decide:
         )
         delivery = a_delivery(f"dlv_{number:06}", event_id=event.id, route=ROUTE)
         return Change(
-            task=replace(task, poll_count=task.poll_count + 1), push=push, events=[event], deliveries=[delivery]
+            task=replace(task, polling=replace(task.polling, count=task.polling.count + 1)),
+            push=push,
+            events=[event],
+            deliveries=[delivery],
         )
 
     return judge

@@ -16,7 +16,7 @@ from receiver.cli.demo.output import DemoOutput
 from receiver.cli.demo.sandbox import DemoFailed, Ports, Sandbox
 from receiver.cli.demo.scenario import command_name
 from receiver.cli.demo.webhook_sink import HOOK_PATH, ReceivedRequest, WebhookSink
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.domain.signing import SignatureStatus, sign
 from receiver.settings import load
 

@@ -21,7 +21,8 @@ from harness.script_sender import (
 )
 
 from receiver.delivery.senders.script import ScriptSender
-from receiver.domain.model import Accepted, Secret
+from receiver.domain.model import Accepted
+from receiver.domain.secret import Secret
 from receiver.events import payload
 from receiver.settings import ScriptSettings
 

@@ -18,7 +18,8 @@ from standardwebhooks import Webhook
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.delivery.senders.webhook import ClientCallbackSender, WebhookSender, outcome_of
 from receiver.domain.clock import SystemClock
-from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused, Secret
+from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused
+from receiver.domain.secret import Secret
 from receiver.net.http_client import HttpClient, HttpResponse
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.settings import WebhookSettings

@@ -13,6 +13,7 @@ from receiver.domain.model import (
     Origin,
     Push,
     PushOutcome,
+    Queueing,
     Source,
     StatusReport,
     Task,
@@ -25,8 +26,15 @@ IMAGES: dict[str, tuple[dict[str, Any], ...]] = {"images": ({"index": 0, "url": 
 POLL = PollSettings(after=timedelta(seconds=30), every=timedelta(minutes=5), give_up_after=timedelta(hours=48))
 
 
+_QUEUEING = ("pack", "weight", "priority", "share", "attempts")
+
+
 def a_task(**changes: Any) -> Task:
-    """A task that Kling has accepted through the gateway, without any push yet."""
+    """A task that Kling has accepted through the gateway, without any push yet.
+
+    Members of its `queueing` are given by their own names.
+    """
+    queueing = {name: changes.pop(name) for name in _QUEUEING if name in changes}
     task = Task(
         id="tsk_1",
         origin=Origin.GATEWAY,
@@ -34,7 +42,7 @@ def a_task(**changes: Any) -> Task:
         endpoint="images/multi-image2image",
         kling_id="k1",
         external_task_id="tsk_1",
-        pack="image",
+        queueing=Queueing(**{"pack": "image"} | queueing),
         created_at=START,
         updated_at=START,
         due_at=START + POLL.after,

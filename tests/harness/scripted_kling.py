@@ -10,7 +10,7 @@ from typing import TypeAlias
 
 from harness.clock import FakeClock
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.kling.client import KlingClient, PassThrough
 from receiver.net.http_client import HttpClient, StreamedBody
 from receiver.settings import KlingSettings

@@ -11,7 +11,8 @@ from harness.fake_kling import KlingTask
 from harness.task_system import IdleClock, TaskSystem, a_task_system
 
 from receiver.domain.errors import KlingUnreachable
-from receiver.domain.model import Secret, Task
+from receiver.domain.model import Task
+from receiver.domain.secret import Secret
 from receiver.kling.client import KlingClient
 from receiver.kling.simulator import Options, Simulator, serve
 from receiver.net.http_client import HttpClient

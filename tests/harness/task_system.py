@@ -15,8 +15,9 @@ from harness.clock import START, FakeClock
 from harness.fake_kling import FakeKling
 
 from receiver.domain.clock import Ids
-from receiver.domain.model import Event, Json, Secret, Task
+from receiver.domain.model import Event, Json, Task
 from receiver.domain.notifier import Notifiers
+from receiver.domain.secret import Secret
 from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.settings import (

@@ -17,8 +17,8 @@ from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.webhook import WebhookSender
 from receiver.domain.clock import Ids
-from receiver.domain.model import Secret
 from receiver.domain.notifier import Notifiers
+from receiver.domain.secret import Secret
 from receiver.events.alerts import AlertFactory
 from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes

@@ -19,7 +19,8 @@ from receiver.domain.errors import (
     TokenRejected,
     UnknownResource,
 )
-from receiver.domain.model import Generation, Json, Secret, TaskState
+from receiver.domain.model import Generation, Json, TaskState
+from receiver.domain.secret import Secret
 from receiver.kling import create_body, endpoints, protocol
 from receiver.kling import images as kling_images
 from receiver.kling.client import KlingClient

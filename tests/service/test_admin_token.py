@@ -7,7 +7,7 @@ import pytest
 from harness.settings_files import load_text
 
 from receiver.domain.errors import ConfigurationError, StoreUnavailable
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.service.admin_token import admin_token
 from receiver.settings import Settings
 

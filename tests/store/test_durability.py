@@ -69,8 +69,8 @@ async def count_complete(store: Store) -> int:
         pushes = await store.pushes(task.id)
         events = (await store.events(task_id=task.id, limit=100_000)).items
         deliveries = (await store.deliveries(task_id=task.id, limit=100_000)).items
-        assert {task.poll_count} == {len(pushes), len(events), len(deliveries)}
-        total += task.poll_count
+        assert {task.polling.count} == {len(pushes), len(events), len(deliveries)}
+        total += task.polling.count
     return total
 
 

@@ -44,7 +44,11 @@ async def test_each_pack_has_its_own_queue(store: Store) -> None:
 
     heads = await store.next_queued(now=at(10))
 
-    assert [(task.id, task.pack) for task in heads] == [("tsk_1", "image"), ("tsk_2", None), ("tsk_3", "video")]
+    assert [(task.id, task.queueing.pack) for task in heads] == [
+        ("tsk_1", "image"),
+        ("tsk_2", None),
+        ("tsk_3", "video"),
+    ]
 
 
 async def test_the_longest_due_task_is_next(store: Store) -> None:
@@ -72,37 +76,37 @@ async def test_a_higher_priority_is_before_an_older_task(store: Store) -> None:
 
 async def test_the_share_with_the_fewest_slots_is_next(store: Store) -> None:
     for number in range(5):
-        await add_queued_task(store, f"tsk_{number}", fair_share="many")
-    await add_queued_task(store, "tsk_8", fair_share="few")
-    await add_queued_task(store, "tsk_9", fair_share="fewest")
-    await add_running_task(store, "tsk_a", started=1, fair_share="many", weight=3)
-    await add_running_task(store, "tsk_b", started=2, fair_share="few", weight=1)
-    await add_running_task(store, "tsk_c", started=2, fair_share="few", weight=1)
-    await add_running_task(store, "tsk_d", started=3, fair_share="fewest", weight=1)
-    await add_running_task(store, "tsk_e", started=0, fair_share="fewest", weight=9, pack="video")
+        await add_queued_task(store, f"tsk_{number}", share="many")
+    await add_queued_task(store, "tsk_8", share="few")
+    await add_queued_task(store, "tsk_9", share="fewest")
+    await add_running_task(store, "tsk_a", started=1, share="many", weight=3)
+    await add_running_task(store, "tsk_b", started=2, share="few", weight=1)
+    await add_running_task(store, "tsk_c", started=2, share="few", weight=1)
+    await add_running_task(store, "tsk_d", started=3, share="fewest", weight=1)
+    await add_running_task(store, "tsk_e", started=0, share="fewest", weight=9, pack="video")
 
     assert await next_queued(store) == ["tsk_9"]
 
 
 async def test_equal_shares_alternate_by_last_service(store: Store) -> None:
-    await add_queued_task(store, "tsk_1", fair_share="a")
-    await add_queued_task(store, "tsk_2", fair_share="b")
-    await add_queued_task(store, "tsk_3", fair_share="c")
+    await add_queued_task(store, "tsk_1", share="a")
+    await add_queued_task(store, "tsk_2", share="b")
+    await add_queued_task(store, "tsk_3", share="c")
     for share, started in (("a", 3), ("b", 1), ("c", 2)):
-        ended = await add_running_task(store, f"tsk_{share}", started=started, fair_share=share)
+        ended = await add_running_task(store, f"tsk_{share}", started=started, share=share)
         await update(store, a_task(id=ended.id, state=TaskState.SUCCEED, started_at=at(started), due_at=None))
 
     assert await next_queued(store) == ["tsk_2"]
 
-    await add_queued_task(store, "tsk_4", fair_share="never served")
+    await add_queued_task(store, "tsk_4", share="never served")
 
     assert await next_queued(store) == ["tsk_4"]
 
 
 async def test_a_head_id_stays_at_the_head_of_its_priority(store: Store) -> None:
-    await add_queued_task(store, "tsk_1", fair_share="a")
-    await add_queued_task(store, "tsk_2", fair_share="b")
-    large = await add_queued_task(store, "tsk_3", fair_share="a", weight=9)
+    await add_queued_task(store, "tsk_1", share="a")
+    await add_queued_task(store, "tsk_2", share="b")
+    large = await add_queued_task(store, "tsk_3", share="a", weight=9)
 
     assert await next_queued(store, "tsk_3") == ["tsk_3"]
 
@@ -116,12 +120,12 @@ async def test_a_head_id_stays_at_the_head_of_its_priority(store: Store) -> None
 
 async def test_fair_shares_are_assigned_by_a_tag(store: Store) -> None:
     await add_queued_task(store, "tsk_1", tags={"project": "ads", 'o"dd': "x"})
-    await add_running_task(store, "tsk_2", started=1, tags={"project": "books"}, fair_share="old")
-    await add_queued_task(store, "tsk_3", fair_share="old")
+    await add_running_task(store, "tsk_2", started=1, tags={"project": "books"}, share="old")
+    await add_queued_task(store, "tsk_3", share="old")
     await add_queued_task(store, "tsk_4", state=TaskState.FAILED, tags={"project": "ads"}, due_at=None)
 
     async def shares() -> dict[str, str]:
-        return {task.id: task.fair_share for task in (await store.tasks()).items}
+        return {task.id: task.queueing.share for task in (await store.tasks()).items}
 
     await store.assign_fair_shares("project")
     assert await shares() == {"tsk_1": "ads", "tsk_2": "books", "tsk_3": "", "tsk_4": ""}

@@ -88,15 +88,18 @@ async def test_decisions_on_one_task_run_in_sequence(store: Store) -> None:
     await store.add(a_task(token_hash=TOKEN), b"")
 
     def count(task: Task, pending: Sequence[Push]) -> Change:
-        assert len(pending) == task.poll_count
-        return Change(task=replace(task, poll_count=task.poll_count + 1), push=a_push(f"psh_{task.poll_count:03}"))
+        assert len(pending) == task.polling.count
+        return Change(
+            task=replace(task, polling=replace(task.polling, count=task.polling.count + 1)),
+            push=a_push(f"psh_{task.polling.count:03}"),
+        )
 
     refs: list[TaskRef] = [FIRST, ByToken(token_hash=TOKEN)] * 50
     await asyncio.gather(*(store.apply(ref, count, with_pending=True) for ref in refs))
 
     task = await store.task("tsk_1")
     assert task is not None
-    assert task.poll_count == 100
+    assert task.polling.count == 100
     assert len(await store.pushes("tsk_1")) == 100
 
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 from harness.factories import a_task, at
 from store.conftest import Store
 
-from receiver.domain.model import TaskState
+from receiver.domain.model import Polling, TaskState
 
 
 async def test_due_tasks_are_claimed_once_longest_due_first(store: Store) -> None:
@@ -32,10 +32,10 @@ async def test_due_tasks_are_claimed_once_longest_due_first(store: Store) -> Non
 async def test_tasks_made_due_by_a_push_can_be_first(store: Store) -> None:
     for n in range(4):
         await store.add(a_task(id=f"tsk_{n}", due_at=at(n)), b"")
-    pushed = {"due_at": at(9), "push_poll_at": at(9)}
-    await store.add(a_task(id="tsk_pushed", polled_at=at(8), **pushed), b"")
+    pushed = {"due_at": at(9), "polling": Polling(push_at=at(9))}
+    await store.add(a_task(id="tsk_pushed", **pushed | {"polling": Polling(at=at(8), push_at=at(9))}), b"")
     await store.add(a_task(id="tsk_never_asked", **pushed), b"")
-    await store.add(a_task(id="tsk_asked_since", **pushed | {"polled_at": at(9), "due_at": at(8)}), b"")
+    await store.add(a_task(id="tsk_asked_since", due_at=at(8), polling=Polling(at=at(9), push_at=at(9))), b"")
     await store.add(a_task(id="tsk_over", state=TaskState.SUCCEED, **pushed), b"")
     await store.add(a_task(id="tsk_later", **pushed | {"due_at": at(11)}), b"")
     running = [TaskState.SUBMITTED, TaskState.PROCESSING]
@@ -73,7 +73,7 @@ async def test_make_due_keeps_the_gap_to_the_last_poll(store: Store) -> None:
     moments = {"over": 5, "claimed": 60, "just asked": 60, "soon": 11, "far": 400, "asked in time to come": 60}
     for name, due in moments.items():
         asked_at = {"just asked": at(9), "claimed": at(1), "soon": at(9), "asked in time to come": at(50)}.get(name)
-        await store.add(a_task(id=name, due_at=at(due), polled_at=asked_at), b"")
+        await store.add(a_task(id=name, due_at=at(due), polling=Polling(at=asked_at)), b"")
     await store.add(a_task(id="queued", state=TaskState.QUEUED, due_at=at(60)), b"")
     await store.add(a_task(id="never", due_at=None), b"")
 

@@ -8,7 +8,7 @@ from harness.factories import a_task, an_event, at
 from store.conftest import Store
 
 from receiver.domain.errors import Conflict
-from receiver.domain.model import Origin, TaskState
+from receiver.domain.model import Origin, Polling, TaskState
 from receiver.store.interfaces import ById
 
 TOKEN = sha256(b"token").digest()
@@ -26,12 +26,12 @@ async def test_a_task_is_read_back_unchanged(store: Store) -> None:
         message="why",
         kling_state=TaskState.PROCESSING,
         weight=3,
+        priority=4,
+        share="ads",
         attempts=2,
-        poll_count=5,
-        empty_result_count=2,
+        polling=Polling(count=5, at=at(1.000001), push_at=at(1.5), empty_results=2),
         redundant_push_count=7,
         started_at=at(0.5),
-        polled_at=at(1.000001),
         due_at=at(2),
         expires_at=at(3),
     )

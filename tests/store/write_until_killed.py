@@ -40,7 +40,7 @@ def decision_for(n: int) -> Decide:
 
     def decide(task: Task, _pending: Sequence[Push]) -> Change:
         return Change(
-            task=replace(task, poll_count=task.poll_count + 1),
+            task=replace(task, polling=replace(task.polling, count=task.polling.count + 1)),
             push=a_push(f"psh_{n}", task_id=task.id),
             events=[an_event(f"evt_{n}", type="task.processing", task_id=task.id, push_id=f"psh_{n}")],
             deliveries=[a_delivery(f"dlv_{n}", event_id=f"evt_{n}")],

@@ -82,7 +82,7 @@ async def test_a_task_omitted_from_a_batch_is_polled_alone_from_then_on(tmp_path
         async with system.running():
             await system.settle()
             assert system.kling.query_batches[1:] in ([["k3"], ["k7"]], [["k7"], ["k3"]])
-            assert {(await system.task(f"k{number}")).poll_count for number in range(20) if number != 7} == {1}
+            assert {(await system.task(f"k{number}")).polling.count for number in range(20) if number != 7} == {1}
             await system.advance(60)
 
         assert ["k3"] in system.kling.query_batches[3:]

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from receiver.domain import signing
 from receiver.domain.clock import token_hash
-from receiver.domain.model import Json, Origin, PushOutcome, Secret, Task, TaskState
+from receiver.domain.model import Json, Origin, PushOutcome, Task, TaskState
+from receiver.domain.secret import Secret
 from receiver.kling import protocol
 from receiver.settings import CallbackSettings, Verify
 

@@ -12,7 +12,7 @@ from harness.stalled_tasks import FAST_POLLING, UNREACHABLE, add_stalled_tasks
 from harness.task_system import IdleClock, a_task_system
 
 from receiver.domain.errors import KlingError
-from receiver.domain.model import TaskState
+from receiver.domain.model import Polling, TaskState
 from receiver.kling.client import KlingResponse
 from receiver.kling.error_codes import ErrorResponse, to_error
 from receiver.tasks.poll_schedule import MIN_END_POLL_GAP
@@ -167,7 +167,7 @@ async def test_every_second_claim_takes_the_longest_due_tasks(tmp_path: Path) ->
     async with a_task_system(tmp_path) as system:
         now = system.clock.now()
         quiet = {task.kling_id for task in await add_stalled_tasks(system, 100, due_at=now - timedelta(seconds=1))}
-        await add_stalled_tasks(system, 400, start=100, push_poll_at=now)
+        await add_stalled_tasks(system, 400, start=100, polling=Polling(push_at=now))
         async with system.running():
             await system.advance(4, step=0.5)
 
@@ -186,7 +186,7 @@ async def test_polling_backs_off_in_an_outage_and_catches_up_in_a_minute(tmp_pat
         async with system.running():
             await system.advance(3600, step=20)
             assert len(system.kling.queries) <= 3600 / 20 + 20
-            assert (await system.task(tasks[0].id)).poll_count == 0
+            assert (await system.task(tasks[0].id)).polling.count == 0
 
             for kling_task in system.kling.tasks.values():
                 system.kling.finish_task(kling_task)
@@ -230,7 +230,7 @@ async def test_a_proxys_error_page_counts_as_an_outage(tmp_path: Path, wall: Kli
         async with system.running():
             await system.advance(3600, step=20)
             assert len(kling.queries) <= 3600 / 20 + 20
-            assert {(await system.task(task.id)).poll_count for task in tasks} == {0}
+            assert {(await system.task(task.id)).polling.count for task in tasks} == {0}
 
             for kling_task in kling.tasks.values():
                 kling.finish_task(kling_task)
@@ -249,7 +249,7 @@ async def test_a_gateway_without_queries_is_polled_less_and_less(tmp_path: Path,
         async with system.running():
             await system.advance(3600, step=20)
 
-        assert 5 < (await system.task(task.id)).poll_count == len(kling.queries) <= 20
+        assert 5 < (await system.task(task.id)).polling.count == len(kling.queries) <= 20
 
 
 async def test_in_an_outage_callbacks_are_stored_but_not_routed_unconfirmed(tmp_path: Path) -> None:

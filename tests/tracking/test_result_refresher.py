@@ -12,7 +12,8 @@ from harness.http_client import plain_http
 from harness.waiting import wait_until
 
 from receiver.domain.errors import NoResponse
-from receiver.domain.model import Origin, Secret, Task
+from receiver.domain.model import Origin, Task
+from receiver.domain.secret import Secret
 from receiver.events.payload import result_urls
 from receiver.kling.client import KlingClient
 from receiver.kling.simulator import Options, Simulator, serve

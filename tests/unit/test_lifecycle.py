@@ -10,7 +10,7 @@ from harness.factories import POLL, a_push, a_status_report, a_task, at
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain.model import Origin, PushOutcome, StatusReport, Task, TaskState, Verification
+from receiver.domain.model import Origin, Polling, PushOutcome, StatusReport, Task, TaskState, Verification
 from receiver.settings import Verify
 from receiver.tasks import lifecycle, poll_schedule, submit_lifecycle
 from receiver.tasks.lifecycle import Transition
@@ -100,7 +100,7 @@ def test_the_external_id_outweighs_a_kling_id_changed_by_a_gateway() -> None:
 
 
 def test_polls_of_one_task_keep_a_minimum_gap() -> None:
-    task = a_task(polled_at=START - timedelta(seconds=1))
+    task = a_task(polling=Polling(at=START - timedelta(seconds=1)))
 
     assert apply_callback(task, a_status_report("succeed"), verify=Verify.TERMINAL).task.due_at == at(0.5)
 

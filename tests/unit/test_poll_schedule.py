@@ -6,7 +6,7 @@ from datetime import timedelta
 import pytest
 from harness.factories import POLL, a_push, a_status_report, a_task, at
 
-from receiver.domain.model import Origin, Push, StatusReport, Task, TaskState
+from receiver.domain.model import Origin, Polling, Push, StatusReport, Task, TaskState
 from receiver.settings import PollSettings
 from receiver.tasks import poll_schedule
 
@@ -31,7 +31,7 @@ def test_a_known_kling_id_is_polled() -> None:
 def test_an_unbound_task_is_polled_by_the_ids_in_its_pushes_in_turn() -> None:
     pushes = pending_pushes("a", "b", "a", None)
 
-    polled = [poll_schedule.poll_id(a_minted_task(poll_count=polls), pushes) for polls in range(4)]
+    polled = [poll_schedule.poll_id(a_minted_task(polling=Polling(count=polls)), pushes) for polls in range(4)]
 
     assert polled == ["a", "b", "a", "b"]
 
@@ -54,21 +54,21 @@ def test_a_task_not_known_to_exist_is_not_polled_for_a_push(state: TaskState) ->
 def test_a_push_moves_the_next_poll_forward_and_never_back() -> None:
     assert poll_schedule.schedule_soon(a_task(due_at=at(100)), now=at(7)).due_at == at(7)
     assert poll_schedule.schedule_soon(a_task(due_at=at(3)), now=at(7)).due_at == at(3)
-    assert poll_schedule.schedule_soon(a_task(due_at=at(100), polled_at=at(6)), now=at(7)).due_at == at(11)
+    assert poll_schedule.schedule_soon(a_task(due_at=at(100), polling=Polling(at=at(6))), now=at(7)).due_at == at(11)
 
 
 def test_a_pushed_end_is_polled_soon_after_a_regular_poll() -> None:
-    polled = a_task(state=TaskState.PROCESSING, due_at=at(100), polled_at=at(6))
+    polled = a_task(state=TaskState.PROCESSING, due_at=at(100), polling=Polling(at=at(6)))
 
     assert poll_schedule.schedule_end_check(polled, now=at(6.2)).due_at == at(7.5)
 
 
 def test_a_repeated_end_does_not_move_a_planned_poll_forward() -> None:
-    polled = a_task(state=TaskState.PROCESSING, polled_at=at(6))
+    polled = a_task(state=TaskState.PROCESSING, polling=Polling(at=at(6)))
     unconfirmed = poll_schedule.schedule_next(
         polled, [(a_push(received_at=at(5)), a_status_report("succeed"))], now=at(6), poll=POLL
     )
-    finished = a_task(state=TaskState.SUCCEED, polled_at=at(6))
+    finished = a_task(state=TaskState.SUCCEED, polling=Polling(at=at(6)))
 
     assert unconfirmed.due_at == at(11)
     assert poll_schedule.schedule_end_check(unconfirmed, now=at(7)).due_at == at(11)
@@ -84,11 +84,12 @@ def test_polls_caused_by_pushes_are_five_seconds_apart() -> None:
     assert mismatched.due_at == at(6)
     assert poll_schedule.schedule_end_check(answered, now=at(7.2)).due_at == at(12)
     assert poll_schedule.schedule_end_check(regular, now=at(11)).due_at == at(12.5)
-    assert poll_schedule.schedule_end_check(replace(answered, push_poll_at=at(9990)), now=at(7.2)).due_at == at(8.5)
+    answered = replace(answered, polling=replace(answered.polling, push_at=at(9990)))
+    assert poll_schedule.schedule_end_check(answered, now=at(7.2)).due_at == at(8.5)
 
 
 def test_a_last_poll_in_the_future_is_ignored() -> None:
-    assert poll_schedule.schedule_soon(a_task(due_at=at(9999), polled_at=at(9990)), now=at(7)).due_at == at(7)
+    assert poll_schedule.schedule_soon(a_task(due_at=at(9999), polling=Polling(at=at(9990))), now=at(7)).due_at == at(7)
 
 
 def test_a_minted_url_with_only_forged_pushes_waits_for_the_next_push() -> None:
@@ -103,7 +104,7 @@ def test_a_finished_task_is_not_polled_without_a_push(state: TaskState) -> None:
 
 
 def test_an_expired_task_is_polled_for_a_push_while_its_url_is_valid() -> None:
-    task, pushes = a_task(state=TaskState.EXPIRED, poll_count=3, expires_at=at(1000)), pending_pushes("k1")
+    task, pushes = a_task(state=TaskState.EXPIRED, polling=Polling(count=3), expires_at=at(1000)), pending_pushes("k1")
 
     assert poll_schedule.schedule_next(task, pushes, now=at(300), poll=POLL).due_at == at(300) + timedelta(seconds=240)
     assert poll_schedule.schedule_next(task, pushes, now=at(1000), poll=POLL).due_at is None
@@ -166,7 +167,7 @@ def test_a_task_that_cannot_be_polled_is_checked_at_its_deadlines() -> None:
 
 
 def test_a_stuck_alert_has_the_facts_and_a_remedy() -> None:
-    task = a_task(state=TaskState.PROCESSING, poll_count=15, polled_at=at(3590))
+    task = a_task(state=TaskState.PROCESSING, polling=Polling(count=15, at=at(3590)))
 
     alert = poll_schedule.stuck_alert(task, poll=POLL)
 

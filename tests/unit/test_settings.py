@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from harness.settings_files import CANARY, SHIPPED, WITH_CANARIES, config_error, load_text
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings import Address, Dialect, Settings, Verify, effective_settings, find, load, schema
 
 KEYED = {"KLING_API_KEY": "sk-canary-0123456789"}

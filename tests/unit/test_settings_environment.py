@@ -8,7 +8,7 @@ from harness.settings_files import config_error, config_errors, load_text, route
 from hypothesis import given
 from hypothesis import strategies as st
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.settings import Address, Loaded, Settings, Verify
 from receiver.settings.environment import apply_environment
 

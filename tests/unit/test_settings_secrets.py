@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from harness.settings_files import config_error, config_errors, load_route, load_text, route_text
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.domain.signing import decode_key
 
 LONG = "a-secret-of-26-characters"

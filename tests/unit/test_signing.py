@@ -12,7 +12,7 @@ from standardwebhooks import Webhook
 
 from receiver.domain import signing
 from receiver.domain.clock import SystemClock, from_micros
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.domain.signing import SignatureStatus
 
 PLAIN = Secret("not base64 at all")

@@ -11,7 +11,8 @@ from harness.http_client import plain_http
 from harness.web_app import WebApp
 
 from receiver.domain import signing
-from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, Secret, Verdict, Verification
+from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, Verdict, Verification
+from receiver.domain.secret import Secret
 from receiver.events.payload import serialize
 
 ENDPOINT = "images/multi-image2image"

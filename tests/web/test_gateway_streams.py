@@ -19,7 +19,7 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
 from receiver.settings import KlingSettings

@@ -19,7 +19,7 @@ import receiver
 from receiver.cli.demo.webhook_sink import HOOK_PATH
 from receiver.cli.options import UsageError
 from receiver.domain.errors import ReceiverError
-from receiver.domain.model import Secret
+from receiver.domain.secret import Secret
 
 WEBHOOK_ROUTE = "webhook"
 SCRIPT_ROUTE = "script"

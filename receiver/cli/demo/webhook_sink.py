@@ -9,7 +9,8 @@ from types import TracebackType
 from typing import Self
 
 from receiver.domain.clock import Clock
-from receiver.domain.model import Json, Secret
+from receiver.domain.model import Json
+from receiver.domain.secret import Secret
 from receiver.domain.signing import SignatureStatus, verify
 
 HOOK_PATH = "/hooks/kling"

@@ -12,7 +12,8 @@ from pathlib import Path, PurePosixPath
 
 from receiver.delivery.senders.process import MAX_SHUTDOWN, ProcessResult, run
 from receiver.delivery.senders.sender import DeliveryRequest
-from receiver.domain.model import Accepted, Event, Failed, Json, Outcome, Refused, Secret
+from receiver.domain.model import Accepted, Event, Failed, Json, Outcome, Refused
+from receiver.domain.secret import Secret
 from receiver.events import payload
 from receiver.settings import ScriptSettings
 

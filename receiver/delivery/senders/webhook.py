@@ -9,7 +9,8 @@ from urllib.parse import urljoin, urlsplit
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain import signing
 from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
-from receiver.domain.model import Accepted, Failed, Outcome, Refused, Secret
+from receiver.domain.model import Accepted, Failed, Outcome, Refused
+from receiver.domain.secret import Secret
 from receiver.events import payload
 from receiver.net.http_client import HttpClient, HttpResponse, has_literal_ip
 from receiver.net.retry_after import parse_retry_after
