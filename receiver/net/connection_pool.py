@@ -4,8 +4,12 @@ import asyncio
 import contextlib
 import select
 from dataclasses import dataclass
+from datetime import timedelta
 
 import httpcore2
+
+MAX_AGE = timedelta(seconds=60)
+"""A connection is used no longer than this, so that a name is resolved again even under constant traffic."""
 
 IDLE_SECONDS = 4.0  # below the 5 s after which uvicorn and node close: a request must not meet a closing connection
 CHUNK_SIZE = 64 * 1024
@@ -151,13 +155,21 @@ class PooledConnection:
 
     connection: Connection
     http: httpcore2.AsyncHTTP11Connection
+    retire_at: float
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether the next request may go over it: it is idle, open, and neither idle for too long nor too old."""
+        is_old = asyncio.get_running_loop().time() >= self.retire_at
+        return self.http.is_idle() and not is_old and not self.http.has_expired()
 
 
 class ConnectionPool:
     """All open connections, and which are idle. Only ``aclose`` awaits, so that no cancellation can lose one."""
 
-    def __init__(self, *, max_idle: int) -> None:
+    def __init__(self, *, max_idle: int, max_age: timedelta) -> None:
         self._max_idle = max_idle
+        self._max_age = max_age.total_seconds()
         self._open: set[Connection] = set()
         self._idle: dict[str, list[PooledConnection]] = {}
         self._sweep_timer: asyncio.TimerHandle | None = None
@@ -170,16 +182,15 @@ class ConnectionPool:
         """Track a connection that was just opened, unless it has already closed."""
         if connection.is_open:
             self._open.add(connection)
-        return PooledConnection(
-            connection, httpcore2.AsyncHTTP11Connection(origin, connection, keepalive_expiry=IDLE_SECONDS)
-        )
+        http = httpcore2.AsyncHTTP11Connection(origin, connection, keepalive_expiry=IDLE_SECONDS)
+        return PooledConnection(connection, http, asyncio.get_running_loop().time() + self._max_age)
 
     def acquire(self, origin: str) -> PooledConnection | None:
         """Return the most recently used idle connection to *origin* that is still open, or None."""
         idle = self._idle.get(origin, [])
         while idle:
             pooled = idle.pop()
-            if not pooled.http.has_expired():
+            if pooled.is_reusable:
                 return pooled
             pooled.connection.abort()
         return None
@@ -194,15 +205,15 @@ class ConnectionPool:
             self._sweep_timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_expired)
 
     def _close_expired(self) -> None:
-        """Close connections that were idle too long."""
+        """Close connections that were idle too long, or are too old."""
         self._sweep_timer = None
         for origin, idle in list(self._idle.items()):
+            del self._idle[origin]
             for pooled in idle:
-                if pooled.http.has_expired():
+                if pooled.is_reusable:
+                    self._idle.setdefault(origin, []).append(pooled)
+                else:
                     pooled.connection.abort()
-            self._idle[origin] = [pooled for pooled in idle if not pooled.http.has_expired()]
-            if not self._idle[origin]:
-                del self._idle[origin]
         if self._idle:
             self._sweep_timer = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._close_expired)
 

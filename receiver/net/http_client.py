@@ -20,7 +20,7 @@ import httpcore2
 import httpx2 as httpx
 
 from receiver.domain.errors import NoResponse, RequestNotSent
-from receiver.net.connection_pool import CHUNK_SIZE, Connection, ConnectionPool
+from receiver.net.connection_pool import CHUNK_SIZE, MAX_AGE, Connection, ConnectionPool, PooledConnection
 from receiver.net.dialer import AddressGuard, Dialer, IPAddress, Resolve, is_literal
 
 __all__ = [
@@ -103,11 +103,12 @@ class HttpClient:
         guard: AddressGuard | None = None,
         max_connections: int = 100,
         user_agent: str,
+        max_age: timedelta = MAX_AGE,
         resolve: Resolve | None = None,
         make_tls: Callable[[], ssl.SSLContext] = httpcore2.default_ssl_context,
     ) -> None:
         self._dialer = Dialer(guard=guard, resolve=resolve, make_tls=make_tls)
-        self._pool = ConnectionPool(max_idle=max_connections)
+        self._pool = ConnectionPool(max_idle=max_connections, max_age=max_age)
         self._slots = asyncio.Semaphore(max_connections)
         self._user_agent = user_agent
 
@@ -120,11 +121,16 @@ class HttpClient:
         content: bytes = b"",
         time_limit: timedelta,
         max_body: int,
+        reuse: bool = True,
     ) -> HttpResponse:
-        """Make one request within *time_limit* in total, and keep at most *max_body* bytes of the response body."""
+        """Make one request within *time_limit* in total, and keep at most *max_body* bytes of the response body.
+
+        With *reuse* it may go over an idle connection. If the peer has just given that up and answers nothing, the
+        request is sent once more, on a new connection. Without *reuse* it is sent at most once.
+        """
         read = partial(read_limited, max_body=max_body)
         return await self._exchange(
-            method, url, headers=headers or {}, content=content, time_limit=time_limit, read=read
+            method, url, headers=headers or {}, content=content, time_limit=time_limit, reuse=reuse, read=read
         )
 
     async def stream(
@@ -136,12 +142,14 @@ class HttpClient:
         content: bytes | StreamedBody = b"",
         time_limit: timedelta,
         extra_body_time: timedelta = timedelta(),
+        reuse: bool = True,
         read: Callable[[StreamedResponse], Awaitable[T]],
     ) -> T:
         """Request *url*, pass the streamed response to *read*, and return its result.
 
         It may take *time_limit* in total, plus *extra_body_time* once the response has started. Bytes that *read* does
-        not consume are dropped. Exceptions of *read* and *content* propagate, besides those of ``request``.
+        not consume are dropped. Exceptions of *read* and *content* propagate, besides those of ``request``. *reuse* is
+        that of ``request``; a streamed *content* can be sent only once, so it always goes over a new connection.
         """
         return await self._exchange(
             method,
@@ -150,6 +158,7 @@ class HttpClient:
             content=content,
             time_limit=time_limit,
             extra_body_time=extra_body_time,
+            reuse=reuse and not isinstance(content, StreamedBody),
             read=read,
         )
 
@@ -162,22 +171,34 @@ class HttpClient:
         content: bytes | StreamedBody,
         time_limit: timedelta,
         extra_body_time: timedelta = timedelta(),
+        reuse: bool,
         read: Callable[[StreamedResponse], Awaitable[T]],
     ) -> T:
         target = _target(url)
-        request = httpcore2.Request(
-            method,
-            target.url,
-            headers=self._headers(method, target, headers, content),
-            content=_chunks(content),
-        )
+        lines = self._headers(method, target, headers, content)
         exchange = _Exchange(target=target, seconds=time_limit.total_seconds())
         try:
             async with asyncio.timeout(exchange.seconds) as deadline, self._slots:
-                begun = partial(exchange.on_response_started, deadline, extra_body_time)
-                return await self._send(request, exchange, read, begun)
+
+                async def send(pooled: PooledConnection) -> T:
+                    request = httpcore2.Request(method, target.url, headers=lines, content=_chunks(content))
+                    exchange.begin(pooled.connection)
+                    try:
+                        response = await pooled.http.handle_async_request(request)
+                        exchange.on_response_started(deadline, extra_body_time)
+                        async with (
+                            contextlib.aclosing(response),
+                            contextlib.aclosing(response.aiter_stream()) as chunks,
+                        ):
+                            return await read(_streamed_response(response, target, chunks))
+                    finally:
+                        self._pool.release(target.origin, pooled)
+
+                return await self._send(send, exchange, reuse=reuse)
         except TimeoutError as exc:
             raise exchange.timeout_error() from exc
+        except _TRANSPORT_ERRORS as exc:
+            raise exchange.transport_error(exc) from exc
 
     async def aclose(self) -> None:
         """Close all connections and wait until they are released."""
@@ -198,32 +219,24 @@ class HttpClient:
             lines.append((b"content-length", b"%d" % size))
         return lines
 
-    async def _send(
-        self,
-        request: httpcore2.Request,
-        exchange: "_Exchange",
-        read: Callable[[StreamedResponse], Awaitable[T]],
-        on_response_started: Callable[[], None],
-    ) -> T:
+    async def _send(self, send: Callable[[PooledConnection], Awaitable[T]], exchange: "_Exchange", *, reuse: bool) -> T:
+        """Send over an idle connection if there is one; if the peer answers nothing there, over a new one."""
+        pooled = self._pool.acquire(exchange.target.origin) if reuse else None
+        if pooled is not None:
+            try:
+                return await send(pooled)
+            except _TRANSPORT_ERRORS:
+                if pooled.connection.received:
+                    raise
+        return await send(await self._connect(exchange))
+
+    async def _connect(self, exchange: "_Exchange") -> PooledConnection:
+        exchange.dialing = True
         target = exchange.target
-        pooled = self._pool.acquire(target.origin)
-        if pooled is None:
-            exchange.dialing = True
-            connection = await self._dialer.dial(
-                target.host, target.port, secure=target.url.scheme == b"https", make_protocol=self._pool.new_connection
-            )
-            pooled = self._pool.register(connection, target.url.origin)
-        exchange.connection = pooled.connection
-        pooled.connection.reset()
-        try:
-            response = await pooled.http.handle_async_request(request)
-            on_response_started()
-            async with contextlib.aclosing(response), contextlib.aclosing(response.aiter_stream()) as chunks:
-                return await read(_streamed_response(response, target, chunks))
-        except _TRANSPORT_ERRORS as exc:
-            raise exchange.transport_error(exc) from exc
-        finally:
-            self._pool.release(target.origin, pooled)
+        connection = await self._dialer.dial(
+            target.host, target.port, secure=target.url.scheme == b"https", make_protocol=self._pool.new_connection
+        )
+        return self._pool.register(connection, target.url.origin)
 
 
 def _encode(text: str) -> bytes:
@@ -322,6 +335,11 @@ class _Exchange:
     dialing: bool = False
     connection: Connection | None = None
     response_started: bool = False
+
+    def begin(self, connection: Connection) -> None:
+        """Note the connection that the request goes over."""
+        connection.reset()
+        self.connection = connection
 
     def on_response_started(self, deadline: asyncio.Timeout, extra_body_time: timedelta) -> None:
         """Note that the response has started, and extend the deadline for its body."""
