@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from benchmarks.load import LoadResult, post_all, request
 from harness.ports import free_port
@@ -50,6 +50,12 @@ name = "to-{sink}"
 webhook = {{ url = "http://127.0.0.1:{sink}/hook", secret = "{secret}" }}
 concurrency = 32
 """
+SCRIPT_ROUTE = """
+[[routes]]
+name = "script"
+script = {{ command = ["{script}"] }}
+concurrency = 8
+"""
 
 
 @contextmanager
@@ -71,19 +77,27 @@ def python_process(*argv: str, log: Path, env: dict[str, str] | None = None) -> 
             process.wait()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A running comparison server."""
+
+    port: int
+    pid: int
+
+
 @contextmanager
-def server_process(module: str, *argv: str, folder: Path) -> Iterator[int]:
+def server_process(module: str, *argv: str, folder: Path) -> Iterator[Server]:
     """Run one of our own servers on a free port."""
     port = free_port()
     log = folder / f"{module}-{port}.log"
     with python_process(f"benchmarks.{module}", str(port), *argv, log=log) as process:
-        _wait_for_port(process, port, log)
-        yield port
+        wait_for_port(process, port, log)
+        yield Server(port=port, pid=process.pid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Receiver:
-    """A running ``kling-receiver serve``. ``ready_after`` is in seconds."""
+    """A running ``kling-receiver serve``. ``startup_seconds`` is the time until READY."""
 
     public: int
     admin: int
@@ -108,10 +122,11 @@ class Receiver:
 
 
 @contextmanager
-def a_receiver(folder: Path, *sinks: int) -> Iterator[Receiver]:
-    """Run the receiver with a store in *folder* and a route to each of *sinks*. Yield it after READY."""
+def a_receiver(folder: Path, *sinks: int, script: str | None = None) -> Iterator[Receiver]:
+    """Run the receiver with a store in *folder* and routes to *sinks* and *script*. Yield it after READY."""
     public, admin, log, config = free_port(), free_port(), folder / "receiver.log", folder / "config.toml"
     routes = "".join(ROUTE.format(sink=sink, secret=SECRET) for sink in sinks)
+    routes += SCRIPT_ROUTE.format(script=script) if script else ""
     config.write_text(CONFIG.format(public=public, admin=admin, token=TOKEN) + routes)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         address = folder / "notify"
@@ -143,7 +158,14 @@ def _write_posts(posts: Sequence[Post], folder: Path) -> Path:
     return file
 
 
-def _run_generator(module: str, *argv: object) -> LoadResult:
+def run_plain_loop(what: str, port: int, count: int) -> dict[str, float]:
+    """Run a plain loop, see ``plain_loop``. Return its rate and its CPU time for each."""
+    found: dict[str, float] = _run_module("benchmarks.plain_loop", what, port, count)
+    return found
+
+
+def _run_module(module: str, *argv: object) -> Any:
+    """Run a module and return the JSON that it prints."""
     ran = subprocess.run(
         [sys.executable, "-m", module, *map(str, argv)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
@@ -154,7 +176,11 @@ def _run_generator(module: str, *argv: object) -> LoadResult:
     )
     if ran.returncode not in (0, -signal.SIGTERM):  # uvicorn ends by the signal
         raise RuntimeError(ran.stderr)
-    said = json.loads(ran.stdout)
+    return json.loads(ran.stdout)
+
+
+def _run_generator(module: str, *argv: object) -> LoadResult:
+    said = _run_module(module, *argv)
     statuses = {int(status): count for status, count in said["statuses"].items()}
     if set(statuses) != {200}:
         raise RuntimeError(f"not every request was answered 200: {statuses}")
@@ -163,7 +189,7 @@ def _run_generator(module: str, *argv: object) -> LoadResult:
     )
 
 
-def _wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
+def wait_for_port(process: subprocess.Popen[bytes], port: int, log: Path) -> None:
     end = time.perf_counter() + STOP_TIMEOUT
     while time.perf_counter() < end and process.poll() is None:
         with socket.socket() as probe:

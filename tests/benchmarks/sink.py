@@ -1,6 +1,7 @@
 """A destination that answers every webhook at once, so that it is never the bottleneck.
 
-``python -m benchmarks.sink PORT`` runs it as a process. With ``hangs`` appended, it never answers.
+``python -m benchmarks.sink PORT`` runs it as a process. With ``hangs`` appended, it never answers. A request for
+``/count`` is answered with the number of webhooks so far.
 """
 
 import asyncio
@@ -11,14 +12,18 @@ import httptools
 import uvloop
 
 _RESPONSE = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
+_COUNT_PATH = b"/count"
 
 
 class Sink(asyncio.Protocol):
-    """One connection of a sender. Calls *arrived* for each webhook, and answers unless it *hangs*."""
+    """One connection of a sender. Calls *on_webhook* for each webhook, and answers unless it *hangs*."""
+
+    received = 0
 
     def __init__(self, on_webhook: Callable[[], None] = lambda: None, *, hangs: bool = False) -> None:
         self._on_webhook = on_webhook
         self._hangs = hangs
+        self._is_count = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # always a Transport for TCP
         self._transport = transport
@@ -27,7 +32,15 @@ class Sink(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         self._parser.feed_data(data)
 
+    def on_url(self, url: bytes) -> None:
+        self._is_count = url == _COUNT_PATH
+
     def on_message_complete(self) -> None:
+        if self._is_count:
+            body = b"%d" % Sink.received
+            self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n%b" % (len(body), body))
+            return
+        Sink.received += 1
         self._on_webhook()
         if not self._hangs:
             self._transport.write(_RESPONSE)

@@ -1,0 +1,21 @@
+"""The measurements, each with its comparison, in one run on one machine."""
+
+from collections.abc import Callable, Iterator
+
+from benchmarks.measurement import Measurement, Scale
+from benchmarks.measures.callbacks import acknowledged, acknowledged_on_one_loop, hanging
+from benchmarks.measures.commands import commands, start
+from benchmarks.measures.deliveries import delivered, latency, scripts
+from benchmarks.measures.storage import storage
+
+ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
+    "acknowledged": acknowledged,
+    "one-loop": acknowledged_on_one_loop,
+    "delivered": delivered,
+    "hanging": hanging,
+    "latency": latency,
+    "start": start,
+    "commands": commands,
+    "scripts": scripts,
+    "storage": storage,
+}

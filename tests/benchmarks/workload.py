@@ -1,0 +1,85 @@
+"""What the measurements share: folders, callbacks, and counting what became of them."""
+
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import uvloop
+from benchmarks.processes import Post, Receiver
+
+CALLBACK = (
+    '{{"task_id":"{id}","task_status":"{status}","task_status_msg":"","created_at":1785901861504,'
+    '"updated_at":1785901861504,"task_info":{{}},"task_result":{{"images":[{{"index":0,'
+    '"url":"https://cdn.example.com/bs2/upload-ylab-stunt/output_{id}.png"}}]}}}}'
+)
+STATUSES = ("submitted", "processing", "succeed")
+WAIT_TIMEOUT = 60.0
+
+
+@contextmanager
+def temp_folder() -> Iterator[Path]:
+    """Create a folder for one measurement, on the disk that all parties share."""
+    with TemporaryDirectory(prefix="kling-receiver-bench-") as name:
+        yield Path(name)
+
+
+def callbacks(running: Receiver, count: int, *, statuses: Sequence[str] = STATUSES) -> list[Post]:
+    """Return about *count* callbacks of new tasks of the receiver."""
+    return posts_to(uvloop.run(running.create_callback_urls(count // len(statuses))), statuses=statuses)
+
+
+def posts_to(paths: Sequence[str], *, statuses: Sequence[str] = STATUSES) -> list[Post]:
+    """Return callbacks for these paths: the first status of all tasks, then the next, and so on."""
+    return [
+        (path, CALLBACK.format(id=f"8672837417{number:08}", status=status))
+        for status in statuses
+        for number, path in enumerate(paths)
+    ]
+
+
+def wait_until_counted(count: Callable[[], int], wanted: int) -> None:
+    """Wait until *count* reaches *wanted*; fail after a time limit."""
+    end = time.perf_counter() + WAIT_TIMEOUT
+    while (counted := count()) < wanted:
+        if time.perf_counter() > end:
+            raise RuntimeError(f"only {counted} of {wanted} were delivered")
+        time.sleep(0.02)
+
+
+def delivered_to(path: Path, route: str) -> Callable[[], int]:
+    """Count the receiver's deliveries to *route*."""
+    query = "SELECT COUNT(*) FROM deliveries WHERE route = ? AND status = 'delivered'"
+    return row_counter(path / "receiver.db", query, route)
+
+
+def delivered_at_first_attempt(path: Path) -> Callable[[], int]:
+    """Count the receiver's recorded attempts that succeeded."""
+    return row_counter(
+        path / "receiver.db", "SELECT COUNT(*) FROM deliveries WHERE status = 'delivered' AND attempts = 1"
+    )
+
+
+def forwarder_finished(path: Path) -> Callable[[], int]:
+    """Count what the forwarder has finished, including losses by client timeouts."""
+    return row_counter(path / "forwarder.db", "SELECT COUNT(*) FROM events WHERE status != 'pending'")
+
+
+def forwarder_lost(path: Path) -> Callable[[], int]:
+    """Count the forwarder's lost events."""
+    return row_counter(path / "forwarder.db", "SELECT COUNT(*) FROM events WHERE status = 'failed'")
+
+
+def row_counter(database: Path, query: str, *arguments: str) -> Callable[[], int]:
+    """Count rows in another process's database, read-only."""
+
+    def count() -> int:
+        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=10)
+        try:
+            return int(connection.execute(query, arguments).fetchone()[0])
+        finally:
+            connection.close()
+
+    return count
