@@ -132,7 +132,7 @@ class Polling:
     """The polls of a task so far: their ``count``, and ``at``, the time of the last one.
 
     ``push_at`` is the time of the last poll caused by a push, done or planned.
-    ``empty_results`` counts answers that reported a success without a result.
+    ``empty_results`` counts the 5 s steps for which answers reported a success without a result.
     """
 
     count: int = 0

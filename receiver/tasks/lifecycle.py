@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from receiver.domain.model import EndReason, Push, PushOutcome, StatusReport, Task, TaskState, Verification
 from receiver.settings import PollSettings, Verify
 from receiver.tasks.poll_schedule import (
-    EMPTY_RESULT_RETRIES,
+    EMPTY_RESULT_STEPS,
     PendingPushes,
     can_poll,
     earliest,
@@ -23,6 +23,7 @@ from receiver.tasks.poll_schedule import (
     next_check_at,
     next_poll_after_expiry,
     poll_interval,
+    record_empty_result,
     record_poll,
     schedule_end_check,
     schedule_next,
@@ -110,13 +111,14 @@ def on_poll_answer(
     task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollSettings
 ) -> Transition:
     """Return what the API's answer about *task* changes. *pending* are the task's unconfirmed pushes."""
+    is_about = _is_about(task, report)
+    if is_about and _is_empty(report):
+        task = record_empty_result(task, now=now)
     task = record_poll(replace(task, updated_at=now), now=now)
-    if not _is_about(task, report):
+    if not is_about:
         return _answer_for_other_task(task, report, pending, now=now, poll=poll)
     task = _bind_minted(task, report, now=now)
     task = replace(task, kling_id=task.kling_id or report.kling_id)
-    if _is_empty(report):
-        task = replace(task, polling=replace(task.polling, empty_results=task.polling.empty_results + 1))
     foreign, own = _split_foreign_pushes(task, pending)
     transition = _decide_answer(task, report, own, now=now, poll=poll)
     return replace(transition, resolved={**foreign, **transition.resolved})
@@ -185,7 +187,7 @@ def _decide_answer(
         return Transition(task=schedule_next(task, pending, now=now, poll=poll), outcome=PushOutcome.UNRECOGNIZED)
     if task.state.is_final:
         return _answer_after_end(task, state, pending, now=now, poll=poll)
-    if state.is_final and not (_is_empty(report) and task.polling.empty_results < EMPTY_RESULT_RETRIES):
+    if state.is_final and not (_is_empty(report) and task.polling.empty_results < EMPTY_RESULT_STEPS):
         return _final_answer(task, report, pending, now=now, poll=poll)
     return _progress_answer(task, report, pending, now=now, poll=poll)
 

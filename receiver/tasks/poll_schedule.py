@@ -11,7 +11,7 @@ from typing import TypeAlias
 
 from receiver.domain.backoff import backoff
 from receiver.domain.clock import iso
-from receiver.domain.model import Json, Origin, Push, StatusReport, Task, TaskState
+from receiver.domain.model import Json, Origin, Polling, Push, StatusReport, Task, TaskState
 from receiver.settings import PollSettings
 
 MIN_POLL_GAP = timedelta(seconds=5)
@@ -25,8 +25,11 @@ It also applies to the polls at startup."""
 FRESH_PUSH = timedelta(minutes=1)
 """How long an unconfirmed push keeps the polls frequent: the API may lag behind callbacks."""
 
-EMPTY_RESULT_RETRIES = 5
-"""How many answers report a success without a result before one is accepted."""
+EMPTY_RESULT_STEPS = 31
+"""For how many steps of MIN_POLL_GAP a success has no result before it is accepted: five polls, 150 s."""
+
+_MAX_POLL_DELAY = timedelta(hours=1)
+"""A poll later than this may be due to a clock set forward, so its time does not count."""
 
 PendingPushes: TypeAlias = Sequence[tuple[Push, StatusReport]]
 """A task's unconfirmed pushes and their reports, oldest first."""
@@ -61,6 +64,23 @@ def record_poll(task: Task, *, now: datetime) -> Task:
     return replace(task, polling=replace(task.polling, count=task.polling.count + 1, at=now, push_at=push_at))
 
 
+def record_empty_result(task: Task, *, now: datetime) -> Task:
+    """Record that a poll at *now*, not recorded yet, found a success without a result.
+
+    This counts time, not polls: a restart, a push or a clock that is set causes polls before their time.
+    """
+    polling, steps = task.polling, 1
+    if polling.empty_results and polling.at is not None:
+        wait, passed = _empty_result_wait(polling), now - polling.at
+        steps = 0 if passed > wait + _MAX_POLL_DELAY else max(0, min(passed, wait) // MIN_POLL_GAP)
+    return replace(task, polling=replace(polling, empty_results=polling.empty_results + steps))
+
+
+def _empty_result_wait(polling: Polling) -> timedelta:
+    """Return the delay until the next poll for a missing result: 10, 20, 40, 80, then 160 s."""
+    return MIN_POLL_GAP * (min(polling.empty_results, EMPTY_RESULT_STEPS) + 1)
+
+
 def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: PollSettings) -> Task:
     """Schedule the next poll after an answer: soon for a fresh push, else after a growing interval."""
     fresh = any(now - push.received_at < FRESH_PUSH for push, _ in pending)
@@ -73,7 +93,7 @@ def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: Po
     ):
         return replace(task, due_at=next_poll_after_expiry(task, now=now))
     if task.polling.empty_results:
-        wait = MIN_POLL_GAP * 2 ** min(task.polling.empty_results, EMPTY_RESULT_RETRIES)
+        wait = _empty_result_wait(task.polling)
     elif fresh or (is_unbound(task) and task.polling.count <= 2 * len(pending)):
         wait, task = MIN_POLL_GAP, replace(task, polling=replace(task.polling, push_at=now + MIN_POLL_GAP))
     else:

@@ -197,9 +197,9 @@ async def test_a_success_without_a_result_is_polled_again_before_it_counts(tmp_p
         await system.advance(120, step=5)
 
         assert (await system.task(task.id)).state is TaskState.SUCCEED
-        assert len(system.kling.queries) - asked == poll_schedule.EMPTY_RESULT_RETRIES
+        assert len(system.kling.queries) - asked == 5
         await system.advance(3600, step=300)
-        assert len(system.kling.queries) - asked == poll_schedule.EMPTY_RESULT_RETRIES
+        assert len(system.kling.queries) - asked == 5
 
 
 async def test_a_result_that_follows_a_success_is_delivered_with_it(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from receiver.settings import Verify
 from receiver.tasks import lifecycle, poll_schedule, submit_lifecycle
 from receiver.tasks.lifecycle import Transition
 
+EMPTY = a_status_report("succeed", result={})
+
 
 def apply_callback(
     task: Task, report: StatusReport, *, verified: Verification = Verification.NONE, verify: Verify = Verify.NEVER
@@ -177,15 +179,34 @@ def test_the_poll_interval_doubles_up_to_its_maximum() -> None:
 
 
 def test_an_empty_success_is_polled_again_and_then_accepted() -> None:
-    task, announced = a_task(), 0
-    empty = a_status_report("succeed", result={})
+    task, now = a_task(), START
+    waits = []
 
-    for _ in range(poll_schedule.EMPTY_RESULT_RETRIES):
-        assert not announced
-        transition = lifecycle.on_poll_answer(task, empty, [], now=START, poll=POLL)
-        task, announced = transition.task, announced + transition.announce
+    while task.state is not TaskState.SUCCEED:
+        task = lifecycle.on_poll_answer(task, EMPTY, [], now=now, poll=POLL).task
+        waits.append((task.due_at or now) - now)
+        now = task.due_at or now
 
-    assert task.state is TaskState.SUCCEED
+    assert [wait.total_seconds() for wait in waits] == [10, 20, 40, 80, 0]
+
+
+@pytest.mark.parametrize(
+    "gap",
+    [
+        pytest.param(timedelta(), id="the same moment"),
+        pytest.param(timedelta(days=-1), id="a clock that is set back"),
+        pytest.param(timedelta(days=1), id="a clock that is set forward"),
+        pytest.param(timedelta(seconds=5), id="pushes that cause polls"),
+    ],
+)
+def test_polls_before_their_time_do_not_make_an_empty_success_count(gap: timedelta) -> None:
+    task, now = a_task(), START
+
+    for _ in range(12):
+        task = lifecycle.on_poll_answer(task, EMPTY, [], now=now, poll=POLL).task
+        now += gap
+
+    assert not task.state.is_final
 
 
 def test_a_late_end_revives_an_expired_task_but_progress_does_not() -> None:
