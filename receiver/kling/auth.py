@@ -7,6 +7,7 @@ import jwt
 from jwt.warnings import InsecureKeyLengthWarning
 
 from receiver.domain.clock import Clock
+from receiver.domain.redaction import Redactor
 from receiver.domain.secret import Secret
 from receiver.settings import KlingSettings
 
@@ -18,7 +19,9 @@ RENEWAL_MARGIN = timedelta(seconds=60)  # a token must not expire in transit
 class Authorization:
     """Creates authorization headers. Tokens are cached until shortly before they expire."""
 
-    def __init__(self, settings: KlingSettings, clock: Clock) -> None:
+    def __init__(self, settings: KlingSettings, clock: Clock, redactor: Redactor) -> None:
+        """*redactor* gets each signed token, so that it is hidden too."""
+        self._redactor = redactor
         self._api_key = settings.api_key or Secret("")
         self._access_key = settings.access_key or Secret("")
         self._secret_key = settings.secret_key or Secret("")
@@ -40,13 +43,6 @@ class Authorization:
         """Discard the token, so the next call signs a new one."""
         self._fresh_until = None
 
-    def redact(self, text: str) -> str:
-        """Return a server's text without our keys: some servers quote the key they refuse."""
-        for secret in (self._api_key, self._access_key, self._secret_key, self._token):
-            if secret:
-                text = text.replace(secret.reveal(), "***")
-        return text
-
     def _current_token(self) -> Secret:
         now = self._clock.now()
         if self._fresh_until is None or now >= self._fresh_until:
@@ -58,5 +54,6 @@ class Authorization:
             with warnings.catch_warnings():  # Kling chooses the length of the secret
                 warnings.simplefilter("ignore", InsecureKeyLengthWarning)
                 self._token = Secret(jwt.encode(claims, self._secret_key.reveal(), algorithm="HS256"))
+            self._redactor.add(self._token)
             self._fresh_until = now + TOKEN_LIFETIME - RENEWAL_MARGIN
         return self._token

@@ -30,17 +30,18 @@ from receiver.domain.errors import (
     UnknownResource,
 )
 from receiver.domain.model import Generation, Json, StatusReport
+from receiver.domain.redaction import Redactor
 from receiver.kling import protocol
+from receiver.kling.answer_body import MAX_BODY, chunks_of, clean, read_head
 from receiver.kling.auth import Authorization
 from receiver.kling.endpoints import QUERY_APIS, Endpoint, resolve
 from receiver.kling.error_codes import ErrorResponse, to_error
-from receiver.net.http_client import HttpClient, HttpResponse, StreamedBody, StreamedResponse, read_limited
+from receiver.net.http_client import HttpClient, HttpResponse, StreamedBody, StreamedResponse
 from receiver.settings import KlingSettings
 
 MAX_BATCH = QUERY_APIS[Generation.NEW].max_ids
 """Maximum number of tasks of the new generation in one query."""
 
-MAX_RESPONSE = 16 * 1024 * 1024  # a page of 500 tasks with room to spare
 _LIST_SIZE = 100
 _MAX_BATCH_ID_LENGTH = 64  # of ids in a batch, so that the URL stays short enough for every server
 _JSON = {"content-type": "application/json", "accept": "application/json"}
@@ -108,10 +109,15 @@ class KlingClient:
     except where a method says otherwise.
     """
 
-    def __init__(self, settings: KlingSettings, *, http_client: HttpClient, clock: Clock) -> None:
+    def __init__(
+        self, settings: KlingSettings, *, http_client: HttpClient, clock: Clock, redactor: Redactor | None = None
+    ) -> None:
+        """*redactor* knows the secrets that no answer may contain; the default knows only Kling's keys."""
+        keys = (settings.api_key, settings.access_key, settings.secret_key)
         self._base_url: str = settings.base_url.rstrip("/")
         self._timeout = settings.timeout
-        self._authorization = Authorization(settings, clock)
+        self._redactor = redactor or Redactor(key for key in keys if key)
+        self._authorization = Authorization(settings, clock, self._redactor)
         self._http_client = http_client
         self._clock = clock
 
@@ -216,13 +222,17 @@ class KlingClient:
         target = pass_through.target("/" + quote(path.lstrip("/"), safe=_SAFE_IN_PATH))
 
         async def take(incoming: StreamedResponse, *, is_last: bool) -> bool:
-            chunks = incoming.chunks
-            if incoming.status == HTTPStatus.UNAUTHORIZED and not is_last:
-                reply = await read_limited(incoming, max_body=MAX_RESPONSE)
-                if isinstance(self._to_error(_as_error_response(reply)), TokenRejected):
-                    return False
-                chunks = _single_chunk(reply.body)
-            await write_response(incoming.status, _returned_headers(incoming.headers, {"content-length"}), chunks)
+            head, is_whole = await read_head(incoming.chunks)
+            if not is_whole:
+                chunks = chunks_of(head, incoming.chunks)
+                await write_response(incoming.status, _returned_headers(incoming.headers, {"content-length"}), chunks)
+                return True
+            reply = clean(HttpResponse(status=incoming.status, headers=incoming.headers, body=head), self._redactor)
+            is_refused = reply.status == HTTPStatus.UNAUTHORIZED and not is_last
+            if is_refused and isinstance(self._to_error(_as_error_response(reply)), TokenRejected):
+                return False
+            headers = _returned_headers(reply.headers, {"content-length"})
+            await write_response(reply.status, headers, chunks_of(reply.body))
             return True
 
         # A streamed body cannot be sent a second time.
@@ -249,7 +259,7 @@ class KlingClient:
         return _kling_response(reply, error=None, report=report)
 
     def _to_error(self, response: ErrorResponse, *, is_create: bool = False) -> KlingError | None:
-        return to_error(response, is_create=is_create, now=self._clock.now(), redact=self._authorization.redact)
+        return to_error(response, is_create=is_create, now=self._clock.now(), redact=self._redactor.text)
 
     async def _request_with_auth_retry(
         self, method: str, path: str, content: bytes = b"", *, headers: Mapping[str, str]
@@ -263,14 +273,15 @@ class KlingClient:
 
     async def _request(self, method: str, path: str, content: bytes, headers: Mapping[str, str]) -> HttpResponse:
         with _translate_errors():
-            return await self._http_client.request(
+            reply = await self._http_client.request(
                 method,
                 self._url(path),
                 headers={**headers, **self._authorization.headers()},
                 content=content,
                 time_limit=self._timeout,
-                max_body=MAX_RESPONSE,
+                max_body=MAX_BODY,
             )
+        return clean(reply, self._redactor)
 
     async def _stream(
         self,
@@ -326,10 +337,6 @@ def _returned_headers(headers: Mapping[str, str], extra: Collection[str] = ()) -
 
 def _is_allowed(name: str, allowed: Collection[str]) -> bool:
     return name in allowed or name.startswith(_HEADER_PREFIXES)
-
-
-async def _single_chunk(content: bytes) -> AsyncIterator[bytes]:
-    yield content
 
 
 @contextmanager

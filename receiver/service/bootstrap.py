@@ -28,6 +28,7 @@ from receiver.delivery.senders.process import kill_orphans
 from receiver.domain.clock import Clock, Ids, SystemClock
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.notifier import Notifiers
+from receiver.domain.redaction import Redactor
 from receiver.events.alerts import AlertFactory
 from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
@@ -40,7 +41,7 @@ from receiver.service.retention import Retention
 from receiver.service.startup_gate import StartupGate
 from receiver.service.supervisor import Supervisor, Work
 from receiver.service.systemd import SystemdNotifier, listen_fds
-from receiver.settings import Address, Loaded, Settings
+from receiver.settings import Address, Loaded, Settings, secrets_in
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.recorder import CreateRecorder
@@ -81,6 +82,7 @@ class Context:
     public_client: HttpClient
     event_factory: EventFactory
     alerts: AlertFactory
+    redactor: Redactor
     notifiers: Notifiers
     clock: Clock
     ids: Ids
@@ -185,14 +187,16 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> Context:
     ids = Ids(clock, after=await store.newest_id())
     event_factory = EventFactory(compile_routes(settings.routes), ids, archive=settings.archive.is_on)
     operator_client, public_client = _build_http_clients(settings, stack)
+    redactor = Redactor([*secrets_in(settings), admin_token(settings)])
     return Context(
         settings=settings,
         store=store,
-        kling=KlingClient(settings.kling, http_client=operator_client, clock=clock),
+        kling=KlingClient(settings.kling, http_client=operator_client, clock=clock, redactor=redactor),
         operator_client=operator_client,
         public_client=public_client,
         event_factory=event_factory,
         alerts=AlertFactory(event_factory, clock=clock),
+        redactor=redactor,
         notifiers=Notifiers(),
         clock=clock,
         ids=ids,

@@ -9,10 +9,11 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 from receiver.domain.errors import ConfigurationError
+from receiver.domain.redaction import Redactor
 
 # structlog imports rich if it is installed, for tracebacks that we do not use. That costs 35 ms and 5 MiB.
 _rich_is_absent = "rich" not in sys.modules
@@ -31,16 +32,7 @@ LEVELS: Mapping[str, int] = {
     "error": logging.ERROR,
 }
 
-# Our code logs no secrets. These patterns are the second line of defence, and the only one for libraries' messages.
-# Each pattern has a word that every match contains: testing for the word first makes redaction ten times cheaper.
-_SECRET_PATTERNS: Sequence[tuple[str, re.Pattern[str], str]] = [
-    ("/callbacks/", re.compile(r"(/callbacks/)[^\s\"'<>?#/\\\x1b]+"), r"\1***"),  # a callback's token
-    ("bearer", re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE), r"\1***"),  # an API key, the admin token
-    ("whsec_", re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_***"),  # a signing secret
-    ("eyj", re.compile(r"\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"), "eyJ***"),  # a token signed for Kling
-    ("@", re.compile(r"(://)[^\s\"'<>/@?#\\\x1b]+@"), r"\1***@"),  # a password in a URL
-    ("://", re.compile(r"(://[^\s\"'<>?#\\\x1b]+\?)[^\s\"'<>\\\x1b]+"), r"\1***"),  # a URL signed by its query
-]
+_redactor = Redactor()
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
@@ -71,11 +63,7 @@ def configure(
 
 def redact(text: str) -> str:
     """Return *text* with everything that looks like a secret replaced by ``***``."""
-    lowered = text.lower()
-    for word, pattern, replacement in _SECRET_PATTERNS:
-        if word in lowered:
-            text = pattern.sub(replacement, text)
-    return text
+    return _redactor.text(text)
 
 
 def _threshold(level: str | None, environ: Mapping[str, str]) -> int:

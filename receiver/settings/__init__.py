@@ -7,7 +7,7 @@
 """
 
 from receiver.settings.addresses import Address
-from receiver.settings.export import EffectiveSetting, schema
+from receiver.settings.export import EffectiveSetting, schema, secrets_in
 from receiver.settings.loader import Loaded, effective_settings, find, load
 from receiver.settings.routes import RouteSettings, ScriptSettings, WebhookSettings
 from receiver.settings.sections import (
@@ -55,4 +55,5 @@ __all__ = [
     "find",
     "load",
     "schema",
+    "secrets_in",
 ]

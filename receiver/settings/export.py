@@ -1,5 +1,6 @@
 """Lists the effective settings with their sources, and describes the file as a JSON schema."""
 
+import re
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ MASK = "***"
 
 # Their values are often keys or passwords, by reference or not.
 _SECRET_TABLES = ("headers", "env")
+_SECRET_HEADER = re.compile(r"auth|cookie|key|secret|signature|token", re.IGNORECASE)
 
 
 class EffectiveSetting(NamedTuple):
@@ -60,6 +62,18 @@ def walk_values(section: BaseModel, parent: Location = ()) -> Iterator[tuple[Loc
                 continue
             case value:
                 yield here, value
+
+
+def secrets_in(settings: Settings) -> Iterator[Secret]:
+    """Yield every configured secret, also the values of headers whose names say so."""
+    for location, value in walk_values(settings):
+        match value:
+            case Secret():
+                yield value
+            case tuple():
+                yield from (each for each in value if isinstance(each, Secret))
+            case str() if location[-2:-1] == ("headers",) and _SECRET_HEADER.search(str(location[-1])):
+                yield Secret(value)
 
 
 def to_toml_value(value: object) -> object:

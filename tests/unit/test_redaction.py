@@ -1,0 +1,77 @@
+"""No known secret survives, however it is written; everything else stays as it is."""
+
+import json
+from urllib.parse import quote
+
+import pytest
+
+from receiver.domain.secret import Secret
+from receiver.domain.redaction import Redactor
+from receiver.settings import Settings, secrets_in
+
+KEY = 'sk/canary+4711"8'
+
+
+@pytest.mark.parametrize("written", [KEY, json.dumps(KEY)[1:-1], quote(KEY, safe=""), f"Bearer {KEY}"])
+def test_a_known_secret_is_hidden_however_it_is_written(written: str) -> None:
+    redactor = Redactor([Secret(KEY)])
+
+    assert "canary" not in redactor.text(f"bad {written}!")
+    assert redactor.values(f"bad {written}!").endswith("***!")
+    assert redactor.body(f"bad {written}!".encode()).endswith(b"***!")
+
+
+def test_a_header_s_value_hides_its_key_alone_too() -> None:
+    assert Redactor([Secret("Bearer canary-0815")]).values("key canary-0815") == "key ***"
+
+
+def test_a_secret_made_while_running_is_hidden_too_and_only_the_newest_are_remembered() -> None:
+    redactor = Redactor([Secret("configured-canary")])
+    for number in range(40):
+        redactor.add(Secret(f"signed-canary-{number:02}"))
+
+    assert redactor.values("signed-canary-39 configured-canary") == "*** ***"
+    assert redactor.values("signed-canary-00") == "signed-canary-00"
+
+
+def test_the_longer_of_two_secrets_is_hidden_first() -> None:
+    assert Redactor([Secret("canary-12"), Secret("canary-1234")]).values("canary-1234") == "***"
+
+
+def test_a_short_secret_does_not_change_ordinary_words() -> None:
+    assert Redactor([Secret("key")]).body(b'{"key": "monkey"}') == b'{"key": "monkey"}'
+
+
+def test_a_body_keeps_its_signed_urls_and_a_text_does_not() -> None:
+    url = "https://cdn.example.com/a.png?sig=abc"
+    redactor = Redactor([Secret(KEY)])
+
+    assert redactor.body(url.encode()) == url.encode()
+    assert redactor.text(url) == "https://cdn.example.com/a.png?***"
+
+
+def test_every_secret_of_the_configuration_is_known() -> None:
+    webhook = {
+        "url": "https://a.example",
+        "secret": ["route-canary-0123456789", "old-canary-0123456789"],
+        "headers": {"authorization": "Bearer plain-canary", "x-project": "ads"},
+    }
+    settings = Settings.model_validate(
+        {
+            "admin": {"token": "admin-canary-0123456789"},
+            "kling": {"api_key": "kling-canary-0123456789"},
+            "callbacks": {"signing_secrets": ["callback-canary-0123456789"]},
+            "gateway": {"secret": "gateway-canary-0123456789"},
+            "routes": [{"name": "hook", "webhook": webhook}],
+        }
+    )
+
+    assert {secret.reveal() for secret in secrets_in(settings)} == {
+        "admin-canary-0123456789",
+        "kling-canary-0123456789",
+        "callback-canary-0123456789",
+        "gateway-canary-0123456789",
+        "route-canary-0123456789",
+        "old-canary-0123456789",
+        "Bearer plain-canary",
+    }
