@@ -26,9 +26,8 @@ from pydantic import ValidationError
 from receiver.cli import INTERRUPTED, render
 from receiver.cli.options import OUTPUT, OutputOptions, UsageError, parse_time
 from receiver.client import Client, Event
-from receiver.client.event_cursor import BEFORE_ALL
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
-from receiver.domain.clock import Ids, SystemClock, first_id
+from receiver.domain.clock import BEFORE_ALL_EVENTS, Ids, SystemClock, first_id
 from receiver.domain.model import Accepted, Json, Outcome, Verification
 from receiver.domain.model import Event as StoredEvent
 from receiver.events.routing import Candidate, compile_routes
@@ -164,7 +163,7 @@ class _Forwarder:
         """Return the id of the event to start after; by default the newest."""
         if since is None:
             newest = (await self._client.list_events(limit=1)).items
-            return newest[0].id if newest else BEFORE_ALL
+            return newest[0].id if newest else BEFORE_ALL_EVENTS
         if since.startswith("evt_"):
             return since
         return first_id("evt", datetime.fromisoformat(parse_time("--since", since)))

@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 from receiver.client import event_signal
 from receiver.client.discovery import discover
-from receiver.client.event_cursor import BEFORE_ALL, LOOK_BACK, EventCursor
 from receiver.client.event_signal import EventSignal, EventSignals
 from receiver.client.models import Batch, BatchNotFinished, Event, Page, Task, TaskNotFinished, parse_object
 from receiver.client.transport import Query, Transport
 from receiver.client.watch import watch
+from receiver.domain.clock import BEFORE_ALL_EVENTS
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
 
@@ -221,15 +221,15 @@ class Client:
         for longer than the client's outage tolerance. To continue, pass the ID of the last event as *after*.
         """
         query = _query(type=types, task=task)
-        cursor = EventCursor(after) if after else await self._cursor_from_now(query)
+        last = after or await self._newest_event_id(query)
         outage = self._transport.outage_timer()
         while True:
             try:
-                async with self._transport.stream({**query, "after": cursor.resume_from}) as source:
+                async with self._transport.stream({**query, "after": last}) as source:
                     outage.reset()
                     async for each in source:
-                        if cursor.accept(each.id):
-                            yield Event.from_json(parse_object(each.data))
+                        last = each.id
+                        yield Event.from_json(parse_object(each.data))
             except ReceiverError as exc:
                 outage.check(exc)
             await asyncio.sleep(event_signal.RECONNECT_SECONDS)
@@ -289,11 +289,10 @@ class Client:
         """Post an object to the API and return the response's object."""
         return await self._transport.post(path, body)
 
-    async def _cursor_from_now(self, query: Query) -> EventCursor:
-        """Return a cursor that accepts only events newer than the present ones."""
-        page = Page.from_json(await self.get("/api/events", {**query, "limit": str(LOOK_BACK)}), Event.from_json)
-        recent = [event.id for event in reversed(page.items)]
-        return EventCursor(recent[0] if len(recent) == LOOK_BACK else BEFORE_ALL, recent)
+    async def _newest_event_id(self, query: Query) -> str:
+        """Return the ID after which only events from now on follow."""
+        page = Page.from_json(await self.get("/api/events", {**query, "limit": "1"}), Event.from_json)
+        return page.items[0].id if page.items else BEFORE_ALL_EVENTS
 
 
 def _query(**values: str | Sequence[str] | None) -> dict[str, str | Sequence[str]]:

@@ -11,8 +11,8 @@ import httpx2 as httpx
 
 from receiver.client import event_signal
 from receiver.client.discovery import current_user
-from receiver.client.event_cursor import OutageTimer
 from receiver.client.models import parse_object, to_error
+from receiver.client.outage_timer import OutageTimer
 from receiver.client.watch import shorter
 from receiver.domain.errors import ReceiverError, ServiceUnreachable
 from receiver.domain.model import Json

@@ -93,6 +93,10 @@ def first_id(prefix: str, at: datetime) -> str:
     return f"{prefix}_{_base32(micros(at), _TIME_WIDTH)}{'0' * 13}"
 
 
+BEFORE_ALL_EVENTS = "evt_" + "0" * 25
+"""A lower bound for all ids of events: a cursor that starts with the first event."""
+
+
 def micros(at: datetime) -> int:
     """Convert a time to whole microseconds since the epoch."""
     return (at - EPOCH) // MICROSECOND

@@ -106,6 +106,17 @@ async def test_who_turns_up_late_is_told_once(web: WebApp) -> None:
     assert overtaken < first[0]
 
 
+async def test_an_event_committed_after_newer_ones_is_sent_once(web: WebApp) -> None:
+    late = web.ids.new("evt")
+    async with listening(web) as reader:
+        for newer in (40, 64, 1):
+            expected = await add_events(web, newer)
+            if newer == 40:
+                expected += await add_events(web, at=late)
+
+            assert await next_ids(reader, len(expected)) == expected
+
+
 async def test_only_what_is_wished_for_is_told(web: WebApp) -> None:
     async with listening(web, "?type=alert.loud,task.failed") as reader:
         await add_events(web, type_="alert.quiet")

@@ -18,8 +18,7 @@ from receiver.cli.demo.sandbox import DemoFailed, Sandbox, clean_environment
 from receiver.cli.demo.steps import DemoProgress
 from receiver.cli.demo.webhook_sink import CLIENT_PATH, ReceivedRequest, WebhookSink
 from receiver.client import SyncClient
-from receiver.client.event_cursor import BEFORE_ALL
-from receiver.domain.clock import SystemClock
+from receiver.domain.clock import BEFORE_ALL_EVENTS, SystemClock
 from receiver.domain.errors import ServiceUnreachable
 from receiver.domain.model import Json
 from receiver.service.admin_token import TOKEN_FILE
@@ -143,7 +142,7 @@ def _read_events(client: SyncClient, updates: _Updates) -> None:
 
     def read() -> None:
         with suppress(ServiceUnreachable):  # the demo has ended
-            for event in client.events(after=BEFORE_ALL):
+            for event in client.events(after=BEFORE_ALL_EVENTS):
                 updates.put(partial(DemoProgress.on_receiver_event, event=event))
 
     Thread(target=read, name="events", daemon=True).start()

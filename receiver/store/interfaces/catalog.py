@@ -80,7 +80,7 @@ class Catalog(Protocol):
         limit: int = 50,
         cursor: str | None = None,
     ) -> Page[Event]:
-        """List events, newest first. With *after*, an event id, list only newer ones, oldest first.
+        """List events, newest first. With *after*, an event id, list those committed after it, in that order.
 
         *batch* limits the list to events of the batch's tasks.
         """

@@ -1,13 +1,13 @@
 """Events as they happen, as server-sent events that can be resumed.
 
 Each subscriber reads the store itself, one page at a time, as fast as its client reads. So no buffer can overflow, and
-a slow subscriber does not delay others.
+a slow subscriber does not delay others. Pages are in the order of commits, so the last event is the place to resume:
+an event that is committed after newer ones follows them.
 """
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import timedelta
 from http import HTTPStatus
 
@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.types import Send
 
-from receiver.domain.clock import Clock
+from receiver.domain.clock import BEFORE_ALL_EVENTS, Clock
 from receiver.domain.model import Event
 from receiver.domain.notifier import Notifier
 from receiver.events.payload import serialize
@@ -27,9 +27,7 @@ from receiver.web.server.problems import RETRY_AFTER, Problem
 HEARTBEAT = timedelta(seconds=15)
 MAX_SUBSCRIBERS = 64
 
-_BEFORE_ALL = "evt_" + "0" * 25
 _PAGE_SIZE = 200
-_LOOKBACK = 64
 _PREAMBLE = b"retry: 2000\n: listening\n\n"
 _HEARTBEAT_COMMENT = b": still here\n\n"
 _MEDIA_TYPE = "text/event-stream"
@@ -74,7 +72,7 @@ class EventStream:
 
     async def _newest_id(self) -> str:
         page = await self.catalog.events(limit=1)
-        return page.items[0].id if page.items else _BEFORE_ALL
+        return page.items[0].id if page.items else BEFORE_ALL_EVENTS
 
 
 async def resolve_task_id(catalog: Catalog, ref: str | None) -> str | None:
@@ -91,7 +89,7 @@ class EventStreamResponse(StreamingResponse):
         self._stream = stream
         self._filter = stream_filter
         self._stopping = stopping
-        self._cursor = _EventCursor(resume_from=stream_filter.after)
+        self._last_id = stream_filter.after
 
     async def stream_response(self, send: Send) -> None:
         """Send stored events, then new ones, until the client disconnects or the service stops."""
@@ -102,10 +100,10 @@ class EventStreamResponse(StreamingResponse):
             await _send_chunk(send, _PREAMBLE)
             while not self._stopping.is_set():
                 signal.clear()
-                while fresh := await self._next_events():
-                    for event in fresh:
+                while events := await self._next_events():
+                    for event in events:
                         await _send_chunk(send, _sse_frame(event))
-                        self._cursor.record(event.id)
+                    self._last_id = events[-1].id
                 if not await self._wait(signal):
                     await _send_chunk(send, _HEARTBEAT_COMMENT)
             await send({"type": "http.response.body", "body": b"", "more_body": False})
@@ -113,13 +111,13 @@ class EventStreamResponse(StreamingResponse):
             self._stream.subscribers -= 1
             self._stream.notifier.unsubscribe(signal)
 
-    async def _next_events(self) -> list[Event]:
+    async def _next_events(self) -> Sequence[Event]:
         if self._stopping.is_set():
-            return []
+            return ()
         page = await self._stream.catalog.events(
-            types=self._filter.types, task_id=self._filter.task_id, after=self._cursor.resume_from, limit=_PAGE_SIZE
+            types=self._filter.types, task_id=self._filter.task_id, after=self._last_id, limit=_PAGE_SIZE
         )
-        return [event for event in page.items if event.id not in self._cursor.recent]
+        return page.items
 
     async def _wait(self, signal: asyncio.Event) -> bool:
         """Wait for a notification or the stop; return False after one heartbeat interval without either."""
@@ -134,24 +132,6 @@ class EventStreamResponse(StreamingResponse):
             for wait in waits:
                 wait.cancel()
         return signal.is_set() or self._stopping.is_set()
-
-
-@dataclass(slots=True)
-class _EventCursor:
-    """What a subscriber has received.
-
-    IDs are created shortly before the commit, so an event may become visible after newer ones. Queries therefore start
-    some events back, and events that were already sent are skipped.
-    """
-
-    resume_from: str
-    recent: deque[str] = field(default_factory=deque)
-
-    def record(self, event_id: str) -> None:
-        """Remember that an event was sent."""
-        self.recent.append(event_id)
-        if len(self.recent) > _LOOKBACK:
-            self.resume_from = max(self.resume_from, self.recent.popleft())
 
 
 def _sse_frame(event: Event) -> bytes:

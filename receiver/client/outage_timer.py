@@ -1,37 +1,12 @@
-"""The state of following events, so that each event is yielded once, across outages too."""
+"""How long a client tolerates an outage of the service."""
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from http import HTTPStatus
 
 from receiver.domain.errors import ReceiverError, RequestFailed, ServiceUnreachable
 
-BEFORE_ALL = "evt_" + "0" * 25
-LOOK_BACK = 64
-
 _TRANSIENT_STATUSES = (HTTPStatus.BAD_GATEWAY, HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.GATEWAY_TIMEOUT)
-
-
-class EventCursor:
-    """Which events were received.
-
-    IDs are created shortly before the commit, so an event may become visible after newer ones. The stream therefore
-    resumes from ``resume_from``, some events back, and events that were already received are skipped.
-    """
-
-    def __init__(self, resume_from: str, recent: Sequence[str] = ()) -> None:
-        self.resume_from = resume_from
-        self._recent = deque(recent)
-
-    def accept(self, event_id: str) -> bool:
-        """Record an event and return whether it is new."""
-        if event_id in self._recent:
-            return False
-        self._recent.append(event_id)
-        if len(self._recent) > LOOK_BACK:
-            self.resume_from = max(self.resume_from, self._recent.popleft())
-        return True
 
 
 class OutageTimer:
