@@ -5,8 +5,8 @@ from urllib.parse import quote
 
 import pytest
 
-from receiver.domain.secret import Secret
 from receiver.domain.redaction import Redactor
+from receiver.domain.secret import Secret
 from receiver.settings import Settings, secrets_in
 
 KEY = 'sk/canary+4711"8'
