@@ -1,6 +1,8 @@
 """`kling-receiver serve`: runs the service."""
 
 import gc
+import os
+import sys
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
@@ -22,5 +24,9 @@ def serve(
     from receiver.service.bootstrap import run
     from receiver.settings import load
 
-    logs.configure(log_level)
-    return run(load(common.config))
+    log_writer = logs.configure(log_level)
+    try:
+        return run(load(common.config))
+    finally:
+        if not log_writer.flush():  # the reader of the log does not read: an error's text would block too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

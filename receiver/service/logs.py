@@ -4,16 +4,18 @@ Every module logs through ``structlog.get_logger()``. Libraries that use :mod:`l
 Import this module before any other that imports structlog, to keep the start fast.
 """
 
+import atexit
 import json
 import logging
 import os
 import re
 import sys
 from collections.abc import Mapping
-from typing import Any, TextIO
+from typing import Any
 
 from receiver.domain.errors import ConfigurationError
 from receiver.domain.redaction import Redactor
+from receiver.service.log_writer import LogWriter
 
 # structlog imports rich if it is installed, for tracebacks that we do not use. That costs 35 ms and 5 MiB.
 _rich_is_absent = "rich" not in sys.modules
@@ -24,6 +26,7 @@ import structlog  # noqa: E402 - must follow the block above
 if _rich_is_absent:
     del sys.modules["rich"]
 
+_STDERR = 2
 LEVEL_VARIABLE = "KLING_RECEIVER_LOG"
 LEVELS: Mapping[str, int] = {
     "debug": logging.DEBUG,
@@ -36,17 +39,16 @@ _redactor = Redactor()
 _CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def configure(
-    level: str | None = None, *, stream: TextIO | None = None, environ: Mapping[str, str] = os.environ
-) -> None:
-    """Set up logging for the whole process.
+def configure(level: str | None = None, *, environ: Mapping[str, str] = os.environ) -> LogWriter:
+    """Set up logging to stderr for the whole process. Return its writer, which is flushed at exit.
 
     *level* is debug, info, warning or error. The default is ``KLING_RECEIVER_LOG``, else info.
     Raises ConfigurationError for an unknown level.
     """
-    stream = stream or sys.stderr
     threshold = _threshold(level, environ)
-    on_terminal = stream.isatty()
+    on_terminal = os.isatty(_STDERR)
+    writer = LogWriter(_STDERR, report_dropped=_report_dropped)
+    atexit.register(writer.flush)
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -55,10 +57,11 @@ def configure(
             _redact_line,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=lambda *_: _LineWriter(stream),
+        logger_factory=lambda *_: _LineLogger(writer),
         cache_logger_on_first_use=True,
     )
     _capture_libraries()
+    return writer
 
 
 def redact(text: str) -> str:
@@ -104,18 +107,19 @@ def _redact_line(_logger: object, _method: str, line: Any) -> str:  # noqa: ANN4
     return redact(line)
 
 
-class _LineWriter:
-    """Writes lines. A full disk or a closed pipe loses the line, but never fails the work that logs it."""
+def _report_dropped(lines: int) -> None:
+    reason = "The log's reader did not read, or the log could not be written."
+    structlog.get_logger().error("log.dropped", lines=lines, reason=reason)
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+
+class _LineLogger:
+    """Passes finished lines to the writer."""
+
+    def __init__(self, writer: LogWriter) -> None:
+        self._write = writer.write
 
     def msg(self, line: str) -> None:
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):  # ValueError: the stream was closed
-            return
+        self._write(f"{line}\n".encode("utf-8", "backslashreplace"))
 
     debug = info = warning = error = critical = exception = msg
 

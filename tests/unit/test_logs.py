@@ -1,6 +1,5 @@
 """Rules of what the service says, each held by a process of its own: logging is set up once per process."""
 
-import io
 import json
 import os
 import pty
@@ -53,7 +52,7 @@ def test_an_unknown_level_says_where_it_stands_and_what_to_write() -> None:
     with pytest.raises(
         ConfigurationError, match=r"KLING_RECEIVER_LOG: 'loud' is not a log level; use one of debug, info"
     ):
-        configure(stream=io.StringIO(), environ={"KLING_RECEIVER_LOG": "loud"})
+        configure(environ={"KLING_RECEIVER_LOG": "loud"})
 
 
 def test_what_libraries_say_joins_from_a_warning_on_even_when_we_are_at_debug() -> None:
