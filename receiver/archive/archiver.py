@@ -33,7 +33,7 @@ from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import FileNotStored, NoResponse, ReceiverError, StoreUnavailable
 from receiver.domain.model import Asset, Event, Json, Task
 from receiver.domain.notifier import Notifiers
-from receiver.domain.worker import run_worker
+from receiver.domain.worker import TaskSet, run_worker
 from receiver.events.factory import RoutedEvent
 from receiver.events.payload import match_refreshed_urls
 from receiver.store.interfaces import ArchiveStore, ArchiveUpdate
@@ -118,7 +118,8 @@ class Archiver:
         self._rng = rng
         self._download_limiter = FairLimiter(MAX_CONCURRENT)
         self._copy_limiter = FairLimiter(MAX_CONCURRENT)
-        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._jobs = TaskSet("archive.failed")
+        self._in_progress: set[str] = set()  # the IDs of the events that have a job
         self._clock_watch = ClockWatch()
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -135,21 +136,21 @@ class Archiver:
             )
         finally:
             self._notifiers.events.unsubscribe(wake)
-            visits = list(self._jobs.values())
-            for visit in visits:
-                visit.cancel()
-            await asyncio.gather(*visits, return_exceptions=True)
+            self._jobs.cancel()
+            await self._jobs.drain()
 
     async def _start_due_jobs(self, wake: asyncio.Event) -> datetime | None:
         """Start a job for every due event, up to the limit. Return when the next event is due, or None."""
         now = self._clock.now()
         await self._make_due_after_restart(now)
         capacity = _MAX_EVENTS - len(self._jobs)
-        for event in await self._store.due_events(now=now, exclude=[*self._jobs], limit=capacity) if capacity else ():
+        for event in (
+            await self._store.due_events(now=now, exclude=[*self._in_progress], limit=capacity) if capacity else ()
+        ):
             self._start_job(event, wake)
         if len(self._jobs) >= _MAX_EVENTS:
             return None
-        return await self._store.next_due(exclude=[*self._jobs])
+        return await self._store.next_due(exclude=[*self._in_progress])
 
     async def _make_due_after_restart(self, now: datetime) -> None:
         """Make all events due after a restart, and after the clock was set back."""
@@ -158,14 +159,13 @@ class Archiver:
         self._clock_watch.record(now)
 
     def _start_job(self, event: Event, wake: asyncio.Event) -> None:
-        visit = asyncio.create_task(self._process(event))
-        self._jobs[event.id] = visit
+        self._in_progress.add(event.id)
 
-        def done(_: "asyncio.Task[None]") -> None:
-            del self._jobs[event.id]
+        def done() -> None:
+            self._in_progress.remove(event.id)
             wake.set()
 
-        visit.add_done_callback(done)
+        self._jobs.spawn(self._process(event), on_done=done, event_id=event.id)
 
     async def _process(self, event: Event) -> None:
         """Archive one event. After an error, wait so that the retry is not immediate."""

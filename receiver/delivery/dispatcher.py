@@ -24,7 +24,7 @@ from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Accepted, Attempt, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
 from receiver.domain.notifier import Notifier
 from receiver.domain.rate_limiter import RateLimiter
-from receiver.domain.worker import run_worker
+from receiver.domain.worker import TaskSet, run_worker
 from receiver.events.factory import MAX_ARCHIVE_WAIT
 from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
 
@@ -76,7 +76,7 @@ class Dispatcher:
         self._rng = rng
         self._grace = grace
         self._in_flight: Counter[str] = Counter()
-        self._attempts: set[asyncio.Task[None]] = set()
+        self._attempts = TaskSet("delivery.not_recorded")
         self._claims: dict[str, str] = {}  # delivery ID -> claim of its attempt in flight
         self._clock_watch = ClockWatch(latest=ids.latest)
 
@@ -87,8 +87,7 @@ class Dispatcher:
             await run_worker(self._start_due_attempts, wake=self._wake, stop=stop, clock=self._clock, name="dispatch")
             await self._drain()
         finally:
-            for attempt in self._attempts:  # none left after a normal stop
-                attempt.cancel()
+            self._attempts.cancel()  # none left after a normal stop
 
     async def _recover_claims(self, stop: asyncio.Event) -> None:
         """Release the claims of a previous process and load the states of the routes."""
@@ -172,18 +171,14 @@ class Dispatcher:
 
     def _start_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
         self._in_flight[route] += 1
-        attempt = asyncio.create_task(self._make_attempt(route, lane, claimed))
-        self._attempts.add(attempt)
 
-        def done(ended: "asyncio.Task[None]") -> None:
-            self._attempts.discard(ended)
+        def done() -> None:
             self._claims.pop(claimed.delivery.id, None)
             self._in_flight[route] -= 1
             self._wake.set()
-            if not ended.cancelled() and ended.exception() is not None:
-                log.error("delivery.not_recorded", delivery=claimed.delivery.id, exc_info=ended.exception())
 
-        attempt.add_done_callback(done)
+        attempt = self._make_attempt(route, lane, claimed)
+        self._attempts.spawn(attempt, on_done=done, delivery=claimed.delivery.id)
 
     async def _make_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
         """Attempt one delivery and record the outcome. If cancelled, release the claim without counting an attempt."""
@@ -250,12 +245,11 @@ class Dispatcher:
         if not self._attempts:
             return
         log.info("dispatch.draining", in_flight=len(self._attempts))
-        _, late = await asyncio.wait(self._attempts, timeout=self._grace.total_seconds())
-        for attempt in late:
-            attempt.cancel()
-        if late:
-            await asyncio.wait(late)
-            log.warning("dispatch.interrupted", released=len(late))
+        await self._attempts.drain(within=self._grace)
+        if late := len(self._attempts):
+            self._attempts.cancel()
+            await self._attempts.drain()
+            log.warning("dispatch.interrupted", released=late)
 
 
 def _log_attempt(claimed: ClaimedDelivery, attempt: Attempt, verdict: Verdict, *, recorded: bool) -> None:

@@ -5,6 +5,7 @@ Every worker has the same rule: it finds its work in the store. A store that is 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -48,9 +49,9 @@ async def run_worker(
 class TaskSet:
     """The asyncio tasks that a worker owns: none is garbage-collected early, and none fails silently."""
 
-    def __init__(self, name: str) -> None:
-        """Log a task that raises as ``<name>.failed``."""
-        self._failed = f"{name}.failed"
+    def __init__(self, failure_event: str) -> None:
+        """*failure_event* is the log event of a task that raises."""
+        self._failure_event = failure_event
         self._tasks: set[asyncio.Task[object]] = set()
 
     def __len__(self) -> int:
@@ -60,22 +61,30 @@ class TaskSet:
         return iter(tuple(self._tasks))
 
     def spawn(
-        self, work: Coroutine[object, object, T], *, on_done: Callable[[], None], **details: object
+        self, work: Coroutine[object, object, T], *, on_done: Callable[[], None] | None = None, **details: object
     ) -> "asyncio.Task[T]":
-        """Run *work* as an owned task and call *on_done* when it ends; *details* are logged if it fails."""
+        """Run *work* as an owned task and call *on_done*, if given, when it ends; *details* are logged if it fails."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
 
         def done(ended: "asyncio.Task[T]") -> None:
             self._tasks.discard(ended)
-            on_done()
+            if on_done is not None:
+                on_done()
             if not ended.cancelled() and ended.exception() is not None:
-                log.error(self._failed, exc_info=ended.exception(), **details)
+                log.error(self._failure_event, exc_info=ended.exception(), **details)
 
         task.add_done_callback(done)
         return task
 
-    async def drain(self) -> None:
-        """Wait until every task has ended, including tasks that are spawned meanwhile."""
-        while self._tasks:
-            await asyncio.wait(self._tasks)
+    def cancel(self) -> None:
+        """Cancel every task; :meth:`drain` waits for their ends."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def drain(self, *, within: timedelta | None = None) -> None:
+        """Wait until every task has ended, also those spawned meanwhile. After *within* the others keep running."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(None if within is None else within.total_seconds()):
+                while self._tasks:
+                    await asyncio.wait(self._tasks)

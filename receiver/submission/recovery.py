@@ -120,7 +120,7 @@ class CreateRecovery:
         self._clock_watch = ClockWatch()
         self._restarted_at = clock.now()  # when this process started, or the clock was set back
         self._in_flight: dict[str, asyncio.Task[None]] = {}
-        self._lookups = TaskSet("lookup")
+        self._lookups = TaskSet("lookup.failed")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Look up due tasks until *stop*, first those that an earlier process was sending."""

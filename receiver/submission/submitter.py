@@ -75,7 +75,7 @@ class Submitter:
         self._is_restored = False
         self._in_flight: dict[str, asyncio.Task[KlingResponse | KlingError]] = {}
         self._bytes_in_flight: dict[str, int] = {}
-        self._spawned = TaskSet("submit")
+        self._spawned = TaskSet("submit.failed")
 
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> SubmitResult:
         """Store a task and send it if it is next in the queue. Return the task after that, or as stored without *wait*.

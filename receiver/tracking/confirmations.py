@@ -5,9 +5,9 @@ may be the only source of Kling's id. New pushes are refused once too many are p
 URL can send them.
 """
 
-from collections import OrderedDict
 from collections.abc import Container, Mapping
 
+from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.errors import TooManyPending
 from receiver.domain.model import PushOutcome, StatusReport, Task
 from receiver.tasks.poll_schedule import PendingPushes, candidate_ids, ids_in
@@ -55,7 +55,7 @@ class IdRotation:
     """
 
     def __init__(self) -> None:
-        self._queues: OrderedDict[str, list[str]] = OrderedDict()
+        self._queues: BoundedDict[str, list[str]] = BoundedDict(_MAX_TRACKED_TASKS)
 
     def next(self, task: Task, pending: PendingPushes) -> str | None:
         """Return the id to poll the task by, or None if there is none."""
@@ -67,8 +67,6 @@ class IdRotation:
         queue += [name for name in ids if name not in queue]
         if len(ids) > 1:
             self._queues[task.id] = [*queue[1:], queue[0]]
-        if len(self._queues) > _MAX_TRACKED_TASKS:
-            self._queues.popitem(last=False)
         return queue[0]
 
 

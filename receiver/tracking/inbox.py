@@ -1,7 +1,6 @@
 """Turns each push, a callback or a poll's answer, into task state, an event and deliveries."""
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,6 +9,7 @@ from typing import Protocol
 import structlog
 
 from receiver.domain import signing
+from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids, token_hash
 from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task, Verification
 from receiver.domain.notifier import Notifiers
@@ -73,7 +73,7 @@ class Inbox:
         self._health_observer = health_observer
         self._is_restored = False
         self._id_rotation = confirmations.IdRotation()
-        self._contradicted: OrderedDict[str, None] = OrderedDict()
+        self._contradicted: BoundedDict[str, None] = BoundedDict(_MAX_CONTRADICTIONS)
 
     @property
     def missed_callbacks(self) -> int:
@@ -294,8 +294,6 @@ class Inbox:
             if event.type == "alert.task_contradicted" and event.task_id is not None:
                 log.warning("task.contradicted", task=event.task_id, status=incoming.report.raw_status)
                 self._contradicted[event.task_id] = None
-                if len(self._contradicted) > _MAX_CONTRADICTIONS:
-                    self._contradicted.popitem(last=False)
         if change.push is not None:
             log.info(
                 log_event,

@@ -13,7 +13,6 @@ tasks shift the pages, so a task missing from a page proves nothing, and each of
 """
 
 import asyncio
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from functools import partial
@@ -22,6 +21,7 @@ from typing import Protocol
 import structlog
 
 from receiver.domain.backoff import backoff
+from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.clock import FAR_FUTURE, Clock
 from receiver.domain.clock_watch import ClockWatch
@@ -128,12 +128,12 @@ class Poller:
         self._clock = clock
         self._rate_limiter = RateLimiter(count=MAX_POLLS_PER_SECOND, per=_SECOND)
         self._breaker = CircuitBreaker(max_delay=MAX_BACKOFF, failure_threshold=1)
-        self._failures: OrderedDict[str, int] = OrderedDict()
-        self._unbatchable: OrderedDict[str, int] = OrderedDict()
+        self._failures: BoundedDict[str, int] = BoundedDict(_MAX_TRACKED_TASKS)
+        self._unbatchable: BoundedDict[str, None] = BoundedDict(_MAX_TRACKED_TASKS)
         self._batch_endpoints: set[str] = set()
         self._pushes_first = True
         self._in_flight: dict[str, asyncio.Task[None]] = {}
-        self._polls = TaskSet("poll")
+        self._polls = TaskSet("poll.failed")
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll due tasks until *stop*, then wait for the polls in flight."""
@@ -274,7 +274,7 @@ class Poller:
     async def _apply_one(self, task: Task, answer: KlingResponse | None) -> None:
         """Apply the part of a batch answer about one task. An omitted task is polled alone from now on."""
         if answer is None or answer.report is None:
-            _increment(self._unbatchable, task.id)
+            self._unbatchable[task.id] = None
             del self._in_flight[task.id]
             await self._answers.postpone_poll(task.id, self._clock.now())
         else:
@@ -290,15 +290,8 @@ class Poller:
             failures = self._failures.get(task.id, 0)
             if isinstance(error, ServerError | KlingUncertain) or error.retry is RetryHint.NEVER:
                 # this task may be the one that Kling or a proxy fails on
-                _increment(self._failures, task.id)
+                self._failures[task.id] = self._failures.pop(task.id, 0) + 1
             await self._answers.postpone_poll(task.id, now + backoff(failures, base=_SECOND, maximum=MAX_BACKOFF))
-
-
-def _increment(counts: OrderedDict[str, int], task_id: str) -> None:
-    """Increment the count of a task, and evict the task whose count is the oldest."""
-    counts[task_id] = counts.pop(task_id, 0) + 1
-    if len(counts) > _MAX_TRACKED_TASKS:
-        counts.popitem(last=False)
 
 
 def _is_proxy_error(answer: KlingResponse) -> bool:

@@ -250,7 +250,7 @@ async def test_downloads_at_once_are_limited_and_shared_between_tasks(system: Ar
         system.start()
         await wait_until(lambda: len(cdn.requests) == MAX_CONCURRENT)
         few = await system.succeed_task(f"{cdn.url}/few")
-        await wait_until(lambda: few.id in system.archiver._jobs)
+        await wait_until(lambda: few.id in system.archiver._in_progress)
         assert len(cdn.requests) == MAX_CONCURRENT
 
         go.release()

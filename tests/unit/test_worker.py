@@ -74,7 +74,7 @@ async def test_any_other_error_ends_the_worker() -> None:
 
 
 async def test_draining_waits_for_tasks_that_are_spawned_meanwhile() -> None:
-    tasks, ended = TaskSet("test"), []
+    tasks, ended = TaskSet("test.failed"), []
 
     async def second() -> None:
         await asyncio.sleep(0)
@@ -90,8 +90,21 @@ async def test_draining_waits_for_tasks_that_are_spawned_meanwhile() -> None:
     assert len(tasks) == 0
 
 
+async def test_draining_for_a_limited_time_leaves_the_other_tasks_running() -> None:
+    tasks, ended = TaskSet("test.failed"), []
+    tasks.spawn(asyncio.sleep(0), on_done=lambda: ended.append("short"))
+    late = tasks.spawn(asyncio.sleep(60), on_done=lambda: ended.append("long"))
+
+    await tasks.drain(within=timedelta(seconds=0.01))
+    assert (ended, list(tasks)) == (["short"], [late])
+
+    tasks.cancel()
+    await tasks.drain()
+    assert (ended, late.cancelled()) == (["short", "long"], True)
+
+
 async def test_an_owned_task_that_fails_is_logged_and_a_cancelled_one_is_not() -> None:
-    tasks, ended = TaskSet("test"), []
+    tasks, ended = TaskSet("test.failed"), []
 
     async def fail() -> None:
         raise ValueError("a defect")

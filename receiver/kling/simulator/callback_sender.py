@@ -16,6 +16,7 @@ import httpx2 as httpx
 
 from receiver.domain.clock import EPOCH, Clock
 from receiver.domain.model import Json
+from receiver.domain.worker import TaskSet
 from receiver.kling.simulator.faults import ActiveFaults
 from receiver.kling.simulator.observer import Observer
 from receiver.kling.simulator.options import Options
@@ -70,7 +71,7 @@ class CallbackSender:
         self._active_faults = active_faults
         self._observe = observer
         self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
-        self._sending: set[asyncio.Task[None]] = set()
+        self._sending = TaskSet("callback.failed")
         self._clients: dict[bool, httpx.AsyncClient] = {}  # with and without TLS
         self.sent: deque[Json] = deque(maxlen=options.keep * _CALLBACKS_PER_TASK)
         self.count = 0
@@ -83,9 +84,8 @@ class CallbackSender:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for sending in self._sending:
-            sending.cancel()
-        await asyncio.gather(*self._sending, return_exceptions=True)
+        self._sending.cancel()
+        await self._sending.drain()
         for client in self._clients.values():
             await client.aclose()
 
@@ -122,7 +122,7 @@ class CallbackSender:
             "create_time": now,
             "update_time": now,
         }
-        self._spawn(
+        self._sending.spawn(
             self._send(
                 OutgoingCallback(task_id=body["id"], url=url, status="submitted", body=encode(body), kind="test")
             )
@@ -177,13 +177,7 @@ class CallbackSender:
         return encode(content)
 
     def _enqueue(self, task: Task, callback: OutgoingCallback) -> None:
-        task.last_send = self._spawn(self._send(callback, after=task.last_send))
-
-    def _spawn(self, sending: "asyncio._CoroutineLike[None]") -> asyncio.Task[None]:
-        owned = asyncio.create_task(sending)
-        self._sending.add(owned)
-        owned.add_done_callback(self._sending.discard)
-        return owned
+        task.last_send = self._sending.spawn(self._send(callback, after=task.last_send))
 
     async def _send(self, callback: OutgoingCallback, *, after: asyncio.Task[None] | None = None) -> None:
         if after is not None:
