@@ -6,7 +6,7 @@ from datetime import timedelta
 from http import HTTPStatus
 from pathlib import Path
 
-from receiver.archive.partial_file import PartialFile
+from receiver.archive.partial_file import NotAFile, PartialFile
 from receiver.archive.policy import MissingResult
 from receiver.domain.errors import AddressBlocked, FileNotStored, NoResponse, RequestNotSent
 from receiver.domain.model import Asset
@@ -56,6 +56,8 @@ class Fetcher:
         partial = PartialFile(folder, result.number, free_space=self._free_space)
         try:
             return await self._download(partial, result)
+        except NotAFile as exc:
+            return _missing(result, str(exc), url_refused=True)
         except (RequestNotSent, NoResponse, FileNotStored) as exc:
             return _missing(result, str(exc))
         except AddressBlocked as exc:

@@ -1,7 +1,10 @@
-"""A result's file on disk: a partial file while it downloads, renamed once it is complete and fsynced.
+"""A result's file on disk: a partial file while it downloads, renamed once it is complete, fsynced and verified.
 
-``0.png.part`` holds the bytes so far. ``.0.part`` records how many of them are fsynced and which file they belong to,
-so that the download can resume. File names use our own IDs and a fixed list of extensions, never untrusted input.
+``0.png.part`` holds the bytes so far. ``.0.part`` records how many of them are fsynced, their hash, and which file they
+belong to, so that the download can resume. File names use our own IDs and a fixed list of extensions, never untrusted
+input.
+
+The bytes are hashed as they arrive. The file gets its name only if the disk returns the same bytes.
 """
 
 import asyncio
@@ -9,15 +12,16 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
+from receiver.archive import content_type
 from receiver.domain.errors import FileNotStored
 from receiver.domain.model import Asset
 from receiver.net.download import ContentInfo
-from receiver.store.disk import free_bytes, make_folder, sync_folder
+from receiver.store.disk import free_bytes, is_disk_full, make_folder, open_with_mode, sync_folder
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -25,44 +29,31 @@ T = TypeVar("T")
 MIN_FREE_BYTES = 256 * 1024 * 1024
 """Free disk space reserved for others, above all the store."""
 
-UNKNOWN_TYPE = "application/octet-stream"
-
-_EXTENSIONS: Mapping[str, str] = {
-    "image/png": "png",
-    "image/jpeg": "jpg",
-    "image/webp": "webp",
-    "image/gif": "gif",
-    "video/mp4": "mp4",
-    "video/quicktime": "mov",
-    "video/webm": "webm",
-    "audio/mpeg": "mp3",
-    "audio/wav": "wav",
-    "audio/mp4": "m4a",
-    UNKNOWN_TYPE: "bin",
-}
-_TYPE_ALIASES: Mapping[str, str] = {
-    "image/jpg": "image/jpeg",
-    "audio/mp3": "audio/mpeg",
-    "audio/x-wav": "audio/wav",
-    "audio/wave": "audio/wav",
-    "audio/vnd.wave": "audio/wav",
-    "audio/x-m4a": "audio/mp4",
-}
-_WEB_PAGES = frozenset({"text/html", "application/xhtml+xml"})
-_TYPES_BY_EXTENSION: Mapping[str, str] = {ending: type_ for type_, ending in _EXTENSIONS.items()}
+_FILE_MODE, _FOLDER_MODE = 0o640, 0o750
+"""Permissions whatever the umask: the group may read the results."""
 
 _BLOCK = 1024 * 1024  # written at a time, in a thread
 _SYNC_EVERY = 16 * _BLOCK
+_HEAD_BYTES = 64  # enough for each known type
+_FREE_SPACE = "Free space under [archive] dir; the download is retried."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PartMetadata:
-    """The metadata of a partial file: how many bytes are fsynced, and which file they belong to."""
+    """The metadata of a partial file: how many bytes are fsynced, their hash, and which file they belong to."""
 
     name: str
     size: int
+    sha256: str
     content_type: str
     validator: str | None
+
+
+class NotAFile(FileNotStored):
+    """The server answered 200 with an error document instead of the file."""
+
+    def __init__(self, document: str) -> None:
+        super().__init__(f"The server sent {document} instead of a file.")
 
 
 class PartialFile:
@@ -77,8 +68,10 @@ class PartialFile:
         self._metadata: PartMetadata | None = None
         self._file: BinaryIO | None = None
         self._buffer = bytearray()
+        self._hash = hashlib.sha256()
         self._size = 0
         self._synced = 0
+        self._content_type = ""
 
     # For the download.
 
@@ -94,9 +87,10 @@ class PartialFile:
 
     async def start(self, info: ContentInfo) -> None:
         """Open the partial file to resume it, or a new one."""
-        if info.content_type in _WEB_PAGES:
-            raise FileNotStored("The server sent a web page instead of a file.")
+        if document := content_type.document_of_type(info.content_type):
+            raise NotAFile(document)
         self.close()
+        self._content_type = info.content_type
         await _in_thread(self._start, info)
 
     async def write(self, chunk: bytes) -> None:
@@ -141,14 +135,14 @@ class PartialFile:
 
     async def describe(self, path: Path, url: str) -> Asset:
         """Return the asset of a file that was complete before it was recorded in the store."""
-        return await _in_thread(_asset, self._number, url, path, _TYPES_BY_EXTENSION[path.suffix[1:]])
+        return await _in_thread(_describe, self._number, url, path)
 
     # Blocking disk I/O; each runs in a thread.
 
     def _open(self) -> Path | None:
         try:
-            make_folder(self._folder)
-            for ending in _TYPES_BY_EXTENSION:
+            make_folder(self._folder, mode=_FOLDER_MODE)
+            for ending in content_type.TYPES_BY_EXTENSION:
                 if (path := self._folder / f"{self._number}.{ending}").is_file():
                     return path
             self._load_part()
@@ -159,11 +153,13 @@ class PartialFile:
     def _load_part(self) -> None:
         try:
             metadata = PartMetadata(**json.loads(self._metadata_path.read_text(encoding="utf-8")))
-            size = (self._folder / metadata.name).stat().st_size
+            if metadata.name not in self._parts():
+                return
+            hasher = _hash_file(self._folder / metadata.name, size=metadata.size)
         except (FileNotFoundError, ValueError, TypeError):
             return
-        if metadata.name in self._parts() and size >= metadata.size:
-            self._metadata, self._size = metadata, metadata.size
+        if hasher.hexdigest() == metadata.sha256:
+            self._metadata, self._size, self._hash = metadata, metadata.size, hasher
 
     def _start(self, info: ContentInfo) -> None:
         try:
@@ -174,47 +170,59 @@ class PartialFile:
             if metadata is None:
                 self._create_part(info)
             else:
-                self._reopen_part(metadata, info)
+                self._reopen_part(metadata)
         except OSError as exc:
             raise _translate_error(exc) from exc
 
-    def _reopen_part(self, metadata: PartMetadata, info: ContentInfo) -> None:
+    def _reopen_part(self, metadata: PartMetadata) -> BinaryIO:
         self._file = (self._folder / metadata.name).open("r+b")
-        self._file.truncate(info.offset)
-        self._file.seek(info.offset)
-        self._size = self._synced = info.offset
+        self._file.truncate(metadata.size)
+        self._file.seek(metadata.size)
+        self._size = self._synced = metadata.size
+        return self._file
 
     def _create_part(self, info: ContentInfo) -> None:
-        content_type = _normalize_type(info.content_type)
-        name = f"{self._number}.{_EXTENSIONS[content_type]}.part"
-        self._metadata = PartMetadata(name=name, size=0, content_type=content_type, validator=info.validator)
-        self._file = (self._folder / name).open("xb")
+        type_ = content_type.normalize(info.content_type)
+        name = f"{self._number}.{content_type.EXTENSIONS[type_]}.part"
+        self._metadata = PartMetadata(
+            name=name, size=0, sha256=self._hash.hexdigest(), content_type=type_, validator=info.validator
+        )
+        self._file = open_with_mode(self._folder / name, _FILE_MODE)
 
     def _write(self) -> None:
         if self._file is None:
             return
         try:
-            self._file.write(self._buffer)
-            self._buffer.clear()
+            self._append(self._file)
             if self._size - self._synced >= _SYNC_EVERY:
                 self._check_free_space(0)
                 self._sync()
         except OSError as exc:
             raise _translate_error(exc) from exc
 
+    def _append(self, file: BinaryIO) -> None:
+        """Write and hash the buffered bytes. Raises NotAFile if the file begins as an error document."""
+        if file.tell() == 0 and (document := content_type.document_in(self._buffer, self._content_type)):
+            self._discard()
+            raise NotAFile(document)
+        file.write(self._buffer)
+        self._hash.update(self._buffer)
+        self._buffer.clear()
+
     def _sync(self) -> None:
         """Fsync the bytes first, then record how many."""
         if self._file is None or self._metadata is None:
             return
         try:
-            self._file.write(self._buffer)
-            self._buffer.clear()
+            self._append(self._file)
             self._file.flush()
             os.fsync(self._file.fileno())
             self._synced = self._file.tell()
-            metadata = PartMetadata(**asdict(self._metadata) | {"size": self._synced})
+            metadata = replace(self._metadata, size=self._synced, sha256=self._hash.hexdigest())
             draft = self._folder / self._draft_name
-            draft.write_text(json.dumps(asdict(metadata)), encoding="utf-8")
+            draft.unlink(missing_ok=True)
+            with open_with_mode(draft, _FILE_MODE) as file:
+                file.write(json.dumps(asdict(metadata)).encode())
             draft.rename(self._metadata_path)
         except OSError as exc:
             raise _translate_error(exc) from exc
@@ -230,22 +238,23 @@ class PartialFile:
         if self._metadata is None or not self._size:
             raise FileNotStored("The file is empty.")
         part = self._folder / self._metadata.name
-        if self._file is None:
-            self._file = part.open("r+b")  # complete before this download began
-        self._file.write(self._buffer)
-        self._buffer.clear()
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        file = self._file or self._reopen_part(self._metadata)  # None: it was complete before this download began
+        self._append(file)
+        file.flush()
+        os.fsync(file.fileno())
         self.close()
-        content_type = self._metadata.content_type
-        if content_type == UNKNOWN_TYPE:
-            content_type = _sniff_type(part)
-        path = self._folder / f"{self._number}.{_EXTENSIONS[content_type]}"
-        asset = _asset(self._number, url, part, content_type, final_path=path)
+        found = _describe(self._number, url, part, self._metadata.content_type)
+        if (found.size, found.sha256) != (self._size, self._hash.digest()):
+            self._discard()
+            raise FileNotStored(
+                "The file on the disk differs from the bytes that were received.",
+                remedy="Check the disk of [archive] dir; the download starts again.",
+            )
+        path = self._folder / f"{self._number}.{content_type.EXTENSIONS[found.content_type]}"
         part.rename(path)
         sync_folder(self._folder)
         self._metadata_path.unlink(missing_ok=True)
-        return asset
+        return replace(found, path=str(path))
 
     def _discard(self) -> None:
         try:
@@ -253,23 +262,21 @@ class PartialFile:
                 (self._folder / leftover).unlink(missing_ok=True)
         except OSError as exc:
             raise _translate_error(exc) from exc
-        self._metadata, self._size, self._synced = None, 0, 0
+        self._metadata, self._size, self._synced, self._hash = None, 0, 0, hashlib.sha256()
 
     def _remove(self) -> None:
         try:
-            for ending in _TYPES_BY_EXTENSION:
+            for ending in content_type.TYPES_BY_EXTENSION:
                 (self._folder / f"{self._number}.{ending}").unlink(missing_ok=True)
         except OSError as exc:
             raise _translate_error(exc) from exc
 
     def _parts(self) -> list[str]:
-        return [f"{self._number}.{ending}.part" for ending in _TYPES_BY_EXTENSION]
+        return [f"{self._number}.{ending}.part" for ending in content_type.TYPES_BY_EXTENSION]
 
     def _check_free_space(self, needed: int) -> None:
         if self._free_space(self._folder) < needed + MIN_FREE_BYTES:
-            raise FileNotStored(
-                "The disk is almost full.", remedy="Free space under [archive] dir; the download is retried."
-            )
+            raise FileNotStored("The disk is almost full.", remedy=_FREE_SPACE)
 
 
 async def _in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
@@ -285,34 +292,26 @@ async def _in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs)
         raise
 
 
-def _asset(number: int, url: str, file: Path, content_type: str, *, final_path: Path | None = None) -> Asset:
+def _describe(number: int, url: str, file: Path, type_: str | None = None) -> Asset:
+    """Read a file and return its asset. Without *type_* its extension says the type."""
+    type_ = type_ or content_type.TYPES_BY_EXTENSION[file.suffix[1:]]
     with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256")
+        if type_ == content_type.UNKNOWN_TYPE:
+            type_ = content_type.sniff(content.read(_HEAD_BYTES))
+            content.seek(0)
+        digest = hashlib.file_digest(content, "sha256").digest()
         size = content.tell()
-    path = str(final_path or file)
-    return Asset(number=number, url=url, path=path, sha256=digest.digest(), size=size, content_type=content_type)
+    return Asset(number=number, url=url, path=str(file), sha256=digest, size=size, content_type=type_)
 
 
-def _normalize_type(content_type: str) -> str:
-    content_type = _TYPE_ALIASES.get(content_type, content_type)
-    return content_type if content_type in _EXTENSIONS else UNKNOWN_TYPE
-
-
-def _sniff_type(file: Path) -> str:
-    """Return the content type by the first bytes of the file, if the server sent no known type."""
+def _hash_file(file: Path, *, size: int) -> "hashlib._Hash":
+    """Hash the first *size* bytes of a file, or all of it if it is shorter."""
+    hasher = hashlib.sha256()
     with file.open("rb") as content:
-        head = content.read(12)
-    for start, content_type in (
-        (b"\x89PNG\r\n\x1a\n", "image/png"),
-        (b"\xff\xd8\xff", "image/jpeg"),
-        (b"GIF8", "image/gif"),
-        (b"ID3", "audio/mpeg"),
-        (b"\x1aE\xdf\xa3", "video/webm"),
-    ):
-        if head.startswith(start):
-            return content_type
-    inner = {b"WEBP": "image/webp", b"WAVE": "audio/wav"} if head.startswith(b"RIFF") else {}
-    return "video/mp4" if head[4:8] == b"ftyp" else inner.get(head[8:12], UNKNOWN_TYPE)
+        while block := content.read(min(_BLOCK, size)):
+            hasher.update(block)
+            size -= len(block)
+    return hasher
 
 
 def remove_empty_folder(folder: Path) -> None:
@@ -323,4 +322,5 @@ def remove_empty_folder(folder: Path) -> None:
 
 
 def _translate_error(exc: OSError) -> FileNotStored:
-    return FileNotStored(f"The file could not be written: {exc.strerror or exc}.", remedy="Check [archive] dir.")
+    remedy = _FREE_SPACE if is_disk_full(exc) else "Check [archive] dir."
+    return FileNotStored(f"The file could not be written: {exc.strerror or exc}.", remedy=remedy)

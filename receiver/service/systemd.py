@@ -80,11 +80,19 @@ def _listening_socket(descriptor: int, name: str) -> socket.socket:
     try:
         os.set_inheritable(descriptor, False)  # noqa: FBT003 - a positional-only parameter
         inherited = socket.socket(fileno=descriptor)
-        if inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return inherited
     except OSError as error:
         raise _not_listening_error(name) from error
-    raise _not_listening_error(name)
+    if not _is_listening(inherited):
+        inherited.detach()  # not a socket of ours, so we must not close it
+        raise _not_listening_error(name)
+    return inherited
+
+
+def _is_listening(inherited: socket.socket) -> bool:
+    try:
+        return bool(inherited.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+    except OSError:
+        return False
 
 
 def _not_listening_error(name: str) -> ConfigurationError:

@@ -1,13 +1,17 @@
 """Files on a disk: the free space, the reserve that a store keeps, and folders that survive a power cut."""
 
+import errno
 import os
+import stat
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 RESERVE = 64 * 1024 * 1024
 """Bytes that stay free for finishing work in progress."""
 
 _MIB = 1024 * 1024
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def free_bytes(folder: Path) -> int:
@@ -43,13 +47,29 @@ class DiskSpace:
         )
 
 
-def make_folder(folder: Path, *, mode: int = 0o777) -> None:
-    """Create a folder that survives a power cut: its name is safe only after a sync of its parent folder."""
+def is_disk_full(exc: OSError) -> bool:
+    """Return whether a write failed for want of space: the disk is full, or a quota or size limit is used up."""
+    return exc.errno in _FULL
+
+
+def make_folder(folder: Path, *, mode: int) -> None:
+    """Create a folder with *mode*, whatever the umask; an existing one stays as it is.
+
+    It survives a power cut: its name is safe only after a sync of its parent folder.
+    """
     if folder.is_dir():
         return
     make_folder(folder.parent, mode=mode)
     folder.mkdir(mode=mode, exist_ok=True)
+    folder.chmod(mode | folder.stat().st_mode & stat.S_ISGID)  # the parent folder may pass its group on
     sync_folder(folder.parent)
+
+
+def open_with_mode(path: Path, mode: int) -> BinaryIO:
+    """Create the file at *path* with *mode*, whatever the umask, and open it for writing. Raises FileExistsError."""
+    file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
+    os.fchmod(file.fileno(), mode)
+    return file
 
 
 def sync_folder(folder: Path) -> None:

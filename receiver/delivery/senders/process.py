@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -28,6 +29,7 @@ MAX_SHUTDOWN = KILL_AFTER + 3 * LINGER
 _POLL_INTERVAL = 0.03
 _KILL_ROUNDS = 10  # a program may fork while it is being killed
 _FINAL_WAIT = 0.5
+_CHUNK_SIZE = 65536  # what a pipe holds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,18 +54,17 @@ async def run(
 
     Raises OSError or ValueError if it cannot be started. When cancelled, it ends the program before it returns.
     """
-    tail = _Tail(output_limit)
     with _memory_file(content) as event:
         read_end, write_end = os.pipe()
-        with os.fdopen(write_end, "wb", buffering=0) as output:
-            pipe, _ = await asyncio.get_running_loop().connect_read_pipe(lambda: tail, os.fdopen(read_end, "rb", 0))
+        with FileIO(write_end, "w") as output:
+            tail = _Tail(FileIO(read_end), limit=output_limit)
             inode = os.fstat(write_end).st_ino
             try:
                 process = _spawn(command, event, output, cwd=cwd, env={**env, **run_marker(inode)})
             except BaseException:
-                pipe.close()
+                tail.close()
                 raise
-    program = _Program(process, pipe, tail, tree=ProcessTree.of(process.pid, pipe=inode))
+    program = _Program(process, tail, tree=ProcessTree.of(process.pid, pipe=inode))
     try:
         return await program.finish(time_limit)
     finally:
@@ -106,11 +107,8 @@ def _spawn(
 class _Program:
     """A running program, in its own session and process group."""
 
-    def __init__(
-        self, process: "subprocess.Popen[bytes]", pipe: asyncio.ReadTransport, tail: "_Tail", *, tree: ProcessTree
-    ) -> None:
+    def __init__(self, process: "subprocess.Popen[bytes]", tail: "_Tail", *, tree: ProcessTree) -> None:
         self._process = process
-        self._pipe = pipe
         self._tail = tail
         self._tree = tree
         self._has_ended = False
@@ -142,7 +140,7 @@ class _Program:
             self._signal(self._tree.descendants(), signal.SIGKILL, group=True)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(_FINAL_WAIT)
-        self._pipe.close()
+        self._tail.close()
 
     async def _wait_for_exit(self) -> None:
         """Wait until the program itself has exited, even if its pipe is still open elsewhere."""
@@ -209,27 +207,43 @@ class _Program:
         return self._tree.group_is_alive()  # the call above also counts zombies
 
 
-class _Tail(asyncio.Protocol):
-    """Keeps the last *limit* bytes of an output of any length."""
+class _Tail:
+    """Reads a program's output of any length from a pipe and keeps the last *limit* bytes.
 
-    def __init__(self, limit: int) -> None:
+    It alone owns and closes the pipe's descriptor. With ``connect_read_pipe``, both uvloop and the file object close
+    it. In between, another thread may open a file under the same number, and lose it to the second close.
+    """
+
+    def __init__(self, pipe: FileIO, *, limit: int) -> None:
         self.ended = asyncio.Event()
+        self._pipe = pipe
         self._limit = limit
         self._buffer = bytearray()
-
-    def data_received(self, data: bytes) -> None:
-        """Append *data*. Drop old bytes in large steps, because each drop copies the buffer."""
-        self._buffer += data
-        if len(self._buffer) > 2 * self._limit + len(data):
-            del self._buffer[: -self._limit or None]
-
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """Note the end of the output."""
-        self.ended.set()
+        self._loop = asyncio.get_running_loop()
+        os.set_blocking(pipe.fileno(), False)
+        self._loop.add_reader(pipe.fileno(), self._read)
 
     def excerpt(self) -> bytes:
         """Return the last bytes."""
         return bytes(self._buffer[-self._limit :]) if self._limit else b""
+
+    def close(self) -> None:
+        """Stop reading and close the pipe."""
+        if not self._pipe.closed:
+            self._loop.remove_reader(self._pipe.fileno())
+            self._pipe.close()
+
+    def _read(self) -> None:
+        """Append what the pipe holds. Drop old bytes in large steps, because each drop copies the buffer."""
+        data = self._pipe.read(_CHUNK_SIZE)
+        if data is None:  # a spurious wake-up
+            return
+        if not data:
+            self.ended.set()
+            self._loop.remove_reader(self._pipe.fileno())
+        self._buffer += data
+        if len(self._buffer) > 2 * self._limit + len(data):
+            del self._buffer[: -self._limit or None]
 
 
 def _open_pidfd(process_id: int) -> int:

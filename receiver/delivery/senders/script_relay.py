@@ -24,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from typing import IO, Any
 
 _MODULE = "receiver.delivery.senders.script_relay"
@@ -133,7 +134,8 @@ def _run_script(command: Sequence[str], client: socket.socket, event: IO[bytes],
     assert script.stdout is not None  # noqa: S101 -- for the type checker
     with script.stdout as output:
         try:
-            client_is_connected = _send_output(output.fileno(), client, os.pidfd_open(script.pid))
+            with FileIO(os.pidfd_open(script.pid)) as pidfd:
+                client_is_connected = _send_output(output.fileno(), client, pidfd.fileno())
         finally:
             if script.poll() is None:
                 _terminate(script)
