@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from receiver.archive import policy as archive_policy
+from receiver.archive import retry as archive_retry
 from receiver.cli.commands import app
 from receiver.settings import Loaded, ScriptSettings, Settings, WebhookSettings, effective_settings, load
 from receiver.settings.introspection import section_of
@@ -232,7 +232,7 @@ def alerts() -> set[str]:
         for call in calls(tree, raising)
         if isinstance(call.args[0], ast.Constant) and isinstance(call.args[0].value, str)
     }
-    kinds = [each for each in vars(archive_policy).values() if isinstance(each, type) and each.__name__[-5:] == "Alert"]
+    kinds = [each for each in vars(archive_retry).values() if isinstance(each, type) and each.__name__[-5:] == "Alert"]
     return named | {kind.value for each in kinds if issubclass(each, StrEnum) for kind in each}
 
 

@@ -27,7 +27,7 @@ from receiver.archive.fair_limiter import FairLimiter
 from receiver.archive.fetcher import Fetcher, ResultFile
 from receiver.archive.job import ArchiveJob, alert_text
 from receiver.archive.partial_file import PartialFile, remove_empty_folder
-from receiver.archive.policy import REFUSAL_GRACE, ArchiveDecision, MissingResult, decide
+from receiver.archive.retry import REFUSAL_GRACE, ArchiveDecision, MissingResult, decide
 from receiver.domain.clock import Clock
 from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import FileNotStored, NoResponse, ReceiverError, StoreUnavailable

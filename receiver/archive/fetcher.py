@@ -7,7 +7,7 @@ from http import HTTPStatus
 from pathlib import Path
 
 from receiver.archive.partial_file import NotAFile, PartialFile
-from receiver.archive.policy import MissingResult
+from receiver.archive.retry import MissingResult
 from receiver.domain.errors import AddressBlocked, FileNotStored, NoResponse, RequestNotSent
 from receiver.domain.model import Asset
 from receiver.net.download import Completed, ErrorStatus, MinimumRate, TooLarge, download

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from receiver.archive.fetcher import ResultFile
-from receiver.archive.policy import ArchiveAlert, MissingResult
+from receiver.archive.retry import ArchiveAlert, MissingResult
 from receiver.domain.model import Asset, Event, Json
 from receiver.events.payload import result_urls, with_assets
 

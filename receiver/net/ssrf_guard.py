@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_network
 
 from receiver.domain.errors import AddressBlocked
-from receiver.domain.forbidden_networks import FORBIDDEN_NETWORKS, Network, network_table
+from receiver.domain.ssrf_denylist import SSRF_DENYLIST, Network, network_table
 from receiver.net.http_client import IPAddress
 
 # IANA's special-purpose registries, and all of IPv6 that is not global unicast.
@@ -88,7 +88,7 @@ class PublicGuard:
 
 def _refuse_forbidden(host: str, address: IPAddress) -> None:
     for reached in _reachable_as(address):
-        if what := _match(FORBIDDEN_NETWORKS, reached):
+        if what := _match(SSRF_DENYLIST, reached):
             raise AddressBlocked(
                 f"{_describe(host, address, reached)} is never dialled: {what}.",
                 remedy="No setting allows it. Use another host.",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from receiver.domain.forbidden_networks import FORBIDDEN_NETWORKS
+from receiver.domain.ssrf_denylist import SSRF_DENYLIST
 from receiver.settings.values import InvalidValue, quoted, read_text
 
 _HOST_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,252})")
@@ -71,7 +71,7 @@ def read_network(raw: object) -> IPv4Network | IPv6Network:
     network = _read_network(raw)
     if network.prefixlen == 0:
         raise InvalidValue("would allow every private address; list only the networks you need")
-    if any(_is_subnet(network, forbidden) for forbidden, _ in FORBIDDEN_NETWORKS):
+    if any(_is_subnet(network, forbidden) for forbidden, _ in SSRF_DENYLIST):
         raise InvalidValue(f"{network} is link-local or cloud metadata, which is never dialled; remove it")
     return network
 
@@ -160,7 +160,7 @@ def _is_forbidden(host: str) -> bool:
         address = address.ipv4_mapped
     if address is None:
         return False
-    return address.is_multicast or any(address in network for network, _ in FORBIDDEN_NETWORKS)
+    return address.is_multicast or any(address in network for network, _ in SSRF_DENYLIST)
 
 
 def is_loopback(host: str) -> bool:

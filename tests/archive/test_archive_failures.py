@@ -13,7 +13,7 @@ from harness.waiting import wait_until
 
 from receiver.archive.archiver import MAX_CONCURRENT
 from receiver.archive.fetcher import DownloadLimits
-from receiver.archive.policy import GIVE_UP_AFTER, REFUSAL_GRACE, WARN_AFTER
+from receiver.archive.retry import GIVE_UP_AFTER, REFUSAL_GRACE, WARN_AFTER
 from receiver.domain.model import ArchiveState
 from receiver.events.factory import MAX_ARCHIVE_WAIT
 from receiver.net.download import MinimumRate

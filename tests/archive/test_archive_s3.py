@@ -14,7 +14,7 @@ from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server, an_s3_se
 from harness.waiting import wait_until
 
 from receiver.archive.archiver import MAX_CONCURRENT, CopyTarget
-from receiver.archive.policy import GIVE_UP_AFTER, WARN_AFTER
+from receiver.archive.retry import GIVE_UP_AFTER, WARN_AFTER
 from receiver.archive.s3 import S3Storage, open_s3
 from receiver.domain.model import ArchiveState, Asset
 from receiver.domain.secret import Secret

@@ -21,7 +21,7 @@ from harness.http_peers import http_peer, respond_with, response
 from harness.waiting import wait_until
 
 from receiver.archive.fetcher import DownloadLimits
-from receiver.archive.policy import REFUSAL_GRACE
+from receiver.archive.retry import REFUSAL_GRACE
 from receiver.domain.model import ArchiveState
 from receiver.domain.secret import Secret
 from receiver.events.factory import MAX_ARCHIVE_WAIT

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 
-from receiver.archive.policy import (
+from receiver.archive.retry import (
     GIVE_UP_AFTER,
     REFUSAL_GRACE,
     WARN_AFTER,

@@ -1,4 +1,8 @@
-"""Networks that are never dialled: link-local, and where clouds hand out credentials to any caller."""
+"""Networks that are never dialled, not even for a URL of the operator's.
+
+They are link-local, or a cloud hands out credentials there to any caller. The guard of :mod:`receiver.net.ssrf_guard`
+and the check of the configuration both use this table.
+"""
 
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from typing import TypeAlias
@@ -11,7 +15,7 @@ def network_table(entries: dict[str, str]) -> tuple[tuple[Network, str], ...]:
     return tuple((ip_network(network), what) for network, what in entries.items())
 
 
-FORBIDDEN_NETWORKS = network_table(
+SSRF_DENYLIST = network_table(
     {
         "169.254.169.254/32": "a cloud's metadata service",
         "168.63.129.16/32": "Azure's platform address",
