@@ -2,9 +2,11 @@
 
 It is plain ASGI because every callback passes here, and there are only two paths.
 
-A client that keeps sending bad requests, such as guessed tokens, is no longer logged. Its tokens are looked up with a
-read, so that it does not occupy the database writer. It still gets the same responses, and a valid token is still
-accepted: Kling may call through the same proxy.
+The token is checked before the body is read: a request without a valid token costs one indexed read, and neither
+memory nor the database writer. The write checks it again, because a token may expire or be revoked in between.
+
+A client that keeps sending bad requests, such as guessed tokens, is no longer logged. It still gets the same
+responses, and a valid token is still accepted: Kling may call through the same proxy.
 """
 
 import time
@@ -17,9 +19,11 @@ import structlog
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.domain import errors
+from receiver.domain.bounded_dict import BoundedDict
+from receiver.domain.clock import token_hash
 from receiver.web.server import problems
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
-from receiver.web.server.body import ClientDisconnected, read_body
+from receiver.web.server.body import BodyMemoryBudget, ClientDisconnected, check_head, read_body
 from receiver.web.server.client_address import TrustedProxies
 from receiver.web.server.failure_limiter import FailureLimiter
 from receiver.web.server.problems import Problem
@@ -30,6 +34,9 @@ _CALLBACK_PREFIX = "/callbacks/"
 _HEALTH_PATH = "/healthz"
 _JSON = (b"content-type", b"application/json")
 _OK = b'{"ok":true}'
+_MAX_KNOWN_TOKENS = 10_000
+_SMALL_BODY = 64 * 1024
+_BODY_MEMORY = 64 * 1024 * 1024
 _OK_HEADERS = [_JSON, (b"content-length", str(len(_OK)).encode())]
 
 
@@ -74,6 +81,8 @@ class _PublicApp:
     ) -> None:
         self._inbox = inbox
         self._max_body = max_body
+        self._body_memory = BodyMemoryBudget(max(_BODY_MEMORY, 4 * max_body), small=_SMALL_BODY)
+        self._known_tokens: BoundedDict[bytes, None] = BoundedDict(_MAX_KNOWN_TOKENS)
         self._allowed_hosts = allowed_hosts
         self._proxies = proxies
         self._failure_limiter = FailureLimiter()
@@ -82,7 +91,7 @@ class _PublicApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = self._proxies.client(scope)
         try:
-            await self._handle(scope, receive, send, client)
+            await self._handle(scope, receive, send)
         except ClientDisconnected:
             log.info("callback.abandoned", peer=client)
         except Problem as problem:
@@ -96,7 +105,7 @@ class _PublicApp:
             log.error("callback.failed", peer=client, exception=_redacted_traceback(scope))  # noqa: TRY400 -- see above
             await _send_problem(send, problems.internal_error())
 
-    async def _handle(self, scope: Scope, receive: Receive, send: Send, client: str) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._is_allowed_host(scope):
             raise misdirected(
                 "This host is not the one in [public] url. "
@@ -106,9 +115,7 @@ class _PublicApp:
         if path.startswith(_CALLBACK_PREFIX) and path != _CALLBACK_PREFIX and "/" not in path[len(_CALLBACK_PREFIX) :]:
             if scope["method"] != "POST":
                 raise problems.method_not_allowed("POST")
-            body = await read_body(scope, receive, limit=self._max_body)
-            headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
-            if not await self._accept(path[len(_CALLBACK_PREFIX) :], headers, body, client):
+            if not await self._accept(path[len(_CALLBACK_PREFIX) :], scope, receive):
                 raise problems.not_found()
         elif path == _HEALTH_PATH:
             if scope["method"] not in ("GET", "HEAD"):
@@ -117,10 +124,33 @@ class _PublicApp:
             raise problems.not_found()
         await problems.send_raw(send, HTTPStatus.OK, _OK_HEADERS, _OK)
 
-    async def _accept(self, token: str, headers: Sequence[tuple[str, str]], body: bytes, client: str) -> bool:
-        if not self._failure_limiter.allows(client, self._timer()) and not await self._inbox.has_token(token):
+    async def _accept(self, token: str, scope: Scope, receive: Receive) -> bool:
+        """Commit a callback. Return False, without reading the body, if the token is unknown."""
+        check_head(scope, limit=self._max_body)
+        if not await self._is_known(token):
             return False
-        return await self._inbox.accept_callback(token, headers, body)
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        try:
+            async with self._body_memory.reserve(scope, limit=self._max_body):
+                body = await read_body(scope, receive, limit=self._max_body)
+                is_accepted = await self._inbox.accept_callback(token, headers, body)
+        except (Problem, errors.MalformedBody):
+            # A token that has ended since it was remembered gets the same 404 as an unknown one.
+            if await self._inbox.has_token(token):
+                raise
+            is_accepted = False
+        if not is_accepted:
+            self._known_tokens.pop(token_hash(token), None)
+        return is_accepted
+
+    async def _is_known(self, token: str) -> bool:
+        """Return whether the token is or was valid. Most tasks push several times; only the first one needs a read."""
+        key = token_hash(token)
+        if key not in self._known_tokens:
+            if not await self._inbox.has_token(token):
+                return False
+            self._known_tokens[key] = None
+        return True
 
     def _is_allowed_host(self, scope: Scope) -> bool:
         # Only old health checks (HTTP/1.0) send no host. HeaderValidation has refused requests with two.

@@ -26,10 +26,20 @@ class ClientDisconnected(Exception):
 
 
 class BodyMemoryBudget:
-    """Memory for large bodies that must be read completely, shared by all concurrent requests."""
+    """Memory for large bodies that must be read completely, shared by all concurrent requests.
 
-    def __init__(self, size: int = 4 * MAX_JOB_BODY, *, wait_timeout: timedelta = timedelta(seconds=20)) -> None:
+    Bodies of at most *small* bytes need no reservation.
+    """
+
+    def __init__(
+        self,
+        size: int = 4 * MAX_JOB_BODY,
+        *,
+        small: int = SMALL_BODY,
+        wait_timeout: timedelta = timedelta(seconds=20),
+    ) -> None:
         self._free = size
+        self._small = small
         self._wait_timeout = wait_timeout  # shorter than the listener's deadline for a request
         self._changed = asyncio.Condition()
 
@@ -41,7 +51,7 @@ class BodyMemoryBudget:
         Raises ``Problem`` (503) if no memory becomes free within the timeout.
         """
         size = _declared_size(scope, default=limit)
-        if not SMALL_BODY < size <= limit:
+        if not self._small < size <= limit:
             yield
             return
         async with self._changed:
@@ -76,12 +86,17 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
     return await _read_rest(await _receive_first(scope, receive, limit=limit), receive, limit=limit)
 
 
-async def _receive_first(scope: Scope, receive: Receive, *, limit: int) -> Message:
+def check_head(scope: Scope, *, limit: int) -> None:
+    """Raise ``Problem`` (413 or 415) if the head alone shows that the body cannot be accepted."""
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit:
             raise too_large(limit)
         if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
             raise _unsupported_encoding()
+
+
+async def _receive_first(scope: Scope, receive: Receive, *, limit: int) -> Message:
+    check_head(scope, limit=limit)
     return await receive()
 
 
