@@ -30,6 +30,7 @@
             ├── TokenRejected         1003 1004
             ├── AccountBlocked        1100 1101 1102 1304
             ├── Forbidden             1103
+            │   └── ModelUnavailable    a gateway has no channel for the model
             ├── InvalidParameters     1200 1201
             ├── UnknownResource       1202 1203
             ├── ContentRefused        1300 1301
@@ -222,8 +223,9 @@ class KlingRefusal(KlingError):
         kling_code: int | str | None = None,
         request_id: str = "",
         retry_after: timedelta | None = None,
+        remedy: str = "",
     ) -> None:
-        super().__init__(message, remedy=self.advice)
+        super().__init__(message, remedy=remedy or self.advice)
         self.status = status
         self.kling_code = kling_code
         self.request_id = request_id
@@ -259,6 +261,12 @@ class Forbidden(KlingRefusal):
 
     code = "kling_forbidden"
     advice = "Request the right in Kling's console, or use another model."
+
+
+class ModelUnavailable(Forbidden):
+    """A gateway's own words for 1103: it has no channel for the model, or the key may not use it."""
+
+    code = "kling_model_unavailable"
 
 
 class InvalidParameters(KlingRefusal):

@@ -56,6 +56,10 @@ _RETURNED_HEADERS = _ID_HEADERS | {
     "retry-after",
 }
 _HEADER_PREFIXES = ("ratelimit", "x-ratelimit", "x-kling")
+_SAFE_METHODS = frozenset({"GET", "HEAD"})
+"""The methods that may use an idle connection. On one that the server is just closing, a create could be lost or sent
+twice; a new connection costs less."""
+
 _AMBIGUOUS_IN_PATH = re.compile(r"[/\\%;,]|^\.+$")
 _SAFE_IN_PATH = "/%:@!$&'()*+,;=~"
 _SAFE_IN_QUERY = _SAFE_IN_PATH + "?[]"
@@ -182,7 +186,7 @@ class KlingClient:
             return answer
         answered_with_none = reply.status < HTTPStatus.BAD_REQUEST and isinstance(answer.error, UnknownResource)
         is_plain = not _AMBIGUOUS_IN_PATH.search(external_task_id)
-        if is_plain and (answered_with_none or _as_error_response(reply).is_not_found()):
+        if is_plain and (answered_with_none or _as_error_response(reply).innermost.is_not_found()):
             return None
         raise answer.error
 
@@ -280,6 +284,7 @@ class KlingClient:
                 content=content,
                 time_limit=self._timeout,
                 max_body=MAX_BODY,
+                reuse=method in _SAFE_METHODS,
             )
         return clean(reply, self._redactor)
 
@@ -299,6 +304,7 @@ class KlingClient:
                 content=content,
                 time_limit=self._timeout,
                 extra_body_time=_STREAMED_BODY_TIMEOUT,
+                reuse=method in _SAFE_METHODS,
                 read=read,
             )
 

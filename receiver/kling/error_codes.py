@@ -1,11 +1,12 @@
-"""Translates Kling's error answers into errors, by the code or else by the HTTP status.
+"""Translates Kling's error answers into errors: by Kling's code, else by a gateway's word, else by the HTTP status.
 
 The code decides, because one status has many meanings: a 429 may end in a second, when a task ends, or never.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from http import HTTPStatus
 from typing import Final
@@ -19,6 +20,7 @@ from receiver.domain.errors import (
     KlingError,
     KlingRefusal,
     KlingUncertain,
+    ModelUnavailable,
     RateLimited,
     ServerError,
     SlotsFull,
@@ -27,6 +29,7 @@ from receiver.domain.errors import (
     UnknownResource,
 )
 from receiver.domain.model import Json
+from receiver.kling.gateway_words import REMEDIES, Meaning, is_known, meaning_of, words_in
 from receiver.net.retry_after import parse_retry_after
 
 _BY_CODE: Final[Mapping[int, type[KlingRefusal]]] = {
@@ -44,6 +47,18 @@ _BY_CODE: Final[Mapping[int, type[KlingRefusal]]] = {
         ServerError: (5000, 5001, 5002),
     }.items()
     for code in codes
+}
+_BY_MEANING: Final[Mapping[Meaning, type[KlingRefusal]]] = {
+    Meaning.BALANCE: AccountBlocked,
+    Meaning.KEY: AuthenticationFailed,
+    Meaning.MODEL: ModelUnavailable,
+    Meaning.RATE: RateLimited,
+    Meaning.SLOTS: SlotsFull,
+    Meaning.PARAMETERS: InvalidParameters,
+    Meaning.CONTENT: ContentRefused,
+    Meaning.NOT_FOUND: UnknownResource,
+    Meaning.UNAVAILABLE: ServerError,
+    Meaning.UNCERTAIN: ServerError,
 }
 _BY_STATUS: Final[Mapping[int, type[KlingRefusal]]] = {
     400: InvalidParameters,
@@ -63,6 +78,7 @@ _SUCCESS_STATUSES: Final = range(200, 300)
 _REDIRECT_STATUSES: Final = range(300, 400)
 _SERVER_ERROR_STATUSES: Final = range(500, 600)
 _ERROR_STATUSES: Final = range(300, 600)
+_NO_SUCH_MODEL_STATUSES: Final = frozenset({HTTPStatus.BAD_REQUEST, HTTPStatus.NOT_FOUND})
 _SPECIFIC_STATUSES: Final = frozenset({HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN, HTTPStatus.NOT_FOUND})
 _MAYBE_CREATED_CODES: Final = frozenset({5000, 5002})
 _SERVER_ERROR_CODES: Final = frozenset({5000, 5001, 5002})
@@ -72,7 +88,12 @@ _NOT_CREATED_STATUSES: Final = frozenset(
 _NOT_FOUND_MESSAGE: Final = re.compile(
     r"not (?:be )?(?:found|exist)|no such|does ?n.?t exist|unknown task|不存在|未找到"
 )
+_TASK_KEYS: Final = ("task_id", "id", "task_status")
+_FAILURE_WORDS: Final = frozenset({"error", "fail", "failed", "failure"})
+_CALL_FAILED: Final = "error"
 _MAX_MESSAGE: Final = 500
+_MAX_QUOTED: Final = 64 * 1024
+_MAX_DEPTH: Final = 3
 _MAX_RETRY_AFTER: Final = timedelta(days=1)
 
 
@@ -88,6 +109,20 @@ class ErrorResponse:
     def is_success(self) -> bool:
         """Whether the HTTP call succeeded, independent of the body."""
         return self.status in _SUCCESS_STATUSES
+
+    @property
+    def innermost(self) -> "ErrorResponse":
+        """The answer that this one quotes: a gateway may put Kling's own JSON into its message."""
+        text = self._text()
+        if not text.startswith("{") or len(text) > _MAX_QUOTED:
+            return self
+        try:
+            quoted = json.loads(text)
+        except (ValueError, RecursionError):
+            return self
+        if not isinstance(quoted, dict) or not {"code", "error"} & quoted.keys():
+            return self
+        return replace(self, document=quoted)
 
     @property
     def code(self) -> int | str | None:
@@ -108,13 +143,43 @@ class ErrorResponse:
     @property
     def message(self) -> str:
         """The error message in the body, on one line; "" if there is none."""
+        return _one_line(self._text())[:_MAX_MESSAGE]
+
+    def _text(self) -> str:
         document = self.document or {}
         error = document.get("error")
         nested = error.get("message") if isinstance(error, dict) else error
-        for words in (document.get("message"), document.get("msg"), nested, document.get("detail")):
-            if isinstance(words, str) and words.strip():
-                return _one_line(words)[:_MAX_MESSAGE]
-        return ""
+        found = (document.get("message"), document.get("msg"), nested, document.get("detail"))
+        return next((text.strip() for text in found if isinstance(text, str) and text.strip()), "")
+
+    @property
+    def meaning(self) -> Meaning | None:
+        """What a gateway's own words mean; None for an error of Kling's.
+
+        A sentence is not enough for a server error: the task may exist.
+        """
+        if isinstance(self.code, int) and self.code in _BY_CODE:
+            return None
+        is_clear = self.status not in _SERVER_ERROR_STATUSES or self.status in _NOT_CREATED_STATUSES
+        return meaning_of(words_in(self.document or {}), self.message if is_clear else "")
+
+    def is_refusal(self, *, is_create: bool) -> bool:
+        """Whether a successful call was refused: it names an error and no task.
+
+        In a query's answer, a word such as ``failed`` is the task's status, and only ``error`` is the call's.
+        """
+        document = self.document or {}
+        if _names_task(document):
+            return False
+        status = document.get("status")
+        word = status.strip().lower() if isinstance(status, str) else ""
+        if word and (word in _FAILURE_WORDS if is_create else word == _CALL_FAILED):
+            return True
+        if word and not is_create:
+            return False
+        error = document.get("error")
+        is_denied = document.get("success") is False or document.get("ok") is False
+        return is_denied or (isinstance(error, dict | str) and bool(error))
 
     @property
     def request_id(self) -> str:
@@ -127,6 +192,8 @@ class ErrorResponse:
 
         A 404 without Kling's code does not: a gateway that does not support queries answers the same.
         """
+        if self.meaning is Meaning.NOT_FOUND:
+            return True
         if self.code is None:
             return False
         if self.code in (1202, 1203) or self.status == HTTPStatus.NOT_FOUND:
@@ -142,22 +209,25 @@ def to_error(
     With *is_create*, a server error that may have come after the task was created is KlingUncertain.
     *redact* removes secrets from the answer's message.
     """
-    code = response.code
-    if response.is_success and (code == 0 or (code is None and response.document is not None)):
+    is_answered = response.is_success and (
+        response.code == 0 or (response.code is None and response.document is not None)
+    )
+    if is_answered and not response.is_refusal(is_create=is_create):
         return None
+    response = response.innermost
     words = redact(response.message) or _likely_cause(response)
     if is_create and _may_have_created(response):
         return KlingUncertain(
             f"Kling answered {_status_and_code(response)}{_end_of_sentence(words)} The task may exist anyway.",
             remedy="The receiver looks it up by its external_task_id before it retries.",
         )
-    kind = _error_class(response)
-    return kind(
+    return _error_class(response)(
         f"Kling refused ({_status_and_code(response)}){_end_of_sentence(words)}",
         status=response.status,
-        kling_code=code,
+        kling_code=_code_or_word(response),
         request_id=response.request_id,
         retry_after=parse_retry_after(response.headers.get("retry-after", ""), now=now, maximum=_MAX_RETRY_AFTER),
+        remedy=REMEDIES.get(response.meaning, "") if response.meaning else "",
     )
 
 
@@ -167,13 +237,22 @@ def _one_line(text: str) -> str:
 
 
 def _error_class(response: ErrorResponse) -> type[KlingRefusal]:
-    code, status = response.code, response.status
+    code, meaning = response.code, response.meaning
     if isinstance(code, int) and code in _BY_CODE:
         return _BY_CODE[code]
+    if meaning is Meaning.MODEL and response.status in _NO_SUCH_MODEL_STATUSES:
+        return UnknownResource
+    return _class_by_status(response) if meaning is None else _BY_MEANING[meaning]
+
+
+def _class_by_status(response: ErrorResponse) -> type[KlingRefusal]:
+    code, status = response.code, response.status
     if isinstance(code, int) and code in _ERROR_STATUSES:  # a gateway that puts an HTTP status there
         status, code = code, None
     if status in _SERVER_ERROR_STATUSES:
         return ServerError
+    if response.is_success and _NOT_FOUND_MESSAGE.search(response.message.lower()):
+        return UnknownResource
     if status in _SPECIFIC_STATUSES or not isinstance(code, int):
         return _BY_STATUS.get(
             status, ServerError if response.document is None and response.is_success else UnknownErrorCode
@@ -183,15 +262,38 @@ def _error_class(response: ErrorResponse) -> type[KlingRefusal]:
 
 def _may_have_created(response: ErrorResponse) -> bool:
     """Whether a create may have created a task although the answer is an error."""
-    code = response.code
+    code, meaning = response.code, response.meaning
     if isinstance(code, int) and code in _BY_CODE:
         return code in _MAYBE_CREATED_CODES or (
             code in _SERVER_ERROR_CODES and response.status == HTTPStatus.GATEWAY_TIMEOUT
         )
     if response.is_success and response.document is None:
         return True
+    if meaning is not None and meaning is not Meaning.UNCERTAIN:
+        return False
     status = code if code in _SERVER_ERROR_STATUSES else response.status
+    if meaning is Meaning.UNCERTAIN and response.is_success:
+        return True
     return status in _SERVER_ERROR_STATUSES and status not in _NOT_CREATED_STATUSES
+
+
+def _names_task(document: Json) -> bool:
+    """Return whether an answer contains a task's id or status, at the top or below ``data``."""
+    found: object = document
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(found, dict):
+            return isinstance(found, list) and bool(found)
+        if any(isinstance(found.get(key), str | int) and found.get(key) for key in _TASK_KEYS):
+            return True
+        found = found.get("data")
+    return False
+
+
+def _code_or_word(response: ErrorResponse) -> int | str | None:
+    """Return the code, or else the first of the gateway's words that explains the error."""
+    if response.code is not None or response.meaning is None:
+        return response.code
+    return next((word for word in words_in(response.document or {}) if is_known(word)), None)
 
 
 def _likely_cause(response: ErrorResponse) -> str:

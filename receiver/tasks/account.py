@@ -13,7 +13,7 @@ from typing import Final
 
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.circuit_breaker import CircuitBreaker
-from receiver.domain.errors import Forbidden, KlingError, KlingRefusal, RetryHint
+from receiver.domain.errors import Forbidden, KlingError, KlingRefusal, ModelUnavailable, RetryHint
 
 MAX_PROBE_DELAY = timedelta(minutes=1)
 """The longest delay between two probes of an issue. Once it is fixed, waiting tasks are submitted within that time."""
@@ -60,11 +60,8 @@ class KlingCall:
         """Return the issue that *error* shows, or None."""
         code = error.kling_code if isinstance(error, KlingRefusal) else None
         if isinstance(error, Forbidden):
-            return (
-                AccountIssue(scope=Scope.RESOURCE, name=self.resource)
-                if self.creates and code == _NOT_PERMITTED
-                else None
-            )
+            is_known = code == _NOT_PERMITTED or isinstance(error, ModelUnavailable)
+            return AccountIssue(scope=Scope.RESOURCE, name=self.resource) if self.creates and is_known else None
         if error.retry not in (RetryHint.AFTER_OPERATOR, RetryHint.REAUTHENTICATE):
             return None
         if self.creates and code == _PACK_USED_UP:

@@ -12,6 +12,7 @@ from harness.scripted_kling import (
     ScriptedAnswer,
     a_client,
     a_scripted_server,
+    forward,
 )
 
 from receiver.domain.errors import (
@@ -216,3 +217,15 @@ async def test_a_look_up_that_leaves_it_open_raises(says: ScriptedAnswer, error:
     async with a_scripted_server(says) as server, a_client(server.url) as kling:
         with pytest.raises(error):
             await kling.find_by_external_id(ENDPOINT, "a")
+
+
+async def test_a_create_never_uses_an_idle_connection() -> None:
+    async with a_scripted_server(ScriptedAnswer(document=CREATED)) as server, a_client(server.url) as kling:
+        await kling.query(ENDPOINT, "1")
+        await kling.query(ENDPOINT, "1")
+        assert len(server.connection_tasks) == 1
+
+        await kling.create(ENDPOINT, b"{}")
+        await forward(kling, "POST", "v1/new/endpoint", content=b"{}")
+
+        assert len(server.connection_tasks) == 3
