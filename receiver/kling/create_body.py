@@ -4,7 +4,7 @@ The client's text is edited, not written anew, so every other member reaches Kli
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
@@ -12,6 +12,8 @@ from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Generation, Json
 from receiver.kling import raw_json
 from receiver.kling.protocol import MAX_ID, parse_object, storable
+
+_OPTIONS = "options"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,16 +36,21 @@ def compose(
     """Replace the callback URL in a client's body by ours, and add *external_task_id* if the client gave none.
 
     All other members stay exactly as the client wrote them. Without *callback_url* the body asks for no callback.
+    A client that moved from one generation to the other may still write both where the other one has them: at the
+    top, or in ``options``. They are found there too, and moved.
     Raises InvalidRequest, or MalformedBody if the body is not a JSON object.
     """
     extracted = raw_json.extract_blobs(body)
     document = _parse_extracted(extracted, body)
-    container = "options" if generation is Generation.NEW else None
-    fields = document if container is None else _options(document)
-    reply_to = _parse_callback_url(fields.get("callback_url"))
-    own_id = _parse_external_task_id(fields.get("external_task_id")) or external_task_id or ""
+    is_new = generation is Generation.NEW
+    options = _options(document, is_required=is_new)
+    places = (options, document) if is_new else (document, options)
+    reply_to = _first(_parse_callback_url(place.get("callback_url")) for place in places)
+    own_id = _first(_parse_external_task_id(place.get("external_task_id")) for place in places)
+    own_id = own_id or external_task_id or ""
     replacements = {"callback_url": callback_url, "external_task_id": own_id}
-    content = extracted.restore(_replace_members(extracted.text.decode(), container, replacements).encode())
+    edited = _replace_members(extracted.text.decode(), replacements, in_options=is_new)
+    content = extracted.restore(edited.encode())
     return CreateBody(content=content, parsed=document, reply_to=reply_to, external_task_id=own_id)
 
 
@@ -54,33 +61,49 @@ def _parse_extracted(extracted: raw_json.ExtractedBlobs, body: bytes) -> Json:
         return parse_object(body)  # its error names the position in the original text
 
 
-def _replace_members(text: str, container: str | None, replacements: Mapping[str, str | None]) -> str:
-    """Replace members of the object, or of its member *container*; a value of None or "" removes the member."""
-    whole = list(raw_json.members(text))
-    if container is None:
-        kept = [member.text for member in whole if member.key not in replacements]
-        return raw_json.join_members(kept + _member_texts(replacements))
-    positions = [member.value_at for member in whole if member.key == container]
+def _replace_members(text: str, replacements: Mapping[str, str | None], *, in_options: bool) -> str:
+    """Remove the members at the top and in ``options``, and add those with a value at the one or the other place."""
+    whole = [member for member in raw_json.members(text) if member.key not in replacements]
+    added = _member_texts(replacements)
+    if not in_options:
+        others = [_without(text, member, replacements) if member.key == _OPTIONS else member.text for member in whole]
+        return raw_json.join_members(others + added)
+    kept = [member.text for member in whole if member.key != _OPTIONS]
+    options = [member for member in whole if member.key == _OPTIONS]
     inner: list[str] = []
-    if positions and text[positions[-1]] == "{":
-        inner = [member.text for member in raw_json.members(text, positions[-1]) if member.key not in replacements]
-    kept = [member.text for member in whole if member.key != container]
-    if inner := inner + _member_texts(replacements):
-        kept.append(f"{json.dumps(container)}:{raw_json.join_members(inner)}")
+    if options and text[options[-1].value_at] == "{":
+        members = raw_json.members(text, options[-1].value_at)
+        inner = [member.text for member in members if member.key not in replacements]
+    if inner := inner + added:
+        kept.append(f"{json.dumps(_OPTIONS)}:{raw_json.join_members(inner)}")
     return raw_json.join_members(kept)
+
+
+def _without(text: str, member: raw_json.RawMember, keys: Container[str]) -> str:
+    """Return a member without the *keys* in its object, or as it is if it has none of them."""
+    if text[member.value_at] != "{":
+        return member.text
+    inner = list(raw_json.members(text, member.value_at))
+    kept = [each.text for each in inner if each.key not in keys]
+    return member.text if len(kept) == len(inner) else f"{json.dumps(member.key)}:{raw_json.join_members(kept)}"
 
 
 def _member_texts(values: Mapping[str, str | None]) -> list[str]:
     return [f"{json.dumps(key)}:{json.dumps(value)}" for key, value in values.items() if value]
 
 
-def _options(document: Json) -> Json:
-    options = document.get("options")
-    if options is None:
-        return {}
-    if not isinstance(options, dict):
+def _first(values: Iterable[str | None]) -> str | None:
+    """Return the first value that is given. Those after it are not even checked."""
+    return next((value for value in values if value), None)
+
+
+def _options(document: Json, *, is_required: bool) -> Json:
+    options = document.get(_OPTIONS)
+    if isinstance(options, dict):
+        return options
+    if options is not None and is_required:
         raise InvalidRequest("`options` must be an object.", remedy='Write it as {"callback_url": "https://..."}.')
-    return options
+    return {}
 
 
 def _parse_callback_url(value: object) -> str | None:

@@ -251,7 +251,6 @@ def test_the_new_generation_has_both_under_options_beside_what_else_is_there() -
 
     assert composed.reply_to == "https://me.example/cb"
     assert json.loads(composed.content) == {
-        "callback_url": 1,
         "options": {"watermark": {"enabled": True}, "callback_url": OURS, "external_task_id": "tsk_1"},
     }
 
