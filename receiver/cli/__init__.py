@@ -17,12 +17,15 @@ INTERRUPTED = 130
 
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _PROGRAM = "kling-receiver"
+_LAYOUT = "\n\t"  # control characters of our own error texts
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Return its exit code: 0 ok, 1 failed, 2 usage, 78 configuration, 130 interrupted."""
+    from receiver.cli import streams
     from receiver.domain.errors import ConfigurationError, ReceiverError
 
+    streams.prepare()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
         sys.stdout.flush()
@@ -49,12 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(argv: list[str]) -> int:
     from cyclopts import CycloptsError
 
+    from receiver.cli import streams
     from receiver.cli.commands import app
 
     try:
         result = app(_move_global_options(argv))
     except CycloptsError as error:
         _print_error(f"{error}\nSee: {' '.join([_PROGRAM, *(error.command_chain or ())])} --help")
+        return USAGE
+    except UnicodeEncodeError:
+        if (argument := streams.not_utf8(argv)) is None:
+            raise
+        _print_error(f"the argument {argument!r} is not UTF-8. Use a terminal in UTF-8, or put the text into a file.")
         return USAGE
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):
@@ -80,4 +89,6 @@ def _discard_output() -> None:
 
 
 def _print_error(text: str) -> None:
-    sys.stderr.write(f"{_PROGRAM}: {text}\n")
+    from receiver.domain.control_characters import escape_text
+
+    sys.stderr.write(f"{_PROGRAM}: {escape_text(text, keep=_LAYOUT)}\n")

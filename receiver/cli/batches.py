@@ -113,7 +113,7 @@ def wait(
 def _show_progress(snapshots: Iterator[Batch]) -> Batch:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn())
     with Progress(*columns, console=render.console(sys.stderr), transient=True) as progress:
         shown = progress.add_task("", total=None)
         for batch in snapshots:

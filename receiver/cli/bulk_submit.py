@@ -251,7 +251,8 @@ def _progress_display(label: str, total: int) -> Iterator[ShowProgress]:
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    columns = (TextColumn(label), BarColumn(), MofNCompleteColumn(), TextColumn("{task.description}"))
+    label_column, note = TextColumn(label, markup=False), TextColumn("{task.description}", markup=False)
+    columns = (label_column, BarColumn(), MofNCompleteColumn(), note)
     with Bar(*columns, TimeRemainingColumn(), console=render.console(sys.stderr), transient=True) as bar:
         shown = bar.add_task("", total=total)
 

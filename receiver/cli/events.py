@@ -88,7 +88,7 @@ def show(event: EventId, /, *, output: OutputOptions = OUTPUT) -> int:
     if output.json or not render.is_terminal():
         render.print_json(found)
         return OK
-    from rich.json import JSON
+    from rich.highlighter import JSONHighlighter
 
-    render.console().print(JSON.from_data(found))
+    render.console().print(JSONHighlighter()(render.to_json(found, indent=2)), soft_wrap=True)
     return OK

@@ -4,13 +4,14 @@ Some of the text comes from untrusted sources, so control characters are always 
 """
 
 import json
-import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
+from receiver.cli.streams import encodes_unicode
+from receiver.domain.control_characters import escape, escape_json
 from receiver.domain.model import Json
 
 if TYPE_CHECKING:
@@ -37,7 +38,6 @@ _STYLES = {
     "finished": "green",
 }
 
-_UNPRINTABLE = re.compile("[\x7f-\x9f\ud800-\udfff]")  # json.dumps leaves these unescaped
 _COLUMN_GAP = 2  # characters between two columns
 _MIN_FOLD_WIDTH = 16  # minimum width of a folded column, if its text is that long
 _MAX_WORD = 24  # longer words are broken when text is folded
@@ -101,7 +101,7 @@ def clean(value: object) -> str:
     text = text.rstrip("\r\n")
     if text.isprintable():
         return text
-    return "".join(c if c.isprintable() else " " if c in "\t\r\n" else f"\\x{ord(c):02x}" for c in text)
+    return "".join(c if c.isprintable() else " " if c in "\t\r\n" else escape(c) for c in text)
 
 
 def format_local_time(timestamp: object) -> str:
@@ -114,14 +114,19 @@ def format_local_time(timestamp: object) -> str:
         return clean(timestamp)
 
 
+def to_json(value: object, *, indent: int | None = None) -> str:
+    """Serialize readable JSON. Control characters are escaped, and so is what stdout cannot encode."""
+    return escape_json(json.dumps(value, indent=indent, ensure_ascii=not encodes_unicode()))
+
+
 def print_json(value: object) -> None:
     """Print a value as JSON."""
-    sys.stdout.write(_dump_json(value, indent=2) + "\n")
+    sys.stdout.write(to_json(value, indent=2) + "\n")
 
 
 def print_json_line(value: object) -> None:
     """Print a value as one line of JSON, and flush."""
-    sys.stdout.write(_dump_json(value) + "\n")
+    sys.stdout.write(to_json(value) + "\n")
     sys.stdout.flush()
 
 
@@ -246,12 +251,6 @@ def coloured(text: str) -> "Text":
     from rich.text import Text
 
     return Text(text, style=_STYLES.get(text, ""))
-
-
-def _dump_json(value: object, *, indent: int | None = None) -> str:
-    """Serialize readable JSON; control characters and lone surrogates stay escaped."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return _UNPRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def _cell(column: Column, item: Json) -> "Text":

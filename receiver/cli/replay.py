@@ -238,7 +238,7 @@ def _poll(client: SyncClient, started: Json) -> Iterator[Json]:
 def _show_progress(snapshots: Iterator[Json], started: Json) -> Json:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     found = started
     with Progress(*columns, console=render.console(sys.stderr), transient=True) as progress:
         shown = progress.add_task(started["id"], total=started["total"])

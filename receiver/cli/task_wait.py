@@ -41,7 +41,8 @@ def wait(client: SyncClient, ref: str, *, timeout: timedelta | None, as_json: bo
 def _show_progress(snapshots: Iterator[Task]) -> Task:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.fields[id]}"), TextColumn("{task.description}"), TimeElapsedColumn())
+    text = TextColumn("{task.fields[id]} {task.description}", markup=False)
+    columns = (SpinnerColumn(), text, TimeElapsedColumn())
     with Progress(*columns, console=render.console(sys.stderr), transient=True) as progress:
         task = next(snapshots)
         shown = progress.add_task(_status_text(task), id=task.id, total=None)

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TypeVar
 
+from receiver.domain.control_characters import is_surrogate
+
 Choice = TypeVar("Choice")
 
 MAX_DURATION = timedelta(days=3650)
@@ -92,6 +94,8 @@ def read_text(raw: object) -> str:
     """Parse any text."""
     if not isinstance(raw, str):
         raise InvalidValue(f"must be text in quotes, not {type_name(raw)}")
+    if any(map(is_surrogate, raw)):  # from a variable: TOML allows none
+        raise InvalidValue("is not UTF-8 text")
     return raw
 
 

@@ -2,16 +2,12 @@
 
 import io
 import json
-import os
-import pty
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from harness.fake_api import TASK_ID, FakeService, make_delivery, make_event, make_task
-from harness.run_cli import clean_environment, run_cli
+from harness.run_cli import run_cli, run_in_terminal
 from rich.console import Console
 
 from receiver.cli import main, render
@@ -274,24 +270,3 @@ def test_no_color_is_obeyed(service: FakeService, config: Path) -> None:
 
     assert "failed" in shown
     assert "\x1b[31m" not in shown
-
-
-def run_in_terminal(argv: list[str], **env: str) -> str:
-    ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "receiver", *argv],
-        stdin=subprocess.DEVNULL,
-        stdout=theirs,
-        stderr=theirs,
-        env=clean_environment(**{"TERM": "xterm-256color", "COLUMNS": "200"} | env),
-    )
-    os.close(theirs)
-    shown = b""
-    try:
-        while chunk := os.read(ours, 65536):
-            shown += chunk
-    except OSError:
-        pass  # how Linux says that the other side has closed
-    os.close(ours)
-    assert process.wait(30) == 0
-    return shown.decode()

@@ -1,6 +1,7 @@
 """Runs the command as a shell does."""
 
 import os
+import pty
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -29,3 +30,25 @@ def run_cli(
         timeout=60,
         check=False,
     )
+
+
+def run_in_terminal(argv: list[str], *, code: int = 0, **env: str) -> str:
+    """Run a command on a wide terminal. Return what it shows."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "receiver", *argv],
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=theirs,
+        env=clean_environment(**{"TERM": "xterm-256color", "COLUMNS": "200"} | env),
+    )
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:
+        pass  # Linux reports in this way that the other side has closed
+    os.close(ours)
+    assert process.wait(30) == code
+    return shown.decode()
