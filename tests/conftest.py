@@ -4,6 +4,7 @@ import signal
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 from harness.logs import configure_plain_logs
 from harness.soak_report import RecordCounts, SoakRecorder, attach_titles, balance_workers, longest_first, serializable
@@ -17,6 +18,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     configure_plain_logs()
+    # On a busy machine, the time of one example is no sign of a defect.
+    hypothesis.settings.register_profile("without deadlines", deadline=None)
+    hypothesis.settings.load_profile("without deadlines")
     # A shell's background job ignores Ctrl-C. Processes started by tests must not inherit that.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("markers", "soak(title, minutes=0): also run by `make soak`, under this title")

@@ -50,7 +50,7 @@ def test_any_body_is_stored_and_harmless(tmp_path: Path, record_counts: RecordCo
         opening = a_task_system(tmp_path, clock=IdleClock())
         system = runner.run(opening.__aenter__())
 
-        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
         @given(corrupted_bodies().map(lambda body: json.dumps(body).encode()) | corrupted_bytes())
         def holds(body: bytes) -> None:
             try:

@@ -121,7 +121,7 @@ def test_no_order_or_repetition_ends_a_task_twice(tmp_path: Path, verify: Verify
     record_counts(orders=EXAMPLES)
     with a_shared_system(tmp_path, verify, KEY) as shared:
 
-        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
         @given(ORDERS)
         def holds(order: list[Update]) -> None:
             shared.runner.run(check_order(shared, order))
@@ -161,7 +161,7 @@ def test_no_push_changes_an_end_reported_by_the_api(
     record_counts(orders=EXAMPLES)
     with a_shared_system(tmp_path, verify) as shared:
 
-        @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+        @settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow])
         @given(st.lists(UPDATES.filter(lambda update: not update.is_answer), max_size=12), st.data())
         def holds(pushes: list[Update], data: st.DataObject) -> None:
             truth = data.draw(st.sampled_from(["succeed", "failed"]))

@@ -66,7 +66,7 @@ def examine_as_answer(document: Json) -> None:
 def test_no_json_object_whatever_makes_the_reader_raise(record_counts: RecordCounts) -> None:
     record_counts(bodies=EXAMPLES)
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
     @given(objects)
     def holds(document: Json) -> None:
         body = json.dumps(document).encode()
@@ -81,7 +81,7 @@ def test_no_json_object_whatever_makes_the_reader_raise(record_counts: RecordCou
 def test_no_bytes_whatever_make_the_reader_raise_anything_but_unreadable(record_counts: RecordCounts) -> None:
     record_counts(bodies=EXAMPLES)
 
-    @settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=EXAMPLES, suppress_health_check=list(HealthCheck))
     @given(corrupted_bytes() | st.binary(max_size=200))
     def holds(body: bytes) -> None:
         try:

@@ -115,7 +115,7 @@ SCRAPS = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.one_of(st.text(), st.lists(SCRAPS).map("".join)))
 def test_any_text_is_a_configuration_or_a_configuration_error(text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
@@ -126,7 +126,7 @@ def test_any_text_is_a_configuration_or_a_configuration_error(text: str, tmp_pat
     assert all(fault.startswith(f"{path}") for fault in with_faults)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_a_damaged_file_is_a_configuration_or_a_configuration_error(data: st.DataObject, tmp_path: Path) -> None:
     text = WITH_CANARIES
@@ -141,7 +141,7 @@ def test_a_damaged_file_is_a_configuration_or_a_configuration_error(data: st.Dat
 LEAVES = sorted(each.key for each in effective_settings(load(SHIPPED, {})))
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.sampled_from(LEAVES), value=st.one_of(st.text(), st.lists(SCRAPS).map("".join), st.integers().map(str)))
 def test_any_value_of_any_variable_is_a_value_or_a_configuration_error(key: str, value: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
