@@ -10,7 +10,8 @@ import pytest
 from pydantic import BaseModel
 
 from receiver.archive import retry as archive_retry
-from receiver.cli.commands import app
+from receiver.cli.commands import EVENTS, MAINTENANCE, SERVICE, TASKS, app
+from receiver.cli.options import GLOBAL_OPTIONS
 from receiver.settings import Loaded, ScriptSettings, Settings, WebhookSettings, effective_settings, load
 from receiver.settings.introspection import section_of
 from receiver.web.openapi.document import OPENAPI_DOCUMENT
@@ -104,6 +105,12 @@ def test_every_command_is_in_the_table_of_commands() -> None:
     table = "\n".join(rows("commands"))
 
     assert sorted(command for command in commands() if f"`{command}" not in table) == []
+
+
+def test_the_commands_have_the_groups_of_the_help() -> None:
+    groups = [SERVICE, TASKS, EVENTS, MAINTENANCE, GLOBAL_OPTIONS]
+
+    assert re.findall(r"^## (.*)$", page("commands"), re.MULTILINE) == [group.name for group in groups]
 
 
 def test_the_table_of_commands_names_only_commands() -> None:

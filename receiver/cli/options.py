@@ -22,7 +22,7 @@ _API_PARAMETERS = (
 )
 _QUOTED_PARAMETER = re.compile(rf"'({_API_PARAMETERS}|state|status|tags?|task|to|to_route|type|why)'")
 
-_GLOBAL_OPTIONS = Group("Global options", sort_key=9)
+GLOBAL_OPTIONS = Group("Global options", sort_key=9)
 
 
 class UsageError(ReceiverError):
@@ -39,7 +39,7 @@ class CommonOptions:
     config: Annotated[
         Path | None,
         Parameter(
-            group=_GLOBAL_OPTIONS, help="Configuration file (default: the first one found in the standard places)."
+            group=GLOBAL_OPTIONS, help="Configuration file (default: the first one found in the standard places)."
         ),
     ] = None
 
@@ -49,7 +49,7 @@ class CommonOptions:
 class OutputOptions(CommonOptions):
     """Options of every command that prints data."""
 
-    json: Annotated[bool, Parameter(group=_GLOBAL_OPTIONS, help="Print JSON instead of a table.")] = False
+    json: Annotated[bool, Parameter(group=GLOBAL_OPTIONS, help="Print JSON instead of a table.")] = False
 
 
 @Parameter(name="*")

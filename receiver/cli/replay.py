@@ -3,7 +3,6 @@
 The service runs the replay. The command only starts and watches it, and may end before the replay does.
 """
 
-import re
 import sys
 import time
 from collections.abc import Iterator
@@ -26,14 +25,13 @@ from receiver.cli.options import (
     usage_errors,
 )
 from receiver.client import SyncClient
-from receiver.domain.errors import InvalidRequest, ServiceUnreachable
+from receiver.domain.errors import ServiceUnreachable, UnknownRoute
 from receiver.domain.model import Json
 
 replay = App(name="replay", help="Redeliver dead deliveries, or send past events to a new route.")
 
 _POLL_SECONDS = 0.5
 _MAX_LISTED = 3
-_UNKNOWN_ROUTE = re.compile(r"\b(no|unknown) route\b|not configured|does not exist", re.IGNORECASE)
 
 COLUMNS = (
     render.id_column("id", "id"),
@@ -141,15 +139,13 @@ def _preview(client: SyncClient, options: ReplayOptions, body: Json) -> Json:
     """Return what would be replayed. Raises UsageError if a named route does not exist."""
     try:
         return client.post("/api/replays", body | {"dry_run": True})
-    except InvalidRequest as exc:
-        for option, name in (("--route", options.route), ("--to-route", options.to_route)):
-            if name and _UNKNOWN_ROUTE.search(exc.message) and repr(name) in exc.message:
-                other = "" if options.to_route else ", or set another target with --to-route"
-                raise UsageError(
-                    f"{option} {name}: this route is not in the configuration.",
-                    remedy=f"Choose one from `kling-receiver routes list`{other}.",
-                ) from exc
-        raise
+    except UnknownRoute as exc:
+        option, name = ("--to-route", options.to_route) if options.to_route else ("--route", options.route)
+        other = "" if options.to_route else ", or set another target with --to-route"
+        raise UsageError(
+            f"{option} {name}: this route is not in the configuration.",
+            remedy=f"Choose one from `kling-receiver routes list`{other}.",
+        ) from exc
 
 
 @replay.command(name="list")

@@ -7,12 +7,14 @@ from http import HTTPStatus
 from typing import Any, Generic, Self, TypeVar
 
 from receiver.domain.batches import BatchState
-from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed
+from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, UnknownRoute
 from receiver.domain.model import ArchiveState, Json, TaskState
 
 FINAL_STATES = frozenset((TaskState.SUCCEED, TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED))
 
-_ERROR_BY_CODE: Mapping[str, type[ReceiverError]] = {e.code: e for e in (InvalidRequest, NotFound, Conflict)}
+_ERROR_BY_CODE: Mapping[str, type[ReceiverError]] = {
+    error.code: error for error in (InvalidRequest, UnknownRoute, NotFound, Conflict)
+}
 
 T = TypeVar("T")
 

@@ -14,7 +14,7 @@ import structlog
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, Ids
-from receiver.domain.errors import Conflict, InvalidRequest, NotFound
+from receiver.domain.errors import Conflict, InvalidRequest, NotFound, UnknownRoute
 from receiver.domain.model import Delivery, DeliveryStatus
 from receiver.domain.notifier import Notifiers
 from receiver.domain.rate_limiter import RateLimiter
@@ -245,9 +245,12 @@ class ReplayService:
                 remedy="To retry now: `kling-receiver deliveries retry ID` or `kling-receiver routes release NAME`.",
             )
         if selection.to_route is not None and selection.to_route not in self._routes:
-            raise InvalidRequest(f"There is no route {selection.to_route!r} to send to.")
+            raise UnknownRoute(
+                f"There is no route {selection.to_route!r} to send to.",
+                remedy="List the routes with `kling-receiver routes list`.",
+            )
         if selection.to_route is None and selection.route is not None and not self._is_known_route(selection.route):
-            raise InvalidRequest(
+            raise UnknownRoute(
                 f"There is no route {selection.route!r} any more.", remedy="Name a target route with `to_route`."
             )
         return replace(selection, known_routes=tuple(self._routes), event_kinds=self._event_kinds(selection))

@@ -76,6 +76,12 @@ class InvalidRequest(ReceiverError):
     code = "invalid_request"
 
 
+class UnknownRoute(InvalidRequest):
+    """A request names a route that is not in the configuration."""
+
+    code = "unknown_route"
+
+
 class NotFound(ReceiverError):
     """The requested object does not exist."""
 

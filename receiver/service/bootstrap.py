@@ -155,7 +155,7 @@ async def _build(
     )
     batches = BatchService(store.batches, context.event_factory, notifiers=notifiers, clock=clock)
     replays = ReplayService(store.replays, store, routes=settings.routes, notifiers=notifiers, clock=clock, ids=ids)
-    work: dict[str, Work] = {"dispatch": dispatcher.run, "replay": replays.run, "batches": batches.run}
+    work: dict[str, Work] = {"dispatcher": dispatcher.run, "replay": replays.run, "batches": batches.run}
     work |= {**await _build_archive_and_retention(context, stack), **tasks.work}
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=notifiers)
     services = AdminServices(
@@ -227,7 +227,7 @@ async def _build_archive_and_retention(context: Context, stack: AsyncExitStack) 
         clock=clock,
         rng=SystemRandom(),
     )
-    return work | {"archive": archiver.run}
+    return work | {"archiver": archiver.run}
 
 
 def _listeners(
@@ -273,7 +273,12 @@ def _build_tasks(context: Context) -> TaskServices:
         latest=ids.latest,
     )
     disk_monitor = DiskMonitor(store.disk_space, alerts, clock=clock)
-    work = {"reconcile": poller.run, "recover": recovery.run, "submit": submitter.run, "room": disk_monitor.run}
+    work = {
+        "poller": poller.run,
+        "recovery": recovery.run,
+        "submitter": submitter.run,
+        "disk_monitor": disk_monitor.run,
+    }
     return TaskServices(inbox=inbox, submitter=submitter, work=work)
 
 

@@ -190,7 +190,7 @@ NO_SUCH_ROUTE = "this route is not in the configuration. Choose one from `kling-
         ),
         (
             "replay --status dead --to-route x",
-            "There is no route 'x' to send to.",
+            "There is no route 'x' to send to. List the routes with `kling-receiver routes list`.",
             f"--to-route x: {NO_SUCH_ROUTE}.",
         ),
     ],
@@ -201,7 +201,8 @@ def test_what_the_service_refuses_of_what_was_typed_is_usage_and_names_the_optio
     typed, refusal, said = case
     argv = typed.split()
     path = "replays" if argv[0] == "replay" else argv[0]
-    service.answer(f"/api/{path}", {"code": "invalid_request", "detail": refusal}, status=400)
+    error = "unknown_route" if "no route" in refusal else "invalid_request"
+    service.answer(f"/api/{path}", {"code": error, "detail": refusal}, status=400)
 
     code = main([*argv, "--config", str(config)])
 

@@ -52,7 +52,7 @@ async def test_the_scheme_is_written_in_any_case(web: WebApp) -> None:
 )
 async def test_a_store_that_takes_nothing_new_is_not_ready_and_says_why(why: str, reasons: list[str]) -> None:
     async def looked_at() -> Sequence[Check]:
-        return [Check(name="store", ok=True), Check(name="dispatch", ok=False, reason="It has ended.")]
+        return [Check(name="store", ok=True), Check(name="dispatcher", ok=False, reason="It has ended.")]
 
     checks = await with_disk_check(looked_at, lambda: why)()
 

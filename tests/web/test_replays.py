@@ -192,8 +192,6 @@ async def test_a_replay_is_stored_shown_listed_and_cancelled(web: WebApp) -> Non
         ({"status": ["pending"]}, ["automatically", "deliveries retry"]),
         ({"status": ["lost"]}, ["dead"]),
         ({"status": "dead"}, ["list"]),
-        ({"route": "renamed"}, ["renamed", "to_route"]),
-        ({"route": "publish", "to_route": "nobody"}, ["nobody"]),
         ({"route": "publish", "from": "yesterday"}, ["'from'", "Z"]),
         ({"route": "publish", "to": "2026-11-22T10:00:00"}, ["'to'", "UTC offset"]),
         ({"from": "2026-11-23T00:00:00Z", "to": "2026-11-22T00:00:00Z"}, ["before"]),
@@ -207,6 +205,21 @@ async def test_what_cannot_be_replayed_is_told(web: WebApp, wish: object, words:
     problem = await post(web, "/api/replays", wish or {"why": "x"}, status=400)
 
     assert problem["code"] == "invalid_request"
+    for word in words:
+        assert word in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "words"),
+    [
+        ({"route": "renamed"}, ["renamed", "to_route"]),
+        ({"route": "publish", "to_route": "nobody"}, ["nobody", "routes list"]),
+    ],
+)
+async def test_an_unknown_route_has_an_error_code_of_its_own(web: WebApp, request_: object, words: list[str]) -> None:
+    problem = await post(web, "/api/replays", request_, status=400)
+
+    assert problem["code"] == "unknown_route"
     for word in words:
         assert word in problem["detail"]
 
