@@ -16,12 +16,10 @@ from receiver.kling.endpoints import Endpoint, resolve
 from receiver.kling.images import base64_image, fill_images
 from receiver.kling.protocol import parse_object
 from receiver.settings import Dialect
-from receiver.submission.request import MAX_PRIORITY
 
 BATCH_CLOSE_REASON = "all jobs were submitted"
 """The reason in the audit log when a command closes the batch that it filled."""
 
-_MEMBERS = ("endpoint", "body", "label", "tags", "batch", "priority", "idempotency_key", "image")
 _URLS = ("http://", "https://")
 _MAX_FAULTS = 50
 
@@ -111,27 +109,25 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse_job(number: int, line: bytes, folder: Path, defaults: JobDefaults, seen: Counter[str]) -> Job:
-    from receiver.web.params import JsonBody  # the same checks as the API's
+    from receiver.web.api_requests import JobLine
+    from receiver.web.params import validate
 
     content = parse_object(line)
     if "body" not in content:
         content = {"body": content}
-    fields = JsonBody(content, known=_MEMBERS)
-    endpoint = _resolve_endpoint(fields.text("endpoint"), defaults)
-    fields.batch("batch")
+    fields = validate(JobLine, content)
+    endpoint = _resolve_endpoint(fields.endpoint or None, defaults)
     job = Job(
         line=number,
         endpoint=endpoint,
-        body=fields.required_object("body"),
-        images=[_resolve_image(image, folder) for image in _image_list(content.get("image"))],
-        key=fields.text("idempotency_key") or "",
+        body=fields.body,
+        images=[_resolve_image(image, folder) for image in _image_list(fields.image)],
+        key=fields.idempotency_key or "",
         dialect=defaults.dialect,
-        label=fields.text("label") or defaults.label,
-        tags={**defaults.tags, **fields.tags("tags")},
+        label=fields.label or defaults.label,
+        tags={**defaults.tags, **fields.tags},
         batch=content.get("batch") or defaults.batch,
-        priority=fields.number("priority", least=-MAX_PRIORITY, most=MAX_PRIORITY)
-        if content.get("priority") is not None
-        else defaults.priority,
+        priority=defaults.priority if content.get("priority") is None else fields.priority,
     )
     filled = json.dumps(job.body_with_images(), sort_keys=True).encode()
     compose(filled, generation=endpoint.generation, callback_url=None, external_task_id="tsk")

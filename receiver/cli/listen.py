@@ -206,7 +206,7 @@ class _Forwarder:
     def _print_outcome(self, event: Event, name: str, outcome: Outcome, duration: timedelta) -> None:
         from receiver.web import serializers
 
-        fields = serializers.outcome_json(outcome, duration=duration)
+        fields = serializers.outcome_json(outcome, duration=duration).to_json()
         if self._as_json:
             ids = {"event_id": event.id, "type": event.type, "task_id": event.task_id, "to": name}
             render.print_json_line(ids | fields)

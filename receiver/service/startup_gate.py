@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 from starlette.types import Receive, Scope, Send
 
+from receiver.domain.api_schema.resources import Check, Liveness, Readiness
 from receiver.domain.clock import Clock
 from receiver.domain.errors import StoreUnavailable
 from receiver.service.supervisor import stop_signals
@@ -94,10 +95,10 @@ async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
     """Answer a request on either listener."""
     match scope["path"]:
         case "/healthz":
-            response = serializers.json_response({"ok": True})
+            response = serializers.json_response(Liveness(ok=True))
         case "/readyz":
-            check = {"name": "store", "ok": False, "reason": "The disk is full; the log has the folder."}
-            response = serializers.json_response({"ready": False, "checks": [check]}, HTTPStatus.SERVICE_UNAVAILABLE)
+            check = Check(name="store", ok=False, reason="The disk is full; the log has the folder.")
+            response = serializers.json_response(Readiness(ready=False, checks=[check]), HTTPStatus.SERVICE_UNAVAILABLE)
         case _:
             response = problems.from_error(StoreUnavailable("The disk is full.")).response()
     await response(scope, receive, send)

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 import structlog
 
+from receiver.domain.api_schema.resources import Check
 from receiver.domain.notifier import Notifiers
 from receiver.service.systemd import SystemdNotifier
-from receiver.web.resources.health import Check
 from receiver.web.server.listener import Listener
 
 log = structlog.get_logger()

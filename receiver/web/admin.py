@@ -1,5 +1,6 @@
 """The admin app: the API, Kling's gateway and the console, all behind one token."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -22,7 +23,7 @@ from receiver.tasks.explain import Explainer
 from receiver.web import gateway, serializers
 from receiver.web.auth import TokenAuth
 from receiver.web.gateway import ForwardApi, Gateway
-from receiver.web.openapi.document import OPENAPI_DOCUMENT
+from receiver.web.openapi.document import openapi_document
 from receiver.web.resources import tasks
 from receiver.web.resources.batches import BatchApi, BatchService
 from receiver.web.resources.costs import CostApi, CostStore
@@ -174,7 +175,7 @@ def _route(path: str, **by_method: Handler) -> Route:
 
 
 async def _openapi(_request: Request) -> Response:
-    return serializers.json_response(OPENAPI_DOCUMENT)
+    return serializers.json_response(await asyncio.to_thread(openapi_document))
 
 
 def _render_error(scope: Scope, error: Problem | ReceiverError) -> Response:

@@ -1,4 +1,4 @@
-"""Serializes tasks, events, deliveries and routes to the JSON of the admin API."""
+"""Builds the responses of the admin API. ``domain/api_schema`` defines their JSON."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -11,8 +11,11 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from receiver.delivery.replay import ReplayPreview
+from receiver.domain.api_schema import resources, tasks
+from receiver.domain.api_schema.json_object import JsonObject
+from receiver.domain.batches import BatchView
 from receiver.domain.clock import iso
-from receiver.domain.costs import Cost
+from receiver.domain.costs import Cost, CostTotal
 from receiver.domain.model import (
     Accepted,
     Attempt,
@@ -26,7 +29,7 @@ from receiver.domain.model import (
     Task,
 )
 from receiver.domain.replays import Replay
-from receiver.events.payload import serialize
+from receiver.events.payload import batch_summary, serialize
 from receiver.events.routing import REPLY_PREFIX
 from receiver.settings import Rate, RouteSettings
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
@@ -54,14 +57,20 @@ def raw_json_response(
 def encode(value: object) -> bytes:
     """Encode a value as JSON. Only text that is not valid Unicode is escaped."""
     try:
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=_members).encode()
     except UnicodeEncodeError:  # a lone surrogate, which Kling or a client sent as an escape
-        return json.dumps(value, separators=(",", ":")).encode()
+        return json.dumps(value, separators=(",", ":"), default=_members).encode()
 
 
-def page_response(page: Page[T], to_json: Callable[[T], Json]) -> Response:
+def _members(value: object) -> Json:
+    if isinstance(value, JsonObject):
+        return value.to_json()
+    raise TypeError(f"{type(value).__name__} has no JSON form.")
+
+
+def page_response(page: Page[T], to_json: Callable[[T], JsonObject]) -> Response:
     """Return a response with one page of a list."""
-    return json_response({"items": [to_json(each) for each in page.items], "next": page.next})
+    return json_response(resources.Page(items=[to_json(each) for each in page.items], next=page.next))
 
 
 def event_page_response(page: Page[Event]) -> Response:
@@ -70,120 +79,139 @@ def event_page_response(page: Page[Event]) -> Response:
     return raw_json_response(b'{"items":[' + items + b'],"next":' + encode(page.next) + b"}")
 
 
-def task_json(task: Task) -> Json:
+def task_json(task: Task) -> tasks.Task:
     """Return a task as JSON."""
-    return {
-        "id": task.id,
-        "state": task.state.value,
-        "endpoint": task.endpoint,
-        "label": task.label,
-        "tags": dict(task.tags),
-        "batch": task.batch,
-        "priority": task.queueing.priority,
-        "kling_id": task.kling_id,
-        "external_task_id": task.external_task_id,
-        "message": task.message,
-        "origin": task.origin.value,
-        "created_at": iso(task.created_at),
-        "updated_at": iso(task.updated_at),
-        "expires_at": _optional_iso(task.expires_at),
-    }
+    return tasks.Task(
+        id=task.id,
+        state=task.state.value,
+        endpoint=task.endpoint,
+        label=task.label,
+        tags=dict(task.tags),
+        batch=task.batch,
+        priority=task.queueing.priority,
+        kling_id=task.kling_id,
+        external_task_id=task.external_task_id,
+        message=task.message,
+        origin=task.origin.value,
+        created_at=iso(task.created_at),
+        updated_at=iso(task.updated_at),
+        expires_at=_optional_iso(task.expires_at),
+    )
 
 
-def task_with_result_json(task: Task, end_event: Event | None, cost: Cost | None) -> Json:
+def task_with_result_json(task: Task, end_event: Event | None, cost: Cost | None) -> tasks.TaskDetails:
     """Return a task as JSON with its cost and its final event's result, files and verification."""
     data: Json = json.loads(end_event.envelope)["data"] if end_event is not None else {}
-    return {
-        **task_json(task),
-        "verified": None if end_event is None else end_event.verified.value,
-        "result": data.get("result") or {},
-        "assets": data.get("assets") or [],
-        "archiving": None if end_event is None or end_event.archiving is None else end_event.archiving.value,
-        "cost": None if cost is None else {"charges": charges_json(cost.charges), "said": json.loads(cost.raw)},
-    }
+    return tasks.TaskDetails(
+        **vars(task_json(task)),
+        verified=None if end_event is None else end_event.verified.value,
+        result=data.get("result") or {},
+        assets=data.get("assets") or [],
+        archiving=None if end_event is None or end_event.archiving is None else end_event.archiving.value,
+        cost=None if cost is None else tasks.TaskCost(charges=charges_json(cost.charges), said=json.loads(cost.raw)),
+    )
 
 
-def charges_json(charges: Mapping[str, Decimal]) -> Json:
+def charges_json(charges: Mapping[str, Decimal]) -> Mapping[str, str]:
     """Return amounts by unit, as text: a float would round them."""
     return {unit: format(charges[unit], "f") for unit in sorted(charges)}
 
 
-def delivery_json(view: DeliveryView, *, now: datetime) -> Json:
+def cost_total_json(total: CostTotal) -> resources.CostTotal:
+    """Return the costs of a group of tasks as JSON."""
+    return resources.CostTotal(name=total.name, tasks=total.tasks, charges=charges_json(total.charges))
+
+
+def batch_json(view: BatchView) -> tasks.Batch:
+    """Return a batch as JSON."""
+    return tasks.Batch(**batch_summary(view.batch, view.counts), event_id=view.batch.event_id)
+
+
+def delivery_json(view: DeliveryView, *, now: datetime) -> resources.Delivery:
     """Return a delivery as JSON. It is in flight while a worker's claim on it lasts."""
     delivery = view.delivery
-    return {
-        "id": delivery.id,
-        "event_id": delivery.event_id,
-        "event_type": view.event_type,
-        "task_id": view.task_id,
-        "route": delivery.route,
-        "status": delivery.status.value,
-        "attempts": delivery.attempts,
-        "due_at": iso(delivery.due_at),
-        "created_at": iso(delivery.created_at),
-        "finished_at": _optional_iso(delivery.finished_at),
-        "replay_of": delivery.replay_of,
-        "in_flight": delivery.status is DeliveryStatus.PENDING and delivery.claim is not None and delivery.due_at > now,
-    }
+    return resources.Delivery(
+        id=delivery.id,
+        event_id=delivery.event_id,
+        event_type=view.event_type,
+        task_id=view.task_id,
+        route=delivery.route,
+        status=delivery.status,
+        attempts=delivery.attempts,
+        due_at=iso(delivery.due_at),
+        created_at=iso(delivery.created_at),
+        finished_at=_optional_iso(delivery.finished_at),
+        replay_of=delivery.replay_of,
+        in_flight=delivery.status is DeliveryStatus.PENDING and delivery.claim is not None and delivery.due_at > now,
+    )
 
 
-def attempt_json(attempt: Attempt) -> Json:
+def delivery_with_attempts_json(
+    view: DeliveryView, attempts: Sequence[Attempt], *, now: datetime
+) -> resources.DeliveryDetails:
+    """Return a delivery and its attempts as JSON."""
+    return resources.DeliveryDetails(
+        **vars(delivery_json(view, now=now)), attempts_made=[attempt_json(attempt) for attempt in attempts]
+    )
+
+
+def attempt_json(attempt: Attempt) -> resources.Attempt:
     """Return an attempt as JSON."""
-    return {
-        "number": attempt.number,
-        "started_at": iso(attempt.started_at),
-        "duration_ms": _milliseconds(attempt.duration),
-        "outcome": attempt.outcome,
-        "code": attempt.code,
-        "reason": attempt.reason,
-        "excerpt": _decode(attempt.excerpt),
-    }
+    return resources.Attempt(
+        number=attempt.number,
+        started_at=iso(attempt.started_at),
+        duration_ms=_milliseconds(attempt.duration),
+        outcome=attempt.outcome,
+        code=attempt.code,
+        reason=attempt.reason,
+        excerpt=_decode(attempt.excerpt),
+    )
 
 
-def outcome_json(outcome: Outcome, *, duration: timedelta) -> Json:
+def outcome_json(outcome: Outcome, *, duration: timedelta) -> resources.RouteTestOutcome:
     """Return the outcome of an attempt that is not stored, as JSON."""
-    return {
-        "outcome": _OUTCOME_NAMES[type(outcome)],
-        "code": outcome.code,
-        "reason": "" if isinstance(outcome, Accepted) else outcome.reason,
-        "excerpt": _decode(outcome.excerpt),
-        "duration_ms": _milliseconds(duration),
-    }
+    return resources.RouteTestOutcome(
+        outcome=_OUTCOME_NAMES[type(outcome)],
+        code=outcome.code,
+        reason="" if isinstance(outcome, Accepted) else outcome.reason,
+        excerpt=_decode(outcome.excerpt),
+        duration_ms=_milliseconds(duration),
+    )
 
 
-def route_json(route: RouteSettings, state: RouteState | None, backlog: RouteBacklog | None) -> Json:
+def route_json(route: RouteSettings, state: RouteState | None, backlog: RouteBacklog | None) -> resources.Route:
     """Return a configured route as JSON: its rule without secrets, and its state."""
-    return {
-        "name": route.name,
-        "kind": "webhook" if route.webhook is not None else "script",
-        "destination": _destination(route),
-        "on": sorted(route.on),
-        "endpoints": list(route.endpoints),
-        "where": route.where,
-        "concurrency": route.concurrency,
+    return resources.Route(
+        name=route.name,
+        kind="webhook" if route.webhook is not None else "script",
+        destination=_destination(route),
+        on=sorted(route.on),
+        endpoints=list(route.endpoints),
+        where=route.where,
+        concurrency=route.concurrency,
         **_health(state or RouteState(name=route.name), backlog),
-    }
+    )
 
 
-def unconfigured_route_json(name: str, state: RouteState | None, backlog: RouteBacklog | None) -> Json:
+def unconfigured_route_json(name: str, state: RouteState | None, backlog: RouteBacklog | None) -> resources.Route:
     """Return a route that is not in the configuration: a client's own callback host, or a removed route."""
     is_reply = name.startswith(REPLY_PREFIX)
-    return {
-        "name": name,
-        "kind": "reply" if is_reply else "gone",
-        "destination": name.removeprefix(REPLY_PREFIX) if is_reply else "",
-        "on": [],
-        "endpoints": [],
-        "where": None,
-        "concurrency": 0,
+    return resources.Route(
+        name=name,
+        kind="reply" if is_reply else "gone",
+        destination=name.removeprefix(REPLY_PREFIX) if is_reply else "",
+        on=[],
+        endpoints=[],
+        where=None,
+        concurrency=0,
         **_health(state or RouteState(name=name), backlog),
-    }
+    )
 
 
 def _health(state: RouteState, backlog: RouteBacklog | None) -> Json:
     return {
         "held_at": _optional_iso(state.held_at),
-        "held_by": None if state.held_by is None else state.held_by.value,
+        "held_by": state.held_by,
         "held_why": state.held_why,
         "probe_at": _optional_iso(state.probe_at),
         "failures": state.failures,
@@ -192,64 +220,59 @@ def _health(state: RouteState, backlog: RouteBacklog | None) -> Json:
     }
 
 
-def replay_preview_json(preview: ReplayPreview) -> Json:
+def replay_preview_json(preview: ReplayPreview) -> resources.ReplayPreview:
     """Return what a replay would deliver, as JSON."""
-    return {
-        "dry_run": True,
-        "total": preview.total,
-        "by": [
-            {
-                "route": tally.route,
-                "status": None if tally.status is None else tally.status.value,
-                "count": tally.count,
-                "oldest_at": iso(tally.oldest),
-                "newest_at": iso(tally.newest),
-            }
+    return resources.ReplayPreview(
+        dry_run=True,
+        total=preview.total,
+        by=[
+            resources.ReplayCount(
+                route=tally.route,
+                status=tally.status,
+                count=tally.count,
+                oldest_at=iso(tally.oldest),
+                newest_at=iso(tally.newest),
+            )
             for tally in preview.counts
         ],
-        "sample": [
-            {
-                "event_id": item.event_id,
-                "event_type": item.event_type,
-                "task_id": item.task_id,
-                "route": item.route,
-                "replay_of": item.replay_of,
-                "created_at": iso(item.created_at),
-            }
+        sample=[
+            resources.ReplaySample(
+                event_id=item.event_id,
+                event_type=item.event_type,
+                task_id=item.task_id,
+                route=item.route,
+                replay_of=item.replay_of,
+                created_at=iso(item.created_at),
+            )
             for item in preview.sample
         ],
-    }
+    )
 
 
-def replay_json(replay: Replay) -> Json:
+def replay_json(replay: Replay) -> resources.Replay:
     """Return a replay and its progress as JSON."""
     selection = replay.selection
-    return {
-        "id": replay.id,
-        "state": replay.state.value,
-        "total": replay.total,
-        "created": replay.created,
-        "selection": {
-            "deliveries": list(selection.deliveries),
-            "events": list(selection.events),
-            "task": selection.task_id,
-            "route": selection.route,
-            "status": [status.value for status in selection.statuses],
-            "from": _optional_iso(selection.since),
-            "to": _optional_iso(selection.until),
-            "to_route": selection.to_route,
-        },
-        "pace": None if replay.rate is None else str(Rate(*replay.rate)),
-        "actor": replay.actor,
-        "why": replay.why,
-        "created_at": iso(replay.created_at),
-        "finished_at": _optional_iso(replay.finished_at),
-    }
-
-
-def routes_response(routes: Sequence[Json]) -> Response:
-    """Return a response with all routes in one page: there are few."""
-    return json_response({"items": list(routes), "next": None})
+    return resources.Replay(
+        id=replay.id,
+        state=replay.state,
+        total=replay.total,
+        created=replay.created,
+        selection=resources.ReplaySelection(
+            deliveries=selection.deliveries,
+            events=selection.events,
+            task=selection.task_id,
+            route=selection.route,
+            status=selection.statuses,
+            from_=_optional_iso(selection.since),
+            to=_optional_iso(selection.until),
+            to_route=selection.to_route,
+        ),
+        pace=None if replay.rate is None else str(Rate(*replay.rate)),
+        actor=replay.actor,
+        why=replay.why,
+        created_at=iso(replay.created_at),
+        finished_at=_optional_iso(replay.finished_at),
+    )
 
 
 def _destination(route: RouteSettings) -> str:

@@ -16,6 +16,7 @@ from starlette.types import Receive, Scope, Send
 from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.webhook import WebhookSender
+from receiver.domain.api_schema.resources import Check
 from receiver.domain.clock import Ids
 from receiver.domain.notifier import Notifiers
 from receiver.domain.secret import Secret
@@ -36,7 +37,6 @@ from receiver.tasks.explain import Explainer
 from receiver.tracking.inbox import Inbox
 from receiver.web.admin import AdminServices, admin_app
 from receiver.web.callbacks import public_app
-from receiver.web.resources.health import Check
 
 Serve = Callable[..., Awaitable[Address]]
 SendBytes = Callable[[Address, bytes], Awaitable[bytes]]

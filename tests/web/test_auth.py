@@ -8,8 +8,9 @@ import pytest
 from harness.http_client import plain_http
 from harness.web_app import TOKEN, WebApp
 
+from receiver.domain.api_schema.resources import Check
 from receiver.settings import Address
-from receiver.web.resources.health import Check, with_disk_check
+from receiver.web.resources.health import with_disk_check
 
 PAGES = ["/api/tasks", "/api/stream", "/openapi.json", "/console", "/metrics", "/nowhere", "/"]
 

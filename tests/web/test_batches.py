@@ -80,10 +80,10 @@ async def test_a_batch_that_is_not_there_is_said(web: WebApp) -> None:
 @pytest.mark.parametrize(
     ("batch", "says"),
     [
-        (7, "'batch' must have a name"),
-        ({"size": 3}, "'batch' must have a name"),
-        ("a/b", "'batch' must have a name"),
-        ("..", "'batch' must have a name"),
+        (7, "'batch' must be a name, or an object with a name and a size; found a number."),
+        ({"size": 3}, "'batch' must be a name, or an object with a name"),
+        ("a/b", "'batch.name' must be at most 100 letters, digits"),
+        ("..", "'batch.name' must be at most 100 letters, digits"),
         ("x" * 101, "at most 100"),
         ({"name": "b", "size": 0}, "from 1 to"),
         ({"name": "b", "size": True}, "from 1 to"),

@@ -1,9 +1,29 @@
-"""The description for machines says what is there, and nothing else."""
+"""``/openapi.json`` describes every operation, and every schema says something."""
 
+from typing import Any
+
+import pytest
 from harness.web_app import WebApp
 from starlette.routing import Route
 
-from receiver.web.openapi.document import OPENAPI_DOCUMENT
+from receiver.web.api_requests import MAX_LIMIT
+from receiver.web.openapi.document import openapi_document
+
+DOCUMENT: dict[str, Any] = openapi_document().to_json()
+OPERATIONS = [(method.upper(), path) for path, methods in DOCUMENT["paths"].items() for method in methods]
+
+# Kling defines these objects, or they contain an OpenAPI document.
+OPEN_OBJECTS = {
+    "OpenApiDocument.paths",
+    "OpenApiDocument.components",
+    "SubmitRequest.body",
+    "TaskCost.said",
+    "TaskData.kling",
+    "TaskData.result",
+    "TaskDetails.result",
+    "TaskExplanation.intent",
+    "FinishedTask.result",
+}
 
 
 async def test_every_address_and_method_is_described(web: WebApp) -> None:
@@ -20,11 +40,11 @@ async def test_every_route_is_in_it(web: WebApp) -> None:
     routes = [route for route in web.app.routes if isinstance(route, Route)]
     paths = {route.path.replace(":path}", "}") for route in routes}
 
-    assert paths - {"/kling/{path}"} == set(OPENAPI_DOCUMENT["paths"])
+    assert paths - {"/kling/{path}"} == set(DOCUMENT["paths"])
 
 
 def test_every_name_it_refers_to_is_there() -> None:
-    named = set(OPENAPI_DOCUMENT["components"]["schemas"])
+    named = set(DOCUMENT["components"]["schemas"])
 
     def references(value: object) -> set[str]:
         match value:
@@ -36,4 +56,65 @@ def test_every_name_it_refers_to_is_there() -> None:
                 return {name for each in value for name in references(each)}
         return set()
 
-    assert references(OPENAPI_DOCUMENT) <= named
+    assert references(DOCUMENT) == named
+
+
+def test_only_objects_of_kling_are_open() -> None:
+    open_objects = {
+        f"{name}.{member}"
+        for name, schema in DOCUMENT["components"]["schemas"].items()
+        for member, described in schema.get("properties", {}).items()
+        if not is_closed(described)
+    }
+
+    assert open_objects == OPEN_OBJECTS
+    assert all(is_closed(schema) for schema in DOCUMENT["components"]["schemas"].values())
+
+
+def is_closed(schema: dict[str, Any]) -> bool:
+    """Return whether a schema limits what its values may be, at every depth."""
+    inner = [*schema.get("anyOf", ()), *schema.get("oneOf", ())]
+    inner += [schema[name] for name in ("items", "additionalProperties") if schema.get(name, False) is not False]
+    if "$ref" in schema:
+        return True
+    if schema.get("type") == "object" and "properties" not in schema and "additionalProperties" not in schema:
+        return "description" in schema  # an object without members
+    return ("type" in schema or bool(inner)) and all(isinstance(each, dict) and is_closed(each) for each in inner)
+
+
+@pytest.mark.parametrize(("method", "path"), OPERATIONS)
+async def test_an_operation_expects_exactly_the_described_parameters(web: WebApp, method: str, path: str) -> None:
+    operation = DOCUMENT["paths"][path][method.lower()]
+    described = sorted(each["name"] for each in operation["parameters"] if each["in"] == "query")
+
+    answer = await web.client.request(method, path.format(ref="x", id="x", name="x"), params={"unknown": "1"})
+
+    if operation.get("security") == [] or path == "/openapi.json":
+        assert described == []
+        return
+    assert answer.status_code == 400
+    expected = ", ".join(described) or "nothing"
+    assert answer.json()["detail"] == f"Unknown query parameter 'unknown'. Expected: {expected}."
+
+
+@pytest.mark.parametrize(("method", "path"), [each for each in OPERATIONS if each[0] == "POST"])
+async def test_an_operation_expects_exactly_the_described_members(web: WebApp, method: str, path: str) -> None:
+    body = DOCUMENT["paths"][path][method.lower()].get("requestBody", {}).get("content", {})
+    name = body["application/json"]["schema"]["$ref"].rpartition("/")[2] if body else None
+    described = sorted(DOCUMENT["components"]["schemas"][name]["properties"]) if name else []
+
+    answer = await web.client.request(method, path.format(ref="x", id="x", name="publish"), json={"unknown": 1})
+
+    if path == "/api/callback-urls/{ref}/revoke":  # it reads no body
+        return
+    assert answer.status_code == 400
+    expected = ", ".join(described) or "nothing"
+    assert answer.json()["detail"] == f"Unknown member 'unknown'. Expected: {expected}."
+
+
+def test_limits_are_described() -> None:
+    parameters = {each["name"]: each["schema"] for each in DOCUMENT["paths"]["/api/tasks"]["get"]["parameters"]}
+
+    assert parameters["limit"] == {"type": "integer", "minimum": 1, "maximum": MAX_LIMIT, "default": 50}
+    priority = DOCUMENT["components"]["schemas"]["SubmitRequest"]["properties"]["priority"]
+    assert (priority["minimum"], priority["maximum"]) == (-1000, 1000)

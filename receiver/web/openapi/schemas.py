@@ -1,76 +1,48 @@
-"""The JSON schemas of the API's objects, generated from their models."""
+"""The JSON schemas of the API, generated from the definitions of what it accepts and returns."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from pydantic import BaseModel
-from pydantic.json_schema import GenerateJsonSchema, models_json_schema
+from pydantic import BaseModel, TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
 from receiver.domain.model import Json
-from receiver.web import models
-
-TEXT: Json = {"type": "string"}
-MAYBE_TEXT: Json = {"type": ["string", "null"]}
-COUNT: Json = {"type": "integer"}
-FLAG: Json = {"type": "boolean"}
-TAGS: Json = {"type": "object", "additionalProperties": TEXT}
-ANYTHING: Json = {"type": "object"}
-
-_MODELS: Sequence[type[BaseModel]] = (
-    models.Problem,
-    models.SubmitRequest,
-    models.Task,
-    models.Endpoint,
-    models.CostTotal,
-    models.Batch,
-    models.Event,
-    models.Attempt,
-    models.RouteTestOutcome,
-    models.Delivery,
-    models.Route,
-    models.ReplayRequest,
-    models.Replay,
-    models.TaskExplanation,
-    models.ReplayPreview,
-    models.Check,
-)
 
 
-class _WithoutTitles(GenerateJsonSchema):
-    """Omits the titles that pydantic derives from member names."""
+class _Generator(GenerateJsonSchema):
+    """Omits the titles that pydantic derives from member names, and names ``Page[Task]`` a ``TaskPage``."""
 
     def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 -- overridden
         """Return False for every member."""
         return False
 
-
-def one_of(values: Sequence[str]) -> Json:
-    """Return the schema of an enum."""
-    return {"type": "string", "enum": [str(value) for value in values]}
-
-
-def an_object(required: Sequence[str] = (), **members: Json) -> Json:
-    """Return the schema of an object with these members."""
-    return {"type": "object", "properties": members, **({"required": list(required)} if required else {})}
+    def normalize_name(self, name: str) -> str:
+        """Return the name of a class in the document."""
+        return super().normalize_name(re.sub(r"^(\w+)\[(\w+)\]$", r"\2\1", name))
 
 
-def named(name: str) -> Json:
-    """Return a reference to a named schema."""
-    return {"$ref": f"#/components/schemas/{name}"}
+class Schemas:
+    """The schemas of all types in the document."""
 
+    def __init__(self, requests: Iterable[type[BaseModel]], responses: Iterable[type[Any]]) -> None:
+        types: Sequence[tuple[type[Any], JsonSchemaMode]] = [
+            *((model, "validation") for model in requests),
+            *((type_, "serialization") for type_ in responses),
+        ]
+        by_number, document = TypeAdapter.json_schemas(
+            [(number, mode, TypeAdapter(type_)) for number, (type_, mode) in enumerate(types)],
+            ref_template="#/components/schemas/{model}",
+            schema_generator=_Generator,
+        )
+        self._by_type: Mapping[type[Any], Json] = {types[number][0]: each for (number, _), each in by_number.items()}
+        self.named: Json = document["$defs"]
 
-def a_list_of(name: str) -> Json:
-    """Return the schema of one page of a list."""
-    return an_object(("items", "next"), items={"type": "array", "items": named(name)}, next=MAYBE_TEXT)
+    def of(self, type_: type[Any]) -> Json:
+        """Return the schema of a type: a reference to its named schema."""
+        return self._by_type[type_]
 
-
-def _generate() -> Json:
-    _, document = models_json_schema(
-        [(model, "validation") for model in _MODELS],
-        ref_template="#/components/schemas/{model}",
-        schema_generator=_WithoutTitles,
-    )
-    schemas: Json = document["$defs"]
-    return schemas
-
-
-SCHEMAS: Json = _generate()
+    def take_members(self, model: type[BaseModel]) -> Json:
+        """Return the schemas of a model's members, and remove the model itself."""
+        members: Json = self.named.pop(model.__name__).get("properties", {})
+        return members

@@ -7,11 +7,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.domain.batches import BatchState, BatchView
-from receiver.domain.model import Json
-from receiver.events.payload import batch_summary
 from receiver.store.interfaces import Page
 from receiver.web import serializers
-from receiver.web.params import QueryParams, actor, read_json_body
+from receiver.web.api_requests import ActionRequest, BatchQuery, NoQuery
+from receiver.web.params import actor, read_json_body, read_query
 
 
 class BatchService(Protocol):
@@ -40,26 +39,18 @@ class BatchApi:
 
     async def list(self, request: Request) -> Response:
         """List batches, newest first."""
-        query = QueryParams(request, filters=("state",))
-        found = await self._batches.list(
-            states=query.enums("state", BatchState), limit=query.limit, cursor=query.cursor
-        )
-        return serializers.page_response(found, _batch_json)
+        query = read_query(request, BatchQuery)
+        found = await self._batches.list(states=query.state, limit=query.limit, cursor=query.cursor)
+        return serializers.page_response(found, serializers.batch_json)
 
     async def show(self, request: Request) -> Response:
         """Return one batch."""
-        QueryParams(request, paged=False)
-        return serializers.json_response(_batch_json(await self._batches.find(request.path_params["name"])))
+        read_query(request, NoQuery)
+        return serializers.json_response(serializers.batch_json(await self._batches.find(request.path_params["name"])))
 
     async def close(self, request: Request) -> Response:
         """Close a batch. Idempotent."""
-        QueryParams(request, paged=False)
-        fields = await read_json_body(request, known=("why",))
-        name = request.path_params["name"]
-        return serializers.json_response(
-            _batch_json(await self._batches.close(name, why=fields.text("why") or "", actor=actor(request)))
-        )
-
-
-def _batch_json(view: BatchView) -> Json:
-    return {**batch_summary(view.batch, view.counts), "event_id": view.batch.event_id}
+        read_query(request, NoQuery)
+        body = await read_json_body(request, ActionRequest)
+        view = await self._batches.close(request.path_params["name"], why=body.why, actor=actor(request))
+        return serializers.json_response(serializers.batch_json(view))

@@ -8,12 +8,12 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from receiver.domain.api_schema.resources import CostReport
 from receiver.domain.clock import iso
 from receiver.domain.costs import EXACT_DECIMAL, Cost, CostGrouping, CostTotal
-from receiver.domain.model import Json
 from receiver.web import serializers
-from receiver.web.params import QueryParams
-from receiver.web.server.problems import bad_request
+from receiver.web.api_requests import CostQuery
+from receiver.web.params import read_query
 
 MAX_TOTALS = 1000
 
@@ -40,30 +40,19 @@ class CostApi:
 
     async def totals(self, request: Request) -> Response:
         """Sum costs by a tag, the endpoint, the day, the label or the batch, and in total."""
-        query = QueryParams(request, filters=("by", "from", "to"), paged=False)
-        by, tag = _parse_grouping(query.single("by") or CostGrouping.ENDPOINT)
-        since, until = query.timestamp("from"), query.timestamp("to")
-        spent = await self._costs.totals(by, tag=tag, since=since, until=until)
+        query = read_query(request, CostQuery)
+        by, tag = query.by
+        totals = await self._costs.totals(by, tag=tag, since=query.from_, until=query.to)
         return serializers.json_response(
-            {
-                "by": by.value if tag is None else f"{by}:{tag}",
-                "from": None if since is None else iso(since),
-                "to": None if until is None else iso(until),
-                "items": [_total_json(each) for each in spent[:MAX_TOTALS]],
-                "left_out": max(0, len(spent) - MAX_TOTALS),
-                "total": _total_json(_grand_total(spent)),
-            }
+            CostReport(
+                by=by.value if tag is None else f"{by}:{tag}",
+                from_=None if query.from_ is None else iso(query.from_),
+                to=None if query.to is None else iso(query.to),
+                items=[serializers.cost_total_json(each) for each in totals[:MAX_TOTALS]],
+                left_out=max(0, len(totals) - MAX_TOTALS),
+                total=serializers.cost_total_json(_grand_total(totals)),
+            )
         )
-
-
-def _parse_grouping(text: str) -> tuple[CostGrouping, str | None]:
-    name, colon, tag = text.partition(":")
-    words = [each.value for each in CostGrouping if each is not CostGrouping.TAG]
-    if name == CostGrouping.TAG and tag:
-        return CostGrouping.TAG, tag
-    if colon or name not in words:
-        raise bad_request(f"'by' must be tag:NAME or one of: {', '.join(words)}.")
-    return CostGrouping(name), None
 
 
 def _grand_total(totals: Sequence[CostTotal]) -> CostTotal:
@@ -72,7 +61,3 @@ def _grand_total(totals: Sequence[CostTotal]) -> CostTotal:
         for unit, amount in each.charges.items():
             charges[unit] = EXACT_DECIMAL.add(charges.get(unit, Decimal()), amount)
     return CostTotal(name=None, tasks=sum(each.tasks for each in totals), charges=charges)
-
-
-def _total_json(total: CostTotal) -> Json:
-    return {"name": total.name, "tasks": total.tasks, "charges": serializers.charges_json(total.charges)}

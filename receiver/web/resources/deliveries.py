@@ -7,10 +7,10 @@ from starlette.responses import Response
 
 from receiver.domain.clock import Clock
 from receiver.domain.errors import NotFound
-from receiver.domain.model import DeliveryStatus
 from receiver.store.interfaces import Catalog
 from receiver.web import serializers
-from receiver.web.params import QueryParams, actor, read_json_body
+from receiver.web.api_requests import ActionRequest, DeliveryQuery, NoQuery
+from receiver.web.params import actor, read_json_body, read_query
 from receiver.web.resources.replays import ReplayService
 from receiver.web.resources.stream import resolve_task_id
 
@@ -25,12 +25,12 @@ class DeliveryApi:
 
     async def list(self, request: Request) -> Response:
         """List deliveries, newest first."""
-        query = QueryParams(request, filters=("status", "route", "task", "event"))
+        query = read_query(request, DeliveryQuery)
         found = await self._catalog.deliveries(
-            statuses=query.enums("status", DeliveryStatus),
-            route=query.single("route"),
-            task_id=await resolve_task_id(self._catalog, query.single("task")),
-            event_id=query.single("event"),
+            statuses=query.status,
+            route=query.route,
+            task_id=await resolve_task_id(self._catalog, query.task),
+            event_id=query.event,
             limit=query.limit,
             cursor=query.cursor,
         )
@@ -39,21 +39,16 @@ class DeliveryApi:
 
     async def show(self, request: Request) -> Response:
         """Return one delivery and its attempts."""
-        QueryParams(request, paged=False)
+        read_query(request, NoQuery)
         view = await self._catalog.delivery(request.path_params["id"])
         if view is None:
             raise NotFound("There is no such delivery.")
         attempts = await self._catalog.attempts(view.delivery.id)
-        return serializers.json_response(
-            {
-                **serializers.delivery_json(view, now=self._clock.now()),
-                "attempts_made": [serializers.attempt_json(attempt) for attempt in attempts],
-            }
-        )
+        return serializers.json_response(serializers.delivery_with_attempts_json(view, attempts, now=self._clock.now()))
 
     async def retry(self, request: Request) -> Response:
         """Retry a pending delivery now, or create a new delivery if it is finished. Return the delivery to be tried."""
-        QueryParams(request, paged=False)
-        fields = await read_json_body(request, known=("why",))
-        view = await self._replays.retry(request.path_params["id"], why=fields.text("why") or "", actor=actor(request))
+        read_query(request, NoQuery)
+        body = await read_json_body(request, ActionRequest)
+        view = await self._replays.retry(request.path_params["id"], why=body.why, actor=actor(request))
         return serializers.json_response(serializers.delivery_json(view, now=self._clock.now()), HTTPStatus.ACCEPTED)

@@ -7,7 +7,8 @@ from receiver.domain.errors import NotFound
 from receiver.events.payload import serialize
 from receiver.store.interfaces import Catalog
 from receiver.web import serializers
-from receiver.web.params import QueryParams
+from receiver.web.api_requests import EventQuery, NoQuery
+from receiver.web.params import read_query
 from receiver.web.resources.stream import resolve_task_id
 
 
@@ -19,12 +20,12 @@ class EventApi:
 
     async def list(self, request: Request) -> Response:
         """List events, newest first; with ``after``, oldest first."""
-        query = QueryParams(request, filters=("type", "task", "batch", "after"))
+        query = read_query(request, EventQuery)
         found = await self._catalog.events(
-            types=query.multi("type"),
-            task_id=await resolve_task_id(self._catalog, query.single("task")),
-            batch=query.single("batch"),
-            after=query.event_id("after"),
+            types=query.type,
+            task_id=await resolve_task_id(self._catalog, query.task),
+            batch=query.batch,
+            after=query.after,
             limit=query.limit,
             cursor=query.cursor,
         )
@@ -32,7 +33,7 @@ class EventApi:
 
     async def show(self, request: Request) -> Response:
         """Return one event, in exactly the bytes that destinations receive."""
-        QueryParams(request, paged=False)
+        read_query(request, NoQuery)
         event = await self._catalog.event(request.path_params["id"])
         if event is None:
             raise NotFound("There is no such event.")

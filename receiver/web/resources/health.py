@@ -2,24 +2,16 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from http import HTTPStatus
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from receiver.domain.api_schema.resources import Check, Liveness, Readiness
 from receiver.web import serializers
 
 _CHECK_TIMEOUT_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Check:
-    """One condition of readiness. ``reason`` says why it is not met; it is public."""
-
-    name: str
-    ok: bool
-    reason: str = ""
 
 
 ReadinessCheck = Callable[[], Awaitable[Sequence[Check]]]
@@ -47,7 +39,7 @@ class HealthApi:
 
     async def liveness(self, _request: Request) -> Response:
         """Answer 200 while the service can respond at all."""
-        return serializers.json_response({"ok": True})
+        return serializers.json_response(Liveness(ok=True))
 
     async def readiness(self, _request: Request) -> Response:
         """Answer 200 if all checks pass, else 503 with each failed check's reason."""
@@ -58,5 +50,4 @@ class HealthApi:
             checks = [Check(name="service", ok=False, reason=f"no response within {_CHECK_TIMEOUT_SECONDS:.0f} s")]
         is_ready = all(check.ok for check in checks)
         status = HTTPStatus.OK if is_ready else HTTPStatus.SERVICE_UNAVAILABLE
-        results = [{"name": check.name, "ok": check.ok, "reason": check.reason} for check in checks]
-        return serializers.json_response({"ready": is_ready, "checks": results}, status)
+        return serializers.json_response(Readiness(ready=is_ready, checks=checks), status)

@@ -7,17 +7,15 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.delivery.replay import ReplayPreview
-from receiver.domain.model import DeliveryStatus
 from receiver.domain.replays import Replay, ReplaySelection
 from receiver.settings import Rate
 from receiver.settings.values import InvalidValue, read_rate
 from receiver.store.interfaces import Catalog, DeliveryView, Page
 from receiver.web import serializers
-from receiver.web.params import JsonBody, QueryParams, actor, read_json_body
+from receiver.web.api_requests import ActionRequest, NoQuery, PageQuery, ReplayRequest
+from receiver.web.params import actor, read_json_body, read_query
 from receiver.web.resources.stream import resolve_task_id
 from receiver.web.server.problems import bad_request
-
-_MEMBERS = ("deliveries", "events", "task", "route", "status", "from", "to", "to_route", "pace", "why", "dry_run")
 
 
 class ReplayService(Protocol):
@@ -57,51 +55,45 @@ class ReplayApi:
 
     async def create(self, request: Request) -> Response:
         """Start a replay, or with ``dry_run`` only preview it."""
-        QueryParams(request, paged=False)
-        fields = await read_json_body(request, known=_MEMBERS)
-        selection = await self._selection(fields)
-        rate = _parse_rate(fields.text("pace"))
-        if fields.boolean("dry_run"):
+        read_query(request, NoQuery)
+        body = await read_json_body(request, ReplayRequest)
+        selection = await self._selection(body)
+        rate = _parse_rate(body.pace)
+        if body.dry_run:
             return serializers.json_response(serializers.replay_preview_json(await self._replays.preview(selection)))
-        why = fields.text("why") or ""
-        replay = await self._replays.start(selection, rate=rate, why=why, actor=actor(request))
+        replay = await self._replays.start(selection, rate=rate, why=body.why, actor=actor(request))
         headers = {"location": f"/api/replays/{replay.id}"}
         return serializers.json_response(serializers.replay_json(replay), HTTPStatus.ACCEPTED, headers)
 
-    async def _selection(self, fields: JsonBody) -> ReplaySelection:
-        since, until = fields.timestamp("from"), fields.timestamp("to")
-        if since is not None and until is not None and since >= until:
-            raise bad_request("'from' must be before 'to'.")
+    async def _selection(self, body: ReplayRequest) -> ReplaySelection:
         return ReplaySelection(
-            deliveries=tuple(fields.texts("deliveries")),
-            events=tuple(fields.texts("events")),
-            task_id=await resolve_task_id(self._catalog, fields.text("task")),
-            route=fields.text("route"),
-            statuses=tuple(fields.enums("status", DeliveryStatus)),
-            since=since,
-            until=until,
-            to_route=fields.text("to_route"),
+            deliveries=body.deliveries,
+            events=body.events,
+            task_id=await resolve_task_id(self._catalog, body.task),
+            route=body.route,
+            statuses=body.status,
+            since=body.from_,
+            until=body.to,
+            to_route=body.to_route,
         )
 
     async def list(self, request: Request) -> Response:
         """List replays, newest first."""
-        query = QueryParams(request)
+        query = read_query(request, PageQuery)
         return serializers.page_response(
             await self._replays.list(limit=query.limit, cursor=query.cursor), serializers.replay_json
         )
 
     async def show(self, request: Request) -> Response:
         """Return one replay and its progress."""
-        QueryParams(request, paged=False)
+        read_query(request, NoQuery)
         return serializers.json_response(serializers.replay_json(await self._replays.find(request.path_params["id"])))
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a replay; deliveries that it has already created continue."""
-        QueryParams(request, paged=False)
-        fields = await read_json_body(request, known=("why",))
-        replay = await self._replays.cancel(
-            request.path_params["id"], why=fields.text("why") or "", actor=actor(request)
-        )
+        read_query(request, NoQuery)
+        body = await read_json_body(request, ActionRequest)
+        replay = await self._replays.cancel(request.path_params["id"], why=body.why, actor=actor(request))
         return serializers.json_response(serializers.replay_json(replay))
 
 

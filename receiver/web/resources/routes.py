@@ -10,14 +10,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
+from receiver.domain.api_schema.resources import Page, Route
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import NotFound
-from receiver.domain.model import Event, Json, Origin, RouteState, Source, Task, TaskState, Verification
+from receiver.domain.model import Event, Origin, RouteState, Source, Task, TaskState, Verification
 from receiver.events.payload import envelope, task_data
 from receiver.settings import RouteSettings
 from receiver.store.interfaces import Catalog
 from receiver.web import serializers
-from receiver.web.params import QueryParams, actor, read_json_body
+from receiver.web.api_requests import ActionRequest, EmptyBody, NoQuery
+from receiver.web.params import actor, read_json_body, read_query
 
 FindSender = Callable[[str], Sender | None]
 """Returns a route's sender by the route's name."""
@@ -71,8 +73,8 @@ class RouteApi:
 
     async def list(self, request: Request) -> Response:
         """List the configured routes in their order, then other routes that have pending deliveries or are held."""
-        QueryParams(request, paged=False)
-        return serializers.routes_response(await self._all_routes())
+        read_query(request, NoQuery)
+        return serializers.json_response(Page(items=await self._all_routes(), next=None))
 
     async def hold(self, request: Request) -> Response:
         """Hold a route until it is released; its deliveries stay pending."""
@@ -83,16 +85,16 @@ class RouteApi:
         return await self._change(request, self._route_states.release)
 
     async def _change(self, request: Request, change: Callable[..., Awaitable[RouteState]]) -> Response:
-        QueryParams(request, paged=False)
-        fields = await read_json_body(request, known=("why",))
+        read_query(request, NoQuery)
+        body = await read_json_body(request, ActionRequest)
         name = request.path_params["name"]
-        if not any(route["name"] == name for route in await self._all_routes()):
+        if not any(route.name == name for route in await self._all_routes()):
             raise _no_route(name)
-        await change(name, why=fields.text("why") or "", actor=actor(request))
-        (route,) = [route for route in await self._all_routes(include=name) if route["name"] == name]
+        await change(name, why=body.why, actor=actor(request))
+        (route,) = [route for route in await self._all_routes(include=name) if route.name == name]
         return serializers.json_response(route)
 
-    async def _all_routes(self, *, include: str | None = None) -> Sequence[Json]:
+    async def _all_routes(self, *, include: str | None = None) -> Sequence[Route]:
         states = await self._route_state_store.route_states()
         backlog = {each.route: each for each in await self._catalog.backlog()}
         configured = [route.name for route in self._routes]
@@ -108,8 +110,8 @@ class RouteApi:
 
     async def test(self, request: Request) -> Response:
         """Send a sample event to a route once and return the outcome. Nothing is stored."""
-        QueryParams(request, paged=False)
-        await read_json_body(request, known=())
+        read_query(request, NoQuery)
+        await read_json_body(request, EmptyBody)
         name = request.path_params["name"]
         sender = self._find_sender(name) if name in {route.name for route in self._routes} else None
         if sender is None:

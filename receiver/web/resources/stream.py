@@ -20,7 +20,8 @@ from receiver.domain.model import Event
 from receiver.domain.notifier import Notifier
 from receiver.events.payload import serialize
 from receiver.store.interfaces import Catalog
-from receiver.web.params import QueryParams, check_event_id
+from receiver.web.api_requests import StreamQuery
+from receiver.web.params import last_event_id, read_query
 from receiver.web.server.listener import STOPPING
 from receiver.web.server.problems import RETRY_AFTER, Problem
 
@@ -54,17 +55,15 @@ class EventStream:
 
     async def subscribe(self, request: Request) -> Response:
         """Start a stream, from now on or after the event that the client names."""
-        query = QueryParams(request, filters=("after", "type", "task"), paged=False)
-        after = query.event_id("after")
-        if after is None and (last := request.headers.get("last-event-id")):
-            after = check_event_id(last, "Last-Event-ID")
+        query = read_query(request, StreamQuery)
+        after = query.after or last_event_id(request)
         if self.subscribers >= MAX_SUBSCRIBERS:
             detail = f"All {MAX_SUBSCRIBERS} event streams are in use. Close one, or try again later."
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_listeners", detail, headers=RETRY_AFTER)
         stream_filter = StreamFilter(
             after=after or await self._newest_id(),
-            types=query.multi("type"),
-            task_id=await resolve_task_id(self.catalog, query.single("task")),
+            types=query.type,
+            task_id=await resolve_task_id(self.catalog, query.task),
         )
         if request.method == "HEAD":
             return Response(headers=_HEADERS, media_type=_MEDIA_TYPE)

@@ -6,13 +6,17 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from receiver.domain.api_schema.resources import CallbackUrl, Endpoint, Page, TaskCounts
+from receiver.domain.api_schema.tasks import SubmittedTask
 from receiver.domain.errors import NotFound
 from receiver.domain.model import Task, TaskState
 from receiver.kling.endpoints import CATALOGUE
 from receiver.store.interfaces import Catalog
-from receiver.submission.request import MAX_PRIORITY, SubmitRequest, SubmitResult, TaskMetadata
+from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata
+from receiver.web import api_requests as requests
 from receiver.web import serializers
-from receiver.web.params import QueryParams, actor, read_json_body
+from receiver.web.api_requests import NoQuery
+from receiver.web.params import actor, read_json_body, read_query
 from receiver.web.resources.costs import CostStore
 from receiver.web.server.body import MAX_JOB_BODY, BodyMemoryBudget
 
@@ -53,49 +57,43 @@ class TaskApi:
 
         If a slot is free, the response waits for Kling's, unless the client sends ``Prefer: respond-async``.
         """
-        QueryParams(request, paged=False)
+        read_query(request, NoQuery)
         async with self._body_memory.reserve(request.scope, limit=MAX_JOB_BODY):
             result = await self._submit(request)
-        task = {**serializers.task_json(result.task), "existing": result.deduplicated}
+        task = SubmittedTask(**vars(serializers.task_json(result.task)), existing=result.deduplicated)
         return serializers.json_response(task, HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{result.task.id}"})
 
     async def _submit(self, request: Request) -> SubmitResult:
-        fields = await read_json_body(
-            request,
-            known=("endpoint", "body", "label", "tags", "batch", "priority", "idempotency_key"),
-            limit=MAX_JOB_BODY,
-        )
-        batch, batch_size = fields.batch("batch")
+        body = await read_json_body(request, requests.SubmitRequest, limit=MAX_JOB_BODY)
         return await self._submitter.submit(
             SubmitRequest(
-                endpoint=fields.required_text("endpoint"),
-                body=fields.required_object("body"),
-                label=fields.text("label"),
-                tags=fields.tags("tags"),
-                batch=batch,
-                batch_size=batch_size,
-                priority=fields.number("priority", least=-MAX_PRIORITY, most=MAX_PRIORITY),
-                idempotency_key=fields.text("idempotency_key"),
+                endpoint=body.endpoint,
+                body=body.body,
+                label=body.label,
+                tags=body.tags,
+                batch=body.batch.name if body.batch else None,
+                batch_size=body.batch.size if body.batch else None,
+                priority=body.priority,
+                idempotency_key=body.idempotency_key,
             ),
             wait=not _prefers_async(request),
         )
 
     async def endpoints(self, request: Request) -> Response:
         """List the known endpoints, in one page."""
-        QueryParams(request, paged=False)
-        return serializers.json_response(
-            {"items": [endpoint.describe() for endpoint in CATALOGUE.values()], "next": None}
-        )
+        read_query(request, NoQuery)
+        endpoints = [Endpoint(**endpoint.describe()) for endpoint in CATALOGUE.values()]
+        return serializers.json_response(Page(items=endpoints, next=None))
 
     async def list(self, request: Request) -> Response:
         """List tasks, newest first."""
-        query = QueryParams(request, filters=("state", "endpoint", "label", "tag", "batch"))
+        query = read_query(request, requests.TaskQuery)
         found = await self._catalog.tasks(
-            states=query.enums("state", TaskState),
-            endpoint=query.single("endpoint"),
-            label=query.single("label"),
-            tags=query.pairs("tag"),
-            batch=query.single("batch"),
+            states=query.state,
+            endpoint=query.endpoint,
+            label=query.label,
+            tags=query.tag,
+            batch=query.batch,
             limit=query.limit,
             cursor=query.cursor,
         )
@@ -103,13 +101,13 @@ class TaskApi:
 
     async def counts(self, request: Request) -> Response:
         """Count tasks by state."""
-        query = QueryParams(request, filters=("tag", "batch"), paged=False)
-        found = await self._catalog.counts(tags=query.pairs("tag"), batch=query.single("batch"))
-        return serializers.json_response({"counts": {state.value: found.get(state, 0) for state in TaskState}})
+        query = read_query(request, requests.TaskCountQuery)
+        found = await self._catalog.counts(tags=query.tag, batch=query.batch)
+        return serializers.json_response(TaskCounts(counts={state: found.get(state, 0) for state in TaskState}))
 
     async def show(self, request: Request) -> Response:
         """Return one task with its results, by our ID, Kling's or the external one."""
-        QueryParams(request, paged=False)
+        read_query(request, NoQuery)
         task = await self._find(request.path_params["ref"])
         ends = await self._catalog.events(types=_END_EVENTS, task_id=task.id, limit=1)
         cost = await self._costs.find(task.id)
@@ -119,23 +117,25 @@ class TaskApi:
 
     async def cancel(self, request: Request) -> Response:
         """Cancel a queued task."""
-        QueryParams(request, paged=False)
-        fields = await read_json_body(request, known=("why",))
+        read_query(request, NoQuery)
+        body = await read_json_body(request, requests.ActionRequest)
         task = await self._find(request.path_params["ref"])
-        cancelled = await self._submitter.cancel(task.id, reason=fields.text("why") or "", actor=actor(request))
+        cancelled = await self._submitter.cancel(task.id, reason=body.why, actor=actor(request))
         return serializers.json_response(serializers.task_json(cancelled))
 
     async def create_callback_url(self, request: Request) -> Response:
         """Create a callback URL. Only this response contains it: the service stores only its hash."""
-        QueryParams(request, paged=False)
-        fields = await read_json_body(request, known=("label", "tags", "endpoint"))
-        metadata = TaskMetadata(label=fields.text("label"), tags=fields.tags("tags"))
-        task, url = await self._submitter.create_callback_url(endpoint=fields.text("endpoint"), metadata=metadata)
-        return serializers.json_response({"task": serializers.task_json(task), "callback_url": url}, HTTPStatus.CREATED)
+        read_query(request, NoQuery)
+        body = await read_json_body(request, requests.CallbackUrlRequest)
+        metadata = TaskMetadata(label=body.label, tags=body.tags)
+        task, url = await self._submitter.create_callback_url(endpoint=body.endpoint, metadata=metadata)
+        return serializers.json_response(
+            CallbackUrl(task=serializers.task_json(task), callback_url=url), HTTPStatus.CREATED
+        )
 
     async def revoke_callback_url(self, request: Request) -> Response:
         """Revoke a task's callback URL. The task is still polled."""
-        QueryParams(request, paged=False)
+        read_query(request, NoQuery)
         task = await self._find(request.path_params["ref"])
         return serializers.json_response(serializers.task_json(await self._submitter.revoke_callback_url(task.id)))
 

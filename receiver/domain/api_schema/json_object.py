@@ -1,0 +1,50 @@
+"""What the definitions are made of. It imports no validation library: the client starts faster without one."""
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+if TYPE_CHECKING:
+    from pydantic import GetCoreSchemaHandler
+    from pydantic_core import CoreSchema
+
+
+class SchemaOf:
+    """Annotates a member whose JSON has the schema of another type: a time is text in JSON and in the client."""
+
+    def __init__(self, type_: object) -> None:
+        self._type = type_
+
+    def __get_pydantic_core_schema__(self, _source: object, handler: "GetCoreSchemaHandler") -> "CoreSchema":
+        """Return the schema of the other type. pydantic calls this."""
+        return handler.generate_schema(self._type)
+
+
+Timestamp = Annotated[str, SchemaOf(datetime)]
+
+
+def member_name(attribute: str) -> str:
+    """Return the JSON name of an attribute: ``from_`` is ``from``, a word that Python reserves."""
+    return attribute.rstrip("_")
+
+
+class JsonObject:
+    """The base of the dataclasses that define a JSON object. A docstring below a member describes it."""
+
+    __pydantic_config__: ClassVar[Any] = {
+        "alias_generator": member_name,
+        "json_schema_serialization_defaults_required": True,
+        "use_attribute_docstrings": True,
+    }
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the members by their JSON names. Members that are objects themselves stay objects."""
+        return {member_name(name): value for name, value in vars(self).items()}
+
+
+class SparseObject(JsonObject):
+    """The base of an object in which members with a default may be missing."""
+
+    __pydantic_config__: ClassVar[Any] = {
+        **JsonObject.__pydantic_config__,
+        "json_schema_serialization_defaults_required": False,
+    }

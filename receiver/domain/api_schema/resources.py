@@ -1,0 +1,335 @@
+"""The responses of the admin API, apart from tasks, batches and events."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Generic, Literal, TypeVar
+
+from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp
+from receiver.domain.api_schema.tasks import Task
+from receiver.domain.model import (
+    DeliveryStatus,
+    Generation,
+    HeldBy,
+    Json,
+    PushOutcome,
+    Source,
+    TaskState,
+    Verification,
+)
+from receiver.domain.replays import ReplayState
+
+T = TypeVar("T")
+
+Outcome = Annotated[str, SchemaOf(Literal["accepted", "failed", "refused"])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(JsonObject, Generic[T]):
+    """One page of a list."""
+
+    items: Sequence[T]
+    next: str | None
+    """The `cursor` of the next page; null at the end."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem(JsonObject):
+    """An error (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    """What is wrong, and what to do."""
+    code: str
+    """The kind of error, for programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCounts(JsonObject):
+    """The number of tasks in each state."""
+
+    counts: Mapping[TaskState, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CallbackUrl(JsonObject):
+    """A new callback URL and its task."""
+
+    task: Task
+    callback_url: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Endpoint(JsonObject):
+    """One of Kling's endpoints."""
+
+    path: str
+    generation: Generation
+    pack: str | None
+    slots: int | str | None
+    """Slots per task, or the member that contains the number."""
+    result: str
+    asynchronous: bool
+    create: str
+    query: str | None
+    list: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostTotal(JsonObject):
+    """The costs of a group of tasks."""
+
+    name: str | None
+    tasks: int
+    """Number of tasks with a known cost."""
+    charges: Mapping[str, str]
+    """Exact amounts by unit."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostReport(JsonObject):
+    """The costs of tasks by a grouping, and in total."""
+
+    by: str
+    from_: Timestamp | None
+    to: Timestamp | None
+    items: Sequence[CostTotal]
+    left_out: int
+    """Number of groups that are not in `items`."""
+    total: CostTotal
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteTestOutcome(JsonObject):
+    """The outcome of an attempt."""
+
+    outcome: Outcome
+    code: int | None
+    """HTTP status or exit code; null if there was none."""
+    reason: str
+    excerpt: str
+    """The start of the response, or the end of the output."""
+    duration_ms: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt(RouteTestOutcome):
+    """An attempt at a delivery."""
+
+    number: int
+    started_at: Timestamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class Delivery(JsonObject):
+    """A delivery."""
+
+    id: str
+    event_id: str
+    event_type: str
+    task_id: str | None
+    route: str
+    status: DeliveryStatus
+    attempts: int
+    due_at: Timestamp
+    created_at: Timestamp
+    finished_at: Timestamp | None
+    replay_of: str | None
+    in_flight: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeliveryDetails(Delivery):
+    """A delivery and its attempts."""
+
+    attempts_made: Sequence[Attempt]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Route(JsonObject):
+    """A route and its state."""
+
+    name: str
+    kind: Literal["webhook", "script", "reply", "gone"]
+    """`reply`: the URL of a client. `gone`: no longer in the configuration."""
+    destination: str
+    on: Sequence[str]
+    endpoints: Sequence[str]
+    where: str | None
+    concurrency: int
+    held_at: Timestamp | None
+    held_by: HeldBy | None
+    held_why: str
+    probe_at: Timestamp | None
+    failures: int
+    pending: int
+    oldest_pending_at: Timestamp | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySelection(JsonObject):
+    """Which events a replay delivers again."""
+
+    deliveries: Sequence[str]
+    events: Sequence[str]
+    task: str | None
+    route: str | None
+    status: Sequence[DeliveryStatus]
+    from_: Timestamp | None
+    to: Timestamp | None
+    to_route: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Replay(JsonObject):
+    """A replay and its progress."""
+
+    id: str
+    state: ReplayState
+    total: int
+    created: int
+    """Number of deliveries created so far."""
+    selection: ReplaySelection
+    pace: str | None
+    actor: str
+    why: str
+    created_at: Timestamp
+    finished_at: Timestamp | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayCount(JsonObject):
+    """How many deliveries a replay would create for a route, by present status."""
+
+    route: str
+    status: DeliveryStatus | None
+    count: int
+    oldest_at: Timestamp
+    newest_at: Timestamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplaySample(JsonObject):
+    """A delivery that a replay would create."""
+
+    event_id: str
+    event_type: str
+    task_id: str | None
+    route: str
+    replay_of: str | None
+    created_at: Timestamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayPreview(JsonObject):
+    """What a replay would deliver."""
+
+    dry_run: Literal[True]
+    total: int
+    by: Sequence[ReplayCount]
+    sample: Sequence[ReplaySample]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Push(JsonObject):
+    """A push about a task, as received."""
+
+    id: str
+    source: Source
+    received_at: Timestamp
+    outcome: PushOutcome
+    meaning: str
+    status: str | None
+    """Kling's own word for the state."""
+    message: str
+    body: str | None
+    """The start of the body; null if it is not stored."""
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RouteDecision(JsonObject):
+    """Whether a route gets an event, and why."""
+
+    route: str
+    wanted: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainedEvent(JsonObject):
+    """An event of a task, with the routes' decisions and its deliveries."""
+
+    id: str
+    type: str
+    created_at: Timestamp
+    source: str | None
+    verified: Verification
+    message: str
+    push_id: str | None
+    decisions: Sequence[RouteDecision]
+    deliveries: Sequence[DeliveryDetails]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AuditEntry(JsonObject):
+    """An action of an operator."""
+
+    at: Timestamp
+    actor: str
+    verb: str
+    subject: str
+    why: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskExplanation(JsonObject):
+    """Everything stored about a task, and the next step."""
+
+    task: Task
+    intent: Json | None
+    """The request, shortened; null if it is not stored."""
+    pushes: Sequence[Push]
+    events: Sequence[ExplainedEvent]
+    actions: Sequence[AuditEntry]
+    next: str
+    """What happens next, or what an operator must do."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Liveness(JsonObject):
+    """The service responds."""
+
+    ok: Literal[True]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check(JsonObject):
+    """One condition of readiness."""
+
+    name: str
+    ok: bool
+    reason: str = ""
+    """Why it is not met. It is public."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Readiness(JsonObject):
+    """Whether the service is ready, and the conditions."""
+
+    ready: bool
+    checks: Sequence[Check]
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenApiDocument(SparseObject):
+    """An OpenAPI 3.1 document."""
+
+    openapi: Literal["3.1.0"]
+    info: Annotated[Mapping[str, str], SchemaOf(dict[str, str])]
+    security: Sequence[Mapping[str, Sequence[str]]]
+    paths: Mapping[str, Mapping[str, Json]]
+    """Operations by path and method."""
+    components: Mapping[str, Json]
+    """Schemas and security schemes by name."""

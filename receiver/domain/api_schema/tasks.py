@@ -1,0 +1,114 @@
+"""Tasks and batches. The classes of the same name in :mod:`receiver.client` extend these.
+
+A member with a default may be missing in the response of an older service. The present one always sends it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp
+from receiver.domain.batches import BatchState
+from receiver.domain.model import ArchiveState, Json, Origin, TaskState, Verification
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asset(SparseObject):
+    """An archived file: a result of a task."""
+
+    url: str
+    """Kling's URL, which expires."""
+    path: str | None = None
+    """The local file; missing if only the object store has it."""
+    storage: str | None = None
+    """The URL in the object store; missing without one."""
+    sha256: str
+    bytes: int
+    content_type: str
+
+
+Results = Mapping[str, Sequence[Json]]
+"""Entries by kind, such as images. Kling defines their members."""
+
+Assets = Annotated[Sequence[Json], SchemaOf(list[Asset])]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskCost(JsonObject):
+    """What Kling charged for a task."""
+
+    charges: Mapping[str, str]
+    """Exact amounts by unit."""
+    said: Any
+    """Kling's own JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(JsonObject):
+    """A task."""
+
+    id: str
+    state: Annotated[str, SchemaOf(TaskState)]
+    endpoint: str | None = None
+    label: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    batch: str | None = None
+    priority: int = 0
+    """Queued tasks of higher priority are sent first."""
+    kling_id: str | None = None
+    external_task_id: str | None = None
+    message: str = ""
+    origin: Annotated[str | None, SchemaOf(Origin)] = None
+    created_at: Annotated[str | None, SchemaOf(Timestamp)] = None
+    updated_at: Annotated[str | None, SchemaOf(Timestamp)] = None
+    expires_at: Timestamp | None = None
+    """When its callback URL expires."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubmittedTask(Task):
+    """A task after its submit."""
+
+    existing: bool
+    """Whether an earlier submit with the same idempotency key created it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDetails(Task):
+    """A task with its results and its cost."""
+
+    verified: Annotated[str | None, SchemaOf(Verification | None)] = None
+    """How the event of its end was verified; null before its end."""
+    result: Results = field(default_factory=dict, repr=False)
+    """Entries by kind, such as images. Kling defines their members."""
+    assets: Assets = field(default=(), repr=False)
+    """Archived files."""
+    archiving: Annotated[str | None, SchemaOf(ArchiveState | None)] = None
+    """State of the archive while files are missing."""
+    cost: TaskCost | None = None
+    """Null while it is unknown."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchSummary(JsonObject):
+    """A batch of tasks."""
+
+    name: str
+    state: Annotated[str, SchemaOf(BatchState)]
+    size: int | None = None
+    """Declared number of tasks."""
+    tasks: int
+    """Number of tasks so far."""
+    counts: Annotated[Mapping[str, int], SchemaOf(dict[TaskState, int])] = field(default_factory=dict)
+    """Number of tasks in each state that has any."""
+    created_at: Annotated[str | None, SchemaOf(Timestamp)] = None
+    closed_at: Timestamp | None = None
+    finished_at: Timestamp | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch(BatchSummary):
+    """A batch of tasks, with its event."""
+
+    event_id: str | None = None
+    """ID of the event `batch.finished`."""

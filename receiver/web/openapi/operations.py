@@ -1,0 +1,153 @@
+"""The operations of the admin API: what each one does, accepts and returns."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import Any
+
+from receiver.domain.api_schema import resources, tasks
+from receiver.domain.api_schema.events import Event
+from receiver.domain.api_schema.resources import Page
+from receiver.web import api_requests as requests
+from receiver.web.api_requests import ActionRequest, Body, NoQuery, Query
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Operation:
+    """One method of a path. ``returns`` has the type of each successful response; None is an event stream."""
+
+    summary: str
+    returns: Mapping[HTTPStatus, type[Any] | None]
+    query: type[Query] = NoQuery
+    body: type[Body] | None = None
+    is_public: bool = False
+
+
+def _get(summary: str, returns: type[Any] | None, query: type[Query] = NoQuery) -> Operation:
+    return Operation(summary=summary, returns={HTTPStatus.OK: returns}, query=query)
+
+
+def _post(
+    summary: str, returns: type[Any], body: type[Body] | None = ActionRequest, status: HTTPStatus = HTTPStatus.OK
+) -> Operation:
+    return Operation(summary=summary, returns={status: returns}, body=body)
+
+
+OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
+    "/api/tasks": {
+        "get": _get("List tasks, newest first", Page[tasks.Task], requests.TaskQuery),
+        "post": _post(
+            "Submit a task; it is sent to Kling when a slot is free",
+            tasks.SubmittedTask,
+            requests.SubmitRequest,
+            HTTPStatus.ACCEPTED,
+        ),
+    },
+    "/api/tasks/counts": {
+        "get": _get("Count tasks by state", resources.TaskCounts, requests.TaskCountQuery),
+    },
+    "/api/tasks/{ref}": {
+        "get": _get("Show a task", tasks.TaskDetails),
+    },
+    "/api/tasks/{ref}/explain": {
+        "get": _get(
+            "Explain a task: its request, pushes, events, deliveries and attempts, and the next step",
+            resources.TaskExplanation,
+        ),
+    },
+    "/api/tasks/{ref}/cancel": {
+        "post": _post("Cancel a queued task; 409 if Kling may already have it", tasks.Task),
+    },
+    "/api/endpoints": {
+        "get": _get("List Kling's endpoints", Page[resources.Endpoint]),
+    },
+    "/api/callback-urls": {
+        "post": _post(
+            "Create a callback URL for a task that is submitted elsewhere; only this response contains it",
+            resources.CallbackUrl,
+            requests.CallbackUrlRequest,
+            HTTPStatus.CREATED,
+        ),
+    },
+    "/api/callback-urls/{ref}/revoke": {
+        "post": _post("Revoke a task's callback URL; the task is still polled", tasks.Task, None),
+    },
+    "/api/batches": {
+        "get": _get("List batches, newest first", Page[tasks.Batch], requests.BatchQuery),
+    },
+    "/api/batches/{name}": {
+        "get": _get("Show a batch", tasks.Batch),
+    },
+    "/api/batches/{name}/close": {
+        "post": _post("Close a batch: it accepts no more tasks, and is finished when all its tasks are", tasks.Batch),
+    },
+    "/api/costs": {
+        "get": _get("Sum the costs of tasks, by a grouping and in total", resources.CostReport, requests.CostQuery),
+    },
+    "/api/events": {
+        "get": _get("List events, newest first; with `after`, oldest first", Page[Event], requests.EventQuery),
+    },
+    "/api/events/{id}": {
+        "get": _get("Show an event", Event),
+    },
+    "/api/deliveries": {
+        "get": _get("List deliveries, newest first", Page[resources.Delivery], requests.DeliveryQuery),
+    },
+    "/api/deliveries/{id}": {
+        "get": _get("Show a delivery and its attempts", resources.DeliveryDetails),
+    },
+    "/api/deliveries/{id}/retry": {
+        "post": _post(
+            "Retry a pending delivery now; for a finished one, create a new delivery that refers to it",
+            resources.Delivery,
+            status=HTTPStatus.ACCEPTED,
+        ),
+    },
+    "/api/replays": {
+        "get": _get("List replays, newest first", Page[resources.Replay], requests.PageQuery),
+        "post": Operation(
+            summary="Deliver past events again; with `dry_run`, only preview it",
+            body=requests.ReplayRequest,
+            returns={HTTPStatus.OK: resources.ReplayPreview, HTTPStatus.ACCEPTED: resources.Replay},
+        ),
+    },
+    "/api/replays/{id}": {
+        "get": _get("Show a replay and its progress", resources.Replay),
+    },
+    "/api/replays/{id}/cancel": {
+        "post": _post("Cancel a replay; deliveries it has already created continue", resources.Replay),
+    },
+    "/api/routes": {
+        "get": _get("List routes and their state", Page[resources.Route]),
+    },
+    "/api/routes/{name}/hold": {
+        "post": _post("Hold a route until it is released; its deliveries stay pending", resources.Route),
+    },
+    "/api/routes/{name}/release": {
+        "post": _post("Release a route, whether an operator or the service held it", resources.Route),
+    },
+    "/api/routes/{name}/test": {
+        "post": _post("Send a sample event to a route once; nothing is stored", resources.RouteTestOutcome, None),
+    },
+    "/api/stream": {
+        "get": _get("Follow events as they happen (server-sent events)", None, requests.StreamQuery),
+    },
+    "/openapi.json": {
+        "get": _get("This document", resources.OpenApiDocument),
+    },
+    "/healthz": {
+        "get": Operation(
+            summary="Check that the service responds", returns={HTTPStatus.OK: resources.Liveness}, is_public=True
+        ),
+    },
+    "/readyz": {
+        "get": Operation(
+            summary="Check that the service is ready; 503 if not",
+            returns={
+                HTTPStatus.OK: resources.Readiness,
+                HTTPStatus.SERVICE_UNAVAILABLE: resources.Readiness,
+            },
+            is_public=True,
+        ),
+    },
+}

@@ -1,0 +1,213 @@
+"""The types of members and parameters that :mod:`receiver.web.api_requests` consists of.
+
+Each type says in one phrase what it expects. The message of an error is the member's name, that phrase, and what was
+found.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    FailFast,
+    Field,
+    PlainValidator,
+    Strict,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
+
+from receiver.domain.costs import CostGrouping
+
+UNEXPECTED = "unexpected"
+"""The type of an error with the phrase ``what``. If ``shown``, the value is not secret and belongs in the message."""
+SENTENCE = "sentence"
+"""The type of an error whose message is a complete sentence."""
+
+_MAX_LINE = 256
+_MAX_TAGS = 32
+_MAX_TAG_LENGTH = 64
+_MAX_LIST_ITEMS = 500
+_COST_GROUPINGS = [each.value for each in CostGrouping if each is not CostGrouping.TAG]
+
+T = TypeVar("T")
+
+
+def expected(what: str, *, shown: bool = False) -> WrapValidator:
+    """Replace a type's own errors by one that says *what* is expected."""
+
+    def validate(value: object, inner: ValidatorFunctionWrapHandler) -> object:
+        try:
+            return inner(value)
+        except ValidationError as exc:
+            if exc.errors(include_url=False, include_input=False)[0]["type"] in (UNEXPECTED, SENTENCE):
+                raise
+        raise PydanticCustomError(UNEXPECTED, "must be {what}", {"what": what, "shown": shown})
+
+    return WrapValidator(validate)
+
+
+def sentence(text: str) -> PydanticCustomError:
+    """Return an error whose message is *text*."""
+    return PydanticCustomError(SENTENCE, "{text}", {"text": text})
+
+
+def one_of(words: type[StrEnum]) -> WrapValidator:
+    """Expect a value of an enum."""
+    return expected("one of: " + ", ".join(sorted(words)), shown=True)
+
+
+def shorten(name: str) -> str:
+    """Return a client's own word for a message: quoted, on one line and bounded."""
+    return repr(name[:_MAX_LINE])
+
+
+def _printable(text: str) -> str:
+    if not text.isprintable():
+        raise ValueError
+    return text
+
+
+def _without_colon(text: str) -> str:
+    if ":" in text:
+        raise ValueError
+    return text
+
+
+def _empty_is_none(value: object) -> object:
+    return None if value == "" else value
+
+
+def null_is(default: object) -> BeforeValidator:
+    """Read null as *default*."""
+    return BeforeValidator(lambda value: default if value is None else value)
+
+
+def _parse_timestamp(text: object) -> datetime:
+    at = datetime.fromisoformat(text) if isinstance(text, str) else None
+    if at is None or at.tzinfo is None:
+        raise ValueError
+    try:
+        return at.astimezone(UTC)
+    except OverflowError as exc:  # the last hours of the year 9999 may not exist in UTC
+        raise ValueError from exc
+
+
+def _parse_digits(text: object) -> object:
+    if isinstance(text, str) and text.isascii() and text.isdigit():
+        return text
+    raise ValueError
+
+
+def _parse_pairs(values: Sequence[str]) -> Mapping[str, str]:
+    split = [value.partition(":") for value in values]
+    if any(not key or not colon for key, colon, _ in split):
+        raise ValueError
+    pairs = {key: value for key, _, value in split}
+    if len(pairs) != len(split):
+        raise PydanticCustomError(UNEXPECTED, "", {"what": "given only once for each key", "shown": False})
+    return pairs
+
+
+def _parse_cost_grouping(text: str) -> tuple[CostGrouping, str | None]:
+    name, colon, tag = text.partition(":")
+    if name == CostGrouping.TAG and tag:
+        return CostGrouping.TAG, tag
+    if colon or name not in _COST_GROUPINGS:
+        raise ValueError
+    return CostGrouping(name), None
+
+
+def _check_tag_count(value: object) -> object:
+    if isinstance(value, dict) and len(value) > _MAX_TAGS:
+        raise ValueError
+    return value
+
+
+Line = Annotated[
+    str,
+    Field(max_length=_MAX_LINE),
+    AfterValidator(_printable),
+    expected(f"a single line of at most {_MAX_LINE} characters"),
+]
+RequiredLine = Annotated[
+    str,
+    Field(min_length=1, max_length=_MAX_LINE),
+    AfterValidator(_printable),
+    expected(f"a single line of 1 to {_MAX_LINE} characters"),
+]
+OptionalLine = Annotated[Line | None, BeforeValidator(_empty_is_none)]
+Text = Annotated[Line, null_is("")]
+SHORT_LIST: tuple[Any, ...] = (
+    Field(max_length=_MAX_LIST_ITEMS),
+    FailFast(),
+    null_is(()),
+    expected(f"a list of at most {_MAX_LIST_ITEMS} texts"),
+)
+Lines = Annotated[tuple[Line, ...], *SHORT_LIST]
+
+TagName = Annotated[
+    str,
+    Field(min_length=1, max_length=_MAX_TAG_LENGTH),
+    AfterValidator(_printable),
+    AfterValidator(_without_colon),
+    expected(f"a single line of 1 to {_MAX_TAG_LENGTH} characters without a colon"),
+]
+Tags = Annotated[
+    dict[TagName, Line],
+    Field(max_length=_MAX_TAGS),
+    BeforeValidator(_check_tag_count),
+    null_is({}),
+    expected(f"an object of at most {_MAX_TAGS} texts"),
+]
+"""Names contain no colon, because filters are written ``key:value``."""
+
+BatchName = Annotated[
+    str,
+    Field(pattern="^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$"),  # needs no quoting in a path
+    expected("at most 100 letters, digits or . _ : - and start with a letter or digit"),
+]
+Flag = Annotated[bool, Strict(), expected("true or false")]
+KlingBody = Annotated[dict[Any, Any], expected("an object")]
+
+EventId = Annotated[
+    str, Field(pattern="^evt_[0-9a-z]{25}$"), expected("an event's ID: evt_ and 25 letters or digits", shown=True)
+]
+Timestamp = Annotated[
+    datetime,
+    PlainValidator(_parse_timestamp, json_schema_input_type=datetime),
+    expected("a timestamp with a UTC offset, such as 2026-11-22T10:00:00Z", shown=True),
+]
+OptionalTimestamp = Annotated[Timestamp | None, BeforeValidator(_empty_is_none)]
+CommaSeparated = Annotated[
+    tuple[T, ...], BeforeValidator(lambda values: [word for each in values for word in each.split(",") if word])
+]
+Pairs = Annotated[
+    Mapping[str, str],
+    PlainValidator(_parse_pairs, json_schema_input_type=list[str]),
+    expected("written as key:value"),
+]
+CostKey = Annotated[
+    tuple[CostGrouping, str | None],
+    PlainValidator(_parse_cost_grouping, json_schema_input_type=str),
+    expected(f"tag:NAME or one of: {', '.join(_COST_GROUPINGS)}", shown=True),
+]
+
+
+def whole_number(least: int, most: int) -> tuple[Any, ...]:
+    """Return the annotations of a number in JSON."""
+    return Strict(), Field(ge=least, le=most), expected(f"a whole number from {least} to {most}", shown=True)
+
+
+def number_text(least: int, most: int) -> tuple[Any, ...]:
+    """Return the annotations of a number in a query."""
+    return (
+        Field(ge=least, le=most),
+        BeforeValidator(_parse_digits),
+        expected(f"a number from {least} to {most}", shown=True),
+    )
