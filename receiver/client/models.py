@@ -1,11 +1,16 @@
-"""The API's objects as values, and its errors as exceptions. ``raw`` is the complete JSON object."""
+"""The API's objects as values, and its errors as exceptions. ``raw`` is the complete JSON object.
+
+``domain/api_schema`` defines the members. One with a default may be missing, so that lists and older services work.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from http import HTTPStatus
-from typing import Any, Generic, Self, TypeVar
+from typing import Any, Self, TypeVar
 
+from receiver.domain.api_schema import json_object
+from receiver.domain.api_schema import tasks as api
 from receiver.domain.batches import BatchState
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, UnknownRoute
 from receiver.domain.model import ArchiveState, Json, TaskState
@@ -19,40 +24,23 @@ _ERROR_BY_CODE: Mapping[str, type[ReceiverError]] = {
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+def _members(kind: type[api.Task | api.Batch | api.TaskCost], raw: Json) -> Json:
+    """Return the members that the class has. Null stands for the default, and unknown members stay in ``raw``."""
+    return {each.name: raw[each.name] for each in fields(kind) if raw.get(each.name) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(api.TaskDetails):
     """A task at the time of the request. ``result`` and ``assets`` are empty in a list."""
 
-    id: str
-    state: str
-    message: str = ""
-    endpoint: str | None = None
-    label: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
-    batch: str | None = None
-    kling_id: str | None = None
-    external_task_id: str | None = None
-    result: Mapping[str, Sequence[Json]] = field(default_factory=dict, repr=False)
-    assets: Sequence[Json] = field(default=(), repr=False)
     raw: Json = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
         """Parse a task from the API's object."""
-        return cls(
-            id=raw["id"],
-            state=raw["state"],
-            message=raw.get("message") or "",
-            endpoint=raw.get("endpoint"),
-            label=raw.get("label"),
-            tags=raw.get("tags") or {},
-            batch=raw.get("batch"),
-            kling_id=raw.get("kling_id"),
-            external_task_id=raw.get("external_task_id"),
-            result=raw.get("result") or {},
-            assets=raw.get("assets") or (),
-            raw=raw,
-        )
+        cost = raw.get("cost")
+        parsed = None if cost is None else api.TaskCost(**_members(api.TaskCost, cost))
+        return cls(**{**_members(cls, raw), "cost": parsed, "raw": raw})
 
     @property
     def succeeded(self) -> bool:
@@ -62,7 +50,7 @@ class Task:
     @property
     def is_archiving(self) -> bool:
         """Whether its results are still being archived; routes receive its event afterwards."""
-        return self.raw.get("archiving") == ArchiveState.PENDING
+        return self.archiving == ArchiveState.PENDING
 
     @property
     def is_finished(self) -> bool:
@@ -87,30 +75,16 @@ class Task:
         return tuple(dict.fromkeys(str(archived.get(url) or url) for url in [*urls, *archived]))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
+@dataclass(frozen=True, kw_only=True)
+class Batch(api.Batch):
     """A group of tasks with one final event. ``tasks`` is their number, ``counts`` how many are in each state."""
 
-    name: str
-    state: str
-    tasks: int
-    size: int | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
-    event_id: str | None = None
     raw: Json = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_json(cls, raw: Json) -> Self:
         """Parse a batch from the API's object."""
-        return cls(
-            name=raw["name"],
-            state=raw["state"],
-            tasks=raw["tasks"],
-            size=raw.get("size"),
-            counts=raw.get("counts") or {},
-            event_id=raw.get("event_id"),
-            raw=raw,
-        )
+        return cls(**{**_members(cls, raw), "raw": raw})
 
     @property
     def summary(self) -> str:
@@ -148,7 +122,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """An event. ``raw`` is the object that destinations receive, ``data`` its main part."""
+    """An event. ``raw`` is the object that destinations receive, ``data`` its main part.
+
+    Its members depend on its type; ``domain/api_schema/events`` defines them.
+    """
 
     id: str
     type: str
@@ -175,12 +152,10 @@ class Event:
         return data
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Page(Generic[T]):
+@dataclass(frozen=True, kw_only=True)
+class Page(json_object.Page[T]):
     """One page of a list. ``next`` is the cursor of the next page, None at the end."""
 
-    items: Sequence[T]
-    next: str | None = None
     raw: Json = field(default_factory=dict, repr=False)
 
     @classmethod

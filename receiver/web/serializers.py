@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from receiver.delivery.replay import ReplayPreview
-from receiver.domain.api_schema import resources, tasks
+from receiver.domain.api_schema import json_object, resources, tasks
 from receiver.domain.api_schema.json_object import JsonObject
 from receiver.domain.batches import BatchView
 from receiver.domain.clock import iso
@@ -70,7 +70,7 @@ def _members(value: object) -> Json:
 
 def page_response(page: Page[T], to_json: Callable[[T], JsonObject]) -> Response:
     """Return a response with one page of a list."""
-    return json_response(resources.Page(items=[to_json(each) for each in page.items], next=page.next))
+    return json_response(json_object.Page(items=[to_json(each) for each in page.items], next=page.next))
 
 
 def event_page_response(page: Page[Event]) -> Response:

@@ -13,6 +13,7 @@ from typing import Any
 from harness.clock import FakeClock
 from harness.factories import a_status_report, a_task
 from harness.http_peers import Handler, Peer, http_peer, respond_with, response
+from harness.stored_events import check_stored_events
 from harness.waiting import wait_until
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
@@ -188,6 +189,7 @@ async def an_archive_system(folder: Path) -> AsyncIterator[ArchiveSystem]:
     system = ArchiveSystem(store, folder)
     yield system
     await system.shut_down()
+    await check_stored_events(store)
     await store.aclose()
 
 

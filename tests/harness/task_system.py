@@ -13,6 +13,7 @@ from typing import Any
 
 from harness.clock import START, FakeClock
 from harness.fake_kling import FakeKling
+from harness.stored_events import check_stored_events
 
 from receiver.domain.clock import Ids
 from receiver.domain.model import Event, Json, Task
@@ -220,3 +221,4 @@ async def a_task_system(
     async with contextlib.aclosing(store):
         newest = await store.newest_id()
         yield TaskSystem(store, kling or FakeKling(clock), a_configuration(**changes), clock, newest_id=newest)
+        await check_stored_events(store)

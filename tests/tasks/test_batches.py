@@ -15,8 +15,8 @@ from harness.task_system import IdleClock, TaskSystem, a_task_system
 
 from receiver.domain.batches import Batch, BatchState, BatchView
 from receiver.domain.errors import Conflict, NotFound, StoreUnavailable
-from receiver.domain.model import ArchiveState, Json, TaskState
-from receiver.events.payload import MAX_BATCH_BYTES, MAX_BATCH_TASKS, batch_data
+from receiver.domain.model import ArchiveState, Json, Source, TaskState, Verification
+from receiver.events.payload import MAX_BATCH_BYTES, MAX_BATCH_TASKS, batch_data, envelope, task_data
 from receiver.settings import CallbackSettings, RouteSettings, Verify, WebhookSettings
 from receiver.store.interfaces import ArchiveUpdate, ById, Change
 from receiver.tasks.batches import BatchService, BatchStore
@@ -147,7 +147,8 @@ async def test_a_batch_waits_for_its_archives(tmp_path: Path) -> None:
         await system.settle()
         assert await batch_events(system) == []
 
-        asset = {"url": "https://cdn.example.com/0.png", "path": "/r/0.png"}
+        file = {"sha256": "0" * 64, "bytes": 3, "content_type": "image/png"}
+        asset = {"url": "https://cdn.example.com/0.png", "path": "/r/0.png", **file}
         await system.store.save(ArchiveUpdate(event_id=event.id, envelope=_envelope({}, assets=[asset])))
         system.notifiers.batches.notify()
         await system.settle()
@@ -157,7 +158,9 @@ async def test_a_batch_waits_for_its_archives(tmp_path: Path) -> None:
 
 
 def _envelope(result: Json, **data: Any) -> bytes:
-    return json.dumps({"type": "task.succeed", "timestamp": "", "data": {"result": result, **data}}).encode()
+    """Return the envelope of a task's event."""
+    about: Any = {"event_id": "evt_1", "state": TaskState.SUCCEED, "source": Source.POLL, "verified": Verification.API}
+    return envelope("task.succeed", at(0), task_data(a_task(), **about, result=result) | data)
 
 
 @pytest.mark.parametrize("on", ["batch", "*"])
@@ -258,8 +261,8 @@ async def test_the_store_is_not_queried_for_tasks_without_a_batch(tmp_path: Path
 
 def test_the_event_of_a_large_batch_links_to_the_other_tasks() -> None:
     batch = _a_view().batch
-    envelope = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 100}]})
-    tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), envelope) for n in range(MAX_BATCH_TASKS)]
+    event_json = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 100}]})
+    tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), event_json) for n in range(MAX_BATCH_TASKS)]
 
     data = batch_data(batch, {TaskState.SUCCEED: 10_000}, tasks, at=at(9))
 
@@ -269,8 +272,8 @@ def test_the_event_of_a_large_batch_links_to_the_other_tasks() -> None:
 
 
 def test_the_event_of_a_batch_is_limited_in_size() -> None:
-    envelope = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 5_000}] * 9})
-    tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), envelope) for n in range(MAX_BATCH_TASKS)]
+    event_json = _envelope({"images": [{"url": "https://cdn.example.com/" + "x" * 5_000}] * 9})
+    tasks = [(a_task(id=f"tsk_{n:05}", state=TaskState.SUCCEED), event_json) for n in range(MAX_BATCH_TASKS)]
 
     data = batch_data(_a_view().batch, {TaskState.SUCCEED: MAX_BATCH_TASKS}, tasks, at=at(9))
 

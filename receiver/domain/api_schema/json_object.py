@@ -1,11 +1,15 @@
 """What the definitions are made of. It imports no validation library: the client starts faster without one."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, TypeVar
 
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
     from pydantic_core import CoreSchema
+
+T = TypeVar("T")
 
 
 class SchemaOf:
@@ -48,3 +52,12 @@ class SparseObject(JsonObject):
         **JsonObject.__pydantic_config__,
         "json_schema_serialization_defaults_required": False,
     }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page(JsonObject, Generic[T]):
+    """One page of a list."""
+
+    items: Sequence[T]
+    next: str | None = None
+    """The `cursor` of the next page; null at the end."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Annotated, Literal
 
 from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp
 from receiver.domain.api_schema.tasks import Task
@@ -18,18 +18,7 @@ from receiver.domain.model import (
 )
 from receiver.domain.replays import ReplayState
 
-T = TypeVar("T")
-
 Outcome = Annotated[str, SchemaOf(Literal["accepted", "failed", "refused"])]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Page(JsonObject, Generic[T]):
-    """One page of a list."""
-
-    items: Sequence[T]
-    next: str | None
-    """The `cursor` of the next page; null at the end."""
 
 
 @dataclass(frozen=True, kw_only=True)

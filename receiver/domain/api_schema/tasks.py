@@ -37,9 +37,9 @@ Assets = Annotated[Sequence[Json], SchemaOf(list[Asset])]
 class TaskCost(JsonObject):
     """What Kling charged for a task."""
 
-    charges: Mapping[str, str]
+    charges: Mapping[str, str] = field(default_factory=dict)
     """Exact amounts by unit."""
-    said: Any
+    said: Any = None
     """Kling's own JSON."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from receiver.domain.api_schema import resources, tasks
 from receiver.domain.api_schema.events import Event
-from receiver.domain.api_schema.resources import Page
+from receiver.domain.api_schema.json_object import Page
 from receiver.web import api_requests as requests
 from receiver.web.api_requests import ActionRequest, Body, NoQuery, Query
 

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
-from receiver.domain.api_schema.resources import Page, Route
+from receiver.domain.api_schema.json_object import Page
+from receiver.domain.api_schema.resources import Route
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import NotFound
 from receiver.domain.model import Event, Origin, RouteState, Source, Task, TaskState, Verification

@@ -6,7 +6,8 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
-from receiver.domain.api_schema.resources import CallbackUrl, Endpoint, Page, TaskCounts
+from receiver.domain.api_schema.json_object import Page
+from receiver.domain.api_schema.resources import CallbackUrl, Endpoint, TaskCounts
 from receiver.domain.api_schema.tasks import SubmittedTask
 from receiver.domain.errors import NotFound
 from receiver.domain.model import Task, TaskState
