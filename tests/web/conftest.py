@@ -13,6 +13,12 @@ def pytest_asyncio_loop_factories(
 ) -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """Run every test on uvloop, as the service does, and tests that depend on the loop on asyncio's own loop too."""
     loops: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {"uvloop": uvloop.new_event_loop}
-    if item.path.name in ("test_deadlines.py", "test_listener.py", "test_pipelining.py", "test_stream.py"):
+    if item.path.name in (
+        "test_deadlines.py",
+        "test_listener.py",
+        "test_listener_protocol.py",
+        "test_pipelining.py",
+        "test_stream.py",
+    ):
         loops["asyncio"] = asyncio.SelectorEventLoop
     return loops

@@ -23,7 +23,7 @@ class AllowedHosts:
 
     def allows(self, host: str) -> bool:
         """Return whether a Host header's value is allowed. Its port is ignored."""
-        name = _without_port(host).rstrip(".").lower()
+        name = without_port(host).rstrip(".").lower()
         return name in self._names or name.endswith(".localhost") or (self._any_address and _is_address(name))
 
 
@@ -40,7 +40,8 @@ def _ascii(name: str) -> str:
         return name.lower()
 
 
-def _without_port(host: str) -> str:
+def without_port(host: str) -> str:
+    """Return the name in a Host header's value, without brackets and port."""
     if host.startswith("["):
         return host[1:].partition("]")[0]
     return host.partition(":")[0]

@@ -25,7 +25,11 @@ class TrustedProxies:
 
     def contains(self, client: tuple[str, int] | None) -> bool:
         """Return whether a connection's peer is a trusted proxy."""
-        return self._trusts(_parse_address(client[0])) if client else False
+        return self._trusts(_parse_peer(client[0])) if client else False
+
+    def identify(self, client: tuple[str, int] | None) -> tuple[str, bool]:
+        """Return the name under which a connection's peer is counted, and whether it is a trusted proxy."""
+        return peer_name(client), self.contains(client)
 
     def client(self, scope: Scope) -> str:
         """Return the client of a request: the right-most address that is not a trusted proxy.
@@ -36,7 +40,7 @@ class TrustedProxies:
         client = scope.get("client")
         if not self._networks:
             return peer_name(client)
-        address = _parse_address(client[0]) if client else None
+        address = _parse_peer(client[0]) if client else None
         if self._trusts(address):
             for entry in reversed(_forwarded_for(scope)):
                 before = _parse_address(entry)
@@ -58,9 +62,18 @@ def peer_name(client: tuple[str, int] | None) -> str:
     return _host_name(client[0]) if client else ""
 
 
-@lru_cache(maxsize=1024)  # called for each request of a connection
+_cached = lru_cache(maxsize=1024)  # the functions below are called for each request of a connection
+
+
+@_cached
 def _host_name(host: str) -> str:
-    return client_name(_parse_address(host))
+    return client_name(_parse_peer(host))
+
+
+@_cached
+def _parse_peer(host: str) -> IPAddress | None:
+    """Parse a peer's address, which the system wrote. Header values are not cached: a client chooses them."""
+    return _parse_address(host)
 
 
 def client_name(address: IPAddress | None) -> str:

@@ -4,29 +4,31 @@
   its response. Until then it costs a little memory and no worker.
 - One periodic check covers all connections, so a request needs no timers.
 - Only a few requests may be pipelined. Trailers are refused, because the parser would add them to the headers.
-- When all connections are in use, the one idle for longest is closed in favour of a new one. So slow clients can
+- When all connections are in use, the ones idle for longest are closed in favour of new ones. So slow clients can
   only keep out each other.
+- The rest of a body whose request was already answered is read and discarded, within a limit: closing at once would
+  reset the connection, and the client would lose the response.
+- A client may close its sending side after a request. It still gets the response.
 """
 
 import asyncio
+import heapq
 from abc import ABC, abstractmethod
 from collections import Counter
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum, auto
-from typing import Any, NoReturn
+from typing import Any
 
 import structlog
-from uvicorn.protocols.http import httptools_impl
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.server import ServerState
 
-from receiver.web.server.client_address import TrustedProxies, peer_name
+from receiver.web.server.client_address import TrustedProxies
 from receiver.web.server.rejections import (
     BAD_HTTP,
     HEAD_TOO_LARGE,
     TOO_MANY_CONNECTIONS,
-    TOO_MANY_PIPELINED,
     TOO_SLOW,
     Rejection,
 )
@@ -35,6 +37,8 @@ log = structlog.get_logger()
 
 _NO_PROXIES = TrustedProxies()
 _SHUTDOWN_GRACE = 2.0  # seconds
+_EVICTION_SHARE = 20
+"""One eviction closes up to this fraction of all connections, so that a flood does not rank all of them each time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +51,7 @@ class ConnectionLimits:
     stall: timedelta = timedelta(seconds=30)  # a response of which the peer reads nothing
     head_bytes: int = 16 * 1024
     head_fields: int = 100
+    drained_bytes: int = 16 * 1024 * 1024  # of a body whose request was answered before its end
     pipelined: int = 8  # requests waiting for the response to an earlier one
     connections: int = 400
     per_peer: int = 200
@@ -80,14 +85,20 @@ class ConnectionRegistry(ServerState):
 
     def connections_of(self, connection: "BoundedConnection") -> int:
         """Return how many connections the peer has; 0 for a trusted proxy, whose connections belong to many clients."""
-        return 0 if self.limits.proxies.contains(connection.client) else self._by_peer[connection.peer]
+        return 0 if connection.is_trusted_proxy else self._by_peer[connection.peer]
 
     def _evict_idle(self, newcomer: "BoundedConnection") -> bool:
-        idle = [each for each in self.connections if isinstance(each, BoundedConnection) and each.can_be_evicted()]
-        least = min((each for each in idle if each is not newcomer), key=BoundedConnection.eviction_rank, default=None)
-        if least is not None:
-            least.reject(TOO_MANY_CONNECTIONS)
-        return least is not None
+        idle = [
+            each
+            for each in self.connections
+            if each is not newcomer and isinstance(each, BoundedConnection) and each.can_be_evicted()
+        ]
+        count = max(1, self.limits.connections // _EVICTION_SHARE)
+        lowest = heapq.nsmallest(count, idle, key=BoundedConnection.eviction_rank)
+        for position, each in enumerate(lowest):
+            if position == 0 or not each.was_served():
+                each.reject(TOO_MANY_CONNECTIONS)
+        return bool(lowest)
 
     def remove(self, connection: "BoundedConnection") -> None:
         """Stop counting a closed connection."""
@@ -134,6 +145,7 @@ class BoundedConnection(asyncio.Protocol, ABC):
     server_state: Any  # a ConnectionRegistry, which uvicorn knows as its ServerState
     cycle: Any  # uvicorn's RequestResponseCycle, of its parser
     peer: str
+    is_trusted_proxy: bool
 
     # When the current part of a request, or the wait for one, began; in the loop's seconds.
     _state_since: float
@@ -165,7 +177,7 @@ class BoundedConnection(asyncio.Protocol, ABC):
         self._parse_rejection = BAD_HTTP
         self._state_since = self.loop.time()
         self._unsent = (0, self._state_since)
-        self.peer = peer_name(self.client)
+        self.peer, self.is_trusted_proxy = self.registry.limits.proxies.identify(self.client)
         if not self.registry.admit(self):
             self.reject(TOO_MANY_CONNECTIONS)
 
@@ -253,8 +265,11 @@ class BoundedConnection(asyncio.Protocol, ABC):
         Kept longest are connections that were served before, then those of peers with few connections, then the
         newest.
         """
-        served = self.cycle is not None and self.request_part() is RequestPart.NONE
-        return served, -self.registry.connections_of(self), self._state_since
+        return self.was_served(), -self.registry.connections_of(self), self._state_since
+
+    def was_served(self) -> bool:
+        """Return whether the connection waits for another request after earlier ones."""
+        return self.cycle is not None and self.request_part() is RequestPart.NONE
 
     def reject(self, rejection: Rejection) -> None:
         """Send the reason and close. Complete requests get their responses first."""
@@ -267,6 +282,8 @@ class BoundedConnection(asyncio.Protocol, ABC):
             self.flow.hold()
         elif self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
             self.transport.abort()
+        elif self.cycle is not None and self.request_part() is RequestPart.BODY and self.cycle.response_complete:
+            self.transport.close()  # the request has its response; a second one would belong to no request
         else:
             self.transport.write(rejection.raw_response())
             self.transport.close()
@@ -284,78 +301,3 @@ class BoundedConnection(asyncio.Protocol, ABC):
             self._unsent = (unread, now)
             return False
         return timedelta(seconds=now - since) > self.registry.limits.stall
-
-
-class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
-    """A connection parsed by httptools, which is fast and has no limits of its own."""
-
-    _request_part = RequestPart.NONE
-    _current_cycle: Any = None  # the oldest cycle without a complete response
-
-    def request_part(self) -> RequestPart:
-        """Return the part of a request that is being received."""
-        return self._request_part
-
-    def has_pipelined(self) -> bool:
-        """Return whether a request waits for the response to an earlier one."""
-        return bool(self.pipeline)
-
-    def data_received(self, data: bytes) -> None:
-        """Parse data of a request, and check the limits."""
-        self._is_all_framing = True
-        super().data_received(data)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Remove the connection, and notify the oldest request's app; uvicorn notifies only the newest one's."""
-        super().connection_lost(exc)
-        if self._current_cycle is not None and not self._current_cycle.response_complete:
-            self._current_cycle.disconnected = True
-            self._current_cycle.message_event.set()
-
-    def on_message_begin(self) -> None:
-        """Record the start of a request, and refuse it if too many are pipelined."""
-        is_ahead = self.cycle is not None and not self.cycle.response_complete
-        if is_ahead and len(self.pipeline) >= self.registry.limits.pipelined:
-            self._stop_parsing(TOO_MANY_PIPELINED)
-        self._request_part = RequestPart.HEAD
-        super().on_message_begin()
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Add a header field, and refuse trailers and too many fields."""
-        if self._request_part is RequestPart.BODY:
-            self._stop_parsing(BAD_HTTP)
-        if len(self.headers) >= self.registry.limits.head_fields:
-            self._stop_parsing(HEAD_TOO_LARGE)
-        super().on_header(name, value)
-
-    def on_headers_complete(self) -> None:
-        """Record the end of the head."""
-        super().on_headers_complete()
-        self._request_part = RequestPart.BODY
-        if not self.pipeline:
-            self._current_cycle = self.cycle
-
-    def on_body(self, body: bytes) -> None:
-        """Add data to the body."""
-        self._is_all_framing = False
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        """Record the end of the request."""
-        self._request_part = RequestPart.NONE
-        super().on_message_complete()
-
-    def on_response_complete(self) -> None:
-        """Start waiting for the next request, or continue with a pipelined one."""
-        if self.pipeline:
-            self._current_cycle = self.pipeline[-1][0]
-        super().on_response_complete()
-
-    def _stop_parsing(self, rejection: Rejection) -> NoReturn:
-        self._parse_rejection = rejection
-        raise ValueError(rejection.code)  # an exception in a callback is the only way to stop this parser
-
-    def _unsupported_upgrade_warning(self) -> None:
-        # The parser reads nothing after an upgrade request. A client may continue with HTTP/1.1 if it gets no 101,
-        # so it needs a new connection.
-        self.cycle.keep_alive = False

@@ -20,7 +20,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from receiver.domain.errors import BindFailed
 from receiver.settings import Address
 from receiver.web.server.client_address import peer_name
-from receiver.web.server.connections import ConnectionLimits, ConnectionRegistry, HttptoolsConnection
+from receiver.web.server.connections import ConnectionLimits, ConnectionRegistry
+from receiver.web.server.httptools_connection import HttptoolsConnection
 from receiver.web.server.problems import Problem
 from receiver.web.server.rejections import HEAD_TOO_LARGE
 

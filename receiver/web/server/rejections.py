@@ -1,6 +1,7 @@
 """Responses to requests that are rejected before they reach an app."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from http import HTTPStatus
 
 from receiver.web.server.problems import MEDIA_TYPE, Problem
@@ -20,12 +21,17 @@ class Rejection:
 
     def raw_response(self) -> bytes:
         """Return the complete HTTP response, to be sent before the connection is closed."""
-        body = self.problem().body()
-        head = (
-            f"HTTP/1.1 {self.status.value} {self.status.phrase}\r\n"
-            f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        )
-        return head.encode() + body
+        return _raw_response(self)
+
+
+@lru_cache(maxsize=16)  # a flood of connections gets the same few responses
+def _raw_response(rejection: Rejection) -> bytes:
+    body = rejection.problem().body()
+    head = (
+        f"HTTP/1.1 {rejection.status.value} {rejection.status.phrase}\r\n"
+        f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+    )
+    return head.encode() + body
 
 
 BAD_HTTP = Rejection(
@@ -45,3 +51,21 @@ TOO_MANY_PIPELINED = Rejection(
 )
 TOO_MANY_CONNECTIONS = Rejection(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_connections", "Too many connections.")
 TOO_SLOW = Rejection(HTTPStatus.REQUEST_TIMEOUT, "too_slow", "The request took too long to arrive.")
+TOO_MANY_PIECES = Rejection(
+    HTTPStatus.BAD_REQUEST,
+    "too_many_pieces",
+    "The body arrives in too many tiny pieces. Send it in chunks of at least 64 bytes.",
+)
+ANSWERED = Rejection(
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too_large", "The request was answered before its body ended."
+)
+BAD_VERSION = Rejection(
+    HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+    "http_version",
+    "This listener supports only HTTP/1.1 and HTTP/1.0. Let the client or proxy use HTTP/1.1.",
+)
+MISDIRECTED = Rejection(
+    HTTPStatus.MISDIRECTED_REQUEST,
+    "misdirected",
+    "The request target names another host than the Host header. This service is not a proxy.",
+)
