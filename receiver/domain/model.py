@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import Any, TypeAlias
 
 from receiver.domain.costs import Cost
+from receiver.domain.results import has_result, without_queries
 
 Json: TypeAlias = dict[str, Any]
 
@@ -198,26 +199,18 @@ class StatusReport:
     cost: Cost | None = None
     has_duplicate_keys: bool = False
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether this is a success without a result, or with an entry that has no URL yet."""
+        return self.state is TaskState.SUCCEED and not has_result(self.result)
+
     def matches(self, other: "StatusReport") -> bool:
         """Return whether both report the same state, message and result.
 
         The query of a URL is ignored: it holds a signature that may change with every answer.
         """
-        mine, theirs = (_without_queries(report.result) for report in (self, other))
+        mine, theirs = (without_queries(report.result) for report in (self, other))
         return (self.state, self.message, mine) == (other.state, other.message, theirs)
-
-
-def _without_queries(result: Mapping[str, tuple[Json, ...]]) -> Json:
-    return {
-        kind: [{name: _without_query(value) for name, value in entry.items()} for entry in entries]
-        for kind, entries in result.items()
-    }
-
-
-def _without_query(value: object) -> object:
-    if isinstance(value, str) and value.startswith(("http://", "https://")):
-        return value.partition("?")[0]
-    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,7 +31,7 @@ from receiver.domain.errors import (
 )
 from receiver.domain.model import Generation, Json, StatusReport
 from receiver.domain.redaction import Redactor
-from receiver.kling import protocol
+from receiver.kling import parser_thread, protocol
 from receiver.kling.answer_body import MAX_BODY, chunks_of, clean, read_head
 from receiver.kling.auth import Authorization
 from receiver.kling.endpoints import QUERY_APIS, Endpoint, resolve
@@ -134,7 +134,7 @@ class KlingClient:
         """
         target = pass_through.target(_endpoint(endpoint).url_path)
         headers = {**_JSON, **pass_through.forwarded_headers(), "content-type": _JSON["content-type"]}
-        return self._parse_response(
+        return await self._parse_response(
             await self._request_with_auth_retry("POST", target, content, headers=headers), is_create=True
         )
 
@@ -142,11 +142,11 @@ class KlingClient:
         """Query a task by Kling's id, then by the client's id; UnknownResource if Kling knows neither."""
         target = _endpoint(endpoint)
         by_id, by_external_id = target.query_path(task_id), target.query_path(task_id, external=True)
-        response = self._parse_response(
+        response = await self._parse_response(
             await self._request_with_auth_retry("GET", by_id, headers=_JSON), task_id=task_id
         )
         if isinstance(response.error, UnknownResource) and by_external_id != by_id:
-            return self._parse_response(
+            return await self._parse_response(
                 await self._request_with_auth_retry("GET", by_external_id, headers=_JSON), task_id=task_id
             )
         return response
@@ -158,13 +158,8 @@ class KlingClient:
         whole answer is an error.
         """
         reply = await self._request_with_auth_retry("GET", _endpoint(endpoint).query_path(*task_ids), headers=_JSON)
-        error = self._to_error(_as_error_response(reply))
-        if error is not None:
-            log.info("kling.refused", status=reply.status, kling_code=_as_error_response(reply).code, code=error.code)
-            raise error
         responses: dict[str, KlingResponse] = {}
-        for task in protocol.split_tasks(reply.body):
-            report = protocol.parse_status(task)
+        for task, report in await self._parse_list(reply):
             kling_id = report.kling_id or ""
             if kling_id in task_ids and kling_id not in responses:
                 responses[kling_id] = KlingResponse(status=reply.status, headers={}, body=task, report=report)
@@ -178,15 +173,16 @@ class KlingClient:
         """
         path = _endpoint(endpoint).query_path(external_task_id, external=True)
         reply = await self._request_with_auth_retry("GET", path, headers=_JSON)
-        answer = self._parse_response(reply, task_id=external_task_id)
+        answer = await self._parse_response(reply, task_id=external_task_id)
         if answer.error is None:
             named = answer.report.external_task_id if answer.report is not None else None
             if named not in (None, external_task_id):
                 raise KlingUncertain("Kling's answer is about another task than the one queried.")
             return answer
+        is_not_found = await parser_thread.run(len(reply.body), _is_not_found, reply)
         answered_with_none = reply.status < HTTPStatus.BAD_REQUEST and isinstance(answer.error, UnknownResource)
         is_plain = not _AMBIGUOUS_IN_PATH.search(external_task_id)
-        if is_plain and (answered_with_none or _as_error_response(reply).innermost.is_not_found()):
+        if is_plain and (answered_with_none or is_not_found):
             return None
         raise answer.error
 
@@ -199,10 +195,7 @@ class KlingClient:
         if path is None:
             return None
         reply = await self._request_with_auth_retry("GET", path, headers=_JSON)
-        error = self._to_error(_as_error_response(reply))
-        if error is not None:
-            raise error
-        reports = [protocol.parse_status(task) for task in protocol.split_tasks(reply.body)]
+        reports = [report for _, report in await self._parse_list(reply)]
         return None if len(reports) >= _LIST_SIZE else reports
 
     async def forward(
@@ -246,21 +239,44 @@ class KlingClient:
             self._authorization.invalidate()
             await self._stream(method, target, content, headers, partial(take, is_last=True))
 
-    def _parse_response(
+    async def _parse_response(
         self, reply: HttpResponse, *, is_create: bool = False, task_id: str | None = None
     ) -> KlingResponse:
+        return await parser_thread.run(
+            len(reply.body), self._read_response, reply, is_create=is_create, task_id=task_id
+        )
+
+    def _read_response(self, reply: HttpResponse, *, is_create: bool, task_id: str | None) -> KlingResponse:
         response = _as_error_response(reply)
         error = self._to_error(response, is_create=is_create)
         if error is not None:
             log.info("kling.refused", status=reply.status, kling_code=response.code, code=error.code)
             return _kling_response(reply, error=error)
-        report = protocol.parse_status(reply.body, task_id=task_id)
+        try:
+            report = protocol.parse_status(reply.body, task_id=task_id)
+        except MalformedBody as exc:
+            return _kling_response(reply, error=_unreadable(exc))
         if task_id is not None and not report.kling_id and not report.raw_status:
             missing = UnknownResource(
                 "Kling's answer does not contain the task.", status=reply.status, kling_code=response.code
             )
             return _kling_response(reply, error=missing)
         return _kling_response(reply, error=None, report=report)
+
+    async def _parse_list(self, reply: HttpResponse) -> Sequence[tuple[bytes, StatusReport]]:
+        """Return the tasks that an answer lists; raise the error that it is instead."""
+        return await parser_thread.run(len(reply.body), self._read_list, reply)
+
+    def _read_list(self, reply: HttpResponse) -> Sequence[tuple[bytes, StatusReport]]:
+        response = _as_error_response(reply)
+        error = self._to_error(response)
+        if error is not None:
+            log.info("kling.refused", status=reply.status, kling_code=response.code, code=error.code)
+            raise error
+        try:
+            return [(task, protocol.parse_status(task)) for task in protocol.split_tasks(reply.body)]
+        except MalformedBody as exc:
+            raise _unreadable(exc) from exc
 
     def _to_error(self, response: ErrorResponse, *, is_create: bool = False) -> KlingError | None:
         return to_error(response, is_create=is_create, now=self._clock.now(), redact=self._redactor.text)
@@ -270,10 +286,13 @@ class KlingClient:
     ) -> HttpResponse:
         """Make a call, and repeat it with a new token if Kling rejected the old one and so did nothing."""
         reply = await self._request(method, path, content, headers)
-        if self._authorization.uses_token and isinstance(self._to_error(_as_error_response(reply)), TokenRejected):
+        if self._authorization.uses_token and await parser_thread.run(len(reply.body), self._is_token_rejected, reply):
             self._authorization.invalidate()
             reply = await self._request(method, path, content, headers)
         return reply
+
+    def _is_token_rejected(self, reply: HttpResponse) -> bool:
+        return isinstance(self._to_error(_as_error_response(reply)), TokenRejected)
 
     async def _request(self, method: str, path: str, content: bytes, headers: Mapping[str, str]) -> HttpResponse:
         with _translate_errors():
@@ -286,7 +305,7 @@ class KlingClient:
                 max_body=MAX_BODY,
                 reuse=method in _SAFE_METHODS,
             )
-        return clean(reply, self._redactor)
+        return await parser_thread.run(len(reply.body), clean, reply, self._redactor)
 
     async def _stream(
         self,
@@ -328,6 +347,15 @@ def _as_error_response(reply: HttpResponse) -> ErrorResponse:
         except MalformedBody:
             document = None
     return ErrorResponse(status=reply.status, headers=reply.headers, document=document)
+
+
+def _is_not_found(reply: HttpResponse) -> bool:
+    return _as_error_response(reply).innermost.is_not_found()
+
+
+def _unreadable(exc: MalformedBody) -> KlingError:
+    """Return the error of an answer that is a JSON object and exceeds the limits of a task."""
+    return KlingUncertain(f"Kling's answer cannot be read: {exc.message}")
 
 
 def _kling_response(

@@ -54,15 +54,15 @@ def _cost_fields(task: Json) -> Json:
 
 
 def _scalars(value: object) -> Iterator[object]:
-    match value:
-        case dict():
-            for inner in value.values():
-                yield from _scalars(inner)
-        case list():
-            for inner in value:
-                yield from _scalars(inner)
-        case _:
-            yield value
+    left = [value]
+    while left:
+        match left.pop():
+            case dict() as inner:
+                left += inner.values()
+            case list() as inner:
+                left += inner
+            case scalar:
+                yield scalar
 
 
 def _amounts(raw: Json) -> Iterator[tuple[str, object]]:

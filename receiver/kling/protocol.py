@@ -1,18 +1,17 @@
 """Parses Kling's bodies: both generations, bare or wrapped, and the variants that gateways send. Pure.
 
 Parsing is tolerant, because a refused push is a lost push: any JSON object is accepted, and unclear fields stay empty.
-JSON itself is checked strictly, so that two parsers of one body cannot read different values.
+JSON itself is checked strictly and within limits (:mod:`receiver.kling.strict_json`).
 """
 
-import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NoReturn, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
 
 from receiver.domain.errors import MalformedBody
 from receiver.domain.model import Generation, Json, StatusReport, TaskState
-from receiver.kling import costs, raw_json
+from receiver.kling import costs, raw_json, results, strict_json
 
-MAX_DEPTH = 200  # Python reads and writes this without exhausting its stack
+MAX_DEPTH = strict_json.MAX_DEPTH
 MAX_ID = 512  # longer than any known id, short enough for a database index
 _MAX_WRAPPERS = 3
 
@@ -26,13 +25,6 @@ _STATE_BY_STATUS: Mapping[str, TaskState] = {
     }.items()
     for word in words.split()
 }
-_OUTPUT_KINDS: Mapping[str, str] = {
-    "image": "images",
-    "video": "videos",
-    "audio": "audios",
-    "voice": "voices",
-    "element": "elements",
-}
 _Path: TypeAlias = tuple[str | int, ...]
 
 
@@ -40,9 +32,9 @@ def parse_status(body: bytes, *, task_id: str | None = None) -> StatusReport:
     """Return what a callback or an answer reports about a task.
 
     From a list of tasks it takes the task with *task_id*, else the only one. Raises MalformedBody if the body is not
-    a JSON object, and nothing else.
+    a JSON object or exceeds the limits of a body about one task, and nothing else.
     """
-    document, ambiguous = _parse_strictly(body)
+    document, ambiguous = strict_json.parse(body, max_tokens=strict_json.MAX_TASK_TOKENS)
     task, _ = _locate(document, task_id)
     if task is None:
         return StatusReport(state=None, has_duplicate_keys=ambiguous)
@@ -57,20 +49,26 @@ def parse_status(body: bytes, *, task_id: str | None = None) -> StatusReport:
         kling_id=_id(task.get("task_id")) or _id(task.get("id")),
         external_task_id=_id(own_id) or _id(task.get("external_task_id")) or _id(task.get("external_id")),
         generation=_generation(task),
-        result=_result(task),
+        result=_result(task, state),
         cost=costs.parse_cost(task, lambda: _parse_task_exactly(body, task_id)),
         has_duplicate_keys=ambiguous,
     )
 
 
+def _result(task: Json, state: TaskState | None) -> Mapping[str, tuple[Json, ...]]:
+    if state is TaskState.SUCCEED:
+        return results.parse_result(task, nested=lambda inner: _locate(inner, None)[0] or {})
+    return results.documented_result(task)
+
+
 def _parse_task_exactly(body: bytes, task_id: str | None) -> Json:
     """Parse the task in a body again, with exact fractions."""
-    return _locate(json.loads(body, parse_float=costs.parse_decimal), task_id)[0] or {}
+    return _locate(strict_json.parse_with_floats(body, costs.parse_decimal), task_id)[0] or {}
 
 
 def parse_object(body: bytes) -> Json:
     """Parse a JSON object strictly: UTF-8 without a byte order mark, finite numbers, at most MAX_DEPTH levels."""
-    return _parse_strictly(body)[0]
+    return strict_json.parse(body)[0]
 
 
 def is_object(body: bytes) -> bool:
@@ -88,7 +86,7 @@ def unwrap_task(body: bytes, *, task_id: str | None = None) -> bytes:
     A body without a wrapper, or without a task, is returned unchanged. Raises MalformedBody like
     :func:`parse_status`, which reports the same task for both bodies.
     """
-    task, path = _locate(_parse_strictly(body)[0], task_id)
+    task, path = _locate(parse_object(body), task_id)
     if not task or not path:
         return body
     return raw_json.at_path(body.decode(), path).encode()
@@ -99,86 +97,11 @@ def split_tasks(body: bytes) -> Sequence[bytes]:
 
     Raises MalformedBody like :func:`parse_status`.
     """
-    if not isinstance(_parse_strictly(body)[0].get("data"), list):
+    if not isinstance(parse_object(body).get("data"), list):
         return ()
     listed = raw_json.at_path(body.decode(), ("data",))
-    tasks = (raw_json.at_path(listed[at:], ()) for at in raw_json.elements(listed))
+    tasks = (listed[start:end] for start, end in raw_json.elements(listed))
     return [task.encode() for task in tasks if task.startswith("{")]
-
-
-# -- JSON, strictly
-
-
-class _DuplicateKeyDetector:
-    """Builds the objects of one JSON text and notices repeated keys."""
-
-    __slots__ = ("has_duplicate_keys",)
-
-    def __init__(self) -> None:
-        self.has_duplicate_keys = False
-
-    def build_object(self, pairs: list[tuple[str, Any]]) -> Json:
-        parsed = dict(pairs)
-        if len(parsed) != len(pairs):
-            self.has_duplicate_keys = True
-        return parsed
-
-
-def _parse_strictly(body: bytes) -> tuple[Json, bool]:
-    detector = _DuplicateKeyDetector()
-    decoder = json.JSONDecoder(
-        object_pairs_hook=detector.build_object, parse_constant=_reject_constant, parse_float=_parse_finite
-    )
-    try:
-        text = body.decode()
-        document = decoder.decode(text)
-    except (ValueError, RecursionError) as exc:  # ValueError: also an integer with too many digits
-        raise MalformedBody(_describe_error(exc)) from None
-    if not isinstance(document, dict):
-        raise MalformedBody("The body is JSON but not an object.", remedy="Send one JSON object.")
-    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(document) > MAX_DEPTH:
-        raise MalformedBody(f"The body is nested more than {MAX_DEPTH} levels deep.")
-    return document, detector.has_duplicate_keys
-
-
-def _describe_error(exc: ValueError | RecursionError) -> str:
-    """Describe what is wrong with a body, without quoting it."""
-    match exc:
-        case UnicodeDecodeError():
-            return f"The body is not UTF-8: byte {exc.start}."
-        case json.JSONDecodeError():
-            return f"The body is not JSON: {exc.msg}, line {exc.lineno} column {exc.colno}."
-        case RecursionError():
-            return f"The body is nested more than {MAX_DEPTH} levels deep."
-        case _:
-            return "The body has a number that is not finite or has too many digits."
-
-
-def _reject_constant(_constant: str) -> NoReturn:
-    raise ValueError
-
-
-def _parse_finite(digits: str) -> float:
-    number = float(digits)
-    if number in (float("inf"), float("-inf")):
-        raise ValueError
-    return number
-
-
-def _depth(value: object) -> int:
-    depth = 0
-    level: list[object] = [value]
-    while level := [inner for outer in level for inner in _nested_values(outer)]:
-        depth += 1
-    return depth + 1
-
-
-def _nested_values(value: object) -> Iterator[object]:
-    match value:
-        case dict():
-            yield from (inner for inner in value.values() if isinstance(inner, dict | list))
-        case list():
-            yield from (inner for inner in value if isinstance(inner, dict | list))
 
 
 # -- the task in a body
@@ -256,38 +179,6 @@ def _message(task: Json, state: TaskState | None) -> str:
         error = task.get("error")
         reason = _text(task.get("fail_reason")) or _text(error.get("message") if isinstance(error, dict) else error)
     return reason
-
-
-def _result(task: Json) -> Mapping[str, tuple[Json, ...]]:
-    """Return the task's results by kind. Some gateways send one ``url``, or Kling's answer under ``data``."""
-    found: dict[str, tuple[Json, ...]] = {}
-    results = task.get("task_result")
-    if isinstance(results, dict):
-        for kind, listed in results.items():
-            if entries := _entries(listed):
-                found[kind] = entries
-    for output in _entries(task.get("outputs")):
-        kind = _text(output.get("type")).lower()
-        kind = _OUTPUT_KINDS.get(kind, kind or "outputs")
-        found[kind] = (*found.get(kind, ()), output)
-    url = task.get("url")
-    if not found and isinstance(url, str) and url:
-        found["outputs"] = ({"url": url},)
-    inner = task.get("data")
-    if not found and isinstance(inner, dict):
-        nested, _ = _locate(inner, None)
-        return _result(nested or {})
-    return found
-
-
-def _entries(value: object) -> tuple[Json, ...]:
-    """Return a result's entries from a list of objects, a list of URLs, or one object with a URL."""
-    if isinstance(value, dict):
-        return (value,) if isinstance(value.get("url"), str) else ()
-    if not isinstance(value, list):
-        return ()
-    entries = ({"url": entry} if isinstance(entry, str) else entry for entry in value if entry)
-    return tuple(entry for entry in entries if isinstance(entry, dict))
 
 
 def _id(value: object) -> str | None:

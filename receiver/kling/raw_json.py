@@ -13,6 +13,7 @@ import json
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 _DECODER = json.JSONDecoder()
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -49,13 +50,14 @@ def members(text: str, at: int = 0) -> Iterator[RawMember]:
         at = _skip_space(text, end)
 
 
-def elements(text: str, at: int = 0) -> Iterator[int]:
-    """Yield the position of each element of the array that begins at *at*."""
+def elements(text: str, at: int = 0) -> Iterator[tuple[int, int]]:
+    """Yield the start and end of each element of the array that begins at *at*."""
     at = _skip_space(text, _skip_space(text, at) + 1)
     while text[at] != "]":
         start = _skip_space(text, at + 1) if text[at] == "," else at
-        yield start
-        at = _skip_space(text, _value_end(text, start))
+        end = _value_end(text, start)
+        yield start, end
+        at = _skip_space(text, end)
 
 
 def at_path(text: str, path: Sequence[str | int]) -> str:
@@ -63,7 +65,7 @@ def at_path(text: str, path: Sequence[str | int]) -> str:
     at = _skip_space(text, 0)
     for step in path:
         if isinstance(step, int):
-            at = list(elements(text, at))[step]
+            at, _ = next(islice(elements(text, at), step, None))
         else:
             at = [member.value_at for member in members(text, at) if member.key == step][-1]
     return text[at : _value_end(text, at)]

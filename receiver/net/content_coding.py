@@ -7,6 +7,7 @@ from typing import Final
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
 _MAX_CODINGS: Final = 3
+_MAX_MEMBERS: Final = 16  # each one copies the rest of the body
 
 
 def decode(body: bytes, content_encoding: str, *, max_size: int) -> bytes | None:
@@ -32,13 +33,15 @@ def _identity(body: bytes, _max_size: int) -> bytes | None:
 
 def _gunzip(body: bytes, max_size: int) -> bytes | None:
     decoded = b""
-    while body:  # a gzip file may have several members
+    for _ in range(_MAX_MEMBERS):  # a gzip file may have several members
         found = _inflate(body, _GZIP, max_size - len(decoded))
         if found is None:
             return None
         member, body = found
         decoded += member
-    return decoded
+        if not body:
+            return decoded
+    return None
 
 
 def _deflate(body: bytes, max_size: int) -> bytes | None:

@@ -33,6 +33,9 @@ from receiver.tasks.poll_schedule import (
 CALLBACK_GRACE = timedelta(days=7)
 """How long a callback URL stays valid after its task's end, for callbacks that Kling repeats."""
 
+NO_RESULT = "Kling reported a success without a URL for each result. Its own words are in `data.kling`."
+"""The message of a success that is accepted without a result."""
+
 _RANK = {TaskState.SUBMITTED: 1, TaskState.PROCESSING: 2, TaskState.SUCCEED: 3, TaskState.FAILED: 3}
 
 
@@ -112,7 +115,7 @@ def on_poll_answer(
 ) -> Transition:
     """Return what the API's answer about *task* changes. *pending* are the task's unconfirmed pushes."""
     is_about = _is_about(task, report)
-    if is_about and _is_empty(report):
+    if is_about and report.is_empty:
         task = record_empty_result(task, now=now)
     task = record_poll(replace(task, updated_at=now), now=now)
     if not is_about:
@@ -187,7 +190,7 @@ def _decide_answer(
         return Transition(task=schedule_next(task, pending, now=now, poll=poll), outcome=PushOutcome.UNRECOGNIZED)
     if task.state.is_final:
         return _answer_after_end(task, state, pending, now=now, poll=poll)
-    if state.is_final and not (_is_empty(report) and task.polling.empty_results < EMPTY_RESULT_STEPS):
+    if state.is_final and not (report.is_empty and task.polling.empty_results < EMPTY_RESULT_STEPS):
         return _final_answer(task, report, pending, now=now, poll=poll)
     return _progress_answer(task, report, pending, now=now, poll=poll)
 
@@ -246,7 +249,7 @@ def _resolved_by_end(report: StatusReport, pending: PendingPushes) -> dict[str, 
     for push, claimed in pending:
         if claimed.state is not None and _rank(claimed.state) < _rank(report.state):
             resolved[push.id] = PushOutcome.STALE
-        elif _is_empty(claimed) and report.state is TaskState.SUCCEED and not _is_empty(report):
+        elif claimed.is_empty and report.state is TaskState.SUCCEED and not report.is_empty:
             resolved[push.id] = PushOutcome.DUPLICATE
         else:
             resolved[push.id] = PushOutcome.DUPLICATE if claimed.matches(report) else PushOutcome.FORGED
@@ -262,7 +265,7 @@ def _progress_answer(
     if confirmed is not None:
         resolved[confirmed.id] = PushOutcome.APPLIED
     left = [(push, claimed) for push, claimed in pending if push.id not in resolved]
-    is_new = _rank(state) > _rank(task.kling_state) and task.state is not TaskState.EXPIRED and not _is_empty(report)
+    is_new = _rank(state) > _rank(task.kling_state) and task.state is not TaskState.EXPIRED and not report.is_empty
     if is_new:
         task = _advance(task, replace(report, state=state), now=now, poll=poll)
     return Transition(
@@ -309,7 +312,7 @@ def _advance(task: Task, report: StatusReport, *, now: datetime, poll: PollSetti
         state=state,
         kling_state=report.state,
         end_reason=None,
-        message=report.message,
+        message=report.message or (NO_RESULT if report.is_empty else ""),
         updated_at=now,
         due_at=due_at,
         expires_at=expires_at,
@@ -354,11 +357,7 @@ def _is_trusted(state: TaskState, verified: Verification, verify: Verify) -> boo
 def _needs_confirmation(task: Task, report: StatusReport, verified: Verification, verify: Verify) -> bool:
     """Return whether even a trusted state must be confirmed: the result is empty, or the task was rejected."""
     is_revived = task.state is TaskState.REJECTED and verified is Verification.NONE
-    return verify is not Verify.NEVER and (is_revived or _is_empty(report))
-
-
-def _is_empty(report: StatusReport) -> bool:
-    return report.state is TaskState.SUCCEED and not any(report.result.values())
+    return verify is not Verify.NEVER and (is_revived or report.is_empty)
 
 
 def _rank(state: TaskState | None) -> int:

@@ -11,12 +11,13 @@ from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.errors import TooManyPending
 from receiver.domain.model import PushOutcome, StatusReport, Task
 from receiver.tasks.poll_schedule import PendingPushes, candidate_ids, ids_in
+from receiver.tracking.push_limiter import USUAL_BYTES
 
 MAX_PENDING = 50
 """The most different assertions about one task that may be pending."""
 
-MAX_PENDING_BYTES = 4 * 1024 * 1024
-"""The most bytes of their bodies: each new push is compared with all of them."""
+MAX_PENDING_BYTES = 256 * 1024
+"""The most bytes of those that are larger than Kling's: each new push is compared with all of them."""
 
 _MAX_TRACKED_TASKS = 1000
 
@@ -43,9 +44,14 @@ def admit_pending(task: Task, pending: PendingPushes, report: StatusReport, body
 
 
 def _has_capacity(pending: PendingPushes, resolved: Container[str], body: bytes) -> bool:
-    """Return whether one more push may be pending beside the unresolved ones. The first may have any size."""
+    """Return whether one more push may be pending beside the unresolved ones.
+
+    Bytes count only for pushes larger than Kling's, so that they leave room for its own. The first may have any size.
+    """
     sizes = [len(push.body) for push, _ in pending if push.id not in resolved]
-    return len(sizes) < MAX_PENDING and (not sizes or sum(sizes) + len(body) <= MAX_PENDING_BYTES)
+    large = [size for size in sizes if size > USUAL_BYTES]
+    fits = len(body) <= USUAL_BYTES or not large or sum(large) + len(body) <= MAX_PENDING_BYTES
+    return len(sizes) < MAX_PENDING and fits
 
 
 class IdRotation:

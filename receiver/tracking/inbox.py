@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
@@ -15,12 +15,15 @@ from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task,
 from receiver.domain.notifier import Notifiers
 from receiver.domain.signing import SignatureStatus
 from receiver.events.factory import EventFactory, RoutedEvent
-from receiver.kling import protocol
+from receiver.kling import parser_thread, protocol
 from receiver.settings import CallbackSettings, PollSettings
 from receiver.store.interfaces import ById, ByToken, Change, Decide, TaskStore
 from receiver.tasks import lifecycle, poll_schedule
 from receiver.tasks.callback_monitor import CallbackHealthChange, CallbackMonitor
 from receiver.tracking import confirmations
+from receiver.tracking.incoming import Incoming, decode_body
+from receiver.tracking.pending_reports import PendingReports
+from receiver.tracking.push_limiter import USUAL_BYTES, PushKind, PushLimiter
 
 log = structlog.get_logger()
 
@@ -73,6 +76,8 @@ class Inbox:
         self._health_observer = health_observer
         self._is_restored = False
         self._id_rotation = confirmations.IdRotation()
+        self._pending_reports = PendingReports()
+        self._push_limiter = PushLimiter()
         self._contradicted: BoundedDict[str, None] = BoundedDict(_MAX_CONTRADICTIONS)
 
     @property
@@ -84,30 +89,39 @@ class Inbox:
         """Store a callback. Return True after the commit, or False if *token* is unknown.
 
         Raises MalformedBody if the body is not a JSON object, StoreUnavailable if the callback could not be stored, and
-        its subclass TooManyPending if too many pushes of the task are unconfirmed.
+        its subclass TooManyPending if too many pushes of the task are unconfirmed or had no effect.
         """
-        incoming = _Incoming(
+        now, hashed = self._clock.now(), token_hash(token)
+        headers, body = decode_body(headers, body, max_size=self._callbacks.max_body)
+        signature = self._check_signature(dict(headers), body)
+        is_signed = signature is SignatureStatus.GOOD
+        if len(body) > USUAL_BYTES and not is_signed:
+            self._push_limiter.check(hashed, PushKind.LARGE, now=now)
+            self._push_limiter.record(hashed, PushKind.LARGE, now=now)  # before it is parsed, even if that fails
+        incoming = Incoming(
             source=Source.CALLBACK,
-            report=protocol.parse_status(body),
+            report=await parser_thread.run(len(body), protocol.parse_status, body),
             body=body,
             headers=tuple((name, value) for name, value in headers if name not in _DROPPED_HEADERS),
-            signature=self._check_signature(dict(headers), body),
-            at=self._clock.now(),
+            signature=signature,
+            at=now,
         )
-        is_unsigned, is_signed = (
-            incoming.signature is SignatureStatus.ABSENT,
-            incoming.signature is SignatureStatus.GOOD,
-        )
+        if not is_signed:
+            self._push_limiter.check(hashed, incoming.kind, now=now)
         change = await self._task_store.apply(
-            ByToken(token_hash=token_hash(token)),
+            ByToken(token_hash=hashed),
             lambda task, pending: self._decide_callback(incoming, task, pending),
             # the callback may become pending itself, or make the poll for pending pushes unnecessary
-            with_pending=is_unsigned or (is_signed and incoming.is_final),
+            with_pending=signature is SignatureStatus.ABSENT or (is_signed and incoming.is_final),
         )
         if change is None or change.push is None:
             return False
         if incoming.is_final:
             self._callback_monitor.record_callback(change.push.task_id)
+        has_effect = change.push.outcome is PushOutcome.APPLIED
+        if change.task is not None and not has_effect and not poll_schedule.is_unbound(change.task):
+            # not if the task is unknown: one of the pushes may name it
+            self._push_limiter.record(hashed, incoming.kind, now=now)
         self._log("callback.accepted", change, incoming)
         return True
 
@@ -122,7 +136,7 @@ class Inbox:
         chosen: list[str | None] = [None]
 
         def choose_id(held: Task, pending: Sequence[Push]) -> Change:
-            chosen[0] = self._id_rotation.next(held, _parse_pending(pending))
+            chosen[0] = self._id_rotation.next(held, self._pending_reports.of(pending))
             return Change()
 
         await self._task_store.apply(ById(id=task.id), choose_id, with_pending=True)
@@ -130,7 +144,14 @@ class Inbox:
 
     async def apply_answer(self, task_id: str, report: StatusReport, answer: bytes) -> None:
         """Apply an answer of the API about a task; *answer* is the raw body of *report*."""
-        incoming = _Incoming(source=Source.POLL, report=report, body=answer, at=self._clock.now())
+        size, name = len(answer), report.kling_id
+        incoming = Incoming(
+            source=Source.POLL,
+            report=report,
+            body=answer,
+            task_body=await parser_thread.run(size, protocol.unwrap_task, answer, task_id=name),
+            at=self._clock.now(),
+        )
         before: list[Task] = []
 
         def decide(task: Task, pending: Sequence[Push]) -> Change:
@@ -152,7 +173,9 @@ class Inbox:
         now = self._clock.now()
 
         def decide(task: Task, pending: Sequence[Push]) -> Change:
-            decision = lifecycle.on_no_answer(task, _parse_pending(pending), denied_id=denied, now=now, poll=self._poll)
+            decision = lifecycle.on_no_answer(
+                task, self._pending_reports.of(pending), denied_id=denied, now=now, poll=self._poll
+            )
             return self._enforce_deadlines(Change(task=decision.task, resolved=decision.resolved))
 
         await self._apply(task_id, decide)
@@ -181,11 +204,11 @@ class Inbox:
         if health_change is not None:
             await self._health_observer.on_callback_health(health_change)
 
-    def _decide_callback(self, incoming: "_Incoming", task: Task, pending: Sequence[Push]) -> Change:
+    def _decide_callback(self, incoming: Incoming, task: Task, pending: Sequence[Push]) -> Change:
         now = incoming.at
         if task.expires_at is not None and task.expires_at <= now:
             return Change()
-        parsed = _parse_pending(pending)
+        parsed = self._pending_reports.of(pending)
         verified = Verification.SIGNATURE if incoming.signature is SignatureStatus.GOOD else Verification.NONE
         if incoming.signature is SignatureStatus.BAD:
             decision = lifecycle.on_bad_signature(task, now=now)
@@ -202,6 +225,7 @@ class Inbox:
         push = self._new_push(incoming, task, decision.outcome)
         if push.outcome is PushOutcome.PENDING:
             resolved = confirmations.admit_pending(task, parsed, incoming.report, incoming.body)
+            self._pending_reports.remember(push, incoming.report)
             return _count_redundant(Change(task=decision.task, push=push, resolved=resolved))
         if not decision.announce:
             return self._add_contradiction_alert(
@@ -220,9 +244,9 @@ class Inbox:
         cost = incoming.report.cost if decision.trusted and decision.task.state.is_final else None
         return _add_event(Change(task=decision.task, push=push, resolved=decision.resolved, cost=cost), routed)
 
-    def _decide_answer(self, incoming: "_Incoming", task: Task, pending: Sequence[Push]) -> Change:
+    def _decide_answer(self, incoming: Incoming, task: Task, pending: Sequence[Push]) -> Change:
         report, now = incoming.report, incoming.at
-        decision = lifecycle.on_poll_answer(task, report, _parse_pending(pending), now=now, poll=self._poll)
+        decision = lifecycle.on_poll_answer(task, report, self._pending_reports.of(pending), now=now, poll=self._poll)
         push = self._new_push(incoming, task, decision.outcome)
         agrees = decision.outcome is not PushOutcome.MISMATCH and report.state == decision.task.state
         cost = report.cost if agrees and decision.task.state.is_final else None
@@ -233,7 +257,7 @@ class Inbox:
         routed = self._event_factory.task_event(
             decision.task,
             report,
-            protocol.unwrap_task(incoming.body, task_id=report.kling_id) if confirmed is None else confirmed.body,
+            incoming.task_body if confirmed is None else confirmed.body,
             source=Source.POLL if confirmed is None else Source.CALLBACK,
             verified=Verification.API,
             push_id=push.id if confirmed is None else confirmed.id,
@@ -252,7 +276,7 @@ class Inbox:
         }
         return _add_event(change, self._event_factory.alert("task_contradicted", data, at=self._clock.now(), task=task))
 
-    def _new_push(self, incoming: "_Incoming", task: Task, outcome: PushOutcome) -> Push:
+    def _new_push(self, incoming: Incoming, task: Task, outcome: PushOutcome) -> Push:
         return Push(
             id=self._ids.new("psh"),
             task_id=task.id,
@@ -288,7 +312,7 @@ class Inbox:
             return SignatureStatus.ABSENT
         return signing.verify(self._callbacks.signing_secrets, headers, body, now=self._clock.now())
 
-    def _log(self, log_event: str, change: Change, incoming: "_Incoming") -> None:
+    def _log(self, log_event: str, change: Change, incoming: Incoming) -> None:
         self._notify(change)
         for event in change.events:
             if event.type == "alert.task_contradicted" and event.task_id is not None:
@@ -317,27 +341,6 @@ class Inbox:
             self._notifiers.tasks.notify()
         if has_ended and task.batch is not None:
             self._notifiers.batches.notify()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Incoming:
-    """A push that was parsed but not yet decided."""
-
-    source: Source
-    report: StatusReport
-    body: bytes
-    at: datetime
-    headers: tuple[tuple[str, str], ...] = ()
-    signature: SignatureStatus = SignatureStatus.ABSENT
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it reports a final state."""
-        return self.report.state is not None and self.report.state.is_final
-
-
-def _parse_pending(pending: Sequence[Push]) -> poll_schedule.PendingPushes:
-    return [(push, protocol.parse_status(push.body)) for push in pending]
 
 
 def _add_event(change: Change, routed: RoutedEvent) -> Change:

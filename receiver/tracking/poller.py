@@ -38,7 +38,7 @@ from receiver.domain.model import StatusReport, Task, TaskState
 from receiver.domain.notifier import Notifier
 from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.worker import TaskSet, run_worker
-from receiver.kling import protocol
+from receiver.kling import parser_thread, protocol
 from receiver.kling.client import MAX_BATCH, KlingResponse, is_batchable
 from receiver.store.interfaces import TaskStore
 from receiver.tasks.account import QUERY, KlingCall
@@ -238,7 +238,9 @@ class Poller:
             answer = exc
         error = answer if isinstance(answer, KlingError) else answer.error
         await self._observer.on_call(error, QUERY)
-        is_from_proxy = isinstance(answer, KlingResponse) and _is_proxy_error(answer)
+        is_from_proxy = isinstance(answer, KlingResponse) and await parser_thread.run(
+            len(answer.body), _is_proxy_error, answer
+        )
         if error is not None and (error.retry is not RetryHint.NEVER or is_from_proxy):
             await self._postpone([task], error, started_at)
             return

@@ -6,6 +6,7 @@ from harness.factories import a_push, a_status_report, a_task
 from receiver.domain.errors import TooManyPending
 from receiver.domain.model import Origin, Push, PushOutcome, StatusReport, Task, TaskState
 from receiver.tracking import confirmations
+from receiver.tracking.push_limiter import USUAL_BYTES
 
 UNBOUND = a_task(origin=Origin.MINTED, state=TaskState.AWAITING, kling_id=None, external_task_id=None)
 BOUND = a_task()
@@ -57,16 +58,20 @@ def test_versions_of_one_assertion_leave_capacity_for_another() -> None:
     assert settles == dict.fromkeys((push.id for push, _ in versions[:-1]), PushOutcome.STALE)
 
 
-def test_pending_bytes_are_limited_except_for_the_first_push() -> None:
+def test_the_bytes_of_large_pushes_are_limited_except_for_the_first_one() -> None:
     large = b"x" * (confirmations.MAX_PENDING_BYTES // 4)
+    true = a_pending_status("true")
 
-    assert admit(UNBOUND, pending_pushes("a", "b", "c", body=large), a_pending_status("true")) == {}
+    assert confirmations.admit_pending(UNBOUND, pending_pushes("a", "b", "c", body=large), true, large) == {}
     with pytest.raises(TooManyPending):
-        admit(UNBOUND, pending_pushes("a", "b", "c", "d", body=large), a_pending_status("true"))
-    assert (
-        confirmations.admit_pending(UNBOUND, [], a_pending_status("true"), b"x" * (confirmations.MAX_PENDING_BYTES + 1))
-        == {}
-    )
+        confirmations.admit_pending(UNBOUND, pending_pushes("a", "b", "c", "d", body=large), true, large)
+    assert confirmations.admit_pending(UNBOUND, [], true, b"x" * (confirmations.MAX_PENDING_BYTES + 1)) == {}
+
+
+def test_large_pushes_leave_room_for_one_of_the_usual_size() -> None:
+    forged = pending_pushes("a", "b", "c", "d", body=b"x" * confirmations.MAX_PENDING_BYTES)
+
+    assert confirmations.admit_pending(UNBOUND, forged, a_pending_status("true"), b"x" * USUAL_BYTES) == {}
 
 
 def test_an_id_is_polled_before_all_later_ids() -> None:

@@ -1,0 +1,56 @@
+"""A push that was parsed but not yet decided. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from receiver.domain.errors import MalformedBody
+from receiver.domain.model import Source, StatusReport
+from receiver.domain.signing import SignatureStatus
+from receiver.net import content_coding
+from receiver.tracking.push_limiter import PushKind
+
+_CODING = "content-encoding"
+_MAX_SHOWN = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incoming:
+    """A callback or a poll answer, and what it reports. ``task_body`` is the part of an answer that is like a callback.
+
+    ``body`` is decoded, so ``headers`` do not name a content coding.
+    """
+
+    source: Source
+    report: StatusReport
+    body: bytes
+    at: datetime
+    task_body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+    signature: SignatureStatus = SignatureStatus.ABSENT
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it reports a final state."""
+        return self.report.state is not None and self.report.state.is_final
+
+    @property
+    def kind(self) -> PushKind:
+        """What the limit of its callback URL counts it as."""
+        return PushKind.END if self.is_final else PushKind.PROGRESS
+
+
+def decode_body(
+    headers: Sequence[tuple[str, str]], body: bytes, *, max_size: int
+) -> tuple[Sequence[tuple[str, str]], bytes]:
+    """Return a callback's headers and body without its content coding. Raises MalformedBody."""
+    coding = ", ".join(value for name, value in headers if name == _CODING)
+    if not coding:
+        return headers, body
+    decoded = content_coding.decode(body, coding, max_size=max_size)
+    if decoded is None:
+        raise MalformedBody(
+            f"The body cannot be decoded. Its content-encoding is {coding[:_MAX_SHOWN]!r}.",
+            remedy=f"Send it without a coding, or with gzip or deflate and at most {max_size} bytes when decoded.",
+        )
+    return [(name, value) for name, value in headers if name != _CODING], decoded

@@ -1,0 +1,47 @@
+"""Limits the pushes that one callback URL may send without effect, for a URL that has leaked. Pure.
+
+A genuine push is not among the refused: each limit counts apart, and a poll confirms what a refused push reports.
+"""
+
+from datetime import datetime, timedelta
+from enum import Enum
+
+from receiver.domain.bounded_dict import BoundedDict
+from receiver.domain.errors import TooManyPending
+from receiver.domain.rate_limiter import RateLimiter
+
+USUAL_BYTES = 16 * 1024
+"""Kling's pushes are smaller than this."""
+
+_PERIOD = timedelta(minutes=1)
+_MAX_TRACKED = 10_000
+
+
+class PushKind(Enum):
+    """What a limit counts. The value is how many pushes of it a URL may send in a minute."""
+
+    LARGE = 10, "larger than 16 KiB"
+    END = 600, "with a final status"
+    PROGRESS = 600, "without a final status"
+
+
+class PushLimiter:
+    """Counts the pushes of each callback URL that had no effect, by kind. Restarts forget them."""
+
+    def __init__(self) -> None:
+        self._limiters: BoundedDict[tuple[bytes, PushKind], RateLimiter] = BoundedDict(_MAX_TRACKED)
+
+    def check(self, token: bytes, kind: PushKind, *, now: datetime) -> None:
+        """Raise TooManyPending if the URL with this token's hash has sent too many pushes of this kind."""
+        limiter = self._limiters.get((token, kind))
+        if limiter is not None and limiter.available(now) <= 0:
+            raise TooManyPending(
+                f"This callback URL received too many pushes {kind.value[1]}. Send this one again in a minute."
+            )
+
+    def record(self, token: bytes, kind: PushKind, *, now: datetime) -> None:
+        """Count a push that had no effect."""
+        key = (token, kind)
+        if key not in self._limiters:
+            self._limiters[key] = RateLimiter(count=kind.value[0], per=_PERIOD)
+        self._limiters[key].acquire(1, now)
