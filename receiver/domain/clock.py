@@ -7,6 +7,7 @@ import asyncio
 import hashlib
 import os
 import secrets
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -31,6 +32,10 @@ class Clock(Protocol):
         """Return the current time in UTC."""
         ...
 
+    def monotonic(self) -> float:
+        """Return seconds since a fixed moment, which never jump. Money may depend on such a wait, not on ``now``."""
+        ...
+
     async def wait(self, event: asyncio.Event, *, until: datetime | None = None) -> bool:
         """Wait for *event*, at most *until* that time. Return whether the event is set."""
         ...
@@ -42,6 +47,10 @@ class SystemClock:
     def now(self) -> datetime:
         """Return the current time in UTC."""
         return datetime.now(UTC)
+
+    def monotonic(self) -> float:
+        """Return seconds since a fixed moment, which never jump."""
+        return time.monotonic()
 
     async def wait(self, event: asyncio.Event, *, until: datetime | None = None) -> bool:
         """Wait for *event*, at most *until* that time. Return whether the event is set."""

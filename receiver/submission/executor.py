@@ -3,6 +3,7 @@
 The result also adjusts the limits of :class:`~receiver.submission.admission.AdmissionControl`.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -37,6 +38,7 @@ log = structlog.get_logger()
 FIRST_LOOKUP_DELAY = timedelta(seconds=1)
 """How long after a create without a clear answer the task is looked up."""
 
+_DUPLICATE = re.compile(r"external_task_id|duplicat|already (?:exist|in use|used)|重复|已存在")
 _MARGIN = timedelta(seconds=5)
 _BASE_DELAY = timedelta(seconds=1)
 _MAX_LARGE_TASK_DELAY = timedelta(hours=1)
@@ -130,6 +132,7 @@ class CreateExecutor:
         started_at = self._clock.now()
         answer: KlingResponse | KlingError
         self._recorder.in_flight.add(task.id)
+        self._recorder.begun_at[task.id] = self._clock.monotonic()
         try:
             answer = await self._kling.create(endpoint.path, body.content, pass_through=pass_through)
         except (KlingUnreachable, KlingUncertain) as exc:
@@ -225,10 +228,25 @@ class CreateExecutor:
             await self._recorder.schedule_lookup(task, error.message, wait=FIRST_LOOKUP_DELAY)
         elif task.origin is Origin.API and (error.retry is not RetryHint.NEVER or call.issue_for(error) is not None):
             await self._requeue(task, call, error, alone=alone)
-        elif isinstance(error, InvalidParameters) and task.queueing.attempts > 1 and await self._lookup.adopt(task):
-            log.info("task.adopted", task=task.id)  # an earlier attempt already used its external id
-        else:
+        elif not await self._is_made_before(task, error):
             await self._recorder.reject(task, error.message, body)
+
+    async def _is_made_before(self, task: Task, error: KlingError) -> bool:
+        """Return whether an earlier attempt made the task, so that Kling refuses the repeated external id.
+
+        The task is bound then. If Kling does not find it, but says that our own id is taken, it exists all the same.
+        """
+        if not isinstance(error, InvalidParameters) or task.queueing.attempts <= 1:
+            return False
+        if await self._lookup.adopt(task):
+            log.info("task.adopted", task=task.id)
+            return True
+        if task.external_task_id == task.id and _DUPLICATE.search(error.message.lower()):
+            await self._recorder.record_unknown(
+                task, f"Kling has a task with its external id, but does not find it. {error}"
+            )
+            return True
+        return False
 
     async def _requeue(self, task: Task, call: KlingCall, error: KlingError, *, alone: bool) -> None:
         """Requeue a task: at its old place if other tasks would get the same answer, else after a delay.

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 import structlog
 
 from receiver.domain.audit import AuditEntry
+from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, iso
 from receiver.domain.model import EndReason, Json, Origin, Push, Source, StatusReport, Task, TaskState, Verification
 from receiver.domain.notifier import Notifiers
@@ -23,6 +24,7 @@ from receiver.tasks import lifecycle, submit_lifecycle
 log = structlog.get_logger()
 
 _CREATE_PENDING = (TaskState.QUEUED, TaskState.SUBMITTING)
+_MAX_REMEMBERED = 10_000
 _EMPTY_REPORT = StatusReport(state=None)
 _UNNAMED = "Kling's answer contains no task id, so the task cannot be polled. A later callback is still accepted."
 
@@ -31,7 +33,8 @@ class CreateRecorder:
     """Updates tasks whose create has ended. A task that a callback has already updated keeps its state.
 
     ``in_flight`` are the tasks whose create this process is making. Their answers are still to come, even if their
-    leases have ended because the clock was set.
+    leases have ended because the clock was set. ``begun_at`` says when the last create of a task began, on the
+    monotonic clock.
     """
 
     def __init__(
@@ -49,6 +52,7 @@ class CreateRecorder:
         self._notifiers = notifiers
         self._clock = clock
         self.in_flight: set[str] = set()
+        self.begun_at: BoundedDict[str, float] = BoundedDict(_MAX_REMEMBERED)
 
     async def bind(self, task: Task, report: StatusReport, *, intent: bytes, poll_now: bool = False) -> Task:
         """Bind Kling's id. With *poll_now* the task is polled at once, because its state may have changed.

@@ -23,6 +23,7 @@ from urllib.parse import urlsplit
 import structlog
 
 from receiver.domain.backoff import backoff
+from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.circuit_breaker import CircuitBreaker
 from receiver.domain.clock import FAR_FUTURE, Clock
 from receiver.domain.clock_watch import ClockWatch
@@ -46,6 +47,8 @@ _BATCH_SIZE = 64
 _MARGIN = timedelta(seconds=5)
 _BASE_DELAY = timedelta(seconds=1)
 _MAX_DELAY = timedelta(minutes=1)
+_MIN_WAIT = timedelta(hours=1)  # of lookups in this process, before a task is given up
+_MAX_REMEMBERED = 10_000
 _MAX_EVIDENCE_AGE = timedelta(days=1)
 _OFFICIAL_DOMAINS = ("klingai.com", "kling.ai")  # Kling's domains: a host in them is not a gateway
 _NOT_CREATED = "Kling did not receive the create"
@@ -118,7 +121,7 @@ class CreateRecovery:
         self._lease = 4 * settings.kling.timeout + _MARGIN  # a lookup takes up to four calls
         self._breaker = CircuitBreaker(max_delay=_MAX_DELAY)
         self._clock_watch = ClockWatch()
-        self._restarted_at = clock.now()  # when this process started, or the clock was set back
+        self._seen_at: BoundedDict[str, float] = BoundedDict(_MAX_REMEMBERED)
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._lookups = TaskSet("lookup.failed")
 
@@ -149,10 +152,8 @@ class CreateRecovery:
         """Make the affected tasks due at the start and after the clock was set back."""
         now = self._clock.now()
         if self._clock_watch.is_start:
-            self._restarted_at = now
             await self._make_interrupted_due(now)
         elif self._clock_watch.was_set_back(now):
-            self._restarted_at = now
             await self._task_store.make_due(_SUBMITTING, now=now, before=FAR_FUTURE, min_gap=timedelta())
         self._clock_watch.record(now)
 
@@ -294,17 +295,13 @@ class CreateRecovery:
 
     async def _conclude(self, task: Task, *, denied: bool, reason: str) -> None:
         """Record the result. Before enough time has passed, look again: a create in progress may not be visible."""
-        now = self._clock.now()
-        started_at = task.started_at or task.updated_at
-        if started_at > now:  # the clock was set back later, at the latest when this was noticed
-            started_at = self._restarted_at
-        certain_at = started_at + 2 * self._settings.kling.timeout
-        if now < certain_at:
-            await self._recorder.schedule_lookup(task, task.message, wait=min(_backoff(task), certain_at - now))
+        left = 2 * self._settings.kling.timeout - self._waited(task)
+        if left > timedelta():
+            await self._recorder.schedule_lookup(task, task.message, wait=min(_backoff(task), left))
         elif not denied:
             await self._recorder.record_unknown(task, reason)
         elif task.origin is Origin.API:
-            await self._recorder.requeue(task, _NOT_CREATED, until=now)
+            await self._recorder.requeue(task, _NOT_CREATED, until=self._clock.now())
             self._notifiers.tasks.notify()
         else:
             await self._recorder.reject(task, _ANSWER_LOST)
@@ -312,11 +309,21 @@ class CreateRecovery:
     async def _retry_later(self, task: Task, error: KlingError) -> None:
         """Schedule another lookup, or record the task as unknown after `give_up_after`."""
         log.warning("task.lookup_failed", task=task.id, code=error.code, reason=error.message)
-        started_at = task.started_at or task.created_at
-        if self._clock.now() - started_at >= self._settings.poll.give_up_after:
+        age, give_up_after = self._clock.now() - (task.started_at or task.created_at), self._settings.poll.give_up_after
+        if age >= give_up_after and self._waited(task) >= min(give_up_after, _MIN_WAIT):
             await self._recorder.record_unknown(task, f"Kling could not be queried since: {error.message}")
         else:
             await self._recorder.schedule_lookup(task, task.message, wait=_backoff(task))
+
+    def _waited(self, task: Task) -> timedelta:
+        """Return how long ago the create began, or this process first looked the task up if another one began it.
+
+        The time is that of the monotonic clock. By the wall clock, a step forward would make Kling's "not found" count
+        while the create is still in progress. Then the task would be paid twice, or its result be lost.
+        """
+        now = self._clock.monotonic()
+        begun_at = self._recorder.begun_at.get(task.id)
+        return timedelta(seconds=now - (self._seen_at.setdefault(task.id, now) if begun_at is None else begun_at))
 
     def _spawn(self, task: Task, wake: asyncio.Event) -> None:
         def done() -> None:
