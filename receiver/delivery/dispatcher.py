@@ -15,7 +15,7 @@ from random import Random
 
 import structlog
 
-from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, RetryPolicy, effective_age
+from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, SUSPECT_AFTER, RetryPolicy, effective_age
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.clock import Clock, Ids
@@ -79,6 +79,9 @@ class Dispatcher:
         self._attempts = TaskSet("delivery.not_recorded")
         self._claims: dict[str, str] = {}  # delivery ID -> claim of its attempt in flight
         self._clock_watch = ClockWatch(latest=ids.latest)
+        self._suspects: dict[str, str] = {}  # delivery ID -> route, the least suspected first
+        self._alone: str | None = None  # the suspect in flight
+        self._next_suspect_at = clock.now()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Attempt due deliveries until *stop*. Then drain: attempts that outlast the grace are released."""
@@ -93,19 +96,22 @@ class Dispatcher:
         """Release the claims of a previous process and load the states of the routes."""
         while not stop.is_set():
             try:
-                released = await self._queue.release_all(now=self._clock.now())
+                recovered = await self._queue.release_all(now=self._clock.now(), suspect_after=SUSPECT_AFTER)
                 await self._route_states.load()
             except StoreUnavailable as exc:
                 log.warning("dispatch.delayed", reason=exc.message)
                 await self._clock.wait(stop, until=self._clock.now() + _RECHECK_DELAY)
             else:
-                log.info("dispatch.started", released=released)
+                self._suspects = dict(recovered.suspects)
+                log.info("dispatch.started", released=recovered.released, suspects=len(self._suspects))
                 return
 
     async def _start_due_attempts(self) -> datetime | None:
         """Start every due attempt that has a free slot. Return when to check again, or None."""
-        soonest: datetime | None = None
         await self._handle_clock_set_back()
+        if await self._isolate_suspect():
+            return None
+        soonest = self._next_suspect_at if self._suspects and self._next_suspect_at > self._clock.now() else None
         for route, due_at in (await self._queue.due_routes()).items():
             lane = self._lanes(route)
             at = None if lane is None else await self._dispatch_route(route, lane, due_at)
@@ -113,12 +119,36 @@ class Dispatcher:
                 soonest = at
         return soonest
 
+    async def _isolate_suspect(self) -> bool:
+        """Attempt the next suspect as soon as nothing is in flight. Return whether nothing else may start meanwhile."""
+        now = self._clock.now()
+        if self._alone is not None or not self._suspects or now < self._next_suspect_at:
+            return self._alone is not None
+        for delivery_id, route in tuple(self._suspects.items()):
+            lane = self._lanes(route)
+            if lane is None or not self._may_attempt(route, lane, now):
+                continue
+            if self._attempts:
+                return True
+            await self._claim(route, lane, now, limit=1, only=delivery_id)
+            del self._suspects[delivery_id]
+            if self._attempts:
+                self._alone = delivery_id
+                return True
+        return False
+
+    def _may_attempt(self, route: str, lane: Lane, now: datetime) -> bool:
+        state = self._route_states.get(route)
+        is_held = state.held_by is HeldBy.OPERATOR or _planned_probe(state, now) is not None
+        return not is_held and (lane.rate is None or lane.rate.available(now) > 0)
+
     async def _handle_clock_set_back(self) -> None:
         """Make everything due that was planned before the clock was set back, in this run or an earlier one."""
         now = self._clock.now()
         if self._clock_watch.was_set_back(now):
             log.warning("clock.set_back", by_seconds=self._clock_watch.set_back_by(now).total_seconds())
             self._route_states.probe_now()
+            self._next_suspect_at = now
             for route in await self._queue.due_routes():
                 await self._queue.retry_now(route, now=now)
                 bring_forward = partial(
@@ -147,17 +177,21 @@ class Dispatcher:
         """Attempt one delivery of a held route, due or waiting for its retry. Return when to check again, or None."""
         if state.held_by is HeldBy.OPERATOR or self._in_flight[state.name]:
             return None
-        if state.probe_at is not None and now < state.probe_at <= now + _MAX_PROBE_DELAY:
-            return state.probe_at
+        if (planned := _planned_probe(state, now)) is not None:
+            return planned
         recheck_at = await self._claim(state.name, lane, now, limit=1, early=True)
         return recheck_at if recheck_at is None or due_at <= now else due_at
 
     async def _claim(
-        self, route: str, lane: Lane, now: datetime, *, limit: int, early: bool = False
+        self, route: str, lane: Lane, now: datetime, *, limit: int, early: bool = False, only: str | None = None
     ) -> datetime | None:
+        """Claim due deliveries, apart from suspects unless *only* names one, and start their attempts."""
         claim = self._ids.new("clm")
         until = now + lane.sender.timeout + LEASE_MARGIN
-        claimed = await self._queue.claim(route, now=now, until=until, limit=limit, claim=claim, early=early)
+        skip = () if only else self._suspects.keys()
+        claimed = await self._queue.claim(
+            route, now=now, until=until, limit=limit, claim=claim, early=early, only=only, skip=skip
+        )
         if not claimed:
             return now + _RECHECK_DELAY
         if lane.rate is not None:
@@ -170,17 +204,22 @@ class Dispatcher:
         return None
 
     def _start_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
+        started_at = self._clock.now()
         self._in_flight[route] += 1
 
         def done() -> None:
             self._claims.pop(claimed.delivery.id, None)
             self._in_flight[route] -= 1
+            if self._alone == claimed.delivery.id:
+                self._alone = None
+                now = self._clock.now()
+                self._next_suspect_at = now + (now - started_at)  # the others get as much time
             self._wake.set()
 
-        attempt = self._make_attempt(route, lane, claimed)
+        attempt = self._make_attempt(lane, claimed)
         self._attempts.spawn(attempt, on_done=done, delivery=claimed.delivery.id)
 
-    async def _make_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
+    async def _make_attempt(self, lane: Lane, claimed: ClaimedDelivery) -> None:
         """Attempt one delivery and record the outcome. If cancelled, release the claim without counting an attempt."""
         number = claimed.delivery.attempts + 1
         started_at, began = self._clock.now(), time.perf_counter()
@@ -202,7 +241,7 @@ class Dispatcher:
             excerpt=outcome.excerpt,
         )
         verdict, recorded = await self._route_states.record_attempt(
-            route,
+            claimed,
             attempt,
             outcome,
             claim=self._claims[claimed.delivery.id],
@@ -216,17 +255,16 @@ class Dispatcher:
         return lane.policy.decide(
             outcome,
             attempt=claimed.delivery.attempts - claimed.delivery.probes + 1,
-            age=effective_age(claimed.delivery.created_at, route, now=now),
+            age=effective_age(claimed.delivery.created_at, route, outcome, now=now),
             held=route.is_held,
             now=now,
             rng=self._rng,
         )
 
     async def _send(self, lane: Lane, claimed: ClaimedDelivery, number: int, at: datetime) -> Outcome:
-        if claimed.delivery.unfinished_claims > MAX_UNFINISHED_CLAIMS:
-            return Refused(
-                reason=f"The service stopped {MAX_UNFINISHED_CLAIMS} times during this delivery, so it is not retried."
-            )
+        if claimed.delivery.unfinished_claims >= MAX_UNFINISHED_CLAIMS:
+            reason = f"The service died {MAX_UNFINISHED_CLAIMS} times during this delivery, so it is not retried."
+            return Refused(reason=reason, set_aside=True)
         request = DeliveryRequest(
             delivery_id=claimed.delivery.id,
             event=claimed.event,
@@ -250,6 +288,12 @@ class Dispatcher:
             self._attempts.cancel()
             await self._attempts.drain()
             log.warning("dispatch.interrupted", released=late)
+
+
+def _planned_probe(state: RouteState, now: datetime) -> datetime | None:
+    """Return when a route held by failures is probed next, or None if it may be probed now or is not held."""
+    is_planned = state.probe_at is not None and now < state.probe_at <= now + _MAX_PROBE_DELAY
+    return state.probe_at if state.is_held and is_planned else None
 
 
 def _log_attempt(claimed: ClaimedDelivery, attempt: Attempt, verdict: Verdict, *, recorded: bool) -> None:

@@ -283,7 +283,7 @@ class Delivery:
 
     ``route`` is a route's name, or ``reply:HOST`` for a client's own callback URL on that host.
     ``attempts`` counts recorded attempts; ``probes`` counts those of them that probed a held route.
-    ``unfinished_claims`` counts claims since the last attempt that ended without a verdict.
+    ``unfinished_claims`` counts deaths of the process during an attempt, since the last attempt with a verdict.
     """
 
     id: str
@@ -324,7 +324,8 @@ class RouteState:
     """A route's state that is kept between runs. Its definition is in the configuration.
 
     ``failures`` counts consecutive failures. ``probe_at`` is when a route held by failures is probed next.
-    ``released_at`` is when the last hold ended.
+    ``released_at`` is when the last hold ended. ``failing`` and ``rejected`` are the first few deliveries that failed
+    in a row, and whose events were rejected in a row. They are not stored: each process starts without them.
     """
 
     name: str
@@ -334,6 +335,8 @@ class RouteState:
     held_why: str = ""
     probe_at: datetime | None = None
     released_at: datetime | None = None
+    failing: frozenset[str] = frozenset()
+    rejected: frozenset[str] = frozenset()
 
     @property
     def is_held(self) -> bool:
@@ -351,22 +354,27 @@ class Accepted:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failed:
-    """The attempt failed and may be retried; ``retry_after`` is the delay that the destination requested."""
+    """The attempt failed and may be retried; ``retry_after`` is the delay that the destination requested.
+
+    With ``is_about_event`` the destination works and rejects this event.
+    """
 
     reason: str
     code: int | None = None
     excerpt: bytes = b""
     retry_after: timedelta | None = None
+    is_about_event: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refused:
-    """The destination refused for good; with ``hold`` the whole route is held as well."""
+    """Refused for good; with ``hold`` the whole route is held too, with ``set_aside`` the receiver itself gave up."""
 
     reason: str
     code: int | None = None
     excerpt: bytes = b""
     hold: bool = False
+    set_aside: bool = False
 
 
 Outcome: TypeAlias = Accepted | Failed | Refused

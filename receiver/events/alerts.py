@@ -1,9 +1,9 @@
-"""Alerts about routes and archives. An alert is an event and follows the routes like any other."""
+"""Alerts about routes, deliveries and archives. An alert is an event and follows the routes like any other."""
 
 from collections.abc import Sequence
 
 from receiver.domain.clock import Clock, iso
-from receiver.domain.model import Event, HeldBy, Json, RouteState, Task
+from receiver.domain.model import Attempt, Delivery, Event, HeldBy, Json, RouteState, Task
 from receiver.events.factory import EventFactory, RoutedEvent
 
 
@@ -28,6 +28,30 @@ class AlertFactory:
         """Return the alert that a route is released; *before* is its state while held."""
         since = "" if before.held_at is None else f" It was held since {iso(before.held_at)}."
         return self._route_alert("route_recovered", before, f"Route {after.name} delivers again.{since}")
+
+    def events_rejected(self, state: RouteState, attempt: Attempt) -> RoutedEvent:
+        """Return the alert that the destination of a route rejected several events in a row."""
+        data: Json = {
+            "message": f"The destination of route {state.name} rejected {len(state.rejected)} events in a row.",
+            "remedy": "Check the route's secret, headers and URL. Each event is retried until `give_up_after`.",
+            "route": state.name,
+            "reason": attempt.reason,
+        }
+        return self._event_factory.alert("events_rejected", data, at=self._clock.now())
+
+    def delivery_dead(self, delivery: Delivery, attempt: Attempt) -> RoutedEvent:
+        """Return the alert that the receiver gave up a delivery, and how to bring it back."""
+        data: Json = {
+            "message": f"Delivery {delivery.id} to route {delivery.route} is dead: {attempt.reason}",
+            "remedy": f"Fix the cause, then run `kling-receiver deliveries retry {delivery.id}`. For all of the route: "
+            f"`kling-receiver replay --route {delivery.route} --status dead`.",
+            "route": delivery.route,
+            "delivery": delivery.id,
+            "event": delivery.event_id,
+            "attempts": attempt.number,
+            "reason": attempt.reason,
+        }
+        return self._event_factory.alert("delivery_dead", data, at=self._clock.now())
 
     def archive_alert(
         self, name: str, message: str, event: Event, task: Task | None, results: Sequence[Json]

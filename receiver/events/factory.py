@@ -22,6 +22,9 @@ from receiver.domain.model import (
 from receiver.events.payload import envelope, result_urls, task_data, task_summary
 from receiver.events.routing import REPLY_PREFIX, Candidate, RouteTable, reply_route
 
+ALERT_PREFIX = "alert."
+"""The start of the type of every alert."""
+
 MAX_ARCHIVE_WAIT = timedelta(hours=1)
 """The longest time that a route waits for archived files. Then it receives the success without the missing ones."""
 
@@ -88,7 +91,7 @@ class EventFactory:
 
     def alert(self, name: str, data: Json, *, at: datetime, task: Task | None = None) -> RoutedEvent:
         """Return an alert. *data* is what the operator needs to fix it; *task* is summarized as in every event."""
-        return self._internal_event(f"alert.{name}", data, at=at, task=task)
+        return self._internal_event(ALERT_PREFIX + name, data, at=at, task=task)
 
     def batch_finished(self, data: Json, *, at: datetime) -> RoutedEvent:
         """Return the event that all tasks of a batch are finished."""

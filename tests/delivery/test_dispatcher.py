@@ -10,7 +10,7 @@ import pytest
 from harness.clock import START
 from harness.delivery_system import FAILED, SCHEDULE, DeliverySystem, a_delivery_system
 
-from receiver.delivery.retry import JITTER, MAX_UNFINISHED_CLAIMS
+from receiver.delivery.retry import JITTER
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Accepted, DeliveryStatus, Failed, Outcome, Refused, RouteState
@@ -157,26 +157,6 @@ async def test_a_sender_that_raises_harms_neither_the_others_nor_itself(system: 
     assert (first.outcome, views[0].delivery.status) == ("failed", "delivered")
     assert "ZeroDivisionError" in first.reason
     assert "secret-in-the-text" not in first.reason
-
-
-async def test_a_delivery_that_ends_the_process_again_and_again_is_buried(system: DeliverySystem) -> None:
-    there = system.add_route()
-    there.gate.clear()
-    await system.start()
-    await system.add_events(1)
-
-    for _ in range(MAX_UNFINISHED_CLAIMS):
-        assert there.blocked == 1
-        await system.crash()
-        await system.start()
-
-    assert there.blocked == 0
-    assert len(there.attempts) == MAX_UNFINISHED_CLAIMS
-    [view] = await system.deliveries()
-    [attempt] = await system.attempts(view.delivery.id)
-    assert (view.delivery.status, attempt.outcome) == ("dead", "refused")
-    assert "not retried" in attempt.reason
-    assert system.route_states.get("publish") == RouteState(name="publish")
 
 
 async def test_an_interrupted_attempt_is_made_again_at_the_next_start(system: DeliverySystem) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -40,21 +41,38 @@ async def test_an_event_that_waits_in_a_held_route_spends_no_attempts(system: De
     assert set(await system.statuses()) == {"pending"}
 
 
-async def test_one_event_alone_can_hold_its_route_and_is_then_probed_for(system: DeliverySystem) -> None:
-    there = system.add_route()
-    there.respond = lambda _: FAILED
+async def test_one_event_that_always_fails_holds_no_route_and_dies_in_time(system: DeliverySystem) -> None:
+    there = system.add_route(give_up_after=2 * HOUR)
     await system.start()
-    await system.add_events(1)
-
+    [poison] = await system.add_events(1, settle=False)
+    there.respond = lambda request: FAILED if request.event.id == poison else Accepted()
     await system.advance(HOUR)
+    assert len(there.attempts) > HOLD_AFTER
 
-    held_at = system.route_states.get("publish").held_at
-    assert held_at is not None
-    assert [moment for moment in there.attempt_times if moment > held_at][:2] == [
-        held_at + MINUTE,
-        held_at + 2 * MINUTE,
-    ]
-    assert (await system.deliveries())[0].delivery.attempts == len(there.attempts)
+    [other] = await system.add_events(1)
+    assert there.event_ids[-1] == other
+    await system.advance(3 * HOUR)
+
+    assert await system.statuses() == ["dead", "delivered"]
+    assert await system.alerts() == ["alert.delivery_dead"]
+
+
+async def test_many_rejected_events_hold_no_route_but_raise_an_alert(system: DeliverySystem) -> None:
+    there, mail = system.add_route(), system.add_route("alerts")
+    rejected = Failed(reason="422: it rejected the body.", code=422, is_about_event=True)
+    await system.start()
+    poison = await system.add_events(8, settle=False)
+    there.respond = lambda request: rejected if request.event.id in poison else Accepted()
+    await system.advance(HOUR)
+    assert await system.alerts() == ["alert.events_rejected"]
+
+    [other] = await system.add_events(1)
+
+    assert there.event_ids[-1] == other
+    assert system.route_states.get("publish") == RouteState(name="publish")
+    data = json.loads(mail.attempts[0][1].event.envelope)["data"]
+    assert (data["route"], data["reason"]) == ("publish", "422: it rejected the body.")
+    assert "secret" in data["remedy"]
 
 
 async def test_the_first_success_releases_the_route_oldest_event_first(system: DeliverySystem) -> None:
@@ -148,7 +166,7 @@ async def test_held_routes_and_their_backlog_outlive_the_process(system: Deliver
     await (system.stop() if ending == "stop" else system.crash())
     await system.start()
 
-    assert system.route_states.get("publish") == before
+    assert system.route_states.get("publish") == replace(before, failing=frozenset())
     assert there.attempts == []
     await system.advance(MINUTE)
     assert len(there.attempts) == 1
@@ -240,28 +258,61 @@ async def test_a_held_route_in_which_all_is_held_back_costs_nothing(system: Deli
     assert system.clock.next_wakeup == START + HOUR
 
 
-async def test_nothing_dies_of_age_in_a_held_route(system: DeliverySystem) -> None:
+async def test_a_delivery_that_is_too_old_dies_in_a_held_route_too(system: DeliverySystem) -> None:
     system.add_route(give_up_after=HOUR)
+    mail = system.add_route("alerts")
     await system.start()
     await fail_until_held(system)
 
-    await system.advance(5 * HOUR)
-
+    await system.advance(HOUR - MINUTE)
     assert set(await system.statuses()) == {"pending"}
+    await system.advance(10 * MINUTE)
+
+    assert await system.statuses() == ["dead"] * HOLD_AFTER
+    assert await system.alerts() == ["alert.route_held", "alert.delivery_dead"]
+    data = json.loads(mail.attempts[-1][1].event.envelope)["data"]
+    assert f"kling-receiver deliveries retry {data['delivery']}" in data["remedy"]
 
 
-async def test_what_waited_out_a_hold_still_has_its_time_after_it(system: DeliverySystem) -> None:
+async def test_a_route_whose_deliveries_die_again_after_a_success_raises_another_alert(system: DeliverySystem) -> None:
     there = system.add_route(give_up_after=HOUR)
     await system.start()
-    await fail_until_held(system)
+
+    for _ in range(2):
+        there.respond = lambda _: FAILED
+        await system.add_events(2)
+        await system.advance(3 * HOUR)
+        there.respond = lambda _: Accepted()
+        await system.add_events(1)
+
+    assert await system.statuses() == ["dead", "dead", "delivered"] * 2
+    assert await system.alerts() == ["alert.delivery_dead"] * 2
+
+
+async def test_an_alert_that_dies_raises_no_alert(system: DeliverySystem) -> None:
+    there, mail = system.add_route(give_up_after=HOUR), system.add_route("alerts", give_up_after=HOUR)
+    there.respond = mail.respond = lambda _: FAILED
+    await system.start()
+
+    await system.add_events(1)
+    await system.advance(6 * HOUR)
+
+    assert (await system.statuses(), await system.statuses("alerts")) == (["dead"], ["dead"])
+    assert await system.alerts() == ["alert.delivery_dead"]
+
+
+async def test_a_delivery_that_waited_out_a_hold_still_has_its_time_after_it(system: DeliverySystem) -> None:
+    there = system.add_route(give_up_after=HOUR)
+    there.respond = respond_in_turn(FAILED, FAILED)
+    await system.start()
+    await system.route_states.hold("publish", why="maintenance", actor="anna")
+    await system.add_events(1)
     await system.advance(5 * HOUR)
 
-    there.respond = respond_in_turn(Accepted(), FAILED, FAILED)
-    await system.advance(MINUTE)
-    assert "dead" not in await system.statuses()
-
+    await system.route_states.release("publish", why="", actor="anna")
     await system.advance(10 * MINUTE)
-    assert set(await system.statuses()) == {"delivered"}
+
+    assert (len(there.attempts), await system.statuses()) == (3, ["delivered"])
 
 
 async def test_failures_under_way_at_the_hold_are_harmless(system: DeliverySystem) -> None:
@@ -313,21 +364,6 @@ async def test_retries_that_were_planned_before_the_hold_wait_with_the_rest(syst
     assert len(there.attempts) == HOLD_AFTER
     await system.advance(held_at + MINUTE - system.clock.now())
     assert len(there.attempts) == HOLD_AFTER + 1
-
-
-async def test_one_event_that_never_gets_through_does_not_keep_the_others(system: DeliverySystem) -> None:
-    there = system.add_route()
-    await system.start()
-    [poison] = await system.add_events(1, settle=False)
-    there.respond = lambda parcel: FAILED if parcel.event.id == poison else Accepted()
-    await system.advance(HOUR)
-    assert system.route_states.get("publish").is_held
-
-    [other] = await system.add_events(1)
-    await system.advance(MINUTE)
-
-    assert other in there.event_ids
-    assert not system.route_states.get("publish").is_held
 
 
 async def test_a_destination_that_is_gone_costs_one_event_and_no_more(system: DeliverySystem) -> None:

@@ -9,6 +9,7 @@ from harness.factories import at
 
 from receiver.delivery.retry import (
     HOLD_AFTER,
+    HOLD_DELIVERIES,
     JITTER,
     PROBE_INTERVAL,
     RetryPolicy,
@@ -24,6 +25,10 @@ from receiver.net.retry_after import MAX_RETRY_AFTER
 POLICY = RetryPolicy(
     schedule=(timedelta(seconds=5), timedelta(seconds=30), timedelta(hours=1)), give_up_after=timedelta(hours=96)
 )
+
+
+FAILED = Failed(reason="500", code=500)
+REJECTED = Failed(reason="422", code=422, is_about_event=True)
 
 
 def decide(outcome: Outcome, *, attempt: int = 1, age: timedelta = timedelta(), held: bool = False) -> Verdict:
@@ -62,11 +67,12 @@ def test_a_delivery_that_failed_for_too_long_dies() -> None:
     assert verdict.status is DeliveryStatus.DEAD
 
 
-def test_nothing_dies_of_age_in_a_held_route() -> None:
-    verdict = decide(Failed(reason="500"), age=timedelta(days=30), held=True)
+def test_a_failed_probe_waits_for_the_next_until_its_delivery_is_too_old() -> None:
+    for outcome in (FAILED, REJECTED, Refused(reason="410", hold=True)):
+        verdict = decide(outcome, age=timedelta(hours=95), held=True)
+        assert (verdict.status, verdict.due_at) == (DeliveryStatus.PENDING, START + PROBE_INTERVAL)
 
-    assert verdict.status is DeliveryStatus.PENDING
-    assert verdict.due_at == START + PROBE_INTERVAL
+        assert decide(outcome, age=timedelta(hours=96), held=True).status is DeliveryStatus.DEAD
 
 
 def test_a_destination_that_stays_gone_does_not_eat_what_waits_for_it() -> None:
@@ -80,23 +86,31 @@ def test_a_destination_that_stays_gone_does_not_eat_what_waits_for_it() -> None:
 def test_the_time_in_a_held_route_does_not_count() -> None:
     released = RouteState(name="publish", released_at=at(100))
 
-    assert effective_age(at(0), RouteState(name="publish"), now=at(300)) == timedelta(seconds=300)
-    assert effective_age(at(0), released, now=at(300)) == timedelta(seconds=200)
-    assert effective_age(at(200), released, now=at(300)) == timedelta(seconds=100)
+    assert effective_age(at(0), RouteState(name="publish"), FAILED, now=at(300)) == timedelta(seconds=300)
+    assert effective_age(at(0), released, FAILED, now=at(300)) == timedelta(seconds=200)
+    assert effective_age(at(200), released, FAILED, now=at(300)) == timedelta(seconds=100)
+
+
+def test_a_release_gives_no_time_to_an_event_that_is_rejected() -> None:
+    released = RouteState(name="publish", released_at=at(100))
+
+    assert effective_age(at(0), released, REJECTED, now=at(300)) == timedelta(seconds=300)
 
 
 def test_a_refused_event_is_dead_at_once() -> None:
     assert decide(Refused(reason="410 Gone", hold=True)).status is DeliveryStatus.DEAD
 
 
-def state_after(route: RouteState, outcome: Outcome, *, seconds: float = 0, took: float = 0) -> RouteState:
-    return next_route_state(route, outcome, started_at=at(seconds), now=at(seconds + took))
+def state_after(
+    route: RouteState, outcome: Outcome, *, seconds: float = 0, took: float = 0, delivery: str = "dlv_1"
+) -> RouteState:
+    return next_route_state(route, outcome, delivery_id=delivery, started_at=at(seconds), now=at(seconds + took))
 
 
 def failing_state(times: int = HOLD_AFTER, *, reason: str = "500") -> RouteState:
     state = RouteState(name="publish")
-    for _ in range(times):
-        state = state_after(state, Failed(reason=reason))
+    for number in range(times):
+        state = state_after(state, Failed(reason=reason), delivery=f"dlv_{number}")
     return state
 
 
@@ -111,11 +125,30 @@ def test_consecutive_failures_hold_a_route_and_a_success_releases_it() -> None:
     assert released == RouteState(name="publish", released_at=at(60))
 
 
-def test_a_success_between_failures_starts_the_count_anew() -> None:
-    state = state_after(state_after(failing_state(HOLD_AFTER - 1), Accepted()), Failed(reason="500"))
-
-    assert state.failures == 1
+def test_a_route_is_held_for_several_deliveries_and_not_for_the_attempts_of_few() -> None:
+    state = RouteState(name="publish")
+    for number in range(100):
+        state = state_after(state, FAILED, delivery=f"dlv_{number % (HOLD_DELIVERIES - 1)}")
     assert not state.is_held
+
+    assert state_after(state, FAILED, delivery="dlv_of_another_event").is_held
+
+
+def test_a_rejected_event_is_no_failure_of_its_route() -> None:
+    state = failing_state(HOLD_AFTER - 1)
+
+    rejected = state_after(state, REJECTED, delivery="dlv_9")
+
+    assert (rejected.failures, rejected.failing, rejected.is_held) == (state.failures, state.failing, False)
+    assert rejected.rejected == {"dlv_9"}
+
+
+def test_a_success_between_failures_starts_the_count_anew() -> None:
+    failing = state_after(failing_state(HOLD_AFTER - 1), REJECTED)
+
+    state = state_after(state_after(failing, Accepted()), Failed(reason="500"))
+
+    assert state == RouteState(name="publish", failures=1, failing=frozenset({"dlv_1"}))
 
 
 def test_a_success_of_a_healthy_route_changes_nothing() -> None:

@@ -18,6 +18,9 @@ from receiver.settings import WebhookSettings
 
 EXCERPT_BYTES = 4096
 
+_ABOUT_ROUTE = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
+"""Answers 4xx that say when to come again. All others, except 410, are about the event."""
+
 _RESERVED_HEADERS = re.compile(r"webhook-.*|kling-receiver-.*|user-agent|content-.*")
 _JSON = {"content-type": "application/json"}
 _ADVICE: Mapping[int, str] = {
@@ -124,7 +127,17 @@ def outcome_of(response: HttpResponse, *, url: str, body_size: int, at: datetime
     retry_after = None
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         retry_after = parse_retry_after(response.headers.get("retry-after", ""), now=at) or None
-    return Failed(reason=f"{status}: {advice}.", code=status, excerpt=excerpt, retry_after=retry_after)
+    return Failed(
+        reason=f"{status}: {advice}.",
+        code=status,
+        excerpt=excerpt,
+        retry_after=retry_after,
+        is_about_event=_is_about_event(status),
+    )
+
+
+def _is_about_event(status: int) -> bool:
+    return HTTPStatus.BAD_REQUEST <= status < HTTPStatus.INTERNAL_SERVER_ERROR and status not in _ABOUT_ROUTE
 
 
 async def _post(

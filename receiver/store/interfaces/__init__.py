@@ -13,7 +13,7 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
 
 from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate
 from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, RouteBacklog
-from receiver.store.interfaces.deliveries import ClaimedDelivery, DeliveryQueue
+from receiver.store.interfaces.deliveries import ClaimedDelivery, ClaimOptions, DeliveryQueue, RecoveredClaims
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
 from receiver.store.interfaces.tasks import ById, ByToken, Change, Decide, TaskRef, TaskStore
 
@@ -24,11 +24,13 @@ __all__ = [
     "ByToken",
     "Catalog",
     "Change",
+    "ClaimOptions",
     "ClaimedDelivery",
     "Decide",
     "DeliveryQueue",
     "DeliveryView",
     "Page",
+    "RecoveredClaims",
     "RetentionStore",
     "RetentionTarget",
     "RouteBacklog",

@@ -1,9 +1,9 @@
 """The queue of deliveries, and the states of their routes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import NotRequired, Protocol, TypedDict, Unpack
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.model import Attempt, Delivery, Event, RouteState, Verdict
@@ -19,6 +19,33 @@ class ClaimedDelivery:
     reply_to: str | None = None
 
 
+class ClaimOptions(TypedDict):
+    """What to claim, and how: up to ``limit`` deliveries due at ``now``, with the lease ``claim`` until ``until``.
+
+    ``early`` also claims deliveries that wait for a retry. ``only`` is the id of the only delivery to claim, ``skip``
+    are the ids of those not to claim.
+    """
+
+    now: datetime
+    until: datetime
+    limit: int
+    claim: str
+    early: NotRequired[bool]
+    only: NotRequired[str | None]
+    skip: NotRequired[Collection[str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecoveredClaims:
+    """What was left in flight when a process died: the number of released claims, and the suspects.
+
+    ``suspects`` maps the id of each suspect to its route, the least suspected first.
+    """
+
+    released: int
+    suspects: Mapping[str, str]
+
+
 class DeliveryQueue(Protocol):
     """Pending deliveries. A claim is a lease: the delivery is due again when the lease ends."""
 
@@ -26,13 +53,8 @@ class DeliveryQueue(Protocol):
         """Return when the next delivery is due, for each route with pending deliveries."""
         ...
 
-    async def claim(
-        self, route: str, *, now: datetime, until: datetime, limit: int, claim: str, early: bool = False
-    ) -> Sequence[ClaimedDelivery]:
-        """Claim up to *limit* due deliveries of *route*, longest due first, with the lease *claim* until *until*.
-
-        Adds one to ``unfinished_claims`` of each. *early* also claims deliveries that wait for a retry.
-        """
+    async def claim(self, route: str, **options: Unpack[ClaimOptions]) -> Sequence[ClaimedDelivery]:
+        """Claim due deliveries of *route*, longest due first."""
         ...
 
     async def record_attempt(
@@ -42,9 +64,9 @@ class DeliveryQueue(Protocol):
         *,
         claim: str,
         route: RouteState | None = None,
-        alert: RoutedEvent | None = None,
+        alerts: Sequence[RoutedEvent] = (),
     ) -> bool:
-        """Store an attempt and its verdict; if given, also the route's new state and its alert.
+        """Store an attempt and its verdict; if given, also the route's new state and alerts.
 
         Return False and write nothing if the claim has changed. Sets ``attempts`` to the attempt's number and
         ``unfinished_claims`` to 0.
@@ -52,13 +74,15 @@ class DeliveryQueue(Protocol):
         ...
 
     async def release(self, delivery_id: str, *, claim: str, now: datetime) -> bool:
-        """Release a claimed delivery without an attempt: it is due *now*, with one ``unfinished_claims`` less."""
+        """Release a claimed delivery without an attempt: it is due *now*."""
         ...
 
-    async def release_all(self, *, now: datetime) -> int:
-        """Make every claimed delivery due *now*; return the count.
+    async def release_all(self, *, now: datetime, suspect_after: int) -> RecoveredClaims:
+        """Make every claimed delivery due *now*, and return the suspects: ``unfinished_claims`` >= *suspect_after*.
 
-        Call it only at startup, when no other process is at work.
+        A claim that is left means that its process died. Adds one to ``unfinished_claims`` of a delivery that was alone
+        in flight. If several were, adds one to each, but not beyond *suspect_after*. Call it only at startup, when no
+        other process is at work.
         """
         ...
 

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -11,7 +11,7 @@ from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import micros
 from receiver.domain.model import Attempt, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
-from receiver.store.interfaces import ClaimedDelivery
+from receiver.store.interfaces import ClaimedDelivery, RecoveredClaims
 from receiver.store.sqlite import delivery_rows, rows
 from receiver.store.sqlite.queries import queries, sql, write_rows
 from receiver.store.sqlite.tasks import write_events
@@ -30,7 +30,9 @@ class ClaimCall:
     until: datetime
     limit: int
     claim: str
-    early: bool
+    early: bool = False
+    only: str | None = None
+    skip: Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +43,7 @@ class RecordAttemptCall:
     verdict: Verdict
     claim: str
     route: RouteState | None
-    alert: RoutedEvent | None
+    alerts: Sequence[RoutedEvent]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +53,14 @@ class ReleaseCall:
     delivery_id: str
     claim: str
     now: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleaseAllCall:
+    """One call of ``release_all``."""
+
+    now: datetime
+    suspect_after: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +96,13 @@ def _claim(connection: sqlite3.Connection, group: Sequence[ClaimCall]) -> Sequen
 
 
 def _claim_one(connection: sqlite3.Connection, call: ClaimCall) -> Sequence[ClaimedDelivery]:
-    arguments = {"route": call.route, "limit": call.limit, "early" if call.early else "now": micros(call.now)}
+    arguments = {
+        "route": call.route,
+        "limit": call.limit,
+        "early" if call.early else "now": micros(call.now),
+        "only": call.only,
+        "skip": json.dumps(list(call.skip)) if call.skip else None,
+    }
     found = list(rows.as_dicts(connection.execute(queries()["due_deliveries"].with_optional(arguments), arguments)))
     if found:
         ids = json.dumps([row["id"] for row in found])
@@ -95,8 +111,7 @@ def _claim_one(connection: sqlite3.Connection, call: ClaimCall) -> Sequence[Clai
 
 
 def _claimed(row: dict[str, Any], call: ClaimCall) -> ClaimedDelivery:
-    lease = {"claim": call.claim, "due_at": micros(call.until), "unfinished_claims": row["unfinished_claims"] + 1}
-    claimed = delivery_rows.delivery({**row, **lease})
+    claimed = delivery_rows.delivery({**row, "claim": call.claim, "due_at": micros(call.until)})
     return ClaimedDelivery(delivery=claimed, event=rows.event_of_delivery(row), reply_to=row["reply_to"])
 
 
@@ -113,12 +128,11 @@ def _record_attempts(connection: sqlite3.Connection, group: Sequence[RecordAttem
     )
     routes = [delivery_rows.route_state_row(call.route) for call in valid if call.route is not None]
     connection.executemany(sql("save_route"), routes)
-    _write_alerts(connection, [call.alert for call in valid])
+    _write_alerts(connection, [alert for call in valid for alert in call.alerts])
     return results
 
 
-def _write_alerts(connection: sqlite3.Connection, alerts: Iterable[RoutedEvent | None]) -> None:
-    raised = [alert for alert in alerts if alert is not None]
+def _write_alerts(connection: sqlite3.Connection, raised: Sequence[RoutedEvent]) -> None:
     if raised:
         deliveries = [delivery for alert in raised for delivery in alert.deliveries]
         write_events(connection, [alert.event for alert in raised], deliveries)
@@ -160,8 +174,16 @@ def _release(connection: sqlite3.Connection, group: Sequence[ReleaseCall]) -> Se
     return results
 
 
-def _release_all(connection: sqlite3.Connection, group: Sequence[datetime]) -> Sequence[int]:
-    return [connection.execute(sql("release_all_deliveries"), {"now": micros(now)}).rowcount for now in group]
+def _release_all(connection: sqlite3.Connection, group: Sequence[ReleaseAllCall]) -> Sequence[RecoveredClaims]:
+    return [_release_all_once(connection, call) for call in group]
+
+
+def _release_all_once(connection: sqlite3.Connection, call: ReleaseAllCall) -> RecoveredClaims:
+    claimed = connection.execute(sql("count_claimed_deliveries")).fetchone()[0]
+    arguments = {"now": micros(call.now), "alone": claimed == 1, "limit_together": call.suspect_after}
+    released = connection.execute(sql("release_all_deliveries"), arguments).rowcount
+    suspects = connection.execute(sql("suspect_deliveries"), {"at_least": call.suspect_after})
+    return RecoveredClaims(released=released, suspects={row["id"]: row["route"] for row in suspects})
 
 
 def _retry_now(connection: sqlite3.Connection, group: Sequence[RetryNowCall]) -> Sequence[int]:
@@ -186,7 +208,7 @@ def _save_routes(connection: sqlite3.Connection, group: Sequence[SaveRouteCall])
     connection.executemany(sql("save_route"), [delivery_rows.route_state_row(call.state) for call in group])
     actions = [rows.action_row(call.action) for call in group if call.action is not None]
     connection.executemany(sql("insert_action"), actions)
-    _write_alerts(connection, [call.alert for call in group])
+    _write_alerts(connection, [call.alert for call in group if call.alert is not None])
     return [None] * len(group)
 
 
@@ -194,7 +216,7 @@ def _save_routes(connection: sqlite3.Connection, group: Sequence[SaveRouteCall])
 CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(write=_claim, uses_disk=False)
 RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts, uses_disk=False)
 RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release, uses_disk=False)
-RELEASE_ALL: WriteOp[datetime, int] = WriteOp(write=_release_all, uses_disk=False)
+RELEASE_ALL: WriteOp[ReleaseAllCall, RecoveredClaims] = WriteOp(write=_release_all, uses_disk=False)
 RETRY_NOW: WriteOp[RetryNowCall, int] = WriteOp(write=_retry_now, uses_disk=False)
 BRING_FORWARD: WriteOp[BringForwardCall, int] = WriteOp(write=_bring_forward, uses_disk=False)
 SAVE_ROUTE: WriteOp[SaveRouteCall, None] = WriteOp(write=_save_routes, uses_disk=False)

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Self, TypeVar
+from typing import Concatenate, ParamSpec, Self, TypeVar, Unpack
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, SystemClock
@@ -20,9 +20,11 @@ from receiver.store.interfaces import (
     ArchiveUpdate,
     Change,
     ClaimedDelivery,
+    ClaimOptions,
     Decide,
     DeliveryView,
     Page,
+    RecoveredClaims,
     RetentionTarget,
     RouteBacklog,
     SweepResult,
@@ -190,12 +192,9 @@ class SqliteStore:
         """Return when each route's next delivery is due."""
         return await self._read(self._hot_reader, catalog.due_routes)
 
-    async def claim(
-        self, route: str, *, now: datetime, until: datetime, limit: int, claim: str, early: bool = False
-    ) -> Sequence[ClaimedDelivery]:
-        """Claim up to *limit* due deliveries of *route*; with *early* also those that wait for a retry."""
-        call = deliveries.ClaimCall(route=route, now=now, until=until, limit=limit, claim=claim, early=early)
-        return await self._writer.execute(deliveries.CLAIM, call)
+    async def claim(self, route: str, **options: Unpack[ClaimOptions]) -> Sequence[ClaimedDelivery]:
+        """Claim due deliveries of *route*."""
+        return await self._writer.execute(deliveries.CLAIM, deliveries.ClaimCall(route=route, **options))
 
     async def record_attempt(
         self,
@@ -204,10 +203,10 @@ class SqliteStore:
         *,
         claim: str,
         route: RouteState | None = None,
-        alert: RoutedEvent | None = None,
+        alerts: Sequence[RoutedEvent] = (),
     ) -> bool:
         """Store an attempt, its verdict and the route's state, unless the claim has changed."""
-        call = deliveries.RecordAttemptCall(attempt=attempt, verdict=verdict, claim=claim, route=route, alert=alert)
+        call = deliveries.RecordAttemptCall(attempt=attempt, verdict=verdict, claim=claim, route=route, alerts=alerts)
         return await self._writer.execute(deliveries.RECORD_ATTEMPT, call)
 
     async def release(self, delivery_id: str, *, claim: str, now: datetime) -> bool:
@@ -215,9 +214,10 @@ class SqliteStore:
         call = deliveries.ReleaseCall(delivery_id=delivery_id, claim=claim, now=now)
         return await self._writer.execute(deliveries.RELEASE, call)
 
-    async def release_all(self, *, now: datetime) -> int:
-        """Make every claimed delivery due now."""
-        return await self._writer.execute(deliveries.RELEASE_ALL, now)
+    async def release_all(self, *, now: datetime, suspect_after: int) -> RecoveredClaims:
+        """Make every claimed delivery due now, and find the suspects."""
+        call = deliveries.ReleaseAllCall(now=now, suspect_after=suspect_after)
+        return await self._writer.execute(deliveries.RELEASE_ALL, call)
 
     async def retry_now(self, route: str, *, now: datetime) -> int:
         """Make every attempted, pending, unclaimed delivery of *route* due."""

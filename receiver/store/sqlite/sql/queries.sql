@@ -488,13 +488,15 @@ WHERE deliveries.status = 'pending'
   AND deliveries.route = :route
   AND deliveries.due_at <= :now -- if now
   AND (deliveries.due_at <= :early OR deliveries.attempts > 0 AND deliveries.claim IS NULL) -- if early
+  AND deliveries.id = :only -- if only
+  AND deliveries.id NOT IN (SELECT value FROM json_each(:skip)) -- if skip
 ORDER BY deliveries.due_at, deliveries.id
 LIMIT :limit;
 
 -- name: claim_deliveries
 -- Claims deliveries. Without a verdict they are due again when the lease ends.
 UPDATE deliveries
-SET claim = :claim, due_at = :until, unfinished_claims = unfinished_claims + 1
+SET claim = :claim, due_at = :until
 WHERE status = 'pending'
   AND id IN (SELECT value FROM json_each(:ids));
 
@@ -522,17 +524,33 @@ WHERE deliveries.id = verdicts.id
 -- name: release_delivery
 -- Releases a claimed delivery without an attempt.
 UPDATE deliveries
-SET due_at = ?, unfinished_claims = MAX(0, unfinished_claims - 1), claim = NULL
+SET due_at = ?, claim = NULL
 WHERE id = ?
   AND claim = ?
   AND status = 'pending';
 
 -- name: release_all_deliveries
--- Makes every claimed delivery due, after the process that claimed them has ended.
+-- Makes every claimed delivery due, after the process that claimed them has died. The death counts in full against a
+-- delivery that was alone in flight, and up to a limit against each of several.
 UPDATE deliveries
-SET due_at = :now, claim = NULL
+SET due_at = :now, claim = NULL,
+    unfinished_claims = MAX(unfinished_claims, CASE WHEN :alone THEN unfinished_claims + 1
+                                                    ELSE MIN(unfinished_claims + 1, :limit_together) END)
 WHERE status = 'pending'
   AND claim IS NOT NULL;
+
+-- name: count_claimed_deliveries
+-- Counts the claimed deliveries, up to two.
+SELECT COUNT(*)
+FROM (SELECT 1 FROM deliveries WHERE status = 'pending' AND claim IS NOT NULL LIMIT 2);
+
+-- name: suspect_deliveries
+-- Finds the pending deliveries that were in flight at several deaths of the process, the least suspected first.
+SELECT id, route
+FROM deliveries
+WHERE status = 'pending'
+  AND unfinished_claims >= :at_least
+ORDER BY unfinished_claims, due_at, id;
 
 -- name: retry_route_now
 -- Makes attempted deliveries of a route due at their creation time, like those without an attempt, so that all are
