@@ -19,7 +19,7 @@ from receiver.domain.audit import AuditEntry
 from receiver.domain.model import EndReason, HeldBy, Push, RouteState, Task, TaskState
 from receiver.domain.replays import Replay
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
-from receiver.store.interfaces import ById, Change
+from receiver.store.interfaces import ById, Change, RecoveredClaims
 from receiver.store.sqlite import writer
 from receiver.store.sqlite.replays import SqliteReplayStore
 from receiver.store.sqlite.store import SqliteStore
@@ -58,8 +58,8 @@ def rolls_back_commits(patch: Patch) -> None:
 
 
 def keeps_stale_claims(patch: Patch) -> None:
-    async def none(_: SqliteStore, **__: Any) -> int:
-        return 0
+    async def none(_: SqliteStore, **__: Any) -> RecoveredClaims:
+        return RecoveredClaims(released=0, suspects={})
 
     patch.setattr(SqliteStore, "release_all", none)
     patch.setattr(dispatcher, "LEASE_MARGIN", timedelta(days=3650))
