@@ -4,11 +4,14 @@ from datetime import timedelta
 
 from receiver.delivery.dispatcher import Lane
 from receiver.delivery.retry import RetryPolicy
+from receiver.delivery.senders.redacting import RedactingSender
 from receiver.delivery.senders.script import ScriptSender
 from receiver.delivery.senders.sender import Sender
 from receiver.delivery.senders.webhook import ClientCallbackSender, WebhookSender
 from receiver.domain.errors import ReceiverError
 from receiver.domain.rate_limiter import RateLimiter
+from receiver.domain.redaction import Redactor
+from receiver.domain.secret import Secret
 from receiver.events.routing import REPLY_PREFIX
 from receiver.net.http_client import HttpClient
 from receiver.settings import RouteSettings, Settings
@@ -24,11 +27,14 @@ _CLIENT_POLICY = RetryPolicy(
 class LaneRegistry:
     """The lanes of the configured routes, and one lane per host for clients' own callback URLs."""
 
-    def __init__(self, settings: Settings, operator_client: HttpClient, public_client: HttpClient) -> None:
-        self._lanes = {route.name: _build_lane(route, operator_client) for route in settings.routes}
-        self._client_callback_sender = ClientCallbackSender(
+    def __init__(
+        self, settings: Settings, operator_client: HttpClient, public_client: HttpClient, redactor: Redactor
+    ) -> None:
+        self._lanes = {route.name: _build_lane(route, operator_client, redactor) for route in settings.routes}
+        client_callback_sender = ClientCallbackSender(
             http_client=public_client, timeout=_CLIENT_TIMEOUT, secret=settings.gateway.secret
         )
+        self._client_callback_sender = RedactingSender(client_callback_sender, redactor)
 
     def __call__(self, route: str) -> Lane | None:
         """Return the lane of *route*, or None if no such route is configured."""
@@ -53,9 +59,15 @@ def make_sender(route: RouteSettings, http_client: HttpClient) -> Sender:
     raise ReceiverError(f"Route {route.name} has no destination.", remedy="Give it a webhook or a script.")
 
 
-def _build_lane(route: RouteSettings, http_client: HttpClient) -> Lane:
+def _build_lane(route: RouteSettings, http_client: HttpClient, redactor: Redactor) -> Lane:
+    sender = make_sender(route, http_client)
+    if route.webhook is None:
+        redacting = RedactingSender(sender, redactor)
+    else:
+        headers = [value if isinstance(value, Secret) else Secret(value) for value in route.webhook.headers.values()]
+        redacting = RedactingSender(sender, redactor, url=route.webhook.url, more=headers)
     return Lane(
-        sender=make_sender(route, http_client),
+        sender=redacting,
         policy=RetryPolicy(schedule=route.retry, give_up_after=route.give_up_after),
         concurrency=route.concurrency,
         rate=None if route.rate is None else RateLimiter(count=route.rate.count, per=route.rate.per),

@@ -73,10 +73,16 @@ def verify(
 
 @lru_cache(maxsize=64)
 def decode_key(secret: Secret) -> bytes:
-    """Return the key: the base64 after ``whsec_`` decoded, padded or not; without that prefix, the text itself."""
+    """Return the key: the base64 after ``whsec_`` decoded, padded or not.
+
+    Without that prefix, strict base64 is decoded, as the libraries do. Any other text is itself the key.
+    """
     text = secret.reveal().strip()
     if not text.startswith(_PREFIX):
-        return text.encode()
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            return text.encode()
     encoded = text.removeprefix(_PREFIX).rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         return base64.b64decode(encoded + "=" * (-len(encoded) % 4), validate=True)

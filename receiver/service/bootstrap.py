@@ -147,7 +147,7 @@ async def _build(
 ) -> Supervisor:
     context = await _open_context(settings, stack)
     store, notifiers, clock, ids = context.store, context.notifiers, context.clock, context.ids
-    lanes = LaneRegistry(settings, context.operator_client, context.public_client)
+    lanes = LaneRegistry(settings, context.operator_client, context.public_client, context.redactor)
     tasks = _build_tasks(context)
     route_states = RouteStates(store, context.alerts, notifiers=notifiers, clock=clock)
     dispatcher = Dispatcher(

@@ -158,7 +158,7 @@ def read_api_key(raw: object, info: ValidationInfo) -> Secret | None:
 
 
 def read_signing_secret(raw: object, info: ValidationInfo) -> Secret:
-    """Parse a signing secret: ``whsec_`` and base64, or at least 16 characters that are used unchanged."""
+    """Parse a signing secret: base64, with or without ``whsec_``, or any other text of at least 16 characters."""
     secret = read_secret(raw, info)
     text = secret.reveal()
     if not text.startswith(STANDARD_PREFIX):

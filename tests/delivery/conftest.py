@@ -8,7 +8,14 @@ import pytest
 import uvloop
 from harness.delivery_system import DeliverySystem, a_delivery_system
 
-SENDERS = ("test_orphans.py", "test_script.py", "test_script_end.py", "test_script_start.py", "test_webhook.py")
+SENDERS = (
+    "test_kept_answers.py",
+    "test_orphans.py",
+    "test_script.py",
+    "test_script_end.py",
+    "test_script_start.py",
+    "test_webhook.py",
+)
 
 
 def pytest_asyncio_loop_factories(

@@ -49,7 +49,11 @@ def test_signing_reproduces_the_vendors_example() -> None:
     assert signature == VENDOR_HEADERS["webhook-signature"]
 
 
-@pytest.mark.parametrize("secret", [PREFIXED, VENDOR_SECRET])
+ADVISED = Secret(base64.b64encode(bytes(range(200, 232))).decode())  # as `openssl rand -base64 32` makes it
+HEX = Secret("0123456789abcdef" * 4)
+
+
+@pytest.mark.parametrize("secret", [PREFIXED, VENDOR_SECRET, ADVISED, HEX])
 def test_signing_equals_the_reference_implementation(secret: Secret) -> None:
     reference = Webhook(secret.reveal()).sign("evt_1", START, BODY.decode())
 
@@ -76,8 +80,9 @@ def test_each_secret_of_a_rotation_signs_and_is_accepted() -> None:
     assert signing.verify([VENDOR_SECRET, PREFIXED], headers, BODY, now=START) is SignatureStatus.GOOD
 
 
-def test_a_secret_without_the_prefix_is_its_own_key() -> None:
-    assert signing.decode_key(PLAIN) == b"not base64 at all"
+@pytest.mark.parametrize("text", ["not base64 at all", "a-url-safe_text", "unpadded-", "abcde", "=abcdefgh"])
+def test_a_secret_that_is_no_base64_and_has_no_prefix_is_its_own_key(text: str) -> None:
+    assert signing.decode_key(Secret(text)) == text.encode()
 
 
 @pytest.mark.parametrize("text", ["whsec_AAECAwQ=", "whsec_AAECAwQ", " whsec_AAECAwQ= "])

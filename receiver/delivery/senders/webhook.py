@@ -1,5 +1,7 @@
 """Deliver by HTTP POST: to a route's webhook, signed by Standard Webhooks, or to a client's own callback URL."""
 
+import asyncio
+import contextlib
 import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
@@ -12,12 +14,13 @@ from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
 from receiver.domain.model import Accepted, Failed, Outcome, Refused
 from receiver.domain.secret import Secret
 from receiver.events import payload
-from receiver.net.http_client import HttpClient, HttpResponse, has_literal_ip
+from receiver.net.http_client import HttpClient, HttpResponse, StreamedResponse, has_literal_ip
 from receiver.net.retry_after import parse_retry_after
 from receiver.settings import WebhookSettings
 
 EXCERPT_BYTES = 4096
 
+_BODY_SECONDS = 2.0  # then an answer's body is cut: its head has decided, and the lane has other deliveries
 _ABOUT_ROUTE = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 """Answers 4xx that say when to come again. All others, except 410, are about the event."""
 
@@ -149,14 +152,27 @@ async def _post(
     time_limit: timedelta,
     at: datetime,
 ) -> Outcome:
+    """Post once. The answer's head decides, even if the body behind it breaks off."""
+    heads: list[StreamedResponse] = []
+    body = bytearray()
+
+    async def read(response: StreamedResponse) -> None:
+        heads.append(response)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_BODY_SECONDS):
+                async for chunk in response.chunks:
+                    body.extend(chunk)
+                    if len(body) > EXCERPT_BYTES:
+                        break
+
     try:
-        response = await http_client.request(
-            "POST", url, headers=headers, content=content, time_limit=time_limit, max_body=EXCERPT_BYTES
-        )
+        await http_client.stream(url, method="POST", headers=headers, content=content, time_limit=time_limit, read=read)
     except AddressBlocked as exc:
         return Refused(reason=str(exc)) if has_literal_ip(url) else Failed(reason=str(exc))
     except (RequestNotSent, NoResponse) as exc:
-        return Failed(reason=str(exc))
+        if not heads:
+            return Failed(reason=str(exc))
+    response = HttpResponse(status=heads[0].status, headers=heads[0].headers, body=bytes(body))
     return outcome_of(response, url=url, body_size=len(content), at=at)
 
 

@@ -1,0 +1,51 @@
+"""Keep secrets out of what is stored of an attempt: a webhook may echo its request, and a script its environment."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from urllib.parse import unquote_plus, urlsplit
+
+from receiver.delivery.senders.sender import DeliveryRequest, Sender
+from receiver.domain.model import Accepted, Outcome
+from receiver.domain.redaction import Redactor
+from receiver.domain.secret import Secret
+
+_MIN_SECRET_SEGMENT = 16
+"""Chat and workflow services put their secret into the path; shorter segments are ordinary words."""
+
+
+class RedactingSender:
+    """Another sender whose outcomes contain no secret: no configured one, none of the URL, none of *more*."""
+
+    def __init__(self, sender: Sender, redactor: Redactor, *, url: str = "", more: Iterable[Secret] = ()) -> None:
+        self._sender = sender
+        self._redactor = redactor
+        self._own_redactor = Redactor([*url_secrets(url), *more])
+
+    @property
+    def timeout(self) -> timedelta:
+        """The longest one attempt may take in total."""
+        return self._sender.timeout
+
+    async def send(self, request: DeliveryRequest) -> Outcome:
+        """Make one attempt at the delivery."""
+        outcome = await self._sender.send(request)
+        own = self._own_redactor if request.url is None else Redactor(url_secrets(request.url))
+        excerpt = self._redactor.body(own.body(outcome.excerpt))
+        if isinstance(outcome, Accepted):
+            return replace(outcome, excerpt=excerpt)
+        return replace(outcome, excerpt=excerpt, reason=self._redactor.text(own.values(outcome.reason)))
+
+    async def aclose(self) -> None:
+        """Close connections."""
+        await self._sender.aclose()
+
+
+def url_secrets(url: str) -> Iterator[Secret]:
+    """Yield what a URL may contain of secrets: its password, the values of its query, and long parts of its path."""
+    parts = urlsplit(url)
+    found = [parts.password or "", *(pair.partition("=")[2] for pair in parts.query.split("&"))]
+    found += [segment for segment in parts.path.split("/") if len(segment) >= _MIN_SECRET_SEGMENT]
+    for text in found:
+        yield Secret(text)
+        yield Secret(unquote_plus(text))
