@@ -42,6 +42,7 @@ from receiver.service.startup_gate import StartupGate
 from receiver.service.supervisor import Supervisor, Work
 from receiver.service.systemd import SystemdNotifier, listen_fds
 from receiver.settings import Address, Loaded, Settings, secrets_in
+from receiver.store.disk import real_path
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.recorder import CreateRecorder
@@ -128,7 +129,8 @@ async def _build_when_disk_has_space(
 ) -> Supervisor | None:
     """Build the service, after waiting while the disk is full. Return None if stopped before."""
     addresses = {"public": settings.public.listen, "admin": settings.admin.listen}
-    gate = StartupGate(settings.data_dir, addresses, listen_fds(), systemd=systemd, clock=SystemClock())
+    folder = real_path(settings.store.path).parent
+    gate = StartupGate(folder, addresses, listen_fds(), systemd=systemd, clock=SystemClock())
     while True:
         try:
             async with AsyncExitStack() as attempt:

@@ -19,7 +19,7 @@ from receiver.domain.errors import StoreUnavailable
 from receiver.service.supervisor import stop_signals
 from receiver.service.systemd import SystemdNotifier
 from receiver.settings import Address
-from receiver.store.disk import free_bytes
+from receiver.store.disk import free_bytes, is_space_used_up
 from receiver.web import serializers
 from receiver.web.server import problems
 from receiver.web.server.listener import Listener, bind_sockets
@@ -56,7 +56,8 @@ class StartupGate:
 
     def is_disk_full(self) -> bool:
         """Return whether the disk has too little space to start."""
-        return _free_bytes(self._folder) < MIN_START_BYTES
+        folder = _existing(self._folder)
+        return free_bytes(folder) < MIN_START_BYTES or is_space_used_up(folder, size=MIN_START_BYTES)
 
     async def wait(self) -> bool:
         """Answer 503 until there is space. Return False if stopped before. Raises BindFailed."""
@@ -75,7 +76,7 @@ class StartupGate:
             done.set()
         if not stop_requested.is_set():
             self._systemd.status("The disk has space again.")
-            log.info("service.disk_recovered", free=_free_bytes(self._folder))
+            log.info("service.disk_recovered", free=free_bytes(_existing(self._folder)))
         return not stop_requested.is_set()
 
     def _listener(self, name: str) -> Listener:
@@ -83,10 +84,12 @@ class StartupGate:
         return Listener(_reject, key=f"[{name}] listen", sockets=[each.dup() for each in self.sockets[name]])
 
     def _disk_full_error(self) -> StoreUnavailable:
-        free = _free_bytes(self._folder)
+        free = free_bytes(_existing(self._folder))
+        what = f"has {free // _KIB} KiB free, and starting needs {(MIN_START_BYTES - free) // _KIB} KiB more"
+        if free >= MIN_START_BYTES:
+            what = f"allows less than {MIN_START_BYTES // _KIB} KiB more: a quota or a limit on file sizes is used up"
         return StoreUnavailable(
-            f"The disk is full: {self._folder} has {free // _KIB} KiB free, "
-            f"and starting needs {(MIN_START_BYTES - free) // _KIB} KiB more.",
+            f"The disk is full: {self._folder} {what}.",
             remedy="Free some space; startup then continues. Until then callbacks are answered 503.",
         )
 
@@ -104,8 +107,8 @@ async def _reject(scope: Scope, receive: Receive, send: Send) -> None:
     await response(scope, receive, send)
 
 
-def _free_bytes(folder: Path) -> int:
-    """Return the bytes available in a folder, or in its nearest existing parent."""
+def _existing(folder: Path) -> Path:
+    """Return a folder, or its nearest existing parent."""
     while not folder.is_dir() and folder != folder.parent:
         folder = folder.parent
-    return free_bytes(folder)
+    return folder

@@ -1,8 +1,9 @@
-"""Files on a disk: the free space, the reserve that a store keeps, and folders that survive a power cut."""
+"""Files on a disk: the space left, the reserve that a store keeps, permissions, and names that survive a power cut."""
 
 import errno
 import os
 import stat
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
@@ -11,6 +12,7 @@ RESERVE = 64 * 1024 * 1024
 """Bytes that stay free for finishing work in progress."""
 
 _MIB = 1024 * 1024
+_PROBE_BLOCK = 64 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -50,6 +52,26 @@ class DiskSpace:
 def is_disk_full(exc: OSError) -> bool:
     """Return whether a write failed for want of space: the disk is full, or a quota or size limit is used up."""
     return exc.errno in _FULL
+
+
+def is_space_used_up(folder: Path, *, size: int, offset: int = 0) -> bool:
+    """Return whether a file in *folder* with *offset* bytes cannot get *size* bytes more.
+
+    It writes a temporary file: a quota and a limit on the size of files are not part of the free space.
+    """
+    end = offset + size
+    try:
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as probe:
+            while offset < end:
+                offset += os.pwrite(probe.fileno(), bytes(min(_PROBE_BLOCK, end - offset)), offset)
+    except OSError as exc:
+        return is_disk_full(exc)
+    return False
+
+
+def real_path(path: Path) -> Path:
+    """Resolve the symbolic links in a path: SQLite keeps its log beside the real file."""
+    return Path(os.path.realpath(path))
 
 
 def make_folder(folder: Path, *, mode: int) -> None:

@@ -256,12 +256,12 @@ def _open_pidfd(process_id: int) -> int:
 def _memory_file(content: bytes) -> IO[bytes]:
     """Make an unnamed file with *content*, positioned at its start."""
     if sys.platform == "linux":
-        file: IO[bytes] = os.fdopen(os.memfd_create("event", os.MFD_CLOEXEC), "w+b", buffering=0)
+        file: IO[bytes] = os.fdopen(os.memfd_create("event", os.MFD_CLOEXEC), "w+b")
     else:
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # the caller closes it
+        file = tempfile.TemporaryFile()  # noqa: SIM115  # the caller closes it
     try:
         file.write(content)
-        file.seek(0)
+        file.seek(0)  # writes all of the buffer; without a buffer, write() may write only a part
     except BaseException:
         file.close()
         raise

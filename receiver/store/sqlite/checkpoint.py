@@ -44,7 +44,7 @@ class Checkpointer:
             self._commits, self._size = 0, size
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         except (sqlite3.Error, OSError) as exc:
-            match translate_error(exc):
+            match translate_error(exc, self._path):
                 case StoreUnavailable() as unavailable:
                     log.warning("store.checkpoint_postponed", reason=unavailable.message)
                 case StoreBroken() as broken:

@@ -14,7 +14,7 @@ import aiosqlite
 import structlog
 
 from receiver.domain.errors import Conflict, ReceiverError, StoreBroken, StoreError, StoreLocked, StoreUnavailable
-from receiver.store.disk import make_folder, sync_folder
+from receiver.store.disk import is_space_used_up, make_folder, sync_folder
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -27,6 +27,7 @@ _BUSY_TIMEOUT_MS = 5_000
 _CACHED_STATEMENTS = 256
 _WAL_LIMIT = 64 * 1024 * 1024
 _ITER_CHUNK_SIZE = 64
+_PROBE_SIZE = 64 * 1024
 
 # Errors that a later try may not meet. A wal-index that cannot grow is a full disk, reported as an I/O error.
 _UNAVAILABLE = frozenset({
@@ -194,8 +195,11 @@ def _pragma(connection: sqlite3.Connection, pragma: str) -> object:
     return connection.execute(f"PRAGMA {pragma}").fetchone()[0]
 
 
-def translate_error(exc: Exception) -> ReceiverError | None:
-    """Translate a SQLite error into ours; None if it is a programming error."""
+def translate_error(exc: Exception, path: Path | None = None, *, size: int = 0) -> ReceiverError | None:
+    """Translate a SQLite error into ours; None if it is a programming error.
+
+    *path* is the file that was written, *size* the size that it was to have at least.
+    """
     if isinstance(exc, ReceiverError):
         return exc
     code = getattr(exc, "sqlite_errorcode", None)
@@ -205,13 +209,33 @@ def translate_error(exc: Exception) -> ReceiverError | None:
     if primary in _UNAVAILABLE or code in _UNAVAILABLE_IO:
         return StoreUnavailable(f"The store is temporarily unavailable: {exc}.")
     if primary in _BROKEN:
-        return StoreBroken(
-            f"The store is broken: {exc}.",
-            remedy="Check the disk, then run `kling-receiver db check`. If it finds damage, restore a backup.",
-        )
+        is_full = code == sqlite3.SQLITE_IOERR_WRITE and path is not None and _is_full(path, size)
+        return _disk_full() if is_full else _broken(exc)
     if primary == sqlite3.SQLITE_CONSTRAINT:
         return Conflict(f"The store refused the write: {exc}.")
     return None
+
+
+def _is_full(path: Path, size: int) -> bool:
+    """Return whether a failed write means a full disk. SQLite reports a used-up quota or size limit as an I/O error."""
+    try:
+        return is_space_used_up(path.parent, size=_PROBE_SIZE, offset=max(_size(path), _size(wal_path(path)), size))
+    except OSError:
+        return False
+
+
+def _disk_full() -> StoreUnavailable:
+    return StoreUnavailable(
+        "The store's disk is full: a quota or a limit on the size of files is used up.",
+        remedy="Raise it or make room: writes resume by themselves.",
+    )
+
+
+def _broken(exc: Exception) -> StoreBroken:
+    return StoreBroken(
+        f"The store is broken: {exc}.",
+        remedy="Check the disk, then run `kling-receiver db check`. If it finds damage, restore a backup.",
+    )
 
 
 class StoreMoved(StoreBroken):
@@ -234,6 +258,7 @@ class Health:
 
     def __init__(self, path: Path) -> None:
         self.broken = asyncio.Event()
+        self._path = path
         self._marker = suspect_marker(path)
         self._fault: StoreBroken | None = None
 
@@ -254,7 +279,7 @@ class Health:
 
     def classify(self, exc: Exception) -> Exception:
         """Translate an error of a connection. The first StoreBroken is stored as the fault."""
-        translated = translate_error(exc)
+        translated = translate_error(exc, self._path)
         if isinstance(translated, StoreBroken) and self._fault is None:
             self._fault = translated
             log.error("store.damaged", reason=translated.message, remedy=translated.remedy)

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 from receiver.domain.errors import InvalidRequest, StoreBroken, StoreError, StoreUnavailable
-from receiver.store.disk import sync_file, sync_folder
+from receiver.store.disk import real_path, sync_file, sync_folder
 from receiver.store.sqlite.database import (
     connect_reader,
     is_foreign,
@@ -27,6 +27,7 @@ _NO_STORE = "contains no store. Restore a backup, or let `serve` create a new st
 
 def check(path: Path) -> list[str]:
     """Check the store at *path*, even while a service uses it; return the faults, one sentence each."""
+    path = real_path(path)
     try:
         _require_file(path)
         with closing(connect_reader(path)) as connection:
@@ -81,6 +82,7 @@ def backup(path: Path, target: Path) -> None:
 
     The copy gets its final name only after it is complete, checked and on the disk.
     """
+    path = real_path(path)
     if target.exists():
         raise InvalidRequest(f"{target} exists already.", remedy="Choose a file that does not exist yet.")
     _require_file(path)
@@ -93,8 +95,6 @@ def backup(path: Path, target: Path) -> None:
             sync_folder(target.parent)
     except OSError as exc:
         raise StoreUnavailable(f"The backup could not be written: {exc.strerror or exc}.") from exc
-    except sqlite3.Error as exc:
-        raise (translate_error(exc) or exc) from exc
 
 
 @contextmanager
@@ -124,12 +124,15 @@ def _remove_copy(copy_path: Path) -> None:
 
 
 def _copy(path: Path, copy_path: Path) -> None:
-    with closing(connect_reader(path)) as source, closing(sqlite3.connect(copy_path, isolation_level=None)) as copy:
-        _require_store(path, source)
-        source.backup(copy)
-        # The copy must be a single file. WAL mode returns when it is opened as a store.
-        copy.execute("PRAGMA journal_mode = DELETE")
-        found = find_damage(copy)
+    try:
+        with closing(connect_reader(path)) as source, closing(sqlite3.connect(copy_path, isolation_level=None)) as copy:
+            _require_store(path, source)
+            source.backup(copy)
+            # The copy must be a single file. WAL mode returns when it is opened as a store.
+            copy.execute("PRAGMA journal_mode = DELETE")
+            found = find_damage(copy)
+    except sqlite3.Error as exc:
+        raise (translate_error(exc, copy_path, size=path.stat().st_size) or exc) from exc
     if found:
         raise StoreError(f"The copy is damaged and was deleted: {found[0]}")
 
@@ -159,10 +162,11 @@ def stats(connection: sqlite3.Connection) -> Mapping[str, int]:
 
 def stats_at(path: Path) -> Mapping[str, int]:
     """Return the statistics of the store at *path*, even while a service uses it."""
+    path = real_path(path)
     _require_file(path)
     try:
         with closing(connect_reader(path)) as connection:
             _require_store(path, connection)
             return stats(connection)
     except sqlite3.Error as exc:
-        raise (translate_error(exc) or exc) from exc
+        raise (translate_error(exc, path) or exc) from exc

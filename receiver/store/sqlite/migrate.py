@@ -11,6 +11,7 @@ from pathlib import Path
 
 from receiver.domain.clock import Clock, SystemClock, micros
 from receiver.domain.errors import StoreError
+from receiver.store.disk import real_path
 from receiver.store.sqlite.database import APPLICATION_ID, connect_writer, exclusive, translate_error
 
 _FILE = re.compile(r"(?P<version>\d{4})_(?P<name>\w+)\.sql")
@@ -65,6 +66,7 @@ def known_migrations() -> tuple[Migration, ...]:
 
 def migrate(path: Path, *, clock: Clock = _CLOCK) -> list[str]:
     """Migrate the store at *path* under its exclusive lock; return the names of the applied steps."""
+    path = real_path(path)
     with exclusive(path, create=True):
         try:
             connection = connect_writer(path)
@@ -73,7 +75,7 @@ def migrate(path: Path, *, clock: Clock = _CLOCK) -> list[str]:
             finally:
                 connection.close()
         except sqlite3.Error as exc:
-            raise (translate_error(exc) or exc) from exc
+            raise (translate_error(exc, path) or exc) from exc
 
 
 def upgrade(connection: sqlite3.Connection, steps: Sequence[Migration], *, clock: Clock = _CLOCK) -> list[str]:

@@ -15,7 +15,7 @@ from receiver.domain.clock import Clock, SystemClock
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Attempt, Delivery, DeliveryStatus, Event, Push, RouteState, Task, TaskState, Verdict
 from receiver.events.factory import RoutedEvent
-from receiver.store.disk import RESERVE, DiskSpace, free_bytes
+from receiver.store.disk import RESERVE, DiskSpace, free_bytes, real_path
 from receiver.store.interfaces import (
     ArchiveUpdate,
     Change,
@@ -96,6 +96,7 @@ class SqliteStore:
         With less than *reserve* bytes *free* the store accepts nothing new, so that work in progress can finish.
         Raises StoreLocked if another process uses the store, StoreError if this program cannot use the file.
         """
+        path = real_path(path)
         async with AsyncExitStack() as stack:
             stack.enter_context(exclusive(path, create=create))
             health, after_commit = Health(path), checkpoint.Checkpointer(path).after_commit
