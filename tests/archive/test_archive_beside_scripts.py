@@ -11,13 +11,12 @@ from collections.abc import Iterator
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
-from random import Random
 
 import pytest
 import uvloop
 from chaos.parameters import env_int
 from harness.archive_system import LOOPBACK
-from harness.http_peers import http_peer, response
+from harness.result_files import a_file_server, source
 from harness.soak_report import RecordCounts
 
 from receiver.archive.fetcher import Fetcher, ResultFile
@@ -25,20 +24,8 @@ from receiver.delivery.senders.process import run
 from receiver.domain.model import Asset
 from receiver.net.http_client import HttpClient
 
-FILES = env_int("FILES", 300)
+FILES = env_int("FILES", 200)
 CONCURRENCY = 4
-MAX_BYTES = 200_000
-
-
-def source(number: int) -> bytes:
-    """Return a file's bytes, always the same."""
-    rng = Random(number)
-    return b"\x89PNG\r\n\x1a\n" + rng.randbytes(rng.randrange(1, MAX_BYTES))
-
-
-async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    head = await reader.readuntil(b"\r\n\r\n")
-    writer.write(response(200, source(int(head.split()[1].strip(b"/"))), content_type="image/png"))
 
 
 async def download_all(folder: Path, server: str, numbers: Iterator[int]) -> list[str]:
@@ -83,9 +70,9 @@ async def run_scripts(stop: asyncio.Event) -> int:
 def test_every_file_is_its_source_while_scripts_end(tmp_path: Path, record_counts: RecordCounts) -> None:
     async def work() -> None:
         numbers, stop = iter(range(FILES)), asyncio.Event()
-        async with http_peer(answer, reads_requests=False) as server, asyncio.TaskGroup() as group:
+        async with a_file_server() as url, asyncio.TaskGroup() as group:
             scripts = [group.create_task(run_scripts(stop)) for _ in range(CONCURRENCY)]
-            downloads = [group.create_task(download_all(tmp_path, server.url, numbers)) for _ in range(CONCURRENCY)]
+            downloads = [group.create_task(download_all(tmp_path, url, numbers)) for _ in range(CONCURRENCY)]
             await asyncio.wait(downloads)
             stop.set()
         wrong = [line for each in downloads for line in each.result()]

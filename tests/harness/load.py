@@ -21,7 +21,7 @@ START_NUMBER = "LIFE"
 """The variable that numbers the starts of a receiver. Its routes send it, so that the sink knows the start."""
 
 LABEL = "marked"
-_LABEL_EVERY = 25  # one of this many tasks has a label
+_LABEL_EVERY = 10  # one of this many tasks has a label
 
 _CONNECTION_ERRORS = (OSError, asyncio.IncompleteReadError)
 _RETRY_SECONDS = 0.02  # delay before a client retries
@@ -49,19 +49,20 @@ class LoadRoute:
             says = f'headers = {{ x-route = "{self.name}", x-life = "env:{START_NUMBER}" }}'
             return a_webhook_route(sink, name=self.name, extra=extra, webhook=says)
         assert folder is not None, "a script needs an output folder"
-        path = folder / "script.sh"
-        path.write_text(f'#!/bin/sh\necho "$KLING_EVENT_ID ${START_NUMBER}" >> "$OUT"\n')
+        path = folder / f"{self.name}.sh"
+        path.write_text(f'#!/bin/sh\necho "{self.name} $KLING_EVENT_ID ${START_NUMBER}" >> "$OUT"\n')
         path.chmod(0o755)
         env = f'OUT = "{_script_output(folder)}", {START_NUMBER} = "env:{START_NUMBER}"'
         return f'[[routes]]\nname = "{self.name}"\n{extra}script = {{ command = ["{path}"], env = {{ {env} }} }}\n'
 
 
 ONE_WEBHOOK = (LoadRoute(name="all"),)
-THREE_AND_A_SCRIPT = (
+THREE_AND_TWO_SCRIPTS = (
     LoadRoute(name="all"),
     LoadRoute(name="ends", only_final=True),
     LoadRoute(name="marked", only_labelled=True),
     LoadRoute(name="script", only_final=True, only_labelled=True, script=True),
+    LoadRoute(name="second-script", only_final=True, only_labelled=True, script=True),
 )
 
 
@@ -79,13 +80,15 @@ class LoadGenerator:
     """Posts callbacks and records the answers.
 
     ``acknowledged`` holds the bodies answered 200, ``labelled`` the tasks with a label. ``failed_requests`` counts
-    requests without an answer. Clients keep their connections, or open one per callback.
+    requests without an answer. Clients keep their connections, or open one per callback. With a ``file_server`` each
+    success has a result there, at the number of its task.
     """
 
     receiver: Receiver
     per_second: int = 250
     client_count: int = 8
     keep_alive: bool = True
+    file_server: str = ""
     acknowledged: set[tuple[str, bytes]] = field(default_factory=set)
     labelled: set[str] = field(default_factory=set)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -121,7 +124,7 @@ class LoadGenerator:
             if label is not None:
                 self.labelled.add(task)
             for word in STATUSES:
-                body = a_push_body(word, task_id=str(number))
+                body = self._body(word, number)
                 if await public.post_until_accepted(path, body, stop, expected_status=200) is None:
                     break
                 self.acknowledged.add((task, body))
@@ -129,6 +132,12 @@ class LoadGenerator:
                 await asyncio.sleep(max(0.0, next_at - loop.time()))
         public.disconnect()
         admin.disconnect()
+
+    def _body(self, status: str, number: int) -> bytes:
+        if not self.file_server or status != "succeed":
+            return a_push_body(status, task_id=str(number))
+        images = [{"index": 0, "url": f"{self.file_server}/{number}"}]
+        return a_push_body(status, task_id=str(number), task_result={"images": images})
 
 
 @asynccontextmanager
@@ -238,7 +247,7 @@ def _runs_by_delivery(sink: Sink, folder: Path | None) -> Mapping[tuple[str, str
     said = [(headers["x-route"], headers["webhook-id"], headers["x-life"]) for headers in sink.headers]
     if folder is not None and _script_output(folder).exists():
         lines = map(str.split, _script_output(folder).read_text().splitlines())
-        said += [("script", event, life) for event, life in lines]
+        said += [(route, event, life) for route, event, life in lines]
     lives: dict[tuple[str, str], list[int]] = {}
     for route, event, life in said:
         lives.setdefault((route, event), []).append(int(life))
