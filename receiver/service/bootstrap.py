@@ -235,7 +235,7 @@ async def _build_archive_and_retention(context: Context, stack: AsyncExitStack) 
 def _listeners(
     settings: Settings, inbox: Inbox, services: AdminServices, sockets: Mapping[str, Sequence[socket.socket]]
 ) -> Mapping[str, Listener]:
-    admin = admin_app(services, token=admin_token(settings), listen=settings.admin.listen)
+    admin = admin_app(services, token=admin_token(settings), listen=settings.admin.listen, hosts=settings.admin.hosts)
     proxies = TrustedProxies(settings.public.proxies)
     public = public_app(
         inbox, max_body=settings.callbacks.max_body, allowed_hosts=_public_hosts(settings), proxies=proxies

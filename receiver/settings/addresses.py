@@ -66,6 +66,23 @@ def _listening_host(host: str) -> str:
     return host.lower()
 
 
+def read_host_name(raw: object) -> str:
+    """Parse the name or address by which clients reach a listener, such as ``tasks.example.com``."""
+    text = read_text(raw)
+    name = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    if isinstance(_parse_ip(name), IPv6Address):
+        return name.lower()
+    try:
+        ascii_name = name.encode("idna").decode()
+    except UnicodeError:
+        ascii_name = ""
+    if not _HOST_NAME.fullmatch(ascii_name):
+        raise InvalidValue(
+            f'{quoted(text)} is not a host name; write it without scheme, port and path: "tasks.example.com"'
+        )
+    return name.lower()
+
+
 def read_network(raw: object) -> IPv4Network | IPv6Network:
     """Parse a network to which clients' URLs may lead, such as ``"10.0.0.0/8"``; an address is a network of one."""
     network = _read_network(raw)

@@ -16,6 +16,7 @@ from receiver.settings import secrets, values
 from receiver.settings.addresses import (
     Address,
     read_address,
+    read_host_name,
     read_kling_url,
     read_network,
     read_optional_url,
@@ -110,6 +111,10 @@ class AdminSettings(Section):
     token: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
         default=None,
         description="The bearer token it requires. Empty: created at the first start and kept beside the store.",
+    )
+    hosts: Annotated[tuple[Annotated[str, ParsedField(read_host_name)], ...], OneOrMany] = Field(
+        default=(),
+        description="Further host names it answers to. If empty and `listen` is 0.0.0.0 or [::], it answers to any.",
     )
 
 

@@ -23,7 +23,8 @@ class TokenAuth:
     def __init__(self, app: ASGIApp, *, token: Secret, listen: Address, hosts: Collection[str] = ()) -> None:
         self._app = app
         self._token = token.reveal().encode()
-        self._allowed_hosts = AllowedHosts(listen, hosts)
+        # The token protects a listener whose names are unknown: a web page with another name does not have it.
+        self._allowed_hosts = AllowedHosts(listen, hosts, any_if_open=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an authorized request on; raise ``Problem`` (421 or 401) for any other."""
@@ -34,7 +35,10 @@ class TokenAuth:
     def _check(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._allowed_hosts.allows(hosts[0]):
-            raise misdirected()
+            raise misdirected(
+                "The admin listener does not answer to this host name. "
+                'Add the name to [admin] hosts in config.toml, such as hosts = ["tasks.example.com"].'
+            )
         credentials = headers.getlist("authorization")
         if not credentials:
             detail = "Send the admin token: Authorization: Bearer TOKEN."

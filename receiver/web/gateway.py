@@ -6,6 +6,7 @@ error handling understands them.
 """
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Mapping
 from http import HTTPStatus
 from typing import Protocol
@@ -43,6 +44,8 @@ _KLING_CODES: Mapping[HTTPStatus, int] = {
     HTTPStatus.GATEWAY_TIMEOUT: 5002,
 }
 _BAD_PARAMETERS = 1201
+_AMBIGUOUS = re.compile(r"%2e|%2f|%5c|[;\\]", re.IGNORECASE)
+"""What servers read differently: one may see another path than we do, and so another call with our key."""
 _VALID_STATUSES = range(200, 600)
 
 
@@ -96,6 +99,8 @@ class Gateway:
         if not path.startswith(PREFIX):
             raise problems.not_found()
         path = path.removeprefix(PREFIX)
+        if found := _AMBIGUOUS.search(path):
+            raise problems.bad_request(f"The path must not contain {found[0]!r}. Use Kling's path as documented.")
         endpoint = endpoints.resolve(path) if scope["method"] == "POST" else None
         if endpoint is None:
             await self._forward(path, await stream_body(scope, receive, limit=MAX_JOB_BODY), scope, receive, send)

@@ -11,6 +11,7 @@ from harness.web_app import TOKEN, WebApp
 from receiver.domain.api_schema.resources import Check
 from receiver.settings import Address
 from receiver.web.resources.health import with_disk_check
+from receiver.web.server.allowed_hosts import AllowedHosts
 
 PAGES = ["/api/tasks", "/api/stream", "/openapi.json", "/console", "/metrics", "/nowhere", "/"]
 
@@ -99,6 +100,34 @@ async def test_only_our_own_names_are_answered_to(web: WebApp, host: str, status
     answer = await web.client.get("/api/tasks", headers={"host": host})
 
     assert answer.status_code == status
+
+
+async def test_another_host_is_told_the_key_that_allows_it(web: WebApp) -> None:
+    answer = await web.client.get("/api/tasks", headers={"host": "tasks.example.com"})
+
+    assert answer.status_code == 421
+    assert "[admin] hosts" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("listen", "hosts", "host", "is_allowed"),
+    [
+        ("127.0.0.1", ("tasks.example.com",), "tasks.example.com:443", True),
+        ("127.0.0.1", ("Tasks.Example.com.",), "tasks.example.com", True),
+        ("127.0.0.1", ("b\u00fccher.example",), "xn--bcher-kva.example", True),
+        ("127.0.0.1", ("tasks.example.com",), "other.example.com", False),
+        ("127.0.0.1", (), "kling.lan", False),
+        ("0.0.0.0", (), "kling-receiver:8701", True),
+        ("::", (), "kling.lan", True),
+        ("0.0.0.0", (), "", False),
+        ("0.0.0.0", ("kling.lan",), "other.lan", False),
+        ("0.0.0.0", ("kling.lan",), "192.0.2.7:8701", True),
+    ],
+)
+def test_the_admin_listener_answers_to_the_configured_names(
+    listen: str, hosts: tuple[str, ...], host: str, *, is_allowed: bool
+) -> None:
+    assert AllowedHosts(Address(listen, 8701), hosts, any_if_open=True).allows(host) is is_allowed
 
 
 async def test_a_kling_client_without_the_token_is_told_in_klings_words(web: WebApp) -> None:

@@ -15,16 +15,23 @@ _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class AllowedHosts:
-    """The allowed host names of one listener: its address, this machine's loopback names, and *extra*."""
+    """The allowed host names of one listener: its address, this machine's loopback names, and *extra*.
 
-    def __init__(self, listen: Address, extra: Collection[str] = ()) -> None:
+    A listener on all addresses is reached by names that it cannot know. With *any_if_open* it allows every name unless
+    *extra* lists some; every address is always allowed.
+    """
+
+    def __init__(self, listen: Address, extra: Collection[str] = (), *, any_if_open: bool = False) -> None:
         self._names = _LOOPBACK | {listen.host.lower()} | {_ascii(name) for name in extra}
         self._any_address = listen.host in ("0.0.0.0", "::")  # noqa: S104 -- compared, not bound
+        self._any_name = any_if_open and self._any_address and not extra
 
     def allows(self, host: str) -> bool:
         """Return whether a Host header's value is allowed. Its port is ignored."""
         name = without_port(host).rstrip(".").lower()
-        return name in self._names or name.endswith(".localhost") or (self._any_address and _is_address(name))
+        if name in self._names or name.endswith(".localhost"):
+            return True
+        return (self._any_name and bool(name)) or (self._any_address and _is_address(name))
 
 
 def misdirected(detail: str = "This service does not serve the requested host.") -> Problem:

@@ -181,6 +181,6 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
 
 
 def _free_body(cycle: httptools_impl.RequestResponseCycle | None) -> None:
-    """Give back the memory of a body that nothing reads any more."""
+    """Free the memory of a body that nothing reads any more."""
     if cycle is not None:
         cycle.body = bytearray()

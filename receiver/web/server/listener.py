@@ -21,6 +21,7 @@ from receiver.domain.errors import BindFailed
 from receiver.settings import Address
 from receiver.web.server.client_address import peer_name
 from receiver.web.server.connections import ConnectionLimits, ConnectionRegistry
+from receiver.web.server.file_limit import fit_backlog, fit_limits, max_open_files
 from receiver.web.server.httptools_connection import HttptoolsConnection
 from receiver.web.server.problems import Problem
 from receiver.web.server.rejections import HEAD_TOO_LARGE
@@ -57,7 +58,9 @@ class Listener:
         self._key = key
         self._address = address
         self._sockets = list(sockets)
-        self._limits = limits or ConnectionLimits()
+        self._wanted_limits = limits or ConnectionLimits()
+        self._files = max_open_files()
+        self._limits = fit_limits(self._wanted_limits, files=self._files)
         self._grace = grace
 
     def bind(self) -> None:
@@ -82,6 +85,15 @@ class Listener:
         server = _Server(self._config(stop), registry, stop=stop, started=self.started)
         addresses = [str(address) for address in self.addresses]
         log.info("listener.opened", listener=self._key, addresses=addresses)
+        if self._limits.connections < self._wanted_limits.connections:
+            log.warning(
+                "listener.limited",
+                listener=self._key,
+                connections=self._limits.connections,
+                reason=f"This process may open only {self._files} files; {self._wanted_limits.connections} connections "
+                "need more.",
+                remedy="Run `ulimit -n 4096` before the start, or set LimitNOFILE=4096 in the systemd unit.",
+            )
         try:
             await server.serve(sockets=self._sockets)
         finally:
@@ -110,7 +122,7 @@ class Listener:
             proxy_headers=False,
             server_header=False,
             workers=1,
-            backlog=_BACKLOG,
+            backlog=fit_backlog(_BACKLOG, files=self._files),
             timeout_keep_alive=math.ceil(self._limits.idle.total_seconds()),
             timeout_graceful_shutdown=math.ceil(self._grace.total_seconds()),
         )
