@@ -36,7 +36,7 @@ from receiver.domain.notifier import Notifiers
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.events.factory import RoutedEvent
 from receiver.events.payload import match_refreshed_urls
-from receiver.store.interfaces import ArchiveStore, ArchiveUpdate
+from receiver.store.interfaces import ArchiveStore, ArchiveUpdate, Catalog
 
 log = structlog.get_logger()
 
@@ -47,14 +47,6 @@ _MAX_EVENTS = 256
 _KEY_PARTS = 3  # the last parts of a file's path: task, event, file name
 _RETRY_DELAY = timedelta(seconds=5)
 _FAULT_DELAY = timedelta(minutes=1)
-
-
-class Shelf(ArchiveStore, Protocol):
-    """The store as the archiver needs it."""
-
-    async def task(self, ref: str) -> Task | None:
-        """Return a task, or None."""
-        ...
 
 
 class ArchiveAlerts(Protocol):
@@ -96,7 +88,8 @@ class Archiver:
 
     def __init__(
         self,
-        store: Shelf,
+        store: ArchiveStore,
+        catalog: Catalog,
         fetcher: Fetcher,
         folder: Path,
         *,
@@ -108,6 +101,7 @@ class Archiver:
         rng: Random,
     ) -> None:
         self._store = store
+        self._catalog = catalog
         self._fetcher = fetcher
         self._folder = folder
         self._refresher = refresher
@@ -222,7 +216,7 @@ class Archiver:
 
     async def _refreshed_urls(self, job: ArchiveJob) -> Mapping[str, str]:
         task_id = job.event.task_id
-        task = None if task_id is None else await self._store.task(task_id)
+        task = None if task_id is None else await self._catalog.task(task_id)
         result = {} if task is None or self._refresher is None else await self._refresher.refresh(task)
         return match_refreshed_urls(job.result, result)
 
@@ -305,7 +299,7 @@ class Archiver:
         if decision.alert is None:
             return ()
         event = job.event
-        task = None if event.task_id is None else await self._store.task(event.task_id)
+        task = None if event.task_id is None else await self._catalog.task(event.task_id)
         still_tried = decision.archiving is not None
         results: list[Json] = [
             {"number": result.number, "url": result.url, "reason": result.reason, "still_tried": still_tried}

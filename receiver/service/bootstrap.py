@@ -151,26 +151,28 @@ async def _build(
     store, notifiers, clock, ids = context.store, context.notifiers, context.clock, context.ids
     lanes = LaneRegistry(settings, context.operator_client, context.public_client, context.redactor)
     tasks = _build_tasks(context)
-    route_states = RouteStates(store, context.alerts, notifiers=notifiers, clock=clock)
-    dispatcher = Dispatcher(
-        store, lanes, route_states, notifier=notifiers.deliveries, clock=clock, ids=ids, rng=SystemRandom(), grace=GRACE
-    )
+    route_states = RouteStates(store.deliveries, context.alerts, notifiers=notifiers, clock=clock)
+    dispatcher = _build_dispatcher(context, lanes, route_states)
     batches = BatchService(store.batches, context.event_factory, notifiers=notifiers, clock=clock)
-    replays = ReplayService(store.replays, store, routes=settings.routes, notifiers=notifiers, clock=clock, ids=ids)
+    replays = ReplayService(
+        store.replays, store.catalog, routes=settings.routes, notifiers=notifiers, clock=clock, ids=ids
+    )
     work: dict[str, Work] = {"dispatcher": dispatcher.run, "replay": replays.run, "batches": batches.run}
     work |= {**await _build_archive_and_retention(context, stack), **tasks.work}
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=notifiers)
     services = AdminServices(
         submitter=tasks.submitter,
         kling=context.kling,
-        catalog=store,
+        catalog=store.catalog,
         routes=settings.routes,
-        route_state_store=store,
+        route_state_store=store.deliveries,
         route_states=route_states,
         replays=replays,
         batches=batches,
         costs=store.costs,
-        explainer=Explainer(store, store, routes=[route.name for route in settings.routes], clock=clock),
+        explainer=Explainer(
+            store.catalog, store.tasks, store.deliveries, routes=[route.name for route in settings.routes], clock=clock
+        ),
         find_sender=lanes.sender,
         event_notifier=notifiers.events,
         readiness=with_disk_check(supervisor.readiness, store.disk_space.shortage),
@@ -179,6 +181,19 @@ async def _build(
     )
     supervisor.set_listeners(**_listeners(settings, tasks.inbox, services, sockets))
     return supervisor
+
+
+def _build_dispatcher(context: Context, lanes: LaneRegistry, route_states: RouteStates) -> Dispatcher:
+    return Dispatcher(
+        context.store.deliveries,
+        lanes,
+        route_states,
+        notifier=context.notifiers.deliveries,
+        clock=context.clock,
+        ids=context.ids,
+        rng=SystemRandom(),
+        grace=GRACE,
+    )
 
 
 async def _open_context(settings: Settings, stack: AsyncExitStack) -> Context:
@@ -208,10 +223,10 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> Context:
 async def _build_archive_and_retention(context: Context, stack: AsyncExitStack) -> Mapping[str, Work]:
     """Build the work that archives results and deletes old data."""
     settings, clock = context.settings, context.clock
-    work: dict[str, Work] = {"retention": Retention(context.store, settings.retention, clock=clock).run}
+    work: dict[str, Work] = {"retention": Retention(context.store.retention, settings.retention, clock=clock).run}
     folder, storage = settings.archive.dir, settings.archive.storage
     if not settings.archive.is_on:
-        await abandon(context.store, clock=clock)
+        await abandon(context.store.archive, clock=clock)
         return work
     copy_target = None
     if storage.url:
@@ -219,7 +234,8 @@ async def _build_archive_and_retention(context: Context, stack: AsyncExitStack) 
         copy_target = CopyTarget(storage=opened, remove_local=folder is None)
     has_key = bool(settings.kling.api_key or settings.kling.access_key)
     archiver = Archiver(
-        context.store,
+        context.store.archive,
+        context.store.catalog,
         Fetcher(context.public_client),
         folder or settings.data_dir / "arriving",
         refresher=ResultRefresher(context.kling) if has_key else None,
@@ -249,9 +265,11 @@ def _listeners(
 def _build_tasks(context: Context) -> TaskServices:
     settings, store, kling, event_factory = context.settings, context.store, context.kling, context.event_factory
     notifiers, clock, ids = context.notifiers, context.clock, context.ids
-    alerts = TaskAlerts(store, store, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock)
+    alerts = TaskAlerts(
+        store.tasks, store.catalog, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
+    )
     inbox = Inbox(
-        store,
+        store.tasks,
         event_factory,
         callbacks=settings.callbacks,
         poll=settings.poll,
@@ -260,12 +278,14 @@ def _build_tasks(context: Context) -> TaskServices:
         ids=ids,
         health_observer=alerts if settings.public.url else None,
     )
-    recorder = CreateRecorder(store, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
-    recovery = CreateRecovery(store, kling, recorder, store, settings=settings, notifiers=notifiers, clock=clock)
-    executor = CreateExecutor(store, kling, recorder, recovery, alerts, settings=settings, clock=clock)
-    submitter = Submitter(store, executor, recorder, settings=settings, notifiers=notifiers, clock=clock, ids=ids)
+    recorder = CreateRecorder(store.tasks, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
+    recovery = CreateRecovery(
+        store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
+    )
+    executor = CreateExecutor(store.tasks, kling, recorder, recovery, alerts, settings=settings, clock=clock)
+    submitter = Submitter(store.tasks, executor, recorder, settings=settings, notifiers=notifiers, clock=clock, ids=ids)
     poller = Poller(
-        store,
+        store.tasks,
         kling,
         inbox,
         alerts,

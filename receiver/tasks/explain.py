@@ -3,7 +3,6 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
 from urllib.parse import urlsplit
 
 from receiver.domain.audit import AuditEntry
@@ -29,7 +28,7 @@ from receiver.domain.model import (
 from receiver.events.routing import REPLY_PREFIX
 from receiver.kling import protocol
 from receiver.kling.raw_json import truncate_strings
-from receiver.store.interfaces import Catalog, DeliveryView
+from receiver.store.interfaces import Catalog, DeliveryQueue, DeliveryView, TaskStore
 
 _MAX_ITEMS = 500
 _MAX_SENTENCES = 3
@@ -44,18 +43,6 @@ OUTCOME_TEXT: Mapping[PushOutcome, str] = {
     PushOutcome.UNRECOGNIZED: "has an unknown format or status",
     PushOutcome.FORGED: "has a wrong signature, or Kling's API denies it",
 }
-
-
-class ExplainStore(Protocol):
-    """What the explanation reads besides the catalog."""
-
-    async def intent(self, task_id: str) -> bytes:
-        """Return the body of the task's submit; empty if it is no longer kept."""
-        ...
-
-    async def route_states(self) -> Mapping[str, RouteState]:
-        """Return the stored state of each route."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,9 +82,12 @@ class TaskExplanation:
 class Explainer:
     """Builds the explanation of a task from the store."""
 
-    def __init__(self, catalog: Catalog, store: ExplainStore, *, routes: Collection[str], clock: Clock) -> None:
+    def __init__(
+        self, catalog: Catalog, tasks: TaskStore, queue: DeliveryQueue, *, routes: Collection[str], clock: Clock
+    ) -> None:
         self._catalog = catalog
-        self._store = store
+        self._tasks = tasks
+        self._queue = queue
         self._routes = frozenset(routes)
         self._clock = clock
 
@@ -116,10 +106,10 @@ class Explainer:
         ]
         subjects = [task.id, *(view.delivery.id for view in views)]
         actions = list(reversed(await self._catalog.actions(subjects=subjects, limit=_MAX_ITEMS)))
-        states = await self._store.route_states()
+        states = await self._queue.route_states()
         return TaskExplanation(
             task=task,
-            intent=_redacted_intent(await self._store.intent(task.id)),
+            intent=_redacted_intent(await self._tasks.intent(task.id)),
             pushes=pushes,
             events=events,
             deliveries=deliveries,

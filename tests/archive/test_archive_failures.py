@@ -70,7 +70,7 @@ async def test_a_dead_url_is_given_up_soon_and_the_rest_is_delivered(system: Arc
     assert [(one["number"], one["reason"][-13:], one["still_tried"]) for one in told["results"]] == [
         (0, "answered 410.", False), (2, "answered 404.", False), (3, "answered 403.", False),
     ]  # fmt: skip
-    [alert] = (await system.store.events(types=["alert.asset_lost"])).items
+    [alert] = (await system.store.catalog.events(types=["alert.asset_lost"])).items
     assert await system.due_by_route(alert) == {"on-call": True}
 
 

@@ -18,8 +18,7 @@ from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Attempt, DeliveryStatus, Event, Verdict
 from receiver.service.retention import Retention
 from receiver.settings import RetentionSettings, RouteSettings, WebhookSettings
-from receiver.store.interfaces import ArchiveUpdate
-from receiver.store.sqlite.store import SqliteStore
+from receiver.store.interfaces import ArchiveStore, ArchiveUpdate
 
 # Crashes and faults
 
@@ -111,7 +110,7 @@ async def test_notes_that_cannot_be_are_not_believed(system: ArchiveSystem, note
 class FailingStore:
     """A store that cannot write for a while."""
 
-    def __init__(self, store: SqliteStore, failures: int, error: Exception) -> None:
+    def __init__(self, store: ArchiveStore, failures: int, error: Exception) -> None:
         self._store = store
         self._failures_left = failures
         self._error = error
@@ -132,7 +131,7 @@ async def test_a_fault_of_the_store_or_of_ours_costs_a_wait_and_no_download(
 ) -> None:
     async with a_cdn(a=A_PNG, b=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a", f"{cdn.url}/b")
-        system.start(archive_store=FailingStore(system.store, 3, error))
+        system.start(archive_store=FailingStore(system.store.archive, 3, error))
         while await system.archive_state(event) is not None:
             system.clock.advance(timedelta(seconds=30))
             await asyncio.sleep(0.01)
@@ -145,7 +144,7 @@ async def test_a_replay_weeks_later_still_has_its_files(system: ArchiveSystem) -
     routes = [RouteSettings(name="publish", webhook=WebhookSettings(url="https://app.example.com/"))]
     replayer = ReplayService(
         system.store.replays,
-        system.store,
+        system.store.catalog,
         routes=routes,
         notifiers=system.notifiers,
         clock=system.clock,
@@ -158,8 +157,8 @@ async def test_a_replay_weeks_later_still_has_its_files(system: ArchiveSystem) -
     await deliver_due(system)
 
     system.clock.advance(timedelta(weeks=8))
-    await Retention(system.store, RetentionSettings(), clock=system.clock).sweep(asyncio.Event())
-    [old] = (await system.store.deliveries(event_id=event.id)).items
+    await Retention(system.store.retention, RetentionSettings(), clock=system.clock).sweep(asyncio.Event())
+    [old] = (await system.store.catalog.deliveries(event_id=event.id)).items
     await replayer.retry(old.delivery.id, why="", actor="alice")
     again = await deliver_due(system)
 
@@ -170,20 +169,22 @@ async def test_a_replay_weeks_later_still_has_its_files(system: ArchiveSystem) -
 async def deliver_due(system: ArchiveSystem) -> Event:
     """Have the one delivery that is due delivered; give its event as it went out."""
     now = system.clock.now()
-    [claimed] = await system.store.claim("publish", now=now, until=now + timedelta(minutes=1), limit=9, claim="c")
+    [claimed] = await system.store.deliveries.claim(
+        "publish", now=now, until=now + timedelta(minutes=1), limit=9, claim="c"
+    )
     attempt = Attempt(
         delivery_id=claimed.delivery.id, number=1, started_at=now, duration=timedelta(), outcome="delivered"
     )
     verdict = Verdict(status=DeliveryStatus.DELIVERED, due_at=now, finished_at=now)
-    assert await system.store.record_attempt(attempt, verdict, claim="c")
+    assert await system.store.deliveries.record_attempt(attempt, verdict, claim="c")
     return claimed.event
 
 
 async def test_where_results_are_left_where_they_are_routes_wait_no_more(system: ArchiveSystem) -> None:
     event = await system.succeed_task("https://cdn.example.com/0.png")
 
-    await abandon(system.store, clock=system.clock)
+    await abandon(system.store.archive, clock=system.clock)
 
     assert await system.archive_state(event) is None
     assert await system.due_by_route(event) == {"publish": True}
-    assert await system.store.next_due(exclude=()) is None
+    assert await system.store.archive.next_due(exclude=()) is None

@@ -29,7 +29,9 @@ async def test_results_are_archived_before_delivery(system: ArchiveSystem) -> No
     assert ((folder / "0.png").read_bytes(), (folder / "1.jpg").read_bytes()) == (PNG, JPG)
     assert system.files() == [f"{event.task_id}/{event.id}/{name}" for name in ("0.png", "1.jpg")]
     assert await system.due_by_route(event) == {"publish": True}
-    [sent] = await system.store.claim("publish", now=system.clock.now(), until=system.clock.now(), limit=1, claim="c")
+    [sent] = await system.store.deliveries.claim(
+        "publish", now=system.clock.now(), until=system.clock.now(), limit=1, claim="c"
+    )
     assert json.loads(sent.event.envelope)["data"]["assets"] == assets
     assert (await system.store.stats())["assets"] == 2
     assert await system.alerts() == []
@@ -82,9 +84,9 @@ async def test_a_probe_of_a_held_route_takes_nothing_that_waits_for_files(system
     await system.succeed_task("https://cdn.example.com/0.png")
     now = system.clock.now()
 
-    assert await system.store.claim("publish", now=now, until=now, limit=1, claim="c", early=True) == []
-    assert (await system.store.release_all(now=now, suspect_after=3)).released == 0
-    assert await system.store.retry_now("publish", now=now) == 0
+    assert await system.store.deliveries.claim("publish", now=now, until=now, limit=1, claim="c", early=True) == []
+    assert (await system.store.deliveries.release_all(now=now, suspect_after=3)).released == 0
+    assert await system.store.deliveries.retry_now("publish", now=now) == 0
 
 
 async def test_file_names_never_use_untrusted_input(system: ArchiveSystem) -> None:

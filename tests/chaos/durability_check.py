@@ -50,8 +50,8 @@ async def compare(path: Path, acknowledged: Sequence[str]) -> Findings:
         findings.lost += await _lost(store, acknowledged)
         findings.faults += await _partial_writes(store)
         await store_process.add_tasks(store)
-        await store.apply(ById(id="tsk_0"), store_process.decision_for(ALL))
-        if await store.event(f"evt_{ALL:06}") is None:
+        await store.tasks.apply(ById(id="tsk_0"), store_process.decision_for(ALL))
+        if await store.catalog.event(f"evt_{ALL:06}") is None:
             findings.faults.append("takes nothing new")
     finally:
         await store.aclose()
@@ -67,12 +67,14 @@ def _backup_faults(copy: Path, acknowledged: Sequence[str]) -> list[str]:
 
 async def _lost(store: SqliteStore, acknowledged: Sequence[str]) -> list[str]:
     """Return the acknowledged writes that are missing or differ."""
-    events = {event.id: event for event in (await store.events(limit=ALL)).items}
+    events = {event.id: event for event in (await store.catalog.events(limit=ALL)).items}
     statuses = {
         view.delivery.id: (view.delivery.status, view.delivery.attempts)
-        for view in (await store.deliveries(limit=ALL)).items
+        for view in (await store.catalog.deliveries(limit=ALL)).items
     }
-    pushes = {push.id: push for number in range(store_process.TASKS) for push in await store.pushes(f"tsk_{number}")}
+    pushes = {
+        push.id: push for number in range(store_process.TASKS) for push in await store.catalog.pushes(f"tsk_{number}")
+    }
     lost = []
     for line in acknowledged:
         what, _, which = line.partition(" ")
@@ -93,12 +95,12 @@ async def _partial_writes(store: SqliteStore) -> list[str]:
     exist."""
     faults, delivered = [], 0
     for number in range(store_process.TASKS):
-        task = await store.task(f"tsk_{number}")
+        task = await store.catalog.task(f"tsk_{number}")
         if task is None:
             continue
-        pushes = {push.id[-6:] for push in await store.pushes(task.id)}
-        events = {event.id[-6:] for event in (await store.events(task_id=task.id, limit=ALL)).items}
-        views = (await store.deliveries(task_id=task.id, limit=ALL)).items
+        pushes = {push.id[-6:] for push in await store.catalog.pushes(task.id)}
+        events = {event.id[-6:] for event in (await store.catalog.events(task_id=task.id, limit=ALL)).items}
+        views = (await store.catalog.deliveries(task_id=task.id, limit=ALL)).items
         if not pushes == events == {view.delivery.id[-6:] for view in views} or len(pushes) != task.polling.count:
             faults.append(f"{task.id} has halves: {task.polling.count} {len(pushes)} {len(events)} {len(views)}")
         delivered += sum(view.delivery.status is DeliveryStatus.DELIVERED for view in views)

@@ -29,8 +29,9 @@ from receiver.service import bootstrap, supervisor
 from receiver.service.systemd import SystemdNotifier
 from receiver.settings import Settings
 from receiver.store.interfaces import Change, Decide, TaskRef
-from receiver.store.sqlite import database, writer
+from receiver.store.sqlite import database, store, writer
 from receiver.store.sqlite.store import SqliteStore
+from receiver.store.sqlite.tasks import SqliteTaskStore
 
 _INCARNATION: ContextVar[int] = ContextVar("life", default=0)
 _GRACE = 5.0
@@ -98,12 +99,15 @@ class SimulatedHost:
                 self._newest = made.partition("_")[2]
                 return made
 
-        class ObservedStore(SqliteStore):
-            """The real store; reports each committed task."""
+        class SimulatedStore(SqliteStore):
+            """The real store, on the simulated clock and disk."""
 
             @classmethod
             async def open(cls, path: Path, **_: Any) -> Self:
                 return await super().open(path, clock=host.clock, free=lambda _: host.free_bytes)
+
+        class ObservedTaskStore(SqliteTaskStore):
+            """The real task store; reports each committed task."""
 
             async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
                 change = await super().apply(ref, decide, with_pending=with_pending)
@@ -126,7 +130,8 @@ class SimulatedHost:
         patch.setattr(bootstrap, "SystemClock", lambda: host.clock)
         patch.setattr(bootstrap, "SystemRandom", lambda: Random(entropy.random()))
         patch.setattr(bootstrap, "Ids", MonotonicIds)
-        patch.setattr(bootstrap, "SqliteStore", ObservedStore)
+        patch.setattr(bootstrap, "SqliteStore", SimulatedStore)
+        patch.setattr(store, "SqliteTaskStore", ObservedTaskStore)
         patch.setattr(bootstrap, "HttpClient", ObservedHttpClient)
         patch.setattr(http11, "time", host.clock)  # decides when a connection is too old to reuse
         patch.setattr(bootstrap, "_listener", lambda name, app, *_: _Listener(host, name, app))

@@ -76,8 +76,8 @@ def report(what: str) -> None:
 async def add_tasks(store: SqliteStore) -> None:
     for number in range(TASKS):
         task = a_task(id=f"tsk_{number}", kling_id=f"k{number}", external_task_id=f"tsk_{number}")
-        if await store.task(task.id) is None:
-            await store.add(task, b"{}")
+        if await store.catalog.task(task.id) is None:
+            await store.tasks.add(task, b"{}")
 
 
 async def accept(store: SqliteStore, numbers: Sequence[int], *, report: Callable[[str], None] = report) -> None:
@@ -86,7 +86,7 @@ async def accept(store: SqliteStore, numbers: Sequence[int], *, report: Callable
 
     async def call() -> None:
         for number in left:
-            assert await store.apply(ById(id=f"tsk_{number % TASKS}"), decision_for(number)) is not None
+            assert await store.tasks.apply(ById(id=f"tsk_{number % TASKS}"), decision_for(number)) is not None
             report(f"accepted {number}")
 
     await asyncio.gather(*(call() for _ in range(CONCURRENT_WRITERS)))
@@ -94,13 +94,13 @@ async def accept(store: SqliteStore, numbers: Sequence[int], *, report: Callable
 
 async def deliver(store: SqliteStore, limit: int) -> int:
     """Claim due deliveries and finish them as delivered. Return their number."""
-    claimed = await store.claim(ROUTE, now=at(1), until=at(60), limit=limit, claim="clm_1")
+    claimed = await store.deliveries.claim(ROUTE, now=at(1), until=at(60), limit=limit, claim="clm_1")
     for one in claimed:
         attempt = Attempt(
             delivery_id=one.delivery.id, number=1, started_at=at(1), duration=timedelta(seconds=1), outcome="accepted"
         )
         done = Verdict(status=DeliveryStatus.DELIVERED, due_at=at(2), finished_at=at(2))
-        assert await store.record_attempt(attempt, done, claim="clm_1")
+        assert await store.deliveries.record_attempt(attempt, done, claim="clm_1")
         report(f"delivered {one.delivery.id}")
     return len(claimed)
 

@@ -260,7 +260,7 @@ async def test_a_clock_set_back_delays_no_lookup_after_a_crash(tmp_path: Path, b
     async with a_task_system(tmp_path, kling=kling, clock=clock) as system, system.running():
         await system.advance(180, step=5)
 
-        [task] = (await system.store.tasks()).items
+        [task] = (await system.store.catalog.tasks()).items
         assert task.state is TaskState.SUBMITTED
         assert list(kling.tasks) == [task.kling_id]
 

@@ -21,8 +21,8 @@ from receiver.domain.replays import Replay
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.store.interfaces import ById, Change, RecoveredClaims
 from receiver.store.sqlite import writer
+from receiver.store.sqlite.deliveries import SqliteDeliveryQueue
 from receiver.store.sqlite.replays import SqliteReplayStore
-from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.recovery import CreateRecovery
 from receiver.tasks import lifecycle, submit_lifecycle
@@ -58,10 +58,10 @@ def rolls_back_commits(patch: Patch) -> None:
 
 
 def keeps_stale_claims(patch: Patch) -> None:
-    async def none(_: SqliteStore, **__: Any) -> RecoveredClaims:
+    async def none(_: SqliteDeliveryQueue, **__: Any) -> RecoveredClaims:
         return RecoveredClaims(released=0, suspects={})
 
-    patch.setattr(SqliteStore, "release_all", none)
+    patch.setattr(SqliteDeliveryQueue, "release_all", none)
     patch.setattr(dispatcher, "LEASE_MARGIN", timedelta(days=3650))
 
 

@@ -338,7 +338,7 @@ async def finish_task(web: WebApp, task_id: str) -> None:
         over = replace(task, state=TaskState.SUCCEED)
         return Change(task=over, cost=Cost(charges={"units": Decimal("1.50")}, raw="{}"))
 
-    await web.store.apply(ById(id=task_id), judge)
+    await web.store.tasks.apply(ById(id=task_id), judge)
     announcer = EventFactory(compile_routes(()), web.ids)
     gatherer = BatchService(web.store.batches, announcer, notifiers=web.notifiers, clock=web.clock)
     await gatherer._finish_complete()

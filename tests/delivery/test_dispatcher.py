@@ -183,8 +183,8 @@ async def test_a_late_finisher_whose_claim_is_lost_writes_nothing(system: Delive
 
     assert there.blocked == 1
     [view] = await system.deliveries()
-    await system.store.release(view.delivery.id, claim=view.delivery.claim or "", now=system.clock.now())
-    [taken] = await system.store.claim(
+    await system.store.deliveries.release(view.delivery.id, claim=view.delivery.claim or "", now=system.clock.now())
+    [taken] = await system.store.deliveries.claim(
         "publish", now=system.clock.now(), until=START + timedelta(days=1), limit=1, claim="x"
     )
     there.gate.set()
@@ -193,7 +193,7 @@ async def test_a_late_finisher_whose_claim_is_lost_writes_nothing(system: Delive
     assert await system.attempts(taken.delivery.id) == []
     assert (await system.deliveries())[0].delivery == taken.delivery
     assert system.route_states.get("publish") == RouteState(name="publish")
-    assert await system.store.route_states() == {}
+    assert await system.store.deliveries.route_states() == {}
 
 
 async def test_setting_the_clock_past_a_lease_does_not_repeat_an_attempt(

@@ -26,7 +26,9 @@ async def test_an_operators_hold_lets_nothing_out_until_it_is_released(system: D
     assert not released.is_held
     assert there.event_ids == waiting
     assert await system.alerts() == ["alert.route_held", "alert.route_recovered"]
-    actions = [(each.actor, each.verb, each.subject, each.reason) for each in await system.store.actions(limit=9)]
+    actions = [
+        (each.actor, each.verb, each.subject, each.reason) for each in await system.store.catalog.actions(limit=9)
+    ]
     assert actions == [
         ("bob", "route.released", "publish", "done"),
         ("alice", "route.held", "publish", "maintenance"),
@@ -71,7 +73,7 @@ async def test_a_release_before_anything_else_knows_what_was_held_before(system:
     await system.stop()
     await system.start()
 
-    fresh = RouteStates(system.store, system.alert_factory, notifiers=system.notifiers, clock=system.clock)
+    fresh = RouteStates(system.store.deliveries, system.alert_factory, notifiers=system.notifiers, clock=system.clock)
 
     assert (await fresh.release("publish", why="", actor="alice")).released_at == START
 
@@ -82,7 +84,7 @@ async def test_to_release_what_is_not_held_changes_nothing(system: DeliverySyste
 
     assert await system.route_states.release("publish", why="", actor="alice") == RouteState(name="publish")
 
-    assert await system.store.actions(limit=9) == []
+    assert await system.store.catalog.actions(limit=9) == []
     assert await system.alerts() == []
 
 

@@ -73,7 +73,7 @@ class ArchiveSystem:
             trusted=trusted,
         )
         change = Change(events=[said.event], deliveries=said.deliveries)
-        await self.store.apply(ById(id=task.id), lambda _task, _pending: change)
+        await self.store.tasks.apply(ById(id=task.id), lambda _task, _pending: change)
         self.notifiers.events.notify()
         return said.event
 
@@ -86,7 +86,7 @@ class ArchiveSystem:
             "state": TaskState.SUCCEED,
             "due_at": None,
         }
-        return await self.store.add(a_task(**given | {"state": TaskState.SUCCEED} | changes), b"")
+        return await self.store.tasks.add(a_task(**given | {"state": TaskState.SUCCEED} | changes), b"")
 
     def start(
         self,
@@ -98,7 +98,8 @@ class ArchiveSystem:
     ) -> None:
         self.http_client = HttpClient(user_agent="kling-receiver/test", guard=guard)
         self.archiver = Archiver(
-            archive_store or self.store,
+            archive_store or self.store.archive,
+            self.store.catalog,
             Fetcher(self.http_client, limits=limits, free_space=free_bytes or (lambda _: self.free_bytes)),
             self.folder,
             refresher=self.url_refresher,
@@ -120,13 +121,13 @@ class ArchiveSystem:
         self.stop = asyncio.Event()
 
     async def data(self, event: Event) -> Json:
-        found = await self.store.event(event.id)
+        found = await self.store.catalog.event(event.id)
         assert found is not None
         data: Json = json.loads(found.envelope)["data"]
         return data
 
     async def archive_state(self, event: Event) -> ArchiveState | None:
-        found = await self.store.event(event.id)
+        found = await self.store.catalog.event(event.id)
         assert found is not None
         return found.archiving
 
@@ -144,7 +145,7 @@ class ArchiveSystem:
         """Advance the clock until an event has this age, stopping at each due time."""
         end = event.created_at + age
         while self.clock.now() < end:
-            step = await self.store.next_due(exclude=()) or end
+            step = await self.store.archive.next_due(exclude=()) or end
             if step > self.clock.now():
                 self.clock.advance(min(step, end) - self.clock.now())
             await asyncio.sleep(0.01)
@@ -152,11 +153,11 @@ class ArchiveSystem:
 
     async def due_by_route(self, event: Event) -> dict[str, bool]:
         """Return for each route of an event whether its delivery is due."""
-        found = await self.store.deliveries(event_id=event.id)
+        found = await self.store.catalog.deliveries(event_id=event.id)
         return {view.delivery.route: view.delivery.due_at <= self.clock.now() for view in found.items}
 
     async def alerts(self) -> list[tuple[str, Json]]:
-        found = await self.store.events(limit=100)
+        found = await self.store.catalog.events(limit=100)
         alerts = [event for event in reversed(found.items) if event.type.startswith("alert.")]
         return [(event.type.removeprefix("alert."), json.loads(event.envelope)["data"]) for event in alerts]
 

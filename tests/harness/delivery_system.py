@@ -139,7 +139,7 @@ class DeliverySystem:
     ) -> None:
         """Open the store and start, like a new process. *wrap_queue* may wrap the dispatcher's queue."""
         self.store = await SqliteStore.open(self._path, clock=self.clock)
-        queue = wrap_queue(self.store)
+        queue = wrap_queue(self.store.deliveries)
         routes = [
             Route(name="alerts", on=frozenset({"alert"}), endpoints=(), unverified=False, where=None, condition=None)
         ]
@@ -157,7 +157,12 @@ class DeliverySystem:
         )
         self._stop = asyncio.Event()
         self.replayer = ReplayService(
-            self.store.replays, self.store, routes=self.routes, notifiers=self.notifiers, clock=self.clock, ids=self.ids
+            self.store.replays,
+            self.store.catalog,
+            routes=self.routes,
+            notifiers=self.notifiers,
+            clock=self.clock,
+            ids=self.ids,
         )
         self.running = [asyncio.create_task(each.run(self._stop)) for each in (self.dispatcher, self.replayer)]
         await self.settle()
@@ -208,8 +213,8 @@ class DeliverySystem:
         self, count: int = 1, *, route: str = "publish", settle: bool = True, due_in: timedelta = timedelta(0)
     ) -> list[str]:
         """Add events for a route. Return their ids, oldest first."""
-        if await self.store.task("tsk_1") is None:
-            await self.store.add(a_task(), b"{}")
+        if await self.store.catalog.task("tsk_1") is None:
+            await self.store.tasks.add(a_task(), b"{}")
         now = self.clock.now()
         events: list[Event] = []
         deliveries: list[Delivery] = []
@@ -226,7 +231,7 @@ class DeliverySystem:
                     due_at=now + due_in,
                 )
             )
-        await self.store.apply(ById(id="tsk_1"), lambda *_: Change(events=events, deliveries=deliveries))
+        await self.store.tasks.apply(ById(id="tsk_1"), lambda *_: Change(events=events, deliveries=deliveries))
         self.notifiers.deliveries.notify()
         if settle:
             await self.settle()
@@ -234,17 +239,17 @@ class DeliverySystem:
 
     async def deliveries(self, route: str = "publish") -> list[DeliveryView]:
         """Return all deliveries of a route, oldest first."""
-        return list(reversed((await self.store.deliveries(route=route, limit=500)).items))
+        return list(reversed((await self.store.catalog.deliveries(route=route, limit=500)).items))
 
     async def statuses(self, route: str = "publish") -> list[str]:
         return [view.delivery.status.value for view in await self.deliveries(route)]
 
     async def attempts(self, delivery_id: str) -> Sequence[Attempt]:
-        return await self.store.attempts(delivery_id)
+        return await self.store.catalog.attempts(delivery_id)
 
     async def alerts(self) -> list[str]:
         """Return the types of all alerts, oldest first."""
-        events = (await self.store.events(limit=500)).items
+        events = (await self.store.catalog.events(limit=500)).items
         return [event.type for event in reversed(events) if event.type.startswith("alert.")]
 
 

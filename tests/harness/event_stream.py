@@ -25,6 +25,6 @@ async def add_events(web: WebApp, count: int = 1, *, type_: str = "alert.test", 
         )
         for event_id in ids
     ]
-    await web.store.add_events(events, [])
+    await web.store.tasks.add_events(events, [])
     web.notifiers.events.notify()
     return ids

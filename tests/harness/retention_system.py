@@ -60,7 +60,7 @@ class RetentionSystem:
         task_id = self.ids.new("tsk")
         given = {"due_at": None, "external_task_id": task_id, "kling_id": None, "updated_at": now} | changes
         task = a_task(id=task_id, state=state, created_at=now, **given)
-        return await self.store.add(task, body)
+        return await self.store.tasks.add(task, body)
 
     async def add_event(
         self, task: Task, *routes: str, kind: str = "task.succeed", archiving: ArchiveState | None = None
@@ -73,28 +73,28 @@ class RetentionSystem:
             for route in routes
         ]
         change = Change(events=[event], deliveries=deliveries)
-        await self.store.apply(ById(id=task.id), lambda _task, _pending: change)
+        await self.store.tasks.apply(ById(id=task.id), lambda _task, _pending: change)
         return event.id
 
     async def add_push(self, task: Task, outcome: PushOutcome = PushOutcome.APPLIED, body: bytes = b'{"y": 2}') -> Push:
         """Add a push of a task."""
         push = a_push(self.ids.new("psh"), task_id=task.id, received_at=self.clock.now(), outcome=outcome, body=body)
-        await self.store.apply(ById(id=task.id), lambda _task, _pending: Change(push=push))
+        await self.store.tasks.apply(ById(id=task.id), lambda _task, _pending: Change(push=push))
         return push
 
     async def deliver(self, route: str, status: DeliveryStatus = DeliveryStatus.DELIVERED) -> None:
         """Deliver everything due in a route, with one attempt each."""
         now = self.clock.now()
-        for one in await self.store.claim(route, now=now, until=now + DAY, limit=1000, claim="c"):
+        for one in await self.store.deliveries.claim(route, now=now, until=now + DAY, limit=1000, claim="c"):
             attempt = Attempt(
                 delivery_id=one.delivery.id, number=1, started_at=now, duration=timedelta(0), outcome="accepted"
             )
             verdict = Verdict(status=status, due_at=now, finished_at=now)
-            assert await self.store.record_attempt(attempt, verdict, claim="c")
+            assert await self.store.deliveries.record_attempt(attempt, verdict, claim="c")
 
     async def sweep(self, settings: RetentionSettings = SETTINGS) -> dict[str, int]:
         """Sweep once; return the deleted rows by kind."""
-        gone = await Retention(self.store, settings, clock=self.clock).sweep(asyncio.Event())
+        gone = await Retention(self.store.retention, settings, clock=self.clock).sweep(asyncio.Event())
         return {kind: count for kind, count in gone.items() if count}
 
     def rows(self, query: str) -> list[tuple[Any, ...]]:

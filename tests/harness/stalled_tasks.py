@@ -31,7 +31,7 @@ async def add_stalled_tasks(system: TaskSystem, count: int, *, start: int = 0, *
         made = KlingTask(id=f"k{number}", external_task_id=name, callback_url=None)
         system.kling.tasks[made.id] = made
         given = {"id": name, "kling_id": made.id, "external_task_id": name, "due_at": system.clock.now()} | changes
-        tasks.append(await system.store.add(a_task(**given), b"{}"))
+        tasks.append(await system.store.tasks.add(a_task(**given), b"{}"))
     return tasks
 
 

@@ -25,7 +25,7 @@ async def check_stored_events(store: SqliteStore) -> None:
     """Assert that all stored events match their schemas."""
     cursor = None
     while True:
-        page = await store.events(limit=200, cursor=cursor)
+        page = await store.catalog.events(limit=200, cursor=cursor)
         for event in page.items:
             assert event_errors(json.loads(serialize(event))) == []
         if (cursor := page.next) is None:

@@ -27,7 +27,7 @@ async def submit_by_gateway(system: TaskSystem, **fields: Any) -> None:
 
 async def only_task(system: TaskSystem) -> Task:
     """Return the one task of the store."""
-    (task,) = (await system.store.tasks()).items
+    (task,) = (await system.store.catalog.tasks()).items
     return task
 
 

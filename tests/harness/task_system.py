@@ -77,10 +77,15 @@ class TaskSystem:
         self.ids = Ids(clock, after=newest_id)
         event_factory = EventFactory(compile_routes(settings.routes), self.ids)
         self.task_alerts = TaskAlerts(
-            store, store, event_factory, public_url=settings.public.url, notifiers=self.notifiers, clock=clock
+            store.tasks,
+            store.catalog,
+            event_factory,
+            public_url=settings.public.url,
+            notifiers=self.notifiers,
+            clock=clock,
         )
         self.inbox = Inbox(
-            store,
+            store.tasks,
             event_factory,
             callbacks=settings.callbacks,
             poll=settings.poll,
@@ -89,18 +94,26 @@ class TaskSystem:
             ids=self.ids,
             health_observer=self.task_alerts if settings.public.url else None,
         )
-        self.recorder = CreateRecorder(store, event_factory, poll=settings.poll, notifiers=self.notifiers, clock=clock)
+        self.recorder = CreateRecorder(
+            store.tasks, event_factory, poll=settings.poll, notifiers=self.notifiers, clock=clock
+        )
         self.recovery = CreateRecovery(
-            store, kling, self.recorder, store, settings=settings, notifiers=self.notifiers, clock=clock
+            store.tasks, kling, self.recorder, store.catalog, settings=settings, notifiers=self.notifiers, clock=clock
         )
         self.executor = CreateExecutor(
-            store, kling, self.recorder, self.recovery, self.task_alerts, settings=settings, clock=clock
+            store.tasks, kling, self.recorder, self.recovery, self.task_alerts, settings=settings, clock=clock
         )
         self.submitter = Submitter(
-            store, self.executor, self.recorder, settings=settings, notifiers=self.notifiers, clock=clock, ids=self.ids
+            store.tasks,
+            self.executor,
+            self.recorder,
+            settings=settings,
+            notifiers=self.notifiers,
+            clock=clock,
+            ids=self.ids,
         )
         self.poller = Poller(
-            store,
+            store.tasks,
             kling,
             self.inbox,
             self.task_alerts,
@@ -161,7 +174,7 @@ class TaskSystem:
 
     async def task(self, ref: str) -> Task:
         """Return a stored task."""
-        task = await self.store.task(ref)
+        task = await self.store.catalog.task(ref)
         assert task is not None
         return task
 
@@ -171,14 +184,14 @@ class TaskSystem:
 
     async def push_outcomes(self, task_id: str) -> list[str]:
         """Return the outcome of each push of a task."""
-        return [push.outcome.value for push in await self.store.pushes(task_id)]
+        return [push.outcome.value for push in await self.store.catalog.pushes(task_id)]
 
     async def event_types(self, task_id: str | None = None) -> list[str]:
         """Return the types of all events, oldest first."""
         found: list[Event] = []
         cursor = None
         while True:
-            page = await self.store.events(task_id=task_id, limit=200, cursor=cursor)
+            page = await self.store.catalog.events(task_id=task_id, limit=200, cursor=cursor)
             found += page.items
             cursor = page.next
             if cursor is None:
@@ -186,7 +199,7 @@ class TaskSystem:
 
     async def alerts(self, kind: str) -> list[Json]:
         """Return the data of all alerts of a kind, oldest first."""
-        page = await self.store.events(types=[f"alert.{kind}"], limit=200)
+        page = await self.store.catalog.events(types=[f"alert.{kind}"], limit=200)
         return [json.loads(event.envelope)["data"] for event in reversed(page.items)]
 
 

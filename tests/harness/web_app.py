@@ -110,7 +110,7 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         stack.push_async_callback(http_client.aclose)
         kling = KlingClient(settings.kling, http_client=http_client, clock=clock)
         inbox = Inbox(
-            store,
+            store.tasks,
             event_factory,
             callbacks=settings.callbacks,
             poll=settings.poll,
@@ -119,14 +119,18 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
             ids=ids,
         )
         task_alerts = TaskAlerts(
-            store, store, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
+            store.tasks, store.catalog, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
         )
-        recorder = CreateRecorder(store, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
-        recovery = CreateRecovery(store, kling, recorder, store, settings=settings, notifiers=notifiers, clock=clock)
-        executor = CreateExecutor(store, kling, recorder, recovery, task_alerts, settings=settings, clock=clock)
-        submitter = Submitter(store, executor, recorder, settings=settings, notifiers=notifiers, clock=clock, ids=ids)
+        recorder = CreateRecorder(store.tasks, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
+        recovery = CreateRecovery(
+            store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
+        )
+        executor = CreateExecutor(store.tasks, kling, recorder, recovery, task_alerts, settings=settings, clock=clock)
+        submitter = Submitter(
+            store.tasks, executor, recorder, settings=settings, notifiers=notifiers, clock=clock, ids=ids
+        )
         replayer = ReplayService(
-            store.replays, store, routes=settings.routes, notifiers=notifiers, clock=clock, ids=ids
+            store.replays, store.catalog, routes=settings.routes, notifiers=notifiers, clock=clock, ids=ids
         )
         webhook = settings.routes[0].webhook
         assert webhook is not None
@@ -135,14 +139,16 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         parts = AdminServices(
             submitter=submitter,
             kling=kling,
-            catalog=store,
+            catalog=store.catalog,
             routes=settings.routes,
-            route_state_store=store,
-            route_states=RouteStates(store, AlertFactory(event_factory, clock=clock), notifiers=notifiers, clock=clock),
+            route_state_store=store.deliveries,
+            route_states=RouteStates(
+                store.deliveries, AlertFactory(event_factory, clock=clock), notifiers=notifiers, clock=clock
+            ),
             replays=replayer,
             costs=store.costs,
             batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
-            explainer=Explainer(store, store, routes=["publish"], clock=clock),
+            explainer=Explainer(store.catalog, store.tasks, store.deliveries, routes=["publish"], clock=clock),
             find_sender={"publish": sender}.get,
             event_notifier=notifiers.events,
             readiness=ready,

@@ -34,12 +34,14 @@ class FakeDisk:
         async with aclosing(store):
             ids = Ids(self.clock, after=await store.newest_id())
             announcer = EventFactory(compile_routes([]), ids)
-            alarm = TaskAlerts(store, store, announcer, public_url="", notifiers=Notifiers(), clock=self.clock)
+            alarm = TaskAlerts(
+                store.tasks, store.catalog, announcer, public_url="", notifiers=Notifiers(), clock=self.clock
+            )
             yield store, alarm, DiskMonitor(store.disk_space, alarm, clock=self.clock)
 
 
 async def event_types(store: SqliteStore) -> list[str]:
-    return [event.type for event in reversed((await store.events()).items)]
+    return [event.type for event in reversed((await store.catalog.events()).items)]
 
 
 async def test_a_disk_that_hovers_at_the_mark_is_told_of_once(tmp_path: Path) -> None:
@@ -78,6 +80,6 @@ async def test_what_is_new_is_refused_while_the_alert_is_taken_and_says_why(tmp_
         assert await event_types(store) == ["alert.disk_full"]
         assert store.disk_space.shortage().startswith("The store's disk is almost full: 63 MiB are left")
         with pytest.raises(StoreUnavailable, match="almost full"):
-            await store.add(a_task(), b"")
+            await store.tasks.add(a_task(), b"")
         disk.free_bytes = NEEDED
         assert store.disk_space.shortage() == ""

@@ -64,12 +64,12 @@ async def test_bodies_are_deleted_first_and_digests_stay(system: RetentionSystem
     system.clock.advance(31 * DAY)
 
     assert await system.sweep() == {"bodies": 1, "intents": 1}
-    [left] = await system.store.pushes(task.id)
+    [left] = await system.store.catalog.pushes(task.id)
     assert left.body == b""
     assert (left.digest, left.outcome, left.headers) == (push.digest, push.outcome, push.headers)
     assert system.rows("SELECT body FROM pushes") == [(None,)]
-    assert await system.store.intent(task.id) == b""
-    kept = await system.store.event(event)
+    assert await system.store.tasks.intent(task.id) == b""
+    kept = await system.store.catalog.event(event)
     assert kept is not None
     assert kept.body, "a replay needs the body as long as the event exists"
 
@@ -81,9 +81,9 @@ async def test_the_body_of_a_pending_push_is_kept(system: RetentionSystem) -> No
     system.clock.advance(500 * DAY)
     await system.sweep()
 
-    assert [push.body for push in await system.store.pushes(task.id)] == [waiting.body]
+    assert [push.body for push in await system.store.catalog.pushes(task.id)] == [waiting.body]
     settled = Change(resolved={waiting.id: PushOutcome.APPLIED})
-    await system.store.apply(ById(id=task.id), lambda _task, _pending: settled)
+    await system.store.tasks.apply(ById(id=task.id), lambda _task, _pending: settled)
     assert await system.sweep() == {"bodies": 1}
 
 
@@ -95,7 +95,11 @@ async def test_an_unsent_intent_is_kept(system: RetentionSystem) -> None:
     system.clock.advance(500 * DAY)
     await system.sweep()
 
-    assert [await system.store.intent(task.id) != b"" for task in (queued, uncertain, running)] == [True, True, False]
+    assert [await system.store.tasks.intent(task.id) != b"" for task in (queued, uncertain, running)] == [
+        True,
+        True,
+        False,
+    ]
 
 
 async def test_an_event_with_a_pending_delivery_is_kept(system: RetentionSystem) -> None:
@@ -105,7 +109,7 @@ async def test_an_event_with_a_pending_delivery_is_kept(system: RetentionSystem)
 
     system.clock.advance(200 * DAY)
     assert "events" not in await system.sweep()
-    assert await system.store.event(event) is not None
+    assert await system.store.catalog.event(event) is not None
 
     await system.deliver("held")
     deleted = await system.sweep()
@@ -134,7 +138,7 @@ async def test_an_event_in_archiving_is_kept(system: RetentionSystem) -> None:
     system.clock.advance(91 * DAY)
 
     assert "events" not in await system.sweep()
-    assert await system.store.event(event) is not None
+    assert await system.store.catalog.event(event) is not None
 
 
 @pytest.mark.parametrize("state", [TaskState.QUEUED, TaskState.SUBMITTING, TaskState.SUBMITTED, TaskState.PROCESSING])
@@ -146,9 +150,9 @@ async def test_an_unfinished_task_keeps_its_data(system: RetentionSystem, state:
     system.clock.advance(500 * DAY)
     await system.sweep()
 
-    assert await system.store.task(task.id) == task
-    assert await system.store.event(event) is not None
-    assert [left.id for left in await system.store.pushes(task.id)] == [push.id]
+    assert await system.store.catalog.task(task.id) == task
+    assert await system.store.catalog.event(event) is not None
+    assert [left.id for left in await system.store.catalog.pushes(task.id)] == [push.id]
 
 
 async def test_an_unused_callback_url_is_deleted_after_its_expiry(system: RetentionSystem) -> None:
@@ -158,8 +162,8 @@ async def test_an_unused_callback_url_is_deleted_after_its_expiry(system: Retent
     system.clock.advance(91 * DAY)
 
     assert await system.sweep() == {"tasks": 1}
-    assert await system.store.task(expired.id) is None
-    assert await system.store.task(good.id) == good
+    assert await system.store.catalog.task(expired.id) is None
+    assert await system.store.catalog.task(good.id) == good
 
 
 async def test_a_task_without_callbacks_and_polls_has_ended(system: RetentionSystem) -> None:
@@ -188,16 +192,16 @@ async def test_the_age_of_an_ended_task_counts_from_its_last_update(system: Rete
     system.clock.advance(91 * DAY)
 
     assert await system.sweep() == {"intents": 1, "events": 1}
-    assert await system.store.task(task.id) is not None
+    assert await system.store.catalog.task(task.id) is not None
 
 
 async def test_alerts_and_audit_entries_are_deleted(system: RetentionSystem) -> None:
     now = system.clock.now()
     alert = an_event(system.ids.new("evt"), type="alert.route_held", task_id=None, created_at=now)
-    await system.store.add_events([alert], [])
+    await system.store.tasks.add_events([alert], [])
     for at in (now, now + 90 * DAY):
         action = AuditEntry(at=at, actor="api", verb="route.held", subject="publish")
-        await system.store.save_route(RouteState(name="publish"), action=action)
+        await system.store.deliveries.save_route(RouteState(name="publish"), action=action)
 
     system.clock.advance(91 * DAY)
 

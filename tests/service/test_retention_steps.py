@@ -67,7 +67,7 @@ async def counted(system: RetentionSystem, target: RetentionTarget) -> list[int]
     before = now - (SETTINGS.bodies if target is RetentionTarget.BODIES else SETTINGS.events)
     steps, after = [], ""
     while True:
-        swept = await system.store.sweep(target, before=before, now=now, after=after)
+        swept = await system.store.retention.sweep(target, before=before, now=now, after=after)
         steps.append(swept.deleted[target.value])
         if swept.next is None:
             return steps
@@ -144,4 +144,4 @@ async def test_a_stop_ends_a_sweep_between_steps(system: RetentionSystem) -> Non
     stop = asyncio.Event()
     stop.set()
 
-    assert sum((await Retention(system.store, SETTINGS, clock=system.clock).sweep(stop)).values()) == 0
+    assert sum((await Retention(system.store.retention, SETTINGS, clock=system.clock).sweep(stop)).values()) == 0

@@ -25,8 +25,23 @@ from receiver.store.sqlite.migrate import migrate
 from receiver.store.sqlite.store import SqliteStore
 
 
-class Store(TaskStore, DeliveryQueue, Catalog, ArchiveStore, RetentionStore, Protocol):
-    """All protocols of a store."""
+class Store(Protocol):
+    """A store: one part for each protocol."""
+
+    @property
+    def tasks(self) -> TaskStore: ...
+
+    @property
+    def deliveries(self) -> DeliveryQueue: ...
+
+    @property
+    def catalog(self) -> Catalog: ...
+
+    @property
+    def archive(self) -> ArchiveStore: ...
+
+    @property
+    def retention(self) -> RetentionStore: ...
 
 
 Opener = Callable[[], contextlib.AbstractAsyncContextManager[Store]]
@@ -82,11 +97,11 @@ def record_arguments(seen: list[tuple[Task, list[Push]]]) -> Decide:
 
 async def add_deliveries(store: Store, *deliveries: Delivery) -> None:
     """Store deliveries, with the task and the events they need."""
-    if await store.task("tsk_1") is None:
-        await store.add(a_task(), b"{}")
+    if await store.catalog.task("tsk_1") is None:
+        await store.tasks.add(a_task(), b"{}")
     ids = dict.fromkeys(delivery.event_id for delivery in deliveries)
-    events = [an_event(id_, type="task.processing") for id_ in ids if await store.event(id_) is None]
-    await store.apply(ById(id="tsk_1"), decide_always(Change(events=events, deliveries=deliveries)))
+    events = [an_event(id_, type="task.processing") for id_ in ids if await store.catalog.event(id_) is None]
+    await store.tasks.apply(ById(id="tsk_1"), decide_always(Change(events=events, deliveries=deliveries)))
 
 
 async def add_route_deliveries(store: Store, count: int, *, route: str = "publish") -> None:

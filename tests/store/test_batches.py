@@ -32,12 +32,12 @@ async def add_batch_task(store: Store, number: int, *, size: int | None = None, 
     """Add one task to batch b1."""
     name = f"tsk_{number}"
     given = {"id": name, "kling_id": f"k{number}", "external_task_id": name, "batch": "b1"} | changes
-    return await store.add(a_task(**given), b"{}", batch_size=size)
+    return await store.tasks.add(a_task(**given), b"{}", batch_size=size)
 
 
 async def finish_task(store: Store, number: int, state: TaskState = TaskState.SUCCEED, **event: Any) -> None:
     """Finish a task."""
-    task = await store.task(f"tsk_{number}")
+    task = await store.catalog.task(f"tsk_{number}")
     assert task is not None
     over = Change(
         task=a_task(
@@ -45,7 +45,7 @@ async def finish_task(store: Store, number: int, state: TaskState = TaskState.SU
         ),
         events=[an_event(f"evt_{number}_{state}", task_id=task.id, type=f"task.{state}", **event)],
     )
-    await store.apply(ById(id=task.id), decide_always(over))
+    await store.tasks.apply(ById(id=task.id), decide_always(over))
 
 
 async def find_batch(batches: BatchStore, name: str = "b1") -> BatchView:
@@ -69,7 +69,7 @@ class BatchEventRecorder:
 async def test_the_first_task_creates_a_batch_and_all_are_counted(store: Store, batches: BatchStore) -> None:
     first = await add_batch_task(store, 1, created_at=at(1))
     await add_batch_task(store, 2, state=TaskState.QUEUED)
-    await store.add(a_task(id="tsk_other", kling_id="k", external_task_id="e"), b"{}")
+    await store.tasks.add(a_task(id="tsk_other", kling_id="k", external_task_id="e"), b"{}")
 
     view = await find_batch(batches)
 
@@ -77,7 +77,7 @@ async def test_the_first_task_creates_a_batch_and_all_are_counted(store: Store, 
     assert (view.batch.task_count, view.batch.size, view.batch.state) == (2, None, BatchState.OPEN)
     assert (view.batch.created_at, view.batch.closed_at) == (at(1), None)
     assert view.counts == {TaskState.SUBMITTED: 1, TaskState.QUEUED: 1}
-    assert [task.id for task in (await store.tasks(batch="b1")).items] == ["tsk_2", "tsk_1"]
+    assert [task.id for task in (await store.catalog.tasks(batch="b1")).items] == ["tsk_2", "tsk_1"]
     assert await batches.find("b2") is None
 
 
@@ -87,8 +87,8 @@ async def test_the_events_of_a_batch_are_those_of_its_tasks(store: Store) -> Non
     await finish_task(store, 1)
     await finish_task(store, 2)
 
-    assert [event.task_id for event in (await store.events(batch="b1")).items] == ["tsk_1"]
-    assert [event.task_id for event in (await store.events(batch="b2", after="evt_0")).items] == ["tsk_2"]
+    assert [event.task_id for event in (await store.catalog.events(batch="b1")).items] == ["tsk_1"]
+    assert [event.task_id for event in (await store.catalog.events(batch="b2", after="evt_0")).items] == ["tsk_2"]
 
 
 async def test_a_full_batch_is_closed(store: Store, batches: BatchStore) -> None:
@@ -102,8 +102,8 @@ async def test_a_full_batch_is_closed(store: Store, batches: BatchStore) -> None
 
     view = await find_batch(batches)
     assert (view.batch.task_count, view.batch.size, view.batch.closed_at) == (3, 3, at(7))
-    assert await store.task("tsk_4") is None
-    assert await store.intent("tsk_4") == b""
+    assert await store.catalog.task("tsk_4") is None
+    assert await store.tasks.intent("tsk_4") == b""
 
 
 async def test_concurrent_tasks_are_counted_one_by_one(store: Store, batches: BatchStore) -> None:
@@ -145,16 +145,16 @@ async def test_a_batch_is_closed_once_and_audited(store: Store, batches: BatchSt
     assert not await batches.close("b1", now=at(101), action=ALICE)
 
     assert (await find_batch(batches)).batch.closed_at == at(100)
-    assert await store.actions(subjects=["b1"]) == [ALICE]
+    assert await store.catalog.actions(subjects=["b1"]) == [ALICE]
 
 
 async def test_an_open_or_unfinished_batch_is_not_complete(store: Store, batches: BatchStore) -> None:
     for number, state in enumerate(TaskState):
-        await store.add(
+        await store.tasks.add(
             a_task(id=f"tsk_{state}", kling_id=None, external_task_id=None, state=state, batch=f"of-{state}"), b""
         )
         if number % 2:
-            await store.add(
+            await store.tasks.add(
                 a_task(
                     id=f"tsk_{state}2",
                     kling_id=None,
@@ -180,7 +180,7 @@ async def test_a_batch_is_not_complete_before_archiving_ends(store: Store, batch
     assert await batches.list_complete() == []
     assert await batches.finish("b1", make_event, limit=9) is None
 
-    await store.save(
+    await store.archive.save(
         ArchiveUpdate(event_id="evt_1_succeed", envelope=b'{"a":1}', archiving=ArchiveState.LATE, archive_at=at(60))
     )
 
@@ -212,8 +212,8 @@ async def test_a_batch_is_finished_once_with_all_its_tasks(store: Store, batches
         at(200),
         "evt_b1",
     )
-    assert [event.id for event in (await store.events(types=["batch.finished"])).items] == ["evt_b1"]
-    [claimed] = await store.claim("publish", now=at(200), until=at(300), limit=9, claim="c")
+    assert [event.id for event in (await store.catalog.events(types=["batch.finished"])).items] == ["evt_b1"]
+    [claimed] = await store.deliveries.claim("publish", now=at(200), until=at(300), limit=9, claim="c")
     assert claimed.event.id == "evt_b1"
 
 
@@ -282,7 +282,7 @@ async def test_retention_keeps_a_closed_batch_until_it_is_finished(store: Store,
 
     await finish_task(store, 2)
     await batches.finish("b1", BatchEventRecorder(), limit=9)
-    await store.claim("publish", now=at(200), until=at(300), limit=9, claim="c")
+    await store.deliveries.claim("publish", now=at(200), until=at(300), limit=9, claim="c")
     assert await sweep(store, before=at(150)) == {"events": 2, "tasks": 2, "batches": 0}
     assert (await find_batch(batches)).counts == {}, "it was finished only just now"
     assert await sweep(store, before=at(1000)) == {"events": 0, "tasks": 0, "batches": 1}
@@ -292,5 +292,5 @@ async def sweep(store: Store, **when: Any) -> dict[str, int]:
     """Sweep everything old; return the number of deleted rows."""
     gone = {}
     for target in (RetentionTarget.EVENTS, RetentionTarget.TASKS, RetentionTarget.BATCHES):
-        gone[target.value] = (await store.sweep(target, now=at(2000), **when)).deleted[target.value]
+        gone[target.value] = (await store.retention.sweep(target, now=at(2000), **when)).deleted[target.value]
     return gone

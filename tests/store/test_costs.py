@@ -40,8 +40,8 @@ async def add_finished_task(store: Store, number: int, cost: Cost, *, ended: flo
         updated_at=at(ended),
         **task,
     )
-    await store.add(over, b"")
-    await store.apply(ById(id=id_), decide_always(Change(task=over, cost=cost)))
+    await store.tasks.add(over, b"")
+    await store.tasks.apply(ById(id=id_), decide_always(Change(task=over, cost=cost)))
 
 
 async def totals(
@@ -68,7 +68,7 @@ async def test_the_more_complete_or_later_cost_is_kept(store: Store, costs: Sqli
         (a_cost(units="9"), a_cost(units="2", quota="0")),
         (a_cost(units="3", quota="1"), a_cost(units="3", quota="1")),
     ]:
-        await store.apply(ById(id="tsk_1"), decide_always(Change(cost=cost)))
+        await store.tasks.apply(ById(id="tsk_1"), decide_always(Change(cost=cost)))
         assert await costs.find("tsk_1") == stands
 
     assert await totals(costs, CostGrouping.ENDPOINT) == [
@@ -126,7 +126,7 @@ async def test_sums_are_exact(store: Store, costs: SqliteCostStore) -> None:
 async def test_a_cost_is_deleted_with_its_task(store: Store, costs: SqliteCostStore) -> None:
     await add_finished_task(store, 1, a_cost(units="1"))
     for target in (RetentionTarget.EVENTS, RetentionTarget.TASKS):
-        await store.sweep(target, before=at(100), now=at(200))
+        await store.retention.sweep(target, before=at(100), now=at(200))
 
     assert await costs.find("tsk_1") is None
     assert await totals(costs, CostGrouping.DAY) == []

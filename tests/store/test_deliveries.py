@@ -29,13 +29,13 @@ def an_attempt(delivery_id: str = "dlv_1", number: int = 1, **changes: Any) -> A
 
 
 async def get_delivery(store: Store, delivery_id: str) -> Delivery:
-    view = await store.delivery(delivery_id)
+    view = await store.catalog.delivery(delivery_id)
     assert view is not None
     return view.delivery
 
 
 async def test_due_routes_have_their_next_due_time(store: Store) -> None:
-    assert await store.due_routes() == {}
+    assert await store.deliveries.due_routes() == {}
 
     await add_deliveries(
         store,
@@ -46,15 +46,15 @@ async def test_due_routes_have_their_next_due_time(store: Store) -> None:
         a_delivery("dlv_5", route="done", status=DeliveryStatus.DELIVERED, finished_at=at(1)),
     )
 
-    assert await store.due_routes() == {"a": at(7), "b": at(5), "reply:client.example": at(1)}
+    assert await store.deliveries.due_routes() == {"a": at(7), "b": at(5), "reply:client.example": at(1)}
 
 
 async def test_a_claim_has_everything_its_sender_needs(store: Store) -> None:
     event = an_event()
-    await store.add(a_task(reply_to="https://client.example/hook"), b"", events=[event])
-    await store.add_events([], [a_delivery(attempts=2)])
+    await store.tasks.add(a_task(reply_to="https://client.example/hook"), b"", events=[event])
+    await store.tasks.add_events([], [a_delivery(attempts=2)])
 
-    [claimed] = await store.claim("publish", now=at(1), until=at(60), limit=5, claim="mine")
+    [claimed] = await store.deliveries.claim("publish", now=at(1), until=at(60), limit=5, claim="mine")
 
     expected = a_delivery(attempts=2, due_at=at(60), claim="mine")
     assert (claimed.delivery, claimed.event, claimed.reply_to) == (expected, event, "https://client.example/hook")
@@ -67,7 +67,9 @@ async def test_longest_due_deliveries_are_claimed_up_to_the_limit(store: Store) 
         store, *(a_delivery(id_, event_id=f"evt_{id_}", due_at=at(seconds)) for id_, seconds in due.items())
     )
 
-    claims = [await store.claim("publish", now=at(10), until=at(60), limit=3, claim=f"c{n}") for n in range(3)]
+    claims = [
+        await store.deliveries.claim("publish", now=at(10), until=at(60), limit=3, claim=f"c{n}") for n in range(3)
+    ]
 
     assert [[one.delivery.id for one in claim] for claim in claims] == [["dlv_4", "dlv_2", "dlv_3"], ["dlv_1"], []]
 
@@ -75,7 +77,7 @@ async def test_longest_due_deliveries_are_claimed_up_to_the_limit(store: Store) 
 async def test_a_claim_is_limited_to_its_route(store: Store) -> None:
     await add_deliveries(store, a_delivery("dlv_1", route="a"), a_delivery("dlv_2", route="b"))
 
-    claimed = await store.claim("a", now=at(1), until=at(60), limit=9, claim="c")
+    claimed = await store.deliveries.claim("a", now=at(1), until=at(60), limit=9, claim="c")
 
     assert [one.delivery.id for one in claimed] == ["dlv_1"]
 
@@ -83,7 +85,7 @@ async def test_a_claim_is_limited_to_its_route(store: Store) -> None:
 async def test_concurrent_claims_never_share_a_delivery(store: Store) -> None:
     await add_route_deliveries(store, 200)
 
-    claims = [store.claim("publish", now=at(1), until=at(60), limit=7, claim=f"c{n}") for n in range(40)]
+    claims = [store.deliveries.claim("publish", now=at(1), until=at(60), limit=7, claim=f"c{n}") for n in range(40)]
     taken = [one.delivery for claim in await asyncio.gather(*claims) for one in claim]
 
     assert len(taken) == 200
@@ -94,11 +96,11 @@ async def test_concurrent_claims_never_share_a_delivery(store: Store) -> None:
 
 async def test_an_expired_lease_makes_the_delivery_due_again(store: Store) -> None:
     await add_route_deliveries(store, 1)
-    [first] = await store.claim("publish", now=at(1), until=at(60), limit=9, claim="first")
+    [first] = await store.deliveries.claim("publish", now=at(1), until=at(60), limit=9, claim="first")
 
-    assert await store.due_routes() == {"publish": at(60)}
-    assert await store.claim("publish", now=at(59), until=at(99), limit=9, claim="early") == []
-    [second] = await store.claim("publish", now=at(60), until=at(120), limit=9, claim="second")
+    assert await store.deliveries.due_routes() == {"publish": at(60)}
+    assert await store.deliveries.claim("publish", now=at(59), until=at(99), limit=9, claim="early") == []
+    [second] = await store.deliveries.claim("publish", now=at(60), until=at(120), limit=9, claim="second")
 
     assert second.delivery.id == first.delivery.id
     assert second.delivery.unfinished_claims == 0
@@ -106,50 +108,52 @@ async def test_an_expired_lease_makes_the_delivery_due_again(store: Store) -> No
 
 async def test_a_verdict_is_recorded_with_its_attempt(store: Store) -> None:
     await add_deliveries(store, a_delivery())
-    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
-    assert await store.record_attempt(an_attempt(), DELIVERED, claim="mine") is True
+    assert await store.deliveries.record_attempt(an_attempt(), DELIVERED, claim="mine") is True
 
     assert await get_delivery(store, "dlv_1") == a_delivery(
         status=DeliveryStatus.DELIVERED, due_at=at(5), finished_at=at(5), attempts=1
     )
-    assert await store.attempts("dlv_1") == [an_attempt()]
-    assert await store.due_routes() == {}
+    assert await store.catalog.attempts("dlv_1") == [an_attempt()]
+    assert await store.deliveries.due_routes() == {}
 
 
 async def test_a_failed_attempt_keeps_the_delivery_pending(store: Store) -> None:
     await add_deliveries(store, a_delivery())
-    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
-    await store.record_attempt(an_attempt(outcome="failed", code=None, reason="refused"), AGAIN, claim="mine")
+    await store.deliveries.record_attempt(
+        an_attempt(outcome="failed", code=None, reason="refused"), AGAIN, claim="mine"
+    )
 
     assert await get_delivery(store, "dlv_1") == a_delivery(due_at=at(30), attempts=1)
-    assert await store.due_routes() == {"publish": at(30)}
+    assert await store.deliveries.due_routes() == {"publish": at(30)}
 
 
 async def test_an_attempt_under_an_old_claim_is_not_stored(store: Store) -> None:
     await add_deliveries(store, a_delivery())
-    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="late")
-    await store.claim("publish", now=at(60), until=at(120), limit=1, claim="new")
+    await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="late")
+    await store.deliveries.claim("publish", now=at(60), until=at(120), limit=1, claim="new")
     before = await get_delivery(store, "dlv_1")
 
     state = RouteState(name="publish", failures=1)
-    assert await store.record_attempt(an_attempt(), DELIVERED, claim="late", route=state) is False
+    assert await store.deliveries.record_attempt(an_attempt(), DELIVERED, claim="late", route=state) is False
 
     assert await get_delivery(store, "dlv_1") == before
-    assert await store.attempts("dlv_1") == []
-    assert await store.route_states() == {}
+    assert await store.catalog.attempts("dlv_1") == []
+    assert await store.deliveries.route_states() == {}
 
 
 async def test_one_of_two_concurrent_verdicts_is_stored(store: Store) -> None:
     await add_deliveries(store, a_delivery())
-    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
     results = await asyncio.gather(
-        store.record_attempt(an_attempt(), DELIVERED, claim="other"),
-        store.record_attempt(an_attempt(), DELIVERED, claim="mine"),
-        store.record_attempt(an_attempt(), AGAIN, claim="mine"),
-        store.release("dlv_1", claim="mine", now=at(2)),
+        store.deliveries.record_attempt(an_attempt(), DELIVERED, claim="other"),
+        store.deliveries.record_attempt(an_attempt(), DELIVERED, claim="mine"),
+        store.deliveries.record_attempt(an_attempt(), AGAIN, claim="mine"),
+        store.deliveries.release("dlv_1", claim="mine", now=at(2)),
     )
 
     assert list(results) == [False, True, False, False]
@@ -158,10 +162,10 @@ async def test_one_of_two_concurrent_verdicts_is_stored(store: Store) -> None:
 
 async def test_concurrent_verdicts_reach_their_own_deliveries(store: Store) -> None:
     await add_route_deliveries(store, 100)
-    claimed = await store.claim("publish", now=at(1), until=at(60), limit=100, claim="mine")
+    claimed = await store.deliveries.claim("publish", now=at(1), until=at(60), limit=100, claim="mine")
 
     verdicts = [
-        store.record_attempt(
+        store.deliveries.record_attempt(
             an_attempt(one.delivery.id, reason=one.delivery.id), AGAIN if n % 3 else DELIVERED, claim="mine"
         )
         for n, one in enumerate(claimed)
@@ -169,17 +173,17 @@ async def test_concurrent_verdicts_reach_their_own_deliveries(store: Store) -> N
 
     assert await asyncio.gather(*verdicts) == [True] * 100
     for n, one in enumerate(claimed[:10]):
-        [attempt] = await store.attempts(one.delivery.id)
+        [attempt] = await store.catalog.attempts(one.delivery.id)
         assert attempt.reason == one.delivery.id
         assert (await get_delivery(store, one.delivery.id)).status.value == ("pending" if n % 3 else "delivered")
 
 
 async def test_a_verdict_that_contradicts_itself_is_refused(store: Store) -> None:
     await add_deliveries(store, a_delivery())
-    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
     with pytest.raises(Conflict):
-        await store.record_attempt(
+        await store.deliveries.record_attempt(
             an_attempt(), Verdict(status=DeliveryStatus.DELIVERED, due_at=at(1), finished_at=None), claim="mine"
         )
 
@@ -190,41 +194,46 @@ async def test_a_final_delivery_never_changes(store: Store) -> None:
     final = a_delivery(status=DeliveryStatus.DEAD, finished_at=at(1))
     await add_deliveries(store, final)
 
-    assert await store.claim("publish", now=at(9), until=at(60), limit=9, claim="c") == []
-    assert await store.record_attempt(an_attempt(), DELIVERED, claim="c") is False
-    assert await store.release("dlv_1", claim="c", now=at(9)) is False
-    assert (await store.release_all(now=at(9), suspect_after=3)).released == 0
-    assert await store.retry_now("publish", now=at(9)) == 0
+    assert await store.deliveries.claim("publish", now=at(9), until=at(60), limit=9, claim="c") == []
+    assert await store.deliveries.record_attempt(an_attempt(), DELIVERED, claim="c") is False
+    assert await store.deliveries.release("dlv_1", claim="c", now=at(9)) is False
+    assert (await store.deliveries.release_all(now=at(9), suspect_after=3)).released == 0
+    assert await store.deliveries.retry_now("publish", now=at(9)) == 0
     assert await get_delivery(store, "dlv_1") == final
 
 
 async def test_the_route_state_is_saved_with_the_verdict(store: Store) -> None:
     await add_deliveries(store, a_delivery())
-    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
     state = RouteState(name="publish", failures=5, held_at=at(5), held_by=HeldBy.FAILURES, held_why="500")
 
-    await store.record_attempt(an_attempt(), AGAIN, claim="mine", route=state)
+    await store.deliveries.record_attempt(an_attempt(), AGAIN, claim="mine", route=state)
 
-    assert await store.route_states() == {"publish": state}
+    assert await store.deliveries.route_states() == {"publish": state}
 
 
 async def test_a_route_state_replaces_the_previous_one(store: Store) -> None:
-    await store.save_route(RouteState(name="publish", failures=5, held_at=at(5), held_by=HeldBy.OPERATOR, held_why="x"))
-    await store.save_route(RouteState(name="other"))
-    await store.save_route(RouteState(name="publish"))
+    await store.deliveries.save_route(
+        RouteState(name="publish", failures=5, held_at=at(5), held_by=HeldBy.OPERATOR, held_why="x")
+    )
+    await store.deliveries.save_route(RouteState(name="other"))
+    await store.deliveries.save_route(RouteState(name="publish"))
 
-    assert await store.route_states() == {"publish": RouteState(name="publish"), "other": RouteState(name="other")}
+    assert await store.deliveries.route_states() == {
+        "publish": RouteState(name="publish"),
+        "other": RouteState(name="other"),
+    }
 
 
 async def test_a_released_delivery_is_due_and_not_counted(store: Store) -> None:
     await add_deliveries(store, a_delivery())
-    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
 
-    assert await store.release("dlv_1", claim="other", now=at(2)) is False
-    assert await store.release("dlv_1", claim="mine", now=at(2)) is True
+    assert await store.deliveries.release("dlv_1", claim="other", now=at(2)) is False
+    assert await store.deliveries.release("dlv_1", claim="mine", now=at(2)) is True
 
     assert await get_delivery(store, "dlv_1") == a_delivery(due_at=at(2))
-    assert await store.release("dlv_1", claim="mine", now=at(2)) is False
+    assert await store.deliveries.release("dlv_1", claim="mine", now=at(2)) is False
 
 
 async def test_retry_now_orders_a_route_by_age_except_claims(store: Store) -> None:
@@ -238,11 +247,11 @@ async def test_retry_now_orders_a_route_by_age_except_claims(store: Store) -> No
         a_delivery("dlv_6", event_id="evt_6", created_at=at(6), due_at=at(900), attempts=1, route="other"),
         a_delivery("dlv_7", event_id="evt_7", created_at=at(700), due_at=at(900), attempts=1),
     )
-    await store.claim("publish", now=at(2), until=at(600), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(2), until=at(600), limit=1, claim="mine")
 
-    assert await store.retry_now("publish", now=at(10)) == 4
+    assert await store.deliveries.retry_now("publish", now=at(10)) == 4
 
-    claimed = await store.claim("publish", now=at(10), until=at(600), limit=9, claim="new")
+    claimed = await store.deliveries.claim("publish", now=at(10), until=at(600), limit=9, claim="new")
     assert [one.delivery.id for one in claimed] == ["dlv_1", "dlv_3", "dlv_4", "dlv_5", "dlv_7"]
     assert (await get_delivery(store, "dlv_6")).due_at == at(900)
 
@@ -262,7 +271,7 @@ async def test_bring_forward_is_limited_and_waits_for_files(
         a_delivery("dlv_3", event_id="evt_3", due_at=at(8000), attempts=1),
         a_delivery("dlv_4", event_id="evt_4", due_at=at(8000), route="other"),
     )
-    await store.add_events(
+    await store.tasks.add_events(
         [*awaited, told],
         [
             a_delivery("dlv_5", event_id="evt_5", due_at=at(9900)),
@@ -272,7 +281,7 @@ async def test_bring_forward_is_limited_and_waits_for_files(
     )
 
     ahead: dict[str, Any] = {"now": at(10), "archive_wait_until": at(910), "limit": 2}
-    assert [await store.bring_forward("publish", **ahead) for _ in range(3)] == [2, 1, 0]
+    assert [await store.deliveries.bring_forward("publish", **ahead) for _ in range(3)] == [2, 1, 0]
 
     due = {f"dlv_{n}": (await get_delivery(store, f"dlv_{n}")).due_at for n in range(1, 8)}
     assert due == {
@@ -288,9 +297,9 @@ async def test_bring_forward_is_limited_and_waits_for_files(
 
 async def test_claimed_deliveries_are_not_brought_forward(store: Store) -> None:
     await add_deliveries(store, a_delivery("dlv_1", event_id="evt_1", due_at=at(1)))
-    await store.claim("publish", now=at(1), until=at(8000), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(8000), limit=1, claim="mine")
 
-    assert await store.bring_forward("publish", now=at(10), archive_wait_until=at(910), limit=9) == 0
+    assert await store.deliveries.bring_forward("publish", now=at(10), archive_wait_until=at(910), limit=9) == 0
 
 
 async def test_a_probe_claims_the_next_unclaimed_delivery(store: Store) -> None:
@@ -301,11 +310,11 @@ async def test_a_probe_claims_the_next_unclaimed_delivery(store: Store) -> None:
         a_delivery("dlv_3", event_id="evt_3", due_at=at(900), attempts=1),
         a_delivery("dlv_4", event_id="evt_4", due_at=at(500)),  # held back: it waits for files
     )
-    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
-    await store.claim("publish", now=at(2), until=at(600), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(2), until=at(600), limit=1, claim="mine")
 
     probes = [
-        await store.claim("publish", now=at(now), until=at(700), limit=1, claim="probe", early=True)
+        await store.deliveries.claim("publish", now=at(now), until=at(700), limit=1, claim="probe", early=True)
         for now in (30, 30, 60, 60)
     ]
 
@@ -314,15 +323,15 @@ async def test_a_probe_claims_the_next_unclaimed_delivery(store: Store) -> None:
 
 async def test_an_alert_is_stored_with_its_verdict(store: Store) -> None:
     await add_deliveries(store, a_delivery())
-    await store.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="mine")
     event = an_event("evt_alert", type="alert.route_held", task_id=None)
     alert = RoutedEvent(event=event, deliveries=[a_delivery("dlv_alert", event_id="evt_alert", route="mail")])
 
-    assert await store.record_attempt(an_attempt(), AGAIN, claim="other", alerts=[alert]) is False
-    assert await store.event("evt_alert") is None
-    assert await store.record_attempt(an_attempt(), AGAIN, claim="mine", alerts=[alert]) is True
+    assert await store.deliveries.record_attempt(an_attempt(), AGAIN, claim="other", alerts=[alert]) is False
+    assert await store.catalog.event("evt_alert") is None
+    assert await store.deliveries.record_attempt(an_attempt(), AGAIN, claim="mine", alerts=[alert]) is True
 
-    assert await store.event("evt_alert") == event
+    assert await store.catalog.event("evt_alert") == event
     assert (await get_delivery(store, "dlv_alert")).route == "mail"
 
 
@@ -330,11 +339,11 @@ async def test_the_newest_two_hundred_attempts_are_kept(store: Store) -> None:
     await add_deliveries(store, a_delivery())
 
     for number in range(1, 204):
-        await store.claim("publish", now=at(number * 60), until=at(number * 60 + 30), limit=1, claim="mine")
+        await store.deliveries.claim("publish", now=at(number * 60), until=at(number * 60 + 30), limit=1, claim="mine")
         verdict = Verdict(status=DeliveryStatus.PENDING, due_at=at(number * 60 + 30))
-        await store.record_attempt(an_attempt(number=number), verdict, claim="mine")
+        await store.deliveries.record_attempt(an_attempt(number=number), verdict, claim="mine")
 
-    assert [attempt.number for attempt in await store.attempts("dlv_1")] == list(range(4, 204))
+    assert [attempt.number for attempt in await store.catalog.attempts("dlv_1")] == list(range(4, 204))
     assert (await get_delivery(store, "dlv_1")).attempts == 203
 
 
@@ -347,6 +356,6 @@ async def test_the_backlog_is_counted_by_route(store: Store) -> None:
         a_delivery("dlv_4", event_id="evt_4", status=DeliveryStatus.DEAD, finished_at=at(4)),
     )
 
-    told = [(each.route, each.pending, each.oldest) for each in await store.backlog()]
+    told = [(each.route, each.pending, each.oldest) for each in await store.catalog.backlog()]
 
     assert told == [("other", 1, at(3)), ("publish", 2, at(1))]

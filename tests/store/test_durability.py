@@ -27,17 +27,17 @@ TESTS = Path(__file__).parents[1]
 async def test_everything_survives_a_reopening(opener: Opener) -> None:
     state = RouteState(name="publish", failures=5, held_at=at(1), held_by=HeldBy.FAILURES, held_why="why")
     async with opener() as store:
-        await store.add(a_task(), b"intent", events=[an_event()])
-        await store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push(), deliveries=[a_delivery()])))
-        await store.save_route(state)
+        await store.tasks.add(a_task(), b"intent", events=[an_event()])
+        await store.tasks.apply(ById(id="tsk_1"), decide_always(Change(push=a_push(), deliveries=[a_delivery()])))
+        await store.deliveries.save_route(state)
 
     async with opener() as store:
-        assert await store.task("tsk_1") == a_task()
-        assert await store.intent("tsk_1") == b"intent"
-        assert await store.pushes("tsk_1") == [a_push()]
-        assert await store.event("evt_1") == an_event()
-        assert [view.delivery for view in (await store.deliveries()).items] == [a_delivery()]
-        assert await store.route_states() == {"publish": state}
+        assert await store.catalog.task("tsk_1") == a_task()
+        assert await store.tasks.intent("tsk_1") == b"intent"
+        assert await store.catalog.pushes("tsk_1") == [a_push()]
+        assert await store.catalog.event("evt_1") == an_event()
+        assert [view.delivery for view in (await store.catalog.deliveries()).items] == [a_delivery()]
+        assert await store.deliveries.route_states() == {"publish": state}
 
 
 async def test_a_closed_store_refuses_calls(opener: Opener) -> None:
@@ -45,30 +45,30 @@ async def test_a_closed_store_refuses_calls(opener: Opener) -> None:
         pass
 
     with pytest.raises(StoreUnavailable):
-        await store.add(a_task(), b"")
+        await store.tasks.add(a_task(), b"")
     with pytest.raises(StoreUnavailable):
-        await store.tasks()
+        await store.catalog.tasks()
 
 
 async def test_pending_writes_are_written_on_close(opener: Opener) -> None:
     async with opener() as store:
-        adding = [asyncio.ensure_future(store.add(a_task(id=f"tsk_{n}"), b"")) for n in range(20)]
+        adding = [asyncio.ensure_future(store.tasks.add(a_task(id=f"tsk_{n}"), b"")) for n in range(20)]
         await asyncio.sleep(0)
 
     assert len(await asyncio.gather(*adding)) == 20
     async with opener() as store:
-        assert len((await store.tasks()).items) == 20
+        assert len((await store.catalog.tasks()).items) == 20
 
 
 async def count_complete(store: Store) -> int:
     """Check that every change is stored completely or not at all; return the count."""
     total = 0
     for n in range(TASKS):
-        task = await store.task(f"tsk_{n}")
+        task = await store.catalog.task(f"tsk_{n}")
         assert task is not None
-        pushes = await store.pushes(task.id)
-        events = (await store.events(task_id=task.id, limit=100_000)).items
-        deliveries = (await store.deliveries(task_id=task.id, limit=100_000)).items
+        pushes = await store.catalog.pushes(task.id)
+        events = (await store.catalog.events(task_id=task.id, limit=100_000)).items
+        deliveries = (await store.catalog.deliveries(task_id=task.id, limit=100_000)).items
         assert {task.polling.count} == {len(pushes), len(events), len(deliveries)}
         total += task.polling.count
     return total
@@ -79,11 +79,11 @@ async def test_cancelled_callers_break_no_transaction(store: Store, record_count
     seed = fresh_seed()
     rng = Random(seed)
     for n in range(TASKS):
-        await store.add(a_task(id=f"tsk_{n}"), b"")
+        await store.tasks.add(a_task(id=f"tsk_{n}"), b"")
     acknowledged: list[int] = []
 
     async def call(n: int) -> None:
-        await store.apply(ById(id=f"tsk_{n % TASKS}"), decision_for(n))
+        await store.tasks.apply(ById(id=f"tsk_{n % TASKS}"), decision_for(n))
         acknowledged.append(n)
 
     calls = []
@@ -103,25 +103,27 @@ async def test_cancelled_callers_break_no_transaction(store: Store, record_count
     assert {type(result) for result in done} == {type(None), asyncio.CancelledError}
     assert await count_complete(store) >= len(acknowledged)
     for n in acknowledged:
-        assert await store.event(f"evt_{n}") is not None
-    assert await store.apply(ById(id="tsk_0"), decision_for(SYNC_CALLS)) is not None
+        assert await store.catalog.event(f"evt_{n}") is not None
+    assert await store.tasks.apply(ById(id="tsk_0"), decision_for(SYNC_CALLS)) is not None
 
 
 async def test_a_caller_cancelled_in_decide_does_not_stop_others(store: Store) -> None:
-    await store.add(a_task(), b"")
+    await store.tasks.add(a_task(), b"")
     calls: list[asyncio.Future[Change | None]] = []
 
     def cancel_the_first(_task: Task, _pending: Sequence[Push]) -> Change:
         calls[0].cancel()
         return Change(push=a_push("psh_first"))
 
-    calls.append(asyncio.ensure_future(store.apply(ById(id="tsk_1"), cancel_the_first)))
-    calls.append(asyncio.ensure_future(store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push("psh_second"))))))
+    calls.append(asyncio.ensure_future(store.tasks.apply(ById(id="tsk_1"), cancel_the_first)))
+    calls.append(
+        asyncio.ensure_future(store.tasks.apply(ById(id="tsk_1"), decide_always(Change(push=a_push("psh_second")))))
+    )
     first, second = await asyncio.gather(*calls, return_exceptions=True)
 
     assert isinstance(first, asyncio.CancelledError)
     assert isinstance(second, Change)
-    assert len(await store.pushes("tsk_1")) == 2
+    assert len(await store.catalog.pushes("tsk_1")) == 2
 
 
 async def test_a_kill_loses_nothing_acknowledged(opener: Opener, path: Path) -> None:
@@ -139,7 +141,7 @@ async def test_a_kill_loses_nothing_acknowledged(opener: Opener, path: Path) -> 
     async with opener() as store:
         assert await count_complete(store) >= len(said) >= 500
         for n in map(int, said):
-            assert await store.event(f"evt_{n}") is not None
+            assert await store.catalog.event(f"evt_{n}") is not None
 
 
 async def test_readers_see_acknowledged_writes_during_writes(store: Store) -> None:
@@ -147,9 +149,9 @@ async def test_readers_see_acknowledged_writes_during_writes(store: Store) -> No
     seen: list[bool] = []
 
     async def write(n: int) -> None:
-        await store.add(a_task(id=f"tsk_w{n}", state=TaskState.QUEUED), b"")
-        seen.append(await store.task(f"tsk_w{n}") is not None)
+        await store.tasks.add(a_task(id=f"tsk_w{n}", state=TaskState.QUEUED), b"")
+        seen.append(await store.catalog.task(f"tsk_w{n}") is not None)
 
-    await asyncio.gather(*(write(n) for n in range(100)), *(store.due_routes() for _ in range(20)))
+    await asyncio.gather(*(write(n) for n in range(100)), *(store.deliveries.due_routes() for _ in range(20)))
 
     assert seen == [True] * 100

@@ -31,13 +31,13 @@ def link(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 async def test_a_linked_store_keeps_its_files_beside_the_real_one(link: Path) -> None:
     async with a_sqlite_store(link) as store:
-        task = await store.add(a_task(), b"")
+        task = await store.tasks.add(a_task(), b"")
         found = {file.name for file in (link.parents[1] / "disk").iterdir()}
         assert store.disk_space.folder == link.parents[1] / "disk"
 
     assert found == {"receiver.db", "receiver.db-wal", "receiver.db-shm", "receiver.db.lock"}
     async with a_sqlite_store(link) as store:
-        assert (await store.task(task.id)) is not None
+        assert (await store.catalog.task(task.id)) is not None
     assert maintenance.check(link) == []
 
 
@@ -50,7 +50,7 @@ async def test_the_link_and_the_real_path_share_one_lock(link: Path) -> None:
 async def test_a_linked_store_is_checked_measured_and_backed_up(link: Path) -> None:
     target = link.parents[1] / "copy.db"
     async with a_sqlite_store(link) as store:
-        await store.add(a_task(), b"")
+        await store.tasks.add(a_task(), b"")
 
         maintenance.backup(link, target)
         assert maintenance.stats_at(link)["tasks.submitted"] == 1
@@ -61,7 +61,7 @@ async def test_a_linked_store_is_checked_measured_and_backed_up(link: Path) -> N
 
 async def write_until_checkpointed(store: SqliteStore) -> None:
     for number in range(200):
-        await store.add(a_task(id=f"tsk_{number}", external_task_id=f"tsk_{number}"), b"")
+        await store.tasks.add(a_task(id=f"tsk_{number}", external_task_id=f"tsk_{number}"), b"")
 
 
 async def test_a_linked_store_that_is_removed_is_noticed(link: Path) -> None:

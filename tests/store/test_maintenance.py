@@ -46,18 +46,18 @@ async def test_a_backup_is_complete_even_during_writes(path: Path) -> None:
     target = path.with_name("backup.db")
     async with a_sqlite_store(path) as store:
         await add_route_deliveries(store, 100)
-        adding = [store.add(a_task(id=f"tsk_b{n:03}"), b"x" * 1000) for n in range(200)]
+        adding = [store.tasks.add(a_task(id=f"tsk_b{n:03}"), b"x" * 1000) for n in range(200)]
 
         await asyncio.gather(store.backup(target), *adding)
 
-        await store.add(a_task(id="tsk_after"), b"")
+        await store.tasks.add(a_task(id="tsk_after"), b"")
 
     assert mode(target) == 0o600
     assert sorted(file.name for file in path.parent.iterdir() if "backup" in file.name) == ["backup.db"]
     assert maintenance.check(target) == []
     async with a_sqlite_store(target) as copy:
-        assert (await copy.backlog())[0].pending == 100
-        assert await copy.task("tsk_after") is None
+        assert (await copy.catalog.backlog())[0].pending == 100
+        assert await copy.catalog.task("tsk_after") is None
 
 
 async def test_a_backup_replaces_no_file_and_keeps_no_damaged_copy(path: Path, raw: sqlite3.Connection) -> None:
@@ -96,8 +96,8 @@ async def test_a_backup_removes_only_stale_copies(path: Path) -> None:
 async def test_statistics_are_counted_by_kind(path: Path) -> None:
     async with a_sqlite_store(path) as store:
         await add_deliveries(store, a_delivery())
-        await store.add(a_task(id="tsk_2", state=TaskState.QUEUED), b"")
-        await store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push())))
+        await store.tasks.add(a_task(id="tsk_2", state=TaskState.QUEUED), b"")
+        await store.tasks.apply(ById(id="tsk_1"), decide_always(Change(push=a_push())))
 
         stats = await store.stats()
 

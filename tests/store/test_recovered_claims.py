@@ -15,15 +15,15 @@ SUSPECT_AFTER = 3
 async def die_with(store: Store, *delivery_ids: str) -> RecoveredClaims:
     """Claim deliveries, and start again after the process died without a verdict on them."""
     for delivery_id in delivery_ids:
-        claimed = await store.claim(
+        claimed = await store.deliveries.claim(
             "publish", now=at(1), until=at(600), limit=1, claim=f"of {delivery_id}", only=delivery_id
         )
         assert [each.delivery.id for each in claimed] == [delivery_id]
-    return await store.release_all(now=at(1), suspect_after=SUSPECT_AFTER)
+    return await store.deliveries.release_all(now=at(1), suspect_after=SUSPECT_AFTER)
 
 
 async def deaths(store: Store) -> Mapping[str, int]:
-    views = (await store.deliveries(limit=100)).items
+    views = (await store.catalog.deliveries(limit=100)).items
     return {view.delivery.id: view.delivery.unfinished_claims for view in views}
 
 
@@ -35,16 +35,18 @@ async def three_deliveries(store: Store) -> None:
 async def test_a_left_claim_is_released_and_due(store: Store) -> None:
     assert await die_with(store, "dlv_1", "dlv_2") == RecoveredClaims(released=2, suspects={})
 
-    assert await store.due_routes() == {"publish": at(0)}
-    claimed = await store.claim("publish", now=at(1), until=at(600), limit=9, claim="new")
+    assert await store.deliveries.due_routes() == {"publish": at(0)}
+    claimed = await store.deliveries.claim("publish", now=at(1), until=at(600), limit=9, claim="new")
     assert [each.delivery.id for each in claimed] == ["dlv_3", "dlv_1", "dlv_2"]
 
 
 async def test_a_claim_and_a_release_do_not_count(store: Store) -> None:
     for _ in range(20):
-        await store.claim("publish", now=at(1), until=at(600), limit=1, claim="mine", only="dlv_1")
-        await store.release("dlv_1", claim="mine", now=at(0))
-    assert await store.release_all(now=at(1), suspect_after=SUSPECT_AFTER) == RecoveredClaims(released=0, suspects={})
+        await store.deliveries.claim("publish", now=at(1), until=at(600), limit=1, claim="mine", only="dlv_1")
+        await store.deliveries.release("dlv_1", claim="mine", now=at(0))
+    assert await store.deliveries.release_all(now=at(1), suspect_after=SUSPECT_AFTER) == RecoveredClaims(
+        released=0, suspects={}
+    )
 
     assert await deaths(store) == {"dlv_1": 0, "dlv_2": 0, "dlv_3": 0}
 
@@ -88,6 +90,8 @@ async def test_the_least_suspected_comes_first_and_a_finished_delivery_is_none(s
 
 
 async def test_a_claim_skips_the_named_deliveries(store: Store) -> None:
-    claimed = await store.claim("publish", now=at(1), until=at(600), limit=9, claim="c", skip=["dlv_1", "dlv_3"])
+    claimed = await store.deliveries.claim(
+        "publish", now=at(1), until=at(600), limit=9, claim="c", skip=["dlv_1", "dlv_3"]
+    )
 
     assert [each.delivery.id for each in claimed] == ["dlv_2"]

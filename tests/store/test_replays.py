@@ -116,10 +116,10 @@ async def test_an_event_is_selected_once_per_route(store: Store, replays: Replay
 
 
 async def test_events_are_selected_by_the_kinds_of_a_route(store: Store, replays: ReplayStore) -> None:
-    await store.add(a_task(), b"")
+    await store.tasks.add(a_task(), b"")
     types = ["task.processing", "task.succeed", "alert.route_held", "batch.finished"]
-    await store.add_events([an_event(f"evt_{n}", type=type_) for n, type_ in enumerate(types, start=1)], [])
-    await store.add_events([], [a_delivery("dlv_1", event_id="evt_2", route="other")])
+    await store.tasks.add_events([an_event(f"evt_{n}", type=type_) for n, type_ in enumerate(types, start=1)], [])
+    await store.tasks.add_events([], [a_delivery("dlv_1", event_id="evt_2", route="other")])
 
     async def words(*words: str) -> list[tuple[str, str, str | None]]:
         return await next_items(replays, a_replay(to_route="other", event_kinds=words, since=at(0)))
@@ -165,7 +165,7 @@ async def test_a_replay_is_stored_with_its_actor(opener: Opener) -> None:
         assert await replays.running() == [replay]
         assert (await replays.list()).items == [replay]
         assert await replays.find("rpl_2") is None
-        assert await store.actions(subjects=["rpl_1"]) == [ALICE]
+        assert await store.catalog.actions(subjects=["rpl_1"]) == [ALICE]
 
 
 async def test_a_step_is_written_completely_or_not_at_all(store: Store, replays: ReplayStore) -> None:
@@ -180,7 +180,7 @@ async def test_a_step_is_written_completely_or_not_at_all(store: Store, replays:
     assert results == [True, False]
     moved = replace(replay, cursor="dlv_1", created=1)
     assert await replays.find("rpl_1") == moved
-    view = await store.delivery("dlv_9")
+    view = await store.catalog.delivery("dlv_9")
     assert view is not None
     assert view.delivery == again
     assert await replays.advance(ReplayStep(replay=moved, deliveries=[], cursor="dlv_1", finished_at=at(200)))
@@ -197,7 +197,7 @@ async def test_a_cancelled_replay_does_not_advance(store: Store, replays: Replay
     assert await replays.advance(ReplayStep(replay=a_replay(), deliveries=[], cursor="dlv_1")) is False
 
     assert await replays.find("rpl_1") == a_replay(state=ReplayState.CANCELLED, finished_at=at(150))
-    assert await store.actions() == [cancelling, ALICE]
+    assert await store.catalog.actions() == [cancelling, ALICE]
 
 
 async def test_a_pending_delivery_is_made_due_unless_in_progress(store: Store, replays: ReplayStore) -> None:
@@ -207,13 +207,13 @@ async def test_a_pending_delivery_is_made_due_unless_in_progress(store: Store, r
         a_delivery("dlv_2", event_id="evt_2", due_at=at(1)),
         a_finished_delivery("dlv_3", "evt_3"),
     )
-    await store.claim("publish", now=at(1), until=at(200), limit=1, claim="mine")
+    await store.deliveries.claim("publish", now=at(1), until=at(200), limit=1, claim="mine")
 
     hurried = [await replays.make_due(id_, now=at(100), action=ALICE) for id_ in ("dlv_1", "dlv_2", "dlv_3", "dlv_4")]
 
     assert hurried == [True, False, False, False]
-    assert await store.due_routes() == {"publish": at(100)}
-    assert await store.actions() == [ALICE]
+    assert await store.deliveries.due_routes() == {"publish": at(100)}
+    assert await store.catalog.actions() == [ALICE]
 
 
 async def test_a_final_delivery_can_be_repeated_many_times(store: Store, replays: ReplayStore) -> None:
@@ -223,7 +223,7 @@ async def test_a_final_delivery_can_be_repeated_many_times(store: Store, replays
     for id_ in ("dlv_2", "dlv_3"):
         await replays.add_repeat(a_delivery(id_, replay_of="dlv_1"), action=ALICE)
 
-    kept = [view.delivery for view in (await store.deliveries(event_id="evt_1")).items]
+    kept = [view.delivery for view in (await store.catalog.deliveries(event_id="evt_1")).items]
     assert [(each.id, each.replay_of) for each in kept] == [("dlv_3", "dlv_1"), ("dlv_2", "dlv_1"), ("dlv_1", None)]
     assert kept[-1] == old
 

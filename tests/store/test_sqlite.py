@@ -44,7 +44,7 @@ async def test_the_lock_ends_with_its_process(path: Path) -> None:
 
 async def test_folder_and_files_are_private(path: Path) -> None:
     async with a_sqlite_store(path) as store:
-        await store.add(a_task(), b"")
+        await store.tasks.add(a_task(), b"")
 
         modes = {file.name: mode(file) for file in path.parent.iterdir()}
 
@@ -162,17 +162,19 @@ def test_a_reader_cannot_write(raw: sqlite3.Connection, path: Path) -> None:
 
 async def test_a_closed_store_is_one_file(path: Path) -> None:
     async with a_sqlite_store(path) as store:
-        await store.add(a_task(), b"")
+        await store.tasks.add(a_task(), b"")
 
     assert sorted(file.name for file in path.parent.iterdir()) == ["receiver.db", "receiver.db.lock"]
     async with a_sqlite_store(path) as store:
-        assert await store.task("tsk_1") == a_task()
+        assert await store.catalog.task("tsk_1") == a_task()
 
 
 async def test_the_newest_id_covers_all_tables(path: Path) -> None:
     async with a_sqlite_store(path) as store:
         assert await store.newest_id() == ""
-        await store.add(a_task(id="tsk_1"), b"")
+        await store.tasks.add(a_task(id="tsk_1"), b"")
         assert await store.newest_id() == "1"
-        await store.apply(ById(id="tsk_1"), decide_always(Change(push=a_push("psh_3"), events=[an_event("evt_2")])))
+        await store.tasks.apply(
+            ById(id="tsk_1"), decide_always(Change(push=a_push("psh_3"), events=[an_event("evt_2")]))
+        )
         assert await store.newest_id() == "3"

@@ -12,7 +12,7 @@ from receiver.store.interfaces import ById, Change
 async def add_queued_task(store: Store, name: str, **changes: Any) -> Task:
     """Store a queued task that is due."""
     given: dict[str, Any] = {"state": TaskState.QUEUED, "due_at": at(0), "started_at": None, "pack": "image"}
-    return await store.add(a_task(id=name, **given | changes), b"{}")
+    return await store.tasks.add(a_task(id=name, **given | changes), b"{}")
 
 
 async def add_running_task(store: Store, name: str, *, started: float, **changes: Any) -> Task:
@@ -21,11 +21,11 @@ async def add_running_task(store: Store, name: str, *, started: float, **changes
 
 
 async def next_queued(store: Store, *head_ids: str, now: float = 10) -> list[str]:
-    return [task.id for task in await store.next_queued(now=at(now), head_ids=head_ids)]
+    return [task.id for task in await store.tasks.next_queued(now=at(now), head_ids=head_ids)]
 
 
 async def update(store: Store, task: Task) -> None:
-    await store.apply(ById(id=task.id), decide_always(Change(task=task)))
+    await store.tasks.apply(ById(id=task.id), decide_always(Change(task=task)))
 
 
 async def test_an_empty_queue_has_no_head(store: Store) -> None:
@@ -42,7 +42,7 @@ async def test_each_pack_has_its_own_queue(store: Store) -> None:
     await add_queued_task(store, "tsk_1", pack="image")
     await add_queued_task(store, "tsk_2", pack=None)
 
-    heads = await store.next_queued(now=at(10))
+    heads = await store.tasks.next_queued(now=at(10))
 
     assert [(task.id, task.queueing.pack) for task in heads] == [
         ("tsk_1", "image"),
@@ -125,15 +125,15 @@ async def test_fair_shares_are_assigned_by_a_tag(store: Store) -> None:
     await add_queued_task(store, "tsk_4", state=TaskState.FAILED, tags={"project": "ads"}, due_at=None)
 
     async def shares() -> dict[str, str]:
-        return {task.id: task.queueing.share for task in (await store.tasks()).items}
+        return {task.id: task.queueing.share for task in (await store.catalog.tasks()).items}
 
-    await store.assign_fair_shares("project")
+    await store.tasks.assign_fair_shares("project")
     assert await shares() == {"tsk_1": "ads", "tsk_2": "books", "tsk_3": "", "tsk_4": ""}
 
-    await store.assign_fair_shares('o"dd')
+    await store.tasks.assign_fair_shares('o"dd')
     assert await shares() == {"tsk_1": "x", "tsk_2": "", "tsk_3": "", "tsk_4": ""}
 
-    await store.assign_fair_shares("")
+    await store.tasks.assign_fair_shares("")
     assert set((await shares()).values()) == {""}
 
 
@@ -142,8 +142,8 @@ async def test_tasks_are_counted_by_state_batch_and_tags(store: Store) -> None:
     await add_queued_task(store, "tsk_2", batch="b", tags={"project": "film"})
     await add_running_task(store, "tsk_3", started=1, tags={"project": "ads", "more": "x"})
 
-    assert await store.counts() == {"queued": 2, "processing": 1}
-    assert await store.counts(batch="b") == {"queued": 2}
-    assert await store.counts(tags={"project": "ads"}) == {"queued": 1, "processing": 1}
-    assert await store.counts(tags={"project": "ads"}, batch="b") == {"queued": 1}
-    assert await store.counts(batch="none") == {}
+    assert await store.catalog.counts() == {"queued": 2, "processing": 1}
+    assert await store.catalog.counts(batch="b") == {"queued": 2}
+    assert await store.catalog.counts(tags={"project": "ads"}) == {"queued": 1, "processing": 1}
+    assert await store.catalog.counts(tags={"project": "ads"}, batch="b") == {"queued": 1}
+    assert await store.catalog.counts(batch="none") == {}

@@ -20,24 +20,24 @@ FIRST = ById(id="tsk_1")
 async def test_an_unknown_task_calls_no_decide(store: Store) -> None:
     seen: list[tuple[Task, list[Push]]] = []
 
-    assert await store.apply(ById(id="tsk_none"), record_arguments(seen)) is None
-    assert await store.apply(ByToken(token_hash=TOKEN), record_arguments(seen)) is None
+    assert await store.tasks.apply(ById(id="tsk_none"), record_arguments(seen)) is None
+    assert await store.tasks.apply(ByToken(token_hash=TOKEN), record_arguments(seen)) is None
     assert seen == []
 
 
 async def test_decide_gets_the_current_task(store: Store) -> None:
     task = a_task(token_hash=TOKEN)
-    await store.add(task, b"")
+    await store.tasks.add(task, b"")
     seen: list[tuple[Task, list[Push]]] = []
 
-    await store.apply(ByToken(token_hash=TOKEN), record_arguments(seen))
-    await store.apply(FIRST, record_arguments(seen))
+    await store.tasks.apply(ByToken(token_hash=TOKEN), record_arguments(seen))
+    await store.tasks.apply(FIRST, record_arguments(seen))
 
     assert seen == [(task, []), (task, [])]
 
 
 async def test_the_whole_change_is_written(store: Store) -> None:
-    await store.add(a_task(), b"before")
+    await store.tasks.add(a_task(), b"before")
     change = Change(
         task=a_task(state=TaskState.SUCCEED, message="done", due_at=None),
         push=a_push(
@@ -48,44 +48,44 @@ async def test_the_whole_change_is_written(store: Store) -> None:
         intent=b"after",
     )
 
-    given = await store.apply(FIRST, decide_always(change))
+    given = await store.tasks.apply(FIRST, decide_always(change))
 
     assert given == change
-    assert await store.task("tsk_1") == change.task
-    assert await store.pushes("tsk_1") == [change.push]
-    assert await store.event("evt_1") == change.events[0]
-    delivery = await store.delivery("dlv_1")
+    assert await store.catalog.task("tsk_1") == change.task
+    assert await store.catalog.pushes("tsk_1") == [change.push]
+    assert await store.catalog.event("evt_1") == change.events[0]
+    delivery = await store.catalog.delivery("dlv_1")
     assert delivery is not None
     assert delivery.delivery == change.deliveries[0]
-    assert await store.intent("tsk_1") == b"after"
+    assert await store.tasks.intent("tsk_1") == b"after"
 
 
 async def test_an_earlier_push_gets_its_outcome(store: Store) -> None:
-    await store.add(a_task(), b"")
-    await store.apply(FIRST, decide_always(Change(push=a_push())))
+    await store.tasks.add(a_task(), b"")
+    await store.tasks.apply(FIRST, decide_always(Change(push=a_push())))
 
-    await store.apply(FIRST, decide_always(Change(resolved={"psh_1": PushOutcome.FORGED})))
+    await store.tasks.apply(FIRST, decide_always(Change(resolved={"psh_1": PushOutcome.FORGED})))
 
-    assert [push.outcome for push in await store.pushes("tsk_1")] == [PushOutcome.FORGED]
+    assert [push.outcome for push in await store.catalog.pushes("tsk_1")] == [PushOutcome.FORGED]
 
 
 async def test_decide_gets_pending_pushes_on_request(store: Store) -> None:
-    await store.add(a_task(), b"")
-    await store.add(a_task(id="tsk_2"), b"")
+    await store.tasks.add(a_task(), b"")
+    await store.tasks.add(a_task(id="tsk_2"), b"")
     waiting, settled = a_push("psh_1"), a_push("psh_2", outcome=PushOutcome.STALE)
-    await store.apply(FIRST, decide_always(Change(push=waiting)))
-    await store.apply(FIRST, decide_always(Change(push=settled)))
-    await store.apply(ById(id="tsk_2"), decide_always(Change(push=a_push("psh_3", task_id="tsk_2"))))
+    await store.tasks.apply(FIRST, decide_always(Change(push=waiting)))
+    await store.tasks.apply(FIRST, decide_always(Change(push=settled)))
+    await store.tasks.apply(ById(id="tsk_2"), decide_always(Change(push=a_push("psh_3", task_id="tsk_2"))))
     seen: list[tuple[Task, list[Push]]] = []
 
-    await store.apply(FIRST, record_arguments(seen), with_pending=True)
-    await store.apply(FIRST, record_arguments(seen))
+    await store.tasks.apply(FIRST, record_arguments(seen), with_pending=True)
+    await store.tasks.apply(FIRST, record_arguments(seen))
 
     assert [pending for _, pending in seen] == [[waiting], []]
 
 
 async def test_decisions_on_one_task_run_in_sequence(store: Store) -> None:
-    await store.add(a_task(token_hash=TOKEN), b"")
+    await store.tasks.add(a_task(token_hash=TOKEN), b"")
 
     def count(task: Task, pending: Sequence[Push]) -> Change:
         assert len(pending) == task.polling.count
@@ -95,75 +95,75 @@ async def test_decisions_on_one_task_run_in_sequence(store: Store) -> None:
         )
 
     refs: list[TaskRef] = [FIRST, ByToken(token_hash=TOKEN)] * 50
-    await asyncio.gather(*(store.apply(ref, count, with_pending=True) for ref in refs))
+    await asyncio.gather(*(store.tasks.apply(ref, count, with_pending=True) for ref in refs))
 
-    task = await store.task("tsk_1")
+    task = await store.catalog.task("tsk_1")
     assert task is not None
     assert task.polling.count == 100
-    assert len(await store.pushes("tsk_1")) == 100
+    assert len(await store.catalog.pushes("tsk_1")) == 100
 
 
 async def test_decide_sees_the_outcomes_of_the_previous_change(store: Store) -> None:
-    await store.add(a_task(), b"")
+    await store.tasks.add(a_task(), b"")
     seen: list[tuple[Task, list[Push]]] = []
     changes = [Change(push=a_push("psh_1")), Change(push=a_push("psh_2"), resolved={"psh_1": PushOutcome.STALE})]
 
     await asyncio.gather(
-        *(store.apply(FIRST, decide_always(change)) for change in changes),
-        store.apply(FIRST, record_arguments(seen), with_pending=True),
+        *(store.tasks.apply(FIRST, decide_always(change)) for change in changes),
+        store.tasks.apply(FIRST, record_arguments(seen), with_pending=True),
     )
 
     assert [[push.id for push in pending] for _, pending in seen] == [["psh_2"]]
-    assert [push.outcome for push in await store.pushes("tsk_1")] == [PushOutcome.STALE, PushOutcome.PENDING]
+    assert [push.outcome for push in await store.catalog.pushes("tsk_1")] == [PushOutcome.STALE, PushOutcome.PENDING]
 
 
 async def test_a_revoked_token_finds_nothing_at_once(store: Store) -> None:
-    await store.add(a_task(token_hash=TOKEN), b"")
+    await store.tasks.add(a_task(token_hash=TOKEN), b"")
     new = sha256(b"new").digest()
     seen: list[tuple[Task, list[Push]]] = []
 
     _, old = await asyncio.gather(
-        store.apply(FIRST, decide_always(Change(task=a_task(token_hash=new)))),
-        store.apply(ByToken(token_hash=TOKEN), record_arguments(seen)),
+        store.tasks.apply(FIRST, decide_always(Change(task=a_task(token_hash=new)))),
+        store.tasks.apply(ByToken(token_hash=TOKEN), record_arguments(seen)),
     )
 
     assert old is None
-    assert await store.apply(ByToken(token_hash=TOKEN), record_arguments(seen)) is None
-    assert await store.apply(ByToken(token_hash=new), record_arguments(seen)) is not None
+    assert await store.tasks.apply(ByToken(token_hash=TOKEN), record_arguments(seen)) is None
+    assert await store.tasks.apply(ByToken(token_hash=new), record_arguments(seen)) is not None
 
 
 async def test_a_failing_decide_affects_only_its_caller(store: Store) -> None:
-    await store.add(a_task(), b"")
+    await store.tasks.add(a_task(), b"")
 
     def refuse(task: Task, _pending: Sequence[Push]) -> Change:
         raise LookupError(task.id)
 
-    good = [store.apply(FIRST, decide_always(Change(push=a_push(f"psh_{n}")))) for n in range(9)]
-    results = await asyncio.gather(*good, store.apply(FIRST, refuse), return_exceptions=True)
+    good = [store.tasks.apply(FIRST, decide_always(Change(push=a_push(f"psh_{n}")))) for n in range(9)]
+    results = await asyncio.gather(*good, store.tasks.apply(FIRST, refuse), return_exceptions=True)
 
     assert [type(result) for result in results] == [*[Change] * 9, LookupError]
-    assert len(await store.pushes("tsk_1")) == 9
+    assert len(await store.catalog.pushes("tsk_1")) == 9
 
 
 async def test_decide_cannot_change_another_task(store: Store) -> None:
-    await store.add(a_task(), b"")
-    await store.add(a_task(id="tsk_2"), b"")
+    await store.tasks.add(a_task(), b"")
+    await store.tasks.add(a_task(id="tsk_2"), b"")
 
     with pytest.raises(ValueError, match="tsk_2"):
-        await store.apply(FIRST, decide_always(Change(task=a_task(id="tsk_2"))))
+        await store.tasks.apply(FIRST, decide_always(Change(task=a_task(id="tsk_2"))))
 
 
 async def test_a_refused_write_affects_only_its_caller(store: Store) -> None:
-    await store.add(a_task(), b"")
-    await store.apply(FIRST, decide_always(Change(push=a_push("psh_taken"))))
+    await store.tasks.add(a_task(), b"")
+    await store.tasks.apply(FIRST, decide_always(Change(push=a_push("psh_taken"))))
 
-    good = [store.apply(FIRST, decide_always(Change(push=a_push(f"psh_{n}")))) for n in range(9)]
-    twice = store.apply(FIRST, decide_always(Change(task=a_task(message="never"), push=a_push("psh_taken"))))
+    good = [store.tasks.apply(FIRST, decide_always(Change(push=a_push(f"psh_{n}")))) for n in range(9)]
+    twice = store.tasks.apply(FIRST, decide_always(Change(task=a_task(message="never"), push=a_push("psh_taken"))))
     results = await asyncio.gather(*good, twice, return_exceptions=True)
 
     assert [type(result) for result in results] == [*[Change] * 9, Conflict]
-    assert len(await store.pushes("tsk_1")) == 10
-    task = await store.task("tsk_1")
+    assert len(await store.catalog.pushes("tsk_1")) == 10
+    task = await store.catalog.task("tsk_1")
     assert task is not None
     assert task.message == ""
 
@@ -171,64 +171,64 @@ async def test_a_refused_write_affects_only_its_caller(store: Store) -> None:
 @pytest.mark.parametrize("end", [TaskState.SUCCEED, TaskState.FAILED])
 @pytest.mark.parametrize("after", [TaskState.PROCESSING, TaskState.EXPIRED, TaskState.SUCCEED, TaskState.FAILED])
 async def test_a_task_never_leaves_succeed_or_failed(store: Store, end: TaskState, after: TaskState) -> None:
-    await store.add(a_task(state=end), b"")
+    await store.tasks.add(a_task(state=end), b"")
 
     if after is end:
-        await store.apply(FIRST, decide_always(Change(task=a_task(state=after))))
+        await store.tasks.apply(FIRST, decide_always(Change(task=a_task(state=after))))
     else:
         with pytest.raises(Conflict):
-            await store.apply(FIRST, decide_always(Change(task=a_task(state=after))))
+            await store.tasks.apply(FIRST, decide_always(Change(task=a_task(state=after))))
 
-    task = await store.task("tsk_1")
+    task = await store.catalog.task("tsk_1")
     assert task is not None
     assert task.state is end
 
 
 async def test_a_task_has_one_terminal_event(store: Store) -> None:
-    await store.add(a_task(), b"")
-    await store.apply(FIRST, decide_always(Change(events=[an_event("evt_1", type="task.expired")])))
-    await store.apply(FIRST, decide_always(Change(events=[an_event("evt_2", type="task.succeed")])))
+    await store.tasks.add(a_task(), b"")
+    await store.tasks.apply(FIRST, decide_always(Change(events=[an_event("evt_1", type="task.expired")])))
+    await store.tasks.apply(FIRST, decide_always(Change(events=[an_event("evt_2", type="task.succeed")])))
 
     with pytest.raises(Conflict):
-        await store.apply(FIRST, decide_always(Change(events=[an_event("evt_3", type="task.failed")])))
+        await store.tasks.apply(FIRST, decide_always(Change(events=[an_event("evt_3", type="task.failed")])))
 
 
 async def test_an_event_has_one_delivery_per_route_apart_from_replays(store: Store) -> None:
-    await store.add(a_task(), b"")
-    await store.apply(FIRST, decide_always(Change(events=[an_event()], deliveries=[a_delivery("dlv_1")])))
+    await store.tasks.add(a_task(), b"")
+    await store.tasks.apply(FIRST, decide_always(Change(events=[an_event()], deliveries=[a_delivery("dlv_1")])))
 
     again = [a_delivery("dlv_2"), a_delivery("dlv_3", route="other")]
-    await store.add_events([], again)
-    await store.add_events([], [a_delivery("dlv_4", replay_of="dlv_1"), a_delivery("dlv_5", replay_of="dlv_1")])
+    await store.tasks.add_events([], again)
+    await store.tasks.add_events([], [a_delivery("dlv_4", replay_of="dlv_1"), a_delivery("dlv_5", replay_of="dlv_1")])
 
-    listed = [view.delivery.id for view in (await store.deliveries()).items]
+    listed = [view.delivery.id for view in (await store.catalog.deliveries()).items]
     assert listed == ["dlv_5", "dlv_4", "dlv_3", "dlv_1"]
 
 
 async def test_an_alert_has_no_task(store: Store) -> None:
     alert = an_event(type="alert.route_held", task_id=None, body=b"")
 
-    await store.add_events([alert], [a_delivery()])
+    await store.tasks.add_events([alert], [a_delivery()])
 
-    assert await store.event("evt_1") == alert
-    [claimed] = await store.claim("publish", now=at(1), until=at(60), limit=1, claim="c")
+    assert await store.catalog.event("evt_1") == alert
+    [claimed] = await store.deliveries.claim("publish", now=at(1), until=at(60), limit=1, claim="c")
     assert (claimed.event, claimed.reply_to) == (alert, None)
 
 
 async def test_only_redundant_pushes_are_limited(
     store: Store,
 ) -> None:
-    await store.add(a_task(), b"")
-    await store.add(a_task(id="tsk_2"), b"")
+    await store.tasks.add(a_task(), b"")
+    await store.tasks.add(a_task(id="tsk_2"), b"")
     settled = a_push("psh_00", outcome=PushOutcome.APPLIED)
-    await store.apply(FIRST, decide_always(Change(push=settled)))
-    await store.apply(ById(id="tsk_2"), decide_always(Change(push=a_push("psh_other", task_id="tsk_2"))))
-    await store.apply(FIRST, decide_always(Change(push=a_push("psh_01"))))
+    await store.tasks.apply(FIRST, decide_always(Change(push=settled)))
+    await store.tasks.apply(ById(id="tsk_2"), decide_always(Change(push=a_push("psh_other", task_id="tsk_2"))))
+    await store.tasks.apply(FIRST, decide_always(Change(push=a_push("psh_01"))))
 
     for number in range(2, 9):
         stale = a_push(f"psh_{number:02}", outcome=PushOutcome.STALE)
-        await store.apply(FIRST, decide_always(Change(push=stale, keep_redundant=3)))
+        await store.tasks.apply(FIRST, decide_always(Change(push=stale, keep_redundant=3)))
 
-    kept = [push.id for push in await store.pushes("tsk_1")]
+    kept = [push.id for push in await store.catalog.pushes("tsk_1")]
     assert kept == ["psh_00", "psh_01", "psh_06", "psh_07", "psh_08"]  # the second waits for confirmation
-    assert [push.id for push in await store.pushes("tsk_2")] == ["psh_other"]
+    assert [push.id for push in await store.catalog.pushes("tsk_2")] == ["psh_other"]

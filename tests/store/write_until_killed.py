@@ -24,12 +24,12 @@ TASKS = 8
 async def write_continuously(path: Path) -> None:
     store = await SqliteStore.open(path)
     for n in range(TASKS):
-        await store.add(a_task(id=f"tsk_{n}"), b"")
+        await store.tasks.add(a_task(id=f"tsk_{n}"), b"")
     numbers = count()
 
     async def call() -> None:
         for n in numbers:
-            await store.apply(ById(id=f"tsk_{n % TASKS}"), decision_for(n))
+            await store.tasks.apply(ById(id=f"tsk_{n % TASKS}"), decision_for(n))
             os.write(1, b"%d\n" % n)
 
     await asyncio.gather(*(call() for _ in range(CONCURRENT_WRITERS)))

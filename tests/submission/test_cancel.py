@@ -32,9 +32,9 @@ async def test_a_cancelled_task_is_never_sent_and_routes_get_an_event(tmp_path: 
         assert (cancelled.state, cancelled.message) == (TaskState.REJECTED, "cancelled by alice: a typo")
         assert [kling_task.external_task_id for kling_task in system.kling.tasks.values()] == [first.id, third.id]
         assert await system.event_types(second.id) == ["task.rejected"]
-        [action] = await system.store.actions(subjects=[second.id])
+        [action] = await system.store.catalog.actions(subjects=[second.id])
         assert (action.actor, action.verb, action.reason) == ("alice", "task.cancelled", "a typo")
-        [delivery] = (await system.store.deliveries(task_id=second.id)).items
+        [delivery] = (await system.store.catalog.deliveries(task_id=second.id)).items
         assert delivery.event_type == "task.rejected"
 
 
@@ -48,7 +48,7 @@ async def test_cancelling_twice_is_idempotent(tmp_path: Path) -> None:
         assert first_time == again
         assert first_time.message == "cancelled by alice."
         assert await system.event_types(second.id) == ["task.rejected"]
-        assert len(await system.store.actions(subjects=[second.id])) == 1
+        assert len(await system.store.catalog.actions(subjects=[second.id])) == 1
 
 
 async def test_a_task_that_kling_may_have_cannot_be_cancelled(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ async def test_a_task_that_kling_may_have_cannot_be_cancelled(tmp_path: Path) ->
         system.kling.create_gate = asyncio.Event()
         submitting = asyncio.create_task(system.submit())
         await wait_until(lambda: system.kling.create_ids != [])
-        [task] = (await system.store.tasks()).items
+        [task] = (await system.store.catalog.tasks()).items
 
         with pytest.raises(Conflict, match="submitting"):
             await cancel(system, task)
@@ -71,13 +71,13 @@ async def test_a_task_that_kling_may_have_cannot_be_cancelled(tmp_path: Path) ->
             await cancel(system, task)
 
         assert sent.state is TaskState.SUBMITTED
-        assert await system.store.actions() == []
+        assert await system.store.catalog.actions() == []
 
 
 async def test_a_task_that_kling_refused_cannot_be_cancelled(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         queued = a_task(state=TaskState.QUEUED, kling_id=None, due_at=None)
-        rejected = await system.recorder.reject(await system.store.add(queued, b"{}"), "Kling does not like it.")
+        rejected = await system.recorder.reject(await system.store.tasks.add(queued, b"{}"), "Kling does not like it.")
 
         with pytest.raises(Conflict, match="rejected"):
             await cancel(system, rejected)

@@ -15,6 +15,7 @@ from harness.waiting import wait_until
 from receiver.domain.errors import KlingError
 from receiver.domain.model import TaskState
 from receiver.store.sqlite.store import SqliteStore
+from receiver.store.sqlite.tasks import SqliteTaskStore
 
 # -- a crash at every step
 
@@ -34,6 +35,8 @@ class CrashingProxy:
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(self._real, name)
+        if isinstance(real, SqliteTaskStore):
+            return CrashingProxy(real, self._counter)
         if name not in self._CALLS:
             return real
 
@@ -101,7 +104,7 @@ async def test_each_intent_is_created_once_at_every_crash_point(tmp_path: Path, 
 
         async with a_task_system(tmp_path / str(length), kling=kling, clock=clock) as system, system.running():
             await system.advance(2 * CERTAIN_AFTER, step=10)
-            tasks = (await system.store.tasks()).items
+            tasks = (await system.store.catalog.tasks()).items
 
         sent = [task for task in tasks if task.state is not TaskState.REJECTED]
         assert {task.state for task in sent} <= {TaskState.SUBMITTED}, length

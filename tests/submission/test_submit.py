@@ -37,11 +37,11 @@ async def test_the_intent_is_stored_before_kling_is_called(tmp_path: Path) -> No
         sending = asyncio.create_task(system.submit())
         await wait_until(lambda: system.kling.create_ids != [])
 
-        (task,) = (await system.store.tasks()).items
+        (task,) = (await system.store.catalog.tasks()).items
 
         assert task.state is TaskState.SUBMITTING
         assert task.token_hash is not None
-        assert json.loads(await system.store.intent(task.id)) == JOB
+        assert json.loads(await system.store.tasks.intent(task.id)) == JOB
         system.kling.create_gate.set()
         await sending
 
@@ -57,7 +57,7 @@ async def test_a_submit_continues_after_its_caller_is_cancelled(tmp_path: Path) 
         system.kling.create_gate.set()
         await system.submitter.drain()
 
-        (task,) = (await system.store.tasks()).items
+        (task,) = (await system.store.catalog.tasks()).items
         assert (task.state, task.kling_id) == (TaskState.SUBMITTED, "k1")
 
 
@@ -220,7 +220,7 @@ async def test_an_unknown_endpoint_is_refused_and_nothing_is_stored(tmp_path: Pa
         with pytest.raises(InvalidRequest):
             await system.submit(endpoint="no/such/thing")
 
-        assert (await system.store.tasks()).items == []
+        assert (await system.store.catalog.tasks()).items == []
 
 
 async def finish_task(system: TaskSystem, number: int) -> None:
@@ -324,7 +324,7 @@ async def test_a_task_of_an_endpoint_no_longer_known_is_rejected(tmp_path: Path)
             kling_id=None,
             due_at=system.clock.now(),
         )
-        await system.store.add(old, b"{}")
+        await system.store.tasks.add(old, b"{}")
 
         new = await system.submit()
 
@@ -374,7 +374,7 @@ async def test_queued_tasks_are_grouped_by_the_current_fair_by_tag(tmp_path: Pat
             else:
                 await finish_task(system, 1)
                 await system.advance(6)  # the first question after a start may have been asked just before
-                last = (await system.store.tasks()).items[0]
+                last = (await system.store.catalog.tasks()).items[0]
                 assert (last.tags, last.state) == ({"project": "few"}, TaskState.SUBMITTED)
 
 

@@ -150,7 +150,7 @@ async def test_the_gateway_never_queues_and_its_errors_count(tmp_path: Path) -> 
         answers = [await system.submitter.submit_now(image, json.dumps(JOB).encode()) for _ in range(3)]
         assert [answer.error is not None for answer in answers] == [True] * 3
         assert len(await system.alerts("account")) == 1
-        assert {task.state for task in (await system.store.tasks()).items} == {TaskState.REJECTED}
+        assert {task.state for task in (await system.store.catalog.tasks()).items} == {TaskState.REJECTED}
 
         waits = await system.submit(endpoint=IMAGE)
         assert waits.state is TaskState.QUEUED

@@ -47,7 +47,7 @@ async def submit_by_gateway(
     endpoint = endpoints.resolve(path)
     assert endpoint is not None
     answer = await system.submitter.submit_now(endpoint, b'{"prompt": "a cat"}', TaskMetadata(**marks))
-    (task,) = (await system.store.tasks()).items
+    (task,) = (await system.store.catalog.tasks()).items
     return answer, task
 
 
@@ -67,7 +67,7 @@ async def test_a_gateway_client_has_its_answer_and_no_event_is_sent(tmp_path: Pa
         assert "contains no task id" in task.message
         assert (len(kling.create_ids), kling.lookups, kling.queries) == (1, [], [])
         assert await system.event_types() == []
-        assert await system.store.slots_in_use() == {}
+        assert await system.store.tasks.slots_in_use() == {}
         assert task.expires_at is not None
 
 
@@ -93,7 +93,7 @@ async def test_an_unnamed_api_task_is_rejected_with_klings_answer(tmp_path: Path
 
         assert task.state is TaskState.REJECTED
         assert len(kling.create_ids) == 1
-        (event,) = (await system.store.events(task_id=task.id)).items
+        (event,) = (await system.store.catalog.events(task_id=task.id)).items
         assert json.loads(event.envelope)["type"] == "task.rejected"
         assert event.body == SPEECH_ANSWER
 

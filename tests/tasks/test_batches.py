@@ -26,7 +26,7 @@ TRUSTED_CALLBACKS = CallbackSettings(verify=Verify.NEVER)
 
 async def batch_events(system: TaskSystem) -> list[Json]:
     """Return the data of every ``batch.finished`` event, oldest first."""
-    found = (await system.store.events(types=["batch.finished"], limit=200)).items
+    found = (await system.store.catalog.events(types=["batch.finished"], limit=200)).items
     return [json.loads(event.envelope)["data"] for event in reversed(found)]
 
 
@@ -140,16 +140,16 @@ async def test_a_restart_finishes_a_batch_that_was_complete_at_the_crash(tmp_pat
 async def test_a_batch_waits_for_its_archives(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         task = a_task(batch="b1", state=TaskState.SUCCEED, due_at=None)
-        await system.store.add(task, b"", batch_size=1)
+        await system.store.tasks.add(task, b"", batch_size=1)
         event = an_event(archiving=ArchiveState.PENDING, envelope=_envelope({"images": []}))
-        await system.store.apply(ById(id=task.id), lambda *_: Change(events=[event]))
+        await system.store.tasks.apply(ById(id=task.id), lambda *_: Change(events=[event]))
         system.notifiers.batches.notify()
         await system.settle()
         assert await batch_events(system) == []
 
         file = {"sha256": "0" * 64, "bytes": 3, "content_type": "image/png"}
         asset = {"url": "https://cdn.example.com/0.png", "path": "/r/0.png", **file}
-        await system.store.save(ArchiveUpdate(event_id=event.id, envelope=_envelope({}, assets=[asset])))
+        await system.store.archive.save(ArchiveUpdate(event_id=event.id, envelope=_envelope({}, assets=[asset])))
         system.notifiers.batches.notify()
         await system.settle()
 
@@ -179,7 +179,7 @@ async def test_only_matching_routes_receive_the_batch(tmp_path: Path, on: str) -
         await finish_task(system, 1)
 
         [data] = await batch_events(system)
-        views = (await system.store.deliveries(event_id=data["event_id"])).items
+        views = (await system.store.catalog.deliveries(event_id=data["event_id"])).items
         assert [view.delivery.route for view in views] == ["asks"]
 
 

@@ -179,7 +179,7 @@ async def test_a_task_whose_id_contains_a_separator_is_polled_alone(tmp_path: Pa
         for odd in ("a,b", "x" * 65):
             kling_task = system.kling.tasks["k0"]
             system.kling.tasks[odd] = kling_task
-            await system.store.add(
+            await system.store.tasks.add(
                 a_task(id=f"tsk_{odd}", endpoint=NEW[0], kling_id=odd, due_at=system.clock.now()), b"{}"
             )
 
@@ -199,7 +199,7 @@ async def test_two_hundred_due_tasks_are_ten_http_requests(tmp_path: Path, unkno
             assert answer.report is not None, answer.error
             kling_id = f"forgotten{number}" if number < unknown else answer.report.kling_id
             given = {"id": name, "external_task_id": name, "kling_id": kling_id, "endpoint": endpoint, "due_at": soon}
-            await system.store.add(a_task(**given), b"{}")
+            await system.store.tasks.add(a_task(**given), b"{}")
         await wait_until(lambda: {task["status"] for task in simulator.state()["tasks"]} == {"succeed"})
         system.notifiers.tasks.notify()
         await system.settle()
@@ -208,5 +208,5 @@ async def test_two_hundred_due_tasks_are_ten_http_requests(tmp_path: Path, unkno
 
         assert 0 <= simulator.state()["counts"]["queries"] - (200 / MAX_BATCH + 2 * unknown) <= unknown
         assert Counter(await system.event_types()) == {"task.succeed": 200 - unknown}
-        [push] = await system.store.pushes("tsk_199")
+        [push] = await system.store.catalog.pushes("tsk_199")
         assert json.loads(push.body)["id"] == (await system.task("tsk_199")).kling_id

@@ -52,7 +52,7 @@ async def test_an_unsigned_push_does_not_revive_a_refused_task(tmp_path: Path, b
         task, kling_task = await a_refused_task(system)
 
         assert await system.push(kling_task.token, body or kling_task.status_body(task_status="processing"))
-        assert await system.store.slots_in_use() == {}
+        assert await system.store.tasks.slots_in_use() == {}
         await system.advance(24 * 3600, step=900)
 
         refused = await system.task(task.id)

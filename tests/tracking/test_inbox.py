@@ -72,7 +72,7 @@ async def test_forged_pushes_reach_no_route_and_cost_a_poll_every_five_seconds(
             await system.push(kling_task.token, system.kling.finish_task(kling_task))
         await system.advance(6)
 
-        page = await system.store.events(types=["task.succeed"])
+        page = await system.store.catalog.events(types=["task.succeed"])
         data = json.loads(page.items[0].envelope)["data"]
         assert (data["verified"], data["result"]) == ("api", IMAGES)
         assert b"evil" not in page.items[0].body
@@ -86,7 +86,7 @@ async def test_the_newest_forged_pushes_are_kept_and_all_are_counted(tmp_path: P
         for _ in range(300):
             await system.push(kling_task.token, kling_task.status_body(task_status="succeed"))
 
-        kept = await system.store.pushes(task.id)
+        kept = await system.store.catalog.pushes(task.id)
         assert MAX_REDUNDANT_PUSHES <= len(kept) < MAX_REDUNDANT_PUSHES + 10
         assert (await system.task(task.id)).redundant_push_count == 300
 
@@ -112,7 +112,7 @@ async def test_stored_polls_without_news_are_limited(tmp_path: Path) -> None:
 
         await system.advance(40 * 3600, step=300)
 
-        assert len(await system.store.pushes(task.id)) <= MAX_REDUNDANT_PUSHES + 10 + 1
+        assert len(await system.store.catalog.pushes(task.id)) <= MAX_REDUNDANT_PUSHES + 10 + 1
 
 
 async def test_the_external_id_matches_a_callback_with_a_gateways_id(
@@ -222,6 +222,6 @@ async def test_a_result_that_follows_a_success_is_delivered_with_it(tmp_path: Pa
         system.kling.finish_task(kling_task)
         await system.advance(20)
 
-        page = await system.store.events(task_id=task.id, types=["task.succeed"])
+        page = await system.store.catalog.events(task_id=task.id, types=["task.succeed"])
         assert json.loads(page.items[0].envelope)["data"]["result"] == IMAGES
         assert "forged" not in await system.push_outcomes(task.id)

@@ -36,7 +36,7 @@ async def test_a_pushed_body_changes_its_task_as_listed(tmp_path: Path, case: di
         said = None if reading.has_duplicate_keys else reading.state
         assert task.state is (said or (TaskState.SUBMITTED if reading.kling_id else task.state))
         assert task.kling_id == reading.kling_id
-        events = (await system.store.events(task_id=task.id)).items
+        events = (await system.store.catalog.events(task_id=task.id)).items
         assert [event.type for event in events] == ([] if said is None else [f"task.{said}"])
         if events:
             data = json.loads(events[0].envelope)["data"]
@@ -69,4 +69,4 @@ def test_any_body_is_stored_and_harmless(tmp_path: Path, record_counts: RecordCo
 
 
 async def _pushes(system: TaskSystem, task_id: str) -> list[bytes | None]:
-    return [push.body for push in await system.store.pushes(task_id)]
+    return [push.body for push in await system.store.catalog.pushes(task_id)]

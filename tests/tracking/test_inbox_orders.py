@@ -86,7 +86,7 @@ class SharedSystem:
             started_at=system.clock.now(),
             due_at=system.clock.now(),
         )
-        return await system.store.add(task, b"{}"), token
+        return await system.store.tasks.add(task, b"{}"), token
 
     async def deliver(self, task: Task, token: str, update: Update) -> None:
         """Let one thing come."""
@@ -140,16 +140,16 @@ async def check_order(shared: SharedSystem, order: list[Update]) -> None:
 
     assert [RANK[state] for state in states] == sorted(RANK[state] for state in states)
     assert len({state for state in states if state.is_final}) <= 1
-    events = (await system.store.events(task_id=task.id, limit=100)).items
+    events = (await system.store.catalog.events(task_id=task.id, limit=100)).items
     types = Counter(event.type for event in events)
     assert max(types.values(), default=0) <= 1
     ends = [name for name in ("task.succeed", "task.failed") if name in types]
     assert ends == ([f"task.{states[-1]}"] if states[-1].is_final else [])
-    pushes = await system.store.pushes(task.id)
+    pushes = await system.store.catalog.pushes(task.id)
     assert len(pushes) == len(order)
     if (await system.task(task.id)).due_at is None:
         assert PushOutcome.PENDING not in {push.outcome for push in pushes}, "nobody is asked any more"
-    promised = (await system.store.deliveries(task_id=task.id, limit=100)).items
+    promised = (await system.store.catalog.deliveries(task_id=task.id, limit=100)).items
     assert sorted(each.delivery.event_id for each in promised) == sorted(event.id for event in events)
 
 
@@ -182,7 +182,7 @@ async def check_order_against_api(shared: SharedSystem, order: list[Update], tru
         await shared.deliver(task, token, update)
 
     assert (await system.task(task.id)).state == truth
-    events = (await system.store.events(task_id=task.id, limit=100)).items
+    events = (await system.store.catalog.events(task_id=task.id, limit=100)).items
     for event in events:
         said = json.loads(event.envelope)["data"]
         if verify is Verify.ALWAYS or said["status"] in ("succeed", "failed"):
@@ -198,7 +198,7 @@ def test_a_signed_end_resolves_the_pending_pushes(tmp_path: Path) -> None:
             task, token = await shared.new_task()
             for update in (*order, Update(status="succeed", signature="good")):
                 await shared.deliver(task, token, update)
-            return [push.outcome for push in await shared.system.store.pushes(task.id)]
+            return [push.outcome for push in await shared.system.store.catalog.pushes(task.id)]
 
         outcomes = shared.runner.run(plays())
 

@@ -93,7 +93,7 @@ async def test_a_flood_neither_drops_nor_delays_an_acknowledged_push(tmp_path: P
         ended = await system.task(task.id)
         assert (ended.state, ended.kling_id) == (TaskState.SUCCEED, "true")
         assert refused >= 150
-        page = await system.store.events(task_id=task.id)
+        page = await system.store.catalog.events(task_id=task.id)
         assert [event.body for event in page.items] == [body]
         assert Counter(Counter(asked for asked, _ in system.kling.queries if asked != "true").values()).keys() == {1}
 
@@ -157,7 +157,7 @@ async def test_a_push_with_another_id_is_never_delivered(tmp_path: Path) -> None
 
         await system.advance(15, step=5)
 
-        page = await system.store.events(task_id=task.id)
+        page = await system.store.catalog.events(task_id=task.id)
         assert [event.body for event in page.items] == [body]
 
 
@@ -167,7 +167,7 @@ async def test_an_unknown_endpoint_binds_the_first_push_unverified(tmp_path: Pat
 
         await system.push(kling_task.token, system.kling.finish_task(kling_task))
 
-        page = await system.store.events(task_id=task.id)
+        page = await system.store.catalog.events(task_id=task.id)
         assert [event.verified for event in page.items] == ["none"]
         assert (await system.task(task.id)).kling_id == "true"
 

@@ -28,7 +28,7 @@ async def test_polls_in_flight_at_a_kill_are_repeated_at_the_start(tmp_path: Pat
     async with a_task_system(tmp_path) as system:
         await add_stalled_tasks(system, 30)
         lease = system.clock.now() + timedelta(seconds=65)
-        claimed = await system.store.claim_tasks(list(TaskState), now=system.clock.now(), until=lease, limit=8)
+        claimed = await system.store.tasks.claim_tasks(list(TaskState), now=system.clock.now(), until=lease, limit=8)
         kling = system.kling
     for kling_task in kling.tasks.values():
         kling.finish_task(kling_task)

@@ -77,7 +77,7 @@ async def test_a_tasks_alert_goes_to_the_routes_of_its_endpoint(tmp_path: Path) 
         await system.submit()
         await system.advance(4000, step=100)
 
-        promised = (await system.store.deliveries()).items
+        promised = (await system.store.catalog.deliveries()).items
         assert [(each.delivery.route, each.event_type) for each in promised] == [("here", "alert.task_stuck")]
 
 

@@ -241,7 +241,7 @@ async def test_events_are_the_bytes_that_destinations_get(web: WebApp) -> None:
     listed = (await web.client.get("/api/events", params={"type": "task.processing"})).json()
     event_id = listed["items"][0]["data"]["event_id"]
     shown = await web.client.get(f"/api/events/{event_id}")
-    kept = await web.store.event(event_id)
+    kept = await web.store.catalog.event(event_id)
 
     assert kept is not None
     assert shown.content == serialize(kept)
@@ -270,7 +270,7 @@ async def test_deliveries_are_shown_with_their_attempts(web: WebApp) -> None:
         created_at=START,
         due_at=START,
     )
-    await web.store.add_events([event], [delivery])
+    await web.store.tasks.add_events([event], [delivery])
     shown = {
         "id": delivery.id,
         "event_id": event.id,
@@ -293,7 +293,7 @@ async def test_deliveries_are_shown_with_their_attempts(web: WebApp) -> None:
     (waiting,) = (await web.client.get("/api/routes")).json()["items"]
     assert (waiting["pending"], waiting["oldest_pending_at"]) == (1, "2026-11-22T10:00:00.000Z")
 
-    await web.store.claim("publish", now=START, until=START + timedelta(minutes=1), limit=1, claim="c1")
+    await web.store.deliveries.claim("publish", now=START, until=START + timedelta(minutes=1), limit=1, claim="c1")
 
     assert (await look())["items"][0]["in_flight"]
 
@@ -306,7 +306,7 @@ async def test_deliveries_are_shown_with_their_attempts(web: WebApp) -> None:
         code=200,
         excerpt=b"thanks \xff",
     )
-    await web.store.record_attempt(
+    await web.store.deliveries.record_attempt(
         attempt, Verdict(status=DeliveryStatus.DELIVERED, due_at=START, finished_at=START), claim="c1"
     )
 

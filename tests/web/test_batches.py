@@ -67,7 +67,7 @@ async def test_a_closed_batch_takes_no_task_and_nothing_of_it_is_kept(web: WebAp
     assert "Use another batch for the task" in refused["detail"]
     assert known["batch"] == "spring"
     assert len(web.kling.bodies) == 1, "what is refused is not sent"
-    assert [(each.actor, each.verb, each.subject, each.reason) for each in await web.store.actions()] == [
+    assert [(each.actor, each.verb, each.subject, each.reason) for each in await web.store.catalog.actions()] == [
         ("alice", "batch.closed", "spring", "all in")
     ]
 
@@ -100,7 +100,7 @@ async def test_what_names_no_batch_is_refused(web: WebApp, batch: object, says: 
 
 async def test_the_rest_of_a_large_batch_is_found_by_its_events(web: WebApp) -> None:
     for number, name in enumerate(["spring", "spring", "other"]):
-        task = await web.store.add(
+        task = await web.store.tasks.add(
             a_task(
                 id=f"tsk_{number}",
                 kling_id=None,
@@ -112,7 +112,7 @@ async def test_the_rest_of_a_large_batch_is_found_by_its_events(web: WebApp) -> 
             b"",
         )
         ends = [an_event(f"evt_{number}", task_id=task.id, type="task.failed", envelope=b'{"data":{}}', body=b"")]
-        await web.store.apply(ById(id=task.id), lambda *_, ends=ends: Change(events=ends))
+        await web.store.tasks.apply(ById(id=task.id), lambda *_, ends=ends: Change(events=ends))
 
     answer = await get_json(web, "/api/events?batch=spring&type=task.succeed,task.failed,task.rejected,task.expired")
 

@@ -25,9 +25,9 @@ async def add_finished_task(web: WebApp, number: int, *, ended: float = 0, raw: 
         label=name,
         tags={"project": "ads" if number % 2 else "film"},
     )
-    await web.store.add(task, b"")
+    await web.store.tasks.add(task, b"")
     cost = Cost(charges={unit: Decimal(amount) for unit, amount in charges.items()}, raw=raw)
-    await web.store.apply(ById(id=name), lambda *_: Change(task=task, cost=cost))
+    await web.store.tasks.apply(ById(id=name), lambda *_: Change(task=task, cost=cost))
 
 
 async def totals(web: WebApp, query: str = "") -> Any:

@@ -21,18 +21,18 @@ async def a_task_history(web: WebApp) -> None:
     """Keep a task that succeeded, with one delivery that failed once and waits."""
     task = a_task(state=TaskState.SUCCEED, due_at=None, expires_at=at(60))
     intent = b'{"prompt":"a cat","image":"' + b"A" * 5000 + b'","callback_url":"https://u:p@client.example/h?key=s"}'
-    await web.store.add(task, intent)
+    await web.store.tasks.add(task, intent)
     pushes = [
         a_push("psh_1", body=POLL, source=Source.POLL, outcome=PushOutcome.DUPLICATE),
         a_push("psh_2", body=CALLBACK, outcome=PushOutcome.APPLIED, received_at=at(1)),
         a_push("psh_3", body=b'{"huh":[]}', outcome=PushOutcome.UNRECOGNIZED, received_at=at(2)),
     ]
     for push in pushes:
-        await web.store.apply(ById(id="tsk_1"), lambda *_, push=push: Change(push=push))
+        await web.store.tasks.apply(ById(id="tsk_1"), lambda *_, push=push: Change(push=push))
     envelope = b'{"type":"task.succeed","data":{"event_id":"evt_1","source":"callback","message":"well"}}'
     event = an_event(push_id="psh_2", created_at=at(1), envelope=envelope, decisions=(WANTED,))
-    await web.store.add_events([event], [a_delivery(created_at=at(1))])
-    await web.store.claim("publish", now=at(2), until=at(60), limit=1, claim="c")
+    await web.store.tasks.add_events([event], [a_delivery(created_at=at(1))])
+    await web.store.deliveries.claim("publish", now=at(2), until=at(60), limit=1, claim="c")
     attempt = Attempt(
         delivery_id="dlv_1",
         number=1,
@@ -43,7 +43,7 @@ async def a_task_history(web: WebApp) -> None:
         reason="500: look at its log.",
         excerpt=b"oh no",
     )
-    await web.store.record_attempt(attempt, Verdict(status=DeliveryStatus.PENDING, due_at=at(90)), claim="c")
+    await web.store.deliveries.record_attempt(attempt, Verdict(status=DeliveryStatus.PENDING, due_at=at(90)), claim="c")
     action = AuditEntry(at=at(3), actor="alice", verb="delivery.retried", subject="dlv_1", reason="hurry")
     await web.store.replays.make_due("dlv_1", now=at(80), action=action)
 
@@ -105,7 +105,7 @@ async def test_what_was_asked_for_is_shortened_and_shows_no_secret_of_the_client
 async def test_a_story_is_told_without_the_bodies_that_are_no_longer_kept(web: WebApp) -> None:
     await a_task_history(web)
     for litter in (RetentionTarget.BODIES, RetentionTarget.INTENTS):
-        await web.store.sweep(litter, before=START + timedelta(days=30), now=START + timedelta(days=30))
+        await web.store.retention.sweep(litter, before=START + timedelta(days=30), now=START + timedelta(days=30))
 
     story = await explain(web, "tsk_1")
 
@@ -116,7 +116,7 @@ async def test_a_story_is_told_without_the_bodies_that_are_no_longer_kept(web: W
 
 
 async def test_a_task_of_which_only_the_row_is_left_is_still_explained(web: WebApp) -> None:
-    await web.store.add(replace(a_task(), state=TaskState.FAILED, due_at=None), b"")
+    await web.store.tasks.add(replace(a_task(), state=TaskState.FAILED, due_at=None), b"")
 
     story = await explain(web, "tsk_1")
 
@@ -125,7 +125,7 @@ async def test_a_task_of_which_only_the_row_is_left_is_still_explained(web: WebA
 
 
 async def test_an_id_with_a_slash_is_explained_and_a_stranger_is_not_found(web: WebApp) -> None:
-    await web.store.add(a_task(external_task_id="shop/42"), b"")
+    await web.store.tasks.add(a_task(external_task_id="shop/42"), b"")
 
     assert (await explain(web, "shop/42"))["task"]["id"] == "tsk_1"
     assert (await explain(web, "shop%2F42"))["task"]["id"] == "tsk_1"

@@ -22,8 +22,8 @@ async def add_dead_deliveries(web: WebApp, count: int = 3, *, route: str = "publ
     """Keep so many deliveries that died, and give their ids."""
     ids = [web.ids.new("dlv") for _ in range(count)]
     events = [an_event(web.ids.new("evt"), type="task.processing") for _ in ids]
-    await web.store.add(a_task(), b"", events=events)
-    await web.store.add_events(
+    await web.store.tasks.add(a_task(), b"", events=events)
+    await web.store.tasks.add_events(
         [],
         [
             a_delivery(id_, event_id=event.id, status=DeliveryStatus.DEAD, finished_at=at(0), attempts=7, route=route)
@@ -34,7 +34,7 @@ async def add_dead_deliveries(web: WebApp, count: int = 3, *, route: str = "publ
 
 
 async def recorded_actions(web: WebApp) -> list[tuple[str, str, str, str]]:
-    actions = await web.store.actions()
+    actions = await web.store.catalog.actions()
     return [(each.actor, each.verb, each.subject, each.reason) for each in reversed(actions)]
 
 
@@ -64,9 +64,9 @@ async def test_whoever_does_not_say_who_they_are_is_the_api(web: WebApp) -> None
 
 
 async def test_lanes_beside_the_configuration_are_shown_while_events_wait_and_can_be_released(web: WebApp) -> None:
-    await web.store.add(a_task(), b"", events=[an_event()])
+    await web.store.tasks.add(a_task(), b"", events=[an_event()])
     lanes = ("reply:client.example", "renamed")
-    await web.store.add_events([], [a_delivery(f"dlv_{lane}", route=lane) for lane in lanes])
+    await web.store.tasks.add_events([], [a_delivery(f"dlv_{lane}", route=lane) for lane in lanes])
 
     _, gone, reply = (await web.client.get("/api/routes")).json()["items"]
     held = await post(web, "/api/routes/reply:client.example/hold")
@@ -81,7 +81,7 @@ async def test_a_route_nobody_knows_cannot_be_held(web: WebApp) -> None:
     problem = await post(web, "/api/routes/nobody/hold", status=404)
 
     assert problem["code"] == "not_found"
-    assert await web.store.route_states() == {}
+    assert await web.store.deliveries.route_states() == {}
     assert await recorded_actions(web) == []
 
 
@@ -102,8 +102,8 @@ async def test_a_dead_delivery_is_tried_anew_as_often_as_is_asked(web: WebApp) -
 
 
 async def test_a_waiting_delivery_is_due_at_once_and_stays_itself(web: WebApp) -> None:
-    await web.store.add(a_task(), b"", events=[an_event()])
-    await web.store.add_events([], [a_delivery(due_at=at(900), attempts=3)])
+    await web.store.tasks.add(a_task(), b"", events=[an_event()])
+    await web.store.tasks.add_events([], [a_delivery(due_at=at(900), attempts=3)])
 
     again = await post(web, "/api/deliveries/dlv_1/retry", status=202)
 
@@ -112,8 +112,8 @@ async def test_a_waiting_delivery_is_due_at_once_and_stays_itself(web: WebApp) -
 
 async def test_what_cannot_be_retried_is_told(web: WebApp) -> None:
     [gone] = await add_dead_deliveries(web, 1, route="renamed")
-    await web.store.add_events([], [a_delivery(event_id=(await web.store.events()).items[0].id)])
-    await web.store.claim("publish", now=at(0), until=at(60), limit=1, claim="mine")
+    await web.store.tasks.add_events([], [a_delivery(event_id=(await web.store.catalog.events()).items[0].id)])
+    await web.store.deliveries.claim("publish", now=at(0), until=at(60), limit=1, claim="mine")
 
     missing = await post(web, "/api/deliveries/nothing/retry", status=404)
     tried = await post(web, "/api/deliveries/dlv_1/retry", status=409)
@@ -138,7 +138,7 @@ async def test_a_dry_run_says_what_would_go_out_and_does_nothing(web: WebApp) ->
     ]
     assert [each["replay_of"] for each in outline["sample"]] == ids[:10]
     assert (await web.client.get("/api/replays")).json()["items"] == []
-    assert len((await web.store.deliveries(limit=500)).items) == 12
+    assert len((await web.store.catalog.deliveries(limit=500)).items) == 12
     assert await recorded_actions(web) == []
 
 
@@ -232,5 +232,5 @@ async def test_a_replay_nobody_asked_for_is_not_found(web: WebApp) -> None:
 async def test_a_release_of_what_is_not_held_is_no_action(web: WebApp) -> None:
     await post(web, "/api/routes/publish/release")
 
-    assert await web.store.actions() == list[AuditEntry]()
-    assert await web.store.route_states() == dict[str, RouteState]()
+    assert await web.store.catalog.actions() == list[AuditEntry]()
+    assert await web.store.deliveries.route_states() == dict[str, RouteState]()

@@ -76,10 +76,12 @@ CALLS = [
 async def fill(web: WebApp) -> str:
     """Store one of everything; return the ID of a replay."""
     task = a_task(state=TaskState.SUCCEED, due_at=None)
-    await web.store.add(task, b'{"prompt":"x"}')
-    await web.store.add(a_task(id="tsk_2", external_task_id="tsk_2", state=TaskState.QUEUED, kling_id=None), b"{}")
+    await web.store.tasks.add(task, b'{"prompt":"x"}')
+    await web.store.tasks.add(
+        a_task(id="tsk_2", external_task_id="tsk_2", state=TaskState.QUEUED, kling_id=None), b"{}"
+    )
     push, cost = a_push("psh_1", outcome=PushOutcome.APPLIED), Cost(charges={"units": Decimal("1.50")}, raw='{"a":1}')
-    await web.store.apply(ById(id="tsk_1"), lambda *_: Change(task=task, push=push, cost=cost))
+    await web.store.tasks.apply(ById(id="tsk_1"), lambda *_: Change(task=task, push=push, cost=cost))
     decision = RouteDecision(route="publish", wanted=True, reason="all conditions hold")
     data = task_data(
         task,
@@ -91,7 +93,7 @@ async def fill(web: WebApp) -> str:
     )
     event = an_event(EVENT_ID, push_id="psh_1", envelope=envelope("task.succeed", START, data), decisions=(decision,))
     dead = a_delivery(event_id=EVENT_ID, status=DeliveryStatus.DEAD, finished_at=at(0))
-    await web.store.add_events([event], [dead])
+    await web.store.tasks.add_events([event], [dead])
     answer = await web.client.post("/api/tasks", json=TASK)
     assert answer.status_code == 202, answer.text
     return str((await web.client.post("/api/replays", json=DEAD)).json()["id"])

@@ -29,7 +29,7 @@ async def add_events(
         )
         for _ in range(count)
     ]
-    await web.store.add_events(events, [])
+    await web.store.tasks.add_events(events, [])
     web.notifiers.events.notify()
     return [event.id for event in events]
 

@@ -4,11 +4,11 @@ A store keeps what it acknowledged through a process crash and a power cut. Ever
 only after its commit. Writes that are pending at the same time share one transaction.
 Time, ids and claims are arguments: a store has no clock and no randomness.
 
-    TaskStore       tasks and their transitions              inbox, submitter, poller
-    DeliveryQueue   pending deliveries and route states      dispatcher
-    Catalog         reads for lists and single items         web, replay
-    ArchiveStore    events whose results are archived        archiver
-    RetentionStore  deletion of old data                     retention
+    .tasks       TaskStore       tasks and their transitions              inbox, submitter, poller
+    .deliveries  DeliveryQueue   pending deliveries and route states      dispatcher
+    .catalog     Catalog         reads for lists and single items         web, replay
+    .archive     ArchiveStore    events whose results are archived        archiver
+    .retention   RetentionStore  deletion of old data                     retention
 """
 
 from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate

@@ -9,9 +9,38 @@ from receiver.domain.clock import from_micros, micros
 from receiver.domain.model import Event
 from receiver.store.interfaces import ArchiveUpdate
 from receiver.store.sqlite import rows
+from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import sql
 from receiver.store.sqlite.tasks import write_events
-from receiver.store.sqlite.writer import WriteOp
+from receiver.store.sqlite.writer import WriteOp, Writer
+
+
+class SqliteArchiveStore:
+    """Events whose results are archived, in the store's file."""
+
+    def __init__(self, writer: Writer, hot: Reader) -> None:
+        self._writer = writer
+        self._hot = hot
+
+    async def due_events(self, *, now: datetime, exclude: Sequence[str], limit: int) -> Sequence[Event]:
+        """Return up to *limit* events due for archiving."""
+        return await self._hot.read(due_events, now, exclude, limit)
+
+    async def next_due(self, *, exclude: Sequence[str]) -> datetime | None:
+        """Return when the next event is due for archiving."""
+        return await self._hot.read(next_due, exclude)
+
+    async def make_all_due(self, *, now: datetime) -> int:
+        """Make every event due for archiving now."""
+        return await self._writer.execute(_MAKE_ALL_DUE, now)
+
+    async def save(self, update: ArchiveUpdate) -> bool:
+        """Write the update, unless archiving of the event has ended."""
+        return await self._writer.execute(_SAVE, update)
+
+    async def abandon_all(self, *, now: datetime) -> int:
+        """Stop archiving all events."""
+        return await self._writer.execute(_ABANDON_ALL, now)
 
 
 def due_events(connection: sqlite3.Connection, now: datetime, exclude: Sequence[str], limit: int) -> Sequence[Event]:
@@ -63,6 +92,6 @@ def _make_all_due(connection: sqlite3.Connection, group: Sequence[datetime]) -> 
     return [connection.execute(sql("make_all_archiving_due"), {"now": micros(now)}).rowcount for now in group]
 
 
-SAVE: WriteOp[ArchiveUpdate, bool] = WriteOp(write=_save)
-ABANDON_ALL: WriteOp[datetime, int] = WriteOp(write=_abandon_all, uses_disk=False)
-MAKE_ALL_DUE: WriteOp[datetime, int] = WriteOp(write=_make_all_due, uses_disk=False)
+_SAVE: WriteOp[ArchiveUpdate, bool] = WriteOp(write=_save)
+_ABANDON_ALL: WriteOp[datetime, int] = WriteOp(write=_abandon_all, uses_disk=False)
+_MAKE_ALL_DUE: WriteOp[datetime, int] = WriteOp(write=_make_all_due, uses_disk=False)

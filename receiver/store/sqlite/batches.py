@@ -2,10 +2,9 @@
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeAlias
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.batches import Batch, BatchState, BatchView, FinishedBatch, FinishedTask
@@ -16,11 +15,10 @@ from receiver.store.interfaces import Page
 from receiver.store.sqlite import catalog, rows
 from receiver.store.sqlite.batch_members import read_batch
 from receiver.store.sqlite.catalog import decode_cursor, json_list
+from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import change_audited, queries, sql
 from receiver.store.sqlite.tasks import write_events
 from receiver.store.sqlite.writer import DecidedWriteOp, ItemError, WriteOp, Writer
-
-Read: TypeAlias = Callable[..., Awaitable[Any]]
 
 _MAX_COMPLETE = 100  # batches per call of list_complete
 
@@ -28,10 +26,10 @@ _MAX_COMPLETE = 100  # batches per call of list_complete
 class SqliteBatchStore:
     """Batches of tasks, in the store's file."""
 
-    def __init__(self, writer: Writer, hot_read: Read, list_read: Read) -> None:
+    def __init__(self, writer: Writer, hot: Reader, lists: Reader) -> None:
         self._writer = writer
-        self._hot_read = hot_read
-        self._list_read = list_read
+        self._hot = hot
+        self._lists = lists
 
     async def close(self, name: str, *, now: datetime, action: AuditEntry) -> bool:
         """Close a batch for new tasks; return False if it is not open."""
@@ -39,8 +37,7 @@ class SqliteBatchStore:
 
     async def list_complete(self) -> Sequence[str]:
         """Return the names of closed batches whose tasks and archiving have all ended and that are not finished yet."""
-        found: Sequence[str] = await self._hot_read(_list_complete)
-        return found
+        return await self._hot.read(_list_complete)
 
     async def finish(
         self, name: str, make_event: Callable[[FinishedBatch], RoutedEvent], *, limit: int
@@ -53,7 +50,7 @@ class SqliteBatchStore:
 
     async def find(self, name: str) -> BatchView | None:
         """Find a batch."""
-        found: Page[BatchView] = await self._list_read(_page, {"name": name}, limit=1)
+        found = await self._lists.read(_page, {"name": name}, limit=1)
         return found.items[0] if found.items else None
 
     async def list(
@@ -61,8 +58,7 @@ class SqliteBatchStore:
     ) -> Page[BatchView]:
         """List batches, newest first."""
         arguments = {"states": json_list(states), "cursor": decode_cursor(cursor, prefix="bat")}
-        found: Page[BatchView] = await self._list_read(_page, arguments, limit=limit)
-        return found
+        return await self._lists.read(_page, arguments, limit=limit)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

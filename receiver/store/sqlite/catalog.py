@@ -1,4 +1,7 @@
-"""Reads, each one function on a read-only connection: the catalog's lists and the other protocols' look-ups."""
+"""The catalog of the store's file, and the look-ups of the other protocols.
+
+Each read is one function on a read-only connection.
+"""
 
 import base64
 import binascii
@@ -11,12 +14,112 @@ from typing import TypeVar
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import from_micros, micros
 from receiver.domain.errors import InvalidRequest
-from receiver.domain.model import Attempt, Event, Push, RouteState, Task, TaskState
+from receiver.domain.model import Attempt, DeliveryStatus, Event, Push, RouteState, Task, TaskState
 from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
 from receiver.store.sqlite import delivery_rows, rows
+from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql
 
 T = TypeVar("T")
+
+
+class SqliteCatalog:
+    """Lists and single items, in the store's file."""
+
+    def __init__(self, lists: Reader) -> None:
+        self._lists = lists
+
+    async def task(self, ref: str) -> Task | None:
+        """Find a task by our id, Kling's or the external one."""
+        return await self._lists.read(find_task, ref)
+
+    async def tasks(
+        self,
+        *,
+        states: Sequence[TaskState] = (),
+        endpoint: str | None = None,
+        label: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        batch: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Task]:
+        """List tasks, newest first."""
+        filters = {
+            "states": json_list(states),
+            "endpoint": endpoint,
+            "label": label,
+            "batch": batch,
+            "tags": json.dumps(dict(tags)) if tags else None,
+            "cursor": decode_cursor(cursor, prefix="tsk"),
+        }
+        return await self._lists.read(page, "list_tasks", filters, limit=limit, read=rows.task)
+
+    async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
+        """Count tasks by state."""
+        return await self._lists.read(counts, tags, batch)
+
+    async def pushes(self, task_id: str) -> Sequence[Push]:
+        """Return the pushes of a task, oldest first."""
+        return await self._lists.read(pushes, task_id)
+
+    async def event(self, event_id: str) -> Event | None:
+        """Find an event."""
+        return await self._lists.read(find_event, event_id)
+
+    async def events(
+        self,
+        *,
+        types: Sequence[str] = (),
+        task_id: str | None = None,
+        batch: str | None = None,
+        after: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[Event]:
+        """List events, newest first, or those committed after *after*, in the order of their commits."""
+        last_id = decode_cursor(cursor, prefix="evt")
+        filters = {"types": json_list(types), "task_id": task_id, "batch": batch}
+        if after is not None:
+            filters["after"] = last_id or after
+            return await self._lists.read(page, "events_after", filters, limit=limit, read=rows.event)
+        return await self._lists.read(page, "list_events", {**filters, "cursor": last_id}, limit=limit, read=rows.event)
+
+    async def delivery(self, delivery_id: str) -> DeliveryView | None:
+        """Find a delivery."""
+        return await self._lists.read(find_delivery, delivery_id)
+
+    async def deliveries(
+        self,
+        *,
+        statuses: Sequence[DeliveryStatus] = (),
+        route: str | None = None,
+        task_id: str | None = None,
+        event_id: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[DeliveryView]:
+        """List deliveries, newest first."""
+        filters = {
+            "statuses": json_list(statuses),
+            "route": route,
+            "task_id": task_id,
+            "event_id": event_id,
+            "cursor": decode_cursor(cursor, prefix="dlv"),
+        }
+        return await self._lists.read(page, "list_deliveries", filters, limit=limit, read=delivery_view)
+
+    async def attempts(self, delivery_id: str) -> Sequence[Attempt]:
+        """Return the attempts of a delivery, oldest first."""
+        return await self._lists.read(attempts, delivery_id)
+
+    async def backlog(self) -> Sequence[RouteBacklog]:
+        """Return the backlog of each route with pending deliveries."""
+        return await self._lists.read(backlog)
+
+    async def actions(self, *, subjects: Sequence[str] = (), limit: int = 50) -> Sequence[AuditEntry]:
+        """Return the audit log, newest first."""
+        return await self._lists.read(actions, subjects, limit=limit)
 
 
 def find_task(connection: sqlite3.Connection, ref: str) -> Task | None:

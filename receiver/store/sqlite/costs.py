@@ -2,28 +2,27 @@
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
-from typing import Any
 
 from receiver.domain.clock import micros
 from receiver.domain.costs import EXACT_DECIMAL, Cost, CostGrouping, CostTotal
 from receiver.domain.model import Task
 from receiver.store.sqlite import rows
+from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql
 
 
 class SqliteCostStore:
     """Costs of tasks, in the store's file."""
 
-    def __init__(self, read: Callable[..., Awaitable[Any]]) -> None:
-        self._read = read
+    def __init__(self, lists: Reader) -> None:
+        self._lists = lists
 
     async def find(self, task_id: str) -> Cost | None:
         """Return the cost of a task; None if Kling has not reported it."""
-        found: Cost | None = await self._read(_find, task_id)
-        return found
+        return await self._lists.read(_find, task_id)
 
     async def totals(
         self, by: CostGrouping, *, tag: str | None = None, since: datetime | None = None, until: datetime | None = None
@@ -37,8 +36,7 @@ class SqliteCostStore:
             "since": None if since is None else micros(since),
             "until": None if until is None else micros(until),
         }
-        found: Sequence[CostTotal] = await self._read(_totals, arguments)
-        return found
+        return await self._lists.read(_totals, arguments)
 
 
 def cost_row(task: Task, cost: Cost) -> rows.Values:
@@ -55,7 +53,7 @@ def _find(connection: sqlite3.Connection, task_id: str) -> Cost | None:
     return Cost(charges={unit: Decimal(amount) for unit, amount in charges.items()}, raw=row["raw"])
 
 
-def _totals(connection: sqlite3.Connection, arguments: dict[str, object]) -> Sequence[CostTotal]:
+def _totals(connection: sqlite3.Connection, arguments: Mapping[str, object]) -> Sequence[CostTotal]:
     tasks: dict[str | None, int] = {}
     charges: dict[str | None, dict[str, Decimal]] = {}
     for row in connection.execute(queries()["cost_totals"].with_optional(arguments), arguments):

@@ -333,6 +333,28 @@ class ConnectionThread(aiosqlite.Connection):
         await self.close()
 
 
+class Reader:
+    """Calls functions on a connection that only reads, until the store is closed."""
+
+    def __init__(self, thread: ConnectionThread, health: Health) -> None:
+        self._thread = thread
+        self._health = health
+        self._closed = False
+
+    async def read(
+        self, function: Callable[Concatenate[sqlite3.Connection, P], R], /, *args: P.args, **kwargs: P.kwargs
+    ) -> R:
+        """Return what *function* returns for the connection. Raises StoreUnavailable if the store is closed."""
+        self._health.check()
+        if self._closed:
+            raise StoreUnavailable("The store is closed.")
+        return await self._health.guard(self._thread.run(function, *args, **kwargs))
+
+    def close(self) -> None:
+        """Refuse further reads."""
+        self._closed = True
+
+
 async def open_thread(
     stack: AsyncExitStack, health: Health, connect: Callable[[], sqlite3.Connection], name: str
 ) -> ConnectionThread:

@@ -1,24 +1,87 @@
-"""Writes of deliveries, for a whole group of callers at once: claims, attempts, releases, route states."""
+"""Deliveries in the store's file: claims, attempts, releases, and the states of routes.
+
+Each write is one function for a whole group of callers.
+"""
 
 import json
 import sqlite3
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Unpack
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import micros
 from receiver.domain.model import Attempt, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
-from receiver.store.interfaces import ClaimedDelivery, RecoveredClaims
-from receiver.store.sqlite import delivery_rows, rows
+from receiver.store.interfaces import ClaimedDelivery, ClaimOptions, RecoveredClaims
+from receiver.store.sqlite import catalog, delivery_rows, rows
+from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql, write_rows
 from receiver.store.sqlite.tasks import write_events
-from receiver.store.sqlite.writer import WriteOp
+from receiver.store.sqlite.writer import WriteOp, Writer
 
 MAX_ATTEMPTS_RETAINED = 200
 """The number of newest attempts that are kept for each delivery."""
+
+
+class SqliteDeliveryQueue:
+    """The queue of deliveries and the states of routes, in the store's file."""
+
+    def __init__(self, writer: Writer, hot: Reader) -> None:
+        self._writer = writer
+        self._hot = hot
+
+    async def due_routes(self) -> Mapping[str, datetime]:
+        """Return when each route's next delivery is due."""
+        return await self._hot.read(catalog.due_routes)
+
+    async def claim(self, route: str, **options: Unpack[ClaimOptions]) -> Sequence[ClaimedDelivery]:
+        """Claim due deliveries of *route*."""
+        return await self._writer.execute(_CLAIM, ClaimCall(route=route, **options))
+
+    async def record_attempt(
+        self,
+        attempt: Attempt,
+        verdict: Verdict,
+        *,
+        claim: str,
+        route: RouteState | None = None,
+        alerts: Sequence[RoutedEvent] = (),
+    ) -> bool:
+        """Store an attempt, its verdict and the route's state, unless the claim has changed."""
+        call = RecordAttemptCall(attempt=attempt, verdict=verdict, claim=claim, route=route, alerts=alerts)
+        return await self._writer.execute(_RECORD_ATTEMPT, call)
+
+    async def release(self, delivery_id: str, *, claim: str, now: datetime) -> bool:
+        """Release a claimed delivery without an attempt."""
+        call = ReleaseCall(delivery_id=delivery_id, claim=claim, now=now)
+        return await self._writer.execute(_RELEASE, call)
+
+    async def release_all(self, *, now: datetime, suspect_after: int) -> RecoveredClaims:
+        """Make every claimed delivery due now, and find the suspects."""
+        call = ReleaseAllCall(now=now, suspect_after=suspect_after)
+        return await self._writer.execute(_RELEASE_ALL, call)
+
+    async def retry_now(self, route: str, *, now: datetime) -> int:
+        """Make every attempted, pending, unclaimed delivery of *route* due."""
+        return await self._writer.execute(_RETRY_NOW, RetryNowCall(route=route, now=now))
+
+    async def bring_forward(self, route: str, *, now: datetime, archive_wait_until: datetime, limit: int) -> int:
+        """Make deliveries with a later due time due, after the clock was set back."""
+        call = BringForwardCall(route=route, now=now, archive_wait_until=archive_wait_until, limit=limit)
+        return await self._writer.execute(_BRING_FORWARD, call)
+
+    async def route_states(self) -> Mapping[str, RouteState]:
+        """Return the stored state of each route."""
+        return await self._hot.read(catalog.route_states)
+
+    async def save_route(
+        self, state: RouteState, *, alert: RoutedEvent | None = None, action: AuditEntry | None = None
+    ) -> None:
+        """Store a route's state, its alert and the audit entry of the change."""
+        call = SaveRouteCall(state=state, alert=alert, action=action)
+        await self._writer.execute(_SAVE_ROUTE, call)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -213,10 +276,10 @@ def _save_routes(connection: sqlite3.Connection, group: Sequence[SaveRouteCall])
 
 
 # These writes drain the queue, which frees disk space. So they are never refused for lack of it.
-CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(write=_claim, uses_disk=False)
-RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts, uses_disk=False)
-RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release, uses_disk=False)
-RELEASE_ALL: WriteOp[ReleaseAllCall, RecoveredClaims] = WriteOp(write=_release_all, uses_disk=False)
-RETRY_NOW: WriteOp[RetryNowCall, int] = WriteOp(write=_retry_now, uses_disk=False)
-BRING_FORWARD: WriteOp[BringForwardCall, int] = WriteOp(write=_bring_forward, uses_disk=False)
-SAVE_ROUTE: WriteOp[SaveRouteCall, None] = WriteOp(write=_save_routes, uses_disk=False)
+_CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(write=_claim, uses_disk=False)
+_RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts, uses_disk=False)
+_RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release, uses_disk=False)
+_RELEASE_ALL: WriteOp[ReleaseAllCall, RecoveredClaims] = WriteOp(write=_release_all, uses_disk=False)
+_RETRY_NOW: WriteOp[RetryNowCall, int] = WriteOp(write=_retry_now, uses_disk=False)
+_BRING_FORWARD: WriteOp[BringForwardCall, int] = WriteOp(write=_bring_forward, uses_disk=False)
+_SAVE_ROUTE: WriteOp[SaveRouteCall, None] = WriteOp(write=_save_routes, uses_disk=False)

@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -21,6 +21,7 @@ from receiver.domain.replays import (
 from receiver.store.interfaces import Page
 from receiver.store.sqlite import catalog, delivery_rows, rows
 from receiver.store.sqlite.catalog import decode_cursor, json_list
+from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import change_audited, queries, sql
 from receiver.store.sqlite.rows import datetime_or_none, micros_or_none, storable_text
 from receiver.store.sqlite.writer import WriteOp, Writer
@@ -29,9 +30,9 @@ from receiver.store.sqlite.writer import WriteOp, Writer
 class SqliteReplayStore:
     """Replays, in the store's file."""
 
-    def __init__(self, writer: Writer, read: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, writer: Writer, lists: Reader) -> None:
         self._writer = writer
-        self._read = read
+        self._lists = lists
 
     async def make_due(self, delivery_id: str, *, now: datetime, action: AuditEntry) -> bool:
         """Make a pending delivery due now; return False if it is not pending or an attempt is in progress."""
@@ -43,18 +44,15 @@ class SqliteReplayStore:
 
     async def high_water_mark(self) -> str:
         """Return the newest id stored, which becomes a new replay's ``last``."""
-        found: str = await self._read(_high_water_mark)
-        return found
+        return await self._lists.read(_high_water_mark)
 
     async def count(self, replay: Replay) -> Sequence[ReplayCount]:
         """Count the remaining items of a replay, stored or not, by route and status."""
-        counted: Sequence[ReplayCount] = await self._read(_count, replay)
-        return counted
+        return await self._lists.read(_count, replay)
 
     async def next_items(self, replay: Replay, *, limit: int) -> Sequence[ReplayItem]:
         """Return the next items of a replay, oldest first; each event occurs once per route."""
-        found: Sequence[ReplayItem] = await self._read(_next_items, replay, limit=limit)
-        return found
+        return await self._lists.read(_next_items, replay, limit=limit)
 
     async def add(self, replay: Replay, *, action: AuditEntry) -> None:
         """Store a replay."""
@@ -70,19 +68,16 @@ class SqliteReplayStore:
 
     async def running(self) -> Sequence[Replay]:
         """Return the running replays, oldest first."""
-        found: Sequence[Replay] = await self._read(_running)
-        return found
+        return await self._lists.read(_running)
 
     async def find(self, replay_id: str) -> Replay | None:
         """Find a replay."""
-        found: Replay | None = await self._read(_find, replay_id)
-        return found
+        return await self._lists.read(_find, replay_id)
 
     async def list(self, *, limit: int = 50, cursor: str | None = None) -> Page[Replay]:
         """List replays, newest first."""
         arguments = {"cursor": decode_cursor(cursor, prefix="rpl")}
-        page: Page[Replay] = await self._read(catalog.page, "list_replays", arguments, limit=limit, read=_replay)
-        return page
+        return await self._lists.read(catalog.page, "list_replays", arguments, limit=limit, read=_replay)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,33 @@ from datetime import datetime
 
 from receiver.domain.clock import micros
 from receiver.store.interfaces import RetentionTarget, SweepResult
+from receiver.store.sqlite import checkpoint
+from receiver.store.sqlite.database import Health
 from receiver.store.sqlite.queries import sql
-from receiver.store.sqlite.writer import WriteOp
+from receiver.store.sqlite.writer import WriteOp, Writer
 
 PAGE_SIZE = 200
 """The number of rows checked in one transaction."""
 
 _MAX_BYTES = 8 * 1024 * 1024  # of bodies deleted in one transaction
 _MAX_ROWS = 1000  # dependent rows deleted in one transaction: attempts of events, pushes of tasks
+
+
+class SqliteRetentionStore:
+    """Deletes old data from the store's file."""
+
+    def __init__(self, writer: Writer, health: Health) -> None:
+        self._writer = writer
+        self._health = health
+
+    async def sweep(self, target: RetentionTarget, *, before: datetime, now: datetime, after: str = "") -> SweepResult:
+        """Delete one page of data older than *before*."""
+        call = SweepCall(target=target, before=before, now=now, after=after)
+        return await self._writer.execute(_SWEEP, call)
+
+    async def truncate_wal(self) -> None:
+        """Checkpoint the file and truncate its log."""
+        await self._health.guard(self._writer.run_exclusive(checkpoint.truncate_wal))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,4 +133,4 @@ def _select(connection: sqlite3.Connection, name: str, call: SweepCall, *, max_w
 
 
 # Deletion frees disk space, so it is never refused for lack of it.
-SWEEP: WriteOp[SweepCall, SweepResult] = WriteOp(write=_sweep, uses_disk=False)
+_SWEEP: WriteOp[SweepCall, SweepResult] = WriteOp(write=_sweep, uses_disk=False)

@@ -1,8 +1,11 @@
-"""Writes of tasks, for a whole group of callers at once: new tasks, changes, claims, events without a task."""
+"""Tasks in the store's file: new tasks, changes, claims, events without a task.
+
+Each write is one function for a whole group of callers.
+"""
 
 import json
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import islice
@@ -11,11 +14,83 @@ from receiver.domain.clock import micros
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task, TaskState
 from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
-from receiver.store.sqlite import delivery_rows, rows
+from receiver.store.sqlite import catalog, delivery_rows, rows
 from receiver.store.sqlite.batch_members import BatchMembership
 from receiver.store.sqlite.costs import cost_row
+from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql, write_rows
-from receiver.store.sqlite.writer import DecidedWriteOp, ItemError, WriteOp
+from receiver.store.sqlite.writer import DecidedWriteOp, ItemError, WriteOp, Writer
+
+
+class SqliteTaskStore:
+    """Tasks, in the store's file."""
+
+    def __init__(self, writer: Writer, hot: Reader) -> None:
+        self._writer = writer
+        self._hot = hot
+
+    async def add(
+        self, task: Task, intent: bytes, *, events: Sequence[Event] = (), batch_size: int | None = None
+    ) -> Task:
+        """Store a new task, or return the earlier one with its idempotency key."""
+        call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size)
+        return await self._writer.execute(_ADD, call)
+
+    async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
+        """Call *decide* with the current task and write its change."""
+        call = ApplyCall(ref=ref, decide=decide, with_pending=with_pending)
+        return await self._writer.execute(_APPLY, call)
+
+    async def has_live_token(self, token_hash: bytes, *, now: datetime) -> bool:
+        """Return whether an unexpired task has the token."""
+        return await self._hot.read(catalog.has_live_token, token_hash, now)
+
+    async def intent(self, task_id: str) -> bytes:
+        """Return the body a task was submitted with."""
+        return await self._hot.read(catalog.intent, task_id)
+
+    async def claim_tasks(
+        self,
+        states: Sequence[TaskState],
+        *,
+        now: datetime,
+        until: datetime,
+        limit: int,
+        endpoints: Sequence[str] | None = None,
+        pushes_first: bool = False,
+    ) -> Sequence[Task]:
+        """Claim up to *limit* due tasks."""
+        call = ClaimTasksCall(
+            states=states, now=now, until=until, limit=limit, endpoints=endpoints, pushes_first=pushes_first
+        )
+        return await self._writer.execute(_CLAIM_TASKS, call)
+
+    async def make_due(
+        self, states: Sequence[TaskState], *, now: datetime, before: datetime, min_gap: timedelta
+    ) -> int:
+        """Make tasks that are due before *before* due now."""
+        call = MakeDueCall(states=states, now=now, before=before, min_gap=min_gap)
+        return await self._writer.execute(_MAKE_DUE, call)
+
+    async def next_task_due(self, states: Sequence[TaskState], *, after: datetime | None = None) -> datetime | None:
+        """Return when the next task in *states* is due."""
+        return await self._hot.read(catalog.next_task_due, states, after)
+
+    async def next_queued(self, *, now: datetime, head_ids: Sequence[str] = ()) -> Sequence[Task]:
+        """Return the queued task that is next in each pack."""
+        return await self._hot.read(catalog.next_queued, now, head_ids)
+
+    async def assign_fair_shares(self, tag: str) -> None:
+        """Set the fair share of each queued or running task to its value of *tag*."""
+        await self._writer.execute(_ASSIGN_FAIR_SHARES, tag)
+
+    async def slots_in_use(self, *, confirmed_only: bool = False) -> Mapping[str, int]:
+        """Return the slots that running tasks use, by pack."""
+        return await self._hot.read(catalog.slots_in_use, confirmed_only=confirmed_only)
+
+    async def add_events(self, events: Sequence[Event], deliveries: Sequence[Delivery]) -> None:
+        """Store events without a task, and deliveries."""
+        await self._writer.execute(_ADD_EVENTS, AddEventsCall(events=events, deliveries=deliveries))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -282,12 +357,12 @@ def _add_events(connection: sqlite3.Connection, group: Sequence[AddEventsCall]) 
     return [None] * len(group)
 
 
-APPLY: DecidedWriteOp[ApplyCall, UnitOfWork, UnitOfWork, Change | None] = DecidedWriteOp(
+_APPLY: DecidedWriteOp[ApplyCall, UnitOfWork, UnitOfWork, Change | None] = DecidedWriteOp(
     load=_load, decide=_decide, write=_write
 )
-ADD: WriteOp[AddCall, Task] = WriteOp(write=_add)
-CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim, uses_disk=False)
-MAKE_DUE: WriteOp[MakeDueCall, int] = WriteOp(write=_make_due, uses_disk=False)
-ASSIGN_FAIR_SHARES: WriteOp[str, None] = WriteOp(write=_assign_fair_shares)
+_ADD: WriteOp[AddCall, Task] = WriteOp(write=_add)
+_CLAIM_TASKS: WriteOp[ClaimTasksCall, Sequence[Task]] = WriteOp(write=_claim, uses_disk=False)
+_MAKE_DUE: WriteOp[MakeDueCall, int] = WriteOp(write=_make_due, uses_disk=False)
+_ASSIGN_FAIR_SHARES: WriteOp[str, None] = WriteOp(write=_assign_fair_shares)
 # Alerts are small and few, and one of them reports a full disk.
-ADD_EVENTS: WriteOp[AddEventsCall, None] = WriteOp(write=_add_events, uses_disk=False)
+_ADD_EVENTS: WriteOp[AddEventsCall, None] = WriteOp(write=_add_events, uses_disk=False)
