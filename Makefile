@@ -54,6 +54,7 @@ soak: export FAULTS ?= 20
 soak: export CANCELLATIONS ?= 20000
 soak: export EXAMPLES ?= 5000
 soak: export FORGED ?= 20000
+soak: export HOSTILE ?= 50000
 soak: export BODIES ?= 100000
 soak: export GIGABYTES ?= 10
 soak: export FILES ?= 20000

@@ -13,6 +13,7 @@ from receiver.settings.addresses import (
     check_url,
     is_loopback,
     read_address,
+    read_host_name,
     read_kling_url,
     read_network,
     read_optional_url,
@@ -224,6 +225,20 @@ def test_proxies_are_named(raw: object, reason: str) -> None:
         read_proxies(raw)
 
     assert reason in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [("Tasks.example.com", "tasks.example.com"), ("192.0.2.7", "192.0.2.7"), ("[2001:DB8::1]", "2001:db8::1")],
+)
+def test_a_host_name_is_a_name_or_an_address(text: str, name: str) -> None:
+    assert read_host_name(text) == name
+
+
+@pytest.mark.parametrize("raw", ["https://a.example.com", "a.example.com:443", "a.example.com/x", "", "*", "a..b"])
+def test_a_host_name_has_no_scheme_port_or_path(raw: str) -> None:
+    with pytest.raises(InvalidValue, match=r"host name|empty"):
+        read_host_name(raw)
 
 
 @pytest.mark.parametrize(
