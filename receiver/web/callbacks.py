@@ -34,6 +34,7 @@ _CALLBACK_PREFIX = "/callbacks/"
 _HEALTH_PATH = "/healthz"
 _JSON = (b"content-type", b"application/json")
 _OK = b'{"ok":true}'
+_CODINGS = ("gzip", "deflate")  # which the inbox decodes
 _MAX_KNOWN_TOKENS = 10_000
 _SMALL_BODY = 64 * 1024
 _BODY_MEMORY = 64 * 1024 * 1024
@@ -126,13 +127,13 @@ class _PublicApp:
 
     async def _accept(self, token: str, scope: Scope, receive: Receive) -> bool:
         """Commit a callback. Return False, without reading the body, if the token is unknown."""
-        check_head(scope, limit=self._max_body)
+        check_head(scope, limit=self._max_body, codings=_CODINGS)
         if not await self._is_known(token):
             return False
         headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         try:
             async with self._body_memory.reserve(scope, limit=self._max_body):
-                body = await read_body(scope, receive, limit=self._max_body)
+                body = await read_body(scope, receive, limit=self._max_body, codings=_CODINGS)
                 is_accepted = await self._inbox.accept_callback(token, headers, body)
         except (Problem, errors.MalformedBody):
             # A token that has ended since it was remembered gets the same 404 as an unknown one.

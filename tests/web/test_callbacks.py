@@ -132,14 +132,25 @@ async def test_a_stream_is_cut_where_it_passes_the_limit(serve: Serve, inbox: Fa
     writer.close()
 
 
-async def test_a_compressed_body_is_refused(serve: Serve, inbox: FakeInbox) -> None:
+async def test_a_body_in_an_unknown_content_coding_is_refused(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
-    answer = await post(address, f"/callbacks/{TOKEN}", content_encoding="gzip")
+    answer = await post(address, f"/callbacks/{TOKEN}", content_encoding="br")
 
     assert answer.status_code == 415
-    assert answer.headers["accept-encoding"] == "identity"
+    assert answer.headers["accept-encoding"] == "gzip, deflate, identity"
     assert not inbox.received
+
+
+@pytest.mark.parametrize("coding", ["gzip", "Deflate", "identity"])
+async def test_a_compressed_body_is_passed_on_with_its_coding(serve: Serve, inbox: FakeInbox, coding: str) -> None:
+    address = await serve(public_app(inbox, max_body=MAX_BODY))
+
+    answer = await post(address, f"/callbacks/{TOKEN}", b"compressed", content_encoding=coding)
+
+    ((headers, body),) = inbox.received
+    assert (answer.status_code, body) == (200, b"compressed")
+    assert ("content-encoding", coding) in headers
 
 
 async def test_who_goes_away_in_the_middle_leaves_nothing_behind(serve: Serve, inbox: FakeInbox) -> None:

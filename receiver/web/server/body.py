@@ -1,7 +1,7 @@
 """Reads request bodies within size limits and a shared memory budget."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from datetime import timedelta
 from http import HTTPStatus
@@ -71,33 +71,30 @@ class BodyMemoryBudget:
 
 async def stream_body(scope: Scope, receive: Receive, *, limit: int) -> bytes | StreamedBody:
     """Return a small body as bytes and a large one as a stream. Raises as ``read_body``, possibly while streaming."""
-    message, size = await _receive_first(scope, receive, limit=limit), _declared_size(scope, default=None)
+    check_head(scope, limit=limit)
+    message, size = await receive(), _declared_size(scope, default=None)
     if not message.get("more_body", False) or (size is not None and size <= SMALL_BODY):
         return await _read_rest(message, receive, limit=limit)
     return StreamedBody(size=size, chunks=_chunks(message, receive, limit=limit))
 
 
-async def read_body(scope: Scope, receive: Receive, *, limit: int) -> bytes:
-    """Read the whole body, of at most *limit* bytes.
+async def read_body(scope: Scope, receive: Receive, *, limit: int, codings: Collection[str] = ()) -> bytes:
+    """Read the whole body, of at most *limit* bytes. It stays compressed if its content coding is one of *codings*.
 
-    Raises ``Problem`` (413) as soon as the declared or the real size exceeds the limit, ``Problem`` (415) for a
-    compressed body, and ``ClientDisconnected``.
+    Raises ``Problem`` (413) as soon as the declared or the real size exceeds the limit, ``Problem`` (415) for another
+    content coding, and ``ClientDisconnected``.
     """
-    return await _read_rest(await _receive_first(scope, receive, limit=limit), receive, limit=limit)
+    check_head(scope, limit=limit, codings=codings)
+    return await _read_rest(await receive(), receive, limit=limit)
 
 
-def check_head(scope: Scope, *, limit: int) -> None:
+def check_head(scope: Scope, *, limit: int, codings: Collection[str] = ()) -> None:
     """Raise ``Problem`` (413 or 415) if the head alone shows that the body cannot be accepted."""
     for name, value in scope["headers"]:
         if name == b"content-length" and int(value) > limit:
             raise too_large(limit)
-        if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
-            raise _unsupported_encoding()
-
-
-async def _receive_first(scope: Scope, receive: Receive, *, limit: int) -> Message:
-    check_head(scope, limit=limit)
-    return await receive()
+        if name == b"content-encoding" and value.strip().lower().decode("latin-1") not in ("", "identity", *codings):
+            raise _unsupported_coding(codings)
 
 
 async def _read_rest(message: Message, receive: Receive, *, limit: int) -> bytes:
@@ -145,7 +142,8 @@ def _no_memory() -> Problem:
     return Problem(HTTPStatus.SERVICE_UNAVAILABLE, "crowded", detail, headers=RETRY_AFTER)
 
 
-def _unsupported_encoding() -> Problem:
-    detail = "Send the body uncompressed, without a content-encoding."
-    headers = {"accept-encoding": "identity"}
+def _unsupported_coding(accepted: Collection[str]) -> Problem:
+    others = f", or with one of {', '.join(accepted)}" if accepted else ""
+    detail = f"Send the body uncompressed, without a content-encoding{others}."
+    headers = {"accept-encoding": ", ".join([*accepted, "identity"])}
     return Problem(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "content_encoding", detail, headers=headers)
