@@ -4,6 +4,7 @@ A task whose end was found only by polling is a missed callback. One may be chan
 or a proxy blocks Kling. Without an alert the operator would notice only that results come late.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +17,14 @@ MISSED_RATIO = 0.2
 MIN_MISSED = 5
 """Callbacks count as missing if more than this ratio, and at least this many of them, were missed."""
 
+MAX_TO_RECOVER = 80
+"""The most callbacks in a row that show that they arrive again."""
+
+_CHANCE = 1e-6
+"""How likely so many callbacks in a row may be if as many are missed as before."""
+
+_RATIO_BEFORE_RESTART = 0.5  # the real one is not stored
+_HISTORY = 3 * WINDOW  # so that the ratio before a run of callbacks is known
 _MAX_REMEMBERED = 1000
 
 
@@ -29,12 +38,16 @@ class CallbackHealthChange:
 
 
 class CallbackMonitor:
-    """Counts missed callbacks among the most recently ended tasks."""
+    """Counts missed callbacks among the most recently ended tasks.
+
+    Callbacks that are missed now and then are one issue, not many: they have recovered once so many arrive in a row as
+    the ratio missed before makes unlikely. After a complete outage that is soon.
+    """
 
     def __init__(self) -> None:
         self.missed = 0
         self._is_missing = False
-        self._ended: BoundedDict[str, bool] = BoundedDict(WINDOW)  # task id -> whether its callback was missed
+        self._ended: BoundedDict[str, bool] = BoundedDict(_HISTORY)  # task id -> whether its callback was missed
         self._called_back: BoundedDict[str, None] = BoundedDict(_MAX_REMEMBERED)
 
     def restore(self) -> None:
@@ -56,19 +69,32 @@ class CallbackMonitor:
         return self._health_change(self._has_recovered if self._is_missing else self._has_failed)
 
     def _health_change(self, has_changed: Callable[[list[bool]], bool]) -> CallbackHealthChange | None:
-        latest = list(self._ended.values())
-        if not has_changed(latest):
+        history = list(self._ended.values())
+        if not has_changed(history):
             return None
         self._is_missing = not self._is_missing
+        latest = history[-WINDOW:]
         change = CallbackHealthChange(is_missing=self._is_missing, missed=sum(latest), ended=len(latest))
         if not self._is_missing:
             self._ended.clear()
         return change
 
     @staticmethod
-    def _has_failed(latest: list[bool]) -> bool:
+    def _has_failed(history: list[bool]) -> bool:
+        latest = history[-WINDOW:]
         return sum(latest) >= MIN_MISSED and sum(latest) > MISSED_RATIO * len(latest)
 
     @staticmethod
-    def _has_recovered(latest: list[bool]) -> bool:
-        return len(latest) >= MIN_MISSED and not any(latest[-MIN_MISSED:])
+    def _has_recovered(history: list[bool]) -> bool:
+        before = list(history)
+        while before and not before[-1]:
+            before.pop()
+        arrived = len(history) - len(before)
+        return arrived >= _needed_to_recover(sum(before) / len(before) if before else _RATIO_BEFORE_RESTART)
+
+
+def _needed_to_recover(missed_ratio: float) -> int:
+    """Return how many callbacks in a row are unlikely while this ratio of them is missed."""
+    if missed_ratio >= 1:
+        return MIN_MISSED
+    return min(MAX_TO_RECOVER, max(MIN_MISSED, math.ceil(math.log(_CHANCE) / math.log(1 - missed_ratio))))

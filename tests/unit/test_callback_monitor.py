@@ -1,6 +1,10 @@
 """Missing callbacks are noticed; a few lost ones are not an alert."""
 
-from receiver.tasks.callback_monitor import MIN_MISSED, WINDOW, CallbackHealthChange, CallbackMonitor
+from random import Random
+
+import pytest
+
+from receiver.tasks.callback_monitor import MAX_TO_RECOVER, MIN_MISSED, WINDOW, CallbackHealthChange, CallbackMonitor
 
 
 def record_end(monitor: CallbackMonitor, name: str, *, called: bool) -> CallbackHealthChange | None:
@@ -57,7 +61,7 @@ def test_memory_is_bounded() -> None:
         record_end(monitor, f"t{n}", called=True)
 
     assert len(monitor._called_back) <= 1000
-    assert len(monitor._ended) <= WINDOW
+    assert len(monitor._ended) <= 3 * WINDOW
 
 
 def test_a_restored_issue_is_not_reported_again_and_can_end() -> None:
@@ -70,3 +74,29 @@ def test_a_restored_issue_is_not_reported_again_and_can_end() -> None:
     assert changes[:-1] == [None] * (3 * MIN_MISSED - 1)
     assert changes[-1] is not None
     assert not changes[-1].is_missing
+
+
+@pytest.mark.parametrize("lost", [0.02, 0.1, 0.15, 0.2, 0.25, 0.3, 0.5, 0.8])
+def test_a_steady_loss_is_one_issue(lost: float) -> None:
+    counts = [count_issues(lost, seed=seed, ends=1800) for seed in range(20)]
+
+    assert sum(counts) / len(counts) <= 1.3
+    assert max(counts) <= 2
+
+
+@pytest.mark.parametrize("lost", [0.3, 0.5, 1.0])
+def test_an_issue_ends_once_callbacks_arrive_again(lost: float) -> None:
+    monitor, rng = CallbackMonitor(), Random(1)
+    for n in range(200):
+        record_end(monitor, f"bad{n}", called=rng.random() >= lost)
+
+    changes = [record_end(monitor, f"good{n}", called=True) for n in range(MAX_TO_RECOVER)]
+
+    assert [change.is_missing for change in changes if change] == [False]
+
+
+def count_issues(lost: float, *, seed: int, ends: int) -> int:
+    """Return how many issues are reported while this ratio of callbacks is lost."""
+    monitor, rng = CallbackMonitor(), Random(seed)
+    changes = [record_end(monitor, f"t{n}", called=rng.random() >= lost) for n in range(ends)]
+    return sum(change is not None and change.is_missing for change in changes)
