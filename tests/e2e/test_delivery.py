@@ -1,7 +1,9 @@
 """Delivery to destinations: each route at its own rate, with retries, and never abandoned silently."""
 
 import asyncio
+import contextlib
 import json
+import sqlite3
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 from harness.raw_http import http_request
 from harness.running_service import (
     Receiver,
+    Sink,
     a_config,
     a_kling,
     a_push_body,
@@ -21,6 +24,8 @@ from harness.running_service import (
 )
 from harness.waiting import wait_until
 from starlette.responses import Response
+
+from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, SUSPECT_AFTER
 
 UNREACHABLE = "http://127.0.0.1:9"
 TRUST_CALLBACKS = '[callbacks]\nverify = "never"\n'
@@ -128,10 +133,10 @@ async def test_a_failing_route_is_held_through_a_restart_and_drains_oldest_first
         # One attempt at a time, so that the order is visible.
         config = a_config(UNREACHABLE, more=TRUST_CALLBACKS + a_webhook_route(sink, extra=f"{QUICK}\nconcurrency = 1"))
         async with a_receiver(tmp_path, config) as receiver:
-            ids = await push_succeeded(receiver)
+            ids = await push_succeeded(receiver, 3)
             await wait_until(lambda: len(receiver.log_entries("route.held")) == 1)
             assert len(sink.bodies) == 5
-            ids += await push_succeeded(receiver, 4)
+            ids += await push_succeeded(receiver, 2)
             sink.answer = lambda: 204
             await receiver.restart()
             async with receiver.client() as client:
@@ -222,3 +227,62 @@ async def test_deliveries_of_a_removed_route_wait_for_its_return(tmp_path: Path)
             await receiver.restart(with_it)
 
             await wait_until(lambda: deliveries(receiver) == [("delivered", left[0][1] + 1)])
+
+
+# A process that is killed again and again while a destination hangs.
+
+
+def hanging_config(sink: Sink) -> str:
+    sink.answer = _hang
+    alerts = a_webhook_route(sink, name="on-call", extra='on = ["alert"]')
+    return a_config(UNREACHABLE, more=TRUST_CALLBACKS + a_webhook_route(sink) + alerts)
+
+
+async def _hang() -> int:
+    await asyncio.Event().wait()
+    return 204
+
+
+async def kill_in_attempt(receiver: Receiver, sink: Sink, *, attempts: int) -> None:
+    """Wait until so many attempts are in flight, kill the process and start it again."""
+    await wait_until(lambda: len(sink.bodies) >= attempts)
+    sink.bodies.clear()
+    receiver.kill()
+    await receiver.start()
+
+
+async def test_events_in_flight_together_outlive_eleven_kills(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_receiver(tmp_path, hanging_config(sink)) as receiver:
+        await push_succeeded(receiver, 8)
+        for life in range(11):
+            await kill_in_attempt(receiver, sink, attempts=8 if life < SUSPECT_AFTER else 1)
+
+        await wait_until(lambda: len(sink.bodies) == 1)
+        receiver.kill()
+        sink.answer = lambda: 204
+        await receiver.start()
+
+        await wait_until(lambda: deliveries(receiver) == [("delivered", 1)] * 8)
+        assert "alert.delivery_dead" not in sink.types
+
+
+async def test_an_event_that_is_alone_at_ten_kills_is_set_aside_and_can_be_brought_back(tmp_path: Path) -> None:
+    async with a_sink() as sink, a_receiver(tmp_path, hanging_config(sink)) as receiver:
+        await push_succeeded(receiver)
+        await kill_in_attempt(receiver, sink, attempts=1)
+        await wait_until(lambda: len(sink.bodies) == 1)
+        receiver.kill()
+        with contextlib.closing(sqlite3.connect(tmp_path / "var" / "receiver.db", isolation_level=None)) as database:
+            # As if it had been killed that often.
+            database.execute("UPDATE deliveries SET unfinished_claims = ?", [MAX_UNFINISHED_CLAIMS - 1])
+        sink.answer = lambda: 204
+        await receiver.start()
+
+        await wait_until(lambda: "alert.delivery_dead" in sink.types)
+        assert deliveries(receiver) == [("dead", 1)]
+        [alert] = next(bodies for bodies in sink.received.values() if bodies[-1]["type"] == "alert.delivery_dead")
+        remedy = alert["data"]["remedy"].partition("`kling-receiver ")[2].partition("`")[0]
+        answer = await receiver.run_cli_async(*remedy.split())
+
+        assert answer.returncode == 0, answer.stderr
+        await wait_until(lambda: deliveries(receiver) == [("dead", 1), ("delivered", 1)])
