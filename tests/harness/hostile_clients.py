@@ -3,8 +3,11 @@
 import asyncio
 import contextlib
 from collections import Counter, deque
+from functools import lru_cache
 from random import Random
 from typing import TYPE_CHECKING
+
+from data.grown_bodies import GROWN
 
 from receiver.settings import Address
 
@@ -31,19 +34,20 @@ class HostileClients:
             "half_head": lambda path: b"POST %s HTTP/1.1\r\nhost: localhost\r\nx-drip: " % path,
             "half_body": lambda path: _post(path, b"content-length: %d\r\n" % MIB) + b"[" * (MIB // 2),
             "tiny_chunks": lambda path: _post(path, b"transfer-encoding: chunked\r\n") + b"1\r\n[\r\n" * 15_000,
-            "hostile_json": lambda path: _post(path, b"content-length: %d\r\n" % MIB) + _nested(self._rng),
+            "hostile_json": lambda path: _grown(path, self._rng.choice(list(GROWN))),
             "h2c": lambda path: _post(path, _OFFER + b"content-length: 2\r\n") + b"[]",
             "pipelined": lambda path: (_post(path, b"content-length: 2\r\n") + b"[]") * 40,
             "half_closed": lambda path: _post(path, b"content-length: 2\r\n") + b"[]",
         }
 
-    async def attack(self, count: int) -> None:
-        """Send *count* misuses of all kinds in random order."""
+    async def attack(self, count: int, *, per_second: float = 100) -> None:
+        """Send *count* misuses of all kinds in random order, slowly enough to leave this process time."""
         names = list(self._misuses)
         turns = asyncio.Semaphore(_CONCURRENT)
         async with asyncio.TaskGroup() as group:
             for number in range(count):
                 await turns.acquire()
+                await asyncio.sleep(1 / per_second)
                 name = names[number] if number < len(names) else self._rng.choice(names)
                 group.create_task(self._misuse(name)).add_done_callback(lambda _: turns.release())
 
@@ -77,7 +81,8 @@ def _post(path: bytes, fields: bytes) -> bytes:
     return b"POST %s HTTP/1.1\r\nhost: localhost\r\n%s\r\n" % (path, fields)
 
 
-def _nested(rng: Random) -> bytes:
-    """Return 1 MiB of JSON that is slow to read: deep, or of many small or equal values."""
-    unit = rng.choice([b"[", b'{"a":', b"[1,", b'{"task_id":"1"},', b'"\\u0000', b"1e9,"])
-    return (unit * (MIB // len(unit) + 1))[:MIB]
+@lru_cache
+def _grown(path: bytes, part: str) -> bytes:
+    """Return a request with JSON of nearly 1 MiB that may be slow to read."""
+    body = GROWN[part](MIB - 16 * 1024)
+    return _post(path, b"content-length: %d\r\n" % len(body)) + body
