@@ -159,6 +159,7 @@ async def _submit_jobs(
                 batch=job.batch,
                 priority=job.priority,
                 idempotency_key=job.key,
+                reuse=job.reuse,
                 wait=False,
             )
             progress.record(task)

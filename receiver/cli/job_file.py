@@ -41,6 +41,7 @@ class Job:
     tags: Mapping[str, str] = field(default_factory=dict)
     batch: Any = None
     priority: int = 0
+    reuse: bool = False
 
     @property
     def batch_name(self) -> str | None:
@@ -63,6 +64,7 @@ class JobDefaults:
     tags: Mapping[str, str] = field(default_factory=dict)
     batch: Json | None = None
     priority: int = 0
+    reuse: bool = False
     run: str = ""
 
 
@@ -128,6 +130,7 @@ def _parse_job(number: int, line: bytes, folder: Path, defaults: JobDefaults, se
         tags={**defaults.tags, **fields.tags},
         batch=content.get("batch") or defaults.batch,
         priority=defaults.priority if content.get("priority") is None else fields.priority,
+        reuse=fields.reuse or defaults.reuse,
     )
     filled = json.dumps(job.body_with_images(), sort_keys=True).encode()
     compose(filled, generation=endpoint.generation, callback_url=None, external_task_id="tsk")

@@ -51,6 +51,10 @@ Key: TypeAlias = Annotated[
         help="Idempotency key: the same key returns the first task. With a file: a new key submits all jobs again."
     ),
 ]
+Reuse: TypeAlias = Annotated[
+    bool,
+    Parameter(negative=(), help="Accept the first task of an idempotency key even if it has another body."),
+]
 
 
 def submit(
@@ -67,6 +71,7 @@ def submit(
     batch_size: Size = None,
     close_batch: Close = False,
     idempotency_key: Key = None,
+    reuse: Reuse = False,
     wait: Annotated[bool, Parameter(help="Wait until the task is finished, and print where its results are.")] = False,
     timeout: Annotated[str | None, Parameter(help="With --wait: maximum time to wait, such as 10m.")] = None,
     output: OutputOptions = OUTPUT,
@@ -74,8 +79,8 @@ def submit(
     """Submit a task to Kling, through the running service."""
     limit = _time_limit(timeout, wait=wait)
     dialect = load(output.config).settings.kling.dialect
-    tags = key_values("--tag", tag or [])
-    options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority}
+    options: dict[str, Any] = {"label": label, "tags": key_values("--tag", tag or []), "priority": priority}
+    options["reuse"] = reuse
     if body is not None and is_job_file(body):
         if set_ or image or limit:
             raise UsageError(

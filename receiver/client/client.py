@@ -65,6 +65,7 @@ class Client:
         batch: str | Mapping[str, Any] | None = None,
         priority: int = 0,
         idempotency_key: str | None = None,
+        reuse: bool = False,
         wait: bool = True,
     ) -> Task:
         """Submit a task. It is stored when this returns, and sent when Kling has a free slot.
@@ -74,10 +75,11 @@ class Client:
         *batch* is a name, or ``{"name": ..., "size": ...}``. Queued tasks of higher *priority* are sent first.
 
         A repeated *idempotency_key* returns the first task, so a submit without a response can be repeated safely.
+        With another body it fails with status 409, unless *reuse* permits it.
         """
         request: Json = {"endpoint": endpoint, "body": dict(body)}
         options: Json = {"label": label, "tags": dict(tags or {}), "batch": batch, "priority": priority}
-        options["idempotency_key"] = idempotency_key
+        options |= {"idempotency_key": idempotency_key, "reuse": reuse}
         request |= {name: value for name, value in options.items() if value}
         headers = None if wait else {"prefer": "respond-async"}
         # An empty key counts as none.

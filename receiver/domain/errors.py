@@ -7,6 +7,7 @@
     ├── InvalidRequest              a client's input
     ├── NotFound
     ├── Conflict                    the object's state does not allow the request
+    │   └── KeyReused               an idempotency key that belongs to another request
     ├── AddressBlocked              an address that must not be dialled
     ├── RequestNotSent              an HTTP request that never reached the peer
     ├── NoResponse                  an HTTP request that was sent and got no response
@@ -92,6 +93,16 @@ class Conflict(ReceiverError):
     """The object exists, but its state does not allow the request."""
 
     code = "conflict"
+
+
+class KeyReused(Conflict):
+    """An idempotency key was used before, with another endpoint or body; ``task_id`` is that request's task."""
+
+    code = "idempotency_key_reused"
+
+    def __init__(self, message: str, *, task_id: str, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.task_id = task_id
 
 
 class AddressBlocked(ReceiverError):

@@ -45,6 +45,7 @@ from receiver.settings import Address, Loaded, Settings, secrets_in
 from receiver.store.disk import real_path
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
+from receiver.submission.gateway_creates import GatewayCreates
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.recovery import CreateRecovery
 from receiver.submission.submitter import Submitter
@@ -162,6 +163,14 @@ async def _build(
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=notifiers)
     services = AdminServices(
         submitter=tasks.submitter,
+        gateway_creates=GatewayCreates(
+            tasks.submitter,
+            store.tasks,
+            store.catalog,
+            timeout=settings.kling.timeout,
+            notifier=notifiers.tasks,
+            clock=clock,
+        ),
         kling=context.kling,
         catalog=store.catalog,
         routes=settings.routes,

@@ -27,12 +27,14 @@ class TaskMetadata:
 class SubmitRequest(TaskMetadata):
     """A request to submit a task. ``body`` is sent to Kling with the callback URL and the external id added.
 
-    A queued task with a higher ``priority`` is sent first.
+    A queued task with a higher ``priority`` is sent first. With ``reuse`` a known idempotency key returns its task
+    even if that was submitted with another body.
     """
 
     endpoint: str
     body: Json
     idempotency_key: str | None = None
+    reuse: bool = False
     priority: int = 0
 
 

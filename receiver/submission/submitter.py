@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import TypeVar
 
@@ -19,17 +19,18 @@ import structlog
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import FAR_FUTURE, Clock, Ids, token_hash
 from receiver.domain.clock_watch import ClockWatch
-from receiver.domain.errors import Conflict, InvalidRequest, KlingError, KlingUncertain, NotFound
+from receiver.domain.errors import Conflict, InvalidRequest, KlingError, NotFound
 from receiver.domain.model import EndReason, Origin, Push, Queueing, Task, TaskState
 from receiver.domain.notifier import Notifiers
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.client import KlingResponse, PassThrough
 from receiver.kling.endpoints import Endpoint
 from receiver.settings import Settings
 from receiver.store.interfaces import ById, Change, TaskStore
 from receiver.submission.admission import Admitted, Skip, Wait
 from receiver.submission.executor import CreateExecutor
+from receiver.submission.idempotency import check_same_request, request_digest
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata, make_task
 from receiver.tasks import submit_lifecycle
@@ -47,6 +48,15 @@ MAX_BYTES_IN_FLIGHT = 128 * 1024 * 1024
 _QUEUED = (TaskState.QUEUED,)
 _SHUTDOWN_GRACE = timedelta(seconds=20)
 _NO_METADATA = TaskMetadata()
+_KEY_REMEDY = "Use another key, or set `reuse` (`--reuse`) to get that task."
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StartedCreate:
+    """A gateway client's create: its task, and the answer to come."""
+
+    task: Task
+    answer: "asyncio.Task[KlingResponse | KlingError]"
 
 
 class Submitter:
@@ -80,8 +90,8 @@ class Submitter:
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> SubmitResult:
         """Store a task and send it if it is next in the queue. Return the task after that, or as stored without *wait*.
 
-        A repeated idempotency key returns the first request's task. Raises InvalidRequest, and Conflict if the batch
-        is closed.
+        A repeated idempotency key returns the first request's task. Raises InvalidRequest, KeyReused if that had
+        another body, and Conflict if the batch is closed.
         """
         endpoint = endpoints.resolve(request.endpoint)
         if endpoint is None:
@@ -97,8 +107,14 @@ class Submitter:
             queueing=replace(task.queueing, priority=request.priority),
             message=self._admission.expected_wait_reason(task, self._clock.now()),
         )
-        stored = await self._task_store.add(task, intent, batch_size=request.batch_size)
+        digest = None
+        if request.idempotency_key:
+            digest = request_digest(endpoint.path, json.dumps(request.body, sort_keys=True))
+        stored = await self._task_store.add(task, intent, batch_size=request.batch_size, digest=digest)
         if stored.id != task.id:
+            if digest is not None and not request.reuse:
+                key = request.idempotency_key or ""
+                await check_same_request(self._task_store, stored, digest, key=key, remedy=_KEY_REMEDY)
             return SubmitResult(task=stored, deduplicated=True)
         log.info("task.queued", task=task.id, endpoint=task.endpoint)
         if stored.message or not wait:  # the worker sends it; most of many tasks have to wait
@@ -106,36 +122,35 @@ class Submitter:
             return SubmitResult(task=stored)
         return SubmitResult(task=await asyncio.shield(self._spawn(self._submit_and_wait(stored))))
 
-    async def submit_now(
+    async def begin_create(
         self,
         endpoint: Endpoint,
         body: bytes,
-        metadata: TaskMetadata = _NO_METADATA,
-        pass_through: PassThrough = NO_PASS_THROUGH,
-    ) -> KlingResponse:
-        """Forward a gateway client's create, without queueing it, and return Kling's answer.
+        metadata: TaskMetadata,
+        pass_through: PassThrough,
+        *,
+        idempotency_key: str | None,
+        digest: bytes | None,
+    ) -> StartedCreate | Task:
+        """Store the task of a gateway client and start its create, without queueing it. A known key returns its task.
 
-        *pass_through* is what the client sent beside the body; it is forwarded and not stored. Raises MalformedBody and
-        InvalidRequest for the body, Conflict if the batch is closed, KlingUnreachable and KlingUncertain.
+        *pass_through* is what the client sent beside the body; it is forwarded and not stored. *digest* is that of the
+        request with the key. Raises MalformedBody and InvalidRequest for the body, and Conflict if the batch is closed.
         """
         token = self._ids.token()
         task = self._new_task(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING, metadata)
         task = submit_lifecycle.start_submit(
             task, token_hash(token), now=task.created_at, lookup_at=task.created_at + self._executor.max_duration
         )
+        task = replace(task, idempotency_key=idempotency_key)
         in_use = await self._task_store.slots_in_use(confirmed_only=True)
-        await self._task_store.add(task, body, batch_size=metadata.batch_size)
+        stored = await self._task_store.add(task, body, batch_size=metadata.batch_size, digest=digest)
+        if stored.id != task.id:
+            return stored
         create = self._spawn(
             self._executor.execute(task, endpoint, body, token, slots_in_use=in_use, pass_through=pass_through)
         )
-        answer = await asyncio.shield(create)
-        if isinstance(answer, KlingUncertain):
-            raise KlingUncertain(
-                answer.message, remedy=answer.remedy, external_task_id=task.external_task_id
-            ) from answer
-        if isinstance(answer, KlingError):
-            raise answer
-        return answer
+        return StartedCreate(task=task, answer=create)
 
     async def cancel(self, task_id: str, *, reason: str, actor: str) -> Task:
         """Cancel a queued task: it becomes rejected. Idempotent.

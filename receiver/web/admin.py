@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,9 +21,8 @@ from receiver.store.interfaces import Catalog
 from receiver.tasks.explain import Explainer
 from receiver.web import gateway, serializers
 from receiver.web.auth import TokenAuth
-from receiver.web.gateway import ForwardApi, Gateway
+from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
 from receiver.web.openapi.document import openapi_document
-from receiver.web.resources import tasks
 from receiver.web.resources.batches import BatchApi, BatchService
 from receiver.web.resources.costs import CostApi, CostStore
 from receiver.web.resources.deliveries import DeliveryApi
@@ -34,7 +32,7 @@ from receiver.web.resources.health import HealthApi, ReadinessCheck
 from receiver.web.resources.replays import ReplayApi, ReplayService
 from receiver.web.resources.routes import FindSender, RouteApi, RouteStates, RouteStateStore
 from receiver.web.resources.stream import EventStream
-from receiver.web.resources.tasks import TaskApi
+from receiver.web.resources.tasks import Submitter, TaskApi
 from receiver.web.server import problems
 from receiver.web.server.body import BodyMemoryBudget
 from receiver.web.server.error_boundary import ErrorBoundary
@@ -43,15 +41,12 @@ from receiver.web.server.problems import Problem
 Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Submitter(tasks.Submitter, gateway.Submitter, Protocol):
-    """Creates tasks for the API and for the gateway."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdminServices:
     """The services that the admin app calls. ``event_notifier`` notifies after events were committed."""
 
     submitter: Submitter
+    gateway_creates: GatewayCreates
     kling: ForwardApi
     catalog: Catalog
     routes: Sequence[RouteSettings]
@@ -103,7 +98,7 @@ def _routes(services: AdminServices) -> Sequence[Route]:
         _route("/openapi.json", GET=_openapi),
         _route("/healthz", GET=health.liveness),
         _route("/readyz", GET=health.readiness),
-        Route("/kling/{path:path}", Gateway(services.submitter, services.kling, body_memory)),
+        Route("/kling/{path:path}", Gateway(services.gateway_creates, services.kling, body_memory)),
     ]
 
 

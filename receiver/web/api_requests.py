@@ -212,6 +212,8 @@ class SubmitRequest(TaskLabelRequest):
     """Queued tasks of higher priority are sent first."""
     idempotency_key: types.OptionalLine = None
     """A repeated key returns the first task."""
+    reuse: types.Flag = False
+    """A known idempotency key returns its task, even if that had another body. Without it the answer is 409."""
 
 
 class JobLine(SubmitRequest):

@@ -6,8 +6,10 @@ error handling understands them.
 """
 
 import asyncio
+import contextlib
+import hashlib
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -21,6 +23,7 @@ from receiver.kling import endpoints, protocol
 from receiver.kling.client import KlingResponse, PassThrough, ResponseWriter
 from receiver.kling.endpoints import Endpoint
 from receiver.net.http_client import StreamedBody
+from receiver.submission.gateway_creates import Caller
 from receiver.submission.request import TaskMetadata
 from receiver.web import serializers
 from receiver.web.params import task_metadata
@@ -46,16 +49,20 @@ _KLING_CODES: Mapping[HTTPStatus, int] = {
 _BAD_PARAMETERS = 1201
 _AMBIGUOUS = re.compile(r"%2e|%2f|%5c|[;\\]", re.IGNORECASE)
 """What servers read differently: one may see another path than we do, and so another call with our key."""
+_MAX_KEY = 256
 _VALID_STATUSES = range(200, 600)
 
 
-class Submitter(Protocol):
+class GatewayCreates(Protocol):
     """Creates tasks for the gateway's clients."""
 
     async def submit_now(
-        self, endpoint: Endpoint, body: bytes, metadata: TaskMetadata, pass_through: PassThrough
+        self, endpoint: Endpoint, body: bytes, metadata: TaskMetadata, pass_through: PassThrough, caller: Caller
     ) -> KlingResponse:
-        """Send a client's create to Kling with our callback URL added, and with the client's query and headers."""
+        """Send a client's create to Kling with our callback URL added, and with the client's query and headers.
+
+        A repeated create of *caller* gets the first one's answer.
+        """
         ...
 
 
@@ -81,8 +88,8 @@ class ForwardApi(Protocol):
 class Gateway:
     """The app at ``/kling/``."""
 
-    def __init__(self, submitter: Submitter, kling: ForwardApi, body_memory: BodyMemoryBudget) -> None:
-        self._submitter = submitter
+    def __init__(self, creates: GatewayCreates, kling: ForwardApi, body_memory: BodyMemoryBudget) -> None:
+        self._creates = creates
         self._kling = kling
         self._body_memory = body_memory
 
@@ -108,12 +115,20 @@ class Gateway:
         async with self._body_memory.reserve(scope, limit=MAX_JOB_BODY):
             body = await read_body(scope, receive, limit=MAX_JOB_BODY)
             if endpoint.is_listed or _is_object(body):
-                response = await self._submitter.submit_now(
-                    endpoint, body, task_metadata(Headers(scope=scope)), _pass_through(scope)
-                )
+                response = await self._create(endpoint, body, scope, receive)
                 await _passthrough(response.status, response.headers, response.body)(scope, receive, send)
             else:
                 await self._forward(path, body, scope, receive, send)
+
+    async def _create(self, endpoint: Endpoint, body: bytes, scope: Scope, receive: Receive) -> KlingResponse:
+        headers = Headers(scope=scope)
+        metadata, pass_through = task_metadata(headers), _pass_through(scope)
+        async with _disconnect_watch(receive) as has_left:
+            caller = Caller(client=_client_of(scope, headers), key=_idempotency_key(headers), has_left=has_left)
+            try:
+                return await self._creates.submit_now(endpoint, body, metadata, pass_through, caller)
+            except errors.KeyReused as error:
+                raise Problem(HTTPStatus.UNPROCESSABLE_ENTITY, error.code, str(error)) from error
 
     async def _forward(
         self, path: str, content: bytes | StreamedBody, scope: Scope, receive: Receive, send: Send
@@ -175,6 +190,36 @@ async def _prepend(first: bytes, chunks: AsyncIterator[bytes]) -> AsyncIterator[
 
 def _pass_through(scope: Scope) -> PassThrough:
     return PassThrough(query=scope["query_string"].decode("latin-1"), headers=dict(Headers(scope=scope)))
+
+
+@contextlib.asynccontextmanager
+async def _disconnect_watch(receive: Receive) -> AsyncIterator[Callable[[], bool]]:
+    """Watch a client whose request has been read. Yield a function that returns whether it has left."""
+
+    async def watch() -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    watching = asyncio.create_task(watch())
+    try:
+        yield watching.done
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+
+
+def _client_of(scope: Scope, headers: Headers) -> str:
+    """Return a name for the client: its address and a digest of its credentials."""
+    address = (scope.get("client") or ("", 0))[0]
+    return f"{address} {hashlib.sha256(headers.get('authorization', '').encode()).hexdigest()}"
+
+
+def _idempotency_key(headers: Headers) -> str | None:
+    """Return the client's idempotency key, or None."""
+    key = ",".join(headers.getlist("idempotency-key")).strip()
+    if len(key) > _MAX_KEY or not key.isprintable():
+        raise problems.bad_request(f"The header Idempotency-Key must be at most {_MAX_KEY} printable characters.")
+    return key or None
 
 
 def _is_object(body: bytes) -> bool:

@@ -22,7 +22,7 @@ async def submit_by_gateway(system: TaskSystem, **fields: Any) -> None:
     endpoint = endpoints.resolve(ENDPOINT)
     assert endpoint is not None
     with contextlib.suppress(KlingError):
-        await system.submitter.submit_now(endpoint, json.dumps(JOB | fields).encode())
+        await system.gateway_creates.submit_now(endpoint, json.dumps(JOB | fields).encode())
 
 
 async def only_task(system: TaskSystem) -> Task:

@@ -32,6 +32,7 @@ from receiver.settings import (
 )
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
+from receiver.submission.gateway_creates import GatewayCreates
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.recovery import CreateRecovery
 from receiver.submission.request import SubmitRequest
@@ -112,6 +113,14 @@ class TaskSystem:
             clock=clock,
             ids=self.ids,
         )
+        self.gateway_creates = GatewayCreates(
+            self.submitter,
+            store.tasks,
+            store.catalog,
+            timeout=settings.kling.timeout,
+            notifier=self.notifiers.tasks,
+            clock=clock,
+        )
         self.poller = Poller(
             store.tasks,
             kling,
@@ -123,6 +132,7 @@ class TaskSystem:
             latest=self.ids.latest,
         )
         self.batch_service = BatchService(store.batches, event_factory, notifiers=self.notifiers, clock=clock)
+        self.waiting_clients = 0  # set by a test whose client waits on the clock too
         self._workers: list[asyncio.Task[None]] = []
 
     @contextlib.asynccontextmanager
@@ -157,7 +167,7 @@ class TaskSystem:
         under_way -= self.kling.blocked if isinstance(self.kling, FakeKling) else 0
         if not (isinstance(self.kling, FakeKling) and self.kling.create_gate is not None):
             under_way += len(self.submitter._spawned)
-        return under_way == 0 and self.clock.idle_waiters == len(self._workers)
+        return under_way == 0 and self.clock.idle_waiters == len(self._workers) + self.waiting_clients
 
     async def advance(self, seconds: float, *, step: float = 1.0) -> None:
         """Advance the clock in steps, and let each step's work finish."""

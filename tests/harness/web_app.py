@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import httpx2 as httpx
 from harness.clock import FakeClock
@@ -28,6 +29,7 @@ from receiver.net.http_client import HttpClient
 from receiver.settings import Address, KlingSettings, PublicSettings, RouteSettings, Settings, WebhookSettings
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
+from receiver.submission.gateway_creates import GatewayCreates
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.recovery import CreateRecovery
 from receiver.submission.submitter import Submitter
@@ -38,6 +40,9 @@ from receiver.tracking.inbox import Inbox
 from receiver.web.admin import AdminServices, admin_app
 from receiver.web.callbacks import public_app
 
+if TYPE_CHECKING:
+    from asyncio import Event
+
 Serve = Callable[..., Awaitable[Address]]
 SendBytes = Callable[[Address, bytes], Awaitable[bytes]]
 
@@ -45,17 +50,20 @@ TOKEN = "the-admin-token"
 
 
 class RecordingServer:
-    """Stands in for Kling: records each request, and answers as set."""
+    """Stands in for Kling: records each request, and answers as set, once ``gate`` is open."""
 
     def __init__(self) -> None:
         self.requests: list[Request] = []
         self.bodies: list[bytes] = []
         self.answer: Callable[[Request], Response | None] = _created
+        self.gate: Event | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
         self.requests.append(request)
         self.bodies.append(await request.body())
+        if self.gate is not None:
+            await self.gate.wait()
         response = self.answer(request)
         if response is None:
             # Close in the middle of an answer, like a proxy that has lost its upstream.
@@ -138,6 +146,14 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         public = await serve(public_app(inbox, max_body=settings.callbacks.max_body))
         parts = AdminServices(
             submitter=submitter,
+            gateway_creates=GatewayCreates(
+                submitter,
+                store.tasks,
+                store.catalog,
+                timeout=settings.kling.timeout,
+                notifier=notifiers.tasks,
+                clock=clock,
+            ),
             kling=kling,
             catalog=store.catalog,
             routes=settings.routes,

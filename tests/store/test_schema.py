@@ -18,13 +18,13 @@ from receiver.store.sqlite.store import SqliteStore
 
 
 def test_a_store_is_migrated_once(path: Path) -> None:
-    assert migrate(path) == ["0001_first_tables"]
+    assert migrate(path) == ["0001_first_tables", "0002_request_digests"]
     assert migrate(path) == []
 
 
 def test_each_migration_is_applied_completely_or_not_at_all(raw: sqlite3.Connection) -> None:
-    good = Migration(version=2, name="more", sql="CREATE TABLE more (x);\nCREATE INDEX more_x ON more (x);\n")
-    bad = Migration(version=3, name="bad", sql="CREATE TABLE half (x);\nINSERT INTO nowhere VALUES (1);\n")
+    good = Migration(version=1002, name="more", sql="CREATE TABLE more (x);\nCREATE INDEX more_x ON more (x);\n")
+    bad = Migration(version=1003, name="bad", sql="CREATE TABLE half (x);\nINSERT INTO nowhere VALUES (1);\n")
 
     with pytest.raises(sqlite3.OperationalError):
         upgrade(raw, [*known_migrations(), good, bad])
@@ -45,7 +45,7 @@ def test_a_migration_killed_midway_leaves_the_old_schema(path: Path) -> None:
         "sql = 'CREATE TABLE half (x);\\nINSERT INTO half SELECT killed();\\n'\n"
         "connection = connect_writer(pathlib.Path(sys.argv[1]))\n"
         "connection.create_function('killed', 0, lambda: os.kill(os.getpid(), 9))\n"
-        "upgrade(connection, [*known_migrations(), Migration(version=2, name='half', sql=sql)])\n"
+        "upgrade(connection, [*known_migrations(), Migration(version=1002, name='half', sql=sql)])\n"
     )
 
     assert run_code(code, path) == -signal.SIGKILL
@@ -55,10 +55,10 @@ def test_a_migration_killed_midway_leaves_the_old_schema(path: Path) -> None:
 
 
 async def test_a_newer_store_is_refused(path: Path, raw: sqlite3.Connection) -> None:
-    upgrade(raw, [*known_migrations(), Migration(version=9, name="from_tomorrow", sql="CREATE TABLE tomorrow (x);")])
+    upgrade(raw, [*known_migrations(), Migration(version=1009, name="from_tomorrow", sql="CREATE TABLE tomorrow (x);")])
     raw.close()
 
-    with pytest.raises(StoreError, match="schema version 9, newer than this program's 1"):
+    with pytest.raises(StoreError, match="schema version 1009, newer than this program's 2"):
         await SqliteStore.open(path)
     with pytest.raises(StoreError, match="newer"):
         migrate(path)

@@ -49,7 +49,7 @@ async def test_the_intent_is_stored_before_kling_is_called(tmp_path: Path) -> No
 async def test_a_submit_continues_after_its_caller_is_cancelled(tmp_path: Path) -> None:
     async with a_task_system(tmp_path) as system:
         system.kling.create_gate = asyncio.Event()
-        asking = asyncio.create_task(system.submitter.submit_now(IMAGES, json.dumps(JOB).encode()))
+        asking = asyncio.create_task(system.gateway_creates.submit_now(IMAGES, json.dumps(JOB).encode()))
         await wait_until(lambda: system.kling.create_ids != [])
 
         asking.cancel()
@@ -210,7 +210,7 @@ async def test_a_lost_answer_gives_a_gateway_client_the_external_id(tmp_path: Pa
         system.kling.create_faults = [no_response()]
 
         with pytest.raises(KlingUncertain) as raised:
-            await system.submitter.submit_now(IMAGES, json.dumps(JOB | {"external_task_id": "mine"}).encode())
+            await system.gateway_creates.submit_now(IMAGES, json.dumps(JOB | {"external_task_id": "mine"}).encode())
 
         assert raised.value.external_task_id == "mine"
 

@@ -147,7 +147,7 @@ async def test_the_gateway_never_queues_and_its_errors_count(tmp_path: Path) -> 
     assert image is not None
     async with a_task_system(tmp_path) as system, system.running():
         system.kling.create_fault = refusal(429, 1102)
-        answers = [await system.submitter.submit_now(image, json.dumps(JOB).encode()) for _ in range(3)]
+        answers = [await system.gateway_creates.submit_now(image, json.dumps(JOB).encode()) for _ in range(3)]
         assert [answer.error is not None for answer in answers] == [True] * 3
         assert len(await system.alerts("account")) == 1
         assert {task.state for task in (await system.store.catalog.tasks()).items} == {TaskState.REJECTED}
@@ -155,7 +155,7 @@ async def test_the_gateway_never_queues_and_its_errors_count(tmp_path: Path) -> 
         waits = await system.submit(endpoint=IMAGE)
         assert waits.state is TaskState.QUEUED
         system.kling.create_fault = None
-        answer = await system.submitter.submit_now(image, json.dumps(JOB).encode())
+        answer = await system.gateway_creates.submit_now(image, json.dumps(JOB).encode())
         await system.settle()
         assert answer.error is None
         assert (await system.task(waits.id)).state is TaskState.SUBMITTED

@@ -46,7 +46,7 @@ async def submit_by_gateway(
 ) -> tuple[KlingResponse, Task]:
     endpoint = endpoints.resolve(path)
     assert endpoint is not None
-    answer = await system.submitter.submit_now(endpoint, b'{"prompt": "a cat"}', TaskMetadata(**marks))
+    answer = await system.gateway_creates.submit_now(endpoint, b'{"prompt": "a cat"}', TaskMetadata(**marks))
     (task,) = (await system.store.catalog.tasks()).items
     return answer, task
 

@@ -57,13 +57,25 @@ class TaskStore(Protocol):
     """Tasks. ``apply`` is the only way to change a stored one."""
 
     async def add(
-        self, task: Task, intent: bytes, *, events: Sequence[Event] = (), batch_size: int | None = None
+        self,
+        task: Task,
+        intent: bytes,
+        *,
+        events: Sequence[Event] = (),
+        batch_size: int | None = None,
+        digest: bytes | None = None,
     ) -> Task:
         """Store a new task and its submit body. Return the earlier task if its idempotency key is known.
 
+        *digest* is that of the request, to compare later requests with the same key. A gateway client's task that
+        Kling refused does not keep its key.
         Compare the ids to tell which one was returned. The task's batch is created if it is missing, and closed when
         it has *batch_size* tasks. Raises Conflict if the batch is closed or has another size.
         """
+        ...
+
+    async def request_digest(self, task_id: str) -> bytes | None:
+        """Return the digest of the request that created a task; None if it had no idempotency key."""
         ...
 
     async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:

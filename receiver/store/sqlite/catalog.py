@@ -137,6 +137,12 @@ def intent(connection: sqlite3.Connection, task_id: str) -> bytes:
     return b"" if row is None else row["body"]
 
 
+def request_digest(connection: sqlite3.Connection, task_id: str) -> bytes | None:
+    """Return the digest of the request that created a task; None if it had no idempotency key."""
+    row = connection.execute(sql("request_digest"), {"task_id": task_id}).fetchone()
+    return None if row is None else row["digest"]
+
+
 def newest_id(connection: sqlite3.Connection) -> str:
     """Return the newest id of all tables without its prefix; empty for an empty store."""
     return connection.execute(sql("newest_id")).fetchone()["newest"] or ""

@@ -12,7 +12,7 @@ from itertools import islice
 
 from receiver.domain.clock import micros
 from receiver.domain.errors import Conflict
-from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task, TaskState
+from receiver.domain.model import Delivery, Event, Origin, Push, PushOutcome, Task, TaskState
 from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
 from receiver.store.sqlite import catalog, delivery_rows, rows
 from receiver.store.sqlite.batch_members import BatchMembership
@@ -30,11 +30,21 @@ class SqliteTaskStore:
         self._hot = hot
 
     async def add(
-        self, task: Task, intent: bytes, *, events: Sequence[Event] = (), batch_size: int | None = None
+        self,
+        task: Task,
+        intent: bytes,
+        *,
+        events: Sequence[Event] = (),
+        batch_size: int | None = None,
+        digest: bytes | None = None,
     ) -> Task:
         """Store a new task, or return the earlier one with its idempotency key."""
-        call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size)
+        call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size, digest=digest)
         return await self._writer.execute(_ADD, call)
+
+    async def request_digest(self, task_id: str) -> bytes | None:
+        """Return the digest of the request that created a task."""
+        return await self._hot.read(catalog.request_digest, task_id)
 
     async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
         """Call *decide* with the current task and write its change."""
@@ -110,6 +120,7 @@ class AddCall:
     intent: bytes
     events: Sequence[Event]
     batch_size: int | None
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -273,8 +284,10 @@ def _add(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Sequence[T
     for call in group:
         key = call.task.idempotency_key
         if key is not None and key in known:
-            results.append(known[key])
-            continue
+            if not _is_released(known[key]):
+                results.append(known[key])
+                continue
+            connection.execute(sql("release_idempotency_key"), {"task_id": known[key].id})
         try:
             batches.add(call.task, call.batch_size)
         except Conflict as exc:
@@ -287,8 +300,16 @@ def _add(connection: sqlite3.Connection, group: Sequence[AddCall]) -> Sequence[T
     batches.write(connection)
     write_rows(connection, "insert_task", [rows.new_task_row(call.task) for call in accepted])
     write_rows(connection, "save_intent", [(call.task.id, call.intent) for call in accepted if call.intent])
+    digests = [(call.task.id, call.digest) for call in accepted if call.digest is not None]
+    if digests:
+        write_rows(connection, "insert_request_digest", digests)
     write_events(connection, [event for call in accepted for event in call.events], ())
     return results
+
+
+def _is_released(task: Task) -> bool:
+    """Return whether a task's key may be used again: a gateway client sends a create again that Kling refused."""
+    return task.origin is Origin.GATEWAY and task.state is TaskState.REJECTED
 
 
 def _tasks_by_idempotency_key(connection: sqlite3.Connection, group: Sequence[AddCall]) -> dict[str, Task]:

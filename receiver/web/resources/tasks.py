@@ -76,6 +76,7 @@ class TaskApi:
                 batch_size=body.batch.size if body.batch else None,
                 priority=body.priority,
                 idempotency_key=body.idempotency_key,
+                reuse=body.reuse,
             ),
             wait=not _prefers_async(request),
         )

@@ -60,6 +60,23 @@ SELECT *
 FROM tasks
 WHERE idempotency_key IN (SELECT value FROM json_each(:keys));
 
+-- name: release_idempotency_key
+-- Takes the idempotency key from a task that Kling refused, so that the same request may be sent again.
+UPDATE tasks
+SET idempotency_key = NULL
+WHERE id = :task_id;
+
+-- name: insert_request_digest
+-- Stores the digest of a request with an idempotency key.
+INSERT INTO request_digests (task_id, digest)
+VALUES (?, ?);
+
+-- name: request_digest
+-- Reads the digest of the request that created a task.
+SELECT digest
+FROM request_digests
+WHERE task_id = :task_id;
+
 -- name: save_intent
 -- Stores the body of a submit.
 INSERT INTO intents (task_id, body)

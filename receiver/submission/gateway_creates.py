@@ -1,0 +1,237 @@
+"""Creates of gateway clients. A repeated create gets the first one's outcome, so that the client does not pay twice.
+
+A client repeats a create when it got no answer in time, or our 504. It says so with an ``Idempotency-Key``, or it sends
+the same body again. The key is stored with the task and holds across a restart. Without a key, the same body of the
+same client is a repeat while the first create has no delivered answer. Two creates at the same moment are two tasks.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+import structlog
+
+from receiver.domain.bounded_dict import BoundedDict
+from receiver.domain.clock import Clock
+from receiver.domain.errors import Conflict, KlingError, KlingUncertain, RetryHint
+from receiver.domain.model import Task, TaskState
+from receiver.domain.notifier import Notifier
+from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.created_answer import created_answer
+from receiver.kling.endpoints import Endpoint
+from receiver.submission.idempotency import Digests, check_same_request, request_digest
+from receiver.submission.request import TaskMetadata
+from receiver.submission.submitter import StartedCreate
+
+log = structlog.get_logger()
+
+_MAX_REMEMBERED = 1000
+_MAX_ANSWER = 16 * 1024
+_MAX_TRIES = 3
+_REMEMBERED_SECONDS = 600.0
+_SAME_MOMENT_SECONDS = 1.0
+"""Two equal creates within this time are meant as two tasks, unless the first one's client has left."""
+
+_LOOK_EVERY = timedelta(seconds=1)
+_KEY_PREFIX = "gateway:"
+_UNKNOWN = "The first create with this key or body has no clear answer yet, so it is not sent again."
+_KEY_REMEDY = "Use another Idempotency-Key for another body."
+
+
+class CreateStarter(Protocol):
+    """Starts creates."""
+
+    async def begin_create(
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        metadata: TaskMetadata,
+        pass_through: PassThrough,
+        *,
+        idempotency_key: str | None,
+        digest: bytes | None,
+    ) -> StartedCreate | Task:
+        """Store the task and start its create. A known key starts nothing and returns its task."""
+        ...
+
+
+class TaskReader(Protocol):
+    """The stored tasks."""
+
+    async def task(self, ref: str) -> Task | None:
+        """Return a task."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """Who sends a create: the client's address and credentials, and its idempotency key if it sent one.
+
+    ``has_left`` tells whether the client has closed its connection.
+    """
+
+    client: str = ""
+    key: str | None = None
+    has_left: Callable[[], bool] = field(default=lambda: False)
+
+
+_NO_METADATA = TaskMetadata()
+_UNKNOWN_CALLER = Caller()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """A client's create; ``slot`` is the client, and the digest of what it sends."""
+
+    endpoint: Endpoint
+    body: bytes
+    metadata: TaskMetadata
+    pass_through: PassThrough
+    caller: Caller
+    slot: tuple[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class _Recent:
+    """A create without a key that a client may repeat, until its answer is delivered."""
+
+    task: Task
+    begun_at: float
+    caller: Caller
+
+
+class GatewayCreates:
+    """Sends gateway clients' creates, each once."""
+
+    def __init__(
+        self,
+        submitter: CreateStarter,
+        digests: Digests,
+        tasks: TaskReader,
+        *,
+        timeout: timedelta,
+        notifier: Notifier,
+        clock: Clock,
+    ) -> None:
+        """*timeout* is how long a repeated create waits for an outcome that is still unknown."""
+        self._submitter = submitter
+        self._digests = digests
+        self._tasks = tasks
+        self._timeout = timeout
+        self._notifier = notifier
+        self._clock = clock
+        self._answers: BoundedDict[str, asyncio.Task[KlingResponse | KlingError]] = BoundedDict(_MAX_REMEMBERED)
+        self._recent: BoundedDict[tuple[str, bytes], _Recent] = BoundedDict(_MAX_REMEMBERED)
+
+    async def submit_now(
+        self,
+        endpoint: Endpoint,
+        body: bytes,
+        metadata: TaskMetadata = _NO_METADATA,
+        pass_through: PassThrough = NO_PASS_THROUGH,
+        caller: Caller = _UNKNOWN_CALLER,
+    ) -> KlingResponse:
+        """Forward a client's create and return Kling's answer, or the first one's if the client repeats it.
+
+        Raises MalformedBody and InvalidRequest for the body, KeyReused if the key belongs to another body, Conflict if
+        the batch is closed, KlingUnreachable and KlingUncertain.
+        """
+        slot = (caller.client, request_digest(endpoint.path, pass_through.query, body))
+        request = _Request(
+            endpoint=endpoint, body=body, metadata=metadata, pass_through=pass_through, caller=caller, slot=slot
+        )
+        for _ in range(_MAX_TRIES):  # Kling may refuse the first create while its repeat waits for it
+            first = await self._first_or_begun(request)
+            if isinstance(first, StartedCreate):
+                return await self._finish(first, request)
+            log.info("create.repeated", task=first.id, has_key=caller.key is not None)
+            answer = await self._outcome(first, endpoint)
+            if answer is None or not caller.has_left():
+                self._recent.pop(slot, None)
+            if answer is not None:
+                return answer
+        raise Conflict("Equal creates end at the same time again and again.", remedy="Send this one again later.")
+
+    async def _first_or_begun(self, request: "_Request") -> Task | StartedCreate:
+        """Return the task of the create that the request repeats, or else begin the request's own create."""
+        caller = request.caller
+        if not caller.key and (repeated := self._repeated(request)) is not None:
+            return repeated
+        begun = await self._submitter.begin_create(
+            request.endpoint,
+            request.body,
+            request.metadata,
+            request.pass_through,
+            idempotency_key=f"{_KEY_PREFIX}{caller.key}" if caller.key else None,
+            digest=request.slot[1] if caller.key else None,
+        )
+        if not isinstance(begun, StartedCreate):
+            await check_same_request(self._digests, begun, request.slot[1], key=caller.key or "", remedy=_KEY_REMEDY)
+            return begun
+        self._answers[begun.task.id] = begun.answer
+        if not caller.key:
+            self._recent.pop(request.slot, None)  # the new one must not be evicted as the oldest
+            self._recent[request.slot] = _Recent(task=begun.task, begun_at=self._clock.monotonic(), caller=caller)
+        return begun
+
+    async def _finish(self, begun: StartedCreate, request: "_Request") -> KlingResponse:
+        """Return the answer of a create, and forget the create if its client gets a clear one.
+
+        The create continues if the caller is cancelled. Raises its KlingError.
+        """
+        answer = await asyncio.shield(begun.answer)
+        if isinstance(answer, KlingUncertain):
+            own_id = begun.task.external_task_id
+            raise KlingUncertain(answer.message, remedy=answer.remedy, external_task_id=own_id) from answer
+        if isinstance(answer, KlingError):
+            raise answer
+        if len(answer.body) > _MAX_ANSWER:
+            self._answers.pop(begun.task.id, None)
+        recent = self._recent.get(request.slot)
+        is_clear = answer.error is None or answer.error.retry is not RetryHint.AFTER_LOOKUP
+        if recent is not None and recent.task is begun.task and is_clear and not request.caller.has_left():
+            del self._recent[request.slot]
+        return answer
+
+    def _repeated(self, request: "_Request") -> Task | None:
+        """Return the task of the create without a key that this one repeats, or None."""
+        recent = self._recent.get(request.slot)
+        if recent is None:
+            return None
+        age = self._clock.monotonic() - recent.begun_at
+        if age > _REMEMBERED_SECONDS:
+            return None
+        return recent.task if age >= _SAME_MOMENT_SECONDS or recent.caller.has_left() else None
+
+    async def _outcome(self, task: Task, endpoint: Endpoint) -> KlingResponse | None:
+        """Return the answer of an earlier create, or None if it created nothing. Raises KlingUncertain."""
+        create = self._answers.get(task.id)
+        if create is not None:
+            answer = await asyncio.shield(create)
+            error = answer if isinstance(answer, KlingError) else answer.error
+            if error is None and isinstance(answer, KlingResponse):
+                return answer
+            if error is not None and error.retry is not RetryHint.AFTER_LOOKUP:
+                return None
+        return await self._looked_up(task, endpoint)
+
+    async def _looked_up(self, task: Task, endpoint: Endpoint) -> KlingResponse | None:
+        """Wait until the look-up of a lost create has ended, at most one time-out."""
+        deadline = self._clock.monotonic() + self._timeout.total_seconds()
+        wake = self._notifier.subscribe()
+        try:
+            while True:
+                wake.clear()
+                held = await self._tasks.task(task.id)
+                if held is None or (held.state is TaskState.REJECTED and not held.kling_id):
+                    return None
+                if held.kling_id and held.state is not TaskState.SUBMITTING:
+                    body = created_answer(held, endpoint.generation)
+                    return KlingResponse(status=200, headers={"content-type": "application/json"}, body=body)
+                if held.state is not TaskState.SUBMITTING or self._clock.monotonic() >= deadline:
+                    raise KlingUncertain(_UNKNOWN, external_task_id=task.external_task_id)
+                await self._clock.wait(wake, until=self._clock.now() + _LOOK_EVERY)
+        finally:
+            self._notifier.unsubscribe(wake)
