@@ -14,16 +14,19 @@ from harness.raw_http import RawConnection
 PASS_THROUGH = "fair"
 FAULTS = {
     "slow": "",
-    "dripping": r"started a response but did not finish it within",
+    "dripping": "",
     "hanging": r"received the request but did not answer within",
     "reset": r"received the request and reset the connection without a response",
     "half-closed": r"received the request and closed the connection without a response",
     "unanswered": r"received the request and closed the connection without a response",
-    "cut off": r"closed the connection in the middle of its response",
+    "cut off": "",
     "garbled": r"sent a response that is not valid HTTP",
     "slammed": r"closed the connection before the request was sent|received the request and (reset|closed) the ",
 }
-"""The faults, and the expected reason of each. A slow answer has none."""
+"""The faults, and the expected reason of each. A slow answer and a broken body have none: the answer's head decides."""
+
+UNHEARD = frozenset({"reset", "half-closed", "unanswered"})
+"""The faults without a byte of an answer. On an idle connection the request is sent again, on a new one."""
 
 NOT_TLS = "not tls"
 
