@@ -77,7 +77,7 @@ def document_of_type(content_type: str) -> str | None:
 
 
 def document_in(content: bytes | bytearray, content_type: str) -> str | None:
-    """Return what kind of document *content* is by its first bytes, whatever type the server names. None for others."""
+    """Return what kind of document *content* is by its first bytes, also under another type. None for others."""
     if content_type.endswith(_MARKUP_FORMATS):
         return None
     head = bytes(content[:_HEAD_BYTES])

@@ -30,7 +30,7 @@ MIN_FREE_BYTES = 256 * 1024 * 1024
 """Free disk space reserved for others, above all the store."""
 
 _FILE_MODE, _FOLDER_MODE = 0o640, 0o750
-"""Permissions whatever the umask: the group may read the results."""
+"""Exact permissions, under every umask: the group may read the results."""
 
 _BLOCK = 1024 * 1024  # written at a time, in a thread
 _SYNC_EVERY = 16 * _BLOCK

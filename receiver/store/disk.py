@@ -23,12 +23,23 @@ def free_bytes(folder: Path) -> int:
 
 
 class DiskSpace:
-    """The free space for a store in *folder*: below *reserve* bytes the store accepts nothing new."""
+    """The free space for a store in *folder*: below *reserve* bytes the store accepts nothing new.
 
-    def __init__(self, folder: Path, *, reserve: int = RESERVE, free: Callable[[Path], int] = free_bytes) -> None:
+    *refuses_writes* says whether the last write found no space: free bytes do not show a used-up quota.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        reserve: int = RESERVE,
+        free: Callable[[Path], int] = free_bytes,
+        refuses_writes: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.folder = folder
         self.reserve = reserve
         self._free = free
+        self._refuses_writes = refuses_writes
 
     def free(self) -> int:
         """Return the number of free bytes."""
@@ -41,6 +52,11 @@ class DiskSpace:
     def shortage(self) -> str:
         """Return why nothing new is accepted and what to do; empty if there is enough space."""
         free = self.free()
+        if free >= self.reserve and self._refuses_writes():
+            return (
+                "The store's disk refuses writes: a quota or a limit on the size of files is used up. "
+                "Raise it or make room: the service resumes by itself."
+            )
         if free >= self.reserve:
             return ""
         return (
@@ -75,7 +91,7 @@ def real_path(path: Path) -> Path:
 
 
 def make_folder(folder: Path, *, mode: int) -> None:
-    """Create a folder with *mode*, whatever the umask; an existing one stays as it is.
+    """Create a folder with exactly *mode*, also under another umask; an existing one stays as it is.
 
     It survives a power cut: its name is safe only after a sync of its parent folder.
     """
@@ -88,7 +104,7 @@ def make_folder(folder: Path, *, mode: int) -> None:
 
 
 def open_with_mode(path: Path, mode: int) -> BinaryIO:
-    """Create the file at *path* with *mode*, whatever the umask, and open it for writing. Raises FileExistsError."""
+    """Create the file at *path* with exactly *mode*, and open it for writing. Raises FileExistsError."""
     file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb")
     os.fchmod(file.fileno(), mode)
     return file

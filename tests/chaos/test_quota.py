@@ -60,11 +60,15 @@ async def test_a_limit_that_is_used_up_is_answered_503_and_work_resumes(tmp_path
         _, url = await create_callback_url(client)
         async with _entered(limit, receiver):
             refused = await http_request("POST", url, a_push_body("processing"))
+            ready = await http_request("GET", f"{receiver.admin}/readyz")
             again = await http_request("POST", url, a_push_body("processing"))
         accepted = await http_request("POST", url, a_push_body("processing"))
 
         assert [refused.status, again.status, accepted.status] == [503, 503, 200]
         assert refused.headers["retry-after"] == "5"
+        [check] = [check for check in ready.json()["checks"] if not check["ok"]]
+        assert (ready.status, check["name"], "a quota or a limit" in check["reason"]) == (503, "store", True)
+        assert (await http_request("GET", f"{receiver.admin}/readyz")).status == 200
         assert not receiver.log_entries("store.damaged")
         assert not (tmp_path / "var" / "receiver.db.suspect").exists()
         assert receiver.rows("SELECT count(*) FROM pushes") == [(1,)]

@@ -42,11 +42,16 @@ async def test_the_lock_ends_with_its_process(path: Path) -> None:
         pass
 
 
-async def test_folder_and_files_are_private(path: Path) -> None:
-    async with a_sqlite_store(path) as store:
-        await store.tasks.add(a_task(), b"")
+@pytest.mark.parametrize("umask", [0o022, 0o000])
+async def test_folder_and_files_are_private(path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        async with a_sqlite_store(path) as store:
+            await store.tasks.add(a_task(), b"")
 
-        modes = {file.name: mode(file) for file in path.parent.iterdir()}
+            modes = {file.name: mode(file) for file in path.parent.iterdir()}
+    finally:
+        os.umask(before)
 
     assert modes == dict.fromkeys(["receiver.db", "receiver.db-wal", "receiver.db-shm", "receiver.db.lock"], 0o600)
     assert mode(path.parent) == 0o700

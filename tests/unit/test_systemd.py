@@ -27,7 +27,12 @@ os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS=str(len(sys.argv) - 1)
 try:
     taken = listen_fds()
 except ConfigurationError as error:
-    sys.exit(str(error))
+    fault = str(error)
+else:
+    fault = ""
+if fault:
+    os.fstat(3)  # raises if it was closed
+    sys.exit(fault)
 print(json.dumps({
     "ports": {name: [s.getsockname()[1] for s in sockets] for name, sockets in taken.items()},
     "inherited": [s.get_inheritable() for sockets in taken.values() for s in sockets],
@@ -125,6 +130,7 @@ def test_a_socket_nobody_can_connect_to_is_a_fault_of_the_unit() -> None:
         assert said.returncode == 1
         assert "'public'" in said.stderr
         assert "ListenStream=" in said.stderr
+        assert "Traceback" not in said.stderr, "it was not ours to close"
 
 
 def test_sockets_for_another_process_are_left_alone() -> None:

@@ -35,6 +35,8 @@ _UNAVAILABLE = frozenset({
     sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY,
 })  # fmt: skip
 _UNAVAILABLE_IO = frozenset({sqlite3.SQLITE_IOERR_SHMSIZE, sqlite3.SQLITE_IOERR_NOMEM})
+# Of those that are StoreUnavailable, these mean that a write found no space.
+_NO_SPACE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 # After one of these errors, acknowledged data may be lost.
 _BROKEN = frozenset({sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 
@@ -211,9 +213,7 @@ def translate_error(exc: Exception, path: Path | None = None, *, size: int = 0) 
     if primary in _BROKEN:
         is_full = code == sqlite3.SQLITE_IOERR_WRITE and path is not None and _is_full(path, size)
         return _disk_full() if is_full else _broken(exc)
-    if primary == sqlite3.SQLITE_CONSTRAINT:
-        return Conflict(f"The store refused the write: {exc}.")
-    return None
+    return Conflict(f"The store refused the write: {exc}.") if primary == sqlite3.SQLITE_CONSTRAINT else None
 
 
 def _is_full(path: Path, size: int) -> bool:
@@ -258,6 +258,7 @@ class Health:
 
     def __init__(self, path: Path) -> None:
         self.broken = asyncio.Event()
+        self._found_no_space = False
         self._path = path
         self._marker = suspect_marker(path)
         self._fault: StoreBroken | None = None
@@ -266,6 +267,11 @@ class Health:
         """Raise StoreBroken if the store is broken."""
         if self._fault is not None:
             raise StoreBroken(self._fault.message, remedy=self._fault.remedy)
+
+    def refuses_writes(self) -> bool:
+        """Return whether a write found no space, and still would find none."""
+        self._found_no_space = self._found_no_space and _is_full(self._path, 0)
+        return self._found_no_space
 
     async def guard(self, awaitable: Awaitable[R]) -> R:
         """Await work on the file and translate its errors."""
@@ -280,6 +286,8 @@ class Health:
     def classify(self, exc: Exception) -> Exception:
         """Translate an error of a connection. The first StoreBroken is stored as the fault."""
         translated = translate_error(exc, self._path)
+        if isinstance(translated, StoreUnavailable):
+            self._found_no_space |= getattr(exc, "sqlite_errorcode", 0) & 0xFF in _NO_SPACE
         if isinstance(translated, StoreBroken) and self._fault is None:
             self._fault = translated
             log.error("store.damaged", reason=translated.message, remedy=translated.remedy)

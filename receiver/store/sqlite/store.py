@@ -82,7 +82,7 @@ class SqliteStore:
             await health.guard(thread.run(partial(maintenance.verify_after_damage, path)))
             hot = Reader(await open_thread(stack, health, partial(connect_reader, path), "store-hot-reader"), health)
             lists = Reader(await open_thread(stack, health, partial(connect_reader, path), "store-list-reader"), health)
-            space = DiskSpace(path.parent, reserve=reserve, free=free)
+            space = DiskSpace(path.parent, reserve=reserve, free=free, refuses_writes=health.refuses_writes)
             writer = Writer(thread, health, has_space=space.has_space, after_commit=after_commit)
             stack.push_async_callback(writer.aclose)
             store = cls(path, disk_space=space, health=health, writer=writer, hot=hot, lists=lists)
