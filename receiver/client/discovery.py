@@ -3,9 +3,12 @@
 import getpass
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from receiver.domain.errors import ServiceUnreachable
-from receiver.settings import Settings, load
+
+if TYPE_CHECKING:
+    from receiver.settings import Settings
 
 _FILE_NAME = "admin-token"
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- compared with the configuration, not bound
@@ -15,16 +18,18 @@ def discover(url: str | None, token: str | None, config: Path | None) -> tuple[s
     """Return the URL and the token, each as given, else from the configuration."""
     if url is not None and token is not None:
         return url, token
+    from receiver.settings import load  # noqa: PLC0415 -- it takes most of the client's import time
+
     settings = load(config).settings
     return url or _admin_url(settings), token or _read_token(settings)
 
 
-def _admin_url(settings: Settings) -> str:
+def _admin_url(settings: "Settings") -> str:
     host = _LOOPBACK_OF.get(settings.admin.listen.host, settings.admin.listen.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.admin.listen.port}"
 
 
-def _read_token(settings: Settings) -> str:
+def _read_token(settings: "Settings") -> str:
     """Return the admin token from the configuration, else from the file written at the service's first start."""
     if settings.admin.token:
         return settings.admin.token.reveal()

@@ -306,6 +306,13 @@ def test_the_package_alone_loads_no_client() -> None:
     assert ended.stdout == "False False\n"
 
 
+def test_the_client_loads_no_settings_and_no_validation() -> None:
+    looked = "import receiver.client, sys; print({'receiver.settings', 'pydantic', 'starlette'} & {*sys.modules})"
+    ended = subprocess.run([sys.executable, "-c", looked], capture_output=True, text=True, check=True)
+
+    assert ended.stdout == "set()\n"
+
+
 def test_there_is_nothing_else_in_the_package() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Server'"):
         receiver.Server  # type: ignore[attr-defined]  # noqa: B018 -- that is the point

@@ -10,6 +10,7 @@ from starlette.responses import Response
 from starlette.types import Send
 
 from receiver.domain import errors
+from receiver.domain.api_schema import resources
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_AFTER = {"retry-after": "5"}
@@ -38,15 +39,14 @@ class Problem(Exception):
 
     def body(self) -> bytes:
         """Return the problem as JSON."""
-        return json.dumps(
-            {
-                "type": "about:blank",
-                "title": self.status.phrase,
-                "status": self.status.value,
-                "detail": self.detail,
-                "code": self.code,
-            }
-        ).encode()
+        definition = resources.Problem(
+            type="about:blank",
+            title=self.status.phrase,
+            status=self.status.value,
+            detail=self.detail,
+            code=self.code,
+        )
+        return json.dumps(definition.to_json()).encode()
 
     def response(self) -> Response:
         """Return the problem as a response."""
