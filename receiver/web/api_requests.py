@@ -4,7 +4,8 @@ These models validate requests, and ``/openapi.json`` is generated from them. ``
 responses.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
 from functools import cache
 from typing import Annotated, Any, Self
 
@@ -54,17 +55,18 @@ class Body(BaseModel):
         return values
 
 
-def _check_names(given: Collection[str], known: Collection[str], noun: str) -> None:
+def _check_names(given: Mapping[str, object], known: AbstractSet[str], noun: str) -> None:
     """Refuse the first unknown name, so that no filter is ignored, and a body of many unknown names costs little."""
-    for name in given:
-        if name not in known:
-            expected = ", ".join(sorted(known)) or "nothing"
-            raise types.sentence(f"Unknown {noun} {types.shorten(name)}. Expected: {expected}.")
+    if given.keys() <= known:
+        return
+    unknown = next(name for name in given if name not in known)
+    expected = ", ".join(sorted(known)) or "nothing"
+    raise types.sentence(f"Unknown {noun} {types.shorten(unknown)}. Expected: {expected}.")
 
 
 @cache
-def _names(model: type[BaseModel]) -> Collection[str]:
-    return [field.alias or name for name, field in model.model_fields.items()]
+def _names(model: type[BaseModel]) -> AbstractSet[str]:
+    return {field.alias or name for name, field in model.model_fields.items()}
 
 
 @cache
@@ -196,7 +198,7 @@ class TaskLabelRequest(LabelRequest):
     batch: Annotated[
         BatchRequest | None,
         BeforeValidator(_name_alone, json_schema_input_type=str | BatchRequest | None),
-        types.expected("a name, or an object with a name and a size"),
+        types.expected_container("a name, or an object with a name and a size"),
     ] = None
     """Name of the batch, or its name and size."""
 

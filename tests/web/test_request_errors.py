@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from harness.web_app import WebApp
 
+from receiver.web.api_requests import SubmitRequest
+
 TASK = {"endpoint": "images/multi-image2image", "body": {"prompt": "x"}}
 SECRET = "whsec_CANARY"
 STATES = "awaiting, expired, failed, processing, queued, rejected, submitted, submitting, succeed"
-UNKNOWN_MEMBER = (
-    "Unknown member 'callback_url'. Expected: batch, body, endpoint, idempotency_key, label, priority, tags."
-)
+UNKNOWN_MEMBER = f"Unknown member 'callback_url'. Expected: {', '.join(sorted(SubmitRequest.model_fields))}."
 
 
 async def detail(web: WebApp, method: str, path: str, body: Any = None) -> str:

@@ -42,7 +42,10 @@ class JsonObject:
 
     def to_json(self) -> dict[str, Any]:
         """Return the members by their JSON names. Members that are objects themselves stay objects."""
-        return {member_name(name): value for name, value in vars(self).items()}
+        members = vars(self)
+        if "from_" in members:
+            return {member_name(name): value for name, value in members.items()}
+        return dict(members)
 
 
 class SparseObject(JsonObject):
