@@ -56,6 +56,7 @@ soak: export EXAMPLES ?= 5000
 soak: export FORGED ?= 20000
 soak: export HOSTILE ?= 50000
 soak: export BODIES ?= 100000
+soak: export GROWN_BODIES ?= 3000
 soak: export GIGABYTES ?= 10
 soak: export FILES ?= 20000
 soak: $(VENV)/.dev ## run the crash, power cut and random tests for hours; writes a report to var/soak

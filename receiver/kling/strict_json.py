@@ -14,14 +14,20 @@ from receiver.domain.model import Json
 
 MAX_DEPTH = 200  # Python reads and writes this without exhausting its stack
 
-MAX_TOKENS = 500_000
-"""The most tokens of a body: strings, brackets, commas and colons. A list of 500 tasks has about 100,000."""
+MAX_TOKENS = 100_000
+"""The most tokens of a body: strings, brackets, commas and colons. A list of 100 tasks has about 20,000.
+
+Parsing holds Python's lock, even in a thread of its own; this many take at most 25 ms.
+"""
 
 MAX_TASK_TOKENS = 20_000
 """The most tokens of a body about one task. Kling sends a few hundred; this many take about 10 ms to parse."""
 
-# A string without an end takes the rest of the body, so that no byte is looked at twice.
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},:]', re.DOTALL)
+_MAX_ESCAPES = 500_000
+_MAX_DIGITS = 4300  # Python's own limit for integers
+
+# A string without an end takes the rest of the body, so that no byte is looked at twice. Blanks are skipped at once.
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},:]|[ \t\r\n]{64,}+', re.DOTALL)
 _OPENING = frozenset(b"[{")
 _CLOSING = frozenset(b"]}")
 
@@ -68,6 +74,8 @@ class _DuplicateKeyDetector:
 
 def _check_limits(body: bytes, max_tokens: int) -> None:
     """Raise MalformedBody if a body has too many tokens or levels. Takes time in proportion to its size."""
+    if len(body) > _MAX_ESCAPES and body.count(b"\\") > _MAX_ESCAPES:
+        raise MalformedBody(f"The body has more than {_MAX_ESCAPES} escapes.")
     openings = body.count(b"{") + body.count(b"[")
     if openings <= MAX_DEPTH and (len(body) <= max_tokens or _count_at_most(body, openings) <= max_tokens):
         return
@@ -113,7 +121,7 @@ def _reject_constant(_constant: str) -> NoReturn:
 
 
 def _parse_finite(digits: str) -> float:
-    number = float(digits)
+    number = float(digits) if len(digits) <= _MAX_DIGITS else float("inf")
     if number in (float("inf"), float("-inf")):
         raise ValueError
     return number

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from receiver.domain.model import EndReason, Push, PushOutcome, StatusReport, Task, TaskState, Verification
+from receiver.domain.model import EndReason, Origin, Push, PushOutcome, StatusReport, Task, TaskState, Verification
 from receiver.settings import PollSettings, Verify
 from receiver.tasks.poll_schedule import (
     EMPTY_RESULT_STEPS,
@@ -100,6 +100,16 @@ def _decide_callback(
     return Transition(
         task=_advance(task, report, now=now, poll=poll), outcome=PushOutcome.APPLIED, announce=True, trusted=trusted
     )
+
+
+def differs_from_binding(task: Task, report: StatusReport) -> bool:
+    """Return whether a push names another task than the one that an earlier push has bound to a minted URL."""
+    return task.origin is Origin.MINTED and not _belongs(task, report)
+
+
+def release_binding(task: Task) -> Task:
+    """Return a minted task without its ids, so that the next push binds others. Its state stays."""
+    return replace(task, kling_id=None, external_task_id=None)
 
 
 def on_bad_signature(task: Task, *, now: datetime) -> Transition:

@@ -108,12 +108,12 @@ class Inbox:
         )
         if not is_signed:
             self._push_limiter.check(hashed, incoming.kind, now=now)
-        change = await self._task_store.apply(
-            ByToken(token_hash=hashed),
-            lambda task, pending: self._decide_callback(incoming, task, pending),
-            # the callback may become pending itself, or make the poll for pending pushes unnecessary
-            with_pending=signature is SignatureStatus.ABSENT or (is_signed and incoming.is_final),
-        )
+        try:
+            change = await self._apply_callback(hashed, incoming)
+        except _BoundOtherwiseError as bound:
+            # what an unsigned push has bound, a signed one may bind anew
+            is_doubtful = not await self._task_store.has_verified_event(bound.task_id)
+            change = await self._apply_callback(hashed, incoming, old_id=bound.kling_id, rebinds=is_doubtful)
         if change is None or change.push is None:
             return False
         if incoming.is_final:
@@ -124,6 +124,24 @@ class Inbox:
             self._push_limiter.record(hashed, incoming.kind, now=now)
         self._log("callback.accepted", change, incoming)
         return True
+
+    async def _apply_callback(
+        self, hashed: bytes, incoming: Incoming, *, old_id: str | None = None, rebinds: bool | None = None
+    ) -> Change | None:
+        """Apply a callback. *rebinds* says whether a signed one replaces *old_id*, None that this is not known yet."""
+
+        def decide(task: Task, pending: Sequence[Push]) -> Change:
+            if incoming.signature is SignatureStatus.GOOD and lifecycle.differs_from_binding(task, incoming.report):
+                if rebinds is None:
+                    raise _BoundOtherwiseError(task.id, task.kling_id)
+                if rebinds and task.kling_id == old_id:
+                    task = lifecycle.release_binding(task)
+            return self._decide_callback(incoming, task, pending)
+
+        # the callback may become pending itself, or make the poll for pending pushes unnecessary
+        is_signed_end = incoming.signature is SignatureStatus.GOOD and incoming.is_final
+        with_pending = incoming.signature is SignatureStatus.ABSENT or is_signed_end
+        return await self._task_store.apply(ByToken(token_hash=hashed), decide, with_pending=with_pending)
 
     async def has_token(self, token: str) -> bool:
         """Return whether *token* belongs to a live task. This does not use the store's writer."""
@@ -341,6 +359,15 @@ class Inbox:
             self._notifiers.tasks.notify()
         if has_ended and task.batch is not None:
             self._notifiers.batches.notify()
+
+
+class _BoundOtherwiseError(Exception):
+    """A signed push names another task than the one that is bound; nothing was stored."""
+
+    def __init__(self, task_id: str, kling_id: str | None) -> None:
+        super().__init__(task_id)
+        self.task_id = task_id
+        self.kling_id = kling_id
 
 
 def _add_event(change: Change, routed: RoutedEvent) -> Change:

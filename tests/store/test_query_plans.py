@@ -10,6 +10,7 @@ from receiver.store.sqlite.queries import queries, write_rows
 HOT: dict[str, dict[str, Any]] = {
     "tasks_by_token": {},
     "has_live_token": {"token_hash": b"", "now": 1},
+    "has_verified_event": {"task_id": ""},
     "tasks_by_id": {"ids": "[]"},
     "tasks_by_idempotency_key": {"keys": "[]"},
     "due_tasks": {"state": "queued", "now": 1, "limit": 1},

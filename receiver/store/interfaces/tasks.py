@@ -90,6 +90,10 @@ class TaskStore(Protocol):
         """Return whether an unexpired task has this token, without waiting for the writer."""
         ...
 
+    async def has_verified_event(self, task_id: str) -> bool:
+        """Return whether a signature or the API has verified anything about a task."""
+        ...
+
     async def intent(self, task_id: str) -> bytes:
         """Return the body the task was submitted with; empty if it is no longer stored."""
         ...

@@ -154,6 +154,11 @@ def has_live_token(connection: sqlite3.Connection, token_hash: bytes, now: datet
     return bool(row["is_live"])
 
 
+def has_verified_event(connection: sqlite3.Connection, task_id: str) -> bool:
+    """Return whether a signature or the API has verified anything about a task."""
+    return bool(connection.execute(sql("has_verified_event"), {"task_id": task_id}).fetchone()["is_verified"])
+
+
 def pushes(connection: sqlite3.Connection, task_id: str) -> Sequence[Push]:
     """Return the pushes of a task, oldest first."""
     return [rows.push(row) for row in connection.execute(sql("pushes_of_task"), {"task_id": task_id})]

@@ -55,6 +55,10 @@ class SqliteTaskStore:
         """Return whether an unexpired task has the token."""
         return await self._hot.read(catalog.has_live_token, token_hash, now)
 
+    async def has_verified_event(self, task_id: str) -> bool:
+        """Return whether a signature or the API has verified anything about a task."""
+        return await self._hot.read(catalog.has_verified_event, task_id)
+
     async def intent(self, task_id: str) -> bytes:
         """Return the body a task was submitted with."""
         return await self._hot.read(catalog.intent, task_id)

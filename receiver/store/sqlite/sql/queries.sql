@@ -54,6 +54,15 @@ SELECT EXISTS (
       AND (expires_at IS NULL OR expires_at > :now)
 ) AS is_live;
 
+-- name: has_verified_event
+-- Checks whether a signature or the API has verified anything about a task.
+SELECT EXISTS (
+    SELECT 1
+    FROM events
+    WHERE task_id = :task_id
+      AND verified IN ('signature', 'api')
+) AS is_verified;
+
 -- name: tasks_by_idempotency_key
 -- Reads the tasks with some idempotency keys.
 SELECT *

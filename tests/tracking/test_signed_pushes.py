@@ -1,0 +1,114 @@
+"""A signed push outranks unsigned ones: it binds a minted URL anew, and no limit refuses it."""
+
+import json
+from pathlib import Path
+
+import pytest
+from harness.submitted_tasks import a_running_task
+from harness.task_system import TaskSystem, a_task_system
+
+from receiver.domain import signing
+from receiver.domain.errors import TooManyPending
+from receiver.domain.model import TaskState
+from receiver.domain.secret import Secret
+from receiver.settings import CallbackSettings, Verify
+from receiver.tracking.push_limiter import PushKind
+
+KEY = Secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+SIGNED = CallbackSettings(signing_secrets=(KEY,))
+
+
+def a_body(kling_id: str, status: str, **more: object) -> bytes:
+    result = {"images": [{"index": 0, "url": "https://cdn.example.com/0.png"}]} if status == "succeed" else {}
+    return json.dumps({"task_id": kling_id, "task_status": status, "task_result": result, **more}).encode()
+
+
+async def push_signed(system: TaskSystem, token: str, body: bytes) -> bool:
+    at = system.clock.now()
+    signature = signing.sign([KEY], message_id="msg", at=at, body=body)
+    headers = [
+        ("webhook-id", "msg"),
+        ("webhook-timestamp", str(int(at.timestamp()))),
+        ("webhook-signature", signature),
+    ]
+    return await system.inbox.accept_callback(token, headers, body)
+
+
+@pytest.mark.parametrize("forged_status", ["submitted", "processing", "unheard of"])
+async def test_a_signed_push_binds_anew_what_an_unsigned_one_has_bound(tmp_path: Path, forged_status: str) -> None:
+    async with a_task_system(tmp_path, callbacks=SIGNED) as system:
+        task, url = await system.submitter.create_callback_url(endpoint=None)
+        token = url.rpartition("/")[2]
+        await system.push(token, a_body("forged", forged_status))
+        assert (await system.task(task.id)).kling_id == "forged"
+
+        await push_signed(system, token, a_body("true", "succeed"))
+
+        ended = await system.task(task.id)
+        assert (ended.state, ended.kling_id) == (TaskState.SUCCEED, "true")
+        page = await system.store.catalog.events(task_id=task.id, types=["task.succeed"])
+        assert [event.verified for event in page.items] == ["signature"]
+        assert (await system.push_outcomes(task.id))[-1] == "applied"
+
+
+async def test_a_signed_push_does_not_bind_anew_what_a_signed_one_has_bound(tmp_path: Path) -> None:
+    async with a_task_system(tmp_path, callbacks=SIGNED) as system:
+        task, url = await system.submitter.create_callback_url(endpoint=None)
+        token = url.rpartition("/")[2]
+        await push_signed(system, token, a_body("first", "processing"))
+
+        await push_signed(system, token, a_body("second", "succeed"))
+
+        kept = await system.task(task.id)
+        assert (kept.state, kept.kling_id) == (TaskState.PROCESSING, "first")
+        assert await system.push_outcomes(task.id) == ["applied", "mismatch"]
+
+
+async def test_an_unsigned_push_binds_nothing_anew(tmp_path: Path) -> None:
+    async with a_task_system(tmp_path, callbacks=SIGNED) as system:
+        task, url = await system.submitter.create_callback_url(endpoint=None)
+        token = url.rpartition("/")[2]
+        await system.push(token, a_body("first", "processing"))
+
+        await system.push(token, a_body("second", "succeed"))
+
+        assert (await system.task(task.id)).kling_id == "first"
+
+
+async def test_what_the_api_has_confirmed_is_not_bound_anew(tmp_path: Path) -> None:
+    async with a_task_system(tmp_path, callbacks=SIGNED) as system, system.running():
+        task, kling_task = await a_running_task(system)
+
+        await push_signed(system, kling_task.token, a_body("other", "succeed"))
+        await system.settle()
+
+        assert (await system.task(task.id)).kling_id == kling_task.id
+
+
+async def test_a_signed_push_passes_when_unsigned_ones_are_refused(tmp_path: Path) -> None:
+    async with a_task_system(tmp_path, callbacks=SIGNED) as system:
+        task, kling_task = await a_running_task(system)
+        forged = a_body(kling_task.id, "succeed", task_status_msg="a lie")
+        for _ in range(PushKind.END.value[0]):
+            assert await system.push(kling_task.token, forged)
+
+        with pytest.raises(TooManyPending):
+            await system.push(kling_task.token, forged)
+        assert await push_signed(system, kling_task.token, system.kling.finish_task(kling_task))
+
+        assert (await system.task(task.id)).state is TaskState.SUCCEED
+
+
+async def test_large_unsigned_pushes_are_refused_before_those_of_the_usual_size(tmp_path: Path) -> None:
+    async with a_task_system(tmp_path, callbacks=CallbackSettings(verify=Verify.TERMINAL)) as system, system.running():
+        task, kling_task = await a_running_task(system)
+        for number in range(PushKind.LARGE.value[0]):
+            lie = a_body(kling_task.id, "succeed", task_status_msg=f"{number}" + "x" * 80_000)
+            assert await system.push(kling_task.token, lie)
+
+        with pytest.raises(TooManyPending):
+            await system.push(kling_task.token, a_body(kling_task.id, "failed", task_status_msg="x" * 80_000))
+        assert await system.push(kling_task.token, system.kling.finish_task(kling_task))
+        await system.advance(10, step=5)
+
+        assert (await system.task(task.id)).state is TaskState.SUCCEED
