@@ -34,14 +34,14 @@ def _identity(body: bytes, _max_size: int) -> bytes | None:
 def _gunzip(body: bytes, max_size: int) -> bytes | None:
     decoded = b""
     for _ in range(_MAX_MEMBERS):  # a gzip file may have several members
+        if not body:
+            return decoded
         found = _inflate(body, _GZIP, max_size - len(decoded))
         if found is None:
             return None
         member, body = found
         decoded += member
-        if not body:
-            return decoded
-    return None
+    return None if body else decoded
 
 
 def _deflate(body: bytes, max_size: int) -> bytes | None:

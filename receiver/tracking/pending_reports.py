@@ -7,7 +7,8 @@ from receiver.domain.model import Push, StatusReport
 from receiver.kling import protocol
 from receiver.tasks.poll_schedule import PendingPushes
 
-_MAX_BYTES = 4 * 1024 * 1024
+MAX_BYTES = 4 * 1024 * 1024
+"""The most bytes of bodies whose reports are remembered."""
 
 
 class PendingReports:
@@ -19,11 +20,11 @@ class PendingReports:
 
     def remember(self, push: Push, report: StatusReport) -> None:
         """Remember what a new pending push reports."""
-        if push.digest in self._reports or len(push.body) > _MAX_BYTES:
+        if push.digest in self._reports or len(push.body) > MAX_BYTES:
             return
         self._reports[push.digest] = report, len(push.body)
         self._bytes += len(push.body)
-        while self._bytes > _MAX_BYTES:
+        while self._bytes > MAX_BYTES:
             _, (_, size) = self._reports.popitem(last=False)
             self._bytes -= size
 

@@ -1,6 +1,7 @@
 """A body in gzip or deflate is decoded, within a limit; any other is not guessed at."""
 
 import gzip
+import time
 import zlib
 
 import pytest
@@ -58,3 +59,10 @@ def test_a_body_that_would_grow_beyond_the_limit_is_not_decoded() -> None:
     assert decode(bomb, "gzip", max_size=1_000_000) is None
     assert decode(bomb[:30_000], "deflate", max_size=1_000_000) is None
     assert decode(_gzip(TEXT), "gzip", max_size=len(TEXT) - 1) is None
+
+
+def test_a_file_of_very_many_members_is_refused_at_once() -> None:
+    begun = time.thread_time()
+
+    assert decode(gzip.compress(b"") * 50_000, "gzip", max_size=1 << 20) is None
+    assert time.thread_time() - begun < 1

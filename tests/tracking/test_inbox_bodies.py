@@ -2,7 +2,10 @@
 
 import asyncio
 import contextlib
+import gzip
 import json
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,36 @@ async def test_a_pushed_body_changes_its_task_as_listed(tmp_path: Path, case: di
         if events:
             data = json.loads(events[0].envelope)["data"]
             assert {kind: tuple(entries) for kind, entries in data["result"].items()} == reading.result
+
+
+@pytest.mark.parametrize(("coding", "compress"), [("gzip", gzip.compress), ("deflate", zlib.compress)])
+async def test_a_compressed_push_is_decoded(tmp_path: Path, coding: str, compress: Callable[[bytes], bytes]) -> None:
+    async with a_task_system(tmp_path) as system:
+        task, url = await system.submitter.create_callback_url(endpoint=None)
+        body = b'{"task_id":"1","task_status":"processing"}'
+
+        assert await system.inbox.accept_callback(
+            url.rpartition("/")[2], [("content-encoding", coding)], compress(body)
+        )
+
+        (push,) = await system.store.catalog.pushes(task.id)
+        assert (push.body, push.headers) == (body, ())
+        assert (await system.task(task.id)).state is TaskState.PROCESSING
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"{}", gzip.compress(b"{}")[:-1], gzip.compress(b" " * (2 << 20))],
+    ids=["plain", "cut off", "too large when decoded"],
+)
+async def test_a_push_that_cannot_be_decoded_is_refused(tmp_path: Path, body: bytes) -> None:
+    async with a_task_system(tmp_path) as system:
+        task, url = await system.submitter.create_callback_url(endpoint=None)
+
+        with pytest.raises(MalformedBody, match=r"cannot be decoded\. Its content-encoding is 'gzip'"):
+            await system.inbox.accept_callback(url.rpartition("/")[2], [("content-encoding", "gzip")], body)
+
+        assert await system.store.catalog.pushes(task.id) == []
 
 
 @pytest.mark.soak("odd bodies through the inbox", minutes=3)
