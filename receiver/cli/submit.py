@@ -79,13 +79,11 @@ def submit(
     """Submit a task to Kling, through the running service."""
     limit = _time_limit(timeout, wait=wait)
     dialect = load(output.config).settings.kling.dialect
-    options: dict[str, Any] = {"label": label, "tags": key_values("--tag", tag or []), "priority": priority}
-    options["reuse"] = reuse
+    tags = key_values("--tag", tag or [])
+    options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority, "reuse": reuse}
     if body is not None and is_job_file(body):
         if set_ or image or limit:
-            raise UsageError(
-                "--set, --image and --timeout are for one job.", remedy="Write the members on each line of the file."
-            )
+            raise _one_job_error()
         resolved = None if endpoint is None else find_endpoint(endpoint)
         options |= {"batch": _batch_json(batch, batch_size), "run": idempotency_key or ""}
         defaults = JobDefaults(endpoint=resolved, dialect=dialect, **options)
@@ -95,8 +93,8 @@ def submit(
     if endpoint is None:
         raise UsageError("No endpoint given.", remedy="Name it: `kling-receiver submit images/multi-image2image ...`")
     known = find_endpoint(endpoint)
-    content = _fill_images(known, _set_members(read_body(body), set_ or []), image or [], dialect)
     options |= {"batch": _batch_json(batch, batch_size), "idempotency_key": idempotency_key}
+    content = _fill_images(known, _set_members(read_body(body), set_ or []), image or [], dialect)
     return _submit_one(known.path, content, options, close=close_batch, wait=wait, limit=limit, output=output)
 
 
@@ -131,6 +129,12 @@ def _batch_json(name: str | None, size: int | None) -> Json | None:
     if name is None and size is not None:
         raise UsageError("--batch-size needs a batch.", remedy="Name the batch with --batch.")
     return None if name is None else {"name": name, "size": size}
+
+
+def _one_job_error() -> UsageError:
+    return UsageError(
+        "--set, --image and --timeout are for one job.", remedy="Write the members on each line of the file."
+    )
 
 
 def _nothing_to_close_error() -> UsageError:

@@ -163,14 +163,7 @@ async def _build(
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=notifiers)
     services = AdminServices(
         submitter=tasks.submitter,
-        gateway_creates=GatewayCreates(
-            tasks.submitter,
-            store.tasks,
-            store.catalog,
-            timeout=settings.kling.timeout,
-            notifier=notifiers.tasks,
-            clock=clock,
-        ),
+        gateway_creates=_gateway_creates(context, tasks.submitter),
         kling=context.kling,
         catalog=store.catalog,
         routes=settings.routes,
@@ -311,6 +304,14 @@ def _build_tasks(context: Context) -> TaskServices:
         "disk_monitor": disk_monitor.run,
     }
     return TaskServices(inbox=inbox, submitter=submitter, work=work)
+
+
+def _gateway_creates(context: Context, submitter: Submitter) -> GatewayCreates:
+    store, timeout = context.store, context.settings.kling.timeout
+    notifier = context.notifiers.tasks
+    return GatewayCreates(
+        submitter, store.tasks, store.catalog, timeout=timeout, notifier=notifier, clock=context.clock
+    )
 
 
 def _public_hosts(settings: Settings) -> AllowedHosts | None:

@@ -31,7 +31,7 @@ _MAX_REMEMBERED = 1000
 _MAX_ANSWER = 16 * 1024
 _MAX_TRIES = 3
 _REMEMBERED_SECONDS = 600.0
-_SAME_MOMENT_SECONDS = 1.0
+_SAME_MOMENT_SECONDS = 0.5
 """Two equal creates within this time are meant as two tasks, unless the first one's client has left."""
 
 _LOOK_EVERY = timedelta(seconds=1)

@@ -29,6 +29,7 @@ from receiver.web import serializers
 from receiver.web.params import task_metadata
 from receiver.web.server import problems
 from receiver.web.server.body import MAX_JOB_BODY, BodyMemoryBudget, read_body, stream_body
+from receiver.web.server.httptools_connection import SENDING_ENDED
 from receiver.web.server.problems import Problem
 
 log = structlog.get_logger()
@@ -123,7 +124,7 @@ class Gateway:
     async def _create(self, endpoint: Endpoint, body: bytes, scope: Scope, receive: Receive) -> KlingResponse:
         headers = Headers(scope=scope)
         metadata, pass_through = task_metadata(headers), _pass_through(scope)
-        async with _disconnect_watch(receive) as has_left:
+        async with _disconnect_watch(scope, receive) as has_left:
             caller = Caller(client=_client_of(scope, headers), key=_idempotency_key(headers), has_left=has_left)
             try:
                 return await self._creates.submit_now(endpoint, body, metadata, pass_through, caller)
@@ -193,8 +194,11 @@ def _pass_through(scope: Scope) -> PassThrough:
 
 
 @contextlib.asynccontextmanager
-async def _disconnect_watch(receive: Receive) -> AsyncIterator[Callable[[], bool]]:
-    """Watch a client whose request has been read. Yield a function that returns whether it has left."""
+async def _disconnect_watch(scope: Scope, receive: Receive) -> AsyncIterator[Callable[[], bool]]:
+    """Watch a client whose request has been read. Yield a function that returns whether it has left.
+
+    A client that only closed its sending side is answered, but it counts as one that has left.
+    """
 
     async def watch() -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -202,7 +206,7 @@ async def _disconnect_watch(receive: Receive) -> AsyncIterator[Callable[[], bool
 
     watching = asyncio.create_task(watch())
     try:
-        yield watching.done
+        yield lambda: watching.done() or SENDING_ENDED in scope
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)

@@ -23,6 +23,9 @@ from receiver.web.server.rejections import (
     Rejection,
 )
 
+SENDING_ENDED = "receiver.sending_ended"
+"""The member of an ASGI scope that says that the client closed its sending side. Most such clients have left."""
+
 _VERSIONS = ("1.1", "1.0")
 _FREE_PIECES = 10_000
 _MIN_PIECE_BYTES = 64  # on average, of further pieces
@@ -63,6 +66,7 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
         if not self._is_responding() or self._current_cycle.response_started:
             return False
         self.cycle.keep_alive = False
+        self._current_cycle.scope[SENDING_ENDED] = True
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
