@@ -23,7 +23,7 @@ def decode(body: bytes, content_encoding: str, *, max_size: int) -> bytes | None
         decoder = _DECODERS.get(coding)
         if decoder is None or decoded is None:
             return None
-        decoded = decoder(decoded, max_size)
+        decoded = decoder(decoded, max_size) if decoded else decoded  # an empty body is often declared as coded
     return decoded
 
 
