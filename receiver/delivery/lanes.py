@@ -7,7 +7,7 @@ from receiver.delivery.retry import RetryPolicy
 from receiver.delivery.senders.redacting import RedactingSender
 from receiver.delivery.senders.script import ScriptSender
 from receiver.delivery.senders.sender import Sender
-from receiver.delivery.senders.webhook import ClientCallbackSender, WebhookSender
+from receiver.delivery.senders.webhook import EXCERPT_BYTES, ClientCallbackSender, WebhookSender
 from receiver.domain.errors import ReceiverError
 from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.redaction import Redactor
@@ -34,7 +34,7 @@ class LaneRegistry:
         client_callback_sender = ClientCallbackSender(
             http_client=public_client, timeout=_CLIENT_TIMEOUT, secret=settings.gateway.secret
         )
-        self._client_callback_sender = RedactingSender(client_callback_sender, redactor)
+        self._client_callback_sender = RedactingSender(client_callback_sender, redactor, max_excerpt=EXCERPT_BYTES)
 
     def __call__(self, route: str) -> Lane | None:
         """Return the lane of *route*, or None if no such route is configured."""
@@ -65,7 +65,7 @@ def _build_lane(route: RouteSettings, http_client: HttpClient, redactor: Redacto
         redacting = RedactingSender(sender, redactor)
     else:
         headers = [value if isinstance(value, Secret) else Secret(value) for value in route.webhook.headers.values()]
-        redacting = RedactingSender(sender, redactor, url=route.webhook.url, more=headers)
+        redacting = RedactingSender(sender, redactor, max_excerpt=EXCERPT_BYTES, url=route.webhook.url, more=headers)
     return Lane(
         sender=redacting,
         policy=RetryPolicy(schedule=route.retry, give_up_after=route.give_up_after),

@@ -13,7 +13,7 @@ from harness.waiting import wait_until
 
 from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders.sender import DeliveryRequest
-from receiver.delivery.senders.webhook import WebhookSender, outcome_of
+from receiver.delivery.senders.webhook import EXCERPT_BYTES, WebhookSender, outcome_of
 from receiver.domain.model import Accepted, Failed, Outcome, Refused
 from receiver.domain.redaction import Redactor
 from receiver.domain.secret import Secret
@@ -145,3 +145,23 @@ async def test_a_client_s_own_url_is_kept_out_of_its_answers(http_client: HttpCl
         outcome = await sender.send(replace(REQUEST, url=url))
 
     assert b"/resume?signature=*** HTTP" in outcome.excerpt
+
+
+@pytest.mark.parametrize("cut_at", [0, 1, 5, 19, 20])
+async def test_a_secret_at_the_end_of_what_is_kept_is_cut_off_whole(http_client: HttpClient, cut_at: int) -> None:
+    secret = CANARIES["secret"].encode()
+    body = b"x" * (EXCERPT_BYTES - cut_at) + secret + b"y" * 5000
+    async with http_peer(response(200, body)) as peer:
+        sender = lanes(peer, http_client).sender("hook")
+        assert sender is not None
+        outcome = await sender.send(REQUEST)
+
+    kept = b"x" * (EXCERPT_BYTES - cut_at)
+    assert outcome.excerpt == (kept + b"***" if cut_at >= len(secret) else kept)
+
+
+async def test_the_first_4_kib_of_an_answer_are_kept(http_client: HttpClient) -> None:
+    async with http_peer(response(200, b"x" * 100_000)) as peer:
+        sender = lanes(peer, http_client).sender("hook")
+        assert sender is not None
+        assert (await sender.send(REQUEST)).excerpt == b"x" * EXCERPT_BYTES

@@ -17,9 +17,19 @@ _MIN_SECRET_SEGMENT = 16
 class RedactingSender:
     """Another sender whose outcomes contain no secret: no configured one, none of the URL, none of *more*."""
 
-    def __init__(self, sender: Sender, redactor: Redactor, *, url: str = "", more: Iterable[Secret] = ()) -> None:
+    def __init__(
+        self,
+        sender: Sender,
+        redactor: Redactor,
+        *,
+        max_excerpt: int | None = None,
+        url: str = "",
+        more: Iterable[Secret] = (),
+    ) -> None:
+        """Wrap *sender*. Its excerpts are cut to *max_excerpt* bytes, and to less if the cut is inside a secret."""
         self._sender = sender
         self._redactor = redactor
+        self._max_excerpt = max_excerpt
         self._own_redactor = Redactor([*url_secrets(url), *more])
 
     @property
@@ -32,6 +42,9 @@ class RedactingSender:
         outcome = await self._sender.send(request)
         own = self._own_redactor if request.url is None else Redactor(url_secrets(request.url))
         excerpt = self._redactor.body(own.body(outcome.excerpt))
+        if self._max_excerpt is not None and len(outcome.excerpt) > self._max_excerpt:
+            cut = self._redactor.body(own.body(outcome.excerpt[: self._max_excerpt]))
+            excerpt = _common_start(cut, excerpt)  # they differ where the cut went through a secret
         if isinstance(outcome, Accepted):
             return replace(outcome, excerpt=excerpt)
         return replace(outcome, excerpt=excerpt, reason=self._redactor.text(own.values(outcome.reason)))
@@ -39,6 +52,11 @@ class RedactingSender:
     async def aclose(self) -> None:
         """Close connections."""
         await self._sender.aclose()
+
+
+def _common_start(one: bytes, other: bytes) -> bytes:
+    pairs = enumerate(zip(one, other, strict=False))
+    return one[: next((place for place, (left, right) in pairs if left != right), len(one))]
 
 
 def url_secrets(url: str) -> Iterator[Secret]:

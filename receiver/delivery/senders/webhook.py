@@ -19,7 +19,9 @@ from receiver.net.retry_after import parse_retry_after
 from receiver.settings import WebhookSettings
 
 EXCERPT_BYTES = 4096
+"""How much of an answer is kept."""
 
+_READ_BYTES = EXCERPT_BYTES + 512  # to recognize a secret that begins in the part that is kept
 _BODY_SECONDS = 2.0  # then an answer's body is cut: its head has decided, and the lane has other deliveries
 _ABOUT_ROUTE = (HTTPStatus.REQUEST_TIMEOUT, HTTPStatus.TOO_EARLY, HTTPStatus.TOO_MANY_REQUESTS)
 """Answers 4xx that say when to come again. All others, except 410, are about the event."""
@@ -112,7 +114,7 @@ class ClientCallbackSender:
 
 def outcome_of(response: HttpResponse, *, url: str, body_size: int, at: datetime) -> Outcome:
     """Return the outcome of a response to a body of *body_size* bytes, with advice for the operator."""
-    status, excerpt = response.status, response.body[:EXCERPT_BYTES]
+    status, excerpt = response.status, response.body[:_READ_BYTES]
     match status, status // 100:
         case _, 2:
             return Accepted(code=status, excerpt=excerpt)
@@ -162,7 +164,7 @@ async def _post(
             async with asyncio.timeout(_BODY_SECONDS):
                 async for chunk in response.chunks:
                     body.extend(chunk)
-                    if len(body) > EXCERPT_BYTES:
+                    if len(body) > _READ_BYTES:
                         break
 
     try:
