@@ -229,6 +229,26 @@ async def test_deliveries_of_a_removed_route_wait_for_its_return(tmp_path: Path)
             await wait_until(lambda: deliveries(receiver) == [("delivered", left[0][1] + 1)])
 
 
+async def test_a_webhook_that_echoes_its_request_shows_no_secret(tmp_path: Path) -> None:
+    async with a_sink() as sink:
+        sink.answer = lambda: Response(json.dumps(sink.headers[-1]) + "?key=query-canary-42", status_code=500)
+        echoing = a_webhook_route(sink, webhook='headers = { authorization = "Bearer header-canary-42" }')
+        echoing = echoing.replace(sink.url, f"{sink.url}?key=query-canary-42")
+        async with a_receiver(tmp_path, a_config(UNREACHABLE, more=TRUST_CALLBACKS + echoing)) as receiver:
+            await push_succeeded(receiver)
+            await wait_until(lambda: deliveries(receiver) == [("pending", 1)])
+            assert sink.headers[-1]["authorization"] == "Bearer header-canary-42"
+
+            [(delivery,)] = receiver.rows("SELECT id FROM deliveries")
+            shown = await receiver.run_cli_async("deliveries", "show", delivery, "--json")
+            tested = await receiver.run_cli_async("routes", "test", "hook", "--json")
+
+            for output in (shown.stdout, tested.stdout):
+                assert "kling-receiver-delivery" in output
+                assert "?key=***" in output
+            assert "canary" not in shown.stdout + tested.stdout + receiver.log()
+
+
 # A process that is killed again and again while a destination hangs.
 
 
