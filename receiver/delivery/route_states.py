@@ -116,17 +116,15 @@ class RouteStates:
         decide: Callable[[RouteState], Verdict],
     ) -> tuple[Verdict, bool]:
         verdict = decide(before)
-        alerts = [
-            *self._route_alerts(before, after, attempt),
-            *self._death_alerts(claimed, attempt, outcome, verdict),
-        ]
+        deaths = list(self._death_alerts(claimed, attempt, outcome, verdict))
+        alerts = [*self._route_alerts(before, after, attempt), *deaths]
         changed = None if after == before else after
         recorded = await self._queue.record_attempt(attempt, verdict, claim=claim, route=changed, alerts=alerts)
         if not recorded:
             return verdict, False
         if isinstance(outcome, Accepted):
             self._reported_dead.discard(before.name)
-        elif verdict.status is DeliveryStatus.DEAD and alerts:
+        elif deaths:
             self._reported_dead.add(before.name)
         if changed is not None:
             await self._publish(before, after)

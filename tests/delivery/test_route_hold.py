@@ -367,7 +367,7 @@ async def test_retries_that_were_planned_before_the_hold_wait_with_the_rest(syst
 
 
 async def test_a_destination_that_is_gone_costs_one_event_and_no_more(system: DeliverySystem) -> None:
-    there = system.add_route()
+    there = system.add_route(give_up_after=HOUR)
     there.respond = lambda _: Refused(reason="410", code=410, hold=True)
     await system.start()
 
@@ -376,6 +376,9 @@ async def test_a_destination_that_is_gone_costs_one_event_and_no_more(system: De
 
     assert await system.statuses() == ["dead"] + ["pending"] * 9
     assert len(there.attempts) == 6
+    there.respond = lambda _: FAILED
+    await system.advance(HOUR)
+    assert await system.alerts() == ["alert.route_held", "alert.delivery_dead"]
 
 
 async def test_a_probe_waits_as_long_as_the_destination_asks(system: DeliverySystem) -> None:
