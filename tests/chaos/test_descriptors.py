@@ -20,8 +20,17 @@ from harness.running_service import (
     a_webhook_route,
     submit_task,
 )
+from harness.s3_server import ACCESS_KEY, BUCKET, SECRET_KEY, an_s3_server
 from harness.waiting import wait_until
 
+KEYS = {"S3_KEY": ACCESS_KEY, "S3_SECRET": SECRET_KEY}
+STORAGE = f"""
+[archive.storage]
+url = "s3://{BUCKET}"
+endpoint = "@S3@"
+access_key = "env:S3_KEY"
+secret_key = "env:S3_SECRET"
+"""
 ARCHIVE = '[archive]\ndir = "results"\n[network]\nallow = ["127.0.0.0/8"]\n'
 TASKS = 5
 MISSING = '[[routes]]\nname = "missing"\nscript = { command = ["/opt/none/publish"] }\nretry = ["1h"]\n'
@@ -70,10 +79,12 @@ async def record_closes(receiver: Receiver, log: Path, work: Callable[[], Awaita
 
 
 async def test_no_descriptor_is_closed_twice(tmp_path: Path) -> None:
-    async with a_sink() as sink, a_kling() as kling:
-        others = MISSING + SLOW + UNREACHABLE + PLAIN_PORT.replace("@SINK@", sink.url.replace("http:", "https:"))
-        config = a_config(kling.url, more=ARCHIVE + a_webhook_route(sink) + a_script_route(tmp_path) + others)
-        async with a_receiver(tmp_path, config) as receiver:
+    async with a_sink() as sink, a_kling() as kling, an_s3_server(tmp_path / "s3") as s3:
+        archive = ARCHIVE + STORAGE.replace("@S3@", s3.url)
+        scripts = a_script_route(tmp_path) + MISSING + SLOW
+        webhooks = a_webhook_route(sink) + UNREACHABLE + PLAIN_PORT.replace("@SINK@", sink.url.replace("http", "https"))
+        config = a_config(kling.url, more=archive + scripts + webhooks)
+        async with a_receiver(tmp_path, config, environ=KEYS) as receiver:
             await record_closes(receiver, tmp_path / "strace", lambda: work(receiver, 6))
 
     count, failed = closes(tmp_path / "strace")
