@@ -24,7 +24,7 @@ from receiver.delivery.senders.process import run
 from receiver.domain.model import Asset
 from receiver.net.http_client import HttpClient
 
-FILES = env_int("FILES", 200)
+FILES = env_int("FILES", 100)
 CONCURRENCY = 4
 
 
@@ -65,7 +65,7 @@ async def run_scripts(stop: asyncio.Event) -> int:
     raise AssertionError
 
 
-@pytest.mark.soak("downloads beside scripts", minutes=5)
+@pytest.mark.soak("downloads beside scripts", minutes=15)
 @pytest.mark.timeout(60 + FILES // 10)
 def test_every_file_is_its_source_while_scripts_end(tmp_path: Path, record_counts: RecordCounts) -> None:
     async def work() -> None:
