@@ -15,6 +15,7 @@ from receiver.kling.create_body import compose
 from receiver.kling.endpoints import Endpoint, resolve
 from receiver.kling.images import base64_image, fill_images
 from receiver.kling.protocol import parse_object
+from receiver.kling.strict_json import strip_mark
 from receiver.settings import Dialect
 
 BATCH_CLOSE_REASON = "all jobs were submitted"
@@ -104,8 +105,8 @@ def _read_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     try:
         with path.open("rb") as file:
             for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield number, line.strip()
+                if content := strip_mark(line).strip():
+                    yield number, content
     except OSError as exc:
         raise UsageError(f"Cannot read --body @{path}: {exc.strerror}.", remedy="Check the path.") from exc
 

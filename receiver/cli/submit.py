@@ -1,7 +1,5 @@
 """`kling-receiver submit`: submits one job or a file of jobs to Kling."""
 
-import json
-import sys
 from datetime import timedelta
 from difflib import get_close_matches
 from pathlib import Path
@@ -10,31 +8,14 @@ from typing import Annotated, Any, TypeAlias
 from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.job_file import BATCH_CLOSE_REASON, JobDefaults, is_job_file, read_jobs
+from receiver.cli.job_file import BATCH_CLOSE_REASON, JobDefaults, read_jobs
 from receiver.cli.options import OUTPUT, Label, OutputOptions, Tags, UsageError, duration, key_values, usage_errors
+from receiver.cli.submit_body import NO_BODY, BodyOptions
 from receiver.client import SyncClient, Task
-from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Json, TaskState
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
-from receiver.kling.images import base64_image, fill_images
-from receiver.kling.protocol import parse_object
-from receiver.settings import Dialect, load
+from receiver.settings import load
 
-_URLS = ("http://", "https://")
-
-
-Members: TypeAlias = Annotated[
-    list[str] | None,
-    Parameter(name="--set", help="Member of the body, key=value: JSON or text; a.b=1 nests. May be repeated."),
-]
-Images: TypeAlias = Annotated[list[str] | None, Parameter(help="Image: a file or a URL. May be repeated.")]
-Body: TypeAlias = Annotated[
-    str | None,
-    Parameter(
-        allow_leading_hyphen=True,
-        help="Body: JSON, @FILE, or - for stdin; --set and --image add to it. @FILE.jsonl: one job per line.",
-    ),
-]
 Size: TypeAlias = Annotated[
     int | None, Parameter(help="With --batch: its number of tasks; without it, close it with `batches close`.")
 ]
@@ -61,9 +42,7 @@ def submit(
     endpoint: Annotated[str | None, Parameter(help="Kling endpoint, such as images/multi-image2image.")] = None,
     /,
     *,
-    set_: Members = None,
-    image: Images = None,
-    body: Body = None,
+    content: BodyOptions = NO_BODY,
     label: Label = None,
     tag: Tags = None,
     priority: Annotated[int, Parameter(help="Priority in the queue: higher is submitted first (default: 0).")] = 0,
@@ -81,21 +60,21 @@ def submit(
     dialect = load(output.config).settings.kling.dialect
     tags = key_values("--tag", tag or [])
     options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority, "reuse": reuse}
-    if body is not None and is_job_file(body):
-        if set_ or image or limit:
-            raise _one_job_error()
+    if (job_file := content.job_file()) is not None:
+        if limit:
+            raise UsageError("--timeout is for one job.", remedy="Interrupt the command with Ctrl-C.")
         resolved = None if endpoint is None else find_endpoint(endpoint)
         options |= {"batch": _batch_json(batch, batch_size), "run": idempotency_key or ""}
         defaults = JobDefaults(endpoint=resolved, dialect=dialect, **options)
-        return _submit_many(Path(body[1:]), defaults, wait=wait, close=close_batch, output=output)
+        return _submit_many(job_file, defaults, wait=wait, close=close_batch, output=output)
     if close_batch and batch is None:
         raise _nothing_to_close_error()
     if endpoint is None:
         raise UsageError("No endpoint given.", remedy="Name it: `kling-receiver submit images/multi-image2image ...`")
     known = find_endpoint(endpoint)
     options |= {"batch": _batch_json(batch, batch_size), "idempotency_key": idempotency_key}
-    content = _fill_images(known, _set_members(read_body(body), set_ or []), image or [], dialect)
-    return _submit_one(known.path, content, options, close=close_batch, wait=wait, limit=limit, output=output)
+    task_body = content.build(known, dialect)
+    return _submit_one(known.path, task_body, options, close=close_batch, wait=wait, limit=limit, output=output)
 
 
 def _time_limit(timeout: str | None, *, wait: bool) -> timedelta | None:
@@ -129,12 +108,6 @@ def _batch_json(name: str | None, size: int | None) -> Json | None:
     if name is None and size is not None:
         raise UsageError("--batch-size needs a batch.", remedy="Name the batch with --batch.")
     return None if name is None else {"name": name, "size": size}
-
-
-def _one_job_error() -> UsageError:
-    return UsageError(
-        "--set, --image and --timeout are for one job.", remedy="Write the members on each line of the file."
-    )
 
 
 def _nothing_to_close_error() -> UsageError:
@@ -182,64 +155,6 @@ def find_endpoint(path: str) -> Endpoint:
             remedy=f"Did you mean {close[0]}?" if close else "For example: images/multi-image2image.",
         )
     return endpoint
-
-
-def read_body(argument: str | None) -> Json:
-    """Read the body from the argument itself, a file (``@FILE``) or stdin (``-``)."""
-    if argument is None:
-        return {}
-    try:
-        if argument in ("-", "@-"):
-            content = sys.stdin.buffer.read()
-        elif argument.startswith("@"):
-            content = Path(argument[1:]).read_bytes()
-        else:
-            content = argument.encode()
-        return parse_object(content)
-    except OSError as exc:
-        raise UsageError(f"Cannot read --body {argument}: {exc.strerror}.", remedy="Check the path.") from exc
-    except MalformedBody as exc:
-        hint = "Write {...}, @FILE or -."
-        raise UsageError(f"--body is not a JSON object: {exc.message}", remedy=hint) from exc
-
-
-def _set_members(body: Json, settings: list[str]) -> Json:
-    """Set members of the body in order."""
-    for text in settings:
-        path, equals, value = text.partition("=")
-        *parents, last = path.split(".")
-        if not equals or not all((*parents, last)):
-            raise UsageError(f"--set {text!r} is not of the form key=value.", remedy="Write --set prompt='a cat'.")
-        target: Any = body
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise UsageError(
-                    f"--set {path}: {parent} is not an object.",
-                    remedy=f"Set {parent} to an object first.",
-                )
-        target[last] = _parse_value(value)
-    return body
-
-
-def _parse_value(text: str) -> object:
-    try:
-        value: object = json.loads(text, parse_constant=_reject_constant)
-    except ValueError:
-        return text
-    return value
-
-
-def _reject_constant(word: str) -> None:
-    raise ValueError(word)  # NaN and Infinity are text, not numbers
-
-
-def _fill_images(endpoint: Endpoint, body: Json, images: list[str], dialect: Dialect) -> Json:
-    """Return the body with its images, files as base64, in the endpoint's members."""
-    try:
-        return fill_images(endpoint, body, [i if i.startswith(_URLS) else base64_image(i) for i in images], dialect)
-    except InvalidRequest as exc:
-        raise UsageError(f"--image: {exc.message}", remedy=exc.remedy) from exc
 
 
 def _print_task(task: Task, *, as_json: bool) -> None:

@@ -35,7 +35,7 @@ def _read_token(settings: "Settings") -> str:
         return settings.admin.token.reveal()
     path = settings.data_dir / _FILE_NAME
     try:
-        return path.read_text("utf-8").strip()
+        return path.read_text("utf-8-sig").strip()
     except FileNotFoundError as exc:
         raise ServiceUnreachable(
             f"The service has not run here yet: {path} does not exist.",

@@ -12,6 +12,7 @@ from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Generation, Json
 from receiver.kling import raw_json
 from receiver.kling.protocol import MAX_ID, parse_object, storable
+from receiver.kling.strict_json import strip_mark
 
 _OPTIONS = "options"
 
@@ -40,6 +41,7 @@ def compose(
     top, or in ``options``. They are found there too, and moved.
     Raises InvalidRequest, or MalformedBody if the body is not a JSON object.
     """
+    body = strip_mark(body)
     extracted = raw_json.extract_blobs(body)
     document = _parse_extracted(extracted, body)
     is_new = generation is Generation.NEW

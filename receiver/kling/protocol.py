@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from receiver.domain.errors import MalformedBody
 from receiver.domain.model import Generation, Json, StatusReport, TaskState
 from receiver.kling import costs, raw_json, results, strict_json
+from receiver.kling.strict_json import strip_mark
 
 MAX_DEPTH = strict_json.MAX_DEPTH
 MAX_ID = 512  # longer than any known id, short enough for a database index
@@ -67,7 +68,7 @@ def _parse_task_exactly(body: bytes, task_id: str | None) -> Json:
 
 
 def parse_object(body: bytes) -> Json:
-    """Parse a JSON object strictly: UTF-8 without a byte order mark, finite numbers, at most MAX_DEPTH levels."""
+    """Parse a JSON object strictly: UTF-8, finite numbers, at most MAX_DEPTH levels. A byte order mark is ignored."""
     return strict_json.parse(body)[0]
 
 
@@ -89,7 +90,7 @@ def unwrap_task(body: bytes, *, task_id: str | None = None) -> bytes:
     task, path = _locate(parse_object(body), task_id)
     if not task or not path:
         return body
-    return raw_json.at_path(body.decode(), path).encode()
+    return raw_json.at_path(strip_mark(body).decode(), path).encode()
 
 
 def split_tasks(body: bytes) -> Sequence[bytes]:
@@ -99,7 +100,7 @@ def split_tasks(body: bytes) -> Sequence[bytes]:
     """
     if not isinstance(parse_object(body).get("data"), list):
         return ()
-    listed = raw_json.at_path(body.decode(), ("data",))
+    listed = raw_json.at_path(strip_mark(body).decode(), ("data",))
     tasks = (listed[start:end] for start, end in raw_json.elements(listed))
     return [task.encode() for task in tasks if task.startswith("{")]
 

@@ -4,6 +4,7 @@ Strictly, so that two parsers of one body cannot read different values. Within l
 callback URL can send a body that is small and takes long to parse. The limits are checked first, on the bytes.
 """
 
+import codecs
 import json
 import re
 from collections.abc import Callable
@@ -35,7 +36,7 @@ _CLOSING = frozenset(b"]}")
 def parse(body: bytes, *, max_tokens: int = MAX_TOKENS) -> tuple[Json, bool]:
     """Return a JSON object, and whether one of its objects has a key twice.
 
-    Accepts UTF-8 without a byte order mark, finite numbers and at most MAX_DEPTH levels. Raises MalformedBody.
+    Accepts UTF-8, finite numbers and at most MAX_DEPTH levels. A byte order mark is ignored. Raises MalformedBody.
     """
     _check_limits(body, max_tokens)
     detector = _DuplicateKeyDetector()
@@ -55,6 +56,11 @@ def parse_with_floats(body: bytes, parse_float: Callable[[str], object]) -> Json
     """Parse a body again that :func:`parse` has accepted, with *parse_float* for its fractions."""
     document: Json = json.loads(body, parse_float=parse_float)
     return document
+
+
+def strip_mark(body: bytes) -> bytes:
+    """Return *body* without a byte order mark, which some editors and shells write before a text."""
+    return body.removeprefix(codecs.BOM_UTF8)
 
 
 class _DuplicateKeyDetector:
@@ -98,7 +104,7 @@ def _count_at_most(body: bytes, openings: int) -> int:
 
 def _decode(decoder: json.JSONDecoder, body: bytes) -> object:
     try:
-        return decoder.decode(body.decode())
+        return decoder.decode(strip_mark(body).decode())
     except (ValueError, RecursionError) as exc:  # ValueError: also an integer with too many digits
         raise MalformedBody(_describe_error(exc)) from None
 

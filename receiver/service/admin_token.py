@@ -21,7 +21,7 @@ def admin_token(settings: Settings) -> Secret:
         return settings.admin.token
     path = settings.data_dir / TOKEN_FILE
     try:
-        token = path.read_text(encoding="utf-8").strip()
+        token = path.read_text(encoding="utf-8-sig").strip()
     except FileNotFoundError:
         token = ""
     except (OSError, UnicodeDecodeError) as exc:

@@ -109,7 +109,7 @@ def _from_file(path: Path, *, kind: str) -> str:
     if len(content) > _MAX_FILE_SIZE:
         raise InvalidValue(f"the {kind} {path} is too large for a secret; it must contain only the secret")
     try:
-        secret = content.decode().rstrip("\r\n")
+        secret = content.decode("utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError:
         raise InvalidValue(f"the {kind} {path} is not UTF-8 text; store the secret as text") from None
     if not secret:

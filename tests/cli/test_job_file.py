@@ -38,6 +38,13 @@ def test_a_line_is_a_whole_job_or_klings_body_for_the_endpoint_given(tmp_path: P
     assert (full.label, full.tags, full.priority, full.batch) == ("mine", {"project": "a", "x": "y"}, 0, "b1")
 
 
+def test_byte_order_marks_are_ignored(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\r\n\xef\xbb\xbf{"prompt": "b"}\r\n\xef\xbb\xbf\r\n')
+
+    assert [job.body for job in read_jobs(path, GIVEN)] == [{"prompt": "a"}, {"prompt": "b"}]
+
+
 def test_every_bad_line_is_named_at_once_with_its_reason(tmp_path: Path) -> None:
     good = {"body": {"prompt": "a"}}
     path = write(

@@ -97,7 +97,7 @@ def _strange_result(rng: Random) -> bytes:
 
 def _no_object(rng: Random) -> bytes:
     return rng.choice(
-        [b"", b" ", b"null", b"[]", b'"succeed"', b"7", b"[{}]", b"true", b"{}{}", b"{},", b"\xef\xbb\xbf{}"]
+        [b"", b" ", b"null", b"[]", b'"succeed"', b"7", b"[{}]", b"true", b"{}{}", b"{},", b"\xef\xbb\xbf"]
     )
 
 
@@ -113,7 +113,7 @@ def _overwritten_bytes(rng: Random) -> bytes:
 
 
 def _other_encodings(rng: Random) -> bytes:
-    return VALID_BODY.decode().encode(rng.choice(["utf-16", "utf-16-le", "utf-32", "utf-8-sig"]))
+    return VALID_BODY.decode().encode(rng.choice(["utf-16", "utf-16-le", "utf-32", "utf-32-le"]))
 
 
 def _form(_: Random) -> BadBody:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from harness.settings_files import load_text
 
+from receiver.client.discovery import discover
 from receiver.domain.errors import ConfigurationError, StoreUnavailable
 from receiver.domain.secret import Secret
 from receiver.service.admin_token import admin_token
@@ -25,6 +26,13 @@ def test_the_first_start_makes_a_token_and_the_next_ones_keep_it(settings: Setti
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert admin_token(settings) == made
     assert [path.name for path in settings.data_dir.glob("admin-token*")] == ["admin-token"]
+
+
+def test_a_byte_order_mark_is_not_part_of_the_token(settings: Settings) -> None:
+    (settings.data_dir / "admin-token").write_text("a-token\r\n", encoding="utf-8-sig")
+
+    assert admin_token(settings) == Secret("a-token")
+    assert discover(None, None, settings.data_dir / "config.toml")[1] == "a-token"
 
 
 @pytest.mark.parametrize("left", ["", "\n"])

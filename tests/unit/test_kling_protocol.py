@@ -136,7 +136,7 @@ def test_any_bytes_at_all_are_read_or_unreadable(body: bytes) -> None:
         b"{'a': 1}",
         b'{"a": 1,}',
         b'{"a": "\n"}',
-        b'\xef\xbb\xbf{"a": 1}',
+        b'\xef\xbb\xbf\xef\xbb\xbf{"a": 1}',
         '{"a": 1}'.encode("utf-16"),
         '{"a": 1}'.encode("utf-32-le"),
         b'{"a": "\xff"}',
@@ -155,6 +155,19 @@ def test_what_is_no_proper_json_object_is_unreadable(body: bytes) -> None:
         protocol.parse_object(body)
     with pytest.raises(MalformedBody):
         protocol.parse_status(body)
+
+
+def test_a_byte_order_mark_is_ignored() -> None:
+    mark, task = b"\xef\xbb\xbf", b'{"task_id": "1", "task_status": "succeed"}'
+
+    assert protocol.parse_object(mark + task) == {"task_id": "1", "task_status": "succeed"}
+    assert protocol.parse_status(mark + task).kling_id == "1"
+    assert protocol.unwrap_task(mark + b'{"code": 0, "data": ' + task + b"}") == task
+    assert protocol.split_tasks(mark + b'{"data": [' + task + b"]}") == [task]
+    composed = create_body.compose(
+        mark + b'{"n": 1}', generation=Generation.LEGACY, callback_url=None, external_task_id=None
+    )
+    assert composed.content == b'{"n": 1}'
 
 
 def test_the_complaint_about_a_body_repeats_nothing_of_it() -> None:

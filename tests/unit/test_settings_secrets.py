@@ -76,6 +76,12 @@ def test_klings_key_alone_may_be_missing(tmp_path: Path) -> None:
     assert found.warnings == ()
 
 
+def test_a_byte_order_mark_is_not_part_of_a_secret(tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text(f"{LONG}\r\n", encoding="utf-8-sig")
+
+    assert token(tmp_path, "file:kept") == Secret(LONG)
+
+
 @pytest.mark.parametrize("reference", ["file:none", "credential:none", "env:not a name"])
 def test_klings_key_by_a_reference_that_is_broken_is_a_fault(reference: str, tmp_path: Path) -> None:
     assert config_error(tmp_path, f'[kling]\napi_key = "{reference}"').startswith("config.toml:2: kling.api_key: ")
