@@ -35,6 +35,7 @@ from receiver.events.routing import compile_routes
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
+from receiver.service import logs
 from receiver.service.admin_token import admin_token
 from receiver.service.disk_monitor import DiskMonitor
 from receiver.service.retention import Retention
@@ -207,6 +208,7 @@ async def _open_context(settings: Settings, stack: AsyncExitStack) -> Context:
     event_factory = EventFactory(compile_routes(settings.routes), ids, archive=settings.archive.is_on)
     operator_client, public_client = _build_http_clients(settings, stack)
     redactor = Redactor([*secrets_in(settings), admin_token(settings)])
+    logs.hide_secrets(redactor)
     return Context(
         settings=settings,
         store=store,

@@ -8,11 +8,11 @@ import atexit
 import json
 import logging
 import os
-import re
 import sys
 from collections.abc import Mapping
 from typing import Any
 
+from receiver.domain.control_characters import escape_text
 from receiver.domain.errors import ConfigurationError
 from receiver.domain.redaction import Redactor
 from receiver.service.log_writer import LogWriter
@@ -34,9 +34,6 @@ LEVELS: Mapping[str, int] = {
     "warning": logging.WARNING,
     "error": logging.ERROR,
 }
-
-_redactor = Redactor()
-_CONTROL_CHARACTERS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def configure(level: str | None = None, *, environ: Mapping[str, str] = os.environ) -> LogWriter:
@@ -64,9 +61,22 @@ def configure(level: str | None = None, *, environ: Mapping[str, str] = os.envir
     return writer
 
 
-def redact(text: str) -> str:
-    """Return *text* with everything that looks like a secret replaced by ``***``."""
-    return _redactor.text(text)
+class _LineRedactor:
+    """Redacts finished lines, so that nested values and tracebacks are covered too."""
+
+    def __init__(self) -> None:
+        self.redactor = Redactor()  # knows no secrets until they are loaded, but how secrets look
+
+    def __call__(self, _logger: object, _method: str, line: Any) -> str:  # noqa: ANN401 - the renderer's output
+        return self.redactor.text(line)
+
+
+_redact_line = _LineRedactor()
+
+
+def hide_secrets(redactor: Redactor) -> None:
+    """Hide the secrets that *redactor* knows in every line from now on."""
+    _redact_line.redactor = redactor
 
 
 def _threshold(level: str | None, environ: Mapping[str, str]) -> int:
@@ -84,8 +94,8 @@ def _json_processors() -> list[structlog.typing.Processor]:
 
 
 def _console_processors(*, colors: bool) -> list[structlog.typing.Processor]:
-    tracebacks = structlog.dev.plain_traceback
-    return [_escape_values, structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=tracebacks)]
+    renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
+    return [structlog.processors.format_exc_info, _escape_values, renderer]
 
 
 def _order_keys(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
@@ -95,16 +105,10 @@ def _order_keys(_logger: object, _method: str, line: structlog.typing.EventDict)
 
 def _escape_values(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Escape control characters, because untrusted text must not control the terminal."""
-    return {key: _escape(value) if isinstance(value, str) else value for key, value in line.items()}
-
-
-def _escape(text: str) -> str:
-    return _CONTROL_CHARACTERS.sub(lambda match: f"\\x{ord(match[0]):02x}", text)
-
-
-def _redact_line(_logger: object, _method: str, line: Any) -> str:  # noqa: ANN401 - the renderer's output
-    """Redact the finished line, so that nested values and tracebacks are covered too."""
-    return redact(line)
+    return {
+        key: escape_text(value, keep="\n" if key == "exception" else "") if isinstance(value, str) else value
+        for key, value in line.items()
+    }
 
 
 def _report_dropped(lines: int) -> None:

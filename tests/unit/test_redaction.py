@@ -75,3 +75,21 @@ def test_every_secret_of_the_configuration_is_known() -> None:
         "old-canary-0123456789",
         "Bearer plain-canary",
     }
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("POST /callbacks/dG9rZW4-_x1 HTTP/1.1", "POST /callbacks/*** HTTP/1.1"),
+        ("https://hooks.example.com/callbacks/dG9rZW4?x=1", "https://hooks.example.com/callbacks/***?***"),
+        ("('authorization', 'Bearer abc.def-123')", "('authorization', 'Bearer ***')"),
+        ("secret whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw failed", "secret whsec_*** failed"),
+        ("jwt eyJhbGciOiJIUzI1NiJ9.eyJpc3MiOiJhIn0.c2ln", "jwt eyJ***"),
+        ("https://user:pass@example.com/a?sig=1", "https://***@example.com/a?***"),
+        ("https://cdn.example.com/a.png?Expires=1&Signature=x", "https://cdn.example.com/a.png?***"),
+        ("https://cdn.example.com/a.png", "https://cdn.example.com/a.png"),
+        ("the bearer of bad news", "the bearer of bad news"),
+    ],
+)
+def test_text_that_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
+    assert Redactor().text(text) == shown
