@@ -20,6 +20,7 @@ _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]  # two digits p
 _TIME_WIDTH = 12
 _ENTROPY_BYTES = 8
 _TOKEN_BYTES = 32
+TOKEN_LENGTH = 43  # of these bytes in base64
 
 FAR_FUTURE = datetime.max.replace(tzinfo=UTC)
 """The latest possible time."""

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from urllib.parse import quote
 
+from receiver.domain.clock import TOKEN_LENGTH
 from receiver.domain.secret import Secret
 
 MASK = "***"
@@ -28,6 +29,10 @@ _PATTERNS: Sequence[tuple[str, re.Pattern[str], str]] = [
     ("@", re.compile(r"(://)[^\s\"'<>/@?#\\\x1b]+@"), r"\1***@"),  # a password in a URL
     ("://", re.compile(r"(://[^\s\"'<>?#\\\x1b]+\?)[^\s\"'<>\\\x1b]+"), r"\1***"),  # a URL signed by its query
 ]
+
+# A token in a callback URL of ours; the slash may be escaped as in JSON or in a URL.
+_OWN_TOKEN = re.compile(rf"(callbacks(?:\\*/|%2[Ff]))[\w-]{{{TOKEN_LENGTH}}}(?![\w-])", re.ASCII)
+_OWN_TOKEN_BYTES = re.compile(_OWN_TOKEN.pattern.encode())
 
 
 class Redactor:
@@ -53,18 +58,18 @@ class Redactor:
         return text
 
     def values(self, text: str) -> str:
-        """Return *text* without the known secrets. Everything else stays: signed URLs still work."""
+        """Return *text* without known secrets and callback tokens. Everything else stays: signed URLs still work."""
         for form in self._known_forms():
             if form in text:
                 text = text.replace(form, MASK)
-        return text
+        return _OWN_TOKEN.sub(r"\1***", text) if "callbacks" in text else text
 
     def body(self, body: bytes) -> bytes:
-        """Return a body without the known secrets, otherwise byte for byte."""
+        """Return a body without known secrets and callback tokens, otherwise byte for byte."""
         for form in self._known_forms():
             if (encoded := form.encode()) in body:
                 body = body.replace(encoded, MASK.encode())
-        return body
+        return _OWN_TOKEN_BYTES.sub(rb"\1***", body) if b"callbacks" in body else body
 
     def _known_forms(self) -> Iterable[str]:
         yield from self._configured

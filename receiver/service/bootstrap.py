@@ -272,16 +272,7 @@ def _build_tasks(context: Context) -> TaskServices:
     alerts = TaskAlerts(
         store.tasks, store.catalog, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
     )
-    inbox = Inbox(
-        store.tasks,
-        event_factory,
-        callbacks=settings.callbacks,
-        poll=settings.poll,
-        notifiers=notifiers,
-        clock=clock,
-        ids=ids,
-        health_observer=alerts if settings.public.url else None,
-    )
+    inbox = _build_inbox(context, alerts)
     recorder = CreateRecorder(store.tasks, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
     recovery = CreateRecovery(
         store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
@@ -306,6 +297,21 @@ def _build_tasks(context: Context) -> TaskServices:
         "disk_monitor": disk_monitor.run,
     }
     return TaskServices(inbox=inbox, submitter=submitter, work=work)
+
+
+def _build_inbox(context: Context, alerts: TaskAlerts) -> Inbox:
+    settings = context.settings
+    return Inbox(
+        context.store.tasks,
+        context.event_factory,
+        callbacks=settings.callbacks,
+        poll=settings.poll,
+        notifiers=context.notifiers,
+        clock=context.clock,
+        ids=context.ids,
+        health_observer=alerts if settings.public.url else None,
+        redactor=context.redactor,
+    )
 
 
 def _gateway_creates(context: Context, submitter: Submitter) -> GatewayCreates:

@@ -13,6 +13,7 @@ from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids, token_hash
 from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task, Verification
 from receiver.domain.notifier import Notifiers
+from receiver.domain.redaction import Redactor
 from receiver.domain.signing import SignatureStatus
 from receiver.events.factory import EventFactory, RoutedEvent
 from receiver.kling import parser_thread, protocol
@@ -62,8 +63,9 @@ class Inbox:
         clock: Clock,
         ids: Ids,
         health_observer: CallbackHealthObserver | None = None,
+        redactor: Redactor | None = None,
     ) -> None:
-        """Without a *health_observer*, missing callbacks are not counted."""
+        """Without a *health_observer*, missing callbacks are not counted. *redactor* knows the secrets to hide."""
         self._task_store = task_store
         self._event_factory = event_factory
         self._callbacks = callbacks
@@ -74,6 +76,7 @@ class Inbox:
         self._started_at = clock.now()
         self._callback_monitor = CallbackMonitor()
         self._health_observer = health_observer
+        self._redactor = redactor or Redactor()
         self._is_restored = False
         self._id_rotation = confirmations.IdRotation()
         self._pending_reports = PendingReports()
@@ -94,6 +97,7 @@ class Inbox:
         now, hashed = self._clock.now(), token_hash(token)
         headers, body = decode_body(headers, body, max_size=self._callbacks.max_body)
         signature = self._check_signature(dict(headers), body)
+        body = self._redactor.body(body)  # a gateway may quote our key or our callback URL
         is_signed = signature is SignatureStatus.GOOD
         if len(body) > USUAL_BYTES and not is_signed:
             self._push_limiter.check(hashed, PushKind.LARGE, now=now)
@@ -102,7 +106,7 @@ class Inbox:
             source=Source.CALLBACK,
             report=await parser_thread.run(len(body), protocol.parse_status, body),
             body=body,
-            headers=tuple((name, value) for name, value in headers if name not in _DROPPED_HEADERS),
+            headers=self._clean_headers(headers),
             signature=signature,
             at=now,
         )
@@ -142,6 +146,9 @@ class Inbox:
         is_signed_end = incoming.signature is SignatureStatus.GOOD and incoming.is_final
         with_pending = incoming.signature is SignatureStatus.ABSENT or is_signed_end
         return await self._task_store.apply(ByToken(token_hash=hashed), decide, with_pending=with_pending)
+
+    def _clean_headers(self, headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        return tuple((name, self._redactor.values(value)) for name, value in headers if name not in _DROPPED_HEADERS)
 
     async def has_token(self, token: str) -> bool:
         """Return whether *token* belongs to a live task. This does not use the store's writer."""

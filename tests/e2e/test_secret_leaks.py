@@ -1,13 +1,9 @@
 """No secret leaves the process, at the most verbose log level and in every kind of failure."""
 
-import base64
 import json
 import re
-import sqlite3
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
-from subprocess import CompletedProcess
 from urllib.parse import urlsplit
 
 import pytest
@@ -25,14 +21,10 @@ from harness.running_service import (
     create_callback_url,
     submit_task,
 )
+from harness.secret_outputs import Outputs, dump_store, signing_secret
 from harness.waiting import wait_until
 from starlette.requests import Request
 from starlette.responses import Response
-
-
-def signing_secret(word: str) -> str:
-    return "whsec_" + base64.b64encode(f"{word}-of-at-least-24-bytes".encode()).decode()
-
 
 SECRETS = {
     "API_KEY": "canary-api-key-0q8w7e6r5t",
@@ -50,38 +42,6 @@ SECRETS = {
 HIDDEN_PATH = "canary-path-6y7u8i"
 GUESSED_TOKEN = "canary-guessed-token-0000000000000000000000000"
 CLIENTS = "canary-clients-key-8i9o0p"
-
-
-@dataclass(slots=True)
-class Outputs:
-    """All outputs by source, and the secrets that they must not contain."""
-
-    secrets: dict[str, str] = field(
-        default_factory=lambda: {**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN}
-    )
-    texts: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        # Each secret, and its other encodings.
-        for name, word in list(self.secrets.items()):
-            if word.startswith("whsec_"):
-                self.secrets[f"{name}, without its prefix"] = word.removeprefix("whsec_")
-                self.secrets[f"{name}, decoded"] = base64.b64decode(word.removeprefix("whsec_")).decode()
-            self.secrets[f"{name}, in base64"] = base64.b64encode(word.encode()).decode().rstrip("=")
-
-    def record(self, ran: CompletedProcess[str]) -> str:
-        """Record a command's output, and return it."""
-        self.texts[f"{len(self.texts)} {ran.args[3:]} exit {ran.returncode}"] = ran.stdout + ran.stderr
-        return ran.stdout
-
-    def leaks(self, *, ignore: Callable[[str, str], bool] = lambda _where, _name: False) -> list[tuple[str, str, str]]:
-        """Return each secret that was found, with its place and context."""
-        return [
-            (where, name, text[max(0, at - 80) : at + 40])
-            for where, text in self.texts.items()
-            for name, word in self.secrets.items()
-            if (at := text.find(word)) >= 0 and not ignore(where, name)
-        ]
 
 
 def a_config(kling: str, sink: str, refusing: str, keys: str, *, token: str = 'token = "env:ADMIN_TOKEN"') -> str:
@@ -159,7 +119,7 @@ PAGES = [
 
 @pytest.mark.timeout(300)  # one process per command is slow on a busy machine
 async def test_no_output_contains_a_secret(tmp_path: Path) -> None:
-    said = Outputs()
+    said = Outputs(secrets={**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN})
     async with (
         a_sink(check_signatures=False) as sink,
         a_sink(check_signatures=False) as refusing,
@@ -187,7 +147,7 @@ async def test_no_output_contains_a_secret(tmp_path: Path) -> None:
             tokens = {urlsplit(create["body"]["callback_url"]).path for create in kling.state()["creates"]}
             tokens.add(urlsplit(url).path)
             said.secrets |= {f"callback token {at}": path.rpartition("/")[2] for at, path in enumerate(tokens)}
-            said.texts["store"] = dump(receiver)
+            said.texts["store"] = dump_store(receiver)
             said.secrets["client's callback URL"] = CLIENTS
 
     assert len(tokens) >= 5
@@ -197,7 +157,7 @@ async def test_no_output_contains_a_secret(tmp_path: Path) -> None:
 
 
 async def test_no_output_contains_the_access_key_or_its_token(tmp_path: Path) -> None:
-    said, shown = Outputs(), []
+    said, shown = Outputs(secrets={**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN}), []
 
     def answer(request: Request) -> Response:
         shown.append(request.headers["authorization"].removeprefix("Bearer "))
@@ -285,15 +245,6 @@ async def read_everything(receiver: Receiver, said: Outputs) -> None:
             said.texts[f"test of {route}"] = (await client.post(f"/api/routes/{route}/test")).text
 
 
-def dump(receiver: Receiver) -> str:
-    """Return the whole content of the store as text; bytes are decoded as Latin-1."""
-    with sqlite3.connect(f"{(receiver.folder / 'var' / 'receiver.db').as_uri()}?mode=ro", uri=True) as connection:
-        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        cells = [cell for table in tables for row in connection.execute(f"SELECT * FROM {table}") for cell in row]  # noqa: S608 - table names from the schema
-    connection.close()
-    return "\n".join(cell.decode("latin-1") if isinstance(cell, bytes) else str(cell) for cell in cells)
-
-
 BROKEN: Mapping[str, str] = {
     "keys": """
 [kling]
@@ -339,7 +290,7 @@ webhook = { url = "https://a.b", secret = "canary-route", headers = { authorizat
 
 
 def test_an_invalid_configuration_is_not_quoted(tmp_path: Path) -> None:
-    said = Outputs()
+    said = Outputs(secrets={**SECRETS, "hidden path": HIDDEN_PATH, "guessed": GUESSED_TOKEN})
     receiver = Receiver(tmp_path, "", environ=SECRETS | {"KLING_RECEIVER__CALLBACKS__VERIFY": "canary"})
 
     for text in BROKEN.values():

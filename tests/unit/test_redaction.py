@@ -93,3 +93,18 @@ def test_every_secret_of_the_configuration_is_known() -> None:
 )
 def test_text_that_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
     assert Redactor().text(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f'{{"u":"https://h/callbacks/{"a-_Z" * 10}123"}}', '{"u":"https://h/callbacks/***"}'),
+        (f'{{"u":"https:\\/\\/h\\/callbacks\\/{"b" * 43}"}}', '{"u":"https:\\/\\/h\\/callbacks\\/***"}'),
+        (f"next=https%3A%2F%2Fh%2Fcallbacks%2F{'c' * 43}&n=1", "next=https%3A%2F%2Fh%2Fcallbacks%2F***&n=1"),
+        (f"https://h/callbacks/{'d' * 44}", f"https://h/callbacks/{'d' * 44}"),
+        ("https://h/callbacks/kling?signature=x", "https://h/callbacks/kling?signature=x"),
+    ],
+)
+def test_a_callback_token_is_hidden_in_bodies(text: str, shown: str) -> None:
+    assert Redactor().body(text.encode()) == shown.encode()
+    assert Redactor().values(text) == shown

@@ -40,14 +40,16 @@ class RedactingSender:
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Make one attempt at the delivery."""
         outcome = await self._sender.send(request)
-        own = self._own_redactor if request.url is None else Redactor(url_secrets(request.url))
-        excerpt = self._redactor.body(own.body(outcome.excerpt))
+        client_url = Redactor(url_secrets(request.url or ""))  # also set for routes, if the task has one
+        redactors = (client_url, self._own_redactor, self._redactor)
+        excerpt = _clean(outcome.excerpt, redactors)
         if self._max_excerpt is not None and len(outcome.excerpt) > self._max_excerpt:
-            cut = self._redactor.body(own.body(outcome.excerpt[: self._max_excerpt]))
+            cut = _clean(outcome.excerpt[: self._max_excerpt], redactors)
             excerpt = _common_start(cut, excerpt)  # they differ where the cut went through a secret
         if isinstance(outcome, Accepted):
             return replace(outcome, excerpt=excerpt)
-        return replace(outcome, excerpt=excerpt, reason=self._redactor.text(own.values(outcome.reason)))
+        reason = self._redactor.text(self._own_redactor.values(client_url.values(outcome.reason)))
+        return replace(outcome, excerpt=excerpt, reason=reason)
 
     async def aclose(self) -> None:
         """Close connections."""
@@ -57,6 +59,12 @@ class RedactingSender:
 def _common_start(one: bytes, other: bytes) -> bytes:
     pairs = enumerate(zip(one, other, strict=False))
     return one[: next((place for place, (left, right) in pairs if left != right), len(one))]
+
+
+def _clean(content: bytes, redactors: Iterable[Redactor]) -> bytes:
+    for redactor in redactors:
+        content = redactor.body(content)
+    return content
 
 
 def url_secrets(url: str) -> Iterator[Secret]:
