@@ -54,7 +54,7 @@ def test_a_route_is_held_and_released_with_a_reason(
     assert "held\toperator" in capsys.readouterr().out
 
 
-def test_who_gave_the_command_goes_with_it(service: FakeService, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_users_name_is_sent_as_actor(service: FakeService, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "zoë")
     service.answer("/api/routes/publish/hold", a_route())
@@ -77,7 +77,7 @@ def test_a_delivery_is_retried(service: FakeService, config: Path, capsys: pytes
     assert "replay of\tdlv_one" in lines
 
 
-def test_a_dry_run_shows_what_would_go_out_and_asks_for_no_more(
+def test_a_dry_run_only_shows_what_would_be_sent(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/replays", PREVIEW)
@@ -89,7 +89,7 @@ def test_a_dry_run_shows_what_would_go_out_and_asks_for_no_more(
     assert capsys.readouterr().out == f"publish\tdead\t2\t{TIMESTAMP}\t{TIMESTAMP}\n"
 
 
-def test_a_replay_says_what_it_will_do_does_it_and_shows_how_far_it_is(
+def test_a_replay_prints_its_plan_then_its_progress(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     answers = [PREVIEW, a_replay(state="running", created=0)]
@@ -129,7 +129,7 @@ def test_a_replay_of_nothing_does_nothing(
     assert json.loads(capsys.readouterr().out)["total"] == 0
 
 
-def test_so_long_ago_is_a_moment_too(service: FakeService, config: Path) -> None:
+def test_a_time_may_be_a_duration_ago(service: FakeService, config: Path) -> None:
     service.answer("/api/replays", PREVIEW | {"total": 0, "by": []})
 
     main(["replay", "--status", "dead", "--from", "2h", "--to", "2026-11-22 10:00", "--config", str(config)])
@@ -140,7 +140,7 @@ def test_so_long_ago_is_a_moment_too(service: FakeService, config: Path) -> None
     assert datetime.fromisoformat(body["to"]) == datetime(2026, 11, 22, 10, 0).astimezone()
 
 
-def test_what_is_no_moment_is_told(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_time_is_a_usage_error(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["replay", "--status", "dead", "--from", "yesterday", "--config", str(config)]) == 2
     assert "two hours ago" in capsys.readouterr().err
     assert service.requests == []
@@ -234,7 +234,7 @@ def an_explanation() -> dict[str, Any]:
     }
 
 
-def test_a_task_is_explained_in_the_order_things_happened(
+def test_explain_lists_everything_in_order_of_time(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     story = an_explanation()
@@ -270,7 +270,7 @@ def test_a_task_is_explained_in_the_order_things_happened(
     assert lines[-1] == ["next", an_explanation()["next"]]
 
 
-def test_an_explanation_is_the_apis_own_json_where_asked_for(
+def test_explain_json_is_the_apis_answer(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer(f"/api/tasks/{TASK_ID}/explain", an_explanation())
@@ -279,7 +279,7 @@ def test_an_explanation_is_the_apis_own_json_where_asked_for(
     assert json.loads(capsys.readouterr().out) == an_explanation()
 
 
-def test_what_was_asked_for_may_no_longer_be_kept(
+def test_explain_states_that_a_body_is_no_longer_kept(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     story = an_explanation() | {"intent": None, "pushes": [], "events": [], "actions": []}

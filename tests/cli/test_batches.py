@@ -39,7 +39,7 @@ class AnswerSequence:
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
-def test_batches_are_listed_with_how_their_tasks_stand(
+def test_batches_list_counts_the_tasks_of_each(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/batches", {"items": [make_batch(), a_finished_batch(succeed=3) | {"size": 3}], "next": None})
@@ -71,7 +71,7 @@ def test_a_batch_is_shown_and_closed(service: FakeService, config: Path, capsys:
     assert service.requests[-1] == ("POST", "/api/batches/spring/close", {"why": "all in"})
 
 
-def test_waiting_for_a_batch_ends_with_what_came_of_it(
+def test_waiting_for_a_batch_prints_its_outcome(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/batches/spring", AnswerSequence(make_batch(), a_finished_batch(succeed=3)))
@@ -86,7 +86,7 @@ def test_waiting_for_a_batch_ends_with_what_came_of_it(
     ]
 
 
-def test_a_batch_of_which_not_all_succeeded_has_failed(service: FakeService, config: Path) -> None:
+def test_a_batch_with_a_failed_task_exits_with_1(service: FakeService, config: Path) -> None:
     service.answer("/api/batches/spring", a_finished_batch(succeed=2, failed=1))
 
     ended = run_cli("batches", "wait", "spring", "--config", config)
@@ -98,7 +98,7 @@ def test_a_batch_of_which_not_all_succeeded_has_failed(service: FakeService, con
     assert json.loads(as_json.stdout)["counts"] == {"succeed": 2, "failed": 1}
 
 
-def test_waiting_ends_in_time_and_says_what_is_missing(service: FakeService, config: Path) -> None:
+def test_waiting_for_a_batch_times_out_with_the_missing_tasks(service: FakeService, config: Path) -> None:
     service.answer("/api/batches/spring", make_batch())
 
     ended = run_cli("batches", "wait", "spring", "--timeout", "100ms", "--config", config)
@@ -108,7 +108,7 @@ def test_waiting_ends_in_time_and_says_what_is_missing(service: FakeService, con
     assert "kling-receiver batches close spring" in ended.stderr
 
 
-def test_a_submit_names_its_batch(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_submit_sends_the_batch(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/tasks", make_task(), status=202)
     job = ["submit", "images/generations", "--set", "prompt=x", "--config", str(config)]
 
@@ -137,7 +137,7 @@ def test_the_last_submit_closes_its_batch(
     assert [path for _, path, _ in service.requests] == ["/api/tasks", "/api/batches/spring/close"]
 
 
-def test_a_file_of_jobs_closes_each_batch_that_it_names_when_all_are_in(
+def test_a_job_file_closes_its_batches_after_the_last_job(
     tmp_path: Path, service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", make_task(), status=202)
@@ -195,7 +195,7 @@ def test_costs_are_a_table_with_a_total(service: FakeService, config: Path, caps
     ]
 
 
-def test_a_day_of_costs_is_one_of_utc_wherever_it_is_asked_for(service: FakeService, config: Path) -> None:
+def test_a_day_of_costs_is_a_day_in_utc(service: FakeService, config: Path) -> None:
     service.answer("/api/costs", COSTS)
 
     for since in ("2026-11-27", "2026-11-27 00:00"):
@@ -208,7 +208,7 @@ def test_a_day_of_costs_is_one_of_utc_wherever_it_is_asked_for(service: FakeServ
     ]
 
 
-def test_costs_of_a_time_that_ends_before_it_begins_are_not_asked_for(
+def test_costs_until_before_from_are_a_usage_error(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["tasks", "cost", "--from", "1h", "--to", "2h", "--config", str(config)]) == 2
@@ -216,7 +216,7 @@ def test_costs_of_a_time_that_ends_before_it_begins_are_not_asked_for(
     assert service.requests == []
 
 
-def test_costs_as_json_are_what_the_api_said(
+def test_costs_json_is_the_apis_answer(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/costs", COSTS)

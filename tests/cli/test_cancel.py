@@ -27,7 +27,7 @@ def refuse_cancel(service: FakeService, task: dict[str, object]) -> None:
 TOO_LATE = {"type": "about:blank", "title": "conflict", "status": 409, "detail": "Too late.", "code": "conflict"}
 
 
-def test_what_is_named_is_cancelled_and_shown(
+def test_cancel_by_id_prints_each_task(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     allow_cancel(service, a_queued_task(1), a_queued_task(2))
@@ -42,7 +42,7 @@ def test_what_is_named_is_cancelled_and_shown(
     assert posted == [(f"/api/tasks/tsk_{n}/cancel", {"why": "a typo"}) for n in (1, 2)]
 
 
-def test_one_that_is_named_and_cannot_be_makes_it_fail(
+def test_cancel_fails_if_a_named_task_cannot_be_cancelled(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     allow_cancel(service, a_queued_task(1))
@@ -56,7 +56,7 @@ def test_one_that_is_named_and_cannot_be_makes_it_fail(
     assert err == "1 task cancelled. 1 task already sent to Kling or finished: tsk_2.\n"
 
 
-def test_all_that_wait_of_a_choice_are_cancelled_page_by_page(
+def test_cancel_by_filter_cancels_every_page(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pages = iter(
@@ -75,7 +75,7 @@ def test_all_that_wait_of_a_choice_are_cancelled_page_by_page(
     assert "cursor=more" in asked[1]
 
 
-def test_a_dry_run_only_tells(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_dry_run_cancels_nothing(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/tasks", {"items": [a_queued_task(1), a_queued_task(2)], "next": None})
 
     code = main(["tasks", "cancel", "--label", "spring", "--dry-run", "--config", str(config)])
@@ -87,7 +87,7 @@ def test_a_dry_run_only_tells(service: FakeService, config: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("argv", [[], ["tsk_1", "--batch", "spring"]])
-def test_it_is_said_in_one_way_which_tasks(
+def test_cancel_takes_either_ids_or_filters(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], argv: list[str]
 ) -> None:
     code = main(["tasks", "cancel", *argv, "--config", str(config)])

@@ -17,7 +17,7 @@ def config(tmp_path: Path) -> Path:
     return write_config(tmp_path, free_port())
 
 
-def test_a_store_is_made_once(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_migrate_creates_a_store_once(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["db", "migrate", "--config", str(config)]) == 0
     first = capsys.readouterr().out
     assert main(["db", "migrate", "--config", str(config)]) == 0
@@ -27,7 +27,7 @@ def test_a_store_is_made_once(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert second == f"{config.parent / 'receiver.db'}: up to date\n"
 
 
-def test_a_sound_store_is_good_and_a_broken_one_is_a_failure(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_fails_for_a_damaged_store(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["db", "migrate", "--config", str(config)])
     capsys.readouterr()
 
@@ -41,7 +41,7 @@ def test_a_sound_store_is_good_and_a_broken_one_is_a_failure(config: Path, capsy
     assert len(told["faults"]) == 1
 
 
-def test_a_backup_is_a_store_and_never_replaces_one(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_backup_is_a_store_and_never_overwrites_a_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = config.parent / "copy.db"
     main(["db", "migrate", "--config", str(config)])
 
@@ -52,7 +52,7 @@ def test_a_backup_is_a_store_and_never_replaces_one(config: Path, capsys: pytest
     assert "exists already" in capsys.readouterr().err
 
 
-def test_counts_are_told_as_json_too(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stats_can_be_json(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["db", "migrate", "--config", str(config)])
     capsys.readouterr()
 
@@ -60,13 +60,13 @@ def test_counts_are_told_as_json_too(config: Path, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["bytes.file"] > 0
 
 
-def test_no_store_is_a_sentence(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_store_is_one_sentence(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["db", "stats", "--config", str(config)]) == 1
     assert capsys.readouterr().err == f"kling-receiver: There is no store at {config.parent / 'receiver.db'}.\n"
 
 
 @pytest.mark.parametrize("command", [["check"], ["backup", "COPY"], ["stats"]], ids=lambda command: command[0])
-def test_a_file_with_no_store_in_it_is_a_failure_and_a_sentence(
+def test_a_file_that_is_not_a_store_is_one_sentence(
     config: Path, command: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     (config.parent / "receiver.db").touch()
@@ -79,7 +79,7 @@ def test_a_file_with_no_store_in_it_is_a_failure_and_a_sentence(
     assert not copy.exists()
 
 
-def test_another_programs_database_is_not_counted(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stats_refuse_another_programs_database(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = config.parent / "receiver.db"
     with closing(connect(path)) as theirs:
         theirs.execute("CREATE TABLE theirs (x)")
@@ -90,12 +90,12 @@ def test_another_programs_database_is_not_counted(config: Path, capsys: pytest.C
     assert capsys.readouterr().err == said
 
 
-def test_a_good_configuration_says_so(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_config_check_confirms_a_valid_file(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["config", "check", "--config", str(config)]) == 0
     assert capsys.readouterr().out == f"{config}: good (no routes)\n"
 
 
-def test_what_holds_is_shown_with_its_origin_and_without_secrets(
+def test_config_show_prints_values_and_sources_without_secrets(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("KLING_RECEIVER__ADMIN__TOKEN", "a-long-secret-admin-token")

@@ -32,7 +32,7 @@ STEPS = [
 ]
 
 
-def test_the_demo_comes_to_its_good_end_and_leaves_nothing(tmp_path: Path) -> None:
+def test_the_demo_succeeds_and_leaves_nothing_behind(tmp_path: Path) -> None:
     ended = run_cli("demo", "--json", env={"TMPDIR": str(tmp_path)})
 
     told = [json.loads(line) for line in ended.stdout.splitlines()]
@@ -44,7 +44,7 @@ def test_the_demo_comes_to_its_good_end_and_leaves_nothing(tmp_path: Path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_token_is_told(tmp_path: Path) -> None:
+def test_the_demo_prints_no_token(tmp_path: Path) -> None:
     ended = run_cli("demo", env={"TMPDIR": str(tmp_path)})
 
     assert ended.returncode == 0, ended.stdout + ended.stderr
@@ -53,7 +53,7 @@ def test_no_token_is_told(tmp_path: Path) -> None:
     assert ended.stderr == ""
 
 
-def test_kept_running_it_says_what_to_try_until_ctrl_c(tmp_path: Path) -> None:
+def test_demo_keep_prints_commands_to_try_until_ctrl_c(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "receiver", "demo", "--keep", "--json"],
         env=clean_environment(TMPDIR=str(tmp_path)),
@@ -72,7 +72,7 @@ def test_kept_running_it_says_what_to_try_until_ctrl_c(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("which", range(4))
-def test_a_port_that_is_taken_is_a_reason(which: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_names_a_port_in_use(which: int, capsys: pytest.CaptureFixture[str]) -> None:
     first = next(first for first in Random().sample(NON_EPHEMERAL_PORT, 1000) if four_ports_are_free(first))
     with socket.create_server(("127.0.0.1", first + which)):
         code = main(["demo", "--port", str(first)])
@@ -91,6 +91,6 @@ def four_ports_are_free(first: int) -> bool:
 
 
 @pytest.mark.parametrize("port", ["0", "-5", "65533", "65534", "70000"])
-def test_a_port_that_cannot_be_is_usage(port: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_refuses_an_invalid_port(port: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["demo", f"--port={port}"]) == 2
     assert "from 1 to 65532" in capsys.readouterr().err

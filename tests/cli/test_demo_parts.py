@@ -32,7 +32,7 @@ BODY = b'{"type": "task.succeed"}'
         (SECRET, timedelta(hours=1), SignatureStatus.BAD),
     ],
 )
-def test_the_sink_takes_only_what_is_signed_with_its_secret_just_now(
+def test_the_demo_sink_accepts_only_fresh_signed_requests(
     secret: Secret, age: timedelta, signature: SignatureStatus
 ) -> None:
     arrivals: list[ReceivedRequest] = []
@@ -55,7 +55,7 @@ def test_the_sink_takes_only_what_is_signed_with_its_secret_just_now(
     ]
 
 
-def test_the_stage_sets_up_a_configuration_that_holds() -> None:
+def test_the_sandbox_writes_a_valid_configuration() -> None:
     with Sandbox(Ports.choose(None)) as stage:
         settings = load(stage.config, {}).settings
 
@@ -64,7 +64,7 @@ def test_the_stage_sets_up_a_configuration_that_holds() -> None:
         assert (stage.folder / "webhook-secret").stat().st_mode & 0o077 == 0
 
 
-def test_the_stage_stops_what_it_started_and_removes_its_folder() -> None:
+def test_the_sandbox_stops_its_processes_and_removes_its_folder() -> None:
     with Sandbox(Ports.choose(None)) as stage:
         lines = stage.start_with_output("simulator", "simulate", "--json", "--listen", f"127.0.0.1:{stage.ports.kling}")
         assert json.loads(lines.readline())["event"] == "simulator.started"
@@ -74,7 +74,7 @@ def test_the_stage_stops_what_it_started_and_removes_its_folder() -> None:
     assert not stage.folder.exists()
 
 
-def test_the_stage_says_who_ended_before_its_time() -> None:
+def test_the_sandbox_names_a_process_that_ended_early() -> None:
     with Sandbox(Ports.choose(None)) as stage:
         stage.start("simulator", "simulate", "--drop", "often")
         stage._started[0][1].wait(30)
@@ -83,7 +83,7 @@ def test_the_stage_says_who_ended_before_its_time() -> None:
             stage.check_running()
 
 
-def test_settings_of_a_real_installation_do_not_reach_the_demo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_demo_ignores_settings_of_a_real_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KLING_RECEIVER__PUBLIC__URL", "https://real.example")
     monkeypatch.setenv("KLING_API_KEY", "a-real-key")
     monkeypatch.chdir(tmp_path)
@@ -98,7 +98,7 @@ def test_settings_of_a_real_installation_do_not_reach_the_demo(monkeypatch: pyte
     assert "KLING_API_KEY" in os.environ
 
 
-def test_steps_are_numbered_lines_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_steps_are_numbered_lines_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
     teller = DemoOutput(as_json=False)
 
     teller.introduce("Here we go.")
@@ -112,7 +112,7 @@ def test_steps_are_numbered_lines_in_a_pipe(capsys: pytest.CaptureFixture[str]) 
     assert third == "Done."
 
 
-def test_steps_are_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo_steps_can_be_json(capsys: pytest.CaptureFixture[str]) -> None:
     teller = DemoOutput(as_json=True)
 
     teller.introduce("Here we go.")
@@ -124,7 +124,7 @@ def test_steps_are_json_for_programs(capsys: pytest.CaptureFixture[str]) -> None
     assert (done["what"], done["ok"], done["event"]) == ("done", True, "evt_one")
 
 
-def test_what_to_try_names_the_command_as_it_was_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_suggested_commands_use_the_name_of_the_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = tmp_path / ".venv" / "bin" / "kling-receiver"
     command.parent.mkdir(parents=True)
     command.touch(0o755)

@@ -24,7 +24,7 @@ def test_every_page_of_the_manual_is_a_subject() -> None:
     assert sorted(SUBJECTS) == sorted(path.stem for path in FOLDER.glob("*.md"))
 
 
-def test_without_a_subject_each_is_listed_with_its_purpose(capsys: Out) -> None:
+def test_docs_lists_each_subject_with_its_purpose(capsys: Out) -> None:
     assert main(["docs"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
 
@@ -34,7 +34,7 @@ def test_without_a_subject_each_is_listed_with_its_purpose(capsys: Out) -> None:
 
 
 @pytest.mark.usefixtures("terminal")
-def test_a_terminal_gets_a_table_of_subjects(capsys: Out) -> None:
+def test_docs_prints_a_table_of_subjects_on_a_terminal(capsys: Out) -> None:
     assert main(["docs"]) == 0
     shown = capsys.readouterr().out
 
@@ -43,7 +43,7 @@ def test_a_terminal_gets_a_table_of_subjects(capsys: Out) -> None:
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
-def test_programs_get_the_list_as_json(capsys: Out) -> None:
+def test_docs_list_can_be_json(capsys: Out) -> None:
     assert main(["docs", "--json"]) == 0
     listed = json.loads(capsys.readouterr().out)
 
@@ -53,7 +53,7 @@ def test_programs_get_the_list_as_json(capsys: Out) -> None:
 
 
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_a_pipe_gets_the_markdown_of_a_page(capsys: Out, subject: str) -> None:
+def test_docs_prints_markdown_in_a_pipe(capsys: Out, subject: str) -> None:
     assert main(["docs", subject]) == 0
 
     assert capsys.readouterr().out == (FOLDER / f"{subject}.md").read_text(encoding="utf-8")
@@ -61,7 +61,7 @@ def test_a_pipe_gets_the_markdown_of_a_page(capsys: Out, subject: str) -> None:
 
 @pytest.mark.usefixtures("terminal")
 @pytest.mark.parametrize("subject", SUBJECTS)
-def test_a_terminal_gets_a_rendered_page(capsys: Out, subject: str) -> None:
+def test_docs_renders_a_page_on_a_terminal(capsys: Out, subject: str) -> None:
     assert main(["docs", subject]) == 0
     shown = capsys.readouterr().out
 
@@ -70,7 +70,7 @@ def test_a_terminal_gets_a_rendered_page(capsys: Out, subject: str) -> None:
     assert max(len(line) for line in shown.splitlines()) <= 80
 
 
-def test_programs_get_a_page_as_json(capsys: Out) -> None:
+def test_a_page_of_docs_can_be_json(capsys: Out) -> None:
     assert main(["docs", "alerts", "--json"]) == 0
 
     assert json.loads(capsys.readouterr().out) == {
@@ -81,7 +81,7 @@ def test_programs_get_a_page_as_json(capsys: Out) -> None:
     }
 
 
-def test_an_unknown_subject_is_a_usage_error_that_names_the_subjects(capsys: Out) -> None:
+def test_an_unknown_subject_of_docs_is_a_usage_error(capsys: Out) -> None:
     assert main(["docs", "alert"]) == 2
     captured = capsys.readouterr()
 

@@ -10,7 +10,7 @@ from receiver.kling.endpoints import CATALOGUE
 Out = pytest.CaptureFixture[str]
 
 
-def test_every_endpoint_of_the_catalogue_is_told(capsys: Out) -> None:
+def test_endpoints_lists_the_whole_catalogue(capsys: Out) -> None:
     assert main(["endpoints"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
 
@@ -28,7 +28,7 @@ def test_every_endpoint_of_the_catalogue_is_told(capsys: Out) -> None:
     assert told["audio/tts"] == ["legacy", "", "", "audios", "no", ""]
 
 
-def test_programs_get_the_catalogue_as_a_list_like_any_other(capsys: Out) -> None:
+def test_endpoints_json_is_a_list_with_items(capsys: Out) -> None:
     assert main(["endpoints", "--json"]) == 0
 
     told = json.loads(capsys.readouterr().out)
@@ -39,7 +39,7 @@ def test_programs_get_the_catalogue_as_a_list_like_any_other(capsys: Out) -> Non
 @pytest.mark.parametrize(
     "path", ["text-to-video/kling-9", "omni-video/o3", "/v1/videos/something-new", "videos/identify-face"]
 )
-def test_one_that_is_listed_or_not_can_be_looked_at(capsys: Out, path: str) -> None:
+def test_endpoints_shows_listed_and_unlisted_paths(capsys: Out, path: str) -> None:
     assert main(["endpoints", path, "--json"]) == 0
 
     told = json.loads(capsys.readouterr().out)
@@ -48,7 +48,7 @@ def test_one_that_is_listed_or_not_can_be_looked_at(capsys: Out, path: str) -> N
     assert told["asynchronous"] == (path != "videos/identify-face")
 
 
-def test_a_path_that_makes_no_task_is_no_endpoint_and_the_nearest_is_named(capsys: Out) -> None:
+def test_endpoints_suggests_the_nearest_endpoint(capsys: Out) -> None:
     assert main(["endpoints", "images/generation/8672"]) == 2
 
     assert "Did you mean images/generations?" in capsys.readouterr().err

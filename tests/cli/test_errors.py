@@ -15,7 +15,7 @@ from harness.run_cli import clean_environment, run_cli
 from receiver.cli import main
 
 
-def test_nobody_at_the_admin_address_says_how_to_start(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_stopped_service_is_reported_with_how_to_start_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path, port := free_port())
 
     code = main(["tasks", "list", "--config", str(config)])
@@ -27,7 +27,7 @@ def test_nobody_at_the_admin_address_says_how_to_start(tmp_path: Path, capsys: p
     )
 
 
-def test_a_service_that_never_ran_here_has_no_token(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_admin_token_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path, free_port())
     (tmp_path / "admin-token").unlink()
 
@@ -37,7 +37,7 @@ def test_a_service_that_never_ran_here_has_no_token(tmp_path: Path, capsys: pyte
     assert "The service has not run here yet" in capsys.readouterr().err
 
 
-def test_a_folder_in_the_tokens_place_keeps_the_service_from_starting_until_somebody_has_mended_it(
+def test_a_folder_in_place_of_the_token_prevents_the_start(
     tmp_path: Path,
 ) -> None:
     config = write_config(tmp_path, free_port())
@@ -52,7 +52,7 @@ def test_a_folder_in_the_tokens_place_keeps_the_service_from_starting_until_some
 
 
 @pytest.mark.parametrize(("content", "reason"), [(None, "Is a directory"), (b"\xff", "it is not UTF-8 text")])
-def test_what_is_no_token_is_not_taken_for_one(
+def test_an_unreadable_admin_token_is_reported(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes | None, reason: str
 ) -> None:
     config = write_config(tmp_path, free_port())
@@ -69,7 +69,7 @@ def test_what_is_no_token_is_not_taken_for_one(
     assert f"The admin token in {kept} cannot be read ({reason})." in capsys.readouterr().err
 
 
-def test_another_services_token_is_told_apart(
+def test_a_wrong_admin_token_is_reported(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (config.parent / "admin-token").write_text("another")
@@ -83,7 +83,7 @@ def test_another_services_token_is_told_apart(
     assert service.requests == []
 
 
-def test_what_the_api_refuses_is_told_in_its_own_words(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refusal_of_the_api_is_printed_unchanged(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code = main(["tasks", "show", "tsk_none", "--config", str(config)])
 
     assert code == 1
@@ -104,7 +104,7 @@ def test_what_the_api_refuses_is_told_in_its_own_words(config: Path, capsys: pyt
         ("routes test none", "routes list"),
     ],
 )
-def test_of_what_is_not_there_it_says_where_to_look(
+def test_an_unknown_id_is_reported_with_the_command_that_lists_them(
     config: Path, capsys: pytest.CaptureFixture[str], argv: str, lists: str
 ) -> None:
     code = main([*argv.split(), "--config", str(config)])
@@ -113,7 +113,7 @@ def test_of_what_is_not_there_it_says_where_to_look(
     assert capsys.readouterr().err.endswith(f" To list them: `kling-receiver {lists}`.\n")
 
 
-def test_another_program_on_the_port_is_told_apart(
+def test_another_program_on_the_port_is_recognized(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", ["not", "an", "object"])
@@ -154,7 +154,7 @@ def test_another_program_on_the_port_is_told_apart(
         (["simulate", "--drop", "often"], "drop"),
     ],
 )
-def test_what_cannot_be_understood_is_usage(
+def test_an_invalid_argument_is_a_usage_error(
     config: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], argv: list[str], words: str
 ) -> None:
     monkeypatch.setenv("KLING_RECEIVER_CONFIG", str(config))
@@ -195,7 +195,7 @@ NO_SUCH_ROUTE = "this route is not in the configuration. Choose one from `kling-
         ),
     ],
 )
-def test_what_the_service_refuses_of_what_was_typed_is_usage_and_names_the_option(
+def test_a_refused_option_is_a_usage_error_that_names_it(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], case: tuple[str, str, str]
 ) -> None:
     typed, refusal, said = case
@@ -210,7 +210,7 @@ def test_what_the_service_refuses_of_what_was_typed_is_usage_and_names_the_optio
     assert capsys.readouterr().err == f"kling-receiver: {said}\n"
 
 
-def test_a_replay_of_nothing_named_is_usage(
+def test_a_replay_without_a_selection_is_a_usage_error(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["replay", "--config", str(config)]) == 2
@@ -218,7 +218,7 @@ def test_a_replay_of_nothing_named_is_usage(
     assert service.requests == []
 
 
-def test_a_faulty_configuration_is_78_and_every_fault_is_named(tmp_path: Path) -> None:
+def test_an_invalid_configuration_exits_with_78_and_all_errors(tmp_path: Path) -> None:
     config = tmp_path / "config.toml"
     config.write_text('[public]\nlisten = "nowhere"\n[poll]\nafter = "soon"\n')
 
@@ -230,7 +230,7 @@ def test_a_faulty_configuration_is_78_and_every_fault_is_named(tmp_path: Path) -
     assert "Traceback" not in ended.stderr
 
 
-def test_a_program_gets_every_fault_as_json(
+def test_configuration_errors_can_be_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tmp_path / "config.toml"
@@ -253,7 +253,7 @@ def test_a_program_gets_every_fault_as_json(
     ]
 
 
-def test_a_file_that_is_no_toml_or_is_not_there_is_a_fault_as_json(
+def test_a_broken_or_missing_file_is_an_error_in_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "broken.toml").write_text("\n[kling\n")
@@ -272,7 +272,7 @@ def test_a_file_that_is_no_toml_or_is_not_there_is_a_fault_as_json(
     ]
 
 
-def test_the_configuration_may_be_named_before_the_command(
+def test_config_may_precede_the_command(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", {"items": [make_task()], "next": None})
@@ -282,7 +282,7 @@ def test_the_configuration_may_be_named_before_the_command(
     assert len(capsys.readouterr().out.splitlines()) == 2
 
 
-def test_a_reader_that_leaves_early_is_no_trouble(service: FakeService, config: Path) -> None:
+def test_a_closed_pipe_is_not_an_error(service: FakeService, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task(label="x" * 400)] * 500, "next": None})
 
     with subprocess.Popen(
@@ -301,7 +301,7 @@ def test_a_reader_that_leaves_early_is_no_trouble(service: FakeService, config: 
         assert process.stderr.read() == ""
 
 
-def test_a_reader_of_help_that_leaves_early_is_no_trouble() -> None:
+def test_a_closed_pipe_during_help_is_not_an_error() -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "receiver", "--help"],
         env=clean_environment(),
@@ -335,7 +335,7 @@ def test_output_that_cannot_be_written_is_one_sentence(service: FakeService, con
     assert ended.stderr == "kling-receiver: cannot write the output: No space left on device.\n"
 
 
-def test_ctrl_c_is_130_and_silent(service: FakeService, config: Path) -> None:
+def test_ctrl_c_exits_with_130_and_prints_nothing(service: FakeService, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task()], "next": None})
     service.answer("/api/tasks/counts", {"counts": {"processing": 1}})
 
@@ -355,13 +355,13 @@ def test_ctrl_c_is_130_and_silent(service: FakeService, config: Path) -> None:
         assert process.stderr.read() == "1 running, 0 waiting, 0 done\n"
 
 
-def test_help_is_there_for_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str]) -> None:
     for argv in ([], ["tasks"], ["submit"], ["simulate"], ["demo"], ["db"], ["config"], ["tasks", "watch"]):
         assert main([*argv, "--help"]) == 0
         assert "Usage: kling-receiver" in capsys.readouterr().out
 
 
-def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("kling-receiver ")
 

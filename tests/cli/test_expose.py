@@ -36,7 +36,7 @@ def config_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_tunnel_leads_to_callbacks_and_health_alone(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_exposed_paths_are_callbacks_and_health_only(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["expose", "cloudflared", "--host", "hooks.example.com", "--config", str(config_file)]) == 0
 
     said = capsys.readouterr()
@@ -47,7 +47,7 @@ def test_a_tunnel_leads_to_callbacks_and_health_alone(config_file: Path, capsys:
     assert "route dns kling-receiver hooks.example.com" in said.err
 
 
-def test_only_what_the_configuration_does_not_say_yet_is_asked_for(
+def test_expose_asks_only_for_missing_settings(
     config_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["expose", "nginx", "--host", "hooks.example.com", "--config", str(config_file)]) == 0
@@ -77,7 +77,7 @@ def test_only_what_the_configuration_does_not_say_yet_is_asked_for(
         (["cloudflared"], 'url = "https://hooks.example.com:8443"', 2, "without a port"),
     ],
 )
-def test_what_cannot_be_exposed_is_told_with_what_to_do(
+def test_expose_reports_why_it_cannot_and_the_remedy(
     config_file: Path, capsys: pytest.CaptureFixture[str], argv: list[str], public: str, *, code: int, words: str
 ) -> None:
     config_file.write_text(f"[public]\n{public}\n")

@@ -28,7 +28,7 @@ def keys(folder: Path, *lines: object, **given: Any) -> list[str]:
     return [job.key for job in read_jobs(write(folder, *lines), JobDefaults(**said))]
 
 
-def test_a_line_is_a_whole_job_or_klings_body_for_the_endpoint_given(tmp_path: Path) -> None:
+def test_a_line_is_a_job_or_a_body_for_the_given_endpoint(tmp_path: Path) -> None:
     whole = {"endpoint": "videos/text2video", "body": {"prompt": "b"}, "label": "mine", "tags": {"x": "y"}}
 
     bare, full = read_jobs(write(tmp_path, {"prompt": "a"}, "", whole | {"priority": 0, "batch": "b1"}), GIVEN)
@@ -45,7 +45,7 @@ def test_byte_order_marks_are_ignored(tmp_path: Path) -> None:
     assert [job.body for job in read_jobs(path, GIVEN)] == [{"prompt": "a"}, {"prompt": "b"}]
 
 
-def test_every_bad_line_is_named_at_once_with_its_reason(tmp_path: Path) -> None:
+def test_all_invalid_lines_are_reported_at_once(tmp_path: Path) -> None:
     good = {"body": {"prompt": "a"}}
     path = write(
         tmp_path,
@@ -68,7 +68,7 @@ def test_every_bad_line_is_named_at_once_with_its_reason(tmp_path: Path) -> None
     assert "'tagz'" in raised.value.message
 
 
-def test_a_line_that_is_cut_is_told_by_its_number_alone(tmp_path: Path) -> None:
+def test_a_truncated_line_is_reported_by_its_number_only(tmp_path: Path) -> None:
     path = write(tmp_path, {"prompt": "a"}, '{"prompt": "b",', {"prompt": "c"})
 
     with pytest.raises(UsageError) as raised:
@@ -79,7 +79,7 @@ def test_a_line_that_is_cut_is_told_by_its_number_alone(tmp_path: Path) -> None:
     assert said.endswith(", column 16.")
 
 
-def test_a_key_is_made_of_what_is_asked_for_and_the_same_line_again_is_another_job(tmp_path: Path) -> None:
+def test_a_repeated_line_gets_a_key_of_its_own(tmp_path: Path) -> None:
     first = keys(tmp_path, {"prompt": "a"}, {"prompt": "b"}, {"prompt": "a"})
 
     assert len(set(first)) == 3
@@ -93,14 +93,14 @@ def test_a_key_is_made_of_what_is_asked_for_and_the_same_line_again_is_another_j
     assert keys(tmp_path, {"body": {"prompt": "a"}, "idempotency_key": "mine"}) == ["mine"]
 
 
-def test_many_jobs_are_told_from_one_by_the_files_name() -> None:
+def test_a_job_file_is_recognized_by_its_name() -> None:
     assert [is_job_file(name) for name in ("@jobs.jsonl", "@jobs.ndjson", "@job.json", "{}", "-", None)] == [
         *[True] * 2,
         *[False] * 4,
     ]
 
 
-def test_a_bad_line_ends_the_command_with_2_and_nothing_is_sent(
+def test_an_invalid_line_exits_with_2_and_submits_nothing(
     tmp_path: Path, service: FakeService, config: Path
 ) -> None:
     path = write(tmp_path, {"prompt": "a"}, "nonsense")

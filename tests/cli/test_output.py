@@ -15,7 +15,7 @@ from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.render import print_json_line
 
 
-def test_a_list_in_a_pipe_is_tab_separated_lines_without_a_head(
+def test_a_list_in_a_pipe_is_tab_separated_without_a_header(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", {"items": [make_task(tags={"project": "ads"}, message="ran\naway")], "next": "more"})
@@ -37,7 +37,7 @@ def test_a_list_in_a_pipe_is_tab_separated_lines_without_a_head(
     assert err == ""
 
 
-def test_json_is_what_the_api_said(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_is_the_apis_answer(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     answer = {"items": [make_task(label="猫")], "next": "more"}
     service.answer("/api/tasks", answer)
 
@@ -48,7 +48,7 @@ def test_json_is_what_the_api_said(service: FakeService, config: Path, capsys: p
 
 
 @pytest.mark.parametrize("argv", [("events", "list"), ("events", "show", "evt_one")])
-def test_json_holds_nothing_that_commands_a_terminal_or_cannot_be_written(
+def test_json_escapes_control_characters_and_surrogates(
     service: FakeService, config: Path, argv: tuple[str, ...]
 ) -> None:
     event = make_event(message="\ud800 \\\u009b31m \x7f\x85\x9f\x1b[1m 猫 \xa0é🐈", kling={"\udfff": "\x80"})
@@ -63,7 +63,7 @@ def test_json_holds_nothing_that_commands_a_terminal_or_cannot_be_written(
     assert r'"\udfff": "\u0080"' in ended.stdout
 
 
-def test_a_line_of_json_holds_no_more_than_a_page_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_line_of_json_escapes_control_characters_too(capsys: pytest.CaptureFixture[str]) -> None:
     print_json_line({"message": "\ud800 \u009b31m 猫"})
 
     assert capsys.readouterr().out == '{"message": "\\ud800 \\u009b31m 猫"}\n'
@@ -98,7 +98,7 @@ def test_a_line_of_json_holds_no_more_than_a_page_of_it(capsys: pytest.CaptureFi
         (["routes", "list"], "/api/routes"),
     ],
 )
-def test_filters_go_to_the_api(service: FakeService, config: Path, argv: list[str], asked: str) -> None:
+def test_filters_are_sent_to_the_api(service: FakeService, config: Path, argv: list[str], asked: str) -> None:
     for path in ("/api/tasks", "/api/batches", "/api/events", "/api/deliveries", "/api/routes"):
         service.answer(path, {"items": [], "next": None})
 
@@ -155,7 +155,7 @@ def test_an_event_shows_as_destinations_receive_it(
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("accepted", 0), ("failed", 1), ("refused", 1)])
-def test_a_routes_test_ends_as_the_attempt_did(service: FakeService, config: Path, outcome: str, code: int) -> None:
+def test_a_route_test_exits_with_the_attempts_outcome(service: FakeService, config: Path, outcome: str, code: int) -> None:
     answer = {"outcome": outcome, "code": 200, "reason": "", "excerpt": "ok", "duration_ms": 3}
     service.answer("/api/routes/publish/test", answer)
 
@@ -190,7 +190,7 @@ def test_a_callback_url_that_leaked_is_revoked(
     assert service.requests[0][:2] == ("POST", "/api/callback-urls/tsk_1/revoke")
 
 
-def test_a_terminal_gets_a_table_in_colour_and_no_command_of_a_strangers(service: FakeService, config: Path) -> None:
+def test_a_terminal_gets_a_coloured_table_without_foreign_escapes(service: FakeService, config: Path) -> None:
     service.answer("/api/tasks", {"items": [make_task(state="failed", message="\x1b]0;gotcha\x07")], "next": "more"})
 
     shown = run_in_terminal(["tasks", "list", "--config", str(config)])
@@ -211,7 +211,7 @@ LISTS = {
 
 @pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("what", LISTS)
-def test_a_list_fits_the_terminal_and_cuts_neither_ids_nor_states(
+def test_a_table_fits_the_terminal_without_cutting_ids_or_states(
     service: FakeService, config: Path, what: str, width: int
 ) -> None:
     service.answer(f"/api/{what}", {"items": [LISTS[what]], "next": None})
@@ -233,7 +233,7 @@ def test_a_list_fits_the_terminal_and_cuts_neither_ids_nor_states(
 
 
 @pytest.mark.parametrize("width", range(41, 120))
-def test_however_narrow_a_terminal_is_the_most_needed_columns_are_whole(width: int) -> None:
+def test_a_narrow_terminal_keeps_the_required_columns_whole(width: int) -> None:
     tasks = [LISTS["tasks"], make_task(id=TASK, state="processing", label="spring", tags={"project": "ads"})]
     out = io.StringIO()
 
@@ -253,7 +253,7 @@ def test_however_narrow_a_terminal_is_the_most_needed_columns_are_whole(width: i
     assert len(titles) + len(laid.omitted) == 8
 
 
-def test_where_not_even_an_id_has_room_it_is_wrapped_by_the_terminal_and_not_cut(
+def test_an_id_wider_than_the_terminal_is_wrapped_and_not_cut(
     service: FakeService, config: Path
 ) -> None:
     service.answer("/api/deliveries", {"items": [LISTS["deliveries"]], "next": None})

@@ -14,7 +14,7 @@ from harness.ports import free_port
 from harness.run_cli import clean_environment, run_cli
 
 
-def test_it_tells_each_thing_that_happens_as_a_line_of_json() -> None:
+def test_simulate_prints_each_event_as_a_line_of_json() -> None:
     with running_simulator("--json", "--submitted-for", "10ms", "--processing-for", "10ms") as simulator:
         headers = {"authorization": "Bearer any"}
         with httpx.Client(trust_env=False, headers=headers) as client:
@@ -25,14 +25,14 @@ def test_it_tells_each_thing_that_happens_as_a_line_of_json() -> None:
     assert told[-1]["message"] == "no boats"
 
 
-def test_it_ends_when_it_is_told_to() -> None:
+def test_simulate_ends_on_sigterm() -> None:
     with running_simulator() as simulator:
         simulator.process.send_signal(signal.SIGTERM)
 
         assert simulator.process.wait(30) == 0
 
 
-def test_a_port_that_is_taken_is_a_sentence() -> None:
+def test_simulate_reports_a_port_in_use() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
 

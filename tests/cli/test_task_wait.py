@@ -25,7 +25,7 @@ class AnswerSequence:
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
-def test_waiting_ends_with_the_results_alone_on_stdout(
+def test_waiting_prints_only_the_results_to_stdout(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer(f"/api/tasks/{TASK_ID}", AnswerSequence(make_task(), make_task(state="succeed", result=RESULT)))
@@ -38,7 +38,7 @@ def test_waiting_ends_with_the_results_alone_on_stdout(
     assert [line.split("  ")[-1] for line in err.splitlines()] == ["processing", "succeed"]
 
 
-def test_files_brought_home_stand_for_the_results(
+def test_archived_files_are_printed_as_results(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assets = [{"url": "https://cdn.example/0.png", "path": "/var/lib/kling/0.png"}]
@@ -48,7 +48,7 @@ def test_files_brought_home_stand_for_the_results(
     assert capsys.readouterr().out == "/var/lib/kling/0.png\nhttps://cdn.example/1.png\n"
 
 
-def test_what_was_not_brought_home_is_told_by_its_url(
+def test_a_result_that_is_not_archived_is_printed_by_its_url(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     urls = [f"https://cdn.example/{number}.png" for number in range(2)]
@@ -60,7 +60,7 @@ def test_what_was_not_brought_home_is_told_by_its_url(
     assert capsys.readouterr().out == f"{urls[0]}\n/var/lib/kling/1.png\n/w.png\n"
 
 
-def test_results_on_their_way_home_are_waited_for(
+def test_waiting_includes_the_archiving_of_results(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assets = [{"url": "https://cdn.example/0.png", "path": "/var/lib/kling/0.png"}]
@@ -77,7 +77,7 @@ def test_results_on_their_way_home_are_waited_for(
     ]  # fmt: skip
 
 
-def test_results_that_come_late_are_not_waited_for(
+def test_waiting_ends_without_results_that_are_archived_late(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=RESULT, archiving="late"))
@@ -89,7 +89,7 @@ def test_results_that_come_late_are_not_waited_for(
 @pytest.mark.parametrize(
     ("state", "words"), [("failed", "failed"), ("rejected", "was rejected"), ("expired", "has expired")]
 )
-def test_any_other_end_is_a_failure_with_its_reason(
+def test_a_task_that_did_not_succeed_exits_with_1_and_its_reason(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], state: str, words: str
 ) -> None:
     service.answer(f"/api/tasks/{TASK_ID}", make_task(state=state, message="Image pixel is invalid"))
@@ -111,7 +111,7 @@ def test_waiting_stops_at_its_timeout(service: FakeService, config: Path, capsys
     assert "is still processing" in capsys.readouterr().err
 
 
-def test_news_on_the_stream_is_asked_about_at_once(
+def test_an_event_on_the_stream_refreshes_at_once(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     asked = 0
@@ -130,7 +130,7 @@ def test_news_on_the_stream_is_asked_about_at_once(
     assert asked == 3
 
 
-def test_without_a_stream_the_clock_asks(
+def test_without_a_stream_the_task_is_polled(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.has_stream = False
@@ -140,7 +140,7 @@ def test_without_a_stream_the_clock_asks(
     assert capsys.readouterr().out == URLS
 
 
-def test_json_ends_with_the_task_as_it_is(
+def test_waiting_with_json_prints_the_task(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     task = make_task(state="failed", message="no")
@@ -150,7 +150,7 @@ def test_json_ends_with_the_task_as_it_is(
     assert json.loads(capsys.readouterr().out) == task
 
 
-def test_a_submit_hands_in_what_was_set(
+def test_submit_sends_all_its_options(
     service: FakeService, config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     image = tmp_path / "cat.png"
@@ -209,7 +209,7 @@ def test_a_body_may_come_from_stdin(service: FakeService, config: Path) -> None:
     assert service.requests[0][2]["body"] == {"prompt": "猫"}
 
 
-def test_a_submit_that_kling_refuses_at_once_has_failed(
+def test_submit_exits_with_1_if_kling_refuses(
     service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     service.answer("/api/tasks", make_task(state="rejected", message="prompt is invalid"), status=202)

@@ -54,7 +54,7 @@ def run(
 
 
 @pytest.mark.parametrize("argv", [("config", "check"), ("serve",), ("deliveries", "list")])
-def test_a_store_behind_a_locked_folder_is_a_fault(unprivileged: Sequence[str], locked: Path, argv: tuple[str]) -> None:
+def test_a_store_in_a_locked_folder_is_an_error(unprivileged: Sequence[str], locked: Path, argv: tuple[str]) -> None:
     config = locked.parent / "config.toml"
     config.write_text('[store]\nurl = "sqlite:locked/in/receiver.db"\n')
 
@@ -68,7 +68,7 @@ def test_a_store_behind_a_locked_folder_is_a_fault(unprivileged: Sequence[str], 
     )
 
 
-def test_what_else_lies_behind_a_locked_folder_is_a_warning(unprivileged: Sequence[str], locked: Path) -> None:
+def test_other_paths_in_a_locked_folder_are_warnings(unprivileged: Sequence[str], locked: Path) -> None:
     config = locked.parent / "config.toml"
     config.write_text(
         '[archive]\ndir = "locked/results"\n'
@@ -87,7 +87,7 @@ def test_what_else_lies_behind_a_locked_folder_is_a_warning(unprivileged: Sequen
     assert len(ended.stderr.splitlines()) == 3
 
 
-def test_a_locked_folder_among_the_usual_places_is_passed_over_for_one_with_a_file(
+def test_a_locked_usual_folder_is_skipped_if_a_file_exists_elsewhere(
     unprivileged: Sequence[str], locked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here = locked.parent / "here"
