@@ -1,4 +1,4 @@
-"""A running service that answers as told, and a configuration that leads to it."""
+"""A fake service with prepared answers, and a configuration that leads to it."""
 
 import asyncio
 import threading

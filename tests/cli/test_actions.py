@@ -140,7 +140,9 @@ def test_a_time_may_be_a_duration_ago(service: FakeService, config: Path) -> Non
     assert datetime.fromisoformat(body["to"]) == datetime(2026, 11, 22, 10, 0).astimezone()
 
 
-def test_an_invalid_time_is_a_usage_error(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_time_is_a_usage_error(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["replay", "--status", "dead", "--from", "yesterday", "--config", str(config)]) == 2
     assert "two hours ago" in capsys.readouterr().err
     assert service.requests == []

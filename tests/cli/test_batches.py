@@ -216,9 +216,7 @@ def test_costs_until_before_from_are_a_usage_error(
     assert service.requests == []
 
 
-def test_costs_json_is_the_apis_answer(
-    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_costs_json_is_the_apis_answer(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/costs", COSTS)
 
     assert main(["tasks", "cost", "--json", "--config", str(config)]) == 0

@@ -1,4 +1,4 @@
-"""Tasks that wait are cancelled by name or by choice; what was too late is said, and nothing else is touched."""
+"""`tasks cancel`: by id or by filter. Tasks that are no longer queued are reported and stay as they are."""
 
 import json
 from pathlib import Path
@@ -27,9 +27,7 @@ def refuse_cancel(service: FakeService, task: dict[str, object]) -> None:
 TOO_LATE = {"type": "about:blank", "title": "conflict", "status": 409, "detail": "Too late.", "code": "conflict"}
 
 
-def test_cancel_by_id_prints_each_task(
-    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_cancel_by_id_prints_each_task(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     allow_cancel(service, a_queued_task(1), a_queued_task(2))
 
     code = main(["tasks", "cancel", "tsk_1", "tsk_2", "--why", "a typo", "--config", str(config)])

@@ -1,4 +1,4 @@
-"""The store and the configuration, looked after from the command line without a service."""
+"""The commands for the store and the configuration, which need no running service."""
 
 import json
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""The demo as a new user runs it: real processes on this machine, a good end, nothing left behind."""
+"""The demo as a new user runs it: real processes, success, nothing left behind."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""The demo's parts: a sink that believes nothing, a stage that leaves nothing behind, a teller for both readers."""
+"""The demo's parts: the webhook sink, the sandbox and the output."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What Kling can be asked for, told without a service or a configuration."""
+"""`endpoints` lists the catalogue, without a service or a configuration."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Expected trouble: one sentence and its remedy on stderr, an exit code, never a traceback."""
+"""Expected errors: one sentence with a remedy on stderr, an exit code, never a traceback."""
 
 import json
 import signal
@@ -272,9 +272,7 @@ def test_a_broken_or_missing_file_is_an_error_in_json(
     ]
 
 
-def test_config_may_precede_the_command(
-    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_config_may_precede_the_command(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     service.answer("/api/tasks", {"items": [make_task()], "next": None})
 
     assert main(["--config", str(config), "tasks", "list"]) == 0

@@ -1,4 +1,4 @@
-"""What `expose` says beside the settings themselves, and what it refuses."""
+"""What `expose` prints beside the settings, and what it refuses."""
 
 import re
 from pathlib import Path
@@ -47,9 +47,7 @@ def test_exposed_paths_are_callbacks_and_health_only(config_file: Path, capsys: 
     assert "route dns kling-receiver hooks.example.com" in said.err
 
 
-def test_expose_asks_only_for_missing_settings(
-    config_file: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_expose_asks_only_for_missing_settings(config_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["expose", "nginx", "--host", "hooks.example.com", "--config", str(config_file)]) == 0
     said = capsys.readouterr()
     assert 'url = "https://hooks.example.com"' in said.err

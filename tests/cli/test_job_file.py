@@ -1,4 +1,4 @@
-"""A file of many jobs is read and checked whole, each line under a key of its own."""
+"""A file of jobs is checked before any job is submitted. Each line has its own key."""
 
 import json
 from pathlib import Path
@@ -100,9 +100,7 @@ def test_a_job_file_is_recognized_by_its_name() -> None:
     ]
 
 
-def test_an_invalid_line_exits_with_2_and_submits_nothing(
-    tmp_path: Path, service: FakeService, config: Path
-) -> None:
+def test_an_invalid_line_exits_with_2_and_submits_nothing(tmp_path: Path, service: FakeService, config: Path) -> None:
     path = write(tmp_path, {"prompt": "a"}, "nonsense")
 
     done = run_cli("submit", "images/generations", "--body", f"@{path}", "--config", config)

@@ -1,4 +1,4 @@
-"""Lists and single things: tables for people, lines for pipes, the API's own JSON for programs."""
+"""Output: tables on a terminal, lines in a pipe, the API's JSON for programs."""
 
 import io
 import json
@@ -155,7 +155,9 @@ def test_an_event_shows_as_destinations_receive_it(
 
 
 @pytest.mark.parametrize(("outcome", "code"), [("accepted", 0), ("failed", 1), ("refused", 1)])
-def test_a_route_test_exits_with_the_attempts_outcome(service: FakeService, config: Path, outcome: str, code: int) -> None:
+def test_a_route_test_exits_with_the_attempts_outcome(
+    service: FakeService, config: Path, outcome: str, code: int
+) -> None:
     answer = {"outcome": outcome, "code": 200, "reason": "", "excerpt": "ok", "duration_ms": 3}
     service.answer("/api/routes/publish/test", answer)
 
@@ -253,9 +255,7 @@ def test_a_narrow_terminal_keeps_the_required_columns_whole(width: int) -> None:
     assert len(titles) + len(laid.omitted) == 8
 
 
-def test_an_id_wider_than_the_terminal_is_wrapped_and_not_cut(
-    service: FakeService, config: Path
-) -> None:
+def test_an_id_wider_than_the_terminal_is_wrapped_and_not_cut(service: FakeService, config: Path) -> None:
     service.answer("/api/deliveries", {"items": [LISTS["deliveries"]], "next": None})
 
     shown = run_in_terminal(["deliveries", "list", "--config", str(config)], TASK_COLUMNS="20")

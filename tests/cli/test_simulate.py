@@ -1,4 +1,4 @@
-"""The simulator as a command: a process that tells what happens, and ends when asked to."""
+"""The simulator as a command: a process that prints events and ends on a signal."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""What `tasks watch` says of all tasks: how many, how quickly, how long it takes yet."""
+"""The summary line of `tasks watch`: counts, rate and remaining time."""
 
 import pytest
 

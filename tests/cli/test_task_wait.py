@@ -1,4 +1,4 @@
-"""Submitting and waiting: the end is what the service says, however the news comes."""
+"""Submitting and waiting, with and without the event stream."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A folder that may not be entered is named by the key that leads there, and ends no command with a traceback."""
+"""A folder without permission is reported by its setting, and never with a traceback."""
 
 import os
 import shutil

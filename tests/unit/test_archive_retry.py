@@ -1,4 +1,4 @@
-"""Routes wait for files, and not for ever; what is lost is said, and what may yet come is tried for."""
+"""Routes wait for files for a limited time. Lost files are reported, others are retried."""
 
 from datetime import timedelta
 from random import Random
@@ -26,30 +26,30 @@ def decided(state: ArchiveState, *missing: MissingResult, age: timedelta) -> Arc
 
 
 @pytest.mark.parametrize("age", [timedelta(0), HOUR, 40 * DAY])
-def test_when_all_is_archived_delivery_starts(age: timedelta) -> None:
+def test_delivery_starts_once_everything_is_archived(age: timedelta) -> None:
     assert decided(ArchiveState.PENDING, age=age) == ArchiveDecision(archiving=None, deliver=True)
 
 
 @pytest.mark.parametrize("stage", [ArchiveState.LATE, ArchiveState.EXPIRING])
-def test_what_comes_home_late_is_said(stage: ArchiveState) -> None:
+def test_a_late_archived_file_is_announced(stage: ArchiveState) -> None:
     assert decided(stage, age=5 * HOUR) == ArchiveDecision(archiving=None, deliver=True, alert=ArchiveAlert.RECOVERED)
 
 
-def test_routes_wait_while_something_may_come() -> None:
+def test_routes_wait_while_a_file_may_follow() -> None:
     verdict = decided(ArchiveState.PENDING, SLOW, DEAD, age=59 * MINUTE)
 
     assert (verdict.archiving, verdict.deliver, verdict.alert) == (ArchiveState.PENDING, False, None)
     assert verdict.wait == MINUTE, "the next look is at the moment at which they have waited long enough"
 
 
-def test_after_the_maximum_wait_delivery_starts_and_retries_go_on() -> None:
+def test_after_the_maximum_wait_delivery_starts_and_retries_continue() -> None:
     verdict = decided(ArchiveState.PENDING, SLOW, age=HOUR)
 
     assert (verdict.archiving, verdict.deliver, verdict.alert) == (ArchiveState.LATE, True, ArchiveAlert.LOST)
     assert verdict.wait
 
 
-def test_after_half_a_day_it_is_said_that_it_may_be_lost_and_once() -> None:
+def test_after_half_a_day_a_possible_loss_is_reported_once() -> None:
     assert decided(ArchiveState.LATE, SLOW, age=WARN_AFTER - SECOND).alert is None
     assert decided(ArchiveState.LATE, SLOW, age=WARN_AFTER).alert is ArchiveAlert.EXPIRING
     assert decided(ArchiveState.LATE, SLOW, age=WARN_AFTER).archiving is ArchiveState.EXPIRING
@@ -57,7 +57,7 @@ def test_after_half_a_day_it_is_said_that_it_may_be_lost_and_once() -> None:
 
 
 @pytest.mark.parametrize("stage", list(ArchiveState))
-def test_when_nothing_more_can_come_it_ends(stage: ArchiveState) -> None:
+def test_archiving_ends_when_no_file_can_follow(stage: ArchiveState) -> None:
     assert decided(stage, DEAD, age=REFUSAL_GRACE) == ArchiveDecision(
         archiving=None, deliver=True, alert=ArchiveAlert.LOST
     )
@@ -66,13 +66,13 @@ def test_when_nothing_more_can_come_it_ends(stage: ArchiveState) -> None:
     )
 
 
-def test_what_was_made_a_moment_ago_may_not_be_everywhere_yet() -> None:
+def test_a_missing_file_of_a_new_result_is_retried() -> None:
     verdict = decided(ArchiveState.PENDING, DEAD, age=SECOND)
 
     assert (verdict.archiving, verdict.deliver, verdict.alert) == (ArchiveState.PENDING, False, None)
 
 
-def test_waits_grow_with_the_time_it_has_taken_and_stay_bounded() -> None:
+def test_waits_grow_with_the_age_up_to_a_bound() -> None:
     rng, age, waits = Random(7), timedelta(0), []
     stage: ArchiveState | None = ArchiveState.PENDING
     while stage is not None:

@@ -1,4 +1,4 @@
-"""Which pushes may wait for the API's word, and that each id they name has its turn."""
+"""Which pushes may wait for confirmation, and that each of their ids is polled in turn."""
 
 import pytest
 from harness.factories import a_push, a_status_report, a_task

@@ -41,7 +41,7 @@ def translated(status: int, document: Json | None = None, *, creates: bool = Fal
     ],
 )
 @pytest.mark.parametrize("spelt", [int, float, str])
-def test_the_code_decides_whatever_the_status(
+def test_the_code_outweighs_the_status(
     status: int, codes: list[int], kind: type[KlingRefusal], retry: RetryHint, spelt: type[int | float | str]
 ) -> None:
     for code in codes:
@@ -53,7 +53,7 @@ def test_the_code_decides_whatever_the_status(
 
 
 @pytest.mark.parametrize("code", [0, "0", 0.0, "success", "SUCCESS", " Succeed ", "ok", 200, "200", None])
-def test_a_success_is_no_error_however_it_is_said(code: object) -> None:
+def test_every_form_of_success_is_not_an_error(code: object) -> None:
     assert translated(200, {"code": code, "message": "SUCCEED", "data": {}}, creates=True) is None
 
 
@@ -87,7 +87,7 @@ def test_a_200_with_any_other_code_is_an_error(code: object) -> None:
 @pytest.mark.parametrize(
     "document", [None, {}, {"code": None}, {"code": ""}, {"code": "words"}, {"code": True}, {"code": []}]
 )
-def test_without_a_code_that_can_be_read_the_status_decides(
+def test_without_a_readable_code_the_status_decides(
     status: int, kind: type[KlingRefusal], document: Json | None
 ) -> None:
     assert type(translated(status, document)) is kind
@@ -102,13 +102,13 @@ def test_without_a_code_that_can_be_read_the_status_decides(
         (500, errors.ServerError),
     ],
 )
-def test_a_gateway_may_put_an_http_status_for_the_code(code: int, kind: type[KlingRefusal]) -> None:
+def test_a_gateways_code_may_be_an_http_status(code: int, kind: type[KlingRefusal]) -> None:
     assert type(translated(200, {"code": code})) is kind
     assert type(translated(code, {"code": code})) is kind
 
 
 @pytest.mark.parametrize("status", [400, 429])
-def test_a_code_never_seen_before_is_not_guessed_at_from_a_status_that_means_many_things(status: int) -> None:
+def test_an_unknown_code_with_an_ambiguous_status_is_not_guessed(status: int) -> None:
     assert type(translated(status, {"code": 1399})) is errors.UnknownErrorCode
 
 
@@ -129,7 +129,7 @@ def test_a_code_never_seen_before_is_not_guessed_at_from_a_status_that_means_man
         (200, None),
     ],
 )
-def test_a_create_after_which_the_task_may_exist_is_uncertain(status: int, document: Json | None) -> None:
+def test_a_create_that_may_have_made_a_task_is_uncertain(status: int, document: Json | None) -> None:
     error = translated(status, document, creates=True)
 
     assert type(error) is KlingUncertain
@@ -140,11 +140,11 @@ def test_a_create_after_which_the_task_may_exist_is_uncertain(status: int, docum
     ("status", "document"),
     [(503, {"code": 5001}), (503, None), (501, None), (523, None), (429, None), (400, None), (500, {"code": 1303})],
 )
-def test_a_create_that_made_nothing_for_sure_is_a_refusal(status: int, document: Json | None) -> None:
+def test_a_create_that_certainly_made_no_task_is_a_refusal(status: int, document: Json | None) -> None:
     assert isinstance(translated(status, document, creates=True), KlingRefusal)
 
 
-def test_an_answer_to_a_question_that_is_no_json_is_the_servers_trouble() -> None:
+def test_a_query_answered_without_json_is_a_server_error() -> None:
     assert type(translated(200, None)) is errors.ServerError
 
 
@@ -159,7 +159,7 @@ def test_an_answer_to_a_question_that_is_no_json_is_the_servers_trouble() -> Non
         ({"message": "x" * 5000}, "x" * 500 + "."),
     ],
 )
-def test_klings_words_are_passed_on_in_one_line_of_some_length(document: Json, words: str) -> None:
+def test_klings_message_is_one_line_of_limited_length(document: Json, words: str) -> None:
     error = translated(400, document)
 
     assert error is not None
@@ -167,14 +167,14 @@ def test_klings_words_are_passed_on_in_one_line_of_some_length(document: Json, w
     assert error.message.isprintable()
 
 
-def test_a_redirect_points_at_the_address_configured() -> None:
+def test_a_redirect_is_an_error_of_the_configured_address() -> None:
     error = translated(302)
 
     assert error is not None
     assert "base_url" in error.message
 
 
-def test_a_remedy_for_people_comes_with_the_error() -> None:
+def test_an_error_has_a_remedy() -> None:
     assert "balance" in str(translated(429, {"code": 1102, "message": "used up"}))
 
 
@@ -205,7 +205,7 @@ def test_retry_after_is_read_in_seconds_or_as_a_date(value: str, wait: timedelta
 
 
 @given(st.text())
-def test_no_retry_after_is_too_odd(value: str) -> None:
+def test_any_retry_after_header_is_accepted(value: str) -> None:
     wait = parse_retry_after(value, now=START, maximum=timedelta(days=1))
 
     assert wait is None or timedelta() <= wait <= timedelta(days=1)
@@ -222,7 +222,7 @@ def test_no_retry_after_is_too_odd(value: str) -> None:
     ),
     st.booleans(),
 )
-def test_whatever_comes_is_a_success_or_one_error(status: int, document: Json | None, creates: bool) -> None:
+def test_any_answer_is_a_success_or_one_error(status: int, document: Json | None, creates: bool) -> None:
     error = translated(status, document, creates=creates)
 
     assert error is None or error.message
@@ -243,11 +243,11 @@ def test_whatever_comes_is_a_success_or_one_error(status: int, document: Json | 
         (401, {"code": 1002, "message": "key not found"}, False),
     ],
 )
-def test_that_there_is_no_such_task_can_be_said_in_many_ways(status: int, document: Json | None, none: bool) -> None:
+def test_every_form_of_not_found_is_recognized(status: int, document: Json | None, none: bool) -> None:
     assert an_error_response(status, document).is_not_found() is none
 
 
-def test_a_code_that_no_store_and_no_terminal_takes_is_told_without_what_they_do_not_take() -> None:
+def test_a_code_is_shown_without_unprintable_characters() -> None:
     said = ErrorResponse(status=400, headers={}, document={"code": "\ud800bad\0\x1b[2J code", "message": "no"})
 
     error = to_error(said, is_create=False, now=START)

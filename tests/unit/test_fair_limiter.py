@@ -1,4 +1,4 @@
-"""A place is given to whoever has had the least, and comes back whatever becomes of its holder."""
+"""A free slot goes to the group with the fewest, and is freed however its holder ends."""
 
 import asyncio
 
@@ -41,7 +41,7 @@ async def settle() -> None:
         await asyncio.sleep(0)
 
 
-async def test_who_comes_alone_has_all_places() -> None:
+async def test_a_single_group_may_use_all_slots() -> None:
     owners = Owners(4)
     await owners.acquire(*"aaaaaa")
 
@@ -49,7 +49,7 @@ async def test_who_comes_alone_has_all_places() -> None:
     await owners.end()
 
 
-async def test_who_comes_later_does_not_wait_for_all_of_who_came_first() -> None:
+async def test_a_later_group_does_not_wait_for_all_of_an_earlier_one() -> None:
     owners = Owners(2)
     await owners.acquire(*"aaaaaaaaa", *"bb", "c")
 
@@ -61,7 +61,7 @@ async def test_who_comes_later_does_not_wait_for_all_of_who_came_first() -> None
     await owners.end()
 
 
-async def test_with_one_place_all_take_turns() -> None:
+async def test_with_one_slot_the_groups_take_turns() -> None:
     owners = Owners(1)
     await owners.acquire(*"aaa", *"bbb", *"ccc")
 
@@ -72,7 +72,7 @@ async def test_with_one_place_all_take_turns() -> None:
     await owners.end()
 
 
-async def test_a_place_comes_back_from_one_that_was_cancelled_in_any_state() -> None:
+async def test_a_cancelled_waiter_frees_its_slot_in_any_state() -> None:
     owners = Owners(1)
     await owners.acquire("a", "b", "c")
     holder, next_in_line, last = owners.tasks

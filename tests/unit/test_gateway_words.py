@@ -1,4 +1,4 @@
-"""A gateway's own words decide what follows, where it has no code of Kling's."""
+"""A gateway's own words decide if its answer has no code of Kling's."""
 
 import json
 
@@ -110,19 +110,19 @@ def test_other_words_mean_what_they_say(status: int, document: Json, kind: type[
         (502, nested("bad_response_body")),
     ],
 )
-def test_a_gateway_that_lost_kling_s_answer_leaves_the_create_uncertain(status: int, document: Json) -> None:
+def test_a_gateway_that_lost_klings_answer_leaves_the_create_uncertain(status: int, document: Json) -> None:
     assert isinstance(translated(status, document), KlingUncertain)
     assert not isinstance(translated(status, document, creates=False), KlingUncertain)
 
 
-def test_kling_s_code_decides_before_a_gateway_s_word() -> None:
+def test_klings_code_outweighs_a_gateways_word() -> None:
     error = translated(429, {"code": 1303, "message": "quota is not enough", "error": "insufficient_quota"})
 
     assert type(error) is errors.SlotsFull
 
 
 @pytest.mark.parametrize("wrap", ["fail_to_fetch_task", "bad_response_status_code"])
-def test_kling_s_own_answer_inside_a_gateway_s_message_is_read(wrap: str) -> None:
+def test_klings_answer_inside_a_gateways_message_is_parsed(wrap: str) -> None:
     kling = json.dumps({"code": 1102, "message": "Resource pack exhausted", "request_id": "r-9"})
     error = translated(429, {"code": wrap, "message": kling, "data": None})
 
@@ -136,7 +136,7 @@ def test_a_message_that_only_looks_like_json_stays_a_message(text: str) -> None:
     assert type(translated(400, {"message": text})) is errors.InvalidParameters
 
 
-def test_the_word_that_decided_is_the_error_s_code() -> None:
+def test_the_word_that_decided_is_the_errors_code() -> None:
     error = translated(403, nested("Insufficient-User-Quota"))
 
     assert isinstance(error, KlingRefusal)
@@ -188,11 +188,11 @@ def test_an_answer_that_names_a_task_or_no_error_is_a_success(document: Json) ->
         ({"error": {"message": "database is locked"}}, True),
     ],
 )
-def test_a_query_s_answer_is_refused_only_if_it_reports_no_task(document: Json, is_refused: bool) -> None:
+def test_a_query_is_refused_only_if_its_answer_has_no_task(document: Json, is_refused: bool) -> None:
     assert (translated(200, document, creates=False) is not None) is is_refused
 
 
 @pytest.mark.parametrize("document", [{"success": False, "message": "task not found"}, {"code": "task_not_exist"}])
-def test_a_gateway_s_word_for_no_such_task_is_understood(document: Json) -> None:
+def test_a_gateways_words_for_not_found_are_recognized(document: Json) -> None:
     assert isinstance(translated(200, document, creates=False), errors.UnknownResource)
     assert ErrorResponse(status=400, headers={}, document={"code": "task_not_exist"}).is_not_found()

@@ -1,4 +1,4 @@
-"""The time to read a body grows with its size and no faster, in every part that may grow."""
+"""The time to parse a body is proportional to its size, whichever part grows."""
 
 import contextlib
 import time
@@ -27,21 +27,21 @@ def _seconds(read: Callable[[bytes], object], body: bytes) -> float:
 
 @pytest.mark.parametrize("grown", GROWN)
 @pytest.mark.parametrize("read", [protocol.parse_status, protocol.unwrap_task, protocol.split_tasks])
-def test_a_body_of_a_mebibyte_is_read_at_once(read: Callable[[bytes], object], grown: str) -> None:
+def test_a_body_of_a_mebibyte_is_parsed_quickly(read: Callable[[bytes], object], grown: str) -> None:
     limit = MAX_SECONDS if read is protocol.parse_status else 10 * MAX_SECONDS  # a list of tasks may have more in it
 
     assert _seconds(read, GROWN[grown](SIZE)) < limit
 
 
 @pytest.mark.parametrize("grown", GROWN)
-def test_a_body_of_four_times_the_size_takes_no_more_than_about_four_times_as_long(grown: str) -> None:
+def test_parsing_time_grows_in_proportion_to_size(grown: str) -> None:
     small, large = (_seconds(protocol.parse_status, GROWN[grown](size)) for size in (SIZE // 4, SIZE))
 
     assert large < 10 * small + 0.01
 
 
 @pytest.mark.parametrize("tokens", [strict_json.MAX_TASK_TOKENS, strict_json.MAX_TASK_TOKENS + 1])
-def test_a_body_about_one_task_may_have_so_many_tokens_and_no_more(tokens: int) -> None:
+def test_a_body_about_one_task_has_a_limit_of_tokens(tokens: int) -> None:
     body = b'{"task_id":"1","a":[' + b",".join([b"1"] * (tokens - 9)) + b"]}"  # nine tokens and the commas between
 
     if tokens > strict_json.MAX_TASK_TOKENS:
@@ -51,7 +51,7 @@ def test_a_body_about_one_task_may_have_so_many_tokens_and_no_more(tokens: int) 
         assert protocol.parse_status(body).kling_id == "1"
 
 
-def test_what_stands_inside_a_text_is_no_token() -> None:
+def test_signs_inside_a_string_are_not_tokens() -> None:
     body = b'{"task_id":"1","message":"' + b'[{:,\\"' * 100_000 + b'"}'
 
     assert protocol.parse_status(body).kling_id == "1"

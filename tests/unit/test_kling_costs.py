@@ -1,4 +1,4 @@
-"""What Kling says a task has cost is read in all its words, and exactly."""
+"""Costs of a task are parsed exactly, in all their forms."""
 
 import json
 from decimal import Decimal
@@ -51,12 +51,12 @@ def charges(body: Any) -> dict[str, str] | None:
         (LEGACY | {"final_unit_deduction": "0"}, {"units": "0"}),
     ],
 )
-def test_each_way_to_say_it_is_read(body: Any, found: Any) -> None:
+def test_every_form_of_a_cost_is_parsed(body: Any, found: Any) -> None:
     assert charges(body) == found
 
 
 @pytest.mark.parametrize("nothing", [None, "", {}, []])
-def test_where_nothing_is_said_nothing_is_known(nothing: object) -> None:
+def test_a_body_without_costs_has_no_cost(nothing: object) -> None:
     names = ("final_unit_deduction", "final_balance_deduction", "billing")
 
     assert charges(LEGACY | dict.fromkeys(names, nothing)) is None
@@ -65,7 +65,7 @@ def test_where_nothing_is_said_nothing_is_known(nothing: object) -> None:
 @pytest.mark.parametrize(
     "digits", ["0.1", "0.30000000000000004", "1.1234567890123456789012345", "0.10", "1e2", "12345678901234567890.5"]
 )
-def test_a_fraction_is_taken_as_it_is_written(digits: str) -> None:
+def test_a_fraction_is_exact(digits: str) -> None:
     body = '{"task_id":"k1","task_status":"succeed","final_unit_deduction":' + digits + "}"
 
     assert charges(body) == {"units": format(Decimal(digits), "f")}
@@ -75,7 +75,7 @@ def test_a_fraction_is_taken_as_it_is_written(digits: str) -> None:
     "strange",
     ["free", "1,5", "1.", "NaN", "Infinity", "1e5", "٣", "9" * 31, True, [1], {"a": {"b": 1}}, ["x"], "0x10"],
 )
-def test_what_is_no_amount_is_kept_in_words_alone(strange: object) -> None:
+def test_an_invalid_amount_is_kept_as_raw_text_only(strange: object) -> None:
     cost = parse_status(json.dumps(LEGACY | {"final_unit_deduction": strange}).encode()).cost
 
     assert cost is not None
@@ -84,13 +84,13 @@ def test_what_is_no_amount_is_kept_in_words_alone(strange: object) -> None:
 
 
 @pytest.mark.parametrize("digits", ["1e-99999999999999999999", "1e-999999999", "1e300"])
-def test_a_number_that_would_fill_the_memory_when_written_out_is_none(digits: str) -> None:
+def test_a_number_with_a_huge_exponent_is_not_an_amount(digits: str) -> None:
     body = '{"task_id":"k1","task_status":"succeed","billing":[{"amount":' + digits + "}]}"
 
     assert charges(body) == {}
 
 
-def test_what_is_too_much_is_cut() -> None:
+def test_too_many_charges_are_cut() -> None:
     bills = [{"charge_type": f"kind {n} " + "x" * 100, "amount": "1"} for n in range(100)]
     cost = parse_status(json.dumps(NEW | {"billing": bills}).encode()).cost
 
@@ -108,7 +108,7 @@ ANYTHING = st.recursive(
 
 
 @given(unit=ANYTHING, balance=ANYTHING, billing=ANYTHING)
-def test_whatever_is_said_of_costs_the_body_is_read(unit: object, balance: object, billing: object) -> None:
+def test_invalid_costs_do_not_prevent_parsing_the_body(unit: object, balance: object, billing: object) -> None:
     body = LEGACY | {"final_unit_deduction": unit, "final_balance_deduction": balance, "billing": billing}
     found = parse_status(json.dumps(body).encode())
 

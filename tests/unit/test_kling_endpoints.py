@@ -15,14 +15,14 @@ KINDS = [path.partition("/")[0] for path, each in CATALOGUE.items() if each.gene
 
 
 @pytest.mark.parametrize("path", LEGACY)
-def test_every_listed_endpoint_that_calls_back_is_found_however_it_is_written(path: str) -> None:
+def test_every_listed_endpoint_is_found_in_every_spelling(path: str) -> None:
     assert resolve(path) == resolve(f"/v1/{path}") == resolve(f"v1/{path}/") == CATALOGUE[path]
     assert CATALOGUE[path].url_path == f"/v1/{path}"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("model", ["kling-9.9-omni", "o3", "V3-Master", "3", "o3-update", "user-avatar-1"])
-def test_every_listed_kind_of_the_new_generation_is_found_by_any_model(kind: str, model: str) -> None:
+def test_every_new_kind_is_found_with_any_model(kind: str, model: str) -> None:
     listed = CATALOGUE[f"{kind}/{{model}}"]
 
     assert resolve(f"{kind}/{model}") == replace(listed, path=f"{kind}/{model}")
@@ -30,7 +30,7 @@ def test_every_listed_kind_of_the_new_generation_is_found_by_any_model(kind: str
     assert resolve(f"{kind}/delete") is resolve(f"{kind}/list") is None
 
 
-def test_what_klings_documentation_lists_is_listed() -> None:
+def test_the_catalogue_has_every_documented_endpoint() -> None:
     documented = """
         videos/text2video videos/image2video videos/multi-image2video videos/omni-video videos/motion-control
         videos/multi-elements videos/video-extend videos/lip-sync videos/advanced-lip-sync videos/avatar/image2video
@@ -44,7 +44,7 @@ def test_what_klings_documentation_lists_is_listed() -> None:
     assert [path for path in synchronous.split() if CATALOGUE[path].asynchronous] == []
 
 
-def test_tasks_of_the_legacy_generation_are_asked_about_one_by_one_at_the_endpoint() -> None:
+def test_legacy_tasks_are_queried_one_by_one_at_the_endpoint() -> None:
     endpoint = CATALOGUE["videos/avatar/image2video"]
 
     assert endpoint.query_api.max_ids == 1
@@ -57,7 +57,7 @@ def test_tasks_of_the_legacy_generation_are_asked_about_one_by_one_at_the_endpoi
     assert endpoint.query_path("a/b?c=d e,é") == "/v1/videos/avatar/image2video/a%2Fb%3Fc%3Dd%20e%2C%C3%A9"
 
 
-def test_tasks_of_the_new_generation_are_asked_about_many_at_a_time_at_one_place() -> None:
+def test_new_tasks_are_queried_in_batches_at_one_path() -> None:
     endpoint = resolve("text-to-video/kling-3.0-turbo")
 
     assert endpoint is not None
@@ -113,7 +113,7 @@ def test_tasks_of_the_new_generation_are_asked_about_many_at_a_time_at_one_place
         ),
     ],
 )
-def test_the_catalogue_tells_of_each_endpoint_what_it_knows(path: str, facts: Json) -> None:
+def test_an_endpoint_describes_its_properties(path: str, facts: Json) -> None:
     assert CATALOGUE[path].describe() == facts
 
 
@@ -142,7 +142,7 @@ def test_the_catalogue_tells_of_each_endpoint_what_it_knows(path: str, facts: Js
         ("v1/worlds", None, "outputs"),
     ],
 )
-def test_an_endpoint_never_heard_of_is_taken_by_its_form(path: str, pack: str | None, result: str) -> None:
+def test_an_unlisted_endpoint_is_recognized_by_its_form(path: str, pack: str | None, result: str) -> None:
     endpoint = resolve(path)
 
     assert endpoint is not None
@@ -179,7 +179,7 @@ def test_the_new_generation_has_its_model_in_the_path(path: str, pack: str | Non
     assert endpoint.url_path == "/" + path.strip("/")
 
 
-def test_a_family_never_heard_of_is_legacy_where_the_version_says_so() -> None:
+def test_an_unknown_family_below_v1_is_legacy() -> None:
     endpoint = resolve("/v1/worlds/text2world")
 
     assert endpoint is not None
@@ -246,7 +246,7 @@ def test_a_family_never_heard_of_is_legacy_where_the_version_says_so() -> None:
         "https://elsewhere.example/images/generations",
     ],
 )
-def test_what_does_not_call_back_is_no_endpoint(path: str) -> None:
+def test_a_path_without_callbacks_is_not_an_endpoint(path: str) -> None:
     assert resolve(path) is None
 
 
@@ -274,7 +274,7 @@ def test_what_does_not_call_back_is_no_endpoint(path: str) -> None:
         ("text-to-image/kling-image-4.0", {"settings": "x", "n": 2}, 2),
     ],
 )
-def test_an_image_task_takes_a_slot_for_each_image_and_any_other_takes_one(path: str, body: Json, slots: int) -> None:
+def test_an_image_task_takes_one_slot_per_image(path: str, body: Json, slots: int) -> None:
     endpoint = resolve(path)
 
     assert endpoint is not None
@@ -304,7 +304,7 @@ segments = st.sampled_from(
 
 
 @given(st.text() | st.lists(segments, max_size=5).map("/".join))
-def test_whatever_is_taken_for_an_endpoint_is_a_plain_path_that_is_found_again(path: str) -> None:
+def test_any_resolved_path_is_plain_and_resolves_again(path: str) -> None:
     endpoint = resolve(path)
 
     if endpoint is not None:

@@ -52,11 +52,11 @@ def _filled(path: str, body: Json, images: list[str], dialect: Dialect = Dialect
         ),
     ],
 )
-def test_images_go_where_the_endpoint_wants_them(path: str, images: list[str], put: Json) -> None:
+def test_images_are_put_into_the_endpoints_members(path: str, images: list[str], put: Json) -> None:
     assert _filled(path, {"prompt": "p"}, images) == {"prompt": "p"} | put
 
 
-def test_a_gateway_wants_subject_images_as_strings_and_its_own_spelling_of_the_scene() -> None:
+def test_the_gateway_dialect_uses_strings_and_its_own_scene_key() -> None:
     body = {"scene_image": B, "n": 1}
 
     filled = _filled("images/multi-image2image", body, [A, C], Dialect.GATEWAY)
@@ -65,11 +65,11 @@ def test_a_gateway_wants_subject_images_as_strings_and_its_own_spelling_of_the_s
     assert body == {"scene_image": B, "n": 1}
 
 
-def test_kling_itself_wants_the_scene_as_it_is_spelt_in_english() -> None:
+def test_the_official_dialect_corrects_the_scene_key() -> None:
     assert _filled("images/multi-image2image", {"scence_image": B}, []) == {"scene_image": B}
 
 
-def test_what_the_body_holds_already_stays_and_comes_first() -> None:
+def test_images_already_in_the_body_stay_first() -> None:
     assert _filled("images/omni-image", {"image_list": [{"image": A}]}, [B]) == {
         "image_list": [{"image": A}, {"image": B}]
     }
@@ -94,16 +94,14 @@ def test_what_the_body_holds_already_stays_and_comes_first() -> None:
         ("general/advanced-custom-elements", {}, [A, B], "one, as"),
     ],
 )
-def test_images_that_have_no_place_are_refused_and_the_reason_given(
-    path: str, body: Json, images: list[str], words: str
-) -> None:
+def test_images_without_a_place_are_refused_with_a_reason(path: str, body: Json, images: list[str], words: str) -> None:
     with pytest.raises(InvalidRequest) as caught:
         _filled(path, body, images)
 
     assert words in str(caught.value)
 
 
-def test_without_images_nothing_is_asked_of_the_endpoint() -> None:
+def test_without_images_any_endpoint_is_accepted() -> None:
     assert _filled("videos/text2video", {"prompt": "p"}, []) == {"prompt": "p"}
 
 
@@ -143,7 +141,9 @@ def test_an_image_becomes_raw_base64(tmp_path: Path, content: bytes) -> None:
     ],
     ids=["narrow png", "low jpeg", "gif", "empty", "large"],
 )
-def test_an_image_that_kling_would_refuse_is_named_with_its_limit(tmp_path: Path, content: bytes, words: str) -> None:
+def test_an_image_that_kling_would_refuse_is_an_error_with_the_limit(
+    tmp_path: Path, content: bytes, words: str
+) -> None:
     path = tmp_path / "picture.png"
     path.write_bytes(content)
 
@@ -155,6 +155,6 @@ def test_an_image_that_kling_would_refuse_is_named_with_its_limit(tmp_path: Path
 
 
 @pytest.mark.parametrize("name", ["missing.png", "", "nul\0.png"])
-def test_an_image_that_is_not_there_is_named(tmp_path: Path, name: str) -> None:
+def test_a_missing_image_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(InvalidRequest):
         base64_image(tmp_path / name)

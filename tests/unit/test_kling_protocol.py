@@ -57,7 +57,7 @@ def encode(value: object) -> bytes:
 
 
 @pytest.mark.parametrize("case", CASES, ids=[case["rule"] for case in CASES])
-def test_a_body_is_read_as_the_table_says(case: dict[str, Any]) -> None:
+def test_a_body_is_parsed_as_the_table_states(case: dict[str, Any]) -> None:
     reading = protocol.parse_status(case_bytes(case), task_id=case.get("asked_for"))
 
     made = {name: getattr(reading, name) for name in case if name not in ("rule", "body", "text", "asked_for")}
@@ -86,7 +86,7 @@ def test_an_unwrapped_body_reports_the_same_task(case: dict[str, Any]) -> None:
 )
 @pytest.mark.parametrize("spelt", [str.lower, str.upper, str.title])
 @pytest.mark.parametrize("key", ["task_status", "status"])
-def test_every_word_for_a_state_is_known_in_any_case(
+def test_every_state_word_is_recognized_in_any_case(
     words_for_it: str, state: TaskState, spelt: Callable[[str], str], key: str
 ) -> None:
     for word in words_for_it.split():
@@ -94,7 +94,7 @@ def test_every_word_for_a_state_is_known_in_any_case(
 
 
 @given(objects)
-def test_any_json_object_can_be_read_and_laid_bare(document: Json) -> None:
+def test_any_json_object_can_be_parsed_and_unwrapped(document: Json) -> None:
     body = encode(document)
 
     reading = protocol.parse_status(body)
@@ -105,7 +105,7 @@ def test_any_json_object_can_be_read_and_laid_bare(document: Json) -> None:
 
 
 @given(objects)
-def test_what_is_read_can_be_kept_by_any_database(document: Json) -> None:
+def test_parsed_text_can_be_stored_in_any_database(document: Json) -> None:
     reading = protocol.parse_status(encode(document))
 
     for text in (reading.raw_status, reading.message, reading.kling_id or "", reading.external_task_id or ""):
@@ -114,7 +114,7 @@ def test_what_is_read_can_be_kept_by_any_database(document: Json) -> None:
 
 
 @given(st.binary())
-def test_any_bytes_at_all_are_read_or_unreadable(body: bytes) -> None:
+def test_any_bytes_are_parsed_or_malformed(body: bytes) -> None:
     with contextlib.suppress(MalformedBody):
         protocol.parse_status(body)
 
@@ -150,7 +150,7 @@ def test_any_bytes_at_all_are_read_or_unreadable(body: bytes) -> None:
     ],
     ids=lambda body: repr(body[:24]),
 )
-def test_what_is_no_proper_json_object_is_unreadable(body: bytes) -> None:
+def test_an_invalid_json_object_is_malformed(body: bytes) -> None:
     with pytest.raises(MalformedBody):
         protocol.parse_object(body)
     with pytest.raises(MalformedBody):
@@ -170,7 +170,7 @@ def test_a_byte_order_mark_is_ignored() -> None:
     assert composed.content == b'{"n": 1}'
 
 
-def test_the_complaint_about_a_body_repeats_nothing_of_it() -> None:
+def test_an_error_does_not_quote_the_body() -> None:
     with pytest.raises(MalformedBody) as caught:
         protocol.parse_object(b'{"key": "hush-hush", oops}')
 
@@ -178,13 +178,13 @@ def test_the_complaint_about_a_body_repeats_nothing_of_it() -> None:
     assert "line 1 column 22" in caught.value.message
 
 
-def test_many_brackets_are_fine_as_long_as_they_are_not_deep() -> None:
+def test_many_brackets_are_accepted_if_they_are_not_deep() -> None:
     body = encode({"a": [{"b": []} for _ in range(1000)]})
 
     assert len(protocol.parse_object(body)["a"]) == 1000
 
 
-def test_a_body_that_is_bare_already_comes_back_byte_for_byte() -> None:
+def test_an_unwrapped_body_is_returned_byte_for_byte() -> None:
     body = b'{ "task_id" : "1" ,\n "task_status":"succeed", "x": 1.50, "y": "\\u00e9" }\n'
 
     assert protocol.unwrap_task(body) is body
@@ -193,11 +193,11 @@ def test_a_body_that_is_bare_already_comes_back_byte_for_byte() -> None:
 @pytest.mark.parametrize(
     "body", [b'{"code":1303,"message":"full"}', b'{"code":0,"data":null}', b'{"code":0,"data":[]}']
 )
-def test_an_answer_with_no_task_in_it_comes_back_as_it_is(body: bytes) -> None:
+def test_an_answer_without_a_task_is_returned_unchanged(body: bytes) -> None:
     assert protocol.unwrap_task(body) is body
 
 
-def test_the_task_in_an_answer_is_laid_bare_without_being_written_anew() -> None:
+def test_the_task_of_an_answer_is_returned_byte_for_byte() -> None:
     inner = (
         '{"task_id": "1", "task_status":"succeed", "x": 1.50e3, "big": 123456789012345678901234567890, "y":"\\ud800é"}'
     )
@@ -206,7 +206,7 @@ def test_the_task_in_an_answer_is_laid_bare_without_being_written_anew() -> None
     assert protocol.unwrap_task(body) == inner.encode()
 
 
-def test_the_task_in_a_list_is_laid_bare() -> None:
+def test_the_task_in_a_list_is_returned_byte_for_byte() -> None:
     body = b'{"data": [ {"id": "1", "status": "failed"} , {"id": "2", "status": "succeeded"} ]}'
 
     assert protocol.unwrap_task(body, task_id="2") == b'{"id": "2", "status": "succeeded"}'
@@ -220,7 +220,7 @@ SEEDS = (
 )
 
 
-def test_our_callback_url_takes_the_place_of_the_clients_and_all_else_stays_as_written() -> None:
+def test_our_callback_url_replaces_the_clients_and_nothing_else() -> None:
     composed = create_body.compose(SEEDS, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
 
     assert composed.reply_to == "http://gxdf.an/mgjptue"
@@ -240,7 +240,7 @@ def test_a_clients_own_id_is_kept() -> None:
 
 
 @pytest.mark.parametrize("empty", ['""', "null"])
-def test_an_empty_callback_url_or_id_is_none(empty: str) -> None:
+def test_an_empty_callback_url_or_id_counts_as_missing(empty: str) -> None:
     body = f'{{"callback_url": {empty}, "external_task_id": {empty}}}'.encode()
 
     composed = create_body.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="tsk_1")
@@ -249,7 +249,7 @@ def test_an_empty_callback_url_or_id_is_none(empty: str) -> None:
     assert json.loads(composed.content) == {"callback_url": OURS, "external_task_id": "tsk_1"}
 
 
-def test_without_a_public_url_no_callback_is_asked_for_and_the_clients_is_still_taken_out() -> None:
+def test_without_a_public_url_the_clients_callback_is_still_removed() -> None:
     composed = create_body.compose(SEEDS, generation=Generation.LEGACY, callback_url=None, external_task_id=None)
 
     assert composed.reply_to == "http://gxdf.an/mgjptue"
@@ -257,7 +257,7 @@ def test_without_a_public_url_no_callback_is_asked_for_and_the_clients_is_still_
     assert not {"callback_url", "external_task_id"} & json.loads(composed.content).keys()
 
 
-def test_the_new_generation_has_both_under_options_beside_what_else_is_there() -> None:
+def test_the_new_generation_has_both_in_its_options() -> None:
     body = b'{"options": {"watermark": {"enabled": true}, "callback_url": "https://me.example/cb"}, "callback_url": 1}'
 
     composed = create_body.compose(body, generation=Generation.NEW, callback_url=OURS, external_task_id="tsk_1")
@@ -269,13 +269,13 @@ def test_the_new_generation_has_both_under_options_beside_what_else_is_there() -
 
 
 @pytest.mark.parametrize("body", [b"{}", b'{"options": null}', b'{ "options" : { } }'])
-def test_the_new_generation_gets_options_where_it_has_none(body: bytes) -> None:
+def test_the_new_generation_gets_options_if_it_has_none(body: bytes) -> None:
     composed = create_body.compose(body, generation=Generation.NEW, callback_url=OURS, external_task_id="tsk_1")
 
     assert json.loads(composed.content) == {"options": {"callback_url": OURS, "external_task_id": "tsk_1"}}
 
 
-def test_a_callback_url_that_stands_twice_is_taken_out_twice() -> None:
+def test_a_repeated_callback_url_is_removed_everywhere() -> None:
     body = b'{"callback_url": "https://a.example/", "call\\u0062ack_url": "https://b.example/", "n": 1}'
 
     composed = create_body.compose(body, generation=Generation.LEGACY, callback_url=OURS, external_task_id="t")
@@ -304,7 +304,7 @@ def test_a_callback_url_that_stands_twice_is_taken_out_twice() -> None:
         "https://\ud800",
     ],
 )
-def test_a_callback_url_that_leads_nowhere_is_refused(value: object) -> None:
+def test_an_invalid_callback_url_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="callback_url"):
         create_body.compose(
             encode({"callback_url": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
@@ -312,20 +312,20 @@ def test_a_callback_url_that_leads_nowhere_is_refused(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [1, True, {}, ["a"], "a\0b", "\ud800", "x" * 513])
-def test_an_external_task_id_that_is_no_string_to_keep_is_refused(value: object) -> None:
+def test_an_invalid_external_task_id_is_refused(value: object) -> None:
     with pytest.raises(InvalidRequest, match="external_task_id"):
         create_body.compose(
             encode({"external_task_id": value}), generation=Generation.LEGACY, callback_url=OURS, external_task_id="t"
         )
 
 
-def test_options_that_are_no_object_are_refused() -> None:
+def test_options_must_be_an_object() -> None:
     with pytest.raises(InvalidRequest, match="options"):
         create_body.compose(b'{"options": []}', generation=Generation.NEW, callback_url=OURS, external_task_id="t")
 
 
 @given(st.dictionaries(st.text(), anything), st.sampled_from(Generation))
-def test_all_other_members_go_through_whatever_they_are(document: Json, generation: Generation) -> None:
+def test_all_other_members_pass_unchanged(document: Json, generation: Generation) -> None:
     for ours in ("callback_url", "external_task_id", "options"):
         document.pop(ours, None)
 

@@ -1,4 +1,4 @@
-"""Rules of what the service says, each held by a process of its own: logging is set up once per process."""
+"""Rules of the log. Each test runs a process, because logging is set up once per process."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from receiver.service.logs import configure
 ROOT = Path(__file__).parents[2]
 
 
-def test_a_line_is_one_json_object_with_what_matters_first() -> None:
+def test_a_line_is_one_json_object_with_time_level_and_event_first() -> None:
     line = only_line(run_and_read("log.info('delivery.attempted', route='publish', code=200)"))
 
     assert list(line) == ["timestamp", "level", "event", "route", "code"]
@@ -40,7 +40,7 @@ def test_an_exception_keeps_its_traceback_in_the_same_line() -> None:
         ({"KLING_RECEIVER_LOG": "error"}, "info", ["info", "warning"]),
     ],
 )
-def test_the_argument_decides_before_the_environment(
+def test_the_argument_outweighs_the_environment(
     variable: dict[str, str], argument: str | None, heard: list[str]
 ) -> None:
     output = run_and_read("log.debug('a.said'); log.info('a.said'); log.warning('a.said')", level=argument, **variable)
@@ -48,14 +48,14 @@ def test_the_argument_decides_before_the_environment(
     assert [json.loads(line)["level"] for line in output.splitlines()] == heard
 
 
-def test_an_unknown_level_says_where_it_stands_and_what_to_write() -> None:
+def test_an_unknown_level_is_an_error_with_source_and_remedy() -> None:
     with pytest.raises(
         ConfigurationError, match=r"KLING_RECEIVER_LOG: 'loud' is not a log level; use one of debug, info"
     ):
         configure(environ={"KLING_RECEIVER_LOG": "loud"})
 
 
-def test_what_libraries_say_joins_from_a_warning_on_even_when_we_are_at_debug() -> None:
+def test_libraries_are_logged_from_warning_up() -> None:
     output = run_and_read(
         "for name in ('uvicorn.error', 'uvicorn.access', 'httpx2', 'httpcore2.http11', 'asyncio', 'any'):\n"
         "    logging.getLogger(name).info('GET /callbacks/abc')\n"
@@ -73,7 +73,7 @@ def test_what_libraries_say_joins_from_a_warning_on_even_when_we_are_at_debug() 
     assert lines[0]["event"] == "Invalid HTTP request"
 
 
-def test_no_secret_gets_out_however_deep_it_lies() -> None:
+def test_a_nested_secret_is_hidden() -> None:
     output = run_and_read(
         "log = log.bind(url='https://h/callbacks/CANARY')\n"
         "log.info('a.said', nested={'deep': ['Bearer CANARY-CANARY']}, raw=b'whsec_CANARY')\n"
@@ -85,7 +85,7 @@ def test_no_secret_gets_out_however_deep_it_lies() -> None:
     assert output.count("***") == 6
 
 
-def test_a_terminal_gets_lines_for_people_and_no_stranger_steers_it() -> None:
+def test_a_terminal_gets_coloured_lines_without_foreign_escapes() -> None:
     shown = run_in_terminal("log.info('callback.accepted', message='a\\x1b]0;owned\\x07b')")
 
     assert "callback.accepted" in shown
@@ -94,7 +94,7 @@ def test_a_terminal_gets_lines_for_people_and_no_stranger_steers_it() -> None:
     assert "\\x1b]0;owned\\x07b" in shown
 
 
-def test_a_terminal_shows_no_raw_control_character_of_a_value_or_a_traceback() -> None:
+def test_a_terminal_gets_no_control_characters_of_values_or_tracebacks() -> None:
     shown = run_in_terminal(
         "try:\n    raise ValueError('\\x1b]0;owned\\u202e')\n"
         "except ValueError:\n    log.exception('a.failed', name='gnp\\u202e\\nexe')"
@@ -123,7 +123,7 @@ def test_no_color_is_obeyed() -> None:
     assert "\x1b" not in run_in_terminal("log.info('callback.accepted')", NO_COLOR="1")
 
 
-def test_a_stream_that_takes_nothing_more_stops_no_work() -> None:
+def test_a_full_disk_behind_the_log_stops_no_work() -> None:
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
             program("log.info('a.said'); log.info('a.said'); print('worked')"),
@@ -138,7 +138,7 @@ def test_a_stream_that_takes_nothing_more_stops_no_work() -> None:
     assert ended.stdout == "worked\n"
 
 
-def test_start_up_does_not_load_rich_and_leaves_it_to_those_who_want_it() -> None:
+def test_logging_does_not_import_rich_and_does_not_prevent_it() -> None:
     output = run_and_read(
         "loaded = 'rich' in sys.modules\nimport rich\nlog.info('a.said', early=loaded, late='rich' in sys.modules)"
     )

@@ -1,4 +1,4 @@
-"""Pictures in a create's body cost next to nothing, and come out as they went in."""
+"""Images in a create's body cost almost nothing to edit, and stay unchanged."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ def compose(body: bytes) -> create_body.CreateBody:
 
 
 @given(st.lists(pieces, max_size=14).map("".join))
-def test_a_text_is_json_without_its_ballast_as_it_is_with_it(text: str) -> None:
+def test_extracting_blobs_keeps_the_json_valid_or_invalid(text: str) -> None:
     body = text.encode()
 
     light = raw_json.extract_blobs(body)
@@ -44,7 +44,7 @@ def is_json(text: bytes) -> bool:
     return False
 
 
-def test_pictures_go_to_kling_as_they_came_whatever_is_written_around_them() -> None:
+def test_images_reach_kling_unchanged() -> None:
     body = f'{{ "a":[ "{LONG}" ,{{"b":"{URI}"}}], "callback_url":"https://me.example/cb","n": 3 ,"c" : "{LONG}"}}'
 
     made = compose(body.encode())
@@ -61,7 +61,7 @@ def test_pictures_go_to_kling_as_they_came_whatever_is_written_around_them() -> 
     assert len(str(made.parsed)) < 20_000
 
 
-def test_a_text_that_has_what_would_stand_for_a_picture_keeps_it() -> None:
+def test_a_text_that_contains_a_placeholder_keeps_it() -> None:
     light = raw_json.extract_blobs(json.dumps({"image": LONG}).encode())
     everything = b"".join(raw_json._pad_marker(stem) for stem in raw_json._MARKERS)
     body = json.dumps({"image": LONG, "prompt": light.marker.decode() + "00000000"}).encode()
@@ -72,19 +72,19 @@ def test_a_text_that_has_what_would_stand_for_a_picture_keeps_it() -> None:
 
 
 @pytest.mark.parametrize("member", ["callback_url", "external_task_id"])
-def test_a_picture_is_neither_an_id_nor_an_address(member: str) -> None:
+def test_an_image_is_neither_an_id_nor_a_url(member: str) -> None:
     with pytest.raises(InvalidRequest, match=member):
         compose(json.dumps({member: LONG}).encode())
 
 
-def test_the_complaint_about_a_large_body_names_the_place_in_it() -> None:
+def test_an_error_in_a_large_body_has_its_position() -> None:
     before = f'{{"image": "{LONG}", '
 
     with pytest.raises(MalformedBody, match=rf"line 1 column {len(before) + 1}\b"):
         compose(f"{before}oops}}".encode())
 
 
-def test_what_is_kept_of_a_picture_is_its_size_and_its_digest() -> None:
+def test_a_truncated_image_keeps_its_size_and_digest() -> None:
     kept = json.loads(truncate_strings(json.dumps({"image": LONG, "uri": URI, "prompt": "é" * 2000, "n": 1}).encode()))
 
     assert kept["image"] == f"({len(LONG)} characters, sha256 {hashlib.sha256(LONG.encode()).hexdigest()[:16]})"

@@ -1,4 +1,4 @@
-"""No known secret survives, however it is written; everything else stays as it is."""
+"""Known secrets are hidden in every encoding; everything else stays as it is."""
 
 import json
 from urllib.parse import quote
@@ -13,7 +13,7 @@ KEY = 'sk/canary+4711"8'
 
 
 @pytest.mark.parametrize("written", [KEY, json.dumps(KEY)[1:-1], quote(KEY, safe=""), f"Bearer {KEY}"])
-def test_a_known_secret_is_hidden_however_it_is_written(written: str) -> None:
+def test_a_known_secret_is_hidden_in_every_encoding(written: str) -> None:
     redactor = Redactor([Secret(KEY)])
 
     assert "canary" not in redactor.text(f"bad {written}!")
@@ -21,11 +21,11 @@ def test_a_known_secret_is_hidden_however_it_is_written(written: str) -> None:
     assert redactor.body(f"bad {written}!".encode()).endswith(b"***!")
 
 
-def test_a_header_s_value_hides_its_key_alone_too() -> None:
+def test_a_header_value_hides_its_key_alone_too() -> None:
     assert Redactor([Secret("Bearer canary-0815")]).values("key canary-0815") == "key ***"
 
 
-def test_a_secret_made_while_running_is_hidden_too_and_only_the_newest_are_remembered() -> None:
+def test_only_the_newest_secrets_made_while_running_are_hidden() -> None:
     redactor = Redactor([Secret("configured-canary")])
     for number in range(40):
         redactor.add(Secret(f"signed-canary-{number:02}"))

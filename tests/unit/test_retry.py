@@ -49,7 +49,7 @@ def test_waits_follow_the_schedule_and_its_last_one_repeats(attempt: int, planne
     assert planned * (1 - JITTER) <= wait <= planned * (1 + JITTER)
 
 
-def test_a_destination_may_ask_for_a_longer_wait_but_not_for_ever() -> None:
+def test_retry_after_may_extend_a_wait_up_to_a_limit() -> None:
     asked = decide(Failed(reason="busy", retry_after=timedelta(minutes=10)))
     too_long = decide(Failed(reason="busy", retry_after=timedelta(days=10)))
 
@@ -57,7 +57,7 @@ def test_a_destination_may_ask_for_a_longer_wait_but_not_for_ever() -> None:
     assert too_long.due_at == START + MAX_RETRY_AFTER
 
 
-def test_a_destination_cannot_ask_to_be_hurried() -> None:
+def test_retry_after_never_shortens_a_wait() -> None:
     assert decide(Failed(reason="busy", retry_after=timedelta(0))).due_at > START
 
 
@@ -75,7 +75,7 @@ def test_a_failed_probe_waits_for_the_next_until_its_delivery_is_too_old() -> No
         assert decide(outcome, age=timedelta(hours=96), held=True).status is DeliveryStatus.DEAD
 
 
-def test_a_destination_that_stays_gone_does_not_eat_what_waits_for_it() -> None:
+def test_an_absent_destination_does_not_use_up_waiting_deliveries() -> None:
     gone = Refused(reason="410", hold=True)
 
     assert decide(gone, held=False).status is DeliveryStatus.DEAD
@@ -165,7 +165,7 @@ def test_probes_begin_a_minute_apart_however_long_each_takes() -> None:
     assert state_after(held, Refused(reason="exit 65"), seconds=60).probe_at == at(120)
 
 
-def test_a_probe_keeps_to_what_the_destination_asks_for() -> None:
+def test_a_probe_respects_retry_after() -> None:
     held = failing_state()
 
     patient = state_after(held, Failed(reason="503", retry_after=timedelta(minutes=10)), seconds=60, took=1)
@@ -175,14 +175,14 @@ def test_a_probe_keeps_to_what_the_destination_asks_for() -> None:
     assert too_long.probe_at == at(60) + MAX_RETRY_AFTER
 
 
-def test_attempts_that_were_under_way_at_the_hold_do_not_hurry_the_probe() -> None:
+def test_attempts_in_flight_at_the_hold_do_not_advance_the_probe() -> None:
     held = state_after(failing_state(), Failed(reason="503", retry_after=timedelta(minutes=10)))
 
     assert state_after(held, Failed(reason="500"), seconds=-5, took=6).probe_at == held.probe_at
     assert state_after(held, Failed(reason="500"), seconds=-5, took=6).held_at == START
 
 
-def test_an_event_refused_for_itself_says_nothing_about_its_route() -> None:
+def test_an_event_refused_for_its_content_does_not_count_for_the_route() -> None:
     before = RouteState(name="publish", failures=2)
 
     assert state_after(before, Refused(reason="exit 65")) == before
@@ -194,7 +194,7 @@ def test_a_destination_that_is_gone_holds_its_route_at_once() -> None:
     assert (held.held_by, held.failures, held.probe_at) == (HeldBy.FAILURES, 1, at(60))
 
 
-def test_what_an_operator_holds_only_an_operator_releases() -> None:
+def test_only_an_operator_releases_an_operators_hold() -> None:
     held = hold(failing_state(2), "maintenance", now=at(1))
 
     delivered, failed = state_after(held, Accepted(), seconds=2), state_after(held, Failed(reason="500"), seconds=2)
@@ -205,13 +205,13 @@ def test_what_an_operator_holds_only_an_operator_releases() -> None:
     assert release(held, now=at(9)) == RouteState(name="publish", released_at=at(9))
 
 
-def test_an_operator_takes_over_what_failures_hold() -> None:
+def test_an_operator_may_take_over_a_hold_by_failures() -> None:
     held = hold(failing_state(), "they are moving house", now=at(30))
 
     assert (held.held_by, held.held_at, held.probe_at) == (HeldBy.OPERATOR, START, None)
 
 
-def test_no_span_of_a_rates_length_sees_more_starts_than_it_allows() -> None:
+def test_no_period_has_more_starts_than_the_rate_allows() -> None:
     pace, starts = RateLimiter(count=10, per=timedelta(seconds=1)), []
     for step in range(400):
         now = START + timedelta(milliseconds=step * 7)
@@ -225,7 +225,7 @@ def test_no_span_of_a_rates_length_sees_more_starts_than_it_allows() -> None:
     assert len(starts) == 30
 
 
-def test_a_rate_tells_when_the_next_may_start() -> None:
+def test_a_rate_returns_the_time_of_the_next_start() -> None:
     pace = RateLimiter(count=2, per=timedelta(seconds=10))
     pace.acquire(1, at(0))
 
@@ -235,7 +235,7 @@ def test_a_rate_tells_when_the_next_may_start() -> None:
     assert (pace.available(at(10)), pace.available(at(13))) == (1, 2)
 
 
-def test_a_clock_that_is_set_back_stops_no_rate() -> None:
+def test_a_clock_set_back_does_not_stop_a_rate() -> None:
     pace = RateLimiter(count=1, per=timedelta(seconds=1))
     pace.acquire(1, at(3600))
 

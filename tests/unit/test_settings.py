@@ -28,13 +28,13 @@ def paths(tmp_path: Path) -> dict[str, Path]:
     return found
 
 
-def test_the_file_named_on_the_command_line_goes_before_all_others(paths: dict[str, Path], tmp_path: Path) -> None:
+def test_the_file_of_the_command_line_comes_first(paths: dict[str, Path], tmp_path: Path) -> None:
     environ = {"KLING_RECEIVER_CONFIG": str(paths["xdg"])}
 
     assert find(paths["named"], environ, tmp_path / "here") == paths["named"]
 
 
-def test_then_the_file_that_the_environment_names(paths: dict[str, Path], tmp_path: Path) -> None:
+def test_the_file_of_the_environment_comes_second(paths: dict[str, Path], tmp_path: Path) -> None:
     environ = {"KLING_RECEIVER_CONFIG": "../named.toml"}
 
     found = find(None, environ, tmp_path / "here")
@@ -43,7 +43,7 @@ def test_then_the_file_that_the_environment_names(paths: dict[str, Path], tmp_pa
     assert found.resolve() == paths["named"]
 
 
-def test_then_the_working_folder_then_the_users_then_the_systems(paths: dict[str, Path], tmp_path: Path) -> None:
+def test_the_usual_files_are_searched_in_order(paths: dict[str, Path], tmp_path: Path) -> None:
     environ = {"XDG_CONFIG_HOME": str(tmp_path / "xdg"), "HOME": str(tmp_path / "home")}
     here = tmp_path / "here"
 
@@ -56,7 +56,7 @@ def test_then_the_working_folder_then_the_users_then_the_systems(paths: dict[str
     assert find(None, {}, here) in (None, Path("/etc/kling-receiver/config.toml"))
 
 
-def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_defaults_apply(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
     loaded = load(None, KEYED)
@@ -70,7 +70,7 @@ def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.Mo
     assert loaded.warnings == ()
 
 
-def test_the_shipped_file_starts_without_a_key_and_says_what_is_missing() -> None:
+def test_the_shipped_file_is_valid_and_warns_about_the_missing_key() -> None:
     loaded = load(SHIPPED, {})
 
     (warning,) = loaded.warnings
@@ -79,7 +79,7 @@ def test_the_shipped_file_starts_without_a_key_and_says_what_is_missing() -> Non
     assert "the environment variable KLING_API_KEY is not set" in warning
 
 
-def test_values_made_in_code_are_values_too() -> None:
+def test_settings_can_be_made_in_code() -> None:
     made = Settings()
 
     assert made.callbacks.verify is Verify.TERMINAL
@@ -95,7 +95,7 @@ def test_settings_are_frozen() -> None:
         setattr(kling, "timeout", timedelta(1))  # noqa: B010 -- what the type checker forbids must also fail
 
 
-def test_both_listeners_want_an_address_of_their_own(tmp_path: Path) -> None:
+def test_each_listener_needs_its_own_address(tmp_path: Path) -> None:
     found = config_error(tmp_path, '[public]\nlisten = "0.0.0.0:8701"\n[admin]\n')
 
     assert found.startswith("config.toml:3: admin.listen: is also the public listener's address")
@@ -105,7 +105,7 @@ def test_both_listeners_want_an_address_of_their_own(tmp_path: Path) -> None:
     ("public", "admin"),
     [("127.0.0.1:8701", "127.0.0.2:8701"), ("127.0.0.1:0", "127.0.0.1:0"), ("0.0.0.0:1", "[::1]:2")],
 )
-def test_listeners_that_do_not_meet_are_fine(public: str, admin: str, tmp_path: Path) -> None:
+def test_listeners_on_different_addresses_are_accepted(public: str, admin: str, tmp_path: Path) -> None:
     loaded = load_text(tmp_path, f'[public]\nlisten = "{public}"\n[admin]\nlisten = "{admin}"\n')
 
     assert (str(loaded.settings.public.listen), str(loaded.settings.admin.listen)) == (public, admin)
@@ -122,12 +122,12 @@ def test_listeners_that_do_not_meet_are_fine(public: str, admin: str, tmp_path: 
         ('secret_key = "b"', "config.toml:2: kling.secret_key: secret_key is given without access_key"),
     ],
 )
-def test_kling_is_given_one_kind_of_key_and_the_whole_of_it(text: str, fault: str, tmp_path: Path) -> None:
+def test_kling_needs_one_complete_kind_of_key(text: str, fault: str, tmp_path: Path) -> None:
     assert config_error(tmp_path, f"[kling]\n{text}").startswith(fault)
 
 
 @pytest.mark.parametrize(("environ", "api_key"), [(KEYED, ""), ({}, 'api_key = "env:KLING_API_KEY"\n')])
-def test_a_pair_of_keys_goes_before_the_usual_variable(
+def test_a_pair_of_keys_outweighs_the_default_variable(
     environ: Mapping[str, str], api_key: str, tmp_path: Path
 ) -> None:
     loaded = load_text(tmp_path, f'[kling]\n{api_key}access_key = "b"\nsecret_key = "c"', environ)
@@ -138,7 +138,7 @@ def test_a_pair_of_keys_goes_before_the_usual_variable(
 
 
 @pytest.mark.parametrize("never", ["", "0", "0s", "0h"])
-def test_that_a_task_takes_long_need_not_be_told(never: str, tmp_path: Path) -> None:
+def test_the_stuck_alert_can_be_turned_off(never: str, tmp_path: Path) -> None:
     assert load_text(tmp_path, f'[poll]\nstuck_after = "{never}"').settings.poll.stuck_after is None
     assert load_text(tmp_path, '[poll]\nstuck_after = "20m"').settings.poll.stuck_after == timedelta(minutes=20)
     assert "is not a duration" in config_error(tmp_path, '[poll]\nstuck_after = "never"')
@@ -165,7 +165,7 @@ def test_polling_starts_before_it_slows_and_slows_before_it_ends(text: str, faul
         ("sqlite:~/here.db", "/home/one/here.db"),
     ],
 )
-def test_the_store_is_a_file_named_from_the_configurations_folder(url: str, path: str, tmp_path: Path) -> None:
+def test_the_stores_path_is_relative_to_the_configuration(url: str, path: str, tmp_path: Path) -> None:
     loaded = load_text(tmp_path, f'[store]\nurl = "{url}"', {"HOME": "/home/one"})
 
     assert str(loaded.settings.store.path) == path.format(folder=tmp_path)
@@ -188,7 +188,7 @@ def test_the_store_is_a_file_named_from_the_configurations_folder(url: str, path
         ("var/receiver.db", 'must be "sqlite:" and the path of a file'),
     ],
 )
-def test_another_store_than_a_file_of_sqlite_is_refused(url: str, reason: str, tmp_path: Path) -> None:
+def test_only_an_sqlite_file_is_a_store(url: str, reason: str, tmp_path: Path) -> None:
     found = config_error(tmp_path, f'[store]\nurl = "{url}"')
 
     assert found.startswith("config.toml:2: store.url: ")
@@ -196,7 +196,7 @@ def test_another_store_than_a_file_of_sqlite_is_refused(url: str, reason: str, t
     assert "hunter2" not in found
 
 
-def test_the_archive_is_a_folder_from_the_configurations_or_none(tmp_path: Path) -> None:
+def test_the_archives_path_is_relative_to_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
 
     assert load_text(tmp_path, '[archive]\ndir = "kept"').settings.archive.dir == tmp_path / "kept"
@@ -213,7 +213,7 @@ def test_the_archive_is_a_folder_from_the_configurations_or_none(tmp_path: Path)
         '[[routes]]\nscript = { command = ["/bin/true"], cwd = "@" }\nname = "a"',
     ],
 )
-def test_a_path_that_nobody_can_look_at_is_named_wherever_it_stands(text: str, tmp_path: Path) -> None:
+def test_an_inaccessible_path_is_named_in_every_setting(text: str, tmp_path: Path) -> None:
     text = text.replace("@", "x" * 300)
 
     if "[store]" in text:
@@ -226,7 +226,7 @@ def test_a_path_that_nobody_can_look_at_is_named_wherever_it_stands(text: str, t
 
 
 @pytest.mark.parametrize("length", ["10m", "0s", "11y", "4000d", "999999999999999d"])
-def test_lengths_of_time_keep_within_reason(length: str, tmp_path: Path) -> None:
+def test_durations_have_limits(length: str, tmp_path: Path) -> None:
     text = f'[retention]\nevents = "{length}"'
 
     if length == "10m":
@@ -235,7 +235,7 @@ def test_lengths_of_time_keep_within_reason(length: str, tmp_path: Path) -> None
         assert config_error(tmp_path, text).startswith("config.toml:2: retention.events: ")
 
 
-def test_each_value_tells_who_said_it(tmp_path: Path) -> None:
+def test_each_value_has_its_source(tmp_path: Path) -> None:
     text = '[kling]\ntimeout = "5s"\nslots = { image = 3 }\n[[routes]]\nname = "a"\nwebhook = { url = "http://h/x" }\n'
 
     loaded = load_text(
@@ -252,7 +252,7 @@ def test_each_value_tells_who_said_it(tmp_path: Path) -> None:
     assert origins["routes.0.retry"] == "default"
 
 
-def test_a_file_in_the_working_folder_is_called_by_its_short_name(
+def test_a_file_in_the_working_folder_is_shown_by_its_short_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -262,7 +262,7 @@ def test_a_file_in_the_working_folder_is_called_by_its_short_name(
     assert loaded.origins["poll.after"] == "config.toml:2"
 
 
-def test_what_is_shown_holds_every_key_and_no_secret(tmp_path: Path) -> None:
+def test_the_effective_settings_have_every_key_and_no_secret(tmp_path: Path) -> None:
     loaded = load_text(tmp_path, WITH_CANARIES, {"ROTATED": CANARY})
 
     values = {each.key: each.value for each in effective_settings(loaded)}
@@ -281,7 +281,7 @@ def test_what_is_shown_holds_every_key_and_no_secret(tmp_path: Path) -> None:
     assert "routes.0.script" not in values
 
 
-def test_the_schema_describes_every_key_with_its_default_as_the_file_writes_it() -> None:
+def test_the_schema_has_every_key_with_its_default() -> None:
     described = schema()
 
     definitions = described["$defs"]
@@ -317,7 +317,7 @@ def test_the_schema_describes_every_key_with_its_default_as_the_file_writes_it()
         ),
     ],
 )
-def test_what_is_allowed_and_hardly_meant_is_a_warning(text: str, warning: str, tmp_path: Path) -> None:
+def test_a_valid_setting_that_is_probably_a_mistake_is_a_warning(text: str, warning: str, tmp_path: Path) -> None:
     loaded = load_text(tmp_path, text, KEYED)
 
     (said,) = loaded.warnings

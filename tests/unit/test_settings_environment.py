@@ -1,4 +1,4 @@
-"""The environment goes before the file, key by key, route by route."""
+"""The environment outweighs the file, by key and by route."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ def load_with_environment(folder: Path, text: str = "", /, **variables: str) -> 
     return load_text(folder, text, {f"{PREFIX}{name}": value for name, value in variables.items()})
 
 
-def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
+def test_a_variable_outweighs_the_file(tmp_path: Path) -> None:
     loaded = load_with_environment(
         tmp_path, '[public]\nlisten = "127.0.0.1:1"', PUBLIC__LISTEN="127.0.0.1:2", CALLBACKS__VERIFY="never"
     )
@@ -29,7 +29,7 @@ def test_a_variable_goes_before_the_file(tmp_path: Path) -> None:
     assert loaded.settings.callbacks.verify is Verify.NEVER
 
 
-def test_text_is_taken_as_it_stands_and_numbers_are_numbers(tmp_path: Path) -> None:
+def test_a_variable_is_text_or_a_number_by_its_setting(tmp_path: Path) -> None:
     loaded = load_with_environment(
         tmp_path,
         ADMIN__TOKEN="12345678901234567890",
@@ -49,7 +49,7 @@ def test_text_is_taken_as_it_stands_and_numbers_are_numbers(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("value", ['["10.0.0.0/8", "fd00::/8"]', "['10.0.0.0/8', 'fd00::/8']"])
-def test_lists_are_json_or_toml(value: str, tmp_path: Path) -> None:
+def test_a_list_in_a_variable_is_json_or_toml(value: str, tmp_path: Path) -> None:
     assert [str(each) for each in load_with_environment(tmp_path, NETWORK__ALLOW=value).settings.network.allow] == [
         "10.0.0.0/8",
         "fd00::/8",
@@ -57,20 +57,20 @@ def test_lists_are_json_or_toml(value: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ['{"video": 2}', "{ video = 2 }"])
-def test_tables_are_json_or_toml_and_replace_the_files(value: str, tmp_path: Path) -> None:
+def test_a_table_in_a_variable_replaces_the_files_table(value: str, tmp_path: Path) -> None:
     slots = load_with_environment(tmp_path, "[kling.slots]\nimage = 5", KLING__SLOTS=value).settings.kling.slots
 
     assert (slots.video, slots.image) == (2, 0)
 
 
-def test_one_text_stands_for_a_list_of_one(tmp_path: Path) -> None:
+def test_a_text_is_a_list_with_one_entry(tmp_path: Path) -> None:
     loaded = load_with_environment(tmp_path, NETWORK__ALLOW="10.0.0.0/8", CALLBACKS__SIGNING_SECRETS="1234567890123456")
 
     assert [str(each) for each in loaded.settings.network.allow] == ["10.0.0.0/8"]
     assert loaded.settings.callbacks.signing_secrets == (Secret("1234567890123456"),)
 
 
-def test_a_route_of_the_file_is_changed_by_its_number(tmp_path: Path) -> None:
+def test_a_variable_changes_a_route_by_its_number(tmp_path: Path) -> None:
     environ = {
         f"{PREFIX}ROUTES__0__CONCURRENCY": "2",
         f"{PREFIX}ROUTES__0__UNVERIFIED": "true",
@@ -90,7 +90,7 @@ def test_a_route_of_the_file_is_changed_by_its_number(tmp_path: Path) -> None:
     assert route.webhook.headers == {"X_Tenant": "7"}
 
 
-def test_the_number_after_the_last_one_makes_a_route(tmp_path: Path) -> None:
+def test_the_next_number_adds_a_route(tmp_path: Path) -> None:
     loaded = load_with_environment(
         tmp_path,
         ROUTES__0__NAME="first",
@@ -117,7 +117,7 @@ def test_routes_beyond_nine_keep_their_order(tmp_path: Path) -> None:
     ]
 
 
-def test_all_routes_at_once(tmp_path: Path) -> None:
+def test_one_variable_sets_all_routes(tmp_path: Path) -> None:
     whole = '[{"name": "b", "webhook": {"url": "https://b.example.com"}}]'
 
     (route,) = load_with_environment(tmp_path, route_text(""), ROUTES=whole, ROUTES__0__CONCURRENCY="3").settings.routes
@@ -132,7 +132,7 @@ def test_an_empty_variable_is_an_empty_value(tmp_path: Path) -> None:
     )
 
 
-def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_other_variables_are_ignored(tmp_path: Path) -> None:
     load_text(tmp_path, "", {"KLING_RECEIVER_X": "1", "kling_receiver__poll__after": "x", "POLL__AFTER": "x"})
 
 
@@ -167,11 +167,11 @@ def test_variables_of_others_are_left_alone(tmp_path: Path) -> None:
         ("PUBLIC__LISTEN", "8700", ": public.listen: "),
     ],
 )
-def test_a_fault_in_a_variable_names_the_variable(name: str, value: str, fault: str, tmp_path: Path) -> None:
+def test_an_error_in_a_variable_names_the_variable(name: str, value: str, fault: str, tmp_path: Path) -> None:
     assert config_error(tmp_path, route_text(""), {f"{PREFIX}{name}": value}).startswith(f"{PREFIX}{name}{fault}")
 
 
-def test_what_is_wrong_in_the_file_stays_the_files_fault(tmp_path: Path) -> None:
+def test_an_error_in_the_file_names_the_file(tmp_path: Path) -> None:
     found = config_errors(tmp_path, "kling = 3\n", {f"{PREFIX}KLING__TIMEOUT": "3s"})
 
     assert found == ["config.toml:1: kling: must be one section; start it with [kling]"]
@@ -192,7 +192,7 @@ PARTS = st.sampled_from(
 
 
 @given(st.dictionaries(st.lists(PARTS, max_size=5).map("__".join), st.text('[]{}",:1atrue=', max_size=8), max_size=5))
-def test_every_variable_is_taken_or_named_in_a_fault(variables: dict[str, str]) -> None:
+def test_every_variable_is_applied_or_an_error(variables: dict[str, str]) -> None:
     environ = {f"{PREFIX}{name}": value for name, value in variables.items()}
 
     changed = apply_environment({"routes": [{"name": "a"}], "kling": 3}, environ, Settings)

@@ -13,7 +13,7 @@ from receiver.settings import effective_settings, load
 
 
 @pytest.mark.parametrize("named_by", ["command line", "environment"])
-def test_a_named_file_that_is_not_there_is_a_fault(named_by: str, tmp_path: Path) -> None:
+def test_a_missing_file_is_an_error(named_by: str, tmp_path: Path) -> None:
     missing = tmp_path / "missing.toml"
     by_hand = named_by == "command line"
 
@@ -22,7 +22,7 @@ def test_a_named_file_that_is_not_there_is_a_fault(named_by: str, tmp_path: Path
 
 
 @pytest.mark.parametrize("content", ["folder", "bytes"])
-def test_a_file_that_cannot_be_read_is_a_fault(content: str, tmp_path: Path) -> None:
+def test_an_unreadable_file_is_an_error(content: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     if content == "folder":
         path.mkdir()
@@ -33,7 +33,7 @@ def test_a_file_that_cannot_be_read_is_a_fault(content: str, tmp_path: Path) -> 
         load(path, {})
 
 
-def test_every_fault_is_named_at_once_in_the_order_of_the_file(tmp_path: Path) -> None:
+def test_all_errors_are_reported_at_once_in_file_order(tmp_path: Path) -> None:
     text = """
 [public]
 listen = "8700"
@@ -87,17 +87,17 @@ script = { command = [] }
         ("routes = 'x'", "config.toml:1: routes: must be a list of tables; start each route with [[routes]]"),
     ],
 )
-def test_a_key_in_the_wrong_place_is_named_with_the_right_one(text: str, fault: str, tmp_path: Path) -> None:
+def test_a_misplaced_key_is_reported_with_its_right_section(text: str, fault: str, tmp_path: Path) -> None:
     assert config_error(tmp_path, text).startswith(fault)
 
 
-def test_a_key_of_a_webhook_that_stands_in_the_route_is_sent_to_its_table(tmp_path: Path) -> None:
+def test_a_webhooks_key_in_the_route_is_reported_with_its_table(tmp_path: Path) -> None:
     text = '[[routes]]\nname = "a"\nurl = "https://x.example.com"\n'
 
     assert "config.toml:3: routes.0.url: unknown key; it belongs in [routes.webhook]" in config_errors(tmp_path, text)
 
 
-def test_no_fault_repeats_a_secret(tmp_path: Path) -> None:
+def test_no_error_quotes_a_secret(tmp_path: Path) -> None:
     text = WITH_CANARIES.replace(CANARY, f"{CANARY}\\n") + f'\n[store]\nurl = "postgresql://a:{CANARY}@h"\n'
 
     found = config_errors(tmp_path, text)

@@ -1,4 +1,4 @@
-"""Routes: a name, a condition, exactly one destination, and how hard to try."""
+"""Routes: a name, a condition, exactly one destination, and the retries."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -9,7 +9,7 @@ from harness.settings_files import WEBHOOK, config_error, load_route, load_text,
 from receiver.settings import Rate
 
 
-def test_a_route_needs_a_name_and_a_destination_and_has_defaults_for_the_rest(tmp_path: Path) -> None:
+def test_a_route_needs_only_a_name_and_a_destination(tmp_path: Path) -> None:
     route = load_route(tmp_path, "")
 
     assert route.name == "a"
@@ -29,7 +29,7 @@ def test_a_route_needs_a_name_and_a_destination_and_has_defaults_for_the_rest(tm
     assert route.webhook.payload == "event"
 
 
-def test_a_script_has_defaults_for_all_but_its_command(tmp_path: Path) -> None:
+def test_a_script_needs_only_a_command(tmp_path: Path) -> None:
     (route,) = load_text(tmp_path, '[[routes]]\nname = "a"\nscript = { command = ["true"] }').settings.routes
 
     assert route.script is not None
@@ -40,7 +40,7 @@ def test_a_script_has_defaults_for_all_but_its_command(tmp_path: Path) -> None:
     assert route.script.output_limit == 64 * 1024
 
 
-def test_a_route_says_all_it_wants(tmp_path: Path) -> None:
+def test_a_route_accepts_every_key(tmp_path: Path) -> None:
     route = load_route(
         tmp_path,
         """
@@ -96,19 +96,19 @@ give_up_after = "1h"
         ),
     ],
 )
-def test_a_route_that_cannot_be_is_named_by_line_and_key(text: str, fault: str, tmp_path: Path) -> None:
+def test_an_invalid_route_is_reported_by_line_and_key(text: str, fault: str, tmp_path: Path) -> None:
     assert config_error(tmp_path, route_text(text)).startswith(f"config.toml:4: {fault}")
 
 
 @pytest.mark.parametrize("name", ["", "A", "a b", "a.b", "reply:host", "ä", "a" * 65])
-def test_a_name_is_short_and_plain(name: str, tmp_path: Path) -> None:
+def test_a_route_name_is_short_and_plain(name: str, tmp_path: Path) -> None:
     said = config_error(tmp_path, f'[[routes]]\nname = "{name}"\n{WEBHOOK}')
 
     assert said.startswith("config.toml:2: routes.0.name: ")
     assert "use a-z, 0-9, _ and -" in said
 
 
-def test_each_route_has_a_name_of_its_own_also_where_another_is_at_fault(tmp_path: Path) -> None:
+def test_route_names_are_unique_even_beside_other_errors(tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\n{WEBHOOK}[[routes]]\nname = "a"\n{WEBHOOK}'
 
     assert config_error(tmp_path, text) == (
@@ -116,7 +116,7 @@ def test_each_route_has_a_name_of_its_own_also_where_another_is_at_fault(tmp_pat
     )
 
 
-def test_the_same_names_are_free_again_for_the_next_load(tmp_path: Path) -> None:
+def test_the_next_load_may_use_the_same_names(tmp_path: Path) -> None:
     assert load_text(tmp_path, route_text("")).settings == load_text(tmp_path, route_text("")).settings
 
 
@@ -160,11 +160,11 @@ def test_the_same_names_are_free_again_for_the_next_load(tmp_path: Path) -> None
         ("name = 1\n" + WEBHOOK, "config.toml:2: routes.0.name: must be text in quotes"),
     ],
 )
-def test_a_destination_that_cannot_be_is_named_by_line_and_key(text: str, fault: str, tmp_path: Path) -> None:
+def test_an_invalid_destination_is_reported_by_line_and_key(text: str, fault: str, tmp_path: Path) -> None:
     assert config_error(tmp_path, f"[[routes]]\n{text}").startswith(fault)
 
 
-def test_a_program_with_a_slash_is_found_from_the_configurations_folder_and_others_on_the_path(tmp_path: Path) -> None:
+def test_a_program_with_a_slash_is_relative_to_the_configuration(tmp_path: Path) -> None:
     def command(name: str) -> tuple[str, ...]:
         text = f'[[routes]]\nname = "a"\nscript = {{ command = ["{name}", "./x", "~"], cwd = "in" }}'
         (route,) = load_text(tmp_path, text, {"HOME": "/home/one"}).settings.routes
@@ -205,7 +205,7 @@ def test_a_condition_that_compares_with_a_key_is_a_warning(tmp_path: Path) -> No
     assert 'config.toml:4: routes.0.where: compares with a "word" in double quotes' in said
 
 
-def test_a_route_that_asks_for_batches_and_can_have_none_is_a_warning(tmp_path: Path) -> None:
+def test_a_route_that_never_matches_its_batches_is_a_warning(tmp_path: Path) -> None:
     text = route_text('on = ["batch"]\nendpoints = ["images/*"]')
 
     (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
@@ -213,7 +213,7 @@ def test_a_route_that_asks_for_batches_and_can_have_none_is_a_warning(tmp_path: 
     assert "config.toml:5: routes.0.endpoints: never matches batches" in said
 
 
-def test_headers_that_travel_in_the_clear_are_a_warning(tmp_path: Path) -> None:
+def test_headers_over_plain_http_are_a_warning(tmp_path: Path) -> None:
     text = '[[routes]]\nname = "a"\nwebhook = { url = "http://app.example.com", headers = { a = "b" } }'
 
     (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings

@@ -1,4 +1,4 @@
-"""Secrets: as they stand, or by reference; fit for what they are for; never repeated."""
+"""Secrets: as text or by reference, valid for their use, never quoted."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def fault(folder: Path, reference: str, **environ: str) -> str:
     return said
 
 
-def test_a_secret_may_stand_in_the_file_or_in_a_variable_or_in_a_file_or_in_a_credential(tmp_path: Path) -> None:
+def test_a_secret_is_a_text_or_a_reference(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text(f"{LONG}\n")
 
     assert token(tmp_path, LONG) == Secret(LONG)
@@ -36,7 +36,7 @@ def test_a_secret_may_stand_in_the_file_or_in_a_variable_or_in_a_file_or_in_a_cr
     assert token(tmp_path, "") is None
 
 
-def test_a_reference_that_leads_nowhere_says_where_and_what_to_do(tmp_path: Path) -> None:
+def test_a_broken_reference_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
     (tmp_path / "large").write_bytes(b"x" * 70_000)
@@ -59,14 +59,14 @@ def test_a_reference_that_leads_nowhere_says_where_and_what_to_do(tmp_path: Path
 @pytest.mark.parametrize(
     "value", ["two\nlines of it", " with-a-blank-at-its-start", "with-ümläuts-in-it", "tab\tin it"]
 )
-def test_a_secret_that_no_header_can_carry_is_refused_and_not_repeated(value: str, tmp_path: Path) -> None:
+def test_a_secret_invalid_in_a_header_is_refused_and_not_quoted(value: str, tmp_path: Path) -> None:
     said = fault(tmp_path, "env:TOKEN", TOKEN=value)
 
     assert "write only the secret" in said
     assert value not in said
 
 
-def test_klings_key_alone_may_be_missing(tmp_path: Path) -> None:
+def test_only_klings_key_may_be_unset(tmp_path: Path) -> None:
     unset = load_text(tmp_path, '[kling]\napi_key = "env:OTHER_KEY"')
     found = load_text(tmp_path, '[kling]\napi_key = "env:OTHER_KEY"', {"OTHER_KEY": LONG})
 
@@ -83,7 +83,7 @@ def test_a_byte_order_mark_is_not_part_of_a_secret(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("reference", ["file:none", "credential:none", "env:not a name"])
-def test_klings_key_by_a_reference_that_is_broken_is_a_fault(reference: str, tmp_path: Path) -> None:
+def test_a_broken_reference_for_klings_key_is_an_error(reference: str, tmp_path: Path) -> None:
     assert config_error(tmp_path, f'[kling]\napi_key = "{reference}"').startswith("config.toml:2: kling.api_key: ")
 
 
@@ -91,9 +91,7 @@ def test_klings_key_by_a_reference_that_is_broken_is_a_fault(reference: str, tmp
     ("secret", "signs_with"),
     [(STANDARD, b"testsecrettestsecrettestsecret12"), ("sixteen-letters-", b"sixteen-letters-")],
 )
-def test_a_signing_secret_is_standard_or_long_enough_to_count_as_it_is(
-    secret: str, signs_with: bytes, tmp_path: Path
-) -> None:
+def test_a_signing_secret_is_standard_or_long_enough(secret: str, signs_with: bytes, tmp_path: Path) -> None:
     (found,) = load_text(tmp_path, f'[callbacks]\nsigning_secrets = ["{secret}"]').settings.callbacks.signing_secrets
 
     assert decode_key(found) == signs_with
@@ -110,7 +108,7 @@ def test_a_signing_secret_is_standard_or_long_enough_to_count_as_it_is(
     ],
 )
 @pytest.mark.parametrize("place", ["callbacks", "webhook"])
-def test_a_signing_secret_that_cannot_sign_is_refused(place: str, secret: str, reason: str, tmp_path: Path) -> None:
+def test_an_unusable_signing_secret_is_refused(place: str, secret: str, reason: str, tmp_path: Path) -> None:
     webhook = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", secret = ["{secret}"] }}'
     callbacks = f'[callbacks]\nsigning_secrets = [\n"{secret}"]'
 
@@ -121,7 +119,7 @@ def test_a_signing_secret_that_cannot_sign_is_refused(place: str, secret: str, r
 
 
 @pytest.mark.parametrize("secret", ['""', "[]"])
-def test_an_empty_secret_is_not_taken_for_unsigned(secret: str, tmp_path: Path) -> None:
+def test_an_empty_secret_does_not_mean_unsigned(secret: str, tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", secret = {secret} }}'
 
     assert "routes.0.webhook.secret: is empty; remove the key to send unsigned" in config_error(tmp_path, text)
@@ -136,7 +134,7 @@ def test_a_rotation_is_a_list_of_references_newest_first(tmp_path: Path) -> None
     assert route.webhook.secret == (Secret(STANDARD), Secret(LONG))
 
 
-def test_one_text_stands_for_a_list_of_one_secret(tmp_path: Path) -> None:
+def test_a_text_is_a_list_with_one_secret(tmp_path: Path) -> None:
     (route,) = load_text(tmp_path, route_text("").replace('hook"', f'hook", secret = "{STANDARD}"')).settings.routes
 
     assert route.webhook is not None
@@ -159,7 +157,7 @@ def test_a_webhooks_url_may_be_a_reference(tmp_path: Path) -> None:
     assert "the environment variable CHAT is not set" in config_error(tmp_path, text)
 
 
-def test_headers_hold_text_or_references(tmp_path: Path) -> None:
+def test_headers_are_texts_or_references(tmp_path: Path) -> None:
     headers = '{ x-tenant = "7", authorization = "env:AUTH" }'
     text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", headers = {headers} }}'
 
@@ -184,7 +182,7 @@ def test_headers_hold_text_or_references(tmp_path: Path) -> None:
         ('x = "env:NONE"', "the environment variable NONE is not set"),
     ],
 )
-def test_a_header_that_cannot_be_sent_is_refused(headers: str, reason: str, tmp_path: Path) -> None:
+def test_an_invalid_header_is_refused(headers: str, reason: str, tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\nwebhook = {{ url = "https://a.example.com", headers = {{ {headers} }} }}'
 
     said = config_error(tmp_path, text)
@@ -193,7 +191,7 @@ def test_a_header_that_cannot_be_sent_is_refused(headers: str, reason: str, tmp_
     assert reason in said
 
 
-def test_a_scripts_variables_hold_any_text_or_references(tmp_path: Path) -> None:
+def test_a_scripts_variables_are_texts_or_references(tmp_path: Path) -> None:
     (tmp_path / "key.pem").write_text("-----BEGIN\nabc\n-----END\n")
     env = '{ BUCKET = "results é", KEY = "file:key.pem" }'
     text = f'[[routes]]\nname = "a"\nscript = {{ command = ["/bin/true"], env = {env} }}'
@@ -214,13 +212,13 @@ def test_a_scripts_variables_hold_any_text_or_references(tmp_path: Path) -> None
         ('A = "env:NONE"', "the environment variable NONE is not set"),
     ],
 )
-def test_a_variable_that_no_script_can_be_given_is_refused(env: str, reason: str, tmp_path: Path) -> None:
+def test_an_invalid_variable_of_a_script_is_refused(env: str, reason: str, tmp_path: Path) -> None:
     text = f'[[routes]]\nname = "a"\nscript = {{ command = ["/bin/true"], env = {{ {env} }} }}'
 
     assert reason in config_error(tmp_path, text)
 
 
-def test_all_that_is_wrong_in_a_table_is_named_at_once(tmp_path: Path) -> None:
+def test_all_errors_of_a_table_are_reported_at_once(tmp_path: Path) -> None:
     headers = '{ "bad name" = "x", Host = "é", authorization = "Bearer env:X", good = "1", Good = "2" }'
     env = '{ KLING_STATUS = "1", "a-b" = "c", GOOD = "1", "c d" = "e", KEY = "env:NONE" }'
     text = f"""
@@ -259,7 +257,7 @@ def test_headers_and_variables_are_tables(table: str, tmp_path: Path) -> None:
     assert config_error(tmp_path, text) == "config.toml:3: routes.0.script.env: must be a table, such as { key = ... }"
 
 
-def test_a_secret_shows_itself_to_nobody(tmp_path: Path) -> None:
+def test_a_secret_is_never_printed(tmp_path: Path) -> None:
     route = load_route(tmp_path, "")
 
     assert "app.example.com" not in repr(route)

@@ -1,4 +1,4 @@
-"""Where results are copied to is read as a whole, or every fault in it is named with its remedy."""
+"""The object store of the archive: valid, or every error with its remedy."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def a_text(text: str) -> str:
     return f"[archive.storage]\n{text}"
 
 
-def test_a_storage_is_a_bucket_a_prefix_and_who_we_are_there(tmp_path: Path) -> None:
+def test_a_storage_has_bucket_prefix_and_keys(tmp_path: Path) -> None:
     text = 'url = "s3://my-bucket/kling/results/"\nendpoint = "https://s3.example.com/base/"\nregion = "auto"\n'
     storage = load_text(tmp_path, a_text(text + KEYS)).settings.archive.storage
 
@@ -38,7 +38,7 @@ def test_a_bucket_alone_has_no_prefix(tmp_path: Path) -> None:
     ("text", "is_on"),
     [("", False), ('[archive]\ndir = "kept"', True), (a_text('url = "s3://my-bucket"\n' + KEYS), True)],
 )
-def test_results_are_brought_home_to_a_folder_a_storage_or_both(tmp_path: Path, text: str, *, is_on: bool) -> None:
+def test_results_are_archived_to_a_folder_a_storage_or_both(tmp_path: Path, text: str, *, is_on: bool) -> None:
     assert load_text(tmp_path, text).settings.archive.is_on is is_on
 
 
@@ -67,14 +67,14 @@ def test_results_are_brought_home_to_a_folder_a_storage_or_both(tmp_path: Path, 
         (f'url = "s3://bucket"\nbucket = "x"\n{KEYS}', "config.toml:3: archive.storage.bucket: unknown key"),
     ],
 )
-def test_a_fault_is_named_with_its_line_and_no_secret(tmp_path: Path, text: str, said: str) -> None:
+def test_an_error_of_the_storage_has_its_line_and_no_secret(tmp_path: Path, text: str, said: str) -> None:
     found = config_error(tmp_path, a_text(text))
 
     assert said in found
     assert "hunter2" not in found
 
 
-def test_an_open_way_to_another_machine_is_doubted(tmp_path: Path) -> None:
+def test_an_unencrypted_storage_on_another_machine_is_a_warning(tmp_path: Path) -> None:
     text = f'url = "s3://bucket"\nendpoint = "http://10.0.0.7:9000"\n{KEYS}'
 
     assert any(

@@ -39,7 +39,7 @@ def signed(*secrets: Secret, body: bytes = BODY) -> dict[str, str]:
     }
 
 
-def test_the_vendors_example_is_good() -> None:
+def test_the_vendors_example_verifies() -> None:
     assert signing.verify([VENDOR_SECRET], VENDOR_HEADERS, VENDOR_BODY, now=VENDOR_TIME) is SignatureStatus.GOOD
 
 

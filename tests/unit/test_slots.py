@@ -1,4 +1,4 @@
-"""Which queued tasks may be sent: what a pack was taught is tried again, and nobody waits for a moment that is past."""
+"""Which queued tasks may be sent. Learned limits are probed again."""
 
 from datetime import timedelta
 

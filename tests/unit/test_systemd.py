@@ -1,4 +1,4 @@
-"""Rules of the talk with systemd, held on real sockets and a real child process."""
+"""The protocol with systemd, on real sockets and a real child process."""
 
 import fcntl
 import os
@@ -41,7 +41,7 @@ print(json.dumps({
 """
 
 
-def test_each_piece_of_news_is_one_datagram_in_systemds_words(tmp_path: Path) -> None:
+def test_each_state_is_one_datagram_of_systemds_protocol(tmp_path: Path) -> None:
     with notify_socket(str(tmp_path / "notify")) as heard:
         notifier = SystemdNotifier(str(tmp_path / "notify"))
 
@@ -66,11 +66,11 @@ def test_an_address_that_starts_with_at_is_an_abstract_socket() -> None:
 
 
 @pytest.mark.parametrize("address", ["", "/nobody/listens", "vsock:2:1234", "@", "/nul\0inside", "/" + "x" * 300])
-def test_news_that_nobody_hears_harms_nothing(address: str) -> None:
+def test_a_missing_notify_socket_is_not_an_error(address: str) -> None:
     SystemdNotifier(address).ready()
 
 
-def test_a_systemd_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
+def test_a_systemd_that_does_not_read_delays_nothing(tmp_path: Path) -> None:
     with notify_socket(str(tmp_path / "notify")):
         notifier = SystemdNotifier(str(tmp_path / "notify"))
 
@@ -81,7 +81,7 @@ def test_a_systemd_that_does_not_read_holds_nothing_up(tmp_path: Path) -> None:
         assert time.perf_counter() - began < 20
 
 
-def test_what_systemd_said_is_taken_out_of_the_environment() -> None:
+def test_systemds_variables_are_removed_from_the_environment() -> None:
     environ = {"NOTIFY_SOCKET": "/run/n", "WATCHDOG_USEC": "30000000", "WATCHDOG_PID": str(os.getpid()), "HOME": "/"}
 
     notifier = SystemdNotifier.from_environment(environ)
@@ -100,11 +100,11 @@ def test_what_systemd_said_is_taken_out_of_the_environment() -> None:
         {"WATCHDOG_USEC": "30000000", "WATCHDOG_PID": "1"},
     ],
 )
-def test_without_a_watchdog_of_ours_nobody_has_to_say_alive(environ: dict[str, str]) -> None:
+def test_without_a_watchdog_no_keepalive_is_sent(environ: dict[str, str]) -> None:
     assert SystemdNotifier.from_environment(environ).watchdog_interval is None
 
 
-def test_sockets_come_by_name_and_stay_with_the_process() -> None:
+def test_sockets_are_found_by_name_and_not_inherited() -> None:
     with listening() as first, listening() as second, listening() as third:
         said = child([first, second, third], names="public:admin:public")
 
@@ -123,7 +123,7 @@ def test_sockets_without_names_are_called_unknown() -> None:
         assert f'"unknown": [{only.getsockname()[1]}]' in said.stdout
 
 
-def test_a_socket_nobody_can_connect_to_is_a_fault_of_the_unit() -> None:
+def test_an_unusable_socket_is_an_error_of_the_unit() -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
         said = child([datagrams], names="public")
 
@@ -133,7 +133,7 @@ def test_a_socket_nobody_can_connect_to_is_a_fault_of_the_unit() -> None:
         assert "Traceback" not in said.stderr, "it was not ours to close"
 
 
-def test_sockets_for_another_process_are_left_alone() -> None:
+def test_sockets_for_another_process_are_ignored() -> None:
     environ = {"LISTEN_PID": "1", "LISTEN_FDS": "1", "LISTEN_FDNAMES": "public"}
 
     assert listen_fds(environ) == {}

@@ -1,4 +1,4 @@
-"""The file's lines: every key and every entry of a list is found where it stands."""
+"""The line numbers of a file: those of every key and every entry of a list."""
 
 import json
 from collections.abc import Iterator
@@ -102,7 +102,7 @@ def test_each_key_is_found_on_its_line() -> None:
         ("a = 2026-02-30", "config.toml:1: is not TOML: Invalid date or datetime"),
     ],
 )
-def test_what_is_no_toml_is_named_by_its_line(text: str, fault: str) -> None:
+def test_invalid_toml_is_reported_by_its_line(text: str, fault: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
         parse(text, label="config.toml")
 
@@ -110,7 +110,7 @@ def test_what_is_no_toml_is_named_by_its_line(text: str, fault: str) -> None:
     assert str(caught.value).startswith("config.toml:")
 
 
-def test_lines_of_a_file_from_windows_count_the_same() -> None:
+def test_windows_line_ends_do_not_change_line_numbers() -> None:
     assert parse("a = 1\r\nb = [\r\n 2]\r\n", label="x").lines == {("a",): 1, ("b",): 2, ("b", 0): 3}
 
 
