@@ -10,6 +10,7 @@ from random import Random
 
 from harness.clock import FakeClock
 from harness.factories import a_task, an_event
+from harness.stored_events import check_stored_events
 from harness.waiting import wait_until
 
 from receiver.delivery.dispatcher import Dispatcher, Lane
@@ -172,6 +173,7 @@ class DeliverySystem:
         self._stop.set()
         self.notifiers.notify_all()
         await asyncio.gather(*self.running)
+        await check_stored_events(self.store, only="alert.")
         await self.store.aclose()
 
     async def crash(self) -> None:

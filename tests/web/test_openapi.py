@@ -1,11 +1,15 @@
 """``/openapi.json`` describes every operation, and every schema says something."""
 
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from harness.web_app import WebApp
 from starlette.routing import Route
 
+import receiver
 from receiver.web.api_requests import MAX_LIMIT
 from receiver.web.openapi.document import openapi_document
 
@@ -110,6 +114,17 @@ async def test_an_operation_expects_exactly_the_described_members(web: WebApp, m
     assert answer.status_code == 400
     expected = ", ".join(described) or "nothing"
     assert answer.json()["detail"] == f"Unknown member 'unknown'. Expected: {expected}."
+
+
+def test_every_alert_of_the_manual_is_described() -> None:
+    manual = (Path(receiver.__file__).parent / "docs" / "alerts.md").read_text("utf-8")
+    types = DOCUMENT["components"]["schemas"]["Event"]["discriminator"]["mapping"]
+
+    assert {type_ for type_ in types if type_.startswith("alert.")} == set(re.findall(r"`(alert\.\w+)`", manual))
+
+
+def test_descriptions_are_markdown() -> None:
+    assert "``" not in json.dumps(DOCUMENT)
 
 
 def test_limits_are_described() -> None:

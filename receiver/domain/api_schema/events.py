@@ -94,6 +94,28 @@ class RouteAlertData(AlertData):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RejectionAlertData(AlertData):
+    """Which route's destination rejects events."""
+
+    route: str
+    reason: str
+    """The answer to the last event."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadDeliveryAlertData(AlertData):
+    """Which delivery was given up, and why."""
+
+    route: str
+    delivery: str
+    """ID of the delivery."""
+    event: str
+    """ID of the event."""
+    attempts: int
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class AccountScope(JsonObject):
     """The part of the account that an issue concerns."""
 
@@ -223,6 +245,22 @@ class RouteAlert(_Event):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RejectionAlert(_Event):
+    """A destination rejects several events in a row."""
+
+    type: Literal["alert.events_rejected"]
+    data: RejectionAlertData
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeadDeliveryAlert(_Event):
+    """A delivery was given up."""
+
+    type: Literal["alert.delivery_dead"]
+    data: DeadDeliveryAlertData
+
+
+@dataclass(frozen=True, kw_only=True)
 class AccountAlert(_Event):
     """Kling refuses calls of this account."""
 
@@ -288,6 +326,8 @@ class DiskAlert(_Event):
 
 Alert = (
     RouteAlert
+    | RejectionAlert
+    | DeadDeliveryAlert
     | AccountAlert
     | AccountRecoveredAlert
     | CallbackAlert

@@ -37,6 +37,9 @@ class Schemas:
         )
         self._by_type: Mapping[type[Any], Json] = {types[number][0]: each for (number, _), each in by_number.items()}
         self.named: Json = document["$defs"]
+        for schema in self.named.values():  # docstrings write the names of values as `` ``, Markdown as ` `
+            if "description" in schema:
+                schema["description"] = schema["description"].replace("``", "`")
 
     def of(self, type_: type[Any]) -> Json:
         """Return the schema of a type: a reference to its named schema."""
