@@ -60,6 +60,7 @@ from receiver.web.admin import AdminServices, admin_app
 from receiver.web.callbacks import public_app
 from receiver.web.resources.health import with_disk_check
 from receiver.web.server.allowed_hosts import AllowedHosts
+from receiver.web.server.body import MAX_JOB_BODY
 from receiver.web.server.client_address import TrustedProxies
 from receiver.web.server.connections import ConnectionLimits
 from receiver.web.server.listener import Listener
@@ -71,7 +72,10 @@ GRACE = timedelta(seconds=20)
 
 _LISTENER_GRACE = timedelta(seconds=5)
 _MAX_CONNECTIONS = 1000
-_ADMIN_LIMITS = ConnectionLimits(request=timedelta(minutes=5))  # uploads of base64 images are slow
+_ADMIN_LIMITS = ConnectionLimits(
+    request=timedelta(minutes=5),  # uploads of base64 images are slow
+    drained_bytes=2 * MAX_JOB_BODY,  # so that a client with a wrong token reads its 401 after a large upload
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
