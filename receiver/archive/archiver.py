@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Protocol
 
+import msgspec
 import structlog
 
 from receiver.archive.fair_limiter import FairLimiter
@@ -247,7 +248,7 @@ class Archiver:
                 storage = await target.storage.put(file, "/".join(file.parts[-_KEY_PARTS:]), asset)
         except FileNotStored as exc:
             return MissingResult(number=asset.number, url=asset.url, reason=str(exc), path=asset.path)
-        return replace(asset, storage=storage, path=None if target.remove_local else asset.path)
+        return msgspec.structs.replace(asset, storage=storage, path=None if target.remove_local else asset.path)
 
     async def _save(self, job: ArchiveJob, asset: Asset) -> None:
         """Store an archived file at once. After a crash the event is due immediately and continues from there."""

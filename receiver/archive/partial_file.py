@@ -17,6 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, ParamSpec, TypeVar
 
+import msgspec
+
 from receiver.archive import content_type
 from receiver.domain.errors import FileNotStored
 from receiver.domain.model import Asset
@@ -254,7 +256,7 @@ class PartialFile:
         part.rename(path)
         sync_folder(self._folder)
         self._metadata_path.unlink(missing_ok=True)
-        return replace(found, path=str(path))
+        return msgspec.structs.replace(found, path=str(path))
 
     def _discard(self) -> None:
         try:

@@ -1,9 +1,11 @@
 """Decide what happens to a delivery and its route after an attempt. Pure: no clock, no I/O."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from random import Random
+
+from msgspec.structs import replace
 
 from receiver.domain.model import Accepted, DeliveryStatus, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
 from receiver.net.retry_after import MAX_RETRY_AFTER

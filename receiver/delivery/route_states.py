@@ -7,12 +7,12 @@ and its alert, so each alert is raised exactly once even if the process crashes.
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from receiver.delivery.retry import ALERT_AFTER_REJECTED, hold, next_route_state, release
 from receiver.domain.audit import AuditEntry

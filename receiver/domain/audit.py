@@ -1,11 +1,11 @@
 """The audit log's entry."""
 
-from dataclasses import dataclass
 from datetime import datetime
 
+import msgspec
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AuditEntry:
+
+class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """An operator's action: ``verb`` (such as ``route.held``), the ``subject`` it changed, and the ``reason``."""
 
     at: datetime

@@ -78,9 +78,15 @@ class Ids:
 
         Ids increase strictly, even when the clock stops or is set back.
         """
-        self._last = max(self._last + 1, micros(self._clock.now()))
-        entropy_bits = int.from_bytes(self._entropy(_ENTROPY_BYTES))
-        return f"{prefix}_{_base32(self._last, _TIME_WIDTH)}{_base32(entropy_bits, 13)}"
+        self._last = time = max(self._last + 1, micros(self._clock.now()))
+        entropy, pairs = int.from_bytes(self._entropy(_ENTROPY_BYTES)), _PAIRS
+        # as _base32 writes both numbers, in one expression: each event needs several ids
+        return (
+            f"{prefix}_{pairs[time >> 50]}{pairs[time >> 40 & 1023]}{pairs[time >> 30 & 1023]}"
+            f"{pairs[time >> 20 & 1023]}{pairs[time >> 10 & 1023]}{pairs[time & 1023]}{_ALPHABET[entropy >> 60]}"
+            f"{pairs[entropy >> 50 & 1023]}{pairs[entropy >> 40 & 1023]}{pairs[entropy >> 30 & 1023]}"
+            f"{pairs[entropy >> 20 & 1023]}{pairs[entropy >> 10 & 1023]}{pairs[entropy & 1023]}"
+        )
 
     @property
     def latest(self) -> datetime:
@@ -119,7 +125,12 @@ def from_micros(micros: int) -> datetime:
 
 def iso(at: datetime) -> str:
     """Format a time as RFC 3339 with milliseconds: ``2026-11-22T10:00:00.123Z``."""
-    return at.astimezone(UTC).isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
+    return (at if at.tzinfo is UTC else at.astimezone(UTC)).isoformat(timespec="milliseconds")[:-6] + "Z"
+
+
+def iso_micros(at: datetime) -> str:
+    """Format a UTC time as RFC 3339 with microseconds, for the log."""
+    return at.isoformat(timespec="microseconds")[:-6] + "Z"
 
 
 def _base32(number: int, width: int) -> str:

@@ -1,16 +1,16 @@
 """What tasks cost: exact amounts, by unit."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from decimal import Context, Decimal
 from enum import StrEnum
+
+import msgspec
 
 EXACT_DECIMAL = Context(prec=200)
 """The context for adding amounts. Its precision never rounds a sum of amounts that Kling writes."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cost:
+class Cost(msgspec.Struct, frozen=True, kw_only=True):
     """What Kling charged for a task: ``charges`` maps a unit to an amount, ``raw`` is Kling's own JSON."""
 
     charges: Mapping[str, Decimal]
@@ -27,8 +27,7 @@ class CostGrouping(StrEnum):
     BATCH = "batch"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CostTotal:
+class CostTotal(msgspec.Struct, frozen=True, kw_only=True):
     """The costs of one group of tasks, by unit. ``tasks`` counts the tasks whose cost is known."""
 
     name: str | None

@@ -1,10 +1,11 @@
 """The domain's values, all frozen. A value that exists is valid. No I/O."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any, TypeAlias
+
+import msgspec
 
 from receiver.domain.costs import Cost
 from receiver.domain.results import has_result, without_queries
@@ -113,8 +114,7 @@ class Generation(StrEnum):
     NEW = "new"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Queueing:
+class Queueing(msgspec.Struct, frozen=True, kw_only=True):
     """A task's place in the submit queue, and the number of its submit ``attempts``.
 
     ``weight`` is the number of slots of ``pack`` that the task uses.
@@ -128,8 +128,7 @@ class Queueing:
     attempts: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Polling:
+class Polling(msgspec.Struct, frozen=True, kw_only=True):
     """The polls of a task so far: their ``count``, and ``at``, the time of the last one.
 
     ``push_at`` is the time of the last poll caused by a push, done or planned.
@@ -142,8 +141,7 @@ class Polling:
     empty_results: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
+class Task(msgspec.Struct, frozen=True, kw_only=True):
     """One Kling job and its callback URL.
 
     ``due_at`` is the time of the next submit, lookup or poll; None if none is planned.
@@ -162,7 +160,7 @@ class Task:
     token_hash: bytes | None = None
     endpoint: str | None = None
     label: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = msgspec.field(default_factory=dict)
     batch: str | None = None
     idempotency_key: str | None = None
     kling_id: str | None = None
@@ -180,8 +178,7 @@ class Task:
     expires_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StatusReport:
+class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     """What a body of either API reports about a task, as far as it could be parsed.
 
     ``state`` is None if the status is missing or unknown; ``raw_status`` keeps an unknown one.
@@ -195,7 +192,7 @@ class StatusReport:
     kling_id: str | None = None
     external_task_id: str | None = None
     generation: Generation = Generation.LEGACY
-    result: Mapping[str, tuple[Json, ...]] = field(default_factory=dict)
+    result: Mapping[str, tuple[Json, ...]] = msgspec.field(default_factory=dict)
     cost: Cost | None = None
     has_duplicate_keys: bool = False
 
@@ -213,8 +210,7 @@ class StatusReport:
         return (self.state, self.message, mine) == (other.state, other.message, theirs)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Push:
+class Push(msgspec.Struct, frozen=True, kw_only=True):
     """A callback or a poll answer as received.
 
     ``body`` is the raw bytes, and empty once retention has removed them.
@@ -230,8 +226,7 @@ class Push:
     outcome: PushOutcome = PushOutcome.PENDING
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouteDecision:
+class RouteDecision(msgspec.Struct, frozen=True, kw_only=True):
     """Whether a route matched an event, and the reason."""
 
     route: str
@@ -239,8 +234,7 @@ class RouteDecision:
     reason: str
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Event:
+class Event(msgspec.Struct, frozen=True, kw_only=True):
     """An accepted change of a task's state, or an alert. Immutable, except for its archived files.
 
     ``envelope`` is the JSON object that destinations receive, without ``data.kling``. ``body`` is that
@@ -261,8 +255,7 @@ class Event:
     archiving: ArchiveState | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asset:
+class Asset(msgspec.Struct, frozen=True, kw_only=True):
     """An archived result. ``number`` is its index among the results of its event, from zero.
 
     The file is at ``path`` on this machine, at ``storage`` in object storage, or at both.
@@ -277,8 +270,7 @@ class Asset:
     storage: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Delivery:
+class Delivery(msgspec.Struct, frozen=True, kw_only=True):
     """The promise of one event to one route.
 
     ``route`` is a route's name, or ``reply:HOST`` for a client's own callback URL on that host.
@@ -300,8 +292,7 @@ class Delivery:
     finished_at: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, kw_only=True):
     """One try at a delivery, and its result.
 
     ``code`` is an HTTP status or an exit code, None if there was neither.
@@ -319,8 +310,7 @@ class Attempt:
     excerpt: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RouteState:
+class RouteState(msgspec.Struct, frozen=True, kw_only=True):
     """A route's state that is kept between runs. Its definition is in the configuration.
 
     ``failures`` counts consecutive failures. ``probe_at`` is when a route held by failures is probed next.
@@ -344,16 +334,14 @@ class RouteState:
         return self.held_by is not None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Accepted:
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     """The destination accepted the event."""
 
     code: int | None = None
     excerpt: bytes = b""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Failed:
+class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt failed and may be retried; ``retry_after`` is the delay that the destination requested.
 
     With ``is_about_event`` the destination works and rejects this event.
@@ -366,8 +354,7 @@ class Failed:
     is_about_event: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True, kw_only=True):
     """Refused for good; with ``hold`` the whole route is held too, with ``set_aside`` the receiver itself gave up."""
 
     reason: str
@@ -380,8 +367,7 @@ class Refused:
 Outcome: TypeAlias = Accepted | Failed | Refused
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What follows an attempt: a retry at ``due_at``, or an end. A ``probe`` does not advance the retry schedule."""
 
     status: DeliveryStatus

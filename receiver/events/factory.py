@@ -2,8 +2,9 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+
+import msgspec
 
 from receiver.domain.clock import Ids
 from receiver.domain.model import (
@@ -29,8 +30,7 @@ MAX_ARCHIVE_WAIT = timedelta(hours=1)
 """The longest time that a route waits for archived files. Then it receives the success without the missing ones."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RoutedEvent:
+class RoutedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """An event and its deliveries."""
 
     event: Event

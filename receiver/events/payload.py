@@ -8,6 +8,8 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
+import msgspec
+
 from receiver.domain.batches import Batch, BatchState
 from receiver.domain.clock import iso
 from receiver.domain.model import Asset, Event, Json, Source, Task, TaskState, Verification
@@ -25,7 +27,7 @@ _URL_SCHEMES = ("http://", "https://")
 _CLOSING_BRACES = b"}}"
 _END_EVENTS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
 _MIN_TASK_BYTES = 512
-_compact = json.JSONEncoder(separators=(",", ":")).encode  # made once: json.dumps makes an encoder for each call
+_encode_json = msgspec.json.Encoder().encode
 
 
 def task_summary(task: Task) -> Json:
@@ -185,4 +187,7 @@ def serialize(event: Event) -> bytes:
 
 
 def _to_json(value: Json) -> bytes:
-    return _compact(value).encode()
+    try:
+        return _encode_json(value)
+    except (ValueError, OverflowError):  # half of a surrogate pair, or a number of more than 64 bits
+        return json.dumps(value, separators=(",", ":")).encode()

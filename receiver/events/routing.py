@@ -1,10 +1,11 @@
 """Which routes an event matches. Pure, compiled once at load. A condition that cannot be evaluated does not match."""
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
 from urllib.parse import urlsplit
+
+import msgspec
 
 from receiver.domain.model import Json, RouteDecision
 
@@ -49,8 +50,7 @@ class RouteRule(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True, kw_only=True):
     """An event before routing.
 
     ``data`` returns the event's data including Kling's body. It is called only if a route has a condition.
@@ -69,8 +69,7 @@ class Candidate:
         return name if family == "task" else family
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Route:
+class Route(msgspec.Struct, frozen=True, kw_only=True):
     """A route of the configuration, compiled."""
 
     name: str

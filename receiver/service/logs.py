@@ -10,8 +10,12 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
+
+from receiver.domain.clock import iso_micros
 from receiver.domain.control_characters import escape_text
 from receiver.domain.errors import ConfigurationError
 from receiver.domain.redaction import Redactor
@@ -35,6 +39,10 @@ LEVELS: Mapping[str, int] = {
     "error": logging.ERROR,
 }
 
+_PLAIN = (str, int, float, type(None))
+_encode_plain = msgspec.json.Encoder().encode
+_encode_any = json.JSONEncoder(default=repr).encode
+
 
 def configure(level: str | None = None, *, environ: Mapping[str, str] = os.environ) -> LogWriter:
     """Set up logging to stderr for the whole process. Return its writer, which is flushed at exit.
@@ -47,12 +55,7 @@ def configure(level: str | None = None, *, environ: Mapping[str, str] = os.envir
     writer = LogWriter(_STDERR, report_dropped=_report_dropped)
     atexit.register(writer.flush)
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *(_console_processors(colors="NO_COLOR" not in environ) if on_terminal else _json_processors()),
-            _redact_line,
-        ],
+        processors=_console_processors(colors="NO_COLOR" not in environ) if on_terminal else [_render_json],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         logger_factory=lambda *_: _LineLogger(writer),
         cache_logger_on_first_use=True,
@@ -88,19 +91,37 @@ def _threshold(level: str | None, environ: Mapping[str, str]) -> int:
         raise ConfigurationError([f"{source}: {name!r} is not a log level; use one of {', '.join(LEVELS)}"]) from None
 
 
-def _json_processors() -> list[structlog.typing.Processor]:
-    write = json.JSONEncoder(default=repr).encode  # created once; json.dumps would create an encoder for each line
-    return [structlog.processors.format_exc_info, _order_keys, lambda _logger, _method, line: write(line)]
+def _render_json(_logger: object, method: str, line: structlog.typing.EventDict) -> str:
+    """Return the line as JSON, redacted when it is finished, so that nested values and tracebacks are covered too.
+
+    Timestamp, level and event come first, because people read the JSON lines too.
+    """
+    level = "error" if method == "exception" else method
+    if "exc_info" in line:
+        line = dict(structlog.processors.format_exc_info(_logger, method, line))
+    ordered = {"timestamp": iso_micros(datetime.now(UTC)), "level": level, "event": line.pop("event"), **line}
+    return _redact_line(_logger, method, _to_json(ordered))
+
+
+def _to_json(line: Mapping[str, object]) -> str:
+    """Return the line as JSON: quickly if all values are plain, else with ``repr`` for what JSON does not know."""
+    if all(isinstance(value, _PLAIN) for value in line.values()):
+        try:
+            return _encode_plain(line).decode()
+        except (ValueError, OverflowError):  # half of a surrogate pair, or a number of more than 64 bits
+            pass
+    return _encode_any(line)
 
 
 def _console_processors(*, colors: bool) -> list[structlog.typing.Processor]:
-    renderer = structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback)
-    return [structlog.processors.format_exc_info, _escape_values, renderer]
-
-
-def _order_keys(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
-    """Move timestamp, level and event to the front, because people read the JSON lines too."""
-    return {"timestamp": line.pop("timestamp"), "level": line.pop("level"), "event": line.pop("event"), **line}
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        structlog.processors.format_exc_info,
+        _escape_values,
+        structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
+        _redact_line,
+    ]
 
 
 def _escape_values(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:

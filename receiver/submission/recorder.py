@@ -4,10 +4,10 @@ It also records that an operator cancelled a queued task.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import structlog
+from msgspec.structs import replace
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.bounded_dict import BoundedDict

@@ -10,11 +10,12 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TypeVar
 
 import structlog
+from msgspec.structs import replace
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import FAR_FUTURE, Clock, Ids, token_hash

@@ -8,8 +8,10 @@ as ``rejected`` or ``expired``, and a later report from Kling revokes that end.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+
+import msgspec
+from msgspec.structs import replace
 
 from receiver.domain.model import EndReason, Origin, Push, PushOutcome, StatusReport, Task, TaskState, Verification
 from receiver.settings import PollSettings, Verify
@@ -39,8 +41,7 @@ NO_RESULT = "Kling reported a success without a URL for each result. Its own wor
 _RANK = {TaskState.SUBMITTED: 1, TaskState.PROCESSING: 2, TaskState.SUCCEED: 3, TaskState.FAILED: 3}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Transition:
+class Transition(msgspec.Struct, frozen=True, kw_only=True):
     """What a callback or a poll answer changes.
 
     ``outcome`` is that of the push itself; ``resolved`` maps pending pushes to the outcome they have now.
@@ -53,7 +54,7 @@ class Transition:
     outcome: PushOutcome
     announce: bool = False
     trusted: bool = True
-    resolved: Mapping[str, PushOutcome] = field(default_factory=dict)
+    resolved: Mapping[str, PushOutcome] = msgspec.field(default_factory=dict)
     confirmed: Push | None = None
     contradicts: bool = False
 

@@ -5,9 +5,10 @@ confirmation causes an earlier poll. A minimum gap between such polls makes a fl
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import TypeAlias
+
+from msgspec.structs import replace
 
 from receiver.domain.backoff import backoff
 from receiver.domain.clock import iso

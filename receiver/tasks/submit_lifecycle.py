@@ -3,8 +3,9 @@
 A callback may arrive before Kling's answer to the create. These functions keep what such a callback reported.
 """
 
-from dataclasses import replace
 from datetime import datetime
+
+from msgspec.structs import replace
 
 from receiver.domain.model import EndReason, StatusReport, Task, TaskState
 from receiver.settings import PollSettings

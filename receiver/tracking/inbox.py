@@ -2,11 +2,11 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import Protocol
 
 import structlog
+from msgspec.structs import replace
 
 from receiver.domain import signing
 from receiver.domain.bounded_dict import BoundedDict

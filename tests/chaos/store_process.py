@@ -10,13 +10,13 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from random import Random
 
 from harness.factories import a_delivery, a_push, a_task, an_event, at
+from msgspec.structs import replace
 
 from receiver.domain.model import Attempt, DeliveryStatus, Push, Task, Verdict
 from receiver.store.interfaces import ById, Change, Decide

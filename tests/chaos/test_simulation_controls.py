@@ -2,7 +2,6 @@
 
 import sqlite3
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import timedelta
 from itertools import count
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 from chaos.invariants import violations
 from chaos.test_simulation import run_simulation
+from msgspec.structs import replace
 
 from receiver.delivery import dispatcher
 from receiver.delivery.dispatcher import Dispatcher

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from decimal import Decimal
 
@@ -18,6 +18,7 @@ from harness.http_peers import http_peer, response
 from harness.ports import free_port
 from harness.waiting import wait_until
 from harness.web_app import TOKEN, WebApp
+from msgspec.structs import replace
 from starlette.responses import JSONResponse
 
 import receiver

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from dataclasses import replace
 from datetime import timedelta
 from itertools import pairwise
 
@@ -10,6 +9,7 @@ import pytest
 from harness.clock import START
 from harness.delivery_system import FAILED, DeliverySystem
 from harness.route_hold import HOUR, MINUTE, fail_until_held, respond_in_turn
+from msgspec.structs import replace
 
 from receiver.delivery.retry import HOLD_AFTER, PROBE_INTERVAL
 from receiver.domain.model import Accepted, Failed, Refused, RouteState

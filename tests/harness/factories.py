@@ -1,10 +1,10 @@
 """Factories of values, so that a test states only what matters to its rule."""
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 from harness.clock import START
+from msgspec.structs import replace
 
 from receiver.domain.model import (
     Delivery,

@@ -41,7 +41,7 @@ async def finish_task(store: Store, number: int, state: TaskState = TaskState.SU
     assert task is not None
     over = Change(
         task=a_task(
-            **{name: getattr(task, name) for name in Task.__dataclass_fields__} | {"state": state, "due_at": None}
+            **{name: getattr(task, name) for name in Task.__struct_fields__} | {"state": state, "due_at": None}
         ),
         events=[an_event(f"evt_{number}_{state}", task_id=task.id, type=f"task.{state}", **event)],
     )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import Any, cast
 
+import msgspec
 import pytest
 from harness.factories import a_delivery, a_task, an_event, at
 from store.conftest import Opener, Store, add_deliveries
@@ -190,7 +191,7 @@ async def test_a_step_is_written_completely_or_not_at_all(store: Store, replays:
 async def test_a_cancelled_replay_does_not_advance(store: Store, replays: ReplayStore) -> None:
     await add_deliveries(store, a_finished_delivery("dlv_1", "evt_1"))
     await replays.add(a_replay(), action=ALICE)
-    cancelling = replace(ALICE, verb="replay.cancelled")
+    cancelling = msgspec.structs.replace(ALICE, verb="replay.cancelled")
 
     assert await replays.cancel("rpl_1", now=at(150), action=cancelling) is True
     assert await replays.cancel("rpl_1", now=at(160), action=cancelling) is False

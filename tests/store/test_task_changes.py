@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 from harness.factories import a_delivery, a_push, a_task, an_event, at
+from msgspec.structs import replace
 from store.conftest import Store, decide_always, record_arguments
 
 from receiver.domain.errors import Conflict

@@ -7,11 +7,11 @@ import asyncio
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from harness.factories import a_delivery, a_push, a_task, an_event
+from msgspec.structs import replace
 
 from receiver.domain.model import Push, Task
 from receiver.store.interfaces import ById, Change, Decide

@@ -1,11 +1,11 @@
 """What happens next for a task, or what the operator can do."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from harness.factories import a_delivery, a_push, a_task, an_event, at
+from msgspec.structs import replace
 
 from receiver.domain.model import (
     ArchiveState,

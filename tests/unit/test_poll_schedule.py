@@ -1,10 +1,10 @@
 """When a task is polled, and by which id."""
 
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 from harness.factories import POLL, a_push, a_status_report, a_task, at
+from msgspec.structs import replace
 
 from receiver.domain.model import Origin, Polling, Push, StatusReport, Task, TaskState
 from receiver.settings import PollSettings

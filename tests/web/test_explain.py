@@ -1,12 +1,12 @@
 """A task's whole story over HTTP, from a real store."""
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 from harness.clock import START
 from harness.factories import a_delivery, a_push, a_task, an_event, at
 from harness.web_app import WebApp
+from msgspec.structs import replace
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.model import Attempt, DeliveryStatus, PushOutcome, RouteDecision, Source, TaskState, Verdict

@@ -1,9 +1,10 @@
 """Keep secrets out of what is stored of an attempt: a webhook may echo its request, and a script its environment."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from datetime import timedelta
 from urllib.parse import unquote_plus, urlsplit
+
+from msgspec.structs import replace
 
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.model import Accepted, Outcome

@@ -1,24 +1,23 @@
 """Tasks: new ones, their transitions, the submit queue and the poll schedule."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Protocol
+
+import msgspec
 
 from receiver.domain.audit import AuditEntry
 from receiver.domain.costs import Cost
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task, TaskState
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ByToken:
+class ByToken(msgspec.Struct, frozen=True, kw_only=True):
     """Finds a task by the SHA-256 of its callback token."""
 
     token_hash: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ById:
+class ById(msgspec.Struct, frozen=True, kw_only=True):
     """Finds a task by our own id."""
 
     id: str
@@ -27,8 +26,7 @@ class ById:
 TaskRef = ByToken | ById
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Change(msgspec.Struct, frozen=True, kw_only=True):
     """Everything that one push, poll or request writes about a task: all of it or nothing.
 
     ``task`` replaces the row; None leaves it unchanged. ``push`` is stored as received. ``resolved`` sets the
@@ -41,7 +39,7 @@ class Change:
     push: Push | None = None
     events: Sequence[Event] = ()
     deliveries: Sequence[Delivery] = ()
-    resolved: Mapping[str, PushOutcome] = field(default_factory=dict)
+    resolved: Mapping[str, PushOutcome] = msgspec.field(default_factory=dict)
     intent: bytes | None = None
     cost: Cost | None = None
     keep_redundant: int | None = None

@@ -2,7 +2,7 @@
 
 import re
 import sqlite3
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -30,6 +30,16 @@ class Query:
         """Return the statement with *count* placeholders instead of ``:many``."""
         return self.sql.replace(_MANY, ", ".join("?" * count))
 
+    def with_columns(self, columns: Sequence[str]) -> str:
+        """Return the statement with these columns instead of ``:columns``, ``:placeholders`` and ``:assignments``."""
+        assignments = ", ".join(f"{column} = updated.{column}" for column in columns)
+        placeholders = ", ".join("?" * len(columns))
+        return (
+            self.sql.replace(":columns", ", ".join(columns))
+            .replace(":placeholders", placeholders)
+            .replace(":assignments", assignments)
+        )
+
     def with_rows(self, count: int) -> str:
         """Return the statement with *count* rows after its ``VALUES``."""
         return _ROW.sub(lambda row: ", ".join([row[0]] * count), self.sql)
@@ -51,13 +61,29 @@ def write_rows(connection: sqlite3.Connection, name: str, rows: Iterable[tuple[o
 
     Python releases and takes its lock around each statement, which costs more than one row.
     """
-    left = list(rows)
+    _write_in_chunks(connection, lambda size: _with_rows(name, size), list(rows))
+
+
+def update_columns(
+    connection: sqlite3.Connection, name: str, columns: Sequence[str], rows: Iterable[tuple[object, ...]]
+) -> None:
+    """Run a statement with ``:columns`` for many rows, each with its key first, then the values of *columns*.
+
+    A column that is not named costs no write of the indexes that have it.
+    """
+    chosen = tuple(columns)
+    _write_in_chunks(connection, lambda size: _with_columns(name, chosen, size), list(rows))
+
+
+def _write_in_chunks(
+    connection: sqlite3.Connection, statement: Callable[[int], str], rows: list[tuple[object, ...]]
+) -> None:
     size = _MAX_ROWS
-    while left:
-        while size > len(left):
+    while rows:
+        while size > len(rows):
             size //= 2
-        connection.execute(_with_rows(name, size), [value for row in left[:size] for value in row])
-        del left[:size]
+        connection.execute(statement(size), [value for row in rows[:size] for value in row])
+        del rows[:size]
 
 
 def change_audited(
@@ -68,6 +94,12 @@ def change_audited(
         return False
     connection.execute(sql("insert_action"), action)
     return True
+
+
+@cache
+def _with_columns(name: str, columns: tuple[str, ...], count: int) -> str:
+    narrowed = Query(name=name, purpose="", sql=queries()[name].with_columns(columns))
+    return narrowed.with_rows(count)
 
 
 @cache

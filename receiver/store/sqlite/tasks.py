@@ -6,9 +6,11 @@ Each write is one function for a whole group of callers.
 import json
 import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from itertools import islice
+
+from msgspec.structs import replace
 
 from receiver.domain.clock import micros
 from receiver.domain.errors import Conflict
@@ -18,7 +20,7 @@ from receiver.store.sqlite import catalog, delivery_rows, rows
 from receiver.store.sqlite.batch_members import BatchMembership
 from receiver.store.sqlite.costs import cost_row
 from receiver.store.sqlite.database import Reader
-from receiver.store.sqlite.queries import queries, sql, write_rows
+from receiver.store.sqlite.queries import queries, sql, update_columns, write_rows
 from receiver.store.sqlite.writer import DecidedWriteOp, ItemError, WriteOp, Writer
 
 
@@ -161,8 +163,9 @@ class AddEventsCall:
 class UnitOfWork:
     """The tasks of a group with the changes decided so far, and everything to be written."""
 
-    tasks: dict[str, Task]
+    loaded: Mapping[str, Task]
     pending: dict[str, list[Push]]
+    tasks: dict[str, Task] = field(default_factory=dict)
     ids_by_token: dict[bytes, str] = field(default_factory=dict)
     changed: dict[str, Task] = field(default_factory=dict)
     pushes: list[Push] = field(default_factory=list)
@@ -175,6 +178,7 @@ class UnitOfWork:
     actions: list[rows.Values] = field(default_factory=list)
 
     def __post_init__(self) -> None:
+        self.tasks = dict(self.loaded)
         self.ids_by_token = {task.token_hash: task.id for task in self.tasks.values() if task.token_hash is not None}
 
     def apply(self, call: ApplyCall) -> Change | None:
@@ -236,7 +240,7 @@ def _load(connection: sqlite3.Connection, group: Sequence[ApplyCall]) -> UnitOfW
     if any(call.with_pending for call in group):
         for row in connection.execute(sql("pending_pushes"), {"ids": json.dumps(list(tasks))}):
             pending.setdefault(row["task_id"], []).append(rows.push(row))
-    return UnitOfWork(tasks=tasks, pending=pending)
+    return UnitOfWork(loaded=tasks, pending=pending)
 
 
 def _with_list(name: str, values: Sequence[bytes]) -> tuple[str, Sequence[bytes]]:
@@ -256,8 +260,7 @@ def _decide(group: Sequence[ApplyCall], unit: UnitOfWork) -> tuple[Sequence[Chan
 
 
 def _write(connection: sqlite3.Connection, unit: UnitOfWork) -> None:
-    if unit.changed:
-        write_rows(connection, "save_task", map(rows.task_row, unit.changed.values()))
+    _save_tasks(connection, unit)
     if unit.intents:
         write_rows(connection, "save_intent", unit.intents.items())
     if unit.pushes:
@@ -272,6 +275,18 @@ def _write(connection: sqlite3.Connection, unit: UnitOfWork) -> None:
     if unit.actions:
         connection.executemany(sql("insert_action"), unit.actions)
     write_events(connection, unit.events, unit.deliveries)
+
+
+def _save_tasks(connection: sqlite3.Connection, unit: UnitOfWork) -> None:
+    """Write the changed columns of each changed task. Tasks with the same changed columns share a statement."""
+    by_columns: dict[tuple[int, ...], list[rows.Values]] = {}
+    for task_id, task in unit.changed.items():
+        before, after = rows.changeable_values(unit.loaded[task_id]), rows.changeable_values(task)
+        changed = tuple(index for index, value in enumerate(after) if value != before[index])
+        if changed:
+            by_columns.setdefault(changed, []).append((task_id, *[after[index] for index in changed]))
+    for changed, values in by_columns.items():
+        update_columns(connection, "save_tasks", [rows.CHANGEABLE[index] for index in changed], values)
 
 
 def write_events(connection: sqlite3.Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:

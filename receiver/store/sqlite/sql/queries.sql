@@ -11,25 +11,13 @@ INSERT INTO tasks (
 )
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
--- name: save_task
--- Updates a changed task. Columns that never change are not written.
-WITH updated (
-    id, state, updated_at, token_hash, endpoint, label, tags, kling_id, external_task_id, reply_to, message, kling_state,
-    end_reason, pack, weight, attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at,
-    push_poll_at, stuck_at, due_at, expires_at
-) AS (
-    VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+-- name: save_tasks
+-- Updates the changed columns of tasks, given as each task's id and the new values.
+WITH updated (id, :columns) AS (
+    VALUES (?, :placeholders)
 )
 UPDATE tasks
-SET state = updated.state, updated_at = updated.updated_at, token_hash = updated.token_hash,
-    endpoint = updated.endpoint, label = updated.label, tags = updated.tags, kling_id = updated.kling_id,
-    external_task_id = updated.external_task_id, reply_to = updated.reply_to, message = updated.message,
-    kling_state = updated.kling_state, end_reason = updated.end_reason, pack = updated.pack,
-    weight = updated.weight, attempts = updated.attempts, poll_count = updated.poll_count,
-    empty_result_count = updated.empty_result_count,
-    redundant_push_count = updated.redundant_push_count, started_at = updated.started_at,
-    polled_at = updated.polled_at, push_poll_at = updated.push_poll_at, stuck_at = updated.stuck_at,
-    due_at = updated.due_at, expires_at = updated.expires_at
+SET :assignments
 FROM updated
 WHERE tasks.id = updated.id;
 
