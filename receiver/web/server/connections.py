@@ -72,6 +72,7 @@ class ConnectionRegistry(ServerState):
     def __init__(self, limits: ConnectionLimits) -> None:
         super().__init__()
         self.limits = limits
+        self.shortest_limit = min(limits.head, limits.request, limits.idle).total_seconds()
         self._open_count = 0
         self._by_peer: Counter[str] = Counter()
 
@@ -240,6 +241,8 @@ class BoundedConnection(asyncio.Protocol, ABC):
     def check_deadline(self, now: float) -> None:
         """Close the connection if its deadline has passed."""
         limits = self.registry.limits
+        if now - self._state_since < self.registry.shortest_limit and not self.transport.get_write_buffer_size():
+            return
         if self._is_stalled(now):
             self.transport.abort()
         if self.transport.is_closing() or self.flow.is_held:
