@@ -11,7 +11,7 @@ from receiver.store.interfaces import ArchiveUpdate
 from receiver.store.sqlite import rows
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import sql
-from receiver.store.sqlite.tasks import write_events
+from receiver.store.sqlite.task_changes import write_events
 from receiver.store.sqlite.writer import WriteOp, Writer
 
 

@@ -17,7 +17,7 @@ from receiver.store.sqlite.batch_members import read_batch
 from receiver.store.sqlite.catalog import decode_cursor, json_list
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import change_audited, queries, sql
-from receiver.store.sqlite.tasks import write_events
+from receiver.store.sqlite.task_changes import write_events
 from receiver.store.sqlite.writer import DecidedWriteOp, ItemError, WriteOp, Writer
 
 _MAX_COMPLETE = 100  # batches per call of list_complete

@@ -18,7 +18,7 @@ from receiver.store.interfaces import ClaimedDelivery, ClaimOptions, RecoveredCl
 from receiver.store.sqlite import catalog, delivery_rows, rows
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql, write_rows
-from receiver.store.sqlite.tasks import write_events
+from receiver.store.sqlite.task_changes import write_events
 from receiver.store.sqlite.writer import WriteOp, Writer
 
 MAX_ATTEMPTS_RETAINED = 200
