@@ -83,15 +83,18 @@ async def test_a_trusted_proxy_has_as_many_connections_as_there_are(serve: Serve
 
 
 async def test_only_so_many_requests_are_worked_on_at_once(serve: Serve) -> None:
-    go_on = asyncio.Event()
+    go_on, started = asyncio.Event(), 0
 
     async def wait(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal started
+        started += 1
         await go_on.wait()
         await echo(scope, receive, send)
 
     address = await serve(wait, limits=ConnectionLimits(connections=3))
     async with a_connection(address) as call:
         first = [await call("127.0.0.1") for _ in range(3)]
+        await wait_until(lambda: started == 3)  # a connection without a request could be evicted
         refused = await status(await call("127.0.0.2"))
         go_on.set()
 
