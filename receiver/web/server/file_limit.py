@@ -24,6 +24,8 @@ def max_open_files() -> int:
 def fit_limits(limits: ConnectionLimits, *, files: int) -> ConnectionLimits:
     """Return *limits* with no more connections than a process with *files* open files can serve."""
     connections = min(limits.connections, max(_MIN_CONNECTIONS, int((files - _OTHER_FILES) * _SHARE)))
+    if connections == limits.connections:
+        return limits
     return replace(limits, connections=connections, per_peer=min(limits.per_peer, max(1, connections // 2)))
 
 
