@@ -1,11 +1,13 @@
 """An app that echoes a request's body, and the bytes of requests to it."""
 
+import asyncio
 from datetime import timedelta
 
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
+from receiver.settings import Address
 from receiver.web.server.connections import ConnectionLimits
 
 SHORT_LIMITS = ConnectionLimits(
@@ -21,3 +23,11 @@ CHUNKED = b"POST / HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     body = await Request(scope, receive).body()
     await PlainTextResponse(b"heard " + body)(scope, receive, send)
+
+
+async def outlast_the_limits(address: Address) -> None:
+    """Wait until the listener has cut off a new connection, which sends half a head."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(GET)
+    await reader.read()
+    writer.close()

@@ -17,3 +17,21 @@ async def wait_until(
             if holds:
                 return
             await asyncio.sleep(interval)
+
+
+async def let_loop_run(turns: int = 20) -> None:
+    """Let the event loop do what is ready, and what becomes ready by it."""
+    for _ in range(turns):
+        await asyncio.sleep(0)
+
+
+async def wait_until_steady(value: Callable[[], int], *, checks: int = 50) -> None:
+    """Wait until *value* is the same in so many checks in a row."""
+    last, same = value(), 0
+
+    def is_steady() -> bool:
+        nonlocal last, same
+        last, same = value(), same + 1 if value() == last else 0
+        return same >= checks
+
+    await wait_until(is_steady)

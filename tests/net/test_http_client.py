@@ -102,8 +102,8 @@ async def test_no_more_requests_at_once_than_there_are_connections() -> None:
 
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal most
+        await wait_until(lambda: peer.open_connections >= 3)
         most = max(most, peer.open_connections)
-        await asyncio.sleep(0.01)
         writer.write(response())
 
     http_client = HttpClient(user_agent="x", max_connections=3)

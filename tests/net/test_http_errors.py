@@ -124,7 +124,6 @@ async def test_an_answer_broken_off_is_no_answer(
 ) -> None:
     async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this")
-        await asyncio.sleep(0.02)
         ending(writer)
         raise ConnectionError
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import structlog
 from harness.fake_kling import FakeKling, no_response, refusal
 from harness.submitted_tasks import CERTAIN_AFTER
 from harness.task_system import JOB, IdleClock, TaskSystem, a_task_system
@@ -56,8 +57,9 @@ def answer_now(system: TaskSystem) -> None:
 async def test_a_repeat_in_flight_waits_for_the_first_answer(tmp_path: Path, key: str | None) -> None:
     async with a_task_system(tmp_path) as system, system.running():
         first = await begin(system, key=key, has_left=True)
-        repeats = [asyncio.create_task(create(system, key=key)) for _ in range(2)]
-        await asyncio.sleep(0.05)
+        with structlog.testing.capture_logs() as logs:
+            repeats = [asyncio.create_task(create(system, key=key)) for _ in range(2)]
+            await wait_until(lambda: [line["event"] for line in logs].count("create.repeated") == 2)
         answer_now(system)
 
         answers = [(await each).body for each in (first, *repeats)]
@@ -80,8 +82,9 @@ async def test_an_equal_create_a_second_later_is_a_repeat_even_of_a_client_that_
     async with a_task_system(tmp_path) as system, system.running():
         first = await begin(system)
         await system.advance(1)
-        second = asyncio.create_task(create(system))
-        await asyncio.sleep(0.05)
+        with structlog.testing.capture_logs() as logs:
+            second = asyncio.create_task(create(system))
+            await wait_until(lambda: "create.repeated" in [line["event"] for line in logs])
         answer_now(system)
 
         assert (await first).body == (await second).body

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
-from harness.echo_app import CHUNKED, GET, SHORT_LIMITS, echo
+from harness.echo_app import CHUNKED, GET, SHORT_LIMITS, echo, outlast_the_limits
 from harness.web_app import SendBytes, Serve
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
@@ -80,7 +80,7 @@ async def test_who_does_not_read_the_answer_is_cut_off(serve: Serve) -> None:
 
 async def test_a_slow_answer_is_not_cut_off(serve: Serve, send_bytes: SendBytes) -> None:
     async def ponder(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(0.8)
+        await outlast_the_limits(address)
         await echo(scope, receive, send)
 
     address = await serve(ponder, limits=SHORT_LIMITS)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import httpx2 as httpx
 import pytest
+import structlog
 from harness.waiting import wait_until
 from harness.web_app import WebApp
 from starlette.requests import Request
@@ -30,12 +31,13 @@ def numbered() -> Callable[[Request], Response]:
 async def test_a_client_that_times_out_and_retries_makes_one_task(web: WebApp, headers: dict[str, str]) -> None:
     web.kling.answer, web.kling.gate = numbered(), asyncio.Event()
 
-    for _ in range(2):
-        with pytest.raises(httpx.ReadTimeout):
-            await web.client.post(CREATE, json=BODY, headers=headers, timeout=0.3)
-        await wait_until(lambda: bool(web.kling.requests))
-    last = asyncio.create_task(web.client.post(CREATE, json=BODY, headers=headers))
-    await asyncio.sleep(0.1)
+    with structlog.testing.capture_logs() as logs:
+        for _ in range(2):
+            with pytest.raises(httpx.ReadTimeout):
+                await web.client.post(CREATE, json=BODY, headers=headers, timeout=0.3)
+            await wait_until(lambda: bool(web.kling.requests))
+        last = asyncio.create_task(web.client.post(CREATE, json=BODY, headers=headers))
+        await wait_until(lambda: [line["event"] for line in logs].count("create.repeated") == 2)
     web.kling.gate.set()
 
     assert (await last).json()["data"]["task_id"] == "k1"

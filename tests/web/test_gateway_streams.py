@@ -11,6 +11,7 @@ import httpx2 as httpx
 import pytest
 from harness.clock import FakeClock
 from harness.http_client import plain_http
+from harness.waiting import wait_until_steady
 from harness.web_app import Serve, WebApp
 from starlette.applications import Starlette
 from starlette.middleware import Middleware
@@ -103,7 +104,7 @@ async def test_a_large_answer_comes_back_as_it_comes_and_no_faster_than_it_is_re
         coming = answer.aiter_raw()
         digest = hashlib.sha256(await anext(coming))
         read_first.set()
-        await asyncio.sleep(0.3)
+        await wait_until_steady(lambda: made)
         assert made < pieces / 2  # it waits for us, and holds but what sockets hold
         async for piece in coming:
             digest.update(piece)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 from harness.echo_app import GET, SHORT_LIMITS, echo
-from harness.waiting import wait_until
+from harness.waiting import let_loop_run, wait_until
 from harness.web_app import SendBytes, Serve
 from starlette.types import Receive, Scope, Send
 
@@ -184,7 +184,8 @@ async def test_a_request_under_way_ends_before_the_stop() -> None:
     await arrived.wait()
 
     stop.set()
-    asyncio.get_running_loop().call_later(0.05, go_on.set)
+    await let_loop_run()  # so that the stop begins first
+    go_on.set()
     answer = await reader.read()
     await serving
 

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 
 import pytest
 from harness.echo_app import CHUNKED, GET, echo
-from harness.waiting import wait_until
+from harness.waiting import let_loop_run, wait_until
 from harness.web_app import Serve
 from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
@@ -74,11 +74,12 @@ async def test_a_flood_evicts_no_connection_that_was_served(serve: Serve) -> Non
 
 @pytest.mark.parametrize("ends", [False, True], ids=["open", "closed"])
 async def test_a_refused_body_gives_its_memory_back(serve: Serve, *, ends: bool) -> None:
-    refused = 0
+    begun = refused = 0
 
     async def refuse_late(scope: Scope, receive: Receive, send: Send) -> None:
-        nonlocal refused
-        await asyncio.sleep(0.05)  # so that some of the body has arrived
+        nonlocal begun, refused
+        begun += 1
+        await wait_until(lambda: begun == 50)  # so that some of each body has arrived
         await REFUSE(scope, receive, send)
         refused += 1
 
@@ -91,7 +92,7 @@ async def test_a_refused_body_gives_its_memory_back(serve: Serve, *, ends: bool)
     if ends:
         abort_all(writers)
     await wait_until(lambda: refused == 50)
-    await asyncio.sleep(0.05)
+    await let_loop_run(200)
     after, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
 

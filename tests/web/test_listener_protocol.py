@@ -6,6 +6,7 @@ from datetime import timedelta
 
 import pytest
 from harness.echo_app import CHUNKED, GET, echo
+from harness.waiting import let_loop_run
 from harness.web_app import SendBytes, Serve
 from starlette.responses import JSONResponse
 from starlette.types import Receive, Scope, Send
@@ -30,7 +31,7 @@ async def send_in_pieces(address: Address, *pieces: bytes) -> bytes:
     for piece in pieces:
         writer.write(piece)
         await writer.drain()
-        await asyncio.sleep(0.02)
+        await let_loop_run()
     writer.write_eof()
     answer = await reader.read()
     writer.close()
@@ -105,7 +106,7 @@ async def test_curl_with_http2_is_answered_with_its_body(serve: Serve) -> None:
 @pytest.mark.parametrize("count", [1, 3])
 async def test_a_client_that_closed_its_sending_side_gets_its_responses(serve: Serve, count: int) -> None:
     async def answer_slowly(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(0.05)
+        await let_loop_run(100)  # so that the client closes its sending side first
         await echo(scope, receive, send)
 
     address = await serve(answer_slowly)

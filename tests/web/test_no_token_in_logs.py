@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 import structlog
-from harness.waiting import wait_until
+from harness.waiting import let_loop_run, wait_until
 from harness.web_app import Serve
 
 from receiver.domain.errors import MalformedBody, StoreBroken, StoreUnavailable
@@ -154,6 +154,6 @@ async def test_a_caller_that_leaves_before_the_answer_leaves_no_token_in_the_log
         writer.transport.abort()
         go_on.set()
         await ended.wait()
-        await asyncio.sleep(0.05)
+        await let_loop_run()
 
     assert TOKEN not in said.text()

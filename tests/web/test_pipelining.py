@@ -6,7 +6,8 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 
 import pytest
-from harness.echo_app import CHUNKED, GET, SHORT_LIMITS, echo
+from harness.echo_app import CHUNKED, GET, SHORT_LIMITS, echo, outlast_the_limits
+from harness.waiting import let_loop_run
 from harness.web_app import SendBytes, Serve
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
@@ -53,15 +54,12 @@ async def test_a_connection_ends_after_so_many_requests_that_came_ahead(serve: S
 async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
     serve: Serve, send_bytes: SendBytes
 ) -> None:
-    arrived = asyncio.Event()
-
     async def wait(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/":
-            await arrived.wait()
+            await let_loop_run()  # so that the next request arrives first
         await echo(scope, receive, send)
 
     address = await serve(wait)
-    asyncio.get_running_loop().call_later(0.05, arrived.set)
 
     async with asyncio.timeout(5):
         answer = await send_bytes(address, GET + b"\r\n" + CHUNKED.replace(b"/ ", b"/next ") + b"2\r\nhi\r\nzz\r\n")
@@ -73,7 +71,7 @@ async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
 async def test_who_waits_for_an_answer_is_not_blamed_for_what_is_not_read_meanwhile(serve: Serve) -> None:
     async def ponder(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET":
-            await asyncio.sleep(0.8)
+            await outlast_the_limits(address)
         await echo(scope, receive, send)
 
     address = await serve(ponder, limits=SHORT_LIMITS)
