@@ -1,7 +1,8 @@
-"""Writes log lines from a thread of its own, because a reader may stop reading: a full pipe, a paused terminal.
+"""Writes log lines without waiting for their reader, which may stop reading: a full pipe, a paused terminal.
 
 A write to such a reader blocks, and would block every callback with it. Setting the descriptor to non-blocking is not
-an option: it is shared with the process that started the service.
+an option: it is shared with the process that started the service. So a line is written at once while the reader
+takes it, and else by a thread, which may wait.
 """
 
 import os
@@ -30,12 +31,17 @@ class LogWriter:
         self._size = 0
         self._dropped = 0
         self._is_writing = False
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLOUT)
         self._thread = threading.Thread(target=self._run, name="log-writer", daemon=True)
         self._thread.start()
 
     def write(self, line: bytes) -> None:
-        """Queue a line, which ends in a line break, or drop it if too many lines wait."""
+        """Write a line, which ends in a line break, queue it, or drop it if too many lines wait."""
         with self._changed:
+            line = line[self._write_at_once(line) :]
+            if not line:
+                return
             if self._size + len(line) > MAX_WAITING_BYTES:
                 self._dropped += 1
                 return
@@ -43,6 +49,20 @@ class LogWriter:
             self._size += len(line)
             if not self._is_writing:
                 self._changed.notify_all()
+
+    def _write_at_once(self, line: bytes) -> int:
+        """Write a line if that takes no waiting, and return how many bytes of it were written.
+
+        A pipe that is ready takes up to _CHUNK bytes.
+        """
+        if self._lines or self._is_writing or self._dropped or len(line) > _CHUNK:
+            return 0
+        if self._poll.poll(0) != [(self._descriptor, select.POLLOUT)]:
+            return 0
+        try:
+            return os.write(self._descriptor, line)
+        except OSError:
+            return 0
 
     def flush(self) -> bool:
         """Wait until all lines are written, at most a second. Return whether the reader still reads."""

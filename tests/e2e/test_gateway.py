@@ -77,7 +77,7 @@ async def test_all_other_calls_pass_through(tmp_path: Path) -> None:
             ("GET", "/kling/v1/images/multi-image2image?pageNum=2&pageSize=500"),
             ("GET", "/kling/account/costs?start_time=1&end_time=2&resource_pack_name=%E4%B8%AD"),
             ("POST", "/kling/v1/audio/tts"),
-            ("DELETE", "/kling/v1/general/presets/a%2Fb"),
+            ("DELETE", "/kling/v1/general/presets/a%20b"),
         ]
 
         async with receiver.client() as client:
