@@ -6,6 +6,7 @@ signing it. Both are installed into ``var/peers``, from the package registries t
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,15 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from benchmarks.processes import ROOT, STOP_TIMEOUT, Post, Server, wait_for_port
+from benchmarks.processes import ROOT, Post, Server, wait_for_port
 from harness.ports import free_port
 
 FOLDER = ROOT / "var" / "peers"
-_HOOKSPOOL, _NODE_RED = "hookspool==0.2.0", "node-red@5"
+_HOOKSPOOL, _NODE_RED = "hookspool==0.2.0", "node-red@4"  # version 5 needs a newer node than Debian has
 _TOKEN = "a-token-of-these-measurements"
 _HOOKSPOOL_CONFIG = """
 [intake]
 listen = "127.0.0.1:{port}"
+threads = 64
 [dispatch]
 parallel = 32
 poll_s = 0.05
@@ -33,10 +35,12 @@ poll_s = 0.05
 dry = true
 [bobbins.kling]
 bobbin = "hookspool.webhook"
+span = "immediate"
 settings = {{ scheme = "url-token", key = ["task_id"], sender_retries = true }}
 secrets.secret = {{ file = "{folder}/token" }}
 outputs = {{ "*" = "http:sink" }}
 [destinations."http:sink"]
+type = "http"
 url = "http://127.0.0.1:{sink}/hook"
 allow_insecure = true
 secret = {{ file = "{folder}/key" }}
@@ -74,7 +78,7 @@ Run: TypeAlias = Callable[[int, Path], AbstractContextManager[Peer]]
 
 @contextmanager
 def hookspool(sink: int, folder: Path) -> Iterator[Peer]:
-    """Run hookspool, intake and dispatcher in one process, in front of the sink."""
+    """Run hookspool's intake and its dispatcher in front of the sink."""
     python = FOLDER / "venv" / "bin"
     if not (python / "hookspool").exists():
         _install([sys.executable, "-m", "venv", str(FOLDER / "venv")])
@@ -87,7 +91,8 @@ def hookspool(sink: int, folder: Path) -> Iterator[Peer]:
     (home / "config.toml").write_text(_HOOKSPOOL_CONFIG.format(port=port, sink=sink, folder=home))
     command = [str(python / "hookspool"), "--home", str(home)]
     subprocess.run([*command, "migrate"], check=True, capture_output=True, timeout=60)
-    with _running([*command, "run"], port, home / "log") as server:
+    both = f"{shlex.join(command)} intake & {shlex.join(command)} dispatch & wait"
+    with _running(["/bin/sh", "-c", both], port, home / "log") as server:
         yield Peer(server=server, path=f"/hooks/kling?token={_TOKEN}")
 
 
@@ -136,15 +141,13 @@ def _install(command: Sequence[str]) -> None:
 def _running(command: Sequence[str], port: int, log: Path) -> Iterator[Server]:
     env = {"PATH": os.environ["PATH"], "HOME": str(log.parent)}
     with log.open("ab") as output:
-        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env)
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=env, start_new_session=True
+        )
     try:
         wait_for_port(process, port, log)
         time.sleep(1)  # Node-RED listens before its flow is loaded
         yield Server(port=port, pid=process.pid)
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(STOP_TIMEOUT)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
