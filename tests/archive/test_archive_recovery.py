@@ -13,11 +13,11 @@ from harness.http_peers import http_peer, respond_with, response
 from harness.waiting import wait_until
 
 from receiver.archive.archiver import abandon
-from receiver.delivery.replay import ReplayService
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.model import Attempt, DeliveryStatus, Event, Verdict
 from receiver.service.retention import Retention
-from receiver.settings import RetentionSettings, RouteSettings, WebhookSettings
+from receiver.service.wiring import build_deliveries
+from receiver.settings import RetentionSettings
 from receiver.store.interfaces import ArchiveStore, ArchiveUpdate
 
 # Crashes and faults
@@ -141,15 +141,7 @@ async def test_a_fault_of_the_store_or_of_ours_costs_a_wait_and_no_download(
 
 
 async def test_a_replay_weeks_later_still_has_its_files(system: ArchiveSystem) -> None:
-    routes = [RouteSettings(name="publish", webhook=WebhookSettings(url="https://app.example.com/"))]
-    replayer = ReplayService(
-        system.store.replays,
-        system.store.catalog,
-        routes=routes,
-        notifiers=system.notifiers,
-        clock=system.clock,
-        ids=system.ids,
-    )
+    replayer = build_deliveries(system.context, lambda _: None).replays
     async with a_cdn(a=A_PNG) as cdn:
         event = await system.succeed_task(f"{cdn.url}/a")
         system.start()

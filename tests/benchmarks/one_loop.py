@@ -49,7 +49,7 @@ def main(port: int, connections: int, file: Path, config: Path | None = None) ->
         server: Coroutine[object, object, object] = empty.server(empty.app, port).serve()
     else:
         logs.configure()
-        server = bootstrap._run(load(config))
+        server = bootstrap.run_until_stopped(load(config))
     uvloop.run(post_and_stop(server, port, connections, requests))
 
 

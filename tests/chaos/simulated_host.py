@@ -187,7 +187,7 @@ class SimulatedHost:
 
     async def _run_service(self) -> int:
         async with contextlib.AsyncExitStack() as stack:
-            return await (await bootstrap._build(self.settings, {}, stack)).run(SystemdNotifier())
+            return await (await bootstrap.build_service(self.settings, {}, stack)).run(SystemdNotifier())
 
     async def stop(self) -> None:
         """Stop the service as systemd does, and wait for its end."""

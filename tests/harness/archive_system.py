@@ -8,7 +8,7 @@ from datetime import timedelta
 from ipaddress import ip_network
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.clock import FakeClock
 from harness.factories import a_status_report, a_task
@@ -16,21 +16,20 @@ from harness.http_peers import Handler, Peer, http_peer, respond_with, response
 from harness.stored_events import check_stored_events
 from harness.waiting import wait_until
 
-from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.fetcher import DownloadLimits, Fetcher
 from receiver.archive.partial_file import MIN_FREE_BYTES
 from receiver.domain.clock import Ids
 from receiver.domain.errors import NoResponse
 from receiver.domain.model import ArchiveState, Event, Json, Source, Task, TaskState, Verification
-from receiver.domain.notifier import Notifiers
-from receiver.events.alerts import AlertFactory
-from receiver.events.factory import EventFactory
-from receiver.events.routing import compile_routes
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import PublicGuard
-from receiver.settings import RouteSettings, WebhookSettings
+from receiver.service.wiring import build_archiver, make_context
+from receiver.settings import ArchiveSettings, RouteSettings, Settings, WebhookSettings
 from receiver.store.interfaces import ById, Change
 from receiver.store.sqlite.store import SqliteStore
+
+if TYPE_CHECKING:
+    from receiver.archive.archiver import CopyTarget, UrlRefresher
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
 JPG = b"\xff\xd8\xff" + bytes(5000)
@@ -46,12 +45,15 @@ class ArchiveSystem:
         self.folder = folder / "results"
         self.clock = FakeClock()
         self.ids = Ids(self.clock)
-        self.notifiers = Notifiers()
-        routes = [
+        routes = (
             RouteSettings(name="publish", webhook=WebhookSettings(url="https://app.example.com/")),
             RouteSettings(name="on-call", on=frozenset({"alert"}), webhook=WebhookSettings(url="https://a.example/")),
-        ]
-        self.event_factory = EventFactory(compile_routes(routes), self.ids, archive=True)
+        )
+        settings = Settings(routes=routes, archive=ArchiveSettings(dir=self.folder))
+        kling: Any = None  # the archiver asks the test's own refresher
+        self.context = make_context(settings, store, kling, clock=self.clock, ids=self.ids, rng=Random(1))
+        self.notifiers = self.context.notifiers
+        self.event_factory = self.context.event_factory
         self.free_bytes = 10 * MIN_FREE_BYTES
         self.stop = asyncio.Event()
         self.running: asyncio.Task[None] | None = None
@@ -97,17 +99,12 @@ class ArchiveSystem:
         free_bytes: Callable[[Path], int] | None = None,
     ) -> None:
         self.http_client = HttpClient(user_agent="kling-receiver/test", guard=guard)
-        self.archiver = Archiver(
-            archive_store or self.store.archive,
-            self.store.catalog,
+        self.archiver = build_archiver(
+            self.context,
             Fetcher(self.http_client, limits=limits, free_space=free_bytes or (lambda _: self.free_bytes)),
-            self.folder,
             refresher=self.url_refresher,
             copy_target=self.copy_target,
-            alerts=AlertFactory(self.event_factory, clock=self.clock),
-            notifiers=self.notifiers,
-            clock=self.clock,
-            rng=Random(1),
+            store=archive_store,
         )
         self.running = asyncio.create_task(self.archiver.run(self.stop))
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING, Any
 
 from harness.clock import FakeClock
 from harness.factories import a_task, an_event
@@ -14,25 +15,28 @@ from harness.stored_events import check_stored_events
 from harness.waiting import wait_until
 
 from receiver.delivery.dispatcher import Dispatcher, Lane
-from receiver.delivery.replay import ReplayService
 from receiver.delivery.retry import RetryPolicy
-from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.clock import Ids
 from receiver.domain.model import Accepted, Attempt, Delivery, DeliveryStatus, Event, Failed, Outcome
 from receiver.domain.notifier import Notifiers
 from receiver.domain.rate_limiter import RateLimiter
-from receiver.events.alerts import AlertFactory
-from receiver.events.factory import EventFactory
-from receiver.events.routing import Route, RouteTable
-from receiver.settings import RouteSettings
+from receiver.service.wiring import build_deliveries, make_context
+from receiver.settings import RouteSettings, Settings, WebhookSettings
 from receiver.store.interfaces import ById, Change, DeliveryQueue, DeliveryView
 from receiver.store.sqlite.store import SqliteStore
+
+if TYPE_CHECKING:
+    from receiver.delivery.replay import ReplayService
+    from receiver.delivery.route_states import RouteStates
 
 SCHEDULE = [timedelta(seconds=seconds) for seconds in (5, 30, 120, 600, 1800, 3600)]
 FAILED = Failed(reason="500: it has trouble.", code=500)
 TIMEOUT = timedelta(seconds=15)
 SECOND = timedelta(seconds=1)
+ALERT_ROUTE = RouteSettings(
+    name="alerts", on=frozenset({"alert"}), webhook=WebhookSettings(url="https://app.example.com/")
+)
 
 
 class SteppedClock(FakeClock):
@@ -102,7 +106,7 @@ class Destination:
 class DeliverySystem:
     """A dispatcher, a replay service and accessors for tests."""
 
-    routes: Sequence[RouteSettings] = ()
+    routes: tuple[RouteSettings, ...] = (ALERT_ROUTE,)
 
     def __init__(self, path: Path) -> None:
         self.clock = SteppedClock()
@@ -141,30 +145,17 @@ class DeliverySystem:
         """Open the store and start, like a new process. *wrap_queue* may wrap the dispatcher's queue."""
         self.store = await SqliteStore.open(self._path, clock=self.clock)
         queue = wrap_queue(self.store.deliveries)
-        routes = [
-            Route(name="alerts", on=frozenset({"alert"}), endpoints=(), unverified=False, where=None, condition=None)
-        ]
-        self.alert_factory = AlertFactory(EventFactory(RouteTable(routes), self.ids), clock=self.clock)
-        self.route_states = RouteStates(queue, self.alert_factory, notifiers=self.notifiers, clock=self.clock)
-        self.dispatcher = Dispatcher(
-            queue,
-            self.lanes.get,
-            self.route_states,
-            notifier=self.notifiers.deliveries,
-            clock=self.clock,
-            ids=self.ids,
-            rng=Random(7),
-            grace=grace,
+        kling: Any = None  # deliveries need no Kling
+        context = make_context(
+            Settings(routes=self.routes), self.store, kling, clock=self.clock, ids=self.ids, rng=Random(7)
         )
+        self.notifiers = context.notifiers
+        services = build_deliveries(context, self.lanes.get, queue=queue, grace=grace)
+        self.alert_factory = context.alerts
+        self.route_states = services.route_states
+        self.dispatcher = services.dispatcher
+        self.replayer = services.replays
         self._stop = asyncio.Event()
-        self.replayer = ReplayService(
-            self.store.replays,
-            self.store.catalog,
-            routes=self.routes,
-            notifiers=self.notifiers,
-            clock=self.clock,
-            ids=self.ids,
-        )
         self.running = [asyncio.create_task(each.run(self._stop)) for each in (self.dispatcher, self.replayer)]
         await self.settle()
 

@@ -9,6 +9,7 @@ import json
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from harness.clock import START, FakeClock
@@ -17,10 +18,8 @@ from harness.stored_events import check_stored_events
 
 from receiver.domain.clock import Ids
 from receiver.domain.model import Event, Json, Task
-from receiver.domain.notifier import Notifiers
 from receiver.domain.secret import Secret
-from receiver.events.factory import EventFactory
-from receiver.events.routing import compile_routes
+from receiver.service.wiring import build_tasks, make_context
 from receiver.settings import (
     CallbackSettings,
     KlingSettings,
@@ -31,16 +30,7 @@ from receiver.settings import (
     WebhookSettings,
 )
 from receiver.store.sqlite.store import SqliteStore
-from receiver.submission.executor import CreateExecutor
-from receiver.submission.gateway_creates import GatewayCreates
-from receiver.submission.recorder import CreateRecorder
-from receiver.submission.recovery import CreateRecovery
 from receiver.submission.request import SubmitRequest
-from receiver.submission.submitter import Submitter
-from receiver.tasks.alerts import TaskAlerts
-from receiver.tasks.batches import BatchService
-from receiver.tracking.inbox import Inbox
-from receiver.tracking.poller import Poller
 
 ENDPOINT = "images/multi-image2image"
 JOB: Json = {"prompt": "a cat", "subject_image_list": [{"subject_image": "https://example.com/a.png"}]}
@@ -65,73 +55,27 @@ class IdleClock(FakeClock):
 
 
 class TaskSystem:
-    """All services, wired as in the real service."""
+    """The services that submit and track tasks, as the service builds them."""
 
     def __init__(
         self, store: SqliteStore, kling: Any, settings: Settings, clock: IdleClock, *, newest_id: str = ""
     ) -> None:
+        context = make_context(settings, store, kling, clock=clock, ids=Ids(clock, after=newest_id), rng=Random(1))
+        services = build_tasks(context)
         self.store = store
         self.kling = kling
         self.settings = settings
         self.clock = clock
-        self.notifiers = Notifiers()
-        self.ids = Ids(clock, after=newest_id)
-        event_factory = EventFactory(compile_routes(settings.routes), self.ids)
-        self.task_alerts = TaskAlerts(
-            store.tasks,
-            store.catalog,
-            event_factory,
-            public_url=settings.public.url,
-            notifiers=self.notifiers,
-            clock=clock,
-        )
-        self.inbox = Inbox(
-            store.tasks,
-            event_factory,
-            callbacks=settings.callbacks,
-            poll=settings.poll,
-            notifiers=self.notifiers,
-            clock=clock,
-            ids=self.ids,
-            health_observer=self.task_alerts if settings.public.url else None,
-        )
-        self.recorder = CreateRecorder(
-            store.tasks, event_factory, poll=settings.poll, notifiers=self.notifiers, clock=clock
-        )
-        self.recovery = CreateRecovery(
-            store.tasks, kling, self.recorder, store.catalog, settings=settings, notifiers=self.notifiers, clock=clock
-        )
-        self.executor = CreateExecutor(
-            store.tasks, kling, self.recorder, self.recovery, self.task_alerts, settings=settings, clock=clock
-        )
-        self.submitter = Submitter(
-            store.tasks,
-            self.executor,
-            self.recorder,
-            settings=settings,
-            notifiers=self.notifiers,
-            clock=clock,
-            ids=self.ids,
-        )
-        self.gateway_creates = GatewayCreates(
-            self.submitter,
-            store.tasks,
-            store.catalog,
-            timeout=settings.kling.timeout,
-            notifier=self.notifiers.tasks,
-            clock=clock,
-        )
-        self.poller = Poller(
-            store.tasks,
-            kling,
-            self.inbox,
-            self.task_alerts,
-            timeout=settings.kling.timeout,
-            tasks_notifier=self.notifiers.tasks,
-            clock=clock,
-            latest=self.ids.latest,
-        )
-        self.batch_service = BatchService(store.batches, event_factory, notifiers=self.notifiers, clock=clock)
+        self.notifiers = context.notifiers
+        self.ids = context.ids
+        self.inbox = services.inbox
+        self.recorder = services.recorder
+        self.recovery = services.recovery
+        self.executor = services.executor
+        self.submitter = services.submitter
+        self.gateway_creates = services.gateway_creates
+        self.poller = services.poller
+        self.batch_service = services.batches
         self.waiting_clients = 0  # set by a test whose client waits on the clock too
         self._workers: list[asyncio.Task[None]] = []
 

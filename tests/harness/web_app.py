@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING
 
 import httpx2 as httpx
@@ -14,30 +15,17 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from receiver.delivery.replay import ReplayService
-from receiver.delivery.route_states import RouteStates
-from receiver.delivery.senders.webhook import WebhookSender
+from receiver.delivery.lanes import LaneRegistry
 from receiver.domain.api_schema.resources import Check
 from receiver.domain.clock import Ids
 from receiver.domain.notifier import Notifiers
 from receiver.domain.secret import Secret
-from receiver.events.alerts import AlertFactory
-from receiver.events.factory import EventFactory
-from receiver.events.routing import compile_routes
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
+from receiver.service.wiring import admin_services, build_deliveries, build_tasks, make_context
 from receiver.settings import Address, KlingSettings, PublicSettings, RouteSettings, Settings, WebhookSettings
 from receiver.store.sqlite.store import SqliteStore
-from receiver.submission.executor import CreateExecutor
-from receiver.submission.gateway_creates import GatewayCreates
-from receiver.submission.recorder import CreateRecorder
-from receiver.submission.recovery import CreateRecovery
-from receiver.submission.submitter import Submitter
-from receiver.tasks.alerts import TaskAlerts
-from receiver.tasks.batches import BatchService
-from receiver.tasks.explain import Explainer
-from receiver.tracking.inbox import Inbox
-from receiver.web.admin import AdminServices, admin_app
+from receiver.web.admin import admin_app
 from receiver.web.callbacks import public_app
 
 if TYPE_CHECKING:
@@ -97,15 +85,13 @@ class WebApp:
 @asynccontextmanager
 async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
     """Open the web layer, and an HTTP client with its token."""
-    server, sink, clock, notifiers = RecordingServer(), RecordingServer(), FakeClock(), Notifiers()
+    server, sink, clock = RecordingServer(), RecordingServer(), FakeClock()
     kling_at, sink_at = await serve(server), await serve(sink)
-    ids = Ids(clock)
     settings = Settings(
         public=PublicSettings(url="https://hooks.example.com"),
         kling=KlingSettings(base_url=f"http://{kling_at}", api_key=Secret("kling-key")),
         routes=(_route(f"http://{sink_at}/hook?key=hidden-in-the-url"),),
     )
-    event_factory = EventFactory(compile_routes(settings.routes), ids)
     checks = [Check(name="store", ok=True)]
 
     async def ready() -> Sequence[Check]:
@@ -117,61 +103,12 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         http_client = HttpClient(user_agent="kling-receiver/test")
         stack.push_async_callback(http_client.aclose)
         kling = KlingClient(settings.kling, http_client=http_client, clock=clock)
-        inbox = Inbox(
-            store.tasks,
-            event_factory,
-            callbacks=settings.callbacks,
-            poll=settings.poll,
-            notifiers=notifiers,
-            clock=clock,
-            ids=ids,
-        )
-        task_alerts = TaskAlerts(
-            store.tasks, store.catalog, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
-        )
-        recorder = CreateRecorder(store.tasks, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
-        recovery = CreateRecovery(
-            store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
-        )
-        executor = CreateExecutor(store.tasks, kling, recorder, recovery, task_alerts, settings=settings, clock=clock)
-        submitter = Submitter(
-            store.tasks, executor, recorder, settings=settings, notifiers=notifiers, clock=clock, ids=ids
-        )
-        replayer = ReplayService(
-            store.replays, store.catalog, routes=settings.routes, notifiers=notifiers, clock=clock, ids=ids
-        )
-        webhook = settings.routes[0].webhook
-        assert webhook is not None
-        sender = WebhookSender(webhook, http_client=http_client)
-        public = await serve(public_app(inbox, max_body=settings.callbacks.max_body))
-        parts = AdminServices(
-            submitter=submitter,
-            gateway_creates=GatewayCreates(
-                submitter,
-                store.tasks,
-                store.catalog,
-                timeout=settings.kling.timeout,
-                notifier=notifiers.tasks,
-                clock=clock,
-            ),
-            kling=kling,
-            catalog=store.catalog,
-            routes=settings.routes,
-            route_state_store=store.deliveries,
-            route_states=RouteStates(
-                store.deliveries, AlertFactory(event_factory, clock=clock), notifiers=notifiers, clock=clock
-            ),
-            replays=replayer,
-            costs=store.costs,
-            batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
-            explainer=Explainer(store.catalog, store.tasks, store.deliveries, routes=["publish"], clock=clock),
-            find_sender={"publish": sender}.get,
-            event_notifier=notifiers.events,
-            readiness=ready,
-            clock=clock,
-            ids=ids,
-        )
-        app = admin_app(parts, token=Secret(TOKEN), listen=settings.admin.listen)
+        context = make_context(settings, store, kling, clock=clock, ids=Ids(clock), rng=Random(1))
+        lanes = LaneRegistry(settings, http_client, http_client, context.redactor)
+        tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
+        services = admin_services(context, tasks, deliveries, find_sender=lanes.sender, readiness=ready)
+        app = admin_app(services, token=Secret(TOKEN), listen=settings.admin.listen)
+        public = await serve(public_app(tasks.inbox, max_body=settings.callbacks.max_body))
         admin = await serve(app)
         client = await stack.enter_async_context(
             plain_http(base_url=f"http://{admin}", headers={"authorization": f"Bearer {TOKEN}"}, timeout=10)
@@ -185,11 +122,11 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
             sink=sink,
             store=store,
             clock=clock,
-            ids=ids,
-            notifiers=notifiers,
+            ids=context.ids,
+            notifiers=context.notifiers,
             checks=checks,
         )
-        await submitter.drain()
+        await tasks.submitter.drain()
 
 
 def _route(url: str) -> RouteSettings:

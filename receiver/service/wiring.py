@@ -1,0 +1,247 @@
+"""Builds the parts of the service from a context. The service and the tests share this wiring."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+
+from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
+from receiver.archive.fetcher import Fetcher
+from receiver.delivery.dispatcher import Dispatcher, LaneLookup
+from receiver.delivery.replay import ReplayService
+from receiver.delivery.route_states import RouteStates
+from receiver.domain.clock import Clock, Ids
+from receiver.domain.notifier import Notifiers
+from receiver.domain.redaction import Redactor
+from receiver.events.alerts import AlertFactory
+from receiver.events.factory import EventFactory
+from receiver.events.routing import compile_routes
+from receiver.kling.client import KlingClient
+from receiver.service.supervisor import Work
+from receiver.settings import Settings
+from receiver.store.interfaces import ArchiveStore, DeliveryQueue
+from receiver.store.sqlite.store import SqliteStore
+from receiver.submission.executor import CreateExecutor
+from receiver.submission.gateway_creates import GatewayCreates
+from receiver.submission.recorder import CreateRecorder
+from receiver.submission.recovery import CreateRecovery
+from receiver.submission.submitter import Submitter
+from receiver.tasks.alerts import TaskAlerts
+from receiver.tasks.batches import BatchService
+from receiver.tasks.explain import Explainer
+from receiver.tracking.inbox import Inbox
+from receiver.tracking.poller import Poller
+from receiver.web.admin import AdminServices
+from receiver.web.resources.health import ReadinessCheck
+from receiver.web.resources.routes import FindSender
+
+GRACE = timedelta(seconds=20)
+"""How long work in flight may continue after a stop signal: longer than a webhook's timeout."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What every part of the service is built from. Tests use their own clock, ids, randomness and Kling."""
+
+    settings: Settings
+    store: SqliteStore
+    kling: KlingClient
+    event_factory: EventFactory
+    alerts: AlertFactory
+    redactor: Redactor
+    notifiers: Notifiers
+    clock: Clock
+    ids: Ids
+    rng: Random
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskServices:
+    """The services that submit and track tasks."""
+
+    inbox: Inbox
+    alerts: TaskAlerts
+    recorder: CreateRecorder
+    recovery: CreateRecovery
+    executor: CreateExecutor
+    submitter: Submitter
+    gateway_creates: GatewayCreates
+    poller: Poller
+    batches: BatchService
+
+    @property
+    def work(self) -> Mapping[str, Work]:
+        """Their background work."""
+        return {
+            "poller": self.poller.run,
+            "recovery": self.recovery.run,
+            "submitter": self.submitter.run,
+            "batches": self.batches.run,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeliveryServices:
+    """The services that deliver and replay events."""
+
+    route_states: RouteStates
+    dispatcher: Dispatcher
+    replays: ReplayService
+
+    @property
+    def work(self) -> Mapping[str, Work]:
+        """Their background work."""
+        return {"dispatcher": self.dispatcher.run, "replay": self.replays.run}
+
+
+def make_context(
+    settings: Settings,
+    store: SqliteStore,
+    kling: KlingClient,
+    *,
+    redactor: Redactor | None = None,
+    clock: Clock,
+    ids: Ids,
+    rng: Random,
+) -> Context:
+    """Return a context whose events follow the routes of *settings*. The default *redactor* knows no secrets."""
+    event_factory = EventFactory(compile_routes(settings.routes), ids, archive=settings.archive.is_on)
+    return Context(
+        settings=settings,
+        store=store,
+        kling=kling,
+        event_factory=event_factory,
+        alerts=AlertFactory(event_factory, clock=clock),
+        redactor=redactor or Redactor(()),
+        notifiers=Notifiers(),
+        clock=clock,
+        ids=ids,
+        rng=rng,
+    )
+
+
+def build_tasks(context: Context) -> TaskServices:
+    """Build the services that submit and track tasks."""
+    settings, store, kling, event_factory = context.settings, context.store, context.kling, context.event_factory
+    notifiers, clock, ids = context.notifiers, context.clock, context.ids
+    alerts = TaskAlerts(
+        store.tasks, store.catalog, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
+    )
+    inbox = _build_inbox(context, alerts)
+    recorder = CreateRecorder(store.tasks, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
+    recovery = CreateRecovery(
+        store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
+    )
+    executor = CreateExecutor(store.tasks, kling, recorder, recovery, alerts, settings=settings, clock=clock)
+    submitter = Submitter(store.tasks, executor, recorder, settings=settings, notifiers=notifiers, clock=clock, ids=ids)
+    poller = Poller(
+        store.tasks,
+        kling,
+        inbox,
+        alerts,
+        timeout=settings.kling.timeout,
+        tasks_notifier=notifiers.tasks,
+        clock=clock,
+        latest=ids.latest,
+    )
+    gateway_creates = GatewayCreates(
+        submitter, store.tasks, store.catalog, timeout=settings.kling.timeout, notifier=notifiers.tasks, clock=clock
+    )
+    return TaskServices(
+        inbox=inbox,
+        alerts=alerts,
+        recorder=recorder,
+        recovery=recovery,
+        executor=executor,
+        submitter=submitter,
+        gateway_creates=gateway_creates,
+        poller=poller,
+        batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
+    )
+
+
+def _build_inbox(context: Context, alerts: TaskAlerts) -> Inbox:
+    settings = context.settings
+    return Inbox(
+        context.store.tasks,
+        context.event_factory,
+        callbacks=settings.callbacks,
+        poll=settings.poll,
+        notifiers=context.notifiers,
+        clock=context.clock,
+        ids=context.ids,
+        health_observer=alerts if settings.public.url else None,
+        redactor=context.redactor,
+    )
+
+
+def build_deliveries(
+    context: Context, lanes: LaneLookup, *, queue: DeliveryQueue | None = None, grace: timedelta = GRACE
+) -> DeliveryServices:
+    """Build the services that deliver events to *lanes*. The default *queue* is the store's."""
+    store, notifiers, clock, ids = context.store, context.notifiers, context.clock, context.ids
+    queue = queue or store.deliveries
+    route_states = RouteStates(queue, context.alerts, notifiers=notifiers, clock=clock)
+    dispatcher = Dispatcher(
+        queue, lanes, route_states, notifier=notifiers.deliveries, clock=clock, ids=ids, rng=context.rng, grace=grace
+    )
+    replays = ReplayService(
+        store.replays, store.catalog, routes=context.settings.routes, notifiers=notifiers, clock=clock, ids=ids
+    )
+    return DeliveryServices(route_states=route_states, dispatcher=dispatcher, replays=replays)
+
+
+def build_archiver(
+    context: Context,
+    fetcher: Fetcher,
+    *,
+    refresher: UrlRefresher | None = None,
+    copy_target: CopyTarget | None = None,
+    store: ArchiveStore | None = None,
+) -> Archiver:
+    """Build the archiver. The default *store* is the context's."""
+    settings = context.settings
+    return Archiver(
+        store or context.store.archive,
+        context.store.catalog,
+        fetcher,
+        settings.archive.dir or settings.data_dir / "arriving",
+        refresher=refresher,
+        copy_target=copy_target,
+        alerts=context.alerts,
+        notifiers=context.notifiers,
+        clock=context.clock,
+        rng=context.rng,
+    )
+
+
+def admin_services(
+    context: Context,
+    tasks: TaskServices,
+    deliveries: DeliveryServices,
+    *,
+    find_sender: FindSender,
+    readiness: ReadinessCheck,
+) -> AdminServices:
+    """Return the services that the admin app calls."""
+    settings, store, clock = context.settings, context.store, context.clock
+    return AdminServices(
+        submitter=tasks.submitter,
+        gateway_creates=tasks.gateway_creates,
+        kling=context.kling,
+        catalog=store.catalog,
+        routes=settings.routes,
+        route_state_store=store.deliveries,
+        route_states=deliveries.route_states,
+        replays=deliveries.replays,
+        batches=tasks.batches,
+        costs=store.costs,
+        explainer=Explainer(
+            store.catalog, store.tasks, store.deliveries, routes=[route.name for route in settings.routes], clock=clock
+        ),
+        find_sender=find_sender,
+        event_notifier=context.notifiers.events,
+        readiness=readiness,
+        clock=clock,
+        ids=context.ids,
+    )
