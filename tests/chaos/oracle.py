@@ -43,6 +43,7 @@ class Oracle:
         self._store = store
         self._states: dict[str, str] = {}
         self._in_flight: Counter[str] = Counter()
+        self._watched: set[str] = set()
         self._trace = hashlib.sha256()
 
     def report(self, what: str) -> None:
@@ -113,9 +114,10 @@ class Oracle:
     def watch_attempt(self, headers: Mapping[str, str]) -> Iterator[None]:
         """Watch an attempt while it waits for its answer."""
         delivery, in_flight = headers.get("kling-receiver-delivery"), self._in_flight
-        if delivery is None:  # a call to Kling
+        if delivery is None:  # not an attempt
             yield
             return
+        self._watched.add(delivery)
         rows = self.rows("SELECT status, claim, route FROM deliveries WHERE id = ?", delivery)
         if not rows or rows[0][0] != "pending" or rows[0][1] is None:
             self.report(f"{delivery} is sent with the row {rows}")
@@ -144,6 +146,8 @@ class Oracle:
 
     def on_webhook(self, destination: str, headers: Mapping[str, str], body: bytes) -> None:
         """Check that a delivered event is true, and confirmed if the route requires it."""
+        if headers["kling-receiver-delivery"] not in self._watched:
+            self.report(f"an attempt to {destination} is not watched")  # the checks of `watch_attempt` would be blind
         if destination != CLIENT:
             at = datetime.fromtimestamp(int(headers["webhook-timestamp"]), UTC)
             if headers["webhook-signature"] != Webhook(SECRET).sign(headers["webhook-id"], at, body.decode()):

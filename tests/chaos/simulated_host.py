@@ -24,7 +24,7 @@ from httpcore2._async import http11
 
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.model import Task
-from receiver.net.http_client import HttpClient, HttpResponse, Resolve
+from receiver.net.http_client import HttpClient, Resolve
 from receiver.service import bootstrap, supervisor
 from receiver.service.systemd import SystemdNotifier
 from receiver.settings import Settings
@@ -116,16 +116,14 @@ class SimulatedHost:
                 return change
 
         class ObservedHttpClient(HttpClient):
-            """The real HTTP client, on the simulated network. Each request is watched while it is in flight."""
+            """The real HTTP client, on the simulated network. Each attempt is watched while it is in flight."""
 
             def __init__(self, **known: Any) -> None:
                 super().__init__(**known, resolve=host.resolve)
 
-            async def request(
-                self, method: str, url: str, *, headers: Mapping[str, str] | None = None, **known: Any
-            ) -> HttpResponse:
+            async def stream(self, url: str, *, headers: Mapping[str, str] | None = None, **known: Any) -> Any:
                 with host.watch_attempt(headers or {}):
-                    return await super().request(method, url, headers=headers, **known)
+                    return await super().stream(url, headers=headers, **known)
 
         patch.setattr(bootstrap, "SystemClock", lambda: host.clock)
         patch.setattr(bootstrap, "SystemRandom", lambda: Random(entropy.random()))
