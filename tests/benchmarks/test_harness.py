@@ -125,15 +125,15 @@ def test_cpu_time_includes_children_that_have_ended() -> None:
 
 
 def test_cpu_meter_counts_the_work_of_a_round() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", "input()\nimport time\nwhile time.process_time() < 0.3: pass\ninput()"],
-        stdin=subprocess.PIPE,
-    ) as process:
+    work = "input()\nimport time\nwhile time.process_time() < 0.3: pass\nprint('done', flush=True)\ninput()"
+    with subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
         meter = CpuMeter(process.pid)
         meter.start()
-        assert process.stdin is not None
         process.stdin.write(b"\n")
         process.stdin.flush()
+        process.stdout.readline()
         each = meter.microseconds_each(10)
         process.stdin.write(b"\n")
         process.stdin.flush()
