@@ -204,7 +204,7 @@ class Dispatcher:
         return None
 
     def _start_attempt(self, route: str, lane: Lane, claimed: ClaimedDelivery) -> None:
-        started_at = self._clock.now()
+        began = self._clock.monotonic()  # not the wall clock: after a step forward the suspects would wait as long
         self._in_flight[route] += 1
 
         def done() -> None:
@@ -212,8 +212,8 @@ class Dispatcher:
             self._in_flight[route] -= 1
             if self._alone == claimed.delivery.id:
                 self._alone = None
-                now = self._clock.now()
-                self._next_suspect_at = now + (now - started_at)  # the others get as much time
+                took = timedelta(seconds=self._clock.monotonic() - began)
+                self._next_suspect_at = self._clock.now() + took  # the others get as much time
             self._wake.set()
 
         attempt = self._make_attempt(lane, claimed)

@@ -153,3 +153,15 @@ async def test_other_deliveries_get_as_much_time_as_a_suspect_took(system: Deliv
     await system.advance(10 * SECOND)
 
     assert (there.event_ids[-1], there.attempt_times[-1]) == (second, took_until + 10 * SECOND)
+
+
+async def test_a_clock_that_steps_forward_during_an_attempt_keeps_no_suspect_waiting(system: DeliverySystem) -> None:
+    there, _ = await blocked_route(system, events=2)
+    await crash_and_start(system, times=SUSPECT_AFTER)
+
+    system.clock.set_forward(timedelta(days=365))
+    there.gate.set()
+    await system.settle()
+    await system.advance(2 * there.timeout)
+
+    assert await system.statuses() == ["delivered"] * 2
