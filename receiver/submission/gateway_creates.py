@@ -93,13 +93,18 @@ class _Request:
     slot: tuple[str, bytes]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, kw_only=True)
 class _Recent:
-    """A create without a key that a client may repeat, until its answer is delivered."""
+    """A create without a key that a client may repeat, until its answer is delivered.
 
-    task: Task
+    It is one before its task is stored, which may take longer than the client waits. ``task`` stays None if it cannot
+    be stored.
+    """
+
     begun_at: float
     caller: Caller
+    task: Task | None = None
+    is_stored: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class GatewayCreates:
@@ -156,24 +161,43 @@ class GatewayCreates:
 
     async def _first_or_begun(self, request: "_Request") -> Task | StartedCreate:
         """Return the task of the create that the request repeats, or else begin the request's own create."""
-        caller = request.caller
-        if not caller.key and (repeated := self._repeated(request)) is not None:
-            return repeated
+        key = request.caller.key
+        if not key:
+            return await self._first_without_key(request)
+        begun = await self._begin(request)
+        if not isinstance(begun, StartedCreate):
+            await check_same_request(self._digests, begun, request.slot[1], key=key, remedy=_KEY_REMEDY)
+        return begun
+
+    async def _first_without_key(self, request: "_Request") -> Task | StartedCreate:
+        while (repeated := self._repeated(request)) is not None:
+            await repeated.is_stored.wait()
+            if repeated.task is not None:
+                return repeated.task
+        recent = _Recent(begun_at=self._clock.monotonic(), caller=request.caller)
+        self._recent.pop(request.slot, None)  # the new one must not be evicted as the oldest
+        self._recent[request.slot] = recent
+        try:
+            begun = await self._begin(request)
+            recent.task = begun.task if isinstance(begun, StartedCreate) else begun
+        finally:
+            if recent.task is None and self._recent.get(request.slot) is recent:
+                del self._recent[request.slot]
+            recent.is_stored.set()
+        return begun
+
+    async def _begin(self, request: "_Request") -> StartedCreate | Task:
+        key = request.caller.key
         begun = await self._submitter.begin_create(
             request.endpoint,
             request.body,
             request.metadata,
             request.pass_through,
-            idempotency_key=f"{_KEY_PREFIX}{caller.key}" if caller.key else None,
-            digest=request.slot[1] if caller.key else None,
+            idempotency_key=f"{_KEY_PREFIX}{key}" if key else None,
+            digest=request.slot[1] if key else None,
         )
-        if not isinstance(begun, StartedCreate):
-            await check_same_request(self._digests, begun, request.slot[1], key=caller.key or "", remedy=_KEY_REMEDY)
-            return begun
-        self._answers[begun.task.id] = begun.answer
-        if not caller.key:
-            self._recent.pop(request.slot, None)  # the new one must not be evicted as the oldest
-            self._recent[request.slot] = _Recent(task=begun.task, begun_at=self._clock.monotonic(), caller=caller)
+        if isinstance(begun, StartedCreate):
+            self._answers[begun.task.id] = begun.answer
         return begun
 
     async def _finish(self, begun: StartedCreate, request: "_Request") -> KlingResponse:
@@ -195,15 +219,15 @@ class GatewayCreates:
             del self._recent[request.slot]
         return answer
 
-    def _repeated(self, request: "_Request") -> Task | None:
-        """Return the task of the create without a key that this one repeats, or None."""
+    def _repeated(self, request: "_Request") -> _Recent | None:
+        """Return the create without a key that this one repeats, or None."""
         recent = self._recent.get(request.slot)
         if recent is None:
             return None
         age = self._clock.monotonic() - recent.begun_at
         if age > _REMEMBERED_SECONDS:
             return None
-        return recent.task if age >= _SAME_MOMENT_SECONDS or recent.caller.has_left() else None
+        return recent if age >= _SAME_MOMENT_SECONDS or recent.caller.has_left() else None
 
     async def _outcome(self, task: Task, endpoint: Endpoint) -> KlingResponse | None:
         """Return the answer of an earlier create, or None if it created nothing. Raises KlingUncertain."""

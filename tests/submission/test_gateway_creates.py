@@ -3,6 +3,7 @@
 import asyncio
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -11,8 +12,8 @@ from harness.submitted_tasks import CERTAIN_AFTER
 from harness.task_system import JOB, IdleClock, TaskSystem, a_task_system
 from harness.waiting import wait_until
 
-from receiver.domain.errors import KeyReused, KlingUncertain
-from receiver.domain.model import Generation, TaskState
+from receiver.domain.errors import KeyReused, KlingUncertain, StoreUnavailable
+from receiver.domain.model import Generation, Task, TaskState
 from receiver.kling import endpoints
 from receiver.kling.client import NO_PASS_THROUGH, KlingResponse
 from receiver.kling.protocol import parse_status
@@ -204,3 +205,52 @@ async def test_a_key_holds_across_a_restart(tmp_path: Path, path: str) -> None:
     assert report.external_task_id == kling.create_ids[0]
     assert report.generation is (Generation.NEW if path == NEW else Generation.LEGACY)
     assert (again.status, len(kling.create_ids)) == (200, 1)
+
+
+async def test_a_repeat_waits_for_a_first_create_that_the_store_has_not_stored_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_task_system(tmp_path) as system, system.running():
+        stored, waiting = asyncio.Event(), 0
+        add = system.store.tasks.add
+
+        async def add_slowly(*args: Any, **named: Any) -> Task:
+            nonlocal waiting
+            waiting += 1
+            await stored.wait()
+            return await add(*args, **named)
+
+        monkeypatch.setattr(system.store.tasks, "add", add_slowly)
+        first = asyncio.create_task(create(system, has_left=True))
+        await wait_until(lambda: waiting > 0)
+        repeat = asyncio.create_task(create(system))
+        await asyncio.sleep(0.01)
+        stored.set()
+
+        assert (await first).body == (await repeat).body
+        assert len(system.kling.create_ids) == 1
+
+
+async def test_a_repeat_of_a_create_that_could_not_be_stored_is_a_create_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with a_task_system(tmp_path) as system, system.running():
+        stored, waiting = asyncio.Event(), 0
+
+        async def fail(*_args: Any, **_named: Any) -> Task:
+            nonlocal waiting
+            waiting += 1
+            await stored.wait()
+            raise StoreUnavailable("The disk is almost full.")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(system.store.tasks, "add", fail)
+            first = asyncio.create_task(create(system, has_left=True))
+            await wait_until(lambda: waiting > 0)
+        repeat = asyncio.create_task(create(system))
+        stored.set()
+
+        with pytest.raises(StoreUnavailable):
+            await first
+        assert (await repeat).status == 200
+        assert len(system.kling.create_ids) == 1
