@@ -17,6 +17,7 @@ MASK = "***"
 MIN_LENGTH = 8
 """Shorter secrets are not searched for: ordinary words would match them."""
 
+_MIN_PART = 4  # of a secret that was cut: fewer characters say little
 _MAX_ADDED = 16
 _SCHEME = re.compile(r"^(?:basic|bearer|token|key)\s+", re.IGNORECASE)
 
@@ -71,10 +72,31 @@ class Redactor:
                 body = body.replace(encoded, MASK.encode())
         return _OWN_TOKEN_BYTES.sub(rb"\1***", body) if b"callbacks" in body else body
 
+    def trim(self, body: bytes) -> bytes:
+        """Return a part of a longer body without the rest of a known secret at its end and at its start."""
+        for form in self._known_forms():
+            encoded = form.encode()
+            tail, head = body[-len(encoded) :], body[: len(encoded)]
+            if (at := _beginning_of(encoded, tail)) is not None:
+                body = body[: len(body) - len(tail) + at]
+            if (at := _beginning_of(encoded[::-1], head[::-1])) is not None:
+                body = body[len(head) - at :]
+        return body
+
     def _known_forms(self) -> Iterable[str]:
         yield from self._configured
         for forms in self._added:
             yield from forms
+
+
+def _beginning_of(secret: bytes, tail: bytes) -> int | None:
+    """Return where *tail* ends with the beginning of *secret*, or None if it does not."""
+    at = tail.find(secret[:_MIN_PART])
+    while at >= 0:
+        if secret.startswith(tail[at:]):
+            return at
+        at = tail.find(secret[:_MIN_PART], at + 1)
+    return None
 
 
 def _forms(secret: Secret) -> Sequence[str]:

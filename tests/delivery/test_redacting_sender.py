@@ -66,3 +66,31 @@ def a_request(url: str | None) -> DeliveryRequest:
         id="evt_1", type="task.succeed", envelope=b"{}", body=b"", verified=Verification.API, created_at=at, task_id="t"
     )
     return DeliveryRequest(delivery_id="dlv_1", event=event, attempt=1, at=at, url=url)
+
+
+LONG = "".join(f"canary{number:04}" for number in range(100))
+
+
+@pytest.mark.parametrize("cut_at", [4, 5, 600, 999])
+async def test_a_part_of_a_secret_is_kept_neither_at_the_end_nor_at_the_start(cut_at: int) -> None:
+    begun, ended = b"answer " + LONG[:cut_at].encode(), LONG[-cut_at:].encode() + b" output"
+    for excerpt, kept in ((begun, b"answer "), (ended, b" output"), (ended + begun, b" outputanswer ")):
+        inner = EchoingSender([Accepted(code=200, excerpt=excerpt)])
+        outcome = await RedactingSender(inner, Redactor(), more=[Secret(LONG)]).send(a_request(None))
+
+        assert outcome == Accepted(code=200, excerpt=kept)
+
+
+@pytest.mark.parametrize(
+    ("url", "echo"),
+    [
+        ("https://app.example/hook?canary-without-value", b"/hook?%s"),
+        ("https://canary-user:canary%2Fpassword@app.example/", b"Basic Y2FuYXJ5LXVzZXI6Y2FuYXJ5L3Bhc3N3b3Jk%.0s"),
+        ("https://canary-without-value@app.example/", b"user: %s"),
+    ],
+)
+async def test_every_secret_part_of_a_url_is_hidden(url: str, echo: bytes) -> None:
+    inner = EchoingSender([Accepted(code=200, excerpt=echo % b"canary-without-value")])
+    outcome = await RedactingSender(inner, Redactor()).send(a_request(url))
+
+    assert outcome == Accepted(code=200, excerpt=echo.split(b"Y2")[0].replace(b"%s", b"") + b"***")

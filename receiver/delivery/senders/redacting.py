@@ -1,8 +1,9 @@
 """Keep secrets out of what is stored of an attempt: a webhook may echo its request, and a script its environment."""
 
+from base64 import b64encode
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
-from urllib.parse import unquote_plus, urlsplit
+from urllib.parse import unquote, unquote_plus, urlsplit
 
 from msgspec.structs import replace
 
@@ -47,6 +48,8 @@ class RedactingSender:
         if self._max_excerpt is not None and len(outcome.excerpt) > self._max_excerpt:
             cut = _clean(outcome.excerpt[: self._max_excerpt], redactors)
             excerpt = _common_start(cut, excerpt)  # they differ where the cut went through a secret
+        for redactor in redactors:
+            excerpt = redactor.trim(excerpt)  # a longer secret, the start of an output, a body that broke off
         if isinstance(outcome, Accepted):
             return replace(outcome, excerpt=excerpt)
         reason = self._redactor.text(self._own_redactor.values(client_url.values(outcome.reason)))
@@ -69,9 +72,11 @@ def _clean(content: bytes, redactors: Iterable[Redactor]) -> bytes:
 
 
 def url_secrets(url: str) -> Iterator[Secret]:
-    """Yield what a URL may contain of secrets: its password, the values of its query, and long parts of its path."""
+    """Yield what a URL may contain of secrets: its user, the values of its query, and long parts of its path."""
     parts = urlsplit(url)
-    found = [parts.password or "", *(pair.partition("=")[2] for pair in parts.query.split("&"))]
+    user, password = unquote(parts.username or ""), unquote(parts.password or "")
+    found = [user, password, b64encode(f"{user}:{password}".encode()).decode()]  # the last is sent as Basic
+    found += [pair.partition("=")[2] or pair for pair in parts.query.split("&")]
     found += [segment for segment in parts.path.split("/") if len(segment) >= _MIN_SECRET_SEGMENT]
     for text in found:
         yield Secret(text)
