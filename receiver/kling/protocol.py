@@ -14,6 +14,7 @@ from receiver.kling.strict_json import strip_mark
 
 MAX_DEPTH = strict_json.MAX_DEPTH
 MAX_ID = 512  # longer than any known id, short enough for a database index
+_MAX_STATUS = 100  # it is logged
 _MAX_WRAPPERS = 3
 
 _STATE_BY_STATUS: Mapping[str, TaskState] = {
@@ -45,7 +46,7 @@ def parse_status(body: bytes, *, task_id: str | None = None) -> StatusReport:
     own_id = info.get("external_task_id") if isinstance(info, dict) else None
     return StatusReport(
         state=state,
-        raw_status=word,
+        raw_status=word[:_MAX_STATUS],
         message=_message(task, state),
         kling_id=_id(task.get("task_id")) or _id(task.get("id")),
         external_task_id=_id(own_id) or _id(task.get("external_task_id")) or _id(task.get("external_id")),

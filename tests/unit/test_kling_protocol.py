@@ -334,3 +334,9 @@ def test_all_other_members_pass_unchanged(document: Json, generation: Generation
     put_in = {"callback_url": OURS, "external_task_id": "tsk_1"}
     expected = document | (put_in if generation is Generation.LEGACY else {"options": put_in})
     assert json.loads(composed.content) == expected
+
+
+def test_an_unknown_status_is_kept_only_up_to_100_characters() -> None:
+    report = protocol.parse_status(b'{"task_id":"1","task_status":"%b"}' % (b"x" * 900_000))
+
+    assert (report.state, report.raw_status) == (None, "x" * 100)
