@@ -150,6 +150,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     ``started_at`` is since when Kling may be working on the task, None before the submit.
     ``redundant_push_count`` counts pushes that changed nothing; only the newest of them are kept.
     ``stuck_at`` is when ``alert.task_stuck`` was raised. ``batch`` names the task's batch.
+    ``is_end_unverified``: Kling's end is known only from a push that could not be confirmed; a signed end replaces it.
     """
 
     id: str
@@ -169,6 +170,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     message: str = ""
     kling_state: TaskState | None = None
     end_reason: EndReason | None = None
+    is_end_unverified: bool = False
     queueing: Queueing = Queueing()
     polling: Polling = Polling()
     redundant_push_count: int = 0

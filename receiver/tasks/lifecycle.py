@@ -4,7 +4,8 @@ Kling reports a task's state in two ways. A *callback* is a hint: any client tha
 effect as far as ``[callbacks] verify`` and its signature allow; otherwise it only causes a poll. A *poll answer* of
 Kling's API is the truth. States rise submitted → processing → succeed | failed and never fall. ``queued``,
 ``submitting`` and ``awaiting`` precede them (:mod:`receiver.tasks.submit_lifecycle`). The receiver itself ends a task
-as ``rejected`` or ``expired``, and a later report from Kling revokes that end.
+as ``rejected`` or ``expired``, and a later report from Kling revokes that end. An end that only an unsigned push
+reports, of a task that cannot be polled, is replaced by a signed end: a forged push must not cost the result.
 """
 
 from collections.abc import Mapping
@@ -93,14 +94,14 @@ def _decide_callback(
 
     trusted = _is_trusted(report.state, verified, verify)
     is_progress_after_expiry = task.state is TaskState.EXPIRED and not report.state.is_final
-    if task.state.is_final or is_progress_after_expiry or _rank(report.state) <= _rank(task.kling_state):
+    is_behind = task.state.is_final or is_progress_after_expiry or _rank(report.state) <= _rank(task.kling_state)
+    if is_behind and not _replaces_end(task, report.state, verified):
         return _redundant_callback(task, report.state, trusted=trusted, now=now)
     task = _created_after_all(task, report, now=now)
     if (not trusted or _needs_confirmation(task, report, verified, verify)) and can_poll(task):
         return Transition(task=schedule_end_check(task, now=now), outcome=PushOutcome.PENDING)
-    return Transition(
-        task=_advance(task, report, now=now, poll=poll), outcome=PushOutcome.APPLIED, announce=True, trusted=trusted
-    )
+    task = _advance(task, report, trusted=trusted, now=now, poll=poll)
+    return Transition(task=task, outcome=PushOutcome.APPLIED, announce=True, trusted=trusted)
 
 
 def differs_from_binding(task: Task, report: StatusReport) -> bool:
@@ -309,11 +310,18 @@ def _created_after_all(task: Task, report: StatusReport, *, now: datetime) -> Ta
     return task if task.state is TaskState.SUBMITTING else replace(task, state=TaskState.SUBMITTING, due_at=now)
 
 
-def _advance(task: Task, report: StatusReport, *, now: datetime, poll: PollSettings) -> Task:
+def _replaces_end(task: Task, state: TaskState, verified: Verification) -> bool:
+    """Return whether a signed end replaces the one that only an unsigned push reported."""
+    return task.is_end_unverified and state.is_final and verified is Verification.SIGNATURE
+
+
+def _advance(task: Task, report: StatusReport, *, trusted: bool = True, now: datetime, poll: PollSettings) -> Task:
     """Return the task in the state that *report* has, with its message and the next poll time."""
     state, due_at, expires_at = report.state or task.state, task.due_at, task.expires_at
     if state.is_final:
-        due_at, expires_at = None, earliest(expires_at, now + CALLBACK_GRACE)
+        due_at = None
+        if trusted:  # otherwise a forged end would shorten the time in which the signed one may come
+            expires_at = earliest(expires_at, now + CALLBACK_GRACE)
     elif task.state is TaskState.SUBMITTING:
         state = task.state  # the create's answer binds it first
     else:
@@ -323,6 +331,7 @@ def _advance(task: Task, report: StatusReport, *, now: datetime, poll: PollSetti
         state=state,
         kling_state=report.state,
         end_reason=None,
+        is_end_unverified=state.is_final and not trusted,
         message=report.message or (NO_RESULT if report.is_empty else ""),
         updated_at=now,
         due_at=due_at,

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 from chaos.oracle import SECRET, Oracle
 from chaos.simulated_host import AsgiResponse, HostDownError, SimulatedHost
-from chaos.simulated_kling import SimulatedKling
+from chaos.simulated_kling import SimulatedKling, SimulatedTask
 from data.ssrf_urls import FORBIDDEN, NOT_PUBLIC
 from standardwebhooks import Webhook
 
@@ -65,7 +65,7 @@ class Clients:
             self._oracle.on_accepted(json.loads(answer.body)["data"]["task_id"], "gateway")
 
     async def create_callback_url(self, kling: SimulatedKling) -> None:
-        """Mint a callback URL and create its task directly at Kling."""
+        """Mint a callback URL and create its task directly at Kling. Often an attacker pushes before Kling does."""
         endpoint, body = self._job()
         known = {"endpoint": endpoint} if self._rng.random() < 0.7 else {}
         answer = await self.request("admin", "/api/callback-urls", {"label": f"job {self._jobs}", **known})
@@ -75,7 +75,9 @@ class Clients:
         self._oracle.on_accepted(minted["task"]["id"], "minted" if known else "minted blind")
         await asyncio.sleep(self._rng.expovariate(1 / 60))
         if self._rng.random() < 0.95:
-            kling.create_task(endpoint, {**body, "callback_url": minted["callback_url"]})
+            task = kling.create_task(endpoint, {**body, "callback_url": minted["callback_url"]})
+            if self._rng.random() < 0.5:
+                await self._forge_push(task)
 
     def _job(self) -> tuple[str, dict[str, Any]]:
         self._jobs += 1
@@ -89,7 +91,7 @@ class Clients:
         if answer is not None:
             self._oracle.counts[f"pushes answered {answer.status}"] += 1
             if answer.status == 200:
-                self._oracle.on_acknowledged(url.rpartition("/")[2], body, forged=forged)
+                self._oracle.on_acknowledged(url.rpartition("/")[2], body, forged=forged, signed=bool(headers))
 
     def _signed(self, body: bytes) -> dict[str, str]:
         name, at = f"w{self._oracle.counts['pushes']}", self._host.clock.now()
@@ -104,7 +106,9 @@ class Clients:
             if answer is not None and answer.status not in (404, 503):
                 self._oracle.report(f"a guessed token was answered {answer.status}")
             return
-        task = self._rng.choice(leaked[-_RECENT:])
+        await self._forge_push(self._rng.choice(leaked[-_RECENT:]))
+
+    async def _forge_push(self, task: SimulatedTask) -> None:
         document = task.status_json(0.0)
         document["task_status"] = self._rng.choice(["succeed", "failed", "processing", "nonsense"])
         document["task_result"] = {"images": [{"index": 0, "url": "https://evil.test/0.png"}]}

@@ -104,14 +104,26 @@ def _accepted_tasks(simulation: Simulation) -> Iterator[str]:
 
 
 def _final_events(simulation: Simulation) -> Iterator[str]:
-    """Each finished task has exactly one final event, with the right state."""
-    rows = simulation.oracle.rows(
-        "SELECT tasks.id, tasks.state, COUNT(events.id), MIN(events.type) FROM tasks LEFT JOIN events "
-        "ON events.task_id = tasks.id AND events.type IN ('task.succeed', 'task.failed') GROUP BY tasks.id"
-    )
-    for task_id, state, count, type_ in rows:
-        if count != (state in FINAL) or (count and type_ != f"task.{state}"):
-            yield f"{task_id} is {state} and has {count} final events, {type_}"
+    """Each finished task has one final event, with the right state.
+
+    Only a task that cannot be polled may have two: an unverified one, and the signed one that replaces it. An end that
+    Kling signed is never lost.
+    """
+    rows = simulation.oracle.rows("SELECT id, state, endpoint, token_hash FROM tasks")
+    ends: dict[str, list[tuple[str, str]]] = {}
+    for task_id, type_, verified in simulation.oracle.rows(
+        "SELECT task_id, type, verified FROM events WHERE type IN ('task.succeed', 'task.failed') ORDER BY seq"
+    ):
+        ends.setdefault(task_id, []).append((type_, verified))
+    for task_id, state, endpoint, token_hash in rows:
+        found = ends.get(task_id, [])
+        is_replaced = endpoint is None and [verified for _, verified in found] == ["none", "signature"]
+        simulation.oracle.counts["forged ends replaced"] += is_replaced
+        if len(found) != (state in FINAL) + is_replaced or (found and found[-1][0] != f"task.{state}"):
+            yield f"{task_id} is {state} and has the final events {found}"
+        signed = simulation.oracle.signed_ends.get(token_hash)
+        if endpoint is None and signed and (f"task.{signed}", "signature") not in found:
+            yield f"{task_id} was {signed} by a signed push, which is lost: {found}"
 
 
 def _batches(simulation: Simulation) -> Iterator[str]:

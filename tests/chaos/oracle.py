@@ -35,6 +35,7 @@ class Oracle:
         self.counts: Counter[str] = Counter()
         self.promised: dict[str, str] = {}
         self.acknowledged_tokens: set[bytes] = set()
+        self.signed_ends: dict[bytes, str] = {}  # the end that Kling signed, by the token it was pushed to
         self.held_routes: dict[str, float] = {}  # routes held by the operator, with the time of the answer
         self.retried_deliveries: list[str] = []  # accepted manual retries
         self.replays: list[str] = []
@@ -76,7 +77,7 @@ class Oracle:
 
     # Everything accepted is stored.
 
-    def on_acknowledged(self, token: str, body: bytes, *, forged: bool) -> None:
+    def on_acknowledged(self, token: str, body: bytes, *, forged: bool, signed: bool) -> None:
         """Record that a push was answered 200."""
         token_hash = hashlib.sha256(token.encode()).digest()
         kept = self.rows(
@@ -88,6 +89,8 @@ class Oracle:
             self.report(f"acknowledged and not stored: {body!r}")
         if not forged:
             self.acknowledged_tokens.add(token_hash)
+        if signed and (status := json.loads(body)["task_status"]) in FINAL:
+            self.signed_ends[token_hash] = status
 
     def on_accepted(self, name: str, how: str) -> None:
         """Record that a client was promised a task, by our id or (through the gateway) by Kling's."""

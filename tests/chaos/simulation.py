@@ -163,7 +163,7 @@ class Simulation:
         for hours, do in (
             (15, self.clients.submit_by_api),
             (30, self.clients.create_by_gateway),
-            (50, partial(self.clients.create_callback_url, self.kling)),
+            (20, partial(self.clients.create_callback_url, self.kling)),
             (20, partial(self.clients.forge_push, self.kling)),
             (150, self.clients.submit_burst),
         ):

@@ -1,5 +1,6 @@
 """A signed push outranks unsigned ones: it binds a minted URL anew, and no limit refuses it."""
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -32,6 +33,52 @@ async def push_signed(system: TaskSystem, token: str, body: bytes) -> bool:
         ("webhook-signature", signature),
     ]
     return await system.inbox.accept_callback(token, headers, body)
+
+
+async def ends(system: TaskSystem, task_id: str) -> list[tuple[str, str]]:
+    """Return the type and verification of each final event of a task, oldest first."""
+    page = await system.store.catalog.events(task_id=task_id, types=["task.succeed", "task.failed"])
+    return [(event.type, event.verified.value) for event in reversed(page.items)]
+
+
+@pytest.mark.parametrize("forged_id", ["true", "forged"])
+@pytest.mark.parametrize("forged_status", ["succeed", "failed"])
+@pytest.mark.parametrize("verify", [Verify.TERMINAL, Verify.ALWAYS])
+async def test_a_forged_end_does_not_cost_the_signed_one(
+    tmp_path: Path, forged_id: str, forged_status: str, verify: Verify
+) -> None:
+    callbacks = CallbackSettings(signing_secrets=(KEY,), verify=verify)
+    async with a_task_system(tmp_path, callbacks=callbacks) as system:
+        task, url = await system.submitter.create_callback_url(endpoint=None)
+        token = url.rpartition("/")[2]
+        await system.push(token, a_body(forged_id, forged_status))
+        await system.advance(3600 * 24 * 8, step=3600 * 24)
+
+        await push_signed(system, token, a_body("true", "succeed"))
+        await push_signed(system, token, a_body("true", "succeed"))
+        await system.push(token, a_body("true", "failed"))
+
+        ended = await system.task(task.id)
+        assert (ended.state, ended.kling_id) == (TaskState.SUCCEED, "true")
+        assert await ends(system, task.id) == [(f"task.{forged_status}", "none"), ("task.succeed", "signature")]
+
+
+async def test_ends_of_one_moment_are_stored_in_one_transaction(tmp_path: Path) -> None:
+    async with a_task_system(tmp_path, callbacks=SIGNED) as system:
+        task, url = await system.submitter.create_callback_url(endpoint=None)
+        token = url.rpartition("/")[2]
+
+        await asyncio.gather(
+            system.push(token, a_body("true", "failed")),
+            *[push_signed(system, token, a_body("true", "succeed")) for _ in range(3)],
+            *[system.push(token, a_body("true", "failed")) for _ in range(3)],
+        )
+
+        assert (await system.task(task.id)).state is TaskState.SUCCEED
+        assert await ends(system, task.id) in (
+            [("task.failed", "none"), ("task.succeed", "signature")],
+            [("task.succeed", "signature")],
+        )
 
 
 @pytest.mark.parametrize("forged_status", ["submitted", "processing", "unheard of"])

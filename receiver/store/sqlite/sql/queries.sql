@@ -5,11 +5,11 @@
 -- Inserts a new task.
 INSERT INTO tasks (
     id, origin, state, created_at, updated_at, token_hash, endpoint, label, tags, batch, idempotency_key, kling_id,
-    external_task_id, reply_to, message, kling_state, end_reason, pack, weight, priority, fair_share, attempts,
-    poll_count, empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at, stuck_at, due_at,
-    expires_at
+    external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, pack, weight, priority, fair_share,
+    attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at, stuck_at,
+    due_at, expires_at
 )
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
 -- name: save_tasks
 -- Updates the changed columns of tasks, given as each task's id and the new values.
