@@ -12,6 +12,8 @@ from pydantic import BaseModel
 from receiver.archive import retry as archive_retry
 from receiver.cli.commands import EVENTS, MAINTENANCE, SERVICE, TASKS, app
 from receiver.cli.options import GLOBAL_OPTIONS
+from receiver.service.doctor import kling
+from receiver.service.doctor.examination import CHECKS
 from receiver.settings import Loaded, ScriptSettings, Settings, WebhookSettings, effective_settings, load
 from receiver.settings.introspection import section_of
 from receiver.web.openapi.document import openapi_document
@@ -105,6 +107,14 @@ def test_every_command_is_in_the_table_of_commands() -> None:
     table = "\n".join(rows("commands"))
 
     assert sorted(command for command in commands() if f"`{command}" not in table) == []
+
+
+def test_every_check_of_the_doctor_is_in_its_table_and_no_other() -> None:
+    section = page("operations").partition("## Check an installation")[2].partition("\n## ")[0]
+    table = set(re.findall(r"^\| `([a-z_.]+(?:NAME)?)` \|", section, re.MULTILINE))
+    names = {check.name for check in CHECKS} - {"kling", "routes"}
+
+    assert table == names | {"configuration", kling.KEY, kling.CLOCK, "routes.NAME"}
 
 
 def test_the_commands_have_the_groups_of_the_help() -> None:

@@ -58,6 +58,12 @@ _COMMANDS = (
         "Explain what happened to a task, and what is next.",
     ),
     ("receiver.cli.expose:expose", "expose", MAINTENANCE, "Print a proxy configuration for the public listener."),
+    (
+        "receiver.cli.doctor:doctor",
+        "doctor",
+        MAINTENANCE,
+        "Check the whole installation, with a remedy for each fault.",
+    ),
     ("receiver.cli.config:config", "config", MAINTENANCE, "Check and show the configuration."),
     ("receiver.cli.db:db", "db", MAINTENANCE, "Migrate, check, back up and measure the store."),
     ("receiver.cli.docs:docs", "docs", MAINTENANCE, "Show the manual, one subject at a time."),

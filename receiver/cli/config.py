@@ -1,36 +1,26 @@
 """`kling-receiver config`: checks the configuration and shows the effective settings."""
 
-import re
-
 from cyclopts import App
 
 from receiver.cli import CONFIGURATION, OK, render
 from receiver.cli.options import OUTPUT, OutputOptions
 from receiver.domain.errors import ConfigurationError
-from receiver.domain.model import Json
 
 config = App(name="config", help="Check and show the configuration.")
-
-_FAULT_PATTERN = re.compile(
-    r"(?:(?P<file>.+?):(?P<line>[0-9]+): |(?P<variable>[A-Z_]\w*): |(?P<whole_file>[^\"]+?): )?"
-    r"(?:(?P<key>[a-z]\w*(?:\.[\w-]+)*): )?"
-    r'(?P<message>(?:"[^"]*"|.)+?)(?:; (?P<fix>.+))?',
-    re.DOTALL,
-)
-"""The form of a fault: its place, the key, what is wrong, and after a semicolon the fix."""
 
 
 @config.command
 def check(*, output: OutputOptions = OUTPUT) -> int:
     """Check the configuration; list every fault with its file, line and key."""
     from receiver.settings import load
+    from receiver.settings.diagnostics import parse_fault
 
     try:
         loaded = load(output.config)
     except ConfigurationError as error:
         if not output.json:
             raise
-        render.print_json({"ok": False, "faults": [_parse_fault(text) for text in error.faults]})
+        render.print_json({"ok": False, "faults": [parse_fault(text) for text in error.faults]})
         return CONFIGURATION
     source = str(loaded.path) if loaded.path else "the defaults"
     if output.json:
@@ -65,18 +55,3 @@ def schema() -> int:
 
     render.print_json(settings_schema())
     return OK
-
-
-def _parse_fault(text: str) -> Json:
-    """Split the text of a fault into its parts; parts that it does not state are None."""
-    match = _FAULT_PATTERN.fullmatch(text)
-    parts = {} if match is None else match.groupdict()
-    line = parts.get("line")
-    return {
-        "file": parts.get("file") or parts.get("whole_file"),
-        "line": None if line is None else int(line),
-        "variable": parts.get("variable"),
-        "key": parts.get("key"),
-        "message": parts.get("message") or text,
-        "fix": parts.get("fix"),
-    }

@@ -36,6 +36,8 @@ _STYLES = {
     "open": "cyan",
     "closed": "yellow",
     "finished": "green",
+    "ok": "green",
+    "warning": "yellow",
 }
 
 _COLUMN_GAP = 2  # characters between two columns

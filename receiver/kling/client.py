@@ -328,10 +328,14 @@ class KlingClient:
             )
 
     def _url(self, path: str) -> str:
-        """Join a path to the base URL, which may end in a gateway's prefix or in the version."""
-        if self._base_url.endswith("/v1") and path.startswith("/v1/"):
-            path = path.removeprefix("/v1")
-        return self._base_url + path
+        return api_url(self._base_url, path)
+
+
+def api_url(base_url: str, path: str) -> str:
+    """Join a path to the base URL, which may end in a gateway's prefix or in the version."""
+    if base_url.endswith("/v1") and path.startswith("/v1/"):
+        path = path.removeprefix("/v1")
+    return base_url + path
 
 
 def is_batchable(endpoint: str, task_id: str) -> bool:

@@ -155,7 +155,11 @@ def _listeners(
     admin = admin_app(services, token=admin_token(settings), listen=settings.admin.listen, hosts=settings.admin.hosts)
     proxies = TrustedProxies(settings.public.proxies)
     public = public_app(
-        inbox, max_body=settings.callbacks.max_body, allowed_hosts=_public_hosts(settings), proxies=proxies
+        inbox,
+        max_body=settings.callbacks.max_body,
+        allowed_hosts=_public_hosts(settings),
+        proxies=proxies,
+        probes=services.probes,
     )
     return {
         "public": _listener("public", public, settings.public.listen, sockets, ConnectionLimits(proxies=proxies)),

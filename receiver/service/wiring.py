@@ -17,6 +17,7 @@ from receiver.events.alerts import AlertFactory
 from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.kling.client import KlingClient
+from receiver.service.diagnostics import diagnosis
 from receiver.service.supervisor import Work
 from receiver.settings import Settings
 from receiver.store.interfaces import ArchiveStore, DeliveryQueue
@@ -32,6 +33,7 @@ from receiver.tasks.explain import Explainer
 from receiver.tracking.inbox import Inbox
 from receiver.tracking.poller import Poller
 from receiver.web.admin import AdminServices
+from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.health import ReadinessCheck
 from receiver.web.resources.routes import FindSender
 
@@ -242,6 +244,8 @@ def admin_services(
         find_sender=find_sender,
         event_notifier=context.notifiers.events,
         readiness=readiness,
+        diagnose=diagnosis(readiness, started_at=clock.now()),
+        probes=ProbeRegistry(clock=clock),
         clock=clock,
         ids=context.ids,
     )

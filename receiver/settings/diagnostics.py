@@ -1,16 +1,25 @@
 """Describes errors in the configuration as sentences with file, line, key and remedy."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from receiver.domain.model import Json
 from receiver.settings.introspection import field_at, section_at, section_of
 from receiver.settings.toml_document import Document, Location, dotted
 from receiver.settings.values import InvalidValue, InvalidValues, closest
 
 _DEFAULTS = "the defaults"
+_FAULT_PATTERN = re.compile(
+    r"(?:(?P<file>.+?):(?P<line>[0-9]+): |(?P<variable>[A-Z_]\w*): |(?P<whole_file>[^\"]+?): )?"
+    r"(?:(?P<key>[a-z]\w*(?:\.[\w-]+)*): )?"
+    r'(?P<message>(?:"[^"]*"|.)+?)(?:; (?P<fix>.+))?',
+    re.DOTALL,
+)
+"""The form of a fault: its place, the key, what is wrong, and after a semicolon the fix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,3 +123,18 @@ def _sections_with(key: str, model: type[BaseModel], parent: Location) -> str:
         if (section := section_of(field)) and key in section.model_fields
     ]
     return " or ".join(names).replace("[routes]", "[[routes]]")
+
+
+def parse_fault(text: str) -> Json:
+    """Split the text of a fault into its parts; parts that it does not state are None."""
+    match = _FAULT_PATTERN.fullmatch(text)
+    parts = {} if match is None else match.groupdict()
+    line = parts.get("line")
+    return {
+        "file": parts.get("file") or parts.get("whole_file"),
+        "line": None if line is None else int(line),
+        "variable": parts.get("variable"),
+        "key": parts.get("key"),
+        "message": parts.get("message") or text,
+        "fix": parts.get("fix"),
+    }

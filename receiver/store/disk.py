@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import stat
 import tempfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ RESERVE = 64 * 1024 * 1024
 """Bytes that stay free for finishing work in progress."""
 
 _MIB = 1024 * 1024
+_ESCAPED = re.compile(r"\\([0-7]{3})")  # a space in a path
 _PROBE_BLOCK = 64 * 1024
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -20,6 +22,24 @@ def free_bytes(folder: Path) -> int:
     """Return the bytes that this account may still use on the disk of *folder*."""
     disk = os.statvfs(folder)
     return disk.f_bavail * disk.f_frsize
+
+
+def file_system(folder: Path, mounts: Path = Path("/proc/self/mountinfo")) -> str:
+    """Return the type of the file system of *folder*, such as ``ext4`` or ``nfs4``; empty if it is unknown.
+
+    *mounts* has the form of proc(5): fields, a dash, then the type. A later mount hides an earlier one.
+    """
+    found, longest = "", -1
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        fields, _, rest = line.partition(" - ")
+        point = _ESCAPED.sub(lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4])
+        if folder.is_relative_to(point) and len(point) >= longest:
+            found, longest = rest.split(" ")[0], len(point)
+    return found
 
 
 class DiskSpace:

@@ -23,9 +23,11 @@ from receiver.web import gateway, serializers
 from receiver.web.auth import TokenAuth
 from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
 from receiver.web.openapi.document import openapi_document
+from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.batches import BatchApi, BatchService
 from receiver.web.resources.costs import CostApi, CostStore
 from receiver.web.resources.deliveries import DeliveryApi
+from receiver.web.resources.diagnostics import Diagnose, DiagnosticsApi
 from receiver.web.resources.events import EventApi
 from receiver.web.resources.explain import ExplainApi
 from receiver.web.resources.health import HealthApi, ReadinessCheck
@@ -59,6 +61,8 @@ class AdminServices:
     find_sender: FindSender
     event_notifier: Notifier
     readiness: ReadinessCheck
+    diagnose: Diagnose
+    probes: ProbeRegistry
     clock: Clock
     ids: Ids
 
@@ -91,10 +95,13 @@ def admin_app(
 
 def _routes(services: AdminServices) -> Sequence[Route]:
     health, body_memory = HealthApi(services.readiness), BodyMemoryBudget()
+    diagnostics = DiagnosticsApi(services.diagnose, services.probes)
     return [
         *_task_routes(services, body_memory),
         *_history_routes(services),
         *_route_routes(services),
+        _route("/api/diagnostics", GET=diagnostics.show),
+        _route("/api/probes", POST=diagnostics.register_probe),
         _route("/openapi.json", GET=_openapi),
         _route("/healthz", GET=health.liveness),
         _route("/readyz", GET=health.readiness),

@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from receiver.domain import errors
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import token_hash
+from receiver.web.probes import Probe, ProbeRegistry, answer
 from receiver.web.server import problems
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
 from receiver.web.server.body import BodyMemoryBudget, ClientDisconnected, check_head, read_body
@@ -62,13 +63,14 @@ def public_app(
     max_body: int,
     allowed_hosts: AllowedHosts | None = None,
     proxies: TrustedProxies | None = None,
+    probes: ProbeRegistry | None = None,
     timer: Callable[[], float] = time.perf_counter,
 ) -> ASGIApp:
     """Create the app of the public listener.
 
     If *allowed_hosts* is given, other host names get 421. Requests from one of the *proxies* may use any name.
     """
-    return _PublicApp(inbox, max_body, allowed_hosts, proxies or TrustedProxies(), timer)
+    return _PublicApp(inbox, max_body, allowed_hosts, proxies or TrustedProxies(), timer, probes=probes)
 
 
 class _PublicApp:
@@ -79,6 +81,8 @@ class _PublicApp:
         allowed_hosts: AllowedHosts | None,
         proxies: TrustedProxies,
         timer: Callable[[], float],
+        *,
+        probes: ProbeRegistry | None,
     ) -> None:
         self._inbox = inbox
         self._max_body = max_body
@@ -86,6 +90,7 @@ class _PublicApp:
         self._known_tokens: BoundedDict[bytes, None] = BoundedDict(_MAX_KNOWN_TOKENS)
         self._allowed_hosts = allowed_hosts
         self._proxies = proxies
+        self._probes = probes
         self._failure_limiter = FailureLimiter()
         self._timer = timer
 
@@ -116,8 +121,10 @@ class _PublicApp:
         if path.startswith(_CALLBACK_PREFIX) and path != _CALLBACK_PREFIX and "/" not in path[len(_CALLBACK_PREFIX) :]:
             if scope["method"] != "POST":
                 raise problems.method_not_allowed("POST")
-            if not await self._accept(path[len(_CALLBACK_PREFIX) :], scope, receive):
-                raise problems.not_found()
+            token = path[len(_CALLBACK_PREFIX) :]
+            if not await self._accept(token, scope, receive):
+                await self._answer_probe(self._probes.take(token) if self._probes else None, scope, receive, send)
+                return
         elif path == _HEALTH_PATH:
             if scope["method"] not in ("GET", "HEAD"):
                 raise problems.method_not_allowed("GET, HEAD")
@@ -143,6 +150,15 @@ class _PublicApp:
         if not is_accepted:
             self._known_tokens.pop(token_hash(token), None)
         return is_accepted
+
+    async def _answer_probe(self, probe: Probe | None, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a probe of the public URL. Raises ``Problem`` (404) if there is none; its body is not read then."""
+        if probe is None:
+            raise problems.not_found()
+        async with self._body_memory.reserve(scope, limit=self._max_body):
+            body = await read_body(scope, receive, limit=self._max_body, codings=_CODINGS)
+            content = answer(probe, scope["headers"], body)
+        await problems.send_raw(send, HTTPStatus.OK, [_JSON, (b"content-length", str(len(content)).encode())], content)
 
     async def _is_known(self, token: str) -> bool:
         """Return whether the token is or was valid. Most tasks push several times; only the first one needs a read."""

@@ -108,7 +108,7 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
         services = admin_services(context, tasks, deliveries, find_sender=lanes.sender, readiness=ready)
         app = admin_app(services, token=Secret(TOKEN), listen=settings.admin.listen)
-        public = await serve(public_app(tasks.inbox, max_body=settings.callbacks.max_body))
+        public = await serve(public_app(tasks.inbox, max_body=settings.callbacks.max_body, probes=services.probes))
         admin = await serve(app)
         client = await stack.enter_async_context(
             plain_http(base_url=f"http://{admin}", headers={"authorization": f"Bearer {TOKEN}"}, timeout=10)

@@ -67,6 +67,8 @@ CALLS = [
     Call("POST", "/api/replays", "/api/replays", 202, DEAD),
     Call("GET", "/api/replays/{id}", "/api/replays/REPLAY"),
     Call("POST", "/api/replays/{id}/cancel", "/api/replays/REPLAY/cancel"),
+    Call("GET", "/api/diagnostics", "/api/diagnostics"),
+    Call("POST", "/api/probes", "/api/probes", 201),
     Call("GET", "/openapi.json", "/openapi.json"),
     Call("GET", "/healthz", "/healthz"),
     Call("GET", "/readyz", "/readyz"),

@@ -312,6 +312,37 @@ class Readiness(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Diagnostics(JsonObject):
+    """The running process."""
+
+    version: str
+    python: str
+    sqlite: str
+    event_loop: str
+    http_parser: str
+    open_files: int
+    """How many files are open, with sockets."""
+    open_files_limit: int | None
+    """How many may be open; null without a limit."""
+    processes_limit: int | None
+    """How many processes its account may have; null without a limit."""
+    started_at: Timestamp
+    checks: Sequence[Check]
+    """The conditions of readiness."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe(JsonObject):
+    """A registered probe of the public URL."""
+
+    token: str
+    """Send a POST to `/callbacks/` and this token."""
+    secret: str
+    """Key of the digests in the answer."""
+    expires_at: Timestamp
+
+
+@dataclass(frozen=True, kw_only=True)
 class OpenApiDocument(SparseObject):
     """An OpenAPI 3.1 document."""
 

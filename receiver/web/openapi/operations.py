@@ -132,6 +132,17 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/api/stream": {
         "get": _get("Follow events as they happen (server-sent events)", None, requests.StreamQuery),
     },
+    "/api/diagnostics": {
+        "get": _get("Show the running process: versions, limits and readiness", resources.Diagnostics),
+    },
+    "/api/probes": {
+        "post": _post(
+            "Register a probe of the public URL: a callback path that is answered once, within a minute",
+            resources.Probe,
+            requests.EmptyBody,
+            HTTPStatus.CREATED,
+        ),
+    },
     "/openapi.json": {
         "get": _get("This document", resources.OpenApiDocument),
     },

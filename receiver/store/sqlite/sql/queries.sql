@@ -884,6 +884,22 @@ FROM (
 JOIN deliveries ON deliveries.id = waiting.oldest_id
 ORDER BY waiting.route;
 
+-- name: count_dead_deliveries
+-- Counts the deliveries of each route that died lately and were not delivered again.
+SELECT dead.route, COUNT(*) AS dead
+FROM deliveries AS dead
+WHERE dead.status = 'dead'
+  AND dead.finished_at >= :since
+  AND NOT EXISTS (
+      SELECT 1
+      FROM deliveries AS later
+      WHERE later.event_id = dead.event_id
+        AND later.route = dead.route
+        AND later.id > dead.id
+  )
+GROUP BY dead.route
+ORDER BY dead.route;
+
 -- name: list_actions
 -- Lists audit entries, newest first.
 SELECT *

@@ -1,0 +1,41 @@
+"""`kling-receiver doctor`: checks the whole installation, and says what each finding means and what to do."""
+
+from collections import Counter
+
+from receiver.cli import FAILED, OK, render
+from receiver.cli.options import OUTPUT, OutputOptions
+
+_COLUMNS = (
+    render.id_column("name", "check"),
+    render.state_column("status"),
+    render.column("message", "what it means", rank=0),
+    render.column("remedy", "what to do", rank=0),
+)
+
+
+def doctor(*, output: OutputOptions = OUTPUT) -> int:
+    """Check the configuration, the store, Kling, the public URL, the routes and the machine; exit 1 if any fails."""
+    from receiver.service import logs
+    from receiver.service.doctor.examination import examine
+
+    logs.configure("error")  # the findings say what the log would say
+    found = [
+        {
+            "name": finding.name,
+            "status": finding.status.value,
+            "message": finding.message,
+            "remedy": finding.remedy,
+            "details": dict(finding.details),
+        }
+        for finding in examine(output.config)
+    ]
+    if output.json:
+        render.print_json(found)
+    else:
+        render.table(_COLUMNS, found, empty="")
+    counts = Counter(finding["status"] for finding in found)
+    if render.is_terminal() and not output.json:
+        render.notice(
+            f"{len(found)} checks: {counts['ok']} ok, {counts['warning']} warnings, {counts['failed']} failed."
+        )
+    return FAILED if counts["failed"] else OK

@@ -1,0 +1,81 @@
+"""Probes of the public URL: answered once, with digests that only this service can compute, and nothing is stored."""
+
+from datetime import timedelta
+
+from harness.clock import FakeClock
+from harness.fake_inbox import TOKEN, FakeInbox
+from harness.http_client import plain_http
+from harness.web_app import Serve, WebApp
+
+from receiver.domain.secret import Secret
+from receiver.web.callbacks import public_app
+from receiver.web.probes import LIFETIME, ProbeRegistry, digest, signature_lines
+
+BODY = b'{"probe": 1}'
+HEADERS = {"webhook-id": "a", "webhook-timestamp": "1", "webhook-signature": "v1,b"}
+
+
+async def test_a_probe_is_answered_once_with_digests_of_what_arrived(web: WebApp) -> None:
+    probe = (await web.client.post("/api/probes")).json()
+    url = f"http://{web.public}/callbacks/{probe['token']}"
+
+    async with plain_http() as client:
+        first = await client.post(url, content=BODY, headers=HEADERS)
+        second = await client.post(url, content=BODY, headers=HEADERS)
+
+    secret = Secret(probe["secret"])
+    assert first.json() == {
+        "ok": True,
+        "probe": {
+            "bytes": len(BODY),
+            "body": digest(secret, BODY),
+            "signature_headers": digest(secret, signature_lines(HEADERS)),
+        },
+    }
+    assert probe["token"] not in first.text
+    assert second.status_code == 404
+    assert (await web.store.catalog.tasks()).items == []
+
+
+async def test_a_probe_needs_the_admin_token(web: WebApp) -> None:
+    async with plain_http(base_url=f"http://{web.admin}") as client:
+        assert (await client.post("/api/probes")).status_code == 401
+
+
+def test_a_probe_expires_and_the_oldest_of_seventeen_is_replaced() -> None:
+    clock = FakeClock()
+    registry = ProbeRegistry(clock=clock)
+    late = registry.register()
+    clock.advance(LIFETIME)
+    assert registry.take(late.token.reveal()) is None
+
+    probes = [registry.register() for _ in range(17)]
+
+    assert registry.take(probes[0].token.reveal()) is None
+    assert registry.take(probes[1].token.reveal()) == probes[1]
+    clock.advance(LIFETIME - timedelta(seconds=1))
+    assert registry.take(probes[2].token.reveal()) == probes[2]
+
+
+async def test_a_token_of_a_task_never_looks_for_probes(serve: Serve) -> None:
+    class NoProbes(ProbeRegistry):
+        def take(self, token: str) -> None:
+            raise AssertionError(token)
+
+    address = await serve(public_app(FakeInbox(), max_body=1000, probes=NoProbes(clock=FakeClock())))
+
+    async with plain_http() as client:
+        answer = await client.post(f"http://{address}/callbacks/{TOKEN}", content=BODY)
+
+    assert answer.content == b'{"ok":true}'
+
+
+async def test_a_probe_larger_than_a_callback_may_be_is_refused_like_one(serve: Serve) -> None:
+    registry = ProbeRegistry(clock=FakeClock())
+    address = await serve(public_app(FakeInbox(), max_body=1000, probes=registry))
+    token = registry.register().token.reveal()
+
+    async with plain_http() as client:
+        answer = await client.post(f"http://{address}/callbacks/{token}", content=b"x" * 1001)
+
+    assert answer.status_code == 413
