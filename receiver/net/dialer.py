@@ -5,14 +5,13 @@ rebinding). So the name is resolved exactly once, and only an address from that 
 """
 
 import asyncio
-import contextlib
 import socket
 import ssl
-import threading
 from collections.abc import Awaitable, Callable, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol, TypeAlias, TypeVar
 
+from receiver.domain.daemon_thread import run_in_daemon_thread
 from receiver.domain.errors import RequestNotSent
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
@@ -120,28 +119,12 @@ class Dialer:
 
 
 async def resolve_name(host: str) -> Sequence[IPAddress]:
-    """Return every address of *host* from the system's resolver, in its order of preference.
+    """Return every address of *host* from the system's resolver, in its order of preference."""
 
-    It runs in its own daemon thread: a resolver that hangs for half a minute must block neither the few threads of the
-    loop's executor nor the exit of the process.
-    """
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[Sequence[IPAddress]] = loop.create_future()
+    def resolve() -> Sequence[IPAddress]:
+        return _unique_addresses(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
 
-    def resolve() -> None:
-        try:
-            found = _unique_addresses(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM))
-        except (OSError, UnicodeError) as exc:
-            complete(answer.set_exception, exc)
-        else:
-            complete(answer.set_result, found)
-
-    def complete(set_outcome: Callable[..., None], value: object) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, so nothing waits for this
-            loop.call_soon_threadsafe(lambda: None if answer.done() else set_outcome(value))
-
-    threading.Thread(target=resolve, name="resolve", daemon=True).start()
-    return await answer
+    return await run_in_daemon_thread(resolve, name="resolve")
 
 
 def is_literal(host: str) -> bool:

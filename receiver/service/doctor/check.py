@@ -1,7 +1,6 @@
 """What a check is: one function with a name, which looks at an installation and returns its findings."""
 
 import asyncio
-import threading
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -10,6 +9,7 @@ from inspect import iscoroutinefunction
 
 from receiver.client import Client
 from receiver.domain.clock import Clock
+from receiver.domain.daemon_thread import run_in_daemon_thread
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
 from receiver.domain.redaction import Redactor
@@ -111,25 +111,4 @@ class Check:
         if iscoroutinefunction(self.look):
             answer: Findings = await self.look(subject)
             return answer
-        return await _in_thread(lambda: self.look(subject))  # type: ignore[arg-type, return-value]  # a plain function
-
-
-async def _in_thread(function: Callable[[], Findings]) -> Findings:
-    """Call a function in its own daemon thread: one that hangs must not keep the process from ending."""
-    loop = asyncio.get_running_loop()
-    outcome: asyncio.Future[Findings] = loop.create_future()
-
-    def complete(set_outcome: Callable[..., None], value: object) -> None:
-        if not outcome.done():
-            set_outcome(value)
-
-    def call() -> None:
-        try:
-            found = function()
-        except Exception as exc:  # noqa: BLE001 -- raised again by the one who awaits the outcome
-            loop.call_soon_threadsafe(complete, outcome.set_exception, exc)
-        else:
-            loop.call_soon_threadsafe(complete, outcome.set_result, found)
-
-    threading.Thread(target=call, name="doctor", daemon=True).start()
-    return await outcome
+        return await run_in_daemon_thread(lambda: self.look(subject), name=self.name)  # type: ignore[arg-type, return-value]  # a plain function
