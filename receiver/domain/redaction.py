@@ -7,7 +7,7 @@ headers, and a library may log a URL. So everything that comes from outside pass
 import json
 import re
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from urllib.parse import quote
 
 from receiver.domain.clock import TOKEN_LENGTH
@@ -21,14 +21,26 @@ _MIN_PART = 4  # of a secret that was cut: fewer characters say little
 _MAX_ADDED = 16
 _SCHEME = re.compile(r"^(?:basic|bearer|token|key)\s+", re.IGNORECASE)
 
+
+def _mask_token(found: re.Match[str]) -> str:
+    return f"eyJ{MASK}" if "." in found[0] else found[0]
+
+
+def _mask_query(found: re.Match[str]) -> str:
+    address, _, query = found[0].partition("?")
+    return f"{address}?{MASK}" if query else found[0]
+
+
 # Each pattern has a word that every match contains: testing for the word first makes redaction ten times cheaper.
-_PATTERNS: Sequence[tuple[str, re.Pattern[str], str]] = [
+# Each takes linear time: no match is tried twice over the same text. So the last part of a token and of a URL is
+# optional, although only a match with it is masked.
+_PATTERNS: Sequence[tuple[str, re.Pattern[str], str | Callable[[re.Match[str]], str]]] = [
     ("/callbacks/", re.compile(r"(/callbacks/)[^\s\"'<>?#/\\\x1b]+"), r"\1***"),  # a callback's token
     ("bearer", re.compile(r"\b(bearer\s+)[\w.~+/=-]{8,}", re.IGNORECASE), r"\1***"),  # an API key, the admin token
     ("whsec_", re.compile(r"\bwhsec_[\w+/=-]+"), "whsec_***"),  # a signing secret
-    ("eyj", re.compile(r"\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"), "eyJ***"),  # a token signed for Kling
+    ("eyj", re.compile(r"\beyJ[\w-]+(?:\.[\w-]+(?:\.[\w-]*)?)?"), _mask_token),  # a token signed for Kling
     ("@", re.compile(r"(://)[^\s\"'<>/@?#\\\x1b]+@"), r"\1***@"),  # a password in a URL
-    ("://", re.compile(r"(://[^\s\"'<>?#\\\x1b]+\?)[^\s\"'<>\\\x1b]+"), r"\1***"),  # a URL signed by its query
+    ("://", re.compile(r"://[^\s\"'<>?#\\\x1b]+(?:\?[^\s\"'<>\\\x1b]+)?"), _mask_query),  # a URL signed by its query
 ]
 
 # A token in a callback URL of ours; the slash may be escaped as in JSON or in a URL.

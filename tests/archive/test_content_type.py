@@ -1,5 +1,7 @@
 """What a downloaded file is, by its content type and its first bytes."""
 
+import time
+
 import pytest
 from harness.archive_system import JPG, PNG
 
@@ -56,6 +58,14 @@ def test_json_xml_and_html_are_documents_by_their_type(content_type: str, docume
 def test_json_xml_and_html_are_documents_by_their_first_bytes(content: bytes, document: str | None) -> None:
     assert document_in(content, "application/octet-stream") == document
     assert document_in(content, "image/png") == document
+
+
+@pytest.mark.parametrize(("ending", "document"), [(b"<html>", PAGE), (b"<a>", XML), (b"<!--", XML)])
+def test_a_document_of_many_comments_is_recognized_quickly(ending: bytes, document: str) -> None:
+    begun = time.thread_time()
+
+    assert document_in(b"<!---->" * 25 + ending, "image/png") == document  # seconds, if each comment doubles the time
+    assert time.thread_time() - begun < 0.5
 
 
 def test_a_drawing_in_xml_is_no_error_document() -> None:

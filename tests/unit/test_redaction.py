@@ -108,3 +108,19 @@ def test_text_that_looks_like_a_secret_is_hidden(text: str, shown: str) -> None:
 def test_a_callback_token_is_hidden_in_bodies(text: str, shown: str) -> None:
     assert Redactor().body(text.encode()) == shown.encode()
     assert Redactor().values(text) == shown
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("https://a.example/b?sig=c d", "https://a.example/b?*** d"),
+        ("a://b://c?sig=d", "a://b://c?***"),
+        ("https://a.example/b? d", "https://a.example/b? d"),
+        ("https://a.example/b#c?d", "https://a.example/b#c?d"),
+        ("eyJhbGci.eyJpc3Mi.c2ln!", "eyJ***!"),
+        ("eyJhbGci-eyJhbGci.eyJpc3Mi", "eyJ***"),
+        ("eyJhbGci. eyJhbGci", "eyJhbGci. eyJhbGci"),
+    ],
+)
+def test_only_the_secret_part_of_a_url_or_a_token_is_masked(text: str, shown: str) -> None:
+    assert Redactor().text(text) == shown
