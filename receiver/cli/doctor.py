@@ -8,9 +8,15 @@ from receiver.cli.options import OUTPUT, OutputOptions
 _COLUMNS = (
     render.id_column("name", "check"),
     render.state_column("status"),
-    render.column("message", "what it means", rank=0),
-    render.column("remedy", "what to do", rank=0),
+    render.Column(
+        title="what it means and what to do",
+        value=lambda finding: finding["message"],
+        short=lambda finding: f"{finding['message']} {finding['remedy']}".rstrip(),
+        rank=0,
+    ),
+    render.Column(title="what to do", value=lambda finding: finding["remedy"], short=lambda _: ""),
 )
+"""A terminal has one wide column of text; a pipe has message and remedy apart."""
 
 
 def doctor(*, output: OutputOptions = OUTPUT) -> int:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
@@ -14,6 +15,7 @@ import pytest
 from harness.doctor import EXPIRED, OTHER_NAME, Report, run_doctor, trusting
 from harness.http_peers import http_peer, response
 from harness.ports import free_port
+from harness.run_cli import run_in_terminal
 
 from receiver.cli import main
 from receiver.domain.clock import SystemClock
@@ -303,3 +305,10 @@ def test_without_json_each_finding_is_a_line(tmp_path: Path, capsys: pytest.Capt
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert {len(line) for line in lines} == {4}
     assert ["kling.key", "failed"] in [line[:2] for line in lines]
+
+
+def test_on_a_terminal_the_remedy_follows_the_message(tmp_path: Path) -> None:
+    shown = run_in_terminal(["doctor", "--config", str(write_config(tmp_path))], code=1, COLUMNS="250")
+
+    assert "refused the connection: check that a server is listening there. Check [kling] base_url" in shown
+    assert re.search(r"\d+ checks: \d+ ok, \d+ warnings, 1 failed", shown)

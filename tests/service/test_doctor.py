@@ -221,10 +221,15 @@ async def test_an_error_of_a_check_is_its_finding(tmp_path: Path) -> None:
     def lock(_: Subject) -> Finding:
         raise PermissionError(13, "Permission denied", "/secret")
 
-    (refused,), (locked,) = [await Check("a", look).run(a_subject(tmp_path)) for look in (refuse, lock)]
+    def break_down(_: Subject) -> Finding:
+        raise KeyError("member")
+
+    looks = (refuse, lock, break_down)
+    (refused,), (locked,), (broken,) = [await Check("a", look).run(a_subject(tmp_path)) for look in looks]
 
     assert (refused.status, refused.message, refused.remedy) == (Status.FAILED, "It did not answer.", "Start it.")
     assert locked.message == "/secret cannot be read: Permission denied."
+    assert (broken.status, "KeyError" in broken.message) == (Status.FAILED, True)
 
 
 def test_every_check_has_its_own_name_and_a_sentence() -> None:

@@ -104,6 +104,8 @@ class Check:
             found = failed(exc.message, exc.remedy)
         except OSError as exc:
             found = failed(f"{exc.filename or 'A file'} cannot be read: {exc.strerror or exc}.", "Check its owner.")
+        except Exception as exc:  # noqa: BLE001 -- the boundary of a check: the others must still report
+            found = failed(f"This check ended with an error: {exc!r}.", "This is a fault of the program: report it.")
         found = (found,) if isinstance(found, Finding) else found
         return [replace(each, name=each.name or self.name) for each in found]
 

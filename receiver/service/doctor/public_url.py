@@ -201,7 +201,10 @@ _REFUSALS: Mapping[int, tuple[str, str]] = {
     ),
     HTTPStatus.MISDIRECTED_REQUEST: (
         "The service refuses the host name that the proxy passes on ({status}).",
-        "Let the proxy pass the Host header on, or list the proxy in [public] proxies.",
+        (
+            "Restart the service if [public] url has changed. Else let the proxy pass the Host header on, or list the "
+            "proxy in [public] proxies."
+        ),
     ),
     HTTPStatus.BAD_GATEWAY: _BEHIND,
     HTTPStatus.SERVICE_UNAVAILABLE: _BEHIND,
