@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import structlog
@@ -95,13 +96,13 @@ class Inbox:
         its subclass TooManyPending if too many pushes of the task are unconfirmed or had no effect.
         """
         now, hashed = self._clock.now(), token_hash(token)
-        headers, body = decode_body(headers, body, max_size=self._callbacks.max_body)
-        signature = self._check_signature(dict(headers), body)
-        body = self._redactor.body(body)  # a gateway may quote our key or our callback URL
+        count_large = partial(self._push_limiter.count, hashed, PushKind.LARGE, now=now)
+        headers, decoded = decode_body(headers, body, max_size=self._callbacks.max_body, before_large=count_large)
+        signature = self._check_signature(dict(headers), decoded)
         is_signed = signature is SignatureStatus.GOOD
-        if len(body) > USUAL_BYTES and not is_signed:
-            self._push_limiter.check(hashed, PushKind.LARGE, now=now)
-            self._push_limiter.record(hashed, PushKind.LARGE, now=now)  # before it is parsed, even if that fails
+        if decoded is body and len(body) > USUAL_BYTES and not is_signed:
+            count_large()  # before it is searched and parsed, even if that fails
+        body = self._redactor.body(decoded)  # a gateway may quote our key or our callback URL
         incoming = Incoming(
             source=Source.CALLBACK,
             report=await parser_thread.run(len(body), protocol.parse_status, body),

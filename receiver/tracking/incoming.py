@@ -1,6 +1,6 @@
 """A push that was parsed but not yet decided. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -8,7 +8,7 @@ from receiver.domain.errors import MalformedBody
 from receiver.domain.model import Source, StatusReport
 from receiver.domain.signing import SignatureStatus
 from receiver.net import content_coding
-from receiver.tracking.push_limiter import PushKind
+from receiver.tracking.push_limiter import USUAL_BYTES, PushKind
 
 _CODING = "content-encoding"
 _MAX_SHOWN = 40
@@ -41,13 +41,20 @@ class Incoming:
 
 
 def decode_body(
-    headers: Sequence[tuple[str, str]], body: bytes, *, max_size: int
+    headers: Sequence[tuple[str, str]], body: bytes, *, max_size: int, before_large: Callable[[], None]
 ) -> tuple[Sequence[tuple[str, str]], bytes]:
-    """Return a callback's headers and body without its content coding. Raises MalformedBody."""
+    """Return a callback's headers and body without its content coding. Raises MalformedBody.
+
+    *before_large* is called before the work for a coded body that is or becomes larger than Kling's, and may raise.
+    """
     coding = ", ".join(value for name, value in headers if name == _CODING)
     if not coding:
         return headers, body
-    decoded = content_coding.decode(body, coding, max_size=max_size)
+    is_usual = len(body) <= USUAL_BYTES
+    decoded = content_coding.decode(body, coding, max_size=min(USUAL_BYTES, max_size)) if is_usual else None
+    if decoded is None:
+        before_large()
+        decoded = content_coding.decode(body, coding, max_size=max_size)
     if decoded is None:
         raise MalformedBody(
             f"The body cannot be decoded. Its content-encoding is {coding[:_MAX_SHOWN]!r}.",

@@ -45,3 +45,8 @@ class PushLimiter:
         if key not in self._limiters:
             self._limiters[key] = RateLimiter(count=kind.value[0], per=_PERIOD)
         self._limiters[key].acquire(1, now)
+
+    def count(self, token: bytes, kind: PushKind, *, now: datetime) -> None:
+        """Count a push whatever its effect, or raise as ``check``."""
+        self.check(token, kind, now=now)
+        self.record(token, kind, now=now)

@@ -16,7 +16,7 @@ from harness.soak_report import RecordCounts
 from harness.task_system import IdleClock, TaskSystem, a_task_system
 from hypothesis import HealthCheck, given, settings
 
-from receiver.domain.errors import MalformedBody
+from receiver.domain.errors import MalformedBody, TooManyPending
 from receiver.domain.model import TaskState
 from receiver.kling import protocol
 
@@ -74,6 +74,22 @@ async def test_a_push_that_cannot_be_decoded_is_refused(tmp_path: Path, body: by
             await system.inbox.accept_callback(url.rpartition("/")[2], [("content-encoding", "gzip")], body)
 
         assert await system.store.catalog.pushes(task.id) == []
+
+
+@pytest.mark.parametrize("size", [100_000, 2 << 20], ids=["fits when decoded", "too large when decoded"])
+async def test_pushes_that_are_large_when_decoded_are_soon_refused_undecoded(tmp_path: Path, size: int) -> None:
+    async with a_task_system(tmp_path) as system:
+        _, url = await system.submitter.create_callback_url(endpoint=None)
+        token, headers = url.rpartition("/")[2], [("content-encoding", "gzip")]
+        large = gzip.compress(b'{"a":"%b"}' % (b"x" * size))
+        for _ in range(10):
+            with contextlib.suppress(MalformedBody):
+                await system.inbox.accept_callback(token, headers, large)
+
+        with pytest.raises(TooManyPending, match="larger than 16 KiB"):
+            await system.inbox.accept_callback(token, headers, large)
+        small = gzip.compress(b'{"task_id":"1","task_status":"processing"}')
+        assert await system.inbox.accept_callback(token, headers, small)
 
 
 @pytest.mark.soak("odd bodies through the inbox", minutes=3)
