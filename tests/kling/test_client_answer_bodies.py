@@ -35,7 +35,7 @@ async def _forward(kling: KlingClient, method: str = "GET") -> tuple[Mapping[str
     return got[0]
 
 
-async def test_a_create_s_answer_in_gzip_is_read_and_returned_decoded() -> None:
+async def test_a_gzipped_create_answer_is_read_and_returned_decoded() -> None:
     async with a_scripted_server(_gzipped(CREATED)) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, b"{}")
 
@@ -45,7 +45,7 @@ async def test_a_create_s_answer_in_gzip_is_read_and_returned_decoded() -> None:
     assert "content-encoding" not in answer.headers
 
 
-async def test_an_answer_in_an_unknown_coding_is_a_lost_answer_and_says_so() -> None:
+async def test_an_answer_in_an_unknown_coding_counts_as_lost() -> None:
     said = ScriptedAnswer(document=b"\x8b\x02\x80", headers={"Content-Encoding": "br"})
     async with a_scripted_server(said) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, b"{}")

@@ -17,7 +17,7 @@ from receiver.domain.errors import (
 )
 
 
-async def test_an_answer_with_an_error_code_comes_back_with_the_error() -> None:
+async def test_an_answer_with_an_error_code_returns_the_error() -> None:
     says = ScriptedAnswer(
         document={"code": 1303, "message": "full", "request_id": "r"}, status=429, headers={"Retry-After": "3"}
     )
@@ -52,7 +52,7 @@ async def test_a_retry_after_date_is_measured_by_our_clock() -> None:
         ScriptedAnswer(document=b"<html>Welcome</html>"),
     ],
 )
-async def test_a_create_whose_answer_is_not_clear_is_uncertain(says: ScriptedAnswer) -> None:
+async def test_a_create_with_an_unclear_answer_is_uncertain(says: ScriptedAnswer) -> None:
     async with a_scripted_server(says) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, b"{}")
 
@@ -62,7 +62,7 @@ async def test_a_create_whose_answer_is_not_clear_is_uncertain(says: ScriptedAns
 
 
 @pytest.mark.parametrize("raw", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", b"SSH-2.0-hello\r\n\r\n"])
-async def test_a_connection_that_breaks_after_the_request_is_uncertain_and_the_request_is_not_repeated(
+async def test_a_break_after_the_request_is_uncertain_and_not_repeated(
     raw: bytes,
 ) -> None:
     async with a_scripted_server(ScriptedAnswer(raw=raw)) as server, a_client(server.url) as kling:
@@ -73,7 +73,7 @@ async def test_a_connection_that_breaks_after_the_request_is_uncertain_and_the_r
     assert "127.0.0.1" in caught.value.message
 
 
-async def test_a_server_that_never_answers_is_uncertain_when_the_time_is_over() -> None:
+async def test_a_timeout_without_an_answer_is_uncertain() -> None:
     async with (
         a_scripted_server(ScriptedAnswer(never_answers=True)) as server,
         a_client(server.url, seconds=0.2) as kling,
@@ -82,7 +82,7 @@ async def test_a_server_that_never_answers_is_uncertain_when_the_time_is_over() 
             await kling.create(ENDPOINT, b"{}")
 
 
-async def test_a_server_that_is_not_there_is_unreachable() -> None:
+async def test_a_refused_connection_is_unreachable() -> None:
     async with a_client(f"http://127.0.0.1:{free_port()}") as kling:
         with pytest.raises(KlingUnreachable, match="Kling cannot be reached"):
             await kling.create(ENDPOINT, b"{}")

@@ -11,7 +11,7 @@ from receiver.domain.errors import (
 from receiver.net.http_client import StreamedBody
 
 
-async def test_a_forwarded_call_comes_and_goes_as_it_is_but_for_the_key() -> None:
+async def test_a_forwarded_call_and_its_answer_change_only_in_the_key() -> None:
     says = ScriptedAnswer(
         document=b'{"code":0, "data":[ ]}',
         status=203,
@@ -73,7 +73,7 @@ async def test_a_forwarded_path_stays_on_klings_host_and_is_always_a_path(path: 
 
 
 @pytest.mark.parametrize("path", ["../admin", "v1/../../admin", "v1/%2e%2E/x", "."])
-async def test_a_forwarded_path_may_not_climb(path: str) -> None:
+async def test_a_forwarded_path_may_not_contain_parent_segments(path: str) -> None:
     async with a_scripted_server(ScriptedAnswer(document={})) as server, a_client(server.url) as kling:
         with pytest.raises(InvalidRequest):
             await forward(kling, "GET", path)
@@ -81,7 +81,7 @@ async def test_a_forwarded_path_may_not_climb(path: str) -> None:
     assert not server.requests
 
 
-async def test_a_forwarded_call_that_fails_has_kling_s_own_status_and_body() -> None:
+async def test_a_failed_forwarded_call_returns_klings_status_and_body() -> None:
     says = ScriptedAnswer(document={"code": 5000, "message": "x"}, status=500)
     async with a_scripted_server(says) as server, a_client(server.url) as kling:
         status, _, body = await forward(kling, "POST", "v1/audio/tts", content=b"{}")
@@ -100,7 +100,7 @@ async def test_a_forwarded_answer_need_not_be_json() -> None:
 EXPIRED = {"code": 1004, "message": "authorization has expired"}
 
 
-async def test_a_forwarded_call_is_made_again_under_a_new_token_and_answered_once() -> None:
+async def test_a_forwarded_call_is_repeated_once_with_a_new_token() -> None:
     says = iter([ScriptedAnswer(document=EXPIRED, status=401), ScriptedAnswer(document={"code": 0})])
     async with a_scripted_server(lambda _: next(says)) as server, a_client(server.url, pair=True) as kling:
         status, _, body = await forward(kling, "POST", "v1/audio/tts", content=b'{"text":"a"}')
@@ -109,7 +109,7 @@ async def test_a_forwarded_call_is_made_again_under_a_new_token_and_answered_onc
     assert [request.body for request in server.requests] == [b'{"text":"a"}'] * 2
 
 
-async def test_another_401_comes_back_as_it_is() -> None:
+async def test_another_401_is_returned_unchanged() -> None:
     says = ScriptedAnswer(document=b'{ "code":1000 }', status=401)
     async with a_scripted_server(says) as server, a_client(server.url, pair=True) as kling:
         status, _, body = await forward(kling, "GET", "v1/x")
@@ -119,7 +119,7 @@ async def test_another_401_comes_back_as_it_is() -> None:
 
 
 @pytest.mark.parametrize("size", [None, 6])
-async def test_a_body_that_is_still_coming_in_goes_out_as_it_comes_and_once(size: int | None) -> None:
+async def test_a_streamed_body_is_forwarded_as_it_arrives_and_never_twice(size: int | None) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for piece in (b"one", b"two"):
             yield piece

@@ -34,7 +34,7 @@ def _token(request: Request) -> Json:
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
-async def test_a_pair_of_keys_signs_a_token_that_is_kept_until_shortly_before_its_end() -> None:
+async def test_a_key_pairs_token_is_reused_until_shortly_before_its_expiry() -> None:
     clock = FakeClock()
     began = int(clock.now().timestamp())
     async with (
@@ -54,7 +54,7 @@ async def test_a_pair_of_keys_signs_a_token_that_is_kept_until_shortly_before_it
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("code", [1003, 1004])
-async def test_a_token_that_is_not_taken_is_signed_anew_once(code: int) -> None:
+async def test_a_rejected_token_is_renewed_once(code: int) -> None:
     clock = FakeClock()
 
     def script(_: Request) -> ScriptedAnswer:
@@ -71,7 +71,7 @@ async def test_a_token_that_is_not_taken_is_signed_anew_once(code: int) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
-async def test_a_create_that_is_signed_anew_keeps_what_its_client_sent_with_it() -> None:
+async def test_a_create_with_a_renewed_token_keeps_its_clients_headers() -> None:
     clock = FakeClock()
 
     def script(_: Request) -> ScriptedAnswer:
@@ -96,7 +96,7 @@ async def test_a_create_that_is_signed_anew_keeps_what_its_client_sent_with_it()
 
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
-async def test_a_token_signed_anew_is_used_from_then_on() -> None:
+async def test_a_renewed_token_is_used_from_then_on() -> None:
     clock = FakeClock()
 
     def script(_: Request) -> ScriptedAnswer:
@@ -116,7 +116,7 @@ async def test_a_token_signed_anew_is_used_from_then_on() -> None:
     assert server.requests[1].headers["authorization"] == server.requests[2].headers["authorization"]
 
 
-async def test_an_api_key_cannot_be_signed_anew() -> None:
+async def test_an_api_key_is_not_renewed() -> None:
     async with (
         a_scripted_server(ScriptedAnswer(document={"code": 1004}, status=401)) as server,
         a_client(server.url) as kling,
@@ -127,7 +127,7 @@ async def test_an_api_key_cannot_be_signed_anew() -> None:
     assert len(server.requests) == 1
 
 
-async def test_without_any_key_none_is_sent() -> None:
+async def test_without_a_key_no_authorization_is_sent() -> None:
     async with a_scripted_server(ScriptedAnswer(document=CREATED)) as server, a_client(server.url, key=None) as kling:
         await kling.create(ENDPOINT, b"{}")
 
@@ -136,7 +136,7 @@ async def test_without_any_key_none_is_sent() -> None:
 
 @pytest.mark.filterwarnings("ignore::jwt.warnings.InsecureKeyLengthWarning")
 @pytest.mark.parametrize("pair", [False, True])
-async def test_no_key_is_shown_though_the_server_quotes_it(pair: bool) -> None:
+async def test_a_key_that_the_server_quotes_is_hidden(pair: bool) -> None:
     def script(request: Request) -> ScriptedAnswer:
         quoted = f"bad {request.headers['authorization']} {KEY} {SECRET_KEY}"
         return ScriptedAnswer(document={"code": 1002, "message": quoted}, status=401)

@@ -73,7 +73,7 @@ def generation_of(path: str) -> Generation:
     return endpoint.generation
 
 
-async def test_a_task_of_every_endpoint_is_made_and_found_again_by_both_its_ids() -> None:
+async def test_each_endpoints_task_is_created_and_found_by_both_ids() -> None:
     async with client_and_simulator() as (kling, simulator):
         for path in PATHS:
             name = f"{path.replace('/', ' ')}:ü"
@@ -101,7 +101,7 @@ async def test_a_task_of_every_endpoint_is_made_and_found_again_by_both_its_ids(
 
 
 @pytest.mark.parametrize("path", [MULTI, "text-to-video/kling-3.0-turbo"])
-async def test_a_task_never_made_is_not_known(path: str) -> None:
+async def test_a_lookup_of_an_uncreated_task_finds_nothing(path: str) -> None:
     async with client_and_simulator() as (kling, _):
         answer = await kling.query(path, "1")
         found = await kling.find_by_external_id(path, NAME)
@@ -110,7 +110,7 @@ async def test_a_task_never_made_is_not_known(path: str) -> None:
     assert found is None
 
 
-async def test_twenty_tasks_are_told_of_in_one_answer_by_klings_ids_and_not_one_more() -> None:
+async def test_one_answer_covers_twenty_tasks_at_most_by_kling_ids() -> None:
     async with client_and_simulator(submitted_for="1h") as (kling, _):
         paths = [(VIDEOS[number % 2], f"n{number}") for number in range(21)]
         made = [await kling.create(path, body_for(path, name=name)) for path, name in paths]
@@ -124,7 +124,7 @@ async def test_twenty_tasks_are_told_of_in_one_answer_by_klings_ids_and_not_one_
     assert {protocol.parse_status(answer.body).kling_id for answer in told.values()} == set(told)
 
 
-async def test_a_failure_tells_why() -> None:
+async def test_a_failed_task_has_its_reason() -> None:
     async with client_and_simulator() as (kling, simulator):
         made = await kling.create(MULTI, body_for(MULTI, prompt="[fail: no face in the image]"))
         assert made.report is not None
@@ -146,7 +146,7 @@ async def test_a_failure_tells_why() -> None:
         ({"code": 5002, "created": True}, KlingUncertain),
     ],
 )
-async def test_a_refused_create_is_told_apart(refusal: Json, kind: type[Exception]) -> None:
+async def test_a_refused_create_has_its_error_type(refusal: Json, kind: type[Exception]) -> None:
     async with client_and_simulator(refuse=[refusal]) as (kling, _):
         answer = await kling.create(MULTI, body_for(MULTI))
         found = await kling.find_by_external_id(MULTI, NAME)
@@ -155,7 +155,7 @@ async def test_a_refused_create_is_told_apart(refusal: Json, kind: type[Exceptio
     assert (found is not None) is bool(refusal.get("created"))
 
 
-async def test_a_create_that_was_cut_off_can_be_looked_up() -> None:
+async def test_a_create_with_a_broken_connection_can_be_looked_up() -> None:
     async with client_and_simulator(hang_up={"next": 1}) as (kling, _):
         with pytest.raises(KlingUncertain):
             await kling.create(MULTI, body_for(MULTI))
@@ -164,7 +164,7 @@ async def test_a_create_that_was_cut_off_can_be_looked_up() -> None:
     assert found is not None
 
 
-async def test_a_wrong_key_is_said_to_be_wrong_and_a_pair_of_keys_is_taken() -> None:
+async def test_a_wrong_key_is_refused_and_a_key_pair_is_accepted() -> None:
     async with client_and_simulator(api_key="right", key="wrong") as (kling, _):
         refused = await kling.create(MULTI, body_for(MULTI))
     async with client_and_simulator(access_key="access", secret_key="secret" * 6, signs=True) as (kling, _):
@@ -174,7 +174,7 @@ async def test_a_wrong_key_is_said_to_be_wrong_and_a_pair_of_keys_is_taken() -> 
     assert taken.error is None
 
 
-async def test_the_newest_tasks_are_listed_where_a_get_lists_them() -> None:
+async def test_the_newest_tasks_are_listed_if_the_endpoint_has_a_list() -> None:
     async with client_and_simulator() as (kling, _):
         assert await kling.list_newest(MULTI) == []
         for name in ("tsk_1", "tsk_2"):

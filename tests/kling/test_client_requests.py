@@ -27,7 +27,7 @@ from receiver.domain.errors import (
 from receiver.domain.model import Json, TaskState
 
 
-async def test_a_create_sends_the_body_as_it_is_under_our_key() -> None:
+async def test_a_create_sends_the_body_unchanged_with_our_key() -> None:
     content = b'{ "prompt" : "\xe4\xbd\xa0", "aspect_ratio": " 2:3" }'
     async with a_scripted_server(ScriptedAnswer(document=CREATED)) as server, a_client(server.url) as kling:
         answer = await kling.create(ENDPOINT, content)
@@ -72,7 +72,7 @@ async def test_paths_are_joined_to_a_base_with_or_without_a_prefix(base: str, en
         ("ü", "%C3%BC"),
     ],
 )
-async def test_a_query_names_the_task_as_one_segment_of_the_path(task_id: str, segment: str) -> None:
+async def test_a_query_encodes_the_task_id_as_one_path_segment(task_id: str, segment: str) -> None:
     done = {"code": 0, "data": {"task_id": "867283741759111202", "task_status": "succeed"}}
     async with a_scripted_server(ScriptedAnswer(document=done)) as server, a_client(server.url) as kling:
         answer = await kling.query(ENDPOINT, task_id)
@@ -84,7 +84,7 @@ async def test_a_query_names_the_task_as_one_segment_of_the_path(task_id: str, s
     assert answer.report.state is TaskState.SUCCEED
 
 
-async def test_a_task_of_the_new_generation_is_asked_for_in_a_list_by_either_id() -> None:
+async def test_a_new_api_task_is_queried_in_a_list_by_either_id() -> None:
     def script(request: Request) -> ScriptedAnswer:
         found = [{"id": "8", "external_id": "m 1", "status": "processing"}, {"id": "9", "status": "failed"}]
         return ScriptedAnswer(
@@ -106,7 +106,7 @@ async def test_a_task_of_the_new_generation_is_asked_for_in_a_list_by_either_id(
         assert (said.report.kling_id, said.report.state) == ("8", TaskState.PROCESSING)
 
 
-async def test_several_tasks_are_asked_for_in_one_call_and_each_is_told_of_in_kling_s_own_bytes() -> None:
+async def test_a_batch_query_is_one_call_and_returns_each_tasks_original_bytes() -> None:
     one = '{"id": "8",  "status":"processing", "n": 1E3}'
     other = '{"status": "succeeded", "id": "9", "outputs": [{"type": "video", "url": "https://a.example/9.mp4"}]}'
     listed = f'{{"code": 0, "data": [ {one}, {other} , null, {{"id": "of another", "status": "failed"}}], "x": []}}'
@@ -124,7 +124,7 @@ async def test_several_tasks_are_asked_for_in_one_call_and_each_is_told_of_in_kl
 @pytest.mark.parametrize(
     "document", [{"code": 0, "data": {}}, {"code": 0, "data": []}, {"code": 0}, {"data": [1, "a"]}]
 )
-async def test_an_answer_about_several_that_tells_of_none_leaves_all_out(document: Json) -> None:
+async def test_a_batch_answer_without_tasks_returns_none(document: Json) -> None:
     async with a_scripted_server(ScriptedAnswer(document=document)) as server, a_client(server.url) as kling:
         assert await kling.query_batch(NEW, ["8", "9"]) == {}
 
@@ -138,9 +138,7 @@ async def test_an_answer_about_several_that_tells_of_none_leaves_all_out(documen
         (ScriptedAnswer(raw=b""), KlingUncertain),
     ],
 )
-async def test_a_question_about_several_that_is_not_answered_raises(
-    says: ScriptedAnswer, error: type[KlingError]
-) -> None:
+async def test_a_failed_batch_query_raises(says: ScriptedAnswer, error: type[KlingError]) -> None:
     async with a_scripted_server(says) as server, a_client(server.url) as kling:
         with pytest.raises(error):
             await kling.query_batch(NEW, ["8", "9"])
@@ -157,7 +155,7 @@ async def test_a_question_about_several_that_is_not_answered_raises(
         ScriptedAnswer(document={"code": 0, "data": []}),
     ],
 )
-async def test_a_task_that_kling_does_not_know_is_an_unknown_resource_and_is_not_found(says: ScriptedAnswer) -> None:
+async def test_a_task_unknown_to_kling_is_not_found(says: ScriptedAnswer) -> None:
     async with a_scripted_server(says) as server, a_client(server.url) as kling:
         answer = await kling.query(ENDPOINT, "1")
         found = await kling.find_by_external_id(ENDPOINT, "tsk_1")
@@ -167,7 +165,7 @@ async def test_a_task_that_kling_does_not_know_is_an_unknown_resource_and_is_not
 
 
 @pytest.mark.parametrize("document", [b"<html>", {"detail": "Not Found"}])
-async def test_a_404_that_is_not_klings_own_leaves_it_open_whether_there_is_a_task(
+async def test_a_404_in_another_shape_than_klings_proves_no_absence(
     document: bytes | dict[str, object],
 ) -> None:
     async with (
@@ -178,7 +176,7 @@ async def test_a_404_that_is_not_klings_own_leaves_it_open_whether_there_is_a_ta
             await kling.find_by_external_id(ENDPOINT, "tsk_1")
 
 
-async def test_a_bad_parameter_that_speaks_of_a_task_not_found_is_not_found() -> None:
+async def test_a_parameter_error_that_says_task_not_found_means_not_found() -> None:
     says = ScriptedAnswer(document={"code": 1201, "message": "Task not found"}, status=400)
     async with a_scripted_server(says) as server, a_client(server.url) as kling:
         assert await kling.find_by_external_id(ENDPOINT, "a b:c") is None
@@ -187,7 +185,7 @@ async def test_a_bad_parameter_that_speaks_of_a_task_not_found_is_not_found() ->
 
 
 @pytest.mark.parametrize("name", ["a/b", "a\\b", "50%2F", "a;b", ".."])
-async def test_that_there_is_none_is_not_believed_of_an_id_that_may_have_been_read_as_another(name: str) -> None:
+async def test_not_found_is_not_trusted_for_an_ambiguous_id(name: str) -> None:
     says = ScriptedAnswer(document={"code": 1203, "message": "not found"}, status=404)
     async with a_scripted_server(says) as server, a_client(server.url) as kling:
         with pytest.raises(UnknownResource):
@@ -213,7 +211,7 @@ async def test_that_there_is_none_is_not_believed_of_an_id_that_may_have_been_re
         (ScriptedAnswer(raw=b""), KlingUncertain),
     ],
 )
-async def test_a_look_up_that_leaves_it_open_raises(says: ScriptedAnswer, error: type[KlingError]) -> None:
+async def test_an_inconclusive_lookup_raises(says: ScriptedAnswer, error: type[KlingError]) -> None:
     async with a_scripted_server(says) as server, a_client(server.url) as kling:
         with pytest.raises(error):
             await kling.find_by_external_id(ENDPOINT, "a")

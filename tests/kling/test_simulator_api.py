@@ -73,7 +73,7 @@ class TestProtocol:
         ("path", "made"),
         [("/v1/videos/text2dance", "videos"), ("/v1/worlds/text2world", "elements"), ("/posters/kling-9", "image")],
     )
-    async def test_endpoints_that_are_not_documented_yet_can_be_had_on_request(
+    async def test_undocumented_endpoints_are_available_on_request(
         self, start: Start, callback_receiver: CallbackReceiver, path: str, made: str
     ) -> None:
         more = ("v1/videos/text2dance=videos", "v1/worlds/text2world=elements", "posters=images")
@@ -87,7 +87,7 @@ class TestProtocol:
         assert end["task_result"][made] if "task_id" in end else end["outputs"][0]["type"] == made
 
     @pytest.mark.parametrize("capability", ["text-to-video", "image-to-video", "omni-video", "text-to-image"])
-    async def test_the_new_generation_speaks_its_own_words(
+    async def test_the_new_api_uses_its_own_field_names_and_statuses(
         self, start: Start, callback_receiver: CallbackReceiver, capability: str
     ) -> None:
         caller = await start()
@@ -106,7 +106,7 @@ class TestProtocol:
         for query in ({"task_ids": f"{created['id']},unknown"}, {"external_task_ids": "own"}):
             assert (await caller.client.get("/tasks", params=query)).json()["data"] == [end]
 
-    async def test_the_new_list_leads_from_page_to_page(self, start: Start) -> None:
+    async def test_the_new_list_is_paged_by_cursor(self, start: Start) -> None:
         caller = await start()
         made = [(await caller.create("/text-to-video/any", prompt="a cat"))["id"] for _ in range(3)]
 
@@ -135,7 +135,7 @@ class TestProtocol:
         assert answer["task_status"] == "succeed"
         assert answer["task_result"]["audios"]
 
-    async def test_gateways_have_the_same_below_a_prefix(self, start: Start) -> None:
+    async def test_a_gateway_serves_the_same_paths_below_a_prefix(self, start: Start) -> None:
         caller = await start(dialect="gateway")
         body = {"subject_image_list": ["https://images.example.com/a.png"], "aspect_ratio": " 2:3"}
 
@@ -143,7 +143,7 @@ class TestProtocol:
 
         assert (await caller.query(f"/kling{IMAGES}", created["task_id"]))["task_id"] == created["task_id"]
 
-    async def test_times_are_milliseconds_and_each_status_lasts_its_time(
+    async def test_times_are_in_milliseconds_and_each_status_has_its_duration(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         caller = await start(submitted_for="300ms", processing_for="1s")

@@ -11,7 +11,7 @@ from receiver.domain.clock import SystemClock
 
 
 class TestCallbacks:
-    async def test_a_task_without_callback_url_is_told_to_nobody(self, start: Start) -> None:
+    async def test_a_task_without_callback_url_sends_no_callback(self, start: Start) -> None:
         caller = await start()
 
         await caller.create()
@@ -29,7 +29,7 @@ class TestCallbacks:
 
         assert callback_receiver.statuses == ["submitted", "processing", "succeed"]
 
-    async def test_a_callback_is_sent_once_whatever_the_answer(
+    async def test_a_callback_is_sent_once_after_any_answer(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         caller = await start()
@@ -41,7 +41,7 @@ class TestCallbacks:
         assert callback_receiver.statuses == ["processing", "succeed"]
         assert [push["answer"] for push in (await caller.state())["pushes"]] == [503, 503]
 
-    async def test_a_callback_nobody_takes_is_noted_and_forgotten(self, start: Start) -> None:
+    async def test_an_undeliverable_callback_is_recorded_and_not_repeated(self, start: Start) -> None:
         caller = await start()
 
         await caller.create(callback_url="http://127.0.0.1:1/")
@@ -49,7 +49,7 @@ class TestCallbacks:
 
         assert [push["error"] for push in (await caller.state())["pushes"]] == ["ConnectError", "ConnectError"]
 
-    async def test_callbacks_are_signed_as_standard_webhooks_want_it(
+    async def test_callbacks_are_signed_by_the_standard_webhooks_rules(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         secrets = ["whsec_" + base64.b64encode(part * 24).decode() for part in (b"n", b"o")]
@@ -74,7 +74,7 @@ class TestCallbacks:
 
         assert not [name for headers, _ in callback_receiver.received for name in headers if name.startswith("webhook")]
 
-    async def test_the_consoles_test_push_is_what_the_vendor_sends(
+    async def test_the_test_push_has_the_members_of_klings_console(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         caller = await start()

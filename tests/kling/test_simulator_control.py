@@ -19,7 +19,7 @@ from receiver.kling.simulator import Options, serve
 
 
 class TestControl:
-    async def test_faults_are_shown_as_they_stand_and_end_on_request(self, start: Start) -> None:
+    async def test_current_faults_are_listed_and_end_on_request(self, start: Start) -> None:
         caller = await start()
 
         await caller.set_faults(drop={"next": 2}, refuse=[1303], processing_for="1m")
@@ -35,7 +35,7 @@ class TestControl:
         "given",
         [{"dorp": 1}, {"drop": 2}, {"drop": {"next": -1}}, {"drop": {"nxt": 1}}, {"refuse": [{}]}, {"late_by": "x"}],
     )
-    async def test_what_means_nothing_is_refused_and_changes_nothing(self, start: Start, given: Json) -> None:
+    async def test_an_invalid_fault_is_refused_and_changes_nothing(self, start: Start, given: Json) -> None:
         caller = await start()
 
         answer = await caller.client.post("/_simulator/faults", json={"duplicate": 1} | given)
@@ -43,7 +43,9 @@ class TestControl:
         assert answer.status_code == 400
         assert "duplicate" not in (await caller.client.get("/_simulator/faults")).json()
 
-    async def test_state_tells_what_was_seen_and_sent(self, start: Start, callback_receiver: CallbackReceiver) -> None:
+    async def test_state_lists_what_was_received_and_sent(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start()
         image = base64.b64encode(b"\xff\xd8\xff" + bytes(9000)).decode()
         body = {"subject_image_list": [{"subject_image": image}], "callback_url": callback_receiver.url}
@@ -59,7 +61,7 @@ class TestControl:
         assert [(push["status"], push["answer"]) for push in state["pushes"]] == [("processing", 200), ("succeed", 200)]
         assert state["pushes"][-1]["body"].encode() == callback_receiver.received[-1][1]
 
-    async def test_the_oldest_tasks_are_forgotten_beyond_what_is_kept(self, start: Start) -> None:
+    async def test_the_oldest_tasks_beyond_the_limit_are_forgotten(self, start: Start) -> None:
         caller = await start(keep=5)
         made = [(await caller.create(external_task_id=f"own-{n}"))["task_id"] for n in range(8)]
 
@@ -70,7 +72,7 @@ class TestControl:
         assert (await caller.client.get(f"{IMAGES}/{made[0]}")).status_code == 404
         assert await caller.create(external_task_id="own-0")
 
-    async def test_ids_are_not_all_numbers_and_no_two_alike(self, start: Start) -> None:
+    async def test_ids_are_unique_and_only_some_are_numeric(self, start: Start) -> None:
         caller = await start()
 
         made = [(await caller.create("/v1/videos/text2video", prompt="a cat"))["task_id"] for _ in range(40)]
@@ -79,7 +81,7 @@ class TestControl:
         assert 0 < sum(task_id.isdigit() for task_id in made) < 40
         assert all(re.fullmatch(r"\d{18}|[\w-]{22}", task_id) for task_id in made)
 
-    async def test_stopping_ends_answers_that_are_held_back(self) -> None:
+    async def test_a_stop_ends_delayed_answers(self) -> None:
         options = Options.parse({"late": True, "late_by": "1h"})
         async with AsyncExitStack() as stack:
             simulator = await stack.enter_async_context(serve(options, clock=FakeClock(), rng=Random(1)))
@@ -93,7 +95,7 @@ class TestControl:
 
             assert (await creating).status_code == 200
 
-    async def test_a_simulator_that_breaks_stops_and_says_so(self) -> None:
+    async def test_a_simulator_with_an_internal_error_stops_and_reports_it(self) -> None:
         def watch(event: str, /, **_: object) -> None:
             if event == "task.changed":
                 raise RuntimeError("broken")
@@ -119,11 +121,11 @@ class TestControl:
             {"endpoints": "x"},
         ],
     )
-    async def test_options_that_mean_nothing_are_refused_before_anything_is_bound(self, given: Json) -> None:
+    async def test_invalid_options_are_refused_before_the_port_is_bound(self, given: Json) -> None:
         with pytest.raises(ValueError, match=r"."):
             Options.parse(given)
 
-    async def test_the_command_serves_until_it_is_told_to_stop(self) -> None:
+    async def test_the_command_serves_until_a_stop_signal(self) -> None:
         code = "from receiver.kling.simulator import run; run('127.0.0.1:0', drop='10%', refuse='1303:2,502')"
         process = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdout=asyncio.subprocess.PIPE)
         assert process.stdout is not None

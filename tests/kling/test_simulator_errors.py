@@ -16,7 +16,7 @@ class TestRefusals:
         ("header", "code"),
         [("", 1001), ("Basic a2V5", 1002), ("Bearer", 1002), ("Bearer other", 1000), ("Bearer a.b.c", 1002)],
     )
-    async def test_a_wrong_key_is_401_and_says_why(self, start: Start, header: str, code: int) -> None:
+    async def test_a_wrong_key_is_401_with_its_reason(self, start: Start, header: str, code: int) -> None:
         caller = await start(api_key="key", access_key="ak", secret_key="sk")
 
         answer = await caller.client.get(IMAGES, headers={"authorization": header})
@@ -69,14 +69,14 @@ class TestRefusals:
         ],
         ids=str,
     )
-    async def test_a_body_outside_the_documentation_is_1201(self, start: Start, changes: Json) -> None:
+    async def test_a_body_with_undocumented_values_is_1201(self, start: Start, changes: Json) -> None:
         caller = await start()
 
         answer = await caller.client.post(IMAGES, json={"subject_image_list": [URL_IMAGE]} | changes)
 
         assert (answer.status_code, answer.json()["code"]) == (400, 1201)
 
-    async def test_images_in_the_body_are_taken_when_large_enough(self, start: Start) -> None:
+    async def test_images_in_the_body_must_have_a_minimum_size(self, start: Start) -> None:
         caller = await start()
         created = await caller.create()
         await caller.wait_until_announced()
@@ -95,7 +95,7 @@ class TestRefusals:
         assert (refused.status_code, refused.json()["message"]) == (400, "Image pixel is invalid")
 
     @pytest.mark.parametrize("content", [b"", b"[]", b"{", b'"x"', b"\xff"])
-    async def test_what_is_no_object_is_1200(self, start: Start, content: bytes) -> None:
+    async def test_a_body_that_is_not_an_object_is_1200(self, start: Start, content: bytes) -> None:
         caller = await start()
 
         answer = await caller.client.post(IMAGES, content=content)
@@ -120,7 +120,7 @@ class TestRefusals:
 
         assert (answer.status_code, answer.json()["code"]) == (404, 1202)
 
-    async def test_an_unknown_task_is_1203_and_another_endpoints_is_unknown(self, start: Start) -> None:
+    async def test_an_unknown_task_or_one_of_another_endpoint_is_1203(self, start: Start) -> None:
         caller = await start()
         created = await caller.create()
 
@@ -129,12 +129,12 @@ class TestRefusals:
 
         assert [(answer.status_code, answer.json()["code"]) for answer in (unknown, elsewhere)] == [(404, 1203)] * 2
 
-    async def test_no_model_is_refused_by_name(self, start: Start) -> None:
+    async def test_any_model_name_is_accepted(self, start: Start) -> None:
         caller = await start()
 
         assert await caller.create(model_name="kling-v99-never-heard-of")
 
-    async def test_an_own_id_is_taken_once_in_an_account(self, start: Start) -> None:
+    async def test_an_external_id_is_accepted_once_per_account(self, start: Start) -> None:
         caller = await start()
         await caller.create(external_task_id="own")
 
@@ -142,7 +142,7 @@ class TestRefusals:
 
         assert (answer.status_code, answer.json()["code"]) == (400, 1201)
 
-    async def test_slots_are_held_to_the_end_and_an_image_task_takes_n(self, start: Start) -> None:
+    async def test_a_task_uses_its_slots_to_its_end_and_an_image_task_uses_n(self, start: Start) -> None:
         caller = await start(image_slots=3, video_slots=1, processing_for="1m")
         await caller.create(n=2)
         await caller.create("/v1/videos/text2video", prompt="a cat")

@@ -18,7 +18,7 @@ from receiver.domain.clock import SystemClock
 
 
 class TestFaults:
-    async def test_drop_sends_nothing_and_the_query_knows(
+    async def test_drop_sends_no_callback_but_a_query_has_the_result(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         caller = await start(drop={"next": 1, "on": ["succeed"]})
@@ -29,7 +29,7 @@ class TestFaults:
         assert callback_receiver.statuses == ["processing"]
         assert (await caller.query(IMAGES, created["task_id"]))["task_status"] == "succeed"
 
-    async def test_a_share_strikes_that_share_and_a_seed_repeats_it(
+    async def test_a_share_applies_to_that_share_and_a_seed_repeats_it(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         runs = []
@@ -45,7 +45,9 @@ class TestFaults:
         assert runs[0] == runs[1]
         assert 20 < runs[0].count("dropped") < 60
 
-    async def test_duplicate_sends_the_same_twice(self, start: Start, callback_receiver: CallbackReceiver) -> None:
+    async def test_duplicate_sends_the_same_callback_twice(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(duplicate="next:1")
 
         await caller.create(callback_url=callback_receiver.url)
@@ -54,7 +56,9 @@ class TestFaults:
         assert callback_receiver.statuses == ["processing", "processing", "succeed"]
         assert callback_receiver.received[0][1] == callback_receiver.received[1][1]
 
-    async def test_reorder_tells_of_the_end_first(self, start: Start, callback_receiver: CallbackReceiver) -> None:
+    async def test_reorder_sends_the_final_callback_first(
+        self, start: Start, callback_receiver: CallbackReceiver
+    ) -> None:
         caller = await start(reorder=True)
 
         await caller.create(callback_url=callback_receiver.url)
@@ -62,7 +66,7 @@ class TestFaults:
 
         assert callback_receiver.statuses == ["succeed", "processing"]
 
-    async def test_delay_lets_a_callback_come_later(self, start: Start, callback_receiver: CallbackReceiver) -> None:
+    async def test_delay_sends_a_callback_later(self, start: Start, callback_receiver: CallbackReceiver) -> None:
         caller = await start(delay={"next": 1, "on": "succeed"}, delay_by="10s")
         created = await caller.create(callback_url=callback_receiver.url)
         await wait_until(lambda: len(callback_receiver.received) == 1)
@@ -74,7 +78,7 @@ class TestFaults:
         assert ended["task_status"] == "succeed"
         assert callback_receiver.statuses == ["processing", "succeed"]
 
-    async def test_forge_lies_before_the_end_without_the_secret(
+    async def test_forge_sends_a_false_success_without_a_valid_signature(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         secret = "whsec_" + base64.b64encode(b"s" * 24).decode()
@@ -111,7 +115,7 @@ class TestFaults:
         assert callback_receiver.bodies[-1]["data"]["task_status"] == "succeed"
 
     @pytest.mark.parametrize(("fault", "made"), [("lose", 0), ("hang_up", 1)])
-    async def test_a_create_may_go_unanswered_with_or_without_a_task(self, start: Start, fault: str, made: int) -> None:
+    async def test_a_create_may_get_no_answer_with_or_without_a_task(self, start: Start, fault: str, made: int) -> None:
         caller = await start()
         await caller.set_faults(**{fault: {"next": 1}})
 
@@ -133,7 +137,7 @@ class TestFaults:
         assert (await creating)["task_status"] == "submitted"
         assert unanswered is None
 
-    async def test_after_callback_answers_when_all_has_been_told(
+    async def test_after_callback_answers_after_the_final_callback(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         caller = await start(after_callback=True)
@@ -170,7 +174,7 @@ class TestFaults:
         assert answer.status_code == 504
         assert (await caller.query(IMAGES, "own"))["task_id"]
 
-    async def test_something_in_front_of_kling_answers_with_a_page(self, start: Start) -> None:
+    async def test_a_502_is_a_proxys_html_page(self, start: Start) -> None:
         caller = await start(refuse="502")
 
         answer = await caller.client.post("/v1/videos/text2video", json={"prompt": "a cat"})
@@ -211,7 +215,7 @@ class TestFaults:
         assert created["task_info"] == callback_receiver.bodies[-1]["task_info"] == {}
         assert (await caller.client.get(f"{IMAGES}/own")).status_code == 404
 
-    async def test_result_missing_succeeds_with_nothing(
+    async def test_result_missing_succeeds_without_a_result(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         caller = await start(result_missing=True)
@@ -222,7 +226,7 @@ class TestFaults:
         assert callback_receiver.bodies[-1]["task_result"] == {}
         assert (await caller.query(IMAGES, created["task_id"]))["task_result"] == {}
 
-    async def test_result_late_is_known_to_queries_alone_and_later(
+    async def test_result_late_appears_only_in_queries_and_later(
         self, start: Start, callback_receiver: CallbackReceiver
     ) -> None:
         caller = await start(result_late=True, result_late_by="5s")
@@ -243,7 +247,7 @@ class TestFaults:
         answer = await caller.client.get(f"{IMAGES}/{created['task_id']}")
         assert [task["task_id"] for task in answer.json()["data"]] == [created["task_id"]]
 
-    async def test_fresh_urls_differ_from_those_that_were_pushed(self, start: Start) -> None:
+    async def test_fresh_urls_make_each_query_return_new_urls(self, start: Start) -> None:
         caller = await start(fresh_urls=True)
         created = await caller.create()
         await caller.wait_until_announced()
@@ -254,7 +258,7 @@ class TestFaults:
         assert len({urlsplit(url).path for url in urls}) == 1
         assert [(await caller.client.get(url)).status_code for url in urls] == [200, 200]
 
-    async def test_stall_never_ends_and_slow_takes_its_time(self, start: Start) -> None:
+    async def test_stall_never_ends_a_task_and_slow_delays_its_end(self, start: Start) -> None:
         caller = await start(slow="next:1", slow_for="30s")
         await caller.create()
         await wait_until(lambda: caller.simulator.state()["tasks"][0]["status"] == "processing")

@@ -26,7 +26,7 @@ def chunks(png: bytes) -> dict[bytes, bytes]:
 
 
 class TestResults:
-    async def test_pictures_are_real_and_no_two_are_alike(self, start: Start) -> None:
+    async def test_images_are_valid_and_all_different(self, start: Start) -> None:
         caller = await start()
         made = [await caller.create(n=2) for _ in range(2)]
         await caller.wait_until_announced(2)
@@ -46,7 +46,7 @@ class TestResults:
             assert (depth, colour, len(parts[b"PLTE"])) == (8, 3, 12)
             assert len(zlib.decompress(parts[b"IDAT"])) == (width + 1) * height
 
-    async def test_a_film_is_a_whole_container(self, start: Start) -> None:
+    async def test_a_video_is_a_complete_container(self, start: Start) -> None:
         caller = await start()
         created = await caller.create("/v1/videos/text2video", prompt="a cat")
         await caller.wait_until_announced()
@@ -64,7 +64,7 @@ class TestResults:
         assert boxes == [b"ftyp", b"moov", b"free"]
         assert re.fullmatch(r"\d+\.\d", video["duration"])
 
-    async def test_sounds_last_as_long_as_they_say(self, start: Start) -> None:
+    async def test_audio_has_its_stated_duration(self, start: Start) -> None:
         caller = await start()
         created = await caller.create("/v1/audio/text-to-audio", prompt="a cat")
         await caller.wait_until_announced()
@@ -77,7 +77,7 @@ class TestResults:
         assert as_mp3.content[:3] == b"ID3"
         assert as_mp3.content[10 + as_mp3.content[9] :][:2] == b"\xff\xfb"
 
-    async def test_an_address_is_good_until_it_expires_and_for_nothing_else(self, start: Start) -> None:
+    async def test_a_result_url_is_valid_for_its_file_until_it_expires(self, start: Start) -> None:
         caller = await start(results_for="1d")
         created = await caller.create()
         await caller.wait_until_announced()

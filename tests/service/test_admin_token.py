@@ -18,7 +18,7 @@ def settings(tmp_path: Path) -> Settings:
     return load_text(tmp_path, '[store]\nurl = "sqlite:receiver.db"').settings
 
 
-def test_the_first_start_makes_a_token_and_the_next_ones_keep_it(settings: Settings) -> None:
+def test_the_first_start_creates_a_token_and_later_starts_keep_it(settings: Settings) -> None:
     made = admin_token(settings)
 
     kept = settings.data_dir / "admin-token"
@@ -36,7 +36,7 @@ def test_a_byte_order_mark_is_not_part_of_the_token(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("left", ["", "\n"])
-def test_an_empty_file_is_no_token(settings: Settings, left: str) -> None:
+def test_an_empty_token_file_is_replaced(settings: Settings, left: str) -> None:
     (settings.data_dir / "admin-token").write_text(left)
 
     made = admin_token(settings)
@@ -46,9 +46,7 @@ def test_an_empty_file_is_no_token(settings: Settings, left: str) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"\xff\xfe"])
-def test_what_lies_in_the_tokens_place_and_is_none_is_a_fault_of_the_configuration(
-    settings: Settings, content: bytes | None
-) -> None:
+def test_an_unreadable_token_file_is_a_configuration_error(settings: Settings, content: bytes | None) -> None:
     put(kept := settings.data_dir / "admin-token", content)
 
     with pytest.raises(ConfigurationError) as caught:
@@ -62,14 +60,14 @@ def test_what_lies_in_the_tokens_place_and_is_none_is_a_fault_of_the_configurati
     )
 
 
-def test_a_token_of_the_configuration_needs_no_place(tmp_path: Path) -> None:
+def test_a_configured_token_needs_no_file(tmp_path: Path) -> None:
     text = '[store]\nurl = "sqlite:receiver.db"\n[admin]\ntoken = "a-token-of-the-configuration"'
     (tmp_path / "admin-token").mkdir()
 
     assert admin_token(load_text(tmp_path, text).settings) == Secret("a-token-of-the-configuration")
 
 
-def test_a_token_that_cannot_be_kept_is_told_with_what_is_in_its_way(settings: Settings) -> None:
+def test_an_error_names_what_prevents_storing_the_token(settings: Settings) -> None:
     (draft := settings.data_dir / "admin-token.part").mkdir()
 
     with pytest.raises(StoreUnavailable) as caught:
@@ -87,7 +85,7 @@ def put(path: Path, content: bytes | None) -> None:
         path.write_bytes(content)
 
 
-def test_what_a_start_that_was_killed_left_is_in_nobodys_way(settings: Settings) -> None:
+def test_the_draft_of_a_killed_start_does_no_harm(settings: Settings) -> None:
     (settings.data_dir / "admin-token.part").write_text("hal")
 
     assert len(admin_token(settings).reveal()) >= 43

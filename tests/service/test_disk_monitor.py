@@ -44,7 +44,7 @@ async def event_types(store: SqliteStore) -> list[str]:
     return [event.type for event in reversed((await store.catalog.events()).items)]
 
 
-async def test_a_disk_that_hovers_at_the_mark_is_told_of_once(tmp_path: Path) -> None:
+async def test_a_disk_that_hovers_at_the_threshold_raises_one_alert(tmp_path: Path) -> None:
     disk, is_short = FakeDisk(), False
     async with disk.monitored_store(tmp_path / "receiver.db") as (store, _, watch):
         for free in (NEEDED, NEEDED - 1, NEEDED, NEEDED - 1, 0, NEEDED + 4 * MIB - 1):
@@ -57,7 +57,7 @@ async def test_a_disk_that_hovers_at_the_mark_is_told_of_once(tmp_path: Path) ->
         assert await event_types(store) == ["alert.disk_full", "alert.disk_recovered"]
 
 
-async def test_what_was_told_is_known_after_a_start(tmp_path: Path) -> None:
+async def test_a_raised_alert_is_remembered_after_a_start(tmp_path: Path) -> None:
     disk = FakeDisk(free_bytes=0)
     known: list[bool] = []
     types: list[str] = []
@@ -72,7 +72,7 @@ async def test_what_was_told_is_known_after_a_start(tmp_path: Path) -> None:
     assert types == ["alert.disk_full", "alert.disk_recovered", "alert.disk_full"]
 
 
-async def test_what_is_new_is_refused_while_the_alert_is_taken_and_says_why(tmp_path: Path) -> None:
+async def test_a_full_disk_refuses_new_tasks_but_stores_the_alert(tmp_path: Path) -> None:
     disk = FakeDisk(free_bytes=NEEDED - 1)
     async with disk.monitored_store(tmp_path / "receiver.db") as (store, _, watch):
         await watch.check(is_full=False)

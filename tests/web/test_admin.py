@@ -38,7 +38,7 @@ def callback_url(web: WebApp, number: int = -1) -> str:
     return url
 
 
-async def test_a_job_is_taken_sent_and_shown(web: WebApp) -> None:
+async def test_a_job_is_accepted_sent_and_shown(web: WebApp) -> None:
     task = await create(web, label="spring", tags={"project": "ads"})
 
     assert task["id"].startswith("tsk_")
@@ -59,7 +59,7 @@ async def test_the_same_idempotency_key_is_the_same_task(web: WebApp) -> None:
     assert len(web.kling.requests) == 1
 
 
-async def test_a_task_that_is_over_shows_its_result(web: WebApp) -> None:
+async def test_a_finished_task_shows_its_result(web: WebApp) -> None:
     minted = (await web.client.post("/api/callback-urls", json={"label": "by hand", "tags": {"a": "b"}})).json()
     assert minted["task"]["state"] == "awaiting"
 
@@ -73,7 +73,7 @@ async def test_a_task_that_is_over_shows_its_result(web: WebApp) -> None:
     assert task["result"] == {"images": [{"index": 0, "url": "https://cdn.example/0.png"}]}
 
 
-async def test_a_revoked_callback_url_is_refused_like_one_that_never_was(web: WebApp) -> None:
+async def test_a_revoked_callback_url_is_answered_like_an_unknown_one(web: WebApp) -> None:
     minted = (await web.client.post("/api/callback-urls", json={})).json()
     made_up = minted["callback_url"].rpartition("/")[0] + "/never-was"
 
@@ -87,7 +87,7 @@ async def test_a_revoked_callback_url_is_refused_like_one_that_never_was(web: We
     assert of_nobody.status_code == 404
 
 
-async def test_a_callback_url_is_minted_for_an_endpoint_we_know(web: WebApp) -> None:
+async def test_a_callback_url_is_created_for_a_known_endpoint(web: WebApp) -> None:
     minted = await web.client.post("/api/callback-urls", json={"endpoint": ENDPOINT})
     refused = await web.client.post("/api/callback-urls", json={"endpoint": "no/such/thing"})
 
@@ -136,7 +136,7 @@ async def test_lists_are_paged_and_filtered(web: WebApp) -> None:
         ("/api/stream?after=nothing", ["'after'"]),
     ],
 )
-async def test_what_cannot_be_asked_is_told(web: WebApp, path: str, words: list[str]) -> None:
+async def test_an_invalid_query_parameter_is_explained(web: WebApp, path: str, words: list[str]) -> None:
     answer = await web.client.get(path)
 
     assert answer.status_code == 400
@@ -164,7 +164,7 @@ async def test_what_cannot_be_asked_is_told(web: WebApp, path: str, words: list[
         (b'{"endpoint": "images/generations", "body": {"callback_url": 5}}', ["callback_url"]),
     ],
 )
-async def test_what_cannot_be_a_job_is_told(web: WebApp, content: bytes, words: list[str]) -> None:
+async def test_an_invalid_job_is_explained(web: WebApp, content: bytes, words: list[str]) -> None:
     answer = await web.client.post("/api/tasks", content=content)
 
     assert answer.status_code == 400, answer.text
@@ -175,7 +175,7 @@ async def test_what_cannot_be_a_job_is_told(web: WebApp, content: bytes, words: 
 
 
 @pytest.mark.parametrize("escape", ["\\ud800", "\\u0000", "\\ud83d\\ude00"])
-async def test_any_text_a_json_body_may_hold_does_no_harm(web: WebApp, escape: str) -> None:
+async def test_any_text_of_a_json_body_does_no_harm(web: WebApp, escape: str) -> None:
     content = '{"endpoint": "images/generations", "body": {"prompt": "ESCAPE"}}'.replace("ESCAPE", escape)
 
     answer = await web.client.post("/api/tasks", content=content.encode())
@@ -198,7 +198,7 @@ async def test_any_text_a_json_body_may_hold_does_no_harm(web: WebApp, escape: s
         ("GET", "/api/nothing", 404, None),
     ],
 )
-async def test_wrong_addresses_and_methods_are_problems(
+async def test_unknown_paths_and_methods_get_problem_documents(
     web: WebApp, method: str, path: str, status: int, allow: set[str] | None
 ) -> None:
     answer = await web.client.request(method, path)
@@ -209,7 +209,7 @@ async def test_wrong_addresses_and_methods_are_problems(
         assert {each.strip() for each in answer.headers["allow"].split(",")} == allow
 
 
-async def test_bodies_are_as_large_as_they_need_to_be(web: WebApp) -> None:
+async def test_only_a_job_may_have_a_large_body(web: WebApp) -> None:
     picture = {"endpoint": ENDPOINT, "body": {"image": "A" * 3_000_000}}
 
     taken = await web.client.post("/api/tasks", json=picture)
@@ -220,9 +220,7 @@ async def test_bodies_are_as_large_as_they_need_to_be(web: WebApp) -> None:
     assert refused.json()["code"] == "too_large"
 
 
-async def test_a_fault_of_our_own_is_owned_up_to_without_details(
-    web: WebApp, capsys: pytest.CaptureFixture[str]
-) -> None:
+async def test_an_internal_error_is_answered_without_details(web: WebApp, capsys: pytest.CaptureFixture[str]) -> None:
     web.checks.append(cast("Any", None))
 
     answer = await web.client.get("/readyz")
@@ -234,7 +232,7 @@ async def test_a_fault_of_our_own_is_owned_up_to_without_details(
     assert "the-admin-token" not in printed
 
 
-async def test_events_are_the_bytes_that_destinations_get(web: WebApp) -> None:
+async def test_events_are_shown_in_the_bytes_that_destinations_get(web: WebApp) -> None:
     await create(web)
     await post_callback(web, callback_url(web), {"task_id": "8672", "task_status": "processing"})
 
@@ -326,7 +324,7 @@ async def test_deliveries_are_shown_with_their_attempts(web: WebApp) -> None:
     ]
 
 
-async def test_routes_tell_how_they_fare_and_no_secrets(web: WebApp) -> None:
+async def test_routes_show_their_state_and_no_secrets(web: WebApp) -> None:
     answer = await web.client.get("/api/routes")
 
     assert "hidden" not in answer.text
@@ -351,7 +349,7 @@ async def test_routes_tell_how_they_fare_and_no_secrets(web: WebApp) -> None:
     }
 
 
-async def test_a_route_is_tried_out_with_a_signed_success(web: WebApp) -> None:
+async def test_a_route_test_sends_a_signed_success(web: WebApp) -> None:
     answer = await web.client.post("/api/routes/publish/test")
 
     assert answer.json().keys() == {"outcome", "code", "reason", "excerpt", "duration_ms"}
@@ -368,7 +366,7 @@ async def test_a_route_is_tried_out_with_a_signed_success(web: WebApp) -> None:
     assert (await web.client.get("/api/events")).json()["items"] == []
 
 
-async def test_what_kling_can_be_asked_for_is_listed(web: WebApp) -> None:
+async def test_known_endpoints_are_listed(web: WebApp) -> None:
     answer = await web.client.get("/api/endpoints")
 
     assert answer.status_code == 200
@@ -389,7 +387,7 @@ async def test_tasks_are_counted_by_state(web: WebApp) -> None:
     assert (await web.client.get("/api/tasks/counts", params={"state": "queued"})).status_code == 400
 
 
-async def test_a_job_says_whether_it_was_there_already_and_how_urgent_it_is(web: WebApp) -> None:
+async def test_a_job_shows_whether_it_existed_and_its_priority(web: WebApp) -> None:
     first = await create(web, idempotency_key="one", priority=7)
     again = await create(web, idempotency_key="one", priority=7)
     refused = await web.client.post("/api/tasks", json={"endpoint": "images/generations", "body": {}, "priority": 1.5})

@@ -22,7 +22,7 @@ async def get(address: Address, path: str, **headers: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize("path", PAGES)
-async def test_everything_wants_the_token(web: WebApp, path: str) -> None:
+async def test_every_path_requires_the_token(web: WebApp, path: str) -> None:
     answer = await get(web.admin, path)
 
     assert answer.status_code == 401
@@ -34,14 +34,14 @@ async def test_everything_wants_the_token(web: WebApp, path: str) -> None:
 @pytest.mark.parametrize(
     "shown", ["Bearer wrong", "Bearer", "the-admin-token", "Basic dTpw", "Bearer the-admin-token2"]
 )
-async def test_another_token_will_not_do(web: WebApp, shown: str) -> None:
+async def test_a_wrong_token_is_refused(web: WebApp, shown: str) -> None:
     answer = await get(web.admin, "/api/tasks", authorization=shown)
 
     assert answer.status_code == 401
     assert 'error="invalid_token"' in answer.headers["www-authenticate"]
 
 
-async def test_the_scheme_is_written_in_any_case(web: WebApp) -> None:
+async def test_the_authorization_scheme_is_case_insensitive(web: WebApp) -> None:
     answer = await get(web.admin, "/api/tasks", authorization=f"bearer {TOKEN}")
 
     assert answer.status_code == 200
@@ -52,7 +52,7 @@ async def test_the_scheme_is_written_in_any_case(web: WebApp) -> None:
     [("", ["", "It has ended."]), ("No room.", ["No room.", "It has ended."])],
     ids=["room", "none"],
 )
-async def test_a_store_that_takes_nothing_new_is_not_ready_and_says_why(why: str, reasons: list[str]) -> None:
+async def test_a_store_that_accepts_nothing_new_is_not_ready_with_its_reason(why: str, reasons: list[str]) -> None:
     async def looked_at() -> Sequence[Check]:
         return [Check(name="store", ok=True), Check(name="dispatcher", ok=False, reason="It has ended.")]
 
@@ -63,13 +63,13 @@ async def test_a_store_that_takes_nothing_new_is_not_ready_and_says_why(why: str
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])
-async def test_health_is_open_to_all(web: WebApp, path: str) -> None:
+async def test_health_needs_no_token(web: WebApp, path: str) -> None:
     answer = await get(web.admin, path, host="monitoring.example")
 
     assert answer.status_code == 200
 
 
-async def test_not_being_ready_is_told_with_its_reason(web: WebApp) -> None:
+async def test_an_unready_service_answers_with_the_reason(web: WebApp) -> None:
     web.checks[:] = [type(web.checks[0])(name="store", ok=False, reason="The disk is nearly full.")]
 
     answer = await get(web.admin, "/readyz")
@@ -96,13 +96,13 @@ async def test_not_being_ready_is_told_with_its_reason(web: WebApp) -> None:
         ("", 421),
     ],
 )
-async def test_only_our_own_names_are_answered_to(web: WebApp, host: str, status: int) -> None:
+async def test_only_the_services_own_host_names_are_answered(web: WebApp, host: str, status: int) -> None:
     answer = await web.client.get("/api/tasks", headers={"host": host})
 
     assert answer.status_code == status
 
 
-async def test_another_host_is_told_the_key_that_allows_it(web: WebApp) -> None:
+async def test_a_refused_host_is_answered_with_the_key_that_allows_it(web: WebApp) -> None:
     answer = await web.client.get("/api/tasks", headers={"host": "tasks.example.com"})
 
     assert answer.status_code == 421
@@ -124,13 +124,13 @@ async def test_another_host_is_told_the_key_that_allows_it(web: WebApp) -> None:
         ("0.0.0.0", ("kling.lan",), "192.0.2.7:8701", True),
     ],
 )
-def test_the_admin_listener_answers_to_the_configured_names(
+def test_the_admin_listener_accepts_the_configured_hosts(
     listen: str, hosts: tuple[str, ...], host: str, *, is_allowed: bool
 ) -> None:
     assert AllowedHosts(Address(listen, 8701), hosts, any_if_open=True).allows(host) is is_allowed
 
 
-async def test_a_kling_client_without_the_token_is_told_in_klings_words(web: WebApp) -> None:
+async def test_a_kling_client_without_the_token_gets_klings_error_shape(web: WebApp) -> None:
     answer = await get(web.admin, "/kling/v1/images/generations/1", authorization="Bearer a-kling-key")
 
     assert answer.status_code == 401
@@ -138,7 +138,7 @@ async def test_a_kling_client_without_the_token_is_told_in_klings_words(web: Web
     assert "www-authenticate" in answer.headers
 
 
-async def test_no_other_origin_is_let_in(web: WebApp) -> None:
+async def test_no_header_allows_other_origins(web: WebApp) -> None:
     asked = {"origin": "https://attacker.example", "access-control-request-method": "POST"}
 
     answer = await web.client.options("/api/tasks", headers=asked)
@@ -147,7 +147,7 @@ async def test_no_other_origin_is_let_in(web: WebApp) -> None:
     assert not [name for name in answer.headers if name.startswith("access-control-")]
 
 
-async def test_a_stop_of_the_reading_side_does_no_harm(web: WebApp) -> None:
+async def test_a_half_closed_connection_is_answered(web: WebApp) -> None:
     reader, writer = await asyncio.open_connection(web.admin.host, web.admin.port)
     writer.write(b"GET /api/tasks HTTP/1.1\r\nhost: localhost\r\n\r\n")
     writer.write_eof()

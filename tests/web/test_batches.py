@@ -24,7 +24,7 @@ async def get_json(web: WebApp, path: str, *, status: int = 200) -> Any:
     return answer.json()
 
 
-async def test_a_batch_is_shown_with_how_its_tasks_stand(web: WebApp) -> None:
+async def test_a_batch_is_shown_with_its_task_counts(web: WebApp) -> None:
     first = await create(web, "spring")
     await create(web, {"name": "spring", "size": 3})
     await create(web, None)
@@ -49,7 +49,7 @@ async def test_a_batch_is_shown_with_how_its_tasks_stand(web: WebApp) -> None:
     assert [task["batch"] for task in (await get_json(web, "/api/tasks"))["items"]] == [None, "spring", "spring"]
 
 
-async def test_a_closed_batch_takes_no_task_and_nothing_of_it_is_kept(web: WebApp) -> None:
+async def test_a_closed_batch_refuses_a_task_and_stores_nothing(web: WebApp) -> None:
     await create(web, "spring", idempotency_key="k1")
     closed = await web.client.post(
         "/api/batches/spring/close", json={"why": "all in"}, headers={"kling-receiver-actor": "alice"}
@@ -72,7 +72,7 @@ async def test_a_closed_batch_takes_no_task_and_nothing_of_it_is_kept(web: WebAp
     ]
 
 
-async def test_a_batch_that_is_not_there_is_said(web: WebApp) -> None:
+async def test_an_unknown_batch_is_not_found(web: WebApp) -> None:
     assert (await get_json(web, "/api/batches/none", status=404))["code"] == "not_found"
     assert (await web.client.post("/api/batches/none/close")).status_code == 404
 
@@ -91,14 +91,14 @@ async def test_a_batch_that_is_not_there_is_said(web: WebApp) -> None:
         ({"name": "b", "count": 3}, "'count'"),
     ],
 )
-async def test_what_names_no_batch_is_refused(web: WebApp, batch: object, says: str) -> None:
+async def test_an_invalid_batch_name_is_refused(web: WebApp, batch: object, says: str) -> None:
     refused = await create(web, batch, status=400)
 
     assert says in refused["detail"]
     assert (await get_json(web, "/api/tasks"))["items"] == []
 
 
-async def test_the_rest_of_a_large_batch_is_found_by_its_events(web: WebApp) -> None:
+async def test_a_large_batchs_other_tasks_are_found_by_their_events(web: WebApp) -> None:
     for number, name in enumerate(["spring", "spring", "other"]):
         task = await web.store.tasks.add(
             a_task(

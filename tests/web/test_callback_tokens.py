@@ -94,7 +94,7 @@ async def test_a_token_is_looked_up_once_while_it_is_valid(serve: Serve, inbox: 
 
 
 @pytest.mark.parametrize("failure", [None, MalformedBody("The body is not JSON.")])
-async def test_a_token_that_ended_is_answered_as_an_unknown_one(
+async def test_an_expired_token_is_answered_like_an_unknown_one(
     serve: Serve, inbox: FakeInbox, failure: Exception | None
 ) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
@@ -110,7 +110,7 @@ async def test_a_token_that_ended_is_answered_as_an_unknown_one(
     assert len(inbox.written) == 2
 
 
-async def test_a_token_that_ended_is_not_told_the_limit_of_a_stream(serve: Serve, inbox: FakeInbox) -> None:
+async def test_a_stream_to_an_expired_token_gets_404_not_413(serve: Serve, inbox: FakeInbox) -> None:
     async def stream() -> AsyncIterator[bytes]:
         for _ in range(3):
             yield b"x" * 500

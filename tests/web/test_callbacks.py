@@ -31,7 +31,7 @@ async def post(address: Address, path: str, content: bytes | None = b"{}", **hea
         return await client.post(path, content=content, headers={k.replace("_", "-"): v for k, v in headers.items()})
 
 
-async def test_a_callback_is_answered_once_it_is_taken_in(serve: Serve, inbox: FakeInbox) -> None:
+async def test_a_callback_is_answered_once_it_is_accepted(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     answer = await post(address, f"/callbacks/{TOKEN}", b'{"task_id": "1"}', webhook_id="m1")
@@ -42,7 +42,7 @@ async def test_a_callback_is_answered_once_it_is_taken_in(serve: Serve, inbox: F
     assert ("webhook-id", "m1") in headers
 
 
-async def test_all_that_is_not_there_gets_the_same_404(serve: Serve, inbox: FakeInbox) -> None:
+async def test_all_unknown_paths_get_the_same_404(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     paths = ["/callbacks/unknown", "/callbacks/", "/callbacks", "/", f"/callbacks/{TOKEN}/", "/metrics", "/api/tasks"]
@@ -55,7 +55,7 @@ async def test_all_that_is_not_there_gets_the_same_404(serve: Serve, inbox: Fake
 
 
 @pytest.mark.parametrize("path", ["/callbacks/unknown", f"/callbacks/{TOKEN}"])
-async def test_only_post_is_taken_and_says_nothing_of_the_token(serve: Serve, inbox: FakeInbox, path: str) -> None:
+async def test_other_methods_get_the_same_405_for_any_token(serve: Serve, inbox: FakeInbox, path: str) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     answer = await _get(address, path)
@@ -70,7 +70,7 @@ async def _get(address: Address, path: str) -> httpx.Response:
         return await client.get(path)
 
 
-async def test_health_is_told_to_anybody(serve: Serve, inbox: FakeInbox) -> None:
+async def test_health_is_public(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     assert (await _get(address, "/healthz")).json() == {"ok": True}
@@ -87,7 +87,9 @@ async def test_health_is_told_to_anybody(serve: Serve, inbox: FakeInbox) -> None
         (RuntimeError("a bug"), 500, "internal"),
     ],
 )
-async def test_what_is_not_kept_is_not_acknowledged(serve: Serve, failure: Exception, status: int, code: str) -> None:
+async def test_a_callback_that_is_not_stored_is_not_acknowledged(
+    serve: Serve, failure: Exception, status: int, code: str
+) -> None:
     address = await serve(public_app(FakeInbox(failure), max_body=MAX_BODY))
 
     answer = await post(address, f"/callbacks/{TOKEN}")
@@ -98,7 +100,7 @@ async def test_what_is_not_kept_is_not_acknowledged(serve: Serve, failure: Excep
 
 
 @pytest.mark.parametrize("size", [MAX_BODY, MAX_BODY + 1])
-async def test_a_body_is_at_most_so_large(serve: Serve, inbox: FakeInbox, size: int) -> None:
+async def test_a_body_may_have_the_maximum_size_and_no_more(serve: Serve, inbox: FakeInbox, size: int) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     answer = await post(address, f"/callbacks/{TOKEN}", b"x" * size)
@@ -107,7 +109,7 @@ async def test_a_body_is_at_most_so_large(serve: Serve, inbox: FakeInbox, size: 
     assert len(inbox.received) == (size <= MAX_BODY)
 
 
-async def test_a_declared_size_is_believed_before_a_byte_of_it_came(serve: Serve, inbox: FakeInbox) -> None:
+async def test_a_too_large_declared_size_is_refused_before_the_body(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
     reader, writer = await asyncio.open_connection(address.host, address.port)
 
@@ -118,7 +120,7 @@ async def test_a_declared_size_is_believed_before_a_byte_of_it_came(serve: Serve
     writer.close()
 
 
-async def test_a_stream_is_cut_where_it_passes_the_limit(serve: Serve, inbox: FakeInbox) -> None:
+async def test_a_stream_is_refused_when_it_passes_the_limit(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(b"POST /callbacks/%s HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n" % TOKEN.encode())
@@ -153,7 +155,7 @@ async def test_a_compressed_body_is_passed_on_with_its_coding(serve: Serve, inbo
     assert ("content-encoding", coding) in headers
 
 
-async def test_who_goes_away_in_the_middle_leaves_nothing_behind(serve: Serve, inbox: FakeInbox) -> None:
+async def test_a_disconnect_in_a_body_stores_nothing(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
     with structlog.testing.capture_logs() as logs:
         _, writer = await asyncio.open_connection(address.host, address.port)
@@ -166,7 +168,7 @@ async def test_who_goes_away_in_the_middle_leaves_nothing_behind(serve: Serve, i
     assert logs == [{"event": "callback.abandoned", "peer": "127.0.0.1", "log_level": "info"}]
 
 
-async def test_a_problem_is_told_in_the_standard_form(serve: Serve, inbox: FakeInbox) -> None:
+async def test_an_error_is_a_problem_document(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     answer = await post(address, "/callbacks/unknown")
@@ -202,7 +204,7 @@ NAMES = AllowedHosts(Address("10.1.2.3", 8700), {"hooks.example.com"})
         ("[", 421),
     ],
 )
-async def test_only_the_host_of_the_public_url_and_this_machine_are_answered(
+async def test_only_the_public_urls_host_and_local_hosts_are_answered(
     serve: Serve, inbox: FakeInbox, host: str, status: int
 ) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY, allowed_hosts=NAMES))
@@ -213,13 +215,13 @@ async def test_only_the_host_of_the_public_url_and_this_machine_are_answered(
     assert len(inbox.received) == (status == 200)
 
 
-async def test_any_host_is_answered_where_no_public_url_is_known(serve: Serve, inbox: FakeInbox) -> None:
+async def test_any_host_is_answered_without_a_public_url(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
 
     assert (await post(address, f"/callbacks/{TOKEN}", host="tunnel.example")).status_code == 200
 
 
-async def test_a_trusted_proxy_may_ask_by_any_name(serve: Serve, inbox: FakeInbox) -> None:
+async def test_a_trusted_proxy_may_use_any_host(serve: Serve, inbox: FakeInbox) -> None:
     proxies = TrustedProxies([ip_network("127.0.0.1/32")])
     address = await serve(public_app(inbox, max_body=MAX_BODY, allowed_hosts=NAMES, proxies=proxies))
 
@@ -234,7 +236,7 @@ async def test_an_old_health_check_without_a_host_is_answered(
     assert b" 200 " in await send_bytes(address, b"GET /healthz HTTP/1.0\r\n\r\n")
 
 
-async def test_a_flood_of_mistakes_is_a_bounded_number_of_lines(serve: Serve, inbox: FakeInbox) -> None:
+async def test_many_refused_requests_log_a_bounded_number_of_lines(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY, timer=lambda: 0.0))
 
     with structlog.testing.capture_logs() as logs:
@@ -246,7 +248,7 @@ async def test_a_flood_of_mistakes_is_a_bounded_number_of_lines(serve: Serve, in
     assert [line["peer"] for line in logs if line["event"] == "caller.muted"] == ["127.0.0.1"]
 
 
-async def test_our_own_trouble_is_not_the_callers_mistake(serve: Serve) -> None:
+async def test_the_services_own_errors_do_not_count_against_the_client(serve: Serve) -> None:
     failing = FakeInbox(StoreUnavailable("full"))
     address = await serve(public_app(failing, max_body=MAX_BODY, timer=lambda: 0.0))
 

@@ -37,13 +37,13 @@ def a_scope(client: str | None, *forwarded: str) -> dict[str, Any]:
         pytest.param(None, (STRANGER,), "", id="no address at all"),
     ],
 )
-def test_a_caller_is_the_last_one_that_is_no_proxy_of_ours(
+def test_the_client_is_the_last_address_that_is_not_a_trusted_proxy(
     client: str | None, forwarded: tuple[str, ...], caller: str
 ) -> None:
     assert TrustedProxies([ip_network("10.0.0.0/30")]).client(a_scope(client, *forwarded)) == caller
 
 
-def test_without_proxies_nobody_is_believed() -> None:
+def test_without_proxies_no_forwarded_address_is_trusted() -> None:
     assert TrustedProxies().client(a_scope("127.0.0.1", STRANGER)) == "127.0.0.1"
 
 
@@ -56,11 +56,11 @@ def test_without_proxies_nobody_is_believed() -> None:
         ("fe80::1%eth0", "fe80::/64"),
     ],
 )
-def test_a_customer_of_ipv6_counts_as_one_caller(address: str, name: str) -> None:
+def test_an_ipv6_network_counts_as_one_client(address: str, name: str) -> None:
     assert peer_name((address, 1)) == name
 
 
-def test_patience_ends_after_a_burst_and_comes_back_with_time() -> None:
+def test_the_failure_limiter_refuses_after_a_burst_and_recovers() -> None:
     patience = FailureLimiter(burst=3, per_second=1)
 
     for _ in range(3):
@@ -70,7 +70,7 @@ def test_patience_ends_after_a_burst_and_comes_back_with_time() -> None:
     assert [patience.allows("a", now) for now in (0, 0.9, 1, 100)] == [False, False, True, True]
 
 
-def test_patience_with_one_is_not_worn_by_another() -> None:
+def test_the_failure_limiter_counts_each_client_separately() -> None:
     patience = FailureLimiter(burst=1)
 
     patience.record("a", 0)
@@ -78,7 +78,7 @@ def test_patience_with_one_is_not_worn_by_another() -> None:
     assert patience.allows("b", 0)
 
 
-def test_the_last_of_the_patience_is_told_once_until_all_is_forgiven() -> None:
+def test_reaching_the_failure_limit_is_reported_once_until_recovery() -> None:
     patience = FailureLimiter(burst=2, per_second=1)
 
     told = [patience.record("a", now) for now in (0, 0, 1, 2, 10, 10)]
@@ -86,7 +86,7 @@ def test_the_last_of_the_patience_is_told_once_until_all_is_forgiven() -> None:
     assert told == [False, True, False, False, False, True]
 
 
-def test_all_callers_together_wear_the_patience_with_everybody() -> None:
+def test_the_failures_of_all_clients_have_a_common_limit() -> None:
     patience = FailureLimiter(burst=2, total_factor=3, per_second=1)
 
     for number in range(6):
@@ -97,7 +97,7 @@ def test_all_callers_together_wear_the_patience_with_everybody() -> None:
     assert patience.allows("another", 1)
 
 
-def test_only_so_many_callers_are_remembered() -> None:
+def test_the_remembered_clients_are_limited() -> None:
     patience = FailureLimiter(burst=2, per_second=1, total_factor=1_000_000, max_clients=100)
 
     for number in range(10_000):

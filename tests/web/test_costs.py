@@ -36,7 +36,7 @@ async def totals(web: WebApp, query: str = "") -> Any:
     return answer.json()
 
 
-async def test_costs_are_summed_by_what_is_asked_for_and_all_in_all(web: WebApp) -> None:
+async def test_costs_are_summed_by_group_and_in_total(web: WebApp) -> None:
     await add_finished_task(web, 1, units="1.50", list_price="0.1")
     await add_finished_task(web, 2, units="2")
     await add_finished_task(web, 3, units="0.5", ended=86_400)
@@ -59,7 +59,7 @@ async def test_costs_are_summed_by_what_is_asked_for_and_all_in_all(web: WebApp)
     assert (await totals(web, "?by=batch"))["items"][0]["name"] is None
 
 
-async def test_a_task_shows_what_it_cost_and_in_which_words(web: WebApp) -> None:
+async def test_a_task_shows_its_cost_in_klings_words(web: WebApp) -> None:
     await add_finished_task(web, 1, units="1.50", raw='{"final_unit_deduction":"1.50","billing":"odd"}')
 
     shown = (await web.client.get("/api/tasks/tsk_1")).json()
@@ -70,7 +70,7 @@ async def test_a_task_shows_what_it_cost_and_in_which_words(web: WebApp) -> None
     }
 
 
-async def test_of_very_many_names_the_total_is_of_all(web: WebApp) -> None:
+async def test_the_total_includes_groups_that_are_left_out(web: WebApp) -> None:
     for number in range(MAX_TOTALS + 5):
         await add_finished_task(web, number, units="1")
 
@@ -93,7 +93,7 @@ async def test_of_very_many_names_the_total_is_of_all(web: WebApp) -> None:
         ("since=x", "'since'"),
     ],
 )
-async def test_what_cannot_be_summed_is_said(web: WebApp, query: str, says: str) -> None:
+async def test_an_invalid_grouping_is_explained(web: WebApp, query: str, says: str) -> None:
     answer = await web.client.get(f"/api/costs?{query}")
 
     assert answer.status_code == 400

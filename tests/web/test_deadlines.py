@@ -22,7 +22,7 @@ from starlette.types import Receive, Scope, Send
         pytest.param(GET + b"\r\n" + GET, id="a request, then half of one"),
     ],
 )
-async def test_who_falls_silent_is_cut_off(serve: Serve, send_bytes: SendBytes, sent: bytes) -> None:
+async def test_a_silent_client_is_cut_off(serve: Serve, send_bytes: SendBytes, sent: bytes) -> None:
     address = await serve(echo, limits=SHORT_LIMITS)
 
     async with asyncio.timeout(3):
@@ -38,7 +38,7 @@ async def test_who_falls_silent_is_cut_off(serve: Serve, send_bytes: SendBytes, 
         pytest.param(b"POST / HTTP/1.1\r\nhost: h\r\ntransfer-encoding: chunked\r\n\r\n", b"1\r\na\r\n", id="body"),
     ],
 )
-async def test_who_drips_for_ever_is_cut_off(serve: Serve, start: bytes, drop: bytes) -> None:
+async def test_a_client_that_drips_is_cut_off(serve: Serve, start: bytes, drop: bytes) -> None:
     address = await serve(echo, limits=SHORT_LIMITS)
     reader, writer = await asyncio.open_connection(address.host, address.port)
     writer.write(start)
@@ -54,7 +54,7 @@ async def test_who_drips_for_ever_is_cut_off(serve: Serve, start: bytes, drop: b
     writer.close()
 
 
-async def test_who_does_not_read_the_answer_is_cut_off(serve: Serve) -> None:
+async def test_a_client_that_does_not_read_the_answer_is_cut_off(serve: Serve) -> None:
     ended = asyncio.Event()
 
     async def pour(scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,7 +131,7 @@ async def test_a_bad_head_is_refused(serve: Serve, send_bytes: SendBytes, head: 
         pytest.param(b"a:\r\n" * 3_000 + b"\r\n", id="many"),
     ],
 )
-async def test_a_trailer_is_refused_and_never_a_field_of_the_head(
+async def test_a_trailer_is_refused_and_never_becomes_a_header(
     serve: Serve, send_bytes: SendBytes, trailers: bytes
 ) -> None:
     whole = []
@@ -161,7 +161,9 @@ async def test_a_trailer_is_refused_and_never_a_field_of_the_head(
     ],
 )
 @pytest.mark.parametrize("is_answered", [True, False])
-async def test_what_is_around_a_body_has_an_end(serve: Serve, start: bytes, drop: bytes, *, is_answered: bool) -> None:
+async def test_chunk_extensions_and_trailers_are_limited(
+    serve: Serve, start: bytes, drop: bytes, *, is_answered: bool
+) -> None:
     arrived = asyncio.Event()
 
     async def hear(scope: Scope, receive: Receive, send: Send) -> None:
@@ -189,7 +191,7 @@ async def test_what_is_around_a_body_has_an_end(serve: Serve, start: bytes, drop
     writer.close()
 
 
-async def test_a_body_that_nobody_reads_after_the_answer_is_let_by(serve: Serve) -> None:
+async def test_an_unread_body_is_discarded_after_the_answer(serve: Serve) -> None:
     address = await serve(PlainTextResponse("no"))
     reader, writer = await asyncio.open_connection(address.host, address.port)
 

@@ -54,7 +54,7 @@ async def explain(web: WebApp, ref: str) -> Any:
     return answer.json()
 
 
-async def test_all_that_is_kept_is_told_in_order(web: WebApp) -> None:
+async def test_explain_shows_everything_stored_in_order(web: WebApp) -> None:
     await a_task_history(web)
 
     story = await explain(web, "k1")
@@ -92,7 +92,7 @@ async def test_all_that_is_kept_is_told_in_order(web: WebApp) -> None:
     )
 
 
-async def test_what_was_asked_for_is_shortened_and_shows_no_secret_of_the_clients(web: WebApp) -> None:
+async def test_explain_shortens_the_intent_and_hides_the_clients_secrets(web: WebApp) -> None:
     await a_task_history(web)
 
     intent = (await explain(web, "tsk_1"))["intent"]
@@ -102,7 +102,7 @@ async def test_what_was_asked_for_is_shortened_and_shows_no_secret_of_the_client
     assert intent["callback_url"] == "https://client.example/..."
 
 
-async def test_a_story_is_told_without_the_bodies_that_are_no_longer_kept(web: WebApp) -> None:
+async def test_explain_works_without_the_deleted_bodies(web: WebApp) -> None:
     await a_task_history(web)
     for litter in (RetentionTarget.BODIES, RetentionTarget.INTENTS):
         await web.store.retention.sweep(litter, before=START + timedelta(days=30), now=START + timedelta(days=30))
@@ -115,7 +115,7 @@ async def test_a_story_is_told_without_the_bodies_that_are_no_longer_kept(web: W
     assert story["events"][0]["deliveries"]
 
 
-async def test_a_task_of_which_only_the_row_is_left_is_still_explained(web: WebApp) -> None:
+async def test_explain_works_for_a_task_without_any_history(web: WebApp) -> None:
     await web.store.tasks.add(replace(a_task(), state=TaskState.FAILED, due_at=None), b"")
 
     story = await explain(web, "tsk_1")
@@ -124,7 +124,7 @@ async def test_a_task_of_which_only_the_row_is_left_is_still_explained(web: WebA
     assert "no longer kept" in story["next"]
 
 
-async def test_an_id_with_a_slash_is_explained_and_a_stranger_is_not_found(web: WebApp) -> None:
+async def test_an_id_may_contain_a_slash_and_an_unknown_one_is_not_found(web: WebApp) -> None:
     await web.store.tasks.add(a_task(external_task_id="shop/42"), b"")
 
     assert (await explain(web, "shop/42"))["task"]["id"] == "tsk_1"

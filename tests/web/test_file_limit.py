@@ -32,7 +32,7 @@ uvloop.run(main())
 
 
 @pytest.mark.parametrize(("files", "connections"), [(65_536, 400), (1024, 400), (256, 92), (100, 30), (10, 8)])
-def test_connections_fit_into_the_files(files: int, connections: int) -> None:
+def test_connections_fit_into_the_limit_of_open_files(files: int, connections: int) -> None:
     limits = fit_limits(ConnectionLimits(), files=files)
 
     assert limits.connections == connections
@@ -40,7 +40,7 @@ def test_connections_fit_into_the_files(files: int, connections: int) -> None:
 
 
 @pytest.mark.parametrize(("files", "backlog"), [(65_536, 1024), (1024, 128), (64, 16)])
-def test_the_backlog_fits_into_the_files(files: int, backlog: int) -> None:
+def test_the_backlog_fits_into_the_limit_of_open_files(files: int, backlog: int) -> None:
     assert fit_backlog(1024, files=files) == backlog
 
 

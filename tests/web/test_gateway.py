@@ -16,7 +16,7 @@ from receiver.web.server.error_boundary import ErrorBoundary
 CREATE = "/kling/v1/images/multi-image2image"
 
 
-async def test_a_create_goes_through_with_our_callback_url(web: WebApp) -> None:
+async def test_a_create_is_forwarded_with_our_callback_url(web: WebApp) -> None:
     body = {"prompt": "a cat", "callback_url": "https://client.example/cb", "external_task_id": "mine"}
 
     answer = await web.client.post(CREATE, json=body)
@@ -43,7 +43,7 @@ async def test_a_create_goes_through_with_our_callback_url(web: WebApp) -> None:
         ("/v1/videos/a/b/c/d", None),
     ],
 )
-async def test_a_create_of_any_form_calls_us_back_and_has_a_task(web: WebApp, path: str, place: str | None) -> None:
+async def test_every_form_of_create_gets_a_callback_url_and_a_task(web: WebApp, path: str, place: str | None) -> None:
     own = {"callback_url": "https://client.example/cb", "external_task_id": "mine"}
 
     answer = await web.client.post(f"/kling{path}", json=own if place is None else {place: own})
@@ -71,7 +71,7 @@ PASS_THROUGH = {
 @pytest.mark.parametrize(
     "path", ["/v1/images/generations", "/omni-video/o3", "/v1/videos/something-new", "/v1/audio/tts"]
 )
-async def test_query_and_headers_go_to_kling_with_a_create_as_with_any_other_call(web: WebApp, path: str) -> None:
+async def test_a_creates_query_and_headers_are_forwarded(web: WebApp, path: str) -> None:
     ours = {"kling-receiver-label": "spring", "cookie": "a=b", "x-forwarded-for": "10.0.0.1", "x-other": "1"}
 
     answer = await web.client.post(f"/kling{path}?region=eu&x=%201,2", json={}, headers=PASS_THROUGH | ours)
@@ -85,7 +85,7 @@ async def test_query_and_headers_go_to_kling_with_a_create_as_with_any_other_cal
     assert not ours.keys() & request.headers.keys()
 
 
-async def test_a_create_that_its_client_calls_a_form_goes_out_as_the_json_it_is(web: WebApp) -> None:
+async def test_a_json_create_declared_as_a_form_is_sent_as_json(web: WebApp) -> None:
     headers = {"content-type": "application/x-www-form-urlencoded"}
 
     answer = await web.client.post(CREATE, content=b'{"prompt": "a cat"}', headers=headers)
@@ -94,7 +94,7 @@ async def test_a_create_that_its_client_calls_a_form_goes_out_as_the_json_it_is(
     assert web.kling.requests[0].headers["content-type"] == "application/json"
 
 
-async def test_a_create_of_the_api_has_nothing_beside_its_body(web: WebApp) -> None:
+async def test_a_create_of_the_api_forwards_only_its_body(web: WebApp) -> None:
     wanted = {"endpoint": "images/generations", "body": {}}
 
     answer = await web.client.post("/api/tasks", json=wanted, headers=PASS_THROUGH)
@@ -105,7 +105,7 @@ async def test_a_create_of_the_api_has_nothing_beside_its_body(web: WebApp) -> N
     assert not (PASS_THROUGH.keys() - {"accept"}) & set(request.headers)
 
 
-async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_not_see(web: WebApp) -> None:
+async def test_task_metadata_headers_are_not_forwarded_to_kling(web: WebApp) -> None:
     headers = [
         (b"kling-receiver-label", "für Anna".encode()),
         (b"kling-receiver-tags", b"project=ads, team = a=b ,"),
@@ -142,7 +142,7 @@ async def test_what_a_task_is_to_be_known_by_stands_in_headers_that_kling_does_n
         ("batch", b"spring; size=2", "letters, digits"),
     ],
 )
-async def test_a_header_that_is_wrong_is_told_and_nothing_is_sent(
+async def test_an_invalid_metadata_header_is_explained_and_nothing_is_sent(
     web: WebApp, name: str, value: bytes, says: str
 ) -> None:
     answer = await web.client.post(CREATE, json={}, headers=[(f"kling-receiver-{name}".encode(), value)])
@@ -153,7 +153,7 @@ async def test_a_header_that_is_wrong_is_told_and_nothing_is_sent(
     assert (await web.client.get("/api/tasks")).json()["items"] == []
 
 
-async def test_klings_answer_comes_back_as_it_is(web: WebApp) -> None:
+async def test_klings_answer_is_returned_unchanged(web: WebApp) -> None:
     said = b'{ "code": 1303,\n "message": "too many", "request_id": "r9" }'
     web.kling.answer = lambda _: Response(
         said, 429, headers={"retry-after": "7", "set-cookie": "a=b"}, media_type="application/json"
@@ -184,7 +184,7 @@ async def test_klings_answer_comes_back_as_it_is(web: WebApp) -> None:
         ("GET", "/omni-video/o3"),
     ],
 )
-async def test_everything_else_passes_through(web: WebApp, method: str, path: str) -> None:
+async def test_all_other_calls_are_forwarded(web: WebApp, method: str, path: str) -> None:
     content = b'{"text": "hi"}' if method == "POST" else b""
 
     answer = await web.client.request(method, "/kling" + path, content=content)
@@ -201,7 +201,7 @@ async def test_everything_else_passes_through(web: WebApp, method: str, path: st
 
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_an_answer_that_broke_off_leaves_it_open_and_says_so(web: WebApp, method: str) -> None:
+async def test_a_truncated_answer_is_reported_as_an_unknown_outcome(web: WebApp, method: str) -> None:
     web.kling.answer = lambda _: None
 
     answer = await web.client.request(method, CREATE if method == "POST" else CREATE + "/1", content=b"{}")
@@ -235,7 +235,7 @@ class FailingSubmitter:
         (ReceiverError("A fault of ours."), 500, 5000, None),
     ],
 )
-async def test_what_goes_wrong_is_said_in_klings_shape(
+async def test_errors_are_answered_in_klings_shape(
     serve: Serve, *, method: str, error: ReceiverError, status: int, code: int, data: object
 ) -> None:
     nobody = FailingSubmitter(error)
@@ -260,7 +260,7 @@ async def test_what_goes_wrong_is_said_in_klings_shape(
         (b'{"external_task_id": 5}', 400, 1201),
     ],
 )
-async def test_a_body_we_cannot_send_is_refused_in_its_own_shape(
+async def test_an_unusable_create_body_is_refused_in_klings_shape(
     web: WebApp, content: bytes, status: int, code: int
 ) -> None:
     answer = await web.client.post(CREATE, content=content)
@@ -270,7 +270,7 @@ async def test_a_body_we_cannot_send_is_refused_in_its_own_shape(
     assert not web.kling.requests
 
 
-async def test_a_store_that_cannot_take_it_is_a_server_error(web: WebApp) -> None:
+async def test_an_unavailable_store_is_a_server_error(web: WebApp) -> None:
     await web.store.aclose()
 
     answer = await web.client.post(CREATE, json={})
@@ -280,7 +280,7 @@ async def test_a_store_that_cannot_take_it_is_a_server_error(web: WebApp) -> Non
     assert not web.kling.requests
 
 
-async def test_large_pictures_pass_and_larger_ones_do_not(web: WebApp, send_bytes: SendBytes) -> None:
+async def test_large_images_pass_up_to_the_limit(web: WebApp, send_bytes: SendBytes) -> None:
     passed = await web.client.post(CREATE, json={"image": "A" * 5_000_000})
     head = f"POST {CREATE} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n"
     refused = await send_bytes(web.admin, f"{head}content-length: {65 * 1024 * 1024}\r\n\r\n".encode())
@@ -302,7 +302,7 @@ async def test_large_pictures_pass_and_larger_ones_do_not(web: WebApp, send_byte
         "/%6bling/v1/images/generations",
     ],
 )
-async def test_no_path_leads_out_of_klings(web: WebApp, path: str, send_bytes: SendBytes) -> None:
+async def test_no_path_leaves_klings_host_and_prefix(web: WebApp, path: str, send_bytes: SendBytes) -> None:
     head = (
         f"GET {path} HTTP/1.1\r\nhost: localhost\r\nauthorization: Bearer the-admin-token\r\nconnection: close\r\n\r\n"
     )
@@ -313,7 +313,7 @@ async def test_no_path_leads_out_of_klings(web: WebApp, path: str, send_bytes: S
     assert not web.kling.requests
 
 
-async def test_what_can_take_no_callback_url_passes_untouched_where_the_endpoint_is_unknown(web: WebApp) -> None:
+async def test_a_multipart_body_to_an_unknown_endpoint_passes_unchanged(web: WebApp) -> None:
     content = b"--x\r\ncontent-disposition: form-data\r\n\r\n1\r\n--x--"
     headers = {"content-type": "multipart/form-data; boundary=x"}
 

@@ -64,7 +64,7 @@ async def test_a_key_that_cannot_be_stored_is_refused(web: WebApp, key: str) -> 
     assert web.kling.requests == []
 
 
-async def test_the_api_answers_409_for_a_key_with_another_body_unless_reuse_is_set(web: WebApp) -> None:
+async def test_the_api_answers_409_for_a_reused_key_unless_reuse_is_set(web: WebApp) -> None:
     job = {"endpoint": "images/multi-image2image", "body": BODY, "idempotency_key": "order-17"}
     first = (await web.client.post("/api/tasks", json=job)).json()
     other = job | {"body": {"prompt": "a dog"}}

@@ -82,9 +82,7 @@ async def test_a_large_body_reaches_kling_while_it_is_still_being_sent(serve: Se
 
 
 @pytest.mark.parametrize("declared", [True, False])
-async def test_a_large_answer_comes_back_as_it_comes_and_no_faster_than_it_is_read(
-    serve: Serve, *, declared: bool
-) -> None:
+async def test_a_large_answer_is_streamed_no_faster_than_it_is_read(serve: Serve, *, declared: bool) -> None:
     pieces, made, read_first = 800, 0, asyncio.Event()
 
     async def upstream(_: Request) -> Response:
@@ -115,7 +113,7 @@ async def test_a_large_answer_comes_back_as_it_comes_and_no_faster_than_it_is_re
     assert digest.hexdigest() == hashlib.sha256(whole).hexdigest()
 
 
-async def test_a_large_answer_that_breaks_off_is_seen_to_break_off(serve: Serve) -> None:
+async def test_a_truncated_large_answer_is_truncated_for_the_client(serve: Serve) -> None:
     async def upstream(_: Request) -> Response:
         async def body() -> AsyncIterator[bytes]:
             for _ in range(20):
@@ -129,7 +127,7 @@ async def test_a_large_answer_that_breaks_off_is_seen_to_break_off(serve: Serve)
             await client.get(PASSES)
 
 
-async def test_who_leaves_in_the_middle_of_an_answer_stops_it(serve: Serve) -> None:
+async def test_a_disconnect_during_an_answer_stops_it(serve: Serve) -> None:
     stopped = asyncio.Event()
 
     async def upstream(_: Request) -> Response:
@@ -152,7 +150,7 @@ async def test_who_leaves_in_the_middle_of_an_answer_stops_it(serve: Serve) -> N
 
 
 @pytest.mark.parametrize("path", [PASSES, CREATE])
-async def test_a_body_beyond_the_limit_is_refused_in_klings_own_shape(web: WebApp, path: str) -> None:
+async def test_a_body_over_the_limit_is_refused_in_klings_shape(web: WebApp, path: str) -> None:
     async def content() -> AsyncIterator[bytes]:
         for _ in range(MAX_JOB_BODY // len(PIECE) + 1):
             yield PIECE
@@ -165,7 +163,7 @@ async def test_a_body_beyond_the_limit_is_refused_in_klings_own_shape(web: WebAp
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"])
-async def test_every_method_passes_with_what_it_answers(serve: Serve, method: str) -> None:
+async def test_every_method_and_its_answer_pass_through(serve: Serve, method: str) -> None:
     seen: list[tuple[str, bytes]] = []
 
     async def upstream(request: Request) -> Response:
@@ -198,7 +196,7 @@ def _sized(size: int | None) -> Scope:
     return {"headers": [] if size is None else [(b"content-length", b"%d" % size)]}
 
 
-async def test_large_bodies_share_the_room_there_is_and_small_ones_need_none() -> None:
+async def test_large_bodies_share_the_memory_budget_and_small_ones_need_none() -> None:
     room, held, let_go = BodyMemoryBudget(4 * SMALL_BODY), asyncio.Event(), asyncio.Event()
     told: list[str] = []
 
@@ -222,7 +220,7 @@ async def test_large_bodies_share_the_room_there_is_and_small_ones_need_none() -
         pass
 
 
-async def test_a_large_job_for_the_api_needs_room_as_one_through_the_gateway_does(serve: Serve) -> None:
+async def test_large_jobs_of_the_api_and_the_gateway_share_the_memory_budget(serve: Serve) -> None:
     nothing: Any = None  # is asked of what stands behind
     tasks = TaskApi(nothing, nothing, nothing, BodyMemoryBudget(SMALL_BODY, wait_timeout=timedelta(milliseconds=20)))
     boundary = Middleware(ErrorBoundary, render=lambda _, error: from_error(error).response())
@@ -237,7 +235,7 @@ async def test_a_large_job_for_the_api_needs_room_as_one_through_the_gateway_doe
     assert (answer.status_code, answer.json()["code"], answer.headers["retry-after"]) == (503, "crowded", "5")
 
 
-async def test_who_finds_no_room_for_a_while_is_told_to_come_again() -> None:
+async def test_a_body_that_waits_too_long_for_memory_gets_503() -> None:
     room = BodyMemoryBudget(4 * SMALL_BODY, wait_timeout=timedelta(milliseconds=20))
 
     async with room.reserve(_sized(4 * SMALL_BODY), limit=4 * SMALL_BODY):

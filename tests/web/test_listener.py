@@ -56,7 +56,7 @@ async def status(reader: asyncio.StreamReader) -> int:
         return 0
 
 
-async def test_a_peer_has_so_many_connections_and_no_more(serve: Serve) -> None:
+async def test_a_peer_has_a_limit_of_connections(serve: Serve) -> None:
     address = await serve(echo, limits=ConnectionLimits(per_peer=2))
 
     async with a_connection(address) as call:
@@ -72,7 +72,7 @@ async def test_a_peer_has_so_many_connections_and_no_more(serve: Serve) -> None:
     await wait_until(has_room)
 
 
-async def test_a_trusted_proxy_has_as_many_connections_as_there_are(serve: Serve) -> None:
+async def test_a_trusted_proxy_may_use_all_connections(serve: Serve) -> None:
     limits = ConnectionLimits(per_peer=2, proxies=TrustedProxies([ip_network("127.0.0.8/32")]))
     address = await serve(echo, limits=limits)
 
@@ -82,7 +82,7 @@ async def test_a_trusted_proxy_has_as_many_connections_as_there_are(serve: Serve
     assert statuses == [200] * 10
 
 
-async def test_only_so_many_requests_are_worked_on_at_once(serve: Serve) -> None:
+async def test_concurrent_requests_are_limited(serve: Serve) -> None:
     go_on, started = asyncio.Event(), 0
 
     async def wait(scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,7 +111,7 @@ async def test_only_so_many_requests_are_worked_on_at_once(serve: Serve) -> None
         pytest.param(GET + b"\r\n", id="a request and then nothing"),
     ],
 )
-async def test_a_flood_of_slow_clients_keeps_nobody_else_out(serve: Serve, sent: bytes) -> None:
+async def test_a_flood_of_slow_clients_does_not_block_others(serve: Serve, sent: bytes) -> None:
     address = await serve(echo, limits=ConnectionLimits(connections=40, per_peer=20))
     flood = [f"127.0.1.{number}" for number in range(1, 9)]
 
@@ -126,7 +126,7 @@ async def test_a_flood_of_slow_clients_keeps_nobody_else_out(serve: Serve, sent:
     assert statuses == [200] * 20
 
 
-async def test_who_takes_all_places_gives_up_one_of_its_own(serve: Serve) -> None:
+async def test_the_peer_with_the_most_connections_loses_one_of_its_own(serve: Serve) -> None:
     address = await serve(echo, limits=ConnectionLimits(connections=6))
 
     async with a_connection(address) as call:
@@ -146,7 +146,7 @@ async def test_who_takes_all_places_gives_up_one_of_its_own(serve: Serve) -> Non
             end.cancel()
 
 
-async def test_a_stop_is_not_held_up_by_the_silent() -> None:
+async def test_silent_connections_do_not_delay_a_stop() -> None:
     stop = asyncio.Event()
     address = Address("127.0.0.1", 0)
     listener = Listener(echo, key="[public] listen", address=address, grace=timedelta(seconds=1))
@@ -168,7 +168,7 @@ async def test_a_stop_is_not_held_up_by_the_silent() -> None:
         writer.close()
 
 
-async def test_a_request_under_way_ends_before_the_stop() -> None:
+async def test_a_request_in_flight_is_answered_before_the_listener_stops() -> None:
     stop, arrived, go_on = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def wait(scope: Scope, receive: Receive, send: Send) -> None:
@@ -194,7 +194,7 @@ async def test_a_request_under_way_ends_before_the_stop() -> None:
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
-def test_sigterm_is_the_owners_and_ends_the_process_in_order(loop: str) -> None:
+def test_sigterm_is_left_to_the_owner_and_ends_the_process_in_order(loop: str) -> None:
     program = f"""
 import asyncio, signal, sys, uvloop
 from datetime import timedelta
@@ -230,7 +230,7 @@ async def main():
     half.close()
 
 
-async def test_a_socket_handed_over_answers_without_delay(serve: Serve) -> None:
+async def test_an_inherited_socket_answers_without_delay(serve: Serve) -> None:
     with socket.socket() as opened:
         opened.bind(("127.0.0.1", 0))
         opened.listen()
@@ -261,7 +261,7 @@ async def test_an_address_in_use_is_named_with_its_key() -> None:
     assert "[public] listen" in str(refusal.value)
 
 
-async def test_an_address_is_taken_as_soon_as_it_is_bound() -> None:
+async def test_an_address_is_in_use_as_soon_as_it_is_bound() -> None:
     first = Listener(echo, key="[public] listen", address=Address("127.0.0.1", 0))
     first.bind()
     second = Listener(echo, key="[admin] listen", address=first.addresses[0])
@@ -283,9 +283,7 @@ async def test_ipv6_is_served(serve: Serve, send_bytes: SendBytes) -> None:
     assert answer.startswith(b"HTTP/1.1 200 ")
 
 
-async def test_ten_thousand_broken_requests_cost_nothing_but_their_connection(
-    serve: Serve, send_bytes: SendBytes
-) -> None:
+async def test_ten_thousand_malformed_requests_cost_only_their_connection(serve: Serve, send_bytes: SendBytes) -> None:
     address = await serve(echo, limits=SHORT_LIMITS)
     chance = random.Random(20261122)
     rounds = 10_000

@@ -170,7 +170,7 @@ async def test_another_version_of_http_is_refused(serve: Serve, send_bytes: Send
     assert b"HTTP/1.1 and HTTP/1.0" in answer
 
 
-async def test_a_body_in_tiny_pieces_is_refused_once_there_are_too_many(serve: Serve, send_bytes: SendBytes) -> None:
+async def test_a_body_in_too_many_tiny_pieces_is_refused(serve: Serve, send_bytes: SendBytes) -> None:
     address = await serve(echo)
 
     few = await send_bytes(

@@ -116,7 +116,7 @@ async def test_a_refused_request_leaves_no_token_in_the_log(
     assert TOKEN not in said.text()
 
 
-async def test_a_caller_that_leaves_in_the_middle_leaves_no_token_in_the_log(
+async def test_a_disconnect_during_a_request_leaves_no_token_in_the_log(
     serve: Serve, caplog: pytest.LogCaptureFixture
 ) -> None:
     with capturing_logs(caplog) as said:
@@ -131,7 +131,7 @@ async def test_a_caller_that_leaves_in_the_middle_leaves_no_token_in_the_log(
 
 
 @pytest.mark.parametrize("ending", [True, RuntimeError("a bug")], ids=["taken", "failed"])
-async def test_a_caller_that_leaves_before_the_answer_leaves_no_token_in_the_log(
+async def test_a_disconnect_before_the_answer_leaves_no_token_in_the_log(
     serve: Serve,
     caplog: pytest.LogCaptureFixture,
     ending: Exception | bool,

@@ -30,7 +30,7 @@ OPEN_OBJECTS = {
 }
 
 
-async def test_every_address_and_method_is_described(web: WebApp) -> None:
+async def test_every_path_and_method_is_described(web: WebApp) -> None:
     described = (await web.client.get("/openapi.json")).json()["paths"]
 
     for path, operations in described.items():
@@ -40,14 +40,14 @@ async def test_every_address_and_method_is_described(web: WebApp) -> None:
         assert allowed == set(operations), path
 
 
-async def test_every_route_is_in_it(web: WebApp) -> None:
+async def test_the_document_contains_every_route(web: WebApp) -> None:
     routes = [route for route in web.app.routes if isinstance(route, Route)]
     paths = {route.path.replace(":path}", "}") for route in routes}
 
     assert paths - {"/kling/{path}"} == set(DOCUMENT["paths"])
 
 
-def test_every_name_it_refers_to_is_there() -> None:
+def test_every_reference_of_the_document_exists() -> None:
     named = set(DOCUMENT["components"]["schemas"])
 
     def references(value: object) -> set[str]:
@@ -63,7 +63,7 @@ def test_every_name_it_refers_to_is_there() -> None:
     assert references(DOCUMENT) == named
 
 
-def test_only_objects_of_kling_are_open() -> None:
+def test_only_klings_objects_allow_more_members() -> None:
     open_objects = {
         f"{name}.{member}"
         for name, schema in DOCUMENT["components"]["schemas"].items()

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from receiver.web.server.connections import ConnectionLimits
 
 
-async def test_a_few_requests_may_come_ahead_of_the_answers(serve: Serve) -> None:
+async def test_a_few_requests_may_be_pipelined(serve: Serve) -> None:
     address = await serve(echo, limits=ConnectionLimits(pipelined=3))
     reader, writer = await asyncio.open_connection(address.host, address.port)
     bodies = [b"a" * 150_000, b"b", b"c" * 300_000, b"d"]
@@ -34,7 +34,7 @@ async def test_a_few_requests_may_come_ahead_of_the_answers(serve: Serve) -> Non
     writer.close()
 
 
-async def test_a_connection_ends_after_so_many_requests_that_came_ahead(serve: Serve, send_bytes: SendBytes) -> None:
+async def test_a_connection_ends_after_too_many_pipelined_requests(serve: Serve, send_bytes: SendBytes) -> None:
     heard = []
 
     async def count(scope: Scope, receive: Receive, send: Send) -> None:
@@ -51,7 +51,7 @@ async def test_a_connection_ends_after_so_many_requests_that_came_ahead(serve: S
     assert len(heard) == 8
 
 
-async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
+async def test_a_bad_pipelined_request_is_refused_after_the_previous_answer(
     serve: Serve, send_bytes: SendBytes
 ) -> None:
     async def wait(scope: Scope, receive: Receive, send: Send) -> None:
@@ -68,7 +68,7 @@ async def test_what_is_wrong_with_the_next_request_is_said_after_the_answer(
     assert answer.index(b"heard ") < answer.index(b"HTTP/1.1 400 ")
 
 
-async def test_who_waits_for_an_answer_is_not_blamed_for_what_is_not_read_meanwhile(serve: Serve) -> None:
+async def test_a_client_that_waits_for_an_answer_meets_no_body_deadline(serve: Serve) -> None:
     async def ponder(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["method"] == "GET":
             await outlast_the_limits(address)
@@ -87,7 +87,7 @@ async def test_who_waits_for_an_answer_is_not_blamed_for_what_is_not_read_meanwh
     writer.close()
 
 
-async def test_who_sends_ahead_without_an_end_is_not_read(serve: Serve) -> None:
+async def test_endless_pipelined_requests_are_not_read(serve: Serve) -> None:
     done, ended = asyncio.Event(), asyncio.Event()
 
     async def look_out(scope: Scope, receive: Receive, send: Send) -> None:
@@ -112,7 +112,7 @@ async def test_who_sends_ahead_without_an_end_is_not_read(serve: Serve) -> None:
     writer.transport.abort()
 
 
-async def test_who_goes_away_is_missed_also_where_another_request_waits(serve: Serve) -> None:
+async def test_a_disconnect_is_noticed_while_another_request_waits(serve: Serve) -> None:
     begun, ended = asyncio.Event(), asyncio.Event()
 
     async def pour(scope: Scope, receive: Receive, send: Send) -> None:
@@ -147,7 +147,7 @@ async def test_a_request_before_garbage_is_answered(serve: Serve, send_bytes: Se
     assert b"heard " in answer
 
 
-async def test_who_offers_another_protocol_is_answered_and_let_go(serve: Serve, send_bytes: SendBytes) -> None:
+async def test_an_upgrade_offer_is_answered_and_the_connection_closes(serve: Serve, send_bytes: SendBytes) -> None:
     address = await serve(echo, limits=ConnectionLimits(idle=timedelta(seconds=0.3)))
     offer = GET + b"connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n\r\n"
 

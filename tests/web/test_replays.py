@@ -38,7 +38,7 @@ async def recorded_actions(web: WebApp) -> list[tuple[str, str, str, str]]:
     return [(each.actor, each.verb, each.subject, each.reason) for each in reversed(actions)]
 
 
-async def test_a_route_is_held_and_released_and_who_did_it_is_kept(web: WebApp) -> None:
+async def test_a_hold_and_a_release_record_the_actor(web: WebApp) -> None:
     held = await post(web, "/api/routes/publish/hold", {"why": "they are moving"})
     (listed,) = (await web.client.get("/api/routes")).json()["items"]
     released = await post(web, "/api/routes/publish/release")
@@ -56,14 +56,14 @@ async def test_a_route_is_held_and_released_and_who_did_it_is_kept(web: WebApp) 
     ]
 
 
-async def test_whoever_does_not_say_who_they_are_is_the_api(web: WebApp) -> None:
+async def test_the_default_actor_is_the_api(web: WebApp) -> None:
     await web.client.post("/api/routes/publish/hold")
     await web.client.post("/api/routes/publish/hold", headers={"kling-receiver-actor": "x" * 100})
 
     assert [actor for actor, *_ in await recorded_actions(web)] == ["api", "x" * 64]
 
 
-async def test_lanes_beside_the_configuration_are_shown_while_events_wait_and_can_be_released(web: WebApp) -> None:
+async def test_unconfigured_lanes_are_shown_while_events_wait_and_releasable(web: WebApp) -> None:
     await web.store.tasks.add(a_task(), b"", events=[an_event()])
     lanes = ("reply:client.example", "renamed")
     await web.store.tasks.add_events([], [a_delivery(f"dlv_{lane}", route=lane) for lane in lanes])
@@ -77,7 +77,7 @@ async def test_lanes_beside_the_configuration_are_shown_while_events_wait_and_ca
     assert held["held_by"] == "operator"
 
 
-async def test_a_route_nobody_knows_cannot_be_held(web: WebApp) -> None:
+async def test_an_unknown_route_cannot_be_held(web: WebApp) -> None:
     problem = await post(web, "/api/routes/nobody/hold", status=404)
 
     assert problem["code"] == "not_found"
@@ -85,7 +85,7 @@ async def test_a_route_nobody_knows_cannot_be_held(web: WebApp) -> None:
     assert await recorded_actions(web) == []
 
 
-async def test_a_dead_delivery_is_tried_anew_as_often_as_is_asked(web: WebApp) -> None:
+async def test_each_retry_of_a_dead_delivery_makes_a_new_delivery(web: WebApp) -> None:
     [old] = await add_dead_deliveries(web, 1)
 
     first = await post(web, f"/api/deliveries/{old}/retry", {"why": "it is mended"}, status=202)
@@ -101,7 +101,7 @@ async def test_a_dead_delivery_is_tried_anew_as_often_as_is_asked(web: WebApp) -
     ]
 
 
-async def test_a_waiting_delivery_is_due_at_once_and_stays_itself(web: WebApp) -> None:
+async def test_a_retry_makes_a_waiting_delivery_due_at_once(web: WebApp) -> None:
     await web.store.tasks.add(a_task(), b"", events=[an_event()])
     await web.store.tasks.add_events([], [a_delivery(due_at=at(900), attempts=3)])
 
@@ -110,7 +110,7 @@ async def test_a_waiting_delivery_is_due_at_once_and_stays_itself(web: WebApp) -
     assert (again["id"], again["due_at"], again["attempts"]) == ("dlv_1", "2026-11-22T10:00:00.000Z", 3)
 
 
-async def test_what_cannot_be_retried_is_told(web: WebApp) -> None:
+async def test_a_refused_retry_is_explained(web: WebApp) -> None:
     [gone] = await add_dead_deliveries(web, 1, route="renamed")
     await web.store.tasks.add_events([], [a_delivery(event_id=(await web.store.catalog.events()).items[0].id)])
     await web.store.deliveries.claim("publish", now=at(0), until=at(60), limit=1, claim="mine")
@@ -126,7 +126,7 @@ async def test_what_cannot_be_retried_is_told(web: WebApp) -> None:
     assert await recorded_actions(web) == []
 
 
-async def test_a_dry_run_says_what_would_go_out_and_does_nothing(web: WebApp) -> None:
+async def test_a_dry_run_shows_the_deliveries_and_makes_none(web: WebApp) -> None:
     ids = await add_dead_deliveries(web, 12)
 
     outline = await post(web, "/api/replays", {"route": "publish", "status": ["dead"], "dry_run": True})
@@ -201,7 +201,7 @@ async def test_a_replay_is_stored_shown_listed_and_cancelled(web: WebApp) -> Non
         ({"colour": "red"}, ["'colour'", "deliveries"]),
     ],
 )
-async def test_what_cannot_be_replayed_is_told(web: WebApp, wish: object, words: list[str]) -> None:
+async def test_a_refused_replay_is_explained(web: WebApp, wish: object, words: list[str]) -> None:
     problem = await post(web, "/api/replays", wish or {"why": "x"}, status=400)
 
     assert problem["code"] == "invalid_request"
@@ -224,12 +224,12 @@ async def test_an_unknown_route_has_an_error_code_of_its_own(web: WebApp, reques
         assert word in problem["detail"]
 
 
-async def test_a_replay_nobody_asked_for_is_not_found(web: WebApp) -> None:
+async def test_an_unknown_replay_is_not_found(web: WebApp) -> None:
     for method, path in (("GET", "/api/replays/rpl_1"), ("POST", "/api/replays/rpl_1/cancel")):
         assert (await web.client.request(method, path)).status_code == 404
 
 
-async def test_a_release_of_what_is_not_held_is_no_action(web: WebApp) -> None:
+async def test_releasing_a_route_that_is_not_held_records_no_action(web: WebApp) -> None:
     await post(web, "/api/routes/publish/release")
 
     assert await web.store.catalog.actions() == list[AuditEntry]()

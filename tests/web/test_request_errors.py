@@ -52,7 +52,7 @@ async def test_a_wrong_parameter_is_named(web: WebApp, query: str, message: str)
         ),
     ],
 )
-async def test_other_operations_name_theirs(web: WebApp, query: str, message: str) -> None:
+async def test_other_operations_name_their_wrong_parameters(web: WebApp, query: str, message: str) -> None:
     assert await detail(web, "GET", f"/api/{query}") == message
 
 

@@ -116,7 +116,7 @@ async def test_a_response_matches_its_schema(web: WebApp, call: Call) -> None:
     assert answer.json().get("items") != []
 
 
-async def test_a_service_that_is_not_ready_says_so_as_described(web: WebApp) -> None:
+async def test_an_unready_service_matches_its_schema(web: WebApp) -> None:
     web.checks[:] = [Check(name="store", ok=False, reason="The disk is full.")]
 
     answer = await web.client.get("/readyz")
@@ -125,7 +125,7 @@ async def test_a_service_that_is_not_ready_says_so_as_described(web: WebApp) -> 
     assert SCHEMAS.errors(answer.json(), schema_of("GET", "/readyz", "503")) == []
 
 
-async def test_the_stream_sends_events_as_described(web: WebApp) -> None:
+async def test_the_streams_events_match_their_schema(web: WebApp) -> None:
     await fill(web)
     event_schema = DOCUMENT["components"]["schemas"]["Event"]
     start = "evt_" + "0" * 25

@@ -61,7 +61,7 @@ async def next_ids(reader: asyncio.StreamReader, count: int) -> list[str]:
     return ids
 
 
-async def test_what_happens_is_told_at_once(web: WebApp) -> None:
+async def test_an_event_is_streamed_at_once(web: WebApp) -> None:
     await add_events(web, 3)
     async with listening(web) as reader:
         happened = await add_events(web, 2)
@@ -77,7 +77,7 @@ async def test_the_very_first_event_is_not_missed(web: WebApp) -> None:
 
 
 @pytest.mark.parametrize("way", ["after", "last-event-id"])
-async def test_a_listener_takes_up_where_it_broke_off(web: WebApp, way: str) -> None:
+async def test_a_client_resumes_where_it_stopped(web: WebApp, way: str) -> None:
     happened = await add_events(web, 700)
     seen = happened[99]
     query, headers = (f"?after={seen}", {}) if way == "after" else ("", {"last-event-id": seen})
@@ -87,7 +87,7 @@ async def test_a_listener_takes_up_where_it_broke_off(web: WebApp, way: str) -> 
         assert await next_ids(reader, len(later := await add_events(web, 3))) == later
 
 
-async def test_who_turns_up_late_is_told_once(web: WebApp) -> None:
+async def test_an_event_with_an_older_id_is_sent_once(web: WebApp) -> None:
     overtaken = web.ids.new("evt")
     async with listening(web) as reader:
         first = await add_events(web, 70)
@@ -117,7 +117,7 @@ async def test_an_event_committed_after_newer_ones_is_sent_once(web: WebApp) -> 
             assert await next_ids(reader, len(expected)) == expected
 
 
-async def test_only_what_is_wished_for_is_told(web: WebApp) -> None:
+async def test_only_the_requested_event_types_are_sent(web: WebApp) -> None:
     async with listening(web, "?type=alert.loud,task.failed") as reader:
         await add_events(web, type_="alert.quiet")
         loud = await add_events(web, type_="alert.loud")
@@ -139,7 +139,7 @@ async def test_klings_line_breaks_stay_inside_the_event(web: WebApp) -> None:
     }
 
 
-async def test_silence_has_a_heartbeat(web: WebApp) -> None:
+async def test_an_idle_stream_sends_heartbeats(web: WebApp) -> None:
     async with listening(web) as reader:
         heard = asyncio.ensure_future(reader.readuntil(b": still here\n\n"))
         await wait_until(_advance_until_done(web, heard))
@@ -153,21 +153,21 @@ def _advance_until_done(web: WebApp, heard: "asyncio.Future[bytes]") -> Callable
     return fact
 
 
-async def test_who_leaves_is_forgotten(web: WebApp) -> None:
+async def test_a_disconnected_client_is_unsubscribed(web: WebApp) -> None:
     async with listening(web):
         assert len(web.notifiers.events._subscribers) == 1
 
     await wait_until(lambda: not web.notifiers.events._subscribers)
 
 
-async def test_who_does_not_read_holds_up_nobody(web: WebApp) -> None:
+async def test_a_client_that_does_not_read_delays_no_other(web: WebApp) -> None:
     async with listening(web), listening(web) as reader:
         for _ in range(20):
             happened = await add_events(web, 200, body=b'{"padding": "' + b"x" * 2000 + b'"}')
             assert await next_ids(reader, 200) == happened
 
 
-async def test_streams_end_when_we_stop(web: WebApp, stop: asyncio.Event) -> None:
+async def test_streams_end_at_a_stop(web: WebApp, stop: asyncio.Event) -> None:
     """The listeners of the fixture have a grace of one second; a stream ends at once, so as to hold up nothing."""
     async with listening(web) as reader:
         stop.set()
@@ -178,7 +178,7 @@ async def test_streams_end_when_we_stop(web: WebApp, stop: asyncio.Event) -> Non
     assert rest.endswith(b"0\r\n\r\n")
 
 
-async def test_whether_there_is_a_stream_can_be_asked_without_listening(web: WebApp) -> None:
+async def test_a_head_request_shows_that_the_stream_exists(web: WebApp) -> None:
     answer = await web.client.head("/api/stream")
 
     assert answer.status_code == 200
