@@ -14,12 +14,12 @@ from typing import TypeAlias
 from chaos.strace import Syscall, parse_string
 
 TRACED_CALLS = "pwrite64,write,fsync,fdatasync,ftruncate,rename,unlink,mkdir,openat,close"
-"""What must be recorded, with whole data, for a disk to be made of it."""
+"""Calls that are recorded with their whole data, to rebuild the disk from them."""
 
 UNSUPPORTED_CALLS = (
     "pwritev,pwritev2,writev,fallocate,copy_file_range,sendfile,truncate,renameat,renameat2,unlinkat,linkat"
 )
-"""What would change files in ways that this disk does not know."""
+"""Calls that change files and that this model does not support."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What the process printed, and therefore must keep."""
+    """Text that the process printed: it acknowledges data that the disk must keep."""
 
     text: bytes
 

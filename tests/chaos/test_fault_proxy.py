@@ -36,7 +36,7 @@ CERTIFICATE = Path(__file__).parents[1] / "data" / "host.example.pem"
 RESPONSE_TEXT = b"thank you, it is written down and will be seen to"
 SHARE_OF_FAULTS = 0.4
 TIMED_OUT = r"within 1 s"
-"""What may be said of anything where the machine is busy."""
+"""A reason that any attempt may have on a busy machine."""
 
 ATTEMPTS_QUERY = """
     SELECT deliveries.id, route, number, outcome, attempts.reason FROM attempts

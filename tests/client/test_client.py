@@ -340,7 +340,7 @@ async def test_a_batch_is_filled_closed_and_waited_for(web: WebApp) -> None:
 
 
 async def finish_task(web: WebApp, task_id: str) -> None:
-    """Let a task succeed, and its batch be told of, as the service's workers do."""
+    """Let a task succeed and its batch finish, as the service's workers do."""
 
     def judge(task: Task, _: object) -> Change:
         over = replace(task, state=TaskState.SUCCEED)

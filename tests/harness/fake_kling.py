@@ -1,4 +1,4 @@
-"""A fake Kling for tests of submission and tracking: creates tasks, reports them, and fails as a test says."""
+"""A fake Kling for tests of submission and tracking: creates tasks, reports them, and fails as a test sets."""
 
 import asyncio
 import json

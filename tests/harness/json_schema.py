@@ -27,7 +27,7 @@ class DocumentSchemas:
         self._named = document["components"]["schemas"]
 
     def errors(self, value: Any, schema: Any, path: str = "$") -> list[str]:
-        """Return where a value is not as the schema says."""
+        """Return where a value differs from the schema."""
         return list(self._errors(value, schema, path))
 
     def _errors(self, value: Any, schema: Any, path: str) -> Iterator[str]:

@@ -61,7 +61,7 @@ def expect_refused(outcome: Outcome) -> Refused:
 
 
 def is_gone(pid_file: Path) -> Callable[[], bool]:
-    """Whether the process that wrote its id there has ended (one that nobody has buried yet counts as ended)."""
+    """Return whether the process that wrote its id there has ended; a zombie counts as ended."""
 
     def check() -> bool:
         try:

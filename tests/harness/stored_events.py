@@ -17,7 +17,7 @@ def _schemas() -> DocumentSchemas:
 
 
 def event_errors(event: Any) -> list[str]:
-    """Return where an event is not as its schema says."""
+    """Return where an event differs from its schema."""
     return _schemas().errors(event, {"$ref": "#/components/schemas/Event"}, event["type"])
 
 

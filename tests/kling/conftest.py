@@ -24,7 +24,7 @@ async def callback_receiver() -> AsyncIterator[CallbackReceiver]:
 
 @pytest.fixture
 async def start() -> AsyncIterator[Start]:
-    """Start simulators whose tasks end at once, unless the options say otherwise."""
+    """Start simulators whose tasks end at once, unless the options set a duration."""
     async with AsyncExitStack() as stack:
 
         async def start(**given: object) -> SimulatorClient:

@@ -1,4 +1,4 @@
-"""The client reads bodies that a gateway compressed, and passes none on in which a server quotes our key."""
+"""The client decodes compressed bodies, and hides our key in bodies that quote it."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""The simulator shows each fault it promises."""
+"""The simulator can produce each documented fault."""
 
 import asyncio
 import base64

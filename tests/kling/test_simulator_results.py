@@ -12,7 +12,7 @@ from harness.simulator_caller import IMAGES, Start
 
 
 def chunks(png: bytes) -> dict[bytes, bytes]:
-    """Take a PNG apart, checking each chunk's sum."""
+    """Parse a PNG, and check the checksum of each chunk."""
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
     found, place = {}, 8
     while place < len(png):

@@ -1,4 +1,4 @@
-"""The admin token that the service makes for itself: kept whole, for its owner alone, and never empty."""
+"""The admin token that the service creates: stored atomically, readable only by its owner, never empty."""
 
 import stat
 from pathlib import Path
@@ -78,7 +78,7 @@ def test_an_error_names_what_prevents_storing_the_token(settings: Settings) -> N
 
 
 def put(path: Path, content: bytes | None) -> None:
-    """Put a file there, or a folder where there is no content."""
+    """Create a file, or a folder if there is no content."""
     if content is None:
         path.mkdir()
     else:

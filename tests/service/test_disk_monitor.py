@@ -1,4 +1,4 @@
-"""What is told of the room on the store's disk: that it is short, once, and that there is enough again, once."""
+"""A shortage of disk space raises one alert, and its end raises one."""
 
 from collections.abc import AsyncIterator
 from contextlib import aclosing, asynccontextmanager

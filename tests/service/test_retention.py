@@ -1,4 +1,4 @@
-"""What retention deletes with age, and what it keeps because it is still needed."""
+"""Retention deletes old data, and keeps what is still needed."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path

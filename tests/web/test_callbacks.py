@@ -1,4 +1,4 @@
-"""The public face, over real sockets."""
+"""The public app over real sockets."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Who calls is told by trusted proxies alone, and a caller's mistakes are counted in bounded memory."""
+"""Only trusted proxies set the client's address, and failures are counted per client in bounded memory."""
 
 from ipaddress import ip_network
 from typing import Any

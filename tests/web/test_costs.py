@@ -1,4 +1,4 @@
-"""What tasks have cost, over HTTP, over a real store."""
+"""The costs of tasks over HTTP, from a real store."""
 
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ from receiver.web.resources.costs import MAX_TOTALS
 
 
 async def add_finished_task(web: WebApp, number: int, *, ended: float = 0, raw: str = "{}", **charges: str) -> None:
-    """Keep a task that has cost something."""
+    """Store a finished task with a cost."""
     name = f"tsk_{number}"
     task = a_task(
         id=name,

@@ -1,4 +1,4 @@
-"""A task's whole story over HTTP, from a real store."""
+"""A task's complete history over HTTP, from a real store."""
 
 from datetime import timedelta
 from typing import Any
@@ -18,7 +18,7 @@ WANTED = RouteDecision(route="publish", wanted=True, reason="all conditions hold
 
 
 async def a_task_history(web: WebApp) -> None:
-    """Keep a task that succeeded, with one delivery that failed once and waits."""
+    """Store a succeeded task, with one delivery that failed once and waits."""
     task = a_task(state=TaskState.SUCCEED, due_at=None, expires_at=at(60))
     intent = b'{"prompt":"a cat","image":"' + b"A" * 5000 + b'","callback_url":"https://u:p@client.example/h?key=s"}'
     await web.store.tasks.add(task, intent)

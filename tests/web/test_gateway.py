@@ -1,4 +1,4 @@
-"""Kling's own API through us: a client notices no difference, and understands what goes wrong."""
+"""The gateway serves Kling's own API: answers are unchanged, and errors have Kling's shape."""
 
 import json
 
@@ -211,7 +211,7 @@ async def test_a_truncated_answer_is_reported_as_an_unknown_outcome(web: WebApp,
 
 
 class FailingSubmitter:
-    """What is before Kling when nothing is there."""
+    """A submitter and a Kling client that always fail."""
 
     def __init__(self, error: ReceiverError) -> None:
         self._error = error

@@ -1,4 +1,4 @@
-"""A gateway client's own retries, over real sockets: it pays once."""
+"""A gateway client's retries over real sockets create one task."""
 
 import asyncio
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""What passes through the gateway does so as it comes: large bodies cost neither memory nor time, in either way."""
+"""The gateway streams large bodies in both directions, in bounded memory."""
 
 import asyncio
 import hashlib
@@ -39,7 +39,7 @@ Upstream = Callable[[Request], Awaitable[Response]]
 
 @asynccontextmanager
 async def a_gateway(serve: Serve, upstream: Upstream) -> AsyncIterator[httpx.AsyncClient]:
-    """A gateway before *upstream*; whoever makes a task through it finds nobody."""
+    """A gateway before *upstream*, which cannot create tasks."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await (await upstream(Request(scope, receive)))(scope, receive, send)

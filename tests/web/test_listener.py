@@ -31,7 +31,7 @@ Call = Callable[..., Awaitable[asyncio.StreamReader]]
 
 @contextlib.asynccontextmanager
 async def a_connection(address: Address) -> AsyncIterator[Call]:
-    """Give a way to open connections, from any address of loopback, that last as long as the test does."""
+    """Open connections from any loopback address; they last until the test ends."""
     writers = []
 
     async def call(source: str, sent: bytes = GET + b"\r\n") -> asyncio.StreamReader:
@@ -49,7 +49,7 @@ async def a_connection(address: Address) -> AsyncIterator[Call]:
 
 
 async def status(reader: asyncio.StreamReader) -> int:
-    """Read the status of an answer; 0 when there is none."""
+    """Return the status of an answer, or 0 without one."""
     try:
         return int(((await reader.readline()).split() or [b"", b"0"])[1])
     except ConnectionResetError:

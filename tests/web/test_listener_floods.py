@@ -1,4 +1,4 @@
-"""Floods of connections and of bodies that are not wanted cost little time and no memory."""
+"""Floods of connections and of unwanted bodies cost little time and no memory."""
 
 import asyncio
 import tracemalloc

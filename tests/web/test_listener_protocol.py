@@ -1,4 +1,4 @@
-"""What the parser leaves open: offers of another protocol, half-closed clients, targets and versions."""
+"""Upgrade offers, half-closed connections, request targets and HTTP versions."""
 
 import asyncio
 import shutil

@@ -1,4 +1,4 @@
-"""A callback's token is in no line of the log, whatever becomes of the request, even before secrets are cut out."""
+"""No log line contains a callback's token, for any outcome, even before secrets are redacted."""
 
 import asyncio
 import contextlib
@@ -26,7 +26,7 @@ ALLOWED_HOSTS = AllowedHosts(Address("127.0.0.1", 8700), {"hooks.example.com"})
 
 
 class FakeInbox:
-    """Does with every callback what it is told."""
+    """Handles every callback as set."""
 
     def __init__(self, outcome: Callable[[], Awaitable[bool]] | Exception | bool = False) -> None:
         self.outcome = outcome
@@ -47,7 +47,7 @@ class FakeInbox:
 
 
 class CapturedLogs:
-    """All that is logged while a test runs: our own lines as they are handed in, and what libraries say."""
+    """All log lines of a test: the service's own before rendering, and those of libraries."""
 
     def __init__(self, lines: list[structlog.typing.EventDict], caplog: pytest.LogCaptureFixture) -> None:
         self.lines = lines
@@ -63,7 +63,7 @@ class CapturedLogs:
 
 @contextlib.contextmanager
 def capturing_logs(caplog: pytest.LogCaptureFixture) -> Iterator[CapturedLogs]:
-    """Hear everything, at the level where most is said."""
+    """Capture all log lines, from the debug level on."""
     asyncio.get_running_loop().set_debug(True)
     with caplog.at_level(logging.DEBUG), structlog.testing.capture_logs() as lines:
         yield CapturedLogs(lines, caplog)

@@ -1,4 +1,4 @@
-"""``/openapi.json`` describes every operation, and every schema says something."""
+"""``/openapi.json`` describes every operation, and every schema restricts its values."""
 
 import json
 import re

@@ -19,7 +19,7 @@ async def post(web: WebApp, path: str, body: object = None, *, status: int = 200
 
 
 async def add_dead_deliveries(web: WebApp, count: int = 3, *, route: str = "publish") -> list[str]:
-    """Keep so many deliveries that died, and give their ids."""
+    """Store dead deliveries, and return their ids."""
     ids = [web.ids.new("dlv") for _ in range(count)]
     events = [an_event(web.ids.new("evt"), type="task.processing") for _ in ids]
     await web.store.tasks.add(a_task(), b"", events=events)

@@ -1,4 +1,4 @@
-"""Events as they happen: nothing missed, nothing twice, no end but the listener's or ours."""
+"""The event stream: no event is missed or sent twice, and only the client or a stop ends it."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from receiver.web.resources.stream import HEARTBEAT
 async def add_events(
     web: WebApp, count: int = 1, *, type_: str = "alert.test", body: bytes = b"", at: str = ""
 ) -> list[str]:
-    """Commit events, as anybody does: first the store, then the bell."""
+    """Commit events as the services do: first store them, then notify."""
     events = [
         Event(
             id=at or web.ids.new("evt"),
@@ -36,7 +36,7 @@ async def add_events(
 
 @asynccontextmanager
 async def listening(web: WebApp, query: str = "", **headers: str) -> AsyncIterator[asyncio.StreamReader]:
-    """Listen to the stream, past the head of the answer and its greeting."""
+    """Open the stream, and read past its head and greeting."""
     reader, writer = await asyncio.open_connection(web.admin.host, web.admin.port)
     lines = [f"GET /api/stream{query} HTTP/1.1", "host: localhost", f"authorization: Bearer {TOKEN}"]
     lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -168,7 +168,7 @@ async def test_a_client_that_does_not_read_delays_no_other(web: WebApp) -> None:
 
 
 async def test_streams_end_at_a_stop(web: WebApp, stop: asyncio.Event) -> None:
-    """The listeners of the fixture have a grace of one second; a stream ends at once, so as to hold up nothing."""
+    """The listeners of the fixture have a grace of one second; a stream ends at once, so it delays nothing."""
     async with listening(web) as reader:
         stop.set()
 
