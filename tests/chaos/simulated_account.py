@@ -90,6 +90,7 @@ class InProcessHttpClient:
         content: bytes = b"",
         time_limit: timedelta,  # noqa: ARG002 -- the account always answers
         max_body: int,  # noqa: ARG002 -- answers are small
+        reuse: bool = True,  # noqa: ARG002 -- there are no connections
     ) -> HttpResponse:
         """Deliver a request, and return the answer."""
         parts = urlsplit(url)
