@@ -47,6 +47,6 @@ class PushLimiter:
         self._limiters[key].acquire(1, now)
 
     def count(self, token: bytes, kind: PushKind, *, now: datetime) -> None:
-        """Count a push whatever its effect, or raise as ``check``."""
+        """Count a push with any effect, or raise as ``check``."""
         self.check(token, kind, now=now)
         self.record(token, kind, now=now)
