@@ -34,7 +34,7 @@ async def test_a_check_lists_the_faults(path: Path, raw: sqlite3.Connection) -> 
 
     raw.execute("PRAGMA foreign_keys = OFF")
     raw.execute("INSERT INTO intents VALUES ('tsk_none', x'00')")
-    raw.execute("UPDATE migrations SET checksum = 'changed'")
+    raw.execute("UPDATE migrations SET checksum = 'changed' WHERE version = 1")
 
     faults = maintenance.check(path)
     assert len(faults) == 2
