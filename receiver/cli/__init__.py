@@ -8,6 +8,10 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from cyclopts import CycloptsError
 
 OK = 0
 FAILED = 1
@@ -58,7 +62,7 @@ def _run(argv: list[str]) -> int:
     try:
         result = app(_move_global_options(argv))
     except CycloptsError as error:
-        _print_error(f"{error}\nSee: {' '.join([_PROGRAM, *(error.command_chain or ())])} --help")
+        _print_error(f"{_argument_error_text(error)}\nSee: {' '.join([_PROGRAM, *(error.command_chain or ())])} --help")
         return USAGE
     except UnicodeEncodeError:
         if (argument := streams.not_utf8(argv)) is None:
@@ -71,6 +75,16 @@ def _run(argv: list[str]) -> int:
         # The parser raises SystemExit on Ctrl-C.
         return leaving.code if isinstance(leaving.code, int) else FAILED
     return result if isinstance(result, int) else OK
+
+
+def _argument_error_text(error: "CycloptsError") -> str:
+    from cyclopts import UnusedCliTokensError
+
+    if not isinstance(error, UnusedCliTokensError) or not error.unused_tokens:
+        return str(error)
+    unexpected = error.unused_tokens[0]
+    is_member = error.command_chain == ("submit",) and "=" in unexpected
+    return f"Unexpected argument {unexpected!r}." + (f" Write --set {unexpected!r}." if is_member else "")
 
 
 def _move_global_options(argv: list[str]) -> list[str]:

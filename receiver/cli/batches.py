@@ -36,13 +36,19 @@ def _counts_text(batch: Json) -> str:
     return ", ".join(f"{number} {state}" for state, number in (batch.get("counts") or {}).items())
 
 
+def _size_text(batch: Json) -> str:
+    unknown = "?" if batch["state"] == "open" else None  # a closed batch accepts no more tasks
+    size = batch["size"] or unknown
+    return f"{batch['tasks']} of {size}" if size else str(batch["tasks"])
+
+
 _UNSUCCESSFUL = "--state failed --state rejected --state expired"
 _TIME_FIELDS = ("created_at", "closed_at", "finished_at")
 
 _COLUMNS = (
     render.id_column("name", "name"),
     render.state_column("state"),
-    render.Column(title="tasks", value=lambda batch: f"{batch['tasks']} of {batch['size'] or '?'}"),
+    render.Column(title="tasks", value=_size_text),
     render.Column(title="states", value=_counts_text),
     render.time_column("created_at", "created"),
     render.time_column("finished_at", "finished"),

@@ -249,12 +249,12 @@ def _progress_display(label: str, total: int) -> Iterator[ShowProgress]:
 
         yield print_progress
         return
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bar
 
     label_column, note = TextColumn(label, markup=False), TextColumn("{task.description}", markup=False)
     columns = (label_column, BarColumn(), MofNCompleteColumn(), note)
-    with Bar(*columns, TimeRemainingColumn(), console=render.console(sys.stderr), transient=True) as bar:
+    with Bar(*columns, console=render.console(sys.stderr), transient=True) as bar:
         shown = bar.add_task("", total=total)
 
         def move(done: int, more: str) -> None:

@@ -55,7 +55,7 @@ def _task_details(explanation: Json) -> list[tuple[str, object]]:
     fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
     intent = explanation.get("intent")
     text = "(no longer kept)" if intent is None else _truncate(json.dumps(intent, ensure_ascii=False), _MAX_BODY)
-    return [*fields, ("intent", "" if task.get("origin") == "minted" else text)]
+    return [*fields, ("body", "" if task.get("origin") == "minted" else text)]
 
 
 def _timeline(explanation: Json) -> Iterator[TimelineEntry]:

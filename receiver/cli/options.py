@@ -20,7 +20,7 @@ _OPTION_OF_PARAMETER = {"events": "event", "deliveries": "delivery", "tags": "ta
 _API_PARAMETERS = (
     "after|batch|by|cursor|deliveries|endpoint|events?|from|idempotency_key|label|limit|pace|priority|route"
 )
-_QUOTED_PARAMETER = re.compile(rf"'({_API_PARAMETERS}|state|status|tags?|task|to|to_route|type|why)'")
+_QUOTED_PARAMETER = re.compile(rf"(?<!found )'({_API_PARAMETERS}|state|status|tags?|task|to|to_route|type|why)'")
 
 GLOBAL_OPTIONS = Group("Global options", sort_key=9)
 
@@ -82,7 +82,7 @@ TagFilter: TypeAlias = Annotated[
     list[str] | None, Parameter(help="Only tasks with this tag, key=value. May be repeated.")
 ]
 Tags: TypeAlias = Annotated[list[str] | None, Parameter(help="Tag for routes to match, key=value. May be repeated.")]
-TaskRef: TypeAlias = Annotated[str, Parameter(help="ID of the task: ours, Kling's, or the external one.")]
+TaskRef: TypeAlias = Annotated[str, Parameter(help="ID of the task: the receiver's, Kling's or the external one.")]
 Timeout: TypeAlias = Annotated[str | None, Parameter(help="Maximum time to wait: 90s, 10m, 2h.")]
 
 COMMON = CommonOptions()
@@ -107,7 +107,9 @@ def not_found_hint(command: str) -> Iterator[None]:
     try:
         yield
     except NotFound as exc:
-        raise NotFound(exc.message, remedy=exc.remedy or f"To list them: `kling-receiver {command}`.") from exc
+        if exc.remedy or f"`kling-receiver {command}`" in exc.message:  # the service's answer names it already
+            raise
+        raise NotFound(exc.message, remedy=f"To list them: `kling-receiver {command}`.") from exc
 
 
 def check_limit(option: str, number: int) -> int:

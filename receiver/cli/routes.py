@@ -37,7 +37,8 @@ def list_(*, output: OutputOptions = OUTPUT) -> int:
     """List routes, with their pending deliveries."""
     with SyncClient(config=output.config) as client:
         answer = client.get("/api/routes")
-    render.page(_COLUMNS, answer, as_json=output.json, empty="No routes. Add a [[routes]] table to config.toml.")
+    empty = "No routes. Add a [[routes]] table to config.toml, and restart the service."
+    render.page(_COLUMNS, answer, as_json=output.json, empty=empty)
     return OK
 
 

@@ -1,5 +1,6 @@
 """`kling-receiver simulate`: Kling's API on this machine, with faults on demand."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Annotated, TypeAlias
@@ -120,8 +121,9 @@ def simulate(
     except ValueError as exc:
         raise UsageError(f"{exc}.", remedy="See `kling-receiver simulate --help`.") from exc
     except OSError as exc:
+        reason = os.strerror(exc.errno) if exc.errno and exc.errno > 0 else exc.strerror or exc  # negative: resolver's
         raise SimulatorFailed(
-            f"The simulator cannot listen on {listen}: {exc.strerror or exc}.", remedy="Choose another with --listen."
+            f"The simulator cannot listen on {listen}: {reason}.", remedy="Choose another with --listen."
         ) from exc
     return OK
 

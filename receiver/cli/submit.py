@@ -16,6 +16,8 @@ from receiver.domain.model import Json, TaskState
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
 from receiver.settings import load
 
+_TYPO = 0.9  # similarity from which an unlisted path is probably a typo of a listed one
+
 Size: TypeAlias = Annotated[
     int | None, Parameter(help="With --batch: its number of tasks; without it, close it with `batches close`.")
 ]
@@ -154,6 +156,8 @@ def find_endpoint(path: str) -> Endpoint:
             f"{path!r} is not a Kling endpoint with callbacks.",
             remedy=f"Did you mean {close[0]}?" if close else "For example: images/multi-image2image.",
         )
+    if not endpoint.is_listed and (close := get_close_matches(endpoint.path, CATALOGUE, n=1, cutoff=_TYPO)):
+        render.notice(f"{endpoint.path} is not a listed endpoint; it is sent unchanged. Did you mean {close[0]}?")
     return endpoint
 
 
@@ -162,5 +166,5 @@ def _print_task(task: Task, *, as_json: bool) -> None:
         render.print_json(task.raw)
         return
     render.print_line(task.id)
-    if render.is_terminal():
+    if render.is_terminal() and not task.is_finished:
         render.notice(f"State: {task.state}. Wait for the result: kling-receiver tasks wait {task.id}")

@@ -17,7 +17,9 @@ from receiver.kling.images import base64_image, fill_images
 from receiver.kling.protocol import parse_object
 from receiver.kling.text_members import is_text
 from receiver.settings import Dialect
+from receiver.settings.paths import probe
 
+_BODY_FORMS = "Write {...}, @FILE or -."
 _URLS = ("http://", "https://")
 
 
@@ -72,12 +74,21 @@ def _read_body(argument: str | None) -> Json:
             content = Path(argument[1:]).read_bytes()
         else:
             content = argument.encode()
+        if not content.strip():
+            raise UsageError("--body is empty.", remedy=_BODY_FORMS)
         return parse_object(content)
     except OSError as exc:
         raise UsageError(f"Cannot read --body {argument}: {exc.strerror}.", remedy="Check the path.") from exc
     except MalformedBody as exc:
-        hint = "Write {...}, @FILE or -."
-        raise UsageError(f"--body is not a JSON object: {exc.message}", remedy=hint) from exc
+        raise UsageError(f"--body is not a JSON object: {exc.message}", remedy=_body_remedy(argument)) from exc
+
+
+def _body_remedy(argument: str) -> str:
+    if argument.startswith("@"):
+        return "For many jobs, write one JSON object on each line of a file that ends in .jsonl."
+    if probe(Path(argument)).is_file:
+        return f"To read the file: --body @{argument}"
+    return _BODY_FORMS
 
 
 def _set_members(endpoint: Endpoint, body: Json, settings: list[str], json_settings: list[str]) -> Json:

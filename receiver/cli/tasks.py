@@ -30,7 +30,7 @@ tasks = App(name="tasks", help="List, show, wait for, watch and cancel tasks, an
 _TEXT_FIELDS = (
     "id", "state", "message", "verified", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin",
 )  # fmt: skip
-_TIME_FIELDS = ("created_at", "updated_at", "expires_at")
+_TIME_FIELDS = {"created_at": "created at", "updated_at": "updated at", "expires_at": "callback URL expires at"}
 
 
 @tasks.command(name="list")
@@ -118,7 +118,7 @@ def watch(
 
 @tasks.command
 def cancel(
-    task: Annotated[list[str] | None, Parameter(help="IDs of the tasks: ours, Kling's, or external ones.")] = None,
+    task: Annotated[list[str] | None, Parameter(help="IDs of the tasks: the receiver's, Kling's or external.")] = None,
     /,
     *,
     endpoint: Annotated[str | None, Parameter(help="All queued tasks of this endpoint.")] = None,
@@ -161,7 +161,7 @@ def _details(found: Task) -> list[tuple[str, object]]:
     charges = (task.get("cost") or {}).get("charges") or {}
     fields: list[tuple[str, object]] = [(name.replace("_", " "), task.get(name)) for name in _TEXT_FIELDS]
     fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
-    fields += [(name.replace("_", " "), render.local_time(task.get(name))) for name in _TIME_FIELDS]
+    fields += [(title, render.local_time(task.get(name))) for name, title in _TIME_FIELDS.items()]
     fields += [("cost", f"{amount} {unit}") for unit, amount in charges.items()]
     fields += [("result", location) for location in found.result_locations]
     return fields

@@ -218,7 +218,13 @@ def to_error(status: int, content: bytes) -> ReceiverError:
         problem = parse_object(content)
     except ReceiverError:
         problem = {}
-    message = str(problem.get("detail") or problem.get("title") or f"The service answered {status}.")
+    message = str(problem.get("detail") or problem.get("title") or "")
     if known := _ERROR_BY_CODE.get(str(problem.get("code"))):
         return known(message)
+    if not message:
+        return RequestFailed(
+            f"The answer with status {status} is not from Kling Receiver.",
+            remedy="Check [admin] listen, or the URL: another program may use this address.",
+            status=status,
+        )
     return RequestFailed(message, status=status)

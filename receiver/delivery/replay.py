@@ -166,7 +166,7 @@ class ReplayService:
         """Return a replay. Raises NotFound."""
         replay = await self._store.find(replay_id)
         if replay is None:
-            raise NotFound("Replay not found.")
+            raise NotFound(f"There is no replay {replay_id[:64]!r}.")
         return replay
 
     async def list(self, *, limit: int, cursor: str | None) -> Page[Replay]:
@@ -269,7 +269,7 @@ class ReplayService:
     async def _delivery(self, delivery_id: str) -> DeliveryView:
         view = await self._catalog.delivery(delivery_id)
         if view is None:
-            raise NotFound("Delivery not found.")
+            raise NotFound(f"There is no delivery {delivery_id[:64]!r}.")
         return view
 
     def _is_known_route(self, route: str) -> bool:

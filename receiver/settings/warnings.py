@@ -21,6 +21,7 @@ from receiver.settings.toml_document import Location
 SettingWarning: TypeAlias = tuple[Location, str]
 
 _UNSAFE_CHARACTER = re.compile(r"[^A-Za-z0-9_./:-]")
+_PLACEHOLDER = re.compile(r"\.{2,}|…|x{3,}|<.*>|(your|my)[-_ ]?(kling[-_ ]?)?(api[-_ ]?)?key|changeme", re.IGNORECASE)
 _MIN_TOKEN = 16
 _MIN_STANDARD_KEY = 24
 
@@ -29,11 +30,10 @@ def find_warnings(
     settings: Settings, values: Mapping[str, Any], environ: Mapping[str, str]
 ) -> Iterator[SettingWarning]:
     """Yield warnings about a valid configuration; *values* are its raw input."""
-    yield from _missing_key_warning(settings.kling, values.get("kling", {}).get("api_key"), environ)
+    yield from _key_warnings(settings.kling, values.get("kling", {}).get("api_key"), environ)
     if _is_unencrypted(settings.kling.base_url):
         yield ("kling", "base_url"), "is plain http to another machine, so the key is sent unencrypted; use https"
-    if _is_unencrypted(settings.public.url):
-        yield ("public", "url"), "is plain http, so callbacks are sent unencrypted; use https with a proxy or tunnel"
+    yield from _public_url_warnings(settings.public.url)
     if not is_loopback(settings.admin.listen.host):
         yield (
             ("admin", "listen"),
@@ -56,7 +56,9 @@ def find_warnings(
         yield from _route_warnings(route, ("routes", number), environ)
 
 
-def _missing_key_warning(kling: KlingSettings, raw: object, environ: Mapping[str, str]) -> Iterator[SettingWarning]:
+def _key_warnings(kling: KlingSettings, raw: object, environ: Mapping[str, str]) -> Iterator[SettingWarning]:
+    if kling.api_key:
+        yield from _unusable_key_warning(kling.api_key)
     if kling.api_key or kling.access_key:
         return
     variable = unset_variable(raw, environ)
@@ -65,6 +67,25 @@ def _missing_key_warning(kling: KlingSettings, raw: object, environ: Mapping[str
         ("kling", "api_key"),
         f"{why}, so tasks cannot be submitted, confirmed or polled; callbacks are still accepted",
     )
+
+
+def _unusable_key_warning(key: Secret) -> Iterator[SettingWarning]:
+    """Warn of a key that Kling would only refuse with the first job."""
+    text, at = key.reveal(), ("kling", "api_key")
+    if _PLACEHOLDER.fullmatch(text):
+        yield at, "is a placeholder, not a key; write the key from Kling's console"
+    elif text.lower().startswith("bearer "):
+        yield at, 'begins with "Bearer", which the receiver adds itself; write the key alone'
+
+
+def _public_url_warnings(url: str) -> Iterator[SettingWarning]:
+    if _is_unencrypted(url):
+        yield ("public", "url"), "is plain http, so callbacks are sent unencrypted; use https with a proxy or tunnel"
+    if urlsplit(url).path.rstrip("/").endswith("/callbacks"):
+        yield (
+            ("public", "url"),
+            "ends in /callbacks, but the receiver adds /callbacks/{token} itself; write the part before /callbacks",
+        )
 
 
 def _is_unencrypted(url: str) -> bool:

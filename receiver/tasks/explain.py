@@ -96,7 +96,7 @@ class Explainer:
         task = await self._catalog.task(ref)
         if task is None:
             raise NotFound(
-                f"No task has the id {ref[:64]!r}.", remedy="Use the receiver's id, Kling's id or the external id."
+                f"There is no task {ref[:64]!r}.", remedy="Use the receiver's id, Kling's id or the external id."
             )
         pushes = [ReceivedPush(push=push, report=_parse_report(push)) for push in await self._catalog.pushes(task.id)]
         events = list(reversed((await self._catalog.events(task_id=task.id, limit=_MAX_ITEMS)).items))
@@ -176,7 +176,10 @@ def next_step(
     sentences = list(dict.fromkeys(steps))[:_MAX_SENTENCES]  # deliveries of one held route share a sentence
     if left := sum(step not in sentences for step in steps):
         sentences.append(f"{left} more deliveries are not delivered: see above.")
-    first = _finished_step(task, events, deliveries) if task.state.is_final else _unfinished_step(task, pushes, now=now)
+    if task.state.is_final:
+        first = _finished_step(task, events, deliveries, routes=routes)
+    else:
+        first = _unfinished_step(task, pushes, now=now)
     if task.state.is_final and sentences and not _is_archive_pending(events):
         return " ".join(sentences)
     return " ".join([first, *sentences])
@@ -186,7 +189,9 @@ def _is_archive_pending(events: Sequence[Event]) -> bool:
     return any(event.archiving is ArchiveState.PENDING for event in events)
 
 
-def _finished_step(task: Task, events: Sequence[Event], deliveries: Sequence[DeliveryHistory]) -> str:
+def _finished_step(
+    task: Task, events: Sequence[Event], deliveries: Sequence[DeliveryHistory], *, routes: Collection[str]
+) -> str:
     ends = [event for event in events if event.type == f"task.{task.state}"]
     if _is_archive_pending(events):
         return "Its results are being archived; its routes receive the event once the files are stored."
@@ -194,9 +199,15 @@ def _finished_step(task: Task, events: Sequence[Event], deliveries: Sequence[Del
         return "Nothing more to do: the task is finished, and every matching route received its event."
     if not ends:
         return "Nothing more to do: the task is finished, and its events are no longer kept."
+    replay = f"kling-receiver replay --event {ends[-1].id} --to-route NAME"
+    if not routes:
+        return (
+            "The task is finished, and the configuration has no routes. To deliver its event, add a [[routes]] table, "
+            f"restart the service, then: {replay}"
+        )
     return (
         "The task is finished, and no route matched its event: the decisions above say why. To deliver it anyway: "
-        f"kling-receiver replay --event {ends[-1].id} --to-route NAME"
+        f"{replay}"
     )
 
 

@@ -86,7 +86,7 @@ def admin_app(
             Middleware(ErrorBoundary, render=_render_error),
             Middleware(TokenAuth, token=token, listen=listen, hosts=hosts),
         ],
-        exception_handlers={HTTPException: problems.http_exception_response},
+        exception_handlers={HTTPException: _http_error},
     )
     # A redirect to the address without a slash at its end would be built from the Host header.
     app.router.redirect_slashes = False
@@ -178,6 +178,14 @@ def _route(path: str, **by_method: Handler) -> Route:
 
 async def _openapi(_request: Request) -> Response:
     return serializers.json_response(await asyncio.to_thread(openapi_document))
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Return the router's error. A client that forgot the gateway's prefix learns the right path."""
+    path = request.url.path
+    if path.startswith("/v1/"):
+        return problems.not_found(f"Kling's API is under {gateway.PREFIX}: {gateway.PREFIX}{path[1:256]}.").response()
+    return await problems.http_exception_response(request, error)
 
 
 def _render_error(scope: Scope, error: Problem | ReceiverError) -> Response:

@@ -246,7 +246,7 @@ def test_explain_lists_everything_in_order_of_time(
 
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert code == 0
-    assert ["intent", '{"prompt": "a cat"}'] in lines
+    assert ["body", '{"prompt": "a cat"}'] in lines
     assert ["batch", "spring"] in lines
     told = [line[1:3] for line in lines if line[0].startswith("2026-11-22T10:")]
     assert told == [
@@ -288,4 +288,4 @@ def test_explain_states_that_a_body_is_no_longer_kept(
     service.answer(f"/api/tasks/{TASK_ID}/explain", story)
 
     assert main(["explain", TASK_ID, "--config", str(config)]) == 0
-    assert "intent\t(no longer kept)" in capsys.readouterr().out
+    assert "body\t(no longer kept)" in capsys.readouterr().out

@@ -52,9 +52,10 @@ def next_step_of(
     events: tuple[Event, ...] = (END,),
     state: RouteState | None = None,
     pushes: tuple[ReceivedPush, ...] = (),
+    routes: tuple[str, ...] = ("publish",),
 ) -> str:
     states = {} if state is None else {state.name: state}
-    return next_step(task, pushes, events, deliveries, states=states, routes=["publish"], now=at(0))
+    return next_step(task, pushes, events, deliveries, states=states, routes=routes, now=at(0))
 
 
 def a_delivered(**changes: Any) -> DeliveryHistory:
@@ -71,6 +72,13 @@ def test_nothing_is_left_to_do_once_all_deliveries_are_made() -> None:
 
 def test_an_event_without_a_route_names_the_replay_command() -> None:
     assert "replay --event evt_1 --to-route NAME" in next_step_of(FINISHED)
+
+
+def test_a_configuration_without_routes_is_named_as_the_reason() -> None:
+    step = next_step_of(FINISHED, routes=())
+
+    assert "the configuration has no routes" in step
+    assert "replay --event evt_1 --to-route NAME" in step
 
 
 def test_removed_events_are_mentioned() -> None:

@@ -322,3 +322,31 @@ def test_a_valid_setting_that_is_probably_a_mistake_is_a_warning(text: str, warn
 
     (said,) = loaded.warnings
     assert said.removeprefix(f"{tmp_path}/").startswith(warning)
+
+
+@pytest.mark.parametrize(
+    ("key", "warning"),
+    [
+        ("...", "is a placeholder"),
+        ("your-api-key", "is a placeholder"),
+        ("<your key>", "is a placeholder"),
+        ("Bearer sk-canary", 'begins with "Bearer"'),
+    ],
+)
+def test_a_key_that_kling_would_refuse_is_a_warning_without_the_key(tmp_path: Path, key: str, warning: str) -> None:
+    (said,) = load_text(tmp_path, f'[kling]\napi_key = "{key}"\n').warnings
+
+    assert f"config.toml:2: kling.api_key: {warning}" in said
+    assert key not in said
+
+
+@pytest.mark.parametrize("key", ["sk-0123456789", "your.key.0123", "a", "xx-0123"])
+def test_a_key_that_may_be_real_is_no_warning(tmp_path: Path, key: str) -> None:
+    assert load_text(tmp_path, f'[kling]\napi_key = "{key}"\n').warnings == ()
+
+
+@pytest.mark.parametrize("path", ["/callbacks", "/callbacks/", "/kling/callbacks"])
+def test_a_public_url_with_the_callbacks_path_is_a_warning(tmp_path: Path, path: str) -> None:
+    (said,) = load_text(tmp_path, f'[public]\nurl = "https://hooks.example.com{path}"\n', KEYED).warnings
+
+    assert "config.toml:2: public.url: ends in /callbacks" in said

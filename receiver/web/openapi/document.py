@@ -13,7 +13,7 @@ from receiver.web.openapi.operations import OPERATIONS, Operation
 from receiver.web.openapi.schemas import Schemas
 from receiver.web.server import problems
 
-_TASK_ID = "The task's ID: ours, Kling's, or the external one."
+_TASK_ID = "The task's ID: the receiver's, Kling's or the external one."
 _PATH_PARAMETERS = {
     "tasks": _TASK_ID,
     "callback-urls": _TASK_ID,

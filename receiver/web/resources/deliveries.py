@@ -40,9 +40,10 @@ class DeliveryApi:
     async def show(self, request: Request) -> Response:
         """Return one delivery and its attempts."""
         read_query(request, NoQuery)
-        view = await self._catalog.delivery(request.path_params["id"])
+        delivery_id = request.path_params["id"]
+        view = await self._catalog.delivery(delivery_id)
         if view is None:
-            raise NotFound("There is no such delivery.")
+            raise NotFound(f"There is no delivery {delivery_id[:64]!r}.")
         attempts = await self._catalog.attempts(view.delivery.id)
         return serializers.json_response(serializers.delivery_with_attempts_json(view, attempts, now=self._clock.now()))
 

@@ -34,7 +34,8 @@ class EventApi:
     async def show(self, request: Request) -> Response:
         """Return one event, in exactly the bytes that destinations receive."""
         read_query(request, NoQuery)
-        event = await self._catalog.event(request.path_params["id"])
+        event_id = request.path_params["id"]
+        event = await self._catalog.event(event_id)
         if event is None:
-            raise NotFound("There is no such event.")
+            raise NotFound(f"There is no event {event_id[:64]!r}.")
         return serializers.raw_json_response(serialize(event))

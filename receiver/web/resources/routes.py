@@ -167,4 +167,7 @@ class RouteApi:
 
 
 def _no_route(name: str) -> NotFound:
-    return NotFound(f"There is no route {name[:64]!r}.", remedy="List the routes with `kling-receiver routes list`.")
+    return NotFound(
+        f"There is no route {name[:64]!r}.",
+        remedy="List the routes with `kling-receiver routes list`. A new route needs a restart of the service.",
+    )

@@ -144,7 +144,9 @@ class TaskApi:
     async def _find(self, ref: str) -> Task:
         task = await self._catalog.task(ref)
         if task is None:
-            raise NotFound(f"There is no task {ref[:64]!r}.", remedy="Use our ID, Kling's, or the external one.")
+            raise NotFound(
+                f"There is no task {ref[:64]!r}.", remedy="Use the receiver's id, Kling's id or the external id."
+            )
         return task
 
 

@@ -59,9 +59,10 @@ def bad_request(detail: str) -> Problem:
     return Problem(HTTPStatus.BAD_REQUEST, errors.InvalidRequest.code, detail)
 
 
-def not_found() -> Problem:
-    """Return the problem (404) of an unknown path."""
-    return Problem(HTTPStatus.NOT_FOUND, errors.NotFound.code, "Nothing is served at this path.")
+def not_found(hint: str = "") -> Problem:
+    """Return the problem (404) of an unknown path; *hint* names the right one."""
+    detail = f"Nothing is served at this path. {hint}".rstrip()
+    return Problem(HTTPStatus.NOT_FOUND, errors.NotFound.code, detail)
 
 
 def method_not_allowed(allow: str) -> Problem:
