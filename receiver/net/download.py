@@ -97,6 +97,10 @@ class _Redirect:
     url: str
 
 
+class _Changed:
+    """The server sends the rest of another version of the file, although the request excluded that."""
+
+
 _DEFAULT_RATE = MinimumRate()
 
 
@@ -113,12 +117,18 @@ async def download(
 
     Raises AddressBlocked, RequestNotSent or NoResponse, and what *target* raises. The bytes written so far remain.
     """
+    resumes = True
     for _ in range(MAX_REDIRECTS + 1):
+        headers = _range_headers(target) if resumes else {}
         read = partial(_receive, url=url, target=target, max_bytes=max_bytes, minimum_rate=minimum_rate)
-        outcome = await http_client.stream(url, headers=_range_headers(target), time_limit=time_limit, read=read)
-        if not isinstance(outcome, _Redirect):
-            return outcome
-        url = outcome.url
+        outcome = await http_client.stream(url, headers=headers, time_limit=time_limit, read=read)
+        match outcome:
+            case _Redirect():
+                url = outcome.url
+            case _Changed():
+                resumes = False
+            case _:
+                return outcome
     raise NoResponse(f"The server sent more than {MAX_REDIRECTS} redirects in a row.")
 
 
@@ -131,7 +141,7 @@ def _range_headers(target: DownloadTarget) -> dict[str, str]:
 
 async def _receive(
     response: StreamedResponse, *, url: str, target: DownloadTarget, max_bytes: int, minimum_rate: MinimumRate
-) -> DownloadResult | _Redirect:
+) -> DownloadResult | _Redirect | _Changed:
     if response.status in _REDIRECT_STATUSES and "location" in response.headers:
         return _Redirect(url=_redirect_url(response, url))
     if response.status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and _is_complete(response, target):
@@ -139,8 +149,9 @@ async def _receive(
     if response.status not in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT):
         return ErrorStatus(peer=response.peer, status=response.status)
     info = _content_info(response, target)
-    if info.size is not None and info.size > max_bytes:
-        return TooLarge(peer=response.peer)
+    is_changed = info.offset > 0 and info.validator != target.validator
+    if is_changed or (info.size is not None and info.size > max_bytes):
+        return _Changed() if is_changed else TooLarge(peer=response.peer)
     await target.start(info)
     count = await _write_chunks(response, target, info.offset, max_bytes=max_bytes, minimum_rate=minimum_rate)
     if count > max_bytes:

@@ -95,6 +95,25 @@ async def test_a_file_that_changed_meanwhile_is_taken_anew(http_client: HttpClie
     assert target.validator == '"v2"'
 
 
+@pytest.mark.parametrize("old", ['"v1"', "Sun, 22 Nov 2026 10:00:00 GMT"])
+async def test_the_rest_of_a_changed_file_is_not_added_to_the_start_of_the_old_one(
+    http_client: HttpClient, old: str
+) -> None:
+    target = MemoryTarget(content=bytearray(b"of the old one"), validator=old)
+
+    async def ignore_if_range(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = await reader.readuntil(b"\r\n\r\n")
+        rest = f"bytes {target.offset}-{len(FILE) - 1}/{len(FILE)}"
+        part = response(206, FILE[target.offset :], content_range=rest, etag='"v2"')
+        writer.write(part if b"range:" in head else response(200, FILE, etag='"v2"'))
+        await writer.drain()
+
+    async with http_peer(ignore_if_range, reads_requests=False) as peer:
+        assert await fetch(http_client, peer.url, target) == Completed(size=len(FILE))
+
+    assert bytes(target.content) == FILE
+
+
 @pytest.mark.parametrize("tag", ["", 'W/"weak"'])
 async def test_without_a_validator_nothing_is_taken_up_again(http_client: HttpClient, tag: str) -> None:
     target = MemoryTarget()
