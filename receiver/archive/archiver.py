@@ -32,6 +32,7 @@ from receiver.archive.retry import REFUSAL_GRACE, ArchiveDecision, MissingResult
 from receiver.domain.clock import Clock
 from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import FileNotStored, NoResponse, ReceiverError, StoreUnavailable
+from receiver.domain.metrics import Metrics
 from receiver.domain.model import Asset, Event, Json, Task
 from receiver.domain.notifier import Notifiers
 from receiver.domain.worker import TaskSet, run_worker
@@ -100,6 +101,7 @@ class Archiver:
         notifiers: Notifiers,
         clock: Clock,
         rng: Random,
+        metrics: Metrics | None = None,
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -111,6 +113,7 @@ class Archiver:
         self._notifiers = notifiers
         self._clock = clock
         self._rng = rng
+        self._metrics = metrics or Metrics()
         self._download_limiter = FairLimiter(MAX_CONCURRENT)
         self._copy_limiter = FairLimiter(MAX_CONCURRENT)
         self._jobs = TaskSet("archive.failed")
@@ -231,11 +234,14 @@ class Archiver:
         seconds = round(time.perf_counter() - began, 3)
         fields = {"event_id": job.event.id, "task": job.event.task_id, "number": result.number, "seconds": seconds}
         if isinstance(fetched, MissingResult):
+            self._metrics.assets.add("failed")
             log.warning("asset.failed", **fields, reason=fetched.reason, is_permanent=fetched.is_permanent)
             return fetched
         await self._save(job, fetched)
         details = {"bytes": fetched.size, "content_type": fetched.content_type, "storage": fetched.storage}
         log.info("asset.archived", **fields, **details)
+        self._metrics.assets.add("archived")
+        self._metrics.asset_bytes.add(amount=fetched.size)
         return None
 
     async def _copy(self, job: ArchiveJob, asset: Asset, target: CopyTarget) -> Asset | MissingResult:

@@ -25,6 +25,7 @@ Subject: TypeAlias = Literal[
     "http-api",
     "client",
     "operations",
+    "monitoring",
     "alerts",
     "promises",
     "benchmarks",

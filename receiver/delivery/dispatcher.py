@@ -15,12 +15,14 @@ from random import Random
 
 import structlog
 
+from receiver.delivery import measurements
 from receiver.delivery.retry import MAX_UNFINISHED_CLAIMS, SUSPECT_AFTER, RetryPolicy, effective_age
 from receiver.delivery.route_states import RouteStates
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.clock_watch import ClockWatch
 from receiver.domain.errors import StoreUnavailable
+from receiver.domain.metrics import Metrics
 from receiver.domain.model import Accepted, Attempt, Failed, HeldBy, Outcome, Refused, RouteState, Verdict
 from receiver.domain.notifier import Notifier
 from receiver.domain.rate_limiter import RateLimiter
@@ -66,6 +68,7 @@ class Dispatcher:
         ids: Ids,
         rng: Random,
         grace: timedelta,
+        metrics: Metrics | None = None,
     ) -> None:
         self._queue = queue
         self._lanes = lanes
@@ -75,6 +78,7 @@ class Dispatcher:
         self._ids = ids
         self._rng = rng
         self._grace = grace
+        self._metrics = metrics or Metrics()
         self._in_flight: Counter[str] = Counter()
         self._attempts = TaskSet("delivery.not_recorded")
         self._claims: dict[str, str] = {}  # delivery ID -> claim of its attempt in flight
@@ -223,6 +227,7 @@ class Dispatcher:
         """Attempt one delivery and record the outcome. If cancelled, release the claim without counting an attempt."""
         number = claimed.delivery.attempts + 1
         started_at, began = self._clock.now(), time.perf_counter()
+        measurements.record_start(self._metrics, claimed, self._route_states.get(claimed.delivery.route), started_at)
         try:
             outcome = await self._send(lane, claimed, number, started_at)
         except asyncio.CancelledError:
@@ -247,6 +252,8 @@ class Dispatcher:
             claim=self._claims[claimed.delivery.id],
             decide=partial(self._decide, lane, claimed, outcome),
         )
+        if recorded:
+            measurements.record_attempt(self._metrics, claimed, attempt, outcome, verdict)
         _log_attempt(claimed, attempt, verdict, recorded=recorded)
 
     def _decide(

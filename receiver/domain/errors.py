@@ -111,16 +111,34 @@ class AddressBlocked(ReceiverError):
     code = "dial_refused"
 
 
+class NetworkFault(StrEnum):
+    """The step at which an HTTP request failed."""
+
+    DNS = "dns"
+    CONNECT = "connect"
+    TLS = "tls"
+    TIMEOUT = "timeout"
+    NO_RESPONSE = "no_response"  # the peer closed the connection, or did not speak HTTP
+
+
 class RequestNotSent(ReceiverError):
     """An HTTP request never reached the peer: unknown host, connection refused, TLS failure."""
 
     code = "not_sent"
+
+    def __init__(self, message: str, *, remedy: str = "", fault: NetworkFault = NetworkFault.CONNECT) -> None:
+        super().__init__(message, remedy=remedy)
+        self.fault = fault
 
 
 class NoResponse(ReceiverError):
     """An HTTP request was sent, in whole or in part, and got no valid response in time."""
 
     code = "no_answer"
+
+    def __init__(self, message: str, *, remedy: str = "", fault: NetworkFault = NetworkFault.NO_RESPONSE) -> None:
+        super().__init__(message, remedy=remedy)
+        self.fault = fault
 
 
 class FileNotStored(ReceiverError):

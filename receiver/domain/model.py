@@ -186,6 +186,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     ``state`` is None if the status is missing or unknown; ``raw_status`` keeps an unknown one.
     ``result`` maps a kind (``images``, ``videos``, ...) to its entries as Kling wrote them.
     ``has_duplicate_keys`` is true if an object has a key twice, because two parsers may then disagree.
+    ``updated_at`` is when Kling changed the task, in seconds since the epoch.
     """
 
     state: TaskState | None
@@ -197,6 +198,7 @@ class StatusReport(msgspec.Struct, frozen=True, kw_only=True):
     result: Mapping[str, tuple[Json, ...]] = msgspec.field(default_factory=dict)
     cost: Cost | None = None
     has_duplicate_keys: bool = False
+    updated_at: float | None = None
 
     @property
     def is_empty(self) -> bool:
@@ -346,7 +348,8 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
 class Failed(msgspec.Struct, frozen=True, kw_only=True):
     """The attempt failed and may be retried; ``retry_after`` is the delay that the destination requested.
 
-    With ``is_about_event`` the destination works and rejects this event.
+    With ``is_about_event`` the destination works and rejects this event. ``fault`` says what failed, for metrics:
+    a network fault or how a script ended. It is empty if the code says it.
     """
 
     reason: str
@@ -354,6 +357,7 @@ class Failed(msgspec.Struct, frozen=True, kw_only=True):
     excerpt: bytes = b""
     retry_after: timedelta | None = None
     is_about_event: bool = False
+    fault: str = ""
 
 
 class Refused(msgspec.Struct, frozen=True, kw_only=True):

@@ -201,6 +201,11 @@ class ErrorResponse:
         return self.code in (1200, 1201) and bool(_NOT_FOUND_MESSAGE.search(self.message.lower().replace("_", " ")))
 
 
+def is_documented(code: int | str | None) -> bool:
+    """Return whether *code* is one of Kling's documented error codes."""
+    return code in _BY_CODE
+
+
 def to_error(
     response: ErrorResponse, *, is_create: bool, now: datetime, redact: Callable[[str], str] = lambda text: text
 ) -> KlingError | None:

@@ -16,6 +16,7 @@ MAX_DEPTH = strict_json.MAX_DEPTH
 MAX_ID = 512  # longer than any known id, short enough for a database index
 _MAX_STATUS = 100  # it is logged
 _MAX_WRAPPERS = 3
+_MIN_MILLIS, _MAX_MILLIS = 10**12, 10**13
 
 _STATE_BY_STATUS: Mapping[str, TaskState] = {
     word: state
@@ -54,6 +55,7 @@ def parse_status(body: bytes, *, task_id: str | None = None) -> StatusReport:
         result=_result(task, state),
         cost=costs.parse_cost(task, lambda: _parse_task_exactly(body, task_id)),
         has_duplicate_keys=ambiguous,
+        updated_at=_seconds(task.get("updated_at", task.get("update_time"))),
     )
 
 
@@ -198,6 +200,11 @@ def _id(value: object) -> str | None:
         case float():
             text = repr(value)
     return text or None
+
+
+def _seconds(value: object) -> float | None:
+    """Return Kling's milliseconds as seconds; None for anything that is not a time between 2001 and 2286."""
+    return value / 1000 if type(value) is int and _MIN_MILLIS <= value < _MAX_MILLIS else None
 
 
 def _text(value: object) -> str:

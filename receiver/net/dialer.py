@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Protocol, TypeAlias, TypeVar
 
 from receiver.domain.daemon_thread import run_in_daemon_thread
-from receiver.domain.errors import RequestNotSent
+from receiver.domain.errors import NetworkFault, RequestNotSent
 
 IPAddress: TypeAlias = IPv4Address | IPv6Address
 Resolve: TypeAlias = Callable[[str], Awaitable[Sequence[IPAddress]]]
@@ -67,16 +67,18 @@ class Dialer:
                 addresses = await self._resolve(host)
         except TimeoutError as exc:
             raise RequestNotSent(
-                f"The host name {host} was not resolved within {RESOLVE_SECONDS:g} s: check the DNS."
+                f"The host name {host} was not resolved within {RESOLVE_SECONDS:g} s: check the DNS.",
+                fault=NetworkFault.DNS,
             ) from exc
         except (OSError, UnicodeError) as exc:
             is_temporary = isinstance(exc, socket.gaierror) and exc.errno == socket.EAI_AGAIN
             hint = "this machine's DNS" if is_temporary else "its spelling"
             raise RequestNotSent(
-                f"The host name {host} could not be resolved ({_error_text(exc)}): check {hint}."
+                f"The host name {host} could not be resolved ({_error_text(exc)}): check {hint}.",
+                fault=NetworkFault.DNS,
             ) from exc
         if not addresses:
-            raise RequestNotSent(f"The host name {host} has no address: check its spelling.")
+            raise RequestNotSent(f"The host name {host} has no address: check its spelling.", fault=NetworkFault.DNS)
         return addresses
 
     async def _attach(
@@ -87,15 +89,18 @@ class Dialer:
             return await self._create_connection(sock, host, secure=secure, make_protocol=make_protocol)
         except ssl.SSLCertVerificationError as exc:
             raise RequestNotSent(
-                f"The certificate of {host} is not valid: {exc.verify_message or _error_text(exc)}."
+                f"The certificate of {host} is not valid: {exc.verify_message or _error_text(exc)}.",
+                fault=NetworkFault.TLS,
             ) from exc
         except ssl.SSLError as exc:
             raise RequestNotSent(
-                f"TLS with {host}:{port} failed ({_error_text(exc)}): check that it is an https port."
+                f"TLS with {host}:{port} failed ({_error_text(exc)}): check that it is an https port.",
+                fault=NetworkFault.TLS,
             ) from exc
         except (OSError, ValueError) as exc:
             raise RequestNotSent(
-                f"TLS with {host}:{port} failed: {_error_text(exc) or 'the peer closed the connection'}."
+                f"TLS with {host}:{port} failed: {_error_text(exc) or 'the peer closed the connection'}.",
+                fault=NetworkFault.TLS,
             ) from exc
 
     async def _create_connection(
@@ -157,7 +162,8 @@ async def _connect(host: str, port: int, addresses: Sequence[IPAddress]) -> sock
             error.__cause__ = exc
         except TimeoutError as exc:
             error = RequestNotSent(
-                f"{peer} did not accept the connection within {time_limit:g} s: check for a firewall in between."
+                f"{peer} did not accept the connection within {time_limit:g} s: check for a firewall in between.",
+                fault=NetworkFault.TIMEOUT,
             )
             error.__cause__ = exc
         except OSError as exc:

@@ -19,7 +19,7 @@ from typing import TypeVar
 import httpcore2
 import httpx2 as httpx
 
-from receiver.domain.errors import NoResponse, RequestNotSent
+from receiver.domain.errors import NetworkFault, NoResponse, RequestNotSent
 from receiver.net.connection_pool import CHUNK_SIZE, MAX_AGE, Connection, ConnectionPool, PooledConnection
 from receiver.net.dialer import AddressGuard, Dialer, IPAddress, Resolve, is_literal
 
@@ -351,14 +351,16 @@ class _Exchange:
 
     def timeout_error(self) -> RequestNotSent | NoResponse:
         """Return the error for a timeout, by the progress so far."""
-        name, seconds = self.target.name, self.seconds
+        name, seconds, fault = self.target.name, self.seconds, NetworkFault.TIMEOUT
         if self.response_started:
-            return NoResponse(f"{name} started a response but did not finish it within {seconds:g} s.")
+            return NoResponse(f"{name} started a response but did not finish it within {seconds:g} s.", fault=fault)
         if self.connection is not None and self.connection.sent:
-            return NoResponse(f"{name} received the request but did not answer within {seconds:g} s.")
+            return NoResponse(f"{name} received the request but did not answer within {seconds:g} s.", fault=fault)
         if self.dialing:
-            return RequestNotSent(f"Could not connect to {name} within {seconds:g} s.")
-        return RequestNotSent(f"No request was sent to {name}: all connections were in use for {seconds:g} s.")
+            return RequestNotSent(f"Could not connect to {name} within {seconds:g} s.", fault=fault)
+        return RequestNotSent(
+            f"No request was sent to {name}: all connections were in use for {seconds:g} s.", fault=fault
+        )
 
     def transport_error(self, exc: Exception) -> RequestNotSent | NoResponse:
         """Return the error for a broken connection. It never quotes what either side sent."""

@@ -23,6 +23,7 @@ from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders.process import kill_orphans
 from receiver.domain.clock import Ids, SystemClock
 from receiver.domain.errors import StoreUnavailable
+from receiver.domain.metrics import Metrics
 from receiver.domain.redaction import Redactor
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
@@ -34,7 +35,15 @@ from receiver.service.retention import Retention
 from receiver.service.startup_gate import StartupGate
 from receiver.service.supervisor import Supervisor, Work
 from receiver.service.systemd import SystemdNotifier, listen_fds
-from receiver.service.wiring import Context, admin_services, build_archiver, build_deliveries, build_tasks, make_context
+from receiver.service.wiring import (
+    Context,
+    admin_services,
+    build_archiver,
+    build_deliveries,
+    build_measurements,
+    build_tasks,
+    make_context,
+)
 from receiver.settings import Address, Loaded, Settings, secrets_in
 from receiver.store.disk import real_path
 from receiver.store.sqlite.store import SqliteStore
@@ -111,24 +120,28 @@ async def build_service(
 ) -> Supervisor:
     """Open the store, the HTTP clients and the listeners, and build the service. *stack* closes them."""
     clock = SystemClock()
-    store = await SqliteStore.open(settings.store.path)
+    metrics = Metrics([route.name for route in settings.routes])
+    store = await SqliteStore.open(settings.store.path, metrics=metrics)
     stack.push_async_callback(store.aclose)
     ids = Ids(clock, after=await store.newest_id())
     operator_client, public_client = _open_http_clients(settings, stack)
     redactor = Redactor([*secrets_in(settings), admin_token(settings)])
     logs.hide_secrets(redactor)
     kling = KlingClient(settings.kling, http_client=operator_client, clock=clock, redactor=redactor)
-    context = make_context(settings, store, kling, redactor=redactor, clock=clock, ids=ids, rng=SystemRandom())
+    context = make_context(
+        settings, store, kling, redactor=redactor, clock=clock, ids=ids, rng=SystemRandom(), metrics=metrics
+    )
     lanes = LaneRegistry(settings, operator_client, public_client, context.redactor)
     tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
     disk_monitor = DiskMonitor(store.disk_space, tasks.alerts, clock=clock)
     retention = Retention(store.retention, settings.retention, clock=clock)
     work = {**deliveries.work, **tasks.work, "disk_monitor": disk_monitor.run, "retention": retention.run}
+    work["measurements"] = build_measurements(context, tasks.inbox).run
     work |= await _build_archive(context, public_client, stack)
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=context.notifiers)
     readiness = with_disk_check(supervisor.readiness, store.disk_space.shortage)
     services = admin_services(context, tasks, deliveries, find_sender=lanes.sender, readiness=readiness)
-    supervisor.set_listeners(**_listeners(settings, tasks.inbox, services, sockets))
+    supervisor.set_listeners(**_listeners(context, tasks.inbox, services, sockets))
     return supervisor
 
 
@@ -150,9 +163,16 @@ async def _build_archive(context: Context, http_client: HttpClient, stack: Async
 
 
 def _listeners(
-    settings: Settings, inbox: Inbox, services: AdminServices, sockets: Mapping[str, Sequence[socket.socket]]
+    context: Context, inbox: Inbox, services: AdminServices, sockets: Mapping[str, Sequence[socket.socket]]
 ) -> Mapping[str, Listener]:
-    admin = admin_app(services, token=admin_token(settings), listen=settings.admin.listen, hosts=settings.admin.hosts)
+    settings = context.settings
+    admin = admin_app(
+        services,
+        token=admin_token(settings),
+        read_token=settings.admin.read_token,
+        listen=settings.admin.listen,
+        hosts=settings.admin.hosts,
+    )
     proxies = TrustedProxies(settings.public.proxies)
     public = public_app(
         inbox,
@@ -160,6 +180,7 @@ def _listeners(
         allowed_hosts=_public_hosts(settings),
         proxies=proxies,
         probes=services.probes,
+        metrics=context.metrics,
     )
     return {
         "public": _listener("public", public, settings.public.listen, sockets, ConnectionLimits(proxies=proxies)),

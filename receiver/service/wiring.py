@@ -11,13 +11,16 @@ from receiver.delivery.dispatcher import Dispatcher, LaneLookup
 from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
 from receiver.domain.clock import Clock, Ids
+from receiver.domain.metrics import Metrics
 from receiver.domain.notifier import Notifiers
 from receiver.domain.redaction import Redactor
 from receiver.events.alerts import AlertFactory
 from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.kling.client import KlingClient
+from receiver.kling.measured_client import MeasuredKlingClient
 from receiver.service.diagnostics import diagnosis
+from receiver.service.measurements import Measurements
 from receiver.service.supervisor import Work
 from receiver.settings import Settings
 from receiver.store.interfaces import ArchiveStore, DeliveryQueue
@@ -35,6 +38,7 @@ from receiver.tracking.poller import Poller
 from receiver.web.admin import AdminServices
 from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.health import ReadinessCheck
+from receiver.web.resources.metrics import MetricsApi
 from receiver.web.resources.routes import FindSender
 
 GRACE = timedelta(seconds=20)
@@ -47,7 +51,7 @@ class Context:
 
     settings: Settings
     store: SqliteStore
-    kling: KlingClient
+    kling: MeasuredKlingClient
     event_factory: EventFactory
     alerts: AlertFactory
     redactor: Redactor
@@ -55,6 +59,7 @@ class Context:
     clock: Clock
     ids: Ids
     rng: Random
+    metrics: Metrics
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,13 +110,15 @@ def make_context(
     clock: Clock,
     ids: Ids,
     rng: Random,
+    metrics: Metrics | None = None,
 ) -> Context:
     """Return a context whose events follow the routes of *settings*. The default *redactor* knows no secrets."""
+    metrics = metrics or Metrics()
     event_factory = EventFactory(compile_routes(settings.routes), ids, archive=settings.archive.is_on)
     return Context(
         settings=settings,
         store=store,
-        kling=kling,
+        kling=MeasuredKlingClient(kling, metrics),
         event_factory=event_factory,
         alerts=AlertFactory(event_factory, clock=clock),
         redactor=redactor or Redactor(()),
@@ -119,6 +126,7 @@ def make_context(
         clock=clock,
         ids=ids,
         rng=rng,
+        metrics=metrics,
     )
 
 
@@ -174,7 +182,14 @@ def _build_inbox(context: Context, alerts: TaskAlerts) -> Inbox:
         ids=context.ids,
         health_observer=alerts if settings.public.url else None,
         redactor=context.redactor,
+        metrics=context.metrics,
     )
+
+
+def build_measurements(context: Context, inbox: Inbox) -> Measurements:
+    """Build the work that measures. Without a public URL no callback is expected, so none can be missed."""
+    missed = (lambda: inbox.missed_callbacks) if context.settings.public.url else None
+    return Measurements(context.metrics, context.store.totals, missed_callbacks=missed, clock=context.clock)
 
 
 def build_deliveries(
@@ -185,7 +200,15 @@ def build_deliveries(
     queue = queue or store.deliveries
     route_states = RouteStates(queue, context.alerts, notifiers=notifiers, clock=clock)
     dispatcher = Dispatcher(
-        queue, lanes, route_states, notifier=notifiers.deliveries, clock=clock, ids=ids, rng=context.rng, grace=grace
+        queue,
+        lanes,
+        route_states,
+        notifier=notifiers.deliveries,
+        clock=clock,
+        ids=ids,
+        rng=context.rng,
+        grace=grace,
+        metrics=context.metrics,
     )
     replays = ReplayService(
         store.replays, store.catalog, routes=context.settings.routes, notifiers=notifiers, clock=clock, ids=ids
@@ -214,6 +237,7 @@ def build_archiver(
         notifiers=context.notifiers,
         clock=context.clock,
         rng=context.rng,
+        metrics=context.metrics,
     )
 
 
@@ -246,6 +270,13 @@ def admin_services(
         readiness=readiness,
         diagnose=diagnosis(readiness, started_at=clock.now()),
         probes=ProbeRegistry(clock=clock),
+        metrics=MetricsApi(
+            context.metrics,
+            store.totals,
+            slot_limits=tasks.executor.admission.slot_limits,
+            routes=[route.name for route in settings.routes],
+            clock=clock,
+        ),
         clock=clock,
         ids=context.ids,
     )

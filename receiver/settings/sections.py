@@ -112,10 +112,21 @@ class AdminSettings(Section):
         default=None,
         description="The bearer token it requires. Empty: created at the first start and kept beside the store.",
     )
+    read_token: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
+        default=None, description="A second token that may only read (GET and HEAD). Empty: there is none."
+    )
     hosts: Annotated[tuple[Annotated[str, ParsedField(read_host_name)], ...], OneOrMany] = Field(
         default=(),
         description="Further host names it answers to. If empty and `listen` is 0.0.0.0 or [::], it answers to any.",
     )
+
+    @field_validator("read_token")
+    @classmethod
+    def _is_another_token(cls, value: Secret | None, info: ValidationInfo) -> Secret | None:
+        token = info.data.get("token")
+        if value and token and value.reveal() == token.reveal():
+            raise InvalidValue("is the same as token, which may also write; use another secret")
+        return value
 
 
 class StoreSettings(Section):

@@ -39,8 +39,9 @@ def find_warnings(
             ("admin", "listen"),
             "is open to other machines, so the token is sent unencrypted; put an https proxy in front of it",
         )
-    if settings.admin.token and len(settings.admin.token.reveal()) < _MIN_TOKEN:
-        yield ("admin", "token"), f"is easy to guess; use at least {_MIN_TOKEN} characters, or leave it empty"
+    for name, token in (("token", settings.admin.token), ("read_token", settings.admin.read_token)):
+        if token and len(token.reveal()) < _MIN_TOKEN:
+            yield ("admin", name), f"is easy to guess; use at least {_MIN_TOKEN} characters, or leave it empty"
     for number, secret in enumerate(settings.callbacks.signing_secrets):
         yield from _short_key_warning(secret, ("callbacks", "signing_secrets", number))
     if settings.archive.dir:

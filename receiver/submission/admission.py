@@ -66,6 +66,10 @@ class AdmissionControl:
             else:
                 self._issue_breakers.record_failure(issue, reason, started_at=now, now=now)
 
+    def slot_limits(self) -> Mapping[tuple[str, ...], int]:
+        """Return the limits of slots by pack, model and kind, for metrics."""
+        return self._slot_limiter.limits()
+
     @property
     def head_ids(self) -> Sequence[str]:
         """The ids of the tasks that stay at the head of their packs."""

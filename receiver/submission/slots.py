@@ -66,6 +66,16 @@ class SlotLimiter:
                 pack.learned_limit = in_use[name]
                 pack.probe_breaker.half_open(now)
 
+    def limits(self) -> Mapping[tuple[str, ...], int]:
+        """Return the limits by pack, model and kind, for metrics. A pack counts all models together."""
+        found: dict[tuple[str, ...], int] = {}
+        for name, pack in self._packs.items():
+            if pack.limit:
+                found[name, "all", "limit"] = pack.limit
+            if pack.learned_limit is not None:
+                found[name, "all", "learned"] = pack.learned_limit
+        return found
+
     @property
     def head_ids(self) -> Sequence[str]:
         """The ids of the tasks that stay at the head of their packs."""

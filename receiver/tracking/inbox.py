@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from receiver.domain import signing
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids, token_hash
+from receiver.domain.metrics import Metrics
 from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task, Verification
 from receiver.domain.notifier import Notifiers
 from receiver.domain.redaction import Redactor
@@ -22,7 +23,7 @@ from receiver.settings import CallbackSettings, PollSettings
 from receiver.store.interfaces import ById, ByToken, Change, Decide, TaskStore
 from receiver.tasks import lifecycle, poll_schedule
 from receiver.tasks.callback_monitor import CallbackHealthChange, CallbackMonitor
-from receiver.tracking import confirmations
+from receiver.tracking import confirmations, measurements
 from receiver.tracking.incoming import Incoming, decode_body
 from receiver.tracking.pending_reports import PendingReports
 from receiver.tracking.push_limiter import USUAL_BYTES, PushKind, PushLimiter
@@ -65,6 +66,7 @@ class Inbox:
         ids: Ids,
         health_observer: CallbackHealthObserver | None = None,
         redactor: Redactor | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Without a *health_observer*, missing callbacks are not counted. *redactor* knows the secrets to hide."""
         self._task_store = task_store
@@ -78,6 +80,7 @@ class Inbox:
         self._callback_monitor = CallbackMonitor()
         self._health_observer = health_observer
         self._redactor = redactor or Redactor()
+        self._metrics = metrics or Metrics()
         self._is_restored = False
         self._id_rotation = confirmations.IdRotation()
         self._pending_reports = PendingReports()
@@ -340,6 +343,7 @@ class Inbox:
 
     def _log(self, log_event: str, change: Change, incoming: Incoming) -> None:
         self._notify(change)
+        measurements.record_callback(self._metrics, change, incoming)
         for event in change.events:
             if event.type == "alert.task_contradicted" and event.task_id is not None:
                 log.warning("task.contradicted", task=event.task_id, status=incoming.report.raw_status)
@@ -355,6 +359,7 @@ class Inbox:
             )
 
     def _notify(self, change: Change) -> None:
+        measurements.record_ends(self._metrics, change)
         if change.deliveries:
             self._notifiers.deliveries.notify()
         if change.events:

@@ -31,6 +31,7 @@ from receiver.web.resources.diagnostics import Diagnose, DiagnosticsApi
 from receiver.web.resources.events import EventApi
 from receiver.web.resources.explain import ExplainApi
 from receiver.web.resources.health import HealthApi, ReadinessCheck
+from receiver.web.resources.metrics import MetricsApi
 from receiver.web.resources.replays import ReplayApi, ReplayService
 from receiver.web.resources.routes import FindSender, RouteApi, RouteStates, RouteStateStore
 from receiver.web.resources.stream import EventStream
@@ -63,6 +64,7 @@ class AdminServices:
     readiness: ReadinessCheck
     diagnose: Diagnose
     probes: ProbeRegistry
+    metrics: MetricsApi
     clock: Clock
     ids: Ids
 
@@ -71,6 +73,7 @@ def admin_app(
     services: AdminServices,
     *,
     token: Secret,
+    read_token: Secret | None = None,
     listen: Address,
     hosts: Collection[str] = (),
     extra_routes: Sequence[BaseRoute] = (),
@@ -84,7 +87,7 @@ def admin_app(
         routes=[*_routes(services), *extra_routes],
         middleware=[
             Middleware(ErrorBoundary, render=_render_error),
-            Middleware(TokenAuth, token=token, listen=listen, hosts=hosts),
+            Middleware(TokenAuth, token=token, read_token=read_token, listen=listen, hosts=hosts),
         ],
         exception_handlers={HTTPException: _http_error},
     )
@@ -103,6 +106,7 @@ def _routes(services: AdminServices) -> Sequence[Route]:
         _route("/api/diagnostics", GET=diagnostics.show),
         _route("/api/probes", POST=diagnostics.register_probe),
         _route("/openapi.json", GET=_openapi),
+        _route("/metrics", GET=services.metrics.show),
         _route("/healthz", GET=health.liveness),
         _route("/readyz", GET=health.readiness),
         Route("/kling/{path:path}", Gateway(services.gateway_creates, services.kling, body_memory)),

@@ -1,4 +1,4 @@
-"""Authentication of the admin listener: the admin token, and an allowed host name."""
+"""Authentication of the admin listener: the admin token or the read token, and an allowed host name."""
 
 import hmac
 from collections.abc import Collection
@@ -14,25 +14,36 @@ from receiver.web.server.problems import Problem
 
 PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 
+_READING_METHODS = ("GET", "HEAD")
+
 _REALM = 'Bearer realm="kling-receiver"'
 
 
 class TokenAuth:
-    """Middleware that rejects requests without an allowed host or without the admin token."""
+    """Middleware that rejects requests without an allowed host or without a token. A read token may only read."""
 
-    def __init__(self, app: ASGIApp, *, token: Secret, listen: Address, hosts: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        token: Secret,
+        read_token: Secret | None = None,
+        listen: Address,
+        hosts: Collection[str] = (),
+    ) -> None:
         self._app = app
         self._token = token.reveal().encode()
+        self._read_token = read_token.reveal().encode() if read_token else None
         # The token protects a listener whose names are unknown: a web page with another name does not have it.
         self._allowed_hosts = AllowedHosts(listen, hosts, any_if_open=True)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass an authorized request on; raise ``Problem`` (421 or 401) for any other."""
+        """Pass an authorized request on; raise ``Problem`` (421, 401 or 403) for any other."""
         if scope["path"] not in PUBLIC_PATHS:
-            self._check(Headers(scope=scope))
+            self._check(Headers(scope=scope), scope["method"])
         await self._app(scope, receive, send)
 
-    def _check(self, headers: Headers) -> None:
+    def _check(self, headers: Headers, method: str) -> None:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._allowed_hosts.allows(hosts[0]):
             raise misdirected(
@@ -44,9 +55,23 @@ class TokenAuth:
             detail = "Send the admin token: Authorization: Bearer TOKEN."
             raise _unauthorized(detail, _REALM)
         scheme, _, token = credentials[0].partition(" ")
-        is_valid = scheme.lower() == "bearer" and hmac.compare_digest(token.strip().encode("latin-1"), self._token)
-        if len(credentials) > 1 or not is_valid:
+        given = token.strip().encode("latin-1")
+        is_admin = hmac.compare_digest(given, self._token)
+        is_reader = self._read_token is not None and hmac.compare_digest(given, self._read_token)
+        if len(credentials) > 1 or scheme.lower() != "bearer" or not (is_admin or is_reader):
             raise _unauthorized("This is not the admin token.", f'{_REALM}, error="invalid_token"')
+        if not is_admin and method not in _READING_METHODS:
+            raise _read_only(method)
+
+
+def _read_only(method: str) -> Problem:
+    detail = f"The read token ([admin] read_token) permits only GET and HEAD, not {method}. Send the admin token."
+    return Problem(
+        HTTPStatus.FORBIDDEN,
+        "read_only",
+        detail,
+        headers={"www-authenticate": f'{_REALM}, error="insufficient_scope"'},
+    )
 
 
 def _unauthorized(detail: str, challenge: str) -> Problem:

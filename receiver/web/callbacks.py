@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from receiver.domain import errors
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import token_hash
+from receiver.domain.metrics import Metrics
 from receiver.web.probes import Probe, ProbeRegistry, answer
 from receiver.web.server import problems
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
@@ -65,12 +66,21 @@ def public_app(
     proxies: TrustedProxies | None = None,
     probes: ProbeRegistry | None = None,
     timer: Callable[[], float] = time.perf_counter,
+    metrics: Metrics | None = None,
 ) -> ASGIApp:
     """Create the app of the public listener.
 
     If *allowed_hosts* is given, other host names get 421. Requests from one of the *proxies* may use any name.
     """
-    return _PublicApp(inbox, max_body, allowed_hosts, proxies or TrustedProxies(), timer, probes=probes)
+    return _PublicApp(
+        inbox,
+        max_body,
+        allowed_hosts,
+        proxies or TrustedProxies(),
+        timer=timer,
+        probes=probes,
+        metrics=metrics or Metrics(),
+    )
 
 
 class _PublicApp:
@@ -80,9 +90,10 @@ class _PublicApp:
         max_body: int,
         allowed_hosts: AllowedHosts | None,
         proxies: TrustedProxies,
-        timer: Callable[[], float],
         *,
+        timer: Callable[[], float],
         probes: ProbeRegistry | None,
+        metrics: Metrics,
     ) -> None:
         self._inbox = inbox
         self._max_body = max_body
@@ -93,6 +104,7 @@ class _PublicApp:
         self._probes = probes
         self._failure_limiter = FailureLimiter()
         self._timer = timer
+        self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         client = self._proxies.client(scope)
@@ -101,15 +113,19 @@ class _PublicApp:
         except ClientDisconnected:
             log.info("callback.abandoned", peer=client)
         except Problem as problem:
-            self._log_refusal(client, problem)
-            await _send_problem(send, problem)
+            await self._refuse(scope, send, client, problem)
         except errors.ReceiverError as error:
-            self._log_refusal(client, problems.from_error(error))
-            await _send_problem(send, problems.from_error(error))
+            await self._refuse(scope, send, client, problems.from_error(error))
         except Exception:  # noqa: BLE001 -- the boundary of a request
             # Only the text: a log renderer that prints local variables would print the token.
             log.error("callback.failed", peer=client, exception=_redacted_traceback(scope))  # noqa: TRY400 -- see above
             await _send_problem(send, problems.internal_error())
+
+    async def _refuse(self, scope: Scope, send: Send, client: str, problem: Problem) -> None:
+        if scope["path"].startswith(_CALLBACK_PREFIX):
+            self._metrics.callbacks.add(problem.code)
+        self._log_refusal(client, problem)
+        await _send_problem(send, problem)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not self._is_allowed_host(scope):
@@ -121,10 +137,11 @@ class _PublicApp:
         if path.startswith(_CALLBACK_PREFIX) and path != _CALLBACK_PREFIX and "/" not in path[len(_CALLBACK_PREFIX) :]:
             if scope["method"] != "POST":
                 raise problems.method_not_allowed("POST")
-            token = path[len(_CALLBACK_PREFIX) :]
+            token, began = path[len(_CALLBACK_PREFIX) :], time.perf_counter()
             if not await self._accept(token, scope, receive):
                 await self._answer_probe(self._probes.take(token) if self._probes else None, scope, receive, send)
                 return
+            self._metrics.callback_seconds.observe(time.perf_counter() - began)
         elif path == _HEALTH_PATH:
             if scope["method"] not in ("GET", "HEAD"):
                 raise problems.method_not_allowed("GET, HEAD")

@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from receiver.delivery.lanes import LaneRegistry
 from receiver.domain.api_schema.resources import Check
 from receiver.domain.clock import Ids
+from receiver.domain.metrics import Metrics
 from receiver.domain.notifier import Notifiers
 from receiver.domain.secret import Secret
 from receiver.kling.client import KlingClient
@@ -35,6 +36,7 @@ Serve = Callable[..., Awaitable[Address]]
 SendBytes = Callable[[Address, bytes], Awaitable[bytes]]
 
 TOKEN = "the-admin-token"
+READ_TOKEN = "the-read-token"
 
 
 class RecordingServer:
@@ -76,6 +78,7 @@ class WebApp:
     kling: RecordingServer
     sink: RecordingServer
     store: SqliteStore
+    metrics: Metrics
     clock: FakeClock
     ids: Ids
     notifiers: Notifiers
@@ -98,17 +101,20 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         return checks
 
     async with AsyncExitStack() as stack:
-        store = await SqliteStore.open(folder / "receiver.db", clock=clock)
+        metrics = Metrics(["publish"])
+        store = await SqliteStore.open(folder / "receiver.db", clock=clock, metrics=metrics)
         stack.push_async_callback(store.aclose)
         http_client = HttpClient(user_agent="kling-receiver/test")
         stack.push_async_callback(http_client.aclose)
         kling = KlingClient(settings.kling, http_client=http_client, clock=clock)
-        context = make_context(settings, store, kling, clock=clock, ids=Ids(clock), rng=Random(1))
+        context = make_context(settings, store, kling, clock=clock, ids=Ids(clock), rng=Random(1), metrics=metrics)
         lanes = LaneRegistry(settings, http_client, http_client, context.redactor)
         tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
         services = admin_services(context, tasks, deliveries, find_sender=lanes.sender, readiness=ready)
-        app = admin_app(services, token=Secret(TOKEN), listen=settings.admin.listen)
-        public = await serve(public_app(tasks.inbox, max_body=settings.callbacks.max_body, probes=services.probes))
+        app = admin_app(services, token=Secret(TOKEN), read_token=Secret(READ_TOKEN), listen=settings.admin.listen)
+        public = await serve(
+            public_app(tasks.inbox, max_body=settings.callbacks.max_body, probes=services.probes, metrics=metrics)
+        )
         admin = await serve(app)
         client = await stack.enter_async_context(
             plain_http(base_url=f"http://{admin}", headers={"authorization": f"Bearer {TOKEN}"}, timeout=10)
@@ -121,6 +127,7 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
             kling=server,
             sink=sink,
             store=store,
+            metrics=metrics,
             clock=clock,
             ids=context.ids,
             notifiers=context.notifiers,

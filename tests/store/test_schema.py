@@ -18,7 +18,7 @@ from receiver.store.sqlite.store import SqliteStore
 
 
 def test_a_store_is_migrated_once(path: Path) -> None:
-    assert migrate(path) == ["0001_first_tables", "0002_request_digests", "0003_unverified_ends"]
+    assert migrate(path) == ["0001_first_tables", "0002_request_digests", "0003_unverified_ends", "0004_totals"]
     assert migrate(path) == []
 
 
@@ -58,7 +58,7 @@ async def test_a_newer_store_is_refused(path: Path, raw: sqlite3.Connection) -> 
     upgrade(raw, [*known_migrations(), Migration(version=1009, name="from_tomorrow", sql="CREATE TABLE tomorrow (x);")])
     raw.close()
 
-    with pytest.raises(StoreError, match="schema version 1009, newer than this program's 3"):
+    with pytest.raises(StoreError, match="schema version 1009, newer than this program's 4"):
         await SqliteStore.open(path)
     with pytest.raises(StoreError, match="newer"):
         migrate(path)

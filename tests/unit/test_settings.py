@@ -306,6 +306,7 @@ def test_the_schema_has_every_key_with_its_default() -> None:
     [
         ('[admin]\nlisten = "0.0.0.0:8701"', "config.toml:2: admin.listen: is open to other machines"),
         ('[admin]\ntoken = "short"', "config.toml:2: admin.token: is easy to guess"),
+        ('[admin]\nread_token = "short"', "config.toml:2: admin.read_token: is easy to guess"),
         ('[public]\nurl = "http://hooks.example.com"', "config.toml:2: public.url: is plain http"),
         ('[kling]\nbase_url = "http://gateway.example.com"', "config.toml:2: kling.base_url: is plain http"),
         ('[gateway]\nsecret = "whsec_dGVzdA=="', "config.toml:2: gateway.secret: is a short key"),

@@ -36,6 +36,24 @@ def test_a_secret_is_a_text_or_a_reference(tmp_path: Path) -> None:
     assert token(tmp_path, "") is None
 
 
+@pytest.mark.parametrize("reference", ["env:TOKEN", "file:kept", "credential:kept"])
+def test_the_read_token_is_a_reference_too(tmp_path: Path, reference: str) -> None:
+    (tmp_path / "kept").write_text(LONG)
+    environ = {"TOKEN": LONG, "CREDENTIALS_DIRECTORY": str(tmp_path)}
+
+    loaded = load_text(tmp_path, f'[admin]\nread_token = "{reference}"', environ)
+
+    assert loaded.settings.admin.read_token == Secret(LONG)
+    assert loaded.settings.admin.token is None
+
+
+def test_the_read_token_is_another_one_than_the_token(tmp_path: Path) -> None:
+    found = config_error(tmp_path, f'[admin]\ntoken = "{LONG}"\nread_token = "env:TOKEN"', {"TOKEN": LONG})
+
+    assert found.startswith("config.toml:3: admin.read_token: is the same as token")
+    assert LONG not in found
+
+
 def test_a_broken_reference_is_an_error_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "empty").write_text("\n")
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")

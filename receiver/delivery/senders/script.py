@@ -64,7 +64,9 @@ class ScriptSender:
                 output_limit=self._settings.output_limit,
             )
         except (OSError, ValueError) as exc:
-            return Failed(reason=start_failure(self._settings, exc, path=self._base_environment()["PATH"]))
+            return Failed(
+                reason=start_failure(self._settings, exc, path=self._base_environment()["PATH"]), fault="script_start"
+            )
         return outcome_of(result, name=self._settings.command[0], timeout=self._settings.timeout)
 
     async def aclose(self) -> None:
@@ -87,12 +89,13 @@ def outcome_of(result: ProcessResult, *, name: str, timeout: timedelta) -> Outco
     if result.timed_out:
         seconds = timeout.total_seconds()
         reason = f"{name} ran longer than {seconds:g} s and was stopped. Raise the route's timeout if it needs longer."
-        return Failed(reason=reason, excerpt=excerpt)
+        return Failed(reason=reason, excerpt=excerpt, fault="script_timeout")
     match code:
         case 0:
             return Accepted(code=0, excerpt=excerpt)
         case _ if code < 0:
-            return Failed(reason=f"{name} was killed by {_signal_name(-code)}.", code=code, excerpt=excerpt)
+            reason = f"{name} was killed by {_signal_name(-code)}."
+            return Failed(reason=reason, code=code, excerpt=excerpt, fault="script_exit")
         case 65:
             reason = f"{name} refused this event for good (exit 65). Its output says why."
             return Refused(reason=reason, code=code, excerpt=excerpt)
@@ -100,7 +103,7 @@ def outcome_of(result: ProcessResult, *, name: str, timeout: timedelta) -> Outco
             reason = f"{name} is not configured (exit 78). Fix that, then replay the event."
             return Refused(reason=reason, code=code, excerpt=excerpt)
         case _:
-            return Failed(reason=f"{name} {_exit_reason(code)}.", code=code, excerpt=excerpt)
+            return Failed(reason=f"{name} {_exit_reason(code)}.", code=code, excerpt=excerpt, fault="script_exit")
 
 
 def start_failure(settings: ScriptSettings, exc: OSError | ValueError, *, path: str) -> str:

@@ -170,10 +170,10 @@ async def _post(
     try:
         await http_client.stream(url, method="POST", headers=headers, content=content, time_limit=time_limit, read=read)
     except AddressBlocked as exc:
-        return Refused(reason=str(exc)) if has_literal_ip(url) else Failed(reason=str(exc))
+        return Refused(reason=str(exc)) if has_literal_ip(url) else Failed(reason=str(exc), fault="blocked")
     except (RequestNotSent, NoResponse) as exc:
         if not heads:
-            return Failed(reason=str(exc))
+            return Failed(reason=str(exc), fault=exc.fault)
     response = HttpResponse(status=heads[0].status, headers=heads[0].headers, body=bytes(body))
     return outcome_of(response, url=url, body_size=len(content), at=at)
 

@@ -9,6 +9,7 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
     .catalog     Catalog         reads for lists and single items         web, replay
     .archive     ArchiveStore    events whose results are archived        archiver
     .retention   RetentionStore  deletion of old data                     retention
+    .totals      Totals          the present state, lasting totals        web
 """
 
 from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate
@@ -16,6 +17,7 @@ from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, Route
 from receiver.store.interfaces.deliveries import ClaimedDelivery, ClaimOptions, DeliveryQueue, RecoveredClaims
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
 from receiver.store.interfaces.tasks import ById, ByToken, Change, Decide, TaskRef, TaskStore
+from receiver.store.interfaces.totals import StoreSnapshot, Total, Totals
 
 __all__ = [
     "ArchiveStore",
@@ -34,7 +36,10 @@ __all__ = [
     "RetentionStore",
     "RetentionTarget",
     "RouteBacklog",
+    "StoreSnapshot",
     "SweepResult",
     "TaskRef",
     "TaskStore",
+    "Total",
+    "Totals",
 ]

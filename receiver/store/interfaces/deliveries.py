@@ -12,11 +12,15 @@ from receiver.events.factory import RoutedEvent
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedDelivery:
-    """A delivery under our claim, with everything its sender needs. ``reply_to`` is the task's own callback URL."""
+    """A delivery under our claim, with everything its sender needs. ``reply_to`` is the task's own callback URL.
+
+    ``due_since`` is when it was due before the claim; None if that is not known.
+    """
 
     delivery: Delivery
     event: Event
     reply_to: str | None = None
+    due_since: datetime | None = None
 
 
 class ClaimOptions(TypedDict):

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any, Unpack
 
 from receiver.domain.audit import AuditEntry
-from receiver.domain.clock import micros
+from receiver.domain.clock import from_micros, micros
 from receiver.domain.model import Attempt, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import ClaimedDelivery, ClaimOptions, RecoveredClaims
@@ -175,7 +175,12 @@ def _claim_one(connection: sqlite3.Connection, call: ClaimCall) -> Sequence[Clai
 
 def _claimed(row: dict[str, Any], call: ClaimCall) -> ClaimedDelivery:
     claimed = delivery_rows.delivery({**row, "claim": call.claim, "due_at": micros(call.until)})
-    return ClaimedDelivery(delivery=claimed, event=rows.event_of_delivery(row), reply_to=row["reply_to"])
+    return ClaimedDelivery(
+        delivery=claimed,
+        event=rows.event_of_delivery(row),
+        reply_to=row["reply_to"],
+        due_since=from_micros(row["due_at"]),
+    )
 
 
 def _record_attempts(connection: sqlite3.Connection, group: Sequence[RecordAttemptCall]) -> Sequence[bool]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Self
 
 from receiver.domain.clock import Clock, SystemClock
+from receiver.domain.metrics import Metrics
 from receiver.store.disk import RESERVE, DiskSpace, free_bytes, real_path
 from receiver.store.sqlite import catalog, checkpoint, maintenance
 from receiver.store.sqlite.archive import SqliteArchiveStore
@@ -20,6 +21,7 @@ from receiver.store.sqlite.migrate import known_migrations, upgrade
 from receiver.store.sqlite.replays import SqliteReplayStore
 from receiver.store.sqlite.retention import SqliteRetentionStore
 from receiver.store.sqlite.tasks import SqliteTaskStore
+from receiver.store.sqlite.totals import SqliteTotals
 from receiver.store.sqlite.writer import Writer
 
 _CLOCK = SystemClock()
@@ -56,6 +58,7 @@ class SqliteStore:
         self.replays = SqliteReplayStore(writer, lists)
         self.costs = SqliteCostStore(lists)
         self.batches = SqliteBatchStore(writer, hot, lists)
+        self.totals = SqliteTotals(writer, lists, path, disk_space)
 
     @classmethod
     async def open(
@@ -66,6 +69,7 @@ class SqliteStore:
         clock: Clock = _CLOCK,
         reserve: int = RESERVE,
         free: Callable[[Path], int] = free_bytes,
+        metrics: Metrics | None = None,
     ) -> Self:
         """Lock, migrate and open the store at *path*, until ``aclose``.
 
@@ -83,7 +87,13 @@ class SqliteStore:
             hot = Reader(await open_thread(stack, health, partial(connect_reader, path), "store-hot-reader"), health)
             lists = Reader(await open_thread(stack, health, partial(connect_reader, path), "store-list-reader"), health)
             space = DiskSpace(path.parent, reserve=reserve, free=free, refuses_writes=health.refuses_writes)
-            writer = Writer(thread, health, has_space=space.has_space, after_commit=after_commit)
+            writer = Writer(
+                thread,
+                health,
+                has_space=space.has_space,
+                after_commit=after_commit,
+                metrics=metrics,
+            )
             stack.push_async_callback(writer.aclose)
             store = cls(path, disk_space=space, health=health, writer=writer, hot=hot, lists=lists)
             store._resources = stack.pop_all()

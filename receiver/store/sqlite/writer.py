@@ -6,6 +6,7 @@ One task owns the connection's transactions. Cancelling a caller does not cancel
 
 import asyncio
 import sqlite3
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -15,6 +16,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import structlog
 
 from receiver.domain.errors import StoreBroken, StoreUnavailable
+from receiver.domain.metrics import Metrics
 from receiver.store.sqlite.database import ConnectionThread, Health
 
 Item = TypeVar("Item")
@@ -96,11 +98,13 @@ class Writer:
         *,
         has_space: Callable[[], bool],
         after_commit: Callable[[sqlite3.Connection], None],
+        metrics: Metrics | None = None,
     ) -> None:
         self._thread = thread
         self._health = health
         self._has_space = has_space
         self._after_commit = after_commit
+        self._metrics = metrics or Metrics()
         self._pending: deque[_Pending] = deque()
         self._wake = asyncio.Event()
         self._transaction_lock = asyncio.Lock()
@@ -195,6 +199,7 @@ class Writer:
         """
         op_groups = sorted(_op_groups(group), key=lambda op_group: not op_group.needs_decision)
         results: list[object] = [None] * len(group)
+        began = time.perf_counter()
         try:
             begun = op_groups[0].needs_decision
             if begun:
@@ -205,6 +210,8 @@ class Writer:
         except BaseException:
             await self._thread.run(_roll_back)
             raise
+        self._metrics.store_commit_seconds.observe(time.perf_counter() - began)
+        self._metrics.store_group_size.observe(len(group))
         return results
 
     def _reject_unwritten(self, calls: Iterable[_Pending]) -> None:

@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of the admin API, served at ``/openapi.json``. It is generated from the operations."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import cache
 from http import HTTPStatus
 from typing import Any
@@ -23,10 +23,14 @@ _PATH_PARAMETERS = {
     "replays": "ID of the replay.",
     "routes": "Name of the route.",
 }
-_STREAM: Json = {
-    "type": "string",
-    "description": "Server-sent events: `id` is the event's ID, `event` its type, and `data` its JSON, an Event.",
+_TEXTS: Mapping[str, Json] = {
+    "text/event-stream": {
+        "type": "string",
+        "description": "Server-sent events: `id` is the event's ID, `event` its type, and `data` its JSON, an Event.",
+    },
+    "text/plain": {"type": "string", "description": "One line for each value: name, labels, number."},
 }
+"""Responses that are not JSON, by media type."""
 
 
 def _content(schema: Json, media_type: str = "application/json") -> Json:
@@ -70,7 +74,10 @@ class _DocumentBuilder:
             "summary": operation.summary,
             "parameters": [*_path_parameters(path), *self._query_parameters(operation)],
             "responses": {
-                **{str(status.value): self._response(status, type_) for status, type_ in operation.returns.items()},
+                **{
+                    str(status.value): self._response(operation, status, type_)
+                    for status, type_ in operation.returns.items()
+                },
                 "default": {
                     "description": "An error.",
                     **_content(self._schemas.of(Problem), problems.MEDIA_TYPE),
@@ -84,9 +91,9 @@ class _DocumentBuilder:
             described["security"] = []
         return described
 
-    def _response(self, status: HTTPStatus, type_: type[Any] | None) -> Json:
+    def _response(self, operation: Operation, status: HTTPStatus, type_: type[Any] | None) -> Json:
         if type_ is None:
-            return {"description": status.phrase, **_content(_STREAM, "text/event-stream")}
+            return {"description": status.phrase, **_content(_TEXTS[operation.media_type], operation.media_type)}
         return {"description": status.phrase, **_content(self._schemas.of(type_))}
 
     def _query_parameters(self, operation: Operation) -> Iterator[Json]:

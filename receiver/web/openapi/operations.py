@@ -14,12 +14,13 @@ from receiver.web.api_requests import ActionRequest, Body, NoQuery, Query
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Operation:
-    """One method of a path. ``returns`` has the type of each successful response; None is an event stream."""
+    """One method of a path. ``returns`` has the type of each successful response; None is a text of ``media_type``."""
 
     summary: str
     returns: Mapping[HTTPStatus, type[Any] | None]
     query: type[Query] = NoQuery
     body: type[Body] | None = None
+    media_type: str = "text/event-stream"
     is_public: bool = False
 
 
@@ -141,6 +142,13 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
             resources.Probe,
             requests.EmptyBody,
             HTTPStatus.CREATED,
+        ),
+    },
+    "/metrics": {
+        "get": Operation(
+            summary="Show all metrics, in Prometheus' text format or as OpenMetrics",
+            returns={HTTPStatus.OK: None},
+            media_type="text/plain",
         ),
     },
     "/openapi.json": {

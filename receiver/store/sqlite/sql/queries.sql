@@ -1137,3 +1137,14 @@ WHERE event_id IN (SELECT id FROM events WHERE archiving = 'awaited' AND archive
 UPDATE events
 SET archiving = NULL, archive_at = NULL
 WHERE archive_at IS NOT NULL;
+
+-- name: totals
+-- Reads the totals that survive a restart.
+SELECT name, label, total
+FROM counters;
+
+-- name: raise_total
+-- Raises a total without a label.
+INSERT INTO counters (name, label, total)
+VALUES (?, '', ?)
+ON CONFLICT (name, label) DO UPDATE SET total = MAX(total, excluded.total);

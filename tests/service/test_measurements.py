@@ -1,0 +1,83 @@
+"""The lag of the event loop, and the stored total of missed callbacks."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from receiver.domain.clock import SystemClock
+from receiver.domain.metrics import Metrics
+from receiver.service import measurements
+from receiver.service.measurements import Measurements
+from receiver.store.interfaces import Total
+from receiver.store.sqlite.store import SqliteStore
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    opened = await SqliteStore.open(tmp_path / "receiver.db")
+    yield opened
+    await opened.aclose()
+
+
+async def missed(store: SqliteStore) -> float | None:
+    return (await store.totals.read())[Total.CALLBACKS_MISSED].get("")
+
+
+async def test_the_stored_total_grows_with_missed_callbacks_and_never_falls(store: SqliteStore) -> None:
+    counts = iter([0, 2, 1, 2, 3])
+    measuring = Measurements(Metrics(), store.totals, missed_callbacks=lambda: next(counts), clock=SystemClock())
+
+    seen = []
+    for _ in range(5):
+        await measuring.store_missed()
+        seen.append(await missed(store))
+
+    assert seen == [0, 2, 2, 2, 3]
+
+
+async def test_a_new_process_continues_the_total_of_earlier_ones(store: SqliteStore) -> None:
+    await store.totals.raise_to(Total.CALLBACKS_MISSED, 7)
+    measuring = Measurements(Metrics(), store.totals, missed_callbacks=lambda: 2, clock=SystemClock())
+
+    await measuring.store_missed()
+
+    assert await missed(store) == 9
+
+
+async def test_missed_callbacks_that_are_not_counted_have_no_total(store: SqliteStore) -> None:
+    await Measurements(Metrics(), store.totals, missed_callbacks=None, clock=SystemClock()).store_missed()
+
+    assert await missed(store) is None
+
+
+async def test_a_store_that_cannot_write_is_tried_again(tmp_path: Path) -> None:
+    free = 0
+    store = await SqliteStore.open(tmp_path / "receiver.db", free=lambda _: free)
+    measuring = Measurements(Metrics(), store.totals, missed_callbacks=lambda: 4, clock=SystemClock())
+    await measuring.store_missed()
+    before = await missed(store)
+
+    free = 10**12
+    await measuring.store_missed()
+    after = await missed(store)
+    await store.aclose()
+
+    assert (before, after) == (None, 4)
+
+
+async def test_a_blocked_loop_shows_as_lag(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measurements, "INTERVAL", measurements.INTERVAL / 50)
+    metrics, stop = Metrics(), asyncio.Event()
+    measuring = Measurements(metrics, store.totals, missed_callbacks=None, clock=SystemClock())
+
+    running = asyncio.create_task(measuring.run(stop))
+    await asyncio.sleep(0)
+    time.sleep(0.2)  # noqa: ASYNC251 -- this is the blocked loop
+    await asyncio.sleep(0.05)
+    stop.set()
+    await running
+
+    assert metrics.loop_lag_seconds.values[()].sum >= 0.15
