@@ -6,10 +6,11 @@ import re
 import socket
 import ssl
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from datetime import datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
+from sqlite3 import connect
 
 import pytest
 from harness.doctor import EXPIRED, OTHER_NAME, Report, run_doctor, trusting
@@ -125,7 +126,21 @@ def test_a_damaged_store_is_failed(tmp_path: Path) -> None:
 
     assert sound[:2] == ("ok", "SQLite's quick check finds no damage.")
     assert status == "failed"
-    assert "Restore a backup" in remedy
+    assert "restore a backup" in remedy
+
+
+def test_a_log_without_its_store_and_a_foreign_store_are_failed(tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    (tmp_path / "receiver.db-wal").write_bytes(b"acknowledged data")
+    orphan = run_doctor(config).says("store.size")
+    (tmp_path / "receiver.db-wal").unlink()
+    with closing(connect(tmp_path / "receiver.db")) as theirs:
+        theirs.execute("CREATE TABLE theirs (x)")
+
+    foreign = run_doctor(config).says("store.integrity")
+
+    assert (orphan[0], "contains acknowledged data" in orphan[1]) == ("failed", True)
+    assert (foreign[0], "another program" in foreign[1]) == ("failed", True)
 
 
 def test_a_store_that_broke_is_failed_until_it_is_checked(tmp_path: Path) -> None:
@@ -183,6 +198,15 @@ async def test_a_key_that_the_server_quotes_is_hidden(tmp_path: Path) -> None:
 
     assert report.says("kling.key")[0] == "failed"
     assert KEY not in report.text
+
+
+@pytest.mark.parametrize("date", ["", "yesterday", "Mon, 99 Xyz 99999 99:99:99 GMT", "Sun, 22 Nov 2026 10:00:00 -9999"])
+async def test_a_date_that_cannot_be_read_leaves_the_clock_unknown(tmp_path: Path, date: str) -> None:
+    async with http_peer(response(200, LISTED, date=date)) as peer:
+        report = await asyncio.to_thread(run_doctor, write_config(tmp_path, kling=peer.url))
+
+    assert report.says("clock")[0] == "warning"
+    assert report.says("kling.key")[0] == "ok"
 
 
 async def test_a_gateway_without_a_list_leaves_the_key_unknown(tmp_path: Path) -> None:

@@ -88,9 +88,10 @@ async def a_proxy(receiver: Receiver, handle: Handler) -> AsyncIterator[str]:
     """Run a proxy in front of the public listener. *handle* gets the request, its body, and a way to forward it."""
 
     async def respond(request: Request) -> Response:
-        async def forward(body: bytes, *, without: tuple[str, ...] = ()) -> Response:
+        async def forward(body: bytes, *, without: tuple[str, ...] = (), host: str = "") -> Response:
             dropped = {"host", "content-length", *without}
             headers = {name: value for name, value in request.headers.items() if name not in dropped}
+            headers |= {"host": host} if host else {}
             answer = await client.post(f"{receiver.public}{request.url.path}", content=body, headers=headers)
             return Response(answer.content, answer.status_code)
 
@@ -133,6 +134,10 @@ async def show_the_path(request: Request, body: bytes, forward: Forward) -> Resp
     return answer
 
 
+async def change_host(_: Request, body: bytes, forward: Forward) -> Response:
+    return await forward(body, host="internal.example.com")
+
+
 async def lose_the_service(_: Request, __: bytes, ___: Forward) -> Response:
     return Response("bad gateway", 502)
 
@@ -147,6 +152,7 @@ async def lose_the_service(_: Request, __: bytes, ___: Forward) -> Response:
         (drop_signature, "without Kling's signature headers", "webhook-signature"),
         (lead_elsewhere, "leads elsewhere", "DNS record"),
         (show_the_path, "contains the callback's token", "Turn off"),
+        (change_host, "refuses the host name", "pass the Host header on"),
         (lose_the_service, "does not reach the service behind it", "[public] listen"),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

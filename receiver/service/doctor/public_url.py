@@ -91,11 +91,13 @@ async def probe(subject: Subject) -> Finding:
         )
     http_client = HttpClient(guard=OperatorGuard(), user_agent=f"kling-receiver/{__version__}")
     async with aclosing(http_client):
-        small = await _send(url, client, http_client, size=_SMALL)
+        started_at = time.perf_counter()
+        small = await _send(url, client, http_client, size=_SMALL, time_limit=CALL_LIMIT / 2)
         if isinstance(small, Finding):
             return small
         size = min(_LARGE, subject.settings.callbacks.max_body)
-        large = await _send(url, client, http_client, size=size)
+        left = CALL_LIMIT - timedelta(seconds=time.perf_counter() - started_at)
+        large = await _send(url, client, http_client, size=size, time_limit=left)
         if isinstance(large, Finding):
             return large
     return ok(
@@ -105,7 +107,9 @@ async def probe(subject: Subject) -> Finding:
     )
 
 
-async def _send(url: str, client: Client, http_client: HttpClient, *, size: int) -> float | Finding:
+async def _send(
+    url: str, client: Client, http_client: HttpClient, *, size: int, time_limit: timedelta
+) -> float | Finding:
     """Send a probe of *size* bytes. Return the seconds it took, or what went wrong."""
     registered = await client.post("/api/probes", {})
     token, secret = registered["token"], Secret(registered["secret"])
@@ -118,7 +122,7 @@ async def _send(url: str, client: Client, http_client: HttpClient, *, size: int)
             f"{url.rstrip('/')}/callbacks/{token}",
             headers=headers,
             content=body,
-            time_limit=CALL_LIMIT / 2,
+            time_limit=time_limit,
             max_body=_MAX_ANSWER,
         )
     except (RequestNotSent, NoResponse, AddressBlocked) as exc:

@@ -113,8 +113,9 @@ def integrity(subject: Subject) -> Finding:
         return ok("The service has the store open and reports no damage. `kling-receiver db check` checks every page.")
     if found := quick_check(path, time_limit=CALL_LIMIT):
         return failed(
-            f"The store is damaged: {found[0]}",
-            "Do not start the service. `kling-receiver db check` lists all damage. Restore a backup.",
+            f"The store cannot be used: {found[0]}",
+            "`kling-receiver db check` lists all that is wrong. If it is damage, do not start the service: restore a "
+            "backup.",
             found=len(found),
         )
     return ok("SQLite's quick check finds no damage.")

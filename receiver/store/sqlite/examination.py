@@ -18,7 +18,14 @@ from receiver.domain.model import Event, Json, RouteState
 from receiver.store.disk import real_path
 from receiver.store.interfaces import RouteBacklog
 from receiver.store.sqlite import catalog, rows
-from receiver.store.sqlite.database import connect_reader, is_foreign, suspect_marker, translate_error, wal_path
+from receiver.store.sqlite.database import (
+    connect_reader,
+    is_foreign,
+    refuse_orphan_wal,
+    suspect_marker,
+    translate_error,
+    wal_path,
+)
 from receiver.store.sqlite.migrate import is_initialized, known_migrations, schema_mismatches
 from receiver.store.sqlite.queries import queries, sql
 
@@ -48,8 +55,9 @@ class Files:
 
 
 def files_of(path: Path) -> Files | None:
-    """Return the files of the store at *path*; None if there is none."""
+    """Return the files of the store at *path*; None if there is none. Raises StoreError for a log without a store."""
     path = real_path(path)
+    refuse_orphan_wal(path)
     if not path.exists():
         return None
     log = wal_path(path)
@@ -61,7 +69,10 @@ def files_of(path: Path) -> Files | None:
 
 
 def quick_check(path: Path, *, time_limit: timedelta) -> Sequence[str]:
-    """Return the damage that SQLite's quick check finds. Raises StoreUnavailable if it takes longer."""
+    """Return why the store cannot be used: damage that SQLite's quick check finds, or another schema.
+
+    Raises StoreUnavailable if the check takes longer.
+    """
     with _reading(path, time_limit) as connection:
         if is_foreign(connection):
             return ["The file is the database of another program."]
