@@ -99,7 +99,7 @@ def expose(
     common: CommonOptions = COMMON,
 ) -> int:
     """Print a proxy configuration that exposes only the public listener and logs no tokens."""
-    settings = load(common.config).settings
+    settings = load(common.config, needs_secrets=False).settings
     url = _url(settings.public, host)
     folder = Path("/etc/letsencrypt/live") / (urlsplit(url).hostname or "")
     plan = ProxyPlan(

@@ -59,7 +59,7 @@ def submit(
 ) -> int:
     """Submit a task to Kling, through the running service."""
     limit = _time_limit(timeout, wait=wait)
-    dialect = load(output.config).settings.kling.dialect
+    dialect = load(output.config, needs_secrets=False).settings.kling.dialect
     tags = key_values("--tag", tag or [])
     options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority, "reuse": reuse}
     if (job_file := content.job_file()) is not None:

@@ -20,7 +20,7 @@ def discover(url: str | None, token: str | None, config: Path | None) -> tuple[s
         return url, token
     from receiver.settings import load  # noqa: PLC0415 -- it takes most of the client's import time
 
-    settings = load(config).settings
+    settings = load(config, needs_secrets=False).settings
     return url or _admin_url(settings), token or _read_token(settings)
 
 

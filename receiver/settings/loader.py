@@ -59,8 +59,11 @@ def find(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path |
     return next(existing, None) or next(unreadable, None)
 
 
-def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Loaded:
-    """Load the configuration. Raises ConfigurationError with all errors, and nothing else."""
+def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, needs_secrets: bool = True) -> Loaded:
+    """Load the configuration. Raises ConfigurationError with all errors, and nothing else.
+
+    Without *needs_secrets*, only the reference to the admin token must be resolvable. Use this to find the service.
+    """
     environ = os.environ if environ is None else environ
     cwd = Path.cwd()
     found = find(path, environ, cwd)
@@ -68,7 +71,7 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None) -> 
     overrides = apply_environment(file.values, environ, Settings)
     values = _with_defaults(overrides.values)
     sources = ValueSources(file=file, variables=overrides.variables)
-    context = LoadContext(environ=environ, folder=found.parent if found else cwd)
+    context = LoadContext(environ=environ, folder=found.parent if found else cwd, needs_secrets=needs_secrets)
     try:
         settings = Settings.model_validate(values, context=context)
     except ValidationError as exc:

@@ -6,7 +6,7 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import ValidationInfo
@@ -22,17 +22,21 @@ _EMBEDDED_REFERENCE = re.compile(r"(?:basic|bearer|token)\s+(?:env|file|credenti
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_FILE_SIZE = 64 * 1024
 _MIN_SIGNING_SECRET = 16
+_UNRESOLVED = "https://unresolved.invalid/"  # valid wherever a reference may be written: a URL, a header or a secret
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadContext:
     """What values may refer to: the environment, and the folder that relative paths start from.
 
+    ``needs_secrets`` is false for a program that only finds the service or its store: references that this user
+    cannot resolve, such as a variable of the service's own terminal, are then no errors.
     ``route_names`` collects the names of routes during the load, so that each is unique.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
     folder: Path = Path()
+    needs_secrets: bool = True
     route_names: set[str] = field(default_factory=set)
 
 
@@ -59,7 +63,15 @@ def resolve(text: str, context: LoadContext) -> str:
     match = _REFERENCE.fullmatch(text)
     if not match:
         return text
-    kind, name = match.groups()
+    try:
+        return _read_reference(match[1], match[2], context)
+    except InvalidValue:
+        if context.needs_secrets:
+            raise
+        return _UNRESOLVED
+
+
+def _read_reference(kind: str, name: str, context: LoadContext) -> str:
     match kind:
         case "env":
             return _from_environment(name, context.environ)
@@ -148,6 +160,13 @@ def read_secret(raw: object, info: ValidationInfo) -> Secret:
 def read_optional_secret(raw: object, info: ValidationInfo) -> Secret | None:
     """Parse a secret; None for an empty string."""
     return None if raw is None or raw == "" else read_secret(raw, info)
+
+
+def read_admin_token(raw: object, info: ValidationInfo) -> Secret | None:
+    """Parse the admin token. Every program needs it, so its reference must always be resolvable."""
+    if isinstance(raw, str):
+        resolve(raw, replace(load_context(info), needs_secrets=True))
+    return read_optional_secret(raw, info)
 
 
 def read_api_key(raw: object, info: ValidationInfo) -> Secret | None:

@@ -108,7 +108,7 @@ class AdminSettings(Section):
     listen: Annotated[Address, ParsedField(read_address)] = Field(
         default=Address("127.0.0.1", 8701), description="Address of the gateway and the API."
     )
-    token: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
+    token: Annotated[Secret | None, ReferenceField(secrets.read_admin_token)] = Field(
         default=None,
         description="The bearer token it requires. Empty: created at the first start and kept beside the store.",
     )

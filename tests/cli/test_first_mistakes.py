@@ -98,3 +98,14 @@ def test_an_answer_of_another_program_is_recognized(
     service.answer("/api/tasks", {}, status=404)
 
     assert "The answer with status 404 is not from Kling Receiver." in error_of(config, capsys, "tasks", "list")
+
+
+def test_a_second_terminal_needs_no_secret_of_a_route(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    route = '[[routes]]\nname = "app"\nwebhook = { url = "http://127.0.0.1:9/", secret = "env:UNSET_HOOK_SECRET" }\n'
+    config.write_text(f"{config.read_text()}\n{route}")
+    service.answer("/api/tasks", make_task(state="submitted"), status=202)
+
+    assert main(["submit", "images/generations", "--set", "prompt=a cat", "--config", str(config)]) == 0
+    assert "UNSET_HOOK_SECRET is not set" in error_of(config, capsys, "config", "check")

@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 from harness.settings_files import config_error, config_errors, load_route, load_text, route_text
 
+from receiver.domain.errors import ConfigurationError
 from receiver.domain.secret import Secret
 from receiver.domain.signing import decode_key
+from receiver.settings import load
 
 LONG = "a-secret-of-26-characters"
 STANDARD = "whsec_dGVzdHNlY3JldHRlc3RzZWNyZXR0ZXN0c2VjcmV0MTI="
@@ -280,3 +282,46 @@ def test_a_secret_is_never_printed(tmp_path: Path) -> None:
 
     assert "app.example.com" not in repr(route)
     assert LONG not in repr(load_text(tmp_path, f'[admin]\ntoken = "{LONG}"'))
+
+
+REFERENCES = """
+[kling]
+api_key = "file:/nowhere/key"
+[callbacks]
+signing_secrets = ["credential:kling"]
+[gateway]
+secret = "env:REPLY_SECRET"
+[archive.storage]
+access_key = "credential:s3-access"
+secret_key = "credential:s3-secret"
+url = "s3://bucket/x"
+[[routes]]
+name = "app"
+webhook = { url = "env:CHAT_URL", secret = ["env:NEW", "env:OLD"], headers = { authorization = "env:TOKEN" } }
+[[routes]]
+name = "publish"
+script = { command = ["/bin/true"], env = { KEY = "file:key" } }
+"""
+
+
+def test_a_program_that_only_finds_the_service_needs_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(REFERENCES)
+
+    settings = load(tmp_path / "config.toml", {}, needs_secrets=False).settings
+
+    assert [route.name for route in settings.routes] == ["app", "publish"]
+    assert settings.store.path == tmp_path / "var/receiver.db"
+
+
+def test_the_service_needs_every_secret(tmp_path: Path) -> None:
+    assert len(config_errors(tmp_path, REFERENCES)) >= 8
+
+
+def test_every_program_needs_the_admin_token(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text('[admin]\ntoken = "env:ADMIN_TOKEN"\n')
+
+    with pytest.raises(ConfigurationError, match="ADMIN_TOKEN is not set"):
+        load(tmp_path / "config.toml", {}, needs_secrets=False)
+
+    loaded = load(tmp_path / "config.toml", {"ADMIN_TOKEN": "t" * 16}, needs_secrets=False)
+    assert loaded.settings.admin.token == Secret("t" * 16)
