@@ -8,6 +8,7 @@ import json
 import re
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from html import escape
 from urllib.parse import quote
 
 from receiver.domain.clock import TOKEN_LENGTH
@@ -19,6 +20,14 @@ MIN_LENGTH = 8
 
 _MIN_PART = 4  # of a secret that was cut: fewer characters say little
 _MAX_ADDED = 16
+_ESCAPES = (
+    ("&<>", "\\u{:04x}"),  # JSON by Go
+    ("&<>='", "\\u{:04x}"),  # JSON by Gson
+    ("&<>'+`\"", "\\u{:04X}"),  # JSON by .NET
+    ("&<>'=/`\"", "&#x{:X};"),  # HTML by many template engines
+)
+"""Characters that common encoders escape without need, and how: keys in base64 contain some of them."""
+
 _SCHEME = re.compile(r"^(?:basic|bearer|token|key)\s+", re.IGNORECASE)
 
 
@@ -112,10 +121,18 @@ def _beginning_of(secret: bytes, tail: bytes) -> int | None:
 
 
 def _forms(secret: Secret) -> Sequence[str]:
-    """Return how a secret may be written: as it is, in JSON, and in a URL; the longest first."""
+    """Return how a secret may be written: as it is, in JSON, in a URL, and in HTML; the longest first."""
     forms: set[str] = set()
     for word in {secret.reveal(), _SCHEME.sub("", secret.reveal())}:
         if len(word) >= MIN_LENGTH:
             in_json = json.dumps(word)[1:-1]
-            forms |= {word, in_json, in_json.replace("/", "\\/"), quote(word, safe="")}
+            forms |= {word, in_json, in_json.replace("/", "\\/")}
+            for quoted in (quote(word, safe=""), quote(word)):
+                forms |= {quoted, re.sub("%[0-9A-F]{2}", lambda found: found[0].lower(), quoted)}
+            forms |= {escape(word), escape(word, quote=False)}
+            forms |= {_escape(word, characters, template) for characters, template in _ESCAPES}
     return sorted(forms, key=len, reverse=True)
+
+
+def _escape(word: str, characters: str, template: str) -> str:
+    return "".join(template.format(ord(letter)) if letter in characters else letter for letter in word)

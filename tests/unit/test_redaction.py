@@ -21,6 +21,23 @@ def test_a_known_secret_is_hidden_in_every_encoding(written: str) -> None:
     assert redactor.body(f"bad {written}!".encode()).endswith(b"***!")
 
 
+@pytest.mark.parametrize(
+    ("secret", "written"),
+    [
+        ("canary&key<17", "canary\\u0026key\\u003c17"),  # as Go writes it in JSON
+        ("canary/key+17==", "canary/key+17\\u003d\\u003d"),  # Gson
+        ("canary/key+17==", "canary/key\\u002B17=="),  # .NET
+        ("canary/key+17==", "canary/key%2B17%3D%3D"),  # a query
+        ("canary/key+17==", "canary%2fkey%2b17%3d%3d"),  # a query by .NET
+        ("canary/key+17==", "canary&#x2F;key+17&#x3D;&#x3D;"),  # a web page
+        ("canary&key'17", "canary&amp;key&#x27;17"),
+        ("canary&key'17", "canary&amp;key'17"),
+    ],
+)
+def test_a_secret_is_hidden_as_common_encoders_write_it(secret: str, written: str) -> None:
+    assert Redactor([Secret(secret)]).body(f"echo {written}!".encode()) == b"echo ***!"
+
+
 def test_a_header_value_hides_its_key_alone_too() -> None:
     assert Redactor([Secret("Bearer canary-0815")]).values("key canary-0815") == "key ***"
 
