@@ -38,6 +38,7 @@ _MAX_PROBE_DELAY = timedelta(hours=2)
 """A probe planned later than this was planned before the clock was set back: Retry-After is capped at one hour."""
 
 _RECHECK_DELAY = timedelta(seconds=1)
+_UNKNOWN_ROUTE = "Deliveries wait for a route that is no longer configured. Configure one with its name again."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,12 +103,16 @@ class Dispatcher:
             try:
                 recovered = await self._queue.release_all(now=self._clock.now(), suspect_after=SUSPECT_AFTER)
                 await self._route_states.load()
+                waiting = await self._queue.due_routes()
             except StoreUnavailable as exc:
                 log.warning("dispatch.delayed", reason=exc.message)
                 await self._clock.wait(stop, until=self._clock.now() + _RECHECK_DELAY)
             else:
                 self._suspects = dict(recovered.suspects)
                 log.info("dispatch.started", released=recovered.released, suspects=len(self._suspects))
+                for route in waiting:
+                    if self._lanes(route) is None:
+                        log.warning("route.unknown", route=route, reason=_UNKNOWN_ROUTE)
                 return
 
     async def _start_due_attempts(self) -> datetime | None:

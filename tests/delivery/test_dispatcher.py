@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+import structlog
 from harness.clock import START
 from harness.delivery_system import FAILED, SCHEDULE, DeliverySystem, a_delivery_system
 
@@ -273,3 +274,23 @@ async def test_a_store_that_cannot_just_now_delays_and_ends_nothing(system: Deli
 
     assert await system.statuses() == [DeliveryStatus.DELIVERED] * 2
     assert there.attempt_times == [START + 3 * SECOND] * 2
+
+
+async def test_the_start_names_a_route_that_is_gone_while_its_deliveries_wait(system: DeliverySystem) -> None:
+    there = system.add_route()
+    there.respond = lambda _: FAILED
+    await system.start()
+    await system.add_events(1)
+    await system.stop()
+    lane = system.lanes.pop("publish")
+
+    with structlog.testing.capture_logs() as logs:
+        await system.start()
+    warned = [line["route"] for line in logs if line["event"] == "route.unknown"]
+    await system.stop()
+    system.lanes["publish"] = lane
+    with structlog.testing.capture_logs() as later:
+        await system.start()
+
+    assert warned == ["publish"]
+    assert "route.unknown" not in [line["event"] for line in later]
