@@ -22,7 +22,7 @@ from benchmarks.measures import ALL
 from benchmarks.measures.deliveries import a_forwarder, delivery_rate, sink_counter
 from benchmarks.processes import run_load, run_load_on_one_loop, run_plain_loop, server_process
 from benchmarks.sink import Sink
-from benchmarks.workload import CALLBACK, forwarder_finished, posts_to
+from benchmarks.workload import CALLBACK, STATUSES, forwarder_finished, posts_to
 from harness.ports import free_port
 
 
@@ -78,8 +78,9 @@ def test_simple_forwarder_delivers_and_records(tmp_path: Path) -> None:
 
 def test_floor_stores_push_task_event_and_delivery_before_it_answers(tmp_path: Path) -> None:
     with server_process("floor", str(tmp_path), folder=tmp_path) as server:
-        posts = posts_to(floor.create_callback_urls(tmp_path, 50))
-        run_load(server.port, posts, tmp_path)
+        paths = floor.create_callback_urls(tmp_path, 50)
+        for status in STATUSES:
+            run_load(server.port, posts_to(paths, statuses=[status]), tmp_path)
 
     queries = ("SELECT id FROM pushes", "SELECT id FROM events", "SELECT id FROM deliveries")
     assert [len(_column(tmp_path, query)) for query in queries] == [150, 150, 150]
