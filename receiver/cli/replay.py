@@ -200,7 +200,7 @@ def _print_preview(preview: Json, *, as_json: bool) -> None:
 
 
 def _print_summary(preview: Json) -> None:
-    parts = [f"{each['count']} {each['status'] or 'events'} to {each['route']}" for each in preview["by"]]
+    parts = [f"{each['route']} ({each['count']} {each['status'] or 'events'})" for each in preview["by"]]
     render.notice(f"{preview['total']} to replay: {', '.join(parts)}")
 
 

@@ -103,7 +103,9 @@ _NO_FAULTS = Faults()
 
 def simulate(
     *,
-    listen: Annotated[str, Parameter(help="Address and port to listen on.")] = "127.0.0.1:8790",
+    listen: Annotated[
+        str, Parameter(help="Address and port to listen on (default: 127.0.0.1:8790).")
+    ] = "127.0.0.1:8790",
     account: Account = _DEFAULT_ACCOUNT,
     faults: Faults = _NO_FAULTS,
     json: Annotated[bool, Parameter(help="Print each event as a line of JSON.")] = False,

@@ -16,6 +16,7 @@ PUBLIC_PATHS = frozenset({"/healthz", "/readyz"})
 
 _READING_METHODS = ("GET", "HEAD")
 
+_WHERE_TO_FIND_IT = "It is in `admin-token` beside the store, or in [admin] token."
 _REALM = 'Bearer realm="kling-receiver"'
 
 
@@ -52,14 +53,14 @@ class TokenAuth:
             )
         credentials = headers.getlist("authorization")
         if not credentials:
-            detail = "Send the admin token: Authorization: Bearer TOKEN."
+            detail = f"Send the admin token: Authorization: Bearer TOKEN. {_WHERE_TO_FIND_IT}"
             raise _unauthorized(detail, _REALM)
         scheme, _, token = credentials[0].partition(" ")
         given = token.strip().encode("latin-1")
         is_admin = hmac.compare_digest(given, self._token)
         is_reader = self._read_token is not None and hmac.compare_digest(given, self._read_token)
         if len(credentials) > 1 or scheme.lower() != "bearer" or not (is_admin or is_reader):
-            raise _unauthorized("This is not the admin token.", f'{_REALM}, error="invalid_token"')
+            raise _unauthorized(f"This is not the admin token. {_WHERE_TO_FIND_IT}", f'{_REALM}, error="invalid_token"')
         if not is_admin and method not in _READING_METHODS:
             raise _read_only(method)
 

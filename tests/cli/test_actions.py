@@ -109,7 +109,7 @@ def test_a_replay_prints_its_plan_then_its_progress(
         "why": "the outage",
     }
     assert err.splitlines() == [
-        "2 to replay: 2 dead to publish",
+        "2 to replay: publish (2 dead)",
         "rpl_one  1 of 2",
         "rpl_one  2 of 2",
     ]
