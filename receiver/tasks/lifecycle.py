@@ -21,6 +21,7 @@ from receiver.tasks.poll_schedule import (
     PendingPushes,
     can_poll,
     earliest,
+    ensure_deadline,
     ids_in,
     is_unbound,
     next_check_at,
@@ -75,9 +76,8 @@ def on_callback(
     if transition.announce and transition.task.state.is_final and pending:
         foreign, own = _split_foreign_pushes(transition.task, pending)
         transition = replace(transition, resolved={**foreign, **_resolved_by_end(report, own)})
-    if transition.task.updated_at == now:
-        return transition
-    return replace(transition, task=replace(transition.task, updated_at=now))
+    task = ensure_deadline(transition.task, now=now, poll=poll)
+    return replace(transition, task=task if task.updated_at == now else replace(task, updated_at=now))
 
 
 def _decide_callback(

@@ -85,7 +85,7 @@ def _empty_result_wait(polling: Polling) -> timedelta:
 def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: PollSettings) -> Task:
     """Schedule the next poll after an answer: soon for a fresh push, else after a growing interval."""
     fresh = any(now - push.received_at < FRESH_PUSH for push, _ in pending)
-    if is_unbound(task) and not pending:
+    if task.state is TaskState.AWAITING and is_unbound(task) and not pending:
         return replace(task, started_at=None, due_at=None)  # no id is left to poll by
     if (
         has_ended(task)
@@ -213,6 +213,13 @@ def next_check_at(task: Task, delay: timedelta, *, now: datetime, poll: PollSett
     if poll.stuck_after is not None and task.stuck_at is None and task.state.is_running:
         deadlines.append(poll.stuck_after)
     return max(now, running_since(task) + min(deadlines))
+
+
+def ensure_deadline(task: Task, *, now: datetime, poll: PollSettings) -> Task:
+    """Return the task with a time to give it up, if Kling has it and it cannot be polled."""
+    if task.due_at is not None or not task.state.is_running or can_poll(task):
+        return task
+    return replace(task, due_at=next_check_at(task, timedelta(), now=now, poll=poll))
 
 
 def poll_interval(task: Task, poll: PollSettings) -> timedelta:

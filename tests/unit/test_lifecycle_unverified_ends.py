@@ -6,6 +6,7 @@ from itertools import permutations
 import pytest
 from harness.clock import START
 from harness.factories import POLL, a_status_report, a_task
+from msgspec.structs import replace
 
 from receiver.domain.model import Origin, PushOutcome, Task, TaskState, Verification
 from receiver.settings import Verify
@@ -61,6 +62,21 @@ def test_an_end_that_the_configuration_trusts_is_not_replaced() -> None:
     transition = push(ended, "succeed", signed=True, verify=Verify.NEVER)
 
     assert (transition.task.state, transition.announce, transition.contradicts) == (TaskState.FAILED, False, True)
+
+
+@pytest.mark.parametrize("status", ["nonsense", "processing"])
+@pytest.mark.parametrize("kling_id", ["another", None])
+def test_a_task_that_cannot_be_polled_is_given_up_in_time(status: str, kling_id: str | None) -> None:
+    task = replace(a_blind_task(), state=TaskState.AWAITING, kling_id=None, external_task_id=None, due_at=None)
+    report = replace(a_status_report(status), kling_id=kling_id, external_task_id=None)
+    none, verify = Verification.NONE, Verify.TERMINAL
+
+    task = lifecycle.on_callback(task, report, verified=none, verify=verify, now=START, poll=POLL).task
+    restarted = lifecycle.on_no_answer(task, (), denied_id=None, now=START, poll=POLL).task
+
+    assert task.due_at is not None
+    assert START < task.due_at <= START + POLL.give_up_after
+    assert restarted.due_at == task.due_at
 
 
 def test_only_a_verified_end_shortens_the_life_of_the_callback_url() -> None:
