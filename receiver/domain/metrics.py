@@ -75,9 +75,9 @@ class Histogram:
             if len(self.values) >= MAX_SERIES:
                 return
             found = self.values[labels] = Distribution([0] * (len(self.bounds) + 1))
-        value = max(value, 0)
         found.counts[bisect_left(self.bounds, value)] += 1
-        found.sum += value
+        if value > 0:
+            found.sum += value
 
     def copy(self) -> "Histogram":
         """Return the present values, for another thread."""

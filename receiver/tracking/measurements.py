@@ -8,17 +8,18 @@ from receiver.kling.endpoints import CATALOGUE, resolve
 from receiver.store.interfaces import Change
 from receiver.tracking.incoming import Incoming
 
-_NEWS = (PushOutcome.APPLIED, PushOutcome.PENDING)
+_NEWS = frozenset({PushOutcome.APPLIED, PushOutcome.PENDING})
 _ENDS = {"task.succeed": "succeed", "task.failed": "failed", "task.expired": "expired"}
 
 
 def record_callback(metrics: Metrics, change: Change, incoming: Incoming) -> None:
     """Record a stored callback. Only one with news shows how long Kling took to send it."""
-    if change.push is None or incoming.source is not Source.CALLBACK:
+    push, updated_at = change.push, incoming.report.updated_at
+    if push is None or incoming.source is not Source.CALLBACK:
         return
-    metrics.callbacks.add(change.push.outcome.value)
-    if incoming.report.updated_at is not None and change.push.outcome in _NEWS:
-        metrics.push_lag_seconds.observe(incoming.at.timestamp() - incoming.report.updated_at)
+    metrics.callbacks.add(push.outcome)
+    if updated_at is not None and push.outcome in _NEWS:
+        metrics.push_lag_seconds.observe(incoming.at.timestamp() - updated_at)
 
 
 def record_ends(metrics: Metrics, change: Change) -> None:

@@ -20,7 +20,7 @@ from receiver.delivery.senders.webhook import ClientCallbackSender, WebhookSende
 from receiver.domain.clock import SystemClock
 from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused
 from receiver.domain.secret import Secret
-from receiver.net.http_client import HttpClient, HttpResponse
+from receiver.net.http_client import HttpClient, HttpResponse, IPAddress
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.settings import WebhookSettings
 
@@ -157,7 +157,8 @@ async def test_a_time_out_fails_with_its_reason(http_client: HttpClient) -> None
     async with http_peer(never_respond) as peer:
         outcome = await send(http_client, peer.url, timeout=timedelta(milliseconds=100))
 
-    assert outcome == Failed(reason=f"127.0.0.1:{peer.port} received the request but did not answer within 0.1 s.")
+    reason = f"127.0.0.1:{peer.port} received the request but did not answer within 0.1 s."
+    assert outcome == Failed(reason=reason, fault="timeout")
 
 
 async def test_a_refused_connection_fails_with_its_reason(http_client: HttpClient) -> None:
@@ -167,7 +168,20 @@ async def test_a_refused_connection_fails_with_its_reason(http_client: HttpClien
 
     assert outcome == Failed(
         reason=f"127.0.0.1:{port} refused the connection: check that a server is listening there.",
+        fault="connect",
     )
+
+
+async def test_an_unknown_host_is_a_fault_of_dns() -> None:
+    async def resolve(_: str) -> list[IPAddress]:
+        raise OSError("unknown")
+
+    client = HttpClient(user_agent="kling-receiver/test", resolve=resolve)
+    outcome = await send(client, "http://unknown.example.com/hook")
+    await client.aclose()
+
+    assert isinstance(outcome, Failed)
+    assert outcome.fault == "dns"
 
 
 async def test_a_reset_fails_with_its_reason(http_client: HttpClient) -> None:

@@ -10,7 +10,7 @@ from harness.http_peers import http_peer, never_respond, respond_with, response
 from harness.http_requests import SHORT_TIMEOUT, post
 from harness.waiting import wait_until
 
-from receiver.domain.errors import RequestNotSent
+from receiver.domain.errors import NetworkFault, RequestNotSent
 from receiver.net.http_client import HttpClient, IPAddress
 
 # TLS.
@@ -60,8 +60,10 @@ async def test_a_self_signed_certificate_is_refused(server_tls: ssl.SSLContext) 
 
 async def test_https_to_a_plain_port_says_so(http_client: HttpClient) -> None:
     async with http_peer(respond_with(b"HTTP/1.1 400 Bad\r\n\r\n", then_close=True), reads_requests=False) as peer:
-        with pytest.raises(RequestNotSent, match=r"TLS with 127\.0\.0\.1"):
+        with pytest.raises(RequestNotSent, match=r"TLS with 127\.0\.0\.1") as failed:
             await post(http_client, f"https://127.0.0.1:{peer.port}/")
+
+    assert failed.value.fault is NetworkFault.TLS
 
 
 async def test_a_peer_that_closes_in_the_handshake_says_so(http_client: HttpClient) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Mapping
 from datetime import timedelta
 
@@ -148,6 +150,14 @@ async def test_a_total_of_the_store_survives_and_never_falls(web: WebApp) -> Non
     await web.store.totals.raise_to(Total.CALLBACKS_MISSED, 3)
 
     assert (await scrape(web))["callbacks_missed_total", ""] == 5
+
+
+def test_the_library_is_imported_by_the_first_scrape_only() -> None:
+    code = "import sys, receiver.service.bootstrap; print('prometheus_client' in sys.modules)"
+
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+    assert ran.stdout == "False\n"
 
 
 class SlowTotals:
