@@ -293,12 +293,12 @@ async def test_a_bad_certificate_of_the_public_url_is_named(tmp_path: Path, serv
 
 
 def test_a_name_of_the_public_url_that_does_not_resolve_is_failed(tmp_path: Path) -> None:
-    status, message, remedy = run_doctor(write_config(tmp_path, public="https://no-such-name.invalid")).says(
-        "public.address"
-    )
+    report = run_doctor(write_config(tmp_path, public="https://no-such-name.invalid"))
 
+    status, message, remedy = report.says("public.address")
     assert (status, "could not be resolved" in message) == ("failed", True)
     assert "DNS" in remedy
+    assert report.says("public.certificate")[0] == "warning"
 
 
 def test_few_open_files_are_named_with_the_connections_left(tmp_path: Path) -> None:
@@ -317,10 +317,14 @@ def test_a_service_that_does_not_answer_is_not_taken_for_a_stopped_one(tmp_path:
     port = int(config.read_text().split("[admin]")[1].split(":")[1].split('"')[0])
 
     with socket.create_server(("127.0.0.1", port)):
-        status, message, _ = run_doctor(config).says("service")
+        report = run_doctor(config)
 
+    status, message, _ = report.says("service")
     assert status == "failed"
     assert "does not answer within" in message
+    taken = report.one("listeners")
+    assert (taken["status"], taken["details"]) == ("warning", {"listener": "admin"})
+    assert f"ss -ltnp sport = :{port}" in taken["remedy"]
 
 
 def test_without_json_each_finding_is_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

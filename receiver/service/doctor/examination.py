@@ -18,6 +18,7 @@ from receiver.settings import Settings, load, secrets_in
 
 CHECKS = (
     Check("service", process.service),
+    Check("listeners", process.listeners),
     Check("versions", process.versions),
     Check("store.disk", store.disk),
     Check("store.file_system", store.file_system_type),

@@ -30,6 +30,7 @@ from receiver.service.doctor.check import CALL_LIMIT, Finding, Subject, failed, 
 KEY, CLOCK = "kling.key", "clock"
 
 _REGIONS = ("api-singapore.klingai.com", "api-beijing.klingai.com")
+_EXACT = timedelta(seconds=3)  # a Date header has whole seconds
 _SMALL_SKEW, _LARGE_SKEW = timedelta(seconds=30), timedelta(minutes=5)
 _AFTER_KEY = (UnknownResource, InvalidParameters, Forbidden, RateLimited, SlotsFull)
 """Refusals that Kling makes only after it has accepted the key."""
@@ -120,7 +121,7 @@ def _clock(answer: KeyCheck) -> Finding:
         )
     if abs(ahead) > _SMALL_SKEW:
         return warning(f"{difference}. From 5 minutes on, signatures are refused.", _SET_CLOCK, **details)
-    return ok(f"{difference}." if seconds else "This machine's clock agrees with Kling's.", **details)
+    return ok("This machine's clock agrees with Kling's." if abs(ahead) < _EXACT else f"{difference}.", **details)
 
 
 def _unknown_clock(why: str) -> Finding:

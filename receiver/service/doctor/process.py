@@ -3,20 +3,24 @@
 While the service runs, its own limits count. Otherwise they are those of this command.
 """
 
+import asyncio
 import platform
 import resource
+from collections.abc import Sequence
 from importlib.util import find_spec
 
 from receiver import __version__
 from receiver.domain.errors import ServiceUnreachable
 from receiver.service.diagnostics import soft_limit
 from receiver.service.doctor.check import Finding, Subject, failed, ok, warning
+from receiver.settings import Address
 from receiver.store.sqlite.examination import sqlite_version
 from receiver.web.server.connections import ConnectionLimits
 from receiver.web.server.file_limit import fit_limits
 
 _ENOUGH_FILES, _FEW_FILES = 1024, 256
 _ENOUGH_PROCESSES = 256
+_LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- compared with the configuration, not bound
 _FAST = {"event_loop": "uvloop", "http_parser": "httptools"}
 
 
@@ -41,6 +45,36 @@ def service(subject: Subject) -> Finding:
             **details,
         )
     return ok(f"The service runs since {known['started_at']} and is ready.", **details)
+
+
+async def listeners(subject: Subject) -> Finding | Sequence[Finding]:
+    """Check that no other program listens where the service will."""
+    if subject.service.is_running:
+        return ok("The service listens at both of its addresses.")
+    settings = subject.settings
+    addresses = {"public": settings.public.listen, "admin": settings.admin.listen}
+    taken = [
+        warning(
+            f"A program already listens at {address}, the address in [{name}] listen, and it is not this service. "
+            "The service cannot start, unless it is the socket of its systemd unit.",
+            f"`ss -ltnp sport = :{address.port}` shows the program. Stop it, or set another address.",
+            listener=name,
+        )
+        for name, address in addresses.items()
+        if address.port and await _is_taken(address)
+    ]
+    return taken or ok("Both addresses of the service are free.")
+
+
+async def _is_taken(address: Address) -> bool:
+    host = _LOOPBACK_OF.get(address.host, address.host)
+    try:
+        async with asyncio.timeout(1):
+            _, writer = await asyncio.open_connection(host, address.port)
+    except (OSError, TimeoutError):
+        return False
+    writer.close()
+    return True
 
 
 def versions(subject: Subject) -> Finding:

@@ -61,6 +61,8 @@ async def certificate(subject: Subject) -> Finding:
     try:
         reached = await reach(url, guard=OperatorGuard())
     except (RequestNotSent, AddressBlocked) as exc:
+        if not await _accepts_connections(url):
+            return warning("Not known: the public URL accepts no connection.", "See public.address.")
         return failed(
             f"TLS does not work at the public URL, so Kling's callbacks fail: {exc.message}",
             "Renew the certificate, and let it contain the name in [public] url and its whole chain.",
@@ -77,6 +79,14 @@ async def certificate(subject: Subject) -> Finding:
             **details,
         )
     return ok(f"The certificate is valid for {left.days} more days.", **details)
+
+
+async def _accepts_connections(url: str) -> bool:
+    try:
+        await reach(url, guard=OperatorGuard(), tls=False)
+    except (RequestNotSent, AddressBlocked):
+        return False
+    return True
 
 
 async def probe(subject: Subject) -> Finding:
