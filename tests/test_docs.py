@@ -287,8 +287,8 @@ def commands() -> list[str]:
 
 
 def with_examples(folder: Path) -> Loaded:
-    """Load config.toml with the # taken off its example routes."""
-    text = CONFIG.read_text()
+    """Load config.toml with the # taken off its example routes, and with a named token."""
+    text = CONFIG.read_text().replace("tokens = {}", 'tokens = { anna = "the-token-of-anna" }')
     before, mark, examples = text.partition("\n# [[routes]]")
     assert mark
     taken_off = re.sub(r"^# ?", "", mark.lstrip("\n") + examples, flags=re.MULTILINE)

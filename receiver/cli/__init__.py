@@ -54,6 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
+    if argv == ["--version"]:  # scripts ask this, so it does not load the parser
+        from receiver import __version__
+
+        sys.stdout.write(f"{_PROGRAM} {__version__}\n")
+        return OK
     from cyclopts import CycloptsError
 
     from receiver.cli import streams

@@ -9,17 +9,17 @@ from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import (
-    OUTPUT,
+    CLIENT,
     PAGING,
     BatchName,
-    OutputOptions,
+    ClientOptions,
     Paging,
     Reason,
     Timeout,
     duration,
     usage_errors,
 )
-from receiver.client import Batch, BatchNotFinished, SyncClient
+from receiver.client import Batch, BatchNotFinished
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
 
@@ -60,19 +60,19 @@ def list_(
     *,
     state: Annotated[list[str] | None, Parameter(help="Only open, closed or finished ones. May be repeated.")] = None,
     paging: Paging = PAGING,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """List batches, newest first."""
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         found = client.batches(state=state or (), limit=paging.size, cursor=paging.cursor)
     render.page(_COLUMNS, found.raw, as_json=output.json, empty="No batches.")
     return OK
 
 
 @batches.command
-def show(name: BatchName, /, *, output: OutputOptions = OUTPUT) -> int:
+def show(name: BatchName, /, *, output: ClientOptions = CLIENT) -> int:
     """Show one batch, with the number of its tasks in each state."""
-    with SyncClient(config=output.config) as client:
+    with output.connect() as client:
         return _print_batch(client.batch(name), output)
 
 
@@ -82,10 +82,10 @@ def close(
     /,
     *,
     why: Reason = "",
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Close a batch to new tasks; batch.finished follows when its tasks are finished."""
-    with SyncClient(config=output.config) as client:
+    with output.connect() as client:
         return _print_batch(client.close_batch(name, why=why), output)
 
 
@@ -95,11 +95,11 @@ def wait(
     /,
     *,
     timeout: Timeout = None,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Wait until a batch is finished; exit 0 if all its tasks succeeded."""
     limit = duration("--timeout", timeout) if timeout else None
-    with SyncClient(config=output.config) as client:
+    with output.connect() as client:
         snapshots = client.follow_batch(name, timeout=limit)
         batch = _show_progress(snapshots) if render.is_terminal(sys.stderr) else _print_progress(snapshots)
     if output.json:
@@ -137,7 +137,7 @@ def _print_progress(snapshots: Iterator[Batch]) -> Batch:
     return batch
 
 
-def _print_batch(batch: Batch, output: OutputOptions) -> int:
+def _print_batch(batch: Batch, output: ClientOptions) -> int:
     if output.json:
         render.print_json(batch.raw)
         return OK

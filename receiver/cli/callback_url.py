@@ -6,9 +6,8 @@ from urllib.parse import quote
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.options import OUTPUT, Label, OutputOptions, Tags, TaskRef, key_values, usage_errors
+from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, TaskRef, key_values, usage_errors
 from receiver.cli.submit import find_endpoint
-from receiver.client import SyncClient
 
 callback_url = App(name="callback-url", help="Create or revoke a callback URL for a job submitted elsewhere.")
 
@@ -21,14 +20,14 @@ def make(
     ] = None,
     label: Label = None,
     tag: Tags = None,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Create a callback URL for one job submitted elsewhere. It is shown only once."""
     if endpoint is not None:
         find_endpoint(endpoint)  # raises if it is unknown or sends no callbacks
     fields = {"endpoint": endpoint, "label": label, "tags": key_values("--tag", tag or [])}
     body = {name: value for name, value in fields.items() if value}
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         created = client.post("/api/callback-urls", body)
     if output.json:
         render.print_json(created)
@@ -44,10 +43,10 @@ def revoke(
     task: TaskRef,
     /,
     *,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Revoke a task's callback URL, for example if it leaked; the task is then tracked by polling."""
-    with SyncClient(config=output.config) as client:
+    with output.connect() as client:
         answer = client.post(f"/api/callback-urls/{quote(task, safe='')}/revoke", {})
     if output.json:
         render.print_json(answer)

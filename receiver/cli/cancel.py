@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.columns import TASK_COLUMNS
-from receiver.cli.options import OutputOptions, UsageError, usage_errors
+from receiver.cli.options import ClientOptions, UsageError, usage_errors
 from receiver.client import SyncClient, Task
 from receiver.domain.errors import Conflict
 from receiver.domain.model import TaskState
@@ -27,14 +27,14 @@ class TaskSelection:
         return bool(self.endpoint or self.label or self.tags or self.batch)
 
 
-def cancel(refs: Sequence[str], selection: TaskSelection, *, why: str, dry_run: bool, output: OutputOptions) -> int:
+def cancel(refs: Sequence[str], selection: TaskSelection, *, why: str, dry_run: bool, output: ClientOptions) -> int:
     """Cancel the named tasks, or all queued tasks of a selection. Return 1 if a named task cannot be cancelled."""
     if bool(refs) == bool(selection):
         raise UsageError(
             "Name the tasks to cancel, or select them by options, but not both.",
             remedy="Give task ids, or select queued tasks by --batch, --tag, --label or --endpoint.",
         )
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         tasks = [client.task(ref) for ref in refs] if refs else _queued_tasks(client, selection)
         if dry_run:
             queued = [task for task in tasks if task.state == TaskState.QUEUED]
@@ -83,7 +83,7 @@ def _cancel_each(client: SyncClient, tasks: Sequence[Task], why: str) -> tuple[l
     return cancelled, too_late
 
 
-def _print_tasks(tasks: Sequence[Task], output: OutputOptions) -> int:
+def _print_tasks(tasks: Sequence[Task], output: ClientOptions) -> int:
     items = [task.raw for task in tasks]
     if output.json:
         render.print_json({"items": items, "next": None})

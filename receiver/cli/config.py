@@ -16,7 +16,7 @@ def check(*, output: OutputOptions = OUTPUT) -> int:
     from receiver.settings.diagnostics import parse_fault
 
     try:
-        loaded = load(output.config)
+        loaded = load(output.config, needs_secrets=False)
     except ConfigurationError as error:
         if not output.json:
             raise
@@ -24,10 +24,14 @@ def check(*, output: OutputOptions = OUTPUT) -> int:
         return CONFIGURATION
     source = str(loaded.path) if loaded.path else "the defaults"
     if output.json:
-        render.print_json({"ok": True, "path": source, "warnings": list(loaded.warnings)})
+        unavailable = {"unavailable": list(loaded.unavailable)}
+        render.print_json({"ok": True, "path": source, "warnings": list(loaded.warnings), **unavailable})
         return OK
     for warning in loaded.warnings:
         render.notice(f"{warning}")
+    if loaded.unavailable:
+        secrets = ", ".join(loaded.unavailable)
+        render.notice(f"Could not be looked up here: {secrets}. The service must find these secrets at its start.")
     names = [route.name for route in loaded.settings.routes]
     routes = f"routes: {', '.join(names)}" if names else "no routes"
     render.print_line(f"{source}: good ({routes})")
@@ -39,7 +43,7 @@ def show(*, output: OutputOptions = OUTPUT) -> int:
     """Show every setting and its origin: file, environment or default. Secrets are hidden."""
     from receiver.settings import effective_settings, load
 
-    settings = [each._asdict() for each in effective_settings(load(output.config))]
+    settings = [each._asdict() for each in effective_settings(load(output.config, needs_secrets=False))]
     if output.json:
         render.print_json(settings)
         return OK

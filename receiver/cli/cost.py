@@ -3,19 +3,18 @@
 from datetime import datetime
 
 from receiver.cli import OK, render
-from receiver.cli.options import OutputOptions, UsageError, parse_time, usage_errors
-from receiver.client import SyncClient
+from receiver.cli.options import ClientOptions, UsageError, parse_time, usage_errors
 from receiver.domain.model import Json
 
 _UNNAMED = "(none)"
 
 
-def cost(by: str, *, since: str | None, until: str | None, output: OutputOptions) -> int:
+def cost(by: str, *, since: str | None, until: str | None, output: ClientOptions) -> int:
     """Query the sums and print them."""
     start, end = _parse_time("--from", since), _parse_time("--to", until)
     if start is not None and end is not None and start >= end:
         raise UsageError("--from must be before --to.", remedy="2h means two hours ago, which is before 1h.")
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         answer = client.costs(by, since=start, until=end)
     if output.json:
         render.print_json(answer)

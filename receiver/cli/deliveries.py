@@ -7,16 +7,15 @@ from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import (
-    OUTPUT,
+    CLIENT,
     PAGING,
+    ClientOptions,
     DeliveryId,
-    OutputOptions,
     Paging,
     Reason,
     not_found_hint,
     usage_errors,
 )
-from receiver.client import SyncClient
 from receiver.domain.model import Json
 
 deliveries = App(name="deliveries", help="List, show and retry deliveries.")
@@ -61,20 +60,20 @@ def list_(
     task: Annotated[str | None, Parameter(help="Only deliveries of this task.")] = None,
     event: Annotated[str | None, Parameter(help="Only deliveries of this event.")] = None,
     paging: Paging = PAGING,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """List deliveries, newest first."""
     limit, cursor = paging.size, paging.cursor
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         found = client.deliveries(status=status or (), route=route, task=task, event=event, limit=limit, cursor=cursor)
     render.page(COLUMNS, found.raw, as_json=output.json, empty="No deliveries.")
     return OK
 
 
 @deliveries.command
-def show(delivery: DeliveryId, /, *, output: OutputOptions = OUTPUT) -> int:
+def show(delivery: DeliveryId, /, *, output: ClientOptions = CLIENT) -> int:
     """Show one delivery, with the answer or output of each attempt."""
-    with not_found_hint("deliveries list"), SyncClient(config=output.config) as client:
+    with not_found_hint("deliveries list"), output.connect() as client:
         found = client.delivery(delivery)
     if output.json:
         render.print_json(found)
@@ -96,13 +95,13 @@ def retry(
     /,
     *,
     why: Reason = "",
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Attempt a pending delivery now, or replay a finished one as a new delivery.
 
     On a route that is held because of failures, it is sent with the next probe, within a minute.
     """
-    with not_found_hint("deliveries list"), SyncClient(config=output.config) as client:
+    with not_found_hint("deliveries list"), output.connect() as client:
         retried = client.post(f"/api/deliveries/{quote(delivery, safe='')}/retry", {"why": why} if why else {})
     if output.json:
         render.print_json(retried)

@@ -8,16 +8,15 @@ from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import (
-    OUTPUT,
+    CLIENT,
     PAGING,
+    ClientOptions,
     EventId,
-    OutputOptions,
     Paging,
     UsageError,
     not_found_hint,
     usage_errors,
 )
-from receiver.client import SyncClient
 from receiver.domain.model import Json
 
 events = App(name="events", help="List and show events.")
@@ -69,21 +68,21 @@ def list_(
     batch: Annotated[str | None, Parameter(help="Only events of tasks in this batch.")] = None,
     after: Annotated[str | None, Parameter(help="Only events newer than this one, oldest first.")] = None,
     paging: Paging = PAGING,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """List events, newest first."""
     _check_types(type_ or ())
     limit, cursor = paging.size, paging.cursor
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         found = client.list_events(types=type_ or (), task=task, batch=batch, after=after, limit=limit, cursor=cursor)
     render.page(COLUMNS, found.raw, as_json=output.json, empty="No events.")
     return OK
 
 
 @events.command
-def show(event: EventId, /, *, output: OutputOptions = OUTPUT) -> int:
+def show(event: EventId, /, *, output: ClientOptions = CLIENT) -> int:
     """Show one event as it is delivered."""
-    with not_found_hint("events list"), SyncClient(config=output.config) as client:
+    with not_found_hint("events list"), output.connect() as client:
         found = client.event(event).raw
     if output.json or not render.is_terminal():
         render.print_json(found)

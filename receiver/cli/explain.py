@@ -7,8 +7,7 @@ from datetime import datetime
 from urllib.parse import quote
 
 from receiver.cli import OK, render
-from receiver.cli.options import OUTPUT, OutputOptions, TaskRef
-from receiver.client import SyncClient
+from receiver.cli.options import CLIENT, ClientOptions, TaskRef
 from receiver.domain.model import Json
 
 _FIRST_SHOWN, _LAST_SHOWN = 2, 3  # attempts of one delivery that are shown; those between are summed up
@@ -30,9 +29,9 @@ class TimelineEntry:
     detail: str = ""
 
 
-def explain(task: TaskRef, /, *, output: OutputOptions = OUTPUT) -> int:
+def explain(task: TaskRef, /, *, output: ClientOptions = CLIENT) -> int:
     """Explain a task: its request, all pushes, each route's decision, each attempt, and what is next."""
-    with SyncClient(config=output.config) as client:
+    with output.connect() as client:
         explanation = client.get(f"/api/tasks/{quote(task, safe='')}/explain")
     if output.json:
         render.print_json(explanation)

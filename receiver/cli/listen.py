@@ -24,7 +24,7 @@ from cyclopts import Parameter
 from pydantic import ValidationError
 
 from receiver.cli import INTERRUPTED, render
-from receiver.cli.options import OUTPUT, OutputOptions, UsageError, parse_time
+from receiver.cli.options import CLIENT, ClientOptions, UsageError, parse_time
 from receiver.client import Client, Event
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.clock import BEFORE_ALL_EVENTS, Ids, SystemClock, first_id
@@ -50,7 +50,7 @@ _MAX_TEXT = 200
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EventOptions:
-    """Filters for events, and the service to read them from."""
+    """Filters for events."""
 
     on: Annotated[
         list[str] | None,
@@ -63,8 +63,6 @@ class EventOptions:
     since: Annotated[
         str | None, Parameter(help='Start after this event or time: evt_..., "1h" ago, "2026-11-22 10:00".')
     ] = None
-    url: Annotated[str | None, Parameter(help="URL of the admin listener, if it is on another machine.")] = None
-    token: Annotated[str | None, Parameter(help="Admin token, or a reference to it: env:NAME, file:PATH.")] = None
 
     def route_keys(self) -> Json:
         """Return the keys of a route that matches these events."""
@@ -87,7 +85,7 @@ def listen(
         str | None, Parameter(help="Signing secret, or env:NAME. Without one, a new secret is made and shown.")
     ] = None,
     options: EventOptions = _ALL_EVENTS,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Forward events to a URL or a program under development, or print them, until Ctrl-C.
 
@@ -101,8 +99,7 @@ def listen(
     signing_secret = secret or f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
     routes = _build_routes(options.route_keys(), forward_to, signing_secret, program)
     _check_targets(routes)
-    token = _resolve_secret("--token", options.token) if options.token else None
-    client = Client(options.url, token, config=output.config, outage_tolerance=_OUTAGE_TOLERANCE)
+    client = output.connect_async(outage_tolerance=_OUTAGE_TOLERANCE)
     if forward_to and not secret:
         render.notice(f"Signed with {signing_secret}, made for this run. Use --secret to set your own.")
     with suppress(asyncio.CancelledError):

@@ -1,18 +1,23 @@
 """Options that several commands share, and the parsing of their values."""
 
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Group, Parameter
 
 from receiver.domain.clock import SystemClock
 from receiver.domain.errors import InvalidRequest, NotFound, ReceiverError
+from receiver.settings.finder import FILE_NAME, find, skipped_file_warning
 from receiver.settings.values import read_duration
+
+if TYPE_CHECKING:
+    from receiver.client import Client, SyncClient
 
 MAX_LIMIT = 500  # the API's maximum page size
 
@@ -54,6 +59,59 @@ class OutputOptions(CommonOptions):
 
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClientOptions(OutputOptions):
+    """Options of every command that talks to the running service, here or on another machine."""
+
+    url: Annotated[
+        str | None, Parameter(group=GLOBAL_OPTIONS, help="URL of the admin listener (default: KLING_RECEIVER_URL).")
+    ] = None
+    token: Annotated[
+        str | None,
+        Parameter(
+            group=GLOBAL_OPTIONS,
+            help="Admin token, or a reference: env:NAME, file:PATH (default: KLING_RECEIVER_TOKEN).",
+        ),
+    ] = None
+
+    def connect(self) -> "SyncClient":
+        """Return a client of the service. Says which configuration file was skipped, if it was."""
+        from receiver.client import SyncClient
+
+        client = SyncClient(*self._address(), config=self.config)
+        self._say_what_was_skipped()
+        return client
+
+    def connect_async(self, *, outage_tolerance: timedelta = timedelta(minutes=1)) -> "Client":
+        """Return an asyncio client of the service."""
+        from receiver.client import Client
+
+        return Client(*self._address(), config=self.config, outage_tolerance=outage_tolerance)
+
+    def _say_what_was_skipped(self) -> None:
+        if self.url is not None or not Path(FILE_NAME).exists():
+            return
+        from receiver.cli import render
+
+        found = find(self.config, os.environ, Path.cwd())
+        if warning := skipped_file_warning(found, self.config, os.environ, Path.cwd()):
+            render.notice(warning)
+
+    def _address(self) -> tuple[str | None, str | None]:
+        """Return the URL and the token of the options, if given. Raises UsageError."""
+        if self.url is not None and not self.url.lower().startswith(("http://", "https://")):
+            raise UsageError(f"--url {self.url!r} is not a URL.", remedy="Write --url https://tasks.example.com.")
+        if self.token is None:
+            return self.url, None
+        from receiver.settings.secrets import LoadContext, resolve
+
+        try:
+            return self.url, resolve(self.token, LoadContext(environ=os.environ, folder=Path.cwd()))
+        except ValueError as exc:
+            raise UsageError(f"--token: {exc}.") from exc
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Paging:
     """Options for one page of a list."""
 
@@ -87,6 +145,7 @@ Timeout: TypeAlias = Annotated[str | None, Parameter(help="Maximum time to wait:
 
 COMMON = CommonOptions()
 OUTPUT = OutputOptions()
+CLIENT = ClientOptions()
 PAGING = Paging()
 
 

@@ -13,9 +13,9 @@ from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import (
-    OUTPUT,
+    CLIENT,
     PAGING,
-    OutputOptions,
+    ClientOptions,
     Paging,
     Reason,
     ReplayId,
@@ -109,7 +109,7 @@ def start(
     pace: Annotated[str | None, Parameter(help='Maximum rate: "5/s", "100/m".')] = None,
     dry_run: Annotated[bool, Parameter(help="Only show what would be replayed.")] = False,
     why: Reason = "",
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Replay events: each is sent once to each route, as a new delivery. Past deliveries do not change.
 
@@ -121,7 +121,7 @@ def start(
             remedy="Add at least one of --route, --status, --task, --event, --delivery and --from.",
         )
     body = options.body() | {name: value for name, value in (("pace", pace), ("why", why)) if value}
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         preview = _preview(client, options, body)
         if dry_run or not preview["total"]:
             _print_preview(preview, as_json=output.json)
@@ -149,18 +149,18 @@ def _preview(client: SyncClient, options: ReplayOptions, body: Json) -> Json:
 
 
 @replay.command(name="list")
-def list_(*, paging: Paging = PAGING, output: OutputOptions = OUTPUT) -> int:
+def list_(*, paging: Paging = PAGING, output: ClientOptions = CLIENT) -> int:
     """List replays, newest first."""
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         answer = client.get("/api/replays", dict(paging.query()))
     render.page(COLUMNS, answer, as_json=output.json, empty="No replays.")
     return OK
 
 
 @replay.command
-def show(id_: ReplayId, /, *, output: OutputOptions = OUTPUT) -> int:
+def show(id_: ReplayId, /, *, output: ClientOptions = CLIENT) -> int:
     """Show one replay and its progress."""
-    with not_found_hint("replay list"), SyncClient(config=output.config) as client:
+    with not_found_hint("replay list"), output.connect() as client:
         found = client.get(f"/api/replays/{id_}")
     if output.json:
         render.print_json(found)
@@ -175,10 +175,10 @@ def cancel(
     /,
     *,
     why: Reason = "",
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Cancel a replay; the deliveries that it already created continue."""
-    with not_found_hint("replay list"), SyncClient(config=output.config) as client:
+    with not_found_hint("replay list"), output.connect() as client:
         cancelled = client.post(f"/api/replays/{id_}/cancel", {"why": why} if why else {})
     if output.json:
         render.print_json(cancelled)

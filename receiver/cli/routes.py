@@ -5,8 +5,7 @@ from urllib.parse import quote
 from cyclopts import App
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import OUTPUT, OutputOptions, Reason, RouteName, not_found_hint
-from receiver.client import SyncClient
+from receiver.cli.options import CLIENT, ClientOptions, Reason, RouteName, not_found_hint
 
 routes = App(name="routes", help="List, test, hold and release routes.")
 
@@ -33,9 +32,9 @@ _COLUMNS = (
 
 
 @routes.command(name="list")
-def list_(*, output: OutputOptions = OUTPUT) -> int:
+def list_(*, output: ClientOptions = CLIENT) -> int:
     """List routes, with their pending deliveries."""
-    with SyncClient(config=output.config) as client:
+    with output.connect() as client:
         answer = client.get("/api/routes")
     empty = "No routes. Add a [[routes]] table to config.toml, and restart the service."
     render.page(_COLUMNS, answer, as_json=output.json, empty=empty)
@@ -48,7 +47,7 @@ def hold(
     /,
     *,
     why: Reason = "",
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Hold a route: its deliveries wait until it is released."""
     return _hold_or_release(name, "hold", why=why, output=output)
@@ -60,14 +59,14 @@ def release(
     /,
     *,
     why: Reason = "",
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Release a held route; its pending deliveries are sent, oldest first."""
     return _hold_or_release(name, "release", why=why, output=output)
 
 
-def _hold_or_release(name: str, verb: str, *, why: str, output: OutputOptions) -> int:
-    with not_found_hint("routes list"), SyncClient(config=output.config) as client:
+def _hold_or_release(name: str, verb: str, *, why: str, output: ClientOptions) -> int:
+    with not_found_hint("routes list"), output.connect() as client:
         answer = client.post(f"/api/routes/{quote(name, safe=':')}/{verb}", {"why": why} if why else {})
     if output.json:
         render.print_json(answer)
@@ -77,9 +76,9 @@ def _hold_or_release(name: str, verb: str, *, why: str, output: OutputOptions) -
 
 
 @routes.command(name="test")
-def send_test(name: RouteName, /, *, output: OutputOptions = OUTPUT) -> int:
+def send_test(name: RouteName, /, *, output: ClientOptions = CLIENT) -> int:
     """Send a sample task.succeed event to a route once; nothing is stored."""
-    with not_found_hint("routes list"), SyncClient(config=output.config) as client:
+    with not_found_hint("routes list"), output.connect() as client:
         answer = client.post(f"/api/routes/{quote(name, safe=':')}/test", {})
     if output.json:
         render.print_json(answer)

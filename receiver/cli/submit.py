@@ -9,12 +9,12 @@ from cyclopts import Parameter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.job_file import BATCH_CLOSE_REASON, JobDefaults, read_jobs
-from receiver.cli.options import OUTPUT, Label, OutputOptions, Tags, UsageError, duration, key_values, usage_errors
+from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, UsageError, duration, key_values, usage_errors
 from receiver.cli.submit_body import NO_BODY, BodyOptions
-from receiver.client import SyncClient, Task
+from receiver.client import Task
 from receiver.domain.model import Json, TaskState
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
-from receiver.settings import load
+from receiver.settings import load_client
 
 _TYPO = 0.9  # similarity from which an unlisted path is probably a typo of a listed one
 
@@ -55,11 +55,11 @@ def submit(
     reuse: Reuse = False,
     wait: Annotated[bool, Parameter(help="Wait until the task is finished, and print where its results are.")] = False,
     timeout: Annotated[str | None, Parameter(help="With --wait: maximum time to wait, such as 10m.")] = None,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Submit a task to Kling, through the running service."""
     limit = _time_limit(timeout, wait=wait)
-    dialect = load(output.config, needs_secrets=False).settings.kling.dialect
+    dialect = load_client(output.config).kling.dialect
     tags = key_values("--tag", tag or [])
     options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority, "reuse": reuse}
     if (job_file := content.job_file()) is not None:
@@ -93,9 +93,9 @@ def _submit_one(
     close: bool,
     wait: bool,
     limit: timedelta | None,
-    output: OutputOptions,
+    output: ClientOptions,
 ) -> int:
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         task = client.submit(path, body, **options)
         if close:
             client.close_batch(options["batch"]["name"], why=BATCH_CLOSE_REASON)
@@ -118,7 +118,7 @@ def _nothing_to_close_error() -> UsageError:
     )
 
 
-def _submit_many(path: Path, defaults: JobDefaults, *, wait: bool, close: bool, output: OutputOptions) -> int:
+def _submit_many(path: Path, defaults: JobDefaults, *, wait: bool, close: bool, output: ClientOptions) -> int:
     from receiver.cli.bulk_submit import submit_all
 
     jobs = read_jobs(path, defaults)

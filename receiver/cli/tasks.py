@@ -8,10 +8,10 @@ from cyclopts import App, Parameter
 from receiver.cli import OK, render
 from receiver.cli.columns import TASK_COLUMNS
 from receiver.cli.options import (
-    OUTPUT,
+    CLIENT,
     PAGING,
     BatchFilter,
-    OutputOptions,
+    ClientOptions,
     Paging,
     Reason,
     TagFilter,
@@ -23,7 +23,7 @@ from receiver.cli.options import (
     not_found_hint,
     usage_errors,
 )
-from receiver.client import SyncClient, Task
+from receiver.client import Task
 
 tasks = App(name="tasks", help="List, show, wait for, watch and cancel tasks, and sum their costs.")
 
@@ -42,11 +42,11 @@ def list_(
     tag: TagFilter = None,
     batch: BatchFilter = None,
     paging: Paging = PAGING,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """List tasks, newest first."""
     tags, limit, cursor = key_values("--tag", tag or ()), paging.size, paging.cursor
-    with usage_errors(), SyncClient(config=output.config) as client:
+    with usage_errors(), output.connect() as client:
         found = client.tasks(
             state=state or (),
             endpoint=endpoint,
@@ -61,9 +61,9 @@ def list_(
 
 
 @tasks.command
-def show(task: TaskRef, /, *, output: OutputOptions = OUTPUT) -> int:
+def show(task: TaskRef, /, *, output: ClientOptions = CLIENT) -> int:
     """Show one task and its results."""
-    with not_found_hint("tasks list"), SyncClient(config=output.config) as client:
+    with not_found_hint("tasks list"), output.connect() as client:
         found = client.task(task)
     if output.json:
         render.print_json(found.raw)
@@ -78,13 +78,13 @@ def wait(
     /,
     *,
     timeout: Timeout = None,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Wait until a task is finished, and print where its results are."""
     from receiver.cli.task_wait import wait as wait_for
 
     limit = duration("--timeout", timeout) if timeout else None
-    with SyncClient(config=output.config) as client:
+    with output.connect() as client:
         return wait_for(client, task, timeout=limit, as_json=output.json)
 
 
@@ -94,7 +94,7 @@ def watch(
     limit: Annotated[int, Parameter(help="Number of newest tasks to show (default: 20).")] = 20,
     tag: TagFilter = None,
     batch: BatchFilter = None,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Watch tasks change, until Ctrl-C. In a pipe or with --json, print a line per change."""
     from receiver.cli.task_table import TaskFilter, show_live, task_snapshots, with_notices
@@ -102,7 +102,7 @@ def watch(
     task_filter = TaskFilter(tags=key_values("--tag", tag or []), batch=batch, limit=check_limit("--limit", limit))
     with (
         usage_errors(),
-        SyncClient(config=output.config) as client,
+        output.connect() as client,
         closing(task_snapshots(client, task_filter)) as snapshots,
     ):
         if render.is_terminal() and not output.json:
@@ -129,7 +129,7 @@ def cancel(
     batch: Annotated[str | None, Parameter(help="All queued tasks of this batch.")] = None,
     why: Reason = "",
     dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be cancelled.")] = False,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Cancel queued tasks for good. A task already sent to Kling continues: Kling cannot cancel tasks."""
     from receiver.cli.cancel import TaskSelection
@@ -148,7 +148,7 @@ def cost(
         Parameter(name="--from", help="Only tasks that ended at or after: 2026-11-01 (UTC), or 30d ago."),
     ] = None,
     to: Annotated[str | None, Parameter(help="Only tasks that ended before: 2026-12-01 (UTC), or 1d ago.")] = None,
-    output: OutputOptions = OUTPUT,
+    output: ClientOptions = CLIENT,
 ) -> int:
     """Sum the exact costs that Kling reported for tasks."""
     from receiver.cli.cost import cost as print_cost

@@ -25,7 +25,8 @@ OUTAGE_TOLERANCE = timedelta(minutes=1)
 class Client:
     """A client of the service's admin API, for asyncio programs.
 
-    Without *url* and *token*, the service is found through its configuration: *config*, or the default locations.
+    Without *url* and *token*, the service is found through ``KLING_RECEIVER_URL`` and ``KLING_RECEIVER_TOKEN``, or its
+    configuration: *config*, or the default locations.
     Once the service has responded, it may be down for *outage_tolerance*, as during a restart. Safe requests are then
     repeated, and waiting and following continue without losing events.
     """

@@ -1,4 +1,4 @@
-"""Finds the service's admin URL and token from its configuration."""
+"""Finds the service's admin URL and token: as given, from the environment, or from the configuration."""
 
 import getpass
 import os
@@ -8,28 +8,36 @@ from typing import TYPE_CHECKING
 from receiver.domain.errors import ServiceUnreachable
 
 if TYPE_CHECKING:
-    from receiver.settings import Settings
+    from receiver.settings import ClientSettings
+
+URL_VARIABLE = "KLING_RECEIVER_URL"
+TOKEN_VARIABLE = "KLING_RECEIVER_TOKEN"  # noqa: S105 -- the name of a variable
 
 _FILE_NAME = "admin-token"
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- compared with the configuration, not bound
 
 
 def discover(url: str | None, token: str | None, config: Path | None) -> tuple[str, str]:
-    """Return the URL and the token, each as given, else from the configuration."""
-    if url is not None and token is not None:
-        return url, token
-    from receiver.settings import load  # noqa: PLC0415 -- it takes most of the client's import time
+    """Return the URL and the token, each as given, else from the environment, else from the configuration.
 
-    settings = load(config, needs_secrets=False).settings
+    An explicit *config* takes precedence over the environment.
+    """
+    if config is None:
+        url, token = url or os.environ.get(URL_VARIABLE), token or os.environ.get(TOKEN_VARIABLE)
+    if url and token:
+        return url, token
+    from receiver.settings import load_client  # noqa: PLC0415 -- a client with URL and token does not need it
+
+    settings = load_client(config)
     return url or _admin_url(settings), token or _read_token(settings)
 
 
-def _admin_url(settings: "Settings") -> str:
+def _admin_url(settings: "ClientSettings") -> str:
     host = _LOOPBACK_OF.get(settings.admin.listen.host, settings.admin.listen.host)
     return f"http://{f'[{host}]' if ':' in host else host}:{settings.admin.listen.port}"
 
 
-def _read_token(settings: "Settings") -> str:
+def _read_token(settings: "ClientSettings") -> str:
     """Return the admin token from the configuration, else from the file written at the service's first start."""
     if settings.admin.token:
         return settings.admin.token.reveal()
@@ -39,13 +47,16 @@ def _read_token(settings: "Settings") -> str:
     except FileNotFoundError as exc:
         raise ServiceUnreachable(
             f"The service has not run here yet: {path} does not exist.",
-            remedy="Start it with `kling-receiver serve`, or pass its configuration with `--config`.",
+            remedy=(
+                "Start it with `kling-receiver serve`, pass its configuration with `--config`, "
+                "or for a service on another machine `--url` and `--token`."
+            ),
         ) from exc
     except (OSError, UnicodeDecodeError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) else "it is not UTF-8 text"
         raise ServiceUnreachable(
             f"The admin token in {path} cannot be read ({reason}).",
-            remedy="Run the command as the service's own user, or set KLING_RECEIVER__ADMIN__TOKEN.",
+            remedy="Run the command as the service's own user, or set KLING_RECEIVER_TOKEN.",
         ) from exc
 
 

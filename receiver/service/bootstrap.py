@@ -172,6 +172,7 @@ def _listeners(
         read_token=settings.admin.read_token,
         listen=settings.admin.listen,
         hosts=settings.admin.hosts,
+        named_tokens=settings.admin.tokens,
     )
     proxies = TrustedProxies(settings.public.proxies)
     public = public_app(

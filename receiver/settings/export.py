@@ -13,6 +13,7 @@ from pydantic_core import core_schema
 from receiver.domain.model import Json
 from receiver.domain.secret import Secret
 from receiver.settings.introspection import as_section
+from receiver.settings.secrets import URL_STAND_IN
 from receiver.settings.sections import Settings
 from receiver.settings.toml_document import Location, dotted
 from receiver.settings.values import Size, write_duration
@@ -96,6 +97,8 @@ def to_toml_value(value: object) -> object:
 def _masked(location: Location, value: object) -> object:
     match location:
         case (*_, table, _) if table in _SECRET_TABLES:
+            return MASK
+        case (*_, "webhook", "url") if value == URL_STAND_IN:
             return MASK
         case (*_, "webhook", "url"):
             # The path of a webhook URL is often a secret.

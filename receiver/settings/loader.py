@@ -13,16 +13,13 @@ from receiver.settings import toml_document
 from receiver.settings.diagnostics import ValueSources, describe_errors
 from receiver.settings.environment import apply_environment
 from receiver.settings.export import EffectiveSetting, list_settings, walk_values
-from receiver.settings.paths import probe
+from receiver.settings.finder import find, label_of, skipped_file_warning
 from receiver.settings.secrets import LoadContext
 from receiver.settings.sections import Settings
 from receiver.settings.toml_document import Document, dotted
 from receiver.settings.values import printable
 from receiver.settings.warnings import find_warnings
 
-CONFIG_VARIABLE = "KLING_RECEIVER_CONFIG"
-FILE_NAME = "config.toml"
-SYSTEM_FILE = Path("/etc/kling-receiver") / FILE_NAME
 DEFAULT_API_KEY = "env:KLING_API_KEY"
 
 
@@ -31,43 +28,26 @@ class Loaded:
     """The configuration and its sources.
 
     ``origins`` maps each key, such as ``kling.api_key`` or ``routes.0.on``, to its source: ``config.toml:12``,
-    ``environment`` or ``default``. ``warnings`` describe valid settings that are probably mistakes.
+    ``environment`` or ``default``. ``warnings`` describe valid settings that are probably mistakes. ``unavailable``
+    lists the references to secrets that could not be looked up, if the caller does not need the secrets.
     """
 
     settings: Settings
     path: Path | None = None
     origins: Mapping[str, str] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
-
-
-def find(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path | None:
-    """Return the configuration file: the named one, else the first that exists at the usual paths.
-
-    If none exists, a path that cannot be inspected is returned, because silently ignoring a file would be a surprise.
-    """
-    if explicit is not None:
-        return cwd / explicit
-    if named := environ.get(CONFIG_VARIABLE):
-        return cwd / named
-    home = environ.get("XDG_CONFIG_HOME") or (f"{environ['HOME']}/.config" if environ.get("HOME") else "")
-    usual = [cwd / FILE_NAME, SYSTEM_FILE]
-    if home.startswith("/"):
-        usual.insert(1, Path(home) / "kling-receiver" / FILE_NAME)
-    probed = {each: probe(each) for each in usual}
-    existing = (path for path, info in probed.items() if info.is_file)
-    unreadable = (path for path, info in probed.items() if info.problem)
-    return next(existing, None) or next(unreadable, None)
+    unavailable: tuple[str, ...] = ()
 
 
 def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, needs_secrets: bool = True) -> Loaded:
     """Load the configuration. Raises ConfigurationError with all errors, and nothing else.
 
-    Without *needs_secrets*, only the reference to the admin token must be resolvable. Use this to find the service.
+    Without *needs_secrets*, a secret that exists only where the service runs is no error: it gets a stand-in.
     """
     environ = os.environ if environ is None else environ
     cwd = Path.cwd()
     found = find(path, environ, cwd)
-    file = toml_document.read(found, label=_label(found, cwd)) if found else Document()
+    file = toml_document.read(found, label=label_of(found, cwd)) if found else Document()
     overrides = apply_environment(file.values, environ, Settings)
     values = _with_defaults(overrides.values)
     sources = ValueSources(file=file, variables=overrides.variables)
@@ -78,11 +58,14 @@ def load(path: Path | None = None, environ: Mapping[str, str] | None = None, *, 
         raise _configuration_error([*describe_errors(exc, Settings, sources), *overrides.errors]) from None
     if overrides.errors:
         raise _configuration_error(overrides.errors)
+    skipped = skipped_file_warning(found, path, environ, cwd)
+    doubts = tuple(sources.prefix(at) + text for at, text in find_warnings(settings, values, environ))
     return Loaded(
         settings=settings,
         path=found,
         origins={dotted(location): sources.origin(location) for location, _ in walk_values(settings)},
-        warnings=tuple(sources.prefix(at) + text for at, text in find_warnings(settings, values, environ)),
+        warnings=(*((skipped,) if skipped else ()), *doubts),
+        unavailable=tuple(context.unavailable),
     )
 
 
@@ -93,10 +76,6 @@ def effective_settings(loaded: Loaded) -> list[EffectiveSetting]:
 
 def _configuration_error(errors: Sequence[str]) -> ConfigurationError:
     return ConfigurationError([printable(error) for error in errors])
-
-
-def _label(path: Path, cwd: Path) -> str:
-    return str(path.relative_to(cwd)) if path.is_relative_to(cwd) else str(path)
 
 
 def _with_defaults(values: Mapping[str, Any]) -> dict[str, Any]:

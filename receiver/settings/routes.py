@@ -75,7 +75,7 @@ def _read_glob(raw: object) -> str:
 
 def _read_url(raw: object, info: ValidationInfo) -> str:
     # A chat's webhook URL is a secret as a whole, so it may be a reference.
-    text = secrets.resolve(values.read_text(raw), secrets.load_context(info))
+    text = secrets.resolve(values.read_text(raw), secrets.load_context(info), stand_in=secrets.URL_STAND_IN)
     check_url(text)
     return text
 

@@ -22,22 +22,27 @@ _EMBEDDED_REFERENCE = re.compile(r"(?:basic|bearer|token)\s+(?:env|file|credenti
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_FILE_SIZE = 64 * 1024
 _MIN_SIGNING_SECRET = 16
-_UNRESOLVED = "https://unresolved.invalid/"  # valid wherever a reference may be written: a URL, a header or a secret
+_STAND_IN = "not-available-here"  # valid as a token, a signing secret and a header
+URL_STAND_IN = f"https://{_STAND_IN}.example"
+
+
+class Unavailable(InvalidValue):
+    """A secret that may exist where the service runs, but not here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadContext:
     """What values may refer to: the environment, and the folder that relative paths start from.
 
-    ``needs_secrets`` is false for a program that only finds the service or its store: references that this user
-    cannot resolve, such as a variable of the service's own terminal, are then no errors.
-    ``route_names`` collects the names of routes during the load, so that each is unique.
+    ``route_names`` collects the names of routes during the load, so that each is unique. Without ``needs_secrets``,
+    ``unavailable`` collects the references that cannot be looked up here; these secrets get a stand-in.
     """
 
     environ: Mapping[str, str] = field(default_factory=dict)
     folder: Path = Path()
-    needs_secrets: bool = True
     route_names: set[str] = field(default_factory=set)
+    needs_secrets: bool = True
+    unavailable: list[str] = field(default_factory=list)
 
 
 def load_context(info: ValidationInfo) -> LoadContext:
@@ -58,20 +63,22 @@ def unset_variable(raw: object, environ: Mapping[str, str]) -> str | None:
     return None
 
 
-def resolve(text: str, context: LoadContext) -> str:
+def resolve(text: str, context: LoadContext, *, stand_in: str = _STAND_IN) -> str:
     """Return the secret that a reference points to; return any other text unchanged."""
     match = _REFERENCE.fullmatch(text)
     if not match:
         return text
     try:
-        return _read_reference(match[1], match[2], context)
-    except InvalidValue:
+        return _look_up(match[1], match[2], context)
+    except Unavailable:
         if context.needs_secrets:
             raise
-        return _UNRESOLVED
+        if text not in context.unavailable:
+            context.unavailable.append(text)
+        return stand_in
 
 
-def _read_reference(kind: str, name: str, context: LoadContext) -> str:
+def _look_up(kind: str, name: str, context: LoadContext) -> str:
     match kind:
         case "env":
             return _from_environment(name, context.environ)
@@ -85,7 +92,7 @@ def _from_environment(name: str, environ: Mapping[str, str]) -> str:
     if not _VARIABLE.fullmatch(name):
         raise InvalidValue("is not a reference: env: must be followed by a variable name, such as env:KLING_API_KEY")
     if name not in environ:
-        raise InvalidValue(
+        raise Unavailable(
             f"the environment variable {name} is not set; set it before the start, or change the reference"
         )
     if not environ[name]:
@@ -100,7 +107,7 @@ def _from_credential(name: str, environ: Mapping[str, str]) -> str:
         raise InvalidValue("is not a reference: credential: must be followed by a name from systemd's LoadCredential=")
     folder = environ.get("CREDENTIALS_DIRECTORY")
     if not folder:
-        raise InvalidValue(
+        raise Unavailable(
             f"$CREDENTIALS_DIRECTORY is not set; start with systemd and LoadCredential={name}:/path, or use file:"
         )
     return _from_file(Path(folder) / name, kind="credential")
@@ -115,7 +122,8 @@ def _from_file(path: Path, *, kind: str) -> str:
             f"the {kind} {path} does not exist; write the secret there, or change the reference"
         ) from None
     except OSError as exc:
-        raise InvalidValue(
+        error = Unavailable if isinstance(exc, PermissionError) else InvalidValue
+        raise error(
             f"the {kind} {path} cannot be read: {exc.strerror}; make it readable for the service's user"
         ) from None
     if len(content) > _MAX_FILE_SIZE:
@@ -228,4 +236,4 @@ def read_variable_value(raw: object, info: ValidationInfo) -> Secret | str:
 
 def read_url_reference(raw: object, info: ValidationInfo) -> str:
     """Parse text that may be a reference because it is a secret as a whole, such as a chat's webhook URL."""
-    return resolve(read_text(raw), load_context(info))
+    return resolve(read_text(raw), load_context(info), stand_in=URL_STAND_IN)

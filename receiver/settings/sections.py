@@ -3,6 +3,8 @@
 ``config schema`` prints the descriptions; config.toml explains the keys in more detail.
 """
 
+import re
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from ipaddress import IPv4Network, IPv6Network
@@ -28,6 +30,7 @@ from receiver.settings.fields import (
     ReferenceField,
     Section,
     SigningSecret,
+    TableField,
     choice_field,
     duration_field,
     int_field,
@@ -41,6 +44,8 @@ from receiver.settings.storage import StorageSettings
 from receiver.settings.values import InvalidValue, Size
 
 SQLITE = "sqlite:"
+
+_TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 class Dialect(StrEnum):
@@ -76,6 +81,12 @@ def _read_store(raw: object, info: ValidationInfo) -> str:
     if place.problem:
         raise InvalidValue(place.problem)
     return f"{SQLITE}{path}"
+
+
+def _token_name_error(name: str, _previous: Sequence[str]) -> str:
+    if not _TOKEN_NAME.fullmatch(name):
+        return f"{values.quoted(name)} is not a name for a token; use letters, digits, '.', '_' and '-' (64 at most)"
+    return ""
 
 
 def _read_routes(raw: object) -> object:
@@ -114,6 +125,10 @@ class AdminSettings(Section):
     )
     read_token: Annotated[Secret | None, ReferenceField(secrets.read_optional_secret)] = Field(
         default=None, description="A second token that may only read (GET and HEAD). Empty: there is none."
+    )
+    tokens: Annotated[Mapping[str, Secret], TableField(_token_name_error, secrets.read_secret)] = Field(
+        default_factory=dict,
+        description="Further tokens by name, one for each person or program; the audit log shows the name.",
     )
     hosts: Annotated[tuple[Annotated[str, ParsedField(read_host_name)], ...], OneOrMany] = Field(
         default=(),

@@ -15,7 +15,7 @@ from receiver.settings.conditions import compares_with_quoted_key
 from receiver.settings.paths import probe
 from receiver.settings.routes import RouteSettings, ScriptSettings
 from receiver.settings.secrets import STANDARD_PREFIX, unset_variable
-from receiver.settings.sections import KlingSettings, Settings
+from receiver.settings.sections import AdminSettings, KlingSettings, Settings
 from receiver.settings.toml_document import Location
 
 SettingWarning: TypeAlias = tuple[Location, str]
@@ -34,14 +34,7 @@ def find_warnings(
     if _is_unencrypted(settings.kling.base_url):
         yield ("kling", "base_url"), "is plain http to another machine, so the key is sent unencrypted; use https"
     yield from _public_url_warnings(settings.public.url)
-    if not is_loopback(settings.admin.listen.host):
-        yield (
-            ("admin", "listen"),
-            "is open to other machines, so the token is sent unencrypted; put an https proxy in front of it",
-        )
-    for name, token in (("token", settings.admin.token), ("read_token", settings.admin.read_token)):
-        if token and len(token.reveal()) < _MIN_TOKEN:
-            yield ("admin", name), f"is easy to guess; use at least {_MIN_TOKEN} characters, or leave it empty"
+    yield from _admin_warnings(settings.admin)
     for number, secret in enumerate(settings.callbacks.signing_secrets):
         yield from _short_key_warning(secret, ("callbacks", "signing_secrets", number))
     if settings.archive.dir:
@@ -87,6 +80,20 @@ def _public_url_warnings(url: str) -> Iterator[SettingWarning]:
             ("public", "url"),
             "ends in /callbacks, but the receiver adds /callbacks/{token} itself; write the part before /callbacks",
         )
+
+
+def _admin_warnings(admin: AdminSettings) -> Iterator[SettingWarning]:
+    if not is_loopback(admin.listen.host):
+        yield (
+            ("admin", "listen"),
+            "is open to other machines, so the token is sent unencrypted; put an https proxy in front of it",
+        )
+    for name, token in (("token", admin.token), ("read_token", admin.read_token)):
+        if token and len(token.reveal()) < _MIN_TOKEN:
+            yield ("admin", name), f"is easy to guess; use at least {_MIN_TOKEN} characters, or leave it empty"
+    for name, token in admin.tokens.items():
+        if len(token.reveal()) < _MIN_TOKEN:
+            yield ("admin", "tokens", name), f"is easy to guess; use at least {_MIN_TOKEN} characters"
 
 
 def _is_unencrypted(url: str) -> bool:

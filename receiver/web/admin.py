@@ -1,8 +1,9 @@
 """The admin app: the API, Kling's gateway and the console, all behind one token."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -22,6 +23,7 @@ from receiver.tasks.explain import Explainer
 from receiver.web import gateway, serializers
 from receiver.web.auth import TokenAuth
 from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
+from receiver.web.named_tokens import NamedTokens
 from receiver.web.openapi.document import openapi_document
 from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.batches import BatchApi, BatchService
@@ -76,17 +78,20 @@ def admin_app(
     read_token: Secret | None = None,
     listen: Address,
     hosts: Collection[str] = (),
+    named_tokens: Mapping[str, Secret] = MappingProxyType({}),
     extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Create the app of the admin listener.
 
     *hosts* are allowed host names in addition to its own address and this machine's names.
+    *named_tokens* are valid too, each under its name in the audit log.
     *extra_routes* are further pages; they need the token too.
     """
     app = Starlette(
         routes=[*_routes(services), *extra_routes],
         middleware=[
             Middleware(ErrorBoundary, render=_render_error),
+            Middleware(NamedTokens, tokens=named_tokens, token=token),
             Middleware(TokenAuth, token=token, read_token=read_token, listen=listen, hosts=hosts),
         ],
         exception_handlers={HTTPException: _http_error},

@@ -26,7 +26,7 @@ from receiver.net.http_client import StreamedBody
 from receiver.submission.gateway_creates import Caller
 from receiver.submission.request import TaskMetadata
 from receiver.web import serializers
-from receiver.web.params import task_metadata
+from receiver.web.params import ACTOR_HEADER, task_metadata
 from receiver.web.server import problems
 from receiver.web.server.body import MAX_JOB_BODY, BodyMemoryBudget, read_body, stream_body
 from receiver.web.server.httptools_connection import SENDING_ENDED
@@ -213,9 +213,10 @@ async def _disconnect_watch(scope: Scope, receive: Receive) -> AsyncIterator[Cal
 
 
 def _client_of(scope: Scope, headers: Headers) -> str:
-    """Return a name for the client: its address and a digest of its credentials."""
+    """Return a name for the client: its address and a digest of its credentials, with the name of a named token."""
     address = (scope.get("client") or ("", 0))[0]
-    return f"{address} {hashlib.sha256(headers.get('authorization', '').encode()).hexdigest()}"
+    credentials = headers.get("authorization", "") + headers.get(ACTOR_HEADER, "")
+    return f"{address} {hashlib.sha256(credentials.encode()).hexdigest()}"
 
 
 def _idempotency_key(headers: Headers) -> str | None:

@@ -60,7 +60,7 @@ def last_event_id(request: Request) -> str | None:
 
 
 def actor(request: Request) -> str:
-    """Return who acts, for the audit log. All operators share one token, so the CLI sends the user's name."""
+    """Return who acts, for the audit log: the name of a named token, else the user's name that the CLI sends."""
     name = request.headers.get(ACTOR_HEADER, "")
     return name[:_MAX_ACTOR_LENGTH] if name.isprintable() and name else "api"
 
