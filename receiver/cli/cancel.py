@@ -16,7 +16,7 @@ _PAGE_SIZE = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSelection:
-    """Filters for queued tasks; a task must match all that are set."""
+    """Filters for tasks; a task must match all that are set."""
 
     endpoint: str | None
     label: str | None
@@ -35,26 +35,26 @@ def cancel(refs: Sequence[str], selection: TaskSelection, *, why: str, dry_run: 
             remedy="Give task ids, or select queued tasks by --batch, --tag, --label or --endpoint.",
         )
     with usage_errors(), output.connect() as client:
-        tasks = [client.task(ref) for ref in refs] if refs else _queued_tasks(client, selection)
+        tasks = [client.task(ref) for ref in refs] if refs else all_tasks(client, selection, [TaskState.QUEUED])
         if dry_run:
             queued = [task for task in tasks if task.state == TaskState.QUEUED]
-            render.notice(f"{_count_text(queued)} would be cancelled.")
-            return _print_tasks(queued, output)
+            render.notice(f"{count_text(queued)} would be cancelled.")
+            return print_tasks(queued, output)
         cancelled, too_late = _cancel_each(client, tasks, why)
-    code = _print_tasks(cancelled, output)
+    code = print_tasks(cancelled, output)
     names = ", ".join(task.id for task in too_late)
-    note = f" {_count_text(too_late)} already sent to Kling or finished: {names}." if too_late else ""
-    render.notice(f"{_count_text(cancelled)} cancelled.{note}")
+    note = f" {count_text(too_late)} already sent to Kling or finished: {names}." if too_late else ""
+    render.notice(f"{count_text(cancelled)} cancelled.{note}")
     return FAILED if refs and too_late else code
 
 
-def _queued_tasks(client: SyncClient, selection: TaskSelection) -> list[Task]:
-    """Return all queued tasks of the selection, read before the first cancel changes the list."""
+def all_tasks(client: SyncClient, selection: TaskSelection, states: Sequence[str]) -> list[Task]:
+    """Return all tasks of the selection in these states, read before the first change of the list."""
     tasks: list[Task] = []
     cursor: str | None = None
     while True:
         page = client.tasks(
-            state=TaskState.QUEUED,
+            state=states,
             endpoint=selection.endpoint,
             label=selection.label,
             tags=selection.tags,
@@ -83,7 +83,8 @@ def _cancel_each(client: SyncClient, tasks: Sequence[Task], why: str) -> tuple[l
     return cancelled, too_late
 
 
-def _print_tasks(tasks: Sequence[Task], output: ClientOptions) -> int:
+def print_tasks(tasks: Sequence[Task], output: ClientOptions) -> int:
+    """Print tasks as a table, or as a page of the API."""
     items = [task.raw for task in tasks]
     if output.json:
         render.print_json({"items": items, "next": None})
@@ -92,5 +93,6 @@ def _print_tasks(tasks: Sequence[Task], output: ClientOptions) -> int:
     return OK
 
 
-def _count_text(tasks: Sequence[Task]) -> str:
+def count_text(tasks: Sequence[Task]) -> str:
+    """Return the number of tasks as text."""
     return f"{len(tasks)} task" if len(tasks) == 1 else f"{len(tasks)} tasks"

@@ -25,7 +25,7 @@ from receiver.cli.options import (
 )
 from receiver.client import Task
 
-tasks = App(name="tasks", help="List, show, wait for, watch and cancel tasks, and sum their costs.")
+tasks = App(name="tasks", help="List, wait for, watch, cancel and retry tasks, and sum their costs.")
 
 _TEXT_FIELDS = (
     "id", "state", "message", "verified", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin",
@@ -137,6 +137,29 @@ def cancel(
 
     selection = TaskSelection(endpoint=endpoint, label=label, tags=key_values("--tag", tag or ()), batch=batch)
     return cancel_tasks(task or (), selection, why=why, dry_run=dry_run, output=output)
+
+
+@tasks.command
+def retry(
+    task: Annotated[list[str] | None, Parameter(help="IDs of the tasks: ours, Kling's, or external ones.")] = None,
+    /,
+    *,
+    failed: Annotated[bool, Parameter(negative=(), help="All failed and rejected tasks of a selection.")] = False,
+    endpoint: Annotated[str | None, Parameter(help="With --failed: only tasks of this endpoint.")] = None,
+    label: Annotated[str | None, Parameter(help="With --failed: only tasks with this label.")] = None,
+    tag: TagFilter = None,
+    batch: BatchFilter = None,
+    why: Reason = "",
+    yes: Annotated[bool, Parameter(negative=(), help="Submit without asking.")] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be submitted again.")] = False,
+    output: ClientOptions = CLIENT,
+) -> int:
+    """Submit failed tasks again as new tasks, linked to the old ones by the tag retry_of. Kling charges for them."""
+    from receiver.cli.cancel import TaskSelection
+    from receiver.cli.retry import retry as retry_tasks
+
+    selection = TaskSelection(endpoint=endpoint, label=label, tags=key_values("--tag", tag or ()), batch=batch)
+    return retry_tasks(task or (), selection, failed=failed, why=why, yes=yes, dry_run=dry_run, output=output)
 
 
 @tasks.command

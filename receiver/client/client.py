@@ -21,6 +21,8 @@ from receiver.domain.model import Json
 
 OUTAGE_TOLERANCE = timedelta(minutes=1)
 
+_MAX_CONCURRENT = 8
+
 
 class Client:
     """A client of the service's admin API, for asyncio programs.
@@ -115,6 +117,24 @@ class Client:
         """
         path = f"/api/tasks/{_quoted(ref)}/cancel"
         return Task.from_json(await self._transport.post(path, {"why": why}, repeatable=True))
+
+    async def retry(self, ref: str, *, why: str = "") -> Task:
+        """Submit a task that failed again, as a new task with the tag ``retry_of``. Idempotent.
+
+        Raises :class:`~receiver.domain.errors.Conflict` if the task did not fail.
+        """
+        path = f"/api/tasks/{_quoted(ref)}/retry"
+        return Task.from_json(await self._transport.post(path, {"why": why}, repeatable=True))
+
+    async def details(self, tasks: Sequence[Task]) -> Sequence[Task]:
+        """Return tasks of a list with their results, in the same order."""
+        places = asyncio.Semaphore(_MAX_CONCURRENT)
+
+        async def fetch(task: Task) -> Task:
+            async with places:
+                return await self.task(task.id)
+
+        return await asyncio.gather(*map(fetch, tasks))
 
     async def counts(self, *, tags: Mapping[str, str] | None = None, batch: str | None = None) -> Mapping[str, int]:
         """Count tasks by state."""

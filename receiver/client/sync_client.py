@@ -147,6 +147,8 @@ class SyncClient:
     task = _blocking(Client.task)
     tasks = _blocking(Client.tasks)
     cancel = _blocking(Client.cancel)
+    retry = _blocking(Client.retry)
+    details = _blocking(Client.details)
     counts = _blocking(Client.counts)
     wait = _blocking(Client.wait)
     follow = _iterating(Client.follow)

@@ -8,6 +8,7 @@ All queued tasks form one queue in the store. A caller that submits a task serve
 
 import asyncio
 import contextlib
+import dataclasses
 import json
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from receiver.submission.executor import CreateExecutor
 from receiver.submission.idempotency import check_same_request, request_digest
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata, make_task
+from receiver.submission.retry import batch_names, retry_request
 from receiver.tasks import submit_lifecycle
 from receiver.tasks.account import KlingCall
 
@@ -166,6 +168,19 @@ class Submitter:
             raise Conflict(f"The task is no longer queued: {task.state}.", remedy="Kling cannot cancel a task.")
         self._admission.removed(task)
         return task
+
+    async def retry(self, task: Task, *, reason: str, actor: str) -> SubmitResult:
+        """Submit a task that failed again, as a new task, in its batch or a new one. Idempotent. Raises Conflict."""
+        request = retry_request(task, await self._task_store.intent(task.id))
+        for batch in batch_names(task.batch):
+            try:
+                result = await self.submit(dataclasses.replace(request, batch=batch), wait=False)
+            except Conflict:  # the batch is closed
+                continue
+            if not result.deduplicated:
+                log.warning("task.retried", task=task.id, new=result.task.id, actor=actor, why=reason)
+            return result
+        raise Conflict(f"Every batch of task {task.id} is closed.", remedy="Submit it again from its source.")
 
     async def create_callback_url(
         self, *, endpoint: str | None, metadata: TaskMetadata = _NO_METADATA

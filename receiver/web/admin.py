@@ -126,6 +126,7 @@ def _task_routes(services: AdminServices, body_memory: BodyMemoryBudget) -> Sequ
         _route("/api/tasks/counts", GET=task.counts),
         _route("/api/tasks/{ref:path}/explain", GET=ExplainApi(services.explainer, clock=services.clock).show),
         _route("/api/tasks/{ref:path}/cancel", POST=task.cancel),
+        _route("/api/tasks/{ref:path}/retry", POST=task.retry),
         _route("/api/tasks/{ref:path}", GET=task.show),
         _route("/api/endpoints", GET=task.endpoints),
         _route("/api/callback-urls", POST=task.create_callback_url),

@@ -59,6 +59,14 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/api/tasks/{ref}/cancel": {
         "post": _post("Cancel a queued task; 409 if Kling may already have it", tasks.Task),
     },
+    "/api/tasks/{ref}/retry": {
+        "post": _post(
+            "Submit a failed, rejected or expired task again as a new task, with the tag `retry_of`; 409 for any other",
+            tasks.SubmittedTask,
+            requests.ActionRequest,
+            HTTPStatus.ACCEPTED,
+        ),
+    },
     "/api/endpoints": {
         "get": _get("List Kling's endpoints", Page[resources.Endpoint]),
     },

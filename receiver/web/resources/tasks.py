@@ -35,6 +35,10 @@ class Submitter(Protocol):
         """Cancel a queued task."""
         ...
 
+    async def retry(self, task: Task, *, reason: str, actor: str) -> SubmitResult:
+        """Submit a task that failed again, as a new task."""
+        ...
+
     async def create_callback_url(self, *, endpoint: str | None, metadata: TaskMetadata) -> tuple[Task, str]:
         """Create a callback URL for a task submitted elsewhere."""
         ...
@@ -61,8 +65,7 @@ class TaskApi:
         read_query(request, NoQuery)
         async with self._body_memory.reserve(request.scope, limit=MAX_JOB_BODY):
             result = await self._submit(request)
-        task = SubmittedTask(**vars(serializers.task_json(result.task)), existing=result.deduplicated)
-        return serializers.json_response(task, HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{result.task.id}"})
+        return _submitted_response(result)
 
     async def _submit(self, request: Request) -> SubmitResult:
         body = await read_json_body(request, requests.SubmitRequest, limit=MAX_JOB_BODY)
@@ -125,6 +128,13 @@ class TaskApi:
         cancelled = await self._submitter.cancel(task.id, reason=body.why, actor=actor(request))
         return serializers.json_response(serializers.task_json(cancelled))
 
+    async def retry(self, request: Request) -> Response:
+        """Submit a task that failed again. A repeat returns the first new task."""
+        read_query(request, NoQuery)
+        body = await read_json_body(request, requests.ActionRequest)
+        task = await self._find(request.path_params["ref"])
+        return _submitted_response(await self._submitter.retry(task, reason=body.why, actor=actor(request)))
+
     async def create_callback_url(self, request: Request) -> Response:
         """Create a callback URL. Only this response contains it: the service stores only its hash."""
         read_query(request, NoQuery)
@@ -148,6 +158,11 @@ class TaskApi:
                 f"There is no task {ref[:64]!r}.", remedy="Use the receiver's id, Kling's id or the external id."
             )
         return task
+
+
+def _submitted_response(result: SubmitResult) -> Response:
+    task = SubmittedTask(**vars(serializers.task_json(result.task)), existing=result.deduplicated)
+    return serializers.json_response(task, HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{result.task.id}"})
 
 
 def _prefers_async(request: Request) -> bool:

@@ -1,0 +1,58 @@
+"""A task that failed, submitted again as a new task. Pure: no clock, no I/O."""
+
+import json
+from collections.abc import Iterator
+
+from receiver.domain.errors import Conflict
+from receiver.domain.model import Json, Task, TaskState
+from receiver.submission.request import SubmitRequest
+
+RETRY_TAG = "retry_of"
+"""The tag that links the new task to the old one."""
+
+_RETRYABLE = (TaskState.FAILED, TaskState.REJECTED, TaskState.EXPIRED)
+_MAX_BATCHES = 100
+_EXTERNAL_ID = "external_task_id"
+
+
+def retry_request(task: Task, intent: bytes) -> SubmitRequest:
+    """Return the request that submits *task* again; *intent* is its stored body.
+
+    Its key is the old task's id, so that a task is retried once: a repeat returns the first new task. The client's
+    external id is left out, because Kling accepts an id once. Raises Conflict.
+    """
+    if task.state not in _RETRYABLE:
+        raise Conflict(
+            f"Task {task.id} is {task.state}.", remedy="Only a failed, rejected or expired task can be retried."
+        )
+    if task.endpoint is None or not intent:
+        raise Conflict(
+            f"The body of task {task.id} is not stored.",
+            remedy="Submit it again from its source; [retention] bodies says how long bodies are kept.",
+        )
+    return SubmitRequest(
+        endpoint=task.endpoint,
+        body=_without_external_id(json.loads(intent)),
+        label=task.label,
+        tags={**task.tags, RETRY_TAG: task.id},
+        batch=task.batch,
+        priority=task.queueing.priority,
+        idempotency_key=f"retry-{task.id}",
+        reuse=True,
+    )
+
+
+def batch_names(name: str | None) -> Iterator[str | None]:
+    """Yield the batches to try, in order: the task's own, then new ones, because a closed batch accepts no task."""
+    yield name
+    if name is not None:
+        yield f"{name}-retry"
+        yield from (f"{name}-retry-{number}" for number in range(2, _MAX_BATCHES))
+
+
+def _without_external_id(body: Json) -> Json:
+    kept = {key: value for key, value in body.items() if key != _EXTERNAL_ID}
+    options = kept.get("options")
+    if isinstance(options, dict):
+        kept["options"] = {key: value for key, value in options.items() if key != _EXTERNAL_ID}
+    return kept
