@@ -2,12 +2,13 @@
 
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from time import perf_counter
 from typing import Annotated
 
 from cyclopts import App, Parameter
 
-from receiver.cli import FAILED, OK, render
+from receiver.cli import FAILED, INTERRUPTED, OK, render
 from receiver.cli.options import (
     CLIENT,
     PAGING,
@@ -19,11 +20,11 @@ from receiver.cli.options import (
     duration,
     usage_errors,
 )
-from receiver.client import Batch, BatchNotFinished
+from receiver.client import Batch, BatchNotFinished, SyncClient, Task
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
 
-batches = App(name="batches", help="List, show, wait for and close batches of tasks.")
+batches = App(name="batches", help="List, show, wait for, close and export batches of tasks.")
 
 
 class BatchNotSucceeded(ReceiverError):
@@ -73,7 +74,37 @@ def list_(
 def show(name: BatchName, /, *, output: ClientOptions = CLIENT) -> int:
     """Show one batch, with the number of its tasks in each state."""
     with output.connect() as client:
-        return _print_batch(client.batch(name), output)
+        batch = client.batch(name)
+        if output.json:
+            items = [task.raw for task in client.details(_tasks_of(client, name))]
+            render.print_json(batch.raw | {"items": items})
+            return OK
+    return _print_batch(batch, output)
+
+
+@batches.command
+def export(
+    name: BatchName,
+    /,
+    *,
+    to: Annotated[Path, Parameter(help="Folder for the files and the manifest; created if it is missing.")],
+    output: ClientOptions = CLIENT,
+) -> int:
+    """Write a batch's results into a folder, named by label, with manifest.csv and manifest.json."""
+    from receiver.cli.export import export as export_tasks
+
+    with output.connect() as client:
+        client.batch(name)
+        tasks = client.details(_tasks_of(client, name))
+    return export_tasks(tasks, to, output)
+
+
+def _tasks_of(client: SyncClient, name: str) -> list[Task]:
+    """Return the tasks of a batch, oldest first."""
+    from receiver.cli.cancel import TaskSelection, all_tasks
+
+    selection = TaskSelection(endpoint=None, label=None, tags={}, batch=name)
+    return all_tasks(client, selection, ())[::-1]
 
 
 @batches.command
@@ -101,7 +132,11 @@ def wait(
     limit = duration("--timeout", timeout) if timeout else None
     with output.connect() as client:
         snapshots = client.follow_batch(name, timeout=limit)
-        batch = _show_progress(snapshots) if render.is_terminal(sys.stderr) else _print_progress(snapshots)
+        try:
+            batch = _show_progress(snapshots) if render.is_terminal(sys.stderr) else _print_progress(snapshots)
+        except KeyboardInterrupt:
+            render.notice(f"The tasks of batch {name} continue. Wait again with `kling-receiver batches wait {name}`.")
+            return INTERRUPTED
     if output.json:
         render.print_json(batch.raw)
         return OK if batch.succeeded else FAILED

@@ -8,21 +8,19 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TypeAlias
 
-from receiver.cli import FAILED, OK, render
+from receiver.cli import FAILED, INTERRUPTED, OK, render
+from receiver.cli.bulk_progress import BulkProgress, TaskEnd, print_results
 from receiver.cli.job_file import BATCH_CLOSE_REASON, Job
+from receiver.cli.options import ClientOptions
 from receiver.cli.task_table import format_duration
-from receiver.cli.task_wait import NO_REASON
-from receiver.client import Client, Event, Task
+from receiver.client import Client, Event
 from receiver.client.models import FINAL_STATES
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import TaskState
-
-INTERRUPTED = 130
 
 _MAX_CONCURRENT = 16
 _NOTICE_COUNT = 10
@@ -30,13 +28,6 @@ _END_EVENTS = ("task.succeed", "task.failed", "task.rejected", "task.expired")
 
 ShowProgress: TypeAlias = Callable[[int, str], None]
 """Shows the number of finished items and a short note."""
-
-COLUMNS = (
-    render.id_column("id", "id"),
-    render.state_column("state"),
-    render.column("label", rank=2),
-    render.column("message"),
-)
 
 
 class IncompleteSubmit(ReceiverError):
@@ -46,97 +37,70 @@ class IncompleteSubmit(ReceiverError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TaskEnd:
-    """How a task ended, and why."""
+class BulkOptions:
+    """How to submit many jobs. ``run`` is the name of a new run, which ``submit --new`` resumes by its key."""
 
-    state: str
-    message: str
-
-
-@dataclass(slots=True)
-class BulkProgress:
-    """The submitted jobs so far, how many of them existed before, and the state of each task."""
-
-    total: int
-    accepted: int = 0
-    existing: int = 0
-    tasks: dict[str, Task] = field(default_factory=dict)
-    ends: dict[str, TaskEnd] = field(default_factory=dict)  # by task id; may include tasks not submitted here
-
-    def record(self, task: Task) -> None:
-        """Record a submitted job."""
-        self.accepted += 1
-        self.existing += bool(task.raw.get("existing"))
-        self.tasks[task.id] = task
-
-    def state(self, task_id: str) -> str:
-        """Return the latest known state of a task."""
-        return self.end(task_id).state
-
-    def end(self, task_id: str) -> TaskEnd:
-        """Return the latest known state of a task, with its message."""
-        task = self.tasks[task_id]
-        return self.ends.get(task_id) or TaskEnd(state=task.state, message=task.message)
+    output: ClientOptions
+    wait: bool = False
+    close_batches: Sequence[str] = ()
+    run: str = ""
 
     @property
-    def finished(self) -> Counter[str]:
-        """The number of finished tasks in each final state."""
-        return Counter(state for state in map(self.state, self.tasks) if state in FINAL_STATES)
-
-    def summary(self) -> str:
-        """Return a sentence with the number of submitted jobs."""
-        existing = f", {self.existing} of them already existed" if self.existing else ""
-        return f"{self.accepted} of {self.total} jobs submitted{existing}."
+    def resume_hint(self) -> str:
+        """How to resume after an interruption."""
+        if self.run:
+            return f"To resume, run the same command with --new --idempotency-key {self.run}."
+        return "Run the same command again to resume."
 
 
-def submit_all(
-    jobs: Sequence[Job], *, config: Path | None, close_batches: Sequence[str] = (), wait: bool, as_json: bool
-) -> int:
-    """Submit all jobs, then close these batches and optionally wait for the tasks. Return the exit code.
+def submit_all(jobs: Sequence[Job], options: BulkOptions) -> int:
+    """Submit all jobs, then close the batches and optionally wait for the tasks. Return the exit code.
 
     Raises IncompleteSubmit if an error stops it.
     """
     progress = BulkProgress(total=len(jobs))
     try:
-        asyncio.run(_run(jobs, progress, config=config, close_batches=close_batches, wait=wait, as_json=as_json))
+        asyncio.run(_run(jobs, progress, options))
     except KeyboardInterrupt:
-        render.notice(f"{progress.summary()} {_RESUME_HINT}")
+        _print_results(jobs, progress, options)
+        render.notice(f"{progress.summary()} {progress.continuing()}{options.resume_hint}")
         return INTERRUPTED
     except ReceiverError as exc:
+        _print_results(jobs, progress, options)
         raise IncompleteSubmit(
-            f"{exc.message} {progress.summary()}", remedy=f"{exc.remedy or ''} {_RESUME_HINT}".strip()
+            f"{exc.message} {progress.summary()}", remedy=f"{exc.remedy or ''} {options.resume_hint}".strip()
         ) from exc
-    if not wait:
+    _print_results(jobs, progress, options)
+    if not options.wait:
         rejected = [task for task in progress.tasks.values() if task.state == TaskState.REJECTED]
         return FAILED if rejected else OK
-    return _report_ends(progress)
+    done = progress.finished
+    render.notice(f"{done[TaskState.SUCCEED]} succeeded, {_count_unsuccessful(done)} did not.")
+    return FAILED if _count_unsuccessful(done) else OK
 
 
-_RESUME_HINT = "Run the same command again to resume."
+def _print_results(jobs: Sequence[Job], progress: BulkProgress, options: BulkOptions) -> None:
+    """Print the submitted jobs in the order of the file: JSON lines, or after waiting a table."""
+    if options.output.json or options.wait:
+        print_results([(job.line, progress.task(job)) for job in jobs if job.line in progress.by_line], options.output)
 
 
-async def _run(
-    jobs: Sequence[Job],
-    progress: BulkProgress,
-    *,
-    config: Path | None,
-    close_batches: Sequence[str],
-    wait: bool,
-    as_json: bool,
-) -> None:
-    async with Client(config=config) as client:
-        listener = asyncio.create_task(_record_ends(client, progress)) if wait else None
+async def _run(jobs: Sequence[Job], progress: BulkProgress, options: BulkOptions) -> None:
+    async with options.output.connect_async() as client:
+        listener = asyncio.create_task(_record_ends(client, progress)) if options.wait else None
         try:
             if listener is not None:
                 await client.tasks(limit=1)  # lets the listener connect before the first task can finish
             with _progress_display("submitted", len(jobs)) as show:
-                await _submit_jobs(client, jobs, progress, show, as_json=as_json)
+                print_ids = not (options.wait or options.output.json or render.is_terminal())
+                await _submit_jobs(client, jobs, progress, show, print_ids=print_ids)
             render.notice(progress.summary())
-            for name in close_batches:
+            for name in options.close_batches:
                 await client.close_batch(name, why=BATCH_CLOSE_REASON)
             if listener is not None:
                 with _progress_display("finished", len(progress.tasks)) as show:
                     await _wait_until_finished(client, progress, listener, show)
+                await _fetch_results(client, progress)
         finally:
             if listener is not None:
                 listener.cancel()
@@ -144,8 +108,14 @@ async def _run(
                     await listener
 
 
+async def _fetch_results(client: Client, progress: BulkProgress) -> None:
+    """Replace the tasks by their last state, with results. Waits for files that are still being archived."""
+    for task in await client.details(list(progress.tasks.values())):
+        progress.tasks[task.id] = await client.wait(task.id) if task.is_archiving else task
+
+
 async def _submit_jobs(
-    client: Client, jobs: Sequence[Job], progress: BulkProgress, show: ShowProgress, *, as_json: bool
+    client: Client, jobs: Sequence[Job], progress: BulkProgress, show: ShowProgress, *, print_ids: bool
 ) -> None:
     remaining = iter(jobs)  # shared by the workers
 
@@ -162,10 +132,8 @@ async def _submit_jobs(
                 reuse=job.reuse,
                 wait=False,
             )
-            progress.record(task)
-            if as_json:
-                render.print_json_line(task.raw)
-            elif not render.is_terminal():
+            progress.record(job, task)
+            if print_ids:
                 render.print_line(task.id)
             show(progress.accepted, "")
 
@@ -215,20 +183,6 @@ async def _refresh_existing(client: Client, progress: BulkProgress) -> None:
     for task_id, task in list(progress.tasks.items()):
         if task.raw.get("existing") and progress.state(task_id) not in FINAL_STATES:
             progress.tasks[task_id] = await client.task(task_id)
-
-
-def _report_ends(progress: BulkProgress) -> int:
-    done = progress.finished
-    render.notice(f"{done[TaskState.SUCCEED]} succeeded, {_count_unsuccessful(done)} did not.")
-    ends = ((task, progress.end(task.id)) for task in progress.tasks.values())
-    unsuccessful = [
-        task.raw | {"state": end.state, "message": end.message or NO_REASON}
-        for task, end in ends
-        if end.state != TaskState.SUCCEED
-    ]
-    if unsuccessful:
-        render.table(COLUMNS, unsuccessful, empty="")
-    return FAILED if unsuccessful else OK
 
 
 def _count_unsuccessful(finished: Counter[str]) -> int:

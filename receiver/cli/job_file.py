@@ -57,7 +57,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobDefaults:
-    """Values from the command line for members that a line lacks. A new ``run`` gives every job a new key."""
+    """Values from the command line for members that a line lacks. A new ``run`` gives every job a new key.
+
+    If it ``is_new``, also the jobs with a key of their own.
+    """
 
     endpoint: Endpoint | None
     dialect: Dialect
@@ -67,6 +70,7 @@ class JobDefaults:
     priority: int = 0
     reuse: bool = False
     run: str = ""
+    is_new: bool = False
 
 
 def is_job_file(argument: str | None) -> bool:
@@ -125,7 +129,7 @@ def _parse_job(number: int, line: bytes, folder: Path, defaults: JobDefaults, se
         endpoint=endpoint,
         body=fields.body,
         images=[_resolve_image(image, folder) for image in _image_list(fields.image)],
-        key=fields.idempotency_key or "",
+        key=_own_key(fields.idempotency_key, defaults),
         dialect=defaults.dialect,
         label=fields.label or defaults.label,
         tags={**defaults.tags, **fields.tags},
@@ -136,6 +140,11 @@ def _parse_job(number: int, line: bytes, folder: Path, defaults: JobDefaults, se
     filled = json.dumps(job.body_with_images(), sort_keys=True).encode()
     compose(filled, generation=endpoint.generation, callback_url=None, external_task_id="tsk")
     return job if job.key else _with_key(job, filled, defaults.run, seen)
+
+
+def _own_key(key: str | None, defaults: JobDefaults) -> str:
+    """Return the line's own key, or an empty string. A new run makes another key of it."""
+    return f"{key}-{defaults.run}" if key and defaults.is_new else key or ""
 
 
 def _with_key(job: Job, content: bytes, run: str, seen: Counter[str]) -> Job:

@@ -12,6 +12,7 @@ from receiver.cli.job_file import BATCH_CLOSE_REASON, JobDefaults, read_jobs
 from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, UsageError, duration, key_values, usage_errors
 from receiver.cli.submit_body import NO_BODY, BodyOptions
 from receiver.client import Task
+from receiver.domain.clock import SystemClock
 from receiver.domain.model import Json, TaskState
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
 from receiver.settings import load_client
@@ -34,6 +35,9 @@ Key: TypeAlias = Annotated[
         help="Idempotency key: the same key returns the first task. With a file: a new key submits all jobs again."
     ),
 ]
+New: TypeAlias = Annotated[
+    bool, Parameter(negative=(), help="With a file: submit all jobs again as new tasks, also those submitted before.")
+]
 Reuse: TypeAlias = Annotated[
     bool,
     Parameter(negative=(), help="Accept the first task of an idempotency key even if it has another body."),
@@ -52,6 +56,7 @@ def submit(
     batch_size: Size = None,
     close_batch: Close = False,
     idempotency_key: Key = None,
+    new: New = False,
     reuse: Reuse = False,
     wait: Annotated[bool, Parameter(help="Wait until the task is finished, and print where its results are.")] = False,
     timeout: Annotated[str | None, Parameter(help="With --wait: maximum time to wait, such as 10m.")] = None,
@@ -66,7 +71,8 @@ def submit(
         if limit:
             raise UsageError("--timeout is for one job.", remedy="Interrupt the command with Ctrl-C.")
         resolved = None if endpoint is None else find_endpoint(endpoint)
-        options |= {"batch": _batch_json(batch, batch_size), "run": idempotency_key or ""}
+        run = idempotency_key or (_new_run() if new else "")
+        options |= {"batch": _batch_json(batch, batch_size), "run": run, "is_new": new}
         defaults = JobDefaults(endpoint=resolved, dialect=dialect, **options)
         return _submit_many(job_file, defaults, wait=wait, close=close_batch, output=output)
     if close_batch and batch is None:
@@ -77,6 +83,11 @@ def submit(
     options |= {"batch": _batch_json(batch, batch_size), "idempotency_key": idempotency_key}
     task_body = content.build(known, dialect)
     return _submit_one(known.path, task_body, options, close=close_batch, wait=wait, limit=limit, output=output)
+
+
+def _new_run() -> str:
+    """Return a name for a run, which makes other idempotency keys than any earlier run."""
+    return SystemClock().now().strftime("new-%Y%m%dT%H%M%S%f")
 
 
 def _time_limit(timeout: str | None, *, wait: bool) -> timedelta | None:
@@ -119,13 +130,14 @@ def _nothing_to_close_error() -> UsageError:
 
 
 def _submit_many(path: Path, defaults: JobDefaults, *, wait: bool, close: bool, output: ClientOptions) -> int:
-    from receiver.cli.bulk_submit import submit_all
+    from receiver.cli.bulk_submit import BulkOptions, submit_all
 
     jobs = read_jobs(path, defaults)
     batches = sorted({job.batch_name for job in jobs if job.batch_name is not None}) if close else []
     if close and not batches:
         raise _nothing_to_close_error()
-    return submit_all(jobs, config=output.config, close_batches=batches, wait=wait, as_json=output.json)
+    run = defaults.run if defaults.is_new else ""
+    return submit_all(jobs, BulkOptions(output=output, wait=wait, close_batches=batches, run=run))
 
 
 def _report_task(task: Task, *, as_json: bool) -> int:

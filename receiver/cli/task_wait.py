@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from time import perf_counter
 
-from receiver.cli import FAILED, OK, render
+from receiver.cli import FAILED, INTERRUPTED, OK, render
 from receiver.client import SyncClient, Task
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import TaskState
@@ -27,7 +27,11 @@ def wait(client: SyncClient, ref: str, *, timeout: timedelta | None, as_json: bo
     """
     started_at = perf_counter()
     snapshots = client.follow(ref, timeout=timeout)
-    task = _show_progress(snapshots) if render.is_terminal(sys.stderr) else _print_progress(snapshots, started_at)
+    try:
+        task = _show_progress(snapshots) if render.is_terminal(sys.stderr) else _print_progress(snapshots, started_at)
+    except KeyboardInterrupt:
+        render.notice(f"Task {ref} continues. Wait again with `kling-receiver tasks wait {ref}`.")
+        return INTERRUPTED
     if as_json:
         render.print_json(task.raw)
         return OK if task.succeeded else FAILED

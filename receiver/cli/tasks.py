@@ -56,7 +56,10 @@ def list_(
             limit=limit,
             cursor=cursor,
         )
-    render.page(TASK_COLUMNS, found.raw, as_json=output.json, empty="No tasks.")
+        listed = found.raw
+        if output.json:
+            listed = found.raw | {"items": [each.raw for each in client.details(found.items)]}
+    render.page(TASK_COLUMNS, listed, as_json=output.json, empty="No tasks.")
     return OK
 
 

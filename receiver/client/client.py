@@ -16,7 +16,7 @@ from receiver.client.models import Batch, BatchNotFinished, Event, Page, Task, T
 from receiver.client.transport import Query, Transport
 from receiver.client.watch import watch
 from receiver.domain.clock import BEFORE_ALL_EVENTS
-from receiver.domain.errors import ReceiverError
+from receiver.domain.errors import NotFound, ReceiverError
 from receiver.domain.model import Json
 
 OUTAGE_TOLERANCE = timedelta(minutes=1)
@@ -127,12 +127,15 @@ class Client:
         return Task.from_json(await self._transport.post(path, {"why": why}, repeatable=True))
 
     async def details(self, tasks: Sequence[Task]) -> Sequence[Task]:
-        """Return tasks of a list with their results, in the same order."""
+        """Return tasks of a list with their results, in the same order. One that was deleted stays as it was."""
         places = asyncio.Semaphore(_MAX_CONCURRENT)
 
         async def fetch(task: Task) -> Task:
             async with places:
-                return await self.task(task.id)
+                try:
+                    return await self.task(task.id)
+                except NotFound:
+                    return task
 
         return await asyncio.gather(*map(fetch, tasks))
 

@@ -56,22 +56,24 @@ async def test_each_job_of_a_file_is_created_once_through_kills(tmp_path: Path) 
             told, noted = await asyncio.wait_for(command.communicate(), 90)
 
             assert command.returncode == 1, noted.decode()
-            tasks = [json.loads(line) for line in told.splitlines() if line.startswith(b"{")]
+            tasks = [json.loads(line) for line in told.splitlines()]
             assert len({task["id"] for task in tasks}) == JOBS
             made = Counter(task["external_task_id"] for task in simulator.state()["tasks"])
             assert made == Counter(task["id"] for task in tasks)
             assert f"{JOBS - 1} succeeded, 1 did not" in noted.decode()
-            (failed,) = [line.split("\t") for line in told.decode().splitlines() if "\t" in line]
-            assert failed[1:] == ["failed", "", "Image pixel is invalid"]
+            assert [task["line"] for task in tasks] == list(range(1, JOBS + 1))
+            assert [(task["line"], task["message"]) for task in tasks if task["state"] == "failed"] == [
+                (8, "Image pixel is invalid")
+            ]
 
             finished = "SELECT name, task_count FROM batches WHERE finished_at IS NOT NULL"
             await wait_until(lambda: receiver.rows(finished) == [("all", JOBS)], seconds=60)
 
             again = await asyncio.to_thread(run_cli, "submit", *argv)
-            assert f"{JOBS} of them already existed" in again.stderr
+            assert f"{JOBS} jobs: 0 new, {JOBS - 1} succeeded earlier" in again.stderr
             anew = await asyncio.to_thread(run_cli, "submit", *argv[:3], "--idempotency-key", "2", "--config", argv[-1])
             assert anew.returncode == 0
-            assert "already" not in anew.stderr
+            assert "earlier" not in anew.stderr
             await wait_until(partial(has_made, simulator, 2 * JOBS), seconds=60)
 
 
