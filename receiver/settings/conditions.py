@@ -2,11 +2,14 @@
 
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from receiver.settings.values import InvalidValue, did_you_mean, read_text
 
 _DOUBLE_QUOTED_OPERAND = re.compile(r"""[=!<>]=?\s*"[^"]*"|"[^"]*"\s*[=!<>]=""")
+
+_DATA_MEMBERS = frozenset({"event_id", "status", "message", "source", "verified"})  # those that are text
 
 
 def read_condition(raw: object) -> str | None:
@@ -41,13 +44,32 @@ def compares_with_quoted_key(text: str) -> bool:
     return _DOUBLE_QUOTED_OPERAND.search(text) is not None
 
 
+def bare_operand(text: str) -> str | None:
+    """Return a name that a comparison has on its right, such as ``ads`` in ``task.label == ads``.
+
+    JMESPath reads it as a member of the event's data. There are few of them, so it is probably text without quotes.
+    """
+    import jmespath  # noqa: PLC0415 -- loaded only if the configuration has conditions
+
+    for node in _nodes(jmespath.compile(text).parsed):
+        if node.get("type") == "comparator" and (right := node["children"][1])["type"] == "field":
+            name = str(right["value"])
+            if name not in _DATA_MEMBERS:
+                return name
+    return None
+
+
 def _called_functions(tree: object) -> Iterator[str]:
+    return (str(node["value"]) for node in _nodes(tree) if node.get("type") == "function_expression")
+
+
+def _nodes(tree: object) -> Iterator[Mapping[str, Any]]:
+    """Yield each node of a parsed expression."""
     pending = [tree]
     while pending:
         node = pending.pop()
         if isinstance(node, dict):
-            if node.get("type") == "function_expression":
-                yield str(node["value"])
+            yield node
             pending.extend(node.get("children", ()))
 
 

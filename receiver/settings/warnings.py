@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from receiver.domain import signing
 from receiver.domain.secret import Secret
 from receiver.settings.addresses import is_loopback
-from receiver.settings.conditions import compares_with_quoted_key
+from receiver.settings.conditions import bare_operand, compares_with_quoted_key
 from receiver.settings.paths import probe
 from receiver.settings.routes import RouteSettings, ScriptSettings
 from receiver.settings.secrets import STANDARD_PREFIX, unset_variable
@@ -119,6 +119,8 @@ def _route_warnings(route: RouteSettings, at: Location, environ: Mapping[str, st
             (*at, "where"),
             "compares with a \"word\" in double quotes, which JMESPath reads as a key; write text in 'single quotes'",
         )
+    elif route.where and (name := bare_operand(route.where)):
+        yield (*at, "where"), f"compares with {name}, which JMESPath reads as a key; write text in 'single quotes'"
     if "batch" in route.on and route.endpoints:
         yield (
             (*at, "endpoints"),

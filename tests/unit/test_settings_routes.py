@@ -205,6 +205,20 @@ def test_a_condition_that_compares_with_a_key_is_a_warning(tmp_path: Path) -> No
     assert 'config.toml:4: routes.0.where: compares with a "word" in double quotes' in said
 
 
+@pytest.mark.parametrize("operator", ["==", "!="])
+def test_a_condition_that_compares_with_text_without_quotes_is_a_warning(tmp_path: Path, operator: str) -> None:
+    text = route_text(f'where = "status && task.tags.project {operator} ads"')
+
+    (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
+
+    assert "config.toml:4: routes.0.where: compares with ads, which JMESPath reads as a key" in said
+
+
+@pytest.mark.parametrize("where", ["task.label == 'ads'", "kling.task_status == status", "'ads' == task.label", "task"])
+def test_a_condition_on_text_or_members_is_no_warning(tmp_path: Path, where: str) -> None:
+    assert load_text(tmp_path, route_text(f'where = "{where}"'), {"KLING_API_KEY": "k"}).warnings == ()
+
+
 def test_a_route_that_never_matches_its_batches_is_a_warning(tmp_path: Path) -> None:
     text = route_text('on = ["batch"]\nendpoints = ["images/*"]')
 
