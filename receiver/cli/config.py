@@ -22,12 +22,15 @@ def check(*, output: OutputOptions = OUTPUT) -> int:
             raise
         render.print_json({"ok": False, "faults": [parse_fault(text) for text in error.faults]})
         return CONFIGURATION
+    from receiver.kling.route_globs import unmatched_globs
+
+    warnings = [*loaded.warnings, *unmatched_globs(loaded)]
     source = str(loaded.path) if loaded.path else "the defaults"
     if output.json:
         unavailable = {"unavailable": list(loaded.unavailable)}
-        render.print_json({"ok": True, "path": source, "warnings": list(loaded.warnings), **unavailable})
+        render.print_json({"ok": True, "path": source, "warnings": warnings, **unavailable})
         return OK
-    for warning in loaded.warnings:
+    for warning in warnings:
         render.notice(f"{warning}")
     if loaded.unavailable:
         secrets = ", ".join(loaded.unavailable)

@@ -90,7 +90,7 @@ def listen(
     """Forward events to a URL or a program under development, or print them, until Ctrl-C.
 
     Body, headers, signature and variables are those of a real delivery, with one exception: archived results.
-    An event arrives before its files are archived (no assets, KLING_ASSET_DIR empty).
+    An event arrives before its files are archived (no assets, no KLING_ASSET_DIR).
     Nothing is marked as delivered.
     """
     program = [*command, *(shlex.split(exec_) if exec_ else ())]

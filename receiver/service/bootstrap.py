@@ -26,6 +26,7 @@ from receiver.domain.errors import StoreUnavailable
 from receiver.domain.metrics import Metrics
 from receiver.domain.redaction import Redactor
 from receiver.kling.client import KlingClient
+from receiver.kling.route_globs import unmatched_globs
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.service import logs
@@ -81,7 +82,7 @@ def run(loaded: Loaded) -> int:
 
 async def run_until_stopped(loaded: Loaded) -> int:
     """Run the service on this event loop until it is stopped, and return the process's exit code."""
-    for warning in loaded.warnings:
+    for warning in (*loaded.warnings, *unmatched_globs(loaded)):
         log.warning("configuration.warned", warning=warning)
     systemd = SystemdNotifier.from_environment()
     async with AsyncExitStack() as stack:

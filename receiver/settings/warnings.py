@@ -17,6 +17,7 @@ from receiver.settings.routes import RouteSettings, ScriptSettings
 from receiver.settings.secrets import STANDARD_PREFIX, unset_variable
 from receiver.settings.sections import AdminSettings, KlingSettings, Settings
 from receiver.settings.toml_document import Location
+from receiver.settings.values import write_duration
 
 SettingWarning: TypeAlias = tuple[Location, str]
 
@@ -35,6 +36,7 @@ def find_warnings(
         yield ("kling", "base_url"), "is plain http to another machine, so the key is sent unencrypted; use https"
     yield from _public_url_warnings(settings.public.url)
     yield from _admin_warnings(settings.admin)
+    yield from _time_warnings(settings)
     for number, secret in enumerate(settings.callbacks.signing_secrets):
         yield from _short_key_warning(secret, ("callbacks", "signing_secrets", number))
     if settings.archive.dir:
@@ -96,6 +98,25 @@ def _admin_warnings(admin: AdminSettings) -> Iterator[SettingWarning]:
             yield ("admin", "tokens", name), f"is easy to guess; use at least {_MIN_TOKEN} characters"
 
 
+def _time_warnings(settings: Settings) -> Iterator[SettingWarning]:
+    poll, retention = settings.poll, settings.retention
+    give_up, expire = write_duration(poll.give_up_after), write_duration(settings.callbacks.expire_after)
+    if poll.stuck_after is not None and poll.stuck_after >= poll.give_up_after:
+        length = write_duration(poll.stuck_after)
+        yield (
+            ("poll", "stuck_after"),
+            f"({length}) is not shorter than give_up_after ({give_up}), so alert.task_stuck is never raised",
+        )
+    if settings.callbacks.expire_after < poll.give_up_after:
+        yield (
+            ("callbacks", "expire_after"),
+            f"({expire}) is shorter than poll.give_up_after ({give_up}), so later callbacks are refused",
+        )
+    if retention.bodies > retention.events:
+        bodies, events = write_duration(retention.bodies), write_duration(retention.events)
+        yield ("retention", "bodies"), f"({bodies}) is longer than events ({events}); bodies are deleted with them"
+
+
 def _is_unencrypted(url: str) -> bool:
     parts = urlsplit(url)
     return parts.scheme == "http" and not is_loopback(parts.hostname or "")
@@ -108,9 +129,20 @@ def _short_key_warning(secret: Secret, at: Location) -> Iterator[SettingWarning]
 
 def _folder_warnings(folder: Path) -> Iterator[SettingWarning]:
     if unsafe := "".join(dict.fromkeys(_UNSAFE_CHARACTER.findall(str(folder)))):  # not allowed in a script's variable
-        yield ("archive", "dir"), f"contains {unsafe!r}, so KLING_ASSET_DIR stays empty"
-    if problem := probe(folder).problem:
+        yield ("archive", "dir"), f"contains {unsafe!r}, so scripts get no KLING_ASSET_DIR"
+    if problem := probe(folder).problem or _writing_problem(folder):
         yield ("archive", "dir"), problem
+
+
+def _writing_problem(folder: Path) -> str:
+    """Return why the current user cannot create files in *folder*, or folders up to it; empty if possible."""
+    existing = next(each for each in (folder, *folder.parents) if probe(each).exists)
+    if not existing.is_dir():
+        return f"{folder} cannot be created: {existing} is a file; name another folder"
+    if os.access(existing, os.W_OK | os.X_OK):
+        return ""
+    what = "cannot be written to" if existing == folder else f"cannot be created in {existing}"
+    return f"{folder} {what} by this user; give the service's user the right to write, or name another folder"
 
 
 def _route_warnings(route: RouteSettings, at: Location, environ: Mapping[str, str]) -> Iterator[SettingWarning]:

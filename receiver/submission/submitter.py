@@ -34,6 +34,7 @@ from receiver.submission.admission import Admitted, Skip, Wait
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.idempotency import check_same_request, request_digest
 from receiver.submission.recorder import CreateRecorder
+from receiver.submission.reply_url import check_reply_url
 from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata, make_task
 from receiver.submission.retry import batch_names, retry_request
 from receiver.tasks import submit_lifecycle
@@ -366,6 +367,8 @@ class Submitter:
             now=now,
             expires_at=now + self._settings.callbacks.expire_after,
         )
+        if task.reply_to is not None:
+            check_reply_url(task.reply_to, self._settings.network.allow)
         queueing = replace(task.queueing, share=metadata.tags.get(self._settings.kling.fair_by, ""))
         return replace(task, label=metadata.label, tags=dict(metadata.tags), batch=metadata.batch, queueing=queueing)
 

@@ -102,3 +102,14 @@ def test_a_locked_usual_folder_is_skipped_if_a_file_exists_elsewhere(
     assert f"{locked}/kling-receiver/config.toml: cannot be read: Permission denied; make it" in without.stderr
     assert beside.returncode == 0
     assert f"{here}/config.toml: good" in beside.stdout
+
+
+def test_an_archive_folder_without_the_right_to_write_is_a_warning(tmp_path: Path, unprivileged: Sequence[str]) -> None:
+    (tmp_path / "results").mkdir(mode=0o555)
+    config = tmp_path / "config.toml"
+    config.write_text('[archive]\ndir = "results"\n')
+
+    checked = run(unprivileged, "config", "check", config=config)
+
+    assert checked.returncode == 0
+    assert f"archive.dir: {tmp_path}/results cannot be written to by this user" in checked.stderr

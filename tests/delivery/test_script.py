@@ -97,6 +97,19 @@ async def test_what_is_not_known_is_empty() -> None:
     assert outcome.excerpt == b"[]\n"
 
 
+async def test_without_a_folder_its_variable_is_absent() -> None:
+    alert = an_event(
+        type="alert.route_held", envelope=b'{"type":"alert.route_held","data":{"event_id":"evt_1"}}', body=b""
+    )
+
+    outcome = await run_shell(
+        'set -u; rm -r "$KLING_ASSET_DIR"/nothing; echo not reached', request=a_delivery_request(event=alert)
+    )
+
+    assert "KLING_ASSET_DIR" in outcome.excerpt.decode()
+    assert "not reached" not in outcome.excerpt.decode()
+
+
 async def test_a_folder_whose_name_would_have_to_be_cut_is_not_given() -> None:
     data = {**ENVELOPE, "data": {"assets": [{"path": "/srv/my results/evt_1/0.png"}]}}
     event = an_event(envelope=json.dumps(data).encode())

@@ -4,7 +4,17 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from harness.running_service import KEY, a_config, a_kling, a_receiver, a_recording_server, a_sink, a_webhook_route
+from harness.running_service import (
+    ENDPOINT,
+    JOB,
+    KEY,
+    a_config,
+    a_kling,
+    a_receiver,
+    a_recording_server,
+    a_sink,
+    a_webhook_route,
+)
 from harness.waiting import wait_until
 from starlette.requests import Request
 from starlette.responses import Response
@@ -156,10 +166,12 @@ async def test_a_clients_callback_url_cannot_reach_the_private_network(tmp_path:
         a_receiver(tmp_path, a_config(kling.url)) as receiver,
         receiver.client() as client,
     ):
-        await client.post(CREATE, json=json.loads(SEED) | {"callback_url": theirs.url})
+        answer = await client.post(CREATE, json=json.loads(SEED) | {"callback_url": theirs.url})
+        submit = {"endpoint": ENDPOINT, "body": JOB | {"callback_url": "http://localhost:1/hook"}}
+        refused = await client.post("/api/tasks", json=submit)
 
-        await wait_until(
-            lambda: receiver.rows("SELECT status, count(*) FROM deliveries GROUP BY status") == [("dead", 2)]
-        )
-        assert theirs.bodies == []
-        assert all("127.0.0.1 is not public" in reason for (reason,) in receiver.rows("SELECT reason FROM attempts"))
+        assert (answer.status_code, refused.status_code) == (400, 400)
+        assert "127.0.0.1 is not public: loopback" in answer.json()["message"]
+        assert "[network] allow" in refused.text
+        assert kling.counts["created"] == 0
+        assert receiver.rows("SELECT count(*) FROM tasks") == [(0,)]

@@ -314,8 +314,17 @@ def test_the_schema_has_every_key_with_its_default() -> None:
         ('[kling]\napi_key = ""', "config.toml:2: kling.api_key: no key is configured"),
         (
             '[archive]\ndir = "/srv/my résults"',
-            "config.toml:2: archive.dir: contains ' é', so KLING_ASSET_DIR stays empty",
+            "config.toml:2: archive.dir: contains ' é', so scripts get no KLING_ASSET_DIR",
         ),
+        (
+            '[poll]\nstuck_after = "60h"',
+            "config.toml:2: poll.stuck_after: (60h) is not shorter than give_up_after (48h)",
+        ),
+        (
+            '[callbacks]\nexpire_after = "1h"',
+            "config.toml:2: callbacks.expire_after: (1h) is shorter than poll.give_up_after (48h)",
+        ),
+        ('[retention]\nbodies = "100d"', "config.toml:2: retention.bodies: (100d) is longer than events (90d)"),
     ],
 )
 def test_a_valid_setting_that_is_probably_a_mistake_is_a_warning(text: str, warning: str, tmp_path: Path) -> None:

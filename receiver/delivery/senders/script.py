@@ -213,9 +213,10 @@ def _variables(request: DeliveryRequest) -> dict[str, str]:
         "KLING_RECEIVER_TASK": task.get("id"),
         "KLING_ENDPOINT": task.get("endpoint"),
         "KLING_ATTEMPT": request.attempt,
-        "KLING_ASSET_DIR": _asset_dir(data),
         "KLING_DELIVERY_ID": request.delivery_id,
     }
+    if folder := _asset_dir(data):  # otherwise absent: an empty one would turn "$KLING_ASSET_DIR"/* into /*
+        values["KLING_ASSET_DIR"] = folder
     return {name: _UNSAFE.sub("", "" if value is None else str(value)) for name, value in values.items()}
 
 
