@@ -22,7 +22,6 @@ _EMBEDDED_REFERENCE = re.compile(r"(?:basic|bearer|token)\s+(?:env|file|credenti
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MAX_FILE_SIZE = 64 * 1024
 _MIN_SIGNING_SECRET = 16
-_PLACEHOLDER = re.compile(r"(?:[a-zA-Z]{1,5}[-_])?(?:\.{2,}|\u2026|<[^<>]*>)")  # such as "...", "sk-..." and "<key>"
 _STAND_IN = "not-available-here"  # valid as a token, a signing secret and a header
 URL_STAND_IN = f"https://{_STAND_IN}.example"
 
@@ -119,7 +118,7 @@ def _from_file(path: Path, *, kind: str) -> str:
         with path.open("rb") as file:
             content = file.read(_MAX_FILE_SIZE + 1)
     except FileNotFoundError:
-        raise InvalidValue(
+        raise Unavailable(
             f"the {kind} {path} does not exist; write the secret there, or change the reference"
         ) from None
     except OSError as exc:
@@ -159,8 +158,6 @@ def read_secret(raw: object, info: ValidationInfo) -> Secret:
     text = resolve(read_text(raw), load_context(info))
     if not text:
         raise InvalidValue("is empty; write the secret, or a reference such as env:NAME")
-    if _PLACEHOLDER.fullmatch(text):
-        raise InvalidValue("is a placeholder, not a secret; write the secret itself, or a reference such as env:NAME")
     if not text.isascii() or not text.isprintable() or text != text.strip():
         raise InvalidValue(
             "has spaces at its ends, line breaks, or characters other than printable ASCII; write only the secret"
