@@ -34,6 +34,7 @@ _STYLES = {
     "submitting": "cyan",
     "queued": "cyan",
     "open": "cyan",
+    "cancelled": "yellow",
     "closed": "yellow",
     "finished": "green",
     "ok": "green",

@@ -21,7 +21,7 @@ _COLUMNS = (
     render.column("failures", rank=4),
     render.Column(
         title="state",
-        value=lambda route: "held" if route.get("held_at") else "open",
+        value=lambda route: "held" if route.get("held_at") else "ok",
         is_state=True,
         no_wrap=True,
         rank=0,

@@ -97,6 +97,8 @@ class Faults:
     result_late_by: Annotated[Text, Parameter(group=_TASKS, help="Time until queries return a late result.")] = None
 
 
+_ALLOW = 'allow = ["127.0.0.0/8"]  # its results are on this machine'
+
 _DEFAULT_ACCOUNT = Account()
 _NO_FAULTS = Faults()
 
@@ -133,6 +135,16 @@ def simulate(
 def _print_event(event: str, /, **fields: object) -> None:
     noun, _, verb = event.partition(".")
     render.print_line(f"{noun} {verb}", _fields_text(fields))
+    if event == "simulator.started":
+        render.notice("The configuration that leads to it:")
+        for line in (
+            "[kling]",
+            f'base_url = "{fields["url"]}"',
+            'api_key = "any"  # or the one of --api-key',
+            "[network]",
+            _ALLOW,
+        ):
+            render.notice(f"  {line}")
 
 
 def _print_event_json(event: str, /, **fields: object) -> None:

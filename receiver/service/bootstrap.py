@@ -30,7 +30,7 @@ from receiver.kling.route_globs import unmatched_globs
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.service import logs
-from receiver.service.admin_token import admin_token
+from receiver.service.admin_token import TOKEN_FILE, admin_token
 from receiver.service.disk_monitor import DiskMonitor
 from receiver.service.retention import Retention
 from receiver.service.startup_gate import StartupGate
@@ -80,8 +80,23 @@ def run(loaded: Loaded) -> int:
         return runner.run(run_until_stopped(loaded))
 
 
+def _log_start(loaded: Loaded) -> None:
+    """Log what a reader of the log needs first: the version, the files, and where programs send their creates."""
+    settings = loaded.settings
+    log.info(
+        "service.starting",
+        version=__version__,
+        configuration=str(loaded.path or "the defaults"),
+        store=str(settings.store.path),
+        admin_token="configured" if settings.admin.token else str(settings.data_dir / TOKEN_FILE),
+        gateway=f"http://{settings.admin.listen}/kling",
+        ends_by="callbacks and polls" if settings.public.url else "polls alone",
+    )
+
+
 async def run_until_stopped(loaded: Loaded) -> int:
     """Run the service on this event loop until it is stopped, and return the process's exit code."""
+    _log_start(loaded)
     for warning in (*loaded.warnings, *unmatched_globs(loaded)):
         log.warning("configuration.warned", warning=warning)
     systemd = SystemdNotifier.from_environment()

@@ -34,7 +34,7 @@ def test_cancel_by_id_prints_each_task(service: FakeService, config: Path, capsy
 
     out, err = capsys.readouterr()
     assert code == 0
-    assert [line.split("\t")[:2] for line in out.splitlines()] == [["tsk_1", "rejected"], ["tsk_2", "rejected"]]
+    assert [line.split("\t")[:2] for line in out.splitlines()] == [["tsk_1", "cancelled"], ["tsk_2", "cancelled"]]
     assert err == "2 tasks cancelled.\n"
     posted = [(path, body) for method, path, body in service.requests if method == "POST"]
     assert posted == [(f"/api/tasks/tsk_{n}/cancel", {"why": "a typo"}) for n in (1, 2)]

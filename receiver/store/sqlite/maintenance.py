@@ -87,6 +87,7 @@ def backup(path: Path, target: Path) -> None:
         raise InvalidRequest(f"{target} exists already.", remedy="Choose a file that does not exist yet.")
     _require_file(path)
     try:
+        target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale_copies(target.parent)
         with _temporary_copy(target) as copy_path:
             _copy(path, copy_path)
@@ -94,7 +95,7 @@ def backup(path: Path, target: Path) -> None:
             copy_path.rename(target)
             sync_folder(target.parent)
     except OSError as exc:
-        raise StoreUnavailable(f"The backup could not be written: {exc.strerror or exc}.") from exc
+        raise StoreUnavailable(f"The backup {target} could not be written: {exc.strerror or exc}.") from exc
 
 
 @contextmanager
