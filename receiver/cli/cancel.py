@@ -31,8 +31,8 @@ def cancel(refs: Sequence[str], selection: TaskSelection, *, why: str, dry_run: 
     """Cancel the named tasks, or all queued tasks of a selection. Return 1 if a named task cannot be cancelled."""
     if bool(refs) == bool(selection):
         raise UsageError(
-            "Name the tasks to cancel, or select them by options, but not both.",
-            remedy="Give task ids, or select queued tasks by --batch, --tag, --label or --endpoint.",
+            "Both task ids and a selection are given." if refs else "No tasks are selected.",
+            remedy="Give either task ids, or --batch, --tag, --label or --endpoint to select queued tasks.",
         )
     with usage_errors(), output.connect() as client:
         tasks = [client.task(ref) for ref in refs] if refs else all_tasks(client, selection, [TaskState.QUEUED])

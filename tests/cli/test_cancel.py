@@ -84,12 +84,18 @@ def test_a_dry_run_cancels_nothing(service: FakeService, config: Path, capsys: p
     assert {method for method, _, _ in service.requests} == {"GET"}
 
 
-@pytest.mark.parametrize("argv", [[], ["tsk_1", "--batch", "spring"]])
+@pytest.mark.parametrize(
+    ("argv", "fault"),
+    [
+        ([], "No tasks are selected."),
+        (["tsk_1", "--batch", "spring"], "Both task ids and a selection are given."),
+    ],
+)
 def test_cancel_takes_either_ids_or_filters(
-    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], argv: list[str]
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], argv: list[str], fault: str
 ) -> None:
     code = main(["tasks", "cancel", *argv, "--config", str(config)])
 
     assert code == 2
-    assert "Name the tasks to cancel, or select them by options, but not both." in capsys.readouterr().err
+    assert f"kling-receiver: {fault} Give either task ids, or --batch" in capsys.readouterr().err
     assert service.requests == []
