@@ -41,7 +41,6 @@ def doctor(*, output: OutputOptions = OUTPUT) -> int:
         render.table(_COLUMNS, found, empty="")
     counts = Counter(finding["status"] for finding in found)
     if render.is_terminal() and not output.json:
-        render.notice(
-            f"{len(found)} checks: {counts['ok']} ok, {counts['warning']} warnings, {counts['failed']} failed."
-        )
+        checks = "1 check" if len(found) == 1 else f"{len(found)} checks"
+        render.notice(f"{checks}: {counts['ok']} ok, {counts['warning']} warnings, {counts['failed']} failed.")
     return FAILED if counts["failed"] else OK

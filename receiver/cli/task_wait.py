@@ -8,7 +8,7 @@ from time import perf_counter
 from receiver.cli import FAILED, INTERRUPTED, OK, render
 from receiver.client import SyncClient, Task
 from receiver.domain.errors import ReceiverError
-from receiver.domain.model import TaskState
+from receiver.domain.model import ArchiveState, TaskState
 
 NO_REASON = "Kling gave no reason"
 
@@ -39,6 +39,8 @@ def wait(client: SyncClient, ref: str, *, timeout: timedelta | None, as_json: bo
         raise not_succeeded_error(task, perf_counter() - started_at)
     for location in task.result_locations:
         render.print_line(location)
+    if task.archiving in (ArchiveState.LATE, ArchiveState.EXPIRING):
+        render.notice(f"Some results are not archived yet. The reason: kling-receiver explain {task.id}")
     return OK
 
 

@@ -83,7 +83,10 @@ def test_waiting_ends_without_results_that_are_archived_late(
     service.answer(f"/api/tasks/{TASK_ID}", make_task(state="succeed", result=RESULT, archiving="late"))
 
     assert main(["tasks", "wait", TASK_ID, "--config", str(config)]) == 0
-    assert capsys.readouterr().out == URLS
+
+    out, err = capsys.readouterr()
+    assert out == URLS
+    assert err.endswith(f"Some results are not archived yet. The reason: kling-receiver explain {TASK_ID}\n")
 
 
 @pytest.mark.parametrize(
