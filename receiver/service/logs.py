@@ -41,7 +41,7 @@ LEVELS: Mapping[str, int] = {
 
 _PLAIN = (str, int, float, type(None))
 _encode_plain = msgspec.json.Encoder().encode
-_encode_any = json.JSONEncoder(default=repr).encode
+_encode_any = json.JSONEncoder(default=repr, separators=(",", ":")).encode
 
 
 def configure(level: str | None = None, *, environ: Mapping[str, str] = os.environ) -> LogWriter:
