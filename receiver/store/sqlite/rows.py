@@ -94,40 +94,16 @@ def task(row: Row) -> Task:
 
 
 def new_task_row(task: Task) -> Values:
-    """Return the row of a task for ``insert_task``."""
+    """Return the row of a task for ``insert_task``: the values that never change, then the others."""
     return (
         task.id,
         task.origin.value,
-        task.state.value,
         micros(task.created_at),
-        micros(task.updated_at),
-        task.token_hash,
-        storable_text(task.endpoint),
-        storable_text(task.label),
-        _tags(task.tags),
         task.batch,
         task.idempotency_key,
-        storable_text(task.kling_id),
-        storable_text(task.external_task_id),
-        task.reply_to,
-        storable_text(task.message),
-        None if task.kling_state is None else task.kling_state.value,
-        None if task.end_reason is None else task.end_reason.value,
-        task.is_end_unverified,
-        task.queueing.pack or "",
-        task.queueing.weight,
         task.queueing.priority,
         storable_text(task.queueing.share),
-        task.queueing.attempts,
-        task.polling.count,
-        task.polling.empty_results,
-        task.redundant_push_count,
-        micros_or_none(task.started_at),
-        micros_or_none(task.polling.at),
-        micros_or_none(task.polling.push_at),
-        micros_or_none(task.stuck_at),
-        micros_or_none(task.due_at),
-        micros_or_none(task.expires_at),
+        *changeable_values(task),
     )
 
 

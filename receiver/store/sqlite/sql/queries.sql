@@ -2,12 +2,12 @@
 -- A list of variable length is one JSON argument, read by json_each. JSON cannot hold bytes, so those use `:many`.
 
 -- name: insert_task
--- Inserts a new task.
+-- Inserts a new task: the columns that never change, then the others.
 INSERT INTO tasks (
-    id, origin, state, created_at, updated_at, token_hash, endpoint, label, tags, batch, idempotency_key, kling_id,
-    external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, pack, weight, priority, fair_share,
-    attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at, stuck_at,
-    due_at, expires_at
+    id, origin, created_at, batch, idempotency_key, priority, fair_share, state, updated_at, token_hash, endpoint,
+    label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, pack,
+    weight, attempts, poll_count, empty_result_count, redundant_push_count, started_at, polled_at, push_poll_at,
+    stuck_at, due_at, expires_at
 )
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?);
 
