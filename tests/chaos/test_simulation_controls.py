@@ -151,7 +151,7 @@ def forgets_replays(patch: Patch) -> None:
     [
         (rolls_back_commits, "not stored", 1),
         (keeps_stale_claims, "is not finished", 1),
-        (lets_state_regress, "moves back from", 3),
+        (lets_state_regress, "moves back from", 10),
         (claims_twice, "is sent", 1),
         (trusts_every_callback, "unverified event to", 1),
         (keeps_forged_ends, "by a signed push, which is lost", 2),
