@@ -72,7 +72,7 @@ async def test_a_backup_replaces_no_file_and_keeps_no_damaged_copy(path: Path, r
     with pytest.raises(StoreError, match="damaged"):
         maintenance.backup(path, target)
     with pytest.raises(StoreUnavailable):
-        maintenance.backup(path, path.parent / "no such folder" / "backup.db")
+        maintenance.backup(path, path / "not a folder" / "backup.db")
 
     assert not [file for file in path.parent.iterdir() if "backup" in file.name]
 

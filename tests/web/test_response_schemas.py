@@ -67,6 +67,7 @@ CALLS = [
     Call("POST", "/api/replays", "/api/replays", 202, DEAD),
     Call("GET", "/api/replays/{id}", "/api/replays/REPLAY"),
     Call("POST", "/api/replays/{id}/cancel", "/api/replays/REPLAY/cancel"),
+    Call("POST", "/api/tasks/{ref}/retry", "/api/tasks/tsk_3/retry", 202),
     Call("GET", "/api/diagnostics", "/api/diagnostics"),
     Call("POST", "/api/probes", "/api/probes", 201),
     Call("GET", "/openapi.json", "/openapi.json"),
@@ -82,6 +83,8 @@ async def fill(web: WebApp) -> str:
     await web.store.tasks.add(
         a_task(id="tsk_2", external_task_id="tsk_2", state=TaskState.QUEUED, kling_id=None), b"{}"
     )
+    failed = a_task(id="tsk_3", external_task_id="tsk_3", kling_id="867_3", state=TaskState.FAILED, due_at=None)
+    await web.store.tasks.add(failed, b'{"prompt":"x"}')
     push, cost = a_push("psh_1", outcome=PushOutcome.APPLIED), Cost(charges={"units": Decimal("1.50")}, raw='{"a":1}')
     await web.store.tasks.apply(ById(id="tsk_1"), lambda *_: Change(task=task, push=push, cost=cost))
     decision = RouteDecision(route="publish", wanted=True, reason="all conditions hold")
@@ -177,5 +180,5 @@ def test_every_described_response_is_checked() -> None:
     }
     checked = {(call.method, call.operation, str(call.status)) for call in CALLS}
 
-    others = {("GET", "/readyz", "503"), ("GET", "/api/stream", "200")}
+    others = {("GET", "/readyz", "503"), ("GET", "/api/stream", "200"), ("GET", "/metrics", "200")}
     assert {each for each in described if each[2] != "default"} == checked | others
