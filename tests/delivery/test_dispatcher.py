@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-import structlog
 from harness.clock import START
 from harness.delivery_system import FAILED, SCHEDULE, DeliverySystem, a_delivery_system
+from harness.logs import capture_logs
 
 from receiver.delivery.retry import JITTER
 from receiver.delivery.senders.sender import DeliveryRequest
@@ -284,12 +284,12 @@ async def test_the_start_names_a_route_that_is_gone_while_its_deliveries_wait(sy
     await system.stop()
     lane = system.lanes.pop("publish")
 
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         await system.start()
     warned = [line["route"] for line in logs if line["event"] == "route.unknown"]
     await system.stop()
     system.lanes["publish"] = lane
-    with structlog.testing.capture_logs() as later:
+    with capture_logs() as later:
         await system.start()
 
     assert warned == ["publish"]

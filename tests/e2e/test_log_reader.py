@@ -50,7 +50,11 @@ async def test_the_log_continues_when_it_is_read_again(tmp_path: Path, full_pipe
     os.write(full_pipe[1], b"end\n")
     await reading
     events = [json.loads(line)["event"] for line in log if line.startswith(b"{")]
-    assert [event for event in events if event.startswith("service.")] == ["service.ready", "service.stopping"]
+    assert [event for event in events if event.startswith("service.")] == [
+        "service.starting",
+        "service.ready",
+        "service.stopping",
+    ]
 
 
 def test_a_start_that_fails_ends_with_an_unread_log(tmp_path: Path, full_pipe: tuple[int, int]) -> None:

@@ -1,4 +1,8 @@
-"""The log format of the tests."""
+"""The log format of the tests, and captured log lines."""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import structlog
 
@@ -13,3 +17,16 @@ def configure_plain_logs() -> None:
             structlog.processors.KeyValueRenderer(key_order=["level", "event"]),
         ]
     )
+
+
+@contextmanager
+def capture_logs() -> Iterator[list[structlog.typing.EventDict]]:
+    """Collect the log lines of a block, also from modules that logged earlier under the service's own configuration.
+
+    That configuration makes each logger keep its processors from its first line on.
+    """
+    for name, module in list(sys.modules.items()):
+        if name.startswith("receiver.") and (log := getattr(module, "log", None)) is not None:
+            vars(log).pop("bind", None)
+    with structlog.testing.capture_logs() as lines:
+        yield lines

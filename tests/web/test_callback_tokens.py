@@ -6,9 +6,9 @@ from ipaddress import ip_network
 
 import httpx2 as httpx
 import pytest
-import structlog
 from harness.fake_inbox import TOKEN, FakeInbox
 from harness.http_client import plain_http
+from harness.logs import capture_logs
 from harness.web_app import Serve
 from starlette.types import Message, Scope
 
@@ -139,7 +139,7 @@ async def test_failures_are_counted_for_the_client_behind_a_trusted_proxy(serve:
     proxies = TrustedProxies([ip_network("127.0.0.1/32")])
     address = await serve(public_app(inbox, max_body=MAX_BODY, proxies=proxies, timer=lambda: 0.0))
 
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         for number in range(70):
             await post(address, f"guess-{number}", x_forwarded_for="198.51.100.7")
         await post(address, "another", x_forwarded_for="198.51.100.8")

@@ -6,9 +6,9 @@ from ipaddress import ip_network
 
 import httpx2 as httpx
 import pytest
-import structlog
 from harness.fake_inbox import TOKEN, FakeInbox
 from harness.http_client import plain_http
+from harness.logs import capture_logs
 from harness.waiting import wait_until
 from harness.web_app import SendBytes, Serve
 
@@ -157,7 +157,7 @@ async def test_a_compressed_body_is_passed_on_with_its_coding(serve: Serve, inbo
 
 async def test_a_disconnect_in_a_body_stores_nothing(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY))
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         _, writer = await asyncio.open_connection(address.host, address.port)
         writer.write(b"POST /callbacks/%s HTTP/1.1\r\nhost: h\r\ncontent-length: 9\r\n\r\nhalf" % TOKEN.encode())
         await writer.drain()
@@ -239,7 +239,7 @@ async def test_an_old_health_check_without_a_host_is_answered(
 async def test_many_refused_requests_log_a_bounded_number_of_lines(serve: Serve, inbox: FakeInbox) -> None:
     address = await serve(public_app(inbox, max_body=MAX_BODY, timer=lambda: 0.0))
 
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         for number in range(100):
             await post(address, f"/{number}")
             await post(address, f"/callbacks/{TOKEN}", b"x" * (MAX_BODY + 1))
@@ -252,7 +252,7 @@ async def test_the_services_own_errors_do_not_count_against_the_client(serve: Se
     failing = FakeInbox(StoreUnavailable("full"))
     address = await serve(public_app(failing, max_body=MAX_BODY, timer=lambda: 0.0))
 
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         for _ in range(70):
             await post(address, f"/callbacks/{TOKEN}")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import httpx2 as httpx
 import pytest
-import structlog
+from harness.logs import capture_logs
 from harness.waiting import wait_until
 from harness.web_app import WebApp
 from starlette.requests import Request
@@ -31,7 +31,7 @@ def numbered() -> Callable[[Request], Response]:
 async def test_a_client_that_times_out_and_retries_makes_one_task(web: WebApp, headers: dict[str, str]) -> None:
     web.kling.answer, web.kling.gate = numbered(), asyncio.Event()
 
-    with structlog.testing.capture_logs() as logs:
+    with capture_logs() as logs:
         for _ in range(2):
             with pytest.raises(httpx.ReadTimeout):
                 await web.client.post(CREATE, json=BODY, headers=headers, timeout=0.3)

@@ -8,6 +8,7 @@ from datetime import timedelta
 
 import pytest
 import structlog
+from harness.logs import capture_logs
 from harness.waiting import let_loop_run, wait_until
 from harness.web_app import Serve
 
@@ -65,7 +66,7 @@ class CapturedLogs:
 def capturing_logs(caplog: pytest.LogCaptureFixture) -> Iterator[CapturedLogs]:
     """Capture all log lines, from the debug level on."""
     asyncio.get_running_loop().set_debug(True)
-    with caplog.at_level(logging.DEBUG), structlog.testing.capture_logs() as lines:
+    with caplog.at_level(logging.DEBUG), capture_logs() as lines:
         yield CapturedLogs(lines, caplog)
 
 
