@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from harness.clock import START
+from harness.logs import capture_logs
 from harness.retention_system import DAY, SETTINGS, AutoAdvancingClock, RetentionSystem, a_retention_system
-from structlog.testing import capture_logs
 
 from receiver.domain.errors import StoreUnavailable
 from receiver.service.retention import SWEEP_INTERVAL, Retention

@@ -5,8 +5,8 @@ from datetime import datetime, timedelta
 
 import pytest
 from harness.clock import START, FakeClock
+from harness.logs import capture_logs
 from harness.waiting import wait_until
-from structlog.testing import capture_logs
 
 from receiver.domain.errors import StoreUnavailable
 from receiver.domain.worker import TaskSet, run_worker
