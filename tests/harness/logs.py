@@ -25,6 +25,7 @@ def capture_logs() -> Iterator[list[structlog.typing.EventDict]]:
 
     That configuration makes each logger keep its processors from its first line on.
     """
+    configure_plain_logs()
     for name, module in list(sys.modules.items()):
         if name.startswith("receiver.") and (log := getattr(module, "log", None)) is not None:
             vars(log).pop("bind", None)
