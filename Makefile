@@ -12,17 +12,23 @@ SHARED := -n $(WORKERS) --dist worksteal # an idle worker takes tests from a bus
 # Always keep compiled files: without them every command compiles all sources again.
 unexport PYTHONDONTWRITEBYTECODE
 
+EXTRAS := storage previews notify otel
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup storage demo test check bench soak lock fmt
+.PHONY: help setup $(EXTRAS) demo test check bench soak lock fmt
 
 help: ## list these commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while read -r name what; do printf '  make %-7s %s\n' "$$name" "$$what"; done
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
 
 setup: $(VENV)/.runtime ## create .venv with .venv/bin/kling-receiver
 
-storage: setup ## add the packages for S3-compatible storage to .venv
-	$(PIP) install --require-hashes -r requirements-storage.lock
+storage: ## add the packages for S3-compatible storage to .venv
+previews: ## add the packages for thumbnails of archived pictures
+notify: ## add the packages for chat, mail and push notifications
+otel: ## add the packages for tracing with OpenTelemetry
+$(EXTRAS): setup
+	$(PIP) install --require-hashes -r requirements-$@.lock
 
 demo: setup ## run one task from submit to delivery, without an account (ARGS=--keep keeps it running)
 	$(BIN)/kling-receiver demo $(ARGS)
@@ -73,8 +79,8 @@ lock: ## update the lock files, with hashes
 	$(PYTHON) -m venv "$$work" && "$$work/bin/python" -m pip --disable-pip-version-check --quiet install uv && \
 	compile="$$work/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header $(ARGS) pyproject.toml" && \
 	$$compile --group install --output-file requirements.lock && \
-	$$compile --extra storage --group install --output-file requirements-storage.lock && \
-	$$compile --extra storage --group dev --output-file requirements-dev.lock
+	for extra in $(EXTRAS); do $$compile --extra $$extra --group install --output-file requirements-$$extra.lock; done && \
+	$$compile $(EXTRAS:%=--extra %) --group dev --output-file requirements-dev.lock
 	@! grep -nE 'https?:' requirements*.lock
 
 # Stamp files make a second run instant. A stamp is written last, so an interrupted step runs again.

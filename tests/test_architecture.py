@@ -18,7 +18,8 @@ archive cli cli/demo client delivery delivery/senders docs docs/monitoring domai
 kling kling/simulator net service service/doctor settings store store/interfaces store/sqlite store/sqlite/sql
 store/sqlite/sql/migrations submission tasks tracking web web/openapi web/resources web/server
 """
-LOCKS = ["requirements.lock", "requirements-storage.lock", "requirements-dev.lock"]
+EXTRAS = ["storage", "previews", "notify", "otel"]
+LOCKS = ["requirements.lock", "requirements-dev.lock", *(f"requirements-{extra}.lock" for extra in EXTRAS)]
 
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40
@@ -110,6 +111,13 @@ def test_every_dependency_is_locked(lock: str) -> None:
 
     locked = set(re.findall(r"^([a-z0-9-]+)==", (ROOT / lock).read_text(), re.MULTILINE))
     assert {re.split(r"[\s<>=!~\[;]", dependency)[0] for dependency in required} <= locked
+
+
+def test_each_extra_has_a_lock_and_a_make_target() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+    assert list(project["project"]["optional-dependencies"]) == EXTRAS
+    assert f"EXTRAS := {' '.join(EXTRAS)}\n" in (ROOT / "Makefile").read_text()
 
 
 def relative_name(path: Path) -> str:
