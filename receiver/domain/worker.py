@@ -13,6 +13,7 @@ import structlog
 
 from receiver.domain.clock import Clock
 from receiver.domain.errors import StoreUnavailable
+from receiver.domain.notifier import WakeUp
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -24,7 +25,7 @@ STORE_RETRY_DELAY = timedelta(seconds=1)
 async def run_worker(
     step: Callable[[], Awaitable[datetime | None]],
     *,
-    wake: asyncio.Event,
+    wake: WakeUp,
     stop: asyncio.Event,
     clock: Clock,
     name: str,
@@ -38,11 +39,13 @@ async def run_worker(
     delayed = f"{name}.delayed"
     while not stop.is_set():
         wake.clear()
+        wake.planned_at = None  # not while it works
         try:
             until = await step()
         except StoreUnavailable as exc:  # for example a full disk; due work stays due
             log.warning(delayed, reason=exc.message)
             until = clock.now() + retry_delay
+        wake.planned_at = until
         await clock.wait(wake, until=until)
 
 

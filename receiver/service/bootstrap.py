@@ -198,6 +198,7 @@ def _listeners(
         proxies=proxies,
         probes=services.probes,
         metrics=context.metrics,
+        known_tokens=context.store.tasks.known_tokens,
     )
     return {
         "public": _listener("public", public, settings.public.listen, sockets, ConnectionLimits(proxies=proxies)),

@@ -150,7 +150,7 @@ def build_tasks(context: Context) -> TaskServices:
         inbox,
         alerts,
         timeout=settings.kling.timeout,
-        tasks_notifier=notifiers.tasks,
+        notifiers=notifiers,
         clock=clock,
         latest=ids.latest,
     )

@@ -367,10 +367,13 @@ class Inbox:
         task = change.task
         if task is None:
             return
-        has_ended = poll_schedule.has_ended(task)
-        if has_ended or task.due_at is not None:
+        if task.due_at is not None:
+            self._notifiers.polls.notify_due(task.due_at, now=self._clock.now())
+        if not poll_schedule.has_ended(task):
+            return
+        if task.queueing.pack is not None:  # its slots are free
             self._notifiers.tasks.notify()
-        if has_ended and task.batch is not None:
+        if task.batch is not None:
             self._notifiers.batches.notify()
 
 

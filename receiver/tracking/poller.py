@@ -35,7 +35,7 @@ from receiver.domain.errors import (
     UnknownResource,
 )
 from receiver.domain.model import StatusReport, Task, TaskState
-from receiver.domain.notifier import Notifier
+from receiver.domain.notifier import Notifiers
 from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import parser_thread, protocol
@@ -113,7 +113,7 @@ class Poller:
         observer: CallObserver,
         *,
         timeout: timedelta,
-        tasks_notifier: Notifier,
+        notifiers: Notifiers,
         clock: Clock,
         latest: datetime,
     ) -> None:
@@ -124,7 +124,7 @@ class Poller:
         self._answers = answers
         self._observer = observer
         self._lease = 2 * timeout + _MARGIN  # a call may be signed again and repeated once
-        self._notifier = tasks_notifier
+        self._notifiers = notifiers
         self._clock = clock
         self._rate_limiter = RateLimiter(count=MAX_POLLS_PER_SECOND, per=_SECOND)
         self._breaker = CircuitBreaker(max_delay=MAX_BACKOFF, failure_threshold=1)
@@ -137,11 +137,12 @@ class Poller:
 
     async def run(self, stop: asyncio.Event) -> None:
         """Poll due tasks until *stop*, then wait for the polls in flight."""
-        wake = self._notifier.subscribe()
+        wake = self._notifiers.tasks.subscribe(self._notifiers.polls.subscribe())
         try:
             await run_worker(partial(self._poll_due, wake), wake=wake, stop=stop, clock=self._clock, name="polls")
         finally:
-            self._notifier.unsubscribe(wake)
+            self._notifiers.tasks.unsubscribe(wake)
+            self._notifiers.polls.unsubscribe(wake)
         await self._polls.drain()
 
     async def _catch_up(self) -> None:

@@ -28,6 +28,7 @@ from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
 from receiver.web.server.body import BodyMemoryBudget, ClientDisconnected, check_head, read_body
 from receiver.web.server.client_address import TrustedProxies
 from receiver.web.server.failure_limiter import FailureLimiter
+from receiver.web.server.httptools_connection import RESPOND
 from receiver.web.server.problems import Problem
 
 log = structlog.get_logger()
@@ -67,10 +68,12 @@ def public_app(
     probes: ProbeRegistry | None = None,
     timer: Callable[[], float] = time.perf_counter,
     metrics: Metrics | None = None,
+    known_tokens: BoundedDict[bytes, None] | None = None,
 ) -> ASGIApp:
     """Create the app of the public listener.
 
     If *allowed_hosts* is given, other host names get 421. Requests from one of the *proxies* may use any name.
+    *known_tokens* are the hashes of tokens that need no read of the store. The app adds those that it has read.
     """
     return _PublicApp(
         inbox,
@@ -80,6 +83,7 @@ def public_app(
         timer=timer,
         probes=probes,
         metrics=metrics or Metrics(),
+        known_tokens=BoundedDict(_MAX_KNOWN_TOKENS) if known_tokens is None else known_tokens,
     )
 
 
@@ -94,11 +98,12 @@ class _PublicApp:
         timer: Callable[[], float],
         probes: ProbeRegistry | None,
         metrics: Metrics,
+        known_tokens: BoundedDict[bytes, None],
     ) -> None:
         self._inbox = inbox
         self._max_body = max_body
         self._body_memory = BodyMemoryBudget(max(_BODY_MEMORY, 4 * max_body), small=_SMALL_BODY)
-        self._known_tokens: BoundedDict[bytes, None] = BoundedDict(_MAX_KNOWN_TOKENS)
+        self._known_tokens = known_tokens
         self._allowed_hosts = allowed_hosts
         self._proxies = proxies
         self._probes = probes
@@ -147,7 +152,9 @@ class _PublicApp:
                 raise problems.method_not_allowed("GET, HEAD")
         else:
             raise problems.not_found()
-        await problems.send_raw(send, HTTPStatus.OK, _OK_HEADERS, _OK)
+        respond = scope.get(RESPOND)
+        if respond is None or not respond(HTTPStatus.OK, _OK_HEADERS, _OK):
+            await problems.send_raw(send, HTTPStatus.OK, _OK_HEADERS, _OK)
 
     async def _accept(self, token: str, scope: Scope, receive: Receive) -> bool:
         """Commit a callback. Return False, without reading the body, if the token is unknown."""
@@ -178,7 +185,7 @@ class _PublicApp:
         await problems.send_raw(send, HTTPStatus.OK, [_JSON, (b"content-length", str(len(content)).encode())], content)
 
     async def _is_known(self, token: str) -> bool:
-        """Return whether the token is or was valid. Most tasks push several times; only the first one needs a read."""
+        """Return whether the token is or was valid. Only one that was stored long ago needs a read, and only once."""
         key = token_hash(token)
         if key not in self._known_tokens:
             if not await self._inbox.has_token(token):

@@ -5,11 +5,12 @@ from hashlib import sha256
 
 import pytest
 from harness.factories import a_task, an_event, at
+from msgspec.structs import replace
 from store.conftest import Store
 
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Origin, Polling, TaskState
-from receiver.store.interfaces import ById
+from receiver.store.interfaces import ById, Change
 
 TOKEN = sha256(b"token").digest()
 FIRST = ById(id="tsk_1")
@@ -61,6 +62,15 @@ async def test_a_token_is_known_until_its_task_expires(store: Store) -> None:
     assert not await store.tasks.has_live_token(TOKEN, now=at(10))
     assert await store.tasks.has_live_token(sha256(b"other").digest(), now=at(1_000_000))
     assert not await store.tasks.has_live_token(sha256(b"guess").digest(), now=at(0))
+
+
+async def test_the_tokens_of_stored_tasks_are_known_without_a_read(store: Store) -> None:
+    changed = sha256(b"changed").digest()
+    task = a_task(token_hash=TOKEN)
+    await store.tasks.add(task, b"")
+    await store.tasks.apply(ById(id=task.id), lambda held, _: Change(task=replace(held, token_hash=changed)))
+
+    assert set(store.tasks.known_tokens) == {TOKEN, changed}
 
 
 async def test_the_intent_of_an_unknown_task_is_empty(store: Store) -> None:

@@ -9,6 +9,7 @@ from harness.logs import capture_logs
 from harness.waiting import wait_until
 
 from receiver.domain.errors import StoreUnavailable
+from receiver.domain.notifier import WakeUp
 from receiver.domain.worker import TaskSet, run_worker
 
 
@@ -16,7 +17,7 @@ class Steps:
     """A step with prepared results; the last one sets *stop*."""
 
     def __init__(self, *results: datetime | StoreUnavailable | None) -> None:
-        self.stop, self.wake = asyncio.Event(), asyncio.Event()
+        self.stop, self.wake = asyncio.Event(), WakeUp()
         self.count = 0
         self._results = list(results)
 
@@ -70,7 +71,7 @@ async def test_any_other_error_ends_the_worker() -> None:
         raise ValueError("a defect")
 
     with pytest.raises(ValueError, match="a defect"):
-        await run_worker(step, wake=asyncio.Event(), stop=asyncio.Event(), clock=FakeClock(), name="tests")
+        await run_worker(step, wake=WakeUp(), stop=asyncio.Event(), clock=FakeClock(), name="tests")
 
 
 async def test_draining_waits_for_tasks_that_are_spawned_meanwhile() -> None:

@@ -12,6 +12,8 @@ from harness.logs import capture_logs
 from harness.web_app import Serve
 from starlette.types import Message, Scope
 
+from receiver.domain.bounded_dict import BoundedDict
+from receiver.domain.clock import token_hash
 from receiver.domain.errors import MalformedBody
 from receiver.settings import Address
 from receiver.web.callbacks import public_app
@@ -133,6 +135,19 @@ async def test_only_known_tokens_are_remembered(serve: Serve, inbox: FakeInbox) 
     after = (await post(address, "not-yet")).status_code
 
     assert (before, after) == (404, 200)
+
+
+async def test_a_token_that_is_known_from_its_storing_is_not_read_again(serve: Serve, inbox: FakeInbox) -> None:
+    known: BoundedDict[bytes, None] = BoundedDict(10)
+    address = await serve(public_app(inbox, max_body=MAX_BODY, known_tokens=known))
+    known[token_hash(TOKEN)] = None
+
+    accepted = (await post(address, TOKEN)).status_code
+    assert (accepted, inbox.looked_up) == (200, [])
+
+    inbox.tokens.clear()
+    assert [(await post(address, TOKEN)).status_code for _ in range(2)] == [404, 404]
+    assert inbox.looked_up == [TOKEN]  # the second time, before the body
 
 
 async def test_failures_are_counted_for_the_client_behind_a_trusted_proxy(serve: Serve, inbox: FakeInbox) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+from functools import partial
 from ipaddress import ip_network
 
 import httpx2 as httpx
@@ -40,6 +41,25 @@ async def test_a_callback_is_answered_once_it_is_accepted(serve: Serve, inbox: F
     headers, body = inbox.received[0]
     assert body == b'{"task_id": "1"}'
     assert ("webhook-id", "m1") in headers
+
+
+async def test_an_answer_is_one_packet(serve: Serve, inbox: FakeInbox) -> None:
+    address = await serve(public_app(inbox, max_body=MAX_BODY))
+    packets: list[bytes] = []
+
+    class Client(asyncio.Protocol):
+        def data_received(self, data: bytes) -> None:
+            packets.append(data)
+
+    transport, _ = await asyncio.get_running_loop().create_connection(Client, address.host, address.port)
+    for number in range(1, 4):
+        transport.write(
+            f"POST /callbacks/{TOKEN} HTTP/1.1\r\nhost: localhost\r\ncontent-length: 2\r\n\r\n{{}}".encode()
+        )
+        await wait_until(partial(lambda count: len(packets) >= count, number))
+
+    transport.close()
+    assert [(packet[:15], packet[-15:]) for packet in packets] == [(b"HTTP/1.1 200 OK", b'\r\n\r\n{"ok":true}')] * 3
 
 
 async def test_all_unknown_paths_get_the_same_404(serve: Serve, inbox: FakeInbox) -> None:

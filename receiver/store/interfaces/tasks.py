@@ -7,6 +7,7 @@ from typing import Protocol
 import msgspec
 
 from receiver.domain.audit import AuditEntry
+from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.costs import Cost
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task, TaskState
 
@@ -82,6 +83,11 @@ class TaskStore(Protocol):
         Return None if there is no such task. Calls for one task run in sequence, and each sees what the previous one
         wrote. *with_pending* also loads the task's pushes that await confirmation.
         """
+        ...
+
+    @property
+    def known_tokens(self) -> BoundedDict[bytes, None]:
+        """The hashes of recently stored tokens, which may have ended since. Callers may add and remove some."""
         ...
 
     async def has_live_token(self, token_hash: bytes, *, now: datetime) -> bool:

@@ -12,16 +12,19 @@ from itertools import islice
 
 from msgspec.structs import replace
 
+from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import micros
 from receiver.domain.errors import Conflict
 from receiver.domain.model import Delivery, Event, Origin, Task, TaskState
-from receiver.store.interfaces import Change, Decide, TaskRef
+from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
 from receiver.store.sqlite import catalog, rows
 from receiver.store.sqlite.batch_members import BatchMembership
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql, write_rows
 from receiver.store.sqlite.task_changes import APPLY, ApplyCall, write_events
 from receiver.store.sqlite.writer import ItemError, WriteOp, Writer
+
+_MAX_KNOWN_TOKENS = 10_000
 
 
 class SqliteTaskStore:
@@ -30,6 +33,7 @@ class SqliteTaskStore:
     def __init__(self, writer: Writer, hot: Reader) -> None:
         self._writer = writer
         self._hot = hot
+        self.known_tokens: BoundedDict[bytes, None] = BoundedDict(_MAX_KNOWN_TOKENS)
 
     async def add(
         self,
@@ -42,7 +46,9 @@ class SqliteTaskStore:
     ) -> Task:
         """Store a new task, or return the earlier one with its idempotency key."""
         call = AddCall(task=task, intent=intent, events=events, batch_size=batch_size, digest=digest)
-        return await self._writer.execute(_ADD, call)
+        stored = await self._writer.execute(_ADD, call)
+        self._remember_token(stored)
+        return stored
 
     async def request_digest(self, task_id: str) -> bytes | None:
         """Return the digest of the request that created a task."""
@@ -51,7 +57,14 @@ class SqliteTaskStore:
     async def apply(self, ref: TaskRef, decide: Decide, *, with_pending: bool = False) -> Change | None:
         """Call *decide* with the current task and write its change."""
         call = ApplyCall(ref=ref, decide=decide, with_pending=with_pending)
-        return await self._writer.execute(APPLY, call)
+        change = await self._writer.execute(APPLY, call)
+        if change is not None and change.task is not None and not isinstance(ref, ByToken):
+            self._remember_token(change.task)
+        return change
+
+    def _remember_token(self, task: Task) -> None:
+        if task.token_hash is not None:
+            self.known_tokens[task.token_hash] = None
 
     async def has_live_token(self, token_hash: bytes, *, now: datetime) -> bool:
         """Return whether an unexpired task has the token."""

@@ -171,6 +171,10 @@ class BoundedConnection(asyncio.Protocol, ABC):
     def has_pipelined(self) -> bool:
         """Return whether a request waits for the response to an earlier one."""
 
+    @abstractmethod
+    def start_pipelined(self) -> None:
+        """Start the oldest request that waits for the response to an earlier one, if there is one."""
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept a connection if the limits allow it."""
         super().connection_made(transport)
@@ -226,9 +230,10 @@ class BoundedConnection(asyncio.Protocol, ABC):
     def on_response_complete(self) -> None:
         """Start waiting for the next request."""
         self._state_since = self.loop.time()
-        super().on_response_complete()  # type: ignore[misc]  # uvicorn's, the other base class below
+        self.server_state.total_requests += 1
         if self.transport.is_closing():
             return
+        self.start_pipelined()
         self._hold_pipeline()
         self.flow.resume_reading()
         if self._pending_rejection is not None and not self._is_responding():
