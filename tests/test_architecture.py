@@ -21,6 +21,15 @@ store/sqlite/sql/migrations submission tasks tracking web web/openapi web/resour
 EXTRAS = ["storage", "previews", "notify", "otel"]
 LOCKS = ["requirements.lock", "requirements-dev.lock", *(f"requirements-{extra}.lock" for extra in EXTRAS)]
 
+CLIENT_COMMANDS = """
+batches bulk_progress bulk_submit callback_url cancel completion cost deliveries endpoints events explain job_file
+replay retry routes submit submit_body task_table task_wait tasks
+"""
+HEAVY = """
+aiosqlite anyio httpcore2 httpx2 jmespath jwt prometheus_client pydantic receiver.net receiver.service receiver.store
+receiver.web rich sqlite3 starlette structlog uvicorn uvloop
+"""
+
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 40
 
@@ -37,6 +46,17 @@ def test_imports_follow_the_contracts() -> None:
     )
 
     assert lint.returncode == 0, lint.stdout + lint.stderr
+
+
+def test_commands_that_only_talk_to_the_service_load_none_of_its_parts() -> None:
+    names = [f"receiver.cli.{name}" for name in CLIENT_COMMANDS.split()]
+    code = (
+        f"import sys, {', '.join(names)}, receiver.settings.client; print(*(set({HEAVY.split()}) & set(sys.modules)))"
+    )
+
+    ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert ended.stdout.split() == []
 
 
 def test_the_package_has_exactly_the_folders_of_the_layout() -> None:

@@ -5,6 +5,7 @@ This keeps the service's start fast and its memory free of terminal libraries.
 """
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from receiver.cli import streams
     from receiver.domain.errors import ConfigurationError, ReceiverError
 
+    gc.disable()  # until the command is loaded: loaded modules are never freed, so collecting them only takes time
     streams.prepare()
     try:
         code = _run(list(sys.argv[1:] if argv is None else argv))
@@ -50,6 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _print_error(f"cannot write the output: {error.strerror}.")
         _discard_output()
         return FAILED
+    finally:
+        gc.enable()
     return code
 
 
@@ -65,7 +69,9 @@ def _run(argv: list[str]) -> int:
     from receiver.cli.commands import app
 
     try:
-        result = app(_move_global_options(argv))
+        command, bound, _ = app.parse_args(_move_global_options(argv))
+        gc.enable()
+        result = command(*bound.args, **bound.kwargs)
     except CycloptsError as error:
         _print_error(f"{_argument_error_text(error)}\nSee: {' '.join([_PROGRAM, *(error.command_chain or ())])} --help")
         return USAGE
@@ -77,7 +83,6 @@ def _run(argv: list[str]) -> int:
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):
             return OK  # rich raises this when the reader of a table or a help text closed the pipe
-        # The parser raises SystemExit on Ctrl-C.
         return leaving.code if isinstance(leaving.code, int) else FAILED
     return result if isinstance(result, int) else OK
 

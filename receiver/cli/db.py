@@ -20,7 +20,7 @@ _UNIT_SIZE = 1024
 @db.command
 def migrate(*, common: CommonOptions = COMMON) -> int:
     """Migrate the store while the service is stopped; `serve` also does this at start."""
-    path = load_client(common.config).store.path
+    path = load_client(common.config).store_path
     steps = apply_migrations(path)
     for step in steps:
         render.print_line(f"{step}: done")
@@ -32,7 +32,7 @@ def migrate(*, common: CommonOptions = COMMON) -> int:
 @db.command
 def check(*, output: OutputOptions = OUTPUT) -> int:
     """Check every page, index and reference of the store; exit 1 if any is damaged."""
-    path = load_client(output.config).store.path
+    path = load_client(output.config).store_path
     faults = maintenance.check(path)
     if output.json:
         render.print_json({"ok": not faults, "path": str(path), "faults": faults})
@@ -47,7 +47,7 @@ def check(*, output: OutputOptions = OUTPUT) -> int:
 @db.command
 def backup(target: Annotated[Path, Parameter(help="File to write.")], /, *, common: CommonOptions = COMMON) -> int:
     """Copy the store to a new file, even while it is in use; the copy is checked before it gets its name."""
-    maintenance.backup(load_client(common.config).store.path, target)
+    maintenance.backup(load_client(common.config).store_path, target)
     render.print_line(f"{target}: written and checked, {_format_size(target.stat().st_size)}")
     return OK
 
@@ -55,7 +55,7 @@ def backup(target: Annotated[Path, Parameter(help="File to write.")], /, *, comm
 @db.command
 def stats(*, output: OutputOptions = OUTPUT) -> int:
     """Show the number of rows in the store and its size."""
-    counts = maintenance.stats_at(load_client(output.config).store.path)
+    counts = maintenance.stats_at(load_client(output.config).store_path)
     if output.json:
         render.print_json(dict(counts))
         return OK

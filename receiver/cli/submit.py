@@ -64,7 +64,7 @@ def submit(
 ) -> int:
     """Submit a task to Kling, through the running service."""
     limit = _time_limit(timeout, wait=wait)
-    dialect = load_client(output.config).kling.dialect
+    dialect = load_client(output.config).dialect
     tags = key_values("--tag", tag or [])
     options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority, "reuse": reuse}
     if (job_file := content.job_file()) is not None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from receiver.domain.errors import ServiceUnreachable
 
 if TYPE_CHECKING:
-    from receiver.settings import ClientSettings
+    from receiver.settings.client import ClientSettings
 
 URL_VARIABLE = "KLING_RECEIVER_URL"
 TOKEN_VARIABLE = "KLING_RECEIVER_TOKEN"  # noqa: S105 -- the name of a variable
@@ -26,21 +26,21 @@ def discover(url: str | None, token: str | None, config: Path | None) -> tuple[s
         url, token = url or os.environ.get(URL_VARIABLE), token or os.environ.get(TOKEN_VARIABLE)
     if url and token:
         return url, token
-    from receiver.settings import load_client  # noqa: PLC0415 -- a client with URL and token does not need it
+    from receiver.settings.client import load_client  # noqa: PLC0415 -- a client with URL and token does not need it
 
     settings = load_client(config)
     return url or _admin_url(settings), token or _read_token(settings)
 
 
 def _admin_url(settings: "ClientSettings") -> str:
-    host = _LOOPBACK_OF.get(settings.admin.listen.host, settings.admin.listen.host)
-    return f"http://{f'[{host}]' if ':' in host else host}:{settings.admin.listen.port}"
+    host = _LOOPBACK_OF.get(settings.listen.host, settings.listen.host)
+    return f"http://{f'[{host}]' if ':' in host else host}:{settings.listen.port}"
 
 
 def _read_token(settings: "ClientSettings") -> str:
     """Return the admin token from the configuration, else from the file written at the service's first start."""
-    if settings.admin.token:
-        return settings.admin.token.reveal()
+    if settings.token:
+        return settings.token.reveal()
     path = settings.data_dir / _FILE_NAME
     try:
         return path.read_text("utf-8-sig").strip()

@@ -1,28 +1,31 @@
 """HTTP requests to the admin API: authentication, retries during an outage, and the event stream."""
 
 import asyncio
+import json
 import ssl
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
+from http import HTTPStatus
 from typing import Any, TypeAlias
-
-import httpx2 as httpx
+from urllib.parse import urlencode
 
 from receiver.client import event_signal
 from receiver.client.discovery import current_user
+from receiver.client.http_connections import HttpConnections, NoAnswer, NotSent
 from receiver.client.models import parse_object, to_error
 from receiver.client.outage_timer import OutageTimer
 from receiver.client.watch import shorter
-from receiver.domain.errors import ReceiverError, ServiceUnreachable
+from receiver.domain.errors import ReceiverError, RequestFailed, ServiceUnreachable
 from receiver.domain.model import Json
 
 _CONNECT_SECONDS = 3.0
 _RESPONSE_SECONDS = 60.0  # a submit may first wait for Kling
 _STREAM_IDLE_SECONDS = 40.0  # the stream has a heartbeat every 15 s
+_SUCCESS = range(200, 300)
+_STREAM_TYPE = "text/event-stream"
 _ACTOR_HEADER = "kling-receiver-actor"  # the acting user, for the audit log
-
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout)
 
 Query: TypeAlias = Mapping[str, str | Sequence[str]]
 
@@ -35,21 +38,25 @@ class Transport:
     """
 
     def __init__(self, url: str, token: str, *, outage_tolerance: timedelta) -> None:
+        if not (token.isascii() and token.isprintable()):
+            raise RequestFailed(
+                "The admin token has line breaks, or characters other than printable ASCII.",
+                remedy="Pass only the token.",
+            )
         self.url = url.rstrip("/")
         self._outage_tolerance = outage_tolerance
         self._has_answered = False
-        self._http = httpx.AsyncClient(
-            base_url=self.url,
-            headers={"authorization": f"Bearer {token}", _ACTOR_HEADER: current_user()},
-            timeout=httpx.Timeout(_RESPONSE_SECONDS, connect=_CONNECT_SECONDS),
-            verify=_tls_for(self.url),
-            trust_env=False,
-            follow_redirects=False,
-        )
+        headers = {"authorization": f"Bearer {token}", _ACTOR_HEADER: current_user()}
+        try:
+            self._http = HttpConnections(self.url, headers, tls=_tls_for(self.url), connect_seconds=_CONNECT_SECONDS)
+        except ValueError as exc:
+            raise ServiceUnreachable(
+                f"{self.url!r} is not a URL.", remedy="Write it like http://127.0.0.1:8701."
+            ) from exc
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._http.aclose()
+        self._http.close()
 
     async def get(self, path: str, query: Query | None = None, *, within: float | None = None) -> Json:
         """Return the JSON object at *path*; tolerate an outage of at most *within* seconds."""
@@ -57,7 +64,7 @@ class Transport:
 
     async def get_bytes(self, path: str, query: Query | None = None, *, within: float | None = None) -> bytes:
         """Return the body at *path*; tolerate an outage of at most *within* seconds."""
-        return (await self._request_with_retry("GET", path, query=query, within=within)).content
+        return await self._request_with_retry("GET", path, query=query, within=within)
 
     async def post(
         self,
@@ -68,8 +75,9 @@ class Transport:
         repeatable: bool = False,
     ) -> Json:
         """Post an object and return the response's object. It is sent again after an outage only if *repeatable*."""
-        response = await self._request_with_retry("POST", path, body=body, headers=headers, repeatable=repeatable)
-        return parse_object(response.content)
+        return parse_object(
+            await self._request_with_retry("POST", path, body=body, headers=headers, repeatable=repeatable)
+        )
 
     async def _request_with_retry(
         self,
@@ -81,8 +89,8 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         repeatable: bool = False,
         within: float | None = None,
-    ) -> httpx.Response:
-        """Repeat a request until there is a response or the outage lasts too long.
+    ) -> bytes:
+        """Return a response's body. Repeat the request until there is one or the outage lasts too long.
 
         A request that the service may have processed is repeated only if it is a GET or *repeatable*.
         """
@@ -91,7 +99,7 @@ class Transport:
             try:
                 return await self._request(method, path, query=query, body=body, headers=headers)
             except ReceiverError as exc:
-                if method != "GET" and not repeatable and not isinstance(exc.__cause__, _NOT_SENT):
+                if method != "GET" and not repeatable and not isinstance(exc.__cause__, NotSent):
                     raise
                 outage.check(exc)
             await asyncio.sleep(event_signal.RECONNECT_SECONDS)
@@ -104,49 +112,84 @@ class Transport:
         query: Query | None,
         body: Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
-    ) -> httpx.Response:
+    ) -> bytes:
+        content = None if body is None else _json_bytes(body)
         try:
-            response = await self._http.request(method, path, params=query, json=body, headers=headers)
-        except (httpx.HTTPError, httpx.StreamError) as exc:
+            status, answer = await self._http.request(
+                method, _target(path, query), headers=headers or {}, body=content, seconds=_RESPONSE_SECONDS
+            )
+        except (NotSent, NoAnswer) as exc:
             raise self._unreachable(exc) from exc
         self._has_answered = True
-        if not response.is_success:
-            raise to_error(response.status_code, response.content)
-        return response
+        if status not in _SUCCESS:
+            raise to_error(status, answer)
+        return answer
 
     def outage_timer(self, limit: float | None = None) -> OutageTimer:
         """Return a timer for outages of at most *limit* seconds. No outage is tolerated before the first response."""
         return OutageTimer(lambda: shorter(limit, self._outage_tolerance.total_seconds() if self._has_answered else 0))
 
     @asynccontextmanager
-    async def stream(self, query: Query | None = None) -> AsyncIterator[AsyncIterator[httpx.ServerSentEvent]]:
+    async def stream(self, query: Query | None = None) -> AsyncIterator[AsyncIterator["SentEvent"]]:
         """Open the event stream; the context is entered once the service has accepted it."""
         try:
-            async with self._http.sse(
-                "/api/stream",
-                params=query,
-                timeout=httpx.Timeout(_STREAM_IDLE_SECONDS, connect=_CONNECT_SECONDS),
-                max_event_size=None,  # the service already limits the size of events
-            ) as source:
-                if source.response.status_code != httpx.codes.OK:
-                    raise to_error(source.response.status_code, await source.response.aread())
+            async with self._http.stream(_target("/api/stream", query), seconds=_STREAM_IDLE_SECONDS) as (head, parts):
+                if head.status != HTTPStatus.OK or not head.headers.get("content-type", "").startswith(_STREAM_TYPE):
+                    raise to_error(head.status, b"".join([part async for part in parts]))
                 self._has_answered = True
-                yield (event async for event in source if event.data)
-        except (httpx.HTTPError, httpx.StreamError) as exc:
+                yield read_events(parts)
+        except (NotSent, NoAnswer) as exc:
             raise self._unreachable(exc) from exc
 
-    def _unreachable(self, exc: Exception) -> ServiceUnreachable:
-        if isinstance(exc, _NOT_SENT):
+    def _unreachable(self, exc: NotSent | NoAnswer) -> ServiceUnreachable:
+        if isinstance(exc, NotSent):
             return ServiceUnreachable(
                 f"No service answers at {self.url}.",
                 remedy="Start it with `kling-receiver serve`, or pass its configuration with `--config`.",
             )
         return ServiceUnreachable(
-            f"The service at {self.url} did not answer completely ({type(exc).__name__}).",
+            f"The service at {self.url} did not answer completely ({type(exc.__cause__).__name__}).",
             remedy="Check its log, and `kling-receiver tasks list` before you submit again.",
         )
 
 
-def _tls_for(url: str) -> ssl.SSLContext | bool:
+@dataclass(frozen=True, slots=True)
+class SentEvent:
+    """An event of the stream: its ID, and the event as JSON."""
+
+    id: str
+    data: str
+
+
+async def read_events(parts: AsyncIterator[bytes]) -> AsyncIterator[SentEvent]:
+    """Read server-sent events. One without data, such as a heartbeat, is skipped."""
+    rest, event_id, data = b"", "", list[str]()
+    async for part in parts:
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            name, _, value = line.rstrip(b"\r").decode("utf-8", "replace").partition(":")
+            value = value.removeprefix(" ")
+            if name == "id":
+                event_id = value
+            elif name == "data":
+                data.append(value)
+            elif not name and not value and data:
+                yield SentEvent(event_id, "\n".join(data))
+                data = []
+
+
+def _json_bytes(value: Mapping[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _target(path: str, query: Query | None) -> str:
+    return f"{path}?{encoded}" if (encoded := urlencode(query or {}, doseq=True)) else path
+
+
+def _tls_for(url: str) -> ssl.SSLContext | None:
     """Load the system's certificates only for https: loading takes longer than a request."""
-    return True if url.lower().startswith("https:") else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if not url.lower().startswith("https:"):
+        return None
+    import httpcore2  # noqa: PLC0415 -- knows where each system keeps its certificates
+
+    return httpcore2.default_ssl_context()

@@ -1,35 +1,40 @@
 """config.toml, the environment and secrets as frozen values; every error names file, line and key.
 
 ``finder`` finds the file, ``loader`` loads it, and ``client`` loads only what a client needs.
-``toml_document`` keeps line numbers, ``environment`` applies overrides.
+``toml_document`` keeps line numbers, ``environment`` applies overrides by ``variables``.
 ``sections``, ``routes`` and ``storage`` define the keys; ``fields`` and ``introspection`` serve these definitions.
-``values``, ``addresses``, ``secrets`` and ``conditions`` parse single values; ``paths`` checks a path.
-``diagnostics`` writes errors, ``warnings`` finds likely mistakes, and ``export`` lists the effective settings.
+``values``, ``addresses``, ``secrets``, ``store_url``, ``dialect`` and ``conditions`` parse single values; ``paths``
+checks a path. ``diagnostics`` writes errors with the places in ``value_sources``, ``warnings`` finds likely mistakes,
+and ``export`` lists the effective settings.
 """
 
-from receiver.settings.addresses import Address
-from receiver.settings.client import ClientSettings, load_client
-from receiver.settings.export import EffectiveSetting, schema, secrets_in
-from receiver.settings.finder import find, skipped_file_warning
-from receiver.settings.loader import Loaded, effective_settings, load
-from receiver.settings.routes import RouteSettings, ScriptSettings, WebhookSettings
-from receiver.settings.sections import (
-    AdminSettings,
-    ArchiveSettings,
-    CallbackSettings,
-    Dialect,
-    GatewaySettings,
-    KlingSettings,
-    NetworkSettings,
-    PollSettings,
-    PublicSettings,
-    RetentionSettings,
-    Settings,
-    SlotSettings,
-    StoreSettings,
-    Verify,
-)
-from receiver.settings.values import Rate, Size
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from receiver.settings.addresses import Address
+    from receiver.settings.client import ClientSettings, load_client
+    from receiver.settings.dialect import Dialect
+    from receiver.settings.export import EffectiveSetting, schema, secrets_in
+    from receiver.settings.finder import find, skipped_file_warning
+    from receiver.settings.loader import Loaded, effective_settings, load
+    from receiver.settings.routes import RouteSettings, ScriptSettings, WebhookSettings
+    from receiver.settings.sections import (
+        AdminSettings,
+        ArchiveSettings,
+        CallbackSettings,
+        GatewaySettings,
+        KlingSettings,
+        NetworkSettings,
+        PollSettings,
+        PublicSettings,
+        RetentionSettings,
+        Settings,
+        SlotSettings,
+        StoreSettings,
+        Verify,
+    )
+    from receiver.settings.values import Rate, Size
 
 __all__ = [
     "Address",
@@ -63,3 +68,25 @@ __all__ = [
     "secrets_in",
     "skipped_file_warning",
 ]
+
+_NAMES = {
+    "addresses": "Address",
+    "client": "ClientSettings load_client",
+    "dialect": "Dialect",
+    "export": "EffectiveSetting schema secrets_in",
+    "finder": "find skipped_file_warning",
+    "loader": "Loaded effective_settings load",
+    "routes": "RouteSettings ScriptSettings WebhookSettings",
+    "sections": "AdminSettings ArchiveSettings CallbackSettings GatewaySettings KlingSettings NetworkSettings "
+    "PollSettings PublicSettings RetentionSettings Settings SlotSettings StoreSettings Verify",
+    "values": "Rate Size",
+}
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+if not TYPE_CHECKING:  # a type checker reads the imports above, so it still reports unknown names
+
+    def __getattr__(name: str) -> object:
+        """Import a name's module on first use: a client needs a few of them only, and starts faster."""
+        if name in _MODULE_OF:
+            return getattr(import_module(f"receiver.settings.{_MODULE_OF[name]}"), name)
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

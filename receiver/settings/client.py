@@ -1,44 +1,52 @@
 """The few settings that a client needs: the admin address, the token, the store's path, and the dialect.
 
 A client often runs in another shell than the service, without the secrets of routes and of Kling. So nothing else is
-looked up or checked here; the service checks everything at its start.
+looked up or checked here; the service checks everything at its start. A client is also a command that should be over in
+a fraction of a second, so these keys are read without the definitions of all others, which take longer to load.
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
-
 from receiver.domain.errors import ConfigurationError
-from receiver.settings import toml_document
-from receiver.settings.diagnostics import ValueSources, describe_errors
-from receiver.settings.environment import PREFIX, apply_environment
-from receiver.settings.fields import Section
+from receiver.domain.secret import Secret
+from receiver.settings import secrets, toml_document, values
+from receiver.settings.addresses import Address, read_address
+from receiver.settings.dialect import Dialect
 from receiver.settings.finder import find, label_of
-from receiver.settings.secrets import LoadContext
-from receiver.settings.sections import AdminSettings, KlingSettings, Settings, StoreSettings
-from receiver.settings.toml_document import Document
-from receiver.settings.values import printable
+from receiver.settings.store_url import SQLITE, read_store_url
+from receiver.settings.toml_document import Document, Location
+from receiver.settings.value_sources import ValueSources
+from receiver.settings.variables import PREFIX, parse_structure
 
-_KEYS = {"admin": ("listen", "token"), "store": ("url",), "kling": ("dialect",)}
-_VARIABLES = frozenset(
-    PREFIX + name.upper() for section, keys in _KEYS.items() for name in (section, *(f"{section}__{k}" for k in keys))
-)
+_read_dialect = partial(values.read_choice, choices={str(each): each for each in Dialect})
+
+_KEYS: Mapping[Location, tuple[str, Callable[[object, secrets.LoadContext], Any]]] = {
+    ("admin", "listen"): ("127.0.0.1:8701", lambda raw, _: read_address(raw)),
+    ("admin", "token"): ("", secrets.read_admin_token),
+    ("store", "url"): ("sqlite:var/receiver.db", read_store_url),
+    ("kling", "dialect"): (Dialect.OFFICIAL, lambda raw, _: _read_dialect(raw)),
+}
+"""A client's keys, each with its default as the file would say it, and its reader."""
 
 
-class ClientSettings(Section):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClientSettings:
     """The settings of a client."""
 
-    admin: AdminSettings = Field(default_factory=AdminSettings)
-    store: StoreSettings = Field(default_factory=StoreSettings)
-    kling: KlingSettings = Field(default_factory=KlingSettings)
+    listen: Address
+    token: Secret | None
+    store_path: Path
+    dialect: Dialect
 
     @property
     def data_dir(self) -> Path:
         """The folder of the store and its companion files."""
-        return self.store.path.parent
+        return self.store_path.parent
 
 
 def load_client(path: Path | None = None, environ: Mapping[str, str] | None = None) -> ClientSettings:
@@ -47,20 +55,44 @@ def load_client(path: Path | None = None, environ: Mapping[str, str] | None = No
     cwd = Path.cwd()
     found = find(path, environ, cwd)
     file = toml_document.read(found, label=label_of(found, cwd)) if found else Document()
-    own_variables = {name: value for name, value in environ.items() if name in _VARIABLES}
-    overrides = apply_environment(_pick(file.values), own_variables, Settings)
-    sources = ValueSources(file=file, variables=overrides.variables)
-    context = LoadContext(environ=environ, folder=found.parent if found else cwd)
-    try:
-        return ClientSettings.model_validate(_pick(overrides.values), context=context)
-    except ValidationError as exc:
-        raise ConfigurationError([printable(each) for each in describe_errors(exc, ClientSettings, sources)]) from None
+    tables, variables, faults = _read_tables(file, environ)
+    sources = ValueSources(file=file, variables=variables)
+    context = secrets.LoadContext(environ=environ, folder=found.parent if found else cwd)
+    read: dict[Location, Any] = {}
+    for location, (default, reader) in _KEYS.items():
+        section, key = location
+        table = tables[str(section)]
+        try:
+            read[location] = reader(table.get(key, default), context) if isinstance(table, dict) else None
+        except ValueError as exc:
+            faults[location] = str(exc)
+    if faults:
+        placed = sorted(faults, key=sources.sort_key)
+        raise ConfigurationError([values.printable(sources.prefix(at) + faults[at]) for at in placed])
+    listen, token, store_url, dialect = read.values()
+    store_path = Path(store_url.removeprefix(SQLITE))
+    return ClientSettings(listen=listen, token=token, store_path=store_path, dialect=dialect)
 
 
-def _pick(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return only a client's keys. A missing section is added, so that default paths start from the file's folder."""
-    picked = {section: values.get(section, {}) for section in _KEYS}
-    return {
-        section: {key: table[key] for key in _KEYS[section] if key in table} if isinstance(table, dict) else table
-        for section, table in picked.items()
-    }
+def _read_tables(
+    file: Document, environ: Mapping[str, str]
+) -> tuple[Mapping[str, Any], Mapping[Location, str], dict[Location, str]]:
+    """Return the sections with the environment's overrides, the variable behind each override, and the faults."""
+    tables: dict[str, Any] = {}
+    variables: dict[Location, str] = {}
+    faults: dict[Location, str] = {}
+    for section, key in _KEYS:
+        whole, single = f"{PREFIX}{section}".upper(), f"{PREFIX}{section}__{key}".upper()
+        if section not in tables and whole in environ:
+            variables[(section,)] = whole
+            try:
+                tables[str(section)] = parse_structure(environ[whole])
+            except ValueError as exc:
+                faults[(section,)] = str(exc)
+        table = tables.setdefault(str(section), file.values.get(str(section), {}))
+        if not isinstance(table, dict):
+            faults.setdefault((section,), f"must be one section; start it with [{section}]")
+        elif single in environ:
+            tables[str(section)] = {**table, key: environ[single]}
+            variables[section, key] = single
+    return tables, variables, faults

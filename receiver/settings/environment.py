@@ -5,9 +5,7 @@ number after the last one adds a route: ``KLING_RECEIVER__ROUTES__0__CONCURRENCY
 """
 
 import copy
-import json
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,8 +16,7 @@ from pydantic import BaseModel
 from receiver.settings.introspection import as_section, as_sections, is_list, is_table, is_unquoted
 from receiver.settings.toml_document import Location
 from receiver.settings.values import InvalidValue, closest
-
-PREFIX = "KLING_RECEIVER__"
+from receiver.settings.variables import PREFIX, parse_structure
 
 _NUMBER = re.compile(r"[0-9]{1,4}")
 
@@ -114,15 +111,9 @@ def _parse_value(text: str, kind: object) -> object:
         return text
     if not structured and not is_unquoted(kind):
         return text
-    for read in (json.loads, _parse_toml_value):
-        try:
-            return read(text)
-        except (ValueError, RecursionError):
-            continue
-    if structured:
-        raise InvalidValue("is neither JSON nor a TOML value; check its brackets and quotes")
-    return text
-
-
-def _parse_toml_value(text: str) -> object:
-    return tomllib.loads(f"value = {text}")["value"]
+    try:
+        return parse_structure(text)
+    except InvalidValue:
+        if structured:
+            raise
+        return text

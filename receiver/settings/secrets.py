@@ -8,8 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-from pydantic import ValidationInfo
+from typing import Any, Protocol
 
 from receiver.domain import signing
 from receiver.domain.secret import Secret
@@ -44,8 +43,22 @@ class LoadContext:
     needs_secrets: bool = True
     unavailable: list[str] = field(default_factory=list)
 
+    @property
+    def context(self) -> "LoadContext":
+        """Itself, for readers that are called without pydantic."""
+        return self
 
-def load_context(info: ValidationInfo) -> LoadContext:
+
+class Reading(Protocol):
+    """The second argument of a reader: pydantic's ``ValidationInfo``, or a LoadContext itself."""
+
+    @property
+    def context(self) -> Any:  # noqa: ANN401 -- as pydantic declares it
+        """The loader's context; None for settings made in code."""
+        ...
+
+
+def load_context(info: Reading) -> LoadContext:
     """Return the loader's context; an empty one for settings made in code."""
     return info.context if isinstance(info.context, LoadContext) else LoadContext()
 
@@ -151,7 +164,7 @@ def resolve_path(text: str, context: LoadContext) -> Path:
     return Path.cwd() / context.folder / path
 
 
-def read_secret(raw: object, info: ValidationInfo) -> Secret:
+def read_secret(raw: object, info: Reading) -> Secret:
     """Parse a secret that is valid in a header: one line of printable ASCII."""
     if isinstance(raw, Secret):
         return raw
@@ -165,26 +178,26 @@ def read_secret(raw: object, info: ValidationInfo) -> Secret:
     return Secret(text)
 
 
-def read_optional_secret(raw: object, info: ValidationInfo) -> Secret | None:
+def read_optional_secret(raw: object, info: Reading) -> Secret | None:
     """Parse a secret; None for an empty string."""
     return None if raw is None or raw == "" else read_secret(raw, info)
 
 
-def read_admin_token(raw: object, info: ValidationInfo) -> Secret | None:
+def read_admin_token(raw: object, info: Reading) -> Secret | None:
     """Parse the admin token. Every program needs it, so its reference must always be resolvable."""
     if isinstance(raw, str):
         resolve(raw, replace(load_context(info), needs_secrets=True))
     return read_optional_secret(raw, info)
 
 
-def read_api_key(raw: object, info: ValidationInfo) -> Secret | None:
+def read_api_key(raw: object, info: Reading) -> Secret | None:
     """Parse Kling's key. An unset variable is not an error, because callbacks are accepted without a key."""
     if unset_variable(raw, load_context(info).environ):
         return None
     return read_optional_secret(raw, info)
 
 
-def read_signing_secret(raw: object, info: ValidationInfo) -> Secret:
+def read_signing_secret(raw: object, info: Reading) -> Secret:
     """Parse a signing secret: base64, with or without ``whsec_``, or any other text of at least 16 characters."""
     secret = read_secret(raw, info)
     text = secret.reveal()
@@ -200,12 +213,12 @@ def read_signing_secret(raw: object, info: ValidationInfo) -> Secret:
     return secret
 
 
-def read_optional_signing_secret(raw: object, info: ValidationInfo) -> Secret | None:
+def read_optional_signing_secret(raw: object, info: Reading) -> Secret | None:
     """Parse a signing secret; None for an empty string."""
     return None if raw is None or raw == "" else read_signing_secret(raw, info)
 
 
-def read_header_value(raw: object, info: ValidationInfo) -> Secret | str:
+def read_header_value(raw: object, info: Reading) -> Secret | str:
     """Parse a header's value: text, or a reference."""
     if isinstance(raw, Secret):
         return raw
@@ -223,7 +236,7 @@ def read_header_value(raw: object, info: ValidationInfo) -> Secret | str:
     return text
 
 
-def read_variable_value(raw: object, info: ValidationInfo) -> Secret | str:
+def read_variable_value(raw: object, info: Reading) -> Secret | str:
     """Parse the value of a script's environment variable: any text, or a reference."""
     if isinstance(raw, Secret):
         return raw
@@ -234,6 +247,6 @@ def read_variable_value(raw: object, info: ValidationInfo) -> Secret | str:
     return Secret(value) if is_reference(text) else value
 
 
-def read_url_reference(raw: object, info: ValidationInfo) -> str:
+def read_url_reference(raw: object, info: Reading) -> str:
     """Parse text that may be a reference because it is a secret as a whole, such as a chat's webhook URL."""
     return resolve(read_text(raw), load_context(info), stand_in=URL_STAND_IN)

@@ -24,6 +24,7 @@ from receiver.settings.addresses import (
     read_optional_url,
     read_proxies,
 )
+from receiver.settings.dialect import Dialect
 from receiver.settings.fields import (
     OneOrMany,
     ParsedField,
@@ -38,21 +39,12 @@ from receiver.settings.fields import (
     read_folder,
     size_field,
 )
-from receiver.settings.paths import probe
 from receiver.settings.routes import RouteSettings
 from receiver.settings.storage import StorageSettings
+from receiver.settings.store_url import SQLITE, read_store_url
 from receiver.settings.values import InvalidValue, Size
 
-SQLITE = "sqlite:"
-
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
-
-class Dialect(StrEnum):
-    """The dialect of requests to Kling."""
-
-    OFFICIAL = "official"
-    GATEWAY = "gateway"
 
 
 class Verify(StrEnum):
@@ -61,26 +53,6 @@ class Verify(StrEnum):
     NEVER = "never"
     TERMINAL = "terminal"
     ALWAYS = "always"
-
-
-def _read_store(raw: object, info: ValidationInfo) -> str:
-    text = values.read_text(raw)
-    if text.startswith(("postgresql:", "postgres:")):
-        raise InvalidValue('this version supports only SQLite; write "sqlite:var/receiver.db"')
-    if text.startswith("sqlite:////"):
-        text = SQLITE + text.removeprefix("sqlite:///")
-    name = text.removeprefix(SQLITE)
-    if not text.startswith(SQLITE) or not name or name.startswith(("//", ":")) or "?" in name:
-        raise InvalidValue(
-            'must be "sqlite:" and the path of a file: "sqlite:var/receiver.db", "sqlite:/var/lib/receiver.db"'
-        )
-    path = secrets.resolve_path(name, secrets.load_context(info))
-    place = probe(path)
-    if name.endswith("/") or place.is_folder:
-        raise InvalidValue(f"{path} is a folder; write the path of a file in it")
-    if place.problem:
-        raise InvalidValue(place.problem)
-    return f"{SQLITE}{path}"
 
 
 def _token_name_error(name: str, _previous: Sequence[str]) -> str:
@@ -147,7 +119,7 @@ class AdminSettings(Section):
 class StoreSettings(Section):
     """The database."""
 
-    url: Annotated[str, ReferenceField(_read_store)] = Field(
+    url: Annotated[str, ReferenceField(read_store_url)] = Field(
         default="sqlite:var/receiver.db", description="The database: sqlite: and a path, relative to this file."
     )
 

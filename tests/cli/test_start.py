@@ -1,0 +1,97 @@
+"""A command loads what it needs and no more, so that it is over in a fraction of a second."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from harness.fake_api import FakeService, make_delivery, make_event, make_task
+from harness.run_cli import clean_environment
+
+from receiver.domain.errors import ConfigurationError
+from receiver.settings import load
+from receiver.settings.client import load_client
+
+HEAVY = {
+    "pydantic",
+    "httpx2",
+    "httpcore2",
+    "anyio",
+    "rich",
+    "receiver.store",
+    "receiver.service",
+    "sqlite3",
+    "markdown_it",
+}
+RUN = "import sys; from receiver.cli import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
+
+
+@pytest.fixture
+def filled(service: FakeService) -> FakeService:
+    service.answer("/api/tasks", {"items": [make_task()], "next": None})
+    service.answer("/api/tasks/tsk_one", make_task(state="succeed"))
+    service.answer("/api/events", {"items": [make_event()], "next": None})
+    service.answer("/api/deliveries", {"items": [make_delivery()], "next": None})
+    service.answer("/api/routes", {"items": [], "next": None})
+    return service
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["tasks list", "tasks show tsk_one", "tasks wait tsk_one", "events list", "deliveries list", "routes list"],
+)
+@pytest.mark.usefixtures("filled")
+def test_a_command_that_talks_to_the_service_loads_none_of_its_parts(config: Path, command: str) -> None:
+    argv = [sys.executable, "-c", RUN, *command.split(), "--config", str(config)]
+    ended = subprocess.run(argv, env=clean_environment(), capture_output=True, text=True, check=True)
+
+    assert HEAVY & set(ended.stdout.splitlines()[-1].split()) == set()
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {},
+        {"KLING_RECEIVER__ADMIN__LISTEN": "[::1]:9", "KLING_RECEIVER__STORE__URL": "sqlite:/srv/a.db"},
+        {"KLING_RECEIVER__ADMIN": '{"token": "env:TOKEN"}', "TOKEN": "t"},
+        {"KLING_RECEIVER__ADMIN": '{token = "a"}', "KLING_RECEIVER__ADMIN__TOKEN": "b"},
+        {"KLING_RECEIVER__KLING__DIALECT": "gateway"},
+    ],
+)
+def test_a_client_reads_its_settings_as_the_service_does(tmp_path: Path, environ: dict[str, str]) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text('[admin]\nlisten = "0.0.0.0:8801"\n')
+    client, service = load_client(config, environ), load(config, environ).settings
+
+    assert (client.listen, client.token) == (service.admin.listen, service.admin.token)
+    assert (client.store_path, client.dialect) == (service.store.path, service.kling.dialect)
+
+
+@pytest.mark.parametrize(
+    ("text", "environ", "faults"),
+    [
+        (
+            '[store]\nurl = "mysql:x"\n[admin]\nlisten = 8701\n',
+            {},
+            ["config.toml:2: store.url: ", "config.toml:4: admin.listen: must be text in quotes, not a number"],
+        ),
+        ('admin = "here"\n', {}, ["config.toml:1: admin: must be one section; start it with [admin]"]),
+        ("", {"KLING_RECEIVER__ADMIN": "[listen"}, ["KLING_RECEIVER__ADMIN: admin: is neither JSON nor a TOML value"]),
+        (
+            "",
+            {"KLING_RECEIVER__KLING__DIALECT": "offcial"},
+            ['kling.dialect: "offcial" is not a valid choice; did you'],
+        ),
+    ],
+)
+def test_a_fault_in_a_clients_settings_names_its_place(
+    tmp_path: Path, text: str, environ: dict[str, str], faults: list[str]
+) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+
+    with pytest.raises(ConfigurationError) as caught:
+        load_client(config, environ)
+
+    assert len(caught.value.faults) == len(faults)
+    assert all(start in fault for start, fault in zip(faults, caught.value.faults, strict=True))
