@@ -12,7 +12,16 @@ from urllib.parse import quote
 from receiver.client import event_signal
 from receiver.client.discovery import discover
 from receiver.client.event_signal import EventSignal, EventSignals
-from receiver.client.models import Batch, BatchNotFinished, Event, Page, Task, TaskNotFinished, parse_object
+from receiver.client.models import (
+    Batch,
+    BatchNotFinished,
+    Event,
+    Page,
+    Task,
+    TaskNotFinished,
+    TaskRefused,
+    parse_object,
+)
 from receiver.client.transport import Query, Transport
 from receiver.client.watch import watch
 from receiver.domain.clock import BEFORE_ALL_EVENTS
@@ -79,16 +88,21 @@ class Client:
 
         A repeated *idempotency_key* returns the first task, so a submit without a response can be repeated safely.
         With another body it fails with status 409, unless *reuse* permits it.
+
+        A task that Kling refused is returned too: its ``state`` is ``rejected``, and its ``message`` is the reason.
         """
         request: Json = {"endpoint": endpoint, "body": dict(body)}
         options: Json = {"label": label, "tags": dict(tags or {}), "batch": batch, "priority": priority}
         options |= {"idempotency_key": idempotency_key, "reuse": reuse}
         request |= {name: value for name, value in options.items() if value}
         headers = None if wait else {"prefer": "respond-async"}
-        # An empty key counts as none.
-        return Task.from_json(
-            await self._transport.post("/api/tasks", request, headers=headers, repeatable=bool(idempotency_key))
-        )
+        is_repeatable = bool(idempotency_key)  # an empty key counts as none
+        try:
+            return Task.from_json(
+                await self._transport.post("/api/tasks", request, headers=headers, repeatable=is_repeatable)
+            )
+        except TaskRefused as refused:
+            return refused.task
 
     async def task(self, ref: str) -> Task:
         """Return a task with its results, by our ID, Kling's or the external one."""

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 
 from receiver.domain.api_schema import json_object
 from receiver.domain.api_schema import tasks as api
+from receiver.domain.api_schema.resources import TASK_REFUSED
 from receiver.domain.batches import BatchState
 from receiver.domain.errors import Conflict, InvalidRequest, NotFound, ReceiverError, RequestFailed, UnknownRoute
 from receiver.domain.model import ArchiveState, Json, TaskState
@@ -206,6 +207,16 @@ def parse_object(content: str | bytes) -> Json:
     return value
 
 
+class TaskRefused(RequestFailed):
+    """Kling refused a submit. ``task`` is the rejected task, with the reason in its message."""
+
+    code = TASK_REFUSED
+
+    def __init__(self, message: str, *, status: int, task: Task) -> None:
+        super().__init__(message, status=status)
+        self.task = task
+
+
 def to_error(status: int, content: bytes) -> ReceiverError:
     """Return the exception for an error response."""
     if status == HTTPStatus.UNAUTHORIZED:
@@ -221,6 +232,8 @@ def to_error(status: int, content: bytes) -> ReceiverError:
     message = str(problem.get("detail") or problem.get("title") or "")
     if known := _ERROR_BY_CODE.get(str(problem.get("code"))):
         return known(message)
+    if problem.get("code") == TASK_REFUSED and isinstance(problem.get("task"), dict):
+        return TaskRefused(message, status=status, task=Task.from_json(problem["task"]))
     if not message:
         return RequestFailed(
             f"The answer with status {status} is not from Kling Receiver.",

@@ -20,6 +20,7 @@
     │   └── StoreBroken             stop at once: acknowledged writes may be lost
     ├── ServiceUnreachable          no service at the admin address
     ├── RequestFailed               the service answered with an error
+    │   └── TaskRefused             Kling refused a submit; it carries the rejected task
     ├── TaskNotFinished             a task that did not finish in the time to wait for it
     ├── BatchNotFinished            a batch that did not finish in the time to wait for it
     ├── BindFailed                  an address that the service cannot listen on

@@ -36,22 +36,33 @@ from receiver.store.interfaces import DeliveryView, Page, RouteBacklog
 
 T = TypeVar("T")
 
+JSON = "application/json"
+"""The media type of a response that is not an error."""
+
 _OUTCOME_NAMES = {Accepted: "accepted", Failed: "failed", Refused: "refused"}
 
 
 def json_response(
-    value: object, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+    value: object,
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: Mapping[str, str] | None = None,
+    *,
+    media_type: str = JSON,
 ) -> Response:
     """Return a response with *value* as JSON."""
-    return raw_json_response(encode(value), status, headers)
+    return raw_json_response(encode(value), status, headers, media_type=media_type)
 
 
 def raw_json_response(
-    content: bytes, status: HTTPStatus = HTTPStatus.OK, headers: Mapping[str, str] | None = None
+    content: bytes,
+    status: HTTPStatus = HTTPStatus.OK,
+    headers: Mapping[str, str] | None = None,
+    *,
+    media_type: str = JSON,
 ) -> Response:
     """Return a response with JSON that is already encoded."""
     headers = {"cache-control": "no-store", **(headers or {})}
-    return Response(content, status, headers=headers, media_type="application/json")
+    return Response(content, status, headers=headers, media_type=media_type)
 
 
 def encode(value: object) -> bytes:

@@ -74,9 +74,10 @@ async def test_a_job_refused_by_kling_is_rejected(tmp_path: Path) -> None:
     async with a_sink() as sink, a_kling() as kling:
         config = a_config(kling.url, more=a_webhook_route(sink, extra='on = ["rejected"]'))
         async with a_receiver(tmp_path, config) as receiver, receiver.client() as client:
-            task = await submit_task(client, body=JOB | {"prompt": "[unsafe]"})
+            answer = await client.post("/api/tasks", json={"endpoint": ENDPOINT, "body": JOB | {"prompt": "[unsafe]"}})
 
-            assert task["state"] == "rejected"
+            assert answer.status_code == 422
+            assert answer.json()["task"]["state"] == "rejected"
             await wait_until(lambda: len(sink.bodies) == 1)
             data = json.loads(sink.bodies[0])["data"]
             assert data["status"] == "rejected"

@@ -10,6 +10,7 @@ from harness.clock import START
 from harness.factories import a_delivery, a_push, a_task, an_event, at
 from harness.json_schema import DocumentSchemas
 from harness.web_app import TOKEN, WebApp
+from starlette.responses import JSONResponse
 
 from receiver.domain.api_schema.resources import Check
 from receiver.domain.costs import Cost
@@ -163,6 +164,16 @@ async def test_an_error_matches_its_schema(web: WebApp, method: str, path: str, 
     assert SCHEMAS.errors(answer.json(), problem) == []
 
 
+async def test_a_refused_submit_matches_its_schema(web: WebApp) -> None:
+    web.kling.answer = lambda _: JSONResponse({"code": 1201, "message": "the prompt is too long"}, 400)
+
+    answer = await web.client.post("/api/tasks", json=TASK)
+
+    assert answer.status_code == 422
+    schema = schema_of("POST", "/api/tasks", "422", "application/problem+json")
+    assert SCHEMAS.errors(answer.json(), schema) == []
+
+
 async def test_a_request_without_token_gets_a_described_error(web: WebApp) -> None:
     answer = await web.client.get("/api/tasks", headers={"authorization": f"Bearer not-{TOKEN}"})
 
@@ -181,4 +192,5 @@ def test_every_described_response_is_checked() -> None:
     checked = {(call.method, call.operation, str(call.status)) for call in CALLS}
 
     others = {("GET", "/readyz", "503"), ("GET", "/api/stream", "200"), ("GET", "/metrics", "200")}
+    others |= {("POST", "/api/tasks", "422")}
     assert {each for each in described if each[2] != "default"} == checked | others

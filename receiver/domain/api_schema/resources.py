@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from receiver.domain.api_schema.json_object import JsonObject, SchemaOf, SparseObject, Timestamp
-from receiver.domain.api_schema.tasks import Task
+from receiver.domain.api_schema.tasks import SubmittedTask, Task
 from receiver.domain.model import (
     DeliveryStatus,
     Generation,
@@ -21,6 +21,10 @@ from receiver.domain.replays import ReplayState
 Outcome = Annotated[str, SchemaOf(Literal["accepted", "failed", "refused"])]
 
 
+TASK_REFUSED = "task_refused"
+"""The ``code`` of a :class:`TaskRefused`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Problem(JsonObject):
     """An error (RFC 9457)."""
@@ -32,6 +36,14 @@ class Problem(JsonObject):
     """What is wrong, and what to do."""
     code: str
     """The kind of error, for programs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRefused(Problem):
+    """The error of a submit that Kling refused."""
+
+    task: SubmittedTask
+    """The task, which is stored as rejected. Its `message` is Kling's reason."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from http import HTTPStatus
-from typing import Any
+from typing import Any, get_origin
 
 from receiver import __version__
 from receiver.domain.api_schema.resources import OpenApiDocument, Problem
@@ -94,7 +94,8 @@ class _DocumentBuilder:
     def _response(self, operation: Operation, status: HTTPStatus, type_: type[Any] | None) -> Json:
         if type_ is None:
             return {"description": status.phrase, **_content(_TEXTS[operation.media_type], operation.media_type)}
-        return {"description": status.phrase, **_content(self._schemas.of(type_))}
+        media_type = problems.MEDIA_TYPE if issubclass(get_origin(type_) or type_, Problem) else "application/json"
+        return {"description": status.phrase, **_content(self._schemas.of(type_), media_type)}
 
     def _query_parameters(self, operation: Operation) -> Iterator[Json]:
         for name, member in self._query_members[operation.query].items():

@@ -37,11 +37,13 @@ def _post(
 OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/api/tasks": {
         "get": _get("List tasks, newest first", Page[tasks.Task], requests.TaskQuery),
-        "post": _post(
-            "Submit a task; it is sent to Kling when a slot is free",
-            tasks.SubmittedTask,
-            requests.SubmitRequest,
-            HTTPStatus.ACCEPTED,
+        "post": Operation(
+            summary="Submit a task; it is sent to Kling when a slot is free. 422 if Kling refused it",
+            body=requests.SubmitRequest,
+            returns={
+                HTTPStatus.ACCEPTED: tasks.SubmittedTask,
+                HTTPStatus.UNPROCESSABLE_ENTITY: resources.TaskRefused,
+            },
         ),
     },
     "/api/tasks/counts": {

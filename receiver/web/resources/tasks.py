@@ -1,5 +1,6 @@
 """Tasks over HTTP: submit, find and cancel; callback URLs for tasks that are submitted elsewhere."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -7,10 +8,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.domain.api_schema.json_object import Page
-from receiver.domain.api_schema.resources import CallbackUrl, Endpoint, TaskCounts
+from receiver.domain.api_schema.resources import TASK_REFUSED, CallbackUrl, Endpoint, TaskCounts, TaskRefused
 from receiver.domain.api_schema.tasks import SubmittedTask
 from receiver.domain.errors import NotFound
-from receiver.domain.model import Task, TaskState
+from receiver.domain.model import EndReason, Task, TaskState
 from receiver.kling.endpoints import CATALOGUE
 from receiver.store.interfaces import Catalog
 from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata
@@ -20,6 +21,7 @@ from receiver.web.api_requests import NoQuery
 from receiver.web.params import actor, read_json_body, read_query
 from receiver.web.resources.costs import CostStore
 from receiver.web.server.body import MAX_JOB_BODY, BodyMemoryBudget
+from receiver.web.server.problems import MEDIA_TYPE, Problem
 
 _END_EVENTS = ("task.succeed", "task.failed")
 
@@ -60,11 +62,14 @@ class TaskApi:
     async def create(self, request: Request) -> Response:
         """Submit a task. It is stored before the response, but may not have been sent yet.
 
-        If a slot is free, the response waits for Kling's, unless the client sends ``Prefer: respond-async``.
+        If a slot is free, the response waits for Kling's, unless the client sends ``Prefer: respond-async``. A task
+        that Kling refused is answered 422, also if an earlier request with the same key submitted it.
         """
         read_query(request, NoQuery)
         async with self._body_memory.reserve(request.scope, limit=MAX_JOB_BODY):
             result = await self._submit(request)
+        if result.task.end_reason is EndReason.REFUSED and not _prefers_async(request):
+            return _refused_response(result)
         return _submitted_response(result)
 
     async def _submit(self, request: Request) -> SubmitResult:
@@ -161,8 +166,23 @@ class TaskApi:
 
 
 def _submitted_response(result: SubmitResult) -> Response:
-    task = SubmittedTask(**vars(serializers.task_json(result.task)), existing=result.deduplicated)
-    return serializers.json_response(task, HTTPStatus.ACCEPTED, {"location": f"/api/tasks/{result.task.id}"})
+    return serializers.json_response(_submitted_task(result), HTTPStatus.ACCEPTED, _location(result))
+
+
+def _refused_response(result: SubmitResult) -> Response:
+    task, status = result.task, HTTPStatus.UNPROCESSABLE_ENTITY
+    detail = f"Task {task.id} was rejected: {task.message or 'Kling gave no reason.'}"
+    problem = Problem(status, TASK_REFUSED, detail).definition()
+    refused = TaskRefused(**vars(problem), task=_submitted_task(result))
+    return serializers.json_response(refused, status, _location(result), media_type=MEDIA_TYPE)
+
+
+def _submitted_task(result: SubmitResult) -> SubmittedTask:
+    return SubmittedTask(**vars(serializers.task_json(result.task)), existing=result.deduplicated)
+
+
+def _location(result: SubmitResult) -> Mapping[str, str]:
+    return {"location": f"/api/tasks/{result.task.id}"}
 
 
 def _prefers_async(request: Request) -> bool:

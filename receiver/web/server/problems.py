@@ -37,16 +37,19 @@ class Problem(Exception):
         self.detail = detail
         self.headers = dict(headers or {})
 
-    def body(self) -> bytes:
-        """Return the problem as JSON."""
-        definition = resources.Problem(
+    def definition(self) -> resources.Problem:
+        """Return the problem's members."""
+        return resources.Problem(
             type="about:blank",
             title=self.status.phrase,
             status=self.status.value,
             detail=self.detail,
             code=self.code,
         )
-        return json.dumps(definition.to_json()).encode()
+
+    def body(self) -> bytes:
+        """Return the problem as JSON."""
+        return json.dumps(self.definition().to_json()).encode()
 
     def response(self) -> Response:
         """Return the problem as a response."""
