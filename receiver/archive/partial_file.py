@@ -31,7 +31,10 @@ T = TypeVar("T")
 MIN_FREE_BYTES = 256 * 1024 * 1024
 """Free disk space reserved for others, above all the store."""
 
-_FILE_MODE, _FOLDER_MODE = 0o640, 0o750
+FOLDER_MODE = 0o750
+"""The mode of the archive's folders."""
+
+_FILE_MODE = 0o640
 """Exact permissions, under every umask: the group may read the results."""
 
 _BLOCK = 1024 * 1024  # written at a time, in a thread
@@ -143,7 +146,7 @@ class PartialFile:
 
     def _open(self) -> Path | None:
         try:
-            make_folder(self._folder, mode=_FOLDER_MODE)
+            make_folder(self._folder, mode=FOLDER_MODE)
             for ending in content_type.TYPES_BY_EXTENSION:
                 if (path := self._folder / f"{self._number}.{ending}").is_file():
                     return path

@@ -60,7 +60,7 @@ class Dialer:
         return await self._attach(sock, host, port, secure=secure, make_protocol=make_protocol)
 
     async def _resolve_addresses(self, host: str) -> Sequence[IPAddress]:
-        if literal := _literal_addresses(host):
+        if literal := literal_addresses(host):
             return literal
         try:
             async with asyncio.timeout(RESOLVE_SECONDS):
@@ -134,10 +134,10 @@ async def resolve_name(host: str) -> Sequence[IPAddress]:
 
 def is_literal(host: str) -> bool:
     """Whether *host* is a literal IP address, in any spelling the system accepts (``0x7f.1``, ``2130706433``)."""
-    return bool(_literal_addresses(host))
+    return bool(literal_addresses(host))
 
 
-def _literal_addresses(host: str) -> Sequence[IPAddress]:
+def literal_addresses(host: str) -> Sequence[IPAddress]:
     """Parse *host* as an address the way the system does, without DNS; empty if it is a name."""
     try:
         return _unique_addresses(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST))

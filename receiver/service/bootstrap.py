@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from receiver import __version__
 from receiver.archive.archiver import CopyTarget, abandon
 from receiver.archive.fetcher import Fetcher
+from receiver.archive.folder_check import FolderCheck
 from receiver.archive.s3 import open_s3
 from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders.process import kill_orphans
@@ -52,7 +53,7 @@ from receiver.tracking.inbox import Inbox
 from receiver.tracking.result_refresher import ResultRefresher
 from receiver.web.admin import AdminServices, admin_app
 from receiver.web.callbacks import public_app
-from receiver.web.resources.health import with_disk_check
+from receiver.web.resources.health import with_archive_check, with_disk_check
 from receiver.web.server.allowed_hosts import AllowedHosts
 from receiver.web.server.body import MAX_JOB_BODY
 from receiver.web.server.client_address import TrustedProxies
@@ -156,6 +157,8 @@ async def build_service(
     work |= await _build_archive(context, public_client, stack)
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=context.notifiers)
     readiness = with_disk_check(supervisor.readiness, store.disk_space.shortage)
+    if folder := settings.archive.dir:
+        readiness = with_archive_check(readiness, FolderCheck(folder).problem)
     services = admin_services(context, tasks, deliveries, find_sender=lanes.sender, readiness=readiness)
     supervisor.set_listeners(**_listeners(context, tasks.inbox, services, sockets))
     return supervisor
@@ -174,6 +177,8 @@ async def _build_archive(context: Context, http_client: HttpClient, stack: Async
         copy_target = CopyTarget(storage=opened, remove_local=folder is None)
     has_key = bool(settings.kling.api_key or settings.kling.access_key)
     refresher = ResultRefresher(context.kling) if has_key else None
+    if folder and (problem := await FolderCheck(folder).problem()):
+        log.error("archive.not_writable", reason=problem)
     archiver = build_archiver(context, Fetcher(http_client), refresher=refresher, copy_target=copy_target)
     return {"archiver": archiver.run}
 

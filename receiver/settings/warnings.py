@@ -136,12 +136,16 @@ def _folder_warnings(folder: Path) -> Iterator[SettingWarning]:
 
 def _writing_problem(folder: Path) -> str:
     """Return why the current user cannot create files in *folder*, or folders up to it; empty if possible."""
-    existing = next(each for each in (folder, *folder.parents) if probe(each).exists)
+    existing = next(each for each in (folder, *folder.parents) if probe(each).exists or each.is_symlink())
+    if not existing.exists():
+        return f"{folder} cannot be created: {existing} is a link to nothing; name another folder"
     if not existing.is_dir():
         return f"{folder} cannot be created: {existing} is a file; name another folder"
     if os.access(existing, os.W_OK | os.X_OK):
         return ""
     what = "cannot be written to" if existing == folder else f"cannot be created in {existing}"
+    if os.statvfs(existing).f_flag & os.ST_RDONLY:
+        return f"{folder} {what}: the file system is read-only; mount it writable, or name another folder"
     return f"{folder} {what} by this user; give the service's user the right to write, or name another folder"
 
 
@@ -158,6 +162,7 @@ def _route_warnings(route: RouteSettings, at: Location, environ: Mapping[str, st
             (*at, "endpoints"),
             "never matches batches, which have no endpoint; add a separate route without `endpoints`",
         )
+    yield from _retry_warnings(route, at)
     if route.webhook:
         for number, secret in enumerate(route.webhook.secret):
             yield from _short_key_warning(secret, (*at, "webhook", "secret", number))
@@ -168,6 +173,23 @@ def _route_warnings(route: RouteSettings, at: Location, environ: Mapping[str, st
             )
     if route.script:
         yield from _script_warnings(route.script, (*at, "script"), environ)
+
+
+def _retry_warnings(route: RouteSettings, at: Location) -> Iterator[SettingWarning]:
+    give_up, kind = write_duration(route.give_up_after), "webhook" if route.webhook else "script"
+    destination = route.webhook or route.script
+    if destination and destination.timeout >= route.give_up_after:
+        length = write_duration(destination.timeout)
+        yield (
+            (*at, kind, "timeout"),
+            f"({length}) is not shorter than give_up_after ({give_up}), so an attempt that times out is not retried",
+        )
+    if route.retry[0] >= route.give_up_after:
+        first = write_duration(route.retry[0])
+        yield (
+            (*at, "retry"),
+            f"begins with {first}, which is not shorter than give_up_after ({give_up}), so there is only one retry",
+        )
 
 
 def _script_warnings(script: ScriptSettings, at: Location, environ: Mapping[str, str]) -> Iterator[SettingWarning]:

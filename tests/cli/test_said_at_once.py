@@ -1,5 +1,6 @@
 """What cannot work is said by `config check` and before the start, not by the first event."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,55 @@ def test_an_archive_folder_that_cannot_be_made_is_said_with_the_reason(tmp_path:
     told = check(tmp_path, '[archive]\ndir = "results/here"\n')
 
     assert f"{tmp_path}/results/here cannot be created: {tmp_path}/results is a file" in told
+
+
+def test_an_archive_folder_that_is_a_link_to_nothing_is_said(tmp_path: Path) -> None:
+    (tmp_path / "results").symlink_to(tmp_path / "unmounted")
+
+    told = check(tmp_path, '[archive]\ndir = "results"\n')
+
+    assert f"{tmp_path}/results cannot be created: {tmp_path}/results is a link to nothing" in told
+
+
+def read_only_folders() -> Iterator[Path]:
+    """Yield the mounted folders that nothing can be written to."""
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, _, options, *_ = line.split(" ")
+        if "ro" in options.split(",") and Path(place).is_dir():
+            yield Path(place)
+
+
+def test_an_archive_folder_on_a_read_only_disk_is_said_with_the_reason(tmp_path: Path) -> None:
+    folder = next(read_only_folders(), None)
+    if folder is None:
+        pytest.skip("nothing is mounted read-only")
+
+    told = check(tmp_path, f'[archive]\ndir = "{folder}/results"\n')
+
+    assert f"{folder}/results cannot be created in {folder}: the file system is read-only" in told
+
+
+@pytest.mark.parametrize(
+    ("route", "said"),
+    [
+        (
+            'script = { command = ["/bin/true"], timeout = "10m" }\nretry = ["1m"]\ngive_up_after = "10m"\n',
+            "routes.0.script.timeout: (10m) is not shorter than give_up_after (10m), so an attempt that times out is",
+        ),
+        (
+            'webhook = { url = "http://127.0.0.1:1/" }\nretry = ["2h"]\ngive_up_after = "1h"\n',
+            "routes.0.retry: begins with 2h, which is not shorter than give_up_after (1h), so there is only one",
+        ),
+    ],
+)
+def test_times_of_a_route_that_contradict_each_other_are_said(tmp_path: Path, route: str, said: str) -> None:
+    told = check(tmp_path, f'[[routes]]\nname = "a"\n{route}', KLING_API_KEY="k")
+
+    assert said in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_placeholder_key_is_said(tmp_path: Path) -> None:
+    told = check(tmp_path, '[kling]\napi_key = "env:KLING_API_KEY"\n', KLING_API_KEY="...")
+
+    assert "kling.api_key: is a placeholder, not a key; write the key from Kling's console" in told

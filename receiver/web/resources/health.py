@@ -31,6 +31,16 @@ def with_disk_check(check_readiness: ReadinessCheck, shortage: Callable[[], str]
     return checks
 
 
+def with_archive_check(check_readiness: ReadinessCheck, find_problem: Callable[[], Awaitable[str]]) -> ReadinessCheck:
+    """Add a check of the archive folder; *find_problem* returns why results cannot be written there."""
+
+    async def checks() -> Sequence[Check]:
+        problem, results = await asyncio.gather(find_problem(), check_readiness())
+        return [*results, Check(name="archive", ok=not problem, reason=problem)]
+
+    return checks
+
+
 class HealthApi:
     """Answers ``/healthz`` and ``/readyz``, without a token."""
 
