@@ -50,6 +50,7 @@ _COMMANDS = (
         TASKS,
         "List, wait for, watch, cancel and retry tasks, and sum their costs.",
     ),
+    ("receiver.cli.costs:costs", "costs", TASKS, "Compare Kling's ledgers with the stored costs."),
     ("receiver.cli.batches:batches", "batches", TASKS, "List, show, wait for, close and export batches of tasks."),
     ("receiver.cli.events:events", "events", EVENTS, "List and show events."),
     ("receiver.cli.deliveries:deliveries", "deliveries", EVENTS, "List, show and retry deliveries."),

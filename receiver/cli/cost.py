@@ -11,9 +11,7 @@ _UNNAMED = "(none)"
 
 def cost(by: str, *, since: str | None, until: str | None, output: ClientOptions) -> int:
     """Query the sums and print them."""
-    start, end = _parse_time("--from", since), _parse_time("--to", until)
-    if start is not None and end is not None and start >= end:
-        raise UsageError("--from must be before --to.", remedy="2h means two hours ago, which is before 1h.")
+    start, end = parse_period(since, until)
     with usage_errors(), output.connect() as client:
         answer = client.costs(by, since=start, until=end)
     if output.json:
@@ -21,6 +19,14 @@ def cost(by: str, *, since: str | None, until: str | None, output: ClientOptions
         return OK
     _print_costs(answer)
     return OK
+
+
+def parse_period(since: str | None, until: str | None) -> tuple[datetime | None, datetime | None]:
+    """Parse ``--from`` and ``--to``; a day is in UTC, as Kling bills it."""
+    start, end = _parse_time("--from", since), _parse_time("--to", until)
+    if start is not None and end is not None and start >= end:
+        raise UsageError("--from must be before --to.", remedy="2h means two hours ago, which is before 1h.")
+    return start, end
 
 
 def _parse_time(option: str, text: str | None) -> datetime | None:

@@ -50,6 +50,8 @@ class Account:
         None
     )
     rate: Annotated[int | None, Parameter(group=_ACCOUNT, help="Maximum creates per second (default: none).")] = None
+    postpaid: Annotated[bool | None, Parameter(group=_ACCOUNT, help="Charge money, not units of a pack.")] = None
+    pack_units: Annotated[int | None, Parameter(group=_ACCOUNT, help="Units in each pack (10000).")] = None
     public_url: Annotated[Text, Parameter(group=_ACCOUNT, help="Base URL of result files.")] = None
     endpoints: Annotated[
         list[str] | None,
@@ -95,6 +97,8 @@ class Faults:
     result_missing: Annotated[Text, Parameter(group=_TASKS, help="Succeed without a result.")] = None
     result_late: Annotated[Text, Parameter(group=_TASKS, help="Return the result only to queries, and late.")] = None
     result_late_by: Annotated[Text, Parameter(group=_TASKS, help="Time until queries return a late result.")] = None
+    unbilled: Annotated[Text, Parameter(group=_TASKS, help="Leave the task out of the account's ledger.")] = None
+    overbilled: Annotated[Text, Parameter(group=_TASKS, help="Charge the task twice in the account's ledger.")] = None
 
 
 _ALLOW = 'allow = ["127.0.0.0/8"]  # its results are on this machine'

@@ -30,6 +30,7 @@ from receiver.domain.model import Json
 
 OUTAGE_TOLERANCE = timedelta(minutes=1)
 
+_LEDGER_SECONDS = 600.0  # many pages of a ledger, one a second
 _MAX_CONCURRENT = 8
 
 
@@ -251,6 +252,12 @@ class Client:
         bounds = {"from": since, "to": until}
         query = {name: at.astimezone(UTC).isoformat() for name, at in bounds.items() if at is not None}
         return await self.get("/api/costs", {"by": by, **query})
+
+    async def check_costs(self, *, since: datetime | None = None, until: datetime | None = None) -> Json:
+        """Compare Kling's ledgers with the stored costs; by default for the last 30 days. May take minutes."""
+        bounds = {"from": since, "to": until}
+        body = {name: at.astimezone(UTC).isoformat() for name, at in bounds.items() if at is not None}
+        return await self._transport.post("/api/costs/check", body, seconds=_LEDGER_SECONDS)
 
     async def events(
         self, *, types: str | Sequence[str] = (), task: str | None = None, after: str | None = None

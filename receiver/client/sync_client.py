@@ -158,6 +158,7 @@ class SyncClient:
     wait_for_batch = _blocking(Client.wait_for_batch)
     follow_batch = _iterating(Client.follow_batch)
     costs = _blocking(Client.costs)
+    check_costs = _blocking(Client.check_costs)
     events = _iterating(Client.events)
     changes = _iterating(Client.changes)
     event = _blocking(Client.event)

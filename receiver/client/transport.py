@@ -73,10 +73,16 @@ class Transport:
         *,
         headers: Mapping[str, str] | None = None,
         repeatable: bool = False,
+        seconds: float = _RESPONSE_SECONDS,
     ) -> Json:
-        """Post an object and return the response's object. It is sent again after an outage only if *repeatable*."""
+        """Post an object and return the response's object, which may take *seconds*.
+
+        It is sent again after an outage only if *repeatable*.
+        """
         return parse_object(
-            await self._request_with_retry("POST", path, body=body, headers=headers, repeatable=repeatable)
+            await self._request_with_retry(
+                "POST", path, body=body, headers=headers, repeatable=repeatable, seconds=seconds
+            )
         )
 
     async def _request_with_retry(
@@ -89,6 +95,7 @@ class Transport:
         headers: Mapping[str, str] | None = None,
         repeatable: bool = False,
         within: float | None = None,
+        seconds: float = _RESPONSE_SECONDS,
     ) -> bytes:
         """Return a response's body. Repeat the request until there is one or the outage lasts too long.
 
@@ -97,7 +104,7 @@ class Transport:
         outage = self.outage_timer(within)
         while True:
             try:
-                return await self._request(method, path, query=query, body=body, headers=headers)
+                return await self._request(method, path, query=query, body=body, headers=headers, seconds=seconds)
             except ReceiverError as exc:
                 if method != "GET" and not repeatable and not isinstance(exc.__cause__, NotSent):
                     raise
@@ -112,11 +119,12 @@ class Transport:
         query: Query | None,
         body: Mapping[str, Any] | None,
         headers: Mapping[str, str] | None,
+        seconds: float,
     ) -> bytes:
         content = None if body is None else _json_bytes(body)
         try:
             status, answer = await self._http.request(
-                method, _target(path, query), headers=headers or {}, body=content, seconds=_RESPONSE_SECONDS
+                method, _target(path, query), headers=headers or {}, body=content, seconds=seconds
             )
         except (NotSent, NoAnswer) as exc:
             raise self._unreachable(exc) from exc

@@ -5,7 +5,7 @@ answer, nothing sent (KlingUnreachable), and sent without a clear answer (KlingU
 """
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -36,6 +36,7 @@ from receiver.kling.answer_body import MAX_BODY, chunks_of, clean, read_head
 from receiver.kling.auth import Authorization
 from receiver.kling.endpoints import QUERY_APIS, Endpoint, resolve
 from receiver.kling.error_codes import ErrorResponse, to_error
+from receiver.kling.pass_through import NO_PASS_THROUGH, SAFE_IN_PATH, PassThrough, returned_headers
 from receiver.net.http_client import HttpClient, HttpResponse, StreamedBody, StreamedResponse
 from receiver.settings import KlingSettings
 
@@ -46,24 +47,11 @@ _LIST_SIZE = 100
 _MAX_BATCH_ID_LENGTH = 64  # of ids in a batch, so that the URL stays short enough for every server
 _JSON = {"content-type": "application/json", "accept": "application/json"}
 _STREAMED_BODY_TIMEOUT = timedelta(minutes=10)
-_ID_HEADERS = frozenset({"request-id", "x-request-id", "x-trace-id", "traceparent", "idempotency-key"})
-_FORWARDED_HEADERS = _ID_HEADERS | {"content-type", "accept", "accept-language"}
-_RETURNED_HEADERS = _ID_HEADERS | {
-    "content-type",
-    "content-encoding",
-    "content-language",
-    "content-disposition",
-    "retry-after",
-}
-_HEADER_PREFIXES = ("ratelimit", "x-ratelimit", "x-kling")
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 """The methods that may use an idle connection. On one that the server is just closing, a create could be lost or sent
 twice; a new connection costs less."""
 
 _AMBIGUOUS_IN_PATH = re.compile(r"[/\\%;,]|^\.+$")
-_SAFE_IN_PATH = "/%:@!$&'()*+,;=~"
-_SAFE_IN_QUERY = _SAFE_IN_PATH + "?[]"
-
 ResponseWriter: TypeAlias = Callable[[int, Mapping[str, str], AsyncIterator[bytes]], Awaitable[None]]
 """Receives an answer's status and headers, and its body as a stream."""
 
@@ -84,26 +72,6 @@ class KlingResponse:
     def is_success(self) -> bool:
         """Whether the HTTP call succeeded, independent of the body."""
         return self.status in range(200, 300)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PassThrough:
-    """The query and the headers of a client's call. Only allowed headers are forwarded."""
-
-    query: str = ""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-
-    def target(self, path: str) -> str:
-        """Return the path with the query."""
-        return f"{path}?{quote(self.query, safe=_SAFE_IN_QUERY)}" if self.query else path
-
-    def forwarded_headers(self) -> Mapping[str, str]:
-        """Return the headers to forward: never a key, a cookie, or a header for the receiver."""
-        lower = {name.lower(): value for name, value in self.headers.items()}
-        return {name: value for name, value in lower.items() if _is_allowed(name, _FORWARDED_HEADERS)}
-
-
-NO_PASS_THROUGH = PassThrough()
 
 
 class KlingClient:
@@ -198,6 +166,14 @@ class KlingClient:
         reports = [report for _, report in await self._parse_list(reply)]
         return None if len(reports) >= _LIST_SIZE else reports
 
+    async def call(self, method: str, path: str, content: bytes = b"") -> bytes:
+        """Call a path that is about the account, not about a task, and return the body. Raises the error it means."""
+        reply = await self._request_with_auth_retry(method, path, content, headers=_JSON)
+        error = await parser_thread.run(len(reply.body), lambda: self._to_error(_as_error_response(reply)))
+        if error is not None:
+            raise error
+        return reply.body
+
     async def forward(
         self,
         method: str,
@@ -216,19 +192,19 @@ class KlingClient:
                 "The path must not have `.` or `..` as a segment.", remedy="Use Kling's path as documented."
             )
         headers = pass_through.forwarded_headers()
-        target = pass_through.target("/" + quote(path.lstrip("/"), safe=_SAFE_IN_PATH))
+        target = pass_through.target("/" + quote(path.lstrip("/"), safe=SAFE_IN_PATH))
 
         async def take(incoming: StreamedResponse, *, is_last: bool) -> bool:
             head, is_whole = await read_head(incoming.chunks)
             if not is_whole:
                 chunks = chunks_of(head, incoming.chunks)
-                await write_response(incoming.status, _returned_headers(incoming.headers, {"content-length"}), chunks)
+                await write_response(incoming.status, returned_headers(incoming.headers, {"content-length"}), chunks)
                 return True
             reply = clean(HttpResponse(status=incoming.status, headers=incoming.headers, body=head), self._redactor)
             is_refused = reply.status == HTTPStatus.UNAUTHORIZED and not is_last
             if is_refused and isinstance(self._to_error(_as_error_response(reply)), TokenRejected):
                 return False
-            headers = _returned_headers(reply.headers, {"content-length"})
+            headers = returned_headers(reply.headers, {"content-length"})
             await write_response(reply.status, headers, chunks_of(reply.body))
             return True
 
@@ -365,16 +341,8 @@ def _unreadable(exc: MalformedBody) -> KlingError:
 def _kling_response(
     reply: HttpResponse, *, error: KlingError | None, report: StatusReport | None = None
 ) -> KlingResponse:
-    headers = _returned_headers(reply.headers)
+    headers = returned_headers(reply.headers)
     return KlingResponse(status=reply.status, headers=headers, body=reply.body, report=report, error=error)
-
-
-def _returned_headers(headers: Mapping[str, str], extra: Collection[str] = ()) -> Mapping[str, str]:
-    return {name: value for name, value in headers.items() if _is_allowed(name, _RETURNED_HEADERS) or name in extra}
-
-
-def _is_allowed(name: str, allowed: Collection[str]) -> bool:
-    return name in allowed or name.startswith(_HEADER_PREFIXES)
 
 
 @contextmanager

@@ -8,8 +8,9 @@ from http import HTTPStatus
 from receiver.domain.errors import KlingError, KlingRefusal
 from receiver.domain.metrics import Metrics
 from receiver.domain.model import StatusReport
-from receiver.kling.client import NO_PASS_THROUGH, KlingClient, KlingResponse, PassThrough, ResponseWriter
+from receiver.kling.client import KlingClient, KlingResponse, ResponseWriter
 from receiver.kling.error_codes import is_documented
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.net.http_client import StreamedBody
 
 _OK = "ok"
@@ -65,6 +66,11 @@ class MeasuredKlingClient:
         """List the newest tasks of an endpoint."""
         with self._measured("list"):
             return await self._client.list_newest(endpoint)
+
+    async def call(self, method: str, path: str, content: bytes = b"") -> bytes:
+        """Call a path that is about the account."""
+        with self._measured("account"):
+            return await self._client.call(method, path, content)
 
     async def forward(
         self,

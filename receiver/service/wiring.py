@@ -18,6 +18,7 @@ from receiver.events.alerts import AlertFactory
 from receiver.events.factory import EventFactory
 from receiver.events.routing import compile_routes
 from receiver.kling.client import KlingClient
+from receiver.kling.ledgers import Ledgers
 from receiver.kling.measured_client import MeasuredKlingClient
 from receiver.service.diagnostics import diagnosis
 from receiver.service.measurements import Measurements
@@ -32,6 +33,7 @@ from receiver.submission.recovery import CreateRecovery
 from receiver.submission.submitter import Submitter
 from receiver.tasks.alerts import TaskAlerts
 from receiver.tasks.batches import BatchService
+from receiver.tasks.bill_service import BillService
 from receiver.tasks.explain import Explainer
 from receiver.tracking.inbox import Inbox
 from receiver.tracking.poller import Poller
@@ -75,6 +77,7 @@ class TaskServices:
     gateway_creates: GatewayCreates
     poller: Poller
     batches: BatchService
+    bill: BillService
 
     @property
     def work(self) -> Mapping[str, Work]:
@@ -84,6 +87,7 @@ class TaskServices:
             "recovery": self.recovery.run,
             "submitter": self.submitter.run,
             "batches": self.batches.run,
+            "bill": self.bill.run,
         }
 
 
@@ -167,7 +171,14 @@ def build_tasks(context: Context) -> TaskServices:
         gateway_creates=gateway_creates,
         poller=poller,
         batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
+        bill=_build_bill(context, alerts),
     )
+
+
+def _build_bill(context: Context, alerts: TaskAlerts) -> BillService:
+    store, clock = context.store, context.clock
+    ledgers = Ledgers(context.kling, clock=clock)
+    return BillService(ledgers, store.costs, alerts, store.catalog, settings=context.settings.costs, clock=clock)
 
 
 def _build_inbox(context: Context, alerts: TaskAlerts) -> Inbox:
@@ -262,6 +273,7 @@ def admin_services(
         replays=deliveries.replays,
         batches=tasks.batches,
         costs=store.costs,
+        bill=tasks.bill,
         explainer=Explainer(
             store.catalog, store.tasks, store.deliveries, routes=[route.name for route in settings.routes], clock=clock
         ),

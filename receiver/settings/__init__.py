@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         AdminSettings,
         ArchiveSettings,
         CallbackSettings,
+        CostSettings,
         GatewaySettings,
         KlingSettings,
         NetworkSettings,
@@ -42,6 +43,7 @@ __all__ = [
     "ArchiveSettings",
     "CallbackSettings",
     "ClientSettings",
+    "CostSettings",
     "Dialect",
     "EffectiveSetting",
     "GatewaySettings",
@@ -77,8 +79,8 @@ _NAMES = {
     "finder": "find skipped_file_warning",
     "loader": "Loaded effective_settings load",
     "routes": "RouteSettings ScriptSettings WebhookSettings",
-    "sections": "AdminSettings ArchiveSettings CallbackSettings GatewaySettings KlingSettings NetworkSettings "
-    "PollSettings PublicSettings RetentionSettings Settings SlotSettings StoreSettings Verify",
+    "sections": "AdminSettings ArchiveSettings CallbackSettings CostSettings GatewaySettings KlingSettings "
+    "NetworkSettings PollSettings PublicSettings RetentionSettings Settings SlotSettings StoreSettings Verify",
     "values": "Rate Size",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

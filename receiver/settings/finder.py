@@ -13,7 +13,20 @@ SYSTEM_FILE = Path("/etc/kling-receiver") / FILE_NAME
 
 _MAX_FOREIGN_SIZE = 1 << 20
 _OUR_TABLES = frozenset(
-    ("admin", "archive", "callbacks", "gateway", "kling", "network", "poll", "public", "retention", "routes", "store")
+    (
+        "admin",
+        "archive",
+        "callbacks",
+        "costs",
+        "gateway",
+        "kling",
+        "network",
+        "poll",
+        "public",
+        "retention",
+        "routes",
+        "store",
+    )
 )
 
 

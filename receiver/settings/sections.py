@@ -42,7 +42,7 @@ from receiver.settings.fields import (
 from receiver.settings.routes import RouteSettings
 from receiver.settings.storage import StorageSettings
 from receiver.settings.store_url import SQLITE, read_store_url
-from receiver.settings.values import InvalidValue, Size
+from receiver.settings.values import InvalidValue, Share, Size
 
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -255,6 +255,17 @@ class GatewaySettings(Section):
     )
 
 
+class CostSettings(Section):
+    """What tasks cost, compared with Kling's own ledgers."""
+
+    reconcile: Annotated[bool, ParsedField(values.read_bool, {"type": "boolean"})] = Field(
+        default=False, description="Compare Kling's ledgers with our record once a day; alert.bill_differs."
+    )
+    low: Annotated[Share | None, ParsedField(values.read_share, {"type": "string", "examples": ["10%", ""]})] = Field(
+        default=None, description="Rest of a pack, such as 10%, at which alert.pack_low is raised. Empty: never."
+    )
+
+
 class NetworkSettings(Section):
     """Which private networks clients' URLs may lead to."""
 
@@ -296,6 +307,7 @@ class Settings(Section):
     network: NetworkSettings = Field(
         default_factory=NetworkSettings, description="Which private networks clients' URLs may lead to."
     )
+    costs: CostSettings = Field(default_factory=CostSettings, description="What tasks cost, and Kling's ledgers.")
     retention: RetentionSettings = Field(default_factory=RetentionSettings, description="How long data is kept.")
     routes: Annotated[tuple[RouteSettings, ...], BeforeValidator(_read_routes)] = Field(
         default=(), description="Rules for events: any number of [[routes]]."

@@ -29,6 +29,8 @@ _SIZES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)")
 _MALFORMED_SIZE = re.compile(r"([0-9]{1,15}) ?([kmg])i?b?", re.IGNORECASE)
 _RATE = re.compile(r"([0-9]{1,6})/((?:[0-9]{1,6})?(?:ms|s|m|h|d))")
+_PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
+_WHOLE = 100
 _MIN_WRITTEN_IN_DAYS = timedelta(days=7)
 _MAX_SUGGESTED_SECONDS = 10**9
 _MAX_QUOTED = 60
@@ -60,6 +62,15 @@ class Size(int):
             if self and self % weight == 0:
                 return f"{int(self) // weight}{unit}"
         return f"{int(self)}B"
+
+
+class Share(float):
+    """A share from 0 to 1, written as a percentage: ``10%``."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return f"{self * _WHOLE:g}%"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +184,18 @@ def read_size(raw: object, *, least: int, most: int) -> Size:
     if not least <= size <= most:
         raise InvalidValue(f'must be "{Size(least)}" to "{Size(most)}"')
     return size
+
+
+def read_share(raw: object) -> Share | None:
+    """Parse a percentage such as ``"10%"`` into a share from 0 to 1; None if empty."""
+    if isinstance(raw, Share):
+        return raw
+    if raw is None or raw == "":
+        return None
+    match = _PERCENT.fullmatch(raw) if isinstance(raw, str) else None
+    if not match or float(match[1]) > _WHOLE:
+        raise InvalidValue('must be a percentage from 0% to 100%, such as "10%"; empty for none')
+    return Share(float(match[1]) / _WHOLE)
 
 
 def read_rate(raw: object) -> Rate | None:

@@ -24,8 +24,9 @@ from receiver.domain.errors import (
 )
 from receiver.domain.model import Origin, StatusReport, Task, TaskState
 from receiver.kling import create_body, endpoints, protocol
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.settings import Settings
 from receiver.store.interfaces import TaskStore
 from receiver.submission.admission import MAX_DELAY, AdmissionControl

@@ -18,9 +18,10 @@ from receiver.domain.clock import Clock
 from receiver.domain.errors import Conflict, KlingError, KlingUncertain, RetryHint
 from receiver.domain.model import Task, TaskState
 from receiver.domain.notifier import Notifier
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.client import KlingResponse
 from receiver.kling.created_answer import created_answer
 from receiver.kling.endpoints import Endpoint
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.submission.idempotency import Digests, check_same_request, request_digest
 from receiver.submission.request import TaskMetadata
 from receiver.submission.submitter import StartedCreate

@@ -26,8 +26,9 @@ from receiver.domain.model import EndReason, Origin, Push, Queueing, Task, TaskS
 from receiver.domain.notifier import Notifiers
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
-from receiver.kling.client import KlingResponse, PassThrough
+from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
+from receiver.kling.pass_through import PassThrough
 from receiver.settings import Settings
 from receiver.store.interfaces import ById, Change, TaskStore
 from receiver.submission.admission import Admitted, Skip, Wait

@@ -71,7 +71,7 @@ class TaskAlerts:
         """Record how a call to Kling ended, and publish a new or resolved issue of the account."""
         issue, resolved = self._account.observe(error, call)
         if issue is not None and error is not None:
-            await self._publish(
+            await self.publish(
                 "account",
                 {
                     "message": f"{_blocked_message(issue)}: {error.message}",
@@ -83,7 +83,7 @@ class TaskAlerts:
                 },
             )
         for each in resolved:
-            await self._publish("account_recovered", {"message": _recovered_message(each), **_issue_json(each)})
+            await self.publish("account_recovered", {"message": _recovered_message(each), **_issue_json(each)})
 
     async def callbacks_missing(self) -> bool:
         """Return whether the last callback alert says that callbacks are missing."""
@@ -94,9 +94,9 @@ class TaskAlerts:
         """Publish that callbacks stopped arriving, or resumed."""
         counts: Json = {"missed": change.missed, "of": change.ended}
         if not change.is_missing:
-            await self._publish("callbacks_recovered", {"message": "Kling's callbacks arrive again.", **counts})
+            await self.publish("callbacks_recovered", {"message": "Kling's callbacks arrive again.", **counts})
             return
-        await self._publish(
+        await self.publish(
             "callbacks_missed",
             {
                 "message": (
@@ -121,11 +121,12 @@ class TaskAlerts:
         """Publish the *shortage* of disk space, or its end if *shortage* is empty."""
         data: Json = {"folder": str(disk.folder), "free": disk.free(), "needed": disk.reserve}
         if shortage:
-            await self._publish("disk_full", {"message": shortage, **data})
+            await self.publish("disk_full", {"message": shortage, **data})
         else:
-            await self._publish("disk_recovered", {"message": "The store's disk has enough free space again.", **data})
+            await self.publish("disk_recovered", {"message": "The store's disk has enough free space again.", **data})
 
-    async def _publish(self, name: str, data: Json) -> None:
+    async def publish(self, name: str, data: Json) -> None:
+        """Store an alert that belongs to no task, with its deliveries."""
         routed = self._event_factory.alert(name, data, at=self._clock.now())
         await self._task_store.add_events([routed.event], routed.deliveries)
         self._notifiers.events.notify()

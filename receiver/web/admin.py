@@ -27,6 +27,7 @@ from receiver.web.named_tokens import NamedTokens
 from receiver.web.openapi.document import openapi_document
 from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.batches import BatchApi, BatchService
+from receiver.web.resources.bills import BillApi, BillService
 from receiver.web.resources.costs import CostApi, CostStore
 from receiver.web.resources.deliveries import DeliveryApi
 from receiver.web.resources.diagnostics import Diagnose, DiagnosticsApi
@@ -60,6 +61,7 @@ class AdminServices:
     replays: ReplayService
     batches: BatchService
     costs: CostStore
+    bill: BillService
     explainer: Explainer
     find_sender: FindSender
     event_notifier: Notifier
@@ -134,6 +136,7 @@ def _task_routes(services: AdminServices, body_memory: BodyMemoryBudget) -> Sequ
         _route("/api/batches", GET=batch.list),
         _route("/api/batches/{name}", GET=batch.show),
         _route("/api/batches/{name}/close", POST=batch.close),
+        _route("/api/costs/check", POST=BillApi(services.bill, clock=services.clock).check),
         _route("/api/costs", GET=CostApi(services.costs).totals),
     ]
 

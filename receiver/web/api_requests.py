@@ -174,6 +174,15 @@ class ActionRequest(Body):
     """Reason, for the audit log."""
 
 
+class BillCheckRequest(Body):
+    """Which period of Kling's ledgers to compare."""
+
+    from_: Annotated[types.OptionalTimestamp, Field(alias="from")] = None
+    """Compare charges at or after this time; default: 30 days before `to`."""
+    to: types.OptionalTimestamp = None
+    """Compare charges before this time; default: now."""
+
+
 class BatchRequest(Body):
     """The batch of a new task, with the number of tasks it will have."""
 

@@ -20,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 
 from receiver.domain import errors
 from receiver.kling import endpoints, protocol
-from receiver.kling.client import KlingResponse, PassThrough, ResponseWriter
+from receiver.kling.client import KlingResponse, ResponseWriter
 from receiver.kling.endpoints import Endpoint
+from receiver.kling.pass_through import PassThrough
 from receiver.net.http_client import StreamedBody
 from receiver.submission.gateway_creates import Caller
 from receiver.submission.request import TaskMetadata

@@ -19,7 +19,8 @@ from harness.waiting import wait_until
 
 from receiver.delivery.retry import HOLD_AFTER
 from receiver.domain.model import Accepted, ArchiveState, Task, TaskState
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.client import KlingResponse
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 
 DAY = timedelta(days=1)
 

@@ -11,8 +11,9 @@ from harness.clock import START, FakeClock
 from receiver.domain.errors import KlingError, KlingUncertain, NoResponse
 from receiver.domain.model import Json, StatusReport
 from receiver.kling import protocol
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.client import KlingResponse
 from receiver.kling.error_codes import ErrorResponse, to_error
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -11,7 +11,8 @@ from typing import TypeAlias
 from harness.clock import FakeClock
 
 from receiver.domain.secret import Secret
-from receiver.kling.client import KlingClient, PassThrough
+from receiver.kling.client import KlingClient
+from receiver.kling.pass_through import PassThrough
 from receiver.net.http_client import HttpClient, StreamedBody
 from receiver.settings import KlingSettings
 

@@ -16,7 +16,8 @@ from harness.scripted_kling import (
 )
 
 from receiver.domain.errors import KlingUncertain
-from receiver.kling.client import NO_PASS_THROUGH, KlingClient
+from receiver.kling.client import KlingClient
+from receiver.kling.pass_through import NO_PASS_THROUGH
 
 GZIP = {"Content-Encoding": "gzip"}
 

@@ -21,7 +21,7 @@ from receiver.domain.errors import (
     TokenRejected,
 )
 from receiver.domain.model import Json
-from receiver.kling.client import PassThrough
+from receiver.kling.pass_through import PassThrough
 
 
 def _token(request: Request) -> Json:

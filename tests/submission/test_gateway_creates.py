@@ -15,7 +15,8 @@ from harness.waiting import wait_until
 from receiver.domain.errors import KeyReused, KlingUncertain, StoreUnavailable
 from receiver.domain.model import Generation, Task, TaskState
 from receiver.kling import endpoints
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse
+from receiver.kling.client import KlingResponse
+from receiver.kling.pass_through import NO_PASS_THROUGH
 from receiver.kling.protocol import parse_status
 from receiver.submission.gateway_creates import Caller
 from receiver.submission.request import TaskMetadata

@@ -15,8 +15,9 @@ from harness.waiting import wait_until
 from receiver.domain.errors import InvalidRequest, KlingError, KlingUncertain, KlingUnreachable
 from receiver.domain.model import Origin, StatusReport, TaskState
 from receiver.kling import endpoints
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.settings import KlingSettings, SlotSettings
 from receiver.submission import submitter
 from receiver.submission.request import SubmitRequest

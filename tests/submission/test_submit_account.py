@@ -14,7 +14,8 @@ from harness.task_system import JOB, IdleClock, TaskSystem, a_task_system
 from receiver.domain.errors import KlingError
 from receiver.domain.model import Json, Task, TaskState
 from receiver.kling import endpoints
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.client import KlingResponse
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 
 IMAGE, FILM, SOUND = "images/multi-image2image", "videos/text2video", "audio/text-to-audio"
 Refuses = Callable[[str, Json], bool]

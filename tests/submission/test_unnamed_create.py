@@ -11,7 +11,8 @@ from harness.task_system import IdleClock, TaskSystem, a_task_system
 from receiver.domain.errors import KlingError, KlingUncertain
 from receiver.domain.model import StatusReport, Task, TaskState
 from receiver.kling import endpoints, protocol
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse, PassThrough
+from receiver.kling.client import KlingResponse
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.submission.request import TaskMetadata
 
 UNKNOWN_ENDPOINT = "general/something-new"

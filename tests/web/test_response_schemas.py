@@ -54,6 +54,7 @@ CALLS = [
     Call("GET", "/api/batches/{name}", "/api/batches/spring"),
     Call("POST", "/api/batches/{name}/close", "/api/batches/spring/close"),
     Call("GET", "/api/costs", "/api/costs?by=day&from=2026-01-01T00:00:00Z"),
+    Call("POST", "/api/costs/check", "/api/costs/check", 200, {}),
     Call("GET", "/api/events", "/api/events"),
     Call("GET", "/api/events/{id}", f"/api/events/{EVENT_ID}"),
     Call("GET", "/api/deliveries", "/api/deliveries?status=dead"),

@@ -205,6 +205,39 @@ class AssetAlertData(AlertData):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BillAlertData(AlertData):
+    """What differs between Kling's ledgers and the stored costs, for whole days in UTC."""
+
+    from_: str
+    to: str
+    unknown: int
+    """Number of billed tasks that are not in the store."""
+    unbilled: int
+    """Number of tasks that succeeded and were not billed."""
+    different: int
+    """Number of tasks whose amounts differ."""
+    examples: Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlertPack(JsonObject):
+    """A prepaid pack of the account, with exact amounts."""
+
+    id: str
+    name: str
+    total: str
+    left: str
+    expires_at: Timestamp | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackAlertData(AlertData):
+    """A pack that is nearly used up, or not any more."""
+
+    pack: AlertPack
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiskAlertData(AlertData):
     """The free space of the store's disk."""
 
@@ -324,6 +357,22 @@ class DiskAlert(_Event):
     data: DiskAlertData
 
 
+@dataclass(frozen=True, kw_only=True)
+class BillAlert(_Event):
+    """Kling's ledgers differ from the stored costs."""
+
+    type: Literal["alert.bill_differs"]
+    data: BillAlertData
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackAlert(_Event):
+    """A pack is nearly used up, or not any more."""
+
+    type: Literal["alert.pack_low", "alert.pack_recovered"]
+    data: PackAlertData
+
+
 Alert = (
     RouteAlert
     | RejectionAlert
@@ -336,6 +385,8 @@ Alert = (
     | ContradictionAlert
     | AssetAlert
     | DiskAlert
+    | BillAlert
+    | PackAlert
 )
 
 

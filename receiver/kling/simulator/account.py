@@ -17,6 +17,7 @@ from receiver.domain.model import Json
 from receiver.kling.simulator.callback_sender import CallbackSender
 from receiver.kling.simulator.endpoints import ApiError, Endpoint, Endpoints, callback_fields, prompt_of, validate
 from receiver.kling.simulator.faults import ActiveFaults, Faults, parse_duration, to_json
+from receiver.kling.simulator.ledgers import Ledgers
 from receiver.kling.simulator.observer import Observer, ignore
 from receiver.kling.simulator.options import Options
 from receiver.kling.simulator.results import Results
@@ -39,7 +40,7 @@ _FAIL_MARK = re.compile(r"\[fail(?:\s*:\s*([^\]]*))?\]")
 _SECOND = timedelta(seconds=1)
 _MAX_TEXT = 4096
 # Like Kling's ids: most are eighteen-digit numbers that grow with time, some are not numbers.
-_ID_EPOCH_MS = 1_568_000_000_000
+_ID_EPOCH_MS = 1_568_028_518_778
 _ID_RANDOM_BITS = 22
 _OPAQUE_SHARE = 0.2
 _GATEWAY_ALPHABET = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -76,6 +77,7 @@ class Simulator:
         self.results = Results(
             base_url=options.public_url or base_url, key=rng.randbytes(32), lifetime=options.results_for
         )
+        self.ledgers = Ledgers(options, opened_at=clock.now())
         self._tasks: OrderedDict[str, Task] = OrderedDict()
         self._by_id: dict[str, Task] = {}  # by Kling's id and by the gateway's id
         self._by_external_id: dict[str, Task] = {}
@@ -227,6 +229,7 @@ class Simulator:
             created_at=now,
             update=TaskUpdate(status=SUBMITTED, at=now),
             weight=weight,
+            price=self.ledgers.price(weight),
         )
 
     def _new_id(self) -> str:
@@ -272,6 +275,7 @@ class Simulator:
             reason = (fail_mark and fail_mark[1]) or self.active_faults.current.fail_reason
             self._publish(task, TaskUpdate(status=FAILED, at=now, message=reason))
             return
+        self._charge(task)
         is_empty = "[empty]" in prompt_of(task.body) or self.active_faults.triggers("result_missing", task.rng)
         update = TaskUpdate(status=SUCCEED, at=now, result={} if is_empty else self._result(task, at=now))
         if self.active_faults.triggers("result_late", task.rng):
@@ -279,6 +283,11 @@ class Simulator:
             self._publish(task, update, callback=replace(update, result={}))
         else:
             self._publish(task, update)
+
+    def _charge(self, task: Task) -> None:
+        if not self.active_faults.triggers("unbilled", task.rng):
+            factor = 2 if self.active_faults.triggers("overbilled", task.rng) else 1
+            self.ledgers.charge(task, at=self.clock.now(), factor=factor)
 
     def _publish(self, task: Task, update: TaskUpdate, *, callback: TaskUpdate | None = None) -> None:
         task.update = update

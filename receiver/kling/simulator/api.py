@@ -16,6 +16,7 @@ from receiver.kling.simulator.account import Simulator, truncate_texts
 from receiver.kling.simulator.auth import check_key
 from receiver.kling.simulator.endpoints import ApiError, Endpoint
 from receiver.kling.simulator.faults import InjectedError
+from receiver.kling.simulator.ledgers import CASH, UNITS
 from receiver.kling.simulator.tasks import Task, encode, envelope, millis, summary
 
 HANG_UP = "hang_up"
@@ -54,6 +55,8 @@ class Api:
             Route("/v1/{path:path}", self._with_auth(self.legacy), methods=["GET", "POST"]),
             Route("/tasks", self._with_auth(self.query_new), methods=["GET"]),
             Route("/tasks", self._with_auth(self.list_new), methods=["POST"]),
+            Route("/account/billing/{ledger}", self._with_auth(self.ledger), methods=["POST"]),
+            Route("/account/costs", self._with_auth(self.packs), methods=["GET"]),
             Route("/{capability}/{model}", self._with_auth(self.create_new), methods=["POST"]),
         ]
         own = [
@@ -117,6 +120,17 @@ class Api:
         statuses = [self._simulator.status(task) for task in page[:limit]]
         after = str(start + limit) if has_more else ""
         return self._success({"result": statuses, "count": len(statuses), "next_cursor": after, "has_more": has_more})
+
+    async def ledger(self, request: Request) -> Response:
+        """Return a page of the account's ledger of units or of money."""
+        ledger = request.path_params["ledger"]
+        if ledger not in (UNITS, CASH):
+            raise ApiError(1202)
+        return self._success(self._simulator.ledgers.page(ledger, await _read_object(request)))
+
+    async def packs(self, _request: Request) -> Response:
+        """Return the account's packs."""
+        return self._success(self._simulator.ledgers.packs())
 
     async def result(self, request: Request) -> Response:
         """Return a result file while its URL is valid."""

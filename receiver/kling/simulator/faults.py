@@ -127,7 +127,7 @@ class Faults:
 
     Tasks: ``fail`` ends them as failed with ``fail_reason``. ``slow`` makes them slow, ``stall`` never ends them.
     ``result_missing`` lets them succeed without a result, ``result_late`` shows it only in queries, after
-    ``result_late_by``.
+    ``result_late_by``. ``unbilled`` leaves them out of the account's ledger, ``overbilled`` charges them twice.
 
     Queries: ``refuse_queries`` answers with an error, ``listed`` with a list of one task, ``fresh_urls`` with newly
     signed URLs.
@@ -157,6 +157,8 @@ class Faults:
     result_missing: FaultRate = FaultRate()
     result_late: FaultRate = FaultRate()
     result_late_by: timedelta = timedelta(0)
+    unbilled: FaultRate = FaultRate()
+    overbilled: FaultRate = FaultRate()
     refuse_queries: tuple[InjectedError, ...] = ()
     listed: FaultRate = FaultRate()
     fresh_urls: FaultRate = FaultRate()

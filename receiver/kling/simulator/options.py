@@ -15,9 +15,10 @@ class Options:
 
     Without ``api_key`` and ``access_key`` any key is accepted, but one is required. The dialect "gateway" also accepts
     subject images as plain strings. For ``video_slots``, ``image_slots`` and ``rate`` (creates per second), 0 means no
-    limit. A task stays ``submitted_for`` and ``processing_for`` in these statuses; ``push_submitted`` also sends a
-    callback for the first. ``endpoints`` are additional ones, as :class:`Endpoints` parses them. ``keep`` limits the
-    recorded tasks and creates; four times as many callbacks are kept.
+    limit. A ``postpaid`` account pays with money, any other with units from packs of ``pack_units``. A task stays
+    ``submitted_for`` and ``processing_for`` in these statuses; ``push_submitted`` also sends a callback for the first.
+    ``endpoints`` are additional ones, as :class:`Endpoints` parses them. ``keep`` limits the recorded tasks and creates
+    and the charges; four times as many callbacks are kept.
     """
 
     listen: str = "127.0.0.1:0"
@@ -30,6 +31,8 @@ class Options:
     video_slots: int = 0
     image_slots: int = 0
     rate: int = 0
+    postpaid: bool = False
+    pack_units: int = 10_000
     submitted_for: timedelta = timedelta(milliseconds=300)
     processing_for: timedelta = timedelta(seconds=1)
     slow_for: timedelta = timedelta(seconds=30)

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from decimal import Decimal
 from random import Random
 
 from receiver.domain.clock import micros
@@ -43,6 +44,7 @@ class Task:
     """One simulated task.
 
     ``shown_id`` is the id in the answer to the create, which may be a gateway's; callbacks contain ``id``.
+    ``price`` is in units, or in money of a postpaid account; callbacks do not tell which.
     ``last_send`` is the newest callback in the queue, ``held_back`` are reordered callbacks, and ``callbacks_done`` is
     set after the last callback.
     """
@@ -57,6 +59,7 @@ class Task:
     created_at: datetime
     update: TaskUpdate
     weight: int = 1
+    price: Decimal = Decimal(1)
     query_count: int = 0
     result_at: datetime | None = None
     held_back: list[tuple[str, bytes]] = field(default_factory=list)
@@ -110,7 +113,7 @@ def _legacy(task: Task, update: TaskUpdate, shown_id: str) -> Json:
     if isinstance(mark := task.body.get("watermark_info"), dict):
         rendered["watermark_info"] = mark
     if update.status == SUCCEED:
-        rendered["final_unit_deduction"] = str(task.weight)
+        rendered["final_unit_deduction"] = format(task.price, "f")
         rendered["final_balance_deduction"] = {"quota": "0", "list_price": "0"}
     return rendered
 
@@ -121,7 +124,7 @@ def _new(task: Task, update: TaskUpdate, shown_id: str) -> Json:
         for kind, some in (update.result or {}).items()
         for entry in some
     ]
-    bill = {"charge_type": "unit", "package_type": task.endpoint.pack or "audio", "amount": f"{task.weight:.2f}"}
+    bill = {"charge_type": "unit", "package_type": task.endpoint.pack or "audio", "amount": f"{task.price:.2f}"}
     return {
         "id": shown_id,
         "status": _NEW_STATUSES.get(update.status, update.status),

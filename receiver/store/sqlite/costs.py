@@ -3,21 +3,27 @@
 import json
 import sqlite3
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
-from receiver.domain.clock import micros
+from receiver.domain.bill import OwnCharge, UnitCorrection
+from receiver.domain.clock import first_id, from_micros, micros
 from receiver.domain.costs import EXACT_DECIMAL, Cost, CostGrouping, CostTotal
-from receiver.domain.model import Task
+from receiver.domain.model import Task, TaskState
 from receiver.store.sqlite import rows
 from receiver.store.sqlite.database import Reader
 from receiver.store.sqlite.queries import queries, sql
+from receiver.store.sqlite.writer import WriteOp, Writer
+
+_BATCH = 500
+_MAX_RUNTIME = timedelta(days=7)
 
 
 class SqliteCostStore:
     """Costs of tasks, in the store's file."""
 
-    def __init__(self, lists: Reader) -> None:
+    def __init__(self, writer: Writer, lists: Reader) -> None:
+        self._writer = writer
         self._lists = lists
 
     async def find(self, task_id: str) -> Cost | None:
@@ -38,19 +44,100 @@ class SqliteCostStore:
         }
         return await self._lists.read(_totals, arguments)
 
+    async def own_charges(self, kling_ids: Sequence[str]) -> Mapping[str, OwnCharge]:
+        """Return our tasks among *kling_ids*, by Kling's id."""
+        found: dict[str, OwnCharge] = {}
+        for batch in (kling_ids[at : at + _BATCH] for at in range(0, len(kling_ids), _BATCH)):
+            for own in await self._lists.read(_own_charges, "own_charges", {"kling_ids": json.dumps(batch)}):
+                found[own.kling_id] = own
+        return found
+
+    async def succeeded(self, since: datetime, until: datetime) -> Sequence[OwnCharge]:
+        """Return the tasks that succeeded from *since* until before *until* and were made in the week before."""
+        arguments = {
+            "first": first_id("tsk", since - _MAX_RUNTIME),
+            "last": first_id("tsk", until),
+            "since": micros(since),
+            "until": micros(until),
+        }
+        return await self._lists.read(_own_charges, "succeeded_charges", arguments)
+
+    async def correct(self, corrections: Sequence[UnitCorrection], *, now: datetime) -> None:
+        """Store the charges of tasks in the units of Kling's ledgers."""
+        for batch in (corrections[at : at + _BATCH] for at in range(0, len(corrections), _BATCH)):
+            await self._writer.execute(_CORRECT, (now, batch))
+
+    async def checked_until(self) -> datetime | None:
+        """Return until when the daily check compared the ledgers; None before the first check."""
+        return await self._lists.read(_checked_until)
+
+    async def save_check(self, until: datetime) -> None:
+        """Store that the daily check compared everything before *until*."""
+        await self._writer.execute(_SAVE_CHECK, until)
+
 
 def cost_row(task: Task, cost: Cost) -> rows.Values:
     """Return the row of a task's cost for ``save_cost``."""
-    charges = {unit: format(amount, "f") for unit, amount in cost.charges.items()}
-    return (task.id, micros(task.updated_at), json.dumps(charges, separators=(",", ":")), cost.raw)
+    return (task.id, micros(task.updated_at), _write_charges(cost.charges), cost.raw)
+
+
+def _write_charges(charges: Mapping[str, Decimal]) -> str:
+    return json.dumps({unit: format(amount, "f") for unit, amount in charges.items()}, separators=(",", ":"))
+
+
+def _read_charges(text: str) -> Mapping[str, Decimal]:
+    return {unit: Decimal(amount) for unit, amount in json.loads(text).items()}
 
 
 def _find(connection: sqlite3.Connection, task_id: str) -> Cost | None:
     row = connection.execute(sql("cost"), {"task_id": task_id}).fetchone()
     if row is None:
         return None
-    charges = json.loads(row["charges"])
-    return Cost(charges={unit: Decimal(amount) for unit, amount in charges.items()}, raw=row["raw"])
+    return Cost(charges=_read_charges(row["charges"]), raw=row["raw"])
+
+
+def _own_charges(connection: sqlite3.Connection, query: str, arguments: Mapping[str, object]) -> Sequence[OwnCharge]:
+    return [
+        OwnCharge(
+            task_id=row["id"],
+            kling_id=row["kling_id"],
+            endpoint=row["endpoint"] or "",
+            ended_at=from_micros(row["updated_at"]),
+            succeeded=row["state"] == TaskState.SUCCEED,
+            charges=None if row["charges"] is None else _read_charges(row["charges"]),
+        )
+        for row in connection.execute(sql(query), arguments)
+    ]
+
+
+def _correct(
+    connection: sqlite3.Connection, group: Sequence[tuple[datetime, Sequence[UnitCorrection]]]
+) -> Sequence[None]:
+    connection.executemany(
+        sql("correct_cost"),
+        [
+            {"task_id": each.task_id, "now": micros(now), "charges": _write_charges(each.charges)}
+            for now, corrections in group
+            for each in corrections
+        ],
+    )
+    return [None] * len(group)
+
+
+_CORRECT: WriteOp[tuple[datetime, Sequence[UnitCorrection]], None] = WriteOp(write=_correct)
+
+
+def _checked_until(connection: sqlite3.Connection) -> datetime | None:
+    row = connection.execute(sql("bill_checked_until")).fetchone()
+    return None if row is None else from_micros(row["checked_until"])
+
+
+def _save_check(connection: sqlite3.Connection, group: Sequence[datetime]) -> Sequence[None]:
+    connection.executemany(sql("save_bill_check"), [{"until": micros(until)} for until in group])
+    return [None] * len(group)
+
+
+_SAVE_CHECK: WriteOp[datetime, None] = WriteOp(write=_save_check)
 
 
 def _totals(connection: sqlite3.Connection, arguments: Mapping[str, object]) -> Sequence[CostTotal]:

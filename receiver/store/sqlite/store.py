@@ -56,7 +56,7 @@ class SqliteStore:
         self.archive = SqliteArchiveStore(writer, hot)
         self.retention = SqliteRetentionStore(writer, health)
         self.replays = SqliteReplayStore(writer, lists)
-        self.costs = SqliteCostStore(lists)
+        self.costs = SqliteCostStore(writer, lists)
         self.batches = SqliteBatchStore(writer, hot, lists)
         self.totals = SqliteTotals(writer, lists, path, disk_space)
 

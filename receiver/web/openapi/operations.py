@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from receiver.domain.api_schema import resources, tasks
+from receiver.domain.api_schema import bills, resources, tasks
 from receiver.domain.api_schema.events import Event
 from receiver.domain.api_schema.json_object import Page
 from receiver.web import api_requests as requests
@@ -91,6 +91,9 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     },
     "/api/batches/{name}/close": {
         "post": _post("Close a batch: it accepts no more tasks, and is finished when all its tasks are", tasks.Batch),
+    },
+    "/api/costs/check": {
+        "post": _post("Compare Kling's ledgers with the stored costs", bills.BillReport, requests.BillCheckRequest),
     },
     "/api/costs": {
         "get": _get("Sum the costs of tasks, by a grouping and in total", resources.CostReport, requests.CostQuery),

@@ -419,6 +419,46 @@ JOIN json_each(told.charges) AS charge
 GROUP BY told.name, charge.key, charge.value
 ORDER BY name;
 
+-- name: own_charges
+-- Reads the tasks with one of Kling's ids, and their costs.
+SELECT tasks.id, tasks.kling_id, tasks.endpoint, tasks.state, tasks.updated_at, costs.charges
+FROM json_each(:kling_ids) AS wanted
+JOIN tasks ON tasks.kling_id = wanted.value
+LEFT JOIN costs ON costs.task_id = tasks.id;
+
+-- name: succeeded_charges
+-- Reads the tasks that succeeded in a period, and their costs. Their ids are at most :first old.
+SELECT tasks.id, tasks.kling_id, tasks.endpoint, tasks.state, events.created_at AS updated_at, costs.charges
+FROM tasks
+JOIN events ON events.task_id = tasks.id AND events.type = 'task.succeed'
+LEFT JOIN costs ON costs.task_id = tasks.id
+WHERE tasks.id >= :first
+  AND tasks.id < :last
+  AND tasks.state = 'succeed'
+  AND tasks.kling_id IS NOT NULL
+  AND events.created_at >= :since
+  AND events.created_at < :until
+ORDER BY tasks.id;
+
+-- name: correct_cost
+-- Stores the charges of a task in the units of Kling's ledgers.
+INSERT INTO costs (task_id, at, charges, raw)
+VALUES (:task_id, :now, :charges, '{}')
+ON CONFLICT (task_id) DO UPDATE
+SET charges = excluded.charges;
+
+-- name: bill_checked_until
+-- Reads until when the daily check compared Kling's ledgers.
+SELECT checked_until
+FROM bill_checks;
+
+-- name: save_bill_check
+-- Stores until when the daily check compared Kling's ledgers.
+INSERT INTO bill_checks (only, checked_until)
+VALUES (1, :until)
+ON CONFLICT (only) DO UPDATE
+SET checked_until = MAX(checked_until, excluded.checked_until);
+
 -- name: delete_redundant_pushes
 -- Limits the stored pushes that changed nothing, so that a flood of them does not fill the disk. Pending pushes are
 -- excluded: one of them may be the only link to Kling's task.

@@ -1,0 +1,73 @@
+"""The comparison of Kling's ledgers with the stored costs. Amounts are exact, and text."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from receiver.domain.api_schema.json_object import JsonObject, Timestamp
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnknownCharge(JsonObject):
+    """A task that Kling billed and that is not in the store."""
+
+    kling_id: str
+    charged_at: Timestamp
+    created_at: Timestamp | None
+    """When Kling made the task, by its ID; a hint. Null if the ID does not tell."""
+    charges: Mapping[str, str]
+    product: str
+    model: str
+    api_key_name: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnCharge(JsonObject):
+    """A task of ours, with the amounts that were stored for it."""
+
+    task_id: str
+    kling_id: str
+    endpoint: str
+    ended_at: Timestamp
+    recorded: Mapping[str, str] | None
+    """Null if Kling reported no cost with the task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferentCharge(OwnCharge):
+    """A task whose stored amounts are not what Kling billed."""
+
+    billed: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pack(JsonObject):
+    """A prepaid pack of the account, and what is left of it. The figures may be 12 hours late."""
+
+    id: str
+    name: str
+    status: str
+    total: str
+    left: str
+    expires_at: Timestamp | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BillReport(JsonObject):
+    """Kling's ledgers compared with the stored costs."""
+
+    from_: Timestamp
+    to: Timestamp
+    agrees: bool
+    billed: Mapping[str, str]
+    """The sum of Kling's ledgers, by unit."""
+    matched: int
+    """Number of tasks whose amounts agree."""
+    corrected: int
+    """Number of these whose stored unit was replaced by the ledgers' unit."""
+    unknown: Sequence[UnknownCharge]
+    unbilled: Sequence[OwnCharge]
+    """Tasks that succeeded, and that Kling had not billed 12 hours later."""
+    different: Sequence[DifferentCharge]
+    left_out: int
+    """Number of further entries that these lists do not contain."""
+    packs: Sequence[Pack]
