@@ -1,27 +1,25 @@
 """The HTTP client for every outgoing request: checked addresses, bounded time and size, exact errors.
 
-Only this package knows the HTTP client library. It uses the library's connections but not its client. Cookies,
-redirects, proxies from the environment and decoding must not happen here, and without them the same protocol code
-makes several times as many requests per second.
+It has its own connections, for speed and for exact errors. Cookies, redirects, proxies from the environment and
+decoding must not happen here.
 """
 
 import asyncio
-import base64
-import contextlib
-import re
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import lru_cache, partial
+from functools import partial
 from typing import TypeVar
 
 import httpcore2
-import httpx2 as httpx
 
 from receiver.domain.errors import NetworkFault, NoResponse, RequestNotSent
-from receiver.net.connection_pool import CHUNK_SIZE, MAX_AGE, Connection, ConnectionPool, PooledConnection
+from receiver.net.connection_pool import MAX_AGE, ConnectionPool
 from receiver.net.dialer import AddressGuard, Dialer, IPAddress, Resolve, is_literal
+from receiver.net.http_connection import CHUNK_SIZE, BodyChunks, ConnectionBroken, HttpConnection
+from receiver.net.request_head import Target, encode_head, parse_target
+from receiver.net.response_parser import IncomingResponse
 
 __all__ = [
     "AddressGuard",
@@ -37,30 +35,6 @@ __all__ = [
 
 T = TypeVar("T")
 
-_MANAGED_HEADERS = frozenset(
-    {
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "keep-alive",
-        "te",
-        "trailer",
-        "upgrade",
-        "expect",
-        "accept-encoding",
-    }
-)
-_DEFAULT_PORTS = {"http": 80, "https": 443}
-_LAST_PORT = 65535
-_HOST = re.compile(r"[0-9A-Za-z_.:-]+")  # an IDNA-encoded name, or an address
-_TRANSPORT_ERRORS = (
-    httpcore2.NetworkError,
-    httpcore2.ProtocolError,
-    httpcore2.TimeoutException,
-    httpcore2.ConnectionNotAvailable,
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpResponse:
@@ -74,12 +48,16 @@ class HttpResponse:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamedResponse:
-    """A response whose body is still arriving. ``peer`` is the host and port, safe to show."""
+    """A response whose body is still arriving. ``peer`` is the host and port, safe to show.
+
+    ``body`` is the whole body if it has arrived together with the head, else None. ``chunks`` has it in any case.
+    """
 
     peer: str
     status: int
     headers: Mapping[str, str]
     chunks: AsyncIterator[bytes]
+    body: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,155 +152,92 @@ class HttpClient:
         reuse: bool,
         read: Callable[[StreamedResponse], Awaitable[T]],
     ) -> T:
-        target = _target(url)
-        lines = self._headers(method, target, headers, content)
-        exchange = _Exchange(target=target, seconds=time_limit.total_seconds())
+        target = parse_target(url)
+        size = content.size if isinstance(content, StreamedBody) else len(content)
+        head = encode_head(method, target, headers, user_agent=self._user_agent, body_size=size)
+        exchange = _Exchange(
+            target=target, method=method, head=head, content=content, seconds=time_limit.total_seconds()
+        )
         try:
             async with asyncio.timeout(exchange.seconds) as deadline, self._slots:
 
-                async def send(pooled: PooledConnection) -> T:
-                    request = httpcore2.Request(method, target.url, headers=lines, content=_chunks(content))
-                    exchange.begin(pooled.connection)
-                    try:
-                        response = await pooled.http.handle_async_request(request)
-                        exchange.on_response_started(deadline, extra_body_time)
-                        async with (
-                            contextlib.aclosing(response),
-                            contextlib.aclosing(response.aiter_stream()) as chunks,
-                        ):
-                            return await read(_streamed_response(response, target, chunks))
-                    finally:
-                        self._pool.release(target.origin, pooled)
+                async def receive(connection: HttpConnection) -> T:
+                    response = await connection.read_head()
+                    exchange.on_response_started(deadline, extra_body_time)
+                    return await read(_streamed_response(response, connection, target))
 
-                return await self._send(send, exchange, reuse=reuse)
+                return await self._send(exchange, receive, reuse=reuse)
         except TimeoutError as exc:
             raise exchange.timeout_error() from exc
-        except _TRANSPORT_ERRORS as exc:
-            raise exchange.transport_error(exc) from exc
+        except ConnectionBroken as exc:
+            raise exchange.broken_error() from exc
 
     async def aclose(self) -> None:
         """Close all connections and wait until they are released."""
         await self._pool.aclose()
 
-    def _headers(
-        self, method: str, target: "_Target", headers: Mapping[str, str], content: bytes | StreamedBody
-    ) -> list[tuple[bytes, bytes]]:
-        """Build the headers. Those that frame the message are always ours; the caller cannot set them."""
-        given = {name.lower(): value for name, value in headers.items()}
-        merged = {"accept": "*/*", "user-agent": self._user_agent, **target.authorization, **given}
-        lines = [(b"host", target.host_header), (b"accept-encoding", b"identity")]
-        lines += [(_encode(name), _encode(value)) for name, value in merged.items() if name not in _MANAGED_HEADERS]
-        size = content.size if isinstance(content, StreamedBody) else len(content)
-        if size is None:
-            lines.append((b"transfer-encoding", b"chunked"))
-        elif size or method in ("POST", "PUT", "PATCH"):
-            lines.append((b"content-length", b"%d" % size))
-        return lines
-
-    async def _send(self, send: Callable[[PooledConnection], Awaitable[T]], exchange: "_Exchange", *, reuse: bool) -> T:
+    async def _send(
+        self, exchange: "_Exchange", receive: Callable[[HttpConnection], Awaitable[T]], *, reuse: bool
+    ) -> T:
         """Send over an idle connection if there is one; if the peer answers nothing there, over a new one."""
-        pooled = self._pool.acquire(exchange.target.origin) if reuse else None
-        if pooled is not None:
+        connection = self._pool.acquire(exchange.target.origin) if reuse else None
+        if connection is not None:
             try:
-                return await send(pooled)
-            except _TRANSPORT_ERRORS:
-                if pooled.connection.received:
+                return await self._send_over(connection, exchange, receive)
+            except ConnectionBroken:
+                if connection.received:
                     raise
-        return await send(await self._connect(exchange))
+        return await self._send_over(await self._connect(exchange), exchange, receive)
 
-    async def _connect(self, exchange: "_Exchange") -> PooledConnection:
+    async def _send_over(
+        self, connection: HttpConnection, exchange: "_Exchange", receive: Callable[[HttpConnection], Awaitable[T]]
+    ) -> T:
+        try:
+            await exchange.send(connection)
+            return await receive(connection)
+        finally:
+            self._pool.release(exchange.target.origin, connection)
+
+    async def _connect(self, exchange: "_Exchange") -> HttpConnection:
         exchange.dialing = True
         target = exchange.target
         connection = await self._dialer.dial(
-            target.host, target.port, secure=target.url.scheme == b"https", make_protocol=self._pool.new_connection
+            target.host, target.port, secure=target.is_secure, make_protocol=self._pool.new_connection
         )
-        return self._pool.register(connection, target.url.origin)
-
-
-def _encode(text: str) -> bytes:
-    return text.encode("utf-8", "replace")
-
-
-async def _chunks(content: bytes | StreamedBody) -> AsyncGenerator[bytes]:
-    if isinstance(content, StreamedBody):
-        async for chunk in content.chunks:
-            yield chunk
-        return
-    for start in range(0, len(content), CHUNK_SIZE):
-        yield content[start : start + CHUNK_SIZE]
+        self._pool.register(connection)
+        return connection
 
 
 def has_literal_ip(url: str) -> bool:
     """Whether the host in *url* is a literal IP address, so that DNS cannot change where it leads."""
     try:
-        return is_literal(_target(url).host)
+        return is_literal(parse_target(url).host)
     except RequestNotSent:
         return False
 
 
-def _streamed_response(
-    response: httpcore2.Response, target: "_Target", chunks: AsyncIterator[bytes]
-) -> StreamedResponse:
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in response.headers:
-        name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
-        headers[name] = f"{headers[name]}, {value}" if name in headers else value
-    return StreamedResponse(peer=target.name, status=response.status, headers=headers, chunks=chunks)
+def _streamed_response(response: IncomingResponse, connection: HttpConnection, target: Target) -> StreamedResponse:
+    return StreamedResponse(
+        peer=target.name,
+        status=response.status,
+        headers=response.headers,
+        chunks=BodyChunks(connection, response),
+        body=b"".join(response.chunks) if response.is_complete else None,
+    )
 
 
 async def read_limited(response: StreamedResponse, *, max_body: int) -> HttpResponse:
     """Read the body without decoding it. Bytes beyond *max_body* are not read."""
-    body = bytearray()
-    async for chunk in response.chunks:
-        body += chunk
-        if len(body) > max_body:
-            break
+    body = response.body
+    if body is None:
+        received = bytearray()
+        async for chunk in response.chunks:
+            received += chunk
+            if len(received) > max_body:
+                break
+        body = bytes(received)
     return HttpResponse(
-        status=response.status, headers=response.headers, body=bytes(body[:max_body]), truncated=len(body) > max_body
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Target:
-    """A parsed URL, in the parts that a connection needs."""
-
-    url: httpcore2.URL
-    host: str
-    port: int
-    host_header: bytes
-    authorization: Mapping[str, str]
-    origin: str
-
-    @property
-    def name(self) -> str:
-        """Host and port, the only part of the URL that may be shown."""
-        return f"{self.host}:{self.port}"
-
-
-@lru_cache(maxsize=1024)
-def _target(url: str) -> _Target:
-    try:
-        parsed = httpx.URL(url)
-        host = parsed.raw_host.decode("ascii")
-    except (httpx.InvalidURL, ValueError, TypeError) as exc:
-        raise RequestNotSent("The URL is not valid. Write it like https://host/path.") from exc
-    default_port = _DEFAULT_PORTS.get(parsed.scheme)
-    if default_port is None or not _HOST.fullmatch(host):
-        raise RequestNotSent("The URL is not an http or https URL with a host. Write it like https://host/path.")
-    port = default_port if parsed.port is None else parsed.port
-    if not 0 < port <= _LAST_PORT:
-        raise RequestNotSent(f"The URL has an invalid port: {port}. Expected 1 to 65535.")
-    authorization = {}
-    if parsed.userinfo:
-        credentials = base64.b64encode(f"{parsed.username}:{parsed.password}".encode()).decode("ascii")
-        authorization["authorization"] = f"Basic {credentials}"
-    return _Target(
-        url=httpcore2.URL(scheme=parsed.raw_scheme, host=parsed.raw_host, port=port, target=parsed.raw_path),
-        host=host,
-        port=port,
-        host_header=parsed.netloc,
-        authorization=authorization,
-        origin=f"{parsed.scheme}://{host}:{port}",
+        status=response.status, headers=response.headers, body=body[:max_body], truncated=len(body) > max_body
     )
 
 
@@ -330,16 +245,44 @@ def _target(url: str) -> _Target:
 class _Exchange:
     """The progress of one request, so that an error can say exactly how far it came."""
 
-    target: _Target
+    target: Target
+    method: str
+    head: bytes
+    content: "bytes | StreamedBody"
     seconds: float
     dialing: bool = False
-    connection: Connection | None = None
+    connection: HttpConnection | None = None
     response_started: bool = False
 
-    def begin(self, connection: Connection) -> None:
-        """Note the connection that the request goes over."""
-        connection.reset()
+    async def send(self, connection: HttpConnection) -> None:
+        """Send the request. Head and body leave together if the body is small."""
         self.connection = connection
+        connection.begin(self.method)
+        content = self.content
+        if isinstance(content, StreamedBody):
+            chunks = self._chunked(content.chunks) if content.size is None else self._sized(content)
+            await connection.send(self.head, chunks)
+        elif len(content) <= CHUNK_SIZE:
+            await connection.send(self.head + content)
+        else:
+            await connection.send(self.head, _pieces(content))
+
+    async def _chunked(self, chunks: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
+        async for chunk in chunks:
+            if chunk:
+                yield b"%x\r\n%b\r\n" % (len(chunk), chunk)
+        yield b"0\r\n\r\n"
+
+    async def _sized(self, content: "StreamedBody") -> AsyncGenerator[bytes]:
+        """Yield the body. If its size is not the announced one, the peer gets an incomplete request and no more."""
+        left = content.size or 0
+        async for chunk in content.chunks:
+            left -= len(chunk)
+            if left < 0:
+                break
+            yield chunk
+        if left:
+            raise RequestNotSent(f"The body of the request to {self.target.name} has another size than announced.")
 
     def on_response_started(self, deadline: asyncio.Timeout, extra_body_time: timedelta) -> None:
         """Note that the response has started, and extend the deadline for its body."""
@@ -362,16 +305,19 @@ class _Exchange:
             f"No request was sent to {name}: all connections were in use for {seconds:g} s.", fault=fault
         )
 
-    def transport_error(self, exc: Exception) -> RequestNotSent | NoResponse:
+    def broken_error(self) -> RequestNotSent | NoResponse:
         """Return the error for a broken connection. It never quotes what either side sent."""
-        name = self.target.name
-        if isinstance(exc, httpcore2.LocalProtocolError):
-            return RequestNotSent(f"The request to {name} has a method, path or header that is not valid HTTP.")
-        if self.connection is None or not self.connection.sent:
+        name, connection = self.target.name, self.connection
+        if connection is None or not connection.sent:
             return RequestNotSent(f"{name} closed the connection before the request was sent.")
+        if connection.is_invalid or (connection.received and not self.response_started):
+            return NoResponse(f"{name} sent a response that is not valid HTTP.")
         if self.response_started:
             return NoResponse(f"{name} closed the connection in the middle of its response.")
-        if not self.connection.received:
-            action = "closed" if self.connection.error is None else "reset"
-            return NoResponse(f"{name} received the request and {action} the connection without a response.")
-        return NoResponse(f"{name} sent a response that is not valid HTTP.")
+        action = "closed" if connection.error is None else "reset"
+        return NoResponse(f"{name} received the request and {action} the connection without a response.")
+
+
+async def _pieces(content: bytes) -> AsyncGenerator[bytes]:
+    for start in range(0, len(content), CHUNK_SIZE):
+        yield content[start : start + CHUNK_SIZE]

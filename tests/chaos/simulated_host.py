@@ -20,7 +20,6 @@ from typing import Any, Self
 import pytest
 import structlog
 from chaos.virtual_time import VirtualClock
-from httpcore2._async import http11
 
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.model import Task
@@ -131,7 +130,6 @@ class SimulatedHost:
         patch.setattr(bootstrap, "SqliteStore", SimulatedStore)
         patch.setattr(store, "SqliteTaskStore", ObservedTaskStore)
         patch.setattr(bootstrap, "HttpClient", ObservedHttpClient)
-        patch.setattr(http11, "time", host.clock)  # decides when a connection is too old to reuse
         patch.setattr(bootstrap, "_listener", lambda name, app, *_: _Listener(host, name, app))
         patch.setattr(supervisor, "stop_signals", lambda: host._stop_requested)
         patch.setattr(database, "ConnectionThread", _ThreadOpener(host))
