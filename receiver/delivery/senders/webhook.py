@@ -160,6 +160,9 @@ async def _post(
 
     async def read(response: StreamedResponse) -> None:
         heads.append(response)
+        if response.body is not None:
+            body.extend(response.body)
+            return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_BODY_SECONDS):
                 async for chunk in response.chunks:
