@@ -53,6 +53,7 @@ _COMMANDS = (
     ("receiver.cli.costs:costs", "costs", TASKS, "Compare Kling's ledgers with the stored costs."),
     ("receiver.cli.batches:batches", "batches", TASKS, "List, show, wait for, close and export batches of tasks."),
     ("receiver.cli.events:events", "events", EVENTS, "List and show events."),
+    ("receiver.cli.alerts:alerts", "alerts", EVENTS, "List and acknowledge alerts."),
     ("receiver.cli.deliveries:deliveries", "deliveries", EVENTS, "List, show and retry deliveries."),
     ("receiver.cli.replay:replay", "replay", EVENTS, "Redeliver dead deliveries, or send past events to a new route."),
     ("receiver.cli.routes:routes", "routes", EVENTS, "List, test, hold and release routes."),

@@ -25,7 +25,9 @@ _OPTION_OF_PARAMETER = {"events": "event", "deliveries": "delivery", "tags": "ta
 _API_PARAMETERS = (
     "after|batch|by|cursor|deliveries|endpoint|events?|from|idempotency_key|label|limit|pace|priority|route"
 )
-_QUOTED_PARAMETER = re.compile(rf"(?<!found )'({_API_PARAMETERS}|state|status|tags?|task|to|to_route|type|why)'")
+_QUOTED_PARAMETER = re.compile(
+    rf"(?<!found )'({_API_PARAMETERS}|note|state|status|subject|tags?|task|to|to_route|type|why)'"
+)
 
 GLOBAL_OPTIONS = Group("Global options", sort_key=9)
 

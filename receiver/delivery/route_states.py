@@ -29,7 +29,7 @@ from receiver.domain.model import (
     Verdict,
 )
 from receiver.domain.notifier import Notifiers
-from receiver.events.factory import ALERT_PREFIX, RoutedEvent
+from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import ClaimedDelivery, DeliveryQueue
 
 log = structlog.get_logger()
@@ -174,7 +174,7 @@ class RouteStates:
 
         A delivery that its destination refused raises none, nor does an alert: it would raise the next one.
         """
-        if verdict.status is not DeliveryStatus.DEAD or claimed.event.type.startswith(ALERT_PREFIX):
+        if verdict.status is not DeliveryStatus.DEAD or claimed.event.is_alert:
             return
         is_set_aside = isinstance(outcome, Refused) and outcome.set_aside
         gave_up = isinstance(outcome, Failed) and claimed.delivery.route not in self._reported_dead

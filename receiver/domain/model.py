@@ -12,6 +12,9 @@ from receiver.domain.results import has_result, without_queries
 
 Json: TypeAlias = dict[str, Any]
 
+ALERT_PREFIX = "alert."
+"""The start of the type of every alert."""
+
 
 class TaskState(StrEnum):
     """The state of a task. ``succeed`` and ``failed`` are final."""
@@ -257,6 +260,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     push_id: str | None = None
     decisions: tuple[RouteDecision, ...] = ()
     archiving: ArchiveState | None = None
+
+    @property
+    def is_alert(self) -> bool:
+        """Whether this is an alert."""
+        return self.type.startswith(ALERT_PREFIX)
 
 
 class Asset(msgspec.Struct, frozen=True, kw_only=True):

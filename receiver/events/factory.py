@@ -8,6 +8,7 @@ import msgspec
 
 from receiver.domain.clock import Ids
 from receiver.domain.model import (
+    ALERT_PREFIX,
     ArchiveState,
     Delivery,
     DeliveryStatus,
@@ -22,9 +23,6 @@ from receiver.domain.model import (
 )
 from receiver.events.payload import envelope, result_urls, task_data, task_summary
 from receiver.events.routing import REPLY_PREFIX, Candidate, RouteTable, reply_route
-
-ALERT_PREFIX = "alert."
-"""The start of the type of every alert."""
 
 MAX_ARCHIVE_WAIT = timedelta(hours=1)
 """The longest time that a route waits for archived files. Then it receives the success without the missing ones."""

@@ -31,6 +31,7 @@ from receiver.submission.gateway_creates import GatewayCreates
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.recovery import CreateRecovery
 from receiver.submission.submitter import Submitter
+from receiver.tasks.alert_service import AlertService
 from receiver.tasks.alerts import TaskAlerts
 from receiver.tasks.batches import BatchService
 from receiver.tasks.bill_service import BillService
@@ -78,6 +79,7 @@ class TaskServices:
     poller: Poller
     batches: BatchService
     bill: BillService
+    alert_service: AlertService
 
     @property
     def work(self) -> Mapping[str, Work]:
@@ -88,6 +90,7 @@ class TaskServices:
             "submitter": self.submitter.run,
             "batches": self.batches.run,
             "bill": self.bill.run,
+            "alerts": self.alert_service.run,
         }
 
 
@@ -172,6 +175,7 @@ def build_tasks(context: Context) -> TaskServices:
         poller=poller,
         batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
         bill=_build_bill(context, alerts),
+        alert_service=AlertService(store.alerts, clock=clock),
     )
 
 
@@ -272,6 +276,7 @@ def admin_services(
         route_states=deliveries.route_states,
         replays=deliveries.replays,
         batches=tasks.batches,
+        alerts=tasks.alert_service,
         costs=store.costs,
         bill=tasks.bill,
         explainer=Explainer(

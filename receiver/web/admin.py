@@ -26,6 +26,7 @@ from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
 from receiver.web.named_tokens import NamedTokens
 from receiver.web.openapi.document import openapi_document
 from receiver.web.probes import ProbeRegistry
+from receiver.web.resources.alerts import AlertApi, AlertService
 from receiver.web.resources.batches import BatchApi, BatchService
 from receiver.web.resources.bills import BillApi, BillService
 from receiver.web.resources.costs import CostApi, CostStore
@@ -60,6 +61,7 @@ class AdminServices:
     route_states: RouteStates
     replays: ReplayService
     batches: BatchService
+    alerts: AlertService
     costs: CostStore
     bill: BillService
     explainer: Explainer
@@ -145,6 +147,7 @@ def _history_routes(services: AdminServices) -> Sequence[Route]:
     event = EventApi(services.catalog)
     delivery = DeliveryApi(services.catalog, services.replays, clock=services.clock)
     replay = ReplayApi(services.replays, services.catalog)
+    alert = AlertApi(services.alerts)
     return [
         _route("/api/events", GET=event.list),
         _route("/api/events/{id}", GET=event.show),
@@ -155,6 +158,9 @@ def _history_routes(services: AdminServices) -> Sequence[Route]:
         _route("/api/deliveries", GET=delivery.list),
         _route("/api/deliveries/{id}", GET=delivery.show),
         _route("/api/deliveries/{id}/retry", POST=delivery.retry),
+        _route("/api/alerts", GET=alert.list),
+        _route("/api/alerts/{id}", GET=alert.show),
+        _route("/api/alerts/{id}/ack", POST=alert.acknowledge),
         _route("/api/replays", GET=replay.list, POST=replay.create),
         _route("/api/replays/{id}", GET=replay.show),
         _route("/api/replays/{id}/cancel", POST=replay.cancel),

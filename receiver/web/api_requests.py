@@ -14,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from receiver.domain.batches import BatchState
 from receiver.domain.costs import CostGrouping
 from receiver.domain.model import DeliveryStatus, TaskState
+from receiver.domain.tracked_alerts import AlertState
 from receiver.submission.request import MAX_PRIORITY
 from receiver.web import request_types as types
 from receiver.web.request_types import CommaSeparated, Pairs
@@ -163,6 +164,17 @@ class DeliveryQuery(PageQuery):
     """Only this event."""
 
 
+class AlertQuery(PageQuery):
+    """Which alerts to list."""
+
+    state: CommaSeparated[Annotated[AlertState, types.one_of(AlertState)]] = ()
+    """Only these states."""
+    type: CommaSeparated[str] = ()
+    """Only these types, such as alert.route_held."""
+    subject: str | None = None
+    """Only alerts about this route, task, event or folder."""
+
+
 class EmptyBody(Body):
     """No members."""
 
@@ -188,6 +200,13 @@ class BatchRequest(Body):
 
     name: types.BatchName
     size: Annotated[int | None, *types.whole_number(1, _MAX_BATCH_SIZE)] = None
+
+
+class AcknowledgeRequest(Body):
+    """What an operator notes about an alert."""
+
+    note: types.Text = ""
+    """Note for the others, and for the audit log."""
 
 
 def _name_alone(value: object) -> object:

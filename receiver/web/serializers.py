@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from starlette.responses import Response
 
 from receiver.delivery.replay import ReplayPreview
-from receiver.domain.api_schema import json_object, resources, tasks
+from receiver.domain.api_schema import alerts, json_object, resources, tasks
 from receiver.domain.api_schema.json_object import JsonObject
 from receiver.domain.batches import BatchView
 from receiver.domain.clock import iso
@@ -29,6 +29,7 @@ from receiver.domain.model import (
     Task,
 )
 from receiver.domain.replays import Replay
+from receiver.domain.tracked_alerts import TrackedAlert
 from receiver.events.payload import batch_summary, serialize
 from receiver.events.routing import REPLY_PREFIX
 from receiver.settings import Rate, RouteSettings
@@ -229,6 +230,29 @@ def _health(state: RouteState, backlog: RouteBacklog | None) -> Json:
         "pending": backlog.pending if backlog is not None else 0,
         "oldest_pending_at": iso(backlog.oldest) if backlog is not None else None,
     }
+
+
+def alert_json(alert: TrackedAlert) -> alerts.TrackedAlert:
+    """Return a tracked alert as JSON."""
+    acknowledged = alert.acknowledged
+    return alerts.TrackedAlert(
+        id=alert.id,
+        type=alert.type,
+        state=alert.state,
+        subject=alert.subject,
+        message=alert.message,
+        remedy=alert.remedy,
+        cause=alert.cause,
+        since=iso(alert.opened_at),
+        last_seen_at=iso(alert.last_seen_at),
+        times=alert.times,
+        event_id=alert.event_id,
+        acknowledged=None
+        if acknowledged is None
+        else alerts.Acknowledgement(at=iso(acknowledged.at), by=acknowledged.actor, note=acknowledged.note),
+        closed_at=_optional_iso(alert.closed_at),
+        closed_by=alert.closed_by,
+    )
 
 
 def replay_preview_json(preview: ReplayPreview) -> resources.ReplayPreview:

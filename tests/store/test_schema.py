@@ -18,7 +18,10 @@ from receiver.store.sqlite.store import SqliteStore
 
 
 def test_a_store_is_migrated_once(path: Path) -> None:
-    assert migrate(path) == ["0001_first_tables", "0002_request_digests", "0003_unverified_ends", "0004_totals"]
+    applied = migrate(path)
+
+    assert applied[0] == "0001_first_tables"
+    assert applied == [f"{step.version:04d}_{step.name}" for step in known_migrations()]
     assert migrate(path) == []
 
 
@@ -58,7 +61,8 @@ async def test_a_newer_store_is_refused(path: Path, raw: sqlite3.Connection) -> 
     upgrade(raw, [*known_migrations(), Migration(version=1009, name="from_tomorrow", sql="CREATE TABLE tomorrow (x);")])
     raw.close()
 
-    with pytest.raises(StoreError, match="schema version 1009, newer than this program's 4"):
+    newest = known_migrations()[-1].version
+    with pytest.raises(StoreError, match=f"schema version 1009, newer than this program's {newest}"):
         await SqliteStore.open(path)
     with pytest.raises(StoreError, match="newer"):
         migrate(path)

@@ -13,6 +13,7 @@ from harness.web_app import TOKEN, WebApp
 from starlette.responses import JSONResponse
 
 from receiver.domain.api_schema.resources import Check
+from receiver.domain.clock import iso
 from receiver.domain.costs import Cost
 from receiver.domain.model import DeliveryStatus, PushOutcome, RouteDecision, Source, TaskState, Verification
 from receiver.events.payload import envelope, task_data
@@ -24,6 +25,22 @@ SCHEMAS = DocumentSchemas(DOCUMENT)
 TASK = {"endpoint": "images/multi-image2image", "body": {"prompt": "x"}, "batch": "spring", "tags": {"team": "a"}}
 DEAD = {"status": ["dead"]}
 EVENT_ID = "evt_" + "1" * 25
+ALERT_ID = "alr_" + "2" * 25
+
+
+HELD = envelope(
+    "alert.route_held",
+    START,
+    {
+        "event_id": "evt_" + "2" * 25,
+        "message": "Route publish is held.",
+        "route": "publish",
+        "failures": 5,
+        "reason": "HTTP 500",
+        "held_by": "failures",
+        "held_at": iso(START),
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -64,6 +81,9 @@ CALLS = [
     Call("POST", "/api/routes/{name}/hold", "/api/routes/publish/hold", 200, {"why": "maintenance"}),
     Call("POST", "/api/routes/{name}/release", "/api/routes/publish/release"),
     Call("POST", "/api/routes/{name}/test", "/api/routes/publish/test"),
+    Call("GET", "/api/alerts", "/api/alerts?state=open"),
+    Call("GET", "/api/alerts/{id}", f"/api/alerts/{ALERT_ID}"),
+    Call("POST", "/api/alerts/{id}/ack", f"/api/alerts/{ALERT_ID}/ack", 200, {"note": "seen"}),
     Call("GET", "/api/replays", "/api/replays"),
     Call("POST", "/api/replays", "/api/replays", 200, {**DEAD, "dry_run": True}),
     Call("POST", "/api/replays", "/api/replays", 202, DEAD),
@@ -101,6 +121,8 @@ async def fill(web: WebApp) -> str:
     event = an_event(EVENT_ID, push_id="psh_1", envelope=envelope("task.succeed", START, data), decisions=(decision,))
     dead = a_delivery(event_id=EVENT_ID, status=DeliveryStatus.DEAD, finished_at=at(0))
     await web.store.tasks.add_events([event], [dead])
+    alert = an_event("evt_" + "2" * 25, type="alert.route_held", body=b"", task_id=None, envelope=HELD)
+    await web.store.tasks.add_events([alert], [])
     answer = await web.client.post("/api/tasks", json=TASK)
     assert answer.status_code == 202, answer.text
     return str((await web.client.post("/api/replays", json=DEAD)).json()["id"])

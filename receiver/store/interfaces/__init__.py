@@ -8,10 +8,12 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
     .deliveries  DeliveryQueue   pending deliveries and route states      dispatcher
     .catalog     Catalog         reads for lists and single items         web, replay
     .archive     ArchiveStore    events whose results are archived        archiver
+    .alerts      AlertStore      alerts from first report to end          web, alert service
     .retention   RetentionStore  deletion of old data                     retention
     .totals      Totals          the present state, lasting totals        web
 """
 
+from receiver.store.interfaces.alerts import AlertStore
 from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate
 from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, RouteBacklog
 from receiver.store.interfaces.deliveries import ClaimedDelivery, ClaimOptions, DeliveryQueue, RecoveredClaims
@@ -20,6 +22,7 @@ from receiver.store.interfaces.tasks import ById, ByToken, Change, Decide, TaskR
 from receiver.store.interfaces.totals import StoreSnapshot, Total, Totals
 
 __all__ = [
+    "AlertStore",
     "ArchiveStore",
     "ArchiveUpdate",
     "ById",

@@ -17,6 +17,7 @@ class RetentionTarget(StrEnum):
     BATCHES = "batches"  # without tasks
     ACTIONS = "actions"
     REPLAYS = "replays"
+    ALERTS = "alerts"  # closed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

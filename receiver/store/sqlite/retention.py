@@ -101,6 +101,11 @@ def _replays(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
     return SweepResult(deleted={"replays": count}, next="" if count else None)
 
 
+def _alerts(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
+    count = connection.execute(sql("delete_alerts"), call.arguments).rowcount
+    return SweepResult(deleted={"alerts": count}, next="" if count else None)
+
+
 _SWEEPERS: Mapping[RetentionTarget, Callable[[sqlite3.Connection, SweepCall], SweepResult]] = {
     RetentionTarget.BODIES: _bodies,
     RetentionTarget.INTENTS: _intents,
@@ -109,6 +114,7 @@ _SWEEPERS: Mapping[RetentionTarget, Callable[[sqlite3.Connection, SweepCall], Sw
     RetentionTarget.BATCHES: _batches,
     RetentionTarget.ACTIONS: _actions,
     RetentionTarget.REPLAYS: _replays,
+    RetentionTarget.ALERTS: _alerts,
 }
 
 

@@ -11,6 +11,7 @@ from receiver.domain.clock import Clock, SystemClock
 from receiver.domain.metrics import Metrics
 from receiver.store.disk import RESERVE, DiskSpace, free_bytes, real_path
 from receiver.store.sqlite import catalog, checkpoint, maintenance
+from receiver.store.sqlite.alerts import SqliteAlertStore
 from receiver.store.sqlite.archive import SqliteArchiveStore
 from receiver.store.sqlite.batches import SqliteBatchStore
 from receiver.store.sqlite.catalog import SqliteCatalog
@@ -58,6 +59,7 @@ class SqliteStore:
         self.replays = SqliteReplayStore(writer, lists)
         self.costs = SqliteCostStore(writer, lists)
         self.batches = SqliteBatchStore(writer, hot, lists)
+        self.alerts = SqliteAlertStore(writer, lists)
         self.totals = SqliteTotals(writer, lists, path, disk_space)
 
     @classmethod

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task
 from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
 from receiver.store.sqlite import delivery_rows, rows
+from receiver.store.sqlite.alerts import track_alerts
 from receiver.store.sqlite.costs import cost_row
 from receiver.store.sqlite.queries import queries, sql, update_columns, write_rows
 from receiver.store.sqlite.writer import DecidedWriteOp, ItemError
@@ -153,7 +154,10 @@ def _save_tasks(connection: sqlite3.Connection, unit: UnitOfWork) -> None:
 
 
 def write_events(connection: sqlite3.Connection, events: Iterable[Event], deliveries: Iterable[Delivery]) -> None:
-    """Store events and their deliveries."""
+    """Store events and their deliveries, and update the tracked alerts by those that are alerts."""
+    events = list(events)
+    if any(event.is_alert for event in events):
+        events, deliveries = track_alerts(connection, events, deliveries)
     write_rows(connection, "insert_event", map(rows.event_row, events))
     write_rows(connection, "insert_delivery", map(delivery_rows.delivery_row, deliveries))
 

@@ -20,6 +20,7 @@ _PATH_PARAMETERS = {
     "batches": "Name of the batch.",
     "events": "ID of the event.",
     "deliveries": "ID of the delivery.",
+    "alerts": "ID of the alert.",
     "replays": "ID of the replay.",
     "routes": "Name of the route.",
 }

@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from receiver.domain.api_schema import bills, resources, tasks
+from receiver.domain.api_schema import alerts, resources, tasks
 from receiver.domain.api_schema.events import Event
 from receiver.domain.api_schema.json_object import Page
 from receiver.web import api_requests as requests
@@ -115,6 +116,19 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
             "Retry a pending delivery now; for a finished one, create a new delivery that refers to it",
             resources.Delivery,
             status=HTTPStatus.ACCEPTED,
+        ),
+    },
+    "/api/alerts": {
+        "get": _get("List alerts, newest first", Page[alerts.TrackedAlert], requests.AlertQuery),
+    },
+    "/api/alerts/{id}": {
+        "get": _get("Show an alert", alerts.TrackedAlert),
+    },
+    "/api/alerts/{id}/ack": {
+        "post": _post(
+            "Acknowledge an alert: it stays quiet until it changes; 409 if it is closed",
+            alerts.TrackedAlert,
+            requests.AcknowledgeRequest,
         ),
     },
     "/api/replays": {

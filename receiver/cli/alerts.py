@@ -1,0 +1,78 @@
+"""`kling-receiver alerts`: what needs an operator, and what is known already."""
+
+from typing import Annotated
+from urllib.parse import quote
+
+from cyclopts import App, Parameter
+
+from receiver.cli import OK, render
+from receiver.cli.options import CLIENT, PAGING, ClientOptions, Paging, UsageError, not_found_hint, usage_errors
+from receiver.domain.model import Json
+
+alerts = App(name="alerts", help="List and acknowledge alerts.")
+
+
+def _acknowledged_text(alert: Json) -> str:
+    acknowledged = alert.get("acknowledged")
+    if not acknowledged:
+        return ""
+    return f"{acknowledged['by']}: {acknowledged['note']}" if acknowledged["note"] else str(acknowledged["by"])
+
+
+_COLUMNS = (
+    render.id_column("id", "id"),
+    render.state_column("state"),
+    render.Column(title="type", value=lambda alert: alert.get("type"), no_wrap=True, rank=0),
+    render.column("subject", rank=2),
+    render.time_column("since", "since", rank=1),
+    render.time_column("last_seen_at", "last seen", rank=4),
+    render.column("times", rank=3),
+    render.column("message", rank=1),
+    render.column("remedy", rank=3),
+    render.Column(title="acknowledged", value=_acknowledged_text, rank=3),
+    render.time_column("closed_at", "closed", rank=5),
+)
+
+
+@alerts.command(name="list")
+def list_(
+    *,
+    past: Annotated[bool, Parameter(help="Only closed alerts.")] = False,
+    all_: Annotated[bool, Parameter(name="--all", help="Closed alerts too.")] = False,
+    type_: Annotated[
+        list[str] | None, Parameter(name="--type", help="Only this type, such as alert.route_held. May be repeated.")
+    ] = None,
+    subject: Annotated[
+        str | None, Parameter(help="Only alerts about this route, task, event, folder or part of the account.")
+    ] = None,
+    paging: Paging = PAGING,
+    output: ClientOptions = CLIENT,
+) -> int:
+    """List the alerts that are not closed, newest first."""
+    if past and all_:
+        raise UsageError("--past and --all contradict each other.", remedy="Give only one of them.")
+    state = "closed" if past else "" if all_ else "open,acknowledged"
+    filters = {"state": state, "type": ",".join(type_ or ()), "subject": subject}
+    query = paging.query() | {name: value for name, value in filters.items() if value}
+    with usage_errors(), output.connect() as client:
+        found = client.get("/api/alerts", query)
+    render.page(_COLUMNS, found, as_json=output.json, empty="No alerts.")
+    return OK
+
+
+@alerts.command
+def ack(
+    alert: Annotated[str, Parameter(help="ID of the alert.")],
+    /,
+    *,
+    note: Annotated[str, Parameter(help="Note for the others, and for the audit log.")] = "",
+    output: ClientOptions = CLIENT,
+) -> int:
+    """Acknowledge an alert: it stays quiet until it changes."""
+    with usage_errors(), not_found_hint("alerts list"), output.connect() as client:
+        answer = client.post(f"/api/alerts/{quote(alert, safe='')}/ack", {"note": note})
+    if output.json:
+        render.print_json(answer)
+    else:
+        render.table(_COLUMNS, [answer], empty="")
+    return OK

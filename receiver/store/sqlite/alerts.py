@@ -1,0 +1,223 @@
+"""Tracked alerts in the store's file, kept up to date in the transaction of each alert event."""
+
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from msgspec.structs import replace
+
+from receiver.domain.audit import AuditEntry
+from receiver.domain.clock import from_micros, micros
+from receiver.domain.model import Delivery, Event, RouteDecision
+from receiver.domain.tracked_alerts import Acknowledgement, AlertReport, AlertState, ClosedBy, TrackedAlert
+from receiver.events.alert_reports import CLOSED_BY_ACKNOWLEDGEMENT, read_report
+from receiver.store.interfaces import Page
+from receiver.store.sqlite import catalog, rows
+from receiver.store.sqlite.catalog import decode_cursor, json_list
+from receiver.store.sqlite.database import Reader
+from receiver.store.sqlite.queries import change_audited, sql
+from receiver.store.sqlite.writer import WriteOp, Writer
+
+_MAX_CLOSED = 500  # alerts per call of close_ended
+
+
+class SqliteAlertStore:
+    """Tracked alerts, in the store's file."""
+
+    def __init__(self, writer: Writer, lists: Reader) -> None:
+        self._writer = writer
+        self._lists = lists
+
+    async def list(
+        self,
+        *,
+        states: Sequence[AlertState] = (),
+        types: Sequence[str] = (),
+        subject: str | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Page[TrackedAlert]:
+        """List alerts, newest first."""
+        filters = {
+            "states": json_list(states),
+            "types": json_list(types),
+            "subject": subject,
+            "cursor": decode_cursor(cursor, prefix="alr"),
+        }
+        return await self._lists.read(catalog.page, "list_alerts", filters, limit=limit, read=_alert)
+
+    async def find(self, alert_id: str) -> TrackedAlert | None:
+        """Find an alert."""
+        found = await self._lists.read(catalog.page, "list_alerts", {"id": alert_id}, limit=1, read=_alert)
+        return found.items[0] if found.items else None
+
+    async def acknowledge(self, alert_id: str, acknowledgement: Acknowledgement, *, action: AuditEntry) -> bool:
+        """Acknowledge an open alert; return False if it is not open."""
+        call = AcknowledgeCall(alert_id=alert_id, acknowledgement=acknowledgement, action=action)
+        return await self._writer.execute(_ACKNOWLEDGE, call)
+
+    async def close_ended(self, *, now: datetime) -> Sequence[str]:
+        """Close open alerts whose cause has ended; return their ids."""
+        ended = await self._lists.read(_ended)
+        return await self._writer.execute(_CLOSE, CloseCall(ids=ended, now=now)) if ended else ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AcknowledgeCall:
+    """One call of ``acknowledge``."""
+
+    alert_id: str
+    acknowledgement: Acknowledgement
+    action: AuditEntry
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CloseCall:
+    """One call of ``close_ended``, with the alerts that it found."""
+
+    ids: Sequence[str]
+    now: datetime
+
+
+def track_alerts(
+    connection: sqlite3.Connection, events: Iterable[Event], deliveries: Iterable[Delivery]
+) -> tuple[Sequence[Event], Sequence[Delivery]]:
+    """Update the tracked alerts by those of *events* that are alerts; return what is to be stored.
+
+    An alert that is nothing new to the operator who acknowledged it is stored without deliveries.
+    """
+    kept = [_track(connection, event) for event in events]
+    silent = {event.id for event, is_silent in kept if is_silent}
+    return [event for event, _ in kept], [delivery for delivery in deliveries if delivery.event_id not in silent]
+
+
+def _track(connection: sqlite3.Connection, event: Event) -> tuple[Event, bool]:
+    """Update the tracked alert of one event; return the event to store, and whether it gets no deliveries."""
+    if not event.is_alert:
+        return event, False
+    report = read_report(event)
+    row = connection.execute(
+        sql("open_alert"), {"topic": report.topic, "subject": rows.storable_text(report.subject)}
+    ).fetchone()
+    tracked = None if row is None else _alert(row)
+    if report.closes:
+        if tracked is not None:
+            _close(connection, [tracked.id], at=event.created_at)
+        return event, False
+    is_silent = tracked is not None and tracked.is_silent_on(report)
+    connection.execute(sql("save_alert"), _row(_reported(tracked, report, event, keeps_acknowledgement=is_silent)))
+    return (_silenced(event, tracked.acknowledged), True) if tracked is not None and is_silent else (event, False)
+
+
+def _reported(
+    tracked: TrackedAlert | None, report: AlertReport, event: Event, *, keeps_acknowledgement: bool
+) -> TrackedAlert:
+    """Return the tracked alert after another report."""
+    return TrackedAlert(
+        id=f"alr_{event.id.partition('_')[2]}" if tracked is None else tracked.id,
+        topic=report.topic,
+        subject=report.subject,
+        type=event.type,
+        message=report.message,
+        remedy=report.remedy,
+        cause=report.cause,
+        level=report.level if tracked is None else max(report.level, tracked.level),
+        event_id=event.id,
+        opened_at=event.created_at if tracked is None else tracked.opened_at,
+        last_seen_at=event.created_at,
+        times=1 if tracked is None else tracked.times + 1,
+        acknowledged=tracked.acknowledged if tracked is not None and keeps_acknowledgement else None,
+    )
+
+
+def _silenced(event: Event, acknowledged: Acknowledgement | None) -> Event:
+    """Return the event with decisions that explain why no route receives it."""
+    who = "" if acknowledged is None else f" by {acknowledged.actor}"
+    reason = f"the alert is acknowledged{who} and has not changed"
+    decisions = [
+        RouteDecision(route=each.route, wanted=False, reason=reason if each.wanted else each.reason)
+        for each in event.decisions
+    ]
+    return replace(event, decisions=tuple(decisions))
+
+
+def _acknowledge(connection: sqlite3.Connection, group: Sequence[AcknowledgeCall]) -> Sequence[bool]:
+    return [
+        change_audited(
+            connection,
+            "acknowledge_alert",
+            {
+                "id": call.alert_id,
+                "now": micros(call.acknowledgement.at),
+                "actor": rows.storable_text(call.acknowledgement.actor),
+                "note": rows.storable_text(call.acknowledgement.note),
+                "closing": json_list(sorted(CLOSED_BY_ACKNOWLEDGEMENT)),
+            },
+            action=rows.action_row(call.action),
+        )
+        for call in group
+    ]
+
+
+def _close_ended(connection: sqlite3.Connection, group: Sequence[CloseCall]) -> Sequence[Sequence[str]]:
+    return [_close(connection, call.ids, at=call.now) for call in group]
+
+
+def _close(connection: sqlite3.Connection, ids: Sequence[str], *, at: datetime) -> Sequence[str]:
+    closed = connection.execute(sql("close_alerts"), {"ids": json_list(ids), "now": micros(at)})
+    return [row["id"] for row in closed]
+
+
+def _ended(connection: sqlite3.Connection) -> Sequence[str]:
+    return [row["id"] for row in connection.execute(sql("ended_alerts"), {"limit": _MAX_CLOSED})]
+
+
+def _row(alert: TrackedAlert) -> Mapping[str, object]:
+    acknowledged = alert.acknowledged
+    return {
+        "id": alert.id,
+        "topic": alert.topic,
+        "subject": rows.storable_text(alert.subject),
+        "type": alert.type,
+        "message": rows.storable_text(alert.message),
+        "remedy": rows.storable_text(alert.remedy),
+        "cause": rows.storable_text(alert.cause),
+        "level": alert.level,
+        "event_id": alert.event_id,
+        "opened_at": micros(alert.opened_at),
+        "last_seen_at": micros(alert.last_seen_at),
+        "times": alert.times,
+        "acknowledged_at": None if acknowledged is None else micros(acknowledged.at),
+        "acknowledged_by": None if acknowledged is None else acknowledged.actor,
+        "note": "" if acknowledged is None else acknowledged.note,
+    }
+
+
+def _alert(row: rows.Row) -> TrackedAlert:
+    acknowledged = None
+    if row["acknowledged_at"] is not None:
+        acknowledged = Acknowledgement(
+            at=from_micros(row["acknowledged_at"]), actor=row["acknowledged_by"], note=row["note"]
+        )
+    return TrackedAlert(
+        id=row["id"],
+        topic=row["topic"],
+        subject=row["subject"],
+        type=row["type"],
+        message=row["message"],
+        remedy=row["remedy"],
+        cause=row["cause"],
+        level=row["level"],
+        event_id=row["event_id"],
+        opened_at=from_micros(row["opened_at"]),
+        last_seen_at=from_micros(row["last_seen_at"]),
+        times=row["times"],
+        acknowledged=acknowledged,
+        closed_at=rows.datetime_or_none(row["closed_at"]),
+        closed_by=None if row["closed_by"] is None else ClosedBy(row["closed_by"]),
+    )
+
+
+_ACKNOWLEDGE: WriteOp[AcknowledgeCall, bool] = WriteOp(write=_acknowledge, uses_disk=False)
+_CLOSE: WriteOp[CloseCall, Sequence[str]] = WriteOp(write=_close_ended, uses_disk=False)
