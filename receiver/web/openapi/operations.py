@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any
 
-from receiver.domain.api_schema import bills, resources, tasks
-from receiver.domain.api_schema import alerts, resources, tasks
+from receiver.domain.api_schema import alerts, bills, resources, tasks
 from receiver.domain.api_schema.events import Event
 from receiver.domain.api_schema.json_object import Page
 from receiver.web import api_requests as requests
