@@ -24,6 +24,7 @@ Subject: TypeAlias = Literal[
     "commands",
     "http-api",
     "client",
+    "console",
     "operations",
     "monitoring",
     "alerts",

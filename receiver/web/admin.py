@@ -1,8 +1,9 @@
-"""The admin app: the API, Kling's gateway and the console, all behind one token."""
+"""The admin app: the API and Kling's gateway behind a token, and the console behind a session."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from starlette.applications import Starlette
@@ -22,6 +23,9 @@ from receiver.store.interfaces import Catalog
 from receiver.tasks.explain import Explainer
 from receiver.web import gateway, serializers
 from receiver.web.auth import TokenAuth
+from receiver.web.console.access import Credentials
+from receiver.web.console.app import Console
+from receiver.web.console.gate import is_browser_path
 from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
 from receiver.web.named_tokens import NamedTokens
 from receiver.web.openapi.document import openapi_document
@@ -29,6 +33,7 @@ from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.alerts import AlertApi, AlertService
 from receiver.web.resources.batches import BatchApi, BatchService
 from receiver.web.resources.bills import BillApi, BillService
+from receiver.web.resources.console import ConsoleApi
 from receiver.web.resources.costs import CostApi, CostStore
 from receiver.web.resources.deliveries import DeliveryApi
 from receiver.web.resources.diagnostics import Diagnose, DiagnosticsApi
@@ -91,21 +96,23 @@ def admin_app(
     *named_tokens* are valid too, each under its name in the audit log.
     *extra_routes* are further pages; they need the token too.
     """
+    credentials = Credentials(token=token, read_token=read_token, named_tokens=named_tokens)
+    console = Console(services, credentials, port=listen.port, clock=services.clock)
     app = Starlette(
-        routes=[*_routes(services), *extra_routes],
+        routes=[*_routes(services, console), *console.routes, *extra_routes],
         middleware=[
-            Middleware(ErrorBoundary, render=_render_error),
+            Middleware(ErrorBoundary, render=partial(_render_error, console)),
             Middleware(NamedTokens, tokens=named_tokens, token=token),
             Middleware(TokenAuth, token=token, read_token=read_token, listen=listen, hosts=hosts),
         ],
-        exception_handlers={HTTPException: _http_error},
+        exception_handlers={HTTPException: partial(_http_error, console)},
     )
     # A redirect to the address without a slash at its end would be built from the Host header.
     app.router.redirect_slashes = False
     return app
 
 
-def _routes(services: AdminServices) -> Sequence[Route]:
+def _routes(services: AdminServices, console: Console) -> Sequence[Route]:
     health, body_memory = HealthApi(services.readiness), BodyMemoryBudget()
     diagnostics = DiagnosticsApi(services.diagnose, services.probes)
     return [
@@ -114,6 +121,7 @@ def _routes(services: AdminServices) -> Sequence[Route]:
         *_route_routes(services),
         _route("/api/diagnostics", GET=diagnostics.show),
         _route("/api/probes", POST=diagnostics.register_probe),
+        _route("/api/console/links", POST=ConsoleApi(console.links).create_link),
         _route("/openapi.json", GET=_openapi),
         _route("/metrics", GET=services.metrics.show),
         _route("/healthz", GET=health.liveness),
@@ -199,15 +207,19 @@ async def _openapi(_request: Request) -> Response:
     return serializers.json_response(await asyncio.to_thread(openapi_document))
 
 
-async def _http_error(request: Request, error: Exception) -> Response:
+async def _http_error(console: Console, request: Request, error: Exception) -> Response:
     """Return the router's error. A client that forgot the gateway's prefix learns the right path."""
     path = request.url.path
+    if isinstance(error, HTTPException) and is_browser_path(path):
+        return console.error_response(request.scope, problems.from_http_exception(error))
     if path.startswith("/v1/"):
         return problems.not_found(f"Kling's API is under {gateway.PREFIX}: {gateway.PREFIX}{path[1:256]}.").response()
     return await problems.http_exception_response(request, error)
 
 
-def _render_error(scope: Scope, error: Problem | ReceiverError) -> Response:
+def _render_error(console: Console, scope: Scope, error: Problem | ReceiverError) -> Response:
+    if is_browser_path(scope["path"]):
+        return console.error_response(scope, problems.from_error(error))
     if gateway.is_gateway_path(scope["path"]):
         return gateway.error_response(error)
     return problems.from_error(error).response()

@@ -9,6 +9,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.domain.secret import Secret
 from receiver.settings import Address
+from receiver.web.console.access import Role
+from receiver.web.console.gate import TOKEN_ROLE, is_browser_path
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
 from receiver.web.server.problems import Problem
 
@@ -21,7 +23,10 @@ _REALM = 'Bearer realm="kling-receiver"'
 
 
 class TokenAuth:
-    """Middleware that rejects requests without an allowed host or without a token. A read token may only read."""
+    """Middleware that rejects requests without an allowed host or without a token. A read token may only read.
+
+    A request for the console may come without a token: the console's own gate then checks its session.
+    """
 
     def __init__(
         self,
@@ -41,16 +46,22 @@ class TokenAuth:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass an authorized request on; raise ``Problem`` (421, 401 or 403) for any other."""
         if scope["path"] not in PUBLIC_PATHS:
-            self._check(Headers(scope=scope), scope["method"])
+            headers = Headers(scope=scope)
+            self._check_host(headers)
+            if "authorization" in headers or not is_browser_path(scope["path"]):
+                scope = {**scope, TOKEN_ROLE: self._check_token(headers, scope["method"])}
         await self._app(scope, receive, send)
 
-    def _check(self, headers: Headers, method: str) -> None:
+    def _check_host(self, headers: Headers) -> None:
         hosts = headers.getlist("host")
         if len(hosts) != 1 or not self._allowed_hosts.allows(hosts[0]):
             raise misdirected(
                 "The admin listener does not answer to this host name. "
                 'Add the name to [admin] hosts in config.toml, such as hosts = ["tasks.example.com"].'
             )
+
+    def _check_token(self, headers: Headers, method: str) -> Role:
+        """Return the role of the request's token."""
         credentials = headers.getlist("authorization")
         if not credentials:
             detail = f"Send the admin token: Authorization: Bearer TOKEN. {_WHERE_TO_FIND_IT}"
@@ -63,6 +74,7 @@ class TokenAuth:
             raise _unauthorized(f"This is not the admin token. {_WHERE_TO_FIND_IT}", f'{_REALM}, error="invalid_token"')
         if not is_admin and method not in _READING_METHODS:
             raise _read_only(method)
+        return Role.ADMIN if is_admin else Role.READER
 
 
 def _read_only(method: str) -> Problem:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from pathlib import Path
 from socket import socket
@@ -24,6 +25,13 @@ def stop() -> asyncio.Event:
 @pytest.fixture
 async def serve(stop: asyncio.Event) -> AsyncIterator[Serve]:
     """Serve an app until the test ends. Returns its address."""
+    async with serving(stop) as start:
+        yield start
+
+
+@asynccontextmanager
+async def serving(stop: asyncio.Event) -> AsyncIterator[Serve]:
+    """Serve apps until the block ends."""
     running: list[asyncio.Task[None]] = []
 
     async def start(

@@ -92,6 +92,7 @@ CALLS = [
     Call("POST", "/api/tasks/{ref}/retry", "/api/tasks/tsk_3/retry", 202),
     Call("GET", "/api/diagnostics", "/api/diagnostics"),
     Call("POST", "/api/probes", "/api/probes", 201),
+    Call("POST", "/api/console/links", "/api/console/links", 201),
     Call("GET", "/openapi.json", "/openapi.json"),
     Call("GET", "/healthz", "/healthz"),
     Call("GET", "/readyz", "/readyz"),

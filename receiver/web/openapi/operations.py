@@ -170,6 +170,14 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
             HTTPStatus.CREATED,
         ),
     },
+    "/api/console/links": {
+        "post": _post(
+            "Create a link that logs a browser in to the console: once, within a minute",
+            resources.ConsoleLink,
+            requests.EmptyBody,
+            HTTPStatus.CREATED,
+        ),
+    },
     "/metrics": {
         "get": Operation(
             summary="Show all metrics, in Prometheus' text format or as OpenMetrics",

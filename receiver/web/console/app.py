@@ -1,0 +1,53 @@
+"""Puts the console together: its login, its pages and its static files."""
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from receiver.domain.clock import Clock
+from receiver.web.console.access import Credentials
+from receiver.web.console.gate import Gate, public
+from receiver.web.console.live import LivePages
+from receiver.web.console.pages.login import LoginPages
+from receiver.web.console.pages.now import NowPage
+from receiver.web.console.renderer import Renderer
+from receiver.web.console.services import ConsoleServices
+from receiver.web.console.sessions import LoginLinks, Sessions
+from receiver.web.console.static_files import PREFIX, static_file
+from receiver.web.server.problems import Problem
+
+
+class Console:
+    """The console's routes, and its one-time links for ``kling-receiver console``.
+
+    *port* is part of the cookie's name: browsers send a cookie to every port of a host.
+    """
+
+    def __init__(self, services: ConsoleServices, credentials: Credentials, *, port: int, clock: Clock) -> None:
+        cookie = f"kling_receiver_{port}"
+        sessions = Sessions(clock)
+        self.links = LoginLinks(clock)
+        self._renderer = Renderer(clock)
+        self._gate = gate = Gate(sessions, self._renderer, cookie=cookie)
+        login = LoginPages(sessions, self.links, credentials, self._renderer, cookie=cookie, clock=clock)
+        pages = (LivePages(gate, services.event_notifier, clock=clock), NowPage(services))
+        self.routes = [
+            *login.routes(),
+            public(f"{PREFIX}/{{digest}}/{{name:path}}", {"GET": static_file}),
+            *(route for page in pages for route in page.routes(gate)),
+        ]
+
+    def error_response(self, scope: Scope, problem: Problem) -> Response:
+        """Return an error as a page, for a visitor with the menu."""
+        request = Request(scope)
+        session = self._gate.session(request)
+        response = self._renderer.page(
+            request,
+            "error.html",
+            title=problem.status.phrase,
+            status=problem.status,
+            visitor=session.visitor if session else None,
+            problem=problem,
+        )
+        response.headers.update(problem.headers)
+        return response

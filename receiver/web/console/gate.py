@@ -1,0 +1,202 @@
+"""Who may open a page of the console, and who may act.
+
+Every route of the console is made here, so that none can be reached without these checks.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from http import HTTPStatus
+from typing import TypeAlias
+from urllib.parse import quote, urlsplit
+
+from starlette.datastructures import QueryParams
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from receiver.domain.clock import EPOCH
+from receiver.web.console.access import Role, Visitor
+from receiver.web.console.renderer import Renderer
+from receiver.web.console.sessions import Session, Sessions
+from receiver.web.params import actor
+from receiver.web.server.body import SMALL_BODY, read_body
+from receiver.web.server.problems import Problem, bad_request
+
+HOME = "/console"
+LOGIN = "/console/login"
+TOKEN_ROLE = "receiver.token_role"  # noqa: S105 -- a scope key
+"""Scope key of the role of a valid bearer token, for programs that fetch results."""
+
+_BROWSER_PATHS = ("/console/", "/results/")
+_MAX_REASON = 256
+
+
+def is_browser_path(path: str) -> bool:
+    """Return whether a path belongs to the console: a session opens it instead of a token."""
+    return path.startswith(_BROWSER_PATHS) or path in ("/console", "/results")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request of a visitor with a session."""
+
+    request: Request
+    session: Session
+    renderer: Renderer
+
+    @property
+    def visitor(self) -> Visitor:
+        """Who visits."""
+        return self.session.visitor
+
+    def page(
+        self, template: str, *, title: str, status: HTTPStatus = HTTPStatus.OK, live: bool = True, **values: object
+    ) -> Response:
+        """Return a page. With *live*, its ``<main>`` follows the store."""
+        is_refresh = "hx-request" in self.request.headers
+        return self.renderer.page(
+            self.request,
+            template,
+            status=status,
+            visitor=self.visitor,
+            title=title,
+            live=live,
+            notice="" if is_refresh else self.session.take_notice(),
+            **values,
+        )
+
+    def redirect(self, path: str, *, notice: str = "") -> Response:
+        """Return a redirect after an action. The next page shows *notice*."""
+        self.session.notice = notice
+        return RedirectResponse(path, HTTPStatus.SEE_OTHER)
+
+    async def form(self, *, limit: int = SMALL_BODY) -> QueryParams:
+        """Return the fields of a form without files."""
+        return await read_form(self.request, limit=limit)
+
+
+Handler: TypeAlias = Callable[[Visit], Awaitable[Response]]
+PublicHandler: TypeAlias = Callable[[Request], Awaitable[Response]]
+
+
+class Gate:
+    """Makes the console's routes: each one checks the session first."""
+
+    def __init__(self, sessions: Sessions, renderer: Renderer, *, cookie: str) -> None:
+        self._sessions = sessions
+        self._renderer = renderer
+        self._cookie = cookie
+
+    def page(self, path: str, handler: Handler, *, action: Handler | None = None) -> Route:
+        """Return the route of a page. *action* handles a POST to the same path."""
+
+        async def respond(request: Request) -> Response:
+            session = self.session(request)
+            if session is None:
+                return login_redirect(request)
+            visit = Visit(request, session, self._renderer)
+            if request.method != "POST" or action is None:
+                return await handler(visit)
+            check_action(request, visit.visitor)
+            return await action(visit)
+
+        _check_path(path)
+        return Route(path, respond, methods=["GET", "POST"] if action else ["GET"])
+
+    def action(self, path: str, handler: Handler) -> Route:
+        """Return the route of a form's POST that changes something: only for administrators, from our own pages."""
+
+        async def respond(request: Request) -> Response:
+            session = self.session(request)
+            if session is None:
+                return login_redirect(request)
+            check_action(request, session.visitor)
+            return await handler(Visit(request, session, self._renderer))
+
+        _check_path(path)
+        return Route(path, respond, methods=["POST"])
+
+    def session(self, request: Request) -> Session | None:
+        """Return the session of a request: by its cookie, or for this request by a bearer token, checked before."""
+        role = request.scope.get(TOKEN_ROLE)
+        if role is not None:
+            return Session(Visitor(role=Role(role), name=actor(request)), EPOCH)
+        secret = request.cookies.get(self._cookie, "")
+        return self._sessions.find(secret, is_visit="hx-request" not in request.headers) if secret else None
+
+
+def public(path: str, handlers: Mapping[str, PublicHandler]) -> Route:
+    """Return a route that needs no session: the login and the static files. A POST must be from our own pages."""
+
+    async def respond(request: Request) -> Response:
+        if request.method == "POST":
+            check_origin(request)
+        return await handlers["GET" if request.method == "HEAD" else request.method](request)
+
+    _check_path(path)
+    return Route(path, respond, methods=list(handlers))
+
+
+def check_action(request: Request, visitor: Visitor) -> None:
+    """Raise ``Problem`` (403) if the visitor may not act, or if another site sent the request."""
+    check_origin(request)
+    if not visitor.can_act:
+        detail = "You are logged in with the read token, which permits only to look. Log in with the admin token."
+        raise Problem(HTTPStatus.FORBIDDEN, "read_only", detail)
+
+
+def check_origin(request: Request) -> None:
+    """Raise ``Problem`` (403) unless one of our own pages sent the request.
+
+    The browser sets both headers; a page of another site cannot change them.
+    """
+    site = request.headers.get("sec-fetch-site")
+    if site is None:
+        raise _refused("This browser does not say where a form comes from (Sec-Fetch-Site). Use a newer browser.")
+    if site != "same-origin":
+        raise _refused("Another site sent this form. Open the console itself and try again.")
+    origin = urlsplit(request.headers.get("origin", ""))
+    if origin.scheme not in ("http", "https") or origin.netloc != request.headers.get("host"):
+        raise _refused("The form's origin is not this address. A proxy must pass the Host header on unchanged.")
+
+
+def login_redirect(request: Request) -> Response:
+    """Return a redirect to the login, which leads back to this page."""
+    path, query = request.url.path, request.url.query
+    back = f"{path}?{query}" if query else path
+    target = f"{LOGIN}?next={quote(back)}" if request.method in ("GET", "HEAD") and path != HOME else LOGIN
+    if "hx-request" in request.headers:  # htmx would follow a redirect and show the login inside the page
+        return Response(status_code=HTTPStatus.UNAUTHORIZED, headers={"hx-redirect": target})
+    return RedirectResponse(target, HTTPStatus.SEE_OTHER)
+
+
+def local_path(text: str) -> str:
+    """Return a path of the console to go to after the login. Any other address becomes the first page."""
+    is_ours = is_browser_path(text.partition("?")[0]) and text.isprintable() and "\\" not in text and "//" not in text
+    return text if is_ours and not text.startswith(LOGIN) else HOME
+
+
+async def read_form(request: Request, *, limit: int = SMALL_BODY) -> QueryParams:
+    """Return the fields of a form without files; raise ``Problem`` (413) if it is larger than *limit*."""
+    body = await read_body(request.scope, request.receive, limit=limit)
+    try:
+        return QueryParams(body.decode())
+    except UnicodeDecodeError:
+        raise bad_request("The form must be UTF-8 text.") from None
+
+
+def reason(form: QueryParams) -> str:
+    """Return the reason that an operator gave, for the audit log."""
+    text = form.get("why", "").strip()
+    if len(text) > _MAX_REASON or not text.isprintable():
+        raise bad_request(f"The reason must be a single line of at most {_MAX_REASON} characters.")
+    return text
+
+
+def _refused(detail: str) -> Problem:
+    return Problem(HTTPStatus.FORBIDDEN, "cross_site", detail)
+
+
+def _check_path(path: str) -> None:
+    if not is_browser_path(path):
+        raise ValueError(f"The console does not serve {path}.")

@@ -1,0 +1,91 @@
+"""Notifies open pages that the store has changed, so that each loads its own content again.
+
+The stream carries no data: a page that follows it is one that the visitor could load by hand. After a change it waits
+a moment, so that a burst of changes loads a page once. Without a change it beats, so that ages and attempts advance.
+"""
+
+import asyncio
+from datetime import timedelta
+from http import HTTPStatus
+
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Send
+
+from receiver.domain.clock import Clock
+from receiver.domain.notifier import Notifier
+from receiver.web.console.gate import Gate, Visit
+from receiver.web.server.listener import STOPPING
+from receiver.web.server.problems import RETRY_AFTER, Problem
+
+MAX_FOLLOWERS = 32
+
+_CALM = timedelta(seconds=1)
+_BEAT = timedelta(seconds=5)
+_HEADERS = {"cache-control": "no-store", "x-accel-buffering": "no", "x-content-type-options": "nosniff"}
+_CHANGED = b"event: console-changed\ndata: 1\n\n"
+_PREAMBLE = b"retry: 1000\nevent: console-connected\ndata: 1\n\n"
+
+
+class LivePages:
+    """Answers ``/console/live``."""
+
+    def __init__(self, gate: Gate, notifier: Notifier, *, clock: Clock) -> None:
+        self.gate = gate
+        self.notifier = notifier
+        self.clock = clock
+        self.followers = 0
+
+    def routes(self, gate: Gate) -> list[Route]:
+        """Return the route of the stream."""
+        return [gate.page("/console/live", self.follow)]
+
+    async def follow(self, visit: Visit) -> Response:
+        """Start a stream, until the client disconnects, its session ends or the service stops."""
+        if self.followers >= MAX_FOLLOWERS:
+            detail = f"{MAX_FOLLOWERS} pages follow the store already. Close one, or load this page by hand."
+            raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_listeners", detail, headers=RETRY_AFTER)
+        if visit.request.method == "HEAD":
+            return Response(headers=_HEADERS, media_type="text/event-stream")
+        return _Stream(self, visit)
+
+
+class _Stream(StreamingResponse):
+    def __init__(self, live: LivePages, visit: Visit) -> None:
+        super().__init__((), headers=_HEADERS, media_type="text/event-stream")
+        self._live = live
+        self._request = visit.request
+        self._stopping: asyncio.Event = visit.request.scope.get(STOPPING) or asyncio.Event()
+
+    async def stream_response(self, send: Send) -> None:
+        signal, clock = self._live.notifier.subscribe(), self._live.clock
+        self._live.followers += 1
+        try:
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            await _send_chunk(send, _PREAMBLE)
+            while not self._stopping.is_set() and self._live.gate.session(self._request) is not None:
+                await self._wait(signal, _BEAT)
+                if signal.is_set():
+                    await clock.wait(self._stopping, until=clock.now() + _CALM)
+                signal.clear()
+                await _send_chunk(send, _CHANGED)
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+        finally:
+            self._live.followers -= 1
+            self._live.notifier.unsubscribe(signal)
+
+    async def _wait(self, signal: asyncio.Event, at_most: timedelta) -> None:
+        clock = self._live.clock
+        waits = [
+            asyncio.create_task(clock.wait(signal, until=clock.now() + at_most)),
+            asyncio.create_task(self._stopping.wait()),
+        ]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+
+async def _send_chunk(send: Send, body: bytes) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": True})

@@ -1,0 +1,90 @@
+// Comforts of the console. Every page works without this file.
+(() => {
+  "use strict";
+  const PAUSED = "kling-receiver-paused";
+  const STALE_MS = 15000;
+  const follow = document.getElementById("follow");
+  const state = document.getElementById("follow-state");
+  const pause = document.getElementById("follow-pause");
+  let isPaused = false;
+  let isConnected = false;
+  let heardAt = 0;
+
+  try { isPaused = sessionStorage.getItem(PAUSED) === "1"; } catch { /* no storage: pauses last for one page */ }
+
+  const show = () => {
+    if (!follow) return;
+    follow.hidden = false;
+    const isFresh = isConnected && Date.now() - heardAt < STALE_MS;
+    const [text, kind] = isPaused ? ["Paused", "paused"] : isFresh ? ["Live", "live"] : ["Connecting", "lost"];
+    if (state.textContent !== text) state.textContent = text;
+    follow.dataset.state = kind;
+    pause.textContent = isPaused ? "Resume" : "Pause";
+    pause.setAttribute("aria-pressed", String(isPaused));
+  };
+
+  // A refresh must not disturb a person who selects rows or text, or who fills in a form.
+  const isBusy = () => {
+    const page = document.getElementById("page");
+    const focused = document.activeElement;
+    return page.querySelector("input[type=checkbox][name=id]:checked, details.form[open]") !== null
+      || (page.contains(focused) && focused.matches("input, select, textarea"))
+      || !(getSelection()?.isCollapsed ?? true);
+  };
+
+  const refresh = () => {
+    if (!isPaused && !isBusy()) htmx.trigger(document.getElementById("page"), "console-refresh");
+  };
+
+  if (follow) {
+    pause.addEventListener("click", () => {
+      isPaused = !isPaused;
+      try { sessionStorage.setItem(PAUSED, isPaused ? "1" : "0"); } catch { /* as above */ }
+      show();
+      refresh();
+    });
+    follow.addEventListener("console-connected", () => { isConnected = true; heardAt = Date.now(); show(); });
+    follow.addEventListener("console-changed", () => { heardAt = Date.now(); show(); refresh(); });
+    for (const name of ["htmx:sse:error", "htmx:sse:close", "htmx:error", "htmx:response:error"]) {
+      document.addEventListener(name, (event) => {
+        if (event.target === follow) { isConnected = false; show(); }
+      });
+    }
+    setInterval(show, 5000);
+    show();
+  }
+
+  const copy = async (text) => {
+    if (navigator.clipboard && isSecureContext) return navigator.clipboard.writeText(text);
+    const area = document.createElement("textarea"); // on plain http there is no clipboard
+    area.value = text;
+    area.setAttribute("readonly", "");
+    area.className = "offscreen";
+    document.body.append(area);
+    area.select();
+    const isCopied = document.execCommand("copy");
+    area.remove();
+    if (!isCopied) throw new Error("not copied");
+  };
+
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest?.("[data-copy]");
+    if (!button) return;
+    const source = document.getElementById(button.dataset.copy);
+    const before = button.textContent;
+    try {
+      await copy(source.textContent);
+      button.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(source);
+      button.textContent = "Press Ctrl+C";
+    }
+    setTimeout(() => { button.textContent = before; }, 2000);
+  });
+
+  document.addEventListener("change", (event) => {
+    const all = event.target.closest?.("[data-select-all]");
+    if (!all) return;
+    for (const box of document.querySelectorAll("input[type=checkbox][name=id]")) box.checked = all.checked;
+  });
+})();

@@ -1,0 +1,31 @@
+"""One-time links to the console over HTTP."""
+
+from http import HTTPStatus
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from receiver.domain.api_schema.resources import ConsoleLink
+from receiver.domain.clock import iso
+from receiver.web import serializers
+from receiver.web.api_requests import EmptyBody, NoQuery
+from receiver.web.console.access import Role, Visitor
+from receiver.web.console.gate import LOGIN
+from receiver.web.console.sessions import LoginLinks
+from receiver.web.params import actor, read_json_body, read_query
+
+
+class ConsoleApi:
+    """Answers ``/api/console``."""
+
+    def __init__(self, links: LoginLinks) -> None:
+        self._links = links
+
+    async def create_link(self, request: Request) -> Response:
+        """Create a link that logs a browser in, under the name of the acting user."""
+        read_query(request, NoQuery)
+        await read_json_body(request, EmptyBody)
+        secret, expires_at = self._links.create(Visitor(role=Role.ADMIN, name=actor(request)))
+        return serializers.json_response(
+            ConsoleLink(path=f"{LOGIN}/{secret}", expires_at=iso(expires_at)), HTTPStatus.CREATED
+        )

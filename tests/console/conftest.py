@@ -1,0 +1,32 @@
+"""One browser for all tests of the console, on one event loop, and a receiver for each test."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest_asyncio
+from harness.browser import Watched, a_browser, a_page
+from harness.listeners import serving
+from harness.web_app import WebApp, a_web_app
+from playwright.async_api import Browser
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def browser() -> AsyncIterator[Browser]:
+    """The browser."""
+    async with a_browser() as browser:
+        yield browser
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def web(tmp_path: Path) -> AsyncIterator[WebApp]:
+    """The web layer of a receiver."""
+    async with serving(asyncio.Event()) as serve, a_web_app(serve, tmp_path) as web:
+        yield web
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def visitor(browser: Browser, web: WebApp) -> AsyncIterator[Watched]:
+    """A browser that is not logged in."""
+    async with a_page(browser, f"http://{web.admin}") as watched:
+        yield watched

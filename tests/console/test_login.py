@@ -1,0 +1,41 @@
+"""How a person gets into the console, and how not."""
+
+import re
+
+import pytest
+from harness.browser import Watched
+from harness.web_app import READ_TOKEN, TOKEN, WebApp
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+async def log_in(visitor: Watched, token: str = TOKEN) -> None:
+    await visitor.open("/console/login")
+    await visitor.page.get_by_label("Admin token").fill(token)
+    await visitor.page.get_by_role("button", name="Log in").click()
+    await visitor.page.wait_for_url(re.compile(r"/console(\?day=1)?$"))
+
+
+async def test_a_page_without_a_session_leads_to_the_login_and_back(visitor: Watched) -> None:
+    await visitor.open("/console?day=1")
+    await log_in(visitor)
+
+    assert await visitor.page.title() == "Now · Kling Receiver"
+
+
+async def test_a_one_time_link_logs_in_once(visitor: Watched, web: WebApp) -> None:
+    link = (await web.client.post("/api/console/links")).json()
+
+    await visitor.open(link["path"])
+    assert await visitor.page.title() == "Now · Kling Receiver"
+
+    await visitor.page.context.clear_cookies()
+    await visitor.page.goto(visitor.origin + link["path"])
+    assert "works once" in await visitor.page.inner_text("main")
+    visitor.complaints.clear()
+
+
+async def test_a_reader_sees_that_it_cannot_act(visitor: Watched) -> None:
+    await log_in(visitor, READ_TOKEN)
+
+    assert "read only" in await visitor.page.inner_text("header")

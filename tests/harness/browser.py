@@ -1,0 +1,71 @@
+"""A real browser for tests of the console: Debian's Chromium, driven by Playwright."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright
+
+CHROMIUM = "/usr/bin/chromium"
+_ARGUMENTS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--force-prefers-reduced-motion",
+)
+
+
+@contextlib.asynccontextmanager
+async def a_browser() -> AsyncIterator[Browser]:
+    """Start a browser."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=list(_ARGUMENTS))
+        yield browser
+        await browser.close()
+
+
+@dataclass(kw_only=True)
+class Watched:
+    """A browser's page, and what must not happen in it: requests to other hosts, and messages on its console."""
+
+    page: Page
+    origin: str
+    foreign: list[str] = field(default_factory=list)
+    complaints: list[str] = field(default_factory=list)
+
+    async def open(self, path: str) -> None:
+        """Open a page of the console."""
+        await self.page.goto(self.origin + path, wait_until="load")
+
+    def see_request(self, request: Request) -> None:
+        """Record a request to another host."""
+        if not request.url.startswith((self.origin, "data:", "blob:", "about:")):
+            self.foreign.append(request.url)
+
+    def hear(self, message: ConsoleMessage) -> None:
+        """Record a message on the browser's console, except hints for developers."""
+        if message.type not in ("verbose", "debug"):
+            self.complaints.append(f"{message.type}: {message.text} {message.location['url']}")
+
+
+@contextlib.asynccontextmanager
+async def a_page(browser: Browser, origin: str, **options: Any) -> AsyncIterator[Watched]:
+    """Open a page without cookies. At the end it has sent nothing to another host, and has no error on its console."""
+    context: BrowserContext = await browser.new_context(**{"reduced_motion": "reduce", **options})
+    page = await context.new_page()
+    watched = Watched(page=page, origin=origin)
+    context.on("request", watched.see_request)
+    page.on("console", watched.hear)
+    page.on("pageerror", lambda error: watched.complaints.append(f"error: {error}"))
+    page.set_default_timeout(5000)
+    try:
+        yield watched
+        assert watched.foreign == []
+        assert watched.complaints == []
+    finally:
+        await context.close()
