@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from receiver.domain.model import ALERT_PREFIX, Event, Json
 from receiver.domain.tracked_alerts import AlertReport
 
-CLOSED_BY_ACKNOWLEDGEMENT = frozenset({"submit_unknown", "task_contradicted"})
+CLOSED_BY_ACKNOWLEDGEMENT = frozenset({"submit_unknown", "task_contradicted", "bill_differs"})
 """Topics about something that happened once. Nothing can recover, so the acknowledgement closes the alert."""
 
 _TOPICS: Mapping[str, str] = {
@@ -14,6 +14,7 @@ _TOPICS: Mapping[str, str] = {
     "account_recovered": "account",
     "callbacks_recovered": "callbacks_missed",
     "disk_recovered": "disk_full",
+    "pack_recovered": "pack_low",
     "asset_lost": "asset",
     "asset_expiring": "asset",
     "asset_recovered": "asset",
@@ -40,11 +41,13 @@ def read_report(event: Event) -> AlertReport:
 
 
 def _subject(data: Json) -> str:
-    """Return what the alert is about: a route, a part of the account, an event, a task, a folder, or nothing."""
+    """Return what the alert is about: a route, a part of the account, a pack, an event, a task, a folder, a day, or nothing."""
     concerns = data.get("concerns")
     if concerns is not None:
         return " ".join(filter(None, (concerns["reach"], concerns["name"])))
-    for member in ("route", "event", "folder"):
+    if "pack" in data:
+        return str(data["pack"]["id"])
+    for member in ("route", "event", "folder", "from"):
         if member in data:
             return str(data[member])
     return data["task"]["id"] if "task" in data else ""
