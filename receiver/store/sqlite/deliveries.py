@@ -8,10 +8,10 @@ import sqlite3
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Unpack
+from typing import Unpack
 
 from receiver.domain.audit import AuditEntry
-from receiver.domain.clock import from_micros, micros
+from receiver.domain.clock import micros
 from receiver.domain.model import Attempt, RouteState, Verdict
 from receiver.events.factory import RoutedEvent
 from receiver.store.interfaces import ClaimedDelivery, ClaimOptions, RecoveredClaims
@@ -166,21 +166,11 @@ def _claim_one(connection: sqlite3.Connection, call: ClaimCall) -> Sequence[Clai
         "only": call.only,
         "skip": json.dumps(list(call.skip)) if call.skip else None,
     }
-    found = list(rows.as_dicts(connection.execute(queries()["due_deliveries"].with_optional(arguments), arguments)))
+    found = connection.execute(queries()["due_deliveries"].with_optional(arguments), arguments).fetchall()
     if found:
-        ids = json.dumps([row["id"] for row in found])
+        ids = json.dumps([row[0] for row in found])
         connection.execute(sql("claim_deliveries"), {"claim": call.claim, "until": micros(call.until), "ids": ids})
-    return [_claimed(row, call) for row in found]
-
-
-def _claimed(row: dict[str, Any], call: ClaimCall) -> ClaimedDelivery:
-    claimed = delivery_rows.delivery({**row, "claim": call.claim, "due_at": micros(call.until)})
-    return ClaimedDelivery(
-        delivery=claimed,
-        event=rows.event_of_delivery(row),
-        reply_to=row["reply_to"],
-        due_since=from_micros(row["due_at"]),
-    )
+    return [delivery_rows.claimed_delivery(row, claim=call.claim, until=call.until) for row in found]
 
 
 def _record_attempts(connection: sqlite3.Connection, group: Sequence[RecordAttemptCall]) -> Sequence[bool]:
@@ -281,7 +271,8 @@ def _save_routes(connection: sqlite3.Connection, group: Sequence[SaveRouteCall])
 
 
 # These writes drain the queue, which frees disk space. So they are never refused for lack of it.
-_CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(write=_claim, uses_disk=False)
+# A claim that a power cut undoes was to be released at the next start anyway, so nothing waits for the disk.
+_CLAIM: WriteOp[ClaimCall, Sequence[ClaimedDelivery]] = WriteOp(write=_claim, uses_disk=False, is_durable=False)
 _RECORD_ATTEMPT: WriteOp[RecordAttemptCall, bool] = WriteOp(write=_record_attempts, uses_disk=False)
 _RELEASE: WriteOp[ReleaseCall, bool] = WriteOp(write=_release, uses_disk=False)
 _RELEASE_ALL: WriteOp[ReleaseAllCall, RecoveredClaims] = WriteOp(write=_release_all, uses_disk=False)

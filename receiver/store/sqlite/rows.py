@@ -215,20 +215,6 @@ def event(row: Row) -> Event:
     )
 
 
-def event_of_delivery(row: Row) -> Event:
-    """Read the event of a delivery from a row of ``due_deliveries``."""
-    return Event(
-        id=row["event_id"],
-        type=row["event_type"],
-        envelope=row["event_envelope"],
-        body=row["event_body"],
-        verified=Verification(row["event_verified"]),
-        created_at=from_micros(row["event_created_at"]),
-        task_id=row["event_task_id"],
-        push_id=row["event_push_id"],
-    )
-
-
 def event_row(event: Event) -> Values:
     """Return the row of an event for ``insert_event``."""
     return (

@@ -43,10 +43,12 @@ class WriteOp(Generic[Item, Result]):
 
     ``write`` runs in the writer's thread, inside the transaction, and returns one result or ItemError per item.
     ``uses_disk``: the write needs disk space, so it is refused first when space is low.
+    ``is_durable``: the write must survive a power cut. A group without such a write is not synced to the disk.
     """
 
     write: Callable[[sqlite3.Connection, Sequence[Item]], Sequence[Result | ItemError]]
     uses_disk: bool = True
+    is_durable: bool = True
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -60,6 +62,7 @@ class DecidedWriteOp(Generic[Item, Seen, Plan, Result]):
     decide: Callable[[Sequence[Item], Seen], tuple[Sequence[Result | ItemError], Plan]]
     write: Callable[[sqlite3.Connection, Plan], None]
     uses_disk: bool = True
+    is_durable: bool = True
 
 
 # A group contains items of many types; only `Writer.execute` knows the item type of each operation.
@@ -281,11 +284,16 @@ def _write_and_commit(
     *,
     begun: bool,
 ) -> None:
+    is_durable = any(op_group.op.is_durable for op_group in op_groups)
     if not begun:
+        if not is_durable:
+            connection.execute("PRAGMA synchronous = NORMAL")
         connection.execute("BEGIN IMMEDIATE")
     for op_group in op_groups:
         op_group.write(connection, results)
     connection.execute("COMMIT")
+    if not is_durable:
+        connection.execute("PRAGMA synchronous = FULL")
     after_commit(connection)
 
 
@@ -293,3 +301,4 @@ def _roll_back(connection: sqlite3.Connection) -> None:
     # If the disk was full, SQLite has already rolled back.
     if connection.in_transaction:
         connection.execute("ROLLBACK")
+    connection.execute("PRAGMA synchronous = FULL")

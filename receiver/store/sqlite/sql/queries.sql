@@ -526,14 +526,22 @@ WHERE waiting.route IS NOT NULL;
 -- name: due_deliveries
 -- Finds the longest due deliveries of a route, with everything their sender needs.
 SELECT
-    deliveries.*,
-    events.task_id AS event_task_id,
-    events.push_id AS event_push_id,
-    events.type AS event_type,
-    events.envelope AS event_envelope,
-    events.body AS event_body,
-    events.verified AS event_verified,
-    events.created_at AS event_created_at,
+    deliveries.id,
+    deliveries.route,
+    deliveries.created_at,
+    deliveries.due_at,
+    deliveries.attempts,
+    deliveries.probes,
+    deliveries.unfinished_claims,
+    deliveries.replay_of,
+    events.id,
+    events.type,
+    events.envelope,
+    events.body,
+    events.verified,
+    events.created_at,
+    events.task_id,
+    events.push_id,
     tasks.reply_to
 FROM deliveries
 JOIN events ON events.id = deliveries.event_id
