@@ -1,6 +1,6 @@
 """Records what the metrics say about deliveries."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from receiver.domain.metrics import OTHER, Metrics
 from receiver.domain.model import Accepted, Attempt, DeliveryStatus, Failed, Outcome, Refused, RouteState, Verdict
@@ -15,7 +15,7 @@ def record_start(metrics: Metrics, claimed: ClaimedDelivery, state: RouteState, 
     if claimed.due_since is None or state.is_held or started_at < claimed.due_since:
         return
     due_at = claimed.due_since if state.released_at is None else max(claimed.due_since, state.released_at)
-    metrics.delivery_lag_seconds.observe(_seconds(started_at - due_at), metrics.route(claimed.delivery.route))
+    metrics.delivery_lag_seconds.observe((started_at - due_at).total_seconds(), metrics.route(claimed.delivery.route))
 
 
 def record_attempt(
@@ -24,13 +24,13 @@ def record_attempt(
     """Record an attempt that was stored, and the end of its delivery. The store itself counts dead deliveries."""
     route = metrics.route(claimed.delivery.route)
     metrics.attempts.add(route, result_of(outcome))
-    metrics.attempt_seconds.observe(_seconds(attempt.duration), route)
+    metrics.attempt_seconds.observe(attempt.duration.total_seconds(), route)
     if verdict.status is not DeliveryStatus.DELIVERED:
         return
     metrics.deliveries.add(route, verdict.status.value)
     if claimed.event.type in _TASK_ENDS and claimed.delivery.replay_of is None:
         ended_at = attempt.started_at + attempt.duration
-        metrics.end_to_delivered_seconds.observe(_seconds(ended_at - claimed.event.created_at), route)
+        metrics.end_to_delivered_seconds.observe((ended_at - claimed.event.created_at).total_seconds(), route)
 
 
 def result_of(outcome: Outcome) -> str:
@@ -46,7 +46,3 @@ def result_of(outcome: Outcome) -> str:
             return f"http_{code // 100}xx"
         case Failed():
             return OTHER
-
-
-def _seconds(duration: timedelta) -> float:
-    return duration / timedelta(seconds=1)

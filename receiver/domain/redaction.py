@@ -64,6 +64,7 @@ class Redactor:
         """*secrets* are the configured ones. A header's value such as ``Bearer KEY`` hides ``KEY`` alone too."""
         forms = {form for secret in secrets for form in _forms(secret)}
         self._configured = tuple(sorted(forms, key=len, reverse=True))  # one secret may be a part of another
+        self._encoded = tuple(form.encode() for form in self._configured)
         self._added: deque[Sequence[str]] = deque(maxlen=_MAX_ADDED)
 
     def add(self, secret: Secret) -> None:
@@ -88,15 +89,16 @@ class Redactor:
 
     def body(self, body: bytes) -> bytes:
         """Return a body without known secrets and callback tokens, otherwise byte for byte."""
-        for form in self._known_forms():
-            if (encoded := form.encode()) in body:
+        for encoded in self._known_encoded_forms():
+            if encoded in body:
                 body = body.replace(encoded, MASK.encode())
         return _OWN_TOKEN_BYTES.sub(rb"\1***", body) if b"callbacks" in body else body
 
     def trim(self, body: bytes) -> bytes:
         """Return a part of a longer body without the rest of a known secret at its end and at its start."""
-        for form in self._known_forms():
-            encoded = form.encode()
+        if len(body) < _MIN_PART:
+            return body
+        for encoded in self._known_encoded_forms():
             tail, head = body[-len(encoded) :], body[: len(encoded)]
             if (at := _beginning_of(encoded, tail)) is not None:
                 body = body[: len(body) - len(tail) + at]
@@ -108,6 +110,11 @@ class Redactor:
         yield from self._configured
         for forms in self._added:
             yield from forms
+
+    def _known_encoded_forms(self) -> Iterable[bytes]:
+        yield from self._encoded
+        for forms in self._added:
+            yield from map(str.encode, forms)
 
 
 def _beginning_of(secret: bytes, tail: bytes) -> int | None:

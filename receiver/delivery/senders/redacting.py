@@ -1,7 +1,7 @@
 """Keep secrets out of what is stored of an attempt: a webhook may echo its request, and a script its environment."""
 
 from base64 import b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 from urllib.parse import unquote, unquote_plus, urlsplit
 
@@ -42,18 +42,27 @@ class RedactingSender:
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Make one attempt at the delivery."""
         outcome = await self._sender.send(request)
-        client_url = Redactor(url_secrets(request.url or ""))  # also set for routes, if the task has one
-        redactors = (client_url, self._own_redactor, self._redactor)
-        excerpt = _clean(outcome.excerpt, redactors)
-        if self._max_excerpt is not None and len(outcome.excerpt) > self._max_excerpt:
-            cut = _clean(outcome.excerpt[: self._max_excerpt], redactors)
-            excerpt = _common_start(cut, excerpt)  # they differ where the cut went through a secret
-        for redactor in redactors:
-            excerpt = redactor.trim(excerpt)  # a longer secret, the start of an output, a body that broke off
+        if isinstance(outcome, Accepted) and not outcome.excerpt:
+            return outcome
+        redactors: tuple[Redactor, ...] = (self._own_redactor, self._redactor)
+        if request.url:  # also set for routes, if the task has one
+            redactors = (Redactor(url_secrets(request.url)), *redactors)
+        excerpt = self._clean_excerpt(outcome.excerpt, redactors)
         if isinstance(outcome, Accepted):
-            return replace(outcome, excerpt=excerpt)
-        reason = self._redactor.text(self._own_redactor.values(client_url.values(outcome.reason)))
-        return replace(outcome, excerpt=excerpt, reason=reason)
+            return outcome if excerpt == outcome.excerpt else replace(outcome, excerpt=excerpt)
+        reason = outcome.reason
+        for redactor in redactors[:-1]:
+            reason = redactor.values(reason)
+        return replace(outcome, excerpt=excerpt, reason=self._redactor.text(reason))
+
+    def _clean_excerpt(self, excerpt: bytes, redactors: Sequence[Redactor]) -> bytes:
+        cleaned = _clean(excerpt, redactors)
+        if self._max_excerpt is not None and len(excerpt) > self._max_excerpt:
+            cut = _clean(excerpt[: self._max_excerpt], redactors)
+            cleaned = _common_start(cut, cleaned)  # they differ where the cut went through a secret
+        for redactor in redactors:
+            cleaned = redactor.trim(cleaned)  # a longer secret, the start of an output, a body that broke off
+        return cleaned
 
     async def aclose(self) -> None:
         """Close connections."""
