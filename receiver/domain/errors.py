@@ -23,6 +23,7 @@
     │   └── TaskRefused             Kling refused a submit; it carries the rejected task
     ├── TaskNotFinished             a task that did not finish in the time to wait for it
     ├── BatchNotFinished            a batch that did not finish in the time to wait for it
+    ├── ServiceStopping             a request that the stop of the service interrupts
     ├── BindFailed                  an address that the service cannot listen on
     └── KlingError                  a failed call to Kling
         ├── KlingUnreachable        the request was not sent
@@ -198,6 +199,12 @@ class RequestFailed(ReceiverError):
     def __init__(self, message: str, *, remedy: str = "", status: int | None = None) -> None:
         super().__init__(message, remedy=remedy)
         self.status = status
+
+
+class ServiceStopping(ReceiverError):
+    """The service is stopping, and the request waited for something. Nothing was sent; repeat it later."""
+
+    code = "stopping"
 
 
 class BindFailed(ReceiverError):

@@ -28,6 +28,7 @@ from receiver.store.interfaces import ArchiveStore, DeliveryQueue
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.gateway_creates import GatewayCreates
+from receiver.submission.held_creates import HeldCreates
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.recovery import CreateRecovery
 from receiver.submission.submitter import Submitter
@@ -150,19 +151,18 @@ def build_tasks(context: Context) -> TaskServices:
         store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
     )
     executor = CreateExecutor(store.tasks, kling, recorder, recovery, alerts, settings=settings, clock=clock)
-    submitter = Submitter(store.tasks, executor, recorder, settings=settings, notifiers=notifiers, clock=clock, ids=ids)
-    poller = Poller(
-        store.tasks,
-        kling,
-        inbox,
-        alerts,
-        timeout=settings.kling.timeout,
-        notifiers=notifiers,
-        clock=clock,
-        latest=ids.latest,
+    held = HeldCreates(store.tasks, recorder, executor.admission, wait=settings.gateway.wait, clock=clock)
+    submitter = Submitter(
+        store.tasks, executor, recorder, held, settings=settings, notifiers=notifiers, clock=clock, ids=ids
     )
     gateway_creates = GatewayCreates(
-        submitter, store.tasks, store.catalog, timeout=settings.kling.timeout, notifier=notifiers.tasks, clock=clock
+        submitter,
+        held,
+        store.tasks,
+        store.catalog,
+        timeout=settings.kling.timeout,
+        notifier=notifiers.tasks,
+        clock=clock,
     )
     return TaskServices(
         inbox=inbox,
@@ -172,7 +172,7 @@ def build_tasks(context: Context) -> TaskServices:
         executor=executor,
         submitter=submitter,
         gateway_creates=gateway_creates,
-        poller=poller,
+        poller=_build_poller(context, inbox, alerts),
         batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
         bill=_build_bill(context, alerts),
         alert_service=AlertService(store.alerts, clock=clock),
@@ -183,6 +183,17 @@ def _build_bill(context: Context, alerts: TaskAlerts) -> BillService:
     store, clock = context.store, context.clock
     ledgers = Ledgers(context.kling, clock=clock)
     return BillService(ledgers, store.costs, alerts, store.catalog, settings=context.settings.costs, clock=clock)
+def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts) -> Poller:
+    return Poller(
+        context.store.tasks,
+        context.kling,
+        inbox,
+        alerts,
+        timeout=context.settings.kling.timeout,
+        notifiers=context.notifiers,
+        clock=context.clock,
+        latest=context.ids.latest,
+    )
 
 
 def _build_inbox(context: Context, alerts: TaskAlerts) -> Inbox:

@@ -253,6 +253,9 @@ class GatewaySettings(Section):
     secret: Annotated[Secret | None, ReferenceField(secrets.read_optional_signing_secret)] = Field(
         default=None, description="Signs events sent to a client's own callback_url. Empty: unsigned."
     )
+    wait: Annotated[timedelta, duration_field(least=timedelta(), most=timedelta(minutes=10))] = Field(
+        default=timedelta(), description="How long a create waits for a free slot before it is answered 1303; 0s: not."
+    )
 
 
 class CostSettings(Section):

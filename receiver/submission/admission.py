@@ -18,7 +18,9 @@ from receiver.tasks.account import AccountIssue, IssueBreakers, KlingCall, Scope
 MAX_DELAY = timedelta(minutes=1)
 """The longest delay of the account's circuit breaker."""
 
-_WAITING_FOR_SLOT = "waits for a slot"
+WAITING_FOR_SLOT = "waits for a slot"
+"""The message of a task that waits for another one to end."""
+
 _WAITING_FOR_MORE_SLOTS = "waits for more slots than Kling was seen to have free"
 
 
@@ -88,6 +90,10 @@ class AdmissionControl:
         """Return when the next pack may be probed, or None."""
         probes = (self._slot_limiter.next_probe_at(now), self._issue_breakers.next_pack_probe_at(now))
         return min((at for at in probes if at is not None), default=None)
+
+    def has_issue(self, pack: str | None, now: datetime) -> bool:
+        """Return whether an issue of the account or of a pack keeps tasks from being sent, apart from full slots."""
+        return not self._breaker.allows(now) or bool(self._issue_breakers.reason(pack))
 
     def has_issue_at(self, endpoint: str) -> bool:
         """Return whether a permission is missing at an endpoint, so that the model of a task matters."""
@@ -161,12 +167,12 @@ class AdmissionControl:
 
     def wait_reason(self, task: Task) -> str:
         """Return why a queued task that was not sent waits."""
-        return self._breaker.reason or self._issue_breakers.reason(task.queueing.pack) or _WAITING_FOR_SLOT
+        return self._breaker.reason or self._issue_breakers.reason(task.queueing.pack) or WAITING_FOR_SLOT
 
     def expected_wait_reason(self, task: Task, now: datetime) -> str:
         """Return why a new task will not be sent at once, or "" if it may be."""
         if not self._breaker.allows(now):
             return self._breaker.reason
         return self._issue_breakers.reason(task.queueing.pack) or (
-            _WAITING_FOR_SLOT if self._slot_limiter.has_waiters(task) else ""
+            WAITING_FOR_SLOT if self._slot_limiter.has_waiters(task) else ""
         )

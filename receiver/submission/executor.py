@@ -122,11 +122,12 @@ class CreateExecutor:
         *,
         slots_in_use: Mapping[str, int],
         pass_through: PassThrough = NO_PASS_THROUGH,
+        keeps_queued: bool = False,
     ) -> KlingResponse | KlingError:
         """Call Kling for a task whose submit has begun, and record the result.
 
         *slots_in_use* is the number of slots by pack that other tasks used when the call began. *pass_through* is
-        what a gateway client sent beside the body.
+        what a gateway client sent beside the body. With *keeps_queued* its task returns to the queue after a 1303.
         """
         body = self._create_body(task, endpoint, intent, token)
         call = KlingCall(creates=True, pack=task.queueing.pack, resource=permission_key(endpoint, body.parsed))
@@ -141,9 +142,8 @@ class CreateExecutor:
         finally:
             self._recorder.in_flight.discard(task.id)
         try:
-            await self._apply_answer(
-                task, call, answer, intent, started_at, before=slots_in_use.get(task.queueing.pack or "", 0)
-            )
+            before = slots_in_use.get(task.queueing.pack or "", 0)
+            await self._apply_answer(task, call, answer, intent, started_at, before=before, keeps_queued=keeps_queued)
         except StoreError as exc:
             # The caller must get Kling's answer. The task is looked up and bound when its lease ends.
             log.error("task.not_recorded", task=task.id, reason=exc.message)  # noqa: TRY400 -- the reason is all there is
@@ -170,6 +170,7 @@ class CreateExecutor:
         started_at: datetime,
         *,
         before: int,
+        keeps_queued: bool,
     ) -> None:
         """Adjust the limits, record the result and inform the observer."""
         error = answer if isinstance(answer, KlingError) else answer.error
@@ -177,7 +178,8 @@ class CreateExecutor:
         self.admission.finished(
             task, call, error, started_at=started_at, now=self._clock.now(), max_in_use=max(before, after)
         )
-        await self._record(task, call, answer, error, intent, alone=not before and not after)
+        is_alone = not before and not after
+        await self._record(task, call, answer, error, intent, alone=is_alone, keeps_queued=keeps_queued)
         if error is None:  # includes tasks created at the same time, as far as they are recorded
             after = await self._confirmed_in_use(task)
             self.admission.accepted(task, self._clock.now(), in_use_before=before, in_use_after=after)
@@ -203,6 +205,7 @@ class CreateExecutor:
         intent: bytes,
         *,
         alone: bool,
+        keeps_queued: bool,
     ) -> None:
         if error is None and isinstance(answer, KlingResponse):
             report = answer.report or StatusReport(state=None)
@@ -216,18 +219,19 @@ class CreateExecutor:
                 await self._recorder.record_unnamed(task, answer.body, intent=intent)
                 return
         if error is not None:
-            await self._record_failure(
-                task, call, error, answer.body if isinstance(answer, KlingResponse) else b"", alone=alone
-            )
+            body = answer.body if isinstance(answer, KlingResponse) else b""
+            await self._record_failure(task, call, error, body, alone=alone, keeps_queued=keeps_queued)
 
     async def _record_failure(
-        self, task: Task, call: KlingCall, error: KlingError, body: bytes, *, alone: bool
+        self, task: Task, call: KlingCall, error: KlingError, body: bytes, *, alone: bool, keeps_queued: bool
     ) -> None:
         """Record a create that did not succeed: requeue the task, schedule a lookup, or reject it."""
         log.warning("task.refused", task=task.id, code=error.code, retry=error.retry, reason=error.message)
         if error.retry is RetryHint.AFTER_LOOKUP:
             await self._recorder.schedule_lookup(task, error.message, wait=FIRST_LOOKUP_DELAY)
-        elif task.origin is Origin.API and (error.retry is not RetryHint.NEVER or call.issue_for(error) is not None):
+        elif (keeps_queued and error.retry is RetryHint.WHEN_SLOT_FREE) or (
+            task.origin is Origin.API and (error.retry is not RetryHint.NEVER or call.issue_for(error) is not None)
+        ):
             await self._requeue(task, call, error, alone=alone)
         elif not await self._is_made_before(task, error):
             await self._recorder.reject(task, error.message, body)
@@ -235,9 +239,10 @@ class CreateExecutor:
     async def _is_made_before(self, task: Task, error: KlingError) -> bool:
         """Return whether an earlier attempt made the task, so that Kling refuses the repeated external id.
 
+        A gateway client's create is only repeated after a 1303, so its external id is the client's mistake.
         The task is bound then. If Kling does not find it, but says that our own id is taken, it exists all the same.
         """
-        if not isinstance(error, InvalidParameters) or task.queueing.attempts <= 1:
+        if not isinstance(error, InvalidParameters) or task.queueing.attempts <= 1 or task.origin is Origin.GATEWAY:
             return False
         if await self._lookup.adopt(task):
             log.info("task.adopted", task=task.id)

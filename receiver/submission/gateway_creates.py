@@ -6,7 +6,6 @@ same client is a repeat while the first create has no delivered answer. Two crea
 """
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
@@ -22,9 +21,9 @@ from receiver.kling.client import KlingResponse
 from receiver.kling.created_answer import created_answer
 from receiver.kling.endpoints import Endpoint
 from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
+from receiver.submission.held_creates import HeldCreates, StartedCreate
 from receiver.submission.idempotency import Digests, check_same_request, request_digest
-from receiver.submission.request import TaskMetadata
-from receiver.submission.submitter import StartedCreate
+from receiver.submission.request import Caller, CreateRequest, TaskMetadata
 
 log = structlog.get_logger()
 
@@ -36,7 +35,6 @@ _SAME_MOMENT_SECONDS = 0.5
 """Two equal creates within this time are meant as two tasks, unless the first one's client has left."""
 
 _LOOK_EVERY = timedelta(seconds=1)
-_KEY_PREFIX = "gateway:"
 _UNKNOWN = "The first create with this key or body has no clear answer yet, so it is not sent again."
 _KEY_REMEDY = "Use another Idempotency-Key for another body."
 
@@ -44,16 +42,7 @@ _KEY_REMEDY = "Use another Idempotency-Key for another body."
 class CreateStarter(Protocol):
     """Starts creates."""
 
-    async def begin_create(
-        self,
-        endpoint: Endpoint,
-        body: bytes,
-        metadata: TaskMetadata,
-        pass_through: PassThrough,
-        *,
-        idempotency_key: str | None,
-        digest: bytes | None,
-    ) -> StartedCreate | Task:
+    async def begin_create(self, create: CreateRequest) -> StartedCreate | Task:
         """Store the task and start its create. A known key starts nothing and returns its task."""
         ...
 
@@ -66,32 +55,8 @@ class TaskReader(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Caller:
-    """Who sends a create: the client's address and credentials, and its idempotency key if it sent one.
-
-    ``has_left`` tells whether the client has closed its connection.
-    """
-
-    client: str = ""
-    key: str | None = None
-    has_left: Callable[[], bool] = field(default=lambda: False)
-
-
 _NO_METADATA = TaskMetadata()
 _UNKNOWN_CALLER = Caller()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """A client's create; ``slot`` is the client, and the digest of what it sends."""
-
-    endpoint: Endpoint
-    body: bytes
-    metadata: TaskMetadata
-    pass_through: PassThrough
-    caller: Caller
-    slot: tuple[str, bytes]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -114,6 +79,7 @@ class GatewayCreates:
     def __init__(
         self,
         submitter: CreateStarter,
+        held: HeldCreates,
         digests: Digests,
         tasks: TaskReader,
         *,
@@ -123,12 +89,13 @@ class GatewayCreates:
     ) -> None:
         """*timeout* is how long a repeated create waits for an outcome that is still unknown."""
         self._submitter = submitter
+        self._held = held
         self._digests = digests
         self._tasks = tasks
         self._timeout = timeout
         self._notifier = notifier
         self._clock = clock
-        self._answers: BoundedDict[str, asyncio.Task[KlingResponse | KlingError]] = BoundedDict(_MAX_REMEMBERED)
+        self._answers: BoundedDict[str, asyncio.Future[KlingResponse | KlingError]] = BoundedDict(_MAX_REMEMBERED)
         self._recent: BoundedDict[tuple[str, bytes], _Recent] = BoundedDict(_MAX_REMEMBERED)
 
     async def submit_now(
@@ -144,33 +111,38 @@ class GatewayCreates:
         Raises MalformedBody and InvalidRequest for the body, KeyReused if the key belongs to another body, Conflict if
         the batch is closed, KlingUnreachable and KlingUncertain.
         """
-        slot = (caller.client, request_digest(endpoint.path, pass_through.query, body))
-        request = _Request(
-            endpoint=endpoint, body=body, metadata=metadata, pass_through=pass_through, caller=caller, slot=slot
+        request = CreateRequest(
+            endpoint=endpoint,
+            body=body,
+            metadata=metadata,
+            pass_through=pass_through,
+            caller=caller,
+            digest=request_digest(endpoint.path, pass_through.query, body),
+            deadline=self._held.deadline(),
         )
         for _ in range(_MAX_TRIES):  # Kling may refuse the first create while its repeat waits for it
             first = await self._first_or_begun(request)
             if isinstance(first, StartedCreate):
                 return await self._finish(first, request)
             log.info("create.repeated", task=first.id, has_key=caller.key is not None)
-            answer = await self._outcome(first, endpoint)
+            answer = await self._outcome(first, request)
             if answer is None or not caller.has_left():
-                self._recent.pop(slot, None)
+                self._recent.pop(request.slot, None)
             if answer is not None:
                 return answer
         raise Conflict("Equal creates end at the same time again and again.", remedy="Send this one again later.")
 
-    async def _first_or_begun(self, request: "_Request") -> Task | StartedCreate:
+    async def _first_or_begun(self, request: CreateRequest) -> Task | StartedCreate:
         """Return the task of the create that the request repeats, or else begin the request's own create."""
         key = request.caller.key
         if not key:
             return await self._first_without_key(request)
         begun = await self._begin(request)
         if not isinstance(begun, StartedCreate):
-            await check_same_request(self._digests, begun, request.slot[1], key=key, remedy=_KEY_REMEDY)
+            await check_same_request(self._digests, begun, request.digest, key=key, remedy=_KEY_REMEDY)
         return begun
 
-    async def _first_without_key(self, request: "_Request") -> Task | StartedCreate:
+    async def _first_without_key(self, request: CreateRequest) -> Task | StartedCreate:
         while (repeated := self._repeated(request)) is not None:
             await repeated.is_stored.wait()
             if repeated.task is not None:
@@ -187,26 +159,18 @@ class GatewayCreates:
             recent.is_stored.set()
         return begun
 
-    async def _begin(self, request: "_Request") -> StartedCreate | Task:
-        key = request.caller.key
-        begun = await self._submitter.begin_create(
-            request.endpoint,
-            request.body,
-            request.metadata,
-            request.pass_through,
-            idempotency_key=f"{_KEY_PREFIX}{key}" if key else None,
-            digest=request.slot[1] if key else None,
-        )
+    async def _begin(self, request: CreateRequest) -> StartedCreate | Task:
+        begun = await self._submitter.begin_create(request)
         if isinstance(begun, StartedCreate):
             self._answers[begun.task.id] = begun.answer
         return begun
 
-    async def _finish(self, begun: StartedCreate, request: "_Request") -> KlingResponse:
+    async def _finish(self, begun: StartedCreate, request: CreateRequest) -> KlingResponse:
         """Return the answer of a create, and forget the create if its client gets a clear one.
 
         The create continues if the caller is cancelled. Raises its KlingError.
         """
-        answer = await asyncio.shield(begun.answer)
+        answer = await self._answer(begun.task, begun.answer, request)
         if isinstance(answer, KlingUncertain):
             own_id = begun.task.external_task_id
             raise KlingUncertain(answer.message, remedy=answer.remedy, external_task_id=own_id) from answer
@@ -220,7 +184,15 @@ class GatewayCreates:
             del self._recent[request.slot]
         return answer
 
-    def _repeated(self, request: "_Request") -> _Recent | None:
+    async def _answer(
+        self, task: Task, answer: "asyncio.Future[KlingResponse | KlingError]", request: CreateRequest
+    ) -> KlingResponse | KlingError:
+        held = self._held.find(task.id)
+        if held is None:
+            return await asyncio.shield(answer)
+        return await self._held.wait(held, request.caller, request.deadline)
+
+    def _repeated(self, request: CreateRequest) -> _Recent | None:
         """Return the create without a key that this one repeats, or None."""
         recent = self._recent.get(request.slot)
         if recent is None:
@@ -230,17 +202,20 @@ class GatewayCreates:
             return None
         return recent if age >= _SAME_MOMENT_SECONDS or recent.caller.has_left() else None
 
-    async def _outcome(self, task: Task, endpoint: Endpoint) -> KlingResponse | None:
+    async def _outcome(self, task: Task, request: CreateRequest) -> KlingResponse | None:
         """Return the answer of an earlier create, or None if it created nothing. Raises KlingUncertain."""
-        create = self._answers.get(task.id)
+        create, is_held = self._answers.get(task.id), self._held.find(task.id) is not None
         if create is not None:
-            answer = await asyncio.shield(create)
+            answer = await self._answer(task, create, request)
             error = answer if isinstance(answer, KlingError) else answer.error
-            if error is None and isinstance(answer, KlingResponse):
+            has_waited = is_held and self._clock.monotonic() >= request.deadline
+            if isinstance(answer, KlingResponse) and (error is None or has_waited):
                 return answer
             if error is not None and error.retry is not RetryHint.AFTER_LOOKUP:
                 return None
-        return await self._looked_up(task, endpoint)
+        elif task.state is TaskState.QUEUED and await self._held.withdraw(task):
+            return None  # its client waited when an earlier process ended
+        return await self._looked_up(task, request.endpoint)
 
     async def _looked_up(self, task: Task, endpoint: Endpoint) -> KlingResponse | None:
         """Wait until the look-up of a lost create has ended, at most one time-out."""

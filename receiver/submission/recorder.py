@@ -96,6 +96,19 @@ class CreateRecorder:
         self._notifiers.notify_all()
         return kept
 
+    async def withdraw(self, task: Task, message: str) -> bool:
+        """Reject a queued task whose client no longer waits. Return whether it is rejected, now or already."""
+        now = self._clock.now()
+
+        def decide(held: Task, _: Sequence[Push]) -> Change:
+            return self._rejection(held, message, b"", now) if held.state is TaskState.QUEUED else Change(task=held)
+
+        change = await self._task_store.apply(ById(id=task.id), decide)
+        if change is not None and change.events:
+            log.info("create.withdrawn", task=task.id, reason=message)
+            self._notifiers.notify_all()
+        return change is None or (change.task is not None and change.task.state is TaskState.REJECTED)
+
     async def cancel(self, task_id: str, action: AuditEntry) -> Task | None:
         """Cancel a queued task for an operator. Return the task after that, or None if it does not exist.
 

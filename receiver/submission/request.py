@@ -1,13 +1,15 @@
 """A submit request and the task made from it, as stored before Kling is called. Pure: no clock, no I/O."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from receiver.domain.model import Json, Origin, Queueing, Task, TaskState
 from receiver.kling import create_body, endpoints
+from receiver.kling.client import PassThrough
 from receiver.kling.endpoints import Endpoint
 
+_KEY_PREFIX = "gateway:"
 _MAX_MODEL_LENGTH = 100
 MAX_PRIORITY = 1000
 """The highest priority; the lowest is its negative."""
@@ -21,6 +23,45 @@ class TaskMetadata:
     tags: Mapping[str, str] = field(default_factory=dict)
     batch: str | None = None
     batch_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Caller:
+    """Who sends a create: the client's address and credentials, and its idempotency key if it sent one.
+
+    ``has_left`` tells whether the client has closed its connection, ``is_stopping`` whether the service is stopping.
+    """
+
+    client: str = ""
+    key: str | None = None
+    has_left: Callable[[], bool] = field(default=lambda: False)
+    is_stopping: Callable[[], bool] = field(default=lambda: False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreateRequest:
+    """A gateway client's create. ``pass_through`` is what it sent beside the body; it is forwarded and not stored.
+
+    ``digest`` is that of the whole request. ``deadline`` is until when it may wait for a slot, on the monotonic clock.
+    """
+
+    endpoint: Endpoint
+    body: bytes
+    metadata: TaskMetadata
+    pass_through: PassThrough
+    caller: Caller
+    digest: bytes
+    deadline: float
+
+    @property
+    def idempotency_key(self) -> str | None:
+        """The key of its task: a gateway client's keys are no keys of the API."""
+        return f"{_KEY_PREFIX}{self.caller.key}" if self.caller.key else None
+
+    @property
+    def slot(self) -> tuple[str, bytes]:
+        """What a repeat without a key has in common with it: the client, and what it sends."""
+        return self.caller.client, self.digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

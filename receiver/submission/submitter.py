@@ -11,8 +11,8 @@ import contextlib
 import dataclasses
 import json
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -31,12 +31,13 @@ from receiver.kling.endpoints import Endpoint
 from receiver.kling.pass_through import PassThrough
 from receiver.settings import Settings
 from receiver.store.interfaces import ById, Change, TaskStore
-from receiver.submission.admission import Admitted, Skip, Wait
+from receiver.submission.admission import WAITING_FOR_SLOT, Admitted, Skip, Wait
 from receiver.submission.executor import CreateExecutor
+from receiver.submission.held_creates import HeldCreates, StartedCreate
 from receiver.submission.idempotency import check_same_request, request_digest
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.reply_url import check_reply_url
-from receiver.submission.request import SubmitRequest, SubmitResult, TaskMetadata, make_task
+from receiver.submission.request import CreateRequest, SubmitRequest, SubmitResult, TaskMetadata, make_task
 from receiver.submission.retry import batch_names, retry_request
 from receiver.tasks import submit_lifecycle
 from receiver.tasks.account import KlingCall
@@ -56,14 +57,6 @@ _NO_METADATA = TaskMetadata()
 _KEY_REMEDY = "Use another key, or set `reuse` (`--reuse`) to get that task."
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StartedCreate:
-    """A gateway client's create: its task, and the answer to come."""
-
-    task: Task
-    answer: "asyncio.Task[KlingResponse | KlingError]"
-
-
 class Submitter:
     """Sends queued tasks to Kling: each once, in the order of the queue, as far as admission control permits."""
 
@@ -72,6 +65,7 @@ class Submitter:
         task_store: TaskStore,
         executor: CreateExecutor,
         recorder: CreateRecorder,
+        held: HeldCreates,
         *,
         settings: Settings,
         notifiers: Notifiers,
@@ -82,6 +76,7 @@ class Submitter:
         self._executor = executor
         self._admission = executor.admission
         self._recorder = recorder
+        self._held = held
         self._settings = settings
         self._clock = clock
         self._ids = ids
@@ -127,35 +122,46 @@ class Submitter:
             return SubmitResult(task=stored)
         return SubmitResult(task=await asyncio.shield(self._spawn(self._submit_and_wait(stored))))
 
-    async def begin_create(
-        self,
-        endpoint: Endpoint,
-        body: bytes,
-        metadata: TaskMetadata,
-        pass_through: PassThrough,
-        *,
-        idempotency_key: str | None,
-        digest: bytes | None,
-    ) -> StartedCreate | Task:
-        """Store the task of a gateway client and start its create, without queueing it. A known key returns its task.
+    async def begin_create(self, create: CreateRequest) -> StartedCreate | Task:
+        """Store the task of a gateway client and start its create, or queue it if it may wait for a slot.
 
-        *pass_through* is what the client sent beside the body; it is forwarded and not stored. *digest* is that of the
-        request with the key. Raises MalformedBody and InvalidRequest for the body, and Conflict if the batch is closed.
+        A known key returns its task. Raises MalformedBody and InvalidRequest for the body, and Conflict if the batch is
+        closed.
         """
-        token = self._ids.token()
-        task = self._new_task(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING, metadata)
+        if self._held.applies_to(create.endpoint, self._clock.now()):
+            return await self._queue_create(create)
+        token, endpoint, body = self._ids.token(), create.endpoint, create.body
+        task = self._new_task(endpoint, body, Origin.GATEWAY, TaskState.SUBMITTING, create.metadata)
         task = submit_lifecycle.start_submit(
             task, token_hash(token), now=task.created_at, lookup_at=task.created_at + self._executor.max_duration
         )
-        task = replace(task, idempotency_key=idempotency_key)
         in_use = await self._task_store.slots_in_use(confirmed_only=True)
-        stored = await self._task_store.add(task, body, batch_size=metadata.batch_size, digest=digest)
+        task, stored = await self._add_create(task, create)
         if stored.id != task.id:
             return stored
-        create = self._spawn(
+        pass_through = create.pass_through
+        answer = self._spawn(
             self._executor.execute(task, endpoint, body, token, slots_in_use=in_use, pass_through=pass_through)
         )
-        return StartedCreate(task=task, answer=create)
+        return StartedCreate(task=task, answer=answer)
+
+    async def _queue_create(self, create: CreateRequest) -> StartedCreate | Task:
+        task = self._new_task(create.endpoint, create.body, Origin.GATEWAY, TaskState.QUEUED, create.metadata)
+        task = replace(task, message=WAITING_FOR_SLOT)
+        with self._held.added(task, create) as held:
+            task, stored = await self._add_create(task, create)
+            if stored.id != task.id:
+                return stored
+            held.is_stored = True
+        log.info("task.queued", task=task.id, endpoint=task.endpoint)
+        self._notifiers.tasks.notify()
+        return StartedCreate(task=task, answer=held.answer)
+
+    async def _add_create(self, task: Task, create: CreateRequest) -> tuple[Task, Task]:
+        """Store the task of a gateway client. Return it with its key, and the task that has the key."""
+        task = replace(task, idempotency_key=create.idempotency_key)
+        size, digest = create.metadata.batch_size, create.digest if create.idempotency_key else None
+        return task, await self._task_store.add(task, create.body, batch_size=size, digest=digest)
 
     async def cancel(self, task_id: str, *, reason: str, actor: str) -> Task:
         """Cancel a queued task: it becomes rejected. Idempotent.
@@ -169,6 +175,7 @@ class Submitter:
         if task.end_reason is not EndReason.CANCELLED:
             raise Conflict(f"The task is no longer queued: {task.state}.", remedy="Kling cannot cancel a task.")
         self._admission.removed(task)
+        self._held.cancelled(task.id)
         return task
 
     async def retry(self, task: Task, *, reason: str, actor: str) -> SubmitResult:
@@ -248,6 +255,7 @@ class Submitter:
     async def _submit_due(self) -> datetime | None:
         if not self._is_restored:
             await self._executor.restore()
+            await self._held.withdraw_leftovers()
             await self._task_store.assign_fair_shares(self._settings.kling.fair_by)  # the tag may have changed
             self._is_restored = True
         await self._catch_up()
@@ -280,6 +288,9 @@ class Submitter:
         self._admission.sync_heads(queued)
         in_use = await self._task_store.slots_in_use() if queued else {}
         for task in queued:
+            if not self._held.is_wanted(task):
+                await self._held.withdraw(task)
+                return True
             endpoint = endpoints.resolve(task.endpoint or "")
             if endpoint is None:
                 await self._recorder.reject(task, f"This version does not know the endpoint {task.endpoint!r}.")
@@ -332,7 +343,8 @@ class Submitter:
             intent = await self._task_store.intent(task.id)
             self._bytes_in_flight[task.id] = len(intent)
             loaded.set()
-            return await self._executor.execute(task, endpoint, intent, token, slots_in_use=slots_in_use)
+            execute = partial(self._executor.execute, task, endpoint, intent, token, slots_in_use=slots_in_use)
+            return await self._held.send(task.id, execute)
         finally:
             loaded.set()
             self._bytes_in_flight.pop(task.id, None)

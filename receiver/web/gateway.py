@@ -24,13 +24,13 @@ from receiver.kling.client import KlingResponse, ResponseWriter
 from receiver.kling.endpoints import Endpoint
 from receiver.kling.pass_through import PassThrough
 from receiver.net.http_client import StreamedBody
-from receiver.submission.gateway_creates import Caller
-from receiver.submission.request import TaskMetadata
+from receiver.submission.request import Caller, TaskMetadata
 from receiver.web import serializers
 from receiver.web.params import ACTOR_HEADER, task_metadata
 from receiver.web.server import problems
 from receiver.web.server.body import MAX_JOB_BODY, BodyMemoryBudget, read_body, stream_body
 from receiver.web.server.httptools_connection import SENDING_ENDED
+from receiver.web.server.listener import STOPPING
 from receiver.web.server.problems import Problem
 
 log = structlog.get_logger()
@@ -126,7 +126,12 @@ class Gateway:
         headers = Headers(scope=scope)
         metadata, pass_through = task_metadata(headers), _pass_through(scope)
         async with _disconnect_watch(scope, receive) as has_left:
-            caller = Caller(client=_client_of(scope, headers), key=_idempotency_key(headers), has_left=has_left)
+            caller = Caller(
+                client=_client_of(scope, headers),
+                key=_idempotency_key(headers),
+                has_left=has_left,
+                is_stopping=lambda: STOPPING in scope and scope[STOPPING].is_set(),
+            )
             try:
                 return await self._creates.submit_now(endpoint, body, metadata, pass_through, caller)
             except errors.KeyReused as error:

@@ -18,6 +18,7 @@ HOT: dict[str, dict[str, Any]] = {
     "make_tasks_due": {"states": "[]", "now": 1, "before": 2, "min_gap": 1},
     "next_task_due": {"states": "[]", "after": 1},
     "next_queued_tasks": {"now": 1, "head_ids": "[]"},
+    "queued_creates": {},
     "assign_fair_shares": {"tag": "project"},
     "slots_in_use": {},
     "pending_pushes": {"ids": "[]"},

@@ -5,7 +5,7 @@ from typing import Any
 from harness.factories import a_task, at
 from store.conftest import Store, decide_always
 
-from receiver.domain.model import Task, TaskState
+from receiver.domain.model import Origin, Task, TaskState
 from receiver.store.interfaces import ById, Change
 
 
@@ -147,3 +147,12 @@ async def test_tasks_are_counted_by_state_batch_and_tags(store: Store) -> None:
     assert await store.catalog.counts(tags={"project": "ads"}) == {"queued": 1, "processing": 1}
     assert await store.catalog.counts(tags={"project": "ads"}, batch="b") == {"queued": 1}
     assert await store.catalog.counts(batch="none") == {}
+
+
+async def test_the_queued_creates_of_the_gateway_are_found(store: Store) -> None:
+    await add_queued_task(store, "tsk_2", origin=Origin.GATEWAY)
+    await add_queued_task(store, "tsk_1", origin=Origin.GATEWAY)
+    await add_queued_task(store, "tsk_3", origin=Origin.API)
+    await add_running_task(store, "tsk_4", started=0, origin=Origin.GATEWAY)
+
+    assert [task.id for task in await store.tasks.queued_creates()] == ["tsk_1", "tsk_2"]

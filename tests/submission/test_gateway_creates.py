@@ -18,8 +18,7 @@ from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
 from receiver.kling.pass_through import NO_PASS_THROUGH
 from receiver.kling.protocol import parse_status
-from receiver.submission.gateway_creates import Caller
-from receiver.submission.request import TaskMetadata
+from receiver.submission.request import Caller, TaskMetadata
 
 NEW = "text-to-video/kling-3.0-turbo"
 

@@ -139,6 +139,10 @@ class TaskStore(Protocol):
         """
         ...
 
+    async def queued_creates(self) -> Sequence[Task]:
+        """Return the queued tasks of gateway clients, oldest first."""
+        ...
+
     async def assign_fair_shares(self, tag: str) -> None:
         """Set the fair share of each queued or running task to its value of *tag*, or "" without one."""
         ...

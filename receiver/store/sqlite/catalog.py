@@ -230,6 +230,11 @@ def counts(connection: sqlite3.Connection, tags: Mapping[str, str] | None, batch
     return {row["state"]: row["tasks"] for row in found}
 
 
+def queued_creates(connection: sqlite3.Connection) -> Sequence[Task]:
+    """Return the queued tasks of gateway clients."""
+    return [rows.task(row) for row in connection.execute(sql("queued_creates"))]
+
+
 def next_queued(connection: sqlite3.Connection, now: datetime, head_ids: Sequence[str]) -> Sequence[Task]:
     """Return the queued task that is next in each pack."""
     arguments = {"now": micros(now), "head_ids": json.dumps(head_ids)}

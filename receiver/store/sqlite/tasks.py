@@ -109,6 +109,10 @@ class SqliteTaskStore:
         """Return the queued task that is next in each pack."""
         return await self._hot.read(catalog.next_queued, now, head_ids)
 
+    async def queued_creates(self) -> Sequence[Task]:
+        """Return the queued tasks of gateway clients."""
+        return await self._hot.read(catalog.queued_creates)
+
     async def assign_fair_shares(self, tag: str) -> None:
         """Set the fair share of each queued or running task to its value of *tag*."""
         await self._writer.execute(_ASSIGN_FAIR_SHARES, tag)

@@ -21,6 +21,7 @@ _STATUS_OF: Mapping[type[errors.ReceiverError], HTTPStatus] = {
     errors.NotFound: HTTPStatus.NOT_FOUND,
     errors.Conflict: HTTPStatus.CONFLICT,
     errors.StoreError: HTTPStatus.SERVICE_UNAVAILABLE,
+    errors.ServiceStopping: HTTPStatus.SERVICE_UNAVAILABLE,
     errors.KlingUncertain: HTTPStatus.GATEWAY_TIMEOUT,
     errors.KlingError: HTTPStatus.BAD_GATEWAY,
 }

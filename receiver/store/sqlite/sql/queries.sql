@@ -233,6 +233,14 @@ WHERE TRUE
   ) -- if states
 ORDER BY id DESC
 LIMIT :limit;
+-- name: queued_creates
+-- Lists the queued tasks of gateway clients.
+SELECT *
+FROM tasks
+WHERE state = 'queued'
+  AND origin = 'gateway'
+ORDER BY id;
+
 -- name: next_queued_tasks
 -- Finds the next queued task of each pack. Within the highest priority, that is a task in *head_ids* or else the
 -- longest due task of the share with the fewest slots in use. Ties go to the share served least recently.
