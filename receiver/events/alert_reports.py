@@ -41,7 +41,7 @@ def read_report(event: Event) -> AlertReport:
 
 
 def _subject(data: Json) -> str:
-    """Return what the alert is about: a route, a part of the account, a pack, an event, a task, a folder, a day, or nothing."""
+    """Return what the alert is about: a part of the account, a pack, a route, an event, a folder, a day or a task."""
     concerns = data.get("concerns")
     if concerns is not None:
         return " ".join(filter(None, (concerns["reach"], concerns["name"])))

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from receiver.domain.model import Json, Origin, Queueing, Task, TaskState
 from receiver.kling import create_body, endpoints
-from receiver.kling.client import PassThrough
+from receiver.kling.pass_through import PassThrough
 from receiver.kling.endpoints import Endpoint
 
 _KEY_PREFIX = "gateway:"

@@ -18,7 +18,8 @@ from receiver.domain.errors import Conflict, KlingError, ServiceStopping
 from receiver.domain.model import Task, TaskState
 from receiver.domain.secret import Secret
 from receiver.kling import endpoints
-from receiver.kling.client import NO_PASS_THROUGH, KlingResponse
+from receiver.kling.client import KlingResponse
+from receiver.kling.pass_through import NO_PASS_THROUGH
 from receiver.settings import GatewaySettings, KlingSettings, SlotSettings
 from receiver.submission import held_creates
 from receiver.submission.request import Caller, TaskMetadata
