@@ -63,13 +63,22 @@ def _run(argv: list[str]) -> int:
 
         sys.stdout.write(f"{_PROGRAM} {__version__}\n")
         return OK
+    from receiver.cli.run_service import plain_options, run_service
+
+    argv = _move_global_options(argv)
+    if (options := plain_options(argv)) is not None:
+        return run_service(*options)
+    return _parse_and_run(argv)
+
+
+def _parse_and_run(argv: list[str]) -> int:
     from cyclopts import CycloptsError
 
     from receiver.cli import streams
     from receiver.cli.commands import app
 
     try:
-        command, bound, _ = app.parse_args(_move_global_options(argv))
+        command, bound, _ = app.parse_args(argv)
         gc.enable()
         result = command(*bound.args, **bound.kwargs)
     except CycloptsError as error:

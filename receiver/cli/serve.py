@@ -1,13 +1,11 @@
 """`kling-receiver serve`: runs the service."""
 
-import gc
-import os
-import sys
 from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from receiver.cli.options import COMMON, CommonOptions
+from receiver.cli.run_service import run_service
 
 
 def serve(
@@ -19,14 +17,4 @@ def serve(
     common: CommonOptions = COMMON,
 ) -> int:
     """Run the service until SIGTERM or Ctrl-C."""
-    gc.disable()  # until start is complete: loaded modules are never freed, and collecting takes a fifth of the start
-    from receiver.service import logs
-    from receiver.service.bootstrap import run
-    from receiver.settings import load
-
-    log_writer = logs.configure(log_level)
-    try:
-        return run(load(common.config))
-    finally:
-        if not log_writer.flush():  # the reader of the log does not read: an error's text would block too
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    return run_service(common.config, log_level)

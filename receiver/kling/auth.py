@@ -1,10 +1,8 @@
 """The ``authorization`` header: an API key, or a token signed with the account's key pair."""
 
 import warnings
+from collections.abc import Mapping
 from datetime import datetime, timedelta
-
-import jwt
-from jwt.warnings import InsecureKeyLengthWarning
 
 from receiver.domain.clock import Clock
 from receiver.domain.redaction import Redactor
@@ -51,9 +49,16 @@ class Authorization:
                 "exp": int((now + TOKEN_LIFETIME).timestamp()),
                 "nbf": int((now - NOT_BEFORE_MARGIN).timestamp()),
             }
-            with warnings.catch_warnings():  # Kling chooses the length of the secret
-                warnings.simplefilter("ignore", InsecureKeyLengthWarning)
-                self._token = Secret(jwt.encode(claims, self._secret_key.reveal(), algorithm="HS256"))
+            self._token = Secret(_sign(claims, self._secret_key))
             self._redactor.add(self._token)
             self._fresh_until = now + TOKEN_LIFETIME - RENEWAL_MARGIN
         return self._token
+
+
+def _sign(claims: Mapping[str, object], key: Secret) -> str:
+    import jwt  # noqa: PLC0415 -- most accounts have an API key, and an idle service does without these 2 MiB
+    from jwt.warnings import InsecureKeyLengthWarning  # noqa: PLC0415 -- as above
+
+    with warnings.catch_warnings():  # Kling chooses the length of the secret
+        warnings.simplefilter("ignore", InsecureKeyLengthWarning)
+        return jwt.encode(dict(claims), key.reveal(), algorithm="HS256")

@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Scope
 
+from receiver.domain.api_schema.resources import OpenApiDocument
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.errors import ReceiverError
 from receiver.domain.notifier import Notifier
@@ -28,7 +29,6 @@ from receiver.web.console.app import Console
 from receiver.web.console.gate import is_browser_path
 from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
 from receiver.web.named_tokens import NamedTokens
-from receiver.web.openapi.document import openapi_document
 from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.alerts import AlertApi, AlertService
 from receiver.web.resources.batches import BatchApi, BatchService
@@ -204,7 +204,13 @@ def _route(path: str, **by_method: Handler) -> Route:
 
 
 async def _openapi(_request: Request) -> Response:
-    return serializers.json_response(await asyncio.to_thread(openapi_document))
+    return serializers.json_response(await asyncio.to_thread(_describe_api))
+
+
+def _describe_api() -> OpenApiDocument:
+    from receiver.web.openapi.document import openapi_document  # noqa: PLC0415 -- takes longer to load than the service
+
+    return openapi_document()
 
 
 async def _http_error(console: Console, request: Request, error: Exception) -> Response:

@@ -23,7 +23,11 @@ DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 
 _MAX_BATCH_SIZE = 1_000_000
-_CONFIG = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+_CONFIG = ConfigDict(
+    extra="forbid",
+    frozen=True,
+    defer_build=True,  # until its first request: building all of them takes a fifth of the service's start
+)
 
 
 class Query(BaseModel):

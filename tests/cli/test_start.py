@@ -8,6 +8,7 @@ import pytest
 from harness.fake_api import FakeService, make_delivery, make_event, make_task
 from harness.run_cli import clean_environment
 
+from receiver.cli.run_service import plain_options
 from receiver.domain.errors import ConfigurationError
 from receiver.settings import load
 from receiver.settings.client import load_client
@@ -95,3 +96,38 @@ def test_a_fault_in_a_clients_settings_names_its_place(
 
     assert len(caught.value.faults) == len(faults)
     assert all(start in fault for start, fault in zip(faults, caught.value.faults, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("argv", "options"),
+    [
+        ("serve", (None, None)),
+        ("serve --config a.toml", (Path("a.toml"), None)),
+        ("serve --log-level debug --config a.toml", (Path("a.toml"), "debug")),
+        ("serve --help", None),
+        ("serve --config", None),
+        ("serve --config=a.toml", None),
+        ("serve --log-level loud", None),
+        ("serve --config a.toml --config b.toml", None),
+        ("serve --config --log-level", None),
+        ("serve now", None),
+        ("tasks list", None),
+        ("", None),
+    ],
+)
+def test_only_a_plain_serve_starts_without_the_parser(argv: str, options: object) -> None:
+    assert plain_options(argv.split()) == options
+
+
+def test_the_service_loads_no_parser_and_nothing_that_only_some_requests_need() -> None:
+    code = (
+        "import sys, receiver.cli.run_service, receiver.service.logs, receiver.service.bootstrap; print(*sys.modules)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, check=True)
+
+    loaded = set(ended.stdout.decode().split())
+    assert loaded & {"cyclopts", "rich", "httpx2", "jwt", "prometheus_client", "aiobotocore"} == set()
+    assert (
+        loaded & {"receiver.web.openapi.document", "receiver.domain.api_schema.events", "receiver.kling.simulator"}
+        == set()
+    )

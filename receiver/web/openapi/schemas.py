@@ -8,6 +8,7 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaMode
 
 from receiver.domain.model import Json
+from receiver.web.member_texts import member_texts
 
 
 class _Generator(GenerateJsonSchema):
@@ -25,7 +26,7 @@ class _Generator(GenerateJsonSchema):
 class Schemas:
     """The schemas of all types in the document."""
 
-    def __init__(self, requests: Iterable[type[BaseModel]], responses: Iterable[type[Any]]) -> None:
+    def __init__(self, requests: Sequence[type[BaseModel]], responses: Iterable[type[Any]]) -> None:
         types: Sequence[tuple[type[Any], JsonSchemaMode]] = [
             *((model, "validation") for model in requests),
             *((type_, "serialization") for type_ in responses),
@@ -40,6 +41,10 @@ class Schemas:
         for schema in self.named.values():  # docstrings write the names of values as `` ``, Markdown as ` `
             if "description" in schema:
                 schema["description"] = schema["description"].replace("``", "`")
+
+        for model in requests:
+            for name, text in member_texts(model).items():
+                self.named[model.__name__]["properties"][name].setdefault("description", text)
 
     def of(self, type_: type[Any]) -> Json:
         """Return the schema of a type: a reference to its named schema."""
