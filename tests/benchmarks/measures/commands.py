@@ -12,23 +12,19 @@ from benchmarks.measurement import Measurement, Scale, compare_times, single_val
 from benchmarks.processes import ROOT, a_receiver
 from benchmarks.workload import temp_folder
 
-_IDLE_SECONDS = 1.0
 _COMMANDS = {"--version": (["--version"], 80), "tasks list": (["tasks", "list"], 200)}
 
 
 def start(size: Scale) -> Iterator[Measurement]:
-    """Time from the start of the process to READY, and the memory of a service that has nothing to do."""
+    """Time from the start of the process to READY."""
     with temp_folder() as path:
-        times, memory = [], []
+        times = []
         for _ in range(size.starts):
             with a_receiver(path) as running:
                 times.append(running.startup_seconds)
-                time.sleep(_IDLE_SECONDS)
-                memory.append(running.resident_mib)
     yield single_value(
         "process start to ready", statistics.median(times), "s", goal=0.4, detail=value_range(times, digits=2)
     )
-    yield single_value("idle memory", statistics.median(memory), "MiB", goal=55, detail=value_range(memory, digits=1))
 
 
 def commands(size: Scale) -> Iterator[Measurement]:
