@@ -7,7 +7,6 @@ input.
 The bytes are hashed as they arrive. The file gets its name only if the disk returns the same bytes.
 """
 
-import asyncio
 import contextlib
 import hashlib
 import json
@@ -15,18 +14,16 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, ParamSpec, TypeVar
+from typing import BinaryIO
 
 import msgspec
 
 from receiver.archive import content_type
+from receiver.archive.file_thread import in_thread
 from receiver.domain.errors import FileNotStored
 from receiver.domain.model import Asset
 from receiver.net.download import ContentInfo
 from receiver.store.disk import free_bytes, is_disk_full, make_folder, open_with_mode, sync_folder
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 MIN_FREE_BYTES = 256 * 1024 * 1024
 """Free disk space reserved for others, above all the store."""
@@ -96,25 +93,25 @@ class PartialFile:
             raise NotAFile(document)
         self.close()
         self._content_type = info.content_type
-        await _in_thread(self._start, info)
+        await in_thread(self._start, info)
 
     async def write(self, chunk: bytes) -> None:
         """Append *chunk*; it is written one block at a time."""
         self._buffer += chunk
         self._size += len(chunk)
         if len(self._buffer) >= _BLOCK:
-            await _in_thread(self._write)
+            await in_thread(self._write)
 
     # For the archiver.
 
     async def open(self) -> Path | None:
         """Create the folder. Return the file if it is complete; otherwise load the partial file and return None."""
-        return await _in_thread(self._open)
+        return await in_thread(self._open)
 
     async def sync(self) -> None:
         """Fsync the partial file after an interrupted download, and close it."""
         if self._file is not None:
-            await _in_thread(self._sync)
+            await in_thread(self._sync)
             self.close()
 
     def close(self) -> None:
@@ -127,20 +124,20 @@ class PartialFile:
     async def discard(self) -> None:
         """Delete the partial file."""
         self.close()
-        await _in_thread(self._discard)
+        await in_thread(self._discard)
 
     async def remove(self) -> None:
         """Delete the partial file and the complete file: it is kept elsewhere."""
         await self.discard()
-        await _in_thread(self._remove)
+        await in_thread(self._remove)
 
     async def finish(self, url: str) -> Asset:
         """Rename the complete file and return its asset."""
-        return await _in_thread(self._finish, url)
+        return await in_thread(self._finish, url)
 
     async def describe(self, path: Path, url: str) -> Asset:
         """Return the asset of a file that was complete before it was recorded in the store."""
-        return await _in_thread(_describe, self._number, url, path)
+        return await in_thread(_describe, self._number, url, path)
 
     # Blocking disk I/O; each runs in a thread.
 
@@ -282,19 +279,6 @@ class PartialFile:
     def _check_free_space(self, needed: int) -> None:
         if self._free_space(self._folder) < needed + MIN_FREE_BYTES:
             raise FileNotStored("The disk is almost full.", remedy=_FREE_SPACE)
-
-
-async def _in_thread(work: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-    """Run *work* in a thread. If cancelled, wait until it ends: two threads must never use one file."""
-    future = asyncio.ensure_future(asyncio.to_thread(work, *args, **kwargs))
-    try:
-        return await asyncio.shield(future)
-    except asyncio.CancelledError:
-        while not future.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([future])
-        future.exception()  # marks it as retrieved
-        raise
 
 
 def _describe(number: int, url: str, file: Path, type_: str | None = None) -> Asset:

@@ -34,6 +34,7 @@ _MAX_ATTEMPTS = 2  # per part, in quick succession; the archiver retries later w
 _ABORT_SECONDS = 5
 _CHECK_KEYS = "Check [archive.storage] access_key and secret_key, and their write permission."
 _REMEDIES = {
+    "NoSuchKey": "The object was deleted: check the bucket's lifecycle rules.",
     "NoSuchBucket": "Create the bucket, or correct [archive.storage] url.",
     "InvalidAccessKeyId": _CHECK_KEYS,
     "SignatureDoesNotMatch": _CHECK_KEYS,
@@ -114,6 +115,27 @@ class S3Storage:
             else:
                 await self._put_parts(file, target, asset)
         return f"s3://{self._bucket}/{key}"
+
+    async def read(self, storage: str, *, start: int, stop: int) -> bytes:
+        """Return the bytes from *start* to before *stop* of the object at *storage*, which `put` returned.
+
+        Each call reads its whole answer, so a slow reader holds no connection to the object store.
+        Raises FileNotStored.
+        """
+        bucket, _, key = storage.removeprefix("s3://").partition("/")
+        if bucket != self._bucket:
+            raise FileNotStored(
+                f"The file is in the bucket {bucket!r}, but [archive.storage] url names {self._bucket!r}."
+            )
+        with _translate_errors(self._peer):
+            answer = await self._call("get_object", Key=key, Range=f"bytes={start}-{stop - 1}")
+            async with asyncio.timeout(PART_TIMEOUT.total_seconds()), answer["Body"] as body:
+                content = bytearray()
+                while piece := await body.read(stop - start - len(content)):
+                    content += piece
+        if len(content) != stop - start:
+            raise FileNotStored(f"{self._peer} sent {len(content)} bytes instead of {stop - start}.")
+        return bytes(content)
 
     async def _put_parts(self, file: Path, target: dict[str, str], asset: Asset) -> None:
         await self._abort_stale_uploads(target["Key"])
@@ -227,7 +249,7 @@ def _translate_errors(peer: str) -> Iterator[None]:
         raise FileNotStored(f"The copy to {peer} failed: {type(exc).__name__}.") from exc
     except TimeoutError as exc:
         raise FileNotStored(
-            f"{peer} did not accept {PART_SIZE} bytes within {PART_TIMEOUT.total_seconds():g} s."
+            f"{peer} did not transfer {PART_SIZE} bytes within {PART_TIMEOUT.total_seconds():g} s."
         ) from exc
     except OSError as exc:
         raise FileNotStored(

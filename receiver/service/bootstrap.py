@@ -19,7 +19,8 @@ from receiver import __version__
 from receiver.archive.archiver import CopyTarget, abandon
 from receiver.archive.fetcher import Fetcher
 from receiver.archive.folder_check import FolderCheck
-from receiver.archive.s3 import open_s3
+from receiver.archive.reader import ArchiveReader
+from receiver.archive.s3 import S3Storage, open_s3
 from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders.process import kill_orphans
 from receiver.domain.clock import Ids, SystemClock
@@ -154,30 +155,43 @@ async def build_service(
     retention = Retention(store.retention, settings.retention, clock=clock)
     work = {**deliveries.work, **tasks.work, "disk_monitor": disk_monitor.run, "retention": retention.run}
     work["measurements"] = build_measurements(context, tasks.inbox).run
-    work |= await _build_archive(context, public_client, stack)
+    objects = await _open_object_store(settings, stack)
+    work |= await _build_archive(context, public_client, objects)
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=context.notifiers)
     readiness = with_disk_check(supervisor.readiness, store.disk_space.shortage)
     if folder := settings.archive.dir:
         readiness = with_archive_check(readiness, FolderCheck(folder).problem)
-    services = admin_services(context, tasks, deliveries, find_sender=lanes.sender, readiness=readiness)
+    services = admin_services(
+        context,
+        tasks,
+        deliveries,
+        find_sender=lanes.sender,
+        readiness=readiness,
+        archive_reader=ArchiveReader(objects),
+    )
     supervisor.set_listeners(**_listeners(context, tasks.inbox, services, sockets))
     return supervisor
 
 
-async def _build_archive(context: Context, http_client: HttpClient, stack: AsyncExitStack) -> Mapping[str, Work]:
+async def _open_object_store(settings: Settings, stack: AsyncExitStack) -> S3Storage | None:
+    """Open the object store that results are copied to, if one is configured."""
+    storage = settings.archive.storage
+    return await stack.enter_async_context(open_s3(storage, guard=OperatorGuard())) if storage.url else None
+
+
+async def _build_archive(context: Context, http_client: HttpClient, objects: S3Storage | None) -> Mapping[str, Work]:
     """Build the work that archives results, if the archive is on."""
     settings = context.settings
-    folder, storage = settings.archive.dir, settings.archive.storage
     if not settings.archive.is_on:
         await abandon(context.store.archive, clock=context.clock)
         return {}
     copy_target = None
-    if storage.url:
-        opened = await stack.enter_async_context(open_s3(storage, guard=OperatorGuard()))
-        copy_target = CopyTarget(storage=opened, remove_local=folder is None)
+    if objects is not None:
+        copy_target = CopyTarget(storage=objects, remove_local=settings.archive.dir is None)
     has_key = bool(settings.kling.api_key or settings.kling.access_key)
     refresher = ResultRefresher(context.kling) if has_key else None
-    if folder and (problem := await FolderCheck(folder).problem()):
+    folder = settings.archive.dir
+    if folder is not None and (problem := await FolderCheck(folder).problem()):
         log.error("archive.not_writable", reason=problem)
     archiver = build_archiver(context, Fetcher(http_client), refresher=refresher, copy_target=copy_target)
     return {"archiver": archiver.run}

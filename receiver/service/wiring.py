@@ -7,6 +7,7 @@ from random import Random
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.fetcher import Fetcher
+from receiver.archive.reader import ArchiveReader
 from receiver.delivery.dispatcher import Dispatcher, LaneLookup
 from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
@@ -43,6 +44,7 @@ from receiver.web.admin import AdminServices
 from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.health import ReadinessCheck
 from receiver.web.resources.metrics import MetricsApi
+from receiver.web.resources.results import ResultApi
 from receiver.web.resources.routes import FindSender
 
 GRACE = timedelta(seconds=20)
@@ -183,6 +185,8 @@ def _build_bill(context: Context, alerts: TaskAlerts) -> BillService:
     store, clock = context.store, context.clock
     ledgers = Ledgers(context.kling, clock=clock)
     return BillService(ledgers, store.costs, alerts, store.catalog, settings=context.settings.costs, clock=clock)
+
+
 def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts) -> Poller:
     return Poller(
         context.store.tasks,
@@ -274,9 +278,11 @@ def admin_services(
     *,
     find_sender: FindSender,
     readiness: ReadinessCheck,
+    archive_reader: ArchiveReader | None = None,
 ) -> AdminServices:
-    """Return the services that the admin app calls."""
+    """Return the services that the admin app calls. The default *archive_reader* reads local files."""
     settings, store, clock = context.settings, context.store, context.clock
+    route_names = [route.name for route in settings.routes]
     return AdminServices(
         submitter=tasks.submitter,
         gateway_creates=tasks.gateway_creates,
@@ -290,9 +296,7 @@ def admin_services(
         alerts=tasks.alert_service,
         costs=store.costs,
         bill=tasks.bill,
-        explainer=Explainer(
-            store.catalog, store.tasks, store.deliveries, routes=[route.name for route in settings.routes], clock=clock
-        ),
+        explainer=Explainer(store.catalog, store.tasks, store.deliveries, routes=route_names, clock=clock),
         find_sender=find_sender,
         event_notifier=context.notifiers.events,
         readiness=readiness,
@@ -302,9 +306,10 @@ def admin_services(
             context.metrics,
             store.totals,
             slot_limits=tasks.executor.admission.slot_limits,
-            routes=[route.name for route in settings.routes],
+            routes=route_names,
             clock=clock,
         ),
+        results=ResultApi(store.results, store.catalog, archive_reader or ArchiveReader()),
         clock=clock,
         ids=context.ids,
     )

@@ -19,8 +19,8 @@ from receiver.domain.clock import Clock
 from receiver.domain.errors import Conflict, KlingError, RetryHint, ServiceStopping, SlotsFull
 from receiver.domain.model import Origin, Task
 from receiver.kling.client import KlingResponse
-from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.kling.endpoints import Endpoint
+from receiver.kling.pass_through import NO_PASS_THROUGH, PassThrough
 from receiver.settings import values
 from receiver.store.interfaces import TaskStore
 from receiver.submission.admission import AdmissionControl

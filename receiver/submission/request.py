@@ -6,8 +6,8 @@ from datetime import datetime
 
 from receiver.domain.model import Json, Origin, Queueing, Task, TaskState
 from receiver.kling import create_body, endpoints
-from receiver.kling.pass_through import PassThrough
 from receiver.kling.endpoints import Endpoint
+from receiver.kling.pass_through import PassThrough
 
 _KEY_PREFIX = "gateway:"
 _MAX_MODEL_LENGTH = 100

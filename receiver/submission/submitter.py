@@ -28,7 +28,6 @@ from receiver.domain.worker import TaskSet, run_worker
 from receiver.kling import endpoints
 from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
-from receiver.kling.pass_through import PassThrough
 from receiver.settings import Settings
 from receiver.store.interfaces import ById, Change, TaskStore
 from receiver.submission.admission import WAITING_FOR_SLOT, Admitted, Skip, Wait

@@ -42,6 +42,7 @@ from receiver.web.resources.explain import ExplainApi
 from receiver.web.resources.health import HealthApi, ReadinessCheck
 from receiver.web.resources.metrics import MetricsApi
 from receiver.web.resources.replays import ReplayApi, ReplayService
+from receiver.web.resources.results import ResultApi
 from receiver.web.resources.routes import FindSender, RouteApi, RouteStates, RouteStateStore
 from receiver.web.resources.stream import EventStream
 from receiver.web.resources.tasks import Submitter, TaskApi
@@ -76,6 +77,7 @@ class AdminServices:
     diagnose: Diagnose
     probes: ProbeRegistry
     metrics: MetricsApi
+    results: ResultApi
     clock: Clock
     ids: Ids
 
@@ -122,6 +124,7 @@ def _routes(services: AdminServices, console: Console) -> Sequence[Route]:
         _route("/api/diagnostics", GET=diagnostics.show),
         _route("/api/probes", POST=diagnostics.register_probe),
         _route("/api/console/links", POST=ConsoleApi(console.links).create_link),
+        _route("/results/{task}/{file}", GET=services.results.show),
         _route("/openapi.json", GET=_openapi),
         _route("/metrics", GET=services.metrics.show),
         _route("/healthz", GET=health.liveness),

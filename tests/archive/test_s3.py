@@ -162,7 +162,7 @@ async def test_a_server_that_takes_nothing_does_not_hold_us(tmp_path: Path, monk
     monkeypatch.setattr("receiver.archive.s3.PART_TIMEOUT", timedelta(seconds=0.3))
     file, asset = a_file(tmp_path, 1000)
     async with http_peer(never_respond, reads_requests=False) as peer, a_storage(peer.url) as storage:
-        with pytest.raises(FileNotStored, match=r"did not accept \d+ bytes within 0.3 s"):
+        with pytest.raises(FileNotStored, match=r"did not transfer \d+ bytes within 0.3 s"):
             await storage.put(file, NAME, asset)
 
 
@@ -271,3 +271,24 @@ async def open_uploads(storage: S3Storage) -> list[str]:
     """Give the keys of the uploads that have not come to an end."""
     listed = await storage._s3.list_multipart_uploads(Bucket=BUCKET)
     return sorted(upload["Key"] for upload in listed.get("Uploads", ()))
+
+
+async def test_parts_of_a_copied_file_are_read(s3: S3Server, tmp_path: Path) -> None:
+    file, asset = a_file(tmp_path, 100_000)
+    content = file.read_bytes()
+    async with a_storage(s3.url) as storage:
+        url = await storage.put(file, NAME, asset)
+
+        parts = [
+            await storage.read(url, start=start, stop=stop) for start, stop in [(0, 1), (5, 70_000), (70_000, 100_000)]
+        ]
+
+    assert parts == [content[0:1], content[5:70_000], content[70_000:]]
+
+
+async def test_a_deleted_or_foreign_object_cannot_be_read(s3: S3Server) -> None:
+    async with a_storage(s3.url) as storage:
+        with pytest.raises(FileNotStored, match=r"NoSuchKey.*lifecycle rules"):
+            await storage.read(f"s3://{BUCKET}/kling/{NAME}", start=0, stop=1)
+        with pytest.raises(FileNotStored, match="'other'"):
+            await storage.read(f"s3://other/kling/{NAME}", start=0, stop=1)

@@ -17,6 +17,7 @@ from receiver.store.interfaces import (
     Change,
     Decide,
     DeliveryQueue,
+    ResultStore,
     RetentionStore,
     TaskStore,
 )
@@ -39,6 +40,9 @@ class Store(Protocol):
 
     @property
     def archive(self) -> ArchiveStore: ...
+
+    @property
+    def results(self) -> ResultStore: ...
 
     @property
     def retention(self) -> RetentionStore: ...

@@ -35,6 +35,7 @@ HOT: dict[str, dict[str, Any]] = {
     "events_after": {"after": "x", "limit": 1},
     "list_deliveries": {"task_id": "x", "limit": 1},
     "attempts_of_delivery": {"delivery_id": "x"},
+    "result_of_task": {"task_id": "x", "number": 0},
     "backlog": {},
     "old_push_bodies": {"before": 1, "limit": 1},
     "old_intents": {"before": 1, "after": "x", "limit": 1},

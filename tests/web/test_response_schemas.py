@@ -217,4 +217,6 @@ def test_every_described_response_is_checked() -> None:
 
     others = {("GET", "/readyz", "503"), ("GET", "/api/stream", "200"), ("GET", "/metrics", "200")}
     others |= {("POST", "/api/tasks", "422")}
+    files = {("GET", "/results/{task}/{file}", status) for status in ("200", "206")}
+    others = {("GET", "/readyz", "503"), ("GET", "/api/stream", "200"), ("GET", "/metrics", "200"), *files}
     assert {each for each in described if each[2] != "default"} == checked | others

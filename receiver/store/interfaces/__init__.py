@@ -9,6 +9,7 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
     .catalog     Catalog         reads for lists and single items         web, replay
     .archive     ArchiveStore    events whose results are archived        archiver
     .alerts      AlertStore      alerts from first report to end          web, alert service
+    .results     ResultStore     archived results                         web
     .retention   RetentionStore  deletion of old data                     retention
     .totals      Totals          the present state, lasting totals        web
 """
@@ -17,6 +18,7 @@ from receiver.store.interfaces.alerts import AlertStore
 from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate
 from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, RouteBacklog
 from receiver.store.interfaces.deliveries import ClaimedDelivery, ClaimOptions, DeliveryQueue, RecoveredClaims
+from receiver.store.interfaces.results import ResultStore, StoredResult
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
 from receiver.store.interfaces.tasks import ById, ByToken, Change, Decide, TaskRef, TaskStore
 from receiver.store.interfaces.totals import StoreSnapshot, Total, Totals
@@ -36,10 +38,12 @@ __all__ = [
     "DeliveryView",
     "Page",
     "RecoveredClaims",
+    "ResultStore",
     "RetentionStore",
     "RetentionTarget",
     "RouteBacklog",
     "StoreSnapshot",
+    "StoredResult",
     "SweepResult",
     "TaskRef",
     "TaskStore",

@@ -238,6 +238,19 @@ def asset_row(event_id: str, asset: Asset) -> Values:
     return (event_id, asset.number, asset.url, *location, asset.sha256, asset.size, asset.content_type)
 
 
+def asset(row: Row) -> Asset:
+    """Read an asset from its row."""
+    return Asset(
+        number=row["number"],
+        url=row["url"],
+        path=row["path"],
+        storage=row["storage"],
+        sha256=row["sha256"],
+        size=row["bytes"],
+        content_type=row["content_type"],
+    )
+
+
 def action(row: Row) -> AuditEntry:
     """Read an audit entry from its row."""
     return AuditEntry(

@@ -20,6 +20,7 @@ from receiver.store.sqlite.database import Health, Reader, connect_reader, conne
 from receiver.store.sqlite.deliveries import SqliteDeliveryQueue
 from receiver.store.sqlite.migrate import known_migrations, upgrade
 from receiver.store.sqlite.replays import SqliteReplayStore
+from receiver.store.sqlite.results import SqliteResultStore
 from receiver.store.sqlite.retention import SqliteRetentionStore
 from receiver.store.sqlite.tasks import SqliteTaskStore
 from receiver.store.sqlite.totals import SqliteTotals
@@ -55,6 +56,7 @@ class SqliteStore:
         self.deliveries = SqliteDeliveryQueue(writer, hot)
         self.catalog = SqliteCatalog(lists)
         self.archive = SqliteArchiveStore(writer, hot)
+        self.results = SqliteResultStore(lists)
         self.retention = SqliteRetentionStore(writer, health)
         self.replays = SqliteReplayStore(writer, lists)
         self.costs = SqliteCostStore(writer, lists)

@@ -23,12 +23,14 @@ _PATH_PARAMETERS = {
     "alerts": "ID of the alert.",
     "replays": "ID of the replay.",
     "routes": "Name of the route.",
+    "results": _TASK_ID,
 }
 _TEXTS: Mapping[str, Json] = {
     "text/event-stream": {
         "type": "string",
         "description": "Server-sent events: `id` is the event's ID, `event` its type, and `data` its JSON, an Event.",
     },
+    "*/*": {"description": "The file, of its own type."},
     "text/plain": {"type": "string", "description": "One line for each value: name, labels, number."},
 }
 """Responses that are not JSON, by media type."""
@@ -112,7 +114,13 @@ class _DocumentBuilder:
 def _path_parameters(path: str) -> Iterator[Json]:
     for resource, name in re.findall(r"(\w[\w-]*)/\{(\w+)\}", path):
         description = _PATH_PARAMETERS[resource]
-        yield {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
+        yield _path_parameter(name, description)
+    if path.endswith("/{file}"):
+        yield _path_parameter("file", "Name of the file, such as 0.png: the result's number and type.")
+
+
+def _path_parameter(name: str, description: str) -> Json:
+    return {"name": name, "in": "path", "required": True, "description": description, "schema": {"type": "string"}}
 
 
 @cache

@@ -159,6 +159,13 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     "/api/stream": {
         "get": _get("Follow events as they happen (server-sent events)", None, requests.StreamQuery),
     },
+    "/results/{task}/{file}": {
+        "get": Operation(
+            summary="Download an archived file, or a range of it",
+            returns={HTTPStatus.OK: None, HTTPStatus.PARTIAL_CONTENT: None},
+            media_type="*/*",
+        ),
+    },
     "/api/diagnostics": {
         "get": _get("Show the running process: versions, limits and readiness", resources.Diagnostics),
     },

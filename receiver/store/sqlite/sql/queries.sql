@@ -1268,6 +1268,15 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (event_id, number) DO UPDATE
 SET path = excluded.path, storage = excluded.storage;
 
+-- name: result_of_task
+-- Reads an archived result of a task by its number. A later event replaces an earlier one.
+SELECT assets.*
+FROM events
+JOIN assets ON assets.event_id = events.id AND assets.number = :number
+WHERE events.task_id = :task_id
+ORDER BY events.id DESC
+LIMIT 1;
+
 -- name: save_archived_event
 -- Updates an event's envelope with its files, and its archiving state.
 UPDATE events
