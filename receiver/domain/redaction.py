@@ -64,12 +64,13 @@ class Redactor:
         """*secrets* are the configured ones. A header's value such as ``Bearer KEY`` hides ``KEY`` alone too."""
         forms = {form for secret in secrets for form in _forms(secret)}
         self._configured = tuple(sorted(forms, key=len, reverse=True))  # one secret may be a part of another
-        self._encoded = tuple(form.encode() for form in self._configured)
         self._added: deque[Sequence[str]] = deque(maxlen=_MAX_ADDED)
+        self._list_forms()
 
     def add(self, secret: Secret) -> None:
         """Hide a secret made while running too, such as a signed token. Only the newest 16 are remembered."""
         self._added.append(_forms(secret))
+        self._list_forms()
 
     def text(self, text: str) -> str:
         """Return a text for people: a log line, a message, a reason, an excerpt of an answer."""
@@ -82,23 +83,28 @@ class Redactor:
 
     def values(self, text: str) -> str:
         """Return *text* without known secrets and callback tokens. Everything else stays: signed URLs still work."""
-        for form in self._known_forms():
+        for form in self._forms:
             if form in text:
                 text = text.replace(form, MASK)
         return _OWN_TOKEN.sub(r"\1***", text) if "callbacks" in text else text
 
+    def all_values(self, texts: Sequence[str]) -> Sequence[str]:
+        """Return *texts* as ``values`` returns each, but search them together, because nearly all have no secret."""
+        joined = "\n".join(texts)
+        return texts if self.values(joined) == joined else [self.values(text) for text in texts]
+
     def body(self, body: bytes) -> bytes:
         """Return a body without known secrets and callback tokens, otherwise byte for byte."""
-        for encoded in self._known_encoded_forms():
-            if encoded in body:
-                body = body.replace(encoded, MASK.encode())
+        for form in self._encoded_forms:
+            if form in body:
+                body = body.replace(form, MASK.encode())
         return _OWN_TOKEN_BYTES.sub(rb"\1***", body) if b"callbacks" in body else body
 
     def trim(self, body: bytes) -> bytes:
         """Return a part of a longer body without the rest of a known secret at its end and at its start."""
         if len(body) < _MIN_PART:
             return body
-        for encoded in self._known_encoded_forms():
+        for encoded in self._encoded_forms:
             tail, head = body[-len(encoded) :], body[: len(encoded)]
             if (at := _beginning_of(encoded, tail)) is not None:
                 body = body[: len(body) - len(tail) + at]
@@ -106,15 +112,9 @@ class Redactor:
                 body = body[len(head) - at :]
         return body
 
-    def _known_forms(self) -> Iterable[str]:
-        yield from self._configured
-        for forms in self._added:
-            yield from forms
-
-    def _known_encoded_forms(self) -> Iterable[bytes]:
-        yield from self._encoded
-        for forms in self._added:
-            yield from map(str.encode, forms)
+    def _list_forms(self) -> None:
+        self._forms = (*self._configured, *(form for forms in self._added for form in forms))
+        self._encoded_forms = tuple(form.encode() for form in self._forms)
 
 
 def _beginning_of(secret: bytes, tail: bytes) -> int | None:

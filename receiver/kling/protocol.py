@@ -188,11 +188,11 @@ def _message(task: Json, state: TaskState | None) -> str:
 def _id(value: object) -> str | None:
     """Return an id as opaque text; None for a float too large to be exact, because a wrong id is worse."""
     text: str | None = None
+    if isinstance(value, str):  # first, because nearly all are
+        return storable(value.strip())[:MAX_ID] or None
     match value:
         case bool():
             return None
-        case str():
-            text = storable(value.strip())[:MAX_ID]
         case int():
             text = str(value)[:MAX_ID]
         case float() if value.is_integer():
@@ -208,9 +208,9 @@ def _seconds(value: object) -> float | None:
 
 
 def _text(value: object) -> str:
+    if isinstance(value, str):  # first, because nearly all are
+        return storable(value)
     match value:
-        case str():
-            return storable(value)
         case bool():
             return str(value).lower()
         case int() | float():

@@ -34,6 +34,7 @@ _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[\[\]{},:]|[ \t\r\n]{64,}+',
 _KEY_END = re.compile(rb'"[ \t\r\n]*:')
 _FAST_SIZE = 4096
 _decode_fast = msgspec.json.Decoder().decode
+_encode_fast = msgspec.json.Encoder().encode
 _OPENING = frozenset(b"[{")
 _CLOSING = frozenset(b"]}")
 
@@ -62,16 +63,19 @@ def parse(body: bytes, *, max_tokens: int = MAX_TOKENS) -> tuple[Json, bool]:
 def _parse_fast(body: bytes) -> Json | None:
     """Return the object in a body, or None if only the slow way can tell what it is.
 
-    The fast parser keeps the last of two equal keys. But then it returns fewer keys than there are strings followed by
-    a colon. Strings may contain such text too, so a difference alone proves nothing, and the slow way decides.
+    The fast parser keeps the last of two equal keys. A body that is the same when written again has none. In any other
+    body there are then fewer keys than strings followed by a colon. Strings may contain such text too, so a difference
+    proves nothing, and the slow way decides.
     """
     try:
         document = _decode_fast(body)
     except ValueError:  # also of half a surrogate pair, which the slow way accepts
         return None
-    if not isinstance(document, dict) or _count_keys(document) != len(_KEY_END.findall(body)):
+    if not isinstance(document, dict):
         return None
-    return document
+    if _encode_fast(document) == body or _count_keys(document) == len(_KEY_END.findall(body)):
+        return document
+    return None
 
 
 def _count_keys(value: object) -> int:

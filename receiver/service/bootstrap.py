@@ -65,6 +65,8 @@ log = structlog.get_logger()
 
 _LISTENER_GRACE = timedelta(seconds=5)
 _MAX_CONNECTIONS = 1000
+_GC_THRESHOLD = 10_000
+"""New objects between two collections. Python's 700 are those of ten callbacks, and hardly any has a cycle."""
 _ADMIN_LIMITS = ConnectionLimits(
     request=timedelta(minutes=5),  # uploads of base64 images are slow
     drained_bytes=2 * MAX_JOB_BODY,  # so that a client with a wrong token reads its 401 after a large upload
@@ -108,6 +110,7 @@ async def run_until_stopped(loaded: Loaded) -> int:
             return 0
         gc.freeze()  # these objects live forever, and each collection of them would block the loop for about 30 ms
         gc.enable()
+        gc.set_threshold(_GC_THRESHOLD)
         if killed := await kill_orphans():
             log.warning("scripts.killed", processes=killed, reason="The receiver that started them was killed.")
         return await supervisor.run(systemd)

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -40,6 +40,7 @@ LEVELS: Mapping[str, int] = {
 }
 
 _PLAIN = (str, int, float, type(None))
+_PLAIN_TYPES = frozenset({*_PLAIN, bool})
 _encode_plain = msgspec.json.Encoder().encode
 _encode_any = json.JSONEncoder(default=repr, separators=(",", ":")).encode
 
@@ -55,8 +56,8 @@ def configure(level: str | None = None, *, environ: Mapping[str, str] = os.envir
     writer = LogWriter(_STDERR, report_dropped=_report_dropped)
     atexit.register(writer.flush)
     structlog.configure(
-        processors=_console_processors(colors="NO_COLOR" not in environ) if on_terminal else [_render_json],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold),
+        processors=_console_processors(colors="NO_COLOR" not in environ) if on_terminal else [],
+        wrapper_class=structlog.make_filtering_bound_logger(threshold) if on_terminal else _json_logger(threshold),
         logger_factory=lambda *_: _LineLogger(writer),
         cache_logger_on_first_use=True,
     )
@@ -91,21 +92,50 @@ def _threshold(level: str | None, environ: Mapping[str, str]) -> int:
         raise ConfigurationError([f"{source}: {name!r} is not a log level; use one of {', '.join(LEVELS)}"]) from None
 
 
-def _render_json(_logger: object, method: str, line: structlog.typing.EventDict) -> str:
-    """Return the line as JSON, redacted when it is finished, so that nested values and tracebacks are covered too.
+class _JsonLogger(structlog.BoundLoggerBase):
+    """A logger of JSON lines with structlog's methods. Its own one has no part but calls seven functions per line."""
+
+    def log(self, level: int, event: str, **values: object) -> None:
+        """Log a line at a level of :mod:`logging`."""
+        getattr(self, logging.getLevelName(level).lower(), self.error)(event, **values)
+
+    def error(self, event: str, **values: object) -> None:
+        """Log an error, at any threshold."""
+        self._logger.msg(_json_line("error", event, {**self._context, **values}))
+
+    def exception(self, event: str, **values: object) -> None:
+        """Log an error with the exception being handled."""
+        self._logger.msg(_json_line("error", event, {**self._context, "exc_info": True, **values}))
+
+    critical = error
+
+
+def _json_logger(threshold: int) -> type[_JsonLogger]:
+    """Return the logger whose methods below a level do nothing."""
+
+    def writes(level: str) -> Callable[..., None]:
+        return lambda self, event, **values: self._logger.msg(_json_line(level, event, {**self._context, **values}))
+
+    def ignores(_self: _JsonLogger, _event: str, **_values: object) -> None: ...
+
+    levels = {name: writes(name) if level >= threshold else ignores for name, level in LEVELS.items()}
+    return type("JsonLogger", (_JsonLogger,), levels)
+
+
+def _json_line(level: str, event: str, values: Mapping[str, object]) -> str:
+    """Return a line as JSON, redacted when it is finished, so that nested values and tracebacks are covered too.
 
     Timestamp, level and event come first, because people read the JSON lines too.
     """
-    level = "error" if method == "exception" else method
-    if "exc_info" in line:
-        line = dict(structlog.processors.format_exc_info(_logger, method, line))
-    ordered = {"timestamp": iso_micros(datetime.now(UTC)), "level": level, "event": line.pop("event"), **line}
-    return _redact_line(_logger, method, _to_json(ordered))
+    if "exc_info" in values:
+        values = structlog.processors.format_exc_info(None, level, dict(values))
+    line = {"timestamp": iso_micros(datetime.now(UTC)), "level": level, "event": event, **values}
+    return _redact_line.redactor.text(_to_json(line))
 
 
 def _to_json(line: Mapping[str, object]) -> str:
     """Return the line as JSON: quickly if all values are plain, else with ``repr`` for what JSON does not know."""
-    if all(isinstance(value, _PLAIN) for value in line.values()):
+    if _PLAIN_TYPES.issuperset(map(type, line.values())) or all(isinstance(each, _PLAIN) for each in line.values()):
         try:
             return _encode_plain(line).decode()
         except (ValueError, OverflowError):  # half of a surrogate pair, or a number of more than 64 bits

@@ -25,6 +25,7 @@ from receiver.tasks import lifecycle, poll_schedule
 from receiver.tasks.callback_monitor import CallbackHealthChange, CallbackMonitor
 from receiver.tracking import confirmations, measurements
 from receiver.tracking.incoming import Incoming, decode_body
+from receiver.tracking.notifications import notify_workers
 from receiver.tracking.pending_reports import PendingReports
 from receiver.tracking.push_limiter import USUAL_BYTES, PushKind, PushLimiter
 
@@ -152,7 +153,9 @@ class Inbox:
         return await self._task_store.apply(ByToken(token_hash=hashed), decide, with_pending=with_pending)
 
     def _clean_headers(self, headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        return tuple((name, self._redactor.values(value)) for name, value in headers if name not in _DROPPED_HEADERS)
+        kept = [(name, value) for name, value in headers if name not in _DROPPED_HEADERS]
+        values = self._redactor.all_values([value for _, value in kept])
+        return tuple((name, value) for (name, _), value in zip(kept, values, strict=True))
 
     async def has_token(self, token: str) -> bool:
         """Return whether *token* belongs to a live task. This does not use the store's writer."""
@@ -354,27 +357,13 @@ class Inbox:
                 task=change.push.task_id,
                 push=change.push.id,
                 status=incoming.report.raw_status,
-                outcome=change.push.outcome,
-                signature=incoming.signature,
+                outcome=change.push.outcome.value,
+                signature=incoming.signature.value,
             )
 
     def _notify(self, change: Change) -> None:
         measurements.record_ends(self._metrics, change)
-        if change.deliveries:
-            self._notifiers.deliveries.notify()
-        if change.events:
-            self._notifiers.events.notify()
-        task = change.task
-        if task is None:
-            return
-        if task.due_at is not None:
-            self._notifiers.polls.notify_due(task.due_at, now=self._clock.now())
-        if not poll_schedule.has_ended(task):
-            return
-        if task.queueing.pack is not None:  # its slots are free
-            self._notifiers.tasks.notify()
-        if task.batch is not None:
-            self._notifiers.batches.notify()
+        notify_workers(self._notifiers, change, now=self._clock.now())
 
 
 class _BoundOtherwiseError(Exception):

@@ -1,8 +1,9 @@
 """A push that was parsed but not yet decided. Pure."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from receiver.domain.errors import MalformedBody
 from receiver.domain.model import Source, StatusReport
@@ -14,8 +15,7 @@ _CODING = "content-encoding"
 _MAX_SHOWN = 40
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Incoming:
+class Incoming(msgspec.Struct, frozen=True, kw_only=True):
     """A callback or a poll answer, and what it reports. ``task_body`` is the part of an answer that is like a callback.
 
     ``body`` is decoded, so ``headers`` do not name a content coding.

@@ -25,7 +25,7 @@ from receiver.domain.metrics import Metrics
 from receiver.web.probes import Probe, ProbeRegistry, answer
 from receiver.web.server import problems
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
-from receiver.web.server.body import BodyMemoryBudget, ClientDisconnected, check_head, read_body
+from receiver.web.server.body import BodyMemoryBudget, ClientDisconnected, check_head, read_body, receive_body
 from receiver.web.server.client_address import TrustedProxies
 from receiver.web.server.failure_limiter import FailureLimiter
 from receiver.web.server.httptools_connection import RESPOND
@@ -112,24 +112,24 @@ class _PublicApp:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        client = self._proxies.client(scope)
         try:
             await self._handle(scope, receive, send)
         except ClientDisconnected:
-            log.info("callback.abandoned", peer=client)
+            log.info("callback.abandoned", peer=self._proxies.client(scope))
         except Problem as problem:
-            await self._refuse(scope, send, client, problem)
+            await self._refuse(scope, send, problem)
         except errors.ReceiverError as error:
-            await self._refuse(scope, send, client, problems.from_error(error))
+            await self._refuse(scope, send, problems.from_error(error))
         except Exception:  # noqa: BLE001 -- the boundary of a request
             # Only the text: a log renderer that prints local variables would print the token.
-            log.error("callback.failed", peer=client, exception=_redacted_traceback(scope))  # noqa: TRY400 -- see above
+            traceback_text = _redacted_traceback(scope)
+            log.error("callback.failed", peer=self._proxies.client(scope), exception=traceback_text)  # noqa: TRY400 -- see above
             await _send_problem(send, problems.internal_error())
 
-    async def _refuse(self, scope: Scope, send: Send, client: str, problem: Problem) -> None:
+    async def _refuse(self, scope: Scope, send: Send, problem: Problem) -> None:
         if scope["path"].startswith(_CALLBACK_PREFIX):
             self._metrics.callbacks.add(problem.code)
-        self._log_refusal(client, problem)
+        self._log_refusal(self._proxies.client(scope), problem)
         await _send_problem(send, problem)
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -161,11 +161,12 @@ class _PublicApp:
         check_head(scope, limit=self._max_body, codings=_CODINGS)
         if not await self._is_known(token):
             return False
-        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
         try:
-            async with self._body_memory.reserve(scope, limit=self._max_body):
-                body = await read_body(scope, receive, limit=self._max_body, codings=_CODINGS)
-                is_accepted = await self._inbox.accept_callback(token, headers, body)
+            if self._body_memory.needs_reservation(scope, limit=self._max_body):
+                async with self._body_memory.reserve(scope, limit=self._max_body):
+                    is_accepted = await self._read_and_commit(token, scope, receive)
+            else:
+                is_accepted = await self._read_and_commit(token, scope, receive)
         except (Problem, errors.MalformedBody):
             # A token that has ended since it was remembered gets the same 404 as an unknown one.
             if await self._inbox.has_token(token):
@@ -174,6 +175,11 @@ class _PublicApp:
         if not is_accepted:
             self._known_tokens.pop(token_hash(token), None)
         return is_accepted
+
+    async def _read_and_commit(self, token: str, scope: Scope, receive: Receive) -> bool:
+        headers = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]]
+        body = await receive_body(receive, limit=self._max_body)
+        return await self._inbox.accept_callback(token, headers, body)
 
     async def _answer_probe(self, probe: Probe | None, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a probe of the public URL. Raises ``Problem`` (404) if there is none; its body is not read then."""

@@ -46,7 +46,7 @@ async def test_hostile_clients_stop_no_good_callback(tmp_path: Path, record_coun
         await wait_until(lambda: open_files(receiver) <= files, seconds=40)
 
         stored = receiver.rows(
-            "SELECT count(*), count(DISTINCT p.body) FROM pushes p JOIN tasks t ON t.id = p.task_id "
+            "SELECT count(*), count(DISTINCT p.body) FROM whole_pushes p JOIN tasks t ON t.id = p.task_id "
             "WHERE t.label = 'good'"
         )
         record_counts(

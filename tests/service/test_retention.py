@@ -67,7 +67,7 @@ async def test_bodies_are_deleted_first_and_digests_stay(system: RetentionSystem
     [left] = await system.store.catalog.pushes(task.id)
     assert left.body == b""
     assert (left.digest, left.outcome, left.headers) == (push.digest, push.outcome, push.headers)
-    assert system.rows("SELECT body FROM pushes") == [(None,)]
+    assert system.rows("SELECT body FROM whole_pushes") == [(None,)]
     assert await system.store.tasks.intent(task.id) == b""
     kept = await system.store.catalog.event(event)
     assert kept is not None

@@ -30,7 +30,7 @@ async def a_task_history(web: WebApp) -> None:
     for push in pushes:
         await web.store.tasks.apply(ById(id="tsk_1"), lambda *_, push=push: Change(push=push))
     envelope = b'{"type":"task.succeed","data":{"event_id":"evt_1","source":"callback","message":"well"}}'
-    event = an_event(push_id="psh_2", created_at=at(1), envelope=envelope, decisions=(WANTED,))
+    event = an_event(push_id="psh_2", body=CALLBACK, created_at=at(1), envelope=envelope, decisions=(WANTED,))
     await web.store.tasks.add_events([event], [a_delivery(created_at=at(1))])
     await web.store.deliveries.claim("publish", now=at(2), until=at(60), limit=1, claim="c")
     attempt = Attempt(
@@ -110,7 +110,10 @@ async def test_explain_works_without_the_deleted_bodies(web: WebApp) -> None:
     story = await explain(web, "tsk_1")
 
     assert story["intent"] is None
-    assert [(push["body"], push["bytes"], push["status"]) for push in story["pushes"]] == [(None, 0, None)] * 3
+    deleted = (None, 0, None)
+    of_the_event = (CALLBACK.decode(), len(CALLBACK), "succeed")
+    shown = [(push["body"], push["bytes"], push["status"]) for push in story["pushes"]]
+    assert shown == [deleted, of_the_event, deleted]
     assert [push["outcome"] for push in story["pushes"]] == ["duplicate", "applied", "unrecognized"]
     assert story["events"][0]["deliveries"]
 

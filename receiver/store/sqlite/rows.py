@@ -7,6 +7,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from operator import itemgetter
 from typing import Any, Protocol, TypeAlias
 
 import msgspec
@@ -37,76 +38,7 @@ _ORIGINS = {origin.value: origin for origin in Origin}
 _STATES = {state.value: state for state in TaskState}
 _encode_json = msgspec.json.Encoder().encode
 
-
-class Row(Protocol):
-    """A row of any driver: values by column name."""
-
-    def __getitem__(self, column: str, /) -> Any:  # noqa: ANN401 -- the schema defines the type of each column
-        ...
-
-
-def as_dicts(found: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
-    """Return rows as dictionaries: ``sqlite3.Row`` searches its columns one by one, which is slower."""
-    columns = [column[0] for column in found.description]
-    return (dict(zip(columns, row, strict=True)) for row in found)
-
-
-def task(row: Row) -> Task:
-    """Read a task from its row."""
-    return Task(
-        id=row["id"],
-        origin=_ORIGINS[row["origin"]],
-        state=_STATES[row["state"]],
-        created_at=from_micros(row["created_at"]),
-        updated_at=from_micros(row["updated_at"]),
-        token_hash=row["token_hash"],
-        endpoint=row["endpoint"],
-        label=row["label"],
-        tags={} if row["tags"] == "{}" else json.loads(row["tags"]),
-        batch=row["batch"],
-        idempotency_key=row["idempotency_key"],
-        kling_id=row["kling_id"],
-        external_task_id=row["external_task_id"],
-        reply_to=row["reply_to"],
-        message=row["message"],
-        kling_state=None if row["kling_state"] is None else _STATES[row["kling_state"]],
-        end_reason=None if row["end_reason"] is None else EndReason(row["end_reason"]),
-        is_end_unverified=bool(row["is_end_unverified"]),
-        queueing=Queueing(
-            pack=row["pack"] or None,
-            weight=row["weight"],
-            priority=row["priority"],
-            share=row["fair_share"],
-            attempts=row["attempts"],
-        ),
-        polling=Polling(
-            count=row["poll_count"],
-            at=datetime_or_none(row["polled_at"]),
-            push_at=datetime_or_none(row["push_poll_at"]),
-            empty_results=row["empty_result_count"],
-        ),
-        redundant_push_count=row["redundant_push_count"],
-        started_at=datetime_or_none(row["started_at"]),
-        stuck_at=datetime_or_none(row["stuck_at"]),
-        due_at=datetime_or_none(row["due_at"]),
-        expires_at=datetime_or_none(row["expires_at"]),
-    )
-
-
-def new_task_row(task: Task) -> Values:
-    """Return the row of a task for ``insert_task``: the values that never change, then the others."""
-    return (
-        task.id,
-        task.origin.value,
-        micros(task.created_at),
-        task.batch,
-        task.idempotency_key,
-        task.queueing.priority,
-        storable_text(task.queueing.share),
-        *changeable_values(task),
-    )
-
-
+_FIXED = ("id", "origin", "created_at", "batch", "idempotency_key", "priority", "fair_share")
 CHANGEABLE = (
     "state",
     "updated_at",
@@ -135,6 +67,89 @@ CHANGEABLE = (
     "expires_at",
 )
 """The columns of a task that may change, in the order of :func:`changeable_values`."""
+_COLUMNS = (*_FIXED, *CHANGEABLE)
+
+
+class Row(Protocol):
+    """A row of any driver: values by column name."""
+
+    def __getitem__(self, column: str, /) -> Any:  # noqa: ANN401 -- the schema defines the type of each column
+        ...
+
+
+def as_dicts(found: sqlite3.Cursor) -> Iterator[dict[str, Any]]:
+    """Return rows as dictionaries: ``sqlite3.Row`` searches its columns one by one, which is slower."""
+    columns = [column[0] for column in found.description]
+    return (dict(zip(columns, row, strict=True)) for row in found)
+
+
+def tasks(found: sqlite3.Cursor) -> Iterator[tuple[Task, Values]]:
+    """Yield each task in the rows of a query, with its values of the columns ``CHANGEABLE``."""
+    names = [column[0] for column in found.description]
+    ordered = itemgetter(*(names.index(column) for column in _COLUMNS))
+    for row in found:
+        values = ordered(row)
+        yield _task(values), values[len(_FIXED) :]
+
+
+def task(row: Row) -> Task:
+    """Read a task from its row."""
+    return _task(tuple(row[column] for column in _COLUMNS))
+
+
+def _task(values: Values) -> Task:
+    values_by_position: tuple[Any, ...] = values  # by name it would take three times as long
+    (
+        id_, origin, created_at, batch, idempotency_key, priority, share, state, updated_at, token_hash, endpoint,
+        label, tags, kling_id, external_task_id, reply_to, message, kling_state, end_reason, is_end_unverified, pack,
+        weight, attempts, poll_count, empty_results, redundant_push_count, started_at, polled_at, push_poll_at,
+        stuck_at, due_at, expires_at,
+    ) = values_by_position  # fmt: skip
+    return Task(
+        id=id_,
+        origin=_ORIGINS[origin],
+        state=_STATES[state],
+        created_at=from_micros(created_at),
+        updated_at=from_micros(updated_at),
+        token_hash=token_hash,
+        endpoint=endpoint,
+        label=label,
+        tags={} if tags == "{}" else json.loads(tags),
+        batch=batch,
+        idempotency_key=idempotency_key,
+        kling_id=kling_id,
+        external_task_id=external_task_id,
+        reply_to=reply_to,
+        message=message,
+        kling_state=None if kling_state is None else _STATES[kling_state],
+        end_reason=None if end_reason is None else EndReason(end_reason),
+        is_end_unverified=bool(is_end_unverified),
+        queueing=Queueing(pack=pack or None, weight=weight, priority=priority, share=share, attempts=attempts),
+        polling=_polling(poll_count, polled_at, push_poll_at, empty_results),
+        redundant_push_count=redundant_push_count,
+        started_at=datetime_or_none(started_at),
+        stuck_at=datetime_or_none(stuck_at),
+        due_at=datetime_or_none(due_at),
+        expires_at=datetime_or_none(expires_at),
+    )
+
+
+def _polling(count: int, at: int | None, push_at: int | None, empty_results: int) -> Polling:
+    return Polling(count=count, at=datetime_or_none(at), push_at=datetime_or_none(push_at), empty_results=empty_results)
+
+
+def new_task_row(task: Task) -> Values:
+    """Return the row of a task for ``insert_task``: the values that never change, then the others."""
+    return (
+        task.id,
+        task.origin.value,
+        micros(task.created_at),
+        task.batch,
+        task.idempotency_key,
+        task.queueing.priority,
+        storable_text(task.queueing.share),
+        *changeable_values(task),
+    )
 
 
 def changeable_values(task: Task) -> Values:
@@ -182,14 +197,14 @@ def push(row: Row) -> Push:
     )
 
 
-def push_row(push: Push) -> Values:
-    """Return the row of a push for ``insert_push``."""
+def push_row(push: Push, *, is_in_event: bool) -> Values:
+    """Return the row of a push for ``insert_push``. A callback's body is not stored twice if its event has it too."""
     return (
         push.id,
         push.task_id,
         push.source.value,
         _to_json(push.headers),
-        push.body,
+        None if is_in_event and push.source is Source.CALLBACK else push.body,
         push.digest,
         micros(push.received_at),
         push.outcome.value,

@@ -5,6 +5,8 @@ import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import msgspec
+
 from receiver.domain.model import Delivery, Event, Push, PushOutcome, Task
 from receiver.store.interfaces import ByToken, Change, Decide, TaskRef
 from receiver.store.sqlite import delivery_rows, rows
@@ -14,8 +16,7 @@ from receiver.store.sqlite.queries import queries, sql, update_columns, write_ro
 from receiver.store.sqlite.writer import DecidedWriteOp, ItemError
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ApplyCall:
+class ApplyCall(msgspec.Struct, frozen=True, kw_only=True):
     """One call of ``apply``."""
 
     ref: TaskRef
@@ -27,22 +28,21 @@ class ApplyCall:
 class UnitOfWork:
     """The tasks of a group with the changes decided so far, and everything to be written."""
 
-    loaded: Mapping[str, Task]
+    stored: Mapping[str, rows.Values]  # the changeable values of each loaded task
+    tasks: dict[str, Task]
     pending: dict[str, list[Push]]
-    tasks: dict[str, Task] = field(default_factory=dict)
     ids_by_token: dict[bytes, str] = field(default_factory=dict)
     changed: dict[str, Task] = field(default_factory=dict)
     pushes: list[Push] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
-    outcomes: dict[str, PushOutcome] = field(default_factory=dict)
+    outcomes: dict[tuple[str, str], PushOutcome] = field(default_factory=dict)  # by task and push
     intents: dict[str, bytes] = field(default_factory=dict)
     costs: list[rows.Values] = field(default_factory=list)
     redundant_limits: dict[str, int] = field(default_factory=dict)
     actions: list[rows.Values] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.tasks = dict(self.loaded)
         self.ids_by_token = {task.token_hash: task.id for task in self.tasks.values() if task.token_hash is not None}
 
     def apply(self, call: ApplyCall) -> Change | None:
@@ -70,7 +70,7 @@ class UnitOfWork:
             if change.push.outcome is PushOutcome.PENDING:
                 self.pending.setdefault(task.id, []).append(change.push)
         if change.resolved:
-            self.outcomes.update(change.resolved)
+            self.outcomes.update({(task.id, push_id): outcome for push_id, outcome in change.resolved.items()})
             pending = [push for push in self.pending.get(task.id, ()) if push.id not in change.resolved]
             self.pending[task.id] = pending
         if change.intent is not None:
@@ -94,17 +94,17 @@ class UnitOfWork:
 def _load(connection: sqlite3.Connection, group: Sequence[ApplyCall]) -> UnitOfWork:
     tokens = [call.ref.token_hash for call in group if isinstance(call.ref, ByToken)]
     ids = [call.ref.id for call in group if not isinstance(call.ref, ByToken)]
-    found: list[rows.Row] = []
+    found: list[tuple[Task, rows.Values]] = []
     if tokens:
-        found += rows.as_dicts(connection.execute(*_with_list("tasks_by_token", tokens)))
+        found += rows.tasks(connection.execute(*_with_list("tasks_by_token", tokens)))
     if ids:
-        found += rows.as_dicts(connection.execute(sql("tasks_by_id"), {"ids": json.dumps(ids)}))
-    tasks = {row["id"]: rows.task(row) for row in found}
+        found += rows.tasks(connection.execute(sql("tasks_by_id"), {"ids": json.dumps(ids)}))
+    tasks = {task.id: task for task, _ in found}
     pending: dict[str, list[Push]] = {}
     if any(call.with_pending for call in group):
         for row in connection.execute(sql("pending_pushes"), {"ids": json.dumps(list(tasks))}):
             pending.setdefault(row["task_id"], []).append(rows.push(row))
-    return UnitOfWork(loaded=tasks, pending=pending)
+    return UnitOfWork(stored={task.id: values for task, values in found}, tasks=tasks, pending=pending)
 
 
 def _with_list(name: str, values: Sequence[bytes]) -> tuple[str, Sequence[bytes]]:
@@ -128,9 +128,11 @@ def _write(connection: sqlite3.Connection, unit: UnitOfWork) -> None:
     if unit.intents:
         write_rows(connection, "save_intent", unit.intents.items())
     if unit.pushes:
-        write_rows(connection, "insert_push", map(rows.push_row, unit.pushes))
+        in_events = {event.push_id: event.body for event in unit.events}
+        pushes = [rows.push_row(push, is_in_event=in_events.get(push.id) == push.body) for push in unit.pushes]
+        write_rows(connection, "insert_push", pushes)
     if unit.outcomes:
-        outcomes = [(outcome.value, push_id) for push_id, outcome in unit.outcomes.items()]
+        outcomes = [(outcome.value, *ids) for ids, outcome in unit.outcomes.items()]
         connection.executemany(sql("set_push_outcome"), outcomes)
     if unit.costs:
         write_rows(connection, "save_cost", unit.costs)
@@ -145,7 +147,7 @@ def _save_tasks(connection: sqlite3.Connection, unit: UnitOfWork) -> None:
     """Write the changed columns of each changed task. Tasks with the same changed columns share a statement."""
     by_columns: dict[tuple[int, ...], list[rows.Values]] = {}
     for task_id, task in unit.changed.items():
-        before, after = rows.changeable_values(unit.loaded[task_id]), rows.changeable_values(task)
+        before, after = unit.stored[task_id], rows.changeable_values(task)
         changed = tuple(index for index, value in enumerate(after) if value != before[index])
         if changed:
             by_columns.setdefault(changed, []).append((task_id, *[after[index] for index in changed]))

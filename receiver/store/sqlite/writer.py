@@ -13,6 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Generic, TypeAlias, TypeVar
 
+import msgspec
 import structlog
 
 from receiver.domain.errors import StoreBroken, StoreUnavailable
@@ -69,8 +70,7 @@ class DecidedWriteOp(Generic[Item, Seen, Plan, Result]):
 AnyWriteOp: TypeAlias = WriteOp[Any, Any] | DecidedWriteOp[Any, Any, Any, Any]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pending:
+class _Pending(msgspec.Struct, eq=False):
     """One caller's item, and the future of its result."""
 
     op: AnyWriteOp

@@ -43,17 +43,20 @@ class BodyMemoryBudget:
         self._wait_timeout = wait_timeout  # shorter than the listener's deadline for a request
         self._changed = asyncio.Condition()
 
+    def needs_reservation(self, scope: Scope, *, limit: int) -> bool:
+        """Return whether a request's body needs memory of the budget: small bodies, and those to be refused, do not."""
+        return self._small < _declared_size(scope, default=limit) <= limit
+
     @asynccontextmanager
     async def reserve(self, scope: Scope, *, limit: int) -> AsyncIterator[None]:
         """Reserve memory for a request's body: its declared size, or *limit* bytes if it declares none.
 
-        Small bodies, and bodies over the limit that will be refused, reserve nothing.
         Raises ``Problem`` (503) if no memory becomes free within the timeout.
         """
-        size = _declared_size(scope, default=limit)
-        if not self._small < size <= limit:
+        if not self.needs_reservation(scope, limit=limit):
             yield
             return
+        size = _declared_size(scope, default=limit)
         async with self._changed:
             try:
                 async with asyncio.timeout(self._wait_timeout.total_seconds()):
@@ -85,6 +88,11 @@ async def read_body(scope: Scope, receive: Receive, *, limit: int, codings: Coll
     content coding, and ``ClientDisconnected``.
     """
     check_head(scope, limit=limit, codings=codings)
+    return await receive_body(receive, limit=limit)
+
+
+async def receive_body(receive: Receive, *, limit: int) -> bytes:
+    """Read the whole body of a request whose head was checked. Raises as ``read_body``."""
     return await _read_rest(await receive(), receive, limit=limit)
 
 

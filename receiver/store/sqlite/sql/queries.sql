@@ -376,7 +376,7 @@ WHERE tasks.id = assigned.id
   AND tasks.fair_share <> assigned.fair_share;
 
 -- name: insert_push
--- Stores a push as received.
+-- Stores a push as received, without its body if its event has it.
 INSERT INTO pushes (id, task_id, source, headers, body, digest, received_at, outcome)
 VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 
@@ -384,7 +384,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?);
 -- Sets the outcome of an earlier push.
 UPDATE pushes
 SET outcome = ?
-WHERE id = ?;
+WHERE task_id = ?
+  AND id = ?;
 
 -- name: save_cost
 -- Stores the cost of a task. The more complete report replaces the other; of two equally complete ones the later wins.
@@ -471,8 +472,8 @@ SET checked_until = MAX(checked_until, excluded.checked_until);
 -- Limits the stored pushes that changed nothing, so that a flood of them does not fill the disk. Pending pushes are
 -- excluded: one of them may be the only link to Kling's task.
 DELETE FROM pushes
-WHERE id IN (
-    SELECT id
+WHERE rowid IN (
+    SELECT rowid
     FROM pushes
     WHERE task_id = ?
       AND outcome NOT IN ('applied', 'pending')
@@ -501,7 +502,7 @@ INSERT INTO deliveries (
     id, event_id, route, status, created_at, due_at, attempts, probes, unfinished_claims, claim, replay_of, finished_at
 )
 VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-ON CONFLICT (event_id, route) WHERE replay_of IS NULL DO NOTHING;
+ON CONFLICT (event_id, route, (CASE WHEN replay_of IS NULL THEN '' ELSE id END)) DO NOTHING;
 
 -- name: due_routes
 -- Finds when the next delivery of each route is due. It skips from route to route in the index instead of reading
@@ -867,7 +868,7 @@ GROUP BY state;
 -- name: pushes_of_task
 -- Lists the pushes of a task, oldest first.
 SELECT *
-FROM pushes
+FROM whole_pushes
 WHERE task_id = :task_id
 ORDER BY id;
 
@@ -1077,7 +1078,7 @@ SELECT MAX(SUBSTR(id, INSTR(id, '_') + 1)) AS newest
 FROM (
     SELECT MAX(id) AS id FROM tasks
     UNION ALL
-    SELECT MAX(id) FROM pushes
+    SELECT MAX(id) FROM (SELECT id FROM pushes ORDER BY rowid DESC LIMIT 1000) -- the last commits
     UNION ALL
     SELECT MAX(id) FROM events
     UNION ALL
@@ -1102,7 +1103,7 @@ SELECT 'assets', COUNT(*) FROM assets;
 
 -- name: old_push_bodies
 -- Finds the oldest push bodies. Pending pushes are excluded.
-SELECT id, TRUE AS is_old, TRUE AS is_free, LENGTH(body) AS weight
+SELECT rowid AS id, TRUE AS is_old, TRUE AS is_free, LENGTH(body) AS weight
 FROM pushes
 WHERE body IS NOT NULL
   AND outcome <> 'pending'
@@ -1114,7 +1115,7 @@ LIMIT :limit;
 -- Deletes the bodies of pushes. Their rows, digests and outcomes stay.
 UPDATE pushes
 SET body = NULL
-WHERE id IN (SELECT value FROM json_each(:ids));
+WHERE rowid IN (SELECT value FROM json_each(:ids));
 
 -- name: old_intents
 -- Reads a page of intents by age, with whether each is old and no longer needed for a submit.
