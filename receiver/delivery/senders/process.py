@@ -19,7 +19,7 @@ from io import FileIO
 from pathlib import Path
 from typing import IO
 
-from receiver.delivery.senders.process_tree import Process, ProcessTree, orphans, run_marker
+from receiver.delivery.senders.process_tree import Process, ProcessTree, orphans, run_marker, ticks_since_boot
 
 KILL_AFTER = timedelta(seconds=5)
 LINGER = timedelta(seconds=1)
@@ -58,13 +58,13 @@ async def run(
         read_end, write_end = os.pipe()
         with FileIO(write_end, "w") as output:
             tail = _Tail(FileIO(read_end), limit=output_limit)
-            inode = os.fstat(write_end).st_ino
+            inode, since = os.fstat(write_end).st_ino, ticks_since_boot()
             try:
                 process = _spawn(command, event, output, cwd=cwd, env={**env, **run_marker(inode)})
             except BaseException:
                 tail.close()
                 raise
-    program = _Program(process, tail, tree=ProcessTree.of(process.pid, pipe=inode))
+    program = _Program(process, tail, tree=ProcessTree(process.pid, inode, since))
     try:
         return await program.finish(time_limit)
     finally:
@@ -170,6 +170,8 @@ class _Program:
             await self._wait_for_output_end()
 
     async def _wait_for_output_end(self) -> bool:
+        if self._tail.has_ended_now():
+            return True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LINGER.total_seconds()):
                 await self._tail.ended.wait()
@@ -226,6 +228,12 @@ class _Tail:
     def excerpt(self) -> bytes:
         """Return the last bytes."""
         return bytes(self._buffer[-self._limit :]) if self._limit else b""
+
+    def has_ended_now(self) -> bool:
+        """Read once without waiting. Return whether the output has ended."""
+        if not self.ended.is_set():
+            self._read()
+        return self.ended.is_set()
 
     def close(self) -> None:
         """Stop reading and close the pipe."""
