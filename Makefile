@@ -68,9 +68,10 @@ soak: export FILES ?= 20000
 soak: $(VENV)/.dev ## run the crash, power cut and random tests for hours; writes a report to var/soak
 	$(PYTEST) -v -n 2 --maxschedchunk 1 -m soak --timeout 0 --report var/soak $(ARGS)
 
-fmt: $(VENV)/.dev ## format, and apply automatic lint fixes
+fmt: $(VENV)/.dev ## format, apply automatic lint fixes, and write the manual page
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format .
+	$(BIN)/python -m receiver.cli.man_page > systemd/kling-receiver.1
 
 # A fresh uv resolves for all platforms and Python versions. Pins stay while pyproject.toml allows them (ARGS=--upgrade).
 # Lock files contain names, versions and hashes, but no addresses: each machine has its own package index.

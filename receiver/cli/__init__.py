@@ -11,6 +11,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from receiver.domain.errors import ConfigurationError, ReceiverError
+
 if TYPE_CHECKING:
     from cyclopts import CycloptsError
 
@@ -20,27 +22,31 @@ USAGE = 2
 CONFIGURATION = 78
 INTERRUPTED = 130
 
+
+class CommandFailed(ReceiverError):
+    """The command could not do its work."""
+
+    code = "failed"
+
+
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _PROGRAM = "kling-receiver"
-_LAYOUT = "\n\t"  # control characters of our own error texts
+_EXIT_CODES = {"usage": USAGE, ConfigurationError.code: CONFIGURATION}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Return its exit code: 0 ok, 1 failed, 2 usage, 78 configuration, 130 interrupted."""
     from receiver.cli import streams
-    from receiver.domain.errors import ConfigurationError, ReceiverError
 
     gc.disable()  # until the command is loaded: loaded modules are never freed, so collecting them only takes time
     streams.prepare()
+    arguments = list(sys.argv[1:] if argv is None else argv)
     try:
-        code = _run(list(sys.argv[1:] if argv is None else argv))
+        code = _run(arguments)
         sys.stdout.flush()
-    except ConfigurationError as error:
-        _print_error("the configuration is invalid:\n" + "\n".join(f"  {fault}" for fault in error.faults))
-        return CONFIGURATION
     except ReceiverError as error:
-        _print_error(str(error))
-        return USAGE if error.code == "usage" else FAILED
+        _print_error(error, arguments)
+        return _EXIT_CODES.get(error.code, FAILED)
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
@@ -49,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in _WRITE_ERRORS or error.filename is not None:
             raise
-        _print_error(f"cannot write the output: {error.strerror}.")
+        _print_error(CommandFailed(f"cannot write the output: {error.strerror}."), arguments)
         _discard_output()
         return FAILED
     finally:
@@ -76,24 +82,35 @@ def _parse_and_run(argv: list[str]) -> int:
 
     from receiver.cli import streams
     from receiver.cli.commands import app
+    from receiver.cli.options import UsageError
 
     try:
         command, bound, _ = app.parse_args(argv)
         gc.enable()
         result = command(*bound.args, **bound.kwargs)
+        if command == app.help_print:
+            chain = app.parse_commands(argv)[0]
+            _print_examples([name for name in chain if not name.startswith("-")])
     except CycloptsError as error:
-        _print_error(f"{_argument_error_text(error)}\nSee: {' '.join([_PROGRAM, *(error.command_chain or ())])} --help")
-        return USAGE
+        help_command = " ".join([_PROGRAM, *(error.command_chain or ()), "--help"])
+        raise UsageError(f"{_argument_error_text(error)}\nSee: {help_command}") from error
     except UnicodeEncodeError:
         if (argument := streams.not_utf8(argv)) is None:
             raise
-        _print_error(f"the argument {argument!r} is not UTF-8. Use a terminal in UTF-8, or put the text into a file.")
-        return USAGE
+        raise UsageError(
+            f"the argument {argument!r} is not UTF-8.", remedy="Use a terminal in UTF-8, or put the text into a file."
+        ) from None
     except SystemExit as leaving:
         if isinstance(leaving.__context__, BrokenPipeError):
             return OK  # rich raises this when the reader of a table or a help text closed the pipe
         return leaving.code if isinstance(leaving.code, int) else FAILED
     return result if isinstance(result, int) else OK
+
+
+def _print_examples(chain: Sequence[str]) -> None:
+    from receiver.cli.examples import examples_of
+
+    sys.stdout.write("\n".join(["Examples:", *(f"  {each}" for each in examples_of(chain)), "", ""]))
 
 
 def _argument_error_text(error: "CycloptsError") -> str:
@@ -121,7 +138,7 @@ def _discard_output() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _print_error(text: str) -> None:
-    from receiver.domain.control_characters import escape_text
+def _print_error(error: ReceiverError, argv: list[str]) -> None:
+    from receiver.cli import problem
 
-    sys.stderr.write(f"{_PROGRAM}: {escape_text(text, keep=_LAYOUT)}\n")
+    problem.print_error(error, as_json=problem.wants_json(argv))

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import CLIENT, PAGING, ClientOptions, Paging, UsageError, not_found_hint, usage_errors
+from receiver.cli.value_kinds import ALERT_ID, ALERT_TYPE, TEXT
 from receiver.domain.model import Json
 
 alerts = App(name="alerts", help="List and acknowledge alerts.")
@@ -40,10 +41,12 @@ def list_(
     past: Annotated[bool, Parameter(help="Only closed alerts.")] = False,
     all_: Annotated[bool, Parameter(name="--all", help="Closed alerts too.")] = False,
     type_: Annotated[
-        list[str] | None, Parameter(name="--type", help="Only this type, such as alert.route_held. May be repeated.")
+        list[str] | None,
+        ALERT_TYPE,
+        Parameter(name="--type", help="Only this type, such as alert.route_held. May be repeated."),
     ] = None,
     subject: Annotated[
-        str | None, Parameter(help="Only alerts about this route, task, event, folder or part of the account.")
+        str | None, TEXT, Parameter(help="Only alerts about this route, task, event, folder or part of the account.")
     ] = None,
     paging: Paging = PAGING,
     output: ClientOptions = CLIENT,
@@ -62,10 +65,10 @@ def list_(
 
 @alerts.command
 def ack(
-    alert: Annotated[str, Parameter(help="ID of the alert.")],
+    alert: Annotated[str, ALERT_ID, Parameter(help="ID of the alert.")],
     /,
     *,
-    note: Annotated[str, Parameter(help="Note for the others, and for the audit log.")] = "",
+    note: Annotated[str, TEXT, Parameter(help="Note for the others, and for the audit log.")] = "",
     output: ClientOptions = CLIENT,
 ) -> int:
     """Acknowledge an alert: it stays quiet until it changes."""

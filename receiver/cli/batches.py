@@ -20,6 +20,7 @@ from receiver.cli.options import (
     duration,
     usage_errors,
 )
+from receiver.cli.value_kinds import BATCH_STATE, FOLDER
 from receiver.client import Batch, BatchNotFinished, SyncClient, Task
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import Json
@@ -59,7 +60,9 @@ _COLUMNS = (
 @batches.command(name="list")
 def list_(
     *,
-    state: Annotated[list[str] | None, Parameter(help="Only open, closed or finished ones. May be repeated.")] = None,
+    state: Annotated[
+        list[str] | None, BATCH_STATE, Parameter(help="Only open, closed or finished ones. May be repeated.")
+    ] = None,
     paging: Paging = PAGING,
     output: ClientOptions = CLIENT,
 ) -> int:
@@ -87,7 +90,7 @@ def export(
     name: BatchName,
     /,
     *,
-    to: Annotated[Path, Parameter(help="Folder for the files and the manifest; created if it is missing.")],
+    to: Annotated[Path, FOLDER, Parameter(help="Folder for the files and the manifest; created if it is missing.")],
     output: ClientOptions = CLIENT,
 ) -> int:
     """Write a batch's results into a folder, named by label, with manifest.csv and manifest.json."""

@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from receiver.cli import OK, render
 from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, TaskRef, key_values, usage_errors
 from receiver.cli.submit import find_endpoint
+from receiver.cli.value_kinds import ENDPOINT
 
 callback_url = App(name="callback-url", help="Create or revoke a callback URL for a job submitted elsewhere.")
 
@@ -16,7 +17,7 @@ callback_url = App(name="callback-url", help="Create or revoke a callback URL fo
 def make(
     *,
     endpoint: Annotated[
-        str | None, Parameter(help="Kling endpoint of the job, to confirm its result: images/generations.")
+        str | None, ENDPOINT, Parameter(help="Kling endpoint of the job, to confirm its result: images/generations.")
     ] = None,
     label: Label = None,
     tag: Tags = None,

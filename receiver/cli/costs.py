@@ -8,6 +8,7 @@ from cyclopts import App, Parameter
 from receiver.cli import FAILED, OK, render
 from receiver.cli.cost import parse_period
 from receiver.cli.options import CLIENT, ClientOptions, usage_errors
+from receiver.cli.value_kinds import TIME
 from receiver.domain.model import Json
 
 costs = App(name="costs", help="Compare Kling's ledgers with the stored costs.")
@@ -47,10 +48,12 @@ _PACKS = (
 def check(
     *,
     from_: Annotated[
-        str | None, Parameter(name="--from", help="Only charges at or after: 2026-11-01 (UTC), or 30d ago (default).")
+        str | None,
+        TIME,
+        Parameter(name="--from", help="Only charges at or after: 2026-11-01 (UTC), or 30d ago (default)."),
     ] = None,
     to: Annotated[
-        str | None, Parameter(help="Only charges before: 2026-12-01 (UTC), or 1d ago (default: now).")
+        str | None, TIME, Parameter(help="Only charges before: 2026-12-01 (UTC), or 1d ago (default: now).")
     ] = None,
     output: ClientOptions = CLIENT,
 ) -> int:

@@ -7,6 +7,7 @@ from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import COMMON, OUTPUT, CommonOptions, OutputOptions
+from receiver.cli.value_kinds import FILE
 from receiver.settings import load_client
 from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.migrate import migrate as apply_migrations
@@ -45,7 +46,9 @@ def check(*, output: OutputOptions = OUTPUT) -> int:
 
 
 @db.command
-def backup(target: Annotated[Path, Parameter(help="File to write.")], /, *, common: CommonOptions = COMMON) -> int:
+def backup(
+    target: Annotated[Path, FILE, Parameter(help="File to write.")], /, *, common: CommonOptions = COMMON
+) -> int:
     """Copy the store to a new file, even while it is in use; the copy is checked before it gets its name."""
     maintenance.backup(load_client(common.config).store_path, target)
     render.print_line(f"{target}: written and checked, {_format_size(target.stat().st_size)}")

@@ -16,6 +16,7 @@ from receiver.cli.options import (
     not_found_hint,
     usage_errors,
 )
+from receiver.cli.value_kinds import DELIVERY_STATUS, EVENT_ID, ROUTE, TASK_ID
 from receiver.domain.model import Json
 
 deliveries = App(name="deliveries", help="List, show and retry deliveries.")
@@ -54,11 +55,13 @@ _ATTEMPT_COLUMNS = (
 def list_(
     *,
     status: Annotated[
-        list[str] | None, Parameter(help="Only pending, delivered, dead or cancelled ones. May be repeated.")
+        list[str] | None,
+        DELIVERY_STATUS,
+        Parameter(help="Only pending, delivered, dead or cancelled ones. May be repeated."),
     ] = None,
-    route: Annotated[str | None, Parameter(help="Only deliveries to this route.")] = None,
-    task: Annotated[str | None, Parameter(help="Only deliveries of this task.")] = None,
-    event: Annotated[str | None, Parameter(help="Only deliveries of this event.")] = None,
+    route: Annotated[str | None, ROUTE, Parameter(help="Only deliveries to this route.")] = None,
+    task: Annotated[str | None, TASK_ID, Parameter(help="Only deliveries of this task.")] = None,
+    event: Annotated[str | None, EVENT_ID, Parameter(help="Only deliveries of this event.")] = None,
     paging: Paging = PAGING,
     output: ClientOptions = CLIENT,
 ) -> int:

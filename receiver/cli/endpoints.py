@@ -7,6 +7,7 @@ from cyclopts import Parameter
 from receiver.cli import OK, render
 from receiver.cli.options import OUTPUT, OutputOptions
 from receiver.cli.submit import find_endpoint
+from receiver.cli.value_kinds import ENDPOINT
 from receiver.domain.model import Json
 from receiver.kling.endpoints import CATALOGUE
 
@@ -23,7 +24,7 @@ _DETAIL_COLUMNS = (*_COLUMNS, render.column("list"))
 
 
 def endpoints(
-    path: Annotated[str | None, Parameter(help="Only this endpoint, listed or not.")] = None,
+    path: Annotated[str | None, ENDPOINT, Parameter(help="Only this endpoint, listed or not.")] = None,
     /,
     *,
     output: OutputOptions = OUTPUT,

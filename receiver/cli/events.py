@@ -17,21 +17,22 @@ from receiver.cli.options import (
     not_found_hint,
     usage_errors,
 )
+from receiver.cli.value_kinds import BATCH, EVENT_ID, EVENT_TYPE, TASK_ID
 from receiver.domain.model import Json
 
 events = App(name="events", help="List and show events.")
 
 
 _ALERT = re.compile(r"alert\.[a-z_]+")
-_STATES = ("submitted", "processing", "succeed", "failed", "rejected", "expired")
-_TYPES = (*(f"task.{state}" for state in _STATES), "batch.finished")
-_TYPES_TEXT = f"Expected: {', '.join(_TYPES)}, or an alert such as alert.route_held"
+STATES = ("submitted", "processing", "succeed", "failed", "rejected", "expired")
+TYPES = (*(f"task.{state}" for state in STATES), "batch.finished")
+_TYPES_TEXT = f"Expected: {', '.join(TYPES)}, or an alert such as alert.route_held"
 
 
 def _check_types(types: Sequence[str]) -> None:
     """Raise UsageError for a type that no event has, because it would never match."""
     for name in (each for given in types for each in given.split(",")):
-        if name not in _TYPES and not _ALERT.fullmatch(name):
+        if name not in TYPES and not _ALERT.fullmatch(name):
             raise UsageError(f"--type {name}: unknown event type.", remedy=f"{_TYPES_TEXT}.")
 
 
@@ -62,11 +63,12 @@ def list_(
     *,
     type_: Annotated[
         list[str] | None,
+        EVENT_TYPE,
         Parameter(name="--type", help="Only this type, such as task.succeed. May be repeated."),
     ] = None,
-    task: Annotated[str | None, Parameter(help="Only events of this task.")] = None,
-    batch: Annotated[str | None, Parameter(help="Only events of tasks in this batch.")] = None,
-    after: Annotated[str | None, Parameter(help="Only events newer than this one, oldest first.")] = None,
+    task: Annotated[str | None, TASK_ID, Parameter(help="Only events of this task.")] = None,
+    batch: Annotated[str | None, BATCH, Parameter(help="Only events of tasks in this batch.")] = None,
+    after: Annotated[str | None, EVENT_ID, Parameter(help="Only events newer than this one, oldest first.")] = None,
     paging: Paging = PAGING,
     output: ClientOptions = CLIENT,
 ) -> int:

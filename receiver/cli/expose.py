@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import COMMON, CommonOptions, UsageError
+from receiver.cli.value_kinds import FILE, TEXT
 from receiver.domain.errors import ReceiverError
 from receiver.settings import Address, PublicSettings, load
 from receiver.settings.addresses import read_optional_url
@@ -90,12 +91,12 @@ def expose(
     /,
     *,
     host: Annotated[
-        str | None, Parameter(help="Host name for Kling to call, instead of the one in [public] url.")
+        str | None, TEXT, Parameter(help="Host name for Kling to call, instead of the one in [public] url.")
     ] = None,
     certificate: Annotated[
-        Path | None, Parameter(help="For nginx: file of the certificate chain (default: certbot's path).")
+        Path | None, FILE, Parameter(help="For nginx: file of the certificate chain (default: certbot's path).")
     ] = None,
-    certificate_key: Annotated[Path | None, Parameter(help="For nginx: file of its private key.")] = None,
+    certificate_key: Annotated[Path | None, FILE, Parameter(help="For nginx: file of its private key.")] = None,
     common: CommonOptions = COMMON,
 ) -> int:
     """Print a proxy configuration that exposes only the public listener and logs no tokens."""

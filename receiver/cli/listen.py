@@ -25,6 +25,7 @@ from pydantic import ValidationError
 
 from receiver.cli import INTERRUPTED, render
 from receiver.cli.options import CLIENT, ClientOptions, UsageError, parse_time
+from receiver.cli.value_kinds import COMMAND, EXPRESSION, GLOB, KEY, ROUTE_EVENT, TIME, URL
 from receiver.client import Client, Event
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.clock import BEFORE_ALL_EVENTS, Ids, SystemClock, first_id
@@ -54,14 +55,17 @@ class EventOptions:
 
     on: Annotated[
         list[str] | None,
+        ROUTE_EVENT,
         Parameter(help="Only this kind: succeed, failed, alert, ... May be repeated."),
     ] = None
     endpoints: Annotated[
-        list[str] | None, Parameter(help='Only these endpoints, as globs: "images/*". May be repeated.')
+        list[str] | None, GLOB, Parameter(help='Only these endpoints, as globs: "images/*". May be repeated.')
     ] = None
-    where: Annotated[str | None, Parameter(help="Only events for whose data this JMESPath expression is true.")] = None
+    where: Annotated[
+        str | None, EXPRESSION, Parameter(help="Only events for whose data this JMESPath expression is true.")
+    ] = None
     since: Annotated[
-        str | None, Parameter(help='Start after this event or time: evt_..., "1h" ago, "2026-11-22 10:00".')
+        str | None, TIME, Parameter(help='Start after this event or time: evt_..., "1h" ago, "2026-11-22 10:00".')
     ] = None
 
     def route_keys(self) -> Json:
@@ -76,13 +80,13 @@ _ALL_EVENTS = EventOptions()
 def listen(
     *command: Annotated[str, Parameter(help="After --: the program and its arguments to run for each event.")],
     forward_to: Annotated[
-        str | None, Parameter(help="Post each event to this URL: http://localhost:3000/hook.")
+        str | None, URL, Parameter(help="Post each event to this URL: http://localhost:3000/hook.")
     ] = None,
     exec_: Annotated[
-        str | None, Parameter(name="--exec", help="Run this command per event (no shell): './publish --fast'.")
+        str | None, COMMAND, Parameter(name="--exec", help="Run this command per event (no shell): './publish --fast'.")
     ] = None,
     secret: Annotated[
-        str | None, Parameter(help="Signing secret, or env:NAME. Without one, a new secret is made and shown.")
+        str | None, KEY, Parameter(help="Signing secret, or env:NAME. Without one, a new secret is made and shown.")
     ] = None,
     options: EventOptions = _ALL_EVENTS,
     output: ClientOptions = CLIENT,

@@ -11,7 +11,23 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 from cyclopts import Group, Parameter
 
-from receiver.domain.clock import SystemClock
+from receiver.cli.value_kinds import (
+    BATCH,
+    CURSOR,
+    DELIVERY_ID,
+    DURATION,
+    EVENT_ID,
+    FILE,
+    KEY_VALUE,
+    LABEL,
+    NUMBER,
+    REPLAY_ID,
+    ROUTE,
+    TASK_ID,
+    TEXT,
+    TOKEN,
+    URL,
+)
 from receiver.domain.errors import InvalidRequest, NotFound, ReceiverError
 from receiver.settings.finder import FILE_NAME, find, skipped_file_warning
 from receiver.settings.values import read_duration
@@ -45,6 +61,7 @@ class CommonOptions:
 
     config: Annotated[
         Path | None,
+        FILE,
         Parameter(
             group=GLOBAL_OPTIONS, help="Configuration file (default: the first one found in the standard places)."
         ),
@@ -65,10 +82,13 @@ class ClientOptions(OutputOptions):
     """Options of every command that talks to the running service, here or on another machine."""
 
     url: Annotated[
-        str | None, Parameter(group=GLOBAL_OPTIONS, help="URL of the admin listener (default: KLING_RECEIVER_URL).")
+        str | None,
+        URL,
+        Parameter(group=GLOBAL_OPTIONS, help="URL of the admin listener (default: KLING_RECEIVER_URL)."),
     ] = None
     token: Annotated[
         str | None,
+        TOKEN,
         Parameter(
             group=GLOBAL_OPTIONS,
             help="Admin token, or a reference: env:NAME, file:PATH (default: KLING_RECEIVER_TOKEN).",
@@ -117,8 +137,8 @@ class ClientOptions(OutputOptions):
 class Paging:
     """Options for one page of a list."""
 
-    limit: Annotated[int, Parameter(help="Maximum number of items, 1 to 500 (default: 50).")] = 50
-    cursor: Annotated[str | None, Parameter(help="Cursor of the next page, from the end of a list.")] = None
+    limit: Annotated[int, NUMBER, Parameter(help="Maximum number of items, 1 to 500 (default: 50).")] = 50
+    cursor: Annotated[str | None, CURSOR, Parameter(help="Cursor of the next page, from the end of a list.")] = None
 
     @property
     def size(self) -> int:
@@ -130,20 +150,24 @@ class Paging:
         return {"limit": str(self.size)} | ({"cursor": self.cursor} if self.cursor else {})
 
 
-BatchFilter: TypeAlias = Annotated[str | None, Parameter(help="Only tasks of this batch.")]
-BatchName: TypeAlias = Annotated[str, Parameter(help="Name of the batch.")]
-DeliveryId: TypeAlias = Annotated[str, Parameter(help="ID of the delivery.")]
-EventId: TypeAlias = Annotated[str, Parameter(help="ID of the event.")]
-Label: TypeAlias = Annotated[str | None, Parameter(help="Label of the task, for your own use.")]
-Reason: TypeAlias = Annotated[str, Parameter(help="Reason, for the audit log.")]
-ReplayId: TypeAlias = Annotated[str, Parameter(help="ID of the replay.")]
-RouteName: TypeAlias = Annotated[str, Parameter(help="Name of the route.")]
+BatchFilter: TypeAlias = Annotated[str | None, BATCH, Parameter(help="Only tasks of this batch.")]
+BatchName: TypeAlias = Annotated[str, BATCH, Parameter(help="Name of the batch.")]
+DeliveryId: TypeAlias = Annotated[str, DELIVERY_ID, Parameter(help="ID of the delivery.")]
+EventId: TypeAlias = Annotated[str, EVENT_ID, Parameter(help="ID of the event.")]
+Label: TypeAlias = Annotated[str | None, LABEL, Parameter(help="Label of the task, for your own use.")]
+Reason: TypeAlias = Annotated[str, TEXT, Parameter(help="Reason, for the audit log.")]
+ReplayId: TypeAlias = Annotated[str, REPLAY_ID, Parameter(help="ID of the replay.")]
+RouteName: TypeAlias = Annotated[str, ROUTE, Parameter(help="Name of the route.")]
 TagFilter: TypeAlias = Annotated[
-    list[str] | None, Parameter(help="Only tasks with this tag, key=value. May be repeated.")
+    list[str] | None, KEY_VALUE, Parameter(help="Only tasks with this tag, key=value. May be repeated.")
 ]
-Tags: TypeAlias = Annotated[list[str] | None, Parameter(help="Tag for routes to match, key=value. May be repeated.")]
-TaskRef: TypeAlias = Annotated[str, Parameter(help="ID of the task: the receiver's, Kling's or the external one.")]
-Timeout: TypeAlias = Annotated[str | None, Parameter(help="Maximum time to wait: 90s, 10m, 2h.")]
+Tags: TypeAlias = Annotated[
+    list[str] | None, KEY_VALUE, Parameter(help="Tag for routes to match, key=value. May be repeated.")
+]
+TaskRef: TypeAlias = Annotated[
+    str, TASK_ID, Parameter(help="ID of the task: the receiver's, Kling's or the external one.")
+]
+Timeout: TypeAlias = Annotated[str | None, DURATION, Parameter(help="Maximum time to wait: 90s, 10m, 2h.")]
 
 COMMON = CommonOptions()
 OUTPUT = OutputOptions()
@@ -200,6 +224,8 @@ def parse_time(option: str, text: str, *, days_are_utc: bool = False) -> str:
 
     A date alone means the start of that day: in local time, or with *days_are_utc* in UTC.
     """
+    from receiver.domain.clock import SystemClock
+
     try:
         at = SystemClock().now() - read_duration(text.strip())
     except ValueError:

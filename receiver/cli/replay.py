@@ -24,6 +24,7 @@ from receiver.cli.options import (
     parse_time,
     usage_errors,
 )
+from receiver.cli.value_kinds import DELIVERY_ID, DELIVERY_STATUS, EVENT_ID, RATE, ROUTE, TASK_ID, TIME
 from receiver.client import SyncClient
 from receiver.domain.errors import ServiceUnreachable, UnknownRoute
 from receiver.domain.model import Json
@@ -65,19 +66,22 @@ _SAMPLE_COLUMNS = (
 class ReplayOptions:
     """Filters for deliveries or events; an item must match all that are set."""
 
-    route: Annotated[str | None, Parameter(help="Only deliveries to this route.")] = None
-    status: Annotated[list[str] | None, Parameter(help="Only dead, delivered or cancelled ones. May be repeated.")] = (
-        None
-    )
-    task: Annotated[str | None, Parameter(help="Only of this task, by any of its ids.")] = None
-    event: Annotated[list[str] | None, Parameter(help="Only this event. May be repeated.")] = None
-    delivery: Annotated[list[str] | None, Parameter(help="Only this delivery. May be repeated.")] = None
-    from_: Annotated[
-        str | None, Parameter(name="--from", help='Created at or after: "2026-11-22 10:00", or "2h" for two hours ago.')
+    route: Annotated[str | None, ROUTE, Parameter(help="Only deliveries to this route.")] = None
+    status: Annotated[
+        list[str] | None, DELIVERY_STATUS, Parameter(help="Only dead, delivered or cancelled ones. May be repeated.")
     ] = None
-    to: Annotated[str | None, Parameter(help="Created before this time.")] = None
+    task: Annotated[str | None, TASK_ID, Parameter(help="Only of this task, by any of its ids.")] = None
+    event: Annotated[list[str] | None, EVENT_ID, Parameter(help="Only this event. May be repeated.")] = None
+    delivery: Annotated[list[str] | None, DELIVERY_ID, Parameter(help="Only this delivery. May be repeated.")] = None
+    from_: Annotated[
+        str | None,
+        TIME,
+        Parameter(name="--from", help='Created at or after: "2026-11-22 10:00", or "2h" for two hours ago.'),
+    ] = None
+    to: Annotated[str | None, TIME, Parameter(help="Created before this time.")] = None
     to_route: Annotated[
         str | None,
+        ROUTE,
         Parameter(
             name="--to-route",
             help="Target route. With only a time, task or event: all past events that this route matches.",
@@ -106,7 +110,7 @@ _NO_OPTIONS = ReplayOptions()
 def start(
     *,
     options: ReplayOptions = _NO_OPTIONS,
-    pace: Annotated[str | None, Parameter(help='Maximum rate: "5/s", "100/m".')] = None,
+    pace: Annotated[str | None, RATE, Parameter(help='Maximum rate: "5/s", "100/m".')] = None,
     dry_run: Annotated[bool, Parameter(help="Only show what would be replayed.")] = False,
     why: Reason = "",
     output: ClientOptions = CLIENT,

@@ -9,6 +9,7 @@ from cyclopts import Group, Parameter
 
 from receiver.cli import OK, render
 from receiver.cli.options import UsageError
+from receiver.cli.value_kinds import ADDRESS, DURATION, ERRORS, FREQUENCY, KEY, NUMBER, TEXT, URL
 from receiver.domain.errors import ReceiverError
 
 _ACCOUNT = Group("Account", sort_key=2)
@@ -19,7 +20,13 @@ _CALLBACKS = Group(
 _CREATES = Group("Create and query faults", sort_key=5, help="Errors: a code and its frequency (1303:3,502,1302:20%).")
 _TASKS = Group("Task faults", sort_key=6)
 
-Text: TypeAlias = str | None
+Duration: TypeAlias = Annotated[str | None, DURATION]
+Errors: TypeAlias = Annotated[str | None, ERRORS]
+Frequency: TypeAlias = Annotated[str | None, FREQUENCY]
+Key: TypeAlias = Annotated[str | None, KEY]
+Number: TypeAlias = Annotated[int | None, NUMBER]
+Text: TypeAlias = Annotated[str | None, TEXT]
+Url: TypeAlias = Annotated[str | None, URL]
 
 
 class SimulatorFailed(ReceiverError):
@@ -33,34 +40,34 @@ class SimulatorFailed(ReceiverError):
 class Account:
     """The simulated account and its timing."""
 
-    api_key: Annotated[Text, Parameter(group=_ACCOUNT, help="Accept only this API key (default: any).")] = None
-    access_key: Annotated[Text, Parameter(group=_ACCOUNT, help="Access key, for clients that sign a JWT.")] = None
-    secret_key: Annotated[Text, Parameter(group=_ACCOUNT, help="Secret key for the access key.")] = None
+    api_key: Annotated[Key, Parameter(group=_ACCOUNT, help="Accept only this API key (default: any).")] = None
+    access_key: Annotated[Key, Parameter(group=_ACCOUNT, help="Access key, for clients that sign a JWT.")] = None
+    secret_key: Annotated[Key, Parameter(group=_ACCOUNT, help="Secret key for the access key.")] = None
     signing_secrets: Annotated[
         list[str] | None,
+        KEY,
         Parameter(name="--signing-secret", group=_ACCOUNT, help="Sign callbacks with whsec_... May be repeated."),
     ] = None
     dialect: Annotated[Text, Parameter(group=_ACCOUNT, help="Dialect: official, or gateway (images are strings).")] = (
         None
     )
-    video_slots: Annotated[int | None, Parameter(group=_ACCOUNT, help="Maximum parallel videos (default: none).")] = (
-        None
-    )
-    image_slots: Annotated[int | None, Parameter(group=_ACCOUNT, help="Maximum parallel images (default: none).")] = (
-        None
-    )
-    rate: Annotated[int | None, Parameter(group=_ACCOUNT, help="Maximum creates per second (default: none).")] = None
+    video_slots: Annotated[Number, Parameter(group=_ACCOUNT, help="Maximum parallel videos (default: none).")] = None
+    image_slots: Annotated[Number, Parameter(group=_ACCOUNT, help="Maximum parallel images (default: none).")] = None
+    rate: Annotated[Number, Parameter(group=_ACCOUNT, help="Maximum creates per second (default: none).")] = None
     postpaid: Annotated[bool | None, Parameter(group=_ACCOUNT, help="Charge money, not units of a pack.")] = None
-    pack_units: Annotated[int | None, Parameter(group=_ACCOUNT, help="Units in each pack (10000).")] = None
-    public_url: Annotated[Text, Parameter(group=_ACCOUNT, help="Base URL of result files.")] = None
+    pack_units: Annotated[Number, Parameter(group=_ACCOUNT, help="Units in each pack (10000).")] = None
+    public_url: Annotated[Url, Parameter(group=_ACCOUNT, help="Base URL of result files.")] = None
     endpoints: Annotated[
         list[str] | None,
+        TEXT,
         Parameter(name="--endpoint", group=_ACCOUNT, help="Add an endpoint: v1/videos/new=videos. May be repeated."),
     ] = None
-    seed: Annotated[int | None, Parameter(group=_ACCOUNT, help="Random seed, to repeat an earlier run.")] = None
-    submitted_for: Annotated[Text, Parameter(group=_TIMING, help="Time in state submitted (300ms).")] = None
-    processing_for: Annotated[Text, Parameter(group=_TIMING, help="Time in state processing (1s).")] = None
-    slow_for: Annotated[Text, Parameter(group=_TIMING, help="Time in state processing for a slow task (30s).")] = None
+    seed: Annotated[Number, Parameter(group=_ACCOUNT, help="Random seed, to repeat an earlier run.")] = None
+    submitted_for: Annotated[Duration, Parameter(group=_TIMING, help="Time in state submitted (300ms).")] = None
+    processing_for: Annotated[Duration, Parameter(group=_TIMING, help="Time in state processing (1s).")] = None
+    slow_for: Annotated[Duration, Parameter(group=_TIMING, help="Time in state processing for a slow task (30s).")] = (
+        None
+    )
     push_submitted: Annotated[bool | None, Parameter(group=_TIMING, help="Also send a callback for submitted.")] = None
 
 
@@ -69,36 +76,46 @@ class Account:
 class Faults:
     """The faults to inject, and their frequency."""
 
-    drop: Annotated[Text, Parameter(group=_CALLBACKS, help="Never send a callback.")] = None
-    duplicate: Annotated[Text, Parameter(group=_CALLBACKS, help="Send a callback twice.")] = None
-    reorder: Annotated[Text, Parameter(group=_CALLBACKS, help="Send a callback after the next one.")] = None
-    delay: Annotated[Text, Parameter(group=_CALLBACKS, help="Delay a callback.")] = None
-    delay_by: Annotated[Text, Parameter(group=_CALLBACKS, help="Length of a callback's delay (2s).")] = None
-    forge: Annotated[Text, Parameter(group=_CALLBACKS, help="Send a forged succeed before the real end.")] = None
-    truncate: Annotated[Text, Parameter(group=_CALLBACKS, help="Cut a callback's body in half.")] = None
-    wrap: Annotated[Text, Parameter(group=_CALLBACKS, help="Wrap a callback's body as some gateways do.")] = None
-    refuse: Annotated[Text, Parameter(group=_CREATES, help="Answer a create with an error.")] = None
-    lose: Annotated[Text, Parameter(group=_CREATES, help="Close the connection before the task is created.")] = None
-    hang_up: Annotated[Text, Parameter(group=_CREATES, help="Close the connection after the task is created.")] = None
-    late: Annotated[Text, Parameter(group=_CREATES, help="Answer a create late.")] = None
-    late_by: Annotated[Text, Parameter(group=_CREATES, help="Length of a late answer's delay (2s).")] = None
-    after_callback: Annotated[Text, Parameter(group=_CREATES, help="Answer a create after the last callback.")] = None
-    gateway_ids: Annotated[Text, Parameter(group=_CREATES, help="Answer a create with an id unknown to callbacks.")] = (
+    drop: Annotated[Frequency, Parameter(group=_CALLBACKS, help="Never send a callback.")] = None
+    duplicate: Annotated[Frequency, Parameter(group=_CALLBACKS, help="Send a callback twice.")] = None
+    reorder: Annotated[Frequency, Parameter(group=_CALLBACKS, help="Send a callback after the next one.")] = None
+    delay: Annotated[Frequency, Parameter(group=_CALLBACKS, help="Delay a callback.")] = None
+    delay_by: Annotated[Duration, Parameter(group=_CALLBACKS, help="Length of a callback's delay (2s).")] = None
+    forge: Annotated[Frequency, Parameter(group=_CALLBACKS, help="Send a forged succeed before the real end.")] = None
+    truncate: Annotated[Frequency, Parameter(group=_CALLBACKS, help="Cut a callback's body in half.")] = None
+    wrap: Annotated[Frequency, Parameter(group=_CALLBACKS, help="Wrap a callback's body as some gateways do.")] = None
+    refuse: Annotated[Errors, Parameter(group=_CREATES, help="Answer a create with an error.")] = None
+    lose: Annotated[Frequency, Parameter(group=_CREATES, help="Close the connection before the task is created.")] = (
         None
     )
-    drop_external: Annotated[Text, Parameter(group=_CREATES, help="Ignore the client's external id.")] = None
-    refuse_queries: Annotated[Text, Parameter(group=_CREATES, help="Answer a query with an error.")] = None
-    listed: Annotated[Text, Parameter(group=_CREATES, help="Answer a query with a list of one task.")] = None
-    fresh_urls: Annotated[Text, Parameter(group=_CREATES, help="Answer each query with newly signed URLs.")] = None
-    fail: Annotated[Text, Parameter(group=_TASKS, help="Fail the task.")] = None
+    hang_up: Annotated[Frequency, Parameter(group=_CREATES, help="Close the connection after the task is created.")] = (
+        None
+    )
+    late: Annotated[Frequency, Parameter(group=_CREATES, help="Answer a create late.")] = None
+    late_by: Annotated[Duration, Parameter(group=_CREATES, help="Length of a late answer's delay (2s).")] = None
+    after_callback: Annotated[Frequency, Parameter(group=_CREATES, help="Answer a create after the last callback.")] = (
+        None
+    )
+    gateway_ids: Annotated[
+        Frequency, Parameter(group=_CREATES, help="Answer a create with an id unknown to callbacks.")
+    ] = None
+    drop_external: Annotated[Frequency, Parameter(group=_CREATES, help="Ignore the client's external id.")] = None
+    refuse_queries: Annotated[Errors, Parameter(group=_CREATES, help="Answer a query with an error.")] = None
+    listed: Annotated[Frequency, Parameter(group=_CREATES, help="Answer a query with a list of one task.")] = None
+    fresh_urls: Annotated[Frequency, Parameter(group=_CREATES, help="Answer each query with newly signed URLs.")] = None
+    fail: Annotated[Frequency, Parameter(group=_TASKS, help="Fail the task.")] = None
     fail_reason: Annotated[Text, Parameter(group=_TASKS, help="Reason of a failed task.")] = None
-    slow: Annotated[Text, Parameter(group=_TASKS, help="Make the task slow.")] = None
-    stall: Annotated[Text, Parameter(group=_TASKS, help="Never finish the task.")] = None
-    result_missing: Annotated[Text, Parameter(group=_TASKS, help="Succeed without a result.")] = None
-    result_late: Annotated[Text, Parameter(group=_TASKS, help="Return the result only to queries, and late.")] = None
-    result_late_by: Annotated[Text, Parameter(group=_TASKS, help="Time until queries return a late result.")] = None
-    unbilled: Annotated[Text, Parameter(group=_TASKS, help="Leave the task out of the account's ledger.")] = None
-    overbilled: Annotated[Text, Parameter(group=_TASKS, help="Charge the task twice in the account's ledger.")] = None
+    slow: Annotated[Frequency, Parameter(group=_TASKS, help="Make the task slow.")] = None
+    stall: Annotated[Frequency, Parameter(group=_TASKS, help="Never finish the task.")] = None
+    result_missing: Annotated[Frequency, Parameter(group=_TASKS, help="Succeed without a result.")] = None
+    result_late: Annotated[Frequency, Parameter(group=_TASKS, help="Return the result only to queries, and late.")] = (
+        None
+    )
+    result_late_by: Annotated[Duration, Parameter(group=_TASKS, help="Time until queries return a late result.")] = None
+    unbilled: Annotated[Frequency, Parameter(group=_TASKS, help="Leave the task out of the account's ledger.")] = None
+    overbilled: Annotated[Frequency, Parameter(group=_TASKS, help="Charge the task twice in the account's ledger.")] = (
+        None
+    )
 
 
 _ALLOW = 'allow = ["127.0.0.0/8"]  # its results are on this machine'
@@ -110,7 +127,7 @@ _NO_FAULTS = Faults()
 def simulate(
     *,
     listen: Annotated[
-        str, Parameter(help="Address and port to listen on (default: 127.0.0.1:8790).")
+        str, ADDRESS, Parameter(help="Address and port to listen on (default: 127.0.0.1:8790).")
     ] = "127.0.0.1:8790",
     account: Account = _DEFAULT_ACCOUNT,
     faults: Faults = _NO_FAULTS,

@@ -11,6 +11,7 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.job_file import BATCH_CLOSE_REASON, JobDefaults, read_jobs
 from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, UsageError, duration, key_values, usage_errors
 from receiver.cli.submit_body import NO_BODY, BodyOptions
+from receiver.cli.value_kinds import BATCH, DURATION, ENDPOINT, KEY, NUMBER
 from receiver.client import Task
 from receiver.domain.clock import SystemClock
 from receiver.domain.model import Json, TaskState
@@ -19,8 +20,14 @@ from receiver.settings import load_client
 
 _TYPO = 0.9  # similarity from which an unlisted path is probably a typo of a listed one
 
+EndpointPath: TypeAlias = Annotated[
+    str | None, ENDPOINT, Parameter(help="Kling endpoint, such as images/multi-image2image.")
+]
+Priority: TypeAlias = Annotated[
+    int, NUMBER, Parameter(help="Priority in the queue: higher is submitted first (default: 0).")
+]
 Size: TypeAlias = Annotated[
-    int | None, Parameter(help="With --batch: its number of tasks; without it, close it with `batches close`.")
+    int | None, NUMBER, Parameter(help="With --batch: its number of tasks; without it, close it with `batches close`.")
 ]
 Close: TypeAlias = Annotated[
     bool,
@@ -31,6 +38,7 @@ Close: TypeAlias = Annotated[
 ]
 Key: TypeAlias = Annotated[
     str | None,
+    KEY,
     Parameter(
         help="Idempotency key: the same key returns the first task. With a file: a new key submits all jobs again."
     ),
@@ -45,21 +53,21 @@ Reuse: TypeAlias = Annotated[
 
 
 def submit(
-    endpoint: Annotated[str | None, Parameter(help="Kling endpoint, such as images/multi-image2image.")] = None,
+    endpoint: EndpointPath = None,
     /,
     *,
     content: BodyOptions = NO_BODY,
     label: Label = None,
     tag: Tags = None,
-    priority: Annotated[int, Parameter(help="Priority in the queue: higher is submitted first (default: 0).")] = 0,
-    batch: Annotated[str | None, Parameter(help="Name of the batch to add the task to.")] = None,
+    priority: Priority = 0,
+    batch: Annotated[str | None, BATCH, Parameter(help="Name of the batch to add the task to.")] = None,
     batch_size: Size = None,
     close_batch: Close = False,
     idempotency_key: Key = None,
     new: New = False,
     reuse: Reuse = False,
     wait: Annotated[bool, Parameter(help="Wait until the task is finished, and print where its results are.")] = False,
-    timeout: Annotated[str | None, Parameter(help="With --wait: maximum time to wait, such as 10m.")] = None,
+    timeout: Annotated[str | None, DURATION, Parameter(help="With --wait: maximum time to wait, such as 10m.")] = None,
     output: ClientOptions = CLIENT,
 ) -> int:
     """Submit a task to Kling, through the running service."""

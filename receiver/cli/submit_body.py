@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from receiver.cli.job_file import is_job_file
 from receiver.cli.options import UsageError
+from receiver.cli.value_kinds import BODY, FILE_OR_URL, KEY_VALUE
 from receiver.domain.errors import InvalidRequest, MalformedBody
 from receiver.domain.model import Json
 from receiver.kling.endpoints import Endpoint
@@ -30,14 +31,16 @@ class BodyOptions:
 
     set_: Annotated[
         list[str] | None,
+        KEY_VALUE,
         Parameter(name="--set", help="Member of the body, key=value; a.b=1 nests. May be repeated."),
     ] = None
     set_json: Annotated[
-        list[str] | None, Parameter(help="Member of the body, key=JSON, such as n=4. May be repeated.")
+        list[str] | None, KEY_VALUE, Parameter(help="Member of the body, key=JSON, such as n=4. May be repeated.")
     ] = None
-    image: Annotated[list[str] | None, Parameter(help="Image: a file or a URL. May be repeated.")] = None
+    image: Annotated[list[str] | None, FILE_OR_URL, Parameter(help="Image: a file or a URL. May be repeated.")] = None
     body: Annotated[
         str | None,
+        BODY,
         Parameter(
             allow_leading_hyphen=True,
             help="Body: JSON, @FILE, or - for stdin; --set and --image add to it. @FILE.jsonl: one job per line.",

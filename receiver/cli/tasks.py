@@ -1,7 +1,7 @@
 """`kling-receiver tasks`: the submitted tasks and their states."""
 
 from contextlib import closing
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
@@ -23,7 +23,10 @@ from receiver.cli.options import (
     not_found_hint,
     usage_errors,
 )
-from receiver.client import Task
+from receiver.cli.value_kinds import BATCH, ENDPOINT, GROUPING, KEY_VALUE, LABEL, NUMBER, STATE, TASK_ID, TIME
+
+if TYPE_CHECKING:
+    from receiver.client import Task
 
 tasks = App(name="tasks", help="List, wait for, watch, cancel and retry tasks, and sum their costs.")
 
@@ -36,9 +39,9 @@ _TIME_FIELDS = {"created_at": "created at", "updated_at": "updated at", "expires
 @tasks.command(name="list")
 def list_(
     *,
-    state: Annotated[list[str] | None, Parameter(help="Only tasks in this state. May be repeated.")] = None,
-    endpoint: Annotated[str | None, Parameter(help="Only tasks of this endpoint.")] = None,
-    label: Annotated[str | None, Parameter(help="Only tasks with this label.")] = None,
+    state: Annotated[list[str] | None, STATE, Parameter(help="Only tasks in this state. May be repeated.")] = None,
+    endpoint: Annotated[str | None, ENDPOINT, Parameter(help="Only tasks of this endpoint.")] = None,
+    label: Annotated[str | None, LABEL, Parameter(help="Only tasks with this label.")] = None,
     tag: TagFilter = None,
     batch: BatchFilter = None,
     paging: Paging = PAGING,
@@ -94,7 +97,7 @@ def wait(
 @tasks.command
 def watch(
     *,
-    limit: Annotated[int, Parameter(help="Number of newest tasks to show (default: 20).")] = 20,
+    limit: Annotated[int, NUMBER, Parameter(help="Number of newest tasks to show (default: 20).")] = 20,
     tag: TagFilter = None,
     batch: BatchFilter = None,
     output: ClientOptions = CLIENT,
@@ -121,15 +124,17 @@ def watch(
 
 @tasks.command
 def cancel(
-    task: Annotated[list[str] | None, Parameter(help="IDs of the tasks: the receiver's, Kling's or external.")] = None,
+    task: Annotated[
+        list[str] | None, TASK_ID, Parameter(help="IDs of the tasks: the receiver's, Kling's or external.")
+    ] = None,
     /,
     *,
-    endpoint: Annotated[str | None, Parameter(help="All queued tasks of this endpoint.")] = None,
-    label: Annotated[str | None, Parameter(help="All queued tasks with this label.")] = None,
+    endpoint: Annotated[str | None, ENDPOINT, Parameter(help="All queued tasks of this endpoint.")] = None,
+    label: Annotated[str | None, LABEL, Parameter(help="All queued tasks with this label.")] = None,
     tag: Annotated[
-        list[str] | None, Parameter(help="All queued tasks with this tag, key=value. May be repeated.")
+        list[str] | None, KEY_VALUE, Parameter(help="All queued tasks with this tag, key=value. May be repeated.")
     ] = None,
-    batch: Annotated[str | None, Parameter(help="All queued tasks of this batch.")] = None,
+    batch: Annotated[str | None, BATCH, Parameter(help="All queued tasks of this batch.")] = None,
     why: Reason = "",
     dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be cancelled.")] = False,
     output: ClientOptions = CLIENT,
@@ -144,12 +149,14 @@ def cancel(
 
 @tasks.command
 def retry(
-    task: Annotated[list[str] | None, Parameter(help="IDs of the tasks: ours, Kling's, or external ones.")] = None,
+    task: Annotated[
+        list[str] | None, TASK_ID, Parameter(help="IDs of the tasks: ours, Kling's, or external ones.")
+    ] = None,
     /,
     *,
     failed: Annotated[bool, Parameter(negative=(), help="All failed and rejected tasks of a selection.")] = False,
-    endpoint: Annotated[str | None, Parameter(help="With --failed: only tasks of this endpoint.")] = None,
-    label: Annotated[str | None, Parameter(help="With --failed: only tasks with this label.")] = None,
+    endpoint: Annotated[str | None, ENDPOINT, Parameter(help="With --failed: only tasks of this endpoint.")] = None,
+    label: Annotated[str | None, LABEL, Parameter(help="With --failed: only tasks with this label.")] = None,
     tag: TagFilter = None,
     batch: BatchFilter = None,
     why: Reason = "",
@@ -168,12 +175,17 @@ def retry(
 @tasks.command
 def cost(
     *,
-    by: Annotated[str, Parameter(help="Group by tag:NAME, endpoint, day (UTC), label or batch.")] = "endpoint",
+    by: Annotated[
+        str, GROUPING, Parameter(help="Group by tag:NAME, endpoint, day (UTC), label or batch.")
+    ] = "endpoint",
     from_: Annotated[
         str | None,
+        TIME,
         Parameter(name="--from", help="Only tasks that ended at or after: 2026-11-01 (UTC), or 30d ago."),
     ] = None,
-    to: Annotated[str | None, Parameter(help="Only tasks that ended before: 2026-12-01 (UTC), or 1d ago.")] = None,
+    to: Annotated[
+        str | None, TIME, Parameter(help="Only tasks that ended before: 2026-12-01 (UTC), or 1d ago.")
+    ] = None,
     output: ClientOptions = CLIENT,
 ) -> int:
     """Sum the exact costs that Kling reported for tasks."""
@@ -182,7 +194,7 @@ def cost(
     return print_cost(by, since=from_, until=to, output=output)
 
 
-def _details(found: Task) -> list[tuple[str, object]]:
+def _details(found: "Task") -> list[tuple[str, object]]:
     task = found.raw
     charges = (task.get("cost") or {}).get("charges") or {}
     fields: list[tuple[str, object]] = [(name.replace("_", " "), task.get(name)) for name in _TEXT_FIELDS]

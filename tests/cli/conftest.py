@@ -1,6 +1,7 @@
 """A fake service with prepared answers, and a configuration that leads to it."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -49,3 +50,10 @@ def write_config(folder: Path, port: int) -> Path:
     path.write_text(f'[admin]\nlisten = "127.0.0.1:{port}"\n[store]\nurl = "sqlite:receiver.db"\n')
     (folder / "admin-token").write_text(TOKEN + "\n")
     return path
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """Listen on a port, and never answer."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]

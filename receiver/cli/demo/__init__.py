@@ -7,13 +7,14 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from receiver.cli import OK
+from receiver.cli.value_kinds import NUMBER
 
 
 def demo(
     *,
     keep: Annotated[bool, Parameter(help="Keep everything running until Ctrl-C, and suggest commands to try.")] = False,
     port: Annotated[
-        int | None, Parameter(help="First of four consecutive ports to use (default: any free ports).")
+        int | None, NUMBER, Parameter(help="First of four consecutive ports to use (default: any free ports).")
     ] = None,
     json: Annotated[bool, Parameter(help="Print each step as a line of JSON.")] = False,
 ) -> int:
