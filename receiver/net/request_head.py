@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
-import httpx2 as httpx
-
 from receiver.domain.errors import RequestNotSent
 
 _MANAGED_HEADERS = frozenset(
@@ -54,6 +52,8 @@ class Target:
 @lru_cache(maxsize=1024)
 def parse_target(url: str) -> Target:
     """Parse *url*. Raises RequestNotSent."""
+    import httpx2 as httpx  # noqa: PLC0415 -- only its URLs are needed: an idle service does without its 3 MiB
+
     try:
         parsed = httpx.URL(url)
         host = parsed.raw_host.decode("ascii")
