@@ -73,7 +73,7 @@ _COMMANDS = (
         "Check the whole installation, with a remedy for each fault.",
     ),
     ("receiver.cli.config:config", "config", MAINTENANCE, "Check and show the configuration."),
-    ("receiver.cli.db:db", "db", MAINTENANCE, "Migrate, check, back up and measure the store."),
+    ("receiver.cli.db:db", "db", MAINTENANCE, "Migrate, check, back up, restore and measure the store."),
     ("receiver.cli.docs:docs", "docs", MAINTENANCE, "Show the manual, one subject at a time."),
     ("receiver.cli.completion:completion", "completion", MAINTENANCE, "Print a shell's completion script."),
 )

@@ -1,4 +1,4 @@
-"""`kling-receiver db`: maintains the store's file. All commands but `migrate` may run beside the service."""
+"""`kling-receiver db`: maintains the store's file. `migrate` and `restore` need the service stopped."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,11 +8,13 @@ from cyclopts import App, Parameter
 from receiver.cli import FAILED, OK, render
 from receiver.cli.options import COMMON, OUTPUT, CommonOptions, OutputOptions
 from receiver.cli.value_kinds import FILE
+from receiver.domain.clock import SystemClock
 from receiver.settings import load_client
 from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.migrate import migrate as apply_migrations
+from receiver.store.sqlite.restore import restore as restore_backup
 
-db = App(name="db", help="Migrate, check, back up and measure the store.")
+db = App(name="db", help="Migrate, check, back up, restore and measure the store.")
 
 _UNITS = ("B", "KiB", "MiB", "GiB")
 _UNIT_SIZE = 1024
@@ -47,11 +49,28 @@ def check(*, output: OutputOptions = OUTPUT) -> int:
 
 @db.command
 def backup(
-    target: Annotated[Path, FILE, Parameter(help="File to write.")], /, *, common: CommonOptions = COMMON
+    target: Annotated[Path, FILE, Parameter(name="FILE", help="File to write.")], /, *, common: CommonOptions = COMMON
 ) -> int:
     """Copy the store to a new file, even while it is in use; the copy is checked before it gets its name."""
     maintenance.backup(load_client(common.config).store_path, target)
     render.print_line(f"{target}: written and checked, {_format_size(target.stat().st_size)}")
+    return OK
+
+
+@db.command
+def restore(
+    source: Annotated[Path, FILE, Parameter(name="FILE", help="Backup to restore.")],
+    /,
+    *,
+    common: CommonOptions = COMMON,
+) -> int:
+    """Replace the store by a checked copy of a backup, while the service is stopped; the replaced store is kept."""
+    path = load_client(common.config).store_path
+    kept = restore_backup(path, source, now=SystemClock().now())
+    counts = maintenance.stats_at(path)
+    tasks = sum(count for name, count in counts.items() if name.startswith("tasks."))
+    render.print_line(f"{path}: restored from {source}, {tasks} tasks, {_format_size(path.stat().st_size)}, checked")
+    render.print_line(f"replaced store: {kept}" if kept else "There was no store before.")
     return OK
 
 

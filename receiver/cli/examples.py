@@ -65,6 +65,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "db migrate": ("db migrate",),
     "db check": ("db check",),
     "db backup": ("db backup /backup/receiver.db",),
+    "db restore": ("db restore /backup/receiver.db",),
     "db stats": ("db stats --json",),
     "docs": ("docs", "docs routes"),
     "completion": ("completion bash", "completion zsh"),

@@ -52,6 +52,24 @@ def test_a_backup_is_a_store_and_never_overwrites_a_file(config: Path, capsys: p
     assert "exists already" in capsys.readouterr().err
 
 
+def test_restore_says_what_it_did_and_where_the_replaced_store_is(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store, copy = config.parent / "receiver.db", config.parent / "copy.db"
+    main(["db", "migrate", "--config", str(config)])
+    main(["db", "backup", str(copy), "--config", str(config)])
+    capsys.readouterr()
+
+    assert main(["db", "restore", str(copy), "--config", str(config)]) == 0
+    restored, replaced = capsys.readouterr().out.splitlines()
+
+    assert restored.startswith(f"{store}: restored from {copy}, 0 tasks, ")
+    assert restored.endswith(" KiB, checked")
+    assert Path(replaced.removeprefix("replaced store: ")).exists()
+    assert main(["db", "restore", "none.db", "--config", str(config)]) == 1
+    assert "Name a file that `kling-receiver db backup` wrote." in capsys.readouterr().err
+
+
 def test_stats_can_be_json(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(["db", "migrate", "--config", str(config)])
     capsys.readouterr()

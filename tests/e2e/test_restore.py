@@ -14,12 +14,12 @@ from harness.waiting import wait_until
 OPERATIONS = (Path(__file__).parents[2] / "receiver" / "docs" / "operations.md").read_text(encoding="utf-8")
 
 
-def steps(backup: Path) -> str:
-    """Return the manual's commands for a restore in the store's folder, with *backup* instead of its example."""
+def steps(backup: Path) -> list[str]:
+    """Return the arguments of the manual's command for a restore, with *backup* instead of its example."""
+    block: str
     (block,) = re.findall(r"To restore a backup, stop the service.*?```console\n(.*?)```", OPERATIONS, re.DOTALL)
-    commands = [line.removeprefix("$ ") for line in block.splitlines()]
-    assert len(commands) == 3
-    return "\n".join(commands).replace("/backups/monday.db", str(backup))
+    (command,) = block.splitlines()
+    return [str(backup) if word == "/backups/monday.db" else word for word in command.split()[2:]]
 
 
 async def test_a_backup_is_restored_as_the_manual_says(tmp_path: Path) -> None:
@@ -42,8 +42,8 @@ async def test_a_backup_is_restored_as_the_manual_says(tmp_path: Path) -> None:
         assert made.returncode == 0, made.stderr
         assert store.with_name("receiver.db-wal").stat().st_size > 0
 
-        restoring = await asyncio.create_subprocess_exec("sh", "-euc", steps(copy), cwd=store.parent)
-        assert await restoring.wait() == 0
+        restored = await receiver.run_cli_async(*steps(copy))
+        assert restored.returncode == 0, restored.stderr
         gate.set()
         await receiver.start()
 

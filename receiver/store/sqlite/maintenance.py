@@ -89,8 +89,8 @@ def backup(path: Path, target: Path) -> None:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale_copies(target.parent)
-        with _temporary_copy(target) as copy_path:
-            _copy(path, copy_path)
+        with temporary_copy(target) as copy_path:
+            copy_verified(path, copy_path)
             sync_file(copy_path)
             copy_path.rename(target)
             sync_folder(target.parent)
@@ -99,7 +99,7 @@ def backup(path: Path, target: Path) -> None:
 
 
 @contextmanager
-def _temporary_copy(target: Path) -> Iterator[Path]:
+def temporary_copy(target: Path) -> Iterator[Path]:
     """Create and lock the hidden file that becomes *target*; always remove it at the end."""
     copy_path = target.with_name(f".{target.name}.{os.getpid()}{_COPY_SUFFIX}")
     descriptor = os.open(copy_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -124,7 +124,8 @@ def _remove_copy(copy_path: Path) -> None:
         copy_path.with_name(f"{copy_path.name}{beside}").unlink(missing_ok=True)
 
 
-def _copy(path: Path, copy_path: Path) -> None:
+def copy_verified(path: Path, copy_path: Path) -> None:
+    """Copy the store at *path* into the empty file *copy_path*, and check the copy. Raises StoreError."""
     try:
         with closing(connect_reader(path)) as source, closing(sqlite3.connect(copy_path, isolation_level=None)) as copy:
             _require_store(path, source)
