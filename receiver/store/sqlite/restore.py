@@ -54,7 +54,7 @@ def _set_aside(path: Path, kept: Path) -> None:
 
 
 def _give_to_owner(copy: Path, former: Path) -> None:
-    """Give the new file to the account that owns the former one, if this account may do so."""
+    """Make the owner of the former file the owner of the new one, if this account may do so."""
     owner = former.stat()
     with suppress(PermissionError):
         os.chown(copy, owner.st_uid, owner.st_gid)
