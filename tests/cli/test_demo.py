@@ -53,7 +53,7 @@ def test_the_demo_prints_no_token(tmp_path: Path) -> None:
     assert ended.stderr == ""
 
 
-def test_demo_keep_prints_commands_to_try_until_ctrl_c(tmp_path: Path) -> None:
+def test_demo_keep_prints_commands_to_try_until_ctrl_c_and_keeps_its_files(tmp_path: Path) -> None:
     with subprocess.Popen(
         [sys.executable, "-m", "receiver", "demo", "--keep", "--json"],
         env=clean_environment(TMPDIR=str(tmp_path)),
@@ -66,9 +66,14 @@ def test_demo_keep_prints_commands_to_try_until_ctrl_c(tmp_path: Path) -> None:
 
         process.send_signal(signal.SIGINT)
 
+        last = json.loads(process.stdout.readlines()[-1])
         assert process.wait(30) == 0
     assert [task["state"] for task in json.loads(listed.stdout)["items"]] == ["succeed"]
-    assert list(tmp_path.iterdir()) == []
+    (folder,) = tmp_path.iterdir()
+    assert (last["what"], last["folder"]) == ("folder", str(folder))
+    assert kept["folder"] == str(folder)
+    assert json.loads((folder / "published.jsonl").read_text())["type"] == "task.succeed"
+    assert run_cli("db", "check", "--config", folder / "config.toml").returncode == 0
 
 
 @pytest.mark.parametrize("which", range(4))

@@ -12,13 +12,15 @@ from receiver.cli.value_kinds import NUMBER
 
 def demo(
     *,
-    keep: Annotated[bool, Parameter(help="Keep everything running until Ctrl-C, and suggest commands to try.")] = False,
+    keep: Annotated[
+        bool, Parameter(help="Keep everything running until Ctrl-C, suggest commands to try, and keep the files.")
+    ] = False,
     port: Annotated[
         int | None, NUMBER, Parameter(help="First of four consecutive ports to use (default: any free ports).")
     ] = None,
     json: Annotated[bool, Parameter(help="Print each step as a line of JSON.")] = False,
 ) -> int:
-    """Show a complete round trip on this machine, without an account. It leaves nothing behind.
+    """Show a complete round trip on this machine, without an account. Without --keep it leaves nothing behind.
 
     It starts a simulated Kling, the receiver, a webhook that verifies signatures, and a script.
     Then it submits one multi-image2image job and shows each step. It exits 0 when both have received the result.
@@ -35,12 +37,15 @@ def demo(
         try:
             with run_scenario(sandbox, demo_output) as client:
                 if keep:
+                    sandbox.keep_folder = True
                     with suppress(KeyboardInterrupt):
                         keep_running(sandbox, demo_output, client.url)
         except ReceiverError as error:
             sandbox.keep_folder = True
             demo_output.fail(str(error))
             raise DemoFailed(str(error), remedy=f"\nThe logs are in {sandbox.folder}.") from error
+    if keep:
+        demo_output.show_kept(sandbox.folder)
     return OK
 
 

@@ -1,6 +1,7 @@
 """The demo's output: numbered lines with times, or JSON lines for programs."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from time import perf_counter
 
 from receiver.cli import render
@@ -63,6 +64,13 @@ class DemoOutput:
         self._print("Try, in another terminal:", style="bold", blank_before=True, blank_after=True)
         for command in commands:
             self._print(f"  {command}", style="cyan")
+
+    def show_kept(self, folder: Path) -> None:
+        """Print where the files of the ended demo are: its configuration, store, logs and what the script wrote."""
+        if self._as_json:
+            self._print_json("folder", folder=str(folder))
+            return
+        self._print(f"The demo has stopped. Its files are in {folder}; to delete them: rm -r {folder}", style="")
 
     def _print(self, text: str, *, style: str, blank_before: bool = False, blank_after: bool = False) -> None:
         if self._as_json:

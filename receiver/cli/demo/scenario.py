@@ -76,6 +76,7 @@ def run_scenario(sandbox: Sandbox, output: DemoOutput) -> Iterator[SyncClient]:
 def keep_running(sandbox: Sandbox, output: DemoOutput, admin_url: str) -> None:
     """Print what is running and commands to try, then wait until Ctrl-C."""
     places = {
+        "folder": str(sandbox.folder),
         "gateway": f"{admin_url}/kling",
         "api": f"{admin_url}/api/tasks",
         "simulator": f"http://127.0.0.1:{sandbox.ports.kling}",
