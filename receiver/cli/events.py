@@ -25,7 +25,7 @@ events = App(name="events", help="List and show events.")
 
 _ALERT = re.compile(r"alert\.[a-z_]+")
 STATES = ("submitted", "processing", "succeed", "failed", "rejected", "expired")
-TYPES = (*(f"task.{state}" for state in STATES), "batch.finished")
+TYPES = (*(f"task.{state}" for state in STATES), "batch.finished", "report.daily")
 _TYPES_TEXT = f"Expected: {', '.join(TYPES)}, or an alert such as alert.route_held"
 
 

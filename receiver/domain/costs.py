@@ -1,6 +1,6 @@
 """What tasks cost: exact amounts, by unit."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from decimal import Context, Decimal
 from enum import StrEnum
 
@@ -33,3 +33,12 @@ class CostTotal(msgspec.Struct, frozen=True, kw_only=True):
     name: str | None
     tasks: int
     charges: Mapping[str, Decimal]
+
+
+def add_charges(several: Iterable[Mapping[str, Decimal]]) -> Mapping[str, Decimal]:
+    """Add amounts by unit, exactly."""
+    sums: dict[str, Decimal] = {}
+    for charges in several:
+        for unit, amount in charges.items():
+            sums[unit] = EXACT_DECIMAL.add(sums.get(unit, Decimal()), amount)
+    return sums

@@ -95,6 +95,10 @@ class EventFactory:
         """Return the event that all tasks of a batch are finished."""
         return self._internal_event("batch.finished", data, at=at)
 
+    def daily_report(self, data: Json, *, at: datetime) -> RoutedEvent:
+        """Return the event with the daily report."""
+        return self._internal_event("report.daily", data, at=at)
+
     def _internal_event(self, type_: str, data: Json, *, at: datetime, task: Task | None = None) -> RoutedEvent:
         """Return an event of the receiver itself, without a body from Kling."""
         event_id = self._ids.new("evt")

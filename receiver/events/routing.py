@@ -64,7 +64,7 @@ class Candidate(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def kind(self) -> str:
-        """The event's kind as in a route's ``on``: a task's state, ``batch`` or ``alert``."""
+        """The event's kind as in a route's ``on``: a task's state, ``batch``, ``report`` or ``alert``."""
         family, _, name = self.type.partition(".")
         return name if family == "task" else family
 

@@ -44,6 +44,7 @@ from receiver.service.wiring import (
     build_archiver,
     build_deliveries,
     build_measurements,
+    build_reports,
     build_tasks,
     make_context,
 )
@@ -164,6 +165,7 @@ async def build_service(
     readiness = with_disk_check(supervisor.readiness, store.disk_space.shortage)
     if folder := settings.archive.dir:
         readiness = with_archive_check(readiness, FolderCheck(folder).problem)
+    supervisor.add_work(build_reports(context, deliveries, operator_client, readiness=readiness))
     services = admin_services(
         context,
         tasks,

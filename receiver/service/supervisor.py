@@ -37,13 +37,17 @@ class Supervisor:
     def __init__(self, *, broken: asyncio.Event, work: Mapping[str, Work], notifiers: Notifiers) -> None:
         self._broken = broken
         self._listeners: Mapping[str, Listener] = {}
-        self._work = work
+        self._work = dict(work)
         self._notifiers = notifiers
         self._running: dict[str, _Running] = {}
 
     def set_listeners(self, **listeners: Listener) -> None:
         """Set the listeners; call this before run()."""
         self._listeners = listeners
+
+    def add_work(self, work: Mapping[str, Work]) -> None:
+        """Add parts that need the readiness of the others; call this before run()."""
+        self._work |= work
 
     async def readiness(self) -> Sequence[Check]:
         """Return a check for the store, each listener and each part."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import time, timedelta
 from random import Random
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
@@ -21,7 +21,9 @@ from receiver.events.routing import compile_routes
 from receiver.kling.client import KlingClient
 from receiver.kling.ledgers import Ledgers
 from receiver.kling.measured_client import MeasuredKlingClient
+from receiver.net.http_client import HttpClient
 from receiver.service.diagnostics import diagnosis
+from receiver.service.heartbeat import Heartbeat
 from receiver.service.measurements import Measurements
 from receiver.service.supervisor import Work
 from receiver.settings import Settings
@@ -37,6 +39,7 @@ from receiver.tasks.alert_service import AlertService
 from receiver.tasks.alerts import TaskAlerts
 from receiver.tasks.batches import BatchService
 from receiver.tasks.bill_service import BillService
+from receiver.tasks.daily_report import DailyReports
 from receiver.tasks.explain import Explainer
 from receiver.tracking.inbox import Inbox
 from receiver.tracking.poller import Poller
@@ -220,6 +223,30 @@ def build_measurements(context: Context, inbox: Inbox) -> Measurements:
     """Build the work that measures. Without a public URL no callback is expected, so none can be missed."""
     missed = (lambda: inbox.missed_callbacks) if context.settings.public.url else None
     return Measurements(context.metrics, context.store.totals, missed_callbacks=missed, clock=context.clock)
+
+
+def build_reports(
+    context: Context, deliveries: DeliveryServices, http_client: HttpClient, *, readiness: ReadinessCheck
+) -> Mapping[str, Work]:
+    """Build the work that reports on the service: the daily report and the heartbeat, if they are configured."""
+    settings, store, clock = context.settings, context.store, context.clock
+    work: dict[str, Work] = {}
+    if settings.alerts.report_at:
+        at = time.fromisoformat(settings.alerts.report_at)
+        work["report"] = DailyReports(
+            store.reports, context.event_factory, at=at, notifiers=context.notifiers, clock=clock
+        ).run
+    if settings.alerts.heartbeat is not None:
+        work["heartbeat"] = Heartbeat(
+            settings.alerts.heartbeat,
+            http_client,
+            readiness=readiness,
+            commit=store.check_commit,
+            route_state=deliveries.route_states.get,
+            alert_routes=[route.name for route in settings.routes if route.on & {"alert", "*"}],
+            clock=clock,
+        ).run
+    return work
 
 
 def build_deliveries(

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from receiver.settings.routes import RouteSettings, ScriptSettings, WebhookSettings
     from receiver.settings.sections import (
         AdminSettings,
+        AlertSettings,
         ArchiveSettings,
         CallbackSettings,
         CostSettings,
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Address",
     "AdminSettings",
+    "AlertSettings",
     "ArchiveSettings",
     "CallbackSettings",
     "ClientSettings",
@@ -79,8 +81,9 @@ _NAMES = {
     "finder": "find skipped_file_warning",
     "loader": "Loaded effective_settings load",
     "routes": "RouteSettings ScriptSettings WebhookSettings",
-    "sections": "AdminSettings ArchiveSettings CallbackSettings CostSettings GatewaySettings KlingSettings "
-    "NetworkSettings PollSettings PublicSettings RetentionSettings Settings SlotSettings StoreSettings Verify",
+    "sections": "AdminSettings AlertSettings ArchiveSettings CallbackSettings CostSettings GatewaySettings "
+    "KlingSettings NetworkSettings PollSettings PublicSettings RetentionSettings Settings SlotSettings StoreSettings "
+    "Verify",
     "values": "Rate Size",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -27,7 +27,7 @@ from receiver.settings.fields import (
 )
 from receiver.settings.values import InvalidValue, Rate, Size
 
-EVENT_KINDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "batch", "alert", "*")
+EVENT_KINDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "batch", "report", "alert", "*")
 
 _TEXT_OR_TEXTS = {"type": ["string", "array"], "items": {"type": "string"}}
 _NAME = re.compile(r"[a-z0-9_-]{1,64}")
@@ -197,7 +197,7 @@ class RouteSettings(Section):
 
     name: Annotated[str, ReferenceField(_read_name)] = Field(description="Name of the route, in lists and logs.")
     on: Annotated[frozenset[Annotated[str, ParsedField(_read_on, {"enum": EVENT_KINDS})]], OneOrMany, NotEmpty] = Field(
-        default=frozenset({"succeed"}), description="Event kinds: task states, batch, alert, or * for all."
+        default=frozenset({"succeed"}), description="Event kinds: task states, batch, report, alert, or * for all."
     )
     endpoints: Annotated[tuple[Annotated[str, ParsedField(_read_glob)], ...], OneOrMany] = Field(
         default=(), description="Endpoints, as globs. Empty: all."

@@ -17,6 +17,7 @@ from receiver.domain.secret import Secret
 from receiver.settings import secrets, values
 from receiver.settings.addresses import (
     Address,
+    check_url,
     read_address,
     read_host_name,
     read_kling_url,
@@ -59,6 +60,17 @@ def _token_name_error(name: str, _previous: Sequence[str]) -> str:
     if not _TOKEN_NAME.fullmatch(name):
         return f"{values.quoted(name)} is not a name for a token; use letters, digits, '.', '_' and '-' (64 at most)"
     return ""
+
+
+def _read_heartbeat(raw: object, info: ValidationInfo) -> Secret | None:
+    """Parse the URL of a heartbeat. Its path is usually a secret, so all of it is one."""
+    if isinstance(raw, Secret):
+        return raw
+    if raw is None or raw == "":
+        return None
+    url = secrets.read_url_reference(raw, info)
+    check_url(url)
+    return Secret(url)
 
 
 def _read_routes(raw: object) -> object:
@@ -277,6 +289,18 @@ class NetworkSettings(Section):
     )
 
 
+class AlertSettings(Section):
+    """The daily report, and the heartbeat."""
+
+    report_at: Annotated[str, ParsedField(values.read_time_of_day)] = Field(
+        default="08:00", description="Local time of the daily report, report.daily. Empty: no report."
+    )
+    heartbeat: Annotated[Secret | None, ReferenceField(_read_heartbeat)] = Field(
+        default=None,
+        description="URL that is requested each minute while all is well; may be a reference. Empty: none.",
+    )
+
+
 class RetentionSettings(Section):
     """How long data is kept."""
 
@@ -311,6 +335,7 @@ class Settings(Section):
         default_factory=NetworkSettings, description="Which private networks clients' URLs may lead to."
     )
     costs: CostSettings = Field(default_factory=CostSettings, description="What tasks cost, and Kling's ledgers.")
+    alerts: AlertSettings = Field(default_factory=AlertSettings, description="The daily report, and the heartbeat.")
     retention: RetentionSettings = Field(default_factory=RetentionSettings, description="How long data is kept.")
     routes: Annotated[tuple[RouteSettings, ...], BeforeValidator(_read_routes)] = Field(
         default=(), description="Rules for events: any number of [[routes]]."

@@ -28,6 +28,7 @@ _DURATION_PART = re.compile(r"([0-9]+)(ms|s|m|h|d)")
 _SIZES = {"GiB": 1 << 30, "MiB": 1 << 20, "KiB": 1 << 10, "B": 1}
 _SIZE = re.compile(r"([0-9]{1,15})(B|KiB|MiB|GiB)")
 _MALFORMED_SIZE = re.compile(r"([0-9]{1,15}) ?([kmg])i?b?", re.IGNORECASE)
+_TIME_OF_DAY = re.compile(r"(?:[01]\d|2[0-3]):[0-5]\d")
 _RATE = re.compile(r"([0-9]{1,6})/((?:[0-9]{1,6})?(?:ms|s|m|h|d))")
 _PERCENT = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,3})?)%")
 _WHOLE = 100
@@ -218,6 +219,14 @@ def read_choice(raw: object, *, choices: Mapping[str, Choice]) -> Choice:
     if text not in choices:
         raise InvalidValue(f"{quoted(text)} is not a valid choice; {did_you_mean(text, choices)}")
     return choices[text]
+
+
+def read_time_of_day(raw: object) -> str:
+    """Parse a local time of day such as ``"08:00"``; an empty string stays empty."""
+    text = read_text(raw)
+    if text and not _TIME_OF_DAY.fullmatch(text):
+        raise InvalidValue(f'{quoted(text)} is not a time of day; write it like "08:00" or "17:30"')
+    return text
 
 
 def as_list(raw: object) -> object:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from pydantic import Field, RootModel
 
 from receiver.domain.api_schema.json_object import JsonObject, SparseObject, Timestamp
+from receiver.domain.api_schema.reports import ReportEvent
 from receiver.domain.api_schema.tasks import Assets, BatchSummary, Results
 from receiver.domain.model import HeldBy, Json, Source, TaskState, Verification
 
@@ -390,5 +391,5 @@ Alert = (
 )
 
 
-class Event(RootModel[Annotated[TaskEvent | BatchEvent | Alert, Field(discriminator="type")]]):
+class Event(RootModel[Annotated[TaskEvent | BatchEvent | ReportEvent | Alert, Field(discriminator="type")]]):
     """An event, exactly as destinations receive it."""

@@ -11,6 +11,7 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
     .alerts      AlertStore      alerts from first report to end          web, alert service
     .results     ResultStore     archived results                         web
     .retention   RetentionStore  deletion of old data                     retention
+    .reports     ReportStore     daily reports and what they are made of  daily report
     .totals      Totals          the present state, lasting totals        web
 """
 
@@ -18,6 +19,7 @@ from receiver.store.interfaces.alerts import AlertStore
 from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate
 from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, RouteBacklog
 from receiver.store.interfaces.deliveries import ClaimedDelivery, ClaimOptions, DeliveryQueue, RecoveredClaims
+from receiver.store.interfaces.reports import ReportStore
 from receiver.store.interfaces.results import ResultStore, StoredResult
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
 from receiver.store.interfaces.tasks import ById, ByToken, Change, Decide, TaskRef, TaskStore
@@ -38,6 +40,7 @@ __all__ = [
     "DeliveryView",
     "Page",
     "RecoveredClaims",
+    "ReportStore",
     "ResultStore",
     "RetentionStore",
     "RetentionTarget",

@@ -42,7 +42,7 @@ class SqliteCostStore:
             "since": None if since is None else micros(since),
             "until": None if until is None else micros(until),
         }
-        return await self._lists.read(_totals, arguments)
+        return await self._lists.read(read_totals, arguments)
 
     async def own_charges(self, kling_ids: Sequence[str]) -> Mapping[str, OwnCharge]:
         """Return our tasks among *kling_ids*, by Kling's id."""
@@ -140,7 +140,8 @@ def _save_check(connection: sqlite3.Connection, group: Sequence[datetime]) -> Se
 _SAVE_CHECK: WriteOp[datetime, None] = WriteOp(write=_save_check)
 
 
-def _totals(connection: sqlite3.Connection, arguments: Mapping[str, object]) -> Sequence[CostTotal]:
+def read_totals(connection: sqlite3.Connection, arguments: Mapping[str, object]) -> Sequence[CostTotal]:
+    """Sum the costs of the tasks that *arguments* select, grouped as they say."""
     tasks: dict[str | None, int] = {}
     charges: dict[str | None, dict[str, Decimal]] = {}
     for row in connection.execute(queries()["cost_totals"].with_optional(arguments), arguments):

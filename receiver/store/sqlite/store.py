@@ -20,13 +20,15 @@ from receiver.store.sqlite.database import Health, Reader, connect_reader, conne
 from receiver.store.sqlite.deliveries import SqliteDeliveryQueue
 from receiver.store.sqlite.migrate import known_migrations, upgrade
 from receiver.store.sqlite.replays import SqliteReplayStore
+from receiver.store.sqlite.reports import SqliteReportStore
 from receiver.store.sqlite.results import SqliteResultStore
 from receiver.store.sqlite.retention import SqliteRetentionStore
 from receiver.store.sqlite.tasks import SqliteTaskStore
 from receiver.store.sqlite.totals import SqliteTotals
-from receiver.store.sqlite.writer import Writer
+from receiver.store.sqlite.writer import WriteOp, Writer
 
 _CLOCK = SystemClock()
+_EMPTY_WRITE: WriteOp[None, None] = WriteOp(write=lambda _connection, group: group)
 
 
 class SqliteStore:
@@ -51,6 +53,7 @@ class SqliteStore:
         self._health = health
         self._hot = hot
         self._lists = lists
+        self._writer = writer
         self._resources = AsyncExitStack()
         self.tasks = SqliteTaskStore(writer, hot)
         self.deliveries = SqliteDeliveryQueue(writer, hot)
@@ -62,6 +65,7 @@ class SqliteStore:
         self.costs = SqliteCostStore(writer, lists)
         self.batches = SqliteBatchStore(writer, hot, lists)
         self.alerts = SqliteAlertStore(writer, lists)
+        self.reports = SqliteReportStore(writer, lists)
         self.totals = SqliteTotals(writer, lists, path, disk_space)
 
     @classmethod
@@ -113,6 +117,10 @@ class SqliteStore:
     def broken(self) -> asyncio.Event:
         """The event that is set when the file can no longer be trusted."""
         return self._health.broken
+
+    async def check_commit(self) -> None:
+        """Commit an empty transaction. Raises StoreError if the writer cannot."""
+        await self._writer.execute(_EMPTY_WRITE, None)
 
     async def newest_id(self) -> str:
         """Return the newest id of all tables without its prefix; empty for an empty store."""

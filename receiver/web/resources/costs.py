@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from decimal import Decimal
 from typing import Protocol
 
 from starlette.requests import Request
@@ -10,7 +9,7 @@ from starlette.responses import Response
 
 from receiver.domain.api_schema.resources import CostReport
 from receiver.domain.clock import iso
-from receiver.domain.costs import EXACT_DECIMAL, Cost, CostGrouping, CostTotal
+from receiver.domain.costs import Cost, CostGrouping, CostTotal, add_charges
 from receiver.web import serializers
 from receiver.web.api_requests import CostQuery
 from receiver.web.params import read_query
@@ -56,8 +55,5 @@ class CostApi:
 
 
 def _grand_total(totals: Sequence[CostTotal]) -> CostTotal:
-    charges: dict[str, Decimal] = {}
-    for each in totals:
-        for unit, amount in each.charges.items():
-            charges[unit] = EXACT_DECIMAL.add(charges.get(unit, Decimal()), amount)
+    charges = add_charges(each.charges for each in totals)
     return CostTotal(name=None, tasks=sum(each.tasks for each in totals), charges=charges)

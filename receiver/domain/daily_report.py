@@ -1,0 +1,35 @@
+"""What a daily report is made from. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+
+from receiver.domain.model import RouteState, TaskState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastReport:
+    """The last report: its local day, when it was made, and the total of missed callbacks at that time."""
+
+    day: str
+    at: datetime
+    callbacks_missed: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportFacts:
+    """What happened in a period, and what is so at its end.
+
+    ``ended`` counts tasks by the state they ended in. ``spent`` is by unit. ``dead`` counts, by route, the deliveries
+    that died and were not delivered again. ``callbacks_missed`` is the total since the store exists.
+    """
+
+    ended: Mapping[TaskState, int]
+    spent: Mapping[str, Decimal]
+    dead: Mapping[str, int]
+    callbacks_missed: float
+    held: Sequence[RouteState]
+    pending: int
+    alerts_open: int
+    alerts_acknowledged: int
