@@ -14,7 +14,15 @@ from receiver.cli.commands import EVENTS, MAINTENANCE, SERVICE, TASKS, app
 from receiver.cli.options import GLOBAL_OPTIONS
 from receiver.service.doctor import kling
 from receiver.service.doctor.examination import CHECKS
-from receiver.settings import Loaded, ScriptSettings, Settings, WebhookSettings, effective_settings, load
+from receiver.settings import (
+    Loaded,
+    NotifySettings,
+    ScriptSettings,
+    Settings,
+    WebhookSettings,
+    effective_settings,
+    load,
+)
 from receiver.settings.introspection import section_of
 from receiver.web.openapi.document import openapi_document
 
@@ -69,9 +77,11 @@ def test_the_examples_in_config_toml_hold_and_say_the_defaults_of_routes(tmp_pat
     bare.write_text(
         '[[routes]]\nname = "a"\nwebhook = { url = "https://a.example.com/" }\n'
         '[[routes]]\nname = "b"\nscript = { command = ["/bin/true"] }\n'
+        '[[routes]]\nname = "c"\nnotify = { urls = ["json://127.0.0.1"] }\n'
     )
     by_hand = re.compile(
-        r"routes\.\d+\.(name|on|endpoints|where|webhook\.(url|secret)|script\.(command|env)|.*\.headers.*)"
+        r"routes\.\d+\.(name|on|endpoints|where|webhook\.(url|secret)|script\.(command|env)|notify\.(urls|title|body)"
+        r"|.*\.headers.*)"
     )
 
     said = {each.key: each.value for each in effective_settings(with_examples(tmp_path))}
@@ -97,7 +107,7 @@ def test_the_table_of_keys_names_only_settings() -> None:
 
 
 def test_every_part_of_a_routes_destination_is_in_the_table_of_keys() -> None:
-    for kind in (WebhookSettings, ScriptSettings):
+    for kind in (WebhookSettings, ScriptSettings, NotifySettings):
         row = next(row for row in rows("configuration") if row.startswith(f"| `routes.{kind.__name__[:-8].lower()}`"))
 
         assert [name for name in kind.model_fields if f"`{name}`" not in row] == []

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from receiver.delivery.dispatcher import Lane
 from receiver.delivery.retry import RetryPolicy
+from receiver.delivery.senders.notify import MAX_CONCURRENCY, CountPending, NotifySender
 from receiver.delivery.senders.redacting import RedactingSender
 from receiver.delivery.senders.script import ScriptSender
 from receiver.delivery.senders.sender import Sender
@@ -15,6 +16,7 @@ from receiver.domain.secret import Secret
 from receiver.events.routing import REPLY_PREFIX
 from receiver.net.http_client import HttpClient
 from receiver.settings import RouteSettings, Settings
+from receiver.settings.notify import secret_parts
 
 _CLIENT_TIMEOUT = timedelta(seconds=15)
 _CLIENT_CONCURRENCY = 8
@@ -28,9 +30,18 @@ class LaneRegistry:
     """The lanes of the configured routes, and one lane per host for clients' own callback URLs."""
 
     def __init__(
-        self, settings: Settings, operator_client: HttpClient, public_client: HttpClient, redactor: Redactor
+        self,
+        settings: Settings,
+        operator_client: HttpClient,
+        public_client: HttpClient,
+        redactor: Redactor,
+        *,
+        count_pending: CountPending | None = None,
     ) -> None:
-        self._lanes = {route.name: _build_lane(route, operator_client, redactor) for route in settings.routes}
+        """*count_pending* is for texts that say how many events wait."""
+        self._lanes = {
+            route.name: _build_lane(route, operator_client, redactor, count_pending) for route in settings.routes
+        }
         client_callback_sender = ClientCallbackSender(
             http_client=public_client, timeout=_CLIENT_TIMEOUT, secret=settings.gateway.secret
         )
@@ -50,18 +61,26 @@ class LaneRegistry:
         return None if lane is None else lane.sender
 
 
-def make_sender(route: RouteSettings, http_client: HttpClient) -> Sender:
+def make_sender(route: RouteSettings, http_client: HttpClient, *, count_pending: CountPending | None = None) -> Sender:
     """Return the sender for a route's kind of destination."""
     if route.webhook is not None:
         return WebhookSender(route.webhook, http_client=http_client)
     if route.script is not None:
         return ScriptSender(route.script)
-    raise ReceiverError(f"Route {route.name} has no destination.", remedy="Give it a webhook or a script.")
+    if route.notify is not None:
+        return NotifySender(route.notify, count_pending=count_pending)
+    raise ReceiverError(f"Route {route.name} has no destination.", remedy="Give it a webhook, a script or a notify.")
 
 
-def _build_lane(route: RouteSettings, http_client: HttpClient, redactor: Redactor) -> Lane:
-    sender = make_sender(route, http_client)
-    if route.webhook is None:
+def _build_lane(
+    route: RouteSettings, http_client: HttpClient, redactor: Redactor, count_pending: CountPending | None
+) -> Lane:
+    sender, concurrency = make_sender(route, http_client, count_pending=count_pending), route.concurrency
+    if route.notify is not None:
+        concurrency = min(concurrency, MAX_CONCURRENCY)
+        parts = [part for url in route.notify.urls for part in secret_parts(url)]
+        redacting = RedactingSender(sender, redactor, max_excerpt=EXCERPT_BYTES, more=parts)
+    elif route.webhook is None:
         redacting = RedactingSender(sender, redactor)
     else:
         headers = [value if isinstance(value, Secret) else Secret(value) for value in route.webhook.headers.values()]
@@ -69,6 +88,6 @@ def _build_lane(route: RouteSettings, http_client: HttpClient, redactor: Redacto
     return Lane(
         sender=redacting,
         policy=RetryPolicy(schedule=route.retry, give_up_after=route.give_up_after),
-        concurrency=route.concurrency,
+        concurrency=concurrency,
         rate=None if route.rate is None else RateLimiter(count=route.rate.count, per=route.rate.per),
     )

@@ -47,6 +47,7 @@ from receiver.service.wiring import (
     build_reports,
     build_tasks,
     make_context,
+    pending_counter,
 )
 from receiver.settings import Address, Loaded, Settings, secrets_in
 from receiver.store.disk import real_path
@@ -153,7 +154,8 @@ async def build_service(
     context = make_context(
         settings, store, kling, redactor=redactor, clock=clock, ids=ids, rng=SystemRandom(), metrics=metrics
     )
-    lanes = LaneRegistry(settings, operator_client, public_client, context.redactor)
+    pending = pending_counter(store.catalog)
+    lanes = LaneRegistry(settings, operator_client, public_client, context.redactor, count_pending=pending)
     tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
     disk_monitor = DiskMonitor(store.disk_space, tasks.alerts, clock=clock)
     retention = Retention(store.retention, settings.retention, clock=clock)

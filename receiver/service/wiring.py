@@ -11,6 +11,7 @@ from receiver.archive.reader import ArchiveReader
 from receiver.delivery.dispatcher import Dispatcher, LaneLookup
 from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
+from receiver.delivery.senders.notify import CountPending
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.metrics import Metrics
 from receiver.domain.notifier import Notifiers
@@ -27,7 +28,7 @@ from receiver.service.heartbeat import Heartbeat
 from receiver.service.measurements import Measurements
 from receiver.service.supervisor import Work
 from receiver.settings import Settings
-from receiver.store.interfaces import ArchiveStore, DeliveryQueue
+from receiver.store.interfaces import ArchiveStore, Catalog, DeliveryQueue
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
 from receiver.submission.gateway_creates import GatewayCreates
@@ -247,6 +248,15 @@ def build_reports(
             clock=clock,
         ).run
     return work
+
+
+def pending_counter(catalog: Catalog) -> CountPending:
+    """Return a function that counts the pending deliveries of a route."""
+
+    async def count(route: str) -> int:
+        return next((each.pending for each in await catalog.backlog() if each.route == route), 0)
+
+    return count
 
 
 def build_deliveries(

@@ -2,7 +2,7 @@
 
 ``finder`` finds the file, ``loader`` loads it, and ``client`` loads only what a client needs.
 ``toml_document`` keeps line numbers, ``environment`` applies overrides by ``variables``.
-``sections``, ``routes`` and ``storage`` define the keys; ``fields`` and ``introspection`` serve these definitions.
+``sections``, ``routes``, ``notify`` and ``storage`` define the keys; ``fields`` and ``introspection`` serve them.
 ``values``, ``addresses``, ``secrets``, ``store_url``, ``dialect`` and ``conditions`` parse single values; ``paths``
 checks a path. ``diagnostics`` writes errors with the places in ``value_sources``, ``warnings`` finds likely mistakes,
 and ``export`` lists the effective settings.
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from receiver.settings.export import EffectiveSetting, schema, secrets_in
     from receiver.settings.finder import find, skipped_file_warning
     from receiver.settings.loader import Loaded, effective_settings, load
+    from receiver.settings.notify import NotifySettings
     from receiver.settings.routes import RouteSettings, ScriptSettings, WebhookSettings
     from receiver.settings.sections import (
         AdminSettings,
@@ -52,6 +53,7 @@ __all__ = [
     "KlingSettings",
     "Loaded",
     "NetworkSettings",
+    "NotifySettings",
     "PollSettings",
     "PublicSettings",
     "Rate",
@@ -80,6 +82,7 @@ _NAMES = {
     "export": "EffectiveSetting schema secrets_in",
     "finder": "find skipped_file_warning",
     "loader": "Loaded effective_settings load",
+    "notify": "NotifySettings",
     "routes": "RouteSettings ScriptSettings WebhookSettings",
     "sections": "AdminSettings AlertSettings ArchiveSettings CallbackSettings CostSettings GatewaySettings "
     "KlingSettings NetworkSettings PollSettings PublicSettings RetentionSettings Settings SlotSettings StoreSettings "

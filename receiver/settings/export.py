@@ -13,6 +13,7 @@ from pydantic_core import core_schema
 from receiver.domain.model import Json
 from receiver.domain.secret import Secret
 from receiver.settings.introspection import as_section
+from receiver.settings.notify import secret_parts
 from receiver.settings.secrets import URL_STAND_IN
 from receiver.settings.sections import Settings
 from receiver.settings.toml_document import Location, dotted
@@ -72,7 +73,10 @@ def secrets_in(settings: Settings) -> Iterator[Secret]:
             case Secret():
                 yield value
             case tuple():
-                yield from (each for each in value if isinstance(each, Secret))
+                found = [each for each in value if isinstance(each, Secret)]
+                yield from found
+                if location[-2:] == ("notify", "urls"):
+                    yield from (part for url in found for part in secret_parts(url))
             case str() if location[-2:-1] == ("headers",) and _SECRET_HEADER.search(str(location[-1])):
                 yield Secret(value)
 

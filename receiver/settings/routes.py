@@ -25,6 +25,7 @@ from receiver.settings.fields import (
     read_folder,
     size_field,
 )
+from receiver.settings.notify import NotifySettings
 from receiver.settings.values import InvalidValue, Rate, Size
 
 EVENT_KINDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "batch", "report", "alert", "*")
@@ -206,10 +207,13 @@ class RouteSettings(Section):
         default=None, description="A JMESPath expression over the event's data that must be true. Empty: no condition."
     )
     webhook: WebhookSettings | None = Field(
-        default=None, description="Send to this URL; a route has either a webhook or a script."
+        default=None, description="Send to this URL; a route has either a webhook, a script or a notify."
     )
     script: ScriptSettings | None = Field(
-        default=None, description="Run this program; a route has either a webhook or a script."
+        default=None, description="Run this program; a route has either a webhook, a script or a notify."
+    )
+    notify: NotifySettings | None = Field(
+        default=None, description="Tell people through Apprise; a route has either a webhook, a script or a notify."
     )
     unverified: Annotated[bool, ParsedField(values.read_bool, {"type": "boolean"})] = Field(
         default=False, description="Also send events that should be confirmed but cannot be."
@@ -230,13 +234,23 @@ class RouteSettings(Section):
 
     @field_validator("script")
     @classmethod
-    def _one_destination(cls, value: ScriptSettings | None, info: ValidationInfo) -> ScriptSettings | None:
-        if "webhook" not in info.data:
-            return value
-        if value and info.data["webhook"]:
+    def _no_second_destination(cls, value: ScriptSettings | None, info: ValidationInfo) -> ScriptSettings | None:
+        if value and info.data.get("webhook"):
             raise InvalidValue("is given together with webhook; a route has only one of them, so make two routes")
-        if not value and not info.data["webhook"]:
+        return value
+
+    @field_validator("notify")
+    @classmethod
+    def _one_destination(cls, value: NotifySettings | None, info: ValidationInfo) -> NotifySettings | None:
+        if "webhook" not in info.data or "script" not in info.data:
+            return value
+        other = next((name for name in ("webhook", "script") if info.data[name]), None)
+        if value and other:
+            raise InvalidValue(f"is given together with {other}; a route has only one of them, so make two routes")
+        if not value and not other:
             raise InvalidValue(
-                'is missing, and so is webhook; add a destination: webhook = { url = "https://..." }', at=()
+                "is missing, and so are webhook and script; add a destination: "
+                'webhook = { url = "https://..." }, script = { command = ["..."] } or notify = { urls = ["..."] }',
+                at=(),
             )
         return value

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Literal, TypeVar
 from urllib.parse import urlsplit
 
 from starlette.responses import Response
@@ -195,7 +195,7 @@ def route_json(route: RouteSettings, state: RouteState | None, backlog: RouteBac
     """Return a configured route as JSON: its rule without secrets, and its state."""
     return resources.Route(
         name=route.name,
-        kind="webhook" if route.webhook is not None else "script",
+        kind=_kind(route),
         destination=_destination(route),
         on=sorted(route.on),
         endpoints=list(route.endpoints),
@@ -310,8 +310,16 @@ def replay_json(replay: Replay) -> resources.Replay:
     )
 
 
+def _kind(route: RouteSettings) -> Literal["webhook", "script", "notify"]:
+    if route.notify is not None:
+        return "notify"
+    return "webhook" if route.webhook is not None else "script"
+
+
 def _destination(route: RouteSettings) -> str:
-    """Return a route's host or command. The rest of a URL and a script's arguments may contain secrets."""
+    """Return a route's host, command or services. The rest of a URL and a script's arguments may contain secrets."""
+    if route.notify is not None:
+        return ", ".join(route.notify.services)
     if route.webhook is not None:
         parts = urlsplit(route.webhook.url)
         return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -340,3 +340,19 @@ def test_on_a_terminal_the_remedy_follows_the_message(tmp_path: Path) -> None:
 
     assert "refused the connection: check that a server is listening there. Check [kling] base_url" in shown
     assert re.search(r"\d+ checks: \d+ ok, \d+ warnings, 1 failed", shown)
+
+
+def test_a_notify_url_that_apprise_does_not_understand_is_named_without_its_token(tmp_path: Path) -> None:
+    routes = (
+        '[[routes]]\nname = "good"\nnotify = { urls = ["json://127.0.0.1:9/x"] }\n'
+        '[[routes]]\nname = "bad"\nnotify = { urls = ["json://127.0.0.1:9/x", "tgram://token-canary-0123456789"] }\n'
+    )
+
+    report = run_doctor(write_config(tmp_path, routes))
+
+    assert report.says("routes.good") == ("ok", "Apprise understands each URL: json. Nothing was sent.", "")
+    status, message, remedy = report.says("routes.bad")
+    assert status == "failed"
+    assert message.startswith("URL 2 (tgram) is not usable. ")
+    assert "notify.urls" in remedy
+    assert "token-canary" not in report.text

@@ -123,7 +123,10 @@ def test_the_next_load_may_use_the_same_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "fault"),
     [
-        ('name = "a"\n', "config.toml:1: routes.0.script: is missing, and so is webhook; add a destination"),
+        (
+            'name = "a"\n',
+            "config.toml:1: routes.0.notify: is missing, and so are webhook and script; add a destination",
+        ),
         (WEBHOOK, "config.toml:1: routes.0.name: is missing: Name of the route"),
         ('name = "a"\nwebhook = {}\n', "config.toml:3: routes.0.webhook.url: is missing: The URL to send to"),
         ('name = "a"\nwebhook = "https://h"\n', "config.toml:3: routes.0.webhook: must be a table, such as"),

@@ -1,1 +1,1 @@
-"""One sender per kind of destination: webhook and script."""
+"""One sender per kind of destination: webhook, script and notify."""

@@ -152,7 +152,7 @@ class Route(JsonObject):
     """A route and its state."""
 
     name: str
-    kind: Literal["webhook", "script", "reply", "gone"]
+    kind: Literal["webhook", "script", "notify", "reply", "gone"]
     """`reply`: the URL of a client. `gone`: no longer in the configuration."""
     destination: str
     on: Sequence[str]

@@ -113,7 +113,7 @@ def processes(subject: Subject) -> Finding:
     """Check how many processes may run: each attempt of a script is at least one."""
     known = subject.service.diagnostics
     limit = known["processes_limit"] if known else soft_limit(resource.RLIMIT_NPROC)
-    scripts = sum(route.concurrency for route in subject.settings.routes if route.script)
+    scripts = sum(route.concurrency for route in subject.settings.routes if route.script or route.notify)
     details = {"limit": limit, "scripts_at_once": scripts, "of": _whose(subject)}
     if limit is not None and limit < max(_ENOUGH_PROCESSES, 4 * scripts):
         return warning(

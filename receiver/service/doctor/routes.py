@@ -8,13 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from receiver.delivery.senders.notify import call_apprise
 from receiver.delivery.senders.script import start_failure
 from receiver.domain.errors import AddressBlocked, RequestNotSent
+from receiver.domain.redaction import Redactor
 from receiver.domain.secret import Secret
 from receiver.net.reachability import reach
 from receiver.net.ssrf_guard import OperatorGuard
 from receiver.service.doctor.check import CALL_LIMIT, Finding, Subject, failed, ok, warning
-from receiver.settings import RouteSettings, ScriptSettings, WebhookSettings
+from receiver.settings import NotifySettings, RouteSettings, ScriptSettings, WebhookSettings
+from receiver.settings.notify import secret_parts, service_of
 
 _TEST = "Then send a test event: `kling-receiver routes test {name}`."
 
@@ -36,6 +39,8 @@ async def _destination(route: RouteSettings) -> Finding:
         found = await _webhook(route.webhook, route.name)
     elif route.script:
         found = _script(route.script, route.name)
+    elif route.notify:
+        found = await _notify(route.notify, route.name)
     else:
         found = ok("This kind of destination is not checked.")
     return replace(found, name=f"routes.{route.name}")
@@ -61,6 +66,28 @@ async def _webhook(webhook: WebhookSettings, name: str) -> Finding:
         )
     how = ", and its certificate is valid" if webhook.url.startswith("https:") else ""
     return ok(f"{host} accepts connections{how}.", host=host)
+
+
+async def _notify(notify: NotifySettings, name: str) -> Finding:
+    """Check that Apprise understands each URL. Nothing is sent."""
+    services = ", ".join(notify.services)
+    try:
+        results = await call_apprise(notify.urls, time_limit=CALL_LIMIT, environ=os.environ, notification=None)
+    except OSError as exc:
+        return failed(f"Python could not be started: {exc.strerror}.", "Repair the installation.", services=services)
+    for number, (url, result) in enumerate(zip(notify.urls, results, strict=True)):
+        if result is None or not result.ok:
+            why = "Apprise did not answer in time." if result is None else _without_parts(" ".join(result.log), notify)
+            return failed(
+                f"URL {number + 1} ({service_of(url)}) is not usable. {why}",
+                f"Correct the route's `notify.urls`. {_TEST.format(name=name)}",
+                services=services,
+            )
+    return ok(f"Apprise understands each URL: {services}. Nothing was sent.", services=services)
+
+
+def _without_parts(text: str, notify: NotifySettings) -> str:
+    return Redactor(part for url in notify.urls for part in secret_parts(url)).text(text)
 
 
 def _script(script: ScriptSettings, name: str) -> Finding:
