@@ -38,7 +38,7 @@ from receiver.domain.notifier import Notifiers
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.events.factory import RoutedEvent
 from receiver.events.payload import match_refreshed_urls
-from receiver.store.interfaces import ArchiveStore, ArchiveUpdate, Catalog
+from receiver.store.interfaces import ArchiveStore, ArchiveUpdate, Catalog, StoredResult
 
 log = structlog.get_logger()
 
@@ -77,6 +77,14 @@ class ObjectStore(Protocol):
         ...
 
 
+class PreviewRequests(Protocol):
+    """Makes thumbnails of archived pictures."""
+
+    def request(self, result: StoredResult) -> None:
+        """Have a thumbnail made soon; return at once."""
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CopyTarget:
     """Where results are copied to. With ``remove_local`` the local file is removed after the copy."""
@@ -102,6 +110,7 @@ class Archiver:
         clock: Clock,
         rng: Random,
         metrics: Metrics | None = None,
+        previews: PreviewRequests | None = None,
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -114,6 +123,7 @@ class Archiver:
         self._clock = clock
         self._rng = rng
         self._metrics = metrics or Metrics()
+        self._previews = previews
         self._download_limiter = FairLimiter(MAX_CONCURRENT)
         self._copy_limiter = FairLimiter(MAX_CONCURRENT)
         self._jobs = TaskSet("archive.failed")
@@ -242,6 +252,8 @@ class Archiver:
         log.info("asset.archived", **fields, **details)
         self._metrics.assets.add("archived")
         self._metrics.asset_bytes.add(amount=fetched.size)
+        if self._previews is not None and job.event.task_id is not None:
+            self._previews.request(StoredResult(task_id=job.event.task_id, event_id=job.event.id, asset=fetched))
         return None
 
     async def _copy(self, job: ArchiveJob, asset: Asset, target: CopyTarget) -> Asset | MissingResult:

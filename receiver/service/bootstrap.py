@@ -19,7 +19,7 @@ from receiver import __version__
 from receiver.archive.archiver import CopyTarget, abandon
 from receiver.archive.fetcher import Fetcher
 from receiver.archive.folder_check import FolderCheck
-from receiver.archive.reader import ArchiveReader
+from receiver.archive.previews import Previews
 from receiver.archive.s3 import S3Storage, open_s3
 from receiver.delivery.lanes import LaneRegistry
 from receiver.delivery.senders.process import kill_orphans
@@ -44,6 +44,7 @@ from receiver.service.wiring import (
     build_archiver,
     build_deliveries,
     build_measurements,
+    build_previews,
     build_reports,
     build_tasks,
     make_context,
@@ -158,11 +159,13 @@ async def build_service(
     lanes = LaneRegistry(settings, operator_client, public_client, context.redactor, count_pending=pending)
     tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
     disk_monitor = DiskMonitor(store.disk_space, tasks.alerts, clock=clock)
-    retention = Retention(store.retention, settings.retention, clock=clock)
+    objects = await _open_object_store(settings, stack)
+    previews = build_previews(context, objects)
+    retention = Retention(store.retention, settings.retention, clock=clock, previews=previews)
     work = {**deliveries.work, **tasks.work, "disk_monitor": disk_monitor.run, "retention": retention.run}
     work["measurements"] = build_measurements(context, tasks.inbox).run
-    objects = await _open_object_store(settings, stack)
-    work |= await _build_archive(context, public_client, objects)
+    work["previews"] = previews.run
+    work |= await _build_archive(context, public_client, objects, previews)
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=context.notifiers)
     readiness = with_disk_check(supervisor.readiness, store.disk_space.shortage)
     if folder := settings.archive.dir:
@@ -174,7 +177,7 @@ async def build_service(
         deliveries,
         find_sender=lanes.sender,
         readiness=readiness,
-        archive_reader=ArchiveReader(objects),
+        previews=previews,
     )
     supervisor.set_listeners(**_listeners(context, tasks.inbox, services, sockets))
     return supervisor
@@ -186,7 +189,9 @@ async def _open_object_store(settings: Settings, stack: AsyncExitStack) -> S3Sto
     return await stack.enter_async_context(open_s3(storage, guard=OperatorGuard())) if storage.url else None
 
 
-async def _build_archive(context: Context, http_client: HttpClient, objects: S3Storage | None) -> Mapping[str, Work]:
+async def _build_archive(
+    context: Context, http_client: HttpClient, objects: S3Storage | None, previews: Previews
+) -> Mapping[str, Work]:
     """Build the work that archives results, if the archive is on."""
     settings = context.settings
     if not settings.archive.is_on:
@@ -200,7 +205,8 @@ async def _build_archive(context: Context, http_client: HttpClient, objects: S3S
     folder = settings.archive.dir
     if folder is not None and (problem := await FolderCheck(folder).problem()):
         log.error("archive.not_writable", reason=problem)
-    archiver = build_archiver(context, Fetcher(http_client), refresher=refresher, copy_target=copy_target)
+    fetcher = Fetcher(http_client)
+    archiver = build_archiver(context, fetcher, refresher=refresher, copy_target=copy_target, previews=previews)
     return {"archiver": archiver.run}
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping
 from datetime import datetime, timedelta
+from typing import Protocol
 
 import structlog
 
@@ -20,11 +21,28 @@ _PAUSE = timedelta(milliseconds=20)
 """The pause after each step, longer than the step, so that the store is available for other writes."""
 
 
+class PreviewSweeper(Protocol):
+    """Removes old thumbnails."""
+
+    async def sweep(self, *, before: datetime) -> int:
+        """Remove the thumbnails of tasks whose last one was made before a time. Return the number of tasks."""
+        ...
+
+
 class Retention:
     """Deletes old data, so that the store does not grow without limit."""
 
-    def __init__(self, store: RetentionStore, settings: RetentionSettings, *, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: RetentionStore,
+        settings: RetentionSettings,
+        *,
+        clock: Clock,
+        previews: PreviewSweeper | None = None,
+    ) -> None:
         self._store = store
+        self._previews = previews
+        self._preview_age = settings.events
         self._clock = clock
         self._ages: Mapping[RetentionTarget, timedelta] = {
             target: settings.bodies if target in (RetentionTarget.BODIES, RetentionTarget.INTENTS) else settings.events
@@ -46,6 +64,8 @@ class Retention:
         deleted: Counter[str] = Counter()
         for target, age in self._ages.items():
             deleted.update(await self._sweep_target(target, stop, before=now - age, now=now))
+        if self._previews is not None:
+            deleted["previews"] = await self._previews.sweep(before=now - self._preview_age)
         if any(deleted.values()):
             await self._store.truncate_wal()
         log.info("retention.swept", **deleted)

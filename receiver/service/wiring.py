@@ -7,7 +7,8 @@ from random import Random
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.fetcher import Fetcher
-from receiver.archive.reader import ArchiveReader
+from receiver.archive.previews import FOLDER, Previews
+from receiver.archive.reader import ArchiveReader, ObjectSource
 from receiver.delivery.dispatcher import Dispatcher, LaneLookup
 from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
@@ -290,6 +291,7 @@ def build_archiver(
     refresher: UrlRefresher | None = None,
     copy_target: CopyTarget | None = None,
     store: ArchiveStore | None = None,
+    previews: Previews | None = None,
 ) -> Archiver:
     """Build the archiver. The default *store* is the context's."""
     settings = context.settings
@@ -305,7 +307,14 @@ def build_archiver(
         clock=context.clock,
         rng=context.rng,
         metrics=context.metrics,
+        previews=previews,
     )
+
+
+def build_previews(context: Context, objects: ObjectSource | None = None) -> Previews:
+    """Build the thumbnails of archived pictures. *objects* reads those that are only in the object store."""
+    settings = context.settings
+    return Previews((settings.archive.dir or settings.data_dir) / FOLDER, ArchiveReader(objects))
 
 
 def admin_services(
@@ -315,9 +324,9 @@ def admin_services(
     *,
     find_sender: FindSender,
     readiness: ReadinessCheck,
-    archive_reader: ArchiveReader | None = None,
+    previews: Previews | None = None,
 ) -> AdminServices:
-    """Return the services that the admin app calls. The default *archive_reader* reads local files."""
+    """Return the services that the admin app calls."""
     settings, store, clock = context.settings, context.store, context.clock
     route_names = [route.name for route in settings.routes]
     return AdminServices(
@@ -346,7 +355,7 @@ def admin_services(
             routes=route_names,
             clock=clock,
         ),
-        results=ResultApi(store.results, store.catalog, archive_reader or ArchiveReader()),
+        results=ResultApi(store.results, store.catalog, previews or build_previews(context)),
         clock=clock,
         ids=context.ids,
     )

@@ -30,6 +30,7 @@ from receiver.store.sqlite.store import SqliteStore
 
 if TYPE_CHECKING:
     from receiver.archive.archiver import CopyTarget, UrlRefresher
+    from receiver.archive.previews import Previews
 
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20
 JPG = b"\xff\xd8\xff" + bytes(5000)
@@ -59,6 +60,7 @@ class ArchiveSystem:
         self.running: asyncio.Task[None] | None = None
         self.url_refresher: UrlRefresher | None = None
         self.copy_target: CopyTarget | None = None
+        self.previews: Previews | None = None
         self.http_client: HttpClient | None = None
 
     async def succeed_task(self, *urls: str, trusted: bool = True, **changes: Any) -> Event:
@@ -105,6 +107,7 @@ class ArchiveSystem:
             refresher=self.url_refresher,
             copy_target=self.copy_target,
             store=archive_store,
+            previews=self.previews,
         )
         self.running = asyncio.create_task(self.archiver.run(self.stop))
 

@@ -1,12 +1,16 @@
 """Archived files of a store: written to a folder and recorded, as the archiver does."""
 
+import asyncio
+import contextlib
 import hashlib
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 from harness.factories import a_task, an_event
 
 from receiver.archive.content_type import EXTENSIONS
+from receiver.archive.previews import Previews
 from receiver.domain.clock import Ids
 from receiver.domain.model import ArchiveState, Asset, TaskState
 from receiver.store.interfaces import ArchiveUpdate, StoredResult
@@ -22,6 +26,15 @@ async def archive_file(
     await store.tasks.add(task, b"")
     event = an_event(event_id, task_id=task_id, archiving=ArchiveState.PENDING)
     await store.tasks.add_events([event], [])
+    result = write_result(folder, task_id, event_id, content, content_type=content_type, **changes)
+    await store.archive.save(ArchiveUpdate(event_id=event_id, envelope=event.envelope, assets=[result.asset]))
+    return result
+
+
+def write_result(
+    folder: Path, task_id: str, event_id: str, content: bytes, *, content_type: str = "image/png", **changes: Any
+) -> StoredResult:
+    """Write an archived file. *changes* are made to its asset."""
     path = folder / task_id / event_id / f"0.{EXTENSIONS.get(content_type, 'bin')}"
     path.parent.mkdir(parents=True)
     path.write_bytes(content)
@@ -33,6 +46,16 @@ async def archive_file(
         "size": len(content),
         "content_type": content_type,
     }
-    asset = Asset(**given | changes)
-    await store.archive.save(ArchiveUpdate(event_id=event_id, envelope=event.envelope, assets=[asset]))
-    return StoredResult(task_id=task_id, event_id=event_id, asset=asset)
+    return StoredResult(task_id=task_id, event_id=event_id, asset=Asset(**given | changes))
+
+
+@contextlib.asynccontextmanager
+async def running_previews(previews: Previews) -> AsyncIterator[Previews]:
+    """Make thumbnails in the block."""
+    stop = asyncio.Event()
+    running = asyncio.create_task(previews.run(stop))
+    try:
+        yield previews
+    finally:
+        stop.set()
+        await running

@@ -8,6 +8,7 @@ from random import Random
 from typing import TYPE_CHECKING
 
 import httpx2 as httpx
+from harness.archived_results import running_previews
 from harness.clock import FakeClock
 from harness.http_client import plain_http
 from starlette.applications import Starlette
@@ -15,6 +16,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from receiver.archive.previews import Previews
+from receiver.archive.reader import ArchiveReader
 from receiver.delivery.lanes import LaneRegistry
 from receiver.domain.api_schema.resources import Check
 from receiver.domain.clock import Ids
@@ -83,6 +86,7 @@ class WebApp:
     ids: Ids
     notifiers: Notifiers
     checks: list[Check]
+    previews: Previews
 
 
 @asynccontextmanager
@@ -110,7 +114,11 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         context = make_context(settings, store, kling, clock=clock, ids=Ids(clock), rng=Random(1), metrics=metrics)
         lanes = LaneRegistry(settings, http_client, http_client, context.redactor)
         tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
-        services = admin_services(context, tasks, deliveries, find_sender=lanes.sender, readiness=ready)
+        previews = Previews(folder / ".previews", ArchiveReader())
+        await stack.enter_async_context(running_previews(previews))
+        services = admin_services(
+            context, tasks, deliveries, find_sender=lanes.sender, readiness=ready, previews=previews
+        )
         app = admin_app(services, token=Secret(TOKEN), read_token=Secret(READ_TOKEN), listen=settings.admin.listen)
         public = await serve(
             public_app(tasks.inbox, max_body=settings.callbacks.max_body, probes=services.probes, metrics=metrics)
@@ -132,6 +140,7 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
             ids=context.ids,
             notifiers=context.notifiers,
             checks=checks,
+            previews=previews,
         )
         await tasks.submitter.drain()
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import io
 import os
 import random
 import threading
@@ -12,6 +13,7 @@ import pytest
 from harness.archived_results import archive_file
 from harness.waiting import wait_until
 from harness.web_app import READ_TOKEN, TOKEN, WebApp
+from PIL import Image
 
 from receiver.store.interfaces import StoredResult
 from receiver.web.resources.results import MAX_OPEN
@@ -272,6 +274,47 @@ async def test_the_number_of_open_files_is_limited(web: WebApp, tmp_path: Path) 
 
     assert (refused.status_code, refused.json()["code"]) == (503, "too_many_downloads")
     assert accepted.status_code == 200
+
+
+async def test_a_picture_has_a_thumbnail(web: WebApp, tmp_path: Path) -> None:
+    result = await an_archived_file(web, tmp_path, a_picture())
+
+    answer = await web.client.get(path_of(result, "0.preview.webp"))
+    again = await web.client.get(path_of(result, "0.preview.webp"), headers={"if-none-match": answer.headers["etag"]})
+
+    assert (answer.status_code, answer.headers["content-type"], answer.content[:4]) == (200, "image/webp", b"RIFF")
+    assert SAFE.items() <= dict(answer.headers).items()
+    assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_a_broken_picture_has_a_placeholder_that_is_not_cached(web: WebApp, result: StoredResult) -> None:
+    answer = await web.client.get(path_of(result, "0.preview.webp"))
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "image/png")
+    assert Image.open(io.BytesIO(answer.content)).size == (1, 1)
+    assert answer.headers["cache-control"] == "no-store"
+    assert SAFE.items() <= dict(answer.headers).items()
+
+
+async def test_a_missing_result_has_no_thumbnail(web: WebApp, result: StoredResult) -> None:
+    answers = [await web.client.get(path) for path in (path_of(result, "1.preview.webp"), "/results/x/0.preview.webp")]
+
+    assert [answer.status_code for answer in answers] == [404, 404]
+
+
+async def test_without_the_extra_there_are_no_thumbnails(web: WebApp, result: StoredResult) -> None:
+    web.previews.is_installed = False
+
+    answer = await web.client.get(path_of(result, "0.preview.webp"))
+
+    assert answer.status_code == 404
+    assert "kling-receiver[previews]" in answer.json()["detail"]
+
+
+def a_picture() -> bytes:
+    file = io.BytesIO()
+    Image.linear_gradient("L").save(file, "PNG")
+    return file.getvalue()
 
 
 Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]

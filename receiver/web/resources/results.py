@@ -4,6 +4,7 @@ The files come from servers that we do not trust. A browser must neither run nor
 of types is shown, every other file is a download, and the policy puts each file into a sandbox of its own.
 """
 
+import base64
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
@@ -13,7 +14,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from receiver.archive.content_type import EXTENSIONS, UNKNOWN_TYPE
-from receiver.archive.reader import ArchiveReader, file_name
+from receiver.archive.previews import Previews
+from receiver.archive.reader import file_name
 from receiver.domain.errors import NotFound
 from receiver.domain.model import Asset
 from receiver.store.interfaces import Catalog, ResultStore, StoredResult
@@ -27,6 +29,10 @@ MAX_OPEN = 100
 
 _SHOWN_TYPES = frozenset(EXTENSIONS) - {UNKNOWN_TYPE}
 _NAME = re.compile(r"(?P<number>[0-9]{1,4})\.[a-z0-9]{2,4}")
+_PREVIEW = re.compile(r"(?P<number>[0-9]{1,4})\.preview\.webp")
+_PLACEHOLDER = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
+)
 _SAFE_HEADERS: Mapping[str, str] = {
     "accept-ranges": "bytes",
     "cache-control": "private, no-cache",
@@ -39,18 +45,25 @@ _SAFE_HEADERS: Mapping[str, str] = {
 
 
 class ResultApi:
-    """Answers ``/results/{task}/{file}``."""
+    """Answers ``/results/{task}/{file}``: the file itself, or its thumbnail."""
 
-    def __init__(self, results: ResultStore, catalog: Catalog, reader: ArchiveReader) -> None:
+    def __init__(self, results: ResultStore, catalog: Catalog, previews: Previews) -> None:
         self._results = results
         self._catalog = catalog
-        self.reader = reader
+        self._previews = previews
+        self.reader = previews.reader
         self.open_files = 0
 
     async def show(self, request: Request) -> Response:
         """Send an archived file, or a range of it."""
         read_query(request, NoQuery)
-        result = await self._find(request.path_params["task"], request.path_params["file"])
+        ref, name = request.path_params["task"], request.path_params["file"]
+        if preview := _PREVIEW.fullmatch(name):
+            return await self._show_preview(request, await self._find(ref, int(preview["number"])))
+        named = _NAME.fullmatch(name)
+        result = await self._find(ref, int(named["number"])) if named else None
+        if result is None or file_name(result.asset) != name:
+            raise _not_found(ref, name)
         headers = _headers(result)
         if headers["etag"] in _tags(request.headers.get("if-none-match", "")):
             return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
@@ -62,16 +75,38 @@ class ResultApi:
             raise Problem(HTTPStatus.SERVICE_UNAVAILABLE, "too_many_downloads", detail, headers=RETRY_AFTER)
         return _FileResponse(self, result, part, headers, is_head=request.method == "HEAD")
 
-    async def _find(self, ref: str, name: str) -> StoredResult:
-        named = _NAME.fullmatch(name)
-        task = await self._catalog.task(ref) if named is not None else None
-        found = await self._results.find(task.id, int(named["number"])) if named is not None and task else None
-        if found is None or file_name(found.asset) != name:
+    async def _find(self, ref: str, number: int) -> StoredResult | None:
+        task = await self._catalog.task(ref)
+        return await self._results.find(task.id, number) if task is not None else None
+
+    async def _show_preview(self, request: Request, result: StoredResult | None) -> Response:
+        """Send the thumbnail of a picture, or a grey square if there can be none."""
+        if not self._previews.is_installed:
             raise NotFound(
-                f"There is no archived file {name[:64]!r} of the task {ref[:64]!r}.",
-                remedy="`GET /api/tasks/{id}` lists a task's files. It may not be archived yet, or be past retention.",
+                "There are no thumbnails.", remedy="Install the extra: pip install 'kling-receiver[previews]'."
             )
-        return found
+        if result is None:
+            raise _not_found(request.path_params["task"], request.path_params["file"])
+        thumbnail = await self._previews.get(result)
+        if thumbnail is None:
+            headers = {**_SAFE_HEADERS, "cache-control": "no-store", "content-type": "image/png"}
+            return Response(_PLACEHOLDER, headers=headers)
+        headers = {**_SAFE_HEADERS, "content-type": "image/webp", "etag": f'"{result.asset.sha256.hex()}-preview"'}
+        if headers["etag"] in _tags(request.headers.get("if-none-match", "")):
+            return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return Response(thumbnail, headers=headers)
+
+
+def preview_name(number: int) -> str:
+    """Return the file name of a thumbnail."""
+    return f"{number}.preview.webp"
+
+
+def _not_found(ref: str, name: str) -> NotFound:
+    return NotFound(
+        f"There is no archived file {name[:64]!r} of the task {ref[:64]!r}.",
+        remedy="`GET /api/tasks/{id}` lists a task's files. It may not be archived yet, or be past retention.",
+    )
 
 
 def _headers(result: StoredResult) -> dict[str, str]:
