@@ -51,7 +51,12 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     "routes list": ("routes list", "routes list --json"),
     "routes hold": ("routes hold publish --why 'deploying'",),
     "routes release": ("routes release publish",),
-    "routes test": ("routes test publish",),
+    "routes test": (
+        "routes test publish",
+        "routes test publish --type alert.route_held",
+        "routes test publish --last 100",
+    ),
+    "trigger": ("trigger succeed", "trigger failed --endpoint videos/text2video --tag project=ads"),
     "listen": ("listen --forward-to http://localhost:3000/hook", "listen --on succeed -- ./publish --fast"),
     "explain": (f"explain {_TASK}", f"explain {_TASK} --json"),
     "expose": ("expose nginx --host hooks.example.com", "expose cloudflared --host hooks.example.com"),

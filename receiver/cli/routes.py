@@ -1,11 +1,13 @@
 """`kling-receiver routes`: the configured routes, their pending deliveries and their state."""
 
+from typing import Annotated
 from urllib.parse import quote
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
 from receiver.cli import FAILED, OK, render
-from receiver.cli.options import CLIENT, ClientOptions, Reason, RouteName, not_found_hint
+from receiver.cli.options import CLIENT, ClientOptions, Reason, RouteName, UsageError, not_found_hint, usage_errors
+from receiver.domain.model import Json
 
 routes = App(name="routes", help="List, test, hold and release routes.")
 
@@ -28,6 +30,15 @@ _COLUMNS = (
     ),
     render.column("held_by", "by", rank=5),
     render.column("held_why", "why"),
+)
+
+
+_BACKTEST_COLUMNS = (
+    render.id_column("event_id", "event"),
+    render.column("type"),
+    render.time_column("created_at", "created"),
+    render.Column(title="wanted", value=lambda item: "yes" if item["wanted"] else "no", is_state=True, no_wrap=True),
+    render.Column(title="why", value=lambda item: item["problem"] or item["reason"]),
 )
 
 
@@ -76,10 +87,31 @@ def _hold_or_release(name: str, verb: str, *, why: str, output: ClientOptions) -
 
 
 @routes.command(name="test")
-def send_test(name: RouteName, /, *, output: ClientOptions = CLIENT) -> int:
-    """Send a sample task.succeed event to a route once; nothing is stored."""
-    with not_found_hint("routes list"), output.connect() as client:
-        answer = client.post(f"/api/routes/{quote(name, safe=':')}/test", {})
+def send_test(
+    name: RouteName,
+    /,
+    *,
+    type_: Annotated[
+        str,
+        Parameter(name="--type", help="Sample event to send: failed, batch, report, alert.route_held, ..."),
+    ] = "succeed",
+    event: Annotated[str | None, Parameter(help="Send nothing: show what the route does with this event.")] = None,
+    last: Annotated[
+        int | None, Parameter(help="Send nothing: show what the route does with the newest events.")
+    ] = None,
+    output: ClientOptions = CLIENT,
+) -> int:
+    """Send a sample event to a route once, or show what it would do with stored events. Nothing is stored."""
+    if event is not None and last is not None:
+        raise UsageError("--event and --last exclude each other.", remedy="Use one of them.")
+    path = f"/api/routes/{quote(name, safe=':')}"
+    if event is not None or last is not None:
+        body: Json = {"event": event} if event is not None else {"last": last}
+        with not_found_hint("routes list"), usage_errors(), output.connect() as client:
+            found = client.post(f"{path}/backtest", body)
+        return _print_backtest(found, is_one=event is not None, as_json=output.json)
+    with not_found_hint("routes list"), usage_errors(), output.connect() as client:
+        answer = client.post(f"{path}/test", {} if type_ == "succeed" else {"type": type_})
     if output.json:
         render.print_json(answer)
     else:
@@ -93,3 +125,18 @@ def send_test(name: RouteName, /, *, output: ClientOptions = CLIENT) -> int:
             ]
         )
     return OK if answer.get("outcome") in ("accepted", "delivered") else FAILED
+
+
+def _print_backtest(found: Json, *, is_one: bool, as_json: bool) -> int:
+    items = found["items"]
+    if as_json:
+        render.print_json(found)
+    elif is_one and items:
+        (item,) = items
+        shown = [("event", item["event_id"]), ("type", item["type"]), ("wanted", "yes" if item["wanted"] else "no")]
+        render.details([*shown, ("reason", item["reason"]), ("problem", item["problem"]), ("body", item["body"])])
+    else:
+        render.table(_BACKTEST_COLUMNS, items, empty="No events are stored.")
+        if items:
+            render.notice(f"{found['wanted']} of {len(items)} events would be delivered.")
+    return FAILED if any(item["problem"] for item in items) else OK

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 import msgspec
+from msgspec.structs import replace
 
 from receiver.domain.clock import Ids
 from receiver.domain.model import (
@@ -90,6 +91,12 @@ class EventFactory:
     def alert(self, name: str, data: Json, *, at: datetime, task: Task | None = None) -> RoutedEvent:
         """Return an alert. *data* is what the operator needs to fix it; *task* is summarized as in every event."""
         return self._internal_event(ALERT_PREFIX + name, data, at=at, task=task)
+
+    def sample(self, event: Event, task: Task) -> RoutedEvent:
+        """Return a made-up event of a test task, routed like a real one that is trusted. Nothing is archived."""
+        data: Json = json.loads(event.envelope)["data"]
+        decisions = self._decide(event.type, event.body, task.endpoint, data, trusted=True)
+        return self._with_deliveries(replace(event, decisions=tuple(decisions)))
 
     def batch_finished(self, data: Json, *, at: datetime) -> RoutedEvent:
         """Return the event that all tasks of a batch are finished."""

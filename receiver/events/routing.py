@@ -118,7 +118,7 @@ class RouteTable:
 
 def compile_routes(settings: Sequence[RouteRule]) -> RouteTable:
     """Compile the routes of the configuration."""
-    return RouteTable(_compile(route) for route in settings)
+    return RouteTable(compile_route(route) for route in settings)
 
 
 def reply_route(url: str) -> str:
@@ -126,7 +126,8 @@ def reply_route(url: str) -> str:
     return REPLY_PREFIX + urlsplit(url).netloc.rpartition("@")[2].lower()
 
 
-def _compile(route: RouteRule) -> Route:
+def compile_route(route: RouteRule) -> Route:
+    """Compile one route of the configuration."""
     condition = None
     if route.where is not None:
         import jmespath  # noqa: PLC0415 -- a slow import that only conditions need

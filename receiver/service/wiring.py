@@ -43,6 +43,7 @@ from receiver.tasks.batches import BatchService
 from receiver.tasks.bill_service import BillService
 from receiver.tasks.daily_report import DailyReports
 from receiver.tasks.explain import Explainer
+from receiver.tasks.trigger import TriggerService
 from receiver.tracking.inbox import Inbox
 from receiver.tracking.poller import Poller
 from receiver.web.admin import AdminServices
@@ -50,6 +51,7 @@ from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.health import ReadinessCheck
 from receiver.web.resources.metrics import MetricsApi
 from receiver.web.resources.results import ResultApi
+from receiver.web.resources.route_tests import RouteTestApi
 from receiver.web.resources.routes import FindSender
 
 GRACE = timedelta(seconds=20)
@@ -328,7 +330,6 @@ def admin_services(
 ) -> AdminServices:
     """Return the services that the admin app calls."""
     settings, store, clock = context.settings, context.store, context.clock
-    route_names = [route.name for route in settings.routes]
     return AdminServices(
         submitter=tasks.submitter,
         gateway_creates=tasks.gateway_creates,
@@ -342,20 +343,51 @@ def admin_services(
         alerts=tasks.alert_service,
         costs=store.costs,
         bill=tasks.bill,
-        explainer=Explainer(store.catalog, store.tasks, store.deliveries, routes=route_names, clock=clock),
+        explainer=Explainer(
+            store.catalog, store.tasks, store.deliveries, routes=[route.name for route in settings.routes], clock=clock
+        ),
         find_sender=find_sender,
+        route_tests=_route_tests(context, find_sender),
+        trigger=_trigger(context),
         event_notifier=context.notifiers.events,
         readiness=readiness,
         diagnose=diagnosis(readiness, started_at=clock.now()),
         probes=ProbeRegistry(clock=clock),
-        metrics=MetricsApi(
-            context.metrics,
-            store.totals,
-            slot_limits=tasks.executor.admission.slot_limits,
-            routes=route_names,
-            clock=clock,
-        ),
+        metrics=_metrics_api(context, tasks),
         results=ResultApi(store.results, store.catalog, previews or build_previews(context)),
         clock=clock,
+        ids=context.ids,
+    )
+
+
+def _route_tests(context: Context, find_sender: FindSender) -> RouteTestApi:
+    settings = context.settings
+    return RouteTestApi(
+        settings.routes,
+        find_sender=find_sender,
+        catalog=context.store.catalog,
+        verify=settings.callbacks.verify,
+        samples_folder=settings.data_dir / "samples",
+        clock=context.clock,
+        ids=context.ids,
+    )
+
+
+def _metrics_api(context: Context, tasks: TaskServices) -> MetricsApi:
+    return MetricsApi(
+        context.metrics,
+        context.store.totals,
+        slot_limits=tasks.executor.admission.slot_limits,
+        routes=[route.name for route in context.settings.routes],
+        clock=context.clock,
+    )
+
+
+def _trigger(context: Context) -> TriggerService:
+    return TriggerService(
+        context.store.tasks,
+        context.event_factory,
+        notifiers=context.notifiers,
+        clock=context.clock,
         ids=context.ids,
     )

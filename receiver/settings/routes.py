@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo, WithJsonSchema, field_validator
 
@@ -19,13 +19,13 @@ from receiver.settings.fields import (
     Section,
     SigningSecret,
     TableField,
-    choice_field,
     duration_field,
     int_field,
     read_folder,
     size_field,
 )
 from receiver.settings.notify import NotifySettings
+from receiver.settings.projection import EVENT, PAYLOAD_SCHEMA, Projection, read_payload
 from receiver.settings.values import InvalidValue, Rate, Size
 
 EVENT_KINDS = ("submitted", "processing", "succeed", "failed", "rejected", "expired", "batch", "report", "alert", "*")
@@ -147,8 +147,9 @@ class WebhookSettings(Section):
     timeout: Annotated[timedelta, duration_field(most=timedelta(minutes=15))] = Field(
         default=timedelta(seconds=15), description="Total time limit of one attempt."
     )
-    payload: Annotated[Literal["event", "kling"], choice_field("event", "kling")] = Field(
-        default="event", description="event: the receiver's JSON object; kling: Kling's body, unchanged."
+    payload: Annotated[str | Projection, ParsedField(read_payload, PAYLOAD_SCHEMA)] = Field(
+        default=EVENT,
+        description="event: the receiver's JSON object; kling: Kling's body, unchanged; or a projection of the event.",
     )
 
     @field_validator("secret", mode="before")

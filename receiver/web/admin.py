@@ -43,9 +43,11 @@ from receiver.web.resources.health import HealthApi, ReadinessCheck
 from receiver.web.resources.metrics import MetricsApi
 from receiver.web.resources.replays import ReplayApi, ReplayService
 from receiver.web.resources.results import ResultApi
+from receiver.web.resources.route_tests import RouteTestApi
 from receiver.web.resources.routes import FindSender, RouteApi, RouteStates, RouteStateStore
 from receiver.web.resources.stream import EventStream
 from receiver.web.resources.tasks import Submitter, TaskApi
+from receiver.web.resources.trigger import TriggerApi, TriggerService
 from receiver.web.server import problems
 from receiver.web.server.body import BodyMemoryBudget
 from receiver.web.server.error_boundary import ErrorBoundary
@@ -72,6 +74,8 @@ class AdminServices:
     bill: BillService
     explainer: Explainer
     find_sender: FindSender
+    route_tests: RouteTestApi
+    trigger: TriggerService
     event_notifier: Notifier
     readiness: ReadinessCheck
     diagnose: Diagnose
@@ -183,16 +187,16 @@ def _route_routes(services: AdminServices) -> Sequence[Route]:
         services.routes,
         route_state_store=services.route_state_store,
         route_states=services.route_states,
-        find_sender=services.find_sender,
         catalog=services.catalog,
-        clock=services.clock,
-        ids=services.ids,
     )
+    test = services.route_tests
     return [
         _route("/api/routes", GET=route.list),
         _route("/api/routes/{name}/hold", POST=route.hold),
         _route("/api/routes/{name}/release", POST=route.release),
-        _route("/api/routes/{name}/test", POST=route.test),
+        _route("/api/routes/{name}/test", POST=test.test),
+        _route("/api/routes/{name}/backtest", POST=test.backtest),
+        _route("/api/trigger", POST=TriggerApi(services.trigger).create),
     ]
 
 

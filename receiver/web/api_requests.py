@@ -22,6 +22,8 @@ from receiver.web.request_types import CommaSeparated, Pairs
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 500
 
+MAX_BACKTEST = 1000
+
 _MAX_BATCH_SIZE = 1_000_000
 _CONFIG = ConfigDict(
     extra="forbid",
@@ -190,6 +192,24 @@ class ActionRequest(Body):
     """Reason, for the audit log."""
 
 
+class RouteTestRequest(Body):
+    """Which sample event to send."""
+
+    type: types.RequiredLine = "succeed"
+    """A task's state, `batch`, `report`, or an alert such as `alert.route_held`."""
+    endpoint: types.OptionalLine = None
+    """Endpoint of the made-up task; default: images/multi-image2image."""
+
+
+class BacktestRequest(Body):
+    """Which stored events to try a route with."""
+
+    event: types.OptionalLine = None
+    """Only the event with this ID."""
+    last: Annotated[int, *types.whole_number(1, MAX_BACKTEST)] = 100
+    """Number of events, newest first."""
+
+
 class BillCheckRequest(Body):
     """Which period of Kling's ledgers to compare."""
 
@@ -222,6 +242,15 @@ class LabelRequest(Body):
 
     label: types.OptionalLine = None
     tags: types.Tags = {}
+
+
+class TriggerRequest(LabelRequest):
+    """Which made-up task to send through the routes."""
+
+    state: Annotated[TaskState, types.one_of(TaskState)]
+    """The state that the task reaches: submitted, processing, succeed, failed, rejected or expired."""
+    endpoint: types.OptionalLine = None
+    """Endpoint of the task; default: images/multi-image2image."""
 
 
 class TaskLabelRequest(LabelRequest):

@@ -26,6 +26,9 @@ class EchoingSender:
     timeout: timedelta = timedelta(seconds=1)
     is_closed: bool = field(default=False)
 
+    async def preview(self, event: Event) -> bytes:
+        return event.envelope
+
     async def send(self, _request: DeliveryRequest) -> Outcome:
         return self.outcomes[0]
 

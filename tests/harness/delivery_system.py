@@ -75,6 +75,9 @@ class Destination:
     def __post_init__(self) -> None:
         self.gate.set()
 
+    async def preview(self, event: Event) -> bytes:
+        return event.envelope
+
     async def send(self, request: DeliveryRequest) -> Outcome:
         self.attempts.append((self.clock.now(), request))
         gate = self.gates.get(request.event.id, self.gate)

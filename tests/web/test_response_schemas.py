@@ -84,6 +84,8 @@ CALLS = [
     Call("GET", "/api/alerts", "/api/alerts?state=open"),
     Call("GET", "/api/alerts/{id}", f"/api/alerts/{ALERT_ID}"),
     Call("POST", "/api/alerts/{id}/ack", f"/api/alerts/{ALERT_ID}/ack", 200, {"note": "seen"}),
+    Call("POST", "/api/routes/{name}/backtest", "/api/routes/publish/backtest", 200, {"last": 5}),
+    Call("POST", "/api/trigger", "/api/trigger", 201, {"state": "succeed"}),
     Call("GET", "/api/replays", "/api/replays"),
     Call("POST", "/api/replays", "/api/replays", 200, {**DEAD, "dry_run": True}),
     Call("POST", "/api/replays", "/api/replays", 202, DEAD),

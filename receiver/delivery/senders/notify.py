@@ -11,7 +11,8 @@ from secrets import token_hex
 from receiver.delivery.senders.process import MAX_SHUTDOWN, run
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.bounded_dict import BoundedDict
-from receiver.domain.model import Accepted, Failed, Json, Outcome, Refused
+from receiver.domain.errors import ReceiverError
+from receiver.domain.model import Accepted, Event, Failed, Json, Outcome, Refused
 from receiver.domain.secret import Secret
 from receiver.events import payload
 from receiver.events.notification import Notification, RenderError, TextTemplate, template_values, write_notification
@@ -36,6 +37,12 @@ class UrlResult:
 
     ok: bool
     log: Sequence[str] = ()
+
+
+class NotRendered(ReceiverError):
+    """The route's template gives no text for this event."""
+
+    code = "not_rendered"
 
 
 class NotifySender:
@@ -63,10 +70,18 @@ class NotifySender:
         """The longest one attempt may take: the time limit plus the time to end the process."""
         return self._settings.timeout + MAX_SHUTDOWN
 
+    async def preview(self, event: Event) -> bytes:
+        """Return the title and the text. Raises NotRendered."""
+        try:
+            notification = await self._write(event)
+        except RenderError as exc:
+            raise NotRendered(f"The route's template failed: {exc}.") from exc
+        return f"{notification.title}\n\n{notification.body}".encode()
+
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Send the text once to each URL that has not accepted it."""
         try:
-            notification = await self._write(request)
+            notification = await self._write(request.event)
         except RenderError as exc:
             return Refused(reason=f"The route's template failed: {exc}. Correct it, then replay.", set_aside=True)
         accepted = self._accepted.get(request.delivery_id) or frozenset()
@@ -88,10 +103,10 @@ class NotifySender:
         self._accepted[request.delivery_id] = accepted
         return self._failure(results)
 
-    async def _write(self, request: DeliveryRequest) -> Notification:
-        event: Json = json.loads(payload.serialize(request.event))
+    async def _write(self, stored: Event) -> Notification:
+        event: Json = json.loads(payload.serialize(stored))
         waiting = None
-        if request.event.type == _HELD and self._count_pending is not None:
+        if stored.type == _HELD and self._count_pending is not None:
             waiting = await self._count_pending(event["data"].get("route", ""))
         return write_notification(template_values(event, waiting=waiting), title=self._title, body=self._body)
 

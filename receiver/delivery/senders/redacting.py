@@ -8,7 +8,7 @@ from urllib.parse import unquote, unquote_plus, urlsplit
 from msgspec.structs import replace
 
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
-from receiver.domain.model import Accepted, Outcome
+from receiver.domain.model import Accepted, Event, Outcome
 from receiver.domain.redaction import Redactor
 from receiver.domain.secret import Secret
 
@@ -38,6 +38,10 @@ class RedactingSender:
     def timeout(self) -> timedelta:
         """The longest one attempt may take in total."""
         return self._sender.timeout
+
+    async def preview(self, event: Event) -> bytes:
+        """Return what the destination would receive."""
+        return await self._sender.preview(event)
 
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Make one attempt at the delivery."""

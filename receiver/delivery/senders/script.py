@@ -52,12 +52,16 @@ class ScriptSender:
         """The longest one attempt may take: the script's time limit plus the time to end it."""
         return self._settings.timeout + MAX_SHUTDOWN
 
+    async def preview(self, event: Event) -> bytes:
+        """Return what the program reads from standard input."""
+        return payload.serialize(event)
+
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Run the program once."""
         try:
             result = await run(
                 self._settings.command,
-                content=payload.serialize(request.event),
+                content=await self.preview(request.event),
                 env=self._base_environment() | _variables(request),
                 cwd=self._settings.cwd,
                 time_limit=self._settings.timeout,

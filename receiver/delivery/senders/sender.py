@@ -32,6 +32,10 @@ class Sender(Protocol):
         """The longest one attempt may take in total."""
         ...
 
+    async def preview(self, event: Event) -> bytes:
+        """Return what the destination would receive of an event. Raises a ReceiverError that says why it cannot."""
+        ...
+
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Make one attempt at the delivery."""
         ...

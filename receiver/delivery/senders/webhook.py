@@ -9,9 +9,10 @@ from http import HTTPStatus
 from urllib.parse import urljoin, urlsplit
 
 from receiver.delivery.senders.sender import DeliveryRequest
+from receiver.delivery.senders.webhook_body import ProjectionFailed, body_maker
 from receiver.domain import signing
 from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
-from receiver.domain.model import Accepted, Failed, Outcome, Refused
+from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused
 from receiver.domain.secret import Secret
 from receiver.events import payload
 from receiver.net.http_client import HttpClient, HttpResponse, StreamedResponse, has_literal_ip
@@ -53,16 +54,23 @@ class WebhookSender:
         self._settings = settings
         self._http_client = http_client
         self._headers = _extra_headers(settings) | _JSON
+        self._make_body = body_maker(settings)
 
     @property
     def timeout(self) -> timedelta:
         """The longest one attempt may take in total."""
         return self._settings.timeout
 
+    async def preview(self, event: Event) -> bytes:
+        """Return the body that is posted. Raises ProjectionFailed."""
+        return self._make_body(event)
+
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Post the event once."""
-        raw_body = self._settings.payload == "kling" and request.event.body
-        content = request.event.body if raw_body else payload.serialize(request.event)
+        try:
+            content = await self.preview(request.event)
+        except ProjectionFailed as exc:
+            return Failed(reason=exc.message, is_about_event=True)
         headers = self._headers | _tracking_headers(request) | _id_headers(request)
         if self._settings.secret:
             headers |= _signature_header(self._settings.secret, request, content)
@@ -92,11 +100,15 @@ class ClientCallbackSender:
         """The longest one attempt may take in total."""
         return self._timeout
 
+    async def preview(self, event: Event) -> bytes:
+        """Return the body that is posted: Kling's own, if the event has one."""
+        return event.body or payload.serialize(event)
+
     async def send(self, request: DeliveryRequest) -> Outcome:
         """Post the body once."""
         if request.url is None:
             return Refused(reason="The task has no client callback URL.")
-        content = request.event.body or payload.serialize(request.event)
+        content = await self.preview(request.event)
         headers = _JSON | _tracking_headers(request)
         if self._secret:
             headers |= _id_headers(request) | _signature_header((self._secret,), request, content)

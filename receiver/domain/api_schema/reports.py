@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from receiver.domain.api_schema.json_object import JsonObject, Timestamp
+from receiver.domain.api_schema.json_object import JsonObject, SparseObject, Timestamp
 from receiver.domain.model import TaskState
 
 
@@ -26,7 +26,7 @@ class AlertCounts(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DailyReportData(JsonObject):
+class DailyReportData(SparseObject):
     """What happened since the last report, and what is so now."""
 
     event_id: str
@@ -47,6 +47,8 @@ class DailyReportData(JsonObject):
     pending: int
     """Number of pending deliveries."""
     alerts: AlertCounts
+    test: bool = False
+    """True for a test event; otherwise missing."""
 
 
 @dataclass(frozen=True, kw_only=True)

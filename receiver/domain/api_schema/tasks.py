@@ -112,3 +112,17 @@ class Batch(BatchSummary):
 
     event_id: str | None = None
     """ID of the event `batch.finished`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSummary(JsonObject):
+    """The task that an event is about."""
+
+    id: str
+    kling_id: str | None
+    external_task_id: str | None
+    endpoint: str | None
+    label: str | None
+    tags: Mapping[str, str]
+    batch: str | None
+    created_at: Timestamp

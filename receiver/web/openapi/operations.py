@@ -6,6 +6,7 @@ from http import HTTPStatus
 from typing import Any
 
 from receiver.domain.api_schema import alerts, bills, resources, tasks
+from receiver.domain.api_schema.backtests import Backtest
 from receiver.domain.api_schema.events import Event
 from receiver.domain.api_schema.json_object import Page
 from receiver.web import api_requests as requests
@@ -154,7 +155,26 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
         "post": _post("Release a route, whether an operator or the service held it", resources.Route),
     },
     "/api/routes/{name}/test": {
-        "post": _post("Send a sample event to a route once; nothing is stored", resources.RouteTestOutcome, None),
+        "post": _post(
+            "Send a sample event to a route once; nothing is stored",
+            resources.RouteTestOutcome,
+            requests.RouteTestRequest,
+        ),
+    },
+    "/api/routes/{name}/backtest": {
+        "post": _post(
+            "Show what a route would do with stored events; nothing is sent",
+            Backtest,
+            requests.BacktestRequest,
+        ),
+    },
+    "/api/trigger": {
+        "post": _post(
+            "Send a made-up task through the routes, marked as a test",
+            tasks.Task,
+            requests.TriggerRequest,
+            HTTPStatus.CREATED,
+        ),
     },
     "/api/stream": {
         "get": _get("Follow events as they happen (server-sent events)", None, requests.StreamQuery),

@@ -27,7 +27,7 @@ END;
 
 CREATE TABLE tasks (
     id TEXT PRIMARY KEY NOT NULL,
-    origin TEXT NOT NULL CHECK (origin IN ('gateway', 'api', 'minted')),
+    origin TEXT NOT NULL CHECK (origin IN ('gateway', 'api', 'minted', 'test')),
     state TEXT NOT NULL CHECK (state IN (
         'awaiting', 'queued', 'submitting', 'submitted', 'processing', 'succeed', 'failed', 'rejected', 'expired'
     )),

@@ -1,0 +1,30 @@
+"""`kling-receiver trigger`: a made-up task that goes the whole way, to try routes and destinations."""
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from receiver.cli import OK, render
+from receiver.cli.options import CLIENT, ClientOptions, Label, Tags, key_values, usage_errors
+
+
+def trigger(
+    state: Annotated[str, Parameter(help="Last state of the task: succeed, failed, rejected, expired, processing.")],
+    /,
+    *,
+    endpoint: Annotated[str | None, Parameter(help="Kling endpoint of the task: images/multi-image2image.")] = None,
+    label: Label = None,
+    tag: Tags = None,
+    output: ClientOptions = CLIENT,
+) -> int:
+    """Send a made-up task through the routes, as if Kling had reported it. It is marked as a test and never billed."""
+    fields = {"state": state, "endpoint": endpoint, "label": label, "tags": key_values("--tag", tag or [])}
+    with usage_errors(), output.connect() as client:
+        task = client.post("/api/trigger", {name: value for name, value in fields.items() if value})
+    if output.json:
+        render.print_json(task)
+        return OK
+    render.print_line(task["id"])
+    if render.is_terminal():
+        render.notice(f"See what became of it: kling-receiver explain {task['id']}")
+    return OK
