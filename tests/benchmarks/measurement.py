@@ -16,6 +16,8 @@ class Scale:
     scripts: int = 200
     probes: int = 300
     starts: int = 5
+    events: int = 20_000
+    pending: int = 5_000
     peers: bool = False
 
 

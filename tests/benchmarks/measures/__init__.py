@@ -6,6 +6,7 @@ from benchmarks.measurement import Measurement, Scale
 from benchmarks.measures.callbacks import acknowledged, acknowledged_on_one_loop, hanging
 from benchmarks.measures.commands import commands, start
 from benchmarks.measures.deliveries import delivered, latency, scripts
+from benchmarks.measures.grown import grown
 from benchmarks.measures.storage import storage
 
 ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
@@ -18,4 +19,5 @@ ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
     "commands": commands,
     "scripts": scripts,
     "storage": storage,
+    "grown": grown,
 }
