@@ -19,6 +19,7 @@ _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 _PAIRS = [high + low for high in _ALPHABET for low in _ALPHABET]  # two digits per lookup, for speed
 _TIME_WIDTH = 12
 _ENTROPY_BYTES = 8
+_IDS_PER_DRAW = 32
 _TOKEN_BYTES = 32
 TOKEN_LENGTH = 43  # of these bytes in base64
 
@@ -71,6 +72,7 @@ class Ids:
         """*after* is the newest id of earlier runs. New ids sort after it even if the clock was set back since."""
         self._clock = clock
         self._entropy = entropy
+        self._unused = b""
         self._last = _read_base32(after.rpartition("_")[2], _TIME_WIDTH)
 
     def new(self, prefix: str) -> str:
@@ -79,7 +81,10 @@ class Ids:
         Ids increase strictly, even when the clock stops or is set back.
         """
         self._last = time = max(self._last + 1, micros(self._clock.now()))
-        entropy, pairs = int.from_bytes(self._entropy(_ENTROPY_BYTES)), _PAIRS
+        if not self._unused:
+            self._unused = self._entropy(_ENTROPY_BYTES * _IDS_PER_DRAW)  # each draw is a system call
+        entropy, pairs = int.from_bytes(self._unused[:_ENTROPY_BYTES]), _PAIRS
+        self._unused = self._unused[_ENTROPY_BYTES:]
         # as _base32 writes both numbers, in one expression: each event needs several ids
         return (
             f"{prefix}_{pairs[time >> 50]}{pairs[time >> 40 & 1023]}{pairs[time >> 30 & 1023]}"

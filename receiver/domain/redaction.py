@@ -88,10 +88,11 @@ class Redactor:
                 text = text.replace(form, MASK)
         return _OWN_TOKEN.sub(r"\1***", text) if "callbacks" in text else text
 
-    def all_values(self, texts: Sequence[str]) -> Sequence[str]:
-        """Return *texts* as ``values`` returns each, but search them together, because nearly all have no secret."""
-        joined = "\n".join(texts)
-        return texts if self.values(joined) == joined else [self.values(text) for text in texts]
+    def headers(self, headers: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+        """Return headers with their values as ``values`` returns them. Nearly all have no secret, so search once."""
+        whole = tuple(headers)
+        joined = "\n".join([value for _, value in whole])
+        return whole if self.values(joined) == joined else tuple((name, self.values(value)) for name, value in whole)
 
     def body(self, body: bytes) -> bytes:
         """Return a body without known secrets and callback tokens, otherwise byte for byte."""

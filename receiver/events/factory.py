@@ -133,8 +133,9 @@ class EventFactory:
 
     def _archive_state(self, state: TaskState, report: StatusReport, *, is_wanted: bool) -> ArchiveState | None:
         """Return whether results are to be archived. Those of an untrusted report are, if a route accepts it anyway."""
-        has_results = state is TaskState.SUCCEED and bool(result_urls(report.result))
-        return ArchiveState.PENDING if self._archive and is_wanted and has_results else None
+        if not (self._archive and is_wanted and state is TaskState.SUCCEED):
+            return None
+        return ArchiveState.PENDING if result_urls(report.result) else None
 
     def _with_deliveries(self, event: Event) -> RoutedEvent:
         """Return the event with a delivery for each matching route."""

@@ -50,7 +50,7 @@ def parse_decimal(digits: str) -> Decimal | None:
 
 
 def _cost_fields(task: Json) -> Json:
-    return {name: task[name] for name in _COST_FIELDS if task.get(name) not in (None, "", {}, [])}
+    return {name: task[name] for name in _COST_FIELDS if name in task and task[name] not in (None, "", {}, [])}
 
 
 def _scalars(value: object) -> Iterator[object]:

@@ -116,6 +116,8 @@ def _locate(document: Json, task_id: str | None) -> tuple[Json | None, _Path]:
 
     Deeper than that there is no task. So the task found is never a wrapper itself, and looking again finds the same.
     """
+    if "task_status" in document:
+        return document, ()
     found: Json = document
     path: _Path = ()
     for _ in range(_MAX_WRAPPERS):
@@ -177,7 +179,7 @@ def _message(task: Json, state: TaskState | None) -> str:
     if reason:
         return reason
     is_call_message = "code" in task or "request_id" in task
-    if not is_call_message and (_generation(task) is Generation.NEW or state is TaskState.FAILED):
+    if not is_call_message and (state is TaskState.FAILED or _generation(task) is Generation.NEW):
         reason = _text(task.get("message"))
     if not reason and state is TaskState.FAILED:
         error = task.get("error")
@@ -188,8 +190,10 @@ def _message(task: Json, state: TaskState | None) -> str:
 def _id(value: object) -> str | None:
     """Return an id as opaque text; None for a float too large to be exact, because a wrong id is worse."""
     text: str | None = None
-    if isinstance(value, str):  # first, because nearly all are
+    if isinstance(value, str):  # these two first, because nearly all are one of them
         return storable(value.strip())[:MAX_ID] or None
+    if value is None:
+        return None
     match value:
         case bool():
             return None

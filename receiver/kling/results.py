@@ -1,6 +1,6 @@
 """Finds the results in a task: where Kling documents them, or in a shape that a gateway is known to send. Pure."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from receiver.domain.model import Json
 from receiver.domain.results import URL_SCHEMES, has_part
@@ -41,8 +41,10 @@ def parse_result(task: Json, *, nested: Callable[[Json], Json]) -> Mapping[str, 
     If no entry of a documented member has a URL, Kling's answer under ``data`` is read, then the shapes of gateways.
     """
     found = documented_result(task)
+    if has_part(found):
+        return found
     inner = task.get("data")
-    if not has_part(found) and isinstance(inner, dict):
+    if isinstance(inner, dict):
         found = parse_result(nested(inner), nested=nested) or found
     if not has_part(found):
         found = _group(_find_named(task, _TOP_NAMES, "", _MAX_DEPTH)) or found
@@ -51,19 +53,17 @@ def parse_result(task: Json, *, nested: Callable[[Json], Json]) -> Mapping[str, 
 
 def documented_result(task: Json) -> Mapping[str, tuple[Json, ...]]:
     """Return the results under ``task_result`` and ``outputs``, by kind."""
-    return _group(_documented(task))
-
-
-def _documented(task: Json) -> Iterator[tuple[str, Json]]:
     results = task.get("task_result")
-    if isinstance(results, dict):
-        for kind, listed in results.items():
-            yield from ((kind, entry) for entry in _entries(listed))
-    for output in _entries(task.get("outputs")):
-        yield _kind_of(output), output
+    found = (
+        [(kind, entry) for kind, listed in results.items() for entry in _entries(listed)]
+        if isinstance(results, dict)
+        else []
+    )
+    found += [(_kind_of(output), output) for output in _entries(task.get("outputs"))]
+    return _group(found)
 
 
-def _group(found: "Iterator[tuple[str, Json]] | list[tuple[str, Json]]") -> Mapping[str, tuple[Json, ...]]:
+def _group(found: Sequence[tuple[str, Json]]) -> Mapping[str, tuple[Json, ...]]:
     grouped: dict[str, list[Json]] = {}
     for kind, entry in found:
         grouped.setdefault(kind, []).append(entry)

@@ -153,9 +153,7 @@ class Inbox:
         return await self._task_store.apply(ByToken(token_hash=hashed), decide, with_pending=with_pending)
 
     def _clean_headers(self, headers: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
-        kept = [(name, value) for name, value in headers if name not in _DROPPED_HEADERS]
-        values = self._redactor.all_values([value for _, value in kept])
-        return tuple((name, value) for (name, _), value in zip(kept, values, strict=True))
+        return self._redactor.headers([header for header in headers if header[0] not in _DROPPED_HEADERS])
 
     async def has_token(self, token: str) -> bool:
         """Return whether *token* belongs to a live task. This does not use the store's writer."""

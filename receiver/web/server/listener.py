@@ -146,18 +146,16 @@ class HeaderValidation:
         await problem.response()(scope, receive, send)
 
     def _check(self, scope: Scope) -> Problem | None:
-        size = len(scope.get("raw_path", b"")) + len(scope["query_string"])
-        framings, hosts = set(), 0
-        for name, value in scope["headers"]:
-            size += len(name) + len(value) + len(b": \r\n")
-            if name in (b"content-length", b"transfer-encoding"):
-                framings.add(name)
-            hosts += name == b"host"
-        if size > self._limits.head_bytes or len(scope["headers"]) > self._limits.head_fields:
+        headers = scope["headers"]
+        names = [name for name, _ in headers]
+        size = len(scope.get("raw_path", b"")) + len(scope["query_string"]) + len(b": \r\n") * len(names)
+        size += sum(map(len, names)) + sum([len(value) for _, value in headers])
+        if size > self._limits.head_bytes or len(names) > self._limits.head_fields:
             return HEAD_TOO_LARGE.problem()
-        if len(framings) > 1 or (b"transfer-encoding" in framings and scope["http_version"] == "1.0"):
+        if b"transfer-encoding" in names and (b"content-length" in names or scope["http_version"] == "1.0"):
             # A proxy might see the end of this request elsewhere than we do, which allows request smuggling.
             return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "Content-Length and Transfer-Encoding disagree.")
+        hosts = names.count(b"host")
         if hosts > 1 or (not hosts and scope["http_version"] == "1.1"):
             return Problem(HTTPStatus.BAD_REQUEST, "bad_http", "A request must have exactly one Host header.")
         return None
