@@ -110,7 +110,10 @@ class HttptoolsConnection(BoundedConnection, httptools_impl.HttpToolsProtocol):
             self._stop_parsing(BAD_HTTP)
         if len(self.headers) >= self.registry.limits.head_fields:
             self._stop_parsing(HEAD_TOO_LARGE)
-        super().on_header(name, value)
+        name = name.lower()  # the rest is what uvicorn does; a callback has a dozen fields
+        if name == b"expect" and value.lower() == b"100-continue":
+            self.expect_100_continue = True
+        self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         """Record the end of the head, and start the request."""
