@@ -29,15 +29,10 @@ class TaskState(StrEnum):
     REJECTED = "rejected"  # refused by Kling, or cancelled before the submit
     EXPIRED = "expired"  # given up; a late succeed or failed still counts
 
-    @property
-    def is_final(self) -> bool:
-        """Whether Kling has ended the task."""
-        return self in (TaskState.SUCCEED, TaskState.FAILED)
-
-    @property
-    def is_running(self) -> bool:
-        """Whether the task may occupy one of Kling's slots."""
-        return self in (TaskState.SUBMITTING, TaskState.SUBMITTED, TaskState.PROCESSING)
+    def __init__(self, word: str) -> None:
+        """Set whether Kling has ended the task, and whether it may occupy one of Kling's slots."""
+        self.is_final = word in ("succeed", "failed")
+        self.is_running = word in ("submitting", "submitted", "processing")
 
 
 class EndReason(StrEnum):

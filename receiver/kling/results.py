@@ -54,13 +54,12 @@ def parse_result(task: Json, *, nested: Callable[[Json], Json]) -> Mapping[str, 
 def documented_result(task: Json) -> Mapping[str, tuple[Json, ...]]:
     """Return the results under ``task_result`` and ``outputs``, by kind."""
     results = task.get("task_result")
-    found = (
-        [(kind, entry) for kind, listed in results.items() for entry in _entries(listed)]
-        if isinstance(results, dict)
-        else []
-    )
-    found += [(_kind_of(output), output) for output in _entries(task.get("outputs"))]
-    return _group(found)
+    found: dict[str, list[Json]] = {}
+    if isinstance(results, dict):
+        found = {kind: entries for kind, listed in results.items() if (entries := _entries(listed))}
+    for output in _entries(task.get("outputs")):
+        found.setdefault(_kind_of(output), []).append(output)
+    return {kind: tuple(entries) for kind, entries in found.items()}
 
 
 def _group(found: Sequence[tuple[str, Json]]) -> Mapping[str, tuple[Json, ...]]:
@@ -76,7 +75,7 @@ def _entries(value: object) -> list[Json]:
         return [value] if isinstance(value.get("url"), str) else []
     if not isinstance(value, list):
         return []
-    entries = ({"url": entry} if isinstance(entry, str) else entry for entry in value[:MAX_ENTRIES] if entry)
+    entries = [{"url": entry} if isinstance(entry, str) else entry for entry in value[:MAX_ENTRIES] if entry]
     return [entry for entry in entries if isinstance(entry, dict)]
 
 

@@ -1,7 +1,7 @@
 """Turns each push, a callback or a poll's answer, into task state, an event and deliveries."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Protocol
@@ -102,7 +102,7 @@ class Inbox:
         now, hashed = self._clock.now(), token_hash(token)
         count_large = partial(self._push_limiter.count, hashed, PushKind.LARGE, now=now)
         headers, decoded = decode_body(headers, body, max_size=self._callbacks.max_body, before_large=count_large)
-        signature = self._check_signature(dict(headers), decoded)
+        signature = self._check_signature(headers, decoded)
         is_signed = signature is SignatureStatus.GOOD
         if decoded is body and len(body) > USUAL_BYTES and not is_signed:
             count_large()  # before it is searched and parsed, even if that fails
@@ -337,10 +337,10 @@ class Inbox:
             return change
         return _add_event(replace(change, task=task), routed)
 
-    def _check_signature(self, headers: Mapping[str, str], body: bytes) -> SignatureStatus:
+    def _check_signature(self, headers: Sequence[tuple[str, str]], body: bytes) -> SignatureStatus:
         if not self._callbacks.signing_secrets:
             return SignatureStatus.ABSENT
-        return signing.verify(self._callbacks.signing_secrets, headers, body, now=self._clock.now())
+        return signing.verify(self._callbacks.signing_secrets, dict(headers), body, now=self._clock.now())
 
     def _log(self, log_event: str, change: Change, incoming: Incoming) -> None:
         self._notify(change)

@@ -26,9 +26,11 @@ def _parse(body: bytes, *, fast: bool) -> tuple[Any, bool] | str:
             return exc.message
 
 
-@given(st.dictionaries(st.text(max_size=5), _VALUES, max_size=5), st.booleans())
-def test_both_parsers_read_the_same_value(document: dict[str, Any], ascii_only: bool) -> None:
-    body = json.dumps(document, ensure_ascii=ascii_only).encode("utf-8", "surrogatepass")
+@given(st.dictionaries(st.text(max_size=5), _VALUES, max_size=5), st.booleans(), st.booleans())
+def test_both_parsers_read_the_same_value(document: dict[str, Any], ascii_only: bool, compact: bool) -> None:
+    separators = (",", ":") if compact else (", ", ": ")
+    text = json.dumps(document, ensure_ascii=ascii_only, separators=separators)
+    body = text.encode("utf-8", "surrogatepass")
 
     fast, slow = _parse(body, fast=True), _parse(body, fast=False)
 
@@ -39,6 +41,7 @@ def test_both_parsers_read_the_same_value(document: dict[str, Any], ascii_only: 
     "body",
     [
         b'{"a": 1, "a": 2}',
+        b'{"a":2,"a":2}',
         b'{"a": {"b": 1, "b" : 2}}',
         b'{"a": [{"b": 1, "\\u0062": 2}]}',
         b'{"a": "text\\": more"}',
