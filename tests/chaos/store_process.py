@@ -18,7 +18,7 @@ from random import Random
 from harness.factories import a_delivery, a_push, a_task, an_event, at
 from msgspec.structs import replace
 
-from receiver.domain.model import Attempt, DeliveryStatus, Push, Task, Verdict
+from receiver.domain.model import Attempt, DeliveryStatus, Push, PushOutcome, Task, Verdict
 from receiver.store.interfaces import ById, Change, Decide
 from receiver.store.sqlite import maintenance, store
 from receiver.store.sqlite.database import connect_writer, exclusive
@@ -49,7 +49,9 @@ def decision_for(number: int) -> Decide:
     body = body_of(number)
 
     def judge(task: Task, _: Sequence[Push]) -> Change:
-        push = a_push(f"psh_{number:06}", task_id=task.id, body=body, digest=hashlib.sha256(body).digest())
+        outcome = PushOutcome.APPLIED if number % 2 else PushOutcome.PENDING  # only the latter is stored with its body
+        digest = hashlib.sha256(body).digest()
+        push = a_push(f"psh_{number:06}", task_id=task.id, body=body, digest=digest, outcome=outcome)
         event = an_event(
             f"evt_{number:06}", type="task.processing", task_id=task.id, push_id=push.id, body=body, created_at=at(0)
         )

@@ -199,12 +199,13 @@ def push(row: Row) -> Push:
 
 def push_row(push: Push, *, is_in_event: bool) -> Values:
     """Return the row of a push for ``insert_push``. A callback's body is not stored twice if its event has it too."""
+    is_copy = is_in_event and push.source is Source.CALLBACK and push.outcome is not PushOutcome.PENDING
     return (
         push.id,
         push.task_id,
         push.source.value,
         _to_json(push.headers),
-        None if is_in_event and push.source is Source.CALLBACK else push.body,
+        None if is_copy else push.body,
         push.digest,
         micros(push.received_at),
         push.outcome.value,
