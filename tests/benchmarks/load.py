@@ -1,7 +1,8 @@
 """A load generator: posts requests as fast as they are answered, on a fixed number of keep-alive connections.
 
 It is a separate process, so that its CPU time does not count for the server: ``python -m benchmarks.load PORT
-CONNECTIONS FILE``. The file has one JSON array ``[path, body]`` per line.
+CONNECTIONS FILE``. The file has one JSON array ``[path, body]`` per line, perhaps
+with an object of headers.
 """
 
 import asyncio
@@ -112,9 +113,9 @@ class _Connection(asyncio.Protocol):
             self.done.set_exception(exc or ConnectionError("the server hung up in the middle"))
 
 
-def encode_requests(posts: Iterable[tuple[str, str]]) -> list[bytes]:
-    """Return the requests for these paths and bodies."""
-    return [request(path, body.encode()) for path, body in posts]
+def encode_requests(posts: Iterable[tuple[str, str] | tuple[str, str, Mapping[str, str]]]) -> list[bytes]:
+    """Return the requests for these paths, bodies and headers."""
+    return [request(path, body.encode(), *headers) for path, body, *headers in posts]
 
 
 def print_result(load: LoadResult) -> None:

@@ -14,6 +14,8 @@ class Scale:
     deliveries: int = 1_000
     slow_callbacks: int = 1_500
     scripts: int = 200
+    submits: int = 500
+    job_lines: int = 10_000
     probes: int = 300
     starts: int = 5
     events: int = 20_000

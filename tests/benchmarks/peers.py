@@ -70,7 +70,7 @@ class Peer:
 
     def posts(self, posts: Sequence[Post]) -> list[Post]:
         """Return the same callbacks, sent to the peer's path."""
-        return [(self.path or path, body) for path, body in posts]
+        return [(self.path or path, body) for path, body, *_ in posts]
 
 
 Run: TypeAlias = Callable[[int, Path], AbstractContextManager[Peer]]

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +23,8 @@ TOKEN = "an-admin-token-of-these-measurements"
 SECRET = "whsec_dGhlIHNlY3JldCBvZiB0aGVzZSBtZWFzdXJlbWVudHM="
 CONNECTIONS = 64
 
-Post: TypeAlias = tuple[str, str]
-"""The path and the body of a request."""
+Post: TypeAlias = tuple[str, str] | tuple[str, str, Mapping[str, str]]
+"""The path and the body of a request, perhaps with headers."""
 
 CONFIG = """
 [public]
@@ -36,7 +36,7 @@ token = "{token}"
 [store]
 url = "sqlite:receiver.db"
 [kling]
-base_url = "http://127.0.0.1:9"
+base_url = "http://127.0.0.1:{kling}"
 api_key = "never used"
 [callbacks]
 verify = "never"
@@ -122,12 +122,15 @@ class Receiver:
 
 
 @contextmanager
-def a_receiver(folder: Path, *sinks: int, script: str | None = None) -> Iterator[Receiver]:
-    """Run the receiver with a store in *folder* and routes to *sinks* and *script*. Yield it after READY."""
+def a_receiver(folder: Path, *sinks: int, script: str | None = None, kling: int = 9) -> Iterator[Receiver]:
+    """Run the receiver with a store in *folder* and routes to *sinks* and *script*. Yield it after READY.
+
+    Without *kling*, the port of a Kling, it calls one that is not there.
+    """
     public, admin, log, config = free_port(), free_port(), folder / "receiver.log", folder / "config.toml"
     routes = "".join(ROUTE.format(sink=sink, secret=SECRET) for sink in sinks)
     routes += SCRIPT_ROUTE.format(script=script) if script else ""
-    config.write_text(CONFIG.format(public=public, admin=admin, token=TOKEN) + routes)
+    config.write_text(CONFIG.format(public=public, admin=admin, token=TOKEN, kling=kling) + routes)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notified:
         address = folder / "notify"
         address.unlink(missing_ok=True)

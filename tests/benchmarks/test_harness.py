@@ -184,3 +184,14 @@ def test_an_unknown_measurement_is_a_usage_error(capsys: pytest.CaptureFixture[s
 def _column(folder: Path, query: str) -> list[Any]:
     with closing(sqlite3.connect(folder / "floor.db")) as connection:
         return [value for (value,) in connection.execute(query)]
+
+
+def test_the_proxy_returns_what_the_least_kling_answers(tmp_path: Path) -> None:
+    with (
+        server_process("kling", folder=tmp_path) as kling,
+        server_process("proxy", str(kling.port), folder=tmp_path) as proxy,
+    ):
+        ran = asyncio.run(post_all(proxy.port, [request("/v1/images/generations", b"{}")] * 3, connections=2))
+
+    assert ran.statuses == {200: 3}
+    assert len({json.loads(body)["data"]["task_id"] for body in ran.bodies}) == 3

@@ -8,6 +8,7 @@ from benchmarks.measures.commands import commands, start
 from benchmarks.measures.deliveries import delivered, latency, scripts
 from benchmarks.measures.grown import grown
 from benchmarks.measures.storage import storage
+from benchmarks.measures.submits import job_file, submits
 
 ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
     "acknowledged": acknowledged,
@@ -18,6 +19,8 @@ ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
     "start": start,
     "commands": commands,
     "scripts": scripts,
+    "submits": submits,
+    "job-file": job_file,
     "storage": storage,
     "grown": grown,
 }
