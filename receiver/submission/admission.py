@@ -149,6 +149,10 @@ class AdmissionControl:
         elif error is not None:
             self._slot_limiter.on_other_error(task, now)
 
+    def has_learned_limit(self, task: Task) -> bool:
+        """Return whether a limit for the task's pack was learned from Kling, so that an accepted task may raise it."""
+        return self._slot_limiter.has_learned_limit(task)
+
     def accepted(self, task: Task, now: datetime, *, in_use_before: int, in_use_after: int) -> None:
         """Record the slots of a pack in use before and after Kling accepted a task."""
         self._slot_limiter.on_accepted(task, in_use_before, in_use_after, now)

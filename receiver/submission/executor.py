@@ -174,13 +174,14 @@ class CreateExecutor:
     ) -> None:
         """Adjust the limits, record the result and inform the observer."""
         error = answer if isinstance(answer, KlingError) else answer.error
-        after = await self._confirmed_in_use(task)
+        after = 0 if error is None else await self._confirmed_in_use(task)
         self.admission.finished(
             task, call, error, started_at=started_at, now=self._clock.now(), max_in_use=max(before, after)
         )
         is_alone = not before and not after
         await self._record(task, call, answer, error, intent, alone=is_alone, keeps_queued=keeps_queued)
-        if error is None:  # includes tasks created at the same time, as far as they are recorded
+        if error is None and self.admission.has_learned_limit(task):
+            # includes tasks created at the same time, as far as they are recorded
             after = await self._confirmed_in_use(task)
             self.admission.accepted(task, self._clock.now(), in_use_before=before, in_use_after=after)
         await self._observer.on_call(error, call)

@@ -86,6 +86,11 @@ class SlotLimiter:
         pack = self._packs.get(task.queueing.pack or "")
         return pack is not None and pack.has_waiters
 
+    def has_learned_limit(self, task: Task) -> bool:
+        """Return whether the limit of the task's pack was learned from Kling."""
+        pack = self._packs.get(task.queueing.pack or "")
+        return pack is not None and pack.learned_limit is not None
+
     def admits(self, task: Task, in_use: Mapping[str, int], now: datetime) -> bool:
         """Return whether the task may be sent now; if not, record that it waits."""
         pack = self._packs.get(task.queueing.pack or "")
