@@ -63,6 +63,11 @@ def load_context(info: Reading) -> LoadContext:
     return info.context if isinstance(info.context, LoadContext) else LoadContext()
 
 
+def is_stand_in(value: Secret | str | None) -> bool:
+    """Whether a value replaces a secret, or a URL, that could not be looked up here."""
+    return (value.reveal() if isinstance(value, Secret) else value) in (_STAND_IN, URL_STAND_IN)
+
+
 def is_reference(raw: object) -> bool:
     """Whether a value is a reference to a secret, not a secret itself."""
     return isinstance(raw, str) and _REFERENCE.fullmatch(raw) is not None

@@ -86,6 +86,22 @@ def test_a_warning_of_the_configuration_is_a_warning(tmp_path: Path) -> None:
     assert (finding["status"], finding["details"]["key"]) == ("warning", "routes.0.script.command")
 
 
+def test_every_missing_secret_is_named_and_the_other_checks_run(tmp_path: Path) -> None:
+    config = write_config(
+        tmp_path,
+        '[callbacks]\nsigning_secrets = ["env:NOT_SET_ONE"]\n'
+        '[[routes]]\nname = "chat"\nwebhook = { url = "env:NOT_SET_TWO", secret = "file:none.txt" }\n'
+        '[[routes]]\nname = "run"\nscript = { command = ["/bin/true"] }\n',
+    )
+
+    report = run_doctor(config)
+
+    named = " ".join(finding["message"] for finding in report.all("configuration"))
+    assert all(name in named for name in ("NOT_SET_ONE", "NOT_SET_TWO", "none.txt"))
+    assert report.one("routes.run")["status"] == report.one("store.disk")["status"] == "ok"
+    assert report.says("routes.chat")[:2] == ("warning", "Its URL could not be looked up here, so it was not tried.")
+
+
 def test_a_secret_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     config = write_config(tmp_path, '[gateway]\nsecret = "file:missing-secret"\n')
 

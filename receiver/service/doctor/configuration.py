@@ -14,12 +14,21 @@ NAME = "configuration"
 
 def errors(error: ConfigurationError) -> Sequence[Finding]:
     """Return each error of a configuration that cannot be used."""
+    return _findings(error, "Then run `kling-receiver doctor` again, for the other checks.")
+
+
+def missing_secrets(error: ConfigurationError) -> Sequence[Finding]:
+    """Return each secret that a configuration refers to and that cannot be looked up here."""
+    return _findings(error, "If only the service has it, run `kling-receiver doctor` in the service's environment.")
+
+
+def _findings(error: ConfigurationError, next_step: str) -> Sequence[Finding]:
     found = []
     for text in error.faults:
         fault = parse_fault(text)
         fix = fault["fix"] or "correct it"
         message = text.removesuffix(f"; {fault['fix']}")
-        remedy = f"{fix[:1].upper()}{fix[1:]}. Then run `kling-receiver doctor` again, for the other checks."
+        remedy = f"{fix[:1].upper()}{fix[1:]}. {next_step}"
         found.append(replace(failed(f"{message}.", remedy, **_place(fault)), name=NAME))
     return found
 

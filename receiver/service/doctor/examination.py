@@ -39,16 +39,21 @@ CHECKS = (
     Check("runtime", process.runtime),
     Check("systemd", units.installed),
 )
-"""All checks, in the order of the report. Without a valid configuration, none can run."""
+"""All checks, in the order of the report. Without a valid configuration, none can run; missing secrets are no fault."""
 
 
 def examine(config: Path | None) -> Sequence[Finding]:
     """Return the findings about the installation that a configuration describes."""
     try:
         loaded = load(config)
+        found = configuration.warnings(loaded)
     except ConfigurationError as error:
-        return configuration.errors(error)
-    return [*configuration.warnings(loaded), *asyncio.run(_run_checks(loaded.settings, config))]
+        try:
+            loaded = load(config, needs_secrets=False)
+        except ConfigurationError:
+            return configuration.errors(error)
+        found = configuration.missing_secrets(error)
+    return [*found, *asyncio.run(_run_checks(loaded.settings, config))]
 
 
 async def _run_checks(settings: Settings, config: Path | None) -> Sequence[Finding]:
