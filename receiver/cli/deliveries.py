@@ -35,7 +35,9 @@ COLUMNS = (
     render.id_column("task_id", "task", rank=2),
     render.column("attempts", rank=5),
     render.Column(title="created", value=lambda delivery: delivery.get("created_at"), short=lambda _: ""),
-    render.Column(title="due", value=lambda delivery: delivery.get("due_at"), short=_due_text, no_wrap=True, rank=4),
+    render.Column(
+        title="due", value=lambda delivery: delivery.get("due_at"), short=_due_text, no_wrap=True, is_time=True, rank=4
+    ),
     render.time_column("finished_at", "finished", rank=6),
 )
 

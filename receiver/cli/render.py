@@ -4,9 +4,11 @@ Some of the text comes from untrusted sources, so control characters are always 
 """
 
 import json
+import re
 import sys
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, TextIO, TypeAlias
 
@@ -43,6 +45,9 @@ _STYLES = {
 
 _COLUMN_GAP = 2  # characters between two columns
 _MIN_FOLD_WIDTH = 16  # minimum width of a folded column, if its text is that long
+_ID = re.compile(r"[a-z]{3}_[0-9a-z]{25}")
+_CUT_ID = 17  # the prefix, the time, and an ellipsis
+_MATTERS = 3  # columns up to this rank matter more than the tails of ids
 _MAX_WORD = 24  # longer words are broken when text is folded
 
 Cell: TypeAlias = Callable[[Json], object]
@@ -57,6 +62,7 @@ class Column:
     short: Cell | None = None  # a shorter value for a terminal
     is_state: bool = False  # coloured by its value
     no_wrap: bool = False  # never folded, so that it can be copied
+    is_time: bool = False  # on a terminal the title names the time zone
     rank: int = 1  # a narrow terminal keeps the lowest ranks; 0 is always kept
 
 
@@ -66,7 +72,7 @@ def column(name: str, title: str | None = None, *, rank: int = 1) -> Column:
 
 
 def id_column(name: str, title: str, *, rank: int = 0) -> Column:
-    """Return a column for an id."""
+    """Return a column for an id or a name."""
     return Column(title=title, value=lambda item: item.get(name), no_wrap=True, rank=rank)
 
 
@@ -82,6 +88,7 @@ def time_column(name: str, title: str, *, rank: int = 1) -> Column:
         value=lambda item: item.get(name),
         short=lambda item: format_local_time(item.get(name)),
         no_wrap=True,
+        is_time=True,
         rank=rank,
     )
 
@@ -108,11 +115,25 @@ def clean(value: object) -> str:
 
 
 def format_local_time(timestamp: object) -> str:
-    """Format a timestamp of the API in local time."""
+    """Format a timestamp of the API in local time, for a column whose title names the zone."""
+    return _format_time(timestamp, "%m-%d %H:%M:%S")
+
+
+def format_zoned_time(timestamp: object) -> str:
+    """Format a timestamp of the API in local time, with its zone."""
+    return _format_time(timestamp, "%Y-%m-%d %H:%M:%S %Z")
+
+
+def local_zone() -> str:
+    """Return the name of the local time zone, such as CET."""
+    return time.strftime("%Z")
+
+
+def _format_time(timestamp: object, form: str) -> str:
     if not isinstance(timestamp, str):
         return ""
     try:
-        return datetime.fromisoformat(timestamp).astimezone().strftime("%m-%d %H:%M:%S")
+        return datetime.fromisoformat(timestamp).astimezone().strftime(form)
     except ValueError:
         return clean(timestamp)
 
@@ -162,6 +183,8 @@ def table(columns: Sequence[Column], items: Iterable[Json], *, empty: str) -> No
     terminal.print(result.grid, crop=False)
     if result.omitted:
         notice(f"Columns that did not fit: {', '.join(result.omitted)}. Use --json to see all.")
+    if result.are_ids_cut:
+        notice("IDs are cut. The shell completes them; --json and a wider terminal show them whole.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,27 +194,56 @@ class TableLayout:
     grid: "RenderableType"
     width: int
     omitted: Sequence[str]
+    are_ids_cut: bool = False
 
 
 def layout(columns: Sequence[Column], items: Sequence[Json], available: int) -> TableLayout:
-    """Lay out items for a terminal of the *available* width; empty columns are omitted."""
+    """Lay out items for a terminal of the *available* width; empty columns are omitted.
+
+    If a column that matters would not fit, ids lose their tails.
+    """
+    cells = {column: [_cell(column, item) for item in items] for column in columns}
+    whole = _lay_out(cells, available)
+    cut = _lay_out({column: [_cut_id(text) for text in texts] for column, texts in cells.items()}, available)
+    is_better = _lost_ranks(cut, columns) > _lost_ranks(whole, columns)
+    return replace(cut, are_ids_cut=True) if is_better else whole
+
+
+def _lost_ranks(laid: TableLayout, columns: Sequence[Column]) -> list[int]:
+    """Return the ranks of the columns that matter and did not fit. The greater, the less is lost."""
+    lost = (column.rank for column in columns if column.title in laid.omitted and column.rank <= _MATTERS)
+    return [*sorted(lost), _MATTERS + 1]
+
+
+def _cut_id(cell: "Text") -> "Text":
+    if not _ID.fullmatch(cell.plain):
+        return cell
+    cut = cell.copy()
+    cut.truncate(_CUT_ID, overflow="ellipsis")
+    return cut
+
+
+def _lay_out(cells: Mapping[Column, Sequence["Text"]], available: int) -> TableLayout:
     from rich.table import Table
 
-    cells = {column: [_cell(column, item) for item in items] for column in columns}
-    filled = [column for column in columns if any(cell.plain for cell in cells[column])]
+    filled = [column for column, texts in cells.items() if any(text.plain for text in texts)]
     widths = _choose_widths({column: _width_range(column, cells[column]) for column in filled}, available)
     grid = Table(box=None, header_style="bold", padding=(0, _COLUMN_GAP, 0, 0), pad_edge=False)
     for column, width in widths.items():
-        grid.add_column(column.title.upper(), overflow="fold", width=width)
+        grid.add_column(_title(column), overflow="fold", width=width)
     for row in zip(*(cells[column] for column in widths), strict=True):
         grid.add_row(*row)
     omitted = [column.title for column in filled if column not in widths]
     return TableLayout(grid=grid, width=_total_width(widths.values()), omitted=omitted)
 
 
+def _title(column: Column) -> str:
+    return f"{column.title.upper()} ({local_zone()})" if column.is_time else column.title.upper()
+
+
 def _width_range(column: Column, cells: Sequence["Text"]) -> tuple[int, int]:
     """Return the minimum and the ideal width of a column."""
-    title = len(column.title)
+    title = len(_title(column))
     ideal = max(title, *(cell.cell_len for cell in cells))
     if column.no_wrap:
         return ideal, ideal
@@ -245,8 +297,8 @@ def details(pairs: Iterable[tuple[str, object]]) -> None:
 
 
 def local_time(timestamp: object) -> object:
-    """Return local time on a terminal, and the API's form in a pipe."""
-    return format_local_time(timestamp) if is_terminal() else timestamp
+    """Return local time with its zone on a terminal, and the API's form in a pipe."""
+    return format_zoned_time(timestamp) if is_terminal() else timestamp
 
 
 def coloured(text: str) -> "Text":

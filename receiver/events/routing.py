@@ -1,5 +1,6 @@
 """Which routes an event matches. Pure, compiled once at load. A condition that cannot be evaluated does not match."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -11,6 +12,8 @@ from receiver.domain.model import Json, RouteDecision
 
 WILDCARD = "*"
 REPLY_PREFIX = "reply:"
+
+_encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
 
 
 class Condition(Protocol):
@@ -86,9 +89,9 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
 
     def _mismatch_reason(self, candidate: Candidate) -> str:
         if WILDCARD not in self.on and candidate.kind not in self.on:
-            return f"on = {sorted(self.on)} does not name {candidate.kind!r}"
+            return f"on = {_as_written(sorted(self.on))} does not name {_as_written(candidate.kind)}"
         if self.endpoints and not _matches(candidate.endpoint, self.endpoints):
-            return f"endpoints = {list(self.endpoints)} does not match {candidate.endpoint!r}"
+            return f"endpoints = {_as_written(self.endpoints)} does not match {_as_written(candidate.endpoint)}"
         if not candidate.trusted and not self.unverified:
             return "the event cannot be confirmed, and the route does not accept unverified events"
         if self.condition is not None:
@@ -99,10 +102,10 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         try:
             value = condition.search(candidate.data())
         except Exception as exc:  # noqa: BLE001 -- an expression that fails on an unexpected body does not match
-            return f"where = {self.where!r} could not be evaluated: {exc}"
+            return f"where = {_as_written(self.where)} could not be evaluated: {exc}"
         if value is True:
             return ""
-        return f"where = {self.where!r} gave {value!r:.80}, not true"
+        return f"where = {_as_written(self.where)} gave {_as_written(value):.80}, not true"
 
 
 class RouteTable:
@@ -141,6 +144,11 @@ def compile_route(route: RouteRule) -> Route:
         where=route.where,
         condition=condition,
     )
+
+
+def _as_written(value: object) -> str:
+    """Return a value as the configuration writes it."""
+    return _encode(value)
 
 
 def _matches(endpoint: str | None, globs: tuple[str, ...]) -> bool:

@@ -216,7 +216,7 @@ def an_explanation() -> dict[str, Any]:
                 "push_id": "psh_one",
                 "decisions": [
                     {"route": "publish", "wanted": True, "reason": "all conditions hold"},
-                    {"route": "other", "wanted": False, "reason": "on = ['failed'] does not name 'succeed'"},
+                    {"route": "other", "wanted": False, "reason": 'on = ["failed"] does not name "succeed"'},
                 ],
                 "deliveries": [
                     make_delivery(created_at="2026-11-22T10:00:01.000Z", status="pending", attempts_made=attempts)

@@ -213,29 +213,29 @@ LISTS = {
 
 @pytest.mark.parametrize("width", [60, 80])
 @pytest.mark.parametrize("what", LISTS)
-def test_a_table_fits_the_terminal_without_cutting_ids_or_states(
+def test_a_table_fits_the_terminal_and_keeps_what_matters(
     service: FakeService, config: Path, what: str, width: int
 ) -> None:
     service.answer(f"/api/{what}", {"items": [LISTS[what]], "next": None})
 
     shown = run_in_terminal([what, "list", "--config", str(config)], COLUMNS=str(width), NO_COLOR="1")
 
-    head, first, *_, last = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    head, first, *rest = re.sub(r"\x1b\[[0-9;]*m", "", shown).splitlines()
+    id_, state = first.split()[:2]
     assert max(map(len, (head, first))) <= width
-    assert (
-        first.split()[:2]
-        == {
-            "tasks": [TASK, "submitting"],
-            "events": ["evt_01k0xa70k6d2ba4a7q2n4ps7v", "task.succeed"],
-            "deliveries": ["dlv_01k0xa70k6d2ba4a7q2n4ps7v", "delivered"],
-        }[what]
-    )
-    assert last.startswith("Columns that did not fit: ")
-    assert ("TASK" in head.split()) == (TASK in first if what != "tasks" else False)
+    expected_id, expected_state, matters = {
+        "tasks": (TASK, "submitting", "MESSAGE"),
+        "events": ("evt_01k0xa70k6d2ba4a7q2n4ps7v", "task.succeed", "TASK"),
+        "deliveries": ("dlv_01k0xa70k6d2ba4a7q2n4ps7v", "delivered", "ROUTE"),
+    }[what]
+    assert state == expected_state
+    assert id_ == expected_id or id_ == expected_id[:16] + "…"
+    assert ("IDs are cut. The shell completes them" in " ".join(rest)) == (id_ != expected_id)
+    assert matters in head.split()
 
 
 @pytest.mark.parametrize("width", range(41, 120))
-def test_a_narrow_terminal_keeps_the_required_columns_whole(width: int) -> None:
+def test_a_narrow_terminal_drops_the_tails_of_ids_before_columns_that_matter(width: int) -> None:
     tasks = [LISTS["tasks"], make_task(id=TASK, state="processing", label="spring", tags={"project": "ads"})]
     out = io.StringIO()
 
@@ -244,15 +244,36 @@ def test_a_narrow_terminal_keeps_the_required_columns_whole(width: int) -> None:
 
     head, *lines = out.getvalue().splitlines()
     titles = re.split(r" {2,}", head.strip())
+    shown_id = TASK[:16] + "…" if laid.are_ids_cut else TASK
     assert titles[:2] == ["ID", "STATE"]
     assert laid.width <= width
     assert [line.split()[:2] for line in lines if line.startswith("tsk_")] == [
-        [TASK, "submitting"],
-        [TASK, "processing"],
+        [shown_id, "submitting"],
+        [shown_id, "processing"],
     ]
     for title, text in {"ENDPOINT": "images/multi-image2image", "KLING ID": "867283741759111202"}.items():
         assert (title in titles) == (text in out.getvalue())
     assert len(titles) + len(laid.omitted) == 8
+
+
+def test_a_name_is_never_cut() -> None:
+    columns = (render.id_column("name", "name"), render.column("where"))
+
+    laid = render.layout(columns, [{"name": "a-very-long-name-of-a-route-that-goes-on", "where": "x" * 60}], 50)
+
+    assert not laid.are_ids_cut
+    assert laid.width >= 40
+
+
+def test_times_on_a_terminal_name_their_zone(service: FakeService, config: Path) -> None:
+    service.answer("/api/tasks", {"items": [make_task()], "next": None})
+    service.answer("/api/tasks/tsk_one", make_task())
+
+    listed = run_in_terminal(["tasks", "list", "--config", str(config)], TZ="JST-9", NO_COLOR="1")
+    shown = run_in_terminal(["tasks", "show", "tsk_one", "--config", str(config)], TZ="JST-9", NO_COLOR="1")
+
+    assert re.search(r"CREATED \(JST\) .*\n.*11-22 19:00:00", listed)
+    assert re.search(r"created at \S+2026-11-22 19:00:00 JST", shown)
 
 
 def test_an_id_wider_than_the_terminal_is_wrapped_and_not_cut(service: FakeService, config: Path) -> None:

@@ -181,7 +181,7 @@ async def test_explain_shows_a_tasks_complete_history(tmp_path: Path) -> None:
             [end] = [event for event in story["events"] if event["type"] == "task.succeed"]
             decisions = {decision["route"]: decision for decision in end["decisions"]}
             assert decisions["hook"]["wanted"] is True
-            assert decisions["failures"]["reason"] == "on = ['failed'] does not name 'succeed'"
+            assert decisions["failures"]["reason"] == 'on = ["failed"] does not name "succeed"'
             [delivery] = end["deliveries"]
             assert [attempt["code"] for attempt in delivery["attempts_made"]] == [204]
             assert story["next"].startswith("Nothing more")

@@ -44,8 +44,8 @@ def test_every_routes_decision_is_kept_with_its_reason() -> None:
 
     assert decisions(routed) == [
         ("a", True, "all conditions hold"),
-        ("b", False, "on = ['failed'] does not name 'succeed'"),
-        ("c", False, "where = \"kling.task_status == 'failed'\" gave False, not true"),
+        ("b", False, 'on = ["failed"] does not name "succeed"'),
+        ("c", False, "where = \"kling.task_status == 'failed'\" gave false, not true"),
     ]
     assert [delivery.route for delivery in routed.deliveries] == ["a"]
 

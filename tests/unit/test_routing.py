@@ -70,7 +70,7 @@ def test_an_unconfirmed_event_needs_a_route_that_accepts_it(unverified: bool, wa
 
 
 def test_a_mismatch_has_its_reason() -> None:
-    assert "does not name 'failed'" in decide(a_candidate("task.failed")).reason
+    assert 'does not name "failed"' in decide(a_candidate("task.failed")).reason
 
 
 def test_client_urls_of_one_host_share_a_lane() -> None:
