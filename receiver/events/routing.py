@@ -13,7 +13,8 @@ from receiver.domain.model import Json, RouteDecision
 WILDCARD = "*"
 REPLY_PREFIX = "reply:"
 
-_encode = json.JSONEncoder(ensure_ascii=False, default=repr).encode
+_encode_result = json.JSONEncoder(ensure_ascii=False, default=repr).encode  # also what no UTF-8 can express
+_encode = msgspec.json.Encoder().encode
 
 
 class Condition(Protocol):
@@ -105,7 +106,7 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
             return f"where = {_as_written(self.where)} could not be evaluated: {exc}"
         if value is True:
             return ""
-        return f"where = {_as_written(self.where)} gave {_as_written(value):.80}, not true"
+        return f"where = {_as_written(self.where)} gave {_encode_result(value):.80}, not true"
 
 
 class RouteTable:
@@ -148,7 +149,7 @@ def compile_route(route: RouteRule) -> Route:
 
 def _as_written(value: object) -> str:
     """Return a value as the configuration writes it."""
-    return _encode(value)
+    return _encode(value).decode()
 
 
 def _matches(endpoint: str | None, globs: tuple[str, ...]) -> bool:
