@@ -23,8 +23,8 @@ EXTRAS = ["storage", "previews", "notify", "otel"]
 LOCKS = ["requirements.lock", "requirements-dev.lock", *(f"requirements-{extra}.lock" for extra in EXTRAS)]
 
 CLIENT_COMMANDS = """
-batches bulk_progress bulk_submit callback_url cancel completion cost deliveries endpoints events explain job_file
-replay retry routes submit submit_body task_table task_wait tasks
+alerts batches bulk_progress bulk_submit callback_url cancel completion cost costs deliveries endpoints events explain
+job_file profiles proposals replay retry routes submit submit_body task_table task_wait tasks
 """
 HEAVY = """
 aiosqlite anyio httpcore2 httpx2 jmespath jwt prometheus_client pydantic receiver.net receiver.service receiver.store

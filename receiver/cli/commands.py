@@ -73,6 +73,12 @@ _COMMANDS = (
         MAINTENANCE,
         "Check the whole installation, with a remedy for each fault.",
     ),
+    (
+        "receiver.cli.profiles:profiles",
+        "profiles",
+        MAINTENANCE,
+        "List the services that have a name: --profile NAME.",
+    ),
     ("receiver.cli.config:config", "config", MAINTENANCE, "Check and show the configuration."),
     ("receiver.cli.db:db", "db", MAINTENANCE, "Migrate, check, back up, restore and measure the store."),
     ("receiver.cli.docs:docs", "docs", MAINTENANCE, "Show the manual, one subject at a time."),

@@ -21,6 +21,7 @@ from receiver.cli.value_kinds import (
     KEY_VALUE,
     LABEL,
     NUMBER,
+    PROFILE,
     REPLAY_ID,
     ROUTE,
     TASK_ID,
@@ -34,6 +35,7 @@ from receiver.settings.values import read_duration
 
 if TYPE_CHECKING:
     from receiver.client import Client, SyncClient
+    from receiver.settings.dialect import Dialect
 
 MAX_LIMIT = 500  # the API's maximum page size
 
@@ -95,11 +97,17 @@ class ClientOptions(OutputOptions):
         ),
     ] = None
 
+    profile: Annotated[
+        str | None,
+        PROFILE,
+        Parameter(group=GLOBAL_OPTIONS, help="Service by its name in profiles.toml (default: KLING_RECEIVER_PROFILE)."),
+    ] = None
+
     def connect(self) -> "SyncClient":
         """Return a client of the service. Says which configuration file was skipped, if it was."""
         from receiver.client import SyncClient
 
-        client = SyncClient(*self._address(), config=self.config)
+        client = SyncClient(*self._address(), config=self.config, profile=self.profile)
         self._say_what_was_skipped()
         return client
 
@@ -107,10 +115,18 @@ class ClientOptions(OutputOptions):
         """Return an asyncio client of the service."""
         from receiver.client import Client
 
-        return Client(*self._address(), config=self.config, outage_tolerance=outage_tolerance)
+        return Client(*self._address(), config=self.config, profile=self.profile, outage_tolerance=outage_tolerance)
+
+    def dialect(self) -> "Dialect":
+        """Return the dialect of the service's Kling: of the profile, else of the configuration."""
+        from receiver.settings.client import load_client
+        from receiver.settings.profiles import PROFILE_VARIABLE, find_profile
+
+        named = self.profile or ("" if self.config else os.environ.get(PROFILE_VARIABLE, ""))
+        return find_profile(named, os.environ).dialect if named else load_client(self.config).dialect
 
     def _say_what_was_skipped(self) -> None:
-        if self.url is not None or not Path(FILE_NAME).exists():
+        if self.url is not None or self.profile is not None or not Path(FILE_NAME).exists():
             return
         from receiver.cli import render
 
@@ -120,6 +136,8 @@ class ClientOptions(OutputOptions):
 
     def _address(self) -> tuple[str | None, str | None]:
         """Return the URL and the token of the options, if given. Raises UsageError."""
+        if self.profile is not None and self.config is not None:
+            raise UsageError("--profile and --config name two services.", remedy="Give only one of them.")
         if self.url is not None and not self.url.lower().startswith(("http://", "https://")):
             raise UsageError(f"--url {self.url!r} is not a URL.", remedy="Write --url https://tasks.example.com.")
         if self.token is None:

@@ -103,6 +103,18 @@ def alerts(context: "CompletionContext") -> Sequence[Proposal]:
     ]
 
 
+def profiles(_: "CompletionContext") -> Sequence[Proposal]:
+    """Propose the profiles of the user's configuration."""
+    import os
+
+    from receiver.settings.profiles import load_profiles
+
+    try:
+        return [(each.name, each.url) for each in load_profiles(os.environ).values()]
+    except ReceiverError:
+        return []
+
+
 def routes(context: "CompletionContext") -> Sequence[Proposal]:
     """Propose the routes: of the service, or of the configuration if the service does not answer."""
     try:
@@ -142,6 +154,7 @@ def _fetch(context: "CompletionContext", path: str, query: dict[str, str]) -> Se
         config=None if config is None else Path(config),
         url=_option(context, "--url"),
         token=_option(context, "--token"),
+        profile=_option(context, "--profile"),
     )
 
     async def fetch() -> Sequence[Json]:

@@ -16,7 +16,6 @@ from receiver.client import Task
 from receiver.domain.clock import SystemClock
 from receiver.domain.model import Json, TaskState
 from receiver.kling.endpoints import CATALOGUE, Endpoint, resolve
-from receiver.settings import load_client
 
 _TYPO = 0.9  # similarity from which an unlisted path is probably a typo of a listed one
 
@@ -72,7 +71,7 @@ def submit(
 ) -> int:
     """Submit a task to Kling, through the running service."""
     limit = _time_limit(timeout, wait=wait)
-    dialect = load_client(output.config).dialect
+    dialect = output.dialect()
     tags = key_values("--tag", tag or [])
     options: dict[str, Any] = {"label": label, "tags": tags, "priority": priority, "reuse": reuse}
     if (job_file := content.job_file()) is not None:

@@ -37,8 +37,9 @@ _MAX_CONCURRENT = 8
 class Client:
     """A client of the service's admin API, for asyncio programs.
 
-    Without *url* and *token*, the service is found through ``KLING_RECEIVER_URL`` and ``KLING_RECEIVER_TOKEN``, or its
-    configuration: *config*, or the default locations.
+    Without *url* and *token*, the service is found through a *profile* of the user's ``profiles.toml``, through
+    ``KLING_RECEIVER_URL``, ``KLING_RECEIVER_TOKEN`` or ``KLING_RECEIVER_PROFILE``, or through its configuration:
+    *config*, or the default locations.
     Once the service has responded, it may be down for *outage_tolerance*, as during a restart. Safe requests are then
     repeated, and waiting and following continue without losing events.
     """
@@ -49,9 +50,10 @@ class Client:
         token: str | None = None,
         *,
         config: Path | str | None = None,
+        profile: str | None = None,
         outage_tolerance: timedelta = OUTAGE_TOLERANCE,
     ) -> None:
-        url, token = discover(url, token, None if config is None else Path(config))
+        url, token = discover(url, token, None if config is None else Path(config), profile)
         self._transport = Transport(url, token, outage_tolerance=outage_tolerance)
         self._signals = EventSignals(self._transport.stream)
         self.url = self._transport.url

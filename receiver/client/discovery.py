@@ -1,4 +1,4 @@
-"""Finds the service's admin URL and token: as given, from the environment, or from the configuration."""
+"""Finds the service's admin URL and token: as given, from a profile, the environment, or the configuration."""
 
 import getpass
 import os
@@ -11,25 +11,44 @@ if TYPE_CHECKING:
     from receiver.settings.client import ClientSettings
 
 URL_VARIABLE = "KLING_RECEIVER_URL"
+PROFILE_VARIABLE = "KLING_RECEIVER_PROFILE"
 TOKEN_VARIABLE = "KLING_RECEIVER_TOKEN"  # noqa: S105 -- the name of a variable
 
 _FILE_NAME = "admin-token"
 _LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 -- compared with the configuration, not bound
 
 
-def discover(url: str | None, token: str | None, config: Path | None) -> tuple[str, str]:
-    """Return the URL and the token, each as given, else from the environment, else from the configuration.
+def discover(url: str | None, token: str | None, config: Path | None, profile: str | None = None) -> tuple[str, str]:
+    """Return the URL and the token, each from the first of these that has it.
 
-    An explicit *config* takes precedence over the environment.
+    The arguments, the named *profile*, the variables of URL and token, the profile that a variable names, and the
+    configuration. An explicit *config* takes precedence over all variables. An explicit *profile* needs no
+    configuration.
     """
+    if profile is not None:
+        url, token = _complete_from_profile(profile, url, token)
     if config is None:
         url, token = url or os.environ.get(URL_VARIABLE), token or os.environ.get(TOKEN_VARIABLE)
+        named = os.environ.get(PROFILE_VARIABLE)
+        if named and profile is None and not (url and token):
+            url, token = _complete_from_profile(named, url, token)
     if url and token:
         return url, token
+    if profile is not None:
+        raise ServiceUnreachable(
+            f"The profile {profile!r} has no token.", remedy=f"Add one to it, set {TOKEN_VARIABLE}, or pass --token."
+        )
     from receiver.settings.client import load_client  # noqa: PLC0415 -- a client with URL and token does not need it
 
     settings = load_client(config)
     return url or _admin_url(settings), token or _read_token(settings)
+
+
+def _complete_from_profile(name: str, url: str | None, token: str | None) -> tuple[str | None, str | None]:
+    from receiver.settings.profiles import find_profile  # noqa: PLC0415 -- most clients use no profile
+
+    found = find_profile(name, os.environ)
+    return url or found.url, token or found.resolve_token(os.environ)
 
 
 def _admin_url(settings: "ClientSettings") -> str:

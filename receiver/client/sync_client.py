@@ -127,9 +127,10 @@ class SyncClient:
         token: str | None = None,
         *,
         config: Path | str | None = None,
+        profile: str | None = None,
         outage_tolerance: timedelta = OUTAGE_TOLERANCE,
     ) -> None:
-        self.client = Client(url, token, config=config, outage_tolerance=outage_tolerance)
+        self.client = Client(url, token, config=config, profile=profile, outage_tolerance=outage_tolerance)
         self.loop = _Loop(on_close=self.client.aclose)
         self.url = self.client.url
 

@@ -40,14 +40,19 @@ def find(explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> Path |
         return cwd / explicit
     if named := environ.get(CONFIG_VARIABLE):
         return cwd / named
-    home = environ.get("XDG_CONFIG_HOME") or (f"{environ['HOME']}/.config" if environ.get("HOME") else "")
     usual = [cwd / OWN_FILE_NAME, cwd / FILE_NAME, SYSTEM_FILE]
-    if home.startswith("/"):
-        usual.insert(2, Path(home) / "kling-receiver" / FILE_NAME)
+    if folder := user_folder(environ):
+        usual.insert(2, folder / FILE_NAME)
     probed = {each: probe(each) for each in usual}
     existing = (path for path, info in probed.items() if info.is_file and not (path == usual[1] and is_foreign(path)))
     unreadable = (path for path, info in probed.items() if info.problem)
     return next(existing, None) or next(unreadable, None)
+
+
+def user_folder(environ: Mapping[str, str]) -> Path | None:
+    """Return the folder of the user's own configuration; None for a user without a home."""
+    home = environ.get("XDG_CONFIG_HOME") or (f"{environ['HOME']}/.config" if environ.get("HOME") else "")
+    return Path(home) / "kling-receiver" if home.startswith("/") else None
 
 
 def skipped_file_warning(found: Path | None, explicit: Path | None, environ: Mapping[str, str], cwd: Path) -> str:
