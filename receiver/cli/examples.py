@@ -62,7 +62,7 @@ EXAMPLES: Mapping[str, Sequence[str]] = {
     ),
     "trigger": ("trigger succeed", "trigger failed --endpoint videos/text2video --tag project=ads"),
     "listen": ("listen --forward-to http://localhost:3000/hook", "listen --on succeed -- ./publish --fast"),
-    "explain": (f"explain {_TASK}", f"explain {_TASK} --json"),
+    "explain": (f"explain {_TASK}", "explain spring-17 --json"),
     "expose": ("expose nginx --host hooks.example.com", "expose cloudflared --host hooks.example.com"),
     "console": ("console", "console --no-open"),
     "doctor": ("doctor", "doctor --json --config /etc/kling-receiver/config.toml"),

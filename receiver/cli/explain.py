@@ -1,20 +1,31 @@
 """`kling-receiver explain`: everything that happened to a task, on one screen, and what is next."""
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 from urllib.parse import quote
 
+from cyclopts import Parameter
+
 from receiver.cli import OK, render
-from receiver.cli.options import CLIENT, ClientOptions, TaskRef
+from receiver.cli.options import CLIENT, ClientOptions, UsageError, not_found_hint
+from receiver.cli.value_kinds import TASK_ID
+from receiver.domain.errors import NotFound
 from receiver.domain.model import Json
+
+if TYPE_CHECKING:
+    from receiver.client import SyncClient
 
 _FIRST_SHOWN, _LAST_SHOWN = 2, 3  # attempts of one delivery that are shown; those between are summed up
 _MAX_BODY = 500
 _STATE_WIDTH = 10
+_MAX_NAMED = 5  # tasks of one label that an error names
+_UTC_TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
 _TASK_FIELDS = (
-    "id", "state", "message", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin", "created_at",
+    "id", "state", "message", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin",
 )  # fmt: skip
 
 
@@ -29,10 +40,15 @@ class TimelineEntry:
     detail: str = ""
 
 
-def explain(task: TaskRef, /, *, output: ClientOptions = CLIENT) -> int:
+def explain(
+    task: Annotated[str, TASK_ID, Parameter(help="ID of the task: the receiver's, Kling's or external; or its label.")],
+    /,
+    *,
+    output: ClientOptions = CLIENT,
+) -> int:
     """Explain a task: its request, all pushes, each route's decision, each attempt, and what is next."""
-    with output.connect() as client:
-        explanation = client.get(f"/api/tasks/{quote(task, safe='')}/explain")
+    with not_found_hint("tasks list"), output.connect() as client:
+        explanation = _fetch(client, task)
     if output.json:
         render.print_json(explanation)
         return OK
@@ -48,9 +64,24 @@ def explain(task: TaskRef, /, *, output: ClientOptions = CLIENT) -> int:
     return OK
 
 
+def _fetch(client: "SyncClient", ref: str) -> Json:
+    """Return the explanation of the task with that ID, else of the only task with that label."""
+    try:
+        return client.get(f"/api/tasks/{quote(ref, safe='')}/explain")
+    except NotFound:
+        labelled = client.tasks(label=ref, limit=_MAX_NAMED).items
+        if not labelled:
+            raise
+    if len(labelled) > 1:
+        ids = ", ".join(each.id for each in labelled)
+        raise UsageError(f"Several tasks have the label {ref!r}: {ids}.", remedy="Explain one of them by its ID.")
+    return client.get(f"/api/tasks/{labelled[0].id}/explain")
+
+
 def _task_details(explanation: Json) -> list[tuple[str, object]]:
     task = explanation["task"]
     fields: list[tuple[str, object]] = [(name.replace("_", " "), task.get(name)) for name in _TASK_FIELDS]
+    fields.append(("created at", render.local_time(task.get("created_at"))))
     fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
     intent = explanation.get("intent")
     text = "(no longer kept)" if intent is None else _truncate(json.dumps(intent, ensure_ascii=False), _MAX_BODY)
@@ -58,6 +89,8 @@ def _task_details(explanation: Json) -> list[tuple[str, object]]:
 
 
 def _timeline(explanation: Json) -> Iterator[TimelineEntry]:
+    steps = explanation.get("steps") or ()  # an older service names none
+    yield from (_step_line(step) for step in steps if step["kind"] != "download")
     for push in explanation["pushes"]:
         status = push.get("status") or "no status"
         yield TimelineEntry(
@@ -81,9 +114,14 @@ def _timeline(explanation: Json) -> Iterator[TimelineEntry]:
             )
         for delivery in event["deliveries"]:
             yield from _delivery_lines(delivery)
+    yield from (_step_line(step) for step in steps if step["kind"] == "download")
     for action in explanation["actions"]:
         subject = action["subject"] + (f": {action['why']}" if action["why"] else "")
         yield TimelineEntry(at=action["at"], kind="person", state=action["verb"], text=f"{action['actor']}, {subject}")
+
+
+def _step_line(step: Json) -> TimelineEntry:
+    return TimelineEntry(at=step["at"], kind=step["kind"], state=step["state"], text=step["text"])
 
 
 def _delivery_lines(delivery: Json) -> Iterator[TimelineEntry]:
@@ -99,7 +137,8 @@ def _delivery_lines(delivery: Json) -> Iterator[TimelineEntry]:
     for attempt in attempts:
         if attempt in skipped:
             if attempt is skipped[0]:
-                text = f"{delivery['route']}: {len(skipped)} more attempts until {skipped[-1]['started_at']}"
+                until = render.local_time(skipped[-1]["started_at"])
+                text = f"{delivery['route']}: {len(skipped)} more attempts until {until}"
                 yield TimelineEntry(at=attempt["started_at"], kind="attempt", state="...", text=text)
             continue
         duration, reason = f"{attempt['duration_ms']} ms", f": {attempt['reason']}" if attempt["reason"] else ""
@@ -119,7 +158,7 @@ def _print_timeline(details: Iterable[tuple[str, object]], entries: Iterable[Tim
 
     console = render.console()
     render.details(details)
-    console.print()
+    console.print(Text(f"\ntimes are {render.local_zone()}", style="dim"))
     for entry in entries:
         head = f"{_format_time(entry.at)}  {entry.kind:<10}"
         state = render.coloured(render.clean(entry.state))
@@ -129,7 +168,12 @@ def _print_timeline(details: Iterable[tuple[str, object]], entries: Iterable[Tim
             detail = Text(" " * len(head) + render.clean(entry.detail), style="dim")
             console.print(detail, no_wrap=True, overflow="ellipsis", crop=True)
     console.print()
-    console.print(Text.assemble(("next  ", "bold"), render.clean(next_step)), soft_wrap=True)
+    console.print(Text.assemble(("next  ", "bold"), render.clean(_in_local_time(next_step))), soft_wrap=True)
+
+
+def _in_local_time(text: str) -> str:
+    """Return the service's sentences with their times in local time."""
+    return _UTC_TIME.sub(lambda found: render.format_zoned_time(f"{found[1]}+00:00"), text)
 
 
 def _format_time(timestamp: str) -> str:

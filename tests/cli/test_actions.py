@@ -181,6 +181,10 @@ def an_explanation() -> dict[str, Any]:
     return {
         "task": make_task(state="succeed"),
         "intent": {"prompt": "a cat"},
+        "steps": [
+            {"at": "2026-11-22T09:59:58.000Z", "kind": "create", "state": "stored", "text": "from the API"},
+            {"at": "2026-11-22T10:00:01.000Z", "kind": "download", "state": "stored", "text": "/a/0.png, 9 bytes"},
+        ],
         "pushes": [
             {
                 "id": "psh_one",
@@ -248,13 +252,15 @@ def test_explain_lists_everything_in_order_of_time(
     assert code == 0
     assert ["body", '{"prompt": "a cat"}'] in lines
     assert ["batch", "spring"] in lines
-    told = [line[1:3] for line in lines if line[0].startswith("2026-11-22T10:")]
+    told = [line[1:3] for line in lines if line[0].startswith("2026-11-22T")]
     assert told == [
+        ["create", "stored"],
         ["callback", "applied"],
         ["event", "task.succeed"],
         ["route", "wanted"],
         ["route", "not wanted"],
         ["delivery", "pending"],
+        ["download", "stored"],
         ["person", "delivery.retried"],
         ["poll", "duplicate"],
         ["attempt", "failed"],

@@ -285,12 +285,23 @@ class AuditEntry(JsonObject):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TaskStep(JsonObject):
+    """A step of a task: its create, Kling's answer, or the download of one result."""
+
+    at: Timestamp
+    kind: Literal["create", "answer", "download"]
+    state: str
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskExplanation(JsonObject):
     """Everything stored about a task, and the next step."""
 
     task: Task
     intent: Json | None
     """The request, shortened; null if it is not stored."""
+    steps: Sequence[TaskStep]
     pushes: Sequence[Push]
     events: Sequence[ExplainedEvent]
     actions: Sequence[AuditEntry]

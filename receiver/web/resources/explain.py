@@ -11,6 +11,7 @@ from receiver.domain.audit import AuditEntry
 from receiver.domain.clock import Clock, iso
 from receiver.domain.model import Event
 from receiver.tasks.explain import OUTCOME_TEXT, DeliveryHistory, Explainer, ReceivedPush, TaskExplanation
+from receiver.tasks.explain_steps import task_steps
 from receiver.web import serializers
 from receiver.web.api_requests import NoQuery
 from receiver.web.params import read_query
@@ -36,6 +37,10 @@ class ExplainApi:
         return resources.TaskExplanation(
             task=serializers.task_json(explanation.task),
             intent=explanation.intent,
+            steps=[
+                resources.TaskStep(at=iso(step.at), kind=step.kind, state=step.state, text=step.text)
+                for step in task_steps(explanation.task, explanation.events)
+            ],
             pushes=[_push_json(received) for received in explanation.pushes],
             events=[self._event_json(event, explanation.deliveries) for event in explanation.events],
             actions=[_audit_json(action) for action in explanation.actions],
