@@ -1,7 +1,7 @@
 """Waiting for a task in `submit --wait` and `tasks wait`: the progress, the results, and the exit code."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from time import perf_counter
 
@@ -10,6 +10,7 @@ from receiver.client import SyncClient, Task
 from receiver.domain.errors import ReceiverError
 from receiver.domain.model import ArchiveState, TaskState
 
+_ASSET_ALERTS = ("alert.asset_lost", "alert.asset_expiring")
 NO_REASON = "Kling gave no reason"
 
 
@@ -34,14 +35,38 @@ def wait(client: SyncClient, ref: str, *, timeout: timedelta | None, as_json: bo
         return INTERRUPTED
     if as_json:
         render.print_json(task.raw)
-        return OK if task.succeeded else FAILED
-    if not task.succeeded:
+    elif not task.succeeded:
         raise not_succeeded_error(task, perf_counter() - started_at)
-    for location in task.result_locations:
-        render.print_line(location)
-    if task.archiving in (ArchiveState.LATE, ArchiveState.EXPIRING):
+    else:
+        for location in task.result_locations:
+            render.print_line(location)
+    if task.succeeded:
+        _say_what_is_not_archived(client, task)
+    return OK if task.succeeded else FAILED
+
+
+def _say_what_is_not_archived(client: SyncClient, task: Task) -> None:
+    """Print which results the archive does not have, and why, as its newest alert says."""
+    archived = {asset["url"] for asset in task.assets}
+    if not any(entry.get("url") not in archived for entries in task.result.values() for entry in entries):
+        return
+    is_tried = task.archiving in (ArchiveState.LATE, ArchiveState.EXPIRING)
+    reasons = _reasons(client, task, archived)
+    for url, reason in reasons.items():
+        what = "is still tried" if is_tried else "was given up"
+        render.notice(f"The download of {url.partition('?')[0]} {what}: {reason}")
+    if is_tried and not reasons:
         render.notice(f"Some results are not archived yet. The reason: kling-receiver explain {task.id}")
-    return OK
+
+
+def _reasons(client: SyncClient, task: Task, archived: set[str]) -> Mapping[str, str]:
+    """Return why results are not archived, by URL, as the newest alert about the task says."""
+    try:
+        alerts = client.list_events(types=_ASSET_ALERTS, task=task.id, limit=1).items
+    except ReceiverError:
+        return {}  # the task itself has succeeded
+    results = alerts[0].data.get("results") or () if alerts else ()
+    return {each["url"]: each["reason"] for each in results if each["url"] not in archived}
 
 
 def _show_progress(snapshots: Iterator[Task]) -> Task:

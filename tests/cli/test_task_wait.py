@@ -89,6 +89,24 @@ def test_waiting_ends_without_results_that_are_archived_late(
     assert err.endswith(f"Some results are not archived yet. The reason: kling-receiver explain {TASK_ID}\n")
 
 
+@pytest.mark.parametrize(("archiving", "said"), [("late", "is still tried"), (None, "was given up")])
+def test_waiting_says_why_a_result_is_not_archived(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str], archiving: str | None, said: str
+) -> None:
+    url = "https://cdn.example/0.png"
+    task = make_task(state="succeed", result={"images": [{"url": f"{url}?key=s"}]}, archiving=archiving)
+    missing = {"number": 0, "url": f"{url}?key=s", "reason": "404 Not Found", "still_tried": archiving is not None}
+    service.answer(f"/api/tasks/{TASK_ID}", task)
+    service.answer("/api/events", {"items": [make_event(results=[missing])], "next": None})
+
+    code = main(["tasks", "wait", TASK_ID, "--config", str(config)])
+
+    out, err = capsys.readouterr()
+    assert (code, out) == (0, f"{url}?key=s\n")
+    assert err.endswith(f"The download of {url} {said}: 404 Not Found\n")
+    assert any("type=alert.asset_lost" in path for _, path, _ in service.requests)
+
+
 @pytest.mark.parametrize(
     ("state", "words"), [("failed", "failed"), ("rejected", "was rejected"), ("expired", "has expired")]
 )
