@@ -103,11 +103,13 @@ class ClientOptions(OutputOptions):
         Parameter(group=GLOBAL_OPTIONS, help="Service by its name in profiles.toml (default: KLING_RECEIVER_PROFILE)."),
     ] = None
 
-    def connect(self) -> "SyncClient":
+    def connect(self, *, outage_tolerance: timedelta = timedelta(minutes=1)) -> "SyncClient":
         """Return a client of the service. Says which configuration file was skipped, if it was."""
         from receiver.client import SyncClient
 
-        client = SyncClient(*self._address(), config=self.config, profile=self.profile)
+        client = SyncClient(
+            *self._address(), config=self.config, profile=self.profile, outage_tolerance=outage_tolerance
+        )
         self._say_what_was_skipped()
         return client
 

@@ -1,13 +1,15 @@
 """The live table of `tasks watch`: task counts, throughput, time left, and the newest tasks."""
 
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from time import perf_counter
 
 from receiver.cli import render
 from receiver.client import SyncClient, Task
 from receiver.client.models import FINAL_STATES
+from receiver.client.outage_timer import is_transient
+from receiver.domain.errors import NotFound, ReceiverError
 
 _RUNNING = ("submitting", "submitted", "processing")
 _QUEUED = ("awaiting", "queued")
@@ -25,7 +27,7 @@ class TaskFilter:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskSnapshot:
-    """The newest tasks at one time, those that changed since the last snapshot, and a summary of all tasks."""
+    """The tasks to show at one time, those that changed since the last snapshot, and a summary of all tasks."""
 
     tasks: Sequence[Task]
     changed: Sequence[Task]
@@ -33,19 +35,70 @@ class TaskSnapshot:
 
 
 def task_snapshots(client: SyncClient, task_filter: TaskFilter) -> Generator[TaskSnapshot, None, None]:
-    """Yield the newest tasks now and after each change, without end."""
-    known: dict[str, str] = {}
-    started_at, finished_before = perf_counter(), None
+    """Yield the tasks now and after each change, without end. During an outage, yield how long it has lasted."""
+    watched = _Watched(client, task_filter)
+    down_since: float | None = None
     with closing(client.changes()) as changes:
         for _ in changes:
-            tasks = client.tasks(limit=task_filter.limit, tags=task_filter.tags, batch=task_filter.batch).items
-            counts = client.counts(tags=task_filter.tags, batch=task_filter.batch)
-            finished = _finished_count(counts)
-            finished_before = finished if finished_before is None else finished_before
-            changed = [task for task in reversed(tasks) if known.get(task.id) != task.state]
-            text = summary(counts, newly_done=finished - finished_before, seconds=perf_counter() - started_at)
-            yield TaskSnapshot(tasks=tasks, changed=changed, summary=text)
-            known = {task.id: task.state for task in tasks}
+            try:
+                yield watched.look()
+                down_since = None
+            except ReceiverError as exc:
+                if not is_transient(exc) or not watched.has_looked:
+                    raise
+                down_since = perf_counter() if down_since is None else down_since
+                yield watched.during_outage(exc, perf_counter() - down_since)
+
+
+class _Watched:
+    """The watched tasks: the running ones first, then the newest others."""
+
+    def __init__(self, client: SyncClient, task_filter: TaskFilter) -> None:
+        self._client = client
+        self._filter = task_filter
+        self._known: dict[str, Task] = {}
+        self._started_at = perf_counter()
+        self._finished_before: int | None = None
+
+    @property
+    def has_looked(self) -> bool:
+        """Whether the service has answered once."""
+        return self._finished_before is not None
+
+    def look(self) -> TaskSnapshot:
+        """Return the tasks as they are now."""
+        counts = self._client.counts(tags=self._filter.tags, batch=self._filter.batch)
+        running = self._list(_RUNNING) if any(counts.get(state) for state in _RUNNING) else ()
+        found = {task.id: task for task in [*running, *self._list(())]}
+        changed = [
+            task
+            for task in [*self._ended(found), *reversed(found.values())]
+            if (before := self._known.get(task.id)) is None or before.state != task.state
+        ]
+        finished = _finished_count(counts)
+        if self._finished_before is None:
+            self._finished_before = finished
+        newly_done = finished - self._finished_before
+        self._known = found
+        text = summary(counts, newly_done=newly_done, seconds=perf_counter() - self._started_at)
+        return TaskSnapshot(tasks=list(found.values())[: self._filter.limit], changed=changed, summary=text)
+
+    def _ended(self, found: Mapping[str, Task]) -> Iterator[Task]:
+        """Yield the tasks that were running and are among neither the running nor the newest ones any more."""
+        for id_, task in self._known.items():
+            if task.state in _RUNNING and id_ not in found:
+                with suppress(NotFound):
+                    yield self._client.task(id_)
+
+    def during_outage(self, error: ReceiverError, seconds: float) -> TaskSnapshot:
+        """Return the tasks as they were before an outage."""
+        text = f"Not current: {error.message} Trying again since {format_duration(seconds)}."
+        return TaskSnapshot(tasks=list(self._known.values())[: self._filter.limit], changed=(), summary=text)
+
+    def _list(self, states: Sequence[str]) -> Sequence[Task]:
+        return self._client.tasks(
+            state=states, limit=self._filter.limit, tags=self._filter.tags, batch=self._filter.batch
+        ).items
 
 
 def summary(counts: Mapping[str, int], *, newly_done: int, seconds: float) -> str:

@@ -1,6 +1,7 @@
 """`kling-receiver tasks`: the submitted tasks and their states."""
 
 from contextlib import closing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
@@ -97,7 +98,7 @@ def wait(
 @tasks.command
 def watch(
     *,
-    limit: Annotated[int, NUMBER, Parameter(help="Number of newest tasks to show (default: 20).")] = 20,
+    limit: Annotated[int, NUMBER, Parameter(help="Number of tasks to show, running ones first (default: 20).")] = 20,
     tag: TagFilter = None,
     batch: BatchFilter = None,
     output: ClientOptions = CLIENT,
@@ -108,7 +109,7 @@ def watch(
     task_filter = TaskFilter(tags=key_values("--tag", tag or []), batch=batch, limit=check_limit("--limit", limit))
     with (
         usage_errors(),
-        output.connect() as client,
+        output.connect(outage_tolerance=timedelta()) as client,  # an outage is shown, not waited for in silence
         closing(task_snapshots(client, task_filter)) as snapshots,
     ):
         if render.is_terminal() and not output.json:

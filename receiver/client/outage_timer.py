@@ -22,7 +22,7 @@ class OutageTimer:
         now = asyncio.get_running_loop().time()
         if self._since is None:
             self._since = now
-        if not _is_transient(error) or now - self._since >= self._tolerance():
+        if not is_transient(error) or now - self._since >= self._tolerance():
             raise error
 
     def reset(self) -> None:
@@ -30,7 +30,7 @@ class OutageTimer:
         self._since = None
 
 
-def _is_transient(error: ReceiverError) -> bool:
+def is_transient(error: ReceiverError) -> bool:
     """Return whether an error may pass, as during a restart of the service."""
     is_unavailable = isinstance(error, RequestFailed) and error.status in _TRANSIENT_STATUSES
     return is_unavailable or isinstance(error, ServiceUnreachable)
