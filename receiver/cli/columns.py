@@ -13,13 +13,14 @@ def is_cancelled(task: Json) -> bool:
     return task.get("state") == TaskState.REJECTED and str(task.get("message") or "").startswith("cancelled by ")
 
 
-def _state_text(task: Json) -> object:
+def state_text(task: Json) -> object:
+    """Return the state of a task as people read it: ``cancelled`` is one of its own."""
     return "cancelled" if is_cancelled(task) else task.get("state")
 
 
 TASK_COLUMNS = (
     render.id_column("id", "id"),
-    render.Column(title="state", value=_state_text, is_state=True, no_wrap=True, rank=0),
+    render.Column(title="state", value=state_text, is_state=True, no_wrap=True, rank=0),
     render.column("endpoint", rank=2),
     render.column("label", rank=3),
     render.Column(title="tags", value=_tags_text, rank=5),

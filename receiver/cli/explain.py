@@ -11,6 +11,7 @@ from urllib.parse import quote
 from cyclopts import Parameter
 
 from receiver.cli import OK, render
+from receiver.cli.columns import state_text
 from receiver.cli.options import CLIENT, ClientOptions, UsageError, not_found_hint
 from receiver.cli.value_kinds import TASK_ID
 from receiver.domain.errors import NotFound
@@ -25,7 +26,7 @@ _STATE_WIDTH = 10
 _MAX_NAMED = 5  # tasks of one label that an error names
 _UTC_TIME = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d) UTC")
 _TASK_FIELDS = (
-    "id", "state", "message", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin",
+    "message", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin",
 )  # fmt: skip
 
 
@@ -80,7 +81,8 @@ def _fetch(client: "SyncClient", ref: str) -> Json:
 
 def _task_details(explanation: Json) -> list[tuple[str, object]]:
     task = explanation["task"]
-    fields: list[tuple[str, object]] = [(name.replace("_", " "), task.get(name)) for name in _TASK_FIELDS]
+    fields: list[tuple[str, object]] = [("id", task.get("id")), ("state", state_text(task))]
+    fields += [(name.replace("_", " "), task.get(name)) for name in _TASK_FIELDS]
     fields.append(("created at", render.local_time(task.get("created_at"))))
     fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
     intent = explanation.get("intent")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import App, Parameter
 
 from receiver.cli import OK, render
-from receiver.cli.columns import TASK_COLUMNS
+from receiver.cli.columns import TASK_COLUMNS, state_text
 from receiver.cli.options import (
     CLIENT,
     PAGING,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 tasks = App(name="tasks", help="List, wait for, watch, cancel and retry tasks, and sum their costs.")
 
 _TEXT_FIELDS = (
-    "id", "state", "message", "verified", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin",
+    "message", "verified", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin",
 )  # fmt: skip
 _TIME_FIELDS = {"created_at": "created at", "updated_at": "updated at", "expires_at": "callback URL expires at"}
 
@@ -198,7 +198,8 @@ def cost(
 def _details(found: "Task") -> list[tuple[str, object]]:
     task = found.raw
     charges = (task.get("cost") or {}).get("charges") or {}
-    fields: list[tuple[str, object]] = [(name.replace("_", " "), task.get(name)) for name in _TEXT_FIELDS]
+    fields: list[tuple[str, object]] = [("id", task.get("id")), ("state", state_text(task))]
+    fields += [(name.replace("_", " "), task.get(name)) for name in _TEXT_FIELDS]
     fields += [(f"tag {key}", value) for key, value in (task.get("tags") or {}).items()]
     fields += [(title, render.local_time(task.get(name))) for name, title in _TIME_FIELDS.items()]
     fields += [("cost", f"{amount} {unit}") for unit, amount in charges.items()]

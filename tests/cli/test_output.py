@@ -121,6 +121,19 @@ def test_a_task_shows_its_results(service: FakeService, config: Path, capsys: py
     assert "result\thttps://cdn.example/0.png" in lines
 
 
+def test_cancelled_is_a_state_of_its_own(
+    service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    task = make_task(state="rejected", message="cancelled by alice")
+    service.answer("/api/tasks", {"items": [task], "next": None})
+    service.answer("/api/tasks/tsk_one", task)
+
+    assert main(["tasks", "list", "--config", str(config)]) == 0
+    assert capsys.readouterr().out.split("\t")[1] == "cancelled"
+    assert main(["tasks", "show", "tsk_one", "--config", str(config)]) == 0
+    assert "state\tcancelled\n" in capsys.readouterr().out
+
+
 def test_a_delivery_shows_each_attempt(service: FakeService, config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     attempt = {
         "number": 1,
