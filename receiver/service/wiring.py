@@ -42,8 +42,11 @@ from receiver.tasks.alerts import TaskAlerts
 from receiver.tasks.batches import BatchService
 from receiver.tasks.bill_service import BillService
 from receiver.tasks.daily_report import DailyReports
+from receiver.tasks.expected_ends import ExpectedEnds
 from receiver.tasks.explain import Explainer
 from receiver.tasks.trigger import TriggerService
+from receiver.tracking.callback_health import CallbackHealth
+from receiver.tracking.duration_keeper import DurationKeeper
 from receiver.tracking.inbox import Inbox
 from receiver.tracking.poller import Poller
 from receiver.web.admin import AdminServices
@@ -87,6 +90,7 @@ class TaskServices:
     submitter: Submitter
     gateway_creates: GatewayCreates
     poller: Poller
+    durations: DurationKeeper
     batches: BatchService
     bill: BillService
     alert_service: AlertService
@@ -96,6 +100,7 @@ class TaskServices:
         """Their background work."""
         return {
             "poller": self.poller.run,
+            "durations": self.durations.run,
             "recovery": self.recovery.run,
             "submitter": self.submitter.run,
             "batches": self.batches.run,
@@ -154,12 +159,16 @@ def build_tasks(context: Context) -> TaskServices:
     alerts = TaskAlerts(
         store.tasks, store.catalog, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
     )
-    inbox = _build_inbox(context, alerts)
-    recorder = CreateRecorder(store.tasks, event_factory, poll=settings.poll, notifiers=notifiers, clock=clock)
+    ends = ExpectedEnds(settings.poll, has_callbacks=bool(settings.public.url))
+    health = CallbackHealth(
+        store.tasks, ends, alerts if settings.public.url else None, notifiers=notifiers, clock=clock
+    )
+    inbox = _build_inbox(context, ends, health)
+    recorder = CreateRecorder(store.tasks, event_factory, ends=ends, notifiers=notifiers, clock=clock)
     recovery = CreateRecovery(
         store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
     )
-    executor = CreateExecutor(store.tasks, kling, recorder, recovery, alerts, settings=settings, clock=clock)
+    executor = CreateExecutor(store.tasks, kling, recorder, recovery, alerts, ends=ends, settings=settings, clock=clock)
     held = HeldCreates(store.tasks, recorder, executor.admission, wait=settings.gateway.wait, clock=clock)
     submitter = Submitter(
         store.tasks, executor, recorder, held, settings=settings, notifiers=notifiers, clock=clock, ids=ids
@@ -182,6 +191,7 @@ def build_tasks(context: Context) -> TaskServices:
         submitter=submitter,
         gateway_creates=gateway_creates,
         poller=_build_poller(context, inbox, alerts),
+        durations=DurationKeeper(store.durations, ends, health, clock=clock),
         batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
         bill=_build_bill(context, alerts),
         alert_service=AlertService(store.alerts, clock=clock),
@@ -207,17 +217,17 @@ def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts) -> Poller:
     )
 
 
-def _build_inbox(context: Context, alerts: TaskAlerts) -> Inbox:
+def _build_inbox(context: Context, ends: ExpectedEnds, health: CallbackHealth) -> Inbox:
     settings = context.settings
     return Inbox(
         context.store.tasks,
         context.event_factory,
         callbacks=settings.callbacks,
-        poll=settings.poll,
+        ends=ends,
+        health=health,
         notifiers=context.notifiers,
         clock=context.clock,
         ids=context.ids,
-        health_observer=alerts if settings.public.url else None,
         redactor=context.redactor,
         metrics=context.metrics,
     )

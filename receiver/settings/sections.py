@@ -218,10 +218,11 @@ class PollSettings(Section):
     """Polling of tasks without recent pushes."""
 
     after: Annotated[timedelta, duration_field()] = Field(
-        default=timedelta(seconds=30), description="Time without a push after which a running task is polled."
+        default=timedelta(seconds=30),
+        description="Time without a push after which a running task is polled, if callbacks arrive.",
     )
     every: Annotated[timedelta, duration_field()] = Field(
-        default=timedelta(minutes=5), description="Maximum of the growing interval between polls."
+        default=timedelta(minutes=5), description="The longest time between two polls of a task."
     )
     stuck_after: Annotated[timedelta | None, optional_duration_field()] = Field(
         default=timedelta(hours=1),

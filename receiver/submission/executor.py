@@ -33,6 +33,7 @@ from receiver.submission.admission import MAX_DELAY, AdmissionControl
 from receiver.submission.recorder import CreateRecorder
 from receiver.submission.request import permission_key
 from receiver.tasks.account import AccountIssue, KlingCall, Scope
+from receiver.tasks.expected_ends import ExpectedEnds
 
 log = structlog.get_logger()
 
@@ -84,6 +85,7 @@ class CreateExecutor:
         lookup: CreateLookup,
         observer: CallObserver,
         *,
+        ends: ExpectedEnds,
         settings: Settings,
         clock: Clock,
     ) -> None:
@@ -92,6 +94,7 @@ class CreateExecutor:
         self._recorder = recorder
         self._lookup = lookup
         self._observer = observer
+        self._ends = ends
         self._public_url = settings.public.url.rstrip("/")
         self._clock = clock
         self.max_duration = 2 * settings.kling.timeout + _MARGIN  # a call may be signed again and repeated once
@@ -130,6 +133,7 @@ class CreateExecutor:
         what a gateway client sent beside the body. With *keeps_queued* its task returns to the queue after a 1303.
         """
         body = self._create_body(task, endpoint, intent, token)
+        self._ends.remember_body(task.id, body.parsed)
         call = KlingCall(creates=True, pack=task.queueing.pack, resource=permission_key(endpoint, body.parsed))
         started_at = self._clock.now()
         answer: KlingResponse | KlingError

@@ -17,9 +17,9 @@ from receiver.domain.notifier import Notifiers
 from receiver.events.factory import EventFactory
 from receiver.kling import protocol
 from receiver.kling.raw_json import truncate_strings
-from receiver.settings import PollSettings
 from receiver.store.interfaces import ById, Change, TaskStore
 from receiver.tasks import lifecycle, submit_lifecycle
+from receiver.tasks.expected_ends import ExpectedEnds
 
 log = structlog.get_logger()
 
@@ -42,13 +42,13 @@ class CreateRecorder:
         task_store: TaskStore,
         event_factory: EventFactory,
         *,
-        poll: PollSettings,
+        ends: ExpectedEnds,
         notifiers: Notifiers,
         clock: Clock,
     ) -> None:
         self._task_store = task_store
         self._event_factory = event_factory
-        self._poll = poll
+        self._ends = ends
         self._notifiers = notifiers
         self._clock = clock
         self.in_flight: set[str] = set()
@@ -63,7 +63,9 @@ class CreateRecorder:
         slim = truncate_strings(intent)
 
         def decide(held: Task, pending: Sequence[Push]) -> Change:
-            bound = submit_lifecycle.bind(held, report, poll_now=poll_now or bool(pending), now=now, poll=self._poll)
+            bound = submit_lifecycle.bind(
+                held, report, poll_now=poll_now or bool(pending), now=now, poll=self._ends.policy(held)
+            )
             return Change(task=bound, intent=slim)
 
         kept = await self._apply(task, decide, with_pending=True)
@@ -171,7 +173,7 @@ class CreateRecorder:
 
         def change(held: Task) -> Change:
             if held.kling_id is not None:  # a callback that arrived first had the id
-                bound = submit_lifecycle.bind(held, _EMPTY_REPORT, poll_now=True, now=now, poll=self._poll)
+                bound = submit_lifecycle.bind(held, _EMPTY_REPORT, poll_now=True, now=now, poll=self._ends.policy(held))
                 return Change(task=bound, intent=slim)
             if held.origin is Origin.API or held.batch is not None:
                 return self._rejection(held, _UNNAMED, body, now)

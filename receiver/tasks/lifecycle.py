@@ -15,7 +15,8 @@ import msgspec
 from msgspec.structs import replace
 
 from receiver.domain.model import EndReason, Origin, Push, PushOutcome, StatusReport, Task, TaskState, Verification
-from receiver.settings import PollSettings, Verify
+from receiver.settings import Verify
+from receiver.tasks.poll_plan import PollPolicy
 from receiver.tasks.poll_schedule import (
     EMPTY_RESULT_STEPS,
     PendingPushes,
@@ -69,7 +70,7 @@ def on_callback(
     verified: Verification,
     verify: Verify,
     now: datetime,
-    poll: PollSettings,
+    poll: PollPolicy,
 ) -> Transition:
     """Return what a callback by the token of *task* changes. *pending* are the task's unconfirmed pushes."""
     transition = _decide_callback(task, report, verified=verified, verify=verify, now=now, poll=poll)
@@ -81,7 +82,7 @@ def on_callback(
 
 
 def _decide_callback(
-    task: Task, report: StatusReport, *, verified: Verification, verify: Verify, now: datetime, poll: PollSettings
+    task: Task, report: StatusReport, *, verified: Verification, verify: Verify, now: datetime, poll: PollPolicy
 ) -> Transition:
     if not _belongs(task, report):
         return Transition(task=schedule_soon(task, now=now), outcome=PushOutcome.MISMATCH)
@@ -123,7 +124,7 @@ def on_bad_signature(task: Task, *, now: datetime) -> Transition:
 
 
 def on_poll_answer(
-    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollSettings
+    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollPolicy
 ) -> Transition:
     """Return what the API's answer about *task* changes. *pending* are the task's unconfirmed pushes."""
     is_about = _is_about(task, report)
@@ -140,7 +141,7 @@ def on_poll_answer(
 
 
 def on_no_answer(
-    task: Task, pending: PendingPushes, *, denied_id: str | None, now: datetime, poll: PollSettings
+    task: Task, pending: PendingPushes, *, denied_id: str | None, now: datetime, poll: PollPolicy
 ) -> Transition:
     """Return what a poll without an answer changes. *denied_id* is the id that Kling does not know, if it said so."""
     task = record_poll(task, now=now)
@@ -195,7 +196,7 @@ def _unbound_callback(task: Task, report: StatusReport, *, now: datetime) -> Tra
 
 
 def _decide_answer(
-    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollSettings
+    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollPolicy
 ) -> Transition:
     state = report.state
     if state is None:
@@ -208,7 +209,7 @@ def _decide_answer(
 
 
 def _answer_for_other_task(
-    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollSettings
+    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollPolicy
 ) -> Transition:
     """Return what an answer about another task changes: the pushes with that task's id are forged."""
     forged = [push.id for push, claimed in pending if report.kling_id in ids_in(claimed)]
@@ -221,7 +222,7 @@ def _answer_for_other_task(
 
 
 def _answer_after_end(
-    task: Task, state: TaskState, pending: PendingPushes, *, now: datetime, poll: PollSettings
+    task: Task, state: TaskState, pending: PendingPushes, *, now: datetime, poll: PollPolicy
 ) -> Transition:
     """Compare an answer with the final state, which no answer changes."""
     task = schedule_next(task, () if state.is_final else pending, now=now, poll=poll)
@@ -240,7 +241,7 @@ def _answer_after_end(
 
 
 def _final_answer(
-    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollSettings
+    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollPolicy
 ) -> Transition:
     resolved = _resolved_by_end(report, pending)
     confirmed = next((push for push, claimed in pending if claimed.matches(report)), None)
@@ -269,7 +270,7 @@ def _resolved_by_end(report: StatusReport, pending: PendingPushes) -> dict[str, 
 
 
 def _progress_answer(
-    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollSettings
+    task: Task, report: StatusReport, pending: PendingPushes, *, now: datetime, poll: PollPolicy
 ) -> Transition:
     state = TaskState.PROCESSING if report.state is None or report.state.is_final else report.state
     confirmed = next((push for push, claimed in pending if claimed.state == state and claimed.matches(report)), None)
@@ -315,7 +316,7 @@ def _replaces_end(task: Task, state: TaskState, verified: Verification) -> bool:
     return task.is_end_unverified and state.is_final and verified is Verification.SIGNATURE
 
 
-def _advance(task: Task, report: StatusReport, *, trusted: bool = True, now: datetime, poll: PollSettings) -> Task:
+def _advance(task: Task, report: StatusReport, *, trusted: bool = True, now: datetime, poll: PollPolicy) -> Task:
     """Return the task in the state that *report* has, with its message and the next poll time."""
     state, due_at, expires_at = report.state or task.state, task.due_at, task.expires_at
     if state.is_final:
@@ -325,7 +326,7 @@ def _advance(task: Task, report: StatusReport, *, trusted: bool = True, now: dat
     elif task.state is TaskState.SUBMITTING:
         state = task.state  # the create's answer binds it first
     else:
-        due_at = next_check_at(task, poll_interval(task, poll), now=now, poll=poll)
+        due_at = next_check_at(task, poll_interval(task, poll, now=now), now=now, poll=poll)
     return replace(
         task,
         state=state,

@@ -1,7 +1,8 @@
 """When a task is polled, and by which id. Pure: no clock, no I/O.
 
-Polling is the guarantee behind callbacks: a running task is polled at growing intervals. A push that waits for
-confirmation causes an earlier poll. A minimum gap between such polls makes a flood of forged pushes cheap.
+Polling is the guarantee behind callbacks: a running task is polled at growing intervals, or by the plan in
+:mod:`receiver.tasks.poll_plan` if no callback is expected. A push that waits for confirmation causes an earlier
+poll. A minimum gap between such polls makes a flood of forged pushes cheap.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ from msgspec.structs import replace
 from receiver.domain.backoff import backoff
 from receiver.domain.clock import iso
 from receiver.domain.model import Json, Origin, Polling, Push, StatusReport, Task, TaskState
-from receiver.settings import PollSettings
+from receiver.tasks.poll_plan import PollPolicy
 
 MIN_POLL_GAP = timedelta(seconds=5)
 """The least time between two polls of one task that pushes cause, so that forged pushes cost almost nothing."""
@@ -29,6 +30,7 @@ FRESH_PUSH = timedelta(minutes=1)
 EMPTY_RESULT_STEPS = 31
 """For how many steps of MIN_POLL_GAP a success has no result before it is accepted: five polls, 150 s."""
 
+_SECOND = timedelta(seconds=1)
 _MAX_POLL_DELAY = timedelta(hours=1)
 """A poll later than this may be due to a clock set forward, so its time does not count."""
 
@@ -82,7 +84,7 @@ def _empty_result_wait(polling: Polling) -> timedelta:
     return MIN_POLL_GAP * (min(polling.empty_results, EMPTY_RESULT_STEPS) + 1)
 
 
-def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: PollSettings) -> Task:
+def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: PollPolicy) -> Task:
     """Schedule the next poll after an answer: soon for a fresh push, else after a growing interval."""
     fresh = any(now - push.received_at < FRESH_PUSH for push, _ in pending)
     if task.state is TaskState.AWAITING and is_unbound(task) and not pending:
@@ -98,7 +100,7 @@ def schedule_next(task: Task, pending: PendingPushes, *, now: datetime, poll: Po
     elif fresh or (is_unbound(task) and task.polling.count <= 2 * len(pending)):
         wait, task = MIN_POLL_GAP, replace(task, polling=replace(task.polling, push_at=now + MIN_POLL_GAP))
     else:
-        wait = poll_interval(task, poll)
+        wait = poll_interval(task, poll, now=now)
     return replace(task, due_at=next_check_at(task, wait, now=now, poll=poll))
 
 
@@ -125,7 +127,7 @@ def postpone(task: Task, *, until: datetime) -> Task:
     return replace(task, due_at=until)
 
 
-def has_timed_out(task: Task, *, now: datetime, poll: PollSettings) -> bool:
+def has_timed_out(task: Task, *, now: datetime, poll: PollPolicy) -> bool:
     """Return whether a task has run for ``give_up_after`` without an end."""
     if has_ended(task):
         return False
@@ -147,20 +149,20 @@ def next_poll_after_expiry(task: Task, *, now: datetime) -> datetime | None:
     return now + (now - running_since(task)) / 4
 
 
-def is_stuck(task: Task, *, now: datetime, poll: PollSettings) -> bool:
+def is_stuck(task: Task, *, now: datetime, poll: PollPolicy) -> bool:
     """Return whether a task has run for ``stuck_after`` and no alert has been raised for it."""
     if poll.stuck_after is None or task.stuck_at is not None or not task.state.is_running:
         return False
     return now - running_since(task) >= poll.stuck_after
 
 
-def mark_stuck(task: Task, *, now: datetime, poll: PollSettings) -> Task:
+def mark_stuck(task: Task, *, now: datetime, poll: PollPolicy) -> Task:
     """Record that ``alert.task_stuck`` was raised."""
     task = replace(task, stuck_at=now)
     return task if can_poll(task) else replace(task, due_at=next_check_at(task, timedelta(), now=now, poll=poll))
 
 
-def stuck_alert(task: Task, *, poll: PollSettings) -> Json:
+def stuck_alert(task: Task, *, poll: PollPolicy) -> Json:
     """Return the data of ``alert.task_stuck``."""
     since = running_since(task)
     if not can_poll(task):
@@ -205,7 +207,7 @@ def has_ended(task: Task) -> bool:
     return task.state.is_final or task.state in _OWN_END_STATES
 
 
-def next_check_at(task: Task, delay: timedelta, *, now: datetime, poll: PollSettings) -> datetime:
+def next_check_at(task: Task, delay: timedelta, *, now: datetime, poll: PollPolicy) -> datetime:
     """Return when to poll a task next or, if it cannot be polled, when to raise the stuck alert or give it up."""
     if can_poll(task):
         return now + delay
@@ -215,16 +217,24 @@ def next_check_at(task: Task, delay: timedelta, *, now: datetime, poll: PollSett
     return max(now, running_since(task) + min(deadlines))
 
 
-def ensure_deadline(task: Task, *, now: datetime, poll: PollSettings) -> Task:
+def ensure_deadline(task: Task, *, now: datetime, poll: PollPolicy) -> Task:
     """Return the task with a time to give it up, if Kling has it and it cannot be polled."""
     if task.due_at is not None or not task.state.is_running or can_poll(task):
         return task
     return replace(task, due_at=next_check_at(task, timedelta(), now=now, poll=poll))
 
 
-def poll_interval(task: Task, poll: PollSettings) -> timedelta:
-    """Return the delay until the next poll, which doubles with each poll up to ``poll.every``."""
-    return backoff(task.polling.count, base=poll.after, maximum=poll.every)
+def poll_interval(task: Task, poll: PollPolicy, *, now: datetime) -> timedelta:
+    """Return the delay until the next poll, at most ``poll.every``.
+
+    With a plan it ends at the next planned poll. Without one it doubles with each poll, from ``poll.after``.
+    """
+    if poll.plan is None:
+        return backoff(task.polling.count, base=poll.after, maximum=poll.every)
+    age = max((now - running_since(task)) / _SECOND, 0.0)  # below zero after the clock was set back
+    delay = min(timedelta(seconds=poll.plan.gap_after(age, polls=task.polling.count)), poll.every)
+    is_first = not task.polling.count and poll.first_within is not None
+    return min(delay, poll.first_within) if is_first and poll.first_within else delay
 
 
 def ids_in(report: StatusReport) -> Sequence[str]:

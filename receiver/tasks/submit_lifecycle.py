@@ -8,8 +8,8 @@ from datetime import datetime
 from msgspec.structs import replace
 
 from receiver.domain.model import EndReason, StatusReport, Task, TaskState
-from receiver.settings import PollSettings
 from receiver.tasks.lifecycle import CALLBACK_GRACE
+from receiver.tasks.poll_plan import PollPolicy
 from receiver.tasks.poll_schedule import earliest, poll_interval, running_since
 
 
@@ -29,7 +29,7 @@ def start_submit(task: Task, token_hash: bytes | None, *, now: datetime, lookup_
     )
 
 
-def bind(task: Task, report: StatusReport, *, poll_now: bool, now: datetime, poll: PollSettings) -> Task:
+def bind(task: Task, report: StatusReport, *, poll_now: bool, now: datetime, poll: PollPolicy) -> Task:
     """Bind Kling's id, from the answer to the create or from a lookup.
 
     A state that callbacks reported before is kept. With *poll_now* the task is polled at once.
@@ -47,7 +47,7 @@ def bind(task: Task, report: StatusReport, *, poll_now: bool, now: datetime, pol
     task = replace(task, state=state, end_reason=None, message="")
     if poll_now:
         return replace(task, due_at=now, polling=replace(task.polling, push_at=now))
-    return replace(task, due_at=now + poll_interval(task, poll))
+    return replace(task, due_at=now + poll_interval(task, poll, now=now))
 
 
 def schedule_lookup(task: Task, message: str, *, now: datetime, lookup_at: datetime) -> Task:

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
-from typing import Protocol
 
 import structlog
 from msgspec.structs import replace
@@ -13,17 +12,18 @@ from receiver.domain import signing
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import Clock, Ids, token_hash
 from receiver.domain.metrics import Metrics
-from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task, Verification
+from receiver.domain.model import Push, PushOutcome, Source, StatusReport, Task, TaskState, Verification
 from receiver.domain.notifier import Notifiers
 from receiver.domain.redaction import Redactor
 from receiver.domain.signing import SignatureStatus
 from receiver.events.factory import EventFactory, RoutedEvent
 from receiver.kling import parser_thread, protocol
-from receiver.settings import CallbackSettings, PollSettings
+from receiver.settings import CallbackSettings
 from receiver.store.interfaces import ById, ByToken, Change, Decide, TaskStore
 from receiver.tasks import lifecycle, poll_schedule
-from receiver.tasks.callback_monitor import CallbackHealthChange, CallbackMonitor
+from receiver.tasks.expected_ends import ExpectedEnds
 from receiver.tracking import confirmations, measurements
+from receiver.tracking.callback_health import CallbackHealth
 from receiver.tracking.incoming import Incoming, decode_body
 from receiver.tracking.notifications import notify_workers
 from receiver.tracking.pending_reports import PendingReports
@@ -40,18 +40,6 @@ _TRIM_EVERY = 10
 _MAX_CONTRADICTIONS = 1000
 
 
-class CallbackHealthObserver(Protocol):
-    """Notified when callbacks stop arriving or resume."""
-
-    async def on_callback_health(self, change: CallbackHealthChange) -> None:
-        """Record that callbacks stopped arriving or resumed."""
-        ...
-
-    async def callbacks_missing(self) -> bool:
-        """Return whether the last recorded change was that callbacks stopped arriving."""
-        ...
-
-
 class Inbox:
     """Stores each push durably, and decides in the same transaction what follows."""
 
@@ -61,28 +49,25 @@ class Inbox:
         event_factory: EventFactory,
         *,
         callbacks: CallbackSettings,
-        poll: PollSettings,
+        ends: ExpectedEnds,
+        health: CallbackHealth,
         notifiers: Notifiers,
         clock: Clock,
         ids: Ids,
-        health_observer: CallbackHealthObserver | None = None,
         redactor: Redactor | None = None,
         metrics: Metrics | None = None,
     ) -> None:
-        """Without a *health_observer*, missing callbacks are not counted. *redactor* knows the secrets to hide."""
+        """*redactor* knows the secrets to hide."""
         self._task_store = task_store
         self._event_factory = event_factory
         self._callbacks = callbacks
-        self._poll = poll
+        self._ends = ends
+        self._health = health
         self._notifiers = notifiers
         self._clock = clock
         self._ids = ids
-        self._started_at = clock.now()
-        self._callback_monitor = CallbackMonitor()
-        self._health_observer = health_observer
         self._redactor = redactor or Redactor()
         self._metrics = metrics or Metrics()
-        self._is_restored = False
         self._id_rotation = confirmations.IdRotation()
         self._pending_reports = PendingReports()
         self._push_limiter = PushLimiter()
@@ -91,7 +76,7 @@ class Inbox:
     @property
     def missed_callbacks(self) -> int:
         """How many tasks have ended without their callback."""
-        return self._callback_monitor.missed
+        return self._health.missed
 
     async def accept_callback(self, token: str, headers: Sequence[tuple[str, str]], body: bytes) -> bool:
         """Store a callback. Return True after the commit, or False if *token* is unknown.
@@ -126,8 +111,10 @@ class Inbox:
         if change is None or change.push is None:
             return False
         if incoming.is_final:
-            self._callback_monitor.record_callback(change.push.task_id)
+            self._health.record_callback(change.push.task_id)
         has_effect = change.push.outcome is PushOutcome.APPLIED
+        if has_effect and change.task is not None and change.task.state is TaskState.SUCCEED:
+            self._ends.record_end(change.task, ended_at=incoming.report.updated_at, seen_at=now)
         if change.task is not None and not has_effect and not poll_schedule.is_unbound(change.task):
             # not if the task is unknown: one of the pushes may name it
             self._push_limiter.record(hashed, incoming.kind, now=now)
@@ -174,6 +161,8 @@ class Inbox:
 
     async def apply_answer(self, task_id: str, report: StatusReport, answer: bytes) -> None:
         """Apply an answer of the API about a task; *answer* is the raw body of *report*."""
+        if not self._ends.knows_kind(task_id):  # it was submitted before a restart
+            self._ends.remember_kind(task_id, await self._task_store.intent(task_id))
         size, name = len(answer), report.kling_id
         incoming = Incoming(
             source=Source.POLL,
@@ -193,7 +182,11 @@ class Inbox:
             return
         self._log("answer.accepted", change, incoming)
         if change.task.state.is_final and not before[0].state.is_final:
-            await self._track_callback_health(before[0])
+            if change.task.state is TaskState.SUCCEED and self._ends.record_polled_end(
+                before[0], ended_at=report.updated_at, seen_at=incoming.at
+            ):
+                await self._health.poll_running("The first task of its kind has ended.")
+            await self._health.record_end(before[0])
 
     async def record_no_answer(self, task_id: str, *, denied: str | None = None) -> None:
         """Record a poll without an answer about the task. *denied* is an id that Kling does not know.
@@ -204,7 +197,7 @@ class Inbox:
 
         def decide(task: Task, pending: Sequence[Push]) -> Change:
             decision = lifecycle.on_no_answer(
-                task, self._pending_reports.of(pending), denied_id=denied, now=now, poll=self._poll
+                task, self._pending_reports.of(pending), denied_id=denied, now=now, poll=self._ends.policy(task)
             )
             return self._enforce_deadlines(Change(task=decision.task, resolved=decision.resolved))
 
@@ -220,19 +213,6 @@ class Inbox:
         change = await self._task_store.apply(ById(id=task_id), decide, with_pending=True)
         if change is not None:
             self._notify(change)
-
-    async def _track_callback_health(self, before: Task) -> None:
-        """Record whether a finished task had its callback, if one was due while this process ran."""
-        last_seen_at = before.polling.at or before.started_at or before.created_at
-        if self._health_observer is None or before.token_hash is None or last_seen_at < self._started_at:
-            return
-        if not self._is_restored:
-            self._is_restored = True
-            if await self._health_observer.callbacks_missing():
-                self._callback_monitor.restore()
-        health_change = self._callback_monitor.record_end(before.id)
-        if health_change is not None:
-            await self._health_observer.on_callback_health(health_change)
 
     def _decide_callback(self, incoming: Incoming, task: Task, pending: Sequence[Push]) -> Change:
         now = incoming.at
@@ -250,7 +230,7 @@ class Inbox:
                 verified=verified,
                 verify=self._callbacks.verify,
                 now=now,
-                poll=self._poll,
+                poll=self._ends.policy(task),
             )
         push = self._new_push(incoming, task, decision.outcome)
         if push.outcome is PushOutcome.PENDING:
@@ -276,7 +256,9 @@ class Inbox:
 
     def _decide_answer(self, incoming: Incoming, task: Task, pending: Sequence[Push]) -> Change:
         report, now = incoming.report, incoming.at
-        decision = lifecycle.on_poll_answer(task, report, self._pending_reports.of(pending), now=now, poll=self._poll)
+        decision = lifecycle.on_poll_answer(
+            task, report, self._pending_reports.of(pending), now=now, poll=self._ends.policy(task)
+        )
         push = self._new_push(incoming, task, decision.outcome)
         agrees = decision.outcome is not PushOutcome.MISMATCH and report.state == decision.task.state
         cost = report.cost if agrees and decision.task.state.is_final else None
@@ -323,15 +305,15 @@ class Inbox:
         task, now = change.task, self._clock.now()
         if task is None:
             return change
-        if poll_schedule.has_timed_out(task, now=now, poll=self._poll):
+        if poll_schedule.has_timed_out(task, now=now, poll=self._ends.policy(task)):
             task = lifecycle.expire(task, now=now)
             routed = self._event_factory.task_event(
                 task, _EMPTY_REPORT, b"", source=Source.RECEIVER, verified=Verification.NONE, at=now
             )
-        elif poll_schedule.is_stuck(task, now=now, poll=self._poll):
-            task = poll_schedule.mark_stuck(task, now=now, poll=self._poll)
+        elif poll_schedule.is_stuck(task, now=now, poll=self._ends.policy(task)):
+            task = poll_schedule.mark_stuck(task, now=now, poll=self._ends.policy(task))
             routed = self._event_factory.alert(
-                "task_stuck", poll_schedule.stuck_alert(task, poll=self._poll), at=now, task=task
+                "task_stuck", poll_schedule.stuck_alert(task, poll=self._ends.policy(task)), at=now, task=task
             )
         else:
             return change

@@ -21,9 +21,10 @@ from receiver.domain.model import (
     Verification,
 )
 from receiver.settings import PollSettings
+from receiver.tasks.poll_plan import poll_policy
 
 IMAGES: dict[str, tuple[dict[str, Any], ...]] = {"images": ({"index": 0, "url": "https://cdn.example.com/0.png"},)}
-POLL = PollSettings(after=timedelta(seconds=30), every=timedelta(minutes=5), give_up_after=timedelta(hours=48))
+POLL = poll_policy(PollSettings())
 
 
 _QUEUEING = ("pack", "weight", "priority", "share", "attempts")

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 from receiver.domain.model import Origin, Polling, Push, StatusReport, Task, TaskState
 from receiver.settings import PollSettings
 from receiver.tasks import poll_schedule
+from receiver.tasks.poll_plan import poll_policy
 
 
 def pending_pushes(*ids: str | None) -> list[tuple[Push, StatusReport]]:
@@ -153,7 +154,7 @@ def test_a_task_that_is_not_running_is_not_stuck(state: TaskState) -> None:
 
 
 def test_no_task_is_stuck_if_stuck_after_is_off() -> None:
-    assert not poll_schedule.is_stuck(a_task(), now=at(10**6), poll=PollSettings(stuck_after=None))
+    assert not poll_schedule.is_stuck(a_task(), now=at(10**6), poll=poll_policy(PollSettings(stuck_after=None)))
 
 
 def test_a_task_that_cannot_be_polled_is_checked_at_its_deadlines() -> None:

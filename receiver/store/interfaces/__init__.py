@@ -13,12 +13,14 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
     .retention   RetentionStore  deletion of old data                     retention
     .reports     ReportStore     daily reports and what they are made of  daily report
     .totals      Totals          the present state, lasting totals        web
+    .durations   DurationStore   how long past tasks took                 duration_keeper
 """
 
 from receiver.store.interfaces.alerts import AlertStore
 from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate
 from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, RouteBacklog
 from receiver.store.interfaces.deliveries import ClaimedDelivery, ClaimOptions, DeliveryQueue, RecoveredClaims
+from receiver.store.interfaces.durations import DurationStore
 from receiver.store.interfaces.reports import ReportStore
 from receiver.store.interfaces.results import ResultStore, StoredResult
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
@@ -38,6 +40,7 @@ __all__ = [
     "Decide",
     "DeliveryQueue",
     "DeliveryView",
+    "DurationStore",
     "Page",
     "RecoveredClaims",
     "ReportStore",

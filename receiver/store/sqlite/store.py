@@ -18,6 +18,7 @@ from receiver.store.sqlite.catalog import SqliteCatalog
 from receiver.store.sqlite.costs import SqliteCostStore
 from receiver.store.sqlite.database import Health, Reader, connect_reader, connect_writer, exclusive, open_thread
 from receiver.store.sqlite.deliveries import SqliteDeliveryQueue
+from receiver.store.sqlite.durations import SqliteDurationStore
 from receiver.store.sqlite.migrate import known_migrations, upgrade
 from receiver.store.sqlite.replays import SqliteReplayStore
 from receiver.store.sqlite.reports import SqliteReportStore
@@ -66,6 +67,7 @@ class SqliteStore:
         self.batches = SqliteBatchStore(writer, hot, lists)
         self.alerts = SqliteAlertStore(writer, lists)
         self.reports = SqliteReportStore(writer, lists)
+        self.durations = SqliteDurationStore(writer, lists)
         self.totals = SqliteTotals(writer, lists, path, disk_space)
 
     @classmethod
