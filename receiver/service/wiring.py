@@ -160,9 +160,7 @@ def build_tasks(context: Context) -> TaskServices:
         store.tasks, store.catalog, event_factory, public_url=settings.public.url, notifiers=notifiers, clock=clock
     )
     ends = ExpectedEnds(settings.poll, has_callbacks=bool(settings.public.url))
-    health = CallbackHealth(
-        store.tasks, ends, alerts if settings.public.url else None, notifiers=notifiers, clock=clock
-    )
+    health = _build_callback_health(context, ends, alerts)
     inbox = _build_inbox(context, ends, health)
     recorder = CreateRecorder(store.tasks, event_factory, ends=ends, notifiers=notifiers, clock=clock)
     recovery = CreateRecovery(
@@ -202,6 +200,9 @@ def _build_bill(context: Context, alerts: TaskAlerts) -> BillService:
     store, clock = context.store, context.clock
     ledgers = Ledgers(context.kling, clock=clock)
     return BillService(ledgers, store.costs, alerts, store.catalog, settings=context.settings.costs, clock=clock)
+def _build_callback_health(context: Context, ends: ExpectedEnds, alerts: TaskAlerts) -> CallbackHealth:
+    observer = alerts if context.settings.public.url else None
+    return CallbackHealth(context.store.tasks, ends, observer, notifiers=context.notifiers, clock=context.clock)
 
 
 def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts) -> Poller:

@@ -111,15 +111,19 @@ class Inbox:
         if change is None or change.push is None:
             return False
         if incoming.is_final:
-            self._health.record_callback(change.push.task_id)
+            self._record_end(change.push, change.task, incoming)
         has_effect = change.push.outcome is PushOutcome.APPLIED
-        if has_effect and change.task is not None and change.task.state is TaskState.SUCCEED:
-            self._ends.record_end(change.task, ended_at=incoming.report.updated_at, seen_at=now)
         if change.task is not None and not has_effect and not poll_schedule.is_unbound(change.task):
             # not if the task is unknown: one of the pushes may name it
             self._push_limiter.record(hashed, incoming.kind, now=now)
         self._log("callback.accepted", change, incoming)
         return True
+
+    def _record_end(self, push: Push, task: Task | None, incoming: Incoming) -> None:
+        """Record that a callback reported an end, and how long the task took if it succeeded."""
+        self._health.record_callback(push.task_id)
+        if push.outcome is PushOutcome.APPLIED and task is not None and task.state is TaskState.SUCCEED:
+            self._ends.record_end(task, ended_at=incoming.report.updated_at, seen_at=incoming.at)
 
     async def _apply_callback(
         self, hashed: bytes, incoming: Incoming, *, old_id: str | None = None, rebinds: bool | None = None
