@@ -98,6 +98,12 @@ class Previews:
         """Remove the thumbnails of tasks whose last one was made before a time. Return the number of tasks."""
         return await in_thread(self._sweep, before.timestamp())
 
+    async def remove(self, task_id: str) -> None:
+        """Remove the thumbnails of a task."""
+        for result in [each for each in self._queue if each.task_id == task_id]:
+            self._queue.pop(result).cancel()
+        await in_thread(shutil.rmtree, self._folder / task_id, ignore_errors=True)
+
     def _enqueue(self, result: StoredResult) -> _Job:
         if result not in self._queue:
             self._queue[result] = asyncio.get_running_loop().create_future()

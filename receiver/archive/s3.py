@@ -137,6 +137,17 @@ class S3Storage:
             raise FileNotStored(f"{self._peer} sent {len(content)} bytes instead of {stop - start}.")
         return bytes(content)
 
+    async def remove(self, url: str) -> None:
+        """Remove the object at *url*, which ``put`` returned. An object that does not exist is no error.
+
+        Raises FileNotStored.
+        """
+        place = f"s3://{self._bucket}/"
+        if not url.startswith(place):
+            raise FileNotStored(f"{url} is not in the bucket {self._bucket}.", remedy="Remove it there.")
+        with _translate_errors(self._peer):
+            await self._call("delete_object", Key=url.removeprefix(place))
+
     async def _put_parts(self, file: Path, target: dict[str, str], asset: Asset) -> None:
         await self._abort_stale_uploads(target["Key"])
         begun = await self._call("create_multipart_upload", **target, ChecksumAlgorithm="SHA256")

@@ -29,7 +29,7 @@ from receiver.cli.value_kinds import BATCH, ENDPOINT, GROUPING, KEY_VALUE, LABEL
 if TYPE_CHECKING:
     from receiver.client import Task
 
-tasks = App(name="tasks", help="List, wait for, watch, cancel and retry tasks, and sum their costs.")
+tasks = App(name="tasks", help="List, wait for, watch, cancel, retry and delete tasks, and sum their costs.")
 
 _TEXT_FIELDS = (
     "message", "verified", "endpoint", "label", "batch", "kling_id", "external_task_id", "origin",
@@ -171,6 +171,23 @@ def retry(
 
     selection = TaskSelection(endpoint=endpoint, label=label, tags=key_values("--tag", tag or ()), batch=batch)
     return retry_tasks(task or (), selection, failed=failed, why=why, yes=yes, dry_run=dry_run, output=output)
+
+
+@tasks.command
+def delete(
+    task: Annotated[list[str], Parameter(help="IDs of the tasks: ours, Kling's, or external ones.")],
+    /,
+    *,
+    results: Annotated[bool, Parameter(negative=(), help="Remove the archived files and objects too.")] = False,
+    why: Reason = "",
+    yes: Annotated[bool, Parameter(negative=(), help="Delete without asking.")] = False,
+    dry_run: Annotated[bool, Parameter(negative=(), help="Only list what would be deleted.")] = False,
+    output: ClientOptions = CLIENT,
+) -> int:
+    """Delete ended tasks for good: bodies, pushes, events and deliveries. Their costs stay in the sums."""
+    from receiver.cli.delete import delete as delete_tasks
+
+    return delete_tasks(task, results=results, why=why, yes=yes, dry_run=dry_run, output=output)
 
 
 @tasks.command

@@ -143,6 +143,15 @@ class Client:
         path = f"/api/tasks/{_quoted(ref)}/retry"
         return Task.from_json(await self._transport.post(path, {"why": why}, repeatable=True))
 
+    async def delete(self, ref: str, *, results: bool = False, dry_run: bool = False, why: str = "") -> Json:
+        """Delete an ended task with everything stored about it, or with *dry_run* return what would be deleted.
+
+        With *results* its archived files and objects are removed too. Its costs stay in the sums.
+        Raises :class:`~receiver.domain.errors.Conflict` if the task has not ended.
+        """
+        query = {"results": str(results).lower(), "dry_run": str(dry_run).lower(), "why": why}
+        return await self._transport.delete(f"/api/tasks/{_quoted(ref)}", query)
+
     async def details(self, tasks: Sequence[Task]) -> Sequence[Task]:
         """Return tasks of a list with their results, in the same order. One that was deleted stays as it was."""
         places = asyncio.Semaphore(_MAX_CONCURRENT)

@@ -149,6 +149,7 @@ class SyncClient:
     tasks = _blocking(Client.tasks)
     cancel = _blocking(Client.cancel)
     retry = _blocking(Client.retry)
+    delete = _blocking(Client.delete)
     details = _blocking(Client.details)
     counts = _blocking(Client.counts)
     wait = _blocking(Client.wait)

@@ -85,6 +85,10 @@ class Transport:
             )
         )
 
+    async def delete(self, path: str, query: Query) -> Json:
+        """Delete what is at *path*, and return the response's object."""
+        return parse_object(await self._request_with_retry("DELETE", path, query=query))
+
     async def _request_with_retry(
         self,
         method: str,

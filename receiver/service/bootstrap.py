@@ -44,8 +44,8 @@ from receiver.service.wiring import (
     build_archiver,
     build_deliveries,
     build_measurements,
-    build_previews,
     build_reports,
+    build_results,
     build_tasks,
     make_context,
     pending_counter,
@@ -57,7 +57,7 @@ from receiver.tracking.inbox import Inbox
 from receiver.tracking.result_refresher import ResultRefresher
 from receiver.web.admin import AdminServices, admin_app
 from receiver.web.callbacks import public_app
-from receiver.web.resources.health import with_archive_check, with_disk_check
+from receiver.web.resources.health import ReadinessCheck, with_archive_check, with_disk_check
 from receiver.web.server.allowed_hosts import AllowedHosts
 from receiver.web.server.body import MAX_JOB_BODY
 from receiver.web.server.client_address import TrustedProxies
@@ -160,27 +160,31 @@ async def build_service(
     tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
     disk_monitor = DiskMonitor(store.disk_space, tasks.alerts, clock=clock)
     objects = await _open_object_store(settings, stack)
-    previews = build_previews(context, objects)
-    retention = Retention(store.retention, settings.retention, clock=clock, previews=previews)
-    work = {**deliveries.work, **tasks.work, "disk_monitor": disk_monitor.run, "retention": retention.run}
+    results = build_results(context, objects)
+    retention = Retention(store.retention, settings.retention, clock=clock, previews=results.previews)
+    work = {
+        **deliveries.work,
+        **tasks.work,
+        **results.work,
+        "disk_monitor": disk_monitor.run,
+        "retention": retention.run,
+    }
     work["measurements"] = build_measurements(context, tasks.inbox).run
-    work["previews"] = previews.run
-    work |= await _build_archive(context, public_client, objects, previews)
+    work |= await _build_archive(context, public_client, objects, results.previews)
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=context.notifiers)
-    readiness = with_disk_check(supervisor.readiness, store.disk_space.shortage)
-    if folder := settings.archive.dir:
-        readiness = with_archive_check(readiness, FolderCheck(folder).problem)
+    readiness = _readiness(context, supervisor)
     supervisor.add_work(build_reports(context, deliveries, operator_client, readiness=readiness))
     services = admin_services(
-        context,
-        tasks,
-        deliveries,
-        find_sender=lanes.sender,
-        readiness=readiness,
-        previews=previews,
+        context, tasks, deliveries, find_sender=lanes.sender, readiness=readiness, results=results
     )
     supervisor.set_listeners(**_listeners(context, tasks.inbox, services, sockets))
     return supervisor
+
+
+def _readiness(context: Context, supervisor: Supervisor) -> ReadinessCheck:
+    readiness = with_disk_check(supervisor.readiness, context.store.disk_space.shortage)
+    folder = context.settings.archive.dir
+    return readiness if folder is None else with_archive_check(readiness, FolderCheck(folder).problem)
 
 
 async def _open_object_store(settings: Settings, stack: AsyncExitStack) -> S3Storage | None:

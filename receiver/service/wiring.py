@@ -1,14 +1,16 @@
 """Builds the parts of the service from a context. The service and the tests share this wiring."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import time, timedelta
 from random import Random
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
+from receiver.archive.deletion import TaskDeleter
 from receiver.archive.fetcher import Fetcher
 from receiver.archive.previews import FOLDER, Previews
 from receiver.archive.reader import ArchiveReader, ObjectSource
+from receiver.archive.s3 import S3Storage
 from receiver.delivery.dispatcher import Dispatcher, LaneLookup
 from receiver.delivery.replay import ReplayService
 from receiver.delivery.route_states import RouteStates
@@ -171,15 +173,6 @@ def build_tasks(context: Context) -> TaskServices:
     submitter = Submitter(
         store.tasks, executor, recorder, held, settings=settings, notifiers=notifiers, clock=clock, ids=ids
     )
-    gateway_creates = GatewayCreates(
-        submitter,
-        held,
-        store.tasks,
-        store.catalog,
-        timeout=settings.kling.timeout,
-        notifier=notifiers.tasks,
-        clock=clock,
-    )
     return TaskServices(
         inbox=inbox,
         alerts=alerts,
@@ -187,7 +180,7 @@ def build_tasks(context: Context) -> TaskServices:
         recovery=recovery,
         executor=executor,
         submitter=submitter,
-        gateway_creates=gateway_creates,
+        gateway_creates=_build_gateway_creates(context, submitter, held),
         poller=_build_poller(context, inbox, alerts),
         durations=DurationKeeper(store.durations, ends, health, clock=clock),
         batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
@@ -196,10 +189,20 @@ def build_tasks(context: Context) -> TaskServices:
     )
 
 
+def _build_gateway_creates(context: Context, submitter: Submitter, held: HeldCreates) -> GatewayCreates:
+    store, timeout = context.store, context.settings.kling.timeout
+    notifier = context.notifiers.tasks
+    return GatewayCreates(
+        submitter, held, store.tasks, store.catalog, timeout=timeout, notifier=notifier, clock=context.clock
+    )
+
+
 def _build_bill(context: Context, alerts: TaskAlerts) -> BillService:
     store, clock = context.store, context.clock
     ledgers = Ledgers(context.kling, clock=clock)
     return BillService(ledgers, store.costs, alerts, store.catalog, settings=context.settings.costs, clock=clock)
+
+
 def _build_callback_health(context: Context, ends: ExpectedEnds, alerts: TaskAlerts) -> CallbackHealth:
     observer = alerts if context.settings.public.url else None
     return CallbackHealth(context.store.tasks, ends, observer, notifiers=context.notifiers, clock=context.clock)
@@ -330,6 +333,26 @@ def build_previews(context: Context, objects: ObjectSource | None = None) -> Pre
     return Previews((settings.archive.dir or settings.data_dir) / FOLDER, ArchiveReader(objects))
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultServices:
+    """The services that show and remove archived results."""
+
+    previews: Previews
+    deleter: TaskDeleter
+
+    @property
+    def work(self) -> Mapping[str, Work]:
+        """Their background work."""
+        return {"previews": self.previews.run, "removals": self.deleter.run}
+
+
+def build_results(context: Context, objects: S3Storage | None = None) -> ResultServices:
+    """Build the services for archived results. *objects* is the object store, if one is configured."""
+    previews = build_previews(context, objects)
+    deleter = TaskDeleter(context.store.deletions, objects=objects, previews=previews, clock=context.clock)
+    return ResultServices(previews=previews, deleter=deleter)
+
+
 def admin_services(
     context: Context,
     tasks: TaskServices,
@@ -337,12 +360,15 @@ def admin_services(
     *,
     find_sender: FindSender,
     readiness: ReadinessCheck,
-    previews: Previews | None = None,
+    results: ResultServices | None = None,
 ) -> AdminServices:
-    """Return the services that the admin app calls."""
+    """Return the services that the admin app calls. The default *results* know no object store."""
     settings, store, clock = context.settings, context.store, context.clock
+    route_names = [route.name for route in settings.routes]
+    results = results or build_results(context)
     return AdminServices(
         submitter=tasks.submitter,
+        deleter=results.deleter,
         gateway_creates=tasks.gateway_creates,
         kling=context.kling,
         catalog=store.catalog,
@@ -366,6 +392,8 @@ def admin_services(
         probes=ProbeRegistry(clock=clock),
         metrics=_metrics_api(context, tasks),
         results=ResultApi(store.results, store.catalog, previews or build_previews(context)),
+        metrics=_build_metrics(context, tasks, route_names),
+        results=ResultApi(store.results, store.catalog, results.previews),
         clock=clock,
         ids=context.ids,
     )
@@ -402,3 +430,6 @@ def _trigger(context: Context) -> TriggerService:
         clock=context.clock,
         ids=context.ids,
     )
+def _build_metrics(context: Context, tasks: TaskServices, routes: Sequence[str]) -> MetricsApi:
+    limits = tasks.executor.admission.slot_limits
+    return MetricsApi(context.metrics, context.store.totals, slot_limits=limits, routes=routes, clock=context.clock)

@@ -48,6 +48,7 @@ from receiver.web.resources.routes import FindSender, RouteApi, RouteStates, Rou
 from receiver.web.resources.stream import EventStream
 from receiver.web.resources.tasks import Submitter, TaskApi
 from receiver.web.resources.trigger import TriggerApi, TriggerService
+from receiver.web.resources.tasks import Deleter, Submitter, TaskApi
 from receiver.web.server import problems
 from receiver.web.server.body import BodyMemoryBudget
 from receiver.web.server.error_boundary import ErrorBoundary
@@ -61,6 +62,7 @@ class AdminServices:
     """The services that the admin app calls. ``event_notifier`` notifies after events were committed."""
 
     submitter: Submitter
+    deleter: Deleter
     gateway_creates: GatewayCreates
     kling: ForwardApi
     catalog: Catalog
@@ -138,7 +140,7 @@ def _routes(services: AdminServices, console: Console) -> Sequence[Route]:
 
 
 def _task_routes(services: AdminServices, body_memory: BodyMemoryBudget) -> Sequence[Route]:
-    task = TaskApi(services.submitter, services.catalog, services.costs, body_memory)
+    task = TaskApi(services.submitter, services.deleter, services.catalog, services.costs, body_memory)
     batch = BatchApi(services.batches)
     return [
         _route("/api/tasks", GET=task.list, POST=task.create),
@@ -146,7 +148,7 @@ def _task_routes(services: AdminServices, body_memory: BodyMemoryBudget) -> Sequ
         _route("/api/tasks/{ref:path}/explain", GET=ExplainApi(services.explainer, clock=services.clock).show),
         _route("/api/tasks/{ref:path}/cancel", POST=task.cancel),
         _route("/api/tasks/{ref:path}/retry", POST=task.retry),
-        _route("/api/tasks/{ref:path}", GET=task.show),
+        _route("/api/tasks/{ref:path}", GET=task.show, DELETE=task.delete),
         _route("/api/endpoints", GET=task.endpoints),
         _route("/api/callback-urls", POST=task.create_callback_url),
         _route("/api/callback-urls/{ref:path}/revoke", POST=task.revoke_callback_url),

@@ -115,6 +115,17 @@ class TaskQuery(TaskCountQuery, PageQuery):
     """Only this label."""
 
 
+class DeletionQuery(Query):
+    """How to delete a task."""
+
+    results: Annotated[bool, types.expected("true or false")] = False
+    """Remove its archived files and objects too."""
+    dry_run: Annotated[bool, types.expected("true or false")] = False
+    """Only preview the deletion."""
+    why: types.Text = ""
+    """Reason, for the audit log."""
+
+
 class BatchQuery(PageQuery):
     """Which batches to list."""
 

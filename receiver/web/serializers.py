@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from starlette.responses import Response
 
+from receiver.archive.deletion import Deletion
 from receiver.delivery.replay import ReplayPreview
 from receiver.domain.api_schema import alerts, json_object, resources, tasks
 from receiver.domain.api_schema.json_object import JsonObject
@@ -108,6 +109,21 @@ def task_json(task: Task) -> tasks.Task:
         created_at=iso(task.created_at),
         updated_at=iso(task.updated_at),
         expires_at=_optional_iso(task.expires_at),
+    )
+
+
+def deletion_json(deletion: Deletion, *, dry_run: bool) -> resources.TaskDeletion:
+    """Return a deleted task, or the preview of its deletion."""
+    stored = deletion.stored
+    return resources.TaskDeletion(
+        task=task_json(stored.task),
+        dry_run=dry_run,
+        pushes=stored.pushes,
+        events=stored.events,
+        deliveries=stored.deliveries,
+        pending_deliveries=stored.pending_deliveries,
+        removed=list(deletion.removed),
+        left=list(deletion.left),
     )
 
 

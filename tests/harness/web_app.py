@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
+from receiver.archive.deletion import TaskDeleter
 from receiver.archive.previews import Previews
 from receiver.archive.reader import ArchiveReader
 from receiver.delivery.lanes import LaneRegistry
@@ -26,7 +27,7 @@ from receiver.domain.notifier import Notifiers
 from receiver.domain.secret import Secret
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
-from receiver.service.wiring import admin_services, build_deliveries, build_tasks, make_context
+from receiver.service.wiring import ResultServices, admin_services, build_deliveries, build_tasks, make_context
 from receiver.settings import Address, KlingSettings, PublicSettings, RouteSettings, Settings, WebhookSettings
 from receiver.store.sqlite.store import SqliteStore
 from receiver.web.admin import admin_app
@@ -116,8 +117,10 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
         previews = Previews(folder / ".previews", ArchiveReader())
         await stack.enter_async_context(running_previews(previews))
+        deleter = TaskDeleter(store.deletions, objects=None, previews=previews, clock=clock)
+        results = ResultServices(previews=previews, deleter=deleter)
         services = admin_services(
-            context, tasks, deliveries, find_sender=lanes.sender, readiness=ready, previews=previews
+            context, tasks, deliveries, find_sender=lanes.sender, readiness=ready, results=results
         )
         app = admin_app(services, token=Secret(TOKEN), read_token=Secret(READ_TOKEN), listen=settings.admin.listen)
         public = await serve(

@@ -222,7 +222,9 @@ async def test_large_bodies_share_the_memory_budget_and_small_ones_need_none() -
 
 async def test_large_jobs_of_the_api_and_the_gateway_share_the_memory_budget(serve: Serve) -> None:
     nothing: Any = None  # is asked of what stands behind
-    tasks = TaskApi(nothing, nothing, nothing, BodyMemoryBudget(SMALL_BODY, wait_timeout=timedelta(milliseconds=20)))
+    tasks = TaskApi(
+        nothing, nothing, nothing, nothing, BodyMemoryBudget(SMALL_BODY, wait_timeout=timedelta(milliseconds=20))
+    )
     boundary = Middleware(ErrorBoundary, render=lambda _, error: from_error(error).response())
     routes = [Route("/api/tasks", tasks.create, methods=["POST"])]
     address = await serve(Starlette(routes=routes, middleware=[boundary]))

@@ -12,6 +12,7 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
     .results     ResultStore     archived results                         web
     .retention   RetentionStore  deletion of old data                     retention
     .reports     ReportStore     daily reports and what they are made of  daily report
+    .deletions   DeletionStore   deletion of single tasks on request      archive
     .totals      Totals          the present state, lasting totals        web
     .durations   DurationStore   how long past tasks took                 duration_keeper
 """
@@ -19,6 +20,7 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
 from receiver.store.interfaces.alerts import AlertStore
 from receiver.store.interfaces.archive import ArchiveStore, ArchiveUpdate
 from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, RouteBacklog
+from receiver.store.interfaces.deletions import DeletionStore, StoredTask
 from receiver.store.interfaces.deliveries import ClaimedDelivery, ClaimOptions, DeliveryQueue, RecoveredClaims
 from receiver.store.interfaces.durations import DurationStore
 from receiver.store.interfaces.reports import ReportStore
@@ -38,6 +40,7 @@ __all__ = [
     "ClaimOptions",
     "ClaimedDelivery",
     "Decide",
+    "DeletionStore",
     "DeliveryQueue",
     "DeliveryView",
     "DurationStore",
@@ -50,6 +53,7 @@ __all__ = [
     "RouteBacklog",
     "StoreSnapshot",
     "StoredResult",
+    "StoredTask",
     "SweepResult",
     "TaskRef",
     "TaskStore",

@@ -15,7 +15,7 @@ class RetentionTarget(StrEnum):
     EVENTS = "events"  # with deliveries, attempts and assets
     TASKS = "tasks"  # finished and without events, with their pushes
     BATCHES = "batches"  # without tasks
-    ACTIONS = "actions"
+    ACTIONS = "actions"  # and the costs of deleted tasks
     REPLAYS = "replays"
     ALERTS = "alerts"  # closed
 

@@ -113,14 +113,13 @@ def _own_charges(connection: sqlite3.Connection, query: str, arguments: Mapping[
 def _correct(
     connection: sqlite3.Connection, group: Sequence[tuple[datetime, Sequence[UnitCorrection]]]
 ) -> Sequence[None]:
-    connection.executemany(
-        sql("correct_cost"),
-        [
-            {"task_id": each.task_id, "now": micros(now), "charges": _write_charges(each.charges)}
-            for now, corrections in group
-            for each in corrections
-        ],
-    )
+    corrected = [
+        {"task_id": each.task_id, "now": micros(now), "charges": _write_charges(each.charges)}
+        for now, corrections in group
+        for each in corrections
+    ]
+    connection.executemany(sql("correct_cost"), corrected)
+    connection.executemany(sql("correct_kept_cost"), corrected)
     return [None] * len(group)
 
 

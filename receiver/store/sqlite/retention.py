@@ -93,6 +93,7 @@ def _batches(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
 
 def _actions(connection: sqlite3.Connection, call: SweepCall) -> SweepResult:
     count = connection.execute(sql("delete_actions"), call.arguments).rowcount
+    count += connection.execute(sql("delete_kept_costs"), call.arguments).rowcount
     return SweepResult(deleted={"actions": count}, next="" if count else None)
 
 

@@ -17,6 +17,7 @@ from receiver.store.sqlite.batches import SqliteBatchStore
 from receiver.store.sqlite.catalog import SqliteCatalog
 from receiver.store.sqlite.costs import SqliteCostStore
 from receiver.store.sqlite.database import Health, Reader, connect_reader, connect_writer, exclusive, open_thread
+from receiver.store.sqlite.deletions import SqliteDeletionStore
 from receiver.store.sqlite.deliveries import SqliteDeliveryQueue
 from receiver.store.sqlite.durations import SqliteDurationStore
 from receiver.store.sqlite.migrate import known_migrations, upgrade
@@ -68,6 +69,7 @@ class SqliteStore:
         self.alerts = SqliteAlertStore(writer, lists)
         self.reports = SqliteReportStore(writer, lists)
         self.durations = SqliteDurationStore(writer, lists)
+        self.deletions = SqliteDeletionStore(writer, lists)
         self.totals = SqliteTotals(writer, lists, path, disk_space)
 
     @classmethod

@@ -52,6 +52,11 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
     },
     "/api/tasks/{ref}": {
         "get": _get("Show a task", tasks.TaskDetails),
+        "delete": _get(
+            "Delete an ended task with everything stored about it; its costs stay in the sums. 409 for any other",
+            resources.TaskDeletion,
+            requests.DeletionQuery,
+        ),
     },
     "/api/tasks/{ref}/explain": {
         "get": _get(

@@ -7,6 +7,7 @@ from typing import Protocol
 from starlette.requests import Request
 from starlette.responses import Response
 
+from receiver.archive.deletion import Deletion
 from receiver.domain.api_schema.json_object import Page
 from receiver.domain.api_schema.resources import TASK_REFUSED, CallbackUrl, Endpoint, TaskCounts, TaskRefused
 from receiver.domain.api_schema.tasks import SubmittedTask
@@ -50,11 +51,31 @@ class Submitter(Protocol):
         ...
 
 
+class Deleter(Protocol):
+    """Deletes ended tasks."""
+
+    async def preview(self, task_id: str, *, results: bool) -> Deletion:
+        """Return what would be deleted."""
+        ...
+
+    async def delete(self, task_id: str, *, results: bool, actor: str, reason: str) -> Deletion:
+        """Delete a task, and with *results* its archived files and objects."""
+        ...
+
+
 class TaskApi:
     """Answers ``/api/tasks``, ``/api/endpoints`` and ``/api/callback-urls``."""
 
-    def __init__(self, submitter: Submitter, catalog: Catalog, costs: CostStore, body_memory: BodyMemoryBudget) -> None:
+    def __init__(
+        self,
+        submitter: Submitter,
+        deleter: Deleter,
+        catalog: Catalog,
+        costs: CostStore,
+        body_memory: BodyMemoryBudget,
+    ) -> None:
         self._submitter = submitter
+        self._deleter = deleter
         self._body_memory = body_memory
         self._catalog = catalog
         self._costs = costs
@@ -132,6 +153,17 @@ class TaskApi:
         task = await self._find(request.path_params["ref"])
         cancelled = await self._submitter.cancel(task.id, reason=body.why, actor=actor(request))
         return serializers.json_response(serializers.task_json(cancelled))
+
+    async def delete(self, request: Request) -> Response:
+        """Delete an ended task with everything stored about it, or preview that. Its costs stay in the sums."""
+        query = read_query(request, requests.DeletionQuery)
+        task = await self._find(request.path_params["ref"])
+        if query.dry_run:
+            deletion = await self._deleter.preview(task.id, results=query.results)
+        else:
+            who = actor(request)
+            deletion = await self._deleter.delete(task.id, results=query.results, actor=who, reason=query.why)
+        return serializers.json_response(serializers.deletion_json(deletion, dry_run=query.dry_run))
 
     async def retry(self, request: Request) -> Response:
         """Submit a task that failed again. A repeat returns the first new task."""

@@ -406,17 +406,24 @@ WHERE task_id = :task_id;
 -- because the database has no exact decimals.
 WITH told AS (
     SELECT
-        costs.charges,
-        (SELECT tag.value FROM json_each(tasks.tags) AS tag WHERE tag.key = :tag) AS name -- if tag
-        tasks.endpoint AS name -- if endpoint
-        tasks.label AS name -- if label
-        tasks.batch AS name -- if batch
-        strftime('%Y-%m-%d', costs.at / 1000000, 'unixepoch') AS name -- if day
-    FROM costs
-    JOIN tasks ON tasks.id = costs.task_id
+        ledger.charges,
+        (SELECT tag.value FROM json_each(ledger.tags) AS tag WHERE tag.key = :tag) AS name -- if tag
+        ledger.endpoint AS name -- if endpoint
+        ledger.label AS name -- if label
+        ledger.batch AS name -- if batch
+        strftime('%Y-%m-%d', ledger.at / 1000000, 'unixepoch') AS name -- if day
+    FROM (
+        SELECT costs.at, costs.charges, tasks.tags, tasks.endpoint, tasks.label, tasks.batch
+        FROM costs
+        JOIN tasks ON tasks.id = costs.task_id
+        UNION ALL
+        SELECT at, charges, tags, endpoint, label, batch
+        FROM deleted_costs
+        WHERE charges IS NOT NULL
+    ) AS ledger
     WHERE TRUE
-      AND costs.at >= :since -- if since
-      AND costs.at < :until -- if until
+      AND ledger.at >= :since -- if since
+      AND ledger.at < :until -- if until
 )
 SELECT name, NULL AS unit, NULL AS amount, COUNT(*) AS times
 FROM told
@@ -429,11 +436,15 @@ GROUP BY told.name, charge.key, charge.value
 ORDER BY name;
 
 -- name: own_charges
--- Reads the tasks with one of Kling's ids, and their costs.
+-- Reads the tasks with one of Kling's ids, and their costs; also those of deleted tasks.
 SELECT tasks.id, tasks.kling_id, tasks.endpoint, tasks.state, tasks.updated_at, costs.charges
 FROM json_each(:kling_ids) AS wanted
 JOIN tasks ON tasks.kling_id = wanted.value
-LEFT JOIN costs ON costs.task_id = tasks.id;
+LEFT JOIN costs ON costs.task_id = tasks.id
+UNION ALL
+SELECT deleted.task_id, deleted.kling_id, deleted.endpoint, deleted.state, deleted.at, deleted.charges
+FROM json_each(:kling_ids) AS wanted
+JOIN deleted_costs AS deleted ON deleted.kling_id = wanted.value;
 
 -- name: succeeded_charges
 -- Reads the tasks that succeeded in a period, and their costs. Their ids are at most :first old.
@@ -452,9 +463,17 @@ ORDER BY tasks.id;
 -- name: correct_cost
 -- Stores the charges of a task in the units of Kling's ledgers.
 INSERT INTO costs (task_id, at, charges, raw)
-VALUES (:task_id, :now, :charges, '{}')
+SELECT id, :now, :charges, '{}'
+FROM tasks
+WHERE id = :task_id
 ON CONFLICT (task_id) DO UPDATE
 SET charges = excluded.charges;
+
+-- name: correct_kept_cost
+-- Stores the charges of a deleted task in the units of Kling's ledgers.
+UPDATE deleted_costs
+SET charges = :charges
+WHERE task_id = :task_id;
 
 -- name: bill_checked_until
 -- Reads until when the daily check compared Kling's ledgers.
@@ -1376,3 +1395,70 @@ WHERE kind NOT IN (
     ORDER BY updated_at DESC, kind
     LIMIT :keep
 );
+
+-- name: count_rows_of_task
+-- Counts what is stored about a task, and says whether its batch is unfinished.
+SELECT
+    (SELECT COUNT(*) FROM pushes WHERE task_id = :task_id) AS pushes,
+    (SELECT COUNT(*) FROM events WHERE task_id = :task_id) AS events,
+    (SELECT COUNT(*) FROM events WHERE task_id = :task_id AND archiving IS NOT NULL) AS archiving,
+    (
+        SELECT COUNT(*)
+        FROM events
+        JOIN deliveries ON deliveries.event_id = events.id
+        WHERE events.task_id = :task_id
+    ) AS deliveries,
+    (
+        SELECT COUNT(*)
+        FROM events
+        JOIN deliveries ON deliveries.event_id = events.id
+        WHERE events.task_id = :task_id
+          AND deliveries.status = 'pending'
+    ) AS pending_deliveries,
+    EXISTS (SELECT 1 FROM batches WHERE name = :batch AND finished_at IS NULL) AS is_batch_unfinished;
+
+-- name: asset_places
+-- Lists where the archived results of a task are.
+SELECT assets.path, assets.storage
+FROM events
+JOIN assets ON assets.event_id = events.id
+WHERE events.task_id = :task_id
+ORDER BY events.id, assets.number;
+
+-- name: keep_cost
+-- Copies the cost of a task that is about to be deleted, with all that costs are summed by.
+INSERT OR REPLACE INTO deleted_costs (task_id, kling_id, state, at, charges, endpoint, label, tags, batch)
+SELECT
+    tasks.id,
+    tasks.kling_id,
+    tasks.state,
+    COALESCE(costs.at, tasks.updated_at),
+    costs.charges,
+    tasks.endpoint,
+    tasks.label,
+    tasks.tags,
+    tasks.batch
+FROM tasks
+LEFT JOIN costs ON costs.task_id = tasks.id
+WHERE tasks.id = :task_id
+  AND (tasks.kling_id IS NOT NULL OR costs.charges IS NOT NULL);
+
+-- name: delete_kept_costs
+-- Deletes the costs of deleted tasks once they are old.
+DELETE FROM deleted_costs
+WHERE task_id IN (SELECT task_id FROM deleted_costs WHERE at < :before ORDER BY at LIMIT :limit);
+
+-- name: add_removal
+-- Plans to remove an archived file or object.
+INSERT OR REPLACE INTO removals (place, task_id)
+VALUES (?, ?);
+
+-- name: removals
+-- Lists the files and objects still to be removed.
+SELECT place, task_id
+FROM removals;
+
+-- name: delete_removal
+-- Records that a file or object has been removed.
+DELETE FROM removals
+WHERE place = ?;
