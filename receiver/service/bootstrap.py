@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
 from datetime import timedelta
 from random import SystemRandom
+from types import MappingProxyType
 from urllib.parse import urlsplit
 
 import structlog
@@ -40,6 +41,8 @@ from receiver.service.supervisor import Supervisor, Work
 from receiver.service.systemd import SystemdNotifier, listen_fds
 from receiver.service.wiring import (
     Context,
+    ResultServices,
+    TaskServices,
     admin_services,
     build_archiver,
     build_deliveries,
@@ -108,7 +111,7 @@ async def run_until_stopped(loaded: Loaded) -> int:
         log.warning("configuration.warned", warning=warning)
     systemd = SystemdNotifier.from_environment()
     async with AsyncExitStack() as stack:
-        supervisor = await _build_when_disk_has_space(loaded.settings, stack, systemd)
+        supervisor = await _build_when_disk_has_space(loaded, stack, systemd)
         if supervisor is None:
             return 0
         gc.freeze()  # these objects live forever, and each collection of them would block the loop for about 30 ms
@@ -120,16 +123,17 @@ async def run_until_stopped(loaded: Loaded) -> int:
 
 
 async def _build_when_disk_has_space(
-    settings: Settings, stack: AsyncExitStack, systemd: SystemdNotifier
+    loaded: Loaded, stack: AsyncExitStack, systemd: SystemdNotifier
 ) -> Supervisor | None:
     """Build the service, after waiting while the disk is full. Return None if stopped before."""
+    settings = loaded.settings
     addresses = {"public": settings.public.listen, "admin": settings.admin.listen}
     folder = real_path(settings.store.path).parent
     gate = StartupGate(folder, addresses, listen_fds(), systemd=systemd, clock=SystemClock())
     while True:
         try:
             async with AsyncExitStack() as attempt:
-                supervisor = await build_service(settings, gate.sockets, attempt)
+                supervisor = await build_service(settings, gate.sockets, attempt, origins=loaded.origins)
                 stack.push_async_exit(attempt.pop_all())
                 return supervisor
         except (StoreUnavailable, OSError):
@@ -140,11 +144,14 @@ async def _build_when_disk_has_space(
 
 
 async def build_service(
-    settings: Settings, sockets: Mapping[str, Sequence[socket.socket]], stack: AsyncExitStack
+    settings: Settings,
+    sockets: Mapping[str, Sequence[socket.socket]],
+    stack: AsyncExitStack,
+    *,
+    origins: Mapping[str, str] = MappingProxyType({}),
 ) -> Supervisor:
     """Open the store, the HTTP clients and the listeners, and build the service. *stack* closes them."""
-    clock = SystemClock()
-    metrics = Metrics([route.name for route in settings.routes])
+    clock, metrics = SystemClock(), Metrics([route.name for route in settings.routes])
     store = await SqliteStore.open(settings.store.path, metrics=metrics)
     stack.push_async_callback(store.aclose)
     ids = Ids(clock, after=await store.newest_id())
@@ -156,29 +163,38 @@ async def build_service(
         settings, store, kling, redactor=redactor, clock=clock, ids=ids, rng=SystemRandom(), metrics=metrics
     )
     pending = pending_counter(store.catalog)
-    lanes = LaneRegistry(settings, operator_client, public_client, context.redactor, count_pending=pending)
+    lanes = LaneRegistry(settings, operator_client, public_client, redactor, count_pending=pending)
     tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
-    disk_monitor = DiskMonitor(store.disk_space, tasks.alerts, clock=clock)
     objects = await _open_object_store(settings, stack)
     results = build_results(context, objects)
-    retention = Retention(store.retention, settings.retention, clock=clock, previews=results.previews)
-    work = {
-        **deliveries.work,
-        **tasks.work,
-        **results.work,
-        "disk_monitor": disk_monitor.run,
-        "retention": retention.run,
-    }
-    work["measurements"] = build_measurements(context, tasks.inbox).run
+    work = {**deliveries.work, **tasks.work, **_maintenance(context, tasks, results)}
     work |= await _build_archive(context, public_client, objects, results.previews)
     supervisor = Supervisor(broken=store.broken, work=work, notifiers=context.notifiers)
     readiness = _readiness(context, supervisor)
     supervisor.add_work(build_reports(context, deliveries, operator_client, readiness=readiness))
     services = admin_services(
-        context, tasks, deliveries, find_sender=lanes.sender, readiness=readiness, results=results
+        context,
+        tasks,
+        deliveries,
+        find_sender=lanes.sender,
+        readiness=readiness,
+        results=results,
+        origins=origins,
     )
     supervisor.set_listeners(**_listeners(context, tasks.inbox, services, sockets))
     return supervisor
+
+
+def _maintenance(context: Context, tasks: TaskServices, results: ResultServices) -> Mapping[str, Work]:
+    """Return the work that watches and cleans up."""
+    store, clock = context.store, context.clock
+    retention = Retention(store.retention, context.settings.retention, clock=clock, previews=results.previews)
+    return {
+        **results.work,
+        "disk_monitor": DiskMonitor(store.disk_space, tasks.alerts, clock=clock).run,
+        "retention": retention.run,
+        "measurements": build_measurements(context, tasks.inbox).run,
+    }
 
 
 def _readiness(context: Context, supervisor: Supervisor) -> ReadinessCheck:

@@ -1,9 +1,11 @@
 """Builds the parts of the service from a context. The service and the tests share this wiring."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import time, timedelta
+from functools import partial
 from random import Random
+from types import MappingProxyType
 
 from receiver.archive.archiver import Archiver, CopyTarget, UrlRefresher
 from receiver.archive.deletion import TaskDeleter
@@ -31,6 +33,7 @@ from receiver.service.heartbeat import Heartbeat
 from receiver.service.measurements import Measurements
 from receiver.service.supervisor import Work
 from receiver.settings import Settings
+from receiver.settings.export import list_settings
 from receiver.store.interfaces import ArchiveStore, Catalog, DeliveryQueue
 from receiver.store.sqlite.store import SqliteStore
 from receiver.submission.executor import CreateExecutor
@@ -52,6 +55,7 @@ from receiver.tracking.duration_keeper import DurationKeeper
 from receiver.tracking.inbox import Inbox
 from receiver.tracking.poller import Poller
 from receiver.web.admin import AdminServices
+from receiver.web.console.services import ConsoleSources
 from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.health import ReadinessCheck
 from receiver.web.resources.metrics import MetricsApi
@@ -353,6 +357,32 @@ def build_results(context: Context, objects: S3Storage | None = None) -> ResultS
     return ResultServices(previews=previews, deleter=deleter)
 
 
+def _explainer(context: Context) -> Explainer:
+    store, routes = context.store, [route.name for route in context.settings.routes]
+    return Explainer(store.catalog, store.tasks, store.deliveries, routes=routes, clock=context.clock)
+
+
+def _metrics_api(context: Context, tasks: TaskServices) -> MetricsApi:
+    return MetricsApi(
+        context.metrics,
+        context.store.totals,
+        slot_limits=tasks.executor.admission.slot_limits,
+        routes=[route.name for route in context.settings.routes],
+        clock=context.clock,
+    )
+
+
+def _console_sources(context: Context, tasks: TaskServices, origins: Mapping[str, str]) -> ConsoleSources:
+    store = context.store
+    return ConsoleSources(
+        overview=store.overview,
+        totals=store.totals,
+        slot_limits=tasks.executor.admission.slot_limits,
+        slots_in_use=store.tasks.slots_in_use,
+        configuration=partial(list_settings, context.settings, origins),
+    )
+
+
 def admin_services(
     context: Context,
     tasks: TaskServices,
@@ -361,18 +391,21 @@ def admin_services(
     find_sender: FindSender,
     readiness: ReadinessCheck,
     results: ResultServices | None = None,
+    origins: Mapping[str, str] = MappingProxyType({}),
 ) -> AdminServices:
-    """Return the services that the admin app calls. The default *results* know no object store."""
-    settings, store, clock = context.settings, context.store, context.clock
-    route_names = [route.name for route in settings.routes]
+    """Return the services that the admin app calls. The default *results* know no object store.
+
+    *origins* is where each setting came from, unless it is a default.
+    """
     results = results or build_results(context)
+    store, clock, routes = context.store, context.clock, context.settings.routes
     return AdminServices(
         submitter=tasks.submitter,
         deleter=results.deleter,
         gateway_creates=tasks.gateway_creates,
         kling=context.kling,
         catalog=store.catalog,
-        routes=settings.routes,
+        routes=routes,
         route_state_store=store.deliveries,
         route_states=deliveries.route_states,
         replays=deliveries.replays,
@@ -380,20 +413,16 @@ def admin_services(
         alerts=tasks.alert_service,
         costs=store.costs,
         bill=tasks.bill,
-        explainer=Explainer(
-            store.catalog, store.tasks, store.deliveries, routes=[route.name for route in settings.routes], clock=clock
-        ),
-        find_sender=find_sender,
+        explainer=_explainer(context),
+        console=_console_sources(context, tasks, origins),
         route_tests=_route_tests(context, find_sender),
         trigger=_trigger(context),
         event_notifier=context.notifiers.events,
         readiness=readiness,
         diagnose=diagnosis(readiness, started_at=clock.now()),
         probes=ProbeRegistry(clock=clock),
-        metrics=_metrics_api(context, tasks),
-        results=ResultApi(store.results, store.catalog, previews or build_previews(context)),
-        metrics=_build_metrics(context, tasks, route_names),
         results=ResultApi(store.results, store.catalog, results.previews),
+        metrics=_metrics_api(context, tasks),
         clock=clock,
         ids=context.ids,
     )
@@ -412,16 +441,6 @@ def _route_tests(context: Context, find_sender: FindSender) -> RouteTestApi:
     )
 
 
-def _metrics_api(context: Context, tasks: TaskServices) -> MetricsApi:
-    return MetricsApi(
-        context.metrics,
-        context.store.totals,
-        slot_limits=tasks.executor.admission.slot_limits,
-        routes=[route.name for route in context.settings.routes],
-        clock=context.clock,
-    )
-
-
 def _trigger(context: Context) -> TriggerService:
     return TriggerService(
         context.store.tasks,
@@ -430,6 +449,3 @@ def _trigger(context: Context) -> TriggerService:
         clock=context.clock,
         ids=context.ids,
     )
-def _build_metrics(context: Context, tasks: TaskServices, routes: Sequence[str]) -> MetricsApi:
-    limits = tasks.executor.admission.slot_limits
-    return MetricsApi(context.metrics, context.store.totals, slot_limits=limits, routes=routes, clock=context.clock)

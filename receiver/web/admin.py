@@ -7,6 +7,7 @@ from functools import partial
 from types import MappingProxyType
 
 from starlette.applications import Starlette
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
@@ -26,7 +27,8 @@ from receiver.web import gateway, serializers
 from receiver.web.auth import TokenAuth
 from receiver.web.console.access import Credentials
 from receiver.web.console.app import Console
-from receiver.web.console.gate import is_browser_path
+from receiver.web.console.gate import SessionAuth, is_browser_path
+from receiver.web.console.services import ConsoleSources
 from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
 from receiver.web.named_tokens import NamedTokens
 from receiver.web.probes import ProbeRegistry
@@ -44,11 +46,10 @@ from receiver.web.resources.metrics import MetricsApi
 from receiver.web.resources.replays import ReplayApi, ReplayService
 from receiver.web.resources.results import ResultApi
 from receiver.web.resources.route_tests import RouteTestApi
-from receiver.web.resources.routes import FindSender, RouteApi, RouteStates, RouteStateStore
+from receiver.web.resources.routes import RouteApi, RouteStates, RouteStateStore
 from receiver.web.resources.stream import EventStream
-from receiver.web.resources.tasks import Submitter, TaskApi
-from receiver.web.resources.trigger import TriggerApi, TriggerService
 from receiver.web.resources.tasks import Deleter, Submitter, TaskApi
+from receiver.web.resources.trigger import TriggerApi, TriggerService
 from receiver.web.server import problems
 from receiver.web.server.body import BodyMemoryBudget
 from receiver.web.server.error_boundary import ErrorBoundary
@@ -74,8 +75,8 @@ class AdminServices:
     alerts: AlertService
     costs: CostStore
     bill: BillService
+    console: ConsoleSources
     explainer: Explainer
-    find_sender: FindSender
     route_tests: RouteTestApi
     trigger: TriggerService
     event_notifier: Notifier
@@ -105,13 +106,14 @@ def admin_app(
     *extra_routes* are further pages; they need the token too.
     """
     credentials = Credentials(token=token, read_token=read_token, named_tokens=named_tokens)
-    console = Console(services, credentials, port=listen.port, clock=services.clock)
+    console = Console(services, _route_api(services), credentials, port=listen.port)
     app = Starlette(
         routes=[*_routes(services, console), *console.routes, *extra_routes],
         middleware=[
             Middleware(ErrorBoundary, render=partial(_render_error, console)),
             Middleware(NamedTokens, tokens=named_tokens, token=token),
             Middleware(TokenAuth, token=token, read_token=read_token, listen=listen, hosts=hosts),
+            Middleware(SessionAuth, gate=console.gate),
         ],
         exception_handlers={HTTPException: partial(_http_error, console)},
     )
@@ -184,14 +186,17 @@ def _history_routes(services: AdminServices) -> Sequence[Route]:
     ]
 
 
-def _route_routes(services: AdminServices) -> Sequence[Route]:
-    route = RouteApi(
+def _route_api(services: AdminServices) -> RouteApi:
+    return RouteApi(
         services.routes,
         route_state_store=services.route_state_store,
         route_states=services.route_states,
         catalog=services.catalog,
     )
-    test = services.route_tests
+
+
+def _route_routes(services: AdminServices) -> Sequence[Route]:
+    route, test = _route_api(services), services.route_tests
     return [
         _route("/api/routes", GET=route.list),
         _route("/api/routes/{name}/hold", POST=route.hold),
@@ -225,15 +230,20 @@ def _describe_api() -> OpenApiDocument:
 async def _http_error(console: Console, request: Request, error: Exception) -> Response:
     """Return the router's error. A client that forgot the gateway's prefix learns the right path."""
     path = request.url.path
-    if isinstance(error, HTTPException) and is_browser_path(path):
+    if isinstance(error, HTTPException) and _is_for_browser(request.scope):
         return console.error_response(request.scope, problems.from_http_exception(error))
     if path.startswith("/v1/"):
         return problems.not_found(f"Kling's API is under {gateway.PREFIX}: {gateway.PREFIX}{path[1:256]}.").response()
     return await problems.http_exception_response(request, error)
 
 
+def _is_for_browser(scope: Scope) -> bool:
+    """Return whether a person reads the response. A program that fetches results sends a token."""
+    return is_browser_path(scope["path"]) and "authorization" not in Headers(scope=scope)
+
+
 def _render_error(console: Console, scope: Scope, error: Problem | ReceiverError) -> Response:
-    if is_browser_path(scope["path"]):
+    if _is_for_browser(scope):
         return console.error_response(scope, problems.from_error(error))
     if gateway.is_gateway_path(scope["path"]):
         return gateway.error_response(error)

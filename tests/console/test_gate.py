@@ -53,6 +53,11 @@ async def test_no_page_opens_without_a_session(web: WebApp) -> None:
             assert (answer.status_code, answer.headers["location"].partition("?")[0]) == (303, LOGIN), route.path
 
 
+@pytest.mark.parametrize("path", ["/console/nothing", "/results/nothing", "/results/tsk_1/0.png", "/console/login2"])
+async def test_a_path_that_no_page_serves_needs_a_session_too(web: WebApp, path: str) -> None:
+    assert (await send(web, "GET", path)).status_code == 303
+
+
 async def test_a_session_opens_nothing_but_the_console(web: WebApp) -> None:
     cookie = await session(web)
 

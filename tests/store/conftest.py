@@ -17,6 +17,7 @@ from receiver.store.interfaces import (
     Change,
     Decide,
     DeliveryQueue,
+    Overview,
     ResultStore,
     RetentionStore,
     TaskStore,
@@ -46,6 +47,9 @@ class Store(Protocol):
 
     @property
     def retention(self) -> RetentionStore: ...
+
+    @property
+    def overview(self) -> Overview: ...
 
 
 Opener = Callable[[], contextlib.AbstractAsyncContextManager[Store]]

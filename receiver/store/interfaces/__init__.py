@@ -13,6 +13,7 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
     .retention   RetentionStore  deletion of old data                     retention
     .reports     ReportStore     daily reports and what they are made of  daily report
     .deletions   DeletionStore   deletion of single tasks on request      archive
+    .overview    Overview        searches, the latest of everything       web
     .totals      Totals          the present state, lasting totals        web
     .durations   DurationStore   how long past tasks took                 duration_keeper
 """
@@ -23,6 +24,16 @@ from receiver.store.interfaces.catalog import Catalog, DeliveryView, Page, Route
 from receiver.store.interfaces.deletions import DeletionStore, StoredTask
 from receiver.store.interfaces.deliveries import ClaimedDelivery, ClaimOptions, DeliveryQueue, RecoveredClaims
 from receiver.store.interfaces.durations import DurationStore
+from receiver.store.interfaces.overview import (
+    BriefDelivery,
+    DeliverySearch,
+    EventSearch,
+    Found,
+    Overview,
+    RecentAttempt,
+    TaskSearch,
+    Workload,
+)
 from receiver.store.interfaces.reports import ReportStore
 from receiver.store.interfaces.results import ResultStore, StoredResult
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
@@ -33,6 +44,7 @@ __all__ = [
     "AlertStore",
     "ArchiveStore",
     "ArchiveUpdate",
+    "BriefDelivery",
     "ById",
     "ByToken",
     "Catalog",
@@ -42,9 +54,14 @@ __all__ = [
     "Decide",
     "DeletionStore",
     "DeliveryQueue",
+    "DeliverySearch",
     "DeliveryView",
     "DurationStore",
+    "EventSearch",
+    "Found",
+    "Overview",
     "Page",
+    "RecentAttempt",
     "RecoveredClaims",
     "ReportStore",
     "ResultStore",
@@ -56,7 +73,9 @@ __all__ = [
     "StoredTask",
     "SweepResult",
     "TaskRef",
+    "TaskSearch",
     "TaskStore",
     "Total",
     "Totals",
+    "Workload",
 ]

@@ -21,6 +21,7 @@ from receiver.store.sqlite.deletions import SqliteDeletionStore
 from receiver.store.sqlite.deliveries import SqliteDeliveryQueue
 from receiver.store.sqlite.durations import SqliteDurationStore
 from receiver.store.sqlite.migrate import known_migrations, upgrade
+from receiver.store.sqlite.overview import SqliteOverview
 from receiver.store.sqlite.replays import SqliteReplayStore
 from receiver.store.sqlite.reports import SqliteReportStore
 from receiver.store.sqlite.results import SqliteResultStore
@@ -70,6 +71,7 @@ class SqliteStore:
         self.reports = SqliteReportStore(writer, lists)
         self.durations = SqliteDurationStore(writer, lists)
         self.deletions = SqliteDeletionStore(writer, lists)
+        self.overview = SqliteOverview(lists)
         self.totals = SqliteTotals(writer, lists, path, disk_space)
 
     @classmethod

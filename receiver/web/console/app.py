@@ -4,16 +4,26 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
-from receiver.domain.clock import Clock
 from receiver.web.console.access import Credentials
 from receiver.web.console.gate import Gate, public
 from receiver.web.console.live import LivePages
+from receiver.web.console.pages.batches import BatchPages
+from receiver.web.console.pages.configuration import ConfigurationPage
+from receiver.web.console.pages.costs import CostPages
+from receiver.web.console.pages.deliveries import DeliveryPages
+from receiver.web.console.pages.events import EventPages
 from receiver.web.console.pages.login import LoginPages
+from receiver.web.console.pages.manual import ManualPages
 from receiver.web.console.pages.now import NowPage
+from receiver.web.console.pages.replays import ReplayPages
+from receiver.web.console.pages.routes import RoutePages
+from receiver.web.console.pages.task import TaskPage
+from receiver.web.console.pages.tasks import TaskPages
 from receiver.web.console.renderer import Renderer
 from receiver.web.console.services import ConsoleServices
 from receiver.web.console.sessions import LoginLinks, Sessions
 from receiver.web.console.static_files import PREFIX, static_file
+from receiver.web.resources.routes import RouteApi
 from receiver.web.server.problems import Problem
 
 
@@ -23,14 +33,28 @@ class Console:
     *port* is part of the cookie's name: browsers send a cookie to every port of a host.
     """
 
-    def __init__(self, services: ConsoleServices, credentials: Credentials, *, port: int, clock: Clock) -> None:
+    def __init__(self, services: ConsoleServices, routes: RouteApi, credentials: Credentials, *, port: int) -> None:
+        clock = services.clock
         cookie = f"kling_receiver_{port}"
         sessions = Sessions(clock)
         self.links = LoginLinks(clock)
         self._renderer = Renderer(clock)
-        self._gate = gate = Gate(sessions, self._renderer, cookie=cookie)
+        self.gate = gate = Gate(sessions, self._renderer, cookie=cookie)
         login = LoginPages(sessions, self.links, credentials, self._renderer, cookie=cookie, clock=clock)
-        pages = (LivePages(gate, services.event_notifier, clock=clock), NowPage(services))
+        pages = (
+            LivePages(gate, services.event_notifier, clock=clock),
+            NowPage(services, routes),
+            TaskPages(services),
+            TaskPage(services),
+            EventPages(services),
+            DeliveryPages(services),
+            ReplayPages(services),
+            RoutePages(services, routes),
+            BatchPages(services),
+            CostPages(services),
+            ConfigurationPage(services),
+            ManualPages(),
+        )
         self.routes = [
             *login.routes(),
             public(f"{PREFIX}/{{digest}}/{{name:path}}", {"GET": static_file}),
@@ -40,7 +64,7 @@ class Console:
     def error_response(self, scope: Scope, problem: Problem) -> Response:
         """Return an error as a page, for a visitor with the menu."""
         request = Request(scope)
-        session = self._gate.session(request)
+        session = self.gate.session(request)
         response = self._renderer.page(
             request,
             "error.html",

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
+from decimal import Decimal
 
 from receiver.domain.clock import iso
 
@@ -81,13 +82,46 @@ def pretty_json(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2, default=str)
 
 
-FILTERS: Mapping[str, Callable[..., str]] = {
+_KINDS = {
+    "good": ("succeed", "delivered", "finished", "done", "accepted", "ok", "applied", "ready"),
+    "bad": ("failed", "dead", "rejected", "held", "refused", "forged", "mismatch", "error"),
+    "warn": ("expired", "cancelled", "stale", "unrecognized", "open"),
+    "busy": ("submitting", "submitted", "processing", "running", "pending", "queued", "awaiting", "closed"),
+}
+_KIND_OF = {state: kind for kind, states in _KINDS.items() for state in states}
+
+
+def read_iso(text: str) -> datetime:
+    """Return the time that the API wrote."""
+    return datetime.fromisoformat(text)
+
+
+def amount(value: Decimal) -> str:
+    """Return an exact amount without superfluous zeros."""
+    return format(value.normalize(), "f")
+
+
+def nonzero(charges: Mapping[str, Decimal]) -> Mapping[str, Decimal]:
+    """Return the amounts that are not zero."""
+    return {unit: value for unit, value in charges.items() if value}
+
+
+def kind(state: object) -> str:
+    """Return the class of a state's colour: good, bad, warn, busy, or empty."""
+    return _KIND_OF.get(str(state), "")
+
+
+FILTERS: Mapping[str, Callable[..., object]] = {
+    "amount": amount,
     "clock_time": clock_time,
     "count": count,
     "duration": duration,
     "iso": iso,
+    "kind": kind,
     "moment": moment,
+    "nonzero": nonzero,
     "pretty_json": pretty_json,
+    "read_iso": read_iso,
     "short_id": short_id,
     "size": size,
     "span": span,

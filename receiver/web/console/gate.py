@@ -1,18 +1,19 @@
 """Who may open a page of the console, and who may act.
 
-Every route of the console is made here, so that none can be reached without these checks.
+The middleware :class:`SessionAuth` checks the session of every path of the console, however its route is made.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TypeAlias
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from starlette.datastructures import QueryParams
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from receiver.domain.clock import EPOCH
 from receiver.web.console.access import Role, Visitor
@@ -28,6 +29,8 @@ TOKEN_ROLE = "receiver.token_role"  # noqa: S105 -- a scope key
 """Scope key of the role of a valid bearer token, for programs that fetch results."""
 
 _BROWSER_PATHS = ("/console/", "/results/")
+_PUBLIC_PATHS = (LOGIN, "/console/logout")
+_PUBLIC_PREFIXES = (f"{LOGIN}/", "/console/static/")
 _MAX_REASON = 256
 
 
@@ -62,8 +65,17 @@ class Visit:
             title=title,
             live=live,
             notice="" if is_refresh else self.session.take_notice(),
+            link=self.link,
+            has_cursor="cursor" in self.request.query_params,
             **values,
         )
+
+    def link(self, **changes: str | None) -> str:
+        """Return the address of this page with other query parameters; None removes one."""
+        given = self.request.query_params
+        kept = [(name, value) for name, value in given.multi_items() if name not in changes and value]
+        query = urlencode([*kept, *((name, value) for name, value in changes.items() if value is not None)])
+        return f"{self.request.url.path}?{query}" if query else self.request.url.path
 
     def redirect(self, path: str, *, notice: str = "") -> Response:
         """Return a redirect after an action. The next page shows *notice*."""
@@ -123,6 +135,23 @@ class Gate:
             return Session(Visitor(role=Role(role), name=actor(request)), EPOCH)
         secret = request.cookies.get(self._cookie, "")
         return self._sessions.find(secret, is_visit="hx-request" not in request.headers) if secret else None
+
+
+class SessionAuth:
+    """Middleware that lets only visitors with a session, or with a token, open the console's paths."""
+
+    def __init__(self, app: ASGIApp, *, gate: Gate) -> None:
+        self._app = app
+        self._gate = gate
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass a request on, or redirect it to the login."""
+        path = scope["path"]
+        is_public = path in _PUBLIC_PATHS or path.startswith(_PUBLIC_PREFIXES)
+        if is_browser_path(path) and not is_public and self._gate.session(request := Request(scope)) is None:
+            await login_redirect(request)(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def public(path: str, handlers: Mapping[str, PublicHandler]) -> Route:

@@ -1,19 +1,36 @@
 """The services that the console's pages call: those of the admin API."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeAlias
 
 from receiver.domain.clock import Clock
 from receiver.domain.notifier import Notifier
-from receiver.settings import RouteSettings
-from receiver.store.interfaces import Catalog
+from receiver.settings import EffectiveSetting, RouteSettings
+from receiver.store.interfaces import Catalog, Overview, Totals
 from receiver.tasks.explain import Explainer
+from receiver.web.gauges import SlotLimits
+from receiver.web.resources.alerts import AlertService
 from receiver.web.resources.batches import BatchService
 from receiver.web.resources.costs import CostStore
 from receiver.web.resources.health import ReadinessCheck
 from receiver.web.resources.replays import ReplayService
-from receiver.web.resources.routes import FindSender, RouteStates, RouteStateStore
+from receiver.web.resources.routes import RouteStates, RouteStateStore
 from receiver.web.resources.tasks import Submitter
+
+SlotsInUse: TypeAlias = Callable[[], Awaitable[Mapping[str, int]]]
+"""Returns the slots that running tasks use, by pack."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsoleSources:
+    """What only the console reads. ``configuration`` returns the settings in force, with masked secrets."""
+
+    overview: Overview
+    totals: Totals
+    slot_limits: SlotLimits
+    slots_in_use: SlotsInUse
+    configuration: Callable[[], Sequence[EffectiveSetting]]
 
 
 class ConsoleServices(Protocol):
@@ -60,13 +77,23 @@ class ConsoleServices(Protocol):
         ...
 
     @property
+    def alerts(self) -> AlertService:
+        """Lists and acknowledges alerts."""
+        ...
+
+    @property
+    def console(self) -> ConsoleSources:
+        """What only the console reads."""
+        ...
+
+    @property
     def explainer(self) -> Explainer:
         """Explains a task."""
         ...
 
     @property
-    def find_sender(self) -> FindSender:
-        """Finds a route's sender."""
+    def route_tests(self) -> RouteTestApi:
+        """Sends sample events."""
         ...
 
     @property

@@ -49,11 +49,12 @@ class CostApi:
                 to=None if query.to is None else iso(query.to),
                 items=[serializers.cost_total_json(each) for each in totals[:MAX_TOTALS]],
                 left_out=max(0, len(totals) - MAX_TOTALS),
-                total=serializers.cost_total_json(_grand_total(totals)),
+                total=serializers.cost_total_json(grand_total(totals)),
             )
         )
 
 
-def _grand_total(totals: Sequence[CostTotal]) -> CostTotal:
+def grand_total(totals: Sequence[CostTotal]) -> CostTotal:
+    """Return the sum of all groups."""
     charges = add_charges(each.charges for each in totals)
     return CostTotal(name=None, tasks=sum(each.tasks for each in totals), charges=charges)

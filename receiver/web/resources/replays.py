@@ -58,7 +58,7 @@ class ReplayApi:
         read_query(request, NoQuery)
         body = await read_json_body(request, ReplayRequest)
         selection = await self._selection(body)
-        rate = _parse_rate(body.pace)
+        rate = parse_rate(body.pace)
         if body.dry_run:
             return serializers.json_response(serializers.replay_preview_json(await self._replays.preview(selection)))
         replay = await self._replays.start(selection, rate=rate, why=body.why, actor=actor(request))
@@ -97,7 +97,8 @@ class ReplayApi:
         return serializers.json_response(serializers.replay_json(replay))
 
 
-def _parse_rate(text: str | None) -> Rate | None:
+def parse_rate(text: str | None) -> Rate | None:
+    """Return the maximum rate of a replay; raise ``Problem`` (400) for any other text."""
     try:
         return read_rate(text or "")
     except InvalidValue as exc:

@@ -14,6 +14,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from receiver.delivery.senders.sender import DeliveryRequest, Sender
+from receiver.domain.api_schema import resources
 from receiver.domain.api_schema.backtests import Backtest, BacktestItem
 from receiver.domain.clock import Clock, Ids, iso
 from receiver.domain.errors import InvalidRequest, NotFound, ReceiverError
@@ -62,39 +63,45 @@ class RouteTestApi:
         """Send a sample event to a route once and return the outcome."""
         read_query(request, NoQuery)
         body = await read_json_body(request, RouteTestRequest)
-        route, sender = self._route(request)
-        event = await self._sample(body, with_files=route.script is not None)
+        return serializers.json_response(
+            await self.send_sample(request.path_params["name"], type_=body.type, endpoint=body.endpoint)
+        )
+
+    async def send_sample(
+        self, name: str, *, type_: str = "succeed", endpoint: str | None = None
+    ) -> resources.RouteTestOutcome:
+        """Send a sample event to a route once and return the outcome. Raises NotFound and InvalidRequest."""
+        route, sender = self._route(name)
+        event = await self._sample(type_, endpoint, with_files=route.script is not None)
         delivery = DeliveryRequest(delivery_id=self._ids.new("dlv"), event=event, attempt=1, at=self._clock.now())
         started_at = perf_counter()
         outcome = await sender.send(delivery)
-        duration = timedelta(seconds=perf_counter() - started_at)
-        return serializers.json_response(serializers.outcome_json(outcome, duration=duration))
+        return serializers.outcome_json(outcome, duration=timedelta(seconds=perf_counter() - started_at))
 
     async def backtest(self, request: Request) -> Response:
         """Return what the route would do with one stored event, or with the newest ones. Nothing is sent."""
         read_query(request, NoQuery)
         body = await read_json_body(request, BacktestRequest)
-        route, sender = self._route(request)
+        route, sender = self._route(request.path_params["name"])
         rule = compile_route(route)
         items = [await self._backtest(rule, sender, event) for event in await self._events(body)]
         wanted = sum(item.wanted for item in items)
         return serializers.json_response(Backtest(route=route.name, wanted=wanted, items=items))
 
-    def _route(self, request: Request) -> tuple[RouteSettings, Sender]:
-        name = request.path_params["name"]
+    def _route(self, name: str) -> tuple[RouteSettings, Sender]:
         route, sender = self._routes.get(name), self._find_sender(name)
         if route is None or sender is None:
             raise no_route(name)
         return route, sender
 
-    async def _sample(self, body: RouteTestRequest, *, with_files: bool) -> Event:
+    async def _sample(self, type_: str, endpoint: str | None, *, with_files: bool) -> Event:
         assets = await asyncio.to_thread(sample_files, self._samples_folder) if with_files else ()
         try:
             return sample_event(
-                body.type,
+                type_,
                 ids=self._ids,
                 at=self._clock.now(),
-                endpoint=body.endpoint or DEFAULT_ENDPOINT,
+                endpoint=endpoint or DEFAULT_ENDPOINT,
                 assets=assets,
             )
         except UnknownType as exc:

@@ -60,7 +60,7 @@ class RouteApi:
     async def list(self, request: Request) -> Response:
         """List the configured routes in their order, then other routes that have pending deliveries or are held."""
         read_query(request, NoQuery)
-        return serializers.json_response(Page(items=await self._all_routes(), next=None))
+        return serializers.json_response(Page(items=await self.all_routes(), next=None))
 
     async def hold(self, request: Request) -> Response:
         """Hold a route until it is released; its deliveries stay pending."""
@@ -73,14 +73,19 @@ class RouteApi:
     async def _change(self, request: Request, change: Callable[..., Awaitable[RouteState]]) -> Response:
         read_query(request, NoQuery)
         body = await read_json_body(request, ActionRequest)
-        name = request.path_params["name"]
-        if not any(route.name == name for route in await self._all_routes()):
-            raise no_route(name)
-        await change(name, why=body.why, actor=actor(request))
-        (route,) = [route for route in await self._all_routes(include=name) if route.name == name]
+        route = await self.change(request.path_params["name"], change, why=body.why, actor=actor(request))
         return serializers.json_response(route)
 
-    async def _all_routes(self, *, include: str | None = None) -> Sequence[Route]:
+    async def change(self, name: str, change: Callable[..., Awaitable[RouteState]], *, why: str, actor: str) -> Route:
+        """Hold or release a route, and return it. Raises NotFound."""
+        if not any(route.name == name for route in await self.all_routes()):
+            raise no_route(name)
+        await change(name, why=why, actor=actor)
+        (route,) = [route for route in await self.all_routes(include=name) if route.name == name]
+        return route
+
+    async def all_routes(self, *, include: str | None = None) -> Sequence[Route]:
+        """Return the configured routes in their order, then others with pending deliveries or a hold, and *include*."""
         states = await self._route_state_store.route_states()
         backlog = {each.route: each for each in await self._catalog.backlog()}
         configured = [route.name for route in self._routes]

@@ -1,25 +1,147 @@
-"""The first page: whether all is well, and what the tasks made last."""
+"""The first page: whether all is well, what needs attention, and what the tasks made last."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, time
+from decimal import Decimal
+
+from markupsafe import Markup
 from starlette.responses import Response
-from starlette.routing import Route
+from starlette.routing import Route as HttpRoute
 
-from receiver.domain.model import TaskState
+from receiver.domain.api_schema.resources import Route
+from receiver.domain.costs import CostGrouping
+from receiver.domain.model import Event, Task
+from receiver.store.interfaces import BriefDelivery, EventSearch, Total
+from receiver.web.console import charts
 from receiver.web.console.gate import HOME, Gate, Visit
+from receiver.web.console.pages.tasks import END_EVENTS
 from receiver.web.console.services import ConsoleServices
+from receiver.web.resources.costs import grand_total
+from receiver.web.resources.routes import RouteApi
+
+_LATEST = 12
+_ALMOST_FULL = 0.999
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concern:
+    """Something that needs attention, what to do, and the page that shows more."""
+
+    title: str
+    detail: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauge:
+    """The slots of one pack and model: in use, and the limit if one is known."""
+
+    name: str
+    used: int
+    limit: int | None
+    is_learned: bool
+    bar: Markup
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatestEnd:
+    """A task that ended lately."""
+
+    task: Task
+    event: Event
+    deliveries: Sequence[BriefDelivery]
+    charges: Mapping[str, Decimal]
 
 
 class NowPage:
     """Answers ``/console``."""
 
-    def __init__(self, services: ConsoleServices) -> None:
+    def __init__(self, services: ConsoleServices, routes: RouteApi) -> None:
         self._services = services
+        self._routes = routes
 
-    def routes(self, gate: Gate) -> list[Route]:
+    def routes(self, gate: Gate) -> list[HttpRoute]:
         """Return the route of the page."""
         return [gate.page(HOME, self.show)]
 
     async def show(self, visit: Visit) -> Response:
-        """Show the counts that matter."""
-        counts = await self._services.catalog.counts()
-        running = sum(counts.get(state, 0) for state in TaskState if state.is_running)
-        return visit.page("now.html", title="Now", running=running, waiting=counts.get(TaskState.QUEUED, 0))
+        """Show the counts that matter, the concerns, the slots and the latest ends."""
+        services = self._services
+        workload = await services.console.overview.workload()
+        held = [route for route in await self._routes.all_routes() if route.held_at is not None]
+        totals = await services.console.totals.read()
+        return visit.page(
+            "now.html",
+            title="Now",
+            workload=workload,
+            held=held,
+            missed=int(totals[Total.CALLBACKS_MISSED].get("", 0)),
+            spent=await self._spent_today(),
+            concerns=[*await self._concerns(held), *dead_concern(workload.dead)],
+            gauges=slot_gauges(await services.console.slots_in_use(), services.console.slot_limits()),
+            ends=await self._latest_ends(),
+        )
+
+    async def _spent_today(self) -> Mapping[str, Decimal]:
+        now = self._services.clock.now()
+        midnight = datetime.combine(now.date(), time(), now.tzinfo)
+        return grand_total(await self._services.costs.totals(CostGrouping.DAY, since=midnight)).charges
+
+    async def _concerns(self, held: Sequence[Route]) -> Sequence[Concern]:
+        checks = [check for check in await self._services.readiness() if not check.ok]
+        return [
+            *(Concern(title=f"Not ready: {check.name}", detail=check.reason, path="") for check in checks),
+            *(
+                Concern(
+                    title=f"Route {route.name} is held",
+                    detail=f"{route.held_why or 'No reason was given.'}",
+                    path="/console/routes",
+                )
+                for route in held
+            ),
+        ]
+
+    async def _latest_ends(self) -> Sequence[LatestEnd]:
+        overview = self._services.console.overview
+        found = await overview.find_events(EventSearch(types=END_EVENTS), limit=_LATEST)
+        events = [event for event in found.items if event.task_id is not None]
+        deliveries = await overview.deliveries_of([event.id for event in events])
+        costs = await overview.costs_of([event.task_id for event in events if event.task_id is not None])
+        ends = []
+        for event in events:
+            task = await self._services.catalog.task(event.task_id or "")
+            if task is not None:
+                own = [each for each in deliveries if each.event_id == event.id]
+                ends.append(LatestEnd(task=task, event=event, deliveries=own, charges=costs.get(task.id, {})))
+        return ends
+
+
+def dead_concern(dead: int) -> Sequence[Concern]:
+    """Return the concern that deliveries are dead, if any are."""
+    if not dead:
+        return ()
+    noun = "delivery is" if dead == 1 else "deliveries are"
+    detail = "Fix the cause, then replay them."
+    return [Concern(title=f"{dead} {noun} dead", detail=detail, path="/console/deliveries?status=dead")]
+
+
+def slot_gauges(used: Mapping[str, int], limits: Mapping[tuple[str, ...], int]) -> Sequence[Gauge]:
+    """Return a gauge for each pack, and for each model with a limit of its own."""
+    names = sorted({(pack, model) for pack, model, _ in limits} | {(pack, "all") for pack in used})
+    gauges = []
+    for pack, model in names:
+        limit, learned = limits.get((pack, model, "limit")), limits.get((pack, model, "learned"))
+        known = min((each for each in (limit, learned) if each is not None), default=None)
+        count = used.get(pack, 0) if model == "all" else used.get(f"{pack}/{model}", 0)
+        share = count / known if known else 0.0
+        gauges.append(
+            Gauge(
+                name=pack if model == "all" else f"{pack} · {model}",
+                used=count,
+                limit=known,
+                is_learned=known is not None and known != limit,
+                bar=charts.share_bar(share, "warn" if share > _ALMOST_FULL else "ink"),
+            )
+        )
+    return gauges

@@ -27,7 +27,7 @@
   const isBusy = () => {
     const page = document.getElementById("page");
     const focused = document.activeElement;
-    return page.querySelector("input[type=checkbox][name=id]:checked, details.form[open]") !== null
+    return page.querySelector(".tick input:checked, details.form[open]") !== null
       || (page.contains(focused) && focused.matches("input, select, textarea"))
       || !(getSelection()?.isCollapsed ?? true);
   };
@@ -85,6 +85,6 @@
   document.addEventListener("change", (event) => {
     const all = event.target.closest?.("[data-select-all]");
     if (!all) return;
-    for (const box of document.querySelectorAll("input[type=checkbox][name=id]")) box.checked = all.checked;
+    for (const box of document.querySelectorAll(".tick input")) box.checked = all.checked;
   });
 })();

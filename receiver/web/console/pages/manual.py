@@ -1,0 +1,95 @@
+"""The manual, rendered from its Markdown."""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+
+from markdown_it import MarkdownIt
+from markdown_it.token import Token
+from markupsafe import Markup
+from starlette.responses import Response
+from starlette.routing import Route
+
+from receiver.domain.errors import NotFound
+from receiver.web.console.gate import Gate, Visit
+
+PATH = "/console/manual"
+
+_LINK = re.compile(r"([a-z0-9-]+)\.md(#.*)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManualPage:
+    """One page of the manual: its title, its sentence of purpose, and the whole page as HTML."""
+
+    subject: str
+    title: str
+    purpose: str
+    html: Markup
+
+
+class ManualPages:
+    """Answers ``/console/manual``."""
+
+    def routes(self, gate: Gate) -> list[Route]:
+        """Return the routes of the list and of each page."""
+        return [gate.page(PATH, self.list), gate.page(f"{PATH}/{{subject}}", self.show)]
+
+    async def list(self, visit: Visit) -> Response:
+        """Show all subjects."""
+        return visit.page("manual.html", title="Manual", live=False, pages=list(manual().values()))
+
+    async def show(self, visit: Visit) -> Response:
+        """Show a page of the manual."""
+        page = manual().get(visit.request.path_params["subject"])
+        if page is None:
+            raise NotFound("The manual has no such page.")
+        return visit.page("manual_page.html", title=page.title, live=False, page=page, pages=list(manual().values()))
+
+
+@cache
+def manual() -> Mapping[str, ManualPage]:
+    """Return the pages of the manual by subject."""
+    sources = [each for each in (files("receiver") / "docs").iterdir() if each.name.endswith(".md")]
+    pages = [_page(each.name.removesuffix(".md"), each.read_text(encoding="utf-8")) for each in sources]
+    return {page.subject: page for page in sorted(pages, key=lambda page: page.title)}
+
+
+def _page(subject: str, source: str) -> ManualPage:
+    title, purpose, *_ = source.split("\n\n", 2)
+    # HTML in a page would be text. The pages are our own, and every address is checked here.
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = markdown.parse(source)
+    _add_anchors(tokens)
+    _rewrite_links(tokens)
+    html = markdown.renderer.render(tokens, markdown.options, {})
+    html = html.replace("<pre>", '<pre tabindex="0">')  # it may scroll, so the keyboard must reach it
+    return ManualPage(
+        subject=subject,
+        title=title.removeprefix("# "),
+        purpose=" ".join(purpose.split()),
+        html=Markup(html),  # noqa: S704 -- rendered from the package's own files, without their HTML
+    )
+
+
+def _add_anchors(tokens: Sequence[Token]) -> None:
+    """Name each heading as links do, so that they lead to it."""
+    for number, token in enumerate(tokens):
+        if token.type == "heading_open":
+            text = tokens[number + 1].content
+            token.attrSet("id", re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-"))
+
+
+def _rewrite_links(tokens: Sequence[Token]) -> None:
+    """Lead links between pages to pages of the console.."""
+    for token in tokens:
+        if token.children:
+            _rewrite_links(token.children)
+        if token.type == "link_open":
+            target = str(token.attrGet("href") or "")
+            if match := _LINK.fullmatch(target):
+                token.attrSet("href", f"{PATH}/{match[1]}{match[2] or ''}")
+            elif not target.startswith(("#", "https://", "http://")):
+                del token.attrs["href"]  # a file of the repository
