@@ -7,6 +7,7 @@ from starlette.types import Scope
 from receiver.web.console.access import Credentials
 from receiver.web.console.gate import Gate, public
 from receiver.web.console.live import LivePages
+from receiver.web.console.pages.alerts import AlertPages
 from receiver.web.console.pages.batches import BatchPages
 from receiver.web.console.pages.configuration import ConfigurationPage
 from receiver.web.console.pages.costs import CostPages
@@ -50,6 +51,7 @@ class Console:
             DeliveryPages(services),
             ReplayPages(services),
             RoutePages(services, routes),
+            AlertPages(services),
             BatchPages(services),
             CostPages(services),
             ConfigurationPage(services),

@@ -12,6 +12,7 @@ from starlette.routing import Route as HttpRoute
 from receiver.domain.api_schema.resources import Route
 from receiver.domain.costs import CostGrouping
 from receiver.domain.model import Event, Task
+from receiver.domain.tracked_alerts import AlertState
 from receiver.store.interfaces import BriefDelivery, EventSearch, Total
 from receiver.web.console import charts
 from receiver.web.console.gate import HOME, Gate, Visit
@@ -21,6 +22,8 @@ from receiver.web.resources.costs import grand_total
 from receiver.web.resources.routes import RouteApi
 
 _LATEST = 12
+_MAX_ALERTS = 10
+_NOT_OVER = (AlertState.OPEN, AlertState.ACKNOWLEDGED)
 _ALMOST_FULL = 0.999
 
 
@@ -78,7 +81,8 @@ class NowPage:
             held=held,
             missed=int(totals[Total.CALLBACKS_MISSED].get("", 0)),
             spent=await self._spent_today(),
-            concerns=[*await self._concerns(held), *dead_concern(workload.dead)],
+            concerns=await self._concerns(held, workload.dead),
+            alerts=(await services.alerts.list(states=_NOT_OVER, limit=_MAX_ALERTS)).items,
             gauges=slot_gauges(await services.console.slots_in_use(), services.console.slot_limits()),
             ends=await self._latest_ends(),
         )
@@ -88,19 +92,19 @@ class NowPage:
         midnight = datetime.combine(now.date(), time(), now.tzinfo)
         return grand_total(await self._services.costs.totals(CostGrouping.DAY, since=midnight)).charges
 
-    async def _concerns(self, held: Sequence[Route]) -> Sequence[Concern]:
+    async def _concerns(self, held: Sequence[Route], dead: int) -> Sequence[Concern]:
+        """Return what is wrong now, whether an alert reported it or not."""
         checks = [check for check in await self._services.readiness() if not check.ok]
-        return [
-            *(Concern(title=f"Not ready: {check.name}", detail=check.reason, path="") for check in checks),
-            *(
-                Concern(
-                    title=f"Route {route.name} is held",
-                    detail=f"{route.held_why or 'No reason was given.'}",
-                    path="/console/routes",
-                )
-                for route in held
-            ),
+        concerns = [Concern(title=f"Not ready: {check.name}", detail=check.reason, path="") for check in checks]
+        concerns += [
+            Concern(title=f"Route {route.name} is held", detail=route.held_why, path="/console/routes")
+            for route in held
         ]
+        if dead:
+            noun = "delivery is" if dead == 1 else "deliveries are"
+            path = "/console/deliveries?status=dead"
+            concerns.append(Concern(title=f"{dead} {noun} dead", detail="Fix the cause, then replay.", path=path))
+        return concerns
 
     async def _latest_ends(self) -> Sequence[LatestEnd]:
         overview = self._services.console.overview
@@ -115,15 +119,6 @@ class NowPage:
                 own = [each for each in deliveries if each.event_id == event.id]
                 ends.append(LatestEnd(task=task, event=event, deliveries=own, charges=costs.get(task.id, {})))
         return ends
-
-
-def dead_concern(dead: int) -> Sequence[Concern]:
-    """Return the concern that deliveries are dead, if any are."""
-    if not dead:
-        return ()
-    noun = "delivery is" if dead == 1 else "deliveries are"
-    detail = "Fix the cause, then replay them."
-    return [Concern(title=f"{dead} {noun} dead", detail=detail, path="/console/deliveries?status=dead")]
 
 
 def slot_gauges(used: Mapping[str, int], limits: Mapping[tuple[str, ...], int]) -> Sequence[Gauge]:

@@ -1,0 +1,125 @@
+"""Every page in a real browser: both colour schemes, both widths, with and without scripts, and with hostile texts."""
+
+from typing import Literal
+
+import pytest
+from axe_playwright_python.base import AXE_FILE_PATH
+from console.pages import HOSTILE, fill, log_in
+from harness.browser import a_page
+from harness.web_app import READ_TOKEN, WebApp
+from playwright.async_api import Browser, Page
+
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(300)]
+
+WIDTHS = (360, 1280)
+SCHEMES: dict[Literal["light", "dark"], list[str] | None] = {
+    "light": None,  # all rules
+    "dark": ["color-contrast", "link-in-text-block"],  # those about colours; the rest is the same
+}
+
+
+async def violations(page: Page) -> list[str]:
+    """Return what axe finds on the open page: in both schemes and widths, and whether it is wider than the window."""
+    await page.evaluate(AXE_FILE_PATH.read_text())
+    found = []
+    for width in WIDTHS:
+        await page.set_viewport_size({"width": width, "height": 800})
+        for scheme, rules in SCHEMES.items():
+            await page.emulate_media(color_scheme=scheme)
+            report = await page.evaluate("rules => axe.run(rules ? {runOnly: rules} : {})", rules)
+            found += [f"{scheme} {width} {each['id']}: {each['nodes'][0]['html']}" for each in report["violations"]]
+        if await page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+            found.append(f"wider than {width}")
+    return found
+
+
+async def test_no_page_has_a_barrier_in_either_scheme_or_width(browser: Browser, web: WebApp) -> None:
+    paths = await fill(web)
+    async with a_page(browser, f"http://{web.admin}") as visitor:
+        await visitor.open("/console/login")
+        found = {"login": await violations(visitor.page)}
+        await log_in(visitor)
+        for name, path in paths.items():
+            await visitor.open(path)
+            found[name] = await violations(visitor.page)
+
+    assert {name: each for name, each in found.items() if each} == {}
+
+
+async def test_every_page_works_without_scripts(browser: Browser, web: WebApp) -> None:
+    paths = await fill(web)
+    async with a_page(browser, f"http://{web.admin}", java_script_enabled=False) as visitor:
+        await log_in(visitor)
+        for path in paths.values():
+            await visitor.open(path)
+            assert await visitor.page.locator("main h1").count() == 1, path
+        await visitor.open("/console")
+        for item in await visitor.page.locator("nav.menu a").all_inner_texts():
+            await visitor.page.get_by_role("navigation", name="Pages").get_by_role("link", name=item).click()
+            assert await visitor.page.locator("nav.menu a[aria-current=page]").inner_text() == item
+
+
+async def test_no_text_from_outside_becomes_part_of_a_page(browser: Browser, web: WebApp) -> None:
+    paths = await fill(web, text=HOSTILE)
+    async with a_page(browser, f"http://{web.admin}") as visitor:
+        visitor.page.on("dialog", lambda dialog: visitor.complaints.append(dialog.message))
+        await log_in(visitor, name=HOSTILE[:64])
+        for path in paths.values():
+            await visitor.open(path)
+            page = visitor.page
+            strange = "main img[src=x], main script, main svg[onload], main [onerror], main a[href^=javascript]"
+            assert await page.locator(strange).count() == 0, path
+            assert "49javascript" not in await page.inner_text("body"), path
+        shown = await visitor.page.evaluate("document.scripts.length")
+
+    assert shown == 3  # htmx, its extension and our own
+
+
+async def test_no_secret_is_on_a_page(browser: Browser, web: WebApp) -> None:
+    paths = await fill(web)
+    async with a_page(browser, f"http://{web.admin}") as visitor:
+        await log_in(visitor)
+        for path in paths.values():
+            await visitor.open(path)
+            html = await visitor.page.content()
+            for secret in ("hidden-in", "kling-key", "the-admin-token", READ_TOKEN, "whsec_"):
+                assert secret not in html, (path, secret)
+
+
+async def test_the_keyboard_alone_reaches_a_task_and_its_details(browser: Browser, web: WebApp) -> None:
+    paths = await fill(web)
+    async with a_page(browser, f"http://{web.admin}") as visitor:
+        await log_in(visitor)
+        await visitor.open(paths["tasks"])
+        page = visitor.page
+        await page.keyboard.press("Tab")
+        assert await page.evaluate("document.activeElement.className") == "skip"
+        await page.keyboard.press("Enter")
+        for _ in range(40):
+            await page.keyboard.press("Tab")
+            if await page.evaluate("document.activeElement.getAttribute('href')") == paths["task"]:
+                break
+        outline = await page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+        await page.keyboard.press("Enter")
+        await page.wait_for_url(f"**{paths['task']}")
+        assert outline == "solid"
+        await page.locator(".story a").first.focus()
+        await page.keyboard.press("Enter")
+        await page.wait_for_url("**?bar=*")
+        assert await page.locator("#detail").count() == 1
+        await page.go_back()
+        assert await page.locator("#detail").count() == 0
+
+
+async def test_a_page_of_the_manual_links_to_the_others(browser: Browser, web: WebApp) -> None:
+    async with a_page(browser, f"http://{web.admin}") as visitor:
+        await log_in(visitor)
+        await visitor.open("/console/manual")
+        subjects = await visitor.page.locator(".subjects a").all()
+        hrefs = {await each.get_attribute("href") for each in subjects}
+        for href in sorted(each for each in hrefs if each):
+            await visitor.open(href)
+            inner = await visitor.page.locator("article a[href^='/console/manual/']").evaluate_all(
+                "links => links.map(link => link.getAttribute('href').split('#')[0])"
+            )
+            assert set(inner) <= hrefs, href
