@@ -33,13 +33,13 @@ def demo(
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGHUP, _stop)
     demo_output = DemoOutput(as_json=json)
-    with Sandbox(Ports.choose(port)) as sandbox:
+    with Sandbox(Ports.choose(port), archive=keep) as sandbox:
         try:
             with run_scenario(sandbox, demo_output) as client:
                 if keep:
                     sandbox.keep_folder = True
                     with suppress(KeyboardInterrupt):
-                        keep_running(sandbox, demo_output, client.url)
+                        keep_running(sandbox, demo_output, client)
         except ReceiverError as error:
             sandbox.keep_folder = True
             demo_output.fail(str(error))

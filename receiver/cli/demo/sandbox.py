@@ -57,7 +57,7 @@ secret = "file:{secret_file}"
 [network]
 allow = ["127.0.0.1/32"]  # the demo's client listens here; real clients have public addresses
 
-[[routes]]
+{archive}[[routes]]
 name = "{webhook_route}"
 on = ["succeed"]
 webhook = {{ url = "http://127.0.0.1:{sink}{hook_path}", secret = "file:{secret_file}" }}
@@ -66,6 +66,13 @@ webhook = {{ url = "http://127.0.0.1:{sink}{hook_path}", secret = "file:{secret_
 name = "{script_route}"
 on = ["succeed"]
 script = {{ command = ["/bin/sh", "{script_file}"], timeout = "10s" }}
+"""
+
+
+_ARCHIVE = """\
+[archive]
+dir = "results"
+
 """
 
 
@@ -116,8 +123,10 @@ def _probe(port: int) -> socket.socket:
 class Sandbox:
     """A temporary folder with the demo's files. It starts the demo's processes and stops them all at the end."""
 
-    def __init__(self, ports: Ports) -> None:
+    def __init__(self, ports: Ports, *, archive: bool = False) -> None:
+        """With *archive*, results are downloaded, so that the console can show them."""
         self.ports = ports
+        self._archive = archive
         self.folder = Path(tempfile.mkdtemp(prefix="kling-receiver-demo-")).resolve()
         self.config = self.folder / "config.toml"
         self.output_file = self.folder / "published.jsonl"
@@ -189,6 +198,7 @@ class Sandbox:
                 hook_path=HOOK_PATH,
                 secret_file=secret_file,
                 script_file=script_file,
+                archive=_ARCHIVE if self._archive else "",
                 webhook_route=WEBHOOK_ROUTE,
                 script_route=SCRIPT_ROUTE,
             ),

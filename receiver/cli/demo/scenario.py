@@ -13,6 +13,7 @@ from threading import Event, Thread
 from time import perf_counter, sleep
 from typing import IO, TypeAlias
 
+from receiver.cli.demo.more_jobs import submit_more
 from receiver.cli.demo.output import DemoOutput
 from receiver.cli.demo.sandbox import DemoFailed, Sandbox, clean_environment
 from receiver.cli.demo.steps import DemoProgress
@@ -73,9 +74,15 @@ def run_scenario(sandbox: Sandbox, output: DemoOutput) -> Iterator[SyncClient]:
         yield client
 
 
-def keep_running(sandbox: Sandbox, output: DemoOutput, admin_url: str) -> None:
-    """Print what is running and commands to try, then wait until Ctrl-C."""
+def keep_running(sandbox: Sandbox, output: DemoOutput, client: SyncClient) -> None:
+    """Submit more jobs, print what is running and commands to try, then wait until Ctrl-C.
+
+    The link to the console works once.
+    """
+    submit_more(client)
+    admin_url = client.url
     places = {
+        "console": f"{admin_url}{client.post('/api/console/links', {})['path']}",
         "folder": str(sandbox.folder),
         "gateway": f"{admin_url}/kling",
         "api": f"{admin_url}/api/tasks",
@@ -88,6 +95,7 @@ def keep_running(sandbox: Sandbox, output: DemoOutput, admin_url: str) -> None:
     command = command_name()
     commands = [
         f"export KLING_RECEIVER_CONFIG={sandbox.config}",
+        f"{command} console",
         f"{command} tasks list",
         f"{command} deliveries list",
         f"{command} submit {ENDPOINT} --set prompt='a boat' --image https://example.com/cat.png --wait",
