@@ -126,7 +126,10 @@ def test_the_service_loads_no_parser_and_nothing_that_only_some_requests_need() 
     ended = subprocess.run([sys.executable, "-c", code], env=clean_environment(), capture_output=True, check=True)
 
     loaded = set(ended.stdout.decode().split())
-    assert loaded & {"cyclopts", "rich", "httpx2", "jwt", "prometheus_client", "aiobotocore", "jinja2"} == set()
+    assert (
+        loaded & {"cyclopts", "rich", "httpx2", "jwt", "prometheus_client", "aiobotocore", "jinja2", "markdown_it"}
+        == set()
+    )
     assert (
         loaded & {"receiver.web.openapi.document", "receiver.domain.api_schema.events", "receiver.kling.simulator"}
         == set()

@@ -5,9 +5,10 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright
+from playwright.async_api import Browser, BrowserContext, ConsoleMessage, Page, Request, async_playwright, expect
 
 CHROMIUM = "/usr/bin/chromium"
+_TIMEOUT_MS = 15_000
 _ARGUMENTS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -18,6 +19,8 @@ _ARGUMENTS = (
     "--disable-sync",
     "--force-prefers-reduced-motion",
 )
+
+expect.set_options(timeout=_TIMEOUT_MS)
 
 
 @contextlib.asynccontextmanager
@@ -62,7 +65,7 @@ async def a_page(browser: Browser, origin: str, **options: Any) -> AsyncIterator
     context.on("request", watched.see_request)
     page.on("console", watched.hear)
     page.on("pageerror", lambda error: watched.complaints.append(f"error: {error}"))
-    page.set_default_timeout(5000)
+    page.set_default_timeout(_TIMEOUT_MS)
     try:
         yield watched
         assert watched.foreign == []

@@ -143,7 +143,9 @@ def read_totals(connection: sqlite3.Connection, arguments: Mapping[str, object])
     """Sum the costs of the tasks that *arguments* select, grouped as they say."""
     tasks: dict[str | None, int] = {}
     charges: dict[str | None, dict[str, Decimal]] = {}
-    for row in connection.execute(queries()["cost_totals"].with_optional(arguments), arguments):
+    joined = None if arguments.get(CostGrouping.DAY) else True  # a day needs nothing of the task
+    query = queries()["cost_totals"].with_optional({**arguments, "joined": joined})
+    for row in connection.execute(query, arguments):
         name, unit = row["name"], row["unit"]
         if unit is None:
             tasks[name] = row["times"]

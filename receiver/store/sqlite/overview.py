@@ -28,7 +28,7 @@ from receiver.store.sqlite.queries import queries, sql
 T = TypeVar("T")
 
 _WINDOW = 20_000
-_TEXT_WINDOW = 4_000  # a text is also looked for in the task's request
+_TEXT_WINDOW = 4_000
 _SAMPLE = 4_000
 _LOWER = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ", "abcdefghijklmnopqrstuvwxyz")  # as SQLite's LOWER
 
@@ -51,7 +51,7 @@ class SqliteOverview:
             **_times("tsk", search.since, search.until),
             "cursor": decode_cursor(cursor, prefix="tsk"),
         }
-        size = _TEXT_WINDOW if search.text else _WINDOW
+        size = _TEXT_WINDOW if search.text or search.tags else _WINDOW  # both read JSON
         return await self._lists.read(
             _find, "nth_task", "search_tasks", arguments, read=rows.task, limit=limit, window=size
         )

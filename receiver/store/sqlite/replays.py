@@ -173,6 +173,7 @@ def _selection_query(replay: Replay) -> tuple[str, Mapping[str, object]]:
         "deliveries": json_list(selection.deliveries),
         "route": selection.route,
         "statuses": json_list([status.value for status in selection.statuses]),
+        "only_dead": True if selection.statuses == (DeliveryStatus.DEAD,) else None,  # an index has them
         "known_routes": json.dumps(selection.known_routes) if selection.to_route is None else None,
         "same_route": None if selection.to_route is not None else True,
         "requested_at": micros(replay.created_at),

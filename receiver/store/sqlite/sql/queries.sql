@@ -403,33 +403,43 @@ WHERE task_id = :task_id;
 
 -- name: cost_totals
 -- Counts tasks by name, and how often each amount of each unit occurs per name. The program multiplies and adds,
--- because the database has no exact decimals.
-WITH told AS (
+-- because the database has no exact decimals. Tasks with the same charges are counted before their JSON is read.
+WITH priced AS (
     SELECT
-        ledger.charges,
-        (SELECT tag.value FROM json_each(ledger.tags) AS tag WHERE tag.key = :tag) AS name -- if tag
-        ledger.endpoint AS name -- if endpoint
-        ledger.label AS name -- if label
-        ledger.batch AS name -- if batch
-        strftime('%Y-%m-%d', ledger.at / 1000000, 'unixepoch') AS name -- if day
-    FROM (
-        SELECT costs.at, costs.charges, tasks.tags, tasks.endpoint, tasks.label, tasks.batch
-        FROM costs
-        JOIN tasks ON tasks.id = costs.task_id
-        UNION ALL
-        SELECT at, charges, tags, endpoint, label, batch
-        FROM deleted_costs
-        WHERE charges IS NOT NULL
-    ) AS ledger
+        costs.charges,
+        (SELECT tag.value FROM json_each(tasks.tags) AS tag WHERE tag.key = :tag) AS name -- if tag
+        tasks.endpoint AS name -- if endpoint
+        tasks.label AS name -- if label
+        tasks.batch AS name -- if batch
+        date(costs.at / 1000000, 'unixepoch') AS name -- if day
+    FROM costs
+    JOIN tasks ON tasks.id = costs.task_id -- if joined
     WHERE TRUE
-      AND ledger.at >= :since -- if since
-      AND ledger.at < :until -- if until
+      AND costs.at >= :since -- if since
+      AND costs.at < :until -- if until
+    UNION ALL
+    SELECT
+        kept.charges,
+        (SELECT tag.value FROM json_each(kept.tags) AS tag WHERE tag.key = :tag) AS name -- if tag
+        kept.endpoint AS name -- if endpoint
+        kept.label AS name -- if label
+        kept.batch AS name -- if batch
+        date(kept.at / 1000000, 'unixepoch') AS name -- if day
+    FROM deleted_costs AS kept
+    WHERE kept.charges IS NOT NULL
+      AND kept.at >= :since -- if since
+      AND kept.at < :until -- if until
+),
+told AS (
+    SELECT name, charges, COUNT(*) AS times
+    FROM priced
+    GROUP BY name, charges
 )
-SELECT name, NULL AS unit, NULL AS amount, COUNT(*) AS times
+SELECT name, NULL AS unit, NULL AS amount, SUM(times) AS times
 FROM told
 GROUP BY name
 UNION ALL
-SELECT told.name, charge.key, charge.value, COUNT(*)
+SELECT told.name, charge.key, charge.value, SUM(told.times)
 FROM told
 JOIN json_each(told.charges) AS charge
 GROUP BY told.name, charge.key, charge.value
@@ -730,6 +740,7 @@ SELECT
 FROM deliveries
 JOIN events ON events.id = deliveries.event_id
 WHERE deliveries.status <> 'pending'
+  AND deliveries.status = 'dead' -- if only_dead
   AND deliveries.finished_at <= :requested_at
   AND deliveries.id > :cursor
   AND deliveries.id <= :last

@@ -19,7 +19,8 @@ from receiver.web.resources.costs import MAX_TOTALS, grand_total
 
 PATH = "/console/costs"
 
-_DAYS = 30
+_DAYS = 30  # by day, which reads no tasks
+_OTHER_DAYS = 7
 _SHOWN = 100
 _BY_OPTIONS = (("day", "day"), ("endpoint", "endpoint"), ("label", "label"), ("batch", "batch"))
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -39,7 +40,7 @@ class CostPages:
     async def show(self, visit: Visit) -> Response:
         """Show the sums as bars."""
         given = read_query(visit.request, CostFilter)
-        since = given.from_ or self._first_day()
+        since = given.from_ or self._first_day(given)
         totals = await self._totals(given, since)
         units = sorted({unit for each in totals for unit in each.charges})
         highest = {unit: max(each.charges.get(unit, Decimal()) for each in totals) or Decimal(1) for unit in units}
@@ -69,7 +70,7 @@ class CostPages:
     async def table(self, visit: Visit) -> Response:
         """Return the sums as a file for spreadsheets."""
         given = read_query(visit.request, CostFilter)
-        totals = await self._totals(given, given.from_ or self._first_day())
+        totals = await self._totals(given, given.from_ or self._first_day(given))
         return Response(
             _csv(given.by[0].value, totals[:MAX_TOTALS]),
             media_type="text/csv",
@@ -85,9 +86,9 @@ class CostPages:
         totals = await self._services.costs.totals(by, tag=tag, since=since, until=given.to)
         return sorted(totals, key=lambda each: each.name or "", reverse=by is CostGrouping.DAY)
 
-    def _first_day(self) -> datetime:
-        now = self._services.clock.now()
-        return datetime.combine(now.date() - timedelta(days=_DAYS - 1), time(), now.tzinfo)
+    def _first_day(self, given: CostFilter) -> datetime:
+        now, days = self._services.clock.now(), _DAYS if given.by[0] is CostGrouping.DAY else _OTHER_DAYS
+        return datetime.combine(now.date() - timedelta(days=days - 1), time(), now.tzinfo)
 
 
 def _csv(by: str, totals: Sequence[CostTotal]) -> str:

@@ -5,15 +5,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from typing import TYPE_CHECKING
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
 from markupsafe import Markup
 from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.domain.errors import NotFound
 from receiver.web.console.gate import Gate, Visit
+
+if TYPE_CHECKING:
+    from markdown_it.token import Token
 
 PATH = "/console/manual"
 
@@ -58,6 +60,8 @@ def manual() -> Mapping[str, ManualPage]:
 
 
 def _page(subject: str, source: str) -> ManualPage:
+    from markdown_it import MarkdownIt  # noqa: PLC0415 -- only readers of the manual need it
+
     title, purpose, *_ = source.split("\n\n", 2)
     # HTML in a page would be text. The pages are our own, and every address is checked here.
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
@@ -74,7 +78,7 @@ def _page(subject: str, source: str) -> ManualPage:
     )
 
 
-def _add_anchors(tokens: Sequence[Token]) -> None:
+def _add_anchors(tokens: Sequence["Token"]) -> None:
     """Name each heading as links do, so that they lead to it."""
     for number, token in enumerate(tokens):
         if token.type == "heading_open":
@@ -82,7 +86,7 @@ def _add_anchors(tokens: Sequence[Token]) -> None:
             token.attrSet("id", re.sub(r"[^\w -]", "", text.lower()).replace(" ", "-"))
 
 
-def _rewrite_links(tokens: Sequence[Token]) -> None:
+def _rewrite_links(tokens: Sequence["Token"]) -> None:
     """Lead links between pages to pages of the console.."""
     for token in tokens:
         if token.children:

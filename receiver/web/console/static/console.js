@@ -47,10 +47,17 @@
     follow.addEventListener("console-changed", () => { heardAt = Date.now(); show(); refresh(); });
     for (const name of ["htmx:sse:error", "htmx:sse:close", "htmx:error", "htmx:response:error"]) {
       document.addEventListener(name, (event) => {
-        if (event.target === follow) { isConnected = false; show(); }
+        if (event.target !== follow) return;
+        isConnected = false;
+        show();
+        if (event.detail?.status === 401) location.reload(); // the session has ended: this leads to the login
       });
     }
-    setInterval(show, 5000);
+    setInterval(() => {
+      // The extension repeats a connection that broke off, but not the first one.
+      if (!isConnected && !follow._htmx?.sse) htmx.trigger(follow, "console-connect");
+      show();
+    }, 3000);
     show();
   }
 
