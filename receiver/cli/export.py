@@ -3,9 +3,7 @@
 import asyncio
 import csv
 import json
-import re
 import shutil
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,13 +14,12 @@ from receiver.cli import FAILED, OK, render
 from receiver.cli.options import ClientOptions, UsageError
 from receiver.client import Task
 from receiver.domain.model import Json
+from receiver.domain.result_names import stems
 from receiver.net.http_client import HttpClient
 from receiver.net.ssrf_guard import OperatorGuard
 from receiver.settings.paths import probe
 
 _MANIFEST = ("file", "label", "task", "state", "endpoint", "url", "bytes", "message")
-_UNSAFE = re.compile(r"[^\w.-]+")
-_MAX_NAME = 80
 _ARRIVING = ".arriving"
 
 
@@ -52,8 +49,9 @@ def export(tasks: Sequence[Task], folder: Path, output: ClientOptions) -> int:
 async def _export(tasks: Sequence[Task], folder: Path) -> list[Json]:
     http_client = HttpClient(user_agent=f"kling-receiver/{__version__}", guard=OperatorGuard())
     fetcher, entries = Fetcher(http_client), list[Json]()
+    names = stems([(task.id, task.label) for task in tasks])
     try:
-        for task, name in zip(tasks, _names(tasks), strict=True):
+        for task, name in zip(tasks, names, strict=True):
             locations = list(_locations(task))
             for number, (url, path) in enumerate(locations):
                 stem = name if len(locations) == 1 else f"{name}-{number + 1}"
@@ -63,15 +61,6 @@ async def _export(tasks: Sequence[Task], folder: Path) -> list[Json]:
     finally:
         await http_client.aclose()
     return entries
-
-
-def _names(tasks: Sequence[Task]) -> Iterator[str]:
-    """Yield a file name for each task: its label, with the task's id if several have the label; else the id."""
-    labels = [_UNSAFE.sub("-", task.label or "").strip("-.")[:_MAX_NAME] for task in tasks]
-    counts = Counter(label.lower() for label in labels)
-    for task, label in zip(tasks, labels, strict=True):
-        is_unique = label and counts[label.lower()] == 1
-        yield label if is_unique else f"{label}-{task.id}" if label else task.id
 
 
 def _locations(task: Task) -> Iterator[tuple[str, Path | None]]:

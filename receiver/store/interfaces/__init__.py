@@ -35,7 +35,7 @@ from receiver.store.interfaces.overview import (
     Workload,
 )
 from receiver.store.interfaces.reports import ReportStore
-from receiver.store.interfaces.results import ResultStore, StoredResult
+from receiver.store.interfaces.results import ResultFilter, ResultPage, ResultStore, StoredResult, TaskResults
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
 from receiver.store.interfaces.tasks import ById, ByToken, Change, Decide, TaskRef, TaskStore
 from receiver.store.interfaces.totals import StoreSnapshot, Total, Totals
@@ -64,6 +64,8 @@ __all__ = [
     "RecentAttempt",
     "RecoveredClaims",
     "ReportStore",
+    "ResultFilter",
+    "ResultPage",
     "ResultStore",
     "RetentionStore",
     "RetentionTarget",
@@ -73,6 +75,7 @@ __all__ = [
     "StoredTask",
     "SweepResult",
     "TaskRef",
+    "TaskResults",
     "TaskSearch",
     "TaskStore",
     "Total",

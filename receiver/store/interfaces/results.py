@@ -1,6 +1,8 @@
-"""Archived results, to show and download them."""
+"""Results of tasks, to show and download them."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from receiver.domain.model import Asset
@@ -15,9 +17,46 @@ class StoredResult:
     asset: Asset
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskResults:
+    """The results of a task that succeeded: the envelope of its event."""
+
+    task_id: str
+    event_id: str
+    created_at: datetime
+    envelope: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultFilter:
+    """Which results to list: those of tasks created in a period, of a batch, with tags."""
+
+    since: datetime | None = None
+    until: datetime | None = None
+    batch: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ResultPage:
+    """One page of results, newest task first. If ``is_partial``, the search ended early and continues at ``next``."""
+
+    items: Sequence[TaskResults]
+    next: str | None = None
+    is_partial: bool = False
+
+
 class ResultStore(Protocol):
-    """Reads of archived results."""
+    """Reads of results."""
 
     async def find(self, task_id: str, number: int) -> StoredResult | None:
-        """Find a result of a task by its number, in the task's newest event that has it."""
+        """Find an archived result of a task by its number, in the task's newest event that has it."""
+        ...
+
+    async def list(self, wanted: ResultFilter, *, limit: int, cursor: str | None = None) -> ResultPage:
+        """List the results of successful tasks, newest task first. Each call searches a limited number of tasks."""
+        ...
+
+    async def of_tasks(self, task_ids: Sequence[str]) -> Sequence[TaskResults]:
+        """Return the results of some tasks, newest first."""
         ...

@@ -17,6 +17,7 @@ from receiver.web.console.pages.login import LoginPages
 from receiver.web.console.pages.manual import ManualPages
 from receiver.web.console.pages.now import NowPage
 from receiver.web.console.pages.replays import ReplayPages
+from receiver.web.console.pages.results import ResultPages
 from receiver.web.console.pages.routes import RoutePages
 from receiver.web.console.pages.task import TaskPage
 from receiver.web.console.pages.tasks import TaskPages
@@ -47,6 +48,7 @@ class Console:
             NowPage(services, routes),
             TaskPages(services),
             TaskPage(services),
+            ResultPages(services),
             EventPages(services),
             DeliveryPages(services),
             ReplayPages(services),

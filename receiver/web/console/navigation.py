@@ -20,6 +20,7 @@ class NavigationItem:
 NAVIGATION = (
     NavigationItem("Now", "/console"),
     NavigationItem("Tasks", "/console/tasks"),
+    NavigationItem("Results", "/console/results"),
     NavigationItem("Events", "/console/events"),
     NavigationItem("Deliveries", "/console/deliveries"),
     NavigationItem("Routes", "/console/routes"),

@@ -15,6 +15,7 @@ from receiver.web.resources.batches import BatchService
 from receiver.web.resources.costs import CostStore
 from receiver.web.resources.health import ReadinessCheck
 from receiver.web.resources.replays import ReplayService
+from receiver.web.resources.results import ResultApi
 from receiver.web.resources.route_tests import RouteTestApi
 from receiver.web.resources.routes import RouteStates, RouteStateStore
 from receiver.web.resources.tasks import Submitter
@@ -105,6 +106,11 @@ class ConsoleServices(Protocol):
     @property
     def readiness(self) -> ReadinessCheck:
         """Checks the service's conditions."""
+        ...
+
+    @property
+    def results(self) -> ResultApi:
+        """Sends archived files, and lists results."""
         ...
 
     @property

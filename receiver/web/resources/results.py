@@ -47,10 +47,10 @@ _SAFE_HEADERS: Mapping[str, str] = {
 class ResultApi:
     """Answers ``/results/{task}/{file}``: the file itself, or its thumbnail."""
 
-    def __init__(self, results: ResultStore, catalog: Catalog, previews: Previews) -> None:
-        self._results = results
+    def __init__(self, store: ResultStore, catalog: Catalog, previews: Previews) -> None:
+        self.store = store
         self._catalog = catalog
-        self._previews = previews
+        self.previews = previews
         self.reader = previews.reader
         self.open_files = 0
 
@@ -77,17 +77,17 @@ class ResultApi:
 
     async def _find(self, ref: str, number: int) -> StoredResult | None:
         task = await self._catalog.task(ref)
-        return await self._results.find(task.id, number) if task is not None else None
+        return await self.store.find(task.id, number) if task is not None else None
 
     async def _show_preview(self, request: Request, result: StoredResult | None) -> Response:
         """Send the thumbnail of a picture, or a grey square if there can be none."""
-        if not self._previews.is_installed:
+        if not self.previews.is_installed:
             raise NotFound(
                 "There are no thumbnails.", remedy="Install the extra: pip install 'kling-receiver[previews]'."
             )
         if result is None:
             raise _not_found(request.path_params["task"], request.path_params["file"])
-        thumbnail = await self._previews.get(result)
+        thumbnail = await self.previews.get(result)
         if thumbnail is None:
             headers = {**_SAFE_HEADERS, "cache-control": "no-store", "content-type": "image/png"}
             return Response(_PLACEHOLDER, headers=headers)
