@@ -43,7 +43,7 @@ class TestResults:
             parts = chunks(picture)
             width, height, depth, colour = struct.unpack(">IIBB", parts[b"IHDR"][:10])
             assert min(width, height) >= 300
-            assert (depth, colour, len(parts[b"PLTE"])) == (8, 3, 12)
+            assert (depth, colour, len(parts[b"PLTE"])) == (8, 3, 768)
             assert len(zlib.decompress(parts[b"IDAT"])) == (width + 1) * height
 
     async def test_a_video_is_a_complete_container(self, start: Start) -> None:
@@ -61,8 +61,8 @@ class TestResults:
             assert 8 <= length <= len(film)
             film = film[length:]
         assert answer.headers["content-type"] == "video/mp4"
-        assert boxes == [b"ftyp", b"moov", b"free"]
-        assert re.fullmatch(r"\d+\.\d", video["duration"])
+        assert boxes == [b"ftyp", b"moov", b"mdat"]
+        assert video["duration"] == "2.0"
 
     async def test_audio_has_its_stated_duration(self, start: Start) -> None:
         caller = await start()

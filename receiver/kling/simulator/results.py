@@ -1,4 +1,4 @@
-"""Results of tasks: valid images, sounds and empty videos, generated on download, with expiring URLs."""
+"""Results of tasks: valid images, sounds and videos, generated on download, with expiring URLs."""
 
 import hashlib
 import hmac
@@ -12,11 +12,13 @@ from functools import lru_cache
 from urllib.parse import quote
 
 from receiver.domain.clock import EPOCH
+from receiver.kling.simulator.film import film
+from receiver.kling.simulator.landscape import landscape
 
 SIDE = 320
 SECONDS = 1
 
-_CELLS = 8
+_FAST = 3  # the level of compression
 _RATE = 8000
 _NAME = re.compile(r"(?:image|video|audio)-\d{1,3}\.(png|mp4|mp3|wav)")
 _TYPES = {"png": "image/png", "mp4": "video/mp4", "mp3": "audio/mpeg", "wav": "audio/wav"}
@@ -58,34 +60,17 @@ def content(task_id: str, name: str) -> bytes:
 
 
 def png(seed: bytes) -> bytes:
-    """Return an image of coloured squares, mirrored left to right, derived from 32 bytes of *seed*."""
-    palette = bytes(seed[:3]) + bytes(255 - part for part in seed[:3]) + bytes(seed[3:6]) + bytes(seed[6:9])
-    cell = SIDE // _CELLS
-    rows = []
-    for row in range(_CELLS):
-        half = [seed[9 + row] >> (2 * column) & 3 for column in range(_CELLS // 2)]
-        line = b"".join(bytes([colour]) * cell for colour in [*half, *reversed(half)])
-        rows.append((b"\x00" + line) * cell)
+    """Return the landscape of 32 bytes of *seed*."""
+    picture = landscape(seed, SIDE, SIDE)
     header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 3, 0, 0, 0)  # eight bits per pixel, with a palette
-    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(b"".join(rows))), (b"IEND", b"")]
+    rows = b"".join(b"\x00" + row for row in picture.rows)
+    palette = b"".join(bytes(colour) for colour in picture.palette)
+    chunks = [(b"IHDR", header), (b"PLTE", palette), (b"IDAT", zlib.compress(rows, _FAST)), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, body) for kind, body in chunks)
 
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def mp4(seed: bytes) -> bytes:
-    """Return a video without tracks but with a duration; every box is complete."""
-    matrix = struct.pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
-    times = struct.pack(">IIIII", 0, 0, 0, 1000, SECONDS * 1000)
-    movie = times + struct.pack(">IH10x", 0x10000, 0x100) + matrix + bytes(24) + struct.pack(">I", 1)
-    brand = b"isom" + struct.pack(">I", 512) + b"isomiso2mp41"
-    return _box(b"ftyp", brand) + _box(b"moov", _box(b"mvhd", movie)) + _box(b"free", seed)
-
-
-def _box(kind: bytes, body: bytes) -> bytes:
-    return struct.pack(">I", 8 + len(body)) + kind + body
 
 
 def wav(seed: bytes) -> bytes:
@@ -105,4 +90,4 @@ def mp3(seed: bytes) -> bytes:
     return tag + (b"\xff\xfb\x90\xc0" + bytes(413)) * (39 * SECONDS)
 
 
-_MAKERS: Mapping[str, Callable[[bytes], bytes]] = {"png": png, "mp4": mp4, "mp3": mp3, "wav": wav}
+_MAKERS: Mapping[str, Callable[[bytes], bytes]] = {"png": png, "mp4": film, "mp3": mp3, "wav": wav}

@@ -11,6 +11,7 @@ from random import Random
 from receiver.domain.clock import micros
 from receiver.domain.model import Json
 from receiver.kling.simulator.endpoints import Endpoint, image_count
+from receiver.kling.simulator.film import FRAMES, FRAMES_PER_SECOND
 from receiver.kling.simulator.results import SECONDS
 
 SUBMITTED, PROCESSING, SUCCEED, FAILED = "submitted", "processing", "succeed", "failed"
@@ -153,7 +154,7 @@ def _images(body: Json, _task_id: str, url_of: UrlOf) -> list[Json]:
 
 
 def _videos(body: Json, task_id: str, url_of: UrlOf) -> list[Json]:
-    made = {"id": f"{task_id}-0", "url": url_of("video-0.mp4"), "duration": f"{SECONDS}.0"}
+    made = {"id": f"{task_id}-0", "url": url_of("video-0.mp4"), "duration": f"{FRAMES / FRAMES_PER_SECOND:.1f}"}
     return [made | _watermark(body, url_of, "video-100.mp4")]
 
 
