@@ -26,17 +26,23 @@ _SCAN_STARTS = frozenset({0xD9, 0xDA})
 
 def base64_image(path: str | Path) -> str:
     """Return an image file as base64 without a ``data:`` prefix; raise InvalidRequest if Kling would refuse it."""
-    content = _content(Path(path))
+    return base64_content(str(path), _content(Path(path)))
+
+
+def base64_content(name: str, content: bytes) -> str:
+    """Return the content of an image as base64, like ``base64_image``. *name* is for messages."""
+    if len(content) > MAX_BYTES:
+        raise InvalidRequest(f"{name} is larger than 10 MB.", remedy="Scale it down; 10 MB is Kling's limit.")
     if content.startswith(_PNG):
         size = _png_size(content)
     elif content.startswith(_JPEG):
         size = _jpeg_size(content)
     else:
-        raise InvalidRequest(f"{path} is neither a JPEG nor a PNG image.", remedy="Convert it to JPEG or PNG.")
+        raise InvalidRequest(f"{name} is neither a JPEG nor a PNG image.", remedy="Convert it to JPEG or PNG.")
     if size is not None and min(size) < MIN_SIDE:
         width, height = size
         raise InvalidRequest(
-            f"{path} is {width} x {height} pixels.", remedy=f"Kling requires at least {MIN_SIDE} pixels per side."
+            f"{name} is {width} x {height} pixels.", remedy=f"Kling requires at least {MIN_SIDE} pixels per side."
         )
     return base64.b64encode(content).decode("ascii")
 
@@ -44,15 +50,12 @@ def base64_image(path: str | Path) -> str:
 def _content(path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_BYTES + 1)
+            return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise InvalidRequest(f"The file {path} does not exist.", remedy="Check the image's path.") from None
     except (OSError, ValueError) as exc:
         reason = exc.strerror if isinstance(exc, OSError) and exc.strerror else "not a path"
         raise InvalidRequest(f"{path} cannot be read: {reason}.", remedy="Check the image's path.") from exc
-    if len(content) > MAX_BYTES:
-        raise InvalidRequest(f"{path} is larger than 10 MB.", remedy="Scale it down; 10 MB is Kling's limit.")
-    return content
 
 
 def _png_size(content: bytes) -> tuple[int, int] | None:

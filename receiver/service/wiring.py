@@ -380,6 +380,7 @@ def _console_sources(context: Context, tasks: TaskServices, origins: Mapping[str
         slot_limits=tasks.executor.admission.slot_limits,
         slots_in_use=store.tasks.slots_in_use,
         configuration=partial(list_settings, context.settings, origins),
+        dialect=context.settings.kling.dialect,
     )
 
 

@@ -19,6 +19,7 @@ from receiver.web.console.pages.now import NowPage
 from receiver.web.console.pages.replays import ReplayPages
 from receiver.web.console.pages.results import ResultPages
 from receiver.web.console.pages.routes import RoutePages
+from receiver.web.console.pages.submit import SubmitPage
 from receiver.web.console.pages.task import TaskPage
 from receiver.web.console.pages.tasks import TaskPages
 from receiver.web.console.renderer import Renderer
@@ -49,6 +50,7 @@ class Console:
             TaskPages(services),
             TaskPage(services),
             ResultPages(services),
+            SubmitPage(services),
             EventPages(services),
             DeliveryPages(services),
             ReplayPages(services),

@@ -21,6 +21,7 @@ NAVIGATION = (
     NavigationItem("Now", "/console"),
     NavigationItem("Tasks", "/console/tasks"),
     NavigationItem("Results", "/console/results"),
+    NavigationItem("Submit", "/console/submit"),
     NavigationItem("Events", "/console/events"),
     NavigationItem("Deliveries", "/console/deliveries"),
     NavigationItem("Routes", "/console/routes"),

@@ -6,7 +6,7 @@ from typing import Protocol, TypeAlias
 
 from receiver.domain.clock import Clock
 from receiver.domain.notifier import Notifier
-from receiver.settings import EffectiveSetting, RouteSettings
+from receiver.settings import Dialect, EffectiveSetting, RouteSettings
 from receiver.store.interfaces import Catalog, Overview, Totals
 from receiver.tasks.explain import Explainer
 from receiver.web.gauges import SlotLimits
@@ -33,6 +33,7 @@ class ConsoleSources:
     slot_limits: SlotLimits
     slots_in_use: SlotsInUse
     configuration: Callable[[], Sequence[EffectiveSetting]]
+    dialect: Dialect
 
 
 class ConsoleServices(Protocol):
