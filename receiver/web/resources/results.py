@@ -4,10 +4,10 @@ The files come from servers that we do not trust. A browser must neither run nor
 of types is shown, every other file is a download, and the policy puts each file into a sandbox of its own.
 """
 
-import base64
 import re
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import Path
 
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -30,9 +30,7 @@ MAX_OPEN = 100
 _SHOWN_TYPES = frozenset(EXTENSIONS) - {UNKNOWN_TYPE}
 _NAME = re.compile(r"(?P<number>[0-9]{1,4})\.[a-z0-9]{2,4}")
 _PREVIEW = re.compile(r"(?P<number>[0-9]{1,4})\.preview\.webp")
-_PLACEHOLDER = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR42mNoAAAAggCB2kUIOwAAAABJRU5ErkJggg=="
-)
+_PLACEHOLDER = Path(__file__).with_name("no_thumbnail.png").read_bytes()
 _SAFE_HEADERS: Mapping[str, str] = {
     "accept-ranges": "bytes",
     "cache-control": "private, no-cache",
@@ -80,7 +78,7 @@ class ResultApi:
         return await self.store.find(task.id, number) if task is not None else None
 
     async def _show_preview(self, request: Request, result: StoredResult | None) -> Response:
-        """Send the thumbnail of a picture, or a grey square if there can be none."""
+        """Send the thumbnail of a picture, or a crossed-out one if there can be none."""
         if not self.previews.is_installed:
             raise NotFound(
                 "There are no thumbnails.", remedy="Install the extra: pip install 'kling-receiver[previews]'."
