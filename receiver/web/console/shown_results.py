@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 
 from receiver.archive.previews import Previews
 from receiver.archive.reader import file_name
-from receiver.domain.model import Asset, Json
+from receiver.domain.model import Asset, Event, Json
 from receiver.events.payload import result_urls
 from receiver.store.interfaces import StoredResult, TaskResults
-from receiver.web.resources.results import preview_name
+from receiver.web.resources.results import SHOWN_TYPES, preview_name
 
 KLING_LIFETIME = timedelta(days=30)
 """How long Kling's URLs live. Those of some gateways live for one day."""
@@ -45,6 +45,19 @@ class ShownTask:
     ended_at: datetime
     results: Sequence[ShownResult]
     expires_at: datetime | None
+
+    @property
+    def cover(self) -> ShownResult | None:
+        """The first archived picture or video."""
+        return next((each for each in self.results if each.path and each.kind in ("image", "video")), None)
+
+
+def results_of_event(event: Event, previews: Previews) -> ShownTask:
+    """Return the results of a task's final event."""
+    found = TaskResults(
+        task_id=event.task_id or "", event_id=event.id, created_at=event.created_at, envelope=event.envelope
+    )
+    return shown_task(found, previews)
 
 
 def shown_task(found: TaskResults, previews: Previews) -> ShownTask:
@@ -88,14 +101,15 @@ def _archived(found: TaskResults, described: Json, number: int, previews: Previe
         size=described["bytes"],
         content_type=described["content_type"],
     )
-    kind, folder = asset.content_type.partition("/")[0], f"/results/{found.task_id}"
+    kind = asset.content_type.partition("/")[0] if asset.content_type in SHOWN_TYPES else "file"
+    folder = f"/results/{found.task_id}"
     path = f"{folder}/{file_name(asset)}"
     thumbnail = None
     if kind == "image":  # without the extra, the browser makes the picture itself small
         has_preview = previews.can_show(asset.content_type, asset.size)
         thumbnail = f"{folder}/{preview_name(number)}" if has_preview else path
     return ShownResult(
-        kind=kind if kind in _KINDS.values() else "file",
+        kind=kind,
         number=number,
         url=asset.url,
         stored=StoredResult(task_id=found.task_id, event_id=found.event_id, asset=asset),

@@ -27,7 +27,9 @@ from receiver.web.server.problems import RETRY_AFTER, Problem
 MAX_OPEN = 100
 """The most files that are being sent at once: each needs a descriptor and some memory."""
 
-_SHOWN_TYPES = frozenset(EXTENSIONS) - {UNKNOWN_TYPE}
+SHOWN_TYPES = frozenset(EXTENSIONS) - {UNKNOWN_TYPE}
+"""The types of files that a browser shows. It can only download the others."""
+
 _NAME = re.compile(r"(?P<number>[0-9]{1,4})\.[a-z0-9]{2,4}")
 _PREVIEW = re.compile(r"(?P<number>[0-9]{1,4})\.preview\.webp")
 _PLACEHOLDER = Path(__file__).with_name("no_thumbnail.png").read_bytes()
@@ -109,7 +111,7 @@ def _not_found(ref: str, name: str) -> NotFound:
 
 def _headers(result: StoredResult) -> dict[str, str]:
     asset = result.asset
-    is_shown = asset.content_type in _SHOWN_TYPES
+    is_shown = asset.content_type in SHOWN_TYPES
     how = "inline" if is_shown else "attachment"
     return {
         **_SAFE_HEADERS,

@@ -18,6 +18,7 @@ from receiver.web.console import charts
 from receiver.web.console.gate import HOME, Gate, Visit
 from receiver.web.console.pages.tasks import END_EVENTS
 from receiver.web.console.services import ConsoleServices
+from receiver.web.console.shown_results import ShownResult, results_of_event
 from receiver.web.resources.costs import grand_total
 from receiver.web.resources.routes import RouteApi
 
@@ -55,6 +56,7 @@ class LatestEnd:
     event: Event
     deliveries: Sequence[BriefDelivery]
     charges: Mapping[str, Decimal]
+    cover: ShownResult | None
 
 
 class NowPage:
@@ -117,7 +119,9 @@ class NowPage:
             task = await self._services.catalog.task(event.task_id or "")
             if task is not None:
                 own = [each for each in deliveries if each.event_id == event.id]
-                ends.append(LatestEnd(task=task, event=event, deliveries=own, charges=costs.get(task.id, {})))
+                cover = results_of_event(event, self._services.results.previews).cover
+                charges = costs.get(task.id, {})
+                ends.append(LatestEnd(task=task, event=event, deliveries=own, charges=charges, cover=cover))
         return ends
 
 

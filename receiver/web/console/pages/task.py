@@ -7,7 +7,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from receiver.domain.errors import NotFound
-from receiver.domain.model import Json, Task, TaskState
+from receiver.domain.model import Event, Json, Task, TaskState
 from receiver.store.interfaces import DeliveryView
 from receiver.tasks.explain import TaskExplanation
 from receiver.web.console import charts
@@ -15,6 +15,7 @@ from receiver.web.console.filters import TaskPageFilter
 from receiver.web.console.gate import Gate, Visit, reason
 from receiver.web.console.pages.tasks import END_EVENTS, PATH, RETRYABLE
 from receiver.web.console.services import ConsoleServices
+from receiver.web.console.shown_results import results_of_event
 from receiver.web.console.waterfall import Bar, Story, tell_story
 from receiver.web.params import read_query
 
@@ -41,7 +42,7 @@ class TaskPage:
         task, now = explanation.task, self._services.clock.now()
         story = tell_story(explanation, now=now)
         chosen = next((bar for bar in story.bars if bar.key == given.bar), None)
-        cost = await self._services.costs.find(task.id)
+        cost, end = await self._services.costs.find(task.id), _final_event(explanation)
         return visit.page(
             "task.html",
             title=task.label or task.id,
@@ -52,7 +53,7 @@ class TaskPage:
             chosen=chosen,
             charges=cost.charges if cost else {},
             deliveries=_newest_deliveries(explanation),
-            results=_results(explanation),
+            results=None if end is None else results_of_event(end, self._services.results.previews),
             curl=_curl(visit, task, explanation.intent),
             may_cancel=task.state is TaskState.QUEUED,
             may_retry=task.state in RETRYABLE,
@@ -91,18 +92,9 @@ def _newest_deliveries(explanation: TaskExplanation) -> list[DeliveryView]:
     return [history.view for history in explanation.deliveries if history.delivery.id not in replayed]
 
 
-def _results(explanation: TaskExplanation) -> list[Json]:
-    """Return the results of the task's end, with their kind."""
-    ends = [event for event in explanation.events if event.type in END_EVENTS]
-    if not ends:
-        return []
-    data = json.loads(ends[-1].envelope)["data"]
-    return [
-        {"kind": kind, "index": each.get("index", number), "url": str(each.get("url", ""))}
-        for kind, entries in (data.get("result") or {}).items()
-        for number, each in enumerate(entries)
-        if isinstance(each, dict)
-    ]
+def _final_event(explanation: TaskExplanation) -> Event | None:
+    """Return the last event that ended the task."""
+    return next((event for event in reversed(explanation.events) if event.type in END_EVENTS), None)
 
 
 def _curl(visit: Visit, task: Task, intent: Json | None) -> str:
