@@ -1,4 +1,4 @@
-"""Logging: JSON lines, or coloured lines on a terminal.
+"""Logging: JSON lines or logfmt, or coloured lines on a terminal.
 
 Every module logs through ``structlog.get_logger()``. Libraries that use :mod:`logging` write to the same stream.
 Import this module before any other that imports structlog, to keep the start fast.
@@ -17,8 +17,10 @@ import msgspec
 
 from receiver.domain.clock import iso_micros
 from receiver.domain.control_characters import escape_text
-from receiver.domain.errors import ConfigurationError
 from receiver.domain.redaction import Redactor
+from receiver.domain.request_id import request_id
+from receiver.service.log_formats import LogFormat, read_format, to_logfmt
+from receiver.service.log_levels import LEVELS, LogLevels, read_levels
 from receiver.service.log_writer import LogWriter
 
 # structlog imports rich if it is installed, for tracebacks that we do not use. That costs 35 ms and 5 MiB.
@@ -31,14 +33,6 @@ if _rich_is_absent:
     del sys.modules["rich"]
 
 _STDERR = 2
-LEVEL_VARIABLE = "KLING_RECEIVER_LOG"
-LEVELS: Mapping[str, int] = {
-    "debug": logging.DEBUG,
-    "info": logging.INFO,
-    "warning": logging.WARNING,
-    "error": logging.ERROR,
-}
-
 _PLAIN = (str, int, float, type(None))
 _PLAIN_TYPES = frozenset({*_PLAIN, bool})
 _encode_plain = msgspec.json.Encoder().encode
@@ -48,16 +42,17 @@ _encode_any = json.JSONEncoder(default=repr, separators=(",", ":")).encode
 def configure(level: str | None = None, *, environ: Mapping[str, str] = os.environ) -> LogWriter:
     """Set up logging to stderr for the whole process. Return its writer, which is flushed at exit.
 
-    *level* is debug, info, warning or error. The default is ``KLING_RECEIVER_LOG``, else info.
-    Raises ConfigurationError for an unknown level.
+    *level* is debug, info, warning or error, also by module. The default is ``KLING_RECEIVER_LOG``, else info.
+    Raises ConfigurationError for an unknown level, module or format.
     """
-    threshold = _threshold(level, environ)
-    on_terminal = os.isatty(_STDERR)
+    levels = read_levels(level, environ)
+    format_ = read_format(environ, on_terminal=os.isatty(_STDERR))
+    is_console = format_ is LogFormat.CONSOLE
     writer = LogWriter(_STDERR, report_dropped=_report_dropped)
     atexit.register(writer.flush)
     structlog.configure(
-        processors=_console_processors(colors="NO_COLOR" not in environ) if on_terminal else [],
-        wrapper_class=structlog.make_filtering_bound_logger(threshold) if on_terminal else _json_logger(threshold),
+        processors=_console_processors(colors="NO_COLOR" not in environ) if is_console else [],
+        wrapper_class=_wrapper_class(levels, format_),
         logger_factory=lambda *_: _LineLogger(writer),
         cache_logger_on_first_use=True,
     )
@@ -83,17 +78,32 @@ def hide_secrets(redactor: Redactor) -> None:
     _redact_line.redactor = redactor
 
 
-def _threshold(level: str | None, environ: Mapping[str, str]) -> int:
-    name = level or environ.get(LEVEL_VARIABLE) or "info"
-    try:
-        return LEVELS[name.lower()]
-    except KeyError:
-        source = "--log-level" if level else LEVEL_VARIABLE
-        raise ConfigurationError([f"{source}: {name!r} is not a log level; use one of {', '.join(LEVELS)}"]) from None
+def _wrapper_class(levels: LogLevels, format_: LogFormat) -> Any:  # noqa: ANN401 -- structlog makes the classes
+    """Return what makes the logger of a module. structlog keeps it, so its module is looked up once."""
+
+    def logger_class(level: int) -> Any:  # noqa: ANN401 -- as above
+        if format_ is LogFormat.CONSOLE:
+            return structlog.make_filtering_bound_logger(level)
+        return _line_logger(level, to_logfmt if format_ is LogFormat.LOGFMT else _to_json)
+
+    if not levels.by_module:
+        return logger_class(levels.default)
+
+    def make(logger: object, processors: object, context: object) -> object:
+        frame = sys._getframe(1)  # noqa: SLF001 -- the only way to know which module logs, as structlog does it
+        while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("structlog"):
+            frame = frame.f_back
+        level = levels.of(frame.f_globals.get("__name__", ""))
+        return logger_class(level)(logger, processors=processors, context=context)
+
+    return make
 
 
-class _JsonLogger(structlog.BoundLoggerBase):
-    """A logger of JSON lines with structlog's methods. Its own one has no part but calls seven functions per line."""
+class _LineBoundLogger(structlog.BoundLoggerBase):
+    """A logger of lines with structlog's methods. Its own one has no part but calls seven functions per line."""
+
+    write: Callable[..., str]
+    """Returns a line's text."""
 
     def log(self, level: int, event: str, **values: object) -> None:
         """Log a line at a level of :mod:`logging`."""
@@ -101,36 +111,39 @@ class _JsonLogger(structlog.BoundLoggerBase):
 
     def error(self, event: str, **values: object) -> None:
         """Log an error, at any threshold."""
-        self._logger.msg(_json_line("error", event, {**self._context, **values}))
+        self._logger.msg(_line("error", event, {**self._context, **values}, type(self).write))
 
     def exception(self, event: str, **values: object) -> None:
         """Log an error with the exception being handled."""
-        self._logger.msg(_json_line("error", event, {**self._context, "exc_info": True, **values}))
+        values = {"exc_info": True, **values}
+        self._logger.msg(_line("error", event, {**self._context, **values}, type(self).write))
 
     critical = error
 
 
-def _json_logger(threshold: int) -> type[_JsonLogger]:
-    """Return the logger whose methods below a level do nothing."""
+def _line_logger(threshold: int, write: Callable[[Mapping[str, object]], str]) -> type[_LineBoundLogger]:
+    """Return the logger whose methods below a level do nothing. *write* returns a line's text."""
 
     def writes(level: str) -> Callable[..., None]:
-        return lambda self, event, **values: self._logger.msg(_json_line(level, event, {**self._context, **values}))
+        return lambda self, event, **values: self._logger.msg(_line(level, event, {**self._context, **values}, write))
 
-    def ignores(_self: _JsonLogger, _event: str, **_values: object) -> None: ...
+    def ignores(_self: _LineBoundLogger, _event: str, **_values: object) -> None: ...
 
     levels = {name: writes(name) if level >= threshold else ignores for name, level in LEVELS.items()}
-    return type("JsonLogger", (_JsonLogger,), levels)
+    return type("LineLogger", (_LineBoundLogger,), {**levels, "write": staticmethod(write)})
 
 
-def _json_line(level: str, event: str, values: Mapping[str, object]) -> str:
-    """Return a line as JSON, redacted when it is finished, so that nested values and tracebacks are covered too.
+def _line(level: str, event: str, values: Mapping[str, object], write: Callable[[Mapping[str, object]], str]) -> str:
+    """Return a line, redacted when it is finished, so that nested values and tracebacks are covered too.
 
-    Timestamp, level and event come first, because people read the JSON lines too.
+    Timestamp, level and event come first, because people read the lines too. All lines of a request have its id.
     """
     if "exc_info" in values:
         values = structlog.processors.format_exc_info(None, level, dict(values))
     line = {"timestamp": iso_micros(datetime.now(UTC)), "level": level, "event": event, **values}
-    return _redact_line.redactor.text(_to_json(line))
+    if (request := request_id()) is not None:
+        line["request"] = request
+    return _redact_line.redactor.text(write(line))
 
 
 def _to_json(line: Mapping[str, object]) -> str:
@@ -148,10 +161,17 @@ def _console_processors(*, colors: bool) -> list[structlog.typing.Processor]:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.processors.format_exc_info,
+        _add_request,
         _escape_values,
         structlog.dev.ConsoleRenderer(colors=colors, exception_formatter=structlog.dev.plain_traceback),
         _redact_line,
     ]
+
+
+def _add_request(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Add the id of the request that is being handled."""
+    request = request_id()
+    return line if request is None else {**line, "request": request}
 
 
 def _escape_values(_logger: object, _method: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:

@@ -22,6 +22,7 @@ from receiver.domain import errors
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.clock import token_hash
 from receiver.domain.metrics import Metrics
+from receiver.domain.request_id import begin_request
 from receiver.web.probes import Probe, ProbeRegistry, answer
 from receiver.web.server import problems
 from receiver.web.server.allowed_hosts import AllowedHosts, misdirected
@@ -112,6 +113,7 @@ class _PublicApp:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begin_request()
         try:
             await self._handle(scope, receive, send)
         except ClientDisconnected:
