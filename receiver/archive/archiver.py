@@ -35,6 +35,7 @@ from receiver.domain.errors import FileNotStored, NoResponse, ReceiverError, Sto
 from receiver.domain.metrics import Metrics
 from receiver.domain.model import Asset, Event, Json, Task
 from receiver.domain.notifier import Notifiers
+from receiver.domain.tracing import NO_TRACER, Tracer
 from receiver.domain.worker import TaskSet, run_worker
 from receiver.events.factory import RoutedEvent
 from receiver.events.payload import match_refreshed_urls
@@ -111,6 +112,7 @@ class Archiver:
         rng: Random,
         metrics: Metrics | None = None,
         previews: PreviewRequests | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._store = store
         self._catalog = catalog
@@ -124,6 +126,7 @@ class Archiver:
         self._rng = rng
         self._metrics = metrics or Metrics()
         self._previews = previews
+        self._tracer = tracer
         self._download_limiter = FairLimiter(MAX_CONCURRENT)
         self._copy_limiter = FairLimiter(MAX_CONCURRENT)
         self._jobs = TaskSet("archive.failed")
@@ -238,7 +241,8 @@ class Archiver:
         """Archive one result and store it. Return the missing result with its reason if that fails."""
         async with self._download_limiter.slot(job.event.id):
             began = time.perf_counter()
-            fetched = await self._fetcher.fetch(job.folder, result)
+            async with self._tracer.span("download", job.event.task_id, number=result.number):
+                fetched = await self._fetcher.fetch(job.folder, result)
         if isinstance(fetched, Asset) and self._copy_target is not None:
             fetched = await self._copy(job, fetched, self._copy_target)
         seconds = round(time.perf_counter() - began, 3)

@@ -31,6 +31,7 @@ from receiver.domain.errors import (
 )
 from receiver.domain.model import Generation, Json, StatusReport
 from receiver.domain.redaction import Redactor
+from receiver.domain.tracing import trace_headers
 from receiver.kling import parser_thread, protocol
 from receiver.kling.answer_body import MAX_BODY, chunks_of, clean, read_head
 from receiver.kling.auth import Authorization
@@ -275,7 +276,7 @@ class KlingClient:
             reply = await self._http_client.request(
                 method,
                 self._url(path),
-                headers={**headers, **self._authorization.headers()},
+                headers={**headers, **self._authorization.headers(), **trace_headers()},
                 content=content,
                 time_limit=self._timeout,
                 max_body=MAX_BODY,

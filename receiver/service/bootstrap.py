@@ -5,6 +5,7 @@ Resources are closed in reverse order of opening, so the store opens first and c
 
 import asyncio
 import gc
+import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -35,6 +36,7 @@ from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.service import logs
 from receiver.service.admin_token import TOKEN_FILE, admin_token
 from receiver.service.disk_monitor import DiskMonitor
+from receiver.service.open_telemetry import open_tracing
 from receiver.service.retention import Retention
 from receiver.service.startup_gate import StartupGate
 from receiver.service.supervisor import Supervisor, Work
@@ -159,11 +161,11 @@ async def build_service(
     redactor = Redactor([*secrets_in(settings), admin_token(settings)])
     logs.hide_secrets(redactor)
     kling = KlingClient(settings.kling, http_client=operator_client, clock=clock, redactor=redactor)
+    tracing = await stack.enter_async_context(open_tracing(store.traces, os.environ))
     context = make_context(
-        settings, store, kling, redactor=redactor, clock=clock, ids=ids, rng=SystemRandom(), metrics=metrics
+        settings, store, kling, redactor, tracing, clock=clock, ids=ids, rng=SystemRandom(), metrics=metrics
     )
-    pending = pending_counter(store.catalog)
-    lanes = LaneRegistry(settings, operator_client, public_client, redactor, count_pending=pending)
+    lanes = _build_lanes(context, operator_client, public_client)
     tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
     objects = await _open_object_store(settings, stack)
     results = build_results(context, objects)
@@ -201,6 +203,11 @@ def _readiness(context: Context, supervisor: Supervisor) -> ReadinessCheck:
     readiness = with_disk_check(supervisor.readiness, context.store.disk_space.shortage)
     folder = context.settings.archive.dir
     return readiness if folder is None else with_archive_check(readiness, FolderCheck(folder).problem)
+
+
+def _build_lanes(context: Context, operator_client: HttpClient, public_client: HttpClient) -> LaneRegistry:
+    pending = pending_counter(context.store.catalog)
+    return LaneRegistry(context.settings, operator_client, public_client, context.redactor, count_pending=pending)
 
 
 async def _open_object_store(settings: Settings, stack: AsyncExitStack) -> S3Storage | None:
@@ -244,7 +251,7 @@ def _listeners(
     )
     proxies = TrustedProxies(settings.public.proxies)
     public = public_app(
-        inbox,
+        context.tracing.callbacks(inbox),
         max_body=settings.callbacks.max_body,
         allowed_hosts=_public_hosts(settings),
         proxies=proxies,
@@ -254,7 +261,7 @@ def _listeners(
     )
     return {
         "public": _listener("public", public, settings.public.listen, sockets, ConnectionLimits(proxies=proxies)),
-        "admin": _listener("admin", admin, settings.admin.listen, sockets, _ADMIN_LIMITS),
+        "admin": _listener("admin", context.tracing.submits(admin), settings.admin.listen, sockets, _ADMIN_LIMITS),
     }
 
 

@@ -32,6 +32,7 @@ from receiver.service.diagnostics import diagnosis
 from receiver.service.heartbeat import Heartbeat
 from receiver.service.measurements import Measurements
 from receiver.service.supervisor import Work
+from receiver.service.tracing import NO_TRACING, Tracing
 from receiver.settings import Settings
 from receiver.settings.export import list_settings
 from receiver.store.interfaces import ArchiveStore, Catalog, DeliveryQueue
@@ -82,6 +83,7 @@ class Context:
     ids: Ids
     rng: Random
     metrics: Metrics
+    tracing: Tracing = NO_TRACING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,8 +135,9 @@ def make_context(
     settings: Settings,
     store: SqliteStore,
     kling: KlingClient,
-    *,
     redactor: Redactor | None = None,
+    tracing: Tracing = NO_TRACING,
+    *,
     clock: Clock,
     ids: Ids,
     rng: Random,
@@ -155,6 +158,7 @@ def make_context(
         ids=ids,
         rng=rng,
         metrics=metrics,
+        tracing=tracing,
     )
 
 
@@ -173,9 +177,11 @@ def build_tasks(context: Context) -> TaskServices:
         store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
     )
     executor = CreateExecutor(store.tasks, kling, recorder, recovery, alerts, ends=ends, settings=settings, clock=clock)
+    executor = _build_executor(context, recorder, recovery, alerts)
     held = HeldCreates(store.tasks, recorder, executor.admission, wait=settings.gateway.wait, clock=clock)
+    traced_store = context.tracing.submit_store(store.tasks)
     submitter = Submitter(
-        store.tasks, executor, recorder, held, settings=settings, notifiers=notifiers, clock=clock, ids=ids
+        traced_store, executor, recorder, held, settings=settings, notifiers=notifiers, clock=clock, ids=ids
     )
     return TaskServices(
         inbox=inbox,
@@ -198,6 +204,18 @@ def _build_gateway_creates(context: Context, submitter: Submitter, held: HeldCre
     notifier = context.notifiers.tasks
     return GatewayCreates(
         submitter, held, store.tasks, store.catalog, timeout=timeout, notifier=notifier, clock=context.clock
+def _build_executor(
+    context: Context, recorder: CreateRecorder, recovery: CreateRecovery, alerts: TaskAlerts
+) -> CreateExecutor:
+    return CreateExecutor(
+        context.store.tasks,
+        context.kling,
+        recorder,
+        recovery,
+        alerts,
+        settings=context.settings,
+        clock=context.clock,
+        tracer=context.tracing.tracer,
     )
 
 
@@ -215,8 +233,8 @@ def _build_callback_health(context: Context, ends: ExpectedEnds, alerts: TaskAle
 def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts) -> Poller:
     return Poller(
         context.store.tasks,
-        context.kling,
-        inbox,
+        context.tracing.polls(context.kling),
+        context.tracing.answers(inbox),
         alerts,
         timeout=context.settings.kling.timeout,
         notifiers=context.notifiers,
@@ -228,7 +246,7 @@ def _build_poller(context: Context, inbox: Inbox, alerts: TaskAlerts) -> Poller:
 def _build_inbox(context: Context, ends: ExpectedEnds, health: CallbackHealth) -> Inbox:
     settings = context.settings
     return Inbox(
-        context.store.tasks,
+        context.tracing.inbox_store(context.store.tasks),
         context.event_factory,
         callbacks=settings.callbacks,
         ends=ends,
@@ -289,7 +307,7 @@ def build_deliveries(
     route_states = RouteStates(queue, context.alerts, notifiers=notifiers, clock=clock)
     dispatcher = Dispatcher(
         queue,
-        lanes,
+        context.tracing.lanes(lanes),
         route_states,
         notifier=notifiers.deliveries,
         clock=clock,
@@ -328,6 +346,7 @@ def build_archiver(
         rng=context.rng,
         metrics=context.metrics,
         previews=previews,
+        tracer=context.tracing.tracer,
     )
 
 

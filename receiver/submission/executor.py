@@ -23,6 +23,7 @@ from receiver.domain.errors import (
     StoreError,
 )
 from receiver.domain.model import Origin, StatusReport, Task, TaskState
+from receiver.domain.tracing import NO_TRACER, Tracer
 from receiver.kling import create_body, endpoints, protocol
 from receiver.kling.client import KlingResponse
 from receiver.kling.endpoints import Endpoint
@@ -88,6 +89,7 @@ class CreateExecutor:
         ends: ExpectedEnds,
         settings: Settings,
         clock: Clock,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         self._task_store = task_store
         self._kling = kling
@@ -97,6 +99,7 @@ class CreateExecutor:
         self._ends = ends
         self._public_url = settings.public.url.rstrip("/")
         self._clock = clock
+        self._tracer = tracer
         self.max_duration = 2 * settings.kling.timeout + _MARGIN  # a call may be signed again and repeated once
         slots = settings.kling.slots
         self.admission = AdmissionControl({"video": slots.video, "image": slots.image}, max_duration=self.max_duration)
@@ -140,7 +143,8 @@ class CreateExecutor:
         self._recorder.in_flight.add(task.id)
         self._recorder.begun_at[task.id] = self._clock.monotonic()
         try:
-            answer = await self._kling.create(endpoint.path, body.content, pass_through=pass_through)
+            async with self._tracer.span("kling.create", task.id):
+                answer = await self._kling.create(endpoint.path, body.content, pass_through=pass_through)
         except (KlingUnreachable, KlingUncertain) as exc:
             answer = exc
         finally:

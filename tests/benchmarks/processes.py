@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from benchmarks.load import LoadResult, post_all, request
@@ -122,10 +123,16 @@ class Receiver:
 
 
 @contextmanager
-def a_receiver(folder: Path, *sinks: int, script: str | None = None, kling: int = 9) -> Iterator[Receiver]:
+def a_receiver(
+    folder: Path,
+    *sinks: int,
+    script: str | None = None,
+    kling: int = 9,
+    env: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Receiver]:
     """Run the receiver with a store in *folder* and routes to *sinks* and *script*. Yield it after READY.
 
-    Without *kling*, the port of a Kling, it calls one that is not there.
+    Without *kling*, the port of a Kling, it calls one that is not there. *env* are further variables.
     """
     public, admin, log, config = free_port(), free_port(), folder / "receiver.log", folder / "config.toml"
     routes = "".join(ROUTE.format(sink=sink, secret=SECRET) for sink in sinks)
@@ -135,9 +142,9 @@ def a_receiver(folder: Path, *sinks: int, script: str | None = None, kling: int 
         address = folder / "notify"
         address.unlink(missing_ok=True)
         notified.bind(str(address))
-        env = {"NOTIFY_SOCKET": str(address), "KLING_RECEIVER_CONFIG": str(config)}
+        env = {**env, "NOTIFY_SOCKET": str(address), "KLING_RECEIVER_CONFIG": str(config)}
         began = time.perf_counter()
-        with python_process("receiver", "serve", log=log, env=env) as process:
+        with python_process("receiver", "serve", log=log, env=dict(env)) as process:
             _wait_for_ready(process, notified, log)
             ready_after = time.perf_counter() - began
             yield Receiver(public=public, admin=admin, config=config, startup_seconds=ready_after, pid=process.pid)

@@ -14,6 +14,7 @@ from receiver.delivery.senders.process import MAX_SHUTDOWN, ProcessResult, run
 from receiver.delivery.senders.sender import DeliveryRequest
 from receiver.domain.model import Accepted, Event, Failed, Json, Outcome, Refused
 from receiver.domain.secret import Secret
+from receiver.domain.tracing import trace_headers
 from receiver.events import payload
 from receiver.settings import ScriptSettings
 
@@ -62,7 +63,7 @@ class ScriptSender:
             result = await run(
                 self._settings.command,
                 content=await self.preview(request.event),
-                env=self._base_environment() | _variables(request),
+                env=self._base_environment() | _variables(request) | _trace_variable(),
                 cwd=self._settings.cwd,
                 time_limit=self._settings.timeout,
                 output_limit=self._settings.output_limit,
@@ -222,6 +223,11 @@ def _variables(request: DeliveryRequest) -> dict[str, str]:
     if folder := _asset_dir(data):  # otherwise absent: an empty one would turn "$KLING_ASSET_DIR"/* into /*
         values["KLING_ASSET_DIR"] = folder
     return {name: _UNSAFE.sub("", "" if value is None else str(value)) for name, value in values.items()}
+
+
+def _trace_variable() -> dict[str, str]:
+    """Return the variable that continues the current trace in the program."""
+    return {name.upper(): value for name, value in trace_headers().items()}
 
 
 def _event_data(event: Event) -> Json:

@@ -14,6 +14,7 @@ from receiver.domain import signing
 from receiver.domain.errors import AddressBlocked, NoResponse, RequestNotSent
 from receiver.domain.model import Accepted, Event, Failed, Outcome, Refused
 from receiver.domain.secret import Secret
+from receiver.domain.tracing import trace_headers
 from receiver.events import payload
 from receiver.net.http_client import HttpClient, HttpResponse, StreamedResponse, has_literal_ip
 from receiver.net.retry_after import parse_retry_after
@@ -71,7 +72,7 @@ class WebhookSender:
             content = await self.preview(request.event)
         except ProjectionFailed as exc:
             return Failed(reason=exc.message, is_about_event=True)
-        headers = self._headers | _tracking_headers(request) | _id_headers(request)
+        headers = self._headers | _tracking_headers(request) | _id_headers(request) | trace_headers()
         if self._settings.secret:
             headers |= _signature_header(self._settings.secret, request, content)
         return await _post(

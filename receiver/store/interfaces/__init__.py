@@ -14,6 +14,7 @@ Time, ids and claims are arguments: a store has no clock and no randomness.
     .reports     ReportStore     daily reports and what they are made of  daily report
     .deletions   DeletionStore   deletion of single tasks on request      archive
     .overview    Overview        searches, the latest of everything       web
+    .traces      TraceStore      the traces of tasks                      tracing
     .totals      Totals          the present state, lasting totals        web
     .durations   DurationStore   how long past tasks took                 duration_keeper
 """
@@ -39,6 +40,7 @@ from receiver.store.interfaces.results import ResultFilter, ResultPage, ResultSt
 from receiver.store.interfaces.retention import RetentionStore, RetentionTarget, SweepResult
 from receiver.store.interfaces.tasks import ById, ByToken, Change, Decide, TaskRef, TaskStore
 from receiver.store.interfaces.totals import StoreSnapshot, Total, Totals
+from receiver.store.interfaces.traces import TraceStore
 
 __all__ = [
     "AlertStore",
@@ -80,5 +82,6 @@ __all__ = [
     "TaskStore",
     "Total",
     "Totals",
+    "TraceStore",
     "Workload",
 ]

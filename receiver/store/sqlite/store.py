@@ -28,6 +28,7 @@ from receiver.store.sqlite.results import SqliteResultStore
 from receiver.store.sqlite.retention import SqliteRetentionStore
 from receiver.store.sqlite.tasks import SqliteTaskStore
 from receiver.store.sqlite.totals import SqliteTotals
+from receiver.store.sqlite.traces import SqliteTraceStore
 from receiver.store.sqlite.writer import WriteOp, Writer
 
 _CLOCK = SystemClock()
@@ -72,6 +73,7 @@ class SqliteStore:
         self.durations = SqliteDurationStore(writer, lists)
         self.deletions = SqliteDeletionStore(writer, lists)
         self.overview = SqliteOverview(lists)
+        self.traces = SqliteTraceStore(writer, hot)
         self.totals = SqliteTotals(writer, lists, path, disk_space)
 
     @classmethod

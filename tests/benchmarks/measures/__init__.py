@@ -9,6 +9,7 @@ from benchmarks.measures.deliveries import delivered, latency, scripts
 from benchmarks.measures.grown import grown
 from benchmarks.measures.storage import storage
 from benchmarks.measures.submits import job_file, submits
+from benchmarks.measures.tracing import tracing
 
 ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
     "acknowledged": acknowledged,
@@ -23,4 +24,5 @@ ALL: dict[str, Callable[[Scale], Iterator[Measurement]]] = {
     "job-file": job_file,
     "storage": storage,
     "grown": grown,
+    "tracing": tracing,
 }

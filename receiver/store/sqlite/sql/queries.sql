@@ -1127,6 +1127,18 @@ FROM alerts
 WHERE closed_at IS NULL
 GROUP BY is_acknowledged;
 
+-- name: save_trace
+-- Stores the trace of a task, unless it has one.
+INSERT INTO traces (task_id, traceparent)
+VALUES (?, ?)
+ON CONFLICT (task_id) DO NOTHING;
+
+-- name: trace
+-- Reads the trace of a task.
+SELECT traceparent
+FROM traces
+WHERE task_id = :task_id;
+
 -- name: list_actions
 -- Lists audit entries, newest first.
 SELECT *

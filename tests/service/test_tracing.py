@@ -1,0 +1,78 @@
+"""When traces are made, and what a missing extra or a broken context does."""
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from pathlib import Path
+
+import pytest
+from harness.factories import a_task
+from harness.logs import capture_logs
+
+from receiver.domain.tracing import NO_TRACER, current_traceparent, trace_headers
+from receiver.service.open_telemetry import open_tracing
+from receiver.service.tracing import NO_TRACING, is_requested
+from receiver.store.sqlite.store import SqliteStore
+
+FIRST = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
+    store = await SqliteStore.open(tmp_path / "receiver.db")
+    async with aclosing(store):
+        yield store
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        ({}, False),
+        ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, True),
+        ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}, True),
+        ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, False),
+        ({"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_EXPORTER": "otlp"}, False),
+        ({"OTEL_SERVICE_NAME": "kling"}, False),
+    ],
+)
+def test_the_standard_variables_decide(environ: dict[str, str], expected: bool) -> None:
+    assert is_requested(environ) is expected
+
+
+async def test_without_the_extra_a_warning_says_how_to_install_it(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("receiver.service.open_telemetry.find_spec", lambda _: None)
+
+    with capture_logs() as logs:
+        async with open_tracing(store.traces, {"OTEL_TRACES_EXPORTER": "otlp"}) as tracing:
+            assert tracing is NO_TRACING
+
+    (line,) = logs
+    assert (line["event"], line["log_level"]) == ("tracing.off", "warning")
+    assert "make otel" in line["remedy"]
+
+
+async def test_without_tracing_a_span_is_nothing(store: SqliteStore) -> None:
+    async with open_tracing(store.traces, {}) as tracing, tracing.tracer.span("download", "tsk_1", number=1):
+        assert tracing.tracer is NO_TRACER
+        assert trace_headers() == {}
+        assert tracing.submit_store(store.tasks) is store.tasks
+
+
+def test_the_current_trace_is_a_header() -> None:
+    token = current_traceparent.set(FIRST)
+    try:
+        assert trace_headers() == {"traceparent": FIRST}
+    finally:
+        current_traceparent.reset(token)
+
+
+async def test_the_first_trace_of_a_task_is_kept_as_long_as_the_task(store: SqliteStore) -> None:
+    await store.tasks.add(a_task(), b"{}")
+
+    await store.traces.save("tsk_1", FIRST)
+    await store.traces.save("tsk_1", FIRST.replace("a", "c"))
+
+    assert await store.traces.find("tsk_1") == FIRST
+    assert await store.traces.find("tsk_2") is None
