@@ -20,6 +20,7 @@ from receiver.web.resources.health import ReadinessCheck
 log = structlog.get_logger()
 
 INTERVAL = timedelta(minutes=1)
+_START_INTERVAL = timedelta(seconds=1)
 _CHECK_LIMIT = timedelta(seconds=10)
 _REQUEST_LIMIT = timedelta(seconds=10)
 _MAX_ANSWER = 1024
@@ -53,10 +54,20 @@ class Heartbeat:
         self._silent_because = ""
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Send a heartbeat now and each minute, until *stop*."""
+        """Send a heartbeat once the service is ready, and then each minute, until *stop*."""
+        started_at = self._clock.now()
         while not stop.is_set():
-            await self.beat()
-            await self._clock.wait(stop, until=self._clock.now() + INTERVAL)
+            now = self._clock.now()
+            wait = await self.step(is_starting=now - started_at < INTERVAL)
+            await self._clock.wait(stop, until=now + wait)
+
+    async def step(self, *, is_starting: bool) -> timedelta:
+        """Send a heartbeat if all is well, and return when to continue. At the start parts may still be starting."""
+        reason = await self.beat()
+        if reason and is_starting:
+            return _START_INTERVAL
+        self._log_change(reason)
+        return INTERVAL
 
     async def beat(self) -> str:
         """Request the URL if all is well. Return why there was no heartbeat, or an empty string."""
@@ -65,9 +76,7 @@ class Heartbeat:
                 reason = await self._fault()
         except TimeoutError:
             reason = f"the store did not commit within {_CHECK_LIMIT.total_seconds():.0f} s"
-        reason = reason or await self._request()
-        self._log_change(reason)
-        return reason
+        return reason or await self._request()
 
     async def _fault(self) -> str:
         """Return what is not well, or an empty string."""

@@ -28,7 +28,7 @@ async def test_people_are_told_of_a_held_route_and_no_output_has_the_token(tmp_p
                 routes = await receiver.run_cli_async("routes", "list", "--json")
                 alerts = await receiver.run_cli_async("alerts", "list", "--json")
                 attempts = receiver.rows("SELECT number, outcome, reason FROM attempts ORDER BY number")
-                log = receiver.log
+                log = receiver.log()
 
     assert held.returncode == 0
     first = json.loads(chat.bodies[0])

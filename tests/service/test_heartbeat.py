@@ -131,11 +131,18 @@ async def test_the_log_says_once_that_the_heartbeat_stopped_and_resumed(heartbea
     with capture_logs() as logs:
         for held in outcomes:
             monitor.held = held
-            await heartbeat.beat()
+            await heartbeat.step(is_starting=False)
 
     assert [line["event"] for line in logs] == ["heartbeat.stopped", "heartbeat.resumed"]
     assert PATH not in str(logs)
 
 
-def test_a_heartbeat_is_sent_each_minute() -> None:
-    assert INTERVAL.total_seconds() == 60
+async def test_parts_that_are_still_starting_are_no_fault(heartbeat: Heartbeat, monitor: Monitor) -> None:
+    monitor.checks = [Check(name="public", ok=False)]
+    with capture_logs() as logs:
+        first = await heartbeat.step(is_starting=True)
+        monitor.checks = []
+        second = await heartbeat.step(is_starting=True)
+
+    assert (first.total_seconds(), second) == (1, INTERVAL)
+    assert (logs, len(monitor.requests)) == ([], 1)
