@@ -5,6 +5,8 @@ Spans have ids, names of routes and outcomes, and no text of others: that might 
 """
 
 import asyncio
+import logging
+import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
@@ -35,7 +37,8 @@ log = structlog.get_logger()
 
 _MAX_KNOWN_TRACES = 10_000
 _FLUSH_SECONDS = 3
-_SUBMITS = ("/api/tasks", "/kling/")
+_MAX_COMPLAINT_SECONDS = 60
+_SUBMIT_PATH = re.compile(r"/api/tasks(/.+/retry)?|/kling/.+")
 _SERVICE_NAME = "kling-receiver"
 
 _span: ContextVar[Any] = ContextVar("current_span", default=None)
@@ -63,6 +66,8 @@ async def open_tracing(traces: TraceStore, environ: Mapping[str, str]) -> AsyncI
         resource=Resource.create({**named, "service.version": __version__}), shutdown_on_exit=False
     )
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    library = logging.getLogger("opentelemetry")
+    library.handlers, library.propagate = [_OncePerMinute()], False  # each failed batch is a line otherwise
     log.info("tracing.on")
     try:
         yield OpenTelemetryTracing(provider, traces)
@@ -70,6 +75,21 @@ async def open_tracing(traces: TraceStore, environ: Mapping[str, str]) -> AsyncI
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await run_in_daemon_thread(provider.shutdown, name="trace-exporter")
+
+
+class _OncePerMinute(logging.Handler):
+    """Passes one line a minute on to the handlers of the whole process."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._next_at = 0.0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log a line, unless one was logged less than a minute ago."""
+        now = time.monotonic()
+        if now >= self._next_at:
+            self._next_at = now + _MAX_COMPLAINT_SECONDS
+            logging.getLogger().handle(record)
 
 
 class OpenTelemetryTracing:
@@ -130,7 +150,8 @@ class OpenTelemetryTracing:
         """Wrap the admin app."""
 
         async def traced(scope: Scope, receive: Receive, send: Send) -> None:
-            if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].startswith(_SUBMITS):
+            is_post = scope["type"] == "http" and scope["method"] == "POST"
+            if not is_post or not _SUBMIT_PATH.fullmatch(scope["path"]):
                 await app(scope, receive, send)
                 return
             parent = next((value.decode("latin-1") for name, value in scope["headers"] if name == b"traceparent"), "")

@@ -39,6 +39,11 @@ def a_tracing_script(folder: Path) -> str:
     return f'[[routes]]\nname = "script"\nscript = {{ command = ["{script}"] }}\n'
 
 
+async def wait_for_another_export(collector: OtlpCollector) -> None:
+    before = len(collector.bodies)
+    await wait_until(lambda: len(collector.bodies) > before, seconds=20)
+
+
 async def call_back(url: str) -> None:
     async with plain_http() as client:
         answer = await client.post(url, content=a_push_body("succeed", task_id="8672"))
@@ -57,7 +62,7 @@ async def test_a_submit_is_one_trace_that_a_later_process_continues(tmp_path: Pa
             await call_back(callback_url)
             await wait_until(lambda: bool(sink.headers) and (tmp_path / "traced").exists(), seconds=20)
             assert await receiver.stop() == 0
-            log = receiver.log
+            log = receiver.log()
 
     (submit,), (create,), (callback,) = (collector.named(name) for name in ("submit", "kling.create", "callback"))
     attempts = {span.attributes["route"]: span for span in collector.named("delivery.attempt")}
@@ -102,6 +107,20 @@ async def test_a_collector_that_hangs_stops_nothing(tmp_path: Path) -> None:
                     await wait_for_state(client, task["id"], "succeed")
                 await wait_until(lambda: bool(sink.headers), seconds=20)
                 assert await receiver.stop(seconds=15) == 0
+
+
+async def test_a_collector_that_refuses_is_one_line_a_minute(tmp_path: Path, collector: OtlpCollector) -> None:
+    collector.status = 400
+    async with a_kling() as kling, a_receiver(tmp_path, a_config(kling.url), environ=collector.environ()) as receiver:
+        async with receiver.client() as client:
+            for _ in range(3):
+                await submit_task(client)
+                await wait_for_another_export(collector)
+        await receiver.stop()
+        complaints = [line for line in receiver.log().splitlines() if "opentelemetry" in line]
+
+    assert len(complaints) == 1
+    assert json.loads(complaints[0])["level"] in ("warning", "error")
 
 
 async def test_without_the_variables_no_trace_is_made(tmp_path: Path) -> None:
