@@ -25,7 +25,7 @@ from receiver.delivery.senders.sender import DeliveryRequest, Sender
 from receiver.domain.bounded_dict import BoundedDict
 from receiver.domain.daemon_thread import run_in_daemon_thread
 from receiver.domain.errors import StoreUnavailable
-from receiver.domain.model import Accepted, Outcome, StatusReport, Task
+from receiver.domain.model import Accepted, Event, Outcome, StatusReport, Task
 from receiver.domain.tracing import current_traceparent
 from receiver.kling.client import KlingResponse
 from receiver.service.tracing import NO_TRACING, Tracing, is_requested
@@ -353,6 +353,9 @@ class _TracedSender:
     @property
     def timeout(self) -> timedelta:
         return self._sender.timeout
+
+    async def preview(self, event: Event) -> bytes:
+        return await self._sender.preview(event)
 
     async def send(self, request: DeliveryRequest) -> Outcome:
         attributes: dict[str, str | int] = {"route": self._route, "attempt": request.attempt}

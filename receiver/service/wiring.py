@@ -176,8 +176,7 @@ def build_tasks(context: Context) -> TaskServices:
     recovery = CreateRecovery(
         store.tasks, kling, recorder, store.catalog, settings=settings, notifiers=notifiers, clock=clock
     )
-    executor = CreateExecutor(store.tasks, kling, recorder, recovery, alerts, ends=ends, settings=settings, clock=clock)
-    executor = _build_executor(context, recorder, recovery, alerts)
+    executor = _build_executor(context, recorder, recovery, alerts, ends)
     held = HeldCreates(store.tasks, recorder, executor.admission, wait=settings.gateway.wait, clock=clock)
     traced_store = context.tracing.submit_store(store.tasks)
     submitter = Submitter(
@@ -204,8 +203,11 @@ def _build_gateway_creates(context: Context, submitter: Submitter, held: HeldCre
     notifier = context.notifiers.tasks
     return GatewayCreates(
         submitter, held, store.tasks, store.catalog, timeout=timeout, notifier=notifier, clock=context.clock
+    )
+
+
 def _build_executor(
-    context: Context, recorder: CreateRecorder, recovery: CreateRecovery, alerts: TaskAlerts
+    context: Context, recorder: CreateRecorder, recovery: CreateRecovery, alerts: TaskAlerts, ends: ExpectedEnds
 ) -> CreateExecutor:
     return CreateExecutor(
         context.store.tasks,
@@ -213,6 +215,7 @@ def _build_executor(
         recorder,
         recovery,
         alerts,
+        ends=ends,
         settings=context.settings,
         clock=context.clock,
         tracer=context.tracing.tracer,
