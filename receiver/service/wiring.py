@@ -446,6 +446,8 @@ def admin_services(
         probes=ProbeRegistry(clock=clock),
         results=ResultApi(store.results, store.catalog, results.previews),
         metrics=_metrics_api(context, tasks),
+        metrics=_build_metrics(context, tasks),
+        results=ResultApi(store.results, store.catalog, previews or build_previews(context)),
         clock=clock,
         ids=context.ids,
     )
@@ -471,4 +473,11 @@ def _trigger(context: Context) -> TriggerService:
         notifiers=context.notifiers,
         clock=context.clock,
         ids=context.ids,
+def _build_metrics(context: Context, tasks: TaskServices) -> MetricsApi:
+    return MetricsApi(
+        context.metrics,
+        context.store.totals,
+        slot_limits=tasks.executor.admission.slot_limits,
+        routes=[route.name for route in context.settings.routes],
+        clock=context.clock,
     )
