@@ -51,7 +51,7 @@ async def open_tracing(traces: TraceStore, environ: Mapping[str, str]) -> AsyncI
     if not is_requested(environ):
         yield NO_TRACING
         return
-    if find_spec("opentelemetry.sdk") is None:
+    if not _is_installed():
         remedy = "In a checkout: make otel, else: pip install 'kling-receiver[otel]'."
         log.warning("tracing.off", reason="The extra `otel` is not installed.", remedy=remedy)
         yield NO_TRACING
@@ -75,6 +75,13 @@ async def open_tracing(traces: TraceStore, environ: Mapping[str, str]) -> AsyncI
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await run_in_daemon_thread(provider.shutdown, name="trace-exporter")
+
+
+def _is_installed() -> bool:
+    try:
+        return all(find_spec(name) for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http"))
+    except ModuleNotFoundError:  # not even the package above
+        return False
 
 
 class _OncePerMinute(logging.Handler):

@@ -1,5 +1,6 @@
 """When traces are made, and what a missing extra or a broken context does."""
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -14,6 +15,17 @@ from receiver.service.tracing import NO_TRACING, is_requested
 from receiver.store.sqlite.store import SqliteStore
 
 FIRST = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+class Absent:
+    """A finder that knows a package not to be installed."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def find_spec(self, name: str, *_: object) -> None:
+        if f"{name}.".startswith(f"{self._name}."):
+            raise ModuleNotFoundError(name)
 
 
 @pytest.fixture
@@ -39,10 +51,13 @@ def test_the_standard_variables_decide(environ: dict[str, str], expected: bool) 
     assert is_requested(environ) is expected
 
 
+@pytest.mark.parametrize("missing", ["opentelemetry", "opentelemetry.sdk", "opentelemetry.exporter"])
 async def test_without_the_extra_a_warning_says_how_to_install_it(
-    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch, missing: str
 ) -> None:
-    monkeypatch.setattr("receiver.service.open_telemetry.find_spec", lambda _: None)
+    for name in [name for name in sys.modules if f"{name}.".startswith(f"{missing}.")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Absent(missing), *sys.meta_path])
 
     with capture_logs() as logs:
         async with open_tracing(store.traces, {"OTEL_TRACES_EXPORTER": "otlp"}) as tracing:
