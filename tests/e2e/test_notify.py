@@ -1,5 +1,6 @@
 """A running service tells people: the alert of a held route, a test, and what happens when the chat is down."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -42,3 +43,37 @@ async def test_people_are_told_of_a_held_route_and_no_output_has_the_token(tmp_p
     assert (alert["type"], alert["subject"], alert["times"]) == ("alert.route_held", "hook", 1)
     assert "503" in attempts[0][2]
     assert CANARY not in f"{log}{attempts}{tested.stdout}{routes.stdout}"
+
+
+def notification_processes(parent: int) -> set[int]:
+    """Return the ids of a process's children that send notifications."""
+    found = set()
+    for folder in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            is_child = folder.name.isdecimal() and f"\nPPid:\t{parent}\n" in (folder / "status").read_text()
+            if is_child and b"apprise_child" in (folder / "cmdline").read_bytes():
+                found.add(int(folder.name))
+    return found
+
+
+def living(processes: set[int]) -> set[int]:
+    return {each for each in processes if Path(f"/proc/{each}").exists()}
+
+
+async def test_a_killed_service_leaves_no_notification_behind(tmp_path: Path) -> None:
+    with ChatService(hangs=True) as chat:
+        async with a_sink() as sink:
+            more = a_webhook_route(sink) + a_notify_route(f"json://{chat.address}/{CANARY}?rto=60")
+            async with a_receiver(tmp_path, a_config("http://127.0.0.1:9", more=more)) as receiver:
+                await receiver.run_cli_async("routes", "hold", "hook")
+                await wait_until(lambda: bool(chat.bodies), seconds=30)
+                assert receiver.process is not None
+                hanging = notification_processes(receiver.process.pid)
+
+                receiver.kill()
+                left = living(hanging)
+                await receiver.start()
+                await wait_until(lambda: not living(hanging), seconds=20)
+                await wait_until(lambda: len(chat.bodies) >= 2, seconds=30)  # the delivery is attempted again
+
+    assert left == hanging != set()

@@ -38,6 +38,9 @@ SECRETS = {
     "HEADER": "canary-header-2w3e4r5t6y",
     "SCRIPT": "canary-script-7u8i9o0p",
     "PASSWORD": "canary-password-3e4r5t",
+    "NOTIFY_USER": "canary-notify-user-1q2w3e",
+    "NOTIFY_PASSWORD": "canary-notify-password-4r5t6y",
+    "NOTIFY_PATH": "canary-notify-path-7u8i9o",
 }
 HIDDEN_PATH = "canary-path-6y7u8i"
 GUESSED_TOKEN = "canary-guessed-token-0000000000000000000000000"
@@ -67,6 +70,8 @@ max_body = "64KiB"
 secret = "env:GATEWAY"
 [network]
 allow = ["127.0.0.0/8"]
+[alerts]
+heartbeat = "{nowhere}"
 [[routes]]
 name = "good"
 on = ["*"]
@@ -98,12 +103,24 @@ on = ["*"]
 unverified = true
 retry = ["50ms"]
 script = {{ command = ["./not-there"], env = {{ KEY = "env:SCRIPT" }} }}
+[[routes]]
+name = "people"
+on = ["succeed"]
+unverified = true
+retry = ["1h"]
+notify = {{ urls = ["{_notify_url(refusing)}", "tgram://{SECRETS["NOTIFY_PATH"]}"] }}
 """
+
+
+def _notify_url(refusing: str) -> str:
+    user = f"{SECRETS['NOTIFY_USER']}:{SECRETS['NOTIFY_PASSWORD']}"
+    return f"json://{user}@{urlsplit(refusing).netloc}/{SECRETS['NOTIFY_PATH']}"
 
 
 READING = [
     "tasks list", "tasks show TASK", "events list", "events show EVENT", "deliveries list", "deliveries show DELIVERY",
-    "routes list", "routes test good", "routes test refuses", "routes test nowhere", "routes test script",
+    "routes list", "routes test people", "routes test good", "routes test refuses", "routes test nowhere",
+    "routes test script",
     "config check", "config show", "doctor", "explain TASK", "db stats", "db check", "replay --route nowhere --dry-run",
     "routes hold nowhere", "routes release nowhere", "deliveries retry DELIVERY",
 ]  # fmt: skip
