@@ -51,23 +51,10 @@ async def open_tracing(traces: TraceStore, environ: Mapping[str, str]) -> AsyncI
     if not is_requested(environ):
         yield NO_TRACING
         return
-    if not _is_installed():
-        remedy = "In a checkout: make otel, else: pip install 'kling-receiver[otel]'."
-        log.warning("tracing.off", reason="The extra `otel` is not installed.", remedy=remedy)
+    provider = _open_provider(environ)
+    if provider is None:
         yield NO_TRACING
         return
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 -- an extra
-    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 -- as above
-    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 -- as above
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 -- as above
-
-    named = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": _SERVICE_NAME}
-    provider = TracerProvider(
-        resource=Resource.create({**named, "service.version": __version__}), shutdown_on_exit=False
-    )
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
-    library = logging.getLogger("opentelemetry")
-    library.handlers, library.propagate = [_OncePerMinute()], False  # each failed batch is a line otherwise
     log.info("tracing.on")
     try:
         yield OpenTelemetryTracing(provider, traces)
@@ -75,6 +62,30 @@ async def open_tracing(traces: TraceStore, environ: Mapping[str, str]) -> AsyncI
         with suppress(TimeoutError):
             async with asyncio.timeout(_FLUSH_SECONDS):
                 await run_in_daemon_thread(provider.shutdown, name="trace-exporter")
+
+
+def _open_provider(environ: Mapping[str, str]) -> Any:  # noqa: ANN401 -- the library's own
+    """Return what makes and exports spans, or None after logging why there is none."""
+    if not _is_installed():
+        remedy = "In a checkout: make otel, else: pip install 'kling-receiver[otel]'."
+        log.warning("tracing.off", reason="The extra `otel` is not installed.", remedy=remedy)
+        return None
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 -- an extra
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415 -- as above
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 -- as above
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 -- as above
+
+    named = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": _SERVICE_NAME}
+    library = logging.getLogger("opentelemetry")
+    library.handlers, library.propagate = [_OncePerMinute()], False  # each failed batch is a line otherwise
+    try:
+        resource = Resource.create({**named, "service.version": __version__})
+        provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except (ValueError, TypeError, OSError) as exc:  # a variable that the library cannot read
+        log.warning("tracing.off", reason=f"A variable OTEL_* is not valid: {exc}")
+        return None
+    return provider
 
 
 def _is_installed() -> bool:

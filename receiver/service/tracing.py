@@ -105,5 +105,5 @@ def is_requested(environ: Mapping[str, str]) -> bool:
         return False
     exporter = environ.get("OTEL_TRACES_EXPORTER", "").strip().lower()
     if exporter:
-        return exporter == "otlp"
+        return "otlp" in map(str.strip, exporter.split(","))
     return bool(environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"))

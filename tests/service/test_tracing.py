@@ -42,6 +42,7 @@ async def store(tmp_path: Path) -> AsyncIterator[SqliteStore]:
         ({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, True),
         ({"OTEL_EXPORTER_OTLP_TRACES_ENDPOINT": "http://127.0.0.1:4318/v1/traces"}, True),
         ({"OTEL_TRACES_EXPORTER": "otlp"}, True),
+        ({"OTEL_TRACES_EXPORTER": "console, OTLP"}, True),
         ({"OTEL_TRACES_EXPORTER": "none", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:4318"}, False),
         ({"OTEL_SDK_DISABLED": "TRUE", "OTEL_TRACES_EXPORTER": "otlp"}, False),
         ({"OTEL_SERVICE_NAME": "kling"}, False),
@@ -66,6 +67,19 @@ async def test_without_the_extra_a_warning_says_how_to_install_it(
     (line,) = logs
     assert (line["event"], line["log_level"]) == ("tracing.off", "warning")
     assert "make otel" in line["remedy"]
+
+
+async def test_a_variable_that_is_not_valid_turns_tracing_off(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environ = {"OTEL_TRACES_EXPORTER": "otlp"}
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "0")
+
+    with capture_logs() as logs:
+        async with open_tracing(store.traces, environ) as tracing:
+            assert tracing is NO_TRACING
+
+    assert [line["event"] for line in logs] == ["tracing.off"]
 
 
 async def test_without_tracing_a_span_is_nothing(store: SqliteStore) -> None:
