@@ -372,3 +372,23 @@ def test_a_notify_url_that_apprise_does_not_understand_is_named_without_its_toke
     assert message.startswith("URL 2 (tgram) is not usable. ")
     assert "notify.urls" in remedy
     assert "token-canary" not in report.text
+
+
+def test_alerts_without_a_route_are_a_warning(tmp_path: Path) -> None:
+    route = '[[routes]]\nname = "on-call"\non = ["alert"]\nscript = { command = ["/bin/true"] }\n'
+
+    without, received = (run_doctor(write_config(tmp_path, more)) for more in ("", route))
+
+    assert without.says("alerts")[0] == "warning"
+    assert 'on = ["alert"]' in without.says("alerts")[2]
+    assert received.says("alerts") == ("ok", "Alerts go to: on-call.", "")
+
+
+def test_a_heartbeat_that_cannot_be_reached_is_failed_without_its_url(tmp_path: Path) -> None:
+    report = run_doctor(write_config(tmp_path, '[alerts]\nheartbeat = "http://127.0.0.1:9/heartbeat-canary"\n'))
+
+    status, message, remedy = report.says("alerts.heartbeat")
+    assert status == "failed"
+    assert "refused the connection" in message
+    assert "[alerts] heartbeat" in remedy
+    assert "heartbeat-canary" not in report.text

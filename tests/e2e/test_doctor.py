@@ -45,7 +45,7 @@ async def installed(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[t
     """A running service with a webhook, a script and a simulated Kling."""
     folder = tmp_path_factory.mktemp("doctor")
     async with a_kling() as kling, a_sink() as sink:
-        more = a_webhook_route(sink) + a_script_route(folder)
+        more = a_webhook_route(sink) + a_script_route(folder, extra='on = ["succeed", "alert"]')
         async with a_receiver(folder, a_config(kling.url, more=more)) as receiver:
             yield receiver, sink
 
@@ -208,6 +208,9 @@ async def test_a_held_route_and_dead_deliveries_are_named_until_they_are_replaye
     assert report.failed == {"routes.held", "deliveries.dead"}
     assert "hook is held by its failures" in report.says("routes.held")[1]
     assert "kling-receiver routes release hook" in report.says("routes.held")[2]
+    assert report.says("alerts")[0] == "warning"
+    assert report.says("alerts")[1].startswith("1 alert is not acknowledged. The newest: Route hook is held")
+    assert "not acknowledged" not in after.says("alerts")[1]
     assert report.one("deliveries.dead")["details"] == {"route": "hook", "dead": 1}
     assert "kling-receiver replay --route hook --status dead --from 7d" in report.says("deliveries.dead")[2]
     assert after.failed == set()

@@ -12,7 +12,7 @@ from receiver.domain.errors import ConfigurationError, ReceiverError
 from receiver.domain.redaction import Redactor
 from receiver.domain.secret import Secret
 from receiver.service.admin_token import TOKEN_FILE
-from receiver.service.doctor import configuration, deliveries, kling, process, public_url, routes, store, units
+from receiver.service.doctor import alerts, configuration, deliveries, kling, process, public_url, routes, store, units
 from receiver.service.doctor.check import CALL_LIMIT, Check, Finding, RunningService, Subject
 from receiver.settings import Settings, load, secrets_in
 
@@ -34,6 +34,8 @@ CHECKS = (
     Check("routes.held", deliveries.held_routes),
     Check("deliveries.dead", deliveries.dead),
     Check("deliveries.backlog", deliveries.backlog),
+    Check("alerts", alerts.alerts),
+    Check("alerts.heartbeat", alerts.heartbeat),
     Check("limits.files", process.open_files),
     Check("limits.processes", process.processes),
     Check("runtime", process.runtime),
