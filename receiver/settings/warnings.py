@@ -157,11 +157,12 @@ def _route_warnings(route: RouteSettings, at: Location, environ: Mapping[str, st
         )
     elif route.where and (name := bare_operand(route.where)):
         yield (*at, "where"), f"compares with {name}, which JMESPath reads as a key; write text in 'single quotes'"
-    if "batch" in route.on and route.endpoints:
-        yield (
-            (*at, "endpoints"),
-            "never matches batches, which have no endpoint; add a separate route without `endpoints`",
-        )
+    for kind, plural in (("batch", "batches"), ("report", "reports")):
+        if kind in route.on and route.endpoints:
+            yield (
+                (*at, "endpoints"),
+                f"never matches {plural}, which have no endpoint; add a separate route without `endpoints`",
+            )
     yield from _retry_warnings(route, at)
     if route.webhook:
         for number, secret in enumerate(route.webhook.secret):

@@ -236,3 +236,9 @@ def test_headers_over_plain_http_are_a_warning(tmp_path: Path) -> None:
     (said,) = load_text(tmp_path, text, {"KLING_API_KEY": "k"}).warnings
 
     assert "routes.0.webhook.url: is plain http to another machine" in said
+
+
+def test_a_report_has_no_endpoint(tmp_path: Path) -> None:
+    loaded = load_text(tmp_path, route_text('on = ["report"]\nendpoints = ["images/*"]'))
+
+    assert "routes.0.endpoints: never matches reports, which have no endpoint" in " ".join(loaded.warnings)
