@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from receiver.domain.model import ALERT_PREFIX, Event, Json
+from receiver.domain.model import ALERT_PREFIX, Event, HeldBy, Json
 from receiver.domain.tracked_alerts import AlertReport
 
 CLOSED_BY_ACKNOWLEDGEMENT = frozenset({"submit_unknown", "task_contradicted", "bill_differs"})
@@ -21,6 +21,17 @@ _TOPICS: Mapping[str, str] = {
 }
 """The topic of each alert that shares one with others. The topic of any other is its own name."""
 
+_REMEDIES: Mapping[str, str] = {
+    "route_held": "Fix the destination; `kling-receiver routes test {subject}` tries it. "
+    "The first success releases the route, and its backlog drains oldest first.",
+    "task_contradicted": "The first end stands. Compare the task's pushes: `kling-receiver explain {subject}`.",
+    "asset_lost": "Download what is missing before its URL expires, or wait if the download continues.",
+    "asset_expiring": "Download what is missing by hand before its URL expires.",
+    "disk_full": "Free some space on the disk of {subject}. Until then callbacks are answered 503.",
+}
+"""What to do about alerts whose events do not say it."""
+
+_HELD_BY_OPERATOR = "`kling-receiver routes release {subject}` releases it, once its destination may be called again."
 _RECOVERY_SUFFIX = "_recovered"
 _LEVELS: Mapping[str, int] = {"asset_expiring": 1}
 
@@ -34,10 +45,16 @@ def read_report(event: Event) -> AlertReport:
         subject=_subject(data),
         closes=name.endswith(_RECOVERY_SUFFIX),
         message=data.get("message", ""),
-        remedy=data.get("remedy", ""),
+        remedy=data.get("remedy") or _remedy(name, data),
         cause=_cause(name, data),
         level=_LEVELS.get(name, 0),
     )
+
+
+def _remedy(name: str, data: Json) -> str:
+    is_operators_hold = name == "route_held" and data.get("held_by") == HeldBy.OPERATOR
+    text = _HELD_BY_OPERATOR if is_operators_hold else _REMEDIES.get(name, "")
+    return text.format(subject=_subject(data))
 
 
 def _subject(data: Json) -> str:

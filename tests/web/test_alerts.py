@@ -32,7 +32,7 @@ async def test_an_alert_is_shown_with_its_cause_and_its_times(web: WebApp) -> No
         "state": "open",
         "subject": "publish",
         "message": "An operator holds route publish until it is released: maintenance",
-        "remedy": "",
+        "remedy": "`kling-receiver routes release publish` releases it, once its destination may be called again.",
         "cause": "maintenance",
         "since": "2026-11-22T10:00:00.000Z",
         "last_seen_at": "2026-11-22T10:00:00.000Z",
