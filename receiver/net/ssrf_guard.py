@@ -6,10 +6,12 @@ not enough: it allows NAT64, 6to4 and other addresses that only look public.
 
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_network
+from typing import TypeAlias
 
 from receiver.domain.errors import AddressBlocked
 from receiver.domain.ssrf_denylist import SSRF_DENYLIST, Network, network_table
-from receiver.net.http_client import IPAddress
+
+IPAddress: TypeAlias = IPv4Address | IPv6Address
 
 # IANA's special-purpose registries, and all of IPv6 that is not global unicast.
 _NOT_PUBLIC = network_table(

@@ -189,6 +189,14 @@ async def test_a_url_that_apprise_does_not_understand_is_named_by_its_service() 
     assert TOKEN not in outcome.reason
 
 
+@pytest.mark.parametrize("host", ["169.254.169.254", "[::ffff:169.254.169.254]", "[fd00:ec2::254]"])
+async def test_a_cloud_s_metadata_service_is_never_dialled(host: str) -> None:
+    outcome = await sender(f"json://{host}/latest/meta-data?cto=1&rto=1").send(request())
+
+    assert isinstance(outcome, Failed)
+    assert "is never dialled: " in outcome.reason
+
+
 async def test_a_template_that_fails_sends_nothing_and_the_delivery_dies(service: ChatService) -> None:
     event = an_event(envelope=envelope("task.succeed", START, {"failures": 5}), body=b"")
 

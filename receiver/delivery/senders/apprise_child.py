@@ -6,15 +6,21 @@ keeps Apprise's memory, its threads and its log out of the service.
 Standard input is one JSON object: ``urls``, ``title``, ``body``, ``urgency``, and a random ``marker``. For each URL,
 once it is done, standard output gets a line: the marker, a space and ``{"url": 0, "ok": false, "log": ["..."]}``.
 With ``"check": true`` nothing is sent: the answer says whether Apprise understands each URL. The URLs are secrets, so
-they are neither arguments nor variables. This module imports nothing else of the project, so it starts quickly.
+they are neither arguments nor variables. Link-local and cloud-metadata addresses are never dialled, by any library
+of a service. This module imports little of the project, so it starts quickly.
 """
 
 import json
 import logging
+import socket
 import sys
 import threading
+from ipaddress import ip_address
 from typing import Any
 
+from receiver.net.ssrf_guard import OperatorGuard
+
+_GUARD = OperatorGuard()
 _MAX_LINES = 20
 _MAX_LINE = 1000
 _load_lock, _output_lock = threading.Lock(), threading.Lock()
@@ -56,6 +62,18 @@ def main() -> int:
     return 0
 
 
+def _refuse_forbidden_addresses(event: str, arguments: tuple[Any, ...]) -> None:
+    """Raise AddressBlocked before a socket reaches an address that is never dialled."""
+    if event not in ("socket.connect", "socket.sendto") or not isinstance(arguments[1], tuple):
+        return
+    host = str(arguments[1][0])
+    try:
+        addresses = [ip_address(host)]
+    except ValueError:  # a name, which the socket would resolve itself
+        addresses = [ip_address(found[4][0]) for found in socket.getaddrinfo(host, None)]
+    _GUARD.check(host, addresses)
+
+
 def _handle(request: dict[str, Any], number: int, asset: Any, log: _LogOfThread) -> None:  # noqa: ANN401 -- Apprise's own
     try:
         ok = _send(request, request["urls"][number], asset)
@@ -81,4 +99,5 @@ def _send(request: dict[str, Any], url: str, asset: Any) -> bool:  # noqa: ANN40
 
 
 if __name__ == "__main__":
+    sys.addaudithook(_refuse_forbidden_addresses)  # for the life of the process
     sys.exit(main())
