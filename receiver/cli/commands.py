@@ -79,8 +79,8 @@ _COMMANDS = (
         MAINTENANCE,
         "List the services that have a name: --profile NAME.",
     ),
-    ("receiver.cli.config:config", "config", MAINTENANCE, "Check and show the configuration."),
     ("receiver.cli.db:db", "db", MAINTENANCE, "Migrate, check, back up, restore and measure the store."),
+    ("receiver.cli.config:config", "config", MAINTENANCE, "Check, show and reload the configuration."),
     ("receiver.cli.docs:docs", "docs", MAINTENANCE, "Show the manual, one subject at a time."),
     ("receiver.cli.completion:completion", "completion", MAINTENANCE, "Print a shell's completion script."),
 )

@@ -47,7 +47,7 @@ def list_(*, output: ClientOptions = CLIENT) -> int:
     """List routes, with their pending deliveries."""
     with output.connect() as client:
         answer = client.get("/api/routes")
-    empty = "No routes. Add a [[routes]] table to config.toml, and restart the service."
+    empty = "No routes. Add a [[routes]] table to config.toml, then run `kling-receiver config reload`."
     render.page(_COLUMNS, answer, as_json=output.json, empty=empty)
     return OK
 

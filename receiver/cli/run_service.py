@@ -15,11 +15,13 @@ def run_service(config: Path | None, log_level: str | None) -> int:
     gc.disable()  # until start is complete: loaded modules are never freed, and collecting takes a fifth of the start
     from receiver.service import logs
     from receiver.service.bootstrap import run
+    from receiver.service.hangup import HangupSignal
     from receiver.settings import load
 
+    hangup = HangupSignal.install()
     log_writer = logs.configure(log_level)
     try:
-        return run(load(config))
+        return run(load(config), hangup)
     finally:
         if not log_writer.flush():  # the reader of the log does not read: an error's text would block too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())

@@ -39,13 +39,29 @@ class LaneRegistry:
         count_pending: CountPending | None = None,
     ) -> None:
         """*count_pending* is for texts that say how many events wait."""
+        self._operator_client, self._public_client = operator_client, public_client
+        self._redactor = redactor
+        self._count_pending = count_pending
+        self._routes: dict[str, RouteSettings] = {}
+        self._lanes: dict[str, Lane] = {}
+        self.apply(settings)
+
+    def apply(self, settings: Settings) -> None:
+        """Use *settings* for later attempts. An unchanged route keeps its lane, and so its rate limit."""
+        routes = {route.name: route for route in settings.routes}
         self._lanes = {
-            route.name: _build_lane(route, operator_client, redactor, count_pending) for route in settings.routes
+            name: self._lanes[name]
+            if self._routes.get(name) == route
+            else _build_lane(route, self._operator_client, self._redactor, self._count_pending)
+            for name, route in routes.items()
         }
+        self._routes = routes
         client_callback_sender = ClientCallbackSender(
-            http_client=public_client, timeout=_CLIENT_TIMEOUT, secret=settings.gateway.secret
+            http_client=self._public_client, timeout=_CLIENT_TIMEOUT, secret=settings.gateway.secret
         )
-        self._client_callback_sender = RedactingSender(client_callback_sender, redactor, max_excerpt=EXCERPT_BYTES)
+        self._client_callback_sender = RedactingSender(
+            client_callback_sender, self._redactor, max_excerpt=EXCERPT_BYTES
+        )
 
     def __call__(self, route: str) -> Lane | None:
         """Return the lane of *route*, or None if no such route is configured."""

@@ -5,7 +5,7 @@ stored row. Each step and its deliveries are one transaction, so a replay resume
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -21,7 +21,7 @@ from receiver.domain.rate_limiter import RateLimiter
 from receiver.domain.replays import Replay, ReplayCount, ReplayItem, ReplaySelection, ReplayState, ReplayStep
 from receiver.domain.worker import run_worker
 from receiver.events.routing import REPLY_PREFIX, WILDCARD
-from receiver.settings import Rate, RouteSettings
+from receiver.settings import Rate, RouteSettings, Settings
 from receiver.store.interfaces import Catalog, DeliveryView, Page
 
 log = structlog.get_logger()
@@ -103,11 +103,15 @@ class ReplayService:
     ) -> None:
         self._store = store
         self._catalog = catalog
-        self._routes = {route.name: route for route in routes}
+        self._routes: Mapping[str, RouteSettings] = {route.name: route for route in routes}
         self._notifiers = notifiers
         self._clock = clock
         self._ids = ids
         self._rate_limiters: dict[str, RateLimiter] = {}
+
+    def apply(self, settings: Settings) -> None:
+        """Use the routes of *settings* for later requests."""
+        self._routes = {route.name: route for route in settings.routes}
 
     async def retry(self, delivery_id: str, *, why: str, actor: str) -> DeliveryView:
         """Retry a pending delivery now; repeat a finished one as a new delivery with all its attempts left.

@@ -133,6 +133,10 @@ class Metrics:
         self.store_group_size = Histogram("store_group_size", "Writes that shared one transaction.", _SIZES)
         self.loop_lag_seconds = Histogram("loop_lag_seconds", "How late the event loop runs a timer.", _FAST)
 
+    def replace_routes(self, routes: Collection[str]) -> None:
+        """Count later values by the names of *routes*."""
+        self._routes = frozenset(routes)
+
     def route(self, name: str) -> str:
         """Return the label of a route: its name, ``reply`` for clients' own URLs, ``other`` for a removed route."""
         if name in self._routes:

@@ -62,9 +62,14 @@ class Redactor:
 
     def __init__(self, secrets: Iterable[Secret] = ()) -> None:
         """*secrets* are the configured ones. A header's value such as ``Bearer KEY`` hides ``KEY`` alone too."""
-        forms = {form for secret in secrets for form in _forms(secret)}
-        self._configured = tuple(sorted(forms, key=len, reverse=True))  # one secret may be a part of another
+        self._configured = _all_forms(secrets)
         self._added: deque[Sequence[str]] = deque(maxlen=_MAX_ADDED)
+        self._list_forms()
+
+    def replace(self, secrets: Iterable[Secret]) -> None:
+        """Hide *secrets* instead of the configured ones. Those are still hidden too: calls with them are in flight."""
+        former, self._configured = self._configured, _all_forms(secrets)
+        self._added.append([form for form in former if form not in self._configured])
         self._list_forms()
 
     def add(self, secret: Secret) -> None:
@@ -126,6 +131,11 @@ def _beginning_of(secret: bytes, tail: bytes) -> int | None:
             return at
         at = tail.find(secret[:_MIN_PART], at + 1)
     return None
+
+
+def _all_forms(secrets: Iterable[Secret]) -> Sequence[str]:
+    """Return all forms of all secrets, the longest first: one secret may be a part of another."""
+    return sorted({form for secret in secrets for form in _forms(secret)}, key=len, reverse=True)
 
 
 def _forms(secret: Secret) -> Sequence[str]:

@@ -47,6 +47,10 @@ class EventFactory:
         self._ids = ids
         self._archive = archive
 
+    def replace_routes(self, route_table: RouteTable) -> None:
+        """Decide about later events by *route_table*."""
+        self._route_table = route_table
+
     def task_event(
         self,
         task: Task,

@@ -39,7 +39,7 @@ from receiver.kling.endpoints import QUERY_APIS, Endpoint, resolve
 from receiver.kling.error_codes import ErrorResponse, to_error
 from receiver.kling.pass_through import NO_PASS_THROUGH, SAFE_IN_PATH, PassThrough, returned_headers
 from receiver.net.http_client import HttpClient, HttpResponse, StreamedBody, StreamedResponse
-from receiver.settings import KlingSettings
+from receiver.settings import KlingSettings, Settings
 
 MAX_BATCH = QUERY_APIS[Generation.NEW].max_ids
 """Maximum number of tasks of the new generation in one query."""
@@ -93,6 +93,10 @@ class KlingClient:
         self._authorization = Authorization(settings, clock, self._redactor)
         self._http_client = http_client
         self._clock = clock
+
+    def apply(self, settings: Settings) -> None:
+        """Use the keys of *settings* for later calls."""
+        self._authorization = Authorization(settings.kling, self._clock, self._redactor)
 
     async def create(
         self, endpoint: str, content: bytes, *, pass_through: PassThrough = NO_PASS_THROUGH

@@ -9,13 +9,9 @@ import os
 import socket
 from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack
-from datetime import timedelta
 from random import SystemRandom
-from types import MappingProxyType
-from urllib.parse import urlsplit
 
 import structlog
-from starlette.types import ASGIApp
 
 from receiver import __version__
 from receiver.archive.archiver import CopyTarget, abandon
@@ -36,7 +32,10 @@ from receiver.net.ssrf_guard import OperatorGuard, PublicGuard
 from receiver.service import logs
 from receiver.service.admin_token import TOKEN_FILE, admin_token
 from receiver.service.disk_monitor import DiskMonitor
+from receiver.service.hangup import HangupSignal
+from receiver.service.listeners import Listeners
 from receiver.service.open_telemetry import open_tracing
+from receiver.service.reload import Configurable, Reloader
 from receiver.service.retention import Retention
 from receiver.service.startup_gate import StartupGate
 from receiver.service.supervisor import Supervisor, Work
@@ -45,7 +44,6 @@ from receiver.service.wiring import (
     Context,
     ResultServices,
     TaskServices,
-    admin_services,
     build_archiver,
     build_deliveries,
     build_measurements,
@@ -55,33 +53,20 @@ from receiver.service.wiring import (
     make_context,
     pending_counter,
 )
-from receiver.settings import Address, Loaded, Settings, secrets_in
+from receiver.settings import Loaded, Settings, secrets_in
 from receiver.store.disk import real_path
 from receiver.store.sqlite.store import SqliteStore
-from receiver.tracking.inbox import Inbox
 from receiver.tracking.result_refresher import ResultRefresher
-from receiver.web.admin import AdminServices, admin_app
-from receiver.web.callbacks import public_app
 from receiver.web.resources.health import ReadinessCheck, with_archive_check, with_disk_check
-from receiver.web.server.allowed_hosts import AllowedHosts
-from receiver.web.server.body import MAX_JOB_BODY
-from receiver.web.server.client_address import TrustedProxies
-from receiver.web.server.connections import ConnectionLimits
-from receiver.web.server.listener import Listener
 
 log = structlog.get_logger()
 
-_LISTENER_GRACE = timedelta(seconds=5)
 _MAX_CONNECTIONS = 1000
 _GC_THRESHOLD = 10_000
 """New objects between two collections. Python's 700 are those of ten callbacks, and hardly any has a cycle."""
-_ADMIN_LIMITS = ConnectionLimits(
-    request=timedelta(minutes=5),  # uploads of base64 images are slow
-    drained_bytes=2 * MAX_JOB_BODY,  # so that a client with a wrong token reads its 401 after a large upload
-)
 
 
-def run(loaded: Loaded) -> int:
+def run(loaded: Loaded, hangup: HangupSignal | None = None) -> int:
     """Run the service until it is stopped, and return the process's exit code.
 
     Raises ReceiverError if it cannot start.
@@ -89,7 +74,7 @@ def run(loaded: Loaded) -> int:
     import uvloop  # noqa: PLC0415 -- commands that print a help text or a table do not need it
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(run_until_stopped(loaded))
+        return runner.run(run_until_stopped(loaded, hangup))
 
 
 def _log_start(loaded: Loaded) -> None:
@@ -106,14 +91,18 @@ def _log_start(loaded: Loaded) -> None:
     )
 
 
-async def run_until_stopped(loaded: Loaded) -> int:
+async def run_until_stopped(loaded: Loaded, hangup: HangupSignal | None = None) -> int:
     """Run the service on this event loop until it is stopped, and return the process's exit code."""
+    hangup = hangup or HangupSignal()
+    hangup.watch()
+    logs.set_configured_level(loaded.settings.log.level)
     _log_start(loaded)
     for warning in (*loaded.warnings, *unmatched_globs(loaded)):
         log.warning("configuration.warned", warning=warning)
     systemd = SystemdNotifier.from_environment()
+    reloader = Reloader(loaded, requested=hangup.requested, systemd=systemd)
     async with AsyncExitStack() as stack:
-        supervisor = await _build_when_disk_has_space(loaded, stack, systemd)
+        supervisor = await _build_when_disk_has_space(loaded.settings, stack, systemd, reloader)
         if supervisor is None:
             return 0
         gc.freeze()  # these objects live forever, and each collection of them would block the loop for about 30 ms
@@ -125,17 +114,16 @@ async def run_until_stopped(loaded: Loaded) -> int:
 
 
 async def _build_when_disk_has_space(
-    loaded: Loaded, stack: AsyncExitStack, systemd: SystemdNotifier
+    settings: Settings, stack: AsyncExitStack, systemd: SystemdNotifier, reloader: Reloader
 ) -> Supervisor | None:
     """Build the service, after waiting while the disk is full. Return None if stopped before."""
-    settings = loaded.settings
     addresses = {"public": settings.public.listen, "admin": settings.admin.listen}
     folder = real_path(settings.store.path).parent
     gate = StartupGate(folder, addresses, listen_fds(), systemd=systemd, clock=SystemClock())
     while True:
         try:
             async with AsyncExitStack() as attempt:
-                supervisor = await build_service(settings, gate.sockets, attempt, origins=loaded.origins)
+                supervisor = await build_service(settings, gate.sockets, attempt, reloader)
                 stack.push_async_exit(attempt.pop_all())
                 return supervisor
         except (StoreUnavailable, OSError):
@@ -146,13 +134,35 @@ async def _build_when_disk_has_space(
 
 
 async def build_service(
-    settings: Settings,
-    sockets: Mapping[str, Sequence[socket.socket]],
-    stack: AsyncExitStack,
-    *,
-    origins: Mapping[str, str] = MappingProxyType({}),
+    settings: Settings, sockets: Mapping[str, Sequence[socket.socket]], stack: AsyncExitStack, reloader: Reloader
 ) -> Supervisor:
     """Open the store, the HTTP clients and the listeners, and build the service. *stack* closes them."""
+    context, kling, operator_client, public_client = await _open_context(settings, stack)
+    lanes = _build_lanes(context, operator_client, public_client)
+    tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
+    objects = await _open_object_store(settings, stack)
+    results = build_results(context, objects)
+    retention = Retention(context.store.retention, settings.retention, clock=context.clock, previews=results.previews)
+    work = {**deliveries.work, **tasks.work, **_maintenance(context, tasks, results)}
+    work |= {"retention": retention.run, "reload": reloader.run}
+    work |= await _build_archive(context, public_client, objects, results.previews)
+    supervisor = Supervisor(broken=context.store.broken, work=work, notifiers=context.notifiers)
+    readiness = _readiness(context, supervisor)
+    reports = build_reports(context, deliveries, operator_client, readiness=readiness, routes=reloader.routes)
+    supervisor.add_work(reports)
+    listeners = Listeners(
+        context, tasks, deliveries, lanes, readiness=readiness, results=results, reloader=reloader, sockets=sockets
+    )
+    supervisor.set_listeners(public=listeners.public, admin=listeners.admin)
+    parts: list[Configurable] = [context, listeners, lanes, kling, retention, *tasks.configurable, deliveries.replays]
+    reloader.connect(parts, catalog=context.store.catalog, notifiers=context.notifiers)
+    return supervisor
+
+
+async def _open_context(
+    settings: Settings, stack: AsyncExitStack
+) -> tuple[Context, KlingClient, HttpClient, HttpClient]:
+    """Open the store, then the HTTP clients. Return the context, and the clients."""
     clock, metrics = SystemClock(), Metrics([route.name for route in settings.routes])
     store = await SqliteStore.open(settings.store.path, metrics=metrics)
     stack.push_async_callback(store.aclose)
@@ -165,36 +175,15 @@ async def build_service(
     context = make_context(
         settings, store, kling, redactor, tracing, clock=clock, ids=ids, rng=SystemRandom(), metrics=metrics
     )
-    lanes = _build_lanes(context, operator_client, public_client)
-    tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
-    objects = await _open_object_store(settings, stack)
-    results = build_results(context, objects)
-    work = {**deliveries.work, **tasks.work, **_maintenance(context, tasks, results)}
-    work |= await _build_archive(context, public_client, objects, results.previews)
-    supervisor = Supervisor(broken=store.broken, work=work, notifiers=context.notifiers)
-    readiness = _readiness(context, supervisor)
-    supervisor.add_work(build_reports(context, deliveries, operator_client, readiness=readiness))
-    services = admin_services(
-        context,
-        tasks,
-        deliveries,
-        find_sender=lanes.sender,
-        readiness=readiness,
-        results=results,
-        origins=origins,
-    )
-    supervisor.set_listeners(**_listeners(context, tasks.inbox, services, sockets))
-    return supervisor
+    return context, kling, operator_client, public_client
 
 
 def _maintenance(context: Context, tasks: TaskServices, results: ResultServices) -> Mapping[str, Work]:
     """Return the work that watches and cleans up."""
     store, clock = context.store, context.clock
-    retention = Retention(store.retention, context.settings.retention, clock=clock, previews=results.previews)
     return {
         **results.work,
         "disk_monitor": DiskMonitor(store.disk_space, tasks.alerts, clock=clock).run,
-        "retention": retention.run,
         "measurements": build_measurements(context, tasks.inbox).run,
     }
 
@@ -235,55 +224,6 @@ async def _build_archive(
     fetcher = Fetcher(http_client)
     archiver = build_archiver(context, fetcher, refresher=refresher, copy_target=copy_target, previews=previews)
     return {"archiver": archiver.run}
-
-
-def _listeners(
-    context: Context, inbox: Inbox, services: AdminServices, sockets: Mapping[str, Sequence[socket.socket]]
-) -> Mapping[str, Listener]:
-    settings = context.settings
-    admin = admin_app(
-        services,
-        token=admin_token(settings),
-        read_token=settings.admin.read_token,
-        listen=settings.admin.listen,
-        hosts=settings.admin.hosts,
-        named_tokens=settings.admin.tokens,
-    )
-    proxies = TrustedProxies(settings.public.proxies)
-    public = public_app(
-        context.tracing.callbacks(inbox),
-        max_body=settings.callbacks.max_body,
-        allowed_hosts=_public_hosts(settings),
-        proxies=proxies,
-        probes=services.probes,
-        metrics=context.metrics,
-        known_tokens=context.store.tasks.known_tokens,
-    )
-    return {
-        "public": _listener("public", public, settings.public.listen, sockets, ConnectionLimits(proxies=proxies)),
-        "admin": _listener("admin", context.tracing.submits(admin), settings.admin.listen, sockets, _ADMIN_LIMITS),
-    }
-
-
-def _public_hosts(settings: Settings) -> AllowedHosts | None:
-    """Return the host names that callbacks may use, or None if no public URL is configured."""
-    host = urlsplit(settings.public.url).hostname
-    return None if host is None else AllowedHosts(settings.public.listen, {host})
-
-
-def _listener(
-    name: str, app: ASGIApp, address: Address, sockets: Mapping[str, Sequence[socket.socket]], limits: ConnectionLimits
-) -> Listener:
-    listener = Listener(
-        app,
-        key=f"[{name}] listen",
-        address=address,
-        sockets=sockets.get(name, ()),
-        limits=limits,
-        grace=_LISTENER_GRACE,
-    )
-    listener.bind()
-    return listener
 
 
 def _open_http_clients(settings: Settings, stack: AsyncExitStack) -> tuple[HttpClient, HttpClient]:

@@ -30,7 +30,7 @@ class Heartbeat:
     """Requests *url* each minute while all is well.
 
     All is well if every part of the service runs, the store commits within ten seconds and has disk space, and none of
-    *alert_routes*, the routes that receive alerts, is held. The log says once why there is no heartbeat.
+    *alert_routes*, the routes that receive alerts now, is held. The log says once why there is no heartbeat.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Heartbeat:
         readiness: ReadinessCheck,
         commit: Callable[[], Awaitable[None]],
         route_state: Callable[[str], RouteState],
-        alert_routes: Collection[str],
+        alert_routes: Callable[[], Collection[str]],
         clock: Clock,
     ) -> None:
         self._url = url
@@ -83,7 +83,7 @@ class Heartbeat:
         for check in await self._readiness():
             if not check.ok:
                 return f"{check.name} is not ready: {check.reason}" if check.reason else f"{check.name} is not ready"
-        for name in self._alert_routes:
+        for name in self._alert_routes():
             if self._route_state(name).is_held:
                 return f"route {name} receives alerts and is held"
         try:

@@ -20,7 +20,7 @@ from receiver.domain.control_characters import escape_text
 from receiver.domain.redaction import Redactor
 from receiver.domain.request_id import request_id
 from receiver.service.log_formats import LogFormat, read_format, to_logfmt
-from receiver.service.log_levels import LEVELS, LogLevels, read_levels
+from receiver.service.log_levels import LEVELS, VARIABLE, LogLevels, read_levels
 from receiver.service.log_writer import LogWriter
 
 # structlog imports rich if it is installed, for tracebacks that we do not use. That costs 35 ms and 5 MiB.
@@ -33,6 +33,7 @@ if _rich_is_absent:
     del sys.modules["rich"]
 
 _STDERR = 2
+_METHODS = (*LEVELS, "critical", "exception", "log", "is_enabled_for", "get_effective_level")
 _PLAIN = (str, int, float, type(None))
 _PLAIN_TYPES = frozenset({*_PLAIN, bool})
 _encode_plain = msgspec.json.Encoder().encode
@@ -42,10 +43,12 @@ _encode_any = json.JSONEncoder(default=repr, separators=(",", ":")).encode
 def configure(level: str | None = None, *, environ: Mapping[str, str] = os.environ) -> LogWriter:
     """Set up logging to stderr for the whole process. Return its writer, which is flushed at exit.
 
-    *level* is debug, info, warning or error, also by module. The default is ``KLING_RECEIVER_LOG``, else info.
-    Raises ConfigurationError for an unknown level, module or format.
+    *level* is debug, info, warning or error, also by module. The default is ``KLING_RECEIVER_LOG``, else that of the
+    configuration (:func:`set_configured_level`), else info. Raises ConfigurationError for an unknown level, module or
+    format.
     """
     levels = read_levels(level, environ)
+    _level.is_fixed = bool(level or environ.get(VARIABLE))
     format_ = read_format(environ, on_terminal=os.isatty(_STDERR))
     is_console = format_ is LogFormat.CONSOLE
     writer = LogWriter(_STDERR, report_dropped=_report_dropped)
@@ -58,6 +61,36 @@ def configure(level: str | None = None, *, environ: Mapping[str, str] = os.envir
     )
     _capture_libraries()
     return writer
+
+
+def set_configured_level(level: str) -> None:
+    """Use the level of the configuration, also in loggers that exist. An option or the environment has precedence."""
+    if not _level.is_fixed:
+        _level.set(LEVELS[level])
+
+
+class _Level:
+    """The minimum level. It also changes in loggers that exist: the methods of their class are replaced."""
+
+    def __init__(self) -> None:
+        self.is_fixed = False
+        self._make: Callable[[int], type] = structlog.make_filtering_bound_logger
+        self._logger: type = self._make(logging.NOTSET)
+
+    def use(self, make: Callable[[int], type], threshold: int) -> type:
+        """Return the class of the loggers to come, made by *make*."""
+        self._make, self._logger = make, make(threshold)
+        return self._logger
+
+    def set(self, threshold: int) -> None:
+        """Log only lines of this level and above."""
+        other = self._make(threshold)
+        for name in _METHODS:
+            if hasattr(other, name):
+                setattr(self._logger, name, getattr(other, name))
+
+
+_level = _Level()
 
 
 class _LineRedactor:
@@ -87,7 +120,7 @@ def _wrapper_class(levels: LogLevels, format_: LogFormat) -> Any:  # noqa: ANN40
         return _line_logger(level, to_logfmt if format_ is LogFormat.LOGFMT else _to_json)
 
     if not levels.by_module:
-        return logger_class(levels.default)
+        return _level.use(logger_class, levels.default)
 
     def make(logger: object, processors: object, context: object) -> object:
         frame = sys._getframe(1)  # noqa: SLF001 -- the only way to know which module logs, as structlog does it

@@ -10,7 +10,7 @@ import structlog
 
 from receiver.domain.clock import Clock
 from receiver.domain.errors import StoreUnavailable
-from receiver.settings import RetentionSettings
+from receiver.settings import RetentionSettings, Settings
 from receiver.store.interfaces import RetentionStore, RetentionTarget
 
 log = structlog.get_logger()
@@ -42,12 +42,12 @@ class Retention:
     ) -> None:
         self._store = store
         self._previews = previews
-        self._preview_age = settings.events
+        self._settings = settings
         self._clock = clock
-        self._ages: Mapping[RetentionTarget, timedelta] = {
-            target: settings.bodies if target in (RetentionTarget.BODIES, RetentionTarget.INTENTS) else settings.events
-            for target in RetentionTarget
-        }
+
+    def apply(self, settings: Settings) -> None:
+        """Use *settings* from the next sweep on."""
+        self._settings = settings.retention
 
     async def run(self, stop: asyncio.Event) -> None:
         """Sweep now and every hour until *stop*. The next start continues an interrupted sweep."""
@@ -62,10 +62,10 @@ class Retention:
         """Delete everything that is old now; return the number of deleted rows by kind."""
         now = self._clock.now()
         deleted: Counter[str] = Counter()
-        for target, age in self._ages.items():
+        for target, age in _ages(self._settings).items():
             deleted.update(await self._sweep_target(target, stop, before=now - age, now=now))
         if self._previews is not None:
-            deleted["previews"] = await self._previews.sweep(before=now - self._preview_age)
+            deleted["previews"] = await self._previews.sweep(before=now - self._settings.events)
         if any(deleted.values()):
             await self._store.truncate_wal()
         log.info("retention.swept", **deleted)
@@ -83,3 +83,9 @@ class Retention:
             if after is not None:
                 await self._clock.wait(stop, until=self._clock.now() + _PAUSE)
         return deleted
+
+
+def _ages(settings: RetentionSettings) -> Mapping[RetentionTarget, timedelta]:
+    """Return how long each kind of data is kept."""
+    bodies = (RetentionTarget.BODIES, RetentionTarget.INTENTS)
+    return {target: settings.bodies if target in bodies else settings.events for target in RetentionTarget}

@@ -6,6 +6,7 @@ The variables are removed from the environment when they are read, so that child
 
 import os
 import socket
+import time
 from collections.abc import Mapping, MutableMapping
 from datetime import timedelta
 
@@ -36,6 +37,14 @@ class SystemdNotifier:
     def ready(self) -> None:
         """Report that the start is complete and callbacks are accepted."""
         self._send("READY=1")
+
+    def reloading(self) -> None:
+        """Report that the configuration is being read again, until :meth:`ready`."""
+        self._send(f"RELOADING=1\nMONOTONIC_USEC={time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000}")
+
+    def extend_start(self, by: timedelta) -> None:
+        """Ask for more time to start: *by* from now."""
+        self._send(f"EXTEND_TIMEOUT_USEC={by // timedelta(microseconds=1)}")
 
     def watchdog(self) -> None:
         """Report that the service is alive; systemd restarts it if this is missing for too long."""

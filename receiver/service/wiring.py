@@ -1,6 +1,6 @@
 """Builds the parts of the service from a context. The service and the tests share this wiring."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import time, timedelta
 from functools import partial
@@ -28,12 +28,14 @@ from receiver.kling.client import KlingClient
 from receiver.kling.ledgers import Ledgers
 from receiver.kling.measured_client import MeasuredKlingClient
 from receiver.net.http_client import HttpClient
-from receiver.service.diagnostics import diagnosis
+from receiver.service import logs
+from receiver.service.admin_token import admin_token
 from receiver.service.heartbeat import Heartbeat
 from receiver.service.measurements import Measurements
+from receiver.service.reload import Configurable
 from receiver.service.supervisor import Work
 from receiver.service.tracing import NO_TRACING, Tracing
-from receiver.settings import Settings
+from receiver.settings import RouteSettings, Settings, secrets_in
 from receiver.settings.export import list_settings
 from receiver.store.interfaces import ArchiveStore, Catalog, DeliveryQueue
 from receiver.store.sqlite.store import SqliteStore
@@ -58,6 +60,8 @@ from receiver.tracking.poller import Poller
 from receiver.web.admin import AdminServices
 from receiver.web.console.services import ConsoleSources
 from receiver.web.probes import ProbeRegistry
+from receiver.web.resources.config import Reloads
+from receiver.web.resources.diagnostics import Diagnose
 from receiver.web.resources.health import ReadinessCheck
 from receiver.web.resources.metrics import MetricsApi
 from receiver.web.resources.results import ResultApi
@@ -85,12 +89,20 @@ class Context:
     metrics: Metrics
     tracing: Tracing = NO_TRACING
 
+    def apply(self, settings: Settings) -> None:
+        """Change what all parts share: the log level, the secrets to hide, and the routes' names and rules."""
+        logs.set_configured_level(settings.log.level)
+        self.redactor.replace([*secrets_in(settings), admin_token(settings)])
+        self.metrics.replace_routes([route.name for route in settings.routes])
+        self.event_factory.replace_routes(compile_routes(settings.routes))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskServices:
     """The services that submit and track tasks."""
 
     inbox: Inbox
+    ends: ExpectedEnds
     alerts: TaskAlerts
     recorder: CreateRecorder
     recovery: CreateRecovery
@@ -102,6 +114,11 @@ class TaskServices:
     batches: BatchService
     bill: BillService
     alert_service: AlertService
+
+    @property
+    def configurable(self) -> Sequence[Configurable]:
+        """Those that take new settings while they run."""
+        return self.inbox, self.ends, self.recovery, self.executor, self.submitter
 
     @property
     def work(self) -> Mapping[str, Work]:
@@ -191,6 +208,7 @@ def build_tasks(context: Context) -> TaskServices:
         submitter=submitter,
         gateway_creates=_build_gateway_creates(context, submitter, held),
         poller=_build_poller(context, inbox, alerts),
+        ends=ends,
         durations=DurationKeeper(store.durations, ends, health, clock=clock),
         batches=BatchService(store.batches, event_factory, notifiers=notifiers, clock=clock),
         bill=_build_bill(context, alerts),
@@ -269,9 +287,17 @@ def build_measurements(context: Context, inbox: Inbox) -> Measurements:
 
 
 def build_reports(
-    context: Context, deliveries: DeliveryServices, http_client: HttpClient, *, readiness: ReadinessCheck
+    context: Context,
+    deliveries: DeliveryServices,
+    http_client: HttpClient,
+    *,
+    readiness: ReadinessCheck,
+    routes: Callable[[], Sequence[RouteSettings]],
 ) -> Mapping[str, Work]:
-    """Build the work that reports on the service: the daily report and the heartbeat, if they are configured."""
+    """Build the work that reports on the service: the daily report and the heartbeat, if they are configured.
+
+    *routes* returns the present routes.
+    """
     settings, store, clock = context.settings, context.store, context.clock
     work: dict[str, Work] = {}
     if settings.alerts.report_at:
@@ -286,7 +312,7 @@ def build_reports(
             readiness=readiness,
             commit=store.check_commit,
             route_state=deliveries.route_states.get,
-            alert_routes=[route.name for route in settings.routes if route.on & {"alert", "*"}],
+            alert_routes=lambda: [route.name for route in routes() if route.on & {"alert", "*"}],
             clock=clock,
         ).run
     return work
@@ -414,6 +440,9 @@ def admin_services(
     find_sender: FindSender,
     readiness: ReadinessCheck,
     results: ResultServices | None = None,
+    diagnose: Diagnose,
+    probes: ProbeRegistry,
+    reloads: Reloads,
     origins: Mapping[str, str] = MappingProxyType({}),
 ) -> AdminServices:
     """Return the services that the admin app calls. The default *results* know no object store.
@@ -442,8 +471,9 @@ def admin_services(
         trigger=_trigger(context),
         event_notifier=context.notifiers.events,
         readiness=readiness,
-        diagnose=diagnosis(readiness, started_at=clock.now()),
-        probes=ProbeRegistry(clock=clock),
+        diagnose=diagnose,
+        probes=probes,
+        reloads=reloads,
         results=ResultApi(store.results, store.catalog, results.previews),
         metrics=_metrics_api(context, tasks),
         metrics=_build_metrics(context, tasks),

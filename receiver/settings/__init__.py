@@ -5,7 +5,7 @@
 ``sections``, ``routes``, ``notify`` and ``storage`` define the keys; ``fields`` and ``introspection`` serve them.
 ``values``, ``addresses``, ``secrets``, ``store_url``, ``dialect`` and ``conditions`` parse single values; ``paths``
 checks a path. ``diagnostics`` writes errors with the places in ``value_sources``, ``warnings`` finds likely mistakes,
-and ``export`` lists the effective settings.
+and ``export`` lists the effective settings. ``changes`` compares two configurations.
 """
 
 from importlib import import_module
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from receiver.settings.addresses import Address
+    from receiver.settings.changes import Changes, SettingChange, compare, merge_reloadable
     from receiver.settings.client import ClientSettings, load_client
     from receiver.settings.dialect import Dialect
     from receiver.settings.export import EffectiveSetting, schema, secrets_in
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
         CostSettings,
         GatewaySettings,
         KlingSettings,
+        LogSettings,
         NetworkSettings,
         PollSettings,
         PublicSettings,
@@ -45,6 +47,7 @@ __all__ = [
     "AlertSettings",
     "ArchiveSettings",
     "CallbackSettings",
+    "Changes",
     "ClientSettings",
     "CostSettings",
     "Dialect",
@@ -52,6 +55,7 @@ __all__ = [
     "GatewaySettings",
     "KlingSettings",
     "Loaded",
+    "LogSettings",
     "NetworkSettings",
     "NotifySettings",
     "PollSettings",
@@ -60,16 +64,19 @@ __all__ = [
     "RetentionSettings",
     "RouteSettings",
     "ScriptSettings",
+    "SettingChange",
     "Settings",
     "Size",
     "SlotSettings",
     "StoreSettings",
     "Verify",
     "WebhookSettings",
+    "compare",
     "effective_settings",
     "find",
     "load",
     "load_client",
+    "merge_reloadable",
     "schema",
     "secrets_in",
     "skipped_file_warning",
@@ -77,6 +84,7 @@ __all__ = [
 
 _NAMES = {
     "addresses": "Address",
+    "changes": "Changes SettingChange compare merge_reloadable",
     "client": "ClientSettings load_client",
     "dialect": "Dialect",
     "export": "EffectiveSetting schema secrets_in",
@@ -85,8 +93,8 @@ _NAMES = {
     "notify": "NotifySettings",
     "routes": "RouteSettings ScriptSettings WebhookSettings",
     "sections": "AdminSettings AlertSettings ArchiveSettings CallbackSettings CostSettings GatewaySettings "
-    "KlingSettings NetworkSettings PollSettings PublicSettings RetentionSettings Settings SlotSettings StoreSettings "
-    "Verify",
+    "KlingSettings LogSettings NetworkSettings PollSettings PublicSettings RetentionSettings Settings SlotSettings "
+    "StoreSettings Verify",
     "values": "Rate Size",
 }
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names.split()}

@@ -37,7 +37,7 @@ class EffectiveSetting(NamedTuple):
 def list_settings(settings: Settings, origins: Mapping[str, str]) -> list[EffectiveSetting]:
     """Return every key with its value and source; secrets are masked."""
     return [
-        EffectiveSetting(dotted(location), _masked(location, value), origins.get(dotted(location), "default"))
+        EffectiveSetting(dotted(location), masked(location, value), origins.get(dotted(location), "default"))
         for location, value in walk_values(settings)
     ]
 
@@ -98,7 +98,8 @@ def to_toml_value(value: object) -> object:
             return str(value)
 
 
-def _masked(location: Location, value: object) -> object:
+def masked(location: Location, value: object) -> object:
+    """Return a value as the file would write it; secrets are masked."""
     match location:
         case (*_, table, _) if table in _SECRET_TABLES:
             return MASK

@@ -45,6 +45,8 @@ from receiver.settings.storage import StorageSettings
 from receiver.settings.store_url import SQLITE, read_store_url
 from receiver.settings.values import InvalidValue, Share, Size
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 _TOKEN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
@@ -313,6 +315,14 @@ class RetentionSettings(Section):
     )
 
 
+class LogSettings(Section):
+    """The log."""
+
+    level: Annotated[str, choice_field(*LOG_LEVELS)] = Field(
+        default="info", description="Minimum level to log. --log-level and KLING_RECEIVER_LOG override it."
+    )
+
+
 class Settings(Section):
     """The whole configuration."""
 
@@ -338,6 +348,7 @@ class Settings(Section):
     costs: CostSettings = Field(default_factory=CostSettings, description="What tasks cost, and Kling's ledgers.")
     alerts: AlertSettings = Field(default_factory=AlertSettings, description="The daily report, and the heartbeat.")
     retention: RetentionSettings = Field(default_factory=RetentionSettings, description="How long data is kept.")
+    log: LogSettings = Field(default_factory=LogSettings, description="The log.")
     routes: Annotated[tuple[RouteSettings, ...], BeforeValidator(_read_routes)] = Field(
         default=(), description="Rules for events: any number of [[routes]]."
     )

@@ -68,6 +68,10 @@ class AdmissionControl:
             else:
                 self._issue_breakers.record_failure(issue, reason, started_at=now, now=now)
 
+    def set_slots(self, slots: Mapping[str, int]) -> None:
+        """Set the configured number of slots by pack. Tasks in flight beyond it finish."""
+        self._slot_limiter.set_limits(slots)
+
     def slot_limits(self) -> Mapping[tuple[str, ...], int]:
         """Return the limits of slots by pack, model and kind, for metrics."""
         return self._slot_limiter.limits()

@@ -101,8 +101,11 @@ class CreateExecutor:
         self._clock = clock
         self._tracer = tracer
         self.max_duration = 2 * settings.kling.timeout + _MARGIN  # a call may be signed again and repeated once
-        slots = settings.kling.slots
-        self.admission = AdmissionControl({"video": slots.video, "image": slots.image}, max_duration=self.max_duration)
+        self.admission = AdmissionControl(_slot_limits(settings), max_duration=self.max_duration)
+
+    def apply(self, settings: Settings) -> None:
+        """Use the slots of *settings* for later creates."""
+        self.admission.set_slots(_slot_limits(settings))
 
     async def restore(self) -> None:
         """Restore the limits at the start from the stored tasks and the open issues.
@@ -289,3 +292,8 @@ class CreateExecutor:
 
 def _backoff(task: Task, *, maximum: timedelta) -> timedelta:
     return backoff(task.queueing.attempts - 1, base=_BASE_DELAY, maximum=maximum)
+
+
+def _slot_limits(settings: Settings) -> Mapping[str, int]:
+    slots = settings.kling.slots
+    return {"video": slots.video, "image": slots.image}

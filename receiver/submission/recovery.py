@@ -125,6 +125,10 @@ class CreateRecovery:
         self._in_flight: dict[str, asyncio.Task[None]] = {}
         self._lookups = TaskSet("lookup.failed")
 
+    def apply(self, settings: Settings) -> None:
+        """Use *settings* for later lookups."""
+        self._settings = settings
+
     async def run(self, stop: asyncio.Event) -> None:
         """Look up due tasks until *stop*, first those that an earlier process was sending."""
         wake = self._notifiers.tasks.subscribe()

@@ -66,6 +66,11 @@ class SlotLimiter:
                 pack.learned_limit = in_use[name]
                 pack.probe_breaker.half_open(now)
 
+    def set_limits(self, limits: Mapping[str, int]) -> None:
+        """Set the configured limits. Learned limits are kept."""
+        for name, pack in self._packs.items():
+            pack.limit = limits.get(name, 0)
+
     def limits(self) -> Mapping[tuple[str, ...], int]:
         """Return the limits by pack, model and kind, for metrics. A pack counts all models together."""
         found: dict[tuple[str, ...], int] = {}

@@ -86,6 +86,10 @@ class Submitter:
         self._bytes_in_flight: dict[str, int] = {}
         self._spawned = TaskSet("submit.failed")
 
+    def apply(self, settings: Settings) -> None:
+        """Use *settings* for later tasks."""
+        self._settings = settings
+
     async def submit(self, request: SubmitRequest, *, wait: bool = True) -> SubmitResult:
         """Store a task and send it if it is next in the queue. Return the task after that, or as stored without *wait*.
 

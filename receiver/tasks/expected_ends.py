@@ -13,7 +13,7 @@ from receiver.domain.errors import MalformedBody
 from receiver.domain.model import Json, Task
 from receiver.kling import endpoints, protocol
 from receiver.kling.durations import duration_kind, typical_duration
-from receiver.settings import PollSettings
+from receiver.settings import PollSettings, Settings
 from receiver.tasks.poll_plan import PollPlan, PollPolicy, plan_polls, poll_policy
 from receiver.tasks.poll_schedule import running_since
 
@@ -41,6 +41,11 @@ class ExpectedEnds:
         self._policies: dict[str, PollPolicy] = {}
         self._sparse = poll_policy(settings)
         self._changed: set[str] = set()
+
+    def apply(self, settings: Settings) -> None:
+        """Plan later polls by *settings*."""
+        self._settings, self._sparse = settings.poll, poll_policy(settings.poll)
+        self._policies.clear()
 
     def restore(self, durations: Mapping[str, Iterable[float]]) -> None:
         """Restore the durations that an earlier process stored."""

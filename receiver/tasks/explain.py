@@ -203,7 +203,7 @@ def _finished_step(
     if not routes:
         return (
             "The task is finished, and the configuration has no routes. To deliver its event, add a [[routes]] table, "
-            f"restart the service, then: {replay}"
+            f"run `kling-receiver config reload`, then: {replay}"
         )
     return (
         "The task is finished, and no route matched its event: the decisions above say why. To deliver it anyway: "

@@ -18,7 +18,7 @@ from receiver.domain.redaction import Redactor
 from receiver.domain.signing import SignatureStatus
 from receiver.events.factory import EventFactory, RoutedEvent
 from receiver.kling import parser_thread, protocol
-from receiver.settings import CallbackSettings
+from receiver.settings import CallbackSettings, Settings
 from receiver.store.interfaces import ById, ByToken, Change, Decide, TaskStore
 from receiver.tasks import lifecycle, poll_schedule
 from receiver.tasks.expected_ends import ExpectedEnds
@@ -28,15 +28,12 @@ from receiver.tracking.incoming import Incoming, decode_body
 from receiver.tracking.notifications import notify_workers
 from receiver.tracking.pending_reports import PendingReports
 from receiver.tracking.push_limiter import USUAL_BYTES, PushKind, PushLimiter
+from receiver.tracking.redundant_pushes import count_redundant
 
 log = structlog.get_logger()
 
-MAX_REDUNDANT_PUSHES = 50
-"""How many pushes of a task that changed nothing are kept, the newest; ``Task.redundant_push_count`` counts all."""
-
 _DROPPED_HEADERS = frozenset({"authorization", "proxy-authorization", "cookie"})
 _EMPTY_REPORT = StatusReport(state=None)
-_TRIM_EVERY = 10
 _MAX_CONTRADICTIONS = 1000
 
 
@@ -72,6 +69,10 @@ class Inbox:
         self._pending_reports = PendingReports()
         self._push_limiter = PushLimiter()
         self._contradicted: BoundedDict[str, None] = BoundedDict(_MAX_CONTRADICTIONS)
+
+    def apply(self, settings: Settings) -> None:
+        """Use *settings* for later pushes."""
+        self._callbacks = settings.callbacks
 
     @property
     def missed_callbacks(self) -> int:
@@ -240,10 +241,10 @@ class Inbox:
         if push.outcome is PushOutcome.PENDING:
             resolved = confirmations.admit_pending(task, parsed, incoming.report, incoming.body)
             self._pending_reports.remember(push, incoming.report)
-            return _count_redundant(Change(task=decision.task, push=push, resolved=resolved))
+            return count_redundant(Change(task=decision.task, push=push, resolved=resolved))
         if not decision.announce:
             return self._add_contradiction_alert(
-                _count_redundant(Change(task=decision.task, push=push)), contradicts=decision.contradicts
+                count_redundant(Change(task=decision.task, push=push)), contradicts=decision.contradicts
             )
         routed = self._event_factory.task_event(
             decision.task,
@@ -266,7 +267,7 @@ class Inbox:
         push = self._new_push(incoming, task, decision.outcome)
         agrees = decision.outcome is not PushOutcome.MISMATCH and report.state == decision.task.state
         cost = report.cost if agrees and decision.task.state.is_final else None
-        change = _count_redundant(Change(task=decision.task, push=push, resolved=decision.resolved, cost=cost))
+        change = count_redundant(Change(task=decision.task, push=push, resolved=decision.resolved, cost=cost))
         if not decision.announce:
             return self._add_contradiction_alert(self._enforce_deadlines(change), contradicts=decision.contradicts)
         confirmed = decision.confirmed
@@ -361,15 +362,3 @@ class _BoundOtherwiseError(Exception):
 
 def _add_event(change: Change, routed: RoutedEvent) -> Change:
     return replace(change, events=(*change.events, routed.event), deliveries=(*change.deliveries, *routed.deliveries))
-
-
-def _count_redundant(change: Change) -> Change:
-    """Count a push that changed nothing, and trim the oldest of them from time to time."""
-    task, push = change.task, change.push
-    if task is None or push is None or push.outcome is PushOutcome.APPLIED:
-        return change
-    count = task.redundant_push_count + 1
-    trims = count > MAX_REDUNDANT_PUSHES and count % _TRIM_EVERY == 0
-    return replace(
-        change, task=replace(task, redundant_push_count=count), keep_redundant=MAX_REDUNDANT_PUSHES if trims else None
-    )

@@ -29,12 +29,14 @@ from receiver.web.console.access import Credentials
 from receiver.web.console.app import Console
 from receiver.web.console.gate import SessionAuth, is_browser_path
 from receiver.web.console.services import ConsoleSources
+from receiver.web.console.sessions import Sessions
 from receiver.web.gateway import ForwardApi, Gateway, GatewayCreates
 from receiver.web.named_tokens import NamedTokens
 from receiver.web.probes import ProbeRegistry
 from receiver.web.resources.alerts import AlertApi, AlertService
 from receiver.web.resources.batches import BatchApi, BatchService
 from receiver.web.resources.bills import BillApi, BillService
+from receiver.web.resources.config import ConfigApi, Reloads
 from receiver.web.resources.console import ConsoleApi
 from receiver.web.resources.costs import CostApi, CostStore
 from receiver.web.resources.deliveries import DeliveryApi
@@ -83,6 +85,7 @@ class AdminServices:
     readiness: ReadinessCheck
     diagnose: Diagnose
     probes: ProbeRegistry
+    reloads: Reloads
     metrics: MetricsApi
     results: ResultApi
     clock: Clock
@@ -97,16 +100,18 @@ def admin_app(
     listen: Address,
     hosts: Collection[str] = (),
     named_tokens: Mapping[str, Secret] = MappingProxyType({}),
+    sessions: Sessions | None = None,
     extra_routes: Sequence[BaseRoute] = (),
 ) -> Starlette:
     """Create the app of the admin listener.
 
     *hosts* are allowed host names in addition to its own address and this machine's names.
-    *named_tokens* are valid too, each under its name in the audit log.
+    *named_tokens* are valid too, each under its name in the audit log. *sessions* are those of the console so far.
     *extra_routes* are further pages; they need the token too.
     """
     credentials = Credentials(token=token, read_token=read_token, named_tokens=named_tokens)
     console = Console(services, _route_api(services), credentials, port=listen.port)
+    console = Console(services, _route_api(services), credentials, port=listen.port, sessions=sessions)
     app = Starlette(
         routes=[*_routes(services, console), *console.routes, *extra_routes],
         middleware=[
@@ -124,7 +129,7 @@ def admin_app(
 
 def _routes(services: AdminServices, console: Console) -> Sequence[Route]:
     health, body_memory = HealthApi(services.readiness), BodyMemoryBudget()
-    diagnostics = DiagnosticsApi(services.diagnose, services.probes)
+    diagnostics, config = DiagnosticsApi(services.diagnose, services.probes), ConfigApi(services.reloads)
     return [
         *_task_routes(services, body_memory),
         *_history_routes(services),
@@ -133,6 +138,8 @@ def _routes(services: AdminServices, console: Console) -> Sequence[Route]:
         _route("/api/probes", POST=diagnostics.register_probe),
         _route("/api/console/links", POST=ConsoleApi(console.links).create_link),
         _route("/results/{task}/{file}", GET=services.results.show),
+        _route("/api/config/diff", GET=config.diff),
+        _route("/api/config/reload", POST=config.reload),
         _route("/openapi.json", GET=_openapi),
         _route("/metrics", GET=services.metrics.show),
         _route("/healthz", GET=health.liveness),

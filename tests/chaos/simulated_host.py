@@ -24,9 +24,10 @@ from chaos.virtual_time import VirtualClock
 from receiver.domain.clock import Clock, Ids
 from receiver.domain.model import Task
 from receiver.net.http_client import HttpClient, Resolve
-from receiver.service import bootstrap, supervisor
+from receiver.service import bootstrap, listeners, supervisor
+from receiver.service.reload import Reloader
 from receiver.service.systemd import SystemdNotifier
-from receiver.settings import Settings
+from receiver.settings import Loaded, Settings
 from receiver.store.interfaces import Change, Decide, TaskRef
 from receiver.store.sqlite import database, store, writer
 from receiver.store.sqlite.store import SqliteStore
@@ -130,7 +131,7 @@ class SimulatedHost:
         patch.setattr(bootstrap, "SqliteStore", SimulatedStore)
         patch.setattr(store, "SqliteTaskStore", ObservedTaskStore)
         patch.setattr(bootstrap, "HttpClient", ObservedHttpClient)
-        patch.setattr(bootstrap, "_listener", lambda name, app, *_: _Listener(host, name, app))
+        patch.setattr(listeners, "_listener", lambda name, app, *_: _Listener(host, name, app))
         patch.setattr(supervisor, "stop_signals", lambda: host._stop_requested)
         patch.setattr(database, "ConnectionThread", _ThreadOpener(host))
         structlog.configure(
@@ -183,7 +184,9 @@ class SimulatedHost:
 
     async def _run_service(self) -> int:
         async with contextlib.AsyncExitStack() as stack:
-            return await (await bootstrap.build_service(self.settings, {}, stack)).run(SystemdNotifier())
+            systemd = SystemdNotifier()
+            reloader = Reloader(Loaded(settings=self.settings), requested=asyncio.Event(), systemd=systemd)
+            return await (await bootstrap.build_service(self.settings, {}, stack, reloader)).run(systemd)
 
     async def stop(self) -> None:
         """Stop the service as systemd does, and wait for its end."""

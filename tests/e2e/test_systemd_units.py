@@ -54,6 +54,11 @@ def test_node_scripts_can_run_in_the_sandbox(service: Unit) -> None:
     assert service.last["SystemCallErrorNumber"] == "EPERM"
 
 
+def test_a_reload_waits_for_its_answer_on_every_systemd(service: Unit) -> None:
+    assert service.last["Type"] == "notify", "notify-reload needs systemd 253; bookworm has 252"
+    assert service.last["ExecReload"] == service.last["ExecStart"].replace(" serve", " config reload")
+
+
 def test_a_stop_signals_only_the_service_and_leaves_it_time(service: Unit) -> None:
     assert service.last["KillMode"] == "mixed"
     assert seconds(service.last["TimeoutStopSec"]) > timedelta(seconds=30)

@@ -6,9 +6,11 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 from harness.ports import free_port
@@ -35,6 +37,26 @@ def test_systemd_is_notified_from_start_to_stop(tmp_path: Path) -> None:
 
             assert service.wait(20) == 0, (tmp_path / "log").read_text()
         assert b"STOPPING=1" in remaining_messages(heard)
+
+
+def test_systemd_is_notified_of_a_reload(tmp_path: Path) -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as public,
+        a_notify_socket(tmp_path / "notify") as heard,
+        a_launched_service(tmp_path, public) as service,
+    ):
+        assert heard.recv(4096) == b"READY=1"
+
+        service.send_signal(signal.SIGHUP)
+
+        said = list(islice((message for message in messages(heard) if message != b"WATCHDOG=1"), 3))
+        service.send_signal(signal.SIGTERM)
+        assert service.wait(20) == 0
+
+    fields = dict(line.split(b"=") for line in said[0].splitlines())
+    assert fields[b"RELOADING"] == b"1"
+    assert 0 < int(fields[b"MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    assert said[1:] == [b"STATUS=Reloaded.", b"READY=1"]
 
 
 @contextmanager
@@ -70,6 +92,11 @@ def a_launched_service(folder: Path, public: socket.socket) -> Iterator[subproce
     finally:
         service.kill()
         service.wait()
+
+
+def messages(heard: socket.socket) -> Iterator[bytes]:
+    while True:
+        yield heard.recv(4096)
 
 
 def remaining_messages(heard: socket.socket) -> list[bytes]:

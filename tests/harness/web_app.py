@@ -1,11 +1,12 @@
 """The web layer for tests: both apps on real sockets and a real store, without workers."""
 
+import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
 
 import httpx2 as httpx
 from harness.archived_results import running_previews
@@ -27,14 +28,15 @@ from receiver.domain.notifier import Notifiers
 from receiver.domain.secret import Secret
 from receiver.kling.client import KlingClient
 from receiver.net.http_client import HttpClient
+from receiver.service.diagnostics import diagnosis
+from receiver.service.reload import Reloader
+from receiver.service.systemd import SystemdNotifier
 from receiver.service.wiring import ResultServices, admin_services, build_deliveries, build_tasks, make_context
-from receiver.settings import Address, KlingSettings, PublicSettings, RouteSettings, Settings, WebhookSettings
+from receiver.settings import Address, KlingSettings, Loaded, PublicSettings, RouteSettings, Settings, WebhookSettings
 from receiver.store.sqlite.store import SqliteStore
 from receiver.web.admin import admin_app
 from receiver.web.callbacks import public_app
-
-if TYPE_CHECKING:
-    from asyncio import Event
+from receiver.web.probes import ProbeRegistry
 
 Serve = Callable[..., Awaitable[Address]]
 SendBytes = Callable[[Address, bytes], Awaitable[bytes]]
@@ -50,7 +52,7 @@ class RecordingServer:
         self.requests: list[Request] = []
         self.bodies: list[bytes] = []
         self.answer: Callable[[Request], Response | None] = _created
-        self.gate: Event | None = None
+        self.gate: asyncio.Event | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
@@ -120,7 +122,15 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
         deleter = TaskDeleter(store.deletions, objects=None, previews=previews, clock=clock)
         results = ResultServices(previews=previews, deleter=deleter)
         services = admin_services(
-            context, tasks, deliveries, find_sender=lanes.sender, readiness=ready, results=results
+            context,
+            tasks,
+            deliveries,
+            find_sender=lanes.sender,
+            readiness=ready,
+            diagnose=diagnosis(ready, started_at=clock.now()),
+            probes=ProbeRegistry(clock=clock),
+            reloads=_a_reloader(settings, folder),
+            results=results,
         )
         app = admin_app(services, token=Secret(TOKEN), read_token=Secret(READ_TOKEN), listen=settings.admin.listen)
         public = await serve(
@@ -146,6 +156,14 @@ async def a_web_app(serve: Serve, folder: Path) -> AsyncIterator[WebApp]:
             previews=previews,
         )
         await tasks.submitter.drain()
+
+
+def _a_reloader(settings: Settings, folder: Path) -> Reloader:
+    """A reloader whose file differs from the running settings, and whose parts are none."""
+    file = folder / "config.toml"
+    file.write_text(f'[poll]\nevery = "10m"\n[admin]\ntoken = "{TOKEN}"\n')
+    os.utime(file, (0, 0))  # so that it is not waited for
+    return Reloader(Loaded(settings=settings, path=file), requested=asyncio.Event(), systemd=SystemdNotifier())
 
 
 def _route(url: str) -> RouteSettings:

@@ -64,7 +64,7 @@ async def heartbeat(serve: Callable[..., Awaitable[Address]], monitor: Monitor) 
         readiness=monitor.readiness,
         commit=monitor.commit,
         route_state=monitor.route_state,
-        alert_routes=["on-call"],
+        alert_routes=lambda: ["on-call"],
         clock=FakeClock(),
     )
     await client.aclose()
@@ -115,7 +115,7 @@ async def test_a_monitor_that_is_down_is_reported_without_the_url() -> None:
         readiness=monitor.readiness,
         commit=monitor.commit,
         route_state=monitor.route_state,
-        alert_routes=[],
+        alert_routes=list,
         clock=FakeClock(),
     )
 

@@ -96,6 +96,8 @@ CALLS = [
     Call("GET", "/api/diagnostics", "/api/diagnostics"),
     Call("POST", "/api/probes", "/api/probes", 201),
     Call("POST", "/api/console/links", "/api/console/links", 201),
+    Call("GET", "/api/config/diff", "/api/config/diff"),
+    Call("POST", "/api/config/reload", "/api/config/reload"),
     Call("GET", "/openapi.json", "/openapi.json"),
     Call("GET", "/healthz", "/healthz"),
     Call("GET", "/readyz", "/readyz"),

@@ -33,13 +33,22 @@ from receiver.web.server.problems import Problem
 class Console:
     """The console's routes, and its one-time links for ``kling-receiver console``.
 
-    *port* is part of the cookie's name: browsers send a cookie to every port of a host.
+    *port* is part of the cookie's name: browsers send a cookie to every port of a host. *sessions* are those that
+    another console has started.
     """
 
-    def __init__(self, services: ConsoleServices, routes: RouteApi, credentials: Credentials, *, port: int) -> None:
+    def __init__(
+        self,
+        services: ConsoleServices,
+        routes: RouteApi,
+        credentials: Credentials,
+        *,
+        port: int,
+        sessions: Sessions | None = None,
+    ) -> None:
         clock = services.clock
         cookie = f"kling_receiver_{port}"
-        sessions = Sessions(clock)
+        sessions = Sessions(clock) if sessions is None else sessions
         self.links = LoginLinks(clock)
         self._renderer = Renderer(clock)
         self.gate = gate = Gate(sessions, self._renderer, cookie=cookie)

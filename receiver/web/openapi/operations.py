@@ -7,6 +7,7 @@ from typing import Any
 
 from receiver.domain.api_schema import alerts, bills, resources, tasks
 from receiver.domain.api_schema.backtests import Backtest
+from receiver.domain.api_schema.config import ConfigChanges
 from receiver.domain.api_schema.events import Event
 from receiver.domain.api_schema.json_object import Page
 from receiver.web import api_requests as requests
@@ -208,6 +209,16 @@ OPERATIONS: Mapping[str, Mapping[str, Operation]] = {
             resources.ConsoleLink,
             requests.EmptyBody,
             HTTPStatus.CREATED,
+        ),
+    },
+    "/api/config/diff": {
+        "get": _get("Show what a reload of the configuration would change; 422 if the file is invalid", ConfigChanges),
+    },
+    "/api/config/reload": {
+        "post": _post(
+            "Read the configuration again and apply what can change; 422 if the file is invalid, and nothing changes",
+            ConfigChanges,
+            requests.EmptyBody,
         ),
     },
     "/metrics": {

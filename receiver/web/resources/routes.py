@@ -104,5 +104,5 @@ def no_route(name: str) -> NotFound:
     """Return the error of an unknown route."""
     return NotFound(
         f"There is no route {name[:64]!r}.",
-        remedy="List the routes with `kling-receiver routes list`. A new route needs a restart of the service.",
+        remedy="List the routes with `kling-receiver routes list`. A new route needs `kling-receiver config reload`.",
     )

@@ -41,6 +41,7 @@ class Listener:
     """Serves an app at an address, or on sockets that are already open.
 
     ``key`` is the config key of the address, for messages. ``started`` is set once connections are accepted.
+    ``app`` may be replaced; requests in flight finish with the old one.
     """
 
     def __init__(
@@ -54,7 +55,7 @@ class Listener:
         grace: timedelta = timedelta(seconds=10),
     ) -> None:
         self.started = asyncio.Event()
-        self._app = app
+        self.app = app
         self._key = key
         self._address = address
         self._sockets = list(sockets)
@@ -107,7 +108,7 @@ class Listener:
     def _config(self, stop: asyncio.Event) -> uvicorn.Config:
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             scope[STOPPING] = stop
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
 
         return uvicorn.Config(
             HeaderValidation(app, self._limits),
