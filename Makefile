@@ -16,7 +16,7 @@ EXTRAS := storage previews notify otel
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup $(EXTRAS) demo test check bench soak lock fmt
+.PHONY: help setup $(EXTRAS) demo test check bench soak dist deb lock fmt
 
 help: ## list these commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | while read -r name what; do printf '  make %-8s %s\n' "$$name" "$$what"; done
@@ -67,6 +67,13 @@ soak: export GIGABYTES ?= 10
 soak: export FILES ?= 20000
 soak: $(VENV)/.dev ## run the crash, power cut and random tests for hours; writes a report to var/soak
 	$(PYTEST) -v -n 2 --maxschedchunk 1 -m soak --timeout 0 --report var/soak $(ARGS)
+
+dist: $(VENV)/.dev ## build the wheel and the source archive into dist
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist .
+
+deb: dist ## build the Debian package into dist, for this release of Debian
+	$(BIN)/python systemd/package/build_deb.py dist/*.whl dist
 
 fmt: $(VENV)/.dev ## format, apply automatic lint fixes, and write the manual page
 	$(BIN)/ruff check --fix-only --quiet .

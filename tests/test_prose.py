@@ -12,7 +12,7 @@ TEXTS = [
     ROOT / "README.md",
     ROOT / "config.toml",
     *sorted((ROOT / "receiver" / "docs").glob("*.md")),
-    *sorted((ROOT / "systemd").iterdir()),
+    *sorted(path for path in (ROOT / "systemd").rglob("*") if path.is_file()),
 ]
 
 RETIRED = {

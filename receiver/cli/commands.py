@@ -81,6 +81,12 @@ _COMMANDS = (
     ),
     ("receiver.cli.db:db", "db", MAINTENANCE, "Migrate, check, back up, restore and measure the store."),
     ("receiver.cli.config:config", "config", MAINTENANCE, "Check, show and reload the configuration."),
+    (
+        "receiver.cli.systemd:systemd",
+        "systemd",
+        MAINTENANCE,
+        "Write or remove systemd units for this installation.",
+    ),
     ("receiver.cli.docs:docs", "docs", MAINTENANCE, "Show the manual, one subject at a time."),
     ("receiver.cli.completion:completion", "completion", MAINTENANCE, "Print a shell's completion script."),
 )

@@ -4,10 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from receiver.service.doctor.check import Finding, Subject, ok, warning
-
-_PACKAGE = Path(__file__).parents[2]
-SHIPPED = (_PACKAGE / "systemd", _PACKAGE.parent / "systemd")
-"""Where this version's units may be: inside an installed package, or beside it in a clone."""
+from receiver.service.unit_files import SHIPPED, same_unit
 
 INSTALLED = (Path("/etc/systemd/system"), Path("/usr/local/lib/systemd/system"), Path("/usr/lib/systemd/system"))
 _PATTERN = "kling-receiver*.*"
@@ -35,8 +32,8 @@ def compare(shipped: Sequence[Path], folders: Sequence[Path]) -> Finding:
     if old:
         return warning(
             f"{_names(old)} in {next(iter(found.values())).parent} differ from this version's.",
-            "Keep your own settings in a drop-in (`systemctl edit kling-receiver`). Then `cp "
-            f"{source}/kling-receiver.* /etc/systemd/system/ && systemctl daemon-reload`, and restart the service.",
+            "Keep your own settings in a drop-in (`systemctl edit kling-receiver`). Then run `kling-receiver systemd "
+            "install && systemctl daemon-reload`, and restart the service.",
             **details,
             differ=old,
         )
@@ -45,7 +42,7 @@ def compare(shipped: Sequence[Path], folders: Sequence[Path]) -> Finding:
 
 def _differs(unit: Path, original: Path) -> bool:
     """Return whether a unit was shipped and has other content. Units of your own are not compared."""
-    return original.is_file() and unit.read_text(encoding="utf-8", errors="replace") != original.read_text("utf-8")
+    return original.is_file() and not same_unit(unit.read_text("utf-8", errors="replace"), original.read_text("utf-8"))
 
 
 def _names(units: object) -> str:
