@@ -1,5 +1,6 @@
 """`kling-receiver db`: maintains the store's file. `migrate` and `restore` need the service stopped."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +11,11 @@ from receiver.cli.options import COMMON, OUTPUT, CommonOptions, OutputOptions
 from receiver.cli.value_kinds import FILE
 from receiver.domain.clock import SystemClock
 from receiver.settings import load_client
+from receiver.store.disk import real_path
 from receiver.store.sqlite import maintenance
 from receiver.store.sqlite.migrate import migrate as apply_migrations
 from receiver.store.sqlite.restore import restore as restore_backup
+from receiver.store.sqlite.upgrade_backup import back_up_before_upgrade
 
 db = App(name="db", help="Migrate, check, back up, restore and measure the store.")
 
@@ -21,10 +24,14 @@ _UNIT_SIZE = 1024
 
 
 @db.command
-def migrate(*, common: CommonOptions = COMMON) -> int:
-    """Migrate the store while the service is stopped; `serve` also does this at start."""
+def migrate(
+    *,
+    no_backup: Annotated[bool, Parameter(help="Migrate without a copy of the store before.")] = False,
+    common: CommonOptions = COMMON,
+) -> int:
+    """Migrate the store while the service is stopped; `serve` also does this at start. Copies the store first."""
     path = load_client(common.config).store_path
-    steps = apply_migrations(path)
+    steps = apply_migrations(path, back_up=None if no_backup else partial(back_up_before_upgrade, real_path(path)))
     for step in steps:
         render.print_line(f"{step}: done")
     if not steps:

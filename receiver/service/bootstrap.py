@@ -38,6 +38,7 @@ from receiver.service.open_telemetry import open_tracing
 from receiver.service.reload import Configurable, Reloader
 from receiver.service.retention import Retention
 from receiver.service.startup_gate import StartupGate
+from receiver.service.startup_progress import report_progress
 from receiver.service.supervisor import Supervisor, Work
 from receiver.service.systemd import SystemdNotifier, listen_fds
 from receiver.service.wiring import (
@@ -123,7 +124,7 @@ async def _build_when_disk_has_space(
     while True:
         try:
             async with AsyncExitStack() as attempt:
-                supervisor = await build_service(settings, gate.sockets, attempt, reloader)
+                supervisor = await build_service(settings, gate.sockets, attempt, reloader, systemd)
                 stack.push_async_exit(attempt.pop_all())
                 return supervisor
         except (StoreUnavailable, OSError):
@@ -134,10 +135,14 @@ async def _build_when_disk_has_space(
 
 
 async def build_service(
-    settings: Settings, sockets: Mapping[str, Sequence[socket.socket]], stack: AsyncExitStack, reloader: Reloader
+    settings: Settings,
+    sockets: Mapping[str, Sequence[socket.socket]],
+    stack: AsyncExitStack,
+    reloader: Reloader,
+    systemd: SystemdNotifier,
 ) -> Supervisor:
     """Open the store, the HTTP clients and the listeners, and build the service. *stack* closes them."""
-    context, kling, operator_client, public_client = await _open_context(settings, stack)
+    context, kling, operator_client, public_client = await _open_context(settings, stack, systemd)
     lanes = _build_lanes(context, operator_client, public_client)
     tasks, deliveries = build_tasks(context), build_deliveries(context, lanes)
     objects = await _open_object_store(settings, stack)
@@ -160,11 +165,12 @@ async def build_service(
 
 
 async def _open_context(
-    settings: Settings, stack: AsyncExitStack
+    settings: Settings, stack: AsyncExitStack, systemd: SystemdNotifier
 ) -> tuple[Context, KlingClient, HttpClient, HttpClient]:
     """Open the store, then the HTTP clients. Return the context, and the clients."""
     clock, metrics = SystemClock(), Metrics([route.name for route in settings.routes])
-    store = await SqliteStore.open(settings.store.path, metrics=metrics)
+    async with report_progress(systemd) as report:
+        store = await SqliteStore.open(settings.store.path, metrics=metrics, report=report)
     stack.push_async_callback(store.aclose)
     ids = Ids(clock, after=await store.newest_id())
     operator_client, public_client = _open_http_clients(settings, stack)

@@ -186,7 +186,7 @@ class SimulatedHost:
         async with contextlib.AsyncExitStack() as stack:
             systemd = SystemdNotifier()
             reloader = Reloader(Loaded(settings=self.settings), requested=asyncio.Event(), systemd=systemd)
-            return await (await bootstrap.build_service(self.settings, {}, stack, reloader)).run(systemd)
+            return await (await bootstrap.build_service(self.settings, {}, stack, reloader, systemd)).run(systemd)
 
     async def stop(self) -> None:
         """Stop the service as systemd does, and wait for its end."""

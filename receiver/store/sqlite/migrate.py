@@ -3,8 +3,9 @@
 import hashlib
 import re
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -64,28 +65,53 @@ def known_migrations() -> tuple[Migration, ...]:
     return tuple(sorted(found, key=lambda migration: migration.version))
 
 
-def migrate(path: Path, *, clock: Clock = _CLOCK) -> list[str]:
+BackUp = Callable[[int, datetime], Path]
+"""Copies the store, whose schema version is given, at a time. Returns the copy."""
+
+Report = Callable[[str, Mapping[str, object]], None]
+"""Is called in the writer's thread with what begins or has ended: an event for the log, and its values."""
+
+
+def _no_report(_event: str, _values: Mapping[str, object]) -> None: ...
+
+
+def migrate(path: Path, *, clock: Clock = _CLOCK, back_up: BackUp | None = None) -> list[str]:
     """Migrate the store at *path* under its exclusive lock; return the names of the applied steps."""
     path = real_path(path)
     with exclusive(path, create=True):
         try:
             connection = connect_writer(path)
             try:
-                return upgrade(connection, known_migrations(), clock=clock)
+                return upgrade(connection, known_migrations(), clock=clock, back_up=back_up)
             finally:
                 connection.close()
         except sqlite3.Error as exc:
             raise (translate_error(exc, path) or exc) from exc
 
 
-def upgrade(connection: sqlite3.Connection, steps: Sequence[Migration], *, clock: Clock = _CLOCK) -> list[str]:
-    """Apply the missing steps, each completely or not at all; return their names."""
+def upgrade(
+    connection: sqlite3.Connection,
+    steps: Sequence[Migration],
+    *,
+    clock: Clock = _CLOCK,
+    back_up: BackUp | None = None,
+    report: Report = _no_report,
+) -> list[str]:
+    """Apply the missing steps, each completely or not at all; return their names.
+
+    *back_up* copies a store that exists first.
+    """
     faults = schema_mismatches(connection, steps)
     if faults:
         raise StoreError(" ".join(faults))
     done = set(_applied(connection))
     missing = [step for step in steps if step.version not in done]
+    if missing and done and back_up is not None:
+        report("store.backing_up", {"reason": "A new version migrates the store."})
+        report("store.backed_up", {"file": str(back_up(max(done), clock.now()))})
     for step in missing:
+        if done:
+            report("store.migrating", {"step": f"{step.version:04d}_{step.name}", "of": len(missing)})
         _apply_step(connection, step, at=micros(clock.now()))
     return [f"{step.version:04d}_{step.name}" for step in missing]
 

@@ -20,7 +20,7 @@ from receiver.store.sqlite.database import Health, Reader, connect_reader, conne
 from receiver.store.sqlite.deletions import SqliteDeletionStore
 from receiver.store.sqlite.deliveries import SqliteDeliveryQueue
 from receiver.store.sqlite.durations import SqliteDurationStore
-from receiver.store.sqlite.migrate import known_migrations, upgrade
+from receiver.store.sqlite.migrate import Report, known_migrations, upgrade
 from receiver.store.sqlite.overview import SqliteOverview
 from receiver.store.sqlite.replays import SqliteReplayStore
 from receiver.store.sqlite.reports import SqliteReportStore
@@ -29,6 +29,7 @@ from receiver.store.sqlite.retention import SqliteRetentionStore
 from receiver.store.sqlite.tasks import SqliteTaskStore
 from receiver.store.sqlite.totals import SqliteTotals
 from receiver.store.sqlite.traces import SqliteTraceStore
+from receiver.store.sqlite.upgrade_backup import back_up_before_upgrade
 from receiver.store.sqlite.writer import WriteOp, Writer
 
 _CLOCK = SystemClock()
@@ -86,10 +87,12 @@ class SqliteStore:
         reserve: int = RESERVE,
         free: Callable[[Path], int] = free_bytes,
         metrics: Metrics | None = None,
+        report: Report = lambda *_: None,
     ) -> Self:
         """Lock, migrate and open the store at *path*, until ``aclose``.
 
         With less than *reserve* bytes *free* the store accepts nothing new, so that work in progress can finish.
+        *report* is called with the steps of a migration, in another thread.
         Raises StoreLocked if another process uses the store, StoreError if this program cannot use the file.
         """
         path = real_path(path)
@@ -98,7 +101,8 @@ class SqliteStore:
             health, after_commit = Health(path), checkpoint.Checkpointer(path).after_commit
             # Opened first, so closed last: the last connection to close checkpoints the whole log.
             thread = await open_thread(stack, health, partial(connect_writer, path), "store-writer")
-            await health.guard(thread.run(upgrade, known_migrations(), clock=clock))
+            back_up = partial(back_up_before_upgrade, path)
+            await health.guard(thread.run(upgrade, known_migrations(), clock=clock, back_up=back_up, report=report))
             await health.guard(thread.run(partial(maintenance.verify_after_damage, path)))
             hot = Reader(await open_thread(stack, health, partial(connect_reader, path), "store-hot-reader"), health)
             lists = Reader(await open_thread(stack, health, partial(connect_reader, path), "store-list-reader"), health)

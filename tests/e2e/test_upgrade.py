@@ -1,0 +1,84 @@
+"""A start migrates an older store within systemd's limit, and the manual's commands lead back.
+
+``MIGRATED`` is the number of events of the store.
+"""
+
+import asyncio
+import re
+import socket
+from pathlib import Path
+
+import pytest
+from chaos.parameters import env_int
+from harness.older_store import OLD_VERSION, make_older_store, schema_version
+from harness.running_service import Receiver, a_config
+from harness.soak_report import RecordCounts
+
+from receiver.store.sqlite.migrate import known_migrations
+from receiver.store.sqlite.upgrade_backup import upgrade_backups
+
+MIGRATED = env_int("MIGRATED", 20_000)
+NEWEST = known_migrations()[-1].version
+OPERATIONS = (Path(__file__).parents[2] / "receiver" / "docs" / "operations.md").read_text(encoding="utf-8")
+
+
+def commands_back(backup: Path) -> list[list[str]]:
+    """Return the arguments of the manual's own commands that lead back, with *backup* instead of its example."""
+    block: str
+    (block,) = re.findall(r"To go back to it:\n\n```console\n(.*?)```", OPERATIONS, re.DOTALL)
+    lines = [line.removeprefix("# ").partition("#")[0].split() for line in block.splitlines()]
+    ours = [words[1:] for words in lines if words[0] == "kling-receiver"]
+    return [[str(backup) if ".schema-0004-" in word else word for word in words] for words in ours]
+
+
+@pytest.mark.soak("a large store migrated", minutes=5)
+@pytest.mark.timeout(120 + MIGRATED // 1000)
+async def test_a_start_migrates_an_older_store_and_the_manual_leads_back(
+    tmp_path: Path, record_counts: RecordCounts
+) -> None:
+    path = tmp_path / "var" / "receiver.db"
+    await asyncio.to_thread(make_older_store, path, events=MIGRATED)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as heard:
+        heard.bind(str(tmp_path / "notify"))
+        heard.setblocking(False)
+        receiver = Receiver(
+            tmp_path, a_config("http://127.0.0.1:9"), environ={"NOTIFY_SOCKET": str(tmp_path / "notify")}
+        )
+        try:
+            began = asyncio.get_running_loop().time()
+            await receiver.start()
+            took = asyncio.get_running_loop().time() - began
+            said = messages(heard)
+            assert await receiver.stop() == 0
+        finally:
+            if receiver.process is not None and receiver.process.poll() is None:
+                receiver.kill()
+
+        (backup,) = upgrade_backups(path)
+        record_counts(events=MIGRATED, bytes=path.stat().st_size, seconds=round(took, 1))
+        assert schema_version(path) == NEWEST
+        assert [each["event"] for each in receiver.log_entries("store.backed_up")] == ["store.backed_up"]
+        steps = [each["step"] for each in receiver.log_entries("store.migrating")]
+        assert len(steps) == len([step for step in known_migrations() if step.version > OLD_VERSION])
+        before_ready = said[: said.index(b"READY=1")]
+        assert before_ready[0] == b"EXTEND_TIMEOUT_USEC=60000000"
+        assert b"STATUS=The store: migrating" in b"".join(before_ready)
+        assert len([each for each in said if each.startswith(b"EXTEND")]) >= took // 10
+
+        for command in commands_back(backup):
+            done = await receiver.run_cli_async(*command)
+            assert done.returncode == 0, done.stderr
+        assert schema_version(path) == OLD_VERSION
+        assert receiver.rows("SELECT count(*) FROM events") == [(MIGRATED,)]
+        assert receiver.rows("SELECT count(*) FROM pushes WHERE body IS NOT NULL") == [(MIGRATED,)]
+        assert (await receiver.run_cli_async("db", "check")).returncode == 0
+
+
+def messages(heard: socket.socket) -> list[bytes]:
+    """Return the messages that have arrived."""
+    said = []
+    while True:
+        try:
+            said.append(heard.recv(4096))
+        except BlockingIOError:
+            return said
