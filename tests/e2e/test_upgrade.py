@@ -46,7 +46,7 @@ async def test_a_start_migrates_an_older_store_and_the_manual_leads_back(
         )
         try:
             began = asyncio.get_running_loop().time()
-            await receiver.start()
+            await receiver.start(seconds=60 + MIGRATED / 1000)
             took = asyncio.get_running_loop().time() - began
             said = messages(heard)
             assert await receiver.stop() == 0

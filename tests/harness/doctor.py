@@ -44,11 +44,14 @@ class Report:
         return {finding["name"] for finding in self.findings if finding["status"] == "failed"}
 
 
-def run_doctor(config: Path, *, files: int | None = None, environ: Mapping[str, str] | None = None) -> Report:
-    """Run the command with ``--json`` in the folder of its configuration, with at most *files* open files."""
+def run_doctor(
+    config: Path, *, files: int | None = None, processes: int | None = None, environ: Mapping[str, str] | None = None
+) -> Report:
+    """Run the command with ``--json`` in the folder of its configuration, with these limits."""
     command = [sys.executable, "-m", "receiver", "doctor", "--json", "--config", str(config)]
-    if files is not None:
-        command = ["sh", "-c", f'ulimit -n {files}; exec "$@"', "sh", *command]
+    for option, limit in (("n", files), ("u", processes)):
+        if limit is not None:
+            command = ["bash", "-c", f'ulimit -{option} {limit}; exec "$@"', "bash", *command]
     done = subprocess.run(
         command,
         cwd=config.parent,

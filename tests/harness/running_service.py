@@ -58,10 +58,10 @@ class Receiver:
         text = config.replace("@PUBLIC@", self.public).replace("@PUBLIC_LISTEN@", self.public.removeprefix("http://"))
         self.config_path.write_text(text.replace("@ADMIN_LISTEN@", self.admin.removeprefix("http://")))
 
-    async def start(self) -> None:
+    async def start(self, *, seconds: float = 60) -> None:
         """Start the process and wait until it is ready."""
         self.spawn()
-        await self.wait_until_ready()
+        await self.wait_until_ready(seconds=seconds)
 
     def spawn(self) -> None:
         """Start the process."""
@@ -75,9 +75,9 @@ class Receiver:
                 cwd=self.folder,
             )
 
-    async def wait_until_ready(self) -> None:
+    async def wait_until_ready(self, *, seconds: float = 60) -> None:
         """Wait until it accepts callbacks."""
-        await wait_until(self._is_ready, seconds=60, interval=SLOW_INTERVAL)
+        await wait_until(self._is_ready, seconds=seconds, interval=SLOW_INTERVAL)
 
     async def _is_ready(self) -> bool:
         assert self.process is not None
